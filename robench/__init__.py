@@ -1,0 +1,1 @@
+"""robench: robustness benchmarks and saliency audits of image classifiers."""

@@ -1,0 +1,79 @@
+"""Counter-based random numbers: every number is a pure function of (seed, key, sample id, step, place).
+
+No verdict may depend on batch size, order, sharding or resume, so nothing here keeps a state. The generator is Philox-4x32-10
+(Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", SC'11), written in int64 tensor arithmetic: equal bits on every device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+LOW = 0xFFFFFFFF
+MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+WEYL = (0x9E3779B9, 0xBB67AE85)
+
+
+def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
+    """Four random 32-bit words, as int64 tensors, for each four-word counter (tensors that broadcast together)."""
+    c0, c1, c2, c3 = torch.broadcast_tensors(*counter)
+    k0, k1 = key
+    for _ in range(10):
+        p0, p1 = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]
+        c0 = (p1 >> 32).bitwise_and_(LOW).bitwise_xor_(c1).bitwise_xor_(k0)
+        c2 = (p0 >> 32).bitwise_and_(LOW).bitwise_xor_(c3).bitwise_xor_(k1)
+        c1, c3 = p1.bitwise_and_(LOW), p0.bitwise_and_(LOW)
+        k0, k1 = (k0 + WEYL[0]) & LOW, (k1 + WEYL[1]) & LOW
+    return c0, c1, c2, c3
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Random numbers for the samples `ids` (B,) int64, under a seed and a key such as "eval/pgd/restart-0"."""
+
+    seed: int
+    ids: Tensor
+    key: str = ""
+
+    def child(self, *names: object) -> Draws:
+        """The same samples under a longer key: other numbers, independent of these."""
+        return replace(self, key="/".join([self.key, *map(str, names)]))
+
+    def take(self, keep: Tensor) -> Draws:
+        """Only the samples that `keep` selects (a mask or indices); their numbers stay what they were."""
+        return replace(self, ids=self.ids[keep])
+
+    def uniform(self, shape: tuple[int, ...], step: int = 0) -> Tensor:
+        """Uniform numbers in [0, 1), (B, *shape) float32, multiples of 2^-24: equal to the bit on every device."""
+        return (self._words("uniform", shape, step) >> 8).to(torch.float32) * 2.0**-24
+
+    def normal(self, shape: tuple[int, ...], step: int = 0) -> Tensor:
+        """Standard normal numbers, (B, *shape) float32: equal to about 1e-6 on every device (Box-Muller in float64)."""
+        even = math.prod(shape) + 1 & ~1
+        pairs = self._words("normal", (even // 2, 2), step).to(torch.float64)
+        radius = (-2 * ((pairs[..., 0] + 1) * 2.0**-32).log()).sqrt()
+        angle = pairs[..., 1] * (2 * math.pi * 2.0**-32)
+        both = torch.stack((radius * angle.cos(), radius * angle.sin()), -1)
+        return both.flatten(1)[:, : math.prod(shape)].reshape(-1, *shape).to(torch.float32)
+
+    def signs(self, shape: tuple[int, ...], step: int = 0) -> Tensor:
+        """Random signs, -1.0 or +1.0 with equal chance, (B, *shape) float32."""
+        return (self._words("signs", shape, step) >> 31).to(torch.float32) * 2 - 1
+
+    def integers(self, high: int, shape: tuple[int, ...] = (), step: int = 0) -> Tensor:
+        """Whole numbers in [0, high), (B, *shape) int64; high at most 2^31 (the bias is under high * 2^-32)."""
+        return self._words("integers", shape, step) * high >> 32
+
+    def _words(self, kind: str, shape: tuple[int, ...], step: int) -> Tensor:
+        """Random 32-bit words, (B, *shape) int64: Philox with block, step and id in the counter, seed and keys in the key."""
+        digest = hashlib.blake2b(f"{self.seed}|{self.key}|{kind}".encode(), digest_size=8).digest()
+        key = (int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little"))
+        size = math.prod(shape)
+        block = torch.arange(-(-size // 4), device=self.ids.device).expand(len(self.ids), -1)
+        ids = self.ids.view(-1, 1)
+        words = philox((block, torch.full_like(block, step & LOW), ids & LOW, ids >> 32 & LOW), key)
+        return torch.stack(torch.broadcast_tensors(*words), -1).flatten(1)[:, :size].reshape(-1, *shape)

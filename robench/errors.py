@@ -1,0 +1,5 @@
+"""The one exception for what a user got wrong; the command line turns it into exit code 2."""
+
+
+class InputError(ValueError):
+    """A wrong option, file or model: the message is one sentence that says what is wrong and the way out."""

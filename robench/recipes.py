@@ -1,0 +1,131 @@
+"""Names on the command line: `NAME[=WEIGHT][,option=value,...]`, looked up in a dict of functions or in the user's own file.
+
+The same sentence is understood wherever a name is asked for: `pgd,steps=50,restarts=10`, `sagr=0.1,rho=0.3`, `mine.py:attack,steps=5`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+from robench.errors import InputError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A name with its weight (None if not given) and its options, as read from one sentence."""
+
+    name: str
+    weight: float | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def setting(self) -> str:
+        """The options as `key=value` words, the form the CSV carries."""
+        return " ".join(f"{key}={value}" for key, value in self.options.items())
+
+
+def parse(sentence: str) -> Recipe:
+    """Reads `NAME[=WEIGHT][,option=value,...]`; numbers and fractions become numbers, true/false become booleans."""
+    head, *rest = sentence.split(",")
+    name, given, weight = head.partition("=")
+    options: dict[str, Any] = {}
+    for part in rest:
+        key, equals, value = part.partition("=")
+        if not key.strip() or not equals or not value.strip():
+            raise InputError(f"cannot read {part!r} in {sentence!r}: options are written key=value, parted by commas")
+        options[key.strip().replace("-", "_")] = literal(value.strip())
+    number = literal(weight.strip()) if given else None
+    if not name.strip() or (given and (isinstance(number, (bool, str)) or number is None)):
+        raise InputError(
+            f"cannot read {sentence!r}: write NAME or NAME=WEIGHT, then options as key=value, parted by commas"
+        )
+    return Recipe(name.strip(), None if number is None else float(number), options)
+
+
+def literal(text: str) -> Any:
+    """The number, fraction, boolean or plain word that `text` spells."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float, fraction):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def fraction(text: str) -> float:
+    """A number or a quotient of two, such as 8/255; ValueError with a sentence for anything else, 8/0 included."""
+    above, slash, below = text.partition("/")
+    try:
+        number = float(above) / (float(below) if slash else 1.0)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a number or a fraction such as 8/255") from None
+    except ZeroDivisionError:
+        raise ValueError(f"{text!r} divides by zero") from None
+    if number != number or number in (float("inf"), float("-inf")):
+        raise ValueError(f"{text!r} is not a finite number")
+    return number
+
+
+def lookup(name: str, table: Mapping[str, T], what: str) -> T:
+    """The entry of `table` under `name`; InputError with a "did you mean" if there is none."""
+    if name in table:
+        return table[name]
+    raise InputError(f"unknown {what} {name!r}{did_you_mean(name, table)}")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence about an unknown name: the nearest known one, or all of them."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, 1, 0.5)
+    return f": did you mean {near[0]!r}?" if near else f": choose one of {', '.join(names)}"
+
+
+def resolve(recipe: Recipe, table: Mapping[str, Callable[..., Any]], what: str) -> Callable[..., Any]:
+    """The function a recipe names, with its options bound: from `table`, or from the user's `file.py:function` (which runs that file)."""
+    function = from_file(recipe.name) if ".py:" in recipe.name else lookup(recipe.name, table, what)
+    known = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    for key in recipe.options:
+        if key not in known:
+            raise InputError(f"{what} {recipe.name!r} has no option {key!r}{did_you_mean(key, known) if known else ''}")
+    return partial(function, **recipe.options)
+
+
+def from_file(reference: str) -> Callable[..., Any]:
+    """The function that `file.py:function` names; runs the file."""
+    path, _, name = reference.rpartition(":")
+    function = getattr(module_at(Path(path)), name, None)
+    if not callable(function):
+        raise InputError(f"{path} has no function {name!r}")
+    return function  # type: ignore[no-any-return]
+
+
+def module_at(path: Path) -> ModuleType:
+    """The module a Python file defines; runs the file. Its folder is importable meanwhile, as for a script."""
+    if not path.is_file():
+        raise InputError(f"no such file: {path}")
+    spec = importlib.util.spec_from_file_location(f"robench_user_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    sys.path.insert(0, str(path.resolve().parent))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise InputError(f"{path} failed while it was loaded: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(str(path.resolve().parent))
+    return module

@@ -1,0 +1,68 @@
+"""The two tables that every command writes: Row, one tidy measurement, and Sample, what became of one image."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement; a table of them is in long form, so that every report is a pivot.
+
+    checkpoint  what was measured, as the user named it          preset   the training preset, empty for foreign models
+    data, split the images' data set and split                   n, seed  how many images; the seed of all draws
+    norm, eps   the threat, empty and 0 where there is none      probe    the recipe: clean, fgsm, pgd-20, autoattack, ...
+    setting     the probe's options, key=value                   metric   accuracy, seconds, forwards, backwards, ...
+    value       a fraction (not percent), seconds or a count     low, high  95 % interval, nan where there is none
+    """
+
+    checkpoint: str
+    preset: str
+    data: str
+    split: str
+    n: int
+    seed: int
+    norm: str
+    eps: float
+    probe: str
+    setting: str
+    metric: str
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What became of one image.
+
+    sample         its index in the official split               label        its label
+    clean_pred     the label the model gives it                  adv_pred     the label at x_adv; clean_pred where it stands
+    broken_by      "clean", the attack that broke it, or "" for a survivor
+    step           the iteration of that attack, -1 if none      clean_margin true logit minus the largest other one
+    adv_margin     the same at x_adv, nan where it stands        distance     norm of x_adv - x, nan where it stands
+    forwards, backwards   passes spent on it over all attacks
+    """
+
+    sample: int
+    label: int
+    clean_pred: int
+    adv_pred: int
+    broken_by: str
+    step: int
+    clean_margin: float
+    adv_margin: float
+    distance: float
+    forwards: int
+    backwards: int
+
+
+def wilson(successes: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
+    """The Wilson score interval (Wilson 1927) of a proportion; z = 1.96 gives 95 %. n = 0 gives (0, 1)."""
+    if n == 0:
+        return 0.0, 1.0
+    p, zz = successes / n, z * z
+    centre = (p + zz / (2 * n)) / (1 + zz / n)
+    half = z * math.sqrt(p * (1 - p) / n + zz / (4 * n * n)) / (1 + zz / n)
+    return max(0.0, centre - half), min(1.0, centre + half)

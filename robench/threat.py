@@ -1,0 +1,140 @@
+"""The threat model: a norm ball of radius eps around each image, cut with the box [0, 1]. The only place that asks for the norm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robench.draws import Draws
+from robench.errors import InputError
+
+NORMS = ("linf", "l2", "l1")
+
+
+@dataclass(frozen=True)
+class Threat:
+    """All x_adv with ||x_adv - x|| <= eps in `norm` ("linf", "l2" or "l1") and pixels in [0, 1]; eps in pixel units."""
+
+    norm: str
+    eps: float
+
+    def __post_init__(self) -> None:
+        if self.norm not in NORMS:
+            raise InputError(f"unknown norm {self.norm!r}: choose one of {', '.join(NORMS)}")
+        if not 0 <= self.eps < float("inf"):
+            raise InputError(f"eps must be a finite number of at least 0, not {self.eps}")
+
+    def distance(self, x: Tensor, x_adv: Tensor) -> Tensor:
+        """Norm of x_adv - x per sample, (B,)."""
+        return size(self.norm, x_adv - x)
+
+    def contains(self, x: Tensor, x_adv: Tensor) -> Tensor:
+        """Whether each x_adv lies in the ball and in the box, (B,) bool; rounding is allowed 1e-6 (linf) or 1e-5 eps + 1e-6."""
+        slack = 1e-6 if self.norm == "linf" else 1e-5 * self.eps + 1e-6
+        inside = ((x_adv >= 0) & (x_adv <= 1)).flatten(1).all(1)
+        return inside & (self.distance(x, x_adv) <= self.eps + slack)
+
+    def project(self, x: Tensor, x_adv: Tensor) -> Tensor:
+        """The point of the threat nearest to x_adv in the Euclidean norm, (B, C, H, W); x in [0, 1]."""
+        if self.norm == "linf":
+            return torch.minimum(torch.maximum(x_adv, x - self.eps), x + self.eps).clamp(0, 1)
+        shrink = shrink_l2 if self.norm == "l2" else shrink_l1
+        return (x + shrink(x, x_adv - x, self.eps)).clamp(0, 1)
+
+    def ascend(self, x_adv: Tensor, grad: Tensor) -> Tensor:
+        """The direction of unit norm along which a function with gradient `grad` rises fastest; 0 where grad is 0.
+
+        For l1 the step is shared by the 1 % of the subpixels with the largest |grad| that have room to move
+        (Tramer & Boneh 2019, 1904.13000): all on one subpixel would be steepest, and would hit the box at once.
+        """
+        if self.norm == "linf":
+            return grad.sign()
+        if self.norm == "l2":
+            scaled = grad / per_sample(grad.flatten(1).abs().amax(1).clamp_min(1e-38), grad)
+            return scaled / per_sample(scaled.flatten(1).norm(dim=1).clamp_min(1e-12), grad)
+        room = torch.where(grad > 0, x_adv < 1, x_adv > 0)
+        ranks = (grad.abs() * room).flatten(1)
+        top = ranks.topk(max(1, ranks.shape[1] // 100), dim=1)
+        sparse = torch.zeros_like(ranks).scatter(1, top.indices, (top.values > 0).to(ranks.dtype))
+        sparse = sparse / sparse.sum(1, keepdim=True).clamp_min(1)
+        return sparse.view_as(grad) * grad.sign()
+
+    def sample(self, x: Tensor, draws: Draws, step: int = 0) -> Tensor:
+        """A point drawn evenly from the ball, then clipped to the box."""
+        volume = draws.child("radius").uniform((1, 1, 1), step).to(x.dtype) ** (1 / x[0].numel())
+        if self.norm == "linf":
+            return (x + self.eps * (2 * draws.uniform(x.shape[1:], step).to(x.dtype) - 1)).clamp(0, 1)
+        return (x + self.eps * volume * self._direction(x, draws, step)).clamp(0, 1)
+
+    def surface(self, x: Tensor, draws: Draws, step: int = 0) -> Tensor:
+        """A random point of norm eps (before the clip to the box): random signs for linf, an even direction for l2 and l1."""
+        return (x + self.eps * self._direction(x, draws, step)).clamp(0, 1)
+
+    def _direction(self, x: Tensor, draws: Draws, step: int) -> Tensor:
+        """A random direction of unit norm; its law is even on the sphere (on the corners for linf)."""
+        if self.norm == "linf":
+            return draws.signs(x.shape[1:], step).to(x.dtype)
+        drawn = draws.normal(x.shape[1:], step).to(x.dtype)
+        if self.norm == "l1":  # exponential sizes with random signs are even on the l1 sphere
+            sizes = -(1 - draws.child("sizes").uniform(x.shape[1:], step)).log()
+            drawn = sizes.to(x.dtype) * drawn.sign()
+        return drawn / per_sample(size(self.norm, drawn), drawn)
+
+
+def size(norm: str, delta: Tensor) -> Tensor:
+    """The norm of each sample's delta, (B,); taken in float64 and returned in the type of delta."""
+    flat = delta.flatten(1)
+    if norm == "linf":
+        return flat.abs().amax(1)
+    return flat.double().norm(p=2 if norm == "l2" else 1, dim=1).to(delta.dtype)
+
+
+def per_sample(values: Tensor, like: Tensor) -> Tensor:
+    """Values (B,) in the shape (B, 1, 1, 1) that multiplies images."""
+    return values.view(-1, *[1] * (like.dim() - 1))
+
+
+def room_along(x: Tensor, delta: Tensor) -> Tensor:
+    """How far each subpixel can move in the direction of delta before it leaves [0, 1]; not negative for x in [0, 1]."""
+    return torch.where(delta > 0, 1 - x, x).clamp_min(0)
+
+
+def shrink_l2(x: Tensor, delta: Tensor, eps: float) -> Tensor:
+    """The Euclidean projection of delta on {||u||_2 <= eps, 0 <= x + u <= 1}.
+
+    By the optimality conditions u = sign(delta) min(s |delta|, room) with one factor s in [0, 1] a sample. With the subpixels at the box fixed,
+    s has a closed form; as s grows that set only grows, so the iteration climbs to the root from below and every iterate is feasible.
+    """
+    size_, room = delta.flatten(1).abs().double(), room_along(x, delta).flatten(1).double()
+    s = (eps / size_.norm(dim=1).clamp_min(1e-300)).clamp_max(1)
+    for _ in range(12):
+        stuck = s[:, None] * size_ >= room
+        left = (eps**2 - (room.square() * stuck).sum(1)).clamp_min(0)
+        free = (size_.square() * ~stuck).sum(1)
+        s = torch.maximum(s, torch.where(free > 0, (left / free.clamp_min(1e-300)).sqrt(), 1.0)).clamp_max(1)
+    return torch.minimum(s[:, None] * size_, room).view_as(delta).to(delta.dtype) * delta.sign()
+
+
+def shrink_l1(x: Tensor, delta: Tensor, eps: float) -> Tensor:
+    """The Euclidean projection of delta on {||u||_1 <= eps, 0 <= x + u <= 1}.
+
+    u = sign(delta) clip(|delta| - t, 0, room) with the threshold t of each sample at which ||u||_1 = eps: a falling, piecewise linear function of t,
+    solved by Newton steps inside a bracket (bisection where a step would leave it). The bracket's feasible end is used.
+    """
+    size_, room = delta.flatten(1).abs().double(), room_along(x, delta).flatten(1).double()
+    radius = eps * (1 - 1e-6)
+    low, high = torch.zeros_like(size_[:, 0]), size_.amax(1)
+    t = low
+    for _ in range(60):
+        over = size_ - t[:, None]
+        excess = torch.minimum(over.clamp_min(0), room).sum(1) - radius
+        low, high = torch.where(excess > 0, t, low), torch.where(excess > 0, high, t)
+        slope = ((over > 0) & (over < room)).sum(1)
+        newton = t + excess / slope.clamp_min(1)
+        t = torch.where((slope > 0) & (newton >= low) & (newton <= high), newton, (low + high) / 2)
+        if bool(((high - low) <= 1e-12).all() | (excess.abs() <= 1e-9 * radius).all()):
+            break
+    over = size_ - torch.where((excess.abs() <= 1e-9 * radius), t, high)[:, None]
+    return torch.minimum(over.clamp_min(0), room).view_as(delta).to(delta.dtype) * delta.sign()
