@@ -1,7 +1,8 @@
 """Counter-based random numbers: every number is a pure function of (seed, key, sample id, step, place).
 
-No verdict may depend on batch size, order, sharding or resume, so nothing here keeps a state. The generator is Philox-4x32-10
-(Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", SC'11), written in int64 tensor arithmetic: equal bits on every device.
+No verdict may depend on batch size, order, sharding or resume, so nothing here keeps a state. The generator is
+Philox-4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", SC'11), written in int64 tensor
+arithmetic: equal bits on every device.
 """
 
 from __future__ import annotations

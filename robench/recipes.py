@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import inspect
+import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -47,9 +48,7 @@ def parse(sentence: str) -> Recipe:
         options[key.strip().replace("-", "_")] = literal(value.strip())
     number = literal(weight.strip()) if given else None
     if not name.strip() or (given and (isinstance(number, (bool, str)) or number is None)):
-        raise InputError(
-            f"cannot read {sentence!r}: write NAME or NAME=WEIGHT, then options as key=value, parted by commas"
-        )
+        raise InputError(f"cannot read {sentence!r}: write NAME or NAME=WEIGHT, then options as key=value, parted by commas")
     return Recipe(name.strip(), None if number is None else float(number), options)
 
 
@@ -74,7 +73,7 @@ def fraction(text: str) -> float:
         raise ValueError(f"{text!r} is not a number or a fraction such as 8/255") from None
     except ZeroDivisionError:
         raise ValueError(f"{text!r} divides by zero") from None
-    if number != number or number in (float("inf"), float("-inf")):
+    if not math.isfinite(number):
         raise ValueError(f"{text!r} is not a finite number")
     return number
 

@@ -88,7 +88,7 @@ def size(norm: str, delta: Tensor) -> Tensor:
     flat = delta.flatten(1)
     if norm == "linf":
         return flat.abs().amax(1)
-    return flat.double().norm(p=2 if norm == "l2" else 1, dim=1).to(delta.dtype)
+    return torch.linalg.vector_norm(flat.double(), ord=2 if norm == "l2" else 1, dim=1).to(delta.dtype)
 
 
 def per_sample(values: Tensor, like: Tensor) -> Tensor:
@@ -104,8 +104,9 @@ def room_along(x: Tensor, delta: Tensor) -> Tensor:
 def shrink_l2(x: Tensor, delta: Tensor, eps: float) -> Tensor:
     """The Euclidean projection of delta on {||u||_2 <= eps, 0 <= x + u <= 1}.
 
-    By the optimality conditions u = sign(delta) min(s |delta|, room) with one factor s in [0, 1] a sample. With the subpixels at the box fixed,
-    s has a closed form; as s grows that set only grows, so the iteration climbs to the root from below and every iterate is feasible.
+    By the optimality conditions u = sign(delta) min(s |delta|, room) with one factor s in [0, 1] a sample. With the
+    subpixels at the box fixed, s has a closed form; as s grows that set only grows, so the iteration climbs to the root
+    from below and every iterate is feasible.
     """
     size_, room = delta.flatten(1).abs().double(), room_along(x, delta).flatten(1).double()
     s = (eps / size_.norm(dim=1).clamp_min(1e-300)).clamp_max(1)
@@ -120,8 +121,9 @@ def shrink_l2(x: Tensor, delta: Tensor, eps: float) -> Tensor:
 def shrink_l1(x: Tensor, delta: Tensor, eps: float) -> Tensor:
     """The Euclidean projection of delta on {||u||_1 <= eps, 0 <= x + u <= 1}.
 
-    u = sign(delta) clip(|delta| - t, 0, room) with the threshold t of each sample at which ||u||_1 = eps: a falling, piecewise linear function of t,
-    solved by Newton steps inside a bracket (bisection where a step would leave it). The bracket's feasible end is used.
+    u = sign(delta) clip(|delta| - t, 0, room) with the threshold t of each sample at which ||u||_1 = eps: a falling,
+    piecewise linear function of t, solved by Newton steps inside a bracket (bisection where a step would leave it).
+    The bracket's feasible end is used.
     """
     size_, room = delta.flatten(1).abs().double(), room_along(x, delta).flatten(1).double()
     radius = eps * (1 - 1e-6)
