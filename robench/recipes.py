@@ -31,6 +31,11 @@ class Recipe:
     options: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def label(self) -> str:
+        """The name without the folders of a user's file: what tables and CSV call the recipe."""
+        return Path(self.name).name if ".py:" in self.name else self.name
+
+    @property
     def setting(self) -> str:
         """The options as `key=value` words, the form the CSV carries."""
         return " ".join(f"{key}={value}" for key, value in self.options.items())

@@ -1,1 +1,48 @@
-"""attacks."""
+"""Attacks: attack(model, x, y, threat, draws, *, options) -> Found, one paper per file; ATTACKS at the foot is the list.
+
+The contract. The caller has put the model into eval mode with frozen parameters (`active.frozen`), hands over only samples
+that are right when clean, x (B, C, H, W) in [0, 1] and y (B,), asserts that x_adv lies inside the threat, and evaluates it
+again: an attack proposes, the caller decides. The attack returns the worst point it found, or clean x, for each sample; its
+randomness is a pure function of `draws`. A sample that is wrong when clean is fooled at step 0. Options are keyword-only
+with plain defaults, and a wrong one is an InputError.
+
+A new attack is a function in a file of its own on top of `active.Search`, and a line in ATTACKS; a user's own joins as
+`file.py:function` with the same signature. A name is a complete recipe: `pgd-50-10` is what ran, whatever pgd's defaults are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from robench.attacks import reference
+from robench.attacks.fgsm import fgsm
+from robench.attacks.noise import noise
+from robench.attacks.pgd import pgd
+from robench.types import Found
+
+
+def variant(attack: Callable[..., Found], **options: Any) -> Callable[..., Found]:
+    """The attack with other defaults, and a docstring that says which."""
+    bound = partial(attack, **options)
+    words = ", ".join(f"{key}={value}" for key, value in options.items())
+    bound.__doc__ = f"{attack.__name__} with {words}. {attack.__doc__}"
+    return bound
+
+
+ATTACKS: dict[str, Callable[..., Found]] = {
+    "fgsm": fgsm,
+    "pgd": pgd,
+    "pgd-10": variant(pgd, steps=10),
+    "pgd-20": variant(pgd, steps=20),
+    "pgd-50": variant(pgd, steps=50),
+    "pgd-50-10": variant(pgd, steps=50, restarts=10),
+    "pgd-margin": variant(pgd, loss="margin", steps=40, restarts=2),
+    "noise": noise,
+    "apgd-ce": reference.apgd_ce,
+    "apgd-dlr": reference.apgd_dlr,
+    "apgd-t": reference.apgd_t,
+    "fab-t": reference.fab_t,
+    "square": reference.square,
+}

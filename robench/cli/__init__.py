@@ -1,1 +1,62 @@
-"""cli."""
+"""The command line: each command loads, calls and reports; errors of the user end here with one sentence and exit code 2."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from robench.cli import attack, evaluate, lists, train
+from robench.cli.console import complain
+from robench.errors import InputError
+
+
+class Group(TyperGroup):
+    """The one place where an InputError becomes exit code 2 and Ctrl-C becomes 130; any other exception keeps its traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the command."""
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            complain(f"Error: {error}")
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            complain("Interrupted: nothing was written.")
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    cls=Group,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("train")(train.train)
+app.command("eval")(evaluate.evaluate)
+app.command("attack")(attack.attack)
+app.command("list")(lists.list_names)
+
+
+def show_version(wanted: bool) -> None:
+    """Prints the version and ends, without importing torch."""
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"robench {version('robench')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")] = False,
+) -> None:
+    """Trains, attacks and evaluates image classifiers: robustness benchmarks from one command line."""
+
+
+def main() -> None:
+    """Runs the command line."""
+    app()

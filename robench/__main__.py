@@ -1,0 +1,5 @@
+"""Lets `python -m robench` do what `robench` does."""
+
+from robench.cli import main
+
+main()

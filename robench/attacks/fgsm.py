@@ -1,0 +1,24 @@
+"""The fast gradient sign method, in three norms."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from robench.attacks.active import Search
+from robench.attacks.losses import ce
+from robench.draws import Draws
+from robench.threat import Threat
+from robench.types import Found
+
+
+def fgsm(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws) -> Found:  # noqa: ARG001 (one signature for all)
+    """One step of size eps from the clean image up the cross-entropy (Goodfellow et al. 2015, 1412.6572).
+
+    The step goes along threat.ascend: the sign of the gradient for linf, the gradient itself for l2, the largest 1 % of
+    the subpixels for l1 [our reading for l2 and l1: the paper treats linf]. Takes no options and draws no numbers.
+    """
+    search = Search(model, x, y, threat)
+    for _ in search.turns(1):
+        _, grad = search.evaluate(x, ce)
+        search.test(threat.project(x, x + threat.eps * threat.ascend(x, grad)))
+    return search.found()

@@ -1,0 +1,23 @@
+"""Random noise of the same norm: the baseline every attack has to beat."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from robench.attacks.active import Search
+from robench.attacks.options import whole
+from robench.draws import Draws
+from robench.threat import Threat
+from robench.types import Found
+
+
+def noise(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws, *, tries: int = 1) -> Found:
+    """Random points of norm eps, clipped to the box: the null baseline (asked for by Carlini et al. 2019, 1902.06705).
+
+    tries  independent draws per sample; the first one that fools counts. No gradients.
+    """
+    search = Search(model, x, y, threat)
+    for turn in search.turns(whole("tries", tries)):
+        search.test(threat.surface(search.x, draws.child("try", turn).take(search.rows)))
+        search.repack()
+    return search.found()

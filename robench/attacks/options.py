@@ -1,0 +1,71 @@
+"""Checks of the options a user writes in a recipe, and the choice of targets; what is wrong is an InputError."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from robench.draws import Draws
+from robench.errors import InputError
+from robench.recipes import did_you_mean, lookup
+
+
+def whole(name: str, value: object, least: int = 1) -> int:
+    """The value, if it is a whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(f"{name} must be a whole number of at least {least}, not {value!r}")
+    return value
+
+
+def positive(name: str, value: object) -> float:
+    """The value as a float, if it is a finite number above 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise InputError(f"{name} must be a finite number above 0, not {value!r}")
+    return float(value)
+
+
+def switch(name: str, value: object) -> bool:
+    """The value, if it is true or false."""
+    if not isinstance(value, bool):
+        raise InputError(f"{name} must be true or false, not {value!r}")
+    return value
+
+
+def is_targeted(target: object) -> bool:
+    """Whether a class is to be reached; InputError for a word that names no way to choose one."""
+    if isinstance(target, str) and target not in ("none", *TARGETS):
+        raise InputError(f"unknown target {target!r}{did_you_mean(target, ['none', *TARGETS])}, or give the number of a class")
+    if isinstance(target, bool) or not isinstance(target, (str, int)):
+        raise InputError(f"target must be one of none, {', '.join(TARGETS)}, or the number of a class, not {target!r}")
+    return target != "none"
+
+
+def chosen_target(target: str | int, logits: Tensor, y: Tensor, draws: Draws) -> Tensor:
+    """The target class of each sample, (B,), from the clean logits; InputError for a number that is no class of the model."""
+    if isinstance(target, str):
+        return lookup(target, TARGETS, "target")(logits, y, draws)
+    if not 0 <= target < logits.shape[1]:
+        raise InputError(f"target={target} is no class of the model: it has {logits.shape[1]} classes, 0 to {logits.shape[1] - 1}")
+    return torch.full_like(y, target)
+
+
+def least_likely(logits: Tensor, y: Tensor, draws: Draws) -> Tensor:  # noqa: ARG001 (one signature for all)
+    """The class of the lowest logit that is not y, (B,)."""
+    return logits.scatter(1, y[:, None], float("inf")).argmin(1)
+
+
+def second(logits: Tensor, y: Tensor, draws: Draws) -> Tensor:  # noqa: ARG001 (one signature for all)
+    """The class of the highest logit that is not y, (B,)."""
+    return logits.scatter(1, y[:, None], float("-inf")).argmax(1)
+
+
+def any_other(logits: Tensor, y: Tensor, draws: Draws) -> Tensor:
+    """A class drawn evenly from those that are not y, (B,)."""
+    drawn = draws.child("target").integers(logits.shape[1] - 1)
+    return drawn + (drawn >= y)
+
+
+TARGETS: dict[str, Callable[[Tensor, Tensor, Draws], Tensor]] = {"least-likely": least_likely, "second": second, "random": any_other}

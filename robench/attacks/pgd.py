@@ -1,0 +1,68 @@
+"""Projected gradient ascent with random restarts, untargeted and targeted, in three norms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from robench.attacks.active import Search
+from robench.attacks.losses import loss_of
+from robench.attacks.options import chosen_target, is_targeted, positive, switch, whole
+from robench.draws import Draws
+from robench.errors import InputError
+from robench.threat import Threat
+from robench.types import Found
+
+
+def pgd(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    draws: Draws,
+    *,
+    steps: int = 10,
+    step_size: float | None = None,
+    restarts: int = 1,
+    loss: str = "ce",
+    random_start: bool = True,
+    target: str | int = "none",
+) -> Found:
+    """Projected gradient ascent from random starts in the threat (Madry et al. 2018, 1706.06083).
+
+    steps         steps per restart; each iterate is tested, the start and the last one included
+    step_size     length of a step in the threat's norm, pixel units; 2.5 eps / steps if not given
+    restarts      independent random starts; each runs on the samples that still stand
+    loss          ce, margin or dlr
+    random_start  false starts at the clean image (and then allows one restart only)
+    target        none; or a class to reach: second or least-likely by the clean logits, random, or its number.
+                  A sample whose label is that number cannot be attacked: it comes back clean and not fooled.
+                  Choosing the target costs one forward pass
+    """
+    _, _, random_start = whole("steps", steps), whole("restarts", restarts), switch("random_start", random_start)
+    length = 2.5 * threat.eps / steps if step_size is None else positive("step_size", step_size)
+    targeted = is_targeted(target)
+    objective = loss_of(loss, targeted)
+    if restarts > 1 and not random_start:
+        raise InputError(f"restarts={restarts} from the clean image would all be the same: leave random_start=false out, or the restarts")
+    search = Search(model, x, y, threat)
+    if targeted and search.alive:
+        with torch.no_grad():
+            search.aim(chosen_target(target, search.logits(x), y, draws))
+    for restart in search.turns(restarts):
+        start = draws.child("restart", restart).take(search.rows)
+        climb(search, threat.sample(search.x, start) if random_start else search.x, objective, length, steps)
+    return search.found()
+
+
+def climb(search: Search, x_adv: Tensor, objective: Callable[..., Tensor], length: float, steps: int) -> Tensor:
+    """The last iterate of `steps` projected steps from x_adv, one point per working row; all iterates are tested."""
+    for _ in search.turns(steps):
+        _, grad = search.evaluate(x_adv, objective)
+        x_adv, grad = search.pack(x_adv, grad)
+        x_adv = search.threat.project(search.x, x_adv + length * search.threat.ascend(x_adv, grad))
+    search.test(x_adv)
+    (x_adv,) = search.pack(x_adv)
+    return x_adv

@@ -1,0 +1,187 @@
+"""The authors' own AutoAttack components, run one by one through the package `pyautoattack` 0.2.0.
+
+AutoAttack: Croce & Hein 2020, 2003.01690 (l1: 2103.01208). FAB: Croce & Hein 2020, 1907.02044. Square: Andriushchenko et
+al. 2020, 1912.00049. The settings are those of the "standard" version for the norm (apgd-dlr: "plus"); the package's
+driver is not used (it installs a trace hook, returns flags as log lines and fails below 10 classes).
+
+What the engine does not say is said here as well as it can be:
+* passes: counted for the whole batch and split evenly over its samples; the engine runs fallen samples on.
+* step: 0 where fooled.
+* nonfinite: set for the whole batch when any call gave a NaN or infinite logit.
+* its noise is the same in every batch and belongs to a sample's place among those that stand, so verdicts can move with
+  the batch size; the seed is draws.seed. The global random state is left as it was.
+The points it returns are judged again: outside the threat they are projected first (its l1 projection rounds outwards).
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from typing import Any
+
+import torch
+from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
+from pyautoattack.fab_pt import FABAttack_PT
+from pyautoattack.square import SquareAttack
+from torch import Tensor, nn
+
+from robench.attacks.active import frozen
+from robench.draws import Draws
+from robench.errors import InputError
+from robench.threat import Threat
+from robench.types import Found
+
+NAMES = {"linf": "Linf", "l2": "L2", "l1": "L1"}
+APGD_CE_RESTARTS = {"linf": 1, "l2": 1, "l1": 5}
+APGD_T_TARGETS = {"linf": 9, "l2": 9, "l1": 5}
+FAB_T_TARGETS = 9
+
+
+def apgd_ce(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws) -> Found:
+    """APGD on the cross-entropy, 100 steps (l1: 5 restarts, falling eps), by its authors' code (Croce & Hein 2020, 2003.01690)."""
+    restarts, falling = APGD_CE_RESTARTS[threat.norm], threat.norm == "l1"
+    return run(model, x, y, threat, draws, engine=APGDAttack, loss="ce", n_restarts=restarts, use_largereps=falling, **APGD)
+
+
+def apgd_dlr(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws) -> Found:
+    """APGD on the DLR loss, 100 steps, 5 restarts, by its authors' code (Croce & Hein 2020, 2003.01690); nothing below 3 classes."""
+    if classes(model, x) < 3:
+        return nothing(x)
+    return run(model, x, y, threat, draws, engine=APGDAttack, loss="dlr", n_restarts=5, **APGD)
+
+
+def apgd_t(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws) -> Found:
+    """Targeted APGD, 9 targets (l1: 5, falling eps), 100 steps, by its authors' code (Croce & Hein 2020, 2003.01690).
+
+    Nothing is found below 4 classes, where the targeted DLR loss is not defined; fewer targets below 10: see `limits`.
+    """
+    known = classes(model, x)
+    if known < 4:
+        return nothing(x)
+    targets, falling = min(APGD_T_TARGETS[threat.norm], known - 1), threat.norm == "l1"
+    settings = {"n_target_classes": targets, "n_restarts": 1, "use_largereps": falling, **APGD}
+    return run(model, x, y, threat, draws, engine=APGDAttack_targeted, **settings)
+
+
+def fab_t(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws) -> Found:
+    """Targeted FAB, 9 targets, 100 steps, by its authors' code (Croce & Hein 2020, 1907.02044)."""
+    targets = min(FAB_T_TARGETS, classes(model, x) - 1)
+    return run(model, x, y, threat, draws, engine=FABAttack_PT, targeted=True, n_target_classes=targets, n_restarts=1, n_iter=100)
+
+
+def square(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws) -> Found:
+    """Square, a black-box search of 5000 queries, by its authors' code (Andriushchenko et al. 2020, 1912.00049)."""
+    if threat.norm != "linf" and not tiles_fit(*x.shape[-2:]):
+        height, width = x.shape[-2:]
+        raise InputError(f"the reference Square cannot start on images of {height}x{width} in {threat.norm}: leave it out or resize them")
+    return run(model, x, y, threat, draws, engine=SquareAttack, n_queries=5000, p_init=0.8, n_restarts=1, resc_schedule=False)
+
+
+def limits(known: int, norm: str = "linf") -> list[str]:
+    """Sentences "attack: what is different" for a model of `known` classes; none for 10 and more."""
+    sentences = [f"apgd-dlr left out: the DLR loss needs 3 classes, the model has {known}"] if known < 3 else []
+    if known < 4:
+        sentences.append(f"apgd-t left out: the targeted DLR loss needs 4 classes, the model has {known}")
+    elif known - 1 < APGD_T_TARGETS[norm]:
+        sentences.append(f"apgd-t: {known - 1} targets instead of {APGD_T_TARGETS[norm]}, the model has {known} classes")
+    if known - 1 < FAB_T_TARGETS:
+        targets = "1 target" if known == 2 else f"{known - 1} targets"
+        sentences.append(f"fab-t: {targets} instead of {FAB_T_TARGETS}, the model has {known} classes")
+    return sentences
+
+
+def run(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws, *, engine: Any, **settings: Any) -> Found:
+    """What one component of the package finds; a RuntimeWarning hands on what it logs (points with zero gradient)."""
+    if not len(x):
+        return nothing(x)
+    counted, heard = Counted(model), Heard()
+    if issubclass(engine, APGDAttack):
+        settings["logger"] = heard
+    common = {"norm": NAMES[threat.norm], "eps": threat.eps, "seed": draws.seed, "device": x.device, "verbose": False}
+    with frozen(model), torch.no_grad(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        x_adv = engine(counted, **common, **settings).perturb(x.contiguous(), y).detach()
+        spent = counted.forwards, counted.backwards
+        x_adv = x_adv.where(threat.contains(x, x_adv).view(-1, 1, 1, 1), threat.project(x, x_adv))
+        logits = counted(x_adv)
+    for message in dict.fromkeys(heard.messages):
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
+    fooled = (logits.argmax(1) != y) & logits.isfinite().all(1)
+    return Found(
+        x_adv=x_adv.where(fooled.view(-1, 1, 1, 1), x),
+        fooled=fooled,
+        step=fooled.long() - 1,
+        forwards=shared(spent[0], y),
+        backwards=shared(spent[1], y),
+        nonfinite=counted.nonfinite.expand(len(x)).clone(),
+    )
+
+
+class Counted(nn.Module):
+    """The model as the engine sees it: counts rows of forward and backward passes, and notes logits that are not finite."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.forwards, self.backwards = model, 0, 0
+        self.nonfinite = torch.tensor(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The model's logits, (B, K)."""
+        self.forwards += len(x)
+        logits: Tensor = self.model(CountedBackward.apply(x, self))
+        self.nonfinite = self.nonfinite.to(x.device) | ~logits.detach().isfinite().all()
+        return logits
+
+
+class CountedBackward(torch.autograd.Function):
+    """The identity; its backward counts rows and hands on a contiguous gradient (the engine fails on channels_last ones)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, counted: Counted) -> Tensor:
+        """X itself, as a view."""
+        ctx.counted = counted
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        """The gradient as it comes, contiguous."""
+        ctx.counted.backwards += len(grads[0])
+        return grads[0].contiguous(), None
+
+
+class Heard:
+    """A logger for the engine that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def warning(self, message: str) -> None:
+        """Keeps the message, without counts (so that batches say the same) and without its pointer to a file of the package."""
+        self.messages.append(re.sub(r"\b\d+ ", "", message.partition(" See ")[0]))
+
+
+def classes(model: nn.Module, x: Tensor) -> int:
+    """How many classes the model has (one uncounted pass of one image); 10 where there is no image to ask with."""
+    with frozen(model), torch.no_grad():
+        return int(model(x[:1]).shape[1]) if len(x) else 10
+
+
+def nothing(x: Tensor) -> Found:
+    """Nothing found and nothing spent."""
+    zero = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    return Found(x.clone(), zero.bool(), zero - 1, zero, zero.clone(), zero.bool())
+
+
+def shared(total: int, like: Tensor) -> Tensor:
+    """The total split evenly in whole numbers, (B,); they add up to it."""
+    each, rest = divmod(total, len(like))
+    return each + (torch.arange(len(like), device=like.device) < rest).long()
+
+
+def tiles_fit(height: int, width: int) -> bool:
+    """Whether the engine's l2 and l1 start pattern (tiles of a fifth of the height, one offset for both axes) stays inside the image."""
+    side = height // 5
+    offset = (height - 5 * side) // 2
+    return side > 0 and (side == 1 or all(offset + length // side * side <= length for length in (height, width)))
+
+
+APGD: dict[str, Any] = {"n_iter": 100, "eot_iter": 1, "rho": 0.75}

@@ -1,0 +1,54 @@
+"""`robench attack`: one attack, alone."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from robench.cli import options as o
+
+
+def attack(
+    model: o.Model,
+    recipe: Annotated[
+        str, typer.Option("--attack", help="NAME[,option=value,...] or file.py:function: see 'robench list attacks'.")
+    ] = "pgd-20",
+    data: o.Data = None,
+    data_dir: o.DataDir = None,
+    download: o.Download = False,
+    split: o.Split = "test",
+    image_size: o.ImageSize = None,
+    n: o.N = 500,
+    shuffle: o.Shuffle = False,
+    indices: o.Indices = None,
+    norm: o.Norm = None,
+    eps: o.Eps = None,
+    seed: o.Seed = 0,
+    batch_size: o.BatchSize = 250,
+    arch: o.Arch = None,
+    activation: o.Activation = "relu",
+    mean: o.Mean = None,
+    std: o.Std = None,
+    trust: o.Trust = False,
+    device: o.Device = "auto",
+    threads: o.Threads = None,
+    out: o.Out = None,
+    quiet: o.Quiet = False,
+) -> None:
+    """Attacks a model with one attack, on the images it gets right.
+
+    Example: robench attack MODEL --attack pgd,steps=50,restarts=10,loss=margin --eps 8/255
+    """
+    from robench.attacks import ATTACKS
+    from robench.cli.measuring import results_folder, run, subject
+    from robench.recipes import parse, resolve
+
+    chosen = parse(recipe)
+    resolve(chosen, ATTACKS, "attack")
+    what = subject(
+        model, norm, eps, data=data, data_dir=data_dir, download=download, split=split, image_size=image_size, n=n, shuffle=shuffle,
+        indices=indices, seed=seed, device=device, threads=threads, quiet=quiet, arch=arch, activation=activation,
+        mean=mean and mean.values, std=std and std.values, trust=trust,
+    )  # fmt: skip
+    run(what, [chosen], chosen.label, results_folder(out, what.loaded.name, chosen.label), seed, batch_size, quiet)

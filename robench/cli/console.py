@@ -1,0 +1,131 @@
+"""What a person sees: tables on stdout, messages and progress on stderr."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from robench.evaluation import Track
+    from robench.rows import Row
+    from robench.training import Epoch, Events, Step
+
+T = TypeVar("T")
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def complain(sentence: str) -> None:
+    """Writes one sentence to stderr, as it is."""
+    err.print(sentence, markup=False, soft_wrap=True)
+
+
+def show(title: str, columns: Sequence[str], lines: Iterable[Sequence[str]], left: int = 1) -> None:
+    """Prints a table to stdout; the first `left` columns are words, the others numbers."""
+    table = Table(title=title, title_justify="left", title_style="")
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="left" if place < left else "right", overflow="fold")
+    for line in lines:
+        table.add_row(*line)
+    out.print(table)
+
+
+def show_rows(title: str, rows: Sequence[Row]) -> None:
+    """Prints one line a probe: accuracy that is left, its interval, seconds and passes."""
+    found: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        found.setdefault(row.probe, {})[row.metric] = row
+    lines = [
+        (
+            probe,
+            percent(metrics["accuracy"].value),
+            interval(metrics["accuracy"].low, metrics["accuracy"].high),
+            f"{metrics['seconds'].value:.1f}",
+            f"{metrics['forwards'].value:,.0f}",
+            f"{metrics['backwards'].value:,.0f}",
+        )
+        for probe, metrics in found.items()
+    ]
+    show(title, ("probe", "accuracy left %", "95 % interval", "seconds", "forwards", "backwards"), lines)
+
+
+def percent(value: float) -> str:
+    """A fraction as percent with two digits."""
+    return f"{100 * value:.2f}"
+
+
+def interval(low: float, high: float) -> str:
+    """An interval of fractions in percent."""
+    return f"{100 * low:.1f} - {100 * high:.1f}"
+
+
+def live(quiet: bool) -> bool:
+    """Whether progress is drawn: on a terminal, unless told to be quiet."""
+    return err.is_terminal and not quiet
+
+
+def tracker(quiet: bool) -> Track:
+    """Wraps the chunks of each probe in a progress bar on stderr; shows nothing off a terminal."""
+
+    def bar(things: Iterable[T], what: str, length: int) -> Iterable[T]:
+        from rich.progress import track
+
+        return track(things, f"{what:<12}", total=length, console=err, transient=True, disable=not live(quiet))
+
+    return bar
+
+
+def training_progress(quiet: bool) -> Events:
+    """Wraps the events of a training: a live line with loss terms, rate and time left, and one line for every finished epoch."""
+
+    def follow(events: Iterator[Step | Epoch], epochs: int) -> Iterator[Step | Epoch]:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        from robench.training import Step
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=err, transient=True, disable=not live(quiet)) as bar:
+            task, begin = bar.add_task("training", total=None, rate=""), time.perf_counter()
+            for event in events:
+                if isinstance(event, Step):
+                    done = event.epoch * event.steps + event.step + 1
+                    rate = f"{done * event.images / (time.perf_counter() - begin):,.0f} images/s, left"
+                    text = f"epoch {event.epoch + 1}/{epochs}  {terms(event.terms)}"
+                    bar.update(task, description=text, completed=done, total=epochs * event.steps, rate=rate)
+                elif not quiet:
+                    bar.console.print(epoch_line(event, epochs), markup=False, soft_wrap=True)
+                yield event
+
+    return follow
+
+
+def terms(values: dict[str, float]) -> str:
+    """The terms of a loss in one line."""
+    return "  ".join(f"{name} {value:.3g}" for name, value in values.items())
+
+
+def epoch_line(epoch: Epoch, epochs: int) -> str:
+    """One finished epoch in one line."""
+    held = f"held-out clean {percent(epoch.held_out_clean)} %, PGD-10 {percent(epoch.held_out_robust)} %"
+    return f"epoch {epoch.epoch + 1}/{epochs}  {terms(epoch.terms)}  {held}  {epoch.seconds:.1f} s"
+
+
+def message(sentence: str, quiet: bool = False) -> None:
+    """A message on stderr, unless quiet."""
+    if not quiet:
+        complain(sentence)
+
+
+def names(title: str, entries: Iterable[tuple[str, Any]]) -> None:
+    """Prints names with what they are."""
+    show(title, ("name", "what it is"), [(name, str(text)) for name, text in entries], left=2)

@@ -1,0 +1,50 @@
+"""`robench eval`: a suite of attacks, in a cascade."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from robench.cli import options as o
+
+
+def evaluate(
+    model: o.Model,
+    suite: Annotated[str, typer.Option("--suite", help="Suite of attacks: see 'robench list suites'.")] = "autoattack",
+    data: o.Data = None,
+    data_dir: o.DataDir = None,
+    download: o.Download = False,
+    split: o.Split = "test",
+    image_size: o.ImageSize = None,
+    n: o.N = 500,
+    shuffle: o.Shuffle = False,
+    indices: o.Indices = None,
+    norm: o.Norm = None,
+    eps: o.Eps = None,
+    seed: o.Seed = 0,
+    batch_size: o.BatchSize = 250,
+    arch: o.Arch = None,
+    activation: o.Activation = "relu",
+    mean: o.Mean = None,
+    std: o.Std = None,
+    trust: o.Trust = False,
+    device: o.Device = "auto",
+    threads: o.Threads = None,
+    out: o.Out = None,
+    quiet: o.Quiet = False,
+) -> None:
+    """Evaluates a model with a suite of attacks, each on the images that still stand.
+
+    Prints the accuracy that is left after each attack; writes rows.csv, samples.csv, manifest.json and pictures.
+    """
+    from robench.cli.measuring import results_folder, run, subject
+    from robench.suites import recipes
+
+    recipes(suite)
+    what = subject(
+        model, norm, eps, data=data, data_dir=data_dir, download=download, split=split, image_size=image_size, n=n, shuffle=shuffle,
+        indices=indices, seed=seed, device=device, threads=threads, quiet=quiet, arch=arch, activation=activation,
+        mean=mean and mean.values, std=std and std.values, trust=trust,
+    )  # fmt: skip
+    run(what, suite, suite, results_folder(out, what.loaded.name, suite), seed, batch_size, quiet)

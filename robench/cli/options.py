@@ -1,0 +1,77 @@
+"""Options that several commands share: one name, one meaning, one help text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from robench.recipes import fraction
+
+
+def eps_of(text: str) -> float:
+    """Reads a radius such as 8/255 or 0.3; refuses negative ones."""
+    try:
+        eps = fraction(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    if eps < 0:
+        raise typer.BadParameter(f"a radius cannot be negative: {text}")
+    return eps
+
+
+def count_of(text: str) -> int:
+    """Reads a number of images; "all" is written as 0."""
+    if text == "all":
+        return 0
+    if not text.isdecimal() or int(text) < 1:
+        raise typer.BadParameter(f"{text!r} is neither a number of at least 1 nor 'all'")
+    return int(text)
+
+
+@dataclass(frozen=True)
+class Channels:
+    """One number a channel."""
+
+    values: tuple[float, ...]
+
+
+def channels_of(text: str) -> Channels:
+    """Reads numbers parted by commas, one a channel."""
+    try:
+        return Channels(tuple(fraction(part) for part in text.split(",")))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint, a state_dict with --arch, file.py:factory, tv/NAME, ...")]
+Data = Annotated[str | None, typer.Option("--data", help="Data set: see 'robench list data'. Default: that of the checkpoint.")]
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder that holds the data sets of torchvision.")]
+Download = Annotated[bool, typer.Option("--download", help="Fetch a data set that is missing.")]
+Split = Annotated[str, typer.Option("--split", help="train or test.")]
+ImageSize = Annotated[int | None, typer.Option("--image-size", help="Resize and centre-crop folder images to this size.")]
+N = Annotated[int, typer.Option("--n", parser=count_of, metavar="N|all", help="How many images: the first N, or all.")]
+Shuffle = Annotated[bool, typer.Option("--shuffle", help="Draw the N images with the seed instead of taking the first.")]
+Indices = Annotated[Path | None, typer.Option("--indices", help="File with the indices of the images to take, one a line.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of every random number.")]
+Norm = Annotated[str | None, typer.Option("--norm", help="linf, l2 or l1. Default: that of the checkpoint, else linf.")]
+Eps = Annotated[
+    float | None,
+    typer.Option("--eps", parser=eps_of, metavar="EPS", help="Radius, such as 8/255. Default: that of the checkpoint, else 8/255."),
+]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images in one batch.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Folder for the results. Default: results/<time>-<model>-<what>.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress and no messages; only the result.")]
+Arch = Annotated[str | None, typer.Option("--arch", help="Architecture of a bare state_dict: see 'robench list models'.")]
+Activation = Annotated[str, typer.Option("--activation", help="Its activation: relu, silu, gelu or softplus.")]
+Mean = Annotated[
+    Channels | None, typer.Option("--mean", parser=channels_of, metavar="M,M,M", help="Mean that a bare state_dict expects taken off.")
+]
+Std = Annotated[
+    Channels | None, typer.Option("--std", parser=channels_of, metavar="S,S,S", help="Spread that a bare state_dict expects divided out.")
+]
+Trust = Annotated[bool, typer.Option("--trust", help="Allow model files that can run code: pickles, TorchScript, .pt2.")]

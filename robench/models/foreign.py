@@ -1,0 +1,108 @@
+"""Networks of others: torchvision's and timm's classifiers with random weights, and the user's own factory. Nothing is ever downloaded."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from robench.errors import InputError
+from robench.models.layers import Shape
+from robench.recipes import did_you_mean, from_file, lookup
+
+DOWNLOADS = ("weights", "weights_backbone", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
+
+
+def from_torchvision(name: str, classes: int, shape: Shape, **options: Any) -> nn.Module:
+    """torchvision's classifier of that name with random weights; `options` go to its builder."""
+    from torchvision import models
+
+    if shape[0] != 3:
+        raise InputError(f"tv/{name} takes images of 3 channels, not {shape[0]}: choose another architecture")
+    builder = lookup(name, {known: known for known in models.list_models(module=models)}, "torchvision classifier")
+    return built(f"tv/{name}", lambda: models.get_model(builder, weights=None, num_classes=classes, **options), options)
+
+
+def from_timm(name: str, classes: int, shape: Shape, **options: Any) -> nn.Module:
+    """timm's model of that name with random weights; `options` go to timm.create_model, such as img_size for a transformer."""
+    try:
+        import timm
+    except ImportError:
+        raise InputError(f'timm/{name} needs the package timm: pip install "robench[timm]"') from None
+    if not timm.is_model(name):
+        near = did_you_mean(name, timm.list_models())
+        raise InputError(f"unknown timm model {name!r}{near if 'did you mean' in near else ': see timm.list_models()'}")
+    return built(
+        f"timm/{name}",
+        lambda: timm.create_model(name, pretrained=False, num_classes=classes, in_chans=shape[0], **options),
+        options,
+    )
+
+
+def built(name: str, build: Callable[[], Any], options: dict[str, Any]) -> nn.Module:
+    """What the library builds; InputError for options that would download or that the library does not know."""
+    for key in DOWNLOADS:
+        if key in options:
+            raise InputError(f"{name} has no option {key!r} here, because nothing is downloaded: load a file of weights with --arch {name}")
+    try:
+        network = build()
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise InputError(f"{name} could not be built: {first_line(error)}") from error
+    return module_or_error(network, name)
+
+
+def from_code(reference: str, classes: int | None, shape: Shape | None, **options: Any) -> nn.Module:
+    """What the user's factory returns, for `file.py:factory` or `module:factory`; runs their code.
+
+    A factory that has parameters named `classes` or `shape` is given them; it needs none.
+    """
+    factory = function_at(reference)
+    known = {key: value for key, value in {"classes": classes, "shape": shape}.items() if value is not None}
+    try:
+        network = factory(**{key: value for key, value in known.items() if key in names_of(factory)}, **options)
+    except Exception as error:
+        raise InputError(f"{Path(reference).name} failed: {type(error).__name__}: {first_line(error)}") from error
+    return module_or_error(network, Path(reference).name)
+
+
+def function_at(reference: str) -> Callable[..., Any]:
+    """The function that `file.py:factory` or `module:factory` names; a module may lie in the current folder."""
+    if ".py:" in reference:
+        return from_file(reference)
+    module, _, name = reference.rpartition(":")
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        function = getattr(importlib.import_module(module), name, None)
+    except Exception as error:
+        raise InputError(f"module {module!r} cannot be imported: {type(error).__name__}: {first_line(error)}") from error
+    finally:
+        sys.path.remove(here)
+    if not callable(function):
+        raise InputError(f"module {module!r} has no function {name!r}")
+    return function  # type: ignore[no-any-return]
+
+
+def names_of(function: Callable[..., Any]) -> tuple[str, ...]:
+    """The names of a function's parameters; none for a builtin that does not tell."""
+    try:
+        return tuple(inspect.signature(function).parameters)
+    except ValueError:
+        return ()
+
+
+def module_or_error(network: Any, name: str) -> nn.Module:
+    """`network`, if it is a torch module; InputError else."""
+    if not isinstance(network, nn.Module):
+        raise InputError(f"{name} gave {type(network).__name__} and no torch.nn.Module")
+    return network
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, for use inside one sentence."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,120 @@
+"""Gradients of a network's outputs with respect to its input that can be trained through; shared by the regularisers.
+
+J is the (K, D) Jacobian of the outputs of one sample, D = C*H*W. All sums over samples are exact only for networks that
+treat each sample alone; `differentiable` sees to that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
+
+from robench.recipes import lookup
+from robench.threat import per_sample
+from robench.types import Batch
+
+PLACES = {"base": "x_adv", "clean": "x"}
+
+
+class Field(NamedTuple):
+    """A network's outputs around B points.
+
+    x    (B, C, H, W), requires grad            out   (B, K), the outputs there with their graph
+    at   the outputs at other points, (B, C, H, W) -> (B, K), with a graph to the parameters
+    """
+
+    x: Tensor
+    out: Tensor
+    at: Callable[[Tensor], Tensor]
+
+
+def field_of(model: nn.Module, batch: Batch, at: str, outputs: Callable[[Tensor], Tensor]) -> Field:
+    """The field of `outputs` of the logits around the place `at` of a batch, "base" or "clean"."""
+    x, logits = differentiable(model, batch, at)
+    return Field(x, outputs(logits), lambda points: outputs(evaluated(model, points)))
+
+
+def differentiable(model: nn.Module, batch: Batch, at: str = "base") -> tuple[Tensor, Tensor]:
+    """The points at which a gradient is regularised, (B, C, H, W), and the logits there, (B, K), with the graph between them.
+
+    at="base" takes the images of the base loss, at="clean" the clean ones. The base loss's own forward pass is used if
+    it went through the same points and no module in training mode mixes samples or adds noise (BatchNorm, Dropout, ...);
+    otherwise a second pass is made in evaluation mode, which leaves running statistics as they are.
+    """
+    place = lookup(at, PLACES, "place for a gradient (option at)")
+    x: Tensor = getattr(batch, place)
+    if not mixes(model) and (place == "x_adv" or torch.equal(x, batch.x_adv)):
+        return batch.x_adv, batch.logits
+    x = x.detach().requires_grad_()
+    return x, evaluated(model, x)
+
+
+def mixes(model: nn.Module) -> bool:
+    """Whether a module in training mode lets samples depend on each other or on chance, or would change in a second pass."""
+    return any(module.training and (isinstance(module, (_NormBase, nn.RReLU)) or drops(module)) for module in model.modules())
+
+
+def drops(module: nn.Module) -> bool:
+    """Whether a module is a dropout of some kind with a chance above 0 (stochastic depth is known by its name)."""
+    if isinstance(module, nn.MultiheadAttention):
+        return bool(module.dropout > 0)
+    if isinstance(module, _DropoutNd) or type(module).__name__ in ("StochasticDepth", "DropPath"):
+        return float(getattr(module, "p", None) or getattr(module, "drop_prob", None) or 0) > 0
+    return False
+
+
+def evaluated(model: nn.Module, x: Tensor) -> Tensor:
+    """The logits at x in evaluation mode, (B, K), with a graph to x and to the parameters."""
+    with evaluation(model):
+        return model(x)  # type: ignore[no-any-return]
+
+
+@contextmanager
+def evaluation(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; afterwards each module is in the mode in which it was."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def vjp(field: Field, v: Tensor) -> Tensor:
+    """J^T v per sample, (B, D), for v (B, K); with the graph of J and, where it has one, of v."""
+    (grad,) = torch.autograd.grad(field.out, field.x, v.to(field.out), create_graph=True, materialize_grads=True)
+    return grad.flatten(1)
+
+
+def square(field: Field, v: Tensor) -> Tensor:
+    """||J^T v||^2 per sample, (B,), by double backward."""
+    return vjp(field, v).square().sum(1)
+
+
+def square_fd(field: Field, v: Tensor, h: float) -> Tensor:
+    """||J^T v||^2 per sample, (B,), up to O(h), by a forward difference over the length h along J^T v.
+
+    With the direction u = J^T v / ||J^T v|| held fixed, (v^T J u)^2 has the same value and, since u maximises it, the
+    same gradient in the parameters: no double backward is needed (after Finlay & Oberman 2019, 1905.11468).
+    """
+    (grad,) = torch.autograd.grad(field.out, field.x, v.detach().to(field.out), retain_graph=True, materialize_grads=True)
+    length = torch.linalg.vector_norm(grad.flatten(1), dim=1).clamp_min(torch.finfo(grad.dtype).tiny)
+    moved = field.at(field.x.detach() + h * grad / per_sample(length, grad))
+    return ((v.to(field.out) * (moved - field.out)).sum(1) / h).square()
+
+
+def class_gradient(field: Field, labels: Tensor) -> Tensor:
+    """g_c per sample, (B, D): the gradient of the output c that `labels` (B,) names."""
+    return vjp(field, nn.functional.one_hot(labels, field.out.shape[1]))
+
+
+def class_gradients(field: Field) -> Iterator[Tensor]:
+    """g_c of every sample, (B, D), one class c after the other."""
+    return (class_gradient(field, torch.full_like(field.out[:, 0], c, dtype=torch.int64)) for c in range(field.out.shape[1]))

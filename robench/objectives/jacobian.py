@@ -1,0 +1,42 @@
+"""Jacobian regularisation (Hoffman, Roberts & Yaida 2019, "Robust learning with Jacobian regularization", 1908.02729)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from robench.draws import Draws
+from robench.errors import InputError
+from robench.objectives.gradients import Field, class_gradients, field_of, square
+from robench.objectives.terms import whole
+from robench.recipes import lookup
+from robench.types import Batch
+
+
+def jacobian(model: nn.Module, batch: Batch, *, estimator: str = "sphere", projections: int = 1, at: str = "base") -> Tensor:
+    """The scalar R = 1/2 mean_B ||J||_F^2 of the Jacobian J of the logits; the 1/2 is inside R.
+
+    estimator    sphere: K/n times the sum of ||J^T v||^2 over n = projections random v of length 1; exact: all classes
+    at           base: at the images of the base loss; clean: at the clean images
+    """
+    field = field_of(model, batch, at, lambda logits: logits)
+    estimate = lookup(estimator, ESTIMATORS, "estimator of jacobian")
+    return estimate(field, batch.draws.child("jacobian"), whole("projections", projections)).mean() / 2
+
+
+def sphere(field: Field, draws: Draws, n: int) -> Tensor:
+    """An unbiased estimate of ||J||_F^2 per sample, (B,): K times the mean of ||J^T v||^2 over n even directions v."""
+    K = field.out.shape[1]
+    normals = [draws.normal((K,), step).to(field.out) for step in range(n)]
+    squares = [square(field, v / torch.linalg.vector_norm(v, dim=1, keepdim=True)) for v in normals]
+    return K * torch.stack(squares).mean(0)
+
+
+def exact(field: Field, draws: Draws, n: int) -> Tensor:  # noqa: ARG001 - the signature of every estimator
+    """||J||_F^2 per sample, (B,), class by class."""
+    if n != 1:
+        raise InputError("the exact estimator of jacobian projects on nothing: leave projections out, or choose estimator=sphere")
+    return torch.stack([grad.square().sum(1) for grad in class_gradients(field)]).sum(0)
+
+
+ESTIMATORS = {"sphere": sphere, "exact": exact}

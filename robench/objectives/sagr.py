@@ -1,0 +1,229 @@
+"""SAGR, Saliency-Aware Gradient Regularization (Li et al. 2023, IEEE TIFS 18, 10.1109/TIFS.2023.3289000): our reconstruction.
+
+Only the abstract is public. It says that the Jacobian is regularised, that a biased weight distribution on positive
+gradient structures the gradients of the classes inside it, and that those of false classes are depressed more strongly
+than that of the true class. Every formula here is inferred from that; none is checked against the paper's text, code
+or numbers. With g_c = d out_c / dx, y the label and K classes:
+
+    form=jacobian   R = 1/2 mean_B sum_c w_c N(phi(g_c)),   w_y = a, w_c = b elsewhere, a + (K-1) b = K, rho = a/b
+    form=loss       R = mean_B N(phi(J^T [w * (p - onehot(y))])),   p = softmax(logits), which keeps its graph
+
+phi is the identity or the positive part, N a norm. rho = 1 on raw logits is Jacobian regularisation (Hoffman et al.
+2019, 1908.02729), on centred ones 1/(4K) sum_lm ||g_l - g_m||^2; the loss form at rho = 1 is double backpropagation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from robench.draws import Draws
+from robench.errors import InputError
+from robench.objectives.gradients import Field, class_gradient, class_gradients, field_of, square, square_fd, vjp
+from robench.objectives.terms import number, whole
+from robench.recipes import lookup
+from robench.types import Batch
+
+
+class Task(NamedTuple):
+    """What an estimator needs: weights w (B, K), labels y (B,), N(phi(.)) from (B, D) to (B,), n probes, a step h in pixel units."""
+
+    field: Field
+    w: Tensor
+    y: Tensor
+    measure: Callable[[Tensor], Tensor]
+    draws: Draws
+    n: int
+    h: float
+
+
+def sagr(
+    model: nn.Module,
+    batch: Batch,
+    *,
+    form: str = "jacobian",
+    rho: float = 0.1,
+    sign: str = "all",
+    norm: str = "l2sq",
+    output: str = "centred",
+    estimator: str = "auto",
+    projections: int = 1,
+    h: float | None = None,
+    at: str = "base",
+) -> Tensor:
+    """The scalar R of the module's head; the 1/2 of form=jacobian is inside R.
+
+    form         jacobian: the gradients of all classes, weighted; loss: the gradient of a re-weighted loss
+    rho          weight of the true class over that of a false one, in [0, inf]; inf leaves the true class alone
+    sign, norm   phi: all | positive; N: l2sq | l2 | l1 (l1 is dual to a linf threat)
+    output       centred | logits | logprobs | probs: what is differentiated
+    estimator    rademacher | true-rademacher | fd | fd-input | exact | sampled (form=loss: exact | fd); auto: the cheapest without bias
+    projections  random probes to average over (sampled: false classes to draw)
+    h            length of the step of fd and fd-input in pixel units, 0.01 if not given
+    at           base: at the images of the base loss; clean: at the clean images
+    """
+    estimators = lookup(form, FORMS, "form of sagr")
+    phi, size = lookup(sign, SIGNS, "sign of sagr"), lookup(norm, NORMS, "norm of sagr")
+    outputs = lookup(output, OUTPUTS, "output of sagr")
+    estimator = automatic(form, sign, norm) if estimator == "auto" else estimator
+    estimate = lookup(estimator, estimators, f"estimator of sagr with form={form}")
+    refuse_escapes(form, sign, output)
+    refuse_idle(form, estimator, projections, h)
+    refuse_bias(estimator, sign, norm)
+    field = field_of(model, batch, at, outputs)
+    w = weights(batch.y, field.out.shape[1], rho).to(field.out)
+    draws, n = batch.draws.child("sagr"), whole("projections", projections)
+    task = Task(field, w, batch.y, lambda grads: size(phi(grads)), draws, n, 1e-2 if h is None else number("the step h", h, least=1e-6))
+    return estimate(task).mean() * (0.5 if form == "jacobian" else 1.0)
+
+
+def automatic(form: str, sign: str, norm: str) -> str:
+    """The estimator that estimator=auto stands for: the cheapest one without bias."""
+    if form == "loss":
+        return "exact"
+    return "rademacher" if (sign, norm) == ("all", "l2sq") else "sampled"
+
+
+def refuse_escapes(form: str, sign: str, output: str) -> None:
+    """InputError for a penalty that training would escape, or that has no meaning."""
+    if sign == "positive" and output == "logits":
+        raise InputError(
+            "sign=positive on raw logits is escaped by adding one function to all of them, which changes no prediction: "
+            "choose output=centred, logprobs or probs"
+        )
+    if form == "loss" and output == "probs":
+        raise InputError("form=loss weighs the derivative of the loss by the logits: choose output=centred, logits or logprobs")
+
+
+def refuse_idle(form: str, estimator: str, projections: float, h: float | None) -> None:
+    """InputError for an option that the estimator would not read."""
+    if projections != 1 and (form == "loss" or estimator == "exact"):
+        raise InputError(f"sagr with form={form} and estimator={estimator} draws no projections: leave that option out")
+    if h is not None and not estimator.startswith("fd"):
+        raise InputError(f"h is the step of a finite difference, and estimator={estimator} takes none: leave it out or choose estimator=fd")
+
+
+def refuse_bias(estimator: str, sign: str, norm: str) -> None:
+    """InputError where a random mixture of classes does not average to the sum over classes."""
+    if (sign, norm) != ("all", "l2sq") and estimator not in ("exact", "sampled"):
+        raise InputError(f"estimator={estimator} is biased with sign={sign} and norm={norm}: choose exact, or sampled (form=jacobian only)")
+
+
+def weights(y: Tensor, K: int, rho: float) -> Tensor:
+    """Class weights, (B, K): a for the label, b for the others, a = rho b, a + (K-1) b = K; rho = inf gives (K, 0)."""
+    if rho != math.inf:
+        number("rho (unless it is inf)", rho)
+    if K < 2:
+        raise InputError("sagr weighs the true class against false ones: it needs a model with at least 2 classes")
+    b = K / (rho + K - 1)
+    a = K - (K - 1) * b
+    return torch.full((len(y), K), b, dtype=torch.float64, device=y.device).scatter(1, y[:, None], max(a, 0.0))
+
+
+def centred(logits: Tensor) -> Tensor:
+    """Logits minus their mean: a function added to all of them does not change it."""
+    return logits - logits.mean(1, keepdim=True)
+
+
+def averaged(task: Task, term: Callable[[int], Tensor]) -> Tensor:
+    """The mean over the n probes of `term(step)`, (B,)."""
+    return torch.stack([term(step) for step in range(task.n)]).mean(0)
+
+
+def probe(task: Task, step: int) -> Tensor:
+    """sqrt(w) times random signs, (B, K): E ||J^T v||^2 = sum_c w_c ||g_c||^2."""
+    return task.w.sqrt() * task.draws.signs(task.w.shape[1:], step).to(task.w)
+
+
+def rademacher(task: Task) -> Tensor:
+    """||J^T v||^2 with v = sqrt(w) * signs (Hutchinson 1989), by double backward; unbiased, (B,)."""
+    return averaged(task, lambda step: square(task.field, probe(task, step)))
+
+
+def true_rademacher(task: Task) -> Tensor:
+    """The true class exactly and one probe on the rest, by double backward; unbiased, (B,)."""
+    own = F.one_hot(task.y, task.w.shape[1])
+    return square(task.field, task.w.sqrt() * own) + averaged(task, lambda step: square(task.field, probe(task, step) * (1 - own)))
+
+
+def fd(task: Task) -> Tensor:
+    """As rademacher, by a finite difference along J^T v; bias O(h), no double backward, (B,)."""
+    return averaged(task, lambda step: square_fd(task.field, probe(task, step), task.h))
+
+
+def fd_input(task: Task) -> Tensor:
+    """sum_c w_c (g_c . u)^2 with random signs u on the input, by finite differences: E (g . u)^2 = ||g||^2; bias O(h), (B,)."""
+    x, out, _ = task.field
+    D = x[0].numel()
+
+    def term(step: int) -> Tensor:
+        u = task.draws.signs(x.shape[1:], step).to(x) / math.sqrt(D)
+        return D * (task.w * ((task.field.at(x.detach() + task.h * u) - out) / task.h).square()).sum(1)
+
+    return averaged(task, term)
+
+
+def exact(task: Task) -> Tensor:
+    """sum_c w_c N(phi(g_c)), class by class, (B,)."""
+    return torch.stack([w * task.measure(grad) for w, grad in zip(task.w.T, class_gradients(task.field), strict=True)]).sum(0)
+
+
+def sampled(task: Task) -> Tensor:
+    """The true class exactly and n false ones without replacement, times (K-1)/n; unbiased for every phi and N, (B,)."""
+    K = task.w.shape[1]
+    if task.n > K - 1:
+        raise InputError(f"estimator=sampled cannot draw {task.n} of {K - 1} false classes: lower projections or choose estimator=exact")
+    ranks = task.draws.uniform((K,)).scatter(1, task.y[:, None], 2.0)
+    false = ranks.topk(task.n, dim=1, largest=False).indices
+    share = (K - 1) / task.n
+    return class_term(task, task.y) + share * torch.stack([class_term(task, labels) for labels in false.T]).sum(0)
+
+
+def class_term(task: Task, labels: Tensor) -> Tensor:
+    """w_c N(phi(g_c)) for the class c that `labels` names, (B,)."""
+    return task.w.gather(1, labels[:, None]).squeeze(1) * task.measure(class_gradient(task.field, labels))
+
+
+def residual(task: Task) -> Tensor:
+    """w * (p - onehot(y)), (B, K): at w = 1 the derivative of the cross-entropy by the logits; p keeps its graph."""
+    return task.w * (task.field.out.softmax(1) - F.one_hot(task.y, task.w.shape[1]))
+
+
+def loss_exact(task: Task) -> Tensor:
+    """N(phi(J^T residual)) by double backward, (B,)."""
+    return task.measure(vjp(task.field, residual(task)))
+
+
+def loss_fd(task: Task) -> Tensor:
+    """||J^T residual||^2 by a finite difference; bias O(h), (B,)."""
+    return square_fd(task.field, residual(task), task.h)
+
+
+FORMS: Mapping[str, Mapping[str, Callable[[Task], Tensor]]] = {
+    "jacobian": {
+        "rademacher": rademacher,
+        "true-rademacher": true_rademacher,
+        "fd": fd,
+        "fd-input": fd_input,
+        "exact": exact,
+        "sampled": sampled,
+    },
+    "loss": {"exact": loss_exact, "fd": loss_fd},
+}
+OUTPUTS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "centred": centred,
+    "logits": lambda logits: logits,
+    "logprobs": lambda logits: logits.log_softmax(1),
+    "probs": lambda logits: logits.softmax(1),
+}
+SIGNS: Mapping[str, Callable[[Tensor], Tensor]] = {"all": lambda grads: grads, "positive": F.relu}
+NORMS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "l2sq": lambda grads: grads.square().sum(1),
+    "l2": lambda grads: torch.linalg.vector_norm(grads, dim=1),
+    "l1": lambda grads: grads.abs().sum(1),
+}

@@ -1,0 +1,69 @@
+"""Pictures, drawn without a screen and written as PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from robench.report import whole
+from robench.rows import Row
+
+INK, WARM = "#2b4c7e", "#c1502e"
+
+
+def save_figure(path: Path, figure: Figure) -> Path:
+    """Writes a figure as PNG, whole or not at all; returns the path."""
+    FigureCanvasAgg(figure)
+    return whole(path, lambda partial: figure.savefig(partial, dpi=150, bbox_inches="tight"))
+
+
+def staircase(path: Path, rows: Sequence[Row], title: str) -> Path:
+    """Accuracy that is left after each probe of a suite, with its 95 % interval, as bars from left to right."""
+    steps = [row for row in rows if row.metric == "accuracy"]
+    figure = Figure(figsize=(1.1 + 1.05 * len(steps), 3.4))
+    axes = figure.subplots()
+    heights = [100 * row.value for row in steps]
+    spans = [[100 * (row.value - row.low) for row in steps], [100 * (row.high - row.value) for row in steps]]
+    colours = [INK if row.probe == "clean" else WARM for row in steps]
+    axes.bar([row.probe for row in steps], heights, yerr=spans, color=colours, capsize=4, width=0.65)
+    for place, height in enumerate(heights):
+        axes.annotate(f"{height:.1f}", (place, 2), ha="center", color="white" if height > 10 else "black", fontsize=9)
+    axes.set(ylim=(0, 100), ylabel="accuracy after the probe (%)")
+    axes.set_title(title, fontsize=9)
+    axes.tick_params(axis="x", labelrotation=25 if len(steps) > 4 else 0, labelsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    return save_figure(path, figure)
+
+
+def gallery(path: Path, x: Tensor, x_adv: Tensor, captions: Sequence[tuple[str, str, str]], title: str) -> Path:
+    """Clean image, adversarial image and their difference (scaled to the full range, grey = 0), one sample a column.
+
+    x, x_adv (M, C, H, W) in [0, 1] on the CPU; captions: true label, label at x, label at x_adv.
+    """
+    change = x_adv - x
+    span = change.flatten(1).abs().amax(1).clamp_min(1e-12).view(-1, 1, 1, 1)
+    lines = (x, x_adv, 0.5 + 0.5 * change / span)
+    figure = Figure(figsize=(1.25 * len(x) + 0.6, 4.6))
+    grid = figure.subplots(3, len(x), squeeze=False)
+    for line, images in enumerate(lines):
+        for column, image in enumerate(images):
+            picture(grid[line][column], image)
+    for column, (label, clean_pred, adv_pred) in enumerate(captions):
+        grid[0][column].set_title(f"{label}\n-> {clean_pred}", fontsize=8)
+        grid[1][column].set_title(f"-> {adv_pred}", fontsize=8, color=WARM)
+    for line, name in enumerate(("clean", "adversarial", "difference")):
+        grid[line][0].set_ylabel(name, fontsize=9)
+    figure.suptitle(title, fontsize=9)
+    return save_figure(path, figure)
+
+
+def picture(axes: Axes, image: Tensor) -> None:
+    """Draws one image (C, H, W) in [0, 1]; grey where C = 1."""
+    axes.imshow(image.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)

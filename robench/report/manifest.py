@@ -1,0 +1,45 @@
+"""The manifest: everything one must know to run a measurement again."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+PACKAGES = ("robench", "torch", "torchvision", "pyautoattack", "numpy", "pandas", "matplotlib")
+
+
+def manifest(device: str, seed: int, seconds: float, flags: Sequence[str], **about: Mapping[str, Any]) -> dict[str, Any]:
+    """A plain dict for manifest.json: versions, device, seed, command line, flags, and what the caller adds (data, checkpoint, threat)."""
+    return {
+        "command": shlex.join(["robench", *sys.argv[1:]]),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "seconds": round(seconds, 3),
+        "seed": seed,
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "versions": {"python": platform.python_version(), **{name: installed(name) for name in PACKAGES}},
+        **about,
+        "flags": list(flags),
+    }
+
+
+def installed(package: str) -> str:
+    """The version of an installed package, "absent" if there is none."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "absent"
+
+
+def device_name(device: str) -> str:
+    """The device's name as its driver tells it."""
+    if device.startswith("cuda"):
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({platform.machine()})"

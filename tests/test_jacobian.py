@@ -1,0 +1,91 @@
+"""Jacobian regularisation against the Frobenius norm written out."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import jacrev, vmap
+
+from robench.draws import Draws
+from robench.errors import InputError
+from robench.objectives.jacobian import jacobian
+from robench.types import Batch
+
+
+def net(*layers: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 3, 3), *layers, nn.GELU(), nn.Flatten(), nn.Linear(27, 4)).double()
+
+
+def images(n: int) -> tuple[Tensor, Tensor]:
+    return torch.rand(n, 1, 5, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64), torch.arange(n) % 4
+
+
+def batch_of(model: nn.Module, x: Tensor, y: Tensor, ids: Tensor | None = None) -> Batch:
+    ids, x_adv = torch.arange(len(x)) if ids is None else ids, x.detach().requires_grad_()
+    return Batch(x, y, x_adv, model(x_adv), ids, 0.0, Draws(0, ids, "train"))
+
+
+def half_frobenius(model: nn.Module, x: Tensor) -> Tensor:
+    return vmap(jacrev(lambda image: model(image[None])[0]))(x).square().flatten(1).sum(1).mean().detach() / 2
+
+
+def test_exact_is_half_the_mean_squared_frobenius_norm():
+    model, (x, y) = net(), images(5)
+    found = jacobian(model, batch_of(model, x, y), estimator="exact")
+    torch.testing.assert_close(found.detach(), half_frobenius(model, x), rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("projections", [1, 3])
+def test_the_mean_over_many_directions_is_exact_within_four_standard_errors(projections):
+    model, (x, y) = net(), images(1)
+    exact, n, means = half_frobenius(model, x).item(), 100, []
+    for chunk in range(50):
+        copies = batch_of(model, x.expand(n, -1, -1, -1), y.expand(n), torch.arange(n) + n * chunk)
+        means.append(jacobian(model, copies, projections=projections).item())
+    found = torch.tensor(means, dtype=torch.float64)
+    error = found.std().item() / math.sqrt(len(means))
+    assert 0 < error < 0.02 * exact
+    assert abs(found.mean().item() - exact) < 4 * error
+
+
+def test_one_direction_is_exact_where_the_rows_are_orthonormal():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(25, 4)).double()
+    model[1].weight.data.copy_(3 * torch.eye(4, 25))
+    x, y = images(5)
+    torch.testing.assert_close(jacobian(model, batch_of(model, x, y)).item(), 4 * 9 / 2)
+
+
+def test_the_gradient_in_the_weights_is_that_of_the_frobenius_norm():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(25, 4)).double()
+    x, y = images(5)
+    (grad,) = torch.autograd.grad(jacobian(model, batch_of(model, x, y), estimator="exact"), model[1].weight)
+    torch.testing.assert_close(grad, model[1].weight.detach())
+
+
+def test_batch_norm_is_taken_in_evaluation_mode_and_left_as_it_was():
+    model, (x, y) = net(nn.BatchNorm2d(3)), images(5)
+    batch = batch_of(model, x, y)
+    before = model[1].running_mean.clone()
+    found = jacobian(model, batch, estimator="exact").detach()
+    assert model[1].training
+    assert torch.equal(model[1].running_mean, before)
+    torch.testing.assert_close(found, half_frobenius(model.eval(), x), rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"estimator": "sphere", "projections": 0}, "whole number"),
+        ({"estimator": "exact", "projections": 2}, "projects on nothing"),
+        ({"estimator": "ball"}, "unknown estimator"),
+        ({"at": "start"}, "unknown place"),
+    ],
+)
+def test_wrong_options_are_refused_with_the_way_out(options, says):
+    model, (x, y) = net(), images(2)
+    with pytest.raises(InputError, match=says):
+        jacobian(model, batch_of(model, x, y), **options)

@@ -1,0 +1,87 @@
+"""The architecture: imports point one way, and each third-party package has one home."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import robench
+
+ROOT = Path(robench.__file__).parent
+LAYERS = {
+    "words": ("errors", "types", "draws", "threat", "rows", "recipes", "schedules"),
+    "maths": ("attacks", "objectives"),
+    "things": ("models", "data", "report"),
+    "loops": ("suites", "presets", "evaluation", "training"),
+    "shell": ("cli", "__main__", "__init__"),
+}
+HOMES = {
+    "torchvision": ("models", "data"),
+    "timm": ("models",),
+    "safetensors": ("models",),
+    "PIL": ("data",),
+    "pandas": ("report",),
+    "matplotlib": ("report",),
+    "typer": ("cli",),
+    "rich": ("cli",),
+    "pyautoattack": ("attacks/reference.py",),
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def part(path: Path) -> str:
+    """The module or package right under robench that a file belongs to."""
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def rank(name: str) -> int:
+    """The height of the layer that a module belongs to; a module without a layer is an error."""
+    ranks = [height for height, members in enumerate(LAYERS.values()) if name in members]
+    assert ranks, f"robench/{name} has no layer: add it to LAYERS in {Path(__file__).name}"
+    return ranks[0]
+
+
+def test_every_module_has_a_layer_and_imports_only_from_its_own_or_a_lower_one():
+    for path in ROOT.rglob("*.py"):
+        own = rank(part(path))
+        for name in imports(path):
+            if name.startswith("robench."):
+                other = name.split(".")[1]
+                assert rank(other) <= own, f"{path.relative_to(ROOT)} imports {name} from a higher layer"
+
+
+def test_each_third_party_package_has_one_home():
+    for path in ROOT.rglob("*.py"):
+        place = path.relative_to(ROOT).as_posix()
+        for name in {name.split(".")[0] for name in imports(path)} & set(HOMES):
+            assert place.startswith(HOMES[name]), f"{place} imports {name}, whose home is {HOMES[name]}"
+
+
+def test_help_and_version_do_not_import_torch():
+    code = (
+        "import sys\nfrom robench.cli import app\n"
+        "for words in (['--help'], ['--version'], ['train', '--help'], ['eval', '--help']):\n"
+        "    try: app(words)\n    except SystemExit as end: assert end.code == 0\n"
+        "assert 'torch' not in sys.modules and 'pandas' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_the_public_functions_are_there_whatever_was_imported_before():
+    import robench.evaluation
+    import robench.models
+    import robench.training
+
+    assert robench.load_model is robench.models.load_model
+    assert robench.evaluate is robench.evaluation.evaluate
+    assert robench.train is robench.training.train

@@ -1,0 +1,316 @@
+"""The base objectives, the sum with regularisers, and what every entry of the two dicts must keep to."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from robench.draws import Draws
+from robench.errors import InputError
+from robench.objectives import DEFAULT_BASES, DEFAULT_WARMUPS, DEFAULT_WEIGHTS, OBJECTIVES, REGULARIZERS, penalised, ramp, regularizers_of
+from robench.objectives.standard import cross_entropy
+from robench.recipes import parse, resolve
+from robench.threat import Threat
+from robench.types import Batch
+
+GUIDE = Path(__file__).parents[1] / "docs" / "adding-a-regularizer.md"
+THREATS = [Threat("linf", 0.1), Threat("l2", 0.5), Threat("l1", 2.0)]
+
+
+def net(*layers: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), *layers, nn.GELU(), nn.Flatten(), nn.Linear(64, 5)).double()
+
+
+def images(n: int = 6) -> tuple[Tensor, Tensor]:
+    return torch.rand(n, 1, 6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64), torch.arange(n) % 5
+
+
+def draws_of(n: int = 6) -> Draws:
+    return Draws(0, torch.arange(n), "train")
+
+
+def batch_of(model: nn.Module, *, progress: float = 0.5, smoothing: float = 0.0) -> Batch:
+    x, y = images()
+    x_adv = x.detach().requires_grad_()
+    return Batch(x, y, x_adv, model(x_adv), torch.arange(6), progress, draws_of(), smoothing)
+
+
+def affine(weight: Tensor, bias: Tensor) -> nn.Module:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(weight.shape[1], weight.shape[0])).double()
+    model[1].weight.data.copy_(weight)
+    model[1].bias.data.copy_(bias)
+    return model
+
+
+# the base objectives
+
+
+def test_standard_training_is_label_smoothed_cross_entropy_on_the_images_themselves():
+    model, (x, y) = net(), images()
+    craft, loss = OBJECTIVES["standard"]()
+    assert craft(model, x, y, THREATS[0], draws_of()) is x
+    batch = batch_of(model, smoothing=0.2)
+    target = 0.8 * F.one_hot(y, 5) + 0.2 / 5
+    expected = -(target * batch.logits.log_softmax(1)).sum(1).mean()
+    value, terms = loss(model, batch)
+    torch.testing.assert_close(value, expected)
+    assert terms.keys() == {"ce"}
+    assert terms["ce"] == value
+    assert not terms["ce"].requires_grad
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("threat", THREATS, ids=lambda threat: threat.norm)
+def test_every_objective_crafts_inside_the_threat_and_leaves_the_model_as_it_was(name, threat):
+    model, (x, y) = net(nn.BatchNorm2d(4), nn.Dropout(0.5)), images()
+    model[1].eval()
+    model[0].bias.requires_grad_(False)
+    modes, flags = [m.training for m in model.modules()], [p.requires_grad for p in model.parameters()]
+    before, images_before = {name: value.clone() for name, value in model.state_dict().items()}, x.clone()
+    objective = OBJECTIVES[name]()
+    x_adv = objective.craft(model, x, y, threat, draws_of())
+    assert threat.contains(x, x_adv).all()
+    assert torch.equal(x, images_before)
+    assert not x_adv.requires_grad
+    assert torch.equal(objective.craft(model, x, y, threat, draws_of()), x_adv)
+    assert [m.training for m in model.modules()] == modes
+    assert [p.requires_grad for p in model.parameters()] == flags
+    assert all(p.grad is None for p in model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_takes_keyword_options_only(name):
+    assert all(p.kind is p.KEYWORD_ONLY for p in inspect.signature(OBJECTIVES[name]).parameters.values())
+
+
+def test_pgd_raises_the_cross_entropy_more_than_its_random_start():
+    model, (x, y) = net(), images(64)
+    threat = Threat("linf", 0.1)
+    objective = OBJECTIVES["pgd-at"]()
+    x_adv = objective.craft(model, x, y, threat, draws_of(64))
+    start = threat.sample(x, draws_of(64).child("craft"))
+    loss = {name: F.cross_entropy(model(points), y, reduction="none") for name, points in (("x", x), ("start", start), ("end", x_adv))}
+    assert (loss["end"] > loss["x"]).all()
+    assert (loss["end"] > loss["start"]).all()
+
+
+def test_pgd_reaches_the_linf_optimum_of_an_affine_model():
+    generator = torch.Generator().manual_seed(3)
+    weight, bias = torch.randn(2, 36, generator=generator, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+    x, y = images()
+    y, eps = y % 2, 0.1
+    best = (x + eps * (weight[1 - y] - weight[y]).sign().view_as(x)).clamp(0, 1)
+    x_adv = OBJECTIVES["pgd-at"]().craft(affine(weight, bias), x, y, Threat("linf", eps), draws_of())
+    torch.testing.assert_close(x_adv, best, rtol=0, atol=1e-12)
+
+
+def test_pgd_reaches_the_l2_optimum_of_an_affine_model():
+    generator = torch.Generator().manual_seed(3)
+    weight, bias = torch.randn(2, 36, generator=generator, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+    x, y, eps = torch.full((6, 1, 6, 6), 0.5, dtype=torch.float64), torch.arange(6) % 2, 0.3
+    slope = weight[1 - y] - weight[y]
+    x_adv = OBJECTIVES["pgd-at"](steps=10, step_size=eps).craft(affine(weight, bias), x, y, Threat("l2", eps), draws_of())
+    gain = ((x_adv - x).flatten(1) * slope).sum(1) / (eps * slope.norm(dim=1))
+    assert (gain > 0.99999).all()
+
+
+def test_one_pgd_step_moves_by_the_step_size_and_the_default_is_two_and_a_half_eps_over_the_steps():
+    x, y = torch.full((6, 1, 6, 6), 0.5, dtype=torch.float64), torch.arange(6) % 5
+    threat, model, draws = Threat("linf", 0.1), net(), draws_of()
+    start = threat.sample(x, draws.child("craft"))
+
+    def moved(**options) -> Tensor:
+        return (OBJECTIVES["pgd-at"](**options).craft(model, x, y, threat, draws) - start).abs()
+
+    assert moved(steps=1, step_size=0.001).amax().item() == pytest.approx(0.001)
+    assert moved(steps=50).amax() <= 0.2
+    assert torch.equal(moved(steps=5), moved(steps=5, step_size=0.05))
+    assert not torch.equal(moved(steps=5), moved(steps=5, step_size=0.04))
+
+
+def test_pgd_gives_each_sample_the_same_point_in_any_batch():
+    model, (x, y), threat = net(nn.BatchNorm2d(4)), images(), THREATS[0]
+    craft = OBJECTIVES["pgd-at"]().craft
+    rows = torch.tensor([4, 1])
+    few = craft(model, x[rows], y[rows], threat, Draws(0, rows, "train"))
+    torch.testing.assert_close(few, craft(model, x, y, threat, draws_of())[rows])
+
+
+@pytest.mark.parametrize("options", [{"steps": 0}, {"steps": 2.5}, {"step_size": 0}, {"step_size": "long"}])
+def test_wrong_pgd_options_are_refused(options):
+    with pytest.raises(InputError, match="pgd-at must be"):
+        OBJECTIVES["pgd-at"](**options)
+
+
+def test_an_objective_is_made_from_a_sentence():
+    objective = resolve(parse("pgd-at,steps=3,step-size=2/255"), OBJECTIVES, "objective")()
+    x, y = images()
+    made = OBJECTIVES["pgd-at"](steps=3, step_size=2 / 255)
+    assert torch.equal(objective.craft(net(), x, y, THREATS[0], draws_of()), made.craft(net(), x, y, THREATS[0], draws_of()))
+
+
+# the sum
+
+
+def test_penalised_adds_weight_times_penalty_and_logs_the_penalty_without_its_weight():
+    model = net()
+    batch = batch_of(model)
+    terms_of = {"a": (0.5, lambda model, batch: batch.logits.square().mean()), "b": (2.0, lambda model, batch: batch.logits.abs().mean())}
+    total, terms = penalised(cross_entropy, terms_of)(model, batch)
+    expected = F.cross_entropy(batch.logits, batch.y) + 0.5 * batch.logits.square().mean() + 2 * batch.logits.abs().mean()
+    torch.testing.assert_close(total, expected)
+    assert list(terms) == ["ce", "a", "b"]
+    assert terms["a"] == batch.logits.square().mean()
+    assert not any(term.requires_grad for term in terms.values())
+
+
+def test_penalised_without_regularisers_is_the_base_loss():
+    model = net()
+    batch = batch_of(model)
+    assert penalised(cross_entropy, {})(model, batch) == cross_entropy(model, batch)
+
+
+@pytest.mark.parametrize(("progress", "weight"), [(0.0, 0.0), (0.125, 1.0), (0.25, 2.0), (0.9, 2.0)])
+def test_the_weight_grows_in_a_line_over_the_warm_up_and_then_stays(progress, weight):
+    model = net()
+    batch = batch_of(model, progress=progress)
+    total, terms = penalised(cross_entropy, {"r": (ramp(2.0, 0.25), lambda model, batch: batch.logits.square().mean())})(model, batch)
+    torch.testing.assert_close(total, terms["ce"] + weight * terms["r"], check_dtype=False)
+
+
+def test_a_weight_without_warm_up_is_whole_from_the_start():
+    assert ramp(0.3)(0.0) == 0.3
+
+
+@pytest.mark.parametrize(("weight", "warmup"), [(-1, 0), (float("nan"), 0), (float("inf"), 0), (1, -0.1), (1, 1.5), (1, "slow")])
+def test_wrong_weights_and_warm_ups_are_refused(weight, warmup):
+    with pytest.raises(InputError, match="must be a finite number"):
+        ramp(weight, warmup)
+
+
+@pytest.mark.parametrize(("value", "says"), [(torch.zeros(6), "a tensor of shape \\(6,\\)"), (1.5, "float"), (None, "NoneType")])
+def test_a_penalty_that_is_no_scalar_tensor_is_refused(value, says):
+    model = net()
+    with pytest.raises(InputError, match=f"'mine' must return a scalar tensor, not {says}"):
+        penalised(cross_entropy, {"mine": (1.0, lambda model, batch: value)})(model, batch_of(model))
+
+
+def test_sentences_name_regularisers_with_weight_warm_up_and_options():
+    model = net()
+    found = regularizers_of(["sagr=0.2,rho=0.3,warmup=0.5", "jacobian"])
+    assert list(found) == ["sagr", "jacobian"]
+    assert found["sagr"][0](0.25) == pytest.approx(0.1)
+    assert found["jacobian"][0](0.0) == DEFAULT_WEIGHTS["jacobian"]
+    batch = batch_of(model)
+    assert found["sagr"][1](model, batch) == REGULARIZERS["sagr"](model, batch, rho=0.3)
+    assert found["sagr"][1](model, batch) != REGULARIZERS["sagr"](model, batch)
+
+
+def test_sagr_warms_up_over_the_first_quarter_if_nothing_is_said():
+    schedule = regularizers_of(["sagr"])["sagr"][0]
+    assert [schedule(progress) / DEFAULT_WEIGHTS["sagr"] for progress in (0.0, 0.125, 0.25, 0.75)] == [0, 0.5, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("sentences", "says"),
+    [
+        (["sager"], "unknown regulariser 'sager': did you mean 'sagr'"),
+        (["sagr,roh=1"], "has no option 'roh': did you mean 'rho'"),
+        (["sagr", "sagr=2"], "given twice"),
+        (["sagr=-1"], "the weight of a regulariser"),
+        (["nowhere.py:penalty"], "no such file"),
+    ],
+)
+def test_wrong_sentences_are_refused(sentences, says):
+    with pytest.raises(InputError, match=re.escape(says)):
+        regularizers_of(sentences)
+
+
+# every regulariser
+
+
+def test_the_defaults_name_what_there_is():
+    assert DEFAULT_BASES.keys() == REGULARIZERS.keys()
+    assert set(DEFAULT_BASES.values()) <= OBJECTIVES.keys()
+    assert DEFAULT_WEIGHTS.keys() <= REGULARIZERS.keys()
+    assert DEFAULT_WARMUPS.keys() <= REGULARIZERS.keys()
+
+
+@pytest.mark.parametrize("name", REGULARIZERS)
+def test_every_regulariser_takes_the_model_and_the_batch_and_keyword_options(name):
+    kinds = [p.kind for p in inspect.signature(REGULARIZERS[name]).parameters.values()]
+    assert kinds[:2] == [inspect.Parameter.POSITIONAL_OR_KEYWORD] * 2
+    assert set(kinds[2:]) <= {inspect.Parameter.KEYWORD_ONLY}
+
+
+@pytest.mark.parametrize("name", REGULARIZERS)
+@pytest.mark.parametrize("norm_layer", [nn.BatchNorm2d, nn.Identity])
+def test_every_regulariser_is_a_repeatable_scalar_that_trains_the_weights_and_touches_nothing(name, norm_layer):
+    model = net(norm_layer(4))
+    batch = batch_of(model)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    value = REGULARIZERS[name](model, batch)
+    assert value.dim() == 0
+    assert value > 0
+    torch.autograd.backward(value, inputs=list(model.parameters()), retain_graph=True)
+    assert model[-1].weight.grad.abs().sum() > 0
+    assert model[0].weight.grad.abs().sum() > 0
+    assert batch.x_adv.grad is None
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert REGULARIZERS[name](model, batch) == value
+
+
+@pytest.mark.parametrize("name", REGULARIZERS)
+def test_a_few_steps_on_every_regulariser_lower_it(name):
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+
+    def measure() -> float:
+        return REGULARIZERS[name](model, batch_of(model)).item()
+
+    before = measure()
+    for _ in range(5):
+        optimizer.zero_grad()
+        total, _ = penalised(cross_entropy, {name: (1.0, REGULARIZERS[name])})(model, batch_of(model))
+        torch.autograd.backward(total, inputs=list(model.parameters()))
+        optimizer.step()
+    assert measure() < before
+
+
+# the page for those who add one
+
+
+def test_the_example_of_the_guide_works_as_written(tmp_path):
+    code = re.search(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    assert code is not None
+    (tmp_path / "mine.py").write_text(code[1])
+    generator = torch.Generator().manual_seed(4)
+    weight = torch.randn(5, 36, generator=generator, dtype=torch.float64)
+    model = affine(weight, torch.zeros(5))
+    sentence = f"{tmp_path}/mine.py:input_l2=0.5,at=clean,warmup=1"
+    regularizers = regularizers_of([sentence])
+    total, terms = penalised(cross_entropy, regularizers)(model, batch_of(model, progress=0.5))
+    _, y = images()
+    expected = weight[y].square().sum(1).mean()
+    torch.testing.assert_close(terms[f"{tmp_path}/mine.py:input_l2"], expected)
+    torch.testing.assert_close(total.detach(), terms["ce"] + 0.25 * expected)
+
+
+def test_the_sentences_of_the_guide_are_understood(tmp_path, monkeypatch):
+    text = GUIDE.read_text()
+    code = re.search(r"```python\n(.*?)```", text, re.DOTALL)
+    assert code is not None
+    (tmp_path / "mine.py").write_text(code[1])
+    monkeypatch.chdir(tmp_path)
+    sentences = re.findall(r"--reg (\S+)", "".join(re.findall(r"```(?:sh|console)\n(.*?)```", text, re.DOTALL)))
+    assert sentences
+    for sentence in sentences:
+        assert len(regularizers_of([sentence])) == 1

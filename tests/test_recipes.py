@@ -1,0 +1,75 @@
+"""Recipes: how sentences on the command line are read, looked up and bound."""
+
+import pytest
+
+from robench.errors import InputError
+from robench.recipes import Recipe, fraction, lookup, parse, resolve
+
+
+def attack(model, *, steps=10, loss="ce"):
+    return model, steps, loss
+
+
+def test_a_sentence_is_a_name_a_weight_and_options():
+    assert parse("pgd") == Recipe("pgd")
+    assert parse("sagr=0.1") == Recipe("sagr", 0.1)
+    assert parse("sagr=1/4,rho=0.3,sign=positive,step-size=2/255") == Recipe(
+        "sagr", 0.25, {"rho": 0.3, "sign": "positive", "step_size": 2 / 255}
+    )
+    assert parse("pgd,steps=50,random_start=false,target=3").options == {"steps": 50, "random_start": False, "target": 3}
+    assert parse("x,rho=inf").options == {"rho": float("inf")}
+
+
+@pytest.mark.parametrize("sentence", ["", ",", "=1", "pgd,", "pgd,steps", "pgd,=3", "pgd,steps=", "sagr=", "sagr=big", "sagr=true"])
+def test_what_cannot_be_read_is_refused_with_a_sentence(sentence):
+    with pytest.raises(InputError, match="cannot read"):
+        parse(sentence)
+
+
+@pytest.mark.parametrize(("text", "value"), [("8/255", 8 / 255), ("0.3", 0.3), ("1e-3", 1e-3), ("0", 0.0), ("-1/2", -0.5)])
+def test_fractions_are_understood(text, value):
+    assert fraction(text) == value
+
+
+@pytest.mark.parametrize("text", ["8/0", "a/2", "", "1/", "nan", "inf", "1/2/3", "8/0.0"])
+def test_what_is_no_fraction_raises(text):
+    with pytest.raises(ValueError, match=r"number|divides"):
+        fraction(text)
+
+
+def test_unknown_names_come_with_a_suggestion():
+    with pytest.raises(InputError, match="did you mean 'square'"):
+        lookup("sqare", {"square": 1, "pgd": 2}, "attack")
+    with pytest.raises(InputError, match="choose one of pgd, square"):
+        lookup("zzz", {"square": 1, "pgd": 2}, "attack")
+
+
+def test_options_are_bound_and_unknown_ones_refused():
+    assert resolve(parse("a,steps=5"), {"a": attack}, "attack")("m") == ("m", 5, "ce")
+    with pytest.raises(InputError, match=r"no option 'step': did you mean 'steps'"):
+        resolve(parse("a,step=5"), {"a": attack}, "attack")
+
+
+def test_a_function_of_the_users_own_file_is_found_and_may_import_its_neighbours(tmp_path):
+    (tmp_path / "neighbour_of_mine.py").write_text("VALUE = 7\n")
+    file = tmp_path / "mine.py"
+    file.write_text("from neighbour_of_mine import VALUE\ndef mine(model, *, k=1):\n    return model, k, VALUE\n")
+    recipe = parse(f"{file}:mine,k=3")
+    assert resolve(recipe, {}, "attack")("m") == ("m", 3, 7)
+    assert recipe.label == "mine.py:mine"
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "sentence"),
+    [("def f(): pass", "g", "has no function 'g'"), ("1 +", "f", "failed while it was loaded: SyntaxError"), ("f = 3", "f", "no function")],
+)
+def test_a_bad_file_of_the_user_is_named(tmp_path, text, name, sentence):
+    file = tmp_path / "bad.py"
+    file.write_text(text)
+    with pytest.raises(InputError, match=sentence):
+        resolve(parse(f"{file}:{name}"), {}, "attack")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        resolve(parse(f"{tmp_path}/none.py:f"), {}, "attack")

@@ -1,0 +1,434 @@
+"""SAGR against its definition, written out with torch.func, and against closed forms."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import jacrev, vmap
+from torch.nn import functional as F
+
+from robench.draws import Draws
+from robench.errors import InputError
+from robench.objectives import gradients
+from robench.objectives.jacobian import jacobian
+from robench.objectives.sagr import FORMS, sagr
+from robench.types import Batch
+
+K, SHAPE = 5, (1, 6, 6)
+ESTIMATORS = [("jacobian", name) for name in FORMS["jacobian"]] + [("loss", name) for name in FORMS["loss"]]
+
+
+def net(classes: int = K, *layers: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    conv, head = nn.Conv2d(1, 4, 3), nn.Linear(64, classes)
+    return nn.Sequential(conv, *layers, nn.GELU(), nn.Flatten(), head).double()
+
+
+def images(n: int = 6, classes: int = K) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.rand(n, *SHAPE, generator=generator, dtype=torch.float64), torch.arange(n) % classes
+
+
+def batch_of(model: nn.Module, x: Tensor, y: Tensor, *, x_adv: Tensor | None = None, seed: int = 0, ids: Tensor | None = None) -> Batch:
+    x_adv = (x if x_adv is None else x_adv).detach().requires_grad_()
+    ids = torch.arange(len(x)) if ids is None else ids
+    return Batch(x, y, x_adv, model(x_adv), ids, 0.5, Draws(seed, ids, "train"))
+
+
+def class_gradients(model: nn.Module, x: Tensor) -> Tensor:
+    """J (B, K, D), independently of the code under test."""
+    return vmap(jacrev(lambda image: model(image[None])[0]))(x).flatten(2).detach()
+
+
+def class_weights(y: Tensor, rho: float, classes: int = K) -> Tensor:
+    own = F.one_hot(y, classes).double()
+    b = classes / (rho + classes - 1)
+    return own * rho * b + (1 - own) * b
+
+
+def parameter_gradients(model: nn.Module, value: Tensor) -> Tensor:
+    grads = torch.autograd.grad(value, list(model.parameters()), retain_graph=True, materialize_grads=True)
+    return torch.cat([grad.flatten() for grad in grads])
+
+
+def value_and_gradients(model: nn.Module, batch: Batch, **options) -> tuple[Tensor, Tensor]:
+    value = sagr(model, batch, **options)
+    return value.detach(), parameter_gradients(model, value)
+
+
+OUTPUTS = {
+    "logits": lambda z: z,
+    "centred": lambda z: z - z.mean(1, keepdim=True),
+    "logprobs": lambda z: z.log_softmax(1),
+    "probs": lambda z: z.softmax(1),
+}
+NORMS = {"l2sq": lambda g: (g * g).sum(-1), "l2": lambda g: (g * g).sum(-1).sqrt(), "l1": lambda g: g.abs().sum(-1)}
+
+
+DEFINED = [(output, "all", norm) for output in OUTPUTS for norm in NORMS]
+DEFINED += [(output, "positive", norm) for output in ("centred", "logprobs", "probs") for norm in NORMS]
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.1, 1.0, 10.0])
+@pytest.mark.parametrize(("output", "sign", "norm"), DEFINED)
+def test_exact_is_half_the_weighted_sum_over_the_rows_of_the_jacobian(rho, output, sign, norm):
+    model, (x, y) = net(), images()
+    J = class_gradients(lambda images: OUTPUTS[output](model(images)), x)
+    J = J.clamp_min(0) if sign == "positive" else J
+    expected = (class_weights(y, rho) * NORMS[norm](J)).sum(1).mean() / 2
+    found = sagr(model, batch_of(model, x, y), rho=rho, output=output, sign=sign, norm=norm, estimator="exact")
+    torch.testing.assert_close(found.detach(), expected, rtol=1e-10, atol=0)
+
+
+def test_infinite_rho_leaves_the_true_class_alone():
+    model, (x, y) = net(), images()
+    own = class_gradients(model, x)[torch.arange(len(y)), y]
+    for estimator in ("exact", "rademacher", "true-rademacher", "sampled"):
+        found = sagr(model, batch_of(model, x, y), rho=math.inf, output="logits", estimator=estimator)
+        torch.testing.assert_close(found.detach(), K / 2 * own.square().sum(1).mean(), rtol=1e-10, atol=0)
+
+
+def test_rho_one_on_raw_logits_is_jacobian_regularisation():
+    model, (x, y) = net(), images()
+    batch = batch_of(model, x, y)
+    value, grads = value_and_gradients(model, batch, rho=1, output="logits", estimator="exact")
+    hoffman = jacobian(model, batch, estimator="exact")
+    torch.testing.assert_close(value, hoffman.detach(), rtol=1e-12, atol=0)
+    torch.testing.assert_close(grads, parameter_gradients(model, hoffman), rtol=1e-9, atol=1e-12)
+
+
+def test_rho_one_on_centred_logits_is_the_cross_lipschitz_penalty_over_4k():
+    model, (x, y) = net(), images()
+    J = class_gradients(model, x)
+    pairs = (J[:, :, None] - J[:, None]).square().sum((1, 2, 3)).mean()
+    found = sagr(model, batch_of(model, x, y), rho=1, estimator="exact")
+    torch.testing.assert_close(found.detach(), pairs / (4 * K), rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("output", ["logits", "centred", "logprobs"])
+def test_the_loss_form_at_rho_one_is_double_backpropagation(output):
+    model, (x, y) = net(), images()
+    batch = batch_of(model, x, y)
+    value, grads = value_and_gradients(model, batch, form="loss", rho=1, output=output)
+    (grad,) = torch.autograd.grad(F.cross_entropy(batch.logits, y, reduction="sum"), batch.x_adv, create_graph=True)
+    double = grad.square().flatten(1).sum(1).mean()
+    torch.testing.assert_close(value, double.detach(), rtol=1e-10, atol=0)
+    torch.testing.assert_close(grads, parameter_gradients(model, double), rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("rho", [0.1, 10.0])
+@pytest.mark.parametrize(("sign", "norm"), [("all", "l2sq"), ("all", "l1"), ("positive", "l2sq")])
+def test_the_loss_form_reweighs_the_residual(rho, sign, norm):
+    model, (x, y) = net(), images()
+    residual = class_weights(y, rho) * (model(x).softmax(1) - F.one_hot(y, K))
+    J = class_gradients(lambda images: OUTPUTS["centred"](model(images)), x)
+    mixed = (residual[:, None] @ J).squeeze(1)
+    expected = NORMS[norm](mixed.clamp_min(0) if sign == "positive" else mixed).mean()
+    found = sagr(model, batch_of(model, x, y), form="loss", rho=rho, sign=sign, norm=norm)
+    torch.testing.assert_close(found.detach(), expected.detach(), rtol=1e-10, atol=0)
+
+
+@dataclass(frozen=True)
+class AllSigns:
+    """Stands in for Draws: sample i gets the i-th of the 2^K sign vectors, so that a batch of 2^K averages over all."""
+
+    ids: Tensor
+
+    def child(self, *names: object) -> AllSigns:
+        return self
+
+    def signs(self, shape: tuple[int, ...], step: int = 0) -> Tensor:
+        return (self.ids[:, None] >> torch.arange(shape[0]) & 1).double() * 2 - 1
+
+
+@pytest.mark.parametrize("rho", [0.1, 1.0, 10.0])
+@pytest.mark.parametrize("estimator", ["rademacher", "true-rademacher"])
+def test_the_mean_over_all_sign_vectors_is_exact_in_value_and_gradient(rho, estimator):
+    model, (x, y) = net(), images(1)
+    one = batch_of(model, x, y)
+    copies = batch_of(model, x.expand(2**K, *SHAPE), y.expand(2**K))
+    copies = Batch(**{**vars(copies), "draws": AllSigns(torch.arange(2**K))})
+    expected = value_and_gradients(model, one, rho=rho, estimator="exact")
+    found = value_and_gradients(model, copies, rho=rho, estimator=estimator)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+CASES = [("rademacher", rho, "all", "l2sq") for rho in (0.1, 1, 10)] + [
+    ("true-rademacher", 0.1, "all", "l2sq"),
+    ("sampled", 0.1, "all", "l2sq"),
+    ("sampled", 0.1, "positive", "l2sq"),
+    ("sampled", 10, "all", "l1"),
+    ("fd-input", 0.1, "all", "l2sq"),
+]
+
+
+@pytest.mark.parametrize(("estimator", "rho", "sign", "norm"), CASES)
+def test_the_mean_over_many_draws_is_exact_within_four_standard_errors(estimator, rho, sign, norm):
+    model, (x, y) = net(), images(1)
+    exact = sagr(model, batch_of(model, x, y), rho=rho, sign=sign, norm=norm, estimator="exact").item()
+    n, chunks, options = 100, [], {"h": 1e-4} if estimator == "fd-input" else {}
+    for chunk in range(50):
+        ids = torch.arange(n) + n * chunk
+        copies = batch_of(model, x.expand(n, *SHAPE), y.expand(n), ids=ids)
+        chunks.append(sagr(model, copies, rho=rho, sign=sign, norm=norm, estimator=estimator, **options).item())
+    means = torch.tensor(chunks, dtype=torch.float64)
+    error = means.std().item() / math.sqrt(len(chunks))
+    assert 0 < error < 0.05 * exact
+    assert abs(means.mean().item() - exact) < 4 * error
+
+
+def test_sampling_every_false_class_is_exact():
+    model, (x, y) = net(), images()
+    batch = batch_of(model, x, y)
+    for options in ({"sign": "positive"}, {"norm": "l1"}, {"norm": "l2", "output": "probs"}):
+        sampled = sagr(model, batch, estimator="sampled", projections=K - 1, **options)
+        torch.testing.assert_close(sampled, sagr(model, batch, estimator="exact", **options), rtol=1e-10, atol=0)
+
+
+def test_projections_average_over_independent_probes():
+    model, (x, y) = net(), images(1)
+    copies = batch_of(model, x.expand(400, *SHAPE), y.expand(400))
+
+    def variance(projections: int) -> float:
+        singles = [
+            sagr(model, batch_of(model, x, y, ids=torch.tensor([i])), estimator="rademacher", projections=projections) for i in range(100)
+        ]
+        return torch.stack(singles).var().item()
+
+    assert 0.15 < variance(4) / variance(1) < 0.4
+    assert sagr(model, copies, projections=2) != sagr(model, copies)
+
+
+def linear(weight: Tensor) -> nn.Module:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(weight.shape[1], weight.shape[0])).double()
+    model[1].weight.data.copy_(weight)
+    return model
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.1, 1.0, 10.0])
+def test_a_linear_model_gives_the_weighted_norms_of_its_rows(rho):
+    W, (x, y) = torch.randn(K, 36, generator=torch.Generator().manual_seed(2), dtype=torch.float64), images()
+    for output, rows in (("logits", W), ("centred", W - W.mean(0))):
+        expected = (class_weights(y, rho) @ rows.square().sum(1)).mean() / 2
+        model = linear(W)
+        found = sagr(model, batch_of(model, x, y), rho=rho, output=output, estimator="exact")
+        torch.testing.assert_close(found.detach(), expected, rtol=1e-12, atol=0)
+
+
+def test_one_rademacher_probe_is_exact_where_class_gradients_are_orthogonal():
+    model, (x, y) = linear(torch.eye(K, 36, dtype=torch.float64) * torch.arange(1, K + 1)[:, None]), images()
+    batch = batch_of(model, x, y)
+    exact = sagr(model, batch, output="logits", estimator="exact")
+    torch.testing.assert_close(sagr(model, batch, output="logits", estimator="rademacher"), exact, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(("form", "exact"), [("jacobian", "rademacher"), ("loss", "exact")])
+def test_finite_differences_go_to_double_backward_as_the_step_shrinks(form, exact):
+    model, (x, y) = net(), images()
+    batch = batch_of(model, x, y)
+    value, grads = value_and_gradients(model, batch, form=form, estimator=exact)
+    errors = []
+    for h in (1e-2, 1e-3, 1e-4):
+        near, near_grads = value_and_gradients(model, batch, form=form, estimator="fd", h=h)
+        errors.append(((near - value).abs() / value, (near_grads - grads).norm() / grads.norm()))
+    assert errors[0][0] < 0.01
+    assert errors[0][1] < 0.02
+    for coarse, fine in pairwise(errors):
+        for first, second in zip(coarse, fine, strict=True):
+            assert 7 < first / second < 13
+
+
+def test_the_step_of_a_finite_difference_is_one_hundredth_if_not_given():
+    model, (x, y) = net(), images()
+    batch = batch_of(model, x, y)
+    for estimator in ("fd", "fd-input"):
+        assert sagr(model, batch, estimator=estimator) == sagr(model, batch, estimator=estimator, h=0.01)
+
+
+class Shifted(nn.Module):
+    """Adds one function of the image to all logits: no prediction and no loss changes."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x) + 3 * x.flatten(1).sum(1, keepdim=True).sin()
+
+
+@pytest.mark.parametrize("form", ["jacobian", "loss"])
+def test_a_common_shift_of_all_logits_changes_nothing_but_raw_logits(form):
+    model, (x, y) = net(), images()
+    plain, shifted = batch_of(model, x, y), batch_of(Shifted(model), x, y)
+    for output in ("centred", "logprobs") if form == "loss" else ("centred", "logprobs", "probs"):
+        value, grads = value_and_gradients(model, plain, form=form, output=output, estimator="exact")
+        other, other_grads = value_and_gradients(Shifted(model), shifted, form=form, output=output, estimator="exact")
+        torch.testing.assert_close((other, other_grads), (value, grads), rtol=1e-8, atol=1e-12)
+    raw = [sagr(m, b, form=form, output="logits", estimator="exact") for m, b in ((model, plain), (Shifted(model), shifted))]
+    assert raw[1] > 1.5 * raw[0]
+
+
+class Constant(nn.Module):
+    """Logits that do not depend on the image at all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(K, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bias.expand(len(x), -1)
+
+
+MEASURES = (("all", "l2"), ("all", "l1"), ("positive", "l2sq"), ("positive", "l2"))
+UNBIASED = [("jacobian", "exact"), ("jacobian", "sampled"), ("loss", "exact")]
+ALLOWED = [(*which, "all", "l2sq") for which in ESTIMATORS]
+ALLOWED += [
+    (*which, *measure) for which in UNBIASED for measure in (("all", "l2"), ("all", "l1"), ("positive", "l2"), ("positive", "l2sq"))
+]
+
+
+@pytest.mark.parametrize(("form", "estimator", "sign", "norm"), ALLOWED)
+def test_zero_gradients_give_zero_and_no_nan(form, estimator, sign, norm):
+    x, y = images()
+    for model in (linear(torch.zeros(K, 36)), Constant()):
+        value = sagr(model, batch_of(model, x, y), form=form, estimator=estimator, sign=sign, norm=norm)
+        assert value == 0
+        if value.requires_grad:
+            assert parameter_gradients(model, value).isfinite().all()
+
+
+@pytest.mark.parametrize(("form", "estimator"), ESTIMATORS)
+def test_the_value_depends_on_seed_and_ids_but_not_on_order_or_size_of_the_batch(form, estimator):
+    model, (x, y) = net(), images()
+    options = {"form": form, "estimator": estimator}
+    whole = sagr(model, batch_of(model, x, y), **options)
+    assert sagr(model, batch_of(model, x, y), **options) == whole
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    parts = [sagr(model, batch_of(model, x[rows], y[rows], ids=rows), **options) for rows in order.split(2)]
+    torch.testing.assert_close(torch.stack(parts).mean(), whole, rtol=1e-10, atol=0)
+    other = sagr(model, batch_of(model, x, y, seed=1), **options)
+    assert (other == whole) == (estimator == "exact" or form == "loss")
+
+
+@pytest.mark.parametrize(("form", "estimator"), ESTIMATORS)
+def test_batch_norm_in_training_mode_gives_the_gradient_of_evaluation_mode(form, estimator):
+    model, (x, y) = net(K, nn.BatchNorm2d(4)), images()
+    model(x)  # running statistics other than 0 and 1
+    batch = batch_of(model, x, y)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    in_training = value_and_gradients(model, batch, form=form, estimator=estimator)
+    assert all(module.training for module in model.modules())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    model.eval()
+    torch.testing.assert_close(value_and_gradients(model, batch_of(model, x, y), form=form, estimator=estimator), in_training)
+    assert not any(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize(("form", "estimator"), ESTIMATORS)
+def test_the_shared_forward_pass_equals_a_separate_one(form, estimator, monkeypatch):
+    model, (x, y) = net(), images()
+    calls = []
+    batch = batch_of(model, x, y)
+    hook = model.register_forward_hook(lambda *_: calls.append(1))
+    shared = value_and_gradients(model, batch, form=form, estimator=estimator)
+    spent = len(calls)
+    monkeypatch.setattr(gradients, "mixes", lambda model: True)
+    torch.testing.assert_close(value_and_gradients(model, batch, form=form, estimator=estimator), shared, rtol=1e-10, atol=1e-14)
+    assert spent == (1 if estimator.startswith("fd") else 0)
+    assert len(calls) == 2 * spent + 1
+    hook.remove()
+
+
+@pytest.mark.parametrize(
+    ("layer", "mixes"),
+    [
+        (nn.BatchNorm2d(4), True),
+        (nn.BatchNorm2d(4).eval(), False),
+        (nn.GroupNorm(2, 4), False),
+        (nn.Dropout(0.5), True),
+        (nn.Dropout2d(0.0), False),
+        (nn.MultiheadAttention(4, 2, dropout=0.1), True),
+        (nn.MultiheadAttention(4, 2), False),
+    ],
+)
+def test_the_forward_pass_is_shared_only_where_samples_stand_alone(layer, mixes):
+    assert gradients.mixes(nn.Sequential(nn.Conv2d(1, 4, 3), layer)) is mixes
+
+
+def test_the_gradient_is_taken_at_the_place_that_is_asked_for():
+    model, (x, y) = net(), images()
+    x_adv = (x + 0.1).clamp(0, 1)
+    batch = batch_of(model, x, y, x_adv=x_adv)
+    for estimator in ("rademacher", "fd"):
+        at_adv = sagr(model, batch_of(model, x_adv, y), estimator=estimator)
+        at_clean = sagr(model, batch_of(model, x, y), estimator=estimator)
+        assert at_adv != at_clean
+        torch.testing.assert_close(sagr(model, batch, estimator=estimator), at_adv, rtol=1e-12, atol=0)
+        torch.testing.assert_close(sagr(model, batch, estimator=estimator, at="clean"), at_clean, rtol=1e-12, atol=0)
+
+
+def test_clean_training_shares_the_forward_pass_for_either_place():
+    model, (x, y) = net(), images()
+    batch = batch_of(model, x, y)
+    assert gradients.differentiable(model, batch, "clean")[1] is batch.logits
+    assert gradients.differentiable(model, batch, "base")[1] is batch.logits
+
+
+@pytest.mark.parametrize(
+    ("options", "meant"),
+    [
+        ({"sign": "positive"}, "sampled"),
+        ({"norm": "l2"}, "sampled"),
+        ({"norm": "l1"}, "sampled"),
+        ({}, "rademacher"),
+        ({"rho": 10}, "rademacher"),
+    ],
+)
+def test_auto_stands_for_an_estimator_without_bias(options, meant):
+    model, (x, y) = net(), images()
+    batch = batch_of(model, x, y)
+    assert sagr(model, batch, **options) == sagr(model, batch, estimator=meant, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"sign": "positive", "output": "logits"}, "escaped"),
+        ({"form": "loss", "sign": "positive", "output": "logits"}, "escaped"),
+        ({"form": "loss", "output": "probs"}, "choose output=centred"),
+        ({"form": "loss", "estimator": "rademacher"}, "unknown estimator of sagr with form=loss"),
+        ({"form": "loss", "projections": 2}, "draws no projections"),
+        ({"estimator": "exact", "projections": 2}, "draws no projections"),
+        ({"estimator": "rademacher", "sign": "positive"}, "biased"),
+        ({"estimator": "fd", "norm": "l1"}, "biased"),
+        ({"form": "loss", "estimator": "fd", "norm": "l1"}, "biased"),
+        ({"estimator": "sampled", "projections": K}, "cannot draw 5 of 4"),
+        ({"projections": 0}, "whole number"),
+        ({"projections": 1.5}, "whole number"),
+        ({"h": 0.1}, "takes none"),
+        ({"estimator": "fd", "h": 0}, "the step h"),
+        ({"rho": -1}, "rho"),
+        ({"rho": math.nan}, "rho"),
+        ({"rho": "much"}, "rho"),
+        ({"form": "jacobean"}, "did you mean 'jacobian'"),
+        ({"sign": "negative"}, "unknown sign"),
+        ({"norm": "linf"}, "unknown norm"),
+        ({"output": "centered"}, "did you mean 'centred'"),
+        ({"at": "noisy"}, "choose one of base, clean"),
+    ],
+)
+def test_wrong_options_are_refused_with_the_way_out(options, says):
+    model, (x, y) = net(), images()
+    with pytest.raises(InputError, match=says):
+        sagr(model, batch_of(model, x, y), **options)
+
+
+def test_a_model_with_one_class_is_refused():
+    model, (x, _) = net(1), images()
+    with pytest.raises(InputError, match="at least 2 classes"):
+        sagr(model, batch_of(model, x, torch.zeros(len(x), dtype=torch.int64)))
