@@ -137,7 +137,7 @@ def evaluate(
     trial = Trial(model.to(device), x, outcomes, base, batch_size, device, track)
     with frozen(model):
         rows = list(clean(trial))
-        outcomes.flags += limits([recipe for recipe, _ in attacks], outcomes.classes)
+        outcomes.flags += limits([recipe for recipe, _ in attacks], outcomes.classes, norm)
         for recipe, attack in attacks:
             rows += attacked(trial, recipe, attack, threat)
     if isinstance(suite, str):
@@ -322,7 +322,7 @@ def square_helps(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def limits(recipes_: Sequence[Recipe], classes: int) -> list[str]:
+def limits(chosen: Sequence[Recipe], classes: int, norm: str) -> list[str]:
     """What the reference engine does otherwise for a model of few classes, as flags; empty where nothing is."""
-    names = {recipe.name for recipe in recipes_}
-    return [sentence for sentence in reference.limits(classes) if sentence.partition(":")[0].split(" ")[0] in names]
+    names = {recipe.name for recipe in chosen}
+    return [sentence for sentence in reference.limits(classes, norm) if sentence.replace(":", " ").split()[0] in names]

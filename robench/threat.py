@@ -88,7 +88,8 @@ def size(norm: str, delta: Tensor) -> Tensor:
     flat = delta.flatten(1)
     if norm == "linf":
         return flat.abs().amax(1)
-    return torch.linalg.vector_norm(flat.double(), ord=2 if norm == "l2" else 1, dim=1).to(delta.dtype)
+    length: Tensor = torch.linalg.vector_norm(flat.double(), ord=2 if norm == "l2" else 1, dim=1)
+    return length.to(delta.dtype)
 
 
 def per_sample(values: Tensor, like: Tensor) -> Tensor:

@@ -125,7 +125,8 @@ def fit(
 def shuffled(n: int, steps: int, batch_size: int, seed: int, epoch: int) -> tuple[Tensor, ...]:
     """The places of each batch of one epoch: a permutation drawn from (seed, epoch), the incomplete last batch left out."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    return torch.randperm(n, generator=generator)[: steps * batch_size].split(batch_size)
+    order = torch.randperm(n, generator=generator)[: steps * batch_size]
+    return tuple(torch.split(order, batch_size))
 
 
 def descend(optimizer: torch.optim.Optimizer, loss: Tensor, weights: Sequence[Tensor]) -> None:
@@ -140,8 +141,8 @@ def follow(average: nn.Module, model: nn.Module, decay: float) -> None:
     """Moves the average's weights a share 1 - decay towards the model's, and copies its buffers (batch norm's statistics)."""
     for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
         slow.lerp_(fast, 1 - decay)
-    for slow, fast in zip(average.buffers(), model.buffers(), strict=True):
-        slow.copy_(fast)
+    for kept, new in zip(average.buffers(), model.buffers(), strict=True):
+        kept.copy_(new)
 
 
 def guard(terms: Mapping[str, float], epoch: int, step: int) -> None:
@@ -297,7 +298,7 @@ def network(settings: Mapping[str, Any], images: Images, seed: int) -> tuple[nn.
         "mean": [round(number, 4) for number in some.mean((0, 2, 3)).tolist()] if scaled else None,
         "std": [round(number, 4) for number in some.std((0, 2, 3)).clamp_min(1e-3).tolist()] if scaled else None,
     }
-    arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in about.items() if key != "arch"}
+    arguments: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in about.items() if key != "arch"}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return build(settings["arch"], **arguments), about

@@ -116,7 +116,13 @@ def convolutional(n: int = 16, classes: int = 10, shape: tuple[int, int, int] = 
         torch.manual_seed(seed)
         features = 8 * (shape[1] - 2) * (shape[2] - 2)
         network = nn.Sequential(
-            nn.Conv2d(shape[0], 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(features, 24), nn.Tanh(), nn.Linear(24, classes)
+            nn.Conv2d(shape[0], 8, 3),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(features, 24),
+            nn.Tanh(),
+            nn.Linear(24, classes),
         )
         x = torch.rand(n, *shape)
     model = network.eval()

@@ -52,6 +52,16 @@ def test_the_mean_over_many_directions_is_exact_within_four_standard_errors(proj
     assert abs(found.mean().item() - exact) < 4 * error
 
 
+def test_four_projections_have_a_quarter_of_the_variance_of_one():
+    model, (x, y) = net(), images(1)
+
+    def variance(projections: int) -> float:
+        batches = [batch_of(model, x, y, torch.tensor([i])) for i in range(200)]
+        return torch.stack([jacobian(model, batch, projections=projections) for batch in batches]).var().item()
+
+    assert 0.15 < variance(4) / variance(1) < 0.4
+
+
 def test_one_direction_is_exact_where_the_rows_are_orthonormal():
     model = nn.Sequential(nn.Flatten(), nn.Linear(25, 4)).double()
     model[1].weight.data.copy_(3 * torch.eye(4, 25))

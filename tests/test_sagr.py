@@ -135,7 +135,7 @@ def test_the_loss_form_reweighs_the_residual(rho, sign, norm):
 
 @dataclass(frozen=True)
 class AllSigns:
-    """Stands in for Draws: sample i gets the i-th of the 2^K sign vectors, so that a batch of 2^K averages over all."""
+    """Stands in for Draws: sample i gets the i-th of the 2^n vectors of n signs, so that a batch of 2^n averages over all."""
 
     ids: Tensor
 
@@ -143,7 +143,7 @@ class AllSigns:
         return self
 
     def signs(self, shape: tuple[int, ...], step: int = 0) -> Tensor:
-        return (self.ids[:, None] >> torch.arange(shape[0]) & 1).double() * 2 - 1
+        return (self.ids.view(-1, *[1] * len(shape)) >> torch.arange(math.prod(shape)).view(shape) & 1).double() * 2 - 1
 
 
 @pytest.mark.parametrize("rho", [0.1, 1.0, 10.0])
@@ -156,6 +156,16 @@ def test_the_mean_over_all_sign_vectors_is_exact_in_value_and_gradient(rho, esti
     expected = value_and_gradients(model, one, rho=rho, estimator="exact")
     found = value_and_gradients(model, copies, rho=rho, estimator=estimator)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_the_mean_over_all_input_signs_is_exact_for_a_linear_model():
+    W = torch.randn(3, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    model, x = linear(W), torch.rand(1, 1, 2, 2, dtype=torch.float64)
+    copies = batch_of(model, x.expand(16, 1, 2, 2), torch.ones(16, dtype=torch.int64))
+    copies = Batch(**{**vars(copies), "draws": AllSigns(torch.arange(16))})
+    found = sagr(model, copies, estimator="fd-input", output="logits")
+    exact = sagr(model, copies, estimator="exact", output="logits")
+    torch.testing.assert_close(found, exact, rtol=1e-9, atol=0)
 
 
 CASES = [("rademacher", rho, "all", "l2sq") for rho in (0.1, 1, 10)] + [
@@ -190,18 +200,18 @@ def test_sampling_every_false_class_is_exact():
         torch.testing.assert_close(sampled, sagr(model, batch, estimator="exact", **options), rtol=1e-10, atol=0)
 
 
-def test_projections_average_over_independent_probes():
+@pytest.mark.parametrize("estimator", ["rademacher", "true-rademacher", "fd", "fd-input", "sampled"])
+def test_four_projections_have_at_most_a_quarter_of_the_variance_of_one(estimator):
     model, (x, y) = net(), images(1)
-    copies = batch_of(model, x.expand(400, *SHAPE), y.expand(400))
 
     def variance(projections: int) -> float:
-        singles = [
-            sagr(model, batch_of(model, x, y, ids=torch.tensor([i])), estimator="rademacher", projections=projections) for i in range(100)
-        ]
-        return torch.stack(singles).var().item()
+        batches = [batch_of(model, x, y, ids=torch.tensor([i])) for i in range(200)]
+        return torch.stack([sagr(model, batch, estimator=estimator, projections=projections) for batch in batches]).var().item()
 
-    assert 0.15 < variance(4) / variance(1) < 0.4
-    assert sagr(model, copies, projections=2) != sagr(model, copies)
+    if estimator == "sampled":  # without replacement: four of four false classes leave no chance at all
+        assert variance(4) < 1e-20 < variance(1)
+    else:
+        assert 0.15 < variance(4) / variance(1) < 0.4
 
 
 def linear(weight: Tensor) -> nn.Module:

@@ -7,8 +7,11 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from robench.cli import attack, evaluate, lists, train
+from robench.cli.attack import attack
 from robench.cli.console import complain
+from robench.cli.evaluate import evaluate
+from robench.cli.lists import list_names
+from robench.cli.train import train
 from robench.errors import InputError
 
 
@@ -35,10 +38,10 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("train")(train.train)
-app.command("eval")(evaluate.evaluate)
-app.command("attack")(attack.attack)
-app.command("list")(lists.list_names)
+app.command("train")(train)
+app.command("eval")(evaluate)
+app.command("attack")(attack)
+app.command("list")(list_names)
 
 
 def show_version(wanted: bool) -> None:

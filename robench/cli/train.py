@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from robench.training import Trained
 
 # The options that stand for a key of a preset; what is not given is left to the preset.
-Text, Whole, Real = str | None, int | None, float | None
+Text: TypeAlias = str | None
+Whole: TypeAlias = int | None
+Real: TypeAlias = float | None
 
 
 def train(

@@ -31,30 +31,46 @@ def build(
     `name` is a key of ARCHITECTURES, `tv/NAME`, `timm/NAME`, or the user's `file.py:factory` or `module:factory`; options may follow
     it, as in `cnn,width=32`. With `mean` and `std` (one number a channel) the network starts with a Normalize layer.
     """
-    recipe = parse(name)
-    if recipe.weight is not None:
-        raise InputError(f"an architecture has no weight: write {recipe.name!r}, then options as key=value, parted by commas")
-    act = lookup(activation, ACTIVATIONS, "activation")
     if len(shape) != 3:
         raise InputError(f"the shape of an image is channels, height and width, not {tuple(shape)}")
     checked = (whole("channels", shape[0]), whole("height", shape[1]), whole("width", shape[2]))
-    merged = Recipe(recipe.name, None, recipe.options | options)
-    source = next((make for prefix, make in FOREIGN.items() if prefix in recipe.name), None)
-    if source is None:
-        network = resolve(merged, ARCHITECTURES, "architecture")(whole("classes", classes), checked, act)
-    elif activation != "relu":
-        raise InputError(f"{recipe.name} brings its own activations: leave the activation {activation!r} out")
-    else:
-        network = source(recipe.name.removeprefix("tv/").removeprefix("timm/"), classes, checked, **merged.options)
+    network = bare(name, whole("classes", classes), checked, activation, options)
     return normalised(network, mean, std, checked)
+
+
+def bare(name: str, classes: int, shape: Shape, activation: str, options: dict[str, Any]) -> nn.Module:
+    """The network itself, on pixels as they come."""
+    recipe = parse(name)
+    if recipe.weight is not None:
+        raise InputError(f"an architecture has no weight: write {recipe.name!r}, then options as key=value, parted by commas")
+    recipe = Recipe(recipe.name, None, recipe.options | options)
+    act = lookup(activation, ACTIVATIONS, "activation")
+    if not is_foreign(recipe.name):
+        return resolve(recipe, ARCHITECTURES, "architecture")(classes, shape, act)  # type: ignore[no-any-return]
+    if activation != "relu":
+        raise InputError(f"{recipe.name} brings its own activations: leave the activation {activation!r} out")
+    if runs_code(recipe.name):
+        return from_code(recipe.name, classes, shape, **recipe.options)
+    library, _, model = recipe.name.partition("/")
+    return LIBRARIES[library](model, classes, shape, **recipe.options)
+
+
+def is_library(name: str) -> bool:
+    """Whether `name` is torchvision's or timm's: tv/NAME or timm/NAME."""
+    return name.partition("/")[0] in LIBRARIES and "/" in name
+
+
+def is_foreign(name: str) -> bool:
+    """Whether the architecture `name` is none of ours."""
+    return is_library(name) or runs_code(name)
 
 
 def runs_code(name: str) -> bool:
     """Whether building the architecture `name` runs the user's own code."""
-    return ":" in name and not name.startswith(("tv/", "timm/"))
+    return ":" in name and not is_library(name)
 
 
-FOREIGN: dict[str, Callable[..., nn.Module]] = {"tv/": from_torchvision, "timm/": from_timm, ":": from_code}
+LIBRARIES: dict[str, Callable[..., nn.Module]] = {"tv": from_torchvision, "timm": from_timm}
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "mlp": mlp,

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from robench.errors import InputError
+from robench.models.files import first_line
 from robench.models.layers import Shape
 from robench.recipes import did_you_mean, from_file, lookup
 
@@ -20,12 +21,13 @@ DOWNLOADS = ("weights", "weights_backbone", "pretrained", "pretrained_cfg", "pre
 
 def from_torchvision(name: str, classes: int, shape: Shape, **options: Any) -> nn.Module:
     """torchvision's classifier of that name with random weights; `options` go to its builder."""
-    from torchvision import models
+    import torchvision
 
     if shape[0] != 3:
         raise InputError(f"tv/{name} takes images of 3 channels, not {shape[0]}: choose another architecture")
-    builder = lookup(name, {known: known for known in models.list_models(module=models)}, "torchvision classifier")
-    return built(f"tv/{name}", lambda: models.get_model(builder, weights=None, num_classes=classes, **options), options)
+    models: Any = torchvision.models  # its stubs do not export list_models; only the classifiers sit in this very module
+    lookup(name, dict.fromkeys(models.list_models(module=models)), "torchvision classifier")
+    return built(f"tv/{name}", lambda: models.get_model(name, weights=None, num_classes=classes, **options), options)
 
 
 def from_timm(name: str, classes: int, shape: Shape, **options: Any) -> nn.Module:
@@ -101,8 +103,3 @@ def module_or_error(network: Any, name: str) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise InputError(f"{name} gave {type(network).__name__} and no torch.nn.Module")
     return network
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, for use inside one sentence."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -32,9 +32,7 @@ class Normalize(nn.Module):
         return (x - self.mean) / self.std
 
 
-def normalised(
-    network: nn.Module, mean: Sequence[float] | None, std: Sequence[float] | None, shape: Shape | None = None
-) -> nn.Module:
+def normalised(network: nn.Module, mean: Sequence[float] | None, std: Sequence[float] | None, shape: Shape | None = None) -> nn.Module:
     """The network behind a Normalize layer; the network itself where neither mean nor std is given."""
     if mean is None and std is None:
         return network

@@ -117,7 +117,7 @@ def resnet18(classes: int, shape: Shape, act: Act) -> nn.Sequential:
 
 
 def preact_resnet18(classes: int, shape: Shape, act: Act) -> nn.Sequential:
-    """ResNet-18 with pre-activation (He et al. 2016, 1603.05027), and its batch norm before the pooling, as in Rice et al. 2020 (2002.11569)."""
+    """ResNet-18 with pre-activation (He et al. 2016, 1603.05027), batch norm before the pooling included."""
     at_least(8, shape, "preact-resnet18")
 
     def block(inputs: int, planes: int, stride: int) -> nn.Module:

@@ -1,0 +1,111 @@
+"""Our checkpoint: one file with weights and a plain description, readable without running anything, and a JSON file beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robench.errors import InputError
+from robench.models.files import existing, read_torch
+
+FORMAT = "robench-checkpoint-1"
+
+
+def save(path: str | Path, model: nn.Module, meta: dict[str, Any]) -> None:
+    """Writes weights and meta to `path`, and meta with the weights' sha256 to the `.json` beside it; both appear whole or not at all.
+
+    meta["model"] must hold arch, classes, shape, activation, mean, std and options, from which `load` rebuilds the network.
+    InputError where the place cannot be written.
+    """
+    path = Path(path)
+    if path.suffix == ".json":
+        raise InputError(f"{path} is the name of the description beside a checkpoint: name the checkpoint itself, such as {path.stem}.pt")
+    state, described = {name: value.detach().cpu() for name, value in model.state_dict().items()}, plain(meta)
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, "state": state, "meta": described}, buffer)
+    text = json.dumps({"format": FORMAT, "sha256": fingerprint(state), "meta": described}, indent=2, allow_nan=False)
+    write_whole({path: buffer.getvalue(), path.with_suffix(".json"): f"{text}\n".encode()})
+
+
+def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The state_dict and the meta of a checkpoint of ours; InputError for any other file."""
+    content, _ = read_torch(existing(path), trust=False)
+    if not is_ours(content):
+        raise InputError(f"{Path(path).name} is not a checkpoint of robench")
+    return parts(content, Path(path).name)
+
+
+def is_ours(content: object) -> bool:
+    """Whether what a file holds is a checkpoint of robench, of this version or another."""
+    return isinstance(content, Mapping) and str(content.get("format", "")).startswith("robench-checkpoint-")
+
+
+def parts(content: Mapping[str, Any], name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """State and meta of a checkpoint's content; InputError where they are not what this version writes."""
+    if content["format"] != FORMAT:
+        raise InputError(f"{name} has the format {content['format']!r} and this robench reads {FORMAT!r}: use the version that wrote it")
+    state, meta = content.get("state"), content.get("meta")
+    if not isinstance(state, dict) or not isinstance(meta, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"{name} is a damaged checkpoint: its weights or its description are missing")
+    return state, meta
+
+
+def fingerprint(state: Mapping[str, Any]) -> str:
+    """The sha256 of a state_dict: name, type, shape and bytes of each tensor, in the order of the names; no matter which file held it."""
+    digest = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        if isinstance(value, Tensor):
+            digest.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def plain(value: Any) -> Any:
+    """`value` as what both files can hold: str, int, float, bool, None, lists and dicts; NaN and infinity become None.
+
+    TypeError for anything else.
+    """
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or type(value) in (str, int, float, bool):
+        return value
+    raise TypeError(f"a checkpoint's meta holds plain values only, not {type(value).__name__}")
+
+
+def write_whole(files: dict[Path, bytes]) -> None:
+    """Writes each file under a temporary name in its folder, then moves all into place; no temporary file is left behind."""
+    moves = {path.with_name(f".{path.name}.{os.getpid()}.tmp"): path for path in files}
+    first = next(iter(files))
+    try:
+        first.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            for temporary, path in moves.items():
+                write_synced(temporary, files[path])
+            for temporary, path in moves.items():
+                temporary.replace(path)
+        finally:
+            for temporary in moves:
+                temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write {first}: {error.strerror or error}; choose another place") from error
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """Writes `data` through to the disk, so that a move after it never leads to an empty file."""
+    with path.open("wb") as handle:
+        handle.write(data)
+        handle.flush()
+        os.fsync(handle.fileno())

@@ -1,0 +1,112 @@
+"""What a model file holds, told by its content, and the reading of those that torch.save wrote. Nothing runs without trust."""
+
+from __future__ import annotations
+
+import re
+import warnings
+import zipfile
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+
+from robench.errors import InputError
+
+TRUST = "pass --trust (trust=True in Python)"
+
+
+def existing(source: str | Path) -> Path:
+    """The path of a readable, non-empty file; InputError else."""
+    path = Path(source)
+    try:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder: name a model file in it")
+        if not path.is_file():
+            raise InputError(f"no such model file: {path}")
+        with path.open("rb") as handle:
+            if not handle.read(1):
+                raise InputError(f"{path} is empty")
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    return path
+
+
+def sniff(path: Path) -> str:
+    """The kind of a model file, a key of loading.KINDS; InputError where it is none."""
+    with path.open("rb") as handle:
+        start = handle.read(9)
+    if start[:2] == b"PK":
+        return sniff_zip(path)
+    if start[:1] == b"\x80":  # a pickle: what torch.save wrote before 1.6
+        return "torch"
+    if path.suffix == ".safetensors" or (start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size):
+        return "safetensors"
+    if path.suffix == ".py":
+        raise InputError(f"{path} is a Python file: name the function in it that makes the model, as {path}:FUNCTION")
+    raise InputError(f"{path.name} is not a model file that robench knows: it starts with {start[:4]!r}")
+
+
+def sniff_zip(path: Path) -> str:
+    """The kind of a zip file, by the names in it; InputError where it is cut off, damaged or something else."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name.partition("/")[2] or name for name in archive.namelist()]
+            # torch can leave the checksums out; then all are 0
+            damaged = archive.testzip() if any(item.CRC for item in archive.infolist()) else None
+    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError) as error:
+        raise InputError(f"{path.name} is cut off or damaged: copy it again") from error
+    if damaged:
+        raise InputError(f"{path.name} is damaged, {damaged} in it fails its checksum: copy it again")
+    if any("data/aotinductor/" in name for name in names):
+        raise InputError(f"{path.name} is an AOTInductor package, compiled code without gradients: save a torch.export program instead")
+    if "archive_format" in names or "serialized_exported_program.json" in names:
+        return "pt2"
+    if "constants.pkl" in names:
+        return "torchscript"
+    if "data.pkl" in names:
+        return "torch"
+    raise InputError(f"{path.name} is a zip file, but holds no model")
+
+
+def read_torch(path: Path, trust: bool) -> tuple[Any, list[str]]:
+    """What torch.save wrote, on the CPU, and notes. Weights only; a pickle that needs more is an InputError unless `trust` is set."""
+    try:
+        return unpickled(path, weights_only=True), []
+    except UnpicklingError as error:
+        culprit = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if culprit is None:
+            raise not_readable(path, error) from error
+        if not trust:
+            raise InputError(
+                f"{path.name} holds a pickled model or other code ({culprit[1]}) and is refused: "
+                f"save its state_dict, or {TRUST} to unpickle it, which runs code from the file"
+            ) from error
+    except Exception as error:
+        raise not_readable(path, error) from error
+    try:
+        return unpickled(path, weights_only=False), [f"{path.name} was unpickled, which can run any code"]
+    except Exception as error:
+        raise InputError(
+            f"{path.name} cannot be unpickled ({type(error).__name__}: {first_line(error)}): save its state_dict instead"
+        ) from error
+
+
+def unpickled(path: Path, weights_only: bool) -> Any:
+    """torch.load on the CPU, without its advice about pickle protocols."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Detected pickle protocol")
+        return torch.load(path, map_location="cpu", weights_only=weights_only)
+
+
+def not_readable(path: Path, error: Exception) -> InputError:
+    """The error for a file that torch cannot read at all."""
+    reason = (
+        "" if isinstance(error, UnpicklingError) else f": {first_line(error)}"
+    )  # the unpickler's own message is advice to trust the file
+    return InputError(f"{path.name} is cut off, damaged, or no file that torch.save wrote ({type(error).__name__}{reason})")
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, for use inside one sentence."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,285 @@
+"""`load`: a classifier from whatever the user names, ready for evaluation, or an InputError that says what is wrong with it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robench.errors import InputError
+from robench.models.architectures import ARCHITECTURES, build, is_library, runs_code
+from robench.models.checkpoint import fingerprint, is_ours, parts, read
+from robench.models.exported import read_program
+from robench.models.files import TRUST, existing, first_line, read_torch, sniff
+from robench.models.foreign import from_code
+from robench.models.layers import Shape, normalised
+from robench.models.weights import fit, weights_in
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in eval mode and where it came from.
+
+    name    what the user wrote without its folders: shapes-cnn-sagr.pt, zoo.py:wong2020_fgsm, tv/resnet18
+    sha256  of the weights (checkpoint.fingerprint), so that it does not depend on the file; of the file for a stored program
+    meta    what our checkpoint says of itself, {} for any other model
+    notes   one sentence each on what the user should know
+    """
+
+    model: nn.Module
+    name: str
+    sha256: str
+    meta: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the user said about the model; None where nothing was said (relu for the activation)."""
+
+    arch: str | None
+    activation: str
+    classes: int | None
+    shape: Shape | None
+    mean: Sequence[float] | None
+    std: Sequence[float] | None
+    trust: bool
+    device: str
+
+    def refuse(self, names: str, why: str) -> None:
+        """InputError where one of the options in `names` was given (or, for activation, is not the default) though it cannot apply."""
+        for name in names.split():
+            if getattr(self, name) not in (None, "relu"):
+                raise InputError(f"{why}: leave --{name} out")
+
+
+Opened = tuple[nn.Module, dict[str, Any], list[str]]
+
+
+def load(
+    source: str | Path,
+    *,
+    arch: str | None = None,
+    activation: str = "relu",
+    classes: int | None = None,
+    shape: Shape | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    trust: bool = False,
+    device: str = "cpu",
+) -> Loaded:
+    """The model that `source` names, in eval mode on `device`: pixels in [0, 1], (B, *shape), to logits (B, classes).
+
+    source      our checkpoint, a state_dict or safetensors file with `arch`, a TorchScript archive or torch.export program (with `trust`),
+                `file.py:factory` or `module:factory` (runs that code), `tv/NAME` or `timm/NAME` (random weights)
+    activation  of `arch`; a checkpoint knows its own
+    mean, std   one number a channel, for a model that takes normalised pixels; a checkpoint knows its own
+    classes, shape   of the data; where both are known the model is tried out on a few images (`check`)
+    InputError, one sentence, for whatever does not fit.
+    """
+    wanted = Wanted(arch, activation, classes, shape, mean, std, trust, device)
+    kind = kind_of(str(source))
+    model, meta, notes = KINDS[kind](str(source), wanted)
+    refuse_nonfinite(model, Path(source).name)
+    model = model.to(device).eval()
+    described = meta.get("model", {})
+    classes, shape = classes or described.get("classes"), shape or described.get("shape")
+    if classes is not None and shape is not None:
+        notes += check(model, (shape[0], shape[1], shape[2]), classes, device)
+    stored = kind in ("torchscript", "pt2")
+    digest = sha256(Path(source).read_bytes()).hexdigest() if stored else fingerprint(model.state_dict())
+    return Loaded(model, str(source) if kind == "library" else Path(source).name, digest, meta, tuple(notes))
+
+
+def load_model(source: str | Path, **options: Any) -> nn.Module:
+    """The model that `source` names, in eval mode; the options are those of `load`."""
+    return load(source, **options).model
+
+
+def peek(source: str | Path) -> dict[str, Any]:
+    """What our checkpoint says of itself (its meta), without its network; {} for any other model, also for one that `load` will refuse.
+
+    InputError where there is no such file.
+    """
+    if kind_of(str(source)) != "torch":
+        return {}
+    try:
+        return read(source)[1]
+    except InputError:
+        return {}
+
+
+def kind_of(source: str) -> str:
+    """The kind of a source, a key of KINDS."""
+    if is_library(source) and not Path(source).exists():
+        return "library"
+    module, colon, function = source.rpartition(":")
+    if colon and module and function.isidentifier() and not Path(source).exists():
+        return "code"
+    if source in ARCHITECTURES and not Path(source).exists():
+        raise InputError(f"{source!r} is an architecture without weights: name a model file, with --arch {source} for a state_dict")
+    return sniff(existing(source))
+
+
+def open_library(source: str, wanted: Wanted) -> Opened:
+    """torchvision's or timm's network, with random weights."""
+    wanted.refuse("arch activation", f"{source} names its own architecture")
+    classes, shape = sizes(source, wanted)
+    model = build(source, classes=classes, shape=shape, mean=wanted.mean, std=wanted.std)
+    return model, {}, [f"{source} has random weights: for trained ones name a file of weights, with --arch {source}"]
+
+
+def open_code(source: str, wanted: Wanted) -> Opened:
+    """What the user's factory returns."""
+    name = Path(source).name
+    wanted.refuse("arch activation", f"{name} makes its own network")
+    model = from_code(source, wanted.classes, wanted.shape)
+    return normalised(model, wanted.mean, wanted.std, wanted.shape), {}, [f"{name} ran code of the user's"]
+
+
+def open_torch(source: str, wanted: Wanted) -> Opened:
+    """What torch.save wrote: our checkpoint, a state_dict, or, with trust, a whole model."""
+    name = Path(source).name
+    content, notes = read_torch(Path(source), wanted.trust)
+    if is_ours(content):
+        state, meta = parts(content, name)
+        return rebuilt(state, meta, name, wanted), meta, notes
+    found, more = weights_in(content, name)
+    if isinstance(found, nn.Module):
+        wanted.refuse("arch activation", f"{name} holds a whole model")
+        return normalised(found, wanted.mean, wanted.std, wanted.shape), {}, notes + more
+    return from_state(found, name, wanted), {}, notes + more
+
+
+def open_safetensors(source: str, wanted: Wanted) -> Opened:
+    """A state_dict in safetensors format."""
+    name = Path(source).name
+    try:
+        from safetensors.torch import load_file
+    except ImportError:
+        raise InputError(f'{name} needs the package safetensors: pip install "robench[safetensors]"') from None
+    try:
+        state = load_file(source)
+    except Exception as error:
+        raise InputError(f"{name} is damaged or no safetensors file ({first_line(error)})") from error
+    return from_state(state, name, wanted), {}, []
+
+
+def open_torchscript(source: str, wanted: Wanted) -> Opened:
+    """A TorchScript archive, with trust."""
+    name = Path(source).name
+    trusted(name, "a TorchScript archive, a stored program (deprecated since torch 2.14)", wanted)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="`torch.jit.load` is deprecated")
+            model = torch.jit.load(source, map_location="cpu")
+    except RuntimeError as error:
+        raise InputError(f"{name} cannot be read as a TorchScript archive ({first_line(error)})") from error
+    return normalised(model, wanted.mean, wanted.std, wanted.shape), {}, [f"{name} is a stored program, which was run"]
+
+
+def open_pt2(source: str, wanted: Wanted) -> Opened:
+    """A torch.export program, with trust."""
+    name = Path(source).name
+    trusted(name, "a torch.export program, which torch reads by unpickling", wanted)
+    model = read_program(Path(source), wanted.device)
+    return normalised(model, wanted.mean, wanted.std, wanted.shape), {}, [f"{name} is a stored program, which was run"]
+
+
+def trusted(name: str, what: str, wanted: Wanted) -> None:
+    """InputError for a stored program unless the user trusts it."""
+    if not wanted.trust:
+        raise InputError(f"{name} is {what}: {TRUST} to run it, or save a state_dict and name its network with --arch")
+    wanted.refuse("arch activation", f"{name} is a stored program")
+
+
+def rebuilt(state: Mapping[str, Tensor], meta: dict[str, Any], name: str, wanted: Wanted) -> nn.Module:
+    """The network that our checkpoint describes, with its weights."""
+    wanted.refuse("mean std", f"{name} is a checkpoint of robench and knows its own normalisation")
+    try:
+        described = meta["model"]
+        arch, activation, classes = str(described["arch"]), str(described["activation"]), described["classes"]
+        mean, std = ([float(number) for number in described[key]] if described[key] else None for key in ("mean", "std"))
+        shape, options = tuple(described["shape"]), dict(described.get("options") or {})
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{name} is a damaged checkpoint: it does not describe its network ({type(error).__name__}: {error})") from error
+    if wanted.activation not in ("relu", activation):
+        raise InputError(f"{name} was trained with the activation {activation!r}, not {wanted.activation!r}: leave --activation out")
+    arch = stored_or_named(arch, name, wanted)
+    network = build(arch, classes=classes, shape=shape, activation=activation, mean=mean, std=std, **options)
+    fit(network, state, name, arch, classes)
+    return network
+
+
+def stored_or_named(arch: str, name: str, wanted: Wanted) -> str:
+    """The architecture in a checkpoint; where that is code, which no file may start by itself, the user names it or trusts the file."""
+    if not runs_code(arch):
+        wanted.refuse("arch", f"{name} is a checkpoint of robench and knows its own network")
+        return arch
+    if wanted.arch is None and not wanted.trust:
+        raise InputError(f"{name} wants to run {arch} for its network: name that code yourself with --arch, or {TRUST}")
+    return wanted.arch or arch
+
+
+def from_state(state: Mapping[str, Tensor], name: str, wanted: Wanted) -> nn.Module:
+    """The network that the user named, with weights from a file."""
+    if wanted.arch is None:
+        raise InputError(f"{name} holds weights only: name its network with --arch, such as one of {', '.join(ARCHITECTURES)}")
+    classes, shape = sizes(name, wanted)
+    network = build(wanted.arch, classes=classes, shape=shape, activation=wanted.activation)
+    fit(network, state, name, wanted.arch, classes)
+    return normalised(network, wanted.mean, wanted.std, shape)
+
+
+def sizes(name: str, wanted: Wanted) -> tuple[int, Shape]:
+    """Number of classes and shape of the images, which the file does not tell."""
+    if wanted.classes is None or wanted.shape is None:
+        raise InputError(f"{name} does not tell the number of classes and the shape of the images: give classes and shape")
+    return wanted.classes, wanted.shape
+
+
+def refuse_nonfinite(model: nn.Module, name: str) -> None:
+    """InputError where a weight or buffer is NaN or infinite."""
+    for key, value in model.state_dict().items():
+        if isinstance(value, Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
+            raise InputError(f"{name} holds NaN or infinite weights (first in {key}): its training diverged or the file is damaged")
+
+
+def check(model: nn.Module, shape: Shape, classes: int, device: str) -> list[str]:
+    """Notes on a model that was tried on four random images of `shape`; InputError where it does not give finite logits (B, classes)."""
+    x = torch.rand(4, *shape, generator=torch.Generator().manual_seed(0)).to(device)
+    size = f"(B, {shape[0]}, {shape[1]}, {shape[2]})"
+    try:
+        with torch.no_grad():
+            logits = model(x)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"the model cannot take images of shape {size}: {type(error).__name__}: {first_line(error)}") from error
+    if not isinstance(logits, Tensor):
+        raise InputError(f"the model returns {type(logits).__name__}, not one tensor of logits (B, K)")
+    if logits.dim() != 2 or len(logits) != len(x):
+        raise InputError(f"the model turns images {tuple(x.shape)} into an output {tuple(logits.shape)}, not into logits (B, K)")
+    if logits.shape[1] != classes:
+        raise InputError(f"the model has {logits.shape[1]} outputs, the data {classes} classes")
+    if not bool(logits.isfinite().all()):
+        raise InputError("the model gives NaN or infinite logits on images in [0, 1]")
+    if bool((logits >= 0).all()) and torch.allclose(logits.sum(1), torch.ones_like(logits[:, 0]), atol=1e-4):
+        return ["the outputs look like probabilities, not logits: leave the softmax out of the model, or attacks see vanishing gradients"]
+    return []
+
+
+KINDS: dict[str, Callable[[str, Wanted], Opened]] = {
+    "library": open_library,
+    "code": open_code,
+    "torch": open_torch,
+    "safetensors": open_safetensors,
+    "torchscript": open_torchscript,
+    "pt2": open_pt2,
+}

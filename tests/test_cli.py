@@ -1,0 +1,286 @@
+"""The command line, end to end on the small data: files that come out, numbers in them, and what a user gets wrong."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from robench.cli import app
+from robench.rows import Row, Sample, wilson
+
+FLAGS = {
+    "train": """--data --data-dir --download --image-size --n-train --preset --objective --reg --arch --activation --normalize --norm --eps
+        --epochs --batch-size --optimizer --lr --momentum --weight-decay --schedule --augment --ema --label-smoothing --held-out --select
+        --eval-n --seed --device --threads --out --quiet""",
+    "eval": """--suite --data --data-dir --download --split --image-size --n --shuffle --indices --norm --eps --seed --batch-size --arch
+        --activation --mean --std --trust --device --threads --out --quiet""",
+    "attack": """--attack --data --data-dir --download --split --image-size --n --shuffle --indices --norm --eps --seed --batch-size --arch
+        --activation --mean --std --trust --device --threads --out --quiet""",
+    "list": "",
+}
+
+
+def test_the_flags_of_every_command_are_these():
+    commands = get_command(app).commands
+    found = {name: {o for p in command.params for o in p.opts if o.startswith("--")} for name, command in commands.items()}
+    assert found == {name: set(flags.split()) for name, flags in FLAGS.items()}
+
+
+def robench(*words, code=0):
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result
+
+
+def refused(*words):
+    """The one sentence that a wrong call gets, with exit code 2."""
+    stderr = robench(*words, code=2).stderr
+    assert "Traceback" not in stderr
+    return " ".join(stderr.replace("│", " ").split())
+
+
+def read(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp("checkpoints") / "tiny.pt"
+    words = ["train", "--reg", "sagr", "--n-train", 1200, "--epochs", 2, "--held-out", 200, "--eval-n", 40, "--seed", 5, "--out", path]
+    result = robench(*words)
+    assert "clean" in result.stdout
+    assert "pgd-20" in result.stdout
+    assert "seconds" in result.stdout
+    return path
+
+
+def test_training_writes_a_checkpoint_and_a_json_that_says_how_it_was_made(checkpoint):
+    about = json.loads(checkpoint.with_suffix(".json").read_text())
+    stored = torch.load(checkpoint, weights_only=True)["meta"]
+    assert stored == {key: value for key, value in about.items() if key != "sha256"}
+    assert about["preset"] == "small"
+    assert about["data"]["name"] == "shapes"
+    assert (about["data"]["n"], about["data"]["held_out"]) == (1000, 200)
+    assert about["recipe"]["reg"] == ["sagr"]
+    assert about["recipe"]["seed"] == 5
+    assert len(about["history"]) == 2
+    assert set(about["history"][0]["terms"]) == {"loss", "ce", "sagr"}
+    pgd = about["metrics"]["pgd-20"]
+    assert (pgd["n"], pgd["norm"]) == (40, "linf")
+    assert (pgd["low"], pgd["high"]) == pytest.approx(wilson(round(pgd["accuracy"] * 40), 40))
+
+
+def test_eval_writes_tables_manifest_and_pictures_that_agree(checkpoint, tmp_path):
+    out = tmp_path / "out"
+    result = robench("eval", checkpoint, "--suite", "smoke", "--n", 60, "--seed", 3, "--out", out)
+    rows, samples, manifest = read(out / "rows.csv"), read(out / "samples.csv"), json.loads((out / "manifest.json").read_text())
+    assert list(rows[0]) == list(Row.__dataclass_fields__)
+    assert list(samples[0]) == list(Sample.__dataclass_fields__)
+    accuracy = {row["probe"]: float(row["value"]) for row in rows if row["metric"] == "accuracy"}
+    assert list(accuracy) == ["clean", "fgsm", "pgd-10", "smoke"]
+    assert accuracy["smoke"] == accuracy["pgd-10"] == sum(s["broken_by"] == "" for s in samples) / 60
+    assert accuracy["clean"] == sum(s["broken_by"] != "clean" for s in samples) / 60
+    assert {(r["checkpoint"], r["preset"], r["data"], r["split"], r["seed"]) for r in rows} == {("tiny.pt", "small", "shapes", "test", "3")}
+    assert {row["eps"] for row in rows if row["probe"] == "pgd-10"} == {str(8 / 255)}
+    assert [int(s["sample"]) for s in samples] == list(range(60))
+    assert all(float(s["distance"]) <= 8 / 255 + 1e-6 for s in samples if s["distance"])
+    assert manifest["data"]["n"] == 60
+    assert manifest["threat"] == {"norm": "linf", "eps": 8 / 255}
+    assert len(manifest["checkpoint"]["sha256"]) == 64
+    assert {path.name for path in out.iterdir()} == {"rows.csv", "samples.csv", "manifest.json", "accuracy.png", "examples.png"}
+    assert f"{100 * accuracy['smoke']:.2f}" in result.stdout
+
+
+def test_the_same_evaluation_twice_gives_the_same_tables_whatever_the_batch_size(checkpoint, tmp_path):
+    kept = []
+    for name, batch_size in (("a", 250), ("b", 17)):
+        robench("eval", checkpoint, "--suite", "smoke", "--n", 50, "--batch-size", batch_size, "--out", tmp_path / name, "--quiet")
+        kept.append([(s["sample"], s["clean_pred"], s["broken_by"], s["step"]) for s in read(tmp_path / name / "samples.csv")])
+    assert kept[0] == kept[1]
+
+
+def test_a_smaller_radius_breaks_fewer_images_and_zero_breaks_none(checkpoint, tmp_path):
+    left = []
+    for number, eps in enumerate(("0", "1/255", "4/255", "16/255")):
+        robench("attack", checkpoint, "--eps", eps, "--n", 50, "--out", tmp_path / str(number), "--quiet")
+        rows = read(tmp_path / str(number) / "rows.csv")
+        left.append([float(r["value"]) for r in rows if r["metric"] == "accuracy"])
+    assert left[0][0] == left[0][1]
+    assert [after for _, after in left] == sorted((after for _, after in left), reverse=True)
+
+
+def test_options_of_an_attack_reach_it_and_the_rows(checkpoint, tmp_path):
+    robench(
+        "attack", checkpoint, "--attack", "pgd,steps=3,restarts=2,loss=margin", "--norm", "l2", "--eps", "0.5", "--n", 20, "--out", tmp_path
+    )
+    row = next(r for r in read(tmp_path / "rows.csv") if (r["probe"], r["metric"]) == ("pgd", "accuracy"))
+    assert (row["setting"], row["norm"], row["eps"]) == ("steps=3 restarts=2 loss=margin", "l2", "0.5")
+    stands = [s for s in read(tmp_path / "samples.csv") if not s["broken_by"]]
+    assert all(int(s["backwards"]) == 6 for s in stands)
+
+
+def test_an_attack_of_the_users_own_joins(checkpoint, tmp_path):
+    page = (Path(__file__).parents[1] / "docs" / "adding-an-attack.md").read_text()
+    (tmp_path / "my_attack.py").write_text(page.split("```python\n")[1].split("```")[0])
+    robench("attack", checkpoint, "--attack", f"{tmp_path}/my_attack.py:momentum,steps=8", "--n", 40, "--out", tmp_path / "own")
+    robench("attack", checkpoint, "--attack", "fgsm", "--n", 40, "--out", tmp_path / "fgsm")
+    own, fgsm = (
+        next(float(r["value"]) for r in read(tmp_path / name / "rows.csv") if r["metric"] == "accuracy" and r["probe"] != "clean")
+        for name in ("own", "fgsm")
+    )
+    assert own <= fgsm
+    assert read(tmp_path / "own" / "rows.csv")[-1]["probe"] == "my_attack.py:momentum"
+
+
+def test_indices_and_shuffle_choose_the_images(checkpoint, tmp_path):
+    (tmp_path / "some.txt").write_text("7\n3\n1999\n")
+    robench("attack", checkpoint, "--attack", "fgsm", "--indices", tmp_path / "some.txt", "--out", tmp_path / "a")
+    assert [s["sample"] for s in read(tmp_path / "a" / "samples.csv")] == ["7", "3", "1999"]
+    robench("attack", checkpoint, "--attack", "fgsm", "--n", 30, "--shuffle", "--seed", 2, "--out", tmp_path / "b")
+    drawn = [int(s["sample"]) for s in read(tmp_path / "b" / "samples.csv")]
+    assert len(set(drawn)) == 30
+    assert drawn != list(range(30))
+
+
+def test_the_list_command_knows_every_kind(checkpoint):
+    from robench.attacks import ATTACKS
+
+    text = robench("list", "attacks").stdout
+    assert all(name in text for name in ATTACKS)
+    for kind in ("suites", "data", "models", "objectives", "regularizers", "presets"):
+        assert len(robench("list", kind).stdout.splitlines()) > 4
+    assert "did you mean 'attacks'" in refused("list", "attack")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--eps", "-1/255"], "cannot be negative"),
+        (["--eps", "8/0"], "divides by zero"),
+        (["--eps", "big"], "is not a number"),
+        (["--norm", "l3"], "unknown norm 'l3'"),
+        (["--suite", "autoatack"], "did you mean 'autoattack'"),
+        (["--n", "0"], "neither a number of at least 1 nor 'all'"),
+        (["--data", "shape"], "did you mean 'shapes'"),
+        (["--data", "mnist", "--data-dir", "/nowhere"], "--download"),
+        (["--device", "cuda:77x"], "device"),
+        (["--split", "validation"], "split"),
+        (["--batch-size", "0"], "batch-size"),
+    ],
+)
+def test_wrong_options_get_a_sentence_and_code_2(checkpoint, tmp_path, words, sentence):
+    assert sentence in refused("eval", checkpoint, "--out", tmp_path / "out", *words)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--reg", "sgr"], "did you mean 'sagr'"),
+        (["--reg", "sagr,rh=1"], "did you mean 'rho'"),
+        (["--reg", "sagr=-1"], "at least 0"),
+        (["--reg", "sagr,sign=positive,output=logits"], "escaped"),
+        (["--objective", "pgdat"], "did you mean 'pgd-at'"),
+        (["--arch", "resnet19"], "did you mean 'resnet18'"),
+        (["--activation", "rely"], "did you mean 'relu'"),
+        (["--preset", "smal"], "did you mean 'small'"),
+        (["--schedule", "cosin"], "did you mean 'cosine'"),
+        (["--optimizer", "sdg"], "did you mean 'sgd'"),
+        (["--augment", "crops"], "did you mean 'crop'"),
+        (["--epochs", "0"], "--epochs"),
+        (["--ema", "1"], "out of range: ema"),
+        (["--lr", "nan"], "out of range: lr"),
+        (["--select", "test"], "select is"),
+        (["--held-out", "300"], "fewer than one batch"),
+        (["--normalize", "maybe"], "normalize is"),
+    ],
+)
+def test_wrong_training_options_get_a_sentence_and_leave_nothing(tmp_path, words, sentence):
+    out = tmp_path / "net.pt"
+    assert sentence in refused("train", "--n-train", 300, "--epochs", 1, "--held-out", 50, "--out", out, *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_training_that_diverges_says_so_and_leaves_nothing(tmp_path):
+    words = ["train", "--n-train", 600, "--epochs", 2, "--held-out", 50, "--optimizer", "sgd", "--lr", "1e12", "--out", tmp_path / "net.pt"]
+    assert "diverged" in refused(*words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def broken_files(folder, checkpoint):
+    """Files that are no model, each with a part of the sentence it gets."""
+    data = checkpoint.read_bytes()
+    (folder / "cut.pt").write_bytes(data[: len(data) // 2])
+    (folder / "empty.pt").write_bytes(b"")
+    (folder / "text.pt").write_text("not a model")
+    torch.save(nn.Linear(3, 3), folder / "pickle.pt")
+    stored = torch.load(checkpoint, weights_only=True)
+    name = next(iter(stored["state"]))
+    torch.save({**stored, "state": {**stored["state"], name: stored["state"][name] * float("nan")}}, folder / "nan.pt")
+    return {"cut.pt": "", "empty.pt": "", "text.pt": "", "pickle.pt": "--trust", "nan.pt": "NaN", "missing.pt": "", ".": ""}
+
+
+def test_files_that_are_no_model_get_a_sentence_that_names_them(checkpoint, tmp_path):
+    for name, words in broken_files(tmp_path, checkpoint).items():
+        sentence = refused("eval", tmp_path / name, "--data", "shapes", "--out", tmp_path / "out")
+        assert words in sentence
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_model_of_other_images_or_classes_gets_a_sentence(checkpoint, tmp_path):
+    import numpy as np
+
+    grey = tmp_path / "grey.npz"
+    np.savez(grey, x_test=np.zeros((20, 28, 28), np.uint8), y_test=np.arange(20) % 10)
+    assert "(1, 28, 28)" in refused("eval", checkpoint, "--data", f"npz:{grey}", "--n", "all")
+    few = tmp_path / "few.npz"
+    np.savez(few, x_test=np.zeros((20, 32, 32, 3), np.uint8), y_test=np.arange(20) % 4)
+    assert "classes" in refused("eval", checkpoint, "--data", f"npz:{few}", "--n", "all")
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_anything_runs(checkpoint, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "cannot write into" in refused("eval", checkpoint, "--n", 20, "--out", tmp_path / "file" / "out")
+    assert "cannot write into" in refused("train", "--n-train", 300, "--out", tmp_path / "file" / "net.pt")
+
+
+def test_a_model_without_known_data_asks_for_it(tmp_path):
+    file = tmp_path / "zoo.py"
+    file.write_text("from torch import nn\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))\n")
+    assert "pass --data" in refused("eval", f"{file}:net", "--out", tmp_path / "out")
+    result = robench("attack", f"{file}:net", "--data", "shapes", "--attack", "fgsm", "--n", 40, "--out", tmp_path / "out")
+    assert "near chance" in result.stderr
+    assert "near chance" in (tmp_path / "out" / "manifest.json").read_text()
+
+
+@pytest.mark.parametrize("command", [["train", "--epochs", "50"], ["eval", "CHECKPOINT", "--n", "all"]])
+def test_ctrl_c_ends_with_130_and_leaves_nothing_half_written(checkpoint, tmp_path, command):
+    out = tmp_path / "kept" / ("net.pt" if command[0] == "train" else "out")
+    words = [str(checkpoint) if word == "CHECKPOINT" else word for word in command]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "robench", *words, "--out", str(out)], stderr=subprocess.PIPE, text=True, env=environment
+    )
+    deadline = time.monotonic() + 60
+    while not (out.parent if command[0] == "train" else out).exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(1.5)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Interrupted" in stderr
+    assert "Traceback" not in stderr
+    assert [path.name for path in (tmp_path / "kept").rglob("*") if path.is_file()] == []

@@ -1,0 +1,220 @@
+"""The cascade: verdicts on models with known distances, what every claim is checked for, and what the rows say."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from robench.errors import InputError
+from robench.evaluation import evaluate
+from robench.recipes import parse
+from robench.rows import Row, wilson
+from robench.suites import SUITES, recipes
+from robench.types import Found
+
+
+def value(found, probe, metric="accuracy"):
+    return next(row.value for row in found.rows if (row.probe, row.metric) == (probe, metric))
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_the_images_that_stand_after_pgd_are_those_farther_than_eps_from_the_boundary(problem, norm):
+    p = problem("linear", n=40)
+    distances = p.distances(norm)
+    eps = float(distances.sort().values[19:21].mean())
+    found = evaluate(p.model, p.x, p.y, suite=[parse("pgd,steps=40,restarts=3,loss=margin")], norm=norm, eps=eps)
+    clear = (distances / eps - 1).abs() > 0.02  # pgd comes within 2 % of the optimum
+    for sample, distance, decided in zip(found.samples, distances.tolist(), clear.tolist(), strict=True):
+        if decided:
+            assert (sample.broken_by == "") == (distance > eps)
+    assert value(found, "pgd") == sum(not s.broken_by for s in found.samples) / 40
+
+
+def test_verdicts_do_not_depend_on_batch_size_order_or_neighbours(problem):
+    p = problem("linear", n=40)
+    eps = float(p.distances("linf").median())
+    suite = [parse("fgsm"), parse("noise,tries=5"), parse("pgd,steps=3,restarts=2")]
+    whole = evaluate(p.model, p.x, p.y, suite=suite, eps=eps)
+    assert [s.broken_by for s in evaluate(p.model, p.x, p.y, suite=suite, eps=eps, batch_size=7).samples] == [
+        s.broken_by for s in whole.samples
+    ]
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
+    turned = evaluate(p.model, p.x[order], p.y[order], suite=suite, eps=eps, ids=order, batch_size=16)
+    assert str(sorted(turned.samples, key=lambda s: s.sample)) == str(whole.samples)  # as text: nan is not equal to itself
+
+
+def test_each_attack_runs_only_on_what_stands_and_the_accuracy_never_rises(problem):
+    p = problem("linear", n=30)
+    eps = float(p.distances("linf").quantile(0.3))
+    found = evaluate(p.model, p.x, p.y, suite=[parse("pgd-10"), parse("fgsm")], eps=eps)
+    left = [value(found, probe) for probe in ("clean", "pgd-10", "fgsm")]
+    assert left == sorted(left, reverse=True)
+    assert left[0] == 1
+    pgd = next(row for row in found.rows if (row.probe, row.metric) == ("fgsm", "success_rate"))
+    assert pgd.n == round(left[1] * 30)  # fgsm was given what pgd left
+
+
+def nothing(x):
+    zero = torch.zeros(len(x), dtype=torch.int64)
+    return Found(x.clone(), zero.bool(), zero - 1, zero, zero, zero.bool())
+
+
+def wild(x_adv):
+    """An attack that hands out the given points and claims that all of them fool."""
+
+    def attack(model, x, y, threat, draws):
+        return dataclasses.replace(nothing(x), x_adv=x_adv[: len(x)], fooled=torch.ones(len(x), dtype=torch.bool))
+
+    return attack
+
+
+@pytest.fixture
+def own_attack(monkeypatch):
+    """Puts a function into the table of attacks under the name "own"."""
+    from robench import evaluation
+
+    def put(attack):
+        monkeypatch.setitem(evaluation.ATTACKS, "own", attack)
+        return [parse("own")]
+
+    return put
+
+
+def test_a_point_outside_the_threat_is_moved_inside_before_it_is_judged_and_raises_a_flag(problem, own_attack):
+    p = problem("affine", n=12)
+    far = (p.x + 0.5 * torch.where((p.y == 0).view(-1, 1, 1, 1), -1, 1) * p.model.w.detach().sign()).clamp(0, 1)
+    distances = p.distances("linf")
+    eps = float(distances.quantile(0.6))
+    found = evaluate(p.model, p.x, p.y, suite=own_attack(wild(far)), eps=eps)
+    assert [bool(s.broken_by) for s in found.samples] == (distances < eps).tolist()
+    assert any(flag.startswith("own: points outside the threat") for flag in found.flags)
+    assert all(s.distance <= eps + 1e-6 for s in found.samples if s.broken_by)
+
+
+def test_a_claim_that_does_not_hold_is_not_believed(problem, own_attack):
+    p = problem("linear", n=10)
+    found = evaluate(p.model, p.x, p.y, suite=own_attack(wild(p.x.clone())), eps=0.1)
+    assert value(found, "own") == 1
+    assert value(found, "own", "success_rate") == 1  # what the attack claims stays visible
+
+
+class NaNAway(nn.Module):
+    """A model that gives NaN as soon as an image is moved."""
+
+    def __init__(self, model, x):
+        super().__init__()
+        self.model, self.x = model, x
+
+    def forward(self, x):
+        known = (x[:, None] == self.x[None]).flatten(2).all(2).any(1)
+        return torch.where(known[:, None], self.model(x), float("nan"))
+
+
+def test_nan_in_mid_attack_never_counts_and_raises_a_flag(problem):
+    p = problem("linear", n=8)
+    found = evaluate(NaNAway(p.model, p.x), p.x, p.y, suite=[parse("pgd-10")], eps=0.3)
+    assert value(found, "pgd-10") == 1
+    assert any("NaN" in flag for flag in found.flags)
+
+
+def test_nan_on_clean_images_is_an_error(problem):
+    p = problem("linear", n=8)
+    with pytest.raises(InputError, match="NaN"):
+        evaluate(NaNAway(p.model, p.x[:7]), p.x, p.y, suite=[], eps=0.3)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda x, y: (x, y + 3), "out of range"),
+        (lambda x, y: (x, y - 5), "out of range"),
+        (lambda x, y: (x * 3 - 1, y), "undo the normalisation"),
+        (lambda x, y: (x[:0], y[:0]), "N > 0"),
+        (lambda x, y: (x[0], y), "expected images"),
+        (lambda x, y: (x, y[:3]), "expected images"),
+    ],
+)
+def test_images_and_labels_that_cannot_be_are_refused(problem, spoil, sentence):
+    p = problem("linear", n=8, classes=5)
+    with pytest.raises(InputError, match=sentence):
+        evaluate(p.model, *spoil(p.x, p.y), suite=[], eps=0.1)
+
+
+def test_bytes_and_floats_give_the_same(problem):
+    p = problem("linear", n=20)
+    x = (p.x * 255).round().to(torch.uint8)
+    y = p.model(x / 255).argmax(1)
+    byte, real = (evaluate(p.model, pixels, y, suite=[parse("fgsm")], eps=0.01) for pixels in (x, x / 255))
+    assert str(byte.samples) == str(real.samples)
+
+
+def test_the_model_is_left_as_it_was(problem):
+    p = problem("convolutional")
+    p.model.train()
+    before = {name: tensor.clone() for name, tensor in p.model.state_dict().items()}
+    evaluate(p.model, p.x, p.y, suite=[parse("pgd-10")], eps=0.05)
+    assert p.model.training
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in p.model.parameters())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in p.model.state_dict().items())
+
+
+def test_rows_carry_interval_passes_and_the_suites_own_verdict(problem):
+    p = problem("linear", n=25)
+    about = Row("net.pt", "small", "toy", "test", 0, 0, "", 0.0, "", "", "", 0.0)
+    found = evaluate(p.model, p.x, p.y, suite="smoke", eps=float(p.distances("linf").median()), seed=3, about=about)
+    last, own = (next(row for row in found.rows if (row.probe, row.metric) == (probe, "accuracy")) for probe in ("pgd-10", "smoke"))
+    assert (own.value, own.low, own.high) == (last.value, *wilson(round(last.value * 25), 25))
+    assert {row.seed for row in found.rows} == {3}
+    assert {row.checkpoint for row in found.rows} == {"net.pt"}
+    for metric in ("forwards", "backwards"):
+        assert value(found, "smoke", metric) == sum(getattr(sample, metric) for sample in found.samples)
+    clean = next(row for row in found.rows if row.probe == "clean")
+    assert (clean.norm, clean.eps) == ("", 0.0)
+    broken = [s for s in found.samples if s.broken_by]
+    assert all(s.adv_margin <= 0 and s.adv_pred != s.label and s.step >= 0 for s in broken)
+    assert all(math.isnan(s.adv_margin) and s.adv_pred == s.label and s.step == -1 for s in found.samples if not s.broken_by)
+
+
+def test_wrong_images_are_not_attacked(problem):
+    p = problem("linear", n=20)
+    y = (p.y + (torch.arange(20) % 2)) % 5
+    found = evaluate(p.model, p.x, y, suite=[parse("fgsm")], eps=1e-4)
+    assert [s.broken_by for s in found.samples] == ["", "clean"] * 10
+    assert all(s.forwards == 1 for s in found.samples if s.broken_by == "clean")
+
+
+def test_accuracy_at_chance_raises_a_flag(problem):
+    p = problem("linear", n=60)
+    found = evaluate(p.model, p.x, (p.y + 1) % 5, suite=[], eps=0.0)
+    assert any("near chance" in flag for flag in found.flags)
+    assert evaluate(p.model, p.x, p.y, suite=[], eps=0.0).flags == []
+
+
+def test_square_that_beats_the_gradients_raises_a_flag():
+    from robench.evaluation import square_helps
+
+    def row(probe, accuracy):
+        return Row("", "", "", "", 1000, 0, "linf", 0.1, probe, "", "accuracy", accuracy)
+
+    before = [row("clean", 0.9), row("apgd-ce", 0.6), row("apgd-t", 0.5), row("fab-t", 0.5)]
+    assert square_helps([*before, row("square", 0.499)]) == []
+    assert len(square_helps([*before, row("square", 0.47)])) == 1
+
+
+def test_every_recipe_of_every_suite_is_known():
+    from robench.attacks import ATTACKS
+    from robench.suites import ABOUT
+
+    assert set(ABOUT) == set(SUITES)
+    assert all(recipe.name in ATTACKS for suite in SUITES for recipe in recipes(suite))
+    with pytest.raises(InputError, match="did you mean 'autoattack'"):
+        recipes("autoatack")
+
+
+def test_autoattack_on_few_classes_says_what_it_left_out(problem):
+    p = problem("linear", n=4, classes=3, shape=(3, 8, 8))
+    found = evaluate(p.model, p.x, p.y, suite="autoattack", eps=10 * float(p.distances("linf").max()))
+    assert value(found, "autoattack") == 0
+    assert [flag.split(":")[0] for flag in found.flags] == ["apgd-t left out", "fab-t"]

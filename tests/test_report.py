@@ -1,0 +1,66 @@
+"""Files are written whole or not at all, and say what they were given."""
+
+import json
+import math
+
+import pandas as pd
+import pytest
+import torch
+
+from robench.errors import InputError
+from robench.report import prepare, save, whole
+from robench.report.figures import gallery, staircase
+from robench.report.manifest import manifest
+from robench.rows import Row, Sample
+
+ROW = Row("net.pt", "small", "shapes", "test", 10, 0, "linf", 8 / 255, "pgd-10", "", "accuracy", 1 / 3, 0.1, 0.6)
+SAMPLE = Sample(4, 3, 3, 5, "fgsm", 0, 1.25, -0.5, 8 / 255, 3, 1)
+
+
+def test_tables_come_back_to_the_last_digit(tmp_path):
+    save(tmp_path, [ROW, Row(*vars(ROW).values())], [SAMPLE], {"flags": []})
+    rows, samples = pd.read_csv(tmp_path / "rows.csv", keep_default_na=False), pd.read_csv(tmp_path / "samples.csv")
+    assert rows.iloc[0].to_dict() == vars(ROW)
+    assert samples.iloc[0].to_dict() == vars(SAMPLE)
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    target = tmp_path / "rows.csv"
+    target.write_text("old")
+
+    def fail(path):
+        path.write_text("half")
+        raise RuntimeError("the disk is full")
+
+    with pytest.raises(RuntimeError):
+        whole(target, fail)
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]
+    assert target.read_text() == "old"
+
+
+def test_a_folder_below_a_file_cannot_be_prepared(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write into"):
+        prepare(tmp_path / "file" / "out")
+
+
+def test_the_manifest_is_plain_json_with_versions_and_flags():
+    content = json.loads(json.dumps(manifest("cpu", 3, 1.5, ["a flag"], data={"name": "shapes"})))
+    assert content["versions"]["torch"] == torch.__version__.split("+")[0] or content["versions"]["torch"] == torch.__version__
+    assert (content["seed"], content["flags"], content["data"]) == (3, ["a flag"], {"name": "shapes"})
+
+
+def test_pictures_are_drawn_without_a_screen_and_are_not_blank(tmp_path):
+    from matplotlib.image import imread
+
+    x = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    first = gallery(tmp_path / "examples.png", x, (x + 0.1).clamp(0, 1), [("a", "a", "b")] * 3, "title")
+    second = staircase(tmp_path / "accuracy.png", [ROW], "title")
+    assert all(imread(path)[..., :3].std() > 0.05 for path in (first, second))
+
+
+def test_missing_numbers_are_written_as_empty_cells(tmp_path):
+    standing = Sample(4, 3, 3, 3, "", -1, 1.25, math.nan, math.nan, 3, 1)
+    save(tmp_path, [], [standing], {})
+    assert pd.read_csv(tmp_path / "samples.csv")["distance"].isna().all()
+    assert (tmp_path / "samples.csv").read_text().splitlines()[1] == "4,3,3,3,,-1,1.25,,,3,1"
