@@ -65,4 +65,4 @@ def wilson(successes: int, n: int, z: float = 1.959963984540054) -> tuple[float,
     p, zz = successes / n, z * z
     centre = (p + zz / (2 * n)) / (1 + zz / n)
     half = z * math.sqrt(p * (1 - p) / n + zz / (4 * n * n)) / (1 + zz / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return min(p, max(0.0, centre - half)), max(p, min(1.0, centre + half))  # it holds p; rounding must not undo that

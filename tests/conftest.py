@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +98,7 @@ def affine(n: int = 12, shape: tuple[int, int, int] = (3, 8, 8), boxed: bool = F
     x = 0.5 + 0.05 * torch.randn((n, *shape), generator=g)
     if boxed:
         x = (torch.rand((n, *shape), generator=g) ** 0.15 * (torch.rand((n, *shape), generator=g) < 0.5)).clamp(0, 1)
-    model = Affine(w, -float((x * w).flatten(1).sum(1).median()) + 1e-3)
+    model = Affine(w, -float((x * w).flatten(1).sum(1).quantile(0.5)))
     return Problem(model, x, model(x).argmax(1).detach())
 
 
@@ -129,7 +130,17 @@ def convolutional(n: int = 16, classes: int = 10, shape: tuple[int, int, int] = 
     return Problem(model, x, model(x).argmax(1).detach())
 
 
-MAKERS = {"affine": affine, "linear": linear, "convolutional": convolutional}
+def dense(n: int = 8, classes: int = 10, shape: tuple[int, int, int] = (1, 6, 6), seed: int = 0) -> Problem:
+    """A random two-layer network, quick on few images, and the labels it gives."""
+    g = torch.Generator().manual_seed(seed)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), 24), nn.Tanh(), nn.Linear(24, classes))
+    for parameter in network.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=g) * 0.3
+    x = torch.rand((n, *shape), generator=g)
+    return Problem(network, x, network(x).argmax(1).detach())
+
+
+MAKERS = {"affine": affine, "linear": linear, "convolutional": convolutional, "dense": dense}
 
 
 @pytest.fixture

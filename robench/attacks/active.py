@@ -97,10 +97,11 @@ class Search:
             logits = self.logits(leaf)
             aims = (self.y,) if self.target is None else (self.y, self.target)
             losses = loss(logits, *aims)
+            total = losses.sum()
         self._judge(leaf.detach(), logits.detach())
         if not self.alive:
             return losses.detach(), torch.zeros_like(x_adv)
-        (grad,) = torch.autograd.grad(losses.sum(), leaf)
+        (grad,) = torch.autograd.grad(total, leaf)
         self._found.backwards.index_add_(0, self.rows, self.standing.long())
         return losses.detach(), grad.nan_to_num(0.0, 0.0, 0.0)
 

@@ -17,7 +17,7 @@ def evaluate(
     download: o.Download = False,
     split: o.Split = "test",
     image_size: o.ImageSize = None,
-    n: o.N = 500,
+    n: o.N = None,
     shuffle: o.Shuffle = False,
     indices: o.Indices = None,
     norm: o.Norm = None,

@@ -39,7 +39,7 @@ def subject(
     download: bool,
     split: str,
     image_size: int | None,
-    n: int,
+    n: int | None,
     shuffle: bool,
     indices: Path | None,
     seed: int,
@@ -58,8 +58,9 @@ def subject(
     if not name:
         raise InputError("which images? The model does not say what it was trained on: pass --data NAME (see 'robench list data')")
     images = load_images(
-        name, split, data_dir=data_dir, download=download, n=n or None, shuffle=shuffle, indices=indices, seed=seed, image_size=image_size
-    )
+        name, split, data_dir=data_dir, download=download, n=n or None, at_most=500 if n is None and indices is None else None, shuffle=shuffle,
+        indices=indices, seed=seed, image_size=image_size,
+    )  # fmt: skip
     loaded = load(model, classes=len(images.classes), shape=images.shape, device=on, **how)
     for note in loaded.notes:
         message(f"Note: {note}", quiet)

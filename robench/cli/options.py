@@ -23,7 +23,7 @@ def eps_of(text: str) -> float:
 
 
 def count_of(text: str) -> int:
-    """Reads a number of images; "all" is written as 0."""
+    """Reads a number of images; "all" becomes 0."""
     if text == "all":
         return 0
     if not text.isdecimal() or int(text) < 1:
@@ -52,7 +52,7 @@ DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder that ho
 Download = Annotated[bool, typer.Option("--download", help="Fetch a data set that is missing.")]
 Split = Annotated[str, typer.Option("--split", help="train or test.")]
 ImageSize = Annotated[int | None, typer.Option("--image-size", help="Resize and centre-crop folder images to this size.")]
-N = Annotated[int, typer.Option("--n", parser=count_of, metavar="N|all", help="How many images: the first N, or all.")]
+N = Annotated[int | None, typer.Option("--n", parser=count_of, metavar="N|all", help="The first N images, or all. Default: at most 500.")]
 Shuffle = Annotated[bool, typer.Option("--shuffle", help="Draw the N images with the seed instead of taking the first.")]
 Indices = Annotated[Path | None, typer.Option("--indices", help="File with the indices of the images to take, one a line.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of every random number.")]

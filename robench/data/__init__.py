@@ -1,1 +1,122 @@
-"""data."""
+"""Data sets by name: built in, torchvision's, npz files and image folders. A sample's id is its index in the official split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from robench.data import files, official, shapes
+from robench.data.images import Choice, Images, checked, squared
+from robench.draws import Draws
+from robench.errors import InputError
+from robench.recipes import did_you_mean
+
+__all__ = ["ABOUT", "DATASETS", "FORMATS", "Choice", "Images", "holdout", "load"]
+
+
+def built_in(split: str, data_dir: Path, download: bool, choice: Choice) -> Images:  # noqa: ARG001
+    """The set `shapes`, which is drawn and not stored."""
+    return shapes.load(split, choice)
+
+
+# name: loader(split, data_dir, download, choice)
+DATASETS: dict[str, Callable[[str, Path, bool, Choice], Images]] = {
+    "shapes": built_in,
+    "cifar10": partial(official.load, "cifar10"),
+    "cifar100": partial(official.load, "cifar100"),
+    "svhn": partial(official.load, "svhn"),
+    "mnist": partial(official.load, "mnist"),
+    "fashion-mnist": partial(official.load, "fashion-mnist"),
+}
+
+# prefix: loader(path, split, choice, image_size)
+FORMATS: dict[str, Callable[[Path, str, Choice, int | None], Images]] = {"npz": files.npz, "folder": files.folder}
+ABOUT = {
+    "shapes": "ten shapes on textured backgrounds, 32x32 RGB, with object masks; built in, drawn in seconds",
+    "cifar10": "CIFAR-10, 32x32 RGB; with --download or in --data-dir, as are the next four",
+    "cifar100": "CIFAR-100, 32x32 RGB",
+    "svhn": "house numbers, 32x32 RGB (needs robench[svhn])",
+    "mnist": "handwritten digits, 28x28 grey",
+    "fashion-mnist": "clothes, 28x28 grey",
+    "npz:PATH": "an npz file with x_train, y_train, x_test, y_test, or x and y",
+    "folder:PATH": "image files as PATH/train/CLASS/* and PATH/test/CLASS/*, or PATH/CLASS/*",
+}
+
+
+def load(
+    name: str,
+    split: str = "test",
+    *,
+    data_dir: Path | None = None,
+    download: bool = False,
+    n: int | None = None,
+    shuffle: bool = False,
+    indices: Path | None = None,
+    seed: int = 0,
+    image_size: int | None = None,
+) -> Images:
+    """The images of a data set: a name in DATASETS, `npz:PATH` or `folder:PATH`.
+
+    n takes the first n images, as RobustBench does; with shuffle, n drawn with the seed. `indices` is a text file of the
+    ids to use, one a line. data_dir is ./data unless given. `image_size` brings all images to that many pixels square.
+    """
+    if image_size is not None and image_size < 1:
+        raise InputError(f"the image size must be at least 1 pixel, not {image_size}")
+    if n is not None and n < 1:
+        raise InputError(f"n must be at least 1, not {n}")
+    choice = Choice(n, shuffle, None if indices is None else listed(indices), seed)
+    place = Path("data") if data_dir is None else data_dir
+    kind, _, path = name.partition(":")
+    if kind in FORMATS and path:
+        images = FORMATS[kind](files.located(Path(path), place, kind), split, choice, image_size)
+    elif name in DATASETS:
+        images = DATASETS[name](split, place, download, choice)
+    else:
+        raise InputError(f"unknown data set {name!r}{did_you_mean(name, ABOUT)}")
+    return checked(images if image_size is None else squared(images, image_size))
+
+
+def listed(path: Path) -> tuple[int, ...]:
+    """The whole numbers in a text file, one a line; empty lines are skipped."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"the index file {path} cannot be read: {error}") from error
+    for number, line in enumerate(lines, 1):
+        if line and not (line.isascii() and line.isdigit() and len(line) < 10):
+            raise InputError(f"line {number} of the index file {path} is {line!r}: each line must be one index, a whole number from 0")
+    found = tuple(int(line) for line in lines if line)
+    if not found or len(set(found)) < len(found):
+        raise InputError(f"the index file {path} {'names an index twice' if found else 'is empty'}: list each image once")
+    return found
+
+
+def holdout(images: Images, share_or_n: float, seed: int) -> tuple[Images, Images]:
+    """The images in two parts, (to train on, held out), the same share of each class in both.
+
+    Below 1, share_or_n is the share to hold out, else their number; 0 holds out none. Which ones depends on the seed and
+    their ids only, not on their order. Class sizes are rounded by largest remainder.
+    """
+    n = round(share_or_n * len(images)) if share_or_n < 1 else int(share_or_n)
+    if not share_or_n >= 0 or not n < len(images) or (share_or_n >= 1 and n != share_or_n):
+        raise InputError(f"cannot hold out {share_or_n} of {len(images)} images: give a share below 1 or a smaller whole number")
+    drawn = Draws(seed, images.ids, "data/holdout").uniform(())
+    held = torch.zeros(len(images), dtype=torch.bool, device=images.y.device)
+    for label, count in enumerate(quotas(images.y.bincount(minlength=len(images.classes)), n)):
+        members = (images.y == label).nonzero().squeeze(1)
+        members = members[images.ids[members].argsort()]  # ties of the drawn numbers fall by id
+        held[members[drawn[members].argsort(stable=True)[:count]]] = True
+    return images.take(~held), images.take(held)
+
+
+def quotas(sizes: Tensor, n: int) -> list[int]:
+    """Whole numbers that sum to n, in proportion to the sizes (K,): shares rounded down, the rest to the largest remainders."""
+    exact = sizes.to(torch.float64) * n / sizes.sum()
+    floor = exact.floor()
+    extra = (exact - floor).argsort(descending=True, stable=True)[: n - int(floor.sum())]
+    floor[extra] += 1
+    return [int(count) for count in floor]

@@ -7,6 +7,7 @@ import warnings
 import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -54,6 +55,8 @@ def sniff_zip(path: Path) -> str:
             names = [name.partition("/")[2] or name for name in archive.namelist()]
             # torch can leave the checksums out; then all are 0
             damaged = archive.testzip() if any(item.CRC for item in archive.infolist()) else None
+            if min((item.header_offset for item in archive.infolist()), default=0):
+                raise zipfile.BadZipFile("cut off: this is the directory of a zip file inside it")
     except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError) as error:
         raise InputError(f"{path.name} is cut off or damaged: copy it again") from error
     if damaged:
@@ -108,5 +111,5 @@ def not_readable(path: Path, error: Exception) -> InputError:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's message, for use inside one sentence."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """The first line of an error's message, at most 200 characters of it, for use inside one sentence."""
+    return next((shorten(line, 200) for line in str(error).splitlines() if line.strip()), type(error).__name__)

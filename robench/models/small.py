@@ -64,7 +64,8 @@ def lenet(classes: int, shape: Shape, act: Act, *, dropout: float = 0.0) -> nn.S
 def smallcnn(classes: int, shape: Shape, act: Act, *, dropout: float = 0.0) -> nn.Sequential:
     """Four 3x3 convolutions and three linear layers: the MNIST network of TRADES (Zhang et al. 2019, 1901.08573), 312,202 parameters.
 
-    The names in the state_dict are those of its published weights; TRADES trained it with dropout 0.5.
+    The names in the state_dict are those of its published weights. TRADES trained it with dropout 0.5, and with a last layer that
+    starts at 0; ours does not, because all input gradients would be 0 in the first step.
     """
     at_least(16, shape, "smallcnn")
     features = 64 * math.prod(((side - 4) // 2 - 4) // 2 for side in shape[1:])
@@ -75,4 +76,4 @@ def smallcnn(classes: int, shape: Shape, act: Act, *, dropout: float = 0.0) -> n
     classifier = named(
         fc1=nn.Linear(features, 200), relu1=active(act, dropout), fc2=nn.Linear(200, 200), relu2=act(), fc3=nn.Linear(200, classes)
     )
-    return named(feature_extractor=extractor, flatten=nn.Flatten(), classifier=classifier)
+    return he_init(named(feature_extractor=extractor, flatten=nn.Flatten(), classifier=classifier), "fan_in")

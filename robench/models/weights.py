@@ -11,6 +11,7 @@ from robench.errors import InputError
 
 NESTS = ("state_dict", "model_state_dict", "model", "net", "ema")
 PREFIXES = ("module.", "model.", "_orig_mod.")
+UNUSED = "sub_block1."  # a copy of block1 that TRADES and its successors keep in their wide residual networks and never run
 
 
 def weights_in(content: Any, name: str) -> tuple[dict[str, Tensor] | nn.Module, list[str]]:
@@ -38,7 +39,7 @@ def fit(network: nn.Module, state: Mapping[str, Tensor], name: str, arch: str, c
     *_, bare = variants = list(without_prefixes(state))
     state = next((variant for variant in variants if variant.keys() == wanted.keys()), bare)
     missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
-    unknown = [key for key in state if key not in wanted]
+    unknown = [key for key in state if key not in wanted and not key.startswith(UNUSED)]
     wrong = {key: (state[key].shape, wanted[key].shape) for key in wanted if key in state and state[key].shape != wanted[key].shape}
     outputs = {seen[0] for seen, due in wrong.values() if seen[1:] == due[1:] and due[:1] == (classes,)}
     if not missing and not unknown and len(outputs) == 1 and all(due[:1] == (classes,) for _, due in wrong.values()):

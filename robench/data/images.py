@@ -1,0 +1,143 @@
+"""Images in memory with their labels and ids, and the choice of which of a set are wanted."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from robench.draws import Draws
+from robench.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """N labelled images of one split, in the order in which they are to be used.
+
+    name     as the rows spell it: "mnist", "npz:cifar10-lossless"; never a path
+    split    "train" or "test"; "all" where the source has no splits
+    x        (N, C, H, W) uint8, or float32 in [0, 1]      y    (N,) int64, labels in [0, K)
+    ids      (N,) int64, index in the official split       masks  (N, H, W) bool, where the object is; built-in data only
+    classes  the K names
+    """
+
+    name: str
+    split: str
+    x: Tensor
+    y: Tensor
+    ids: Tensor
+    classes: tuple[str, ...]
+    masks: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        c, h, w = self.x.shape[1:]
+        return c, h, w
+
+    def pixels(self, rows: Tensor | slice) -> Tensor:
+        """The images of these rows, float32 in [0, 1]."""
+        chosen = self.x[rows]
+        return chosen.to(torch.float32) / 255 if chosen.dtype == torch.uint8 else chosen
+
+    def take(self, rows: Tensor | slice) -> Images:
+        """Only these rows (a mask, indices or a slice), in their order; ids stay what they were."""
+        masks = None if self.masks is None else self.masks[rows]
+        return replace(self, x=self.x[rows], y=self.y[rows], ids=self.ids[rows], masks=masks)
+
+    def to(self, device: torch.device | str) -> Images:
+        """The same images on another device."""
+        masks = None if self.masks is None else self.masks.to(device)
+        return replace(self, x=self.x.to(device), y=self.y.to(device), ids=self.ids.to(device), masks=masks)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hex digest over the bytes of x, y and ids, with their types and shapes: says whether two runs saw the same images."""
+        digest = hashlib.sha256()
+        for tensor in (self.x, self.y, self.ids):
+            digest.update(f"{tensor.dtype} {tuple(tensor.shape)};".encode())
+            digest.update(tensor.cpu().contiguous().numpy().data)
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which images are wanted: those listed in `indices` (else all), in their order or shuffled with the seed, the first n of them."""
+
+    n: int | None = None
+    shuffle: bool = False
+    indices: tuple[int, ...] | None = None
+    seed: int = 0
+
+    def rows(self, ids: Tensor, what: str) -> Tensor:
+        """Places in `ids` (those of a whole split, in its order) of the chosen images, in the order of use."""
+        if len(ids) == 0:
+            raise InputError(f"{what} is empty: it has no images to use")
+        rows = torch.arange(len(ids)) if self.indices is None else places(ids, self.indices, what)
+        if self.shuffle:  # sorting by a number drawn for the id makes the order independent of where the image stood
+            rows = rows[Draws(self.seed, ids[rows], "data/shuffle").uniform(()).argsort(stable=True)]
+        if self.n is None:
+            return rows
+        if not 1 <= self.n <= len(rows):
+            held = f"{what} has {len(rows)}" if self.indices is None else f"the index file lists {len(rows)}"
+            raise InputError(f"n must be between 1 and the number of images, and {held}: n = {self.n} is not possible")
+        return rows[: self.n]
+
+
+def places(ids: Tensor, wanted: tuple[int, ...], what: str) -> Tensor:
+    """Where each wanted id stands in `ids`; InputError if one is not there."""
+    where = {sample: row for row, sample in enumerate(ids.tolist())}
+    missing = [sample for sample in wanted if sample not in where]
+    if missing:
+        raise InputError(f"{what} has no image with index {missing[0]}: its indices lie between {min(where)} and {max(where)}")
+    return torch.tensor([where[sample] for sample in wanted])
+
+
+def checked(images: Images) -> Images:
+    """The same images, after a look at their shapes, types, labels and pixels; InputError where something is wrong."""
+    x, y, name = images.x, images.y, images.name
+    if x.dim() != 4 or y.shape != x.shape[:1] or images.ids.shape != y.shape:
+        sizes = f"x {tuple(x.shape)}, y {tuple(y.shape)} and ids {tuple(images.ids.shape)}"
+        raise InputError(f"{name}: {sizes} do not fit together: x must be (N, C, H, W), y and ids (N,)")
+    if x.dtype not in (torch.uint8, torch.float32):
+        raise InputError(f"{name}: pixels are {x.dtype}: they must be uint8, or float32 in [0, 1]")
+    if x.is_floating_point() and not bool(((x >= 0) & (x <= 1)).all()):
+        raise InputError(
+            f"{name}: float pixels must lie in [0, 1], and these span {x.min():g} to {x.max():g}: divide by 255, undo a normalisation"
+        )
+    if len(y) and not 0 <= int(y.min()) <= int(y.max()) < len(images.classes):
+        raise InputError(
+            f"{name}: labels must lie between 0 and {len(images.classes) - 1}, and these span {int(y.min())} to {int(y.max())}"
+        )
+    if len(images.ids.unique()) < len(images):
+        raise InputError(f"{name}: an index stands for more than one image: each needs its own")
+    return images
+
+
+def square(x: Tensor, size: int) -> Tensor:
+    """Images (N, C, H, W) with the shorter side resized to `size` (bilinear, anti-aliased), the longer one cut evenly."""
+    height, width = x.shape[-2:]
+    if height == width == size:
+        return x
+    scale = size / min(height, width)
+    target = max(size, round(height * scale)), max(size, round(width * scale))
+    resized = F.interpolate(x.to(torch.float32), size=target, mode="bilinear", antialias=True)
+    top, left = (target[0] - size) // 2, (target[1] - size) // 2
+    cut = resized[..., top : top + size, left : left + size]
+    return cut.round().clamp(0, 255).to(torch.uint8) if x.dtype == torch.uint8 else cut.clamp(0, 1)
+
+
+def squared(images: Images, size: int) -> Images:
+    """The same images at (C, size, size), in chunks, for a float copy of all of them may not fit."""
+    x = torch.cat([square(chunk, size) for chunk in images.x.split(256)])
+    if images.masks is None:
+        return replace(images, x=x)
+    masks = torch.cat([square(chunk[:, None].float(), size)[:, 0] > 0.5 for chunk in images.masks.split(256)])
+    return replace(images, x=x, masks=masks)

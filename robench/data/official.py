@@ -1,0 +1,58 @@
+"""The data sets torchvision knows. Nothing is fetched unless asked for; torchvision checks the md5 of what it fetches."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robench.data.images import Choice, Images
+from robench.errors import InputError
+
+NAMES = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "svhn": "SVHN", "mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
+SPLITS = ("test", "train")
+DAMAGE = (RuntimeError, ValueError, AssertionError, IndexError, KeyError, EOFError, OSError, pickle.UnpicklingError)
+
+
+def load(name: str, split: str, data_dir: Path, download: bool, choice: Choice) -> Images:
+    """The chosen images of a set that torchvision knows, from `data_dir` in torchvision's layout."""
+    if split not in SPLITS:
+        raise InputError(f"{name} has no split {split!r}: choose one of {', '.join(SPLITS)}")
+    x, y, classes = tensors(stored(name, split, data_dir, download))
+    rows = choice.rows(torch.arange(len(x)), f"the {split} split of {name}")
+    return Images(name, split, x[rows], y[rows], rows, classes)
+
+
+def stored(name: str, split: str, data_dir: Path, download: bool) -> Any:
+    """torchvision's own object for the whole split; InputError where its files are missing or damaged, or cannot be fetched."""
+    from torchvision import datasets  # late: it takes a second that other data need not wait for
+
+    which = {"split": split} if name == "svhn" else {"train": split == "train"}
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # torchvision reports downloads on stdout, which is for data
+            return getattr(datasets, NAMES[name])(root=str(data_dir), download=download, **which)
+    except ModuleNotFoundError as error:
+        raise InputError(f"{name} needs {error.name}, which is not installed: pip install 'robench[svhn]'") from None
+    except DAMAGE as error:
+        if download:
+            raise InputError(f"{name} could not be fetched or read in {data_dir}: {error}") from error
+        if str(error).startswith("Dataset not found"):
+            raise InputError(f"{name} not found in {data_dir}: pass --data-dir, or --download to fetch it") from None
+        raise InputError(f"{name} in {data_dir} is damaged ({error}): delete it and pass --download to fetch it again") from error
+
+
+def tensors(dataset: Any) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    """Images (N, C, H, W) uint8, labels (N,) and class names of a torchvision set, which keeps each in its own layout."""
+    x = torch.as_tensor(dataset.data)
+    if x.dim() == 3:  # MNIST and its kin: (N, H, W)
+        x = x.unsqueeze(1)
+    elif x.shape[-1] == 3:  # CIFAR: (N, H, W, C); SVHN is (N, C, H, W) already
+        x = x.permute(0, 3, 1, 2).contiguous()
+    y = torch.as_tensor(dataset.labels if hasattr(dataset, "labels") else dataset.targets)
+    classes = getattr(dataset, "classes", None) or [str(k) for k in range(10)]
+    return x, y.to(torch.int64), tuple(classes)

@@ -1,0 +1,227 @@
+"""The built-in data set `shapes`: ten kinds of shape on textured backgrounds, drawn when asked for, each with its object mask.
+
+Image i is a pure function of (seed, split, i), however many are drawn. A shape has random size, place, rotation and colour, and may
+be lighter or darker than the background; between the two lies a mean difference of 0.28 or more, nine times 8/255, so that what
+defines the class survives that perturbation. Texture, grain and distractors are there to be overfitted by a net that is not made robust.
+
+A shape is a signed distance function: (x, y) in units of its radius -> distance to its outline, negative inside.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from robench.data.images import Choice, Images
+from robench.draws import Draws
+from robench.errors import InputError
+
+SIZES = {"train": 10_000, "test": 2_000}
+SIDE = 32
+RADIUS = (8.0, 12.5)  # pixels
+SHIFT = 3.0  # of the centre, pixels, either way
+CONTRAST = (0.28, 0.5)  # mean over the channels of |object - background|
+CHROMA = 0.12  # deviation of a channel from the grey level, at most
+TEXTURE = 0.16  # amplitude of the background's texture; the object's is a third of it
+TEXTURE_SCALES = ((4, 0.5), (8, 0.35), (16, 0.25))  # cells a side and weight
+GRAIN = 0.03  # amplitude of the noise of single pixels
+DISTRACTORS = 7
+DISTRACTOR_CONTRAST = 0.35  # at most
+CHUNK = 500  # images drawn at once
+
+
+def box(x: Tensor, y: Tensor, width: float, height: float) -> Tensor:
+    """Distance to an upright rectangle with these half sides."""
+    dx, dy = x.abs() - width, y.abs() - height
+    return torch.hypot(dx.clamp_min(0), dy.clamp_min(0)) + torch.maximum(dx, dy).clamp_max(0)
+
+
+def disk(x: Tensor, y: Tensor) -> Tensor:
+    """A filled circle."""
+    return torch.hypot(x, y) - 0.86
+
+
+def ring(x: Tensor, y: Tensor) -> Tensor:
+    """A circle with a hole."""
+    return (torch.hypot(x, y) - 0.68).abs() - 0.25
+
+
+def square(x: Tensor, y: Tensor) -> Tensor:
+    """A square."""
+    return box(x, y, 0.72, 0.72)
+
+
+def triangle(x: Tensor, y: Tensor) -> Tensor:
+    """A triangle of equal sides."""
+    return torch.maximum(-y, math.sqrt(3) / 2 * x.abs() + y / 2) - 0.53
+
+
+def star(x: Tensor, y: Tensor) -> Tensor:
+    """A star of five points: folded to half a point, it has one straight edge."""
+    sector, tip, notch = 2 * math.pi / 5, 1.05, 0.44
+    angle = ((torch.atan2(y, x) + sector / 2) % sector - sector / 2).abs()
+    edge_x, edge_y = notch * math.cos(sector / 2) - tip, notch * math.sin(sector / 2)
+    length = math.hypot(edge_x, edge_y)
+    radius = torch.hypot(x, y)
+    return ((radius * angle.cos() - tip) * edge_y - radius * angle.sin() * edge_x) / length
+
+
+def cross(x: Tensor, y: Tensor) -> Tensor:
+    """A plus sign."""
+    return torch.minimum(box(x, y, 0.95, 0.28), box(x, y, 0.28, 0.95))
+
+
+def crescent(x: Tensor, y: Tensor) -> Tensor:
+    """A disk with a smaller disk cut from its side."""
+    return torch.maximum(torch.hypot(x, y) - 0.98, 0.78 - torch.hypot(x - 0.48, y))
+
+
+def heart(x: Tensor, y: Tensor) -> Tensor:
+    """A square on its corner with half disks on its two upper sides."""
+    u, v = (x + y) * math.sqrt(0.5), (y - x) * math.sqrt(0.5)
+    lobes = torch.minimum(torch.hypot(u - 0.5, v), torch.hypot(u, v - 0.5)) - 0.5
+    return torch.minimum(box(u, v, 0.5, 0.5), lobes)
+
+
+def arrow(x: Tensor, y: Tensor) -> Tensor:
+    """A shaft with a triangular head."""
+    head = torch.maximum(0.05 - x, (x + y.abs() - 1) * math.sqrt(0.5))
+    return torch.minimum(box(x + 0.4, y, 0.58, 0.2), head)
+
+
+def bar(x: Tensor, y: Tensor) -> Tensor:
+    """A long rectangle."""
+    return box(x, y, 1.0, 0.3)
+
+
+SHAPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "disk": disk,
+    "ring": ring,
+    "square": square,
+    "triangle": triangle,
+    "star": star,
+    "cross": cross,
+    "crescent": crescent,
+    "heart": heart,
+    "arrow": arrow,
+    "bar": bar,
+}
+CLASSES = tuple(SHAPES)
+
+
+def load(split: str, choice: Choice) -> Images:
+    """The chosen images of the official set (seed 0); n and indices may go beyond the usual size of the split."""
+    if split not in SIZES:
+        raise InputError(f"shapes has no split {split!r}: choose one of {', '.join(sorted(SIZES))}")
+    ids = torch.arange(max(SIZES[split], choice.n or 0)) if choice.indices is None else torch.tensor(choice.indices)
+    return generate(split, tuple(ids[choice.rows(ids, "shapes")].tolist()))
+
+
+@lru_cache(maxsize=4)
+def generate(split: str, ids: tuple[int, ...], seed: int = 0) -> Images:
+    """The images with these ids, uint8 (N, 3, 32, 32), in their order; kept in memory for the next call."""
+    chunks = torch.tensor(ids).split(CHUNK)
+    x, masks = (torch.cat(part) for part in zip(*(paint(Draws(seed, chunk, f"shapes/{split}")) for chunk in chunks), strict=True))
+    return Images("shapes", split, x, labels(Draws(seed, torch.tensor(ids), f"shapes/{split}")), torch.tensor(ids), CLASSES, masks)
+
+
+def labels(draws: Draws) -> Tensor:
+    """Labels (B,): each run of ten ids, 0-9, 10-19, ..., holds every class once, in an order of its own."""
+    runs = Draws(draws.seed, draws.ids // len(CLASSES), draws.key).child("labels")
+    orders = runs.uniform((len(CLASSES),)).argsort(dim=1, stable=True)
+    return orders.gather(1, (draws.ids % len(CLASSES)).view(-1, 1)).squeeze(1)
+
+
+def paint(draws: Draws) -> tuple[Tensor, Tensor]:
+    """Images (B, 3, 32, 32) uint8 and their object masks (B, 32, 32) bool: background, then distractors, the object, grain."""
+    ground, face = colours(draws.child("colours"))
+    waves = texture(draws.child("texture"))
+    image = distracted(ground + TEXTURE * waves, ground, draws.child("distractors"))
+    distance = outline(labels(draws), draws.child("outline"))
+    image = image + cover(distance) * (face + TEXTURE / 3 * waves.flip(-1) - image)
+    image = image + GRAIN * (2 * draws.child("grain").uniform((1, SIDE, SIDE)) - 1)
+    return (image * 255).round().clamp(0, 255).to(torch.uint8), distance < 0
+
+
+def colours(draws: Draws) -> tuple[Tensor, Tensor]:
+    """Colours of background and object, each (B, 3, 1, 1); their means differ by CONTRAST, either way round."""
+    u = draws.uniform((9,))
+    contrast = between(u[:, 0], *CONTRAST)
+    middle = 0.5 + (u[:, 1] - 0.5) * (0.8 - contrast)  # both grey levels stay within 0.1 and 0.9
+    half = torch.where(u[:, 2] < 0.5, contrast, -contrast) / 2
+    tint = CHROMA * (2 * u[:, 3:].reshape(-1, 2, 3) - 1)
+    tint = tint - tint.mean(2, keepdim=True)  # grey levels, and so the contrast, stay what they are
+    levels = torch.stack((middle - half, middle + half), 1).unsqueeze(2) + tint
+    return image_like(levels[:, 0]), image_like(levels[:, 1])
+
+
+def texture(draws: Draws) -> Tensor:
+    """Smooth noise on several scales, mostly grey, (B, 3, 32, 32), in about [-1, 1]."""
+    total = torch.zeros(len(draws.ids), 3, SIDE, SIDE)
+    for cells, weight in TEXTURE_SCALES:
+        noise = 2 * draws.child(cells).uniform((3, cells, cells)) - 1
+        noise = 1.1 * noise.mean(1, keepdim=True) + 0.35 * noise
+        total += weight * F.interpolate(noise, size=(SIDE, SIDE), mode="bilinear")
+    return total
+
+
+def distracted(image: Tensor, ground: Tensor, draws: Draws) -> Tensor:
+    """The background with dots and short lines on it, of colours near its own or not so near."""
+    u = draws.uniform((DISTRACTORS, 9))
+    for k in range(DISTRACTORS):
+        tone = DISTRACTOR_CONTRAST * (2 * u[:, k, 0:1] - 1) + 0.1 * (2 * u[:, k, 1:4] - 1)
+        image = image + cover(stroke(u[:, k, 4:])) * (ground + image_like(tone) - image)
+    return image
+
+
+def stroke(u: Tensor) -> Tensor:
+    """Distance (B, 32, 32), in pixels, to a line with round ends anywhere in the image; two in five are dots. u (B, 5) in [0, 1)."""
+    half = (10 * (u[:, 2] - 0.4)).clamp_min(0)
+    thickness = between(u[:, 3], 0.5, 2.2) * torch.where(half > 0, 0.5, 1.0)
+    along, across = turned(SIDE * (u[:, 0] - 0.5), SIDE * (u[:, 1] - 0.5), math.pi * u[:, 4])
+    return torch.hypot((along.abs() - map_like(half)).clamp_min(0), across) - map_like(thickness)
+
+
+def outline(y: Tensor, draws: Draws) -> Tensor:
+    """Distance (B, 32, 32), in pixels, to the outline of each label's shape at a random size, place and rotation."""
+    u = draws.uniform((4,))
+    radius = map_like(between(u[:, 0], *RADIUS))
+    along, across = (part / radius for part in turned(SHIFT * (2 * u[:, 1] - 1), SHIFT * (2 * u[:, 2] - 1), 2 * math.pi * u[:, 3]))
+    distance = torch.empty(len(y), SIDE, SIDE)
+    for label, shape in enumerate(SHAPES.values()):
+        mine = y == label
+        distance[mine] = shape(along[mine], across[mine])
+    return distance * radius
+
+
+def turned(x: Tensor, y: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
+    """Coordinates of all pixels, two of (B, 32, 32), in a frame at (x, y) pixels from the image's centre, turned by `angle`."""
+    axis = torch.arange(SIDE) - (SIDE - 1) / 2
+    dx, dy = axis.view(1, 1, -1) - map_like(x), axis.view(1, -1, 1) - map_like(y)
+    cos, sin = map_like(angle.cos()), map_like(angle.sin())
+    return dx * cos + dy * sin, dy * cos - dx * sin
+
+
+def cover(distance: Tensor) -> Tensor:
+    """The share of each pixel that lies inside, (B, 1, 32, 32): exact for a straight upright edge, smooth for all."""
+    return (0.5 - distance).clamp(0, 1).unsqueeze(1)
+
+
+def between(u: Tensor, low: float, high: float) -> Tensor:
+    """Numbers in [low, high) from u in [0, 1)."""
+    return low + (high - low) * u
+
+
+def map_like(values: Tensor) -> Tensor:
+    """Values (B,) in the shape (B, 1, 1)."""
+    return values.view(-1, 1, 1)
+
+
+def image_like(values: Tensor) -> Tensor:
+    """Values (B, 3) in the shape (B, 3, 1, 1)."""
+    return values.view(-1, 3, 1, 1)
