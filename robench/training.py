@@ -215,6 +215,7 @@ def train(
     test = load_images(data, "test", data_dir=data_dir, download=download, image_size=image_size)
     preset = preset or default_preset(images.shape)
     settings = settled(preset, overrides)
+    out = destination(out, settings, images.name)
     threat = Threat(settings["norm"], settings["eps"])
     objective = resolve(parse(settings["objective"]), OBJECTIVES, "objective")()
     regularizers = regularizers_of(settings["reg"])
@@ -223,7 +224,6 @@ def train(
         raise InputError(
             f"{len(training)} training images are fewer than one batch of {settings['batch_size']}: lower --batch-size or --held-out"
         )
-    out = destination(out, settings, images.name)
     model, about = network(settings, training, seed)
     model.to(device)
     events = fit(

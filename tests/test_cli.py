@@ -206,7 +206,8 @@ def test_wrong_options_get_a_sentence_and_code_2(checkpoint, tmp_path, words, se
         (["--ema", "1"], "out of range: ema"),
         (["--lr", "nan"], "out of range: lr"),
         (["--select", "test"], "select is"),
-        (["--held-out", "300"], "fewer than one batch"),
+        (["--held-out", "300"], "cannot hold out 300 of 300"),
+        (["--batch-size", "251"], "fewer than one batch"),
         (["--normalize", "maybe"], "normalize is"),
     ],
 )
@@ -247,10 +248,10 @@ def test_a_model_of_other_images_or_classes_gets_a_sentence(checkpoint, tmp_path
 
     grey = tmp_path / "grey.npz"
     np.savez(grey, x_test=np.zeros((20, 28, 28), np.uint8), y_test=np.arange(20) % 10)
-    assert "(1, 28, 28)" in refused("eval", checkpoint, "--data", f"npz:{grey}", "--n", "all")
+    assert "(1, 28, 28)" in refused("eval", checkpoint, "--data", f"npz:{grey}", "--out", tmp_path / "out")
     few = tmp_path / "few.npz"
     np.savez(few, x_test=np.zeros((20, 32, 32, 3), np.uint8), y_test=np.arange(20) % 4)
-    assert "classes" in refused("eval", checkpoint, "--data", f"npz:{few}", "--n", "all")
+    assert "classes" in refused("eval", checkpoint, "--data", f"npz:{few}", "--out", tmp_path / "out")
 
 
 def test_a_folder_that_cannot_be_written_is_named_before_anything_runs(checkpoint, tmp_path):

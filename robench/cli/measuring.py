@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from robench.data import Images
     from robench.evaluation import Evaluation
     from robench.models import Loaded
+    from robench.threat import Threat
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,7 @@ class Subject:
 
     loaded: Loaded
     images: Images
-    norm: str
-    eps: float
+    threat: Threat
     device: str
 
 
@@ -51,21 +51,23 @@ def subject(
     """Loads the images and the model, and settles what the user left open; `how` goes to models.load."""
     from robench.data import load as load_images
     from robench.models import load, peek
+    from robench.threat import Threat
 
     on = device_of(device, threads)
     known = peek(model)
+    recipe = known.get("recipe", {})
+    threat = Threat(norm or recipe.get("norm", "linf"), recipe.get("eps", 8 / 255) if eps is None else eps)
     name = data or known.get("data", {}).get("name")
     if not name:
         raise InputError("which images? The model does not say what it was trained on: pass --data NAME (see 'robench list data')")
     images = load_images(
-        name, split, data_dir=data_dir, download=download, n=n or None, at_most=500 if n is None and indices is None else None, shuffle=shuffle,
-        indices=indices, seed=seed, image_size=image_size,
+        name, split, data_dir=data_dir, download=download, n=n or None, at_most=500 if n is None and indices is None else None,
+        shuffle=shuffle, indices=indices, seed=seed, image_size=image_size,
     )  # fmt: skip
     loaded = load(model, classes=len(images.classes), shape=images.shape, device=on, **how)
     for note in loaded.notes:
         message(f"Note: {note}", quiet)
-    recipe = known.get("recipe", {})
-    return Subject(loaded, images, norm or recipe.get("norm", "linf"), recipe.get("eps", 8 / 255) if eps is None else eps, on)
+    return Subject(loaded, images, threat, on)
 
 
 def device_of(device: str, threads: int | None) -> str:
@@ -101,7 +103,7 @@ def run(what: Subject, suite: str | Sequence[Recipe], title: str, out: Path, see
     begin, images = time.perf_counter(), what.images
     about = Row(what.loaded.name, what.loaded.meta.get("preset", ""), images.name, images.split, 0, 0, "", 0.0, "", "", "", 0.0)
     found = evaluate(
-        what.loaded.model, images.x, images.y, suite=suite, norm=what.norm, eps=what.eps, ids=images.ids, seed=seed,
+        what.loaded.model, images.x, images.y, suite=suite, norm=what.threat.norm, eps=what.threat.eps, ids=images.ids, seed=seed,
         batch_size=batch_size, device=what.device, about=about, track=tracker(quiet),
     )  # fmt: skip
     flags = [*what.loaded.notes, *found.flags]
@@ -116,7 +118,7 @@ def run(what: Subject, suite: str | Sequence[Recipe], title: str, out: Path, see
 def heading(what: Subject, title: str, seed: int) -> str:
     """The title of the table: model, images, threat, seed."""
     images = f"{what.images.name} {what.images.split}, n = {len(what.images)}"
-    return f"{title} of {what.loaded.name} on {images}, {what.norm} eps = {eps_text(what.eps)}, seed {seed}"
+    return f"{title} of {what.loaded.name} on {images}, {what.threat.norm} eps = {eps_text(what.threat.eps)}, seed {seed}"
 
 
 def eps_text(eps: float) -> str:
@@ -136,7 +138,7 @@ def report(what: Subject, found: Evaluation, flags: Sequence[str], title: str, o
         what.device, seed, seconds, flags,
         checkpoint={"name": what.loaded.name, "sha256": what.loaded.sha256, "preset": what.loaded.meta.get("preset", "")},
         data={"name": images.name, "split": images.split, "n": len(images), "sha256": images.sha256},
-        threat={"norm": what.norm, "eps": what.eps}, engine={"autoattack": "pyautoattack"},
+        threat={"norm": what.threat.norm, "eps": what.threat.eps}, engine={"autoattack": "pyautoattack"},
     )  # fmt: skip
     written = save(out, found.rows, found.samples, content)
     written.append(staircase(out / "accuracy.png", found.rows, heading(what, title, seed)))
@@ -152,6 +154,6 @@ def examples(path: Path, what: Subject, found: Evaluation) -> Path:
     places = [place for place, _ in found.examples]
     classes, samples = what.images.classes, [found.samples[place] for place in places]
     captions = [(classes[s.label], classes[s.clean_pred], classes[s.adv_pred]) for s in samples]
-    broken = f"{what.norm} eps = {eps_text(what.eps)}, broken by {', '.join(dict.fromkeys(s.broken_by for s in samples))}"
+    broken = f"{what.threat.norm} eps = {eps_text(what.threat.eps)}, broken by {', '.join(dict.fromkeys(s.broken_by for s in samples))}"
     x, x_adv = what.images.pixels(torch.tensor(places)).cpu(), torch.stack([image for _, image in found.examples])
     return gallery(path, x, x_adv, captions, f"{what.loaded.name}: {broken}")

@@ -58,17 +58,19 @@ def load(
     indices: Path | None = None,
     seed: int = 0,
     image_size: int | None = None,
+    at_most: int | None = None,
 ) -> Images:
     """The images of a data set: a name in DATASETS, `npz:PATH` or `folder:PATH`.
 
-    n takes the first n images, as RobustBench does; with shuffle, n drawn with the seed. `indices` is a text file of the
-    ids to use, one a line. data_dir is ./data unless given. `image_size` brings all images to that many pixels square.
+    n takes the first n images, as RobustBench does; with shuffle, n drawn with the seed; at_most likewise, where the set
+    may have fewer. `indices` is a text file of the ids to use, one a line. data_dir is ./data unless given. `image_size`
+    brings all images to that many pixels square.
     """
     if image_size is not None and image_size < 1:
         raise InputError(f"the image size must be at least 1 pixel, not {image_size}")
     if n is not None and n < 1:
         raise InputError(f"n must be at least 1, not {n}")
-    choice = Choice(n, shuffle, None if indices is None else listed(indices), seed)
+    choice = Choice(n, shuffle, None if indices is None else listed(indices), seed, at_most)
     place = Path("data") if data_dir is None else data_dir
     kind, _, path = name.partition(":")
     if kind in FORMATS and path:

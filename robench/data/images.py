@@ -69,12 +69,16 @@ class Images:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which images are wanted: those listed in `indices` (else all), in their order or shuffled with the seed, the first n of them."""
+    """Which images are wanted: those listed in `indices` (else all), in their order or shuffled with the seed, the first n of them.
+
+    n asks for exactly that many, at_most for no more than that many.
+    """
 
     n: int | None = None
     shuffle: bool = False
     indices: tuple[int, ...] | None = None
     seed: int = 0
+    at_most: int | None = None
 
     def rows(self, ids: Tensor, what: str) -> Tensor:
         """Places in `ids` (those of a whole split, in its order) of the chosen images, in the order of use."""
@@ -84,7 +88,7 @@ class Choice:
         if self.shuffle:  # sorting by a number drawn for the id makes the order independent of where the image stood
             rows = rows[Draws(self.seed, ids[rows], "data/shuffle").uniform(()).argsort(stable=True)]
         if self.n is None:
-            return rows
+            return rows[: self.at_most]
         if not 1 <= self.n <= len(rows):
             held = f"{what} has {len(rows)}" if self.indices is None else f"the index file lists {len(rows)}"
             raise InputError(f"n must be between 1 and the number of images, and {held}: n = {self.n} is not possible")

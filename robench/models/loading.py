@@ -89,12 +89,22 @@ def load(
     refuse_nonfinite(model, Path(source).name)
     model = model.to(device).eval()
     described = meta.get("model", {})
+    notes += other_images(described.get("shape"), shape, Path(source).name)
     classes, shape = classes or described.get("classes"), shape or described.get("shape")
     if classes is not None and shape is not None:
         notes += check(model, (shape[0], shape[1], shape[2]), classes, device)
     stored = kind in ("torchscript", "pt2")
     digest = sha256(Path(source).read_bytes()).hexdigest() if stored else fingerprint(model.state_dict())
     return Loaded(model, str(source) if kind == "library" else Path(source).name, digest, meta, tuple(notes))
+
+
+def other_images(trained: Sequence[int] | None, given: Shape | None, name: str) -> list[str]:
+    """A note where a checkpoint was trained on images of another size; InputError where they had other channels."""
+    if trained is None or given is None or tuple(trained) == tuple(given):
+        return []
+    if trained[0] != given[0]:
+        raise InputError(f"{name} was trained on images of shape {tuple(trained)}, and these have shape {tuple(given)}: other channels")
+    return [f"{name} was trained on images of shape {tuple(trained)}, and these have shape {tuple(given)}"]
 
 
 def load_model(source: str | Path, **options: Any) -> nn.Module:

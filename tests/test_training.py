@@ -1,0 +1,197 @@
+"""The training loop: against a loop written out by hand, its schedules, averages, selection and guards."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from robench.data import Images
+from robench.errors import InputError
+from robench.objectives import OBJECTIVES, regularizers_of
+from robench.presets import ABOUT, PRESETS, default_preset
+from robench.schedules import SCHEDULES
+from robench.threat import Threat
+from robench.training import FIT, Epoch, Step, fit, follow, rank, settled, shuffled, train
+
+PLAIN = {key: PRESETS["small"][key] for key in FIT} | {"optimizer": "sgd", "lr": 0.05, "schedule": "cosine", "epochs": 2, "batch_size": 8}
+
+
+def images(n=40, seed=0, split="train"):
+    """Two classes told apart by brightness; ids start at 100."""
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.arange(n) % 2
+    x = (torch.rand(n, 3, 6, 6, generator=generator) * 150).to(torch.uint8) + 100 * y.view(-1, 1, 1, 1).to(torch.uint8)
+    return Images("toy", split, x, y, torch.arange(n) + 100, ("dark", "bright"))
+
+
+def network(seed=0):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.GELU(), nn.Flatten(), nn.Linear(64, 2))
+
+
+def run(model, data=None, held_out=None, seed=0, objective="standard", reg=(), **changes):
+    data = data or images()
+    settings = {**PLAIN, **changes}
+    return list(
+        fit(model, data, held_out or data.take(slice(0, 10)), objective=OBJECTIVES[objective](), regularizers=regularizers_of(reg),
+            threat=Threat("linf", 0.05), seed=seed, **settings)
+    )  # fmt: skip
+
+
+def test_the_loop_equals_one_written_out_by_hand():
+    data, model = images(), network()
+    plain = copy.deepcopy(model)
+    run(model, data, weight_decay=0.01, momentum=0.8, label_smoothing=0.1)
+    descent = torch.optim.SGD(plain.parameters(), 0.05, momentum=0.8, weight_decay=0.01, nesterov=True)
+    for epoch in range(2):
+        for step, rows in enumerate(shuffled(40, 5, 8, 0, epoch)):
+            descent.param_groups[0]["lr"] = 0.05 * (1 + math.cos(math.pi * (5 * epoch + step) / 10)) / 2
+            loss = F.cross_entropy(plain.train()(data.x[rows].float() / 255), data.y[rows], label_smoothing=0.1)
+            descent.zero_grad()
+            loss.backward()
+            descent.step()
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), plain.state_dict().values(), strict=True))
+
+
+def test_every_image_is_used_once_an_epoch_in_another_order():
+    first, second = (torch.cat(shuffled(23, 5, 4, 3, epoch)) for epoch in (0, 1))
+    assert len(first.unique()) == 20
+    assert not torch.equal(first, second)
+    assert torch.equal(first, torch.cat(shuffled(23, 5, 4, 3, 0)))
+
+
+@pytest.mark.parametrize(
+    ("objective", "reg"), [("standard", ()), ("pgd-at", ()), ("standard", ("sagr=0.5",)), ("pgd-at", ("jacobian=0.1",))]
+)
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(objective, reg):
+    def trained(seed):
+        model = network()
+        run(model, seed=seed, objective=objective, reg=reg, augment="crop-flip")
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    assert torch.equal(trained(1), trained(1))
+    assert not torch.allclose(trained(1), trained(2), atol=1e-4)
+
+
+def test_events_tell_every_step_with_its_terms_and_every_epoch_with_its_means():
+    events = run(network(), reg=("sagr=0.5,warmup=0",))
+    steps, epochs = [e for e in events if isinstance(e, Step)], [e for e in events if isinstance(e, Epoch)]
+    assert [(e.epoch, e.step) for e in steps] == [(epoch, step) for epoch in (0, 1) for step in range(5)]
+    assert all(e.terms["loss"] == pytest.approx(e.terms["ce"] + 0.5 * e.terms["sagr"], rel=1e-5) for e in steps)
+    assert epochs[1].terms["ce"] == pytest.approx(sum(e.terms["ce"] for e in steps[5:]) / 5)
+    assert 0 <= epochs[1].held_out_robust <= epochs[1].held_out_clean <= 1
+
+
+def test_training_learns_what_can_be_learned_and_leaves_the_held_out_images_alone():
+    held_out = images(20, seed=1, split="held-out")
+    untouched = held_out.x.clone()
+    events = run(network(), held_out=held_out, epochs=6)
+    assert events[-1].held_out_clean == 1
+    assert torch.equal(held_out.x, untouched)
+
+
+def test_averaged_weights_follow_the_warm_up_and_copy_the_statistics():
+    slow, fast = network(0), network(1)
+    before, after = copy.deepcopy(slow.state_dict()), fast.state_dict()
+    fast[1].running_mean.fill_(7.0)
+    follow(slow, fast, 0.75)
+    assert torch.allclose(slow[0].weight, 0.75 * before["0.weight"] + 0.25 * after["0.weight"])
+    assert float(slow[1].running_mean[0]) == 7
+
+
+def test_an_average_of_weights_is_measured_and_handed_out_instead_of_the_last_ones():
+    model, data = network(), images()
+    average = copy.deepcopy(model)
+    settings = {**PLAIN, "epochs": 1, "ema": 0.9}
+    for event in fit(
+        model, data, data, objective=OBJECTIVES["standard"](), regularizers={}, threat=Threat("linf", 0.05), seed=0, **settings
+    ):
+        if isinstance(event, Step):
+            follow(average, model, min(0.9, (1 + event.step) / (10 + event.step)))
+    assert all(torch.equal(tensor, event.weights[name]) for name, tensor in average.state_dict().items())
+    assert not torch.equal(event.weights["0.weight"], model.state_dict()["0.weight"])
+
+
+def test_schedules_have_their_closed_forms():
+    grid = [0.0, 0.1, 0.25, 0.5, 0.749, 0.75, 0.99]
+    assert [SCHEDULES["constant"](t) for t in grid] == [1.0] * 7
+    assert [SCHEDULES["piecewise"](t) for t in grid] == pytest.approx([1, 1, 1, 0.1, 0.1, 0.01, 0.01])
+    assert [SCHEDULES["cyclic"](t) for t in (0, 0.25, 0.5, 0.75)] == pytest.approx([0, 0.5, 1, 0.5])
+    assert [SCHEDULES["cosine"](t) for t in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
+    assert [SCHEDULES["one-cycle"](t) for t in (0, 0.25, 0.625, 1)] == pytest.approx([0.04, 1, 0.5, 0])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_a_sentence():
+    def penalty(model, batch):
+        return batch.logits.sum() * (float("nan") if batch.progress >= 0.5 else 0.0)
+
+    with pytest.raises(InputError, match="epoch 2, step 1"):
+        list(
+            fit(network(), images(), images().take(slice(0, 10)), objective=OBJECTIVES["standard"](), threat=Threat("linf", 0.05), seed=0,
+                regularizers={"own": (1.0, penalty)}, **PLAIN)
+        )  # fmt: skip
+
+
+def test_the_best_epoch_is_the_most_robust_for_a_defence_and_the_most_accurate_otherwise():
+    def epoch(number, clean, robust):
+        return Epoch(number, 0.0, 0.0, {}, clean, robust, {})
+
+    first, second = epoch(0, 0.9, 0.2), epoch(1, 0.8, 0.5)
+    assert max((first, second), key=lambda e: rank(e, defended=True)) is second
+    assert max((first, second), key=lambda e: rank(e, defended=False)) is first
+    assert rank(epoch(0, math.nan, math.nan), True) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_complete_and_names_what_exists(name):
+    from robench.data.augment import AUGMENTATIONS
+    from robench.models import build
+    from robench.recipes import parse, resolve
+    from robench.training import OPTIMIZERS
+
+    settings = settled(name, {})
+    assert set(settings) == set(PRESETS["small"])
+    assert name in ABOUT
+    resolve(parse(settings["objective"]), OBJECTIVES, "objective")()
+    resolve(parse(settings["schedule"]), SCHEDULES, "schedule")(0.5)
+    regularizers_of(settings["reg"])
+    assert settings["augment"] in AUGMENTATIONS
+    assert settings["optimizer"] in OPTIMIZERS
+    shape = (1, 28, 28) if name in ("mnist-small", "hoffman2019") else (3, 32, 32)
+    with torch.device("meta"):
+        build(settings["arch"], classes=10, shape=shape, activation=settings["activation"])
+    assert default_preset(shape) in PRESETS
+
+
+def test_train_writes_best_and_last_and_never_selects_on_the_test_images(tmp_path, monkeypatch):
+    from robench import training
+
+    asked = []
+    monkeypatch.setattr(training, "load_images", lambda name, split, **how: asked.append(split) or images(60, split=split))
+    path = tmp_path / "toy.pt"
+    done = train("toy", preset="small", out=path, epochs=4, batch_size=8, held_out=20, eval_n=10, arch="mlp", eps=0.05, reg=("sagr",))
+    history = done.meta["history"]
+    best = max(history, key=lambda e: (e["held_out_robust"], e["held_out_clean"], e["epoch"]))
+    assert done.meta["recipe"]["epoch"] == best["epoch"] + 1
+    assert asked == ["train", "test"]
+    assert path.exists()
+    assert (tmp_path / "toy.last.pt").exists() == (best["epoch"] != 3)
+    again = train("toy", preset="small", epochs=4, batch_size=8, held_out=20, eval_n=10, arch="mlp", eps=0.05, reg=("sagr",))
+    assert again.path is None
+    assert all(torch.equal(a, b) for a, b in zip(done.model.state_dict().values(), again.model.state_dict().values(), strict=True))
+
+
+def test_a_trained_checkpoint_loads_as_the_network_that_was_measured(tmp_path, monkeypatch):
+    from robench import training
+    from robench.models import load
+
+    monkeypatch.setattr(training, "load_images", lambda name, split, **how: images(60, split=split))
+    done = train("toy", out=tmp_path / "toy.pt", epochs=1, batch_size=8, held_out=10, eval_n=10, arch="mlp,width=8", activation="silu")
+    loaded = load(tmp_path / "toy.pt")
+    x = images(5).pixels(slice(None))
+    assert torch.equal(loaded.model(x), done.model(x))
+    assert loaded.meta["preset"] == "small"
