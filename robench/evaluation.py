@@ -19,7 +19,7 @@ from robench.attacks import ATTACKS, reference
 from robench.attacks.active import frozen
 from robench.draws import Draws
 from robench.errors import InputError
-from robench.recipes import Recipe, resolve
+from robench.recipes import Recipe, resolve, setting
 from robench.rows import Row, Sample, wilson
 from robench.suites import recipes
 from robench.threat import Threat, per_sample
@@ -224,10 +224,10 @@ def attacked(trial: Trial, recipe: Recipe, attack: Attack, threat: Threat) -> It
         reached += int(found.fooled.sum())
     forwards, backwards = passes(outcomes)
     left, seconds = len(outcomes.standing), time.perf_counter() - begin
-    yield from measured(trial.base, recipe.label, recipe.setting, left, seconds, forwards - before[0], backwards - before[1])
+    yield from measured(trial.base, recipe.label, setting(attack), left, seconds, forwards - before[0], backwards - before[1])
     if len(standing):
         low, high = wilson(reached, len(standing))
-        named = replace(trial.base, probe=recipe.label, setting=recipe.setting, n=len(standing))
+        named = replace(trial.base, probe=recipe.label, setting=setting(attack), n=len(standing))
         yield replace(named, metric="success_rate", value=reached / len(standing), low=low, high=high)
 
 
@@ -287,9 +287,9 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     return (logits.gather(1, y[:, None])[:, 0] - others.amax(1)).float()
 
 
-def measured(base: Row, probe: str, setting: str, standing: int, seconds: float, forwards: int, backwards: int) -> Iterator[Row]:
+def measured(base: Row, probe: str, options: str, standing: int, seconds: float, forwards: int, backwards: int) -> Iterator[Row]:
     """The rows of one probe: accuracy with its Wilson interval, seconds, forward and backward passes summed over the samples."""
-    named = replace(base, probe=probe, setting=setting)
+    named = replace(base, probe=probe, setting=options)
     low, high = wilson(standing, base.n)
     yield replace(named, metric="accuracy", value=standing / base.n, low=low, high=high)
     for metric, value in (("seconds", seconds), ("forwards", forwards), ("backwards", backwards)):

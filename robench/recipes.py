@@ -35,11 +35,6 @@ class Recipe:
         """The name without the folders of a user's file: what tables and CSV call the recipe."""
         return Path(self.name).name if ".py:" in self.name else self.name
 
-    @property
-    def setting(self) -> str:
-        """The options as `key=value` words, the form the CSV carries."""
-        return " ".join(f"{key}={value}" for key, value in self.options.items())
-
 
 def parse(sentence: str) -> Recipe:
     """Reads `NAME[=WEIGHT][,option=value,...]`; numbers and fractions become numbers, true/false become booleans."""
@@ -98,13 +93,30 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def resolve(recipe: Recipe, table: Mapping[str, Callable[..., Any]], what: str) -> Callable[..., Any]:
-    """The function a recipe names, with its options bound: from `table`, or from the user's `file.py:function` (which runs that file)."""
+    """The function that a recipe names, with its options bound.
+
+    It comes from `table` or from the user's `file.py:function` (which runs that file). InputError for an option that it
+    does not have, or that its name already settles: `pgd-20` has 20 steps.
+    """
     function = from_file(recipe.name) if ".py:" in recipe.name else lookup(recipe.name, table, what)
-    known = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    known, settled = options_of(function), getattr(function, "keywords", {})
     for key in recipe.options:
         if key not in known:
-            raise InputError(f"{what} {recipe.name!r} has no option {key!r}{did_you_mean(key, known) if known else ''}")
+            hint = did_you_mean(key, known) if known else ", it has none"
+            raise InputError(f"{what} {recipe.name!r} has no option {key!r}{hint}")
+        if key in settled:
+            raise InputError(f"{what} {recipe.name!r} means {key}={settled[key]}: name the general {what} to choose {key} yourself")
     return partial(function, **recipe.options)
+
+
+def options_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """The options of a function (its keyword-only arguments) with the values they have unless given."""
+    return {p.name: p.default for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}
+
+
+def setting(function: Callable[..., Any]) -> str:
+    """Every option of a resolved function as `key=value` words, given or by default: the form that the CSV carries."""
+    return " ".join(f"{key}={value}" for key, value in options_of(function).items())
 
 
 def from_file(reference: str) -> Callable[..., Any]:

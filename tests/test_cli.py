@@ -129,7 +129,8 @@ def test_options_of_an_attack_reach_it_and_the_rows(checkpoint, tmp_path):
         "attack", checkpoint, "--attack", "pgd,steps=3,restarts=2,loss=margin", "--norm", "l2", "--eps", "0.5", "--n", 20, "--out", tmp_path
     )
     row = next(r for r in read(tmp_path / "rows.csv") if (r["probe"], r["metric"]) == ("pgd", "accuracy"))
-    assert (row["setting"], row["norm"], row["eps"]) == ("steps=3 restarts=2 loss=margin", "l2", "0.5")
+    assert row["setting"] == "steps=3 step_size=None restarts=2 loss=margin random_start=True target=none"
+    assert (row["norm"], row["eps"]) == ("l2", "0.5")
     stands = [s for s in read(tmp_path / "samples.csv") if not s["broken_by"]]
     assert all(int(s["backwards"]) == 6 for s in stands)
 

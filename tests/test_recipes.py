@@ -1,9 +1,11 @@
 """Recipes: how sentences on the command line are read, looked up and bound."""
 
+from functools import partial
+
 import pytest
 
 from robench.errors import InputError
-from robench.recipes import Recipe, fraction, lookup, parse, resolve
+from robench.recipes import Recipe, fraction, lookup, parse, resolve, setting
 
 
 def attack(model, *, steps=10, loss="ce"):
@@ -48,6 +50,13 @@ def test_options_are_bound_and_unknown_ones_refused():
     assert resolve(parse("a,steps=5"), {"a": attack}, "attack")("m") == ("m", 5, "ce")
     with pytest.raises(InputError, match=r"no option 'step': did you mean 'steps'"):
         resolve(parse("a,step=5"), {"a": attack}, "attack")
+
+
+def test_what_a_name_settles_cannot_be_changed_and_everything_is_told():
+    table = {"a": attack, "a-20": partial(attack, steps=20)}
+    assert setting(resolve(parse("a-20,loss=dlr"), table, "attack")) == "steps=20 loss=dlr"
+    with pytest.raises(InputError, match="means steps=20"):
+        resolve(parse("a-20,steps=5"), table, "attack")
 
 
 def test_a_function_of_the_users_own_file_is_found_and_may_import_its_neighbours(tmp_path):

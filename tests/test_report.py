@@ -54,7 +54,7 @@ def test_pictures_are_drawn_without_a_screen_and_are_not_blank(tmp_path):
     from matplotlib.image import imread
 
     x = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    first = gallery(tmp_path / "examples.png", x, (x + 0.1).clamp(0, 1), [("a", "a", "b")] * 3, "title")
+    first = gallery(tmp_path / "examples.png", x, (x + 0.1).clamp(0, 1), [("a", "b")] * 3, "title")
     second = staircase(tmp_path / "accuracy.png", [ROW], "title")
     assert all(imread(path)[..., :3].std() > 0.05 for path in (first, second))
 

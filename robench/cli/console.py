@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from robench.evaluation import Track
@@ -25,12 +26,13 @@ def complain(sentence: str) -> None:
 
 
 def show(title: str, columns: Sequence[str], lines: Iterable[Sequence[str]], left: int = 1) -> None:
-    """Prints a table to stdout; the first `left` columns are words, the others numbers."""
-    table = Table(title=title, title_justify="left", title_style="")
+    """Prints a title and a table to stdout; the first `left` columns are words, the others numbers."""
+    out.print(title, markup=False, soft_wrap=True)
+    table = Table()
     for place, column in enumerate(columns):
         table.add_column(column, justify="left" if place < left else "right", overflow="fold")
     for line in lines:
-        table.add_row(*line)
+        table.add_row(*map(Text, line))  # Text: no markup is read in brackets
     out.print(table)
 
 
@@ -124,8 +126,3 @@ def message(sentence: str, quiet: bool = False) -> None:
     """A message on stderr, unless quiet."""
     if not quiet:
         complain(sentence)
-
-
-def names(title: str, entries: Iterable[tuple[str, Any]]) -> None:
-    """Prints names with what they are."""
-    show(title, ("name", "what it is"), [(name, str(text)) for name, text in entries], left=2)

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from robench.cli.console import names
-from robench.recipes import lookup
+from robench.cli.console import show
+from robench.recipes import lookup, setting
 
 KINDS = ("attacks", "suites", "data", "models", "objectives", "regularizers", "presets")
 
@@ -20,24 +20,25 @@ def list_names(
 ) -> None:
     """Lists attacks, suites, data sets, models, objectives, regularisers or presets, with their options."""
     lookup(what, dict.fromkeys(KINDS), "list")
-    names(what, entries(what))
+    show(what, ("name", "what it is", "options"), entries(what), left=3)
 
 
-def entries(what: str) -> list[tuple[str, str]]:
-    """Names of one kind, each with a line that says what it is."""
+def entries(what: str) -> list[tuple[str, str, str]]:
+    """Names of one kind, each with a line that says what it is, and its options with their defaults."""
     if what == "suites":
         from robench.suites import ABOUT, SUITES
 
-        return [(name, f"{ABOUT[name]}: {', '.join(attacks)}") for name, attacks in SUITES.items()]
+        return [(name, ABOUT[name], ", ".join(attacks)) for name, attacks in SUITES.items()]
     if what == "presets":
         from robench.presets import ABOUT as SETTINGS
+        from robench.presets import PRESETS
 
-        return list(SETTINGS.items())
+        return [(name, text, PRESETS[name]["arch"]) for name, text in SETTINGS.items()]
     if what == "data":
         from robench.data import ABOUT as SETS
 
-        return list(SETS.items())
-    return described(tables(what))
+        return [(name, text, "") for name, text in SETS.items()]
+    return [(name, first_line(function), setting(function)) for name, function in tables(what).items()]
 
 
 def tables(what: str) -> Mapping[str, Callable[..., Any]]:
@@ -55,18 +56,8 @@ def tables(what: str) -> Mapping[str, Callable[..., Any]]:
     return OBJECTIVES if what == "objectives" else REGULARIZERS
 
 
-def described(table: Mapping[str, Callable[..., Any]]) -> list[tuple[str, str]]:
-    """Each name with the first line of its docstring and its options with their defaults."""
-    return [(name, f"{first_line(function)} {options(function)}".strip()) for name, function in table.items()]
-
-
 def first_line(function: Callable[..., Any]) -> str:
-    """The first line of the docstring of a function, also behind `partial`."""
+    """The first line of a function's docstring; a partial's own, or that of the function inside."""
+    text = vars(function).get("__doc__") if isinstance(function, partial) else None
     inner = function.func if isinstance(function, partial) else function
-    return (inspect.getdoc(inner) or "").partition("\n")[0]
-
-
-def options(function: Callable[..., Any]) -> str:
-    """The keyword options of a function with their defaults."""
-    keywords = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY and p.default is not p.empty]
-    return f"[{', '.join(f'{p.name}={p.default}' for p in keywords)}]" if keywords else ""
+    return (text or inspect.getdoc(inner) or "").partition("\n")[0]

@@ -153,7 +153,7 @@ def examples(path: Path, what: Subject, found: Evaluation) -> Path:
 
     places = [place for place, _ in found.examples]
     classes, samples = what.images.classes, [found.samples[place] for place in places]
-    captions = [(classes[s.label], classes[s.clean_pred], classes[s.adv_pred]) for s in samples]
+    captions = [(classes[s.label], classes[s.adv_pred]) for s in samples]
     broken = f"{what.threat.norm} eps = {eps_text(what.threat.eps)}, broken by {', '.join(dict.fromkeys(s.broken_by for s in samples))}"
     x, x_adv = what.images.pixels(torch.tensor(places)).cpu(), torch.stack([image for _, image in found.examples])
     return gallery(path, x, x_adv, captions, f"{what.loaded.name}: {broken}")

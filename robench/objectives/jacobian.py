@@ -14,7 +14,7 @@ from robench.types import Batch
 
 
 def jacobian(model: nn.Module, batch: Batch, *, estimator: str = "sphere", projections: int = 1, at: str = "base") -> Tensor:
-    """The scalar R = 1/2 mean_B ||J||_F^2 of the Jacobian J of the logits; the 1/2 is inside R.
+    """Squared norm of the Jacobian J of the logits (Hoffman et al. 2019): the scalar R = 1/2 mean_B ||J||_F^2.
 
     estimator    sphere: K/n times the sum of ||J^T v||^2 over n = projections random v of length 1; exact: all classes
     at           base: at the images of the base loss; clean: at the clean images

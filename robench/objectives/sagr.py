@@ -56,7 +56,7 @@ def sagr(
     h: float | None = None,
     at: str = "base",
 ) -> Tensor:
-    """The scalar R of the module's head; the 1/2 of form=jacobian is inside R.
+    """Class-weighted penalty on the Jacobian, a reconstruction of SAGR (Li et al. 2023): the scalar R of the module's head.
 
     form         jacobian: the gradients of all classes, weighted; loss: the gradient of a re-weighted loss
     rho          weight of the true class over that of a false one, in [0, inf]; inf leaves the true class alone

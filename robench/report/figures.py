@@ -40,10 +40,10 @@ def staircase(path: Path, rows: Sequence[Row], title: str) -> Path:
     return save_figure(path, figure)
 
 
-def gallery(path: Path, x: Tensor, x_adv: Tensor, captions: Sequence[tuple[str, str, str]], title: str) -> Path:
+def gallery(path: Path, x: Tensor, x_adv: Tensor, captions: Sequence[tuple[str, str]], title: str) -> Path:
     """Clean image, adversarial image and their difference (scaled to the full range, grey = 0), one sample a column.
 
-    x, x_adv (M, C, H, W) in [0, 1] on the CPU; captions: true label, label at x, label at x_adv.
+    x, x_adv (M, C, H, W) in [0, 1] on the CPU; captions: the true label, which the model gives x, and the label at x_adv.
     """
     change = x_adv - x
     span = change.flatten(1).abs().amax(1).clamp_min(1e-12).view(-1, 1, 1, 1)
@@ -53,8 +53,8 @@ def gallery(path: Path, x: Tensor, x_adv: Tensor, captions: Sequence[tuple[str, 
     for line, images in enumerate(lines):
         for column, image in enumerate(images):
             picture(grid[line][column], image)
-    for column, (label, clean_pred, adv_pred) in enumerate(captions):
-        grid[0][column].set_title(f"{label}\n-> {clean_pred}", fontsize=8)
+    for column, (label, adv_pred) in enumerate(captions):
+        grid[0][column].set_title(label, fontsize=8)
         grid[1][column].set_title(f"-> {adv_pred}", fontsize=8, color=WARM)
     for line, name in enumerate(("clean", "adversarial", "difference")):
         grid[line][0].set_ylabel(name, fontsize=9)
