@@ -106,7 +106,11 @@ def resolve(recipe: Recipe, table: Mapping[str, Callable[..., Any]], what: str) 
             raise InputError(f"{what} {recipe.name!r} has no option {key!r}{hint}")
         if key in settled:
             raise InputError(f"{what} {recipe.name!r} means {key}={settled[key]}: name the general {what} to choose {key} yourself")
-    return partial(function, **recipe.options)
+    bound = partial(function, **recipe.options)
+    missing = [key for key, value in options_of(bound).items() if value is inspect.Parameter.empty]
+    if missing:
+        raise InputError(f"{what} {recipe.name!r} needs a value for its option {missing[0]!r}: write {recipe.name},{missing[0]}=VALUE")
+    return bound
 
 
 def options_of(function: Callable[..., Any]) -> dict[str, Any]:

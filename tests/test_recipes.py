@@ -59,6 +59,15 @@ def test_what_a_name_settles_cannot_be_changed_and_everything_is_told():
         resolve(parse("a-20,steps=5"), table, "attack")
 
 
+def test_an_option_without_a_default_must_be_given():
+    def strict(model, *, budget):
+        return budget
+
+    assert resolve(parse("s,budget=3"), {"s": strict}, "attack")("m") == 3
+    with pytest.raises(InputError, match="needs a value for its option 'budget'"):
+        resolve(parse("s"), {"s": strict}, "attack")
+
+
 def test_a_function_of_the_users_own_file_is_found_and_may_import_its_neighbours(tmp_path):
     (tmp_path / "neighbour_of_mine.py").write_text("VALUE = 7\n")
     file = tmp_path / "mine.py"

@@ -55,9 +55,9 @@ def regularizers_of(sentences: Iterable[str]) -> dict[str, Regularizer]:
     """The regularisers that sentences such as `sagr=0.1,rho=0.3,warmup=0.5` or `mine.py:penalty=2` name, ready for `penalised`."""
     regularizers: dict[str, Regularizer] = {}
     for recipe in map(parse, sentences):
-        if recipe.name in regularizers:
+        if recipe.label in regularizers:
             raise InputError(f"regulariser {recipe.name!r} is given twice: one weight and one set of options a name")
-        regularizers[recipe.name] = weighted(recipe)
+        regularizers[recipe.label] = weighted(recipe)
     return regularizers
 
 

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from robench.draws import Draws
-from robench.models.architectures import ACTIVATIONS, ARCHITECTURES, build
+from robench.models.architectures import ARCHITECTURES, build
+from robench.models.layers import ACTIVATIONS
 from robench.objectives import OBJECTIVES, penalised, regularizers_of
 from robench.recipes import parse, resolve
 from robench.threat import Threat
