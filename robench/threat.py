@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -46,17 +47,17 @@ class Threat:
     def ascend(self, x_adv: Tensor, grad: Tensor) -> Tensor:
         """The direction of unit norm along which a function with gradient `grad` rises fastest; 0 where grad is 0.
 
-        For l1 the step is shared by the 1 % of the subpixels with the largest |grad| that have room to move
-        (Tramer & Boneh 2019, 1904.13000): all on one subpixel would be steepest, and would hit the box at once.
+        For l1 the step is shared evenly by the ceil(eps) subpixels of largest |grad| with room to move, after the sparse steps of
+        Tramer & Boneh 2019 (1904.13000): all on one subpixel would be steepest and hit the box at once. A subpixel holds at most 1,
+        so the best point moves about eps of them; a fixed share of the image, as in the paper, is far too many at small eps (our choice).
         """
         if self.norm == "linf":
             return grad.sign()
         if self.norm == "l2":
             scaled = grad / per_sample(grad.flatten(1).abs().amax(1).clamp_min(1e-38), grad)
             return scaled / per_sample(scaled.flatten(1).norm(dim=1).clamp_min(1e-12), grad)
-        room = torch.where(grad > 0, x_adv < 1, x_adv > 0)
-        ranks = (grad.abs() * room).flatten(1)
-        top = ranks.topk(max(1, ranks.shape[1] // 100), dim=1)
+        ranks = (grad.abs() * (room_along(x_adv, grad) > 0.01)).flatten(1)
+        top = ranks.topk(min(max(1, math.ceil(self.eps)), ranks.shape[1]), dim=1)
         sparse = torch.zeros_like(ranks).scatter(1, top.indices, (top.values > 0).to(ranks.dtype))
         sparse = sparse / sparse.sum(1, keepdim=True).clamp_min(1)
         return sparse.view_as(grad) * grad.sign()

@@ -98,7 +98,8 @@ REACH = [
     ("l2", False, False, 1.001),
     ("l2", True, False, 1.001),
     ("l1", False, True, 1.001),
-    ("l1", True, False, 1.02),
+    ("l1", True, False, 1.1),
+    ("l1", True, True, 1.1),
 ]
 
 

@@ -77,8 +77,7 @@ def test_a_step_along_ascend_has_unit_norm_and_gains_the_dual_norm_where_that_is
     if norm != "l1":
         assert torch.allclose(gain, grad.flatten(1).norm(p={"l2": 2.0, "linf": 1.0}[norm], dim=1), rtol=1e-5)
     else:
-        top = max(1, x[0].numel() // 100)
-        assert torch.allclose(gain, grad.flatten(1).abs().topk(top).values.mean(1), rtol=1e-5)
+        assert torch.allclose(gain, grad.flatten(1).abs().topk(4).values.mean(1), rtol=1e-5)  # ceil(eps) subpixels share the step
 
 
 def test_an_l1_step_spends_nothing_on_subpixels_that_the_box_stops():
