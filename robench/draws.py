@@ -59,7 +59,7 @@ class Draws:
         radius = (-2 * ((pairs[..., 0] + 1) * 2.0**-32).log()).sqrt()
         angle = pairs[..., 1] * (2 * math.pi * 2.0**-32)
         both = torch.stack((radius * angle.cos(), radius * angle.sin()), -1)
-        return both.flatten(1)[:, : math.prod(shape)].reshape(-1, *shape).to(torch.float32)
+        return both.flatten(1)[:, : math.prod(shape)].reshape(len(self.ids), *shape).to(torch.float32)
 
     def signs(self, shape: tuple[int, ...], step: int = 0) -> Tensor:
         """Random signs, -1.0 or +1.0 with equal chance, (B, *shape) float32."""
@@ -77,4 +77,4 @@ class Draws:
         block = torch.arange(-(-size // 4), device=self.ids.device).expand(len(self.ids), -1)
         ids = self.ids.view(-1, 1)
         words = philox((block, torch.full_like(block, step & LOW), ids & LOW, ids >> 32 & LOW), key)
-        return torch.stack(torch.broadcast_tensors(*words), -1).flatten(1)[:, :size].reshape(-1, *shape)
+        return torch.stack(torch.broadcast_tensors(*words), -1).flatten(1)[:, :size].reshape(len(self.ids), *shape)

@@ -267,9 +267,12 @@ def test_a_users_factory_is_given_classes_and_shape_where_it_asks_for_them(tmp_p
         build(f"{tmp_path}/mine.py:silent", classes=3, shape=(1, 2, 5), activation="gelu")
 
 
-def test_partials_in_the_table_leave_their_options_open():
+def test_a_name_settles_its_sizes_and_leaves_the_other_options_open():
     assert isinstance(ARCHITECTURES["mlp-wide"], partial)
-    assert on_meta("mlp-wide,width=16")[1].weight.shape == (16, 3 * 32 * 32)
+    assert on_meta("mlp,width=16")[1].weight.shape == (16, 3 * 32 * 32)
+    assert any(isinstance(module, nn.Dropout) for module in on_meta("mlp-wide,dropout=0.5").modules())
+    with pytest.raises(InputError, match="means width=1024"):
+        on_meta("mlp-wide,width=16")
     assert ARCHITECTURES["cnn"] is cnn
 
 

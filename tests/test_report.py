@@ -19,7 +19,7 @@ SAMPLE = Sample(4, 3, 3, 5, "fgsm", 0, 1.25, -0.5, 8 / 255, 3, 1)
 
 def test_tables_come_back_to_the_last_digit(tmp_path):
     save(tmp_path, [ROW, Row(*vars(ROW).values())], [SAMPLE], {"flags": []})
-    rows, samples = pd.read_csv(tmp_path / "rows.csv", keep_default_na=False), pd.read_csv(tmp_path / "samples.csv")
+    rows, samples = pd.read_csv(tmp_path / "rows.csv", keep_default_na=False, float_precision="round_trip"), pd.read_csv(tmp_path / "samples.csv", float_precision="round_trip")
     assert rows.iloc[0].to_dict() == vars(ROW)
     assert samples.iloc[0].to_dict() == vars(SAMPLE)
 
