@@ -1,8 +1,8 @@
 """The built-in data set `shapes`: ten kinds of shape on textured backgrounds, drawn when asked for, each with its object mask.
 
-Image i is a pure function of (seed, split, i), however many are drawn. A shape has random size, place, rotation and colour, and may
-be lighter or darker than the background; between the two lies a mean difference of 0.28 or more, nine times 8/255, so that what
-defines the class survives that perturbation. Texture, grain and distractors are there to be overfitted by a net that is not made robust.
+Image i is a pure function of (seed, split, i), however many are drawn. A shape has random size, place, rotation and colour and is
+lighter than the background, by 0.28 or more in the mean, nine times 8/255, so that what defines the class survives that
+perturbation. Texture, grain and distractors are there to be overfitted by a net that is not made robust.
 
 A shape is a signed distance function: (x, y) in units of its radius -> distance to its outline, negative inside.
 """
@@ -25,7 +25,7 @@ SIZES = {"train": 10_000, "test": 2_000}
 SIDE = 32
 RADIUS = (8.0, 12.5)  # pixels
 SHIFT = 3.0  # of the centre, pixels, either way
-CONTRAST = (0.28, 0.5)  # mean over the channels of |object - background|
+CONTRAST = (0.28, 0.42)  # mean over the channels of object - background
 CHROMA = 0.12  # deviation of a channel from the grey level, at most
 TEXTURE = 0.16  # amplitude of the background's texture; the object's is a third of it
 TEXTURE_SCALES = ((4, 0.5), (8, 0.35), (16, 0.25))  # cells a side and weight
@@ -48,7 +48,7 @@ def disk(x: Tensor, y: Tensor) -> Tensor:
 
 def ring(x: Tensor, y: Tensor) -> Tensor:
     """A circle with a hole."""
-    return (torch.hypot(x, y) - 0.68).abs() - 0.25
+    return (torch.hypot(x, y) - 0.60).abs() - 0.32
 
 
 def square(x: Tensor, y: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ def cross(x: Tensor, y: Tensor) -> Tensor:
 
 def crescent(x: Tensor, y: Tensor) -> Tensor:
     """A disk with a smaller disk cut from its side."""
-    return torch.maximum(torch.hypot(x, y) - 0.98, 0.78 - torch.hypot(x - 0.48, y))
+    return torch.maximum(torch.hypot(x, y) - 0.95, 0.74 - torch.hypot(x - 0.62, y))
 
 
 def heart(x: Tensor, y: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ def arrow(x: Tensor, y: Tensor) -> Tensor:
 
 def bar(x: Tensor, y: Tensor) -> Tensor:
     """A long rectangle."""
-    return box(x, y, 1.0, 0.3)
+    return box(x, y, 0.92, 0.44)
 
 
 SHAPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -149,12 +149,12 @@ def paint(draws: Draws) -> tuple[Tensor, Tensor]:
 
 
 def colours(draws: Draws) -> tuple[Tensor, Tensor]:
-    """Colours of background and object, each (B, 3, 1, 1); their means differ by CONTRAST, either way round."""
-    u = draws.uniform((9,))
+    """Colours of background and object, each (B, 3, 1, 1); the object's mean is CONTRAST above the background's."""
+    u = draws.uniform((8,))
     contrast = between(u[:, 0], *CONTRAST)
     middle = 0.5 + (u[:, 1] - 0.5) * (0.8 - contrast)  # both grey levels stay within 0.1 and 0.9
-    half = torch.where(u[:, 2] < 0.5, contrast, -contrast) / 2
-    tint = CHROMA * (2 * u[:, 3:].reshape(-1, 2, 3) - 1)
+    half = contrast / 2
+    tint = CHROMA * (2 * u[:, 2:].reshape(-1, 2, 3) - 1)
     tint = tint - tint.mean(2, keepdim=True)  # grey levels, and so the contrast, stay what they are
     levels = torch.stack((middle - half, middle + half), 1).unsqueeze(2) + tint
     return image_like(levels[:, 0]), image_like(levels[:, 1])
