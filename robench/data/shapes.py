@@ -1,8 +1,10 @@
 """The built-in data set `shapes`: ten kinds of shape on textured backgrounds, drawn when asked for, each with its object mask.
 
-Image i is a pure function of (seed, split, i), however many are drawn. A shape has random size, place, rotation and colour and is
-lighter than the background, by 0.28 or more in the mean, nine times 8/255, so that what defines the class survives that
-perturbation. Texture, grain and distractors are there to be overfitted by a net that is not made robust.
+Image i is a pure function of (seed, split, i), however many are drawn; the arithmetic is float64, so that the rounded pixels
+are the same on every machine. A shape has a random size, place, rotation and colour, and is lighter than the background by
+0.28 or more in the mean over the channels, nine times 8/255, so what defines the class survives that perturbation.
+Texture, grain and distractors are no help to a classifier. No picture is like CIFAR's: a number measured here says nothing
+about natural images.
 
 A shape is a signed distance function: (x, y) in units of its radius -> distance to its outline, negative inside.
 """
@@ -63,7 +65,7 @@ def triangle(x: Tensor, y: Tensor) -> Tensor:
 
 def star(x: Tensor, y: Tensor) -> Tensor:
     """A star of five points: folded to half a point, it has one straight edge."""
-    sector, tip, notch = 2 * math.pi / 5, 1.05, 0.44
+    sector, tip, notch = 2 * math.pi / 5, 1.08, 0.4
     angle = ((torch.atan2(y, x) + sector / 2) % sector - sector / 2).abs()
     edge_x, edge_y = notch * math.cos(sector / 2) - tip, notch * math.sin(sector / 2)
     length = math.hypot(edge_x, edge_y)
@@ -82,9 +84,9 @@ def crescent(x: Tensor, y: Tensor) -> Tensor:
 
 
 def heart(x: Tensor, y: Tensor) -> Tensor:
-    """A square on its corner with half disks on its two upper sides."""
+    """A square on its corner with disks over its two upper sides."""
     u, v = (x + y) * math.sqrt(0.5), (y - x) * math.sqrt(0.5)
-    lobes = torch.minimum(torch.hypot(u - 0.5, v), torch.hypot(u, v - 0.5)) - 0.5
+    lobes = torch.minimum(torch.hypot(u - 0.62, v - 0.05), torch.hypot(u - 0.05, v - 0.62)) - 0.44
     return torch.minimum(box(u, v, 0.5, 0.5), lobes)
 
 
@@ -144,16 +146,15 @@ def paint(draws: Draws) -> tuple[Tensor, Tensor]:
     image = distracted(ground + TEXTURE * waves, ground, draws.child("distractors"))
     distance = outline(labels(draws), draws.child("outline"))
     image = image + cover(distance) * (face + TEXTURE / 3 * waves.flip(-1) - image)
-    image = image + GRAIN * (2 * draws.child("grain").uniform((1, SIDE, SIDE)) - 1)
+    image = image + GRAIN * (2 * draws.child("grain").uniform((1, SIDE, SIDE)).double() - 1)
     return (image * 255).round().clamp(0, 255).to(torch.uint8), distance < 0
 
 
 def colours(draws: Draws) -> tuple[Tensor, Tensor]:
-    """Colours of background and object, each (B, 3, 1, 1); the object's mean is CONTRAST above the background's."""
-    u = draws.uniform((8,))
-    contrast = between(u[:, 0], *CONTRAST)
-    middle = 0.5 + (u[:, 1] - 0.5) * (0.8 - contrast)  # both grey levels stay within 0.1 and 0.9
-    half = contrast / 2
+    """Colours of background and object, each (B, 3, 1, 1); the mean over the channels of object - background lies in CONTRAST."""
+    u = draws.uniform((8,)).double()
+    half = between(u[:, 0], *CONTRAST) / 2
+    middle = 0.5 + (u[:, 1] - 0.5) * (0.8 - 2 * half)  # both grey levels stay within 0.1 and 0.9
     tint = CHROMA * (2 * u[:, 2:].reshape(-1, 2, 3) - 1)
     tint = tint - tint.mean(2, keepdim=True)  # grey levels, and so the contrast, stay what they are
     levels = torch.stack((middle - half, middle + half), 1).unsqueeze(2) + tint
@@ -162,9 +163,9 @@ def colours(draws: Draws) -> tuple[Tensor, Tensor]:
 
 def texture(draws: Draws) -> Tensor:
     """Smooth noise on several scales, mostly grey, (B, 3, 32, 32), in about [-1, 1]."""
-    total = torch.zeros(len(draws.ids), 3, SIDE, SIDE)
+    total = torch.zeros(len(draws.ids), 3, SIDE, SIDE, dtype=torch.float64)
     for cells, weight in TEXTURE_SCALES:
-        noise = 2 * draws.child(cells).uniform((3, cells, cells)) - 1
+        noise = 2 * draws.child(cells).uniform((3, cells, cells)).double() - 1
         noise = 1.1 * noise.mean(1, keepdim=True) + 0.35 * noise
         total += weight * F.interpolate(noise, size=(SIDE, SIDE), mode="bilinear")
     return total
@@ -172,7 +173,7 @@ def texture(draws: Draws) -> Tensor:
 
 def distracted(image: Tensor, ground: Tensor, draws: Draws) -> Tensor:
     """The background with dots and short lines on it, of colours near its own or not so near."""
-    u = draws.uniform((DISTRACTORS, 9))
+    u = draws.uniform((DISTRACTORS, 9)).double()
     for k in range(DISTRACTORS):
         tone = DISTRACTOR_CONTRAST * (2 * u[:, k, 0:1] - 1) + 0.1 * (2 * u[:, k, 1:4] - 1)
         image = image + cover(stroke(u[:, k, 4:])) * (ground + image_like(tone) - image)
@@ -189,10 +190,11 @@ def stroke(u: Tensor) -> Tensor:
 
 def outline(y: Tensor, draws: Draws) -> Tensor:
     """Distance (B, 32, 32), in pixels, to the outline of each label's shape at a random size, place and rotation."""
-    u = draws.uniform((4,))
+    u = draws.uniform((4,)).double()
     radius = map_like(between(u[:, 0], *RADIUS))
-    along, across = (part / radius for part in turned(SHIFT * (2 * u[:, 1] - 1), SHIFT * (2 * u[:, 2] - 1), 2 * math.pi * u[:, 3]))
-    distance = torch.empty(len(y), SIDE, SIDE)
+    along, across = turned(SHIFT * (2 * u[:, 1] - 1), SHIFT * (2 * u[:, 2] - 1), 2 * math.pi * u[:, 3])
+    distance = torch.empty_like(along)
+    along, across = along / radius, across / radius
     for label, shape in enumerate(SHAPES.values()):
         mine = y == label
         distance[mine] = shape(along[mine], across[mine])
