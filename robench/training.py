@@ -23,10 +23,10 @@ from robench.models import build, checkpoint
 from robench.objectives import OBJECTIVES, Objective, Regularizer, penalised, regularizers_of
 from robench.presets import PRESETS, default_preset
 from robench.recipes import lookup, parse, resolve
-from robench.report import prepare
 from robench.schedules import SCHEDULES
 from robench.threat import Threat
 from robench.types import Batch
+from robench.writing import prepare
 
 State = dict[str, Tensor]
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from robench.errors import InputError
-from robench.report import prepare, save, whole
+from robench.report import save
 from robench.report.figures import gallery, staircase
 from robench.report.manifest import manifest
 from robench.rows import Row, Sample
+from robench.writing import prepare
 
 ROW = Row("net.pt", "small", "shapes", "test", 10, 0, "linf", 8 / 255, "pgd-10", "", "accuracy", 1 / 3, 0.1, 0.6)
 SAMPLE = Sample(4, 3, 3, 5, "fgsm", 0, 1.25, -0.5, 8 / 255, 3, 1)
@@ -26,18 +27,13 @@ def test_tables_come_back_to_the_last_digit(tmp_path):
         assert {key: type(value)(line[key]) for key, value in vars(entry).items()} == vars(entry)
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
-    target = tmp_path / "rows.csv"
-    target.write_text("old")
-
-    def fail(path):
-        path.write_text("half")
-        raise RuntimeError("the disk is full")
-
-    with pytest.raises(RuntimeError):
-        whole(target, fail)
-    assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]
-    assert target.read_text() == "old"
+def test_a_write_that_fails_leaves_the_old_files_and_nothing_else(tmp_path, monkeypatch):
+    save(tmp_path, [ROW], [SAMPLE], {"flags": ["old"]})
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr("robench.writing.os.fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(InputError, match="No space left"):
+        save(tmp_path, [], [], {"flags": ["new"]})
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_a_folder_below_a_file_cannot_be_prepared(tmp_path):

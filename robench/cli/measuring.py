@@ -89,7 +89,7 @@ def device_of(device: str, threads: int | None) -> str:
 
 def results_folder(out: Path | None, model: str, what: str) -> Path:
     """The folder for the results, writable: the user's, or results/<time>-<model>-<what>."""
-    from robench.report import prepare
+    from robench.writing import prepare
 
     stem = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in model)
     return prepare(out or Path("results") / f"{time.strftime('%Y%m%d-%H%M%S')}-{stem}-{what}")

@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from robench.errors import InputError
 from robench.models.files import existing, read_torch
+from robench.writing import write_whole
 
 FORMAT = "robench-checkpoint-1"
 
@@ -83,29 +83,3 @@ def plain(value: Any) -> Any:
     if value is None or type(value) in (str, int, float, bool):
         return value
     raise TypeError(f"a checkpoint's meta holds plain values only, not {type(value).__name__}")
-
-
-def write_whole(files: dict[Path, bytes]) -> None:
-    """Writes each file under a temporary name in its folder, then moves all into place; no temporary file is left behind."""
-    moves = {path.with_name(f".{path.name}.{os.getpid()}.tmp"): path for path in files}
-    first = next(iter(files))
-    try:
-        first.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            for temporary, path in moves.items():
-                write_synced(temporary, files[path])
-            for temporary, path in moves.items():
-                temporary.replace(path)
-        finally:
-            for temporary in moves:
-                temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write {first}: {error.strerror or error}; choose another place") from error
-
-
-def write_synced(path: Path, data: bytes) -> None:
-    """Writes `data` through to the disk, so that a move after it never leads to an empty file."""
-    with path.open("wb") as handle:
-        handle.write(data)
-        handle.flush()
-        os.fsync(handle.fileno())

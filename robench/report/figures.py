@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,8 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from robench.report import whole
 from robench.rows import Row
+from robench.writing import write_whole
 
 INK, WARM = "#2b4c7e", "#c1502e"
 
@@ -19,7 +20,9 @@ INK, WARM = "#2b4c7e", "#c1502e"
 def save_figure(path: Path, figure: Figure) -> Path:
     """Writes a figure as PNG, whole or not at all; returns the path."""
     FigureCanvasAgg(figure)
-    return whole(path, lambda partial: figure.savefig(partial, dpi=150, bbox_inches="tight"))
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=150, bbox_inches="tight")
+    return write_whole({path: drawn.getvalue()})[0]
 
 
 def staircase(path: Path, rows: Sequence[Row], title: str) -> Path:
