@@ -74,7 +74,7 @@ def load(
     place = Path("data") if data_dir is None else data_dir
     kind, _, path = name.partition(":")
     if kind in FORMATS and path:
-        images = FORMATS[kind](files.located(Path(path), place, kind), split, choice, image_size)
+        images = FORMATS[kind](files.located(Path(path).expanduser(), place, kind), split, choice, image_size)
     elif name in DATASETS:
         images = DATASETS[name](split, place, download, choice)
     else:
