@@ -12,7 +12,8 @@ A shape is a signed distance function: (x, y) in units of its radius -> distance
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 
 import torch
@@ -127,9 +128,23 @@ def load(split: str, choice: Choice) -> Images:
 @lru_cache(maxsize=4)
 def generate(split: str, ids: tuple[int, ...], seed: int = 0) -> Images:
     """The images with these ids, uint8 (N, 3, 32, 32), in their order; kept in memory for the next call."""
-    chunks = torch.tensor(ids).split(CHUNK)
-    x, masks = (torch.cat(part) for part in zip(*(paint(Draws(seed, chunk, f"shapes/{split}")) for chunk in chunks), strict=True))
-    return Images("shapes", split, x, labels(Draws(seed, torch.tensor(ids), f"shapes/{split}")), torch.tensor(ids), CLASSES, masks)
+    rows = torch.tensor(ids)
+    with one_thread():
+        x, masks = (
+            torch.cat(part) for part in zip(*(paint(Draws(seed, chunk, f"shapes/{split}")) for chunk in rows.split(CHUNK)), strict=True)
+        )
+    return Images("shapes", split, x, labels(Draws(seed, rows, f"shapes/{split}")), rows, CLASSES, masks)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One CPU thread for a while: on a busy machine, threads that wait for each other made these short steps 25 times slower."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def labels(draws: Draws) -> Tensor:
