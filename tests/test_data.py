@@ -166,6 +166,13 @@ def test_more_images_than_there_are_is_refused_and_says_how_many_there_are(tmp_p
         load(name, n=3, indices=tmp_path / "few.txt")
 
 
+def test_at_most_takes_the_first_and_is_content_with_fewer(tmp_path):
+    x, y = some(6)
+    name = saved(tmp_path / "toy.npz", x=x, y=y)
+    assert load(name, at_most=4).ids.tolist() == [0, 1, 2, 3]
+    assert len(load(name, at_most=100)) == 6
+
+
 def test_an_unknown_name_gets_a_suggestion():
     with pytest.raises(InputError, match="unknown data set 'cifar-10': did you mean 'cifar10'"):
         load("cifar-10")
