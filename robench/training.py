@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +220,8 @@ def train(
     objective = resolve(parse(settings["objective"]), OBJECTIVES, "objective")()
     regularizers = regularizers_of(settings["reg"])
     training, held_out = holdout(images, settings["held_out"], seed)
+    if test.split == "all":
+        test = unsplit(held_out)
     if len(training) < settings["batch_size"]:
         raise InputError(
             f"{len(training)} training images are fewer than one batch of {settings['batch_size']}: lower --batch-size or --held-out"
@@ -250,6 +252,13 @@ def train(
         "history": history,
     }
     return Trained(model, meta, found, keep(out, model, meta, last, chosen))
+
+
+def unsplit(held_out: Images) -> Images:
+    """The held-out images in place of a test split that the source does not have; InputError where none are held out."""
+    if len(held_out) == 0:
+        raise InputError(f"{held_out.name} has no test split: hold out images to measure on with --held-out N")
+    return replace(held_out, name=f"{held_out.name} held out")
 
 
 FIT = (

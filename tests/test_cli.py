@@ -261,6 +261,15 @@ def test_a_folder_that_cannot_be_written_is_named_before_anything_runs(checkpoin
     assert "cannot write into" in refused("train", "--n-train", 300, "--out", tmp_path / "file" / "net.pt")
 
 
+def test_a_source_without_splits_is_used_whole_and_says_so(checkpoint, tmp_path):
+    import numpy as np
+
+    np.savez(tmp_path / "plain.npz", x=np.zeros((20, 32, 32, 3), np.uint8), y=np.arange(20) % 10)
+    words = ["attack", checkpoint, "--data", f"npz:{tmp_path}/plain.npz", "--attack", "fgsm", "--out", tmp_path / "out"]
+    assert "has no test split" in robench(*words).stderr
+    assert "has no test split" in (tmp_path / "out" / "manifest.json").read_text()
+
+
 def test_a_model_without_known_data_asks_for_it(tmp_path):
     file = tmp_path / "zoo.py"
     file.write_text("from torch import nn\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))\n")

@@ -185,6 +185,18 @@ def test_train_writes_best_and_last_and_never_selects_on_the_test_images(tmp_pat
     assert all(torch.equal(a, b) for a, b in zip(done.model.state_dict().values(), again.model.state_dict().values(), strict=True))
 
 
+def test_a_source_without_splits_is_measured_on_the_held_out_images_only(tmp_path):
+    import numpy as np
+
+    everything = images(60)
+    np.savez(tmp_path / "mine.npz", x=everything.x.numpy(), y=everything.y.numpy())
+    short = {"epochs": 1, "batch_size": 8, "arch": "mlp,width=8", "eval_n": 10}
+    done = train(f"npz:{tmp_path}/mine.npz", held_out=20, **short)
+    assert (done.meta["metrics"]["clean"]["n"], done.meta["metrics"]["clean"]["data"]) == (20, "npz:mine held out")
+    with pytest.raises(InputError, match="no test split"):
+        train(f"npz:{tmp_path}/mine.npz", held_out=0, **short)
+
+
 def test_a_trained_checkpoint_loads_as_the_network_that_was_measured(tmp_path, monkeypatch):
     from robench import training
     from robench.models import load

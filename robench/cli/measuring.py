@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +65,9 @@ def subject(
         shuffle=shuffle, indices=indices, seed=seed, image_size=image_size,
     )  # fmt: skip
     loaded = load(model, classes=len(images.classes), shape=images.shape, device=on, **how)
+    if images.split != split:
+        sentence = f"{images.name} has no {split} split: all its images are used, also those a model may have been trained on"
+        loaded = replace(loaded, notes=(*loaded.notes, sentence))
     for note in loaded.notes:
         message(f"Note: {note}", quiet)
     return Subject(loaded, images, threat, on)
