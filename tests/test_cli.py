@@ -135,6 +135,12 @@ def test_options_of_an_attack_reach_it_and_the_rows(checkpoint, tmp_path):
     assert all(int(s["backwards"]) == 6 for s in stands)
 
 
+def test_an_attack_that_refuses_the_model_leaves_nothing(checkpoint, tmp_path):
+    words = ["attack", checkpoint, "--attack", "pgd,target=17", "--n", 20, "--out", tmp_path / "out"]
+    assert "target=17 is no class of the model" in refused(*words)
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_attack_of_the_users_own_joins(checkpoint, tmp_path):
     page = (Path(__file__).parents[1] / "docs" / "adding-an-attack.md").read_text()
     (tmp_path / "my_attack.py").write_text(page.split("```python\n")[1].split("```")[0])
@@ -182,6 +188,7 @@ def test_the_list_command_knows_every_kind(checkpoint):
         (["--device", "cuda:77x"], "device"),
         (["--split", "validation"], "split"),
         (["--batch-size", "0"], "batch-size"),
+        (["--suite", "pgd", "--n", "20", "--norm", "l2", "--eps", "nan"], "finite number"),
     ],
 )
 def test_wrong_options_get_a_sentence_and_code_2(checkpoint, tmp_path, words, sentence):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,10 +106,15 @@ def run(what: Subject, suite: str | Sequence[Recipe], title: str, out: Path, see
 
     begin, images = time.perf_counter(), what.images
     about = Row(what.loaded.name, what.loaded.meta.get("preset", ""), images.name, images.split, 0, 0, "", 0.0, "", "", "", 0.0)
-    found = evaluate(
-        what.loaded.model, images.x, images.y, suite=suite, norm=what.threat.norm, eps=what.threat.eps, ids=images.ids, seed=seed,
-        batch_size=batch_size, device=what.device, about=about, track=tracker(quiet),
-    )  # fmt: skip
+    try:
+        found = evaluate(
+            what.loaded.model, images.x, images.y, suite=suite, norm=what.threat.norm, eps=what.threat.eps, ids=images.ids, seed=seed,
+            batch_size=batch_size, device=what.device, about=about, track=tracker(quiet),
+        )  # fmt: skip
+    except BaseException:
+        with suppress(OSError):
+            out.rmdir()  # only if it is empty: a run that fails leaves nothing behind
+        raise
     flags = [*what.loaded.notes, *found.flags]
     written = report(what, found, flags, title, out, seed, time.perf_counter() - begin)
     show_rows(heading(what, title, seed), found.rows)
