@@ -204,8 +204,8 @@ def train(
 
     preset     a name of presets.PRESETS; by default the one for the shape of the images
     overrides  any key of a preset: arch, objective, reg, norm, eps, epochs, batch_size, lr, ...
-    out        the checkpoint to write: FILE.pt, with FILE.json beside it, and FILE.last.pt where the last epoch was not the best; a folder
-               gets a file named after data, architecture and method; None: nothing is written
+    out        the checkpoint to write: FILE.pt, with FILE.json beside it, and FILE.last.pt (or FILE.best.pt, with select="last") where the
+               last epoch was not the best; a folder gets a file named after data, architecture and method; None: nothing is written
     select     which weights become FILE.pt: "best" on the held-out split (robust accuracy for a defence, else clean accuracy), "last"
     watch      wraps the iterator of Step and Epoch, to show progress
     """
@@ -251,7 +251,7 @@ def train(
         "metrics": metrics(found, test.name),
         "history": history,
     }
-    return Trained(model, meta, found, keep(out, model, meta, last, chosen))
+    return Trained(model, meta, found, keep(out, model, meta, chosen, {"best": best, "last": last}))
 
 
 def unsplit(held_out: Images) -> Images:
@@ -308,7 +308,7 @@ def network(settings: Mapping[str, Any], images: Images, seed: int) -> tuple[nn.
         "std": [round(number, 4) for number in some.std((0, 2, 3)).clamp_min(1e-3).tolist()] if scaled else None,
     }
     arguments: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in about.items() if key != "arch"}
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build(settings["arch"], **arguments), about
 
@@ -345,14 +345,21 @@ def metrics(found: Sequence[Evaluation], data: str) -> dict[str, Any]:
     }
 
 
-def keep(out: Path | None, model: nn.Module, meta: dict[str, Any], final: Epoch, chosen: Epoch) -> Path | None:
-    """Writes the chosen weights to `out`, and the last ones to FILE.last.pt where they are others; returns `out`."""
+def keep(out: Path | None, model: nn.Module, meta: dict[str, Any], chosen: Epoch, others: Mapping[str, Epoch]) -> Path | None:
+    """Writes the chosen weights to `out`, and those of `others` that are not the same to FILE.<name>.pt; returns `out`.
+
+    A file of that name that an earlier run left is removed where this run has none, so that the files of one name belong to one run.
+    """
     if out is None:
         return None
-    if chosen is not final:
-        last = copy.deepcopy(model)
-        last.load_state_dict(final.weights)
-        about = {**meta, "metrics": {}, "recipe": {**meta["recipe"], "select": "last", "epoch": final.epoch + 1}}
-        checkpoint.save(out.with_name(f"{out.stem}.last{out.suffix}"), last, about)
+    for name, epoch in others.items():
+        beside = out.with_name(f"{out.stem}.{name}{out.suffix}")
+        if epoch is chosen:
+            beside.unlink(missing_ok=True)
+            beside.with_suffix(".json").unlink(missing_ok=True)
+            continue
+        other = copy.deepcopy(model)
+        other.load_state_dict(epoch.weights)
+        checkpoint.save(beside, other, {**meta, "metrics": {}, "recipe": {**meta["recipe"], "select": name, "epoch": epoch.epoch + 1}})
     checkpoint.save(out, model, meta)
     return out

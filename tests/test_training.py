@@ -10,11 +10,12 @@ from torch.nn import functional as F
 
 from robench.data import Images
 from robench.errors import InputError
+from robench.models import checkpoint
 from robench.objectives import OBJECTIVES, regularizers_of
 from robench.presets import ABOUT, PRESETS, default_preset
 from robench.schedules import SCHEDULES
 from robench.threat import Threat
-from robench.training import FIT, Epoch, Step, fit, follow, rank, settled, shuffled, train
+from robench.training import FIT, Epoch, Step, fit, follow, keep, rank, settled, shuffled, train
 
 PLAIN = {key: PRESETS["small"][key] for key in FIT} | {"optimizer": "sgd", "lr": 0.05, "schedule": "cosine", "epochs": 2, "batch_size": 8}
 
@@ -183,6 +184,22 @@ def test_train_writes_best_and_last_and_never_selects_on_the_test_images(tmp_pat
     again = train("toy", preset="small", epochs=4, batch_size=8, held_out=20, eval_n=10, arch="mlp", eps=0.05, reg=("sagr",))
     assert again.path is None
     assert all(torch.equal(a, b) for a, b in zip(done.model.state_dict().values(), again.model.state_dict().values(), strict=True))
+
+
+def test_best_and_last_are_both_kept_and_files_of_an_earlier_run_are_not(tmp_path):
+    model, meta = network(), {"model": {}, "recipe": {}}
+    weights = [{name: tensor + step for name, tensor in model.state_dict().items()} for step in (0, 1)]
+    best, last = (Epoch(number, 0.0, 0.0, {}, 0.5, 0.5, state) for number, state in enumerate(weights))
+    out = tmp_path / "net.pt"
+    for chosen, other in ((best, last), (last, best)):
+        model.load_state_dict(chosen.weights)
+        keep(out, model, meta, chosen, {"best": best, "last": last})
+        beside = tmp_path / f"net.{'last' if other is last else 'best'}.pt"
+        assert sorted(path.name for path in tmp_path.glob("*.pt")) == sorted([beside.name, "net.pt"])
+        assert torch.equal(checkpoint.read(beside)[0]["0.weight"], other.weights["0.weight"])
+        assert checkpoint.read(beside)[1]["recipe"]["epoch"] == other.epoch + 1
+    keep(out, model, meta, last, {"best": last, "last": last})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net.json", "net.pt"]
 
 
 def test_a_source_without_splits_is_measured_on_the_held_out_images_only(tmp_path):

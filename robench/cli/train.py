@@ -90,11 +90,17 @@ def show_result(trained: Trained, seconds: float, quiet: bool) -> None:
     recipe, metrics = meta["recipe"], meta["metrics"]
     method = " + ".join([recipe["objective"], *recipe["reg"]])
     lines = [
-        (probe, f"{m['norm']} {eps_text(m['eps'])}".strip(" 0"), percent(m["accuracy"]), interval(m["low"], m["high"]), str(m["n"]))
+        (
+            probe,
+            f"{m['norm']} {eps_text(m['eps'])}" if m["norm"] else "",
+            percent(m["accuracy"]),
+            interval(m["low"], m["high"]),
+            str(m["n"]),
+        )
         for probe, m in metrics.items()
     ]
     lines.append(("seconds", "", f"{seconds:.1f}", "", ""))
     title = f"{meta['model']['arch']} on {meta['data']['name']}, {method}, preset {meta['preset']}"
-    title += f", weights of epoch {recipe['epoch']} of {recipe['epochs']}"
+    title += f", weights of epoch {recipe['epoch']} of {recipe['epochs']}, measured on {metrics['clean']['data']}"
     show(title, ("probe", "threat", "accuracy %", "95 % interval", "n"), lines, left=2)
     message(f"Written: {trained.path}", quiet)
