@@ -9,10 +9,10 @@ import robench
 
 ROOT = Path(robench.__file__).parent
 LAYERS = {
-    "words": ("errors", "types", "draws", "threat", "rows", "recipes", "schedules", "writing"),
+    "words": ("errors", "types", "draws", "threat", "rows", "recipes", "schedules", "writing", "statistics", "journal"),
     "maths": ("attacks", "objectives"),
     "things": ("models", "data", "report"),
-    "loops": ("suites", "presets", "evaluation", "training"),
+    "loops": ("suites", "presets", "shards", "diagnostics", "outcomes", "summary", "evaluation", "training"),
     "shell": ("cli", "__main__", "__init__"),
 }
 HOMES = {
@@ -70,7 +70,7 @@ def test_each_third_party_package_has_one_home():
 def test_help_and_version_do_not_import_torch():
     code = (
         "import sys\nfrom robench.cli import app\n"
-        "for words in (['--help'], ['--version'], ['train', '--help'], ['eval', '--help']):\n"
+        "for words in (['--help'], ['--version'], ['train', '--help'], ['eval', '--help'], ['compare', '--help']):\n"
         "    try: app(words)\n    except SystemExit as end: assert end.code == 0\n"
         "assert 'torch' not in sys.modules and 'pandas' not in sys.modules\n"
     )

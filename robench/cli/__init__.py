@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from robench.cli.attack import attack
+from robench.cli.compare import compare
 from robench.cli.console import complain
 from robench.cli.evaluate import evaluate
 from robench.cli.lists import list_names
@@ -41,6 +42,7 @@ app = typer.Typer(
 app.command("train")(train)
 app.command("eval")(evaluate)
 app.command("attack")(attack)
+app.command("compare")(compare)
 app.command("list")(list_names)
 
 

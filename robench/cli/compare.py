@@ -1,0 +1,86 @@
+"""`robench compare`: two results folders, image by image, and the gate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from robench.cli import options as o
+from robench.cli.console import complain, message, percent, show
+from robench.errors import InputError
+
+if TYPE_CHECKING:
+    from robench.report.compare import Compared
+
+
+def compare(
+    base: Annotated[Path, typer.Argument(metavar="BASE", help="Results folder of 'robench eval' or 'robench attack'.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="Another, of the same images and probes.")],
+    fail_on: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fail-on", metavar="PROBE:drop[>X%]", help="Exit code 1 on such a drop; may be repeated. Default: any drop of the last probe."
+        ),
+    ] = None,
+    alpha: Annotated[float, typer.Option("--alpha", help="A drop counts if its McNemar p value is at most this.")] = 0.05,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for compare.csv. Default: it is not written.")] = None,
+    quiet: o.Quiet = False,
+) -> None:
+    """Compares two evaluations image by image; exit code 1 where accuracy fell by more than chance and more than is allowed.
+
+    Example: robench compare BASE NEW --fail-on "autoattack:drop>1%"
+    """
+    from robench.report.compare import blind, failures, gates, load, notes, write
+    from robench.report.compare import compare as compared
+
+    if not 0 < alpha <= 1:
+        raise InputError(f"--alpha must lie above 0 and at most at 1, not {alpha}")
+    before, after = load(base), load(new)
+    lines = compared(before, after)
+    chosen = gates(fail_on or [], [line.probe for line in lines])
+    written = write(out, lines) if out else None
+    show_compared(base, new, lines)
+    for note in [*notes(before, after), *blind(chosen, lines[0].n, alpha)]:
+        message(f"Note: {note}", quiet)
+    message(f"Written: {written}", quiet or not written)
+    judge(failures(chosen, lines, alpha))
+
+
+def show_compared(base: Path, new: Path, lines: Sequence[Compared]) -> None:
+    """Prints one line a probe: both accuracies, the change in points, the images that NEW lost and won, McNemar's p value."""
+    from robench.cli.measuring import eps_text
+    from robench.report.compare import radii
+
+    last, several = lines[-1], len(radii(lines)) > 1
+    threat = f"{last.norm} eps = {', '.join(map(eps_text, radii(lines)))}"
+    title = f"{new} against {base}: {last.data} {last.split}, n = {last.n}, {threat}"
+    columns = ("probe", "BASE %", "NEW %", "change", "95 % interval", "lost", "won", "p")
+    show(title, columns, [
+        (
+            f"{line.probe} {eps_text(line.eps)}" if several and line.norm else line.probe, percent(line.base), percent(line.new),
+            signed(line.difference), f"{100 * line.low:.1f}, {100 * line.high:.1f}", str(line.only_base), str(line.only_new),
+            short(line.p),
+        )
+        for line in lines
+    ])  # fmt: skip
+
+
+def signed(difference: float) -> str:
+    """A difference of fractions in points, with its sign; nothing changed has none."""
+    return f"{100 * difference:+.2f}" if difference else "0.00"
+
+
+def short(p: float) -> str:
+    """A p value in six characters at most."""
+    return f"{p:.2g}" if p >= 0.001 or not p else f"{p:.0e}"
+
+
+def judge(sentences: Sequence[str]) -> None:
+    """Ends with exit code 1 and a sentence for each gate that failed; says nothing where none did."""
+    for sentence in sentences:
+        complain(f"Failed: {sentence}.")
+    if sentences:
+        raise typer.Exit(1)

@@ -1,0 +1,318 @@
+"""Two results folders side by side: read strictly, refused where they are not alike, compared image by image, and judged by gates.
+
+The tables are read with the csv module and not with pandas, which would take a probe called "NA" for a missing one, fill up short
+lines and turn a column of whole numbers into another kind without a word.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from robench.errors import InputError
+from robench.recipes import did_you_mean
+from robench.statistics import least_significant, mcnemar, paired_difference
+from robench.writing import write_whole
+
+ROWS = ("checkpoint", "n", "norm", "eps", "probe", "setting", "metric", "value")
+SAMPLES = ("sample", "label", "broken_by")
+NEEDED = ("data.name", "data.split", "data.n", "data.sha256")
+NOTED = ("seed", "device", "versions.robench", "versions.torch", "versions.pyautoattack")
+GATE = re.compile(r"(?P<probe>.+?)\s*:\s*drop\s*(?:>\s*(?P<number>[0-9]*\.?[0-9]+|[0-9]+/[0-9]+)\s*(?P<percent>%?))?")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A probe with its setting and threat, or a suite's verdict at a radius, and the ids of the images that still stand after it."""
+
+    probe: str
+    setting: str
+    norm: str
+    eps: float
+    standing: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Results:
+    """One results folder: what was measured, its manifest, the label of every image by its id, the stages of the cascade in order."""
+
+    folder: Path
+    checkpoint: str
+    manifest: Mapping[str, Any]
+    labels: Mapping[int, int]
+    stages: Sequence[Stage]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One line of compare.csv: one probe, on the same n images under both models.
+
+    base, new            accuracies that are left, as fractions
+    difference           new - base, with its 95 % interval low, high (Newcombe 1998, method 10)
+    only_base, only_new  how many images stand in one of the two only
+    p                    exact two-sided McNemar p value
+    """
+
+    base_checkpoint: str
+    new_checkpoint: str
+    data: str
+    split: str
+    n: int
+    norm: str
+    eps: float
+    probe: str
+    setting: str
+    base: float
+    new: float
+    difference: float
+    low: float
+    high: float
+    only_base: int
+    only_new: int
+    p: float
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A probe whose accuracy may drop by `allowed` at most, at every radius.
+
+    The fraction is kept exact, so that 0.7 % of 1,000 images are 7.
+    """
+
+    probe: str
+    allowed: Fraction
+
+
+def load(folder: Path) -> Results:
+    """What lies in a results folder of `robench eval` or `robench attack`.
+
+    InputError where a file is missing, cut short or not as it was written, or where the three files contradict each other.
+    """
+    if not folder.is_dir():
+        raise InputError(f"no results folder: {folder}")
+    manifest = manifest_at(folder / "manifest.json")
+    rows = [row for row in table_at(folder / "rows.csv", ROWS) if row["metric"] == "accuracy"]
+    samples = table_at(folder / "samples.csv", SAMPLES)
+    try:
+        labels = {int(sample["sample"]): int(sample["label"]) for sample in samples}
+        counts = {len(samples), len(labels), told(manifest, "data.n"), *(int(row["n"]) for row in rows)}
+        if len(counts) > 1:
+            raise ValueError(f"they do not agree how many images there are, {', '.join(map(str, sorted(counts, key=str)))}")
+        stages = cascade(rows, {int(sample["sample"]): (sample["broken_by"], sample.get("eps", "")) for sample in samples})
+    except ValueError as error:
+        raise InputError(f"the files in {folder} cannot be used: {error}") from None
+    return Results(folder, rows[0]["checkpoint"], manifest, labels, stages)
+
+
+def cascade(rows: Sequence[Mapping[str, str]], broken_by: Mapping[int, tuple[str, str]]) -> list[Stage]:
+    """The stages in the order of the rows, which is that in which they ran, radius after radius, and then the suite's verdicts.
+
+    rows       the accuracies of rows.csv
+    broken_by  what broke the image with this id, "" for a survivor, and the radius at which it did
+    ValueError where the two tables contradict each other.
+    """
+    names = [(row["probe"], float(row["eps"])) for row in rows]
+    if not names or names[0][0] != "clean" or len(set(names)) < len(names):
+        raise ValueError("rows.csv must begin with the clean accuracy and name every probe once at a radius")
+    places = {sample: place_of(*broken, names) for sample, broken in broken_by.items()}
+    stages = []
+    for place, (row, (probe, eps)) in enumerate(zip(rows, names, strict=True)):
+        gone = {other for other in range(place + 1) if names[other][1] <= eps}  # a verdict at a radius knows nothing of larger ones
+        standing = frozenset(sample for sample, broken in places.items() if broken not in gone)
+        left = len(standing) / len(broken_by)
+        if not abs(float(row["value"]) - left) < 1e-9:
+            raise ValueError(f"{probe} leaves {row['value']} in rows.csv, but {left} in samples.csv")
+        stages.append(Stage(probe, row["setting"], row["norm"], eps, standing))
+    return stages
+
+
+def place_of(probe: str, eps: str, names: Sequence[tuple[str, float]]) -> int | None:
+    """Where in the cascade the stage lies that broke an image, None for a survivor; without a radius, the probe's only stage."""
+    if not probe:
+        return None
+    told = probe != "clean" and eps
+    found = [place for place, (name, radius) in enumerate(names) if name == probe and (not told or radius == float(eps))]
+    if len(found) != 1:
+        where = f" at eps {eps}" if told else ""
+        raise ValueError(f"samples.csv says that {probe!r}{where} broke an image, but rows.csv has no such probe, or several")
+    return found[0]
+
+
+def manifest_at(path: Path) -> dict[str, Any]:
+    """The content of a manifest that says which images were used."""
+    text = text_at(path)
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON: {error}") from None
+    missing = [words for words in NEEDED if told(content, words) is None]
+    if missing:
+        raise InputError(f"{path} does not say {missing[0]}: it is no manifest of 'robench eval' or 'robench attack'")
+    return dict(content)
+
+
+def told(manifest: Mapping[str, Any], words: str) -> Any:
+    """What a manifest says under `part.key`, None if it says nothing."""
+    value: Any = manifest
+    for key in words.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def table_at(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
+    """The lines of a CSV that has these columns, every cell as it is written; columns of later versions are left alone."""
+    text = text_at(path)
+    try:
+        head, *lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+    except csv.Error as error:
+        raise InputError(f"{path} is not CSV: {error}") from None
+    missing = [name for name in columns if head.count(name) != 1]
+    if missing:
+        raise InputError(f"{path} needs one column {missing[0]!r}: it was not written by 'robench eval' or 'robench attack'")
+    for number, line in enumerate(lines, 2):
+        if len(line) != len(head):
+            raise InputError(f"{path} has {len(line)} cells in line {number}, but {len(head)} columns")
+    if not lines:
+        raise InputError(f"{path} holds nothing but its head")
+    return [dict(zip(head, line, strict=True)) for line in lines]
+
+
+def text_at(path: Path) -> str:
+    """The text of a file; InputError where it cannot be read, or where its last line has no end, as after a copy that broke off."""
+    try:
+        text = path.read_bytes().decode()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"cannot read {path}: it is not text") from None
+    if not text.endswith("\n"):
+        raise InputError(f"{path} is cut short: its last line has no end")
+    return text
+
+
+def check_alike(base: Results, new: Results) -> None:
+    """InputError unless both are measurements of the same images by the same probes with the same settings under the same threat."""
+    for words, what in (("data.name", "data set"), ("data.split", "split"), ("data.n", "number of images")):
+        same(what, told(base.manifest, words), told(new.manifest, words))
+    other = sorted(base.labels.keys() ^ new.labels.keys())
+    if other:
+        raise InputError(f"BASE and NEW cannot be compared: only {'BASE' if other[0] in base.labels else 'NEW'} has image {other[0]}")
+    for sample, label in base.labels.items():
+        same(f"label of image {sample}", label, new.labels[sample])
+    same("SHA-256 of the images", told(base.manifest, "data.sha256"), told(new.manifest, "data.sha256"))
+    same("list of radii", *(", ".join(f"{eps:.6g}" for eps in radii(results.stages)) for results in (base, new)))
+    same("list of probes", *(", ".join(stage.probe for stage in results.stages) for results in (base, new)))
+    for one, another in zip(base.stages, new.stages, strict=True):
+        same(f"norm of {one.probe}", one.norm, another.norm)
+        same(f"eps of {one.probe}", one.eps, another.eps)
+        same(f"setting of {one.probe}", one.setting, another.setting)
+
+
+def radii(stages: Iterable[Stage] | Iterable[Compared]) -> list[float]:
+    """The radii of the attacks, from the smallest."""
+    return sorted({stage.eps for stage in stages if stage.norm})
+
+
+def same(what: str, base: object, new: object) -> None:
+    """InputError where two things differ that must be the same."""
+    if base != new:
+        raise InputError(f"BASE and NEW cannot be compared: the {what} is {base} in BASE and {new} in NEW")
+
+
+def notes(base: Results, new: Results) -> list[str]:
+    """What differs between two comparable runs besides the model: seed, device and versions, which may move single verdicts, and flags.
+
+    A flag that only NEW raised matters most where NEW looks better: its attacks may have failed.
+    """
+    pairs = ((words, told(base.manifest, words), told(new.manifest, words)) for words in NOTED)
+    changed = [f"{words} is {one} in BASE and {another} in NEW" for words, one, another in pairs if one != another]
+    before, after = (told(results.manifest, "flags") or [] for results in (base, new))
+    return changed + [f"flag of NEW that BASE has not: {flag}" for flag in after if flag not in before]
+
+
+def compare(base: Results, new: Results) -> list[Compared]:
+    """One line a probe and radius, in the order of the cascade, the suite's verdict last; InputError where the two are not alike."""
+    check_alike(base, new)
+    return [line(base, new, one, another) for one, another in zip(base.stages, new.stages, strict=True)]
+
+
+def line(base: Results, new: Results, one: Stage, another: Stage) -> Compared:
+    """One stage of both runs."""
+    n, both = len(base.labels), len(one.standing & another.standing)
+    only_base, only_new = len(one.standing) - both, len(another.standing) - both
+    difference, low, high = paired_difference(both, only_base, only_new, n - both - only_base - only_new)
+    return Compared(
+        base.checkpoint, new.checkpoint, told(new.manifest, "data.name"), told(new.manifest, "data.split"), n, one.norm, one.eps, one.probe,
+        one.setting, len(one.standing) / n, len(another.standing) / n, difference, low, high, only_base, only_new,
+        mcnemar(only_base, only_new),
+    )  # fmt: skip
+
+
+def gates(sentences: Sequence[str], probes: Sequence[str]) -> list[Gate]:
+    """The gates that the sentences spell, each `PROBE:drop`, `PROBE:drop>1%` or `PROBE:drop>0.01`; without any, the last probe's drop.
+
+    InputError for what cannot be read, for a probe that was not run, and for drops of 100 % or more, which cannot be exceeded.
+    """
+    return [gate(sentence, probes) for sentence in sentences] or [Gate(probes[-1], Fraction(0))]
+
+
+def gate(sentence: str, probes: Sequence[str]) -> Gate:
+    """The gate that one sentence spells."""
+    found = GATE.fullmatch(sentence.strip())
+    if found is None:
+        raise InputError(f"cannot read the gate {sentence!r}: write PROBE:drop, PROBE:drop>1% or PROBE:drop>0.01")
+    if found["probe"] not in probes:
+        raise InputError(f"no probe {found['probe']!r} was run{did_you_mean(found['probe'], probes)}")
+    try:
+        allowed = Fraction(found["number"] or 0) / (100 if found["percent"] else 1)
+    except ZeroDivisionError:
+        raise InputError(f"the gate {sentence!r} divides by zero") from None
+    if allowed >= 1:
+        raise InputError(f"the gate {sentence!r} can never fail: no accuracy drops by more than 100 %; one percent is written drop>1%")
+    return Gate(found["probe"], allowed)
+
+
+def failures(chosen: Sequence[Gate], lines: Sequence[Compared], alpha: float) -> list[str]:
+    """A sentence with the numbers for each gate that fails, at each radius: the drop is larger than allowed, and p at most alpha."""
+    return [failure(gate, line, alpha) for gate in chosen for line in lines if line.probe == gate.probe and fails(gate, line, alpha)]
+
+
+def fails(gate: Gate, line: Compared, alpha: float) -> bool:
+    """Whether a gate fails; what is allowed is at least 0, so an improvement never does."""
+    return Fraction(line.only_base - line.only_new, line.n) > gate.allowed and line.p <= alpha
+
+
+def failure(gate: Gate, line: Compared, alpha: float) -> str:
+    """The sentence about a gate that failed."""
+    threat = f" at {line.norm} eps {line.eps:.4g}" if line.norm else ""
+    fall, low, high = (-100 * value for value in (line.difference, line.high, line.low))
+    return (
+        f"{line.probe}{threat} fell from {100 * line.base:.2f} to {100 * line.new:.2f} %, by {fall:.2f} points where at most"
+        f" {float(100 * gate.allowed):g} may go: of {line.n} images {line.only_base} are lost and {line.only_new} won"
+        f" (McNemar p = {line.p:.2g}, alpha {alpha:g}; 95 % interval of the fall {low:.2f} to {high:.2f} points)"
+    )
+
+
+def blind(chosen: Sequence[Gate], n: int, alpha: float) -> list[str]:
+    """A sentence for each gate that allows less than n images can show: so few lost ones are never significant."""
+    least = least_significant(alpha)
+    told_apart = f"{least} of {n} images ({100 * least / n:.2f} %) are the fewest lost ones that differ from chance at alpha {alpha:g}"
+    return [
+        f"{gate.probe}: {told_apart}, so the gate passes any smaller drop: evaluate more images"
+        for gate in chosen
+        if gate.allowed and Fraction(least, n) > gate.allowed + Fraction(1, n)
+    ]
+
+
+def write(out: Path, lines: Sequence[Compared]) -> Path:
+    """Writes compare.csv into `out`, whole or not at all; returns its path."""
+    return write_whole({out / "compare.csv": pd.DataFrame([asdict(line) for line in lines]).to_csv(index=False).encode()})[0]

@@ -1,0 +1,500 @@
+"""robench compare: what is compared, what is refused, what fails the gate, and that the nightly workflow does what its page says."""
+
+import csv
+import itertools
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import typer
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from robench.cli import Group
+from robench.cli.compare import compare as compare_command
+from robench.cli.compare import short
+from robench.cli.evaluate import evaluate
+from robench.errors import InputError
+from robench.report.compare import Compared, Gate, compare, failures, gate, gates, load
+from robench.statistics import mcnemar, paired_difference
+
+ROOT = Path(__file__).parents[1]
+WORKFLOW = ROOT / ".github" / "workflows" / "nightly.yml"
+EPS = 8 / 255
+app = typer.Typer(cls=Group, pretty_exceptions_enable=False, add_completion=False, rich_markup_mode=None)
+app.command("compare")(compare_command)
+app.command("eval")(evaluate)
+
+
+def robench(*words, code=0):
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result
+
+
+def refused(*words):
+    """The one sentence that a wrong call gets, with exit code 2."""
+    stderr = robench(*words, code=2).stderr
+    assert "Traceback" not in stderr
+    return stderr
+
+
+def made(folder, broken_by, probes=("fgsm", "pgd-10"), suite="smoke", change=lambda row: row, labels=None, radii=(EPS,), **about):
+    """A results folder such as `robench eval` writes, of images that these probes broke at the first radius ("" for survivors).
+
+    Where the radius is another, the image is given as (probe, eps).
+    """
+    n, broken_by = len(broken_by), [b if isinstance(b, tuple) else (b, radii[0]) for b in broken_by]
+    data = {"name": "shapes", "split": "test", "n": n, "sha256": "f" * 64, **about.pop("data", {})}
+    base = {"checkpoint": "net.pt", "data": "shapes", "n": n, "norm": "linf", "eps": 0.0, "probe": "", "setting": "", "metric": "accuracy"}
+    stages = [("clean", radii[0]), *((probe, eps) for eps in radii for probe in probes)]
+    rows = []
+    for place, (probe, eps) in enumerate(stages):
+        threat = {"norm": "", "eps": 0.0} if probe == "clean" else {"eps": eps}
+        row = {**base, **threat, "probe": probe, "setting": "steps=10" if probe == "pgd-10" else ""}
+        row["value"] = sum(broken not in stages[: place + 1] for broken in broken_by) / n
+        rows += [change(row), {**row, "metric": "seconds", "value": 1.0}, {**row, "metric": "flag/randomised", "value": 0.5}]
+    for eps in radii if suite else ():
+        left = sum(not probe or at > eps for probe, at in broken_by) / n
+        rows.append(change({**base, "probe": suite, "eps": eps, "value": left}))
+    labels = labels or [k % 10 for k in range(n)]
+    samples = [
+        {"sample": 3 * k, "label": labels[k], "broken_by": probe, "eps": eps if probe not in ("", "clean") else ""}
+        for k, (probe, eps) in enumerate(broken_by)
+    ]
+    folder.mkdir()
+    for name, lines in (("rows.csv", rows), ("samples.csv", samples)):
+        with (folder / name).open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(lines)
+    manifest = {"seed": 0, "device": "cpu", "versions": {"torch": "2.9"}, "data": data, **about}
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    return folder
+
+
+def read(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def outcomes(clean, fgsm, pgd, stands):
+    return ["clean"] * clean + ["fgsm"] * fgsm + ["pgd-10"] * pgd + [""] * stands
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """BASE holds 70 of 100 at the end; NEW lost 12 of those and won 1."""
+    base = outcomes(5, 15, 10, 70)
+    new = list(base)
+    new[30:42], new[29] = ["fgsm"] * 12, ""
+    return made(tmp_path / "base", base), made(tmp_path / "new", new)
+
+
+def test_the_table_holds_the_numbers_that_counting_gives(pair, tmp_path):
+    result = robench("compare", *pair, "--out", tmp_path / "out", code=1)
+    clean, fgsm, pgd, smoke = read(tmp_path / "out" / "compare.csv")
+    assert [line["probe"] for line in (clean, fgsm, pgd, smoke)] == ["clean", "fgsm", "pgd-10", "smoke"]
+    assert list(clean) == list(Compared.__dataclass_fields__)
+    assert (clean["base"], clean["new"], clean["difference"], clean["p"]) == ("0.95", "0.95", "0.0", "1.0")
+    assert (fgsm["base"], fgsm["new"], fgsm["only_base"], fgsm["only_new"]) == ("0.8", "0.68", "12", "0")
+    assert (pgd["base"], pgd["new"], pgd["only_base"], pgd["only_new"]) == ("0.7", "0.59", "12", "1")
+    assert {**pgd, "probe": "", "setting": ""} == {**smoke, "probe": "", "setting": ""}
+    assert (pgd["setting"], pgd["norm"], float(pgd["eps"]), pgd["n"]) == ("steps=10", "linf", EPS, "100")
+    assert float(pgd["p"]) == mcnemar(12, 1)
+    numbers = [float(pgd[key]) for key in ("difference", "low", "high")]
+    assert numbers == pytest.approx(paired_difference(58, 12, 1, 29))
+    assert "-11.00" in result.stdout
+    assert "n = 100, linf eps = 8/255" in result.stdout
+
+
+def test_standing_after_each_probe_is_what_a_simulation_of_the_cascade_says(tmp_path):
+    rng = np.random.default_rng(0)
+    probes = ("a", "b", "c", "d")
+    broken = [list(rng.choice(["clean", *probes, ""], 200, p=[0.1, 0.2, 0.1, 0.1, 0.1, 0.4])) for _ in range(2)]
+    base, new = (load(made(tmp_path / name, b, probes, "all")) for name, b in zip(("x", "y"), broken, strict=True))
+    order = ["clean", *probes, ""]
+    for place, line in enumerate(compare(base, new)[:-1]):
+        one, other = (np.array([order.index(probe) > place for probe in b]) for b in broken)
+        assert (line.base, line.new) == (one.mean(), other.mean())
+        assert (line.only_base, line.only_new) == ((one & ~other).sum(), (~one & other).sum())
+
+
+def test_a_drop_that_is_larger_than_allowed_and_than_chance_ends_with_1_and_names_the_numbers(pair):
+    stderr = robench("compare", *pair, "--fail-on", "smoke:drop>10%", code=1).stderr
+    assert stderr.startswith("Failed: smoke at linf eps 0.03137 fell from 70.00 to 59.00 %, by 11.00 points where at most 10 may go")
+    assert "of 100 images 12 are lost and 1 won" in stderr
+    assert "McNemar p = 0.0034" in stderr
+    assert len(stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "words", [["--fail-on", "smoke:drop>11%"], ["--alpha", "0.003"], ["--fail-on", "clean:drop"], ["--fail-on", "pgd-10:drop>0.5"]]
+)
+def test_a_drop_that_is_allowed_or_may_be_chance_ends_with_0(pair, words):
+    assert "Failed" not in robench("compare", *pair, *words).stderr
+
+
+def test_an_improvement_never_fails(pair):
+    robench("compare", pair[1], pair[0], "--fail-on", "fgsm:drop", "--fail-on", "smoke:drop>0%", "--alpha", 1)
+
+
+def test_every_gate_that_fails_gets_its_sentence(pair):
+    gates = [word for probe in ("clean", "fgsm", "pgd-10") for word in ("--fail-on", f"{probe}:drop>1%")]
+    lines = robench("compare", *pair, *gates, "--quiet", code=1).stderr.splitlines()
+    assert [line.split()[1] for line in lines] == ["fgsm", "pgd-10"]
+
+
+def test_every_radius_is_compared_and_gated_and_a_verdict_knows_nothing_of_larger_radii(tmp_path):
+    small, large = 2 / 255, EPS
+    base = ["clean"] * 5 + [("fgsm", small)] * 10 + [("pgd-10", small)] * 5 + [("fgsm", large)] * 10 + [("pgd-10", large)] * 10 + [""] * 60
+    new = list(base)
+    new[40:52] = [("fgsm", large)] * 12
+    folders = [made(tmp_path / name, broken, radii=(small, large)) for name, broken in (("base", base), ("new", new))]
+    result = robench("compare", *folders, "--out", tmp_path / "out", "--fail-on", "smoke:drop>1%", "--fail-on", "pgd-10:drop>1%", code=1)
+    lines = [(line["probe"], float(line["eps"]), line["base"], line["new"]) for line in read(tmp_path / "out" / "compare.csv")]
+    assert lines == [
+        ("clean", 0.0, "0.95", "0.95"),
+        ("fgsm", small, "0.85", "0.85"),
+        ("pgd-10", small, "0.8", "0.8"),
+        ("fgsm", large, "0.7", "0.58"),
+        ("pgd-10", large, "0.6", "0.48"),
+        ("smoke", small, "0.8", "0.8"),
+        ("smoke", large, "0.6", "0.48"),
+    ]
+    assert "pgd-10 2/255" in result.stdout
+    assert [line[:35] for line in result.stderr.splitlines()[-2:]] == [
+        "Failed: smoke at linf eps 0.03137 f",
+        "Failed: pgd-10 at linf eps 0.03137 ",
+    ]
+    other = made(tmp_path / "other", [""] * 100, radii=(small, 2 * large))
+    assert "list of radii" in refused("compare", folders[0], other)
+
+
+def test_tables_without_a_radius_for_each_image_are_read_where_there_is_only_one(pair, tmp_path):
+    edit(pair[1] / "samples.csv", lambda text: re.sub(r",[^,\n]*$", "", text, flags=re.MULTILINE))
+    assert "eps" not in (pair[1] / "samples.csv").read_text()
+    robench("compare", *pair, code=1)
+
+
+def test_a_flag_that_only_new_raised_is_noted(tmp_path):
+    base = made(tmp_path / "base", PLAIN, flags=["clean: near chance"])
+    new = made(tmp_path / "new", PLAIN, flags=["clean: near chance", "square: gradients may be masked"])
+    assert robench("compare", base, new).stderr == "Note: flag of NEW that BASE has not: square: gradients may be masked\n"
+    assert robench("compare", new, base).stderr == ""
+
+
+def test_a_run_of_one_attack_has_its_own_probe_as_the_last(tmp_path):
+    base = made(tmp_path / "base", outcomes(0, 10, 0, 90), ("fgsm",), "")
+    new = made(tmp_path / "new", outcomes(0, 30, 0, 70), ("fgsm",), "")
+    assert "Failed: fgsm" in robench("compare", base, new, code=1).stderr
+
+
+def test_what_is_allowed_is_exact_in_images():
+    def lost(count):
+        return Compared("", "", "", "", 1000, "", 0, "p", "", 0.9, 0.9 - count / 1000, -count / 1000, -1, 0, count, 0, mcnemar(count, 0))
+
+    for percent in ("0.7", "1.1", "2.2", "2.3", "5.7"):
+        chosen, exact = gates([f"p:drop>{percent}%"], ["p"]), round(float(percent) * 10)
+        assert not failures(chosen, [lost(exact)], 0.05)
+        assert failures(chosen, [lost(exact + 1)], 0.05)
+    assert not failures(gates([], ["p"]), [lost(5)], 0.05)
+    assert failures(gates([], ["p"]), [lost(6)], 0.05)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "allowed"),
+    [
+        ("smoke:drop", 0),
+        ("smoke:drop>1%", Fraction(1, 100)),
+        (" smoke : drop > 0.5 % ", Fraction(1, 200)),
+        ("smoke:drop>0.01", Fraction(1, 100)),
+        ("smoke:drop>.5%", Fraction(1, 200)),
+        ("smoke:drop>1/20", Fraction(1, 20)),
+        ("smoke:drop>0", 0),
+    ],
+)
+def test_gates_are_read(sentence, allowed):
+    assert gate(sentence, ["clean", "smoke"]) == Gate("smoke", Fraction(allowed))
+
+
+def test_a_probe_of_a_users_file_may_have_a_colon_in_its_name():
+    assert gate("mine.py:momentum:drop>2%", ["clean", "mine.py:momentum"]) == Gate("mine.py:momentum", Fraction(1, 50))
+
+
+def test_without_a_gate_any_drop_of_the_last_probe_counts():
+    assert gates([], ["clean", "fgsm", "smoke"]) == [Gate("smoke", Fraction(0))]
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    ["smoke", "smoke:fall>1%", "smoke:drop>", "smoke:drop>-1%", "smoke:drop>=1%", "smoke:drop>1e99999999", ":drop", "smoke:drop>x"],
+)
+def test_gates_that_cannot_be_read_are_refused(sentence):
+    with pytest.raises(InputError, match="write PROBE:drop"):
+        gate(sentence, ["clean", "smoke"])
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--fail-on", "smoek:drop"], "no probe 'smoek' was run: did you mean 'smoke'?"),
+        (["--fail-on", "smoke:drop>1"], "one percent is written drop>1%"),
+        (["--fail-on", "smoke:drop>100%"], "can never fail"),
+        (["--fail-on", "smoke:drop>1/0"], "divides by zero"),
+        (["--fail-on", "smoke"], "write PROBE:drop"),
+        (["--alpha", "0"], "--alpha"),
+        (["--alpha", "nan"], "--alpha"),
+        (["--alpha", "1.5"], "--alpha"),
+        (["--out", "FILE/out"], "FILE"),
+    ],
+)
+def test_wrong_options_get_a_sentence_and_code_2(pair, tmp_path, words, sentence):
+    (tmp_path / "FILE").write_text("")
+    stderr = refused("compare", *pair, *(word.replace("FILE", f"{tmp_path}/FILE") for word in words))
+    assert sentence in stderr
+    assert len(stderr.splitlines()) == 1
+
+
+PLAIN = outcomes(5, 15, 10, 70)
+
+
+@pytest.mark.parametrize(
+    ("other", "sentence"),
+    [
+        ({"data": {"name": "mnist"}}, "the data set is shapes in BASE and mnist in NEW"),
+        ({"data": {"split": "train"}}, "the split is test in BASE and train in NEW"),
+        ({"data": {"sha256": "0" * 64}}, "SHA-256"),
+        ({"broken_by": PLAIN[:-1]}, "the number of images is 100 in BASE and 99 in NEW"),
+        ({"labels": [0] * 100}, "the label of image 3 is 1 in BASE and 0 in NEW"),
+        ({"probes": ("fgsm", "pgd-20"), "broken_by": [b.replace("10", "20") for b in PLAIN]}, "list of probes"),
+        ({"probes": ("pgd-10", "fgsm")}, "list of probes"),
+        ({"suite": "pgd"}, "list of probes"),
+        ({"suite": ""}, "list of probes"),
+        (
+            {"change": lambda row: {**row, "setting": row["setting"].replace("10", "11")}},
+            "the setting of pgd-10 is steps=10 in BASE and steps=11",
+        ),
+        ({"radii": (EPS * (1 + 1e-9),)}, "the eps of fgsm"),
+        ({"radii": (EPS / 2,)}, "the list of radii is 0.0313725 in BASE and 0.0156863 in NEW"),
+        ({"change": lambda row: {**row, "norm": row["norm"] and "l2"}}, "the norm of fgsm is linf in BASE and l2 in NEW"),
+    ],
+)
+def test_runs_that_are_not_alike_are_refused(tmp_path, other, sentence):
+    new = made(tmp_path / "new", **{"broken_by": PLAIN, **other})
+    stderr = refused("compare", made(tmp_path / "base", PLAIN), new)
+    assert sentence in stderr
+    assert len(stderr.splitlines()) == 1
+
+
+def test_other_images_are_refused_by_their_ids(tmp_path):
+    base, new = made(tmp_path / "base", PLAIN), made(tmp_path / "new", PLAIN)
+    edit(new / "samples.csv", lambda text: text.replace("\n6,2,", "\n7,2,"))
+    assert "only BASE has image 6" in refused("compare", base, new)
+
+
+def edit(path, how):
+    path.write_text(how(path.read_text()))
+
+
+def dropped(text, start):
+    """The text without the lines that begin so, or hold it."""
+    return "".join(line for line in text.splitlines(keepends=True) if start not in line)
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "sentence"),
+    [
+        ("samples.csv", None, "cannot read"),
+        ("rows.csv", None, "cannot read"),
+        ("manifest.json", None, "cannot read"),
+        ("samples.csv", lambda text: text[: len(text) // 2], "cut short"),
+        ("rows.csv", lambda text: text[:-3], "cut short"),
+        ("manifest.json", lambda text: text[:40] + "\n", "is not JSON"),
+        ("manifest.json", lambda text: "[]\n", "does not say data.name"),
+        ("manifest.json", lambda text: text.replace("sha256", "md5"), "does not say data.sha256"),
+        ("samples.csv", lambda text: text.rpartition("\n297,")[0] + "\n", "do not agree how many images"),
+        ("samples.csv", lambda text: text.partition("\n")[0] + "\n", "nothing but its head"),
+        ("samples.csv", lambda text: "\n", "needs one column 'sample'"),
+        ("samples.csv", lambda text: text.replace("label", "lable", 1), "needs one column 'label'"),
+        ("samples.csv", lambda text: text.replace("eps", "label", 1), "needs one column 'label'"),
+        ("samples.csv", lambda text: text.replace("\n6,2,", "\n6,", 1), "3 cells in line 4, but 4 columns"),
+        ("samples.csv", lambda text: text.replace("\n6,2,", "\n6.5,2,", 1), "cannot be used"),
+        ("samples.csv", lambda text: text.replace("\n6,2,", "\n9,3,", 1), "do not agree how many images"),
+        ("samples.csv", lambda text: text.replace("pgd-10", "pgd-99", 1), "'pgd-99' at eps 0.03137254901960784 broke an image"),
+        ("samples.csv", lambda text: text.replace("pgd-10", "fgsm", 1), "fgsm leaves 0.8 in rows.csv, but 0.79 in samples.csv"),
+        ("samples.csv", lambda text: text.replace("\n6,2,", '\n"6,2,', 1), "is not CSV"),
+        ("rows.csv", lambda text: dropped(text, "fgsm"), "'fgsm' at eps 0.03137254901960784 broke an image"),
+        ("rows.csv", lambda text: dropped(text, "clean"), "must begin with the clean accuracy"),
+        ("rows.csv", lambda text: text + text.splitlines()[-1] + "\n", "name every probe once at a radius"),
+        ("rows.csv", lambda text: text.replace("accuracy,0.8", "accuracy,nan"), "fgsm leaves nan"),
+        ("rows.csv", lambda text: text.replace(",100,", ",101,", 1), "do not agree how many images"),
+    ],
+)
+def test_files_that_are_missing_cut_short_or_contradict_each_other_are_refused(tmp_path, file, damage, sentence):
+    base, new = made(tmp_path / "base", PLAIN), made(tmp_path / "new", PLAIN)
+    if damage is None:
+        (new / file).unlink()
+    else:
+        edit(new / file, damage)
+    for words in ((base, new), (new, base)):
+        stderr = refused("compare", *words)
+        assert sentence in stderr
+        assert str(new) in stderr
+        assert len(stderr.splitlines()) == 1
+
+
+def test_files_that_are_no_text_and_folders_that_are_none_are_refused(tmp_path):
+    base = made(tmp_path / "base", PLAIN)
+    assert "no results folder" in refused("compare", base, tmp_path / "nowhere")
+    assert "no results folder" in refused("compare", base / "rows.csv", base)
+    (base / "rows.csv").write_bytes(b"\xff\xfe\x00\n")
+    assert "not text" in refused("compare", base, base)
+
+
+def test_columns_and_metrics_of_later_versions_and_the_order_of_samples_do_not_matter(pair, tmp_path):
+    later = tmp_path / "later"
+    shutil.copytree(pair[0], later)
+    head, *lines = (later / "samples.csv").read_text().splitlines()
+    (later / "samples.csv").write_text("\n".join(["new_column," + head, *("x," + line for line in reversed(lines))]) + "\n")
+    edit(later / "rows.csv", lambda text: text + dropped(text.partition("\n")[2], "accuracy").replace("seconds", "check/zero_gradient"))
+    lines, again = (compare(load(first), load(pair[1])) for first in (pair[0], later))
+    assert lines == again
+
+
+def test_names_that_a_table_reader_might_take_for_nothing_are_names(tmp_path):
+    base, new = (load(made(tmp_path / str(k), ["NA"] * k + ["nan"] * 3 + [""] * (20 - k), ("NA", "nan"), "None")) for k in (4, 12))
+    lines = compare(base, new)
+    assert [line.probe for line in lines] == ["clean", "NA", "nan", "None"]
+    assert [line.only_base for line in lines] == [0, 8, 8, 8]
+
+
+def test_another_seed_or_version_is_noted_and_quiet_says_nothing(tmp_path):
+    base = made(tmp_path / "base", PLAIN)
+    new = made(tmp_path / "new", PLAIN, seed=7, versions={"torch": "3.0"})
+    loud, quiet = robench("compare", base, new), robench("compare", base, new, "--quiet")
+    assert loud.stderr.splitlines() == ["Note: seed is 0 in BASE and 7 in NEW", "Note: versions.torch is 2.9 in BASE and 3.0 in NEW"]
+    assert quiet.stderr == ""
+    assert quiet.stdout == loud.stdout
+
+
+def test_a_gate_that_so_few_images_cannot_serve_says_so(tmp_path):
+    base = made(tmp_path / "base", PLAIN)
+    assert "6 of 100 images (6.00 %) are the fewest" in robench("compare", base, base, "--fail-on", "smoke:drop>1%").stderr
+    assert "fewest" not in robench("compare", base, base, "--fail-on", "smoke:drop>5%").stderr
+
+
+@pytest.mark.parametrize(
+    ("p", "text"), [(1.0, "1"), (0.0625, "0.062"), (0.00123, "0.0012"), (0.000976, "1e-03"), (3e-120, "3e-120"), (0.0, "0")]
+)
+def test_p_values_are_short(p, text):
+    assert short(p) == text
+
+
+def test_the_table_fits_a_terminal_of_80_columns(tmp_path):
+    base, new = ["clean"] * 5 + ["apgd-ce"] * 295 + ["square"] * 100 + [""] * 100, ["clean"] * 200 + [""] * 200 + ["square"] * 100
+    folders = [made(tmp_path / str(k), broken, ("apgd-ce", "square"), "autoattack") for k, broken in enumerate((base, new))]
+    table = robench("compare", *folders, "--fail-on", "clean:drop>99%").stdout.partition("\n")[2].splitlines()
+    assert len(table) == 3 + 4 + 1
+    assert max(map(len, table)) <= 80
+
+
+def test_help_does_not_import_torch_or_pandas():
+    code = (
+        "import sys, typer\nfrom robench.cli.compare import compare\napp = typer.Typer()\napp.command()(compare)\n"
+        "try: app(['--help'])\nexcept SystemExit as end: assert end.code == 0\n"
+        "assert not {'torch', 'pandas', 'matplotlib'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_a_damaged_network_fails_the_gate_and_the_same_network_passes(tmp_path):
+    checkpoint = ROOT / "checkpoints" / "shapes-cnn-pgd-at.pt"
+    content = torch.load(checkpoint, weights_only=True)
+    for weight in content["state"].values():
+        if weight.is_floating_point() and weight.dim() > 1:
+            weight.add_(0.3 * weight.std() * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)))
+    torch.save(content, tmp_path / "damaged.pt")
+    for name, model, seed in (("base", checkpoint, 0), ("again", checkpoint, 1), ("new", tmp_path / "damaged.pt", 0)):
+        robench("eval", model, "--suite", "smoke", "--n", 100, "--seed", seed, "--threads", 1, "--out", tmp_path / name, "--quiet")
+    gate = ["--fail-on", "smoke:drop>1%"]
+    assert "Note: seed is 0 in BASE and 1 in NEW" in robench("compare", tmp_path / "base", tmp_path / "again", *gate).stderr
+    assert "Failed: smoke at linf eps 0.03137 fell" in robench("compare", tmp_path / "base", tmp_path / "new", *gate, code=1).stderr
+    robench("compare", tmp_path / "new", tmp_path / "base", *gate)
+
+
+def steps():
+    """The steps of the workflow by their names, each as its text."""
+    parts = re.split(r"\n      (?=(?:- |#))", WORKFLOW.read_text().partition("    steps:\n")[2])
+    return {re.search(r"(?:name|uses): (.+)", part)[1]: part for part in parts if "name:" in part or "uses:" in part}
+
+
+def script(step):
+    """The shell lines of a step."""
+    text = step.partition("run: ")[2]
+    return "\n".join(line[10:] for line in text.splitlines()[1:]) if text.startswith("|\n") else text.strip()
+
+
+def test_every_command_of_the_workflow_is_understood():
+    calls = [shlex.split(line) for step in steps().values() for line in re.findall(r"robench (?:eval|compare) .*", script(step))]
+    assert [call[1] for call in calls] == ["eval", "compare"]
+    for _, name, *words in calls:
+        get_command(app).commands[name].make_context(name, words)
+    evaluated, compared = calls
+    assert (ROOT / evaluated[2]).is_file()
+    assert evaluated[evaluated.index("--out") + 1] == compared[3]
+    suite = evaluated[evaluated.index("--suite") + 1]
+    wanted = [word for before, word in itertools.pairwise(compared) if before == "--fail-on"]
+    assert [gate.probe for gate in gates(wanted, ["clean", suite])] == ["clean", suite]
+
+
+def test_the_workflow_is_bounded_pinned_and_may_write_nothing():
+    text = WORKFLOW.read_text()
+    assert "\t" not in text
+    assert re.search(r"^permissions:\n  contents: read\n\n", text, re.MULTILINE)
+    assert "write" not in text
+    assert re.search(r"timeout-minutes: \d+", text)
+    assert re.search(r'- cron: "\d+ \d+ \* \* \*"', text)
+    assert "workflow_dispatch:" in text
+    assert all(re.fullmatch(r"actions/[a-z/-]+@v\d+", used) for used in re.findall(r"uses: (.+)", text))
+
+
+def test_the_baseline_is_saved_after_the_gate_where_it_was_restored_from_and_only_if_nothing_failed():
+    found = steps()
+    names = ["Restore the baseline", "Evaluate", "Compare", "Keep the results", "The results become the baseline", "Save the baseline"]
+    assert list(found)[-len(names) :] == names
+    assert all("if:" not in found[name] for name in ("Compare", "The results become the baseline", "Save the baseline"))
+    assert "!cancelled()" in found["Keep the results"]
+    key, saved = (re.search(r"key: (robench-baseline-.+)", found[name])[1] for name in ("Restore the baseline", "Save the baseline"))
+    assert key == saved
+    assert saved.startswith(re.search(r"restore-keys: (.+)", found["Restore the baseline"])[1])
+    assert all("path: baseline" in found[name] for name in ("Restore the baseline", "Save the baseline"))
+
+
+@pytest.mark.parametrize("code", [0, 1, 2])
+def test_the_compare_step_passes_without_a_baseline_and_else_ends_as_the_command_does(tmp_path, code):
+    (tmp_path / "bin").mkdir()
+    stub = tmp_path / "bin" / "robench"
+    stub.write_text(f'#!/bin/sh\necho "called $*"\nexit {code}\n')
+    stub.chmod(0o755)
+    call = ["bash", "--noprofile", "--norc", "-e", "-o", "pipefail", "-c", script(steps()["Compare"])]
+    where = {"cwd": tmp_path, "env": {"PATH": f"{stub.parent}:{os.environ['PATH']}"}, "capture_output": True, "text": True}
+    first = subprocess.run(call, check=False, **where)
+    assert (first.returncode, "no baseline yet" in first.stdout) == (0, True)
+    (tmp_path / "results" / "new").mkdir(parents=True)
+    (tmp_path / "results" / "new" / "manifest.json").write_text(json.dumps({}))
+    subprocess.run(["bash", "-e", "-c", script(steps()["The results become the baseline"])], check=True, **where)
+    second = subprocess.run(call, check=False, **where)
+    assert second.returncode == code
+    assert "called compare baseline results/new" in second.stdout
