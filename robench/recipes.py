@@ -33,7 +33,8 @@ class Recipe:
     @property
     def label(self) -> str:
         """The name without the folders of a user's file: what tables and CSV call the recipe."""
-        return Path(self.name).name if ".py:" in self.name else self.name
+        what, colon, file = self.name.rpartition("transfer:")
+        return what + colon + Path(file).name if colon or ".py:" in self.name else self.name
 
 
 def parse(sentence: str) -> Recipe:
@@ -120,7 +121,8 @@ def options_of(function: Callable[..., Any]) -> dict[str, Any]:
 
 def setting(function: Callable[..., Any]) -> str:
     """Every option of a resolved function as `key=value` words, given or by default: the form that the CSV carries."""
-    return " ".join(f"{key}={value}" for key, value in options_of(function).items())
+    plain = {key: value for key, value in options_of(function).items() if value is None or isinstance(value, (bool, int, float, str))}
+    return " ".join(f"{key}={value}" for key, value in plain.items())
 
 
 def from_file(reference: str) -> Callable[..., Any]:

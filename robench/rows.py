@@ -40,6 +40,7 @@ class Sample:
     sample         its index in the official split               label        its label
     clean_pred     the label the model gives it                  adv_pred     the label at x_adv; clean_pred where it stands
     broken_by      "clean", the attack that broke it, or "" for a survivor
+    eps            the radius at which it was broken, nan if it was not, or when clean
     step           the iteration of that attack, -1 if none      clean_margin true logit minus the largest other one
     adv_margin     the same at x_adv, nan where it stands        distance     norm of x_adv - x, nan where it stands
     forwards, backwards   passes spent on it over all attacks
@@ -50,12 +51,29 @@ class Sample:
     clean_pred: int
     adv_pred: int
     broken_by: str
+    eps: float
     step: int
     clean_margin: float
     adv_margin: float
     distance: float
     forwards: int
     backwards: int
+
+
+@dataclass(frozen=True)
+class Check:
+    """One diagnostic: what was looked at, the evidence, and whether it is a sign that the numbers cannot be trusted as they are.
+
+    probe     clean, or the attack it belongs to             name     randomised, zero_gradient, ...
+    value     the evidence, a number                         raised   whether the flag is raised
+    sentence  what it means, for people
+    """
+
+    probe: str
+    name: str
+    value: float
+    raised: bool
+    sentence: str
 
 
 def wilson(successes: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:

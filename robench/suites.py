@@ -7,15 +7,25 @@ from robench.recipes import Recipe, lookup, parse
 SUITES: dict[str, tuple[str, ...]] = {
     "smoke": ("fgsm", "pgd-10"),
     "pgd": ("pgd-20", "pgd-margin", "pgd-50-10"),
+    "fast": ("apgd,loss=prob-margin,steps=30", "malt,loss=prob-margin", "square,queries=2500,rescale=true"),
     "autoattack": ("apgd-ce", "apgd-t", "fab-t", "square"),
+    "autoattack-plus": ("apgd-ce,restarts=5", "apgd-dlr,restarts=5", "fab,restarts=5", "square", "apgd-t", "fab-t"),
+    "autoattack-rand": ("apgd-ce,eot=20", "apgd-dlr,eot=20"),
+}
+SUITES_L1: dict[str, tuple[str, ...]] = {  # suites that are different in l1
+    "autoattack": ("apgd-ce,restarts=5,large_eps=true", "apgd-t,targets=5,large_eps=true", "fab-t", "square"),
 }
 ABOUT = {
     "smoke": "a quick look: FGSM, then PGD-10; says nothing about robustness",
     "pgd": "PGD with cross-entropy and margin losses and restarts; check what it says with autoattack",
-    "autoattack": "AutoAttack, standard version (Croce & Hein 2020, 2003.01690), by the authors' engine",
+    "fast": "an upper bound on robust accuracy in a tenth of AutoAttack's time; never to be called AutoAttack",
+    "autoattack": "AutoAttack, standard version (Croce & Hein 2020, 2003.01690; l1: 2103.01208)",
+    "autoattack-plus": "AutoAttack, plus version: more restarts, untargeted FAB and APGD-DLR as well",
+    "autoattack-rand": "AutoAttack, rand version for randomised defences: gradients averaged over 20 passes",
 }
 
 
-def recipes(suite: str) -> list[Recipe]:
-    """The recipes of a suite, in the order in which they run; InputError for an unknown name."""
-    return [parse(sentence) for sentence in lookup(suite, SUITES, "suite")]
+def recipes(suite: str, norm: str = "linf") -> list[Recipe]:
+    """The recipes of a suite for a norm, in the order in which they run; InputError for an unknown name."""
+    everywhere = lookup(suite, SUITES, "suite")
+    return [parse(sentence) for sentence in (SUITES_L1.get(suite, everywhere) if norm == "l1" else everywhere)]

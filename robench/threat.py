@@ -121,24 +121,29 @@ def shrink_l2(x: Tensor, delta: Tensor, eps: float) -> Tensor:
 
 
 def shrink_l1(x: Tensor, delta: Tensor, eps: float) -> Tensor:
-    """The Euclidean projection of delta on {||u||_1 <= eps, 0 <= x + u <= 1}.
+    """The Euclidean projection of delta on {||u||_1 <= eps, 0 <= x + u <= 1}, to 1e-6 eps; it leaves no residue where u is 0.
 
     u = sign(delta) clip(|delta| - t, 0, room) with the threshold t of each sample at which ||u||_1 = eps: a falling,
-    piecewise linear function of t, solved by Newton steps inside a bracket (bisection where a step would leave it).
-    The bracket's feasible end is used.
+    piecewise linear function of t. Its root is found by regula falsi in the Illinois form (Dowell & Jarratt 1971): where
+    the same end of the bracket stays twice, the value kept for it is halved. The bracket's feasible end is used if need be.
     """
-    size_, room = delta.flatten(1).abs().double(), room_along(x, delta).flatten(1).double()
-    radius = eps * (1 - 1e-6)
-    low, high = torch.zeros_like(size_[:, 0]), size_.amax(1)
-    t = low
+    size_, room = delta.flatten(1).abs(), room_along(x, delta).flatten(1)
+    zero, top, radius = delta.new_zeros(()), size_.amax(1), eps * (1 - 1e-6)
+    low, over, under = torch.zeros_like(top), torch.clamp(size_, zero, room).sum(1) - radius, torch.full_like(top, -radius)
+    high, moved = torch.where(over > 0, top, low), torch.zeros_like(top)
+    slack = (1e-6 if delta.dtype == torch.float32 else 1e-9) * radius
+    t, close = low, over.abs() <= slack
     for _ in range(60):
-        over = size_ - t[:, None]
-        excess = torch.minimum(over.clamp_min(0), room).sum(1) - radius
-        low, high = torch.where(excess > 0, t, low), torch.where(excess > 0, high, t)
-        slope = ((over > 0) & (over < room)).sum(1)
-        newton = t + excess / slope.clamp_min(1)
-        t = torch.where((slope > 0) & (newton >= low) & (newton <= high), newton, (low + high) / 2)
-        if bool(((high - low) <= 1e-12).all() | (excess.abs() <= 1e-9 * radius).all()):
+        done = close | (high - low <= 1e-7 * top)  # such a row keeps its t: it must not depend on the others of its batch
+        if bool(done.all()):
             break
-    over = size_ - torch.where((excess.abs() <= 1e-9 * radius), t, high)[:, None]
-    return torch.minimum(over.clamp_min(0), room).view_as(delta).to(delta.dtype) * delta.sign()
+        t = torch.where(done, t, low + (high - low) * (over / (over - under).clamp_min(1e-30)).clamp(0, 1))
+        excess = torch.clamp(size_ - t[:, None], zero, room).sum(1) - radius
+        more, close = excess > 0, excess.abs() <= slack
+        over, under = (
+            torch.where(more, excess, torch.where(moved < 0, over / 2, over)),
+            torch.where(more, torch.where(moved > 0, under / 2, under), excess),
+        )
+        low, high = torch.where(more & ~done, t, low), torch.where(more | done, high, t)
+        moved = more.to(t.dtype) * 2 - 1
+    return torch.clamp(size_ - torch.where(close, t, high)[:, None], zero, room).view_as(delta) * delta.sign()

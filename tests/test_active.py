@@ -202,3 +202,83 @@ def test_a_sample_that_is_its_own_target_is_left_alone(problem):
     search = Search(p.model, p.x, p.y, Threat("linf", 1.0))
     search.aim(torch.zeros_like(p.y))
     assert search.alive == int((p.y != 0).sum())
+
+
+class Cut(nn.Module):
+    """A model whose logits have no gradient."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model(x.detach())
+
+
+def test_a_model_that_cuts_its_gradient_gives_zeros(problem):
+    p = problem("linear", n=20)
+    search = Search(Cut(p.model), p.x, p.y, Threat("linf", 0.1))
+    losses, grad = search.evaluate(p.x, ce)
+    assert torch.equal(losses, ce(p.model(p.x), p.y))
+    assert not grad.any()
+
+
+def test_a_pass_that_is_not_judged_is_counted_and_breaks_nobody(problem):
+    p = problem("linear", n=20)
+    search = Search(p.model, p.x, p.y, Threat("linf", 1.0))
+    wrong = p.x[(p.y[:, None] != p.y).long().argmax(1)]
+    search.evaluate(wrong, ce, judged=False)
+    assert search.alive == 20
+    assert search.found().forwards.tolist() == search.found().backwards.tolist() == [1] * 20
+
+
+def test_on_a_device_that_is_asked_seldom_the_same_samples_fall(problem, monkeypatch):
+    p = problem("linear", n=40)
+    threat = Threat("linf", float(p.distances("linf").median()))
+    often = pgd(p.model, p.x, p.y, threat, p.draws(), steps=30, restarts=2)
+    monkeypatch.setattr(Search, "__init__", patient(Search.__init__))
+    seldom = pgd(p.model, p.x, p.y, threat, p.draws(), steps=30, restarts=2)
+    for name in ("x_adv", "fooled", "step", "forwards", "backwards"):
+        assert torch.equal(getattr(often, name), getattr(seldom, name)), name
+
+
+def patient(init):
+    """The constructor, and then the patience of a device that is not the CPU."""
+
+    def changed(self, *args, **options):
+        init(self, *args, **options)
+        self._patience = 8
+
+    return changed
+
+
+def test_a_fooled_sample_may_stay_and_its_last_wrong_point_is_kept(problem):
+    p = problem("linear", n=20)
+    search = Search(p.model, p.x, p.y, Threat("linf", 1.0), stay=True)
+    others = [p.x[((p.y[:, None] != p.y).long() * torch.rand(20, 20)).argmax(1)] for _ in range(2)]
+    for wrong in others:
+        search.test(wrong)
+    found = search.found()
+    assert search.alive == 20
+    assert found.fooled.all()
+    assert set(found.step.tolist()) == {0}
+    assert torch.equal(found.x_adv, others[1])
+    assert found.forwards.tolist() == [2] * 20
+
+
+def test_the_true_model_is_asked_about_every_claim_of_a_stand_in(problem):
+    p = problem("linear", n=20)
+    stand_in = nn.Module()
+
+    class Liar(nn.Module):
+        def forward(self, x):
+            return -p.model(x)
+
+    stand_in = Liar()
+    stand_in.exact = p.model
+    search = Search(stand_in, p.x, p.y, Threat("linf", 1.0))
+    search.test(p.x)
+    assert search.alive == 20
+    wrong = p.x[(p.y[:, None] != p.y).long().argmax(1)]
+    search.test(wrong)
+    assert search.found().fooled.all() == (-p.model(wrong)).argmax(1).ne(p.y).all()

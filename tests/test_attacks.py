@@ -9,7 +9,7 @@ from torch import nn
 from robench.attacks import ATTACKS
 from robench.attacks.active import Search
 from robench.attacks.fgsm import fgsm
-from robench.attacks.losses import LOSSES, TARGETED_LOSSES, loss_of
+from robench.attacks.losses import LOSSES, TARGETED_LOSSES, fitted, loss_of
 from robench.attacks.noise import noise
 from robench.attacks.pgd import climb, pgd
 from robench.errors import InputError
@@ -60,11 +60,37 @@ def test_margin_and_cross_entropy_by_hand():
     assert TARGETED_LOSSES["ce"](z, y, t).tolist() == pytest.approx([1 - norm, -1.0986123], abs=1e-6)
 
 
+def test_the_probability_margin_by_hand():
+    z, y, t = torch.tensor([[4.0, 1, 3], [0, 0, 0]]).log(), torch.tensor([0, 1]), torch.tensor([1, 2])
+    z[1] = 0.0
+    assert LOSSES["prob-margin"](z, y).tolist() == pytest.approx([-1 / 8, 0.0], abs=1e-6)
+    assert TARGETED_LOSSES["prob-margin"](z, y, t).tolist() == pytest.approx([-3 / 8, 0.0], abs=1e-6)
+    assert torch.equal(LOSSES["prob-margin"](torch.tensor([[200.0, 0, 1]]), torch.tensor([0])), torch.tensor([-1.0]))
+
+
+def test_the_gradient_of_dlr_is_that_of_its_formula_also_on_ties():
+    z = torch.tensor([[4.0, 1, 3, -2, 0], [4, 1, 3, -2, 0], [2, 2, 1, 0, -1], [2, 2, 1, 0, -1]], requires_grad=True)
+    (grad,) = torch.autograd.grad(LOSSES["dlr"](z, torch.tensor([0, 3, 0, 1])).sum(), z)
+    by_hand = [[-2 / 9, -1 / 9, 3 / 9, 0, 0], [-1 / 3, 2 / 3, 0, -1 / 3, 0], [-1, 1, 0, 0, 0], [1, -1, 0, 0, 0]]
+    torch.testing.assert_close(grad, torch.tensor(by_hand))
+
+
 @pytest.mark.parametrize(("targeted", "classes"), [(False, 2), (True, 3)])
 def test_dlr_says_how_many_classes_it_needs(targeted, classes):
     y = torch.zeros(1, dtype=torch.int64)
     with pytest.raises(InputError, match=f"needs at least {classes + 1} classes and the model has {classes}"):
         loss_of("dlr", targeted)(torch.zeros(1, classes), y, *([y + 1] if targeted else []))
+
+
+@pytest.mark.parametrize(("targeted", "classes"), [(False, 2), (True, 3)])
+def test_a_fitted_dlr_is_the_margin_below_that(targeted, classes):
+    z, y = torch.randn(6, classes, generator=torch.Generator().manual_seed(0)), torch.zeros(6, dtype=torch.int64)
+    aim = [y + 1] if targeted else []
+    assert torch.equal(fitted("dlr", targeted)(z, y, *aim), loss_of("margin", targeted)(z, y, *aim))
+    wide = torch.cat((z, z), 1)
+    assert torch.equal(fitted("dlr", targeted)(wide, y, *aim), loss_of("dlr", targeted)(wide, y, *aim))
+    with pytest.raises(InputError, match="unknown loss 'dlt'"):
+        fitted("dlt", targeted)
 
 
 @pytest.mark.parametrize("boxed", [False, True])

@@ -4,6 +4,7 @@ import csv
 import os
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,12 @@ import pytest
 import torch
 from torch import nn
 
-from robench.attacks import ATTACKS
-from robench.attacks.reference import apgd_ce, apgd_dlr, apgd_t, fab_t, limits, square, tiles_fit
+from robench.attacks import reference
+from robench.attacks.reference import apgd_ce, apgd_dlr, apgd_t, fab, fab_t, limits, square, tiles_fit
 from robench.draws import Draws
 from robench.errors import InputError
+from robench.recipes import resolve
+from robench.suites import recipes
 from robench.threat import Threat
 
 NORM_EPS = [("linf", 0.08), ("l2", 0.4), ("l1", 1.0)]
@@ -31,9 +34,10 @@ CASCADES = [
 def cascade(p, threat, seed, names):
     """Our attacks one after the other on what stands: the points, and what broke each sample."""
     points, broken_by = p.x.clone(), [""] * len(p.x)
-    for name in names:
+    chosen = [recipe for recipe in recipes("autoattack", threat.norm) if recipe.name in names]
+    for name, attack in [(recipe.name, resolve(recipe, reference.ATTACKS, "attack")) for recipe in chosen]:
         places = torch.tensor([i for i, by in enumerate(broken_by) if not by], dtype=torch.int64)
-        found = ATTACKS[name](p.model, p.x[places], p.y[places], threat, Draws(seed, places, name))
+        found = attack(p.model, p.x[places], p.y[places], threat, Draws(seed, places, name))
         points[places] = found.x_adv
         for i in places[found.fooled].tolist():
             broken_by[i] = name
@@ -65,7 +69,7 @@ def test_points_are_those_of_the_packages_own_driver_in_its_standard_version(pro
 )
 def test_a_survivor_costs_the_known_number_of_passes(problem, name, forwards, backwards):
     p = problem("linear", n=4, classes=10, shape=(1, 5, 5))
-    found = ATTACKS[name](p.model, p.x, p.y, Threat("linf", 1e-5), p.draws())
+    found = reference.ATTACKS[name](p.model, p.x, p.y, Threat("linf", 1e-5), p.draws())
     assert not found.fooled.any()
     assert found.forwards.tolist() == [forwards] * 4
     assert found.backwards.tolist() == [backwards] * 4
@@ -110,22 +114,23 @@ def test_survivors_of_few_classes_meet_every_target_and_no_index_error(problem):
     assert apgd_t(p.model, p.x, p.y, Threat("linf", 1e-5), p.draws()).backwards.tolist() == [4 * 101] * 4
 
 
-def test_limits_say_what_is_different_for_few_classes():
-    assert limits(10) == limits(1000, "l1") == []
-    assert limits(5) == [
-        "apgd-t: 4 targets instead of 9, the model has 5 classes",
-        "fab-t: 4 targets instead of 9, the model has 5 classes",
-    ]
-    assert limits(7, "l1") == ["fab-t: 6 targets instead of 9, the model has 7 classes"]
-    assert limits(3) == [
-        "apgd-t left out: the targeted DLR loss needs 4 classes, the model has 3",
-        "fab-t: 2 targets instead of 9, the model has 3 classes",
-    ]
-    assert limits(2) == [
-        "apgd-dlr left out: the DLR loss needs 3 classes, the model has 2",
-        "apgd-t left out: the targeted DLR loss needs 4 classes, the model has 2",
-        "fab-t: 1 target instead of 9, the model has 2 classes",
-    ]
+def test_limits_say_what_is_left_out_for_few_classes():
+    assert limits(10) == limits(4) == {}
+    assert limits(3) == {"apgd-t": "left out: the targeted DLR loss needs 4 classes, the model has 3"}
+    assert limits(2)["apgd-dlr"] == "left out: the DLR loss needs 3 classes, the model has 2"
+
+
+def test_the_options_reach_the_engine(problem):
+    p = problem("linear", n=4, classes=5, shape=(1, 5, 5))
+    spent = lambda attack, **options: partial(attack, **options)(p.model, p.x, p.y, Threat("linf", 1e-5), p.draws())  # noqa: E731
+    assert set(spent(apgd_ce, steps=7, restarts=3).backwards.tolist()) == {3 * 8}
+    assert set(spent(apgd_ce, steps=7, eot=4).backwards.tolist()) == {4 * 8}
+    assert set(spent(apgd_t, steps=7, targets=2).backwards.tolist()) == {2 * 8}
+    assert set(spent(fab_t, steps=7, targets=2, restarts=2).backwards.tolist()) == {4 * 7}
+    assert set(spent(fab, steps=7, restarts=2).backwards.tolist()) == {2 * 7 * 5}
+    assert set(spent(square, queries=9).forwards.tolist()) == {9 + 3}
+    with pytest.raises(InputError, match="steps must be a whole number"):
+        spent(apgd_ce, steps=0)
 
 
 @pytest.mark.parametrize(("norm", "reach"), [("linf", 1.001), ("l2", 1.02), ("l1", 1.02)])
@@ -133,7 +138,8 @@ def test_apgd_falls_exactly_where_the_exact_distance_is_within_reach(problem, no
     p = problem("affine", n=12, shape=(1, 6, 6))
     distances = p.distances(norm).sort().values
     eps = float((distances[5] * distances[6]).sqrt())
-    found = apgd_ce(p.model, p.x, p.y, Threat(norm, eps), p.draws())
+    sparse = {"restarts": 5, "large_eps": True} if norm == "l1" else {}
+    found = apgd_ce(p.model, p.x, p.y, Threat(norm, eps), p.draws(), **sparse)
     exact = p.distances(norm)
     assert (found.fooled <= (exact < eps)).all()
     assert found.fooled[exact * reach < eps].all()

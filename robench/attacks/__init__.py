@@ -16,10 +16,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from robench.attacks import reference
+from robench.attacks import losses, reference
+from robench.attacks.apgd import apgd, apgd_t
+from robench.attacks.fab import fab, fab_t
 from robench.attacks.fgsm import fgsm
+from robench.attacks.malt import malt
 from robench.attacks.noise import noise
 from robench.attacks.pgd import pgd
+from robench.attacks.square import square
+from robench.recipes import options_of
 from robench.types import Found
 
 
@@ -31,6 +36,19 @@ def variant(attack: Callable[..., Found], **options: Any) -> Callable[..., Found
     return bound
 
 
+def fitted(attack: Callable[..., Found], classes: int) -> Callable[..., Found]:
+    """The attack with the options that so many classes allow: at most classes - 1 targets, and the margin where DLR is undefined."""
+    options = options_of(attack)
+    changes: dict[str, Any] = {}
+    if isinstance(options.get("targets"), int) and options["targets"] > classes - 1 > 0:
+        changes["targets"] = classes - 1
+    if isinstance(options.get("loss"), str):
+        targeted = "targets" in options or options.get("target", "none") != "none"
+        changes["loss"] = losses.fitting(options["loss"], classes, targeted)
+    new = {key: value for key, value in changes.items() if value != options[key]}
+    return partial(attack, **new) if new else attack
+
+
 ATTACKS: dict[str, Callable[..., Found]] = {
     "fgsm": fgsm,
     "pgd": pgd,
@@ -40,9 +58,13 @@ ATTACKS: dict[str, Callable[..., Found]] = {
     "pgd-50-10": variant(pgd, steps=50, restarts=10),
     "pgd-margin": variant(pgd, loss="margin", steps=40, restarts=2),
     "noise": noise,
-    "apgd-ce": reference.apgd_ce,
-    "apgd-dlr": reference.apgd_dlr,
-    "apgd-t": reference.apgd_t,
-    "fab-t": reference.fab_t,
-    "square": reference.square,
+    "apgd": apgd,
+    "apgd-ce": variant(apgd, loss="ce"),
+    "apgd-dlr": variant(apgd, loss="dlr"),
+    "apgd-t": apgd_t,
+    "malt": malt,
+    "fab": fab,
+    "fab-t": fab_t,
+    "square": square,
 }
+ENGINES: dict[str, dict[str, Callable[..., Found]]] = {"robench": ATTACKS, "reference": ATTACKS | reference.ATTACKS}

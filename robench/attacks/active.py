@@ -8,11 +8,13 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from robench.threat import Threat
+from robench.threat import Threat, per_sample
 from robench.types import Found
 
 LEAST_ROWS = 16  # a smaller batch is padded: logits differ in the last bits between batches of 1, 7 and 50
 REPACK = 8  # the working rows are packed anew once an eighth of them has fallen: each new batch size costs set-up time
+ROUND = 4  # a pass that leaves rows out has a multiple of so many: each new batch size costs set-up time
+PATIENCE = 8  # off the CPU, the host asks the device how many stand only after so many model calls
 
 
 @contextmanager
@@ -30,6 +32,25 @@ def frozen(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(flag)
 
 
+def padded(model: nn.Module, x: Tensor) -> Tensor:
+    """The model's logits at x, (R, K), from a call with at least LEAST_ROWS rows: the first row fills up."""
+    missing = LEAST_ROWS - len(x)
+    filled = torch.cat((x, x[:1].expand(missing, *x.shape[1:]))) if missing > 0 else x
+    logits: Tensor = model(filled)
+    return logits[: len(x)]
+
+
+def derivative(total: Tensor, leaf: Tensor, again: bool = False) -> Tensor:
+    """The gradient of `total` at the leaf, (R, C, H, W), entries that are not finite as 0; all 0 where the model has cut the graph.
+
+    again  keep the graph for another backward pass
+    """
+    if not total.requires_grad:
+        return torch.zeros_like(leaf)
+    (grad,) = torch.autograd.grad(total, leaf, retain_graph=again, allow_unused=True)
+    return torch.zeros_like(leaf) if grad is None else grad.nan_to_num(0.0, 0.0, 0.0)
+
+
 class Search:
     """What an attack still works on, and what it has found so far.
 
@@ -40,23 +61,36 @@ class Search:
 
     The goal is argmax != y, or argmax == target once `aim` has set targets. Only a point inside the threat with finite
     logits reaches it. A targeted search also keeps the last wrong point of a sample that has not reached its target.
+    With `stay`, fooled samples go on to the end of the run and their last wrong point is kept: for attacks on randomised
+    models, where one lucky pass must not end the search.
+
+    A model that is a cheaper stand-in carries the true one as `exact`: that one is asked about every claim before it counts,
+    so a stand-in can miss an adversarial point but not invent one.
     """
 
-    def __init__(self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat) -> None:
-        self.model, self.threat, self.x, self.y = model, threat, x, y
+    def __init__(self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, stay: bool = False) -> None:
+        self.model, self.threat, self.x, self.y, self.stay = model, threat, x, y, stay
+        self.exact: nn.Module | None = getattr(model, "exact", None)
         self.target: Tensor | None = None
         self.rows = torch.arange(len(x), device=x.device)
         self.standing = torch.ones(len(x), dtype=torch.bool, device=x.device)  # of the working rows
-        self.alive = len(x)  # how many stand, known to the host
-        self.tested = 0  # how many points of each sample were tested so far; the next one is this `step`
-        counts = torch.zeros_like(self.rows)
-        none = torch.zeros_like(self.standing)
+        self.alive = len(x)  # how many stand, as far as the host knows: never too few
+        self._patience = 1 if x.device.type == "cpu" or self.exact is not None else PATIENCE
+        self._calls = 0
+        counts, none = torch.zeros_like(self.rows), torch.zeros_like(self.standing)
         self._found = Found(x.clone(), none, counts - 1, counts, counts.clone(), none.clone())
+        self._tested = counts.clone()  # how many points of each working row were tested: the next one is this `step`
+        self._begin()
 
     def aim(self, target: Tensor) -> None:
         """Sets the class (B,) each sample is to get; one that is its own label cannot be attacked and does not stand."""
         self.target = target[self.rows]
         self.standing = self.standing & (self.target != self.y)
+        self.alive = int(self.standing.sum())
+
+    def dismiss(self, hopeless: Tensor) -> None:
+        """Gives up the working rows that `hopeless`, (R,) bool, names: they stand no more and nothing was found for them."""
+        self.standing = self.standing & ~hopeless
         self.alive = int(self.standing.sum())
 
     def turns(self, count: int) -> Iterator[int]:
@@ -66,44 +100,91 @@ class Search:
                 return
             yield turn
 
-    def logits(self, x_adv: Tensor) -> Tensor:
-        """The logits at x_adv, one point per working row, (R, K): one counted forward pass, no verdict."""
-        missing = LEAST_ROWS - len(x_adv)
-        if missing > 0:
-            x_adv = torch.cat((x_adv, x_adv[:1].expand(missing, *x_adv.shape[1:])))
-        logits: Tensor = self.model(x_adv)
-        self._found.forwards.index_add_(0, self.rows, self.standing.long())
-        return logits[: len(self.rows)]
+    def logits(self, x_adv: Tensor, at: Tensor | None = None) -> Tensor:
+        """The logits at x_adv, one point per working row (or per row of `at`), (R, K): one counted forward pass, no verdict."""
+        self._count(self._forwards, at)
+        return padded(self.model, x_adv)
 
     @torch.no_grad()
-    def test(self, x_adv: Tensor) -> Tensor:
-        """Takes the verdict at x_adv, (R, C, H, W), and returns the logits there, (R, K); (R, 0) and no pass where none stands."""
+    def test(self, x_adv: Tensor, at: Tensor | None = None) -> Tensor:
+        """Takes the verdict at x_adv, (R, C, H, W), and returns the logits there, (R, K); (R, 0) and no pass where none stands.
+
+        at  (M,) indices of working rows: x_adv (M, C, H, W) are points of these only, and so are the logits
+        """
         if not self.alive:
             return x_adv.new_zeros(len(x_adv), 0)
-        logits = self.logits(x_adv)
-        self._judge(x_adv, logits)
+        logits = self.logits(x_adv, at)
+        self._judge(x_adv, logits, at)
         return logits
 
-    def evaluate(self, x_adv: Tensor, loss: Callable[..., Tensor]) -> tuple[Tensor, Tensor]:
+    @torch.no_grad()
+    def ask(self, x_adv: Tensor, new: Tensor) -> Tensor:
+        """Like `test`, where only the points of `new`, (R,) bool, are untested: the others count a step but no pass, and get no verdict.
+
+        Where the host looks anyway, rows are left out of the pass if that makes it smaller by an eighth: below that the copy of
+        the others costs what it saves. The logits, (R, K), are true for `new` alone; (R, 0) and no pass where none stands or,
+        as far as the host knows, none is new.
+        """
+        new, at = new & self.standing, None
+        wanted = -(-int(new.sum()) // ROUND) * ROUND if self._patience == 1 else len(new)
+        if not self.alive or not wanted:
+            self._count(self._tested, None)
+            return x_adv.new_zeros(len(x_adv), 0)
+        if REPACK * max(wanted, LEAST_ROWS) <= (REPACK - 1) * len(new):
+            at = new.byte().argsort(descending=True, stable=True)[:wanted]
+        self._forwards += new
+        points = x_adv if at is None else x_adv[at]
+        logits = padded(self.model, points)
+        self._judge(points, logits, at, new)
+        return logits if at is None else logits.new_zeros(len(new), logits.shape[1]).index_copy_(0, at, logits)
+
+    def evaluate(
+        self, x_adv: Tensor, loss: Callable[..., Tensor], at: Tensor | None = None, *, judged: bool = True
+    ) -> tuple[Tensor, Tensor]:
         """Takes the verdict at x_adv; the losses there, (R,), and their gradients, (R, C, H, W), from the same forward pass.
 
         The loss is called as loss(logits, y), or loss(logits, y, target) in a targeted search. A gradient entry that is
-        not finite is 0. Once none stands, no backward pass is made: losses and gradients are 0.
+        not finite is 0. Once none stands, no backward pass is made: losses and gradients are 0. `at` as in `test`.
+
+        judged  false: the pass is counted, and no verdict taken
         """
         if not self.alive:
             return x_adv.new_zeros(len(x_adv)), torch.zeros_like(x_adv)
+        y, target = (self.y, self.target) if at is None else (self.y[at], None if self.target is None else self.target[at])
         with torch.enable_grad():
             leaf = x_adv.detach().requires_grad_()
-            logits = self.logits(leaf)
-            aims = (self.y,) if self.target is None else (self.y, self.target)
-            losses = loss(logits, *aims)
+            logits = self.logits(leaf, at)
+            losses = loss(logits, y) if target is None else loss(logits, y, target)
             total = losses.sum()
-        self._judge(leaf.detach(), logits.detach())
+        if judged:
+            self._judge(leaf.detach(), logits.detach(), at)
         if not self.alive:
             return losses.detach(), torch.zeros_like(x_adv)
-        (grad,) = torch.autograd.grad(total, leaf)
-        self._found.backwards.index_add_(0, self.rows, self.standing.long())
-        return losses.detach(), grad.nan_to_num(0.0, 0.0, 0.0)
+        self._count(self._backwards, at)
+        return losses.detach(), derivative(total, leaf)
+
+    def slopes(self, x_adv: Tensor, goals: Callable[[Tensor], Tensor], at: Tensor | None = None) -> tuple[Tensor, Tensor, Iterator[Tensor]]:
+        """Takes the verdict at x_adv; the logits there (R, K), goals(logits) (R, J), and the J gradients (R, C, H, W) of its columns.
+
+        All come from one forward pass; each gradient is one backward pass, made and counted when it is asked for. A gradient
+        entry that is not finite is 0, and so are all of them, without a pass, once none stands. `at` as in `test`.
+        """
+        with torch.enable_grad():
+            leaf = x_adv.detach().requires_grad_()
+            logits = self.logits(leaf, at)
+            values = goals(logits)
+            totals = values.sum(0).unbind()
+        self._judge(leaf.detach(), logits.detach(), at)
+
+        def gradients() -> Iterator[Tensor]:
+            for column, total in enumerate(totals, 1):
+                if not self.alive:
+                    yield torch.zeros_like(x_adv)
+                    continue
+                self._count(self._backwards, at)
+                yield derivative(total, leaf, again=column < len(totals))
+
+        return logits.detach(), values.detach(), gradients()
 
     def repack(self) -> Tensor | None:
         """Cuts the working rows to the standing ones if an eighth has fallen; the indices kept, to cut other state by, else None."""
@@ -111,8 +192,11 @@ class Search:
         if not fallen or fallen * REPACK < len(self.rows):
             return None
         keep = self.standing.nonzero().flatten()
+        self._write()
         self.rows, self.x, self.y, self.standing = self.rows[keep], self.x[keep], self.y[keep], self.standing[keep]
         self.target = None if self.target is None else self.target[keep]
+        self._tested = self._tested[keep]
+        self._begin()
         return keep
 
     def pack(self, *state: Tensor) -> tuple[Tensor, ...]:
@@ -122,23 +206,69 @@ class Search:
 
     def found(self) -> Found:
         """What was found, for all B samples."""
+        self._write()
         return self._found
 
-    def _judge(self, x_adv: Tensor, logits: Tensor) -> None:
-        """Records which samples fall at x_adv."""
-        finite = logits.isfinite().all(1)
-        labels = logits.argmax(1)
-        wrong = self.standing & finite & (labels != self.y)
-        self._found.nonfinite[self.rows] |= self.standing & ~finite
-        if bool(wrong.any()):  # the only time that the host waits for the device
-            self._record(x_adv, labels, wrong & self.threat.contains(self.x, x_adv))
-        self.tested += 1
+    def _begin(self) -> None:
+        """Takes the working rows' part of the record, to be kept without indices until `_write`."""
+        self._x_adv = self._found.x_adv[self.rows]
+        self._fooled, self._step = self._found.fooled[self.rows], self._found.step[self.rows]
+        self._forwards, self._backwards = self._found.forwards[self.rows], self._found.backwards[self.rows]
+        self._nonfinite = self._found.nonfinite[self.rows]
 
-    def _record(self, x_adv: Tensor, labels: Tensor, wrong: Tensor) -> None:
-        """Stores the wrong points; the samples whose goal is reached stand no more."""
-        goal = wrong if self.target is None else wrong & (labels == self.target)
-        self._found.x_adv[self.rows[wrong]] = x_adv[wrong]
-        self._found.fooled[self.rows[goal]] = True
-        self._found.step[self.rows[goal]] = self.tested
-        self.standing = self.standing & ~goal
-        self.alive = int(self.standing.sum())
+    def _write(self) -> None:
+        """Puts the working rows' part of the record back into the whole."""
+        whole, rows = self._found, self.rows
+        whole.x_adv[rows], whole.fooled[rows], whole.step[rows] = self._x_adv, self._fooled, self._step
+        whole.forwards[rows], whole.backwards[rows], whole.nonfinite[rows] = self._forwards, self._backwards, self._nonfinite
+
+    def _count(self, counter: Tensor, at: Tensor | None) -> None:
+        """Counts one pass of the standing ones among the rows called."""
+        if at is None:
+            counter += self.standing
+        else:
+            counter[at] += self.standing[at].long()
+
+    def _judge(self, x_adv: Tensor, logits: Tensor, at: Tensor | None, new: Tensor | None = None) -> None:
+        """Records which samples fall at x_adv, only those of `new` if given: then the step of all working rows is counted.
+
+        On the CPU, and where a stand-in's claims need a second look, the host looks each time.
+        """
+        among = self.standing if new is None else new
+        standing, y = (among, self.y) if at is None else (among[at], self.y[at])
+        finite, labels = logits.isfinite().all(1), logits.argmax(1)
+        wrong = standing & finite & (labels != y)
+        if at is None:
+            self._nonfinite |= standing & ~finite
+        else:
+            self._nonfinite[at] |= standing & ~finite
+        self._calls += 1
+        if self._patience > 1 or bool(wrong.any()):
+            x, rows = (self.x, slice(None)) if at is None else (self.x[at], at)
+            wrong, labels = self._confirmed(x_adv, labels, y, wrong & self.threat.contains(x, x_adv))
+            self._record(x_adv, labels, wrong, rows)
+        self._count(self._tested, at if new is None else None)
+        if self._patience > 1 and self._calls % self._patience == 0:
+            self.alive = int(self.standing.sum())
+
+    def _confirmed(self, x_adv: Tensor, labels: Tensor, y: Tensor, wrong: Tensor) -> tuple[Tensor, Tensor]:
+        """The claims that the true model confirms, and its labels there."""
+        if self.exact is None or not bool(wrong.any()):
+            return wrong, labels
+        claims = wrong.nonzero().flatten()
+        logits = padded(self.exact, x_adv[claims])
+        true = logits.argmax(1)
+        held = logits.isfinite().all(1) & (true != y[claims])
+        return wrong.index_copy(0, claims, held), labels.index_copy(0, claims, true)
+
+    def _record(self, x_adv: Tensor, labels: Tensor, wrong: Tensor, rows: Tensor | slice) -> None:
+        """Stores the wrong points of `rows`; the samples whose goal is reached stand no more, unless they stay."""
+        goal = wrong if self.target is None else wrong & (labels == self.target[rows])
+        kept = torch.where(per_sample(wrong, x_adv), x_adv, self._x_adv[rows])
+        self._x_adv = self._x_adv.index_copy(0, rows, kept) if isinstance(rows, Tensor) else kept
+        self._step[rows] = torch.where(goal & ~self._fooled[rows], self._tested[rows], self._step[rows])
+        self._fooled[rows] |= goal
+        if not self.stay:
+            self.standing = self.standing & ~self._fooled
+        if self._patience == 1:
+            self.alive = int(self.standing.sum())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -27,8 +28,17 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
 
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
     """Difference of logits ratio, (B,): (max_{c != y} z_c - z_y) / (z_(1) - z_(3) + 1e-12) (Croce & Hein 2020, 2003.01690); K >= 3."""
-    top = largest(logits, 3, "dlr")
-    return margin(logits, y) / (top[:, 0] - top[:, 2] + 1e-12)
+    top, classes = largest(logits, 3, "dlr")
+    other = torch.where(classes[:, 0] == y, top[:, 1], top[:, 0])
+    return (other - at(logits, y)) / (top[:, 0] - top[:, 2] + 1e-12)
+
+
+def prob_margin(logits: Tensor, y: Tensor) -> Tensor:
+    """Probability margin, (B,): max_{c != y} p_c - p_y of the softmax p, in [-1, 1] (2411.15210; our reading of the abstract).
+
+    Its gradient is the margin's weighed by p: it dies with the cross-entropy's where the softmax saturates.
+    """
+    return margin(logits.softmax(1), y)
 
 
 def ce_targeted(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:  # noqa: ARG001 (one signature for all)
@@ -43,8 +53,13 @@ def margin_targeted(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
 
 def dlr_targeted(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     """Targeted DLR, (B,): (z_t - z_y) / (z_(1) - (z_(3) + z_(4)) / 2 + 1e-12) (Croce & Hein 2020, 2003.01690); K >= 4."""
-    top = largest(logits, 4, "targeted dlr")
+    top, _ = largest(logits, 4, "targeted dlr")
     return margin_targeted(logits, y, target) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
+
+
+def prob_margin_targeted(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """Probability of the target minus that of the label, (B,) (2411.15210; our reading of the abstract)."""
+    return margin_targeted(logits.softmax(1), y, target)
 
 
 def at(logits: Tensor, classes: Tensor) -> Tensor:
@@ -52,11 +67,12 @@ def at(logits: Tensor, classes: Tensor) -> Tensor:
     return logits.gather(1, classes[:, None]).squeeze(1)
 
 
-def largest(logits: Tensor, count: int, name: str) -> Tensor:
-    """The largest `count` logits in falling order, (B, count); InputError where the model has fewer classes."""
+def largest(logits: Tensor, count: int, name: str) -> tuple[Tensor, Tensor]:
+    """The largest `count` logits in falling order, (B, count), and their classes; InputError where the model has fewer."""
     if logits.shape[1] < count:
         raise InputError(f"the {name} loss needs at least {count} classes and the model has {logits.shape[1]}: choose ce or margin")
-    return logits.topk(count, dim=1).values
+    values, classes = logits.topk(count, dim=1)
+    return values, classes
 
 
 def loss_of(name: str, targeted: bool) -> Callable[..., Tensor]:
@@ -64,5 +80,24 @@ def loss_of(name: str, targeted: bool) -> Callable[..., Tensor]:
     return lookup(name, TARGETED_LOSSES if targeted else LOSSES, "loss")
 
 
-LOSSES: dict[str, Callable[..., Tensor]] = {"ce": ce, "margin": margin, "dlr": dlr}
-TARGETED_LOSSES: dict[str, Callable[..., Tensor]] = {"ce": ce_targeted, "margin": margin_targeted, "dlr": dlr_targeted}
+def fitting(name: str, classes: int, targeted: bool) -> str:
+    """The loss that a model of so many classes gets: the margin stands in for dlr below 3 classes, below 4 targeted.
+
+    The papers define none there; dlr is the margin over a spread of logits that so few classes do not have.
+    """
+    return "margin" if name == "dlr" and classes < (4 if targeted else 3) else name
+
+
+def fitted(name: str, targeted: bool) -> Callable[..., Tensor]:
+    """The loss, or targeted loss, of that name, or what is `fitting` for the logits it gets; InputError for an unknown one."""
+    loss_of(name, targeted)
+    return lambda logits, *aim: loss_of(fitting(name, logits.shape[1], targeted), targeted)(logits, *aim)
+
+
+LOSSES: dict[str, Callable[..., Tensor]] = {"ce": ce, "margin": margin, "dlr": dlr, "prob-margin": prob_margin}
+TARGETED_LOSSES: dict[str, Callable[..., Tensor]] = {
+    "ce": ce_targeted,
+    "margin": margin_targeted,
+    "dlr": dlr_targeted,
+    "prob-margin": prob_margin_targeted,
+}

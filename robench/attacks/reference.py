@@ -1,7 +1,7 @@
 """The authors' own AutoAttack components, run one by one through the package `pyautoattack` 0.2.0.
 
 AutoAttack: Croce & Hein 2020, 2003.01690 (l1: 2103.01208). FAB: Croce & Hein 2020, 1907.02044. Square: Andriushchenko et
-al. 2020, 1912.00049. The settings are those of the "standard" version for the norm (apgd-dlr: "plus"); the package's
+al. 2020, 1912.00049. The options bear the names of our own attacks; the package's
 driver is not used (it installs a trace hook, returns flags as log lines and fails below 10 classes).
 
 What the engine does not say is said here as well as it can be:
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,68 +27,85 @@ from pyautoattack.square import SquareAttack
 from torch import Tensor, nn
 
 from robench.attacks.active import frozen
+from robench.attacks.options import switch, whole
 from robench.draws import Draws
 from robench.errors import InputError
 from robench.threat import Threat
 from robench.types import Found
 
 NAMES = {"linf": "Linf", "l2": "L2", "l1": "L1"}
-APGD_CE_RESTARTS = {"linf": 1, "l2": 1, "l1": 5}
-APGD_T_TARGETS = {"linf": 9, "l2": 9, "l1": 5}
-FAB_T_TARGETS = 9
 
 
-def apgd_ce(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws) -> Found:
-    """APGD on the cross-entropy, 100 steps (l1: 5 restarts, falling eps), by its authors' code (Croce & Hein 2020, 2003.01690)."""
-    restarts, falling = APGD_CE_RESTARTS[threat.norm], threat.norm == "l1"
-    return run(model, x, y, threat, draws, engine=APGDAttack, loss="ce", n_restarts=restarts, use_largereps=falling, **APGD)
+def apgd_ce(
+    model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws,
+    *, steps: int = 100, restarts: int = 1, eot: int = 1, large_eps: bool = False,
+) -> Found:  # fmt: skip
+    """APGD on the cross-entropy by its authors' code (Croce & Hein 2020, 2003.01690); options as in our own."""
+    return run(model, x, y, threat, draws, engine=APGDAttack, loss="ce", **apgd_settings(steps, restarts, eot, large_eps))
 
 
-def apgd_dlr(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws) -> Found:
-    """APGD on the DLR loss, 100 steps, 5 restarts, by its authors' code (Croce & Hein 2020, 2003.01690); nothing below 3 classes."""
+def apgd_dlr(
+    model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws,
+    *, steps: int = 100, restarts: int = 1, eot: int = 1, large_eps: bool = False,
+) -> Found:  # fmt: skip
+    """APGD on the DLR loss by its authors' code (Croce & Hein 2020, 2003.01690); nothing is found below 3 classes."""
     if classes(model, x) < 3:
         return nothing(x)
-    return run(model, x, y, threat, draws, engine=APGDAttack, loss="dlr", n_restarts=5, **APGD)
+    return run(model, x, y, threat, draws, engine=APGDAttack, loss="dlr", **apgd_settings(steps, restarts, eot, large_eps))
 
 
-def apgd_t(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws) -> Found:
-    """Targeted APGD, 9 targets (l1: 5, falling eps), 100 steps, by its authors' code (Croce & Hein 2020, 2003.01690).
+def apgd_t(
+    model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws,
+    *, steps: int = 100, targets: int = 9, restarts: int = 1, large_eps: bool = False,
+) -> Found:  # fmt: skip
+    """Targeted APGD on the DLR loss by its authors' code (Croce & Hein 2020, 2003.01690).
 
-    Nothing is found below 4 classes, where the targeted DLR loss is not defined; fewer targets below 10: see `limits`.
+    Nothing is found below 4 classes, where the targeted DLR loss is not defined; fewer targets where the model has fewer classes.
     """
     known = classes(model, x)
     if known < 4:
         return nothing(x)
-    targets, falling = min(APGD_T_TARGETS[threat.norm], known - 1), threat.norm == "l1"
-    settings = {"n_target_classes": targets, "n_restarts": 1, "use_largereps": falling, **APGD}
+    settings = apgd_settings(steps, restarts, 1, large_eps) | {"n_target_classes": min(whole("targets", targets), known - 1)}
     return run(model, x, y, threat, draws, engine=APGDAttack_targeted, **settings)
 
 
-def fab_t(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws) -> Found:
-    """Targeted FAB, 9 targets, 100 steps, by its authors' code (Croce & Hein 2020, 1907.02044)."""
-    targets = min(FAB_T_TARGETS, classes(model, x) - 1)
-    return run(model, x, y, threat, draws, engine=FABAttack_PT, targeted=True, n_target_classes=targets, n_restarts=1, n_iter=100)
+def fab_t(
+    model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws, *, steps: int = 100, targets: int = 9, restarts: int = 1
+) -> Found:
+    """Targeted FAB by its authors' code (Croce & Hein 2020, 1907.02044); fewer targets where the model has fewer classes."""
+    settings = {"n_iter": whole("steps", steps), "n_restarts": whole("restarts", restarts)}
+    known = min(whole("targets", targets), classes(model, x) - 1)
+    return run(model, x, y, threat, draws, engine=FABAttack_PT, targeted=True, n_target_classes=known, **settings)
 
 
-def square(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws) -> Found:
-    """Square, a black-box search of 5000 queries, by its authors' code (Andriushchenko et al. 2020, 1912.00049)."""
+def fab(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws, *, steps: int = 100, restarts: int = 5) -> Found:
+    """FAB towards the nearest class by its authors' code (Croce & Hein 2020, 1907.02044)."""
+    settings = {"n_iter": whole("steps", steps), "n_restarts": whole("restarts", restarts)}
+    return run(model, x, y, threat, draws, engine=FABAttack_PT, targeted=False, **settings)
+
+
+def square(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws, *, queries: int = 5000) -> Found:
+    """Square, a black-box search, by its authors' code (Andriushchenko et al. 2020, 1912.00049)."""
     if threat.norm != "linf" and not tiles_fit(*x.shape[-2:]):
         height, width = x.shape[-2:]
         raise InputError(f"the reference Square cannot start on images of {height}x{width} in {threat.norm}: leave it out or resize them")
-    return run(model, x, y, threat, draws, engine=SquareAttack, n_queries=5000, p_init=0.8, n_restarts=1, resc_schedule=False)
+    return run(
+        model, x, y, threat, draws, engine=SquareAttack, n_queries=whole("queries", queries), p_init=0.8, n_restarts=1, resc_schedule=False
+    )
 
 
-def limits(known: int, norm: str = "linf") -> list[str]:
-    """Sentences "attack: what is different" for a model of `known` classes; none for 10 and more."""
-    sentences = [f"apgd-dlr left out: the DLR loss needs 3 classes, the model has {known}"] if known < 3 else []
+def limits(known: int) -> dict[str, str]:
+    """What this engine cannot do with a model of `known` classes, by the attack's name."""
+    found = {"apgd-dlr": f"left out: the DLR loss needs 3 classes, the model has {known}"} if known < 3 else {}
     if known < 4:
-        sentences.append(f"apgd-t left out: the targeted DLR loss needs 4 classes, the model has {known}")
-    elif known - 1 < APGD_T_TARGETS[norm]:
-        sentences.append(f"apgd-t: {known - 1} targets instead of {APGD_T_TARGETS[norm]}, the model has {known} classes")
-    if known - 1 < FAB_T_TARGETS:
-        targets = "1 target" if known == 2 else f"{known - 1} targets"
-        sentences.append(f"fab-t: {targets} instead of {FAB_T_TARGETS}, the model has {known} classes")
-    return sentences
+        found["apgd-t"] = f"left out: the targeted DLR loss needs 4 classes, the model has {known}"
+    return found
+
+
+def apgd_settings(steps: int, restarts: int, eot: int, large_eps: bool) -> dict[str, Any]:
+    """The package's words for the options of APGD."""
+    sizes = {"n_iter": whole("steps", steps), "n_restarts": whole("restarts", restarts), "eot_iter": whole("eot", eot)}
+    return {**sizes, "rho": 0.75, "use_largereps": switch("large_eps", large_eps)}
 
 
 def run(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws, *, engine: Any, **settings: Any) -> Found:
@@ -184,4 +202,11 @@ def tiles_fit(height: int, width: int) -> bool:
     return side > 0 and (side == 1 or all(offset + length // side * side <= length for length in (height, width)))
 
 
-APGD: dict[str, Any] = {"n_iter": 100, "eot_iter": 1, "rho": 0.75}
+ATTACKS: dict[str, Callable[..., Found]] = {
+    "apgd-ce": apgd_ce,
+    "apgd-dlr": apgd_dlr,
+    "apgd-t": apgd_t,
+    "fab": fab,
+    "fab-t": fab_t,
+    "square": square,
+}

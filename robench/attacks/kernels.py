@@ -1,0 +1,56 @@
+"""Pure tensor functions that run eagerly or, inside `compiled`, through torch.compile: fused, so that memory is read once.
+
+Decorate a function of tensors and numbers that returns tensors, has no side effect and asks the host for nothing: `@kernel`.
+Its first call with `compiled` costs seconds (the compiler's cache on the disk makes the next process quick).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeVar, cast
+
+import torch
+
+F = TypeVar("F", bound=Callable[..., Any])
+COMPILED: ContextVar[bool] = ContextVar("COMPILED", default=False)
+LEAST = 2  # a batch of one row would be compiled for that size alone
+
+
+@contextmanager
+def compiled(wanted: bool = True) -> Iterator[None]:
+    """Kernels called inside run compiled, if wanted."""
+    token = COMPILED.set(wanted)
+    try:
+        yield
+    finally:
+        COMPILED.reset(token)
+
+
+def kernel(function: F) -> F:
+    """The function, which inside `compiled` runs compiled, once for all sizes of the first dimension of its tensors."""
+    fast: Callable[..., Any] | None = None
+
+    @functools.wraps(function)
+    def call(*args: Any) -> Any:
+        nonlocal fast
+        tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
+        if not COMPILED.get() or min(len(tensor) for tensor in tensors) < LEAST:
+            return function(*args)
+        fast = fast or torch.compile(function)
+        for tensor in tensors:
+            torch._dynamo.maybe_mark_dynamic(tensor, 0)
+        return fast(*args)
+
+    return cast("F", call)
+
+
+def cannot_compile() -> str:
+    """Why kernels cannot be compiled here, in a sentence; empty where they can. Tries one."""
+    try:
+        torch.compile(lambda x: x * 2 + 1)(torch.ones(4))
+    except Exception as error:  # whatever the compiler's tool chain lacks
+        return f"torch.compile does not work here ({type(error).__name__}: {str(error).strip().splitlines()[0]})"
+    return ""

@@ -1,0 +1,90 @@
+"""Targeted APGD for little work: towards the classes that are nearest by the slopes, again only where another run may succeed.
+
+The order of the targets is that of MALT (NeurIPS 2024, 2407.02240; we know its abstract), the inner run that of Croce & Hein 2020
+(2003.01690). Giving up samples that have no chance is an idea of A3 (Liu et al. 2022, 2203.05154); the rule here is ours.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from robench.attacks.active import Search
+from robench.attacks.apgd import climber
+from robench.attacks.fab import DUAL
+from robench.attacks.losses import at, fitted
+from robench.attacks.options import positive, whole
+from robench.draws import Draws
+from robench.threat import Threat, size
+from robench.types import Found
+
+CANDIDATES = 20  # classes of the largest logits whose slopes are looked at: a backward pass each
+
+
+def malt(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    draws: Draws,
+    *,
+    targets: int = 3,
+    steps: int = 25,
+    rounds: int = 6,
+    loss: str = "dlr",
+    doubt: float = 3.0,
+) -> Found:
+    """Rounds of targeted APGD towards the nearest classes of each sample; a round is one run from a random start towards each.
+
+    targets  how many classes: those of the smallest (z_y - z_t) / ||gradient of it||, in the norm dual to the threat's, at the clean image
+    steps    iterations of a run                 rounds  at most so many: the second is for all, the others where there is doubt
+    loss     dlr, margin, ce or prob-margin, in the targeted form; below 4 classes the margin stands in for dlr
+    doubt    a sample is given up once its best loss would have to rise by more than so many times the range of its rounds' best losses
+             to become 0, where the label changes [our rule; for ce the change comes at another value, so none is given up]
+
+    One forward and up to 20 backward passes find the order; a run costs steps + 1 forward and `steps` backward passes.
+    """
+    whole("targets", targets), whole("rounds", rounds), positive("doubt", doubt)
+    search = Search(model, x, y, threat)
+    if not search.alive:
+        return search.found()
+    order = nearest(search, x, targets)
+    toward, reach, target = fitted(loss, True), torch.empty(0), torch.zeros_like(y)
+
+    def objective(logits: Tensor, label: Tensor) -> Tensor:
+        values = toward(logits, label, target[search.rows])
+        reach[search.rows] = torch.fmax(reach[search.rows], values.detach())
+        return values
+
+    climb = climber(threat, objective, steps=steps, restarts=1, rho=0.75, eot=1, large_eps=False)
+    highest, lowest = x.new_full((len(x),), -torch.inf), x.new_full((len(x),), torch.inf)
+    for turn in search.turns(rounds):
+        reach = x.new_full((len(x),), -torch.inf)
+        for place in search.turns(order.shape[1]):
+            target = order[:, place]
+            climb(search, draws.child("round", turn, "target", place))
+        highest, lowest = torch.fmax(highest, reach), torch.fmin(lowest, reach)
+        if turn and loss != "ce":
+            search.dismiss((highest + doubt * (highest - lowest) < 0)[search.rows])
+            search.repack()
+    return search.found()
+
+
+def nearest(search: Search, x: Tensor, count: int) -> Tensor:
+    """The `count` classes, (B, count), whose linearised boundary is nearest to the clean image, the nearest first; among CANDIDATES."""
+
+    def gaps(logits: Tensor) -> Tensor:
+        likely = others(logits, search.y)
+        return logits.gather(1, likely) - at(logits, search.y)[:, None]
+
+    logits, values, gradients = search.slopes(x, gaps)
+    dual = DUAL[search.threat.norm]
+    slopes = torch.stack([size(dual, grad) for grad in gradients], 1)
+    order = (values / slopes.clamp_min(1e-12)).argsort(dim=1, descending=True, stable=True)  # gaps are below 0: the least far first
+    return others(logits, search.y).gather(1, order)[:, :count]
+
+
+def others(logits: Tensor, y: Tensor) -> Tensor:
+    """The classes other than y of the largest logits, (B, J), at most CANDIDATES."""
+    most = min(CANDIDATES, logits.shape[1] - 1)
+    return logits.scatter(1, y[:, None], float("-inf")).topk(most, dim=1).indices

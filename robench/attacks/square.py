@@ -1,0 +1,205 @@
+"""Square: random search with square windows, from the logits alone, in three norms (Andriushchenko et al. 2020, 1912.00049).
+
+Each sample draws its own windows, signs and patterns, as in the authors' first code; the AutoAttack version draws one window for
+the whole batch. Otherwise we follow the latter, whose results are published; what is ours is marked [change].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from robench.attacks.active import Search
+from robench.attacks.losses import fitted, margin
+from robench.attacks.options import positive, switch, whole
+from robench.attacks.windows import BLOCK, FULL_LENGTH, patterns, places, share, side, stretches, tiles, tiling
+from robench.draws import Draws
+from robench.errors import InputError
+from robench.threat import Threat, per_sample, shrink_l1
+from robench.types import Found
+
+Objective = Callable[[Tensor, Tensor], Tensor]
+Plan = list[tuple[int, int, int]]
+ORDER = {"l2": 2.0, "l1": 1.0}
+TINY = 1e-12
+
+
+def square(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    draws: Draws,
+    *,
+    queries: int = 5000,
+    p_init: float = 0.8,
+    rescale: bool = False,
+    restarts: int = 1,
+    loss: str = "margin",
+) -> Found:
+    """Square, a black-box random search that needs logits only (Andriushchenko et al. 2020, 1912.00049).
+
+    queries   candidates per restart, after one query at the start. One that equals the best point counts and costs no pass
+    p_init    share of the image's area that the first windows cover, at most 1; it is halved up to nine times
+    rescale   fits the schedule of the halvings, made for 10,000 queries, to `queries`; AutoAttack does not
+    restarts  independent runs; each runs on the samples that still stand
+    loss      margin, ce, dlr or prob-margin: a candidate is taken if it raises it, or if the label is wrong there
+    """
+    for name, value in (("queries", queries), ("restarts", restarts)):
+        whole(name, value)
+    if positive("p_init", p_init) > 1:
+        raise InputError(f"p_init is a share of the image, at most 1, not {p_init}")
+    span = queries if switch("rescale", rescale) else FULL_LENGTH
+    objective, search = fitted(loss, targeted=False), Search(model, x, y, threat)
+    channels, height, width = x.shape[1:]
+
+    def side_at(query: int) -> int:
+        return side(share(query * FULL_LENGTH // span, p_init), height, width, odd=threat.norm != "linf")
+
+    plan = list(stretches(queries, channels, side_at))
+    run = corners_run if threat.norm == "linf" else patterns_run
+    for restart in search.turns(restarts):
+        run(search, draws.child("restart", restart), plan, margin if loss == "margin" else objective)
+    return search.found()
+
+
+def tried(search: Search, x_new: Tensor, new: Tensor, best: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
+    """Takes the verdict at the points x_new, of which `new` (R,) differ from the best: which of them are taken, and the best losses now.
+
+    A tie ends the search though it may still give the sample's label, as in the authors' code: the best loss is set to infinity.
+    With a stand-in for the model it does not. A point that Search refused as outside the threat or not finite ends nothing.
+    """
+    logits = search.ask(x_new, new)
+    if not logits.shape[1]:
+        return torch.zeros_like(new), best
+    margins = margin(logits, search.y)
+    losses = margins if objective is margin else objective(logits, search.y)
+    if search.exact is None:
+        losses = losses.masked_fill(margins == 0, torch.inf)
+    taken = new & ((losses > best) | (margins >= 0))
+    return taken, torch.where(taken, torch.fmax(losses, best), best)
+
+
+def first_tried(search: Search, x_new: Tensor, objective: Objective) -> Tensor:
+    """The losses at the start, (R,), with its verdict; -inf where it is not a number."""
+    nothing = x_new.new_full((len(x_new),), -torch.inf)
+    return tried(search, x_new, torch.ones_like(search.standing), nothing, objective)[1]
+
+
+# Linf: every coordinate is at a corner of ball and box, so a candidate is known before the best point is.
+
+
+def corners_run(search: Search, draws: Draws, plan: Plan, objective: Objective) -> None:
+    """One run in linf: from random vertical stripes, windows that move to a random corner of ball and box, one sign per channel."""
+    x, eps = search.x, search.threat.eps
+    low, high = (x - eps).clamp(0, 1), (x + eps).clamp(0, 1)
+    stripes = draws.take(search.rows).child("start").signs((x.shape[1], 1, x.shape[3]))
+    x_best = torch.where(stripes > 0, high, low).contiguous()
+    best = first_tried(search, x_best, objective)
+    corners, drawn = torch.cat((low.flatten(2), high.flatten(2)), 2), low
+    for first, last, length in plan:
+        if not search.alive:
+            return
+        if first % BLOCK == 0:
+            drawn = draws.take(search.rows).uniform((BLOCK, 2 + x.shape[1]), first // BLOCK)
+        x_best, corners, best, drawn = search.pack(x_best, corners, best, drawn)
+        now = drawn[:, first % BLOCK : first % BLOCK + last - first].transpose(0, 1)
+        best = corners_stretch(search, x_best, best, corners, now, length, objective)
+
+
+def corners_stretch(
+    search: Search, x_best: Tensor, best: Tensor, corners: Tensor, drawn: Tensor, length: int, objective: Objective
+) -> Tensor:
+    """The best losses (R,) after the queries whose numbers are `drawn` (T, R, 2 + C); x_best (R, C, H, W) is changed in place.
+
+    A query writes its window into x_best, and what was there before is written back where the candidate is not taken.
+    """
+    pixels = x_best.flatten(2)
+    at = places(drawn[..., :2], length, x_best.shape[1:])
+    up = (drawn[..., 2:, None] >= 0.5) * pixels.shape[2]
+    windows = corners.expand(len(at), -1, -1, -1).gather(3, at + up)
+    for place, window in zip(at, windows, strict=True):
+        if not search.alive:
+            break
+        old = pixels.gather(2, place)
+        new = (window != old).flatten(1).any(1) & (best < torch.inf)
+        pixels.scatter_(2, place, window)
+        taken, best = tried(search, x_best, new, best, objective)
+        pixels.scatter_(2, place, torch.where(per_sample(taken, old), window, old))
+    return best
+
+
+# L2 and l1: delta itself is the state. Formed anew as x_best - x it would carry rounding dust where nothing was changed, which
+# `moved` blows up to a pattern of norm 1 [change]
+
+
+def patterns_run(search: Search, draws: Draws, plan: Plan, objective: Objective) -> None:
+    """One run in l2 or l1: from tiles of patterns, candidates that carry the mass of one window into another."""
+    x, own = search.x, draws.take(search.rows).child("start")
+    down, across = tiling(*x.shape[2:])[1]
+    signs = own.signs((x.shape[1], down, across)).to(x.dtype)
+    laid = tiles(own.integers(2, (down, across)), signs, x.shape[1:], ORDER[search.threat.norm])
+    delta = fitted_in(search.threat, x, laid, (-x, 1 - x))
+    best, drawn = first_tried(search, (x + delta).clamp(0, 1), objective), delta
+    for first, last, length in plan:
+        if not search.alive:
+            return
+        if first % BLOCK == 0:
+            drawn = draws.take(search.rows).uniform((BLOCK, 5 + x.shape[1]), first // BLOCK)
+        delta, best, drawn = search.pack(delta, best, drawn)
+        now = drawn[:, first % BLOCK : first % BLOCK + last - first].transpose(0, 1)
+        best = patterns_stretch(search, delta, best, now, length, objective)
+
+
+def patterns_stretch(search: Search, delta: Tensor, best: Tensor, drawn: Tensor, length: int, objective: Objective) -> Tensor:
+    """The best losses (R,) after the queries whose numbers are `drawn` (T, R, 5 + C); the best delta (R, C, H, W) is changed in place."""
+    x, both = search.x, patterns(length, ORDER[search.threat.norm], delta).flatten(1)
+    into, source = (places(drawn[..., columns], length, x.shape[1:]) for columns in (slice(0, 2), slice(2, 4)))
+    signs = (drawn[..., 5:, None] >= 0.5).to(x.dtype) * 2 - 1
+    room, points, candidate = (-x, 1 - x), torch.empty_like(delta), torch.empty_like(delta)  # fresh memory each time would cost more
+    for place, other, coin, sign in zip(into, source, (drawn[..., 4] >= 0.5).long(), signs, strict=True):
+        if not search.alive:
+            break
+        moved(search.threat, delta, place, other, both[coin][:, None] * sign, candidate)
+        candidate = fitted_in(search.threat, x, candidate, room)
+        torch.add(x, candidate, out=points).clamp_(0, 1)
+        taken, best = tried(search, points, best < torch.inf, best, objective)
+        torch.where(per_sample(taken, delta), candidate, delta, out=delta)
+    return best
+
+
+def moved(threat: Threat, delta: Tensor, into: Tensor, source: Tensor, pattern: Tensor, out: Tensor) -> Tensor:
+    """Delta (R, C, H, W) with a pattern (R, C, S) mixed into one window at the cost of another, before it is `fitted_in`; in `out`.
+
+    The window `into` gets the mass of both windows and what the ball had left unused; `source` becomes 0 outside of it.
+    into, source  flat indices, (R, C, S)
+    """
+    order, eps, channels = ORDER[threat.norm], threat.eps, delta.shape[1]
+    pixels = out.copy_(delta).flatten(2)
+    all_, window = total(pixels.flatten(1), order)[..., None], pixels.gather(2, into)
+    other = pixels.scatter_(2, into, 0).gather(2, source)
+    here, there = total(window, order), total(other, order)
+    if order == 1:
+        budget = (eps - all_).clamp_min(0) + channels * (here + there)
+    else:
+        budget = ((eps**2 - all_**2).clamp_min(0) / channels + here**2 + there**2).sqrt()
+    mixed = pattern + window / (here + TINY)
+    mixed = mixed * (budget / (total(mixed, order) + TINY))
+    pixels.scatter_(2, source, 0).scatter_(2, into, mixed)
+    return out
+
+
+def fitted_in(threat: Threat, x: Tensor, delta: Tensor, room: tuple[Tensor, Tensor]) -> Tensor:
+    """Delta scaled to norm eps and cut to the box (l2; in place), or projected on ball and box (l1); 0 stays exactly 0."""
+    if threat.norm == "l1":
+        return shrink_l1(x, delta, threat.eps)
+    length = per_sample(total(delta.flatten(1), 2.0), delta) + TINY
+    return delta.mul_(threat.eps / length).clamp_(*room)
+
+
+def total(values: Tensor, order: float) -> Tensor:
+    """The l2 or l1 norm along the last dimension, which is kept with length 1."""
+    length: Tensor = torch.linalg.vector_norm(values, order, dim=-1, keepdim=True)
+    return length

@@ -1,0 +1,97 @@
+"""Transfer: adversarial points crafted on another model, the surrogate, and tried once each on the attacked one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from robench.attacks.active import Search, padded
+from robench.attacks.losses import loss_of
+from robench.attacks.options import positive, whole
+from robench.draws import Draws
+from robench.errors import InputError
+from robench.threat import Threat, per_sample
+from robench.types import Found
+
+
+def transfer(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    draws: Draws,
+    *,
+    surrogate: nn.Module,
+    steps: int = 20,
+    step_size: float | None = None,
+    restarts: int = 1,
+    decay: float = 1.0,
+    loss: str = "ce",
+) -> Found:
+    """Points crafted on a surrogate with the momentum iterative method (Dong et al. 2018, 1710.06081), tried on the model.
+
+    A black-box attack: of the attacked model it needs no gradient and one answer per standing sample and restart, which is what
+    `forwards` counts; `backwards` is 0. The passes over the surrogate are the attacker's own and not counted.
+
+    surrogate  the model whose gradients are climbed, frozen by the caller, on the device of x; it knows the labels y
+    steps      steps on the surrogate; the climb does not stop when the surrogate is fooled, because deep points transfer best
+    step_size  length of a step in the threat's norm, pixel units; 2 eps / steps if not given: the paper's eps / steps is too short
+               to turn along the box in l2, and to cross the ball from a random start (our choice)
+    restarts   points tried per sample: the first climb starts at the clean image, the further ones at random points of the threat
+    decay      share of the push that is kept from step to step; 0 leaves plain iterative steps
+    loss       ce, margin or dlr
+    """
+    objective, keep = loss_of(loss, targeted=False), not_negative("decay", decay)
+    _ = whole("steps", steps)
+    length = 2 * threat.eps / steps if step_size is None else positive("step_size", step_size)
+    search = Search(model, x, y, threat)
+    for restart in search.turns(whole("restarts", restarts)):
+        start = threat.sample(search.x, draws.child("restart", restart).take(search.rows)) if restart else search.x
+        search.test(crafted(surrogate, search.x, search.y, start, threat, objective, length, steps, keep))
+        search.repack()
+    return search.found()
+
+
+def crafted(
+    surrogate: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    start: Tensor,
+    threat: Threat,
+    objective: Callable[..., Tensor],
+    length: float,
+    steps: int,
+    decay: float,
+) -> Tensor:
+    """The end, (B, C, H, W), of `steps` steps of the given length from `start`, along the decaying sum of unit gradients (mean |g| = 1)."""
+    x_adv, push = start, torch.zeros_like(start)
+    for _ in range(steps):
+        grad = slope(surrogate, x_adv, y, objective)
+        push = decay * push + grad / per_sample(grad.flatten(1).abs().mean(1).clamp_min(1e-30), grad)
+        x_adv = threat.project(x, x_adv + length * threat.ascend(x_adv, push))
+    return x_adv
+
+
+def slope(surrogate: nn.Module, x_adv: Tensor, y: Tensor, objective: Callable[..., Tensor]) -> Tensor:
+    """The gradient of the surrogate's loss, (B, C, H, W), 0 where it is not finite; InputError where the surrogate cannot give one."""
+    with torch.enable_grad():
+        leaf = x_adv.detach().requires_grad_()
+        logits = padded(surrogate, leaf)
+        if int(y.max()) >= logits.shape[1]:
+            raise InputError(
+                f"the surrogate has {logits.shape[1]} classes and knows no label {int(y.max())}: choose one of the same classes"
+            )
+        if not logits.requires_grad:
+            raise InputError("the surrogate gives no gradient with respect to its input: choose a differentiable one")
+        (grad,) = torch.autograd.grad(objective(logits, y).sum(), leaf)
+    return grad.nan_to_num(0.0, 0.0, 0.0)
+
+
+def not_negative(name: str, value: object) -> float:
+    """The value as a float, if it is a finite number of at least 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        raise InputError(f"{name} must be a finite number of at least 0, not {value!r}")
+    return float(value)
