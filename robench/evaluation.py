@@ -1,33 +1,51 @@
 """Measures a model: clean accuracy, then attacks in a cascade over the samples that still stand.
 
-The generators yield Rows as they are measured and keep what became of every image in one `Outcomes`. Every claim of an
+Every stage (an attack at a radius) runs on chunks of the images that stand; the result of a chunk is an entry, added to the
+outcomes and to the journal, so that a run can be killed and taken up again, or shared by several processes. Every claim of an
 attack is checked here: its point must lie in the threat, and the model, asked again, must give finite logits and another label than y.
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robench.attacks import ATTACKS, reference
-from robench.attacks.active import frozen
+from robench import diagnostics
+from robench.attacks import ENGINES, fitted, reference
+from robench.attacks.active import frozen, padded
+from robench.attacks.kernels import compiled as compiled_kernels
+from robench.attacks.losses import margin
+from robench.attacks.transfer import transfer
 from robench.draws import Draws
 from robench.errors import InputError
-from robench.recipes import Recipe, resolve, setting
-from robench.rows import Row, Sample, wilson
+from robench.journal import Journal
+from robench.models import load
+from robench.models.checkpoint import fingerprint
+from robench.models.passes import arithmetic, cheaper
+from robench.outcomes import Attack, Outcomes, Stage, nothing_known, packed
+from robench.recipes import Recipe, lookup, options_of, resolve, setting
+from robench.rows import Check, Row, Sample, wilson
+from robench.shards import World, started
+from robench.statistics import anytime
 from robench.suites import recipes
+from robench.summary import blank, check_rows, noticed, rows_of
 from robench.threat import Threat, per_sample
-from robench.types import Found
 
 T = TypeVar("T")
 EXAMPLES = 8  # how many adversarial images are kept for the pictures
-Attack = Callable[..., Found]
+EXAMINED = 64  # how many images the diagnostics look at
+TRANSFER = "transfer:"
 
 
 class Track(Protocol):
@@ -42,69 +60,56 @@ def untracked(things: Iterable[T], what: str, length: int) -> Iterable[T]:  # no
     return things
 
 
-@dataclass
-class Outcomes:
-    """What became of N images, as tensors of length N on the CPU, in the words of rows.Sample; filled in by `clean` and `attacked`."""
-
-    ids: Tensor
-    y: Tensor
-    clean_pred: Tensor
-    clean_margin: Tensor
-    adv_pred: Tensor
-    adv_margin: Tensor
-    distance: Tensor
-    step: Tensor
-    forwards: Tensor
-    backwards: Tensor
-    broken_by: list[str]
-    classes: int = 0
-    examples: list[tuple[int, Tensor]] = field(default_factory=list)
-    flags: list[str] = field(default_factory=list)
-
-    @property
-    def standing(self) -> Tensor:
-        """Places of the samples that no probe has broken, (M,) int64."""
-        return torch.tensor([place for place, probe in enumerate(self.broken_by) if not probe], dtype=torch.int64)
-
-    def samples(self) -> list[Sample]:
-        """The per-sample table."""
-        columns: Sequence[list[Any]] = [
-            self.ids.tolist(), self.y.tolist(), self.clean_pred.tolist(), self.adv_pred.tolist(), self.broken_by, self.step.tolist(),
-            self.clean_margin.tolist(), self.adv_margin.tolist(), self.distance.tolist(), self.forwards.tolist(), self.backwards.tolist(),
-        ]  # fmt: skip
-        return [Sample(*entry) for entry in zip(*columns, strict=True)]
-
-
 @dataclass(frozen=True)
 class Trial:
-    """One evaluation under way: the model, its images, the columns that all its rows share, how it is run, and what is known so far."""
+    """One evaluation under way.
 
+    exact   the user's model, which has the last word    model  what the attacks are given: that one, or a cheaper stand-in
+    x       (N, C, H, W) uint8 or float in [0, 1]        saved  where the adversarial images go, (N, C, H, W) on the disk, or None
+    """
+
+    exact: nn.Module
     model: nn.Module
     x: Tensor
     outcomes: Outcomes
-    base: Row
+    journal: Journal
+    world: World
+    seed: int
     batch_size: int
     device: str
+    precision: str
     track: Track
+    saved: np.memmap[Any, Any] | None
 
     def pixels(self, places: Tensor) -> Tensor:
         """The images at `places` as float pixels in [0, 1] on the device, (M, C, H, W)."""
-        chosen = self.x[places.to(self.x.device)].to(self.device)
-        return chosen if chosen.is_floating_point() else chosen.float() / 255
+        return pixels(self.x, places, self.device)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The result of `evaluate`: measurements, what became of each image, the flags raised, and some adversarial examples (place, x_adv)."""
+    """The result of `evaluate`.
+
+    rows      measurements; the checks are among them, as metric flag/NAME where raised and check/NAME where not
+    samples   what became of each image             checks  the diagnostics, raised or not
+    examples  some adversarial images, as (place among the images, line of samples, x_adv)
+    notes     sentences on what was done otherwise than asked, and on how the passes were made cheaper
+    """
 
     rows: list[Row]
     samples: list[Sample]
-    flags: list[str]
-    examples: list[tuple[int, Tensor]]
+    checks: list[Check]
+    examples: list[tuple[int, Sample, Tensor]]
+    notes: list[str]
 
-    def accuracy(self, probe: str) -> float:
-        """The accuracy after a probe: "clean", the name of an attack, or the name of the suite."""
-        return next(row.value for row in self.rows if row.probe == probe and row.metric == "accuracy")
+    @property
+    def flags(self) -> list[str]:
+        """A sentence for each raised flag."""
+        return [f"{check.probe}: {check.sentence}" for check in self.checks if check.raised]
+
+    def accuracy(self, probe: str, eps: float | None = None) -> float:
+        """The accuracy after a probe: "clean", an attack or the suite; at the smallest radius if eps is not given."""
+        return next(r.value for r in self.rows if r.probe == probe and r.metric == "accuracy" and eps in (None, r.eps))
 
 
 def evaluate(
@@ -114,91 +119,265 @@ def evaluate(
     *,
     suite: str | Sequence[Recipe] = "autoattack",
     norm: str = "linf",
-    eps: float = 8 / 255,
+    eps: float | Sequence[float] = 8 / 255,
     ids: Tensor | None = None,
     seed: int = 0,
     batch_size: int = 250,
     device: str = "cpu",
+    engine: str = "robench",
+    precision: str = "fp32",
+    compiled: bool = False,
+    until: float | None = None,
+    folder: Path | None = None,
+    resume: bool = False,
+    save: Path | None = None,
+    examine: bool = False,
+    prepare: bool = False,
     about: Row | None = None,
     track: Track = untracked,
 ) -> Evaluation:
     """Clean accuracy and the accuracy after every attack of a suite, each on what still stands, with intervals, seconds and passes.
 
-    model  gives logits (B, K) for pixels (B, C, H, W) in [0, 1]; it is put into eval mode and left as it was
-    x      (N, C, H, W), uint8 or float in [0, 1];  y (N,) labels;  ids (N,) sample ids for the draws, 0..N-1 if not given
-    suite  a name of suites.SUITES, or recipes to run one after the other
-    about  the columns of Row that only the caller knows (checkpoint, preset, data, split)
+    model      gives logits (B, K) for pixels (B, C, H, W) in [0, 1]; it is put into eval mode and left as it was
+    x          (N, C, H, W), uint8 or float in [0, 1];  y (N,) labels;  ids (N,) sample ids for the draws, 0..N-1 if not given
+    suite      a name of suites.SUITES, or recipes to run one after the other
+    eps        a radius, or several: from the smallest to the largest, each on the images that fell at no smaller one
+    engine     robench, or reference: the AutoAttack components of their authors, through pyautoattack
+    precision  fp32, tf32 or bf16 for the attacks' passes; each claim is checked in fp32, so a lower one can miss but not invent
+    compiled   the attacks' own arithmetic goes through torch.compile: seconds at the start, quicker afterwards
+    until      stop once the half-width of the anytime-valid interval of the last accuracy is that small; images in random order
+    folder     keep the state of the run in this folder; with `resume`, go on with the state that is there
+    save       write the adversarial images, (N, C, H, W) float32, to this .npy file; the clean image where one stands
+    examine    run the diagnostics on the first images
+    prepare    make the attacks' passes cheaper where that pays: see models.passes
+    about      the columns of Row that only the caller knows (checkpoint, preset, data, split)
+
+    In a torch.distributed process group each process takes its share of the samples, and all return the whole.
     Raises InputError for images, labels or logits that cannot be evaluated.
     """
-    threat = Threat(norm, eps)
-    attacks = [(recipe, resolve(recipe, ATTACKS, "attack")) for recipe in (recipes(suite) if isinstance(suite, str) else suite)]
-    base = replace(about or blank(), n=len(x), seed=seed, norm=norm, eps=eps)
-    outcomes = outcomes_of(x, y, ids)
-    trial = Trial(model.to(device), x, outcomes, base, batch_size, device, track)
-    with frozen(model):
-        rows = list(clean(trial))
-        outcomes.flags += limits([recipe for recipe, _ in attacks], outcomes.classes, norm)
-        for recipe, attack in attacks:
-            rows += attacked(trial, recipe, attack, threat)
-    if isinstance(suite, str):
-        rows += verdict(suite, rows, base)
-        outcomes.flags += square_helps(rows)
-    return Evaluation(rows, outcomes.samples(), outcomes.flags, outcomes.examples)
+    world = started()
+    x, y, ids = checked(x, y, ids)
+    refuse_until(until, world, save)
+    radii = sorted({float(e) for e in ([eps] if isinstance(eps, (int, float)) else eps)})
+    about = replace(about or blank(), seed=seed, norm=norm, eps=radii[0])
+    trained = diagnostics.train_mode(model)
+    with frozen(model.to(device)), compiled_kernels(compiled), arithmetic("fp32"):
+        classes = classes_of(model, pixels(x, torch.arange(1), device))
+        chosen = resolved(suite, norm, engine, device)
+        stages = plan(chosen, [Threat(norm, e) for e in radii], classes, engine, precision)
+        outcomes = nothing_known(ids, y, stages, classes)
+        journal = in_turn(world, folder, header(model, x, y, ids, about, stages, until, batch_size if engine == "reference" else 0), resume)
+        with journal.kept():
+            for entry in journal.entries:
+                if "stage" in entry:
+                    outcomes.add(entry)
+            cheap, notes = quicker(model, pixels(x, torch.arange(min(EXAMINED, len(x))), device), precision, engine, prepare)
+            saved = opened(save, x, resume, world)
+            trial = Trial(model, cheap, x, outcomes, journal, world, seed, batch_size, device, precision, track, saved)
+            checks = [trained, *(examined(trial, ids) if examine else [])]
+            order = torch.arange(len(x)) if until is None else shuffled(len(x), seed)
+            interval = in_blocks(trial, order, until) if until is not None else whole(trial, order)
+        merge(trial)
+    checks += noticed(outcomes)
+    rows = [*rows_of(outcomes, about, suite if isinstance(suite, str) else "", interval)]
+    rows += check_rows(checks, about, rows[0].n)
+    journal.finish()
+    samples = outcomes.samples()
+    return Evaluation(rows, samples, checks, examples_of(outcomes, samples), [*changes(chosen, classes, engine), *notes])
 
 
-def blank() -> Row:
-    """A Row whose measurement is still to be filled in."""
-    return Row("", "", "", "", 0, 0, "", 0.0, "", "", "", float("nan"))
-
-
-def outcomes_of(x: Tensor, y: Tensor, ids: Tensor | None) -> Outcomes:
-    """Outcomes of which nothing is known yet; InputError where images, labels and ids do not go together."""
+def checked(x: Tensor, y: Tensor, ids: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Images, labels and ids on the CPU; InputError where they do not go together."""
     if x.dim() != 4 or len(x) == 0 or y.shape != (len(x),):
         raise InputError(f"expected images (N, C, H, W) with one label each and N > 0, got x {tuple(x.shape)} and y {tuple(y.shape)}")
-    if x.is_floating_point() and not bool(((x >= 0) & (x <= 1)).all()):
+    if x.is_floating_point() and not all(bool(((part >= 0) & (part <= 1)).all()) for part in x.split(1000)):
         raise InputError(
             f"pixels must lie in [0, 1]; these lie in [{x.min():.4g}, {x.max():.4g}]: undo the normalisation, it belongs in the model"
         )
-    whole, none = torch.full((len(x),), -1), torch.full((len(x),), float("nan"))
-    ids = torch.arange(len(x)) if ids is None else ids.cpu()
-    zero = torch.zeros_like(whole)
-    return Outcomes(
-        ids,
-        y.cpu(),
-        whole.clone(),
-        none.clone(),
-        whole.clone(),
-        none.clone(),
-        none.clone(),
-        whole.clone(),
-        zero,
-        zero.clone(),
-        [""] * len(x),
+    return x, y.cpu(), torch.arange(len(x)) if ids is None else ids.cpu()
+
+
+def refuse_until(until: float | None, world: World, save: Path | None) -> None:
+    """InputError where a run that stops early cannot be what is asked for."""
+    if until is None:
+        return
+    if not 0 < until < 0.5:
+        raise InputError(f"the half-width to stop at must lie between 0 and 0.5, not {until:g}")
+    if world.size > 1:
+        raise InputError("a run that stops at a half-width draws its images one block after the other: use one process")
+    if save is not None:
+        raise InputError("a run that stops at a half-width does not see all images: do not save them, or give --n instead")
+
+
+def pixels(x: Tensor, places: Tensor, device: str) -> Tensor:
+    """The images at `places` as float pixels in [0, 1] on the device, (M, C, H, W)."""
+    chosen = x[places.to(x.device)].to(device)
+    return chosen if chosen.is_floating_point() else chosen.float() / 255
+
+
+def classes_of(model: nn.Module, x: Tensor) -> int:
+    """How many classes the model has, from one uncounted pass; InputError where it does not return logits (B, K)."""
+    with torch.no_grad():
+        logits = padded(model, x)
+    if logits.dim() != 2 or len(logits) != len(x):
+        raise InputError(f"the model returns {tuple(logits.shape)} for {len(x)} images: expected logits (B, K)")
+    return int(logits.shape[1])
+
+
+def resolved(suite: str | Sequence[Recipe], norm: str, engine: str, device: str) -> list[tuple[Recipe, Attack]]:
+    """The recipes of a suite with the functions that they name in an engine."""
+    table = lookup(engine, ENGINES, "engine")
+    chosen = recipes(suite, norm) if isinstance(suite, str) else suite
+    return [
+        (recipe, from_surrogate(recipe, device) if recipe.name.startswith(TRANSFER) else resolve(recipe, table, "attack"))
+        for recipe in chosen
+    ]
+
+
+def resolvable(chosen: Sequence[Recipe], engine: str) -> None:
+    """InputError where a recipe or the engine is unknown, before anything is loaded."""
+    table = lookup(engine, ENGINES, "engine")
+    for recipe in chosen:
+        if not recipe.name.startswith(TRANSFER):
+            resolve(recipe, table, "attack")
+
+
+def from_surrogate(recipe: Recipe, device: str) -> Attack:
+    """The transfer attack from the model that `transfer:MODEL` names."""
+    surrogate = load(recipe.name.removeprefix(TRANSFER), device=device)
+    surrogate.model.eval().requires_grad_(False)
+    table = {recipe.name: partial(transfer, surrogate=surrogate.model)}
+    return resolve(recipe, table, "attack")
+
+
+def plan(chosen: Sequence[tuple[Recipe, Attack]], threats: Sequence[Threat], classes: int, engine: str, precision: str) -> list[Stage]:
+    """The stages: the clean pass, then every attack at every radius, the smallest first."""
+    how = f"engine={engine}" + (f" precision={precision}" if precision != "fp32" else "")
+    stages = [Stage("clean", "", threats[0])]
+    for threat in threats:
+        for recipe, attack in chosen:
+            fit = fitted(attack, classes)
+            stages.append(Stage(recipe.label, f"{setting(fit)} {how}".strip(), threat, fit))
+    return stages
+
+
+def changes(chosen: Sequence[tuple[Recipe, Attack]], classes: int, engine: str) -> list[str]:
+    """What a model of few classes changes in the attacks."""
+    left_out = reference.limits(classes) if engine == "reference" else {}
+    found = [f"{recipe.label}: {left_out[recipe.label]}" for recipe, _ in chosen if recipe.label in left_out]
+    for recipe, attack in chosen:
+        before, after = setting(attack).split(), setting(fitted(attack, classes)).split()
+        words = " ".join(word for word in after if word not in before)
+        found += [f"{recipe.label}: {words}, as the model has {classes} classes"] if words else []
+    return list(dict.fromkeys(found))
+
+
+def header(
+    model: nn.Module, x: Tensor, y: Tensor, ids: Tensor, about: Row, stages: Sequence[Stage], until: float | None, batch: int
+) -> dict[str, Any]:
+    """What a run is, for its journal: a run with another header cannot go on with its state."""
+    digest = hashlib.sha256()
+    for part in (*x.split(1000), y, ids):
+        digest.update(part.cpu().contiguous().numpy().tobytes())
+    return {
+        "robench": version("robench"), "checkpoint": about.checkpoint, "weights": fingerprint(model.state_dict()),
+        "images": digest.hexdigest(), "seed": about.seed, "until": until, "norm": about.norm,
+        "suite": [[stage.probe, stage.setting, stage.threat.eps] for stage in stages], **({"batch_size": batch} if batch else {}),
+    }  # fmt: skip
+
+
+def in_turn(world: World, folder: Path | None, about: dict[str, Any], resume: bool) -> Journal:
+    """The journal of this process; the first process opens its own first, as it may clear away a finished run."""
+    journal = Journal(folder, about, resume=resume) if world.rank == 0 else None
+    world.agree(0)
+    journal = journal or Journal(folder, about, rank=world.rank, resume=True)
+    world.agree(0)
+    return journal
+
+
+def opened(save: Path | None, x: Tensor, resume: bool, world: World) -> np.memmap[Any, Any] | None:
+    """The file of adversarial images, (N, C, H, W) float32, written in place on the disk."""
+    if save is None:
+        return None
+    if world.rank == 0 and not (resume and save.exists()):
+        np.lib.format.open_memmap(save, "w+", np.float32, tuple(x.shape)).flush()
+    world.agree(0)
+    file: np.memmap[Any, Any] = np.lib.format.open_memmap(save, "r+")
+    return file
+
+
+def quicker(model: nn.Module, x: Tensor, precision: str, engine: str, prepare: bool) -> tuple[nn.Module, list[str]]:
+    """The stand-in that the attacks are given, and notes on it; the reference engine gets the model itself."""
+    if engine == "reference":
+        if precision != "fp32":
+            raise InputError(f"the reference engine runs in fp32: leave --precision {precision} out")
+        return model, []
+    if precision == "fp32" and not prepare:
+        return model, []
+    normed = any(isinstance(module, nn.BatchNorm2d) for module in model.modules())  # a rule, not a race: the same bits in every run
+    return cheaper(model, x, precision=precision, channels_last=normed if x.device.type == "cpu" else precision != "fp32")
+
+
+def shuffled(n: int, seed: int) -> Tensor:
+    """All n places in random order."""
+    return Draws(seed, torch.arange(n), "order").uniform(()).argsort(stable=True)
+
+
+def whole(trial: Trial, places: Tensor) -> Callable[[int, int], tuple[float, float]]:
+    """Runs all stages on this process's share of the places; the interval that belongs to it."""
+    run_stages(trial, trial.world.share(places))
+    return wilson
+
+
+def in_blocks(trial: Trial, order: Tensor, until: float) -> Callable[[int, int], tuple[float, float]]:
+    """Runs all stages on one block of images after the other until the interval of the last accuracy is narrow; that interval."""
+    interval = partial(anytime, population=len(order))
+    for block in order.split(trial.batch_size):
+        run_stages(trial, block)
+        low, high = interval(trial.outcomes.left(len(trial.outcomes.stages) - 1), int(trial.outcomes.done[0].sum()))
+        if (high - low) / 2 <= until:
+            break
+    return interval
+
+
+def run_stages(trial: Trial, places: Tensor) -> None:
+    """Runs each stage on those of the places that stand and have not been through it, in full batches."""
+    for number, stage in enumerate(trial.outcomes.stages):
+        todo = trial.outcomes.todo(number, places)
+        chunks = todo.split(trial.batch_size) if len(todo) else ()
+        for chunk in trial.track(chunks, stage.probe, len(chunks)):
+            begin = time.perf_counter()
+            entry = clean(trial, chunk) if stage.attack is None else attacked(trial, stage, chunk)
+            entry |= {"stage": number, "places": chunk.tolist(), "seconds": time.perf_counter() - begin}
+            trial.journal.append(entry)
+            trial.outcomes.add(entry)
+
+
+def merge(trial: Trial) -> None:
+    """Adds what the other processes found."""
+    for rank, added in enumerate(trial.world.gather(trial.journal.added)):
+        for entry in added if rank != trial.world.rank else ():
+            if "stage" in entry:
+                trial.outcomes.add(entry)
+
+
+def clean(trial: Trial, places: Tensor) -> dict[str, Any]:
+    """The entry of the clean pass. InputError where logits are not finite or a label is no class."""
+    x, y = trial.pixels(places), trial.outcomes.y[places]
+    with torch.no_grad():
+        logits = padded(trial.exact, x).cpu()
+    check_logits(logits, y)
+    if trial.saved is not None:
+        trial.saved[places.numpy()] = x.cpu().numpy()
+        trial.saved.flush()
+    pred, one = logits.argmax(1), torch.ones_like(y)
+    return entry_of(
+        pred != y, pred, -margin(logits, y), torch.zeros(len(y)), step=-one, forwards=one, backwards=0 * one, reached=0 * one, nonfinite=0
     )
 
 
-def clean(trial: Trial) -> Iterator[Row]:
-    """Clean accuracy over all N samples; those the model gets wrong are broken by "clean". InputError where logits are not finite."""
-    begin, outcomes, n = time.perf_counter(), trial.outcomes, trial.base.n
-    chunks = torch.arange(n).split(trial.batch_size)
-    with torch.no_grad():
-        for places in trial.track(chunks, "clean", len(chunks)):
-            logits, y = trial.model(trial.pixels(places)).cpu(), outcomes.y[places]
-            check_logits(logits, y)
-            outcomes.clean_pred[places] = outcomes.adv_pred[places] = logits.argmax(1)
-            outcomes.clean_margin[places] = margin(logits, y)
-    outcomes.broken_by[:] = ["" if right else "clean" for right in (outcomes.clean_pred == outcomes.y).tolist()]
-    outcomes.forwards += 1
-    outcomes.classes = logits.shape[1]
-    outcomes.flags += chance(len(outcomes.standing), n, outcomes.classes)
-    unattacked = replace(trial.base, norm="", eps=0.0)
-    yield from measured(unattacked, "clean", "", len(outcomes.standing), time.perf_counter() - begin, n, 0)
-
-
 def check_logits(logits: Tensor, y: Tensor) -> None:
-    """InputError where the model cannot be evaluated on clean images: logits of a wrong shape or not finite, labels out of range."""
-    if logits.dim() != 2 or len(logits) != len(y):
-        raise InputError(f"the model returns {tuple(logits.shape)} for {len(y)} images: expected logits (B, K)")
+    """InputError where the model cannot be evaluated on clean images: logits that are not finite, labels out of range."""
     if not bool(torch.isfinite(logits).all()):
         raise InputError("the model gives NaN or infinite logits on clean images: it cannot be evaluated")
     wrong = y[(y < 0) | (y >= logits.shape[1])]
@@ -206,123 +385,80 @@ def check_logits(logits: Tensor, y: Tensor) -> None:
         raise InputError(f"label {int(wrong[0])} is out of range: the model has {logits.shape[1]} classes, 0 to {logits.shape[1] - 1}")
 
 
-def attacked(trial: Trial, recipe: Recipe, attack: Attack, threat: Threat) -> Iterator[Row]:
-    """Runs one attack on the samples that stand, in full batches; yields the accuracy that is left, success rate, seconds and passes."""
-    begin, outcomes = time.perf_counter(), trial.outcomes
-    standing = outcomes.standing
-    chunks = standing.split(trial.batch_size) if len(standing) else ()
-    before, reached = passes(outcomes), 0
-    for places in trial.track(chunks, recipe.label, len(chunks)):
-        x, y = trial.pixels(places), outcomes.y[places].to(trial.device)
-        draws = Draws(trial.base.seed, outcomes.ids[places].to(trial.device), recipe.label)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", RuntimeWarning)
-            found = attack(trial.model, x, y, threat, draws)
-        raise_flags(outcomes, recipe.label, [str(warning.message) for warning in caught])
-        x_adv = inside(x, threat, found, recipe.label, outcomes)
-        record(trial, places, x, x_adv, found, threat, recipe.label)
-        reached += int(found.fooled.sum())
-    forwards, backwards = passes(outcomes)
-    left, seconds = len(outcomes.standing), time.perf_counter() - begin
-    yield from measured(trial.base, recipe.label, setting(attack), left, seconds, forwards - before[0], backwards - before[1])
-    if len(standing):
-        low, high = wilson(reached, len(standing))
-        named = replace(trial.base, probe=recipe.label, setting=setting(attack), n=len(standing))
-        yield replace(named, metric="success_rate", value=reached / len(standing), low=low, high=high)
-
-
-def passes(outcomes: Outcomes) -> tuple[int, int]:
-    """Forward and backward passes spent so far, summed over the samples."""
-    return int(outcomes.forwards.sum()), int(outcomes.backwards.sum())
-
-
-def raise_flags(outcomes: Outcomes, name: str, sentences: Iterable[str]) -> None:
-    """Adds flags about a probe, each once."""
-    new = [f"{name}: {sentence}" for sentence in sentences]
-    outcomes.flags += [flag for flag in dict.fromkeys(new) if flag not in outcomes.flags]
-
-
-def inside(x: Tensor, threat: Threat, found: Found, name: str, outcomes: Outcomes) -> Tensor:
-    """The attack's points, (B, C, H, W), all of them in the threat: one that is not is moved to the nearest point that is, with a flag."""
-    x_adv = found.x_adv.detach().to(x)
-    if x_adv.shape != x.shape:
-        raise InputError(f"attack {name!r} returned points of shape {tuple(x_adv.shape)} for images of shape {tuple(x.shape)}")
-    out = ~threat.contains(x, x_adv)
-    if not bool(out.any()):
-        return x_adv
-    raise_flags(
-        outcomes, name, [f"points outside the threat (up to {threat.norm} {float(threat.distance(x, x_adv).max()):.6g}), projected back"]
-    )
-    return torch.where(per_sample(out, x), threat.project(x, x_adv.nan_to_num()), x_adv)
-
-
-def record(trial: Trial, places: Tensor, x: Tensor, x_adv: Tensor, found: Found, threat: Threat, name: str) -> None:
-    """Asks the model again at x_adv and writes what truly fell into the outcomes; keeps the first few fallen images as examples.
-
-    A point counts if its logits are finite and give another label than y; what is not finite raises a flag.
-    """
-    outcomes, y = trial.outcomes, trial.outcomes.y[places]
+def attacked(trial: Trial, stage: Stage, places: Tensor) -> dict[str, Any]:
+    """The entry of an attack on images that stand: its points, brought inside the threat, and the true model's word on each."""
+    assert stage.attack is not None
+    x, y = trial.pixels(places), trial.outcomes.y[places]
+    draws = Draws(trial.seed, trial.outcomes.ids[places].to(trial.device), stage.probe)
+    with warnings.catch_warnings(record=True) as caught, arithmetic(trial.precision):
+        warnings.simplefilter("always", RuntimeWarning)
+        found = stage.attack(trial.model, x, y.to(trial.device), stage.threat, draws)
+    x_adv, outside = inside(x, found.x_adv.detach().to(x), stage)
     with torch.no_grad():
-        logits = trial.model(x_adv).cpu()
+        logits = padded(trial.exact, x_adv).cpu()
     finite = torch.isfinite(logits).all(1)
-    if bool((found.nonfinite.cpu() | ~finite).any()):
-        raise_flags(outcomes, name, ["met NaN or infinite logits, which never count as adversarial"])
-    fallen = (logits.argmax(1) != y) & finite
-    fell = places[fallen]
-    outcomes.forwards[places] += found.forwards.cpu() + 1
-    outcomes.backwards[places] += found.backwards.cpu()
-    outcomes.adv_pred[fell] = logits[fallen].argmax(1)
-    outcomes.adv_margin[fell] = margin(logits, y)[fallen]
-    outcomes.distance[fell] = threat.distance(x, x_adv).float().cpu()[fallen]
-    outcomes.step[fell] = found.step.cpu()[fallen]
-    for place, image in zip(fell.tolist(), x_adv.cpu()[fallen], strict=True):
-        outcomes.broken_by[place] = name
-        if len(outcomes.examples) < EXAMPLES:
-            outcomes.examples.append((place, image))
+    fell = (logits.argmax(1) != y) & finite
+    kept = x_adv.cpu()
+    if trial.saved is not None:
+        trial.saved[places[fell].numpy()] = kept[fell].numpy()
+        trial.saved.flush()
+    wanted = fell.nonzero().flatten()[: EXAMPLES - len(trial.outcomes.images)] if len(trial.outcomes.images) < EXAMPLES else ()
+    return entry_of(
+        fell, logits.argmax(1), -margin(logits, y), stage.threat.distance(x, x_adv).cpu(), found.step.cpu(), found.forwards.cpu() + 1,
+        found.backwards.cpu(), found.fooled.cpu().long(), int((found.nonfinite.cpu() | ~finite).sum()), outside,
+        list(dict.fromkeys(str(warning.message) for warning in caught)), {str(int(places[i])): packed(kept[i]) for i in wanted},
+    )  # fmt: skip
 
 
-def margin(logits: Tensor, y: Tensor) -> Tensor:
-    """The true logit minus the largest other one, (B,); negative where the label is wrong."""
-    others = logits.scatter(1, y[:, None], float("-inf"))
-    return (logits.gather(1, y[:, None])[:, 0] - others.amax(1)).float()
+def inside(x: Tensor, x_adv: Tensor, stage: Stage) -> tuple[Tensor, tuple[int, float]]:
+    """The points, (B, C, H, W), all of them in the threat: one that is not is moved to the nearest that is; how many, and how far out."""
+    if x_adv.shape != x.shape:
+        raise InputError(f"attack {stage.probe!r} returned points of shape {tuple(x_adv.shape)} for images of shape {tuple(x.shape)}")
+    out = ~stage.threat.contains(x, x_adv)
+    if not bool(out.any()):
+        return x_adv, (0, 0.0)
+    far = float(stage.threat.distance(x, x_adv).max())
+    return torch.where(per_sample(out, x), stage.threat.project(x, x_adv.nan_to_num()), x_adv), (int(out.sum()), far)
 
 
-def measured(base: Row, probe: str, options: str, standing: int, seconds: float, forwards: int, backwards: int) -> Iterator[Row]:
-    """The rows of one probe: accuracy with its Wilson interval, seconds, forward and backward passes summed over the samples."""
-    named = replace(base, probe=probe, setting=options)
-    low, high = wilson(standing, base.n)
-    yield replace(named, metric="accuracy", value=standing / base.n, low=low, high=high)
-    for metric, value in (("seconds", seconds), ("forwards", forwards), ("backwards", backwards)):
-        yield replace(named, metric=metric, value=float(value))
+def entry_of(
+    fell: Tensor,
+    pred: Tensor,
+    margins: Tensor,
+    distance: Tensor,
+    step: Tensor,
+    forwards: Tensor,
+    backwards: Tensor,
+    reached: Tensor,
+    nonfinite: int,
+    outside: tuple[int, float] = (0, 0.0),
+    sentences: Sequence[str] = (),
+    images: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The result of a stage on a chunk as plain JSON: per-sample tensors become lists."""
+    return {
+        "fell": fell.tolist(), "pred": pred.tolist(), "margin": margins.tolist(), "distance": distance.tolist(), "step": step.tolist(),
+        "forwards": forwards.tolist(), "backwards": backwards.tolist(), "reached": reached.tolist(), "nonfinite": nonfinite,
+        "outside": list(outside), "warnings": list(sentences), "images": images or {},
+    }  # fmt: skip
 
 
-def verdict(suite: str, rows: Sequence[Row], base: Row) -> Iterator[Row]:
-    """The suite's own rows: the accuracy that is left at its end, and the sums of seconds and passes."""
-    last = [row for row in rows if row.metric == "accuracy"][-1]
-    yield replace(last, probe=suite, setting="", norm=base.norm, eps=base.eps)
-    for metric in ("seconds", "forwards", "backwards"):
-        yield replace(base, probe=suite, metric=metric, value=sum(row.value for row in rows if row.metric == metric))
+def examined(trial: Trial, ids: Tensor) -> list[Check]:
+    """The diagnostics on the first images, of the first process, from the journal where they are there already."""
+    known = [entry["checks"] for entry in trial.journal.entries if "checks" in entry]
+    if not known and trial.world.rank == 0:
+        places = torch.arange(min(EXAMINED, len(trial.x)))
+        stage = trial.outcomes.stages[-1]
+        draws = Draws(trial.seed, ids[places].to(trial.device), "diagnostics")
+        y = trial.outcomes.y[places].to(trial.device)
+        random = any(options_of(stage.attack).get("eot", 1) > 1 for stage in trial.outcomes.stages if stage.attack is not None)
+        found = diagnostics.examine(trial.exact, trial.pixels(places), y, stage.threat, draws, randomised_ok=random)
+        known = [[[check.probe, check.name, check.value, check.raised, check.sentence] for check in found]]
+        trial.journal.append({"checks": known[0]})
+    return [Check(*values) for values in trial.world.agree(known)[0]]
 
 
-def chance(right: int, n: int, classes: int) -> list[str]:
-    """A flag where clean accuracy is no better than guessing: its interval reaches below 1.2 / K."""
-    if wilson(right, n)[0] > 1.2 / classes or n < 30:
-        return []
-    return [f"clean: accuracy {right / n:.3f} is near chance (1/{classes}): check the data, the label order and the normalisation"]
-
-
-def square_helps(rows: Sequence[Row]) -> list[str]:
-    """The flag of AutoAttack's own check: the black-box attack breaks over 0.2 points more than the white-box ones before it."""
-    left = {row.probe: row.value for row in rows if row.metric == "accuracy"}
-    before = [left[name] for name in ("clean", "apgd-ce", "apgd-t", "fab-t") if name in left]
-    if "square" not in left or left["square"] >= min(before) - 0.002:
-        return []
-    return [
-        f"square: takes accuracy from {min(before):.4f} to {left['square']:.4f}, more than white-box attacks found: gradients may be masked"
-    ]
-
-
-def limits(chosen: Sequence[Recipe], classes: int, norm: str) -> list[str]:
-    """What the reference engine does otherwise for a model of few classes, as flags; empty where nothing is."""
-    names = {recipe.name for recipe in chosen}
-    return [sentence for sentence in reference.limits(classes, norm) if sentence.replace(":", " ").split()[0] in names]
+def examples_of(outcomes: Outcomes, samples: Sequence[Sample]) -> list[tuple[int, Sample, Tensor]]:
+    """The first kept images as (place among the images, line of the per-sample table, x_adv)."""
+    line = outcomes.done[0].cumsum(0) - 1
+    return [(place, samples[int(line[place])], image) for place, image in sorted(outcomes.images.items())[:EXAMPLES]]

@@ -22,10 +22,13 @@ FLAGS = {
     "train": """--data --data-dir --download --image-size --n-train --preset --objective --reg --arch --activation --normalize --norm --eps
         --epochs --batch-size --optimizer --lr --momentum --weight-decay --schedule --augment --ema --label-smoothing --held-out --select
         --eval-n --seed --device --threads --out --quiet""",
-    "eval": """--suite --data --data-dir --download --split --image-size --n --shuffle --indices --norm --eps --seed --batch-size --arch
-        --activation --mean --std --trust --device --threads --out --quiet""",
-    "attack": """--attack --data --data-dir --download --split --image-size --n --shuffle --indices --norm --eps --seed --batch-size --arch
-        --activation --mean --std --trust --device --threads --out --quiet""",
+    "eval": """--suite --data --data-dir --download --split --image-size --n --shuffle --indices --norm --eps --until
+        --engine --precision --compile --seed --batch-size --arch --activation --mean --std --trust --device --threads --out --resume --save
+        --strict --quiet""",
+    "attack": """--attack --data --data-dir --download --split --image-size --n --shuffle --indices --norm --eps --until
+        --engine --precision --compile --seed --batch-size --arch --activation --mean --std --trust --device --threads --out --resume --save
+        --strict --quiet""",
+    "compare": "--fail-on --alpha --out --quiet",
     "list": "",
 }
 
@@ -101,8 +104,11 @@ def test_eval_writes_tables_manifest_and_pictures_that_agree(checkpoint, tmp_pat
     assert all(float(s["distance"]) <= 8 / 255 + 1e-6 for s in samples if s["distance"])
     assert manifest["data"]["n"] == 60
     assert manifest["threat"] == {"norm": "linf", "eps": 8 / 255}
+    assert manifest["how"] == {"engine": "robench", "precision": "fp32", "until": None}
     assert len(manifest["checkpoint"]["sha256"]) == 64
-    assert {path.name for path in out.iterdir()} == {"rows.csv", "samples.csv", "manifest.json", "accuracy.png", "examples.png"}
+    assert {path.name for path in out.iterdir()} == {
+        "rows.csv", "samples.csv", "manifest.json", "accuracy.png", "examples.png", "state-0.jsonl",
+    }  # fmt: skip
     assert f"{100 * accuracy['smoke']:.2f}" in result.stdout
 
 
@@ -129,7 +135,7 @@ def test_options_of_an_attack_reach_it_and_the_rows(checkpoint, tmp_path):
         "attack", checkpoint, "--attack", "pgd,steps=3,restarts=2,loss=margin", "--norm", "l2", "--eps", "0.5", "--n", 20, "--out", tmp_path
     )
     row = next(r for r in read(tmp_path / "rows.csv") if (r["probe"], r["metric"]) == ("pgd", "accuracy"))
-    assert row["setting"] == "steps=3 step_size=None restarts=2 loss=margin random_start=True target=none"
+    assert row["setting"] == "steps=3 step_size=None restarts=2 loss=margin random_start=True target=none engine=robench"
     assert (row["norm"], row["eps"]) == ("l2", "0.5")
     stands = [s for s in read(tmp_path / "samples.csv") if not s["broken_by"]]
     assert all(int(s["backwards"]) == 6 for s in stands)
@@ -151,7 +157,7 @@ def test_an_attack_of_the_users_own_joins(checkpoint, tmp_path):
         for name in ("own", "fgsm")
     )
     assert own <= fgsm
-    assert read(tmp_path / "own" / "rows.csv")[-1]["probe"] == "my_attack.py:momentum"
+    assert {row["probe"] for row in read(tmp_path / "own" / "rows.csv")} == {"clean", "my_attack.py:momentum"}
 
 
 def test_indices_and_shuffle_choose_the_images(checkpoint, tmp_path):
@@ -282,8 +288,8 @@ def test_a_model_without_known_data_asks_for_it(tmp_path):
     file.write_text("from torch import nn\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))\n")
     assert "pass --data" in refused("eval", f"{file}:net", "--out", tmp_path / "out")
     result = robench("attack", f"{file}:net", "--data", "shapes", "--attack", "fgsm", "--n", 40, "--out", tmp_path / "out")
-    assert "near chance" in result.stderr
-    assert "near chance" in (tmp_path / "out" / "manifest.json").read_text()
+    assert "chance is 1/10" in result.stderr
+    assert "chance is 1/10" in (tmp_path / "out" / "manifest.json").read_text()
 
 
 @pytest.mark.parametrize("command", [["train", "--epochs", "50"], ["eval", "CHECKPOINT", "--n", "all"]])
@@ -304,4 +310,6 @@ def test_ctrl_c_ends_with_130_and_leaves_nothing_half_written(checkpoint, tmp_pa
     assert process.returncode in (130, -signal.SIGINT)  # a shell calls both 130; an interrupt inside a late import ends as the latter
     assert "Interrupted" in stderr
     assert "Traceback" not in stderr
-    assert [path.name for path in (tmp_path / "kept").rglob("*") if path.is_file()] == []
+    left = [path.name for path in (tmp_path / "kept").rglob("*") if path.is_file()]
+    assert left in ([], ["state-0.jsonl"] if command[0] == "eval" else [])
+    assert ("--resume" in stderr) == bool(left)

@@ -73,10 +73,10 @@ def wild(x_adv):
 @pytest.fixture
 def own_attack(monkeypatch):
     """Puts a function into the table of attacks under the name "own"."""
-    from robench import evaluation
+    from robench import attacks
 
     def put(attack):
-        monkeypatch.setitem(evaluation.ATTACKS, "own", attack)
+        monkeypatch.setitem(attacks.ATTACKS, "own", attack)
         return [parse("own")]
 
     return put
@@ -89,7 +89,7 @@ def test_a_point_outside_the_threat_is_moved_inside_before_it_is_judged_and_rais
     eps = float(distances.quantile(0.6))
     found = evaluate(p.model, p.x, p.y, suite=own_attack(wild(far)), eps=eps)
     assert [bool(s.broken_by) for s in found.samples] == (distances < eps).tolist()
-    assert any(flag.startswith("own: points outside the threat") for flag in found.flags)
+    assert [(check.probe, check.value) for check in found.checks if check.name == "outside" and check.raised] == [("own", 12.0)]
     assert all(s.distance <= eps + 1e-6 for s in found.samples if s.broken_by)
 
 
@@ -188,33 +188,158 @@ def test_wrong_images_are_not_attacked(problem):
 def test_accuracy_at_chance_raises_a_flag(problem):
     p = problem("linear", n=60)
     found = evaluate(p.model, p.x, (p.y + 1) % 5, suite=[], eps=0.0)
-    assert any("near chance" in flag for flag in found.flags)
+    assert [check.name for check in found.checks if check.raised] == ["near_chance"]
     assert evaluate(p.model, p.x, p.y, suite=[], eps=0.0).flags == []
 
 
-def test_square_that_beats_the_gradients_raises_a_flag():
-    from robench.evaluation import square_helps
-
-    def row(probe, accuracy):
-        return Row("", "", "", "", 1000, 0, "linf", 0.1, probe, "", "accuracy", accuracy)
-
-    before = [row("clean", 0.9), row("apgd-ce", 0.6), row("apgd-t", 0.5), row("fab-t", 0.5)]
-    assert square_helps([*before, row("square", 0.499)]) == []
-    assert len(square_helps([*before, row("square", 0.47)])) == 1
-
-
 def test_every_recipe_of_every_suite_is_known():
-    from robench.attacks import ATTACKS
+    from robench.attacks import ATTACKS, ENGINES
+    from robench.evaluation import resolvable
     from robench.suites import ABOUT
+    from robench.threat import NORMS
 
     assert set(ABOUT) == set(SUITES)
-    assert all(recipe.name in ATTACKS for suite in SUITES for recipe in recipes(suite))
+    assert all(recipe.name in ATTACKS for suite in SUITES for norm in NORMS for recipe in recipes(suite, norm))
+    for engine in ENGINES:
+        for suite in ("autoattack", "autoattack-plus", "autoattack-rand"):
+            for norm in NORMS:
+                resolvable(recipes(suite, norm), engine)
     with pytest.raises(InputError, match="did you mean 'autoattack'"):
         recipes("autoatack")
 
 
-def test_autoattack_on_few_classes_says_what_it_left_out(problem):
+@pytest.mark.parametrize("classes", [2, 3, 5, 10, 100])
+def test_autoattack_runs_with_any_number_of_classes_and_the_rows_say_what_stood_in(problem, classes):
+    p = problem("linear", n=4, classes=classes, shape=(3, 8, 6))
+    eps = 0.5 * float(p.distances("linf").min())
+    found = evaluate(p.model, p.x, p.y, suite=QUICK, eps=eps)
+    assert value(found, "square") == 1
+    settings = {row.probe: row.setting.split() for row in found.rows}
+    assert ("loss=margin" in settings["apgd-t"]) == (classes < 4)
+    assert ("loss=margin" in settings["apgd-dlr"]) == (classes < 3)
+    for probe in ("apgd-t", "fab-t"):
+        assert f"targets={min(9, classes - 1)}" in settings[probe]
+    assert bool(found.notes) == (classes < 10)
+    assert found.flags == []
+
+
+QUICK = [parse(f"{name},steps=5") for name in ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t")] + [parse("square,queries=5")]
+
+
+def test_the_reference_engine_says_what_it_leaves_out(problem):
     p = problem("linear", n=4, classes=3, shape=(3, 8, 8))
-    found = evaluate(p.model, p.x, p.y, suite="autoattack", eps=10 * float(p.distances("linf").max()))
-    assert value(found, "autoattack") == 0
-    assert [flag.split(":")[0] for flag in found.flags] == ["apgd-t left out", "fab-t"]
+    suite = [parse("apgd-t,steps=3"), parse("fab-t,steps=3")]
+    found = evaluate(p.model, p.x, p.y, suite=suite, eps=0.001, engine="reference")
+    assert found.notes[0] == "apgd-t: left out: the targeted DLR loss needs 4 classes, the model has 3"
+    assert all("engine=reference" in row.setting for row in found.rows if row.probe != "clean" and row.metric == "accuracy")
+    with pytest.raises(InputError, match="unknown engine"):
+        evaluate(p.model, p.x, p.y, suite=suite, engine="pyautoattack")
+    with pytest.raises(InputError, match="runs in fp32"):
+        evaluate(p.model, p.x, p.y, suite=suite, engine="reference", precision="bf16")
+
+
+def test_several_radii_give_a_falling_curve_whose_points_are_the_exact_ones(problem):
+    p = problem("linear", n=40)
+    distances = p.distances("linf")
+    radii = [float(distances.quantile(q)) * 1.0001 for q in (0.75, 0.25, 0.5)]
+    found = evaluate(p.model, p.x, p.y, suite=[parse("pgd,steps=40,restarts=2,loss=margin")], eps=radii)
+    for eps in radii:
+        assert found.accuracy("pgd", eps) == pytest.approx(float((distances > eps).double().mean()), abs=0.026)
+    broken = [(s.eps, d) for s, d in zip(found.samples, distances.tolist(), strict=True) if s.broken_by]
+    assert all(min(r for r in radii if r >= d * 0.9999) <= eps for eps, d in broken)
+    tried = [row.n for row in found.rows if row.metric == "success_rate"]
+    assert tried == [40, *(round(40 * found.accuracy("pgd", eps)) for eps in sorted(radii)[:2])]  # only what no smaller radius broke
+    assert math.isnan(found.samples[0].eps) or found.samples[0].eps in radii
+
+
+def test_a_run_that_stops_at_a_half_width_draws_at_random_and_its_interval_holds_the_truth(problem):
+    from robench.statistics import anytime
+
+    p = problem("linear", n=600)
+    distances = p.distances("linf")
+    eps = float(distances.quantile(0.3))
+    truth = float((distances > eps).double().mean())
+    found = evaluate(p.model, p.x, p.y, suite=[parse("pgd,steps=20,loss=margin")], eps=eps, until=0.08, batch_size=50, seed=2)
+    row = next(row for row in found.rows if (row.probe, row.metric) == ("pgd", "accuracy"))
+    assert row.n == len(found.samples) < 600
+    assert row.n % 50 == 0
+    assert (row.high - row.low) / 2 <= 0.08
+    assert row.low <= truth <= row.high
+    assert (row.low, row.high) == anytime(round(row.value * row.n), row.n, 600)
+    drawn = [s.sample for s in found.samples]
+    assert drawn == sorted(drawn)
+    assert max(drawn) > 500
+    other = evaluate(p.model, p.x, p.y, suite=[parse("pgd,steps=20,loss=margin")], eps=eps, until=0.08, batch_size=50, seed=3)
+    assert [s.sample for s in other.samples] != drawn
+    assert found.examples == [] or all(found.examples[0][1].sample == place for place, *_ in found.examples[:1])
+
+
+def test_a_run_is_taken_up_from_its_journal_and_nothing_is_asked_twice(problem, tmp_path):
+    p = problem("linear", n=30)
+    words = {"suite": [parse("fgsm"), parse("pgd,steps=4,loss=margin")], "eps": float(p.distances("linf").median()), "batch_size": 8}
+    whole = evaluate(p.model, p.x, p.y, folder=tmp_path, **words)
+    path = tmp_path / "state-0.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    for kept in (1, 3, 6, len(lines) - 1):
+        path.write_bytes(b"".join(lines[:kept]))
+        again = evaluate(p.model, p.x, p.y, folder=tmp_path, resume=True, **words)
+        assert str(again.samples) == str(whole.samples)
+        assert [r for r in again.rows if r.metric != "seconds"] == [r for r in whole.rows if r.metric != "seconds"]
+        assert str(again.examples) == str(whole.examples)
+    with pytest.raises(InputError, match="its seed is 0, here it is 1"):
+        evaluate(p.model, p.x, p.y, folder=tmp_path, resume=True, seed=1, **words)
+    with torch.no_grad():
+        p.model.b += 1
+    with pytest.raises(InputError, match="its weights is"):
+        evaluate(p.model, p.x, p.y, folder=tmp_path, resume=True, **words)
+
+
+class Inventive(nn.Module):
+    """A stand-in that calls every moved image wrong; the true model knows better."""
+
+    def __init__(self, exact, x):
+        super().__init__()
+        self.exact, self.x = exact, x
+
+    def forward(self, x):
+        known = (x[:, None] == self.x[None]).flatten(2).all(2).any(1)
+        return torch.where(known[:, None], 1.0, -1.0) * self.exact(x)
+
+
+def test_a_stand_in_that_invents_is_not_believed_and_ends_no_search(problem, monkeypatch):
+    from robench import evaluation
+
+    p = problem("linear", n=12)
+    eps = float(p.distances("linf").quantile(0.5))
+    monkeypatch.setattr(evaluation, "cheaper", lambda model, x, **how: (Inventive(model, p.x), ["stand-in"]))
+    found = evaluate(p.model, p.x, p.y, suite=[parse("noise,tries=20")], eps=eps, prepare=True)
+    plain = evaluate(p.model, p.x, p.y, suite=[parse("noise,tries=20")], eps=eps)
+    assert [s.broken_by for s in found.samples] == [s.broken_by for s in plain.samples]
+    assert value(found, "noise", "success_rate") == value(plain, "noise", "success_rate")
+    assert found.notes == ["stand-in"]
+
+
+def test_adversarial_images_are_saved_in_the_order_of_the_samples(problem, tmp_path):
+    import numpy as np
+
+    p = problem("linear", n=20)
+    eps = float(p.distances("linf").median())
+    found = evaluate(p.model, p.x, p.y, suite=[parse("pgd-10")], eps=eps, save=tmp_path / "x_adv.npy", batch_size=6)
+    x_adv = torch.from_numpy(np.load(tmp_path / "x_adv.npy"))
+    broken = torch.tensor([bool(s.broken_by) for s in found.samples])
+    assert 0 < int(broken.sum()) < 20
+    assert torch.equal(x_adv[~broken], p.x[~broken])
+    assert torch.equal(p.model(x_adv).argmax(1) != p.y, broken)
+    assert float((x_adv - p.x).abs().max()) <= eps + 1e-6
+
+
+def test_a_model_of_few_classes_gets_the_loss_that_is_defined(problem):
+    from robench.attacks import ATTACKS, fitted
+    from robench.recipes import options_of, resolve
+
+    for classes, targeted, loss in ((2, False, "margin"), (3, False, "dlr"), (3, True, "margin"), (4, True, "dlr")):
+        attack = ATTACKS["apgd-t" if targeted else "apgd-dlr"]
+        assert options_of(fitted(attack, classes))["loss"] == loss
+    chosen = resolve(parse("apgd-t,targets=3"), ATTACKS, "attack")
+    assert options_of(fitted(chosen, 10))["targets"] == 3
+    assert options_of(fitted(chosen, 3))["targets"] == 2

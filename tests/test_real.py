@@ -51,7 +51,7 @@ def test_apgd_ce_breaks_the_images_that_the_authors_driver_breaks(name):
     with (Path(os.environ["ROBENCH_MODELS"]) / "reference_verdicts.csv").open(newline="") as file:
         reference = [row for row in csv.DictReader(file) if (row["model"], row["seed"]) == (name, "0")]
     images, model = subject(name, len(reference))
-    found = evaluate(model, images.x, images.y, suite=[parse("apgd-ce")], eps=EPS[name], seed=0, batch_size=250)
+    found = evaluate(model, images.x, images.y, suite=[parse("apgd-ce")], eps=EPS[name], seed=0, batch_size=250, engine="reference")
     theirs = [row["broken_by"] if row["broken_by"] in ("clean", "apgd-ce") else "" for row in reference]
     ours = [sample.broken_by for sample in found.samples]
     assert [int(row["clean_pred"]) for row in reference] == [sample.clean_pred for sample in found.samples]

@@ -16,7 +16,7 @@ from robench.rows import Row, Sample
 from robench.writing import prepare
 
 ROW = Row("net.pt", "small", "shapes", "test", 10, 0, "linf", 8 / 255, "pgd-10", "", "accuracy", 1 / 3, 0.1, 0.6)
-SAMPLE = Sample(4, 3, 3, 5, "fgsm", 0, 1.25, -0.5, 8 / 255, 3, 1)
+SAMPLE = Sample(4, 3, 3, 5, "fgsm", 8 / 255, 0, 1.25, -0.5, 8 / 255, 3, 1)
 
 
 def test_tables_come_back_to_the_last_digit(tmp_path):
@@ -58,7 +58,7 @@ def test_pictures_are_drawn_without_a_screen_and_are_not_blank(tmp_path):
 
 
 def test_missing_numbers_are_written_as_empty_cells(tmp_path):
-    standing = Sample(4, 3, 3, 3, "", -1, 1.25, math.nan, math.nan, 3, 1)
+    standing = Sample(4, 3, 3, 3, "", math.nan, -1, 1.25, math.nan, math.nan, 3, 1)
     save(tmp_path, [], [standing], {})
     assert pd.read_csv(tmp_path / "samples.csv")["distance"].isna().all()
-    assert (tmp_path / "samples.csv").read_text().splitlines()[1] == "4,3,3,3,,-1,1.25,,,3,1"
+    assert (tmp_path / "samples.csv").read_text().splitlines()[1] == "4,3,3,3,,,-1,1.25,,,3,1"

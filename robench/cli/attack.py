@@ -23,9 +23,13 @@ def attack(
     shuffle: o.Shuffle = False,
     indices: o.Indices = None,
     norm: o.Norm = None,
-    eps: o.Eps = None,
+    eps: o.Radius = None,
+    until: o.Until = None,
+    engine: o.Engine = "robench",
+    precision: o.Precision = "fp32",
+    compiled: o.Compile = False,
     seed: o.Seed = 0,
-    batch_size: o.BatchSize = 250,
+    batch_size: o.BatchSize = None,
     arch: o.Arch = None,
     activation: o.Activation = "relu",
     mean: o.Mean = None,
@@ -34,21 +38,27 @@ def attack(
     device: o.Device = "auto",
     threads: o.Threads = None,
     out: o.Out = None,
+    resume: o.Resume = False,
+    save: o.Save = False,
+    strict: o.Strict = False,
     quiet: o.Quiet = False,
 ) -> None:
     """Attacks a model with one attack, on the images it gets right.
 
-    Example: robench attack MODEL --attack pgd,steps=50,restarts=10,loss=margin --eps 8/255
+    Example: robench attack MODEL --attack pgd,steps=50,restarts=10,loss=margin --eps 2/255,4/255,8/255
     """
-    from robench.attacks import ATTACKS
-    from robench.cli.measuring import results_folder, run, subject
-    from robench.recipes import parse, resolve
+    from robench.cli.measuring import run, subject
+    from robench.evaluation import resolvable
+    from robench.recipes import parse
 
     chosen = parse(recipe)
-    resolve(chosen, ATTACKS, "attack")
+    resolvable([chosen], engine)
     what = subject(
-        model, norm, eps, data=data, data_dir=data_dir, download=download, split=split, image_size=image_size, n=n, shuffle=shuffle,
-        indices=indices, seed=seed, device=device, threads=threads, quiet=quiet, arch=arch, activation=activation,
+        model, norm, eps.values if eps else None, data=data, data_dir=data_dir, download=download, split=split, image_size=image_size, n=n,
+        shuffle=shuffle, indices=indices, seed=seed, device=device, threads=threads, quiet=quiet, arch=arch, activation=activation,
         mean=mean and mean.values, std=std and std.values, trust=trust,
     )  # fmt: skip
-    run(what, [chosen], chosen.label, results_folder(out, what.loaded.name, chosen.label), seed, batch_size, quiet)
+    run(
+        what, [chosen], chosen.label, out, quiet=quiet, strict=strict, save=save, seed=seed, batch_size=batch_size, engine=engine,
+        precision=precision, compiled=compiled, until=until, resume=resume,
+    )  # fmt: skip

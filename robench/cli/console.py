@@ -37,22 +37,26 @@ def show(title: str, columns: Sequence[str], lines: Iterable[Sequence[str]], lef
 
 
 def show_rows(title: str, rows: Sequence[Row]) -> None:
-    """Prints one line a probe: accuracy that is left, its interval, seconds and passes."""
-    found: dict[str, dict[str, Row]] = {}
+    """Prints one line a probe and radius: accuracy that is left, its interval, seconds and passes."""
+    from robench.cli.measuring import eps_text
+
+    found: dict[tuple[str, float], dict[str, Row]] = {}
     for row in rows:
-        found.setdefault(row.probe, {})[row.metric] = row
+        found.setdefault((row.probe, row.eps), {})[row.metric] = row
     lines = [
         (
             probe,
+            eps_text(eps) if metrics["accuracy"].norm else "",
             percent(metrics["accuracy"].value),
             interval(metrics["accuracy"].low, metrics["accuracy"].high),
             f"{metrics['seconds'].value:.1f}",
             f"{metrics['forwards'].value:,.0f}",
             f"{metrics['backwards'].value:,.0f}",
         )
-        for probe, metrics in found.items()
+        for (probe, eps), metrics in found.items()
+        if "accuracy" in metrics
     ]
-    show(title, ("probe", "accuracy left %", "95 % interval", "seconds", "forwards", "backwards"), lines)
+    show(title, ("probe", "eps", "accuracy left %", "95 % interval", "seconds", "forwards", "backwards"), lines)
 
 
 def percent(value: float) -> str:

@@ -21,9 +21,13 @@ def evaluate(
     shuffle: o.Shuffle = False,
     indices: o.Indices = None,
     norm: o.Norm = None,
-    eps: o.Eps = None,
+    eps: o.Radius = None,
+    until: o.Until = None,
+    engine: o.Engine = "robench",
+    precision: o.Precision = "fp32",
+    compiled: o.Compile = False,
     seed: o.Seed = 0,
-    batch_size: o.BatchSize = 250,
+    batch_size: o.BatchSize = None,
     arch: o.Arch = None,
     activation: o.Activation = "relu",
     mean: o.Mean = None,
@@ -32,19 +36,26 @@ def evaluate(
     device: o.Device = "auto",
     threads: o.Threads = None,
     out: o.Out = None,
+    resume: o.Resume = False,
+    save: o.Save = False,
+    strict: o.Strict = False,
     quiet: o.Quiet = False,
 ) -> None:
     """Evaluates a model with a suite of attacks, each on the images that still stand.
 
     Prints the accuracy that is left after each attack; writes rows.csv, samples.csv, manifest.json and pictures.
     """
-    from robench.cli.measuring import results_folder, run, subject
+    from robench.cli.measuring import run, subject
+    from robench.evaluation import resolvable
     from robench.suites import recipes
 
-    recipes(suite)
+    resolvable(recipes(suite), engine)
     what = subject(
-        model, norm, eps, data=data, data_dir=data_dir, download=download, split=split, image_size=image_size, n=n, shuffle=shuffle,
-        indices=indices, seed=seed, device=device, threads=threads, quiet=quiet, arch=arch, activation=activation,
+        model, norm, eps.values if eps else None, data=data, data_dir=data_dir, download=download, split=split, image_size=image_size, n=n,
+        shuffle=shuffle, indices=indices, seed=seed, device=device, threads=threads, quiet=quiet, arch=arch, activation=activation,
         mean=mean and mean.values, std=std and std.values, trust=trust,
     )  # fmt: skip
-    run(what, suite, suite, results_folder(out, what.loaded.name, suite), seed, batch_size, quiet)
+    run(
+        what, suite, suite, out, quiet=quiet, strict=strict, save=save, seed=seed, batch_size=batch_size, engine=engine,
+        precision=precision, compiled=compiled, until=until, resume=resume, examine=True,
+    )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -9,7 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robench.cli.console import message, show_rows, tracker
+import typer
+
+from robench.cli.console import complain, message, show_rows, tracker
 from robench.errors import InputError
 from robench.recipes import Recipe
 
@@ -17,23 +20,26 @@ if TYPE_CHECKING:
     from robench.data import Images
     from robench.evaluation import Evaluation
     from robench.models import Loaded
-    from robench.threat import Threat
+
+
+BATCH_SIZE = 250
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model with the images it is measured on, and the threat: the user's words, then the checkpoint's, then the defaults."""
+    """A model with the images it is measured on, and the threats: the user's words, then the checkpoint's, then the defaults."""
 
     loaded: Loaded
     images: Images
-    threat: Threat
+    norm: str
+    radii: tuple[float, ...]
     device: str
 
 
 def subject(
     model: str,
     norm: str | None,
-    eps: float | None,
+    radii: tuple[float, ...] | None,
     *,
     data: str | None,
     data_dir: Path | None,
@@ -57,7 +63,9 @@ def subject(
     on = device_of(device, threads)
     known = peek(model)
     recipe = known.get("recipe", {})
-    threat = Threat(norm or recipe.get("norm", "linf"), recipe.get("eps", 8 / 255) if eps is None else eps)
+    norm, radii = norm or recipe.get("norm", "linf"), tuple(sorted(set(radii or (recipe.get("eps", 8 / 255),))))
+    for eps in radii:
+        Threat(norm, eps)
     name = data or known.get("data", {}).get("name")
     if not name:
         raise InputError("which images? The model does not say what it was trained on: pass --data NAME (see 'robench list data')")
@@ -71,7 +79,7 @@ def subject(
         loaded = replace(loaded, notes=(*loaded.notes, sentence))
     for note in loaded.notes:
         message(f"Note: {note}", quiet)
-    return Subject(loaded, images, threat, on)
+    return Subject(loaded, images, norm, radii, on)
 
 
 def device_of(device: str, threads: int | None) -> str:
@@ -82,7 +90,8 @@ def device_of(device: str, threads: int | None) -> str:
         torch.set_num_threads(threads)
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device == "auto":
-        return next(name for name, present in there.items() if present)
+        device = next(name for name, present in there.items() if present)
+        return f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" and "LOCAL_RANK" in os.environ else device
     kind = device.partition(":")[0]
     if kind not in there:
         raise InputError(f"unknown device {device!r}: choose one of auto, cpu, cuda, mps")
@@ -99,8 +108,53 @@ def results_folder(out: Path | None, model: str, what: str) -> Path:
     return prepare(out or Path("results") / f"{time.strftime('%Y%m%d-%H%M%S')}-{stem}-{what}")
 
 
-def run(what: Subject, suite: str | Sequence[Recipe], title: str, out: Path, seed: int, batch_size: int, quiet: bool) -> Evaluation:
-    """Measures, writes tables, manifest and pictures into `out`, prints the table and the flags."""
+def run(
+    what: Subject, suite: str | Sequence[Recipe], title: str, out: Path | None, *, quiet: bool, strict: bool, save: bool, seed: int,
+    batch_size: int | None, compiled: bool, resume: bool, **how: Any,
+) -> None:  # fmt: skip
+    """Measures, writes tables, manifest and pictures, prints the table and the flags; exit code 1 for a raised flag if `strict`.
+
+    Where `torchrun` started several processes, each measures its share and the first one reports. `how` goes to `evaluate`.
+    """
+    from robench.shards import launched
+
+    if resume and out is None:
+        raise InputError("which run is to go on? Pass its folder with --out")
+    with launched() as world:
+        first = world.rank == 0
+        folder = world.agree(results_folder(out, what.loaded.name, title) if first else Path())
+        notes = [] if not compiled else compiler_note()
+        found, seconds = measured(
+            what, suite, folder, quiet=quiet or not first, save=folder / "x_adv.npy" if save else None, seed=seed, resume=resume,
+            batch_size=quickest_batch(what) if batch_size == 0 else batch_size or BATCH_SIZE, compiled=compiled and not notes, **how,
+        )  # fmt: skip
+    if first:
+        notes += found.notes
+        show(what, found, title, folder, seed, quiet, report(what, found, notes, title, folder, seed, seconds, how))
+        if strict and found.flags:
+            complain(f"Flags were raised and --strict was given: {len(found.flags)}")
+            raise typer.Exit(1)
+
+
+def compiler_note() -> list[str]:
+    """Why the attacks' arithmetic is not compiled, as a note; none where it can be."""
+    from robench.attacks.kernels import cannot_compile
+
+    why = cannot_compile()
+    return [f"{why}: the attacks run without it"] if why else []
+
+
+def quickest_batch(what: Subject) -> int:
+    """The batch size beyond which this model grows no quicker."""
+    import torch
+
+    from robench.models.passes import fitting_batch
+
+    return fitting_batch(what.loaded.model, what.images.pixels(torch.arange(1)).to(what.device), what.device, most=len(what.images))
+
+
+def measured(what: Subject, suite: str | Sequence[Recipe], folder: Path, quiet: bool, **how: Any) -> tuple[Evaluation, float]:
+    """What `evaluate` finds, and the seconds it took; a run that is refused leaves nothing behind, one that is interrupted its state."""
     from robench.evaluation import evaluate
     from robench.rows import Row
 
@@ -108,26 +162,53 @@ def run(what: Subject, suite: str | Sequence[Recipe], title: str, out: Path, see
     about = Row(what.loaded.name, what.loaded.meta.get("preset", ""), images.name, images.split, 0, 0, "", 0.0, "", "", "", 0.0)
     try:
         found = evaluate(
-            what.loaded.model, images.x, images.y, suite=suite, norm=what.threat.norm, eps=what.threat.eps, ids=images.ids, seed=seed,
-            batch_size=batch_size, device=what.device, about=about, track=tracker(quiet),
+            what.loaded.model, images.x, images.y, suite=suite, norm=what.norm, eps=what.radii, ids=images.ids, device=what.device,
+            folder=folder, prepare=True, about=about, track=tracker(quiet), **how,
         )  # fmt: skip
-    except BaseException:
-        with suppress(OSError):
-            out.rmdir()  # only if it is empty: a run that fails leaves nothing behind
+    except KeyboardInterrupt:
+        if not tidied(folder):
+            complain(f"Interrupted: go on with the same words and --resume --out {folder}")
+            raise typer.Exit(130) from None
         raise
-    flags = [*what.loaded.notes, *found.flags]
-    written = report(what, found, flags, title, out, seed, time.perf_counter() - begin)
-    show_rows(heading(what, title, seed), found.rows)
+    except BaseException:
+        tidied(folder)
+        raise
+    return found, time.perf_counter() - begin
+
+
+def tidied(folder: Path) -> bool:
+    """Whether the run had come to nothing yet: then what it left is removed, and its folder if that is empty."""
+    from robench.journal import complete_lines, states
+
+    paths = states(folder)
+    if any(len(complete_lines(path)) > 1 for path in paths):
+        return False
+    for path in [*paths, folder / "x_adv.npy"]:
+        path.unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
+    return True
+
+
+def show(what: Subject, found: Evaluation, title: str, folder: Path, seed: int, quiet: bool, written: Sequence[Path]) -> None:
+    """Prints the table, the notes and the flags, and says what was written."""
+    show_rows(heading(what, title, seed, len(found.samples)), found.rows)
+    for note in found.notes:
+        message(f"Note: {note}", quiet)
     for flag in found.flags:
         message(f"Flag: {flag}", quiet)
-    message(f"Written: {', '.join(path.name for path in written)} in {out}", quiet)
-    return found
+    message(f"Written: {', '.join(path.name for path in written)} in {folder}", quiet)
 
 
-def heading(what: Subject, title: str, seed: int) -> str:
+def heading(what: Subject, title: str, seed: int, n: int) -> str:
     """The title of the table: model, images, threat, seed."""
-    images = f"{what.images.name} {what.images.split}, n = {len(what.images)}"
-    return f"{title} of {what.loaded.name} on {images}, {what.threat.norm} eps = {eps_text(what.threat.eps)}, seed {seed}"
+    images = f"{what.images.name} {what.images.split}, n = {n}"
+    return f"{title} of {what.loaded.name} on {images}, {what.norm} eps = {radii_text(what)}, seed {seed}"
+
+
+def radii_text(what: Subject) -> str:
+    """The radii as people write them."""
+    return ", ".join(map(eps_text, what.radii))
 
 
 def eps_text(eps: float) -> str:
@@ -136,22 +217,26 @@ def eps_text(eps: float) -> str:
     return f"{round(steps)}/255" if eps < 0.2 and steps and abs(steps - round(steps)) < 1e-6 else f"{eps:g}"
 
 
-def report(what: Subject, found: Evaluation, flags: Sequence[str], title: str, out: Path, seed: int, seconds: float) -> list[Path]:
-    """Writes everything into `out`; returns the paths."""
+def report(
+    what: Subject, found: Evaluation, notes: Sequence[str], title: str, folder: Path, seed: int, seconds: float, how: dict[str, Any]
+) -> list[Path]:
+    """Writes everything into the folder; returns the paths."""
     from robench.report import save
-    from robench.report.figures import staircase
+    from robench.report.figures import curve, staircase
     from robench.report.manifest import manifest
 
-    images = what.images
+    images, several = what.images, len(what.radii) > 1
     content = manifest(
-        what.device, seed, seconds, flags,
+        what.device, seed, seconds, [*what.loaded.notes, *found.flags],
         checkpoint={"name": what.loaded.name, "sha256": what.loaded.sha256, "preset": what.loaded.meta.get("preset", "")},
-        data={"name": images.name, "split": images.split, "n": len(images), "sha256": images.sha256},
-        threat={"norm": what.threat.norm, "eps": what.threat.eps}, engine={"autoattack": "pyautoattack"},
+        data={"name": images.name, "split": images.split, "n": len(found.samples), "sha256": images.sha256},
+        threat={"norm": what.norm, "eps": list(what.radii) if several else what.radii[0]},
+        how={key: value for key, value in how.items() if key != "examine"}, notes=list(notes),
     )  # fmt: skip
-    written = save(out, found.rows, found.samples, content)
-    written.append(staircase(out / "accuracy.png", found.rows, heading(what, title, seed)))
-    return [*written, examples(out / "examples.png", what, found)] if found.examples else written
+    written, name = save(folder, found.rows, found.samples, content), heading(what, title, seed, len(found.samples))
+    written.append(curve(folder / "curve.png", found.rows, name) if several else staircase(folder / "accuracy.png", found.rows, name))
+    written += [path for path in [folder / "x_adv.npy"] if path.exists()]
+    return [*written, examples(folder / "examples.png", what, found)] if found.examples else written
 
 
 def examples(path: Path, what: Subject, found: Evaluation) -> Path:
@@ -160,9 +245,9 @@ def examples(path: Path, what: Subject, found: Evaluation) -> Path:
 
     from robench.report.figures import gallery
 
-    places = [place for place, _ in found.examples]
-    classes, samples = what.images.classes, [found.samples[place] for place in places]
+    places, classes = [place for place, _, _ in found.examples], what.images.classes
+    samples = [sample for _, sample, _ in found.examples]
     captions = [(classes[s.label], classes[s.adv_pred]) for s in samples]
-    broken = f"{what.threat.norm} eps = {eps_text(what.threat.eps)}, broken by {', '.join(dict.fromkeys(s.broken_by for s in samples))}"
-    x, x_adv = what.images.pixels(torch.tensor(places)).cpu(), torch.stack([image for _, image in found.examples])
+    broken = f"{what.norm} eps = {radii_text(what)}, broken by {', '.join(dict.fromkeys(s.broken_by for s in samples))}"
+    x, x_adv = what.images.pixels(torch.tensor(places)).cpu(), torch.stack([image for _, _, image in found.examples])
     return gallery(path, x, x_adv, captions, f"{what.loaded.name}: {broken}")

@@ -22,6 +22,38 @@ def eps_of(text: str) -> float:
     return eps
 
 
+@dataclass(frozen=True)
+class Radii:
+    """One radius or several."""
+
+    values: tuple[float, ...]
+
+
+def radii_of(text: str) -> Radii:
+    """Reads radii parted by commas, such as 1/255,2/255."""
+    return Radii(tuple(eps_of(part) for part in text.split(",")))
+
+
+def batch_of(text: str) -> int:
+    """Reads a number of images in a batch; "auto" becomes 0."""
+    if text == "auto":
+        return 0
+    if not text.isdecimal() or int(text) < 1:
+        raise typer.BadParameter(f"{text!r} is neither a number of at least 1 nor 'auto'")
+    return int(text)
+
+
+def half_width_of(text: str) -> float:
+    """Reads the half-width of an interval, between 0 and 0.5."""
+    try:
+        width = fraction(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    if not 0 < width < 0.5:
+        raise typer.BadParameter(f"a half-width lies between 0 and 0.5: {text}")
+    return width
+
+
 def count_of(text: str) -> int:
     """Reads a number of images; "all" becomes 0."""
     if text == "all":
@@ -61,7 +93,36 @@ Eps = Annotated[
     float | None,
     typer.Option("--eps", parser=eps_of, metavar="EPS", help="Radius, such as 8/255. Default: that of the checkpoint, else 8/255."),
 ]
-BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images in one batch.")]
+Radius = Annotated[
+    Radii | None,
+    typer.Option(
+        "--eps",
+        parser=radii_of,
+        metavar="EPS[,EPS...]",
+        help="Radius, such as 8/255; several give a security curve. Default: that of the checkpoint, else 8/255.",
+    ),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size",
+        parser=batch_of,
+        metavar="N|auto",
+        help="Images in one batch; auto tries sizes until no larger one is quicker. Default: 250.",
+    ),
+]
+Engine = Annotated[str, typer.Option("--engine", help="robench, or reference: AutoAttack's attacks by their authors' code.")]
+Precision = Annotated[str, typer.Option("--precision", help="fp32, tf32 or bf16 for the attacks; every claim is checked in fp32.")]
+Compile = Annotated[bool, typer.Option("--compile", help="Compile the attacks' arithmetic: some 20 s the first time, quicker afterwards.")]
+Until = Annotated[
+    float | None,
+    typer.Option(
+        "--until", parser=half_width_of, metavar="WIDTH", help="Images in random order until the 95 % interval is +- WIDTH, such as 0.03."
+    ),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the unfinished run in --out.")]
+Save = Annotated[bool, typer.Option("--save", help="Write the adversarial images to x_adv.npy.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Exit with code 1 if a flag is raised.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder for the results. Default: results/<time>-<model>-<what>.")]

@@ -43,6 +43,23 @@ def staircase(path: Path, rows: Sequence[Row], title: str) -> Path:
     return save_figure(path, figure)
 
 
+def curve(path: Path, rows: Sequence[Row], title: str) -> Path:
+    """The security curve: accuracy that is left at each radius after the last probe there, with its 95 % interval, from eps = 0 (clean)."""
+    last = {row.eps: row for row in rows if row.metric == "accuracy"}  # clean stands at 0; at a radius the last probe stays
+    points = [last[eps] for eps in sorted(last)]
+    radii, in_255 = [row.eps for row in points], points[-1].norm == "linf"
+    scale = 255 if in_255 else 1
+    figure = Figure(figsize=(5.2, 3.4))
+    axes = figure.subplots()
+    axes.plot([scale * e for e in radii], [100 * row.value for row in points], color=WARM, marker="o", label=points[-1].probe)
+    axes.fill_between([scale * e for e in radii], [100 * r.low for r in points], [100 * r.high for r in points], color=WARM, alpha=0.18)
+    axes.set(ylim=(0, 100), xlim=(0, None), ylabel="accuracy left (%)", xlabel=f"eps ({points[-1].norm}{', in 1/255' if in_255 else ''})")
+    axes.set_title(title, fontsize=9)
+    axes.legend(frameon=False, fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    return save_figure(path, figure)
+
+
 def gallery(path: Path, x: Tensor, x_adv: Tensor, captions: Sequence[tuple[str, str]], title: str) -> Path:
     """Clean image, adversarial image and their difference (scaled to the full range, grey = 0), one sample a column.
 

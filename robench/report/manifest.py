@@ -15,7 +15,7 @@ import torch
 PACKAGES = ("robench", "torch", "torchvision", "pyautoattack", "numpy", "pandas", "matplotlib")
 
 
-def manifest(device: str, seed: int, seconds: float, flags: Sequence[str], **about: Mapping[str, Any]) -> dict[str, Any]:
+def manifest(device: str, seed: int, seconds: float, flags: Sequence[str], **about: Mapping[str, Any] | Sequence[str]) -> dict[str, Any]:
     """A plain dict for manifest.json: versions, device, seed, command line, flags, and what the caller adds (data, checkpoint, threat)."""
     return {
         "command": shlex.join(["robench", *sys.argv[1:]]),

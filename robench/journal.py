@@ -1,0 +1,131 @@
+"""The state of a long run: a file to which one line is added for each finished piece of work, safe against kill -9.
+
+The first line says what the run is; a run that goes on with the file must be the same one. A line counts once its end is on the
+disk: a torn last line is cut off, and its piece of work is done again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from robench.errors import InputError
+
+NAME = "state"
+FINISHED = '{"finished":true}'
+
+
+class Journal:
+    """The finished pieces of work of one run, in memory and, with a folder, in `state-RANK.jsonl` there.
+
+    header  what the run is: plain JSON values; entries of a file with another header are not taken
+    rank    number of this process among those that share the work; each writes a file of its own
+    resume  take up what the files of an earlier run in the folder hold, of however many processes it was.
+            InputError where they belong to another run, and where there is an unfinished run but `resume` is false
+
+    `entries` are the pieces taken up, `added` those of this process.
+    """
+
+    def __init__(self, folder: Path | None, header: Mapping[str, Any], *, rank: int = 0, resume: bool = False) -> None:
+        self.header: dict[str, Any] = json.loads(json.dumps(header))
+        self.path = None if folder is None else folder / f"{NAME}-{rank}.jsonl"
+        self.entries: list[dict[str, Any]] = []
+        self.added: list[dict[str, Any]] = []
+        if folder is None or self.path is None:
+            return
+        if not resume and any(FINISHED.encode() in complete_lines(path) for path in states(folder)):
+            forget(folder)
+        for path in states(folder):
+            self._take(path, resume)
+        _cut_torn_line(self.path)
+        if not self.path.exists() or not self.path.stat().st_size:
+            self._write(self.header)
+
+    def append(self, entry: Mapping[str, Any]) -> None:
+        """Adds a finished piece of work; it is on the disk when this returns."""
+        plain: dict[str, Any] = json.loads(json.dumps(entry))
+        self.added.append(plain)
+        if self.path is not None:
+            self._write(plain)
+
+    def finish(self) -> None:
+        """Marks the run as finished: its files may be overwritten from now on."""
+        if self.path is not None:
+            self._write(json.loads(FINISHED))
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Removes the file where the work inside is refused with an InputError, unless it began in an earlier run."""
+        try:
+            yield
+        except InputError:
+            if self.path is not None and not self.entries:
+                self.path.unlink(missing_ok=True)
+            raise
+
+    def _take(self, path: Path, resume: bool) -> None:
+        """Takes up the entries of a file."""
+        lines = complete_lines(path)
+        if not lines:
+            return
+        try:
+            header, *entries = (json.loads(line) for line in lines)
+        except ValueError:
+            raise InputError(f"{path} is damaged: remove it, or choose another folder") from None
+        if not resume:
+            raise InputError(f"{path.parent} holds the state of a run: pass --resume to go on with it, or choose another folder")
+        if header != self.header:
+            raise InputError(f"{path.parent} holds the state of another run: {difference(header, self.header)}")
+        self.entries += [entry for entry in entries if entry != json.loads(FINISHED)]
+
+    def _write(self, entry: Mapping[str, Any]) -> None:
+        """Writes one line through to the disk."""
+        assert self.path is not None
+        with self.path.open("ab") as file:
+            file.write(json.dumps(entry, separators=(",", ":")).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def states(folder: Path) -> list[Path]:
+    """The state files in a folder, of all processes."""
+    return sorted(folder.glob(f"{NAME}-*.jsonl"))
+
+
+def forget(folder: Path) -> None:
+    """Removes the state files in a folder."""
+    for path in states(folder):
+        path.unlink()
+
+
+def complete_lines(path: Path) -> list[bytes]:
+    """The lines of a file whose end was written."""
+    return path.read_bytes().split(b"\n")[:-1]
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Cuts off a last line that has no end."""
+    if path.exists():
+        data = path.read_bytes()
+        if not data.endswith(b"\n"):
+            with path.open("r+b") as file:
+                file.truncate(data.rfind(b"\n") + 1)
+
+
+def difference(theirs: object, ours: Mapping[str, Any]) -> str:
+    """The first thing in which two runs differ, in words."""
+    if not isinstance(theirs, dict):
+        return "its first line does not say which"
+    keys: Iterable[str] = [*ours, *theirs]
+    key = next(key for key in keys if theirs.get(key) != ours.get(key))
+    return f"its {key} is {shortened(theirs.get(key))}, here it is {shortened(ours.get(key))}"
+
+
+def shortened(value: object) -> str:
+    """A value in at most 60 letters."""
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
