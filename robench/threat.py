@@ -34,7 +34,8 @@ class Threat:
     def contains(self, x: Tensor, x_adv: Tensor) -> Tensor:
         """Whether each x_adv lies in the ball and in the box, (B,) bool; rounding is allowed 1e-6 (linf) or 1e-5 eps + 1e-6."""
         slack = 1e-6 if self.norm == "linf" else 1e-5 * self.eps + 1e-6
-        inside = ((x_adv >= 0) & (x_adv <= 1)).flatten(1).all(1)
+        flat = x_adv.flatten(1)
+        inside = (flat.amin(1) >= 0) & (flat.amax(1) <= 1)  # false for NaN
         return inside & (self.distance(x, x_adv) <= self.eps + slack)
 
     def project(self, x: Tensor, x_adv: Tensor) -> Tensor:

@@ -7,8 +7,9 @@ import torch
 from pyautoattack.fab_pt import FABAttack_PT
 from torch import nn
 
+from robench.attacks import fab_fused, kernels
 from robench.attacks.active import frozen
-from robench.attacks.fab import fab, fab_t, fused, stepped
+from robench.attacks.fab import fab, fab_t, stepped
 from robench.attacks.kernels import cannot_compile, compiled
 from robench.draws import Draws
 from robench.errors import InputError
@@ -261,13 +262,37 @@ def test_more_targets_than_classes_are_as_many_as_there_are(problem):
         fab_t(p.model, p.x, p.y, Threat("l2", 1.0), p.draws(), targets=0)
 
 
-def test_the_fused_step_is_the_plain_one(problem):
+def steps_of_both_kinds(norm, fused, shape=(1, 5, 5)):
+    """The next iterates by the plain step and by the fused one, on images with pixels at the box and normals of all sizes."""
+    g = torch.Generator().manual_seed(0)
+    x, x_adv = ((torch.rand((9, *shape), generator=g) * 1.4 - 0.2).clamp(0, 1) for _ in range(2))
+    f, w = torch.randn(9, generator=g), torch.randn((9, *shape), generator=g)
+    w[0], w[1, :, :2], w[2], f[3] = 0, 0, w[2] * 1e-20, 0
+    f[2], f[4] = f[2] * 1e-20, 1e3
+    return stepped(norm, x, x_adv, f, w, 0.1, 1.05, True), fused(norm, x, x_adv, f, w, 0.1, 1.05)
+
+
+@pytest.mark.parametrize("look", [True, False])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_the_fused_step_is_the_plain_one(norm, look):
+    plain, fused = steps_of_both_kinds(norm, functools.partial(fab_fused.stepped, look=look))
+    torch.testing.assert_close(fused, plain, atol=2e-6, rtol=1e-5)
+
+
+def test_compiled_it_is_still_the_same():
     if reason := cannot_compile():
         pytest.skip(reason)
-    g = torch.Generator().manual_seed(0)
-    x, x_adv = (torch.rand((6, 1, 5, 5), generator=g) * 1.4 - 0.2).clamp(0, 1), torch.rand((6, 1, 5, 5), generator=g)
-    f, w = torch.randn(6, generator=g), torch.randn((6, 1, 5, 5), generator=g)
-    w[0] = 0
-    plain = stepped("l2", x, x_adv, f, w, 0.1, 1.05, True)
     with compiled():
-        torch.testing.assert_close(fused("l2", x, x_adv, f, w, 0.1, 1.05, False), plain, atol=1e-6, rtol=1e-6)
+        plain, fused = steps_of_both_kinds("linf", functools.partial(fab_fused.stepped, look=True))
+    torch.testing.assert_close(fused, plain, atol=2e-6, rtol=1e-5)
+
+
+def test_compiled_fab_breaks_the_same_images(problem, monkeypatch):
+    p = problem("convolutional", n=16)
+    threat = Threat("linf", 0.02)
+    plain = fab_t(p.model, p.x, p.y, threat, p.draws(), steps=10, targets=3)
+    monkeypatch.setattr(kernels, "LEAST", 10**9)  # the kernels' own functions, not compiled
+    with compiled():
+        fused = fab_t(p.model, p.x, p.y, threat, p.draws(), steps=10, targets=3)
+    assert 0 < int(plain.fooled.sum()) < 16
+    assert torch.equal(plain.fooled, fused.fooled)

@@ -9,7 +9,7 @@ import robench
 
 ROOT = Path(robench.__file__).parent
 LAYERS = {
-    "words": ("errors", "types", "draws", "threat", "rows", "recipes", "schedules", "writing", "statistics", "journal"),
+    "words": ("errors", "types", "draws", "threat", "rows", "recipes", "schedules", "writing", "statistics", "journal", "memory"),
     "maths": ("attacks", "objectives"),
     "things": ("models", "data", "report"),
     "loops": ("suites", "presets", "shards", "diagnostics", "outcomes", "summary", "evaluation", "training"),

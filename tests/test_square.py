@@ -1,6 +1,5 @@
 """Square: what a candidate may change, what is taken, who is asked, and the authors' own code with the same random numbers."""
 
-
 import pytest
 import torch
 from pyautoattack.square import SquareAttack
@@ -9,7 +8,7 @@ from torch import nn
 from robench.attacks.active import Search
 from robench.attacks.losses import margin
 from robench.attacks.square import moved, square, total
-from robench.attacks.windows import patterns, places, share, side
+from robench.attacks.windows import BLOCK, patterns, places, share, side
 from robench.draws import Draws
 from robench.errors import InputError
 from robench.threat import NORMS, Threat
@@ -69,6 +68,9 @@ def test_every_linf_coordinate_ever_asked_about_is_at_a_corner_of_ball_and_box(p
     square(stubborn, p.x, torch.zeros(16, dtype=torch.long), Threat("linf", 0.02), p.draws(), queries=60)
     assert len(stubborn.asked) == 61
     assert all(((points == low) | (points == high)).all() for points in stubborn.asked)
+    for query, points in enumerate(stubborn.asked[1:]):  # a loss that is only equal is not taken: all start from the stripes
+        changed = (points != stubborn.asked[0]).any(1)
+        assert (extent(changed.any(2)) <= side(share(query, 0.8), 8, 8, odd=False)).all()
 
 
 def test_a_linf_run_starts_with_vertical_stripes(problem):
@@ -133,6 +135,22 @@ def test_every_point_asked_about_lies_in_ball_and_box_and_nearly_fills_an_l1_bal
         assert ((points >= 0) & (points <= 1)).all()
         assert (sizes <= eps * (1 + 2e-6)).all()
         assert (sizes >= (eps * (1 - 1e-4) if norm == "l1" else 0.4 * eps)).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_windows_are_drawn_anew_in_every_block_and_restart_for_every_sample(norm, monkeypatch):
+    x, y = torch.full((16, 8, 6, 6), 0.5), torch.zeros(16, dtype=torch.long)
+    drawn, plain = [], Draws.uniform
+    monkeypatch.setattr(Draws, "uniform", lambda self, *args: drawn.append(plain(self, *args)) or drawn[-1])
+    stubborn = Recording(Constant(1.0, 0.0))
+    square(stubborn, x, y, Threat(norm, 0.1), Draws(0, torch.arange(16)), queries=3 * BLOCK - 5, restarts=2)
+    assert len(drawn) == 6
+    numbers = torch.cat([block.flatten(0, 1) for block in drawn])
+    assert len(numbers.unique(dim=0)) == 16 * 6 * BLOCK
+    start, of_block = stubborn.asked[0], [stubborn.asked[first : first + 60] for first in (1, 1 + BLOCK, 1 + 2 * BLOCK)]
+    one, two, three = (torch.stack(points) - start for points in of_block)
+    assert not any(torch.equal(a, b) for a, b in ((one, two), (two, three), (one, three)))
+    assert not torch.equal(two[:, 0], two[:, 1])
 
 
 # What is taken
@@ -236,7 +254,7 @@ def test_rows_left_out_of_a_pass_count_a_step_and_no_forward(problem):
     new = torch.arange(40) % 2 == 1
     logits = search.ask(p.x, new)
     assert torch.equal(logits[new], p.model(p.x[new]))
-    assert [len(points) for points in watched.asked] == [24]
+    assert [len(points) for points in watched.asked] == [20]
     assert search.ask(p.x, ~new & new).shape == (40, 0)
     assert len(watched.asked) == 1
     other = p.x[(p.y != p.y[0]).nonzero()[0]].expand_as(p.x)
@@ -286,6 +304,19 @@ def test_a_claim_that_the_true_model_refutes_does_not_end_the_search(problem):
     through = attack(p, threat, model=hasty, queries=200)
     assert torch.equal(p.model(through.x_adv).argmax(1) != p.y, through.fooled)
     assert int(through.fooled.sum()) >= int(true.fooled.sum()) - 1 > 5
+
+
+def test_a_tie_of_a_coarse_stand_in_does_not_end_the_search(problem):
+    p = problem("linear", n=24, classes=2)
+    coarse = type(p.model)(p.model.w.detach(), p.model.b.detach())
+    coarse.forward = lambda x: p.model(x).round()
+    coarse.exact = p.model
+    threat = Threat("linf", EPS["linf"])
+    start = margin(p.model(p.x).round(), p.y)
+    found = attack(p, threat, model=coarse, queries=300)
+    coarse.exact = None
+    assert int(found.fooled.sum()) > int(attack(p, threat, model=coarse, queries=300).fooled.sum())
+    assert (found.fooled & (start < 0)).any()
 
 
 def test_nan_logits_never_count_as_success_and_do_not_stop_the_search(problem):

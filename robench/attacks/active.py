@@ -246,7 +246,8 @@ class Search:
         if self._patience > 1 or bool(wrong.any()):
             x, rows = (self.x, slice(None)) if at is None else (self.x[at], at)
             wrong, labels = self._confirmed(x_adv, labels, y, wrong & self.threat.contains(x, x_adv))
-            self._record(x_adv, labels, wrong, rows)
+            if self._patience > 1 or bool(wrong.any()):  # wrong points outside the threat are common in a search for the nearest one
+                self._record(x_adv, labels, wrong, rows)
         self._count(self._tested, at if new is None else None)
         if self._patience > 1 and self._calls % self._patience == 0:
             self.alive = int(self.standing.sum())

@@ -17,8 +17,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from robench.attacks import fab_fused
 from robench.attacks.active import Search
-from robench.attacks.kernels import kernel
+from robench.attacks.kernels import COMPILED
 from robench.attacks.options import positive, whole
 from robench.attacks.planes import project
 from robench.draws import Draws
@@ -126,7 +127,7 @@ def stepper(threat: Threat, alpha_max: float, eta: float) -> Step:
 
     def step(x: Tensor, x_adv: Tensor, f: Tensor, w: Tensor) -> Tensor:
         on_host = x.device.type == "cpu"
-        move = stepped if on_host else fused
+        move = fab_fused.stepped if COMPILED.get() and threat.norm != "l1" else stepped
         return move(threat.norm, x, x_adv, f.nan_to_num(0.0, 0.0, 0.0), w, most, beyond, on_host)
 
     return step
@@ -142,9 +143,6 @@ def stepped(norm: str, x: Tensor, x_adv: Tensor, f: Tensor, w: Tensor, alpha_max
     alpha = (near / (near + far)).clamp_max(alpha_max)[:, None]
     moved = deltas[0] * (eta * (1 - alpha)) + deltas[1] * (eta * alpha)
     return (moved + alpha * back).add_(point).clamp_(0, 1).view(x.shape)
-
-
-fused = kernel(stepped)  # off the CPU; on it, rounds saved by looking are worth more than fused ones
 
 
 def clean_planes(search: Search, targets: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -45,7 +45,7 @@ def square(
     p_init    share of the image's area that the first windows cover, at most 1; it is halved up to nine times
     rescale   fits the schedule of the halvings, made for 10,000 queries, to `queries`; AutoAttack does not
     restarts  independent runs; each runs on the samples that still stand
-    loss      margin, ce, dlr or prob-margin: a candidate is taken if it raises it, or if the label is wrong there
+    loss      margin, ce, dlr or prob-margin: a candidate is taken if it raises it; a wrong label ends the search
     """
     for name, value in (("queries", queries), ("restarts", restarts)):
         whole(name, value)
@@ -68,24 +68,28 @@ def square(
 def tried(search: Search, x_new: Tensor, new: Tensor, best: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
     """Takes the verdict at the points x_new, of which `new` (R,) differ from the best: which of them are taken, and the best losses now.
 
-    A tie ends the search though it may still give the sample's label, as in the authors' code: the best loss is set to infinity.
-    With a stand-in for the model it does not. A point that Search refused as outside the threat or not finite ends nothing.
+    A wrong label is always taken in the paper; here it ends the search of its sample, unless the claim is refused or refuted.
     """
     logits = search.ask(x_new, new)
     if not logits.shape[1]:
         return torch.zeros_like(new), best
-    margins = margin(logits, search.y)
-    losses = margins if objective is margin else objective(logits, search.y)
-    if search.exact is None:
-        losses = losses.masked_fill(margins == 0, torch.inf)
-    taken = new & ((losses > best) | (margins >= 0))
-    return taken, torch.where(taken, torch.fmax(losses, best), best)
+    losses = objective(logits, search.y)
+    taken = new & (losses > best)
+    return taken, torch.where(taken, losses, best)
 
 
 def first_tried(search: Search, x_new: Tensor, objective: Objective) -> Tensor:
     """The losses at the start, (R,), with its verdict; -inf where it is not a number."""
     nothing = x_new.new_full((len(x_new),), -torch.inf)
     return tried(search, x_new, torch.ones_like(search.standing), nothing, objective)[1]
+
+
+def asking(search: Search, best: Tensor, objective: Objective) -> Tensor:
+    """Which samples go on, (R,) bool: as in the authors' code a margin of exactly 0 ends the search, though a tie may still give the label.
+
+    With a stand-in for the model a tie is only a claim and ends nothing; nor does one under another loss [change].
+    """
+    return best != 0 if objective is margin and search.exact is None else torch.ones_like(search.standing)
 
 
 # Linf: every coordinate is at a corner of ball and box, so a candidate is known before the best point is.
@@ -119,15 +123,15 @@ def corners_stretch(
     pixels = x_best.flatten(2)
     at = places(drawn[..., :2], length, x_best.shape[1:])
     up = (drawn[..., 2:, None] >= 0.5) * pixels.shape[2]
-    windows = corners.expand(len(at), -1, -1, -1).gather(3, at + up)
+    windows, open_ = corners.expand(len(at), -1, -1, -1).gather(3, at + up), asking(search, best, objective)
     for place, window in zip(at, windows, strict=True):
         if not search.alive:
             break
         old = pixels.gather(2, place)
-        new = (window != old).flatten(1).any(1) & (best < torch.inf)
+        new = (window != old).flatten(1).any(1) & open_
         pixels.scatter_(2, place, window)
         taken, best = tried(search, x_best, new, best, objective)
-        pixels.scatter_(2, place, torch.where(per_sample(taken, old), window, old))
+        pixels.scatter_(2, place, torch.where(taken[:, None, None], window, old))
     return best
 
 
@@ -157,7 +161,7 @@ def patterns_stretch(search: Search, delta: Tensor, best: Tensor, drawn: Tensor,
     """The best losses (R,) after the queries whose numbers are `drawn` (T, R, 5 + C); the best delta (R, C, H, W) is changed in place."""
     x, both = search.x, patterns(length, ORDER[search.threat.norm], delta).flatten(1)
     into, source = (places(drawn[..., columns], length, x.shape[1:]) for columns in (slice(0, 2), slice(2, 4)))
-    signs = (drawn[..., 5:, None] >= 0.5).to(x.dtype) * 2 - 1
+    signs, open_ = (drawn[..., 5:, None] >= 0.5).to(x.dtype) * 2 - 1, asking(search, best, objective)
     room, points, candidate = (-x, 1 - x), torch.empty_like(delta), torch.empty_like(delta)  # fresh memory each time would cost more
     for place, other, coin, sign in zip(into, source, (drawn[..., 4] >= 0.5).long(), signs, strict=True):
         if not search.alive:
@@ -165,7 +169,7 @@ def patterns_stretch(search: Search, delta: Tensor, best: Tensor, drawn: Tensor,
         moved(search.threat, delta, place, other, both[coin][:, None] * sign, candidate)
         candidate = fitted_in(search.threat, x, candidate, room)
         torch.add(x, candidate, out=points).clamp_(0, 1)
-        taken, best = tried(search, points, best < torch.inf, best, objective)
+        taken, best = tried(search, points, open_, best, objective)
         torch.where(per_sample(taken, delta), candidate, delta, out=delta)
     return best
 

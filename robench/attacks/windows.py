@@ -14,7 +14,7 @@ HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # after these queri
 FULL_LENGTH = 10_000  # the queries that this schedule was made for
 BLOCK = 128  # queries whose random numbers are drawn at once
 STRETCH = 32  # queries prepared at once, at most: the working rows are packed anew only between two stretches
-STRETCH_AREA = 4096  # so many values of an image are prepared at once, at most
+STRETCH_AREA = 2048  # so many values of an image are prepared at once, at most
 
 
 def share(query: int, p_init: float) -> float:

@@ -83,9 +83,12 @@ def subject(
 
 
 def device_of(device: str, threads: int | None) -> str:
-    """The device that torch shall use; "auto" takes the first of cuda, mps, cpu. Sets the number of CPU threads."""
+    """The device that torch shall use; "auto" takes the first of cuda, mps, cpu. Settles the process: its CPU threads, and its memory."""
     import torch
 
+    from robench.memory import keep_freed_memory
+
+    keep_freed_memory()
     if threads:
         torch.set_num_threads(threads)
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from robench.data import load as load_images
 from robench.evaluation import evaluate
+from robench.memory import keep_freed_memory
 from robench.models import load
 from robench.recipes import fraction
 
@@ -85,6 +86,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    keep_freed_memory()  # as the command line does; here the reference gains from it, too
     data, zoo = Path(os.environ["ROBENCH_DATA"]), Path(os.environ["ROBENCH_MODELS"]) / "zoo.py"
     images = load_images("mnist" if args.model in MNIST else f"npz:{data / 'cifar10-lossless.npz'}", "test", data_dir=data, n=args.n)
     model = load(f"{zoo}:{args.model}", classes=10, shape=images.shape).model
