@@ -468,3 +468,31 @@ def test_the_share_fooled_is_that_of_the_authors_code(problem, norm):
     ours, theirs = torch.stack(ours).mean(), torch.stack(theirs).mean()
     assert 0.2 < theirs < 0.8
     assert abs(ours - theirs) < 0.05
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_samples_without_hope_are_given_up_and_the_others_fall_as_without_the_rule(problem, norm):
+    p = problem("linear", n=24, classes=4, shape=(1, 6, 6))
+    threat = Threat(norm, float(p.distances(norm).median()))
+    plain = square(p.model, p.x, p.y, threat, p.draws(), queries=1100)
+    bold = square(p.model, p.x, p.y, threat, p.draws(), queries=1100, hope=1e9)
+    sober = square(p.model, p.x, p.y, threat, p.draws(), queries=1100, hope=2.0)
+    for name in ("fooled", "step", "forwards"):
+        assert torch.equal(getattr(plain, name), getattr(bold, name)), name
+    assert (sober.fooled <= plain.fooled).all()
+    assert int(sober.fooled.sum()) >= 0.9 * int(plain.fooled.sum()) > 0
+    stands = ~sober.fooled & ~plain.fooled
+    assert (sober.forwards[stands] <= plain.forwards[stands]).all()
+    assert (sober.forwards[stands] < 600).any()
+    with pytest.raises(InputError, match="hope"):
+        square(p.model, p.x, p.y, threat, p.draws(), hope=-1)
+
+
+def test_who_is_given_up_does_not_depend_on_the_batch(problem):
+    p = problem("linear", n=20, classes=4, shape=(1, 6, 6))
+    threat = Threat("linf", float(p.distances("linf").median()))
+    whole = square(p.model, p.x, p.y, threat, p.draws(), queries=600, hope=2.0)
+    for part in torch.arange(20).flip(0).split(3):
+        few = square(p.model, p.x[part], p.y[part], threat, p.draws().take(part), queries=600, hope=2.0)
+        for name in ("fooled", "step", "forwards"):
+            assert torch.equal(getattr(few, name), getattr(whole, name)[part]), name

@@ -38,6 +38,7 @@ def square(
     rescale: bool = False,
     restarts: int = 1,
     loss: str = "margin",
+    hope: float | None = None,
 ) -> Found:
     """Square, a black-box random search that needs logits only (Andriushchenko et al. 2020, 1912.00049).
 
@@ -52,6 +53,8 @@ def square(
     if positive("p_init", p_init) > 1:
         raise InputError(f"p_init is a share of the image, at most 1, not {p_init}")
     span = queries if switch("rescale", rescale) else FULL_LENGTH
+    if hope is not None:
+        positive("hope", hope)
     objective, search = fitted(loss, targeted=False), Search(model, x, y, threat)
     channels, height, width = x.shape[1:]
 
@@ -61,7 +64,7 @@ def square(
     plan = list(stretches(queries, channels, side_at))
     run = corners_run if threat.norm == "linf" else patterns_run
     for restart in search.turns(restarts):
-        run(search, draws.child("restart", restart), plan, margin if loss == "margin" else objective)
+        run(search, draws.child("restart", restart), plan, margin if loss == "margin" else objective, hope)
     return search.found()
 
 
@@ -92,23 +95,33 @@ def asking(search: Search, best: Tensor, objective: Objective) -> Tensor:
     return best != 0 if objective is margin and search.exact is None else torch.ones_like(search.standing)
 
 
+def given_up(search: Search, query: int, best: Tensor, before: Tensor, hope: float | None) -> Tensor:
+    """At 128 queries and each time they have doubled: gives up samples without hope; the losses to compare with the next time, (R,)."""
+    if hope is None or query < BLOCK or query & (query - 1):
+        return before
+    if query > BLOCK:
+        search.dismiss(best + hope * (best - before) < 0)
+    return best
+
+
 # Linf: every coordinate is at a corner of ball and box, so a candidate is known before the best point is.
 
 
-def corners_run(search: Search, draws: Draws, plan: Plan, objective: Objective) -> None:
+def corners_run(search: Search, draws: Draws, plan: Plan, objective: Objective, hope: float | None) -> None:
     """One run in linf: from random vertical stripes, windows that move to a random corner of ball and box, one sign per channel."""
     x, eps = search.x, search.threat.eps
     low, high = (x - eps).clamp(0, 1), (x + eps).clamp(0, 1)
     stripes = draws.take(search.rows).child("start").signs((x.shape[1], 1, x.shape[3]))
     x_best = torch.where(stripes > 0, high, low).contiguous()
     best = first_tried(search, x_best, objective)
-    corners, drawn = torch.cat((low.flatten(2), high.flatten(2)), 2), low
+    corners, drawn, before = torch.cat((low.flatten(2), high.flatten(2)), 2), low, best
     for first, last, length in plan:
         if not search.alive:
             return
         if first % BLOCK == 0:
+            before = given_up(search, first, best, before, hope)
             drawn = draws.take(search.rows).uniform((BLOCK, 2 + x.shape[1]), first // BLOCK)
-        x_best, corners, best, drawn = search.pack(x_best, corners, best, drawn)
+        x_best, corners, best, before, drawn = search.pack(x_best, corners, best, before, drawn)
         now = drawn[:, first % BLOCK : first % BLOCK + last - first].transpose(0, 1)
         best = corners_stretch(search, x_best, best, corners, now, length, objective)
 
@@ -139,7 +152,7 @@ def corners_stretch(
 # `moved` blows up to a pattern of norm 1 [change]
 
 
-def patterns_run(search: Search, draws: Draws, plan: Plan, objective: Objective) -> None:
+def patterns_run(search: Search, draws: Draws, plan: Plan, objective: Objective, hope: float | None) -> None:
     """One run in l2 or l1: from tiles of patterns, candidates that carry the mass of one window into another."""
     x, own = search.x, draws.take(search.rows).child("start")
     down, across = tiling(*x.shape[2:])[1]
@@ -147,12 +160,14 @@ def patterns_run(search: Search, draws: Draws, plan: Plan, objective: Objective)
     laid = tiles(own.integers(2, (down, across)), signs, x.shape[1:], ORDER[search.threat.norm])
     delta = fitted_in(search.threat, x, laid, (-x, 1 - x))
     best, drawn = first_tried(search, (x + delta).clamp(0, 1), objective), delta
+    before = best
     for first, last, length in plan:
         if not search.alive:
             return
         if first % BLOCK == 0:
+            before = given_up(search, first, best, before, hope)
             drawn = draws.take(search.rows).uniform((BLOCK, 5 + x.shape[1]), first // BLOCK)
-        delta, best, drawn = search.pack(delta, best, drawn)
+        delta, best, before, drawn = search.pack(delta, best, before, drawn)
         now = drawn[:, first % BLOCK : first % BLOCK + last - first].transpose(0, 1)
         best = patterns_stretch(search, delta, best, now, length, objective)
 
