@@ -211,7 +211,7 @@ def refuse_until(until: float | None, world: World, save: Path | None) -> None:
 
 def pixels(x: Tensor, places: Tensor, device: str) -> Tensor:
     """The images at `places` as float pixels in [0, 1] on the device, (M, C, H, W)."""
-    chosen = x[places.to(x.device)].to(device)
+    chosen = x[places.to(x.device)].to(device).contiguous()
     return chosen if chosen.is_floating_point() else chosen.float() / 255
 
 

@@ -313,3 +313,97 @@ def test_ctrl_c_ends_with_130_and_leaves_nothing_half_written(checkpoint, tmp_pa
     left = [path.name for path in (tmp_path / "kept").rglob("*") if path.is_file()]
     assert left in ([], ["state-0.jsonl"] if command[0] == "eval" else [])
     assert ("--resume" in stderr) == bool(left)
+
+
+SOFTMAX = """
+import torch
+from torch import nn
+def net():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(3072, 10), nn.Softmax(1))
+"""
+
+
+def test_strict_fails_with_1_where_a_flag_is_raised_and_the_evidence_is_a_row(checkpoint, tmp_path):
+    (tmp_path / "zoo.py").write_text(SOFTMAX)
+    words = ["eval", f"{tmp_path}/zoo.py:net", "--data", "shapes", "--suite", "smoke", "--n", 40, "--out"]
+    assert robench(*words, tmp_path / "free").exit_code == 0
+    assert "--strict was given" in robench(*words, tmp_path / "strict", "--strict", code=1).stderr
+    for name in ("free", "strict"):
+        rows = {row["metric"]: row for row in read(tmp_path / name / "rows.csv")}
+        assert float(rows["flag/probabilities"]["value"]) == 1
+        assert float(rows["check/randomised"]["value"]) == 0
+    healthy = robench("eval", checkpoint, "--suite", "smoke", "--n", 40, "--strict", "--out", tmp_path / "healthy")
+    assert "Flag" not in healthy.stderr
+
+
+def test_a_security_curve_has_a_row_for_each_radius_and_a_picture(checkpoint, tmp_path):
+    result = robench("attack", checkpoint, "--attack", "pgd-20", "--eps", "4/255,1/255,16/255", "--n", 40, "--out", tmp_path / "out")
+    rows = [row for row in read(tmp_path / "out" / "rows.csv") if (row["probe"], row["metric"]) == ("pgd-20", "accuracy")]
+    left = [(float(row["eps"]), float(row["value"])) for row in rows]
+    assert [eps for eps, _ in left] == [1 / 255, 4 / 255, 16 / 255]
+    assert [a for _, a in left] == sorted((a for _, a in left), reverse=True)
+    for sample in read(tmp_path / "out" / "samples.csv"):
+        assert (sample["eps"] == "") == (sample["broken_by"] in ("", "clean"))
+    assert (tmp_path / "out" / "curve.png").stat().st_size > 5000
+    assert "16/255" in result.stdout
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["threat"]["eps"] == [1 / 255, 4 / 255, 16 / 255]
+
+
+def test_a_transfer_attack_from_itself_is_as_a_white_box_and_from_another_weaker(checkpoint, tmp_path):
+    (tmp_path / "zoo.py").write_text(SOFTMAX.replace(", nn.Softmax(1)", ""))
+    left = {}
+    for name, surrogate in (("own", checkpoint), ("other", f"{tmp_path}/zoo.py:net")):
+        robench("attack", checkpoint, "--attack", f"transfer:{surrogate}", "--eps", "8/255", "--n", 60, "--out", tmp_path / name)
+        rows = read(tmp_path / name / "rows.csv")
+        left[name] = next(float(r["value"]) for r in rows if r["metric"] == "accuracy" and r["probe"].startswith("transfer:"))
+        assert all(str(tmp_path) not in str(row) for row in rows)
+        asked = [int(s["backwards"]) for s in read(tmp_path / name / "samples.csv")]
+        assert set(asked) == {0}
+    assert left["own"] < left["other"]
+    words = ["attack", checkpoint, "--attack", f"transfer:{tmp_path}/missing.pt", "--n", 20, "--out", tmp_path / "out"]
+    assert "missing.pt" in refused(*words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_saved_adversarial_images_fool_the_model_again(checkpoint, tmp_path):
+    import numpy as np
+
+    robench("attack", checkpoint, "--attack", "apgd-ce,steps=20", "--eps", "8/255", "--n", 40, "--save", "--out", tmp_path / "out")
+    from robench.models import load_model
+
+    x_adv, samples = torch.from_numpy(np.load(tmp_path / "out" / "x_adv.npy")), read(tmp_path / "out" / "samples.csv")
+    with torch.no_grad():
+        pred = load_model(checkpoint)(x_adv).argmax(1).tolist()
+    assert pred == [int(s["adv_pred"]) for s in samples]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--batch-size", "some"], "neither a number of at least 1 nor 'auto'"),
+        (["--until", "0.7"], "between 0 and 0.5"),
+        (["--until", "0.1", "--save"], "does not see all images"),
+        (["--resume"], "Pass its folder with --out"),
+        (["--engine", "torchattacks"], "unknown engine"),
+        (["--precision", "fp16"], "fp16"),
+        (["--precision", "tf32", "--device", "cpu"], "tf32"),
+        (["--eps", "1/255,x"], "is not a number"),
+        (["--attack", "transfer:"], ""),
+        (["--attack", "square,hope=-1"], "hope"),
+        (["--attack", "apgd,large_eps=true"], "large_eps"),
+    ],
+)
+def test_wrong_ways_to_run_get_a_sentence_and_leave_nothing(checkpoint, tmp_path, words, sentence):
+    out = [] if "--resume" in words else ["--out", tmp_path / "out"]
+    assert sentence in refused("attack", checkpoint, "--n", 20, *out, *words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_batch_size_is_found_and_a_run_stops_at_its_half_width(checkpoint, tmp_path):
+    words = ["--n", 400, "--batch-size", "auto", "--until", "0.2", "--threads", 1, "--out", tmp_path / "out"]
+    robench("attack", checkpoint, "--attack", "fgsm", *words)
+    row = next(r for r in read(tmp_path / "out" / "rows.csv") if (r["probe"], r["metric"]) == ("fgsm", "accuracy"))
+    assert (float(row["high"]) - float(row["low"])) / 2 <= 0.2
+    assert int(row["n"]) == len(read(tmp_path / "out" / "samples.csv")) <= 400

@@ -343,3 +343,32 @@ def test_a_model_of_few_classes_gets_the_loss_that_is_defined(problem):
     chosen = resolve(parse("apgd-t,targets=3"), ATTACKS, "attack")
     assert options_of(fitted(chosen, 10))["targets"] == 3
     assert options_of(fitted(chosen, 3))["targets"] == 2
+
+
+SHORT = ("fgsm", "pgd-10", "apgd-ce,steps=5", "apgd-t,steps=5", "fab-t,steps=5", "malt,steps=3", "square,queries=40")
+
+
+@pytest.mark.parametrize("suite", SHORT)
+def test_images_and_models_in_channels_last_give_the_same(problem, suite):
+    p = problem("convolutional", n=20)
+    eps = 0.02
+    plain = evaluate(p.model, p.x, p.y, suite=[parse(suite)], eps=eps)
+    x = p.x.contiguous(memory_format=torch.channels_last)
+    turned = evaluate(p.model.to(memory_format=torch.channels_last), x, p.y, suite=[parse(suite)], eps=eps)
+    assert [s.broken_by for s in turned.samples] == [s.broken_by for s in plain.samples]
+
+
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+@pytest.mark.parametrize("name", ["apgd-ce", "fab-t,targets=2", "square"])
+def test_attacks_take_channels_last_images_directly(problem, name, norm):
+    from robench.attacks import ATTACKS
+    from robench.recipes import resolve
+    from robench.threat import Threat
+
+    p = problem("convolutional", n=16)
+    attack = resolve(parse(name + (",queries=30" if name == "square" else ",steps=5")), ATTACKS, "attack")
+    threat = Threat(norm, 0.4 if norm == "l2" else 3.0)
+    x = p.x.contiguous(memory_format=torch.channels_last)
+    plain, turned = (attack(p.model, images, p.y, threat, p.draws()) for images in (p.x, x))
+    assert torch.equal(plain.fooled, turned.fooled)
+    torch.testing.assert_close(plain.x_adv, turned.x_adv, atol=1e-5, rtol=0)

@@ -69,7 +69,7 @@ class Search:
     """
 
     def __init__(self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, stay: bool = False) -> None:
-        self.model, self.threat, self.x, self.y, self.stay = model, threat, x, y, stay
+        self.model, self.threat, self.x, self.y, self.stay = model, threat, x.contiguous(), y, stay
         self.exact: nn.Module | None = getattr(model, "exact", None)
         self.target: Tensor | None = None
         self.rows = torch.arange(len(x), device=x.device)

@@ -26,9 +26,10 @@ def list_names(
 def entries(what: str) -> list[tuple[str, str, str]]:
     """Names of one kind, each with a line that says what it is, and its options with their defaults."""
     if what == "suites":
-        from robench.suites import ABOUT, SUITES
+        from robench.suites import ABOUT, SUITES, SUITES_L1
 
-        return [(name, ABOUT[name], ", ".join(attacks)) for name, attacks in SUITES.items()]
+        usual = [(name, ABOUT[name], " + ".join(attacks)) for name, attacks in SUITES.items()]
+        return usual + [(f"{name} in l1", "what it is where the norm is l1", " + ".join(attacks)) for name, attacks in SUITES_L1.items()]
     if what == "presets":
         from robench.presets import ABOUT as SETTINGS
         from robench.presets import PRESETS

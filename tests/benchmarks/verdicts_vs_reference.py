@@ -1,7 +1,8 @@
 """Compares evaluations of several seeds with the verdicts of the authors' AutoAttack driver, stage by stage, pooled and image by image.
 
+DATA=npz:$ROBENCH_DATA/cifar10-lossless.npz
 for seed in 0 1 2; do
-  robench eval $ROBENCH_MODELS/zoo.py:resnet2b --data npz:$ROBENCH_DATA/cifar10-lossless.npz --eps 2/255 --n 500 --seed $seed --out OUT-$seed
+  robench eval $ROBENCH_MODELS/zoo.py:resnet2b --data $DATA --eps 2/255 --n 500 --seed $seed --threads 1 --out OUT-$seed
 done
 python tests/benchmarks/verdicts_vs_reference.py resnet2b OUT-0 OUT-1 OUT-2 --verdicts $ROBENCH_MODELS/reference_verdicts.csv
 
