@@ -7,13 +7,11 @@ attack is checked here: its point must lie in the threat, and the model, asked a
 
 from __future__ import annotations
 
-import hashlib
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -22,30 +20,25 @@ import torch
 from torch import Tensor, nn
 
 from robench import diagnostics
-from robench.attacks import ENGINES, fitted, reference
 from robench.attacks.active import frozen, padded
 from robench.attacks.kernels import compiled as compiled_kernels
 from robench.attacks.losses import margin
-from robench.attacks.transfer import transfer
 from robench.draws import Draws
 from robench.errors import InputError
 from robench.journal import Journal
-from robench.models import load
-from robench.models.checkpoint import fingerprint
 from robench.models.passes import arithmetic, cheaper
-from robench.outcomes import Attack, Outcomes, Stage, nothing_known, packed
-from robench.recipes import Recipe, lookup, options_of, resolve, setting
+from robench.outcomes import Outcomes, Stage, nothing_known, packed
+from robench.plans import changes, header, plan, resolved
+from robench.recipes import Recipe, options_of
 from robench.rows import Check, Row, Sample, wilson
 from robench.shards import World, started
 from robench.statistics import anytime
-from robench.suites import recipes
 from robench.summary import blank, check_rows, noticed, rows_of
 from robench.threat import Threat, per_sample
 
 T = TypeVar("T")
 EXAMPLES = 8  # how many adversarial images are kept for the pictures
 EXAMINED = 64  # how many images the diagnostics look at
-TRANSFER = "transfer:"
 
 
 class Track(Protocol):
@@ -166,7 +159,9 @@ def evaluate(
         chosen = resolved(suite, norm, engine, device)
         stages = plan(chosen, [Threat(norm, e) for e in radii], classes, engine, precision)
         outcomes = nothing_known(ids, y, stages, classes)
-        journal = in_turn(world, folder, header(model, x, y, ids, about, stages, until, batch_size if engine == "reference" else 0), resume)
+        batch = batch_size if engine == "reference" else 0  # the reference's verdicts depend on it
+        what = header(model, x, y, ids, about, stages, until, batch) if folder else {}
+        journal = in_turn(world, folder, what, resume)
         with journal.kept():
             for entry in journal.entries:
                 if "stage" in entry:
@@ -222,68 +217,6 @@ def classes_of(model: nn.Module, x: Tensor) -> int:
     if logits.dim() != 2 or len(logits) != len(x):
         raise InputError(f"the model returns {tuple(logits.shape)} for {len(x)} images: expected logits (B, K)")
     return int(logits.shape[1])
-
-
-def resolved(suite: str | Sequence[Recipe], norm: str, engine: str, device: str) -> list[tuple[Recipe, Attack]]:
-    """The recipes of a suite with the functions that they name in an engine."""
-    table = lookup(engine, ENGINES, "engine")
-    chosen = recipes(suite, norm) if isinstance(suite, str) else suite
-    return [
-        (recipe, from_surrogate(recipe, device) if recipe.name.startswith(TRANSFER) else resolve(recipe, table, "attack"))
-        for recipe in chosen
-    ]
-
-
-def resolvable(chosen: Sequence[Recipe], engine: str) -> None:
-    """InputError where a recipe or the engine is unknown, before anything is loaded."""
-    table = lookup(engine, ENGINES, "engine")
-    for recipe in chosen:
-        if not recipe.name.startswith(TRANSFER):
-            resolve(recipe, table, "attack")
-
-
-def from_surrogate(recipe: Recipe, device: str) -> Attack:
-    """The transfer attack from the model that `transfer:MODEL` names."""
-    surrogate = load(recipe.name.removeprefix(TRANSFER), device=device)
-    surrogate.model.eval().requires_grad_(False)
-    table = {recipe.name: partial(transfer, surrogate=surrogate.model)}
-    return resolve(recipe, table, "attack")
-
-
-def plan(chosen: Sequence[tuple[Recipe, Attack]], threats: Sequence[Threat], classes: int, engine: str, precision: str) -> list[Stage]:
-    """The stages: the clean pass, then every attack at every radius, the smallest first."""
-    how = f"engine={engine}" + (f" precision={precision}" if precision != "fp32" else "")
-    stages = [Stage("clean", "", threats[0])]
-    for threat in threats:
-        for recipe, attack in chosen:
-            fit = fitted(attack, classes)
-            stages.append(Stage(recipe.label, f"{setting(fit)} {how}".strip(), threat, fit))
-    return stages
-
-
-def changes(chosen: Sequence[tuple[Recipe, Attack]], classes: int, engine: str) -> list[str]:
-    """What a model of few classes changes in the attacks."""
-    left_out = reference.limits(classes) if engine == "reference" else {}
-    found = [f"{recipe.label}: {left_out[recipe.label]}" for recipe, _ in chosen if recipe.label in left_out]
-    for recipe, attack in chosen:
-        before, after = setting(attack).split(), setting(fitted(attack, classes)).split()
-        words = " ".join(word for word in after if word not in before)
-        found += [f"{recipe.label}: {words}, as the model has {classes} classes"] if words else []
-    return list(dict.fromkeys(found))
-
-
-def header(
-    model: nn.Module, x: Tensor, y: Tensor, ids: Tensor, about: Row, stages: Sequence[Stage], until: float | None, batch: int
-) -> dict[str, Any]:
-    """What a run is, for its journal: a run with another header cannot go on with its state."""
-    digest = hashlib.sha256()
-    for part in (*x.split(1000), y, ids):
-        digest.update(part.cpu().contiguous().numpy().tobytes())
-    return {
-        "robench": version("robench"), "checkpoint": about.checkpoint, "weights": fingerprint(model.state_dict()),
-        "images": digest.hexdigest(), "seed": about.seed, "until": until, "norm": about.norm,
-        "suite": [[stage.probe, stage.setting, stage.threat.eps] for stage in stages], **({"batch_size": batch} if batch else {}),
-    }  # fmt: skip
 
 
 def in_turn(world: World, folder: Path | None, about: dict[str, Any], resume: bool) -> Journal:

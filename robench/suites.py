@@ -7,7 +7,7 @@ from robench.recipes import Recipe, lookup, parse
 SUITES: dict[str, tuple[str, ...]] = {
     "smoke": ("fgsm", "pgd-10"),
     "pgd": ("pgd-20", "pgd-margin", "pgd-50-10"),
-    "fast": ("apgd,loss=prob-margin,steps=30", "malt,loss=prob-margin", "square,queries=2500,rescale=true,hope=8"),
+    "fast": ("apgd,loss=prob-margin,steps=30", "malt,loss=prob-margin,steps=20,rounds=4", "square,queries=2500,rescale=true,hope=8"),
     "autoattack": ("apgd-ce", "apgd-t", "fab-t", "square"),
     "autoattack-plus": ("apgd-ce,restarts=5", "apgd-dlr,restarts=5", "fab,restarts=5", "square", "apgd-t", "fab-t"),
     "autoattack-rand": ("apgd-ce,eot=20", "apgd-dlr,eot=20"),

@@ -194,7 +194,7 @@ def test_accuracy_at_chance_raises_a_flag(problem):
 
 def test_every_recipe_of_every_suite_is_known():
     from robench.attacks import ATTACKS, ENGINES
-    from robench.evaluation import resolvable
+    from robench.plans import resolvable
     from robench.suites import ABOUT
     from robench.threat import NORMS
 

@@ -12,7 +12,7 @@ LAYERS = {
     "words": ("errors", "types", "draws", "threat", "rows", "recipes", "schedules", "writing", "statistics", "journal", "memory"),
     "maths": ("attacks", "objectives"),
     "things": ("models", "data", "report"),
-    "loops": ("suites", "presets", "shards", "diagnostics", "outcomes", "summary", "evaluation", "training"),
+    "loops": ("suites", "presets", "shards", "diagnostics", "outcomes", "plans", "summary", "evaluation", "training"),
     "shell": ("cli", "__main__", "__init__"),
 }
 HOMES = {

@@ -59,6 +59,27 @@ def test_apgd_ce_breaks_the_images_that_the_authors_driver_breaks(name):
     assert sum(a != b for a, b in zip(ours, theirs, strict=True)) <= 1
 
 
+@pytest.mark.parametrize("name", ["resnet2b", "cnn_a_mix"])
+def test_the_fast_suite_leaves_the_images_that_the_authors_driver_leaves(name):
+    with (Path(os.environ["ROBENCH_MODELS"]) / "reference_verdicts.csv").open(newline="") as file:
+        reference = [row for row in csv.DictReader(file) if (row["model"], row["seed"]) == (name, "0")][:100]
+    images, model = subject(name, 100)
+    found = evaluate(model, images.x, images.y, suite="fast", eps=EPS[name])
+    left = {sample.sample for sample in found.samples if not sample.broken_by}
+    theirs = {int(row["sample"]) for row in reference if not row["broken_by"]}
+    assert len(left ^ theirs) <= 1
+    assert found.flags == []
+
+
+def test_our_apgd_t_leaves_no_more_of_wong2020_than_the_authors_driver_does_in_any_of_its_seeds():
+    with (Path(os.environ["ROBENCH_MODELS"]) / "reference_verdicts.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["model"] == "wong2020_fgsm" and int(row["sample"]) < 100]
+    images, model = subject("wong2020_fgsm", 100)
+    found = evaluate(model, images.x, images.y, suite=[parse("apgd-ce"), parse("apgd-t,targets=5")], eps=0.3)
+    left = {seed: sum(row["broken_by"] in ("", "fab-t", "square") for row in rows if row["seed"] == seed) for seed in "012"}
+    assert sum(not sample.broken_by for sample in found.samples) <= max(left.values()) + 1
+
+
 def test_a_weak_attack_overstates_atzmon2019_and_a_margin_loss_shows_it():
     images, model = subject("atzmon2019", 200)
     weak, strong = (

@@ -48,7 +48,7 @@ def attack(
     Example: robench attack MODEL --attack pgd,steps=50,restarts=10,loss=margin --eps 2/255,4/255,8/255
     """
     from robench.cli.measuring import run, subject
-    from robench.evaluation import resolvable
+    from robench.plans import resolvable
     from robench.recipes import parse
 
     chosen = parse(recipe)

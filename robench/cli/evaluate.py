@@ -46,7 +46,7 @@ def evaluate(
     Prints the accuracy that is left after each attack; writes rows.csv, samples.csv, manifest.json and pictures.
     """
     from robench.cli.measuring import run, subject
-    from robench.evaluation import resolvable
+    from robench.plans import resolvable
     from robench.suites import recipes
 
     resolvable(recipes(suite), engine)

@@ -1,0 +1,85 @@
+"""What an evaluation is to run: recipes become attacks, attacks at radii become stages, and all of it becomes the name of a run."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+from torch import Tensor, nn
+
+from robench.attacks import ENGINES, fitted, reference
+from robench.attacks.transfer import transfer
+from robench.models import load
+from robench.models.checkpoint import fingerprint
+from robench.outcomes import Attack, Stage
+from robench.recipes import Recipe, lookup, resolve, setting
+from robench.rows import Row
+from robench.suites import recipes
+from robench.threat import Threat
+
+TRANSFER = "transfer:"
+
+
+def resolvable(chosen: Sequence[Recipe], engine: str) -> None:
+    """InputError where a recipe or the engine is unknown, before anything is loaded."""
+    table = lookup(engine, ENGINES, "engine")
+    for recipe in chosen:
+        if not recipe.name.startswith(TRANSFER):
+            resolve(recipe, table, "attack")
+
+
+def resolved(suite: str | Sequence[Recipe], norm: str, engine: str, device: str) -> list[tuple[Recipe, Attack]]:
+    """The recipes of a suite with the functions that they name in an engine."""
+    table = lookup(engine, ENGINES, "engine")
+    chosen = recipes(suite, norm) if isinstance(suite, str) else suite
+    return [
+        (recipe, from_surrogate(recipe, device) if recipe.name.startswith(TRANSFER) else resolve(recipe, table, "attack"))
+        for recipe in chosen
+    ]
+
+
+def from_surrogate(recipe: Recipe, device: str) -> Attack:
+    """The transfer attack from the model that `transfer:MODEL` names."""
+    surrogate = load(recipe.name.removeprefix(TRANSFER), device=device)
+    surrogate.model.eval().requires_grad_(False)
+    table = {recipe.name: partial(transfer, surrogate=surrogate.model)}
+    return resolve(recipe, table, "attack")
+
+
+def plan(chosen: Sequence[tuple[Recipe, Attack]], threats: Sequence[Threat], classes: int, engine: str, precision: str) -> list[Stage]:
+    """The stages: the clean pass, then every attack at every radius, the smallest first."""
+    how = f"engine={engine}" + (f" precision={precision}" if precision != "fp32" else "")
+    stages = [Stage("clean", "", threats[0])]
+    for threat in threats:
+        for recipe, attack in chosen:
+            fit = fitted(attack, classes)
+            stages.append(Stage(recipe.label, f"{setting(fit)} {how}".strip(), threat, fit))
+    return stages
+
+
+def changes(chosen: Sequence[tuple[Recipe, Attack]], classes: int, engine: str) -> list[str]:
+    """What a model of few classes changes in the attacks."""
+    left_out = reference.limits(classes) if engine == "reference" else {}
+    found = [f"{recipe.label}: {left_out[recipe.label]}" for recipe, _ in chosen if recipe.label in left_out]
+    for recipe, attack in chosen:
+        before, after = setting(attack).split(), setting(fitted(attack, classes)).split()
+        words = " ".join(word for word in after if word not in before)
+        found += [f"{recipe.label}: {words}, as the model has {classes} classes"] if words else []
+    return list(dict.fromkeys(found))
+
+
+def header(
+    model: nn.Module, x: Tensor, y: Tensor, ids: Tensor, about: Row, stages: Sequence[Stage], until: float | None, batch: int
+) -> dict[str, Any]:
+    """What a run is, for its journal: a run with another header cannot go on with its state."""
+    digest = hashlib.sha256()
+    for part in (*x.split(1000), y, ids):
+        digest.update(part.cpu().contiguous().numpy().tobytes())
+    return {
+        "robench": version("robench"), "checkpoint": about.checkpoint, "weights": fingerprint(model.state_dict()),
+        "images": digest.hexdigest(), "seed": about.seed, "until": until, "norm": about.norm,
+        "suite": [[stage.probe, stage.setting, stage.threat.eps] for stage in stages], **({"batch_size": batch} if batch else {}),
+    }  # fmt: skip
