@@ -58,7 +58,7 @@ class Trial:
     """One evaluation under way.
 
     exact   the user's model, which has the last word    model  what the attacks are given: that one, or a cheaper stand-in
-    x       (N, C, H, W) uint8 or float in [0, 1]        saved  where the adversarial images go, (N, C, H, W) on the disk, or None
+    x       (N, C, H, W) uint8 or float in [0, 1]        saved  the file of adversarial images, or None
     """
 
     exact: nn.Module
@@ -72,7 +72,7 @@ class Trial:
     device: str
     precision: str
     track: Track
-    saved: np.memmap[Any, Any] | None
+    saved: Path | None
 
     def pixels(self, places: Tensor) -> Tensor:
         """The images at `places` as float pixels in [0, 1] on the device, (M, C, H, W)."""
@@ -228,15 +228,20 @@ def in_turn(world: World, folder: Path | None, about: dict[str, Any], resume: bo
     return journal
 
 
-def opened(save: Path | None, x: Tensor, resume: bool, world: World) -> np.memmap[Any, Any] | None:
-    """The file of adversarial images, (N, C, H, W) float32, written in place on the disk."""
-    if save is None:
-        return None
-    if world.rank == 0 and not (resume and save.exists()):
+def opened(save: Path | None, x: Tensor, resume: bool, world: World) -> Path | None:
+    """The file of adversarial images, (N, C, H, W) float32 in .npy format, made if need be."""
+    if save is not None and world.rank == 0 and not (resume and save.exists()):
         np.lib.format.open_memmap(save, "w+", np.float32, tuple(x.shape)).flush()
     world.agree(0)
-    file: np.memmap[Any, Any] = np.lib.format.open_memmap(save, "r+")
-    return file
+    return save
+
+
+def write_rows(file: Path | None, places: Tensor, images: Tensor) -> None:
+    """Writes images (M, C, H, W) at their places in the file, through to the disk; the file is mapped no longer than that."""
+    if file is not None and len(places):
+        rows = np.lib.format.open_memmap(file, "r+")
+        rows[places.numpy()] = images.cpu().numpy()
+        rows.flush()
 
 
 def quicker(model: nn.Module, x: Tensor, precision: str, engine: str, prepare: bool) -> tuple[nn.Module, list[str]]:
@@ -300,9 +305,7 @@ def clean(trial: Trial, places: Tensor) -> dict[str, Any]:
     with torch.no_grad():
         logits = padded(trial.exact, x).cpu()
     check_logits(logits, y)
-    if trial.saved is not None:
-        trial.saved[places.numpy()] = x.cpu().numpy()
-        trial.saved.flush()
+    write_rows(trial.saved, places, x)
     pred, one = logits.argmax(1), torch.ones_like(y)
     return entry_of(
         pred != y, pred, -margin(logits, y), torch.zeros(len(y)), step=-one, forwards=one, backwards=0 * one, reached=0 * one, nonfinite=0
@@ -332,9 +335,7 @@ def attacked(trial: Trial, stage: Stage, places: Tensor) -> dict[str, Any]:
     finite = torch.isfinite(logits).all(1)
     fell = (logits.argmax(1) != y) & finite
     kept = x_adv.cpu()
-    if trial.saved is not None:
-        trial.saved[places[fell].numpy()] = kept[fell].numpy()
-        trial.saved.flush()
+    write_rows(trial.saved, places[fell], kept[fell])
     wanted = fell.nonzero().flatten()[: EXAMPLES - len(trial.outcomes.images)] if len(trial.outcomes.images) < EXAMPLES else ()
     return entry_of(
         fell, logits.argmax(1), -margin(logits, y), stage.threat.distance(x, x_adv).cpu(), found.step.cpu(), found.forwards.cpu() + 1,

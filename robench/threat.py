@@ -41,7 +41,7 @@ class Threat:
     def project(self, x: Tensor, x_adv: Tensor) -> Tensor:
         """The point of the threat nearest to x_adv in the Euclidean norm, (B, C, H, W); x in [0, 1]."""
         if self.norm == "linf":
-            return torch.minimum(torch.maximum(x_adv, x - self.eps), x + self.eps).clamp(0, 1)
+            return x_adv.clamp(x - self.eps, x + self.eps).clamp_(0, 1)
         shrink = shrink_l2 if self.norm == "l2" else shrink_l1
         return (x + shrink(x, x_adv - x, self.eps)).clamp(0, 1)
 

@@ -37,16 +37,16 @@ def show(title: str, columns: Sequence[str], lines: Iterable[Sequence[str]], lef
 
 
 def show_rows(title: str, rows: Sequence[Row]) -> None:
-    """Prints one line a probe and radius: accuracy that is left, its interval, seconds and passes."""
+    """Prints one line a probe and, where there are several, radius: accuracy that is left, its interval, seconds and passes."""
     from robench.cli.measuring import eps_text
 
     found: dict[tuple[str, float], dict[str, Row]] = {}
     for row in rows:
         found.setdefault((row.probe, row.eps), {})[row.metric] = row
+    several = len({row.eps for row in rows if row.norm}) > 1
     lines = [
         (
-            probe,
-            eps_text(eps) if metrics["accuracy"].norm else "",
+            f"{probe}\N{NO-BREAK SPACE}{eps_text(eps)}" if several and metrics["accuracy"].norm else probe,
             percent(metrics["accuracy"].value),
             interval(metrics["accuracy"].low, metrics["accuracy"].high),
             f"{metrics['seconds'].value:.1f}",
@@ -56,7 +56,7 @@ def show_rows(title: str, rows: Sequence[Row]) -> None:
         for (probe, eps), metrics in found.items()
         if "accuracy" in metrics
     ]
-    show(title, ("probe", "eps", "accuracy left %", "95 % interval", "seconds", "forwards", "backwards"), lines)
+    show(title, ("probe", "accuracy left %", "95 % interval", "seconds", "forwards", "backwards"), lines)
 
 
 def percent(value: float) -> str:
@@ -66,7 +66,7 @@ def percent(value: float) -> str:
 
 def interval(low: float, high: float) -> str:
     """An interval of fractions in percent."""
-    return f"{100 * low:.1f} - {100 * high:.1f}"
+    return f"{100 * low:.1f}\N{NO-BREAK SPACE}-\N{NO-BREAK SPACE}{100 * high:.1f}"
 
 
 def live(quiet: bool) -> bool:

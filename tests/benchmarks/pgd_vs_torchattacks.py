@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from robench.attacks.active import frozen
 from robench.attacks.pgd import pgd
 from robench.draws import Draws
+from robench.memory import keep_freed_memory
 from robench.recipes import fraction, from_file
 from robench.threat import Threat
 
@@ -78,6 +79,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    keep_freed_memory()  # as the command line does; torchattacks gains from it, too
     model: nn.Module = from_file(options.model)()
     threat = Threat("linf", options.eps)
     with frozen(model):
