@@ -45,8 +45,8 @@ def from_surrogate(recipe: Recipe, device: str) -> Attack:
     """The transfer attack from the model that `transfer:MODEL` names."""
     surrogate = load(recipe.name.removeprefix(TRANSFER), device=device)
     surrogate.model.eval().requires_grad_(False)
-    table = {recipe.name: partial(transfer, surrogate=surrogate.model)}
-    return resolve(recipe, table, "attack")
+    attack = partial(transfer, surrogate=surrogate.model)
+    return resolve(Recipe("transfer", recipe.weight, recipe.options), {"transfer": attack}, "attack")
 
 
 def plan(chosen: Sequence[tuple[Recipe, Attack]], threats: Sequence[Threat], classes: int, engine: str, precision: str) -> list[Stage]:

@@ -362,8 +362,9 @@ def test_a_transfer_attack_from_itself_is_as_a_white_box_and_from_another_weaker
         asked = [int(s["backwards"]) for s in read(tmp_path / name / "samples.csv")]
         assert set(asked) == {0}
     assert left["own"] < left["other"]
-    words = ["attack", checkpoint, "--attack", f"transfer:{tmp_path}/missing.pt", "--n", 20, "--out", tmp_path / "out"]
-    assert "missing.pt" in refused(*words)
+    for wrong, sentence in (("missing.pt", "missing.pt"), ("zoo.py:net,step=3", "has no option 'step'")):
+        words = ["attack", checkpoint, "--attack", f"transfer:{tmp_path}/{wrong}", "--n", 20, "--out", tmp_path / "out"]
+        assert sentence in refused(*words)
     assert not (tmp_path / "out").exists()
 
 

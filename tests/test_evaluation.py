@@ -372,3 +372,31 @@ def test_attacks_take_channels_last_images_directly(problem, name, norm):
     plain, turned = (attack(p.model, images, p.y, threat, p.draws()) for images in (p.x, x))
     assert torch.equal(plain.fooled, turned.fooled)
     torch.testing.assert_close(plain.x_adv, turned.x_adv, atol=1e-5, rtol=0)
+
+
+class Jittery(nn.Module):
+    """A linear model with noise in its logits."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.g = model, torch.Generator().manual_seed(0)
+
+    def forward(self, x):
+        logits = self.model(x)
+        return logits + 0.3 * torch.randn(logits.shape, generator=self.g)
+
+
+@pytest.mark.parametrize("engine", ["robench", "reference"])
+def test_the_rand_version_averages_gradients_and_takes_randomness_as_it_is(problem, engine):
+    p = problem("linear", n=20, shape=(1, 6, 6))
+    distances = p.distances("linf")
+    found = evaluate(Jittery(p.model), p.x, p.y, suite=RAND, eps=float(distances.max()) * 2, examine=True, engine=engine)
+    assert value(found, "apgd-dlr") < 0.3
+    checks = {check.name: check for check in found.checks}
+    assert checks["randomised"].value > 1e-4
+    assert not checks["randomised"].raised
+    plain = evaluate(Jittery(p.model), p.x, p.y, suite=[parse("fgsm")], eps=0.01, examine=True)
+    assert {check.name for check in plain.checks if check.raised} >= {"randomised"}
+
+
+RAND = [parse("apgd-ce,eot=4,steps=8"), parse("apgd-dlr,eot=4,steps=8")]

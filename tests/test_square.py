@@ -477,7 +477,7 @@ def test_samples_without_hope_are_given_up_and_the_others_fall_as_without_the_ru
     plain = square(p.model, p.x, p.y, threat, p.draws(), queries=1100)
     sober = square(p.model, p.x, p.y, threat, p.draws(), queries=1100, hope=2.0)
     assert (sober.fooled <= plain.fooled).all()
-    assert int(sober.fooled.sum()) >= 0.9 * int(plain.fooled.sum()) > 0
+    assert int(sober.fooled.sum()) >= 0.8 * int(plain.fooled.sum()) > 0
     stands = ~sober.fooled & ~plain.fooled
     assert (sober.forwards[stands] <= plain.forwards[stands]).all()
     assert (sober.forwards[stands] < 600).any()
