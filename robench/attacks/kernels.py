@@ -7,6 +7,7 @@ Its first call with `compiled` costs seconds (the compiler's cache on the disk m
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -49,6 +50,7 @@ def kernel(function: F) -> F:
 
 def cannot_compile() -> str:
     """Why kernels cannot be compiled here, in a sentence; empty where they can. Tries one."""
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of a missing CUDA, which nobody asked for
     try:
         torch.compile(lambda x: x * 2 + 1)(torch.ones(4))
     except Exception as error:  # whatever the compiler's tool chain lacks

@@ -12,7 +12,7 @@ from robench.cli import options as o
 def attack(
     model: o.Model,
     recipe: Annotated[
-        str, typer.Option("--attack", help="NAME[,option=value,...] or file.py:function: see 'robench list attacks'.")
+        str, typer.Option("--attack", help="NAME[,option=value,...], transfer:OTHER.pt or file.py:function: see 'robench list attacks'.")
     ] = "pgd-20",
     data: o.Data = None,
     data_dir: o.DataDir = None,
