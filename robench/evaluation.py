@@ -159,15 +159,15 @@ def evaluate(
         chosen = resolved(suite, norm, engine, device)
         stages = plan(chosen, [Threat(norm, e) for e in radii], classes, engine, precision)
         outcomes = nothing_known(ids, y, stages, classes)
-        batch = batch_size if engine == "reference" else 0  # the reference's verdicts depend on it
-        what = header(model, x, y, ids, about, stages, until, batch) if folder else {}
+        batch = batch_size if engine == "reference" else None  # only the reference's verdicts depend on it
+        what = header(model, x, y, ids, about, stages, until=until, saved=save is not None, batch_size=batch) if folder else {}
         journal = in_turn(world, folder, what, resume)
         with journal.kept():
             for entry in journal.entries:
                 if "stage" in entry:
                     outcomes.add(entry)
             cheap, notes = quicker(model, pixels(x, torch.arange(min(EXAMINED, len(x))), device), precision, engine, prepare)
-            saved = opened(save, x, resume, world)
+            saved = opened(save, x, journal, world)
             trial = Trial(model, cheap, x, outcomes, journal, world, seed, batch_size, device, precision, track, saved)
             checks = [trained, *(examined(trial, ids) if examine else [])]
             order = torch.arange(len(x)) if until is None else shuffled(len(x), seed)
@@ -228,9 +228,11 @@ def in_turn(world: World, folder: Path | None, about: dict[str, Any], resume: bo
     return journal
 
 
-def opened(save: Path | None, x: Tensor, resume: bool, world: World) -> Path | None:
-    """The file of adversarial images, (N, C, H, W) float32 in .npy format, made if need be."""
-    if save is not None and world.rank == 0 and not (resume and save.exists()):
+def opened(save: Path | None, x: Tensor, journal: Journal, world: World) -> Path | None:
+    """The file of adversarial images, (N, C, H, W) float32 in .npy format; made anew unless the run goes on. InputError if it is gone."""
+    if save is not None and journal.entries and not save.exists():
+        raise InputError(f"the run cannot go on: {save} is gone, and with it what was saved; start anew in another folder")
+    if save is not None and world.rank == 0 and not journal.entries:
         np.lib.format.open_memmap(save, "w+", np.float32, tuple(x.shape)).flush()
     world.agree(0)
     return save

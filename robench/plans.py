@@ -15,7 +15,7 @@ from robench.attacks.transfer import transfer
 from robench.models import load
 from robench.models.checkpoint import fingerprint
 from robench.outcomes import Attack, Stage
-from robench.recipes import Recipe, lookup, resolve, setting
+from robench.recipes import Recipe, lookup, options_of, resolve, setting
 from robench.rows import Row
 from robench.suites import recipes
 from robench.threat import Threat
@@ -72,14 +72,28 @@ def changes(chosen: Sequence[tuple[Recipe, Attack]], classes: int, engine: str) 
 
 
 def header(
-    model: nn.Module, x: Tensor, y: Tensor, ids: Tensor, about: Row, stages: Sequence[Stage], until: float | None, batch: int
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    ids: Tensor,
+    about: Row,
+    stages: Sequence[Stage],
+    *,
+    until: float | None,
+    saved: bool,
+    batch_size: int | None,
 ) -> dict[str, Any]:
-    """What a run is, for its journal: a run with another header cannot go on with its state."""
+    """What a run is, for its journal: a run with another header cannot go on with its state.
+
+    batch_size  None where verdicts do not depend on it
+    """
+    options = [value for stage in stages if stage.attack is not None for value in options_of(stage.attack).values()]
     digest = hashlib.sha256()
     for part in (*x.split(1000), y, ids):
         digest.update(part.cpu().contiguous().numpy().tobytes())
     return {
         "robench": version("robench"), "checkpoint": about.checkpoint, "weights": fingerprint(model.state_dict()),
-        "images": digest.hexdigest(), "seed": about.seed, "until": until, "norm": about.norm,
-        "suite": [[stage.probe, stage.setting, stage.threat.eps] for stage in stages], **({"batch_size": batch} if batch else {}),
+        "surrogates": [fingerprint(value.state_dict()) for value in options if isinstance(value, nn.Module)],
+        "images": digest.hexdigest(), "seed": about.seed, "until": until, "norm": about.norm, "saved": saved, "batch_size": batch_size,
+        "suite": [[stage.probe, stage.setting, stage.threat.eps] for stage in stages],
     }  # fmt: skip

@@ -18,7 +18,7 @@ SUITES_L1: dict[str, tuple[str, ...]] = {  # suites that are different in l1
 ABOUT = {
     "smoke": "a quick look: FGSM, then PGD-10; says nothing about robustness",
     "pgd": "PGD with cross-entropy and margin losses and restarts; check what it says with autoattack",
-    "fast": "an upper bound on robust accuracy in a tenth of AutoAttack's time; never to be called AutoAttack",
+    "fast": "an upper bound on robust accuracy for a fraction of AutoAttack's work; never to be called AutoAttack",
     "autoattack": "AutoAttack, standard version (Croce & Hein 2020, 2003.01690; l1: 2103.01208)",
     "autoattack-plus": "AutoAttack, plus version: more restarts, untargeted FAB and APGD-DLR as well",
     "autoattack-rand": "AutoAttack, rand version for randomised defences: gradients averaged over 20 passes",

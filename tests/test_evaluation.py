@@ -400,3 +400,19 @@ def test_the_rand_version_averages_gradients_and_takes_randomness_as_it_is(probl
 
 
 RAND = [parse("apgd-ce,eot=4,steps=8"), parse("apgd-dlr,eot=4,steps=8")]
+
+
+def test_a_transfer_run_is_not_taken_up_with_another_surrogate(problem, monkeypatch, tmp_path):
+    from robench import plans
+    from robench.models import Loaded
+
+    p = problem("linear", n=20)
+    words = {"suite": [parse("transfer:other.pt,steps=3")], "eps": 0.01, "folder": tmp_path}
+    for seed, resume in ((1, False), (1, True)):
+        surrogate = Loaded(problem("linear", seed=seed).model, "other.pt", "", {}, ())
+        monkeypatch.setattr(plans, "load", lambda *_, found=surrogate, **__: found)
+        evaluate(p.model, p.x, p.y, resume=resume, **words)
+    surrogate = Loaded(problem("linear", seed=2).model, "other.pt", "", {}, ())
+    monkeypatch.setattr(plans, "load", lambda *_, **__: surrogate)
+    with pytest.raises(InputError, match="its surrogates is"):
+        evaluate(p.model, p.x, p.y, resume=True, **words)

@@ -106,7 +106,14 @@ def test_a_killed_run_is_not_overwritten_and_not_taken_up_by_another(images, tmp
     out = tmp_path / "out"
     kill_after(command(images, out), out / "state-0.jsonl", 4)
     before = (out / "state-0.jsonl").read_bytes()
-    for words, sentence in ((command(images, out), "pass --resume"), (command(images, out, "--resume", "--seed", "1"), "its seed is 0")):
+    unsaved = [word for word in command(images, out, "--resume") if word != "--save"]
+    (out / "x_adv.npy").rename(tmp_path / "x_adv.npy")
+    for words, sentence in (
+        (command(images, out), "pass --resume"),
+        (command(images, out, "--resume", "--seed", "1"), "its seed is 0"),
+        (unsaved, "its saved is true"),
+        (command(images, out, "--resume"), "x_adv.npy is gone"),
+    ):
         process = subprocess.run(words, check=False, env=QUIET_CPU, stderr=subprocess.PIPE, text=True)
         assert process.returncode == 2
         assert sentence in process.stderr

@@ -21,14 +21,13 @@ from robench.attacks import fab_fused
 from robench.attacks.active import Search
 from robench.attacks.kernels import COMPILED
 from robench.attacks.options import positive, whole
-from robench.attacks.planes import project
+from robench.attacks.planes import LEAST, project
 from robench.draws import Draws
 from robench.errors import InputError
 from robench.threat import Threat, per_sample, size
 from robench.types import Found
 
 DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
-LEAST = 1e-8  # of the two distances that share the step between the iterate and the original
 Plane = tuple[Tensor, Tensor]  # f (R,) and w (R, C, H, W): the boundary near x_adv is {u : f + <w, u - x_adv> = 0}
 Step = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 

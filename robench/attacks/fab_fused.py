@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from robench.attacks.kernels import kernel
-from robench.attacks.planes import MOST_ROUNDS, ROUNDS, TINY
+from robench.attacks.planes import LEAST, MOST_ROUNDS, ROUNDS, TINY
 
 Levels = tuple[Tensor, Tensor]  # (R,) each: how far the coordinates move, for the iterate and for the original
-LEAST = 1e-8  # of the two distances that share the step
 
 
 def stepped(norm: str, x: Tensor, x_adv: Tensor, f: Tensor, w: Tensor, alpha_max: float, eta: float, look: bool) -> Tensor:

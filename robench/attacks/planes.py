@@ -15,6 +15,7 @@ ROUNDS = 10  # of Newton's method where the host does not look; on networks 6 we
 MOST_ROUNDS = 100  # where it does
 FEW = 256  # so many coordinates usually suffice for l1; they are found faster than all are sorted
 TINY = 1e-30
+LEAST = 1e-8  # of the two distances that share FAB's step between the iterate and the original
 
 
 def project(norm: str, t: Tensor, w: Tensor, c: Tensor, look: bool) -> tuple[Tensor, Tensor]:

@@ -89,10 +89,6 @@ Shuffle = Annotated[bool, typer.Option("--shuffle", help="Draw the N images with
 Indices = Annotated[Path | None, typer.Option("--indices", help="File with the indices of the images to take, one a line.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of every random number.")]
 Norm = Annotated[str | None, typer.Option("--norm", help="linf, l2 or l1. Default: that of the checkpoint, else linf.")]
-Eps = Annotated[
-    float | None,
-    typer.Option("--eps", parser=eps_of, metavar="EPS", help="Radius, such as 8/255. Default: that of the checkpoint, else 8/255."),
-]
 Radius = Annotated[
     Radii | None,
     typer.Option(
