@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robench.attacks.active import Search, padded
+from robench.attacks.active import Search
 from robench.attacks.fgsm import fgsm
 from robench.attacks.losses import at, ce, dlr, margin
 from robench.attacks.noise import noise
 from robench.attacks.pgd import climb, pgd
+from robench.calls import padded
 from robench.draws import Draws
 from robench.rows import Check, wilson
 from robench.threat import Threat

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from robench import diagnostics
-from robench.attacks.active import frozen, padded
 from robench.attacks.kernels import compiled as compiled_kernels
 from robench.attacks.losses import margin
+from robench.calls import frozen, padded
 from robench.draws import Draws
 from robench.errors import InputError
 from robench.journal import Journal

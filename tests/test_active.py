@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from robench.attacks.active import LEAST_ROWS, Search, frozen
+from robench.attacks.active import Search
 from robench.attacks.losses import ce
 from robench.attacks.pgd import pgd
+from robench.calls import LEAST_ROWS, frozen
 from robench.threat import Threat
 
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from robench.attacks.active import LEAST_ROWS, Search
+from robench.attacks.active import Search
 from robench.attacks.apgd import apgd, apgd_t, begun, checked, drawn_in, gradient, l2_step, linf_step, random_start, ranked, run, windows
 from robench.attacks.kernels import cannot_compile, compiled
 from robench.attacks.losses import fitting, loss_of
+from robench.calls import LEAST_ROWS
 from robench.draws import Draws
 from robench.errors import InputError
 from robench.threat import NORMS, Threat

@@ -6,7 +6,7 @@ from torch import nn
 from torch.autograd import grad as taken_aside  # as a model's file would, before any watch
 
 from robench import diagnostics
-from robench.attacks.active import frozen
+from robench.calls import frozen
 from robench.data import load as load_images
 from robench.diagnostics import examine, watched
 from robench.draws import Draws

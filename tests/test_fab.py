@@ -8,9 +8,9 @@ from pyautoattack.fab_pt import FABAttack_PT
 from torch import nn
 
 from robench.attacks import fab_fused, kernels
-from robench.attacks.active import frozen
 from robench.attacks.fab import fab, fab_t, stepped
 from robench.attacks.kernels import cannot_compile, compiled
+from robench.calls import frozen
 from robench.draws import Draws
 from robench.errors import InputError
 from robench.threat import Threat

@@ -9,11 +9,25 @@ import robench
 
 ROOT = Path(robench.__file__).parent
 LAYERS = {
-    "words": ("errors", "types", "draws", "threat", "rows", "recipes", "schedules", "writing", "statistics", "journal", "memory"),
-    "maths": ("attacks", "objectives"),
-    "things": ("models", "data", "report"),
-    "loops": ("suites", "presets", "shards", "diagnostics", "outcomes", "plans", "summary", "evaluation", "training"),
-    "shell": ("cli", "__main__", "__init__"),
+    "words": [
+        "errors",
+        "types",
+        "draws",
+        "threat",
+        "rows",
+        "recipes",
+        "schedules",
+        "writing",
+        "statistics",
+        "journal",
+        "memory",
+        "calls",
+        "options",
+    ],
+    "maths": ["attacks", "objectives"],
+    "things": ["models", "data", "report"],
+    "loops": ["suites", "presets", "shards", "diagnostics", "outcomes", "plans", "summary", "evaluation", "training"],
+    "shell": ["cli", "__main__", "__init__"],
 }
 HOMES = {
     "torchvision": ("models", "data"),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from robench.attacks.active import frozen
+from robench.calls import frozen
 from robench.errors import InputError
 from robench.models import passes
 from robench.models.passes import StandIn, arithmetic, cheaper, compiled, fitting_batch, folded, gradient, in_channels_last

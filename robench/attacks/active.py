@@ -1,54 +1,19 @@
-"""The one helper of all native attacks: the active set, padded model calls, pass counting and the record of what was found."""
+"""The one helper of all native attacks: the active set, pass counting and the record of what was found."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
+from robench.calls import LEAST_ROWS, derivative, padded
 from robench.threat import Threat, per_sample
 from robench.types import Found
 
-LEAST_ROWS = 16  # a smaller batch is padded: logits differ in the last bits between batches of 1, 7 and 50
 REPACK = 8  # the working rows are packed anew once an eighth of them has fallen: each new batch size costs set-up time
 ROUND = 4  # a pass that leaves rows out has a multiple of so many: each new batch size costs set-up time
 PATIENCE = 8  # off the CPU, the host asks the device how many stand only after so many model calls
-
-
-@contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """Puts the model into eval mode with frozen parameters; each module's mode and each parameter's flag come back at the end."""
-    modes = [(module, module.training) for module in model.modules()]
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        model.eval().requires_grad_(False)
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
-
-
-def padded(model: nn.Module, x: Tensor) -> Tensor:
-    """The model's logits at x, (R, K), from a call with at least LEAST_ROWS rows: the first row fills up."""
-    missing = LEAST_ROWS - len(x)
-    filled = torch.cat((x, x[:1].expand(missing, *x.shape[1:]))) if missing > 0 else x
-    logits: Tensor = model(filled)
-    return logits[: len(x)]
-
-
-def derivative(total: Tensor, leaf: Tensor, again: bool = False) -> Tensor:
-    """The gradient of `total` at the leaf, (R, C, H, W), entries that are not finite as 0; all 0 where the model has cut the graph.
-
-    again  keep the graph for another backward pass
-    """
-    if not total.requires_grad:
-        return torch.zeros_like(leaf)
-    (grad,) = torch.autograd.grad(total, leaf, retain_graph=again, allow_unused=True)
-    return torch.zeros_like(leaf) if grad is None else grad.nan_to_num(0.0, 0.0, 0.0)
 
 
 class Search:

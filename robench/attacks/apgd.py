@@ -16,9 +16,10 @@ from robench.attacks.active import Search
 from robench.attacks.apgd_l1 import FIRST_SHARE, check_period, moved_subpixels, resized, sparse_step, stages
 from robench.attacks.kernels import kernel
 from robench.attacks.losses import fitted
-from robench.attacks.options import chosen_target, is_targeted, positive, switch, whole
+from robench.attacks.targets import chosen_target, is_targeted
 from robench.draws import Draws
 from robench.errors import InputError
+from robench.options import positive, switch, whole
 from robench.threat import Threat, per_sample, size
 from robench.types import Found
 

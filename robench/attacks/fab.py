@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from robench.attacks import fab_fused
 from robench.attacks.active import Search
 from robench.attacks.kernels import COMPILED
-from robench.attacks.options import positive, whole
 from robench.attacks.planes import LEAST, project
 from robench.draws import Draws
 from robench.errors import InputError
+from robench.options import positive, whole
 from robench.threat import Threat, per_sample, size
 from robench.types import Found
 

@@ -13,8 +13,8 @@ from robench.attacks.active import Search
 from robench.attacks.apgd import climber
 from robench.attacks.fab import DUAL
 from robench.attacks.losses import at, fitted
-from robench.attacks.options import positive, whole
 from robench.draws import Draws
+from robench.options import positive, whole
 from robench.threat import Threat, size
 from robench.types import Found
 

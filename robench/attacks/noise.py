@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from robench.attacks.active import Search
-from robench.attacks.options import whole
 from robench.draws import Draws
+from robench.options import whole
 from robench.threat import Threat
 from robench.types import Found
 

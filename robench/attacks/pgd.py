@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from robench.attacks.active import Search
 from robench.attacks.losses import loss_of
-from robench.attacks.options import chosen_target, is_targeted, positive, switch, whole
+from robench.attacks.targets import chosen_target, is_targeted
 from robench.draws import Draws
 from robench.errors import InputError
+from robench.options import positive, switch, whole
 from robench.threat import Threat
 from robench.types import Found
 

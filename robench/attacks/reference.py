@@ -26,10 +26,10 @@ from pyautoattack.fab_pt import FABAttack_PT
 from pyautoattack.square import SquareAttack
 from torch import Tensor, nn
 
-from robench.attacks.active import frozen
-from robench.attacks.options import switch, whole
+from robench.calls import frozen
 from robench.draws import Draws
 from robench.errors import InputError
+from robench.options import switch, whole
 from robench.threat import Threat
 from robench.types import Found
 

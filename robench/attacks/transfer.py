@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from robench.attacks.active import Search, padded
+from robench.attacks.active import Search
 from robench.attacks.losses import loss_of
-from robench.attacks.options import positive, whole
+from robench.calls import padded
 from robench.draws import Draws
 from robench.errors import InputError
+from robench.options import number, positive, whole
 from robench.threat import Threat, per_sample
 from robench.types import Found
 
@@ -44,7 +44,7 @@ def transfer(
     decay      share of the push that is kept from step to step; 0 leaves plain iterative steps
     loss       ce, margin or dlr
     """
-    objective, keep = loss_of(loss, targeted=False), not_negative("decay", decay)
+    objective, keep = loss_of(loss, targeted=False), number("decay", decay)
     _ = whole("steps", steps)
     length = 2 * threat.eps / steps if step_size is None else positive("step_size", step_size)
     search = Search(model, x, y, threat)
@@ -88,10 +88,3 @@ def slope(surrogate: nn.Module, x_adv: Tensor, y: Tensor, objective: Callable[..
             raise InputError("the surrogate gives no gradient with respect to its input: choose a differentiable one")
         (grad,) = torch.autograd.grad(objective(logits, y).sum(), leaf)
     return grad.nan_to_num(0.0, 0.0, 0.0)
-
-
-def not_negative(name: str, value: object) -> float:
-    """The value as a float, if it is a finite number of at least 0."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        raise InputError(f"{name} must be a finite number of at least 0, not {value!r}")
-    return float(value)

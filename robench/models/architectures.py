@@ -10,9 +10,10 @@ from torch import nn
 
 from robench.errors import InputError
 from robench.models.foreign import from_code, from_timm, from_torchvision
-from robench.models.layers import ACTIVATIONS, Shape, normalised, whole
+from robench.models.layers import ACTIVATIONS, Shape, normalised
 from robench.models.resnet import cifar_resnet, preact_resnet18, resnet18, wide_resnet
 from robench.models.small import cnn, lenet, mlp, smallcnn, two_conv
+from robench.options import whole
 from robench.recipes import Recipe, lookup, parse, resolve
 
 

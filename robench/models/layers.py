@@ -57,13 +57,6 @@ def active(act: Act, dropout: float) -> nn.Module:
     return nn.Sequential(act(), nn.Dropout(dropout)) if dropout else act()
 
 
-def whole(name: str, value: int) -> int:
-    """`value`, if it is a whole number of at least 1; InputError else."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"{name} must be a whole number of at least 1, not {value!r}")
-    return value
-
-
 def at_least(side: int, shape: Shape, name: str) -> None:
     """InputError where the images are smaller than the network's strides allow."""
     if min(shape[1:]) < side:

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robench.attacks.active import frozen
+from robench.calls import frozen
 from robench.draws import Draws
 from robench.objectives.standard import cross_entropy
-from robench.objectives.terms import Objective, number, whole
+from robench.objectives.terms import Objective
+from robench.options import number, whole
 from robench.threat import Threat
 
 

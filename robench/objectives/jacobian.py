@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from robench.draws import Draws
 from robench.errors import InputError
 from robench.objectives.gradients import Field, class_gradients, field_of, square
-from robench.objectives.terms import whole
+from robench.options import whole
 from robench.recipes import lookup
 from robench.types import Batch
 

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from robench.draws import Draws
 from robench.errors import InputError
 from robench.objectives.gradients import Field, class_gradient, class_gradients, field_of, square, square_fd, vjp
-from robench.objectives.terms import number, whole
+from robench.options import number, whole
 from robench.recipes import lookup
 from robench.types import Batch
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeAlias
 
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from robench.draws import Draws
 from robench.errors import InputError
+from robench.options import number
 from robench.threat import Threat
 from robench.types import Batch
 
@@ -58,18 +58,3 @@ def scalar(name: str, value: object) -> Tensor:
         return value
     found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
     raise InputError(f"regulariser {name!r} must return a scalar tensor, not {found}: average it over the batch")
-
-
-def number(name: str, value: object, least: float = 0.0, most: float = math.inf) -> float:
-    """The value, if it is a finite number in [least, most]; InputError otherwise."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= most and math.isfinite(value):
-        return value
-    bound = f" and at most {most:g}" if math.isfinite(most) else ""
-    raise InputError(f"{name} must be a finite number of at least {least:g}{bound}, not {value}")
-
-
-def whole(name: str, value: object) -> int:
-    """The value, if it is a whole number of at least 1; InputError otherwise."""
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
-        return value
-    raise InputError(f"{name} must be a whole number of at least 1, not {value}")

@@ -21,7 +21,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from robench.attacks.active import frozen
+from robench.calls import frozen
 from robench.models.passes import StandIn, arithmetic, fitting_batch, folded, gradient, in_channels_last
 from robench.recipes import from_file
 

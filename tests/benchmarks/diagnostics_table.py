@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 
-from robench.attacks.active import frozen
 from robench.attacks.fgsm import fgsm
 from robench.attacks.noise import noise
 from robench.attacks.pgd import pgd
+from robench.calls import frozen
 from robench.data import load as load_images
 from robench.diagnostics import STEPS, TRIES, examine
 from robench.draws import Draws

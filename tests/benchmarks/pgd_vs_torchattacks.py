@@ -20,8 +20,8 @@ import torch.nn.functional as F
 import torchattacks
 from torch import Tensor, nn
 
-from robench.attacks.active import frozen
 from robench.attacks.pgd import pgd
+from robench.calls import frozen
 from robench.draws import Draws
 from robench.memory import keep_freed_memory
 from robench.recipes import fraction, from_file

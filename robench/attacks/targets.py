@@ -1,8 +1,7 @@
-"""Checks of the options a user writes in a recipe, and the choice of targets; what is wrong is an InputError."""
+"""The choice of the class that a targeted attack is to reach; a wrong one is an InputError."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -11,27 +10,6 @@ from torch import Tensor
 from robench.draws import Draws
 from robench.errors import InputError
 from robench.recipes import did_you_mean, lookup
-
-
-def whole(name: str, value: object, least: int = 1) -> int:
-    """The value, if it is a whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"{name} must be a whole number of at least {least}, not {value!r}")
-    return value
-
-
-def positive(name: str, value: object) -> float:
-    """The value as a float, if it is a finite number above 0."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise InputError(f"{name} must be a finite number above 0, not {value!r}")
-    return float(value)
-
-
-def switch(name: str, value: object) -> bool:
-    """The value, if it is true or false."""
-    if not isinstance(value, bool):
-        raise InputError(f"{name} must be true or false, not {value!r}")
-    return value
 
 
 def is_targeted(target: object) -> bool:
