@@ -1,0 +1,149 @@
+"""Lenses and motion: defocus, Gaussian, zoom and motion blur (Hendrycks & Dietterich, ICLR 2019, 1903.12261, and their code).
+
+Sums run tap by tap in float64, in one fixed order: an image is the same to the bit in every batch and, but for the last bit of a
+few powers and sines, on every device.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robench.corruptions.levels import graded
+from robench.draws import Draws
+
+NEGLIGIBLE = 6.5  # standard deviations beyond which the weights of motion blur, under 1e-9 of the largest, are left out
+
+
+@graded(cifar=((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)), imagenet=((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)))
+def defocus_blur(x: Tensor, lens: tuple[float, float], _draws: Draws) -> Tensor:
+    """Images seen through a round opening of the severity's radius in pixels, its edge smoothed; mirrored at the border."""
+    kernel = disk(*lens)
+    reach = len(kernel) // 2
+    wide = x[:, :, mirrored(x.shape[2], reach)][:, :, :, mirrored(x.shape[3], reach)]
+    total = torch.zeros_like(x)
+    for down, right in kernel.nonzero().tolist():
+        total += wide[:, :, down : down + x.shape[2], right : right + x.shape[3]] * float(kernel[down, right])
+    return total
+
+
+@graded(cifar=(0.4, 0.6, 0.7, 0.8, 1), imagenet=(1, 2, 3, 4, 6))
+def gaussian_blur(x: Tensor, deviation: float, _draws: Draws) -> Tensor:
+    """Images smoothed by a Gaussian of the severity's deviation in pixels, cut at 4 deviations; the border goes on outside."""
+    return smoothed(smoothed(x, deviation, 2), deviation, 3)
+
+
+@graded(
+    cifar=[np.arange(1, end, 0.01).tolist() for end in (1.06, 1.11, 1.16, 1.21, 1.26)],
+    imagenet=[np.arange(1, end, step).tolist() for end, step in ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03))],
+)
+def zoom_blur(x: Tensor, factors: list[float], _draws: Draws) -> Tensor:
+    """The mean of the image and its centre at the severity's zooms, linear in between: as of a camera that moves towards the scene.
+
+    Taken in float32 as the published generator does, which decides what is cut off to the level below.
+    """
+    total = torch.zeros_like(x, dtype=torch.float32)
+    for factor in factors:
+        down, right = zoom(x.shape[2], factor).to(x.device), zoom(x.shape[3], factor).to(x.device)
+        total += (down @ x.to(torch.float32).to(torch.float64) @ right.T).to(torch.float32)
+    return (x.to(torch.float32) + total) / (len(factors) + 1)
+
+
+@graded(
+    cifar=((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)),
+    imagenet=((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)),
+)
+def motion_blur(x: Tensor, exposure: tuple[int, float], draws: Draws) -> Tensor:
+    """Images smeared to one side along a line, at an angle that each image draws between -45 and 45 degrees.
+
+    ImageMagick, which the published generator asks, rounds to 16 bits first: what is next to a whole grey level is not cut off below it.
+    """
+    radius, deviation = exposure
+    angle = draws.uniform(()).to(x) * 90 - 45
+    fine = (smeared((x * 255).round(), radius, deviation, angle) * 257 + 0.5).floor()
+    return (fine / 257).floor() / 255
+
+
+def smeared(x: Tensor, radius: int, deviation: float, angle: Tensor) -> Tensor:
+    """Images (B, C, H, W) under ImageMagick's motion blur: one-sided Gaussian weights along a line, the border going on outside.
+
+    radius, deviation  2 radius + 1 taps, a pixel apart, with the weights of a Gaussian of that deviation        angle  (B,), degrees
+    """
+    weights = gaussian(range(2 * radius + 1), deviation)
+    height, width = x.shape[2:]
+    turn, flat = torch.deg2rad(angle.to(torch.float64))[:, None], x.flatten(2)
+    total = torch.zeros_like(flat)
+    for tap in range(min(len(weights), math.ceil(NEGLIGIBLE * deviation))):
+        right, down = (tap * turn.cos() - 0.5).ceil().long(), (tap * turn.sin() - 0.5).ceil().long()
+        columns = (torch.arange(width, device=x.device) + right).clamp(0, width - 1)
+        rows = (torch.arange(height, device=x.device) + down).clamp(0, height - 1)
+        place = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)
+        total += flat.gather(2, place[:, None].expand_as(flat)) * weights[tap]
+    return total.view_as(x)
+
+
+def smoothed(x: Tensor, deviation: float, dim: int) -> Tensor:
+    """Images under a Gaussian along one axis, cut at 4 deviations; the outermost taps are added first."""
+    reach, size = int(4 * deviation + 0.5), x.shape[dim]
+    weights = gaussian(range(-reach, reach + 1), deviation)[reach:]
+    wide = x.index_select(dim, torch.arange(-reach, size + reach, device=x.device).clamp(0, size - 1))
+    total = x * weights[0]
+    for tap in range(reach, 0, -1):
+        total += (wide.narrow(dim, reach - tap, size) + wide.narrow(dim, reach + tap, size)) * weights[tap]
+    return total
+
+
+def gaussian(places: range, deviation: float) -> list[float]:
+    """Gaussian weights at whole places, with sum 1; by numpy, whose last bits decide what is cut off where an image is flat."""
+    weights = np.exp(-0.5 / (deviation * deviation) * np.asarray(places) ** 2)
+    return [float(weight) for weight in weights / weights.sum()]
+
+
+def disk(radius: float, deviation: float) -> Tensor:
+    """A disk with a smoothed edge, (L, L) float64 values of float32 accuracy: 17 pixels wide up to radius 8, above that just wide enough.
+
+    The pixels whose centre is at most `radius` from the middle, with sum 1, under a Gaussian of 3 taps (5 above radius 8), mirrored at
+    the border. Each step is rounded to float32 as by OpenCV: whether the sum is a little above or below 1 shows in flat parts.
+    """
+    reach, taps = (8, 1) if radius <= 8 else (int(radius), 2)
+    side = torch.arange(-reach, reach + 1)
+    flat = (side[:, None] ** 2 + side**2 <= radius**2).to(torch.float32)
+    weights = torch.tensor(gaussian(range(-taps, taps + 1), deviation), dtype=torch.float32)[taps:].tolist()
+    return softened(softened(flat / flat.sum(), weights).T, weights).T.to(torch.float64)
+
+
+def softened(kernel: Tensor, weights: list[float]) -> Tensor:
+    """A square kernel (L, L) float32 under the weights of the middle tap and of those beside it, along its rows, mirrored at the border."""
+    size, taps = len(kernel), len(weights) - 1
+    wide = kernel[:, mirrored(size, taps)]
+    total = kernel * weights[0]
+    for tap in range(1, taps + 1):
+        pair = wide[:, taps - tap :][:, :size] + wide[:, taps + tap :][:, :size]
+        total = (pair.to(torch.float64) * weights[tap] + total).to(torch.float32)
+    return total
+
+
+def mirrored(size: int, reach: int) -> Tensor:
+    """The places 0..size-1 with `reach` more on each side, mirrored at the outermost pixels, which are not repeated, (size + 2 reach,)."""
+    period = 2 * (size - 1)
+    place = torch.arange(-reach, size + reach).abs() % period
+    return torch.minimum(place, period - place)
+
+
+def zoom(size: int, factor: float) -> Tensor:
+    """The weights, (size, size) float64, of old pixels in the middle part of an axis that is stretched by `factor`, linear in between.
+
+    ceil(size / factor) pixels from the middle become round(factor times as many), the ends staying ends, and the middle `size` are kept.
+    """
+    part = math.ceil(size / factor)
+    new = round(part * factor)
+    place = torch.arange(new, dtype=torch.float64) * ((part - 1) / (new - 1))
+    place = place[(new - size) // 2 :][:size].clamp(max=part - 1)
+    below = place.floor().clamp(max=part - 2)
+    share = place - below
+    weights = torch.zeros(size, size, dtype=torch.float64)
+    first = (below.long() + (size - part) // 2)[:, None]
+    return weights.scatter_(1, first, (1 - share)[:, None]).scatter_(1, first + 1, share[:, None])
