@@ -1,4 +1,4 @@
-"""Words shared by every module: the shape legend, what an attack found, and a training batch.
+"""Words shared by every module: the shape legend, what an attack found, a training batch, explained images, a level of a probe.
 
 Shape legend, used in all docstrings:
     B  samples in a batch            N  samples in a data set        K  classes
@@ -9,11 +9,17 @@ Shape legend, used in all docstrings:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from robench.draws import Draws
+
+Explain = Callable[[nn.Module, Tensor, Tensor, Draws], Tensor]  # explain(model, x, target, draws) -> maps, options bound
 
 
 @dataclass(frozen=True)
@@ -61,3 +67,55 @@ class Batch:
     draws: Draws
     smoothing: float = 0.0
     teacher: nn.Module | None = None
+
+
+@dataclass(frozen=True)
+class Explained:
+    """B images with their saliency maps, as the scores see them.
+
+    model    in eval mode with frozen parameters                     x        (B, C, H, W)
+    y        (B,): labels                                            target   (B,): the class whose logit is explained
+    logits   (B, K): model(x)                                        draws    random numbers of these samples
+    maps     (B, C, H, W), or (B, 1, H, W) for a method without channels: signed attributions, as the method gives them
+    sizes    (B, c, H, W): |maps|, with the channels put together or not, as the user asked
+    explain  the method that made the maps, to be asked again        masks    (B, H, W) bool, where the object is, or None
+    """
+
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    target: Tensor
+    logits: Tensor
+    maps: Tensor
+    sizes: Tensor
+    explain: Explain
+    draws: Draws
+    masks: Tensor | None = None
+
+    @cached_property
+    def ordered(self) -> Tensor:
+        """The sizes of each image from the smallest to the largest, (B, n) float32; sorted on the CPU by numpy, which is quicker there."""
+        flat = self.sizes.flatten(1)
+        if flat.device.type != "cpu":
+            return flat.sort(1).values
+        return torch.from_numpy(np.sort(flat.numpy(), axis=1))
+
+
+@dataclass(frozen=True)
+class Level:
+    """What one level of a probe, such as t=0.002, did to B samples.
+
+    setting    the level as key=value words                           repeat    which of several draws, from 0
+    x          (B, C, H, W): the changed images; where several were tried, the first that fooled, else the last
+    fooled     (B,) bool: another label than y, with finite logits
+    share      (B,) float: share of the subpixels (noise) or pixels (occlusion) of x that were chosen to be changed
+    forwards   (B,) int64: forward passes spent on the sample          backwards  (B,) int64
+    """
+
+    setting: str
+    repeat: int
+    x: Tensor
+    fooled: Tensor
+    share: Tensor
+    forwards: Tensor
+    backwards: Tensor

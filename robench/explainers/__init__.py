@@ -1,0 +1,49 @@
+"""Explainers: explain(model, x, target, draws, *, options) -> maps; EXPLAINERS at the foot is the list. Captum lives here.
+
+The contract. The caller has put the model into eval mode with frozen parameters (`calls.frozen`) and, for methods that work on modules, has
+asked `prepared` for a model that they can treat. x (B, C, H, W) in [0, 1], target (B,) the class whose logit is explained. The maps,
+(B, C, H, W) or (B, 1, H, W), are signed, detached, and a pure function of the image and `draws`: no map depends on the batch. No model call has
+more than max(B, 64) rows (DeepLift: twice as many), so the caller bounds the memory by the number of images. Options are keyword-only with
+plain defaults, and a wrong one is an InputError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from robench.explainers.gradients import (
+    gradient_shap,
+    input_x_gradient,
+    integrated_gradients,
+    saliency,
+    smoothgrad,
+    smoothgrad_sq,
+    vargrad,
+)  # fmt: skip
+from robench.explainers.hooks import deeplift, guided_backprop
+from robench.explainers.layers import grad_cam, guided_grad_cam
+from robench.explainers.masking import feature_ablation, kernel_shap, occlusion, shapley_sampling
+from robench.explainers.rebuild import prepared
+
+__all__ = ["COMPLETE", "EXPLAINERS", "prepared"]
+
+COMPLETE = ("integrated-gradients", "deeplift", "gradient-shap")  # methods whose maps add up to f(x) - f(baseline), the last one on average
+EXPLAINERS: dict[str, Callable[..., Tensor]] = {
+    "saliency": saliency,
+    "input-x-gradient": input_x_gradient,
+    "integrated-gradients": integrated_gradients,
+    "smoothgrad": smoothgrad,
+    "smoothgrad-sq": smoothgrad_sq,
+    "vargrad": vargrad,
+    "gradient-shap": gradient_shap,
+    "deeplift": deeplift,
+    "guided-backprop": guided_backprop,
+    "grad-cam": grad_cam,
+    "guided-grad-cam": guided_grad_cam,
+    "occlusion": occlusion,
+    "feature-ablation": feature_ablation,
+    "shapley-sampling": shapley_sampling,
+    "kernel-shap": kernel_shap,
+}

@@ -1,0 +1,55 @@
+"""Baselines: the image that stands for "nothing there", from which attributions are counted."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from robench.errors import InputError
+from robench.options import number
+
+WORDS = {"black": 0.0, "grey": 0.5, "white": 1.0}
+MISSING = "baseline=mean needs a model that normalises its input itself, and this one does not: give a number instead"
+
+
+def baseline_of(model: nn.Module, x: Tensor, baseline: float | str) -> Tensor:
+    """The baseline of images x (B, C, H, W), of the same shape, type and device; a tensor of its own.
+
+    baseline  a pixel value in [0, 1]; black, grey or white; or mean: what the model's own normalisation maps to 0, the baseline of
+              those who work on normalised inputs (InputError where the model has none). Black pixels get no attribution from a black
+              baseline, so the choice moves every Gini and belongs to the number.
+    """
+    if baseline == "mean":
+        return torch.zeros_like(x).add_(mean_of(model, x.shape[1]).to(x))
+    value = WORDS.get(baseline, baseline) if isinstance(baseline, str) else baseline
+    if isinstance(value, str):
+        raise InputError(f"unknown baseline {value!r}: choose black, grey, white, mean or a number between 0 and 1")
+    return torch.full_like(x, number("baseline", value, most=1))
+
+
+def mean_of(model: nn.Module, channels: int) -> Tensor:
+    """The mean that the model's first normalisation takes off, (C, 1, 1) or (1, 1, 1).
+
+    A normalisation is a module with one `mean` and one `std` for each channel, or for all: tensors, as in our Normalize, or numbers, as in
+    torchvision's. InputError where there is none, and where its mean is no pixel in [0, 1]: it then works on another scale.
+    """
+    for module in model.modules():
+        mean, std = numbers(getattr(module, "mean", None)), numbers(getattr(module, "std", None))
+        if mean is None or std is None or mean.numel() != std.numel() or mean.numel() not in (1, channels):
+            continue
+        if not bool(((mean >= 0) & (mean <= 1)).all()):
+            raise InputError(
+                f"baseline=mean needs a normalisation of pixels in [0, 1], and this model takes off {mean.tolist()}: give a number instead"
+            )
+        return mean.reshape(-1, 1, 1)
+    raise InputError(MISSING)
+
+
+def numbers(value: object) -> Tensor | None:
+    """The numbers that a module's attribute holds, (n,); None for anything else, such as a method called mean."""
+    if isinstance(value, Tensor):
+        return value.detach().flatten()
+    sequence = value if isinstance(value, (list, tuple)) else (value,)
+    if not sequence or not all(isinstance(entry, (int, float)) for entry in sequence):
+        return None
+    return torch.tensor([float(entry) for entry in sequence if isinstance(entry, (int, float))])

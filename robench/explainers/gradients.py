@@ -1,0 +1,211 @@
+"""Explainers by gradients with respect to the pixels: the plain one, times the image, along a path, and under noise.
+
+Captum makes the maps. We give it our own way to take a gradient (its `gradient_func`): one backward pass of the sum instead of one output
+per row, and zeros where the model has cut the graph, where Captum's raises. Random numbers come from the draws and not from Captum, whose
+sources are global: under the same numbers the maps are equal. Noised images are not clipped to [0, 1], as in Captum and in the papers. A
+gradient that is not finite stays so: the map then says that it is of no use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robench.calls import padded
+from robench.draws import Draws
+from robench.errors import InputError
+from robench.explainers.baselines import WORDS, baseline_of
+from robench.options import number, positive, whole
+
+ROWS = 64  # rows of a model call, where the images are fewer
+
+
+def saliency(model: nn.Module, x: Tensor, target: Tensor, draws: Draws) -> Tensor:  # noqa: ARG001
+    """The gradient of logit[target] by the pixels, (B, C, H, W), signed.
+
+    Simonyan et al. 2013 (1312.6034), who took its size; by Captum. One pass.
+    """
+    return slopes(model, x, target)
+
+
+def input_x_gradient(model: nn.Module, x: Tensor, target: Tensor, draws: Draws) -> Tensor:  # noqa: ARG001
+    """The image times the gradient of logit[target], (B, C, H, W), signed.
+
+    Shrikumar et al. 2016 (1605.01713), by Captum. Black subpixels get nothing. One pass.
+    """
+    from captum.attr import InputXGradient
+
+    return attributed(InputXGradient, model, x, target)
+
+
+def integrated_gradients(
+    model: nn.Module,
+    x: Tensor,
+    target: Tensor,
+    draws: Draws,  # noqa: ARG001
+    *,
+    steps: int = 50,
+    baseline: float | str = 0.0,
+) -> Tensor:
+    """The integrated gradients of logit[target], (B, C, H, W), signed: they add up to f(x) - f(baseline), to the error of the quadrature.
+
+    The difference to the baseline times the mean gradient on the straight way from there: Sundararajan et al. 2017 (1703.01365), by Captum
+    with its default, Gauss-Legendre quadrature.
+
+    steps     gradients on the way; 20 to 300 in the paper, 50 is also Captum's
+    baseline  as in `baselines.baseline_of`
+    """
+    from captum.attr import IntegratedGradients
+
+    count, start = whole("steps", steps), baseline_of(model, x, baseline)
+    # fewer rows than images would be refused with a warning; without a number here, all steps go into one call
+    return attributed(IntegratedGradients, model, x, target, baselines=start, n_steps=count, internal_batch_size=max(len(x), ROWS))
+
+
+def smoothgrad(model: nn.Module, x: Tensor, target: Tensor, draws: Draws, *, samples: int = 25, stdev: float = 0.15) -> Tensor:
+    """The mean gradient of logit[target] under normal noise on the image, (B, C, H, W), signed.
+
+    Smilkov et al. 2017 (1706.03825), who take noise of 10 to 20 % of the range of the image; here of [0, 1].
+
+    samples  noised copies of each image, one pass each
+    stdev    standard deviation of the noise, in pixel units; 0 gives `saliency`
+    """
+    return averaged(noised(model, x, target, draws, samples, stdev), samples)
+
+
+def smoothgrad_sq(model: nn.Module, x: Tensor, target: Tensor, draws: Draws, *, samples: int = 25, stdev: float = 0.15) -> Tensor:
+    """The mean square of the gradient of logit[target] under normal noise on the image, (B, C, H, W), at least 0.
+
+    Hooker et al. 2019 (1806.10758). Squares raise the Gini by construction.
+
+    samples, stdev  as in `smoothgrad`
+    """
+    return averaged((grad.square() for grad in noised(model, x, target, draws, samples, stdev)), samples)
+
+
+def vargrad(model: nn.Module, x: Tensor, target: Tensor, draws: Draws, *, samples: int = 25, stdev: float = 0.15) -> Tensor:
+    """The variance of the gradient of logit[target] under normal noise on the image, (B, C, H, W), at least 0.
+
+    Adebayo et al. 2018 (1810.03307). Divided by the number of samples, as in Captum, but gathered by the updates of Welford 1962:
+    Captum's difference of the mean square and the squared mean loses its digits, and may be below 0, where the variance is small.
+
+    samples  as in `smoothgrad`, at least 2         stdev  as in `smoothgrad`, above 0
+    """
+    whole("samples", samples, 2)
+    mean = spread = torch.zeros_like(x)
+    for count, grad in enumerate(noised(model, x, target, draws, samples, positive("stdev", stdev)), 1):
+        step = grad - mean
+        mean = mean + step / count
+        spread = spread + step * (grad - mean)
+    return spread / samples
+
+
+def gradient_shap(
+    model: nn.Module,
+    x: Tensor,
+    target: Tensor,
+    draws: Draws,
+    *,
+    samples: int = 25,
+    stdev: float = 0.0,
+    baseline: float | str = 0.0,
+) -> Tensor:
+    """The expected gradients of logit[target], (B, C, H, W), signed: on average over the draws they add up to f(x) - f(baseline).
+
+    The mean of (image - baseline) times the gradient at a random point between the two: Lundberg & Lee 2017 (1705.07874), Erion et al.
+    2019 (1906.10670). Equal to Captum's GradientShap under the same random numbers.
+
+    samples   random points for each image, one pass each
+    stdev     standard deviation of normal noise on the image, in pixel units; above 0 the maps add up to f(x + noise) - f(baseline)
+    baseline  as in `baselines.baseline_of`; or uniform: another image of uniform noise for each sample (Sturmfels et al. 2020, Distill)
+    """
+    count, size, start = whole("samples", samples), number("stdev", stdev), starts(model, x, draws, baseline)
+
+    def parts() -> Iterator[Tensor]:
+        for some in packs(x, count):
+            ends, begins = together(some, partial(shifted, x, draws, size)), together(some, start)
+            share = together(some, lambda i: draws.child("coefficient").uniform((1, 1, 1), i).to(x))
+            yield from (slopes(model, torch.lerp(begins, ends, share), target) * (ends - begins)).split(len(x))
+
+    return averaged(parts(), count)
+
+
+def starts(model: nn.Module, x: Tensor, draws: Draws, baseline: float | str) -> Callable[[int], Tensor]:
+    """The baselines (B, C, H, W) of each sample."""
+    if baseline == "uniform":
+        return lambda i: draws.child("baseline").uniform(tuple(x.shape[1:]), i).to(x)
+    if isinstance(baseline, str) and baseline not in WORDS:
+        raise InputError(f"unknown baseline {baseline!r}: choose uniform, black, grey, white, mean or a number between 0 and 1")
+    fixed = baseline_of(model, x, baseline)
+    return lambda _: fixed
+
+
+def noised(model: nn.Module, x: Tensor, target: Tensor, draws: Draws, samples: int, stdev: float) -> Iterator[Tensor]:
+    """The gradients (B, C, H, W) at each of the noised copies of the images."""
+    size = number("stdev", stdev)
+    for some in packs(x, whole("samples", samples)):
+        yield from slopes(model, together(some, partial(shifted, x, draws, size)), target).split(len(x))
+
+
+def shifted(x: Tensor, draws: Draws, stdev: float, i: int) -> Tensor:
+    """The images with the noise of sample i."""
+    return torch.add(x, draws.child("noise").normal(tuple(x.shape[1:]), i).to(x), alpha=stdev) if stdev else x
+
+
+def packs(x: Tensor, samples: int) -> Iterator[range]:
+    """The samples that go into one model call: ROWS rows, or one copy of the images where these are more."""
+    count = max(1, ROWS // len(x))
+    return (range(start, min(start + count, samples)) for start in range(0, samples, count))
+
+
+def together(some: range, made: Callable[[int], Tensor]) -> Tensor:
+    """What is made for each of some samples, (samples * B, ...), one sample after the other."""
+    parts = [made(i) for i in some]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def averaged(parts: Iterator[Tensor], count: int) -> Tensor:
+    """The mean of `count` tensors, which are not kept."""
+    total = next(parts).clone()
+    for part in parts:
+        total += part
+    return total / count
+
+
+# Captum
+
+
+def slopes(model: nn.Module, points: Tensor, target: Tensor) -> Tensor:
+    """The gradients of logit[target] at points (n * B, C, H, W), for n copies of the images one after the other."""
+    from captum.attr import Saliency
+
+    return attributed(Saliency, model, points, target, abs=False)
+
+
+def attributed(kind: Any, model: nn.Module, x: Tensor, target: Tensor, **settings: Any) -> Tensor:
+    """The maps that a method of Captum gives, detached and of the type of x."""
+    method = kind(partial(chosen, model, target))
+    method.gradient_func = gradient
+    leaf = x.detach().requires_grad_()  # Captum sets the flag on what it is given, with a warning
+    with torch.no_grad():  # image times gradient would carry a graph
+        maps: Tensor = method.attribute(leaf, **settings)
+    return maps.detach().to(x.dtype)
+
+
+def chosen(model: nn.Module, target: Tensor, points: Tensor) -> Tensor:
+    """logit[target] at points (n * B, C, H, W), (n * B,)."""
+    return padded(model, points).gather(1, target.repeat(len(points) // len(target))[:, None])[:, 0]
+
+
+def gradient(forward_fn: Callable[[Tensor], Tensor], inputs: tuple[Tensor], *_: object, **__: object) -> tuple[Tensor]:
+    """In place of Captum's `compute_gradients`: the gradient of the outputs' sum, 0 where the model has cut the graph."""
+    with torch.enable_grad():
+        total = forward_fn(inputs[0]).sum()
+        if not total.requires_grad:
+            return (torch.zeros_like(inputs[0]),)
+        (grad,) = torch.autograd.grad(total, inputs, materialize_grads=True)
+    return (grad,)

@@ -1,0 +1,108 @@
+"""DeepLift and guided backpropagation: Captum changes the backward pass by hooks on the modules of the nonlinearities.
+
+Both read the model's modules, so the model must be fit for them: `rebuild.prepared` sees to that. A batch of a few images is filled up
+with copies of the first, so that every call has at least LEAST_ROWS rows; the model itself is not wrapped.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robench.calls import LEAST_ROWS
+from robench.draws import Draws
+from robench.explainers.baselines import baseline_of
+
+LEFT = ("input", "output", "input_ref")  # what DeepLift keeps on a module until its backward pass; it stays where no gradient arrives
+
+
+def deeplift(model: nn.Module, x: Tensor, target: Tensor, draws: Draws, *, baseline: float | str = 0.0) -> Tensor:  # noqa: ARG001
+    """The DeepLift attributions of logit[target], (B, C, H, W), signed: their sum is f(x) - f(baseline).
+
+    The rescale rule of Shrikumar et al. 2017 (1704.02685) as a modified gradient (Ancona et al. 2018, 1711.06104), by Captum. It holds
+    for the modules ReLU, LeakyReLU, ELU, Sigmoid, Tanh, Softplus and MaxPool2d; every call of the model has 2B rows.
+
+    baseline  as in `baselines.baseline_of`
+    """
+    return rescaled(model, x, target, baseline_of(model, x, baseline))
+
+
+def guided_backprop(model: nn.Module, x: Tensor, target: Tensor, draws: Draws) -> Tensor:  # noqa: ARG001
+    """The gradient of logit[target] whose negative entries are cut at every ReLU on the way back, (B, C, H, W), signed.
+
+    Springenberg et al. 2014 (1412.6806), by Captum. Only modules nn.ReLU are seen; for all else it is the plain gradient.
+    """
+    from captum.attr import GuidedBackprop
+
+    with untouched(model, "Setting backward hooks on ReLU"):
+        return attributed(lambda images, classes: GuidedBackprop(model).attribute(images, target=classes), model, x, target)
+
+
+def rescaled(model: nn.Module, x: Tensor, target: Tensor, start: Tensor) -> Tensor:
+    """DeepLift's attributions from the baseline images `start` (B, C, H, W)."""
+    from captum.attr import DeepLift
+
+    def attribute(images: Tensor, classes: Tensor) -> Any:
+        method: Any = DeepLift(model)
+        return method.attribute(images, baselines=filled(start), target=classes)
+
+    with untouched(model, "Setting forward, backward hooks"):
+        return attributed(attribute, model, x, target)
+
+
+def attributed(
+    attribute: Callable[[Tensor, Tensor], Any], model: nn.Module, x: Tensor, target: Tensor, layer: nn.Module | None = None
+) -> Tensor:
+    """What `attribute` gives for the filled batch, its rows beyond B left out and entries that are not finite as 0.
+
+    All 0 where no gradient reaches the images (or the layer): there Captum fails, since it asks for a gradient that does not exist.
+    """
+    try:
+        maps: Tensor = attribute(filled(x), filled(target))
+    except RuntimeError:
+        if not cut(model, x, layer):
+            raise
+        return torch.zeros_like(x)
+    return maps[: len(x)].detach().nan_to_num(0.0, 0.0, 0.0)
+
+
+def filled(rows: Tensor) -> Tensor:
+    """A new tensor of at least LEAST_ROWS rows, where the first row fills up; Captum sets flags on it, and none on the caller's."""
+    missing = max(LEAST_ROWS - len(rows), 0)
+    return torch.cat((rows, rows[:1].expand(missing, *rows.shape[1:]))).detach()
+
+
+def cut(model: nn.Module, x: Tensor, layer: nn.Module | None = None) -> bool:
+    """Whether the model's logits have no gradient with respect to its input, or to the output of the layer."""
+    places = [filled(x).requires_grad_()]
+    handle = layer.register_forward_hook(lambda module, args, output: places.append(output)) if layer is not None else None  # noqa: ARG005
+    try:
+        with torch.enable_grad():
+            total = model(places[0]).sum()
+    finally:
+        if handle is not None:
+            handle.remove()
+    if not all(tensor.requires_grad for tensor in (total, *places)):
+        return True
+    return any(grad is None for grad in torch.autograd.grad(total, places, allow_unused=True))
+
+
+@contextmanager
+def untouched(model: nn.Module, *expected: str) -> Iterator[None]:
+    """Silences Captum's warnings that begin with one of `expected`, and takes off the model what DeepLift may leave there."""
+    before = {(module, name) for module in model.modules() for name in LEFT if name in module.__dict__}
+    try:
+        with warnings.catch_warnings():
+            for message in (*expected, "Input Tensor 0 did not already require gradients"):
+                warnings.filterwarnings("ignore", message=message, category=UserWarning)
+            yield
+    finally:
+        for module in model.modules():
+            for name in LEFT:
+                if name in module.__dict__ and (module, name) not in before:
+                    delattr(module, name)

@@ -1,0 +1,142 @@
+"""Grad-CAM and guided Grad-CAM: which places of a layer speak for a class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robench.draws import Draws
+from robench.errors import InputError
+from robench.explainers.hooks import attributed, filled, untouched
+from robench.explainers.rebuild import hookable, inner
+from robench.recipes import did_you_mean, literal, lookup
+
+MODES = {"bilinear": "bilinear", "nearest": "nearest", "bicubic": "bicubic"}
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A call of a module in a forward pass: how often it was called so far, and the shape of its output; () if that is no tensor."""
+
+    calls: int
+    shape: tuple[int, ...]
+
+
+def grad_cam(
+    model: nn.Module,
+    x: Tensor,
+    target: Tensor,
+    draws: Draws,  # noqa: ARG001
+    *,
+    layer: str | int | float = "",
+    interpolate: str = "bilinear",
+) -> Tensor:
+    """The Grad-CAM maps of logit[target] at a layer, brought to the size of the images: (B, 1, H, W), at least 0 (bicubic may overshoot).
+
+    The layer's channels, weighted by the mean over all places of the logit's gradient, summed, and cut at 0: Selvaraju et al. 2017
+    (1610.02391), by Captum. An image without evidence for the class has an all-zero map.
+
+    layer        a module's name as in model.named_modules(), or its end where that is unambiguous, such as layer3 for network.layer3;
+                 empty: the last convolution (nn.Conv2d) in the order of the forward pass. Its output must be (B, c, h, w)
+    interpolate  bilinear, as in the paper; nearest shows the layer's places as they are, and is Captum's default; bicubic
+    """
+    from captum.attr import LayerAttribution, LayerGradCam
+
+    mode, chosen = lookup(interpolate, MODES, "interpolation"), located(model, x, layer)
+
+    def attribute(images: Tensor, classes: Tensor) -> Any:
+        method = LayerGradCam(model, chosen)
+        small = method.attribute(images, target=classes, relu_attributions=True, grad_kwargs={"materialize_grads": True})
+        return LayerAttribution.interpolate(small, tuple(images.shape[2:]), mode)
+
+    with untouched(model):
+        return attributed(attribute, model, x, target, chosen)[:, :1]
+
+
+def guided_grad_cam(
+    model: nn.Module,
+    x: Tensor,
+    target: Tensor,
+    draws: Draws,  # noqa: ARG001
+    *,
+    layer: str | int | float = "",
+) -> Tensor:
+    """Guided backpropagation times the Grad-CAM maps of logit[target], (B, C, H, W), signed: Selvaraju et al. 2017 (1610.02391), by Captum.
+
+    The Grad-CAM maps come to the image's size bilinearly, as in the paper (Captum's default is nearest).
+
+    layer  as in `grad_cam`
+    """
+    from captum.attr import GuidedGradCam
+
+    chosen = located(model, x, layer)
+
+    def attribute(images: Tensor, classes: Tensor) -> Any:
+        return GuidedGradCam(model, chosen).attribute(images, target=classes, interpolate_mode="bilinear")
+
+    with untouched(model, "Setting backward hooks on ReLU"):
+        return attributed(attribute, model, x, target, chosen)
+
+
+def located(model: nn.Module, x: Tensor, layer: str | int | float) -> nn.Module:
+    """The module that `layer` names, or the last convolution; InputError unless the model calls it once, with output (B, c, h, w)."""
+    names = dict(inner(model).named_modules(remove_duplicate=False))
+    del names[""]
+    visits = visited(model, x)
+    last = [module for module in visits if isinstance(module, nn.Conv2d)][-1:]
+    if layer == "":
+        if not last:
+            raise InputError(
+                "the model calls no convolution (nn.Conv2d) that Grad-CAM could look at: choose another method or name a layer"
+            )
+        name, module = next(name for name, module in names.items() if module is last[0]), last[0]
+    else:
+        name = matching(layer, names)
+        module = names[name]
+    visit = visits.get(module, Visit(0, ()))
+    if visit.calls != 1:
+        raise InputError(f"Grad-CAM needs a layer that is called once in a forward pass, and {name!r} is called {visit.calls} times")
+    if len(visit.shape) != 4 or visit.shape[0] != 2:
+        raise InputError(f"Grad-CAM needs a layer whose output is (B, c, h, w), and that of {name!r} is not: name a convolution or a stage")
+    return module
+
+
+def matching(layer: str | int | float, names: dict[str, nn.Module]) -> str:
+    """The one name that is `layer`, reads as that number (a recipe turns `layer=6` into a number), or ends in it."""
+    found = [name for name in names if name == layer] or [name for name in names if as_number(name, layer)]
+    found = found or [name for name in names if name.endswith(f".{layer}")]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise InputError(f"layer {str(layer)!r} may be {found[0]!r} or {found[1]!r}: write more of its name")
+    ends = {end for name in names for end in accumulate(reversed(name.split(".")), lambda tail, head: f"{head}.{tail}")}
+    near = did_you_mean(str(layer), ends)
+    raise InputError(f"unknown layer {str(layer)!r}{near if 'did you mean' in near else ': it is a name of model.named_modules()'}")
+
+
+def as_number(name: str, layer: str | int | float) -> bool:
+    """Whether a recipe would read the name as this number: 2 is not 2.0, but 1.10 is 1.1."""
+    value = literal(name)
+    return value == layer and type(value) is type(layer)
+
+
+def visited(model: nn.Module, x: Tensor) -> dict[nn.Module, Visit]:
+    """The modules that a forward pass of two rows calls, in the order in which they were last left."""
+    visits: dict[nn.Module, Visit] = {}
+
+    def leave(module: nn.Module, _: tuple[object, ...], output: object) -> None:
+        shape = tuple(output.shape) if isinstance(output, Tensor) else ()
+        visits[module] = Visit(visits.pop(module, Visit(0, ())).calls + 1, shape)
+
+    handles = [module.register_forward_hook(leave) for module in hookable(model)]
+    try:
+        with torch.no_grad():
+            model(filled(x[:2])[:2])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return visits

@@ -1,0 +1,282 @@
+"""Explainers that hide blocks of pixels and look at the logit: occlusion, feature ablation and two estimates of Shapley values.
+
+A block is block x block pixels with all their channels; the last row and column of blocks are smaller where the size of the image is
+no multiple. A hidden block shows the baseline. No gradients are asked for, so the methods also work on models that give none. Captum is
+given the grid of blocks (1 shown, 0 hidden) instead of the pixels: the same attributions as with a feature mask over the pixels, without
+Captum's loops over every pixel of the mask.
+
+In the maps every subpixel carries the attribution of its whole block: what is complete is the sum over blocks, not over subpixels. The
+Gini index does not mind, as long as all blocks are of one size. A logit of the target that is not finite spoils the map of its image.
+
+The Shapley values are estimates, and noisy at the default number of samples: with 64 blocks and an undefended ResNet-20 the maps are off by
+some 0.4 of their l2 norm, those of kernel_shap a little more at equal passes (`tests/benchmarks/masking_cost.py --errors`).
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from robench.calls import padded
+from robench.draws import Draws
+from robench.errors import InputError
+from robench.explainers.baselines import baseline_of
+from robench.options import whole
+
+ROWS = 64  # rows of a model call, where the images are fewer
+PAIRS = 32  # pairs of coalitions that are drawn together
+
+
+def occlusion(
+    model: nn.Module,
+    x: Tensor,
+    target: Tensor,
+    draws: Draws,  # noqa: ARG001
+    *,
+    block: int = 4,
+    stride: int | None = None,
+    baseline: float | str = 0.0,
+) -> Tensor:
+    """Maps (B, C, H, W): how far the logit falls when a window that slides over the image hides a place (Zeiler & Fergus 2014, 1311.2901).
+
+    block     height and width of the window in pixels; it covers all channels
+    stride    pixels from one window to the next, at most `block`; a place under several windows gets their mean. `block` if not given:
+              the windows then lie side by side and the maps are those of feature_ablation
+    baseline  what a hidden pixel shows, as in baseline_of
+
+    One forward pass per window and one for the image. InputError where the image is smaller than a block or the stride leaves gaps.
+    """
+    from captum.attr import Occlusion
+
+    grid(x, block)
+    step = block if stride is None else whole("stride", stride)
+    if step > block:
+        raise InputError(f"stride={step} leaves gaps between windows of block={block}: choose a stride of at most the block")
+    maps: Tensor = Occlusion(partial(padded, model)).attribute(
+        x,
+        sliding_window_shapes=(x.shape[1], block, block),
+        strides=(x.shape[1], step, step),
+        baselines=baseline_of(model, x, baseline),
+        target=target,
+        perturbations_per_eval=together(x),
+    )
+    return maps.to(x.dtype)
+
+
+def feature_ablation(
+    model: nn.Module,
+    x: Tensor,
+    target: Tensor,
+    draws: Draws,  # noqa: ARG001
+    *,
+    block: int = 4,
+    baseline: float | str = 0.0,
+) -> Tensor:
+    """Maps (B, C, H, W): how far the logit falls when one block alone is hidden.
+
+    block     height and width of the blocks in pixels; 1 hides pixel by pixel
+    baseline  what a hidden pixel shows, as in baseline_of
+
+    One forward pass per block and one for the image. InputError where the image is smaller than a block.
+    """
+    from captum.attr import FeatureAblation
+
+    shown = torch.ones((len(x), *grid(x, block)), device=x.device)
+    values: Tensor = FeatureAblation(partial(unveiled, model, block)).attribute(
+        shown,
+        baselines=torch.zeros_like(shown),
+        target=target,
+        additional_forward_args=(x, baseline_of(model, x, baseline)),
+        perturbations_per_eval=together(x),
+    )
+    return spread(values, x, block).expand_as(x).to(x.dtype, copy=True)
+
+
+def shapley_sampling(
+    model: nn.Module,
+    x: Tensor,
+    target: Tensor,
+    draws: Draws,
+    *,
+    block: int = 4,
+    samples: int = 25,
+    baseline: float | str = 0.0,
+) -> Tensor:
+    """Maps (B, C, H, W): estimates of the Shapley values of the blocks (Castro et al. 2009; Strumbelj & Kononenko 2010).
+
+    block     height and width of the blocks in pixels
+    samples   random orders; in each the blocks are shown one after the other, and a block gets by how much the logit rises, on average
+    baseline  what a hidden pixel shows, as in baseline_of
+
+    The sum over blocks is f(x) - f(baseline) for any number of samples. All images share the orders, which come from the seed and the key
+    of the draws, not from the ids: Captum takes one order for a batch, and so a map depends on no other image. Each order is uniform,
+    so the estimate of each image is unbiased; the errors of different images are not independent. Every other order is the one before
+    it reversed: a block that came early comes late, which lowers the variance (Mitchell et al. 2022, 2104.12199, antithetic sampling).
+
+    `samples` forward passes per block, and one. InputError where the image is smaller than a block.
+    """
+    from captum.attr import ShapleyValueSampling
+
+    whole("samples", samples)
+    shown = torch.ones((len(x), *grid(x, block)), device=x.device)
+    method = ShapleyValueSampling(partial(unveiled, model, block))
+    method.permutation_generator = partial(orders, draws)
+    values: Tensor = method.attribute(
+        shown,
+        baselines=torch.zeros_like(shown),
+        target=target,
+        additional_forward_args=(x, baseline_of(model, x, baseline)),
+        n_samples=samples,
+        perturbations_per_eval=together(x),
+    )
+    return spread(values, x, block).expand_as(x).to(x.dtype, copy=True)
+
+
+def kernel_shap(
+    model: nn.Module,
+    x: Tensor,
+    target: Tensor,
+    draws: Draws,
+    *,
+    block: int = 4,
+    samples: int = 2176,
+    baseline: float | str = 0.0,
+) -> Tensor:
+    """Maps (B, C, H, W): estimates of the Shapley values of the blocks by weighted least squares (Lundberg & Lee 2017, 1705.07874).
+
+    block     height and width of the blocks in pixels
+    samples   coalitions of blocks that are shown, the full and the empty one included, for each image; at least twice the blocks.
+              2176 are 2 * 64 + 2048, the rule of the authors' package for the 64 blocks of a 32x32 image; more blocks need more
+    baseline  what a hidden pixel shows, as in baseline_of
+
+    The full and the empty coalition weigh 10^6, so that the sum over blocks is close to f(x) - f(baseline). The others are drawn with the
+    chances of the Shapley kernel, for each image its own, each followed by its complement, which lowers the variance (Covert & Lee
+    2021, 2012.01536, paired sampling). Each image is explained by itself: Captum fits one regression at a time.
+
+    `samples` forward passes. InputError without scikit-learn, for too few samples, and where the image is smaller than a block.
+    """
+    needs_sklearn()
+    rows, columns = grid(x, block)
+    blocks = rows * columns
+    if whole("samples", samples) < 2 * blocks:
+        raise InputError(f"samples={samples} are too few for {blocks} blocks: ask for at least {2 * blocks} samples or for larger blocks")
+    if blocks == 1:  # the kernel is not defined, and the value is: all of f(x) - f(baseline)
+        return feature_ablation(model, x, target, draws, block=block, baseline=baseline)
+    base, values = baseline_of(model, x, baseline), torch.empty((len(x), rows, columns), device=x.device)
+    with torch.random.fork_rng(devices=[]):  # Captum's data loader takes a number from torch's generator, and does not use it
+        for i in range(len(x)):
+            one = slice(i, i + 1)
+            stream = coalitions(draws.take(torch.tensor([i], device=draws.ids.device)), blocks, samples, x.device)
+            values[i] = regressed(partial(unveiled, model, block), x[one], base[one], target[one], (rows, columns), stream, samples, len(x))
+    return spread(values, x, block).expand_as(x).to(x.dtype, copy=True)
+
+
+def regressed(
+    ask: Callable[[Tensor, Tensor, Tensor], Tensor],
+    x: Tensor,
+    base: Tensor,
+    target: Tensor,
+    cells: tuple[int, int],
+    stream: Iterator[Tensor],
+    samples: int,
+    rows: int,
+) -> Tensor:
+    """Captum's KernelShap of one image x (1, C, H, W) on the coalitions of the stream: the values of the blocks, of shape `cells`.
+
+    ask   the logits of images with some blocks hidden, as `unveiled`; where the target's is not finite the values are NaN, since
+          scikit-learn refuses such numbers                            rows  of the caller's batch: a model call may have as many
+    """
+    from captum.attr import KernelShap
+
+    finite: list[Tensor] = []
+
+    def heard(gates: Tensor, x: Tensor, base: Tensor) -> Tensor:
+        logits = ask(gates, x, base)
+        finite.append(logits[:, target].isfinite().all())
+        return logits.nan_to_num(0.0, 0.0, 0.0)
+
+    shown = torch.ones((1, *cells), device=x.device)
+    method = KernelShap(heard)
+    method.perturb_func = lambda *_, **__: next(stream)
+    values: Tensor = method.attribute(
+        shown,
+        baselines=torch.zeros_like(shown),
+        target=target,
+        additional_forward_args=(x, base),
+        n_samples=samples,
+        perturbations_per_eval=max(rows, ROWS),
+        return_input_shape=False,
+    )
+    return values.reshape(cells) if torch.stack(finite).all() else torch.full(cells, torch.nan)
+
+
+# Blocks
+
+
+def grid(x: Tensor, block: int) -> tuple[int, int]:
+    """Rows and columns of blocks on images x; InputError where a block is larger than they are."""
+    height, width = x.shape[2:]
+    if whole("block", block) > min(height, width):
+        raise InputError(f"the image of {height}x{width} pixels is smaller than a block of {block}x{block}: choose a smaller block")
+    return -(-height // block), -(-width // block)
+
+
+def spread(values: Tensor, x: Tensor, block: int) -> Tensor:
+    """Values of blocks (R, rows, columns), each laid over its pixels: (R, 1, H, W) for the H and W of x."""
+    tiled = values.repeat_interleave(block, 1).repeat_interleave(block, 2)
+    return tiled[:, None, : x.shape[2], : x.shape[3]]
+
+
+def unveiled(model: nn.Module, block: int, gates: Tensor, x: Tensor, base: Tensor) -> Tensor:
+    """The logits, (R, K), of x where the gates (R, rows, columns) are 1 and of the baseline where they are 0."""
+    return padded(model, torch.where(spread(gates, x, block) > 0, x, base))
+
+
+def together(x: Tensor) -> int:
+    """How many variants of the images x go into one model call: ROWS rows, or one variant where the images are more."""
+    return max(1, ROWS // len(x))
+
+
+# Random orders and coalitions
+
+
+def orders(draws: Draws, blocks: int, samples: int) -> Iterator[list[int]]:
+    """The orders of shapley_sampling: uniform, every other one the reverse of that before; they do not depend on the ids."""
+    shared = replace(draws, ids=torch.zeros(1, dtype=torch.int64)).child("orders")
+    for turn in range(0, samples, 2):
+        order: list[int] = shared.integers(2**31, (blocks,), turn)[0].argsort(stable=True).tolist()
+        yield order
+        if turn + 1 < samples:
+            yield order[::-1]
+
+
+def coalitions(draws: Draws, blocks: int, samples: int, device: torch.device) -> Iterator[Tensor]:
+    """The coalitions of kernel_shap for the one sample of the draws: (1, blocks) int64, 1 where a block is shown.
+
+    The full one, the empty one, then pairs of complements. A coalition of k blocks has the weight (M - 1) / (k (M - k)) / (M over k)
+    in the Shapley kernel (Lundberg & Lee 2017, theorem 2), so its size is drawn with chances as 1 / (k (M - k)), the blocks then uniform.
+    """
+    yield torch.ones((1, blocks), dtype=torch.int64, device=device)
+    yield torch.zeros((1, blocks), dtype=torch.int64, device=device)
+    sizes = torch.arange(1, blocks, dtype=torch.float64)
+    bounds = (1 / (sizes * (blocks - sizes))).cumsum(0)
+    chosen = draws.child("coalitions")
+    for turn in range(-(-(samples - 2) // (2 * PAIRS))):
+        level = chosen.uniform((PAIRS, 1), turn)[0].cpu().double() * bounds[-1]
+        size = torch.searchsorted(bounds, level, right=True) + 1
+        rank = chosen.integers(2**31, (PAIRS, blocks), turn)[0].cpu().argsort(stable=True).argsort()
+        first = (rank < size).to(device=device, dtype=torch.int64)
+        yield from torch.stack((first, 1 - first), 1).reshape(-1, 1, blocks)
+
+
+def needs_sklearn() -> None:
+    """InputError where scikit-learn is not installed, which Captum's KernelShap regresses with."""
+    try:
+        importlib.import_module("sklearn.linear_model")
+    except ImportError:
+        raise InputError('kernel-shap needs scikit-learn: pip install "robench[kernel-shap]"') from None

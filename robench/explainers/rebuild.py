@@ -1,0 +1,437 @@
+"""Whether a model is fit for the methods that hook its nonlinearities, and a copy of it that is.
+
+Captum changes the backward pass of nonlinearities that are modules and are called once. What it does otherwise it does silently: a
+functional ReLU keeps its plain gradient; a tensor that enters both a ReLU module and a shortcut loses the shortcut's gradient, because
+the hook sits on the tensor; of two nonlinearities in a row, as ReLU and MaxPool2d, DeepLift gives the first the plain gradient of the
+second, because the hook that reads it was set before the one that changes it; where windows of a MaxPool2d overlap, DeepLift loses what
+comes back from all windows but one. So one forward pass is watched, and where a fault is found every call of a nonlinearity gets a
+module of its own in a copy of the model, with an input tensor of its own. The calls are redirected while the copy runs (by a
+TorchFunctionMode), not by tracing: any Python in `forward` is fine, and the names of the layers stay.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from robench.calls import derivative, padded
+from robench.errors import InputError
+from robench.explainers.hooks import cut, rescaled
+
+Edge = tuple[Any, int]  # a tensor's place in the graph of a forward pass: the node it came from, and which of the node's outputs it is
+NOWHERE: Edge = (None, 0)
+TOLERANCE = 1e-3  # of max |f(x) - f(baseline)|, for DeepLift's completeness; exact rules stay below 1e-5 in float32 [our choice]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a method treats: module classes (`exactly`, or with subclasses) and, by the name of the function, calls that can become one."""
+
+    modules: tuple[type[nn.Module], ...]
+    exactly: bool
+    makers: dict[str, Callable[..., nn.Module | None]]
+
+    def treats(self, module: nn.Module | None) -> bool:
+        """Whether Captum hooks this module."""
+        return type(module) in self.modules if self.exactly else isinstance(module, self.modules)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one forward pass showed.
+
+    sites    how many calls of nonlinearities that the method treats      faults  why it would treat them wrongly, one reason each
+    foreign  nonlinearities that no rule exists for, with the module that calls them
+    """
+
+    sites: int
+    faults: list[str]
+    foreign: list[str]
+
+
+def prepared(method: str, model: nn.Module, x: Tensor) -> tuple[nn.Module, list[str]]:
+    """The model that `method` may explain, and notes, a sentence each: the model itself where it is fit, else a copy with equal logits.
+
+    x  a few images (B, C, H, W), at which the copy is compared and DeepLift's completeness is tried out with a black baseline
+    Only deeplift, guided-backprop and guided-grad-cam need it; any other method gets the model and no note, and so does a model that
+    gives no gradient to its input (its maps are 0). The copy shares the model's parameters and buffers.
+    InputError, one sentence, where the method has no rule for the model's nonlinearities.
+    """
+    rules = RULES.get(method)
+    if rules is None or cut(model, x):
+        return model, []
+    if len(hookable(model)) < len(list(model.modules())):
+        raise InputError(f"{method} works by hooks, and a TorchScript program takes none: {OTHERWISE}")
+    seen, fit, notes = survey(model, x, rules), model, []
+    if seen.foreign and method == "deeplift":
+        raise InputError(f"deeplift has no rule for {listed(seen.foreign)}, and would be the plain gradient there: {OTHERWISE}")
+    if not seen.sites and method != "deeplift":
+        raise InputError(f"{method} changes the gradient at ReLUs alone, and this model calls none: {OTHERWISE}")
+    if seen.faults:
+        fit = rebuilt(method, model, x, rules, seen)
+        notes = [f"{method} explains a copy of the model with equal logits and gradients, made because {listed(seen.faults)}"]
+    if method == "deeplift":
+        complete(fit, x)
+    elif seen.foreign:
+        notes.append(f"{method} treats the ReLUs alone, and takes the plain gradient of {listed(seen.foreign)}")
+    return fit, notes
+
+
+def inner(model: nn.Module) -> nn.Module:
+    """The network that carries the names of the layers: what is inside of a rebuilt model, else the model itself."""
+    return model.model if isinstance(model, Rebuilt) else model
+
+
+def hookable(model: nn.Module) -> list[nn.Module]:
+    """The modules that a hook can be put on: those of a TorchScript program cannot."""
+    return [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
+
+
+# The copy
+
+
+class Rebuilt(nn.Module):
+    """A network whose calls of nonlinearities go to `parts`, one module for each call, in the order of the forward pass."""
+
+    def __init__(self, model: nn.Module, rules: Rules) -> None:
+        super().__init__()
+        self.model, self.parts, self.rules = model, nn.ModuleList(), rules
+        self.growing = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The network's logits, (B, K); InputError where it called other nonlinearities than when it was rebuilt."""
+        with Redirected(self.rules, self.parts, self.growing) as calls:
+            logits: Tensor = self.model(x)
+        if calls.count != len(self.parts):
+            raise InputError(CHANGES)
+        return logits
+
+
+class Redirected(TorchFunctionMode):
+    """While it is active, calls that the makers know go to the modules in `parts`; new ones are put there while `growing`."""
+
+    def __init__(self, rules: Rules, parts: nn.ModuleList, growing: bool) -> None:
+        super().__init__()
+        self.makers, self.parts, self.growing, self.count = rules.makers, parts, growing, 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name, given = plain(func), dict(kwargs or {})
+        if name not in self.makers:
+            return func(*args, **given)
+        image, *rest = args or (given.pop("input"),)
+        made = self.makers[name](*rest, **{key: value for key, value in given.items() if key != "inplace"})
+        if made is None:
+            return func(image, *rest, **given)
+        out = self.part(made)(image.clone())  # a clone, so that a hook on the tensor sees what comes back from this call alone
+        return image.copy_(out) if given.get("inplace") or underscored(func) else out
+
+    def part(self, made: nn.Module) -> nn.Module:
+        """The module for this call, which is like the one made for it."""
+        if self.growing:
+            self.parts.append(made)
+        place, self.count = self.count, self.count + 1
+        if place >= len(self.parts) or repr(made) != repr(self.parts[place]):
+            raise InputError(CHANGES)
+        return self.parts[place]
+
+
+class Hidden(nn.Module):
+    """Stands where a nonlinearity stood: it calls it, and Captum does not find it."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.hidden = (module,)  # in a tuple, so that it is no submodule
+
+    def forward(self, x: Tensor) -> Any:
+        """What the nonlinearity gives."""
+        return self.hidden[0](x)
+
+
+class Windows(nn.Module):
+    """Lays the windows of a pooling side by side, so that none overlap: (B, C, H, W) to (B, C, h * kernel, w * kernel)."""
+
+    def __init__(
+        self, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int], ceil: bool
+    ) -> None:
+        super().__init__()
+        self.kernel, self.stride, self.padding, self.dilation, self.ceil = kernel, stride, padding, dilation, ceil
+
+    def extra_repr(self) -> str:
+        """The settings, by which two calls are told apart."""
+        return f"{self.kernel}, {self.stride}, {self.padding}, {self.dilation}, {self.ceil}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The windows; where they reach over the edge they hold the lowest number, which no maximum takes."""
+        edges: list[int] = []
+        for axis in (1, 0):
+            size, span = x.shape[2 + axis] + self.padding[axis], self.dilation[axis] * (self.kernel[axis] - 1) + 1
+            free = size + self.padding[axis] - span
+            last = free // self.stride[axis] * self.stride[axis]
+            if self.ceil and last < free and last + self.stride[axis] < size:  # torch: the last window begins before the right padding
+                last += self.stride[axis]
+            edges += [self.padding[axis], last + span - size]
+        x = F.pad(x, edges, value=torch.finfo(x.dtype).min)
+        for axis in (0, 1):
+            x = x.unfold(2 + axis, self.dilation[axis] * (self.kernel[axis] - 1) + 1, self.stride[axis])[..., :: self.dilation[axis]]
+        rows, columns = x.shape[2] * self.kernel[0], x.shape[3] * self.kernel[1]
+        return x.permute(0, 1, 2, 4, 3, 5).reshape(*x.shape[:2], rows, columns)
+
+
+def rebuilt(method: str, model: nn.Module, x: Tensor, rules: Rules, seen: Seen) -> nn.Module:
+    """A copy of the model without the faults, equal at x; InputError where it cannot be had."""
+    advice = f"{method} needs a module of its own for each nonlinearity, and {listed(seen.faults)}"
+    try:
+        twin = copied(model, rules)
+    except RuntimeError as error:
+        raise InputError(f"{advice}; the model cannot be copied ({str(error).splitlines()[0]}): change its code or {OTHERWISE}") from error
+    with torch.no_grad():
+        padded(twin, x)
+    twin.growing = False
+    twin.train(model.training)
+    left = survey(twin, x, rules).faults
+    if left:
+        raise InputError(f"{advice}; in a rebuilt copy still {listed(left)}: give each its module in the model's code, or {OTHERWISE}")
+    gap = distance(model, twin, x)
+    if not gap <= 1e-5:
+        raise InputError(
+            f"{advice}; a rebuilt copy differs by {gap:.1e} in its logits or gradients: change the model's code or {OTHERWISE}"
+        )
+    return twin
+
+
+def copied(model: nn.Module, rules: Rules) -> Rebuilt:
+    """A copy with the model's own parameters and buffers, in which every module that the method treats is hidden."""
+    shared = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
+    twin = copy.deepcopy(nn.ModuleList([model]), shared)  # in a list, so that the model itself may be hidden
+    for parent in list(twin.modules()):
+        for name, child in list(parent._modules.items()):  # named_children would leave out a module that has two names here
+            if child is not None and rules.treats(child):
+                setattr(parent, name, Hidden(child))
+    return Rebuilt(twin[0], rules)
+
+
+def distance(model: nn.Module, twin: nn.Module, x: Tensor) -> float:
+    """How far the twin's logits and gradients at x are from the model's, as a share of the largest; nan where one is nan."""
+    pairs = zip(answers(model, x), answers(twin, x), strict=True)
+    return float(torch.stack([(own - other).abs().max() / own.abs().max().clamp_min(1e-12) for own, other in pairs]).max())
+
+
+def answers(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The logits at x, (B, K), and the gradient of the largest ones, (B, C, H, W)."""
+    leaf = x.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        logits = padded(model, leaf)
+        return logits.detach(), derivative(logits.amax(1).sum(), leaf)
+
+
+def complete(model: nn.Module, x: Tensor) -> None:
+    """InputError unless DeepLift's attributions at x sum up to f(x) - f(black), where f is the largest logit."""
+    black = torch.zeros_like(x)
+    with torch.no_grad():
+        logits = padded(model, x)
+        target = logits.argmax(1)
+        rise = (logits - padded(model, black)).gather(1, target[:, None])[:, 0]
+    total = rescaled(model, x, target, black).flatten(1).sum(1)
+    missed = float((total - rise).abs().max() / rise.abs().max().clamp_min(1e-12))
+    if not missed <= TOLERANCE:
+        why = f"deeplift misses f(x) - f(baseline) by {missed:.1%} in this model, as where activations are multiplied or normalised"
+        raise InputError(f"{why}: {OTHERWISE}")
+
+
+# What a forward pass shows
+
+
+class Watched(TorchDispatchMode):
+    """While it is active, every operation that reaches the device is told to `record`, under its plain name."""
+
+    def __init__(self, record: Callable[[str, tuple[Any, ...]], None]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.record = record
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.record(plain(func), args)
+        return func(*args, **(kwargs or {}))
+
+
+def survey(model: nn.Module, x: Tensor, rules: Rules) -> Seen:
+    """What a forward pass at x shows; it leaves no hook on the model."""
+    running: list[nn.Module] = []
+    entered: list[tuple[nn.Module, Edge]] = []
+    left: set[Edge] = set()
+    loose: list[str] = []
+    foreign: list[str] = []
+
+    def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
+        running.append(module)
+        if rules.treats(module):
+            entered.append((module, edge(args)))
+
+    def leave(module: nn.Module, _: tuple[Any, ...], output: Any) -> None:
+        running.pop()
+        if rules.treats(module):
+            left.add(edge((output,)))
+
+    def record(name: str, args: tuple[Any, ...]) -> None:
+        module = running[-1] if running else None
+        if is_treated(name, args, rules) and not rules.treats(module):
+            loose.append(name)
+        elif name in FOREIGN:
+            foreign.append(spelled(name, module))
+
+    modules = list(model.modules())
+    handles = [m.register_forward_pre_hook(enter) for m in modules] + [m.register_forward_hook(leave) for m in modules]
+    leaf = x.detach().clone().requires_grad_()
+    try:
+        with torch.enable_grad(), Watched(record):
+            logits = padded(model, leaf * 1)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return Seen(len(entered) + len(loose), faults_of(entered, left, loose, logits), unique(foreign))
+
+
+def spelled(name: str, module: nn.Module | None) -> str:
+    """What to call a nonlinearity: as torch's module that it sits in, or as the operation."""
+    single = module is not None and type(module).__module__.startswith("torch.nn") and not any(module.children())
+    return type(module).__name__ if single else FOREIGN[name]
+
+
+def faults_of(entered: list[tuple[nn.Module, Edge]], left: set[Edge], loose: list[str], logits: Tensor) -> list[str]:
+    """Why Captum would treat these calls wrongly: the modules entered with their inputs, the outputs they left, and the loose calls."""
+    faults = [f"{FUNCTIONS.get(name, name)} is called outside of a module of its own" for name in loose]
+    uses, times = consumers(logits), Counter(module for module, _ in entered)
+    for module, given in entered:
+        kind = type(module).__name__
+        if times[module] > 1:
+            faults.append(f"a {kind} is called {times[module]} times")
+        if given is NOWHERE:
+            faults.append(f"no gradient passes through a {kind}")
+        elif uses[given] > 1:
+            faults.append(f"the input of a {kind} is also used elsewhere")
+        elif given in left:
+            faults.append(f"a {kind} follows another nonlinearity directly")
+        if getattr(module, "inplace", False):
+            faults.append(f"a {kind} works in place")
+        if isinstance(module, nn.MaxPool2d) and not is_plain(module):
+            faults.append("the windows of a MaxPool2d may overlap")
+    return unique(faults)
+
+
+def edge(tensors: tuple[Any, ...]) -> Edge:
+    """Where in the graph the one tensor of a call stands."""
+    if len(tensors) != 1 or not isinstance(tensors[0], Tensor) or tensors[0].grad_fn is None:
+        return NOWHERE
+    return tensors[0].grad_fn, tensors[0].output_nr
+
+
+def consumers(logits: Tensor) -> Counter[Edge]:
+    """How many operations on the way to the logits use each tensor of the graph."""
+    uses: Counter[Edge] = Counter()
+    waiting, known = [logits.grad_fn], {logits.grad_fn}
+    while waiting:
+        node = waiting.pop()
+        for used, number in node.next_functions if node is not None else ():
+            uses[used, number] += 1
+            if used not in known:
+                known.add(used)
+                waiting.append(used)
+    return uses
+
+
+def is_treated(name: str, args: tuple[Any, ...], rules: Rules) -> bool:
+    """Whether the operation is one of a nonlinearity that the method treats; clamp only where it is a ReLU."""
+    if name in ("clamp", "clamp_min"):
+        return len(args) == 2 and not isinstance(args[1], Tensor) and args[1] == 0
+    return FUNCTIONS.get(name, name) in rules.makers
+
+
+def is_plain(pool: nn.MaxPool2d) -> bool:
+    """Whether the pooling's windows lie side by side, without padding."""
+    kernel, stride = pair(pool.kernel_size), pair(pool.stride)
+    return kernel == stride and pair(pool.padding) == (0, 0) and pair(pool.dilation) == (1, 1) and not pool.ceil_mode
+
+
+def plain(func: Any) -> str:
+    """The name of a torch function or operation without overload and without the underscore of those that work in place."""
+    return str(getattr(func, "__name__", "")).partition(".")[0].removesuffix("_")
+
+
+def underscored(func: Any) -> bool:
+    """Whether the function's name says that it works in place."""
+    return str(getattr(func, "__name__", "")).partition(".")[0].endswith("_")
+
+
+def unique(words: Iterable[str]) -> list[str]:
+    """The words without repetition, in their order."""
+    return list(dict.fromkeys(words))
+
+
+def listed(words: list[str]) -> str:
+    """The first words, up to four, as part of a sentence."""
+    return ", ".join(words[:4]) + (f" and {len(words) - 4} more" if len(words) > 4 else "")
+
+
+def pair(value: int | Iterable[int]) -> tuple[int, int]:
+    """A pooling's setting for rows and columns."""
+    if isinstance(value, int):
+        return value, value
+    values = tuple(value)
+    return values[0], values[-1]
+
+
+# The makers: the module that a call of a function becomes, or None where it is no such nonlinearity; given what follows the input.
+
+
+def clamped(min: Any = None, max: Any = None) -> nn.Module | None:
+    """For clamp, clip and clamp_min: a ReLU at 0."""
+    return nn.ReLU() if max is None and not isinstance(min, Tensor) and min == 0 else None
+
+
+def pooled(
+    kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False, return_indices: bool = False
+) -> nn.Module | None:
+    """For max_pool2d: the pooling itself, or its windows laid side by side and then pooled."""
+    if return_indices:
+        return None
+    kernel, step, edges, gaps = pair(kernel_size), pair(stride or kernel_size), pair(padding), pair(dilation)
+    pool = nn.MaxPool2d(kernel, step, edges, gaps, ceil_mode=ceil_mode)
+    return pool if is_plain(pool) else nn.Sequential(Windows(kernel, step, edges, gaps, ceil_mode), nn.MaxPool2d(kernel))
+
+
+RELUS: dict[str, Callable[..., nn.Module | None]] = {"relu": nn.ReLU, "clamp": clamped, "clip": clamped, "clamp_min": clamped}
+RESCALED: dict[str, Callable[..., nn.Module | None]] = RELUS | {
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "softplus": nn.Softplus,
+    "max_pool2d": pooled,
+}
+
+GUIDED = Rules((nn.ReLU,), False, RELUS)
+RULES = {
+    # those of Captum's table but Softmax, whose rule there takes a mean over the whole batch, and pooling of other than images
+    "deeplift": Rules((nn.ReLU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.MaxPool2d), True, RESCALED),
+    "guided-backprop": GUIDED,
+    "guided-grad-cam": GUIDED,
+}
+
+FUNCTIONS = {"max_pool2d_with_indices": "max_pool2d"}  # operations that reach the device under another name than the function's
+FOREIGN = {
+    "gelu": "gelu", "silu": "silu", "mish": "mish", "hardswish": "hardswish", "hardsigmoid": "hardsigmoid", "hardtanh": "hardtanh",
+    "_prelu_kernel": "prelu", "celu": "celu", "log_sigmoid_forward": "log_sigmoid", "threshold": "threshold", "glu": "glu",
+    "rrelu_with_noise": "rrelu", "_softmax": "softmax", "_log_softmax": "log_softmax", "softshrink": "softshrink",
+    "hardshrink": "hardshrink", "adaptive_max_pool2d": "adaptive_max_pool2d",
+}  # fmt: skip
+CHANGES = "the model does not call the same nonlinearities for every batch: choose a method without rules for them"
+OTHERWISE = "choose a method without such rules, such as integrated-gradients"

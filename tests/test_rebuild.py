@@ -1,0 +1,336 @@
+"""Which models the hooking methods fit, and copies that are equal to an unrolled twin."""
+
+import warnings
+
+import pytest
+import torch
+from captum.attr import DeepLift, GuidedBackprop
+from torch import nn
+from torch.nn import functional as F
+
+from robench.calls import frozen
+from robench.draws import Draws
+from robench.errors import InputError
+from robench.explainers.hooks import deeplift, guided_backprop, rescaled
+from robench.explainers.rebuild import Rebuilt, Windows, distance, prepared
+from robench.models import build, load
+
+METHODS = {"deeplift": deeplift, "guided-backprop": guided_backprop}
+
+
+def draws(n):
+    return Draws(0, torch.arange(n))
+
+
+def hooks_of(module):
+    return len(module._forward_hooks) + len(module._forward_pre_hooks) + len(module._backward_hooks) + len(module._backward_pre_hooks)
+
+
+def images(n=4, shape=(3, 8, 8), seed=1):
+    return torch.rand((n, *shape), generator=torch.Generator().manual_seed(seed))
+
+
+class Block(nn.Module):
+    """A residual block between two convolutions; `first` and `second` say how the activations are called."""
+
+    def __init__(self, first, second, after):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.conv1, self.conv2, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1), nn.Linear(64, 5)
+        self.first, self.second, self.after = first, second, after
+
+    def forward(self, x):
+        h = self.conv1(x)
+        h = self.conv2(self.first(h)) + h  # the input of the first activation is used again
+        return self.head(self.after(self.second(h)).flatten(1))
+
+
+class Apart(nn.Module):
+    """Its module sees a tensor of its own on either side: a copy goes in, and a copy comes out."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x):
+        return self.module(x.clone()).clone()
+
+
+def twin():
+    return Block(Apart(nn.ReLU()), Apart(nn.ReLU()), Apart(nn.MaxPool2d(2))).eval().requires_grad_(False)
+
+
+def reused():
+    relu = nn.ReLU()
+    return Block(relu, relu, nn.MaxPool2d(2))
+
+
+def mixed(relu):
+    return lambda: Block(relu, relu, lambda x: F.max_pool2d(x, 2))
+
+
+FORMS = {
+    "one module": reused,
+    "two modules on shared tensors": lambda: Block(nn.ReLU(), nn.ReLU(), nn.MaxPool2d(2)),
+    "F.relu": mixed(F.relu),
+    "torch.relu": mixed(torch.relu),
+    "tensor.relu": mixed(lambda x: x.relu()),
+    "clamp": mixed(lambda x: x.clamp(min=0)),
+    "clamp_min": mixed(lambda x: torch.clamp_min(x, 0.0)),
+    "clip": mixed(lambda x: torch.clip(x, 0)),
+    "aten": mixed(torch.ops.aten.relu),
+    "a copy in place": mixed(lambda x: F.relu(x * 1, inplace=True)),
+    "a copy with underscore": mixed(lambda x: (x * 1).relu_()),
+    "module on a copy in place": lambda: Block(Apart(nn.ReLU(inplace=True)), Apart(nn.ReLU(inplace=True)), nn.MaxPool2d(2)),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("form", FORMS)
+def test_a_rebuilt_model_gets_the_maps_of_its_unrolled_twin(form, method):
+    model, x, target = FORMS[form]().eval().requires_grad_(False), images(), torch.arange(4)
+    fit, notes = prepared(method, model, x)
+    same, none = prepared(method, twin(), x)
+    assert none == []
+    assert fit is not model
+    assert len(notes) == 1
+    assert torch.equal(fit(x), model(x))
+    torch.testing.assert_close(METHODS[method](fit, x, target, draws(4)), METHODS[method](same, x, target, draws(4)), atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("form", ["one module", "two modules on shared tensors", "F.relu"])
+def test_captum_alone_is_wrong_on_such_models(form):
+    model, x, target = FORMS[form]().eval().requires_grad_(False), images(), torch.arange(4)
+    right = guided_backprop(twin(), x, target, draws(4))
+    assert float((GuidedBackprop(model).attribute(x.clone(), target=target) - right).abs().max()) > 0.05 * float(right.abs().max())
+    right = deeplift(twin(), x, target, draws(4))
+    try:
+        wrong = DeepLift(model).attribute(x.clone(), target=target)
+    except RuntimeError as error:
+        assert "more than once" in str(error)  # noqa: PT017 - Captum notices some of them
+    else:
+        assert float((wrong - right).abs().max()) > 0.05 * float(right.abs().max())
+
+
+def test_what_works_in_place_keeps_its_meaning():
+    """The shortcut of this block carries the activated tensor, because the activation overwrote it."""
+
+    class Overwrites(Block):
+        def forward(self, x):
+            h = self.conv1(x)
+            self.first(h)
+            return self.head(self.after(self.second(self.conv2(h) + h)).flatten(1))
+
+    x, target = images(), torch.arange(4)
+    for relu in (nn.ReLU(inplace=True), F.relu_, lambda x: F.relu(x, inplace=True), lambda x: x.clamp_(min=0)):
+        model = Overwrites(relu, nn.ReLU(), nn.AvgPool2d(2)).eval().requires_grad_(False)
+        unrolled = nn.Sequential(model.conv1, nn.ReLU()), model.conv2, nn.ReLU(), nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), model.head)
+
+        class Unrolled(nn.Module):
+            def __init__(self, parts):
+                super().__init__()
+                self.parts = nn.ModuleList(parts)
+
+            def forward(self, x):
+                h = self.parts[0](x)
+                return self.parts[3](self.parts[2](self.parts[1](h) + h))
+
+        for method, explain in METHODS.items():
+            fit, _ = prepared(method, model, x)
+            assert torch.equal(fit(x), model(x))
+            expected = explain(Unrolled(unrolled).eval(), x, target, draws(4))
+            torch.testing.assert_close(explain(fit, x, target, draws(4)), expected, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "settings", [(3, 2, 1), (3, 2, 0), (2, 2, 1), (3, 1, 1), (2, 3, 0), (3, 2, 1, 2), ((3, 2), (2, 1), (1, 0)), (4, 3, 2)]
+)
+@pytest.mark.parametrize("ceil", [False, True])
+@pytest.mark.parametrize("size", [(9, 8), (12, 11), (7, 7)])
+def test_windows_laid_side_by_side_pool_to_the_same_maxima(settings, ceil, size):
+    kernel, stride, padding, dilation = (*settings, 1)[:4]
+    x = torch.randn((2, 3, *size), generator=torch.Generator().manual_seed(0)) - 5
+    pairs = [(value, value) if isinstance(value, int) else value for value in (kernel, stride, padding, dilation)]
+    expected = F.max_pool2d(x, kernel, stride, padding, dilation, ceil)
+    assert torch.equal(F.max_pool2d(Windows(*pairs, ceil)(x), kernel), expected)
+
+
+def test_deeplift_is_complete_where_the_windows_of_a_pooling_overlap():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(3, 2, 1), nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(36, 5))
+    model.eval().requires_grad_(False)
+    x, start, target = images(), images(seed=2), torch.arange(4)
+    fit, notes = prepared("deeplift", model, x)
+    assert "overlap" in notes[0]
+    for subject, holds in ((fit, True), (model, False)):
+        total = rescaled(subject, x, target, start).flatten(1).sum(1)
+        rise = (model(x) - model(start)).gather(1, target[:, None])[:, 0]
+        assert (float((total - rise).abs().max()) < 1e-4 * float(rise.abs().max())) == holds
+
+
+@pytest.mark.parametrize("method", ["deeplift", "guided-backprop", "guided-grad-cam"])
+def test_the_users_model_is_left_as_it_is(method):
+    model, x = FORMS["one module"]().eval(), images()
+    state, names = {key: value.clone() for key, value in model.state_dict().items()}, dict(model.named_modules())
+    keys, rng, before = [sorted(module.__dict__) for module in model.modules()], torch.get_rng_state(), x.clone()
+    with frozen(model), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit, _ = prepared(method, model, x)
+        assert not any(module.training for module in fit.modules())
+        assert {id(p) for p in fit.parameters()} == {id(p) for p in model.parameters()}
+    assert dict(model.named_modules()) == names
+    assert [sorted(module.__dict__) for module in model.modules()] == keys
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+    assert torch.equal(torch.get_rng_state(), rng)
+    assert torch.equal(x, before)
+    assert not x.requires_grad
+    for module in [*model.modules(), *fit.modules()]:
+        assert hooks_of(module) == 0
+
+
+def test_other_methods_and_cut_models_get_the_model_itself():
+    model, x = FORMS["F.relu"]().eval().requires_grad_(False), images()
+    for method in ("saliency", "grad-cam", "kernel-shap"):
+        assert prepared(method, model, x) == (model, [])
+    cut = nn.Sequential(model)
+    cut.forward = lambda x: model(x.detach())
+    assert prepared("guided-backprop", cut, x) == (cut, [])
+
+
+@pytest.mark.parametrize("name", ["cnn", "resnet8", "preact-resnet18", "lenet", "smallcnn", "mlp"])
+def test_our_own_networks_are_fit_with_relu_and_refused_with_gelu(name):
+    shape = (3, 8, 8) if name == "preact-resnet18" else (3, 16, 16)
+    x = images(2, shape)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, smooth = (
+            build(name, classes=4, shape=shape, activation=act, mean=[0.5] * 3, std=[0.25] * 3).eval().requires_grad_(False)
+            for act in ("relu", "gelu")
+        )
+    assert prepared("guided-backprop", model, x) == (model, [])
+    fit, notes = prepared("deeplift", model, x)
+    assert (fit is model) == (name not in ("lenet", "smallcnn"))  # these two pool directly behind a ReLU
+    assert len(notes) == (fit is not model)
+    assert torch.equal(fit(x), model(x))
+    with pytest.raises(InputError, match="no rule for GELU"):
+        prepared("deeplift", smooth, x)
+    with pytest.raises(InputError, match="calls none"):
+        prepared("guided-backprop", smooth, x)
+
+
+def test_torchvisions_resnet_is_rebuilt():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = load("tv/resnet18", classes=10, shape=(3, 32, 32)).model
+    x = images(2, (3, 32, 32))
+    with frozen(model):
+        for method in METHODS:
+            fit, notes = prepared(method, model, x)
+            assert "ReLU is called 2 times" in notes[0]
+            assert distance(model, fit, x) < 1e-6
+            assert len(fit.parts) == 17 + (method == "deeplift")
+    assert isinstance(fit, Rebuilt)
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("name", ["resnet20_standard", "resnet2b", "resnet4b", "cnn_a_mix", "wong2020_fgsm", "atzmon2019"])
+def test_independent_models_are_fit_or_rebuilt(zoo, name):
+    model = getattr(zoo, name)()
+    x = images(3, (1, 28, 28) if name in ("wong2020_fgsm", "atzmon2019") else (3, 32, 32))
+    with frozen(model):
+        for method in METHODS:
+            fit, _ = prepared(method, model, x)
+            assert (fit is model) == (name in ("cnn_a_mix", "wong2020_fgsm"))
+            assert distance(model, fit, x) < 1e-6
+
+
+def small(act):
+    return nn.Sequential(nn.Conv2d(3, 4, 3), act, nn.Flatten(), nn.Linear(144, 5))
+
+
+@pytest.mark.parametrize(
+    "act",
+    [nn.GELU(), nn.SiLU(), nn.Mish(), nn.Hardswish(), nn.ReLU6(), nn.PReLU(), nn.CELU(), nn.Softmax(1), nn.Threshold(0.1, 0.0)],
+    ids=lambda act: type(act).__name__,
+)
+def test_a_nonlinearity_without_a_rule_is_refused_by_its_name(act):
+    model = small(act).eval().requires_grad_(False)
+    with pytest.raises(InputError, match=type(act).__name__):
+        prepared("deeplift", model, images())
+    with pytest.raises(InputError, match="calls none"):
+        prepared("guided-backprop", model, images())
+
+
+def test_a_nonlinearity_that_has_no_module_of_its_own_is_refused():
+    with pytest.raises(InputError, match="elu is called outside"):
+        prepared("deeplift", small(nn.SELU()).eval(), images())
+
+
+class Gated(nn.Module):
+    """Activations are multiplied with each other."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.relu, self.gate, self.head = nn.Conv2d(3, 4, 3), Apart(nn.ReLU()), Apart(nn.Sigmoid()), nn.Linear(4, 5)
+
+    def forward(self, x):
+        h = self.conv(x)
+        return self.head((self.relu(h) * self.gate(h)).mean((2, 3)))
+
+
+def test_deeplift_is_refused_with_the_number_where_it_is_not_complete():
+    model = Gated().eval().requires_grad_(False)
+    with pytest.raises(InputError, match=r"misses f\(x\) - f\(baseline\) by \d+\.\d%"):
+        prepared("deeplift", model, images())
+    assert prepared("guided-backprop", model, images()) == (model, [])
+
+
+def test_guided_backprop_says_what_it_leaves_alone():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 5)).eval()
+    fit, notes = prepared("guided-backprop", model, images())
+    assert fit is model
+    assert notes == ["guided-backprop treats the ReLUs alone, and takes the plain gradient of GELU"]
+
+
+class Moody(nn.Module):
+    """Calls a ReLU more for bright batches."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 5)
+
+    def forward(self, x):
+        h = F.relu(self.conv(x))
+        return self.head((F.relu(h - 0.1) if x.mean() > 0.8 else h).mean((2, 3)))
+
+
+def test_a_model_that_calls_other_nonlinearities_for_other_batches_gets_a_sentence():
+    model = Moody().eval().requires_grad_(False)
+    fit, _ = prepared("guided-backprop", model, images())
+    with pytest.raises(InputError, match="same nonlinearities"):
+        fit(torch.ones(2, 3, 8, 8))
+
+
+def test_stored_programs_are_refused_or_rebuilt():
+    model, x = small(nn.ReLU()).eval().requires_grad_(False), images()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        script = torch.jit.script(model)
+    with pytest.raises(InputError, match="TorchScript"):
+        prepared("guided-backprop", script, x)
+    program = torch.export.export(model, (images(16),), dynamic_shapes=({0: torch.export.Dim("rows", min=2, max=64)},)).module()
+    fit, notes = prepared("deeplift", program, x)
+    assert len(notes) == 1
+    torch.testing.assert_close(deeplift(fit, x, torch.arange(4), draws(4)), deeplift(model, x, torch.arange(4), draws(4)))
+
+
+@pytest.mark.parametrize("bounds", [{"min": 0.1}, {"min": 0.0, "max": 1.0}, {"max": 0.0}])
+def test_another_clamp_is_no_relu(bounds):
+    model, x = FORMS["clamp"]().eval().requires_grad_(False), images()
+    model.first = model.second = lambda h: h.clamp(**bounds)
+    with pytest.raises(InputError, match="calls none"):
+        prepared("guided-backprop", model, x)
