@@ -1,15 +1,28 @@
 """The statistics behind a comparison: paired tests and intervals, and an interval that may be looked at after every image.
 
-robench.rows.wilson is the interval of a single accuracy; what is here compares two, or watches one grow.
+robench.rows.wilson is the interval of a single accuracy; what is here compares two, or watches one grow. Scores that are no shares, such as
+those of saliency maps, have bootstrap intervals of their means, and rank statistics.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from robench.errors import InputError
+from robench.options import whole
 from robench.rows import wilson
+
+NORMAL, LEVELS = NormalDist(), (0.025, 0.975)
+Z = NORMAL.inv_cdf(LEVELS[1])
+DRAWN = 1 << 20  # numbers that a bootstrap draws at once: 12 MiB with their places
+Floats = NDArray[np.float64]
+Values = Sequence[float] | NDArray[Any]
 
 
 def mcnemar(only_base: int, only_new: int) -> float:
@@ -106,3 +119,123 @@ def edge(kept: Callable[[int], bool], inside: int, end: int) -> int:
 def log_choose(n: int, k: int) -> float:
     """The logarithm of n over k."""
     return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+
+
+def bootstrap_mean(values: Values, seed: int, resamples: int = 2000) -> tuple[float, float]:
+    """A 95 % interval of the mean of the finite values, by the bootstrap: (low, high); (nan, nan) for fewer than two of them.
+
+    values     numbers without a known distribution, such as one score an image; what is nan or infinite is left out
+    resamples  at least 100: means of as many values drawn with replacement, in chunks, so that the memory does not grow with them
+
+    BCa, the percentile interval corrected for bias and acceleration (Efron 1987, JASA 82:171; Efron & Tibshirani 1993, chapter 14), because
+    scores are skewed. The same for the same seed, in whatever order the values come. As every bootstrap it is a little narrow for few
+    values, by a factor of about sqrt((n - 1) / n).
+    """
+    kept = finite(values)
+    if len(kept) < 2:
+        return math.nan, math.nan
+    return accelerated(resampled(kept, np.random.default_rng(abs(seed)), whole("resamples", resamples, 100)), float(kept.mean()), [kept])
+
+
+def difference_of_means(a: Values, b: Values, seed: int, resamples: int = 2000) -> tuple[float, float, float]:
+    """The difference mean(a) - mean(b) of two independent groups, with its 95 % bootstrap interval: (difference, low, high).
+
+    Each group is resampled by itself; otherwise as `bootstrap_mean`. Nothing but nan where a group has no finite value, and no interval
+    where one has fewer than two.
+    """
+    kept = finite(a), finite(b)
+    if min(map(len, kept)) == 0:
+        return math.nan, math.nan, math.nan
+    difference = float(kept[0].mean() - kept[1].mean())
+    if min(map(len, kept)) < 2:
+        return difference, math.nan, math.nan
+    rng, count = np.random.default_rng(abs(seed)), whole("resamples", resamples, 100)
+    means = resampled(kept[0], rng, count) - resampled(kept[1], rng, count)
+    return difference, *accelerated(means, difference, [kept[0], -kept[1]])
+
+
+def finite(values: Values) -> Floats:
+    """The finite values in ascending order, (n,): without their order, what is made of them cannot depend on it."""
+    flat = np.asarray(values, dtype=np.float64).ravel()
+    return np.sort(flat[np.isfinite(flat)])
+
+
+def resampled(values: Floats, rng: np.random.Generator, resamples: int) -> Floats:
+    """The means of `resamples` samples drawn from the values with replacement, each as large as they are."""
+    rows, n = max(1, DRAWN // len(values)), len(values)
+    sizes = [min(rows, resamples - done) for done in range(0, resamples, rows)]
+    return np.concatenate([values[rng.integers(n, size=(size, n), dtype=np.int32)].mean(1) for size in sizes])
+
+
+def accelerated(means: Floats, estimate: float, groups: Sequence[Floats]) -> tuple[float, float]:
+    """The BCa interval of a sum of the means of independent groups, from its resampled values; it holds the estimate (our choice).
+
+    The bias is the normal quantile of the share of resampled values below the estimate, ties half. The acceleration is a sixth of the
+    skewness of the estimate, from the third and second moments of the groups: for one group what the jackknife gives.
+    """
+    deviations = [group - group.mean() for group in groups]
+    square, cube = (sum(float((d**power).sum()) / len(d) ** power for d in deviations) for power in (2, 3))
+    if all(group[0] == group[-1] for group in groups) or square == 0:
+        return estimate, estimate
+    below = float((means < estimate).mean() + (means == estimate).mean() / 2)
+    bias, acceleration = NORMAL.inv_cdf(min(max(below, 0.5 / len(means)), 1 - 0.5 / len(means))), cube / square**1.5 / 6
+    shifted = [bias + NORMAL.inv_cdf(level) for level in LEVELS]
+    low, high = np.quantile(means, [NORMAL.cdf(bias + z / (1 - acceleration * z)) for z in shifted])
+    return min(float(low), estimate), max(float(high), estimate)
+
+
+def spearman(a: Values, b: Values) -> tuple[float, float, float]:
+    """Spearman's rank correlation of pairs, with its 95 % interval: (rho, low, high), each in [-1, 1].
+
+    a, b  of equal length; a pair with a nan is left out, and infinite values have a rank as others do
+
+    Equal values share their average rank. The interval is Fisher's z with the variance (1 + rho^2 / 2) / (n - 3) of Bonett & Wright 2000
+    (Psychometrika 65:23). It would be a point at rho = +-1, so it is taken at most at 1 less half of what one exchanged pair of
+    neighbours takes away (our choice). Nothing but nan where one side is constant or empty; no interval for fewer than four pairs.
+    InputError for unequal lengths.
+    """
+    pairs = np.array([np.asarray(side, dtype=np.float64).ravel() for side in matched(a, b)])
+    pairs = pairs[:, ~np.isnan(pairs).any(0)]
+    n = pairs.shape[1]
+    one, other = (ranks(side) - (n + 1) / 2 for side in pairs)
+    spread = math.sqrt(float(one @ one) * float(other @ other))
+    if spread == 0:
+        return math.nan, math.nan, math.nan
+    rho = min(1.0, max(-1.0, float(one @ other) / spread))
+    if n < 4:
+        return rho, math.nan, math.nan
+    most = 1 - 6 / (n * (n * n - 1))
+    z, half = math.atanh(min(most, max(-most, rho))), Z * math.sqrt((1 + rho * rho / 2) / (n - 3))
+    return rho, min(rho, math.tanh(z - half)), max(rho, math.tanh(z + half))
+
+
+def matched(a: Values, b: Values) -> tuple[Values, Values]:
+    """Both, if they are equally long."""
+    if len(a) != len(b):
+        raise InputError(f"{len(a)} and {len(b)} values are no pairs: a correlation needs as many on both sides")
+    return a, b
+
+
+def ranks(values: Floats) -> Floats:
+    """The ranks of the values from 1, equal ones with their average."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return np.asarray((counts.cumsum() - (counts - 1) / 2)[place], dtype=np.float64)
+
+
+def superiority(a: Values, b: Values) -> float:
+    """The probability that a value of a exceeds one of b, ties half, in [0, 1]: 0.5 where neither group tends to be larger.
+
+    The statistic of Mann & Whitney 1947 over the number of pairs, which is the area under the ROC curve; as a measure of effect McGraw &
+    Wong 1992. A nan is left out and infinite values are compared as others are; nan where a group is empty.
+    """
+    one, other = (np.sort(flat[~np.isnan(flat)]) for flat in (np.asarray(side, dtype=np.float64).ravel() for side in (a, b)))
+    if not (len(one) and len(other)):
+        return math.nan
+    beaten = np.searchsorted(other, one, "left") + np.searchsorted(other, one, "right")
+    return int(beaten.sum()) / (2 * len(one) * len(other))
+
+
+def quantiles(values: Values, levels: Sequence[float]) -> list[float]:
+    """The quantiles of the finite values at the levels in [0, 1], with straight lines between the values; nan where there are none."""
+    kept = finite(values)
+    return [float(found) for found in np.quantile(kept, levels)] if len(kept) else [math.nan] * len(levels)

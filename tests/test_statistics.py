@@ -1,4 +1,7 @@
-"""McNemar's test and Newcombe's interval against published examples and enumeration; the anytime interval by exact path probabilities."""
+"""McNemar's test and Newcombe's interval against published examples and enumeration; the anytime interval by exact path probabilities.
+
+Bootstrap intervals and rank statistics against scipy, closed forms and simulation.
+"""
 
 import itertools
 import math
@@ -11,7 +14,18 @@ from scipy import stats
 
 from robench.errors import InputError
 from robench.rows import wilson
-from robench.statistics import anytime, least_significant, mcnemar, paired_difference
+from robench.statistics import (
+    accelerated,
+    anytime,
+    bootstrap_mean,
+    difference_of_means,
+    least_significant,
+    mcnemar,
+    paired_difference,
+    quantiles,
+    spearman,
+    superiority,
+)
 
 
 @pytest.mark.parametrize(("lost", "won", "p"), [(1, 7, 0.070), (6, 16, 0.0525)])
@@ -171,3 +185,184 @@ def test_the_anytime_interval_of_a_large_population_is_quick():
 def test_counts_that_cannot_be_are_refused(wrong):
     with pytest.raises(InputError, match="counts must nest"):
         anytime(*wrong)
+
+
+def skewed(n, seed=0):
+    return np.random.default_rng(seed).exponential(1.0, n) ** 1.5
+
+
+def test_the_bootstrap_interval_of_a_mean_is_that_of_scipy_up_to_chance():
+    values = skewed(80)
+    low, high = bootstrap_mean(values, 0, 20_000)
+    theirs = stats.bootstrap((values,), np.mean, n_resamples=20_000, method="BCa", rng=1).confidence_interval
+    wide = theirs.high - theirs.low
+    assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=0.03 * wide)
+    assert high - values.mean() > 1.1 * (values.mean() - low)  # a percentile or normal interval would miss the skew
+
+
+def test_the_interval_of_many_even_values_is_the_normal_one():
+    values = np.random.default_rng(3).uniform(size=10_000)
+    half = 1.96 * values.std() / 100
+    begin = time.perf_counter()
+    low, high = bootstrap_mean(values, 5)
+    assert time.perf_counter() - begin < 3
+    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.1 * half)
+
+
+def test_the_bootstrap_covers_the_true_mean_about_as_often_as_it_says():
+    hits = 0
+    for seed in range(500):
+        low, high = bootstrap_mean(np.random.default_rng(seed).beta(2, 6, 50), seed, 400)
+        hits += low <= 0.25 <= high
+    assert 0.91 < hits / 500 < 0.98
+
+
+def test_the_bootstrap_depends_on_the_seed_alone_and_neither_on_order_nor_on_what_is_missing():
+    values = list(skewed(40))
+    found = bootstrap_mean(values, 7)
+    assert bootstrap_mean(values[::-1], 7) == found
+    assert bootstrap_mean([math.nan, *values, math.inf, -math.inf], 7) == found
+    assert bootstrap_mean(values, 8) != found
+    assert bootstrap_mean(values, -7) == found  # no seed is refused
+    np.random.seed(0)
+    before = np.random.get_state()[1].tolist()
+    bootstrap_mean(values, 7)
+    assert np.random.get_state()[1].tolist() == before
+
+
+@pytest.mark.parametrize(("estimate", "group"), [(0.6, [-1.0, 0.0, 1.0]), (0.35, [-1.0, -1.0, 2.0])])
+def test_the_interval_is_corrected_for_bias_and_acceleration_as_the_formula_says(estimate, group):
+    means, values = np.linspace(0, 1, 100_001), np.array(group)  # the quantile of these means at p is p itself
+    bias, a = stats.norm.ppf(estimate), (values**3).sum() / (values**2).sum() ** 1.5 / 6
+    ends = [stats.norm.cdf(bias + (bias + z) / (1 - a * (bias + z))) for z in stats.norm.ppf([0.025, 0.975])]
+    assert accelerated(means, estimate, [values]) == pytest.approx(ends, abs=1e-4)
+
+
+def test_scale_and_shift_pass_through_the_bootstrap():
+    values = skewed(30)
+    low, high = bootstrap_mean(values, 1)
+    assert bootstrap_mean(4 * values + 8, 1) == pytest.approx((4 * low + 8, 4 * high + 8))
+
+
+def test_the_bootstrap_of_next_to_nothing():
+    assert np.isnan([bootstrap_mean([], 0), bootstrap_mean([0.3, math.nan], 0)]).all()
+    assert bootstrap_mean([0.1] * 9, 0) == pytest.approx((0.1, 0.1), abs=1e-15)
+    assert bootstrap_mean([1, 2], 0) == (1, 2)
+    low, high = bootstrap_mean([0] * 99 + [1], 0)
+    assert 0 <= low <= 0.01 < high < 0.1
+    with pytest.raises(InputError, match="resamples"):
+        bootstrap_mean([1, 2, 3], 0, 10)
+
+
+def test_chunks_of_the_bootstrap_are_no_larger_than_they_must_be(monkeypatch):
+    values, sizes = skewed(500), []
+    plain = np.random.default_rng
+
+    class Watched:
+        def __init__(self, seed):
+            self.rng = plain(seed)
+
+        def integers(self, high, size, dtype):
+            sizes.append(size)
+            return self.rng.integers(high, size=size, dtype=dtype)
+
+    monkeypatch.setattr("robench.statistics.np.random.default_rng", Watched)
+    monkeypatch.setattr("robench.statistics.DRAWN", 5_000)
+    bootstrap_mean(values, 0, 205)
+    assert sizes == [(10, 500)] * 20 + [(5, 500)]
+
+
+def test_the_difference_of_two_means_is_that_of_scipy_up_to_chance():
+    a, b = skewed(60, 1), skewed(25, 2)
+    theirs = stats.bootstrap(
+        (a, b), lambda one, other, axis: one.mean(axis) - other.mean(axis), n_resamples=20_000, method="BCa", rng=1
+    ).confidence_interval
+    difference, low, high = difference_of_means(a, b, 0, 20_000)
+    assert difference == pytest.approx(a.mean() - b.mean())
+    assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=0.03 * (theirs.high - theirs.low))
+
+
+def test_the_difference_of_two_means_covers_the_truth_and_turns_round():
+    hits = 0
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        _, low, high = difference_of_means(rng.normal(2, 3, 60), rng.normal(1, 1, 40), seed, 300)
+        hits += low <= 1 <= high
+    assert 0.91 < hits / 300 < 0.985
+    difference, low, high = difference_of_means(skewed(50), skewed(50, 1), 0, 20_000)
+    assert difference_of_means(skewed(50, 1), skewed(50), 1, 20_000) == pytest.approx((-difference, -high, -low), abs=0.05)
+
+
+def test_the_difference_from_an_empty_or_a_single_group():
+    assert np.isnan(difference_of_means([], [1, 2], 0)).all()
+    assert difference_of_means([3], [1, 2], 0)[0] == 1.5
+    assert np.isnan(difference_of_means([3], [1, 2], 0)[1:]).all()
+    assert difference_of_means([3, 3], [1, 1], 0) == (2, 2, 2)
+    _, low, high = difference_of_means([3, 3], [1, 2], 0)
+    assert (low, high) == (1, 2)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_spearman_is_that_of_scipy_with_and_without_ties(ties):
+    rng = np.random.default_rng(0)
+    for n in (3, 5, 40, 1000):
+        a = rng.normal(size=n)
+        b = 0.5 * a + rng.normal(size=n)
+        a, b = (np.round(2 * a), np.round(b)) if ties else (a, b)
+        theirs = stats.spearmanr(a, b).statistic
+        assert spearman(a, b)[0] == pytest.approx(theirs, abs=1e-12, nan_ok=True)
+        assert spearman(b, -a)[0] == pytest.approx(-theirs, abs=1e-12, nan_ok=True)
+
+
+def test_spearmans_interval_by_hand_and_by_simulation():
+    a, b = [1, 2, 3, 4, 5, 6, 7, 8], [2, 1, 4, 3, 6, 5, 8, 7]  # sum d^2 = 8, rho = 1 - 6 * 8 / 504
+    rho, low, high = spearman(a, b)
+    z, half = math.atanh(19 / 21), 1.959963984540054 * math.sqrt((1 + (19 / 21) ** 2 / 2) / 5)
+    assert (rho, low, high) == pytest.approx((19 / 21, math.tanh(z - half), math.tanh(z + half)))
+    truth, hits = 6 / math.pi * math.asin(0.7 / 2), 0  # of a normal pair with correlation 0.7
+    for seed in range(400):
+        x, y = np.random.default_rng(seed).multivariate_normal([0, 0], [[1, 0.7], [0.7, 1]], 60).T
+        _, low, high = spearman(x, y)
+        hits += low <= truth <= high
+    assert 0.92 < hits / 400 < 0.98
+
+
+def test_spearman_leaves_out_missing_pairs_and_ranks_infinite_values():
+    a, b = [1, 2, math.nan, 4, 5, 3], [2, 1, 0, math.inf, 3, math.nan]
+    assert spearman(a, b) == spearman([1, 2, 4, 5], [2, 1, 9, 3])
+    assert spearman(a, b)[0] == pytest.approx(0.6)
+    with pytest.raises(InputError, match="3 and 2 values"):
+        spearman([1, 2, 3], [1, 2])
+
+
+def test_spearman_of_perfect_order_and_of_no_order_at_all():
+    rho, low, high = spearman(range(10), np.arange(10) ** 3)
+    assert (rho, high) == (1, 1)
+    assert 0.9 < low < 0.99
+    assert spearman(range(10), -np.arange(10)) == pytest.approx((-1, -1, -low))
+    assert np.isnan([spearman([], []), spearman([1, 1, 1, 1], [1, 2, 3, 4])]).all()
+    assert spearman([1, 2, 3], [1, 2, 3])[0] == 1
+    assert np.isnan(spearman([1, 2, 3], [1, 2, 3])[1:]).all()
+
+
+def test_superiority_is_the_statistic_of_mann_and_whitney_per_pair():
+    rng = np.random.default_rng(0)
+    for shift in (0.0, 0.7):
+        a, b = np.round(rng.normal(shift, 1, 90), 1), np.round(rng.normal(0, 1, 140), 1)
+        theirs = stats.mannwhitneyu(a, b).statistic / (90 * 140)
+        assert superiority(a, b) == pytest.approx(theirs, abs=1e-12)
+        assert superiority(b, a) == pytest.approx(1 - theirs, abs=1e-12)
+
+
+def test_superiority_at_its_ends_and_without_values():
+    assert superiority([2, 3], [1, 0]) == 1
+    assert superiority([1, 1], [1]) == 0.5
+    assert superiority([math.inf, math.nan, 1], [math.inf, 2]) == (0.5 + 1) / 4
+    assert math.isnan(superiority([], [1]))
+    assert math.isnan(superiority([1], [math.nan]))
+
+
+def test_quantiles_are_those_of_the_finite_values():
+    assert quantiles([3, math.nan, 1, 2, math.inf, 5, 4], [0, 0.125, 0.5, 1]) == [1, 1.5, 3, 5]
+    assert np.isnan(quantiles([math.nan], [0.1, 0.9])).all()
+    assert quantiles([7], []) == []

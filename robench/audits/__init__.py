@@ -1,0 +1,47 @@
+"""Audits: score(explained, *, options) -> (B,) float64, one number an image, NaN where it is not defined; AUDITS at the foot is the list.
+
+The caller has made the maps (types.Explained) in eval mode with frozen parameters. Scores that ask the model or the method again take their
+random numbers from `explained.draws`, so that no score depends on the batch. What belongs to the model and not to a map, row norms and
+effective margins, comes from `geometry.geometry` and has its names in GROUPS["jacobian"].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from torch import Tensor
+
+from robench.audits.faithfulness import completeness, deletion, infidelity, insertion
+from robench.audits.geometry import alignment
+from robench.audits.inequality import entropy, gini, regional_gini, regional_gini_positive, top_mass
+from robench.audits.localisation import mass_gain, mass_in_mask, pointing_game
+from robench.audits.randomisation import randomisation
+from robench.audits.stability import max_sensitivity
+
+AUDITS: dict[str, Callable[..., Tensor]] = {
+    "gini": gini,
+    "regional-gini": regional_gini,
+    "regional-gini-positive": regional_gini_positive,
+    "entropy": entropy,
+    "top-mass": top_mass,
+    "top-mass-1": partial(top_mass, share=0.01),
+    "top-mass-5": partial(top_mass, share=0.05),
+    "alignment": alignment,
+    "pointing-game": pointing_game,
+    "mass-in-mask": mass_in_mask,
+    "mass-gain": mass_gain,
+    "completeness": completeness,
+    "infidelity": infidelity,
+    "max-sensitivity": max_sensitivity,
+    "deletion": deletion,
+    "insertion": insertion,
+    "randomisation": randomisation,
+}
+GROUPS: dict[str, tuple[str, ...]] = {
+    "maps": ("gini", "regional-gini", "entropy", "top-mass-1", "top-mass-5", "alignment"),
+    "masks": ("pointing-game", "mass-in-mask", "mass-gain"),
+    "trust": ("completeness", "infidelity", "max-sensitivity", "deletion", "insertion", "randomisation"),
+    "jacobian": ("row-norm-true", "row-norm-mean", "margin", "effective-margin", "effective-margin-min", "slope-alignment"),
+}
+GROUPS["all"] = (*GROUPS["maps"], *GROUPS["masks"], *GROUPS["trust"], *GROUPS["jacobian"])

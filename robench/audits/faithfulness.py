@@ -1,0 +1,182 @@
+"""Does the map say what the model does? Completeness and infidelity of its numbers, deletion and insertion by its order of pixels.
+
+All ask the model again, at no more than max(B, 64) images a call. A map that is 0 everywhere or not finite somewhere has no score: NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robench.calls import padded
+from robench.explainers.baselines import baseline_of
+from robench.options import positive, switch, whole
+from robench.recipes import lookup
+from robench.types import Explained
+
+ROWS = 64  # images of a model call, where the batch is smaller
+FLAT = 1e-3  # a rise of the logit below this part of the largest logit is too near to its rounding to divide by [our choice]
+TAPS, SIGMA = 11, 5.0  # pixels of the blur, as in the code of Petsiuk et al. for images of 224 px
+ORDERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "signed": lambda maps: maps.sum(1, keepdim=True, dtype=torch.float64),
+    "absolute": lambda maps: maps.abs().sum(1, keepdim=True, dtype=torch.float64),
+}
+
+
+def completeness(explained: Explained, *, baseline: float | str = 0.0) -> Tensor:
+    """By how much the sum of each map misses the rise of the logit, as a part of that rise, (B,) float64 >= 0: 0 is complete.
+
+    baseline  the image from which the rise is counted, as in `baselines.baseline_of`; it must be the method's own
+
+    |sum of the map - (z(x) - z(baseline))| / |z(x) - z(baseline)| for the logit z that is explained (Sundararajan et al. 2017, 1703.01365).
+    Without its sign (our choice), so that misses above and below do not cancel in a mean. Integrated gradients and DeepLift promise 0 and
+    gradient SHAP promises it on average over its draws; for input x gradient it says how far the logit is from linear, for other methods
+    nothing. Occlusion, ablation and the Shapley methods give every subpixel the value of its whole block: their sum over subpixels means
+    nothing here. NaN as above, and where the rise is below a thousandth of the largest logit: a quotient by rounding (our choice). The
+    quotient is large where the rise is small, so a median says more than a mean. One forward pass.
+    """
+    model, x = explained.model, explained.x
+    with torch.no_grad():
+        start = padded(model, baseline_of(model, x, baseline)).double()
+    end = explained.logits.double()
+    rise = chosen(end - start, explained.target)
+    missed = (explained.maps.flatten(1).sum(1, dtype=torch.float64) - rise).abs() / rise.abs()
+    largest = torch.maximum(start.abs().amax(1), end.abs().amax(1))
+    return missed.where(usable(explained.maps) & (rise.abs() > FLAT * largest), torch.nan)
+
+
+def infidelity(explained: Explained, *, perturbations: int = 10, stdev: float = 0.1, normalize: bool = True) -> Tensor:
+    """How far the map is from foretelling what noise does to the logit, (B,) float64 >= 0, in squared logits: 0 foretells it.
+
+    perturbations  draws of noise for each image, at least 2 if `normalize`: a scale fits one draw exactly
+    stdev          standard deviation of the noise, in pixel units
+    normalize      scale each map first as fits its image best; false takes the map as it is
+
+    mean over I of (<I, a> - (z(x) - z(x - I)))^2 with normal noise I (Yeh et al. 2019, 1901.09392); with `normalize` a is multiplied by
+    the factor that makes this least, mean <I, a> (z(x) - z(x - I)) / mean <I, a>^2, which may be negative. Equal to Captum's infidelity
+    under the same noise. Captum does not scale by default; we do, because only gradients are in logits per pixel: attributions, guided
+    gradients and squares are not, and unscaled methods could not be compared (our choice). The factor uses up one draw: the score is
+    too low by about 1 / perturbations. It grows with the square of the logits, so models of different logits do not compare. Where the
+    noise reaches beyond what is linear in the model, as 0.1 does in undefended networks, no map foretells anything and all maps score
+    alike, random ones too: a smaller stdev tells methods apart there.
+
+    Images are not kept in [0, 1], as with Captum. A map of one channel counts for each channel. NaN as above. It costs `perturbations`
+    forward passes.
+    """
+    count, stdev = whole("perturbations", perturbations, 2 if switch("normalize", normalize) else 1), positive("stdev", stdev)
+    x, draws, foretold, seen = explained.x, explained.draws.child("infidelity"), list[Tensor](), list[Tensor]()
+    before = chosen(explained.logits.double(), explained.target)
+    for steps in rounds(len(x), count):
+        noise = torch.stack([stdev * draws.normal(tuple(x.shape[1:]), step) for step in steps]).to(x)
+        foretold.append((noise.double() * explained.maps.double()).flatten(2).sum(2))
+        seen.append(before - chosen(answers(explained.model, x - noise), explained.target))
+    said, done = torch.cat(foretold), torch.cat(seen)
+    scale = (said * done).sum(0) / said.square().sum(0) if normalize else 1.0
+    return (scale * said - done).square().mean(0).where(usable(explained.maps), torch.nan)
+
+
+def deletion(
+    explained: Explained, *, steps: int = 32, baseline: float | str = 0.0, block: int | None = None, order: str = "signed"
+) -> Tensor:
+    """The area under the target's probability while the image's pixels go, (B,) float64 in [0, 1]: low if the first to go mattered.
+
+    steps     portions, as equal as can be, in which the pixels go; at most as many as there are pixels or blocks
+    baseline  what takes their place: as in `baselines.baseline_of`, or blur (see `insertion`)
+    block     pixels a side of square blocks that go as a whole, by the mean of their pixels; single pixels if not given
+    order     signed: the largest sum of a pixel's channels goes first; absolute: the largest sum of sizes
+
+    Petsiuk et al. 2018 (1806.07421), the trapezoid rule over the share of pixels that are gone. They put 0 into normalised images, which is
+    baseline=mean here. Where pixels or blocks share a value, the first in reading order goes first. Images with holes are unlike any
+    the model has learned from, and single pixels act like adversarial noise: hold values to those of another map of the same model.
+    NaN as above, and for a map without an order, all of whose pixels or blocks share one value. `steps` + 1 forward passes.
+    """
+    return area(explained, explained.x, canvas_of(explained, baseline), steps, block, order)
+
+
+def insertion(
+    explained: Explained, *, steps: int = 32, baseline: float | str = "blur", block: int | None = None, order: str = "signed"
+) -> Tensor:
+    """The area under the target's probability while the image's pixels come, (B,) float64 in [0, 1]: high if the first to come mattered.
+
+    baseline  what they come into: as in `baselines.baseline_of`, or blur: the image itself, blurred by a Gaussian of 11 pixels a side
+              with standard deviation 5, the setting of the paper's code; on images of 32 px much more is lost by it than on their 224 px.
+              Beyond the edges the image goes on as its last pixel (our choice: black there would darken the edges)
+
+    The reverse of `deletion` (Petsiuk et al. 2018, 1806.07421), with its options, remarks and costs.
+    """
+    return area(explained, canvas_of(explained, baseline), explained.x, steps, block, order)
+
+
+def area(explained: Explained, start: Tensor, end: Tensor, steps: int, block: int | None, order: str) -> Tensor:
+    """The area (B,) under the target's probability while pixels of the images `start` become those of `end`, as the map orders them."""
+    steps, values = whole("steps", steps), heat(explained.maps, block, order)
+    ranks = spread(ranked(values), explained.x, block)
+    count, chances, shares = values[0].numel(), list[Tensor](), list[Tensor]()
+    cuts = sorted({count * step // steps for step in range(steps + 1)})
+    for part in rounds(len(ranks), len(cuts)):
+        moved = torch.stack([ranks < cuts[step] for step in part])
+        logits = answers(explained.model, torch.where(moved[:, :, None], end, start))
+        chances.append(chosen(logits.softmax(-1), explained.target))
+        shares.append(moved.flatten(2).double().mean(2))
+    ordered = usable(explained.maps) & (values.flatten(1).amax(1) > values.flatten(1).amin(1))
+    return torch.trapezoid(torch.cat(chances), torch.cat(shares), dim=0).where(ordered, torch.nan)
+
+
+def heat(maps: Tensor, block: int | None, order: str) -> Tensor:
+    """What orders the pixels, or the blocks by the mean of their pixels: (B, rows, columns) float64; blocks at the edge may be smaller."""
+    values = lookup(order, ORDERS, "order")(maps)
+    side = 1 if block is None else whole("block", block)
+    return (values if side == 1 else F.avg_pool2d(values, side, ceil_mode=True))[:, 0]
+
+
+def ranked(values: Tensor) -> Tensor:
+    """The place of each value in its image, 0 for the largest, (B, rows, columns) int64; equal values in reading order."""
+    order = values.flatten(1).argsort(dim=1, descending=True, stable=True)
+    return torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)).view_as(values)
+
+
+def spread(ranks: Tensor, x: Tensor, block: int | None) -> Tensor:
+    """The ranks of blocks at each of their pixels, (B, H, W)."""
+    side = block or 1
+    return ranks.repeat_interleave(side, 1).repeat_interleave(side, 2)[:, : x.shape[2], : x.shape[3]]
+
+
+def canvas_of(explained: Explained, baseline: float | str) -> Tensor:
+    """The images without what the map is about, (B, C, H, W)."""
+    return blurred(explained.x) if baseline == "blur" else baseline_of(explained.model, explained.x, baseline)
+
+
+def blurred(x: Tensor) -> Tensor:
+    """The images (B, C, H, W) under a Gaussian blur, which goes on beyond the edges with the last pixel."""
+    reach, channels = TAPS // 2, x.shape[1]
+    bell = (torch.arange(-reach, reach + 1, dtype=x.dtype, device=x.device).square() / (-2 * SIGMA**2)).exp()
+    bell = (bell / bell.sum()).expand(channels, 1, TAPS)
+    padded_x = F.pad(x, (reach, reach, reach, reach), mode="replicate")
+    return F.conv2d(F.conv2d(padded_x, bell[..., None], groups=channels), bell[:, :, None], groups=channels)
+
+
+def rounds(rows: int, count: int) -> Iterator[range]:
+    """The numbers 0 .. count - 1 in groups: as many together as fit a call of max(rows, ROWS) images."""
+    size = max(1, ROWS // rows)
+    return (range(first, min(first + size, count)) for first in range(0, count, size))
+
+
+def answers(model: nn.Module, images: Tensor) -> Tensor:
+    """The logits (G, B, K) float64 of images (G, B, C, H, W), in one call."""
+    with torch.no_grad():
+        logits: Tensor = padded(model, images.flatten(0, 1)).double().unflatten(0, images.shape[:2])
+    return logits
+
+
+def chosen(values: Tensor, target: Tensor) -> Tensor:
+    """The target's entry of each row of values (..., B, K), (..., B)."""
+    return values.gather(-1, target.expand(values.shape[:-1])[..., None])[..., 0]
+
+
+def usable(maps: Tensor) -> Tensor:
+    """Which maps are finite and not 0 everywhere, (B,) bool."""
+    flat = maps.flatten(1)
+    return flat.isfinite().all(1) & (flat != 0).any(1)
