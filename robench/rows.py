@@ -1,4 +1,4 @@
-"""The two tables that every command writes: Row, one tidy measurement, and Sample, what became of one image."""
+"""The tables that commands write: Row, one tidy measurement, and what became of one image, Sample under attacks and Tried under probes."""
 
 from __future__ import annotations
 
@@ -61,6 +61,24 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Tried:
+    """What one level of a probe did to one image; the probe "clean" stands for the image as it is, and has a line for every image.
+
+    checkpoint, probe, setting   the columns of the level's rows       sample, label, clean_pred   as in Sample
+    fooled         share of the draws in which the model was wrong     changed_share   share of the image that was to be changed, mean
+    """
+
+    checkpoint: str
+    probe: str
+    setting: str
+    sample: int
+    label: int
+    clean_pred: int
+    fooled: float
+    changed_share: float
+
+
+@dataclass(frozen=True)
 class Check:
     """One diagnostic: what was looked at, the evidence, and whether it is a sign that the numbers cannot be trusted as they are.
 
@@ -76,8 +94,11 @@ class Check:
     sentence: str
 
 
-def wilson(successes: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
-    """The Wilson score interval (Wilson 1927) of a proportion; z = 1.96 gives 95 %. n = 0 gives (0, 1)."""
+def wilson(successes: float, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
+    """The Wilson score interval (Wilson 1927) of a proportion; z = 1.96 gives 95 %. n = 0 gives (0, 1).
+
+    Successes may be a mean over several draws on the same n samples; the interval is then wider than need be.
+    """
     if n == 0:
         return 0.0, 1.0
     p, zz = successes / n, z * z

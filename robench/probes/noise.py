@@ -1,0 +1,164 @@
+"""Noise on few subpixels: on those that the model's own saliency names (inductive), or on random ones, the baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from robench.calls import derivative, padded
+from robench.draws import Draws
+from robench.errors import InputError
+from robench.options import number, positive, whole
+from robench.recipes import lookup
+from robench.types import Level
+
+INDUCTIVE = tuple(i / 500 for i in range(1, 11))  # .002, .004, ..., .02: the shares for inductive noise in Chen et al.'s code
+RANDOM = tuple(i / 50 for i in range(1, 11))  # .02, .04, ..., .2: theirs for random noise
+COUNTS, SIZE = (500, 1000, 5000, 10000, 20000), 3 * 224 * 224  # the counts of Duan et al., and out of how many subpixels
+STEPS = 50  # of integrated gradients
+
+
+def inductive_noise(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    draws: Draws,
+    *,
+    kind: str = "add",
+    t: float | str = "paper",
+    k: int | str | None = None,
+    saliency: str = "gradient",
+    order: str = "signed",
+    sigma: float = 1.0,
+    repeats: int = 3,
+) -> Iterator[Level]:
+    """Normal noise on the subpixels that speak most for the true class (Duan et al., ICLR 2023; Chen et al. 2023, 2305.09305).
+
+    kind      add: x + noise there (their noise I); replace: the noise alone (their noise II); then clamped to [0, 1]
+    t         int(C*H*W*t) subpixels are changed: a share; paper: the ten shares .002, .004, ..., .02; random: .02, .04, ..., .2. A share
+              below one subpixel changes nothing
+    k         so many subpixels instead; paper: 500, 1000, 5000, 10000, 20000 of the 150,528 of ImageNet, in proportion to the image,
+              rounded and at least 1 (the scaling is ours)
+    saliency  of the true logit, once for all levels: gradient, or integrated-gradients (50 steps from black)
+    order     signed: the largest attributions come first; absolute: the largest sizes. Ties by index, so a map of zeros means the first
+              subpixels
+    sigma     standard deviation of the noise                       repeats  independent draws of it
+
+    The level is one model call of all images. A subpixel gets the same noise at every t of a repeat, so the levels are nested and their
+    curve is smooth (our choice). The passes of the saliency are counted in the first level. Setting: t=0.002 k=6.
+    """
+    levels, rank, repeats = levels_of(x, t, k, INDUCTIVE), lookup(order, ORDERS, "order"), whole("repeats", repeats)
+    noise = noise_of(kind, sigma)
+    maps, passes = attribution(model, x, y, draws, saliency)
+    places = first(rank(maps).flatten(1), max(levels.values()))
+    for repeat in range(repeats):
+        yield from noisy(model, x, y, draws.child("repeat", repeat), places, levels, noise, repeat, 0 if repeat else passes)
+
+
+def random_noise(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    draws: Draws,
+    *,
+    kind: str = "add",
+    t: float | str = "paper",
+    k: int | str | None = None,
+    sigma: float = 1.0,
+    repeats: int = 3,
+) -> Iterator[Level]:
+    """Normal noise on random subpixels, the baseline of inductive noise (Chen et al. 2023, 2305.09305). No gradients.
+
+    t        a share; paper: the ten shares .02, .04, ..., .2; inductive: .002, .004, ..., .02, to compare at equal shares
+    repeats  independent draws of the subpixels and of the noise
+
+    kind, k, sigma as in `inductive_noise`. The subpixels of a smaller t are among those of a larger one, with the same noise.
+    """
+    levels, repeats, noise = levels_of(x, t, k, RANDOM), whole("repeats", repeats), noise_of(kind, sigma)
+    for repeat in range(repeats):
+        own = draws.child("repeat", repeat)
+        places = first(own.uniform((x[0].numel(),)), max(levels.values()))
+        yield from noisy(model, x, y, own, places, levels, noise, repeat, 0)
+
+
+KINDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"add": lambda x, noise: x + noise, "replace": lambda _, noise: noise}
+ORDERS: dict[str, Callable[[Tensor], Tensor]] = {"signed": lambda maps: maps, "absolute": lambda maps: maps.abs()}
+
+
+def noise_of(kind: str, sigma: float) -> Callable[[Tensor, Tensor], Tensor]:
+    """The function (values, standard normal numbers) -> noisy values in [0, 1]."""
+    change, sigma = lookup(kind, KINDS, "kind of noise"), positive("sigma", sigma)
+    return lambda values, normal: change(values, sigma * normal).clamp(0, 1)
+
+
+def levels_of(x: Tensor, t: float | str, k: int | str | None, paper: tuple[float, ...]) -> dict[str, int]:
+    """The number of subpixels of each level, by its setting; `paper` are the shares that the word means."""
+    size = x[0].numel()
+    if k is None:
+        words = {"paper": paper, "inductive": INDUCTIVE, "random": RANDOM}
+        shares = lookup(t, words, "t") if isinstance(t, str) else (number("t", t, most=1),)
+        return {f"t={share:g} k={int(size * share)}": int(size * share) for share in shares}
+    if t != "paper":
+        raise InputError(f"t={t} and k={k} say the same thing twice: give one of them")
+    given = lookup(k, {"paper": COUNTS}, "k") if isinstance(k, str) else ()
+    counts = [max(1, round(count * size / SIZE)) for count in given] or [whole("k", k)]
+    if max(counts) > size:
+        raise InputError(f"k={k} is more than the {size} subpixels of an image")
+    return {f"k={count} t={count / size:.4g}": count for count in counts}
+
+
+def attribution(model: nn.Module, x: Tensor, y: Tensor, draws: Draws, saliency: str) -> tuple[Tensor, int]:
+    """The attributions (B, C, H, W) of the logits of y, signed, not finite ones as 0; and how many passes of each direction they took."""
+    explain, passes = lookup(saliency, SALIENCIES, "saliency")
+    return explain(model, x, y, draws).nan_to_num(0.0, 0.0, 0.0), passes
+
+
+def gradient(model: nn.Module, x: Tensor, y: Tensor, draws: Draws) -> Tensor:  # noqa: ARG001
+    """The gradient of the logit of y at x, (B, C, H, W)."""
+    with torch.enable_grad():
+        leaf = x.detach().requires_grad_()
+        total = padded(model, leaf).gather(1, y[:, None]).sum()
+        return derivative(total, leaf)
+
+
+def integrated(model: nn.Module, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
+    """Integrated gradients of the logit of y from black, (B, C, H, W)."""
+    from robench.explainers.gradients import integrated_gradients
+
+    return integrated_gradients(model, x, y, draws, steps=STEPS, baseline=0.0)
+
+
+SALIENCIES: dict[str, tuple[Callable[[nn.Module, Tensor, Tensor, Draws], Tensor], int]] = {
+    "gradient": (gradient, 1),
+    "integrated-gradients": (integrated, STEPS),
+}
+
+
+def first(scores: Tensor, most: int) -> Tensor:
+    """The indices of the `most` largest scores of each row, (B, n) -> (B, most), the largest first; of equal ones the first."""
+    return scores.argsort(dim=1, descending=True, stable=True)[:, :most].contiguous()
+
+
+def wrong(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Whether the model gives x another label than y, (R,) bool; never where a logit is not finite."""
+    with torch.no_grad():
+        logits = padded(model, x)
+    return (logits.argmax(1) != y) & logits.isfinite().all(1)
+
+
+def noisy(
+    model: nn.Module, x: Tensor, y: Tensor, draws: Draws, places: Tensor,
+    levels: dict[str, int], noise: Callable[[Tensor, Tensor], Tensor], repeat: int, passes: int,
+) -> Iterator[Level]:  # fmt: skip
+    """The levels of one repeat: noise on the first subpixels of `places`, (B, most); `passes` were made before and go to the first level.
+
+    A noise number belongs to a place in this list: as many are drawn as the largest level changes, not one for each subpixel.
+    """
+    changed = noise(x.flatten(1).gather(1, places), draws.normal((places.shape[1],)).to(x.dtype))
+    for setting, count in levels.items():
+        x_level = x.flatten(1).scatter(1, places[:, :count], changed[:, :count]).view_as(x)
+        share = torch.full((len(x),), count / x[0].numel(), dtype=torch.float64, device=x.device)
+        yield Level(setting, repeat, x_level, wrong(model, x_level, y), share, torch.full_like(y, 1 + passes), torch.full_like(y, passes))
+        passes = 0
