@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from robench.recipes import Recipe, lookup, parse
+from collections.abc import Sequence
+
+from robench.probes import PROBES
+from robench.recipes import Recipe, lookup, parse, resolve
 
 SUITES: dict[str, tuple[str, ...]] = {
     "smoke": ("fgsm", "pgd-10"),
@@ -11,6 +14,16 @@ SUITES: dict[str, tuple[str, ...]] = {
     "autoattack": ("apgd-ce", "apgd-t", "fab-t", "square"),
     "autoattack-plus": ("apgd-ce,restarts=5", "apgd-dlr,restarts=5", "fab,restarts=5", "square", "apgd-t", "fab-t"),
     "autoattack-rand": ("apgd-ce,eot=20", "apgd-dlr,eot=20"),
+    "inductive": (
+        "inductive-noise",
+        "inductive-noise-2",
+        "random-noise",
+        "random-noise-few",
+        "inductive-occlusion-n5r10",
+        "inductive-occlusion-n10r20",
+        "random-occlusion-n5r10",
+        "random-occlusion-n10r20",
+    ),
 }
 SUITES_L1: dict[str, tuple[str, ...]] = {  # suites that are different in l1
     "autoattack": ("apgd-ce,restarts=5,large_eps=true", "apgd-t,targets=5,large_eps=true", "fab-t", "square"),
@@ -21,6 +34,7 @@ ABOUT = {
     "fast": "an upper bound on robust accuracy for a fraction of AutoAttack's work; never to be called AutoAttack",
     "autoattack": "AutoAttack, standard version (Croce & Hein 2020, 2003.01690; l1: 2103.01208)",
     "autoattack-plus": "AutoAttack, plus version: more restarts, untargeted FAB and APGD-DLR as well",
+    "inductive": "noise and occlusion led by the saliency map, and at random (Duan et al., ICLR 2023; Chen et al. 2023, 2305.09305)",
     "autoattack-rand": "AutoAttack, rand version for randomised defences: gradients averaged over 20 passes",
 }
 
@@ -29,3 +43,11 @@ def recipes(suite: str, norm: str = "linf") -> list[Recipe]:
     """The recipes of a suite for a norm, in the order in which they run; InputError for an unknown name."""
     everywhere = lookup(suite, SUITES, "suite")
     return [parse(sentence) for sentence in (SUITES_L1.get(suite, everywhere) if norm == "l1" else everywhere)]
+
+
+def of_probes(chosen: Sequence[Recipe]) -> bool:
+    """Whether the recipes are probes, which have no radius and make no cascade, and not attacks; InputError for a probe's wrong option."""
+    probes = [recipe for recipe in chosen if recipe.name in PROBES]
+    for recipe in probes:
+        resolve(recipe, PROBES, "probe")
+    return bool(probes)

@@ -12,6 +12,7 @@ from robench.cli.compare import compare
 from robench.cli.console import complain
 from robench.cli.evaluate import evaluate
 from robench.cli.lists import list_names
+from robench.cli.saliency import saliency
 from robench.cli.train import train
 from robench.errors import InputError
 
@@ -42,6 +43,7 @@ app = typer.Typer(
 app.command("train")(train)
 app.command("eval")(evaluate)
 app.command("attack")(attack)
+app.command("saliency")(saliency)
 app.command("compare")(compare)
 app.command("list")(list_names)
 
@@ -59,7 +61,7 @@ def show_version(wanted: bool) -> None:
 def root(
     version: Annotated[bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")] = False,
 ) -> None:
-    """Trains, attacks and evaluates image classifiers: robustness benchmarks from one command line."""
+    """Trains, attacks, evaluates and explains image classifiers: robustness benchmarks and saliency audits from one command line."""
 
 
 def main() -> None:

@@ -7,10 +7,11 @@ from typing import Annotated
 import typer
 
 from robench.cli import options as o
+from robench.cli.console import refuse
 
 
 def attack(
-    model: o.Model,
+    models: o.Models,
     recipe: Annotated[
         str, typer.Option("--attack", help="NAME[,option=value,...], transfer:OTHER.pt or file.py:function: see 'robench list attacks'.")
     ] = "pgd-20",
@@ -43,22 +44,42 @@ def attack(
     strict: o.Strict = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Attacks a model with one attack, on the images it gets right.
+    """Attacks a model with one attack, on the images it gets right; or one or several models with a probe such as inductive-noise.
 
     Example: robench attack MODEL --attack pgd,steps=50,restarts=10,loss=margin --eps 2/255,4/255,8/255
     """
-    from robench.cli.measuring import run, subject
+    from robench.cli.measuring import run, single, subject
+    from robench.cli.probing import run_probes
     from robench.plans import resolvable
     from robench.recipes import parse
+    from robench.suites import of_probes
 
     chosen = parse(recipe)
-    resolvable([chosen], engine)
+    probes = of_probes([chosen])
+    if probes:
+        refuse(
+            chosen.label,
+            norm=norm,
+            eps=eps,
+            until=until,
+            engine=engine,
+            precision=precision,
+            compile=compiled,
+            resume=resume,
+            save=save,
+            strict=strict,
+        )
+    else:
+        resolvable([chosen], engine)
     what = subject(
-        model, norm, eps.values if eps else None, data=data, data_dir=data_dir, download=download, split=split, image_size=image_size, n=n,
+        models, norm, eps.values if eps else None, data=data, data_dir=data_dir, download=download, split=split, image_size=image_size, n=n,
         shuffle=shuffle, indices=indices, seed=seed, device=device, threads=threads, quiet=quiet, arch=arch, activation=activation,
         mean=mean and mean.values, std=std and std.values, trust=trust,
     )  # fmt: skip
+    if probes:
+        run_probes(what, [chosen], chosen.label, out, quiet=quiet, seed=seed, batch_size=batch_size)
+        return
     run(
-        what, [chosen], chosen.label, out, quiet=quiet, strict=strict, save=save, seed=seed, batch_size=batch_size, engine=engine,
-        precision=precision, compiled=compiled, until=until, resume=resume,
+        single(what, f"attack {chosen.label!r}"), [chosen], chosen.label, out, quiet=quiet, strict=strict, save=save, seed=seed,
+        batch_size=batch_size, engine=engine, precision=precision, compiled=compiled, until=until, resume=resume,
     )  # fmt: skip

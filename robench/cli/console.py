@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
+
+from robench.errors import InputError
 
 if TYPE_CHECKING:
     from robench.evaluation import Track
@@ -20,15 +22,32 @@ out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 
+class Table(NamedTuple):
+    """A table with its title; the first `left` columns are words, the others numbers."""
+
+    title: str
+    columns: Sequence[str]
+    lines: list[tuple[str, ...]]
+    left: int = 1
+
+
 def complain(sentence: str) -> None:
     """Writes one sentence to stderr, as it is."""
     err.print(sentence, markup=False, soft_wrap=True)
 
 
+def refuse(what: str, **given: object) -> None:
+    """InputError where an option was given that a probe has no use for: it has no radius, and one engine, in fp32, in one go."""
+    usual = {"engine": "robench", "precision": "fp32"}
+    for name, value in given.items():
+        if value not in (None, False, usual.get(name)):
+            raise InputError(f"{what} is a probe, which has no use for --{name}: leave it out")
+
+
 def show(title: str, columns: Sequence[str], lines: Iterable[Sequence[str]], left: int = 1) -> None:
     """Prints a title and a table to stdout; the first `left` columns are words, the others numbers."""
     out.print(title, markup=False, soft_wrap=True)
-    table = Table()
+    table = RichTable()
     for place, column in enumerate(columns):
         table.add_column(column, justify="left" if place < left else "right", overflow="fold")
     for line in lines:

@@ -7,10 +7,11 @@ from typing import Annotated
 import typer
 
 from robench.cli import options as o
+from robench.cli.console import refuse
 
 
 def evaluate(
-    model: o.Model,
+    models: o.Models,
     suite: Annotated[str, typer.Option("--suite", help="Suite of attacks: see 'robench list suites'.")] = "autoattack",
     data: o.Data = None,
     data_dir: o.DataDir = None,
@@ -41,21 +42,40 @@ def evaluate(
     strict: o.Strict = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Evaluates a model with a suite of attacks, each on the images that still stand.
+    """Evaluates a model with a suite of attacks, each on the images that still stand; or one or several with the suite inductive.
 
     Prints the accuracy that is left after each attack; writes rows.csv, samples.csv, manifest.json and pictures.
     """
-    from robench.cli.measuring import run, subject
+    from robench.cli.measuring import run, single, subject
+    from robench.cli.probing import run_probes
     from robench.plans import resolvable
-    from robench.suites import recipes
+    from robench.suites import of_probes, recipes
 
-    resolvable(recipes(suite), engine)
+    probes = of_probes(recipes(suite))
+    if probes:
+        refuse(
+            suite,
+            norm=norm,
+            eps=eps,
+            until=until,
+            engine=engine,
+            precision=precision,
+            compile=compiled,
+            resume=resume,
+            save=save,
+            strict=strict,
+        )
+    else:
+        resolvable(recipes(suite), engine)
     what = subject(
-        model, norm, eps.values if eps else None, data=data, data_dir=data_dir, download=download, split=split, image_size=image_size, n=n,
+        models, norm, eps.values if eps else None, data=data, data_dir=data_dir, download=download, split=split, image_size=image_size, n=n,
         shuffle=shuffle, indices=indices, seed=seed, device=device, threads=threads, quiet=quiet, arch=arch, activation=activation,
         mean=mean and mean.values, std=std and std.values, trust=trust,
     )  # fmt: skip
+    if probes:
+        run_probes(what, recipes(suite), suite, out, quiet=quiet, seed=seed, batch_size=batch_size)
+        return
     run(
-        what, suite, suite, out, quiet=quiet, strict=strict, save=save, seed=seed, batch_size=batch_size, engine=engine,
-        precision=precision, compiled=compiled, until=until, resume=resume, examine=True,
+        single(what, f"suite {suite!r}"), suite, suite, out, quiet=quiet, strict=strict, save=save, seed=seed, batch_size=batch_size,
+        engine=engine, precision=precision, compiled=compiled, until=until, resume=resume, examine=True,
     )  # fmt: skip

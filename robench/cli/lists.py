@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
@@ -12,13 +13,24 @@ import typer
 from robench.cli.console import show
 from robench.recipes import lookup, setting
 
-KINDS = ("attacks", "suites", "data", "models", "objectives", "regularizers", "presets")
+KINDS = ("attacks", "probes", "suites", "methods", "scores", "data", "models", "corruptions", "objectives", "regularizers", "presets")
+
+TABLES = {
+    "attacks": ("robench.attacks", "ATTACKS"),
+    "probes": ("robench.probes", "PROBES"),
+    "methods": ("robench.explainers", "EXPLAINERS"),
+    "scores": ("robench.audits", "AUDITS"),
+    "models": ("robench.models", "ARCHITECTURES"),
+    "corruptions": ("robench.corruptions", "CORRUPTIONS"),
+    "objectives": ("robench.objectives", "OBJECTIVES"),
+    "regularizers": ("robench.objectives", "REGULARIZERS"),
+}
 
 
 def list_names(
     what: Annotated[str, typer.Argument(metavar="|".join(KINDS), help="What to list.")],
 ) -> None:
-    """Lists attacks, suites, data sets, models, objectives, regularisers or presets, with their options."""
+    """Lists what the other commands understand by name, with the options of each."""
     lookup(what, dict.fromkeys(KINDS), "list")
     show(what, ("name", "what it is", "options"), entries(what), left=3)
 
@@ -44,17 +56,8 @@ def entries(what: str) -> list[tuple[str, str, str]]:
 
 def tables(what: str) -> Mapping[str, Callable[..., Any]]:
     """The dict of functions of one kind."""
-    if what == "attacks":
-        from robench.attacks import ATTACKS
-
-        return ATTACKS
-    if what == "models":
-        from robench.models import ARCHITECTURES
-
-        return ARCHITECTURES
-    from robench.objectives import OBJECTIVES, REGULARIZERS
-
-    return OBJECTIVES if what == "objectives" else REGULARIZERS
+    module, name = TABLES[what]
+    return getattr(import_module(module), name)  # type: ignore[no-any-return]
 
 
 def first_line(function: Callable[..., Any]) -> str:

@@ -1,11 +1,11 @@
-"""What `eval` and `attack` have in common: load the model and the images, measure, write the results, print the table."""
+"""What the measuring commands have in common: load models and images, measure, write the results, print the table."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from robench.data import Images
     from robench.evaluation import Evaluation
     from robench.models import Loaded
+    from robench.rows import Row
 
 
 BATCH_SIZE = 250
@@ -37,7 +38,7 @@ class Subject:
 
 
 def subject(
-    model: str,
+    models: Sequence[str],
     norm: str | None,
     radii: tuple[float, ...] | None,
     *,
@@ -54,32 +55,60 @@ def subject(
     threads: int | None,
     quiet: bool,
     **how: Any,
-) -> Subject:
-    """Loads the images and the model, and settles what the user left open; `how` goes to models.load."""
+) -> list[Subject]:
+    """Loads the images and the models, and settles what the user left open; `how` goes to models.load.
+
+    Several models get the same images: the first that names a data set decides where the user did not.
+    """
     from robench.data import load as load_images
     from robench.models import load, peek
     from robench.threat import Threat
 
     on = device_of(device, threads)
-    known = peek(model)
-    recipe = known.get("recipe", {})
-    norm, radii = norm or recipe.get("norm", "linf"), tuple(sorted(set(radii or (recipe.get("eps", 8 / 255),))))
-    for eps in radii:
-        Threat(norm, eps)
-    name = data or known.get("data", {}).get("name")
+    known = [peek(model) for model in models]
+    threats = [threat_of(meta.get("recipe", {}), norm, radii) for meta in known]
+    for its_norm, its_radii in threats:
+        for eps in its_radii:
+            Threat(its_norm, eps)
+    name = data or next((meta["data"]["name"] for meta in known if meta.get("data", {}).get("name")), None)
     if not name:
         raise InputError("which images? The model does not say what it was trained on: pass --data NAME (see 'robench list data')")
     images = load_images(
         name, split, data_dir=data_dir, download=download, n=n or None, at_most=500 if n is None and indices is None else None,
         shuffle=shuffle, indices=indices, seed=seed, image_size=image_size,
     )  # fmt: skip
-    loaded = load(model, classes=len(images.classes), shape=images.shape, device=on, **how)
+    loaded = told_apart(models, [load(model, classes=len(images.classes), shape=images.shape, device=on, **how) for model in models])
     if images.split != split:
         sentence = f"{images.name} has no {split} split: all its images are used, also those a model may have been trained on"
-        loaded = replace(loaded, notes=(*loaded.notes, sentence))
-    for note in loaded.notes:
+        loaded = [replace(one, notes=(*one.notes, sentence)) for one in loaded]
+    for note in dict.fromkeys(note for one in loaded for note in one.notes):
         message(f"Note: {note}", quiet)
-    return Subject(loaded, images, norm, radii, on)
+    return [Subject(one, images, *threat, on) for one, threat in zip(loaded, threats, strict=True)]
+
+
+def threat_of(recipe: dict[str, Any], norm: str | None, radii: tuple[float, ...] | None) -> tuple[str, tuple[float, ...]]:
+    """The norm and the radii: the user's, then those of the checkpoint's training, then linf 8/255."""
+    return norm or recipe.get("norm", "linf"), tuple(sorted(set(radii or (recipe.get("eps", 8 / 255),))))
+
+
+def told_apart(sources: Sequence[str], loaded: Sequence[Loaded]) -> list[Loaded]:
+    """The models, under names of their own: where two files have one name, with enough folders to tell them apart. InputError for twins."""
+    if len(set(sources)) < len(sources):
+        raise InputError("a model is named twice: name each one once")
+    names = [one.name for one in loaded]
+    for depth in range(2, 64):
+        if len(set(names)) == len(names):
+            break
+        clash = [name for name in names if names.count(name) > 1]
+        names = ["/".join(Path(s).parts[-depth:]) if n in clash else n for s, n in zip(sources, names, strict=True)]
+    return [replace(one, name=name) for one, name in zip(loaded, names, strict=True)]
+
+
+def single(subjects: Sequence[Subject], what: str) -> Subject:
+    """The one model there is; InputError where there are several."""
+    if len(subjects) > 1:
+        raise InputError(f"{what} takes one model at a time: only probes such as inductive-noise, and 'robench saliency', take several")
+    return subjects[0]
 
 
 def device_of(device: str, threads: int | None) -> str:
@@ -107,8 +136,23 @@ def results_folder(out: Path | None, model: str, what: str) -> Path:
     """The folder for the results, writable: the user's, or results/<time>-<model>-<what>."""
     from robench.writing import prepare
 
-    stem = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in model)
-    return prepare(out or Path("results") / f"{time.strftime('%Y%m%d-%H%M%S')}-{stem}-{what}")
+    return prepare(out or Path("results") / f"{time.strftime('%Y%m%d-%H%M%S')}-{stem(model)}-{what}")
+
+
+def stem(name: str) -> str:
+    """A name as a part of a file's name."""
+    return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in name)
+
+
+@contextmanager
+def fresh(folder: Path) -> Iterator[None]:
+    """Removes the folder, if nothing lies in it, where a run is refused or broken off."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            folder.rmdir()
+        raise
 
 
 def run(
@@ -156,17 +200,48 @@ def quickest_batch(what: Subject) -> int:
     return fitting_batch(what.loaded.model, what.images.pixels(torch.arange(1)).to(what.device), what.device, most=len(what.images))
 
 
+def about(what: Subject) -> Row:
+    """The columns of a Row that a model and its images settle."""
+    from robench.rows import Row
+
+    images = what.images
+    return Row(what.loaded.name, what.loaded.meta.get("preset", ""), images.name, images.split, 0, 0, "", 0.0, "", "", "", 0.0)
+
+
+def described(what: Sequence[Subject]) -> dict[str, Any]:
+    """What the manifest says of the models and the images: one checkpoint, or a list of them."""
+    images = what[0].images
+    each = [{"name": w.loaded.name, "sha256": w.loaded.sha256, "preset": w.loaded.meta.get("preset", "")} for w in what]
+    return {
+        "checkpoint": each[0] if len(each) == 1 else each,
+        "data": {"name": images.name, "split": images.split, "n": len(images), "sha256": images.sha256},
+    }
+
+
+def notes_of(what: Sequence[Subject]) -> list[str]:
+    """What was noticed as the models were loaded, each sentence once."""
+    return list(dict.fromkeys(note for one in what for note in one.loaded.notes))
+
+
+def subject_words(what: Sequence[Subject]) -> str:
+    """The models in a title: the name of one, how many of several."""
+    return what[0].loaded.name if len(what) == 1 else f"{len(what)} models"
+
+
+def image_words(what: Subject) -> str:
+    """The images in a title."""
+    return f"{what.images.name} {what.images.split}, n = {len(what.images)}"
+
+
 def measured(what: Subject, suite: str | Sequence[Recipe], folder: Path, quiet: bool, **how: Any) -> tuple[Evaluation, float]:
     """What `evaluate` finds, and the seconds it took; a run that is refused leaves nothing behind, one that is interrupted its state."""
     from robench.evaluation import evaluate
-    from robench.rows import Row
 
     begin, images = time.perf_counter(), what.images
-    about = Row(what.loaded.name, what.loaded.meta.get("preset", ""), images.name, images.split, 0, 0, "", 0.0, "", "", "", 0.0)
     try:
         found = evaluate(
             what.loaded.model, images.x, images.y, suite=suite, norm=what.norm, eps=what.radii, ids=images.ids, device=what.device,
-            folder=folder, prepare=True, about=about, track=tracker(quiet), **how,
+            folder=folder, prepare=True, about=about(what), track=tracker(quiet), **how,
         )  # fmt: skip
     except KeyboardInterrupt:
         if not tidied(folder):

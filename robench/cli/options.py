@@ -79,6 +79,14 @@ def channels_of(text: str) -> Channels:
 
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint, a state_dict with --arch, file.py:factory, tv/NAME, ...")]
+Models = Annotated[
+    list[str],
+    typer.Argument(metavar="MODEL...", help="A checkpoint, a state_dict with --arch, file.py:factory, tv/NAME, ...; several for probes."),
+]
+AnyModels = Annotated[
+    list[str],
+    typer.Argument(metavar="MODEL...", help="Checkpoints, weights with --arch, file.py:factory, tv/NAME, ...: one or several."),
+]
 Data = Annotated[str | None, typer.Option("--data", help="Data set: see 'robench list data'. Default: that of the checkpoint.")]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder that holds the data sets of torchvision.")]
 Download = Annotated[bool, typer.Option("--download", help="Fetch a data set that is missing.")]
@@ -97,6 +105,10 @@ Radius = Annotated[
         metavar="EPS[,EPS...]",
         help="Radius, such as 8/255; several give a security curve. Default: that of the checkpoint, else 8/255.",
     ),
+]
+OneRadius = Annotated[
+    float | None,
+    typer.Option("--eps", parser=eps_of, metavar="EPS", help="Radius of attacks, such as 8/255. Default: the checkpoint's, else 8/255."),
 ]
 BatchSize = Annotated[
     int | None,

@@ -1,0 +1,353 @@
+"""The saliency audit of a model: its maps by every method, the scores of each map, and how they go with what attacks do to the same images.
+
+The audit takes the images in chunks and keeps one number an image and score; the maps themselves are kept for the pictures alone, or
+written to a file. Images whose map is zero everywhere have no Gini: they are counted, and left out of the means.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robench.altered import Altered
+from robench.attacks.losses import margin
+from robench.audits import AUDITS, GROUPS
+from robench.audits.geometry import geometry
+from robench.audits.inequality import lorenz, sizes_of
+from robench.calls import frozen, padded
+from robench.draws import Draws
+from robench.errors import InputError
+from robench.evaluation import Track, check_logits, checked, pixels, untracked, write_rows
+from robench.explainers import COMPLETE, EXPLAINERS, prepared
+from robench.recipes import Recipe, lookup, options_of, parse, resolve, setting
+from robench.rows import Row
+from robench.types import Explain, Explained
+
+CLEAN = "clean"  # the images as they are
+JACOBIAN = "jacobian"  # the rows of scores that belong to the model and to no method
+TILES = 8  # how many images the gallery shows
+POINTS = 101  # of a Lorenz curve
+Score = Callable[[Explained], Tensor]
+
+
+@dataclass
+class Scored:
+    """The scores of one method on one kind of images of one model: the rows of the per-sample table that belong together.
+
+    images   clean, or the name of what changed them            places  (M,) which of the N images these are
+    values   score by name, (M,) float64, NaN where undefined    lorenz  (POINTS,) mean Lorenz curve, NaN where there is none
+    zero     (M,) bool: the map is zero everywhere               bad     (M,) bool: the map is not finite
+    pred     (M,) the labels that the model gives these images
+    maps     maps (C or 1, H, W) of the images that are shown, by place
+    """
+
+    method: str
+    setting: str
+    images: str
+    places: Tensor
+    values: dict[str, Tensor]
+    zero: Tensor
+    bad: Tensor
+    pred: Tensor
+    lorenz: Tensor
+    seconds: float = 0.0
+    maps: dict[int, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The audit of one model: its predictions (N,) and margins (N,) on the clean images, and the scores of its maps."""
+
+    about: Row
+    ids: Tensor
+    y: Tensor
+    pred: Tensor
+    margin: Tensor
+    target: Tensor
+    scored: list[Scored]
+    altered: Sequence[Altered]
+    shown: list[int]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the steps of an audit share; x (N, C, H, W) uint8 or float, target (N,), logits (N, K) of the images that are explained."""
+
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    ids: Tensor
+    masks: Tensor | None
+    target: str | int
+    channels: str
+    seed: int
+    batch_size: int
+    device: str
+    track: Track
+    shown: list[int]
+    save: Callable[[str], Path | None]
+
+
+def chosen_methods(methods: Sequence[str], **common: int | str | None) -> list[Recipe]:
+    """The recipes of the methods, with the options in `common` where a method has them and the user did not give them there.
+
+    InputError for a method or an option that is unknown, for one asked for twice, and for a common option that no method has.
+    """
+    recipes = [parse(sentence) for sentence in methods]
+    used: set[str] = set()
+    found: list[Recipe] = []
+    for recipe in recipes:
+        known = options_of(resolve(recipe, EXPLAINERS, "method"))
+        fitting = {key: value for key, value in common.items() if value is not None and key in known}
+        used |= set(fitting)
+        found.append(replace(recipe, options=fitting | recipe.options))
+        resolve(found[-1], EXPLAINERS, "method")
+    idle = [key for key, value in common.items() if value is not None and key not in used]
+    if idle:
+        raise InputError(f"none of the methods {', '.join(methods)} has a {idle[0]}: leave --{idle[0]} out")
+    twice = [recipe.label for recipe in found if sum(other.label == recipe.label for other in found) > 1]
+    if twice:
+        raise InputError(f"method {twice[0]!r} is asked for twice: rows could not be told apart; run it in a call of its own")
+    return found
+
+
+def chosen_scores(names: Sequence[str], masks: bool) -> list[Recipe]:
+    """The recipes of the scores that names of scores and of groups stand for, each once; those that need masks only where there are some.
+
+    InputError for an unknown name, and for a score that was named itself and cannot be had.
+    """
+    found: dict[str, Recipe] = {}
+    for name in names:
+        if name in GROUPS:
+            fitting = [score for score in GROUPS[name] if masks or score not in GROUPS["masks"]]
+            found |= {score: Recipe(score) for score in fitting if score not in found}
+            continue
+        recipe = parse(name)
+        if recipe.name not in GROUPS["jacobian"]:
+            lookup(recipe.name, AUDITS | dict.fromkeys(GROUPS), "score")
+            resolve(recipe, AUDITS, "score")
+        if recipe.name in GROUPS["masks"] and not masks:
+            raise InputError(f"score {recipe.name!r} needs the object's mask of each image: of the data here, only shapes has them")
+        found[recipe.label] = recipe
+    return list(found.values())
+
+
+def audit(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    methods: Sequence[Recipe],
+    scores: Sequence[Recipe],
+    target: str | int = "true",
+    channels: str = "none",
+    ids: Tensor | None = None,
+    masks: Tensor | None = None,
+    altered: Sequence[Altered] = (),
+    seed: int = 0,
+    batch_size: int = 250,
+    device: str = "cpu",
+    about: Row,
+    save: Callable[[str], Path | None] = lambda _: None,
+    track: Track = untracked,
+) -> Audit:
+    """The scores of a model's saliency maps, method by method, on the clean images and on what became of them.
+
+    model      gives logits (B, K) for pixels (B, C, H, W) in [0, 1]; it is left as it was
+    target     which logit is explained: true, predicted (on the images that are explained), or the number of a class
+    channels   none: every subpixel counts for itself; sum, max or mean: the sizes of a pixel's channels are put together first
+    masks      (N, H, W) bool, where the object is
+    altered    changed versions of the images: those that have a version are explained as well
+    save       the file, (N, C or 1, H, W) float32 in .npy format, that takes a method's maps of the clean images, or None
+    Raises InputError for images, labels, logits, methods or targets that do not go together.
+    """
+    x, y, ids = checked(x, y, ids)
+    about = replace(about, n=len(x), seed=seed, norm="", eps=0.0)
+    shown = next((change.places[:TILES].tolist() for change in altered if len(change.places)), list(range(min(TILES, len(x)))))
+    with frozen(model.to(device)):
+        work = Work(model, x, y, ids, masks, target, channels, seed, batch_size, device, track, shown, save)
+        logits = logits_of(work, x, torch.arange(len(x)))
+        check_logits(logits, y)
+        refuse_probabilities(logits)
+        labels = targets(target, y, logits)
+        scored, notes = on_jacobian(work, scores, logits), list[str]()
+        for recipe in methods:
+            found, more = by_method(work, recipe, scores, logits, altered)
+            scored += found
+            notes += more
+    return Audit(about, ids, y, logits.argmax(1), -margin(logits, y).double(), labels, scored, altered, shown, notes + remarks(scored))
+
+
+def logits_of(work: Work, x: Tensor, places: Tensor) -> Tensor:
+    """The logits (M, K) on the CPU of the images of x at `places`."""
+    with torch.no_grad():
+        return torch.cat([padded(work.model, pixels(x, part, work.device)).cpu() for part in places.split(work.batch_size)])
+
+
+def refuse_probabilities(logits: Tensor) -> None:
+    """InputError where the outputs are probabilities: their gradients vanish where the model is sure."""
+    if bool((logits >= 0).all()) and logits.shape[1] > 1 and torch.allclose(logits.sum(1), torch.ones(len(logits)), atol=1e-4):
+        raise InputError("the model returns probabilities, whose gradients vanish where it is sure: leave the softmax out of the model")
+
+
+def targets(target: str | int, y: Tensor, logits: Tensor) -> Tensor:
+    """The class explained for each image, (M,); InputError for a word or number that names none."""
+    if isinstance(target, int):
+        if not 0 <= target < logits.shape[1]:
+            raise InputError(f"--target {target} is no class of the model: it has {logits.shape[1]} classes, 0 to {logits.shape[1] - 1}")
+        return torch.full_like(y, target)
+    return lookup(target, {"true": y, "predicted": logits.argmax(1)}, "target")
+
+
+def on_jacobian(work: Work, scores: Sequence[Recipe], logits: Tensor) -> list[Scored]:
+    """The scores that belong to the model and to no method, if any was asked for."""
+    wanted = [recipe.name for recipe in scores if recipe.name in GROUPS["jacobian"]]
+    if not wanted:
+        return []
+    begin, parts = time.perf_counter(), []
+    chunks = torch.arange(len(work.x)).split(work.batch_size)
+    for places in work.track(chunks, JACOBIAN, len(chunks)):
+        parts.append(geometry(work.model, pixels(work.x, places, work.device), work.y[places].to(work.device)))
+    values = {name: torch.cat([part[name].cpu().double() for part in parts]) for name in wanted}
+    n = len(work.x)
+    none = torch.zeros(n, dtype=torch.bool)
+    curve = torch.full((POINTS,), torch.nan, dtype=torch.float64)
+    return [Scored(JACOBIAN, "", CLEAN, torch.arange(n), values, none, none, logits.argmax(1), curve, time.perf_counter() - begin)]
+
+
+def by_method(
+    work: Work, recipe: Recipe, scores: Sequence[Recipe], logits: Tensor, altered: Sequence[Altered]
+) -> tuple[list[Scored], list[str]]:
+    """The scores of one method on the clean images and on every changed version, and notes on what the method asked of the model."""
+    few = pixels(work.x, torch.arange(min(8, len(work.x))), work.device)
+    model, notes = prepared(recipe.name, work.model, few)
+    explain: Explain = resolve(recipe, EXPLAINERS, "method")
+    work = replace(work, model=model)
+    scorers = {score.label: scorer(score, explain) for score in scores if applies(score.name, recipe.name)}
+    words = f"{setting(explain)} target={work.target} channels={work.channels}".strip()
+    run = partial(on_images, work, recipe.label, explain, scorers, words)
+    found = [run(CLEAN, work.x, torch.arange(len(work.x)), logits)]
+    for change in altered:
+        if change.x is not None and len(change.places):
+            found.append(run(change.name, change.x, change.places, logits_of(work, change.x, change.places)))
+    return found, [f"{recipe.label}: {note}" for note in notes]
+
+
+def applies(score: str, method: str) -> bool:
+    """Whether a score is one of maps, and one that this method's maps can have."""
+    return score not in GROUPS["jacobian"] and (score != "completeness" or method in COMPLETE)
+
+
+def scorer(recipe: Recipe, explain: Explain) -> Score:
+    """The score with its options; completeness gets the method's own baseline where the user gave none."""
+    baseline = options_of(explain).get("baseline", inspect.Parameter.empty)
+    score = resolve(recipe, AUDITS, "score")
+    if recipe.name == "completeness" and "baseline" not in recipe.options and baseline is not inspect.Parameter.empty:
+        return partial(score, baseline=baseline)
+    return score
+
+
+def on_images(
+    work: Work, method: str, explain: Explain, scorers: dict[str, Score], words: str, images: str, x: Tensor, places: Tensor, logits: Tensor
+) -> Scored:
+    """The scores of a method on the images of x at `places`, whose logits are (M, K)."""
+    begin, parts = time.perf_counter(), list[tuple[dict[str, Tensor], Tensor, Tensor, Tensor]]()
+    none = torch.zeros(0)
+    found = Scored(method, f"{words} images={images}", images, places, {}, none, none, logits.argmax(1), none)
+    saved = work.save(method) if images == CLEAN else None
+    chunks = torch.arange(len(places)).split(work.batch_size)
+    for rows in work.track(chunks, f"{method} {images}", len(chunks)):
+        some = explained(work, method, explain, x, places[rows], logits[rows])
+        bad = ~some.maps.isfinite().flatten(1).all(1)
+        some = some if not bool(bad.any()) else without(some, bad)
+        parts.append(({name: score(some).cpu().double() for name, score in scorers.items()}, zero_of(some), bad.cpu(), curves(some)))
+        found.maps |= {place: some.maps[row].cpu() for row, place in enumerate(places[rows].tolist()) if place in work.shown}
+        write_rows(saved, places[rows], some.maps)
+    for name in scorers:
+        found.values[name] = torch.cat([part[0][name] for part in parts])
+    found.zero, found.bad = torch.cat([part[1] for part in parts]), torch.cat([part[2] for part in parts])
+    found.zero &= ~found.bad
+    found.lorenz = torch.cat([part[3] for part in parts]).nanmean(0)
+    found.seconds = time.perf_counter() - begin
+    return found
+
+
+def explained(work: Work, method: str, explain: Explain, x: Tensor, places: Tensor, logits: Tensor) -> Explained:
+    """The images of x at `places` with their maps."""
+    ids, y = work.ids[places].to(work.device), work.y[places].to(work.device)
+    some, draws = pixels(x, places, work.device), Draws(work.seed, ids, method)
+    target = targets(work.target, y, logits.to(work.device))
+    maps = explain(work.model, some, target, draws)
+    masks = None if work.masks is None else work.masks[places].to(work.device)
+    sizes = sizes_of(maps, work.channels)
+    return Explained(work.model, some, y, target, logits.to(work.device), maps, sizes, explain, draws.child("scores"), masks)
+
+
+def without(some: Explained, bad: Tensor) -> Explained:
+    """The same with zero maps in place of those that are not finite, so that no score falls over them; they are counted apart."""
+    keep = (~bad).view(-1, 1, 1, 1)
+    return replace(some, maps=torch.where(keep, some.maps, 0.0), sizes=torch.where(keep, some.sizes, 0.0))
+
+
+def zero_of(some: Explained) -> Tensor:
+    """Which maps are zero everywhere, (B,) bool."""
+    return (some.sizes.flatten(1).amax(1) == 0).cpu()
+
+
+def curves(some: Explained) -> Tensor:
+    """The Lorenz curves, (B, POINTS) float64."""
+    return lorenz(some.ordered, POINTS).cpu()
+
+
+def remarks(scored: Iterable[Scored]) -> list[str]:
+    """Sentences on maps that are zero or not finite."""
+    found = []
+    for some in scored:
+        zero, bad, n = int(some.zero.sum()), int(some.bad.sum()), len(some.places)
+        where = f"{some.method} on {some.images} images"
+        if zero == n > 0:
+            found.append(f"{where}: all {n} maps are zero, so the model does not react to its input: there is no Gini to report")
+        elif zero:
+            found.append(f"{where}: {zero} of {n} maps are zero everywhere; they have no Gini and are left out")
+        if bad:
+            found.append(f"{where}: {bad} of {n} maps hold NaN or infinite numbers; they are left out")
+    return found
+
+
+def columns(audits: Sequence[Audit]) -> dict[str, list[Any]]:
+    """The per-sample table of several audits as columns: a line for each model, method, kind of images and image; "" where undefined."""
+    scores = list(dict.fromkeys(name for audit in audits for some in audit.scored for name in some.values))
+    changes = list(dict.fromkeys(change.name for audit in audits for change in audit.altered))
+    names = ["checkpoint", "method", "images", "sample", "label", "clean_pred", "target", "clean_margin", "zero_map"]
+    table: dict[str, list[Any]] = {name: [] for name in [*names, *scores, *(f"fallen_{name}" for name in changes)]}
+    for audit in audits:
+        for some in audit.scored:
+            extend(table, audit, some, scores, changes)
+    return table
+
+
+def extend(table: dict[str, list[Any]], audit: Audit, some: Scored, scores: Sequence[str], changes: Sequence[str]) -> None:
+    """Adds the lines of one method on one kind of images to the table."""
+    places, n = some.places, len(some.places)
+    table["checkpoint"] += [audit.about.checkpoint] * n
+    table["method"] += [some.method] * n
+    table["images"] += [some.images] * n
+    for name, values in (
+        ("sample", audit.ids), ("label", audit.y), ("clean_pred", audit.pred), ("target", audit.target), ("clean_margin", audit.margin),
+    ):  # fmt: skip
+        table[name] += values[places].tolist()
+    table["zero_map"] += some.zero.long().tolist()
+    for name in scores:
+        table[name] += some.values[name].tolist() if name in some.values else [None] * n
+    fallen = {change.name: change for change in audit.altered}
+    for name in changes:
+        table[f"fallen_{name}"] += fallen[name].words(places) if name in fallen else [None] * n

@@ -1,0 +1,235 @@
+"""What `robench saliency` does: audit each model, join the audits with attacks, write tables, pictures and a page."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from robench.cli.console import Table, message, show, tracker
+from robench.cli.drawing import audit_pictures, page_parts, probe_pictures
+from robench.cli.measuring import (
+    BATCH_SIZE,
+    Subject,
+    about,
+    described,
+    fresh,
+    image_words,
+    notes_of,
+    quickest_batch,
+    results_folder,
+    stem,
+    subject_words,
+)  # fmt: skip
+from robench.cli.probing import MOST, probed
+from robench.cli.probing import tables as error_tables
+from robench.errors import InputError
+from robench.recipes import Recipe
+
+if TYPE_CHECKING:
+    from robench.altered import Altered, Scene
+    from robench.auditing import Audit
+    from robench.probing import Probing
+    from robench.report.compare import Results
+    from robench.rows import Row
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the user asked of an audit."""
+
+    methods: Sequence[Recipe]
+    scores: Sequence[str]
+    target: str
+    channels: str
+    against: Sequence[Recipe]
+    join: Sequence[Path]
+    inductive: bool
+    seed: int
+    batch_size: int | None
+    save: bool
+    quiet: bool
+
+
+def refuse_idle_radius(against: Sequence[Recipe], norm: str | None, eps: float | None) -> None:
+    """InputError where a threat is given and no attack would use it."""
+    from robench.corruptions import CORRUPTIONS
+    from robench.probes import PROBES
+
+    attacks = [recipe for recipe in against if recipe.name not in CORRUPTIONS and recipe.name not in PROBES]
+    if not attacks and (norm is not None or eps is not None):
+        raise InputError("--norm and --eps belong to an attack: name one with --against, such as --against pgd-20, or leave them out")
+
+
+def run_audit(what: Sequence[Subject], wanted: Wanted, out: Path | None) -> None:
+    """Audits the models, writes everything into a folder, prints the tables and the notes."""
+    from robench.auditing import chosen_scores
+    from robench.findings import rows_of
+
+    folder, begin, images = results_folder(out, subject_words(what), "saliency"), time.perf_counter(), what[0].images
+    with fresh(folder):
+        scores = chosen_scores(wanted.scores, images.masks is not None)
+        joined = matched(what, wanted.join)
+        audits = [audited(one, wanted, scores, results, folder) for one, results in zip(what, joined, strict=True)]
+        probing = inductive(what, wanted) if wanted.inductive else None
+        rows = [row for audit in audits for row in rows_of(audit)] + (
+            [row for row in probing.rows if row.probe != "clean"] if probing else []
+        )
+        name = f"{subject_words(what)} on {image_words(what[0])}, seed {wanted.seed}"
+        notes = [note if len(what) == 1 else f"{audit.about.checkpoint}: {note}" for audit in audits for note in audit.notes]
+        shown = [*score_tables(rows, wanted), *(error_tables(probing.rows) if probing else [])]
+        written = write(what, audits, probing, rows, shown, notes, name, folder, wanted, time.perf_counter() - begin)
+    for table in [*score_tables(rows, wanted), *(error_tables(probing.rows, MOST) if probing else [])]:
+        show(*table)
+    for note in notes:
+        message(f"Note: {note}", wanted.quiet)
+    message(f"Written: {', '.join(path.name for path in written)} in {folder}", wanted.quiet)
+
+
+def matched(what: Sequence[Subject], folders: Sequence[Path]) -> list[list[Results]]:
+    """The earlier results of each model; InputError for a folder whose model is not among them, or of which the data are others."""
+    from robench.report.compare import load, told
+
+    found: list[list[Results]] = [[] for _ in what]
+    for folder in folders:
+        results = load(folder)
+        digest = told(results.manifest, "checkpoint.sha256")
+        places = [place for place, one in enumerate(what) if one.loaded.sha256 == digest]
+        if not places:
+            raise InputError(f"{folder} holds results of {results.checkpoint}, with other weights than any model named here")
+        if told(results.manifest, "data.name") != what[0].images.name:
+            raise InputError(f"{folder} holds results on {told(results.manifest, 'data.name')}, not on {what[0].images.name}")
+        found[places[0]].append(results)
+    return found
+
+
+def audited(one: Subject, wanted: Wanted, scores: Sequence[Recipe], results: Sequence[Results], folder: Path) -> Audit:
+    """The audit of one model."""
+    from robench.altered import altered, of_results
+    from robench.auditing import audit
+
+    images, model = one.images, one.loaded.model
+    what = scene(one, wanted)
+    changes = [*(altered(recipe, what) for recipe in wanted.against), *(of_results(earlier, what) for earlier in results)]
+    refuse_twins(changes)
+
+    def file(method: str) -> Path | None:
+        return folder / f"maps-{stem(one.loaded.name)}-{stem(method)}.npy" if wanted.save else None
+
+    return audit(
+        model, images.x, images.y, methods=wanted.methods, scores=scores, target=target_of(wanted.target), channels=wanted.channels,
+        ids=images.ids, masks=images.masks, altered=changes, seed=wanted.seed, batch_size=what.batch_size, device=one.device,
+        about=about(one), save=file, track=tracker(wanted.quiet),
+    )  # fmt: skip
+
+
+def scene(one: Subject, wanted: Wanted) -> Scene:
+    """The model with its images, as attacks and probes are to see it."""
+    from robench.altered import Scene
+
+    batch_size = quickest_batch(one) if wanted.batch_size == 0 else wanted.batch_size or BATCH_SIZE
+    images, progress = one.images, tracker(wanted.quiet)
+    return Scene(one.loaded.model, images.x, images.y, images.ids, one.norm, one.radii[0], wanted.seed, batch_size, one.device, progress)
+
+
+def refuse_twins(changes: Sequence[Altered]) -> None:
+    """InputError where two changes have one name, so that their rows could not be told apart."""
+    names = [change.name for change in changes]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"{name!r} is asked for twice with --against or --join: rows could not be told apart")
+
+
+def target_of(text: str) -> str | int:
+    """The number of a class, or the word."""
+    return int(text) if text.isdecimal() else text
+
+
+def inductive(what: Sequence[Subject], wanted: Wanted) -> Probing:
+    """The suite of probes on the models."""
+    from robench.suites import recipes
+
+    return probed(what, recipes("inductive"), quiet=wanted.quiet, seed=wanted.seed, batch_size=wanted.batch_size)
+
+
+def score_tables(rows: Sequence[Row], wanted: Wanted) -> list[Table]:
+    """The tables of an audit, models side by side: the Gini and the other scores, means over images; the Gini beside margin and fate."""
+    names = list(dict.fromkeys(row.checkpoint for row in rows))
+    how = f"target {wanted.target}, channels {wanted.channels}"
+    first = Table(f"Gini, mean over images (95 % bootstrap interval), {how}", ("method", *names), [])
+    first.lines.append(("clean accuracy %", *(f"{100 * row.value:.2f}" for row in rows if row.metric == "accuracy")))
+    first.lines.extend((method, *cells) for method, _, *cells in pivot(rows, names, lambda row: row.metric == "gini"))
+    second = Table(f"other scores, means over images, {how}", ("method", "score", *names), [], 2)
+    second.lines.extend(pivot(rows, names, other, brief=True))
+    third = Table("Gini beside the margin and the images that fall", ("method", "what", *names), [], 2)
+    third.lines.extend(pivot(rows, names, lambda row: row.metric in FATE))
+    return [table for table in (first, second, third) if table.lines]
+
+
+ASIDE = ("gini", "accuracy", "seconds", "error_rate", "error_rate_shared", "changed_share", "forwards", "backwards")
+FATE = tuple(f"gini/{what}" for what in ("margin_correlation", "fallen", "standing", "difference", "superiority", "shift"))
+
+
+def other(row: Row) -> bool:
+    """Whether a row is the mean of a score that is not the Gini, or tells of maps that were left out."""
+    return "/" not in row.metric and row.metric not in ASIDE and not (row.metric.endswith("_maps") and row.value == 0)
+
+
+def pivot(rows: Sequence[Row], names: Sequence[str], wanted: Callable[[Row], bool], brief: bool = False) -> Iterable[tuple[str, ...]]:
+    """One line for each method, kind of images and metric that is wanted, with a cell for each model; brief ones without intervals."""
+    found: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in rows:
+        if wanted(row):
+            found.setdefault((method_of(row), row.metric.removeprefix("gini/")), {})[row.checkpoint] = row
+    for (method, metric), by_name in found.items():
+        yield method, metric, *(number_of(by_name.get(name), brief) for name in names)
+
+
+def method_of(row: Row) -> str:
+    """The method of a row, with the kind of images that it speaks of and what they are set against, where these are not the clean ones."""
+    words = dict(word.partition("=")[::2] for word in row.setting.split())
+    on = f" on {words['images']}" if words.get("images", "clean") != "clean" else ""
+    return f"{row.probe}{on}" + (f", {words['against']}" if "against" in words else "")
+
+
+def number_of(row: Row | None, brief: bool) -> str:
+    """A value, with its interval unless in brief; a dash where there is none."""
+    if row is None or math.isnan(row.value):
+        return "-"
+    if row.metric.endswith("_maps"):
+        return f"{row.value:.0f} of {row.n}"
+    value = f"{row.value:.4g}"
+    return value if brief or math.isnan(row.low) else f"{value} ({row.low:.4g} - {row.high:.4g})"
+
+
+def write(
+    what: Sequence[Subject], audits: Sequence[Audit], probing: Probing | None, rows: Sequence[Row], shown: Sequence[Table],
+    notes: Sequence[str], name: str, folder: Path, wanted: Wanted, seconds: float,
+) -> list[Path]:  # fmt: skip
+    """Writes rows, the per-sample table, the manifest, the pictures and the page; returns the paths."""
+    from robench.auditing import columns
+    from robench.report import save
+    from robench.report.manifest import manifest
+    from robench.report.page import page
+
+    content = manifest(what[0].device, wanted.seed, seconds, notes_of(what), **described(what), **how(wanted, what), notes=list(notes))
+    written = save(folder, rows, columns(audits), content)
+    written += audit_pictures(audits, what[0].images, name, folder)
+    written += probe_pictures(probing, name, folder) if probing else []
+    written.append(page(folder / "report.html", f"Saliency audit of {name}", page_parts(shown, written, [*notes_of(what), *notes])))
+    return [*written, *(sorted(folder.glob("maps-*.npy")) if wanted.save else [])]
+
+
+def how(wanted: Wanted, what: Sequence[Subject]) -> dict[str, Any]:
+    """What the manifest says of the audit."""
+    threat = {"norm": what[0].norm, "eps": what[0].radii[0]}
+    words = {
+        "methods": [m.label for m in wanted.methods],
+        "scores": list(wanted.scores),
+        "target": wanted.target,
+        "channels": wanted.channels,
+    }
+    return {"audit": words, "threat": threat if wanted.against else {}}

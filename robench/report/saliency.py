@@ -1,0 +1,353 @@
+"""Pictures of saliency maps and of what probes do: Lorenz curves, histograms, galleries, error curves, bars and points.
+
+Names are drawn as they are, shortened where they are long: a dollar sign starts no formula. From model to model both the colour and the
+line style change, so that curves can be told apart without colour.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import wrap
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, NullLocator
+from numpy.typing import NDArray
+from torch import Tensor
+
+from robench.report.figures import INK, WARM, picture, save_figure
+from robench.statistics import finite
+
+COLOURS = (INK, WARM, "#3f9b78", "#d8a21d", "#7f5aa6", "#58a9cf", "#5d5d5d", "#d27aa5")
+STYLES: tuple[Any, ...] = ("-", "--", ":", "-.")
+QUIET, PAPER = "#8a8a8a", "#fbfaf8"  # of what is drawn to compare with; of a map where it is 0
+SIGNED = LinearSegmentedColormap.from_list("signed", ["#10294f", INK, "#8fa6c7", PAPER, "#e0a08c", WARM, "#6e2410"])
+PERCENTILE = 99.0  # of |map|, image by image: where the colours end, because single subpixels would leave all others pale
+LONGEST = 44  # letters of a name that are drawn
+MEAN_GINI = "mean Gini"
+HOUSE: dict[Any, Any] = {
+    "text.parse_math": False, "axes.labelsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8,
+    "legend.title_fontsize": 8, "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False,
+}  # fmt: skip
+Values = Sequence[float] | NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One column of a gallery: an image with its map, and its adversarial image with that one's map where there is one.
+
+    x, map          (C, H, W) in [0, 1] and (c, H, W) signed, on the CPU       caption      for instance the label
+    x_adv, map_adv  likewise, or None                                          caption_adv  for instance the label at x_adv
+    fallen          whether x_adv fools the model: then its caption is red
+    """
+
+    caption: str
+    x: Tensor
+    map: Tensor
+    x_adv: Tensor | None = None
+    map_adv: Tensor | None = None
+    caption_adv: str = ""
+    fallen: bool = True
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The error rates of one model under one probe: points (t, mean, low, high) with shares in [0, 1] and t above 0."""
+
+    model: str
+    probe: str
+    points: Sequence[tuple[float, float, float, float]]
+
+
+@contextlib.contextmanager
+def house() -> Iterator[None]:
+    """The settings that all pictures here share, put back afterwards; letters that the font lacks become boxes without a warning."""
+    with mpl.rc_context(HOUSE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph .* missing from font", UserWarning)
+        yield
+
+
+@house()
+def lorenz_curves(path: Path, curves: Sequence[tuple[str, Values, float]], title: str) -> Path:
+    """Draws mean Lorenz curves of several models, with the diagonal on which all entries of a map are equal; returns the path.
+
+    curves  name, heights in [0, 1] at evenly spaced shares from 0 to 1, and the mean Gini, which stands in the legend
+    """
+    figure = Figure(figsize=(4.8, 4.8))
+    axes = figure.subplots()
+    axes.plot([0, 100], [0, 100], color=QUIET, linewidth=0.8)
+    lines: list[Artist] = []
+    for place, (name, heights, gini) in enumerate(curves):
+        line = stroke(place, f"{gini:.3f}  {short(name)}")
+        line.set_data(np.linspace(0, 100, len(heights)), 100 * np.asarray(heights, dtype=np.float64))
+        lines.append(axes.add_line(line))
+    axes.set(xlim=(0, 100), ylim=(0, 100), aspect="equal", xlabel="entries of the map, smallest first (%)", ylabel="share of their sum (%)")
+    longest = max((len(short(name)) for name, *_ in curves), default=0)
+    if longest + 3 * len(curves) > 40:  # more would reach over the diagonal
+        below(axes, lines, MEAN_GINI)
+    elif lines:
+        axes.legend(handles=lines, loc="upper left", title=MEAN_GINI, alignment="left", handlelength=2.6)
+    return written(path, figure, axes, title)
+
+
+@house()
+def histograms(path: Path, groups: Sequence[tuple[str, Values]], title: str, label: str = "Gini") -> Path:
+    """Draws step histograms of a score over the images of each group, in common bins, each mean as an upright line; returns the path.
+
+    What is not finite is left out, and counted in the legend. Values further from the middle half of every group than five times its width
+    are drawn in the bins at the ends, so that single images do not squeeze all others together (our choice).
+    """
+    figure = Figure(figsize=(5.4, 3.4))
+    axes = figure.subplots()
+    kept = [finite(values) for _, values in groups]
+    edges = common_bins([found for found in kept if len(found)])
+    lines: list[Artist] = []
+    for place, ((name, values), found) in enumerate(zip(groups, kept, strict=True)):
+        missing = f", {len(values) - len(found)} undefined" if len(found) < len(values) else ""
+        mean = f"mean {found.mean():.3g}{missing}" if len(found) else "no value"
+        lines.append(stroke(place, f"{short(name)}  ({mean})"))
+        if len(found):
+            steps(axes, found.clip(edges[0], edges[-1]), edges, place)
+            axes.axvline(min(max(found.mean(), edges[0]), edges[-1]), color=COLOURS[place % len(COLOURS)], linewidth=0.9, alpha=0.8)
+    axes.set(ylim=(0, None), xlabel=short(label), ylabel="images in the bin (%)")
+    axes.margins(x=0.02)
+    below(axes, lines)
+    return written(path, figure, axes, title)
+
+
+def steps(axes: Axes, values: NDArray[np.float64], edges: NDArray[np.float64], place: int) -> None:
+    """Draws one step histogram in percent."""
+    colour, style = look(place)
+    heights = 100 * np.histogram(values, edges)[0] / len(values)
+    axes.stairs(heights, edges, color=colour, fill=True, alpha=0.10)
+    axes.stairs(heights, edges, color=colour, linestyle=style, linewidth=1.4)
+
+
+def common_bins(groups: Sequence[NDArray[np.float64]], most: int = 60) -> NDArray[np.float64]:
+    """The edges of 10 to `most` bins for groups of values, as wide as Freedman & Diaconis 1981 ask for the narrowest group.
+
+    The bins end at five times the width of a group's middle half beyond it, where no group reaches further.
+    """
+    if not groups:
+        return np.linspace(0, 1, 11)
+    least, first, third, largest = np.array([np.quantile(values, [0, 0.25, 0.75, 1]) for values in groups]).T
+    reach = np.where(third > first, 5 * (third - first), np.inf)
+    low, high = float(np.maximum(least, first - reach).min()), float(np.minimum(largest, third + reach).max())
+    if high - low <= 1e-9 * max(abs(low), abs(high)):
+        return np.linspace(low - 0.5, high + 0.5, 12)
+    widths = [2 * (q3 - q1) / len(values) ** (1 / 3) for q1, q3, values in zip(first, third, groups, strict=True) if q3 > q1]
+    count = (high - low) / min(widths, default=math.inf)
+    return np.linspace(low, high, round(min(max(count, 10), most)) + 1)
+
+
+@house()
+def saliency_gallery(path: Path, tiles: Sequence[Tile], title: str) -> Path:
+    """Draws image, map and the map over the grey image, one image a column, and below the adversarial image and its map; returns the path.
+
+    The channels of a map are added up. Its colours are symmetric about 0, which is white, and end at the 99th percentile of its own sizes:
+    red where it is positive, blue where it is negative. So the strength of two maps cannot be compared by eye. nan is grey.
+    """
+    attacked = any(tile.x_adv is not None or tile.map_adv is not None for tile in tiles)
+    names = ("image", "map", "map on image", *(("adversarial", "its map") if attacked else ()))
+    wide = max(3.6, 1.3 * len(tiles) + 0.5)
+    heading = folded(short(title, 300), int(14 * wide))
+    high = 1.45 * len(names) + 0.6 + 0.17 * heading.count("\n")
+    figure = Figure(figsize=(wide, high), layout="constrained")
+    grid = figure.subplots(len(names), max(1, len(tiles)), squeeze=False)
+    for column, tile in enumerate(tiles):
+        grid[0][column].set_title(short(tile.caption, 18), fontsize=8)
+        images = (seen(tile.x), coloured(tile.map), overlaid(tile.x, tile.map))
+        others = (tile.x_adv if tile.x_adv is None else seen(tile.x_adv), tile.map_adv if tile.map_adv is None else coloured(tile.map_adv))
+        for line, image in enumerate((images + others)[: len(names)]):
+            show(grid[line][column], image)
+        if attacked:
+            grid[3][column].set_title(short(tile.caption_adv, 18), fontsize=8, color=WARM if tile.fallen else "#555555")
+    for line, name in enumerate(names):
+        grid[line][0].set_ylabel(name, fontsize=9)
+    note = f"channels added up; red is positive, blue negative, white 0; full colour at the {PERCENTILE:g}th percentile of each |map|"
+    figure.supxlabel(folded(note, int(18 * wide)), fontsize=7, color="#555555")
+    figure.suptitle(heading, fontsize=10)
+    return save_figure(path, figure)
+
+
+def show(axes: Axes, image: Tensor | None) -> None:
+    """Draws an image (C, H, W), or leaves the place empty."""
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    if image is not None:
+        picture(axes, image)
+
+
+def seen(image: Tensor) -> Tensor:
+    """An image (C, H, W) as one that can be drawn, (1, H, W) or (3, H, W): the mean of its channels where it has another number of them."""
+    return (image if len(image) in (1, 3) else image.mean(0, keepdim=True)).detach().float().clamp(0, 1)
+
+
+def scaled(signed: Tensor) -> Tensor:
+    """A map (c, H, W) with its channels added up, (H, W) in [-1, 1]: 1 is the 99th percentile of its sizes, and 0 stays 0."""
+    total = signed.detach().double().sum(0)
+    sizes = total.abs()[total.isfinite()].numpy()
+    span = float(np.percentile(sizes, PERCENTILE) or sizes.max()) if sizes.size else 0.0  # where most are 0, the largest
+    return (total / (span or 1.0)).clamp(-1, 1)
+
+
+def coloured(signed: Tensor) -> Tensor:
+    """A map (c, H, W) in colours, (3, H, W); nan is grey."""
+    colours = torch.from_numpy(SIGNED.with_extremes(bad="#b9b9b9")((scaled(signed).numpy() + 1) / 2))
+    return colours[..., :3].permute(2, 0, 1).float()
+
+
+def overlaid(image: Tensor, signed: Tensor) -> Tensor:
+    """The grey image, lightened, (3, H, W), with colour where the sizes of the map are large."""
+    grey = 0.35 + 0.65 * seen(image).mean(0, keepdim=True)
+    strength = scaled(signed).abs().nan_to_num(0.0).float().unsqueeze(0)
+    colour = torch.tensor([int(WARM[place : place + 2], 16) / 255 for place in (1, 3, 5)]).view(3, 1, 1)
+    return grey * (1 - strength) + colour * strength
+
+
+@house()
+def noise_curves(path: Path, curves: Sequence[Curve], title: str, label: str = "share of the subpixels, t") -> Path:
+    """Draws error rates over t, one panel a probe with its own logarithmic axis, one curve a model with its band; returns the path."""
+    probes, models = list(dict.fromkeys(curve.probe for curve in curves)), list(dict.fromkeys(curve.model for curve in curves))
+    columns = max(1, len(probes))
+    figure = Figure(figsize=(max(4.4, 2.7 * columns + 0.4), 3.5), layout="constrained")
+    grid = figure.subplots(1, columns, sharey=True, squeeze=False)[0]
+    for axes, probe in zip(grid, probes, strict=False):
+        shown = [curve for curve in curves if curve.probe == probe]
+        for curve in shown:
+            band(axes, curve, models.index(curve.model))
+        log_axis(axes, sorted({point[0] for curve in shown for point in curve.points if point[0] > 0}))
+        axes.set_title(short(probe, 30), fontsize=9)
+        axes.set(xlabel=short(label), ylim=(0, 100))
+    grid[0].set_ylabel("error rate (%)")
+    lines = [stroke(place, short(model), marker="o") for place, model in enumerate(models)]
+    if lines:
+        figure.legend(
+            handles=lines, loc="outside lower center", ncols=max(1, min(columns, 110 // max(len(str(x.get_label())) for x in lines)))
+        )
+    figure.suptitle(folded(short(title, 300), 38 * columns + 14), fontsize=10)
+    return save_figure(path, figure)
+
+
+def band(axes: Axes, curve: Curve, place: int) -> None:
+    """Draws a curve's means as a line and its lows and highs as a band, in percent; t = 0 has no place on a logarithmic axis."""
+    t, mean, low, high = np.array(sorted(point for point in curve.points if point[0] > 0), dtype=np.float64).reshape(-1, 4).T
+    line = stroke(place, "", marker="o")
+    line.set_data(t, 100 * mean)
+    axes.fill_between(t, 100 * low, 100 * high, color=COLOURS[place % len(COLOURS)], alpha=0.16, linewidth=0)
+    axes.add_line(line)
+
+
+def log_axis(axes: Axes, values: Sequence[float]) -> None:
+    """Makes the x axis logarithmic, with up to five of the values that were measured as its ticks."""
+    axes.set_xscale("log")
+    axes.xaxis.set_minor_locator(NullLocator())
+    if values:
+        wanted = np.geomspace(values[0], values[-1], 5)
+        axes.set_xticks(sorted({min(values, key=lambda value: abs(math.log(value / place))) for place in wanted}))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+
+
+@house()
+def bars(
+    path: Path, groups: Sequence[tuple[str, Sequence[tuple[str, float, float, float]]]], title: str, label: str = "error rate (%)"
+) -> Path:
+    """Draws shares as bars in percent; returns the path.
+
+    groups  the name under a group of bars, such as a model, and its bars as (name, value, low, high); equal names have equal colours
+    """
+    names = list(dict.fromkeys(bar[0] for _, found in groups for bar in found))
+    width = 0.84 / max(1, len(names))
+    figure = Figure(figsize=(max(4.2, 1.2 + (0.3 * len(names) + 0.3) * len(groups)), 3.4))
+    axes = figure.subplots()
+    handles: list[Artist] = []
+    for place, name in enumerate(names):
+        found = [(spot, *bar[1:]) for spot, (_, several) in enumerate(groups) for bar in several if bar[0] == name]
+        spot, value, low, high = np.array(found, dtype=np.float64).T * [[1], [100], [100], [100]]
+        at, spans = spot + (place - (len(names) - 1) / 2) * width, np.array([value - low, high - value]).clip(0)
+        axes.bar(at, value, 0.9 * width, yerr=spans, color=COLOURS[place % len(COLOURS)], ecolor="#333333", capsize=2)
+        handles.append(Patch(color=COLOURS[place % len(COLOURS)], label=short(name)))
+    axes.set(ylim=(0, 100), ylabel=label)
+    axes.set_xticks(range(len(groups)), [folded(short(name), 18) for name, _ in groups])
+    below(axes, handles)
+    return written(path, figure, axes, title)
+
+
+@house()
+def scatter(path: Path, x: Values, y: Values, fallen: Sequence[bool] | NDArray[np.bool_], title: str, labels: tuple[str, str]) -> Path:
+    """Draws a point an image, those that fell in another colour and shape than those that stand, and both medians; returns the path.
+
+    x, y, fallen  of equal length; an image with a number that is not finite is left out
+    labels        what x and y are, such as ("margin", "Gini")
+    """
+    across, up, fell = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64), np.asarray(fallen, dtype=bool)
+    figure = Figure(figsize=(4.8, 3.8))
+    axes = figure.subplots()
+    drawn = np.isfinite(across) & np.isfinite(up)
+    handles: list[Artist] = []
+    for name, among, colour, marker in (("stands", drawn & ~fell, INK, "o"), ("fell", drawn & fell, WARM, "^")):
+        count = int(among.sum())
+        alpha = min(0.75, max(0.12, 25 / math.sqrt(count + 1)))
+        axes.scatter(across[among], up[among], s=11, c=colour, marker=marker, alpha=alpha, linewidths=0)
+        if count:
+            centre = np.median(across[among]), np.median(up[among])
+            axes.scatter(*centre, s=90, c=colour, marker=marker, edgecolors="white", linewidths=1.4, zorder=3)
+        handles.append(Line2D([], [], color=colour, marker=marker, linestyle="", markersize=5, label=f"{name}: {count}, large: median"))
+    axes.set(xlabel=short(labels[0]), ylabel=short(labels[1]))
+    below(axes, handles)
+    return written(path, figure, axes, title)
+
+
+def look(place: int) -> tuple[str, Any]:
+    """The colour and the line style of the model at a place in the list: 32 models before any two are drawn alike."""
+    return COLOURS[place % len(COLOURS)], STYLES[(place + place // len(COLOURS)) % len(STYLES)]
+
+
+def stroke(place: int, label: str, marker: str = "") -> Line2D:
+    """A line as a picture and its legend draw it."""
+    colour, style = look(place)
+    return Line2D([], [], color=colour, linestyle=style, linewidth=1.7, marker=marker, markersize=3.5, label=label)
+
+
+def below(axes: Axes, handles: Sequence[Artist], title: str | None = None) -> None:
+    """Puts the legend under the axes, where it hides nothing; in two columns where its entries are short."""
+    longest = max((len(str(handle.get_label())) for handle in handles), default=0)
+    ncols = 2 if len(handles) > 1 and longest <= 30 else 1
+    figure = axes.get_figure(root=True)
+    if handles and figure is not None:
+        depth = 0.42 / (figure.get_figheight() * axes.get_position().height)  # inches, as a part of the height: under the label
+        place = (-0.02, -depth)
+        axes.legend(
+            handles=list(handles), loc="upper left", bbox_to_anchor=place, ncols=ncols, handlelength=2.6, title=title, alignment="left"
+        )
+
+
+def short(name: str, longest: int = LONGEST) -> str:
+    """A name in one line that can be drawn, without its middle where it is longer than `longest` letters: names often differ at the end."""
+    line = " ".join(name.encode("utf-8", "replace").decode().split())  # file names may hold what is no letter at all
+    keep = longest - 3
+    return line if len(line) <= longest else f"{line[: keep // 2]}...{line[len(line) - (keep - keep // 2) :]}"
+
+
+def folded(text: str, width: int) -> str:
+    """A text in lines of at most `width` letters."""
+    return "\n".join(wrap(text, width))
+
+
+def written(path: Path, figure: Figure, axes: Axes, title: str) -> Path:
+    """Writes a picture with one axis under its title, folded to its width."""
+    axes.set_title(folded(short(title, 300), int(13 * figure.get_figwidth())), fontsize=10, loc="left")
+    return save_figure(path, figure)

@@ -1,0 +1,201 @@
+"""The audit of one model: scores in their place, zero maps counted apart, targets, joined attacks, and what is refused."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from robench.altered import Altered, Scene, altered, known
+from robench.auditing import audit, chosen_methods, chosen_scores, columns
+from robench.audits.inequality import gini_of
+from robench.errors import InputError
+from robench.findings import found, rows_of
+from robench.statistics import spearman
+from robench.summary import blank
+
+ABOUT = replace(blank(), checkpoint="model")
+
+
+def run(problem, methods=("saliency",), scores=("maps",), **options):
+    wanted = chosen_scores(scores, options.get("masks") is not None)
+    return audit(problem.model, problem.x, problem.y, methods=chosen_methods(methods), scores=wanted, about=ABOUT, **options)
+
+
+def scene(problem, **options):
+    usual = {"norm": "linf", "eps": 0.05, "seed": 0, "batch_size": 250, "device": "cpu"}
+    return Scene(problem.model, problem.x, problem.y, torch.arange(len(problem.x)), **(usual | options))
+
+
+def test_the_gini_is_that_of_the_weights_that_belong_to_the_label(problem):
+    images = problem("linear")
+    some = run(images).scored[0]
+    weights = images.model.w.detach()[images.y].flatten(1).abs().sort(1).values.double()
+    torch.testing.assert_close(some.values["gini"], gini_of(weights), rtol=0, atol=1e-6)
+
+
+def test_a_score_can_be_asked_of_a_class_or_of_the_prediction(problem):
+    images = problem("linear")
+    wrong = replace(images, y=(images.y + 1) % 5)
+    one = run(wrong, target=2).scored[0]
+    assert (one.values["gini"] - one.values["gini"][0]).abs().max() < 1e-6  # a linear model has one map a class
+    predicted = run(wrong, target="predicted").scored[0].values["gini"]
+    torch.testing.assert_close(predicted, run(images).scored[0].values["gini"])
+    with pytest.raises(InputError, match="--target 5 is no class of the model: it has 5 classes"):
+        run(images, target=5)
+    with pytest.raises(InputError, match="unknown target 'ture': did you mean 'true'"):
+        run(images, target="ture")
+
+
+def test_the_scores_do_not_depend_on_the_batch(problem):
+    images = problem("convolutional")
+    methods = ("saliency", "smoothgrad,samples=3", "occlusion")
+    one, other = run(images, methods, batch_size=16), run(images, methods, batch_size=5)
+    for some, same in zip(one.scored, other.scored, strict=True):
+        for name, values in some.values.items():
+            torch.testing.assert_close(values, same.values[name], rtol=1e-4, atol=1e-5, equal_nan=True)
+        torch.testing.assert_close(some.lorenz, same.lorenz, rtol=1e-4, atol=1e-5)
+
+
+class Deaf(nn.Module):
+    """A model that does not look at its input."""
+
+    def forward(self, x):
+        return torch.tensor([[2.0, 1.0, 0.0]]).expand(len(x), -1) + 0 * x.flatten(1).sum(1, keepdim=True)
+
+
+def test_a_constant_model_gets_a_report_that_says_so():
+    x = torch.rand(9, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    done = audit(
+        Deaf(), x, torch.zeros(9).long(), methods=chosen_methods(["saliency", "integrated-gradients,steps=4"]),
+        scores=chosen_scores(["maps"], False), about=ABOUT,
+    )  # fmt: skip
+    assert [bool(some.zero.all()) for some in done.scored] == [True, True]
+    assert all(values.isnan().all() for some in done.scored for values in some.values.values())
+    assert "all 9 maps are zero, so the model does not react to its input" in done.notes[0]
+    rows = rows_of(done)
+    gini = found(rows, "model", "saliency", "gini")
+    assert (gini.n, math.isnan(gini.value)) == (0, True)
+    assert found(rows, "model", "saliency", "zero_maps").value == 9
+
+
+class Half(nn.Module):
+    """Looks at images whose first pixel is bright, and not at the others."""
+
+    def forward(self, x):
+        score = x.flatten(1).sum(1) * (x[:, 0, 0, 0] > 0.5)
+        return torch.stack((score, -score), 1)
+
+
+def test_maps_that_are_zero_are_counted_and_left_out_of_the_mean():
+    x = torch.rand(20, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    done = audit(
+        Half(), x, torch.zeros(20).long(), methods=chosen_methods(["saliency"]), scores=chosen_scores(["gini"], False), about=ABOUT
+    )
+    dark = int((x[:, 0, 0, 0] <= 0.5).sum())
+    assert 0 < dark < 20
+    assert f"{dark} of 20 maps are zero everywhere" in done.notes[0]
+    row = found(rows_of(done), "model", "saliency", "gini")
+    assert (row.n, row.value) == (20 - dark, pytest.approx(0, abs=1e-12))
+    table = columns([done])
+    assert sum(table["zero_map"]) == dark
+
+
+def test_means_quantiles_and_the_part_that_is_right_are_those_of_the_column(problem):
+    images = problem("convolutional")
+    half = replace(images, y=torch.where(torch.arange(16) < 6, (images.y + 1) % 10, images.y))
+    done = run(half, target="predicted")
+    rows, table = rows_of(done), columns([done])
+    gini = np.array(table["gini"])
+    assert found(rows, "model", "saliency", "gini").value == pytest.approx(gini.mean())
+    assert found(rows, "model", "saliency", "gini/sd").value == pytest.approx(gini.std(ddof=1))
+    assert found(rows, "model", "saliency", "gini/q95").value == pytest.approx(np.quantile(gini, 0.95))
+    right = found(rows, "model", "saliency", "gini/right")
+    assert (right.n, right.value) == (10, pytest.approx(gini[6:].mean()))
+    assert rows[0].value == pytest.approx(10 / 16)
+    low, high = found(rows, "model", "saliency", "gini").low, found(rows, "model", "saliency", "gini").high
+    assert low < gini.mean() < high
+
+
+def test_what_falls_is_set_against_what_stands(problem):
+    images = problem("convolutional", n=40)
+    change = altered(known("pgd-10"), scene(images, eps=0.01))
+    fell = change.fallen.numpy()
+    assert 0 < fell.sum() < 40
+    done = run(images, altered=[change])
+    rows, gini = rows_of(done), done.scored[0].values["gini"].numpy()
+    words = {"checkpoint": "model", "probe": "saliency", "against": "pgd-10"}
+    assert found(rows, **words, metric="gini/fallen").value == pytest.approx(gini[fell].mean())
+    assert found(rows, **words, metric="gini/standing").value == pytest.approx(gini[~fell].mean())
+    assert found(rows, **words, metric="gini/difference").value == pytest.approx(gini[fell].mean() - gini[~fell].mean())
+    pairs = gini[fell][:, None] - gini[~fell][None]
+    assert found(rows, **words, metric="gini/superiority").value == pytest.approx(((pairs > 0) + 0.5 * (pairs == 0)).mean())
+    margins = done.margin.numpy()
+    assert found(rows, "model", "saliency", "gini/margin_correlation").value == pytest.approx(spearman(gini, margins)[0])
+    adversarial = done.scored[1]
+    assert adversarial.places.tolist() == fell.nonzero()[0].tolist()
+    shift = adversarial.values["gini"].numpy() - gini[fell]
+    assert found(rows, "model", "saliency", "gini/shift", images="pgd-10").value == pytest.approx(shift.mean())
+    table = columns([done])
+    assert table["fallen_pgd-10"][:40] == fell.astype(int).tolist()
+
+
+def test_the_maps_of_adversarial_images_are_maps_of_these_images(problem):
+    images = problem("convolutional", n=12)
+    change = altered(known("pgd-10"), scene(images, eps=0.05))
+    done = run(images, altered=[change])
+    alone = run(replace(images, x=change.x[change.places], y=images.y[change.places]))
+    torch.testing.assert_close(done.scored[1].values["gini"], alone.scored[0].values["gini"], rtol=1e-4, atol=1e-6)
+
+
+def test_probes_and_corruptions_are_joined_too(problem):
+    images = problem("convolutional", n=20, shape=(3, 32, 32))
+    noisy = altered(known("random-noise,t=0.2"), scene(images))
+    assert (noisy.name, noisy.tried.all(), len(noisy.places)) == ("random-noise", True, 20)
+    changed = (noisy.x != images.x).flatten(1).sum(1)
+    assert (changed <= int(0.2 * 3072)).all()
+    assert (changed > 0.1 * 3072).all()
+    with torch.no_grad():
+        assert torch.equal(images.model(noisy.x).argmax(1) != images.y, noisy.fallen)
+    rough = altered(known("gaussian_noise,severity=5"), scene(images))
+    assert rough.name == "gaussian_noise-5"
+    assert 0.05 < float((rough.x - images.x).abs().mean()) < 0.1  # sigma = 0.1, clipped
+    with pytest.raises(InputError, match="has several levels"):
+        altered(known("random-noise"), scene(images))
+
+
+def test_models_that_return_probabilities_are_refused(problem):
+    images = problem("convolutional")
+    with pytest.raises(InputError, match="the model returns probabilities"):
+        run(replace(images, model=nn.Sequential(images.model, nn.Softmax(1)).eval()))
+
+
+def test_methods_and_scores_are_checked_before_anything_runs():
+    with pytest.raises(InputError, match="unknown method 'salency': did you mean 'saliency'"):
+        chosen_methods(["salency"])
+    with pytest.raises(InputError, match="asked for twice"):
+        chosen_methods(["occlusion,block=2", "occlusion"])
+    with pytest.raises(InputError, match="none of the methods saliency has a block: leave --block out"):
+        chosen_methods(["saliency"], block=4)
+    assert chosen_methods(["saliency", "occlusion", "feature-ablation,block=2"], block=8)[1].options == {"block": 8}
+    assert chosen_methods(["feature-ablation,block=2"], block=8)[0].options == {"block": 2}
+    with pytest.raises(InputError, match="unknown score 'ginni': did you mean 'gini'"):
+        chosen_scores(["ginni"], False)
+    with pytest.raises(InputError, match="needs the object's mask"):
+        chosen_scores(["pointing-game"], False)
+    assert [score.name for score in chosen_scores(["masks", "gini"], False)] == ["gini"]
+    assert len(chosen_scores(["all"], True)) == len(chosen_scores(["all"], False)) + 3
+    with pytest.raises(InputError, match="unknown attack, probe or corruption 'pgd-2000'"):
+        known("pgd-2000")
+
+
+def test_an_image_smaller_than_a_block_is_refused(problem):
+    with pytest.raises(InputError, match="block"):
+        run(problem("convolutional"), ("occlusion,block=9",))
+
+
+def test_an_altered_image_says_who_fell_among_those_that_were_tried():
+    change = Altered("pgd", torch.tensor([True, False, False]), torch.tensor([True, True, False]), None, torch.tensor([0]))
+    assert change.words(torch.arange(3)) == [1, 0, None]

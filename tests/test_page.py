@@ -1,0 +1,235 @@
+"""The HTML page: whole and closed, nothing from outside runs or loads, cells and pictures arrive as they were given."""
+
+import base64
+import io
+import math
+import re
+import time
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from robench.errors import InputError
+from robench.report.page import DASH, Heading, Note, Paragraph, Picture, Table, numeric, page, shown
+
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+CHILDREN = {"table": {"caption", "thead", "tbody"}, "thead": {"tr"}, "tbody": {"tr"}, "tr": {"th", "td"}, "ul": {"li"}}
+PHRASING = {"a", "span", "img"}
+HOLD_PHRASING = {"h1", "h2", "h3", "p", "th", "td", "caption", "figcaption", "li", "a", "span"}
+
+
+class Reader(HTMLParser):
+    """The elements of a page as (tag, attributes, text inside, parents); complains about what is not nested or not closed."""
+
+    def __init__(self):
+        super().__init__(convert_charrefs=True)
+        self.open, self.all = [], []
+
+    def handle_starttag(self, tag, attrs):
+        parent = self.open[-1][0] if self.open else None
+        assert tag in CHILDREN.get(parent, {tag}), f"{tag} in {parent}"
+        assert parent not in HOLD_PHRASING or tag in PHRASING, f"{tag} in {parent}"
+        assert len(dict(attrs)) == len(attrs), f"an attribute of {tag} twice"
+        element = [tag, dict(attrs), "", [entry[0] for entry in self.open]]
+        self.all.append(element)
+        if tag not in VOID:
+            self.open.append(element)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop()[0] == tag, f"</{tag}> closes something else"
+
+    def handle_data(self, data):
+        assert not data.strip() or self.open[-1][0] not in CHILDREN, f"loose text {data!r} in {self.open[-1][0]}"
+        for element in self.open:
+            element[2] += data
+
+    def named(self, *tags):
+        return [element for element in self.all if element[0] in tags]
+
+
+def read(path):
+    reader = Reader()
+    reader.feed(path.read_text(encoding="utf-8"))
+    reader.close()
+    assert not reader.open
+    return reader
+
+
+def rows(reader):
+    """The texts of the cells, row by row, and the classes of the cells likewise."""
+    found, inside = [], []
+    for tag, attrs, words, _ in reader.all:
+        if tag == "tr":
+            found.append([])
+            inside.append([])
+        elif tag in ("th", "td"):
+            found[-1].append(words)
+            inside[-1].append(attrs.get("class", ""))
+    return found, inside
+
+
+@pytest.fixture
+def png(tmp_path):
+    """Writes a picture of the given size; returns its path."""
+
+    def write(wide, high, name="a.png"):
+        pixels = np.random.default_rng(wide).integers(0, 256, (high, wide, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / name)
+        return tmp_path / name
+
+    return write
+
+
+def test_a_page_with_every_kind_of_part_is_whole(tmp_path, png):
+    parts = [
+        Heading("One"), Paragraph("text"), Note("a note"), Note("a flag", flag=True), Heading("Small", 3),
+        Table(["model", "gini"], [["a", 0.5]], "caption"), Picture(png(30, 20), "alt", "caption"), Picture(png(31, 20, "b.png"), "alt"),
+        Heading("Two"), Heading("Three"), Table(["m", "n", "o"], [["a", "b", 1]], grouped=True), Table(["only"], []), Table([], []),
+    ]  # fmt: skip
+    path = page(tmp_path / "page.html", "Title", parts)
+    reader = read(path)
+    assert path.read_text().startswith("<!DOCTYPE html>\n<html lang=")
+    assert [element[2] for element in reader.named("title", "h1", "h2", "h3")] == ["Title", "Title", "One", "Small", "Two", "Three"]
+    assert [(e[1]["class"], e[2]) for e in reader.named("p") if "class" in e[1]] == [("note", "a note"), ("flag", "a flag")]
+    links = [(element[1]["href"], element[2]) for element in reader.named("a")]
+    ids = {element[1]["id"]: element[2] for element in reader.named("h2")}
+    assert [(ids[target.removeprefix("#")], words) for target, words in links] == [(name, name) for name in ("One", "Two", "Three")]
+    assert [e[1].get("class") for e in reader.named("div")].count("pictures") == 1  # two pictures in a row, wrapped together
+    ids = [element[1]["id"] for element in reader.all if "id" in element[1]]
+    assert len(set(ids)) == len(ids)
+
+
+def test_pictures_are_inside_with_every_byte_and_shown_at_the_size_they_were_drawn_at(tmp_path, png):
+    path = page(tmp_path / "p.html", "t", [Picture(png(300, 150), 'a "quoted" alt', "c"), Picture(png(750, 40, "b.png"), "")])
+    images = read(path).named("img")
+    for (_, attrs, _, parents), name in zip(images, ("a.png", "b.png"), strict=True):
+        head, data = attrs["src"].split(",", 1)
+        content = base64.b64decode(data, validate=True)
+        assert head == "data:image/png;base64"
+        assert content == (tmp_path / name).read_bytes()
+        wide, high = Image.open(io.BytesIO(content)).size
+        assert (int(attrs["width"]), int(attrs["height"])) == (round(wide * 0.64), round(high * 0.64))
+        assert parents[-1] == "figure"
+    assert [attrs["alt"] for _, attrs, _, _ in images] == ['a "quoted" alt', ""]
+
+
+def test_nothing_is_loaded_from_outside_and_nothing_could_be(tmp_path, png):
+    path = page(tmp_path / "p.html", "t", [Picture(png(8, 8), "a"), Table(["m"], [["x"]])])
+    source = re.sub(r"base64,[A-Za-z0-9+/=]+", "", path.read_text())
+    assert not re.search(r"https?:|//|@import|url\(|<script|<link|<iframe|javascript", source, re.IGNORECASE)
+    policy = next(attrs["content"] for _, attrs, _, _ in read(path).named("meta") if attrs.get("http-equiv"))
+    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    for tag, attrs, _, _ in read(path).all:
+        assert not {name for name in attrs if name.startswith("on")} | ({"src", "href"} & set(attrs) if tag not in ("img", "a") else set())
+
+
+EVIL = [
+    "<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "' onmouseover='alert(1)", "</title><h1>", "</style>", "<!-- ", "]]>",
+    "&lt;b&gt;", "&#60;i&#62;", "a\nb", "{}%s$x$", "\u202eevil", "\u6a21\u578b", "</td></tr></table>", "javascript:alert(1)",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EVIL)
+def test_a_name_is_text_wherever_it_stands(tmp_path, png, name):
+    def parts(word):
+        return [
+            Heading(word), Heading(word), Heading(word, 3), Heading(word), Paragraph(word), Note(word), Note(word, flag=True),
+            Table([word, word, word], [[word, word, word], [word, "b", 1]], word, grouped=True), Table([word, "x"], [[word, word]], word),
+            Picture(png(8, 8), word, word),
+        ]  # fmt: skip
+
+    plain, found = (read(page(tmp_path / file, word, parts(word))) for file, word in (("a.html", "plain"), ("b.html", name)))
+    assert [(tag, set(attrs), parents) for tag, attrs, _, parents in found.all] == [
+        (tag, set(attrs), parents) for tag, attrs, _, parents in plain.all
+    ]
+    for (_, attrs, words, _), (_, _, before, _) in zip(found.all, plain.all, strict=True):
+        if before == "plain":
+            assert words == name
+        assert attrs.get("alt", name) == name
+        assert attrs.get("aria-label") in (None, name, "contents")
+
+
+def test_what_is_no_letter_does_not_break_the_page(tmp_path):
+    path = page(tmp_path / "p.html", "nul \x00 escape \x1b surrogate \udcff", [Paragraph("a\x0cb\x85")])
+    assert read(path).named("h1")[0][2] == "nul ? escape ? surrogate ?"
+    assert read(path).named("p")[0][2] == "a?b?"
+
+
+def test_cells_arrive_as_given_with_numbers_to_the_right(tmp_path):
+    table = Table(
+        ["2020-model", "gini", "interval", "n", "words", "mixed", "rate"],
+        [["007", 0.52713, "0.53 [0.51, 0.55]", 200, "1e-3 or so", "1", "52.7 %"], ["b", 0.9, "-1.2 \u00b1 3e-05", 3, "x", "y", "<1 %"]],
+    )
+    cells, kinds = rows(read(page(tmp_path / "p.html", "t", [table])))
+    assert cells == [
+        list(table.header),
+        ["007", "0.527", "0.53 [0.51, 0.55]", "200", "1e-3 or so", "1", "52.7 %"],
+        ["b", "0.900", "-1.2 \u00b1 3e-05", "3", "x", "y", "<1 %"],
+    ]
+    assert kinds == [["", "number", "number", "number", "", "", "number"]] * 3
+
+
+def test_a_grouped_table_names_each_group_once_and_keeps_every_other_cell(tmp_path):
+    methods, models = [f"method-{k}" for k in range(15)], ["a", "b", "c"]
+    entries = [[method, model, *(f"0.{k}{len(method)}" for k in range(8))] for method in methods for model in models]
+    table = Table(["method", "model", *(f"score{k}" for k in range(8))], entries, grouped=True)
+    reader = read(page(tmp_path / "p.html", "t", [table]))
+    cells, _ = rows(reader)
+    assert cells[0] == list(table.header[1:])
+    assert [row[0] for row in cells if len(row) == 1] == methods
+    assert [row for row in cells[1:] if len(row) > 1] == [entry[1:] for entry in entries]
+    assert {attrs["colspan"] for _, attrs, _, _ in reader.named("th") if "colspan" in attrs} == {"9"}
+    assert len(reader.named("tbody")) == 15
+
+
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        ([0.5, 0.123456, None, math.nan], ["0.500", "0.123", DASH, DASH]),
+        ([12.0, 0.5], ["12.00", "0.50"]),
+        ([523.0, 0.25], ["523.0", "0.2"]),
+        ([123456.0, 7.0], ["123456", "7"]),
+        ([1.5e7, 7.25], ["1.5e+07", "7.25"]),
+        ([0.9, 0.00042, 0.0, -0.00042], ["0.900", "0.00042", "0.000", "-0.00042"]),
+        ([3e-7, 0.0], ["3e-07", "0.000"]),
+        ([0.0, -0.0], ["0.000", "0.000"]),
+        ([math.inf, -math.inf, 1.0], ["inf", "-inf", "1.000"]),
+        ([1, 1000000, "text", ""], ["1", "1000000", "text", ""]),
+        ([np.float64(0.25), True], ["0.250", "True"]),
+        ([], []),
+    ],
+)
+def test_floats_of_a_column_have_equal_decimals_and_none_is_hidden(column, expected):
+    assert shown(column) == expected
+
+
+def test_what_counts_as_numbers():
+    assert numeric(["0.1", DASH, ""])
+    assert numeric([DASH, DASH])
+    assert numeric(["1e-3", "-inf", "+3 %", "0.5 (0.4; 0.6)"])
+    assert not numeric(["", ""])
+    assert not numeric(["...", "1"])
+    assert not numeric(["resnet20"])
+    begin = time.perf_counter()
+    assert not numeric(["1" * 50_000 + "x", "1,. " * 20_000 + "x"])
+    assert time.perf_counter() - begin < 1  # no name makes it slow
+
+
+def test_what_cannot_be_on_a_page_is_refused_in_one_sentence_and_writes_nothing(tmp_path):
+    (tmp_path / "text.png").write_text("no picture")
+    for part, reason in (
+        (Picture(tmp_path / "none.png", ""), "cannot read the picture .*none.png"),
+        (Picture(tmp_path / "text.png", ""), "text.png is no PNG"),
+        (Table(["a", "b"], [["x"]]), "2 columns cannot hold a row of 1"),
+    ):
+        with pytest.raises(InputError, match=reason):
+            page(tmp_path / "p.html", "t", [part])
+    assert [path.name for path in tmp_path.iterdir()] == ["text.png"]
+
+
+def test_the_same_parts_give_the_same_bytes(tmp_path, png):
+    parts = [Heading("a"), Picture(png(20, 20), "a"), Table(["m", "n"], [["x", 0.1]])]
+    first, second = (page(tmp_path / name, "t", parts).read_bytes() for name in ("a.html", "b.html"))
+    assert first == second
