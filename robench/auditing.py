@@ -25,7 +25,7 @@ from robench.audits.inequality import lorenz, sizes_of
 from robench.calls import frozen, padded
 from robench.draws import Draws
 from robench.errors import InputError
-from robench.evaluation import Track, check_logits, checked, pixels, untracked, write_rows
+from robench.evaluation import Track, check_logits, checked, make_rows, pixels, untracked, write_rows
 from robench.explainers import COMPLETE, EXPLAINERS, prepared
 from robench.recipes import Recipe, lookup, options_of, parse, resolve, setting
 from robench.rows import Row
@@ -47,6 +47,7 @@ class Scored:
     zero     (M,) bool: the map is zero everywhere               bad     (M,) bool: the map is not finite
     pred     (M,) the labels that the model gives these images
     maps     maps (C or 1, H, W) of the images that are shown, by place
+    options  each score's own options, key=value words with commas between them
     """
 
     method: str
@@ -60,6 +61,7 @@ class Scored:
     lorenz: Tensor
     seconds: float = 0.0
     maps: dict[int, Tensor] = field(default_factory=dict)
+    options: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -128,8 +130,8 @@ def chosen_scores(names: Sequence[str], masks: bool) -> list[Recipe]:
     found: dict[str, Recipe] = {}
     for name in names:
         if name in GROUPS:
-            fitting = [score for score in GROUPS[name] if masks or score not in GROUPS["masks"]]
-            found |= {score: Recipe(score) for score in fitting if score not in found}
+            fitting = [parse(score) for score in GROUPS[name] if masks or score not in GROUPS["masks"]]
+            found |= {score.label: score for score in fitting if score.label not in found}
             continue
         recipe = parse(name)
         if recipe.name not in GROUPS["jacobian"]:
@@ -232,7 +234,8 @@ def by_method(
     model, notes = prepared(recipe.name, work.model, few)
     explain: Explain = resolve(recipe, EXPLAINERS, "method")
     work = replace(work, model=model)
-    scorers = {score.label: scorer(score, explain) for score in scores if applies(score.name, recipe.name)}
+    complete = recipe.name in COMPLETE and options_of(explain).get("baseline") != "uniform"
+    scorers = {score.label: scorer(score, explain) for score in scores if applies(score.name, complete)}
     words = f"{setting(explain)} target={work.target} channels={work.channels}".strip()
     run = partial(on_images, work, recipe.label, explain, scorers, words)
     found = [run(CLEAN, work.x, torch.arange(len(work.x)), logits)]
@@ -242,9 +245,9 @@ def by_method(
     return found, [f"{recipe.label}: {note}" for note in notes]
 
 
-def applies(score: str, method: str) -> bool:
-    """Whether a score is one of maps, and one that this method's maps can have."""
-    return score not in GROUPS["jacobian"] and (score != "completeness" or method in COMPLETE)
+def applies(score: str, complete: bool) -> bool:
+    """Whether a score is one of maps, and one that a method can have whose maps add up to the difference to one baseline, or do not."""
+    return score not in GROUPS["jacobian"] and (score != "completeness" or complete)
 
 
 def scorer(recipe: Recipe, explain: Explain) -> Score:
@@ -271,9 +274,12 @@ def on_images(
         some = some if not bool(bad.any()) else without(some, bad)
         parts.append(({name: score(some).cpu().double() for name, score in scorers.items()}, zero_of(some), bad.cpu(), curves(some)))
         found.maps |= {place: some.maps[row].cpu() for row, place in enumerate(places[rows].tolist()) if place in work.shown}
+        if saved is not None and len(parts) == 1:
+            make_rows(saved, (len(work.x), *some.maps.shape[1:]))
         write_rows(saved, places[rows], some.maps)
     for name in scorers:
         found.values[name] = torch.cat([part[0][name] for part in parts])
+    found.options = {name: setting(score).replace(" ", ",") for name, score in scorers.items()}
     found.zero, found.bad = torch.cat([part[1] for part in parts]), torch.cat([part[2] for part in parts])
     found.zero &= ~found.bad
     found.lorenz = torch.cat([part[3] for part in parts]).nanmean(0)

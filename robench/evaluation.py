@@ -233,9 +233,14 @@ def opened(save: Path | None, x: Tensor, journal: Journal, world: World) -> Path
     if save is not None and journal.entries and not save.exists():
         raise InputError(f"the run cannot go on: {save} is gone, and with it what was saved; start anew in another folder")
     if save is not None and world.rank == 0 and not journal.entries:
-        np.lib.format.open_memmap(save, "w+", np.float32, tuple(x.shape)).flush()
+        make_rows(save, tuple(x.shape))
     world.agree(0)
     return save
+
+
+def make_rows(file: Path, shape: tuple[int, ...]) -> None:
+    """Makes the file that `write_rows` writes into, (N, C, H, W) float32 in .npy format, all zero."""
+    np.lib.format.open_memmap(file, "w+", np.float32, shape).flush()
 
 
 def write_rows(file: Path | None, places: Tensor, images: Tensor) -> None:

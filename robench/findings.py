@@ -33,9 +33,10 @@ def described(audit: Audit, some: Scored, right: NDArray[np.bool_]) -> Iterator[
     """Mean, spread and quantiles of each score, the mean over the images that are classified right, and how many maps were left out."""
     about = replace(audit.about, probe=some.method, setting=some.setting)
     for name, tensor in some.values.items():
-        values = tensor.numpy()
-        yield from summary(about, name, values)
-        yield centre(about, f"{name}/right", values[right[some.places.numpy()]])
+        values, words = tensor.numpy(), some.options.get(name, "")
+        own = replace(about, setting=f"{some.setting} score:{words}") if words else about
+        yield from summary(own, name, values)
+        yield centre(own, f"{name}/right", values[right[some.places.numpy()]])
     counts = () if some.method == JACOBIAN else (("zero_maps", int(some.zero.sum())), ("nonfinite_maps", int(some.bad.sum())))
     for metric, value in (*counts, ("seconds", some.seconds)):
         yield replace(about, n=len(some.places), metric=metric, value=float(value))

@@ -28,6 +28,9 @@ FLAGS = {
     "attack": """--attack --data --data-dir --download --split --image-size --n --shuffle --indices --norm --eps --until
         --engine --precision --compile --seed --batch-size --arch --activation --mean --std --trust --device --threads --out --resume --save
         --strict --quiet""",
+    "saliency": """--method --score --target --channels --block --layer --against --join --inductive --data --data-dir --download --split
+        --image-size --n --shuffle --indices --norm --eps --seed --batch-size --arch --activation --mean --std --trust --device --threads
+        --out --save --quiet""",
     "compare": "--fail-on --alpha --out --quiet",
     "list": "",
 }

@@ -29,7 +29,7 @@ METHODS = {
     "saliency": saliency,
     "input-x-gradient": input_x_gradient,
     "integrated-gradients": partial(integrated_gradients, steps=7),
-    "integrated-gradients, mean": partial(integrated_gradients, steps=2, baseline=0.4),
+    "integrated-gradients, number": partial(integrated_gradients, steps=2, baseline=0.4),
     "smoothgrad": partial(smoothgrad, samples=5),
     "smoothgrad-sq": partial(smoothgrad_sq, samples=5),
     "vargrad": partial(vargrad, samples=5),

@@ -117,11 +117,12 @@ def test_maps_of_zeros_and_maps_that_are_not_finite_have_no_score(problem):
         maps[draws.ids == 1] = 0
         maps[(draws.ids == 4) & (x[:, 0, 0, 0] != net.x[:, 0, 0, 0])] = torch.inf  # the changed images alone
         maps[draws.ids == 6] = torch.nan
+        maps[(draws.ids == 5) & (x[:, 0, 0, 0] == net.x[:, 0, 0, 0])] = 0  # the image itself alone
         return maps
 
     net = asked(problem("convolutional"))
     found = max_sensitivity(replace(net, explain=broken))
-    assert found.isnan().nonzero().flatten().tolist() == [1, 4, 6]
+    assert found.isnan().nonzero().flatten().tolist() == [1, 4, 5, 6]
     assert torch.equal(found[7:], max_sensitivity(net)[7:])
 
 

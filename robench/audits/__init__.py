@@ -41,7 +41,7 @@ AUDITS: dict[str, Callable[..., Tensor]] = {
 GROUPS: dict[str, tuple[str, ...]] = {
     "maps": ("gini", "regional-gini", "entropy", "top-mass-1", "top-mass-5", "alignment"),
     "masks": ("pointing-game", "mass-in-mask", "mass-gain"),
-    "trust": ("completeness", "infidelity", "max-sensitivity", "deletion", "insertion", "randomisation"),
+    "trust": ("completeness", "infidelity", "max-sensitivity", "deletion,block=4", "insertion,block=4", "randomisation"),
     "jacobian": ("row-norm-true", "row-norm-mean", "margin", "effective-margin", "effective-margin-min", "slope-alignment"),
 }
 GROUPS["all"] = (*GROUPS["maps"], *GROUPS["masks"], *GROUPS["trust"], *GROUPS["jacobian"])

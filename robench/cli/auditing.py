@@ -80,9 +80,9 @@ def run_audit(what: Sequence[Subject], wanted: Wanted, out: Path | None) -> None
         )
         name = f"{subject_words(what)} on {image_words(what[0])}, seed {wanted.seed}"
         notes = [note if len(what) == 1 else f"{audit.about.checkpoint}: {note}" for audit in audits for note in audit.notes]
-        shown = [*score_tables(rows, wanted), *(error_tables(probing.rows) if probing else [])]
+        shown = [*score_tables(rows, wanted, name), *(error_tables(probing.rows) if probing else [])]
         written = write(what, audits, probing, rows, shown, notes, name, folder, wanted, time.perf_counter() - begin)
-    for table in [*score_tables(rows, wanted), *(error_tables(probing.rows, MOST) if probing else [])]:
+    for table in [*score_tables(rows, wanted, name), *(error_tables(probing.rows, MOST) if probing else [])]:
         show(*table)
     for note in notes:
         message(f"Note: {note}", wanted.quiet)
@@ -155,11 +155,11 @@ def inductive(what: Sequence[Subject], wanted: Wanted) -> Probing:
     return probed(what, recipes("inductive"), quiet=wanted.quiet, seed=wanted.seed, batch_size=wanted.batch_size)
 
 
-def score_tables(rows: Sequence[Row], wanted: Wanted) -> list[Table]:
+def score_tables(rows: Sequence[Row], wanted: Wanted, title: str) -> list[Table]:
     """The tables of an audit, models side by side: the Gini and the other scores, means over images; the Gini beside margin and fate."""
     names = list(dict.fromkeys(row.checkpoint for row in rows))
     how = f"target {wanted.target}, channels {wanted.channels}"
-    first = Table(f"Gini, mean over images (95 % bootstrap interval), {how}", ("method", *names), [])
+    first = Table(f"saliency audit of {title}: Gini, mean over images (95 % bootstrap interval), {how}", ("method", *names), [])
     first.lines.append(("clean accuracy %", *(f"{100 * row.value:.2f}" for row in rows if row.metric == "accuracy")))
     first.lines.extend((method, *cells) for method, _, *cells in pivot(rows, names, lambda row: row.metric == "gini"))
     second = Table(f"other scores, means over images, {how}", ("method", "score", *names), [], 2)

@@ -193,7 +193,7 @@ def attributed(kind: Any, model: nn.Module, x: Tensor, target: Tensor, **setting
     leaf = x.detach().requires_grad_()  # Captum sets the flag on what it is given, with a warning
     with torch.no_grad():  # image times gradient would carry a graph
         maps: Tensor = method.attribute(leaf, **settings)
-    return maps.detach().to(x.dtype)
+    return maps.to(x.dtype)
 
 
 def chosen(model: nn.Module, target: Tensor, points: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ def random_occlusion(
 
     repeats  independent draws of the pixels, which are distinct and the same for all colours
 
-    count, radius and colour as in `inductive_occlusion`. Random boxes overlap less than those on the peaks of one map, so they cover more at
+    count, radius and colour as in `inductive_occlusion`. Random boxes overlap less than those on the peaks of a map, so they cover more at
     the same (N, R): read the error rate with the share.
     """
     fills, reach, repeats = fills_of(colour), reach_of(x, count, radius), whole("repeats", repeats)

@@ -19,6 +19,12 @@ def table(entries: Sequence[Any], kind: type[Any]) -> pd.DataFrame:
     return pd.DataFrame([asdict(entry) for entry in entries], columns=[field.name for field in fields(kind)])
 
 
+def of_columns(columns: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
+    """A table from its columns; whole numbers stay whole where some are missing."""
+    whole = {name for name, values in columns.items() if {type(value) for value in values} == {int, type(None)}}
+    return pd.DataFrame({name: pd.array(list(values), dtype="Int64") if name in whole else values for name, values in columns.items()})
+
+
 def save(
     out: Path, rows: Sequence[Row], samples: Sequence[Sample] | Sequence[Tried] | Mapping[str, Sequence[Any]], manifest: Mapping[str, Any]
 ) -> list[Path]:
@@ -26,7 +32,7 @@ def save(
 
     samples  the per-sample table as entries of one dataclass, or as columns by name
     """
-    per_sample = pd.DataFrame(samples) if isinstance(samples, Mapping) else table(samples, type(samples[0]) if samples else Sample)
+    per_sample = of_columns(samples) if isinstance(samples, Mapping) else table(samples, type(samples[0]) if samples else Sample)
     tables = {"rows.csv": table(rows, Row), "samples.csv": per_sample}
     files = {out / name: frame.to_csv(index=False).encode() for name, frame in tables.items()}
     text = json.dumps(manifest, indent=2, allow_nan=False)

@@ -115,7 +115,10 @@ def maps_and_gini(model: nn.Module, x: Tensor, y: Tensor, chunk: int, singles: i
 def path(model: nn.Module, x: Tensor, y: Tensor, name: str, passes: int, rounds: int, target: str = "") -> None:
     """A method over as many bare passes of the same images."""
     draws = Draws(0, torch.arange(len(x)), "benchmark")
-    tasks = {"bare": partial(repeated, passes, model, x, y), "maps": partial(EXPLAINERS[name], model, x, y, draws)}
+    tasks: dict[str, Callable[[], object]] = {
+        "bare": partial(repeated, passes, model, x, y),
+        "maps": partial(EXPLAINERS[name], model, x, y, draws),
+    }
     found = seconds_of(tasks, rounds)
     told(name, found["maps"], found["bare"], f"of the bare passes{target}")
 
@@ -127,7 +130,7 @@ def main() -> None:
     parser.add_argument("--chunk", type=int, default=250, help="images of a call")
     parser.add_argument("--singles", type=int, default=100, help="images of the second part")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--more", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

@@ -1,0 +1,138 @@
+"""Pixels in other places: behind glass, and on elastic ground (Hendrycks & Dietterich, ICLR 2019, 1903.12261, and their code).
+
+Where a pixel comes from is found in whole numbers and in sums that float64 holds exactly, or in a fixed order: every batch gives the
+same image, and every device but for the last bit.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from robench.corruptions.blur import gaussian, smoothed
+from robench.corruptions.levels import graded
+from robench.draws import Draws
+
+SIDE = 244  # what the published settings of elastic_transform at the scale of ImageNet are shares of, though the images have 224 pixels
+FINE, WEIGHT = 2.0**23, 2.0**28  # grids of random numbers and of weights: with sums under 4, a product of both is exact in float64
+
+
+@graded(
+    cifar=((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2)),
+    imagenet=((0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2)),
+)
+def glass_blur(x: Tensor, glass: tuple[float, int, int], draws: Draws) -> Tensor:
+    """Images smoothed, their pixels copied over neighbours in so many rounds, and smoothed again: as through frosted glass.
+
+    Pixels are copied and not swapped, as in the published generator and the data that it made: see `copied`.
+    """
+    deviation, reach, rounds = glass
+    grey = (smoothed(smoothed(x, deviation, 2), deviation, 3) * 255).floor()
+    inside = (max(x.shape[2] - 2 * reach, 0), max(x.shape[3] - 2 * reach, 0))
+    for step in range(rounds):
+        place = copied(draws.integers(4 * reach * reach, inside, step).to(x.device), reach, *x.shape[2:])
+        grey = grey.flatten(2).gather(2, place[:, None].expand(-1, x.shape[1], -1)).view_as(x)
+    return smoothed(smoothed(grey / 255, deviation, 2), deviation, 3)
+
+
+@graded(
+    cifar=((0, 0, 32 * 0.08), (32 * 0.05, 32 * 0.2, 32 * 0.07), (32 * 0.08, 32 * 0.06, 32 * 0.06))
+    + ((32 * 0.1, 32 * 0.04, 32 * 0.05), (32 * 0.1, 32 * 0.03, 32 * 0.03)),
+    imagenet=((SIDE * 2, SIDE * 0.7, SIDE * 0.1), (SIDE * 2, SIDE * 0.08, SIDE * 0.2))
+    + ((SIDE * 0.05, SIDE * 0.01, SIDE * 0.02), (SIDE * 0.07, SIDE * 0.01, SIDE * 0.02), (SIDE * 0.12, SIDE * 0.01, SIDE * 0.02)),
+)
+def elastic_transform(x: Tensor, stretch: tuple[float, float, float], draws: Draws) -> Tensor:
+    """Images under a random affine map, then with each pixel moved a little, neighbours nearly alike; linear in between.
+
+    Severity 1 at the scale of CIFAR is the affine map alone. Each step is rounded to float32 as in the published generator, which
+    decides what is cut off to the level below.
+    """
+    strength, deviation, shift = stretch
+    corners = (draws.uniform((3, 2)).to(x) * 2 - 1) * shift
+    turned = sampled(x, *affine(corners, *x.shape[2:]), edge=0).to(torch.float32)
+    if strength == 0:
+        return turned
+    moves = wavy(draws.uniform((2, *x.shape[2:]), step=1).to(x) * 2 - 1, deviation) * strength
+    down, right = (torch.arange(size, device=x.device) for size in x.shape[2:])
+    return sampled(turned.to(torch.float64), moves[:, 0] + right, moves[:, 1] + down[:, None], edge=1).to(torch.float32)
+
+
+def copied(chosen: Tensor, reach: int, height: int, width: int) -> Tensor:
+    """Where each pixel comes from, (B, height * width) int64, after one round of copies over neighbours.
+
+    chosen  (B, height - 2 reach, width - 2 reach) int64: for the pixel in row reach + 1 + i and column reach + 1 + j the neighbour that
+            it becomes a copy of, (down + reach) * 2 reach + right + reach, both steps from -reach to reach - 1
+
+    The round goes from the last pixel to the first. A neighbour that comes later in the image has thus been changed itself, and stands
+    for what it was changed into; the chains of such neighbours are followed by doubling. At a reach of 1 there are none.
+    """
+    place = torch.arange(height * width, device=chosen.device).expand(len(chosen), -1).clone()
+    down, right = chosen // (2 * reach) - reach, chosen % (2 * reach) - reach
+    steps = down * width + right
+    place.view(-1, height, width)[:, reach + 1 : height - reach + 1, reach + 1 : width - reach + 1] += steps
+    changed = place > torch.arange(height * width, device=chosen.device)
+    while bool(changed.any()):
+        place, changed = torch.where(changed, place.gather(1, place), place), changed & changed.gather(1, place)
+    return place
+
+
+def affine(corners: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Where the pixels of a new image lie in the old one, right and down, each (B, height, width) float64.
+
+    corners  (B, 3, 2), right and down: how far the affine map moves three corners of the square around the centre whose half side is a
+             third of the shorter side. The new image is made by the map's inverse. The centre of images that are not square, which the
+             published generator never makes, is theirs in both directions [our choice].
+    """
+    half = min(height, width) // 3
+    middle = torch.tensor([width // 2, height // 2], dtype=corners.dtype, device=corners.device)
+    (ax, ay), (bx, by), (cx, cy) = (
+        (corners[:, place] + middle + half * torch.tensor(side, device=corners.device)).unbind(1)
+        for place, side in enumerate(((1, 1), (1, -1), (-1, -1)))
+    )
+    across, along = (bx - cx, by - cy), (ax - bx, ay - by)  # the square's top and right side on the new image, both of 2 half pixels
+    area = across[0] * along[1] - across[1] * along[0]
+    scale = torch.where(area != 0, 2 * half / torch.where(area != 0, area, 1.0), 0.0)
+    x = torch.arange(width, device=corners.device) - cx[:, None, None]
+    y = torch.arange(height, device=corners.device)[:, None] - cy[:, None, None]
+    right = x * (along[1] * scale)[:, None, None] - y * (along[0] * scale)[:, None, None]
+    down = y * (across[0] * scale)[:, None, None] - x * (across[1] * scale)[:, None, None]
+    return right + (middle[0] - half), down + (middle[1] - half)
+
+
+def wavy(noise: Tensor, deviation: float) -> Tensor:
+    """Numbers (..., H, W) float64 in [-1, 1], multiples of 2^-23, under a Gaussian cut at 3 deviations, mirrored with the border repeated.
+
+    Between the two directions they are rounded to the same grid, and the weights are multiples of 2^-28, so that all sums are exact.
+    """
+    height, width = noise.shape[-2:]
+    across = noise @ weights(width, deviation).to(noise.device).T
+    return weights(height, deviation).to(noise.device) @ ((across * FINE).round() / FINE)
+
+
+def weights(size: int, deviation: float) -> Tensor:
+    """The weights of a Gaussian along an axis, (size, size) float64: of old places in new ones, whole multiples of 2^-28."""
+    reach = int(3 * deviation + 0.5)
+    taps = torch.tensor(gaussian(range(-reach, reach + 1), deviation), dtype=torch.float64)
+    old = folded(torch.arange(size)[:, None] + torch.arange(-reach, reach + 1), size, edge=1)
+    total = torch.zeros(size, size, dtype=torch.float64).scatter_add_(1, old, taps.expand(size, -1))
+    return (total * WEIGHT).round() / WEIGHT
+
+
+def sampled(x: Tensor, right: Tensor, down: Tensor, *, edge: int) -> Tensor:
+    """Images (B, C, H, W) at other places (B, H, W) float64, linear in between; `edge` as in `folded`."""
+    height, width = x.shape[2:]
+    left, top = right.floor(), down.floor()
+    beside, below = (right - left)[:, None], (down - top)[:, None]
+    columns = [folded(left + step, width, edge).long() for step in (0, 1)]
+    rows = [folded(top + step, height, edge).long() * width for step in (0, 1)]
+    flat = x.flatten(2)
+    found = [[flat.gather(2, (row + column).flatten(1)[:, None].expand_as(flat)).view_as(x) for column in columns] for row in rows]
+    upper, lower = (first * (1 - beside) + second * beside for first, second in found)
+    return upper * (1 - below) + lower * below
+
+
+def folded(place: Tensor, size: int, edge: int) -> Tensor:
+    """Whole numbers mirrored into 0..size-1, of the same dtype; the outermost pixel is repeated once for edge 1, not for edge 0."""
+    period = 2 * (size - 1 + edge)
+    rest = place.remainder(period)
+    return torch.minimum(rest, period - edge - rest)
