@@ -27,6 +27,7 @@ from robench.draws import Draws
 from robench.errors import InputError
 from robench.evaluation import Track, check_logits, checked, make_rows, pixels, untracked, write_rows
 from robench.explainers import COMPLETE, EXPLAINERS, prepared
+from robench.models.passes import arithmetic
 from robench.recipes import Recipe, lookup, options_of, parse, resolve, setting
 from robench.rows import Row
 from robench.types import Explain, Explained
@@ -175,7 +176,7 @@ def audit(
     x, y, ids = checked(x, y, ids)
     about = replace(about, n=len(x), seed=seed, norm="", eps=0.0)
     shown = next((change.places[:TILES].tolist() for change in altered if len(change.places)), list(range(min(TILES, len(x)))))
-    with frozen(model.to(device)):
+    with frozen(model.to(device)), arithmetic("fp32"):
         work = Work(model, x, y, ids, masks, target, channels, seed, batch_size, device, track, shown, save)
         logits = logits_of(work, x, torch.arange(len(x)))
         check_logits(logits, y)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 LEAST_ROWS = 16  # a smaller batch is padded: logits differ in the last bits between batches of 1, 7 and 50
+FULL_ROWS = 64  # where one image asks for many passes, a call takes so many rows if there are fewer images: several passes of each
 
 
 @contextmanager

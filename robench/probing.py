@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from robench.calls import frozen, padded
 from robench.draws import Draws
 from robench.evaluation import Track, check_logits, checked, pixels, untracked
+from robench.models.passes import arithmetic
 from robench.probes import PROBES
 from robench.recipes import Recipe, resolve, setting
 from robench.rows import Row, Tried, wilson
@@ -117,7 +118,7 @@ def probe(
     records: list[Record] = []
     for subject in subjects:
         about = replace(subject.about, n=len(x), seed=seed, norm="", eps=0.0)
-        with frozen(subject.model.to(device)):
+        with frozen(subject.model.to(device)), arithmetic("fp32"):
             pred = predictions(subject.model, x, y, batch_size, device)
             records.append(Record(replace(about, probe="clean", setting=""), pred, (pred != y).double(), torch.zeros(len(x)).double()))
             for recipe, function in chosen:

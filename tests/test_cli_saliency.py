@@ -216,7 +216,7 @@ def test_two_models_with_one_file_name_are_told_apart(tmp_path):
 
 def test_the_suite_inductive_gives_both_denominators_for_several_models(tmp_path, factories):
     out = tmp_path / "out"
-    result = robench("eval", CHECKPOINT, f"{factories}:relu", "--data", "shapes", "--suite", "inductive", "--n", 30, "--out", out)
+    robench("eval", CHECKPOINT, f"{factories}:relu", "--data", "shapes", "--suite", "inductive", "--n", 30, "--out", out)
     rows = read(out / "rows.csv")
     probes = {row["probe"] for row in rows}
     assert {

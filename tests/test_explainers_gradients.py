@@ -10,11 +10,10 @@ import torch
 from captum.attr import GradientShap, InputXGradient, IntegratedGradients, NoiseTunnel, Saliency
 from torch import nn
 
-from robench.calls import frozen
+from robench.calls import FULL_ROWS, frozen
 from robench.draws import Draws
 from robench.errors import InputError
 from robench.explainers.gradients import (
-    ROWS,
     gradient_shap,
     input_x_gradient,
     integrated_gradients,
@@ -23,6 +22,7 @@ from robench.explainers.gradients import (
     smoothgrad_sq,
     vargrad,
 )  # fmt: skip
+from robench.models.layers import Normalize
 
 NOISED = {"smoothgrad": smoothgrad, "smoothgrad_sq": smoothgrad_sq, "vargrad": vargrad}
 METHODS = {
@@ -168,6 +168,15 @@ def test_on_a_linear_model_attributions_are_the_step_from_the_baseline_times_the
         torch.testing.assert_close(method(p.model, p.x, p.y, p.draws(), baseline=baseline), expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("method", [integrated_gradients, gradient_shap])
+def test_attributions_may_start_at_the_mean_that_the_model_takes_off(problem, method):
+    p = problem("linear")
+    model = nn.Sequential(Normalize([0.2, 0.4, 0.6], [1.0, 0.5, 0.25]), p.model)
+    w = p.model.w.detach()[p.y] / model[0].std
+    maps = method(model, p.x, p.y, p.draws(), baseline="mean")
+    torch.testing.assert_close(maps, (p.x - model[0].mean) * w, rtol=1e-4, atol=1e-5)
+
+
 def test_on_a_linear_model_gradient_shap_takes_the_mean_of_its_uniform_baselines_and_noised_images(problem):
     p, samples = problem("linear"), 6
     start = torch.stack([p.draws().child("baseline").uniform((3, 6, 6), i) for i in range(samples)]).mean(0)
@@ -269,8 +278,8 @@ def test_no_call_has_more_rows_than_the_images_or_64_and_none_is_wasted(problem,
     method(model, p.x, p.y, p.draws())
     asked = {**getattr(method, "keywords", {})}
     passes = asked.get("steps") or asked.get("samples") or 1
-    assert max(model.rows) <= max(n, ROWS)
-    assert len(model.rows) == -(-passes // max(1, ROWS // n))
+    assert max(model.rows) <= max(n, FULL_ROWS)
+    assert len(model.rows) == -(-passes // max(1, FULL_ROWS // n))
     assert sum(model.rows) <= n * passes + 16
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robench.audits.faithfulness import ROWS, blurred, completeness, deletion, heat, infidelity, insertion, ranked
+from robench.audits.faithfulness import blurred, completeness, deletion, heat, infidelity, insertion, ranked
+from robench.calls import FULL_ROWS
 from robench.draws import Draws
 from robench.errors import InputError
 from robench.models.layers import Normalize
@@ -336,7 +337,7 @@ def test_no_call_has_more_images_than_the_batch_or_the_least(score, n):
     found = drawn(torch.rand(4, 4).tolist(), x, torch.rand(n, 1, 4, 4))
     found.model.most = 0
     score(found)
-    assert 0 < found.model.most <= max(n, ROWS)
+    assert 0 < found.model.most <= max(n, FULL_ROWS)
 
 
 @pytest.mark.parametrize("score", SCORES)

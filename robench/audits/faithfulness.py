@@ -11,13 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robench.calls import padded
+from robench.calls import FULL_ROWS, padded
 from robench.explainers.baselines import baseline_of
 from robench.options import positive, switch, whole
 from robench.recipes import lookup
 from robench.types import Explained
 
-ROWS = 64  # images of a model call, where the batch is smaller
 FLAT = 1e-3  # a rise of the logit below this part of the largest logit is too near to its rounding to divide by [our choice]
 TAPS, SIGMA = 11, 5.0  # pixels of the blur, as in the code of Petsiuk et al. for images of 224 px
 ORDERS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -159,8 +158,8 @@ def blurred(x: Tensor) -> Tensor:
 
 
 def rounds(rows: int, count: int) -> Iterator[range]:
-    """The numbers 0 .. count - 1 in groups: as many together as fit a call of max(rows, ROWS) images."""
-    size = max(1, ROWS // rows)
+    """The numbers 0 .. count - 1 in groups: as many together as fit a call of max(rows, FULL_ROWS) images."""
+    size = max(1, FULL_ROWS // rows)
     return (range(first, min(first + size, count)) for first in range(0, count, size))
 
 

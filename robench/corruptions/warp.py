@@ -13,7 +13,11 @@ from robench.corruptions.blur import gaussian, smoothed
 from robench.corruptions.levels import graded
 from robench.draws import Draws
 
-SIDE = 244  # what the published settings of elastic_transform at the scale of ImageNet are shares of, though the images have 224 pixels
+IMAGENET = 244  # the side whose shares are the published settings of elastic_transform, though the images have 224 pixels
+ELASTIC = {  # strength, deviation and shift of the corners, as shares of the side
+    32: ((0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03)),
+    IMAGENET: ((2, 0.7, 0.1), (2, 0.08, 0.2), (0.05, 0.01, 0.02), (0.07, 0.01, 0.02), (0.12, 0.01, 0.02)),
+}
 FINE, WEIGHT = 2.0**23, 2.0**28  # grids of random numbers and of weights: with sums under 4, a product of both is exact in float64
 
 
@@ -36,10 +40,8 @@ def glass_blur(x: Tensor, glass: tuple[float, int, int], draws: Draws) -> Tensor
 
 
 @graded(
-    cifar=((0, 0, 32 * 0.08), (32 * 0.05, 32 * 0.2, 32 * 0.07), (32 * 0.08, 32 * 0.06, 32 * 0.06))
-    + ((32 * 0.1, 32 * 0.04, 32 * 0.05), (32 * 0.1, 32 * 0.03, 32 * 0.03)),
-    imagenet=((SIDE * 2, SIDE * 0.7, SIDE * 0.1), (SIDE * 2, SIDE * 0.08, SIDE * 0.2))
-    + ((SIDE * 0.05, SIDE * 0.01, SIDE * 0.02), (SIDE * 0.07, SIDE * 0.01, SIDE * 0.02), (SIDE * 0.12, SIDE * 0.01, SIDE * 0.02)),
+    cifar=[[32 * share for share in row] for row in ELASTIC[32]],
+    imagenet=[[IMAGENET * share for share in row] for row in ELASTIC[IMAGENET]],
 )
 def elastic_transform(x: Tensor, stretch: tuple[float, float, float], draws: Draws) -> Tensor:
     """Images under a random affine map, then with each pixel moved a little, neighbours nearly alike; linear in between.

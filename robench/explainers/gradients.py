@@ -15,13 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robench.calls import padded
+from robench.calls import FULL_ROWS, padded
 from robench.draws import Draws
 from robench.errors import InputError
 from robench.explainers.baselines import WORDS, baseline_of
 from robench.options import number, positive, whole
-
-ROWS = 64  # rows of a model call, where the images are fewer
 
 
 def saliency(model: nn.Module, x: Tensor, target: Tensor, draws: Draws) -> Tensor:  # noqa: ARG001
@@ -63,7 +61,7 @@ def integrated_gradients(
 
     count, start = whole("steps", steps), baseline_of(model, x, baseline)
     # fewer rows than images would be refused with a warning; without a number here, all steps go into one call
-    return attributed(IntegratedGradients, model, x, target, baselines=start, n_steps=count, internal_batch_size=max(len(x), ROWS))
+    return attributed(IntegratedGradients, model, x, target, baselines=start, n_steps=count, internal_batch_size=max(len(x), FULL_ROWS))
 
 
 def smoothgrad(model: nn.Module, x: Tensor, target: Tensor, draws: Draws, *, samples: int = 25, stdev: float = 0.15) -> Tensor:
@@ -138,7 +136,7 @@ def starts(model: nn.Module, x: Tensor, draws: Draws, baseline: float | str) -> 
     """The baselines (B, C, H, W) of each sample."""
     if baseline == "uniform":
         return lambda i: draws.child("baseline").uniform(tuple(x.shape[1:]), i).to(x)
-    if isinstance(baseline, str) and baseline not in WORDS:
+    if isinstance(baseline, str) and baseline not in (*WORDS, "mean"):
         raise InputError(f"unknown baseline {baseline!r}: choose uniform, black, grey, white, mean or a number between 0 and 1")
     fixed = baseline_of(model, x, baseline)
     return lambda _: fixed
@@ -157,8 +155,8 @@ def shifted(x: Tensor, draws: Draws, stdev: float, i: int) -> Tensor:
 
 
 def packs(x: Tensor, samples: int) -> Iterator[range]:
-    """The samples that go into one model call: ROWS rows, or one copy of the images where these are more."""
-    count = max(1, ROWS // len(x))
+    """The samples that go into one model call: FULL_ROWS rows, or one copy of the images where these are more."""
+    count = max(1, FULL_ROWS // len(x))
     return (range(start, min(start + count, samples)) for start in range(0, samples, count))
 
 

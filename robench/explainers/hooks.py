@@ -58,7 +58,7 @@ def rescaled(model: nn.Module, x: Tensor, target: Tensor, start: Tensor) -> Tens
 def attributed(
     attribute: Callable[[Tensor, Tensor], Any], model: nn.Module, x: Tensor, target: Tensor, layer: nn.Module | None = None
 ) -> Tensor:
-    """What `attribute` gives for the filled batch, its rows beyond B left out and entries that are not finite as 0.
+    """What `attribute` gives for the filled batch, its rows beyond B left out.
 
     All 0 where no gradient reaches the images (or the layer): there Captum fails, since it asks for a gradient that does not exist.
     """
@@ -68,7 +68,7 @@ def attributed(
         if not cut(model, x, layer):
             raise
         return torch.zeros_like(x)
-    return maps[: len(x)].detach().nan_to_num(0.0, 0.0, 0.0)
+    return maps[: len(x)].detach()
 
 
 def filled(rows: Tensor) -> Tensor:

@@ -22,13 +22,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from robench.calls import padded
+from robench.calls import FULL_ROWS, padded
 from robench.draws import Draws
 from robench.errors import InputError
 from robench.explainers.baselines import baseline_of
 from robench.options import whole
 
-ROWS = 64  # rows of a model call, where the images are fewer
 PAIRS = 32  # pairs of coalitions that are drawn together
 
 
@@ -209,7 +208,7 @@ def regressed(
         target=target,
         additional_forward_args=(x, base),
         n_samples=samples,
-        perturbations_per_eval=max(rows, ROWS),
+        perturbations_per_eval=max(rows, FULL_ROWS),
         return_input_shape=False,
     )
     return values.reshape(cells) if torch.stack(finite).all() else torch.full(cells, torch.nan)
@@ -238,8 +237,8 @@ def unveiled(model: nn.Module, block: int, gates: Tensor, x: Tensor, base: Tenso
 
 
 def together(x: Tensor) -> int:
-    """How many variants of the images x go into one model call: ROWS rows, or one variant where the images are more."""
-    return max(1, ROWS // len(x))
+    """How many variants of the images x go into one model call: FULL_ROWS rows, or one variant where the images are more."""
+    return max(1, FULL_ROWS // len(x))
 
 
 # Random orders and coalitions

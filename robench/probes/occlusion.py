@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from robench.calls import FULL_ROWS
 from robench.draws import Draws
 from robench.errors import InputError
 from robench.options import whole
@@ -16,7 +17,6 @@ from robench.recipes import lookup
 from robench.types import Level
 
 COLOURS = {"black": 0.0, "grey": 0.5, "white": 1.0}
-FULL = 64  # a model call has as many rows as there are images, but not fewer than this: one image then gets several boxes
 
 
 def inductive_occlusion(
@@ -161,7 +161,7 @@ def outcome(model: nn.Module, x: Tensor, y: Tensor, trials: Trials, value: float
     asked, fooled = torch.zeros_like(trials.number), torch.zeros_like(trials.number, dtype=torch.bool)
     rows = torch.arange(len(x), device=x.device)
     while len(rows):
-        each, more = divmod(max(len(x), FULL), len(rows))
+        each, more = divmod(max(len(x), FULL_ROWS), len(rows))
         ahead = torch.arange(each + (more > 0), device=x.device)
         quota = each + (torch.arange(len(rows), device=x.device) < more)
         open_ = ahead < torch.minimum(quota, (trials.number - asked)[rows])[:, None]

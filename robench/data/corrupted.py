@@ -1,0 +1,603 @@
+"""Corrupted data sets on disk: arrays as CIFAR-10-C has them, trees of image files as ImageNet-C has them, and our own as arrays.
+
+arrays  FOLDER/CORRUPTION.npy, (5 N, H, W, 3) uint8: the N images at severity 1, then at 2, ... 5; labels.npy, (5 N,) or (N,)
+tree    FOLDER/CORRUPTION/SEVERITY/CLASS/FILE, or FOLDER/GROUP/CORRUPTION/SEVERITY/CLASS/FILE as the released archives are packed
+
+Layouts, names and numbers of images are those of Hendrycks & Dietterich (ICLR 2019, 1903.12261) and their files (Zenodo 2535967,
+3555552, 2235448 and 2536630). `read` opens either; nothing but headers, labels and names is read until images are asked for.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache, partial
+from importlib.metadata import version
+from io import BytesIO
+from pathlib import Path
+from tokenize import TokenError
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from robench.corruptions.levels import grade
+from robench.data import files
+from robench.data.images import Choice, Images, places
+from robench.errors import InputError
+from robench.recipes import lookup
+from robench.writing import prepare, write_whole
+
+MAIN = (
+    "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "snow", "frost", "fog",
+    "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression",
+)  # fmt: skip
+EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
+NAMES = (*MAIN, *EXTRA)
+SEVERITIES = (1, 2, 3, 4, 5)
+LABELS = "labels.npy"
+ABOUT = "robench.json"  # what our own sets carry besides
+SYNTH = "-c-synth"
+MOST_CLASSES = 100_000  # a label beyond is no label
+CROP = 224  # the side of ImageNet's images; released larger (299) for some networks
+BROKEN_NPY = (OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError, MemoryError, TokenError)
+
+# classes: (name, the first ten labels of the official test split); each class has 10,000 / classes images
+CIFAR = {10: ("cifar10-c", (3, 8, 8, 0, 6, 6, 1, 6, 3, 1)), 100: ("cifar100-c", (49, 33, 72, 51, 71, 92, 15, 14, 23, 0))}
+# (classes, images, side): name
+TREES = {(1000, 50_000, 224): "imagenet-c", (200, 10_000, 64): "tiny-imagenet-c"}
+
+
+@dataclass(frozen=True, eq=False)
+class Corrupted:
+    """N images under several corruptions and severities; their pixels stay on the disk until `load` asks for some.
+
+    name         as the rows spell it: cifar10-c, ... for the released sets alone, NAME-c-synth for our own, folder:NAME-c for any other
+    kind         released, made (by us) or other
+    corruptions  those to use, and severities likewise          classes  the K names
+    y            (N,) int64 labels, in the order of use         ids      (N,) int64, index in the official split
+    shape        channels, height and width of an image         split    "test", or the split our own were made of
+    pixels       pixels(corruption, severity, rows (M,)) -> (M, C, H, W) uint8
+    made         how our own were made (seed, scale, version of robench, digest of the images); empty for others
+    notes        sentences on what in the folder is left out
+    """
+
+    name: str
+    kind: str
+    corruptions: tuple[str, ...]
+    severities: tuple[int, ...]
+    y: Tensor
+    ids: Tensor
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]
+    pixels: Callable[[str, int, Tensor], Tensor]
+    split: str = "test"
+    made: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def rows(self, choice: Choice) -> Tensor:
+        """The places of the chosen images, the same under every corruption and severity."""
+        return choice.rows(self.ids, self.name)
+
+    def load(self, corruption: str, severity: int, rows: Tensor) -> Images:
+        """The images at these places under one corruption at one severity; and no others read. InputError if it is not in use."""
+        if corruption not in self.corruptions or severity not in self.severities:
+            raise InputError(f"{self.name} was opened without {corruption} at severity {severity}")
+        rows = rows.cpu()
+        return Images(self.name, self.split, self.pixels(corruption, severity, rows), self.y[rows], self.ids[rows], self.classes)
+
+
+def read(folder: Path, corruptions: Sequence[str] | None = None, severities: Sequence[int] | None = None) -> Corrupted:
+    """The corrupted set in a folder, of either layout; all its corruptions and severities unless some are named.
+
+    InputError for an unknown corruption or severity, and where what was asked for is missing, damaged or does not fit together.
+    """
+    folder = folder.expanduser()
+    return LAYOUTS[detect(folder)](folder, corruptions, severities)
+
+
+def detect(folder: Path) -> str:
+    """The layout of a corrupted set: "arrays" or "tree"; InputError where the folder is neither."""
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder: name the one that holds CORRUPTION.npy files or CORRUPTION/SEVERITY/CLASS folders")
+    if arrays(folder):
+        return "arrays"
+    if branches(folder):
+        return "tree"
+    inside = [child for child in files.subfolders(folder) if arrays(child) or branches(child)]
+    hint = f": did you mean {inside[0]}?" if inside else ""
+    raise InputError(f"{folder} is no corrupted set, for it holds neither CORRUPTION.npy nor CORRUPTION/SEVERITY/CLASS/*{hint}")
+
+
+def check_order(corrupted: Corrupted, clean: Images) -> Tensor:
+    """Where each clean image stands in the corrupted set, (M,), found by id; InputError unless labels and sizes are the same.
+
+    So a released set is known to be in the order of the clean images, and its labels to be theirs.
+    """
+    rows = places(corrupted.ids, tuple(clean.ids.tolist()), corrupted.name)
+    if corrupted.shape != clean.shape:
+        sizes = f"{'x'.join(map(str, corrupted.shape))} in {corrupted.name} and {'x'.join(map(str, clean.shape))} in {clean.name}"
+        raise InputError(f"the images are {sizes}: both must be of one size, as the same model looks at them")
+    differs = (corrupted.y[rows] != clean.y.cpu()).nonzero().flatten().tolist()
+    if differs:
+        pair = f"{int(corrupted.y[rows[differs[0]]])} in {corrupted.name} and {int(clean.y[differs[0]])} in {clean.name}"
+        raise InputError(
+            f"the labels of {len(differs)} of {len(rows)} images differ, as of image {int(clean.ids[differs[0]])} ({pair}): "
+            "one of the two is in another order, or of another set"
+        )
+    return rows
+
+
+def wanted(asked: Sequence[str] | None, there: Sequence[str], folder: Path) -> tuple[str, ...]:
+    """The corruptions to use: those asked for, else all that are there. InputError for an unknown or missing one."""
+    for name in asked or ():
+        lookup(name, dict.fromkeys(NAMES), "corruption")
+        if name not in there:
+            raise InputError(f"{folder} has no {name}: it holds {', '.join(there) or 'none of the 19 corruptions'}")
+    if not there:
+        raise InputError(f"{folder} holds none of the 19 corruptions (gaussian_noise, shot_noise, ...)")
+    return tuple(dict.fromkeys(asked or there))
+
+
+def left_out(names: Sequence[str], folder: Path) -> tuple[str, ...]:
+    """A note on what is in the folder and is none of the corruptions, if there is anything."""
+    return (f"left out of {folder.name}, for they are none of the 19 corruptions: {', '.join(names)}",) if names else ()
+
+
+def plain_name(folder: Path) -> str:
+    """The name of a set that is neither a released one nor ours."""
+    name = folder.resolve().name
+    return f"folder:{name if name.lower().endswith('-c') else name + '-c'}"
+
+
+# --- arrays
+
+
+def arrays(folder: Path) -> list[str]:
+    """The names of the .npy files in a folder, sorted, without the ending."""
+    return sorted(path.stem for path in folder.glob("*.npy") if not path.name.startswith("."))
+
+
+def cifar_c(folder: Path, corruptions: Sequence[str] | None = None, severities: Sequence[int] | None = None) -> Corrupted:
+    """The corrupted set in a folder of arrays; released by its shape and its labels, ours by the json that goes with it.
+
+    InputError for labels.npy missing, of another length, of another order than CIFAR's or not the same at all severities, and for
+    arrays that are cut short, of another type or shape, or differ in shape.
+    """
+    found = arrays(folder)
+    names = wanted(corruptions, [name for name in NAMES if name in found], folder)
+    shape = common_shape(folder, names)
+    y = labels(folder, shape[0] // len(SEVERITIES))
+    made = provenance(folder, y)
+    name, kind, k = (made["name"], "made", len(made["classes"])) if made else recognised(folder, y, shape)
+    channels = made.get("channels", 3)
+    return Corrupted(
+        name,
+        kind,
+        names,
+        tuple(dict.fromkeys(grade(severity) for severity in severities or SEVERITIES)),
+        y,
+        torch.tensor(made["ids"]) if made else torch.arange(len(y)),
+        tuple(made.get("classes", map(str, range(k)))),
+        (channels, *shape[1:3]),
+        partial(from_array, folder, len(y), channels),
+        made.get("split", "test"),
+        {key: value for key, value in made.items() if key not in ("ids", "classes")},
+        left_out([name for name in found if name not in (*NAMES, Path(LABELS).stem)], folder),
+    )
+
+
+def mapped(path: Path) -> np.memmap[Any, Any]:
+    """The array in a .npy file, mapped and not read; InputError where the file is no such array or has not the length that it says."""
+    try:
+        array = np.lib.format.open_memmap(path, "r")
+    except FileNotFoundError:
+        raise InputError(f"{path.parent} has no {path.name}: a corrupted set needs it") from None
+    except BROKEN_NPY as error:
+        raise InputError(f"{path} is not a .npy file of plain numbers, or was cut short ({error}): fetch or make it again") from error
+    if path.stat().st_size != array.offset + array.nbytes:
+        raise InputError(f"{path} is longer than its array, {array.offset + array.nbytes} bytes: it is damaged; fetch or make it again")
+    return array
+
+
+def common_shape(folder: Path, names: Sequence[str]) -> tuple[int, int, int, int]:
+    """The shape (5 N, H, W, 3) that all these arrays have; InputError if one has another type or shape."""
+    first: tuple[int, ...] = ()
+    for name in names:
+        array = mapped(folder / f"{name}.npy")
+        if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] != 3 or len(array) % len(SEVERITIES) or not array.size:
+            what = f"{folder / name}.npy holds {array.dtype} of shape {array.shape}"
+            raise InputError(f"{what}: it must be uint8, (5 N, H, W, 3), five severities of N images")
+        first = first or array.shape
+        if array.shape != first:
+            raise InputError(f"{folder}: {names[0]}.npy has shape {first} and {name}.npy {array.shape}: all must be the same images")
+    return first[0], first[1], first[2], first[3]
+
+
+def labels(folder: Path, n: int) -> Tensor:
+    """The labels (N,) int64 of a folder of arrays; InputError unless they are (N,), or (5 N,) and the same at every severity."""
+    stored = files.whole_numbers(mapped(folder / LABELS), f"{folder / LABELS}")
+    if len(stored) not in (n, len(SEVERITIES) * n):
+        raise InputError(f"{folder / LABELS} has {len(stored)} labels for {n} images at five severities: it must have {5 * n}, or {n}")
+    by_severity = stored.view(-1, n)
+    differs = (by_severity != by_severity[0]).nonzero().tolist()
+    if differs:
+        severity, image = differs[0]
+        pair = f"{int(by_severity[0, image])} at severity 1 and {int(by_severity[severity, image])} at severity {severity + 1}"
+        raise InputError(
+            f"{folder / LABELS} is in another order: image {image} has label {pair}, where all severities show the same images"
+        )
+    if not 0 <= int(stored.min()) <= int(stored.max()) < MOST_CLASSES:
+        span = f"{int(stored.min())} to {int(stored.max())}"
+        raise InputError(f"{folder / LABELS} has labels of {span}: they count from 0, and {MOST_CLASSES} classes are the most")
+    return by_severity[0].clone()
+
+
+def recognised(folder: Path, y: Tensor, shape: tuple[int, int, int, int]) -> tuple[str, str, int]:
+    """Name, kind and number of classes of arrays that came without our json.
+
+    Released are 10,000 images of 32 pixels with 1,000 labels of each of 10 classes, or 100 of each of 100; InputError where these
+    do not begin as CIFAR's test split does.
+    """
+    for classes, (name, first) in CIFAR.items():
+        if len(y) == 10_000 and shape[1:3] == (32, 32) and y.bincount().tolist() == [10_000 // classes] * classes:
+            if tuple(y[: len(first)].tolist()) != first:
+                begin = f"{' '.join(map(str, y[: len(first)].tolist()))}, not {' '.join(map(str, first))}"
+                raise InputError(
+                    f"{folder / LABELS} is in another order than the test split of {name.removesuffix('-c')}: it begins {begin}"
+                )
+            return name, "released", classes
+    return plain_name(folder), "other", int(y.max()) + 1
+
+
+def provenance(folder: Path, y: Tensor) -> dict[str, Any]:
+    """What the json of our own sets says, empty where there is none; InputError where it is damaged or is not of these labels."""
+    path = folder / ABOUT
+    if not path.exists():
+        return {}
+    try:
+        made = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read ({error}): make the set again") from error
+    if not isinstance(made, dict) or not described(made):
+        raise InputError(f"{path} does not describe a set that robench made: make the set again")
+    if len(made["ids"]) != len(y) or int(y.max()) >= len(made["classes"]):
+        sizes = f"{len(made['ids'])} images of {len(made['classes'])} classes"
+        raise InputError(f"{path} speaks of {sizes}, but there are {len(y)}, with labels up to {int(y.max())}: make the set again")
+    return made
+
+
+def described(made: Mapping[str, Any]) -> bool:
+    """Whether all that is read from the json of our own sets is there, of its type."""
+    ids, classes = made.get("ids"), made.get("classes")
+    return (
+        str(made.get("name")).endswith(SYNTH)
+        and isinstance(made.get("split"), str)
+        and made.get("channels") in (1, 3)
+        and isinstance(ids, list)
+        and all(type(sample) is int and 0 <= sample < 2**63 for sample in ids)
+        and len(set(ids)) == len(ids)
+        and isinstance(classes, list)
+        and all(isinstance(kind, str) for kind in classes)
+    )
+
+
+def from_array(folder: Path, n: int, channels: int, corruption: str, severity: int, rows: Tensor) -> Tensor:
+    """The pixels (M, C, H, W) uint8 at rows (M,); grey images, which are stored with three equal channels, get their one back."""
+    chosen = mapped(folder / f"{corruption}.npy")[(severity - 1) * n + rows.numpy()]
+    return torch.from_numpy(np.ascontiguousarray(chosen.transpose(0, 3, 1, 2)[:, :channels]))
+
+
+# --- trees
+
+
+def branches(folder: Path) -> dict[str, Path]:
+    """The folder of each corruption of a tree, in the order of NAMES; InputError if one is there twice."""
+    children = files.subfolders(folder)
+    nested = [grandchild for child in children if child.name not in NAMES for grandchild in files.subfolders(child)]
+    found = [path for path in (*children, *nested) if path.name in NAMES]
+    twice = [name for name, count in Counter(path.name for path in found).items() if count > 1]
+    if twice:
+        raise InputError(f"{folder} holds {twice[0]} twice, as {' and '.join(str(path) for path in found if path.name == twice[0])}")
+    return {path.name: path for path in sorted(found, key=lambda path: NAMES.index(path.name))}
+
+
+def imagenet_c(folder: Path, corruptions: Sequence[str] | None = None, severities: Sequence[int] | None = None) -> Corrupted:
+    """The corrupted set in a tree of image files: labels count the sorted class folders, ids the files sorted by class and path.
+
+    In the order of use the classes take turns, as for `folder:PATH`, so that the first n are balanced. Images are cut to their centre
+    of 224 pixels where they are larger, and never resized. All class folders are compared here, all file names once a corruption and
+    severity is loaded: InputError where they differ, and for images that are not 8-bit RGB or grey, or of several sizes.
+    """
+    tops = branches(folder)
+    names = wanted(corruptions, tuple(tops), folder)
+    levels = present(tops, names, severities)
+    first = tops[names[0]] / str(levels[0])
+    kinds = same_classes(tops, names, levels)
+    listed = listing(first)
+    if not listed:
+        raise InputError(f"{first} is empty: it has no images to use")
+    ranks, y = turns(listed, kinds)
+    order = sorted(range(len(listed)), key=lambda place: (ranks[place], y[place]))
+    shape = picture(first / listed[order[0]]).shape
+    name = TREES.get((len(kinds), len(listed), shape[1])) if shape[1] == shape[2] else None
+    ids = torch.tensor(order)
+    return Corrupted(
+        name or plain_name(folder),
+        "released" if name else "other",
+        names,
+        levels,
+        torch.tensor(y)[ids],
+        ids,
+        kinds,
+        (shape[0], shape[1], shape[2]),
+        partial(from_tree, tops, listed, ids, cache(partial(same_files, first, listed))),
+        notes=left_out([child.name for child in files.subfolders(folder) if child.name not in NAMES and not branches(child)], folder),
+    )
+
+
+def present(tops: Mapping[str, Path], names: Sequence[str], severities: Sequence[int] | None) -> tuple[int, ...]:
+    """The severities to use: those asked for, else those of the first corruption; InputError where a corruption lacks one."""
+    asked = severities or [severity for severity in SEVERITIES if (tops[names[0]] / str(severity)).is_dir()]
+    levels = tuple(dict.fromkeys(grade(severity) for severity in asked))
+    lacking = [tops[name] / str(severity) for name in names for severity in levels if not (tops[name] / str(severity)).is_dir()]
+    if lacking or not levels:
+        raise InputError(f"{lacking[0] if lacking else tops[names[0]] / '1'} is not there: leave it out, or unpack it")
+    return levels
+
+
+def same_classes(tops: Mapping[str, Path], names: Sequence[str], levels: Sequence[int]) -> tuple[str, ...]:
+    """The names of the class folders, sorted; InputError if they are not the same everywhere.
+
+    (Tiny-ImageNet-C's frost was released with the 1,000 classes of ImageNet in one archive: labels would shift.)
+    """
+    first, *rest = (tops[name] / str(severity) for name in names for severity in levels)
+    kinds = tuple(child.name for child in files.subfolders(first))
+    for other in rest:
+        odd = sorted(set(kinds) ^ {child.name for child in files.subfolders(other)})
+        if odd:
+            has, lacks = (first, other) if odd[0] in kinds else (other, first)
+            raise InputError(f"{has} has the class {odd[0]} and {lacks} has not: labels would shift; leave one out, or fetch it again")
+    return kinds
+
+
+def listing(top: Path) -> tuple[str, ...]:
+    """The image files of one corruption and severity as CLASS/FILE, sorted by class and path."""
+    return tuple(file.relative_to(top).as_posix() for kind in files.subfolders(top) for file in files.pictures(kind))
+
+
+def turns(listed: Sequence[str], kinds: Sequence[str]) -> tuple[list[int], list[int]]:
+    """For each listed file its place within its class, and its label."""
+    where = {kind: label for label, kind in enumerate(kinds)}
+    y = [where[name.partition("/")[0]] for name in listed]
+    seen: Counter[int] = Counter()
+    ranks = []
+    for label in y:
+        ranks.append(seen[label])
+        seen[label] += 1
+    return ranks, y
+
+
+def same_files(first: Path, listed: Sequence[str], top: Path) -> None:
+    """InputError where the files of `top` are not those of `first`: ids would not mean the same image."""
+    odd = sorted(set(listed) ^ set(listing(top)))
+    if odd:
+        has, lacks = (first, top) if odd[0] in set(listed) else (top, first)
+        raise InputError(f"{has} has {odd[0]} and {lacks} has not ({len(odd)} files differ): all severities must show the same images")
+
+
+def from_tree(
+    tops: Mapping[str, Path],
+    listed: Sequence[str],
+    ids: Tensor,
+    same: Callable[[Path], None],
+    corruption: str,
+    severity: int,
+    rows: Tensor,
+) -> Tensor:
+    """The pixels (M, 3, H, W) uint8 at rows (M,); only these files are decoded. InputError where they differ in size."""
+    top = tops[corruption] / str(severity)
+    same(top)
+    chosen = [top / listed[place] for place in ids[rows].tolist()]
+    first = picture(chosen[0])
+    x = torch.empty((len(chosen), *first.shape), dtype=torch.uint8)
+    for row, file in enumerate(chosen):
+        image = picture(file)
+        if image.shape != first.shape:
+            sizes = f"{chosen[0].name} is {first.shape[2]}x{first.shape[1]} and {file.name} is {image.shape[2]}x{image.shape[1]}"
+            raise InputError(f"{top}: images differ in size ({sizes})")
+        x[row] = image
+    return x
+
+
+def picture(file: Path) -> Tensor:
+    """One image file as (3, H, W) uint8, cut to its centre where larger than 224 pixels; InputError unless it is 8-bit RGB or grey.
+
+    Stricter than `folder:PATH`: the released files are all RGB, so that anything else is not what it is taken for.
+    """
+    try:
+        with Image.open(file) as image:
+            mode, deep = image.mode, ";16" in str(image.tile)  # Pillow opens 16-bit RGB as RGB, and would cut it to 8 bits unasked
+    except files.BROKEN_IMAGE as error:
+        raise InputError(f"{file} cannot be read as an image ({error}): repair or remove it") from error
+    if mode not in ("RGB", "L") or deep:
+        raise InputError(
+            f"{file} is an image of {'16 bits a channel' if deep else f'mode {mode}'}: it must be RGB or grey, of 8 bits a channel"
+        )
+    return centred(files.picture(file, None))
+
+
+def centred(image: Tensor) -> Tensor:
+    """The centre of 224 pixels of an image (3, H, W) with larger sides, else the image; offsets as torchvision's CenterCrop has them."""
+    height, width = image.shape[1:]
+    if min(height, width) < CROP:
+        return image
+    top, left = round((height - CROP) / 2), round((width - CROP) / 2)
+    return image[:, top : top + CROP, left : left + CROP]
+
+
+LAYOUTS: dict[str, Callable[[Path, Sequence[str] | None, Sequence[int] | None], Corrupted]] = {"arrays": cifar_c, "tree": imagenet_c}
+
+
+# --- export
+
+Put = Callable[[int, Tensor, Tensor], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Export:
+    """A folder to which a corrupted set is written in the layout of CIFAR-10-C; `export` makes it.
+
+    n      how many images                   shape  their channels, height and width
+    """
+
+    folder: Path
+    n: int
+    shape: tuple[int, int, int]
+
+    def path(self, corruption: str) -> Path:
+        """Where the array of a corruption goes; InputError if the layout knows no such corruption."""
+        lookup(corruption, dict.fromkeys(NAMES), "corruption of the released layout")
+        return self.folder / f"{corruption}.npy"
+
+    def has(self, corruption: str) -> bool:
+        """Whether the array of this corruption is there, whole: it can be passed over when a run is taken up again."""
+        return self.path(corruption).exists()
+
+    @contextmanager
+    def writing(self, corruption: str) -> Iterator[Put]:
+        """Gives put(severity, places (M,), x (M, C, H, W)) for one corruption; its file appears at the end, when all is in it.
+
+        places are those among the exported images; x is uint8, or float in [0, 1] (rounded to 8 bits). A grey image is stored with
+        three equal channels. InputError if the file is there already, if it cannot be written, and if not all N images were put at
+        all five severities. Whatever goes wrong, no file of that name is left; a killed run leaves a hidden .tmp file, which the
+        next one removes.
+        """
+        path = self.path(corruption)
+        if path.exists():
+            raise InputError(f"{path} is there already: remove it, or choose another folder")
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        filled = np.zeros((len(SEVERITIES), self.n), dtype=bool)
+        try:
+            array = reserved(temporary, (len(SEVERITIES) * self.n, *self.shape[1:], 3))
+            yield partial(put, array, filled)
+            if not filled.all():
+                missing = f"{int((~filled).sum())} of {filled.size} images, first image {int((~filled).any(0).argmax())}"
+                raise InputError(f"{path} was not written, for it lacks {missing}: the layout needs all images at all five severities")
+            finish(array, temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def export(folder: Path, images: Images, *, seed: int, scale: str) -> Export:
+    """A folder ready to take these images under corruptions made with this seed and scale: with labels.npy and a json that says so.
+
+    labels.npy is as released: the labels five times over, uint8 (int64 above 256 classes). A folder that already holds the same set
+    (same images, seed, scale and version) is gone on with. InputError if it holds another, or arrays that are not ours.
+    """
+    if images.shape[0] not in (1, 3):
+        raise InputError(f"{images.name} has {images.shape[0]} channels: the released layout has three, for colour or grey images")
+    path, stale = prepare(folder) / ABOUT, arrays(folder)
+    about = description(images, seed, scale)
+    if path.exists() and parsed(path) != about:
+        raise InputError(f"{folder} holds a set made of other images, or with another seed, scale or version: choose another folder")
+    if not path.exists() and stale:
+        raise InputError(f"{folder} holds {stale[0]}.npy, which robench did not write: choose another folder")
+    sweep(folder)
+    y = np.tile(images.y.cpu().numpy(), len(SEVERITIES)).astype(np.uint8 if len(images.classes) <= 256 else np.int64)
+    write_whole({path: json.dumps(about).encode(), folder / LABELS: npy(y)})  # the json first: arrays without it would pass for released
+    return Export(folder, len(images), images.shape)
+
+
+def description(images: Images, seed: int, scale: str) -> dict[str, Any]:
+    """The json of a set: its name, and all that its pixels depend on."""
+    return {
+        "name": images.name + SYNTH, "split": images.split, "robench": version("robench"), "seed": seed, "scale": scale,
+        "images": images.sha256, "channels": images.shape[0], "classes": list(images.classes), "ids": images.ids.tolist(),
+    }  # fmt: skip
+
+
+def parsed(path: Path) -> Any:
+    """What a json file holds; None where it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def npy(array: np.ndarray) -> bytes:
+    """The bytes of a .npy file with this array."""
+    handle = BytesIO()
+    np.save(handle, array, allow_pickle=False)
+    return handle.getvalue()
+
+
+def sweep(folder: Path) -> None:
+    """Removes what writers that were killed left behind: hidden files that bear the number of a process that is no more."""
+    for path in folder.glob(".*.npy.*.tmp"):
+        number = path.name.split(".")[-2]
+        if number.isdigit() and not running(int(number)):
+            path.unlink(missing_ok=True)
+
+
+def running(process: int) -> bool:
+    """Whether there is a process of this number on this machine, or might be."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def reserved(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
+    """A new .npy file for uint8 of this shape, mapped, with its room on the disk; InputError where there is none."""
+    try:
+        array = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+        allocate(path, array.offset + array.nbytes)
+    except OSError as error:
+        raise InputError(f"cannot write into {path.parent}: {error.strerror or error}; choose another place") from error
+    return array
+
+
+def allocate(path: Path, size: int) -> None:
+    """Takes the room for a file where the system can: writing through a map to a full disk kills the process. OSError if it is full."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as handle:
+            try:
+                os.posix_fallocate(handle.fileno(), 0, size)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENODEV):  # a file system that cannot reserve
+                    raise
+
+
+def put(array: np.memmap[Any, Any], filled: np.ndarray, severity: int, rows: Tensor, x: Tensor) -> None:
+    """Writes images x (M, C, H, W) of one severity to their places, and notes which are there; InputError for images of another size."""
+    if len(x) != len(rows) or x.shape[2:] != array.shape[1:3]:
+        raise InputError(f"cannot store x {tuple(x.shape)} at {len(rows)} places of a set of {array.shape[1]}x{array.shape[2]} pixels")
+    pixels = x if x.dtype == torch.uint8 else (x * 255).round().to(torch.uint8)
+    where = rows.cpu().numpy()
+    array[(grade(severity) - 1) * filled.shape[1] + where] = pixels.permute(0, 2, 3, 1).cpu().numpy()  # one channel spreads over three
+    filled[severity - 1, where] = True
+
+
+def finish(array: np.memmap[Any, Any], temporary: Path, path: Path) -> None:
+    """Writes the array through to the disk and gives its file the final name."""
+    try:
+        array.flush()
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}; choose another place") from error

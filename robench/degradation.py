@@ -1,0 +1,337 @@
+"""From what a model gets right under common corruptions to rows: accuracies, corruption errors and their ratios to a reference model's.
+
+The names of Hendrycks & Dietterich, ICLR 2019, 1903.12261: fifteen corruptions in four families make the benchmark, four more are for
+validation, each at the severities 1 to 5. An error is a share of images, in [0, 1].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+
+from robench.errors import InputError
+from robench.rows import Row, wilson
+from robench.statistics import DRAWN, LEVELS, Floats, Values, accelerated
+
+FAMILIES = {
+    "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
+    "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
+    "weather": ("snow", "frost", "fog", "brightness"),
+    "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
+}
+NOISES = FAMILIES["noise"]  # on ImageNet-C, what IGD (2305.09305) was tested with
+FIFTEEN = tuple(name for family in FAMILIES.values() for name in family)
+EXTRA = {"speckle_noise": "noise", "gaussian_blur": "blur", "spatter": "weather", "saturate": "digital"}  # name -> family
+NINETEEN = (*FIFTEEN, *EXTRA)
+SEVERITIES = (1, 2, 3, 4, 5)
+CLEAN, ALL = "clean", "corruptions"  # the probes of what is measured on the images as they are, and over several corruptions
+RESAMPLES = 2000
+
+# Errors of torchvision's AlexNet on ImageNet-C, means over the severities, by which the paper divides; hendrycks/robustness lists them.
+ALEXNET = {
+    "gaussian_noise": 0.886428, "shot_noise": 0.894468, "impulse_noise": 0.922640, "defocus_blur": 0.819880, "glass_blur": 0.826268,
+    "motion_blur": 0.785948, "zoom_blur": 0.798360, "snow": 0.866816, "frost": 0.826572, "fog": 0.819324, "brightness": 0.564592,
+    "contrast": 0.853204, "elastic_transform": 0.646056, "pixelate": 0.717840, "jpeg_compression": 0.606500,
+}  # fmt: skip
+ALEXNET_CLEAN = 0.43478  # torchvision's own figure for these weights, 56.522 % of the validation set right; the paper prints 43.5 %
+
+Cell = tuple[str, int]  # a corruption and its severity
+Cells = Mapping[Cell, Values]
+Grades = Mapping[str, tuple[int, ...]]  # corruption -> the severities that were measured
+Key = tuple[bool, str, int]  # whether of the reference, corruption, severity
+Mean = Callable[[Sequence[Key]], Floats]
+Statistic = Callable[[Mean], Floats]
+Estimate = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The model by whose errors others are divided.
+
+    name    as it stands in the rows           clean   its errors on the images as they are, (N,), or their mean, (1,)
+    grades  the severities of each corruption  errors  corruption -> its errors averaged over those severities, likewise
+    """
+
+    name: str
+    grades: Grades
+    clean: Floats
+    errors: Mapping[str, Floats]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The errors of all images, (N, K), the means over images drawn with replacement, (RESAMPLES, K), and the column of each cell."""
+
+    errors: Floats
+    drawn: Floats
+    place: Mapping[Key, int]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One number over several cells: how its row is called, what it is, and how its interval is found."""
+
+    probe: str
+    words: str
+    metric: str
+    statistic: Statistic
+    interval: Callable[[Table, Statistic], Estimate]
+
+
+def measured_reference(name: str, clean: Values, cells: Cells) -> Reference:
+    """The user's own reference model, from what it gets right on the images that the other model is measured on, in the same order.
+
+    name, clean, cells  as in `rows_of`; a name without blanks
+    """
+    grades, columns = graded(cells), checked(clean, cells)
+    errors = {c: np.mean([columns[False, c, severity] for severity in found], axis=0) for c, found in grades.items()}
+    return Reference(name, grades, columns[False, CLEAN, 0], errors)
+
+
+def alexnet(classes: int, scale: str) -> Reference:
+    """The published errors of AlexNet, by which the mCE of ImageNet-C is defined; they are taken as exact.
+
+    InputError unless there are ImageNet-1k's 1000 classes and the severities are those of ImageNet-C: elsewhere AlexNet's errors differ,
+    and dividing by these means nothing.
+    """
+    if classes != 1000 or scale != "imagenet":
+        raise InputError(
+            f"AlexNet's published errors are of ImageNet-C with 1000 classes, not of {classes} classes at the scale of {scale}: "
+            "name a reference model of your own, or use the mean corruption error, which needs none"
+        )
+    errors = {corruption: np.array([error]) for corruption, error in ALEXNET.items()}
+    return Reference("alexnet", dict.fromkeys(ALEXNET, SEVERITIES), np.array([ALEXNET_CLEAN]), errors)
+
+
+def rows_of(about: Row, clean: Values, cells: Cells, reference: Reference | None = None) -> list[Row]:
+    """All rows of one model under corruptions.
+
+    about      gives checkpoint, data (cifar10-c: released files, cifar10-c-synth: made here), split, seed, and words that all settings end
+               with, such as scale=cifar
+    clean      1 where the model is right on the image as it is, else 0, (N,)
+    cells      (corruption, severity) -> the same on the corrupted images, (N,), image by image in the same order
+    reference  `measured_reference(...)`, or `alexnet(...)` for ImageNet-1k; without it no row is normalised
+
+    Rows of each corruption (probe = its name):
+      accuracy           of one cell, setting severity=3; and of the images as they are under the probe clean. Wilson intervals
+      mean_accuracy      mean over the severities that were measured, which the setting lists
+      relative_error     1 - mean_accuracy less the clean error          relative_accuracy  mean_accuracy / clean accuracy
+      ce, relative_ce    sum of the errors over the severities / the reference's; the clean errors taken off both sums first
+    Rows over corruptions (probe = corruptions), all means over corruptions of means over severities:
+      mean_corruption_error, mean_corruption_error_19   unnormalised, as is usual for CIFAR; of the fifteen, and with the four
+      mean_accuracy, relative_error, relative_accuracy  of the fifteen; mean_accuracy also with setting severity=3
+      noise_accuracy, blur_accuracy, weather_accuracy, digital_accuracy   of a family; noise_accuracy is IGD's three noises
+      mce, relative_mce  means of ce and relative_ce over the fifteen: 1 (100 %) is as bad as the reference
+    A number of a named set is given only where all its cells were measured. Where the fifteen are not complete, mean_error stands for
+    mean_corruption_error and goes, like the others over corruptions, over all that was measured: the setting counts corruptions and cells.
+
+    A row that needs the reference is given only where that was measured at the same severities; it is nan where the reference makes no
+    errors, or none beyond its clean ones. The images are the same in all cells, so the intervals of all means are bootstraps over images:
+    BCa for means and their differences (where all images agree on a share, Wilson's), percentile for ratios, nan where some resample has
+    no ratio. InputError for tables without cells or images, of unequal lengths, or with values outside [0, 1], and for a reference that
+    was measured on another number of images.
+    """
+    table, grades = tabled(clean, cells, reference, about.seed), graded(cells)
+    about = replace(about, n=len(table.errors))
+    rows = [single(about, CLEAN, "", clean)]
+    for corruption, severities in grades.items():
+        rows += [single(about, corruption, f"severity={severity}", cells[corruption, severity]) for severity in severities]
+        rows += [row_of(about, table, asked) for asked in by_corruption(corruption, severities, shared(grades, reference))]
+    return rows + [row_of(about, table, asked) for asked in over_corruptions(grades, shared(grades, reference))]
+
+
+def shared(grades: Grades, reference: Reference | None) -> dict[str, str]:
+    """The corruptions in which the reference was measured at the same severities, each with the reference's name."""
+    return {c: reference.name for c, found in grades.items() if reference.grades.get(c) == found} if reference else {}
+
+
+def single(about: Row, probe: str, words: str, right: Values) -> Row:
+    """The accuracy in one cell with its Wilson interval."""
+    count = float(np.asarray(right, dtype=np.float64).sum())
+    low, high = wilson(count, about.n)
+    return replace(
+        about, probe=probe, setting=ended(words, about) if words else "", metric="accuracy", value=count / about.n, low=low, high=high
+    )
+
+
+def row_of(about: Row, table: Table, asked: Asked) -> Row:
+    """The row of one number over several cells."""
+    value, low, high = asked.interval(table, asked.statistic)
+    return replace(about, probe=asked.probe, setting=ended(asked.words, about), metric=asked.metric, value=value, low=low, high=high)
+
+
+def ended(words: str, about: Row) -> str:
+    """A setting that ends with the words that all rows have."""
+    return f"{words} {about.setting}".strip()
+
+
+def by_corruption(corruption: str, severities: Sequence[int], references: Mapping[str, str]) -> Iterator[Asked]:
+    """What is asked of one corruption."""
+    words = f"severities={','.join(map(str, severities))}"
+    own = error({corruption: tuple(severities)})
+    yield from compared(corruption, words, own)
+    if corruption in references:
+        yield from normalised(corruption, f"{words} reference={references[corruption]}", {corruption: tuple(severities)}, "ce")
+
+
+def over_corruptions(grades: Grades, references: Mapping[str, str]) -> Iterator[Asked]:
+    """What is asked over several corruptions."""
+    whole = complete(grades, FIFTEEN)
+    main = {c: grades[c] for c in FIFTEEN} if whole else grades
+    yield Asked(ALL, counted(main), "mean_corruption_error" if whole else "mean_error", error(main), share)
+    if complete(grades, NINETEEN):
+        every = {c: grades[c] for c in NINETEEN}
+        yield Asked(ALL, counted(every), "mean_corruption_error_19", error(every), share)
+    yield from compared(ALL, counted(main), error(main))
+    for severity in sorted({severity for found in main.values() for severity in found}):
+        level = {c: (severity,) for c, found in main.items() if severity in found}
+        yield Asked(ALL, f"severity={severity} corruptions={len(level)}", "mean_accuracy", accuracy(level), share)
+    for family, names in FAMILIES.items():
+        if complete(grades, names):
+            yield Asked(ALL, counted(some := {c: grades[c] for c in names}), f"{family}_accuracy", accuracy(some), share)
+    if whole and all(c in references for c in FIFTEEN):
+        yield from normalised(ALL, f"{counted(main)} reference={references[FIFTEEN[0]]}", main, "mce")
+
+
+def compared(probe: str, words: str, own: Statistic) -> Iterator[Asked]:
+    """The accuracy that belongs to an error, and both against the images as they are."""
+    yield Asked(probe, words, "mean_accuracy", lambda mean: 1 - own(mean), share)
+    yield Asked(probe, words, "relative_error", lambda mean: own(mean) - unharmed(mean), difference)
+    yield Asked(probe, words, "relative_accuracy", lambda mean: quotient(1 - own(mean), 1 - unharmed(mean)), ratio)
+
+
+def normalised(probe: str, words: str, grades: Grades, metric: str) -> Iterator[Asked]:
+    """The means over corruptions of the errors by the reference's, plain and less the clean errors."""
+
+    def plain(mean: Mean) -> Floats:
+        return average([quotient(error({c: grades[c]})(mean), mean([(True, c, 0)])) for c in grades])
+
+    def relative(mean: Mean) -> Floats:
+        base = unharmed(mean), mean([(True, CLEAN, 0)])
+        return average([quotient(error({c: grades[c]})(mean) - base[0], mean([(True, c, 0)]) - base[1]) for c in grades])
+
+    yield Asked(probe, words, metric, plain, ratio)
+    yield Asked(probe, words, f"relative_{metric}", relative, ratio)
+
+
+def error(grades: Grades) -> Statistic:
+    """The mean over corruptions of the mean error over their severities."""
+    return lambda mean: average([mean([(False, corruption, severity) for severity in found]) for corruption, found in grades.items()])
+
+
+def accuracy(grades: Grades) -> Statistic:
+    """One less the error."""
+    return lambda mean: 1 - error(grades)(mean)
+
+
+def unharmed(mean: Mean) -> Floats:
+    """The error on the images as they are."""
+    return mean([(False, CLEAN, 0)])
+
+
+def average(values: Sequence[Floats]) -> Floats:
+    """The mean of several numbers, each (M,)."""
+    return np.asarray(np.mean(values, axis=0), dtype=np.float64)
+
+
+def quotient(over: Floats, under: Floats) -> Floats:
+    """A ratio, nan where what it divides by is not above 0 beyond rounding."""
+    defined = under > 1e-12
+    return np.where(defined, over / np.where(defined, under, 1.0), math.nan)
+
+
+def complete(grades: Grades, names: Sequence[str]) -> bool:
+    """Whether all five severities of all these corruptions were measured."""
+    return all(grades.get(name) == SEVERITIES for name in names)
+
+
+def counted(grades: Grades) -> str:
+    """Words for a setting: over how much a mean goes."""
+    return f"corruptions={len(grades)} cells={sum(map(len, grades.values()))}"
+
+
+def graded(cells: Cells) -> dict[str, tuple[int, ...]]:
+    """The severities of each corruption in ascending order; corruptions in the benchmark's order, others after them as they come."""
+    names = sorted({name: None for name, _ in cells}, key=lambda name: NINETEEN.index(name) if name in NINETEEN else len(NINETEEN))
+    return {name: tuple(sorted(severity for other, severity in cells if other == name)) for name in names}
+
+
+def tabled(clean: Values, cells: Cells, reference: Reference | None, seed: int) -> Table:
+    """All errors in one table with means of resampled images, the reference's in the same resamples: what is compared stays paired."""
+    columns = checked(clean, cells)
+    n = len(columns[False, CLEAN, 0])
+    for corruption, values in ({**reference.errors, CLEAN: reference.clean} if reference else {}).items():
+        if len(values) not in (1, n):
+            raise InputError(f"a reference that was measured on {len(values)} images cannot be compared with a model measured on {n}")
+        columns[True, corruption, 0] = np.broadcast_to(values, n)
+    errors = np.stack(list(columns.values()), axis=1)
+    return Table(errors, resampled(errors, seed), {key: place for place, key in enumerate(columns)})
+
+
+def checked(clean: Values, cells: Cells) -> dict[Key, Floats]:
+    """The errors of each cell, (N,) float64."""
+    given = {(False, CLEAN, 0): clean, **{(False, *cell): right for cell, right in cells.items()}}
+    columns = {key: 1 - np.asarray(right, dtype=np.float64).ravel() for key, right in given.items()}
+    n = len(columns[False, CLEAN, 0])
+    if not cells or n == 0:
+        raise InputError("accuracy under corruptions needs at least one image, and one corruption at one severity")
+    for (_, corruption, severity), values in columns.items():
+        if len(values) != n:
+            raise InputError(
+                f"{corruption} at severity {severity} has {len(values)} images and the clean ones are {n}: they must be the same"
+            )
+        if not bool(((values >= 0) & (values <= 1)).all()):
+            raise InputError(f"{corruption} at severity {severity}: an image is right (1) or wrong (0), and some value is neither")
+    return columns
+
+
+def resampled(errors: Floats, seed: int) -> Floats:
+    """The column means of images drawn with replacement, (RESAMPLES, K); the same in whatever order the images come."""
+    kept, n = errors[np.lexsort(errors.T)], len(errors)
+    rng, rows, means = np.random.default_rng(abs(seed)), max(1, DRAWN // n), []
+    for done in range(0, RESAMPLES, rows):
+        size = min(rows, RESAMPLES - done)
+        places = rng.integers(n, size=(size, n)) + n * np.arange(size)[:, None]
+        counts = np.bincount(places.ravel(), minlength=size * n).reshape(size, n)
+        means.append(counts.astype(np.float64) @ kept / n)
+    return np.concatenate(means)
+
+
+def mean_over(matrix: Floats, place: Mapping[Key, int], keys: Sequence[Key]) -> Floats:
+    """The mean of some columns."""
+    return average([matrix[:, place[key]] for key in keys])
+
+
+def estimated(table: Table, statistic: Statistic) -> tuple[float, Floats]:
+    """A statistic of all images, and of each resample."""
+    observed = table.errors.mean(axis=0, keepdims=True)
+    return float(statistic(partial(mean_over, observed, table.place))[0]), statistic(partial(mean_over, table.drawn, table.place))
+
+
+def difference(table: Table, statistic: Statistic) -> Estimate:
+    """A mean over images, or a difference of such means, with its BCa interval; none for a single image."""
+    value, drawn = estimated(table, statistic)
+    images = np.sort(statistic(partial(mean_over, table.errors, table.place)))
+    return value, *(accelerated(drawn, value, [images]) if len(images) > 1 else (math.nan, math.nan))
+
+
+def share(table: Table, statistic: Statistic) -> Estimate:
+    """A share in [0, 1] with its BCa interval; Wilson's where it is 0 or 1, and for a single image: no resample differs there."""
+    n = len(table.errors)
+    value, low, high = difference(table, statistic)
+    if n == 1 or value in (0.0, 1.0):
+        low, high = wilson(value * n, n)
+    return value, max(0.0, low), min(1.0, high)
+
+
+def ratio(table: Table, statistic: Statistic) -> Estimate:
+    """A ratio of means over images with its percentile interval, which holds it; no interval where a resample leaves it undefined."""
+    value, drawn = estimated(table, statistic)
+    if len(table.errors) < 2 or not (math.isfinite(value) and bool(np.isfinite(drawn).all())):
+        return value, math.nan, math.nan
+    low, high = np.quantile(drawn, LEVELS)
+    return value, min(float(low), value), max(float(high), value)
