@@ -1,8 +1,12 @@
 """Corrupted sets on disk: what is read, under which name, what is refused, and that our own come back as they were written."""
 
+import errno
 import json
 import os
+import signal
 import struct
+import subprocess
+import sys
 import tracemalloc
 import zlib
 
@@ -139,8 +143,7 @@ def test_arrays_of_other_names_are_left_out_and_a_note_says_so(tmp_path):
 
 
 def test_ten_of_twenty_thousand_images_are_read_without_the_rest(tmp_path):
-    folder_of(tmp_path, n=20_000)
-    (tmp_path / "fog.npy").unlink()
+    np.save(tmp_path / "labels.npy", np.arange(20_000) % 10)
     sparse(tmp_path / "fog.npy", (100_000, 32, 32, 3))
     with (tmp_path / "fog.npy").open("r+b") as handle:
         handle.seek(-1, os.SEEK_END)
@@ -151,7 +154,8 @@ def test_ten_of_twenty_thousand_images_are_read_without_the_rest(tmp_path):
     tracemalloc.stop()
     assert images.x[-1, 2, 31, 31] == 7
     assert int(images.x.sum()) == 7
-    assert peak < 4e6 < 307e6 < (tmp_path / "fog.npy").stat().st_size
+    assert peak < 4e6
+    assert (tmp_path / "fog.npy").stat().st_size > 307e6
 
 
 @pytest.mark.parametrize(
@@ -270,6 +274,7 @@ def test_a_tree_is_read_by_class_and_only_the_chosen_files_are_decoded(tmp_path,
     images = data.load("fog", 2, data.rows(Choice(n=2)))
     assert images.x[:, :2, 0, 0].tolist() == [[0, 2], [3, 2]]
     assert (images.ids.tolist(), images.y.tolist()) == ([0, 3], [0, 1])
+    assert data.load("fog", 2, torch.arange(0)).x.shape == (0, 3, 64, 64)
     with pytest.raises(InputError, match=r"fog/2/n01/v_1\.png cannot be read as an image"):
         data.load("fog", 2, data.rows(Choice()))
 
@@ -320,7 +325,7 @@ def deep(path):
         (lambda path: Image.fromarray(np.full((64, 64), 40000, np.uint16)).save(path), "16 bits a channel"),
         (deep, "16 bits a channel"),
         (lambda path: path.write_bytes(b""), "cannot be read as an image"),
-        (lambda path: Image.new("RGB", (64, 60)).save(path), r"images differ in size \(v_0\.png is 64x64 and v_1\.png is 64x60\)"),
+        (lambda path: Image.new("RGB", (64, 60)).save(path), r"v_1\.png is of 64x60 pixels, and others are 64x64"),
     ],
 )
 def test_images_of_another_kind_or_size_are_refused(tmp_path, make, sentence):
@@ -484,13 +489,10 @@ def test_nothing_is_overwritten_and_a_finished_corruption_can_be_passed_over(tmp
 def test_a_corruption_that_is_not_whole_leaves_no_file(tmp_path):
     images = clean()
     target = export(tmp_path, images, seed=0, scale="cifar")
-    with pytest.raises(InputError, match="it lacks 6 of 50 images, first image 4"), target.writing("fog") as put:
-        for severity in (1, 2, 3, 4):
-            put(severity, torch.arange(N), images.x)
+    with pytest.raises(InputError, match="it lacks 46 of 50 images, first image 0"), target.writing("fog") as put:
         put(5, torch.arange(4), images.x[:4])
-    with pytest.raises(KeyboardInterrupt), target.writing("fog") as put:
-        put(1, torch.arange(N), images.x)
-        raise KeyboardInterrupt
+    with pytest.raises(KeyError), target.writing("fog") as put:
+        {}[put(1, torch.arange(N), images.x)]
     for wrong in (images.x[:, :, :8], images.x[:1]):
         with pytest.raises(InputError, match="cannot store x"), target.writing("fog") as put:
             put(1, torch.arange(N), wrong)

@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 from robench.cli.attack import attack
 from robench.cli.compare import compare
 from robench.cli.console import complain
+from robench.cli.corrupt import corrupt
 from robench.cli.evaluate import evaluate
 from robench.cli.lists import list_names
 from robench.cli.saliency import saliency
@@ -44,6 +45,7 @@ app.command("train")(train)
 app.command("eval")(evaluate)
 app.command("attack")(attack)
 app.command("saliency")(saliency)
+app.command("corrupt")(corrupt)
 app.command("compare")(compare)
 app.command("list")(list_names)
 

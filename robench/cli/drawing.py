@@ -27,6 +27,9 @@ CAPTIONS = {
     "gallery": "Each map has its own scale: the strength of two maps cannot be compared by eye.",
     "noise": "Error rate over the share of subpixels that are disturbed, on the images that a model gets right; bands show the draws.",
     "occlusion": "Error rate under boxes, on the images that a model gets right.",
+    "heat": "Accuracy in each cell, in percent.",
+    "severities": "Mean accuracy of each family of corruptions over the severity; 0 is the image as it is.",
+    "sheet": "One image under everything.",
 }
 HEADINGS = {
     "lorenz": "Lorenz curves",
@@ -35,6 +38,9 @@ HEADINGS = {
     "gallery": "Gallery",
     "noise": "Noise on few subpixels",
     "occlusion": "Occlusion",
+    "heat": "Corruption by severity",
+    "severities": "Families",
+    "sheet": "Contact sheet",
 }
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 
 BATCH_SIZE = 250
+AT_MOST = 500  # images, where the user does not say how many
+IMAGES = ("data_dir", "download", "split", "image_size", "n", "shuffle", "indices")  # options that choose the images
 
 
 @dataclass(frozen=True)
@@ -43,25 +45,17 @@ def subject(
     radii: tuple[float, ...] | None,
     *,
     data: str | None,
-    data_dir: Path | None,
-    download: bool,
-    split: str,
-    image_size: int | None,
-    n: int | None,
-    shuffle: bool,
-    indices: Path | None,
     seed: int,
     device: str,
     threads: int | None,
     quiet: bool,
     **how: Any,
 ) -> list[Subject]:
-    """Loads the images and the models, and settles what the user left open; `how` goes to models.load.
+    """Loads the images and the models, and settles what the user left open; `how` goes to `images_of` and `loaded`.
 
     Several models get the same images: the first that names a data set decides where the user did not.
     """
-    from robench.data import load as load_images
-    from robench.models import load, peek
+    from robench.models import peek
     from robench.threat import Threat
 
     on = device_of(device, threads)
@@ -70,20 +64,45 @@ def subject(
     for its_norm, its_radii in threats:
         for eps in its_radii:
             Threat(its_norm, eps)
-    name = data or next((meta["data"]["name"] for meta in known if meta.get("data", {}).get("name")), None)
+    split = how["split"]
+    images = images_of(data or data_of(known), seed=seed, **{key: how.pop(key) for key in IMAGES})
+    found = loaded(models, images, on, quiet, split=split, **how)
+    return [Subject(one, images, *threat, on) for one, threat in zip(found, threats, strict=True)]
+
+
+def data_of(known: Sequence[dict[str, Any]]) -> str:
+    """The data set that a checkpoint among these was trained on; InputError where none says so."""
+    name = next((str(meta["data"]["name"]) for meta in known if meta.get("data", {}).get("name")), None)
     if not name:
         raise InputError("which images? The model does not say what it was trained on: pass --data NAME (see 'robench list data')")
-    images = load_images(
-        name, split, data_dir=data_dir, download=download, n=n or None, at_most=500 if n is None and indices is None else None,
+    return name
+
+
+def images_of(
+    name: str, *, data_dir: Path | None, download: bool, split: str, image_size: int | None, n: int | None, shuffle: bool,
+    indices: Path | None, seed: int,
+) -> Images:  # fmt: skip
+    """The images that the user's options name."""
+    from robench.data import load
+
+    return load(
+        name, split, data_dir=data_dir, download=download, n=n or None, at_most=AT_MOST if n is None and indices is None else None,
         shuffle=shuffle, indices=indices, seed=seed, image_size=image_size,
     )  # fmt: skip
-    loaded = told_apart(models, [load(model, classes=len(images.classes), shape=images.shape, device=on, **how) for model in models])
+
+
+def loaded(models: Sequence[str], images: Images, device: str, quiet: bool, **how: Any) -> list[Loaded]:
+    """The models, tried out on such images, under names that tell them apart; says what was noticed. `how` goes to models.load."""
+    from robench.models import load
+
+    split = how.pop("split", images.split)
+    found = told_apart(models, [load(model, classes=len(images.classes), shape=images.shape, device=device, **how) for model in models])
     if images.split != split:
         sentence = f"{images.name} has no {split} split: all its images are used, also those a model may have been trained on"
-        loaded = [replace(one, notes=(*one.notes, sentence)) for one in loaded]
-    for note in dict.fromkeys(note for one in loaded for note in one.notes):
+        found = [replace(one, notes=(*one.notes, sentence)) for one in found]
+    for note in dict.fromkeys(note for one in found for note in one.notes):
         message(f"Note: {note}", quiet)
-    return [Subject(one, images, *threat, on) for one, threat in zip(loaded, threats, strict=True)]
+    return found
 
 
 def threat_of(recipe: dict[str, Any], norm: str | None, radii: tuple[float, ...] | None) -> tuple[str, tuple[float, ...]]:
@@ -193,11 +212,16 @@ def compiler_note() -> list[str]:
 
 def quickest_batch(what: Subject) -> int:
     """The batch size beyond which this model grows no quicker."""
+    return quickest_size(what.loaded, what.images, what.device)
+
+
+def quickest_size(model: Loaded, images: Images, device: str) -> int:
+    """The batch size beyond which a model grows no quicker on such images."""
     import torch
 
     from robench.models.passes import fitting_batch
 
-    return fitting_batch(what.loaded.model, what.images.pixels(torch.arange(1)).to(what.device), what.device, most=len(what.images))
+    return fitting_batch(model.model, images.pixels(torch.arange(1)).to(device), device, most=len(images))
 
 
 def about(what: Subject) -> Row:
@@ -211,9 +235,8 @@ def about(what: Subject) -> Row:
 def described(what: Sequence[Subject]) -> dict[str, Any]:
     """What the manifest says of the models and the images: one checkpoint, or a list of them."""
     images = what[0].images
-    each = [{"name": w.loaded.name, "sha256": w.loaded.sha256, "preset": w.loaded.meta.get("preset", "")} for w in what]
     return {
-        "checkpoint": each[0] if len(each) == 1 else each,
+        "checkpoint": checkpoints([one.loaded for one in what]),
         "data": {"name": images.name, "split": images.split, "n": len(images), "sha256": images.sha256},
     }
 
@@ -221,6 +244,12 @@ def described(what: Sequence[Subject]) -> dict[str, Any]:
 def notes_of(what: Sequence[Subject]) -> list[str]:
     """What was noticed as the models were loaded, each sentence once."""
     return list(dict.fromkeys(note for one in what for note in one.loaded.notes))
+
+
+def checkpoints(found: Sequence[Loaded]) -> Any:
+    """What the manifest says of one model, or a list of that for several."""
+    each = [{"name": one.name, "sha256": one.sha256, "preset": one.meta.get("preset", "")} for one in found]
+    return each[0] if len(each) == 1 else each
 
 
 def subject_words(what: Sequence[Subject]) -> str:

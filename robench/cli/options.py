@@ -78,6 +78,21 @@ def channels_of(text: str) -> Channels:
         raise typer.BadParameter(str(error)) from None
 
 
+@dataclass(frozen=True)
+class Severities:
+    """One severity or several."""
+
+    values: tuple[int, ...]
+
+
+def severities_of(text: str) -> Severities:
+    """Reads severities parted by commas, such as 1,3,5."""
+    parts = text.split(",")
+    if not all(part in ("1", "2", "3", "4", "5") for part in parts) or len(set(parts)) < len(parts):
+        raise typer.BadParameter(f"severities are whole numbers from 1 to 5, parted by commas, each once: {text}")
+    return Severities(tuple(sorted(map(int, parts))))
+
+
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint, a state_dict with --arch, file.py:factory, tv/NAME, ...")]
 Models = Annotated[
     list[str],

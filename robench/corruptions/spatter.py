@@ -19,7 +19,7 @@ from robench.draws import Draws
 WATER, MUD = (175, 238, 238), (63, 42, 20)  # pale turquoise and brown, in grey levels; grey images get the grey of the colour
 EMBOSS = ((-2, -1, 0), (-1, 1, 1), (0, 1, 2))
 TANGENT = 13573  # tan(22.5 degrees) * 2^15
-ONE, DIAGONAL, KNIGHT = 65536, 91750, 143976  # steps of the distance: 1, 1.4 and 2.1969 times 2^16 (Borgefors, CVGIP 1986)
+ONE, DIAGONAL, KNIGHT = 1048576, 1468006, 2303617  # steps of the distance: 1, 1.4 and 2.1969 times 2^20 (Borgefors, CVGIP 1986)
 FAR, LONGEST = 1 << 28, 20
 
 
@@ -60,7 +60,7 @@ def water(layer: Tensor) -> Tensor:
     layer  the drops, (B, 1, H, W), nothing being 0; above 1 their 8 bits run over, as in the published generator
     """
     drops = ((layer[:, 0] * 255).floor() % 256).to(torch.int32)
-    rise = (averaged(distances(edges(drops, 50, 150)).to(torch.float64) / ONE)).floor().to(torch.int32)
+    rise = averaged(distances(edges(drops, 50, 150)).to(torch.float64) / ONE).floor().to(torch.int32)
     lit = correlated(equalised(rise), EMBOSS).clamp(0, 255)
     bright = drops * (averaged(lit.to(torch.float64)) + 0.5).floor()
     most = bright.flatten(1).amax(1)[:, None, None]
@@ -120,7 +120,7 @@ def joined(strong: Tensor, weak: Tensor) -> Tensor:
 
 
 def distances(marked: Tensor) -> Tensor:
-    """The distance times 2^16 from each place to the nearest marked one (B, H, W) bool, at most 20 times 2^16, int32.
+    """The distance times 2^20 from each place to the nearest marked one (B, H, W) bool, at most 20 times 2^20, int32.
 
     A path goes in steps to the 8 neighbours and as a knight's, as in OpenCV (Borgefors, CVGIP 1986): down the rows, then up.
     """

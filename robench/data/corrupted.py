@@ -341,7 +341,7 @@ def imagenet_c(folder: Path, corruptions: Sequence[str] | None = None, severitie
         ids,
         kinds,
         (shape[0], shape[1], shape[2]),
-        partial(from_tree, tops, listed, ids, cache(partial(same_files, first, listed))),
+        partial(from_tree, tops, listed, ids, cache(partial(same_files, first, listed)), shape),
         notes=left_out([child.name for child in files.subfolders(folder) if child.name not in NAMES and not branches(child)], folder),
     )
 
@@ -401,6 +401,7 @@ def from_tree(
     listed: Sequence[str],
     ids: Tensor,
     same: Callable[[Path], None],
+    shape: torch.Size,
     corruption: str,
     severity: int,
     rows: Tensor,
@@ -408,14 +409,12 @@ def from_tree(
     """The pixels (M, 3, H, W) uint8 at rows (M,); only these files are decoded. InputError where they differ in size."""
     top = tops[corruption] / str(severity)
     same(top)
-    chosen = [top / listed[place] for place in ids[rows].tolist()]
-    first = picture(chosen[0])
-    x = torch.empty((len(chosen), *first.shape), dtype=torch.uint8)
-    for row, file in enumerate(chosen):
-        image = picture(file)
-        if image.shape != first.shape:
-            sizes = f"{chosen[0].name} is {first.shape[2]}x{first.shape[1]} and {file.name} is {image.shape[2]}x{image.shape[1]}"
-            raise InputError(f"{top}: images differ in size ({sizes})")
+    x = torch.empty((len(rows), *shape), dtype=torch.uint8)
+    for row, place in enumerate(ids[rows].tolist()):
+        image = picture(top / listed[place])
+        if image.shape != shape:
+            sizes = f"{image.shape[2]}x{image.shape[1]} pixels, and others are {shape[2]}x{shape[1]}"
+            raise InputError(f"{top / listed[place]} is of {sizes}: all must be of one size")
         x[row] = image
     return x
 

@@ -61,8 +61,8 @@ def heat_map(path: Path, accuracy: Accuracy, clean: float, title: str) -> Path:
     accuracy  (corruption, severity) -> a share in [0, 1]; a cell that is missing or nan stays grey and counts in no mean
     clean     the accuracy on the images as they are, marked at the scale
 
-    Colours go from dark (0 %) to light (100 %) in every picture, so that pictures of several models can be laid side by side. The lowest rows
-    are means over the fifteen of the benchmark where all are there, and over all that are there.
+    Colours go from dark (0 %) to light (100 %) in every picture, so that pictures of several models can be laid side by side. The lowest
+    rows are means over the fifteen of the benchmark where all are there, and over all that are there.
     """
     shades = Shades(DAMAGE, 0.0, 100.0, "{:.1f}".format, f"accuracy (%); clean {100 * clean:.1f}")
     return grid_map(path, accuracy, shades, 100 * clean, title)

@@ -1,0 +1,257 @@
+"""What `robench corrupt` does: find the images, measure or write them, report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from robench.cli.console import Table, interval, message, percent, show, tracker
+from robench.cli.drawing import page_parts
+from robench.cli.measuring import (
+    AT_MOST,
+    BATCH_SIZE,
+    IMAGES,
+    checkpoints,
+    data_of,
+    device_of,
+    fresh,
+    images_of,
+    loaded,
+    quickest_size,
+    results_folder,
+    stem,
+)  # fmt: skip
+from robench.errors import InputError
+
+if TYPE_CHECKING:
+    from robench.corrupting import Degradation, Source
+    from robench.data import Images
+    from robench.data.corrupted import Corrupted, Export
+    from robench.degradation import Reference
+    from robench.models import Loaded
+    from robench.probing import Subject
+    from robench.rows import Row
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the user asked for; `chosen` and `graded` say whether corruptions and severities were named."""
+
+    corruptions: tuple[str, ...]
+    severities: tuple[int, ...]
+    chosen: bool
+    graded: bool
+    source: Path | None
+    scale: str
+    photos: str
+    reference: str | None
+    export: Path | None
+    seed: int
+    batch_size: int | None
+    resume: bool
+    quiet: bool
+
+
+def run_corrupt(models: Sequence[str], wanted: Wanted, out: Path | None, *, device: str, threads: int | None, **how: Any) -> None:
+    """Measures the models on corrupted images, or writes the images, or both; `how` names the images and how models are loaded."""
+    refuse(models, wanted, out)
+    on = device_of(device, threads)
+    choice = {key: how.pop(key) for key in (*IMAGES, "data")}
+    images, source = source_of(models, wanted, on, choice)
+    target = exported(images, wanted)
+    if not models:
+        write_only(source, target, wanted, on)
+        return
+    found = loaded(models, images, on, wanted.quiet, split=choice["split"], **how)
+    folder = results_folder(out, found[0].name if len(found) == 1 else f"{len(found)}-models", "corrupt")
+    begin = time.perf_counter()
+    with fresh(folder):
+        result = measured(found, images, source, wanted, on, folder, target)
+    report(found, source, result, wanted, on, folder, time.perf_counter() - begin)
+
+
+def refuse(models: Sequence[str], wanted: Wanted, out: Path | None) -> None:
+    """InputError for options that do not go together."""
+    if not models and wanted.export is None:
+        raise InputError("name a model to measure, or a folder with --export to write the images into")
+    if wanted.export is not None and wanted.source is not None:
+        raise InputError("--export writes images that are made here: leave --from out")
+    if wanted.export is not None and wanted.graded and len(wanted.severities) < 5:
+        raise InputError("--export writes all five severities, as the layout of CIFAR-10-C needs them: leave --severity out")
+    if wanted.source is not None and (wanted.photos or wanted.scale != "auto"):
+        raise InputError("--frost-dir and --scale are for images that are made here: leave them out, or leave --from out")
+    if not models and (wanted.resume or out is not None or wanted.reference):
+        raise InputError("--out, --resume and --reference belong to a measurement: name a model, or leave them out")
+    if wanted.resume and out is None:
+        raise InputError("which run is to go on? Pass its folder with --out")
+
+
+def source_of(models: Sequence[str], wanted: Wanted, device: str, choice: dict[str, Any]) -> tuple[Images, Source]:
+    """The images as they are (of a set alone: its first ones), and where the corrupted ones come from."""
+    from robench.corrupting import made, of_set
+    from robench.models import peek
+
+    data = choice.pop("data")
+    if wanted.source is not None:
+        corrupted, clean = of_folder(wanted, data, choice)
+        for note in corrupted.notes:
+            message(f"Note: {note}", wanted.quiet)
+        rows = rows_in(corrupted, clean, wanted, choice)
+        images = clean if clean is not None else corrupted.load(corrupted.corruptions[0], corrupted.severities[0], rows[:1])
+        return images, of_set(corrupted, rows, clean)
+    images = images_of(data or data_of([peek(model) for model in models]), seed=wanted.seed, **choice)
+    return images, made(
+        images, wanted.corruptions, wanted.severities, scale=wanted.scale, photos=wanted.photos, seed=wanted.seed, device=device
+    )
+
+
+def of_folder(wanted: Wanted, data: str | None, choice: dict[str, Any]) -> tuple[Corrupted, Images | None]:
+    """The set in the folder, and the same images as they are where the user names them."""
+    from robench.data.corrupted import read
+
+    assert wanted.source is not None
+    corrupted = read(wanted.source, wanted.corruptions if wanted.chosen else None, wanted.severities if wanted.graded else None)
+    return corrupted, images_of(data, seed=wanted.seed, **choice) if data else None
+
+
+def rows_in(corrupted: Corrupted, clean: Images | None, wanted: Wanted, choice: dict[str, Any]) -> Any:
+    """The places of the images in the set: those of the clean ones, else as the user chose them."""
+    from robench.data import Choice, listed
+    from robench.data.corrupted import check_order
+
+    if clean is not None:
+        return check_order(corrupted, clean)
+    for name in ("data_dir", "image_size"):
+        if choice[name] is not None:
+            raise InputError(f"--{name.replace('_', '-')} is for the clean images: name them with --data, or leave it out")
+    indices = None if choice["indices"] is None else listed(choice["indices"])
+    at_most = AT_MOST if choice["n"] is None and indices is None else None
+    return corrupted.rows(Choice(choice["n"] or None, choice["shuffle"], indices, wanted.seed, at_most))
+
+
+def exported(images: Images, wanted: Wanted) -> Export | None:
+    """The folder that takes the images, if one is wanted."""
+    from robench.corruptions.levels import scale_of
+    from robench.data.corrupted import export
+
+    if wanted.export is None:
+        return None
+    return export(wanted.export, images, seed=wanted.seed, scale=scale_of(images.x[:1], wanted.scale))
+
+
+def write_only(source: Source, target: Export | None, wanted: Wanted, device: str) -> None:
+    """Writes the images into the folder; those that are there already are passed over."""
+    from robench.corrupting import degrade
+
+    assert target is not None
+    degrade([], source, batch_size=wanted.batch_size or BATCH_SIZE, device=device, target=target, track=tracker(wanted.quiet))
+    names = dict.fromkeys(name for name, _ in source.cells)
+    message(f"Written: {', '.join(f'{name}.npy' for name in names)}, labels.npy in {target.folder}", wanted.quiet)
+
+
+def measured(
+    found: Sequence[Loaded], images: Images, source: Source, wanted: Wanted, device: str, folder: Path, target: Export | None
+) -> Degradation:
+    """What `degrade` finds on the models."""
+    from robench.corrupting import degrade
+
+    size = quickest_size(found[0], images, device) if wanted.batch_size == 0 else wanted.batch_size or BATCH_SIZE
+    return degrade(
+        [subject_of(one, source) for one in found], source, reference=reference_of(wanted, images, source, device), seed=wanted.seed,
+        batch_size=size, device=device, folder=folder, resume=wanted.resume, target=target, track=tracker(wanted.quiet),
+    )  # fmt: skip
+
+
+def subject_of(one: Loaded, source: Source) -> Subject:
+    """A model under the name of its rows."""
+    from robench.probing import Subject
+    from robench.rows import Row
+
+    preset = one.meta.get("preset", "")
+    return Subject(one.model, Row(one.name, preset, source.name, source.split, len(source.y), 0, "", 0.0, "", "", "", 0.0))
+
+
+def reference_of(wanted: Wanted, images: Images, source: Source, device: str) -> Subject | Reference | None:
+    """The model by whose errors others are divided, the published errors of AlexNet, or None."""
+    from robench.degradation import alexnet
+
+    if wanted.reference is None:
+        return None
+    if wanted.reference == "alexnet":
+        scale = "imagenet" if source.name == "imagenet-c" else dict(w.partition("=")[::2] for w in source.setting.split()).get("scale", "")
+        return alexnet(len(source.classes), scale)
+    return subject_of(loaded([wanted.reference], images, device, wanted.quiet)[0], source)
+
+
+def report(found: Sequence[Loaded], source: Source, result: Degradation, wanted: Wanted, device: str, folder: Path, seconds: float) -> None:
+    """Writes tables, pictures, manifest and page, and prints the tables."""
+    from robench.report import save
+    from robench.report.manifest import manifest
+    from robench.report.page import page
+
+    models = found[0].name if len(found) == 1 else f"{len(found)} models"
+    name = f"{models} on {source.name} {source.split}, n = {len(source.y)}, {source.setting}, seed {wanted.seed}"
+    notes = list(dict.fromkeys(note for one in found for note in one.notes))
+    data = {"name": source.name, "split": source.split, "n": len(source.y), **source.about}
+    how = {"reference": wanted.reference or ""}
+    content = manifest(device, wanted.seed, seconds, notes, checkpoint=checkpoints(found), data=data, corruptions=how)
+    written = save(folder, result.rows, result.columns, content)
+    written += pictures(found, source, result, name, folder)
+    shown = tables(result.rows, name)
+    written.append(page(folder / "report.html", name, page_parts(shown, written, notes)))
+    for table in shown:
+        show(*table)
+    message(f"Written: {', '.join(path.name for path in written)} in {folder}", wanted.quiet)
+
+
+def pictures(found: Sequence[Loaded], source: Source, result: Degradation, name: str, folder: Path) -> list[Path]:
+    """A heat map a model, curves over severity, and the first image under everything."""
+    from robench.degradation import CLEAN
+    from robench.report.corruptions import contact_sheet, heat_map, severity_curves
+
+    accuracies = {one.name: result.accuracy(one.name) for one in found}
+    clean = {model: cells.pop((CLEAN, 0), float("nan")) for model, cells in accuracies.items()}
+    written = [
+        heat_map(folder / f"heat-{stem(model)}.png", cells, clean[model], f"{model} on {source.name}, n = {len(source.y)}")
+        for model, cells in accuracies.items()
+    ]
+    if len({severity for _, severity in source.cells}) > 1:
+        lines = [(model, cells, clean[model]) for model, cells in accuracies.items()]
+        written.append(severity_curves(folder / "severities.png", lines, name))
+    sheet = {cell: image for cell, image in result.sheet.items() if cell[0] != CLEAN}
+    if (CLEAN, 0) in result.sheet:
+        title = f"image {int(source.ids[0])} of {source.name}, {source.setting}"
+        written.append(contact_sheet(folder / "sheet.png", sheet, result.sheet[CLEAN, 0], title))
+    return written
+
+
+def tables(rows: Sequence[Row], title: str) -> list[Table]:
+    """The tables of a run, models side by side: the means over corruptions, then each corruption's mean accuracy."""
+    names = list(dict.fromkeys(row.checkpoint for row in rows))
+    first = Table(f"corruptions: {title}", ("metric", *names), [])
+    first.lines.extend(lines(rows, names, lambda row: row.probe == "clean" and row.metric == "accuracy", lambda _: "clean accuracy %"))
+    first.lines.extend(
+        lines(rows, names, lambda row: row.probe == "corruptions" and "severity=" not in row.setting, lambda row: row.metric)
+    )
+    second = Table("mean accuracy % over the severities", ("corruption", *names), [])
+    second.lines.extend(
+        lines(rows, names, lambda row: row.probe not in ("clean", "corruptions") and row.metric == "mean_accuracy", lambda row: row.probe)
+    )
+    return [first, second]
+
+
+def lines(rows: Sequence[Row], names: Sequence[str], wanted: Any, label: Any) -> list[tuple[str, ...]]:
+    """One line for each label of the rows that are wanted, with each model's value and interval in percent."""
+    found: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        if wanted(row):
+            found.setdefault(label(row), {})[row.checkpoint] = row
+    return [(name, *(cell(by_name.get(model)) for model in names)) for name, by_name in found.items()]
+
+
+def cell(row: Row | None) -> str:
+    """A share in percent with its interval; a dash where there is none."""
+    return "-" if row is None or row.value != row.value else f"{percent(row.value)} ({interval(row.low, row.high)})"
