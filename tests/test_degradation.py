@@ -308,5 +308,4 @@ def test_the_bootstrap_of_a_mean_is_corrected_for_skew():
     images[:2] = 0  # two images of sixty fall under everything
     row = found(rows_of(ABOUT, np.ones(60), {("fog", s): images for s in SEVERITIES}), "corruptions", "relative_error")
     assert (row.low, row.high) == pytest.approx(bootstrap_mean(1 - images, seed=3), abs=0.5 / 60)
-    assert row.high - row.value > 1.5 * (row.value - row.low)
-    assert row.low > 0  # where the percentile interval ends at 0
+    assert row.high > 5.5 / 60  # where the percentile interval ends at 5 of 60

@@ -195,6 +195,9 @@ def report(found: Sequence[Loaded], source: Source, result: Degradation, wanted:
     models = found[0].name if len(found) == 1 else f"{len(found)} models"
     name = f"{models} on {source.name} {source.split}, n = {len(source.y)}, {source.setting}, seed {wanted.seed}"
     notes = list(dict.fromkeys(note for one in found for note in one.notes))
+    if wanted.reference and not any(row.metric == "mce" for row in result.rows):
+        notes.append("there is no mCE: it needs all fifteen corruptions at all five severities, of the model and of the reference")
+        message(f"Note: {notes[-1]}", wanted.quiet)
     data = {"name": source.name, "split": source.split, "n": len(source.y), **source.about}
     how = {"reference": wanted.reference or ""}
     content = manifest(device, wanted.seed, seconds, notes, checkpoint=checkpoints(found), data=data, corruptions=how)

@@ -41,7 +41,7 @@ def frost(x: Tensor, severity: int, draws: Draws, *, scale: str = "auto", photos
     a photo that cannot be read, or one smaller than the images.
     """
 
-    sheets = read(photos) if photos else drawn()
+    sheets = read(str(photos)) if photos else drawn()
 
     @graded(
         cifar=((1, 0.2, 5), (1, 0.3, 5), (0.9, 0.4, 5), (0.85, 0.4, 5), (0.75, 0.45, 5)),
@@ -131,12 +131,13 @@ def ferns(draws: Draws, length: float, spread: float) -> Tensor:
     stem = torch.stack((heading.sin(), heading.cos())) * (size / STEPS)
     joints = u[:, :2].T[:, :, None] * SIDE + stem.cumsum(2)
     dots = torch.arange(TWIGS, dtype=torch.float64) / TWIGS
-    places, shades = [joints[..., None] + stem[..., None] * dots], [(u[:, 5:6] * torch.ones_like(along))[..., None] * torch.ones_like(dots)]
+    bright = u[:, 5].view(-1, 1, 1).expand(FERNS, STEPS, TWIGS)
+    places, shades = [joints[..., None] + stem[..., None] * dots], [bright]
     for side in (-1, 1):
         turned = heading + side * math.radians(spread)
         reach = 0.45 * size * (1 - along) * torch.stack((turned.sin(), turned.cos()))
         places.append(joints[..., None] + reach[..., None] * dots)
-        shades.append((0.85 * u[:, 5:6] + 0 * along)[..., None] * (1 - 0.6 * dots))
+        shades.append(0.85 * bright * (1 - 0.6 * dots))
     rows, columns = torch.cat(places, 3).flatten(1).floor().long() % SIDE
     sheet = torch.zeros(SIDE * SIDE, dtype=torch.float64)
     sheet.scatter_reduce_(0, rows * SIDE + columns, torch.cat(shades, 2).flatten(), "amax")

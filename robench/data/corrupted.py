@@ -31,17 +31,12 @@ from torch import Tensor
 from robench.corruptions.levels import grade
 from robench.data import files
 from robench.data.images import Choice, Images, places
+from robench.degradation import NINETEEN, SEVERITIES
 from robench.errors import InputError
 from robench.recipes import lookup
 from robench.writing import prepare, write_whole
 
-MAIN = (
-    "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "snow", "frost", "fog",
-    "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression",
-)  # fmt: skip
-EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
-NAMES = (*MAIN, *EXTRA)
-SEVERITIES = (1, 2, 3, 4, 5)
+NAMES = NINETEEN
 LABELS = "labels.npy"
 ABOUT = "robench.json"  # what our own sets carry besides
 SYNTH = "-c-synth"

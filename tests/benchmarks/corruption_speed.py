@@ -19,6 +19,7 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def alone(names: list[str], images: Tensor, batch: int) -> None:
     """The first part."""
     for name in names:
         ours(name, images[:batch], batch, "cifar")
-    before, total = peak(), 0.0
+    before, total, busy = peak(), 0.0, time.process_time()
     print("| corruption | s | ms an image and severity |\n|---|---|---|")
     for name in names:
         spent = seconds(partial(ours, name, images, batch, "cifar"))
@@ -82,14 +83,16 @@ def alone(names: list[str], images: Tensor, batch: int) -> None:
         print(f"| {name} | {spent:.2f} | {1000 * spent / len(images) / len(SEVERITIES):.3f} |", flush=True)
     each = 1000 * total / len(images) / len(SEVERITIES) / len(names)
     print(f"| **all {len(names)} at {len(SEVERITIES)} severities** | **{total:.1f}** | {each:.3f} |")
-    print(f"\n{len(images)} images: {total:.1f} s, {each * len(names) * len(SEVERITIES):.2f} ms for all of an image")
+    busy = time.process_time() - busy
+    whole = each * len(names) * len(SEVERITIES)
+    print(f"\n{len(images)} images: {total:.1f} s, {whole:.2f} ms for all of an image; {busy:.1f} s of processors")
     print(f"peak memory {before:.0f} MiB after the first batch of everything, {peak():.0f} MiB at the end\n", flush=True)
 
 
 def compared(names: list[str], images: Tensor, rounds: int) -> None:
     """The second part."""
     try:
-        from imagecorruptions import corrupt
+        corrupt = import_module("imagecorruptions").corrupt
     except ImportError as error:
         print(f"no comparison: imagecorruptions cannot be imported ({error}); pip install imagecorruptions-imaug")
         return

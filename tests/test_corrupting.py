@@ -1,0 +1,184 @@
+"""`robench corrupt` and its loop: accuracies by hand, export and reading back, resume, references, and what is refused."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+from robench.cli import app
+from robench.corrupting import degrade, made, named
+from robench.corruptions import CORRUPTIONS
+from robench.data import load
+from robench.degradation import FIFTEEN, NINETEEN
+from robench.draws import Draws
+from robench.errors import InputError
+from robench.probing import Subject
+from robench.summary import blank
+
+CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "shapes-cnn-pgd-at.pt"
+FEW = ["--corruption", "contrast", "--corruption", "gaussian_noise"]
+
+
+class Bright(nn.Module):
+    """Class 1 where the mean of an image is above a half."""
+
+    def forward(self, x):
+        score = x.flatten(1).mean(1) - 0.5
+        return torch.stack((-score, score), 1)
+
+
+def robench(*words, code=0):
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result
+
+
+def refused(*words):
+    """The one sentence that a wrong call gets, with exit code 2."""
+    stderr = robench(*words, code=2).stderr
+    assert "Traceback" not in stderr
+    return " ".join(stderr.replace("│", " ").split())
+
+
+def read(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def subject(model):
+    about = blank()
+    return Subject(model, about.__class__(**{**about.__dict__, "checkpoint": "bright"}))
+
+
+def test_the_accuracy_of_a_cell_is_that_of_the_model_on_the_corrupted_images():
+    images = load("shapes", "test", n=30)
+    images = images.__class__(**{**images.__dict__, "y": (images.pixels(slice(None)).flatten(1).mean(1) > 0.5).long()})
+    source = made(images, ["brightness", "gaussian_noise"], [1, 5], scale="auto", photos="", seed=4, device="cpu")
+    found = degrade([subject(Bright())], source, seed=4, batch_size=7)
+    by_hand = CORRUPTIONS["brightness"](images.pixels(slice(None)), 5, Draws(4, images.ids, "corrupt"))
+    right = (Bright()(by_hand).argmax(1) == images.y).double().mean()
+    assert found.accuracy("bright")["brightness", 5] == pytest.approx(float(right))
+    assert found.accuracy("bright")["clean", 0] == 1
+    assert 0 < float(right) < 1
+    table = {(p, s): v for p, s, v in zip(found.columns["probe"], found.columns["sample"], found.columns["pred_5"], strict=True)}
+    assert [table["brightness", i] for i in range(30)] == Bright()(by_hand).argmax(1).tolist()
+    assert torch.equal(found.sheet["brightness", 5], by_hand[0])
+
+
+def test_words_stand_for_sets_of_corruptions():
+    assert named(["fifteen"]) == FIFTEEN
+    assert set(named(["nineteen"])) == set(CORRUPTIONS) == set(NINETEEN)
+    assert named(["contrast", "noise"]) == ("contrast", "gaussian_noise", "shot_noise", "impulse_noise")
+    with pytest.raises(InputError, match="did you mean 'contrast'"):
+        named(["contrst"])
+
+
+def test_every_table_and_picture_comes_out_and_they_agree(tmp_path):
+    out = tmp_path / "out"
+    robench("corrupt", CHECKPOINT, *FEW, "--severity", "1,5", "--n", 40, "--out", out)
+    rows = {(row["probe"], row["setting"].split()[0], row["metric"]): row for row in read(out / "rows.csv")}
+    samples = read(out / "samples.csv")
+    for corruption in ("contrast", "gaussian_noise"):
+        for severity in (1, 5):
+            cell = rows[corruption, f"severity={severity}", "accuracy"]
+            mine = [line[f"pred_{severity}"] == line["label"] for line in samples if line["probe"] == corruption]
+            assert (float(cell["value"]), int(cell["n"])) == (pytest.approx(sum(mine) / 40), 40)
+            assert cell["data"] == "shapes-c-synth"
+            assert "scale=cifar" in cell["setting"]
+    pages = {path.name for path in out.iterdir()}
+    assert {"heat-shapes-cnn-pgd-at-pt.png", "severities.png", "sheet.png", "report.html", "manifest.json"} < pages
+    assert json.loads((out / "manifest.json").read_text())["data"]["scale"] == "cifar"
+
+
+def test_what_is_exported_is_read_back_with_the_same_verdicts(tmp_path):
+    robench("corrupt", CHECKPOINT, *FEW, "--n", 30, "--out", tmp_path / "made", "--export", tmp_path / "set")
+    assert np.load(tmp_path / "set" / "contrast.npy").shape == (150, 32, 32, 3)
+    robench("corrupt", CHECKPOINT, "--from", tmp_path / "set", "--data", "shapes", "--n", 30, "--out", tmp_path / "read")
+    one, other = (
+        {(row["probe"], row["metric"], row["setting"].split()[0]): row["value"] for row in read(tmp_path / kind / "rows.csv")}
+        for kind in ("made", "read")
+    )
+    assert one == other
+    assert {row["data"] for row in read(tmp_path / "read" / "rows.csv")} == {"shapes-c-synth"}
+    robench("corrupt", CHECKPOINT, "--from", tmp_path / "set", "--n", 20, "--out", tmp_path / "alone")
+    alone = read(tmp_path / "alone" / "rows.csv")
+    assert not {row["probe"] for row in alone} & {"clean"}
+    assert not {row["metric"] for row in alone} & {"relative_error", "relative_accuracy"}
+
+
+def test_images_can_be_written_without_a_model_and_are_not_written_twice(tmp_path):
+    robench("corrupt", "--data", "shapes", *FEW, "--n", 12, "--export", tmp_path / "set")
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "set").glob("*noise.npy")}
+    robench("corrupt", "--data", "shapes", *FEW, "--corruption", "pixelate", "--n", 12, "--export", tmp_path / "set")
+    assert {path.name for path in (tmp_path / "set").iterdir()} == {
+        "contrast.npy", "gaussian_noise.npy", "pixelate.npy", "labels.npy", "robench.json"
+    }  # fmt: skip
+    assert before == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "set").glob("*noise.npy")}
+    assert "another seed" in refused("corrupt", "--data", "shapes", *FEW, "--n", 12, "--seed", 1, "--export", tmp_path / "set")
+
+
+def test_a_model_against_itself_has_an_mce_of_one(tmp_path):
+    words = ["corrupt", CHECKPOINT, "--corruption", "fifteen", "--n", 25, "--out", tmp_path / "out", "--reference", CHECKPOINT]
+    robench(*words)
+    found = [row for row in read(tmp_path / "out" / "rows.csv") if row["probe"] == "corruptions" and row["value"]]
+    rows = {row["metric"]: float(row["value"]) for row in found}
+    assert rows["mce"] == pytest.approx(1)
+    assert rows["mean_corruption_error"] == pytest.approx(1 - rows["mean_accuracy"], abs=0.2)
+
+
+def test_a_run_that_was_killed_goes_on_to_the_same_rows(tmp_path):
+    words = ["corrupt", str(CHECKPOINT), "--corruption", "nineteen", "--n", "60", "--threads", "1", "--quiet", "--out"]
+    robench(*words, tmp_path / "whole")
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    run = subprocess.Popen([sys.executable, "-m", "robench", *words, str(tmp_path / "killed")], env=environment)
+    state = tmp_path / "killed" / "state-0.jsonl"
+    for _ in range(600):
+        if state.exists() and state.read_bytes().count(b"\n") > 4:
+            break
+        time.sleep(0.05)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    assert state.read_bytes().count(b"\n") > 4
+    assert not (tmp_path / "killed" / "rows.csv").exists()
+    assert "pass --resume" in refused(*words, tmp_path / "killed")
+    robench(*words, tmp_path / "killed", "--resume")
+    assert (tmp_path / "killed" / "rows.csv").read_text() == (tmp_path / "whole" / "rows.csv").read_text()
+    assert (tmp_path / "killed" / "samples.csv").read_text() == (tmp_path / "whole" / "samples.csv").read_text()
+    assert "another run" in refused(*words[:-1], "--seed", 1, "--resume", "--out", tmp_path / "killed")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([CHECKPOINT, "--corruption", "fogg"], "did you mean 'fog'"),
+        ([CHECKPOINT, "--severity", "6"], "severities are whole numbers from 1 to 5"),
+        ([CHECKPOINT, "--severity", "1,1"], "each once"),
+        ([CHECKPOINT, "--scale", "tiny"], "scale"),
+        ([CHECKPOINT, "--frost-dir", "nowhere", "--corruption", "fog"], "leave it out"),
+        ([CHECKPOINT, "--frost-dir", "nowhere", "--corruption", "frost"], "nowhere"),
+        ([CHECKPOINT, "--reference", "alexnet"], "1000 classes"),
+        ([CHECKPOINT, "--from", "nowhere"], "not a folder"),
+        ([CHECKPOINT, "--resume"], "Pass its folder with --out"),
+        ([], "name a model to measure"),
+        (["--export", "set"], "pass --data NAME"),
+        (["--export", "set", "--data", "shapes", "--severity", "1"], "all five severities"),
+        (["--export", "set", "--data", "shapes", "--reference", "x.pt"], "belong to a measurement"),
+    ],
+)
+def test_what_is_wrong_gets_one_sentence(words, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert sentence in refused("corrupt", *words, "--n", 8)
+    assert not list(tmp_path.rglob("*.csv"))
+    assert not list(tmp_path.rglob("*.jsonl"))
