@@ -88,7 +88,7 @@ def test_words_stand_for_sets_of_corruptions():
 def test_every_table_and_picture_comes_out_and_they_agree(tmp_path):
     out = tmp_path / "out"
     robench("corrupt", CHECKPOINT, *FEW, "--severity", "1,5", "--n", 40, "--out", out)
-    rows = {(row["probe"], row["setting"].split()[0], row["metric"]): row for row in read(out / "rows.csv")}
+    rows = {(row["probe"], row["setting"].partition(" ")[0], row["metric"]): row for row in read(out / "rows.csv")}
     samples = read(out / "samples.csv")
     for corruption in ("contrast", "gaussian_noise"):
         for severity in (1, 5):
@@ -107,7 +107,7 @@ def test_what_is_exported_is_read_back_with_the_same_verdicts(tmp_path):
     assert np.load(tmp_path / "set" / "contrast.npy").shape == (150, 32, 32, 3)
     robench("corrupt", CHECKPOINT, "--from", tmp_path / "set", "--data", "shapes", "--n", 30, "--out", tmp_path / "read")
     one, other = (
-        {(row["probe"], row["metric"], row["setting"].split()[0]): row["value"] for row in read(tmp_path / kind / "rows.csv")}
+        {(row["probe"], row["metric"], row["setting"].partition(" ")[0]): row["value"] for row in read(tmp_path / kind / "rows.csv")}
         for kind in ("made", "read")
     )
     assert one == other
@@ -130,8 +130,12 @@ def test_images_can_be_written_without_a_model_and_are_not_written_twice(tmp_pat
 
 
 def test_a_model_against_itself_has_an_mce_of_one(tmp_path):
-    words = ["corrupt", CHECKPOINT, "--corruption", "fifteen", "--n", 25, "--out", tmp_path / "out", "--reference", CHECKPOINT]
-    robench(*words)
+    (tmp_path / "mine.py").write_text(
+        "import torch\nfrom torch import nn\n\ndef guess():\n    with torch.random.fork_rng():\n        torch.manual_seed(0)\n"
+        "        return nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)).eval()\n"
+    )
+    words = ["corrupt", f"{tmp_path}/mine.py:guess", "--data", "shapes", "--n", 25, "--out", tmp_path / "out"]
+    robench(*words, "--reference", f"{tmp_path}/mine.py:guess")
     found = [row for row in read(tmp_path / "out" / "rows.csv") if row["probe"] == "corruptions" and row["value"]]
     rows = {row["metric"]: float(row["value"]) for row in found}
     assert rows["mce"] == pytest.approx(1)

@@ -287,6 +287,14 @@ def test_fog_keeps_the_brightest_and_darkens_where_it_is_thin(scale, thick, side
     assert corrupted("fog", flat(0)).unique().tolist() == [0]
 
 
+def test_fog_is_white_in_all_channels_and_scaled_to_the_brightest_of_them():
+    x = torch.tensor([200, 100, 0])[None, :, None, None].expand(1, 3, 32, 32) / 255
+    made = corrupted("fog", x, 4)[0]
+    share = 200 / 455  # 1 is the thickness of severity 4
+    assert (made.amax((1, 2)) - torch.tensor([455, 355, 255]) * share).abs().max() <= 1
+    assert (made.amin((1, 2)) - torch.tensor([200, 100, 0]) * share).abs().max() <= 1
+
+
 def test_fog_of_greater_severity_is_rougher():
     x = flat(255, 64, n=20)
     rough = [corrupted("fog", x, severity, scale="cifar").double() for severity in (1, 3, 4, 5)]

@@ -22,8 +22,12 @@ from torch import Tensor
 
 from robench.corruptions.blur import defocus_blur, gaussian_blur, motion_blur, zoom_blur
 from robench.corruptions.digital import brightness, contrast, jpeg_compression, pixelate, saturate
+from robench.corruptions.frost import frost
 from robench.corruptions.levels import scale_of
 from robench.corruptions.noise import gaussian_noise, impulse_noise, shot_noise, speckle_noise
+from robench.corruptions.spatter import spatter
+from robench.corruptions.warp import elastic_transform, glass_blur
+from robench.corruptions.weather import fog, snow
 
 __all__ = ["CORRUPTIONS", "scale_of"]
 
@@ -32,13 +36,19 @@ CORRUPTIONS: dict[str, Callable[..., Tensor]] = {
     "shot_noise": shot_noise,
     "impulse_noise": impulse_noise,
     "defocus_blur": defocus_blur,
+    "glass_blur": glass_blur,
     "motion_blur": motion_blur,
     "zoom_blur": zoom_blur,
+    "snow": snow,
+    "frost": frost,
+    "fog": fog,
     "brightness": brightness,
     "contrast": contrast,
+    "elastic_transform": elastic_transform,
     "pixelate": pixelate,
     "jpeg_compression": jpeg_compression,
     "speckle_noise": speckle_noise,
     "gaussian_blur": gaussian_blur,
+    "spatter": spatter,
     "saturate": saturate,
 }

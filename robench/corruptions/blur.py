@@ -75,13 +75,15 @@ def smeared(x: Tensor, radius: int, deviation: float, angle: Tensor) -> Tensor:
     weights = gaussian(range(2 * radius + 1), deviation)
     height, width = x.shape[2:]
     turn, flat = torch.deg2rad(angle.to(torch.float64))[:, None], x.flatten(2)
-    total = torch.zeros_like(flat)
+    total, part = torch.zeros_like(flat), torch.empty_like(flat)
+    place = torch.empty((len(x), height, width), dtype=torch.int64, device=x.device)  # made once: large buffers are dear to make anew
     for tap in range(min(len(weights), math.ceil(NEGLIGIBLE * deviation))):
         right, down = (tap * turn.cos() - 0.5).ceil().long(), (tap * turn.sin() - 0.5).ceil().long()
         columns = (torch.arange(width, device=x.device) + right).clamp(0, width - 1)
         rows = (torch.arange(height, device=x.device) + down).clamp(0, height - 1)
-        place = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)
-        total += flat.gather(2, place[:, None].expand_as(flat)) * weights[tap]
+        torch.add((rows * width)[:, :, None], columns[:, None, :], out=place)
+        torch.gather(flat, 2, place.flatten(1)[:, None].expand_as(flat), out=part)
+        total += part.mul_(weights[tap])
     return total.view_as(x)
 
 
