@@ -136,7 +136,8 @@ def chosen_scores(names: Sequence[str], masks: bool) -> list[Recipe]:
             continue
         recipe = parse(name)
         if recipe.name not in GROUPS["jacobian"]:
-            lookup(recipe.name, AUDITS | dict.fromkeys(GROUPS), "score")
+            if ".py:" not in recipe.name:
+                lookup(recipe.name, AUDITS | dict.fromkeys(GROUPS), "score")
             resolve(recipe, AUDITS, "score")
         if recipe.name in GROUPS["masks"] and not masks:
             raise InputError(f"score {recipe.name!r} needs the object's mask of each image: of the data here, only shapes has them")

@@ -191,6 +191,19 @@ def test_methods_and_scores_are_checked_before_anything_runs():
         known("pgd-2000")
 
 
+def test_methods_and_scores_of_the_user_join(problem, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "def flipped(model, x, target, draws, *, sign=-1.0):\n    return sign * x\n\n"
+        "def largest(explained, *, power=1):\n    return explained.sizes.flatten(1).amax(1).double() ** power\n"
+    )
+    images = problem("convolutional")
+    (some,) = run(images, (f"{tmp_path}/mine.py:flipped",), (f"{tmp_path}/mine.py:largest,power=2", "alignment")).scored
+    assert some.method == "mine.py:flipped"
+    torch.testing.assert_close(some.values["mine.py:largest"], images.x.flatten(1).amax(1).double() ** 2)
+    torch.testing.assert_close(some.values["alignment"], -torch.ones(16, dtype=torch.float64))
+    assert some.options["mine.py:largest"] == "power=2"
+
+
 def test_an_image_smaller_than_a_block_is_refused(problem):
     with pytest.raises(InputError, match="block"):
         run(problem("convolutional"), ("occlusion,block=9",))

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("robench", "torch", "torchvision", "pyautoattack", "numpy", "pandas", "matplotlib")
+PACKAGES = ("robench", "torch", "torchvision", "pyautoattack", "captum", "numpy", "pandas", "matplotlib")
 
 
 def manifest(device: str, seed: int, seconds: float, flags: Sequence[str], **about: Mapping[str, Any] | Sequence[str]) -> dict[str, Any]:
