@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -46,11 +47,16 @@ def poisson(rates: Tensor, which: Tensor, u: Tensor) -> Tensor:
     All distribution functions stand in one row, the r-th raised by r, which makes the row ascend: one binary search serves every
     subpixel. The chance of each count is right to 2^-24, and the draw is the same on every device.
     """
-    most = float(rates.max())
-    counts = torch.arange(math.ceil(most + 9 * math.sqrt(most)) + 20, dtype=torch.float64)
-    chances = (torch.special.xlogy(counts, rates[:, None]) - rates[:, None] - torch.lgamma(counts + 1)).exp()
-    row = torch.arange(len(rates), dtype=torch.float64)[:, None]
-    steps = (chances.cumsum(1).clamp(max=1) + row).flatten().to(u.device)
+    steps = distributions(tuple(rates.tolist())).to(u.device)
     sought = which.to(u.device) + (u.to(torch.float64) + 2.0**-25)
     place = torch.searchsorted(steps, sought.contiguous(), right=True)
-    return place - which.to(u.device) * len(counts)
+    return place - which.to(u.device) * (len(steps) // len(rates))
+
+
+@lru_cache(maxsize=16)
+def distributions(rates: tuple[float, ...]) -> Tensor:
+    """The Poisson distribution functions of some rates one after the other, the r-th raised by r, float64; kept for the next batch."""
+    table, most = torch.tensor(rates, dtype=torch.float64)[:, None], max(rates)
+    counts = torch.arange(math.ceil(most + 9 * math.sqrt(most)) + 20, dtype=torch.float64)
+    chances = (torch.special.xlogy(counts, table) - table - torch.lgamma(counts + 1)).exp()
+    return (chances.cumsum(1).clamp(max=1) + torch.arange(len(table), dtype=torch.float64)[:, None]).flatten()

@@ -93,7 +93,7 @@ def affine(corners: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     )
     across, along = (bx - cx, by - cy), (ax - bx, ay - by)  # the square's top and right side on the new image, both of 2 half pixels
     area = across[0] * along[1] - across[1] * along[0]
-    scale = torch.where(area != 0, 2 * half / torch.where(area != 0, area, 1.0), 0.0)
+    scale = torch.where(area != 0, 2 * half / area, 0.0)
     x = torch.arange(width, device=corners.device) - cx[:, None, None]
     y = torch.arange(height, device=corners.device)[:, None] - cy[:, None, None]
     right = x * (along[1] * scale)[:, None, None] - y * (along[0] * scale)[:, None, None]
