@@ -59,4 +59,5 @@ def distributions(rates: tuple[float, ...]) -> Tensor:
     table, most = torch.tensor(rates, dtype=torch.float64)[:, None], max(rates)
     counts = torch.arange(math.ceil(most + 9 * math.sqrt(most)) + 20, dtype=torch.float64)
     chances = (torch.special.xlogy(counts, table) - table - torch.lgamma(counts + 1)).exp()
-    return (chances.cumsum(1).clamp(max=1) + torch.arange(len(table), dtype=torch.float64)[:, None]).flatten()
+    raised: Tensor = chances.cumsum(1).clamp(max=1) + torch.arange(len(table), dtype=torch.float64)[:, None]
+    return raised.flatten()
