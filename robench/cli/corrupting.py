@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -257,4 +258,6 @@ def lines(rows: Sequence[Row], names: Sequence[str], wanted: Any, label: Any) ->
 
 def cell(row: Row | None) -> str:
     """A share in percent with its interval; a dash where there is none."""
-    return "-" if row is None or row.value != row.value else f"{percent(row.value)} ({interval(row.low, row.high)})"
+    if row is None or math.isnan(row.value):
+        return "-"
+    return percent(row.value) if math.isnan(row.low) else f"{percent(row.value)} ({interval(row.low, row.high)})"
