@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,13 +59,12 @@ def read(path):
 
 
 def subject(model):
-    about = blank()
-    return Subject(model, about.__class__(**{**about.__dict__, "checkpoint": "bright"}))
+    return Subject(model, replace(blank(), checkpoint="bright"))
 
 
 def test_the_accuracy_of_a_cell_is_that_of_the_model_on_the_corrupted_images():
     images = load("shapes", "test", n=30)
-    images = images.__class__(**{**images.__dict__, "y": (images.pixels(slice(None)).flatten(1).mean(1) > 0.5).long()})
+    images = replace(images, y=(images.pixels(slice(None)).flatten(1).mean(1) > 0.5).long())
     source = made(images, ["brightness", "gaussian_noise"], [1, 5], scale="auto", photos="", seed=4, device="cpu")
     found = degrade([subject(Bright())], source, seed=4, batch_size=7)
     by_hand = CORRUPTIONS["brightness"](images.pixels(slice(None)), 5, Draws(4, images.ids, "corrupt"))

@@ -195,11 +195,14 @@ def test_accuracy_at_chance_raises_a_flag(problem):
 def test_every_recipe_of_every_suite_is_known():
     from robench.attacks import ATTACKS, ENGINES
     from robench.plans import resolvable
-    from robench.suites import ABOUT
+    from robench.probes import PROBES
+    from robench.suites import ABOUT, of_probes
     from robench.threat import NORMS
 
     assert set(ABOUT) == set(SUITES)
-    assert all(recipe.name in ATTACKS for suite in SUITES for norm in NORMS for recipe in recipes(suite, norm))
+    for suite in SUITES:
+        table = PROBES if of_probes(recipes(suite)) else ATTACKS
+        assert all(recipe.name in table for norm in NORMS for recipe in recipes(suite, norm))
     for engine in ENGINES:
         for suite in ("autoattack", "autoattack-plus", "autoattack-rand"):
             for norm in NORMS:

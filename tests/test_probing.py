@@ -1,6 +1,7 @@
 """Probes of several models: both denominators, the mean and spread over draws, what is counted, and what is refused."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -26,8 +27,7 @@ class Threshold(nn.Module):
 
 
 def subject(model, name="model"):
-    about = blank()
-    return Subject(model, about.__class__(**{**about.__dict__, "checkpoint": name}))
+    return Subject(model, replace(blank(), checkpoint=name))
 
 
 @pytest.fixture
