@@ -1,6 +1,5 @@
 """The command line, end to end on the small data: files that come out, numbers in them, and what a user gets wrong."""
 
-import csv
 import json
 import os
 import signal
@@ -11,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from commandline import read, refused, robench
 from torch import nn
 from typer.main import get_command
-from typer.testing import CliRunner
 
 from robench.cli import app
 from robench.rows import Row, Sample, wilson
@@ -42,26 +41,6 @@ def test_the_flags_of_every_command_are_these():
     commands = get_command(app).commands
     found = {name: {o for p in command.params for o in p.opts if o.startswith("--")} for name, command in commands.items()}
     assert found == {name: set(flags.split()) for name, flags in FLAGS.items()}
-
-
-def robench(*words, code=0):
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result
-
-
-def refused(*words):
-    """The one sentence that a wrong call gets, with exit code 2."""
-    stderr = robench(*words, code=2).stderr
-    assert "Traceback" not in stderr
-    return " ".join(stderr.replace("│", " ").split())
-
-
-def read(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")

@@ -1,16 +1,14 @@
 """`robench saliency` and the probes of `robench eval` and `attack`, end to end: what comes out, and what a user gets wrong."""
 
-import csv
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
+from commandline import read, refused, robench
 
 from robench.audits.inequality import gini_of
-from robench.cli import app
 
 CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "shapes-cnn-pgd-at.pt"
 MODELS = """
@@ -40,26 +38,6 @@ def constant():
 def probabilities():
     return nn.Sequential(Relu(), nn.Softmax(1)).eval()
 """
-
-
-def robench(*words, code=0):
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result
-
-
-def refused(*words):
-    """The one sentence that a wrong call gets, with exit code 2."""
-    stderr = robench(*words, code=2).stderr
-    assert "Traceback" not in stderr
-    return " ".join(stderr.replace("│", " ").split())
-
-
-def read(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import torch
 import typer
+from commandline import refused, robench
 from typer.main import get_command
-from typer.testing import CliRunner
 
 from robench.cli import Group
 from robench.cli.compare import compare as compare_command
@@ -33,21 +33,6 @@ EPS = 8 / 255
 app = typer.Typer(cls=Group, pretty_exceptions_enable=False, add_completion=False, rich_markup_mode=None)
 app.command("compare")(compare_command)
 app.command("eval")(evaluate)
-
-
-def robench(*words, code=0):
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result
-
-
-def refused(*words):
-    """The one sentence that a wrong call gets, with exit code 2."""
-    stderr = robench(*words, code=2).stderr
-    assert "Traceback" not in stderr
-    return stderr
 
 
 def made(folder, broken_by, probes=("fgsm", "pgd-10"), suite="smoke", change=lambda row: row, labels=None, radii=(EPS,), **about):

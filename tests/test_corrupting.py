@@ -1,6 +1,5 @@
 """`robench corrupt` and its loop: accuracies by hand, export and reading back, resume, references, and what is refused."""
 
-import csv
 import json
 import os
 import signal
@@ -13,10 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commandline import read, refused, robench
 from torch import nn
-from typer.testing import CliRunner
 
-from robench.cli import app
 from robench.corrupting import degrade, made, named
 from robench.corruptions import CORRUPTIONS
 from robench.data import load
@@ -36,26 +34,6 @@ class Bright(nn.Module):
     def forward(self, x):
         score = x.flatten(1).mean(1) - 0.5
         return torch.stack((-score, score), 1)
-
-
-def robench(*words, code=0):
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result
-
-
-def refused(*words):
-    """The one sentence that a wrong call gets, with exit code 2."""
-    stderr = robench(*words, code=2).stderr
-    assert "Traceback" not in stderr
-    return " ".join(stderr.replace("│", " ").split())
-
-
-def read(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def subject(model):

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from pictures import draws, grey
 from scipy import ndimage, stats
 
 from robench.corruptions.warp import affine, copied, elastic_transform, folded, glass_blur, sampled, wavy, weights
-from robench.draws import Draws
 
 SEVERITIES = range(1, 6)
 GLASS = {
@@ -33,16 +33,6 @@ class Given:
 
     def uniform(self, shape, step=0):
         return self.numbers[step].reshape(-1, *shape)
-
-
-def draws(n, seed=0):
-    """Draws of the samples 0 to n - 1."""
-    return Draws(seed, torch.arange(n), "test")
-
-
-def grey(x):
-    """The grey levels of x, (B, C, H, W) int64."""
-    return (x * 255).round().long()
 
 
 def scene(n=2, height=32, width=32, channels=3, seed=0):
