@@ -22,7 +22,8 @@ from robench.calls import frozen, padded
 from robench.corruptions import CORRUPTIONS
 from robench.corruptions.levels import scale_of
 from robench.data import Images
-from robench.data.corrupted import SYNTH, Corrupted, Export
+from robench.data.corrupted import SYNTH, Corrupted
+from robench.data.export import Export
 from robench.degradation import CLEAN, FIFTEEN, NINETEEN, NOISES, Reference, rows_of
 from robench.draws import Draws
 from robench.errors import InputError

@@ -247,3 +247,13 @@ def test_a_cascade_of_attacks_takes_one_model(tmp_path, factories):
     said = refused("eval", CHECKPOINT, f"{factories}:relu", "--data", "shapes", "--n", 8, "--suite", "smoke", "--out", tmp_path / "out")
     assert "takes one model at a time" in said
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["saliency", CHECKPOINT], ["eval", CHECKPOINT, "--suite", "inductive"], ["corrupt", CHECKPOINT, "--corruption", "fog"]],
+)
+def test_what_one_process_does_is_not_started_by_several(words, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "runs in one process: leave torchrun out" in refused(*words, "--n", 8, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

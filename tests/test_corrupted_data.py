@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 
 from robench.data import Choice, Images, load
-from robench.data.corrupted import NAMES, SEVERITIES, centred, check_order, detect, export, read
+from robench.data.corrupted import NAMES, SEVERITIES, centred, check_order, detect, read
+from robench.data.export import export
 from robench.errors import InputError
 
 N = 10
@@ -512,7 +513,7 @@ import os, signal, sys
 from pathlib import Path
 import torch
 from robench.data import Images
-from robench.data.corrupted import export
+from robench.data.export import export
 n = torch.arange(4)
 images = Images("toy", "test", torch.full((4, 3, 8, 8), 9, dtype=torch.uint8), n % 2, n, ("a", "b"))
 with export(Path(sys.argv[1]), images, seed=0, scale="cifar").writing("fog") as put:

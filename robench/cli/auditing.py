@@ -15,6 +15,7 @@ from robench.cli.measuring import (
     BATCH_SIZE,
     Subject,
     about,
+    alone,
     described,
     fresh,
     image_words,
@@ -69,6 +70,7 @@ def run_audit(what: Sequence[Subject], wanted: Wanted, out: Path | None) -> None
     from robench.auditing import chosen_scores
     from robench.findings import rows_of
 
+    alone("an audit of saliency maps")
     folder, begin, images = results_folder(out, subject_words(what), "saliency"), time.perf_counter(), what[0].images
     with fresh(folder):
         scores = chosen_scores(wanted.scores, images.masks is not None)

@@ -15,6 +15,7 @@ from robench.cli.measuring import (
     AT_MOST,
     BATCH_SIZE,
     IMAGES,
+    alone,
     checkpoints,
     data_of,
     device_of,
@@ -30,7 +31,8 @@ from robench.errors import InputError
 if TYPE_CHECKING:
     from robench.corrupting import Degradation, Source
     from robench.data import Images
-    from robench.data.corrupted import Corrupted, Export
+    from robench.data.corrupted import Corrupted
+    from robench.data.export import Export
     from robench.degradation import Reference
     from robench.models import Loaded
     from robench.probing import Subject
@@ -59,6 +61,7 @@ class Wanted:
 def run_corrupt(models: Sequence[str], wanted: Wanted, out: Path | None, *, device: str, threads: int | None, **how: Any) -> None:
     """Measures the models on corrupted images, or writes the images, or both; `how` names the images and how models are loaded."""
     refuse(models, wanted, out)
+    alone("accuracy under corruptions")
     on = device_of(device, threads)
     choice = {key: how.pop(key) for key in (*IMAGES, "data")}
     images, source = source_of(models, wanted, on, choice)
@@ -136,7 +139,7 @@ def rows_in(corrupted: Corrupted, clean: Images | None, wanted: Wanted, choice: 
 def exported(images: Images, wanted: Wanted) -> Export | None:
     """The folder that takes the images, if one is wanted."""
     from robench.corruptions.levels import scale_of
-    from robench.data.corrupted import export
+    from robench.data.export import export
 
     if wanted.export is None:
         return None

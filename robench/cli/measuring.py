@@ -123,6 +123,12 @@ def told_apart(sources: Sequence[str], loaded: Sequence[Loaded]) -> list[Loaded]
     return [replace(one, name=name) for one, name in zip(loaded, names, strict=True)]
 
 
+def alone(what: str) -> None:
+    """InputError where `torchrun` started several processes for something that one process does."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(f"{what} runs in one process: leave torchrun out")
+
+
 def single(subjects: Sequence[Subject], what: str) -> Subject:
     """The one model there is; InputError where there are several."""
     if len(subjects) > 1:

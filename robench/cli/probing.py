@@ -13,6 +13,7 @@ from robench.cli.measuring import (
     BATCH_SIZE,
     Subject,
     about,
+    alone,
     described,
     fresh,
     image_words,
@@ -36,6 +37,7 @@ def run_probes(
     """Measures, writes tables, manifest, pictures and a page, and prints the tables."""
     from robench.report.page import page
 
+    alone("a probe")
     folder = results_folder(out, subject_words(what), title)
     begin, name = time.perf_counter(), f"{title} of {subject_words(what)} on {image_words(what[0])}, seed {seed}"
     with fresh(folder):
