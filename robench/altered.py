@@ -33,6 +33,7 @@ class Altered:
     fallen   (N,) bool: the model is wrong on the changed image         tried   (N,) bool: right when clean, and tried
     x        (N, C, H, W) float32 in [0, 1], the changed images; None where only the verdicts are known
     places   (M,) whose changed image is to be explained: of an attack the fallen ones, else all that were tried
+    norm     and eps: the threat of an attack, as the columns of its rows; empty and 0 for what has none
     """
 
     name: str
@@ -40,6 +41,8 @@ class Altered:
     tried: Tensor
     x: Tensor | None
     places: Tensor
+    norm: str = ""
+    eps: float = 0.0
 
     def words(self, places: Tensor) -> list[int | None]:
         """1 where the image fell, 0 where it stands, None where it was not tried, for the images at `places`."""
@@ -104,7 +107,7 @@ def attacked(recipe: Recipe, scene: Scene) -> Altered:
             batch_size=scene.batch_size, device=scene.device, save=path, track=scene.track,
         )  # fmt: skip
         x_adv = torch.from_numpy(np.load(path))
-    return of_samples(recipe.label, found.samples, scene.ids, x_adv)
+    return replace(of_samples(recipe.label, found.samples, scene.ids, x_adv), norm=scene.norm, eps=scene.eps)
 
 
 def of_samples(name: str, samples: Sequence[Sample], ids: Tensor, x_adv: Tensor | None) -> Altered:
@@ -172,7 +175,7 @@ def of_results(results: Results, scene: Scene) -> Altered:
     tried[places] = torch.tensor([sample in clean.standing for sample in shared])
     fallen[places] = torch.tensor([sample in clean.standing and sample not in last.standing for sample in shared])
     x_adv = saved_images(results, scene, where)
-    return Altered(last.probe, fallen, tried, x_adv, fallen.nonzero().flatten())
+    return Altered(last.probe, fallen, tried, x_adv, fallen.nonzero().flatten(), last.norm, last.eps)
 
 
 def saved_images(results: Results, scene: Scene, where: dict[int, int]) -> Tensor | None:

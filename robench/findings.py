@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from robench.altered import Altered
 from robench.auditing import CLEAN, JACOBIAN, Audit, Scored
-from robench.rows import Row
+from robench.rows import Row, wilson
 from robench.statistics import bootstrap_mean, difference_of_means, spearman, superiority
 
 Values = NDArray[np.float64]
@@ -21,7 +21,8 @@ QUANTILES = {"q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95}
 def rows_of(audit: Audit) -> list[Row]:
     """Every row of an audit: the clean accuracy, each method's scores on each kind of images, then what joins them with attacks."""
     right = (audit.pred == audit.y).numpy()
-    rows = [replace(audit.about, probe=CLEAN, setting="", metric="accuracy", value=float(right.mean()))]
+    low, high = wilson(int(right.sum()), len(right))
+    rows = [replace(audit.about, probe=CLEAN, setting="", metric="accuracy", value=float(right.mean()), low=low, high=high)]
     for some in audit.scored:
         rows += described(audit, some, right)
     for some in audit.scored:
@@ -31,7 +32,7 @@ def rows_of(audit: Audit) -> list[Row]:
 
 def described(audit: Audit, some: Scored, right: NDArray[np.bool_]) -> Iterator[Row]:
     """Mean, spread and quantiles of each score, the mean over the images that are classified right, and how many maps were left out."""
-    about = replace(audit.about, probe=some.method, setting=some.setting)
+    about = under(audit, some)
     for name, tensor in some.values.items():
         values, words = tensor.numpy(), some.options.get(name, "")
         own = replace(about, setting=f"{some.setting} score:{words}") if words else about
@@ -40,6 +41,13 @@ def described(audit: Audit, some: Scored, right: NDArray[np.bool_]) -> Iterator[
     counts = () if some.method == JACOBIAN else (("zero_maps", int(some.zero.sum())), ("nonfinite_maps", int(some.bad.sum())))
     for metric, value in (*counts, ("seconds", some.seconds)):
         yield replace(about, n=len(some.places), metric=metric, value=float(value))
+
+
+def under(audit: Audit, some: Scored) -> Row:
+    """The columns that the rows of a method on one kind of images share: for adversarial images with the threat of their attack."""
+    change = next((change for change in audit.altered if change.name == some.images), None)
+    about = replace(audit.about, probe=some.method, setting=some.setting)
+    return about if change is None else replace(about, norm=change.norm, eps=change.eps)
 
 
 def summary(about: Row, name: str, values: Values) -> Iterator[Row]:
@@ -61,7 +69,7 @@ def centre(about: Row, metric: str, values: Values) -> Row:
 
 def joined(audit: Audit, some: Scored, right: NDArray[np.bool_]) -> Iterator[Row]:
     """How a method's scores on the clean images go with the margin and with who falls, and how they differ on the changed images."""
-    about = replace(audit.about, probe=some.method, setting=some.setting)
+    about = under(audit, some)
     if some.images != CLEAN:
         clean = next(other for other in audit.scored if other.method == some.method and other.images == CLEAN)
         for name, values in some.values.items():
@@ -71,7 +79,8 @@ def joined(audit: Audit, some: Scored, right: NDArray[np.bool_]) -> Iterator[Row
     for name, values in some.values.items():
         yield with_margin(about, name, values.numpy()[right], audit.margin.numpy()[right])
         for change in audit.altered:
-            yield from by_fate(replace(about, setting=f"{some.setting} against={change.name}".strip()), name, values.numpy(), change)
+            words = f"{some.setting} against={change.name}".strip()
+            yield from by_fate(replace(about, setting=words, norm=change.norm, eps=change.eps), name, values.numpy(), change)
 
 
 def with_margin(about: Row, name: str, values: Values, margins: Values) -> Row:

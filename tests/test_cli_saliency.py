@@ -84,6 +84,9 @@ def test_the_per_sample_table_is_what_the_rows_are_made_of(audited):
     assert value["gini", False] == pytest.approx(np.mean([float(line["gini"]) for line in clean]))
     assert value["gini/fallen", True] == pytest.approx(np.mean([float(line["gini"]) for line in clean if line["sample"] in fallen]))
     assert all(0 <= float(line["mass-in-mask"]) <= 1 for line in clean)
+    threats = {(row["norm"], row["eps"]) for row in rows if "pgd-10" in row["setting"]}
+    assert threats == {("linf", str(16 / 255))}
+    assert {(row["norm"], row["eps"]) for row in rows if "pgd-10" not in row["setting"]} == {("", "0.0")}
 
 
 def test_saved_maps_have_the_gini_of_the_table(audited):

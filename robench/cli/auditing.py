@@ -234,4 +234,5 @@ def how(wanted: Wanted, what: Sequence[Subject]) -> dict[str, Any]:
         "target": wanted.target,
         "channels": wanted.channels,
     }
+    words["against"] = [f"{recipe.label} {recipe.options}" if recipe.options else recipe.label for recipe in wanted.against]
     return {"audit": words, "threat": threat if wanted.against else {}}

@@ -176,7 +176,7 @@ def page_parts(tables: Sequence[Table], pictures: Sequence[Path], notes: Sequenc
 
     parts: list[Part] = [page.Note(note) for note in notes]
     for table in tables:
-        parts += [page.Heading(table.title), page.Table(table.columns, table.lines, grouped=table.left > 1)]
+        parts += [page.Heading(table.title[:1].upper() + table.title[1:]), page.Table(table.columns, table.lines, grouped=table.left > 1)]
     shown = [path for path in pictures if path.suffix == ".png"]
     for kind, caption in CAPTIONS.items():
         mine = [path for path in shown if path.name.startswith(kind)]
