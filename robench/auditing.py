@@ -46,7 +46,7 @@ class Scored:
     images   clean, or the name of what changed them            places  (M,) which of the N images these are
     values   score by name, (M,) float64, NaN where undefined    lorenz  (POINTS,) mean Lorenz curve, NaN where there is none
     zero     (M,) bool: the map is zero everywhere               bad     (M,) bool: the map is not finite
-    pred     (M,) the labels that the model gives these images
+    pred     (M,) the labels that the model gives these images   target  (M,) the class explained
     maps     maps (C or 1, H, W) of the images that are shown, by place
     options  each score's own options, key=value words with commas between them
     """
@@ -59,6 +59,7 @@ class Scored:
     zero: Tensor
     bad: Tensor
     pred: Tensor
+    target: Tensor
     lorenz: Tensor
     seconds: float = 0.0
     maps: dict[int, Tensor] = field(default_factory=dict)
@@ -74,7 +75,6 @@ class Audit:
     y: Tensor
     pred: Tensor
     margin: Tensor
-    target: Tensor
     scored: list[Scored]
     altered: Sequence[Altered]
     shown: list[int]
@@ -182,13 +182,12 @@ def audit(
         logits = logits_of(work, x, torch.arange(len(x)))
         check_logits(logits, y)
         refuse_probabilities(logits)
-        labels = targets(target, y, logits)
         scored, notes = on_jacobian(work, scores, logits), list[str]()
         for recipe in methods:
             found, more = by_method(work, recipe, scores, logits, altered)
             scored += found
             notes += more
-    return Audit(about, ids, y, logits.argmax(1), -margin(logits, y).double(), labels, scored, altered, shown, notes + remarks(scored))
+    return Audit(about, ids, y, logits.argmax(1), -margin(logits, y).double(), scored, altered, shown, notes + remarks(scored))
 
 
 def logits_of(work: Work, x: Tensor, places: Tensor) -> Tensor:
@@ -223,9 +222,9 @@ def on_jacobian(work: Work, scores: Sequence[Recipe], logits: Tensor) -> list[Sc
         parts.append(geometry(work.model, pixels(work.x, places, work.device), work.y[places].to(work.device)))
     values = {name: torch.cat([part[name].cpu().double() for part in parts]) for name in wanted}
     n = len(work.x)
-    none = torch.zeros(n, dtype=torch.bool)
+    none, labels = torch.zeros(n, dtype=torch.bool), targets(work.target, work.y, logits)
     curve = torch.full((POINTS,), torch.nan, dtype=torch.float64)
-    return [Scored(JACOBIAN, "", CLEAN, torch.arange(n), values, none, none, logits.argmax(1), curve, time.perf_counter() - begin)]
+    return [Scored(JACOBIAN, "", CLEAN, torch.arange(n), values, none, none, logits.argmax(1), labels, curve, time.perf_counter() - begin)]
 
 
 def by_method(
@@ -266,8 +265,8 @@ def on_images(
 ) -> Scored:
     """The scores of a method on the images of x at `places`, whose logits are (M, K)."""
     begin, parts = time.perf_counter(), list[tuple[dict[str, Tensor], Tensor, Tensor, Tensor]]()
-    none = torch.zeros(0)
-    found = Scored(method, f"{words} images={images}", images, places, {}, none, none, logits.argmax(1), none)
+    none, labels = torch.zeros(0), targets(work.target, work.y[places], logits)
+    found = Scored(method, f"{words} images={images}", images, places, {}, none, none, logits.argmax(1), labels, none)
     saved = work.save(method) if images == CLEAN else None
     chunks = torch.arange(len(places)).split(work.batch_size)
     for rows in work.track(chunks, f"{method} {images}", len(chunks)):
@@ -349,10 +348,9 @@ def extend(table: dict[str, list[Any]], audit: Audit, some: Scored, scores: Sequ
     table["checkpoint"] += [audit.about.checkpoint] * n
     table["method"] += [some.method] * n
     table["images"] += [some.images] * n
-    for name, values in (
-        ("sample", audit.ids), ("label", audit.y), ("clean_pred", audit.pred), ("target", audit.target), ("clean_margin", audit.margin),
-    ):  # fmt: skip
+    for name, values in (("sample", audit.ids), ("label", audit.y), ("clean_pred", audit.pred), ("clean_margin", audit.margin)):
         table[name] += values[places].tolist()
+    table["target"] += some.target.tolist()
     table["zero_map"] += some.zero.long().tolist()
     for name in scores:
         table[name] += some.values[name].tolist() if name in some.values else [None] * n

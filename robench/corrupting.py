@@ -20,6 +20,7 @@ from torch import Tensor
 
 from robench.calls import frozen, padded
 from robench.corruptions import CORRUPTIONS
+from robench.corruptions.frost import read
 from robench.corruptions.levels import scale_of
 from robench.data import Images
 from robench.data.corrupted import SYNTH, Corrupted
@@ -109,9 +110,17 @@ def made(
 
     cells = tuple((corruption, severity) for corruption in corruptions for severity in severities)
     frost = f" frost={'photos' if photos else 'procedural'}" if "frost" in corruptions else ""
-    about = {"images": images.sha256, "seed": seed, "scale": scale, "photos": bool(photos)}
+    about = {"images": images.sha256, "seed": seed, "scale": scale, "photos": digest_of(photos)}
     setting = f"scale={scale}{frost}"
     return Source(images.name + SYNTH, images.split, images.y, images.ids, images.classes, cells, setting, pixels, images.pixels, about)
+
+
+def digest_of(photos: str) -> str:
+    """A digest of the frost photos in a folder that are used, "" without a folder."""
+    digest = hashlib.sha256()
+    for photo in read(photos) if photos else ():
+        digest.update(photo.numpy().tobytes())
+    return digest.hexdigest() if photos else ""
 
 
 def of_set(corrupted: Corrupted, rows: Tensor, clean: Images | None) -> Source:
@@ -121,7 +130,8 @@ def of_set(corrupted: Corrupted, rows: Tensor, clean: Images | None) -> Source:
         digest.update(tensor.contiguous().numpy().tobytes())
     cells = tuple((corruption, severity) for corruption in corrupted.corruptions for severity in corrupted.severities)
     about = {"set": corrupted.name, "labels": digest.hexdigest(), "made": dict(corrupted.made)}
-    words = " ".join(f"{key}={corrupted.made[key]}" for key in ("scale", "seed") if key in corrupted.made)
+    told = ("scale", "seed", *(("frost",) if "frost" in corrupted.corruptions else ()))
+    words = " ".join(f"{key}={corrupted.made[key]}" for key in told if key in corrupted.made)
     return Source(
         corrupted.name, corrupted.split, corrupted.y[rows], corrupted.ids[rows], corrupted.classes, cells, words,
         lambda corruption, severity, places: corrupted.load(corruption, severity, rows[places]).x,

@@ -25,7 +25,6 @@ from robench.recipes import Recipe, resolve, setting
 from robench.rows import Row, Tried, wilson
 from robench.types import Level
 
-EXAMPLES = 8  # how many images of each level are kept for the pictures
 Probe = Callable[..., Iterator[Level]]
 
 
@@ -43,7 +42,6 @@ class Record:
 
     clean_pred (N,)   the labels that the model gives the images      fooled (N,)   in how many repeats it was wrong
     share (N,)        share changed, summed over the repeats          by_repeat     fooled (N,) bool, repeat by repeat
-    examples          the first changed images, as (place, image)
     """
 
     about: Row
@@ -54,7 +52,6 @@ class Record:
     seconds: float = 0.0
     forwards: int = 0
     backwards: int = 0
-    examples: list[tuple[int, Tensor]] = field(default_factory=list)
 
     @property
     def repeats(self) -> int:
@@ -70,9 +67,6 @@ class Record:
         self.seconds += seconds
         self.forwards += int(level.forwards.sum())
         self.backwards += int(level.backwards.sum())
-        if level.repeat == 0 and len(self.examples) < EXAMPLES:
-            kept = range(min(len(places), EXAMPLES - len(self.examples)))
-            self.examples += [(int(places[i]), level.x[i].cpu()) for i in kept]
 
 
 @dataclass(frozen=True)
@@ -82,13 +76,6 @@ class Probing:
     rows: list[Row]
     samples: list[Tried]
     records: list[Record]
-
-    def error(self, probe: str, words: str = "", checkpoint: str = "") -> float:
-        """The error rate of the first level of a probe whose setting begins with `words`."""
-        return next(
-            row.value for row in self.rows
-            if row.probe == probe and row.metric == "error_rate" and row.setting.startswith(words) and checkpoint in ("", row.checkpoint)
-        )  # fmt: skip
 
 
 def resolved(recipes: Sequence[Recipe]) -> list[tuple[Recipe, Probe]]:

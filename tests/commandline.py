@@ -6,6 +6,13 @@ from typer.testing import CliRunner
 
 from robench.cli import app
 
+# a process in the background of a shell would ignore Ctrl-C
+INTERRUPTIBLE = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("robench", run_name="__main__")
+"""
+
 
 def robench(*words, code=0):
     """The result of a call, which must end with this exit code."""

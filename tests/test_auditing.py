@@ -150,6 +150,18 @@ def test_the_maps_of_adversarial_images_are_maps_of_these_images(problem):
     torch.testing.assert_close(done.scored[1].values["gini"], alone.scored[0].values["gini"], rtol=1e-4, atol=1e-6)
 
 
+def test_the_class_explained_on_a_changed_image_is_the_one_of_that_image(problem):
+    images = problem("convolutional", n=12)
+    change = altered(known("pgd-10"), scene(images, eps=0.05))
+    table = columns([run(images, target="predicted", altered=[change])])
+    with torch.no_grad():
+        taken = images.model(change.x[change.places]).argmax(1)
+    assert len(taken)
+    assert table["target"][:12] == images.y.tolist()
+    assert table["target"][12:] == taken.tolist()
+    assert (taken != images.y[change.places]).all()
+
+
 def test_probes_and_corruptions_are_joined_too(problem):
     images = problem("convolutional", n=20, shape=(3, 32, 32))
     noisy = altered(known("random-noise,t=0.2"), scene(images))

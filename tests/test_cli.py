@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commandline import read, refused, robench
+from commandline import INTERRUPTIBLE, read, refused, robench
 from torch import nn
 from typer.main import get_command
 
@@ -283,7 +283,7 @@ def test_ctrl_c_ends_with_130_and_leaves_nothing_half_written(checkpoint, tmp_pa
     start = (
         "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); runpy.run_module('robench', run_name='__main__')"
     )
-    call = [sys.executable, "-c", start, *words, "--out", str(out)]  # a process in the background of a shell would ignore Ctrl-C
+    call = [sys.executable, "-c", INTERRUPTIBLE, *words, "--out", str(out)]
     process = subprocess.Popen(call, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     deadline = time.monotonic() + 60
     while not (out.parent if command[0] == "train" else out).exists() and time.monotonic() < deadline:

@@ -180,6 +180,22 @@ def test_what_is_wrong_gets_one_sentence_and_leaves_nothing(words, sentence, tmp
     assert not (tmp_path / "out").exists()
 
 
+def test_models_trained_for_different_threats_need_one_radius(tmp_path, factories):
+    words = ["saliency", CHECKPOINT, f"{factories}:relu", "--data", "shapes", "--n", 8, "--against", "pgd-10", "--norm", "l2"]
+    robench(*words, "--eps", "0.5", "--out", tmp_path / "one")
+    other = torch.load(CHECKPOINT, weights_only=True)
+    other["meta"]["recipe"]["eps"] = 2 / 255
+    torch.save(other, tmp_path / "other.pt")
+    said = refused("saliency", CHECKPOINT, tmp_path / "other.pt", "--n", 8, "--against", "pgd-10", "--out", tmp_path / "out")
+    assert "trained for different threats: pass --norm and --eps" in said
+
+
+def test_a_method_that_is_refused_late_leaves_no_maps(tmp_path):
+    words = ["saliency", CHECKPOINT, "--n", 8, "--save", "--method", "saliency", "--method", "deeplift", "--out", tmp_path / "out"]
+    assert "GELU" in refused(*words)
+    assert not (tmp_path / "out").exists()
+
+
 def test_probabilities_are_refused(tmp_path, factories):
     said = refused("saliency", f"{factories}:probabilities", "--data", "shapes", "--n", 8, "--out", tmp_path / "out")
     assert "the model returns probabilities" in said

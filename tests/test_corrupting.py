@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commandline import read, refused, robench
+from commandline import INTERRUPTIBLE, read, refused, robench
 from torch import nn
 
 from robench.corrupting import degrade, made, named
@@ -139,6 +139,32 @@ def test_a_run_that_was_killed_goes_on_to_the_same_rows(tmp_path):
     assert (tmp_path / "killed" / "rows.csv").read_text() == (tmp_path / "whole" / "rows.csv").read_text()
     assert (tmp_path / "killed" / "samples.csv").read_text() == (tmp_path / "whole" / "samples.csv").read_text()
     assert "another run" in refused(*words[:-1], "--seed", 1, "--resume", "--out", tmp_path / "killed")
+
+
+def test_ctrl_c_says_how_the_run_goes_on(tmp_path):
+    start = (
+        "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); runpy.run_module('robench', run_name='__main__')"
+    )
+    words = ["corrupt", str(CHECKPOINT), "--corruption", "nineteen", "--n", "200", "--threads", "1", "--out", str(tmp_path / "out")]
+    run = subprocess.Popen([sys.executable, "-c", INTERRUPTIBLE, *words], stderr=subprocess.PIPE, text=True)
+    state = tmp_path / "out" / "state-0.jsonl"
+    for _ in range(600):
+        if state.exists() and state.read_bytes().count(b"\n") > 4:
+            break
+        time.sleep(0.05)
+    run.send_signal(signal.SIGINT)
+    stderr = run.communicate(timeout=60)[1]
+    assert run.returncode == 130
+    assert "--resume --out" in stderr
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["state-0.jsonl"]
+
+
+def test_an_exported_set_says_which_frost_it_has(tmp_path, data_dir):
+    words = ["corrupt", "--data", "shapes", "--corruption", "frost", "--n", 6, "--export", tmp_path / "set"]
+    robench(*words, "--frost-dir", data_dir / "frost")
+    assert "frost" in refused(*words)
+    robench("corrupt", CHECKPOINT, "--from", tmp_path / "set", "--n", 6, "--out", tmp_path / "out")
+    assert "frost=photos" in read(tmp_path / "out" / "rows.csv")[0]["setting"]
 
 
 @pytest.mark.parametrize(

@@ -65,14 +65,25 @@ def refuse_idle_radius(against: Sequence[Recipe], norm: str | None, eps: float |
         raise InputError("--norm and --eps belong to an attack: name one with --against, such as --against pgd-20, or leave them out")
 
 
+def one_threat(what: Sequence[Subject], against: Sequence[Recipe]) -> None:
+    """InputError where an attack would meet the models with different threats, those of their training: side by side, that misleads."""
+    from robench.corruptions import CORRUPTIONS
+    from robench.probes import PROBES
+
+    attacks = [recipe.label for recipe in against if recipe.name not in CORRUPTIONS and recipe.name not in PROBES]
+    if attacks and len({(one.norm, one.radii) for one in what}) > 1:
+        raise InputError(f"the models were trained for different threats: pass --norm and --eps, so that {attacks[0]} is the same for all")
+
+
 def run_audit(what: Sequence[Subject], wanted: Wanted, out: Path | None) -> None:
     """Audits the models, writes everything into a folder, prints the tables and the notes."""
     from robench.auditing import chosen_scores
     from robench.findings import rows_of
 
     alone("an audit of saliency maps")
+    one_threat(what, wanted.against)
     folder, begin, images = results_folder(out, subject_words(what), "saliency"), time.perf_counter(), what[0].images
-    with fresh(folder):
+    with fresh(folder, "maps-*.npy"):
         scores = chosen_scores(wanted.scores, images.masks is not None)
         joined = matched(what, wanted.join)
         audits = [audited(one, wanted, scores, results, folder) for one, results in zip(what, joined, strict=True)]

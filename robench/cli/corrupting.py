@@ -24,6 +24,7 @@ from robench.cli.measuring import (
     loaded,
     quickest_size,
     results_folder,
+    resumable,
     stem,
 )  # fmt: skip
 from robench.errors import InputError
@@ -72,7 +73,7 @@ def run_corrupt(models: Sequence[str], wanted: Wanted, out: Path | None, *, devi
     found = loaded(models, images, on, wanted.quiet, split=choice["split"], **how)
     folder = results_folder(out, found[0].name if len(found) == 1 else f"{len(found)}-models", "corrupt")
     begin = time.perf_counter()
-    with fresh(folder):
+    with fresh(folder), resumable(folder):
         result = measured(found, images, source, wanted, on, folder, target)
     report(found, source, result, wanted, on, folder, time.perf_counter() - begin)
 
@@ -143,7 +144,8 @@ def exported(images: Images, wanted: Wanted) -> Export | None:
 
     if wanted.export is None:
         return None
-    return export(wanted.export, images, seed=wanted.seed, scale=scale_of(images.x[:1], wanted.scale))
+    frost = "photos" if wanted.photos else "procedural"
+    return export(wanted.export, images, seed=wanted.seed, scale=scale_of(images.x[:1], wanted.scale), frost=frost)
 
 
 def write_only(source: Source, target: Export | None, wanted: Wanted, device: str) -> None:

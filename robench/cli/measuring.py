@@ -170,11 +170,26 @@ def stem(name: str) -> str:
 
 
 @contextmanager
-def fresh(folder: Path) -> Iterator[None]:
-    """Removes the folder, if nothing lies in it, where a run is refused or broken off."""
+def resumable(folder: Path) -> Iterator[None]:
+    """Where a run with a state is interrupted, says how it goes on and ends with exit code 130; a state without work in it is removed."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if tidied(folder):
+            raise
+        complain(f"Interrupted: go on with the same words and --resume --out {folder}")
+        raise typer.Exit(130) from None
+
+
+@contextmanager
+def fresh(folder: Path, half_written: str = "") -> Iterator[None]:
+    """Where a run is refused or broken off, removes the new files of a pattern, and the folder if nothing lies in it."""
+    there = set(folder.glob(half_written)) if half_written else set()
     try:
         yield
     except BaseException:
+        for path in set(folder.glob(half_written)) - there if half_written else ():
+            path.unlink()
         with suppress(OSError):
             folder.rmdir()
         raise
@@ -274,15 +289,11 @@ def measured(what: Subject, suite: str | Sequence[Recipe], folder: Path, quiet: 
 
     begin, images = time.perf_counter(), what.images
     try:
-        found = evaluate(
-            what.loaded.model, images.x, images.y, suite=suite, norm=what.norm, eps=what.radii, ids=images.ids, device=what.device,
-            folder=folder, prepare=True, about=about(what), track=tracker(quiet), **how,
-        )  # fmt: skip
-    except KeyboardInterrupt:
-        if not tidied(folder):
-            complain(f"Interrupted: go on with the same words and --resume --out {folder}")
-            raise typer.Exit(130) from None
-        raise
+        with resumable(folder):
+            found = evaluate(
+                what.loaded.model, images.x, images.y, suite=suite, norm=what.norm, eps=what.radii, ids=images.ids, device=what.device,
+                folder=folder, prepare=True, about=about(what), track=tracker(quiet), **how,
+            )  # fmt: skip
     except BaseException:
         tidied(folder)
         raise

@@ -74,18 +74,18 @@ class Export:
             temporary.unlink(missing_ok=True)
 
 
-def export(folder: Path, images: Images, *, seed: int, scale: str) -> Export:
-    """A folder ready to take these images under corruptions made with this seed and scale: with labels.npy and a json that says so.
+def export(folder: Path, images: Images, *, seed: int, scale: str, frost: str = "procedural") -> Export:
+    """A folder ready to take these images under corruptions made with this seed, scale and frost: with labels.npy and a json that says so.
 
     labels.npy is as released: the labels five times over, uint8 (int64 above 256 classes). A folder that already holds the same set
-    (same images, seed, scale and version) is gone on with. InputError if it holds another, or arrays that are not ours.
+    (same images, seed, scale, frost and version) is gone on with. InputError if it holds another, or arrays that are not ours.
     """
     if images.shape[0] not in (1, 3):
         raise InputError(f"{images.name} has {images.shape[0]} channels: the released layout has three, for colour or grey images")
     path, stale = prepare(folder) / ABOUT, arrays(folder)
-    about = description(images, seed, scale)
+    about = description(images, seed, scale) | {"frost": frost}
     if path.exists() and parsed(path) != about:
-        raise InputError(f"{folder} holds a set made of other images, or with another seed, scale or version: choose another folder")
+        raise InputError(f"{folder} holds a set made of other images, or with another seed, scale, frost or version: choose another folder")
     if not path.exists() and stale:
         raise InputError(f"{folder} holds {stale[0]}.npy, which robench did not write: choose another folder")
     sweep(folder)
