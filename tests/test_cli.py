@@ -280,9 +280,6 @@ def test_a_model_without_known_data_asks_for_it(tmp_path):
 def test_ctrl_c_ends_with_130_and_leaves_nothing_half_written(checkpoint, tmp_path, command):
     out = tmp_path / "kept" / ("net.pt" if command[0] == "train" else "out")
     words = [str(checkpoint) if word == "CHECKPOINT" else word for word in command]
-    start = (
-        "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); runpy.run_module('robench', run_name='__main__')"
-    )
     call = [sys.executable, "-c", INTERRUPTIBLE, *words, "--out", str(out)]
     process = subprocess.Popen(call, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     deadline = time.monotonic() + 60

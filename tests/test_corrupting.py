@@ -142,9 +142,6 @@ def test_a_run_that_was_killed_goes_on_to_the_same_rows(tmp_path):
 
 
 def test_ctrl_c_says_how_the_run_goes_on(tmp_path):
-    start = (
-        "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); runpy.run_module('robench', run_name='__main__')"
-    )
     words = ["corrupt", str(CHECKPOINT), "--corruption", "nineteen", "--n", "200", "--threads", "1", "--out", str(tmp_path / "out")]
     run = subprocess.Popen([sys.executable, "-c", INTERRUPTIBLE, *words], stderr=subprocess.PIPE, text=True)
     state = tmp_path / "out" / "state-0.jsonl"
