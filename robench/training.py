@@ -107,8 +107,9 @@ def fit(
             draws = Draws(seed, ids, "train").child(done)
             x, y = augmentation(train.pixels(rows), draws.child("augment")), train.y[rows]
             model.train()
-            x_adv = objective.craft(model, x, y, threat, draws.child("craft")).detach().requires_grad_(bool(regularizers))
-            batch = Batch(x, y, x_adv, model(x_adv), ids, progress, draws, label_smoothing)
+            batch = Batch(x, y, x, x.new_empty(0), ids, progress, draws, label_smoothing, threat=threat)
+            x_adv = objective.craft(model, batch).detach().requires_grad_(bool(regularizers))
+            batch = replace(batch, x_adv=x_adv, logits=model(x_adv))
             loss, terms = loss_of(model, batch)
             descend(descent, loss, weights)
             if ema:

@@ -10,7 +10,7 @@ Shape legend, used in all docstrings:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from robench.draws import Draws
+from robench.threat import Threat
 
 Explain = Callable[[nn.Module, Tensor, Tensor, Draws], Tensor]  # explain(model, x, target, draws) -> maps, options bound
 
@@ -47,15 +48,19 @@ class Batch:
     """One training batch, as objectives and regularisers see it.
 
     x         (B, C, H, W): clean images (augmented)
-    y         (B,): labels
-    x_adv     (B, C, H, W): the images the base loss is taken at; equal to x for clean training.
+    y         (B,): labels; of a mixed image, the label of its larger part
+    x_adv     (B, C, H, W): the images the base loss is taken at; equal to x for clean training, and while they are being made.
               It requires grad, and `logits` is its graph, whenever a regulariser is in use
-    logits    (B, K): model(x_adv) in training mode
+    logits    (B, K): model(x_adv) in training mode; empty while x_adv is being made
     ids       (B,): sample ids
     progress  share of the training that is done, in [0, 1)
     draws     random numbers of this step: a pure function of seed, step and sample id
     smoothing label smoothing of the cross-entropy, in [0, 1)
-    teacher   a frozen network to learn from, or None
+    teacher   a frozen network in evaluation mode to learn from, or None
+    threat    what an adversary of training may do
+    mixed     (B, K): the probabilities of the labels where images were mixed (mixup, cutmix), or None
+    state     what an objective keeps from one step to the next; it is saved with the training
+    memo      what was computed for this batch already and serves again, such as the clean logits
     """
 
     x: Tensor
@@ -67,6 +72,10 @@ class Batch:
     draws: Draws
     smoothing: float = 0.0
     teacher: nn.Module | None = None
+    threat: Threat = field(default_factory=lambda: Threat("linf", 8 / 255))
+    mixed: Tensor | None = None
+    state: dict[str, Tensor] = field(default_factory=dict)
+    memo: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from robench.draws import Draws
 from robench.errors import InputError
 from robench.objectives import DEFAULT_BASES, DEFAULT_WARMUPS, DEFAULT_WEIGHTS, OBJECTIVES, REGULARIZERS, penalised, ramp, regularizers_of
-from robench.objectives.standard import cross_entropy
+from robench.objectives.standard import ce_at_images
 from robench.recipes import parse, resolve
 from robench.threat import Threat
 from robench.types import Batch
@@ -42,6 +42,11 @@ def batch_of(model: nn.Module, *, progress: float = 0.5, smoothing: float = 0.0)
     return Batch(x, y, x_adv, model(x_adv), torch.arange(6), progress, draws_of(), smoothing)
 
 
+def unmade(x: Tensor, y: Tensor, threat: Threat, draws: Draws) -> Batch:
+    """A batch whose x_adv is yet to be made."""
+    return Batch(x, y, x, x.new_empty(0), draws.ids, 0.5, draws, threat=threat)
+
+
 def affine(weight: Tensor, bias: Tensor) -> nn.Module:
     model = nn.Sequential(nn.Flatten(), nn.Linear(weight.shape[1], weight.shape[0])).double()
     model[1].weight.data.copy_(weight)
@@ -54,8 +59,8 @@ def affine(weight: Tensor, bias: Tensor) -> nn.Module:
 
 def test_standard_training_is_label_smoothed_cross_entropy_on_the_images_themselves():
     model, (x, y) = net(), images()
-    craft, loss = OBJECTIVES["standard"]()
-    assert craft(model, x, y, THREATS[0], draws_of()) is x
+    craft, loss, *_ = OBJECTIVES["standard"]()
+    assert craft(model, unmade(x, y, THREATS[0], draws_of())) is x
     batch = batch_of(model, smoothing=0.2)
     target = 0.8 * F.one_hot(y, 5) + 0.2 / 5
     expected = -(target * batch.logits.log_softmax(1)).sum(1).mean()
@@ -75,11 +80,11 @@ def test_every_objective_crafts_inside_the_threat_and_leaves_the_model_as_it_was
     modes, flags = [m.training for m in model.modules()], [p.requires_grad for p in model.parameters()]
     before, images_before = {name: value.clone() for name, value in model.state_dict().items()}, x.clone()
     objective = OBJECTIVES[name]()
-    x_adv = objective.craft(model, x, y, threat, draws_of())
+    x_adv = objective.craft(model, unmade(x, y, threat, draws_of()))
     assert threat.contains(x, x_adv).all()
     assert torch.equal(x, images_before)
     assert not x_adv.requires_grad
-    assert torch.equal(objective.craft(model, x, y, threat, draws_of()), x_adv)
+    assert torch.equal(objective.craft(model, unmade(x, y, threat, draws_of())), x_adv)
     assert [m.training for m in model.modules()] == modes
     assert [p.requires_grad for p in model.parameters()] == flags
     assert all(p.grad is None for p in model.parameters())
@@ -95,8 +100,8 @@ def test_pgd_raises_the_cross_entropy_more_than_its_random_start():
     model, (x, y) = net(), images(64)
     threat = Threat("linf", 0.1)
     objective = OBJECTIVES["pgd-at"]()
-    x_adv = objective.craft(model, x, y, threat, draws_of(64))
-    start = threat.sample(x, draws_of(64).child("craft"))
+    x_adv = objective.craft(model, unmade(x, y, threat, draws_of(64)))
+    start = threat.sample(x, draws_of(64).child("craft", "craft"))
     loss = {name: F.cross_entropy(model(points), y, reduction="none") for name, points in (("x", x), ("start", start), ("end", x_adv))}
     assert (loss["end"] > loss["x"]).all()
     assert (loss["end"] > loss["start"]).all()
@@ -108,7 +113,7 @@ def test_pgd_reaches_the_linf_optimum_of_an_affine_model():
     x, y = images()
     y, eps = y % 2, 0.1
     best = (x + eps * (weight[1 - y] - weight[y]).sign().view_as(x)).clamp(0, 1)
-    x_adv = OBJECTIVES["pgd-at"]().craft(affine(weight, bias), x, y, Threat("linf", eps), draws_of())
+    x_adv = OBJECTIVES["pgd-at"]().craft(affine(weight, bias), unmade(x, y, Threat("linf", eps), draws_of()))
     torch.testing.assert_close(x_adv, best, rtol=0, atol=1e-12)
 
 
@@ -117,7 +122,7 @@ def test_pgd_reaches_the_l2_optimum_of_an_affine_model():
     weight, bias = torch.randn(2, 36, generator=generator, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
     x, y, eps = torch.full((6, 1, 6, 6), 0.5, dtype=torch.float64), torch.arange(6) % 2, 0.3
     slope = weight[1 - y] - weight[y]
-    x_adv = OBJECTIVES["pgd-at"](steps=10, step_size=eps).craft(affine(weight, bias), x, y, Threat("l2", eps), draws_of())
+    x_adv = OBJECTIVES["pgd-at"](steps=10, step_size=eps).craft(affine(weight, bias), unmade(x, y, Threat("l2", eps), draws_of()))
     gain = ((x_adv - x).flatten(1) * slope).sum(1) / (eps * slope.norm(dim=1))
     assert (gain > 0.99999).all()
 
@@ -125,10 +130,10 @@ def test_pgd_reaches_the_l2_optimum_of_an_affine_model():
 def test_one_pgd_step_moves_by_the_step_size_and_the_default_is_two_and_a_half_eps_over_the_steps():
     x, y = torch.full((6, 1, 6, 6), 0.5, dtype=torch.float64), torch.arange(6) % 5
     threat, model, draws = Threat("linf", 0.1), net(), draws_of()
-    start = threat.sample(x, draws.child("craft"))
+    start = threat.sample(x, draws.child("craft", "craft"))
 
     def moved(**options) -> Tensor:
-        return (OBJECTIVES["pgd-at"](**options).craft(model, x, y, threat, draws) - start).abs()
+        return (OBJECTIVES["pgd-at"](**options).craft(model, unmade(x, y, threat, draws)) - start).abs()
 
     assert moved(steps=1, step_size=0.001).amax().item() == pytest.approx(0.001)
     assert moved(steps=50).amax() <= 0.2
@@ -140,8 +145,8 @@ def test_pgd_gives_each_sample_the_same_point_in_any_batch():
     model, (x, y), threat = net(nn.BatchNorm2d(4)), images(), THREATS[0]
     craft = OBJECTIVES["pgd-at"]().craft
     rows = torch.tensor([4, 1])
-    few = craft(model, x[rows], y[rows], threat, Draws(0, rows, "train"))
-    torch.testing.assert_close(few, craft(model, x, y, threat, draws_of())[rows])
+    few = craft(model, unmade(x[rows], y[rows], threat, Draws(0, rows, "train")))
+    torch.testing.assert_close(few, craft(model, unmade(x, y, threat, draws_of()))[rows])
 
 
 @pytest.mark.parametrize("options", [{"steps": 0}, {"steps": 2.5}, {"step_size": 0}, {"step_size": "long"}])
@@ -154,7 +159,9 @@ def test_an_objective_is_made_from_a_sentence():
     objective = resolve(parse("pgd-at,steps=3,step-size=2/255"), OBJECTIVES, "objective")()
     x, y = images()
     made = OBJECTIVES["pgd-at"](steps=3, step_size=2 / 255)
-    assert torch.equal(objective.craft(net(), x, y, THREATS[0], draws_of()), made.craft(net(), x, y, THREATS[0], draws_of()))
+    assert torch.equal(
+        objective.craft(net(), unmade(x, y, THREATS[0], draws_of())), made.craft(net(), unmade(x, y, THREATS[0], draws_of()))
+    )
 
 
 # the sum
@@ -164,7 +171,7 @@ def test_penalised_adds_weight_times_penalty_and_logs_the_penalty_without_its_we
     model = net()
     batch = batch_of(model)
     terms_of = {"a": (0.5, lambda model, batch: batch.logits.square().mean()), "b": (2.0, lambda model, batch: batch.logits.abs().mean())}
-    total, terms = penalised(cross_entropy, terms_of)(model, batch)
+    total, terms = penalised(ce_at_images, terms_of)(model, batch)
     expected = F.cross_entropy(batch.logits, batch.y) + 0.5 * batch.logits.square().mean() + 2 * batch.logits.abs().mean()
     torch.testing.assert_close(total, expected)
     assert list(terms) == ["ce", "a", "b"]
@@ -175,14 +182,14 @@ def test_penalised_adds_weight_times_penalty_and_logs_the_penalty_without_its_we
 def test_penalised_without_regularisers_is_the_base_loss():
     model = net()
     batch = batch_of(model)
-    assert penalised(cross_entropy, {})(model, batch) == cross_entropy(model, batch)
+    assert penalised(ce_at_images, {})(model, batch) == ce_at_images(model, batch)
 
 
 @pytest.mark.parametrize(("progress", "weight"), [(0.0, 0.0), (0.125, 1.0), (0.25, 2.0), (0.9, 2.0)])
 def test_the_weight_grows_in_a_line_over_the_warm_up_and_then_stays(progress, weight):
     model = net()
     batch = batch_of(model, progress=progress)
-    total, terms = penalised(cross_entropy, {"r": (ramp(2.0, 0.25), lambda model, batch: batch.logits.square().mean())})(model, batch)
+    total, terms = penalised(ce_at_images, {"r": (ramp(2.0, 0.25), lambda model, batch: batch.logits.square().mean())})(model, batch)
     torch.testing.assert_close(total, terms["ce"] + weight * terms["r"], check_dtype=False)
 
 
@@ -200,7 +207,7 @@ def test_wrong_weights_and_warm_ups_are_refused(weight, warmup):
 def test_a_penalty_that_is_no_scalar_tensor_is_refused(value, says):
     model = net()
     with pytest.raises(InputError, match=f"'mine' must return a scalar tensor, not {says}"):
-        penalised(cross_entropy, {"mine": (1.0, lambda model, batch: value)})(model, batch_of(model))
+        penalised(ce_at_images, {"mine": (1.0, lambda model, batch: value)})(model, batch_of(model))
 
 
 def test_sentences_name_regularisers_with_weight_warm_up_and_options():
@@ -279,7 +286,7 @@ def test_a_few_steps_on_every_regulariser_lower_it(name):
     before = measure()
     for _ in range(5):
         optimizer.zero_grad()
-        total, _ = penalised(cross_entropy, {name: (1.0, REGULARIZERS[name])})(model, batch_of(model))
+        total, _ = penalised(ce_at_images, {name: (1.0, REGULARIZERS[name])})(model, batch_of(model))
         torch.autograd.backward(total, inputs=list(model.parameters()))
         optimizer.step()
     assert measure() < before
@@ -297,7 +304,7 @@ def test_the_example_of_the_guide_works_as_written(tmp_path):
     model = affine(weight, torch.zeros(5))
     sentence = f"{tmp_path}/mine.py:input_l2=0.5,at=clean,warmup=1"
     regularizers = regularizers_of([sentence])
-    total, terms = penalised(cross_entropy, regularizers)(model, batch_of(model, progress=0.5))
+    total, terms = penalised(ce_at_images, regularizers)(model, batch_of(model, progress=0.5))
     _, y = images()
     expected = weight[y].square().sum(1).mean()
     torch.testing.assert_close(terms["mine.py:input_l2"], expected)

@@ -2,39 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from robench.calls import frozen
-from robench.draws import Draws
-from robench.objectives.standard import cross_entropy
-from robench.objectives.terms import Objective
+from robench.objectives.standard import ce_at_images
+from robench.objectives.terms import Objective, cross_entropies
 from robench.options import number, whole
 from robench.threat import Threat
+from robench.types import Batch
 
 
 def pgd_at(*, steps: int = 10, step_size: float | None = None) -> Objective:
     """Cross-entropy at the end of a PGD run (Madry et al. 2018, 1706.06083); step_size in pixel units, 2.5 eps / steps if not given."""
-    whole("the steps of pgd-at", steps)
+    check_steps("pgd-at", steps, step_size)
+    return Objective(partial(pgd, steps=steps, step_size=step_size), ce_at_images)
+
+
+def check_steps(name: str, steps: int, step_size: float | None) -> None:
+    """InputError where the two options of an iterated adversary cannot be."""
+    whole(f"the steps of {name}", steps)
     if step_size is not None:
-        number("the step_size of pgd-at", step_size, least=1e-9)
-    return Objective(partial(pgd, steps=steps, step_size=step_size), cross_entropy)
+        number(f"the step_size of {name}", step_size, least=1e-9)
 
 
-def pgd(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws, *, steps: int = 10, step_size: float | None = None) -> Tensor:
-    """The last point of `steps` ascents on the cross-entropy from an even random start in the threat, (B, C, H, W).
+def pgd(model: nn.Module, batch: Batch, *, steps: int = 10, step_size: float | None = None) -> Tensor:
+    """The last point of `steps` ascents on the cross-entropy from an even random start in the threat, (B, C, H, W)."""
+    start = batch.threat.sample(batch.x, batch.draws.child("craft", "craft"))
+    return climb(model, batch.x, start, batch.threat, lambda logits: cross_entropies(logits, batch), steps=steps, step_size=step_size)
+
+
+def climb(
+    model: nn.Module,
+    x: Tensor,
+    start: Tensor,
+    threat: Threat,
+    gain: Callable[[Tensor], Tensor],
+    *,
+    steps: int,
+    step_size: float | None = None,
+) -> Tensor:
+    """The last point of `steps` projected ascents on gain(logits), (B,), from `start`, (B, C, H, W); step_size 2.5 eps / steps if None.
 
     Every sample runs all steps (an adversary for training does not stop at the first mistake), with the network in
     evaluation mode and its parameters frozen: only input gradients are computed.
     """
     alpha = 2.5 * threat.eps / steps if step_size is None else step_size
-    x_adv = threat.sample(x, draws.child("craft"))
+    x_adv = start
     with frozen(model), torch.enable_grad():
         for _ in range(steps):
             x_adv = x_adv.detach().requires_grad_()
-            (grad,) = torch.autograd.grad(F.cross_entropy(model(x_adv), y, reduction="sum"), x_adv)
+            (grad,) = torch.autograd.grad(gain(model(x_adv)).sum(), x_adv)
             x_adv = threat.project(x, x_adv.detach() + alpha * threat.ascend(x_adv.detach(), grad))
     return x_adv.detach()

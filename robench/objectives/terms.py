@@ -1,19 +1,19 @@
-"""How a training loss is put together: a base objective and weighted regularisers."""
+"""How a training loss is put together: a base objective, weighted regularisers, and the terms that many papers share."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeAlias
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from robench.draws import Draws
 from robench.errors import InputError
 from robench.options import number
-from robench.threat import Threat
 from robench.types import Batch
 
-Craft: TypeAlias = Callable[[nn.Module, Tensor, Tensor, Threat, Draws], Tensor]
+Craft: TypeAlias = Callable[[nn.Module, Batch], Tensor]
 Loss: TypeAlias = Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]]
 Penalty: TypeAlias = Callable[[nn.Module, Batch], Tensor]
 Schedule: TypeAlias = Callable[[float], float]
@@ -23,19 +23,56 @@ Regularizer: TypeAlias = tuple[float | Schedule, Penalty]  # a penalty with its 
 class Objective(NamedTuple):
     """A base objective as two functions: the images to train on, and the loss there with the terms to log.
 
-    craft(model, x, y, threat, draws) -> x_adv, (B, C, H, W)
+    craft(model, batch) -> x_adv, (B, C, H, W); the batch has no x_adv and no logits yet
     loss(model, batch) -> the scalar to minimise, and detached scalars by name
+    absorb(batch, grad), where there is one, is told the gradient of the whole loss by x_adv, (B, C, H, W), after each step
+    replays  how many steps in a row are made on the same images
     """
 
     craft: Craft
     loss: Loss
+    absorb: Callable[[Batch, Tensor], None] | None = None
+    replays: int = 1
 
 
-def ramp(weight: float, warmup: float = 0.0) -> Schedule:
-    """The weight by progress in [0, 1): it grows in a straight line from 0 over the first `warmup` share of training, then stays."""
+def cross_entropies(logits: Tensor, batch: Batch, smoothing: float = 0.0) -> Tensor:
+    """The cross-entropy of each sample with its label, (B,), or with the mixed labels where images were mixed."""
+    target = batch.y if batch.mixed is None else batch.mixed.to(logits.dtype)
+    return F.cross_entropy(logits, target, reduction="none", label_smoothing=smoothing)
+
+
+def cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
+    """The mean cross-entropy of logits (B, K) with the batch's labels, mixed or not, and its label smoothing."""
+    target = batch.y if batch.mixed is None else batch.mixed.to(logits.dtype)
+    return F.cross_entropy(logits, target, label_smoothing=batch.smoothing)
+
+
+def kl(logits: Tensor, other: Tensor) -> Tensor:
+    """KL(softmax(logits) || softmax(other)) of each sample, (B,); gradients flow through both."""
+    return F.kl_div(other.log_softmax(1), logits.log_softmax(1), reduction="none", log_target=True).sum(1)
+
+
+def clean_logits(model: nn.Module, batch: Batch) -> Tensor:
+    """model(x) in the model's mode, (B, K): the base loss's own logits where it is taken at x, else one more pass, made once a batch."""
+    if torch.equal(batch.x_adv, batch.x) and len(batch.logits):
+        return batch.logits
+    if "clean logits" not in batch.memo:
+        batch.memo["clean logits"] = model(batch.x)
+    return batch.memo["clean logits"]
+
+
+def ramp(weight: float, warmup: float = 0.0, drops: tuple[float, ...] = ()) -> Schedule:
+    """The weight by progress in [0, 1): it grows in a straight line from 0 over the first `warmup` share of training, then stays.
+
+    From each share of training in `drops` on it is a tenth of what it was.
+    """
     number("the weight of a regulariser", weight)
     number("warmup, a share of training,", warmup, most=1)
-    return lambda progress: weight * min(1.0, progress / warmup) if warmup else weight
+    for drop in drops:
+        number("a share of training in drops", drop, most=1)
+    return lambda progress: (
+        weight * (min(1.0, progress / warmup) if warmup else 1.0) * (0.1 ** sum(progress >= drop for drop in drops) if drops else 1.0)
+    )
 
 
 def penalised(base: Loss, regularizers: Mapping[str, Regularizer]) -> Loss:

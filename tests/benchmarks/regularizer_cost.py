@@ -12,6 +12,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +46,7 @@ VARIANTS: list[tuple[str, list[str]]] = [  # objective, regularisers; the first 
 
 def step_of(model: nn.Module, x: Tensor, y: Tensor, objective: str, regularizers: list[str]) -> Callable[[int], None]:
     """One training step as a function of its number."""
-    craft, base = resolve(parse(objective), OBJECTIVES, "objective")()
+    craft, base, *_ = resolve(parse(objective), OBJECTIVES, "objective")()
     penalties = regularizers_of(regularizers)
     loss_of, threat = penalised(base, penalties), Threat("linf", 8 / 255)
     weights, ids = list(model.parameters()), torch.arange(len(x), device=x.device)
@@ -53,8 +54,9 @@ def step_of(model: nn.Module, x: Tensor, y: Tensor, objective: str, regularizers
 
     def step(number: int) -> None:
         draws = Draws(0, ids, "train").child(number)
-        x_adv = craft(model, x, y, threat, draws).detach().requires_grad_(bool(penalties))
-        loss, _ = loss_of(model, Batch(x, y, x_adv, model(x_adv), ids, 0.5, draws))
+        batch = Batch(x, y, x, x.new_empty(0), ids, 0.5, draws, threat=threat)
+        x_adv = craft(model, batch).detach().requires_grad_(bool(penalties))
+        loss, _ = loss_of(model, replace(batch, x_adv=x_adv, logits=model(x_adv)))
         optimizer.zero_grad()
         torch.autograd.backward(loss, inputs=weights)
         optimizer.step()
