@@ -11,7 +11,7 @@ from typing import Any
 SMALL: dict[str, Any] = {
     "arch": "cnn",
     "activation": "gelu",
-    "objective": "standard",
+    "objective": None,
     "reg": (),
     "norm": "linf",
     "eps": 8 / 255,
@@ -28,6 +28,13 @@ SMALL: dict[str, Any] = {
     "normalize": "data",
     "held_out": 500,
     "probe_n": 200,
+    "mixup": 0.0,
+    "cutmix": 0.0,
+    "awp": 0.0,
+    "awp_warmup": 0.0,
+    "precision": "fp32",
+    "compiled": False,
+    "guard": "stop",
 }
 RICE: dict[str, Any] = SMALL | {
     "arch": "preact-resnet18",

@@ -1,41 +1,97 @@
-"""Learning-rate schedules: the share of the top learning rate at a point of the training, as functions of t in [0, 1)."""
+"""Learning-rate schedules: the share of the top learning rate at a point of the training.
+
+A schedule is a function of t in [0, 1), the share of the training that is done, and of the mean training losses of the
+epochs that are finished. It keeps nothing from one call to the next, so that a training taken up again goes on with the
+same rates.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+from robench.errors import InputError
+from robench.options import number, whole
+from robench.recipes import fraction
 
 
-def constant(t: float) -> float:  # noqa: ARG001
+def constant(t: float, losses: Sequence[float] = ()) -> float:  # noqa: ARG001 - the signature of every schedule
     """The top rate all the time."""
     return 1.0
 
 
-def piecewise(t: float, *, first: float = 0.5, second: float = 0.75, factor: float = 0.1) -> float:
+def piecewise(t: float, losses: Sequence[float] = (), *, first: float = 0.5, second: float = 0.75, factor: float = 0.1) -> float:  # noqa: ARG001
     """The top rate, times `factor` from `first` on and once more from `second` on (shares of the training)."""
     return float(factor) ** ((t >= first) + (t >= second))
 
 
-def cyclic(t: float, *, peak: float = 0.5) -> float:
+def milestones(t: float, losses: Sequence[float] = (), *, at: str | float = "0.5:0.75", factor: float = 0.1) -> float:  # noqa: ARG001
+    """The top rate, times `factor` from each of the shares of the training in `at` on.
+
+    at      one share in [0, 1] or several joined by colons; a fraction such as 75/120 drops at the very start of epoch 75 of 120
+    factor  in [0, 1]
+    """
+    return number("the factor of milestones", factor, most=1) ** sum(t >= share for share in shares(at))
+
+
+def shares(at: str | float) -> list[float]:
+    """The shares of the training that `at` names; InputError for what is no number in [0, 1]."""
+    try:
+        found = [fraction(part) for part in str(at).split(":")]
+    except ValueError as error:
+        raise InputError(f"the option at of milestones must be shares of the training joined by colons, not {at!r}: {error}") from None
+    return [number("a share of the training in milestones", share, most=1) for share in found]
+
+
+def plateau(
+    t: float,  # noqa: ARG001 - the signature of every schedule
+    losses: Sequence[float] = (),
+    *,
+    patience: int = 10,
+    threshold: float = 1e-2,
+    factor: float = 0.1,
+) -> float:
+    """The top rate, times `factor` each time that more than `patience` epochs in a row have not lowered the training loss.
+
+    The rule of torch's ReduceLROnPlateau in its relative mode, without its cooldown and its least change. The defaults are
+    the setting of Chen, Dong & Xie 2023 (2305.09305), with torch's factor.
+
+    patience   epochs that are waited for a lower loss, 0 or more
+    threshold  an epoch counts where its loss is below (1 - threshold) times the lowest that counted; in [0, 1)
+    factor     in [0, 1]
+    """
+    patience, keep = whole("the patience of plateau", patience, 0), 1 - number("the threshold of plateau", threshold, most=1)
+    lowest, waited, drops = math.inf, 0, 0
+    for loss in losses:
+        lowest, waited = (loss, 0) if loss < lowest * keep else (lowest, waited + 1)
+        if waited > patience:
+            drops, waited = drops + 1, 0
+    return number("the factor of plateau", factor, most=1) ** drops
+
+
+def cyclic(t: float, losses: Sequence[float] = (), *, peak: float = 0.5) -> float:  # noqa: ARG001
     """A triangle: from 0 up to the top rate at `peak`, then down to 0 (Wong et al. 2020, 2001.03994)."""
     return t / peak if t < peak else (1 - t) / (1 - peak)
 
 
-def one_cycle(t: float, *, peak: float = 0.25, start: float = 0.04) -> float:
+def one_cycle(t: float, losses: Sequence[float] = (), *, peak: float = 0.25, start: float = 0.04) -> float:  # noqa: ARG001
     """From `start` of the top rate up to it at `peak`, then down to 0, along half cosines (Smith & Topin 2017, 1708.07120)."""
     if t < peak:
         return start + (1 - start) * (1 - math.cos(math.pi * t / peak)) / 2
     return (1 + math.cos(math.pi * (t - peak) / (1 - peak))) / 2
 
 
-def cosine(t: float) -> float:
+def cosine(t: float, losses: Sequence[float] = ()) -> float:  # noqa: ARG001
     """From the top rate down to 0 along half a cosine (Loshchilov & Hutter 2017, 1608.03983)."""
     return (1 + math.cos(math.pi * t)) / 2
 
 
+# name: rate(t, losses=()) -> share of the top rate; losses are the mean training losses of the finished epochs, in order
 SCHEDULES: dict[str, Callable[..., float]] = {
     "constant": constant,
     "piecewise": piecewise,
+    "milestones": milestones,
+    "plateau": plateau,
     "cyclic": cyclic,
     "one-cycle": one_cycle,
     "cosine": cosine,

@@ -1,9 +1,9 @@
-"""Several processes that share the samples of one evaluation, as `torchrun` starts them; one process is a world of its own."""
+"""Several processes that share the samples of an evaluation or of each training batch, as `torchrun` starts them; one is a world alone."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -36,6 +36,18 @@ class World:
         """What the first process has, on all of them."""
         return self.gather(mine)[0]
 
+    def average(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Puts the mean over the processes into each tensor, by one exchange for each type of number."""
+        if self.size == 1:
+            return
+        for kind in {tensor.dtype for tensor in tensors}:
+            alike = [tensor for tensor in tensors if tensor.dtype == kind]
+            flat = torch.cat([tensor.reshape(-1) for tensor in alike])
+            torch.distributed.all_reduce(flat)
+            parts = (flat / self.size).split([tensor.numel() for tensor in alike])
+            for tensor, part in zip(alike, parts, strict=True):
+                tensor.copy_(part.view_as(tensor))
+
 
 def started() -> World:
     """The world of a process group that is initialised already; else one process."""
@@ -46,11 +58,12 @@ def started() -> World:
 
 @contextmanager
 def launched() -> Iterator[World]:
-    """Joins the processes that `torchrun` has started, over gloo (what is exchanged are small tables), and leaves them at the end."""
+    """Joins the processes that `torchrun` has started and leaves them at the end: tables and CPU tensors over gloo, CUDA's over nccl."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield World()
         return
-    torch.distributed.init_process_group("gloo")
+    on_gpus = torch.cuda.is_available() and torch.distributed.is_nccl_available()
+    torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo")
     try:
         yield started()
     finally:

@@ -1,11 +1,13 @@
-"""Augmentation: every sample its own crop, the same for the same ids and step, and equal to a plain loop."""
+"""Augmentation: every sample its own crop and its own square cut out, the same for the same ids and step, and equal to a plain loop."""
 
 import pytest
 import torch
+from scipy import stats
 from torch.nn import functional as F
 
-from robench.data.augment import AUGMENTATIONS, crop_flip
+from robench.data.augment import AUGMENTATIONS, crop_flip, cutout
 from robench.draws import Draws
+from robench.errors import InputError
 
 
 def numbered(n=64, channels=3, height=8, width=10):
@@ -67,6 +69,73 @@ def test_crop_never_mirrors_and_none_changes_nothing():
     steps = (moved[..., 1:] - moved[..., :-1])[(moved[..., 1:] != 0) & (moved[..., :-1] != 0)]
     assert (steps == 1).all()
     assert AUGMENTATIONS["none"](x, draws, 1) is x
+
+
+def spots(hidden):
+    """The rows and columns of a mask (H, W) in which something is hidden."""
+    return hidden.any(1).nonzero().squeeze(1).tolist(), hidden.any(0).nonzero().squeeze(1).tolist()
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 20])
+def test_cutout_equals_a_loop_that_blackens_one_square_an_image(size):
+    x, draws = numbered(), Draws(3, torch.arange(64), "train")
+    expected = x.clone()
+    for image, row, column in zip(
+        expected,
+        *(draws.child("augment/cutout", axis).integers(n, (), 7).tolist() for axis, n in (("rows", 8), ("columns", 10))),
+        strict=True,
+    ):
+        top, left = row - size // 2, column - size // 2
+        image[:, max(top, 0) : top + size, max(left, 0) : left + size] = 0
+    assert torch.equal(cutout(x, draws, 7, size=size), expected)
+
+
+def test_cutout_hides_one_square_of_half_the_shorter_side_cut_at_the_border_and_the_same_in_all_channels():
+    x = numbered(500)
+    gone = cutout(x, Draws(0, torch.arange(500)), 1) == 0
+    assert torch.equal(gone, gone[:, :1].expand_as(gone))
+    whole = 0
+    for mask in gone[:, 0]:
+        rows, columns = spots(mask)
+        assert rows == list(range(rows[0], rows[-1] + 1))
+        assert columns == list(range(columns[0], columns[-1] + 1))
+        assert mask.sum() == len(rows) * len(columns)
+        assert len(rows) == 4 or (len(rows) in (2, 3) and (rows[0] == 0 or rows[-1] == 7))
+        assert len(columns) == 4 or (len(columns) in (2, 3) and (columns[0] == 0 or columns[-1] == 9))
+        whole += mask.sum() == 16
+    assert abs(whole / 500 - 5 / 8 * 7 / 10) < 0.08
+
+
+def test_cutout_is_centred_at_every_pixel_alike():
+    drawn = cutout(numbered(1).expand(8000, -1, -1, -1), Draws(0, torch.arange(8000)), size=1)[:, 0] == 0
+    assert (drawn.flatten(1).sum(1) == 1).all()
+    counts = drawn.flatten(1).sum(0)
+    assert stats.chisquare(counts.numpy()).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("name", ["cutout", "crop-flip-cutout"])
+def test_cutout_depends_on_id_and_step_and_leaves_its_input_alone(name):
+    x, ids, augment = numbered(), torch.arange(64), AUGMENTATIONS[name]
+    before, whole = x.clone(), augment(x, Draws(0, ids), 5)
+    some = torch.tensor([40, 3, 17])
+    assert torch.equal(augment(x[some], Draws(0, ids[some]), 5), whole[some])
+    assert not torch.equal(augment(x, Draws(0, ids), 6), whole)
+    assert not torch.equal(augment(x, Draws(1, ids), 5), whole)
+    assert torch.equal(x, before)
+
+
+def test_crop_flip_cutout_is_one_after_the_other():
+    x, draws = numbered(height=32, width=32), Draws(0, torch.arange(64))
+    moved, both = crop_flip(x, draws, 2), AUGMENTATIONS["crop-flip-cutout"](x, draws, 2)
+    assert torch.equal(both, cutout(moved, draws, 2))
+    assert torch.equal(both[both != 0], moved[both != 0])
+    assert (both != moved).flatten(1).any(1).all()
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5])
+def test_a_cutout_without_size_is_refused(size):
+    with pytest.raises(InputError, match="the size of cutout"):
+        cutout(numbered(), Draws(0, torch.arange(64)), size=size)
 
 
 def test_images_keep_their_type_and_size():

@@ -10,14 +10,24 @@ from torch.nn import functional as F
 
 from robench.data import Images
 from robench.errors import InputError
+from robench.fitting import OPTIMIZERS, Epoch, Plan, Step, begin, follow, rank, shuffled
+from robench.fitting import fit as steps_of
 from robench.models import checkpoint
 from robench.objectives import OBJECTIVES, regularizers_of
 from robench.presets import ABOUT, PRESETS, default_preset
 from robench.schedules import SCHEDULES
+from robench.settings import FIT, settled
 from robench.threat import Threat
-from robench.training import FIT, Epoch, Step, fit, follow, keep, rank, settled, shuffled, train
+from robench.training import keep, train
 
-PLAIN = {key: PRESETS["small"][key] for key in FIT} | {"optimizer": "sgd", "lr": 0.05, "schedule": "cosine", "epochs": 2, "batch_size": 8}
+PLAIN = {key: PRESETS["small"][key] for key in FIT}
+PLAIN |= {"optimizer": "sgd", "lr": 0.05, "schedule": "cosine", "epochs": 2, "batch_size": 8, "guard": "off"}
+
+
+def fit(model, data, held_out, **settings):
+    """The events of a training from its first step to its last."""
+    plan = Plan(**settings)
+    return steps_of(begin(model, plan), plan, data, held_out)
 
 
 def images(n=40, seed=0, split="train"):
@@ -47,7 +57,7 @@ def test_the_loop_equals_one_written_out_by_hand():
     data, model = images(), network()
     plain = copy.deepcopy(model)
     run(model, data, weight_decay=0.01, momentum=0.8, label_smoothing=0.1)
-    descent = torch.optim.SGD(plain.parameters(), 0.05, momentum=0.8, weight_decay=0.01, nesterov=True)
+    descent = torch.optim.SGD(plain.parameters(), 0.05, momentum=0.8, weight_decay=0.01, nesterov=True, fused=True)
     for epoch in range(2):
         for step, rows in enumerate(shuffled(40, 5, 8, 0, epoch)):
             descent.param_groups[0]["lr"] = 0.05 * (1 + math.cos(math.pi * (5 * epoch + step) / 10)) / 2
@@ -152,9 +162,8 @@ def test_every_preset_is_complete_and_names_what_exists(name):
     from robench.data.augment import AUGMENTATIONS
     from robench.models import build
     from robench.recipes import parse, resolve
-    from robench.training import OPTIMIZERS
 
-    settings = settled(name, {})
+    settings, _ = settled(name, {})
     assert set(settings) == set(PRESETS["small"])
     assert name in ABOUT
     resolve(parse(settings["objective"]), OBJECTIVES, "objective")()

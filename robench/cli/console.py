@@ -14,8 +14,10 @@ from robench.errors import InputError
 
 if TYPE_CHECKING:
     from robench.evaluation import Track
+    from robench.fitting import Epoch
+    from robench.resuming import Event
     from robench.rows import Row
-    from robench.training import Epoch, Events, Step
+    from robench.training import Events
 
 T = TypeVar("T")
 out = Console(highlight=False)
@@ -107,10 +109,10 @@ def tracker(quiet: bool) -> Track:
 def training_progress(quiet: bool) -> Events:
     """Wraps the events of a training: a live line with loss terms, rate and time left, and one line for every finished epoch."""
 
-    def follow(events: Iterator[Step | Epoch], epochs: int) -> Iterator[Step | Epoch]:
+    def follow(events: Iterator[Event], epochs: int) -> Iterator[Event]:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        from robench.training import Step
+        from robench.fitting import Note, Step
 
         columns = (
             TextColumn("{task.description}"),
@@ -128,7 +130,8 @@ def training_progress(quiet: bool) -> Events:
                     text = f"epoch {event.epoch + 1}/{epochs}  {terms(event.terms)}"
                     bar.update(task, description=text, completed=done, total=epochs * event.steps, rate=rate)
                 elif not quiet:
-                    bar.console.print(epoch_line(event, epochs), markup=False, soft_wrap=True)
+                    line = f"Note: {event.sentence}" if isinstance(event, Note) else epoch_line(event, epochs)
+                    bar.console.print(line, markup=False, soft_wrap=True)
                 yield event
 
     return follow
@@ -142,7 +145,9 @@ def terms(values: dict[str, float]) -> str:
 def epoch_line(epoch: Epoch, epochs: int) -> str:
     """One finished epoch in one line."""
     held = f"held-out clean {percent(epoch.held_out_clean)} %, PGD-10 {percent(epoch.held_out_robust)} %"
-    return f"epoch {epoch.epoch + 1}/{epochs}  {terms(epoch.terms)}  {held}  {epoch.seconds:.1f} s"
+    slopes = f"margin {epoch.held_out_margin:.3g}, weight norm {epoch.held_out_weight_norm:.3g}"
+    alarm = f"  ALARM: {epoch.alarm}" if epoch.alarm else ""
+    return f"epoch {epoch.epoch + 1}/{epochs}  {terms(epoch.terms)}  {held}, {slopes}  {epoch.seconds:.1f} s{alarm}"
 
 
 def message(sentence: str, quiet: bool = False) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -39,46 +41,92 @@ def train(
     eps: Annotated[Real, typer.Option("--eps", parser=o.eps_of, metavar="EPS", help="Radius of the threat, such as 8/255.")] = None,
     epochs: Annotated[Whole, typer.Option("--epochs", min=1)] = None,
     batch_size: Annotated[Whole, typer.Option("--batch-size", min=1)] = None,
+    teacher: Annotated[
+        Path | None, typer.Option("--teacher", help="Checkpoint to learn from, for igd and hat. Default: one is trained first and kept.")
+    ] = None,
     optimizer: Annotated[Text, typer.Option("--optimizer", help="sgd or adamw.")] = None,
     lr: Annotated[Real, typer.Option("--lr", help="Top learning rate.")] = None,
     momentum: Annotated[Real, typer.Option("--momentum", help="Momentum of sgd, beta1 of adamw.")] = None,
     weight_decay: Annotated[Real, typer.Option("--weight-decay")] = None,
-    schedule: Annotated[Text, typer.Option("--schedule", help="constant, piecewise, cyclic, one-cycle or cosine, with options.")] = None,
-    augment: Annotated[Text, typer.Option("--augment", help="none, crop, flip or crop-flip.")] = None,
+    schedule: Annotated[
+        Text, typer.Option("--schedule", help="constant, piecewise, milestones, cyclic, one-cycle, cosine or plateau.")
+    ] = None,
+    augment: Annotated[Text, typer.Option("--augment", help="none, crop, flip, crop-flip, cutout or crop-flip-cutout.")] = None,
+    mixup: Annotated[Real, typer.Option("--mixup", help="Mixes pairs of images: alpha of the Beta distribution; 0 for none.")] = None,
+    cutmix: Annotated[Real, typer.Option("--cutmix", help="Puts a box of one image into another: alpha; 0 for none.")] = None,
+    awp: Annotated[Real, typer.Option("--awp", help="Adversarial weight perturbation of this relative size; 0 for none.")] = None,
+    awp_warmup: Annotated[Real, typer.Option("--awp-warmup", help="Share of the training before it begins.")] = None,
     ema: Annotated[Real, typer.Option("--ema", help="Decay of the average of the weights; 0 for none.")] = None,
     label_smoothing: Annotated[Real, typer.Option("--label-smoothing")] = None,
+    precision: Annotated[Text, typer.Option("--precision", help="fp32, tf32 or bf16 (autocast).")] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="The adversary's passes go through torch.compile; the loss's too where no --reg is given.")
+    ] = False,
+    guard: Annotated[
+        Text, typer.Option("--guard", help="Where the loss diverges or single-step training collapses: stop, roll-back or off.")
+    ] = None,
     held_out: Annotated[Whole, typer.Option("--held-out", min=0, help="Training images held out for the selection of the epoch.")] = None,
     select: Annotated[str, typer.Option("--select", help="best (on the held-out images) or last.")] = "best",
-    eval_n: Annotated[int, typer.Option("--eval-n", min=1, help="Test images that are attacked at the end.")] = 300,
+    suite: Annotated[str, typer.Option("--suite", help="What is run at the end: a suite, or attacks joined by +.")] = "pgd-20+apgd-ce",
+    measure: Annotated[str, typer.Option("--measure", help="Images that are measured at the end: test or held-out.")] = "test",
+    eval_n: Annotated[int, typer.Option("--eval-n", min=1, help="How many of them are attacked.")] = 300,
     seed: o.Seed = 0,
     device: o.Device = "auto",
     threads: o.Threads = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="The checkpoint, FILE.pt. Default: checkpoints/<data>-<arch>-<method>.pt.")
     ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the unfinished training of --out.")] = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Trains a network and writes a checkpoint with a JSON beside it.
+    """Trains a network and writes a checkpoint with a JSON, a log as CSV and its curves beside it.
 
     Example: robench train --reg sagr=0.1,rho=0.3 --epochs 5
     """
     from robench.cli.console import training_progress
     from robench.cli.measuring import device_of
+    from robench.shards import launched
 
-    given = {
+    given: dict[str, Any] = {
         "objective": objective, "reg": None if reg is None else tuple(reg), "arch": arch, "activation": activation, "normalize": normalize,
         "norm": norm, "eps": eps, "epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, "lr": lr, "momentum": momentum,
         "weight_decay": weight_decay, "schedule": schedule, "augment": augment, "ema": ema, "label_smoothing": label_smoothing,
-        "held_out": held_out,
+        "held_out": held_out, "mixup": mixup, "cutmix": cutmix, "awp": awp, "awp_warmup": awp_warmup, "precision": precision,
+        "compiled": compiled or None, "guard": guard,
     }  # fmt: skip
-    from robench.training import train as run
-
     begin = time.perf_counter()
-    trained = run(
-        data, preset=preset, data_dir=data_dir, download=download, image_size=image_size, n_train=n_train, eval_n=eval_n, seed=seed,
-        device=device_of(device, threads), out=out or Path("checkpoints"), select=select, watch=training_progress(quiet), **given,
-    )  # fmt: skip
-    show_result(trained, time.perf_counter() - begin, quiet)
+    with launched() as world, interruptible():
+        from robench.training import train as run
+
+        trained = run(
+            data, preset=preset, data_dir=data_dir, download=download, image_size=image_size, n_train=n_train, eval_n=eval_n,
+            suite=suite_of(suite), measure=measure, seed=seed, device=device_of(device, threads), out=out or Path("checkpoints"),
+            select=select, teacher=teacher, resume=resume, watch=training_progress(quiet or world.rank > 0), **given,
+        )  # fmt: skip
+    if world.rank == 0:
+        show_result(trained, time.perf_counter() - begin, quiet)
+    if trained.meta["history"][-1]["alarm"]:
+        raise typer.Exit(1)
+
+
+def suite_of(words: str) -> Any:
+    """The name of a suite as it is, or the recipes joined by +."""
+    from robench.recipes import parse
+    from robench.suites import SUITES
+
+    return words if words in SUITES else [parse(word) for word in words.split("+")]
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Where a training is interrupted, says how it goes on and ends with exit code 130."""
+    from robench.cli.console import complain
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        complain("Interrupted: go on with the same words and --resume")
+        raise typer.Exit(130) from None
 
 
 def show_result(trained: Trained, seconds: float, quiet: bool) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from robench.draws import Draws
+from robench.options import whole
 
 
 def crop_flip(x: Tensor, draws: Draws, step: int = 0, *, padding: int = 4, flip: bool = True) -> Tensor:
@@ -34,6 +35,33 @@ def gathered(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return lines.gather(3, columns.view(len(x), 1, 1, -1).expand(-1, channels, rows.shape[1], -1))
 
 
+def cutout(x: Tensor, draws: Draws, step: int = 0, *, size: int | None = None) -> Tensor:
+    """Images (B, C, H, W), each with one square set to 0 (DeVries & Taylor 2017, "Improved regularization with cutout", 1708.04552).
+
+    The centre is an even random pixel and the square is cut at the border, so that it may lie partly outside. The paper fills
+    with 0 after normalisation, which is the mean colour; ours are pixels and 0 is black, as where a crop comes in (our choice).
+
+    size  side of the square in pixels; half of the image's shorter side if None: 16 at 32 pixels, the paper's for CIFAR-10
+    """
+    side = min(x.shape[-2:]) // 2 if size is None else whole("the size of cutout", size)
+    hidden_rows, hidden_columns = (
+        hidden(draws.child("augment/cutout", axis).integers(length, (1,), step), length, side)
+        for axis, length in zip(("rows", "columns"), x.shape[-2:], strict=True)
+    )
+    return x.masked_fill((hidden_rows[:, :, None] & hidden_columns[:, None, :])[:, None], 0)
+
+
+def hidden(centre: Tensor, length: int, side: int) -> Tensor:
+    """Which of `length` places belong to the `side` places around each centre (B, 1): (B, length) bool."""
+    places = torch.arange(length, device=centre.device) - (centre - side // 2)
+    return (places >= 0) & (places < side)
+
+
+def crop_flip_cutout(x: Tensor, draws: Draws, step: int = 0) -> Tensor:
+    """Images (B, C, H, W) moved and mirrored by `crop_flip`, then with a square cut out by `cutout`."""
+    return cutout(crop_flip(x, draws, step), draws, step)
+
+
 def none(x: Tensor, draws: Draws, step: int = 0) -> Tensor:  # noqa: ARG001
     """The images as they are."""
     return x
@@ -45,4 +73,6 @@ AUGMENTATIONS: dict[str, Callable[..., Tensor]] = {
     "crop-flip": crop_flip,
     "crop": partial(crop_flip, flip=False),  # digits and letters have no mirror image
     "flip": partial(crop_flip, padding=0),
+    "cutout": cutout,
+    "crop-flip-cutout": crop_flip_cutout,
 }

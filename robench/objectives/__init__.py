@@ -22,6 +22,7 @@ __all__ = [
     "DEFAULT_BASES",
     "DEFAULT_WARMUPS",
     "DEFAULT_WEIGHTS",
+    "NEED_TEACHER",
     "OBJECTIVES",
     "REGULARIZERS",
     "Loss",
@@ -49,6 +50,7 @@ REGULARIZERS: dict[str, Callable[..., Tensor]] = {
 DEFAULT_WEIGHTS = {"sagr": 0.1, "jacobian": 0.01}
 DEFAULT_WARMUPS = {"sagr": 0.25}
 DEFAULT_BASES = {"sagr": "standard", "jacobian": "standard"}
+NEED_TEACHER = ("igd", "hat")  # what learns from a network trained without a defence
 
 
 def regularizers_of(sentences: Iterable[str]) -> dict[str, Regularizer]:

@@ -44,21 +44,27 @@ VARIANTS: list[tuple[str, list[str]]] = [  # objective, regularisers; the first 
 ]
 
 
-def step_of(model: nn.Module, x: Tensor, y: Tensor, objective: str, regularizers: list[str]) -> Callable[[int], None]:
-    """One training step as a function of its number."""
-    craft, base, *_ = resolve(parse(objective), OBJECTIVES, "objective")()
+def step_of(
+    model: nn.Module, x: Tensor, y: Tensor, objective: str, regularizers: list[str], teacher: nn.Module | None = None
+) -> Callable[[int], None]:
+    """One training step as a function of its number: late in training, when every weight has reached its height."""
+    craft, base, absorb, _ = resolve(parse(objective), OBJECTIVES, "objective")()
     penalties = regularizers_of(regularizers)
     loss_of, threat = penalised(base, penalties), Threat("linf", 8 / 255)
-    weights, ids = list(model.parameters()), torch.arange(len(x), device=x.device)
+    weights, ids, state = list(model.parameters()), torch.arange(len(x), device=x.device), dict[str, Tensor]()
     optimizer = torch.optim.SGD(weights, 1e-4)
 
     def step(number: int) -> None:
         draws = Draws(0, ids, "train").child(number)
-        batch = Batch(x, y, x, x.new_empty(0), ids, 0.5, draws, threat=threat)
-        x_adv = craft(model, batch).detach().requires_grad_(bool(penalties))
-        loss, _ = loss_of(model, replace(batch, x_adv=x_adv, logits=model(x_adv)))
+        batch = Batch(x, y, x, x.new_empty(0), ids, 0.9, draws, teacher=teacher, threat=threat, state=state)
+        x_adv = craft(model, batch).detach().requires_grad_(bool(penalties) or absorb is not None)
+        batch = replace(batch, x_adv=x_adv, logits=model(x_adv))
+        loss, _ = loss_of(model, batch)
         optimizer.zero_grad()
-        torch.autograd.backward(loss, inputs=weights)
+        x_adv.grad = None
+        torch.autograd.backward(loss, inputs=[*weights, x_adv] if absorb else weights)
+        if absorb and x_adv.grad is not None:
+            absorb(batch, x_adv.grad)
         optimizer.step()
 
     return step
@@ -87,9 +93,9 @@ def measure(steps: list[Callable[[int], None]], repeats: int, clock: Callable[[]
     return [taken[2:] for taken in seconds]
 
 
-def main() -> None:
-    """Prints one line for each variant."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(about: str | None) -> argparse.ArgumentParser:
+    """The network, the images and the clock, as options."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", default="cnn", choices=sorted(ARCHITECTURES))
     parser.add_argument("--activation", default="gelu", choices=sorted(ACTIVATIONS))
     parser.add_argument("--image-size", type=int, default=32)
@@ -98,23 +104,38 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu", type=torch.device)
-    given = parser.parse_args()
+    return parser
+
+
+def network(given: argparse.Namespace) -> nn.Module:
+    """A network in training mode, with weights from the generator of torch."""
+    shape = (3, given.image_size, given.image_size)
+    return build(given.arch, classes=given.classes, shape=shape, activation=given.activation).to(given.device).train()
+
+
+def images(given: argparse.Namespace) -> tuple[Tensor, Tensor]:
+    """Random images and labels."""
+    x = torch.rand(given.batch_size, 3, given.image_size, given.image_size, device=given.device)
+    return x, torch.arange(given.batch_size, device=given.device) % given.classes
+
+
+def headline(given: argparse.Namespace, plain: float) -> str:
+    """What was measured, and the seconds of the plain step that all else is compared with."""
+    about = f"{given.arch}, {given.activation}, batch {given.batch_size} of {given.image_size}x{given.image_size}, K = {given.classes}"
+    where = f"torch {torch.__version__}, {given.device}, threads {given.threads}"
+    return f"{about}, {where}; plain step {plain * 1e3:.1f} ms, medians of {given.repeats}"
+
+
+def main() -> None:
+    """Prints one line for each variant."""
+    given = arguments(__doc__).parse_args()
     torch.set_num_threads(given.threads)
     torch.manual_seed(0)
-    model = build(given.arch, classes=given.classes, shape=(3, given.image_size, given.image_size), activation=given.activation)
-    model = model.to(given.device).train()
-    x = torch.rand(given.batch_size, 3, given.image_size, given.image_size, device=given.device)
-    y = torch.arange(given.batch_size, device=given.device) % given.classes
+    model, (x, y) = network(given), images(given)
     steps = [step_of(model, x, y, *variant) for variant in VARIANTS]
     seconds = measure(steps, given.repeats, clock_of(given.device, given.threads))
     plain = statistics.median(seconds[0])
-    print(
-        f"{given.arch}, {given.activation}, batch {given.batch_size} of {given.image_size}x{given.image_size}, K = {given.classes}, ",
-        end="",
-    )
-    print(
-        f"torch {torch.__version__}, {given.device}, threads {given.threads}; plain step {plain * 1e3:.1f} ms, medians of {given.repeats}"
-    )
+    print(headline(given, plain))
     for (objective, regularizers), taken in zip(VARIANTS, seconds, strict=True):
         low, middle, high = statistics.quantiles(taken, n=4)
         print(f"{middle / plain:6.2f}  ({low / plain:.2f}-{high / plain:.2f})  {' + '.join([objective, *regularizers])}")

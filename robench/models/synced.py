@@ -1,0 +1,59 @@
+"""Batch norm over the batches of several processes together, on any device (torch's own SyncBatchNorm works on GPUs only)."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def synchronise(model: nn.Module) -> int:
+    """Makes every batch norm of the model take its statistics over the samples of all processes; returns how many there are.
+
+    Parameters, buffers and names stay what they are, and in evaluation mode nothing changes.
+    """
+    found = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    for module in found:
+        module.forward = partial(forward, module)  # type: ignore[method-assign]
+    return len(found)
+
+
+def forward(module: _BatchNorm, x: Tensor) -> Tensor:
+    """What the batch norm makes of this process's part x (B, C, ...) of a global batch; gradients flow through the global statistics."""
+    if not module.training:
+        return F.batch_norm(x, module.running_mean, module.running_var, module.weight, module.bias, False, 0.0, module.eps)
+    places = [0, *range(2, x.dim())]
+    n = x.new_tensor(float(x.numel() // x.shape[1]))
+    total = summed(n)
+    mean = summed(x.sum(places)) / total
+    centred = x - shaped(mean, x)
+    variance = summed(centred.square().sum(places)) / total
+    update(module, mean.detach(), variance.detach() * total / (total - 1))
+    scaled = centred * shaped((variance + module.eps).rsqrt(), x)
+    return scaled if module.weight is None else scaled * shaped(module.weight, x) + shaped(module.bias, x)
+
+
+def summed(part: Tensor) -> Tensor:
+    """The sum over the processes, with a gradient to each part."""
+    result: Tensor = all_reduce(part.contiguous())
+    return result
+
+
+def shaped(values: Tensor, x: Tensor) -> Tensor:
+    """Values (C,) in the shape that multiplies x (B, C, ...)."""
+    return values.view(1, -1, *[1] * (x.dim() - 2))
+
+
+@torch.no_grad()
+def update(module: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
+    """Moves the running statistics as torch's batch norm does: by its momentum, or evenly over all batches where that is None."""
+    if module.num_batches_tracked is None or module.running_mean is None or module.running_var is None:
+        return
+    module.num_batches_tracked.add_(1)
+    share = 1.0 / float(module.num_batches_tracked) if module.momentum is None else module.momentum
+    module.running_mean.lerp_(mean.to(module.running_mean.dtype), share)
+    module.running_var.lerp_(variance.to(module.running_var.dtype), share)

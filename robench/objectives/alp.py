@@ -1,0 +1,45 @@
+"""Adversarial logit pairing (Kannan, Kurakin & Goodfellow 2018, "Adversarial logit pairing", 1803.06373).
+
+    L = CE(f(x_adv), y) + CE(f(x), y) + weight * mean_B (1/K) ||f(x_adv) - f(x)||^2,    x_adv the end of PGD-10
+
+The square is averaged over samples and over classes, as in the authors' code; that the weight of 0.5 is meant for this average is our
+reading of the paper. The code also averages the two cross-entropies where they are added here, so its weight of 0.5 would be 1 here.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from robench.objectives.adversarial import check_steps, pgd
+from robench.objectives.terms import Objective, clean_logits, cross_entropy
+from robench.options import number
+from robench.types import Batch
+
+
+def alp(*, steps: int = 10, step_size: float | None = None, weight: float = 0.5) -> Objective:
+    """Cross-entropy at adversarial and at clean images, and the distance of their logits (Kannan et al. 2018, 1803.06373).
+
+    steps      steps of the PGD adversary, from an even random start in the threat
+    step_size  their length in pixel units, 2.5 eps / steps if not given
+    weight     of the pairing, the mean square over samples and classes; at least 0
+    """
+    check_steps("alp", steps, step_size)
+    return Objective(partial(pgd, steps=steps, step_size=step_size), partial(paired, weight=number("the weight of alp", weight)))
+
+
+def paired(model: nn.Module, batch: Batch, *, weight: float) -> tuple[Tensor, dict[str, Tensor]]:
+    """The two mean cross-entropies plus weight times the pairing, and the three as the terms "ce", "ce-clean" and "pairing"."""
+    clean = clean_logits(model, batch)
+    terms = {"ce": cross_entropy(batch.logits, batch), "ce-clean": cross_entropy(clean, batch), "pairing": pairing(batch.logits, clean)}
+    total = terms["ce"] + terms["ce-clean"] + weight * terms["pairing"]
+    return total, {name: term.detach() for name, term in terms.items()}
+
+
+def pairing(logits: Tensor, other: Tensor) -> Tensor:
+    """The mean square of the difference of two logits, (B, K) each, over samples and classes; in float32 at least."""
+    precise = torch.promote_types(logits.dtype, torch.float32)
+    return F.mse_loss(logits.to(precise), other.to(precise))

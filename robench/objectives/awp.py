@@ -1,0 +1,89 @@
+"""Adversarial weight perturbation (Wu, Xia & Wang 2020, "Adversarial weight perturbation helps robust generalization", 2004.05884).
+
+    min_w max_v L(w + v; x'),  ||v_l|| <= gamma ||w_l|| in every layer l;  one step:  v_l = gamma ||w_l|| g_l / ||g_l||,  g = dL/dw
+
+The images x' stay those that were made for the weights w. The weights are trained by the gradient of L at w + v:
+
+    with perturbed(model, lambda: loss_at(x_adv), gamma):
+        gradients = torch.autograd.grad(loss_at(x_adv), weights)
+    # here the weights are w again: step along the gradients
+
+Everything that depends on the weights, the logits at x' first of all, must be computed anew inside the block, and the
+gradients must be taken before it ends: a graph that outlives it is refused by autograd.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from robench.options import number
+
+
+def alone(gradients: Sequence[Tensor]) -> None:
+    """One process has nobody to share its gradients with."""
+
+
+@contextmanager
+def perturbed(
+    model: nn.Module,
+    loss_of: Callable[[], Tensor],
+    gamma: float,
+    *,
+    reduce: Callable[[Sequence[Tensor]], None] = alone,
+) -> Iterator[None]:
+    """The model with its weights moved to where the loss is higher; they come back bit by bit at the end, whatever happens meanwhile.
+
+    Moved are the parameters of two dimensions and more that require grad: kernels and matrices, no biases and no scales.
+    The paper adds v, steps and subtracts v; as v is taken away before the step here, weight decay acts on w, not on w + v.
+
+    loss_of  the loss to raise, as a scalar with a graph to the weights; called once, in the model's own mode
+    gamma    size of the move relative to each weight tensor, 0 or more; the paper takes 0.01 with PGD-AT and 0.005 with TRADES.
+             At 0 nothing is computed: that is how a warm-up is written
+    reduce   averages the gradients (a list of tensors, in place) over the processes that share a batch
+    """
+    if number("the gamma of awp", gamma) == 0:
+        yield
+        return
+    weights = movable(model)
+    gradients = slopes(model, loss_of, weights)
+    reduce(gradients)
+    kept = [weight.detach().clone() for weight in weights]
+    try:
+        with torch.no_grad():
+            for weight, grad in zip(weights, gradients, strict=True):
+                weight.add_(move(weight, grad, gamma))
+        yield
+    finally:
+        overwrite(weights, kept)
+
+
+def movable(model: nn.Module) -> list[nn.Parameter]:
+    """The trained parameters of two dimensions and more, each once."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.dim() >= 2]
+
+
+def slopes(model: nn.Module, loss_of: Callable[[], Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
+    """dL/dw for each of the weights, 0 where the loss does not depend on one; no .grad and no buffer of the model is changed."""
+    kept = [buffer.clone() for buffer in model.buffers()]
+    try:
+        return list(torch.autograd.grad(loss_of(), weights, materialize_grads=True))
+    finally:
+        overwrite(list(model.buffers()), kept)
+
+
+def move(weight: Tensor, grad: Tensor, gamma: float) -> Tensor:
+    """gamma ||w|| g / ||g||, in the shape of the weight; 0 where g is 0."""
+    grad = grad / grad.abs().amax().clamp_min(torch.finfo(grad.dtype).tiny)  # no square can vanish now: the norm is 0 or at least 1
+    length: Tensor = gamma * torch.linalg.vector_norm(weight)
+    return length * grad / torch.linalg.vector_norm(grad).clamp_min(1)
+
+
+@torch.no_grad()
+def overwrite(tensors: Sequence[Tensor], kept: Sequence[Tensor]) -> None:
+    """Puts the kept values back in place."""
+    for tensor, value in zip(tensors, kept, strict=True):
+        tensor.copy_(value)

@@ -1,0 +1,55 @@
+"""Cross-Lipschitz regularisation (Hein & Andriushchenko 2017, "Formal guarantees on the robustness of a classifier", 1705.08475).
+
+With g_c = dz_c/dx, the rows of the (K, D) Jacobian J of the logits:
+
+    R = 1/K^2 mean_B sum_{l,m} ||g_l - g_m||_2^2
+
+The double sum is 2K sum_c ||g_c||^2 - 2 ||sum_c g_c||^2 = 2K ||P J||_F^2, where P = I - 1 1^T / K takes the mean off, so that
+
+    R = 2/K mean_B ||P J||_F^2 = 2/K mean_B E ||J^T P s||^2
+
+for random signs s: one gradient of the centred logits, mixed by s, is an unbiased estimate. R is 4/K times sagr at rho=1 on
+centred logits, and does not change when one function is added to all logits.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from robench.draws import Draws
+from robench.errors import InputError
+from robench.objectives.gradients import Field, class_gradients, field_of, square
+from robench.objectives.sagr import centred
+from robench.options import whole
+from robench.recipes import lookup
+from robench.types import Batch
+
+
+def cross_lipschitz(model: nn.Module, batch: Batch, *, estimator: str = "rademacher", projections: int = 1, at: str = "base") -> Tensor:
+    """Squared distances between the class gradients (Hein & Andriushchenko 2017): the scalar R = 1/K^2 mean_B sum_lm ||g_l - g_m||^2.
+
+    estimator    rademacher: unbiased, by n = projections random signs on the centred logits (our choice); exact: all classes
+    at           base: at the images of the base loss; clean: at the clean images
+    """
+    field = field_of(model, batch, at, centred)
+    estimate = lookup(estimator, ESTIMATORS, "estimator of cross_lipschitz")
+    size = estimate(field, batch.draws.child("cross_lipschitz"), whole("projections", projections))
+    return 2 / field.out.shape[1] * size.mean()
+
+
+def rademacher(field: Field, draws: Draws, n: int) -> Tensor:
+    """An unbiased estimate of ||P J||_F^2 per sample, (B,): the mean of ||J^T P s||^2 over n vectors s of random signs."""
+    return torch.stack([square(field, draws.signs(field.out.shape[1:], step)) for step in range(n)]).mean(0)
+
+
+def exact(field: Field, draws: Draws, n: int) -> Tensor:  # noqa: ARG001 - the signature of every estimator
+    """||P J||_F^2 per sample, (B,), class by class."""
+    if n != 1:
+        raise InputError(
+            "the exact estimator of cross_lipschitz projects on nothing: leave projections out, or choose estimator=rademacher"
+        )
+    return torch.stack([grad.square().sum(1) for grad in class_gradients(field)]).sum(0)
+
+
+ESTIMATORS = {"rademacher": rademacher, "exact": exact}

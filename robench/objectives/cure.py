@@ -1,0 +1,53 @@
+"""CURE, curvature regularisation (Moosavi-Dezfooli et al. 2019, "Robustness via curvature regularization, and vice versa", 1811.09716).
+
+With the cross-entropy l, its gradient g = dl/dx and the direction z = sign(g) / ||sign(g)||_2, held fixed:
+
+    R = mean_B ||g(x + h z) - g(x)||_2^2
+
+which is about h^2 ||H z||^2 for the Hessian H of l in x. Both gradients keep their graphs, and batch norm is in evaluation mode.
+
+The public implementation has the weight 4 and h = 0.1, 0.4, 0.8, 1.8 and 3, one in each of the first five of ten epochs, on images
+divided by their standard deviation, about 0.2, and takes the length in place of its square: the weight does not carry over. In
+pixels in [0, 1] its steps are a fifth of that, so h = 0.6 stands for 3 (our reading). The five are kept as shares of the last.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from robench.objectives.double_backprop import loss_field, loss_gradient
+from robench.objectives.gradients import Field
+from robench.options import positive, switch
+from robench.types import Batch
+
+STAGES = tuple(step / 3 for step in (0.1, 0.4, 0.8, 1.8, 3.0))  # shares of h, each for a tenth of the training, the last from there on
+
+
+def cure(model: nn.Module, batch: Batch, *, h: float = 0.6, ramp: bool = True, at: str = "base") -> Tensor:
+    """Squared change of the cross-entropy's input gradient over a step uphill (Moosavi-Dezfooli et al. 2019): the scalar R of the head.
+
+    The cross-entropy is the plain one, without label smoothing. The moved image may leave [0, 1].
+
+    h       length of the step, the Euclidean norm in pixel units, above 0; in D subpixels each moves by h / sqrt(D)
+    ramp    true: h grows in five stages over the first four tenths of the training; false: h from the start
+    at      base: at the images of the base loss; clean: at the clean images
+    """
+    length = positive("the step h of cure", h) * (stage(batch.progress) if switch("ramp", ramp) else 1.0)
+    field = loss_field(model, batch, at)
+    here = loss_gradient(field)
+    moved = (field.x.detach() + length * uphill(here.detach()).view_as(field.x)).requires_grad_()
+    there = loss_gradient(Field(moved, field.at(moved), field.at))
+    return (there - here).square().sum(1).mean()
+
+
+def stage(progress: float) -> float:
+    """The share of h at a share of training in [0, 1)."""
+    return STAGES[min(int(10 * progress), len(STAGES) - 1)]
+
+
+def uphill(grads: Tensor) -> Tensor:
+    """The signs of gradients (B, D) at Euclidean length 1; 0 where the whole gradient is 0."""
+    signs = grads.sign()
+    length: Tensor = torch.linalg.vector_norm(signs, dim=1, keepdim=True)
+    return signs / length.clamp_min(1)

@@ -1,0 +1,45 @@
+"""Double backpropagation (Drucker & LeCun 1992, "Improving generalization performance using double backpropagation", 10.1109/72.165600).
+
+Used against adversarial images by Ross & Doshi-Velez 2018 (1711.09404). With the cross-entropy l and its gradient g = dl/dx:
+
+    R = mean_B ||g||_2^2
+
+In terms of the logits z, g = J^T (p - onehot(y)), and p = softmax(z) keeps its graph. R equals the loss form of SAGR at rho = 1.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from robench.objectives.gradients import Field, field_of, vjp
+from robench.objectives.sagr import NORMS
+from robench.objectives.terms import cross_entropies
+from robench.recipes import lookup
+from robench.types import Batch
+
+
+def double_backprop(model: nn.Module, batch: Batch, *, norm: str = "l2sq", at: str = "base") -> Tensor:
+    """Norm of the cross-entropy's input gradient g (Drucker & LeCun 1992; Ross & Doshi-Velez 2018): the scalar R = mean_B N(g).
+
+    The cross-entropy is the plain one, without label smoothing; of mixed images, the one with their mixed labels.
+
+    norm    N: l2sq, the squared Euclidean norm of the papers; l2; l1, which is dual to a linf threat (the last two are our additions)
+    at      base: at the images of the base loss; clean: at the clean images
+    """
+    measure = lookup(norm, NORMS, "norm of double_backprop")
+    return measure(loss_gradient(loss_field(model, batch, at))).mean()
+
+
+def loss_field(model: nn.Module, batch: Batch, at: str) -> Field:
+    """The field whose only output, (B, 1), is the plain cross-entropy with the batch's labels, in float32 at least."""
+
+    def losses(logits: Tensor) -> Tensor:
+        return cross_entropies(logits.to(torch.promote_types(logits.dtype, torch.float32)), batch)[:, None]
+
+    return field_of(model, batch, at, losses)
+
+
+def loss_gradient(field: Field) -> Tensor:
+    """The input gradient of a loss field, (B, D), with its graph."""
+    return vjp(field, torch.ones_like(field.out))

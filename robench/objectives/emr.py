@@ -1,0 +1,36 @@
+"""EMR, effective margin regularisation (Liu & Chan, BMVC 2022, 2210.05118): slopes of the classes that compete, kept small.
+
+Cross-entropy can be made small by longer rows of the Jacobian (the effective weights of the classes) as well as by a larger
+distance to the boundary (the effective margin). The penalty takes the first way away: with logits z and p = softmax(z / T) held fixed,
+
+    R = mean_B ||d/dx sum_c p_c z_c||_2^2 = mean_B ||J^T p||_2^2,   at the images of the base loss
+
+The published code sums the squares of the gradient of a batch mean, so lambda there, at batch size B, is the weight lambda / B here.
+With B = 128: 3 at T = 40 with PGD training is 0.0234; 1 at T = 1 with TRADES, and 1 at T = 0.1 with MAIL, is 0.0078. There lambda
+falls to a tenth wherever the learning rate does.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from robench.objectives.gradients import field_of, square
+from robench.options import positive
+from robench.types import Batch
+
+
+def emr(model: nn.Module, batch: Batch, *, temperature: float = 40.0, at: str = "base") -> Tensor:
+    """The squared length of the gradient of the expected logit (Liu & Chan 2022): a scalar, a mean over the batch.
+
+    temperature  T of the paper, above 0: a large one weighs all classes alike, a small one the predicted class alone; 40 is the
+                 paper's with PGD training
+    at           base: at the images of the base loss, as in the paper; clean: at the clean images
+
+    One double backward pass. Batch norm is in evaluation mode, and p comes from the same pass as the gradient.
+    """
+    positive("temperature", temperature)
+    field = field_of(model, batch, at, lambda logits: logits)
+    logits = field.out.detach()
+    p = (logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature).softmax(1)
+    return square(field, p).mean()

@@ -1,0 +1,64 @@
+"""Free adversarial training (Shafahi et al. 2019, "Adversarial training for free!", 1904.12843).
+
+Each batch is used m times in a row, and every backward pass serves twice: its gradient by the weights makes a step of the optimiser, its
+gradient by the images makes a step of the perturbation, which is kept from one batch to the next.
+
+    L = CE(f(clip(x + delta)), y),    delta <- P(delta + step * eps * sign(dL/dx)),    P the projection to the ball of radius eps
+
+The perturbation thus meets the network in training mode, unlike every other adversary here, because both gradients are of one pass.
+A batch makes m steps of the optimiser, so the paper divides the number of epochs by m.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from robench.objectives.standard import ce_at_images
+from robench.objectives.terms import Objective
+from robench.options import positive, whole
+from robench.threat import Threat
+from robench.types import Batch
+
+DELTA = "free-at/delta"  # the perturbations in multiples of eps, (B, C, H, W), one for each place in the batch
+
+
+def free_at(*, replays: int = 8, step: float = 1.0) -> Objective:
+    """Cross-entropy at the image with a perturbation that the same backward passes improve (Shafahi et al. 2019, 1904.12843).
+
+    replays  how many steps in a row are made on the same images, m in the paper
+    step     length of the perturbation's step, in multiples of eps, above 0
+    """
+    positive("the step of free-at, in multiples of eps,", step)
+    return Objective(perturbed, ce_at_images, partial(ascend, step=step), whole("the replays of free-at", replays))
+
+
+def perturbed(model: nn.Module, batch: Batch) -> Tensor:  # noqa: ARG001 - the signature of every craft
+    """The images with the perturbations that were kept, inside the threat, (B, C, H, W)."""
+    return batch.threat.project(batch.x, batch.x + batch.threat.eps * kept(batch))
+
+
+def kept(batch: Batch) -> Tensor:
+    """The perturbations in multiples of eps, (B, C, H, W): zeros at the start of training and after a batch of another shape."""
+    delta = batch.state.get(DELTA)
+    return torch.zeros_like(batch.x) if delta is None or delta.shape != batch.x.shape else delta.to(batch.x)
+
+
+def ascend(batch: Batch, grad: Tensor, *, step: float) -> None:
+    """Moves the perturbations up the loss, whose gradient by x_adv is `grad`, (B, C, H, W), and keeps them for the next step.
+
+    Where [0, 1] cuts a perturbation short the gradient still moves it (our choice: the published code leaves such a pixel as it is).
+    """
+    moved = kept(batch) + step * batch.threat.ascend(batch.x_adv.detach(), grad)
+    batch.state[DELTA] = shortened(moved, batch.threat.norm, 1 + step).detach()
+
+
+def shortened(delta: Tensor, norm: str, most: float) -> Tensor:
+    """The Euclidean projection of delta, (B, C, H, W), to the unit ball of the norm; no entry of delta exceeds `most`, at least 1.
+
+    The box [0, 1] plays no part: all of delta is made so small that it fits around mid-grey.
+    """
+    radius, grey = 0.5 / most, torch.full_like(delta, 0.5)
+    return (Threat(norm, radius).project(grey, grey + radius * delta) - grey) / radius

@@ -1,0 +1,31 @@
+"""The Gini index of the input gradient as a penalty, which Chen, Dong & Xie 2023 (2305.09305) compare with their IGD.
+
+For the sizes phi_1 <= ... <= phi_n of the entries of g = d z_y / d x, y the label:
+
+    R = mean_B (n + 1 - 2 sum_i (n + 1 - i) phi_i / sum_i phi_i) / n
+
+The sort is differentiable wherever no two sizes are equal. The value is that of the audit `gini` on the map `saliency`.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from robench.audits.inequality import gini_of, sizes_of
+from robench.objectives.igd import slopes_of
+from robench.types import Batch
+
+
+def gini(model: nn.Module, batch: Batch, *, of: str = "logit", channels: str = "none", at: str = "clean") -> Tensor:
+    """The mean Gini index of the sizes of the input gradient (Chen et al. 2023): a scalar in [0, 1), 0 where all sizes are equal.
+
+    of        logit: the logit of the label (of the larger part of a mixed image); loss: the cross-entropy, mixed labels included
+    channels  none, sum, max or mean of the sizes over the channels, as in the audit
+    at        clean: at the clean images (our choice); base: at the images of the base loss
+
+    The length of the gradient does not matter. One that is 0 everywhere has no index and counts as 0, without a derivative (our choice).
+    """
+    _, slopes = slopes_of(model, batch, of, at)
+    sizes = sizes_of(slopes, channels).flatten(1)
+    empty = sizes.detach().amax(1, keepdim=True) == 0
+    return gini_of(sizes.masked_fill(empty, 1).sort(1).values).mean().to(slopes.dtype)

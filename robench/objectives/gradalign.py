@@ -1,0 +1,55 @@
+"""GradAlign (Andriushchenko & Flammarion 2020, "Understanding and improving fast adversarial training", 2007.02617).
+
+    R = mean_B (1 - cos(g(x), g(x + U))),   g = gradient of the cross-entropy by the input
+
+U is even in the ball of the threat, cut with the box. Where the two gradients point alike, the loss is close to linear inside the ball
+and one step of FGSM is enough: the term keeps single-step training from catastrophic overfitting.
+
+Both gradients keep their graphs, as the formula asks. The authors' code trains through g(x + U) alone to save time, which they found
+to make no substantial difference: constant=true. Averaged over U the two agree to leading order in eps, since what g(x) adds is odd in
+U; in a single draw it cancels the greater part of the noise.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from robench.objectives.gradients import differentiable, evaluated
+from robench.objectives.terms import cross_entropies
+from robench.options import switch
+from robench.types import Batch
+
+
+def gradalign(model: nn.Module, batch: Batch, *, constant: bool = False) -> Tensor:
+    """One minus the cosine between the input gradients at x and at a random point near it (Andriushchenko & Flammarion 2020), in [0, 2].
+
+    constant  true: g(x) is a target that is not trained; false: the weights are trained through both gradients
+
+    The cross-entropy is the plain one, without label smoothing, and batch norm is in evaluation mode. A sample where a gradient is 0
+    has no angle and counts as 0 (the authors' code leaves it out of the mean, which would make the weight depend on the batch).
+    """
+    here = slopes(*differentiable(model, batch, "clean"), batch)
+    near = batch.threat.sample(batch.x.detach(), batch.draws.child("gradalign")).requires_grad_()
+    there = slopes(near, evaluated(model, near), batch)
+    return angles(here.detach() if switch("constant", constant) else here, there).mean()
+
+
+def slopes(x: Tensor, logits: Tensor, batch: Batch) -> Tensor:
+    """The gradient of each sample's cross-entropy by x, (B, D), in at least float32 and with its graph."""
+    (grad,) = torch.autograd.grad(cross_entropies(logits, batch).sum(), x, create_graph=True, materialize_grads=True)
+    return grad.flatten(1).to(torch.promote_types(grad.dtype, torch.float32))
+
+
+def angles(a: Tensor, b: Tensor) -> Tensor:
+    """One minus the cosine of the angle between rows, (B,), of whatever length; 0 where a row is 0."""
+    cosine = (direction(a) * direction(b)).sum(1)
+    return torch.where((a != 0).any(1) & (b != 0).any(1), 1 - cosine, 0.0)
+
+
+def direction(rows: Tensor) -> Tensor:
+    """Rows (B, D) at length 1, 0 where they are 0. They are scaled first: squares of a confident network's gradients would underflow."""
+    tiny = torch.finfo(rows.dtype).tiny
+    scaled = rows / rows.detach().abs().amax(1, keepdim=True).clamp_min(tiny)
+    length: Tensor = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
+    return scaled / length.clamp_min(tiny)

@@ -1,0 +1,78 @@
+"""IGD, input gradient distillation (Chen, Dong & Xie 2023, 2305.09305): a robust student whose slopes point as a standard teacher's do.
+
+Added to a base loss, in the paper cross-entropy at the points of a PGD run of 10 steps, with S the student and T the teacher:
+
+    R = mean_B (1 - cos(dS_y/dx, dT_y/dx)),   both gradients at the clean x, all C*H*W entries as one vector
+
+T is a network of the same architecture trained in the standard way on the same data. It is taken in evaluation mode and its
+gradient is a constant. The paper does not say which scalar S_y is; the logit of the label is our reading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from robench.calls import frozen
+from robench.errors import InputError
+from robench.objectives.gradients import differentiable
+from robench.objectives.terms import cross_entropies
+from robench.recipes import lookup
+from robench.types import Batch
+
+SCALARS: Mapping[str, Callable[[Tensor, Batch], Tensor]] = {
+    "logit": lambda logits, batch: logits.gather(1, batch.y[:, None]).squeeze(1),
+    "loss": cross_entropies,
+}
+LEAST = 1e-30  # the derivative of a direction is 1 / length, which float32 must hold after more products
+
+
+def igd(model: nn.Module, batch: Batch, *, of: str = "logit", at: str = "clean") -> Tensor:
+    """One minus the cosine between the input gradients of the network and of its teacher (Chen et al. 2023): a scalar in [0, 2].
+
+    of  logit: the logit of the label (of the larger part of a mixed image); loss: the cross-entropy, mixed labels included
+    at  clean: both gradients at the clean images, as in the paper; base: at the images of the base loss
+
+    The lengths of the gradients do not matter. A gradient that is 0 everywhere has cosine 0 with any other. Batch norm and dropout
+    of the network are in evaluation mode here, as the teacher's are. InputError where the batch has no teacher.
+    """
+    if batch.teacher is None:
+        raise InputError("igd distils from a teacher: pass --teacher FILE")
+    x, slopes = slopes_of(model, batch, of, at)
+    cosines = (directions(slopes) * directions(teacher_slopes(batch.teacher, batch, x.detach(), of))).sum(1)
+    return (1 - cosines).mean()
+
+
+def slopes_of(model: nn.Module, batch: Batch, of: str, at: str) -> tuple[Tensor, Tensor]:
+    """The points of the place `at` and the gradients there of the scalar `of`, (B, C, H, W) each, the latter with their graph."""
+    x, logits = differentiable(model, batch, at)
+    (slopes,) = torch.autograd.grad(scalars(logits, batch, of).sum(), x, create_graph=True, materialize_grads=True)
+    return x, slopes
+
+
+def teacher_slopes(teacher: nn.Module, batch: Batch, x: Tensor, of: str) -> Tensor:
+    """The gradients at x of the teacher's scalar, (B, C, H, W), without a graph; the teacher is left as it was."""
+    x = x.detach().requires_grad_()
+    with frozen(teacher), torch.enable_grad():
+        (slopes,) = torch.autograd.grad(scalars(teacher(x), batch, of).sum(), x, materialize_grads=True)
+    return slopes
+
+
+def scalars(logits: Tensor, batch: Batch, of: str) -> Tensor:
+    """What is differentiated of each sample, (B,)."""
+    return lookup(of, SCALARS, "scalar to differentiate (option of)")(logits, batch)
+
+
+def directions(slopes: Tensor) -> Tensor:
+    """The gradients scaled to length 1, (B, D), in float32 or better; one without an entry of LEAST counts as 0, with a finite derivative.
+
+    Each is divided by its largest entry first, so that the squares of very small or large ones neither vanish nor overflow. The length
+    is then 1 or more.
+    """
+    flat = slopes.flatten(1).to(torch.promote_types(slopes.dtype, torch.float32))
+    largest = flat.detach().abs().amax(1, keepdim=True)
+    scaled = flat / largest.masked_fill(largest < LEAST, 1)
+    length: Tensor = torch.linalg.vector_norm(scaled, dim=1, keepdim=True).clamp_min(1)
+    return scaled / length

@@ -1,0 +1,96 @@
+"""MAIL (Liu et al. 2021, "Probabilistic margins for instance reweighting in adversarial training", NeurIPS, 2106.07904).
+
+Samples that are nearer to being misclassified count more. With p' = softmax(f(x')) and no gradient through w:
+
+    PM = max_{k != y} p'[k] - p'[y],   w = 3 sigmoid(slope (PM + bias))          1 for all before the share `begin` of training
+    mail-at       L = mean_B [w CE(f(x'), y)],                                   x' from PGD on the cross-entropy
+    mail-trades   L = CE(f(x), y) + beta mean_B [w KL(p_x || p')],               x' from PGD on the KL
+
+The factor 3 is that of the published code, which puts the weights of a batch on no common scale either: w is a function of its
+own sample alone, so a loss is the same however a batch is cut into shares.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from robench.objectives.adversarial import check_steps, pgd
+from robench.objectives.terms import Objective, clean_logits, cross_entropies, cross_entropy, kl
+from robench.objectives.trades import kl_pgd
+from robench.options import number
+from robench.types import Batch
+
+SCALE = 3.0
+
+
+def mail_at(*, slope: float = 10.0, bias: float = -0.5, begin: float = 0.75, steps: int = 10, step_size: float | None = None) -> Objective:
+    """Cross-entropy at PGD's points, weighted by the probabilistic margin (Liu et al. 2021, 2106.07904).
+
+    PM is taken with the label of the larger part where images are mixed (our choice). PGD starts evenly in the threat, as in pgd-at.
+
+    slope, bias  of the sigmoid; bias in [-2, 2]
+    begin        share of training, in [0, 1], before which all weights are 1: 0.75 is epoch 75 of the 100 that the published code trains
+    steps        steps of PGD
+    step_size    length of a step in pixel units; 2.5 eps / steps if not given
+    """
+    check_steps("mail-at", steps, step_size)
+    check_weights("mail-at", slope, bias, begin)
+    loss = partial(weighted_ce, slope=slope, bias=bias, begin=begin)
+    return Objective(partial(pgd, steps=steps, step_size=step_size), loss)
+
+
+def mail_trades(
+    *,
+    beta: float = 5.0,
+    slope: float = 2.0,
+    bias: float = 0.0,
+    begin: float = 0.75,
+    steps: int = 10,
+    step_size: float | None = None,
+) -> Objective:
+    """TRADES with the KL weighted by the probabilistic margin (Liu et al. 2021, 2106.07904).
+
+    beta  weight of the KL, at least 0; 5 is the default of the published code (trades itself has 6)
+    The other options are those of mail-at; the steps ascend the KL, as in trades.
+    """
+    check_steps("mail-trades", steps, step_size)
+    check_weights("mail-trades", slope, bias, begin)
+    loss = partial(ce_and_weighted_kl, beta=number("the beta of mail-trades", beta), slope=slope, bias=bias, begin=begin)
+    return Objective(partial(kl_pgd, steps=steps, step_size=step_size), loss)
+
+
+def check_weights(name: str, slope: float, bias: float, begin: float) -> None:
+    """InputError where the options of the weights cannot be."""
+    number(f"the slope of {name}", slope)
+    number(f"the bias of {name}", bias, least=-2, most=2)
+    number(f"begin, a share of training, of {name}", begin, most=1)
+
+
+def weighted_ce(model: nn.Module, batch: Batch, *, slope: float, bias: float, begin: float) -> tuple[Tensor, dict[str, Tensor]]:  # noqa: ARG001
+    """The loss of mail-at, which is also the term "ce", and the mean weight as "weight"."""
+    w = weights(batch, slope, bias, begin)
+    ce = (w * cross_entropies(batch.logits, batch, batch.smoothing)).mean()
+    return ce, {"ce": ce.detach(), "weight": w.mean()}
+
+
+def ce_and_weighted_kl(
+    model: nn.Module, batch: Batch, *, beta: float, slope: float, bias: float, begin: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of mail-trades, its terms "ce" and "kl" (weighted), and the mean weight as "weight"."""
+    w, clean = weights(batch, slope, bias, begin), clean_logits(model, batch)
+    ce, divergence = cross_entropy(clean, batch), (w * kl(clean, batch.logits)).mean()
+    return ce + beta * divergence, {"ce": ce.detach(), "kl": divergence.detach(), "weight": w.mean()}
+
+
+@torch.no_grad()
+def weights(batch: Batch, slope: float, bias: float, begin: float) -> Tensor:
+    """w of each sample, (B,), in [0, 3]; 1 while the progress is below `begin`."""
+    p = batch.logits.softmax(1)
+    if batch.progress < begin:
+        return torch.ones_like(p[:, 0])
+    labels = batch.y[:, None]
+    margin = p.scatter(1, labels, -1.0).amax(1) - p.gather(1, labels).squeeze(1)
+    return SCALE * torch.sigmoid(slope * (margin + bias))

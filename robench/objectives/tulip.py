@@ -1,0 +1,71 @@
+"""Input gradient regularisation without double backward (Finlay & Oberman 2019, "Scaleable input gradient regularization", 1905.11468).
+
+With the cross-entropy l, its gradient g = dl/dx in D subpixels, and a direction d of Euclidean length 1 that is held fixed:
+
+    R = 1/2 mean_B ((l(x + h d) - l(x)) / h)^2
+
+d is the steepest direction for the threat's norm, so that R is half the squared dual norm of g, up to O(h), in value and in
+gradient by the weights (d maximises d . g):
+
+    threat    d                              2 R per sample
+    l2        g / ||g||_2                    ||g||_2^2
+    linf      sign(g) / sqrt(D)              ||g||_1^2 / D
+    l1        sign(g_i) e_i, |g_i| largest   ||g||_inf^2
+
+Every d has Euclidean length 1, as in the authors' code: h is the same distance, and a weight of the same order, for each norm and
+image size. ||g||_1^2 itself is D times the linf line.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from robench.objectives.double_backprop import loss_field
+from robench.options import positive
+from robench.recipes import lookup
+from robench.types import Batch
+
+
+def tulip(model: nn.Module, batch: Batch, *, norm: str = "threat", h: float = 1e-2, at: str = "base") -> Tensor:
+    """Half the mean squared slope of the cross-entropy along its steepest direction (Finlay & Oberman 2019): the scalar R of the head.
+
+    The cross-entropy is the plain one, without label smoothing. R belongs to the paper's weight lambda: it has the 1/2.
+
+    norm    the adversary's norm, which settles the direction: threat (the norm trained against), linf, l2 or l1
+    h       length of the step, the Euclidean norm in pixel units, above 0
+    at      base: at the images of the base loss; clean: at the clean images
+    """
+    steepest = lookup(norm, {**DIRECTIONS, "threat": DIRECTIONS[batch.threat.norm]}, "norm of tulip")
+    step = positive("the step h of tulip", h)
+    field = loss_field(model, batch, at)
+    (grad,) = torch.autograd.grad(field.out, field.x, torch.ones_like(field.out), retain_graph=True, materialize_grads=True)
+    moved = field.at(field.x.detach() + step * steepest(grad.flatten(1)).view_as(grad))
+    return ((moved - field.out) / step).square().mean() / 2
+
+
+def along_signs(grads: Tensor) -> Tensor:
+    """The signs of the gradients (B, D), divided by sqrt(D)."""
+    return grads.sign() / math.sqrt(grads.shape[1])
+
+
+def along_gradient(grads: Tensor) -> Tensor:
+    """The gradients (B, D) at Euclidean length 1, and 0 where a gradient is 0.
+
+    They are scaled by their largest entry first: that of a sure prediction is so small that its squares are 0 in float32.
+    """
+    scaled = grads / grads.abs().amax(1, keepdim=True).clamp_min(torch.finfo(grads.dtype).tiny)
+    length: Tensor = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
+    return scaled / length.clamp_min(1e-12)
+
+
+def along_largest(grads: Tensor) -> Tensor:
+    """The sign of the largest entry of each gradient (B, D) in its place, and 0 elsewhere."""
+    place = grads.abs().argmax(1, keepdim=True)
+    return torch.zeros_like(grads).scatter(1, place, grads.gather(1, place).sign())
+
+
+DIRECTIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"linf": along_signs, "l2": along_gradient, "l1": along_largest}

@@ -1,0 +1,290 @@
+"""What a training leaves behind beside its checkpoint: the log of its epochs, their curves, and the front of several trainings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from robench.errors import InputError
+from robench.fronts import Pair, stairs
+from robench.fronts import front as undominated
+from robench.report.figures import save_figure
+from robench.report.saliency import below, folded, house, look, short, stroke, written
+from robench.writing import write_whole
+
+History = Sequence[Mapping[str, Any]]
+Box = tuple[float, ...]  # left, low, right, high
+FIRST = ("epoch", "seconds", "lr")
+ACCURACIES = {"held_out_clean": "clean", "held_out_fgsm": "FGSM", "held_out_robust": "PGD"}
+HELD = "held_out_"
+DECADE = 10.0  # a ratio of the largest to the smallest value from which an axis is logarithmic (our choice)
+DOTTED = 40  # points of a line up to which each has a dot
+MARKERS = "os^Dv*PX"
+EDGE = "#b5b5b5"
+LETTER, HIGH, AWAY = 3.45, 8.0, 5.0  # points: width of a letter of a label, height of a label, its distance from the dot
+
+
+def log(path: Path, history: History) -> Path:
+    """Writes the epochs of a training as CSV, one a line, whole or not at all; returns the path.
+
+    history  one dict an epoch: epoch from 0, seconds, lr, numbers on the held-out images, and the mean terms of the loss by name
+
+    The columns are epoch (from 1), seconds, lr, those on held-out images, other numbers, then one for each term; a term with the name of
+    another column is called terms/NAME. What an epoch lacks is empty.
+    """
+    scalars, names = scalar_keys(history), term_keys(history)
+    lines = [
+        {key: epoch.get(key) for key in scalars}
+        | {"epoch": int(epoch["epoch"]) + 1}
+        | {(f"terms/{name}" if name in scalars else name): epoch.get("terms", {}).get(name) for name in names}
+        for epoch in history
+    ]
+    table = pd.DataFrame(lines, columns=list(lines[0]) if lines else list(FIRST))
+    return write_whole({path: table.to_csv(index=False).encode()})[0]
+
+
+def scalar_keys(history: History) -> list[str]:
+    """The keys of the numbers that some epoch has: epoch, seconds and lr, those on held-out images, others."""
+    found = dict.fromkeys(key for epoch in history for key, value in epoch.items() if is_number(value) or value is None)
+    return [*FIRST, *sorted((key for key in found if key not in FIRST), key=lambda key: not key.startswith(HELD))]
+
+
+def term_keys(history: History) -> list[str]:
+    """The names of the terms of the loss that some epoch has, in the order in which they first appear."""
+    return list(dict.fromkeys(name for epoch in history for name in epoch.get("terms", {})))
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a number that can be drawn or is nan."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One part of the picture of a training: lines as (epoch from 1, value) by name; shares are drawn in percent from 0 to 100."""
+
+    label: str
+    lines: Mapping[str, Sequence[Pair]]
+    shares: bool = False
+    logarithmic: bool = False
+
+
+@house()
+def curves(path: Path, history: History, title: str, chosen: int | None = None) -> Path:
+    """Draws the epochs of a training, a panel for the loss, the held-out accuracies, the learning rate and each other number; the path.
+
+    history  as in `log`          chosen  the epoch, from 1, whose weights were kept: an upright line
+
+    What is not finite is left out, and the line goes on from the epoch before to the next. The axis of the loss is logarithmic where no
+    term is negative and they span a factor of ten or more; what is 0 then has no place on it.
+    """
+    if not history:
+        raise InputError("the curves of a training need at least one epoch")
+    panels = panels_of(history)
+    columns = min(len(panels), 2 if len(panels) in (2, 4) else 3)
+    figure = Figure(figsize=(3.1 * columns + 0.3, 2.5 * -(-len(panels) // columns) + 0.5), layout="constrained")
+    grid = figure.subplots(-(-len(panels) // columns), columns, squeeze=False).ravel()
+    for axes, panel in zip(grid, panels, strict=False):
+        one_panel(axes, panel, len(history), chosen)
+    for axes in grid[len(panels) :]:
+        axes.remove()
+    figure.suptitle(folded(short(title, 300), 40 * columns), fontsize=10)
+    if chosen is not None:
+        figure.supxlabel(f"upright line: epoch {chosen}, whose weights were kept", fontsize=7, color="#555555")
+    return save_figure(path, figure)
+
+
+def panels_of(history: History) -> list[Panel]:
+    """The panels for which there is at least one finite number; the one of the loss is always there."""
+    terms = {name: along(history, lambda epoch, name=name: epoch.get("terms", {}).get(name)) for name in term_keys(history)}
+    scalars = {key: along(history, lambda epoch, key=key: epoch.get(key)) for key in scalar_keys(history)}
+    accuracies = {label: scalars[key] for key, label in ACCURACIES.items() if scalars.get(key)}
+    others = [Panel(worded(key), {key: line}) for key, line in scalars.items() if line and key not in (*FIRST, *ACCURACIES)]
+    loss = Panel("terms of the loss", terms, logarithmic=spans_decades(value for line in terms.values() for _, value in line))
+    held = [Panel("held-out accuracy (%)", accuracies, shares=True)] if accuracies else []
+    return [loss, *held, *([Panel("learning rate", {"lr": scalars["lr"]})] if scalars["lr"] else []), *others]
+
+
+def along(history: History, value_of: Any) -> list[Pair]:
+    """The points (epoch from 1, value) of one quantity, without those that are not finite."""
+    found = ((float(epoch["epoch"]) + 1, value_of(epoch)) for epoch in history)
+    return [(at, float(value)) for at, value in found if is_number(value) and math.isfinite(value)]
+
+
+def worded(key: str) -> str:
+    """The key of a number as the label of an axis."""
+    return key.removeprefix(HELD).replace("_", " ") + (", held-out images" if key.startswith(HELD) and "weight" not in key else "")
+
+
+def spans_decades(values: Iterable[float]) -> bool:
+    """Whether values are best seen on a logarithmic axis: none is negative, and the positive ones span a factor of ten or more."""
+    known = list(values)
+    positive = [value for value in known if value > 0]
+    return bool(positive) and min(known) >= 0 and max(positive) >= DECADE * min(positive)
+
+
+def one_panel(axes: Axes, panel: Panel, epochs: int, chosen: int | None) -> None:
+    """Draws one panel; a legend stands in it where it has several lines."""
+    for place, (name, points) in enumerate(panel.lines.items()):
+        drawn = [(at, value) for at, value in points if value > 0 or not panel.logarithmic]
+        line = stroke(place, short(name, 24), marker="o" if len(drawn) <= DOTTED else "")
+        line.set(data=([at for at, _ in drawn], [100 * value if panel.shares else value for _, value in drawn]), clip_on=False, zorder=3)
+        axes.add_line(line)
+    if chosen is not None:
+        axes.axvline(chosen, color=EDGE, linewidth=0.9, zorder=1)
+    axes.autoscale_view()
+    if panel.logarithmic:
+        axes.set_yscale("log")
+        few_decades(axes)
+    if panel.shares:
+        axes.set_ylim(0, 100)
+    room = max(0.4, 0.02 * epochs)
+    axes.set(xlim=(1 - room, epochs + room), xlabel="epoch")
+    axes.set_title(panel.label, fontsize=9, loc="left")
+    if epochs < 10:
+        axes.set_xticks(range(1, epochs + 1))
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
+    if len(panel.lines) > 1 or panel.shares:
+        axes.legend(handlelength=2.4, fontsize=7.5)
+
+
+def few_decades(axes: Axes) -> None:
+    """Labels each decade of an axis in plain numbers, and 2 and 5 of each where there are few."""
+    low, high = axes.get_ylim()
+    between = "25" if high / low < 300 else ""
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in between else ""))
+    axes.tick_params(axis="y", which="minor", labelsize=7)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One training in the picture of a front: its series, its label within it, and its accuracies as shares (value, low, high)."""
+
+    series: str
+    label: str
+    clean: tuple[float, float, float]
+    robust: tuple[float, float, float]
+
+    @property
+    def pair(self) -> Pair:
+        """Clean and robust accuracy."""
+        return self.clean[0], self.robust[0]
+
+
+@house()
+def front(path: Path, points: Sequence[Point], title: str, robust: str = "robust") -> Path:
+    """Draws the robust over the clean accuracy of several trainings with their 95 % intervals, and the front among them; returns the path.
+
+    points  one a training; one whose accuracy is not finite is left out          robust  how the robust accuracy was measured
+
+    A series has one colour and one shape. Full dots are those that no other dominates, joined by the grey steps: for each clean accuracy
+    the best robust accuracy at no less of it. Thin steps in a series' own colour are its own front. Where labels have no room left, those
+    of dominated dots are left out.
+    """
+    shown = [point for point in points if all(map(math.isfinite, point.pair))]
+    kept = undominated([point.pair for point in shown])
+    figure = Figure(figsize=(6.4, 4.8))
+    axes = figure.subplots()
+    steps(axes, [point.pair for point in shown], to_edges=True, color=EDGE, linewidth=3.2)
+    names = list(dict.fromkeys(point.series for point in points))
+    handles: list[Artist] = []
+    for place, name in enumerate(names):
+        among = [(point, best) for point, best in zip(shown, kept, strict=True) if point.series == name]
+        handles.append(one_series(axes, among, place, name, len(names) > 1))
+    limited(axes, shown)
+    labelled(axes, [point for point, _ in sorted(zip(shown, kept, strict=True), key=lambda pair: not pair[1])], names)
+    axes.set(xlabel="clean accuracy (%)", ylabel=f"{short(robust)} accuracy (%)")
+    grey = Line2D([], [], color=EDGE, linewidth=3.2, label="front (hollow: dominated)")
+    below(axes, [*(handle for handle in handles if handle.get_label()), grey])
+    return written(path, figure, axes, title)
+
+
+def one_series(axes: Axes, points: Sequence[tuple[Point, bool]], place: int, name: str, several: bool) -> Line2D:
+    """Draws the dots of one series, hollow where dominated, with their intervals and its own front; returns its line for the legend."""
+    (colour, style), marker = look(place), MARKERS[place % len(MARKERS)]
+    for point, best in points:
+        (x, left, right), (y, low, high) = ([100 * share for share in triple] for triple in (point.clean, point.robust))
+        spans = [[max(0.0, x - left)], [max(0.0, right - x)]], [[max(0.0, y - low)], [max(0.0, high - y)]]
+        axes.errorbar([x], [y], xerr=spans[0], yerr=spans[1], fmt="none", ecolor=colour, elinewidth=0.7, alpha=0.45, zorder=2)
+        axes.plot([x], [y], marker=marker, markersize=6, color=colour, markerfacecolor=colour if best else "white", linestyle="", zorder=4)
+    if several:
+        steps(axes, [point.pair for point, _ in points], to_edges=False, color=colour, linestyle=style, linewidth=0.9, alpha=0.7)
+    return Line2D([], [], color=colour, linestyle=style if several else "", linewidth=0.9, marker=marker, markersize=6, label=short(name))
+
+
+def steps(axes: Axes, pairs: Sequence[Pair], *, to_edges: bool, **look: Any) -> None:
+    """Draws the front of some pairs of shares as steps from corner to corner, and on to the left edge and down where asked."""
+    corners = [(100 * clean, 100 * robust) for clean, robust in stairs(pairs)]
+    if corners and to_edges:
+        corners = [(-1.0, corners[0][1]), *corners, (corners[-1][0], -1.0)]
+    if corners:
+        axes.plot(*zip(*corners, strict=True), drawstyle="steps-pre", zorder=1, solid_joinstyle="miter", **look)
+
+
+def limited(axes: Axes, points: Sequence[Point]) -> None:
+    """Sets the limits of the axes so that all intervals are inside, with some room for labels; 0 to 100 without points."""
+    for which, triples in (("xlim", [point.clean for point in points]), ("ylim", [point.robust for point in points])):
+        known = [100 * share for triple in triples for share in triple if math.isfinite(share)] or [0.0, 100.0]
+        room = max(1.0, 0.06 * (max(known) - min(known)))
+        axes.set(**{which: (max(-1.0, min(known) - room), min(101.0, max(known) + room))})
+
+
+def labelled(axes: Axes, points: Sequence[Point], names: Sequence[str]) -> None:
+    """Writes the labels beside the dots, the first ones first, each at the first of eight places that is free; else it is left out."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None  # made by `front`
+    scale = 72 / figure.dpi
+    at = [(100 * point.clean[0], 100 * point.robust[0]) for point in points]
+    dots = [tuple(scale * axes.transData.transform(place)) for place in at]
+    frame: Box = tuple(scale * float(edge) for edge in axes.bbox.extents)
+    taken: list[Box] = [(x - 4, y - 4, x + 4, y + 4) for x, y in dots]
+    for point, place, dot in zip(points, at, dots, strict=True):
+        text = short(point.label, 30)
+        boxes = ((shift, box_at(dot, shift)) for shift in shifts(LETTER * len(text)))
+        free = (shift for shift, box in boxes if within(box, frame) and not any(overlap(box, other) for other in taken))
+        shift = next(free, None) if text else None
+        if shift is not None:
+            colour, halo = look(names.index(point.series))[0], [withStroke(linewidth=1.6, foreground="white")]
+            how: dict[str, Any] = {"textcoords": "offset points", "fontsize": 6.5, "va": "bottom", "color": colour, "path_effects": halo}
+            axes.annotate(text, place, shift[:2], zorder=5, **how)
+            taken.append(box_at(dot, shift))
+
+
+def shifts(wide: float) -> list[tuple[float, float, float]]:
+    """Where a label may stand, in points: how far its lower left corner is right of and above the dot, and its width.
+
+    At the corners of the dot first, and beside, above and below it last, where the intervals run.
+    """
+    across = {1: AWAY, -1: -AWAY - wide, 0: -wide / 2}
+    up = {1: AWAY - 2, -1: -AWAY + 2 - HIGH, 0: -HIGH / 2}
+    order = sorted(((a, b) for a, b in product(across, up) if a or b), key=lambda place: not (place[0] and place[1]))
+    return [(across[a], up[b], wide) for a, b in order]
+
+
+def box_at(dot: tuple[float, ...], shift: tuple[float, float, float]) -> Box:
+    """The box of a label (left, low, right, high) in points."""
+    return dot[0] + shift[0], dot[1] + shift[1], dot[0] + shift[0] + shift[2], dot[1] + shift[1] + HIGH
+
+
+def within(box: Box, frame: Box) -> bool:
+    """Whether a box (left, low, right, high) lies in another."""
+    return box[0] >= frame[0] and box[1] >= frame[1] and box[2] <= frame[2] and box[3] <= frame[3]
+
+
+def overlap(one: Box, other: Box) -> bool:
+    """Whether two boxes (left, low, right, high) overlap."""
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

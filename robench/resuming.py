@@ -1,0 +1,128 @@
+"""A training that can be broken off: its state on the disk, Ctrl-C between two steps, and what an earlier run left."""
+
+from __future__ import annotations
+
+import io
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+
+from robench.errors import InputError
+from robench.fitting import Epoch, Note, Run, State, Step, restore, saved
+from robench.models import checkpoint
+from robench.models.files import read_torch
+from robench.shards import World
+from robench.writing import write_whole
+
+FORMAT = "robench-training-1"
+SAVE_SECONDS = 60.0  # a training that is killed loses that much at most, or twenty times what it takes to save
+Event: TypeAlias = Step | Epoch | Note
+
+
+@dataclass(frozen=True)
+class Going:
+    """A run with its checkpoint-to-be (None: nothing is written) and the words that a resumed run must repeat."""
+
+    out: Path | None
+    words: dict[str, Any]
+    run: Run
+
+    @property
+    def state(self) -> Path | None:
+        """The file of the state while the run is under way."""
+        return None if self.out is None else self.out.with_name(f"{self.out.stem}.state.pt")
+
+
+def taken_up(going: Going, resume: bool) -> list[str]:
+    """Brings the run to where its state file says; a note that it did. InputError for the state of other settings, or one in the way."""
+    path = going.state
+    if path is None or not path.exists():
+        return []
+    if not resume:
+        raise InputError(f"{path} holds an unfinished training: pass --resume to go on with it, or remove it")
+    content, _ = read_torch(path, trust=False)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise InputError(f"{path.name} is not the state of a training that this robench can go on with: remove it")
+    other = differing(content["words"], going.words)
+    if other:
+        raise InputError(f"{path.name} belongs to a training with other settings ({other}): repeat its words, or remove it")
+    restore(going.run, content["run"])
+    return [f"taken up after {going.run.done} steps and {len(going.run.history)} epochs"]
+
+
+def differing(one: Mapping[str, Any], other: Mapping[str, Any], where: str = "") -> str:
+    """The first setting in which two dicts differ, with both values; "" if none."""
+    for key in sorted({*one, *other}):
+        a, b = one.get(key), other.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found = differing(a, b, f"{where}{key}.")
+            if found:
+                return found
+        elif a != b:
+            return f"{where}{key} was {a!r} and is {b!r}"
+    return ""
+
+
+def kept_going(going: Going, events: Iterator[Event]) -> Iterator[Event]:
+    """The events of a run whose state is written every minute, at its end, and where Ctrl-C is pressed, after the step under way."""
+    if going.state is None or going.run.world.rank > 0:
+        yield from events
+        return
+    next_save = time.monotonic() + SAVE_SECONDS
+    with interruptions(going.run.world) as asked:
+        for event in events:
+            yield event
+            if asked() or time.monotonic() >= next_save:
+                begin_ = time.monotonic()
+                write_state(going)
+                next_save = time.monotonic() + max(SAVE_SECONDS, 20 * (time.monotonic() - begin_))
+            if asked():
+                raise KeyboardInterrupt
+    write_state(going)
+
+
+def write_state(going: Going) -> None:
+    """Writes the state file, whole."""
+    if going.state is not None:
+        buffer = io.BytesIO()
+        torch.save({"format": FORMAT, "words": going.words, "run": saved(going.run)}, buffer)
+        write_whole({going.state: buffer.getvalue()})
+
+
+@contextmanager
+def interruptions(world: World) -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed, once; a second one interrupts at once. Where signals cannot be taken, the answer is always no."""
+    if threading.current_thread() is not threading.main_thread() or world.size > 1 or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        yield lambda: False
+        return
+    pressed: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+
+    def press(number: int, frame: Any) -> None:  # noqa: ARG001 - the signature of a handler
+        pressed.append(number)
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, press)
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def finished(out: Path | None, meta: Mapping[str, Any]) -> tuple[State, dict[str, Any]] | None:
+    """Weights and meta that an earlier run with the same words has written, if they are there."""
+    if out is None or not out.exists() or not out.with_suffix(".json").exists():
+        return None
+    state, known = checkpoint.read(out)
+    wanted = checkpoint.plain(dict(meta))
+    recipe = {key: value for key, value in known.get("recipe", {}).items() if key != "epoch"}
+    if differing({**{key: known.get(key) for key in wanted}, "recipe": recipe}, wanted):
+        return None
+    return state, known

@@ -1,0 +1,115 @@
+"""What the words of a training mean: settings from a preset and the user, the plan they make, the network, the checkpoint's name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from robench.data import Images
+from robench.data.augment import AUGMENTATIONS
+from robench.errors import InputError
+from robench.fitting import OPTIMIZERS, Plan
+from robench.guards import GUARDS, in_danger
+from robench.models import build
+from robench.objectives import DEFAULT_BASES, OBJECTIVES, regularizers_of
+from robench.presets import PRESETS
+from robench.recipes import lookup, parse, resolve
+from robench.threat import Threat
+from robench.writing import prepare
+
+FIT = (
+    "epochs", "batch_size", "optimizer", "lr", "momentum", "weight_decay", "schedule", "augment", "ema", "label_smoothing", "probe_n",
+    "mixup", "cutmix", "awp", "awp_warmup", "precision", "compiled", "guard",
+)  # fmt: skip
+SHARES = ("ema", "label_smoothing", "awp_warmup")
+PRECISIONS = ("fp32", "tf32", "bf16")
+CHOICES = {"optimizer": "optimizer", "augment": "augmentation", "guard": "guard", "precision": "precision"}
+POSITIVE = ("epochs", "batch_size", "lr", "probe_n")
+
+
+def settled(preset: str, overrides: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The preset's settings with the user's on top, and notes; InputError for unknown names and for numbers that cannot be.
+
+    Where neither names an objective it is the base of the regularisers' papers, or standard training without any.
+    """
+    settings = dict(lookup(preset, PRESETS, "preset"))
+    for key, value in overrides.items():
+        lookup(key, settings, "training option")
+        if value is not None:
+            settings[key] = value
+    wrong = [f"{key} {settings[key]}" for key in POSITIVE if not settings[key] > 0]
+    wrong += [f"{key} {settings[key]}" for key in SHARES if not 0 <= settings[key] < 1]
+    wrong += [
+        f"{key} {settings[key]}" for key in ("held_out", "weight_decay", "momentum", "mixup", "cutmix", "awp") if not settings[key] >= 0
+    ]
+    if wrong:
+        raise InputError(f"out of range: {', '.join(wrong)}")
+    if settings["mixup"] and settings["cutmix"]:
+        raise InputError("mixup and cutmix both mix the images of a batch: choose one of them")
+    for key, table in (("optimizer", OPTIMIZERS), ("augment", AUGMENTATIONS), ("guard", GUARDS), ("precision", PRECISIONS)):
+        lookup(settings[key], dict.fromkeys(table), CHOICES[key])
+    settings["objective"], notes = based(settings["objective"], settings["reg"])
+    return settings, notes
+
+
+def based(objective: str | None, reg: Sequence[str]) -> tuple[str, list[str]]:
+    """The objective's sentence, and a note where the regularisers have chosen it; InputError where their papers disagree."""
+    if objective is not None:
+        return objective, []
+    bases = {name: DEFAULT_BASES.get(name, "standard") for name in (parse(sentence).name for sentence in reg)}
+    wanted = sorted(set(bases.values()) - {"standard"})
+    if len(wanted) > 1:
+        raise InputError(f"{' and '.join(bases)} build on different objectives ({', '.join(wanted)}): choose one with --objective")
+    chosen = wanted[0] if wanted else "standard"
+    of = [name for name, base in bases.items() if base == chosen and name in DEFAULT_BASES]
+    return chosen, [f"the objective is {chosen}, the base of {' and '.join(of)}; --objective chooses another"] if of else []
+
+
+def plan_of(settings: Mapping[str, Any], seed: int, teacher: nn.Module | None) -> Plan:
+    """The plan of a training with these settings."""
+    methods = [parse(sentence) for sentence in (settings["objective"], *settings["reg"])]
+    return Plan(
+        objective=resolve(methods[0], OBJECTIVES, "objective")(),
+        regularizers=regularizers_of(settings["reg"]),
+        threat=Threat(settings["norm"], settings["eps"]),
+        seed=seed,
+        defended=bool(settings["reg"]) or methods[0].name != "standard",
+        watched=in_danger(methods),
+        teacher=teacher,
+        **{key: settings[key] for key in FIT},
+    )
+
+
+def destination(out: Path | None, settings: Mapping[str, Any], data: str) -> Path | None:
+    """The checkpoint's path, in a folder known to be writable; named after data, architecture and method where `out` is a folder."""
+    if out is None:
+        return None
+    if out.suffix not in (".pt", ".pth"):
+        method = "-".join(parse(sentence).label.removesuffix(".py") for sentence in (settings["reg"] or (settings["objective"],)))
+        out = out / ("-".join([data, settings["arch"], method]).replace(":", "-").replace("/", "-") + ".pt")
+    prepare(out.parent)
+    return out
+
+
+def network(settings: Mapping[str, Any], images: Images, seed: int) -> tuple[nn.Module, dict[str, Any]]:
+    """A network with weights drawn from the seed, and the description from which a checkpoint rebuilds it."""
+    if settings["normalize"] not in ("none", "data"):
+        raise InputError(f"normalize is 'none' or 'data' (mean and spread of the training images), not {settings['normalize']!r}")
+    some = images.pixels(torch.arange(min(len(images), 5000)))
+    scaled = settings["normalize"] == "data"
+    about = {
+        "arch": settings["arch"],
+        "classes": len(images.classes),
+        "shape": list(images.shape),
+        "activation": settings["activation"],
+        "mean": [round(number, 4) for number in some.mean((0, 2, 3)).tolist()] if scaled else None,
+        "std": [round(number, 4) for number in some.std((0, 2, 3)).clamp_min(1e-3).tolist()] if scaled else None,
+    }
+    arguments: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in about.items() if key != "arch"}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build(settings["arch"], **arguments), about

@@ -1,0 +1,393 @@
+"""Sweeps: one training for each cell of a grid, in a folder in which a broken-off sweep goes on where it stopped.
+
+`lambda=0.03:0.1:0.3,rho=0.1:1:10` spells a grid of nine cells: keys are parted by commas, their values by colons. What a key means is
+settled by the method that is trained: `lambda` is the weight of the regulariser, then there are its options and `warmup`, the options of
+the objective, and the settings of the training. `objective` and `reg` may be keys themselves.
+
+Which cell is best is a choice, so cells are measured on held-out images: chosen on test images, it would look better than it is.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from robench import options
+from robench.errors import InputError
+from robench.fronts import front
+from robench.journal import Journal, difference
+from robench.objectives import OBJECTIVES, REGULARIZERS, regularizers_of
+from robench.presets import PRESETS
+from robench.recipes import Recipe, did_you_mean, from_file, literal, lookup, options_of, parse, resolve
+from robench.report import table
+from robench.report.training import Point
+from robench.rows import Row
+from robench.writing import prepare, write_whole
+
+WEIGHT, WARMUP, TRAINING = "lambda", "warmup", "train"
+METHOD = ("objective", "reg")
+ABOUT, ROWS = "sweep.json", "rows.csv"
+HELD_OUT = "held-out"
+DIVERGED = "the training diverged"  # how the sentence of a training begins whose loss is no longer finite
+FORM = "write KEY=VALUE:VALUE, the keys parted by commas, such as lambda=0.03:0.1:0.3,rho=0.1:1"
+SETTINGS = PRESETS["small"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a grid: its keys with their values as the user named them, and the keyword arguments of `train` that they become."""
+
+    values: dict[str, Any]
+    overrides: dict[str, Any]
+
+    @property
+    def setting(self) -> str:
+        """The cell as key=value words, the form that the CSV carries."""
+        return " ".join(f"{key}={worded(value)}" for key, value in self.values.items())
+
+    @property
+    def name(self) -> str:
+        """The cell as the stem of a file, such as lambda-0.1_rho-1."""
+        plain = "_".join(f"{key}-{worded(value)}" for key, value in self.values.items())
+        return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in plain)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A cell that was trained: its accuracies, seconds and chosen epoch as rows, whether it diverged, and whether that was in this run."""
+
+    cell: Cell
+    rows: list[Row]
+    fresh: bool
+
+    @property
+    def accuracies(self) -> dict[str, Row]:
+        """The accuracies by probe, in the order in which they were measured; none where the training diverged."""
+        return {row.probe: row for row in self.rows if row.metric == "accuracy"}
+
+    def number(self, metric: str) -> float:
+        """Another number of the training: seconds, epoch or diverged; nan where there is none."""
+        return next((row.value for row in self.rows if row.metric == metric), math.nan)
+
+
+class Owner(NamedTuple):
+    """Whose keys are meant: a regulariser's or the objective's, by its name in the sentence, or the training's; and which it has."""
+
+    name: str
+    keys: Sequence[str]
+
+
+TrainOne = Callable[[Cell, Path], Mapping[str, Any]]
+
+
+def grid(sentence: str) -> list[dict[str, Any]]:
+    """The cells that a sentence such as `lambda=0.03:0.1,eps=2/255:4/255` spells, the last key changing fastest.
+
+    Values are numbers, fractions, inf, true, false or words. InputError for parts that are empty or cannot be read, and for a key or a
+    value that is given twice.
+    """
+    axes: dict[str, list[Any]] = {}
+    for part in sentence.split(","):
+        key, equals, values = (word.strip() for word in part.partition("="))
+        words = [word.strip() for word in values.split(":")]
+        owner, dot, option = key.rpartition(".")
+        key = owner + dot + option.replace("-", "_")
+        if not option or not equals or not all(words) or any(character.isspace() for character in key + "".join(words)):
+            raise InputError(f"cannot read {part.strip()!r} in the sweep {sentence!r}: {FORM}")
+        if key in axes:
+            raise InputError(f"the sweep {sentence!r} names {key} twice: give all its values at once, parted by colons")
+        axes[key] = [value_of(key, word) for word in words]
+        twice = [word for place, word in enumerate(words) if worded(axes[key][place]) in map(worded, axes[key][:place])]
+        if twice:
+            raise InputError(f"the sweep {sentence!r} gives {key} the value {twice[0]} twice")
+    return [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
+
+
+def value_of(key: str, word: str) -> Any:
+    """The value that a word of a grid spells."""
+    value = literal(word)
+    if isinstance(value, float) and math.isnan(value):
+        raise InputError(f"{key} cannot be {word}: a value of a sweep is a number, a fraction, inf or a word")
+    return value
+
+
+def worded(value: object) -> str:
+    """A value as one writes it: numbers short but exact, multiples of 1/255 as fractions, 1.0 as 1, booleans as true and false."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, float):
+        return str(value)
+    short, steps = f"{value:g}", round(255 * value) if math.isfinite(value) else 0
+    if float(short) == value:
+        return short
+    return f"{steps}/255" if steps / 255 == value else repr(value)
+
+
+def applied(cell: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The keyword arguments of `train` that a cell of a grid becomes: reg, objective, seed, or keys of a preset.
+
+    settings  what is trained otherwise: at least `objective` and `reg`, as in a preset; None stands for "standard" and for none
+
+    A key is looked for among the options of the regularisers, with `lambda`, their weight, and `warmup`; among those of the objective; and
+    among the training's settings with `seed`. One that several of them have is written with its owner: `sagr.lambda`, `sagr.norm`,
+    `pgd-at.steps`, `train.norm`. InputError for a key that nothing or several have, and for a value that cannot be.
+    """
+    method = {key: fitting(key, cell[key]) for key in METHOD if key in cell}
+    chosen = {**settings, **method}
+    objective = parse(chosen.get("objective") or "standard")
+    regs = {recipe.label: recipe for recipe in map(parse, chosen.get("reg") or ())}
+    owners = owners_of(objective, regs)
+    found: dict[str, Any] = dict(method)
+    for key, value in cell.items():
+        if key in METHOD:
+            continue
+        owner, option = owned(key, owners)
+        if owner is owners[-1]:
+            found[option] = fitting(option, value)
+        elif owner.name in regs and owner is not owners[-2]:
+            regs[owner.name] = changed(regs[owner.name], option, value)
+            found["reg"] = tuple(map(spelled, regs.values()))
+        else:
+            objective = changed(objective, option, value)
+            found["objective"] = spelled(objective)
+    return found
+
+
+def owners_of(objective: Recipe, regs: Mapping[str, Recipe]) -> list[Owner]:
+    """Who may own a key: the regularisers, then the objective, and the training last."""
+    keys = {label: [*own_options(recipe, REGULARIZERS, "regulariser"), WEIGHT, WARMUP] for label, recipe in regs.items()}
+    return [
+        *(Owner(label, list(dict.fromkeys(its))) for label, its in keys.items()),
+        Owner(objective.label, own_options(objective, OBJECTIVES, "objective")),
+        Owner(TRAINING, [*SETTINGS, "seed"]),
+    ]
+
+
+def own_options(recipe: Recipe, known: Mapping[str, Callable[..., Any]], what: str) -> list[str]:
+    """The options of the function that a recipe names."""
+    return list(options_of(from_file(recipe.name) if ".py:" in recipe.name else lookup(recipe.name, known, what)))
+
+
+def owned(key: str, owners: Sequence[Owner]) -> tuple[Owner, str]:
+    """The owner of a key and what it calls it; InputError where there is none or are several."""
+    name, _, option = key.rpartition(".")
+    having = [owner for owner in owners if option in owner.keys and name in ("", owner.name)]
+    if len(having) == 1:
+        return having[0], option
+    if having:
+        raise InputError(f"what {key!r} means in the sweep is not clear: write {' or '.join(f'{owner.name}.{option}' for owner in having)}")
+    if option == WEIGHT and len(owners) == 2:
+        raise InputError(f"there is no regulariser whose weight {key!r} could be: name one with --reg, or sweep the objective's options")
+    if name and name not in [owner.name for owner in owners]:
+        raise InputError(f"the sweep trains nothing that is called {name!r}{did_you_mean(name, [owner.name for owner in owners])}")
+    known = {f"{owner.name}.{one}" if name else one for owner in owners for one in owner.keys if name in ("", owner.name)}
+    raise InputError(f"unknown key {key!r} of a sweep{did_you_mean(key, known)}")
+
+
+def changed(recipe: Recipe, option: str, value: Any) -> Recipe:
+    """A recipe with another weight or another value of an option."""
+    if option == WEIGHT:
+        return replace(recipe, weight=options.number(f"{WEIGHT} of {recipe.name}", value))
+    return replace(recipe, options={**recipe.options, option: value})
+
+
+def spelled(recipe: Recipe) -> str:
+    """The sentence from which `parse` reads a recipe."""
+    pairs = [(recipe.name, recipe.weight)] if recipe.weight is not None else []
+    words = [f"{key}={exact(value)}" for key, value in (*pairs, *recipe.options.items())]
+    return ",".join(words if pairs else [recipe.name, *words])
+
+
+def exact(value: object) -> str:
+    """A value as a recipe spells it, without rounding."""
+    return str(value).lower() if isinstance(value, bool) else repr(value) if isinstance(value, float) else str(value)
+
+
+def fitting(key: str, value: Any) -> Any:
+    """A value for a setting of the training, if it is of the kind that the setting has; `reg` becomes a tuple of one sentence."""
+    usual = SETTINGS.get(key, 0)
+    if isinstance(usual, bool):
+        return options.switch(key, value)
+    if isinstance(usual, int):
+        return options.whole(key, value, least=0)
+    if isinstance(usual, float):
+        return options.number(key, value)
+    if isinstance(usual, (str, tuple)) and not isinstance(value, str):
+        raise InputError(f"{key} must be a word, not {worded(value)}")
+    return (value,) if isinstance(usual, tuple) else value
+
+
+def planned(sentence: str, settings: Mapping[str, Any]) -> list[Cell]:
+    """The cells of a sweep, each tried as far as that goes without training: hours are not to end at a misspelt option.
+
+    settings  as in `applied`
+    """
+    cells = [Cell(values, applied(values, settings)) for values in grid(sentence)]
+    for cell in cells:
+        chosen = {**settings, **cell.overrides}
+        regularizers_of(chosen.get("reg") or ())
+        resolve(parse(chosen.get("objective") or "standard"), OBJECTIVES, "objective")
+    names = [cell.name for cell in cells]
+    twins = [cell.setting for cell in cells if names.count(cell.name) > 1]
+    if twins:
+        raise InputError(f"two cells of the sweep would have one file name: {twins[0]} and {twins[1]}")
+    return cells
+
+
+def sweep(
+    cells: Sequence[Cell],
+    train_one: TrainOne,
+    *,
+    folder: Path,
+    about: Mapping[str, Any],
+    suite: str = "",
+    measure: str = HELD_OUT,
+    resume: bool = False,
+) -> Iterator[Finished]:
+    """Trains every cell and yields it when its numbers are on the disk; those of an earlier run come first, untrained.
+
+    train_one  train_one(cell, FILE.pt) trains with cell.overrides, writes FILE.pt and returns the meta of `Trained`
+    folder     gets <cell>.pt of each cell, rows.csv (rewritten whole after each), sweep.json and the state
+    about      what else the numbers depend on, as plain JSON values: data, preset, settings, seed
+    suite      what runs at the end; its verdict, else the last probe, is the robust accuracy
+    measure    the images of the numbers, "held-out" or "test": goes into the rows
+    resume     go on with an unfinished sweep
+
+    A training that diverges is a result: the sweep goes on. InputError where the folder holds another sweep or other results, or an
+    unfinished sweep but `resume` is false.
+    """
+    header = {"grid": axes_of(cells), "suite": suite, "measure": measure, **about}
+    check_free(prepare(folder), header)
+    journal = Journal(folder, header, resume=resume)
+    known = {entry["setting"]: [Row(**row) for row in entry["rows"]] for entry in journal.entries}
+    done = [Finished(cell, known[cell.setting], fresh=False) for cell in cells if cell.setting in known]
+    if done:
+        write(folder, done, header)
+    yield from done
+    for cell in cells:
+        if cell.setting in known:
+            continue
+        with nullcontext() if done else journal.kept():
+            rows = trained(cell, train_one, folder / f"{cell.name}.pt", measure)
+        journal.append({"setting": cell.setting, "rows": [vars(row) for row in rows]})
+        done.append(Finished(cell, rows, fresh=True))
+        write(folder, done, header)
+        yield done[-1]
+    journal.finish()
+
+
+def axes_of(cells: Sequence[Cell]) -> dict[str, list[str]]:
+    """The keys of a grid with their values as words."""
+    return {key: list(dict.fromkeys(worded(cell.values[key]) for cell in cells)) for key in cells[0].values}
+
+
+def check_free(folder: Path, header: Mapping[str, Any]) -> None:
+    """InputError where the folder holds results of another sweep, or of something that is no sweep."""
+    if not (folder / ROWS).exists():
+        return
+    try:
+        theirs = json.loads((folder / ABOUT).read_bytes())
+    except (OSError, ValueError):
+        raise InputError(f"{folder} holds results that are not those of a sweep: choose another folder") from None
+    ours = json.loads(json.dumps(header))
+    if theirs != ours:
+        raise InputError(f"{folder} holds another sweep: {difference(theirs, ours)}; choose another folder")
+
+
+def trained(cell: Cell, train_one: TrainOne, path: Path, measure: str) -> list[Row]:
+    """Trains one cell; its rows."""
+    begin = time.perf_counter()
+    try:
+        meta = train_one(cell, path)
+    except InputError as error:
+        if not str(error).startswith(DIVERGED):
+            raise
+        return [of_cell(cell, path, {}, "diverged", 1.0), of_cell(cell, path, {}, "seconds", time.perf_counter() - begin)]
+    return rows_of(cell, path, meta, time.perf_counter() - begin, measure)
+
+
+def of_cell(cell: Cell, path: Path, meta: Mapping[str, Any], metric: str, value: float) -> Row:
+    """A row about the training of a cell itself; n is the number of training images."""
+    data, recipe = meta.get("data", {}), meta.get("recipe", {})
+    n, seed = data.get("n", 0), recipe.get("seed", cell.overrides.get("seed", 0))
+    return Row(
+        path.name, meta.get("preset", ""), data.get("name", ""), "train", n, seed, "", 0.0, TRAINING, cell.setting, metric, float(value)
+    )
+
+
+def rows_of(cell: Cell, path: Path, meta: Mapping[str, Any], seconds: float, measure: str) -> list[Row]:
+    """The accuracies of a cell, with the cell as their setting, then the seconds of its training and the epoch whose weights were kept."""
+    rows = []
+    for probe, found in meta["metrics"].items():
+        name, held, _ = str(found["data"]).partition(" held out")  # so a source without a test split is told
+        own = of_cell(cell, path, meta, "accuracy", found["accuracy"])
+        own = replace(own, data=name, split=HELD_OUT if held else measure, n=found["n"], probe=probe)
+        rows.append(replace(own, norm=found["norm"], eps=found["eps"], low=found["low"], high=found["high"]))
+    rows.append(of_cell(cell, path, meta, "seconds", seconds))
+    return [*rows, of_cell(cell, path, meta, "epoch", meta["recipe"]["epoch"])]
+
+
+def write(folder: Path, done: Sequence[Finished], header: Mapping[str, Any]) -> None:
+    """Writes rows.csv of the cells so far, each with whether it is on the front among them, and sweep.json."""
+    rows = with_front(done, header["suite"])
+    text = json.dumps(header, indent=2)
+    write_whole({folder / ROWS: table(rows, Row).to_csv(index=False).encode(), folder / ABOUT: f"{text}\n".encode()})
+
+
+def with_front(done: Sequence[Finished], suite: str = "") -> list[Row]:
+    """The rows of all cells; each cell that did not diverge has one more, on_front, under the robust probe, 1 or 0."""
+    robust = robust_probe(done, suite)
+    kept = front([(point.clean[0], point.robust[0]) for point in points(done, suite)])
+    rows: list[Row] = []
+    for one, best in zip(done, kept, strict=True):
+        rows += one.rows
+        if robust in one.accuracies:
+            rows.append(replace(one.accuracies[robust], metric="on_front", value=float(best), low=math.nan, high=math.nan))
+    return rows
+
+
+def robust_probe(done: Sequence[Finished], suite: str = "") -> str:
+    """The probe that counts as robust accuracy: the suite's verdict where there is one, else the last probe; "" where all diverged."""
+    probes = next((list(one.accuracies) for one in done if one.accuracies), [""])
+    return suite if suite in probes else probes[-1]
+
+
+def points(done: Sequence[Finished], suite: str = "") -> list[Point]:
+    """The cells as points of the picture of their front, in their order; nan where the training diverged.
+
+    The last key but the seed makes the series, the others the label; a single key makes labels only.
+    """
+    robust = robust_probe(done, suite)
+    return [Point(*names(one.cell.values), triple(one, "clean"), triple(one, robust)) for one in done]
+
+
+def names(values: Mapping[str, Any]) -> tuple[str, str]:
+    """The series and the label of a cell."""
+    words = {key: f"{key} {worded(value)}" for key, value in values.items()}
+    series = [key for key in words if key != "seed"][-1:] if len(words) > 1 else []
+    return " ".join(words[key] for key in series), " ".join(text for key, text in words.items() if key not in series)
+
+
+def triple(one: Finished, probe: str) -> tuple[float, float, float]:
+    """An accuracy with its interval; nan where there is none."""
+    row = one.accuracies.get(probe)
+    return (math.nan, math.nan, math.nan) if row is None else (row.value, row.low, row.high)
+
+
+def pivot(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """One dict a cell from its rows, for tables: the words of its keys, each probe with its low, high and n, and the other numbers."""
+    lines: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        line = lines.setdefault(row.setting, dict(word.split("=", 1) for word in row.setting.split(" ")))
+        if row.metric == "accuracy":
+            line |= {row.probe: row.value, f"{row.probe} low": row.low, f"{row.probe} high": row.high, f"{row.probe} n": row.n}
+        else:
+            line[row.metric] = row.value
+    return list(lines.values())
