@@ -192,9 +192,14 @@ def begin(model: nn.Module, plan: Plan, world: World | None = None) -> Run:
 
 
 def saved(run: Run) -> dict[str, Any]:
-    """Everything of a run that a later process needs to go on, as tensors on the CPU, numbers, words, lists and dicts."""
+    """Everything of a run that a later process needs to go on, as tensors on the CPU, numbers, words, lists and dicts.
+
+    Of several processes all must call it together: what the objective keeps is each one's own.
+    """
+    now = moment(run)
     return {
-        **moment(run),
+        **now,
+        "everybody": run.world.gather(now["kept"]),
         "best": None if run.best is None else asdict(run.best),
         "last": None if run.last is None else asdict(run.last),
         "good": run.good,
@@ -228,6 +233,7 @@ def restore(run: Run, state: Mapping[str, Any]) -> None:
     if "best" in state:
         run.best, run.last = (None if state[name] is None else Epoch(**state[name]) for name in ("best", "last"))
         run.good, run.lost = state["good"], copy.deepcopy(state["lost"])
+        run.kept = {name: tensor.to(device) for name, tensor in state["everybody"][run.world.rank].items()}
 
 
 def fit(run: Run, plan: Plan, train: Images, held_out: Images) -> Iterator[Step | Epoch]:

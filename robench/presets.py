@@ -49,14 +49,41 @@ RICE: dict[str, Any] = SMALL | {
     "held_out": 1000,
     "probe_n": 1000,
 }
+
+
+def drops(epochs: int, *at: int) -> str:
+    """The schedule whose rate falls to a tenth at the start of each of these epochs (counted from 0) of so many."""
+    return f"milestones,at={':'.join(f'{epoch}/{epochs}' for epoch in at)}"
+
+
+PANG: dict[str, Any] = RICE | {"epochs": 110, "schedule": drops(110, 100, 105)}
+SINGLE_STEP: dict[str, Any] = RICE | {"epochs": 30, "lr": 0.2, "schedule": "cyclic"}
+IGD: dict[str, Any] = RICE | {"arch": "resnet18", "epochs": 150, "schedule": "plateau,patience=10,threshold=0.01", "normalize": "none"}
+EMR: dict[str, Any] = RICE | {"arch": "wrn-34-10", "epochs": 100, "schedule": drops(100, 75, 90)}
+ARR: dict[str, Any] = RICE | {"arch": "resnet18", "objective": "standard", "reg": ("arr",), "schedule": drops(200, 100, 150)}
+EMR_WEIGHT = 3 / 128  # the paper's 3 belongs to the squared norm of the gradient of a mean over 128 images
+
 PRESETS: dict[str, dict[str, Any]] = {
     "small": SMALL,
     "cifar-small": SMALL | {"augment": "crop-flip", "epochs": 12, "eps": 2 / 255, "ema": 0.995},
+    "cifar-two-conv": SMALL | {"arch": "two-conv", "activation": "relu", "augment": "flip", "epochs": 10, "eps": 2 / 255},
     "mnist-small": SMALL | {"arch": "two-conv", "activation": "relu", "eps": 0.3, "epochs": 5, "lr": 2e-3, "normalize": "none"},
+    "mnist-l2": SMALL
+    | {
+        "arch": "two-conv",
+        "activation": "relu",
+        "norm": "l2",
+        "eps": 2.0,
+        "epochs": 5,
+        "lr": 2e-3,
+        "normalize": "none",
+        "objective": "pgd-at",
+    },
     "hoffman2019": SMALL
     | {
         "arch": "mlp",
         "activation": "relu",
+        "objective": "standard",
         "reg": ("jacobian=0.1",),
         "eps": 0.1,
         "epochs": 5,
@@ -68,21 +95,86 @@ PRESETS: dict[str, dict[str, Any]] = {
         "normalize": "none",
         "held_out": 1000,
     },
+    "emr-mlp": SMALL
+    | {
+        "arch": "mlp,width=512,depth=3",
+        "activation": "relu",
+        "objective": "standard",
+        "reg": (f"emr={EMR_WEIGHT:.6f},temperature=1",),
+        "eps": 0.1,
+        "epochs": 20,
+        "batch_size": 128,
+        "optimizer": "sgd",
+        "lr": 0.05,
+        "schedule": drops(20, 15, 18),
+        "normalize": "none",
+        "held_out": 1000,
+    },
     "standard-cifar": RICE | {"arch": "resnet18", "objective": "standard"},
+    "sagr-cifar": RICE | {"arch": "resnet18", "activation": "silu", "objective": "standard", "reg": ("sagr=0.1,rho=0.1",)},
+    "igd-cifar10": IGD | {"reg": ("igd=1",)},
+    "igd-cifar100": IGD | {"reg": ("igd=2",)},
+    "igd-tinyimagenet": IGD | {"reg": ("igd=3",)},
+    "igd-imagenet100": IGD | {"arch": "tv/resnet18", "reg": ("igd=4",)},
+    "emr-at": EMR | {"reg": (f"emr={EMR_WEIGHT:.6f},temperature=40,drops=75/100:90/100",)},
+    "emr-trades": EMR
+    | {"objective": "trades,beta=12", "weight_decay": 1e-3, "reg": (f"emr={1 / 128:.6f},temperature=1,drops=75/100:90/100",)},
+    "emr-mail": EMR | {"objective": "mail-at", "reg": (f"emr={1 / 128:.6f},temperature=0.1,drops=75/100:90/100",)},
+    "emr-mart": EMR | {"objective": "mart", "reg": (f"emr={EMR_WEIGHT:.6f},temperature=40,drops=75/100:90/100",)},
+    "arr-cifar10": ARR,
+    "arr-cifar100": ARR,
     "rice2020": RICE,
-    "pang2021": RICE | {"epochs": 110, "schedule": f"piecewise,first={100 / 110:.6f},second={105 / 110:.6f}"},
-    "pang2021-wa-ls": RICE
-    | {"epochs": 110, "schedule": f"piecewise,first={100 / 110:.6f},second={105 / 110:.6f}", "ema": 0.9995, "label_smoothing": 0.4},
+    "pang2021": PANG,
+    "pang2021-wa-ls": PANG | {"ema": 0.9995, "label_smoothing": 0.4},
+    "trades2019": RICE | {"arch": "wrn-34-10", "objective": "trades", "epochs": 76, "weight_decay": 2e-4, "schedule": drops(76, 75)},
+    "trades-pang": PANG | {"objective": "trades"},
+    "mart2020": RICE
+    | {"arch": "resnet18", "objective": "mart", "lr": 0.01, "epochs": 120, "weight_decay": 3.5e-3, "schedule": drops(120, 75, 90, 100)},
+    "mail2021-at": RICE | {"arch": "resnet18", "objective": "mail-at", "epochs": 100, "schedule": drops(100, 75, 90)},
+    "mail2021-trades": RICE | {"arch": "resnet18", "objective": "mail-trades", "epochs": 100, "schedule": drops(100, 75, 90)},
+    "awp2020": RICE | {"awp": 0.01},
+    "awp2020-trades": RICE | {"objective": "trades", "awp": 0.005, "awp_warmup": 10 / 200},
+    "hat2022": RICE | {"objective": "hat", "epochs": 50, "schedule": "cyclic", "lr": 0.21},
+    "wong2020": SINGLE_STEP | {"objective": "fgsm-rs"},
+    "n-fgsm2022": SINGLE_STEP | {"objective": "n-fgsm"},
+    "gradalign2020": SINGLE_STEP | {"objective": "fgsm-at", "reg": ("gradalign=0.2",), "lr": 0.3},
+    "free2019": SINGLE_STEP | {"objective": "free-at,replays=8", "epochs": 10, "lr": 0.04},
 }
 ABOUT = {
     "small": "a small CNN on 32 px images, minutes on two cores; the default",
     "cifar-small": "the same for CIFAR-10 at eps 2/255, with crops, flips and averaged weights",
+    "cifar-two-conv": "two strided convolutions for CIFAR-10 at eps 2/255, 10 epochs; the study of all methods (docs/results.md)",
     "mnist-small": "two strided convolutions on MNIST at eps 0.3, minutes on two cores; the default for 28 px grey images",
+    "mnist-l2": "PGD-AT of the same against l2 at eps 2",
     "hoffman2019": "the MNIST example of Jacobian regularisation, an MLP for 5 epochs (Hoffman et al. 2019, 1908.02729)",
+    "emr-mlp": "EMR of an MLP in standard training, MNIST; width, depth and schedule are ours (Liu & Chan 2022, 2210.05118)",
     "standard-cifar": "ResNet-18 on CIFAR without a defence, the schedule of rice2020",
+    "sagr-cifar": "SAGR, our reconstruction, of ResNet-18 with SiLU; the schedule of rice2020 (after Li et al. 2023; all settings ours)",
+    "igd-cifar10": "IGD with weight 1 on PGD-AT, ResNet-18, 150 epochs, rate by plateau (Chen et al. 2023, 2305.09305)",
+    "igd-cifar100": "the same with weight 2",
+    "igd-tinyimagenet": "the same with weight 3, for images of 64 px",
+    "igd-imagenet100": "the same with weight 4, torchvision's ResNet-18 for images of 224 px",
+    "emr-at": "EMR on PGD-AT of WRN-34-10 (Liu & Chan 2022, 2210.05118); the epochs of the drops are ours",
+    "emr-trades": "EMR on TRADES with beta 12",
+    "emr-mail": "EMR on MAIL-AT",
+    "emr-mart": "EMR on MART, with the weight and temperature of emr-at (ours)",
+    "arr-cifar10": "ARR of ResNet-18, one FGSM step, rate 0.1, a tenth from epochs 100 and 150 of 200; the weight is ours",
+    "arr-cifar100": "the same, for CIFAR-100",
     "rice2020": "PGD-AT of PreAct ResNet-18, 200 epochs (Rice et al. 2020, 2002.11569)",
     "pang2021": "PGD-AT of PreAct ResNet-18, 110 epochs (Pang et al. 2021, 2010.00467)",
     "pang2021-wa-ls": "pang2021 with averaged weights and label smoothing 0.4",
+    "trades2019": "TRADES with beta 6 of WRN-34-10, 76 epochs (Zhang et al. 2019, 1901.08573)",
+    "trades-pang": "TRADES of PreAct ResNet-18 by the schedule of pang2021",
+    "mart2020": "MART with beta 5 of ResNet-18, 120 epochs from rate 0.01 (Wang et al. 2020, OpenReview rklOg6EFwS)",
+    "mail2021-at": "MAIL on PGD-AT of ResNet-18, weights from epoch 75 (Liu et al. 2021, 2106.07904)",
+    "mail2021-trades": "MAIL on TRADES of ResNet-18, weights from epoch 75",
+    "awp2020": "rice2020 with weights perturbed by 0.01 (Wu et al. 2020, 2004.05884)",
+    "awp2020-trades": "TRADES with weights perturbed by 0.005 from epoch 10 on",
+    "hat2022": "HAT of PreAct ResNet-18; epochs and schedule are ours (Rade & Moosavi-Dezfooli 2022)",
+    "wong2020": "FGSM from a random start, 30 epochs (Wong et al. 2020, 2001.03994)",
+    "n-fgsm2022": "N-FGSM, 30 epochs (de Jorge et al. 2022, 2202.01181)",
+    "gradalign2020": "FGSM with GradAlign 0.2, 30 epochs (Andriushchenko & Flammarion 2020, 2007.02617)",
+    "free2019": "Free-AT, 10 epochs of 8 replays (Shafahi et al. 2019, 1904.12843)",
 }
 
 

@@ -18,7 +18,6 @@ from robench.errors import InputError
 from robench.fitting import Epoch, Note, Run, State, Step, restore, saved
 from robench.models import checkpoint
 from robench.models.files import read_torch
-from robench.shards import World
 from robench.writing import write_whole
 
 FORMAT = "robench-training-1"
@@ -71,15 +70,18 @@ def differing(one: Mapping[str, Any], other: Mapping[str, Any], where: str = "")
 
 
 def kept_going(going: Going, events: Iterator[Event]) -> Iterator[Event]:
-    """The events of a run whose state is written every minute, at its end, and where Ctrl-C is pressed, after the step under way."""
-    if going.state is None or going.run.world.rank > 0:
+    """The events of a run whose state is written every minute, at its end, and where Ctrl-C is pressed, after the step under way.
+
+    Several processes write it after every epoch, together, and Ctrl-C costs what came after the last one.
+    """
+    if going.state is None:
         yield from events
         return
-    next_save = time.monotonic() + SAVE_SECONDS
-    with interruptions(going.run.world) as asked:
+    alone, next_save = going.run.world.size == 1, time.monotonic() + SAVE_SECONDS
+    with interruptions(alone) as asked:
         for event in events:
             yield event
-            if asked() or time.monotonic() >= next_save:
+            if asked() or (time.monotonic() >= next_save if alone else isinstance(event, Epoch)):
                 begin_ = time.monotonic()
                 write_state(going)
                 next_save = time.monotonic() + max(SAVE_SECONDS, 20 * (time.monotonic() - begin_))
@@ -90,16 +92,17 @@ def kept_going(going: Going, events: Iterator[Event]) -> Iterator[Event]:
 
 def write_state(going: Going) -> None:
     """Writes the state file, whole."""
-    if going.state is not None:
+    content = {"format": FORMAT, "words": going.words, "run": saved(going.run)}
+    if going.state is not None and going.run.world.rank == 0:
         buffer = io.BytesIO()
-        torch.save({"format": FORMAT, "words": going.words, "run": saved(going.run)}, buffer)
+        torch.save(content, buffer)
         write_whole({going.state: buffer.getvalue()})
 
 
 @contextmanager
-def interruptions(world: World) -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C was pressed, once; a second one interrupts at once. Where signals cannot be taken, the answer is always no."""
-    if threading.current_thread() is not threading.main_thread() or world.size > 1 or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+def interruptions(wanted: bool) -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed, once; a second one interrupts at once. Where signals cannot or shall not be taken, always no."""
+    if not wanted or threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         yield lambda: False
         return
     pressed: list[int] = []

@@ -23,20 +23,23 @@ from robench import options
 from robench.errors import InputError
 from robench.fronts import front
 from robench.journal import Journal, difference
-from robench.objectives import OBJECTIVES, REGULARIZERS, regularizers_of
+from robench.objectives import OBJECTIVES, REGULARIZERS
 from robench.presets import PRESETS
-from robench.recipes import Recipe, did_you_mean, from_file, literal, lookup, options_of, parse, resolve
+from robench.recipes import Recipe, did_you_mean, from_file, literal, lookup, options_of, parse
 from robench.report import table
 from robench.report.training import Point
 from robench.rows import Row
+from robench.settings import based, plan_of, settled
 from robench.writing import prepare, write_whole
 
-WEIGHT, WARMUP, TRAINING = "lambda", "warmup", "train"
+WEIGHT, WARMUP = "lambda", "warmup"
+REGULARISER, OBJECTIVE, TRAINING = "regulariser", "objective", "train"
 METHOD = ("objective", "reg")
 ABOUT, ROWS = "sweep.json", "rows.csv"
 HELD_OUT = "held-out"
 DIVERGED = "the training diverged"  # how the sentence of a training begins whose loss is no longer finite
 FORM = "write KEY=VALUE:VALUE, the keys parted by commas, such as lambda=0.03:0.1:0.3,rho=0.1:1"
+PARTS = (3, 6, 7, 9, 255)  # denominators of fractions that people write and that no short decimal number equals
 SETTINGS = PRESETS["small"]
 
 
@@ -61,7 +64,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Finished:
-    """A cell that was trained: its accuracies, seconds and chosen epoch as rows, whether it diverged, and whether that was in this run."""
+    """A cell that was trained: its accuracies, seconds, chosen epoch and failures as rows, and whether that was in this run."""
 
     cell: Cell
     rows: list[Row]
@@ -73,13 +76,14 @@ class Finished:
         return {row.probe: row for row in self.rows if row.metric == "accuracy"}
 
     def number(self, metric: str) -> float:
-        """Another number of the training: seconds, epoch or diverged; nan where there is none."""
+        """Another number of the training: seconds, epoch, and 1 for an alarm or diverged; nan where there is none."""
         return next((row.value for row in self.rows if row.metric == metric), math.nan)
 
 
 class Owner(NamedTuple):
-    """Whose keys are meant: a regulariser's or the objective's, by its name in the sentence, or the training's; and which it has."""
+    """Whose keys are meant: what it is (a regulariser, the objective or the training), its name in the sentence, and which keys it has."""
 
+    what: str
     name: str
     keys: Sequence[str]
 
@@ -119,54 +123,57 @@ def value_of(key: str, word: str) -> Any:
 
 
 def worded(value: object) -> str:
-    """A value as one writes it: numbers short but exact, multiples of 1/255 as fractions, 1.0 as 1, booleans as true and false."""
+    """A value as one writes it: numbers short but exact, 1.0 as 1, thirds and 255ths and the like as fractions, true and false."""
     if isinstance(value, bool):
         return str(value).lower()
     if not isinstance(value, float):
         return str(value)
-    short, steps = f"{value:g}", round(255 * value) if math.isfinite(value) else 0
-    if float(short) == value:
-        return short
-    return f"{steps}/255" if steps / 255 == value else repr(value)
+    if float(f"{value:g}") == value:
+        return f"{value:g}"
+    return next((f"{round(parts * value)}/{parts}" for parts in PARTS if round(parts * value) / parts == value), repr(value))
 
 
 def applied(cell: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """The keyword arguments of `train` that a cell of a grid becomes: reg, objective, seed, or keys of a preset.
 
-    settings  what is trained otherwise: at least `objective` and `reg`, as in a preset; None stands for "standard" and for none
+    settings  what is trained otherwise, keys of a preset: `objective`, where None stands for the base of the regularisers, and `reg`
 
     A key is looked for among the options of the regularisers, with `lambda`, their weight, and `warmup`; among those of the objective; and
     among the training's settings with `seed`. One that several of them have is written with its owner: `sagr.lambda`, `sagr.norm`,
     `pgd-at.steps`, `train.norm`. InputError for a key that nothing or several have, and for a value that cannot be.
     """
-    method = {key: fitting(key, cell[key]) for key in METHOD if key in cell}
-    chosen = {**settings, **method}
-    objective = parse(chosen.get("objective") or "standard")
-    regs = {recipe.label: recipe for recipe in map(parse, chosen.get("reg") or ())}
+    found: dict[str, Any] = {key: fitting(key, cell[key]) for key in METHOD if key in cell}
+    objective, regs = method_of({**settings, **found})
     owners = owners_of(objective, regs)
-    found: dict[str, Any] = dict(method)
-    for key, value in cell.items():
-        if key in METHOD:
-            continue
+    for key in [key for key in cell if key not in METHOD]:
         owner, option = owned(key, owners)
-        if owner is owners[-1]:
-            found[option] = fitting(option, value)
-        elif owner.name in regs and owner is not owners[-2]:
-            regs[owner.name] = changed(regs[owner.name], option, value)
-            found["reg"] = tuple(map(spelled, regs.values()))
-        else:
-            objective = changed(objective, option, value)
+        if owner.what == TRAINING:
+            found[option] = fitting(option, cell[key])
+        elif owner.what == OBJECTIVE:
+            objective = changed(objective, option, cell[key])
             found["objective"] = spelled(objective)
+        else:
+            regs[owner.name] = changed(regs[owner.name], option, cell[key])
+            found["reg"] = tuple(map(spelled, regs.values()))
     return found
 
 
+def method_of(settings: Mapping[str, Any]) -> tuple[Recipe, dict[str, Recipe]]:
+    """The objective and the regularisers by name, as recipes; InputError where a regulariser is given twice."""
+    sentences = settings.get("reg") or ()
+    regs = {recipe.label: recipe for recipe in map(parse, sentences)}
+    if len(regs) < len(sentences):
+        raise InputError("a regulariser is given twice: one weight and one set of options a name")
+    return parse(based(settings.get("objective"), sentences)[0]), regs
+
+
 def owners_of(objective: Recipe, regs: Mapping[str, Recipe]) -> list[Owner]:
-    """Who may own a key: the regularisers, then the objective, and the training last."""
-    keys = {label: [*own_options(recipe, REGULARIZERS, "regulariser"), WEIGHT, WARMUP] for label, recipe in regs.items()}
+    """Who may own a key: the regularisers, then the objective and the training."""
+    keys = {label: [WEIGHT, WARMUP, *own_options(recipe, REGULARIZERS, REGULARISER)] for label, recipe in regs.items()}
     return [
-        *(Owner(label, list(dict.fromkeys(its))) for label, its in keys.items()),
-        Owner(objective.label, own_options(objective, OBJECTIVES, "objective")),
-        Owner(TRAINING, [*SETTINGS, "seed"]),
+        *(Owner(REGULARISER, label, its) for label, its in keys.items()),
+        Owner(OBJECTIVE, objective.label, own_options(objective, OBJECTIVES, OBJECTIVE)),
+        Owner(TRAINING, TRAINING, [*SETTINGS, "seed"]),
     ]
 
 
@@ -183,7 +190,7 @@ def owned(key: str, owners: Sequence[Owner]) -> tuple[Owner, str]:
         return having[0], option
     if having:
         raise InputError(f"what {key!r} means in the sweep is not clear: write {' or '.join(f'{owner.name}.{option}' for owner in having)}")
-    if option == WEIGHT and len(owners) == 2:
+    if option == WEIGHT and REGULARISER not in [owner.what for owner in owners]:
         raise InputError(f"there is no regulariser whose weight {key!r} could be: name one with --reg, or sweep the objective's options")
     if name and name not in [owner.name for owner in owners]:
         raise InputError(f"the sweep trains nothing that is called {name!r}{did_you_mean(name, [owner.name for owner in owners])}")
@@ -219,23 +226,22 @@ def fitting(key: str, value: Any) -> Any:
         return options.whole(key, value, least=0)
     if isinstance(usual, float):
         return options.number(key, value)
-    if isinstance(usual, (str, tuple)) and not isinstance(value, str):
+    if not isinstance(value, str):
         raise InputError(f"{key} must be a word, not {worded(value)}")
     return (value,) if isinstance(usual, tuple) else value
 
 
-def planned(sentence: str, settings: Mapping[str, Any]) -> list[Cell]:
+def planned(sentence: str, settings: dict[str, Any]) -> list[Cell]:
     """The cells of a sweep, each tried as far as that goes without training: hours are not to end at a misspelt option.
 
     settings  as in `applied`
     """
     cells = [Cell(values, applied(values, settings)) for values in grid(sentence)]
     for cell in cells:
-        chosen = {**settings, **cell.overrides}
-        regularizers_of(chosen.get("reg") or ())
-        resolve(parse(chosen.get("objective") or "standard"), OBJECTIVES, "objective")
-    names = [cell.name for cell in cells]
-    twins = [cell.setting for cell in cells if names.count(cell.name) > 1]
+        given = {key: value for key, value in (settings | cell.overrides).items() if key != "seed"}
+        plan_of(settled("small", given)[0], 0, None)
+    stems = [cell.name for cell in cells]
+    twins = [cell.setting for cell in cells if stems.count(cell.name) > 1]
     if twins:
         raise InputError(f"two cells of the sweep would have one file name: {twins[0]} and {twins[1]}")
     return cells
@@ -305,12 +311,13 @@ def trained(cell: Cell, train_one: TrainOne, path: Path, measure: str) -> list[R
     """Trains one cell; its rows."""
     begin = time.perf_counter()
     try:
-        meta = train_one(cell, path)
+        return rows_of(cell, path, train_one(cell, path), measure)
     except InputError as error:
         if not str(error).startswith(DIVERGED):
             raise
-        return [of_cell(cell, path, {}, "diverged", 1.0), of_cell(cell, path, {}, "seconds", time.perf_counter() - begin)]
-    return rows_of(cell, path, meta, time.perf_counter() - begin, measure)
+        path.with_name(f"{path.stem}.state.pt").unlink(missing_ok=True)  # nobody will go on with it
+        seconds = time.perf_counter() - begin
+        return [of_cell(cell, path, {}, metric, value) for metric, value in (("diverged", 1.0), ("seconds", seconds))]
 
 
 def of_cell(cell: Cell, path: Path, meta: Mapping[str, Any], metric: str, value: float) -> Row:
@@ -322,16 +329,17 @@ def of_cell(cell: Cell, path: Path, meta: Mapping[str, Any], metric: str, value:
     )
 
 
-def rows_of(cell: Cell, path: Path, meta: Mapping[str, Any], seconds: float, measure: str) -> list[Row]:
-    """The accuracies of a cell, with the cell as their setting, then the seconds of its training and the epoch whose weights were kept."""
-    rows = []
+def rows_of(cell: Cell, path: Path, meta: Mapping[str, Any], measure: str) -> list[Row]:
+    """The accuracies of a cell, with the cell as their setting, then the seconds of its training, the epoch it kept, and any alarm."""
+    rows, history = [], meta["history"]
     for probe, found in meta["metrics"].items():
         name, held, _ = str(found["data"]).partition(" held out")  # so a source without a test split is told
         own = of_cell(cell, path, meta, "accuracy", found["accuracy"])
         own = replace(own, data=name, split=HELD_OUT if held else measure, n=found["n"], probe=probe)
         rows.append(replace(own, norm=found["norm"], eps=found["eps"], low=found["low"], high=found["high"]))
-    rows.append(of_cell(cell, path, meta, "seconds", seconds))
-    return [*rows, of_cell(cell, path, meta, "epoch", meta["recipe"]["epoch"])]
+    seconds, alarm = sum(epoch["seconds"] for epoch in history), bool(history and history[-1].get("alarm"))
+    numbers = {"seconds": seconds, "epoch": meta["recipe"]["epoch"], **({"alarm": 1.0} if alarm else {})}
+    return rows + [of_cell(cell, path, meta, metric, value) for metric, value in numbers.items()]
 
 
 def write(folder: Path, done: Sequence[Finished], header: Mapping[str, Any]) -> None:
@@ -365,10 +373,10 @@ def points(done: Sequence[Finished], suite: str = "") -> list[Point]:
     The last key but the seed makes the series, the others the label; a single key makes labels only.
     """
     robust = robust_probe(done, suite)
-    return [Point(*names(one.cell.values), triple(one, "clean"), triple(one, robust)) for one in done]
+    return [Point(*captions(one.cell.values), triple(one, "clean"), triple(one, robust)) for one in done]
 
 
-def names(values: Mapping[str, Any]) -> tuple[str, str]:
+def captions(values: Mapping[str, Any]) -> tuple[str, str]:
     """The series and the label of a cell."""
     words = {key: f"{key} {worded(value)}" for key, value in values.items()}
     series = [key for key in words if key != "seed"][-1:] if len(words) > 1 else []

@@ -20,7 +20,7 @@ from robench.guards import robust_overfitting
 from robench.models import checkpoint, load
 from robench.objectives import NEED_TEACHER
 from robench.presets import default_preset
-from robench.recipes import Recipe, lookup, parse
+from robench.recipes import Recipe, parse
 from robench.report.training import curves, log
 from robench.resuming import Event, Going, finished, kept_going, taken_up
 from robench.settings import destination, network, plan_of, settled
@@ -82,8 +82,8 @@ def train(
 
     Under `torchrun` every process takes its share of each batch, and the first one writes.
     """
-    lookup(select, dict.fromkeys(("best", "last")), "selection")
-    lookup(measure, dict.fromkeys(("test", "held-out")), "split to measure on")
+    one_of("select", select, ("best", "last"))
+    one_of("measure", measure, ("test", "held-out"))
     images = load_images(data, "train", data_dir=data_dir, download=download, image_size=image_size, n=n_train, seed=seed)
     name = preset or default_preset(images.shape)
     settings, notes = settled(name, overrides)
@@ -127,6 +127,12 @@ def train(
     tuple(watch(iter(map(Note, late)), 0))
     meta = {**meta, "history": run.history, "rolled_back": run.lost, "notes": notes + late}
     return concluded(going, meta, test, select, suite, eval_n, seed, device, plan.threat)
+
+
+def one_of(name: str, value: str, choices: tuple[str, str]) -> None:
+    """InputError where an option is neither of its two values."""
+    if value not in choices:
+        raise InputError(f"{name} is {choices[0]!r} or {choices[1]!r}, not {value!r}")
 
 
 def unsplit(held_out: Images) -> Images:

@@ -102,10 +102,13 @@ def test_the_gradient_is_that_of_the_three_terms_written_out():
         torch.testing.assert_close(grad, other, rtol=1e-9, atol=1e-12)
 
 
-def test_the_teacher_is_left_alone():
+def test_the_teacher_is_asked_once_without_a_graph_and_left_alone():
     model, teacher, (x, y) = net(), net(nn.BatchNorm2d(4), seed=1).eval(), images()
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    graphs: list[bool] = []
+    teacher.register_forward_pre_hook(lambda module, args: graphs.append(torch.is_grad_enabled()))
     hat().loss(model, made(model, teacher, x, y, x + 0.01))[0].backward()
+    assert graphs == [False]
     assert all(p.grad is None for p in teacher.parameters())
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
     assert not teacher.training

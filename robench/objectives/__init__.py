@@ -7,16 +7,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 
 from torch import Tensor
 
 from robench.errors import InputError
 from robench.objectives.adversarial import pgd_at
+from robench.objectives.alp import alp
+from robench.objectives.arr import arr
+from robench.objectives.cross_lipschitz import cross_lipschitz
+from robench.objectives.cure import cure
+from robench.objectives.double_backprop import double_backprop
+from robench.objectives.emr import emr
+from robench.objectives.fgsm import fgsm_at
+from robench.objectives.free import free_at
+from robench.objectives.gini import gini
+from robench.objectives.gradalign import gradalign
+from robench.objectives.hat import hat
+from robench.objectives.igd import igd
+from robench.objectives.input_l2 import input_l2
 from robench.objectives.jacobian import jacobian
+from robench.objectives.mail import mail_at, mail_trades
+from robench.objectives.mart import mart
 from robench.objectives.sagr import sagr
 from robench.objectives.standard import standard
 from robench.objectives.terms import Loss, Objective, Penalty, Regularizer, Schedule, penalised, ramp
+from robench.objectives.trades import trades
+from robench.objectives.tulip import tulip
+from robench.objectives.vat import vat
+from robench.objectives.weight_norms import l1, l2
 from robench.recipes import Recipe, parse, resolve
+from robench.schedules import shares
 
 __all__ = [
     "DEFAULT_BASES",
@@ -39,17 +60,52 @@ __all__ = [
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "standard": standard,
     "pgd-at": pgd_at,
+    "fgsm-at": fgsm_at,
+    "fgsm-rs": partial(fgsm_at, start=1.0, step=1.25, clip=True),
+    "n-fgsm": partial(fgsm_at, start=2.0, step=1.0, clip=False),
+    "free-at": free_at,
+    "trades": trades,
+    "mart": mart,
+    "mail-at": mail_at,
+    "mail-trades": mail_trades,
+    "alp": alp,
+    "hat": hat,
 }
 
 REGULARIZERS: dict[str, Callable[..., Tensor]] = {
     "sagr": sagr,
+    "igd": igd,
+    "emr": emr,
+    "arr": arr,
     "jacobian": jacobian,
+    "cross-lipschitz": cross_lipschitz,
+    "input-l2": input_l2,
+    "double-backprop": double_backprop,
+    "tulip": tulip,
+    "cure": cure,
+    "gradalign": gradalign,
+    "vat": vat,
+    "gini": gini,
+    "l1": l1,
+    "l2": l2,
 }
 
 # Where a sentence gives none: the weight (1 for others), the share of training over which it grows (0 for others), the objective.
-DEFAULT_WEIGHTS = {"sagr": 0.1, "jacobian": 0.01}
+DEFAULT_WEIGHTS = {
+    "sagr": 0.1,
+    "emr": 3 / 128,
+    "arr": 6.0,
+    "jacobian": 0.01,
+    "cross-lipschitz": 0.01,
+    "input-l2": 0.01,
+    "gradalign": 0.2,
+    "cure": 4.0,
+    "l1": 1e-5,
+    "l2": 5e-4,
+}
 DEFAULT_WARMUPS = {"sagr": 0.25}
-DEFAULT_BASES = {"sagr": "standard", "jacobian": "standard"}
+ADVERSARIAL_BASES = {"igd": "pgd-at", "emr": "pgd-at", "gini": "pgd-at", "gradalign": "fgsm-at"}
+DEFAULT_BASES = {name: ADVERSARIAL_BASES.get(name, "standard") for name in REGULARIZERS}
 NEED_TEACHER = ("igd", "hat")  # what learns from a network trained without a defence
 
 
@@ -66,9 +122,11 @@ def regularizers_of(sentences: Iterable[str]) -> dict[str, Regularizer]:
 def weighted(recipe: Recipe) -> Regularizer:
     """The weight by progress and the penalty that a recipe names.
 
-    `warmup` belongs to the weight and is understood with every regulariser; the other options are the function's own.
+    `warmup` and `drops` belong to the weight and are understood with every regulariser; the other options are the function's own.
     """
     options = dict(recipe.options)
-    warmup = options.pop("warmup", DEFAULT_WARMUPS.get(recipe.name, 0.0))
+    warmup, drops = options.pop("warmup", DEFAULT_WARMUPS.get(recipe.name, 0.0)), options.pop("drops", None)
     weight = DEFAULT_WEIGHTS.get(recipe.name, 1.0) if recipe.weight is None else recipe.weight
-    return ramp(weight, warmup), resolve(replace(recipe, options=options), REGULARIZERS, "regulariser")
+    return ramp(weight, warmup, () if drops is None else tuple(shares(drops))), resolve(
+        replace(recipe, options=options), REGULARIZERS, "regulariser"
+    )

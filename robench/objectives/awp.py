@@ -78,8 +78,8 @@ def slopes(model: nn.Module, loss_of: Callable[[], Tensor], weights: Sequence[Te
 def move(weight: Tensor, grad: Tensor, gamma: float) -> Tensor:
     """gamma ||w|| g / ||g||, in the shape of the weight; 0 where g is 0."""
     grad = grad / grad.abs().amax().clamp_min(torch.finfo(grad.dtype).tiny)  # no square can vanish now: the norm is 0 or at least 1
-    length: Tensor = gamma * torch.linalg.vector_norm(weight)
-    return length * grad / torch.linalg.vector_norm(grad).clamp_min(1)
+    moved: Tensor = gamma * torch.linalg.vector_norm(weight) * grad / torch.linalg.vector_norm(grad).clamp_min(1)
+    return moved
 
 
 @torch.no_grad()

@@ -70,9 +70,12 @@ def ramp(weight: float, warmup: float = 0.0, drops: tuple[float, ...] = ()) -> S
     number("warmup, a share of training,", warmup, most=1)
     for drop in drops:
         number("a share of training in drops", drop, most=1)
-    return lambda progress: (
-        weight * (min(1.0, progress / warmup) if warmup else 1.0) * (0.1 ** sum(progress >= drop for drop in drops) if drops else 1.0)
-    )
+
+    def at(progress: float) -> float:
+        grown = min(1.0, progress / warmup) if warmup else 1.0
+        return weight * grown * 0.1 ** sum(progress >= drop for drop in drops)
+
+    return at
 
 
 def penalised(base: Loss, regularizers: Mapping[str, Regularizer]) -> Loss:

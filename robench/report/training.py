@@ -41,14 +41,16 @@ def log(path: Path, history: History) -> Path:
 
     history  one dict an epoch: epoch from 0, seconds, lr, numbers on the held-out images, and the mean terms of the loss by name
 
-    The columns are epoch (from 1), seconds, lr, those on held-out images, other numbers, then one for each term; a term with the name of
-    another column is called terms/NAME. What an epoch lacks is empty.
+    The columns are epoch (from 1), seconds, lr, those on held-out images, other numbers, then one for each term, and last what is said in
+    words, such as an alarm; a term with the name of another column is called terms/NAME. What an epoch lacks is empty.
     """
     scalars, names = scalar_keys(history), term_keys(history)
+    words = list(dict.fromkeys(key for epoch in history for key, value in epoch.items() if isinstance(value, str)))
     lines = [
         {key: epoch.get(key) for key in scalars}
         | {"epoch": int(epoch["epoch"]) + 1}
-        | {(f"terms/{name}" if name in scalars else name): epoch.get("terms", {}).get(name) for name in names}
+        | {(f"terms/{name}" if name in (*scalars, *words) else name): epoch.get("terms", {}).get(name) for name in names}
+        | {key: epoch.get(key) for key in words}
         for epoch in history
     ]
     table = pd.DataFrame(lines, columns=list(lines[0]) if lines else list(FIRST))
@@ -125,7 +127,7 @@ def along(history: History, value_of: Any) -> list[Pair]:
 
 def worded(key: str) -> str:
     """The key of a number as the label of an axis."""
-    return key.removeprefix(HELD).replace("_", " ") + (", held-out images" if key.startswith(HELD) and "weight" not in key else "")
+    return key.removeprefix(HELD).replace("_", " ") + (", held-out images" if key.startswith(HELD) else "")
 
 
 def spans_decades(values: Iterable[float]) -> bool:
@@ -140,7 +142,11 @@ def one_panel(axes: Axes, panel: Panel, epochs: int, chosen: int | None) -> None
     for place, (name, points) in enumerate(panel.lines.items()):
         drawn = [(at, value) for at, value in points if value > 0 or not panel.logarithmic]
         line = stroke(place, short(name, 24), marker="o" if len(drawn) <= DOTTED else "")
-        line.set(data=([at for at, _ in drawn], [100 * value if panel.shares else value for _, value in drawn]), clip_on=False, zorder=3)
+        line.set(
+            data=([at for at, _ in drawn], [100 * value if panel.shares else value for _, value in drawn]),
+            clip_on=not panel.shares,
+            zorder=3,
+        )
         axes.add_line(line)
     if chosen is not None:
         axes.axvline(chosen, color=EDGE, linewidth=0.9, zorder=1)
@@ -158,7 +164,7 @@ def one_panel(axes: Axes, panel: Panel, epochs: int, chosen: int | None) -> None
     else:
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
     if len(panel.lines) > 1 or panel.shares:
-        axes.legend(handlelength=2.4, fontsize=7.5)
+        axes.legend(handlelength=2.4, fontsize=7.5).set_in_layout(False)
 
 
 def few_decades(axes: Axes) -> None:

@@ -1,0 +1,300 @@
+"""Trainings that are broken off: taken up again they reach the weights of an unbroken one, bit for bit, and nothing is lost."""
+
+import copy
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from commandline import INTERRUPTIBLE, read, refused, robench
+from torch import nn
+
+from robench import resuming, training
+from robench.data import Images
+from robench.errors import InputError
+from robench.fitting import Epoch, Plan, Step, begin, fit, restore, saved
+from robench.models import checkpoint
+from robench.objectives import regularizers_of
+from robench.objectives.standard import standard
+from robench.presets import PRESETS
+from robench.settings import FIT, plan_of, settled
+from robench.training import train
+
+
+def images(n=32, split="train"):
+    """Two classes told apart by brightness."""
+    generator = torch.Generator().manual_seed(3)
+    y = torch.arange(n) % 2
+    x = (torch.rand(n, 3, 6, 6, generator=generator) * 150).to(torch.uint8) + 100 * y.view(-1, 1, 1, 1).to(torch.uint8)
+    return Images("toy", split, x, y, torch.arange(n), ("dark", "bright"))
+
+
+def network(seed=0):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layers = (nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.GELU(), nn.Dropout(0.3), nn.Flatten(), nn.Linear(64, 2))
+        return nn.Sequential(*layers)
+
+
+def plan(**changes):
+    settings, _ = settled("small", {"epochs": 3, "batch_size": 8, "probe_n": 8, "eps": 0.05, "lr": 0.01, **changes})
+    return plan_of(settings, 5, network(9).eval().requires_grad_(False))
+
+
+PLANS = {
+    "standard": {"augment": "crop-flip-cutout"},
+    "sgd, average": {"optimizer": "sgd", "ema": 0.9, "schedule": "plateau,patience=0", "label_smoothing": 0.1},
+    "free-at": {"objective": "free-at,replays=3"},
+    "weight perturbation": {"objective": "trades,steps=2", "awp": 0.01, "awp_warmup": 0.2},
+    "mixed, regularised": {"cutmix": 1.0, "reg": ("sagr", "arr", "vat")},
+    "distilled": {"objective": "mart,steps=2", "reg": ("igd", "emr"), "mixup": 1.0},
+}
+
+
+@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("broken", [1, 7])
+def test_a_run_broken_off_anywhere_reaches_the_weights_of_an_unbroken_one(name, broken):
+    chosen, whole = plan(**PLANS[name]), network()
+    unbroken = begin(whole, chosen)
+    records = [event.terms for event in fit(unbroken, chosen, images(), images()) if isinstance(event, Step)]
+    first = begin(network(), chosen)
+    steps = [event for event in itertools.islice(fit(first, chosen, images(), images()), broken) if isinstance(event, Step)]
+    state = copy.deepcopy(saved(first))
+    torch.rand(7)  # whatever happens to the generators in between
+    second = begin(network(4), chosen)
+    restore(second, state)
+    steps += [event for event in fit(second, chosen, images(), images()) if isinstance(event, Step)]
+    assert [step.terms for step in steps] == records
+    for one, other in ((unbroken.model, second.model), (unbroken.average, second.average)):
+        assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+    assert [r["terms"] for r in second.history] == [r["terms"] for r in unbroken.history]
+    assert second.best.epoch == unbroken.best.epoch
+    assert all(torch.equal(second.best.weights[key], value) for key, value in unbroken.best.weights.items())
+
+
+def settings():
+    return {"preset": "small", "epochs": 3, "batch_size": 8, "held_out": 8, "eval_n": 8, "arch": "cnn,width=4", "reg": ("sagr",)}
+
+
+def breaking(after):
+    """A watch that breaks a training off after so many steps."""
+
+    def watch(events, epochs):
+        done = 0
+        for event in events:
+            yield event
+            done += isinstance(event, Step)
+            if done == after:
+                raise ConnectionAbortedError
+
+    return watch
+
+
+@pytest.fixture
+def toys(monkeypatch):
+    monkeypatch.setattr(training, "load_images", lambda name, split, **how: images(40, split))
+    monkeypatch.setattr(resuming, "SAVE_SECONDS", 0.0)
+
+
+def test_a_training_goes_on_from_its_state_file_and_removes_it_at_the_end(toys, tmp_path):
+    whole = train("toy", out=tmp_path / "whole.pt", **settings())
+    with pytest.raises(ConnectionAbortedError):
+        train("toy", out=tmp_path / "broken.pt", watch=breaking(6), **settings())
+    assert sorted(path.name for path in tmp_path.glob("broken*")) == ["broken.state.pt"]
+    done = train("toy", out=tmp_path / "broken.pt", resume=True, **settings())
+    assert not (tmp_path / "broken.state.pt").exists()
+    assert checkpoint.fingerprint(done.model.state_dict()) == checkpoint.fingerprint(whole.model.state_dict())
+    assert (tmp_path / "broken.log.csv").read_text().count("\n") == 4
+    assert (tmp_path / "broken.curves.png").read_bytes()[:4] == b"\x89PNG"
+    assert any(note.startswith("taken up after ") for note in done.meta["notes"])
+
+
+def test_other_settings_and_forgotten_words_are_refused_and_leave_the_state(toys, tmp_path):
+    out = tmp_path / "net.pt"
+    with pytest.raises(ConnectionAbortedError):
+        train("toy", out=out, watch=breaking(3), **settings())
+    before = (tmp_path / "net.state.pt").read_bytes()
+    with pytest.raises(InputError, match=r"recipe\.lr was 0\.004 and is 0\.01"):
+        train("toy", out=out, resume=True, lr=0.01, **settings())
+    with pytest.raises(InputError, match="holds an unfinished training: pass --resume"):
+        train("toy", out=out, **settings())
+    assert (tmp_path / "net.state.pt").read_bytes() == before
+    (tmp_path / "net.state.pt").write_bytes(before[:1000])
+    with pytest.raises(InputError, match="is cut off, damaged"):
+        train("toy", out=out, resume=True, **settings())
+
+
+def test_what_is_finished_is_handed_back_and_other_words_train_anew(toys, tmp_path):
+    out = tmp_path / "net.pt"
+    first = train("toy", out=out, **settings())
+    stamp = out.stat().st_mtime_ns
+    again = train("toy", out=out, resume=True, **settings())
+    assert out.stat().st_mtime_ns == stamp
+    assert again.meta == first.meta or json.dumps(again.meta) == json.dumps(checkpoint.plain(first.meta))
+    assert all(torch.equal(a, b) for a, b in zip(first.model.state_dict().values(), again.model.state_dict().values(), strict=True))
+    train("toy", out=out, resume=True, **{**settings(), "epochs": 2})
+    assert checkpoint.read(out)[1]["recipe"]["epochs"] == 2
+
+
+def words(tmp_path, out):
+    return [
+        "train", "--data", f"npz:{tmp_path}/toy.npz", "--arch", "cnn,width=4", "--epochs", "6", "--batch-size", "8", "--held-out", "8",
+        "--eval-n", "8", "--objective", "pgd-at,steps=2", "--ema", "0.9", "--threads", "1", "--out", tmp_path / out,
+    ]  # fmt: skip
+
+
+def stored(tmp_path):
+    """The toy images as a file."""
+    some = images(1200)
+    np.savez(tmp_path / "toy.npz", x_train=some.x[:1000], y_train=some.y[:1000], x_test=some.x[1000:], y_test=some.y[1000:])
+
+
+def started(tmp_path, out, saving="0"):
+    """A training in a process of its own that saves its state after every step."""
+    code = INTERRUPTIBLE.replace("import runpy", f"import robench.resuming\nrobench.resuming.SAVE_SECONDS = {saving}\nimport runpy")
+    command = [sys.executable, "-c", code, *map(str, words(tmp_path, out))]
+    return subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+
+
+def waited_for(path, seconds=60):
+    """Returns once the file is there."""
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end, "no state was written"
+        time.sleep(0.01)
+
+
+def test_kill_9_and_ctrl_c_lose_nothing_that_changes_the_weights(tmp_path):
+    stored(tmp_path)
+    robench(*words(tmp_path, "whole.pt"))
+    process = started(tmp_path, "killed.pt")
+    waited_for(tmp_path / "killed.state.pt")
+    process.kill()
+    process.communicate()
+    assert not (tmp_path / "killed.pt").exists()
+    process = started(tmp_path, "stopped.pt", saving="1e9")
+    while "epoch 1/6" not in (line := process.stderr.readline()):
+        assert line, "the training ended by itself"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode == 130, errors
+    assert "go on with the same words and --resume" in errors
+    sums = set()
+    for name in ("killed", "stopped"):
+        robench(*words(tmp_path, f"{name}.pt"), "--resume")
+        assert not list(tmp_path.glob(f"{name}.state*"))
+    for name in ("whole", "killed", "stopped"):
+        sums.add(json.loads((tmp_path / f"{name}.json").read_text())["sha256"])
+        assert len(read(tmp_path / f"{name}.log.csv")) == 6
+    assert len(sums) == 1
+
+
+def test_wrong_words_of_a_training_are_refused_in_one_sentence(tmp_path):
+    stored(tmp_path)
+    base = words(tmp_path, "net.pt")
+    assert "must be a finite number of at least 0" in refused(*base, "--reg", "sagr=-1")
+    assert "learns from none: leave --teacher out" in refused(*base, "--teacher", tmp_path / "toy.npz")
+    assert "choose one of them" in refused(*base, "--mixup", "1", "--cutmix", "1")
+    assert "unknown guard" in refused(*base, "--guard", "never")
+    assert "unknown precision" in refused(*base, "--precision", "fp64")
+    assert "choose one with --objective" in refused("train", "--data", f"npz:{tmp_path}/toy.npz", "--reg", "igd", "--reg", "gradalign")
+    assert "batches of at least 2" in refused(*base, "--arch", "resnet8", "--batch-size", "1")
+    np.savez(tmp_path / "one.npz", x=np.zeros((50, 8, 8, 3), np.uint8), y=np.zeros(50, np.int64))
+    assert "one class" in refused("train", "--data", f"npz:{tmp_path}/one.npz", "--held-out", "8", "--batch-size", "8")
+    assert not list(tmp_path.glob("net*"))
+
+
+def test_a_teacher_of_another_architecture_or_class_count_is_refused(toys, tmp_path):
+    teacher = train("toy", out=tmp_path / "teacher.pt", **{**settings(), "reg": (), "arch": "cnn,width=8"}).path
+    with pytest.raises(InputError, match="not of the student's architecture and number of classes"):
+        train("toy", out=tmp_path / "student.pt", teacher=teacher, **{**settings(), "reg": ("igd",)})
+    assert not list(tmp_path.glob("student*"))
+
+
+def test_a_teacher_is_trained_first_kept_and_named_and_serves_again(toys, tmp_path):
+    chosen = {**settings(), "reg": ("igd",), "objective": "pgd-at,steps=2"}
+    first = train("toy", out=tmp_path / "student.pt", **chosen)
+    kept = tmp_path / "student.teacher.pt"
+    state, meta = checkpoint.read(kept)
+    assert (meta["recipe"]["objective"], meta["recipe"]["reg"]) == ("standard", [])
+    assert first.meta["recipe"]["teacher"] == {"name": "student.teacher.pt", "sha256": checkpoint.fingerprint(state)}
+    stamp = kept.stat().st_mtime_ns
+    second = train("toy", out=tmp_path / "other.pt", teacher=kept, **chosen)
+    assert kept.stat().st_mtime_ns == stamp
+    assert checkpoint.fingerprint(first.model.state_dict()) == checkpoint.fingerprint(second.model.state_dict())
+
+
+def test_the_regularisers_choose_the_base_of_their_papers_and_the_run_says_so():
+    assert settled("small", {"reg": ("igd",)})[0]["objective"] == "pgd-at"
+    assert settled("small", {"reg": ("sagr", "emr")})[0]["objective"] == "pgd-at"
+    assert settled("small", {"reg": ("arr",)})[0]["objective"] == "standard"
+    assert settled("small", {"reg": ("igd",), "objective": "trades"}) == (settled("small", {"reg": ("igd",), "objective": "trades"})[0], [])
+    assert settled("small", {"reg": ("emr",)})[1] == ["the objective is pgd-at, the base of emr; --objective chooses another"]
+    assert settled("small", {})[0]["objective"] == "standard"
+    with pytest.raises(InputError, match="igd and gradalign build on different objectives"):
+        settled("small", {"reg": ("igd", "gradalign")})
+
+
+def diverging(at):
+    """A penalty that is NaN from a share of the training on, in the first attempt alone: its random numbers tell it which it is."""
+
+    def penalty(model, batch):
+        return batch.logits.square().mean() * (float("nan") if batch.progress >= at and "again" not in batch.draws.key else 1.0)
+
+    return penalty
+
+
+def toy_plan(**changes):
+    chosen = {key: PRESETS["small"][key] for key in FIT} | {"epochs": 3, "batch_size": 8, "probe_n": 8, "lr": 0.01, "guard": "stop"}
+    from robench.threat import Threat
+
+    return Plan(**{**chosen, "objective": standard(), "threat": Threat("linf", 0.05), "seed": 0, **changes})
+
+
+def events_of(chosen):
+    run = begin(network(), chosen)
+    return run, [event for event in fit(run, chosen, images(), images()) if isinstance(event, Epoch)]
+
+
+def test_a_loss_that_diverges_ends_the_run_with_the_best_epoch_or_goes_back():
+    own = {"own": (1.0, diverging(0.4))}
+    run, epochs = events_of(toy_plan(regularizers=own))
+    assert [bool(epoch.alarm) for epoch in epochs] == [False, True]
+    assert "diverged in epoch 2, step 2: loss, own became NaN" in epochs[1].alarm
+    assert (run.best.epoch, run.last.epoch) == (0, 0)
+    run, epochs = events_of(toy_plan(regularizers=own, guard="roll-back"))
+    assert [epoch.epoch for epoch in epochs] == [0, 1, 1, 2]
+    assert [record["epoch"] for record in run.history] == [0, 1, 2]
+    assert [record["epoch"] for record in run.lost] == [1]
+    assert epochs[2].lr == pytest.approx(epochs[1].lr / 2, rel=0.6)
+    assert all(tensor.isfinite().all() for tensor in run.best.weights.values())
+
+
+def test_a_run_that_diverges_again_and_again_is_given_up_after_three_roll_backs():
+    always = {"own": (1.0, lambda model, batch: batch.logits.mean() * (float("inf") if batch.progress > 0.4 else 1.0))}
+    run, epochs = events_of(toy_plan(regularizers=always, guard="roll-back"))
+    assert len(run.lost) == 3
+    assert len(epochs) == 5
+    assert run.best.epoch == 0
+
+
+def test_a_rolled_back_run_can_be_broken_off_too():
+    chosen = toy_plan(regularizers={"own": (1.0, diverging(0.4)), **regularizers_of(["sagr"])}, guard="roll-back")
+    whole, _ = events_of(chosen)
+    first = begin(network(), chosen)
+    for _event in itertools.islice(fit(first, chosen, images(), images()), 8):
+        pass
+    second = begin(network(1), chosen)
+    restore(second, saved(first))
+    for _event in fit(second, chosen, images(), images()):
+        pass
+    assert len(second.lost) == len(whole.lost) == 1
+    assert all(torch.equal(a, b) for a, b in zip(whole.model.state_dict().values(), second.model.state_dict().values(), strict=True))
