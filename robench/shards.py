@@ -40,7 +40,7 @@ class World:
         """Puts the mean over the processes into each tensor, by one exchange for each type of number."""
         if self.size == 1:
             return
-        for kind in {tensor.dtype for tensor in tensors}:
+        for kind in dict.fromkeys(tensor.dtype for tensor in tensors):  # in the same order on all of them
             alike = [tensor for tensor in tensors if tensor.dtype == kind]
             flat = torch.cat([tensor.reshape(-1) for tensor in alike])
             torch.distributed.all_reduce(flat)

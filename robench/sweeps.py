@@ -1,8 +1,8 @@
 """Sweeps: one training for each cell of a grid, in a folder in which a broken-off sweep goes on where it stopped.
 
 `lambda=0.03:0.1:0.3,rho=0.1:1:10` spells a grid of nine cells: keys are parted by commas, their values by colons. What a key means is
-settled by the method that is trained: `lambda` is the weight of the regulariser, then there are its options and `warmup`, the options of
-the objective, and the settings of the training. `objective` and `reg` may be keys themselves.
+settled by the method that is trained: `lambda` is the weight of the regulariser, then there are its options, `warmup` and `drops`, the
+options of the objective, and the settings of the training. `objective` and `reg` may be keys themselves.
 
 Which cell is best is a choice, so cells are measured on held-out images: chosen on test images, it would look better than it is.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -32,7 +33,7 @@ from robench.rows import Row
 from robench.settings import based, plan_of, settled
 from robench.writing import prepare, write_whole
 
-WEIGHT, WARMUP = "lambda", "warmup"
+WEIGHT, OF_WEIGHT = "lambda", ("warmup", "drops")
 REGULARISER, OBJECTIVE, TRAINING = "regulariser", "objective", "train"
 METHOD = ("objective", "reg")
 ABOUT, ROWS = "sweep.json", "rows.csv"
@@ -128,9 +129,10 @@ def worded(value: object) -> str:
         return str(value).lower()
     if not isinstance(value, float):
         return str(value)
-    if float(f"{value:g}") == value:
-        return f"{value:g}"
-    return next((f"{round(parts * value)}/{parts}" for parts in PARTS if round(parts * value) / parts == value), repr(value))
+    short, whole = (re.sub(r"e([+-])0*", r"e\1", text).replace("e+", "e") for text in (f"{value:g}", repr(value)))  # a file name loses a +
+    if float(short) == value:
+        return short
+    return next((f"{round(parts * value)}/{parts}" for parts in PARTS if abs(value) < 100 and round(parts * value) / parts == value), whole)
 
 
 def applied(cell: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,9 +140,9 @@ def applied(cell: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, A
 
     settings  what is trained otherwise, keys of a preset: `objective`, where None stands for the base of the regularisers, and `reg`
 
-    A key is looked for among the options of the regularisers, with `lambda`, their weight, and `warmup`; among those of the objective; and
-    among the training's settings with `seed`. One that several of them have is written with its owner: `sagr.lambda`, `sagr.norm`,
-    `pgd-at.steps`, `train.norm`. InputError for a key that nothing or several have, and for a value that cannot be.
+    A key is looked for among the options of the regularisers, with `lambda`, their weight, `warmup` and `drops`; among those of the
+    objective; and among the training's settings with `seed`. One that several of them have is written with its owner: `sagr.lambda`,
+    `sagr.norm`, `pgd-at.steps`, `train.norm`. InputError for a key that nothing or several have, and for a value that cannot be.
     """
     found: dict[str, Any] = {key: fitting(key, cell[key]) for key in METHOD if key in cell}
     objective, regs = method_of({**settings, **found})
@@ -169,7 +171,7 @@ def method_of(settings: Mapping[str, Any]) -> tuple[Recipe, dict[str, Recipe]]:
 
 def owners_of(objective: Recipe, regs: Mapping[str, Recipe]) -> list[Owner]:
     """Who may own a key: the regularisers, then the objective and the training."""
-    keys = {label: [WEIGHT, WARMUP, *own_options(recipe, REGULARIZERS, REGULARISER)] for label, recipe in regs.items()}
+    keys = {label: [WEIGHT, *OF_WEIGHT, *own_options(recipe, REGULARIZERS, REGULARISER)] for label, recipe in regs.items()}
     return [
         *(Owner(REGULARISER, label, its) for label, its in keys.items()),
         Owner(OBJECTIVE, objective.label, own_options(objective, OBJECTIVES, OBJECTIVE)),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -44,6 +46,13 @@ class Threat:
             return x_adv.clamp(x - self.eps, x + self.eps).clamp_(0, 1)
         shrink = shrink_l2 if self.norm == "l2" else shrink_l1
         return (x + shrink(x, x_adv - x, self.eps)).clamp(0, 1)
+
+    def projector(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """`project` for these images x, to be used many times: what depends on x alone is computed once."""
+        if self.norm == "linf":
+            low, high = (x - self.eps).clamp_(0, 1), (x + self.eps).clamp_(0, 1)
+            return lambda x_adv: x_adv.clamp(low, high)
+        return partial(self.project, x)
 
     def ascend(self, x_adv: Tensor, grad: Tensor) -> Tensor:
         """The direction of unit norm along which a function with gradient `grad` rises fastest; 0 where grad is 0.

@@ -62,11 +62,12 @@ def test_of_a_linear_network_it_is_the_squared_length_of_the_rows_weighted_by_p(
     torch.testing.assert_close(emr(model, batch, temperature=temperature), expected, rtol=1e-12, atol=0)
 
 
-def test_the_default_temperature_is_that_of_the_paper_with_pgd_training():
+def test_the_defaults_are_those_of_the_paper_with_pgd_training():
     model = net()
-    batch = batch_of(model)
-    assert emr(model, batch) == emr(model, batch, temperature=40)
+    batch = batch_of(model, moved=0.3)
+    assert emr(model, batch) == emr(model, batch, temperature=40, at="base")
     assert emr(model, batch) != emr(model, batch, temperature=1)
+    assert emr(model, batch) != emr(model, batch, at="clean")
 
 
 @pytest.mark.parametrize(("at", "moved"), [("base", 0.3), ("clean", 0.0)])
@@ -99,6 +100,15 @@ def test_a_hot_temperature_weighs_all_classes_alike_and_a_cold_one_the_predicted
 
     assert emr(model, batch, temperature=1e9).item() == pytest.approx(squared(torch.full((6, 4), 0.25)), rel=1e-6)
     assert emr(model, batch, temperature=1e-9).item() == pytest.approx(squared(F.one_hot(batch.logits.argmax(1), 4)), rel=1e-12)
+
+
+def test_an_even_p_sees_the_mean_logit_alone_which_no_prediction_depends_on():
+    model = net()
+    shifted = copy.deepcopy(model)
+    shifted[-1].weight.data.sub_(model[-1].weight.mean(0))
+    torch.testing.assert_close(shifted(images()).softmax(1).argmax(1), model(images()).argmax(1))
+    assert emr(shifted, batch_of(shifted), temperature=1e9).item() < 1e-12 * emr(model, batch_of(model), temperature=1e9).item()
+    assert emr(shifted, batch_of(shifted), temperature=0.01).item() > 0.1 * emr(model, batch_of(model), temperature=0.01).item()
 
 
 def test_the_size_of_the_batch_does_not_matter():

@@ -94,7 +94,9 @@ def test_the_length_of_the_gradient_does_not_matter_even_in_float32(factor):
     model = net().float()
     expected = gini(model, batch_of(model)).item()
     model[-1].weight.data.mul_(factor)
-    assert gini(model, batch_of(model)).item() == pytest.approx(expected, rel=1e-5)
+    value = gini(model, batch_of(model))
+    assert value.dtype == torch.float32
+    assert value.item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -77,8 +77,23 @@ def test_nan_is_no_value():
 
 
 def test_values_are_worded_short_and_exactly():
-    values = [0.1, 1.0, 1e-5, 2 / 255, 51 / 255, math.inf, 1 / 3, 1 / 11, 10, True, "all"]
-    assert [worded(value) for value in values] == ["0.1", "1", "1e-05", "2/255", "0.2", "inf", "1/3", repr(1 / 11), "10", "true", "all"]
+    values = [0.1, 1.0, 1e-5, 2e6, 1e100, 1.23456789e20, 2 / 255, 51 / 255, math.inf, 1 / 3, 1 / 11, 10, True, "all"]
+    assert [worded(value) for value in values] == [
+        "0.1",
+        "1",
+        "1e-5",
+        "2e6",
+        "1e100",
+        "1.23456789e20",
+        "2/255",
+        "0.2",
+        "inf",
+        "1/3",
+        repr(1 / 11),
+        "10",
+        "true",
+        "all",
+    ]
 
 
 # what a key means
@@ -86,7 +101,7 @@ def test_values_are_worded_short_and_exactly():
 
 def test_lambda_is_the_weight_of_the_only_regulariser_and_its_options_are_kept():
     assert applied({"lambda": 0.3, "rho": 1}, SAGR) == {"reg": ("sagr=0.3,rho=1",)}
-    assert applied({"warmup": 0.5}, SAGR) == {"reg": ("sagr=0.1,rho=0.3,warmup=0.5",)}
+    assert applied({"warmup": 0.5, "drops": 0.75}, SAGR) == {"reg": ("sagr=0.1,rho=0.3,warmup=0.5,drops=0.75",)}
     assert applied({"rho": math.inf}, {"reg": ("sagr",)}) == {"reg": ("sagr,rho=inf",)}
 
 
@@ -178,6 +193,11 @@ def test_cells_have_settings_and_file_names_of_their_own():
     assert [cell.setting for cell in cells] == ["lambda=0.1 eps=2/255", "lambda=0.1 eps=0.1", "lambda=2 eps=2/255", "lambda=2 eps=0.1"]
     assert [cell.name for cell in cells][:2] == ["lambda-0.1_eps-2-255", "lambda-0.1_eps-0.1"]
     assert cells[0].overrides == {"reg": ("sagr=0.1,rho=0.3",), "eps": 2 / 255}
+
+
+@pytest.mark.parametrize("key", ["rho", "lr"])
+def test_large_and_small_numbers_have_file_names_of_their_own(key):
+    assert [cell.name for cell in planned(f"{key}=1e7:1e-7", SAGR)] == [f"{key}-1e7", f"{key}-1e-7"]
 
 
 def test_the_settings_of_the_user_count_in_the_plan():

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -37,9 +38,28 @@ def forward(module: _BatchNorm, x: Tensor) -> Tensor:
     return scaled if module.weight is None else scaled * shaped(module.weight, x) + shaped(module.bias, x)
 
 
+class Summed(torch.autograd.Function):
+    """The sum of a tensor over the processes; its gradient is the sum of their gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, part: Tensor) -> Tensor:  # noqa: ARG004 - the signature of every Function
+        """The sum over the processes."""
+        total = part.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # noqa: ARG004
+        """Every process's part has moved the sums of all."""
+        total = grad.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+
 def summed(part: Tensor) -> Tensor:
     """The sum over the processes, with a gradient to each part."""
-    result: Tensor = all_reduce(part.contiguous())
+    result: Tensor = Summed.apply(part)
     return result
 
 

@@ -51,10 +51,11 @@ def climb(
     evaluation mode and its parameters frozen: only input gradients are computed.
     """
     alpha = 2.5 * threat.eps / steps if step_size is None else step_size
-    x_adv = start
+    x_adv, project = start.detach(), threat.projector(x)
     with frozen(model), torch.enable_grad():
         for _ in range(steps):
-            x_adv = x_adv.detach().requires_grad_()
-            (grad,) = torch.autograd.grad(gain(model(x_adv)).sum(), x_adv)
-            x_adv = threat.project(x, x_adv.detach() + alpha * threat.ascend(x_adv.detach(), grad))
-    return x_adv.detach()
+            leaf = x_adv.requires_grad_()
+            (grad,) = torch.autograd.grad(gain(model(leaf)).sum(), leaf)
+            x_adv = leaf.detach()
+            x_adv = project(torch.add(x_adv, threat.ascend(x_adv, grad), alpha=alpha))
+    return x_adv

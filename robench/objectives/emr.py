@@ -23,8 +23,9 @@ from robench.types import Batch
 def emr(model: nn.Module, batch: Batch, *, temperature: float = 40.0, at: str = "base") -> Tensor:
     """The squared length of the gradient of the expected logit (Liu & Chan 2022): a scalar, a mean over the batch.
 
-    temperature  T of the paper, above 0: a large one weighs all classes alike, a small one the predicted class alone; 40 is the
-                 paper's with PGD training
+    temperature  T of the paper, above 0: a small one leaves the predicted class alone, a large one weighs all classes alike; 40 is the
+                 paper's with PGD training. Where logits are far below T, little more than the slope of their mean is penalised, and
+                 no prediction depends on that
     at           base: at the images of the base loss, as in the paper; clean: at the clean images
 
     One double backward pass. Batch norm is in evaluation mode, and p comes from the same pass as the gradient.
