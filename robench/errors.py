@@ -3,3 +3,7 @@
 
 class InputError(ValueError):
     """A wrong option, file or model: the message is one sentence that says what is wrong and the way out."""
+
+
+class DivergedError(InputError):
+    """The loss of a training is no longer finite, or far above where it began."""

@@ -23,7 +23,7 @@ from robench.data import Images
 from robench.data.augment import AUGMENTATIONS
 from robench.data.mixing import MIXINGS, partners, place, share
 from robench.draws import Draws
-from robench.errors import InputError
+from robench.errors import DivergedError, InputError
 from robench.evaluation import evaluate
 from robench.guards import diverged, overfitted
 from robench.models.passes import arithmetic
@@ -262,7 +262,7 @@ def fit(run: Run, plan: Plan, train: Images, held_out: Images) -> Iterator[Step 
         if trouble:
             trouble = f"the training diverged in epoch {epoch + 1}, step {run.done - epoch * steps}: {trouble}"
             if run.best is None or plan.guard == "off":
-                raise InputError(f"{trouble}; lower --lr or the weights")
+                raise DivergedError(f"{trouble}; lower --lr or the weights")
         found = closed(
             run, plan, held_out, Epoch(epoch, time.perf_counter() - begin_, lr, means(run, steps), math.nan, math.nan, {}), trouble
         )

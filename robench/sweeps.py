@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from robench import options
-from robench.errors import InputError
+from robench.errors import DivergedError, InputError
 from robench.fronts import front
 from robench.journal import Journal, difference
 from robench.objectives import OBJECTIVES, REGULARIZERS
@@ -38,7 +38,6 @@ REGULARISER, OBJECTIVE, TRAINING = "regulariser", "objective", "train"
 METHOD = ("objective", "reg")
 ABOUT, ROWS = "sweep.json", "rows.csv"
 HELD_OUT = "held-out"
-DIVERGED = "the training diverged"  # how the sentence of a training begins whose loss is no longer finite
 FORM = "write KEY=VALUE:VALUE, the keys parted by commas, such as lambda=0.03:0.1:0.3,rho=0.1:1"
 PARTS = (3, 6, 7, 9, 255)  # denominators of fractions that people write and that no short decimal number equals
 SETTINGS = PRESETS["small"]
@@ -314,9 +313,7 @@ def trained(cell: Cell, train_one: TrainOne, path: Path, measure: str) -> list[R
     begin = time.perf_counter()
     try:
         return rows_of(cell, path, train_one(cell, path), measure)
-    except InputError as error:
-        if not str(error).startswith(DIVERGED):
-            raise
+    except DivergedError:
         path.with_name(f"{path.stem}.state.pt").unlink(missing_ok=True)  # nobody will go on with it
         seconds = time.perf_counter() - begin
         return [of_cell(cell, path, {}, metric, value) for metric, value in (("diverged", 1.0), ("seconds", seconds))]

@@ -216,7 +216,12 @@ def concluded(
     if run.world.rank == 0 and going.out is not None and going.state is not None:
         keep(going.out, network_, meta, chosen, {"best": best, "last": run.last})
         log(going.out.with_name(f"{going.out.stem}.log.csv"), run.history)
-        curves(going.out.with_name(f"{going.out.stem}.curves.png"), run.history, f"{going.out.stem}: {' + '.join(methods_of(meta))}")
+        curves(
+            going.out.with_name(f"{going.out.stem}.curves.png"),
+            run.history,
+            f"{going.out.stem}: {' + '.join(methods_of(meta))}",
+            chosen.epoch + 1,
+        )
         going.state.unlink(missing_ok=True)
     return Trained(network_, meta, found, going.out)
 

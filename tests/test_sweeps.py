@@ -6,12 +6,11 @@ import math
 
 import pytest
 
-from robench.errors import InputError
+from robench.errors import DivergedError, InputError
 from robench.presets import PRESETS
 from robench.recipes import parse
 from robench.rows import wilson
 from robench.sweeps import (
-    DIVERGED,
     Finished,
     applied,
     exact,
@@ -399,7 +398,7 @@ def test_a_training_that_diverges_is_a_result_and_the_sweep_goes_on(tmp_path):
             path.with_name(f"{path.stem}.state.pt").unlink()
             return found
 
-    trainer = Diverging(NAMES[1], InputError(f"{DIVERGED} in epoch 1, step 3: loss became NaN or infinite"))
+    trainer = Diverging(NAMES[1], DivergedError("the training diverged in epoch 1, step 3: loss became NaN or infinite"))
     found = run(tmp_path, trainer)
     assert trainer.cells == [NAMES[0], *NAMES[2:]]
     assert [one.number("diverged") == 1 for one in found] == [False, True, False, False]
@@ -414,7 +413,7 @@ def test_a_training_that_diverges_is_a_result_and_the_sweep_goes_on(tmp_path):
 
 def test_where_all_diverge_there_is_no_front(tmp_path):
     def lost(cell, path):
-        raise InputError(f"{DIVERGED} in epoch 1, step 1: loss became NaN or infinite")
+        raise DivergedError("the training diverged in epoch 1, step 1: loss became NaN or infinite")
 
     found = run(tmp_path, lost)
     assert robust_probe(found, "autoattack") == ""

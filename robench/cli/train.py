@@ -68,7 +68,12 @@ def train(
     held_out: Annotated[Whole, typer.Option("--held-out", min=0, help="Training images held out for the selection of the epoch.")] = None,
     select: Annotated[str, typer.Option("--select", help="best (on the held-out images) or last.")] = "best",
     suite: Annotated[str, typer.Option("--suite", help="What is run at the end: a suite, or attacks joined by +.")] = "pgd-20+apgd-ce",
-    measure: Annotated[str, typer.Option("--measure", help="Images that are measured at the end: test or held-out.")] = "test",
+    measure: Annotated[
+        Text, typer.Option("--measure", help="Images that are measured at the end: test or held-out. Default: test, of a sweep held-out.")
+    ] = None,
+    sweep: Annotated[
+        Text, typer.Option("--sweep", help="Grid of trainings: KEY=VALUE:VALUE,KEY=..., lambda is the weight of --reg. --out is a folder.")
+    ] = None,
     eval_n: Annotated[int, typer.Option("--eval-n", min=1, help="How many of them are attacked.")] = 300,
     seed: o.Seed = 0,
     device: o.Device = "auto",
@@ -85,6 +90,7 @@ def train(
     """
     from robench.cli.console import training_progress
     from robench.cli.measuring import device_of
+    from robench.cli.sweeping import sweep_command
     from robench.shards import launched
 
     given: dict[str, Any] = {
@@ -98,14 +104,19 @@ def train(
     with launched() as world, interruptible():
         from robench.training import train as run
 
-        trained = run(
-            data, preset=preset, data_dir=data_dir, download=download, image_size=image_size, n_train=n_train, eval_n=eval_n,
-            suite=suite_of(suite), measure=measure, seed=seed, device=device_of(device, threads), out=out or Path("checkpoints"),
-            select=select, teacher=teacher, resume=resume, watch=training_progress(quiet or world.rank > 0), **given,
-        )  # fmt: skip
+        words: dict[str, Any] = {
+            "data": data, "preset": preset, "data_dir": data_dir, "download": download, "image_size": image_size, "n_train": n_train,
+            "eval_n": eval_n, "suite": suite_of(suite), "measure": measure or ("held-out" if sweep else "test"), "seed": seed,
+            "device": device_of(device, threads), "out": out, "select": select, "teacher": teacher, "resume": resume,
+            "watch": training_progress(quiet or world.rank > 0),
+        }  # fmt: skip
+        if sweep is not None:
+            sweep_command(sweep, run, words, given, suite=suite, measure=words["measure"], quiet=quiet)
+            return
+        trained = run(**{**words, "out": out or Path("checkpoints")}, **given)
     if world.rank == 0:
         show_result(trained, time.perf_counter() - begin, quiet)
-    if trained.meta["history"][-1]["alarm"]:
+    if trained.meta["history"][-1].get("alarm"):
         raise typer.Exit(1)
 
 

@@ -1,0 +1,80 @@
+"""`robench train --sweep`: one training for each cell of a grid, a table of them and the front of clean and robust accuracy."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from robench.errors import InputError
+
+if TYPE_CHECKING:
+    from robench.sweeps import Cell, Finished
+
+
+def sweep_command(
+    sentence: str, run: Callable[..., Any], words: dict[str, Any], given: dict[str, Any], *, suite: str, measure: str, quiet: bool
+) -> None:
+    """Trains every cell into the folder `words["out"]`, writes rows.csv, sweep.json and front.png there, and prints the table.
+
+    run    robench.training.train      words  its arguments but for the settings, which are `given` where they are not None
+    """
+    from robench.cli.measuring import alone, results_folder, resumable
+    from robench.presets import PRESETS
+    from robench.recipes import lookup
+    from robench.sweeps import planned, sweep
+
+    alone("a sweep")
+    preset, out, resume = words.pop("preset") or "small", words.pop("out"), words.pop("resume")
+    if resume and out is None:
+        raise InputError("which sweep is to go on? Pass its folder with --out")
+    if out is not None and out.suffix in (".pt", ".pth"):
+        raise InputError(f"a sweep writes into a folder, not a file: {out}")
+    named = {key: value for key, value in given.items() if value is not None}
+    cells = planned(sentence, {**lookup(preset, PRESETS, "preset"), **named})
+
+    def train_one(cell: Cell, path: Path) -> dict[str, Any]:
+        settings = {"seed": words["seed"], **named, **cell.overrides}
+        apart = {key: value for key, value in words.items() if key != "seed"}
+        return run(**apart, **settings, preset=preset, out=path, resume=resume or path.exists()).meta  # type: ignore[no-any-return]
+
+    about = plain({**{key: value for key, value in words.items() if key not in ("watch", "device", "suite")}, "preset": preset, **named})
+    folder = results_folder(out, words["data"], "sweep")
+    begin = time.perf_counter()
+    with resumable(folder):
+        done = list(sweep(cells, train_one, folder=folder, about=about, suite=suite, measure=measure, resume=resume))
+    told(folder, done, suite, f"Sweep of {sentence} on {words['data']}, measured on {measure} images", time.perf_counter() - begin, quiet)
+
+
+def plain(words: dict[str, Any]) -> dict[str, Any]:
+    """The words as JSON holds them, paths as they were written."""
+    return json.loads(json.dumps(words, default=str))  # type: ignore[no-any-return]
+
+
+def told(folder: Path, done: list[Finished], suite: str, title: str, seconds: float, quiet: bool) -> None:
+    """Draws the front and prints a line a cell."""
+    from robench.cli.console import interval, message, percent, show
+    from robench.report.training import front
+    from robench.sweeps import pivot, points, robust_probe, with_front
+
+    robust = robust_probe(done, suite)
+    front(folder / "front.png", points(done, suite), title, robust=robust)
+    keys = list(done[0].cell.values)
+    lines = []
+    for line in pivot(with_front(done, suite)):
+        known = "clean" in line
+        cells = [
+            text
+            for probe in ("clean", robust)
+            for text in ((percent(line[probe]), interval(line[f"{probe} low"], line[f"{probe} high"])) if known else ("diverged", ""))
+        ]
+        on_front = "yes" if line.get("on_front") else ""
+        lines.append((*(str(line[key]) for key in keys), *cells, on_front, f"{line['seconds']:.1f}"))
+    n = done[0].accuracies[robust].n if robust in done[0].accuracies else 0
+    show(
+        f"{title}; {robust}: n = {n}",
+        (*keys, "clean %", "95 % interval", f"{robust} %", "95 % interval", "on front", "seconds"), lines, left=len(keys),
+    )  # fmt: skip
+    message(f"Written: rows.csv, sweep.json, front.png and {len(done)} checkpoints in {folder}, in {seconds:.0f} s", quiet)
