@@ -86,18 +86,18 @@ class Epoch:
 
 
 def sgd(weights: list[nn.Parameter], lr: float, momentum: float, weight_decay: float) -> torch.optim.Optimizer:
-    """Stochastic gradient descent, with Nesterov's momentum if there is any, in one fused kernel a step."""
-    return torch.optim.SGD(weights, lr, momentum=momentum, weight_decay=weight_decay, nesterov=momentum > 0, fused=fusable(weights))
+    """Stochastic gradient descent, with Nesterov's momentum if there is any."""
+    return torch.optim.SGD(weights, lr, momentum=momentum, weight_decay=weight_decay, nesterov=momentum > 0, fused=on_gpu(weights))
 
 
 def adamw(weights: list[nn.Parameter], lr: float, momentum: float, weight_decay: float) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov & Hutter 2019, 1711.05101) with beta1 = momentum, in one fused kernel a step."""
-    return torch.optim.AdamW(weights, lr, (momentum, 0.999), weight_decay=weight_decay, fused=fusable(weights))
+    """AdamW (Loshchilov & Hutter 2019, 1711.05101) with beta1 = momentum."""
+    return torch.optim.AdamW(weights, lr, (momentum, 0.999), weight_decay=weight_decay, fused=on_gpu(weights))
 
 
-def fusable(weights: Sequence[Tensor]) -> bool:
-    """Whether torch has fused optimisers for the device of the weights."""
-    return all(weight.device.type in ("cpu", "cuda") for weight in weights)
+def on_gpu(weights: Sequence[Tensor]) -> bool:
+    """Whether one fused kernel makes the step: on a GPU. On the CPU it is a small part of one, and would round otherwise."""
+    return all(weight.device.type == "cuda" for weight in weights)
 
 
 OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], float, float, float], torch.optim.Optimizer]] = {"sgd": sgd, "adamw": adamw}

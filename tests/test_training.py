@@ -57,7 +57,7 @@ def test_the_loop_equals_one_written_out_by_hand():
     data, model = images(), network()
     plain = copy.deepcopy(model)
     run(model, data, weight_decay=0.01, momentum=0.8, label_smoothing=0.1)
-    descent = torch.optim.SGD(plain.parameters(), 0.05, momentum=0.8, weight_decay=0.01, nesterov=True, fused=True)
+    descent = torch.optim.SGD(plain.parameters(), 0.05, momentum=0.8, weight_decay=0.01, nesterov=True)
     for epoch in range(2):
         for step, rows in enumerate(shuffled(40, 5, 8, 0, epoch)):
             descent.param_groups[0]["lr"] = 0.05 * (1 + math.cos(math.pi * (5 * epoch + step) / 10)) / 2

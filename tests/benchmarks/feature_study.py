@@ -8,8 +8,8 @@ features. The probe is fitted on the training images, its strength is chosen on 
 both are measured on test images: clean, after PGD-20 against the network so put together, and under Gaussian, shot and impulse noise of
 severity 3 (mean of the three). Then measures of the features of the clean test images: how many axes they use, and how far the classes lie
 apart. The second table is the linear CKA of every two networks on the clean test images. Features that have nothing to do with each other
-do not reach 0 on few images, but about d / (N + d) for d features of even variance and N images: so the last line has the CKA with the
-first network, its images permuted.
+do not reach 0 on N images, but about their participation ratio over N: so the last line has the CKA with the first network, its images
+permuted.
 
 CKA: Kornblith et al. 2019 (1905.00414). Participation ratio: Gao et al. 2017 (10.1101/214262). Class separation: Kornblith et al. 2021
 (2010.16402). Between over within: the traces of Fisher 1936 (10.1111/j.1469-1809.1936.tb02137.x). A linear probe: Alain & Bengio 2016
