@@ -308,13 +308,18 @@ def advance(run: Run, plan: Plan, train: Images, rows: Tensor, lr: float, steps:
         numbers = torch.stack([term.detach().double() for term in terms.values()])
         run.world.average([*grads, numbers])
         for weight, grad in zip(run.weights, grads, strict=True):
-            weight.grad = grad
+            weight.grad = alike(grad, weight)
         run.descent.step()
         if plan.objective.absorb and grad_x is not None:
             plan.objective.absorb(batch, grad_x)
         if plan.ema:
             follow(run.average, run.model, min(plan.ema, (1 + run.done) / (10 + run.done)))
     return dict(zip(terms, numbers.tolist(), strict=True))
+
+
+def alike(grad: Tensor, weight: Tensor) -> Tensor:
+    """The gradient in the memory layout of its weight: a second derivative can come in another, which fused optimisers read wrongly."""
+    return grad if grad.stride() == weight.stride() else torch.empty_like(weight).copy_(grad)
 
 
 @contextmanager

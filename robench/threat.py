@@ -126,7 +126,10 @@ def shrink_l2(x: Tensor, delta: Tensor, eps: float) -> Tensor:
         stuck = s[:, None] * size_ >= room
         left = (eps**2 - (room.square() * stuck).sum(1)).clamp_min(0)
         free = (size_.square() * ~stuck).sum(1)
-        s = torch.maximum(s, torch.where(free > 0, (left / free.clamp_min(1e-300)).sqrt(), 1.0)).clamp_max(1)
+        risen = torch.maximum(s, torch.where(free > 0, (left / free.clamp_min(1e-300)).sqrt(), 1.0)).clamp_max(1)
+        if torch.equal(risen, s):  # a further round would change nothing
+            break
+        s = risen
     return torch.minimum(s[:, None] * size_, room).view_as(delta).to(delta.dtype) * delta.sign()
 
 

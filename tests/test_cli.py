@@ -19,8 +19,9 @@ from robench.rows import Row, Sample, wilson
 
 FLAGS = {
     "train": """--data --data-dir --download --image-size --n-train --preset --objective --reg --arch --activation --normalize --norm --eps
-        --epochs --batch-size --optimizer --lr --momentum --weight-decay --schedule --augment --ema --label-smoothing --held-out --select
-        --eval-n --seed --device --threads --out --quiet""",
+        --epochs --batch-size --teacher --optimizer --lr --momentum --weight-decay --schedule --augment --mixup --cutmix --awp --awp-warmup
+        --ema --label-smoothing --precision --compile --guard --held-out --select --suite --measure --sweep --eval-n --seed --device
+        --threads --out --resume --quiet""",
     "eval": """--suite --data --data-dir --download --split --image-size --n --shuffle --indices --norm --eps --until
         --engine --precision --compile --seed --batch-size --arch --activation --mean --std --trust --device --threads --out --resume --save
         --strict --quiet""",
@@ -295,7 +296,7 @@ def test_ctrl_c_ends_with_130_and_leaves_nothing_half_written(checkpoint, tmp_pa
     assert "Interrupted" in stderr
     assert "Traceback" not in stderr
     left = [path.name for path in (tmp_path / "kept").rglob("*") if path.is_file()]
-    assert left in ([], ["state-0.jsonl"] if command[0] == "eval" else [])
+    assert left in ([], ["state-0.jsonl"] if command[0] == "eval" else ["net.state.pt"])
     assert ("--resume" in stderr) == bool(left)
 
 

@@ -233,3 +233,31 @@ def test_a_trained_checkpoint_loads_as_the_network_that_was_measured(tmp_path, m
     x = images(5).pixels(slice(None))
     assert torch.equal(loaded.model(x), done.model(x))
     assert loaded.meta["preset"] == "small"
+
+
+def test_a_gradient_in_another_memory_layout_is_put_into_that_of_its_weight(monkeypatch):
+    """Second derivatives of convolutions come so, and fused optimisers of torch 2.15 read their entries in the wrong order."""
+    from robench import fitting
+
+    plain, fused = network(), network()
+    run(plain, reg=("jacobian=0.5",))
+    monkeypatch.setattr(fitting, "on_gpu", lambda weights: True)
+    run(fused, reg=("jacobian=0.5",))
+    for a, b in zip(plain.state_dict().values(), fused.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    weight, grad = torch.zeros(2, 3), torch.arange(6.0).view(3, 2).T
+    assert fitting.alike(grad, weight).stride() == weight.stride()
+    assert torch.equal(fitting.alike(grad, weight), grad)
+
+
+def test_bf16_trains_almost_as_fp32_does_and_is_told(monkeypatch):
+    from robench import training
+
+    monkeypatch.setattr(training, "load_images", lambda name, split, **how: images(60, split=split))
+    short = {"epochs": 2, "batch_size": 8, "held_out": 10, "eval_n": 10, "arch": "cnn,width=4", "objective": "pgd-at,steps=2", "seed": 3}
+    full = train("toy", reg=("emr=1", "sagr=0.1"), **short)
+    low = train("toy", reg=("emr=1", "sagr=0.1"), precision="bf16", **short)
+    assert low.meta["recipe"]["precision"] == "bf16"
+    terms = [done.meta["history"][0]["terms"] for done in (full, low)]
+    assert terms[0] != terms[1]
+    assert terms[1] == pytest.approx(terms[0], rel=0.1)

@@ -44,12 +44,12 @@ def differentiable(model: nn.Module, batch: Batch, at: str = "base") -> tuple[Te
     """The points at which a gradient is regularised, (B, C, H, W), and the logits there, (B, K), with the graph between them.
 
     at="base" takes the images of the base loss, at="clean" the clean ones. The base loss's own forward pass is used if
-    it went through the same points and no module in training mode mixes samples or adds noise (BatchNorm, Dropout, ...);
-    otherwise a second pass is made in evaluation mode, which leaves running statistics as they are.
+    it went through the same points in full precision and no module in training mode mixes samples or adds noise (BatchNorm, Dropout,
+    ...); otherwise a second pass is made in evaluation mode and without autocast, which leaves running statistics as they are.
     """
     place = lookup(at, PLACES, "place for a gradient (option at)")
     x: Tensor = getattr(batch, place)
-    if not mixes(model) and (place == "x_adv" or torch.equal(x, batch.x_adv)):
+    if not mixes(model) and not torch.is_autocast_enabled(x.device.type) and (place == "x_adv" or torch.equal(x, batch.x_adv)):
         return batch.x_adv, batch.logits
     x = x.detach().requires_grad_()
     return x, evaluated(model, x)
@@ -71,7 +71,7 @@ def drops(module: nn.Module) -> bool:
 
 def evaluated(model: nn.Module, x: Tensor) -> Tensor:
     """The logits at x in evaluation mode, (B, K), with a graph to x and to the parameters."""
-    with evaluation(model):
+    with evaluation(model), torch.autocast(x.device.type, enabled=False):
         return model(x)  # type: ignore[no-any-return]
 
 
@@ -105,8 +105,10 @@ def square_fd(field: Field, v: Tensor, h: float) -> Tensor:
     same gradient in the parameters: no double backward is needed (after Finlay & Oberman 2019, 1905.11468).
     """
     (grad,) = torch.autograd.grad(field.out, field.x, v.detach().to(field.out), retain_graph=True, materialize_grads=True)
-    length = torch.linalg.vector_norm(grad.flatten(1), dim=1).clamp_min(torch.finfo(grad.dtype).tiny)
-    moved = field.at(field.x.detach() + h * grad / per_sample(length, grad))
+    # scaled by its largest entry first: the squares of a sure prediction's gradient are 0 in float32
+    scaled = grad / per_sample(grad.flatten(1).abs().amax(1).clamp_min(torch.finfo(grad.dtype).tiny), grad)
+    length = torch.linalg.vector_norm(scaled.flatten(1), dim=1).clamp_min(1e-12)
+    moved = field.at(field.x.detach() + h * scaled / per_sample(length, grad))
     return ((v.to(field.out) * (moved - field.out)).sum(1) / h).square()
 
 

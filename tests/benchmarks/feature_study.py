@@ -50,7 +50,7 @@ def last_layer(model: nn.Module) -> str:
     names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not names:
         raise InputError("the network has no linear layer: there are no penultimate features")
-    return names[-1]
+    return str(names[-1])
 
 
 def penultimate(model: nn.Module, images: Images) -> Tensor:
