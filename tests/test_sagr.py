@@ -442,3 +442,17 @@ def test_a_model_with_one_class_is_refused():
     model, (x, _) = net(1), images()
     with pytest.raises(InputError, match="at least 2 classes"):
         sagr(model, batch_of(model, x, torch.zeros(len(x), dtype=torch.int64)))
+
+
+def test_a_sure_prediction_is_moved_by_h_and_no_further():
+    """Its gradient is so small that its squares are 0 in float32; divided by their root, a step was 1e10 pixels long."""
+    seen: list[float] = []
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3)).float()
+    model[1].weight.data = torch.full((3, 36), 1e-3) * torch.tensor([[1.0], [0.0], [-1.0]])
+    model[1].bias.data = torch.tensor([65.0, 0.0, 0.0])
+    model.register_forward_pre_hook(lambda module, inputs: seen.append(float((inputs[0].detach() - 0.5).abs().max())))
+    x = torch.full((2, 1, 6, 6), 0.5, requires_grad=True)
+    batch = Batch(x.detach(), torch.zeros(2, dtype=torch.int64), x, model(x), torch.arange(2), 0.5, Draws(0, torch.arange(2), "train"))
+    value = sagr(model, batch, form="loss", estimator="fd", h=0.01)
+    assert value.isfinite()
+    assert 0 < max(seen) <= 0.01

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from robench.draws import Draws
 from robench.errors import InputError
-from robench.objectives.vat import direction, unit, unrecorded, vat
+from robench.objectives.gradients import unit, unrecorded
+from robench.objectives.vat import direction, vat
 from robench.types import Batch
 
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robench.objectives.adversarial import check_steps, pgd
+from robench.objectives.gradients import precise
 from robench.objectives.terms import Objective, clean_logits, cross_entropy
 from robench.options import number
 from robench.types import Batch
@@ -41,5 +41,4 @@ def paired(model: nn.Module, batch: Batch, *, weight: float) -> tuple[Tensor, di
 
 def pairing(logits: Tensor, other: Tensor) -> Tensor:
     """The mean square of the difference of two logits, (B, K) each, over samples and classes; in float32 at least."""
-    precise = torch.promote_types(logits.dtype, torch.float32)
-    return F.mse_loss(logits.to(precise), other.to(precise))
+    return F.mse_loss(precise(logits), precise(other))

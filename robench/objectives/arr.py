@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from robench.errors import InputError
 from robench.objectives.adversarial import check_steps, climb
+from robench.objectives.gradients import precise, unrecorded
 from robench.objectives.terms import clean_logits, cross_entropies, kl
-from robench.objectives.vat import precise, unrecorded
 from robench.options import number
 from robench.recipes import lookup
 from robench.types import Batch

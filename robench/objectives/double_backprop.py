@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from robench.objectives.gradients import Field, field_of, vjp
+from robench.objectives.gradients import Field, field_of, precise, vjp
 from robench.objectives.sagr import NORMS
 from robench.objectives.terms import cross_entropies
 from robench.recipes import lookup
@@ -35,7 +35,7 @@ def loss_field(model: nn.Module, batch: Batch, at: str) -> Field:
     """The field whose only output, (B, 1), is the plain cross-entropy with the batch's labels, in float32 at least."""
 
     def losses(logits: Tensor) -> Tensor:
-        return cross_entropies(logits.to(torch.promote_types(logits.dtype, torch.float32)), batch)[:, None]
+        return cross_entropies(precise(logits), batch)[:, None]
 
     return field_of(model, batch, at, losses)
 

@@ -12,10 +12,9 @@ falls to a tenth wherever the learning rate does.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
-from robench.objectives.gradients import field_of, square
+from robench.objectives.gradients import field_of, precise, square
 from robench.options import positive
 from robench.types import Batch
 
@@ -32,6 +31,5 @@ def emr(model: nn.Module, batch: Batch, *, temperature: float = 40.0, at: str = 
     """
     positive("temperature", temperature)
     field = field_of(model, batch, at, lambda logits: logits)
-    logits = field.out.detach()
-    p = (logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature).softmax(1)
+    p = (precise(field.out.detach()) / temperature).softmax(1)
     return square(field, p).mean()

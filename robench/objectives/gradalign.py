@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from robench.objectives.gradients import differentiable, evaluated
+from robench.objectives.gradients import differentiable, evaluated, precise, unit
 from robench.objectives.terms import cross_entropies
 from robench.options import switch
 from robench.types import Batch
@@ -38,18 +38,10 @@ def gradalign(model: nn.Module, batch: Batch, *, constant: bool = False) -> Tens
 def slopes(x: Tensor, logits: Tensor, batch: Batch) -> Tensor:
     """The gradient of each sample's cross-entropy by x, (B, D), in at least float32 and with its graph."""
     (grad,) = torch.autograd.grad(cross_entropies(logits, batch).sum(), x, create_graph=True, materialize_grads=True)
-    return grad.flatten(1).to(torch.promote_types(grad.dtype, torch.float32))
+    return precise(grad.flatten(1))
 
 
 def angles(a: Tensor, b: Tensor) -> Tensor:
     """One minus the cosine of the angle between rows, (B,), of whatever length; 0 where a row is 0."""
-    cosine = (direction(a) * direction(b)).sum(1)
+    cosine = (unit(a) * unit(b)).sum(1)
     return torch.where((a != 0).any(1) & (b != 0).any(1), 1 - cosine, 0.0)
-
-
-def direction(rows: Tensor) -> Tensor:
-    """Rows (B, D) at length 1, 0 where they are 0. They are scaled first: squares of a confident network's gradients would underflow."""
-    tiny = torch.finfo(rows.dtype).tiny
-    scaled = rows / rows.detach().abs().amax(1, keepdim=True).clamp_min(tiny)
-    length: Tensor = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
-    return scaled / length.clamp_min(tiny)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
@@ -87,6 +88,27 @@ def evaluation(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
+def unrecorded(model: nn.Module, x: Tensor) -> Tensor:
+    """The logits at x in the model's mode, (B, K); what the pass writes into buffers, such as running statistics, is forgotten."""
+    copies = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    return functional_call(model, copies, (x,))  # type: ignore[no-any-return]
+
+
+def precise(values: Tensor) -> Tensor:
+    """The values in float32 at least: autocast may have left them in bfloat16."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Each sample's vector at Euclidean length 1, in the shape (B, ...) that it had; 0 stays 0.
+
+    It is scaled by its largest entry first: the squares of a sure prediction's gradient are 0 in float32.
+    """
+    tiny = torch.finfo(vectors.dtype).tiny
+    scaled = vectors / per_sample(vectors.detach().flatten(1).abs().amax(1).clamp_min(tiny), vectors)
+    return scaled / per_sample(torch.linalg.vector_norm(scaled.flatten(1), dim=1).clamp_min(tiny), vectors)
+
+
 def vjp(field: Field, v: Tensor) -> Tensor:
     """J^T v per sample, (B, D), for v (B, K); with the graph of J and, where it has one, of v."""
     (grad,) = torch.autograd.grad(field.out, field.x, v.to(field.out), create_graph=True, materialize_grads=True)
@@ -105,10 +127,7 @@ def square_fd(field: Field, v: Tensor, h: float) -> Tensor:
     same gradient in the parameters: no double backward is needed (after Finlay & Oberman 2019, 1905.11468).
     """
     (grad,) = torch.autograd.grad(field.out, field.x, v.detach().to(field.out), retain_graph=True, materialize_grads=True)
-    # scaled by its largest entry first: the squares of a sure prediction's gradient are 0 in float32
-    scaled = grad / per_sample(grad.flatten(1).abs().amax(1).clamp_min(torch.finfo(grad.dtype).tiny), grad)
-    length = torch.linalg.vector_norm(scaled.flatten(1), dim=1).clamp_min(1e-12)
-    moved = field.at(field.x.detach() + h * scaled / per_sample(length, grad))
+    moved = field.at(field.x.detach() + h * unit(grad))
     return ((v.to(field.out) * (moved - field.out)).sum(1) / h).square()
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from robench.calls import frozen
 from robench.errors import InputError
-from robench.objectives.gradients import differentiable
+from robench.objectives.gradients import differentiable, precise
 from robench.objectives.terms import cross_entropies
 from robench.recipes import lookup
 from robench.types import Batch
@@ -71,7 +71,7 @@ def directions(slopes: Tensor) -> Tensor:
     Each is divided by its largest entry first, so that the squares of very small or large ones neither vanish nor overflow. The length
     is then 1 or more.
     """
-    flat = slopes.flatten(1).to(torch.promote_types(slopes.dtype, torch.float32))
+    flat = precise(slopes.flatten(1))
     largest = flat.detach().abs().amax(1, keepdim=True)
     scaled = flat / largest.masked_fill(largest < LEAST, 1)
     length: Tensor = torch.linalg.vector_norm(scaled, dim=1, keepdim=True).clamp_min(1)

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from robench.objectives.double_backprop import loss_field
+from robench.objectives.gradients import unit
 from robench.options import positive
 from robench.recipes import lookup
 from robench.types import Batch
@@ -52,20 +53,10 @@ def along_signs(grads: Tensor) -> Tensor:
     return grads.sign() / math.sqrt(grads.shape[1])
 
 
-def along_gradient(grads: Tensor) -> Tensor:
-    """The gradients (B, D) at Euclidean length 1, and 0 where a gradient is 0.
-
-    They are scaled by their largest entry first: that of a sure prediction is so small that its squares are 0 in float32.
-    """
-    scaled = grads / grads.abs().amax(1, keepdim=True).clamp_min(torch.finfo(grads.dtype).tiny)
-    length: Tensor = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
-    return scaled / length.clamp_min(1e-12)
-
-
 def along_largest(grads: Tensor) -> Tensor:
     """The sign of the largest entry of each gradient (B, D) in its place, and 0 elsewhere."""
     place = grads.abs().argmax(1, keepdim=True)
     return torch.zeros_like(grads).scatter(1, place, grads.gather(1, place).sign())
 
 
-DIRECTIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"linf": along_signs, "l2": along_gradient, "l1": along_largest}
+DIRECTIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"linf": along_signs, "l2": unit, "l1": along_largest}

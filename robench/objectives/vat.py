@@ -28,12 +28,11 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from robench.calls import frozen
+from robench.objectives.gradients import precise, unit, unrecorded
 from robench.objectives.terms import clean_logits, kl
 from robench.options import positive, whole
-from robench.threat import per_sample
 from robench.types import Batch
 
 
@@ -63,21 +62,3 @@ def direction(model: nn.Module, batch: Batch, iterations: int, xi: float) -> Ten
             (grad,) = torch.autograd.grad(kl(target, model(x + xi * d).double()).sum(), d)
             d = unit(grad)
     return d
-
-
-def unit(d: Tensor) -> Tensor:
-    """Every sample of d at Euclidean length 1, however short it is; 0 stays 0."""
-    tiny = torch.finfo(d.dtype).tiny
-    scaled = d / per_sample(d.flatten(1).abs().amax(1).clamp_min(tiny), d)
-    return scaled / per_sample(torch.linalg.vector_norm(scaled.flatten(1), dim=1).clamp_min(tiny), d)
-
-
-def unrecorded(model: nn.Module, x: Tensor) -> Tensor:
-    """The logits at x in the model's mode, (B, K); what the pass writes into buffers, such as running statistics, is forgotten."""
-    copies = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    return functional_call(model, copies, (x,))  # type: ignore[no-any-return]
-
-
-def precise(logits: Tensor) -> Tensor:
-    """Logits in at least float32: differences of answers are small."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
