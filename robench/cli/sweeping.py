@@ -45,7 +45,9 @@ def sweep_command(
     begin = time.perf_counter()
     with resumable(folder):
         done = list(sweep(cells, train_one, folder=folder, about=about, suite=suite, measure=measure, resume=resume))
-    told(folder, done, suite, f"Sweep of {sentence} on {words['data']}, measured on {measure} images", time.perf_counter() - begin, quiet)
+    methods = [named.get("objective"), *named.get("reg", ())]
+    title = f"Sweep of {sentence}, {' + '.join(word for word in methods if word)}, on {done[0].rows[0].data or Path(words['data']).name}"
+    told(folder, done, suite, f"{title}, measured on {measure} images", time.perf_counter() - begin, quiet)
 
 
 def plain(words: dict[str, Any]) -> dict[str, Any]:

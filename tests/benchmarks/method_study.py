@@ -11,7 +11,8 @@ the test images. The last epoch is measured: the rate has fallen to 0 by then, a
 
 A network is kept as DIR/METHOD-sSEED.pt; when it is measured, its line is added to DIR/rows.csv, whole and through to the disk. A study
 that was killed goes on where it stopped: a line that is there is not made again, a training under way is taken up. A method that this
-robench does not know yet is skipped with a sentence. One process a folder, for the lines of AutoAttack are filled in at the end.
+robench does not know yet is skipped with a sentence. AutoAttack
+comes at the end, into autoattack.csv, or in a second process, `--autoattack alone`, which attacks what is trained already.
 
 The 54 networks are about 70 minutes of one core, of which AutoAttack, which comes last and may be cut short, is some 12.
 
@@ -209,7 +210,13 @@ def read(table: Path) -> Rows:
     lines = list(csv.DictReader(io.StringIO(whole)))
     if lines and tuple(lines[0]) != COLUMNS:
         raise InputError(f"{table} has other columns than this study: choose another folder")
-    return {(line["method"], int(line["seed"])): line for line in lines}
+    rows = {(line["method"], int(line["seed"])): line for line in lines}
+    attacks = table.with_name("autoattack.csv")
+    for found in attacks.read_text().splitlines() if attacks.exists() else ():
+        name, seed, accuracy = found.split(",")
+        if (name, int(seed)) in rows:
+            rows[name, int(seed)]["autoattack"] = accuracy
+    return rows
 
 
 def add(table: Path, line: dict[str, str]) -> None:
@@ -221,15 +228,15 @@ def add(table: Path, line: dict[str, str]) -> None:
 
 
 def attacked(folder: Path, images: Images, chosen: list[tuple[str, int]]) -> None:
-    """Fills in AutoAttack where a network has a line without it, network by network."""
-    rows = read(folder / "rows.csv")
+    """AutoAttack of every network with a line and without this number, appended to autoattack.csv: beside a process that trains, too."""
     for name, seed in chosen:
-        line = rows.get((name, seed))
+        line = read(folder / "rows.csv").get((name, seed))
         if line is not None and not line["autoattack"]:
             begin = time.perf_counter()
-            line["autoattack"] = text_of(left(load_model(folder / f"{name}-s{seed}.pt"), images.take(slice(0, N)), "autoattack"))
-            write_whole({folder / "rows.csv": text(list(rows.values()), head=True).encode()})
-            print(f"{name}, seed {seed}: autoattack {line['autoattack']} in {time.perf_counter() - begin:.0f} s", flush=True)
+            accuracy = left(load_model(folder / f"{name}-s{seed}.pt"), images.take(slice(0, N)), "autoattack")
+            with (folder / "autoattack.csv").open("a") as handle:
+                handle.write(f"{name},{seed},{text_of(accuracy)}\n")
+            print(f"{name}, seed {seed}: autoattack {accuracy:.3f} in {time.perf_counter() - begin:.0f} s", flush=True)
 
 
 def show(rows: Rows) -> None:
@@ -252,7 +259,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", nargs="+", choices=list(METHODS), metavar="NAME", help=f"of {', '.join(METHODS)}")
     parser.add_argument("--seeds", nargs="+", type=int)
-    parser.add_argument("--autoattack", choices=("none", "first", "all"), default="first")
+    parser.add_argument("--autoattack", choices=("none", "first", "all", "alone"), default="first", help="alone: train nothing")
     parser.add_argument("--table", action="store_true", help="print what is there and make nothing")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
@@ -266,7 +273,7 @@ def main() -> None:
     data = f"npz:{Path(os.environ['ROBENCH_DATA']) / 'cifar10-lossless.npz'}"
     images = load_images(data, "test")
     for name, seed in chosen:
-        if (name, seed) in read(table):
+        if (name, seed) in read(table) or args.autoattack == "alone":
             continue
         begin = time.perf_counter()
         try:
@@ -277,7 +284,7 @@ def main() -> None:
         add(table, line)
         shown = ", ".join(f"{column} {line[column]}" for column in ("clean", "pgd20", "fast", "gini", "train_cpu", "measure_seconds"))
         print(f"{name}, seed {seed}: {shown}; {time.perf_counter() - begin:.0f} s in all", flush=True)
-    wanted = {"none": [], "first": [one for one in chosen if one[0] in FIRST and one[1] == SEEDS[0]], "all": chosen}[args.autoattack]
+    wanted = {"none": [], "first": [one for one in chosen if one[0] in FIRST and one[1] == SEEDS[0]]}.get(args.autoattack, chosen)
     attacked(args.out, images, wanted)
     show(read(table))
 
