@@ -5,6 +5,7 @@ import json
 import math
 
 import pytest
+from commandline import read, refused, robench
 
 from robench.errors import DivergedError, InputError
 from robench.presets import PRESETS
@@ -472,3 +473,29 @@ def test_a_pivot_has_a_line_a_cell(tmp_path):
         "autoattack low", "autoattack high", "autoattack n", "seconds", "epoch", "on_front",
     ]  # fmt: skip
     assert (lines[0]["autoattack"], lines[0]["epoch"], lines[0]["on_front"]) == (pytest.approx(0.23), 3.0, 1.0)
+
+
+def test_the_command_trains_every_cell_draws_the_front_and_goes_on_where_it_stopped(tmp_path):
+    import numpy as np
+
+    generator = np.random.default_rng(0)
+    y = np.arange(80) % 2
+    x = (generator.random((80, 8, 8, 3)) * 150 + 100 * y[:, None, None, None]).astype(np.uint8)
+    np.savez(tmp_path / "toy.npz", x_train=x[:60], y_train=y[:60], x_test=x[60:], y_test=y[60:])
+    out = tmp_path / "out"
+    words = ["train", "--data", f"npz:{tmp_path}/toy.npz", "--arch", "cnn,width=4", "--epochs", 1, "--batch-size", 8, "--held-out", 20]
+    words += ["--reg", "sagr", "--sweep", "lambda=0.01:0.1,rho=0:1", "--suite", "pgd-20", "--out", out]
+    shown = robench(*words)
+    assert "lambda" in shown.stdout
+    assert "measured on held-out images; pgd-20: n = 20" in " ".join(shown.stdout.split())
+    assert (out / "front.png").read_bytes()[:4] == b"\x89PNG"
+    assert len(list(out.glob("lambda-*_rho-?.pt"))) == 4
+    rows = read(out / "rows.csv")
+    assert {row["setting"] for row in rows} == {"lambda=0.01 rho=0", "lambda=0.01 rho=1", "lambda=0.1 rho=0", "lambda=0.1 rho=1"}
+    assert {row["n"] for row in rows if row["metric"] == "accuracy"} == {"20"}
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*.pt")}
+    robench(*words, "--resume")
+    assert {path: path.stat().st_mtime_ns for path in out.glob("*.pt")} == before
+    assert "writes into a folder" in refused(*words[:-1], tmp_path / "net.pt")
+    assert "did you mean 'rho'" in refused(*words, "--sweep", "roh=1:2")
+    assert "Pass its folder with --out" in refused(*words[:-2], "--resume")
