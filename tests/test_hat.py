@@ -8,35 +8,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from batches import THREATS, images, made, net, unmade
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robench.draws import Draws
 from robench.errors import InputError
 from robench.objectives.hat import hat
 from robench.objectives.trades import trades
 from robench.threat import Threat
 from robench.types import Batch
-
-THREATS = [Threat("linf", 0.1), Threat("l2", 0.5), Threat("l1", 2.0)]
-
-
-def net(*layers: nn.Module, seed: int = 0) -> nn.Module:
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Conv2d(1, 4, 3), *layers, nn.GELU(), nn.Flatten(), nn.Linear(64, 5)).double()
-
-
-def images(n: int = 6) -> tuple[Tensor, Tensor]:
-    return torch.rand(n, 1, 6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64), torch.arange(n) % 5
-
-
-def unmade(x: Tensor, y: Tensor, threat: Threat = THREATS[0]) -> Batch:
-    ids = torch.arange(len(x))
-    return Batch(x, y, x, x.new_empty(0), ids, 0.5, Draws(0, ids, "train"), threat=threat)
-
-
-def made(model: nn.Module, teacher: nn.Module | None, x: Tensor, y: Tensor, x_adv: Tensor) -> Batch:
-    return replace(unmade(x, y), x_adv=x_adv, logits=model(x_adv), teacher=teacher)
 
 
 def scaling(factor: float, bias: float = 0.0) -> nn.Module:
@@ -52,7 +32,7 @@ def small() -> tuple[nn.Module, Batch]:
     x = torch.tensor([[0.2, 0.5, 0.9], [0.4, 0.3, 0.6]], dtype=torch.float64)[:, None, None]
     x_adv = torch.tensor([[0.3, 0.4, 1.0], [0.3, 0.4, 0.5]], dtype=torch.float64)[:, None, None]
     model = scaling(1)
-    return model, made(model, scaling(-1).eval().requires_grad_(False), x, torch.tensor([2, 0]), x_adv)
+    return model, made(model, x, torch.tensor([2, 0]), x_adv, teacher=scaling(-1).eval().requires_grad_(False))
 
 
 def minus_log_softmax(z: list[float], k: int) -> float:
@@ -93,7 +73,7 @@ def test_the_defaults_are_beta_two_and_a_half_gamma_a_half_and_h_two():
 def test_the_gradient_is_that_of_the_three_terms_written_out():
     model, teacher, (x, y) = net(), net(seed=1).eval(), images()
     x_adv = hat().craft(model, unmade(x, y))
-    total, _ = hat().loss(model, made(model, teacher, x, y, x_adv))
+    total, _ = hat().loss(model, made(model, x, y, x_adv, teacher=teacher))
     p, q = model(x).softmax(1), model(x_adv).softmax(1)
     helper = F.cross_entropy(model((2 * x_adv - x).clamp(0, 1)), teacher(x_adv).argmax(1))
     expected = F.cross_entropy(model(x), y) + 2.5 * (p * (p.log() - q.log())).sum(1).mean() + 0.5 * helper
@@ -107,7 +87,7 @@ def test_the_teacher_is_asked_once_without_a_graph_and_left_alone():
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     graphs: list[bool] = []
     teacher.register_forward_pre_hook(lambda module, args: graphs.append(torch.is_grad_enabled()))
-    hat().loss(model, made(model, teacher, x, y, x + 0.01))[0].backward()
+    hat().loss(model, made(model, x, y, x + 0.01, teacher=teacher))[0].backward()
     assert graphs == [False]
     assert all(p.grad is None for p in teacher.parameters())
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
@@ -119,7 +99,7 @@ def test_every_image_that_the_network_sees_lies_in_the_box():
     threat = Threat("linf", 0.3)
     x_adv = hat().craft(model, unmade(x, y, threat))
     seen: list[Tensor] = []
-    batch = made(model, net(seed=1).eval(), x, y, x_adv)
+    batch = made(model, x, y, x_adv, teacher=net(seed=1).eval())
     model.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     hat(h=3.5).loss(model, batch)
     assert len(seen) == 2
@@ -136,7 +116,8 @@ def test_without_a_teacher_the_loss_says_how_to_give_one():
 def test_the_loss_of_a_batch_is_the_mean_of_the_losses_of_its_samples():
     model, batch = small()
     alone = [
-        hat().loss(model, made(model, batch.teacher, batch.x[i : i + 1], batch.y[i : i + 1], batch.x_adv[i : i + 1]))[0] for i in (0, 1)
+        hat().loss(model, made(model, batch.x[i : i + 1], batch.y[i : i + 1], batch.x_adv[i : i + 1], teacher=batch.teacher))[0]
+        for i in (0, 1)
     ]
     torch.testing.assert_close(hat().loss(model, batch)[0], torch.stack(alone).mean(), rtol=1e-12, atol=0)
 
@@ -159,7 +140,7 @@ def test_mixed_labels_that_are_one_hot_are_the_labels_themselves():
     mixed = F.one_hot(y, 5).float()
     x_adv = hat().craft(model, unmade(x, y))
     assert torch.equal(hat().craft(model, replace(unmade(x, y), mixed=mixed)), x_adv)
-    batch = made(model, teacher, x, y, x_adv)
+    batch = made(model, x, y, x_adv, teacher=teacher)
     expected, found = (hat().loss(model, replace(batch, mixed=labels, memo={}))[0] for labels in (None, mixed))
     torch.testing.assert_close(found, expected, rtol=1e-14, atol=0)
 
@@ -172,23 +153,13 @@ def test_the_images_are_those_of_trades_and_lie_inside_the_threat(threat):
     assert threat.contains(x, x_adv).all()
 
 
-def test_making_the_images_leaves_modes_flags_buffers_and_gradients_as_they_were():
-    model, (x, y) = net(nn.BatchNorm2d(4), nn.Dropout(0.5)), images()
-    model[1].eval()
-    modes, before = [m.training for m in model.modules()], {name: value.clone() for name, value in model.state_dict().items()}
-    hat().craft(model, unmade(x, y))
-    assert [m.training for m in model.modules()] == modes
-    assert all(p.requires_grad and p.grad is None for p in model.parameters())
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-
-
 def test_values_and_gradients_are_right_where_predictions_saturate():
     corners = torch.tensor(list(itertools.product([0.0, 0.5, 1.0], repeat=6)))  # logits of -50, 0 and 50
 
     def found(dtype: torch.dtype) -> tuple[Tensor, ...]:
         model, teacher = scaling(100, -50).to(dtype), scaling(-1).to(dtype).eval()
         x, x_adv = (half.to(dtype)[:, None, None] for half in corners.split(3, 1))
-        total, _ = hat().loss(model, made(model, teacher, x, torch.arange(len(corners)) % 3, x_adv))
+        total, _ = hat().loss(model, made(model, x, torch.arange(len(corners)) % 3, x_adv, teacher=teacher))
         return total.detach(), *torch.autograd.grad(total, list(model.parameters()))
 
     for value, expected in zip(found(torch.float32), found(torch.float64), strict=True):

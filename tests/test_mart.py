@@ -8,45 +8,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from batches import THREATS, images, made, net, predicting, unmade
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robench.draws import Draws
 from robench.errors import InputError
 from robench.objectives.adversarial import pgd_at
 from robench.objectives.mart import margins, mart, others, rivals
-from robench.threat import Threat
-from robench.types import Batch
 
-THREATS = [Threat("linf", 0.1), Threat("l2", 0.5), Threat("l1", 2.0)]
 CLEAN = [[0.7, 0.2, 0.1], [0.1, 0.1, 0.8], [0.5, 0.3, 0.2]]
 ADVERSARIAL = [[0.3, 0.6, 0.1], [0.15, 0.05, 0.8], [0.2, 0.3, 0.5]]
 LABELS = [0, 2, 1]
-
-
-def net(*layers: nn.Module) -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(1, 4, 3), *layers, nn.GELU(), nn.Flatten(), nn.Linear(64, 5)).double()
-
-
-def images(n: int = 6) -> tuple[Tensor, Tensor]:
-    return torch.rand(n, 1, 6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64), torch.arange(n) % 5
-
-
-def unmade(x: Tensor, y: Tensor, threat: Threat = THREATS[0]) -> Batch:
-    ids = torch.arange(len(x))
-    return Batch(x, y, x, x.new_empty(0), ids, 0.5, Draws(0, ids, "train"), threat=threat)
-
-
-def made(model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Batch:
-    return replace(unmade(x, y), x_adv=x_adv, logits=model(x_adv))
-
-
-def predicting(clean: list[list[float]], adversarial: list[list[float]], y: list[int]) -> tuple[nn.Module, Batch]:
-    """A network without weights and a batch whose clean and adversarial images it gives these probabilities."""
-    model = nn.Flatten()
-    x, x_adv = (torch.tensor(rows, dtype=torch.float64).log()[:, None, None] for rows in (clean, adversarial))
-    return model, made(model, x, torch.tensor(y), x_adv)
 
 
 def divergence(p: list[float], q: list[float]) -> float:
@@ -141,16 +113,6 @@ def test_the_images_are_those_of_pgd_and_lie_inside_the_threat(threat):
     x_adv = mart(steps=4).craft(model, unmade(x, y, threat))
     assert torch.equal(x_adv, pgd_at(steps=4).craft(model, unmade(x, y, threat)))
     assert threat.contains(x, x_adv).all()
-
-
-def test_making_the_images_leaves_modes_flags_buffers_and_gradients_as_they_were():
-    model, (x, y) = net(nn.BatchNorm2d(4), nn.Dropout(0.5)), images()
-    model[1].eval()
-    modes, before = [m.training for m in model.modules()], {name: value.clone() for name, value in model.state_dict().items()}
-    mart().craft(model, unmade(x, y))
-    assert [m.training for m in model.modules()] == modes
-    assert all(p.requires_grad and p.grad is None for p in model.parameters())
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_values_and_gradients_are_right_where_predictions_saturate():

@@ -8,45 +8,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from batches import THREATS, images, made, net, predicting, unmade
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robench.draws import Draws
 from robench.errors import InputError
 from robench.objectives.terms import kl
 from robench.objectives.trades import kl_pgd, trades
 from robench.threat import Threat
-from robench.types import Batch
 
-THREATS = [Threat("linf", 0.1), Threat("l2", 0.5), Threat("l1", 2.0)]
 TINY = [Threat("linf", 0.0002), Threat("l2", 0.001), Threat("l1", 0.002)]  # smaller than the noise of the start
-
-
-def net(*layers: nn.Module) -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(1, 4, 3), *layers, nn.GELU(), nn.Flatten(), nn.Linear(64, 5)).double()
-
-
-def images(n: int = 6) -> tuple[Tensor, Tensor]:
-    return torch.rand(n, 1, 6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64), torch.arange(n) % 5
-
-
-def unmade(x: Tensor, y: Tensor, threat: Threat = THREATS[0], rows: Tensor | None = None) -> Batch:
-    """A batch whose x_adv is yet to be made."""
-    ids = torch.arange(len(x)) if rows is None else rows
-    return Batch(x, y, x, x.new_empty(0), ids, 0.5, Draws(0, ids, "train"), threat=threat)
-
-
-def made(model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Batch:
-    """A batch as the loss sees it."""
-    return replace(unmade(x, y), x_adv=x_adv, logits=model(x_adv))
-
-
-def predicting(clean: list[list[float]], adversarial: list[list[float]], y: list[int]) -> tuple[nn.Module, Batch]:
-    """A network without weights and a batch whose clean and adversarial images it gives these probabilities."""
-    model = nn.Flatten()
-    x, x_adv = (torch.tensor(rows, dtype=torch.float64).log()[:, None, None] for rows in (clean, adversarial))
-    return model, made(model, x, torch.tensor(y), x_adv)
 
 
 def seen_by(model: nn.Module) -> list[Tensor]:
