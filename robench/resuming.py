@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from robench.errors import InputError
+from robench.errors import DivergedError, InputError
 from robench.fitting import Epoch, Note, Run, State, Step, restore, saved
 from robench.models import checkpoint
 from robench.models.files import read_torch
@@ -72,11 +72,22 @@ def differing(one: Mapping[str, Any], other: Mapping[str, Any], where: str = "")
 def kept_going(going: Going, events: Iterator[Event]) -> Iterator[Event]:
     """The events of a run whose state is written every minute, at its end, and where Ctrl-C is pressed, after the step under way.
 
-    Several processes write it after every epoch, together, and Ctrl-C costs what came after the last one.
+    Several processes write it after every epoch, together, and Ctrl-C costs what came after the last one. A run that has diverged would
+    do so again: its state is removed.
     """
     if going.state is None:
         yield from events
         return
+    try:
+        yield from watched(going, events)
+    except DivergedError:
+        going.state.unlink(missing_ok=True)
+        raise
+    write_state(going)
+
+
+def watched(going: Going, events: Iterator[Event]) -> Iterator[Event]:
+    """The events of a run whose state is written now and then, and where Ctrl-C ends it between two steps."""
     alone, next_save = going.run.world.size == 1, time.monotonic() + SAVE_SECONDS
     with interruptions(alone) as asked:
         for event in events:
@@ -87,7 +98,6 @@ def kept_going(going: Going, events: Iterator[Event]) -> Iterator[Event]:
                 next_save = time.monotonic() + max(SAVE_SECONDS, 20 * (time.monotonic() - begin_))
             if asked():
                 raise KeyboardInterrupt
-    write_state(going)
 
 
 def write_state(going: Going) -> None:

@@ -314,7 +314,6 @@ def trained(cell: Cell, train_one: TrainOne, path: Path, measure: str) -> list[R
     try:
         return rows_of(cell, path, train_one(cell, path), measure)
     except DivergedError:
-        path.with_name(f"{path.stem}.state.pt").unlink(missing_ok=True)  # nobody will go on with it
         seconds = time.perf_counter() - begin
         return [of_cell(cell, path, {}, metric, value) for metric, value in (("diverged", 1.0), ("seconds", seconds))]
 

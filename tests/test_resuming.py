@@ -298,3 +298,10 @@ def test_a_rolled_back_run_can_be_broken_off_too():
         pass
     assert len(second.lost) == len(whole.lost) == 1
     assert all(torch.equal(a, b) for a, b in zip(whole.model.state_dict().values(), second.model.state_dict().values(), strict=True))
+
+
+def test_a_training_that_diverged_leaves_no_state_in_the_way_of_the_next(toys, tmp_path):
+    with pytest.raises(InputError, match="the training diverged in epoch 1"):
+        train("toy", out=tmp_path / "net.pt", **{**settings(), "lr": 1e30, "optimizer": "sgd"})
+    assert not list(tmp_path.iterdir())
+    train("toy", out=tmp_path / "net.pt", **settings())

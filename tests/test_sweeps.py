@@ -408,7 +408,6 @@ def test_a_training_that_diverges_is_a_result_and_the_sweep_goes_on(tmp_path):
     drawn = points(found, "autoattack")
     assert math.isnan(drawn[1].clean[0])
     assert math.isnan(drawn[1].robust[0])
-    assert not list(tmp_path.glob("*.state.pt"))
     assert run(tmp_path, Trainer(), resume=True)[1].number("diverged") == 1
 
 
