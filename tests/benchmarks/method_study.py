@@ -7,7 +7,8 @@
 All methods share the network, the data, the optimiser, the number of steps and the threat (SHARED), and their adversaries of several steps
 make 5 of length eps / 2 in place of the papers' 10, which takes half the time (our choice; the columns hold for these settings alone). The
 weights are the papers' where these carry over; those of penalties without an adversary were chosen on the held-out images (the sweeps of
-docs/results.md), others are a first guess, as their lines say. None was chosen on the test images. The last epoch is measured: the rate has fallen to 0 by then, and a choice on 200 held-out images would add noise.
+docs/results.md), others are a first guess, as their lines say. None was chosen on the test images. The last epoch is measured: the rate
+has fallen to 0 by then, and a choice on 200 held-out images would add noise.
 
 A network is kept as DIR/METHOD-sSEED.pt; when it is measured, its line is added to DIR/rows.csv, whole and through to the disk. A study
 that was killed goes on where it stopped: a line that is there is not made again, a training under way is taken up. A method that this
