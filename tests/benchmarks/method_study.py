@@ -72,7 +72,7 @@ FIRST: dict[str, Method] = {  # name: (objective, regularisers, what else differ
     "standard": ("standard", (), {}),
     "pgd-at": (PGD_AT, (), {}),
     "sagr": ("standard", ("sagr=0.03",), {}),  # by AutoAttack on the held-out images, of .01, .03, .1 (docs/results.md)
-    "sagr-positive": ("standard", ("sagr=0.03,sign=positive",), {}),  # likewise; the paper's phrase taken literally
+    "sagr-positive": ("standard", ("sagr=0.03,sign=positive",), {}),  # the same weight; the paper's phrase taken literally
     "jacobian": ("standard", ("jacobian=0.03",), {}),  # likewise
     "igd": (PGD_AT, ("igd=1",), {}),  # the paper's for CIFAR-10
     "emr": (PGD_AT, (EMR,), {}),
