@@ -22,10 +22,12 @@ def in_danger(recipes: Sequence[Recipe]) -> bool:
 
     That is so of the single-step methods by name, of arr with its one step, and of whatever is given an option `steps` of up to three.
     """
-    return any(
-        recipe.name in SINGLE_STEP or recipe.options.get("steps", 1 if recipe.name == "arr" else FEW_STEPS + 1) <= FEW_STEPS
-        for recipe in recipes
-    )
+    return any(recipe.name in SINGLE_STEP or steps_of(recipe) in range(1, FEW_STEPS + 1) for recipe in recipes)
+
+
+def steps_of(recipe: Recipe) -> Any:
+    """The option `steps` as it was given, which need not be a number; else 1 for arr, whose default that is, and 0 for the others."""
+    return recipe.options.get("steps", 1 if recipe.name == "arr" else 0)
 
 
 def diverged(terms: Mapping[str, float], first: float) -> str:

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
+from robench.attacks.kernels import cannot_compile
 from robench.data import Images, holdout
 from robench.data import load as load_images
 from robench.errors import InputError
@@ -19,12 +20,14 @@ from robench.fitting import Epoch, Note, begin, fit
 from robench.guards import robust_overfitting
 from robench.models import checkpoint, load
 from robench.objectives import NEED_TEACHER
+from robench.plans import resolvable
 from robench.presets import default_preset
 from robench.recipes import Recipe, parse
 from robench.report.training import curves, log
 from robench.resuming import Event, Going, finished, kept_going, taken_up
 from robench.settings import destination, network, plan_of, settled
 from robench.shards import started
+from robench.suites import recipes
 from robench.threat import Threat
 
 UNDEFENDED: dict[str, Any] = {"objective": "standard", "reg": (), "awp": 0.0}  # how a teacher's settings differ from its student's
@@ -87,6 +90,8 @@ def train(
     images = load_images(data, "train", data_dir=data_dir, download=download, image_size=image_size, n=n_train, seed=seed)
     name = preset or default_preset(images.shape)
     settings, notes = settled(name, overrides)
+    if settings["compiled"] and (why := cannot_compile()):
+        settings["compiled"], notes = False, [*notes, f"{why}: the training runs without it"]
     world, out = started(), destination(out, settings, images.name)
     training, held_out = holdout(images, settings["held_out"], seed)
     test = held_out if measure == "held-out" else load_images(data, "test", data_dir=data_dir, download=download, image_size=image_size)
@@ -94,6 +99,8 @@ def train(
     refuse_too_little(training, settings)
     model, about = network(settings, training, seed)
     methods = [parse(sentence) for sentence in (settings["objective"], *settings["reg"])]
+    plan = plan_of(settings, seed, None)  # whatever is misspelt is told before hours are spent on a teacher or on the training
+    resolvable(recipes(suite, plan.threat.norm) if isinstance(suite, str) else suite, "robench")
 
     def first(place: Path | None) -> Trained:
         tuple(watch(iter([Note("a network without a defence is trained first, as the teacher; --teacher FILE names another")]), 0))
@@ -104,7 +111,7 @@ def train(
         )  # fmt: skip
 
     master, origin = teacher_of(methods, teacher, model, out, first)
-    plan = plan_of(settings, seed, None if master is None else master.to(device))
+    plan = replace(plan, teacher=None if master is None else master.to(device))
     meta: dict[str, Any] = {
         "model": about,
         "data": {"name": images.name, "n": len(training), "held_out": len(held_out), "sha256": images.sha256},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -291,6 +292,28 @@ def test_a_few_steps_on_every_regulariser_lower_it(name):
         torch.autograd.backward(REGULARIZERS[name](model, batch_of(model)), inputs=list(model.parameters()))
         optimizer.step()
     assert measure() < before
+
+
+@pytest.mark.parametrize("name", REGULARIZERS)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_regulariser_runs_on_every_objective_and_adds_its_weight_times_itself(objective, name):
+    model = net(nn.BatchNorm2d(4))
+    base, (x, y) = OBJECTIVES[objective](), images()
+    teacher = net(nn.GELU()).eval().requires_grad_(False)
+    x_adv = base.craft(model, unmade(x, y, THREATS[0], draws_of())).detach().requires_grad_()
+    batch = replace(unmade(x, y, THREATS[0], draws_of()), x_adv=x_adv, logits=model(x_adv), teacher=teacher)
+    alone, _ = base.loss(model, batch)
+    total, terms = penalised(base.loss, {name: (0.5, REGULARIZERS[name])})(model, batch)
+    torch.testing.assert_close(total, alone + 0.5 * terms[name])
+    grads = torch.autograd.grad(total, list(model.parameters()))
+    assert all(grad.isfinite().all() for grad in grads)
+
+
+def test_drops_cut_a_weight_to_a_tenth_from_each_share_on():
+    weight = regularizers_of(["jacobian=2,warmup=0.2,drops=0.5:3/4"])["jacobian"][0]
+    assert [weight(progress) for progress in (0.1, 0.2, 0.49, 0.5, 0.75, 0.99)] == pytest.approx([1, 2, 2, 0.2, 0.02, 0.02])
+    with pytest.raises(InputError, match="share"):
+        regularizers_of(["jacobian,drops=0.5:2"])
 
 
 # the page for those who add one

@@ -305,3 +305,19 @@ def test_a_training_that_diverged_leaves_no_state_in_the_way_of_the_next(toys, t
         train("toy", out=tmp_path / "net.pt", **{**settings(), "lr": 1e30, "optimizer": "sgd"})
     assert not list(tmp_path.iterdir())
     train("toy", out=tmp_path / "net.pt", **settings())
+
+
+def test_whatever_is_misspelt_is_told_before_a_teacher_is_trained(toys, tmp_path):
+    for wrong, says in (({"reg": ("igd,off=loss",)}, "did you mean 'of'"), ({"suite": "autoatack"}, "did you mean 'autoattack'")):
+        with pytest.raises(InputError, match=says):
+            train("toy", out=tmp_path / "net.pt", **{**settings(), "reg": ("igd",), **wrong})
+    assert not list(tmp_path.iterdir())
+
+
+def test_passes_through_the_compiler_train_the_same_network(toys):
+    chosen = {**settings(), "reg": (), "arch": "mlp,width=8", "epochs": 1, "objective": "pgd-at,steps=1"}
+    plain, compiled = (train("toy", compiled=wanted, **chosen) for wanted in (False, True))
+    if not compiled.meta["recipe"]["compiled"]:
+        assert any("torch.compile does not work here" in note for note in compiled.meta["notes"])
+    terms = [done.meta["history"][0]["terms"] for done in (plain, compiled)]
+    assert terms[1] == pytest.approx(terms[0], rel=1e-2)

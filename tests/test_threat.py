@@ -7,7 +7,7 @@ import torch
 
 from robench.draws import Draws
 from robench.errors import InputError
-from robench.threat import Threat, size
+from robench.threat import NORMS, Threat, size
 
 CASES = [("linf", 0.1), ("l2", 0.5), ("l2", 3.0), ("l1", 0.3), ("l1", 5.0), ("l1", 1000.0), ("l2", 0.0)]
 
@@ -123,3 +123,10 @@ def test_contains_refuses_what_leaves_the_ball_or_the_box_or_is_not_a_number():
 def test_impossible_threats_are_refused(norm, eps):
     with pytest.raises(InputError):
         Threat(norm, eps)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_projector_is_the_projection_around_its_images(norm):
+    x, threat = torch.rand(5, 3, 6, 6, generator=torch.Generator().manual_seed(0)), Threat(norm, 0.3)
+    moved = x + torch.randn(5, 3, 6, 6, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(threat.projector(x)(moved), threat.project(x, moved))

@@ -27,18 +27,18 @@ def sweep_command(
     from robench.sweeps import planned, sweep
 
     alone("a sweep")
-    preset, out, resume = words.pop("preset") or "small", words.pop("out"), words.pop("resume")
+    preset, out, resume = words.pop("preset"), words.pop("out"), words.pop("resume")
     if resume and out is None:
         raise InputError("which sweep is to go on? Pass its folder with --out")
     if out is not None and out.suffix in (".pt", ".pth"):
         raise InputError(f"a sweep writes into a folder, not a file: {out}")
     named = {key: value for key, value in given.items() if value is not None}
-    cells = planned(sentence, {**lookup(preset, PRESETS, "preset"), **named})
+    cells = planned(sentence, {**lookup(preset or "small", PRESETS, "preset"), **named})
 
     def train_one(cell: Cell, path: Path) -> dict[str, Any]:
         settings = {"seed": words["seed"], **named, **cell.overrides}
         apart = {key: value for key, value in words.items() if key != "seed"}
-        return run(**apart, **settings, preset=preset, out=path, resume=resume or path.exists()).meta  # type: ignore[no-any-return]
+        return run(**apart, **settings, preset=preset, out=path, resume=resume).meta  # type: ignore[no-any-return]
 
     about = plain({**{key: value for key, value in words.items() if key not in ("watch", "device", "suite")}, "preset": preset, **named})
     folder = results_folder(out, words["data"], "sweep")
