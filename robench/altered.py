@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from robench.attacks import ATTACKS
 from robench.calls import frozen
 from robench.corruptions import CORRUPTIONS
+from robench.corruptions import corrupted as under
 from robench.draws import Draws
 from robench.errors import InputError
 from robench.evaluation import Track, evaluate, pixels, untracked
@@ -137,14 +138,18 @@ def probed(recipe: Recipe, scene: Scene) -> Altered:
 
 
 def corrupted(recipe: Recipe, scene: Scene) -> Altered:
-    """All images under a corruption, `NAME,severity=3` (1 to 5; 3 if not given)."""
+    """All images under a corruption, `NAME,severity=3` (1 to 5; 3 if not given), with the pixels that `robench corrupt` makes.
+
+    Options that change the pixels (scale=imagenet, and of frost photos=FOLDER) stand in the name.
+    """
     plain, severity = parted(recipe)
-    function = resolve(plain, CORRUPTIONS, "corruption")
-    name, chunks = f"{recipe.label}-{severity}", torch.arange(len(scene.x)).split(scene.batch_size)
-    parts = [
-        function(pixels(scene.x, places, scene.device), severity, Draws(scene.seed, scene.ids[places].to(scene.device), name)).cpu()
-        for places in scene.track(chunks, name, len(chunks))
-    ]
+    resolve(plain, CORRUPTIONS, "corruption")
+    words = ["photos" if key == "photos" else str(value) for key, value in sorted(plain.options.items()) if value not in ("", "auto")]
+    name, chunks = "-".join([recipe.name, str(severity), *words]), torch.arange(len(scene.x)).split(scene.batch_size)
+    parts = []
+    for places in scene.track(chunks, name, len(chunks)):
+        x, ids = pixels(scene.x, places, scene.device), scene.ids[places].to(scene.device)
+        parts.append(under(x, ids, recipe.name, severity, seed=scene.seed, **plain.options).cpu())
     x = torch.cat(parts)
     with frozen(scene.model.to(scene.device)):
         tried = predictions(scene.model, scene.x, scene.y, scene.batch_size, scene.device) == scene.y

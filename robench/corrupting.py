@@ -20,13 +20,13 @@ from torch import Tensor
 
 from robench.calls import frozen, padded
 from robench.corruptions import CORRUPTIONS
+from robench.corruptions import corrupted as under
 from robench.corruptions.frost import read
 from robench.corruptions.levels import scale_of
 from robench.data import Images
 from robench.data.corrupted import SYNTH, Corrupted
 from robench.data.export import Export
 from robench.degradation import CLEAN, FIFTEEN, NINETEEN, NOISES, Reference, rows_of
-from robench.draws import Draws
 from robench.errors import InputError
 from robench.evaluation import Track, check_logits, untracked
 from robench.journal import Journal
@@ -103,10 +103,9 @@ def made(
         raise InputError("--frost-dir is for the corruption frost, which is not among those asked for: leave it out")
 
     def pixels(corruption: str, severity: int, places: Tensor) -> Tensor:
-        function = CORRUPTIONS[corruption]
-        draws = Draws(seed, images.ids[places].to(device), "corrupt")
-        more = {"photos": photos} if "photos" in options_of(function) else {}
-        return function(images.pixels(places).to(device), severity, draws, scale=scale, **more)
+        more = {"photos": photos} if "photos" in options_of(CORRUPTIONS[corruption]) else {}
+        x, ids = images.pixels(places).to(device), images.ids[places].to(device)
+        return under(x, ids, corruption, severity, seed=seed, scale=scale, **more)
 
     cells = tuple((corruption, severity) for corruption in corruptions for severity in severities)
     frost = f" frost={'photos' if photos else 'procedural'}" if "frost" in corruptions else ""

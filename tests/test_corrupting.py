@@ -15,9 +15,12 @@ import torch
 from commandline import INTERRUPTIBLE, read, refused, robench
 from torch import nn
 
+from robench.altered import Scene, altered, known
 from robench.corrupting import degrade, made, named
 from robench.corruptions import CORRUPTIONS
 from robench.data import load
+from robench.data.corrupted import read as read_set
+from robench.data.export import export
 from robench.degradation import FIFTEEN, NINETEEN
 from robench.draws import Draws
 from robench.errors import InputError
@@ -53,6 +56,30 @@ def test_the_accuracy_of_a_cell_is_that_of_the_model_on_the_corrupted_images():
     table = {(p, s): v for p, s, v in zip(found.columns["probe"], found.columns["sample"], found.columns["pred_5"], strict=True)}
     assert [table["brightness", i] for i in range(30)] == Bright()(by_hand).argmax(1).tolist()
     assert torch.equal(found.sheet["brightness", 5], by_hand[0])
+
+
+@pytest.mark.parametrize("name", NINETEEN)
+def test_a_corruption_has_the_same_pixels_in_every_command(name, tmp_path):
+    images = load("shapes", "test", n=5, shuffle=True, seed=3)
+    whole = Scene(nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)), images.x, images.y, images.ids, "linf", 0.1, 7, 2, "cpu")
+    for scale in ("auto", "imagenet"):
+        source = made(images, [name], [4], scale=scale, photos="", seed=7, device="cpu")
+        audited = altered(known(f"{name},severity=4,scale={scale}"), whole)
+        assert torch.equal(audited.x, source.pixels(name, 4, torch.arange(5)))
+        assert audited.name == f"{name}-4" + ("" if scale == "auto" else "-imagenet")
+    source = made(images, [name], [1, 2, 3, 4, 5], scale="auto", photos="", seed=7, device="cpu")
+    degrade([], source, batch_size=3, target=export(tmp_path, images, seed=7, scale="cifar"))
+    assert read_set(tmp_path).load(name, 4, torch.arange(5)).x.equal((source.pixels(name, 4, torch.arange(5)) * 255).round().byte())
+
+
+def test_frost_photos_make_the_same_pixels_in_every_command(data_dir):
+    images, folder = load("shapes", "test", n=5), str(data_dir / "frost")
+    whole = Scene(nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)), images.x, images.y, images.ids, "linf", 0.1, 0, 2, "cpu")
+    source = made(images, ["frost"], [3], scale="auto", photos=folder, seed=0, device="cpu")
+    audited = altered(known(f"frost,photos={folder}"), whole)
+    assert torch.equal(audited.x, source.pixels("frost", 3, torch.arange(5)))
+    assert audited.name == "frost-3-photos"
+    assert not torch.equal(audited.x, altered(known("frost"), whole).x)
 
 
 def test_words_stand_for_sets_of_corruptions():

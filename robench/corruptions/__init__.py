@@ -28,8 +28,9 @@ from robench.corruptions.noise import gaussian_noise, impulse_noise, shot_noise,
 from robench.corruptions.spatter import spatter
 from robench.corruptions.warp import elastic_transform, glass_blur
 from robench.corruptions.weather import fog, snow
+from robench.draws import Draws
 
-__all__ = ["CORRUPTIONS", "scale_of"]
+__all__ = ["CORRUPTIONS", "corrupted", "scale_of"]
 
 CORRUPTIONS: dict[str, Callable[..., Tensor]] = {
     "gaussian_noise": gaussian_noise,
@@ -52,3 +53,12 @@ CORRUPTIONS: dict[str, Callable[..., Tensor]] = {
     "spatter": spatter,
     "saturate": saturate,
 }
+
+
+def corrupted(x: Tensor, ids: Tensor, corruption: str, severity: int, *, seed: int, **options: object) -> Tensor:
+    """Images under a corruption as every command makes them: `corrupt`, `corrupt --export` and `saliency --against` get equal pixels.
+
+    x        (B, C, H, W) float in [0, 1]          ids  (B,) int64, the images' places in the official split, on the device of x
+    options  those of the corruption, such as scale="cifar" or, of frost, photos="FOLDER"
+    """
+    return CORRUPTIONS[corruption](x, severity, Draws(seed, ids, "corrupt"), **options)
