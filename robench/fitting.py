@@ -31,6 +31,7 @@ from robench.models.synced import synchronise
 from robench.objectives import Objective, Regularizer, penalised
 from robench.objectives.awp import perturbed
 from robench.objectives.gradients import drops
+from robench.objectives.second_order import attention_by_products, differentiates_twice, operators_named, refuse_lost_derivatives
 from robench.recipes import lookup, parse, resolve
 from robench.schedules import SCHEDULES
 from robench.shards import World
@@ -382,11 +383,16 @@ def gradients(run: Run, plan: Plan, batch: Batch) -> tuple[list[Tensor], Tensor 
         return plan.objective.loss(model, called(model, batch))[0]
 
     with ExitStack() as stack:
+        stack.enter_context(attention_by_products(differentiates_twice(plan.regularizers)))
         if plan.awp and batch.progress >= plan.awp_warmup:
             stack.enter_context(perturbed(run.model, base, plan.awp, reduce=run.world.average))
-        loss, terms = loss_of(model, called(model, batch))
+        answered = called(model, batch)
         leaves = [*run.weights, *([batch.x_adv] if plan.objective.absorb else [])]
-        found = torch.autograd.grad(loss, leaves, allow_unused=True)
+        with operators_named(answered.logits):
+            loss, terms = loss_of(model, answered)
+            if run.done == 0:
+                refuse_lost_derivatives(loss, answered.logits)
+            found = torch.autograd.grad(loss, leaves, allow_unused=True)
     grads = [torch.zeros_like(leaf) if grad is None else grad for leaf, grad in zip(leaves, found, strict=True)]
     return grads[: len(run.weights)], grads[-1] if plan.objective.absorb else None, {"loss": loss, **terms}
 

@@ -16,10 +16,12 @@ from robench.data import Images, holdout
 from robench.data import load as load_images
 from robench.errors import InputError
 from robench.evaluation import Evaluation, evaluate
-from robench.fitting import Epoch, Note, begin, fit
+from robench.fitting import Epoch, Note, Plan, begin, fit
 from robench.guards import robust_overfitting
 from robench.models import checkpoint, load
 from robench.objectives import NEED_TEACHER
+from robench.objectives.gradients import evaluation
+from robench.objectives.second_order import differentiates_twice, fused_attention
 from robench.plans import resolvable
 from robench.presets import default_preset
 from robench.recipes import Recipe, parse
@@ -101,6 +103,7 @@ def train(
     methods = [parse(sentence) for sentence in (settings["objective"], *settings["reg"])]
     plan = plan_of(settings, seed, None)  # whatever is misspelt is told before hours are spent on a teacher or on the training
     resolvable(recipes(suite, plan.threat.norm) if isinstance(suite, str) else suite, "robench")
+    notes += attention_notes(model, training, plan)
 
     def first(place: Path | None) -> Trained:
         tuple(watch(iter([Note("a network without a defence is trained first, as the teacher; --teacher FILE names another")]), 0))
@@ -134,6 +137,16 @@ def train(
     tuple(watch(iter(map(Note, late)), 0))
     meta = {**meta, "history": run.history, "rolled_back": run.lost, "notes": notes + late}
     return concluded(going, meta, test, select, suite, eval_n, seed, device, plan.threat)
+
+
+def attention_notes(model: nn.Module, images: Images, plan: Plan) -> list[str]:
+    """A note where fused attention of the network gives way to one that has a second derivative."""
+    if not differentiates_twice(plan.regularizers):
+        return []
+    with evaluation(model):
+        fused = fused_attention(model, images.pixels(slice(0, 2)))
+    sentence = "its attention runs as matrix products: the regularisers differentiate the network twice, which fused kernels do not allow"
+    return [sentence] if fused else []
 
 
 def one_of(name: str, value: str, choices: tuple[str, str]) -> None:
