@@ -24,6 +24,7 @@ from robench.probing import predictions
 from robench.recipes import Recipe, did_you_mean, parse, resolve
 from robench.report.compare import Results
 from robench.rows import Sample
+from robench.suites import is_probe
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def known(sentence: str) -> Recipe:
         resolve(
             replace(recipe, options={key: value for key, value in recipe.options.items() if key != "severity"}), CORRUPTIONS, "corruption"
         )
-    elif recipe.name in PROBES:
+    elif is_probe(recipe):
         resolve(recipe, PROBES, "probe")
     elif recipe.name in ATTACKS or recipe.name.startswith(TRANSFER) or ".py:" in recipe.name:
         resolvable([recipe], "robench")
@@ -96,7 +97,7 @@ def altered(recipe: Recipe, scene: Scene) -> Altered:
     """What an attack, a probe or a corruption makes of the images; InputError where it cannot be run on them."""
     if recipe.name in CORRUPTIONS:
         return corrupted(recipe, scene)
-    return probed(recipe, scene) if recipe.name in PROBES else attacked(recipe, scene)
+    return probed(recipe, scene) if is_probe(recipe) else attacked(recipe, scene)
 
 
 def attacked(recipe: Recipe, scene: Scene) -> Altered:

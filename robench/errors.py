@@ -6,4 +6,4 @@ class InputError(ValueError):
 
 
 class DivergedError(InputError):
-    """The loss of a training is no longer finite, or far above where it began."""
+    """The loss of a training is no longer finite, or far above where it began; its guard ended it: exit code 1."""

@@ -35,6 +35,7 @@ from robench.shards import World, started
 from robench.statistics import anytime
 from robench.summary import blank, check_rows, noticed, rows_of
 from robench.threat import Threat, per_sample
+from robench.types import Found
 
 T = TypeVar("T")
 EXAMPLES = 8  # how many adversarial images are kept for the pictures
@@ -336,6 +337,8 @@ def attacked(trial: Trial, stage: Stage, places: Tensor) -> dict[str, Any]:
     with warnings.catch_warnings(record=True) as caught, arithmetic(trial.precision):
         warnings.simplefilter("always", RuntimeWarning)
         found = stage.attack(trial.model, x, y.to(trial.device), stage.threat, draws)
+    if not isinstance(found, Found):
+        raise InputError(f"attack {stage.probe!r} returned {type(found).__name__} and no Found: see docs/adding-an-attack.md")
     x_adv, outside = inside(x, found.x_adv.detach().to(x), stage)
     with torch.no_grad():
         logits = padded(trial.exact, x_adv).cpu()

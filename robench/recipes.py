@@ -14,12 +14,22 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from traceback import extract_tb
 from types import ModuleType
 from typing import Any, TypeVar
 
 from robench.errors import InputError
 
 T = TypeVar("T")
+SIGNATURES = {  # what a function of the user's own is called with; its options are keyword-only
+    "attack": ("model", "x", "y", "threat", "draws"),
+    "probe": ("model", "x", "y", "draws"),
+    "regulariser": ("model", "batch"),
+    "objective": (),
+    "method": ("model", "x", "target", "draws"),
+    "score": ("explained",),
+}
+USER = "robench_user_"  # how the modules of the user's files are named
 
 
 @dataclass(frozen=True)
@@ -99,7 +109,7 @@ def resolve(recipe: Recipe, table: Mapping[str, Callable[..., Any]], what: str) 
     It comes from `table` or from the user's `file.py:function` (which runs that file). InputError for an option that it
     does not have, or that its name already settles: `pgd-20` has 20 steps.
     """
-    function = from_file(recipe.name) if ".py:" in recipe.name else lookup(recipe.name, table, what)
+    function = own(recipe, what) if ".py:" in recipe.name else lookup(recipe.name, table, what)
     known, settled = options_of(function), getattr(function, "keywords", {})
     for key in recipe.options:
         if key not in known:
@@ -112,6 +122,43 @@ def resolve(recipe: Recipe, table: Mapping[str, Callable[..., Any]], what: str) 
     if missing:
         raise InputError(f"{what} {recipe.name!r} needs a value for its option {missing[0]!r}: write {recipe.name},{missing[0]}=VALUE")
     return bound
+
+
+def own(recipe: Recipe, what: str) -> Callable[..., Any]:
+    """The user's own function that a recipe names; InputError where it cannot be called as an attack, a probe, ... is."""
+    function, wanted = from_file(recipe.name), SIGNATURES.get(what)
+    if wanted is None or takes(function, wanted):
+        return function
+    called = f"({', '.join([*wanted, '*', 'options'])})"
+    besides = " and a probe as (model, x, y, draws, *, options)" if what == "attack" else ""
+    raise InputError(f"{recipe.label}{inspect.signature(function)} cannot be used: {what}s are called as {called}{besides}")
+
+
+def takes(function: Callable[..., Any], names: tuple[str, ...]) -> bool:
+    """Whether a function can be called with so many arguments by place; true where it does not tell (builtins)."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:
+        return True
+    places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    most = math.inf if any(p.kind is p.VAR_POSITIONAL for p in parameters) else len(places)
+    return sum(p.default is p.empty for p in places) <= len(names) <= most
+
+
+def probes_own(recipe: Recipe) -> bool:
+    """Whether `file.py:function` is a probe: it takes (model, x, y, draws); an attack takes the threat as well. False for plain names."""
+    if ".py:" not in recipe.name or recipe.name.startswith("transfer:"):
+        return False
+    function = from_file(recipe.name)
+    return takes(function, SIGNATURES["probe"]) and not takes(function, SIGNATURES["attack"]) and "threat" not in names_of(function)
+
+
+def names_of(function: Callable[..., Any]) -> tuple[str, ...]:
+    """The names of a function's parameters; none for a builtin that does not tell."""
+    try:
+        return tuple(inspect.signature(function).parameters)
+    except ValueError:
+        return ()
 
 
 def options_of(function: Callable[..., Any]) -> dict[str, Any]:
@@ -138,7 +185,7 @@ def module_at(path: Path) -> ModuleType:
     """The module a Python file defines; runs the file. Its folder is importable meanwhile, as for a script."""
     if not path.is_file():
         raise InputError(f"no such file: {path}")
-    spec = importlib.util.spec_from_file_location(f"robench_user_{path.stem}", path)
+    spec = importlib.util.spec_from_file_location(USER + path.stem, path)
     if spec is None or spec.loader is None:
         raise InputError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
@@ -146,8 +193,9 @@ def module_at(path: Path) -> ModuleType:
     sys.path.insert(0, str(path.resolve().parent))
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        raise InputError(f"{path} failed while it was loaded: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        line = next((f" in line {frame.lineno}" for frame in reversed(extract_tb(error.__traceback__)) if frame.filename == str(path)), "")
+        raise InputError(f"{path} failed while it was loaded{line}: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(str(path.resolve().parent))
     return module

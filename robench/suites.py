@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from robench.probes import PROBES
-from robench.recipes import Recipe, lookup, parse, resolve
+from robench.recipes import Recipe, lookup, parse, probes_own, resolve
 
 SUITES: dict[str, tuple[str, ...]] = {
     "smoke": ("fgsm", "pgd-10"),
@@ -47,7 +47,12 @@ def recipes(suite: str, norm: str = "linf") -> list[Recipe]:
 
 def of_probes(chosen: Sequence[Recipe]) -> bool:
     """Whether the recipes are probes, which have no radius and make no cascade, and not attacks; InputError for a probe's wrong option."""
-    probes = [recipe for recipe in chosen if recipe.name in PROBES]
+    probes = [recipe for recipe in chosen if is_probe(recipe)]
     for recipe in probes:
         resolve(recipe, PROBES, "probe")
     return bool(probes)
+
+
+def is_probe(recipe: Recipe) -> bool:
+    """Whether a recipe names a probe: ours, or a function of the user's own with the arguments of one."""
+    return recipe.name in PROBES or probes_own(recipe)

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 
 from robench.errors import InputError
-from robench.recipes import Recipe, fraction, lookup, parse, resolve, setting
+from robench.recipes import Recipe, fraction, lookup, parse, probes_own, resolve, setting
 
 
 def attack(model, *, steps=10, loss="ce"):
@@ -71,15 +71,20 @@ def test_an_option_without_a_default_must_be_given():
 def test_a_function_of_the_users_own_file_is_found_and_may_import_its_neighbours(tmp_path):
     (tmp_path / "neighbour_of_mine.py").write_text("VALUE = 7\n")
     file = tmp_path / "mine.py"
-    file.write_text("from neighbour_of_mine import VALUE\ndef mine(model, *, k=1):\n    return model, k, VALUE\n")
+    file.write_text("from neighbour_of_mine import VALUE\ndef mine(model, batch, *, k=1):\n    return model, k, VALUE\n")
     recipe = parse(f"{file}:mine,k=3")
-    assert resolve(recipe, {}, "attack")("m") == ("m", 3, 7)
+    assert resolve(recipe, {}, "regulariser")("m", None) == ("m", 3, 7)
     assert recipe.label == "mine.py:mine"
 
 
 @pytest.mark.parametrize(
     ("text", "name", "sentence"),
-    [("def f(): pass", "g", "has no function 'g'"), ("1 +", "f", "failed while it was loaded: SyntaxError"), ("f = 3", "f", "no function")],
+    [
+        ("def f(): pass", "g", "has no function 'g'"),
+        ("1 +", "f", "failed while it was loaded: SyntaxError"),
+        ("f = 3", "f", "no function"),
+        ("\n\n1 / 0", "f", "failed while it was loaded in line 3: ZeroDivisionError"),
+    ],
 )
 def test_a_bad_file_of_the_user_is_named(tmp_path, text, name, sentence):
     file = tmp_path / "bad.py"
@@ -91,3 +96,25 @@ def test_a_bad_file_of_the_user_is_named(tmp_path, text, name, sentence):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         resolve(parse(f"{tmp_path}/none.py:f"), {}, "attack")
+
+
+def test_a_function_of_the_users_own_must_take_what_it_is_called_with(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "def few(model, x): pass\ndef threatened(model, x, y, threat): pass\ndef fine(model, x, y, draws, extra=0, *, k): pass\n"
+    )
+    with pytest.raises(InputError, match=r"mine.py:few\(model, x\) cannot be used: attacks are called as \(model, x, y, threat, draws"):
+        resolve(parse(f"{file}:few"), {}, "attack")
+    with pytest.raises(InputError, match="regularisers are called as"):
+        resolve(parse(f"{file}:threatened"), {}, "regulariser")
+    assert callable(resolve(parse(f"{file}:fine,k=1"), {}, "probe"))
+
+
+def test_the_arguments_of_a_function_say_whether_it_is_a_probe(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "def probe(model, x, y, draws): pass\ndef attack(model, x, y, threat, draws): pass\n"
+        "def threatened(model, x, y, threat): pass\ndef anything(*args): pass\n"
+    )
+    assert [name for name in ("probe", "attack", "threatened", "anything") if probes_own(Recipe(f"{file}:{name}"))] == ["probe"]
+    assert not probes_own(Recipe("inductive-noise"))

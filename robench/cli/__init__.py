@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from traceback import print_exception
 from typing import Annotated, Any
 
 import typer
@@ -9,17 +11,18 @@ from typer.core import TyperGroup
 
 from robench.cli.attack import attack
 from robench.cli.compare import compare
-from robench.cli.console import complain
+from robench.cli.console import complain, readable
 from robench.cli.corrupt import corrupt
+from robench.cli.crash import origin
 from robench.cli.evaluate import evaluate
 from robench.cli.lists import list_names
 from robench.cli.saliency import saliency
 from robench.cli.train import train
-from robench.errors import InputError
+from robench.errors import DivergedError, InputError
 
 
 class Group(TyperGroup):
-    """The one place where an InputError becomes exit code 2 and Ctrl-C becomes 130; any other exception keeps its traceback."""
+    """The place where an InputError becomes exit code 2 (1 for a training that its guard ended) and Ctrl-C 130; `main` has the rest."""
 
     def invoke(self, ctx: Any) -> Any:
         """Runs the command."""
@@ -27,7 +30,7 @@ class Group(TyperGroup):
             return super().invoke(ctx)
         except InputError as error:
             complain(f"Error: {error}")
-            raise typer.Exit(2) from None
+            raise typer.Exit(1 if isinstance(error, DivergedError) else 2) from None
         except KeyboardInterrupt:
             complain("Interrupted: nothing was written.")
             raise typer.Exit(130) from None
@@ -67,5 +70,15 @@ def root(
 
 
 def main() -> None:
-    """Runs the command line."""
-    app()
+    """Runs the command line and ends the process.
+
+    Exit codes: 0 fine; 1 a gate failed (`compare`, a flag with --strict, a training that its guard ended); 2 wrong input; 3 anything
+    unexpected, with its traceback and a line that says whose it is; 130 interrupted.
+    """
+    readable(sys.stdout, sys.stderr)
+    try:
+        app()
+    except Exception as error:
+        print_exception(error)
+        complain(origin(error))
+        sys.exit(3)

@@ -57,22 +57,25 @@ class Wanted:
 
 def refuse_idle_radius(against: Sequence[Recipe], norm: str | None, eps: float | None) -> None:
     """InputError where a threat is given and no attack would use it."""
-    from robench.corruptions import CORRUPTIONS
-    from robench.probes import PROBES
-
-    attacks = [recipe for recipe in against if recipe.name not in CORRUPTIONS and recipe.name not in PROBES]
-    if not attacks and (norm is not None or eps is not None):
+    if not attacks_among(against) and (norm is not None or eps is not None):
         raise InputError("--norm and --eps belong to an attack: name one with --against, such as --against pgd-20, or leave them out")
+
+
+def attacks_among(against: Sequence[Recipe]) -> list[Recipe]:
+    """The recipes that have a radius: neither corruptions nor probes."""
+    from robench.corruptions import CORRUPTIONS
+    from robench.suites import is_probe
+
+    return [recipe for recipe in against if recipe.name not in CORRUPTIONS and not is_probe(recipe)]
 
 
 def one_threat(what: Sequence[Subject], against: Sequence[Recipe]) -> None:
     """InputError where an attack would meet the models with different threats, those of their training: side by side, that misleads."""
-    from robench.corruptions import CORRUPTIONS
-    from robench.probes import PROBES
-
-    attacks = [recipe.label for recipe in against if recipe.name not in CORRUPTIONS and recipe.name not in PROBES]
+    attacks = attacks_among(against)
     if attacks and len({(one.norm, one.radii) for one in what}) > 1:
-        raise InputError(f"the models were trained for different threats: pass --norm and --eps, so that {attacks[0]} is the same for all")
+        raise InputError(
+            f"the models were trained for different threats: pass --norm and --eps, so that {attacks[0].label} is the same for all"
+        )
 
 
 def run_audit(what: Sequence[Subject], wanted: Wanted, out: Path | None) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
+import io
+import sys
 import time
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TextIO, TypeVar
 
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -20,8 +24,21 @@ if TYPE_CHECKING:
     from robench.training import Events
 
 T = TypeVar("T")
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+
+
+class Pipe(Console):
+    """A console whose reader may leave early (`| head`): that ends with 141, as a shell calls it, and not with the 1 of a failed gate."""
+
+    def on_broken_pipe(self) -> None:
+        """Ends the process, quietly."""
+        try:
+            super().on_broken_pipe()
+        except SystemExit:
+            sys.exit(141)
+
+
+out = Pipe(highlight=False)
+err = Pipe(stderr=True, highlight=False)
 
 
 class Table(NamedTuple):
@@ -31,6 +48,22 @@ class Table(NamedTuple):
     columns: Sequence[str]
     lines: list[tuple[str, ...]]
     left: int = 1
+
+
+def readable(*streams: TextIO) -> None:
+    """Lets streams that cannot spell a letter, such as an ASCII stdout, write the nearest one that they can."""
+    codecs.register_error("nearest", nearest)
+    for stream in streams:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="nearest")
+
+
+def nearest(error: UnicodeError) -> tuple[str, int]:
+    """What stands for letters that an encoding lacks: a plain space or the letter without its accent, else a question mark."""
+    assert isinstance(error, UnicodeEncodeError)
+    wrong = error.object[error.start : error.end]
+    plain = unicodedata.normalize("NFKD", wrong).encode("ascii", "ignore").decode()
+    return plain or "?" * len(wrong), error.end
 
 
 def complain(sentence: str) -> None:

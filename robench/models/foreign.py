@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch import nn
 from robench.errors import InputError
 from robench.models.files import first_line
 from robench.models.layers import Shape
-from robench.recipes import did_you_mean, from_file, lookup
+from robench.recipes import did_you_mean, from_file, lookup, names_of
 
 DOWNLOADS = ("weights", "weights_backbone", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
 
@@ -88,14 +87,6 @@ def function_at(reference: str) -> Callable[..., Any]:
     if not callable(function):
         raise InputError(f"module {module!r} has no function {name!r}")
     return function  # type: ignore[no-any-return]
-
-
-def names_of(function: Callable[..., Any]) -> tuple[str, ...]:
-    """The names of a function's parameters; none for a builtin that does not tell."""
-    try:
-        return tuple(inspect.signature(function).parameters)
-    except ValueError:
-        return ()
 
 
 def module_or_error(network: Any, name: str) -> nn.Module:

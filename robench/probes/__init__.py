@@ -10,6 +10,7 @@ repeats. Randomness is a pure function of `draws`; a logit that is not finite ne
 max(B, 64) rows. Options are keyword-only with plain defaults, and a wrong one is an InputError at the first level.
 
 A new probe is a function in a file of its own and a line in PROBES; a user's own joins as `file.py:function` with the same signature.
+`--attack` tells the two by their arguments: (model, x, y, draws) makes a probe, (model, x, y, threat, draws) an attack.
 """
 
 from __future__ import annotations
