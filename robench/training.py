@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -18,7 +20,9 @@ from robench.errors import InputError
 from robench.evaluation import Evaluation, evaluate
 from robench.fitting import Epoch, Note, Plan, begin, fit
 from robench.guards import robust_overfitting
-from robench.models import checkpoint, load
+from robench.models import checkpoint, load, peek
+from robench.models.architectures import is_foreign, runs_code
+from robench.models.loading import kind_of
 from robench.objectives import NEED_TEACHER
 from robench.objectives.gradients import evaluation
 from robench.objectives.second_order import differentiates_twice, fused_attention
@@ -66,6 +70,7 @@ def train(
     out: Path | None = None,
     select: str = "best",
     teacher: Path | None = None,
+    teachers: Path | None = None,
     resume: bool = False,
     watch: Events = lambda events, epochs: events,  # noqa: ARG005
     **overrides: Any,
@@ -80,8 +85,9 @@ def train(
                last epoch was not the best, FILE.log.csv, FILE.curves.png; a folder gets a file named after data, architecture and
                method; None: nothing is written. While the training runs its state lies in FILE.state.pt
     select     which weights become FILE.pt: "best" on the held-out split (robust accuracy for a defence, else clean accuracy), "last"
-    teacher    a checkpoint of the same architecture for what learns from one (igd, hat); without it a network is trained first, with the
-               same settings and no defence, and kept in FILE.teacher.pt
+    teacher    a checkpoint or a file of weights of the same architecture for what learns from one (igd, hat); without it a network is
+               trained first, with the same settings and no defence, and kept in FILE.teacher.pt
+    teachers   a folder where such a network is kept instead, under a name made of its settings, and found again by other trainings
     resume     go on from FILE.state.pt, to the weights of an unbroken training; what is finished is handed back as it is
     watch      wraps the iterator of Step, Epoch and Note, to show progress
 
@@ -105,15 +111,24 @@ def train(
     resolvable(recipes(suite, plan.threat.norm) if isinstance(suite, str) else suite, "robench")
     notes += attention_notes(model, training, plan)
 
-    def first(place: Path | None) -> Trained:
-        tuple(watch(iter([Note("a network without a defence is trained first, as the teacher; --teacher FILE names another")]), 0))
+    def first() -> Trained:
+        its = {**settings, **UNDEFENDED}
+        place = teacher_place(out, teachers, {**its, "seed": seed})
+        there = place is not None and place.exists()
+        how = (
+            f"{place.name} serves again as the teacher"
+            if place and there
+            else "a network without a defence is trained first, as the teacher"
+        )
+        tuple(watch(iter([Note(f"{how}; --teacher FILE names another")]), 0))
         return train(
             data, preset=name, data_dir=data_dir, download=download, image_size=image_size, n_train=n_train, eval_n=eval_n, suite=(),
-            measure=measure, seed=seed, device=device, out=place, resume=resume or (place is not None and place.exists()), watch=watch,
-            **{**settings, **UNDEFENDED},
+            measure=measure, seed=seed, device=device, out=place, resume=resume or there, watch=watch, **its,
         )  # fmt: skip
 
-    master, origin = teacher_of(methods, teacher, model, out, first)
+    master, origin = teacher_of(methods, teacher, model, about, first)
+    if teacher is not None and "mean" in teacher_words(teacher, about):
+        notes.append(f"{teacher.name} holds weights only: the teacher is taken as {about['arch']} with the student's normalisation")
     plan = replace(plan, teacher=None if master is None else master.to(device))
     meta: dict[str, Any] = {
         "model": about,
@@ -177,8 +192,16 @@ def refuse_too_little(training: Images, settings: Mapping[str, Any]) -> None:
 # the teacher
 
 
+def teacher_place(out: Path | None, teachers: Path | None, its: Mapping[str, Any]) -> Path | None:
+    """Where a teacher that is trained first is kept: beside `out`, or in `teachers` under a name made of its settings."""
+    if teachers is None:
+        return out.with_name(f"{out.stem}.teacher.pt") if out else None
+    words = json.dumps(checkpoint.plain(dict(its)), sort_keys=True)
+    return teachers / f"teacher-{hashlib.sha256(words.encode()).hexdigest()[:8]}.pt"
+
+
 def teacher_of(
-    methods: Sequence[Recipe], given: Path | None, student: nn.Module, out: Path | None, trained: Callable[[Path | None], Trained]
+    methods: Sequence[Recipe], given: Path | None, student: nn.Module, about: Mapping[str, Any], trained: Callable[[], Trained]
 ) -> tuple[nn.Module | None, dict[str, str] | None]:
     """The network to learn from, frozen and in evaluation mode, and what the checkpoint says of it; None where nothing learns from one."""
     learners = [method.label for method in methods if method.name in NEED_TEACHER or ".py:" in method.name]
@@ -187,16 +210,31 @@ def teacher_of(
             raise InputError(
                 f"a teacher is given, but {' and '.join(method.label for method in methods)} learns from none: leave --teacher out"
             )
-        loaded = load(given)
+        loaded = load(given, **teacher_words(given, about))
         model, name = loaded.model, loaded.name
     elif any(method.name in NEED_TEACHER for method in methods):
-        done = trained(out.with_name(f"{out.stem}.teacher.pt") if out else None)
+        done = trained()
         model, name = done.model, done.path.name if done.path else "trained first"
     else:
         return None, None
     if shapes(model) != shapes(student):
         raise InputError(f"the teacher {name} is not of the student's architecture and number of classes: {told_apart(model, student)}")
     return model.eval().requires_grad_(False), {"name": name, "sha256": checkpoint.fingerprint(model.state_dict())}
+
+
+def teacher_words(given: Path, about: Mapping[str, Any]) -> dict[str, Any]:
+    """What `load` must be told of a teacher: nothing where the file says it, else what the student is, for the two are of one kind.
+
+    Code that a checkpoint names for its network is run only if the user has named code for the student.
+    """
+    kind, known = kind_of(str(given)), peek(given)
+    sizes = {"classes": about["classes"], "shape": tuple(about["shape"])}
+    if known:
+        return {"arch": about["arch"]} if runs_code(str(known["model"]["arch"])) and runs_code(about["arch"]) else {}
+    if kind not in ("torch", "safetensors"):
+        return sizes
+    own = {} if is_foreign(about["arch"]) else {"activation": about["activation"]}
+    return {"arch": about["arch"], "mean": about["mean"], "std": about["std"], **own, **sizes}
 
 
 def shapes(model: nn.Module) -> list[tuple[int, ...]]:

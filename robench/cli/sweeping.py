@@ -38,7 +38,7 @@ def sweep_command(
     def train_one(cell: Cell, path: Path) -> dict[str, Any]:
         settings = {"seed": words["seed"], **named, **cell.overrides}
         apart = {key: value for key, value in words.items() if key != "seed"}
-        return run(**apart, **settings, preset=preset, out=path, resume=resume).meta  # type: ignore[no-any-return]
+        return run(**apart, **settings, preset=preset, out=path, teachers=folder, resume=resume).meta  # type: ignore[no-any-return]
 
     about = plain({**{key: value for key, value in words.items() if key not in ("watch", "device", "suite")}, "preset": preset, **named})
     folder = results_folder(out, words["data"], "sweep")
