@@ -100,6 +100,27 @@ def altered(recipe: Recipe, scene: Scene) -> Altered:
     return probed(recipe, scene) if is_probe(recipe) else attacked(recipe, scene)
 
 
+def name_of(recipe: Recipe) -> str:
+    """The name that the rows of a change carry, with a corruption's options that change its pixels (scale=imagenet, photos=FOLDER)."""
+    if recipe.name not in CORRUPTIONS:
+        return recipe.label
+    plain, severity = parted(recipe)
+    words = ["photos" if key == "photos" else str(value) for key, value in sorted(plain.options.items()) if value not in ("", "auto")]
+    return "-".join([recipe.name, str(severity), *words])
+
+
+def try_out(recipes: Sequence[Recipe], scene: Scene) -> None:
+    """Runs every attack, probe and corruption on the first two images, with the model's own labels, so that all of them count as right.
+
+    Raises InputError where `altered` would refuse one, before the other images are computed.
+    """
+    x, y, ids = scene.x[:2], scene.y[:2], scene.ids[:2]
+    with frozen(scene.model.to(scene.device)):
+        few = replace(scene, x=x, y=predictions(scene.model, x, y, scene.batch_size, scene.device), ids=ids, track=untracked)
+    for recipe in recipes:
+        altered(recipe, few)
+
+
 def attacked(recipe: Recipe, scene: Scene) -> Altered:
     """The images after an attack of the model itself, checked as `evaluation` does; those that stand keep their clean image."""
     with tempfile.TemporaryDirectory() as folder:
@@ -139,14 +160,10 @@ def probed(recipe: Recipe, scene: Scene) -> Altered:
 
 
 def corrupted(recipe: Recipe, scene: Scene) -> Altered:
-    """All images under a corruption, `NAME,severity=3` (1 to 5; 3 if not given), with the pixels that `robench corrupt` makes.
-
-    Options that change the pixels (scale=imagenet, and of frost photos=FOLDER) stand in the name.
-    """
+    """All images under a corruption, `NAME,severity=3` (1 to 5; 3 if not given), with the pixels that `robench corrupt` makes."""
     plain, severity = parted(recipe)
     resolve(plain, CORRUPTIONS, "corruption")
-    words = ["photos" if key == "photos" else str(value) for key, value in sorted(plain.options.items()) if value not in ("", "auto")]
-    name, chunks = "-".join([recipe.name, str(severity), *words]), torch.arange(len(scene.x)).split(scene.batch_size)
+    name, chunks = name_of(recipe), torch.arange(len(scene.x)).split(scene.batch_size)
     parts = []
     for places in scene.track(chunks, name, len(chunks)):
         x, ids = pixels(scene.x, places, scene.device), scene.ids[places].to(scene.device)

@@ -35,6 +35,7 @@ from robench.types import Explain, Explained
 CLEAN = "clean"  # the images as they are
 JACOBIAN = "jacobian"  # the rows of scores that belong to the model and to no method
 TILES = 8  # how many images the gallery shows
+TRIED = 2  # images on which a model, method and score are tried out before the audit
 POINTS = 101  # of a Lorenz curve
 Score = Callable[[Explained], Tensor]
 
@@ -182,12 +183,44 @@ def audit(
         logits = logits_of(work, x, torch.arange(len(x)))
         check_logits(logits, y)
         refuse_probabilities(logits)
-        scored, notes = on_jacobian(work, scores, logits), list[str]()
+        everywhere = torch.arange(len(x))
+        scored, notes = on_jacobian(work, scores, logits, everywhere), list[str]()
         for recipe in methods:
-            found, more = by_method(work, recipe, scores, logits, altered)
+            found, more = by_method(work, recipe, scores, logits, everywhere, altered)
             scored += found
             notes += more
     return Audit(about, ids, y, logits.argmax(1), -margin(logits, y).double(), scored, altered, shown, notes + remarks(scored))
+
+
+def try_out(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    methods: Sequence[Recipe],
+    scores: Sequence[Recipe],
+    target: str | int = "true",
+    channels: str = "none",
+    ids: Tensor | None = None,
+    masks: Tensor | None = None,
+    seed: int = 0,
+    batch_size: int = 250,
+    device: str = "cpu",
+) -> None:
+    """Asks for every map and every score of the first two images; arguments as in `audit`.
+
+    Raises InputError where `audit` would refuse a method, a score, a target or the model's logits, before the other images are computed.
+    """
+    x, y, ids = checked(x, y, ids)
+    few = torch.arange(min(TRIED, len(x)))
+    with frozen(model.to(device)), arithmetic("fp32"):
+        work = Work(model, x, y, ids, masks, target, channels, seed, batch_size, device, untracked, [], lambda _: None)
+        logits = logits_of(work, x, few)
+        check_logits(logits, y)
+        refuse_probabilities(logits)
+        on_jacobian(work, scores, logits, few)
+        for recipe in methods:
+            by_method(work, recipe, scores, logits, few)
 
 
 def logits_of(work: Work, x: Tensor, places: Tensor) -> Tensor:
@@ -211,26 +244,25 @@ def targets(target: str | int, y: Tensor, logits: Tensor) -> Tensor:
     return lookup(target, {"true": y, "predicted": logits.argmax(1)}, "target")
 
 
-def on_jacobian(work: Work, scores: Sequence[Recipe], logits: Tensor) -> list[Scored]:
-    """The scores that belong to the model and to no method, if any was asked for."""
+def on_jacobian(work: Work, scores: Sequence[Recipe], logits: Tensor, places: Tensor) -> list[Scored]:
+    """The scores that belong to the model and to no method, of the images at `places`, (M,), whose logits are (M, K)."""
     wanted = [recipe.name for recipe in scores if recipe.name in GROUPS["jacobian"]]
     if not wanted:
         return []
     begin, parts = time.perf_counter(), []
-    chunks = torch.arange(len(work.x)).split(work.batch_size)
-    for places in work.track(chunks, JACOBIAN, len(chunks)):
-        parts.append(geometry(work.model, pixels(work.x, places, work.device), work.y[places].to(work.device)))
+    chunks = places.split(work.batch_size)
+    for some in work.track(chunks, JACOBIAN, len(chunks)):
+        parts.append(geometry(work.model, pixels(work.x, some, work.device), work.y[some].to(work.device)))
     values = {name: torch.cat([part[name].cpu().double() for part in parts]) for name in wanted}
-    n = len(work.x)
-    none, labels = torch.zeros(n, dtype=torch.bool), targets(work.target, work.y, logits)
+    none, labels = torch.zeros(len(places), dtype=torch.bool), targets(work.target, work.y[places], logits)
     curve = torch.full((POINTS,), torch.nan, dtype=torch.float64)
-    return [Scored(JACOBIAN, "", CLEAN, torch.arange(n), values, none, none, logits.argmax(1), labels, curve, time.perf_counter() - begin)]
+    return [Scored(JACOBIAN, "", CLEAN, places, values, none, none, logits.argmax(1), labels, curve, time.perf_counter() - begin)]
 
 
 def by_method(
-    work: Work, recipe: Recipe, scores: Sequence[Recipe], logits: Tensor, altered: Sequence[Altered]
+    work: Work, recipe: Recipe, scores: Sequence[Recipe], logits: Tensor, places: Tensor, altered: Sequence[Altered] = ()
 ) -> tuple[list[Scored], list[str]]:
-    """The scores of one method on the clean images and on every changed version, and notes on what the method asked of the model."""
+    """The scores of one method on the clean images at `places` and on every changed version, and notes on what it asked of the model."""
     few = pixels(work.x, torch.arange(min(8, len(work.x))), work.device)
     model, notes = prepared(recipe.name, work.model, few)
     explain: Explain = resolve(recipe, EXPLAINERS, "method")
@@ -239,7 +271,7 @@ def by_method(
     scorers = {score.label: scorer(score, explain) for score in scores if applies(score.name, complete)}
     words = f"{setting(explain)} target={work.target} channels={work.channels}".strip()
     run = partial(on_images, work, recipe.label, explain, scorers, words)
-    found = [run(CLEAN, work.x, torch.arange(len(work.x)), logits)]
+    found = [run(CLEAN, work.x, places, logits)]
     for change in altered:
         if change.x is not None and len(change.places):
             found.append(run(change.name, change.x, change.places, logits_of(work, change.x, change.places)))

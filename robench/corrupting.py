@@ -158,6 +158,7 @@ def degrade(
     Raises InputError for labels or logits that cannot be used.
     """
     measured = [*subjects, *([reference] if isinstance(reference, Subject) else [])]
+    try_out(measured, source, device)
     journal = Journal(folder, header(measured, source), resume=resume)
     predictions: list[dict[Cell, Tensor]] = [{} for _ in measured]
     sheet: dict[Cell, Tensor] = {}
@@ -173,6 +174,17 @@ def degrade(
                 mine[cell] = labels
     journal.finish()
     return summed(subjects, measured, source, predictions, reference, seed, sheet)
+
+
+def try_out(subjects: Sequence[Subject], source: Source, device: str) -> None:
+    """InputError where the logits of a model cannot be used with these labels, before the first cell is computed."""
+    if not subjects or not source.cells:
+        return
+    few = torch.arange(min(2, len(source.y)))
+    x = floats(source.pixels(*source.cells[0], few) if source.clean is None else source.clean(few)).to(device)
+    for subject in subjects:
+        with frozen(subject.model.to(device)), arithmetic("fp32"), torch.no_grad():
+            check_logits(padded(subject.model, x).cpu(), source.y)
 
 
 @dataclass(frozen=True)

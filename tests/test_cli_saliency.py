@@ -38,6 +38,45 @@ def constant():
 def probabilities():
     return nn.Sequential(Relu(), nn.Softmax(1)).eval()
 """
+PAIRS = """
+import torch
+from torch import nn
+from robench.attacks.fgsm import fgsm
+from robench.errors import InputError
+from robench.explainers.gradients import saliency
+
+class Scaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.mean, self.std = [0.5], [0.25]
+
+    def forward(self, x):
+        return (x - 0.5) / 0.25
+
+def first():
+    torch.manual_seed(0)
+    return nn.Sequential(Scaled(), nn.Conv2d(3, 4, 5, 4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 49, 10)).eval()
+
+def second():
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 8), nn.GELU(), nn.Linear(8, 10)).eval()
+
+def convolutional(model):
+    if not any(isinstance(module, nn.Conv2d) for module in model.modules()):
+        raise InputError("this needs a convolution")
+
+def attack(model, x, y, threat, draws):
+    convolutional(model)
+    return fgsm(model, x, y, threat, draws)
+
+def explain(model, x, target, draws):
+    convolutional(model)
+    return saliency(model, x, target, draws)
+
+def score(explained):
+    convolutional(explained.model)
+    return explained.maps.flatten(1).sum(1)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +190,34 @@ def test_a_constant_model_is_reported_as_one(tmp_path, factories):
     assert rows["gini"]["value"] == ""
     assert float(rows["zero_maps"]["value"]) == 12
     assert "does not react to its input" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--method", "saliency", "--method", "deeplift"], "GELU"),
+        (
+            ["--score", "completeness,baseline=mean", "--method", "integrated-gradients,steps=2"],
+            "baseline=mean needs a model that normalises",
+        ),
+        (["--against", "fgsm", "--against", "random-noise"], "has several levels"),
+        (["--against", "pgd-10", "--against", "pgd-10,loss=margin"], "asked for twice"),
+        (["--against", "fgsm", "--against", "{mine}:attack"], "this needs a convolution"),
+        (["--method", "{mine}:explain"], "this needs a convolution"),
+        (["--score", "{mine}:score"], "this needs a convolution"),
+    ],
+)
+def test_one_inadmissible_pair_is_refused_before_anything_is_computed(words, sentence, tmp_path, monkeypatch):
+    def computed(*_, **__):
+        raise AssertionError("the audit was begun")
+
+    mine = tmp_path / "pairs.py"
+    mine.write_text(PAIRS)
+    monkeypatch.setattr("robench.auditing.audit", computed)
+    given = [word.format(mine=mine) for word in words]
+    said = refused("saliency", f"{mine}:first", f"{mine}:second", "--data", "shapes", "--n", 8, "--out", tmp_path / "out", *given)
+    assert sentence in said
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -214,3 +214,19 @@ def test_what_is_wrong_gets_one_sentence(words, sentence, tmp_path, monkeypatch)
     assert sentence in refused("corrupt", *words, "--n", 8)
     assert not list(tmp_path.rglob("*.csv"))
     assert not list(tmp_path.rglob("*.jsonl"))
+
+
+def test_a_model_with_too_few_classes_is_refused_before_the_first_cell(tmp_path):
+    images = load("shapes", "test", n=6)
+    labels = images.y.sort().values  # the labels that the second model lacks come last
+    source = replace(made(images, ["contrast"], [1], scale="cifar", photos="", seed=0, device="cpu"), y=labels)
+    enough, few = (nn.Sequential(nn.Flatten(), nn.Linear(3072, classes)) for classes in (10, int(labels[-1])))
+    calls = []
+
+    def pixels(corruption, severity, places):
+        calls.append(len(places))
+        return source.pixels(corruption, severity, places)
+
+    with pytest.raises(InputError, match="out of range"):
+        degrade([subject(enough), subject(few)], replace(source, pixels=pixels, clean=None), batch_size=3)
+    assert calls == [2]

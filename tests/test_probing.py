@@ -126,3 +126,15 @@ def test_unknown_probes_and_labels_out_of_range_are_refused(images):
         resolved([parse("randm-noise")])
     with pytest.raises(InputError, match="label 5 is out of range"):
         probe([subject(Threshold(0.5))], x, y + 5, [parse("random-noise")])
+
+
+def test_a_probe_that_cannot_be_had_of_the_second_model_is_refused_before_the_first_is_measured(images, monkeypatch):
+    def measured(*_, **__):
+        raise AssertionError("a level was computed")
+
+    few = nn.Sequential(nn.Flatten(), nn.Linear(images[0][0].numel(), int(images[1].max())))
+    monkeypatch.setattr("robench.probing.levels", measured)
+    with pytest.raises(InputError, match="out of range"):
+        probe([subject(Threshold(0.5)), subject(few)], *images, [parse("random-noise,t=0.5")])
+    with pytest.raises(InputError, match="is more than the"):
+        probe([subject(Threshold(0.5))], *images, [parse("random-noise,t=0.5"), parse("random-noise,k=100000")])

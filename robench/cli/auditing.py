@@ -88,8 +88,10 @@ def run_audit(what: Sequence[Subject], wanted: Wanted, out: Path | None) -> None
     folder, begin, images = results_folder(out, subject_words(what), "saliency"), time.perf_counter(), what[0].images
     with fresh(folder, "maps-*.npy"):
         scores = chosen_scores(wanted.scores, images.masks is not None)
-        joined = matched(what, wanted.join)
-        audits = [audited(one, wanted, scores, results, folder) for one, results in zip(what, joined, strict=True)]
+        scenes = [scene(one, wanted) for one in what]
+        earlier = [joined(results, its) for results, its in zip(matched(what, wanted.join), scenes, strict=True)]
+        try_out(what, wanted, scores, scenes, earlier)
+        audits = [audited(one, wanted, scores, its, changes, folder) for one, its, changes in zip(what, scenes, earlier, strict=True)]
         probing = inductive(what, wanted) if wanted.inductive else None
         rows = [row for audit in audits for row in rows_of(audit)] + (
             [row for row in probing.rows if row.probe != "clean"] if probing else []
@@ -122,15 +124,40 @@ def matched(what: Sequence[Subject], folders: Sequence[Path]) -> list[list[Resul
     return found
 
 
-def audited(one: Subject, wanted: Wanted, scores: Sequence[Recipe], results: Sequence[Results], folder: Path) -> Audit:
-    """The audit of one model."""
-    from robench.altered import altered, of_results
+def joined(results: Sequence[Results], what: Scene) -> list[Altered]:
+    """What earlier runs say of the images."""
+    from robench.altered import of_results
+
+    return [of_results(one, what) for one in results]
+
+
+def try_out(
+    what: Sequence[Subject], wanted: Wanted, scores: Sequence[Recipe], scenes: Sequence[Scene], earlier: Sequence[Sequence[Altered]]
+) -> None:
+    """Tries each model with each method, score, attack and probe on two images: what is refused is refused before anything is computed."""
+    from robench import altered, auditing, probing
+    from robench.suites import recipes
+
+    probes = probing.resolved(recipes("inductive")) if wanted.inductive else []
+    for one, its, changes in zip(what, scenes, earlier, strict=True):
+        refuse_twins([*map(altered.name_of, wanted.against), *(change.name for change in changes)])
+        images, model = one.images, one.loaded.model
+        auditing.try_out(
+            model, images.x, images.y, methods=wanted.methods, scores=scores, target=target_of(wanted.target), channels=wanted.channels,
+            ids=images.ids, masks=images.masks, seed=wanted.seed, batch_size=its.batch_size, device=one.device,
+        )  # fmt: skip
+        probing.try_out(model, images.x, images.y, images.ids, probes, wanted.seed, one.device)
+        if len(what) * len(wanted.against) > 1:  # a single one is refused by itself before anything else is computed
+            altered.try_out(wanted.against, its)
+
+
+def audited(one: Subject, wanted: Wanted, scores: Sequence[Recipe], what: Scene, earlier: Sequence[Altered], folder: Path) -> Audit:
+    """The audit of one model, with what earlier runs found."""
+    from robench.altered import altered
     from robench.auditing import audit
 
     images, model = one.images, one.loaded.model
-    what = scene(one, wanted)
-    changes = [*(altered(recipe, what) for recipe in wanted.against), *(of_results(earlier, what) for earlier in results)]
-    refuse_twins(changes)
+    changes = [*(altered(recipe, what) for recipe in wanted.against), *earlier]
 
     def file(method: str) -> Path | None:
         return folder / f"maps-{stem(one.loaded.name)}-{stem(method)}.npy" if wanted.save else None
@@ -151,9 +178,8 @@ def scene(one: Subject, wanted: Wanted) -> Scene:
     return Scene(one.loaded.model, images.x, images.y, images.ids, one.norm, one.radii[0], wanted.seed, batch_size, one.device, progress)
 
 
-def refuse_twins(changes: Sequence[Altered]) -> None:
+def refuse_twins(names: Sequence[str]) -> None:
     """InputError where two changes have one name, so that their rows could not be told apart."""
-    names = [change.name for change in changes]
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"{name!r} is asked for twice with --against or --join: rows could not be told apart")
