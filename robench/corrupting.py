@@ -49,7 +49,7 @@ class Source:
     y, ids   (N,) labels and sample ids; split and classes as in Images          setting  words of every row: scale=cifar
     pixels   pixels(corruption, severity, places (M,)) -> (M, C, H, W), uint8 or float in [0, 1]
     clean    clean(places) -> the images as they are, or None where there are none
-    about    plain values that say which images these are, for the journal
+    about    plain values that say which images these are, for the journal          notes  sentences on them, for the reader
     """
 
     name: str
@@ -62,6 +62,7 @@ class Source:
     pixels: Callable[[str, int, Tensor], Tensor]
     clean: Callable[[Tensor], Tensor] | None
     about: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -128,13 +129,22 @@ def of_set(corrupted: Corrupted, rows: Tensor, clean: Images | None) -> Source:
     for tensor in (corrupted.y[rows], corrupted.ids[rows]):
         digest.update(tensor.contiguous().numpy().tobytes())
     cells = tuple((corruption, severity) for corruption in corrupted.corruptions for severity in corrupted.severities)
-    about = {"set": corrupted.name, "labels": digest.hexdigest(), "made": dict(corrupted.made)}
+    pixels = {f"pixels of {name}": corrupted.digest(name, rows) for name in corrupted.corruptions}
+    about = {
+        "set": corrupted.name,
+        "labels": digest.hexdigest(),
+        "made": dict(corrupted.made),
+        "clean": clean.sha256 if clean else "",
+        **pixels,
+    }
     told = ("scale", "seed", *(("frost",) if "frost" in corrupted.corruptions else ()))
-    words = " ".join(f"{key}={corrupted.made[key]}" for key in told if key in corrupted.made)
+    words = (
+        [f"layout={corrupted.layout}"] if corrupted.layout else [f"{key}={corrupted.made[key]}" for key in told if key in corrupted.made]
+    )
     return Source(
-        corrupted.name, corrupted.split, corrupted.y[rows], corrupted.ids[rows], corrupted.classes, cells, words,
+        corrupted.name, corrupted.split, corrupted.y[rows], corrupted.ids[rows], corrupted.classes, cells, " ".join(words),
         lambda corruption, severity, places: corrupted.load(corruption, severity, rows[places]).x,
-        None if clean is None else clean.pixels, about,
+        None if clean is None else clean.pixels, about, corrupted.notes,
     )  # fmt: skip
 
 

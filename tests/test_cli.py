@@ -32,7 +32,8 @@ FLAGS = {
         --image-size --n --shuffle --indices --norm --eps --seed --batch-size --arch --activation --mean --std --trust --device --threads
         --out --save --quiet""",
     "corrupt": """--corruption --severity --from --scale --frost-dir --reference --export --data --data-dir --download --split --image-size
-        --n --shuffle --indices --seed --batch-size --arch --activation --mean --std --trust --device --threads --out --resume --quiet""",
+        --n --shuffle --indices --seed --batch-size --arch --activation --mean --std --trust --device --threads --out --resume --force
+        --quiet""",
     "compare": "--fail-on --alpha --out --quiet",
     "list": "",
 }

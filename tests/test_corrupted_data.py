@@ -9,14 +9,16 @@ import subprocess
 import sys
 import tracemalloc
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from robench.corruptions import corrupted as under
 from robench.data import Choice, Images, load
-from robench.data.corrupted import NAMES, SEVERITIES, centred, check_order, detect, read
+from robench.data.corrupted import NAMES, SEVERITIES, centred, check_order, confirmed, detect, read
 from robench.data.export import export
 from robench.errors import InputError
 
@@ -119,13 +121,55 @@ def test_labels_may_be_given_once_or_five_times_and_of_any_whole_type(tmp_path, 
 
 
 @pytest.mark.parametrize(("classes", "name"), [(10, "cifar10-c"), (100, "cifar100-c")])
-def test_only_the_released_shape_and_order_bear_the_released_name(tmp_path, classes, name):
-    data = read(released(tmp_path / "anything", classes))
-    assert (data.name, data.kind, len(data.classes), len(data)) == (name, "released", classes, 10_000)
+def test_only_all_labels_of_the_official_split_give_the_released_name(tmp_path, monkeypatch, classes, name):
+    folder = released(tmp_path / "anything", classes)
+    data = read(folder)
+    assert (data.name, data.kind, data.layout, len(data)) == ("folder:anything-c", "other", name, 10_000)
+    assert data.notes[0].endswith(f"there is no {name[:-2]} in data to compare its labels")
+    y = data.y.clone()
+    monkeypatch.setattr("robench.data.official.labels", lambda asked, _: y if asked == name[:-2] else None)
+    data = read(folder)
+    assert (data.name, data.kind, data.layout, len(data.classes), data.notes) == (name, "released", "", classes, ())
     assert data.y[:10].tolist() == OFFICIAL[classes]
-    wrong = np.sort(data.y.numpy())
-    with pytest.raises(InputError, match=rf"labels\.npy is in another order than the test split of {name[:-2]}: it begins 0 0 0"):
-        read(released(tmp_path / "sorted", classes, wrong))
+    y[9_998], y[20] = data.y[20], data.y[9_998]  # one pair exchanged, behind the first ten
+    data = read(folder)
+    assert (data.name, data.kind, data.layout) == ("folder:anything-c", "other", name)
+    assert "its labels are not those of" in data.notes[0]
+
+
+def test_a_set_whose_brightness_is_not_that_of_the_clean_images_is_not_called_released(tmp_path, monkeypatch):
+    images, folder = clean(n=40), released(tmp_path / "set")
+    made = under(images.pixels(slice(None)), images.ids, "brightness", 1, seed=0)
+    sparse(folder / "brightness.npy", (50_000, 32, 32, 3))
+    array = np.load(folder / "brightness.npy", mmap_mode="r+")
+    array[:40] = (made * 255).round().permute(0, 2, 3, 1).numpy()
+    array.flush()
+    y = read(folder).y
+    monkeypatch.setattr("robench.data.official.labels", lambda *_: y)
+    data = read(folder, ["fog"])
+    assert confirmed(data, folder, images, torch.arange(40)).kind == "released"
+    array[:40] = (array[:40].astype(int) + np.where(array[:40] < 255, 1, 0)).astype(np.uint8)
+    assert confirmed(data, folder, images, torch.arange(40)).kind == "released"
+    array[39, 0, 0] -= 3
+    other = confirmed(data, folder, images, torch.arange(40))
+    assert (other.name, other.kind, other.layout) == ("folder:set-c", "other", "cifar10-c")
+    assert "its brightness of severity 1 is up to" in other.notes[0]
+    (folder / "brightness.npy").unlink()
+    alone = confirmed(read(folder, ["fog"]), folder, images, torch.arange(40))
+    assert alone.kind == "released"
+    assert "it has no brightness" in alone.notes[0]
+
+
+def test_a_set_is_known_by_its_pixels(tmp_path):
+    one = read(folder_of(tmp_path / "one", fog=some()))
+    same, other = read(folder_of(tmp_path / "same", fog=some())), read(folder_of(tmp_path / "other", fog=some(seed=1)))
+    longer = read(folder_of(tmp_path / "longer", n=11, fog=some(11)))
+    digests = [data.digest("fog", torch.arange(N)) for data in (one, same, other, longer)]
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
+    last = some()
+    last[-1, 31, 31, 2] ^= 1  # of the last image at severity 5
+    assert read(folder_of(tmp_path / "last", fog=last)).digest("fog", torch.arange(N)) != digests[0]
 
 
 def test_any_other_set_is_named_after_its_folder_and_never_as_a_released_one(tmp_path):
@@ -259,6 +303,7 @@ def test_the_official_order_is_that_of_the_real_images(tmp_path, data_dir):
         pytest.skip("no cifar10-lossless.npz in ROBENCH_DATA")
     images = load(f"npz:{data_dir / 'cifar10-lossless.npz'}")
     assert images.y[:10].tolist() == OFFICIAL[10]
+    assert read(released(tmp_path / "alone")).kind == "other"
     black = read(released(tmp_path / "black"))
     assert torch.equal(check_order(black, images.take(slice(0, 10))), torch.arange(10))
     with pytest.raises(InputError, match="one of the two is in another order"):
@@ -360,9 +405,11 @@ def test_the_cut_is_that_of_torchvision():
     assert centred(torch.zeros(3, 64, 300)).shape == (3, 64, 300)
 
 
-def test_a_tree_of_the_released_size_bears_the_released_name(tmp_path, monkeypatch):
+def test_a_tree_is_named_after_its_folder_and_says_whose_layout_it_has(tmp_path, monkeypatch):
     monkeypatch.setattr("robench.data.corrupted.TREES", {(2, 5, 64): "tiny-imagenet-c"})
-    assert (read(tree(tmp_path / "a")).name, read(tree(tmp_path / "b")).kind) == ("tiny-imagenet-c", "released")
+    data = read(tree(tmp_path / "a"))
+    assert (data.name, data.kind, data.layout) == ("folder:a-c", "other", "tiny-imagenet-c")
+    assert "a has the layout of Tiny-ImageNet-C and is named after its folder" in data.notes[0]
     assert read(tree(tmp_path / "c", per_class={"n01": 3, "n02": 3})).name == "folder:c-c"
     assert read(tree(tmp_path / "d", size=(60, 60))).name == "folder:d-c"
 
@@ -481,14 +528,76 @@ def test_nothing_is_overwritten_and_a_finished_corruption_can_be_passed_over(tmp
         pass
     write(tmp_path, clean(), "snow")
     assert read(tmp_path).corruptions == ("snow", "fog")
-    for other, seed, scale in ((clean(), 1, "cifar"), (clean(), 0, "imagenet"), (clean(seed=2), 0, "cifar")):
-        with pytest.raises(InputError, match="holds a set made of other images, or with another seed"):
+    for other, seed, scale, words in (
+        (clean(), 1, "cifar", "with another seed"),
+        (clean(), 0, "imagenet", "at another scale"),
+        (clean(seed=2), 0, "cifar", "of other images"),
+    ):
+        with pytest.raises(InputError, match=f"holds a set made {words}: choose another folder, or pass --force"):
             export(tmp_path, other, seed=seed, scale=scale)
     assert (tmp_path / "fog.npy").read_bytes() == before
     with pytest.raises(InputError, match=r"holds fog\.npy, which robench did not write"):
         export(folder_of(tmp_path / "theirs"), clean(), seed=0, scale="cifar")
     with pytest.raises(InputError, match="unknown corruption of the released layout 'mist'"):
         target.has("mist")
+
+
+def test_frost_photos_must_be_the_same_where_frost_is_made(tmp_path):
+    export(tmp_path, clean(), seed=0, scale="cifar", frost="photos", photos="one")
+    for frost, photos, words in (("photos", "other", "with other frost photos"), ("procedural", "", "with other frost")):
+        with pytest.raises(InputError, match=f"holds a set made {words}: choose another"):
+            export(tmp_path, clean(), seed=0, scale="cifar", frost=frost, photos=photos)
+    export(tmp_path, clean(), seed=0, scale="cifar", frost=None)
+    assert json.loads((tmp_path / "robench.json").read_text())["photos"] == "one"
+
+
+def whole(target, corruption, images):
+    """Writes images as they are at all severities of a corruption."""
+    with target.writing(corruption) as put:
+        for severity in SEVERITIES:
+            put(severity, torch.arange(len(images)), images.x)
+
+
+def test_a_set_is_replaced_when_the_new_one_is_whole_and_not_before(tmp_path):
+    for name in ("fog", "snow"):
+        whole(export(tmp_path, clean(), seed=0, scale="cifar"), name, clean())
+    target = export(tmp_path, clean(seed=2), seed=0, scale="cifar", force=True)
+    whole(target, "fog", clean(seed=2))
+    assert read(tmp_path).corruptions == ("snow", "fog")
+    assert read(tmp_path).load("fog", 1, torch.arange(N)).x.equal(clean().x)
+    again = export(tmp_path, clean(seed=2), seed=0, scale="cifar", force=True)  # after a kill
+    assert again.has("fog")
+    export(tmp_path, clean(seed=3), seed=0, scale="cifar", force=True)  # after a kill, and with a third set
+    again = export(tmp_path, clean(seed=2), seed=0, scale="cifar", force=True)
+    assert not again.has("fog")
+    whole(again, "fog", clean(seed=2))
+    assert again.adopt() == tmp_path
+    data = read(tmp_path)
+    assert data.corruptions == ("fog",)
+    assert data.load("fog", 5, torch.arange(N)).x.equal(clean(seed=2).x)
+    assert {path.name for path in tmp_path.iterdir()} == {"fog.npy", "labels.npy", "robench.json"}
+
+
+def test_a_replacement_that_is_killed_as_it_moves_in_is_nobodys_set_and_can_be_gone_on_with(tmp_path, monkeypatch):
+    write(tmp_path, clean())
+    target = export(tmp_path, clean(seed=2), seed=0, scale="cifar", force=True)
+    whole(target, "snow", clean(seed=2))
+    moved = Path.replace
+
+    def killed(path, to):
+        if path.name == "snow.npy":
+            raise KeyboardInterrupt
+        return moved(path, to)
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        target.adopt()
+    monkeypatch.undo()
+    assert not (tmp_path / "robench.json").exists()
+    target = export(tmp_path, clean(seed=2), seed=0, scale="cifar")
+    assert target.has("snow")
+    target.adopt()
+    assert read(tmp_path).load("snow", 5, torch.arange(N)).x.equal(clean(seed=2).x)
 
 
 def test_a_corruption_that_is_not_whole_leaves_no_file(tmp_path):

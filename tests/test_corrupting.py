@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from commandline import INTERRUPTIBLE, read, refused, robench
+from PIL import Image
 from torch import nn
 
 from robench.altered import Scene, altered, known
@@ -166,6 +167,56 @@ def test_a_run_that_was_killed_goes_on_to_the_same_rows(tmp_path):
     assert (tmp_path / "killed" / "rows.csv").read_text() == (tmp_path / "whole" / "rows.csv").read_text()
     assert (tmp_path / "killed" / "samples.csv").read_text() == (tmp_path / "whole" / "samples.csv").read_text()
     assert "another run" in refused(*words[:-1], "--seed", 1, "--resume", "--out", tmp_path / "killed")
+
+
+def noisy_set(folder, seed):
+    """An exported set with the labels of the first 20 test images of shapes, in whose arrays all pixels are noise."""
+    robench("corrupt", "--data", "shapes", *FEW, "--n", 20, "--export", folder)
+    for path in (folder / "contrast.npy", folder / "gaussian_noise.npy"):
+        np.save(path, np.random.default_rng(seed).integers(0, 256, (100, 32, 32, 3), dtype=np.uint8))
+
+
+def test_a_run_does_not_go_on_with_another_set_of_the_same_labels(tmp_path):
+    words = ["corrupt", CHECKPOINT, "--n", 20, "--out", tmp_path / "out", "--from"]
+    noisy_set(tmp_path / "one", 0)
+    noisy_set(tmp_path / "other", 1)
+    robench(*words, tmp_path / "one")
+    before = (tmp_path / "out" / "rows.csv").read_bytes()
+    assert "its pixels of gaussian_noise is" in refused(*words, tmp_path / "other", "--resume")
+    assert (tmp_path / "out" / "rows.csv").read_bytes() == before
+    robench(*words, tmp_path / "one", "--resume")
+    assert (tmp_path / "out" / "rows.csv").read_bytes() == before
+
+
+def test_a_run_does_not_go_on_with_other_clean_images_of_the_same_labels(tmp_path):
+    noisy_set(tmp_path / "set", 0)
+    images = load("shapes", "test", n=20)
+    for name, x in (("one", images.x), ("other", 255 - images.x)):
+        (tmp_path / name).mkdir()
+        np.savez(tmp_path / name / "c.npz", x=x.permute(0, 2, 3, 1).numpy(), y=images.y.numpy())
+    words = ["corrupt", CHECKPOINT, "--from", tmp_path / "set", "--out", tmp_path / "out", "--data"]
+    robench(*words, f"npz:{tmp_path}/one/c.npz")
+    assert "another run: its clean is" in refused(*words, f"npz:{tmp_path}/other/c.npz", "--resume")
+
+
+def test_an_exported_set_is_replaced_by_force_alone(tmp_path, data_dir):
+    words = ["corrupt", "--data", "shapes", "--corruption", "frost", "--n", 6, "--export", tmp_path / "set", "--frost-dir"]
+    for name, tone in (("one", 40), ("other", 90)):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (200, 200), (tone, tone, tone)).save(tmp_path / name / "frost.png")
+    robench(*words, tmp_path / "one")
+    before = (tmp_path / "set" / "frost.npy").read_bytes()
+    assert "made with other frost photos: choose another folder, or pass --force" in refused(*words, tmp_path / "other")
+    assert (tmp_path / "set" / "frost.npy").read_bytes() == before
+    robench(*words, tmp_path / "other", "--force")
+    assert (tmp_path / "set" / "frost.npy").read_bytes() != before
+    assert {path.name for path in (tmp_path / "set").iterdir()} == {"frost.npy", "labels.npy", "robench.json"}
+    assert "leave it out" in refused("corrupt", CHECKPOINT, "--n", 6, "--force", "--out", tmp_path / "out")
+
+
+def test_an_export_of_fewer_than_all_images_says_that_robustbench_reads_it_wrongly(tmp_path):
+    shown = robench("corrupt", "--data", "shapes", "--corruption", "contrast", "--n", 6, "--export", tmp_path / "set").stderr
+    assert "RobustBench reads 10,000 rows a severity, and this set has 6" in " ".join(shown.split())
 
 
 def test_ctrl_c_says_how_the_run_goes_on(tmp_path):

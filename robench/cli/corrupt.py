@@ -57,6 +57,9 @@ def corrupt(
     threads: o.Threads = None,
     out: o.Out = None,
     resume: o.Resume = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the set of other images or settings in the --export folder, once the new one is whole.")
+    ] = False,
     quiet: o.Quiet = False,
 ) -> None:
     """Measures accuracy under common corruptions, made here or read from a released set; or only writes the images.
@@ -68,7 +71,7 @@ def corrupt(
 
     wanted = Wanted(
         named(corruption or ["fifteen"]), severity.values if severity else (1, 2, 3, 4, 5), bool(corruption), bool(severity), source, scale,
-        str(frost_dir or ""), reference, export, seed, batch_size, resume, quiet,
+        str(frost_dir or ""), reference, export, seed, batch_size, resume, force, quiet,
     )  # fmt: skip
     run_corrupt(
         models or [], wanted, out, data=data, data_dir=data_dir, download=download, split=split, image_size=image_size, n=n,

@@ -30,6 +30,8 @@ from robench.cli.measuring import (
 from robench.errors import InputError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from robench.corrupting import Degradation, Source
     from robench.data import Images
     from robench.data.corrupted import Corrupted
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
     from robench.models import Loaded
     from robench.probing import Subject
     from robench.rows import Row
+
+
+ROBUSTBENCH = 10_000  # images of a severity, whatever the length of the files, in RobustBench's loader of CIFAR-10-C and CIFAR-100-C
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,7 @@ class Wanted:
     seed: int
     batch_size: int | None
     resume: bool
+    force: bool
     quiet: bool
 
 
@@ -66,7 +72,7 @@ def run_corrupt(models: Sequence[str], wanted: Wanted, out: Path | None, *, devi
     on = device_of(device, threads)
     choice = {key: how.pop(key) for key in (*IMAGES, "data")}
     images, source = source_of(models, wanted, on, choice)
-    target = exported(images, wanted)
+    target = exported(images, source, wanted)
     if not models:
         write_only(source, target, wanted, on)
         return
@@ -75,6 +81,8 @@ def run_corrupt(models: Sequence[str], wanted: Wanted, out: Path | None, *, devi
     begin = time.perf_counter()
     with fresh(folder), resumable(folder):
         result = measured(found, images, source, wanted, on, folder, target)
+    if target is not None:
+        target.adopt()
     report(found, source, result, wanted, on, folder, time.perf_counter() - begin)
 
 
@@ -86,6 +94,8 @@ def refuse(models: Sequence[str], wanted: Wanted, out: Path | None) -> None:
         raise InputError("--export writes images that are made here: leave --from out")
     if wanted.export is not None and wanted.graded and len(wanted.severities) < 5:
         raise InputError("--export writes all five severities, as the layout of CIFAR-10-C needs them: leave --severity out")
+    if wanted.force and wanted.export is None:
+        raise InputError("--force replaces the set in the folder of --export: name one, or leave it out")
     if wanted.source is not None and (wanted.photos or wanted.scale != "auto"):
         raise InputError("--frost-dir and --scale are for images that are made here: leave them out, or leave --from out")
     if not models and (wanted.resume or out is not None or wanted.reference):
@@ -101,51 +111,60 @@ def source_of(models: Sequence[str], wanted: Wanted, device: str, choice: dict[s
 
     data = choice.pop("data")
     if wanted.source is not None:
-        corrupted, clean = of_folder(wanted, data, choice)
-        for note in corrupted.notes:
-            message(f"Note: {note}", wanted.quiet)
-        rows = rows_in(corrupted, clean, wanted, choice)
+        corrupted, clean, rows = of_folder(wanted, data, choice)
         images = clean if clean is not None else corrupted.load(corrupted.corruptions[0], corrupted.severities[0], rows[:1])
-        return images, of_set(corrupted, rows, clean)
+        source = of_set(corrupted, rows, clean)
+        for note in source.notes:
+            message(f"Note: {note}", wanted.quiet)
+        return images, source
     images = images_of(data or data_of([peek(model) for model in models]), seed=wanted.seed, **choice)
     return images, made(
         images, wanted.corruptions, wanted.severities, scale=wanted.scale, photos=wanted.photos, seed=wanted.seed, device=device
     )
 
 
-def of_folder(wanted: Wanted, data: str | None, choice: dict[str, Any]) -> tuple[Corrupted, Images | None]:
-    """The set in the folder, and the same images as they are where the user names them."""
-    from robench.data.corrupted import read
+def of_folder(wanted: Wanted, data: str | None, choice: dict[str, Any]) -> tuple[Corrupted, Images | None, Tensor]:
+    """The set in the folder, the same images as they are where the user names them, and the places of the images in the set."""
+    from robench.data.corrupted import check_order, confirmed, read
 
     assert wanted.source is not None
-    corrupted = read(wanted.source, wanted.corruptions if wanted.chosen else None, wanted.severities if wanted.graded else None)
-    return corrupted, images_of(data, seed=wanted.seed, **choice) if data else None
+    asked = wanted.corruptions if wanted.chosen else None, wanted.severities if wanted.graded else None
+    corrupted = read(wanted.source, *asked, choice["data_dir"])
+    if not data:
+        return corrupted, None, rows_in(corrupted, wanted, choice)
+    clean = images_of(data, seed=wanted.seed, **choice)
+    rows = check_order(corrupted, clean)
+    return confirmed(corrupted, wanted.source, clean, rows), clean, rows
 
 
-def rows_in(corrupted: Corrupted, clean: Images | None, wanted: Wanted, choice: dict[str, Any]) -> Any:
-    """The places of the images in the set: those of the clean ones, else as the user chose them."""
+def rows_in(corrupted: Corrupted, wanted: Wanted, choice: dict[str, Any]) -> Tensor:
+    """The places in the set of the images that the user chose, where no clean ones are named."""
     from robench.data import Choice, listed
-    from robench.data.corrupted import check_order
+    from robench.data.corrupted import CIFAR
 
-    if clean is not None:
-        return check_order(corrupted, clean)
-    for name in ("data_dir", "image_size"):
-        if choice[name] is not None:
-            raise InputError(f"--{name.replace('_', '-')} is for the clean images: name them with --data, or leave it out")
+    idle = [name for name in ("data_dir", "image_size") if choice[name] is not None]
+    if corrupted.kind == "released" or corrupted.layout in CIFAR.values():
+        idle = [name for name in idle if name != "data_dir"]  # where CIFAR itself lies, by whose labels the set is known
+    if idle:
+        raise InputError(f"--{idle[0].replace('_', '-')} is for the clean images: name them with --data, or leave it out")
     indices = None if choice["indices"] is None else listed(choice["indices"])
     at_most = AT_MOST if choice["n"] is None and indices is None else None
     return corrupted.rows(Choice(choice["n"] or None, choice["shuffle"], indices, wanted.seed, at_most))
 
 
-def exported(images: Images, wanted: Wanted) -> Export | None:
-    """The folder that takes the images, if one is wanted."""
+def exported(images: Images, source: Source, wanted: Wanted) -> Export | None:
+    """The folder that takes the images, if one is wanted; says who would read a set of this length wrongly."""
     from robench.corruptions.levels import scale_of
     from robench.data.export import export
 
     if wanted.export is None:
         return None
-    frost = "photos" if wanted.photos else "procedural"
-    return export(wanted.export, images, seed=wanted.seed, scale=scale_of(images.x[:1], wanted.scale), frost=frost)
+    if len(images) != ROBUSTBENCH:
+        sizes = f"RobustBench reads {ROBUSTBENCH:,} rows a severity, and this set has {len(images):,}"
+        message(f"Note: {sizes}: its loader would find images of another severity, or none; --from reads the set as it is", wanted.quiet)
+    frost = None if "frost" not in wanted.corruptions else "photos" if wanted.photos else "procedural"
+    scale = scale_of(images.x[:1], wanted.scale)
+    return export(wanted.export, images, seed=wanted.seed, scale=scale, frost=frost, photos=str(source.about["photos"]), force=wanted.force)
 
 
 def write_only(source: Source, target: Export | None, wanted: Wanted, device: str) -> None:
@@ -155,7 +174,8 @@ def write_only(source: Source, target: Export | None, wanted: Wanted, device: st
     assert target is not None
     degrade([], source, batch_size=wanted.batch_size or BATCH_SIZE, device=device, target=target, track=tracker(wanted.quiet))
     names = dict.fromkeys(name for name, _ in source.cells)
-    message(f"Written: {', '.join(f'{name}.npy' for name in names)}, labels.npy in {target.folder}", wanted.quiet)
+    folder = target.adopt()
+    message(f"Written: {', '.join(f'{name}.npy' for name in names)}, labels.npy in {folder}", wanted.quiet)
 
 
 def measured(
@@ -187,8 +207,8 @@ def reference_of(wanted: Wanted, images: Images, source: Source, device: str) ->
     if wanted.reference is None:
         return None
     if wanted.reference == "alexnet":
-        scale = "imagenet" if source.name == "imagenet-c" else dict(w.partition("=")[::2] for w in source.setting.split()).get("scale", "")
-        return alexnet(len(source.classes), scale)
+        words = dict(word.partition("=")[::2] for word in source.setting.split())
+        return alexnet(len(source.classes), "imagenet" if words.get("layout") == "imagenet-c" else words.get("scale", ""))
     return subject_of(loaded([wanted.reference], images, device, wanted.quiet)[0], source)
 
 
@@ -200,7 +220,7 @@ def report(found: Sequence[Loaded], source: Source, result: Degradation, wanted:
 
     models = found[0].name if len(found) == 1 else f"{len(found)} models"
     name = f"{models} on {source.name} {source.split}, n = {len(source.y)}, {source.setting}, seed {wanted.seed}"
-    notes = list(dict.fromkeys(note for one in found for note in one.notes))
+    notes = list(dict.fromkeys([*source.notes, *(note for one in found for note in one.notes)]))
     if wanted.reference and not any(row.metric == "mce" for row in result.rows):
         notes.append("there is no mCE: it needs all fifteen corruptions at all five severities, of the model and of the reference")
         message(f"Note: {notes[-1]}", wanted.quiet)

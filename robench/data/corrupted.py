@@ -9,10 +9,11 @@ Layouts, names and numbers of images are those of Hendrycks & Dietterich (ICLR 2
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from tokenize import TokenError
@@ -23,8 +24,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from robench.corruptions import corrupted as under
 from robench.corruptions.levels import grade
-from robench.data import files
+from robench.data import files, official
 from robench.data.images import Choice, Images, places
 from robench.degradation import NINETEEN, SEVERITIES
 from robench.errors import InputError
@@ -38,18 +40,21 @@ MOST_CLASSES = 100_000  # a label beyond is no label
 CROP = 224  # the side of ImageNet's images; released larger (299) for some networks
 BROKEN_NPY = (OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError, MemoryError, TokenError)
 
-# classes: (name, the first ten labels of the official test split); each class has 10,000 / classes images
-CIFAR = {10: ("cifar10-c", (3, 8, 8, 0, 6, 6, 1, 6, 3, 1)), 100: ("cifar100-c", (49, 33, 72, 51, 71, 92, 15, 14, 23, 0))}
-# (classes, images, side): name
-TREES = {(1000, 50_000, 224): "imagenet-c", (200, 10_000, 64): "tiny-imagenet-c"}
+CIFAR = {10: "cifar10-c", 100: "cifar100-c"}  # classes: name; each class has 10,000 / classes images of 32 pixels
+TREES = {(1000, 50_000, 224): "imagenet-c", (200, 10_000, 64): "tiny-imagenet-c"}  # (classes, images, side): name
+PROPER = {"cifar10-c": "CIFAR-10-C", "cifar100-c": "CIFAR-100-C", "imagenet-c": "ImageNet-C", "tiny-imagenet-c": "Tiny-ImageNet-C"}
+SAMPLED = 16  # images of each corruption and severity by whose pixels a set is known
 
 
 @dataclass(frozen=True, eq=False)
 class Corrupted:
     """N images under several corruptions and severities; their pixels stay on the disk until `load` asks for some.
 
-    name         as the rows spell it: cifar10-c, ... for the released sets alone, NAME-c-synth for our own, folder:NAME-c for any other
+    name         as the rows spell it: cifar10-c and cifar100-c for the released sets alone, NAME-c-synth for our own, folder:NAME-c for
+                 any other
     kind         released, made (by us) or other
+    layout       the released set whose shape the folder has although it is not known to be that set; else empty
+    there        all corruptions in the folder
     corruptions  those to use, and severities likewise          classes  the K names
     y            (N,) int64 labels, in the order of use         ids      (N,) int64, index in the official split
     shape        channels, height and width of an image         split    "test", or the split our own were made of
@@ -70,6 +75,8 @@ class Corrupted:
     split: str = "test"
     made: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    layout: str = ""
+    there: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.y)
@@ -85,14 +92,28 @@ class Corrupted:
         rows = rows.cpu()
         return Images(self.name, self.split, self.pixels(corruption, severity, rows), self.y[rows], self.ids[rows], self.classes)
 
+    def digest(self, corruption: str, rows: Tensor) -> str:
+        """A short hex digest by which a corruption of the set is known: its size, and the pixels of some of these rows at each severity."""
+        some = rows[torch.linspace(0, len(rows) - 1, min(SAMPLED, len(rows))).round().long()].cpu()
+        digest = hashlib.sha256(f"{len(self)} {self.shape} {some.tolist()}".encode())
+        for severity in self.severities:
+            digest.update(self.pixels(corruption, severity, some).contiguous().numpy().data)
+        return digest.hexdigest()[:16]
 
-def read(folder: Path, corruptions: Sequence[str] | None = None, severities: Sequence[int] | None = None) -> Corrupted:
+
+def read(
+    folder: Path, corruptions: Sequence[str] | None = None, severities: Sequence[int] | None = None, data_dir: Path | None = None
+) -> Corrupted:
     """The corrupted set in a folder, of either layout; all its corruptions and severities unless some are named.
+
+    data_dir  where CIFAR itself may lie (./data unless given): a set is called released only if its labels are those of CIFAR's test split
 
     InputError for an unknown corruption or severity, and where what was asked for is missing, damaged or does not fit together.
     """
     folder = folder.expanduser()
-    return LAYOUTS[detect(folder)](folder, corruptions, severities)
+    if detect(folder) == "tree":
+        return imagenet_c(folder, corruptions, severities)
+    return cifar_c(folder, corruptions, severities, Path("data") if data_dir is None else data_dir)
 
 
 def detect(folder: Path) -> str:
@@ -127,6 +148,26 @@ def check_order(corrupted: Corrupted, clean: Images) -> Tensor:
     return rows
 
 
+def confirmed(corrupted: Corrupted, folder: Path, clean: Images, rows: Tensor) -> Corrupted:
+    """The set in a folder, called released no more where its brightness of severity 1 is not ours on the clean images to one grey level.
+
+    rows  where the clean images stand in the set. Brightness draws nothing, so that ours has the pixels of the released files.
+    """
+    if corrupted.kind != "released":
+        return corrupted
+    if "brightness" not in corrupted.there:
+        return replace(corrupted, notes=(*corrupted.notes, "its pixels were not compared with the clean images: it has no brightness"))
+    some = torch.linspace(0, len(rows) - 1, min(SAMPLED, len(rows))).round().long()
+    theirs = corrupted.pixels("brightness", 1, rows[some])
+    ours = under(clean.pixels(some).cpu(), clean.ids[some].cpu(), "brightness", 1, seed=0, scale="cifar")
+    furthest = int((theirs - (ours * 255).round()).abs().max())
+    if furthest <= 1:
+        return corrupted
+    why = f"its brightness of severity 1 is up to {furthest} grey levels from that of {clean.name}, not at most 1"
+    notes = (*corrupted.notes, by_folder(folder, corrupted.name, why))
+    return replace(corrupted, name=plain_name(folder), kind="other", layout=corrupted.name, notes=notes)
+
+
 def wanted(asked: Sequence[str] | None, there: Sequence[str], folder: Path) -> tuple[str, ...]:
     """The corruptions to use: those asked for, else all that are there. InputError for an unknown or missing one."""
     for name in asked or ():
@@ -143,6 +184,11 @@ def left_out(names: Sequence[str], folder: Path) -> tuple[str, ...]:
     return (f"left out of {folder.name}, for they are none of the 19 corruptions: {', '.join(names)}",) if names else ()
 
 
+def by_folder(folder: Path, layout: str, why: str) -> str:
+    """A note on a set that has the layout of a released one and does not bear its name."""
+    return f"{folder.resolve().name} has the layout of {PROPER[layout]} and is named after its folder: {why}"
+
+
 def plain_name(folder: Path) -> str:
     """The name of a set that is neither a released one nor ours."""
     name = folder.resolve().name
@@ -157,32 +203,34 @@ def arrays(folder: Path) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.npy") if not path.name.startswith("."))
 
 
-def cifar_c(folder: Path, corruptions: Sequence[str] | None = None, severities: Sequence[int] | None = None) -> Corrupted:
-    """The corrupted set in a folder of arrays; released by its shape and its labels, ours by the json that goes with it.
+def cifar_c(folder: Path, corruptions: Sequence[str] | None, severities: Sequence[int] | None, data_dir: Path) -> Corrupted:
+    """The corrupted set in a folder of arrays; released by its shape and all its labels, ours by the json that goes with it.
 
-    InputError for labels.npy missing, of another length, of another order than CIFAR's or not the same at all severities, and for
-    arrays that are cut short, of another type or shape, or differ in shape.
+    InputError for labels.npy missing, of another length or not the same at all severities, and for arrays that are cut short, of
+    another type or shape, or differ in shape.
     """
     found = arrays(folder)
     names = wanted(corruptions, [name for name in NAMES if name in found], folder)
     shape = common_shape(folder, names)
     y = labels(folder, shape[0] // len(SEVERITIES))
     made = provenance(folder, y)
-    name, kind, k = (made["name"], "made", len(made["classes"])) if made else recognised(folder, y, shape)
+    name, layout, notes = (made["name"], "", ()) if made else recognised(folder, y, shape, data_dir)
     channels = made.get("channels", 3)
     return Corrupted(
         name,
-        kind,
+        "made" if made else "released" if name in PROPER else "other",
         names,
         tuple(dict.fromkeys(grade(severity) for severity in severities or SEVERITIES)),
         y,
         torch.tensor(made["ids"]) if made else torch.arange(len(y)),
-        tuple(made.get("classes", map(str, range(k)))),
+        tuple(made.get("classes", map(str, range(int(y.max()) + 1)))),
         (channels, *shape[1:3]),
         partial(from_array, folder, len(y), channels),
         made.get("split", "test"),
         {key: value for key, value in made.items() if key not in ("ids", "classes")},
-        left_out([name for name in found if name not in (*NAMES, Path(LABELS).stem)], folder),
+        (*notes, *left_out([name for name in found if name not in (*NAMES, Path(LABELS).stem)], folder)),
+        layout,
+        tuple(found),
     )
 
 
@@ -232,21 +280,23 @@ def labels(folder: Path, n: int) -> Tensor:
     return by_severity[0].clone()
 
 
-def recognised(folder: Path, y: Tensor, shape: tuple[int, int, int, int]) -> tuple[str, str, int]:
-    """Name, kind and number of classes of arrays that came without our json.
+def recognised(folder: Path, y: Tensor, shape: tuple[int, int, int, int], data_dir: Path) -> tuple[str, str, tuple[str, ...]]:
+    """Name, layout and notes of arrays that came without our json.
 
-    Released are 10,000 images of 32 pixels with 1,000 labels of each of 10 classes, or 100 of each of 100; InputError where these
-    do not begin as CIFAR's test split does.
+    Released are 10,000 images of 32 pixels with all labels of CIFAR's test split, in its order; where that is not in `data_dir`, so that
+    they cannot be compared, or where they differ, the set is named after its folder.
     """
-    for classes, (name, first) in CIFAR.items():
+    for classes, name in CIFAR.items():
         if len(y) == 10_000 and shape[1:3] == (32, 32) and y.bincount().tolist() == [10_000 // classes] * classes:
-            if tuple(y[: len(first)].tolist()) != first:
-                begin = f"{' '.join(map(str, y[: len(first)].tolist()))}, not {' '.join(map(str, first))}"
-                raise InputError(
-                    f"{folder / LABELS} is in another order than the test split of {name.removesuffix('-c')}: it begins {begin}"
-                )
-            return name, "released", classes
-    return plain_name(folder), "other", int(y.max()) + 1
+            clean = name.removesuffix("-c")
+            known = official.labels(clean, data_dir)
+            if known is not None and torch.equal(known, y):
+                return name, "", ()
+            why = (
+                f"its labels are not those of {clean}" if known is not None else f"there is no {clean} in {data_dir} to compare its labels"
+            )
+            return plain_name(folder), name, (by_folder(folder, name, why),)
+    return plain_name(folder), "", ()
 
 
 def provenance(folder: Path, y: Tensor) -> dict[str, Any]:
@@ -319,11 +369,11 @@ def imagenet_c(folder: Path, corruptions: Sequence[str] | None = None, severitie
     ranks, y = turns(listed, kinds)
     order = sorted(range(len(listed)), key=lambda place: (ranks[place], y[place]))
     shape = picture(first / listed[order[0]]).shape
-    name = TREES.get((len(kinds), len(listed), shape[1])) if shape[1] == shape[2] else None
+    layout = TREES.get((len(kinds), len(listed), shape[1]), "") if shape[1] == shape[2] else ""
     ids = torch.tensor(order)
     return Corrupted(
-        name or plain_name(folder),
-        "released" if name else "other",
+        plain_name(folder),
+        "other",
         names,
         levels,
         torch.tensor(y)[ids],
@@ -331,7 +381,12 @@ def imagenet_c(folder: Path, corruptions: Sequence[str] | None = None, severitie
         kinds,
         (shape[0], shape[1], shape[2]),
         partial(from_tree, tops, listed, ids, cache(partial(same_files, first, listed)), shape),
-        notes=left_out([child.name for child in files.subfolders(folder) if child.name not in NAMES and not branches(child)], folder),
+        notes=(
+            *((by_folder(folder, layout, "images stored as JPEG cannot be compared with ours to the pixel"),) if layout else ()),
+            *left_out([child.name for child in files.subfolders(folder) if child.name not in NAMES and not branches(child)], folder),
+        ),
+        layout=layout,
+        there=tuple(tops),
     )
 
 
@@ -432,6 +487,3 @@ def centred(image: Tensor) -> Tensor:
         return image
     top, left = round((height - CROP) / 2), round((width - CROP) / 2)
     return image[:, top : top + CROP, left : left + CROP]
-
-
-LAYOUTS: dict[str, Callable[[Path, Sequence[str] | None, Sequence[int] | None], Corrupted]] = {"arrays": cifar_c, "tree": imagenet_c}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +27,13 @@ from robench.recipes import lookup
 from robench.writing import prepare, write_whole
 
 Put = Callable[[int, Tensor, Tensor], None]
+STAGED = ".replacing"  # the folder inside the exported one in which a set waits until it is whole
+# a key of the json: how a set differs in it
+OTHERWISE = {
+    "images": "made of other images", "seed": "made with another seed", "scale": "made at another scale", "frost": "made with other frost",
+    "photos": "made with other frost photos", "robench": "made by another version of robench", "name": "of another name",
+    "split": "of another split", "channels": "with other channels", "classes": "with other classes", "ids": "made of other images",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,11 +41,13 @@ class Export:
     """A folder to which a corrupted set is written in the layout of CIFAR-10-C; `export` makes it.
 
     n      how many images                   shape  their channels, height and width
+    into   the folder whose set this one replaces once all is written (`adopt`), or None
     """
 
     folder: Path
     n: int
     shape: tuple[int, int, int]
+    into: Path | None = None
 
     def path(self, corruption: str) -> Path:
         """Where the array of a corruption goes; InputError if the layout knows no such corruption."""
@@ -73,25 +82,86 @@ class Export:
         finally:
             temporary.unlink(missing_ok=True)
 
+    def adopt(self) -> Path:
+        """Puts the set in the place of the one that it replaces, if it replaces one; the folder in which it then lies.
 
-def export(folder: Path, images: Images, *, seed: int, scale: str, frost: str = "procedural") -> Export:
-    """A folder ready to take these images under corruptions made with this seed, scale and frost: with labels.npy and a json that says so.
+        The old json goes first and the new one comes last: what a kill in between leaves is known as nobody's set.
+        """
+        if self.into is None:
+            return self.folder
+        try:
+            (self.into / ABOUT).unlink(missing_ok=True)
+            for name in set(arrays(self.into)) & {*NAMES}:
+                (self.into / f"{name}.npy").unlink()
+            for path in sorted(self.folder.iterdir(), key=lambda path: path.name == ABOUT):
+                path.replace(self.into / path.name)
+            self.folder.rmdir()
+        except OSError as error:
+            raise InputError(f"cannot write into {self.into}: {error.strerror or error}; the new set lies in {self.folder}") from error
+        return self.into
+
+
+def export(
+    folder: Path, images: Images, *, seed: int, scale: str, frost: str | None = "procedural", photos: str = "", force: bool = False
+) -> Export:
+    """A folder ready to take these images under corruptions made with this seed and scale: with labels.npy and a json that says so.
+
+    frost   procedural or photos, and `photos` a digest of those used; None where no frost is made: then any that lies there may stay
+    force   a set made otherwise is replaced, once the new one is whole (`adopt`)
 
     labels.npy is as released: the labels five times over, uint8 (int64 above 256 classes). A folder that already holds the same set
     (same images, seed, scale, frost and version) is gone on with. InputError if it holds another, or arrays that are not ours.
     """
     if images.shape[0] not in (1, 3):
         raise InputError(f"{images.name} has {images.shape[0]} channels: the released layout has three, for colour or grey images")
-    path, stale = prepare(folder) / ABOUT, arrays(folder)
-    about = description(images, seed, scale) | {"frost": frost}
-    if path.exists() and parsed(path) != about:
-        raise InputError(f"{folder} holds a set made of other images, or with another seed, scale, frost or version: choose another folder")
-    if not path.exists() and stale:
-        raise InputError(f"{folder} holds {stale[0]}.npy, which robench did not write: choose another folder")
+    prepare(folder)
     sweep(folder)
+    about = description(images, seed, scale) | {"frost": frost or "procedural", "photos": photos}
+    into = None
+    if not (folder / ABOUT).exists() and (folder / STAGED / ABOUT).exists() and not differing(folder / STAGED, about, frost is None):
+        into, folder = folder, folder / STAGED  # a replacement that was killed as it moved in: once more
+    elif other := differing(folder, about, frost is None):
+        if not force:
+            raise InputError(
+                f"{folder} holds a set {other}: choose another folder, or pass --force to replace it once the new one is whole"
+            )
+        into, folder = folder, prepare(folder / STAGED)
+        if differing(folder, about, frost is None):
+            clear(folder)
+    there = parsed(folder / ABOUT)
+    if frost is None and isinstance(there, dict):
+        about |= {key: there[key] for key in ("frost", "photos") if key in there}
     y = np.tile(images.y.cpu().numpy(), len(SEVERITIES)).astype(np.uint8 if len(images.classes) <= 256 else np.int64)
-    write_whole({path: json.dumps(about).encode(), folder / LABELS: npy(y)})  # the json first: arrays without it would pass for released
-    return Export(folder, len(images), images.shape)
+    # the json first: arrays without it would pass for another's
+    write_whole({folder / ABOUT: json.dumps(about).encode(), folder / LABELS: npy(y)})
+    return Export(folder, len(images), images.shape, into)
+
+
+def differing(folder: Path, about: Mapping[str, Any], any_frost: bool) -> str:
+    """In what the set in a folder was made otherwise than `about` says, in words; empty where it is the same, or where there is none.
+
+    InputError for a folder with arrays that robench did not write.
+    """
+    stale, path = arrays(folder), folder / ABOUT
+    if not path.exists():
+        if stale:
+            raise InputError(f"{folder} holds {stale[0]}.npy, which robench did not write: choose another folder")
+        return ""
+    there = parsed(path)
+    if not isinstance(there, dict):
+        return "whose robench.json cannot be read"
+    if there.get("frost") == "procedural":
+        there = {"photos": ""} | there  # a set of an earlier version
+    for key, words in OTHERWISE.items():
+        if there.get(key) != about[key] and not (any_frost and key in ("frost", "photos")):
+            return words
+    return ""
+
+
+def clear(folder: Path) -> None:
+    """Removes a set that was to replace another, and was not finished."""
+    for path in [folder / ABOUT, *(folder / f"{name}.npy" for name in arrays(folder))]:
+        path.unlink()
 
 
 def description(images: Images, seed: int, scale: str) -> dict[str, Any]:

@@ -28,6 +28,14 @@ def load(name: str, split: str, data_dir: Path, download: bool, choice: Choice) 
     return Images(name, split, x[rows], y[rows], rows, classes)
 
 
+def labels(name: str, data_dir: Path) -> Tensor | None:
+    """The labels of the whole test split of a set, (N,) int64; None where `data_dir` does not hold it."""
+    try:
+        return tensors(stored(name, "test", data_dir, False))[1]
+    except InputError:
+        return None
+
+
 def stored(name: str, split: str, data_dir: Path, download: bool) -> Any:
     """torchvision's own object for the whole split; InputError where its files are missing or damaged, or cannot be fetched."""
     from torchvision import datasets  # late: it takes a second that other data need not wait for
