@@ -7,7 +7,9 @@ written to a file. Images whose map is zero everywhere have no Gini: they are co
 from __future__ import annotations
 
 import inspect
+import re
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,11 +24,12 @@ from robench.attacks.losses import margin
 from robench.audits import AUDITS, GROUPS
 from robench.audits.geometry import geometry
 from robench.audits.inequality import lorenz, sizes_of
-from robench.calls import frozen, padded
+from robench.calls import CUT, frozen, padded, with_gradients
 from robench.draws import Draws
 from robench.errors import InputError
 from robench.evaluation import Track, check_logits, checked, make_rows, pixels, untracked, write_rows
 from robench.explainers import COMPLETE, EXPLAINERS, prepared
+from robench.explainers.hooks import cut
 from robench.models.passes import arithmetic
 from robench.recipes import Recipe, lookup, options_of, parse, resolve, setting
 from robench.rows import Row
@@ -146,6 +149,7 @@ def chosen_scores(names: Sequence[str], masks: bool) -> list[Recipe]:
     return list(found.values())
 
 
+@with_gradients
 def audit(
     model: nn.Module,
     x: Tensor,
@@ -178,13 +182,15 @@ def audit(
     x, y, ids = checked(x, y, ids)
     about = replace(about, n=len(x), seed=seed, norm="", eps=0.0)
     shown = next((change.places[:TILES].tolist() for change in altered if len(change.places)), list(range(min(TILES, len(x)))))
-    with frozen(model.to(device)), arithmetic("fp32"):
+    with frozen(model.to(device)), arithmetic("fp32"), warnings.catch_warnings():
         work = Work(model, x, y, ids, masks, target, channels, seed, batch_size, device, track, shown, save)
         logits = logits_of(work, x, torch.arange(len(x)))
         check_logits(logits, y)
         refuse_probabilities(logits)
+        warnings.filterwarnings("ignore", message=re.escape(CUT), category=RuntimeWarning)
+        notes = [CUT] if cut(model, pixels(x, torch.arange(1), device)) else []
         everywhere = torch.arange(len(x))
-        scored, notes = on_jacobian(work, scores, logits, everywhere), list[str]()
+        scored = on_jacobian(work, scores, logits, everywhere)
         for recipe in methods:
             found, more = by_method(work, recipe, scores, logits, everywhere, altered)
             scored += found
@@ -213,7 +219,8 @@ def try_out(
     """
     x, y, ids = checked(x, y, ids)
     few = torch.arange(min(TRIED, len(x)))
-    with frozen(model.to(device)), arithmetic("fp32"):
+    with frozen(model.to(device)), arithmetic("fp32"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=re.escape(CUT), category=RuntimeWarning)
         work = Work(model, x, y, ids, masks, target, channels, seed, batch_size, device, untracked, [], lambda _: None)
         logits = logits_of(work, x, few)
         check_logits(logits, y)

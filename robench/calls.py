@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from robench.errors import InputError
+
+P = ParamSpec("P")
+R = TypeVar("R")
 LEAST_ROWS = 16  # a smaller batch is padded: logits differ in the last bits between batches of 1, 7 and 50
+CUT = "the logits have no gradient, as the graph is cut inside the model (no_grad, detach, ...): attacks that follow gradients are blind"
 FULL_ROWS = 64  # where one image asks for many passes, a call takes so many rows if there are fewer images: several passes of each
 
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
     """Puts the model into eval mode with frozen parameters; each module's mode and each parameter's flag come back at the end."""
+    if any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
+        raise InputError("the model's weights were made inside torch.inference_mode() and allow no gradients: build or load it outside")
     modes = [(module, module.training) for module in model.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
@@ -40,7 +50,31 @@ def derivative(total: Tensor, leaf: Tensor, again: bool = False) -> Tensor:
 
     again  keep the graph for another backward pass
     """
-    if not total.requires_grad:
+    grad = torch.autograd.grad(total, leaf, retain_graph=again, allow_unused=True)[0] if total.requires_grad else None
+    if grad is None:
+        warnings.warn(CUT, RuntimeWarning, stacklevel=2)
         return torch.zeros_like(leaf)
-    (grad,) = torch.autograd.grad(total, leaf, retain_graph=again, allow_unused=True)
-    return torch.zeros_like(leaf) if grad is None else grad.nan_to_num(0.0, 0.0, 0.0)
+    return grad.nan_to_num(0.0, 0.0, 0.0)
+
+
+def leaf_of(x: Tensor) -> Tensor:
+    """The images as a tensor that gradients are taken to; a copy where they were made in inference mode."""
+    return plain(x).detach().requires_grad_()
+
+
+def plain(x: Tensor) -> Tensor:
+    """The tensor itself, or a copy where it was made in inference mode: autograd refuses such a one."""
+    return x.clone() if x.is_inference() else x
+
+
+def with_gradients(function: Callable[P, R]) -> Callable[P, R]:
+    """The function outside of torch.inference_mode(), where no gradient can be had, whatever mode its caller is in."""
+
+    @wraps(function)
+    def outside(*args: P.args, **options: P.kwargs) -> R:
+        if not torch.is_inference_mode_enabled():
+            return function(*args, **options)
+        with torch.inference_mode(False):
+            return function(*args, **options)
+
+    return outside

@@ -8,6 +8,7 @@ of obfuscated gradients of Athalye et al. 2018 (1802.00420) and the indicators o
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -47,7 +48,9 @@ def examine(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws
         mixed = batch_dependent(first, in_other_company(model, x), unsteady=noisy.value)
     attached, own = Attached(model), first.argmax(1)
     checks = [dynamic(len(calls)), noisy, mixed, probabilities(first)]
-    return checks + slopes(attached, x, own, threat, draws) + struggles(attached, x, own, first, threat, draws)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of gradients that are 0: the checks tell of them
+        return checks + slopes(attached, x, own, threat, draws) + struggles(attached, x, own, first, threat, draws)
 
 
 class Attached(nn.Module):

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from robench import diagnostics
 from robench.attacks.kernels import compiled as compiled_kernels
 from robench.attacks.losses import margin
-from robench.calls import frozen, padded
+from robench.calls import frozen, padded, plain, with_gradients
 from robench.draws import Draws
 from robench.errors import InputError
 from robench.journal import Journal
@@ -106,6 +106,7 @@ class Evaluation:
         return next(r.value for r in self.rows if r.probe == probe and r.metric == "accuracy" and eps in (None, r.eps))
 
 
+@with_gradients
 def evaluate(
     model: nn.Module,
     x: Tensor,
@@ -146,7 +147,8 @@ def evaluate(
     prepare    make the attacks' passes cheaper where that pays: see models.passes
     about      the columns of Row that only the caller knows (checkpoint, preset, data, split)
 
-    In a torch.distributed process group each process takes its share of the samples, and all return the whole.
+    In a torch.distributed process group each process takes its share of the samples, and all return the whole. Inside
+    torch.inference_mode() it leaves that mode, in which no attack has a gradient, and comes back to it at the end.
     Raises InputError for images, labels or logits that cannot be evaluated.
     """
     world = started()
@@ -160,7 +162,8 @@ def evaluate(
         chosen = resolved(suite, norm, engine, device)
         stages = plan(chosen, [Threat(norm, e) for e in radii], classes, engine, precision)
         outcomes = nothing_known(ids, y, stages, classes)
-        batch = batch_size if engine == "reference" else None  # only the reference's verdicts depend on it
+        told = engine == "reference" or until is not None  # the reference's verdicts depend on it, and where a run stops
+        batch = batch_size if told else None
         what = header(model, x, y, ids, about, stages, until=until, saved=save is not None, batch_size=batch) if folder else {}
         journal = in_turn(world, folder, what, resume)
         with journal.kept():
@@ -190,7 +193,7 @@ def checked(x: Tensor, y: Tensor, ids: Tensor | None) -> tuple[Tensor, Tensor, T
         raise InputError(
             f"pixels must lie in [0, 1]; these lie in [{x.min():.4g}, {x.max():.4g}]: undo the normalisation, it belongs in the model"
         )
-    return x, y.cpu(), torch.arange(len(x)) if ids is None else ids.cpu()
+    return plain(x), plain(y.cpu()), torch.arange(len(x)) if ids is None else plain(ids.cpu())
 
 
 def refuse_until(until: float | None, world: World, save: Path | None) -> None:
@@ -277,10 +280,11 @@ def whole(trial: Trial, places: Tensor) -> Callable[[int, int], tuple[float, flo
 
 def in_blocks(trial: Trial, order: Tensor, until: float) -> Callable[[int, int], tuple[float, float]]:
     """Runs all stages on one block of images after the other until the interval of the last accuracy is narrow; that interval."""
-    interval = partial(anytime, population=len(order))
+    interval, seen = partial(anytime, population=len(order)), 0
     for block in order.split(trial.batch_size):
         run_stages(trial, block)
-        low, high = interval(trial.outcomes.left(len(trial.outcomes.stages) - 1), int(trial.outcomes.done[0].sum()))
+        seen += len(block)  # a journal may hold part of a later block: what has not been through all stages says nothing yet
+        low, high = interval(int((trial.outcomes.broken[order[:seen]] < 0).sum()), seen)
         if (high - low) / 2 <= until:
             break
     return interval

@@ -85,7 +85,7 @@ def header(
 ) -> dict[str, Any]:
     """What a run is, for its journal: a run with another header cannot go on with its state.
 
-    batch_size  None where verdicts do not depend on it
+    batch_size  None where neither verdicts nor the end of the run depend on it
     """
     options = [value for stage in stages if stage.attack is not None for value in options_of(stage.attack).values()]
     digest = hashlib.sha256()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,13 +17,13 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from robench.calls import frozen, padded
+from robench.calls import frozen, padded, with_gradients
 from robench.draws import Draws
 from robench.evaluation import Track, check_logits, checked, pixels, untracked
 from robench.models.passes import arithmetic
 from robench.probes import PROBES
 from robench.recipes import Recipe, resolve, setting
-from robench.rows import Row, Tried, wilson
+from robench.rows import Check, Row, Tried, wilson
 from robench.types import Level
 
 Probe = Callable[..., Iterator[Level]]
@@ -71,11 +72,17 @@ class Record:
 
 @dataclass(frozen=True)
 class Probing:
-    """The result of `probe`: measurements, what became of each image, and the records they are made from, in order."""
+    """The result of `probe`: measurements, what became of each image, the records they are made from, in order, and raised flags."""
 
     rows: list[Row]
     samples: list[Tried]
     records: list[Record]
+    checks: list[Check]
+
+    @property
+    def flags(self) -> list[str]:
+        """A sentence for each raised flag."""
+        return [f"{check.probe}: {check.sentence}" for check in self.checks]
 
 
 def resolved(recipes: Sequence[Recipe]) -> list[tuple[Recipe, Probe]]:
@@ -83,6 +90,7 @@ def resolved(recipes: Sequence[Recipe]) -> list[tuple[Recipe, Probe]]:
     return [(recipe, resolve(recipe, PROBES, "probe")) for recipe in recipes]
 
 
+@with_gradients
 def probe(
     subjects: Sequence[Subject],
     x: Tensor,
@@ -104,7 +112,7 @@ def probe(
     chosen = resolved(recipes)
     for subject in subjects:
         try_out(subject.model, x, y, ids, chosen, seed, device)
-    records: list[Record] = []
+    records, flags = list[Record](), list[tuple[Row, Check]]()
     for subject in subjects:
         about = replace(subject.about, n=len(x), seed=seed, norm="", eps=0.0)
         with frozen(subject.model.to(device)), arithmetic("fp32"):
@@ -113,10 +121,15 @@ def probe(
             for recipe, function in chosen:
                 called = replace(about, probe=recipe.label, setting=setting(function))
                 run = partial(levels, subject.model, x, y, ids, called=called, function=function, batch_size=batch_size, device=device)
-                records += run(pred, track=track)
+                with warnings.catch_warnings(record=True) as caught:
+                    warnings.simplefilter("always", RuntimeWarning)
+                    records += run(pred, track=track)
+                flags += [(called, Check(recipe.label, "warning", 1.0, True, told)) for told in sentences(caught)]
     shared = torch.stack([record.clean_pred == y for record in records]).all(0)
     rows = [row for record in records for row in rows_of(record, record.clean_pred == y, shared, len(subjects))]
-    return Probing(rows, [line for record in records for line in lines(record, ids, y)], records)
+    rows += [replace(about, metric=f"flag/{check.name}", value=check.value) for about, check in flags]
+    samples = [line for record in records for line in lines(record, ids, y)]
+    return Probing(rows, samples, records, list(dict.fromkeys(check for _, check in flags)))
 
 
 def try_out(model: nn.Module, x: Tensor, y: Tensor, ids: Tensor, chosen: Sequence[tuple[Recipe, Probe]], seed: int, device: str) -> None:
@@ -125,13 +138,19 @@ def try_out(model: nn.Module, x: Tensor, y: Tensor, ids: Tensor, chosen: Sequenc
     Raises InputError where a probe or the model's logits would be refused, before the other images are computed.
     """
     few = torch.arange(min(2, len(x)))
-    with frozen(model.to(device)), arithmetic("fp32"):
+    with frozen(model.to(device)), arithmetic("fp32"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # what is to be told is told when the probe runs
         some = pixels(x, few, device)
         with torch.no_grad():
             logits = padded(model, some).cpu()
         check_logits(logits, y)
         for recipe, function in chosen:
             next(iter(function(model, some, logits.argmax(1).to(device), Draws(seed, ids[few].to(device), recipe.label))), None)
+
+
+def sentences(caught: Sequence[warnings.WarningMessage]) -> list[str]:
+    """What a probe warned of, each sentence once."""
+    return list(dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, RuntimeWarning)))
 
 
 def predictions(model: nn.Module, x: Tensor, y: Tensor, batch_size: int, device: str) -> Tensor:

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 from torch import nn
 
 from robench.attacks.kernels import cannot_compile
+from robench.calls import with_gradients
 from robench.data import Images, holdout
 from robench.data import load as load_images
 from robench.errors import InputError
@@ -54,6 +55,7 @@ class Trained:
     path: Path | None
 
 
+@with_gradients
 def train(
     data: str = "shapes",
     *,

@@ -419,3 +419,20 @@ def test_a_transfer_run_is_not_taken_up_with_another_surrogate(problem, monkeypa
     monkeypatch.setattr(plans, "load", lambda *_, **__: surrogate)
     with pytest.raises(InputError, match="its surrogates is"):
         evaluate(p.model, p.x, p.y, resume=True, **words)
+
+
+def test_a_run_with_a_half_width_ends_the_same_wherever_it_was_killed(problem, tmp_path):
+    p = problem("linear", n=200)
+    words = {"suite": [parse("fgsm"), parse("noise,tries=2")], "eps": float(p.distances("linf").quantile(0.3)), "until": 0.12}
+    words |= {"batch_size": 40, "folder": tmp_path}
+    whole = evaluate(p.model, p.x, p.y, **words)
+    path = tmp_path / "state-0.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert len(whole.samples) < 200
+    for kept in range(1, len(lines)):
+        path.write_bytes(b"".join(lines[:kept]) + lines[kept][: len(lines[kept]) // 2])  # killed within the next line
+        again = evaluate(p.model, p.x, p.y, resume=True, **words)
+        assert str(again.samples) == str(whole.samples)
+        assert [r for r in again.rows if r.metric != "seconds"] == [r for r in whole.rows if r.metric != "seconds"]
+    with pytest.raises(InputError, match="its batch_size is 40, here it is 50"):
+        evaluate(p.model, p.x, p.y, resume=True, **{**words, "batch_size": 50})

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
-from robench.calls import LEAST_ROWS, derivative, padded
+from robench.calls import LEAST_ROWS, derivative, leaf_of, padded, plain
+from robench.errors import InputError
 from robench.threat import Threat, per_sample
 from robench.types import Found
 
 REPACK = 8  # the working rows are packed anew once an eighth of them has fallen: each new batch size costs set-up time
 ROUND = 4  # a pass that leaves rows out has a multiple of so many: each new batch size costs set-up time
+ENOUGH = 8  # images: where the gradients of fewer are all 0, that says little
 PATIENCE = 8  # off the CPU, the host asks the device how many stand only after so many model calls
 
 
@@ -34,14 +37,16 @@ class Search:
     """
 
     def __init__(self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, stay: bool = False) -> None:
-        self.model, self.threat, self.x, self.y, self.stay = model, threat, x.contiguous(), y, stay
+        if torch.is_inference_mode_enabled():
+            raise InputError("inside torch.inference_mode() there are no gradients, so that attacks fail: call them outside of it")
+        self.model, self.threat, self.x, self.y, self.stay = model, threat, plain(x).contiguous(), plain(y), stay
         self.exact: nn.Module | None = getattr(model, "exact", None)
         self.target: Tensor | None = None
         self.rows = torch.arange(len(x), device=x.device)
         self.standing = torch.ones(len(x), dtype=torch.bool, device=x.device)  # of the working rows
         self.alive = len(x)  # how many stand, as far as the host knows: never too few
         self._patience = 1 if x.device.type == "cpu" or self.exact is not None else PATIENCE
-        self._calls = 0
+        self._calls, self._looked = 0, False
         counts, none = torch.zeros_like(self.rows), torch.zeros_like(self.standing)
         self._found = Found(x.clone(), none, counts - 1, counts, counts.clone(), none.clone())
         self._tested = counts.clone()  # how many points of each working row were tested: the next one is this `step`
@@ -117,7 +122,7 @@ class Search:
             return x_adv.new_zeros(len(x_adv)), torch.zeros_like(x_adv)
         y, target = (self.y, self.target) if at is None else (self.y[at], None if self.target is None else self.target[at])
         with torch.enable_grad():
-            leaf = x_adv.detach().requires_grad_()
+            leaf = leaf_of(x_adv)
             logits = self.logits(leaf, at)
             losses = loss(logits, y) if target is None else loss(logits, y, target)
             total = losses.sum()
@@ -126,7 +131,7 @@ class Search:
         if not self.alive:
             return losses.detach(), torch.zeros_like(x_adv)
         self._count(self._backwards, at)
-        return losses.detach(), derivative(total, leaf)
+        return losses.detach(), self._looked_at(derivative(total, leaf), total)
 
     def slopes(self, x_adv: Tensor, goals: Callable[[Tensor], Tensor], at: Tensor | None = None) -> tuple[Tensor, Tensor, Iterator[Tensor]]:
         """Takes the verdict at x_adv; the logits there (R, K), goals(logits) (R, J), and the J gradients (R, C, H, W) of its columns.
@@ -135,7 +140,7 @@ class Search:
         entry that is not finite is 0, and so are all of them, without a pass, once none stands. `at` as in `test`.
         """
         with torch.enable_grad():
-            leaf = x_adv.detach().requires_grad_()
+            leaf = leaf_of(x_adv)
             logits = self.logits(leaf, at)
             values = goals(logits)
             totals = values.sum(0).unbind()
@@ -173,6 +178,13 @@ class Search:
         """What was found, for all B samples."""
         self._write()
         return self._found
+
+    def _looked_at(self, grad: Tensor, total: Tensor) -> Tensor:
+        """The first gradients (R, C, H, W); a RuntimeWarning where all of them are exactly 0 though the graph is whole."""
+        if not self._looked and len(grad) >= ENOUGH and total.requires_grad and not bool(grad.any()):
+            warnings.warn("the input gradient of the loss is exactly 0 on every image of a batch: the attack is blind", RuntimeWarning, 3)
+        self._looked = True
+        return grad
 
     def _begin(self) -> None:
         """Takes the working rows' part of the record, to be kept without indices until `_write`."""

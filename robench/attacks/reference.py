@@ -26,7 +26,7 @@ from pyautoattack.fab_pt import FABAttack_PT
 from pyautoattack.square import SquareAttack
 from torch import Tensor, nn
 
-from robench.calls import frozen
+from robench.calls import CUT, frozen
 from robench.draws import Draws
 from robench.errors import InputError
 from robench.options import switch, whole
@@ -147,6 +147,9 @@ class Counted(nn.Module):
         self.forwards += len(x)
         logits: Tensor = self.model(CountedBackward.apply(x, self))
         self.nonfinite = self.nonfinite.to(x.device) | ~logits.detach().isfinite().all()
+        if torch.is_grad_enabled() and x.requires_grad and not logits.requires_grad:
+            warnings.warn(CUT, RuntimeWarning, stacklevel=2)
+            logits = logits + 0 * x.flatten(1).sum(1, keepdim=True)  # the engine fails on logits without a graph
         return logits
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from robench.attacks.active import Search
 from robench.attacks.losses import loss_of
-from robench.calls import padded
+from robench.calls import leaf_of, padded
 from robench.draws import Draws
 from robench.errors import InputError
 from robench.options import number, positive, whole
@@ -78,7 +78,7 @@ def crafted(
 def slope(surrogate: nn.Module, x_adv: Tensor, y: Tensor, objective: Callable[..., Tensor]) -> Tensor:
     """The gradient of the surrogate's loss, (B, C, H, W), 0 where it is not finite; InputError where the surrogate cannot give one."""
     with torch.enable_grad():
-        leaf = x_adv.detach().requires_grad_()
+        leaf = leaf_of(x_adv)
         logits = padded(surrogate, leaf)
         if int(y.max()) >= logits.shape[1]:
             raise InputError(

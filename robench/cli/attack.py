@@ -67,7 +67,6 @@ def attack(
             compile=compiled,
             resume=resume,
             save=save,
-            strict=strict,
         )
     else:
         resolvable([chosen], engine)
@@ -77,7 +76,7 @@ def attack(
         mean=mean and mean.values, std=std and std.values, trust=trust,
     )  # fmt: skip
     if probes:
-        run_probes(what, [chosen], chosen.label, out, quiet=quiet, seed=seed, batch_size=batch_size)
+        run_probes(what, [chosen], chosen.label, out, quiet=quiet, strict=strict, seed=seed, batch_size=batch_size)
         return
     run(
         single(what, f"attack {chosen.label!r}"), [chosen], chosen.label, out, quiet=quiet, strict=strict, save=save, seed=seed,

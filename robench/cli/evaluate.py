@@ -63,7 +63,6 @@ def evaluate(
             compile=compiled,
             resume=resume,
             save=save,
-            strict=strict,
         )
     else:
         resolvable(recipes(suite), engine)
@@ -73,7 +72,7 @@ def evaluate(
         mean=mean and mean.values, std=std and std.values, trust=trust,
     )  # fmt: skip
     if probes:
-        run_probes(what, recipes(suite), suite, out, quiet=quiet, seed=seed, batch_size=batch_size)
+        run_probes(what, recipes(suite), suite, out, quiet=quiet, strict=strict, seed=seed, batch_size=batch_size)
         return
     run(
         single(what, f"suite {suite!r}"), suite, suite, out, quiet=quiet, strict=strict, save=save, seed=seed, batch_size=batch_size,

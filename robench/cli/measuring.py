@@ -218,9 +218,14 @@ def run(
     if first:
         notes += found.notes
         show(what, found, title, folder, seed, quiet, report(what, found, notes, title, folder, seed, seconds, how))
-        if strict and found.flags:
-            complain(f"Flags were raised and --strict was given: {len(found.flags)}")
-            raise typer.Exit(1)
+        end_if_strict(strict, found.flags)
+
+
+def end_if_strict(strict: bool, flags: Sequence[str]) -> None:
+    """Ends with exit code 1 if a flag was raised and `strict` was given."""
+    if strict and flags:
+        complain(f"Flags were raised and --strict was given: {len(flags)}")
+        raise typer.Exit(1)
 
 
 def compiler_note() -> list[str]:

@@ -15,6 +15,7 @@ from robench.cli.measuring import (
     about,
     alone,
     described,
+    end_if_strict,
     fresh,
     image_words,
     notes_of,
@@ -32,9 +33,10 @@ MOST = 3  # levels of a probe that a terminal shows
 
 
 def run_probes(
-    what: Sequence[Subject], recipes: Sequence[Recipe], title: str, out: Path | None, *, quiet: bool, seed: int, batch_size: int | None
-) -> None:
-    """Measures, writes tables, manifest, pictures and a page, and prints the tables."""
+    what: Sequence[Subject], recipes: Sequence[Recipe], title: str, out: Path | None, *, quiet: bool, strict: bool, seed: int,
+    batch_size: int | None,
+) -> None:  # fmt: skip
+    """Measures, writes tables, manifest, pictures and a page, and prints the tables; exit code 1 for a raised flag if `strict`."""
     from robench.report.page import page
 
     alone("a probe")
@@ -46,8 +48,11 @@ def run_probes(
     written.append(page(folder / "report.html", name, page_parts(tables(found.rows), written, notes_of(what))))
     for table in tables(found.rows, MOST):
         show(*table)
+    for flag in found.flags:
+        message(f"Flag: {flag}", quiet)
     message(f"Every level is in rows.csv and report.html; at most {MOST} of a probe are shown here.", quiet)
     message(f"Written: {', '.join(path.name for path in written)} in {folder}", quiet)
+    end_if_strict(strict, found.flags)
 
 
 def probed(what: Sequence[Subject], recipes: Sequence[Recipe], *, quiet: bool, seed: int, batch_size: int | None) -> Probing:
@@ -119,5 +124,5 @@ def write(what: Sequence[Subject], found: Probing, name: str, folder: Path, seed
     from robench.report import save
     from robench.report.manifest import manifest
 
-    content = manifest(what[0].device, seed, seconds, notes_of(what), **described(what))
+    content = manifest(what[0].device, seed, seconds, [*notes_of(what), *found.flags], **described(what))
     return [*save(folder, found.rows, found.samples, content), *probe_pictures(found, name, folder)]

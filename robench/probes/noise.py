@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from robench.calls import derivative, padded
+from robench.calls import derivative, leaf_of, padded
 from robench.draws import Draws
 from robench.errors import InputError
 from robench.options import number, positive, whole
@@ -118,7 +118,7 @@ def attribution(model: nn.Module, x: Tensor, y: Tensor, draws: Draws, saliency: 
 def gradient(model: nn.Module, x: Tensor, y: Tensor, draws: Draws) -> Tensor:  # noqa: ARG001
     """The gradient of the logit of y at x, (B, C, H, W)."""
     with torch.enable_grad():
-        leaf = x.detach().requires_grad_()
+        leaf = leaf_of(x)
         total = padded(model, leaf).gather(1, y[:, None]).sum()
         return derivative(total, leaf)
 

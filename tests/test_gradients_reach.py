@@ -1,0 +1,135 @@
+"""Attacks that follow gradients need some: inference mode is left or refused, and a model that gives none is told everywhere."""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from robench.attacks import ATTACKS
+from robench.calls import CUT
+from robench.errors import InputError
+from robench.evaluation import evaluate
+from robench.probing import Subject, probe
+from robench.recipes import parse
+from robench.rows import Row
+from robench.threat import Threat
+
+ABOUT = Row("net", "", "toy", "test", 0, 0, "", 0.0, "", "", "", 0.0)
+
+
+def verdicts(found):
+    return [(sample.sample, sample.broken_by, sample.step) for sample in found.samples]
+
+
+def test_an_evaluation_inside_inference_mode_gives_the_verdicts_of_one_outside(problem):
+    p = problem("linear", n=30)
+    words = {"suite": [parse("pgd-10"), parse("apgd-ce,steps=5"), parse("fab-t,steps=3"), parse("square,queries=20")]}
+    words |= {"eps": float(p.distances("linf").median()), "examine": True}
+    outside = evaluate(p.model, p.x, p.y, **words)
+    with torch.inference_mode():
+        inside = evaluate(p.model, p.x.clone(), p.y.clone(), **words)  # copies made here are inference tensors
+        assert torch.is_inference_mode_enabled()
+    assert inside.accuracy("square") < 0.6
+    assert verdicts(inside) == verdicts(outside)
+    assert inside.flags == outside.flags == []
+
+
+def test_images_that_were_made_in_inference_mode_can_be_attacked_outside_of_it(problem):
+    p = problem("convolutional", n=16)
+    with torch.inference_mode():
+        x, y = p.x.clone(), p.y.clone()
+    found = ATTACKS["pgd-10"](p.model, x, y, Threat("linf", 0.1), p.draws())
+    assert torch.equal(found.x_adv, ATTACKS["pgd-10"](p.model, p.x, p.y, Threat("linf", 0.1), p.draws()).x_adv)
+
+
+@pytest.mark.parametrize("name", ["fgsm", "pgd-10", "apgd-t", "fab-t", "malt", "square", "noise"])
+def test_an_attack_called_inside_inference_mode_is_refused(problem, name):
+    p = problem("linear", n=4)
+    with torch.inference_mode(), pytest.raises(InputError, match="inference_mode"):
+        ATTACKS[name](p.model, p.x, p.y, Threat("linf", 0.1), p.draws())
+
+
+def test_a_model_whose_weights_were_made_in_inference_mode_is_refused(problem):
+    p = problem("linear", n=4)
+    with torch.inference_mode():
+        model = nn.Sequential(nn.Flatten(), nn.Linear(p.x[0].numel(), 5))
+    with pytest.raises(InputError, match="weights were made inside"):
+        evaluate(model, p.x, p.y, suite=[parse("fgsm")], eps=0.1)
+
+
+class Cut(nn.Module):
+    """A model that answers without a graph, in one of the usual ways."""
+
+    def __init__(self, model, how):
+        super().__init__()
+        self.model, self.how = model, how
+
+    def forward(self, x):
+        if self.how == "detach":
+            return self.model(x.detach())
+        with torch.no_grad() if self.how == "no_grad" else torch.inference_mode():
+            return self.model(x)
+
+
+@pytest.mark.parametrize("how", ["no_grad", "detach", "inference_mode"])
+@pytest.mark.parametrize(
+    ("engine", "suite"),
+    [("robench", "fgsm"), ("robench", "apgd-t,steps=3"), ("robench", "fab-t,steps=3"), ("reference", "apgd-ce,steps=3")],
+)
+def test_a_cut_graph_is_a_flag_of_every_attack_that_follows_gradients(problem, how, engine, suite):
+    p = problem("linear", n=20)
+    found = evaluate(Cut(p.model, how), p.x, p.y, suite=[parse(suite)], eps=float(p.distances("linf").median()), engine=engine)
+    assert [flag for flag in found.flags if CUT in flag]
+    assert not evaluate(p.model, p.x, p.y, suite=[parse(suite)], eps=0.01, engine=engine).flags
+
+
+def test_a_black_box_attack_of_a_model_without_a_graph_raises_no_flag(problem):
+    p = problem("linear", n=20)
+    found = evaluate(Cut(p.model, "no_grad"), p.x, p.y, suite=[parse("square,queries=50")], eps=float(p.distances("linf").median()))
+    assert found.flags == []
+
+
+class Rounded(nn.Module):
+    """A model that rounds its input: the graph is whole, and every gradient is 0."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model((x * 255).round() / 255)
+
+
+def test_gradients_that_are_all_zero_are_a_flag_of_the_attack(problem):
+    p = problem("linear", n=20)
+    with torch.no_grad():
+        y = Rounded(p.model)(p.x).argmax(1)
+    found = evaluate(Rounded(p.model), p.x, y, suite=[parse("pgd-10")], eps=0.05)
+    assert [flag for flag in found.flags if "exactly 0 on every image" in flag]
+
+
+def test_a_probe_that_is_led_by_gradients_says_that_there_are_none(problem):
+    p = problem("linear", n=12)
+    found = probe([Subject(Cut(p.model, "no_grad"), ABOUT)], p.x, p.y, [parse("inductive-noise,k=3")])
+    assert found.flags == [f"inductive-noise: {CUT}"]
+    assert [row.probe for row in found.rows if row.metric == "flag/warning"] == ["inductive-noise"]
+    assert probe([Subject(p.model, ABOUT)], p.x, p.y, [parse("inductive-noise,k=3")]).flags == []
+
+
+def test_an_audit_of_maps_says_that_the_graph_is_cut(problem):
+    from robench.auditing import audit
+
+    p = problem("linear", n=12)
+    words = {"methods": [parse("input-x-gradient")], "scores": [parse("gini"), parse("row-norm-true")], "about": ABOUT}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert CUT in audit(Cut(p.model, "no_grad"), p.x, p.y, **words).notes
+    with torch.inference_mode():
+        assert CUT not in audit(p.model, p.x, p.y, **words).notes
+
+
+def test_a_run_from_python_warns_of_a_cut_graph(problem):
+    p = problem("linear", n=4)
+    with pytest.warns(RuntimeWarning, match="graph is cut"):
+        ATTACKS["fgsm"](Cut(p.model, "no_grad"), p.x, p.y, Threat("linf", 0.1), p.draws())
