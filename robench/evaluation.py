@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -36,6 +37,7 @@ from robench.statistics import anytime
 from robench.summary import blank, check_rows, noticed, rows_of
 from robench.threat import Threat, per_sample
 from robench.types import Found
+from robench.writing import allocate
 
 T = TypeVar("T")
 EXAMPLES = 8  # how many adversarial images are kept for the pictures
@@ -243,8 +245,15 @@ def opened(save: Path | None, x: Tensor, journal: Journal, world: World) -> Path
 
 
 def make_rows(file: Path, shape: tuple[int, ...]) -> None:
-    """Makes the file that `write_rows` writes into, (N, C, H, W) float32 in .npy format, all zero."""
-    np.lib.format.open_memmap(file, "w+", np.float32, shape).flush()
+    """Makes the file that `write_rows` writes into, (N, C, H, W) float32 in .npy format, all zero; InputError where there is no room."""
+    try:
+        rows = np.lib.format.open_memmap(file, "w+", np.float32, shape)
+        allocate(file, rows.offset + rows.nbytes)
+        rows.flush()
+    except OSError as error:
+        with suppress(OSError):
+            file.unlink()
+        raise InputError(f"cannot write {file}: {error.strerror or error}; choose another place, or make room") from error
 
 
 def write_rows(file: Path | None, places: Tensor, images: Tensor) -> None:

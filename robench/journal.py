@@ -1,11 +1,13 @@
 """The state of a long run: a file to which one line is added for each finished piece of work, safe against kill -9.
 
 The first line says what the run is; a run that goes on with the file must be the same one. A line counts once its end is on the
-disk: a torn last line is cut off, and its piece of work is done again.
+disk: a torn last line is cut off, and its piece of work is done again. Each line ends with a checksum of itself and of the lines
+before it, so that a file of which a byte was changed, or a line is missing, is refused.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,10 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from robench.errors import InputError
+from robench.errors import InputError, UnfinishedError
 
 NAME = "state"
-FINISHED = '{"finished":true}'
+CHECK = "check"  # the key of a line's checksum
+FINISHED = {"finished": True}
 
 
 class Journal:
@@ -37,12 +40,13 @@ class Journal:
         self.added: list[dict[str, Any]] = []
         if folder is None or self.path is None:
             return
-        if not resume and any(FINISHED.encode() in complete_lines(path) for path in states(folder)):
+        if not resume and finished(folder):
             forget(folder)
+        self._last, self._finished = "", False  # the checksum of the last line of the own file, and whether it is the mark of the end
         for path in states(folder):
             self._take(path, resume)
         _cut_torn_line(self.path)
-        if not self.path.exists() or not self.path.stat().st_size:
+        if not self._last:
             self._write(self.header)
 
     def append(self, entry: Mapping[str, Any]) -> None:
@@ -54,14 +58,16 @@ class Journal:
 
     def finish(self) -> None:
         """Marks the run as finished: its files may be overwritten from now on."""
-        if self.path is not None:
-            self._write(json.loads(FINISHED))
+        if self.path is not None and not self._finished:
+            self._write(FINISHED)
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Removes the file where the work inside is refused with an InputError, unless it began in an earlier run."""
+        """Removes the file where the work inside is refused, unless it began in an earlier run; where it could not go on it stays."""
         try:
             yield
+        except UnfinishedError:
+            raise
         except InputError:
             if self.path is not None and not self.entries:
                 self.path.unlink(missing_ok=True)
@@ -72,23 +78,63 @@ class Journal:
         lines = complete_lines(path)
         if not lines:
             return
-        try:
-            header, *entries = (json.loads(line) for line in lines)
-        except ValueError:
-            raise InputError(f"{path} is damaged: remove it, or choose another folder") from None
+        header, *entries = checked(lines, path)
         if not resume:
             raise InputError(f"{path.parent} holds the state of a run: pass --resume to go on with it, or choose another folder")
         if header != self.header:
             raise InputError(f"{path.parent} holds the state of another run: {difference(header, self.header)}")
-        self.entries += [entry for entry in entries if entry != json.loads(FINISHED)]
+        self.entries += [entry for entry in entries if entry != FINISHED]
+        if path == self.path:
+            self._last, self._finished = json.loads(lines[-1])[CHECK], entries[-1:] == [FINISHED]
 
     def _write(self, entry: Mapping[str, Any]) -> None:
-        """Writes one line through to the disk."""
+        """Writes one line through to the disk; UnfinishedError where that cannot be, with the file as it was."""
         assert self.path is not None
-        with self.path.open("ab") as file:
-            file.write(json.dumps(entry, separators=(",", ":")).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        line, check = sealed(entry, self._last)
+        try:
+            with self.path.open("ab", buffering=0) as file:  # a buffer would be written once more as the file is closed
+                before, rest = file.tell(), memoryview(line)
+                try:
+                    while rest:
+                        rest = rest[file.write(rest) :]
+                    os.fsync(file.fileno())
+                except OSError:
+                    file.truncate(before)
+                    raise
+        except OSError as error:
+            reason = error.strerror or error
+            raise UnfinishedError(f"cannot write {self.path}: {reason}; make room, and go on with the same words and --resume") from error
+        self._last, self._finished = check, entry == FINISHED
+
+
+def sealed(entry: Mapping[str, Any], last: str) -> tuple[bytes, str]:
+    """The line of an entry, which ends with a checksum of it and of the last line's checksum; and that checksum."""
+    body = json.dumps(entry, separators=(",", ":")).encode()[:-1]
+    check = hashlib.sha256(last.encode() + body).hexdigest()[:16]
+    return body + f'{"," if entry else ""}"{CHECK}":"{check}"}}\n'.encode(), check
+
+
+def checked(lines: Iterable[bytes], path: Path) -> list[dict[str, Any]]:
+    """The entries of the lines; InputError where one is not as it was written."""
+    last, entries = "", []
+    for line in lines:
+        try:
+            entry = json.loads(line)
+            check = entry.pop(CHECK)
+            same = sealed(entry, last)[0] == line + b"\n"
+        except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
+            same = False
+        if not same:
+            raise InputError(f"{path} is damaged: remove it, or choose another folder")
+        last = check
+        entries.append(entry)
+    return entries
+
+
+def finished(folder: Path) -> bool:
+    """Whether the run whose state lies in a folder came to its end."""
+    sign = json.dumps(FINISHED, separators=(",", ":")).encode()[:-1]
+    return any(line.startswith(sign) for path in states(folder) for line in complete_lines(path))
 
 
 def states(folder: Path) -> list[Path]:

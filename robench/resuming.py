@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import signal
 import threading
@@ -17,10 +18,9 @@ import torch
 from robench.errors import DivergedError, InputError
 from robench.fitting import Epoch, Note, Run, State, Step, restore, saved
 from robench.models import checkpoint
-from robench.models.files import read_torch
 from robench.writing import write_whole
 
-FORMAT = "robench-training-1"
+FORMAT = b"robench-training-2 "  # a state begins with this, the sha256 of the rest, and the end of the line
 SAVE_SECONDS = 60.0  # a training that is killed loses that much at most, or twenty times what it takes to save
 Event: TypeAlias = Step | Epoch | Note
 
@@ -46,14 +46,27 @@ def taken_up(going: Going, resume: bool) -> list[str]:
         return []
     if not resume:
         raise InputError(f"{path} holds an unfinished training: pass --resume to go on with it, or remove it")
-    content, _ = read_torch(path, trust=False)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise InputError(f"{path.name} is not the state of a training that this robench can go on with: remove it")
+    content = read_state(path)
     other = differing(content["words"], going.words)
     if other:
         raise InputError(f"{path.name} belongs to a training with other settings ({other}): repeat its words, or remove it")
     restore(going.run, content["run"])
     return [f"taken up after {going.run.done} steps and {len(going.run.history)} epochs"]
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """What a state file holds; InputError where it is none, or not as it was written."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from None
+    start = len(FORMAT) + 64
+    if not data.startswith(FORMAT):
+        raise InputError(f"{path.name} is not the state of a training that this robench can go on with: remove it")
+    if data[start : start + 1] != b"\n" or data[len(FORMAT) : start] != hashlib.sha256(data[start + 1 :]).hexdigest().encode():
+        raise InputError(f"{path.name} is cut off or damaged: remove it")
+    content: dict[str, Any] = torch.load(io.BytesIO(data[start + 1 :]), map_location="cpu", weights_only=True)
+    return content
 
 
 def differing(one: Mapping[str, Any], other: Mapping[str, Any], where: str = "") -> str:
@@ -102,11 +115,12 @@ def watched(going: Going, events: Iterator[Event]) -> Iterator[Event]:
 
 def write_state(going: Going) -> None:
     """Writes the state file, whole."""
-    content = {"format": FORMAT, "words": going.words, "run": saved(going.run)}
+    content = {"words": going.words, "run": saved(going.run)}
     if going.state is not None and going.run.world.rank == 0:
         buffer = io.BytesIO()
         torch.save(content, buffer)
-        write_whole({going.state: buffer.getvalue()})
+        data = buffer.getvalue()
+        write_whole({going.state: FORMAT + hashlib.sha256(data).hexdigest().encode() + b"\n" + data})
 
 
 @contextmanager

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from robench.errors import InputError
+
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)  # what a disk that knows no locks says
 
 
 def prepare(folder: Path) -> Path:
@@ -40,6 +44,67 @@ def write_whole(files: Mapping[Path, bytes]) -> list[Path]:
     except OSError as error:
         raise InputError(f"cannot write {first}: {error.strerror or error}; choose another place") from error
     return list(files)
+
+
+def allocate(path: Path, size: int) -> None:
+    """Takes the room for a file where the system can: writing through a map to a full disk kills the process. OSError if it is full."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as handle:
+            try:
+                os.posix_fallocate(handle.fileno(), 0, size)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENODEV):  # a file system that cannot reserve
+                    raise
+
+
+@contextmanager
+def locked(path: Path, what: Path) -> Iterator[None]:
+    """Holds a lock file while a run writes to `what`; the system frees it when the process ends, however it ends.
+
+    InputError where another process holds it. The file is removed at the end. Where the system or the disk knows no locks there is none.
+    """
+    handle = taken(path, what)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            path.unlink(missing_ok=True)  # while the lock is held, so that it is nobody else's file
+            os.close(handle)
+
+
+def taken(path: Path, what: Path) -> int | None:
+    """The open and locked lock file, None where there are no locks; InputError where another process holds it."""
+    if os.name != "posix":
+        return None
+    import fcntl
+
+    while True:
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise InputError(f"cannot write into {path.parent}: {error.strerror or error}") from None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.read(handle, 32).decode(errors="replace")
+            os.close(handle)
+            if error.errno in NO_LOCKS:
+                return None
+            raise InputError(f"another run is writing to {what}{holder and f' (process {holder})'}: wait for its end") from None
+        if same_file(handle, path):
+            with suppress(OSError):  # the number of the process is a help, and a full disk no obstacle
+                os.ftruncate(handle, 0)
+                os.write(handle, str(os.getpid()).encode())
+            return handle
+        os.close(handle)  # its holder has removed it in between
+
+
+def same_file(handle: int, path: Path) -> bool:
+    """Whether the path still leads to the open file."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def write_synced(path: Path, data: bytes) -> None:

@@ -1,7 +1,10 @@
 """The cascade: verdicts on models with known distances, what every claim is checked for, and what the rows say."""
 
 import dataclasses
+import errno
 import math
+import os
+import random
 
 import pytest
 import torch
@@ -295,6 +298,29 @@ def test_a_run_is_taken_up_from_its_journal_and_nothing_is_asked_twice(problem, 
         p.model.b += 1
     with pytest.raises(InputError, match="its weights is"):
         evaluate(p.model, p.x, p.y, folder=tmp_path, resume=True, **words)
+
+
+def test_a_damaged_state_is_refused_wherever_the_damage_is(problem, tmp_path):
+    p, chance = problem("linear", n=12), random.Random(0)
+    words = {"suite": [parse("pgd,steps=2,loss=margin")], "eps": float(p.distances("linf").median()), "batch_size": 4, "folder": tmp_path}
+    evaluate(p.model, p.x, p.y, examine=True, **words)
+    path = tmp_path / "state-0.jsonl"
+    whole = path.read_bytes()
+    for place in (chance.randrange(len(whole) - 1) for _ in range(150)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ chance.randrange(1, 256)]) + whole[place + 1 :])
+        with pytest.raises(InputError, match="is damaged: remove it"):
+            evaluate(p.model, p.x, p.y, examine=True, resume=True, **words)
+
+
+def test_a_full_disk_is_a_sentence_before_an_image_is_attacked(problem, tmp_path, monkeypatch):
+    def full(handle, offset, size):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    p = problem("linear", n=4)
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(InputError, match=r"cannot write .*x_adv\.npy: No space left on device"):
+        evaluate(p.model, p.x, p.y, suite=[parse("fgsm")], save=tmp_path / "x_adv.npy", folder=tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 class Inventive(nn.Module):

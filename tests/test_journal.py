@@ -1,10 +1,15 @@
 """The state of a run on the disk: every finished line survives, a torn one does not, and no other run can take it up."""
 
+import errno
 import json
+import os
+import random
+import subprocess
+import sys
 
 import pytest
 
-from robench.errors import InputError
+from robench.errors import InputError, UnfinishedError
 from robench.journal import Journal, states
 
 RUN = {"seed": 0, "suite": ["clean", "pgd"]}
@@ -15,6 +20,11 @@ def written(folder, *entries, header=RUN, rank=0):
     for entry in entries:
         journal.append(entry)
     return journal
+
+
+def read(path):
+    """The lines of a state without their checksums."""
+    return [{key: value for key, value in json.loads(line).items() if key != "check"} for line in path.read_text().splitlines()]
 
 
 def test_what_was_added_is_there_again_on_resume(tmp_path):
@@ -38,7 +48,7 @@ def test_a_file_cut_inside_its_first_line_starts_anew(tmp_path):
     path = written(tmp_path).path
     path.write_bytes(path.read_bytes()[:7])
     Journal(tmp_path, RUN, resume=True).append({"stage": 0})
-    assert [json.loads(line) for line in path.read_text().splitlines()] == [RUN, {"stage": 0}]
+    assert read(path) == [RUN, {"stage": 0}]
 
 
 def test_a_damaged_line_in_the_middle_is_refused(tmp_path):
@@ -64,7 +74,7 @@ def test_an_unfinished_run_is_not_overwritten_and_a_finished_one_is(tmp_path):
     journal.finish()
     assert Journal(tmp_path, RUN, resume=True).entries == [{"stage": 0}]
     assert Journal(tmp_path, RUN | {"seed": 1}).entries == []
-    assert json.loads(states(tmp_path)[0].read_text()) == RUN | {"seed": 1}
+    assert read(states(tmp_path)[0]) == [RUN | {"seed": 1}]
 
 
 def test_the_files_of_all_processes_are_taken_up_whatever_their_number(tmp_path):
@@ -80,3 +90,70 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
     journal.finish()
     assert journal.added == [{"stage": 0}]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_no_byte_can_be_changed_unnoticed(tmp_path):
+    entries = [{"stage": stage, "fell": [True, False] * 3, "margin": [0.25, -1.5, 3e-7], "text": "a, b"} for stage in range(6)]
+    path = written(tmp_path, *entries).path
+    whole, chance, taken = path.read_bytes(), random.Random(0), 0
+    for _ in range(600):
+        place = chance.randrange(len(whole))
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ chance.randrange(1, 256)]) + whole[place + 1 :])
+        if place == len(whole) - 1:  # the last line has no end: it is dropped
+            assert Journal(tmp_path, RUN, resume=True).entries == entries[:-1]
+            taken += 1
+            continue
+        with pytest.raises(InputError, match="is damaged: remove it"):
+            Journal(tmp_path, RUN, resume=True)
+    assert taken < 10
+
+
+@pytest.mark.parametrize("order", [[0, 2, 1, 3], [0, 2, 3], [0, 1, 1, 2, 3], [1, 2, 3]])
+def test_a_line_that_is_gone_or_stands_elsewhere_is_noticed(tmp_path, order):
+    path = written(tmp_path, {"stage": 0}, {"stage": 1}, {"stage": 2}).path
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[place] for place in order))
+    with pytest.raises(InputError, match="is damaged"):
+        Journal(tmp_path, RUN, resume=True)
+
+
+def test_on_a_full_disk_the_run_ends_with_one_sentence_and_goes_on_later(tmp_path, monkeypatch):
+    journal, sync = written(tmp_path, {"stage": 0}), os.fsync
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UnfinishedError, match=r"cannot write .*No space left on device; make room, and go on .* --resume"), journal.kept():
+        journal.append({"stage": 1})
+    monkeypatch.setattr(os, "fsync", sync)
+    again = Journal(tmp_path, RUN, resume=True)
+    assert again.entries == [{"stage": 0}]
+    again.append({"stage": 1})
+    assert Journal(tmp_path, RUN, resume=True).entries == [{"stage": 0}, {"stage": 1}]
+
+
+def test_a_line_that_only_fits_in_part_is_taken_back(tmp_path):
+    pytest.importorskip("resource")
+    path, text = written(tmp_path, {"stage": 0}).path, "a" * 20_000
+    size = path.stat().st_size
+    code = (  # the limit belongs to a process, so it has one of its own
+        "import json, resource, signal, sys; from pathlib import Path; from robench.errors import UnfinishedError\n"
+        "from robench.journal import Journal\n"
+        f"journal = Journal(Path({str(tmp_path)!r}), json.loads({json.dumps(RUN)!r}), resume=True)\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size + 9000}, resource.RLIM_INFINITY))\n"
+        f"try: journal.append({{'text': {text!r}}})\n"
+        "except UnfinishedError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.startswith("cannot write")
+    assert path.stat().st_size == size
+    assert Journal(tmp_path, RUN, resume=True).entries == [{"stage": 0}]
+
+
+def test_a_state_is_marked_as_finished_once(tmp_path):
+    written(tmp_path, {"stage": 0}).finish()
+    before = states(tmp_path)[0].read_bytes()
+    Journal(tmp_path, RUN, resume=True).finish()
+    assert states(tmp_path)[0].read_bytes() == before

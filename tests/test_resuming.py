@@ -125,8 +125,12 @@ def test_other_settings_and_forgotten_words_are_refused_and_leave_the_state(toys
     with pytest.raises(InputError, match="holds an unfinished training: pass --resume"):
         train("toy", out=out, **settings())
     assert (tmp_path / "net.state.pt").read_bytes() == before
-    (tmp_path / "net.state.pt").write_bytes(before[:1000])
-    with pytest.raises(InputError, match="is cut off, damaged"):
+    for damaged in (before[:1000], before[:-1], before[:5000] + bytes([before[5000] ^ 1]) + before[5001:]):
+        (tmp_path / "net.state.pt").write_bytes(damaged)
+        with pytest.raises(InputError, match="is cut off or damaged: remove it"):
+            train("toy", out=out, resume=True, **settings())
+    (tmp_path / "net.state.pt").write_bytes(b"PK" + before[2:])
+    with pytest.raises(InputError, match="is not the state of a training"):
         train("toy", out=out, resume=True, **settings())
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +23,7 @@ from robench.data.images import Images
 from robench.degradation import SEVERITIES
 from robench.errors import InputError
 from robench.recipes import lookup
-from robench.writing import prepare, write_whole
+from robench.writing import allocate, prepare, write_whole
 
 Put = Callable[[int, Tensor, Tensor], None]
 STAGED = ".replacing"  # the folder inside the exported one in which a set waits until it is whole
@@ -216,17 +215,6 @@ def reserved(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
     except OSError as error:
         raise InputError(f"cannot write into {path.parent}: {error.strerror or error}; choose another place") from error
     return array
-
-
-def allocate(path: Path, size: int) -> None:
-    """Takes the room for a file where the system can: writing through a map to a full disk kills the process. OSError if it is full."""
-    if hasattr(os, "posix_fallocate"):
-        with path.open("r+b") as handle:
-            try:
-                os.posix_fallocate(handle.fileno(), 0, size)
-            except OSError as error:
-                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENODEV):  # a file system that cannot reserve
-                    raise
 
 
 def put(array: np.memmap[Any, Any], filled: np.ndarray, severity: int, rows: Tensor, x: Tensor) -> None:
