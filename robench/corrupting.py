@@ -37,7 +37,7 @@ from robench.recipes import did_you_mean, options_of
 from robench.rows import Row
 
 SETS = {"fifteen": FIFTEEN, "nineteen": NINETEEN, "noise": NOISES}
-NEEDS_CLEAN = ("relative_error", "relative_accuracy", "relative_ce", "relative_mce")
+NEEDS_CLEAN = ("relative_error", "relative_accuracy", "relative_ce", "relative_mce")  # and all rows of the probe clean
 Cell = tuple[str, int]
 
 
@@ -67,12 +67,13 @@ class Source:
 
 @dataclass(frozen=True)
 class Degradation:
-    """The result of `degrade`: rows, the per-image table as columns, the labels given by cell and model, and one image under everything."""
+    """The result of `degrade`: rows, per-image table as columns, labels given by cell and model, one image under everything, reference."""
 
     rows: list[Row]
     columns: dict[str, list[Any]]
     predictions: dict[str, dict[Cell, Tensor]]
     sheet: dict[Cell, Tensor] = field(default_factory=dict)
+    reference: Reference | None = None
 
     def accuracy(self, checkpoint: str) -> dict[Cell, float]:
         """The accuracy of a model in each cell, and in ("clean", 0) where that was measured."""
@@ -284,14 +285,14 @@ def summed(
     rows: list[Row] = []
     if isinstance(reference, Subject):
         clean, cells = right(source, predictions[-1])
-        reference = measured_reference("_".join(reference.about.checkpoint.split()), clean, cells)
+        reference = measured_reference("_".join(reference.about.checkpoint.split()), clean, cells, reference.sha256) if cells else None
     for subject, mine in zip(subjects, predictions, strict=False):
         about = replace(subject.about, data=source.name, split=source.split, seed=seed, setting=source.setting)
         found = rows_of(about, *right(source, mine), reference) if source.cells else []
         rows += found if source.clean is not None else [row for row in found if row.probe != CLEAN and row.metric not in NEEDS_CLEAN]
     names = [subject.about.checkpoint for subject in measured]
     kept = {name: dict(mine) for name, mine in zip(names, predictions, strict=True)}
-    return Degradation(rows, columns(subjects, source, predictions), kept, sheet)
+    return Degradation(rows, columns(subjects, source, predictions), kept, sheet, reference)
 
 
 def right(source: Source, labels: Mapping[Cell, Tensor]) -> tuple[Any, dict[Cell, Any]]:

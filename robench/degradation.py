@@ -7,7 +7,7 @@ validation, each at the severities 1 to 5. An error is a share of images, in [0,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -30,6 +30,7 @@ NINETEEN = (*FIFTEEN, *EXTRA)
 SEVERITIES = (1, 2, 3, 4, 5)
 CLEAN, ALL = "clean", "corruptions"  # the probes of what is measured on the images as they are, and over several corruptions
 RESAMPLES = 2000
+FEW = 0.02  # a relative error is a ratio of differences: below so many errors that a corruption adds, a note says so (our choice)
 
 # Errors of torchvision's AlexNet on ImageNet-C, means over the severities, by which the paper divides; hendrycks/robustness lists them.
 ALEXNET = {
@@ -54,12 +55,23 @@ class Reference:
 
     name    as it stands in the rows           clean   its errors on the images as they are, (N,), or their mean, (1,)
     grades  the severities of each corruption  errors  corruption -> its errors averaged over those severities, likewise
+    sha256  of its weights; empty for published errors
     """
 
     name: str
     grades: Grades
     clean: Floats
     errors: Mapping[str, Floats]
+    sha256: str = ""
+
+    @property
+    def words(self) -> str:
+        """The words by which settings name it."""
+        return f"reference={self.name}" + (f" reference_sha256={self.sha256[:12]}" if self.sha256 else "")
+
+    def added(self, corruption: str) -> float:
+        """The share of errors that a corruption adds to those on the images as they are: by what its relative_ce is divided."""
+        return float(self.errors[corruption].mean() - self.clean.mean())
 
 
 @dataclass(frozen=True)
@@ -82,14 +94,14 @@ class Asked:
     interval: Callable[[Table, Statistic], Estimate]
 
 
-def measured_reference(name: str, clean: Values, cells: Cells) -> Reference:
+def measured_reference(name: str, clean: Values, cells: Cells, sha256: str = "") -> Reference:
     """The user's own reference model, from what it gets right on the images that the other model is measured on, in the same order.
 
-    name, clean, cells  as in `rows_of`; a name without blanks
+    name, clean, cells  as in `rows_of`; a name without blanks          sha256  of its weights
     """
     grades, columns = graded(cells), checked(clean, cells)
     errors = {c: np.mean([columns[False, c, severity] for severity in found], axis=0) for c, found in grades.items()}
-    return Reference(name, grades, columns[False, CLEAN, 0], errors)
+    return Reference(name, grades, columns[False, CLEAN, 0], errors, sha256)
 
 
 def alexnet(classes: int, scale: str) -> Reference:
@@ -121,11 +133,12 @@ def rows_of(about: Row, clean: Values, cells: Cells, reference: Reference | None
       mean_accuracy      mean over the severities that were measured, which the setting lists
       relative_error     1 - mean_accuracy less the clean error          relative_accuracy  mean_accuracy / clean accuracy
       ce, relative_ce    sum of the errors over the severities / the reference's; the clean errors taken off both sums first
+      reference_accuracy the reference's own, a mean over these severities; and of the images as they are under the probe clean
     Rows over corruptions (probe = corruptions), all means over corruptions of means over severities:
       mean_corruption_error, mean_corruption_error_19   unnormalised, as is usual for CIFAR; of the fifteen, and with the four
       mean_accuracy, relative_error, relative_accuracy  of the fifteen; mean_accuracy also with setting severity=3
       noise_accuracy, blur_accuracy, weather_accuracy, digital_accuracy   of a family; noise_accuracy is IGD's three noises
-      mce, relative_mce  means of ce and relative_ce over the fifteen: 1 (100 %) is as bad as the reference
+      mce, relative_mce  means of ce and relative_ce over the fifteen: 1 (100 %) is as bad as the reference; reference_accuracy likewise
     A number of a named set is given only where all its cells were measured. Where the fifteen are not complete, mean_error stands for
     mean_corruption_error and goes, like the others over corruptions, over all that was measured: the setting counts corruptions and cells.
 
@@ -138,15 +151,40 @@ def rows_of(about: Row, clean: Values, cells: Cells, reference: Reference | None
     table, grades = tabled(clean, cells, reference, about.seed), graded(cells)
     about = replace(about, n=len(table.errors))
     rows = [single(about, CLEAN, "", clean)]
+    if reference is not None:
+        rows.append(row_of(about, table, Asked(CLEAN, reference.words, "reference_accuracy", own_clean, known(reference))))
     for corruption, severities in grades.items():
         rows += [single(about, corruption, f"severity={severity}", cells[corruption, severity]) for severity in severities]
         rows += [row_of(about, table, asked) for asked in by_corruption(corruption, severities, shared(grades, reference))]
     return rows + [row_of(about, table, asked) for asked in over_corruptions(grades, shared(grades, reference))]
 
 
-def shared(grades: Grades, reference: Reference | None) -> dict[str, str]:
-    """The corruptions in which the reference was measured at the same severities, each with the reference's name."""
-    return {c: reference.name for c, found in grades.items() if reference.grades.get(c) == found} if reference else {}
+def shared(grades: Grades, reference: Reference | None) -> dict[str, Reference]:
+    """The corruptions in which the reference was measured at the same severities, each with the reference."""
+    return {c: reference for c, found in grades.items() if reference.grades.get(c) == found} if reference else {}
+
+
+def doubtful(reference: Reference, corruptions: Sequence[str]) -> str:
+    """A sentence on the corruptions whose relative_ce is divided by next to nothing, or by nothing at all; empty where there are none."""
+    small = {name: reference.added(name) for name in corruptions if reference.added(name) < FEW}
+    told = ", ".join(f"{name} {100 * value:+.2f}{'' if value > 1e-12 else ' (no ratio)'}" for name, value in small.items())
+    head = f"relative_mce and relative_ce divide by the errors that a corruption adds to the clean ones of {reference.name}"
+    return f"{head}, and these are few, in points: {told}" if small else ""
+
+
+def own_clean(mean: Mean) -> Floats:
+    """The accuracy of the reference on the images as they are."""
+    return 1 - mean([(True, CLEAN, 0)])
+
+
+def own(corruptions: Iterable[str]) -> Statistic:
+    """The accuracy of the reference, a mean over corruptions; rounded, so that equal means of other sums are equal (BCa counts ties)."""
+    return lambda mean: np.round(1 - average([mean([(True, corruption, 0)]) for corruption in corruptions]), 12)
+
+
+def known(reference: Reference) -> Callable[[Table, Statistic], Estimate]:
+    """How the interval of the reference's accuracy is found: published errors are taken as exact."""
+    return share if len(reference.clean) > 1 else lambda table, statistic: (estimated(table, statistic)[0], math.nan, math.nan)
 
 
 def single(about: Row, probe: str, words: str, right: Values) -> Row:
@@ -169,16 +207,15 @@ def ended(words: str, about: Row) -> str:
     return f"{words} {about.setting}".strip()
 
 
-def by_corruption(corruption: str, severities: Sequence[int], references: Mapping[str, str]) -> Iterator[Asked]:
+def by_corruption(corruption: str, severities: Sequence[int], references: Mapping[str, Reference]) -> Iterator[Asked]:
     """What is asked of one corruption."""
     words = f"severities={','.join(map(str, severities))}"
-    own = error({corruption: tuple(severities)})
-    yield from compared(corruption, words, own)
+    yield from compared(corruption, words, error({corruption: tuple(severities)}))
     if corruption in references:
-        yield from normalised(corruption, f"{words} reference={references[corruption]}", {corruption: tuple(severities)}, "ce")
+        yield from normalised(corruption, words, {corruption: tuple(severities)}, "ce", references[corruption])
 
 
-def over_corruptions(grades: Grades, references: Mapping[str, str]) -> Iterator[Asked]:
+def over_corruptions(grades: Grades, references: Mapping[str, Reference]) -> Iterator[Asked]:
     """What is asked over several corruptions."""
     whole = complete(grades, FIFTEEN)
     main = {c: grades[c] for c in FIFTEEN} if whole else grades
@@ -194,7 +231,7 @@ def over_corruptions(grades: Grades, references: Mapping[str, str]) -> Iterator[
         if complete(grades, names):
             yield Asked(ALL, counted(some := {c: grades[c] for c in names}), f"{family}_accuracy", accuracy(some), share)
     if whole and all(c in references for c in FIFTEEN):
-        yield from normalised(ALL, f"{counted(main)} reference={references[FIFTEEN[0]]}", main, "mce")
+        yield from normalised(ALL, counted(main), main, "mce", references[FIFTEEN[0]])
 
 
 def compared(probe: str, words: str, own: Statistic) -> Iterator[Asked]:
@@ -204,8 +241,8 @@ def compared(probe: str, words: str, own: Statistic) -> Iterator[Asked]:
     yield Asked(probe, words, "relative_accuracy", lambda mean: quotient(1 - own(mean), 1 - unharmed(mean)), ratio)
 
 
-def normalised(probe: str, words: str, grades: Grades, metric: str) -> Iterator[Asked]:
-    """The means over corruptions of the errors by the reference's, plain and less the clean errors."""
+def normalised(probe: str, words: str, grades: Grades, metric: str, reference: Reference) -> Iterator[Asked]:
+    """The means over corruptions of the errors by the reference's, plain and less the clean errors; and the reference's accuracy."""
 
     def plain(mean: Mean) -> Floats:
         return average([quotient(error({c: grades[c]})(mean), mean([(True, c, 0)])) for c in grades])
@@ -214,8 +251,10 @@ def normalised(probe: str, words: str, grades: Grades, metric: str) -> Iterator[
         base = unharmed(mean), mean([(True, CLEAN, 0)])
         return average([quotient(error({c: grades[c]})(mean) - base[0], mean([(True, c, 0)]) - base[1]) for c in grades])
 
+    words = f"{words} {reference.words}"
     yield Asked(probe, words, metric, plain, ratio)
     yield Asked(probe, words, f"relative_{metric}", relative, ratio)
+    yield Asked(probe, words, "reference_accuracy", own(grades), known(reference))
 
 
 def error(grades: Grades) -> Statistic:

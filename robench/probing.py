@@ -31,10 +31,11 @@ Probe = Callable[..., Iterator[Level]]
 
 @dataclass(frozen=True)
 class Subject:
-    """A model under the name, preset, data set and split of its rows."""
+    """A model under the name, preset, data set and split of its rows; sha256 says which it is, where a row has to."""
 
     model: nn.Module
     about: Row
+    sha256: str = ""
 
 
 @dataclass

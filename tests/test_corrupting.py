@@ -141,10 +141,20 @@ def test_a_model_against_itself_has_an_mce_of_one(tmp_path):
         "        return nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)).eval()\n"
     )
     words = ["corrupt", f"{tmp_path}/mine.py:guess", "--data", "shapes", "--n", 25, "--out", tmp_path / "out"]
-    robench(*words, "--reference", f"{tmp_path}/mine.py:guess")
+    shown = robench(*words, "--reference", f"{tmp_path}/mine.py:guess")
+    assert f"reference {words[1].rpartition('/')[2]}, sha256" in " ".join(shown.stdout.split())
+    assert "these are few, in points" in " ".join(shown.stderr.split())  # an untrained network loses nothing under corruptions
     found = [row for row in read(tmp_path / "out" / "rows.csv") if row["probe"] == "corruptions" and row["value"]]
     rows = {row["metric"]: float(row["value"]) for row in found}
     assert rows["mce"] == pytest.approx(1)
+    about = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    reference = about["corruptions"]["reference"]
+    assert reference["sha256"] == about["checkpoint"]["sha256"]
+    clean = next(row["value"] for row in read(tmp_path / "out" / "rows.csv") if row["probe"] == "clean")
+    assert reference["clean_accuracy"] == pytest.approx(float(clean))
+    assert set(reference["accuracy"]) == set(FIFTEEN)
+    words = next(row["setting"] for row in found if row["metric"] == "mce").split()
+    assert f"reference_sha256={reference['sha256'][:12]}" in words
     assert rows["mean_corruption_error"] == pytest.approx(1 - rows["mean_accuracy"], abs=0.2)
 
 

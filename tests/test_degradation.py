@@ -17,6 +17,7 @@ from robench.degradation import (
     NOISES,
     SEVERITIES,
     alexnet,
+    doubtful,
     measured_reference,
     rows_of,
 )
@@ -166,6 +167,33 @@ def test_the_published_mce_of_resnet50_follows_from_its_published_corruption_err
     assert found(rows, "corruptions", "mce", "reference=alexnet").value == pytest.approx(0.767, abs=0.005)
     assert found(rows, "corruptions", "relative_mce").value == pytest.approx(1.05, abs=0.01)
     assert found(rows, "snow", "ce").value == pytest.approx(0.78, abs=0.001)
+
+
+def test_a_reference_is_told_with_its_hash_and_its_own_accuracies():
+    clean, cells = made(FIFTEEN, n=40)
+    base, others = made(FIFTEEN, n=40, seed=1)
+    reference = measured_reference("r", base, others, "0123456789abcdef" * 4)
+    rows = rows_of(ABOUT, clean, cells, reference)
+    assert found(rows, "corruptions", "mce", "reference_sha256=0123456789ab").setting.startswith("corruptions=15 cells=75 reference=r ")
+    assert found(rows, "clean", "reference_accuracy").value == pytest.approx(base.mean())
+    fog = np.mean([others["fog", s] for s in SEVERITIES])
+    row = found(rows, "fog", "reference_accuracy", "reference=r")
+    assert row.value == pytest.approx(fog)
+    assert row.low < row.value < row.high
+    assert found(rows, "corruptions", "reference_accuracy").value == pytest.approx(np.mean(list(others.values())))
+    exact = rows_of(ABOUT, clean, cells, alexnet(1000, "imagenet"))
+    row = found(exact, "snow", "reference_accuracy", "reference=alexnet")
+    assert row.value == pytest.approx(1 - ALEXNET["snow"])
+    assert math.isnan(row.low)
+
+
+def test_a_relative_error_that_is_divided_by_next_to_nothing_is_told():
+    n = 1000
+    cells = {("fog", 1): right(101, n), ("snow", 1): right(95, n), ("frost", 1): right(300, n), ("contrast", 1): right(100, n)}
+    sentence = doubtful(measured_reference("r", right(100, n), cells), ["fog", "snow", "frost", "contrast"])
+    assert sentence.endswith("in points: fog +0.10, snow -0.50 (no ratio), contrast +0.00 (no ratio)")
+    assert "clean ones of r" in sentence
+    assert doubtful(measured_reference("r", right(100, n), cells), ["frost"]) == ""
 
 
 def test_alexnets_errors_are_means_of_those_published_by_severity():

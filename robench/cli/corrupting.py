@@ -197,7 +197,8 @@ def subject_of(one: Loaded, source: Source) -> Subject:
     from robench.rows import Row
 
     preset = one.meta.get("preset", "")
-    return Subject(one.model, Row(one.name, preset, source.name, source.split, len(source.y), 0, "", 0.0, "", "", "", 0.0))
+    about = Row(one.name, preset, source.name, source.split, len(source.y), 0, "", 0.0, "", "", "", 0.0)
+    return Subject(one.model, about, one.sha256)
 
 
 def reference_of(wanted: Wanted, images: Images, source: Source, device: str) -> Subject | Reference | None:
@@ -214,6 +215,7 @@ def reference_of(wanted: Wanted, images: Images, source: Source, device: str) ->
 
 def report(found: Sequence[Loaded], source: Source, result: Degradation, wanted: Wanted, device: str, folder: Path, seconds: float) -> None:
     """Writes tables, pictures, manifest and page, and prints the tables."""
+    from robench.degradation import doubtful
     from robench.report import save
     from robench.report.manifest import manifest
     from robench.report.page import page
@@ -224,12 +226,16 @@ def report(found: Sequence[Loaded], source: Source, result: Degradation, wanted:
     if wanted.reference and not any(row.metric == "mce" for row in result.rows):
         notes.append("there is no mCE: it needs all fifteen corruptions at all five severities, of the model and of the reference")
         message(f"Note: {notes[-1]}", wanted.quiet)
+    divided = list(dict.fromkeys(row.probe for row in result.rows if row.metric == "relative_ce"))
+    if result.reference and (sentence := doubtful(result.reference, divided)):
+        notes.append(sentence)
+        message(f"Note: {sentence}", wanted.quiet)
     data = {"name": source.name, "split": source.split, "n": len(source.y), **source.about}
-    how = {"reference": wanted.reference or ""}
+    how = {"reference": described(result.reference, source.clean is not None) if result.reference else ""}
     content = manifest(device, wanted.seed, seconds, notes, checkpoint=checkpoints(found), data=data, corruptions=how)
     written = save(folder, result.rows, result.columns, content)
     written += pictures(found, source, result, name, folder)
-    shown = tables(result.rows, name)
+    shown = tables(result.rows, name, result.reference, source.clean is not None)
     written.append(page(folder / "report.html", name, page_parts(shown, written, notes)))
     for table in shown:
         show(*table)
@@ -257,19 +263,41 @@ def pictures(found: Sequence[Loaded], source: Source, result: Degradation, name:
     return written
 
 
-def tables(rows: Sequence[Row], title: str) -> list[Table]:
-    """The tables of a run, models side by side: the means over corruptions, then each corruption's mean accuracy."""
+def described(reference: Reference, clean: bool) -> dict[str, Any]:
+    """What the manifest says of the reference: who it is, and what it gets right itself."""
+    accuracies = {name: 1 - float(errors.mean()) for name, errors in reference.errors.items()}
+    at_all = {"clean_accuracy": 1 - float(reference.clean.mean())} if clean else {}
+    return {"name": reference.name, "sha256": reference.sha256, **at_all, "accuracy": accuracies}
+
+
+def tables(rows: Sequence[Row], title: str, reference: Reference | None, clean: bool) -> list[Table]:
+    """The tables of a run, models side by side: means over corruptions, each corruption's mean accuracy, and the reference's own."""
     names = list(dict.fromkeys(row.checkpoint for row in rows))
     first = Table(f"corruptions: {title}", ("metric", *names), [])
     first.lines.extend(lines(rows, names, lambda row: row.probe == "clean" and row.metric == "accuracy", lambda _: "clean accuracy %"))
-    first.lines.extend(
-        lines(rows, names, lambda row: row.probe == "corruptions" and "severity=" not in row.setting, lambda row: row.metric)
-    )
+    first.lines.extend(lines(rows, names, lambda row: row.probe == "corruptions" and "severity=" not in row.setting, metric_of))
     second = Table("mean accuracy % over the severities", ("corruption", *names), [])
     second.lines.extend(
         lines(rows, names, lambda row: row.probe not in ("clean", "corruptions") and row.metric == "mean_accuracy", lambda row: row.probe)
     )
-    return [first, second]
+    return [first, second, *([own(reference, clean)] if reference else [])]
+
+
+def metric_of(row: Row) -> str:
+    """The metric of a row, with the reference by which it is divided."""
+    words = dict(word.partition("=")[::2] for word in row.setting.split())
+    return f"{row.metric}, by {words['reference']}" if "reference" in words and row.metric != "reference_accuracy" else row.metric
+
+
+def own(reference: Reference, clean: bool) -> Table:
+    """What the reference gets right itself, and by what relative errors are divided: what each corruption adds to its clean error."""
+    who = f"reference {reference.name}" + (f", sha256 {reference.sha256[:12]}" if reference.sha256 else ", published errors")
+    table = Table(f"{who}: its own accuracy", ("images", "accuracy %", "errors added, points"), [])
+    if clean:
+        table.lines.append(("clean", percent(1 - float(reference.clean.mean())), "-"))
+    for name, errors in reference.errors.items():
+        table.lines.append((name, percent(1 - float(errors.mean())), f"{100 * reference.added(name):+.2f}" if clean else "-"))
+    return table
 
 
 def lines(rows: Sequence[Row], names: Sequence[str], wanted: Any, label: Any) -> list[tuple[str, ...]]:
