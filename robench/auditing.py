@@ -28,7 +28,7 @@ from robench.calls import CUT, frozen, padded, with_gradients
 from robench.draws import Draws
 from robench.errors import InputError
 from robench.evaluation import Track, check_logits, checked, make_rows, pixels, untracked, write_rows
-from robench.explainers import COMPLETE, EXPLAINERS, prepared
+from robench.explainers import COMPLETE, EXPLAINERS, LAYERED, chosen_layer, prepared
 from robench.explainers.hooks import cut
 from robench.models.passes import arithmetic
 from robench.recipes import Recipe, lookup, options_of, parse, resolve, setting
@@ -272,6 +272,9 @@ def by_method(
     """The scores of one method on the clean images at `places` and on every changed version, and notes on what it asked of the model."""
     few = pixels(work.x, torch.arange(min(8, len(work.x))), work.device)
     model, notes = prepared(recipe.name, work.model, few)
+    if recipe.name in LAYERED:
+        layer, _ = chosen_layer(model, few, recipe.options.get("layer", ""))
+        recipe, notes = replace(recipe, options=recipe.options | {"layer": layer}), [*notes, f"the layer is {layer!r}"]
     explain: Explain = resolve(recipe, EXPLAINERS, "method")
     work = replace(work, model=model)
     complete = recipe.name in COMPLETE and options_of(explain).get("baseline") != "uniform"
@@ -366,6 +369,17 @@ def remarks(scored: Iterable[Scored]) -> list[str]:
             found.append(f"{where}: {zero} of {n} maps are zero everywhere; they have no Gini and are left out")
         if bad:
             found.append(f"{where}: {bad} of {n} maps hold NaN or infinite numbers; they are left out")
+    return found
+
+
+def layers_of(audits: Sequence[Audit]) -> dict[str, dict[str, str]]:
+    """The layer that each method looked at, by model and method; only those that look at one."""
+    found: dict[str, dict[str, str]] = {}
+    for audit in audits:
+        for some in audit.scored:
+            layer = dict(word.partition("=")[::2] for word in some.setting.split()).get("layer")
+            if layer:
+                found.setdefault(audit.about.checkpoint, {})[some.method] = layer
     return found
 
 

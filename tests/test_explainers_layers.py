@@ -2,13 +2,15 @@
 
 import pytest
 import torch
+import torchvision
 from captum.attr import GuidedGradCam, LayerAttribution, LayerGradCam
 from torch import nn
 from torch.nn import functional as F
+from torchvision.models import SwinTransformer, VisionTransformer
 
 from robench.draws import Draws
 from robench.errors import InputError
-from robench.explainers.layers import grad_cam, guided_grad_cam, located
+from robench.explainers.layers import chosen_layer, grad_cam, guided_grad_cam, located
 from robench.explainers.rebuild import prepared
 from robench.models import build
 
@@ -189,3 +191,50 @@ def test_a_rebuilt_model_keeps_the_names_of_its_layers():
             guided_grad_cam(fit, x, target, draws(5), layer=layer), guided_grad_cam(twin, x, target, draws(5), layer=same)
         )
     assert float((guided_grad_cam(model, x, target, draws(5)) - guided_grad_cam(twin, x, target, draws(5))).abs().max()) > 0
+
+
+class Mixer(nn.Module):
+    """Patches, then linear maps over the tokens: no attention."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.tokens, self.head = nn.Conv2d(3, 6, 4, 4), nn.Linear(16, 16), nn.Linear(6, 4)
+
+    def forward(self, x):
+        return self.head(self.tokens(self.patches(x).flatten(2)).mean(2))
+
+
+def transformers():
+    """Small networks of tokens, with the name of their last convolution."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        vit = VisionTransformer(image_size=16, patch_size=4, num_layers=2, num_heads=2, hidden_dim=8, mlp_dim=8, num_classes=4)
+        swin = SwinTransformer([2, 2], 8, [1, 1], [2, 2], [2, 2], num_classes=4)
+        return [(vit, "conv_proj", "layers of tokens"), (swin, "features.0.0", "attention"), (Mixer(), "patches", "layers of tokens")]
+
+
+@pytest.mark.parametrize("method", [grad_cam, guided_grad_cam])
+@pytest.mark.parametrize("place", range(3))
+def test_the_patch_embedding_of_a_model_of_tokens_is_not_explained_unasked(method, place):
+    model, last, what = transformers()[place]
+    model.eval().requires_grad_(False)
+    with pytest.raises(InputError, match=f"last convolution, '{last}', and in this model it is followed by {what}"):
+        method(model, images(), torch.zeros(5, dtype=torch.long), draws(5))
+    assert hooks_of(model.get_submodule(last)) == 0
+    assert chosen_layer(model, images(), last)[0] == last  # the user's own choice
+
+
+def test_an_output_with_its_channels_last_is_no_layer_for_grad_cam():
+    swin = transformers()[1][0].eval()
+    with pytest.raises(InputError, match="has its channels last"):
+        chosen_layer(swin, images(), "features.3")
+    assert chosen_layer(swin, images(), "permute")[0] == "permute"  # where the channels come first again
+
+
+def test_convolutions_with_a_head_of_any_kind_are_still_found():
+    for name in ("convnext_tiny", "mobilenet_v3_small", "resnet18"):
+        with torch.random.fork_rng(devices=[]):
+            model = getattr(torchvision.models, name)(num_classes=4).eval().requires_grad_(False)
+        found, module = chosen_layer(model, torch.rand(2, 3, 64, 64), "")
+        assert module is [part for part in model.modules() if isinstance(part, nn.Conv2d)][-1]
+        assert model.get_submodule(found) is module

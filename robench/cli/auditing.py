@@ -252,12 +252,13 @@ def write(
     notes: Sequence[str], name: str, folder: Path, wanted: Wanted, seconds: float,
 ) -> list[Path]:  # fmt: skip
     """Writes rows, the per-sample table, the manifest, the pictures and the page; returns the paths."""
-    from robench.auditing import columns
+    from robench.auditing import columns, layers_of
     from robench.report import save
     from robench.report.manifest import manifest
     from robench.report.page import page
 
-    content = manifest(what[0].device, wanted.seed, seconds, notes_of(what), **described(what), **how(wanted, what), notes=list(notes))
+    told = how(wanted, what, layers_of(audits))
+    content = manifest(what[0].device, wanted.seed, seconds, notes_of(what), **described(what), **told, notes=list(notes))
     written = save(folder, rows, columns(audits), content)
     written += audit_pictures(audits, what[0].images, name, folder)
     written += probe_pictures(probing, name, folder) if probing else []
@@ -265,14 +266,15 @@ def write(
     return [*written, *(sorted(folder.glob("maps-*.npy")) if wanted.save else [])]
 
 
-def how(wanted: Wanted, what: Sequence[Subject]) -> dict[str, Any]:
-    """What the manifest says of the audit."""
+def how(wanted: Wanted, what: Sequence[Subject], layers: dict[str, dict[str, str]]) -> dict[str, Any]:
+    """What the manifest says of the audit; `layers` are those that were looked at, by model and method."""
     threat = {"norm": what[0].norm, "eps": what[0].radii[0]}
-    words = {
+    words: dict[str, Any] = {
         "methods": [m.label for m in wanted.methods],
         "scores": list(wanted.scores),
         "target": wanted.target,
         "channels": wanted.channels,
     }
+    words |= {"layers": layers} if layers else {}
     words["against"] = [f"{recipe.label} {recipe.options}" if recipe.options else recipe.label for recipe in wanted.against]
     return {"audit": words, "threat": threat if wanted.against else {}}

@@ -29,7 +29,9 @@ def saliency(
     block: Annotated[
         int | None, typer.Option("--block", min=1, help="Side of the blocks that perturbation methods cover, in pixels. Default: 4.")
     ] = None,
-    layer: Annotated[str | None, typer.Option("--layer", help="Layer of Grad-CAM. Default: the last convolution.")] = None,
+    layer: Annotated[
+        str | None, typer.Option("--layer", help="Layer of Grad-CAM. Default: the last convolution, unless layers of tokens follow it.")
+    ] = None,
     against: Annotated[
         list[str] | None,
         typer.Option("--against", help="An attack, probe or corruption (NAME,severity=3) of the same images; may be repeated."),

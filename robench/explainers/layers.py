@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from robench.draws import Draws
 from robench.errors import InputError
 from robench.explainers.hooks import attributed, filled, untouched
-from robench.explainers.rebuild import hookable, inner
+from robench.explainers.rebuild import Watched, hookable, inner
 from robench.recipes import did_you_mean, literal, lookup
 
+ATTENTION = ("scaled_dot_product", "multi_head_attention", "transformer_encoder_layer")  # parts of the names of operations
 MODES = {"bilinear": "bilinear", "nearest": "nearest", "bicubic": "bicubic"}
 
 
@@ -41,7 +42,8 @@ def grad_cam(
     (1610.02391), by Captum. An image without evidence for the class has an all-zero map.
 
     layer        a module's name as in model.named_modules(), or its end where that is unambiguous, such as layer3 for network.layer3;
-                 empty: the last convolution (nn.Conv2d) in the order of the forward pass. Its output must be (B, c, h, w)
+                 empty: the last convolution (nn.Conv2d) in the order of the forward pass, refused where layers of tokens follow it, as in a
+                 ViT, whose last convolution only cuts the image into patches. Its output must be (B, c, h, w)
     interpolate  bilinear, as in the paper; nearest shows the layer's places as they are, and is Captum's default; bicubic
     """
     from captum.attr import LayerAttribution, LayerGradCam
@@ -83,7 +85,15 @@ def guided_grad_cam(
 
 
 def located(model: nn.Module, x: Tensor, layer: str | int | float) -> nn.Module:
-    """The module that `layer` names, or the last convolution; InputError unless the model calls it once, with output (B, c, h, w)."""
+    """The module that `layer` names, or the last convolution; InputErrors as in `chosen_layer`."""
+    return chosen_layer(model, x, layer)[1]
+
+
+def chosen_layer(model: nn.Module, x: Tensor, layer: str | int | float) -> tuple[str, nn.Module]:
+    """The full name of the layer and its module: the one that `layer` names, or the last convolution.
+
+    InputError unless the model calls it once, with output (B, c, h, w), and where layers of tokens follow the last convolution.
+    """
     names = dict(inner(model).named_modules(remove_duplicate=False))
     del names[""]
     visits = visited(model, x)
@@ -94,6 +104,7 @@ def located(model: nn.Module, x: Tensor, layer: str | int | float) -> nn.Module:
                 "the model calls no convolution (nn.Conv2d) that Grad-CAM could look at: choose another method or name a layer"
             )
         name, module = next(name for name, module in names.items() if module is last[0]), last[0]
+        refuse_tokens(model, x, name, module)
     else:
         name = matching(layer, names)
         module = names[name]
@@ -102,7 +113,48 @@ def located(model: nn.Module, x: Tensor, layer: str | int | float) -> nn.Module:
         raise InputError(f"Grad-CAM needs a layer that is called once in a forward pass, and {name!r} is called {visit.calls} times")
     if len(visit.shape) != 4 or visit.shape[0] != 2:
         raise InputError(f"Grad-CAM needs a layer whose output is (B, c, h, w), and that of {name!r} is not: name a convolution or a stage")
-    return module
+    if channels_last(module, visit.shape):
+        shape = ", ".join(map(str, visit.shape[1:]))
+        raise InputError(f"Grad-CAM needs a layer whose output is (B, c, h, w), and that of {name!r}, (B, {shape}), has its channels last")
+    return name, module
+
+
+def refuse_tokens(model: nn.Module, x: Tensor, name: str, last: nn.Module) -> None:
+    """InputError where attention or layers of tokens, (B, tokens, c), follow the model's last convolution."""
+    after: list[str] = []
+    left = False
+
+    def leave(module: nn.Module, _: tuple[object, ...], output: object) -> None:
+        nonlocal left
+        left = left or module is last
+        shape = tuple(output.shape) if isinstance(output, Tensor) else ()
+        if left and isinstance(module, (nn.Linear, nn.LayerNorm)) and len(shape) == 3 and shape[1] > 1:
+            after.append("layers of tokens")
+
+    def record(operation: str, args: tuple[Any, ...]) -> None:
+        mixed = operation == "_softmax" and args[0].dim() > 2
+        if left and (mixed or any(part in operation for part in ATTENTION)):
+            after.append("attention")
+
+    handles = [module.register_forward_hook(leave) for module in hookable(model)]
+    try:
+        with torch.no_grad(), Watched(record):
+            model(filled(x[:2])[:2])
+    finally:
+        for handle in handles:
+            handle.remove()
+    if after:
+        raise InputError(
+            f"Grad-CAM looks at the last convolution, {name!r}, and in this model it is followed by {after[0]}, which it would not see: "
+            "choose another method, or name a layer with output (B, c, h, w)"
+        )
+
+
+def channels_last(module: nn.Module, shape: tuple[int, ...]) -> bool:
+    """Whether an output (B, ., ., .) is (B, h, w, c): its last axis, and not its second, is as long as what a layer inside gives."""
+    widths = {part.out_features for part in module.modules() if isinstance(part, nn.Linear)}
+    widths |= {part.normalized_shape[-1] for part in module.modules() if isinstance(part, nn.LayerNorm)}
+    return shape[3] in widths and shape[1] not in widths
 
 
 def matching(layer: str | int | float, names: dict[str, nn.Module]) -> str:
