@@ -144,7 +144,7 @@ def of_samples(name: str, samples: Sequence[Sample], ids: Tensor, x_adv: Tensor 
 def probed(recipe: Recipe, scene: Scene) -> Altered:
     """The images that the model gets right after the one level of a probe, in its first draw."""
     function, x = resolve(recipe, PROBES, "probe"), float_copy(scene.x)
-    with frozen(scene.model.to(scene.device)):
+    with frozen(scene.model, scene.device):
         tried = predictions(scene.model, scene.x, scene.y, scene.batch_size, scene.device) == scene.y
         fallen, levels = torch.zeros_like(tried), set[str]()
         chunks = tried.nonzero().flatten().split(scene.batch_size)
@@ -169,7 +169,7 @@ def corrupted(recipe: Recipe, scene: Scene) -> Altered:
         x, ids = pixels(scene.x, places, scene.device), scene.ids[places].to(scene.device)
         parts.append(under(x, ids, recipe.name, severity, seed=scene.seed, **plain.options).cpu())
     x = torch.cat(parts)
-    with frozen(scene.model.to(scene.device)):
+    with frozen(scene.model, scene.device):
         tried = predictions(scene.model, scene.x, scene.y, scene.batch_size, scene.device) == scene.y
         fallen = predictions(scene.model, x, scene.y, scene.batch_size, scene.device) != scene.y
     return Altered(name, fallen & tried, tried, x, tried.nonzero().flatten())

@@ -30,6 +30,7 @@ from robench.errors import InputError
 from robench.evaluation import Track, check_logits, checked, make_rows, pixels, untracked, write_rows
 from robench.explainers import COMPLETE, EXPLAINERS, LAYERED, chosen_layer, prepared
 from robench.explainers.hooks import cut
+from robench.memory import ending_told
 from robench.models.passes import arithmetic
 from robench.recipes import Recipe, lookup, options_of, parse, resolve, setting
 from robench.rows import Row
@@ -83,6 +84,7 @@ class Audit:
     altered: Sequence[Altered]
     shown: list[int]
     notes: list[str]
+    flags: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -182,20 +184,20 @@ def audit(
     x, y, ids = checked(x, y, ids)
     about = replace(about, n=len(x), seed=seed, norm="", eps=0.0)
     shown = next((change.places[:TILES].tolist() for change in altered if len(change.places)), list(range(min(TILES, len(x)))))
-    with frozen(model.to(device)), arithmetic("fp32"), warnings.catch_warnings():
+    with ending_told(batch_size), frozen(model, device), arithmetic("fp32"), warnings.catch_warnings():
         work = Work(model, x, y, ids, masks, target, channels, seed, batch_size, device, track, shown, save)
         logits = logits_of(work, x, torch.arange(len(x)))
         check_logits(logits, y)
         refuse_probabilities(logits)
         warnings.filterwarnings("ignore", message=re.escape(CUT), category=RuntimeWarning)
-        notes = [CUT] if cut(model, pixels(x, torch.arange(1), device)) else []
+        flags, notes = [f"{CLEAN}: {CUT}"] if cut(model, pixels(x, torch.arange(1), device)) else [], list[str]()
         everywhere = torch.arange(len(x))
         scored = on_jacobian(work, scores, logits, everywhere)
         for recipe in methods:
             found, more = by_method(work, recipe, scores, logits, everywhere, altered)
             scored += found
             notes += more
-    return Audit(about, ids, y, logits.argmax(1), -margin(logits, y).double(), scored, altered, shown, notes + remarks(scored))
+    return Audit(about, ids, y, logits.argmax(1), -margin(logits, y).double(), scored, altered, shown, notes + remarks(scored), flags)
 
 
 def try_out(
@@ -219,7 +221,7 @@ def try_out(
     """
     x, y, ids = checked(x, y, ids)
     few = torch.arange(min(TRIED, len(x)))
-    with frozen(model.to(device)), arithmetic("fp32"), warnings.catch_warnings():
+    with ending_told(batch_size), frozen(model, device), arithmetic("fp32"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=re.escape(CUT), category=RuntimeWarning)
         work = Work(model, x, y, ids, masks, target, channels, seed, batch_size, device, untracked, [], lambda _: None)
         logits = logits_of(work, x, few)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
@@ -21,20 +21,59 @@ FULL_ROWS = 64  # where one image asks for many passes, a call takes so many row
 
 
 @contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """Puts the model into eval mode with frozen parameters; each module's mode and each parameter's flag come back at the end."""
+def frozen(model: nn.Module, device: str | torch.device | None = None) -> Iterator[None]:
+    """Puts the model into eval mode with frozen parameters; each module's mode and each parameter's flag come back at the end.
+
+    device  move the model there meanwhile; then its buffers too come back, with the values that they had, where a forward pass changed them
+    """
     if any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
         raise InputError("the model's weights were made inside torch.inference_mode() and allow no gradients: build or load it outside")
     modes = [(module, module.training) for module in model.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    with nullcontext() if device is None else lent(model, device):
+        try:
+            into_eval(model).requires_grad_(False)
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+            for parameter, flag in flags:
+                parameter.requires_grad_(flag)
+
+
+def into_eval(model: nn.Module) -> nn.Module:
+    """The model in eval mode, also where its own `train` fails, takes no mode or leaves modules in training mode.
+
+    A stored program has no modes: its flag alone changes, as it refuses everything else.
+    """
+    with suppress(Exception):  # the user's code may do anything here; what it leaves undone is done below
+        model.eval()
+    for module in model.modules():
+        if module.training:
+            module.training = False
+    return model
+
+
+@contextmanager
+def lent(model: nn.Module, device: str | torch.device) -> Iterator[None]:
+    """The model on `device`; at the end it lies where it lay, with the buffers that it had. One on several devices stays where it is."""
+    homes = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+    own = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
+    buffers = [
+        (module, name, value, value.detach().clone()) for module in own for name, value in module._buffers.items() if value is not None
+    ]
+    if len(homes) <= 1:
+        model.to(device)
     try:
-        model.eval().requires_grad_(False)
         yield
     finally:
-        for module, mode in modes:
-            module.training = mode
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
+        if len(homes) == 1:
+            model.to(next(iter(homes)))
+        for module, name, buffer, value in buffers:
+            if not torch.equal(buffer, value):
+                with torch.no_grad():
+                    buffer.copy_(value)
+            module._buffers[name] = buffer
 
 
 def padded(model: nn.Module, x: Tensor) -> Tensor:

@@ -29,7 +29,8 @@ from robench.data.export import Export
 from robench.degradation import CLEAN, FIFTEEN, NINETEEN, NOISES, Reference, rows_of
 from robench.errors import InputError
 from robench.evaluation import Track, check_logits, untracked
-from robench.journal import Journal
+from robench.journal import Journal, begun
+from robench.memory import ending_told
 from robench.models.checkpoint import fingerprint
 from robench.models.passes import arithmetic
 from robench.probing import Subject
@@ -173,9 +174,9 @@ def degrade(
     journal = Journal(folder, header(measured, source), resume=resume)
     predictions: list[dict[Cell, Tensor]] = [{} for _ in measured]
     sheet: dict[Cell, Tensor] = {}
-    with ExitStack() as stack, journal.kept():
+    with ExitStack() as stack, journal.kept(), ending_told(batch_size, partial(begun, folder)):
         for subject in measured:
-            stack.enter_context(frozen(subject.model.to(device)))
+            stack.enter_context(frozen(subject.model, device))
         stack.enter_context(arithmetic("fp32"))
         known = {(entry["corruption"], entry["severity"]): entry["labels"] for entry in journal.entries}
         run = Run(measured, source, batch_size, device, journal, track)
@@ -194,7 +195,7 @@ def try_out(subjects: Sequence[Subject], source: Source, device: str) -> None:
     few = torch.arange(min(2, len(source.y)))
     x = floats(source.pixels(*source.cells[0], few) if source.clean is None else source.clean(few)).to(device)
     for subject in subjects:
-        with frozen(subject.model.to(device)), arithmetic("fp32"), torch.no_grad():
+        with frozen(subject.model, device), arithmetic("fp32"), torch.no_grad():
             check_logits(padded(subject.model, x).cpu(), source.y)
 
 

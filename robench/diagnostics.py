@@ -23,6 +23,7 @@ from robench.attacks.noise import noise
 from robench.attacks.pgd import climb, pgd
 from robench.calls import padded
 from robench.draws import Draws
+from robench.models.contract import reads_training
 from robench.rows import Check, wilson
 from robench.threat import Threat
 
@@ -166,24 +167,24 @@ def told(probe: str, name: str, value: float, raised: bool, evidence: str, advic
     return Check(probe, name, float(value), bool(raised), f"{evidence}: {advice}" if raised else evidence)
 
 
-def train_mode(model: nn.Module) -> Check:
-    """The share of mode-dependent modules that are in training mode; raised if any is. To be asked before the model is frozen.
+def modes_of(model: nn.Module) -> list[bool]:
+    """Whether each module that depends on the mode is in training mode. To be asked before the model is frozen.
 
     A module depends on the mode if its forward reads `training`, as dropout and batch norm do, or cannot be looked into: so a plain
     nn.Sequential around a network in eval mode raises nothing.
     """
-    modes = [module.training for module in model.modules() if reads_training(module)]
+    return [module.training for module in model.modules() if reads_training(module)]
+
+
+def train_mode(modes: Sequence[bool], ran: Sequence[Check] = ()) -> Check:
+    """The share of mode-dependent modules that came in training mode (`modes_of`); raised if any did.
+
+    ran  what was seen of the modes while the model ran: only where no module was in training mode was it measured in eval mode
+    """
     evidence = f"{sum(modes)} of {len(modes)} modules that depend on it came in training mode"
-    advice = "measured here in eval mode; call model.eval() where you use it"
+    measured = "" if any(check.raised for check in ran) else "measured here in eval mode; "
+    advice = f"{measured}call model.eval() where you use it"
     return told("clean", "train_mode", sum(modes) / max(len(modes), 1), any(modes), evidence, advice)
-
-
-def reads_training(module: nn.Module) -> bool:
-    """Whether the module's forward reads its `training` flag; True where its code cannot be seen."""
-    if isinstance(module, torch.jit.ScriptModule):
-        return True
-    code = getattr(type(module).forward, "__code__", None)
-    return code is None or "training" in code.co_names
 
 
 def dynamic(calls: int) -> Check:

@@ -26,7 +26,9 @@ from robench.attacks.losses import margin
 from robench.calls import frozen, padded, plain, with_gradients
 from robench.draws import Draws
 from robench.errors import InputError
-from robench.journal import Journal
+from robench.journal import Journal, begun
+from robench.memory import ending_told
+from robench.models.contract import FEW, examined, refuse_absent
 from robench.models.passes import arithmetic, cheaper
 from robench.outcomes import Outcomes, Stage, nothing_known, packed
 from robench.plans import changes, header, plan, resolved
@@ -158,8 +160,11 @@ def evaluate(
     refuse_until(until, world, save)
     radii = sorted({float(e) for e in ([eps] if isinstance(eps, (int, float)) else eps)})
     about = replace(about or blank(), seed=seed, norm=norm, eps=radii[0])
-    trained = diagnostics.train_mode(model)
-    with frozen(model.to(device)), compiled_kernels(compiled), arithmetic("fp32"):
+    refuse_absent(model, "the model")
+    modes = diagnostics.modes_of(model)
+    with ending_told(batch_size, partial(begun, folder)), frozen(model, device), compiled_kernels(compiled), arithmetic("fp32"):
+        seen = examined(model, pixels(x, torch.arange(min(FEW, len(x))), device))
+        model, trained = seen.model, diagnostics.train_mode(modes, seen.checks)
         classes = classes_of(model, pixels(x, torch.arange(1), device))
         chosen = resolved(suite, norm, engine, device)
         stages = plan(chosen, [Threat(norm, e) for e in radii], classes, engine, precision)
@@ -175,7 +180,7 @@ def evaluate(
             cheap, notes = quicker(model, pixels(x, torch.arange(min(EXAMINED, len(x))), device), precision, engine, prepare)
             saved = opened(save, x, journal, world)
             trial = Trial(model, cheap, x, outcomes, journal, world, seed, batch_size, device, precision, track, saved)
-            checks = [trained, *(examined(trial, ids) if examine else [])]
+            checks = [trained, *seen.checks, *(diagnosed(trial, ids) if examine else [])]
             order = torch.arange(len(x)) if until is None else shuffled(len(x), seed)
             interval = in_blocks(trial, order, until) if until is not None else whole(trial, order)
         merge(trial)
@@ -184,7 +189,7 @@ def evaluate(
     rows += check_rows(checks, about, rows[0].n)
     journal.finish()
     samples = outcomes.samples()
-    return Evaluation(rows, samples, checks, examples_of(outcomes, samples), [*changes(chosen, classes, engine), *notes])
+    return Evaluation(rows, samples, checks, examples_of(outcomes, samples), [*seen.notes, *changes(chosen, classes, engine), *notes])
 
 
 def checked(x: Tensor, y: Tensor, ids: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -400,7 +405,7 @@ def entry_of(
     }  # fmt: skip
 
 
-def examined(trial: Trial, ids: Tensor) -> list[Check]:
+def diagnosed(trial: Trial, ids: Tensor) -> list[Check]:
     """The diagnostics on the first images, of the first process, from the journal where they are there already."""
     known = [entry["checks"] for entry in trial.journal.entries if "checks" in entry]
     if not known and trial.world.rank == 0:

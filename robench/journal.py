@@ -142,6 +142,11 @@ def states(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"{NAME}-*.jsonl"))
 
 
+def begun(folder: Path | None) -> bool:
+    """Whether the state files in a folder hold finished work."""
+    return folder is not None and any(len(complete_lines(path)) > 1 for path in states(folder))
+
+
 def forget(folder: Path) -> None:
     """Removes the state files in a folder."""
     for path in states(folder):

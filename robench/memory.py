@@ -1,9 +1,15 @@
-"""Memory of the process: what is freed is kept for the next tensor instead of being handed back to the system."""
+"""Memory of the process: what is freed is kept for the next tensor instead of being handed back to the system; what to do when it ends."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from robench.errors import UnfinishedError
 
 TRIM, TOP_PAD, MMAP = -1, -2, -3  # names of settings of mallopt(3)
 KEPT, LARGEST, AHEAD = 2**31 - 1, 2**25, 2**26  # 2^25 is the most that glibc takes for MMAP
@@ -22,3 +28,26 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):  # another C library
         return False
     return all(mallopt(name, value) for name, value in ((TRIM, KEPT), (MMAP, LARGEST), (TOP_PAD, AHEAD)))
+
+
+ENDED = ("DefaultCPUAllocator", "out of memory", "STATUS_ALLOC_FAILED")  # in the plain RuntimeErrors of torch's allocators and libraries
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory has ended."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in ENDED)
+
+
+@contextmanager
+def ending_told(batch_size: int, resumable: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Where memory ends inside, an UnfinishedError: one sentence that names the batch size, and says how a run with a state goes on."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        way = f"pass a --batch-size below {batch_size}" if batch_size > 1 else "use a device with more memory, or smaller images"
+        kept = "; what is finished is kept: --resume goes on with it" if resumable() else ""
+        raise UnfinishedError(f"the memory does not hold a batch of {batch_size} images: {way}{kept}") from error

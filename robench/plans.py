@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from robench.attacks import ENGINES, fitted, reference
 from robench.attacks.transfer import transfer
+from robench.calls import into_eval
 from robench.models import load
 from robench.models.checkpoint import fingerprint
 from robench.outcomes import Attack, Stage
@@ -44,7 +45,7 @@ def resolved(suite: str | Sequence[Recipe], norm: str, engine: str, device: str)
 def from_surrogate(recipe: Recipe, device: str) -> Attack:
     """The transfer attack from the model that `transfer:MODEL` names."""
     surrogate = load(recipe.name.removeprefix(TRANSFER), device=device)
-    surrogate.model.eval().requires_grad_(False)
+    into_eval(surrogate.model).requires_grad_(False)
     attack = partial(transfer, surrogate=surrogate.model)
     return resolve(Recipe("transfer", recipe.weight, recipe.options), {"transfer": attack}, "attack")
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from robench.calls import frozen, padded, with_gradients
 from robench.draws import Draws
 from robench.evaluation import Track, check_logits, checked, pixels, untracked
+from robench.memory import ending_told
 from robench.models.passes import arithmetic
 from robench.probes import PROBES
 from robench.recipes import Recipe, resolve, setting
@@ -116,7 +117,7 @@ def probe(
     records, flags = list[Record](), list[tuple[Row, Check]]()
     for subject in subjects:
         about = replace(subject.about, n=len(x), seed=seed, norm="", eps=0.0)
-        with frozen(subject.model.to(device)), arithmetic("fp32"):
+        with ending_told(batch_size), frozen(subject.model, device), arithmetic("fp32"):
             pred = predictions(subject.model, x, y, batch_size, device)
             records.append(Record(replace(about, probe="clean", setting=""), pred, (pred != y).double(), torch.zeros(len(x)).double()))
             for recipe, function in chosen:
@@ -139,7 +140,7 @@ def try_out(model: nn.Module, x: Tensor, y: Tensor, ids: Tensor, chosen: Sequenc
     Raises InputError where a probe or the model's logits would be refused, before the other images are computed.
     """
     few = torch.arange(min(2, len(x)))
-    with frozen(model.to(device)), arithmetic("fp32"), warnings.catch_warnings():
+    with frozen(model, device), arithmetic("fp32"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # what is to be told is told when the probe runs
         some = pixels(x, few, device)
         with torch.no_grad():

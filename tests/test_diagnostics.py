@@ -274,21 +274,21 @@ def test_training_mode_is_told_of_modules_that_depend_on_it():
             return x * 2 if self.training else x
 
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(), Own(), nn.Flatten())
-    check = diagnostics.train_mode(network)
+    check = diagnostics.train_mode(diagnostics.modes_of(network))
     assert (check.raised, check.value) == (True, 1.0)
     assert "3 of 3" in check.sentence
-    assert not diagnostics.train_mode(network.eval()).raised
-    assert not diagnostics.train_mode(nn.Sequential(network)).raised  # the wrapper itself trains, and does nothing
+    assert not diagnostics.train_mode(diagnostics.modes_of(network.eval())).raised
+    assert not diagnostics.train_mode(diagnostics.modes_of(nn.Sequential(network))).raised  # the wrapper itself trains, and does nothing
     network[1].train()
-    assert diagnostics.train_mode(network).value == pytest.approx(1 / 3)
-    assert not diagnostics.train_mode(nn.Linear(2, 2)).raised
+    assert diagnostics.train_mode(diagnostics.modes_of(network)).value == pytest.approx(1 / 3)
+    assert not diagnostics.train_mode(diagnostics.modes_of(nn.Linear(2, 2))).raised
 
 
 @pytest.mark.filterwarnings("ignore")  # torch.jit is on its way out, and people have such files
 def test_a_scripted_model_cannot_be_looked_into_and_counts_as_dependent():
     scripted = torch.jit.script(nn.Sequential(nn.Linear(2, 2), nn.Dropout()))
-    assert diagnostics.train_mode(scripted).raised
-    assert not diagnostics.train_mode(scripted.eval()).raised
+    assert diagnostics.train_mode(diagnostics.modes_of(scripted)).raised
+    assert not diagnostics.train_mode(diagnostics.modes_of(scripted.eval())).raised
 
 
 def test_a_model_that_nothing_moves_withstands_the_attack_without_a_bound(problem):

@@ -124,9 +124,9 @@ def test_an_audit_of_maps_says_that_the_graph_is_cut(problem):
     words = {"methods": [parse("input-x-gradient")], "scores": [parse("gini"), parse("row-norm-true")], "about": ABOUT}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert CUT in audit(Cut(p.model, "no_grad"), p.x, p.y, **words).notes
+        assert audit(Cut(p.model, "no_grad"), p.x, p.y, **words).flags == [f"clean: {CUT}"]
     with torch.inference_mode():
-        assert CUT not in audit(p.model, p.x, p.y, **words).notes
+        assert audit(p.model, p.x, p.y, **words).flags == []
 
 
 def test_a_run_from_python_warns_of_a_cut_graph(problem):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from robench.calls import into_eval
 from robench.errors import InputError
 from robench.explainers.rebuild import inner
 from robench.recipes import lookup
@@ -57,7 +58,7 @@ def randomised(model: nn.Module, seed: int, how: str = "all") -> nn.Module:
     trained ResNet-20 whose batch norms were drawn too gave logits of 1e9. So the check does not see what a map owes to these vectors.
     InputError where the model has no such parameter or cannot be copied.
     """
-    twin = copied(model).eval()
+    twin = into_eval(copied(model))
     for weight in twin.parameters():  # one by one: a TorchScript program has no requires_grad_ of its own
         weight.requires_grad_(False)
     parameters = dict(inner(twin).named_parameters())

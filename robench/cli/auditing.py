@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robench.cli.console import Table, message, show, tracker
+from robench.cli.console import Table, complain, message, show, tracker
 from robench.cli.drawing import audit_pictures, page_parts, probe_pictures
 from robench.cli.measuring import (
     BATCH_SIZE,
@@ -17,6 +17,7 @@ from robench.cli.measuring import (
     about,
     alone,
     described,
+    flags_of,
     fresh,
     image_words,
     notes_of,
@@ -104,7 +105,15 @@ def run_audit(what: Sequence[Subject], wanted: Wanted, out: Path | None) -> None
         show(*table)
     for note in notes:
         message(f"Note: {note}", wanted.quiet)
+    for flag in raised(what, audits, probing):
+        if flag not in flags_of(what):  # those were told as the models were loaded
+            complain(f"Flag: {flag}")
     message(f"Written: {', '.join(path.name for path in written)} in {folder}", wanted.quiet)
+
+
+def raised(what: Sequence[Subject], audits: Sequence[Audit], probing: Probing | None) -> list[str]:
+    """Every raised flag of the models, the audits and the probes, each sentence once."""
+    return list(dict.fromkeys([*flags_of(what), *(flag for audit in audits for flag in audit.flags), *(probing.flags if probing else [])]))
 
 
 def matched(what: Sequence[Subject], folders: Sequence[Path]) -> list[list[Results]]:
@@ -257,8 +266,8 @@ def write(
     from robench.report.manifest import manifest
     from robench.report.page import page
 
-    told = how(wanted, what, layers_of(audits))
-    content = manifest(what[0].device, wanted.seed, seconds, notes_of(what), **described(what), **told, notes=list(notes))
+    told, flags = how(wanted, what, layers_of(audits)), raised(what, audits, probing)
+    content = manifest(what[0].device, wanted.seed, seconds, flags, **described(what), **told, notes=[*notes_of(what), *notes])
     written = save(folder, rows, columns(audits), content)
     written += audit_pictures(audits, what[0].images, name, folder)
     written += probe_pictures(probing, name, folder) if probing else []

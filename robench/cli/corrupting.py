@@ -223,6 +223,7 @@ def report(found: Sequence[Loaded], source: Source, result: Degradation, wanted:
     models = found[0].name if len(found) == 1 else f"{len(found)} models"
     name = f"{models} on {source.name} {source.split}, n = {len(source.y)}, {source.setting}, seed {wanted.seed}"
     notes = list(dict.fromkeys([*source.notes, *(note for one in found for note in one.notes)]))
+    flags = list(dict.fromkeys(flag for one in found for flag in one.flags))
     if wanted.reference and not any(row.metric == "mce" for row in result.rows):
         notes.append("there is no mCE: it needs all fifteen corruptions at all five severities, of the model and of the reference")
         message(f"Note: {notes[-1]}", wanted.quiet)
@@ -232,7 +233,7 @@ def report(found: Sequence[Loaded], source: Source, result: Degradation, wanted:
         message(f"Note: {sentence}", wanted.quiet)
     data = {"name": source.name, "split": source.split, "n": len(source.y), **source.about}
     how = {"reference": described(result.reference, source.clean is not None) if result.reference else ""}
-    content = manifest(device, wanted.seed, seconds, notes, checkpoint=checkpoints(found), data=data, corruptions=how)
+    content = manifest(device, wanted.seed, seconds, flags, checkpoint=checkpoints(found), data=data, corruptions=how, notes=notes)
     written = save(folder, result.rows, result.columns, content)
     written += pictures(found, source, result, name, folder)
     shown = tables(result.rows, name, result.reference, source.clean is not None)

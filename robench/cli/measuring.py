@@ -102,6 +102,8 @@ def loaded(models: Sequence[str], images: Images, device: str, quiet: bool, **ho
         found = [replace(one, notes=(*one.notes, sentence)) for one in found]
     for note in dict.fromkeys(note for one in found for note in one.notes):
         message(f"Note: {note}", quiet)
+    for flag in dict.fromkeys(flag for one in found for flag in one.flags):
+        complain(f"Flag: {flag}")
     return found
 
 
@@ -216,8 +218,8 @@ def run(
             batch_size=quickest_batch(what) if batch_size == 0 else batch_size or BATCH_SIZE, compiled=compiled and not notes, **how,
         )  # fmt: skip
     if first:
-        notes += found.notes
-        show(what, found, title, folder, seed, quiet, report(what, found, notes, title, folder, seed, seconds, how))
+        notes += [note for note in found.notes if note not in what.loaded.notes]
+        show(what, found, notes, title, folder, seed, quiet, report(what, found, notes, title, folder, seed, seconds, how))
         end_if_strict(strict, found.flags)
 
 
@@ -272,6 +274,11 @@ def notes_of(what: Sequence[Subject]) -> list[str]:
     return list(dict.fromkeys(note for one in what for note in one.loaded.notes))
 
 
+def flags_of(what: Sequence[Subject]) -> list[str]:
+    """What makes the numbers of the models doubtful, as far as it showed when they were loaded, each sentence once."""
+    return list(dict.fromkeys(flag for one in what for flag in one.loaded.flags))
+
+
 def checkpoints(found: Sequence[Loaded]) -> Any:
     """What the manifest says of one model, or a list of that for several."""
     each = [{"name": one.name, "sha256": one.sha256, "preset": one.meta.get("preset", "")} for one in found]
@@ -319,13 +326,16 @@ def tidied(folder: Path) -> bool:
     return True
 
 
-def show(what: Subject, found: Evaluation, title: str, folder: Path, seed: int, quiet: bool, written: Sequence[Path]) -> None:
+def show(
+    what: Subject, found: Evaluation, notes: Sequence[str], title: str, folder: Path, seed: int, quiet: bool, written: Sequence[Path]
+) -> None:
     """Prints the table, the notes and the flags, and says what was written."""
     show_rows(heading(what, title, seed, len(found.samples)), found.rows)
-    for note in found.notes:
+    for note in notes:
         message(f"Note: {note}", quiet)
     for flag in found.flags:
-        message(f"Flag: {flag}", quiet)
+        if flag not in what.loaded.flags:  # those were told as the model was loaded
+            complain(f"Flag: {flag}")
     message(f"Written: {', '.join(path.name for path in written)} in {folder}", quiet)
 
 
@@ -356,11 +366,11 @@ def report(
 
     images, several = what.images, len(what.radii) > 1
     content = manifest(
-        what.device, seed, seconds, [*what.loaded.notes, *found.flags],
+        what.device, seed, seconds, found.flags,
         checkpoint={"name": what.loaded.name, "sha256": what.loaded.sha256, "preset": what.loaded.meta.get("preset", "")},
         data={"name": images.name, "split": images.split, "n": len(found.samples), "sha256": images.sha256},
         threat={"norm": what.norm, "eps": list(what.radii) if several else what.radii[0]},
-        how={key: value for key, value in how.items() if key != "examine"}, notes=list(notes),
+        how={key: value for key, value in how.items() if key != "examine"}, notes=[*what.loaded.notes, *notes],
     )  # fmt: skip
     written, name = save(folder, found.rows, found.samples, content), heading(what, title, seed, len(found.samples))
     written.append(curve(folder / "curve.png", found.rows, name) if several else staircase(folder / "accuracy.png", found.rows, name))

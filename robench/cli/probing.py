@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from robench.cli.console import Table, interval, message, percent, show, tracker
+from robench.cli.console import Table, complain, interval, message, percent, show, tracker
 from robench.cli.drawing import page_parts, probe_pictures
 from robench.cli.measuring import (
     BATCH_SIZE,
@@ -16,6 +16,7 @@ from robench.cli.measuring import (
     alone,
     described,
     end_if_strict,
+    flags_of,
     fresh,
     image_words,
     notes_of,
@@ -49,10 +50,10 @@ def run_probes(
     for table in tables(found.rows, MOST):
         show(*table)
     for flag in found.flags:
-        message(f"Flag: {flag}", quiet)
+        complain(f"Flag: {flag}")
     message(f"Every level is in rows.csv and report.html; at most {MOST} of a probe are shown here.", quiet)
     message(f"Written: {', '.join(path.name for path in written)} in {folder}", quiet)
-    end_if_strict(strict, found.flags)
+    end_if_strict(strict, [*flags_of(what), *found.flags])
 
 
 def probed(what: Sequence[Subject], recipes: Sequence[Recipe], *, quiet: bool, seed: int, batch_size: int | None) -> Probing:
@@ -124,5 +125,5 @@ def write(what: Sequence[Subject], found: Probing, name: str, folder: Path, seed
     from robench.report import save
     from robench.report.manifest import manifest
 
-    content = manifest(what[0].device, seed, seconds, [*notes_of(what), *found.flags], **described(what))
+    content = manifest(what[0].device, seed, seconds, [*flags_of(what), *found.flags], **described(what), notes=notes_of(what))
     return [*save(folder, found.rows, found.samples, content), *probe_pictures(found, name, folder)]

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from robench.errors import InputError
+from robench.models.contract import fillable
 from robench.models.foreign import from_code, from_timm, from_torchvision
 from robench.models.layers import ACTIVATIONS, Shape, normalised
 from robench.models.resnet import cifar_resnet, preact_resnet18, resnet18, wide_resnet
@@ -51,7 +52,7 @@ def bare(name: str, classes: int, shape: Shape, activation: str, options: dict[s
     if activation != "relu":
         raise InputError(f"{recipe.name} brings its own activations: leave the activation {activation!r} out")
     if runs_code(recipe.name):
-        return from_code(recipe.name, classes, shape, **recipe.options)
+        return fillable(from_code(recipe.name, classes, shape, **recipe.options), shape, recipe.label)
     library, _, model = recipe.name.partition("/")
     return LIBRARIES[library](model, classes, shape, **recipe.options)
 

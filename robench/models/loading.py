@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robench.calls import into_eval
 from robench.errors import InputError
 from robench.models.architectures import ARCHITECTURES, build, is_library, runs_code
 from robench.models.checkpoint import fingerprint, is_ours, parts, read
+from robench.models.contract import answer_or_refuse, examined, refuse_absent
 from robench.models.exported import read_program
 from robench.models.files import TRUST, existing, first_line, read_torch, sniff
 from robench.models.foreign import from_code
@@ -30,6 +32,7 @@ class Loaded:
     sha256  of the weights (checkpoint.fingerprint), so that it does not depend on the file; of the file for a stored program
     meta    what our checkpoint says of itself, {} for any other model
     notes   one sentence each on what the user should know
+    flags   one sentence each on what makes the numbers of this model doubtful, whatever is measured
     """
 
     model: nn.Module
@@ -37,6 +40,7 @@ class Loaded:
     sha256: str
     meta: dict[str, Any]
     notes: tuple[str, ...]
+    flags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,16 +90,19 @@ def load(
     wanted = Wanted(arch, activation, classes, shape, mean, std, trust, device)
     kind = kind_of(str(source))
     model, meta, notes = KINDS[kind](str(source), wanted)
+    refuse_absent(model, Path(source).name)
     refuse_nonfinite(model, Path(source).name)
-    model = model.to(device).eval()
+    model = into_eval(model.to(device))
     described = meta.get("model", {})
     notes += other_images(described.get("shape"), shape, Path(source).name)
     classes, shape = classes or described.get("classes"), shape or described.get("shape")
-    if classes is not None and shape is not None:
-        notes += check(model, (shape[0], shape[1], shape[2]), classes, device)
-    stored = kind in ("torchscript", "pt2")
+    stored, flags = kind in ("torchscript", "pt2"), list[str]()
     digest = sha256(Path(source).read_bytes()).hexdigest() if stored else fingerprint(model.state_dict())
-    return Loaded(model, str(source) if kind == "library" else Path(source).name, digest, meta, tuple(notes))
+    if classes is not None and shape is not None:
+        seen = examined(model, trial_images((shape[0], shape[1], shape[2])).to(device))
+        model, flags = seen.model, [f"{check.probe}: {check.sentence}" for check in seen.checks if check.raised]
+        notes += [*seen.notes, *check(model, (shape[0], shape[1], shape[2]), classes, device)]
+    return Loaded(model, str(source) if kind == "library" else Path(source).name, digest, meta, tuple(notes), tuple(flags))
 
 
 def other_images(trained: Sequence[int] | None, given: Shape | None, name: str) -> list[str]:
@@ -261,21 +268,15 @@ def refuse_nonfinite(model: nn.Module, name: str) -> None:
             raise InputError(f"{name} holds NaN or infinite weights (first in {key}): its training diverged or the file is damaged")
 
 
+def trial_images(shape: Shape) -> Tensor:
+    """Four random images, (4, C, H, W), always the same ones."""
+    return torch.rand(4, *shape, generator=torch.Generator().manual_seed(0))
+
+
 def check(model: nn.Module, shape: Shape, classes: int, device: str) -> list[str]:
     """Notes on a model that was tried on four random images of `shape`; InputError where it does not give finite logits (B, classes)."""
-    x = torch.rand(4, *shape, generator=torch.Generator().manual_seed(0)).to(device)
-    size = f"(B, {shape[0]}, {shape[1]}, {shape[2]})"
-    try:
-        with torch.no_grad():
-            logits = model(x)
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f"the model cannot take images of shape {size}: {type(error).__name__}: {first_line(error)}") from error
-    if not isinstance(logits, Tensor):
-        raise InputError(f"the model returns {type(logits).__name__}, not one tensor of logits (B, K)")
-    if logits.dim() != 2 or len(logits) != len(x):
-        raise InputError(f"the model turns images {tuple(x.shape)} into an output {tuple(logits.shape)}, not into logits (B, K)")
+    x = trial_images(shape).to(device)
+    logits = answer_or_refuse(model, x, len(x))
     if logits.shape[1] != classes:
         raise InputError(f"the model has {logits.shape[1]} outputs, the data {classes} classes")
     if not bool(logits.isfinite().all()):

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
+from robench.calls import into_eval
 from robench.errors import InputError
 from robench.recipes import did_you_mean
 
@@ -196,7 +197,7 @@ def untouchable(model: nn.Module, x: Tensor) -> str:
 
 def copied(model: nn.Module) -> nn.Module:
     """A copy of the model in eval mode with frozen parameters."""
-    return deepcopy(model).eval().requires_grad_(False)
+    return into_eval(deepcopy(model)).requires_grad_(False)
 
 
 def gradient(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:

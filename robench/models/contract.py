@@ -1,0 +1,268 @@
+"""What every measurement expects of a model, looked at once on a few images before anything is measured.
+
+A model takes pixels in any batch size and leaves them as they are, gives floating-point logits, and answers in eval mode. Where a copy of
+the images or a fuller batch is all that is missing the model is put behind it (`Kept`), with a note; else an InputError says what is wrong.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+
+from robench.calls import frozen, into_eval
+from robench.errors import InputError
+from robench.memory import is_out_of_memory
+from robench.models.files import first_line
+from robench.rows import Check
+
+FEW = 4  # images that are looked at
+SIZES = (1, 3, 17)  # one image, an odd number, and more than the 16 rows that every call is filled up to
+MULTIPLES = (2, 4, 8, 16, 32, 64)  # tried where one of those fails
+FIXED = (1, 2, 4, 8, 10, 16, 20, 25, 32, 50, 64, 100, 128, 200, 250, 256, 500, 512)  # likewise
+LAZY = (UninitializedParameter, UninitializedBuffer)
+STEADY = 1e-4  # how far the logits of two passes over the same images may lie apart, as a share of the largest
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A model that keeps the contract, sentences on what was done for that or seen, and the checks that can raise a flag."""
+
+    model: nn.Module
+    notes: tuple[str, ...]
+    checks: tuple[Check, ...]
+
+
+class Kept(nn.Module):
+    """A model behind what it needs to keep the contract: a copy of the images, batches of a size that it takes.
+
+    multiple  batches are filled up to a multiple of this with copies of their last image, whose logits are dropped
+    most      no batch is larger than this (None: no limit)
+    """
+
+    def __init__(self, network: nn.Module, *, multiple: int = 1, most: int | None = None) -> None:
+        super().__init__()
+        self.network, self.multiple, self.most, self.training = network, multiple, most, False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The logits, (B, K)."""
+        if self.multiple == 1 and self.most is None:
+            return self.network(x.clone())  # type: ignore[no-any-return]
+        return torch.cat([self.piece(part) for part in (x.split(self.most) if self.most else (x,))])
+
+    def piece(self, x: Tensor) -> Tensor:
+        """The logits of at most `most` images."""
+        fill = x[-1:].expand(-len(x) % self.multiple, *x.shape[1:])
+        return self.network(torch.cat((x, fill)) if len(fill) else x.clone())[: len(x)]  # type: ignore[no-any-return]
+
+
+def examined(model: nn.Module, x: Tensor) -> Examined:
+    """Looks at a model in eval mode on images x (B, C, H, W), of which at most four are used; the random numbers stay as they were.
+
+    Raises: InputError where the model does not give floating-point logits (B, K) for such images.
+    """
+    x = x[:FEW].detach()
+    with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []), modes_seen(model) as ran, roomy(x), frozen(model):
+        kept, notes = in_batches(model, x)
+        copied, more = unchanging(kept, x)
+        notes += [*more, *again(copied, x), *retained(copied, x)]
+    return Examined(copied, tuple(notes), (trains_in_forward(model, ran),))
+
+
+@contextmanager
+def roomy(x: Tensor) -> Iterator[None]:
+    """InputError where memory does not hold a batch of the least size."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise InputError(f"the memory of {x.device} does not hold {SIZES[-1]} images {tuple(x.shape[1:])} in this model") from error
+
+
+def answer(model: nn.Module, x: Tensor, n: int) -> Tensor:
+    """The logits of a batch of n images, (n, K): x repeated, as a copy. InputError where they are no logits; other exceptions pass."""
+    with torch.no_grad():
+        logits = model(repeated(x, n))
+    if not isinstance(logits, Tensor):
+        raise InputError(f"the model returns {type(logits).__name__}, not one tensor of logits (B, K)")
+    if logits.dim() != 2 or len(logits) != n:
+        raise InputError(f"the model turns images {(n, *x.shape[1:])} into an output {tuple(logits.shape)}, not into logits (B, K)")
+    if not logits.is_floating_point():
+        raise InputError(f"the model returns {str(logits.dtype).removeprefix('torch.')} numbers: logits must be floating-point numbers")
+    return logits
+
+
+def repeated(x: Tensor, n: int) -> Tensor:
+    """A batch of n images, those of x over and over, as a copy."""
+    return x[torch.arange(n, device=x.device) % len(x)]
+
+
+# Batch sizes
+
+
+def in_batches(model: nn.Module, x: Tensor) -> tuple[nn.Module, list[str]]:
+    """The model, behind a wrapper where it does not take batches of any size, with a note; InputError where no size was found."""
+    failed = {n: why for n in SIZES if (why := failure(model, x, n))}
+    if not failed:
+        return model, []
+    n, why = next(iter(failed.items()))
+    seen = f"the model fails on a batch of {n} ({why})"
+    for size in MULTIPLES:
+        if not any(failure(model, x, count * size) for count in (1, 2, 3)):
+            return Kept(model, multiple=size), [f"{seen}: batches are filled up to a multiple of {size} with copies of their last image"]
+    for size in FIXED if len(failed) > 1 else ():
+        if not failure(model, x, size):
+            return Kept(model, multiple=size, most=size), [f"{seen}, and takes {size}: it is given {size} at a time, filled up with copies"]
+    answer_or_refuse(model, x, n)
+    raise InputError(f"{seen}: a model must take batches of any size")
+
+
+def failure(model: nn.Module, x: Tensor, n: int) -> str:
+    """Why the model does not take a batch of n images, in a few words; "" where it does. What memory lacks is no reason."""
+    try:
+        answer(model, x, n)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        return f"{type(error).__name__}: {first_line(error)}"
+    return ""
+
+
+def answer_or_refuse(model: nn.Module, x: Tensor, n: int) -> Tensor:
+    """The logits of a batch of n images, (n, K); InputError with the reason where the model does not take it."""
+    size = f"(B, {', '.join(map(str, x.shape[1:]))})"
+    try:
+        return answer(model, x, n)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"the model cannot take images of shape {size}: {type(error).__name__}: {first_line(error)}") from error
+
+
+# The images, a second call, the graph
+
+
+def unchanging(model: nn.Module, x: Tensor) -> tuple[nn.Module, list[str]]:
+    """The model, behind a copy of its images where it changes them in place, with a note."""
+    batch = repeated(x, len(x))
+    with torch.no_grad():
+        model(batch)
+    if torch.equal(batch, repeated(x, len(x))):
+        return model, []
+    return Kept(model), ["the model changes its images in place: it is given copies, so that nothing else sees the change"]
+
+
+def again(model: nn.Module, x: Tensor) -> list[str]:
+    """A note where the model gives other logits when it is asked a second time."""
+    first, second = (answer(model, x, len(x)).double() for _ in range(2))
+    apart = float((first - second).abs().max())
+    if first.shape == second.shape and not apart > STEADY * float(first.abs().max()):
+        return []
+    return [f"the model gives other logits when it is asked again about the same images (up to {apart:.2g} apart)"]
+
+
+def retained(model: nn.Module, x: Tensor) -> list[str]:
+    """A note where gradients cannot be taken twice from one graph; torch.compile is told to keep the graph where that is all it needs."""
+    why = second_gradient(model, x)
+    if "donated_buffer" in why:
+        keep_graphs()
+        why = second_gradient(model, x)
+        if not why:
+            return ["the model is compiled by torch.compile: it was compiled anew so that its graphs can be used twice"]
+    return [f"no gradient can be taken from the model ({why}): only attacks that take none can run"] if why else []
+
+
+def second_gradient(model: nn.Module, x: Tensor) -> str:
+    """Why two gradients cannot be taken from one graph of the model; "" where they can, and where there is no graph at all."""
+    with torch.enable_grad():
+        leaf = repeated(x, len(x)).requires_grad_()
+        try:
+            logits = model(leaf)
+            if logits.requires_grad:
+                for again in (True, False):
+                    torch.autograd.grad(logits.sum(), leaf, retain_graph=again, allow_unused=True)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            return str(error) if "donated_buffer" in str(error) else f"{type(error).__name__}: {first_line(error)}"
+    return ""
+
+
+def keep_graphs() -> None:
+    """Lets compiled graphs be used twice, for the rest of the process; what was compiled before is compiled anew."""
+    config: Any = sys.modules["torch._functorch.config"]
+    config.donated_buffer = False
+    torch._dynamo.reset()
+
+
+# Modes
+
+
+@contextmanager
+def modes_seen(model: nn.Module) -> Iterator[set[nn.Module]]:
+    """The modules that depend on the mode and are in training mode as they run inside, or afterwards; compiled ones only afterwards."""
+    modules, ran = [module for module in model.modules() if reads_training(module)], set[nn.Module]()
+
+    def note(module: nn.Module, _: Any) -> None:
+        if module.training:
+            ran.add(module)
+
+    plain = not any(hasattr(module, "_orig_mod") for module in model.modules())  # a hook would compile the model anew
+    hooks = [module.register_forward_pre_hook(note) for module in modules if plain and not isinstance(module, torch.jit.ScriptModule)]
+    try:
+        yield ran
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module in modules:
+            note(module, None)
+        for module in model.modules():
+            module.training = False
+
+
+def trains_in_forward(model: nn.Module, ran: set[nn.Module]) -> Check:
+    """The share of the mode-dependent modules that ran in training mode although the model was in eval mode; raised if any did."""
+    n = sum(map(reads_training, model.modules()))
+    evidence = f"{len(ran)} of {n} modules that depend on the mode run in training mode although the model is in eval mode"
+    advice = "its forward switches them on; dropout and batch statistics are part of what is measured"
+    return Check("clean", "trains_in_forward", len(ran) / max(n, 1), bool(ran), f"{evidence}: {advice}" if ran else evidence)
+
+
+def reads_training(module: nn.Module) -> bool:
+    """Whether the module's forward reads its `training` flag; True where its code cannot be seen."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return True
+    code = getattr(type(module).forward, "__code__", None)
+    return code is None or "training" in code.co_names
+
+
+# Weights that are not there
+
+
+def refuse_absent(model: nn.Module, name: str) -> None:
+    """InputError where weights have no values: those of lazy layers that never saw an image, and those on the meta device."""
+    for key, value in (*model.named_parameters(), *model.named_buffers()):
+        if isinstance(value, LAZY):
+            raise InputError(
+                f"{name} has lazy layers whose weights are not there yet (first {key}): call it once on an image, then load its weights"
+            )
+        if value.is_meta:
+            raise InputError(
+                f"{name} has weights on the meta device, which have no values (first {key}): build it on the CPU and load its weights"
+            )
+
+
+def fillable(network: nn.Module, shape: tuple[int, int, int], name: str) -> nn.Module:
+    """The network, ready to be given weights: its lazy layers, if there are any, have seen an image of this shape."""
+    if any(isinstance(value, LAZY) for value in (*network.parameters(), *network.buffers())):
+        with torch.no_grad():
+            into_eval(network)(torch.zeros(2, *shape))
+    refuse_absent(network, name)
+    return network
