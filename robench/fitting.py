@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from robench.audits.geometry import geometry
 from robench.calls import frozen
-from robench.data import Images
+from robench.data import Images, stratified
 from robench.data.augment import AUGMENTATIONS
 from robench.data.mixing import MIXINGS, partners, place, share
 from robench.draws import Draws
 from robench.errors import DivergedError, InputError
 from robench.evaluation import evaluate
-from robench.guards import diverged, overfitted
+from robench.guards import diverged, gapes, near_best, overfitted, unproven
 from robench.models.passes import arithmetic
 from robench.models.synced import synchronise
 from robench.objectives import Objective, Regularizer, penalised
@@ -64,7 +64,8 @@ class Note:
 class Epoch:
     """One epoch: mean terms of the loss, measures on the held-out split, the weights that were measured, and what the guard says.
 
-    held_out_clean  accuracy on all held-out images; held_out_robust under PGD-10, held_out_fgsm under FGSM, on the first of them
+    held_out_clean  accuracy on all held-out images; held_out_robust under PGD-10, held_out_fgsm under FGSM, on `probe_n` of them, with
+                    the same share of each class; held_out_attacked_clean is the clean accuracy on those
     held_out_margin, held_out_weight_norm  medians on those of the effective margin and of ||g_y||, the norm of the true logit's slope
     alarm           why the training ends with this epoch or goes back before it; "" if it does neither
     """
@@ -77,6 +78,7 @@ class Epoch:
     held_out_robust: float
     weights: State
     held_out_fgsm: float = math.nan
+    held_out_attacked_clean: float = math.nan
     held_out_margin: float = math.nan
     held_out_weight_norm: float = math.nan
     alarm: str = ""
@@ -112,7 +114,7 @@ class Plan:
     awp            size of the adversarial weight perturbation, 0 for none    awp_warmup share of the training before it begins
     precision      fp32, tf32, or bf16 (autocast; gradients of gradients stay in fp32)
     compiled       the adversary's passes go through torch.compile, and all passes where there is no regulariser
-    defended       whether the best epoch is the most robust one on the held-out images, or the most accurate one
+    defended       whether the epoch is chosen by robust accuracy on the held-out images, or by clean accuracy
     watched        whether the adversary is one that a network can learn to fool, so that the guard looks for it
     guard          what happens where it does, or where the loss diverges: stop, roll-back or off
     """
@@ -151,7 +153,8 @@ class Run:
     average  the network that is measured and handed out: the moving average of the weights, or the model itself
     kept     what the objective keeps from step to step       done     steps so far
     sums     of the terms in the epoch so far                 history  records of the epochs so far
-    best, last  epochs with their weights, or None            good     the moment at the end of the last sound epoch, where it may be needed
+    best     of the epochs without an alarm the one that their held-out accuracies choose, with its weights; last  the last of them
+    good     what a roll-back goes back to, where it may be needed: the moment, best and last at the end of the last sound epoch
     lost     records of epochs that were rolled back          first    loss of the first step
     """
 
@@ -173,6 +176,7 @@ class Run:
 
 
 COUNTED = ("done", "sums", "history", "first")
+KEPT = ("best", "last")
 
 
 def begin(model: nn.Module, plan: Plan, world: World | None = None) -> Run:
@@ -201,11 +205,20 @@ def saved(run: Run) -> dict[str, Any]:
     return {
         **now,
         "everybody": run.world.gather(now["kept"]),
-        "best": None if run.best is None else asdict(run.best),
-        "last": None if run.last is None else asdict(run.last),
-        "good": run.good,
+        **kept_epochs(vars(run)),
+        "good": None if run.good is None else {"moment": run.good["moment"], **kept_epochs(run.good)},
         "lost": copy.deepcopy(run.lost),
     }
+
+
+def kept_epochs(of: Mapping[str, Any]) -> dict[str, Any]:
+    """The two epochs whose weights are kept, as dicts."""
+    return {name: None if of[name] is None else asdict(of[name]) for name in KEPT}
+
+
+def epochs_from(state: Mapping[str, Any]) -> dict[str, Epoch | None]:
+    """The two epochs again."""
+    return {name: None if state[name] is None else Epoch(**state[name]) for name in KEPT}
 
 
 def moment(run: Run) -> dict[str, Any]:
@@ -232,8 +245,9 @@ def restore(run: Run, state: Mapping[str, Any]) -> None:
     for name in COUNTED:
         setattr(run, name, copy.deepcopy(state[name]))
     if "best" in state:
-        run.best, run.last = (None if state[name] is None else Epoch(**state[name]) for name in ("best", "last"))
-        run.good, run.lost = state["good"], copy.deepcopy(state["lost"])
+        run.best, run.last = epochs_from(state).values()
+        run.good = None if state["good"] is None else {"moment": state["good"]["moment"], **epochs_from(state["good"])}
+        run.lost = copy.deepcopy(state["lost"])
         run.kept = {name: tensor.to(device) for name, tensor in state["everybody"][run.world.rank].items()}
 
 
@@ -412,7 +426,7 @@ def follow(average: nn.Module, model: nn.Module, decay: float) -> None:
 
 
 def closed(run: Run, plan: Plan, held_out: Images, epoch: Epoch, trouble: str) -> Epoch:
-    """The epoch measured and entered into the run; the best epoch is the later one of equals. After trouble nothing is measured."""
+    """The epoch measured and entered into the run. After trouble nothing is measured; of an epoch with an alarm no weights are kept."""
     if not trouble:
         epoch = replace(epoch, **measure(run.average, held_out, plan.threat, plan.seed, plan.probe_n, plan.watched))
     watched = plan.watched and plan.guard != "off"
@@ -420,11 +434,11 @@ def closed(run: Run, plan: Plan, held_out: Images, epoch: Epoch, trouble: str) -
     epoch = replace(epoch, alarm=alarm, weights={} if trouble else snapshot(run.average))
     run.history.append(epoch.record())
     run.sums = {}
-    if not trouble and not (alarm and plan.guard == "roll-back"):
-        run.last = epoch
     if not alarm:
-        run.best = epoch if run.best is None or rank(epoch, plan.defended) >= rank(run.best, plan.defended) else run.best
-        run.good = moment(run) if plan.guard == "roll-back" else None
+        run.best = epoch if run.best is None or preferred(epoch, run, plan, attacked(held_out, plan)) else run.best
+        run.last = epoch
+    if not alarm and plan.guard == "roll-back" and not (watched and gapes(epoch.record())):
+        run.good = {"moment": moment(run), "best": run.best, "last": run.last}
     return epoch
 
 
@@ -433,15 +447,35 @@ def rolled_back(run: Run, plan: Plan) -> bool:
     if plan.guard != "roll-back" or run.good is None or len(run.lost) >= RETRIES:
         return False
     lost = [*run.lost, run.history[-1]]
-    restore(run, run.good)
-    run.lost = lost
+    restore(run, run.good["moment"])
+    run.best, run.last, run.lost = run.good["best"], run.good["last"], lost
     return True
 
 
-def rank(epoch: Epoch, defended: bool) -> tuple[float, float]:
-    """What epochs are compared by; equal for all where nothing is held out."""
-    held = (epoch.held_out_robust, epoch.held_out_clean) if defended else (epoch.held_out_clean, epoch.held_out_robust)
+def attacked(held_out: Images, plan: Plan) -> int:
+    """How many held-out images the probe attacks take."""
+    return min(plan.probe_n, len(held_out))
+
+
+def preferred(epoch: Epoch, run: Run, plan: Plan, n: int) -> bool:
+    """Whether an epoch, the last in the run's history, takes the place of the best so far. Of equals the later one does."""
+    if plan.defended:
+        return near_best(epoch.held_out_robust, run.history, n)
+    return run.best is None or rank(epoch) >= rank(run.best)
+
+
+def rank(epoch: Epoch) -> tuple[float, float]:
+    """What the epochs of a training without a defence are compared by; equal for all where nothing is held out."""
+    held = (epoch.held_out_clean, epoch.held_out_robust)
     return (0.0, 0.0) if math.isnan(held[0]) else held
+
+
+def selected(run: Run, plan: Plan, held_out: Images) -> tuple[Epoch, str]:
+    """The epoch whose weights are to be used, and a note where the most robust one cannot be told; InputError where there is none."""
+    if run.best is None or run.last is None:
+        raise InputError("nothing was trained: the run has no epoch")
+    note = unproven(run.history, attacked(held_out, plan), len(held_out.classes)) if plan.defended else ""
+    return (run.last if note else run.best), note
 
 
 def measure(model: nn.Module, held_out: Images, threat: Threat, seed: int, probe_n: int, fgsm: bool = False) -> dict[str, Any]:
@@ -450,9 +484,9 @@ def measure(model: nn.Module, held_out: Images, threat: Threat, seed: int, probe
         return {}
     device = str(held_out.x.device)
     clean = evaluate(model, held_out.x, held_out.y, suite=[], device=device).accuracy("clean")
-    few = held_out.take(slice(0, probe_n))
+    few = stratified(held_out, probe_n, seed)
     probes = ["pgd-10", *(["fgsm"] if fgsm else [])]
-    attacked = {
+    found = {
         name: evaluate(model, few.x, few.y, suite=[parse(name)], norm=threat.norm, eps=threat.eps, ids=few.ids, seed=seed, device=device)
         for name in probes
     }
@@ -460,8 +494,9 @@ def measure(model: nn.Module, held_out: Images, threat: Threat, seed: int, probe
         slopes = geometry(model, few.pixels(slice(None)), few.y, classes=1)
     return {
         "held_out_clean": clean,
-        "held_out_robust": attacked["pgd-10"].accuracy("pgd-10"),
-        "held_out_fgsm": attacked["fgsm"].accuracy("fgsm") if fgsm else math.nan,
+        "held_out_robust": found["pgd-10"].accuracy("pgd-10"),
+        "held_out_fgsm": found["fgsm"].accuracy("fgsm") if fgsm else math.nan,
+        "held_out_attacked_clean": found["pgd-10"].accuracy("clean"),
         "held_out_margin": float(slopes["effective-margin"].nanmedian()),
         "held_out_weight_norm": float(slopes["row-norm-true"].nanmedian()),
     }

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from robench.data import Images
+from robench.data import Images, stratified
 from robench.data.augment import AUGMENTATIONS
 from robench.errors import InputError
 from robench.fitting import OPTIMIZERS, Plan
@@ -25,9 +25,11 @@ FIT = (
     "epochs", "batch_size", "optimizer", "lr", "momentum", "weight_decay", "schedule", "augment", "ema", "label_smoothing", "probe_n",
     "mixup", "cutmix", "awp", "awp_warmup", "precision", "compiled", "guard",
 )  # fmt: skip
+UNDEFENDED = ("standard", "l1", "l2")  # no defence, as weight decay is none
 SHARES = ("ema", "label_smoothing", "awp_warmup")
 PRECISIONS = ("fp32", "tf32", "bf16")
 CHOICES = {"optimizer": "optimizer", "augment": "augmentation", "guard": "guard", "precision": "precision"}
+FIFTH = 5  # at most that part of the training images is held out, unless asked for
 POSITIVE = ("epochs", "batch_size", "lr", "probe_n")
 
 
@@ -56,6 +58,13 @@ def settled(preset: str, overrides: Mapping[str, Any]) -> tuple[dict[str, Any], 
     return settings, notes
 
 
+def few_held_out(wanted: float, n: int, asked: bool) -> tuple[float, list[str]]:
+    """How many of n training images are held out, and a note: what was asked for, else the preset's number, but at most a fifth."""
+    if asked or wanted <= n // FIFTH:
+        return wanted, []
+    return n // FIFTH, [f"{n // FIFTH} of the {n} training images are held out, a fifth; --held-out chooses another number or a share"]
+
+
 def based(objective: str | None, reg: Sequence[str]) -> tuple[str, list[str]]:
     """The objective's sentence, and a note where the regularisers have chosen it; InputError where their papers disagree."""
     if objective is not None:
@@ -77,7 +86,7 @@ def plan_of(settings: Mapping[str, Any], seed: int, teacher: nn.Module | None) -
         regularizers=regularizers_of(settings["reg"]),
         threat=Threat(settings["norm"], settings["eps"]),
         seed=seed,
-        defended=bool(settings["reg"]) or methods[0].name != "standard",
+        defended=any(recipe.name not in UNDEFENDED and recipe.weight != 0 for recipe in methods),
         watched=in_danger(methods),
         teacher=teacher,
         **{key: settings[key] for key in FIT},
@@ -95,11 +104,17 @@ def destination(out: Path | None, settings: Mapping[str, Any], data: str) -> Pat
     return out
 
 
+def first_or_all_kinds(images: Images, n: int, seed: int) -> Images:
+    """The first n images; where they lack a class, as in a file sorted by class, n with the same share of each."""
+    first = images.take(slice(0, n))
+    return first if len(first.y.unique()) == len(images.y.unique()) else stratified(images, n, seed)
+
+
 def network(settings: Mapping[str, Any], images: Images, seed: int) -> tuple[nn.Module, dict[str, Any]]:
     """A network with weights drawn from the seed, and the description from which a checkpoint rebuilds it."""
     if settings["normalize"] not in ("none", "data"):
         raise InputError(f"normalize is 'none' or 'data' (mean and spread of the training images), not {settings['normalize']!r}")
-    some = images.pixels(torch.arange(min(len(images), 5000)))
+    some = first_or_all_kinds(images, 5000, seed).pixels(slice(None))
     scaled = settings["normalize"] == "data"
     about = {
         "arch": settings["arch"],

@@ -223,6 +223,8 @@ def fitting(key: str, value: Any) -> Any:
     usual = SETTINGS.get(key, 0)
     if isinstance(usual, bool):
         return options.switch(key, value)
+    if key == "held_out":  # a number of images, or a share
+        return options.number(key, value) if isinstance(value, float) else options.whole(key, value, least=0)
     if isinstance(usual, int):
         return options.whole(key, value, least=0)
     if isinstance(usual, float):

@@ -15,11 +15,11 @@ from torch import nn
 
 from robench.attacks.kernels import cannot_compile
 from robench.calls import with_gradients
-from robench.data import Images, holdout
+from robench.data import Images, holdout, missed, stratified
 from robench.data import load as load_images
 from robench.errors import InputError
 from robench.evaluation import Evaluation, evaluate
-from robench.fitting import Epoch, Note, Plan, begin, fit
+from robench.fitting import Epoch, Note, Plan, attacked, begin, fit, selected
 from robench.guards import robust_overfitting
 from robench.models import checkpoint, load, peek
 from robench.models.architectures import is_foreign, runs_code
@@ -32,12 +32,13 @@ from robench.presets import default_preset
 from robench.recipes import Recipe, parse
 from robench.report.training import curves, log
 from robench.resuming import Event, Going, finished, kept_going, taken_up
-from robench.settings import destination, network, plan_of, settled
+from robench.settings import destination, few_held_out, network, plan_of, settled
 from robench.shards import started
 from robench.suites import recipes
 from robench.threat import Threat
 
 UNDEFENDED: dict[str, Any] = {"objective": "standard", "reg": (), "awp": 0.0}  # how a teacher's settings differ from its student's
+HELD_OUT = " held out"  # ends the name of held-out images that are measured
 Events: TypeAlias = Callable[[Iterator[Event], int], Iterator[Event]]
 
 
@@ -80,13 +81,18 @@ def train(
     """Trains a network on a named data set and saves it, with its settings and its measured accuracies.
 
     preset     a name of presets.PRESETS; by default the one for the shape of the images
-    overrides  any key of a preset: arch, objective, reg, norm, eps, epochs, batch_size, lr, ...
-    suite      what is run at the end on the first eval_n images, beside the clean accuracy: a name of suites.SUITES, or recipes
+    overrides  any key of a preset: arch, objective, reg, norm, eps, epochs, batch_size, lr, ...; held_out is a number of training images,
+               or a share below 1; if not given, the preset's number, but at most a fifth of the images
+    n_train    train on that many images, drawn with the seed, the same share of each class
+    suite      what is run at the end on the first eval_n test images, beside the clean accuracy: a name of suites.SUITES, or recipes;
+               with measure="held-out" on eval_n of those, the same share of each class
     measure    the images that are measured at the end: "test", or "held-out", where a setting is to be chosen by the result
     out        the checkpoint to write: FILE.pt, with FILE.json beside it, and FILE.last.pt (or FILE.best.pt, with select="last") where the
                last epoch was not the best, FILE.log.csv, FILE.curves.png; a folder gets a file named after data, architecture and
                method; None: nothing is written. While the training runs its state lies in FILE.state.pt
-    select     which weights become FILE.pt: "best" on the held-out split (robust accuracy for a defence, else clean accuracy), "last"
+    select     which weights become FILE.pt: "best" on the held-out split, or "last". Best is for a defence the latest epoch whose PGD-10
+               accuracy lies within one standard error of the best, if that is surely above 1.5 / K, else the last epoch, with a note;
+               without a defence the epoch of the best clean accuracy. No epoch with an alarm is taken
     teacher    a checkpoint or a file of weights of the same architecture for what learns from one (igd, hat); without it a network is
                trained first, with the same settings and no defence, and kept in FILE.teacher.pt
     teachers   a folder where such a network is kept instead, under a name made of its settings, and found again by other trainings
@@ -97,15 +103,19 @@ def train(
     """
     one_of("select", select, ("best", "last"))
     one_of("measure", measure, ("test", "held-out"))
-    images = load_images(data, "train", data_dir=data_dir, download=download, image_size=image_size, n=n_train, seed=seed)
+    images = load_images(data, "train", data_dir=data_dir, download=download, image_size=image_size, n=n_train, seed=seed, by_class=True)
     name = preset or default_preset(images.shape)
     settings, notes = settled(name, overrides)
+    settings["held_out"], more = few_held_out(settings["held_out"], len(images), overrides.get("held_out") is not None)
+    notes += more
     if settings["compiled"] and (why := cannot_compile()):
         settings["compiled"], notes = False, [*notes, f"{why}: the training runs without it"]
     world, out = started(), destination(out, settings, images.name)
     training, held_out = holdout(images, settings["held_out"], seed)
     test = held_out if measure == "held-out" else load_images(data, "test", data_dir=data_dir, download=download, image_size=image_size)
     test = unsplit(held_out) if measure == "held-out" or test.split == "all" else test
+    few = stratified(test, eval_n, seed) if test.name.endswith(HELD_OUT) else test.take(slice(0, eval_n))
+    notes += incomplete(training, few)
     refuse_too_little(training, settings)
     model, about = network(settings, training, seed)
     methods = [parse(sentence) for sentence in (settings["objective"], *settings["reg"])]
@@ -150,10 +160,12 @@ def train(
     events = chain(map(Note, notes), kept_going(going, fit(run, plan, training.to(device), held_out.to(device))))
     for event in watch(events, settings["epochs"]):
         notes += [event.alarm] if isinstance(event, Epoch) and event.alarm else []
-    late = [sentence for sentence in [robust_overfitting(run.history)] if sentence and select == "best"]
+    best, unproven = selected(run, plan, held_out)
+    overfitting = robust_overfitting(run.history, attacked(held_out, plan)) if plan.defended else ""
+    late = [sentence for sentence in (unproven, overfitting) if sentence and select == "best"]
     tuple(watch(iter(map(Note, late)), 0))
     meta = {**meta, "history": run.history, "rolled_back": run.lost, "notes": notes + late}
-    return concluded(going, meta, test, select, suite, eval_n, seed, device, plan.threat)
+    return concluded(going, meta, best, test, few, select, suite, seed, device, plan.threat)
 
 
 def attention_notes(model: nn.Module, images: Images, plan: Plan) -> list[str]:
@@ -178,7 +190,16 @@ def unsplit(held_out: Images) -> Images:
         raise InputError(
             f"{held_out.name} has no test split to measure on, or is not to be measured on it: hold out images with --held-out N"
         )
-    return replace(held_out, name=f"{held_out.name} held out")
+    return replace(held_out, name=f"{held_out.name}{HELD_OUT}")
+
+
+def incomplete(training: Images, few: Images) -> list[str]:
+    """Notes where some classes have no image among those of the training, or among those that are attacked at the end."""
+    lacks = missed(training.y, training.classes), missed(few.y, few.classes)
+    return [
+        *([f"the {len(training)} training images hold {lacks[0]}"] if lacks[0] else []),
+        *([f"the {len(few)} images that are attacked at the end hold {lacks[1]}; --eval-n chooses more"] if lacks[1] else []),
+    ]
 
 
 def refuse_too_little(training: Images, settings: Mapping[str, Any]) -> None:
@@ -257,24 +278,22 @@ def told_apart(one: nn.Module, other: nn.Module) -> str:
 
 
 def concluded(
-    going: Going, meta: dict[str, Any], test: Images, select: str, suite: str | Sequence[Recipe], eval_n: int, seed: int, device: str,
-    threat: Threat,
+    going: Going, meta: dict[str, Any], best: Epoch, test: Images, few: Images, select: str, suite: str | Sequence[Recipe], seed: int,
+    device: str, threat: Threat,
 ) -> Trained:  # fmt: skip
     """The network with its chosen weights, measured and written; the state of the run is removed."""
     run = going.run
-    if run.last is None:
-        raise InputError("nothing was trained: the run has no epoch")
-    best = run.best or run.last
-    chosen, network_ = best if select == "best" else run.last, copy.deepcopy(run.average)
+    last = run.last or best
+    chosen, network_ = best if select == "best" else last, copy.deepcopy(run.average)
     network_.load_state_dict(chosen.weights)
-    found = measured(network_, test, suite, eval_n, threat, seed, device)
+    found = measured(network_, test, few, suite, threat, seed, device)
     meta = {
         **meta,
         "recipe": {**meta["recipe"], "epoch": chosen.epoch + 1},
         "metrics": metrics(found, test.name),
     }
     if run.world.rank == 0 and going.out is not None and going.state is not None:
-        keep(going.out, network_, meta, chosen, {"best": best, "last": run.last})
+        keep(going.out, network_, meta, chosen, {"best": best, "last": last})
         log(going.out.with_name(f"{going.out.stem}.log.csv"), run.history)
         curves(
             going.out.with_name(f"{going.out.stem}.curves.png"),
@@ -292,10 +311,9 @@ def methods_of(meta: Mapping[str, Any]) -> list[str]:
 
 
 def measured(
-    model: nn.Module, images: Images, suite: str | Sequence[Recipe], n: int, threat: Threat, seed: int, device: str
+    model: nn.Module, images: Images, few: Images, suite: str | Sequence[Recipe], threat: Threat, seed: int, device: str
 ) -> list[Evaluation]:
-    """Clean accuracy on all images, and the suite on the first n of them."""
-    few = images.take(slice(0, n))
+    """Clean accuracy on all images, and the suite on few of them."""
     return [
         evaluate(model, images.x, images.y, suite=[], device=device),
         evaluate(model, few.x, few.y, ids=few.ids, suite=suite, norm=threat.norm, eps=threat.eps, seed=seed, device=device),

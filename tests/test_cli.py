@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from commandline import INTERRUPTIBLE, read, refused, robench
@@ -127,6 +128,19 @@ def test_options_of_an_attack_reach_it_and_the_rows(checkpoint, tmp_path):
     assert all(int(s["backwards"]) == 6 for s in stands)
 
 
+@pytest.mark.parametrize(
+    "words", [["eval", "--suite", "smoke"], ["attack"], ["saliency", "--method", "saliency", "--score", "gini"], ["corrupt"]]
+)
+def test_every_measuring_command_says_which_classes_the_first_images_miss(checkpoint, tmp_path, words):
+    x, y = np.random.default_rng(0).integers(0, 256, (60, 32, 32, 3), dtype=np.uint8), np.arange(60) // 6
+    np.savez(tmp_path / "sorted.npz", x_test=x, y_test=y)
+    rest = [checkpoint, *words[1:], "--data", f"npz:{tmp_path}/sorted.npz"]
+    rest += ["--corruption", "fog", "--severity", 1] * (words[0] == "corrupt")
+    shown = robench(words[0], *rest, "--n", 12, "--out", tmp_path / "some").stderr
+    assert shown.count("Note: the 12 images hold 2 of 10 classes: --n takes more of them, --shuffle any instead of the first") == 1
+    assert "classes" not in robench(words[0], *rest, "--n", "all", "--out", tmp_path / "all").stderr
+
+
 def test_an_attack_that_refuses_the_model_leaves_nothing(checkpoint, tmp_path):
     words = ["attack", checkpoint, "--attack", "pgd,target=17", "--n", 20, "--out", tmp_path / "out"]
     assert "target=17 is no class of the model" in refused(*words)
@@ -207,6 +221,8 @@ def test_wrong_options_get_a_sentence_and_code_2(checkpoint, tmp_path, words, se
         (["--lr", "nan"], "out of range: lr"),
         (["--select", "test"], "select is"),
         (["--held-out", "300"], "cannot hold out 300 of 300"),
+        (["--held-out", "2.5"], "neither a share below 1 nor a whole number"),
+        (["--held-out", "-0.2"], "neither a share below 1 nor a whole number"),
         (["--batch-size", "251"], "fewer than one batch"),
         (["--normalize", "maybe"], "normalize is"),
     ],
@@ -244,7 +260,6 @@ def test_files_that_are_no_model_get_a_sentence_that_names_them(checkpoint, tmp_
 
 
 def test_a_model_of_other_images_or_classes_gets_a_sentence(checkpoint, tmp_path):
-    import numpy as np
 
     grey = tmp_path / "grey.npz"
     np.savez(grey, x_test=np.zeros((20, 28, 28), np.uint8), y_test=np.arange(20) % 10)
@@ -261,7 +276,6 @@ def test_a_folder_that_cannot_be_written_is_named_before_anything_runs(checkpoin
 
 
 def test_a_source_without_splits_is_used_whole_and_says_so(checkpoint, tmp_path):
-    import numpy as np
 
     np.savez(tmp_path / "plain.npz", x=np.zeros((20, 32, 32, 3), np.uint8), y=np.arange(20) % 10)
     words = ["attack", checkpoint, "--data", f"npz:{tmp_path}/plain.npz", "--attack", "fgsm", "--out", tmp_path / "out"]
@@ -355,7 +369,6 @@ def test_a_transfer_attack_from_itself_is_as_a_white_box_and_from_another_weaker
 
 
 def test_saved_adversarial_images_fool_the_model_again(checkpoint, tmp_path):
-    import numpy as np
 
     robench("attack", checkpoint, "--attack", "apgd-ce,steps=20", "--eps", "8/255", "--n", 40, "--save", "--out", tmp_path / "out")
     from robench.models import load_model

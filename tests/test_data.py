@@ -173,6 +173,22 @@ def test_at_most_takes_the_first_and_is_content_with_fewer(tmp_path):
     assert len(load(name, at_most=100)) == 6
 
 
+def test_a_choice_by_class_has_the_same_share_of_each_class_from_any_source(tmp_path):
+    x, y = some(40)
+    y.sort()
+    name = saved(tmp_path / "toy.npz", x=x, y=y)
+    chosen = load(name, n=20, by_class=True, seed=1)
+    assert chosen.y.bincount().tolist() == [5] * 4
+    assert chosen.ids.tolist() == sorted(chosen.ids.tolist())
+    assert chosen.y.tolist() == y[chosen.ids.numpy()].tolist()
+    drawn = [load(name, n=20, by_class=True, seed=seed).ids.tolist() for seed in (1, 2)]
+    assert chosen.ids.tolist() == drawn[0] != drawn[1]
+    assert load(name, n=20).ids.tolist() == list(range(20))
+    assert load("shapes", "train", n=30, by_class=True).y.bincount().tolist() == [3] * 10
+    tree(tmp_path / "tree", {"cat": 6, "dog": 2})
+    assert load(f"folder:{tmp_path}/tree", n=4, by_class=True).y.bincount().tolist() == [3, 1]
+
+
 def test_an_unknown_name_gets_a_suggestion():
     with pytest.raises(InputError, match="unknown data set 'cifar-10': did you mean 'cifar10'"):
         load("cifar-10")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import math
 import sys
 import time
 import unicodedata
@@ -177,7 +178,8 @@ def terms(values: dict[str, float]) -> str:
 
 def epoch_line(epoch: Epoch, epochs: int) -> str:
     """One finished epoch in one line."""
-    held = f"held-out clean {percent(epoch.held_out_clean)} %, PGD-10 {percent(epoch.held_out_robust)} %"
+    fgsm = "" if math.isnan(epoch.held_out_fgsm) else f"FGSM {percent(epoch.held_out_fgsm)} %, "
+    held = f"held-out clean {percent(epoch.held_out_clean)} %, {fgsm}PGD-10 {percent(epoch.held_out_robust)} %"
     slopes = f"margin {epoch.held_out_margin:.3g}, weight norm {epoch.held_out_weight_norm:.3g}"
     alarm = f"  ALARM: {epoch.alarm}" if epoch.alarm else ""
     return f"epoch {epoch.epoch + 1}/{epochs}  {terms(epoch.terms)}  {held}, {slopes}  {epoch.seconds:.1f} s{alarm}"

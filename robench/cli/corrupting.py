@@ -76,7 +76,7 @@ def run_corrupt(models: Sequence[str], wanted: Wanted, out: Path | None, *, devi
     if not models:
         write_only(source, target, wanted, on)
         return
-    found = loaded(models, images, on, wanted.quiet, split=choice["split"], **how)
+    found = loaded(models, images, on, wanted.quiet, split=choice["split"], y=source.y, **how)
     folder = results_folder(out, found[0].name if len(found) == 1 else f"{len(found)}-models", "corrupt")
     begin = time.perf_counter()
     with fresh(folder), resumable(folder):

@@ -66,6 +66,7 @@ def subject(
             Threat(its_norm, eps)
     split = how["split"]
     images = images_of(data or data_of(known), seed=seed, **{key: how.pop(key) for key in IMAGES})
+    how["y"] = images.y
     found = loaded(models, images, on, quiet, split=split, **how)
     return [Subject(one, images, *threat, on) for one, threat in zip(found, threats, strict=True)]
 
@@ -92,13 +93,20 @@ def images_of(
 
 
 def loaded(models: Sequence[str], images: Images, device: str, quiet: bool, **how: Any) -> list[Loaded]:
-    """The models, tried out on such images, under names that tell them apart; says what was noticed. `how` goes to models.load."""
+    """The models, tried out on such images, under names that tell them apart; says what was noticed. `how` goes to models.load.
+
+    y in `how`  labels of the images that will be measured, where it shall be said that they miss classes
+    """
+    from robench.data import missed
     from robench.models import load
 
-    split = how.pop("split", images.split)
+    split, y = how.pop("split", images.split), how.pop("y", None)
     found = told_apart(models, [load(model, classes=len(images.classes), shape=images.shape, device=device, **how) for model in models])
     if images.split != split:
         sentence = f"{images.name} has no {split} split: all its images are used, also those a model may have been trained on"
+        found = [replace(one, notes=(*one.notes, sentence)) for one in found]
+    if y is not None and (held := missed(y, images.classes)):
+        sentence = f"the {len(y)} images hold {held}: --n takes more of them, --shuffle any instead of the first"
         found = [replace(one, notes=(*one.notes, sentence)) for one in found]
     for note in dict.fromkeys(note for one in found for note in one.notes):
         message(f"Note: {note}", quiet)

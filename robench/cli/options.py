@@ -63,6 +63,17 @@ def count_of(text: str) -> int:
     return int(text)
 
 
+def part_of(text: str) -> float:
+    """Reads how many of some images: a whole number, or a share of them below 1, such as 0.2 or 1/5."""
+    try:
+        part = fraction(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    if not 0 <= part < 1 and not (part >= 1 and part == int(part)):
+        raise typer.BadParameter(f"{text!r} is neither a share below 1 nor a whole number of images")
+    return int(part) if part == int(part) else part
+
+
 @dataclass(frozen=True)
 class Channels:
     """One number a channel."""

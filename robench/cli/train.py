@@ -26,7 +26,7 @@ def train(
     data_dir: o.DataDir = None,
     download: o.Download = False,
     image_size: o.ImageSize = None,
-    n_train: Annotated[Whole, typer.Option("--n-train", min=1, help="Train on the first N images only.")] = None,
+    n_train: Annotated[Whole, typer.Option("--n-train", min=1, help="Train on N images only, the same share of each class.")] = None,
     preset: Annotated[
         Text, typer.Option("--preset", help="Training setting: see 'robench list presets'. Default: one for small data.")
     ] = None,
@@ -65,8 +65,16 @@ def train(
     guard: Annotated[
         Text, typer.Option("--guard", help="Where the loss diverges or single-step training collapses: stop, roll-back or off.")
     ] = None,
-    held_out: Annotated[Whole, typer.Option("--held-out", min=0, help="Training images held out for the selection of the epoch.")] = None,
-    select: Annotated[str, typer.Option("--select", help="best (on the held-out images) or last.")] = "best",
+    held_out: Annotated[
+        Real,
+        typer.Option(
+            "--held-out",
+            parser=o.part_of,
+            metavar="N|SHARE",
+            help="Training images held out for the selection of the epoch. Default: the preset's number, at most a fifth.",
+        ),
+    ] = None,
+    select: Annotated[str, typer.Option("--select", help="best (on the held-out images: docs/training.md) or last.")] = "best",
     suite: Annotated[str, typer.Option("--suite", help="What is run at the end: a suite, or attacks joined by +.")] = "pgd-20+apgd-ce",
     measure: Annotated[
         Text, typer.Option("--measure", help="Images that are measured at the end: test or held-out. Default: test, of a sweep held-out.")
@@ -74,7 +82,7 @@ def train(
     sweep: Annotated[
         Text, typer.Option("--sweep", help="Grid of trainings: KEY=VALUE:VALUE,KEY=..., lambda is the weight of --reg. --out is a folder.")
     ] = None,
-    eval_n: Annotated[int, typer.Option("--eval-n", min=1, help="How many of them are attacked.")] = 300,
+    eval_n: Annotated[int, typer.Option("--eval-n", min=1, help="How many of them are attacked: the first ones.")] = 300,
     seed: o.Seed = 0,
     device: o.Device = "auto",
     threads: o.Threads = None,
@@ -160,6 +168,7 @@ def show_result(trained: Trained, seconds: float, quiet: bool) -> None:
     ]
     lines.append(("seconds", "", f"{seconds:.1f}", "", ""))
     title = f"{meta['model']['arch']} on {meta['data']['name']}, {method}, preset {meta['preset']}"
+    title += f", {meta['data']['n']} images and {meta['data']['held_out']} held out"
     title += f", weights of epoch {recipe['epoch']} of {recipe['epochs']}, measured on {metrics['clean']['data']}"
     show(title, ("probe", "threat", "accuracy %", "95 % interval", "n"), lines, left=2)
     message(f"Written: {trained.path}", quiet)

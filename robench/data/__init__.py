@@ -6,16 +6,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from robench.data import files, official, shapes
-from robench.data.images import Choice, Images, checked, squared
-from robench.draws import Draws
+from robench.data.images import Choice, Images, checked, evenly, missed, squared, stratified
 from robench.errors import InputError
 from robench.recipes import did_you_mean
 
-__all__ = ["ABOUT", "DATASETS", "FORMATS", "Choice", "Images", "holdout", "load"]
+__all__ = ["ABOUT", "DATASETS", "FORMATS", "Choice", "Images", "holdout", "load", "missed", "stratified"]
 
 
 def built_in(split: str, data_dir: Path, download: bool, choice: Choice) -> Images:  # noqa: ARG001
@@ -59,18 +55,19 @@ def load(
     seed: int = 0,
     image_size: int | None = None,
     at_most: int | None = None,
+    by_class: bool = False,
 ) -> Images:
     """The images of a data set: a name in DATASETS, `npz:PATH` or `folder:PATH`.
 
-    n takes the first n images, as RobustBench does; with shuffle, n drawn with the seed; at_most likewise, where the set
-    may have fewer. `indices` is a text file of the ids to use, one a line. data_dir is ./data unless given. `image_size`
-    brings all images to that many pixels square.
+    n takes the first n images, as RobustBench does; with shuffle, n drawn with the seed; with by_class, n drawn with the seed, the
+    same share of each class, in their order. at_most takes the first ones, where the set may have fewer. `indices` is a text file of
+    the ids to use, one a line. data_dir is ./data unless given. `image_size` brings all images to that many pixels square.
     """
     if image_size is not None and image_size < 1:
         raise InputError(f"the image size must be at least 1 pixel, not {image_size}")
     if n is not None and n < 1:
         raise InputError(f"n must be at least 1, not {n}")
-    choice = Choice(n, shuffle, None if indices is None else listed(indices), seed, at_most)
+    choice = Choice(n, shuffle, None if indices is None else listed(indices), seed, at_most, by_class)
     place = Path("data") if data_dir is None else data_dir
     kind, _, path = name.partition(":")
     if kind in FORMATS and path:
@@ -106,19 +103,5 @@ def holdout(images: Images, share_or_n: float, seed: int) -> tuple[Images, Image
     n = round(share_or_n * len(images)) if share_or_n < 1 else int(share_or_n)
     if not share_or_n >= 0 or not n < len(images) or (share_or_n >= 1 and n != share_or_n):
         raise InputError(f"cannot hold out {share_or_n} of {len(images)} images: give a share below 1 or a smaller whole number")
-    drawn = Draws(seed, images.ids, "data/holdout").uniform(())
-    held = torch.zeros(len(images), dtype=torch.bool, device=images.y.device)
-    for label, count in enumerate(quotas(images.y.bincount(minlength=len(images.classes)), n)):
-        members = (images.y == label).nonzero().squeeze(1)
-        members = members[images.ids[members].argsort()]  # ties of the drawn numbers fall by id
-        held[members[drawn[members].argsort(stable=True)[:count]]] = True
+    held = evenly(images.y, images.ids, n, seed, "data/holdout")
     return images.take(~held), images.take(held)
-
-
-def quotas(sizes: Tensor, n: int) -> list[int]:
-    """Whole numbers that sum to n, in proportion to the sizes (K,): shares rounded down, the rest to the largest remainders."""
-    exact = sizes.to(torch.float64) * n / sizes.sum()
-    floor = exact.floor()
-    extra = (exact - floor).argsort(descending=True, stable=True)[: n - int(floor.sum())]
-    floor[extra] += 1
-    return [int(count) for count in floor]

@@ -42,7 +42,7 @@ def npz(path: Path, split: str, choice: Choice, image_size: int | None) -> Image
     ids = whole_numbers(arrays[index_key], f"{name}: {index_key}") if index_key in arrays else torch.arange(len(x))
     if not len(x) == len(y) == len(ids):
         raise InputError(f"{name}: {len(x)} images, {len(y)} labels and {len(ids)} indices do not fit together")
-    rows = choice.rows(ids, f"{name} ({split})")
+    rows = choice.rows(ids, f"{name} ({split})", y)
     return Images(name, split, x[rows].contiguous(), y[rows], ids[rows], class_names(arrays, name))
 
 
@@ -104,7 +104,8 @@ def folder(path: Path, split: str, choice: Choice, image_size: int | None) -> Im
     by_class = [pictures(top / kind) for kind in classes]
     listed = [(rank, label, file) for label, kind in enumerate(by_class) for rank, file in enumerate(kind)]
     order = sorted(range(len(listed)), key=lambda place: listed[place][:2])
-    rows = choice.rows(torch.tensor(order, dtype=torch.int64), f"{name} ({split})")
+    y = torch.tensor([listed[place][1] for place in order], dtype=torch.int64)
+    rows = choice.rows(torch.tensor(order, dtype=torch.int64), f"{name} ({split})", y)
     ids = torch.tensor(order)[rows]
     _, labels, chosen = zip(*(listed[place] for place in ids.tolist()), strict=True)
     return Images(name, split, decoded(chosen, image_size, name), torch.tensor(labels), ids, classes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -71,7 +72,8 @@ class Images:
 class Choice:
     """Which images are wanted: those listed in `indices` (else all), in their order or shuffled with the seed, the first n of them.
 
-    n asks for exactly that many, at_most for no more than that many.
+    n asks for exactly that many, at_most for no more than that many. With by_class they are not the first n, but n drawn with the seed,
+    the same share of each class, in their order.
     """
 
     n: int | None = None
@@ -79,9 +81,10 @@ class Choice:
     indices: tuple[int, ...] | None = None
     seed: int = 0
     at_most: int | None = None
+    by_class: bool = False
 
-    def rows(self, ids: Tensor, what: str) -> Tensor:
-        """Places in `ids` (those of a whole split, in its order) of the chosen images, in the order of use."""
+    def rows(self, ids: Tensor, what: str, y: Tensor | None = None) -> Tensor:
+        """Places in `ids` (those of a whole split, in its order) of the chosen images, in the order of use; `y` are its labels."""
         if len(ids) == 0:
             raise InputError(f"{what} is empty: it has no images to use")
         rows = torch.arange(len(ids)) if self.indices is None else places(ids, self.indices, what)
@@ -92,7 +95,43 @@ class Choice:
         if not 1 <= self.n <= len(rows):
             held = f"{what} has {len(rows)}" if self.indices is None else f"the index file lists {len(rows)}"
             raise InputError(f"n must be between 1 and the number of images, and {held}: n = {self.n} is not possible")
+        if self.by_class and y is not None:
+            return rows[evenly(y[rows], ids[rows], self.n, self.seed, "data/subset")]
         return rows[: self.n]
+
+
+def evenly(y: Tensor, ids: Tensor, n: int, seed: int, key: str) -> Tensor:
+    """Which n of the images with labels y are drawn, (N,) bool: the same share of each class, rounded by largest remainder.
+
+    Which ones depends on the seed, the key and the ids only, not on their order.
+    """
+    drawn = Draws(seed, ids, key).uniform(())
+    chosen = torch.zeros(len(y), dtype=torch.bool, device=y.device)
+    for label, count in enumerate(quotas(y.bincount(), n)):
+        members = (y == label).nonzero().squeeze(1)
+        members = members[ids[members].argsort()]  # ties of the drawn numbers fall by id
+        chosen[members[drawn[members].argsort(stable=True)[:count]]] = True
+    return chosen
+
+
+def quotas(sizes: Tensor, n: int) -> list[int]:
+    """Whole numbers that sum to n, in proportion to the sizes (K,): shares rounded down, the rest to the largest remainders."""
+    exact = sizes.to(torch.float64) * n / sizes.sum()
+    floor = exact.floor()
+    extra = (exact - floor).argsort(descending=True, stable=True)[: n - int(floor.sum())]
+    floor[extra] += 1
+    return [int(count) for count in floor]
+
+
+def stratified(images: Images, n: int, seed: int) -> Images:
+    """At most n of the images, drawn with the seed, the same share of each class, in their order."""
+    return images if n >= len(images) else images.take(evenly(images.y, images.ids, n, seed, "data/subset"))
+
+
+def missed(y: Tensor, classes: Sequence[str]) -> str:
+    """How many classes have an image among those with labels y, as in "5 of 10 classes"; "" where each has one."""
+    seen = len(y.unique())
+    return f"{seen} of {len(classes)} classes" if seen < len(classes) else ""
 
 
 def places(ids: Tensor, wanted: tuple[int, ...], what: str) -> Tensor:

@@ -24,7 +24,7 @@ def load(name: str, split: str, data_dir: Path, download: bool, choice: Choice) 
     if split not in SPLITS:
         raise InputError(f"{name} has no split {split!r}: choose one of {', '.join(SPLITS)}")
     x, y, classes = tensors(stored(name, split, data_dir, download))
-    rows = choice.rows(torch.arange(len(x)), f"the {split} split of {name}")
+    rows = choice.rows(torch.arange(len(x)), f"the {split} split of {name}", y)
     return Images(name, split, x[rows], y[rows], rows, classes)
 
 

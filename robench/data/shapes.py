@@ -122,7 +122,7 @@ def load(split: str, choice: Choice) -> Images:
     if split not in SIZES:
         raise InputError(f"shapes has no split {split!r}: choose one of {', '.join(sorted(SIZES))}")
     ids = torch.arange(max(SIZES[split], choice.n or 0)) if choice.indices is None else torch.tensor(choice.indices)
-    return generate(split, tuple(ids[choice.rows(ids, "shapes")].tolist()))
+    return generate(split, tuple(ids[choice.rows(ids, "shapes", labels(Draws(0, ids, f"shapes/{split}")))].tolist()))
 
 
 @lru_cache(maxsize=4)

@@ -28,6 +28,7 @@ History = Sequence[Mapping[str, Any]]
 Box = tuple[float, ...]  # left, low, right, high
 FIRST = ("epoch", "seconds", "lr")
 ACCURACIES = {"held_out_clean": "clean", "held_out_fgsm": "FGSM", "held_out_robust": "PGD"}
+NOT_DRAWN = "held_out_attacked_clean"  # nearly held_out_clean, on fewer images
 HELD = "held_out_"
 DECADE = 10.0  # a ratio of the largest to the smallest value from which an axis is logarithmic (our choice)
 DOTTED = 40  # points of a line up to which each has a dot
@@ -113,7 +114,7 @@ def panels_of(history: History) -> list[Panel]:
     terms = {name: along(history, lambda epoch, name=name: epoch.get("terms", {}).get(name)) for name in term_keys(history)}
     scalars = {key: along(history, lambda epoch, key=key: epoch.get(key)) for key in scalar_keys(history)}
     accuracies = {label: scalars[key] for key, label in ACCURACIES.items() if scalars.get(key)}
-    others = [Panel(worded(key), {key: line}) for key, line in scalars.items() if line and key not in (*FIRST, *ACCURACIES)]
+    others = [Panel(worded(key), {key: line}) for key, line in scalars.items() if line and key not in (*FIRST, *ACCURACIES, NOT_DRAWN)]
     loss = Panel("terms of the loss", terms, logarithmic=spans_decades(value for line in terms.values() for _, value in line))
     held = [Panel("held-out accuracy (%)", accuracies, shares=True)] if accuracies else []
     return [loss, *held, *([Panel("learning rate", {"lr": scalars["lr"]})] if scalars["lr"] else []), *others]
