@@ -23,7 +23,7 @@ from robench.altered import Altered
 from robench.attacks.losses import margin
 from robench.audits import AUDITS, GROUPS
 from robench.audits.geometry import geometry
-from robench.audits.inequality import lorenz, sizes_of
+from robench.audits.inequality import block_of, lorenz, sizes_of
 from robench.calls import CUT, frozen, padded, with_gradients
 from robench.draws import Draws
 from robench.errors import InputError
@@ -37,6 +37,7 @@ from robench.rows import Row
 from robench.types import Explain, Explained
 
 CLEAN = "clean"  # the images as they are
+REGIONAL = "regional-gini"
 JACOBIAN = "jacobian"  # the rows of scores that belong to the model and to no method
 TILES = 8  # how many images the gallery shows
 TRIED = 2  # images on which a model, method and score are tried out before the audit
@@ -129,15 +130,28 @@ def chosen_methods(methods: Sequence[str], **common: int | str | None) -> list[R
     return found
 
 
-def chosen_scores(names: Sequence[str], masks: bool) -> list[Recipe]:
-    """The recipes of the scores that names of scores and of groups stand for, each once; those that need masks only where there are some.
+def without_blocks(size: tuple[int, int]) -> str:
+    """Why images of size (H, W) have no regional Gini, as a sentence; "" where they have one."""
+    try:
+        block_of(*size)
+    except InputError as error:
+        return f"{REGIONAL} is left out: {error}"
+    return ""
 
+
+def chosen_scores(names: Sequence[str], masks: bool, size: tuple[int, int]) -> tuple[list[Recipe], list[str]]:
+    """The recipes of the scores that names of scores and of groups stand for, each once, and notes.
+
+    Of a group, scores that need masks are chosen only where there are some, and the regional Gini only where blocks divide images of
+    size (H, W), with a note otherwise.
     InputError for an unknown name, and for a score that was named itself and cannot be had.
     """
     found: dict[str, Recipe] = {}
+    note = without_blocks(size) if any(REGIONAL in GROUPS.get(name, ()) for name in names) else ""
+    missing = {*(() if masks else GROUPS["masks"]), *((REGIONAL,) if note else ())}
     for name in names:
         if name in GROUPS:
-            fitting = [parse(score) for score in GROUPS[name] if masks or score not in GROUPS["masks"]]
+            fitting = [parse(score) for score in GROUPS[name] if score not in missing]
             found |= {score.label: score for score in fitting if score.label not in found}
             continue
         recipe = parse(name)
@@ -148,7 +162,7 @@ def chosen_scores(names: Sequence[str], masks: bool) -> list[Recipe]:
         if recipe.name in GROUPS["masks"] and not masks:
             raise InputError(f"score {recipe.name!r} needs the object's mask of each image: of the data here, only shapes has them")
         found[recipe.label] = recipe
-    return list(found.values())
+    return list(found.values()), [note] if note and REGIONAL not in found else []
 
 
 @with_gradients

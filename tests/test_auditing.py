@@ -17,10 +17,11 @@ from robench.statistics import spearman
 from robench.summary import blank
 
 ABOUT = replace(blank(), checkpoint="model")
+SIZE = (32, 32)
 
 
 def run(problem, methods=("saliency",), scores=("maps",), **options):
-    wanted = chosen_scores(scores, options.get("masks") is not None)
+    wanted, _ = chosen_scores(scores, options.get("masks") is not None, tuple(problem.x.shape[2:]))
     return audit(problem.model, problem.x, problem.y, methods=chosen_methods(methods), scores=wanted, about=ABOUT, **options)
 
 
@@ -70,7 +71,7 @@ def test_a_constant_model_gets_a_report_that_says_so():
     x = torch.rand(9, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     done = audit(
         Deaf(), x, torch.zeros(9).long(), methods=chosen_methods(["saliency", "integrated-gradients,steps=4"]),
-        scores=chosen_scores(["maps"], False), about=ABOUT,
+        scores=chosen_scores(["maps"], False, (8, 8))[0], about=ABOUT,
     )  # fmt: skip
     assert [bool(some.zero.all()) for some in done.scored] == [True, True]
     assert all(values.isnan().all() for some in done.scored for values in some.values.values())
@@ -92,7 +93,12 @@ class Half(nn.Module):
 def test_maps_that_are_zero_are_counted_and_left_out_of_the_mean():
     x = torch.rand(20, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     done = audit(
-        Half(), x, torch.zeros(20).long(), methods=chosen_methods(["saliency"]), scores=chosen_scores(["gini"], False), about=ABOUT
+        Half(),
+        x,
+        torch.zeros(20).long(),
+        methods=chosen_methods(["saliency"]),
+        scores=chosen_scores(["gini"], False, (8, 8))[0],
+        about=ABOUT,
     )
     dark = int((x[:, 0, 0, 0] <= 0.5).sum())
     assert 0 < dark < 20
@@ -194,11 +200,11 @@ def test_methods_and_scores_are_checked_before_anything_runs():
     assert chosen_methods(["saliency", "occlusion", "feature-ablation,block=2"], block=8)[1].options == {"block": 8}
     assert chosen_methods(["feature-ablation,block=2"], block=8)[0].options == {"block": 2}
     with pytest.raises(InputError, match="unknown score 'ginni': did you mean 'gini'"):
-        chosen_scores(["ginni"], False)
+        chosen_scores(["ginni"], False, SIZE)
     with pytest.raises(InputError, match="needs the object's mask"):
-        chosen_scores(["pointing-game"], False)
-    assert [score.name for score in chosen_scores(["masks", "gini"], False)] == ["gini"]
-    assert len(chosen_scores(["all"], True)) == len(chosen_scores(["all"], False)) + 3
+        chosen_scores(["pointing-game"], False, SIZE)
+    assert [score.name for score in chosen_scores(["masks", "gini"], False, SIZE)[0]] == ["gini"]
+    assert len(chosen_scores(["all"], True, SIZE)[0]) == len(chosen_scores(["all"], False, SIZE)[0]) + 3
     with pytest.raises(InputError, match="unknown attack, probe or corruption 'pgd-2000'"):
         known("pgd-2000")
 
@@ -224,3 +230,15 @@ def test_an_image_smaller_than_a_block_is_refused(problem):
 def test_an_altered_image_says_who_fell_among_those_that_were_tried():
     change = Altered("pgd", torch.tensor([True, False, False]), torch.tensor([True, True, False]), None, torch.tensor([0]))
     assert change.words(torch.arange(3)) == [1, 0, None]
+
+
+@pytest.mark.parametrize("size", [(37, 50), (227, 227), (257, 257)])
+def test_a_group_leaves_the_regional_gini_out_where_no_block_divides_the_images(size):
+    scores, notes = chosen_scores(["maps"], False, size)
+    assert "gini" in [score.name for score in scores]
+    assert "regional-gini" not in [score.name for score in scores]
+    assert notes[0].startswith("regional-gini is left out: no block of about")
+    named, notes = chosen_scores(["maps", "regional-gini"], False, size)  # asked for: refused as it is computed
+    assert ("regional-gini" in [score.name for score in named], notes) == (True, [])
+    assert chosen_scores(["gini"], False, size)[1] == []
+    assert chosen_scores(["maps"], False, (224, 224))[1] == []

@@ -252,6 +252,19 @@ def test_what_is_wrong_gets_one_sentence_and_leaves_nothing(words, sentence, tmp
     assert not (tmp_path / "out").exists()
 
 
+def test_images_of_any_size_are_audited_by_default(tmp_path):
+    mine = tmp_path / "mine.py"
+    mine.write_text("from torch import nn\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(37 * 50, 2))\n")
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "odd.npz", x_test=rng.random((12, 37, 50, 1), dtype=np.float32), y_test=np.arange(12) % 2)
+    words = ["saliency", f"{mine}:net", "--data", f"npz:{tmp_path / 'odd.npz'}", "--out", tmp_path / "out"]
+    said = " ".join(robench(*words).stderr.split())
+    assert "regional-gini is left out: no block of about 4 pixels divides images of 37 x 50" in said
+    assert "regional-gini is left out" in (tmp_path / "out" / "report.html").read_text()
+    assert {row["metric"] for row in read(tmp_path / "out" / "rows.csv")} > {"gini", "entropy", "top-mass-1", "alignment"}
+    assert "no block of about 4 pixels" in refused(*words[:-1], tmp_path / "other", "--score", "regional-gini")
+
+
 def test_models_trained_for_different_threats_need_one_radius(tmp_path, factories):
     words = ["saliency", CHECKPOINT, f"{factories}:relu", "--data", "shapes", "--n", 8, "--against", "pgd-10", "--norm", "l2"]
     robench(*words, "--eps", "0.5", "--out", tmp_path / "one")

@@ -149,11 +149,12 @@ def test_zero_is_white_positive_red_negative_blue_and_nan_grey():
 
 def test_the_overlay_leaves_the_grey_image_where_the_map_is_zero():
     x, signed = image(), torch.zeros(3, 8, 8)
-    signed[:, 2, 3] = -4.0
+    signed[:, 2, 3], signed[:, 6, 1] = -4.0, 4.0
     found = overlaid(x, signed)
     grey = 0.35 + 0.65 * x.mean(0)
     assert torch.allclose(found[:, 5, 5], grey[5, 5].expand(3))
-    assert to_hex(found[:, 2, 3].tolist()) == saliency.WARM
+    assert to_hex(found[:, 2, 3].tolist()) == saliency.INK  # blue is negative, as the legend says
+    assert to_hex(found[:, 6, 1].tolist()) == saliency.WARM
     assert overlaid(x, torch.full((1, 8, 8), torch.nan)).isfinite().all()
 
 

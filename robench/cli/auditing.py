@@ -88,7 +88,7 @@ def run_audit(what: Sequence[Subject], wanted: Wanted, out: Path | None) -> None
     one_threat(what, wanted.against)
     folder, begin, images = results_folder(out, subject_words(what), "saliency"), time.perf_counter(), what[0].images
     with fresh(folder, "maps-*.npy"):
-        scores = chosen_scores(wanted.scores, images.masks is not None)
+        scores, left_out = chosen_scores(wanted.scores, images.masks is not None, images.shape[1:])
         scenes = [scene(one, wanted) for one in what]
         earlier = [joined(results, its) for results, its in zip(matched(what, wanted.join), scenes, strict=True)]
         try_out(what, wanted, scores, scenes, earlier)
@@ -98,7 +98,7 @@ def run_audit(what: Sequence[Subject], wanted: Wanted, out: Path | None) -> None
             [row for row in probing.rows if row.probe != "clean"] if probing else []
         )
         name = f"{subject_words(what)} on {image_words(what[0])}, seed {wanted.seed}"
-        notes = [note if len(what) == 1 else f"{audit.about.checkpoint}: {note}" for audit in audits for note in audit.notes]
+        notes = left_out + [note if len(what) == 1 else f"{audit.about.checkpoint}: {note}" for audit in audits for note in audit.notes]
         shown = [*score_tables(rows, wanted, name), *(error_tables(probing.rows) if probing else [])]
         written = write(what, audits, probing, rows, shown, notes, name, folder, wanted, time.perf_counter() - begin)
     for table in [*score_tables(rows, wanted, name), *(error_tables(probing.rows, MOST) if probing else [])]:

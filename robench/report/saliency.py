@@ -211,11 +211,16 @@ def coloured(signed: Tensor) -> Tensor:
 
 
 def overlaid(image: Tensor, signed: Tensor) -> Tensor:
-    """The grey image, lightened, (3, H, W), with colour where the sizes of the map are large."""
+    """The grey image, lightened, (3, H, W), with red where the map is large and positive, and blue where it is large and negative."""
     grey = 0.35 + 0.65 * seen(image).mean(0, keepdim=True)
-    strength = scaled(signed).abs().nan_to_num(0.0).float().unsqueeze(0)
-    colour = torch.tensor([int(WARM[place : place + 2], 16) / 255 for place in (1, 3, 5)]).view(3, 1, 1)
-    return grey * (1 - strength) + colour * strength
+    values = scaled(signed).nan_to_num(0.0).float().unsqueeze(0)
+    colour = torch.where(values > 0, rgb(WARM), rgb(INK))
+    return grey * (1 - values.abs()) + colour * values.abs()
+
+
+def rgb(colour: str) -> Tensor:
+    """A colour such as #b0431f as shares of red, green and blue, (3, 1, 1)."""
+    return torch.tensor([int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]).view(3, 1, 1)
 
 
 @house()
