@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from robench.errors import InputError
+from robench.names import ELSEWHERE, ours_for
 
 T = TypeVar("T")
 SIGNATURES = {  # what a function of the user's own is called with; its options are keyword-only
@@ -63,6 +64,23 @@ def parse(sentence: str) -> Recipe:
     return Recipe(name.strip(), None if number is None else float(number), options)
 
 
+def separate(sentences: Iterable[str]) -> list[str]:
+    """The sentences of an option that may be repeated, with those that were joined by commas apart.
+
+    A part with an equals sign is an option of the sentence before it: `saliency,occlusion,block=2` are two.
+    """
+    found: list[str] = []
+    for sentence in sentences:
+        first, *rest = sentence.split(",")
+        found.append(first)
+        for part in rest:
+            if "=" in part:
+                found[-1] += f",{part}"
+            else:
+                found.append(part)
+    return found
+
+
 def literal(text: str) -> Any:
     """The number, fraction, boolean or plain word that `text` spells."""
     if text.lower() in ("true", "false"):
@@ -93,12 +111,17 @@ def lookup(name: str, table: Mapping[str, T], what: str) -> T:
     """The entry of `table` under `name`; InputError with a "did you mean" if there is none."""
     if name in table:
         return table[name]
-    raise InputError(f"unknown {what} {name!r}{did_you_mean(name, table)}")
+    elsewhere = ELSEWHERE.get(what, {}).get(name)
+    raise InputError(f"unknown {what} {name!r}{f': {elsewhere}' if elsewhere else did_you_mean(name, table)}")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence about an unknown name: the nearest known one, or all of them."""
+    """The end of a sentence about an unknown name: ours for a name of the field, the nearest known one, or all of them."""
     names = sorted(known)
+    ours, same = ours_for(name, names)
+    if ours:
+        words = " or ".join(map(repr, ours))
+        return f": did you mean {words}?" if same else f": there is none here, and {words} comes nearest"
     near = difflib.get_close_matches(name, names, 1, 0.5)
     return f": did you mean {near[0]!r}?" if near else f": choose one of {', '.join(names)}"
 
@@ -114,6 +137,8 @@ def resolve(recipe: Recipe, table: Mapping[str, Callable[..., Any]], what: str) 
     for key in recipe.options:
         if key not in known:
             hint = did_you_mean(key, known) if known else ", it has none"
+            if {key, key.replace("_", "-")} & set(table):
+                hint = f": to ask for the {what} {key.replace('_', '-')!r} as well, repeat the option"
             raise InputError(f"{what} {recipe.name!r} has no option {key!r}{hint}")
         if key in settled:
             raise InputError(f"{what} {recipe.name!r} means {key}={settled[key]}: name the general {what} to choose {key} yourself")

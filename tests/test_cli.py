@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -178,6 +179,45 @@ def test_the_list_command_knows_every_kind(checkpoint):
     for kind in ("suites", "data", "models", "objectives", "regularizers", "presets"):
         assert len(robench("list", kind).stdout.splitlines()) > 4
     assert "did you mean 'attacks'" in refused("list", "attack")
+
+
+def test_a_list_has_a_plain_sentence_a_name_that_no_narrow_column_breaks():
+    from robench.cli.lists import KINDS, TABLES, entries, tables
+
+    for kind in KINDS:
+        lines = entries(kind)
+        assert not TABLES.get(kind) or [name for name, _, _ in lines] == list(tables(kind))
+        for name, text, _ in lines:
+            assert 0 < len(text) <= 140, name
+            assert not re.search(r"\(B|\(N|scalar R|float64", text), f"{name}: {text}"
+    assert any(
+        "One step of size eps from the clean image up the cross-entropy" in line for line in robench("list", "attacks").stdout.splitlines()
+    )
+
+
+def test_options_that_may_be_repeated_take_commas_too(checkpoint, tmp_path):
+    from robench.cli.options import paths
+
+    words = [
+        "--method",
+        "saliency,integrated-gradients,steps=4,baseline=mean",
+        "--score",
+        "gini,entropy",
+        "--against",
+        "fgsm,gaussian_noise,severity=2",
+    ]
+    robench("saliency", checkpoint, *words, "--eps", "4/255", "--n", 12, "--out", tmp_path / "audit")
+    rows = read(tmp_path / "audit" / "rows.csv")
+    assert {row["probe"] for row in rows if row["metric"] == "gini"} == {"saliency", "integrated-gradients"}
+    assert any("steps=4" in row["setting"] and "baseline=mean" in row["setting"] for row in rows)
+    assert {"images=clean", "images=fgsm", "images=gaussian_noise-2"} <= {word for row in rows for word in row["setting"].split()}
+    robench("corrupt", checkpoint, "--corruption", "fog,contrast", "--severity", 1, "--n", 12, "--out", tmp_path / "corrupt")
+    assert {"fog", "contrast"} <= {row["probe"] for row in read(tmp_path / "corrupt" / "rows.csv")}
+    words = ["--n-train", 300, "--held-out", 50, "--epochs", 1, "--eval-n", 10, "--out", tmp_path / "net.pt"]
+    robench("train", "--reg", "l1=1e-6,l2", "--objective", "standard", *words)
+    assert json.loads((tmp_path / "net.json").read_text())["meta"]["recipe"]["reg"] == ["l1=1e-6", "l2"]
+    (tmp_path / "a,b").mkdir()
+    assert paths([tmp_path / "a,b", Path("c,d")]) == [tmp_path / "a,b", Path("c"), Path("d")]
 
 
 @pytest.mark.parametrize(

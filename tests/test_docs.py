@@ -23,6 +23,14 @@ def test_the_python_of_the_page_runs(monkeypatch, capsys):
     assert len(names["fallen"]) == round((clean - pgd) * 64)
 
 
+def test_the_python_of_the_readme_runs_as_printed(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    exec((ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0], {})
+    left, flags = capsys.readouterr().out.split(maxsplit=1)
+    assert 0.5 < float(left) < 0.9
+    assert flags.strip() == "[]"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):

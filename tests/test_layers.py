@@ -16,6 +16,7 @@ LAYERS = {
         "threat",
         "rows",
         "recipes",
+        "names",
         "schedules",
         "writing",
         "statistics",

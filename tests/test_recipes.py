@@ -4,8 +4,16 @@ from functools import partial
 
 import pytest
 
+from robench.attacks import ATTACKS
+from robench.audits import AUDITS
+from robench.corruptions import CORRUPTIONS
 from robench.errors import InputError
-from robench.recipes import Recipe, fraction, lookup, parse, probes_own, resolve, setting
+from robench.explainers import EXPLAINERS
+from robench.names import ABSENT, ELSEWHERE, OTHER_NAMES
+from robench.objectives import OBJECTIVES, REGULARIZERS
+from robench.probes import PROBES
+from robench.recipes import Recipe, did_you_mean, fraction, lookup, parse, probes_own, resolve, separate, setting
+from robench.suites import SUITES
 
 
 def attack(model, *, steps=10, loss="ce"):
@@ -44,6 +52,62 @@ def test_unknown_names_come_with_a_suggestion():
         lookup("sqare", {"square": 1, "pgd": 2}, "attack")
     with pytest.raises(InputError, match="choose one of pgd, square"):
         lookup("zzz", {"square": 1, "pgd": 2}, "attack")
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "end"),
+    [
+        ("gradient", EXPLAINERS, "did you mean 'saliency'?"),
+        ("vanilla", EXPLAINERS, "did you mean 'saliency'?"),
+        ("ig", EXPLAINERS, "did you mean 'integrated-gradients'?"),
+        ("GradCAM", EXPLAINERS, "did you mean 'grad-cam'?"),
+        ("smooth_grad", EXPLAINERS, "did you mean 'smoothgrad'?"),
+        ("shap", EXPLAINERS, "did you mean 'kernel-shap' or 'gradient-shap'?"),
+        ("rise", EXPLAINERS, "there is none here, and 'occlusion' or 'shapley-sampling' comes nearest"),
+        ("bim", ATTACKS, "did you mean 'pgd'?"),
+        ("cw", ATTACKS, "there is none here, and 'pgd-margin' or 'apgd,loss=margin' comes nearest"),
+        ("jpeg", CORRUPTIONS, "did you mean 'jpeg_compression'?"),
+        ("gaussian-noise", CORRUPTIONS, "did you mean 'gaussian_noise'?"),
+        ("input-gradient", REGULARIZERS, "did you mean 'double-backprop'?"),
+        ("weight-decay", REGULARIZERS, "did you mean 'l2'?"),
+        ("fgsm", OBJECTIVES, "did you mean 'fgsm-at'?"),
+        ("natural", OBJECTIVES, "did you mean 'standard'?"),
+        ("inductive-noise-1", PROBES, "did you mean 'inductive-noise'?"),
+    ],
+)
+def test_names_of_the_field_are_told_ours(name, known, end):
+    assert did_you_mean(name, known) == f": {end}"
+
+
+def test_every_name_that_is_told_exists():
+    everything = {*EXPLAINERS, *ATTACKS, *CORRUPTIONS, *REGULARIZERS, *OBJECTIVES, *PROBES, *AUDITS, *SUITES, "nineteen"}
+    told = {ours for names in OTHER_NAMES.values() for ours in names}
+    told |= {ours.partition(",")[0] for names in ABSENT.values() for ours in names} - {"transfer:MODEL"}
+    assert told <= everything
+    assert not {name for name in ABSENT if name in everything}
+    assert set(ELSEWHERE["attack"]) <= set(SUITES)
+    assert set(ELSEWHERE["regulariser"]) <= set(OBJECTIVES)
+    assert set(ELSEWHERE["objective"]) <= set(REGULARIZERS)
+
+
+def test_a_name_of_another_option_is_told_where_it_goes():
+    with pytest.raises(InputError, match="it is a suite: robench eval MODEL --suite autoattack"):
+        lookup("autoattack", ATTACKS, "attack")
+    with pytest.raises(InputError, match="it is an objective: --objective trades"):
+        lookup("trades", REGULARIZERS, "regulariser")
+
+
+def test_sentences_joined_by_commas_come_apart_and_keep_their_options():
+    assert separate(["a,b", "c"]) == ["a", "b", "c"]
+    assert separate(["integrated-gradients,baseline=mean", "saliency"]) == ["integrated-gradients,baseline=mean", "saliency"]
+    assert separate(["occlusion,block=2,stride=1,saliency,smoothgrad,samples=5"]) == [
+        "occlusion,block=2,stride=1", "saliency", "smoothgrad,samples=5",
+    ]  # fmt: skip
+    assert separate(["sagr=0.1,rho=0.3,l2"]) == ["sagr=0.1,rho=0.3", "l2"]
+    with pytest.raises(InputError, match="cannot read ''"):
+        [parse(sentence) for sentence in separate(["a,"])]
+    with pytest.raises(InputError, match="to ask for the penalty 'b' as well, repeat the option"):
+        resolve(parse("a,b=1"), {"a": attack, "b": attack}, "penalty")
 
 
 def test_options_are_bound_and_unknown_ones_refused():

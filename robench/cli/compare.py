@@ -22,7 +22,9 @@ def compare(
     fail_on: Annotated[
         list[str] | None,
         typer.Option(
-            "--fail-on", metavar="PROBE:drop[>X%]", help="Exit code 1 on such a drop; may be repeated. Default: any drop of the last probe."
+            "--fail-on",
+            metavar="PROBE:drop[>X%]",
+            help="Exit code 1 on such a drop; several by commas or repeated. Default: any drop of the last probe.",
         ),
     ] = None,
     alpha: Annotated[float, typer.Option("--alpha", help="A drop counts if its McNemar p value is at most this.")] = 0.05,
@@ -40,7 +42,7 @@ def compare(
         raise InputError(f"--alpha must lie above 0 and at most at 1, not {alpha}")
     before, after = load(base), load(new)
     lines = compared(before, after)
-    chosen = gates(fail_on or [], [line.probe for line in lines])
+    chosen = gates([gate for words in fail_on or [] for gate in words.split(",")], [line.probe for line in lines])
     written = write(out, lines) if out else None
     show_compared(base, new, lines)
     for note in [*notes(before, after), *blind(chosen, lines[0].n, alpha)]:

@@ -80,15 +80,18 @@ def refuse(what: str, **given: object) -> None:
             raise InputError(f"{what} is a probe, which has no use for --{name}: leave it out")
 
 
-def show(title: str, columns: Sequence[str], lines: Iterable[Sequence[str]], left: int = 1) -> None:
-    """Prints a title and a table to stdout; the first `left` columns are words, the others numbers."""
+def show(title: str, columns: Sequence[str], lines: Iterable[Sequence[str]], left: int = 1, whole: bool = False) -> None:
+    """Prints a title and a table to stdout; the first `left` columns are words, the others numbers.
+
+    whole  off a terminal no line is broken, however long: what is searched by grep
+    """
     out.print(title, markup=False, soft_wrap=True)
     table = RichTable()
     for place, column in enumerate(columns):
-        table.add_column(column, justify="left" if place < left else "right", overflow="fold")
+        table.add_column(column, justify="left" if place < left else "right", overflow="fold", no_wrap=whole and not place)
     for line in lines:
         table.add_row(*map(Text, line))  # Text: no markup is read in brackets
-    out.print(table)
+    (Pipe(highlight=False, width=1000) if whole and not out.is_terminal else out).print(table)
 
 
 def show_rows(title: str, rows: Sequence[Row]) -> None:

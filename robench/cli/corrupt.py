@@ -17,7 +17,9 @@ def corrupt(
     ] = None,
     corruption: Annotated[
         list[str] | None,
-        typer.Option("--corruption", help="A corruption, fifteen, nineteen or noise, may be repeated: see 'robench list corruptions'."),
+        typer.Option(
+            "--corruption", help="A corruption, fifteen, nineteen or noise; several by commas or repeated: see 'robench list corruptions'."
+        ),
     ] = None,
     severity: Annotated[
         o.Severities | None,
@@ -68,9 +70,11 @@ def corrupt(
     """
     from robench.cli.corrupting import Wanted, run_corrupt
     from robench.corrupting import named
+    from robench.recipes import separate
 
+    chosen = named(separate(corruption or ["fifteen"]))
     wanted = Wanted(
-        named(corruption or ["fifteen"]), severity.values if severity else (1, 2, 3, 4, 5), bool(corruption), bool(severity), source, scale,
+        chosen, severity.values if severity else (1, 2, 3, 4, 5), bool(corruption), bool(severity), source, scale,
         str(frost_dir or ""), reference, export, seed, batch_size, resume, force, quiet,
     )  # fmt: skip
     run_corrupt(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
@@ -15,6 +16,65 @@ from robench.recipes import lookup, setting
 
 KINDS = ("attacks", "probes", "suites", "methods", "scores", "data", "models", "corruptions", "objectives", "regularizers", "presets")
 
+# in place of a docstring's first line, which speaks of shapes and formulas to who reads the code
+PLAIN = {
+    "saliency": "The gradient of the class's logit by the pixels, signed (Simonyan et al. 2013, 1312.6034).",
+    "input-x-gradient": "The image times the gradient.",
+    "integrated-gradients": "The gradient averaged on the way from a baseline to the image, times their difference: it adds up.",
+    "smoothgrad": "The mean gradient under normal noise on the image.",
+    "smoothgrad-sq": "The mean square of the gradient under normal noise on the image.",
+    "vargrad": "The variance of the gradient under normal noise on the image.",
+    "gradient-shap": "Expected gradients: integrated gradients at random places of the way, averaged over draws.",
+    "deeplift": "DeepLift: differences to a baseline, handed back layer by layer; they add up.",
+    "guided-backprop": "The gradient, its negative entries cut at every ReLU on the way back.",
+    "grad-cam": "Grad-CAM: the activations of one layer, weighted by their gradients, brought to the size of the image.",
+    "guided-grad-cam": "Guided backpropagation times Grad-CAM (Selvaraju et al. 2017, 1610.02391).",
+    "occlusion": "How far the logit falls when a sliding window hides a place (Zeiler & Fergus 2014, 1311.2901).",
+    "feature-ablation": "How far the logit falls when one block alone is hidden.",
+    "shapley-sampling": "Shapley values of the blocks, by random orders (Castro et al. 2009; Strumbelj & Kononenko 2010).",
+    "kernel-shap": "Shapley values of the blocks, by weighted least squares (Lundberg & Lee 2017, 1705.07874).",
+    "scores gini": "The Gini index of a map's sizes: 0 is even, near 1 is one pixel alone.",
+    "regional-gini": "The Gini index over sums in square blocks, all channels together.",
+    "regional-gini-positive": "The Gini index over the positive parts of the signed sums in square blocks.",
+    "entropy": "The Shannon entropy of a map's sizes as shares of their sum: log n is even, 0 is one pixel alone.",
+    "top-mass": "The part of the sum of sizes that the largest ones carry.",
+    "top-mass-1": "The part that the largest 1 % carry.",
+    "top-mass-5": "The part that the largest 5 % carry.",
+    "alignment": "The cosine of the angle between image and map.",
+    "pointing-game": "Whether the largest pixel of the map lies on the object; the mean is the score.",
+    "mass-in-mask": "The part of the sum of sizes that lies on the object.",
+    "mass-gain": "mass-in-mask over the object's share of the image: 1 is what an even map gets.",
+    "completeness": "By how much the map's sum misses the rise of the logit, as a part of that rise: 0 is complete.",
+    "infidelity": "How far the map is from foretelling what noise does to the logit: 0 foretells it.",
+    "max-sensitivity": "The largest change of the map under small changes of the image, as a part of its length: 0 is steady.",
+    "deletion": "The area under the class's probability while pixels go: low if the first to go mattered.",
+    "insertion": "The area under the class's probability while pixels come: high if the first to come mattered.",
+    "randomisation": "The rank correlation of the map with that of the same model under random weights.",
+    "mlp-wide": "The MLP with 3 hidden layers of 1024 units.",
+    "mlp": "2 hidden layers of 200 units; 784-200-200-10 has 199,210 parameters.",
+    "resnet8": "The CIFAR ResNet of depth 8 (He et al. 2016, 1512.03385).",
+    "resnet20": "The CIFAR ResNet of depth 20 (He et al. 2016, 1512.03385).",
+    "wrn-28-10": "The wide residual network of depth 28 and width 10 (Zagoruyko & Komodakis 2016, 1605.07146).",
+    "wrn-34-10": "The wide residual network of depth 34 and width 10 (Zagoruyko & Komodakis 2016, 1605.07146).",
+    "shot_noise": "Images in which each subpixel counts photons, fewer with the severity.",
+    "frost": "Images under a sheet of ice: a part of a frost photo, or of a drawn sheet, at a place that each image draws.",
+    "saturate": "Images with another saturation: pale at severities 1 and 2, gaudy from 3 on.",
+    "sagr": "SAGR, our reconstruction (Li et al. 2023): a penalty on the Jacobian, weighted by class.",
+    "igd": "One minus the cosine between the input gradients of the network and of its teacher (Chen et al. 2023, 2305.09305).",
+    "emr": "The squared length of the gradient of the expected logit (Liu & Chan 2022, 2210.05118).",
+    "arr": "The mean distance between the answers at an image and at an adversarial point made from it.",
+    "jacobian": "The squared norm of the Jacobian of the logits (Hoffman et al. 2019, 1908.02729).",
+    "cross-lipschitz": "The squared distances between the gradients of the classes (Hein & Andriushchenko 2017).",
+    "input-l2": "The squared norm of the true class's input gradient (after Chen et al. 2023).",
+    "double-backprop": "The norm of the loss's input gradient (Drucker & LeCun 1992; Ross & Doshi-Velez 2018).",
+    "tulip": "Half the squared slope of the loss along its steepest direction (Finlay & Oberman 2019).",
+    "cure": "The squared change of the loss's input gradient over a step uphill (Moosavi-Dezfooli et al. 2019).",
+    "gradalign": "One minus the cosine between the gradients at an image and near it (Andriushchenko & Flammarion 2020, 2007.02617).",
+    "vat": "The divergence between the answers at an image and at the worst point of a sphere around it (Miyato et al. 2018).",
+    "regularizers gini": "The mean Gini index of the input gradient's sizes (Chen et al. 2023, 2305.09305).",
+    "l1": "The sum of the sizes of all trainable weights of matrices and kernels (Tibshirani 1996).",
+    "l2": "Half the sum of squares of all trainable weights of matrices and kernels (Krogh & Hertz 1991).",
+}
 TABLES = {
     "attacks": ("robench.attacks", "ATTACKS"),
     "probes": ("robench.probes", "PROBES"),
@@ -32,7 +92,8 @@ def list_names(
 ) -> None:
     """Lists what the other commands understand by name, with the options of each."""
     lookup(what, dict.fromkeys(KINDS), "list")
-    show(what, ("name", "what it is", "options"), entries(what), left=3)
+    lines = [(name, "\n".join(filter(None, (text, options)))) for name, text, options in entries(what)]
+    show(what, ("name", "what it is, and its options with their defaults"), lines, left=2, whole=True)
 
 
 def entries(what: str) -> list[tuple[str, str, str]]:
@@ -51,7 +112,9 @@ def entries(what: str) -> list[tuple[str, str, str]]:
         from robench.data import ABOUT as SETS
 
         return [(name, text, "") for name, text in SETS.items()]
-    return [(name, first_line(function), setting(function)) for name, function in tables(what).items()]
+    table = tables(what)
+    known = {name: PLAIN.get(f"{what} {name}") or PLAIN.get(name) or sentence(name, table) for name in table}
+    return [(name, known[name], setting(function)) for name, function in table.items()]
 
 
 def tables(what: str) -> Mapping[str, Callable[..., Any]]:
@@ -60,8 +123,12 @@ def tables(what: str) -> Mapping[str, Callable[..., Any]]:
     return getattr(import_module(module), name)  # type: ignore[no-any-return]
 
 
-def first_line(function: Callable[..., Any]) -> str:
-    """The first line of a function's docstring; a partial's own, or that of the function inside."""
-    text = vars(function).get("__doc__") if isinstance(function, partial) else None
+def sentence(name: str, table: Mapping[str, Callable[..., Any]]) -> str:
+    """What a function is: a setting of another name of the table, or the first line of its docstring without the shapes."""
+    function = table[name]
     inner = function.func if isinstance(function, partial) else function
-    return (text or inspect.getdoc(inner) or "").partition("\n")[0]
+    general = next((other for other, known in table.items() if known is inner and other != name), None)
+    if general is not None and isinstance(function, partial):
+        given = [f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in function.keywords.items()]
+        return f"{general} with {', '.join(given)}."
+    return re.sub(r",? \(B[^)]*\)( float64)?", "", (inspect.getdoc(inner) or "").partition("\n")[0])

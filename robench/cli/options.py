@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -102,6 +103,11 @@ def severities_of(text: str) -> Severities:
     if not all(part in ("1", "2", "3", "4", "5") for part in parts) or len(set(parts)) < len(parts):
         raise typer.BadParameter(f"severities are whole numbers from 1 to 5, parted by commas, each once: {text}")
     return Severities(tuple(sorted(map(int, parts))))
+
+
+def paths(given: Sequence[Path] | None) -> list[Path]:
+    """The paths of an option that may be repeated, with those that were joined by commas apart; one that exists as it is stays whole."""
+    return [part for path in given or () for part in ([path] if path.exists() else map(Path, str(path).split(",")))]
 
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint, a state_dict with --arch, file.py:factory, tv/NAME, ...")]

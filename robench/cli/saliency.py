@@ -14,11 +14,16 @@ def saliency(
     models: o.AnyModels,
     method: Annotated[
         list[str] | None,
-        typer.Option("--method", help="NAME[,option=value,...], may be repeated: see 'robench list methods'. Default: saliency."),
+        typer.Option(
+            "--method", help="NAME[,option=value,...], several by commas or repeated: see 'robench list methods'. Default: saliency."
+        ),
     ] = None,
     score: Annotated[
         list[str] | None,
-        typer.Option("--score", help="A score or a group (maps, masks, trust, jacobian, all), may be repeated: see 'robench list scores'."),
+        typer.Option(
+            "--score",
+            help="A score or a group (maps, masks, trust, jacobian, all); several by commas or repeated: see 'robench list scores'.",
+        ),
     ] = None,
     target: Annotated[
         str, typer.Option("--target", help="The logit that is explained: true, predicted, or the number of a class.")
@@ -34,11 +39,15 @@ def saliency(
     ] = None,
     against: Annotated[
         list[str] | None,
-        typer.Option("--against", help="An attack, probe or corruption (NAME,severity=3) of the same images; may be repeated."),
+        typer.Option(
+            "--against", help="An attack, probe or corruption (NAME,severity=3) of the same images; several by commas or repeated."
+        ),
     ] = None,
     join: Annotated[
         list[Path] | None,
-        typer.Option("--join", metavar="DIR", help="Results folder of 'robench eval' on these images; may be repeated, one a model."),
+        typer.Option(
+            "--join", metavar="DIR", help="Results folder of 'robench eval' on these images, one a model; several by commas or repeated."
+        ),
     ] = None,
     inductive: Annotated[bool, typer.Option("--inductive", help="Also run the suite inductive: noise and occlusion.")] = False,
     data: o.Data = None,
@@ -72,14 +81,17 @@ def saliency(
     from robench.auditing import chosen_methods
     from robench.cli.auditing import Wanted, refuse_idle_radius, run_audit
     from robench.cli.measuring import subject
+    from robench.recipes import separate
 
-    attacks = [known(sentence) for sentence in against or []]
-    methods = chosen_methods(method or ["saliency"], block=block, layer=layer)
+    attacks = [known(sentence) for sentence in separate(against or [])]
+    methods = chosen_methods(separate(method or ["saliency"]), block=block, layer=layer)
     refuse_idle_radius(attacks, norm, eps)
     what = subject(
         models, norm, None if eps is None else (eps,), data=data, data_dir=data_dir, download=download, split=split, image_size=image_size,
         n=n, shuffle=shuffle, indices=indices, seed=seed, device=device, threads=threads, quiet=quiet, arch=arch, activation=activation,
         mean=mean and mean.values, std=std and std.values, trust=trust,
     )  # fmt: skip
-    wanted = Wanted(methods, score or ["maps", "masks"], target, channels, attacks, join or [], inductive, seed, batch_size, save, quiet)
+    wanted = Wanted(
+        methods, separate(score or ["maps", "masks"]), target, channels, attacks, o.paths(join), inductive, seed, batch_size, save, quiet
+    )
     run_audit(what, wanted, out)

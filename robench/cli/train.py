@@ -32,7 +32,7 @@ def train(
     ] = None,
     objective: Annotated[Text, typer.Option("--objective", help="NAME[,option=value,...]: see 'robench list objectives'.")] = None,
     reg: Annotated[
-        list[str] | None, typer.Option("--reg", help="NAME[=WEIGHT][,option=value,...] or file.py:function; may be repeated.")
+        list[str] | None, typer.Option("--reg", help="NAME[=WEIGHT][,option=value,...] or file.py:function; several by commas or repeated.")
     ] = None,
     arch: Annotated[Text, typer.Option("--arch", help="Architecture: see 'robench list models'.")] = None,
     activation: Annotated[Text, typer.Option("--activation", help="relu, silu, gelu or softplus.")] = None,
@@ -99,10 +99,11 @@ def train(
     from robench.cli.console import training_progress
     from robench.cli.measuring import device_of
     from robench.cli.sweeping import sweep_command
+    from robench.recipes import separate
     from robench.shards import launched
 
     given: dict[str, Any] = {
-        "objective": objective, "reg": None if reg is None else tuple(reg), "arch": arch, "activation": activation, "normalize": normalize,
+        "objective": objective, "reg": reg and tuple(separate(reg)), "arch": arch, "activation": activation, "normalize": normalize,
         "norm": norm, "eps": eps, "epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, "lr": lr, "momentum": momentum,
         "weight_decay": weight_decay, "schedule": schedule, "augment": augment, "ema": ema, "label_smoothing": label_smoothing,
         "held_out": held_out, "mixup": mixup, "cutmix": cutmix, "awp": awp, "awp_warmup": awp_warmup, "precision": precision,
