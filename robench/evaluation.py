@@ -37,7 +37,7 @@ from robench.rows import Check, Row, Sample, wilson
 from robench.shards import World, started
 from robench.statistics import anytime
 from robench.summary import blank, check_rows, noticed, rows_of
-from robench.threat import Threat, per_sample
+from robench.threat import Threat, per_sample, refuse_too_large
 from robench.types import Found
 from robench.writing import allocate
 
@@ -159,6 +159,8 @@ def evaluate(
     x, y, ids = checked(x, y, ids)
     refuse_until(until, world, save)
     radii = sorted({float(e) for e in ([eps] if isinstance(eps, (int, float)) else eps)})
+    threats = [Threat(norm, e) for e in radii]
+    refuse_too_large(threats[-1], x.shape[1:])
     about = replace(about or blank(), seed=seed, norm=norm, eps=radii[0])
     refuse_absent(model, "the model")
     modes = diagnostics.modes_of(model)
@@ -167,7 +169,7 @@ def evaluate(
         model, trained = seen.model, diagnostics.train_mode(modes, seen.checks)
         classes = classes_of(model, pixels(x, torch.arange(1), device))
         chosen = resolved(suite, norm, engine, device)
-        stages = plan(chosen, [Threat(norm, e) for e in radii], classes, engine, precision)
+        stages = plan(chosen, threats, classes, engine, precision)
         outcomes = nothing_known(ids, y, stages, classes)
         told = engine == "reference" or until is not None  # the reference's verdicts depend on it, and where a run stops
         batch = batch_size if told else None

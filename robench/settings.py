@@ -18,7 +18,7 @@ from robench.models import build
 from robench.objectives import DEFAULT_BASES, OBJECTIVES, regularizers_of
 from robench.presets import PRESETS
 from robench.recipes import lookup, parse, resolve
-from robench.threat import Threat
+from robench.threat import Threat, refuse_too_large
 from robench.writing import prepare
 
 FIT = (
@@ -81,6 +81,7 @@ def based(objective: str | None, reg: Sequence[str]) -> tuple[str, list[str]]:
 def plan_of(settings: Mapping[str, Any], seed: int, teacher: nn.Module | None) -> Plan:
     """The plan of a training with these settings."""
     methods = [parse(sentence) for sentence in (settings["objective"], *settings["reg"])]
+    refuse_too_large(Threat(settings["norm"], settings["eps"]), None)
     return Plan(
         objective=resolve(methods[0], OBJECTIVES, "objective")(),
         regularizers=regularizers_of(settings["reg"]),

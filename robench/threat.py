@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -92,6 +92,28 @@ class Threat:
             sizes = -(1 - draws.child("sizes").uniform(x.shape[1:], step)).log()
             drawn = sizes.to(x.dtype) * drawn.sign()
         return drawn / per_sample(size(self.norm, drawn), drawn)
+
+
+def diameter(norm: str, shape: Sequence[int]) -> float:
+    """The largest distance of two images of this shape (C, H, W) with pixels in [0, 1]."""
+    return 1.0 if norm == "linf" else float(math.prod(shape)) ** (0.5 if norm == "l2" else 1.0)
+
+
+def refuse_too_large(threat: Threat, shape: Sequence[int] | None) -> None:
+    """InputError for a radius that a user gave and that is larger than any distance of two images; shape None: only linf is looked at.
+
+    A Threat itself may be larger: some methods start in a ball of two or three times the radius.
+    """
+    if shape is None and threat.norm != "linf":
+        return
+    most = diameter(threat.norm, shape or ())
+    if threat.eps > most * (1 + 1e-6):
+        meant = f": did you mean {threat.eps:g}/255?" if threat.eps <= 255 else ""
+        of = "" if threat.norm == "linf" else f" of {'x'.join(map(str, shape or ()))}"
+        raise InputError(
+            f"a radius of {threat.eps:g} reaches beyond every image: pixels lie in [0, 1], "
+            f"where two images{of} are at most {most:.4g} apart in {threat.norm}{meant}"
+        )
 
 
 def size(norm: str, delta: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ from robench.resuming import Event, Going, finished, kept_going, taken_up
 from robench.settings import destination, few_held_out, network, plan_of, settled
 from robench.shards import started
 from robench.suites import recipes
-from robench.threat import Threat
+from robench.threat import Threat, refuse_too_large
 
 UNDEFENDED: dict[str, Any] = {"objective": "standard", "reg": (), "awp": 0.0}  # how a teacher's settings differ from its student's
 HELD_OUT = " held out"  # ends the name of held-out images that are measured
@@ -120,6 +120,7 @@ def train(
     model, about = network(settings, training, seed)
     methods = [parse(sentence) for sentence in (settings["objective"], *settings["reg"])]
     plan = plan_of(settings, seed, None)  # whatever is misspelt is told before hours are spent on a teacher or on the training
+    refuse_too_large(plan.threat, images.shape)
     resolvable(recipes(suite, plan.threat.norm) if isinstance(suite, str) else suite, "robench")
     notes += attention_notes(model, training, plan)
 

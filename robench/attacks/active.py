@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from robench.calls import LEAST_ROWS, derivative, leaf_of, padded, plain
 from robench.errors import InputError
-from robench.threat import Threat, per_sample
+from robench.threat import Threat, per_sample, refuse_too_large
 from robench.types import Found
 
 REPACK = 8  # the working rows are packed anew once an eighth of them has fallen: each new batch size costs set-up time
@@ -37,6 +37,7 @@ class Search:
     """
 
     def __init__(self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, stay: bool = False) -> None:
+        refuse_too_large(threat, x.shape[1:])
         if torch.is_inference_mode_enabled():
             raise InputError("inside torch.inference_mode() there are no gradients, so that attacks fail: call them outside of it")
         self.model, self.threat, self.x, self.y, self.stay = model, threat, plain(x).contiguous(), plain(y), stay

@@ -56,17 +56,19 @@ def subject(
     Several models get the same images: the first that names a data set decides where the user did not.
     """
     from robench.models import peek
-    from robench.threat import Threat
+    from robench.threat import Threat, refuse_too_large
 
     on = device_of(device, threads)
     known = [peek(model) for model in models]
     threats = [threat_of(meta.get("recipe", {}), norm, radii) for meta in known]
     for its_norm, its_radii in threats:
         for eps in its_radii:
-            Threat(its_norm, eps)
+            refuse_too_large(Threat(its_norm, eps), None)
     split = how["split"]
     images = images_of(data or data_of(known), seed=seed, **{key: how.pop(key) for key in IMAGES})
     how["y"] = images.y
+    for its_norm, its_radii in threats:
+        refuse_too_large(Threat(its_norm, max(its_radii)), images.shape)
     found = loaded(models, images, on, quiet, split=split, **how)
     return [Subject(one, images, *threat, on) for one, threat in zip(found, threats, strict=True)]
 
