@@ -183,6 +183,7 @@ def test_fewer_classes_look_at_the_likeliest_of_each_image(problem):
     assert torch.equal(geometry(images.model, images.x, images.y, classes=1)["effective-margin-min"], every["effective-margin"])
 
 
+@pytest.mark.filterwarnings("ignore:the logits have no gradient:RuntimeWarning")
 def test_without_a_gradient_norms_are_0_and_quotients_are_not_defined(problem):
     images = problem("dense")
     found = geometry(Cut(images.model), images.x, images.y)

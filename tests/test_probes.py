@@ -76,6 +76,7 @@ def ruled(probe, x, rule=never, **options):
 @pytest.mark.parametrize("kind", ["add", "replace"])
 @pytest.mark.parametrize("name", NOISES)
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 20, 11)])
+@pytest.mark.filterwarnings("ignore:the logits have no gradient:RuntimeWarning")
 def test_a_level_changes_as_many_subpixels_as_it_says(name, kind, shape):
     x, size = grey(4, shape), math.prod(shape)
     levels = ruled(NOISES[name], x, kind=kind, repeats=2)
@@ -110,6 +111,7 @@ def test_integrated_gradients_rank_by_weight_times_pixel(problem):
     assert level.backwards.tolist() == [50] * 6
 
 
+@pytest.mark.filterwarnings("ignore:the logits have no gradient:RuntimeWarning")
 def test_of_equal_attributions_the_first_subpixels_are_changed_and_a_model_without_gradient_is_no_error():
     x = grey(3, (2, 3, 3))
     flat = nn.Sequential(nn.Flatten(), nn.Linear(18, 2))
