@@ -32,7 +32,9 @@ def frozen(model: nn.Module, device: str | torch.device | None = None) -> Iterat
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     with nullcontext() if device is None else lent(model, device):
         try:
-            into_eval(model).requires_grad_(False)
+            into_eval(model)
+            for parameter, _ in flags:  # one by one: a TorchScript program has no requires_grad_ of its own
+                parameter.requires_grad_(False)
             yield
         finally:
             for module, mode in modes:

@@ -136,7 +136,7 @@ def test_the_second_set_of_weights_is_mentioned(tmp_path):
     other = {key: value + 1 for key, value in state.items()}
     loaded = load(saved(tmp_path / "net.pth", {"ema": other, "model": {"state_dict": state}}), **FITS)
     assert torch.equal(loaded.model(pixels()), network()(pixels()))
-    assert loaded.notes == ("net.pth holds several sets of weights: 'model' was taken, not 'ema'",)
+    assert loaded.notes[0].startswith("net.pth holds several sets of weights: 'model.state_dict' was taken, not 'ema'; --weights KEY")
 
 
 def test_the_file_says_how_many_outputs_it_has_where_only_they_differ(tmp_path):

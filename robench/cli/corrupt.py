@@ -51,7 +51,8 @@ def corrupt(
     seed: o.Seed = 0,
     batch_size: o.BatchSize = None,
     arch: o.Arch = None,
-    activation: o.Activation = "relu",
+    activation: o.Activation = None,
+    weights: o.Weights = None,
     mean: o.Mean = None,
     std: o.Std = None,
     trust: o.Trust = False,
@@ -79,6 +80,6 @@ def corrupt(
     )  # fmt: skip
     run_corrupt(
         models or [], wanted, out, data=data, data_dir=data_dir, download=download, split=split, image_size=image_size, n=n,
-        shuffle=shuffle, indices=indices, device=device, threads=threads, arch=arch, activation=activation, mean=mean and mean.values,
-        std=std and std.values, trust=trust,
+        shuffle=shuffle, indices=indices, device=device, threads=threads, arch=arch, activation=activation,
+        weights=weights, mean=mean and mean.values, std=std and std.values, trust=trust,
     )  # fmt: skip

@@ -30,7 +30,8 @@ def evaluate(
     seed: o.Seed = 0,
     batch_size: o.BatchSize = None,
     arch: o.Arch = None,
-    activation: o.Activation = "relu",
+    activation: o.Activation = None,
+    weights: o.Weights = None,
     mean: o.Mean = None,
     std: o.Std = None,
     trust: o.Trust = False,
@@ -69,7 +70,7 @@ def evaluate(
     what = subject(
         models, norm, eps.values if eps else None, data=data, data_dir=data_dir, download=download, split=split, image_size=image_size, n=n,
         shuffle=shuffle, indices=indices, seed=seed, device=device, threads=threads, quiet=quiet, arch=arch, activation=activation,
-        mean=mean and mean.values, std=std and std.values, trust=trust,
+        weights=weights, mean=mean and mean.values, std=std and std.values, trust=trust,
     )  # fmt: skip
     if probes:
         run_probes(what, recipes(suite), suite, out, quiet=quiet, strict=strict, seed=seed, batch_size=batch_size)

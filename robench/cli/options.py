@@ -168,7 +168,10 @@ Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threa
 Out = Annotated[Path | None, typer.Option("--out", help="Folder for the results. Default: results/<time>-<model>-<what>.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress and no messages; only the result.")]
 Arch = Annotated[str | None, typer.Option("--arch", help="Architecture of a bare state_dict: see 'robench list models'.")]
-Activation = Annotated[str, typer.Option("--activation", help="Its activation: relu, silu, gelu or softplus.")]
+Activation = Annotated[str | None, typer.Option("--activation", help="Its activation: relu, silu, gelu or softplus. Default: relu.")]
+Weights = Annotated[
+    str | None, typer.Option("--weights", metavar="KEY", help="Which weights of a file that holds several, such as state_dict_ema.")
+]
 Mean = Annotated[
     Channels | None, typer.Option("--mean", parser=channels_of, metavar="M,M,M", help="Mean that a bare state_dict expects taken off.")
 ]

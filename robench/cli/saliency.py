@@ -63,7 +63,8 @@ def saliency(
     seed: o.Seed = 0,
     batch_size: o.BatchSize = None,
     arch: o.Arch = None,
-    activation: o.Activation = "relu",
+    activation: o.Activation = None,
+    weights: o.Weights = None,
     mean: o.Mean = None,
     std: o.Std = None,
     trust: o.Trust = False,
@@ -89,7 +90,7 @@ def saliency(
     what = subject(
         models, norm, None if eps is None else (eps,), data=data, data_dir=data_dir, download=download, split=split, image_size=image_size,
         n=n, shuffle=shuffle, indices=indices, seed=seed, device=device, threads=threads, quiet=quiet, arch=arch, activation=activation,
-        mean=mean and mean.values, std=std and std.values, trust=trust,
+        weights=weights, mean=mean and mean.values, std=std and std.values, trust=trust,
     )  # fmt: skip
     wanted = Wanted(
         methods, separate(score or ["maps", "masks"]), target, channels, attacks, o.paths(join), inductive, seed, batch_size, save, quiet

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,18 @@ from robench.models.exported import read_program
 from robench.models.files import TRUST, existing, first_line, read_torch, sniff
 from robench.models.foreign import from_code
 from robench.models.layers import Shape, normalised
-from robench.models.weights import fit, weights_in
+from robench.models.weights import (
+    Normalised,
+    agrees,
+    fit,
+    fitting,
+    inner,
+    named_alike,
+    normalisation_in,
+    weights_in,
+    without_prefixes,
+    words,
+)
 
 
 @dataclass(frozen=True)
@@ -45,10 +58,11 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the user said about the model; None where nothing was said (relu for the activation)."""
+    """What the user said about the model; None where nothing was said."""
 
     arch: str | None
-    activation: str
+    activation: str | None
+    weights: str | None
     classes: int | None
     shape: Shape | None
     mean: Sequence[float] | None
@@ -57,9 +71,9 @@ class Wanted:
     device: str
 
     def refuse(self, names: str, why: str) -> None:
-        """InputError where one of the options in `names` was given (or, for activation, is not the default) though it cannot apply."""
+        """InputError where one of the options in `names` was given though it cannot apply."""
         for name in names.split():
-            if getattr(self, name) not in (None, "relu"):
+            if getattr(self, name) is not None:
                 raise InputError(f"{why}: leave --{name} out")
 
 
@@ -70,7 +84,8 @@ def load(
     source: str | Path,
     *,
     arch: str | None = None,
-    activation: str = "relu",
+    activation: str | None = None,
+    weights: str | None = None,
     classes: int | None = None,
     shape: Shape | None = None,
     mean: Sequence[float] | None = None,
@@ -82,12 +97,13 @@ def load(
 
     source      our checkpoint, a state_dict or safetensors file with `arch`, a TorchScript archive or torch.export program (with `trust`),
                 `file.py:factory` or `module:factory` (runs that code), `tv/NAME` or `timm/NAME` (random weights)
-    activation  of `arch`; a checkpoint knows its own
-    mean, std   one number a channel, for a model that takes normalised pixels; a checkpoint knows its own
+    activation  of `arch`, relu if not given; a checkpoint knows its own
+    weights     which set of weights of a file that holds several, by its key: state_dict_ema, best.model, ...
+    mean, std   one number a channel, for a model that takes normalised pixels; a checkpoint and a model that we saved know their own
     classes, shape   of the data; where both are known the model is tried out on a few images (`check`)
     InputError, one sentence, for whatever does not fit.
     """
-    wanted = Wanted(arch, activation, classes, shape, mean, std, trust, device)
+    wanted = Wanted(arch, activation, weights, classes, shape, mean, std, trust, device)
     kind = kind_of(str(source))
     model, meta, notes = KINDS[kind](str(source), wanted)
     refuse_absent(model, Path(source).name)
@@ -146,7 +162,7 @@ def kind_of(source: str) -> str:
 
 def open_library(source: str, wanted: Wanted) -> Opened:
     """torchvision's or timm's network, with random weights."""
-    wanted.refuse("arch activation", f"{source} names its own architecture")
+    wanted.refuse("arch activation weights", f"{source} names its own architecture")
     classes, shape = sizes(source, wanted)
     model = build(source, classes=classes, shape=shape, mean=wanted.mean, std=wanted.std)
     return model, {}, [f"{source} has random weights: for trained ones name a file of weights, with --arch {source}"]
@@ -155,7 +171,7 @@ def open_library(source: str, wanted: Wanted) -> Opened:
 def open_code(source: str, wanted: Wanted) -> Opened:
     """What the user's factory returns."""
     name = Path(source).name
-    wanted.refuse("arch activation", f"{name} makes its own network")
+    wanted.refuse("arch activation weights", f"{name} makes its own network")
     model = from_code(source, wanted.classes, wanted.shape)
     return normalised(model, wanted.mean, wanted.std, wanted.shape), {}, [f"{name} ran code of the user's"]
 
@@ -167,11 +183,12 @@ def open_torch(source: str, wanted: Wanted) -> Opened:
     if is_ours(content):
         state, meta = parts(content, name)
         return rebuilt(state, meta, name, wanted), meta, notes
-    found, more = weights_in(content, name)
+    found, more = weights_in(content, name, wanted.weights)
     if isinstance(found, nn.Module):
         wanted.refuse("arch activation", f"{name} holds a whole model")
         return normalised(found, wanted.mean, wanted.std, wanted.shape), {}, notes + more
-    return from_state(found, name, wanted), {}, notes + more
+    model, told = from_state(found, name, wanted)
+    return model, {}, notes + more + told
 
 
 def open_safetensors(source: str, wanted: Wanted) -> Opened:
@@ -185,7 +202,9 @@ def open_safetensors(source: str, wanted: Wanted) -> Opened:
         state = load_file(source)
     except Exception as error:
         raise InputError(f"{name} is damaged or no safetensors file ({first_line(error)})") from error
-    return from_state(state, name, wanted), {}, []
+    wanted.refuse("weights", f"{name} holds one set of weights")
+    model, notes = from_state(state, name, wanted)
+    return model, {}, notes
 
 
 def open_torchscript(source: str, wanted: Wanted) -> Opened:
@@ -213,12 +232,13 @@ def trusted(name: str, what: str, wanted: Wanted) -> None:
     """InputError for a stored program unless the user trusts it."""
     if not wanted.trust:
         raise InputError(f"{name} is {what}: {TRUST} to run it, or save a state_dict and name its network with --arch")
-    wanted.refuse("arch activation", f"{name} is a stored program")
+    wanted.refuse("arch activation weights", f"{name} is a stored program")
 
 
 def rebuilt(state: Mapping[str, Tensor], meta: dict[str, Any], name: str, wanted: Wanted) -> nn.Module:
     """The network that our checkpoint describes, with its weights."""
     wanted.refuse("mean std", f"{name} is a checkpoint of robench and knows its own normalisation")
+    wanted.refuse("weights", f"{name} is a checkpoint of robench and holds one set of weights")
     try:
         described = meta["model"]
         arch, activation, classes = str(described["arch"]), str(described["activation"]), described["classes"]
@@ -226,7 +246,7 @@ def rebuilt(state: Mapping[str, Tensor], meta: dict[str, Any], name: str, wanted
         shape, options = tuple(described["shape"]), dict(described.get("options") or {})
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{name} is a damaged checkpoint: it does not describe its network ({type(error).__name__}: {error})") from error
-    if wanted.activation not in ("relu", activation):
+    if wanted.activation not in (None, activation):
         raise InputError(f"{name} was trained with the activation {activation!r}, not {wanted.activation!r}: leave --activation out")
     arch = stored_or_named(arch, name, wanted)
     network = build(arch, classes=classes, shape=shape, activation=activation, mean=mean, std=std, **options)
@@ -244,14 +264,50 @@ def stored_or_named(arch: str, name: str, wanted: Wanted) -> str:
     return wanted.arch or arch
 
 
-def from_state(state: Mapping[str, Tensor], name: str, wanted: Wanted) -> nn.Module:
-    """The network that the user named, with weights from a file."""
+def from_state(state: Mapping[str, Tensor], name: str, wanted: Wanted) -> tuple[nn.Module, list[str]]:
+    """The network that the user named, with weights from a file and the normalisation of either, and notes."""
     if wanted.arch is None:
         raise InputError(f"{name} holds weights only: name its network with --arch, such as one of {', '.join(ARCHITECTURES)}")
     classes, shape = sizes(name, wanted)
-    network = build(wanted.arch, classes=classes, shape=shape, activation=wanted.activation)
-    fit(network, state, name, wanted.arch, classes)
-    return normalised(network, wanted.mean, wanted.std, shape)
+    network = build(wanted.arch, classes=classes, shape=shape, activation=wanted.activation or "relu")
+    due, given = network.state_dict(), wanted.mean is not None and wanted.std is not None
+    found = None if named_alike(fitting(state, due), due) else normalisation_in(state, shape[0])
+    mean, std, notes, rest = wanted.mean, wanted.std, list[str](), dict(state)
+    if found and given and not agrees(found, mean or (), std or ()):
+        told = f"--mean {words(found.mean)} --std {words(found.std)}"
+        raise InputError(f"{name} has a normalisation of its own ({', '.join(found.names)}), which is {told}: leave other numbers out")
+    if found and (given or (found.own and mean is None and std is None)):
+        rest, mean, std = found.rest, found.mean, found.std
+        notes = [f"{name} brings its own normalisation: mean {words(found.mean)}, std {words(found.std)}"]
+    elif given:
+        rest = dict(state) if named_alike(fitting(state, due), due) else inner(fitting(state, due))
+    fit(network, rest, name, wanted.arch, classes, partial(hint, state, found, wanted, classes, shape))
+    return normalised(network, mean, std, shape), notes
+
+
+def hint(state: Mapping[str, Tensor], found: Normalised | None, wanted: Wanted, classes: int, shape: Shape) -> str:
+    """What may help where weights do not fit: the normalisation among them or before the network, and architectures that they fit."""
+    *_, bare = without_prefixes(state)
+    rest = inner(bare) if found is None else found.rest
+    said = ""
+    if found is not None and wanted.mean is None:
+        said = f"; its {' and '.join(found.names)} look like a normalisation: pass --mean {words(found.mean)} --std {words(found.std)}"
+    elif wanted.mean is None and rest.keys() != bare.keys():
+        said = "; its names start with a number, as a network's behind a normalisation do: pass --mean and --std (0 and 1 for none)"
+    fitting_too = [] if wanted.arch in (names := fits(rest, classes, shape)) else names
+    return said + (f"; the names and shapes are those of --arch {' or '.join(fitting_too)}" if fitting_too else "")
+
+
+def fits(state: Mapping[str, Tensor], classes: int, shape: Shape) -> list[str]:
+    """Our architectures whose names and shapes these weights have, the number of outputs aside."""
+    found = []
+    for arch in ARCHITECTURES:
+        with suppress(InputError), torch.device("meta"):  # no memory, and no numbers
+            due = build(arch, classes=classes, shape=shape).state_dict()
+            seen = fitting(state, due)
+            if named_alike(seen, due) and all(seen[key].shape[1:] == value.shape[1:] for key, value in due.items() if key in seen):
+                found.append(arch)
+    return found
 
 
 def sizes(name: str, wanted: Wanted) -> tuple[int, Shape]:

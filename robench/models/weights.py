@@ -1,31 +1,75 @@
-"""Weights from a file: finding the state_dict in what it holds, and fitting it to a network."""
+"""Weights from a file: finding the state_dict in what it holds, the normalisation among them, and fitting them to a network."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from robench.errors import InputError
+from robench.recipes import did_you_mean
 
 NESTS = ("state_dict", "model_state_dict", "model", "net", "ema")
-PREFIXES = ("module.", "model.", "_orig_mod.")
+NO_WEIGHTS = ("optim", "sched", "scaler")  # parts of the names under which training tools keep tensors that are no weights
+DEEP = 4  # levels that weights may be nested
+PREFIXES = ("module.", "model.", "_orig_mod.", "network.")
 UNUSED = "sub_block1."  # a copy of block1 that TRADES and its successors keep in their wide residual networks and never run
+COUNTS = "n_averaged"  # how many weights torch's AveragedModel has averaged
+OWN = ("normalize.mean", "normalize.std")  # the names of our own normalisation
+NORMALISATIONS = (OWN, ("mu", "sigma"), ("mean", "std"), ("0.mean", "0.std"), ("normalizer.new_mean", "normalizer.new_std"))
+CHOOSES = "--weights KEY (weights=KEY in Python)"
 
 
-def weights_in(content: Any, name: str) -> tuple[dict[str, Tensor] | nn.Module, list[str]]:
-    """The state_dict or the whole model that a file holds, at its top or under a usual name, and notes; InputError where there is none."""
-    if isinstance(content, nn.Module) or is_state(content):
-        return content, []
-    inside = [key for key in NESTS if isinstance(content, Mapping) and isinstance(content.get(key), (Mapping, nn.Module))]
-    if not inside:
+def weights_in(content: Any, name: str, wanted: str | None = None) -> tuple[dict[str, Tensor] | nn.Module, list[str]]:
+    """The state_dict or the whole model that a file holds, and notes; InputError where there is none, or where it is open which.
+
+    wanted  the key under which it lies, with dots between the levels; else it lies at the top, or under the first usual name
+    """
+    found = sets_in(content)
+    if not found:
         keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, Mapping) else ""
         raise InputError(f"{name} holds no state_dict, but {type(content).__name__}{f' of {keys}' if keys else ''}")
-    found, notes = weights_in(content[inside[0]], name)
-    if len(inside) > 1:
-        notes = [*notes, f"{name} holds several sets of weights: {inside[0]!r} was taken, not {inside[1]!r}"]
-    return found, notes
+    if "" in found:
+        if wanted is not None:
+            raise InputError(f"{name} holds one set of weights, at its top: leave --weights out")
+        return found[""], []
+    if wanted is not None:
+        if wanted not in found:
+            raise InputError(f"{name} has no set of weights {wanted!r}{did_you_mean(wanted, found)}")
+        return found[wanted], []
+    chosen = usual(found)
+    if chosen is None:
+        raise InputError(f"{name} holds several sets of weights ({', '.join(found)}): choose one with {CHOOSES}")
+    others = ", ".join(repr(key) for key in found if key != chosen)
+    if others:
+        return found[chosen], [f"{name} holds several sets of weights: {chosen!r} was taken, not {others}; {CHOOSES} chooses"]
+    return found[chosen], [] if known(chosen) else [f"the weights of {name} are those under {chosen!r}"]
+
+
+def sets_in(content: Any, where: str = "", deep: int = DEEP) -> dict[str, Any]:
+    """Every state_dict and whole model in what a file holds, by its key with dots between the levels, "" for the top."""
+    if isinstance(content, nn.Module) or is_state(content):
+        return {where: content}
+    found: dict[str, Any] = {}
+    for key, value in content.items() if isinstance(content, Mapping) and deep else ():
+        if isinstance(key, str) and not any(word in key.lower() for word in NO_WEIGHTS):
+            found |= sets_in(value, f"{where}.{key}" if where else key, deep - 1)
+    return found
+
+
+def usual(found: Mapping[str, Any]) -> str | None:
+    """The key that is taken where nobody chose: the only one, or the first of the usual names on every level."""
+    if len(found) == 1:
+        return next(iter(found))
+    return min(filter(known, found), key=lambda key: [NESTS.index(part) for part in key.split(".")], default=None)
+
+
+def known(key: str) -> bool:
+    """Whether every level of a key is a usual name."""
+    return all(part in NESTS for part in key.split("."))
 
 
 def is_state(content: object) -> bool:
@@ -33,11 +77,58 @@ def is_state(content: object) -> bool:
     return isinstance(content, Mapping) and bool(content) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
 
 
-def fit(network: nn.Module, state: Mapping[str, Tensor], name: str, arch: str, classes: int) -> None:
-    """Puts the weights into the network; InputError, naming the first few, where names or shapes do not fit `arch`."""
+# The normalisation among the weights
+
+
+@dataclass(frozen=True)
+class Normalised:
+    """What looks like a normalisation among weights: its two names and numbers, the other weights, and whether it is our own layer."""
+
+    names: tuple[str, str]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    rest: dict[str, Tensor]
+    own: bool
+
+
+def normalisation_in(state: Mapping[str, Tensor], channels: int) -> Normalised | None:
+    """The normalisation among weights, under a usual pair of names, with or without wrappers' prefixes; None where there is none."""
+    for variant in without_prefixes(state):
+        for names in NORMALISATIONS:
+            pair = [variant[name].flatten().tolist() for name in names if name in variant]
+            if len(pair) == 2 and all(len(values) in (1, channels) for values in pair):
+                rest = {key: value for key, value in variant.items() if key not in names}
+                own = names == OWN and all(key.startswith("network.") for key in rest)
+                return Normalised(names, tuple(map(float, pair[0])), tuple(map(float, pair[1])), inner(rest), own)
+    return None
+
+
+def agrees(found: Normalised, mean: Sequence[float], std: Sequence[float]) -> bool:
+    """Whether these are the numbers of the file, to the four digits that people write."""
+    wanted, seen = torch.tensor([*map(float, (*mean, *std))]), torch.tensor([*found.mean, *found.std])
+    return wanted.shape == seen.shape and torch.allclose(wanted, seen, rtol=0, atol=6e-5)
+
+
+def inner(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights without the first part of their names where all have the same one and it is a number or a wrapper's."""
+    firsts = {key.partition(".")[0] for key in state}
+    first = firsts.pop() if len(firsts) == 1 else ""
+    wrapped = first.isdecimal() or f"{first}." in PREFIXES
+    return {key.removeprefix(f"{first}."): value for key, value in state.items()} if wrapped else dict(state)
+
+
+def words(values: Sequence[float]) -> str:
+    """Numbers as the options take them."""
+    return ",".join(f"{value:.4g}" for value in values)
+
+
+# Fitting
+
+
+def fit(network: nn.Module, state: Mapping[str, Tensor], name: str, arch: str, classes: int, hint: Callable[[], str] = lambda: "") -> None:
+    """Puts the weights into the network; InputError, naming the first few and with the hint, where names or shapes do not fit `arch`."""
     wanted = network.state_dict()
-    *_, bare = variants = list(without_prefixes(state))
-    state = next((variant for variant in variants if variant.keys() == wanted.keys()), bare)
+    state = fitting(state, wanted)
     missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
     unknown = [key for key in state if key not in wanted and not key.startswith(UNUSED)]
     wrong = {key: (state[key].shape, wanted[key].shape) for key in wanted if key in state and state[key].shape != wanted[key].shape}
@@ -47,15 +138,28 @@ def fit(network: nn.Module, state: Mapping[str, Tensor], name: str, arch: str, c
     shapes = [f"{key} is {tuple(seen)} instead of {tuple(due)}" for key, (seen, due) in wrong.items()]
     faults = [few("lacks", missing), few("has the unknown", unknown), few("has other shapes:", shapes)]
     if any(faults):
-        raise InputError(f"{name} does not fit {arch}: it {' and '.join(filter(None, faults))}")
+        raise InputError(f"{name} does not fit {arch}: it {' and '.join(filter(None, faults))}{hint()}")
     network.load_state_dict(state, strict=False)
+
+
+def fitting(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights without the prefixes that keep their names from being those of the network; without all of them where none do."""
+    *_, bare = variants = list(without_prefixes(state))
+    return next((variant for variant in variants if named_alike(variant, wanted)), bare)
+
+
+def named_alike(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> bool:
+    """Whether the weights have the network's names, but for what may be missing and what is never run."""
+    counted = {key for key in wanted if key.endswith("num_batches_tracked")}
+    seen = {key for key in state if key in wanted or not key.startswith(UNUSED)}
+    return seen | counted == wanted.keys()
 
 
 def without_prefixes(state: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     """The weights as they are, then without the wrappers' prefixes, one by one, as long as every name starts with the same one."""
-    names = dict(state)
+    names = {key: value for key, value in state.items() if key != COUNTS}
     yield names
-    while prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in names)), None):
+    while prefix := next((p for p in PREFIXES if names and all(key.startswith(p) for key in names)), None):
         names = {key.removeprefix(prefix): value for key, value in names.items()}
         yield names
 
