@@ -15,6 +15,7 @@ from robench.audits.inequality import (
     entropy,
     gini,
     gini_of,
+    gini_positive,
     lorenz,
     regional_gini,
     regional_gini_positive,
@@ -25,7 +26,14 @@ from robench.draws import Draws
 from robench.errors import InputError
 from robench.types import Explained
 
-SCORES = {"gini": gini, "regional": regional_gini, "positive": regional_gini_positive, "entropy": entropy, "top": top_mass}
+SCORES = {
+    "gini": gini,
+    "regional": regional_gini,
+    "positive": regional_gini_positive,
+    "subpixels": gini_positive,
+    "entropy": entropy,
+    "top": top_mass,
+}
 
 
 def explained(maps: Tensor, channels: str = "none") -> Explained:
@@ -260,3 +268,20 @@ def test_lorenz_curves_are_straight_between_their_exact_points():
     torch.testing.assert_close(lorenz(ordered, 4)[0, 1:3], torch.tensor([1 / 6, 0.5], dtype=torch.float64), rtol=0, atol=1e-12)
     with pytest.raises(InputError, match="points"):
         lorenz(ordered, 1)
+
+
+def test_the_gini_of_positive_parts_counts_each_subpixel_and_takes_negative_ones_for_nothing():
+    assert gini_positive(one([3.0, -3.0, 1.0, 1.0])).item() == pytest.approx(0.45)  # that of 0, 1, 1, 3
+    assert gini_positive(one([-1.0, 0.0, -2.0])).isnan().all()
+    maps = random_maps(6, (3, 32, 32))
+    torch.testing.assert_close(gini_positive(explained(maps.abs())), gini(explained(maps)), rtol=0, atol=1e-12)
+    assert (gini_positive(explained(maps)) > gini(explained(maps))).all()
+
+
+def test_a_loop_over_blocks_that_takes_channels_for_the_width_sums_no_block():
+    """Why the released script of Duan et al. gives the Gini of positive parts where it says regional."""
+    maps = random_maps(3, (3, 224, 224))
+    for block in (8, 16):
+        assert maps.shape[1] // block == 0
+    whole = explained(maps)
+    assert (gini_positive(whole) - regional_gini_positive(whole, block=16)).abs().min() > 0.01

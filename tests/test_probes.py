@@ -135,6 +135,50 @@ def test_noise_is_added_or_put_in_place_then_clamped_and_belongs_to_the_rank(pro
                 assert torch.equal(level.x.flatten(1).scatter(1, places, 0), p.x.flatten(1).scatter(1, places, 0))
 
 
+class Normalised(nn.Module):
+    """A linear model of pixels less 0.4 over a spread of its own for each channel."""
+
+    def __init__(self, shape, classes=4):
+        super().__init__()
+        g = torch.Generator().manual_seed(5)
+        self.mean, self.std, self.w = [0.4, 0.5, 0.6], [0.2, 0.25, 0.4], torch.randn((classes, *shape), generator=g)
+
+    def forward(self, x):
+        z = (x - torch.tensor(self.mean).view(3, 1, 1)) / torch.tensor(self.std).view(3, 1, 1)
+        return torch.einsum("bchw,kchw->bk", z, self.w)
+
+
+@pytest.mark.parametrize("kind", ["add", "replace"])
+def test_uniform_noise_has_the_range_of_the_normalised_image_and_stays_in_it(kind):
+    shape, k = (3, 6, 6), 60
+    model, x = Normalised(shape), torch.rand(7, *shape, generator=torch.Generator().manual_seed(2))
+    draws, y = Draws(0, torch.arange(7)), torch.zeros(7, dtype=torch.int64)
+    (level,) = inductive_noise(model, x, y, draws, k=k, kind=kind, noise="uniform", repeats=1)
+    mean, std = torch.tensor(model.mean).view(3, 1, 1), torch.tensor(model.std).view(3, 1, 1)
+    z, u = (x - mean) / std, draws.child("repeat", 0).uniform((k,))
+    places = (model.w[0] / std).flatten().argsort(descending=True)[:k]
+    for image in range(7):
+        low, high = z[image].min(), z[image].max()
+        noise = low + (high - low) * u[image]
+        own = z[image].flatten()[places] if kind == "add" else 0
+        noisy = z[image].flatten().clone()
+        noisy[places] = (own + noise).clamp(low, high)
+        expected = (noisy.view(shape) * std + mean).clamp(0, 1)
+        torch.testing.assert_close(level.x[image], expected, atol=1e-6, rtol=0)
+
+
+def test_integrated_gradients_from_the_mean_rank_by_weight_times_distance_to_it():
+    shape = (3, 5, 5)
+    model, x = Normalised(shape), torch.rand(4, *shape, generator=torch.Generator().manual_seed(3))
+    y = torch.zeros(4, dtype=torch.int64)
+    options = {"k": 9, "saliency": "integrated-gradients", "baseline": "mean", "repeats": 1}
+    (level,) = inductive_noise(model, x, y, Draws(0, torch.arange(4)), **options)
+    mean, std = torch.tensor(model.mean).view(3, 1, 1), torch.tensor(model.std).view(3, 1, 1)
+    for image in range(4):
+        best = (model.w[0] / std * (x[image] - mean)).flatten().topk(9).indices.sort().values
+        assert torch.equal(changed(level, x)[image].nonzero().flatten(), best)
+
+
 @pytest.mark.parametrize("name", NOISES)
 def test_levels_are_nested_and_one_alone_is_the_same_as_among_all(problem, name):
     p = problem("convolutional", n=6)
@@ -379,6 +423,12 @@ def test_logits_that_are_not_finite_never_fool(problem, name):
         ("inductive-noise,kind=ad", "did you mean 'add'"),
         ("inductive-noise,saliency=gradients", "did you mean 'gradient'"),
         ("inductive-noise,order=size", "unknown order"),
+        ("inductive-noise,noise=unifrom", "did you mean 'uniform'"),
+        ("inductive-noise,noise=uniform,sigma=2", "leave sigma out"),
+        ("random-noise,noise=uniform", "noise=uniform needs a model that normalises its input itself"),
+        ("inductive-noise,baseline=mean", "leave baseline out"),
+        ("inductive-occlusion,baseline=mean", "leave baseline out"),
+        ("inductive-noise,saliency=integrated-gradients,baseline=mean", "baseline=mean needs a model that normalises its input itself"),
         ("random-noise,sigma=0", "sigma must be"),
         ("random-noise,repeats=0", "repeats must be"),
         ("random-noise,k=duan", "unknown k"),

@@ -14,13 +14,14 @@ from torch import Tensor
 
 from robench.audits.faithfulness import completeness, deletion, infidelity, insertion
 from robench.audits.geometry import alignment
-from robench.audits.inequality import entropy, gini, regional_gini, regional_gini_positive, top_mass
+from robench.audits.inequality import entropy, gini, gini_positive, regional_gini, regional_gini_positive, top_mass
 from robench.audits.localisation import mass_gain, mass_in_mask, pointing_game
 from robench.audits.randomisation import randomisation
 from robench.audits.stability import max_sensitivity
 
 AUDITS: dict[str, Callable[..., Tensor]] = {
     "gini": gini,
+    "gini-positive": gini_positive,
     "regional-gini": regional_gini,
     "regional-gini-positive": regional_gini_positive,
     "entropy": entropy,

@@ -77,15 +77,29 @@ def regional_gini(explained: Explained, *, block: int | None = None) -> Tensor:
     return gini_of(block_sums(explained.sizes, block).sort(1).values)
 
 
+def gini_positive(explained: Explained) -> Tensor:
+    """The Gini index of the positive parts of the signed map, subpixel by subpixel, (B,) float64 in [0, (n - 1) / n].
+
+    What the released script of Duan et al. (ICLR 2023) prints as regional Gini, as we read it: it takes the axes of a map (3, H, W) for
+    (width, height, channels), so that its loop over blocks of 16 or 8 finds no block in an axis of 3 and sums nothing; negative entries
+    then become 0. So a map without negative entries has its `gini` here, one with many of them mostly more, and the number says nothing
+    of regions. Two other things in their script are unlike ours, and are options of the probe `inductive-noise`: the
+    noise is uniform over the range of the image after normalisation (`noise=uniform`), and their integrated gradients start from 0 after
+    normalisation (`baseline=mean`, also of the method integrated-gradients).
+    NaN where no entry is positive or an entry is not finite.
+    """
+    entries = explained.maps.flatten(1)
+    return gini_of(entries.clamp_min(0).where(entries.isfinite(), torch.nan).sort(1).values)
+
+
 def regional_gini_positive(explained: Explained, *, block: int | None = None) -> Tensor:
     """The Gini index over the positive parts of the signed sums in square blocks, all channels together, (B,) float64 in [0, 1).
 
     block  as for `regional_gini`
 
-    What the code of Duan et al. (ICLR 2023) takes where their text says regional Gini. It is not comparable with `regional_gini`: signs
-    cancel inside a block, blocks with a negative sum count as 0, and it can exceed the Gini over pixels. It reads the signed maps, so it
-    does not depend on how the channels of the sizes were put together. Their script, as we read it, does so for the undefended network
-    with blocks of 16 pixels, and for the robust one sums the positive entries over blocks of 8: the two do not compare there either.
+    A regional Gini of the evidence for the class alone (our own; what the code of Duan et al. computes is `gini_positive`). It is not
+    comparable with `regional_gini`: signs cancel inside a block, blocks with a negative sum count as 0, and it can exceed the Gini over
+    pixels. It reads the signed maps, so it does not depend on how the channels of the sizes were put together.
     NaN where no block has a positive sum or an entry is not finite.
     """
     sums = block_sums(explained.maps, block)

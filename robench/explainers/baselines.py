@@ -9,7 +9,6 @@ from robench.errors import InputError
 from robench.options import number
 
 WORDS = {"black": 0.0, "grey": 0.5, "white": 1.0}
-MISSING = "baseline=mean needs a model that normalises its input itself, and this one does not: give a number instead"
 
 
 def baseline_of(model: nn.Module, x: Tensor, baseline: float | str) -> Tensor:
@@ -28,7 +27,14 @@ def baseline_of(model: nn.Module, x: Tensor, baseline: float | str) -> Tensor:
 
 
 def mean_of(model: nn.Module, channels: int) -> Tensor:
-    """The mean that the model's first normalisation takes off, (C, 1, 1) or (1, 1, 1).
+    """The mean that the model's first normalisation takes off, (C, 1, 1) or (1, 1, 1); InputErrors as in `normalisation_of`."""
+    return normalisation_of(model, channels, "baseline=mean", "a number")[0]
+
+
+def normalisation_of(model: nn.Module, channels: int, what: str, instead: str) -> tuple[Tensor, Tensor]:
+    """The mean and the standard deviation of the model's first normalisation, (C, 1, 1) or (1, 1, 1) each.
+
+    what     the option that needs them, for the sentence of an error       instead  what to give in its place
 
     A normalisation is a module with one `mean` and one `std` for each channel, or for all: tensors, as in our Normalize, or numbers, as in
     torchvision's. InputError where there is none, and where its mean is no pixel in [0, 1]: it then works on another scale.
@@ -39,10 +45,10 @@ def mean_of(model: nn.Module, channels: int) -> Tensor:
             continue
         if not bool(((mean >= 0) & (mean <= 1)).all()):
             raise InputError(
-                f"baseline=mean needs a normalisation of pixels in [0, 1], and this model takes off {mean.tolist()}: give a number instead"
+                f"{what} needs a normalisation of pixels in [0, 1], and this model takes off {mean.tolist()}: give {instead} instead"
             )
-        return mean.reshape(-1, 1, 1)
-    raise InputError(MISSING)
+        return mean.reshape(-1, 1, 1), std.reshape(-1, 1, 1)
+    raise InputError(f"{what} needs a model that normalises its input itself, and this one does not: give {instead} instead")
 
 
 def numbers(value: object) -> Tensor | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from robench.calls import derivative, leaf_of, padded
 from robench.draws import Draws
 from robench.errors import InputError
+from robench.explainers.baselines import normalisation_of
 from robench.options import number, positive, whole
 from robench.recipes import lookup
 from robench.types import Level
@@ -30,31 +32,40 @@ def inductive_noise(
     t: float | str = "paper",
     k: int | str | None = None,
     saliency: str = "gradient",
+    baseline: float | str = 0.0,
     order: str = "signed",
+    noise: str = "normal",
     sigma: float = 1.0,
     repeats: int = 3,
 ) -> Iterator[Level]:
-    """Normal noise on the subpixels that speak most for the true class (Duan et al., ICLR 2023; Chen et al. 2023, 2305.09305).
+    """Noise on the subpixels that speak most for the true class (Duan et al., ICLR 2023; Chen et al. 2023, 2305.09305).
 
     kind      add: x + noise there (their noise I); replace: the noise alone (their noise II); then clamped to [0, 1]
     t         int(C*H*W*t) subpixels are changed: a share; paper: the ten shares .002, .004, ..., .02; random: .02, .04, ..., .2. A share
               below one subpixel changes nothing
     k         so many subpixels instead; paper: 500, 1000, 5000, 10000, 20000 of the 150,528 of ImageNet, in proportion to the image,
               rounded and at least 1 (the scaling is ours)
-    saliency  of the true logit, once for all levels: gradient, or integrated-gradients (50 steps from black)
+    saliency  of the true logit, once for all levels: gradient, or integrated-gradients (50 steps from the baseline)
+    baseline  of integrated-gradients: as in `baselines.baseline_of`; mean in the code of Duan et al.
     order     signed: the largest attributions come first; absolute: the largest sizes. Ties by index, so a map of zeros means the first
               subpixels
-    sigma     standard deviation of the noise                       repeats  independent draws of it
+    noise     normal; uniform: as in the code of Duan et al., between the least and the largest number of the image as the model
+              normalises it, added and clamped there. Needs a model that normalises its input itself
+    sigma     standard deviation of the normal noise, in pixel units
+    repeats   independent draws of the noise
 
     The level is one model call of all images. A subpixel gets the same noise at every t of a repeat, so the levels are nested and their
     curve is smooth (our choice). The passes of the saliency are counted in the first level. Setting: t=0.002 k=6.
+
+    The code of Duan et al. is nearest with saliency=integrated-gradients,baseline=mean,noise=uniform,k=paper. Unlike it, images stay in
+    [0, 1] (there each channel may leave it, up to the range of the whole image after normalisation), and k means k subpixels (there k + 1).
     """
     levels, rank, repeats = levels_of(x, t, k, INDUCTIVE), lookup(order, ORDERS, "order"), whole("repeats", repeats)
-    noise = noise_of(kind, sigma)
-    maps, passes = attribution(model, x, y, draws, saliency)
+    change = noise_of(model, x, kind, noise, sigma)
+    maps, passes = attribution(model, x, y, draws, saliency, baseline)
     places = first(rank(maps).flatten(1), max(levels.values()))
     for repeat in range(repeats):
-        yield from noisy(model, x, y, draws.child("repeat", repeat), places, levels, noise, repeat, 0 if repeat else passes)
+        yield from noisy(model, x, y, draws.child("repeat", repeat), places, levels, change, repeat, 0 if repeat else passes)
 
 
 def random_noise(
@@ -66,31 +77,55 @@ def random_noise(
     kind: str = "add",
     t: float | str = "paper",
     k: int | str | None = None,
+    noise: str = "normal",
     sigma: float = 1.0,
     repeats: int = 3,
 ) -> Iterator[Level]:
-    """Normal noise on random subpixels, the baseline of inductive noise (Chen et al. 2023, 2305.09305). No gradients.
+    """Noise on random subpixels, the baseline of inductive noise (Chen et al. 2023, 2305.09305). No gradients.
 
     t        a share; paper: the ten shares .02, .04, ..., .2; inductive: .002, .004, ..., .02, to compare at equal shares
     repeats  independent draws of the subpixels and of the noise
 
-    kind, k, sigma as in `inductive_noise`. The subpixels of a smaller t are among those of a larger one, with the same noise.
+    kind, k, noise, sigma as in `inductive_noise`. The subpixels of a smaller t are among those of a larger one, with the same noise.
     """
-    levels, repeats, noise = levels_of(x, t, k, RANDOM), whole("repeats", repeats), noise_of(kind, sigma)
+    levels, repeats, change = levels_of(x, t, k, RANDOM), whole("repeats", repeats), noise_of(model, x, kind, noise, sigma)
     for repeat in range(repeats):
         own = draws.child("repeat", repeat)
         places = first(own.uniform((x[0].numel(),)), max(levels.values()))
-        yield from noisy(model, x, y, own, places, levels, noise, repeat, 0)
+        yield from noisy(model, x, y, own, places, levels, change, repeat, 0)
 
 
-KINDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"add": lambda x, noise: x + noise, "replace": lambda _, noise: noise}
+Kind = Callable[[Tensor, Tensor], Tensor]
+Change = Callable[[Tensor, Tensor, Draws], Tensor]
+KINDS: dict[str, Kind] = {"add": lambda x, noise: x + noise, "replace": lambda _, noise: noise}
 ORDERS: dict[str, Callable[[Tensor], Tensor]] = {"signed": lambda maps: maps, "absolute": lambda maps: maps.abs()}
 
 
-def noise_of(kind: str, sigma: float) -> Callable[[Tensor, Tensor], Tensor]:
-    """The function (values, standard normal numbers) -> noisy values in [0, 1]."""
+def noise_of(model: nn.Module, x: Tensor, kind: str, noise: str, sigma: float) -> Change:
+    """The function (images, places, draws) -> noisy values in [0, 1] of the subpixels at `places`, (B, m)."""
     change, sigma = lookup(kind, KINDS, "kind of noise"), positive("sigma", sigma)
-    return lambda values, normal: change(values, sigma * normal).clamp(0, 1)
+    if lookup(noise, {"normal": False, "uniform": True}, "noise"):
+        if sigma != 1:
+            raise InputError("sigma belongs to normal noise, and noise=uniform takes its range from the image: leave sigma out")
+        mean, std = normalisation_of(model, x.shape[1], "noise=uniform", "noise=normal")
+        return partial(uniform, change, mean.to(x), std.to(x))
+    return partial(normal, change, sigma)
+
+
+def normal(change: Kind, sigma: float, x: Tensor, places: Tensor, draws: Draws) -> Tensor:
+    """Normal noise in pixel units."""
+    values = x.flatten(1).gather(1, places)
+    return change(values, sigma * draws.normal((places.shape[1],)).to(x.dtype)).clamp(0, 1)
+
+
+def uniform(change: Kind, mean: Tensor, std: Tensor, x: Tensor, places: Tensor, draws: Draws) -> Tensor:
+    """Uniform noise over the range of each image in the units after the model's normalisation, and kept inside that range."""
+    flat = ((x - mean) / std).flatten(1)
+    low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
+    noisy = change(flat.gather(1, places), low + (high - low) * draws.uniform((places.shape[1],)).to(x.dtype))
+    channel = places // x[0, 0].numel()
+    scale, shift = (part.flatten().expand(x.shape[1])[channel] for part in (std, mean))
+    return (torch.minimum(torch.maximum(noisy, low), high) * scale + shift).clamp(0, 1)
 
 
 def levels_of(x: Tensor, t: float | str, k: int | str | None, paper: tuple[float, ...]) -> dict[str, int]:
@@ -109,13 +144,15 @@ def levels_of(x: Tensor, t: float | str, k: int | str | None, paper: tuple[float
     return {f"k={count} t={count / size:.4g}": count for count in counts}
 
 
-def attribution(model: nn.Module, x: Tensor, y: Tensor, draws: Draws, saliency: str) -> tuple[Tensor, int]:
+def attribution(model: nn.Module, x: Tensor, y: Tensor, draws: Draws, saliency: str, baseline: float | str = 0.0) -> tuple[Tensor, int]:
     """The attributions (B, C, H, W) of the logits of y, signed, not finite ones as 0; and how many passes of each direction they took."""
     explain, passes = lookup(saliency, SALIENCIES, "saliency")
-    return explain(model, x, y, draws).nan_to_num(0.0, 0.0, 0.0), passes
+    if saliency == "gradient" and baseline != 0:
+        raise InputError("a baseline belongs to saliency=integrated-gradients, and the gradient has none: leave baseline out")
+    return explain(model, x, y, draws, baseline).nan_to_num(0.0, 0.0, 0.0), passes
 
 
-def gradient(model: nn.Module, x: Tensor, y: Tensor, draws: Draws) -> Tensor:  # noqa: ARG001
+def gradient(model: nn.Module, x: Tensor, y: Tensor, draws: Draws, baseline: float | str) -> Tensor:  # noqa: ARG001
     """The gradient of the logit of y at x, (B, C, H, W)."""
     with torch.enable_grad():
         leaf = leaf_of(x)
@@ -123,14 +160,14 @@ def gradient(model: nn.Module, x: Tensor, y: Tensor, draws: Draws) -> Tensor:  #
         return derivative(total, leaf)
 
 
-def integrated(model: nn.Module, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
-    """Integrated gradients of the logit of y from black, (B, C, H, W)."""
+def integrated(model: nn.Module, x: Tensor, y: Tensor, draws: Draws, baseline: float | str) -> Tensor:
+    """Integrated gradients of the logit of y from the baseline, (B, C, H, W)."""
     from robench.explainers.gradients import integrated_gradients
 
-    return integrated_gradients(model, x, y, draws, steps=STEPS, baseline=0.0)
+    return integrated_gradients(model, x, y, draws, steps=STEPS, baseline=baseline)
 
 
-SALIENCIES: dict[str, tuple[Callable[[nn.Module, Tensor, Tensor, Draws], Tensor], int]] = {
+SALIENCIES: dict[str, tuple[Callable[[nn.Module, Tensor, Tensor, Draws, float | str], Tensor], int]] = {
     "gradient": (gradient, 1),
     "integrated-gradients": (integrated, STEPS),
 }
@@ -150,13 +187,13 @@ def wrong(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 def noisy(
     model: nn.Module, x: Tensor, y: Tensor, draws: Draws, places: Tensor,
-    levels: dict[str, int], noise: Callable[[Tensor, Tensor], Tensor], repeat: int, passes: int,
+    levels: dict[str, int], change: Change, repeat: int, passes: int,
 ) -> Iterator[Level]:  # fmt: skip
     """The levels of one repeat: noise on the first subpixels of `places`, (B, most); `passes` were made before and go to the first level.
 
     A noise number belongs to a place in this list: as many are drawn as the largest level changes, not one for each subpixel.
     """
-    changed = noise(x.flatten(1).gather(1, places), draws.normal((places.shape[1],)).to(x.dtype))
+    changed = change(x, places, draws)
     for setting, count in levels.items():
         x_level = x.flatten(1).scatter(1, places[:, :count], changed[:, :count]).view_as(x)
         share = torch.full((len(x),), count / x[0].numel(), dtype=torch.float64, device=x.device)

@@ -29,6 +29,7 @@ def inductive_occlusion(
     radius: float = 20 / 224,
     colour: str = "all",
     saliency: str = "gradient",
+    baseline: float | str = 0.0,
 ) -> Iterator[Level]:
     """Boxes on the pixels that speak most for the true class, ever more of them and larger, until one union fools.
 
@@ -36,7 +37,8 @@ def inductive_occlusion(
     radius    R: boxes [i - r, i + r) x [j - r, j + r) with r = 1 .. R, cut at the border. A whole number: R pixels; a fraction: of the
               shorter side, rounded, at least 1. Published for 224 pixels: (N, R) = (5, 10) and (10, 20); at 32, 20/224 is 3, 10/224 is 1
     colour    black, grey or white; all: each of them, as a level of its own
-    saliency  of the true logit: gradient, or integrated-gradients (50 steps from black)
+    saliency  of the true logit: gradient, or integrated-gradients (50 steps from the baseline)
+    baseline  of integrated-gradients: as in `baselines.baseline_of`; mean in the code of Duan et al.
 
     Duan et al. (ICLR 2023), Chen et al. (2023, 2305.09305): an image falls if any of the N * R unions of boxes fools. They are tried by
     their areas, the smallest first, equal ones by n and then r (our choice: the verdict is the same in any order). So x and share of a
@@ -45,7 +47,7 @@ def inductive_occlusion(
     Setting: colour=black radius=3, with the radius in pixels.
     """
     fills, reach = fills_of(colour), reach_of(x, count, radius)
-    maps, passes = attribution(model, x, y, draws, saliency)
+    maps, passes = attribution(model, x, y, draws, saliency, baseline)
     trials = trials_of(x, first(maps.mean(1).flatten(1), count), reach)
     for place, (word, value) in enumerate(fills.items()):
         yield level_of(model, x, y, trials, value, f"colour={word} radius={reach}", 0, 0 if place else passes)
