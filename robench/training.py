@@ -17,6 +17,8 @@ from robench.attacks.kernels import cannot_compile
 from robench.calls import with_gradients
 from robench.data import Images, holdout, missed, stratified
 from robench.data import load as load_images
+from robench.data.classes import few as few_of
+from robench.data.classes import numbered, outputs_for
 from robench.errors import InputError
 from robench.evaluation import Evaluation, evaluate
 from robench.fitting import Epoch, Note, Plan, attacked, begin, fit, selected
@@ -103,16 +105,18 @@ def train(
     """
     one_of("select", select, ("best", "last"))
     one_of("measure", measure, ("test", "held-out"))
-    images = load_images(data, "train", data_dir=data_dir, download=download, image_size=image_size, n=n_train, seed=seed, by_class=True)
+    order = "text" if data.startswith("folder:") else None  # as torchvision's ImageFolder counts; the checkpoint stores the names
+    where: dict[str, Any] = {"data_dir": data_dir, "download": download, "image_size": image_size, "class_order": order}
+    images = load_images(data, "train", n=n_train, seed=seed, by_class=True, **where)
     name = preset or default_preset(images.shape)
     settings, notes = settled(name, overrides)
     settings["held_out"], more = few_held_out(settings["held_out"], len(images), overrides.get("held_out") is not None)
-    notes += more
+    notes += more + (text_order(images) if order else [])
     if settings["compiled"] and (why := cannot_compile()):
         settings["compiled"], notes = False, [*notes, f"{why}: the training runs without it"]
     world, out = started(), destination(out, settings, images.name)
     training, held_out = holdout(images, settings["held_out"], seed)
-    test = held_out if measure == "held-out" else load_images(data, "test", data_dir=data_dir, download=download, image_size=image_size)
+    test = held_out if measure == "held-out" else load_images(data, "test", **where)
     test = unsplit(held_out) if measure == "held-out" or test.split == "all" else test
     few = stratified(test, eval_n, seed) if test.name.endswith(HELD_OUT) else test.take(slice(0, eval_n))
     notes += incomplete(training, few)
@@ -140,8 +144,7 @@ def train(
         )  # fmt: skip
 
     master, origin = teacher_of(methods, teacher, model, about, first)
-    if teacher is not None and "mean" in teacher_words(teacher, about):
-        notes.append(f"{teacher.name} holds weights only: the teacher is taken as {about['arch']} with the student's normalisation")
+    notes += teacher_notes(teacher, images, about) if teacher else []
     plan = replace(plan, teacher=None if master is None else master.to(device))
     meta: dict[str, Any] = {
         "model": about,
@@ -165,7 +168,7 @@ def train(
     overfitting = robust_overfitting(run.history, attacked(held_out, plan)) if plan.defended else ""
     late = [sentence for sentence in (unproven, overfitting) if sentence and select == "best"]
     tuple(watch(iter(map(Note, late)), 0))
-    meta = {**meta, "history": run.history, "rolled_back": run.lost, "notes": notes + late}
+    meta = {**meta, "classes": list(images.classes), "history": run.history, "rolled_back": run.lost, "notes": notes + late}
     return concluded(going, meta, best, test, few, select, suite, seed, device, plan.threat)
 
 
@@ -222,6 +225,23 @@ def teacher_place(out: Path | None, teachers: Path | None, its: Mapping[str, Any
         return out.with_name(f"{out.stem}.teacher.pt") if out else None
     words = json.dumps(checkpoint.plain(dict(its)), sort_keys=True)
     return teachers / f"teacher-{hashlib.sha256(words.encode()).hexdigest()[:8]}.pt"
+
+
+def text_order(images: Images) -> list[str]:
+    """A note where numbered classes count in an order that a reader may not expect."""
+    told = f"the numbered classes of {images.name} count in text order, as in torchvision's ImageFolder"
+    return [f"{told}: {few_of(images.classes)}"] if numbered(images.classes) != images.classes else []
+
+
+def teacher_notes(teacher: Path, images: Images, about: Mapping[str, Any]) -> list[str]:
+    """What is to be said of a teacher that was named; InputError where it stores class names in another order than those of the images."""
+    known = peek(teacher).get("classes")
+    if isinstance(known, list) and outputs_for(images.classes, known, None, teacher.name, images.name)[0] != list(
+        range(len(images.classes))
+    ):
+        raise InputError(f"the teacher {teacher.name} counts the classes of {images.name} in another order: train one on these images")
+    told = f"{teacher.name} holds weights only: the teacher is taken as {about['arch']} with the student's normalisation"
+    return [told] if "mean" in teacher_words(teacher, about) else []
 
 
 def teacher_of(

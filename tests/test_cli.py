@@ -24,18 +24,25 @@ FLAGS = {
         --epochs --batch-size --teacher --optimizer --lr --momentum --weight-decay --schedule --augment --mixup --cutmix --awp --awp-warmup
         --ema --label-smoothing --precision --compile --guard --held-out --select --suite --measure --sweep --eval-n --seed --device
         --threads --out --resume --quiet""",
-    "eval": """--suite --data --data-dir --download --split --image-size --n --shuffle --indices --norm --eps --until
-        --engine --precision --compile --seed --batch-size --arch --activation --mean --std --trust --device --threads --out --resume --save
+    "eval": """--suite --data --data-dir --download --split --image-size --class-order --classes --n --shuffle --indices --norm --eps
+        --until --engine --precision --compile --seed --batch-size --arch --activation --weights --mean --std --trust --device --threads
+        --out
+        --resume --save
         --strict --quiet""",
-    "attack": """--attack --data --data-dir --download --split --image-size --n --shuffle --indices --norm --eps --until
-        --engine --precision --compile --seed --batch-size --arch --activation --mean --std --trust --device --threads --out --resume --save
+    "attack": """--attack --data --data-dir --download --split --image-size --class-order --classes --n --shuffle --indices --norm --eps
+        --until --engine --precision --compile --seed --batch-size --arch --activation --weights --mean --std --trust --device --threads
+        --out
+        --resume --save
         --strict --quiet""",
     "saliency": """--method --score --target --channels --block --layer --against --join --inductive --data --data-dir --download --split
-        --image-size --n --shuffle --indices --norm --eps --seed --batch-size --arch --activation --mean --std --trust --device --threads
-        --out --save --quiet""",
+        --image-size --class-order --classes --n --shuffle --indices --norm --eps --seed --batch-size --arch --activation --weights --mean
+        --std
+        --trust
+        --device --threads --out --save --quiet""",
     "corrupt": """--corruption --severity --from --scale --frost-dir --reference --export --data --data-dir --download --split --image-size
-        --n --shuffle --indices --seed --batch-size --arch --activation --mean --std --trust --device --threads --out --resume --force
-        --quiet""",
+        --class-order --classes --n --shuffle --indices --seed --batch-size --arch --activation --weights --mean --std --trust --device
+        --threads
+        --out --resume --force --quiet""",
     "compare": "--fail-on --alpha --out --quiet",
     "list": "",
 }
@@ -305,8 +312,8 @@ def test_a_model_of_other_images_or_classes_gets_a_sentence(checkpoint, tmp_path
     np.savez(grey, x_test=np.zeros((20, 28, 28), np.uint8), y_test=np.arange(20) % 10)
     assert "(1, 28, 28)" in refused("eval", checkpoint, "--data", f"npz:{grey}", "--out", tmp_path / "out")
     few = tmp_path / "few.npz"
-    np.savez(few, x_test=np.zeros((20, 32, 32, 3), np.uint8), y_test=np.arange(20) % 4)
-    assert "classes" in refused("eval", checkpoint, "--data", f"npz:{few}", "--out", tmp_path / "out")
+    np.savez(few, x_test=np.zeros((20, 32, 32, 3), np.uint8), y_test=np.arange(20) % 12)
+    assert "the model has 10 outputs, the data 12 classes" in refused("eval", checkpoint, "--data", f"npz:{few}", "--out", tmp_path / "out")
 
 
 def test_a_folder_that_cannot_be_written_is_named_before_anything_runs(checkpoint, tmp_path):

@@ -141,7 +141,11 @@ def test_the_second_set_of_weights_is_mentioned(tmp_path):
 
 def test_the_file_says_how_many_outputs_it_has_where_only_they_differ(tmp_path):
     path = saved(tmp_path / "net.pth", build("mlp,width=6", classes=100, shape=SHAPE).state_dict())
-    refused("^net.pth has 100 outputs, the data 3 classes$", path, **FITS)
+    loaded = load(path, **FITS)
+    assert loaded.model(pixels()).shape[1] == 100
+    assert loaded.notes == ("the model has 100 outputs, the data 3 classes: label k is taken for output k, and all 100 outputs compete",)
+    refused("^net.pth has 100 outputs, the data 101 classes$", path, **FITS | {"classes": 101})
+    refused("lacks 1.bias", saved(tmp_path / "less.pth", {"1.weight": torch.ones(6, 64)}), **FITS)
 
 
 def test_what_does_not_fit_is_named_with_the_architecture(tmp_path):
@@ -444,7 +448,7 @@ def test_a_library_network_says_that_its_weights_are_random(tmp_path):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda z: z[:, :1].expand(-1, 100), "the model has 100 outputs, the data 2 classes"),
+        (lambda z: z[:, :1], "the model has 1 outputs, the data 2 classes"),
         (lambda z: z * float("nan"), "NaN or infinite logits"),
         (lambda z: (z, z), "returns tuple, not one tensor"),
         (lambda z: z[:, 0], r"into an output \(4,\), not into logits"),

@@ -20,6 +20,8 @@ def attack(
     download: o.Download = False,
     split: o.Split = "test",
     image_size: o.ImageSize = None,
+    class_order: o.ClassOrder = None,
+    classes: o.Classes = None,
     n: o.N = None,
     shuffle: o.Shuffle = False,
     indices: o.Indices = None,
@@ -73,7 +75,8 @@ def attack(
         resolvable([chosen], engine)
     what = subject(
         models, norm, eps.values if eps else None, data=data, data_dir=data_dir, download=download, split=split, image_size=image_size, n=n,
-        shuffle=shuffle, indices=indices, seed=seed, device=device, threads=threads, quiet=quiet, arch=arch, activation=activation,
+        shuffle=shuffle, indices=indices, class_order=class_order, classes=classes,
+        seed=seed, device=device, threads=threads, quiet=quiet, arch=arch, activation=activation,
         weights=weights, mean=mean and mean.values, std=std and std.values, trust=trust,
     )  # fmt: skip
     if probes:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robench.cli.console import Table, complain, message, show, tracker
 from robench.cli.drawing import audit_pictures, page_parts, probe_pictures
+from robench.cli.labels import chance_flags, refuse_other_orders, surrogates
 from robench.cli.measuring import (
     BATCH_SIZE,
     Subject,
@@ -86,6 +87,7 @@ def run_audit(what: Sequence[Subject], wanted: Wanted, out: Path | None) -> None
 
     alone("an audit of saliency maps")
     one_threat(what, wanted.against)
+    refuse_other_orders(what[0].images.classes, surrogates(wanted.against), what[0].classes, "surrogate")
     folder, begin, images = results_folder(out, subject_words(what), "saliency"), time.perf_counter(), what[0].images
     with fresh(folder, "maps-*.npy"):
         scores, left_out = chosen_scores(wanted.scores, images.masks is not None, images.shape[1:])
@@ -111,9 +113,27 @@ def run_audit(what: Sequence[Subject], wanted: Wanted, out: Path | None) -> None
     message(f"Written: {', '.join(path.name for path in written)} in {folder}", wanted.quiet)
 
 
+def guesses(what: Sequence[Subject], audits: Sequence[Audit]) -> list[str]:
+    """The flags of models whose clean accuracy is that of a guess."""
+    shares = [float((one.pred == one.y).double().mean()) for one in audits]
+    clean = [
+        replace(one.about, probe="clean", metric="accuracy", value=share, n=len(one.y)) for one, share in zip(audits, shares, strict=True)
+    ]
+    return chance_flags(clean, len(what[0].images.classes))
+
+
 def raised(what: Sequence[Subject], audits: Sequence[Audit], probing: Probing | None) -> list[str]:
     """Every raised flag of the models, the audits and the probes, each sentence once."""
-    return list(dict.fromkeys([*flags_of(what), *(flag for audit in audits for flag in audit.flags), *(probing.flags if probing else [])]))
+    return list(
+        dict.fromkeys(
+            [
+                *flags_of(what),
+                *guesses(what, audits),
+                *(flag for audit in audits for flag in audit.flags),
+                *(probing.flags if probing else []),
+            ]
+        )
+    )
 
 
 def matched(what: Sequence[Subject], folders: Sequence[Path]) -> list[list[Results]]:

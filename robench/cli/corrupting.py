@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robench.cli.console import Table, interval, message, percent, show, tracker
+from robench.cli.console import Table, complain, interval, message, percent, show, tracker
 from robench.cli.drawing import page_parts
+from robench.cli.labels import Labels, chance_flags, labels_for, order_of, refuse_other_orders
 from robench.cli.measuring import (
     AT_MOST,
     BATCH_SIZE,
@@ -70,13 +71,17 @@ def run_corrupt(models: Sequence[str], wanted: Wanted, out: Path | None, *, devi
     refuse(models, wanted, out)
     alone("accuracy under corruptions")
     on = device_of(device, threads)
-    choice = {key: how.pop(key) for key in (*IMAGES, "data")}
-    images, source = source_of(models, wanted, on, choice)
+    choice = {key: how.pop(key) for key in (*IMAGES, "data", "classes")}
+    images, source, notes = source_of(models, wanted, on, choice)
     target = exported(images, source, wanted)
     if not models:
         write_only(source, target, wanted, on)
         return
-    found = loaded(models, images, on, wanted.quiet, split=choice["split"], y=source.y, **how)
+    shown = source.y if len(source.classes) == len(images.classes) else None  # of a part of a model's classes nothing is missed
+    images = replace(images, classes=source.classes)
+    found = loaded(models, images, on, wanted.quiet, split=choice["split"], y=shown, noticed=notes, **how)
+    if wanted.reference not in (None, "alexnet"):
+        refuse_other_orders(source.classes, [str(wanted.reference)], choice["classes"], "reference")
     folder = results_folder(out, found[0].name if len(found) == 1 else f"{len(found)}-models", "corrupt")
     begin = time.perf_counter()
     with fresh(folder), resumable(folder):
@@ -104,23 +109,41 @@ def refuse(models: Sequence[str], wanted: Wanted, out: Path | None) -> None:
         raise InputError("which run is to go on? Pass its folder with --out")
 
 
-def source_of(models: Sequence[str], wanted: Wanted, device: str, choice: dict[str, Any]) -> tuple[Images, Source]:
-    """The images as they are (of a set alone: its first ones), and where the corrupted ones come from."""
+def source_of(models: Sequence[str], wanted: Wanted, device: str, choice: dict[str, Any]) -> tuple[Images, Source, list[str]]:
+    """The images as they are (of a set alone: its first ones), where the corrupted ones come from, under the models' labels, and notes."""
     from robench.corrupting import made, of_set
     from robench.models import peek
 
-    data = choice.pop("data")
+    data, known, order = choice.pop("data"), [peek(model) for model in models], choice["class_order"]
+    data = data if data or wanted.source is not None else data_of(known)
+    choice["class_order"] = order_of(data or "folder:", models, known, order, choice["classes"])
     if wanted.source is not None:
         corrupted, clean, rows = of_folder(wanted, data, choice)
         images = clean if clean is not None else corrupted.load(corrupted.corruptions[0], corrupted.severities[0], rows[:1])
         source = of_set(corrupted, rows, clean)
         for note in source.notes:
             message(f"Note: {note}", wanted.quiet)
-        return images, source
-    images = images_of(data or data_of([peek(model) for model in models]), seed=wanted.seed, **choice)
-    return images, made(
-        images, wanted.corruptions, wanted.severities, scale=wanted.scale, photos=wanted.photos, seed=wanted.seed, device=device
-    )
+        labels = labels_for((clean or corrupted).classes, (clean or corrupted).name, models, known, choice["classes"], order)
+        return images, relabelled(source, labels), labels.notes
+    images = images_of(str(data), seed=wanted.seed, **without(choice, "classes"))
+    labels = labels_for(images.classes, images.name, models, known, choice["classes"], order)
+    source = made(images, wanted.corruptions, wanted.severities, scale=wanted.scale, photos=wanted.photos, seed=wanted.seed, device=device)
+    return images, relabelled(source, labels), labels.notes
+
+
+def without(choice: dict[str, Any], key: str) -> dict[str, Any]:
+    """The choice of images but for one key."""
+    return {name: value for name, value in choice.items() if name != key}
+
+
+def relabelled(source: Source, labels: Labels) -> Source:
+    """The same images under the labels of the models' outputs; a state that was begun with others cannot go on."""
+    import torch
+
+    if not labels.moved:
+        return replace(source, classes=labels.classes)
+    about = {**source.about, "outputs": labels.outputs}
+    return replace(source, y=torch.tensor(labels.outputs)[source.y], classes=labels.classes, about=about)
 
 
 def of_folder(wanted: Wanted, data: str | None, choice: dict[str, Any]) -> tuple[Corrupted, Images | None, Tensor]:
@@ -129,12 +152,27 @@ def of_folder(wanted: Wanted, data: str | None, choice: dict[str, Any]) -> tuple
 
     assert wanted.source is not None
     asked = wanted.corruptions if wanted.chosen else None, wanted.severities if wanted.graded else None
-    corrupted = read(wanted.source, *asked, choice["data_dir"])
+    corrupted = counted(read(wanted.source, *asked, choice["data_dir"]), wanted.source, choice["class_order"])
     if not data:
         return corrupted, None, rows_in(corrupted, wanted, choice)
-    clean = images_of(data, seed=wanted.seed, **choice)
+    order = choice["class_order"] if data.startswith("folder:") else None
+    clean = images_of(data, seed=wanted.seed, **{**without(choice, "classes"), "class_order": order})
     rows = check_order(corrupted, clean)
     return confirmed(corrupted, wanted.source, clean, rows), clean, rows
+
+
+def counted(corrupted: Corrupted, folder: Path, order: str | None) -> Corrupted:
+    """The set with the labels that the order of its class folders gives; arrays say by their labels how they count."""
+    import torch
+
+    from robench.data.classes import ordered
+    from robench.data.corrupted import detect
+
+    if detect(folder.expanduser()) != "tree":
+        return corrupted
+    classes = ordered(corrupted.classes, order, corrupted.name)
+    y = torch.tensor([classes.index(kind) for kind in corrupted.classes])[corrupted.y]
+    return replace(corrupted, y=y, classes=classes)
 
 
 def rows_in(corrupted: Corrupted, wanted: Wanted, choice: dict[str, Any]) -> Tensor:
@@ -223,7 +261,9 @@ def report(found: Sequence[Loaded], source: Source, result: Degradation, wanted:
     models = found[0].name if len(found) == 1 else f"{len(found)} models"
     name = f"{models} on {source.name} {source.split}, n = {len(source.y)}, {source.setting}, seed {wanted.seed}"
     notes = list(dict.fromkeys([*source.notes, *(note for one in found for note in one.notes)]))
-    flags = list(dict.fromkeys(flag for one in found for flag in one.flags))
+    flags = [*dict.fromkeys(flag for one in found for flag in one.flags), *(guesses := chance_flags(result.rows, len(source.classes)))]
+    for flag in guesses:
+        complain(f"Flag: {flag}")
     if wanted.reference and not any(row.metric == "mce" for row in result.rows):
         notes.append("there is no mCE: it needs all fifteen corruptions at all five severities, of the model and of the reference")
         message(f"Note: {notes[-1]}", wanted.quiet)

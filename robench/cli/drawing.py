@@ -116,7 +116,7 @@ def tile(audit: Audit, method: str, images: Images, place: int) -> Tile:
     change = next((change for change in audit.altered if change.x is not None and place in change.places), None)
     other = None if change is None else of(audit, method, change.name)
     x = images.pixels(slice(place, place + 1))[0].cpu()
-    label, pred = images.classes[int(audit.y[place])], images.classes[int(audit.pred[place])]
+    label, pred = images.word(int(audit.y[place])), images.word(int(audit.pred[place]))
     caption = label if label == pred else f"{label}, taken for {pred}"
     if change is None or change.x is None or other is None or place not in other.maps:
         return Tile(caption, x, clean.maps[place])
@@ -128,7 +128,7 @@ def tile(audit: Audit, method: str, images: Images, place: int) -> Tile:
 def taken_for(some: Scored, place: int, images: Images) -> str:
     """The class that the model takes the changed image at `place` for."""
     row = int((some.places == place).nonzero()[0, 0])
-    return images.classes[int(some.pred[row])]
+    return images.word(int(some.pred[row]))
 
 
 def probe_pictures(found: Probing, name: str, folder: Path) -> list[Path]:

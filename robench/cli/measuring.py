@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from robench.cli.console import complain, message, show_rows, tracker
+from robench.cli.labels import labels_for, order_of, refuse_other_orders, surrogates
 from robench.errors import InputError
 from robench.recipes import Recipe
 
@@ -25,18 +26,22 @@ if TYPE_CHECKING:
 
 BATCH_SIZE = 250
 AT_MOST = 500  # images, where the user does not say how many
-IMAGES = ("data_dir", "download", "split", "image_size", "n", "shuffle", "indices")  # options that choose the images
+IMAGES = ("data_dir", "download", "split", "image_size", "class_order", "n", "shuffle", "indices")  # options that choose the images
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model with the images it is measured on, and the threats: the user's words, then the checkpoint's, then the defaults."""
+    """A model with the images it is measured on, and the threats: the user's words, then the checkpoint's, then the defaults.
+
+    The labels of the images are those of the model's outputs, and `classes` says how they were found (see labels.labels_for).
+    """
 
     loaded: Loaded
     images: Images
     norm: str
     radii: tuple[float, ...]
     device: str
+    classes: str | None = None
 
 
 def subject(
@@ -64,13 +69,16 @@ def subject(
     for its_norm, its_radii in threats:
         for eps in its_radii:
             refuse_too_large(Threat(its_norm, eps), None)
-    split = how["split"]
-    images = images_of(data or data_of(known), seed=seed, **{key: how.pop(key) for key in IMAGES})
-    how["y"] = images.y
+    split, order, way, data = how["split"], how["class_order"], how.pop("classes"), data or data_of(known)
+    how["class_order"] = order_of(data, models, known, order, way)
+    images = images_of(data, seed=seed, **{key: how.pop(key) for key in IMAGES})
     for its_norm, its_radii in threats:
         refuse_too_large(Threat(its_norm, max(its_radii)), images.shape)
-    found = loaded(models, images, on, quiet, split=split, **how)
-    return [Subject(one, images, *threat, on) for one, threat in zip(found, threats, strict=True)]
+    labels = labels_for(images.classes, images.name, models, known, way, order)
+    how["y"] = images.y if len(labels.classes) == len(images.classes) else None  # of a part of a model's classes nothing is missed
+    images = images.relabelled(labels.outputs, labels.classes)
+    found = loaded(models, images, on, quiet, split=split, noticed=labels.notes, **how)
+    return [Subject(one, images, *threat, on, way) for one, threat in zip(found, threats, strict=True)]
 
 
 def data_of(known: Sequence[dict[str, Any]]) -> str:
@@ -83,7 +91,7 @@ def data_of(known: Sequence[dict[str, Any]]) -> str:
 
 def images_of(
     name: str, *, data_dir: Path | None, download: bool, split: str, image_size: int | None, n: int | None, shuffle: bool,
-    indices: Path | None, seed: int,
+    indices: Path | None, seed: int, class_order: str | None,
 ) -> Images:  # fmt: skip
     """The images that the user's options name."""
     from robench.data import load
@@ -91,13 +99,14 @@ def images_of(
     return load(
         name, split, data_dir=data_dir, download=download, n=n or None, at_most=AT_MOST if n is None and indices is None else None,
         shuffle=shuffle, indices=indices, seed=seed, image_size=image_size,
+        class_order=class_order,
     )  # fmt: skip
 
 
-def loaded(models: Sequence[str], images: Images, device: str, quiet: bool, **how: Any) -> list[Loaded]:
-    """The models, tried out on such images, under names that tell them apart; says what was noticed. `how` goes to models.load.
+def loaded(models: Sequence[str], images: Images, device: str, quiet: bool, *, noticed: Sequence[str] = (), **how: Any) -> list[Loaded]:
+    """The models, tried out on such images, under names that tell them apart; says what was noticed, before and now.
 
-    y in `how`  labels of the images that will be measured, where it shall be said that they miss classes
+    `how` goes to models.load, but for y: labels of the images that will be measured, where it shall be said that they miss classes.
     """
     from robench.data import missed
     from robench.models import load
@@ -110,6 +119,7 @@ def loaded(models: Sequence[str], images: Images, device: str, quiet: bool, **ho
     if y is not None and (held := missed(y, images.classes)):
         sentence = f"the {len(y)} images hold {held}: --n takes more of them, --shuffle any instead of the first"
         found = [replace(one, notes=(*one.notes, sentence)) for one in found]
+    found = [replace(one, notes=(*one.notes, *noticed)) for one in found]
     for note in dict.fromkeys(note for one in found for note in one.notes):
         message(f"Note: {note}", quiet)
     for flag in dict.fromkeys(flag for one in found for flag in one.flags):
@@ -217,6 +227,8 @@ def run(
     """
     from robench.shards import launched
 
+    if not isinstance(suite, str):
+        refuse_other_orders(what.images.classes, surrogates(suite), what.classes, "surrogate")
     if resume and out is None:
         raise InputError("which run is to go on? Pass its folder with --out")
     with launched() as world:
@@ -394,9 +406,9 @@ def examples(path: Path, what: Subject, found: Evaluation) -> Path:
 
     from robench.report.figures import gallery
 
-    places, classes = [place for place, _, _ in found.examples], what.images.classes
+    places, word = [place for place, _, _ in found.examples], what.images.word
     samples = [sample for _, sample, _ in found.examples]
-    captions = [(classes[s.label], classes[s.adv_pred]) for s in samples]
+    captions = [(word(s.label), word(s.adv_pred)) for s in samples]
     broken = f"{what.norm} eps = {radii_text(what)}, broken by {', '.join(dict.fromkeys(s.broken_by for s in samples))}"
     x, x_adv = what.images.pixels(torch.tensor(places)).cpu(), torch.stack([image for _, _, image in found.examples])
     return gallery(path, x, x_adv, captions, f"{what.loaded.name}: {broken}")

@@ -124,6 +124,14 @@ DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder that ho
 Download = Annotated[bool, typer.Option("--download", help="Fetch a data set that is missing.")]
 Split = Annotated[str, typer.Option("--split", help="train or test.")]
 ImageSize = Annotated[int | None, typer.Option("--image-size", help="Resize and centre-crop folder images to this size.")]
+ClassOrder = Annotated[
+    str | None,
+    typer.Option("--class-order", help="text or number: how numbered class folders count, where the model does not know their names."),
+]
+Classes = Annotated[
+    str | None,
+    typer.Option("--classes", help="by-name or as-is: how labels find the model's outputs. Default: by name where both have names."),
+]
 N = Annotated[int | None, typer.Option("--n", parser=count_of, metavar="N|all", help="The first N images, or all. Default: at most 500.")]
 Shuffle = Annotated[bool, typer.Option("--shuffle", help="Draw the N images with the seed instead of taking the first.")]
 Indices = Annotated[Path | None, typer.Option("--indices", help="File with the indices of the images to take, one a line.")]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from robench.cli.console import Table, complain, interval, message, percent, show, tracker
 from robench.cli.drawing import page_parts, probe_pictures
+from robench.cli.labels import chance_flags
 from robench.cli.measuring import (
     BATCH_SIZE,
     Subject,
@@ -45,15 +46,17 @@ def run_probes(
     begin, name = time.perf_counter(), f"{title} of {subject_words(what)} on {image_words(what[0])}, seed {seed}"
     with fresh(folder):
         found = probed(what, recipes, quiet=quiet, seed=seed, batch_size=batch_size)
-    written = write(what, found, name, folder, seed, time.perf_counter() - begin)
+    guesses = chance_flags(found.rows, len(what[0].images.classes))
+    flags = [*flags_of(what), *found.flags, *guesses]
+    written = write(what, found, flags, name, folder, seed, time.perf_counter() - begin)
     written.append(page(folder / "report.html", name, page_parts(tables(found.rows), written, notes_of(what))))
     for table in tables(found.rows, MOST):
         show(*table)
-    for flag in found.flags:
+    for flag in (*found.flags, *guesses):
         complain(f"Flag: {flag}")
     message(f"Every level is in rows.csv and report.html; at most {MOST} of a probe are shown here.", quiet)
     message(f"Written: {', '.join(path.name for path in written)} in {folder}", quiet)
-    end_if_strict(strict, [*flags_of(what), *found.flags])
+    end_if_strict(strict, flags)
 
 
 def probed(what: Sequence[Subject], recipes: Sequence[Recipe], *, quiet: bool, seed: int, batch_size: int | None) -> Probing:
@@ -120,10 +123,10 @@ def level_words(settings: Sequence[str], setting: str) -> str:
     return " ".join(word for word in words if not (word.startswith("k=") and any(other.startswith("t=") for other in words)))
 
 
-def write(what: Sequence[Subject], found: Probing, name: str, folder: Path, seed: int, seconds: float) -> list[Path]:
+def write(what: Sequence[Subject], found: Probing, flags: Sequence[str], name: str, folder: Path, seed: int, seconds: float) -> list[Path]:
     """Writes rows, the per-sample table, the manifest and the pictures; returns the paths."""
     from robench.report import save
     from robench.report.manifest import manifest
 
-    content = manifest(what[0].device, seed, seconds, [*flags_of(what), *found.flags], **described(what), notes=notes_of(what))
+    content = manifest(what[0].device, seed, seconds, flags, **described(what), notes=notes_of(what))
     return [*save(folder, found.rows, found.samples, content), *probe_pictures(found, name, folder)]

@@ -29,8 +29,8 @@ DATASETS: dict[str, Callable[[str, Path, bool, Choice], Images]] = {
     "fashion-mnist": partial(official.load, "fashion-mnist"),
 }
 
-# prefix: loader(path, split, choice, image_size)
-FORMATS: dict[str, Callable[[Path, str, Choice, int | None], Images]] = {"npz": files.npz, "folder": files.folder}
+# prefix: loader(path, split, choice, image_size, class_order)
+FORMATS: dict[str, Callable[[Path, str, Choice, int | None, str | None], Images]] = {"npz": files.npz, "folder": files.folder}
 ABOUT = {
     "shapes": "ten shapes on textured backgrounds, 32x32 RGB, with object masks; built in, drawn in seconds",
     "cifar10": "CIFAR-10, 32x32 RGB; with --download or in --data-dir, as are the next four",
@@ -56,12 +56,15 @@ def load(
     image_size: int | None = None,
     at_most: int | None = None,
     by_class: bool = False,
+    class_order: str | None = None,
 ) -> Images:
     """The images of a data set: a name in DATASETS, `npz:PATH` or `folder:PATH`.
 
     n takes the first n images, as RobustBench does; with shuffle, n drawn with the seed; with by_class, n drawn with the seed, the
     same share of each class, in their order. at_most takes the first ones, where the set may have fewer. `indices` is a text file of
     the ids to use, one a line. data_dir is ./data unless given. `image_size` brings all images to that many pixels square.
+    class_order, "text" or "number", says how the classes of a folder count where their names are numbers and the two differ; without
+    it such a folder is refused.
     """
     if image_size is not None and image_size < 1:
         raise InputError(f"the image size must be at least 1 pixel, not {image_size}")
@@ -70,8 +73,10 @@ def load(
     choice = Choice(n, shuffle, None if indices is None else listed(indices), seed, at_most, by_class)
     place = Path("data") if data_dir is None else data_dir
     kind, _, path = name.partition(":")
+    if class_order is not None and kind != "folder":
+        raise InputError(f"the order of classes is a question for folders, and {name} says itself how it counts: leave --class-order out")
     if kind in FORMATS and path:
-        images = FORMATS[kind](files.located(Path(path).expanduser(), place, kind), split, choice, image_size)
+        images = FORMATS[kind](files.located(Path(path).expanduser(), place, kind), split, choice, image_size, class_order)
     elif name in DATASETS:
         images = DATASETS[name](split, place, download, choice)
     else:

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from robench.data.classes import ordered
 from robench.data.images import Choice, Images, square
 from robench.errors import InputError
 
@@ -30,7 +31,7 @@ def located(path: Path, data_dir: Path, kind: str) -> Path:
     raise InputError(f"{kind}:{path} not found here or in {data_dir}: check the path, or pass --data-dir")
 
 
-def npz(path: Path, split: str, choice: Choice, image_size: int | None) -> Images:  # noqa: ARG001
+def npz(path: Path, split: str, choice: Choice, image_size: int | None, class_order: str | None) -> Images:  # noqa: ARG001
     """The chosen images of an npz file with x_SPLIT, y_SPLIT and perhaps SPLIT_index, or with plain x and y."""
     name = f"npz:{path.stem}"
     arrays = dict(members(path, name, split))
@@ -92,15 +93,16 @@ def channels_first(x: np.ndarray, name: str) -> Tensor:
     return torch.from_numpy(x if x.dtype == np.uint8 else x.astype(np.float32))
 
 
-def folder(path: Path, split: str, choice: Choice, image_size: int | None) -> Images:
+def folder(path: Path, split: str, choice: Choice, image_size: int | None, class_order: str | None) -> Images:
     """The chosen images of PATH/SPLIT/CLASS/*, or of PATH/CLASS/*; only these are decoded.
 
-    An id is the place in the list sorted by class and file. In the order of use the classes take turns (first file of each,
-    second file of each, ...), so that the first n are balanced.
+    An id is the place in the list sorted by class, as text, and file, whatever the order of the labels. In the order of use the classes
+    take turns (first file of each, second file of each, ...), so that the first n are balanced.
     """
     name = f"folder:{path.resolve().name}"
     top, split = branch(path, split, name)
     classes = tuple(sorted({child.name for each in siblings(top, split) for child in subfolders(each)}))
+    by_label = ordered(classes, class_order, name)
     by_class = [pictures(top / kind) for kind in classes]
     listed = [(rank, label, file) for label, kind in enumerate(by_class) for rank, file in enumerate(kind)]
     order = sorted(range(len(listed)), key=lambda place: listed[place][:2])
@@ -108,7 +110,8 @@ def folder(path: Path, split: str, choice: Choice, image_size: int | None) -> Im
     rows = choice.rows(torch.tensor(order, dtype=torch.int64), f"{name} ({split})", y)
     ids = torch.tensor(order)[rows]
     _, labels, chosen = zip(*(listed[place] for place in ids.tolist()), strict=True)
-    return Images(name, split, decoded(chosen, image_size, name), torch.tensor(labels), ids, classes)
+    y = torch.tensor([by_label.index(kind) for kind in classes])[torch.tensor(labels)]
+    return Images(name, split, decoded(chosen, image_size, name), y, ids, by_label)
 
 
 def branch(path: Path, split: str, name: str) -> tuple[Path, str]:

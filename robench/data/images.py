@@ -48,10 +48,18 @@ class Images:
         chosen = self.x[rows]
         return chosen.to(torch.float32) / 255 if chosen.dtype == torch.uint8 else chosen
 
+    def word(self, label: int) -> str:
+        """The name of a class; its number where a model has more outputs than the data has names."""
+        return self.classes[label] if label < len(self.classes) else str(label)
+
     def take(self, rows: Tensor | slice) -> Images:
         """Only these rows (a mask, indices or a slice), in their order; ids stay what they were."""
         masks = None if self.masks is None else self.masks[rows]
         return replace(self, x=self.x[rows], y=self.y[rows], ids=self.ids[rows], masks=masks)
+
+    def relabelled(self, outputs: Sequence[int], classes: Sequence[str]) -> Images:
+        """The same images with the label outputs[k] in place of k, under these names."""
+        return replace(self, y=torch.tensor(outputs, device=self.y.device)[self.y], classes=tuple(classes))
 
     def to(self, device: torch.device | str) -> Images:
         """The same images on another device."""

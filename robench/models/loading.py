@@ -31,6 +31,7 @@ from robench.models.weights import (
     inner,
     named_alike,
     normalisation_in,
+    outputs_in,
     weights_in,
     without_prefixes,
     words,
@@ -281,6 +282,9 @@ def from_state(state: Mapping[str, Tensor], name: str, wanted: Wanted) -> tuple[
         notes = [f"{name} brings its own normalisation: mean {words(found.mean)}, std {words(found.std)}"]
     elif given:
         rest = dict(state) if named_alike(fitting(state, due), due) else inner(fitting(state, due))
+    outputs = outputs_in(rest, network, classes)
+    if outputs > classes:
+        classes, network = outputs, build(wanted.arch, classes=outputs, shape=shape, activation=wanted.activation or "relu")
     fit(network, rest, name, wanted.arch, classes, partial(hint, state, found, wanted, classes, shape))
     return normalised(network, mean, std, shape), notes
 
@@ -333,13 +337,23 @@ def check(model: nn.Module, shape: Shape, classes: int, device: str) -> list[str
     """Notes on a model that was tried on four random images of `shape`; InputError where it does not give finite logits (B, classes)."""
     x = trial_images(shape).to(device)
     logits = answer_or_refuse(model, x, len(x))
-    if logits.shape[1] != classes:
+    if logits.shape[1] < classes:
         raise InputError(f"the model has {logits.shape[1]} outputs, the data {classes} classes")
     if not bool(logits.isfinite().all()):
         raise InputError("the model gives NaN or infinite logits on images in [0, 1]")
+    notes = more_outputs(logits.shape[1], classes)
     if bool((logits >= 0).all()) and torch.allclose(logits.sum(1), torch.ones_like(logits[:, 0]), atol=1e-4):
-        return ["the outputs look like probabilities, not logits: leave the softmax out of the model, or attacks see vanishing gradients"]
-    return []
+        return [
+            *notes,
+            "the outputs look like probabilities, not logits: leave the softmax out of the model, or attacks see vanishing gradients",
+        ]
+    return notes
+
+
+def more_outputs(outputs: int, classes: int) -> list[str]:
+    """A note where the model has more outputs than the data has classes: the others may win, as where it is used."""
+    told = f"the model has {outputs} outputs, the data {classes} classes: label k is taken for output k, and all {outputs} outputs compete"
+    return [told] if outputs > classes else []
 
 
 KINDS: dict[str, Callable[[str, Wanted], Opened]] = {

@@ -155,6 +155,16 @@ def named_alike(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> bo
     return seen | counted == wanted.keys()
 
 
+def outputs_in(state: Mapping[str, Tensor], network: nn.Module, classes: int) -> int:
+    """How many outputs the weights have: where the last layer alone differs from that of a network for so many classes, its length."""
+    wanted = network.state_dict()
+    seen = fitting(state, wanted)
+    other = [(value.shape, wanted[key].shape) for key, value in seen.items() if key in wanted and value.shape != wanted[key].shape]
+    lengths = {shape[:1] for shape, _ in other}
+    alike = all(due[:1] == (classes,) and shape[1:] == due[1:] for shape, due in other)
+    return int(next(iter(lengths))[0]) if alike and len(lengths) == 1 and () not in lengths else classes
+
+
 def without_prefixes(state: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     """The weights as they are, then without the wrappers' prefixes, one by one, as long as every name starts with the same one."""
     names = {key: value for key, value in state.items() if key != COUNTS}
