@@ -26,13 +26,28 @@ from robench.attacks.losses import margin
 from robench.calls import frozen, padded, plain, with_gradients
 from robench.draws import Draws
 from robench.errors import InputError
+from robench.inputs import (
+    Array,
+    Function,
+    PathLike,
+    Radius,
+    Suite,
+    as_images,
+    as_labels,
+    as_model,
+    as_path,
+    as_radii,
+    as_radius,
+    as_suite,
+    for_model,
+)
 from robench.journal import Journal, begun
 from robench.memory import ending_told
 from robench.models.contract import FEW, examined, refuse_absent
 from robench.models.passes import arithmetic, cheaper
 from robench.outcomes import Outcomes, Stage, nothing_known, packed
 from robench.plans import changes, header, plan, resolved
-from robench.recipes import Recipe, options_of
+from robench.recipes import did_you_mean, options_of
 from robench.rows import Check, Row, Sample, wilson
 from robench.shards import World, started
 from robench.statistics import anytime
@@ -105,21 +120,31 @@ class Evaluation:
         """A sentence for each raised flag."""
         return [f"{check.probe}: {check.sentence}" for check in self.checks if check.raised]
 
-    def accuracy(self, probe: str, eps: float | None = None) -> float:
-        """The accuracy after a probe: "clean", an attack or the suite; at the smallest radius if eps is not given."""
-        return next(r.value for r in self.rows if r.probe == probe and r.metric == "accuracy" and eps in (None, r.eps))
+    def accuracy(self, probe: str, eps: float | str | None = None) -> float:
+        """The accuracy after a probe: "clean", an attack or the suite; at the smallest radius if eps is not given.
+
+        Raises InputError for a probe or a radius that was not run.
+        """
+        found = {row.eps: row.value for row in self.rows if row.probe == probe and row.metric == "accuracy"}
+        if not found:
+            probes = dict.fromkeys(row.probe for row in self.rows if row.metric == "accuracy")
+            raise InputError(f"nothing here is called {probe!r}{did_you_mean(probe, probes)}")
+        wanted = min(found) if eps is None else min(found, key=lambda known: abs(known - as_radius(eps)))
+        if eps is not None and abs(wanted - as_radius(eps)) > 1e-9:
+            raise InputError(f"{probe!r} was not run at eps {eps}: choose one of {', '.join(map(str, found))}")
+        return found[wanted]
 
 
 @with_gradients
 def evaluate(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
+    model: nn.Module | Callable[[Tensor], Tensor],
+    x: Array,
+    y: Array,
     *,
-    suite: str | Sequence[Recipe] = "autoattack",
+    suite: Suite = "autoattack",
     norm: str = "linf",
-    eps: float | Sequence[float] = 8 / 255,
-    ids: Tensor | None = None,
+    eps: Radius = 8 / 255,
+    ids: Array | None = None,
     seed: int = 0,
     batch_size: int = 250,
     device: str = "cpu",
@@ -127,9 +152,9 @@ def evaluate(
     precision: str = "fp32",
     compiled: bool = False,
     until: float | None = None,
-    folder: Path | None = None,
+    folder: PathLike | None = None,
     resume: bool = False,
-    save: Path | None = None,
+    save: PathLike | None = None,
     examine: bool = False,
     prepare: bool = False,
     about: Row | None = None,
@@ -138,9 +163,11 @@ def evaluate(
     """Clean accuracy and the accuracy after every attack of a suite, each on what still stands, with intervals, seconds and passes.
 
     model      gives logits (B, K) for pixels (B, C, H, W) in [0, 1]; it is put into eval mode and left as it was
-    x          (N, C, H, W), uint8 or float in [0, 1];  y (N,) labels;  ids (N,) sample ids for the draws, 0..N-1 if not given
-    suite      a name of suites.SUITES, or recipes to run one after the other
-    eps        a radius, or several: from the smallest to the largest, each on the images that fell at no smaller one
+               (a plain function is taken too, with a note: its mode is the caller's)
+    x          (N, C, H, W), uint8 or float in [0, 1];  y (N,) labels;  ids (N,) sample ids for the draws, 0..N-1 if not given;
+               tensors or numpy arrays
+    suite      a name of suites.SUITES, or attacks to run one after the other: recipes, or sentences such as "pgd,steps=50"
+    eps        a radius, such as 8 / 255 or "8/255", or several: from the smallest on, each on the images that fell at no smaller one
     engine     robench, or reference: the AutoAttack components of their authors, through pyautoattack
     precision  fp32, tf32 or bf16 for the attacks' passes; each claim is checked in fp32, so a lower one can miss but not invent
     compiled   the attacks' own arithmetic goes through torch.compile: seconds at the start, quicker afterwards
@@ -156,9 +183,11 @@ def evaluate(
     Raises InputError for images, labels or logits that cannot be evaluated.
     """
     world = started()
+    model, suite, device, radii = as_model(model), as_suite(suite), str(device), as_radii(eps)
+    folder, save = as_path(folder, "folder"), as_path(save, "save")
     x, y, ids = checked(x, y, ids)
+    x, plainly = for_model(x, model), said_of(model, folder)
     refuse_until(until, world, save)
-    radii = sorted({float(e) for e in ([eps] if isinstance(eps, (int, float)) else eps)})
     threats = [Threat(norm, e) for e in radii]
     refuse_too_large(threats[-1], x.shape[1:])
     about = replace(about or blank(), seed=seed, norm=norm, eps=radii[0])
@@ -191,18 +220,31 @@ def evaluate(
     rows += check_rows(checks, about, rows[0].n)
     journal.finish()
     samples = outcomes.samples()
-    return Evaluation(rows, samples, checks, examples_of(outcomes, samples), [*seen.notes, *changes(chosen, classes, engine), *notes])
+    return Evaluation(
+        rows, samples, checks, examples_of(outcomes, samples), [*plainly, *seen.notes, *changes(chosen, classes, engine), *notes]
+    )
 
 
-def checked(x: Tensor, y: Tensor, ids: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Images, labels and ids on the CPU; InputError where they do not go together."""
-    if x.dim() != 4 or len(x) == 0 or y.shape != (len(x),):
-        raise InputError(f"expected images (N, C, H, W) with one label each and N > 0, got x {tuple(x.shape)} and y {tuple(y.shape)}")
+def checked(x: Array, y: Array, ids: Array | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Images, labels and ids as tensors, the last two on the CPU; InputError where they do not go together."""
+    x = as_images(x)
+    y, ids = as_labels(y, len(x)), torch.arange(len(x)) if ids is None else as_labels(ids, len(x), "ids", "id")
     if x.is_floating_point() and not all(bool(((part >= 0) & (part <= 1)).all()) for part in x.split(1000)):
         raise InputError(
             f"pixels must lie in [0, 1]; these lie in [{x.min():.4g}, {x.max():.4g}]: undo the normalisation, it belongs in the model"
         )
-    return plain(x), plain(y.cpu()), torch.arange(len(x)) if ids is None else plain(ids.cpu())
+    return plain(x), plain(y.cpu()), plain(ids.cpu())
+
+
+def said_of(model: nn.Module, folder: Path | None) -> list[str]:
+    """A note on a plain function, whose mode nobody here can set; InputError where a run that can go on would have to know it again."""
+    if not isinstance(model, Function):
+        return []
+    if folder is not None:
+        raise InputError(
+            "a run that keeps its state in a folder must know its model by its weights: hand over a torch.nn.Module, or no folder"
+        )
+    return ["the model is a plain function: what it calls runs in the mode that it is in, so put that into eval mode yourself"]
 
 
 def refuse_until(until: float | None, world: World, save: Path | None) -> None:

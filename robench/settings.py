@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ from robench.data.augment import AUGMENTATIONS
 from robench.errors import InputError
 from robench.fitting import OPTIMIZERS, Plan
 from robench.guards import GUARDS, in_danger
+from robench.inputs import as_radius
 from robench.models import build
 from robench.objectives import DEFAULT_BASES, OBJECTIVES, regularizers_of
 from robench.presets import PRESETS
-from robench.recipes import lookup, parse, resolve
+from robench.recipes import lookup, parse, resolve, separate
 from robench.threat import Threat, refuse_too_large
 from robench.writing import prepare
 
@@ -30,7 +31,14 @@ SHARES = ("ema", "label_smoothing", "awp_warmup")
 PRECISIONS = ("fp32", "tf32", "bf16")
 CHOICES = {"optimizer": "optimizer", "augment": "augmentation", "guard": "guard", "precision": "precision"}
 FIFTH = 5  # at most that part of the training images is held out, unless asked for
+READ: dict[str, Callable[[Any], Any]] = {  # what may be written in several ways from Python
+    "eps": as_radius,
+    "reg": lambda reg: tuple(separate([reg] if isinstance(reg, str) else reg)),
+}
 POSITIVE = ("epochs", "batch_size", "lr", "probe_n")
+NOT_NEGATIVE = ("held_out", "weight_decay", "momentum", "mixup", "cutmix", "awp")
+WHOLE = ("epochs", "batch_size", "probe_n")
+NUMBERS = (*POSITIVE, *SHARES, *NOT_NEGATIVE)
 
 
 def settled(preset: str, overrides: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -42,12 +50,14 @@ def settled(preset: str, overrides: Mapping[str, Any]) -> tuple[dict[str, Any], 
     for key, value in overrides.items():
         lookup(key, settings, "training option")
         if value is not None:
-            settings[key] = value
+            settings[key] = READ[key](value) if key in READ else value
+    for key in NUMBERS:
+        numeric = isinstance(settings[key], (int, float)) and not isinstance(settings[key], bool)
+        if not numeric or (key in WHOLE and settings[key] != int(settings[key])):
+            raise InputError(f"{key} must be a {'whole ' * (key in WHOLE)}number, not {settings[key]!r}")
     wrong = [f"{key} {settings[key]}" for key in POSITIVE if not settings[key] > 0]
     wrong += [f"{key} {settings[key]}" for key in SHARES if not 0 <= settings[key] < 1]
-    wrong += [
-        f"{key} {settings[key]}" for key in ("held_out", "weight_decay", "momentum", "mixup", "cutmix", "awp") if not settings[key] >= 0
-    ]
+    wrong += [f"{key} {settings[key]}" for key in NOT_NEGATIVE if not settings[key] >= 0]
     if wrong:
         raise InputError(f"out of range: {', '.join(wrong)}")
     if settings["mixup"] and settings["cutmix"]:

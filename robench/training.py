@@ -23,6 +23,7 @@ from robench.errors import InputError
 from robench.evaluation import Evaluation, evaluate
 from robench.fitting import Epoch, Note, Plan, attacked, begin, fit, selected
 from robench.guards import robust_overfitting
+from robench.inputs import PathLike, Suite, as_path, as_suite
 from robench.models import checkpoint, load, peek
 from robench.models.architectures import is_foreign, runs_code
 from robench.models.loading import kind_of
@@ -63,19 +64,19 @@ def train(
     data: str = "shapes",
     *,
     preset: str | None = None,
-    data_dir: Path | None = None,
+    data_dir: PathLike | None = None,
     download: bool = False,
     image_size: int | None = None,
     n_train: int | None = None,
     eval_n: int = 300,
-    suite: str | Sequence[Recipe] = (Recipe("pgd-20"), Recipe("apgd-ce")),
+    suite: Suite = ("pgd-20", "apgd-ce"),
     measure: str = "test",
     seed: int = 0,
     device: str = "cpu",
-    out: Path | None = None,
+    out: PathLike | None = None,
     select: str = "best",
-    teacher: Path | None = None,
-    teachers: Path | None = None,
+    teacher: PathLike | None = None,
+    teachers: PathLike | None = None,
     resume: bool = False,
     watch: Events = lambda events, epochs: events,  # noqa: ARG005
     **overrides: Any,
@@ -105,6 +106,8 @@ def train(
     """
     one_of("select", select, ("best", "last"))
     one_of("measure", measure, ("test", "held-out"))
+    data_dir, out, teacher = as_path(data_dir, "data_dir"), as_path(out, "out"), as_path(teacher, "teacher")
+    teachers, suite, device = as_path(teachers, "teachers"), as_suite(suite), str(device)
     order = "text" if data.startswith("folder:") else None  # as torchvision's ImageFolder counts; the checkpoint stores the names
     where: dict[str, Any] = {"data_dir": data_dir, "download": download, "image_size": image_size, "class_order": order}
     images = load_images(data, "train", n=n_train, seed=seed, by_class=True, **where)

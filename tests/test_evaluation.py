@@ -135,8 +135,8 @@ def test_nan_on_clean_images_is_an_error(problem):
         (lambda x, y: (x, y - 5), "out of range"),
         (lambda x, y: (x * 3 - 1, y), "undo the normalisation"),
         (lambda x, y: (x[:0], y[:0]), "N > 0"),
-        (lambda x, y: (x[0], y), "expected images"),
-        (lambda x, y: (x, y[:3]), "expected images"),
+        (lambda x, y: (x[0], y), "must be images"),
+        (lambda x, y: (x, y[:3]), "one label for each"),
     ],
 )
 def test_images_and_labels_that_cannot_be_are_refused(problem, spoil, sentence):

@@ -17,6 +17,7 @@ LAYERS = {
         "rows",
         "recipes",
         "names",
+        "inputs",
         "schedules",
         "writing",
         "statistics",

@@ -9,6 +9,7 @@ from pathlib import Path
 from robench.data import files, official, shapes
 from robench.data.images import Choice, Images, checked, evenly, missed, squared, stratified
 from robench.errors import InputError
+from robench.inputs import PathLike
 from robench.recipes import did_you_mean
 
 __all__ = ["ABOUT", "DATASETS", "FORMATS", "Choice", "Images", "holdout", "load", "missed", "stratified"]
@@ -47,11 +48,11 @@ def load(
     name: str,
     split: str = "test",
     *,
-    data_dir: Path | None = None,
+    data_dir: PathLike | None = None,
     download: bool = False,
     n: int | None = None,
     shuffle: bool = False,
-    indices: Path | None = None,
+    indices: PathLike | None = None,
     seed: int = 0,
     image_size: int | None = None,
     at_most: int | None = None,
@@ -70,8 +71,8 @@ def load(
         raise InputError(f"the image size must be at least 1 pixel, not {image_size}")
     if n is not None and n < 1:
         raise InputError(f"n must be at least 1, not {n}")
-    choice = Choice(n, shuffle, None if indices is None else listed(indices), seed, at_most, by_class)
-    place = Path("data") if data_dir is None else data_dir
+    choice = Choice(n, shuffle, None if indices is None else listed(Path(indices)), seed, at_most, by_class)
+    place = Path("data") if data_dir is None else Path(data_dir)
     kind, _, path = name.partition(":")
     if class_order is not None and kind != "folder":
         raise InputError(f"the order of classes is a question for folders, and {name} says itself how it counts: leave --class-order out")

@@ -104,6 +104,10 @@ def load(
     classes, shape   of the data; where both are known the model is tried out on a few images (`check`)
     InputError, one sentence, for whatever does not fit.
     """
+    if not isinstance(source, (str, Path)):
+        raise InputError(
+            f"the model to load is of type {type(source).__name__}: name a file, a factory or an architecture, as words or a path"
+        )
     wanted = Wanted(arch, activation, weights, classes, shape, mean, std, trust, device)
     kind = kind_of(str(source))
     model, meta, notes = KINDS[kind](str(source), wanted)

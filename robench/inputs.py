@@ -1,0 +1,139 @@
+"""What a caller from Python may hand over, brought to the one form that the rest works on: arrays, lists, words, plain functions."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from robench.errors import InputError
+from robench.recipes import Recipe, fraction, parse
+
+Array: TypeAlias = Tensor | np.ndarray[Any, Any] | Sequence[Any]
+PathLike: TypeAlias = str | os.PathLike[str]
+Radius: TypeAlias = float | str | Sequence[float | str]
+Suite: TypeAlias = str | Recipe | Sequence[str | Recipe]
+FEWEST = 5  # channels from here on are taken for a side of the image where the last axis has 1, 3 or 4
+
+
+class Function(nn.Module):
+    """A plain function (B, C, H, W) -> logits (B, K) as a module; what it calls keeps its own mode and parameters."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the function returns."""
+        return self.function(x)
+
+
+def as_model(model: Any) -> nn.Module:
+    """A module as it is, a module's own method as that module, a plain function behind `Function`; InputError for anything else."""
+    if isinstance(model, (str, Path)):
+        raise InputError(f"the model is {str(model)!r}: load it first, with robench.load_model({str(model)!r})")
+    owner = getattr(model, "__self__", None)
+    if isinstance(owner, nn.Module) and getattr(model, "__name__", "") in ("forward", "__call__", "_wrapped_call_impl"):
+        return owner
+    if isinstance(model, nn.Module):
+        return model
+    if isinstance(model, type) or not callable(model):
+        what = f"the class {model.__name__}: hand over an object of it" if isinstance(model, type) else f"of type {type(model).__name__}"
+        raise InputError(f"the model is {what}; it must be a torch.nn.Module or a function from images (B, C, H, W) to logits (B, K)")
+    return Function(model)
+
+
+def as_images(x: Any) -> Tensor:
+    """Images as a tensor (N, C, H, W), uint8 or float; InputError for other shapes, other types, and for (N, H, W, C)."""
+    images = as_tensor(x, "x")
+    shape = tuple(images.shape)
+    if images.dim() != 4 or len(images) == 0:
+        alone = ": a single image is handed over as x[None]" if images.dim() == 3 else ""
+        raise InputError(f"x has shape {shape}, and must be images (N, C, H, W), N > 0{alone}")
+    if shape[3] in (1, 3, 4) and min(shape[1:3]) >= FEWEST:
+        raise InputError(
+            f"x has shape {shape}, which looks like (N, H, W, C): hand over x.permute(0, 3, 1, 2), or x.transpose(0, 3, 1, 2) in numpy"
+        )
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise InputError(f"x holds {kind(images)} numbers: pixels are uint8 from 0 to 255, or float from 0 to 1")
+    return images
+
+
+def for_model(x: Tensor, model: nn.Module) -> Tensor:
+    """Float images in the type that the model's weights have; float32 for one without (numpy's own type is float64)."""
+    own = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    return x if not x.is_floating_point() or x.dtype == own or own not in (torch.float32, torch.float64) else x.to(own)
+
+
+def as_labels(y: Any, n: int, what: str = "y", each: str = "label") -> Tensor:
+    """Whole numbers (N,) as int64, one an image; InputError for another shape or type."""
+    labels = as_tensor(y, what)
+    if labels.shape != (n,):
+        hint = f": for one-hot rows hand over {what}.argmax(1)" if labels.dim() == 2 and len(labels) == n and labels.shape[1] > 1 else ""
+        raise InputError(f"{what} has shape {tuple(labels.shape)}, and must hold one {each} for each of the {n} images, ({n},){hint}")
+    if labels.is_floating_point() or labels.is_complex():
+        raise InputError(f"{what} holds {kind(labels)} numbers, and must hold whole ones: one {each} an image")
+    return labels.long()
+
+
+def as_tensor(value: Any, name: str) -> Tensor:
+    """A tensor as it is, a numpy array or a list of numbers as one; InputError for anything else."""
+    if isinstance(value, Tensor):
+        return value.detach()
+    try:
+        array = np.asarray(value)
+        return torch.from_numpy(np.ascontiguousarray(array).astype(array.dtype.newbyteorder("="), copy=not array.flags.writeable))
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"{name} is of type {type(value).__name__}, and must be a tensor or an array of numbers") from None
+
+
+def kind(x: Tensor) -> str:
+    """The type of a tensor's numbers in one word."""
+    return str(x.dtype).removeprefix("torch.")
+
+
+def as_radius(eps: Any) -> float:
+    """A radius as a number, also one written 8/255; InputError for what is no finite number of at least 0."""
+    try:
+        found = fraction(eps) if isinstance(eps, str) else math.nan if eps is None or isinstance(eps, bool) else float(eps)
+    except (TypeError, ValueError):
+        found = math.nan
+    if not 0 <= found < math.inf:
+        raise InputError(f"eps must be a finite number of at least 0, or a fraction such as '8/255', not {eps!r}")
+    return found
+
+
+def as_radii(eps: Any) -> list[float]:
+    """One radius or several, also as words parted by commas, each once, from the smallest on; InputError where there is none."""
+    if isinstance(eps, str):
+        eps = eps.split(",")
+    several = isinstance(eps, Iterable) and getattr(eps, "ndim", 1) > 0
+    radii = sorted({as_radius(one) for one in (eps if several else [eps])})
+    if not radii:
+        raise InputError("eps is empty: give a radius, such as 8/255")
+    return radii
+
+
+def as_suite(suite: Suite) -> str | list[Recipe]:
+    """The name of a suite as it is, else recipes: sentences such as "pgd,steps=50" are read."""
+    if isinstance(suite, str):
+        return suite
+    if isinstance(suite, Recipe):
+        return [suite]
+    wrong = next((one for one in suite if not isinstance(one, (str, Recipe))), None)
+    if wrong is not None:
+        raise InputError(f"suite holds {type(wrong).__name__}: name attacks, such as 'pgd,steps=50', or a suite, such as 'autoattack'")
+    return [parse(one) if isinstance(one, str) else one for one in suite]
+
+
+def as_path(value: Any, name: str) -> Path | None:
+    """A path as one, also where it is a string; None stays. InputError for anything else."""
+    if value is None or isinstance(value, (str, os.PathLike)):
+        return None if value is None else Path(value)
+    raise InputError(f"{name} is of type {type(value).__name__}, and must be a path")

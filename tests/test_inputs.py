@@ -1,0 +1,148 @@
+"""What a caller from Python may hand over: arrays, lists, words and plain functions give what tensors give, and the rest a sentence."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import robench
+from robench.data import load
+from robench.errors import InputError
+from robench.evaluation import evaluate
+from robench.inputs import as_radii
+from robench.models import load as load_any
+from robench.settings import settled
+
+
+def verdicts(found):
+    return [(sample.label, sample.clean_pred, sample.broken_by, sample.step) for sample in found.samples]
+
+
+@pytest.fixture
+def p(problem):
+    return problem("convolutional", n=16)
+
+
+quick = partial(evaluate, suite=["pgd,steps=3", "fgsm"], eps=0.1)
+
+
+def test_numpy_lists_and_other_whole_types_give_the_verdicts_of_tensors(p):
+    expected = verdicts(quick(p.model, p.x, p.y))
+    assert {broken for _, _, broken, _ in expected} - {""}
+    x = p.x.numpy()
+    for y in (p.y.numpy(), p.y.int(), p.y.to(torch.uint8), p.y.tolist(), p.y.numpy().astype(np.int16), p.y.numpy().astype(">i4")):
+        assert verdicts(quick(p.model, x, y)) == expected
+    assert verdicts(quick(p.model, x.astype(np.float64), p.y)) == expected
+    assert verdicts(quick(p.model, x[::-1][::-1], p.y, ids=np.arange(16))) == expected
+    frozen = x.copy()
+    frozen.flags.writeable = False
+    assert verdicts(quick(p.model, frozen, p.y)) == expected
+    images = (x * 255).round().astype(np.uint8)
+    assert verdicts(quick(p.model, images, p.y)) == verdicts(quick(p.model, torch.from_numpy(images), p.y))
+
+
+def test_a_model_in_double_precision_keeps_its_type(p):
+    model = p.model.double()
+    x, y = p.x.double(), model(p.x.double()).argmax(1)
+    assert quick(model, x, y).accuracy("clean") == 1
+
+
+def test_a_plain_function_is_measured_as_the_module_behind_it_and_a_note_says_so(p):
+    expected = quick(p.model, p.x, p.y)
+    called = quick(lambda x: p.model(x) + 0, p.x, p.y)
+    assert verdicts(called) == verdicts(expected)
+    assert any("plain function" in note for note in called.notes)
+    assert not any("plain function" in note for note in expected.notes)
+    method = quick(p.model.forward, p.x, p.y)
+    assert verdicts(method) == verdicts(expected)
+    assert not any("plain function" in note for note in method.notes)
+
+
+def test_a_radius_may_be_written_as_people_write_it(p):
+    assert as_radii("8/255") == as_radii(8 / 255) == as_radii(np.float64(8 / 255)) == as_radii(torch.tensor(8 / 255, dtype=torch.float64))
+    assert as_radii("2/255,1/255") == as_radii(["1/255", 2 / 255]) == as_radii(np.array([2 / 255, 1 / 255])) == [1 / 255, 2 / 255]
+    for wrong in (None, True, "big", "-1/255", float("nan"), "8/0", [0.1, None], -1, object()):
+        with pytest.raises(InputError, match="eps must be a finite number"):
+            as_radii(wrong)
+    with pytest.raises(InputError, match="eps is empty"):
+        as_radii([])
+    words, number = quick(p.model, p.x, p.y, eps="8/255"), quick(p.model, p.x, p.y, eps=8 / 255)
+    assert verdicts(words) == verdicts(number)
+    assert words.accuracy("fgsm", "8/255") == number.accuracy("fgsm", 8 / 255) == number.accuracy("fgsm")
+
+
+def test_paths_may_be_strings(p, tmp_path):
+    quick(p.model, p.x, p.y, folder=str(tmp_path), save=str(tmp_path / "x_adv.npy"))
+    assert np.load(tmp_path / "x_adv.npy").shape == tuple(p.x.shape)
+    (tmp_path / "some.txt").write_text("3\n1\n")
+    assert load("shapes", indices=str(tmp_path / "some.txt")).ids.tolist() == [3, 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"x": "photo.png"}, "x is of type str"),
+        ({"x": [[1, 2], [3]]}, "x is of type list"),
+        ({"x": torch.rand(16, 24, 24, 3)}, r"looks like \(N, H, W, C\): hand over x.permute\(0, 3, 1, 2\)"),
+        ({"x": torch.zeros(16, 3, 8, 8, dtype=torch.int32)}, "x holds int32 numbers"),
+        ({"x": torch.rand(3, 8, 8)}, r"a single image is handed over as x\[None\]"),
+        ({"x": torch.rand(0, 3, 8, 8)}, "N > 0"),
+        ({"y": torch.zeros(16)}, "y holds float32 numbers"),
+        ({"y": torch.eye(16)}, r"y.argmax\(1\)"),
+        ({"y": [0] * 15}, r"one label for each of the 16 images"),
+        ({"y": None}, "y is of type NoneType"),
+        ({"ids": [0.5] * 16}, "ids holds float64 numbers"),
+        ({"model": "net.pt"}, r"robench.load_model\('net.pt'\)"),
+        ({"model": nn.Flatten}, "the class Flatten: hand over an object of it"),
+        ({"model": 3}, "of type int"),
+        ({"model": {"state_dict": 1}}, "of type dict"),
+        ({"suite": [3]}, "suite holds int"),
+        ({"suite": ["pgdd"]}, "did you mean 'pgd'"),
+        ({"folder": 3}, "folder is of type int"),
+        ({"norm": "Linf"}, "unknown norm 'Linf'"),
+    ],
+)
+def test_what_cannot_be_used_gets_a_sentence(p, change, sentence):
+    words = {"model": p.model, "x": p.x, "y": p.y} | change
+    with pytest.raises(InputError, match=sentence):
+        quick(words.pop("model"), words.pop("x"), words.pop("y"), **words)
+
+
+def test_a_plain_function_cannot_keep_a_state_that_would_have_to_know_it_again(p, tmp_path):
+    with pytest.raises(InputError, match="must know its model by its weights"):
+        quick(lambda x: p.model(x) + 0, p.x, p.y, folder=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_accuracy_that_was_not_measured_gets_a_sentence(p):
+    found = quick(p.model, p.x, p.y)
+    with pytest.raises(InputError, match=r"nothing here is called 'pgdd': did you mean 'pgd'\?"):
+        found.accuracy("pgdd")
+    with pytest.raises(InputError, match=r"'pgd' was not run at eps 0.2: choose one of 0.1"):
+        found.accuracy("pgd", 0.2)
+
+
+def test_a_training_takes_words_and_refuses_what_is_none(tmp_path):
+    words = {"n_train": 300, "held_out": 50, "epochs": 1, "eval_n": 10, "suite": ["fgsm"]}
+    done = robench.train("shapes", reg="l1=1e-6,l2", objective="standard", eps="8/255", out=str(tmp_path / "net.pt"), **words)
+    assert done.path == tmp_path / "net.pt"
+    assert (done.meta["recipe"]["reg"], done.meta["recipe"]["eps"]) == (["l1=1e-6", "l2"], 8 / 255)
+    for wrong, sentence in (
+        ({"epochs": "5"}, "epochs must be a whole number, not '5'"),
+        ({"epochs": 2.5}, "epochs must be a whole number, not 2.5"),
+        ({"lr": None, "momentum": True}, "momentum must be a number, not True"),
+        ({"eps": "much"}, "eps must be a finite number"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            settled("small", wrong)
+    with pytest.raises(InputError, match="out is of type int"):
+        robench.train("shapes", out=3)
+
+
+def test_a_model_that_is_no_file_name_gets_a_sentence():
+    with pytest.raises(InputError, match="of type Linear: name a file"):
+        robench.load_model(nn.Linear(2, 2))
+    with pytest.raises(InputError, match="of type NoneType"):
+        load_any(None)
