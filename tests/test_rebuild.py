@@ -79,6 +79,15 @@ FORMS = {
     "clamp": mixed(lambda x: x.clamp(min=0)),
     "clamp_min": mixed(lambda x: torch.clamp_min(x, 0.0)),
     "clip": mixed(lambda x: torch.clip(x, 0)),
+    "clamp at a tensor": mixed(lambda x: x.clamp(min=torch.zeros(()))),
+    "maximum": mixed(lambda x: torch.maximum(x, torch.zeros_like(x))),
+    "maximum of 0": mixed(lambda x: torch.maximum(torch.zeros(1), other=x)),
+    "max of two": mixed(lambda x: torch.max(x, torch.tensor(0.0))),
+    "tensor.maximum": mixed(lambda x: x.maximum(torch.zeros(4, 1, 1))),
+    "fmax": mixed(lambda x: torch.fmax(x, torch.zeros(()))),
+    "threshold": mixed(lambda x: F.threshold(x, 0.0, 0.0)),
+    "torch.threshold": mixed(lambda x: torch.threshold(x, 0, 0)),
+    "nn.Threshold": lambda: Block(nn.Threshold(0, 0), nn.Threshold(0, 0), nn.MaxPool2d(2)),
     "aten": mixed(torch.ops.aten.relu),
     "a copy in place": mixed(lambda x: F.relu(x * 1, inplace=True)),
     "a copy with underscore": mixed(lambda x: (x * 1).relu_()),
@@ -294,6 +303,27 @@ def test_guided_backprop_says_what_it_leaves_alone():
     fit, notes = prepared("guided-backprop", model, images())
     assert fit is model
     assert notes == ["guided-backprop treats the ReLUs alone, and takes the plain gradient of GELU"]
+
+
+KINKED = {
+    "what a comparison chooses": [
+        lambda x: torch.where(x > 0, x, 0.0), lambda x: x * (x > 0), lambda x: x * (x >= 0).float(), lambda x: x.masked_fill(x < 0, 0.0)
+    ],
+    "abs": [lambda x: (x + x.abs()) / 2],
+    "maximum": [lambda x: torch.maximum(x, 0.1 * x)],
+    "minimum": [lambda x: -torch.minimum(-x, torch.zeros(()))],
+    "clamp": [lambda x: x.clamp(0, 6)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("word", "form"), [(word, form) for word, forms in KINKED.items() for form in forms])
+def test_a_nonlinearity_written_by_hand_is_no_plain_gradient_without_a_word(word, form):
+    block = Block(nn.ReLU(), form, nn.MaxPool2d(2)).eval().requires_grad_(False)
+    _, notes = prepared("guided-backprop", block, images())
+    assert notes[-1] == f"guided-backprop treats the ReLUs alone, and takes the plain gradient of {word}"
+    alone = Block(form, form, nn.MaxPool2d(2)).eval().requires_grad_(False)
+    with pytest.raises(InputError, match=f"this model calls none that it could treat, but {word}: choose"):
+        prepared("guided-backprop", alone, images())
 
 
 class Moody(nn.Module):

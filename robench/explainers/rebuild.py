@@ -52,11 +52,13 @@ class Seen:
 
     sites    how many calls of nonlinearities that the method treats      faults  why it would treat them wrongly, one reason each
     foreign  nonlinearities that no rule exists for, with the module that calls them
+    kinks    operations that may be the user's own nonlinearity, such as a maximum or a comparison, or only arithmetic
     """
 
     sites: int
     faults: list[str]
     foreign: list[str]
+    kinks: list[str]
 
 
 def prepared(method: str, model: nn.Module, x: Tensor) -> tuple[nn.Module, list[str]]:
@@ -76,14 +78,15 @@ def prepared(method: str, model: nn.Module, x: Tensor) -> tuple[nn.Module, list[
     if seen.foreign and method == "deeplift":
         raise InputError(f"deeplift has no rule for {listed(seen.foreign)}, and would be the plain gradient there: {OTHERWISE}")
     if not seen.sites and method != "deeplift":
-        raise InputError(f"{method} changes the gradient at ReLUs alone, and this model calls none: {OTHERWISE}")
+        spared = f" that it could treat, but {listed([*seen.foreign, *seen.kinks])}" if seen.foreign or seen.kinks else ""
+        raise InputError(f"{method} changes the gradient at ReLUs alone, and this model calls none{spared}: {OTHERWISE}")
     if seen.faults:
         fit = rebuilt(method, model, x, rules, seen)
         notes = [f"{method} explains a copy of the model with equal logits and gradients, made because {listed(seen.faults)}"]
     if method == "deeplift":
         complete(fit, x)
-    elif seen.foreign:
-        notes.append(f"{method} treats the ReLUs alone, and takes the plain gradient of {listed(seen.foreign)}")
+    elif seen.foreign or seen.kinks:
+        notes.append(f"{method} treats the ReLUs alone, and takes the plain gradient of {listed([*seen.foreign, *seen.kinks])}")
     return fit, notes
 
 
@@ -126,7 +129,10 @@ class Redirected(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, given = plain(func), dict(kwargs or {})
-        if name not in self.makers:
+        pair = (*args, given["other"]) if set(given) == {"other"} else args
+        if not given.keys() - {"other"} and (x := rectified(name, pair)) is not None:
+            return self.part(nn.ReLU())(x.clone())
+        if name not in self.makers or "out" in given:
             return func(*args, **given)
         image, *rest = args or (given.pop("input"),)
         made = self.makers[name](*rest, **{key: value for key, value in given.items() if key != "inplace"})
@@ -270,6 +276,7 @@ def survey(model: nn.Module, x: Tensor, rules: Rules) -> Seen:
     left: set[Edge] = set()
     loose: list[str] = []
     foreign: list[str] = []
+    kinks: list[str] = []
 
     def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
         running.append(module)
@@ -287,6 +294,8 @@ def survey(model: nn.Module, x: Tensor, rules: Rules) -> Seen:
             loose.append(name)
         elif name in FOREIGN:
             foreign.append(spelled(name, module))
+        elif name in KINKS and not rules.treats(module) and isinstance(args[0], Tensor) and args[0].is_floating_point():
+            kinks.append(KINKS[name])
 
     modules = list(model.modules())
     handles = [m.register_forward_pre_hook(enter) for m in modules] + [m.register_forward_hook(leave) for m in modules]
@@ -297,7 +306,7 @@ def survey(model: nn.Module, x: Tensor, rules: Rules) -> Seen:
     finally:
         for handle in handles:
             handle.remove()
-    return Seen(len(entered) + len(loose), faults_of(entered, left, loose, logits), unique(foreign))
+    return Seen(len(entered) + len(loose), faults_of(entered, left, loose, logits), unique(foreign), unique(kinks))
 
 
 def spelled(name: str, module: nn.Module | None) -> str:
@@ -349,10 +358,27 @@ def consumers(logits: Tensor) -> Counter[Edge]:
 
 
 def is_treated(name: str, args: tuple[Any, ...], rules: Rules) -> bool:
-    """Whether the operation is one of a nonlinearity that the method treats; clamp only where it is a ReLU."""
+    """Whether the operation is one of a nonlinearity that the method treats; clamp, threshold and maximum only where they are a ReLU."""
     if name in ("clamp", "clamp_min"):
-        return len(args) == 2 and not isinstance(args[1], Tensor) and args[1] == 0
-    return FUNCTIONS.get(name, name) in rules.makers
+        return len(args) == 2 and is_zero(args[1])
+    if name == "threshold":
+        return all(map(is_zero, args[1:3]))
+    return rectified(name, args) is not None or FUNCTIONS.get(name, name) in rules.makers
+
+
+def rectified(name: str, args: tuple[Any, ...]) -> Tensor | None:
+    """The x of maximum(x, 0), in either order and under any of its names; None for any other call."""
+    if name not in ("maximum", "max", "fmax") or len(args) != 2 or not all(isinstance(arg, Tensor) for arg in args):
+        return None
+    for x, other in (args, args[::-1]):
+        if is_zero(other) and torch.broadcast_shapes(x.shape, other.shape) == x.shape:
+            return x  # type: ignore[no-any-return]
+    return None
+
+
+def is_zero(value: Any) -> bool:
+    """Whether a number, or every entry of a tensor, is 0."""
+    return bool((value == 0).all()) if isinstance(value, Tensor) else value is not None and value == 0
 
 
 def is_plain(pool: nn.MaxPool2d) -> bool:
@@ -394,7 +420,12 @@ def pair(value: int | Iterable[int]) -> tuple[int, int]:
 
 def clamped(min: Any = None, max: Any = None) -> nn.Module | None:
     """For clamp, clip and clamp_min: a ReLU at 0."""
-    return nn.ReLU() if max is None and not isinstance(min, Tensor) and min == 0 else None
+    return nn.ReLU() if max is None and is_zero(min) else None
+
+
+def cut_below(threshold: Any, value: Any) -> nn.Module | None:
+    """For threshold: a ReLU where what is not above 0 becomes 0."""
+    return nn.ReLU() if is_zero(threshold) and is_zero(value) else None
 
 
 def pooled(
@@ -408,7 +439,14 @@ def pooled(
     return pool if is_plain(pool) else nn.Sequential(Windows(kernel, step, edges, gaps, ceil_mode), nn.MaxPool2d(kernel))
 
 
-RELUS: dict[str, Callable[..., nn.Module | None]] = {"relu": nn.ReLU, "clamp": clamped, "clip": clamped, "clamp_min": clamped}
+RELUS: dict[str, Callable[..., nn.Module | None]] = {
+    "relu": nn.ReLU,
+    "clamp": clamped,
+    "clip": clamped,
+    "clamp_min": clamped,
+    "threshold": cut_below,
+    "_threshold": cut_below,
+}
 RESCALED: dict[str, Callable[..., nn.Module | None]] = RELUS | {
     "leaky_relu": nn.LeakyReLU,
     "elu": nn.ELU,
@@ -432,6 +470,11 @@ FOREIGN = {
     "_prelu_kernel": "prelu", "celu": "celu", "log_sigmoid_forward": "log_sigmoid", "threshold": "threshold", "glu": "glu",
     "rrelu_with_noise": "rrelu", "_softmax": "softmax", "_log_softmax": "log_softmax", "softshrink": "softshrink",
     "hardshrink": "hardshrink", "adaptive_max_pool2d": "adaptive_max_pool2d",
+}  # fmt: skip
+COMPARISON = "what a comparison chooses"
+KINKS = {
+    "maximum": "maximum", "minimum": "minimum", "fmax": "fmax", "fmin": "fmin", "abs": "abs", "heaviside": "heaviside",
+    **dict.fromkeys(("clamp", "clamp_min", "clamp_max"), "clamp"), **dict.fromkeys(("gt", "ge", "lt", "le"), COMPARISON),
 }  # fmt: skip
 CHANGES = "the model does not call the same nonlinearities for every batch: choose a method without rules for them"
 OTHERWISE = "choose a method without such rules, such as integrated-gradients"
