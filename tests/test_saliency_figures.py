@@ -10,8 +10,9 @@ import torch
 from matplotlib.colors import to_hex
 from matplotlib.image import imread
 from matplotlib.patches import StepPatch
+from pictures import drawings
 
-from robench.report import saliency
+from robench.report import figures, saliency
 from robench.report.saliency import (
     Curve,
     Tile,
@@ -37,9 +38,7 @@ POINTS = [(0.002, 0.1, 0.05, 0.2), (0.02, 0.4, 0.3, 0.6)]
 @pytest.fixture
 def drawn(monkeypatch):
     """The figures that were to be written."""
-    figures = []
-    monkeypatch.setattr(saliency, "save_figure", lambda path, figure: figures.append(figure) or path)
-    return figures
+    return drawings(monkeypatch)
 
 
 def legend(axes):
@@ -198,7 +197,7 @@ def test_error_curves_have_a_panel_a_probe_and_the_same_look_for_the_same_model(
     assert random.lines[0].get_data()[0].tolist() == [0.02, 0.2]  # t = 0 has no place
     assert noise.lines[1].get_color() == random.lines[0].get_color() != noise.lines[0].get_color()
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["b", "a"]
-    assert noise.get_xticks().tolist() == [0.002, 0.02]
+    assert noise.get_xticks().tolist() == random.get_xticks().tolist() == [0.002, 0.02, 0.2]
     band = noise.collections[0].get_paths()[0].vertices[:, 1]
     assert (band.min(), band.max()) == pytest.approx((5, 60))
 
@@ -276,7 +275,7 @@ def test_nothing_at_all_can_be_drawn(tmp_path):
 def test_long_names_lose_their_middle_and_keep_both_ends():
     assert short("resnet18") == "resnet18"
     name = "/very/long/folder/" + "x" * 60 + "/checkpoint-seed-2.pt"
-    assert len(short(name)) == saliency.LONGEST
+    assert len(short(name)) == figures.LONGEST
     assert short(name).startswith("/very/long")
     assert short(name).endswith("-seed-2.pt")
     assert short(" a\n\tb ") == "a b"

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from robench.altered import Altered
     from robench.auditing import Audit, Scored
     from robench.data import Images
     from robench.probing import Probing
@@ -25,7 +26,8 @@ CAPTIONS = {
     "gini": "The Gini index of each image's map; upright lines are means.",
     "margin": "Each image's Gini beside its margin (true logit less the largest other one), of those that are right when clean.",
     "gallery": "Each map has its own scale: the strength of two maps cannot be compared by eye.",
-    "noise": "Error rate over the share of subpixels that are disturbed, on the images that a model gets right; bands show the draws.",
+    "noise": "Error rate over the share of subpixels that are disturbed, on the images that a model gets right; all probes on one axis; "
+    "bands show the draws.",
     "occlusion": "Error rate under boxes, on the images that a model gets right.",
     "heat": "Accuracy in each cell, in percent.",
     "severities": "Mean accuracy of each family of corruptions over the severity; 0 is the image as it is.",
@@ -101,24 +103,24 @@ def gallery(audit: Audit, method: str, images: Images, folder: Path) -> Path:
     """The gallery of one model and method: the first images, or the first that an attack broke, with that image and its map."""
     from robench.report.saliency import saliency_gallery
 
-    tiles = [tile(audit, method, images, place) for place in audit.shown]
-    changed = next((change.name for change in audit.altered if len(change.places)), "")
-    title = f"{method} of {audit.about.checkpoint}" + (f", clean and under {changed}" if changed else "")
-    return saliency_gallery(folder / f"gallery-{stem(audit.about.checkpoint)}-{stem(method)}.png", tiles, title)
+    change = next((change for change in audit.altered if change.x is not None and len(change.places)), None)
+    tiles = [tile(audit, method, images, place, change) for place in audit.shown]
+    title = f"{method} of {audit.about.checkpoint}" + (f", clean and under {change.name}" if change else "")
+    row = "adversarial" if change and change.norm else "changed"  # a probe or a corruption looks for no class
+    return saliency_gallery(folder / f"gallery-{stem(audit.about.checkpoint)}-{stem(method)}.png", tiles, title, row)
 
 
-def tile(audit: Audit, method: str, images: Images, place: int) -> Tile:
-    """One column of the gallery."""
+def tile(audit: Audit, method: str, images: Images, place: int, change: Altered | None) -> Tile:
+    """One column of the gallery: an image with its map, and below what one change made of it where it was changed."""
     from robench.report.saliency import Tile
 
     clean = of(audit, method)
     assert clean is not None
-    change = next((change for change in audit.altered if change.x is not None and place in change.places), None)
     other = None if change is None else of(audit, method, change.name)
     x = images.pixels(slice(place, place + 1))[0].cpu()
     label, pred = images.word(int(audit.y[place])), images.word(int(audit.pred[place]))
     caption = label if label == pred else f"{label}, taken for {pred}"
-    if change is None or change.x is None or other is None or place not in other.maps:
+    if change is None or change.x is None or other is None or place not in change.places or place not in other.maps:
         return Tile(caption, x, clean.maps[place])
     return Tile(
         caption, x, clean.maps[place], change.x[place], other.maps[place], taken_for(other, place, images), bool(change.fallen[place])

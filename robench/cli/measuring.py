@@ -411,4 +411,5 @@ def examples(path: Path, what: Subject, found: Evaluation) -> Path:
     captions = [(word(s.label), word(s.adv_pred)) for s in samples]
     broken = f"{what.norm} eps = {radii_text(what)}, broken by {', '.join(dict.fromkeys(s.broken_by for s in samples))}"
     x, x_adv = what.images.pixels(torch.tensor(places)).cpu(), torch.stack([image for _, _, image in found.examples])
-    return gallery(path, x, x_adv, captions, f"{what.loaded.name}: {broken}")
+    led = any(not s.broken_by.startswith("noise") for s in samples)  # noise looks for no class
+    return gallery(path, x, x_adv, captions, f"{what.loaded.name}: {broken}", "adversarial" if led else "changed")

@@ -1,11 +1,19 @@
-"""Pictures, drawn without a screen and written as PNG."""
+"""Pictures, drawn without a screen and written as PNG: what all of them share, and those of an evaluation.
+
+Names are drawn as they are, shortened where they are long: a dollar sign starts no formula.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from textwrap import wrap
+from typing import Any
 
+import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -15,6 +23,33 @@ from robench.rows import Row
 from robench.writing import write_whole
 
 INK, WARM = "#2b4c7e", "#c1502e"
+LONGEST = 44  # letters of a name that are drawn
+ROOM = 112  # the upper end of an axis in percent on which numbers stand above bars and their intervals
+CAPTION = 17  # letters of a line above an image of a gallery
+HOUSE: dict[Any, Any] = {
+    "text.parse_math": False, "axes.labelsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8,
+    "legend.title_fontsize": 8, "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False,
+}  # fmt: skip
+
+
+@contextlib.contextmanager
+def house() -> Iterator[None]:
+    """The settings that all pictures here share, put back afterwards; letters that the font lacks become boxes without a warning."""
+    with mpl.rc_context(HOUSE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph .* missing from font", UserWarning)
+        yield
+
+
+def short(name: str, longest: int = LONGEST) -> str:
+    """A name in one line that can be drawn, without its middle where it is longer than `longest` letters: names often differ at the end."""
+    line = " ".join(name.encode("utf-8", "replace").decode().split())  # file names may hold what is no letter at all
+    keep = longest - 3
+    return line if len(line) <= longest else f"{line[: keep // 2]}...{line[len(line) - (keep - keep // 2) :]}"
+
+
+def folded(text: str, width: int) -> str:
+    """A text in lines of at most `width` letters."""
+    return "\n".join(wrap(text, width))
 
 
 def save_figure(path: Path, figure: Figure) -> Path:
@@ -25,61 +60,79 @@ def save_figure(path: Path, figure: Figure) -> Path:
     return write_whole({path: drawn.getvalue()})[0]
 
 
-def staircase(path: Path, rows: Sequence[Row], title: str) -> Path:
-    """Accuracy that is left after each probe of a suite, with its 95 % interval, as bars from left to right."""
-    steps = [row for row in rows if row.metric == "accuracy"]
-    figure = Figure(figsize=(1.1 + 1.05 * len(steps), 3.4))
-    axes = figure.subplots()
-    heights = [100 * row.value for row in steps]
-    spans = [[100 * (row.value - row.low) for row in steps], [100 * (row.high - row.value) for row in steps]]
-    colours = [INK if row.probe == "clean" else WARM for row in steps]
-    axes.bar([row.probe for row in steps], heights, yerr=spans, color=colours, capsize=4, width=0.65)
-    for place, height in enumerate(heights):
-        axes.annotate(f"{height:.1f}", (place, 2), ha="center", color="white" if height > 10 else "black", fontsize=9)
-    axes.set(ylim=(0, 100), ylabel="accuracy after the probe (%)")
-    axes.set_title(title, fontsize=9)
-    axes.tick_params(axis="x", labelrotation=25 if len(steps) > 4 else 0, labelsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
+def written(path: Path, figure: Figure, axes: Axes, title: str) -> Path:
+    """Writes a picture with one axis under its title, folded to its width."""
+    axes.set_title(folded(short(title, 300), int(13 * figure.get_figwidth())), fontsize=10, loc="left", pad=9)
     return save_figure(path, figure)
 
 
+@house()
+def staircase(path: Path, rows: Sequence[Row], title: str) -> Path:
+    """Accuracy that is left after each probe of a suite, as bars from left to right; numbers stand above the 95 % intervals."""
+    steps = [row for row in rows if row.metric == "accuracy"]
+    figure = Figure(figsize=(max(4.2, 1.1 + 1.05 * len(steps)), 3.4))
+    axes = figure.subplots()
+    heights = [100 * row.value for row in steps]
+    spans = [[100 * max(0.0, row.value - row.low) for row in steps], [100 * max(0.0, row.high - row.value) for row in steps]]
+    axes.bar(range(len(steps)), heights, yerr=spans, color=[colour(row) for row in steps], ecolor="#333333", capsize=4, width=0.65)
+    for place, row in enumerate(steps):
+        axes.annotate(f"{100 * row.value:.1f}", (place, 100 * max(row.value, row.high) + 1.5), ha="center", va="bottom", fontsize=9)
+    axes.set(ylim=(0, ROOM), yticks=range(0, 101, 20), ylabel="accuracy after the probe (%)", xlim=(-0.6, len(steps) - 0.4))
+    axes.set_xticks(range(len(steps)), [folded(short(row.probe, 40), 13) for row in steps])
+    return written(path, figure, axes, title)
+
+
+def colour(row: Row) -> str:
+    """The colour of a bar: blue for the clean images."""
+    return INK if row.probe == "clean" else WARM
+
+
+@house()
 def curve(path: Path, rows: Sequence[Row], title: str) -> Path:
     """The security curve: accuracy that is left at each radius after the last probe there, with its 95 % interval, from eps = 0 (clean)."""
     last = {row.eps: row for row in rows if row.metric == "accuracy"}  # clean stands at 0; at a radius the last probe stays
     points = [last[eps] for eps in sorted(last)]
-    radii, in_255 = [row.eps for row in points], points[-1].norm == "linf"
-    scale = 255 if in_255 else 1
+    in_255 = points[-1].norm == "linf"
+    radii = [(255 if in_255 else 1) * row.eps for row in points]
     figure = Figure(figsize=(5.2, 3.4))
     axes = figure.subplots()
-    axes.plot([scale * e for e in radii], [100 * row.value for row in points], color=WARM, marker="o", label=points[-1].probe)
-    axes.fill_between([scale * e for e in radii], [100 * r.low for r in points], [100 * r.high for r in points], color=WARM, alpha=0.18)
-    axes.set(ylim=(0, 100), xlim=(0, None), ylabel="accuracy left (%)", xlabel=f"eps ({points[-1].norm}{', in 1/255' if in_255 else ''})")
-    axes.set_title(title, fontsize=9)
-    axes.legend(frameon=False, fontsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
-    return save_figure(path, figure)
+    axes.plot(radii, [100 * row.value for row in points], color=WARM, marker="o", clip_on=False, zorder=3)
+    axes.fill_between(radii, [100 * row.low for row in points], [100 * row.high for row in points], color=WARM, alpha=0.18, linewidth=0)
+    axes.set(ylim=(0, 100), xlim=(0, radii[-1] or 1), xlabel=f"eps ({points[-1].norm}{', in 1/255' if in_255 else ''})")
+    axes.set_ylabel(f"accuracy left (%)\nafter {short(points[-1].probe, 30)}")
+    return written(path, figure, axes, title)
 
 
-def gallery(path: Path, x: Tensor, x_adv: Tensor, captions: Sequence[tuple[str, str]], title: str) -> Path:
-    """Clean image, adversarial image and their difference (scaled to the full range, grey = 0), one sample a column.
+@house()
+def gallery(path: Path, x: Tensor, x_adv: Tensor, captions: Sequence[tuple[str, str]], title: str, changed: str = "adversarial") -> Path:
+    """Clean image, changed image and their difference (amplified to the full range, grey = 0), one sample a column.
 
     x, x_adv (M, C, H, W) in [0, 1] on the CPU; captions: the true label, which the model gives x, and the label at x_adv.
+    changed  what the row of x_adv is called
+
+    Above each difference stands by how much it is amplified: its largest change of a subpixel becomes black or white.
     """
     change = x_adv - x
     span = change.flatten(1).abs().amax(1).clamp_min(1e-12).view(-1, 1, 1, 1)
-    lines = (x, x_adv, 0.5 + 0.5 * change / span)
-    figure = Figure(figsize=(1.25 * len(x) + 0.6, 4.6))
+    figure = Figure(figsize=(max(3.6, 1.3 * len(x) + 0.5), 5.0), layout="constrained")
     grid = figure.subplots(3, len(x), squeeze=False)
-    for line, images in enumerate(lines):
+    for line, images in enumerate((x, x_adv, 0.5 + 0.5 * change / span)):
         for column, image in enumerate(images):
             picture(grid[line][column], image)
-    for column, (label, adv_pred) in enumerate(captions):
-        grid[0][column].set_title(label, fontsize=8)
-        grid[1][column].set_title(f"-> {adv_pred}", fontsize=8, color=WARM)
-    for line, name in enumerate(("clean", "adversarial", "difference")):
+    for column, ((label, adv_pred), largest) in enumerate(zip(captions, span.flatten().tolist(), strict=True)):
+        grid[0][column].set_title(captioned(label), fontsize=8)
+        grid[1][column].set_title(captioned(f"-> {adv_pred}"), fontsize=8, color=WARM)
+        grid[2][column].set_title(f"x {1 / largest:.3g}" if largest > 1e-9 else "no change", fontsize=8, color="#555555")
+    for line, name in enumerate(("clean", short(changed, 16), "difference,\namplified")):
         grid[line][0].set_ylabel(name, fontsize=9)
-    figure.suptitle(title, fontsize=9)
+    figure.suptitle(folded(short(title, 300), int(14 * figure.get_figwidth())), fontsize=10)
     return save_figure(path, figure)
+
+
+def captioned(text: str) -> str:
+    """Words above an image, in at most four lines: of more the first two and the last are drawn."""
+    lines = wrap(short(text, 300), CAPTION)
+    return "\n".join(lines if len(lines) <= 4 else [*lines[:2], "...", lines[-1]])
 
 
 def picture(axes: Axes, image: Tensor) -> None:

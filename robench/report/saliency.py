@@ -6,16 +6,12 @@ line style change, so that curves can be told apart without colour.
 
 from __future__ import annotations
 
-import contextlib
 import math
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import wrap
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import torch
 from matplotlib.artist import Artist
@@ -28,20 +24,16 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robench.report.figures import INK, WARM, picture, save_figure
+from robench.report.figures import INK, WARM, captioned, folded, house, picture, save_figure, short, written
 from robench.statistics import finite
 
 COLOURS = (INK, WARM, "#3f9b78", "#d8a21d", "#7f5aa6", "#58a9cf", "#5d5d5d", "#d27aa5")
 STYLES: tuple[Any, ...] = ("-", "--", ":", "-.")
 QUIET, PAPER = "#8a8a8a", "#fbfaf8"  # of what is drawn to compare with; of a map where it is 0
 SIGNED = LinearSegmentedColormap.from_list("signed", ["#10294f", INK, "#8fa6c7", PAPER, "#e0a08c", WARM, "#6e2410"])
+TOGETHER = 3  # histograms in one picture, one over the other
 PERCENTILE = 99.0  # of |map|, image by image: where the colours end, because single subpixels would leave all others pale
-LONGEST = 44  # letters of a name that are drawn
 MEAN_GINI = "mean Gini"
-HOUSE: dict[Any, Any] = {
-    "text.parse_math": False, "axes.labelsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8,
-    "legend.title_fontsize": 8, "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False,
-}  # fmt: skip
 Values = Sequence[float] | NDArray[np.float64]
 
 
@@ -72,14 +64,6 @@ class Curve:
     points: Sequence[tuple[float, float, float, float]]
 
 
-@contextlib.contextmanager
-def house() -> Iterator[None]:
-    """The settings that all pictures here share, put back afterwards; letters that the font lacks become boxes without a warning."""
-    with mpl.rc_context(HOUSE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"Glyph .* missing from font", UserWarning)
-        yield
-
-
 @house()
 def lorenz_curves(path: Path, curves: Sequence[tuple[str, Values, float]], title: str) -> Path:
     """Draws mean Lorenz curves of several models, with the diagonal on which all entries of a map are equal; returns the path.
@@ -107,30 +91,55 @@ def lorenz_curves(path: Path, curves: Sequence[tuple[str, Values, float]], title
 def histograms(path: Path, groups: Sequence[tuple[str, Values]], title: str, label: str = "Gini") -> Path:
     """Draws step histograms of a score over the images of each group, in common bins, each mean as an upright line; returns the path.
 
-    What is not finite is left out, and counted in the legend. Values further from the middle half of every group than five times its width
+    More than three groups stand one below the other, because outlines over outlines cannot be followed. What is not finite is left out,
+    and counted in the legend. Values further from the middle half of every group than five times its width
     are drawn in the bins at the ends, so that single images do not squeeze all others together (our choice).
     """
-    figure = Figure(figsize=(5.4, 3.4))
-    axes = figure.subplots()
     kept = [finite(values) for _, values in groups]
     edges = common_bins([found for found in kept if len(found)])
-    lines: list[Artist] = []
-    for place, ((name, values), found) in enumerate(zip(groups, kept, strict=True)):
-        missing = f", {len(values) - len(found)} undefined" if len(found) < len(values) else ""
-        mean = f"mean {found.mean():.3g}{missing}" if len(found) else "no value"
-        lines.append(stroke(place, f"{short(name)}  ({mean})"))
-        if len(found):
-            steps(axes, found.clip(edges[0], edges[-1]), edges, place)
-            axes.axvline(min(max(found.mean(), edges[0]), edges[-1]), color=COLOURS[place % len(COLOURS)], linewidth=0.9, alpha=0.8)
+    labels = [f"{short(name)}  ({mean_words(values, found)})" for (name, values), found in zip(groups, kept, strict=True)]
+    if len(groups) > TOGETHER:
+        return stacked(path, kept, labels, edges, title, label)
+    figure = Figure(figsize=(5.4, 3.4))
+    axes = figure.subplots()
+    for place, found in enumerate(kept):
+        steps(axes, found, edges, place)
     axes.set(ylim=(0, None), xlabel=short(label), ylabel="images in the bin (%)")
     axes.margins(x=0.02)
-    below(axes, lines)
+    below(axes, [stroke(place, name) for place, name in enumerate(labels)])
     return written(path, figure, axes, title)
 
 
+def stacked(
+    path: Path, kept: Sequence[NDArray[np.float64]], labels: Sequence[str], edges: NDArray[np.float64], title: str, label: str
+) -> Path:
+    """Draws step histograms one below the other, with common axes."""
+    figure = Figure(figsize=(5.4, 0.9 + 1.0 * len(kept)), layout="constrained")
+    grid = figure.subplots(len(kept), 1, sharex=True, sharey=True)
+    for place, (axes, found, name) in enumerate(zip(grid, kept, labels, strict=True)):
+        steps(axes, found, edges, place)
+        axes.set_title(name, fontsize=8, loc="left", color=look(place)[0])
+        axes.margins(x=0.02)
+    grid[0].set_ylim(0, None)
+    grid[-1].set_xlabel(short(label))
+    figure.supylabel("images in the bin (%)", fontsize=9)
+    figure.suptitle(folded(short(title, 300), int(13 * figure.get_figwidth())), fontsize=10, x=0.01, ha="left")
+    return save_figure(path, figure)
+
+
+def mean_words(values: Values, found: NDArray[np.float64]) -> str:
+    """The mean of what is finite, and how many values are not."""
+    missing = f", {len(values) - len(found)} undefined" if len(found) < len(values) else ""
+    return f"mean {found.mean():.3g}{missing}" if len(found) else "no value"
+
+
 def steps(axes: Axes, values: NDArray[np.float64], edges: NDArray[np.float64], place: int) -> None:
-    """Draws one step histogram in percent."""
+    """Draws one step histogram in percent with an upright line at the mean; nothing without values."""
+    if not len(values):
+        return
     colour, style = look(place)
+    axes.axvline(min(max(float(values.mean()), edges[0]), edges[-1]), color=colour, linewidth=0.9, alpha=0.8)
+    values = values.clip(edges[0], edges[-1])
     heights = 100 * np.histogram(values, edges)[0] / len(values)
     axes.stairs(heights, edges, color=colour, fill=True, alpha=0.10)
     axes.stairs(heights, edges, color=colour, linestyle=style, linewidth=1.4)
@@ -154,27 +163,29 @@ def common_bins(groups: Sequence[NDArray[np.float64]], most: int = 60) -> NDArra
 
 
 @house()
-def saliency_gallery(path: Path, tiles: Sequence[Tile], title: str) -> Path:
-    """Draws image, map and the map over the grey image, one image a column, and below the adversarial image and its map; returns the path.
+def saliency_gallery(path: Path, tiles: Sequence[Tile], title: str, changed: str = "adversarial") -> Path:
+    """Draws image, map and the map over the grey image, one image a column, and below the changed image and its map; returns the path.
+
+    changed  what the row of changed images is called
 
     The channels of a map are added up. Its colours are symmetric about 0, which is white, and end at the 99th percentile of its own sizes:
     red where it is positive, blue where it is negative. So the strength of two maps cannot be compared by eye. nan is grey.
     """
     attacked = any(tile.x_adv is not None or tile.map_adv is not None for tile in tiles)
-    names = ("image", "map", "map on image", *(("adversarial", "its map") if attacked else ()))
+    names = ("image", "map", "map on image", *((short(changed, 18), "its map") if attacked else ()))
     wide = max(3.6, 1.3 * len(tiles) + 0.5)
     heading = folded(short(title, 300), int(14 * wide))
-    high = 1.45 * len(names) + 0.6 + 0.17 * heading.count("\n")
+    high = 1.45 * len(names) + (1.1 if attacked else 0.85) + 0.17 * heading.count("\n")
     figure = Figure(figsize=(wide, high), layout="constrained")
     grid = figure.subplots(len(names), max(1, len(tiles)), squeeze=False)
     for column, tile in enumerate(tiles):
-        grid[0][column].set_title(short(tile.caption, 18), fontsize=8)
+        grid[0][column].set_title(captioned(tile.caption), fontsize=8)
         images = (seen(tile.x), coloured(tile.map), overlaid(tile.x, tile.map))
         others = (tile.x_adv if tile.x_adv is None else seen(tile.x_adv), tile.map_adv if tile.map_adv is None else coloured(tile.map_adv))
         for line, image in enumerate((images + others)[: len(names)]):
             show(grid[line][column], image)
         if attacked:
-            grid[3][column].set_title(short(tile.caption_adv, 18), fontsize=8, color=WARM if tile.fallen else "#555555")
+            grid[3][column].set_title(captioned(tile.caption_adv), fontsize=8, color=WARM if tile.fallen else "#555555")
     for line, name in enumerate(names):
         grid[line][0].set_ylabel(name, fontsize=9)
     note = f"channels added up; red is positive, blue negative, white 0; full colour at the {PERCENTILE:g}th percentile of each |map|"
@@ -225,16 +236,17 @@ def rgb(colour: str) -> Tensor:
 
 @house()
 def noise_curves(path: Path, curves: Sequence[Curve], title: str, label: str = "share of the subpixels, t") -> Path:
-    """Draws error rates over t, one panel a probe with its own logarithmic axis, one curve a model with its band; returns the path."""
+    """Draws error rates over t, one panel a probe, one curve a model with its band, on one logarithmic axis for all; returns the path."""
     probes, models = list(dict.fromkeys(curve.probe for curve in curves)), list(dict.fromkeys(curve.model for curve in curves))
     columns = max(1, len(probes))
     figure = Figure(figsize=(max(4.4, 2.7 * columns + 0.4), 3.5), layout="constrained")
-    grid = figure.subplots(1, columns, sharey=True, squeeze=False)[0]
+    grid = figure.subplots(1, columns, sharex=True, sharey=True, squeeze=False)[0]
+    measured = sorted({point[0] for curve in curves for point in curve.points if point[0] > 0})
     for axes, probe in zip(grid, probes, strict=False):
-        shown = [curve for curve in curves if curve.probe == probe]
-        for curve in shown:
-            band(axes, curve, models.index(curve.model))
-        log_axis(axes, sorted({point[0] for curve in shown for point in curve.points if point[0] > 0}))
+        for curve in curves:
+            if curve.probe == probe:
+                band(axes, curve, models.index(curve.model), 0.16 if len(models) < 4 else 0.05)
+        log_axis(axes, measured)
         axes.set_title(short(probe, 30), fontsize=9)
         axes.set(xlabel=short(label), ylim=(0, 100))
     grid[0].set_ylabel("error rate (%)")
@@ -247,23 +259,27 @@ def noise_curves(path: Path, curves: Sequence[Curve], title: str, label: str = "
     return save_figure(path, figure)
 
 
-def band(axes: Axes, curve: Curve, place: int) -> None:
+def band(axes: Axes, curve: Curve, place: int, alpha: float) -> None:
     """Draws a curve's means as a line and its lows and highs as a band, in percent; t = 0 has no place on a logarithmic axis."""
     t, mean, low, high = np.array(sorted(point for point in curve.points if point[0] > 0), dtype=np.float64).reshape(-1, 4).T
     line = stroke(place, "", marker="o")
-    line.set_data(t, 100 * mean)
-    axes.fill_between(t, 100 * low, 100 * high, color=COLOURS[place % len(COLOURS)], alpha=0.16, linewidth=0)
+    line.set(data=(t, 100 * mean), clip_on=False, zorder=3)
+    axes.fill_between(t, 100 * low, 100 * high, color=COLOURS[place % len(COLOURS)], alpha=alpha, linewidth=0)
     axes.add_line(line)
 
 
 def log_axis(axes: Axes, values: Sequence[float]) -> None:
-    """Makes the x axis logarithmic, with up to five of the values that were measured as its ticks."""
+    """Makes the x axis logarithmic; its ticks are values that were measured, the ends among them, a third of the axis apart or more."""
     axes.set_xscale("log")
     axes.xaxis.set_minor_locator(NullLocator())
     if values:
-        wanted = np.geomspace(values[0], values[-1], 5)
-        axes.set_xticks(sorted({min(values, key=lambda value: abs(math.log(value / place))) for place in wanted}))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+        third = math.log(values[-1] / values[0]) / 3.5
+        ticks = [values[0]]
+        for value in values[1:]:
+            if math.log(value / ticks[-1]) >= third and (value == values[-1] or math.log(values[-1] / value) >= third):
+                ticks.append(value)
+        axes.set_xticks([*ticks, *([values[-1]] if ticks[-1] < values[-1] else [])])
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
 
 
 @house()
@@ -276,7 +292,7 @@ def bars(
     """
     names = list(dict.fromkeys(bar[0] for _, found in groups for bar in found))
     width = 0.84 / max(1, len(names))
-    figure = Figure(figsize=(max(4.2, 1.2 + (0.3 * len(names) + 0.3) * len(groups)), 3.4))
+    figure = Figure(figsize=(max(4.2, 1.2 + max(1.25, 0.3 * len(names) + 0.3) * len(groups)), 3.4))
     axes = figure.subplots()
     handles: list[Artist] = []
     for place, name in enumerate(names):
@@ -284,6 +300,8 @@ def bars(
         spot, value, low, high = np.array(found, dtype=np.float64).T * [[1], [100], [100], [100]]
         at, spans = spot + (place - (len(names) - 1) / 2) * width, np.array([value - low, high - value]).clip(0)
         axes.bar(at, value, 0.9 * width, yerr=spans, color=COLOURS[place % len(COLOURS)], ecolor="#333333", capsize=2)
+        for zero in at[value == 0]:
+            axes.plot([zero - 0.45 * width, zero + 0.45 * width], [0, 0], color=COLOURS[place % len(COLOURS)], linewidth=3, clip_on=False)
         handles.append(Patch(color=COLOURS[place % len(COLOURS)], label=short(name)))
     axes.set(ylim=(0, 100), ylabel=label)
     axes.set_xticks(range(len(groups)), [folded(short(name), 18) for name, _ in groups])
@@ -328,31 +346,14 @@ def stroke(place: int, label: str, marker: str = "") -> Line2D:
 
 
 def below(axes: Axes, handles: Sequence[Artist], title: str | None = None) -> None:
-    """Puts the legend under the axes, where it hides nothing; in two columns where its entries are short."""
+    """Puts the legend under the axes with their labels, where it hides nothing; in two columns where its entries are short."""
     longest = max((len(str(handle.get_label())) for handle in handles), default=0)
     ncols = 2 if len(handles) > 1 and longest <= 30 else 1
     figure = axes.get_figure(root=True)
     if handles and figure is not None:
-        depth = 0.42 / (figure.get_figheight() * axes.get_position().height)  # inches, as a part of the height: under the label
-        place = (-0.02, -depth)
+        figure.draw_without_rendering()  # the labels have places from now on
+        lowest = min(box.y0 for box in [label.get_window_extent() for label in (axes.xaxis.label, *axes.get_xticklabels())] if box.height)
+        place = (-0.02, axes.transAxes.inverted().transform((0, lowest))[1] - 0.02)
         axes.legend(
             handles=list(handles), loc="upper left", bbox_to_anchor=place, ncols=ncols, handlelength=2.6, title=title, alignment="left"
         )
-
-
-def short(name: str, longest: int = LONGEST) -> str:
-    """A name in one line that can be drawn, without its middle where it is longer than `longest` letters: names often differ at the end."""
-    line = " ".join(name.encode("utf-8", "replace").decode().split())  # file names may hold what is no letter at all
-    keep = longest - 3
-    return line if len(line) <= longest else f"{line[: keep // 2]}...{line[len(line) - (keep - keep // 2) :]}"
-
-
-def folded(text: str, width: int) -> str:
-    """A text in lines of at most `width` letters."""
-    return "\n".join(wrap(text, width))
-
-
-def written(path: Path, figure: Figure, axes: Axes, title: str) -> Path:
-    """Writes a picture with one axis under its title, folded to its width."""
-    axes.set_title(folded(short(title, 300), int(13 * figure.get_figwidth())), fontsize=10, loc="left")
-    return save_figure(path, figure)

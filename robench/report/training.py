@@ -15,13 +15,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
+from matplotlib.textpath import TextPath
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from robench.errors import InputError
 from robench.fronts import Pair, stairs
 from robench.fronts import front as undominated
-from robench.report.figures import save_figure
-from robench.report.saliency import below, folded, house, look, short, stroke, written
+from robench.report.figures import folded, house, save_figure, short, written
+from robench.report.saliency import below, look, stroke
 from robench.writing import write_whole
 
 History = Sequence[Mapping[str, Any]]
@@ -34,7 +35,7 @@ DECADE = 10.0  # a ratio of the largest to the smallest value from which an axis
 DOTTED = 40  # points of a line up to which each has a dot
 MARKERS = "os^Dv*PX"
 EDGE = "#b5b5b5"
-LETTER, HIGH, AWAY = 3.45, 8.0, 5.0  # points: width of a letter of a label, height of a label, its distance from the dot
+SIZE, HIGH, AWAY = 6.5, 8.0, 5.0  # points: letters of a label, height of a label, its distance from the dot
 
 
 def log(path: Path, history: History) -> Path:
@@ -139,10 +140,10 @@ def spans_decades(values: Iterable[float]) -> bool:
 
 
 def one_panel(axes: Axes, panel: Panel, epochs: int, chosen: int | None) -> None:
-    """Draws one panel; a legend stands in it where it has several lines."""
+    """Draws one panel, with a legend under it where it has several lines."""
     for place, (name, points) in enumerate(panel.lines.items()):
         drawn = [(at, value) for at, value in points if value > 0 or not panel.logarithmic]
-        line = stroke(place, short(name, 24), marker="o" if len(drawn) <= DOTTED else "")
+        line = stroke(place, short(name, 20), marker="o" if len(drawn) <= DOTTED else "")
         line.set(
             data=([at for at, _ in drawn], [100 * value if panel.shares else value for _, value in drawn]),
             clip_on=not panel.shares,
@@ -159,13 +160,14 @@ def one_panel(axes: Axes, panel: Panel, epochs: int, chosen: int | None) -> None
         axes.set_ylim(0, 100)
     room = max(0.4, 0.02 * epochs)
     axes.set(xlim=(1 - room, epochs + room), xlabel="epoch")
-    axes.set_title(panel.label, fontsize=9, loc="left")
+    axes.set_title(folded(panel.label, 34), fontsize=9, loc="left")
     if epochs < 10:
         axes.set_xticks(range(1, epochs + 1))
     else:
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
     if len(panel.lines) > 1 or panel.shares:
-        axes.legend(handlelength=2.4, fontsize=7.5).set_in_layout(False)
+        columns = 2 if len(panel.lines) > 2 else len(panel.lines)
+        axes.legend(handlelength=2.4, fontsize=7.5, loc="upper left", bbox_to_anchor=(-0.08, -0.22), ncols=columns, columnspacing=1.0)
 
 
 def few_decades(axes: Axes) -> None:
@@ -261,14 +263,19 @@ def labelled(axes: Axes, points: Sequence[Point], names: Sequence[str]) -> None:
     taken: list[Box] = [(x - 4, y - 4, x + 4, y + 4) for x, y in dots]
     for point, place, dot in zip(points, at, dots, strict=True):
         text = short(point.label, 30)
-        boxes = ((shift, box_at(dot, shift)) for shift in shifts(LETTER * len(text)))
+        boxes = ((shift, box_at(dot, shift)) for shift in shifts(wide_of(text)))
         free = (shift for shift, box in boxes if within(box, frame) and not any(overlap(box, other) for other in taken))
         shift = next(free, None) if text else None
         if shift is not None:
             colour, halo = look(names.index(point.series))[0], [withStroke(linewidth=1.6, foreground="white")]
-            how: dict[str, Any] = {"textcoords": "offset points", "fontsize": 6.5, "va": "bottom", "color": colour, "path_effects": halo}
+            how: dict[str, Any] = {"textcoords": "offset points", "fontsize": SIZE, "va": "bottom", "color": colour, "path_effects": halo}
             axes.annotate(text, place, shift[:2], zorder=5, **how)
             taken.append(box_at(dot, shift))
+
+
+def wide_of(text: str) -> float:
+    """The width of a label in points."""
+    return float(TextPath((0, 0), text, size=SIZE).get_extents().width) + 2 if text else 0.0
 
 
 def shifts(wide: float) -> list[tuple[float, float, float]]:
