@@ -17,6 +17,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 LEAST_ROWS = 16  # a smaller batch is padded: logits differ in the last bits between batches of 1, 7 and 50
 CUT = "the logits have no gradient, as the graph is cut inside the model (no_grad, detach, ...): attacks that follow gradients are blind"
+ZERO = "the input gradient of the loss is exactly 0 on every image of a batch: the attack is blind"
 FULL_ROWS = 64  # where one image asks for many passes, a call takes so many rows if there are fewer images: several passes of each
 
 
@@ -79,22 +80,32 @@ def lent(model: nn.Module, device: str | torch.device) -> Iterator[None]:
 
 
 def padded(model: nn.Module, x: Tensor) -> Tensor:
-    """The model's logits at x, (R, K), from a call with at least LEAST_ROWS rows: the first row fills up."""
+    """The model's logits at x, (R, K), from a call with at least LEAST_ROWS rows: the first row fills up; `widened`."""
     missing = LEAST_ROWS - len(x)
     filled = torch.cat((x, x[:1].expand(missing, *x.shape[1:]))) if missing > 0 else x
     logits: Tensor = model(filled)
-    return logits[: len(x)]
+    return widened(logits[: len(x)])
 
 
-def derivative(total: Tensor, leaf: Tensor, again: bool = False) -> Tensor:
+def widened(logits: Tensor) -> Tensor:
+    """The logits in float32 where they come in bf16 or fp16, in which a loss has few digits: the same values, so the same labels."""
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+
+
+def derivative(total: Tensor, leaf: Tensor, again: bool = False, enough: int | None = None) -> Tensor:
     """The gradient of `total` at the leaf, (R, C, H, W), entries that are not finite as 0; all 0 where the model has cut the graph.
 
-    again  keep the graph for another backward pass
+    A RuntimeWarning says where it has.
+
+    again   keep the graph for another backward pass
+    enough  warn also where the gradients of so many images or more are all exactly 0, though the graph is whole
     """
     grad = torch.autograd.grad(total, leaf, retain_graph=again, allow_unused=True)[0] if total.requires_grad else None
     if grad is None:
         warnings.warn(CUT, RuntimeWarning, stacklevel=2)
         return torch.zeros_like(leaf)
+    if enough is not None and len(grad) >= enough and not bool(grad.any()):
+        warnings.warn(ZERO, RuntimeWarning, stacklevel=2)
     return grad.nan_to_num(0.0, 0.0, 0.0)
 
 

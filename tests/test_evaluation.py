@@ -462,3 +462,26 @@ def test_a_run_with_a_half_width_ends_the_same_wherever_it_was_killed(problem, t
         assert [r for r in again.rows if r.metric != "seconds"] == [r for r in whole.rows if r.metric != "seconds"]
     with pytest.raises(InputError, match="its batch_size is 40, here it is 50"):
         evaluate(p.model, p.x, p.y, resume=True, **{**words, "batch_size": 50})
+
+
+class Typed(nn.Module):
+    """A model that gives its logits in another type."""
+
+    def __init__(self, model, dtype):
+        super().__init__()
+        self.model, self.dtype = model, dtype
+
+    def forward(self, x):
+        return self.model(x).to(self.dtype)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_the_type_of_the_logits_stays_out_of_the_points(problem, norm, dtype):
+    p = problem("convolutional", n=16)  # whose weights are float32: points in another type would be an error
+    suite = [parse(f"{name},steps=3") for name in ("apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "malt", "pgd")] + [parse("square,queries=40")]
+    found = evaluate(Typed(p.model, dtype), p.x, p.y, suite=suite, norm=norm, eps={"linf": 0.01, "l2": 0.1, "l1": 0.5}[norm])
+    assert found.accuracy("square") > 0  # the later attacks had something to do
+    if dtype == torch.float64:
+        plain = evaluate(p.model, p.x, p.y, suite=suite, norm=norm, eps=found.rows[-1].eps)
+        assert found.accuracy("square") == pytest.approx(plain.accuracy("square"), abs=1 / 16)

@@ -276,14 +276,23 @@ def test_passengers_of_a_full_pass_are_neither_counted_nor_judged(problem):
     assert found.forwards.tolist() == new.long().tolist()
 
 
-def test_a_model_whose_margins_are_all_zero_is_asked_once():
+def test_a_margin_of_exactly_zero_with_the_right_label_does_not_end_the_search():
     x = torch.rand((20, 3, 8, 8), generator=torch.Generator().manual_seed(0))
     for norm in NORMS:
         tied = Recording(Constant(1.0, 1.0, 0.0))
         found = square(tied, x, torch.zeros(20, dtype=torch.long), Threat(norm, EPS[norm]), Draws(0, torch.arange(20)), queries=300)
-        assert [len(points) for points in tied.asked] == [20]
         assert not found.fooled.any()
-        assert (found.forwards == 1).all()
+        assert (found.forwards > 200).all()
+
+
+def test_rounded_logits_fall_though_they_are_tied_on_the_way(problem):
+    p = problem("linear", n=40, classes=2)
+    coarse = type(p.model)(p.model.w.detach(), p.model.b.detach())
+    coarse.forward = lambda x: (p.model(x) / 4).round()
+    tied = (margin(coarse(p.x), p.y) == 0) & (p.y == 0)  # argmax of a tie is 0: the label is still right
+    found = attack(p, Threat("linf", 0.2), model=coarse, queries=300)
+    assert int(tied.sum()) == 5
+    assert int((found.fooled & tied & (found.step > 0)).sum()) == 4
 
 
 def test_without_room_nothing_is_asked_twice_in_linf(problem):
@@ -314,8 +323,6 @@ def test_a_tie_of_a_coarse_stand_in_does_not_end_the_search(problem):
     threat = Threat("linf", EPS["linf"])
     start = margin(p.model(p.x).round(), p.y)
     found = attack(p, threat, model=coarse, queries=300)
-    coarse.exact = None
-    assert int(found.fooled.sum()) > int(attack(p, threat, model=coarse, queries=300).fooled.sum())
     assert (found.fooled & (start < 0)).any()
 
 

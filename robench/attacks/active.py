@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 
 import torch
@@ -114,8 +113,9 @@ class Search:
     ) -> tuple[Tensor, Tensor]:
         """Takes the verdict at x_adv; the losses there, (R,), and their gradients, (R, C, H, W), from the same forward pass.
 
-        The loss is called as loss(logits, y), or loss(logits, y, target) in a targeted search. A gradient entry that is
-        not finite is 0. Once none stands, no backward pass is made: losses and gradients are 0. `at` as in `test`.
+        The loss is called as loss(logits, y), or loss(logits, y, target) in a targeted search, and taken in the type of x_adv,
+        whatever that of the logits. A gradient entry that is not finite is 0. Once none stands, no backward pass is made: losses
+        and gradients are 0. `at` as in `test`.
 
         judged  false: the pass is counted, and no verdict taken
         """
@@ -125,14 +125,15 @@ class Search:
         with torch.enable_grad():
             leaf = leaf_of(x_adv)
             logits = self.logits(leaf, at)
-            losses = loss(logits, y) if target is None else loss(logits, y, target)
+            losses = (loss(logits, y) if target is None else loss(logits, y, target)).to(x_adv.dtype)
             total = losses.sum()
         if judged:
             self._judge(leaf.detach(), logits.detach(), at)
         if not self.alive:
             return losses.detach(), torch.zeros_like(x_adv)
         self._count(self._backwards, at)
-        return losses.detach(), self._looked_at(derivative(total, leaf), total)
+        first, self._looked = not self._looked, True
+        return losses.detach(), derivative(total, leaf, enough=ENOUGH if first else None)
 
     def slopes(self, x_adv: Tensor, goals: Callable[[Tensor], Tensor], at: Tensor | None = None) -> tuple[Tensor, Tensor, Iterator[Tensor]]:
         """Takes the verdict at x_adv; the logits there (R, K), goals(logits) (R, J), and the J gradients (R, C, H, W) of its columns.
@@ -155,7 +156,7 @@ class Search:
                 self._count(self._backwards, at)
                 yield derivative(total, leaf, again=column < len(totals))
 
-        return logits.detach(), values.detach(), gradients()
+        return logits.detach(), values.detach().to(x_adv.dtype), gradients()
 
     def repack(self) -> Tensor | None:
         """Cuts the working rows to the standing ones if an eighth has fallen; the indices kept, to cut other state by, else None."""
@@ -179,13 +180,6 @@ class Search:
         """What was found, for all B samples."""
         self._write()
         return self._found
-
-    def _looked_at(self, grad: Tensor, total: Tensor) -> Tensor:
-        """The first gradients (R, C, H, W); a RuntimeWarning where all of them are exactly 0 though the graph is whole."""
-        if not self._looked and len(grad) >= ENOUGH and total.requires_grad and not bool(grad.any()):
-            warnings.warn("the input gradient of the loss is exactly 0 on every image of a batch: the attack is blind", RuntimeWarning, 3)
-        self._looked = True
-        return grad
 
     def _begin(self) -> None:
         """Takes the working rows' part of the record, to be kept without indices until `_write`."""

@@ -53,7 +53,7 @@ def malt(
 
     def objective(logits: Tensor, label: Tensor) -> Tensor:
         values = toward(logits, label, target[search.rows])
-        reach[search.rows] = torch.fmax(reach[search.rows], values.detach())
+        reach[search.rows] = torch.fmax(reach[search.rows], values.detach().to(reach.dtype))
         return values
 
     climb = climber(threat, objective, steps=steps, restarts=1, rho=0.75, eot=1, large_eps=False)

@@ -71,12 +71,13 @@ def square(
 def tried(search: Search, x_new: Tensor, new: Tensor, best: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
     """Takes the verdict at the points x_new, of which `new` (R,) differ from the best: which of them are taken, and the best losses now.
 
-    A wrong label is always taken in the paper; here it ends the search of its sample, unless the claim is refused or refuted.
+    A wrong label is always taken in the paper; here it ends the search of its sample, unless the claim is refused or refuted. A margin of
+    exactly 0 with the right label ends it in the authors' code; here the search goes on [change].
     """
     logits = search.ask(x_new, new)
     if not logits.shape[1]:
         return torch.zeros_like(new), best
-    losses = objective(logits, search.y)
+    losses = objective(logits, search.y).to(x_new.dtype)
     taken = new & (losses > best)
     return taken, torch.where(taken, losses, best)
 
@@ -85,14 +86,6 @@ def first_tried(search: Search, x_new: Tensor, objective: Objective) -> Tensor:
     """The losses at the start, (R,), with its verdict; -inf where it is not a number."""
     nothing = x_new.new_full((len(x_new),), -torch.inf)
     return tried(search, x_new, torch.ones_like(search.standing), nothing, objective)[1]
-
-
-def asking(search: Search, best: Tensor, objective: Objective) -> Tensor:
-    """Which samples go on, (R,) bool: as in the authors' code a margin of exactly 0 ends the search, though a tie may still give the label.
-
-    With a stand-in for the model a tie is only a claim and ends nothing; nor does one under another loss [change].
-    """
-    return best != 0 if objective is margin and search.exact is None else torch.ones_like(search.standing)
 
 
 def given_up(search: Search, query: int, best: Tensor, before: Tensor, hope: float | None) -> Tensor:
@@ -136,12 +129,12 @@ def corners_stretch(
     pixels = x_best.flatten(2)
     at = places(drawn[..., :2], length, x_best.shape[1:])
     up = (drawn[..., 2:, None] >= 0.5) * pixels.shape[2]
-    windows, open_ = corners.expand(len(at), -1, -1, -1).gather(3, at + up), asking(search, best, objective)
+    windows = corners.expand(len(at), -1, -1, -1).gather(3, at + up)
     for place, window in zip(at, windows, strict=True):
         if not search.alive:
             break
         old = pixels.gather(2, place)
-        new = (window != old).flatten(1).any(1) & open_
+        new = (window != old).flatten(1).any(1)
         pixels.scatter_(2, place, window)
         taken, best = tried(search, x_best, new, best, objective)
         pixels.scatter_(2, place, torch.where(taken[:, None, None], window, old))
@@ -176,7 +169,7 @@ def patterns_stretch(search: Search, delta: Tensor, best: Tensor, drawn: Tensor,
     """The best losses (R,) after the queries whose numbers are `drawn` (T, R, 5 + C); the best delta (R, C, H, W) is changed in place."""
     x, both = search.x, patterns(length, ORDER[search.threat.norm], delta).flatten(1)
     into, source = (places(drawn[..., columns], length, x.shape[1:]) for columns in (slice(0, 2), slice(2, 4)))
-    signs, open_ = (drawn[..., 5:, None] >= 0.5).to(x.dtype) * 2 - 1, asking(search, best, objective)
+    signs, every = (drawn[..., 5:, None] >= 0.5).to(x.dtype) * 2 - 1, torch.ones_like(search.standing)
     room, points, candidate = (-x, 1 - x), torch.empty_like(delta), torch.empty_like(delta)  # fresh memory each time would cost more
     for place, other, coin, sign in zip(into, source, (drawn[..., 4] >= 0.5).long(), signs, strict=True):
         if not search.alive:
@@ -184,7 +177,7 @@ def patterns_stretch(search: Search, delta: Tensor, best: Tensor, drawn: Tensor,
         moved(search.threat, delta, place, other, both[coin][:, None] * sign, candidate)
         candidate = fitted_in(search.threat, x, candidate, room)
         torch.add(x, candidate, out=points).clamp_(0, 1)
-        taken, best = tried(search, points, open_, best, objective)
+        taken, best = tried(search, points, every, best, objective)
         torch.where(per_sample(taken, delta), candidate, delta, out=delta)
     return best
 
