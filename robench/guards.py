@@ -23,14 +23,14 @@ SINGLE_STEP = ("fgsm-at", "fgsm-rs", "n-fgsm", "free-at", "gradalign")
 def in_danger(recipes: Sequence[Recipe]) -> bool:
     """Whether an objective or a regulariser of these trains against an adversary of one to three steps, which a network can learn to fool.
 
-    That is so of the single-step methods by name, of arr with its one step, and of whatever is given an option `steps` of up to three.
+    That is so of the single-step methods by name, of arr with its three steps, and of whatever is given an option `steps` of up to three.
     """
     return any(recipe.name in SINGLE_STEP or steps_of(recipe) in range(1, FEW_STEPS + 1) for recipe in recipes)
 
 
 def steps_of(recipe: Recipe) -> Any:
-    """The option `steps` as it was given, which need not be a number; else 1 for arr, whose default that is, and 0 for the others."""
-    return recipe.options.get("steps", 1 if recipe.name == "arr" else 0)
+    """The option `steps` as it was given, which need not be a number; else 3 for arr, whose default that is, and 0 for the others."""
+    return recipe.options.get("steps", 3 if recipe.name == "arr" else 0)
 
 
 def diverged(terms: Mapping[str, float], first: float) -> str:

@@ -60,7 +60,7 @@ PANG: dict[str, Any] = RICE | {"epochs": 110, "schedule": drops(110, 100, 105)}
 SINGLE_STEP: dict[str, Any] = RICE | {"epochs": 30, "lr": 0.2, "schedule": "cyclic"}
 IGD: dict[str, Any] = RICE | {"arch": "resnet18", "epochs": 150, "schedule": "plateau,patience=10,threshold=0.01", "normalize": "none"}
 EMR: dict[str, Any] = RICE | {"arch": "wrn-34-10", "epochs": 100, "schedule": drops(100, 75, 90)}
-ARR: dict[str, Any] = RICE | {"arch": "resnet18", "objective": "standard", "reg": ("arr",), "schedule": drops(200, 100, 150)}
+ARR: dict[str, Any] = RICE | {"arch": "resnet18", "objective": "standard", "reg": ("arr,steps=1",), "schedule": drops(200, 100, 150)}
 EMR_WEIGHT = 3 / 128  # the paper's 3 belongs to the squared norm of the gradient of a mean over 128 images
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -66,7 +66,7 @@ def test_it_is_the_mean_distance_to_the_fgsm_point_of_a_linear_model_written_out
     rows = zip(x.flatten(1) @ weight.T + bias, x_adv @ weight.T + bias, strict=True)
     expected = sum(written_out(distance, order, clean, moved) for clean, moved in rows) / len(x)
     options = {} if distance == "kl" else {"order": order}
-    found = arr(model, batch_of(model, x, y), distance=distance, **options).item()
+    found = arr(model, batch_of(model, x, y), distance=distance, steps=1, **options).item()
     assert expected > 0.01
     assert found == pytest.approx(expected, rel=1e-9)
 
@@ -90,7 +90,7 @@ def test_one_step_is_fgsm_from_the_image_over_the_whole_eps(threat):
     found = adversary(model, batch_of(model, x, y, threat), 1, None, drawn=False)
     torch.testing.assert_close(found, expected)
     assert threat.contains(x, found).all()
-    moved = arr(model, batch_of(model, x, y, threat), distance="logits", order=1)
+    moved = arr(model, batch_of(model, x, y, threat), distance="logits", order=1, steps=1)
     torch.testing.assert_close(moved.item(), (model(x) - model(expected)).abs().sum(1).mean().item())
 
 
@@ -107,6 +107,7 @@ def climbed(model: nn.Module, x: Tensor, y: Tensor, start: Tensor, steps: int, a
 @pytest.mark.parametrize(
     ("options", "drawn", "alpha"),
     [
+        ({}, True, 0.25 / 3),
         ({"steps": 1}, False, 0.1),
         ({"steps": 1, "start": "random"}, True, 0.125),
         ({"steps": 2}, True, 0.125),
@@ -119,7 +120,7 @@ def test_start_and_step_size_are_what_the_docstring_says(options, drawn, alpha):
     model, (x, y) = net(), images()
     batch = batch_of(model, x, y)
     start = batch.threat.sample(x, batch.draws.child("arr")) if drawn else x
-    x_adv = climbed(model, x, y, start, options["steps"], alpha, 0.1)
+    x_adv = climbed(model, x, y, start, options.get("steps", 3), alpha, 0.1)
     expected = sum(written_out("kl", 2, *rows) for rows in zip(model(x), model(x_adv), strict=True)) / len(x)
     assert arr(model, batch, **options).item() == pytest.approx(expected, rel=1e-9)
 
@@ -162,7 +163,7 @@ def test_the_gradient_flows_through_both_branches(distance, order):
 
     through_clean, through_moved = slope(model(x), model(x_adv).detach()), slope(model(x).detach(), model(x_adv))
     options = {"distance": distance} | ({} if distance == "kl" else {"order": order})
-    grads = torch.autograd.grad(arr(model, batch_of(model, x, y), **options), weights)
+    grads = torch.autograd.grad(arr(model, batch_of(model, x, y), steps=1, **options), weights)
     found = torch.cat([grad.flatten() for grad in grads])
     torch.testing.assert_close(found, through_clean + through_moved)
     assert min((found - through_clean).norm(), (found - through_moved).norm()) > 1e-3 * found.norm()
@@ -193,7 +194,7 @@ def test_the_point_is_made_in_evaluation_mode_and_both_branches_are_taken_in_tra
         x_adv = climbed(twin, x, y, x, 1, 0.1, 0.1)
     clean, moved = twin(x), twin(x_adv)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    found = arr(model, batch).item()
+    found = arr(model, batch, steps=1).item()
     assert found == pytest.approx(sum(written_out("kl", 2, *rows) for rows in zip(clean, moved, strict=True)) / len(x))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(module.training for module in model.modules())

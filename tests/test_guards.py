@@ -112,7 +112,8 @@ def test_an_undefended_network_is_no_case_of_it():
     ("sentences", "danger"),
     [
         (["pgd-at"], False), (["standard"], False), (["pgd-at,steps=2"], True), (["trades,steps=3"], True), (["trades,steps=4"], False),
-        (["fgsm-rs"], True), (["n-fgsm"], True), (["free-at"], True), (["standard", "arr=1"], True), (["standard", "arr,steps=two"], False),
+        (["fgsm-rs"], True), (["n-fgsm"], True), (["free-at"], True), (["standard", "arr=1"], True),
+        (["standard", "arr,steps=1"], True), (["standard", "arr,steps=two"], False),
         (["standard", "arr,steps=7"], False),
         (["fgsm-at", "gradalign"], True), (["standard", "sagr"], False),
     ],

@@ -191,6 +191,38 @@ def test_an_epoch_with_an_alarm_is_not_taken_whatever_it_scores():
         assert "fell from 60.0% to 30.0%" in run.history[-1]["alarm"]
 
 
+def test_a_roll_back_goes_to_before_the_gap_and_takes_the_kept_epochs_along():
+    """The second epoch has the gap, the third raises the alarm: what the second left is forgotten."""
+    numbers = [(0.9, 0.5, 0.3), (0.9, 0.9, 0.29), (0.9, 0.9, 0.2)]
+    measured = iter(
+        [dict(zip(("held_out_clean", "held_out_attacked_clean", "held_out_fgsm", "held_out_robust"), (c, *r), strict=True))
+         for c, r in zip((0.9, 0.9, 0.9), numbers, strict=True)]
+    )  # fmt: skip
+    settings = {**PLAIN, "guard": "roll-back", "probe_n": 200, "watched": True}
+    plan = Plan(objective=OBJECTIVES["standard"](), regularizers={}, threat=Threat("linf", 0.05), seed=0, **settings)
+    going = begin(network(), plan)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fitting, "measure", lambda *args: next(measured))
+        found = [fitting.closed(going, plan, images(200), Epoch(number, 0.0, 0.0, {}, math.nan, math.nan, {}), "") for number in range(3)]
+        assert going.best.epoch == going.last.epoch == 1
+        again = begin(network(1), plan)
+        fitting.restore(again, fitting.saved(going))
+    for run in (going, again):
+        assert found[2].alarm
+        assert fitting.rolled_back(run, plan)
+        assert (run.best.epoch, run.last.epoch) == (0, 0)
+        assert [record["epoch"] for record in run.history] == [0]
+        assert [record["epoch"] for record in run.lost] == [2]
+
+
+def test_the_line_of_an_epoch_shows_both_attacks_where_both_were_run():
+    from robench.cli.console import epoch_line
+
+    watched = Epoch(1, 0.0, 0.0, {"ce": 1.0}, 0.9, 0.1, {}, held_out_fgsm=0.8)
+    assert "held-out clean 90.00 %, FGSM 80.00 %, PGD-10 10.00 %" in epoch_line(watched, 3)
+    assert "held-out clean 90.00 %, PGD-10 10.00 %" in epoch_line(replace(watched, held_out_fgsm=math.nan), 3)
+
+
 def test_without_held_out_images_the_last_epoch_is_taken():
     assert finished([(math.nan, math.nan)] * 3, n=1)[:2] == (3, "")
 
