@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from robench.errors import InputError
 from robench.probes import PROBES
 from robench.recipes import Recipe, lookup, parse, probes_own, resolve
 
@@ -28,10 +29,11 @@ SUITES: dict[str, tuple[str, ...]] = {
 SUITES_L1: dict[str, tuple[str, ...]] = {  # suites that are different in l1
     "autoattack": ("apgd-ce,restarts=5,large_eps=true", "apgd-t,targets=5,large_eps=true", "fab-t", "square"),
 }
+NORMS = {"fast": ("linf",)}  # suites that are not for every norm: docs/benchmarks.md has what `fast` leaves in l2
 ABOUT = {
     "smoke": "a quick look: FGSM, then PGD-10; says nothing about robustness",
     "pgd": "PGD with cross-entropy and margin losses and restarts; check what it says with autoattack",
-    "fast": "an upper bound on robust accuracy for a fraction of AutoAttack's work; never to be called AutoAttack",
+    "fast": "linf only: an upper bound on robust accuracy for a fraction of AutoAttack's work; never to be called AutoAttack",
     "autoattack": "AutoAttack, standard version (Croce & Hein 2020, 2003.01690; l1: 2103.01208)",
     "autoattack-plus": "AutoAttack, plus version: more restarts, untargeted FAB and APGD-DLR as well",
     "inductive": "noise and occlusion led by the saliency map, and at random (Duan et al., ICLR 2023; Chen et al. 2023, 2305.09305)",
@@ -40,8 +42,10 @@ ABOUT = {
 
 
 def recipes(suite: str, norm: str = "linf") -> list[Recipe]:
-    """The recipes of a suite for a norm, in the order in which they run; InputError for an unknown name."""
+    """The recipes of a suite for a norm, in the order in which they run; InputError for an unknown name, or a norm it is not made for."""
     everywhere = lookup(suite, SUITES, "suite")
+    if norm not in NORMS.get(suite, (norm,)):
+        raise InputError(f"the suite {suite!r} is for {' and '.join(NORMS[suite])}: in {norm} it leaves far too much; choose autoattack")
     return [parse(sentence) for sentence in (SUITES_L1.get(suite, everywhere) if norm == "l1" else everywhere)]
 
 

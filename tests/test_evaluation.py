@@ -205,7 +205,8 @@ def test_every_recipe_of_every_suite_is_known():
     assert set(ABOUT) == set(SUITES)
     for suite in SUITES:
         table = PROBES if of_probes(recipes(suite)) else ATTACKS
-        assert all(recipe.name in table for norm in NORMS for recipe in recipes(suite, norm))
+        norms = ("linf",) if suite == "fast" else NORMS
+        assert all(recipe.name in table for norm in norms for recipe in recipes(suite, norm))
     for engine in ENGINES:
         for suite in ("autoattack", "autoattack-plus", "autoattack-rand"):
             for norm in NORMS:
@@ -485,3 +486,10 @@ def test_the_type_of_the_logits_stays_out_of_the_points(problem, norm, dtype):
     if dtype == torch.float64:
         plain = evaluate(p.model, p.x, p.y, suite=suite, norm=norm, eps=found.rows[-1].eps)
         assert found.accuracy("square") == pytest.approx(plain.accuracy("square"), abs=1 / 16)
+
+
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+def test_the_suite_fast_is_refused_where_it_is_not_one(problem, norm):
+    p = problem("linear", n=4)
+    with pytest.raises(InputError, match=f"'fast' is for linf: in {norm} it leaves far too much; choose autoattack"):
+        evaluate(p.model, p.x, p.y, suite="fast", norm=norm, eps=0.1)

@@ -54,7 +54,7 @@ def evaluate(
     from robench.plans import resolvable
     from robench.suites import of_probes, recipes
 
-    probes = of_probes(recipes(suite))
+    probes = of_probes(recipes(suite, norm or "linf"))
     if probes:
         refuse(
             suite,
