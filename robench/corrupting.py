@@ -31,7 +31,7 @@ from robench.errors import InputError
 from robench.evaluation import Track, check_logits, untracked
 from robench.journal import Journal, begun
 from robench.memory import ending_told
-from robench.models.checkpoint import fingerprint
+from robench.models.identity import identity
 from robench.models.passes import arithmetic
 from robench.probing import Subject
 from robench.recipes import did_you_mean, options_of
@@ -213,10 +213,10 @@ class Run:
 
 def header(subjects: Sequence[Subject], source: Source) -> dict[str, Any]:
     """What a run is, for its journal."""
-    weights = [fingerprint(subject.model.state_dict()) for subject in subjects]
     return {
         "robench": version("robench"),
-        "weights": weights,
+        "architectures": [dict(subject.architecture) for subject in subjects],
+        "models": [identity(subject.model) for subject in subjects],
         "source": source.name,
         **source.about,
         "cells": [list(c) for c in source.cells],

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -158,6 +158,7 @@ def evaluate(
     examine: bool = False,
     prepare: bool = False,
     about: Row | None = None,
+    architecture: Mapping[str, Any] | None = None,
     track: Track = untracked,
 ) -> Evaluation:
     """Clean accuracy and the accuracy after every attack of a suite, each on what still stands, with intervals, seconds and passes.
@@ -177,6 +178,7 @@ def evaluate(
     examine    run the diagnostics on the first images
     prepare    make the attacks' passes cheaper where that pays: see models.passes
     about      the columns of Row that only the caller knows (checkpoint, preset, data, split)
+    architecture  what tells the model apart beside its weights, modules and own code, for the state in `folder`; plain values
 
     In a torch.distributed process group each process takes its share of the samples, and all return the whole. Inside
     torch.inference_mode() it leaves that mode, in which no attack has a gradient, and comes back to it at the end.
@@ -202,7 +204,15 @@ def evaluate(
         outcomes = nothing_known(ids, y, stages, classes)
         told = engine == "reference" or until is not None  # the reference's verdicts depend on it, and where a run stops
         batch = batch_size if told else None
-        what = header(model, x, y, ids, about, stages, until=until, saved=save is not None, batch_size=batch) if folder else {}
+        named = [recipe.name for recipe, _ in chosen]
+        what = (
+            header(
+                model, x, y, ids, about, stages, architecture=architecture or {}, attacks=named, until=until, saved=save is not None,
+                batch_size=batch,
+            )
+            if folder
+            else {}
+        )  # fmt: skip
         journal = in_turn(world, folder, what, resume)
         with journal.kept():
             for entry in journal.entries:

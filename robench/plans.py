@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -14,7 +14,7 @@ from robench.attacks import ENGINES, fitted, reference
 from robench.attacks.transfer import transfer
 from robench.calls import into_eval
 from robench.models import load
-from robench.models.checkpoint import fingerprint
+from robench.models.identity import code_of, identity
 from robench.outcomes import Attack, Stage
 from robench.recipes import Recipe, lookup, options_of, resolve, setting
 from robench.rows import Row
@@ -80,12 +80,15 @@ def header(
     about: Row,
     stages: Sequence[Stage],
     *,
+    architecture: Mapping[str, Any],
+    attacks: Sequence[str],
     until: float | None,
     saved: bool,
     batch_size: int | None,
 ) -> dict[str, Any]:
     """What a run is, for its journal: a run with another header cannot go on with its state.
 
+    architecture  what the caller knows of the model beside itself        attacks  the attacks as they were named
     batch_size  None where neither verdicts nor the end of the run depend on it
     """
     options = [value for stage in stages if stage.attack is not None for value in options_of(stage.attack).values()]
@@ -93,8 +96,9 @@ def header(
     for part in (*x.split(1000), y, ids):
         digest.update(part.cpu().contiguous().numpy().tobytes())
     return {
-        "robench": version("robench"), "checkpoint": about.checkpoint, "weights": fingerprint(model.state_dict()),
-        "surrogates": [fingerprint(value.state_dict()) for value in options if isinstance(value, nn.Module)],
+        "robench": version("robench"), "checkpoint": about.checkpoint, "architecture": dict(architecture), **identity(model),
+        "surrogates": [identity(value) for value in options if isinstance(value, nn.Module)],
+        "attack code": code_of(*attacks),
         "images": digest.hexdigest(), "seed": about.seed, "until": until, "norm": about.norm, "saved": saved, "batch_size": batch_size,
         "suite": [[stage.probe, stage.setting, stage.threat.eps] for stage in stages],
     }  # fmt: skip

@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,11 +33,15 @@ Probe = Callable[..., Iterator[Level]]
 
 @dataclass(frozen=True)
 class Subject:
-    """A model under the name, preset, data set and split of its rows; sha256 says which it is, where a row has to."""
+    """A model under the name, preset, data set and split of its rows; sha256 says which it is, where a row has to.
+
+    architecture  what tells the model apart beside its weights, modules and own code, for the state of a run; plain values
+    """
 
     model: nn.Module
     about: Row
     sha256: str = ""
+    architecture: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass

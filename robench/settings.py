@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from robench.data import Images, stratified
 from robench.data.augment import AUGMENTATIONS
@@ -16,6 +16,9 @@ from robench.fitting import OPTIMIZERS, Plan
 from robench.guards import GUARDS, in_danger
 from robench.inputs import as_radius
 from robench.models import build
+from robench.models.architectures import is_foreign
+from robench.models.contract import FEW, examined
+from robench.models.identity import code_of
 from robench.objectives import DEFAULT_BASES, OBJECTIVES, regularizers_of
 from robench.presets import PRESETS
 from robench.recipes import lookup, parse, resolve, separate
@@ -35,6 +38,7 @@ READ: dict[str, Callable[[Any], Any]] = {  # what may be written in several ways
     "eps": as_radius,
     "reg": lambda reg: tuple(separate([reg] if isinstance(reg, str) else reg)),
 }
+GIVEN = "given"  # the normalisation by a mean and std that the user gave
 POSITIVE = ("epochs", "batch_size", "lr", "probe_n")
 NOT_NEGATIVE = ("held_out", "weight_decay", "momentum", "mixup", "cutmix", "awp")
 WHOLE = ("epochs", "batch_size", "probe_n")
@@ -47,6 +51,7 @@ def settled(preset: str, overrides: Mapping[str, Any]) -> tuple[dict[str, Any], 
     Where neither names an objective it is the base of the regularisers' papers, or standard training without any.
     """
     settings = dict(lookup(preset, PRESETS, "preset"))
+    overrides, usual = normalising(overrides), settings["normalize"]
     for key, value in overrides.items():
         lookup(key, settings, "training option")
         if value is not None:
@@ -64,8 +69,36 @@ def settled(preset: str, overrides: Mapping[str, Any]) -> tuple[dict[str, Any], 
         raise InputError("mixup and cutmix both mix the images of a batch: choose one of them")
     for key, table in (("optimizer", OPTIMIZERS), ("augment", AUGMENTATIONS), ("guard", GUARDS), ("precision", PRECISIONS)):
         lookup(settings[key], dict.fromkeys(table), CHOICES[key])
+    if is_foreign(parse(settings["arch"]).name) and overrides.get("activation") is None:
+        settings["activation"] = "relu"  # the preset's is for our own architectures
     settings["objective"], notes = based(settings["objective"], settings["reg"])
+    if given_normalisation(settings["normalize"]) and usual != "none":
+        notes.append(f"pixels are normalised by the mean and std given, in place of the preset's --normalize {usual}")
     return settings, notes
+
+
+def normalising(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The overrides with `mean` and `std`, one number a channel, as a normalisation among them."""
+    rest = dict(overrides)
+    mean, std = rest.pop("mean", None), rest.pop("std", None)
+    if mean is None and std is None:
+        return rest
+    if mean is None or std is None:
+        raise InputError("normalisation needs both numbers: give mean and std, or neither")
+    if rest.get("normalize") is not None:
+        raise InputError(f"mean and std are the normalisation: leave --normalize {rest['normalize']} out")
+    rest["normalize"] = f"{GIVEN},mean={':'.join(map(repr, map(float, mean)))},std={':'.join(map(repr, map(float, std)))}"
+    return rest
+
+
+def given_normalisation(normalize: str) -> dict[str, list[float]]:
+    """The mean and std that a normalisation carries, {} for data and none; InputError for anything else."""
+    if normalize in ("none", "data"):
+        return {}
+    recipe = parse(normalize)
+    if recipe.name != GIVEN or recipe.options.keys() != {"mean", "std"}:
+        raise InputError(f"normalize is 'none' or 'data' (mean and spread of the training images), not {normalize!r}; or pass mean and std")
+    return {key: [float(number) for number in str(value).split(":")] for key, value in recipe.options.items()}
 
 
 def few_held_out(wanted: float, n: int, asked: bool) -> tuple[float, list[str]]:
@@ -121,10 +154,9 @@ def first_or_all_kinds(images: Images, n: int, seed: int) -> Images:
     return first if len(first.y.unique()) == len(images.y.unique()) else stratified(images, n, seed)
 
 
-def network(settings: Mapping[str, Any], images: Images, seed: int) -> tuple[nn.Module, dict[str, Any]]:
-    """A network with weights drawn from the seed, and the description from which a checkpoint rebuilds it."""
-    if settings["normalize"] not in ("none", "data"):
-        raise InputError(f"normalize is 'none' or 'data' (mean and spread of the training images), not {settings['normalize']!r}")
+def network(settings: Mapping[str, Any], images: Images, seed: int) -> tuple[nn.Module, dict[str, Any], list[str]]:
+    """A network with weights drawn from the seed, the description from which a checkpoint rebuilds it, and notes."""
+    given = given_normalisation(settings["normalize"])
     some = first_or_all_kinds(images, 5000, seed).pixels(slice(None))
     scaled = settings["normalize"] == "data"
     about = {
@@ -134,8 +166,25 @@ def network(settings: Mapping[str, Any], images: Images, seed: int) -> tuple[nn.
         "activation": settings["activation"],
         "mean": [round(number, 4) for number in some.mean((0, 2, 3)).tolist()] if scaled else None,
         "std": [round(number, 4) for number in some.std((0, 2, 3)).clamp_min(1e-3).tolist()] if scaled else None,
+        **given,
     }
     arguments: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in about.items() if key != "arch"}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return build(settings["arch"], **arguments), about
+        model = build(settings["arch"], **arguments)
+        notes = trainable(model, some[:FEW], about) if is_foreign(parse(settings["arch"]).name) else []
+    code = code_of(settings["arch"])
+    return model, {**about, **({"code": code} if code else {})}, notes
+
+
+def trainable(model: nn.Module, some: Tensor, about: Mapping[str, Any]) -> list[str]:
+    """Notes on somebody else's network, tried on a few images; InputError where it cannot be trained as it is."""
+    seen = examined(model, some)
+    if seen.model is not model:
+        raise InputError(f"{about['arch']} cannot be trained as it is: {seen.notes[0].partition(': ')[0]}; change its forward")
+    with torch.no_grad():
+        outputs = model(some).shape[1]
+    if outputs < about["classes"]:
+        raise InputError(f"{about['arch']} has {outputs} outputs, the data {about['classes']} classes")
+    many = f"{about['arch']} has {outputs} outputs, the data {about['classes']} classes: it is trained on all its outputs"
+    return [*([many] if outputs > about["classes"] else []), *seen.notes]

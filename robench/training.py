@@ -124,7 +124,8 @@ def train(
     few = stratified(test, eval_n, seed) if test.name.endswith(HELD_OUT) else test.take(slice(0, eval_n))
     notes += incomplete(training, few)
     refuse_too_little(training, settings)
-    model, about = network(settings, training, seed)
+    model, about, more = network(settings, training, seed)
+    notes += more
     methods = [parse(sentence) for sentence in (settings["objective"], *settings["reg"])]
     plan = plan_of(settings, seed, None)  # whatever is misspelt is told before hours are spent on a teacher or on the training
     refuse_too_large(plan.threat, images.shape)

@@ -236,7 +236,7 @@ def subject_of(one: Loaded, source: Source) -> Subject:
 
     preset = one.meta.get("preset", "")
     about = Row(one.name, preset, source.name, source.split, len(source.y), 0, "", 0.0, "", "", "", 0.0)
-    return Subject(one.model, about, one.sha256)
+    return Subject(one.model, about, one.sha256, one.architecture)
 
 
 def reference_of(wanted: Wanted, images: Images, source: Source, device: str) -> Subject | Reference | None:

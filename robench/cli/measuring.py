@@ -303,7 +303,7 @@ def flags_of(what: Sequence[Subject]) -> list[str]:
 
 def checkpoints(found: Sequence[Loaded]) -> Any:
     """What the manifest says of one model, or a list of that for several."""
-    each = [{"name": one.name, "sha256": one.sha256, "preset": one.meta.get("preset", "")} for one in found]
+    each = [{"name": o.name, "sha256": o.sha256, "preset": o.meta.get("preset", ""), "architecture": dict(o.architecture)} for o in found]
     return each[0] if len(each) == 1 else each
 
 
@@ -326,7 +326,7 @@ def measured(what: Subject, suite: str | Sequence[Recipe], folder: Path, quiet: 
         with resumable(folder):
             found = evaluate(
                 what.loaded.model, images.x, images.y, suite=suite, norm=what.norm, eps=what.radii, ids=images.ids, device=what.device,
-                folder=folder, prepare=True, about=about(what), track=tracker(quiet), **how,
+                folder=folder, prepare=True, about=about(what), architecture=what.loaded.architecture, track=tracker(quiet), **how,
             )  # fmt: skip
     except BaseException:
         tidied(folder)
@@ -389,7 +389,7 @@ def report(
     images, several = what.images, len(what.radii) > 1
     content = manifest(
         what.device, seed, seconds, found.flags,
-        checkpoint={"name": what.loaded.name, "sha256": what.loaded.sha256, "preset": what.loaded.meta.get("preset", "")},
+        checkpoint=checkpoints([what.loaded]),
         data={"name": images.name, "split": images.split, "n": len(found.samples), "sha256": images.sha256},
         threat={"norm": what.norm, "eps": list(what.radii) if several else what.radii[0]},
         how={key: value for key, value in how.items() if key != "examine"}, notes=[*what.loaded.notes, *notes],

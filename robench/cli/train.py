@@ -37,6 +37,14 @@ def train(
     arch: Annotated[Text, typer.Option("--arch", help="Architecture: see 'robench list models'.")] = None,
     activation: Annotated[Text, typer.Option("--activation", help="relu, silu, gelu or softplus.")] = None,
     normalize: Annotated[Text, typer.Option("--normalize", help="data (mean and spread of the training images) or none.")] = None,
+    mean: Annotated[
+        o.Channels | None,
+        typer.Option("--mean", parser=o.channels_of, metavar="M,M,M", help="With --std: normalise so, not by --normalize."),
+    ] = None,
+    std: Annotated[
+        o.Channels | None,
+        typer.Option("--std", parser=o.channels_of, metavar="S,S,S", help="With --mean: normalise so, not by --normalize."),
+    ] = None,
     norm: Annotated[Text, typer.Option("--norm", help="Norm of the threat: linf, l2 or l1.")] = None,
     eps: Annotated[Real, typer.Option("--eps", parser=o.eps_of, metavar="EPS", help="Radius of the threat, such as 8/255.")] = None,
     epochs: Annotated[Whole, typer.Option("--epochs", min=1)] = None,
@@ -109,6 +117,10 @@ def train(
         "held_out": held_out, "mixup": mixup, "cutmix": cutmix, "awp": awp, "awp_warmup": awp_warmup, "precision": precision,
         "compiled": compiled or None, "guard": guard,
     }  # fmt: skip
+    if mean is not None or std is not None:
+        from robench.settings import normalising
+
+        given = normalising({**given, "mean": mean and mean.values, "std": std and std.values})
     begin = time.perf_counter()
     with launched() as world, interruptible():
         from robench.training import train as run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from robench.models.files import first_line
 from robench.models.layers import Shape
 from robench.recipes import did_you_mean, from_file, lookup, names_of
 
+CLASSES = ("num_classes", "n_classes", "nb_classes", "nclasses", "classes")  # what people call the number of classes
 DOWNLOADS = ("weights", "weights_backbone", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
 
 
@@ -63,9 +65,13 @@ def from_code(reference: str, classes: int | None, shape: Shape | None, **option
     A factory that has parameters named `classes` or `shape` is given them; it needs none.
     """
     factory = function_at(reference)
-    known = {key: value for key, value in {"classes": classes, "shape": shape}.items() if value is not None}
+    known = {key: value for key, value in {"classes": classes, "shape": shape}.items() if value is not None and key in names_of(factory)}
+    for name in needed(factory):
+        if name not in known | options:
+            value = classes if name in CLASSES and classes else "VALUE"
+            raise InputError(f"{Path(reference).name} needs a value for {name!r}: write {reference},{name}={value}")
     try:
-        network = factory(**{key: value for key, value in known.items() if key in names_of(factory)}, **options)
+        network = factory(**known | options)
     except Exception as error:
         raise InputError(f"{Path(reference).name} failed: {type(error).__name__}: {first_line(error)}") from error
     return module_or_error(network, Path(reference).name)
@@ -87,6 +93,16 @@ def function_at(reference: str) -> Callable[..., Any]:
     if not callable(function):
         raise InputError(f"module {module!r} has no function {name!r}")
     return function  # type: ignore[no-any-return]
+
+
+def needed(function: Callable[..., Any]) -> list[str]:
+    """The names of the parameters without which a function cannot be called by name."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:
+        return []
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [parameter.name for parameter in parameters if parameter.kind in named and parameter.default is inspect.Parameter.empty]
 
 
 def module_or_error(network: Any, name: str) -> nn.Module:

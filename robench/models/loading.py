@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -22,6 +23,7 @@ from robench.models.contract import answer_or_refuse, examined, refuse_absent
 from robench.models.exported import read_program
 from robench.models.files import TRUST, existing, first_line, read_torch, sniff
 from robench.models.foreign import from_code
+from robench.models.identity import code_of
 from robench.models.layers import Shape, normalised
 from robench.models.weights import (
     Normalised,
@@ -36,6 +38,7 @@ from robench.models.weights import (
     without_prefixes,
     words,
 )
+from robench.recipes import parse
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Loaded:
     meta    what our checkpoint says of itself, {} for any other model
     notes   one sentence each on what the user should know
     flags   one sentence each on what makes the numbers of this model doubtful, whatever is measured
+    architecture  its name, activation, normalisation and key in the file as the user or the checkpoint gave them; the sha256 of own code
     """
 
     model: nn.Module
@@ -55,6 +59,7 @@ class Loaded:
     meta: dict[str, Any]
     notes: tuple[str, ...]
     flags: tuple[str, ...] = ()
+    architecture: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -123,7 +128,30 @@ def load(
         seen = examined(model, trial_images((shape[0], shape[1], shape[2])).to(device))
         model, flags = seen.model, [f"{check.probe}: {check.sentence}" for check in seen.checks if check.raised]
         notes += [*seen.notes, *check(model, (shape[0], shape[1], shape[2]), classes, device)]
-    return Loaded(model, str(source) if kind == "library" else Path(source).name, digest, meta, tuple(notes), tuple(flags))
+    return Loaded(
+        model, name_of(str(source), kind), digest, meta, tuple(notes), tuple(flags), architecture_of(str(source), kind, meta, wanted)
+    )
+
+
+def name_of(source: str, kind: str) -> str:
+    """What tables call a model: what the user wrote, without its folders."""
+    if kind == "library":
+        return source
+    reference = named_code(source)[0] if kind == "code" else source
+    return Path(reference).name + source[len(reference) :]
+
+
+def architecture_of(source: str, kind: str, meta: Mapping[str, Any], wanted: Wanted) -> dict[str, Any]:
+    """What tells the model apart beside its weights: what the checkpoint says of its network, else what the user said of it."""
+    described = dict(meta.get("model", {}))
+    code = code_of(source if kind == "code" else wanted.arch or described.get("arch"))
+    said = {"arch": wanted.arch, "activation": wanted.activation, "mean": wanted.mean, "std": wanted.std, "weights": wanted.weights}
+    if kind == "library":
+        said["arch"] = source
+    if kind == "code":
+        said["arch"] = name_of(source, kind)
+    known = {key: list(value) if isinstance(value, tuple) else value for key, value in said.items() if value is not None}
+    return {**known, **{key: value for key, value in described.items() if key != "code"}, **({"code": code} if code else {})}
 
 
 def other_images(trained: Sequence[int] | None, given: Shape | None, name: str) -> list[str]:
@@ -157,12 +185,17 @@ def kind_of(source: str) -> str:
     """The kind of a source, a key of KINDS."""
     if is_library(source) and not Path(source).exists():
         return "library"
-    module, colon, function = source.rpartition(":")
-    if colon and module and function.isidentifier() and not Path(source).exists():
+    if named_code(source)[0] and not Path(source).exists():
         return "code"
     if source in ARCHITECTURES and not Path(source).exists():
         raise InputError(f"{source!r} is an architecture without weights: name a model file, with --arch {source} for a state_dict")
     return sniff(existing(source))
+
+
+def named_code(source: str) -> tuple[str, dict[str, Any]]:
+    """The reference to the user's code and its options in `file.py:factory,option=value`; ("", {}) where it is none."""
+    found = re.fullmatch(r"(.+?:[^\W\d]\w*)((?:,[^,=]+=[^,]+)*)", source)
+    return (found[1], parse(f"factory{found[2]}").options) if found else ("", {})
 
 
 def open_library(source: str, wanted: Wanted) -> Opened:
@@ -175,9 +208,10 @@ def open_library(source: str, wanted: Wanted) -> Opened:
 
 def open_code(source: str, wanted: Wanted) -> Opened:
     """What the user's factory returns."""
-    name = Path(source).name
+    reference, options = named_code(source)
+    name = Path(reference).name
     wanted.refuse("arch activation weights", f"{name} makes its own network")
-    model = from_code(source, wanted.classes, wanted.shape)
+    model = from_code(reference, wanted.classes, wanted.shape, **options)
     return normalised(model, wanted.mean, wanted.std, wanted.shape), {}, [f"{name} ran code of the user's"]
 
 
@@ -187,7 +221,7 @@ def open_torch(source: str, wanted: Wanted) -> Opened:
     content, notes = read_torch(Path(source), wanted.trust)
     if is_ours(content):
         state, meta = parts(content, name)
-        return rebuilt(state, meta, name, wanted), meta, notes
+        return rebuilt(state, meta, name, wanted), meta, notes + other_code(meta, name, wanted)
     found, more = weights_in(content, name, wanted.weights)
     if isinstance(found, nn.Module):
         wanted.refuse("arch activation", f"{name} holds a whole model")
@@ -257,6 +291,12 @@ def rebuilt(state: Mapping[str, Tensor], meta: dict[str, Any], name: str, wanted
     network = build(arch, classes=classes, shape=shape, activation=activation, mean=mean, std=std, **options)
     fit(network, state, name, arch, classes)
     return network
+
+
+def other_code(meta: Mapping[str, Any], name: str, wanted: Wanted) -> list[str]:
+    """A note where the user's code that makes a checkpoint's network is not what it was when it was trained."""
+    stored, now = meta["model"].get("code"), code_of(wanted.arch or str(meta["model"]["arch"]))
+    return [f"{name} was trained with other code than {', '.join(now)} holds now"] if stored and stored != now else []
 
 
 def stored_or_named(arch: str, name: str, wanted: Wanted) -> str:

@@ -1,0 +1,55 @@
+"""What a model is, so that a run does not go on with another: its weights, its modules with their options, the user's own code."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from robench.models.architectures import is_library, runs_code
+from robench.models.checkpoint import fingerprint
+from robench.recipes import parse
+
+LIBRARIES = ("torch", "torchvision", "timm", "robench", "captum")
+
+
+def identity(model: nn.Module) -> dict[str, Any]:
+    """Hashes of a model's weights, of its modules as torch prints them (activations among them), and of the source files of own classes."""
+    printed = re.sub(r"0x[0-9a-f]+", "", repr(model))
+    return {
+        "weights": fingerprint(model.state_dict()),
+        "modules": hashlib.sha256(printed.encode()).hexdigest(),
+        "code": own_code(model),
+    }
+
+
+def own_code(model: nn.Module) -> dict[str, str]:
+    """The sha256 of every source file of the user's that a class of the model's modules comes from, by its name."""
+    kinds = {kind for module in model.modules() for kind in type(module).__mro__ if kind.__module__.partition(".")[0] not in LIBRARIES}
+    files = {Path(code.co_filename) for kind in kinds if (code := getattr(vars(kind).get("forward"), "__code__", None)) is not None}
+    return {file.name: digest for file in sorted(files) if "site-packages" not in file.parts and (digest := digest_of(file))}
+
+
+def code_of(*references: str | None) -> dict[str, str]:
+    """The sha256 of the source file behind each reference that names the user's own code (`file.py:function`, `module:function`)."""
+    found: dict[str, str] = {}
+    for reference in references:
+        name = parse(reference).name if reference else ""
+        if ".py:" in name:
+            file = Path(name.rpartition(":")[0])
+        elif runs_code(name) and not is_library(name):
+            file = Path(getattr(sys.modules.get(name.rpartition(":")[0]), "__file__", None) or "")
+        else:
+            continue
+        if digest := digest_of(file):
+            found[file.name] = digest
+    return found
+
+
+def digest_of(file: Path) -> str:
+    """The sha256 of a file, "" where there is none."""
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
