@@ -194,6 +194,8 @@ def test_a_relative_error_that_is_divided_by_next_to_nothing_is_told():
     assert sentence.endswith("in points: fog +0.10, snow -0.50 (no ratio), contrast +0.00 (no ratio)")
     assert "clean ones of r" in sentence
     assert doubtful(measured_reference("r", right(100, n), cells), ["frost"]) == ""
+    faultless = measured_reference("r", right(0, n), {("fog", 1): right(0, n), ("snow", 1): right(300, n)})
+    assert doubtful(faultless, ["fog", "snow"]).endswith("fog +0.00 (no ratio); there is no ce of fog, and no mce: r makes no errors there")
 
 
 def test_alexnets_errors_are_means_of_those_published_by_severity():

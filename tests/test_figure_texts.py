@@ -53,7 +53,8 @@ def noise(models, least):
 
 
 def groups(models):
-    where = [f"{probe} {colour}" for probe in ("inductive-occlusion-n5r10", "random-occlusion-n10r20") for colour in ("black", "white")]
+    probes = ("inductive-occlusion-n5r10", "inductive-occlusion-n10r20", "random-occlusion-n5r10", "random-occlusion-n10r20")
+    where = [f"{probe} {colour}" for probe in probes for colour in ("black", "grey", "white")]
     return [(name, [(model, value, value, value) for model, value in zip(models, (0, 1, 0.5, 0, 1, 0.3), strict=False)]) for name in where]
 
 
@@ -82,6 +83,7 @@ PICTURES = {
     "noise of one model": lambda title: noise_curves("x.png", noise(NAMES[:1], 0.002), title),
     "noise of six models": lambda title: noise_curves("x.png", noise(NAMES, 1 / 3072), title),
     "occlusion of one model": lambda title: bars("x.png", groups(NAMES[:1]), title),
+    "occlusion of two models": lambda title: bars("x.png", groups(NAMES[1:3]), title),
     "occlusion of six models": lambda title: bars("x.png", groups(NAMES), title),
     "histogram of one model": lambda title: histograms("x.png", ginis(NAMES[:1]), title),
     "histograms of two models": lambda title: histograms("x.png", ginis(NAMES[1:3]), title),

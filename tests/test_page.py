@@ -208,6 +208,7 @@ def test_floats_of_a_column_have_equal_decimals_and_none_is_hidden(column, expec
 def test_what_counts_as_numbers():
     assert numeric(["0.1", DASH, ""])
     assert numeric([DASH, DASH])
+    assert numeric(["-", "+0.25", "73.20 (70.1 - 76.0)"])
     assert numeric(["1e-3", "-inf", "+3 %", "0.5 (0.4; 0.6)"])
     assert not numeric(["", ""])
     assert not numeric(["...", "1"])

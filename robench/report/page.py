@@ -184,7 +184,7 @@ def shown(column: Iterable[Cell]) -> list[str]:
 
 def numeric(column: Sequence[str]) -> bool:
     """Whether a column holds numbers: alone, in percent, or with an interval or a spread behind."""
-    return any(column) and all(NUMBERS.fullmatch(cell) for cell in column if cell not in ("", DASH))
+    return any(column) and all(NUMBERS.fullmatch(cell) for cell in column if cell not in ("", "-", DASH))
 
 
 POLICY = "http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\""

@@ -292,7 +292,7 @@ def bars(
     """
     names = list(dict.fromkeys(bar[0] for _, found in groups for bar in found))
     width = 0.84 / max(1, len(names))
-    figure = Figure(figsize=(max(4.2, 1.2 + max(1.25, 0.3 * len(names) + 0.3) * len(groups)), 3.4))
+    figure = Figure(figsize=(max(4.2, 1.2 + max(1.6, 0.3 * len(names) + 0.3) * len(groups)), 3.4))
     axes = figure.subplots()
     handles: list[Artist] = []
     for place, name in enumerate(names):
