@@ -24,6 +24,7 @@ from robench.attacks.pgd import climb, pgd
 from robench.calls import padded
 from robench.draws import Draws
 from robench.models.contract import reads_training
+from robench.recipes import eps_text
 from robench.rows import Check, wilson
 from robench.threat import Threat
 
@@ -347,6 +348,8 @@ def curve(radii: Sequence[float], accuracies: Sequence[float], norm: str) -> Che
             worst, where = accuracy - allowed, eps
         lowest = min(lowest, accuracy)
     evidence = (
-        f"robust accuracy at eps {where:g} is {worst:.3g} above what it can be" if worst else "robust accuracy falls with eps as it must"
+        f"robust accuracy at eps {eps_text(where)} is {worst:.3g} above what it can be"
+        if worst
+        else "robust accuracy falls with eps as it must"
     )
     return told("clean", "curve", worst, worst > 0.01, evidence, "the attack fails there")

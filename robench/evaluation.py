@@ -47,7 +47,7 @@ from robench.models.contract import FEW, examined, refuse_absent
 from robench.models.passes import arithmetic, cheaper
 from robench.outcomes import Outcomes, Stage, nothing_known, packed
 from robench.plans import changes, header, plan, resolved
-from robench.recipes import did_you_mean, options_of
+from robench.recipes import did_you_mean, eps_text, options_of
 from robench.rows import Check, Row, Sample, wilson
 from robench.shards import World, started
 from robench.statistics import anytime
@@ -131,7 +131,7 @@ class Evaluation:
             raise InputError(f"nothing here is called {probe!r}{did_you_mean(probe, probes)}")
         wanted = min(found) if eps is None else min(found, key=lambda known: abs(known - as_radius(eps)))
         if eps is not None and abs(wanted - as_radius(eps)) > 1e-9:
-            raise InputError(f"{probe!r} was not run at eps {eps}: choose one of {', '.join(map(str, found))}")
+            raise InputError(f"{probe!r} was not run at eps {eps}: choose one of {', '.join(map(eps_text, found))}")
         return found[wanted]
 
 

@@ -107,6 +107,14 @@ def fraction(text: str) -> float:
     return number
 
 
+def eps_text(eps: float) -> str:
+    """A radius as people write it, the counterpart of `fraction`: 0.3 and 0.05 as such, 8/255, 0.25/255; six digits of others."""
+    short, steps = f"{eps:g}", f"{255 * eps:.4g}"
+    if float(short) == eps or float(steps) > 255 or abs(float(steps) - 255 * eps) > 1e-5 * float(steps) or ("." in steps and eps > 0.2):
+        return short
+    return f"{steps}/255"
+
+
 def lookup(name: str, table: Mapping[str, T], what: str) -> T:
     """The entry of `table` under `name`; InputError with a "did you mean" if there is none."""
     if name in table:

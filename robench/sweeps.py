@@ -26,7 +26,7 @@ from robench.fronts import front
 from robench.journal import Journal, difference
 from robench.objectives import OBJECTIVES, REGULARIZERS
 from robench.presets import PRESETS
-from robench.recipes import Recipe, did_you_mean, from_file, literal, lookup, options_of, parse
+from robench.recipes import Recipe, did_you_mean, fraction, from_file, literal, lookup, options_of, parse
 from robench.report import table
 from robench.report.training import Point
 from robench.rows import Row
@@ -131,7 +131,9 @@ def worded(value: object) -> str:
     short, whole = (re.sub(r"e([+-])0*", r"e\1", text).replace("e+", "e") for text in (f"{value:g}", repr(value)))  # a file name loses a +
     if float(short) == value:
         return short
-    return next((f"{round(parts * value)}/{parts}" for parts in PARTS if abs(value) < 100 and round(parts * value) / parts == value), whole)
+    parted = (f"{round(parts * value)}/{parts}" for parts in PARTS if abs(value) < 100 and round(parts * value) / parts == value)
+    steps = f"{255 * value:.4g}/255"
+    return next(parted, steps if fraction(steps) == value else whole)
 
 
 def applied(cell: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def test_standing_after_each_probe_is_what_a_simulation_of_the_cascade_says(tmp_
 
 def test_a_drop_that_is_larger_than_allowed_and_than_chance_ends_with_1_and_names_the_numbers(pair):
     stderr = robench("compare", *pair, "--fail-on", "smoke:drop>10%", code=1).stderr
-    assert stderr.startswith("Failed: smoke at linf eps 0.03137 fell from 70.00 to 59.00 %, by 11.00 points where at most 10 may go")
+    assert stderr.startswith("Failed: smoke at linf eps 8/255 fell from 70.00 to 59.00 %, by 11.00 points where at most 10 may go")
     assert "of 100 images 12 are lost and 1 won" in stderr
     assert "McNemar p = 0.0034" in stderr
     assert len(stderr.splitlines()) == 1
@@ -160,8 +160,8 @@ def test_every_radius_is_compared_and_gated_and_a_verdict_knows_nothing_of_large
     ]
     assert "pgd-10 2/255" in result.stdout
     assert [line[:35] for line in result.stderr.splitlines()[-2:]] == [
-        "Failed: smoke at linf eps 0.03137 f",
-        "Failed: pgd-10 at linf eps 0.03137 ",
+        "Failed: smoke at linf eps 8/255 fel",
+        "Failed: pgd-10 at linf eps 8/255 fe",
     ]
     other = made(tmp_path / "other", [""] * 100, radii=(small, 2 * large))
     assert "list of radii" in refused("compare", folders[0], other)
@@ -272,7 +272,7 @@ PLAIN = outcomes(5, 15, 10, 70)
             "the setting of pgd-10 is steps=10 in BASE and steps=11",
         ),
         ({"radii": (EPS * (1 + 1e-9),)}, "the eps of fgsm"),
-        ({"radii": (EPS / 2,)}, "the list of radii is 0.0313725 in BASE and 0.0156863 in NEW"),
+        ({"radii": (EPS / 2,)}, "the list of radii is 8/255 in BASE and 4/255 in NEW"),
         ({"change": lambda row: {**row, "norm": row["norm"] and "l2"}}, "the norm of fgsm is linf in BASE and l2 in NEW"),
     ],
 )
@@ -415,7 +415,7 @@ def test_a_damaged_network_fails_the_gate_and_the_same_network_passes(tmp_path):
         robench("eval", model, "--suite", "smoke", "--n", 100, "--seed", seed, "--threads", 1, "--out", tmp_path / name, "--quiet")
     gate = ["--fail-on", "smoke:drop>1%"]
     assert "Note: seed is 0 in BASE and 1 in NEW" in robench("compare", tmp_path / "base", tmp_path / "again", *gate).stderr
-    assert "Failed: smoke at linf eps 0.03137 fell" in robench("compare", tmp_path / "base", tmp_path / "new", *gate, code=1).stderr
+    assert "Failed: smoke at linf eps 8/255 fell" in robench("compare", tmp_path / "base", tmp_path / "new", *gate, code=1).stderr
     robench("compare", tmp_path / "new", tmp_path / "base", *gate)
 
 

@@ -3,6 +3,7 @@
 from functools import partial
 
 import pytest
+import torch
 
 from robench.attacks import ATTACKS
 from robench.audits import AUDITS
@@ -12,7 +13,7 @@ from robench.explainers import EXPLAINERS
 from robench.names import ABSENT, ELSEWHERE, OTHER_NAMES
 from robench.objectives import OBJECTIVES, REGULARIZERS
 from robench.probes import PROBES
-from robench.recipes import Recipe, did_you_mean, fraction, lookup, parse, probes_own, resolve, separate, setting
+from robench.recipes import Recipe, did_you_mean, eps_text, fraction, lookup, parse, probes_own, resolve, separate, setting
 from robench.suites import SUITES
 
 
@@ -39,6 +40,19 @@ def test_what_cannot_be_read_is_refused_with_a_sentence(sentence):
 @pytest.mark.parametrize(("text", "value"), [("8/255", 8 / 255), ("0.3", 0.3), ("1e-3", 1e-3), ("0", 0.0), ("-1/2", -0.5)])
 def test_fractions_are_understood(text, value):
     assert fraction(text) == value
+
+
+@pytest.mark.parametrize(
+    ("eps", "text"),
+    [
+        (8 / 255, "8/255"), (0.25 / 255, "0.25/255"), (1.5 / 255, "1.5/255"), (128 / 255, "128/255"), (0.1 + 0.2, "0.3"), (0.3, "0.3"),
+        (0.2, "0.2"), (51 / 255, "0.2"), (0.05, "0.05"), (0.0, "0"), (1.0, "1"), (2.0, "2"), (12.0, "12"), (0.03137, "0.03137"),
+        (0.123456789, "0.123457"), (float(torch.tensor(8 / 255)), "8/255"), (1e-9, "1e-09"),
+    ],
+)  # fmt: skip
+def test_a_radius_is_told_as_people_write_it(eps, text):
+    assert eps_text(eps) == text
+    assert fraction(text) == pytest.approx(eps, rel=1e-5)
 
 
 @pytest.mark.parametrize("text", ["8/0", "a/2", "", "1/", "nan", "inf", "1/2/3", "8/0.0"])

@@ -77,7 +77,7 @@ def test_nan_is_no_value():
 
 
 def test_values_are_worded_short_and_exactly():
-    values = [0.1, 1.0, 1e-5, 2e6, 1e100, 1.23456789e20, 2 / 255, 51 / 255, math.inf, 1 / 3, 1 / 11, 10, True, "all"]
+    values = [0.1, 1.0, 1e-5, 2e6, 1e100, 1.23456789e20, 2 / 255, 0.25 / 255, 51 / 255, math.inf, 1 / 3, 1 / 11, 10, True, "all"]
     assert [worded(value) for value in values] == [
         "0.1",
         "1",
@@ -86,6 +86,7 @@ def test_values_are_worded_short_and_exactly():
         "1e100",
         "1.23456789e20",
         "2/255",
+        "0.25/255",
         "0.2",
         "inf",
         "1/3",

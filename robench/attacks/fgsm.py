@@ -14,8 +14,9 @@ from robench.types import Found
 def fgsm(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws) -> Found:  # noqa: ARG001 (one signature for all)
     """One step of size eps from the clean image up the cross-entropy (Goodfellow et al. 2015, 1412.6572).
 
-    The step goes along threat.ascend: the sign of the gradient for linf, the gradient itself for l2, the largest 1 % of
-    the subpixels for l1 [our reading for l2 and l1: the paper treats linf]. Takes no options and draws no numbers.
+    The step goes along threat.ascend: the sign of the gradient for linf, the gradient itself for l2; for l1 the ceil(eps) subpixels of
+    largest gradient that have room share it evenly [our reading for l2 and l1: the paper treats linf].
+    Takes no options and draws no numbers.
     """
     search = Search(model, x, y, threat)
     for _ in search.turns(1):

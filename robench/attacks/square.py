@@ -46,6 +46,8 @@ def square(
     p_init    share of the image's area that the first windows cover, at most 1; it is halved up to nine times
     rescale   fits the schedule of the halvings, made for 10,000 queries, to `queries`; AutoAttack does not
     restarts  independent runs; each runs on the samples that still stand
+    hope      from 256 queries on, each time they have doubled, gives up an image whose loss would stay below 0 although it rose this many
+              times as far again as since they last doubled; if not given no image is given up, as in AutoAttack (ours, for the suite fast)
     loss      margin, ce, dlr or prob-margin: a candidate is taken if it raises it; a wrong label ends the search
     """
     for name, value in (("queries", queries), ("restarts", restarts)):

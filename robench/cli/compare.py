@@ -53,7 +53,7 @@ def compare(
 
 def show_compared(base: Path, new: Path, lines: Sequence[Compared]) -> None:
     """Prints one line a probe: both accuracies, the change in points, the images that NEW lost and won, McNemar's p value."""
-    from robench.cli.measuring import eps_text
+    from robench.recipes import eps_text
     from robench.report.compare import radii
 
     last, several = lines[-1], len(radii(lines)) > 1

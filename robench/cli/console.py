@@ -96,7 +96,7 @@ def show(title: str, columns: Sequence[str], lines: Iterable[Sequence[str]], lef
 
 def show_rows(title: str, rows: Sequence[Row]) -> None:
     """Prints one line a probe and, where there are several, radius: accuracy that is left, its interval, seconds and passes."""
-    from robench.cli.measuring import eps_text
+    from robench.recipes import eps_text
 
     found: dict[tuple[str, float], dict[str, Row]] = {}
     for row in rows:

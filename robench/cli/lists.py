@@ -114,7 +114,7 @@ def entries(what: str) -> list[tuple[str, str, str]]:
         return [(name, text, "") for name, text in SETS.items()]
     table = tables(what)
     known = {name: PLAIN.get(f"{what} {name}") or PLAIN.get(name) or sentence(name, table) for name in table}
-    return [(name, known[name], setting(function)) for name, function in table.items()]
+    return [(name, known[name], short(setting(function))) for name, function in table.items()]
 
 
 def tables(what: str) -> Mapping[str, Callable[..., Any]]:
@@ -132,3 +132,8 @@ def sentence(name: str, table: Mapping[str, Callable[..., Any]]) -> str:
         given = [f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in function.keywords.items()]
         return f"{general} with {', '.join(given)}."
     return re.sub(r",? \(B[^)]*\)( float64)?", "", (inspect.getdoc(inner) or "").partition("\n")[0])
+
+
+def short(options: str) -> str:
+    """The options with four digits of long numbers."""
+    return re.sub(r"\d+\.\d{6,}", lambda found: f"{float(found[0]):.4g}", options)

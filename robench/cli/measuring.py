@@ -15,7 +15,7 @@ import typer
 from robench.cli.console import complain, message, show_rows, tracker
 from robench.cli.labels import labels_for, order_of, refuse_other_orders, surrogates
 from robench.errors import InputError
-from robench.recipes import Recipe
+from robench.recipes import Recipe, eps_text
 
 if TYPE_CHECKING:
     from robench.data import Images
@@ -370,12 +370,6 @@ def heading(what: Subject, title: str, seed: int, n: int) -> str:
 def radii_text(what: Subject) -> str:
     """The radii as people write them."""
     return ", ".join(map(eps_text, what.radii))
-
-
-def eps_text(eps: float) -> str:
-    """A radius as people write it: a multiple of 1/255 as a fraction, other numbers as they are."""
-    steps = eps * 255
-    return f"{round(steps)}/255" if eps < 0.2 and steps and abs(steps - round(steps)) < 1e-6 else f"{eps:g}"
 
 
 def report(

@@ -46,7 +46,8 @@ def sweep_command(
     with resumable(folder):
         done = list(sweep(cells, train_one, folder=folder, about=about, suite=suite, measure=measure, resume=resume))
     methods = [named.get("objective"), *named.get("reg", ())]
-    title = f"Sweep of {sentence}, {' + '.join(word for word in methods if word)}, on {done[0].rows[0].data or Path(words['data']).name}"
+    of = ", ".join(filter(None, (sentence, " + ".join(word for word in methods if word))))
+    title = f"Sweep of {of} on {done[0].rows[0].data or Path(words['data']).name}"
     told(folder, done, suite, f"{title}, measured on {measure} images", time.perf_counter() - begin, quiet)
 
 

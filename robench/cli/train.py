@@ -164,7 +164,7 @@ def interruptible() -> Iterator[None]:
 def show_result(trained: Trained, seconds: float, quiet: bool) -> None:
     """Prints the accuracies that were measured at the end, and where the checkpoint lies."""
     from robench.cli.console import interval, message, percent, show
-    from robench.cli.measuring import eps_text
+    from robench.recipes import eps_text
 
     meta: dict[str, Any] = trained.meta
     recipe, metrics = meta["recipe"], meta["metrics"]

@@ -36,7 +36,7 @@ ABOUT = {
     "shapes": "ten shapes on textured backgrounds, 32x32 RGB, with object masks; built in, drawn in seconds",
     "cifar10": "CIFAR-10, 32x32 RGB; with --download or in --data-dir, as are the next four",
     "cifar100": "CIFAR-100, 32x32 RGB",
-    "svhn": "house numbers, 32x32 RGB (needs robench[svhn])",
+    "svhn": "house numbers, 32x32 RGB (needs scipy)",
     "mnist": "handwritten digits, 28x28 grey",
     "fashion-mnist": "clothes, 28x28 grey",
     "npz:PATH": "an npz file with x_train, y_train, x_test, y_test, or x and y",

@@ -45,7 +45,7 @@ def stored(name: str, split: str, data_dir: Path, download: bool) -> Any:
         with contextlib.redirect_stdout(sys.stderr):  # torchvision reports downloads on stdout, which is for data
             return getattr(datasets, NAMES[name])(root=str(data_dir), download=download, **which)
     except ModuleNotFoundError as error:
-        raise InputError(f"{name} needs {error.name}, which is not installed: pip install 'robench[svhn]'") from None
+        raise InputError(f"{name} needs {error.name}, which is not installed: pip install {error.name}") from None
     except DAMAGE as error:
         if download:
             raise InputError(f"{name} could not be fetched or read in {data_dir}: {error}") from error

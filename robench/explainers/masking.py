@@ -278,4 +278,4 @@ def needs_sklearn() -> None:
     try:
         importlib.import_module("sklearn.linear_model")
     except ImportError:
-        raise InputError('kernel-shap needs scikit-learn: pip install "robench[kernel-shap]"') from None
+        raise InputError("kernel-shap needs scikit-learn, which is not installed: pip install scikit-learn") from None

@@ -36,7 +36,7 @@ def from_timm(name: str, classes: int, shape: Shape, **options: Any) -> nn.Modul
     try:
         import timm
     except ImportError:
-        raise InputError(f'timm/{name} needs the package timm: pip install "robench[timm]"') from None
+        raise InputError(f"timm/{name} needs the package timm, which is not installed: pip install timm") from None
     if not timm.is_model(name):
         near = did_you_mean(name, timm.list_models())
         raise InputError(f"unknown timm model {name!r}{near if 'did you mean' in near else ': see timm.list_models()'}")

@@ -236,7 +236,7 @@ def open_safetensors(source: str, wanted: Wanted) -> Opened:
     try:
         from safetensors.torch import load_file
     except ImportError:
-        raise InputError(f'{name} needs the package safetensors: pip install "robench[safetensors]"') from None
+        raise InputError(f"{name} needs the package safetensors, which is not installed: pip install safetensors") from None
     try:
         state = load_file(source)
     except Exception as error:

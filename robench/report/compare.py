@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 
 from robench.errors import InputError
-from robench.recipes import did_you_mean
+from robench.recipes import did_you_mean, eps_text
 from robench.statistics import least_significant, mcnemar, paired_difference
 from robench.writing import write_whole
 
@@ -209,7 +209,7 @@ def check_alike(base: Results, new: Results) -> None:
     for sample, label in base.labels.items():
         same(f"label of image {sample}", label, new.labels[sample])
     same("SHA-256 of the images", told(base.manifest, "data.sha256"), told(new.manifest, "data.sha256"))
-    same("list of radii", *(", ".join(f"{eps:.6g}" for eps in radii(results.stages)) for results in (base, new)))
+    same("list of radii", *(", ".join(map(eps_text, radii(results.stages))) for results in (base, new)))
     same("list of probes", *(", ".join(stage.probe for stage in results.stages) for results in (base, new)))
     for one, another in zip(base.stages, new.stages, strict=True):
         same(f"norm of {one.probe}", one.norm, another.norm)
@@ -293,7 +293,7 @@ def fails(gate: Gate, line: Compared, alpha: float) -> bool:
 
 def failure(gate: Gate, line: Compared, alpha: float) -> str:
     """The sentence about a gate that failed."""
-    threat = f" at {line.norm} eps {line.eps:.4g}" if line.norm else ""
+    threat = f" at {line.norm} eps {eps_text(line.eps)}" if line.norm else ""
     fall, low, high = (-100 * value for value in (line.difference, line.high, line.low))
     return (
         f"{line.probe}{threat} fell from {100 * line.base:.2f} to {100 * line.new:.2f} %, by {fall:.2f} points where at most"
