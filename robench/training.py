@@ -67,6 +67,8 @@ def train(
     data_dir: PathLike | None = None,
     download: bool = False,
     image_size: int | None = None,
+    resize: int | None = None,
+    layout: str | None = None,
     n_train: int | None = None,
     eval_n: int = 300,
     suite: Suite = ("pgd-20", "apgd-ce"),
@@ -108,13 +110,13 @@ def train(
     one_of("measure", measure, ("test", "held-out"))
     data_dir, out, teacher = as_path(data_dir, "data_dir"), as_path(out, "out"), as_path(teacher, "teacher")
     teachers, suite, device = as_path(teachers, "teachers"), as_suite(suite), str(device)
-    order = "text" if data.startswith("folder:") else None  # as torchvision's ImageFolder counts; the checkpoint stores the names
-    where: dict[str, Any] = {"data_dir": data_dir, "download": download, "image_size": image_size, "class_order": order}
+    shown: dict[str, Any] = {"data_dir": data_dir, "download": download, "image_size": image_size, "resize": resize, "layout": layout}
+    where = {**shown, "class_order": "text" if data.startswith("folder:") else None}
     images = load_images(data, "train", n=n_train, seed=seed, by_class=True, **where)
     name = preset or default_preset(images.shape)
     settings, notes = settled(name, overrides)
     settings["held_out"], more = few_held_out(settings["held_out"], len(images), overrides.get("held_out") is not None)
-    notes += more + (text_order(images) if order else [])
+    notes += [*more, *images.notes, *text_order(images)]
     if settings["compiled"] and (why := cannot_compile()):
         settings["compiled"], notes = False, [*notes, f"{why}: the training runs without it"]
     world, out = started(), destination(out, settings, images.name)
@@ -143,8 +145,8 @@ def train(
         )
         tuple(watch(iter([Note(f"{how}; --teacher FILE names another")]), 0))
         return train(
-            data, preset=name, data_dir=data_dir, download=download, image_size=image_size, n_train=n_train, eval_n=eval_n, suite=(),
-            measure=measure, seed=seed, device=device, out=place, resume=resume or there, watch=watch, **its,
+            data, preset=name, **shown, n_train=n_train, eval_n=eval_n, suite=(), measure=measure,
+            seed=seed, device=device, out=place, resume=resume or there, watch=watch, **its,
         )  # fmt: skip
 
     master, origin = teacher_of(methods, teacher, model, about, first)
@@ -234,7 +236,7 @@ def teacher_place(out: Path | None, teachers: Path | None, its: Mapping[str, Any
 def text_order(images: Images) -> list[str]:
     """A note where numbered classes count in an order that a reader may not expect."""
     told = f"the numbered classes of {images.name} count in text order, as in torchvision's ImageFolder"
-    return [f"{told}: {few_of(images.classes)}"] if numbered(images.classes) != images.classes else []
+    return [f"{told}: {few_of(images.classes)}"] if images.name.startswith("folder:") and numbered(images.classes) != images.classes else []
 
 
 def teacher_notes(teacher: Path, images: Images, about: Mapping[str, Any]) -> list[str]:

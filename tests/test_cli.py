@@ -20,27 +20,32 @@ from robench.cli import app
 from robench.rows import Row, Sample, wilson
 
 FLAGS = {
-    "train": """--data --data-dir --download --image-size --n-train --preset --objective --reg --arch --activation --normalize --norm --eps
+    "train": """--data --data-dir --download --image-size --resize --layout --n-train --preset --objective --reg --arch --activation
+        --normalize --mean --std --norm --eps
         --epochs --batch-size --teacher --optimizer --lr --momentum --weight-decay --schedule --augment --mixup --cutmix --awp --awp-warmup
         --ema --label-smoothing --precision --compile --guard --held-out --select --suite --measure --sweep --eval-n --seed --device
         --threads --out --resume --quiet""",
-    "eval": """--suite --data --data-dir --download --split --image-size --class-order --classes --n --shuffle --indices --norm --eps
+    "eval": """--suite --data --data-dir --download --split --image-size --resize --layout --class-order --classes --n --shuffle --indices
+        --norm --eps
         --until --engine --precision --compile --seed --batch-size --arch --activation --weights --mean --std --trust --device --threads
         --out
         --resume --save
         --strict --quiet""",
-    "attack": """--attack --data --data-dir --download --split --image-size --class-order --classes --n --shuffle --indices --norm --eps
+    "attack": """--attack --data --data-dir --download --split --image-size --resize --layout --class-order --classes --n --shuffle
+        --indices --norm --eps
         --until --engine --precision --compile --seed --batch-size --arch --activation --weights --mean --std --trust --device --threads
         --out
         --resume --save
         --strict --quiet""",
     "saliency": """--method --score --target --channels --block --layer --against --join --inductive --data --data-dir --download --split
-        --image-size --class-order --classes --n --shuffle --indices --norm --eps --seed --batch-size --arch --activation --weights --mean
+        --image-size --resize --layout --class-order --classes --n --shuffle --indices --norm --eps --seed --batch-size --arch --activation
+        --weights --mean
         --std
         --trust
         --device --threads --out --save --quiet""",
     "corrupt": """--corruption --severity --from --scale --frost-dir --reference --export --data --data-dir --download --split --image-size
-        --class-order --classes --n --shuffle --indices --seed --batch-size --arch --activation --weights --mean --std --trust --device
+        --resize --layout --class-order --classes --n --shuffle --indices --seed --batch-size --arch --activation --weights --mean --std
+        --trust --device
         --threads
         --out --resume --force --quiet""",
     "compare": "--fail-on --alpha --out --quiet",

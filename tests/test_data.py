@@ -14,8 +14,9 @@ from PIL import Image
 from torchvision import datasets
 
 from robench import data
-from robench.data import Images, files, holdout, load
-from robench.data.images import square
+from robench.data import Images, holdout, load
+from robench.data.images import Size, cropped
+from robench.data.layouts import ENDINGS
 from robench.errors import InputError
 
 OFFICIAL = ("cifar10", "cifar100", "svhn", "mnist", "fashion-mnist")
@@ -375,10 +376,10 @@ def test_a_folder_without_images_is_refused(tmp_path):
     for name in ("a/x", "b"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "b" / "notes.txt").write_text("no image")
-    with pytest.raises(InputError, match="is empty"):
+    with pytest.raises(InputError, match="holds no images: it has a, b"):
         load(f"folder:{tmp_path}")
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="is empty"):
+    with pytest.raises(InputError, match="is a file and no folder"):
         load(f"folder:{tmp_path / 'file'}")
 
 
@@ -387,10 +388,10 @@ def test_a_folder_without_images_is_refused(tmp_path):
 
 def test_the_shorter_side_is_resized_and_the_longer_one_cut_evenly():
     ramp = torch.arange(12.0).view(1, 1, 1, 12).expand(1, 1, 6, 12) / 12
-    assert torch.equal(square(ramp, 6), ramp[..., 3:9])
-    small = square(ramp, 2)  # 4 columns of 3 pixels each, of which the middle two stay; their centres lie at columns 4 and 7
+    assert torch.equal(cropped(ramp, Size(6, 6)), ramp[..., 3:9])
+    small = cropped(ramp, Size(2, 2))  # 4 columns of 3 pixels each, of which the middle two stay; their centres lie at columns 4 and 7
     assert torch.allclose(small, ramp[:, :, :2, 4:8:3], atol=1e-3)
-    assert square(torch.full((1, 3, 5, 9), 200, dtype=torch.uint8), 20).eq(200).all()
+    assert cropped(torch.full((1, 3, 5, 9), 200, dtype=torch.uint8), Size(20, 20)).eq(200).all()
 
 
 def test_the_image_size_holds_for_every_data_set_and_masks_follow():
@@ -550,4 +551,4 @@ def test_the_lossless_cifar10_images_carry_their_official_indices():
 
 
 def test_every_ending_is_one_that_pillow_reads():
-    assert set(files.ENDINGS) <= set(Image.registered_extensions())
+    assert set(ENDINGS) <= set(Image.registered_extensions())

@@ -20,6 +20,8 @@ def attack(
     download: o.Download = False,
     split: o.Split = "test",
     image_size: o.ImageSize = None,
+    resize: o.Resize = None,
+    layout: o.Layout = None,
     class_order: o.ClassOrder = None,
     classes: o.Classes = None,
     n: o.N = None,
@@ -75,7 +77,7 @@ def attack(
         resolvable([chosen], engine)
     what = subject(
         models, norm, eps.values if eps else None, data=data, data_dir=data_dir, download=download, split=split, image_size=image_size, n=n,
-        shuffle=shuffle, indices=indices, class_order=class_order, classes=classes,
+        shuffle=shuffle, indices=indices, resize=resize, layout=layout, class_order=class_order, classes=classes,
         seed=seed, device=device, threads=threads, quiet=quiet, arch=arch, activation=activation,
         weights=weights, mean=mean and mean.values, std=std and std.values, trust=trust,
     )  # fmt: skip

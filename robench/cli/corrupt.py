@@ -45,6 +45,8 @@ def corrupt(
     download: o.Download = False,
     split: o.Split = "test",
     image_size: o.ImageSize = None,
+    resize: o.Resize = None,
+    layout: o.Layout = None,
     class_order: o.ClassOrder = None,
     classes: o.Classes = None,
     n: o.N = None,
@@ -82,7 +84,7 @@ def corrupt(
     )  # fmt: skip
     run_corrupt(
         models or [], wanted, out, data=data, data_dir=data_dir, download=download, split=split, image_size=image_size, n=n,
-        shuffle=shuffle, indices=indices, class_order=class_order, classes=classes,
+        shuffle=shuffle, indices=indices, resize=resize, layout=layout, class_order=class_order, classes=classes,
         device=device, threads=threads, arch=arch, activation=activation,
         weights=weights, mean=mean and mean.values, std=std and std.values, trust=trust,
     )  # fmt: skip

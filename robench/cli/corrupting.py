@@ -27,6 +27,7 @@ from robench.cli.measuring import (
     results_folder,
     resumable,
     stem,
+    tell,
 )  # fmt: skip
 from robench.errors import InputError
 
@@ -126,6 +127,7 @@ def source_of(models: Sequence[str], wanted: Wanted, device: str, choice: dict[s
         labels = labels_for((clean or corrupted).classes, (clean or corrupted).name, models, known, choice["classes"], order)
         return images, relabelled(source, labels), labels.notes
     images = images_of(str(data), seed=wanted.seed, **without(choice, "classes"))
+    tell(images, wanted.quiet)
     labels = labels_for(images.classes, images.name, models, known, choice["classes"], order)
     source = made(images, wanted.corruptions, wanted.severities, scale=wanted.scale, photos=wanted.photos, seed=wanted.seed, device=device)
     return images, relabelled(source, labels), labels.notes
@@ -157,6 +159,7 @@ def of_folder(wanted: Wanted, data: str | None, choice: dict[str, Any]) -> tuple
         return corrupted, None, rows_in(corrupted, wanted, choice)
     order = choice["class_order"] if data.startswith("folder:") else None
     clean = images_of(data, seed=wanted.seed, **{**without(choice, "classes"), "class_order": order})
+    tell(clean, wanted.quiet)
     rows = check_order(corrupted, clean)
     return confirmed(corrupted, wanted.source, clean, rows), clean, rows
 

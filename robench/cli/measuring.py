@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 BATCH_SIZE = 250
 AT_MOST = 500  # images, where the user does not say how many
-IMAGES = ("data_dir", "download", "split", "image_size", "class_order", "n", "shuffle", "indices")  # options that choose the images
+# options that choose the images
+IMAGES = ("data_dir", "download", "split", "image_size", "resize", "layout", "class_order", "n", "shuffle", "indices")
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ def subject(
     split, order, way, data = how["split"], how["class_order"], how.pop("classes"), data or data_of(known)
     how["class_order"] = order_of(data, models, known, order, way)
     images = images_of(data, seed=seed, **{key: how.pop(key) for key in IMAGES})
+    tell(images, quiet)
     for its_norm, its_radii in threats:
         refuse_too_large(Threat(its_norm, max(its_radii)), images.shape)
     labels = labels_for(images.classes, images.name, models, known, way, order)
@@ -91,7 +93,7 @@ def data_of(known: Sequence[dict[str, Any]]) -> str:
 
 def images_of(
     name: str, *, data_dir: Path | None, download: bool, split: str, image_size: int | None, n: int | None, shuffle: bool,
-    indices: Path | None, seed: int, class_order: str | None,
+    indices: Path | None, seed: int, resize: int | None, layout: str | None, class_order: str | None,
 ) -> Images:  # fmt: skip
     """The images that the user's options name."""
     from robench.data import load
@@ -99,8 +101,14 @@ def images_of(
     return load(
         name, split, data_dir=data_dir, download=download, n=n or None, at_most=AT_MOST if n is None and indices is None else None,
         shuffle=shuffle, indices=indices, seed=seed, image_size=image_size,
-        class_order=class_order,
+        resize=resize, layout=layout, class_order=class_order,
     )  # fmt: skip
+
+
+def tell(images: Images, quiet: bool) -> None:
+    """Says how the images were read, before anything can be refused for that."""
+    for note in images.notes:
+        message(f"Note: {note}", quiet)
 
 
 def loaded(models: Sequence[str], images: Images, device: str, quiet: bool, *, noticed: Sequence[str] = (), **how: Any) -> list[Loaded]:
@@ -122,6 +130,7 @@ def loaded(models: Sequence[str], images: Images, device: str, quiet: bool, *, n
     found = [replace(one, notes=(*one.notes, *noticed)) for one in found]
     for note in dict.fromkeys(note for one in found for note in one.notes):
         message(f"Note: {note}", quiet)
+    found = [replace(one, notes=(*one.notes, *images.notes)) for one in found]  # which `tell` has told
     for flag in dict.fromkeys(flag for one in found for flag in one.flags):
         complain(f"Flag: {flag}")
     return found

@@ -123,7 +123,11 @@ Data = Annotated[str | None, typer.Option("--data", help="Data set: see 'robench
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder that holds the data sets of torchvision.")]
 Download = Annotated[bool, typer.Option("--download", help="Fetch a data set that is missing.")]
 Split = Annotated[str, typer.Option("--split", help="train or test.")]
-ImageSize = Annotated[int | None, typer.Option("--image-size", help="Resize and centre-crop folder images to this size.")]
+ImageSize = Annotated[int | None, typer.Option("--image-size", help="Resize and centre-crop images to this size.")]
+Resize = Annotated[int | None, typer.Option("--resize", help="Shorter side before the crop, such as 256. Default: --image-size.")]
+Layout = Annotated[
+    str | None, typer.Option("--layout", help="splits or classes: what the folders in folder:PATH are, where their names do not tell.")
+]
 ClassOrder = Annotated[
     str | None,
     typer.Option("--class-order", help="text or number: how numbered class folders count, where the model does not know their names."),

@@ -55,6 +55,8 @@ def saliency(
     download: o.Download = False,
     split: o.Split = "test",
     image_size: o.ImageSize = None,
+    resize: o.Resize = None,
+    layout: o.Layout = None,
     class_order: o.ClassOrder = None,
     classes: o.Classes = None,
     n: o.N = None,
@@ -91,7 +93,7 @@ def saliency(
     refuse_idle_radius(attacks, norm, eps)
     what = subject(
         models, norm, None if eps is None else (eps,), data=data, data_dir=data_dir, download=download, split=split, image_size=image_size,
-        n=n, shuffle=shuffle, indices=indices, class_order=class_order, classes=classes,
+        n=n, shuffle=shuffle, indices=indices, resize=resize, layout=layout, class_order=class_order, classes=classes,
         seed=seed, device=device, threads=threads, quiet=quiet, arch=arch, activation=activation,
         weights=weights, mean=mean and mean.values, std=std and std.values, trust=trust,
     )  # fmt: skip

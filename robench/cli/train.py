@@ -26,6 +26,8 @@ def train(
     data_dir: o.DataDir = None,
     download: o.Download = False,
     image_size: o.ImageSize = None,
+    resize: o.Resize = None,
+    layout: o.Layout = None,
     n_train: Annotated[Whole, typer.Option("--n-train", min=1, help="Train on N images only, the same share of each class.")] = None,
     preset: Annotated[
         Text, typer.Option("--preset", help="Training setting: see 'robench list presets'. Default: one for small data.")
@@ -126,7 +128,9 @@ def train(
         from robench.training import train as run
 
         words: dict[str, Any] = {
-            "data": data, "preset": preset, "data_dir": data_dir, "download": download, "image_size": image_size, "n_train": n_train,
+            "data": data, "preset": preset, "data_dir": data_dir, "download": download, "image_size": image_size,
+            "resize": resize, "layout": layout,
+            "n_train": n_train,
             "eval_n": eval_n, "suite": suite_of(suite), "measure": measure or ("held-out" if sweep else "test"), "seed": seed,
             "device": device_of(device, threads), "out": out, "select": select, "teacher": teacher, "resume": resume,
             "watch": training_progress(quiet or world.rank > 0),

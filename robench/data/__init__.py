@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from robench.data import files, official, shapes
-from robench.data.images import Choice, Images, checked, evenly, missed, squared, stratified
+from robench.data.images import Choice, Images, Size, checked, evenly, missed, resized, size_of, stratified
 from robench.errors import InputError
 from robench.inputs import PathLike
 from robench.recipes import did_you_mean
@@ -30,8 +30,8 @@ DATASETS: dict[str, Callable[[str, Path, bool, Choice], Images]] = {
     "fashion-mnist": partial(official.load, "fashion-mnist"),
 }
 
-# prefix: loader(path, split, choice, image_size, class_order)
-FORMATS: dict[str, Callable[[Path, str, Choice, int | None, str | None], Images]] = {"npz": files.npz, "folder": files.folder}
+# prefix: loader(path, split, choice, size, class_order, layout)
+FORMATS: dict[str, Callable[[Path, str, Choice, Size | None, str | None, str | None], Images]] = {"npz": files.npz, "folder": files.folder}
 ABOUT = {
     "shapes": "ten shapes on textured backgrounds, 32x32 RGB, with object masks; built in, drawn in seconds",
     "cifar10": "CIFAR-10, 32x32 RGB; with --download or in --data-dir, as are the next four",
@@ -55,34 +55,38 @@ def load(
     indices: PathLike | None = None,
     seed: int = 0,
     image_size: int | None = None,
+    resize: int | None = None,
     at_most: int | None = None,
     by_class: bool = False,
     class_order: str | None = None,
+    layout: str | None = None,
 ) -> Images:
     """The images of a data set: a name in DATASETS, `npz:PATH` or `folder:PATH`.
 
     n takes the first n images, as RobustBench does; with shuffle, n drawn with the seed; with by_class, n drawn with the seed, the
     same share of each class, in their order. at_most takes the first ones, where the set may have fewer. `indices` is a text file of
-    the ids to use, one a line. data_dir is ./data unless given. `image_size` brings all images to that many pixels square.
+    the ids to use, one a line. data_dir is ./data unless given. `resize` brings the shorter side to that many pixels (image_size unless
+    given), `image_size` cuts the middle, as torchvision's Resize and CenterCrop do.
     class_order, "text" or "number", says how the classes of a folder count where their names are numbers and the two differ; without
-    it such a folder is refused.
+    it such a folder is refused. layout, "splits" or "classes", says what the folders in it are, where their names leave two readings.
     """
-    if image_size is not None and image_size < 1:
-        raise InputError(f"the image size must be at least 1 pixel, not {image_size}")
+    size = size_of(image_size, resize)
     if n is not None and n < 1:
         raise InputError(f"n must be at least 1, not {n}")
     choice = Choice(n, shuffle, None if indices is None else listed(Path(indices)), seed, at_most, by_class)
     place = Path("data") if data_dir is None else Path(data_dir)
     kind, _, path = name.partition(":")
+    if layout is not None and kind != "folder":
+        raise InputError(f"a layout is a question for folders, and {name} is none: leave --layout out")
     if class_order is not None and kind != "folder":
         raise InputError(f"the order of classes is a question for folders, and {name} says itself how it counts: leave --class-order out")
     if kind in FORMATS and path:
-        images = FORMATS[kind](files.located(Path(path).expanduser(), place, kind), split, choice, image_size, class_order)
+        images = FORMATS[kind](files.located(Path(path).expanduser(), place, kind), split, choice, size, class_order, layout)
     elif name in DATASETS:
         images = DATASETS[name](split, place, download, choice)
     else:
         raise InputError(f"unknown data set {name!r}{did_you_mean(name, ABOUT)}")
-    return checked(images if image_size is None else squared(images, image_size))
+    return checked(images if size is None or kind == "folder" else resized(images, size))
 
 
 def listed(path: Path) -> tuple[int, ...]:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from robench.corruptions import corrupted as under
 from robench.corruptions.levels import grade
-from robench.data import files, official
+from robench.data import files, layouts, official
 from robench.data.images import Choice, Images, places
 from robench.degradation import NINETEEN, SEVERITIES
 from robench.errors import InputError
@@ -124,7 +124,7 @@ def detect(folder: Path) -> str:
         return "arrays"
     if branches(folder):
         return "tree"
-    inside = [child for child in files.subfolders(folder) if arrays(child) or branches(child)]
+    inside = [child for child in layouts.subfolders(folder) if arrays(child) or branches(child)]
     hint = f": did you mean {inside[0]}?" if inside else ""
     raise InputError(f"{folder} is no corrupted set, for it holds neither CORRUPTION.npy nor CORRUPTION/SEVERITY/CLASS/*{hint}")
 
@@ -342,8 +342,8 @@ def from_array(folder: Path, n: int, channels: int, corruption: str, severity: i
 
 def branches(folder: Path) -> dict[str, Path]:
     """The folder of each corruption of a tree, in the order of NAMES; InputError if one is there twice."""
-    children = files.subfolders(folder)
-    nested = [grandchild for child in children if child.name not in NAMES for grandchild in files.subfolders(child)]
+    children = layouts.subfolders(folder)
+    nested = [grandchild for child in children if child.name not in NAMES for grandchild in layouts.subfolders(child)]
     found = [path for path in (*children, *nested) if path.name in NAMES]
     twice = [name for name, count in Counter(path.name for path in found).items() if count > 1]
     if twice:
@@ -383,7 +383,7 @@ def imagenet_c(folder: Path, corruptions: Sequence[str] | None = None, severitie
         partial(from_tree, tops, listed, ids, cache(partial(same_files, first, listed)), shape),
         notes=(
             *((by_folder(folder, layout, "images stored as JPEG cannot be compared with ours to the pixel"),) if layout else ()),
-            *left_out([child.name for child in files.subfolders(folder) if child.name not in NAMES and not branches(child)], folder),
+            *left_out([child.name for child in layouts.subfolders(folder) if child.name not in NAMES and not branches(child)], folder),
         ),
         layout=layout,
         there=tuple(tops),
@@ -406,9 +406,9 @@ def same_classes(tops: Mapping[str, Path], names: Sequence[str], levels: Sequenc
     (Tiny-ImageNet-C's frost was released with the 1,000 classes of ImageNet in one archive: labels would shift.)
     """
     first, *rest = (tops[name] / str(severity) for name in names for severity in levels)
-    kinds = tuple(child.name for child in files.subfolders(first))
+    kinds = tuple(child.name for child in layouts.subfolders(first))
     for other in rest:
-        odd = sorted(set(kinds) ^ {child.name for child in files.subfolders(other)})
+        odd = sorted(set(kinds) ^ {child.name for child in layouts.subfolders(other)})
         if odd:
             has, lacks = (first, other) if odd[0] in kinds else (other, first)
             raise InputError(f"{has} has the class {odd[0]} and {lacks} has not: labels would shift; leave one out, or fetch it again")
@@ -417,7 +417,7 @@ def same_classes(tops: Mapping[str, Path], names: Sequence[str], levels: Sequenc
 
 def listing(top: Path) -> tuple[str, ...]:
     """The image files of one corruption and severity as CLASS/FILE, sorted by class and path."""
-    return tuple(file.relative_to(top).as_posix() for kind in files.subfolders(top) for file in files.pictures(kind))
+    return tuple(file.relative_to(top).as_posix() for kind in layouts.subfolders(top) for file in layouts.pictures(kind))
 
 
 def turns(listed: Sequence[str], kinds: Sequence[str]) -> tuple[list[int], list[int]]:
@@ -470,7 +470,7 @@ def picture(file: Path) -> Tensor:
     """
     try:
         with Image.open(file) as image:
-            mode, deep = image.mode, ";16" in str(image.tile)  # Pillow opens 16-bit RGB as RGB, and would cut it to 8 bits unasked
+            mode, deep = image.mode, files.sixteen_bits(image)
     except files.BROKEN_IMAGE as error:
         raise InputError(f"{file} cannot be read as an image ({error}): repair or remove it") from error
     if mode not in ("RGB", "L") or deep:

@@ -13,14 +13,12 @@ from PIL import Image
 from torch import Tensor
 
 from robench.data.classes import ordered
-from robench.data.images import Choice, Images, square
+from robench.data.images import Choice, Images, Size
+from robench.data.layouts import WHOLE, Layout, pictures, understood
 from robench.errors import InputError
 
-ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-FOLDERS = {"train": ("train",), "test": ("test", "val"), "val": ("val",)}
 BROKEN_NPZ = (OSError, ValueError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 BROKEN_IMAGE = (OSError, ValueError, EOFError, SyntaxError, Image.DecompressionBombError)
-WHOLE = "all"  # the split of a source that has none
 
 
 def located(path: Path, data_dir: Path, kind: str) -> Path:
@@ -31,7 +29,7 @@ def located(path: Path, data_dir: Path, kind: str) -> Path:
     raise InputError(f"{kind}:{path} not found here or in {data_dir}: check the path, or pass --data-dir")
 
 
-def npz(path: Path, split: str, choice: Choice, image_size: int | None, class_order: str | None) -> Images:  # noqa: ARG001
+def npz(path: Path, split: str, choice: Choice, size: Size | None, class_order: str | None, layout: str | None) -> Images:  # noqa: ARG001
     """The chosen images of an npz file with x_SPLIT, y_SPLIT and perhaps SPLIT_index, or with plain x and y."""
     name = f"npz:{path.stem}"
     arrays = dict(members(path, name, split))
@@ -93,15 +91,15 @@ def channels_first(x: np.ndarray, name: str) -> Tensor:
     return torch.from_numpy(x if x.dtype == np.uint8 else x.astype(np.float32))
 
 
-def folder(path: Path, split: str, choice: Choice, image_size: int | None, class_order: str | None) -> Images:
+def folder(path: Path, split: str, choice: Choice, size: Size | None, class_order: str | None, layout: str | None) -> Images:
     """The chosen images of PATH/SPLIT/CLASS/*, or of PATH/CLASS/*; only these are decoded.
 
     An id is the place in the list sorted by class, as text, and file, whatever the order of the labels. In the order of use the classes
     take turns (first file of each, second file of each, ...), so that the first n are balanced.
     """
     name = f"folder:{path.resolve().name}"
-    top, split = branch(path, split, name)
-    classes = tuple(sorted({child.name for each in siblings(top, split) for child in subfolders(each)}))
+    tree = understood(path, split, layout, name)
+    top, split, classes = tree.top, tree.split, tree.classes
     by_label = ordered(classes, class_order, name)
     by_class = [pictures(top / kind) for kind in classes]
     listed = [(rank, label, file) for label, kind in enumerate(by_class) for rank, file in enumerate(kind)]
@@ -111,43 +109,25 @@ def folder(path: Path, split: str, choice: Choice, image_size: int | None, class
     ids = torch.tensor(order)[rows]
     _, labels, chosen = zip(*(listed[place] for place in ids.tolist()), strict=True)
     y = torch.tensor([by_label.index(kind) for kind in classes])[torch.tensor(labels)]
-    return Images(name, split, decoded(chosen, image_size, name), y, ids, by_label)
+    notes = (told(tree, [len(files) for files in by_class], name), *tree.notes)
+    return Images(name, split, decoded(chosen, size, name), y, ids, by_label, notes=notes)
 
 
-def branch(path: Path, split: str, name: str) -> tuple[Path, str]:
-    """The folder that holds the class folders of a split, and the split's name: "all" where PATH itself holds the classes."""
-    if split not in FOLDERS:
-        raise InputError(f"{name} has no split {split!r}: choose one of {', '.join(sorted(FOLDERS))}")
-    there = [child.name for child in subfolders(path) if child.name in FOLDERS and subfolders(child)]
-    for candidate in FOLDERS[split]:
-        if candidate in there:
-            return path / candidate, split
-    if there:
-        raise InputError(f"{name} has no folder for the split {split!r}: it has {', '.join(there)}")
-    return path, WHOLE
+def told(tree: Layout, counts: Sequence[int], name: str) -> str:
+    """What was understood of a tree, in one line."""
+    least, most = min(counts), max(counts)
+    each = f"{least} to {most}" if least < most else str(least)
+    what = "all images" if tree.split == WHOLE else f"split {tree.split!r}"
+    few = tree.classes if len(tree.classes) < 3 else (tree.classes[0], "...", tree.classes[-1])
+    return f"{name} was read as {tree.shape}; {what}: {len(counts)} classes ({', '.join(few)}), {sum(counts)} images, {each} a class"
 
 
-def siblings(top: Path, split: str) -> list[Path]:
-    """All split folders: a class that one of them lacks must not shift the labels of the others."""
-    return [top] if split == WHOLE else [top.parent / each for each in FOLDERS if (top.parent / each).is_dir()]
-
-
-def subfolders(path: Path) -> list[Path]:
-    """The visible folders in a folder, sorted by name; none if it is a file."""
-    return sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith(".")) if path.is_dir() else []
-
-
-def pictures(path: Path) -> list[Path]:
-    """The image files under a class folder, sorted by their path."""
-    return sorted(file for file in path.rglob("*") if file.suffix.lower() in ENDINGS and not file.name.startswith("."))
-
-
-def decoded(files: Sequence[Path], image_size: int | None, name: str) -> Tensor:
+def decoded(files: Sequence[Path], size: Size | None, name: str) -> Tensor:
     """The images (N, 3, H, W) uint8, all of one size."""
-    first = picture(files[0], image_size)
+    first = picture(files[0], size)
     x = torch.empty((len(files), *first.shape), dtype=torch.uint8)
     for row, file in enumerate(files):
-        image = picture(file, image_size)
+        image = picture(file, size)
         if image.shape != first.shape:
             sizes = f"{files[0].name} is {first.shape[2]}x{first.shape[1]} and {file.name} is {image.shape[2]}x{image.shape[1]}"
             raise InputError(f"{name}: images differ in size ({sizes}): pass --image-size to bring them to one")
@@ -155,16 +135,37 @@ def decoded(files: Sequence[Path], image_size: int | None, name: str) -> Tensor:
     return x
 
 
-def picture(file: Path, image_size: int | None) -> Tensor:
-    """One image file as (3, H, W) uint8 RGB: grey and palette become RGB, transparency is dropped, EXIF orientation is not applied."""
+def picture(file: Path, size: Size | None) -> Tensor:
+    """One image file as (3, H, W) uint8 RGB: grey and palette become RGB, transparency is dropped, EXIF orientation is not applied.
+
+    It is resized by Pillow, as torchvision's transforms of image files do, to the same pixels.
+    """
     try:
         with Image.open(file) as image:
-            if image.mode[0] in "IF":
+            if image.mode[0] in "IF" or sixteen_bits(image):
                 raise InputError(f"{file} has more than 8 bits a channel (mode {image.mode}): convert it to 8 bits")
             opaque = image.convert("RGBA").convert("RGB") if "transparency" in image.info else image.convert("RGB")
-            pixels = torch.from_numpy(np.array(opaque)).permute(2, 0, 1)
+            return torch.from_numpy(np.array(opaque if size is None else fitted(opaque, size))).permute(2, 0, 1)
     except InputError:
         raise
     except BROKEN_IMAGE as error:
         raise InputError(f"{file} cannot be read as an image ({error}): repair or remove it") from error
-    return pixels if image_size is None else square(pixels[None], image_size)[0]
+
+
+def fitted(image: Image.Image, size: Size) -> Image.Image:
+    """An image file resized and cut to the middle."""
+    height, width = size.target(image.height, image.width)
+    whole = image.resize((width, height), Image.Resampling.BILINEAR)
+    top, left = size.corner(height, width)
+    return whole.crop((left, top, left + size.crop, top + size.crop))
+
+
+def sixteen_bits(image: Image.Image) -> bool:
+    """Whether the file holds 16 bits a channel, which Pillow cuts to 8 unasked where there are several channels."""
+    tiles = [(tile[0], tile[3]) for tile in getattr(image, "tile", [])]
+    return any(";16" in str(args) or (codec.startswith("ppm") and max(map(whole, args), default=0) > 255) for codec, args in tiles)
+
+
+def whole(value: object) -> int:
+    """A whole number as it is; 0 for anything else."""
+    return value if isinstance(value, int) else 0

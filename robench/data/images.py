@@ -23,7 +23,7 @@ class Images:
     split    "train" or "test"; "all" where the source has no splits
     x        (N, C, H, W) uint8, or float32 in [0, 1]      y    (N,) int64, labels in [0, K)
     ids      (N,) int64, index in the official split       masks  (N, H, W) bool, where the object is; built-in data only
-    classes  the K names
+    classes  the K names                                    notes  sentences on how the source was read
     """
 
     name: str
@@ -33,6 +33,7 @@ class Images:
     ids: Tensor
     classes: tuple[str, ...]
     masks: Tensor | None = None
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.x)
@@ -172,23 +173,51 @@ def checked(images: Images) -> Images:
     return images
 
 
-def square(x: Tensor, size: int) -> Tensor:
-    """Images (N, C, H, W) with the shorter side resized to `size` (bilinear, anti-aliased), the longer one cut evenly."""
-    height, width = x.shape[-2:]
-    if height == width == size:
-        return x
-    scale = size / min(height, width)
-    target = max(size, round(height * scale)), max(size, round(width * scale))
-    resized = F.interpolate(x.to(torch.float32), size=target, mode="bilinear", antialias=True)
-    top, left = (target[0] - size) // 2, (target[1] - size) // 2
-    cut = resized[..., top : top + size, left : left + size]
-    return cut.round().clamp(0, 255).to(torch.uint8) if x.dtype == torch.uint8 else cut.clamp(0, 1)
+@dataclass(frozen=True)
+class Size:
+    """The geometry of torchvision's Resize(short) and CenterCrop(crop): the shorter side becomes `short` pixels, the middle is kept."""
+
+    short: int
+    crop: int
+
+    def target(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width after resizing; the longer side is rounded down."""
+        longer = int(self.short * max(height, width) / min(height, width))
+        return (self.short, longer) if height <= width else (longer, self.short)
+
+    def corner(self, height: int, width: int) -> tuple[int, int]:
+        """Top and left of the crop; halves are rounded to even."""
+        return round((height - self.crop) / 2), round((width - self.crop) / 2)
 
 
-def squared(images: Images, size: int) -> Images:
+def size_of(image_size: int | None, resize: int | None) -> Size | None:
+    """The geometry that the two numbers mean, None where images stay as they are; InputError for numbers that do not go together."""
+    if image_size is None:
+        if resize is not None:
+            raise InputError("--resize sets the shorter side, and --image-size the crop that makes all images one size: give both")
+        return None
+    size = Size(image_size if resize is None else resize, image_size)
+    if min(size.short, size.crop) < 1:
+        raise InputError(f"the image size must be at least 1 pixel, not {min(size.short, size.crop)}")
+    if size.short < size.crop:
+        raise InputError(f"images resized to {size.short} pixels do not fill a crop of {size.crop}: --resize must be at least --image-size")
+    return size
+
+
+def cropped(x: Tensor, size: Size) -> Tensor:
+    """Images (N, C, H, W), resized (bilinear, anti-aliased) and cut to the middle as torchvision does with tensors."""
+    target = size.target(*x.shape[-2:])
+    if target != x.shape[-2:]:
+        resized = F.interpolate(x.to(torch.float32), size=target, mode="bilinear", antialias=True)
+        x = resized.round().clamp(0, 255).to(torch.uint8) if x.dtype == torch.uint8 else resized.clamp(0, 1)
+    top, left = size.corner(*target)
+    return x[..., top : top + size.crop, left : left + size.crop]
+
+
+def resized(images: Images, size: Size) -> Images:
     """The same images at (C, size, size), in chunks, for a float copy of all of them may not fit."""
-    x = torch.cat([square(chunk, size) for chunk in images.x.split(256)])
+    x = torch.cat([cropped(chunk, size) for chunk in images.x.split(256)])
     if images.masks is None:
         return replace(images, x=x)
-    masks = torch.cat([square(chunk[:, None].float(), size)[:, 0] > 0.5 for chunk in images.masks.split(256)])
+    masks = torch.cat([cropped(chunk[:, None].float(), size)[:, 0] > 0.5 for chunk in images.masks.split(256)])
     return replace(images, x=x, masks=masks)
