@@ -255,7 +255,7 @@ X, Y = some()
     ("arrays", "sentence"),
     [
         ({"x_train": X, "y_train": Y}, "no images and labels for 'test': it holds .*needs x_test and y_test"),
-        ({"x": X}, "needs x and y"),
+        ({"x": X}, "and needs x_test and y_test, or x and y"),
         ({"x": X, "y": Y.astype(float)}, "must be whole numbers"),
         ({"x": X, "y": np.eye(12, dtype=int)}, "must be whole numbers of shape"),
         ({"x": X, "y": Y[:3]}, "12 images, 3 labels"),
@@ -449,7 +449,10 @@ def test_cifar_is_read_channel_by_channel_and_checked(tmp_path, monkeypatch):
     assert len(load("cifar10", "train", data_dir=tmp_path)) == 5 * 4
     batch = tmp_path / datasets.CIFAR10.base_folder / "test_batch"
     batch.write_bytes(batch.read_bytes()[:-1])
-    with pytest.raises(InputError, match="cifar10 not found in"):
+    with pytest.raises(InputError, match=r"cifar10 in .* is not as published: cifar-10-batches-py/test_batch has another md5"):
+        load("cifar10", data_dir=tmp_path)
+    batch.unlink()
+    with pytest.raises(InputError, match="cifar-10-batches-py/test_batch is missing; fetch it again with --download"):
         load("cifar10", data_dir=tmp_path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -39,7 +40,7 @@ ABOUT = {
     "svhn": "house numbers, 32x32 RGB (needs scipy)",
     "mnist": "handwritten digits, 28x28 grey",
     "fashion-mnist": "clothes, 28x28 grey",
-    "npz:PATH": "an npz file with x_train, y_train, x_test, y_test, or x and y",
+    "npz:PATH": "an npz file with x_train, y_train, x_test, y_test, or x and y (other usual keys too)",
     "folder:PATH": "image files as PATH/train/CLASS/* and PATH/test/CLASS/*, or PATH/CLASS/*",
 }
 
@@ -92,7 +93,9 @@ def load(
 def listed(path: Path) -> tuple[int, ...]:
     """The whole numbers in a text file, one a line; empty lines are skipped."""
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        raw = path.read_bytes()
+        marked = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # as Windows writes it
+        lines = [line.strip() for line in raw.decode("utf-16" if marked else "utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"the index file {path} cannot be read: {error}") from error
     for number, line in enumerate(lines, 1):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,49 +12,115 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from robench.data import archives
 from robench.data.classes import ordered
-from robench.data.images import Choice, Images, Size
-from robench.data.layouts import WHOLE, Layout, pictures, understood
+from robench.data.images import Choice, Images, Size, refuse_labels
+from robench.data.layouts import SPLITS, STAND_INS, WHOLE, Layout, pictures, understood
 from robench.errors import InputError
 
-BROKEN_NPZ = (OSError, ValueError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 BROKEN_IMAGE = (OSError, ValueError, EOFError, SyntaxError, Image.DecompressionBombError)
 
 
 def located(path: Path, data_dir: Path, kind: str) -> Path:
-    """The path itself, or the one of that name under data_dir; InputError if neither is there."""
-    for candidate in (path, data_dir / path):
-        if candidate.exists():
+    """The path itself, or the one of that name under data_dir, for an npz file also without its ending; InputError if none is there."""
+    names = [path, path.with_name(f"{path.name}.npz")] if kind == "npz" and path.suffix != ".npz" else [path]
+    for candidate in (place / name for name in names for place in (Path(), data_dir)):
+        if candidate.is_file() or (candidate.exists() and kind != "npz"):
             return candidate
-    raise InputError(f"{kind}:{path} not found here or in {data_dir}: check the path, or pass --data-dir")
+    raise InputError(f"{kind}:{path} not found here or in {data_dir}: name it with --data {kind}:PATH, or pass --data-dir")
 
 
 def npz(path: Path, split: str, choice: Choice, size: Size | None, class_order: str | None, layout: str | None) -> Images:  # noqa: ARG001
-    """The chosen images of an npz file with x_SPLIT, y_SPLIT and perhaps SPLIT_index, or with plain x and y."""
+    """The chosen images of an npz file, under the usual keys: x_train and y_train, images and labels, test_images and test_labels, ...
+
+    Only headers, labels and the rows that are chosen are read.
+    """
     name = f"npz:{path.stem}"
-    arrays = dict(members(path, name, split))
-    split = WHOLE if "x" in arrays and f"x_{split}" not in arrays else split
-    x_key, y_key, index_key = ("x", "y", "index") if split == WHOLE else (f"x_{split}", f"y_{split}", f"{split}_index")
-    if x_key not in arrays or y_key not in arrays:
-        raise InputError(f"{name} has no images and labels for {split!r}: it holds {', '.join(arrays)}, and needs {x_key} and {y_key}")
-    x, y = channels_first(arrays[x_key], name), whole_numbers(arrays[y_key], f"{name}: {y_key}")
-    ids = whole_numbers(arrays[index_key], f"{name}: {index_key}") if index_key in arrays else torch.arange(len(x))
-    if not len(x) == len(y) == len(ids):
-        raise InputError(f"{name}: {len(x)} images, {len(y)} labels and {len(ids)} indices do not fit together")
-    rows = choice.rows(ids, f"{name} ({split})", y)
-    return Images(name, split, x[rows].contiguous(), y[rows], ids[rows], class_names(arrays, name))
+    there = archives.members(path, name, meaning)
+    keys = keys_of(there, split, name)
+    last = channels_last(there[keys.x], name)
+    lengths = [sum(there[key].shape[:1]) for key in (keys.x, keys.y, keys.index or keys.x)]
+    if len(set(lengths)) > 1:
+        raise InputError(f"{name}: {lengths[0]} images, {lengths[1]} labels and {lengths[2]} indices do not fit together")
+    y, ids = labels_in(there[keys.y], name), torch.arange(lengths[0])
+    if keys.index:
+        ids = whole_numbers(archives.array(there[keys.index], name), f"{name}: {keys.index}")
+    classes = class_names(there, name)
+    refuse_labels(y, classes, name)
+    rows = choice.rows(ids, f"{name} ({keys.split})", y)
+    x = channels_first(archives.rows(there[keys.x], rows.numpy(), name), last)
+    return Images(name, keys.split, x, y[rows], ids[rows], classes, notes=keys.notes(name, split))
 
 
-def members(path: Path, name: str, split: str) -> dict[str, np.ndarray]:
-    """The arrays of the file that concern the split, all labels (they tell how many classes there are) and the classes."""
-    keys = ("x", "y", "index", "classes", f"x_{split}", f"{split}_index")
-    if not zipfile.is_zipfile(path):
-        raise InputError(f"{path} is not an npz file, or was cut short: make it with numpy.savez_compressed, or fetch it again")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files if key in keys or key.startswith("y_")}
-    except BROKEN_NPZ as error:
-        raise InputError(f"{name} cannot be read ({error}): the file is damaged, or holds something other than plain arrays") from error
+ROLES = {
+    "x": ("x", "image", "images", "img", "imgs", "data", "input", "inputs"),
+    "y": ("y", "label", "labels", "target", "targets"),
+    "index": ("index", "indices", "ids"),
+    "classes": ("classes", "class names", "classnames"),
+}
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The keys of images, labels and, where there are any, ids (else ""), and the split that they are of."""
+
+    x: str
+    y: str
+    index: str
+    split: str
+    stored: str
+
+    def notes(self, name: str, asked: str) -> tuple[str, ...]:
+        """What is to be said where the keys are not our own, or of another split."""
+        mine = (self.x, self.y) in [("x", "y"), (f"x_{self.stored}", f"y_{self.stored}")]
+        found = [] if mine else [f"{name}: {self.x} was taken for the images, {self.y} for the labels"]
+        if self.stored not in (asked, WHOLE):
+            found.append(f"{name} has no split {asked!r}: {self.stored} stands in for it")
+        return tuple(found)
+
+
+def meaning(key: str) -> tuple[str, str] | None:
+    """What a key stands for, a key of ROLES, and its split ("all" for none); None for a key that says neither."""
+    words = re.split(r"[_\-. ]+", key.casefold())
+    if len(words) == 1 and words[0][:1] in ("x", "y") and words[0][1:] in SPLITS:
+        words = [words[0][0], words[0][1:]]
+    for role, known in ROLES.items():
+        if " ".join(words) in known:
+            return role, WHOLE
+        for place in (0, -1):
+            rest = words[1:] if place == 0 else words[:-1]
+            if words[place] in known and len(rest) == 1 and (rest[0] in SPLITS or words[place] in ("x", "y", "index")):
+                return role, SPLITS.get(rest[0], rest[0])
+    return None
+
+
+def keys_of(there: Mapping[str, archives.Member], split: str, name: str) -> Keys:
+    """The keys of a split; InputError, with what is there, where none say so, and where several do."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for key in there:
+        found.setdefault(meaning(key) or ("", ""), []).append(key)
+    for (role, part), several in found.items():
+        if role == "x" and len(several) > 1:  # of `data` and `images` of scikit-learn's digits, the ones that are images
+            found[role, part] = [key for key in several if len(there[key].shape) > 2] or several
+    stored = next((each for each in (*STAND_INS.get(split, (split,)), WHOLE) if ("x", each) in found and ("y", each) in found), None)
+    held = ", ".join(member.words for member in there.values()) or "no arrays"
+    if stored is None:
+        raise InputError(f"{name} has no images and labels for {split!r}: it holds {held}, and needs x_{split} and y_{split}, or x and y")
+    for role in ("x", "y", "index"):
+        if len(keys := found.get((role, stored), [])) > 1:
+            raise InputError(f"{name}: {' and '.join(keys)} could each be the {WORDS[role]}: leave one out (it holds {held})")
+    index = found.get(("index", stored), [""])[0]
+    return Keys(found["x", stored][0], found["y", stored][0], index, WHOLE if stored == WHOLE else split, stored)
+
+
+WORDS = {"x": "images", "y": "labels", "index": "ids"}
+MOST_CLASSES = 100_000  # a label beyond is no label
+
+
+def labels_in(member: archives.Member, name: str) -> Tensor:
+    """The labels (N,) of an array (N,) or (N, 1)."""
+    stored = archives.array(member, name)
+    return whole_numbers(stored[:, 0] if stored.ndim == 2 and stored.shape[1] == 1 else stored, f"{name}: {member.key}")
 
 
 def whole_numbers(array: np.ndarray, what: str) -> Tensor:
@@ -64,31 +130,44 @@ def whole_numbers(array: np.ndarray, what: str) -> Tensor:
     return torch.from_numpy(array.astype(np.int64))
 
 
-def class_names(arrays: dict[str, np.ndarray], name: str) -> tuple[str, ...]:
+def class_names(there: Mapping[str, archives.Member], name: str) -> tuple[str, ...]:
     """The names in `classes`, or "0", "1", ... up to the largest label of any split."""
-    if "classes" in arrays:
-        if arrays["classes"].ndim != 1 or arrays["classes"].dtype.kind != "U":
-            raise InputError(f"{name}: classes must be an array of strings of shape (K,)")
-        return tuple(arrays["classes"].tolist())
-    labels = [array for key, array in arrays.items() if (key == "y" or key.startswith("y_")) and array.dtype.kind in "iu"]
-    return tuple(str(k) for k in range(1 + max(int(array.max()) for array in labels if array.size)))
+    named = [member for key, member in there.items() if meaning(key) == ("classes", WHOLE)]
+    if named:
+        if len(named[0].shape) != 1 or named[0].dtype.kind != "U":
+            raise InputError(f"{name}: {named[0].key} must be an array of strings of shape (K,)")
+        return tuple(archives.array(named[0], name).tolist())
+    stored = [member for key, member in there.items() if (meaning(key) or ("", ""))[0] == "y" and member.dtype.kind in "iu"]
+    most = max((int(array.max()) for array in (archives.array(member, name) for member in stored) if array.size), default=0)
+    if most >= MOST_CLASSES:
+        raise InputError(f"{name} has labels up to {most}: they count from 0, and {MOST_CLASSES:,} classes are the most")
+    return tuple(str(k) for k in range(1 + most))
 
 
-def channels_first(x: np.ndarray, name: str) -> Tensor:
-    """Images (N, H, W), (N, H, W, C) or (N, C, H, W) as (N, C, H, W), uint8 or float32; C is the axis of size 1 or 3."""
-    if x.dtype != np.uint8 and x.dtype.kind != "f":
-        raise InputError(f"{name}: pixels are {x.dtype}: they must be uint8, or float32 in [0, 1]")
-    if x.ndim not in (3, 4):
-        raise InputError(f"{name}: images have shape {x.shape}: it must be (N, H, W), (N, H, W, C) or (N, C, H, W)")
-    if x.ndim == 3:
-        x = x[:, None]
-    elif (first := x.shape[1] in (1, 3)) == (x.shape[3] in (1, 3)):
+def channels_last(member: archives.Member, name: str) -> bool:
+    """Whether images have shape (N, H, W, C); InputError unless that, (N, C, H, W) or (N, H, W), uint8 or floats, with C 1 or 3."""
+    shape = member.shape
+    if member.dtype != np.uint8 and member.dtype.kind != "f":
+        raise InputError(f"{name}: pixels are {member.dtype}: they must be uint8, or float32 in [0, 1]")
+    if len(shape) not in (3, 4):
+        raise InputError(f"{name}: images have shape {shape}: it must be (N, H, W), (N, H, W, C) or (N, C, H, W)")
+    if len(shape) == 3:
+        return False
+    first, last = shape[1] in (1, 3), shape[3] in (1, 3)
+    if first and last:
+        raise InputError(f"{name}: images have shape {shape}: two axes could be 1 or 3 channels; pad the images to 4 pixels a side")
+    if not first and not last:
         raise InputError(
-            f"{name}: images have shape {x.shape}: {'two axes' if first else 'no axis'} could be 1 or 3 channels: store (N, C, H, W)"
+            f"{name}: images have shape {shape}, and no axis could be 1 channel (grey) or 3 (RGB): of RGBA keep the first 3, of grey with "
+            "transparency the first"
         )
-    elif not first:
-        x = x.transpose(0, 3, 1, 2)
-    return torch.from_numpy(x if x.dtype == np.uint8 else x.astype(np.float32))
+    return last
+
+
+def channels_first(x: np.ndarray, last: bool) -> Tensor:
+    """Images as (N, C, H, W), uint8 or float32."""
+    x = x[:, None] if x.ndim == 3 else x.transpose(0, 3, 1, 2) if last else x
+    return torch.from_numpy(np.ascontiguousarray(x if x.dtype == np.uint8 else x.astype(np.float32)))
 
 
 def folder(path: Path, split: str, choice: Choice, size: Size | None, class_order: str | None, layout: str | None) -> Images:

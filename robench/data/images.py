@@ -164,13 +164,18 @@ def checked(images: Images) -> Images:
         raise InputError(
             f"{name}: float pixels must lie in [0, 1], and these span {x.min():g} to {x.max():g}: divide by 255, undo a normalisation"
         )
-    if len(y) and not 0 <= int(y.min()) <= int(y.max()) < len(images.classes):
-        raise InputError(
-            f"{name}: labels must lie between 0 and {len(images.classes) - 1}, and these span {int(y.min())} to {int(y.max())}"
-        )
+    if x.dtype == torch.uint8 and len(x) and int(x.max()) == 1:
+        raise InputError(f"{name}: pixels are bytes of 0 and 1 alone, which is black: multiply them by 255, or store them as floats")
+    refuse_labels(y, images.classes, name)
     if len(images.ids.unique()) < len(images):
         raise InputError(f"{name}: an index stands for more than one image: each needs its own")
     return images
+
+
+def refuse_labels(y: Tensor, classes: Sequence[str], name: str) -> None:
+    """InputError for labels that are none of these classes."""
+    if len(y) and not 0 <= int(y.min()) <= int(y.max()) < len(classes):
+        raise InputError(f"{name}: labels must lie between 0 and {len(classes) - 1}, and these span {int(y.min())} to {int(y.max())}")
 
 
 @dataclass(frozen=True)

@@ -50,8 +50,31 @@ def stored(name: str, split: str, data_dir: Path, download: bool) -> Any:
         if download:
             raise InputError(f"{name} could not be fetched or read in {data_dir}: {error}") from error
         if str(error).startswith("Dataset not found"):
+            if what := unlike(name, split, data_dir):
+                raise InputError(f"{name} in {data_dir} is not as published: {what}; fetch it again with --download") from None
             raise InputError(f"{name} not found in {data_dir}: pass --data-dir, or --download to fetch it") from None
         raise InputError(f"{name} in {data_dir} is damaged ({error}): delete it and pass --download to fetch it again") from error
+
+
+def unlike(name: str, split: str, data_dir: Path) -> str:
+    """What is wrong with the files of a set whose md5 torchvision checks, where some are there; "" where none are."""
+    from torchvision import datasets
+    from torchvision.datasets.utils import check_integrity
+
+    known: Any = getattr(datasets, NAMES[name])
+    if name == "svhn":
+        listed = [tuple(known.split_list[split][1:])]
+    else:
+        listed = (
+            [(f"{known.base_folder}/{file}", md5) for file, md5 in known.train_list + known.test_list] if name.startswith("cifar") else []
+        )
+    missing = [file for file, _ in listed if not (data_dir / file).is_file()]
+    other = [file for file, md5 in listed if file not in missing and not check_integrity(str(data_dir / file), md5)]
+    if len(missing) == len(listed):
+        return ""
+    if other:
+        return f"{other[0]} has another md5 than the published file, and being a pickle or the like it is not read"
+    return f"{missing[0]} is missing"
 
 
 def tensors(dataset: Any) -> tuple[Tensor, Tensor, tuple[str, ...]]:
