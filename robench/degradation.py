@@ -14,8 +14,8 @@ from functools import partial
 import numpy as np
 
 from robench.errors import InputError
-from robench.rows import Row, wilson
-from robench.statistics import DRAWN, LEVELS, Floats, Values, accelerated
+from robench.rows import WILSON, Row, wilson, with_interval
+from robench.statistics import DRAWN, LEAST, LEVELS, Floats, Values, accelerated
 
 FAMILIES = {
     "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
@@ -46,7 +46,7 @@ Grades = Mapping[str, tuple[int, ...]]  # corruption -> the severities that were
 Key = tuple[bool, str, int]  # whether of the reference, corruption, severity
 Mean = Callable[[Sequence[Key]], Floats]
 Statistic = Callable[[Mean], Floats]
-Estimate = tuple[float, float, float]
+Estimate = tuple[float, float, float, str]  # value, low, high, and how the interval was found
 
 
 @dataclass(frozen=True)
@@ -190,22 +190,19 @@ def own(corruptions: Iterable[str]) -> Statistic:
 
 def known(reference: Reference) -> Callable[[Table, Statistic], Estimate]:
     """How the interval of the reference's accuracy is found: published errors are taken as exact."""
-    return share if len(reference.clean) > 1 else lambda table, statistic: (estimated(table, statistic)[0], math.nan, math.nan)
+    return share if len(reference.clean) > 1 else lambda table, statistic: (estimated(table, statistic)[0], math.nan, math.nan, "")
 
 
 def single(about: Row, probe: str, words: str, right: Values) -> Row:
     """The accuracy in one cell with its Wilson interval."""
     count = float(np.asarray(right, dtype=np.float64).sum())
-    low, high = wilson(count, about.n)
-    return replace(
-        about, probe=probe, setting=ended(words, about) if words else "", metric="accuracy", value=count / about.n, low=low, high=high
-    )
+    return WILSON.around(replace(about, probe=probe, setting=ended(words, about) if words else "", metric="accuracy"), count, about.n)
 
 
 def row_of(about: Row, table: Table, asked: Asked) -> Row:
     """The row of one number over several cells."""
-    value, low, high = asked.interval(table, asked.statistic)
-    return replace(about, probe=asked.probe, setting=ended(asked.words, about), metric=asked.metric, value=value, low=low, high=high)
+    row = replace(about, probe=asked.probe, setting=ended(asked.words, about), metric=asked.metric)
+    return with_interval(row, *asked.interval(table, asked.statistic))
 
 
 def ended(words: str, about: Row) -> str:
@@ -358,25 +355,25 @@ def estimated(table: Table, statistic: Statistic) -> tuple[float, Floats]:
 
 
 def difference(table: Table, statistic: Statistic) -> Estimate:
-    """A mean over images, or a difference of such means, with its BCa interval; none for a single image."""
+    """A mean over images, or a difference of such means, with its BCa interval; none for fewer than LEAST images."""
     value, drawn = estimated(table, statistic)
     images = np.sort(statistic(partial(mean_over, table.errors, table.place)))
-    return value, *(accelerated(drawn, value, [images]) if len(images) > 1 else (math.nan, math.nan))
+    return value, *(accelerated(drawn, value, [images]) if len(images) >= LEAST else (math.nan, math.nan)), "bootstrap"
 
 
 def share(table: Table, statistic: Statistic) -> Estimate:
-    """A share in [0, 1] with its BCa interval; Wilson's where it is 0 or 1, and for a single image: no resample differs there."""
+    """A share in [0, 1] with its BCa interval; Wilson's where it is 0 or 1 (no resample differs there) and for fewer than LEAST images."""
     n = len(table.errors)
-    value, low, high = difference(table, statistic)
-    if n == 1 or value in (0.0, 1.0):
-        low, high = wilson(value * n, n)
-    return value, max(0.0, low), min(1.0, high)
+    value, low, high, name = difference(table, statistic)
+    if n < LEAST or value in (0.0, 1.0):
+        (low, high), name = wilson(value * n, n), "wilson"
+    return value, max(0.0, low), min(1.0, high), name
 
 
 def ratio(table: Table, statistic: Statistic) -> Estimate:
     """A ratio of means over images with its percentile interval, which holds it; no interval where a resample leaves it undefined."""
     value, drawn = estimated(table, statistic)
-    if len(table.errors) < 2 or not (math.isfinite(value) and bool(np.isfinite(drawn).all())):
-        return value, math.nan, math.nan
+    if len(table.errors) < LEAST or not (math.isfinite(value) and bool(np.isfinite(drawn).all())):
+        return value, math.nan, math.nan, ""
     low, high = np.quantile(drawn, LEVELS)
-    return value, min(float(low), value), max(float(high), value)
+    return value, min(float(low), value), max(float(high), value), "bootstrap"

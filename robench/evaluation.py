@@ -48,7 +48,7 @@ from robench.models.passes import arithmetic, cheaper
 from robench.outcomes import Outcomes, Stage, nothing_known, packed
 from robench.plans import changes, header, plan, resolved
 from robench.recipes import did_you_mean, eps_text, options_of
-from robench.rows import Check, Row, Sample, wilson
+from robench.rows import WILSON, Check, Interval, Row, Sample
 from robench.shards import World, started
 from robench.statistics import anytime
 from robench.summary import blank, check_rows, noticed, rows_of
@@ -230,6 +230,11 @@ def evaluate(
     rows += check_rows(checks, about, rows[0].n)
     journal.finish()
     samples = outcomes.samples()
+    if until is not None:
+        notes = [
+            *notes,
+            f"the intervals speak of the {len(x)} chosen images alone, of which {len(samples)} were seen, not of others like them",
+        ]
     return Evaluation(
         rows, samples, checks, examples_of(outcomes, samples), [*plainly, *seen.notes, *changes(chosen, classes, engine), *notes]
     )
@@ -340,22 +345,27 @@ def shuffled(n: int, seed: int) -> Tensor:
     return Draws(seed, torch.arange(n), "order").uniform(()).argsort(stable=True)
 
 
-def whole(trial: Trial, places: Tensor) -> Callable[[int, int], tuple[float, float]]:
+def whole(trial: Trial, places: Tensor) -> Interval:
     """Runs all stages on this process's share of the places; the interval that belongs to it."""
     run_stages(trial, trial.world.share(places))
-    return wilson
+    return WILSON
 
 
-def in_blocks(trial: Trial, order: Tensor, until: float) -> Callable[[int, int], tuple[float, float]]:
+def in_blocks(trial: Trial, order: Tensor, until: float) -> Interval:
     """Runs all stages on one block of images after the other until the interval of the last accuracy is narrow; that interval."""
-    interval, seen = partial(anytime, population=len(order)), 0
+    interval, seen = Interval(f"anytime, of {len(order)} images", partial(bounds, population=len(order))), 0
     for block in order.split(trial.batch_size):
         run_stages(trial, block)
         seen += len(block)  # a journal may hold part of a later block: what has not been through all stages says nothing yet
-        low, high = interval(int((trial.outcomes.broken[order[:seen]] < 0).sum()), seen)
+        low, high = interval.of(int((trial.outcomes.broken[order[:seen]] < 0).sum()), seen)
         if (high - low) / 2 <= until:
             break
     return interval
+
+
+def bounds(successes: float, n: int, population: int) -> tuple[float, float]:
+    """The anytime-valid interval of a count."""
+    return anytime(int(successes), n, population)
 
 
 def run_stages(trial: Trial, places: Tensor) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from robench.altered import Altered
 from robench.auditing import CLEAN, JACOBIAN, Audit, Scored
-from robench.rows import Row, wilson
+from robench.rows import WILSON, Row, with_interval
 from robench.statistics import bootstrap_mean, difference_of_means, spearman, superiority
 
 Values = NDArray[np.float64]
@@ -21,8 +21,7 @@ QUANTILES = {"q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95}
 def rows_of(audit: Audit) -> list[Row]:
     """Every row of an audit: the clean accuracy, each method's scores on each kind of images, then what joins them with attacks."""
     right = (audit.pred == audit.y).numpy()
-    low, high = wilson(int(right.sum()), len(right))
-    rows = [replace(audit.about, probe=CLEAN, setting="", metric="accuracy", value=float(right.mean()), low=low, high=high)]
+    rows = [WILSON.around(replace(audit.about, probe=CLEAN, setting="", metric="accuracy"), int(right.sum()), len(right))]
     for some in audit.scored:
         rows += described(audit, some, right)
     for some in audit.scored:
@@ -63,8 +62,8 @@ def summary(about: Row, name: str, values: Values) -> Iterator[Row]:
 def centre(about: Row, metric: str, values: Values) -> Row:
     """The mean of the finite values with its bootstrap interval; nan where there are none."""
     values = values[np.isfinite(values)]
-    low, high = bootstrap_mean(values, about.seed)
-    return replace(about, n=len(values), metric=metric, value=float(values.mean()) if len(values) else math.nan, low=low, high=high)
+    value = float(values.mean()) if len(values) else math.nan
+    return with_interval(replace(about, n=len(values), metric=metric), value, *bootstrap_mean(values, about.seed), "bootstrap")
 
 
 def joined(audit: Audit, some: Scored, right: NDArray[np.bool_]) -> Iterator[Row]:
@@ -85,9 +84,8 @@ def joined(audit: Audit, some: Scored, right: NDArray[np.bool_]) -> Iterator[Row
 
 def with_margin(about: Row, name: str, values: Values, margins: Values) -> Row:
     """Spearman's correlation of a score with the clean margin, over the images that are classified right."""
-    value, low, high = spearman(values, margins)
     n = int(np.isfinite(values).sum())
-    return replace(about, n=n, metric=f"{name}/margin_correlation", value=value, low=low, high=high)
+    return with_interval(replace(about, n=n, metric=f"{name}/margin_correlation"), *spearman(values, margins), "fisher")
 
 
 def by_fate(about: Row, name: str, values: Values, change: Altered) -> Iterator[Row]:
@@ -97,10 +95,10 @@ def by_fate(about: Row, name: str, values: Values, change: Altered) -> Iterator[
     yield centre(about, f"{name}/fallen", fallen)
     yield centre(about, f"{name}/standing", standing)
     if len(fallen) and len(standing):
-        difference, low, high = difference_of_means(fallen, standing, about.seed)
-        yield replace(about, n=len(fallen) + len(standing), metric=f"{name}/difference", value=difference, low=low, high=high)
-        chance = superiority(fallen, standing)
-        yield replace(about, n=len(fallen) + len(standing), metric=f"{name}/superiority", value=chance)
+        both = replace(about, n=len(fallen) + len(standing))
+        difference = difference_of_means(fallen, standing, about.seed)
+        yield with_interval(replace(both, metric=f"{name}/difference"), *difference, "bootstrap")
+        yield replace(both, metric=f"{name}/superiority", value=superiority(fallen, standing))
 
 
 def found(rows: Sequence[Row], checkpoint: str, probe: str, metric: str, images: str = CLEAN, against: str = "") -> Row | None:

@@ -25,7 +25,7 @@ from robench.memory import ending_told
 from robench.models.passes import arithmetic
 from robench.probes import PROBES
 from robench.recipes import Recipe, resolve, setting
-from robench.rows import Check, Row, Tried, wilson
+from robench.rows import WILSON, Check, Row, Tried
 from robench.types import Level
 
 Probe = Callable[..., Iterator[Level]]
@@ -204,8 +204,7 @@ def rows_of(record: Record, right: Tensor, shared: Tensor, models: int) -> Itera
     about = record.about
     if about.probe == "clean":
         n = len(right)
-        low, high = wilson(int(right.sum()), n)
-        yield replace(about, metric="accuracy", value=int(right.sum()) / n, low=low, high=high)
+        yield WILSON.around(replace(about, metric="accuracy"), int(right.sum()), n)
         return
     for name, among in (("error_rate", right), *([("error_rate_shared", shared)] if models > 1 else [])):
         yield from error_rows(record, name, among)
@@ -220,8 +219,7 @@ def error_rows(record: Record, name: str, among: Tensor) -> Iterator[Row]:
     if not n:
         return
     wrong = float(record.fooled[among].sum()) / record.repeats
-    low, high = wilson(wrong, n)
-    yield replace(record.about, n=n, metric=name, value=wrong / n, low=low, high=high)
+    yield WILSON.around(replace(record.about, n=n, metric=name), wrong, n)
     if record.repeats > 1:
         rates = torch.stack([fooled[among].double().mean() for fooled in record.by_repeat.values()])
         yield replace(record.about, n=n, metric=f"{name}/sd", value=float(rates.std()))

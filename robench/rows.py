@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,8 @@ class Row:
     norm, eps   the threat, empty and 0 where there is none      probe    the recipe: clean, fgsm, pgd-20, autoattack, ...
     setting     the probe's options, key=value                   metric   accuracy, seconds, forwards, backwards, ...
     value       a fraction (not percent), seconds or a count     low, high  95 % interval, nan where there is none
+    interval    how it was found: wilson, bootstrap (over images), fisher (of a rank correlation), or "anytime, of 500 images", which
+                speaks of those 500 images alone; empty where there is none
     """
 
     checkpoint: str
@@ -31,6 +34,25 @@ class Row:
     value: float
     low: float = math.nan
     high: float = math.nan
+    interval: str = ""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """How the 95 % interval of a share is found, and the name that the rows give it."""
+
+    name: str
+    of: Callable[[float, int], tuple[float, float]]
+
+    def around(self, row: Row, successes: float, n: int) -> Row:
+        """The row with the share and its interval."""
+        low, high = self.of(successes, n)
+        return replace(row, value=successes / n, low=low, high=high, interval=self.name)
+
+
+def with_interval(row: Row, value: float, low: float, high: float, name: str) -> Row:
+    """The row with a value and its interval; without the name where there is no interval."""
+    return replace(row, value=value, low=low, high=high, interval="" if math.isnan(low) else name)
 
 
 @dataclass(frozen=True)
@@ -105,3 +127,6 @@ def wilson(successes: float, n: int, z: float = 1.959963984540054) -> tuple[floa
     centre = (p + zz / (2 * n)) / (1 + zz / n)
     half = z * math.sqrt(p * (1 - p) / n + zz / (4 * n * n)) / (1 + zz / n)
     return min(p, max(0.0, centre - half)), max(p, min(1.0, centre + half))  # it holds p; rounding must not undo that
+
+
+WILSON = Interval("wilson", wilson)

@@ -20,6 +20,7 @@ from robench.rows import wilson
 
 NORMAL, LEVELS = NormalDist(), (0.025, 0.975)
 Z = NORMAL.inv_cdf(LEVELS[1])
+LEAST = 10  # values: of fewer, resamples and ranks say next to nothing, so there is no bootstrap interval and no correlation
 DRAWN = 1 << 20  # numbers that a bootstrap draws at once: 12 MiB with their places
 Floats = NDArray[np.float64]
 Values = Sequence[float] | NDArray[Any]
@@ -122,7 +123,7 @@ def log_choose(n: int, k: int) -> float:
 
 
 def bootstrap_mean(values: Values, seed: int, resamples: int = 2000) -> tuple[float, float]:
-    """A 95 % interval of the mean of the finite values, by the bootstrap: (low, high); (nan, nan) for fewer than two of them.
+    """A 95 % interval of the mean of the finite values, by the bootstrap: (low, high); (nan, nan) for fewer than LEAST of them.
 
     values     numbers without a known distribution, such as one score an image; what is nan or infinite is left out
     resamples  at least 100: means of as many values drawn with replacement, in chunks, so that the memory does not grow with them
@@ -132,7 +133,7 @@ def bootstrap_mean(values: Values, seed: int, resamples: int = 2000) -> tuple[fl
     values, by a factor of about sqrt((n - 1) / n).
     """
     kept = finite(values)
-    if len(kept) < 2:
+    if len(kept) < LEAST:
         return math.nan, math.nan
     return accelerated(resampled(kept, np.random.default_rng(abs(seed)), whole("resamples", resamples, 100)), float(kept.mean()), [kept])
 
@@ -141,13 +142,13 @@ def difference_of_means(a: Values, b: Values, seed: int, resamples: int = 2000) 
     """The difference mean(a) - mean(b) of two independent groups, with its 95 % bootstrap interval: (difference, low, high).
 
     Each group is resampled by itself; otherwise as `bootstrap_mean`. Nothing but nan where a group has no finite value, and no interval
-    where one has fewer than two.
+    where one has fewer than LEAST.
     """
     kept = finite(a), finite(b)
     if min(map(len, kept)) == 0:
         return math.nan, math.nan, math.nan
     difference = float(kept[0].mean() - kept[1].mean())
-    if min(map(len, kept)) < 2:
+    if min(map(len, kept)) < LEAST:
         return difference, math.nan, math.nan
     rng, count = np.random.default_rng(abs(seed)), whole("resamples", resamples, 100)
     means = resampled(kept[0], rng, count) - resampled(kept[1], rng, count)
@@ -191,19 +192,20 @@ def spearman(a: Values, b: Values) -> tuple[float, float, float]:
 
     Equal values share their average rank. The interval is Fisher's z with the variance (1 + rho^2 / 2) / (n - 3) of Bonett & Wright 2000
     (Psychometrika 65:23). It would be a point at rho = +-1, so it is taken at most at 1 less half of what one exchanged pair of
-    neighbours takes away (our choice). Nothing but nan where one side is constant or empty; no interval for fewer than four pairs.
+    neighbours takes away (our choice). Nothing but nan where one side is constant, and for fewer than LEAST pairs: of two, every
+    correlation is 1 or -1.
     InputError for unequal lengths.
     """
     pairs = np.array([np.asarray(side, dtype=np.float64).ravel() for side in matched(a, b)])
     pairs = pairs[:, ~np.isnan(pairs).any(0)]
     n = pairs.shape[1]
+    if n < LEAST:
+        return math.nan, math.nan, math.nan
     one, other = (ranks(side) - (n + 1) / 2 for side in pairs)
     spread = math.sqrt(float(one @ one) * float(other @ other))
     if spread == 0:
         return math.nan, math.nan, math.nan
     rho = min(1.0, max(-1.0, float(one @ other) / spread))
-    if n < 4:
-        return rho, math.nan, math.nan
     most = 1 - 6 / (n * (n * n - 1))
     z, half = math.atanh(min(most, max(-most, rho))), Z * math.sqrt((1 + rho * rho / 2) / (n - 3))
     return rho, min(rho, math.tanh(z - half)), max(rho, math.tanh(z + half))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from robench import diagnostics
 from robench.outcomes import Outcomes
-from robench.rows import Check, Row, wilson
-
-Interval = Callable[[int, int], tuple[float, float]]
+from robench.rows import WILSON, Check, Interval, Row
 
 
 def blank() -> Row:
@@ -17,7 +15,7 @@ def blank() -> Row:
     return Row("", "", "", "", 0, 0, "", 0.0, "", "", "", float("nan"))
 
 
-def rows_of(outcomes: Outcomes, base: Row, suite: str, interval: Interval = wilson) -> Iterator[Row]:
+def rows_of(outcomes: Outcomes, base: Row, suite: str, interval: Interval = WILSON) -> Iterator[Row]:
     """Every probe's rows at every radius, then, for a named suite, its verdict at every radius."""
     base = replace(base, n=int(outcomes.done[0].sum()))
     for stage in range(len(outcomes.stages)):
@@ -33,14 +31,11 @@ def measured(outcomes: Outcomes, stage: int, base: Row, interval: Interval) -> I
     named = replace(base, probe=what.probe, setting=what.setting, norm=what.threat.norm, eps=what.threat.eps)
     if what.attack is None:
         named = replace(named, norm="", eps=0.0)
-    left = outcomes.left(stage)
-    low, high = interval(left, base.n)
-    yield replace(named, metric="accuracy", value=left / base.n, low=low, high=high)
+    yield interval.around(replace(named, metric="accuracy"), outcomes.left(stage), base.n)
     for metric, value in (("seconds", tally.seconds), ("forwards", tally.forwards), ("backwards", tally.backwards)):
         yield replace(named, metric=metric, value=float(value))
     if what.attack is not None and tally.tried:
-        low, high = wilson(tally.reached, tally.tried)
-        yield replace(named, metric="success_rate", n=tally.tried, value=tally.reached / tally.tried, low=low, high=high)
+        yield WILSON.around(replace(named, metric="success_rate", n=tally.tried), tally.reached, tally.tried)
 
 
 def verdict(outcomes: Outcomes, eps: float, base: Row, suite: str, interval: Interval) -> Iterator[Row]:
@@ -50,9 +45,7 @@ def verdict(outcomes: Outcomes, eps: float, base: Row, suite: str, interval: Int
     """
     stages = [i for i, stage in enumerate(outcomes.stages) if stage.threat.eps == eps]
     named = replace(base, probe=suite, norm=outcomes.stages[-1].threat.norm, eps=eps)
-    left = outcomes.left(stages[-1])
-    low, high = interval(left, base.n)
-    yield replace(named, metric="accuracy", value=left / base.n, low=low, high=high)
+    yield interval.around(replace(named, metric="accuracy"), outcomes.left(stages[-1]), base.n)
     for metric in ("seconds", "forwards", "backwards"):
         yield replace(named, metric=metric, value=float(sum(getattr(outcomes.tallies[i], metric) for i in stages)))
 

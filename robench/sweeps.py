@@ -338,7 +338,7 @@ def rows_of(cell: Cell, path: Path, meta: Mapping[str, Any], measure: str) -> li
         name, held, _ = str(found["data"]).partition(" held out")  # so a source without a test split is told
         own = of_cell(cell, path, meta, "accuracy", found["accuracy"])
         own = replace(own, data=name, split=HELD_OUT if held else measure, n=found["n"], probe=probe)
-        rows.append(replace(own, norm=found["norm"], eps=found["eps"], low=found["low"], high=found["high"]))
+        rows.append(replace(own, norm=found["norm"], eps=found["eps"], low=found["low"], high=found["high"], interval="wilson"))
     seconds, alarm = sum(epoch["seconds"] for epoch in history), bool(history and history[-1].get("alarm"))
     numbers = {"seconds": seconds, "epoch": meta["recipe"]["epoch"], **({"alarm": 1.0} if alarm else {})}
     return rows + [of_cell(cell, path, meta, metric, value) for metric, value in numbers.items()]
@@ -359,7 +359,7 @@ def with_front(done: Sequence[Finished], suite: str = "") -> list[Row]:
     for one, best in zip(done, kept, strict=True):
         rows += one.rows
         if robust in one.accuracies:
-            rows.append(replace(one.accuracies[robust], metric="on_front", value=float(best), low=math.nan, high=math.nan))
+            rows.append(replace(one.accuracies[robust], metric="on_front", value=float(best), low=math.nan, high=math.nan, interval=""))
     return rows
 
 

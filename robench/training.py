@@ -42,6 +42,7 @@ from robench.threat import Threat, refuse_too_large
 
 UNDEFENDED: dict[str, Any] = {"objective": "standard", "reg": (), "awp": 0.0}  # how a teacher's settings differ from its student's
 HELD_OUT = " held out"  # ends the name of held-out images that are measured
+CLEAN_ATTACKED = "clean, attacked images"  # so that what the attacks leave is not held against the clean accuracy of other images
 Events: TypeAlias = Callable[[Iterator[Event], int], Iterator[Event]]
 
 
@@ -348,8 +349,10 @@ def measured(
 
 
 def metrics(found: Sequence[Evaluation], data: str) -> dict[str, Any]:
-    """The measured accuracies with interval and n; the larger clean measurement counts."""
-    rows = [row for evaluation in reversed(found) for row in evaluation.rows if row.metric == "accuracy"]
+    """The measured accuracies with interval and n: clean on all images, on the attacked ones where these are fewer, then the suite's."""
+    (everywhere, *_), few = ([row for row in evaluation.rows if row.metric == "accuracy"] for evaluation in found)
+    again = few[:1] if len(few) > 1 and few[0].n != everywhere.n else []
+    rows = [everywhere, *(replace(row, probe=CLEAN_ATTACKED) for row in again), *few[1:]]
     return {
         row.probe: {"accuracy": row.value, "low": row.low, "high": row.high, "n": row.n, "norm": row.norm, "eps": row.eps, "data": data}
         for row in rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -231,7 +231,7 @@ def score_tables(rows: Sequence[Row], wanted: Wanted, title: str) -> list[Table]
     names = list(dict.fromkeys(row.checkpoint for row in rows))
     how = f"target {wanted.target}, channels {wanted.channels}"
     first = Table(f"saliency audit of {title}: Gini, mean over images (95 % bootstrap interval), {how}", ("method", *names), [])
-    first.lines.append(("clean accuracy %", *(f"{100 * row.value:.2f}" for row in rows if row.metric == "accuracy")))
+    first.lines.append(("clean accuracy %", *(f"{100 * row.value:.2f}, n = {row.n}" for row in rows if row.metric == "accuracy")))
     first.lines.extend((method, *cells) for method, _, *cells in pivot(rows, names, lambda row: row.metric == "gini"))
     second = Table(f"other scores, means over images, {how}", ("method", "score", *names), [], 2)
     second.lines.extend(pivot(rows, names, other, brief=True))
@@ -250,13 +250,17 @@ def other(row: Row) -> bool:
 
 
 def pivot(rows: Sequence[Row], names: Sequence[str], wanted: Callable[[Row], bool], brief: bool = False) -> Iterable[tuple[str, ...]]:
-    """One line for each method, kind of images and metric that is wanted, with a cell for each model; brief ones without intervals."""
+    """One line for each method, kind of images and metric that is wanted, with a cell for each model.
+
+    Brief cells have no interval, and no n where it is that of all images.
+    """
+    everything = {row.n for row in rows if row.metric == "accuracy"}
     found: dict[tuple[str, str], dict[str, Row]] = {}
     for row in rows:
         if wanted(row):
             found.setdefault((method_of(row), row.metric.removeprefix("gini/")), {})[row.checkpoint] = row
     for (method, metric), by_name in found.items():
-        yield method, metric, *(number_of(by_name.get(name), brief) for name in names)
+        yield method, metric, *(number_of(by_name.get(name), brief, everything) for name in names)
 
 
 def method_of(row: Row) -> str:
@@ -266,14 +270,15 @@ def method_of(row: Row) -> str:
     return f"{row.probe}{on}" + (f", {words['against']}" if "against" in words else "")
 
 
-def number_of(row: Row | None, brief: bool) -> str:
-    """A value, with its interval unless in brief; a dash where there is none."""
+def number_of(row: Row | None, brief: bool, everything: Collection[int]) -> str:
+    """A value, with its interval and n; in brief n only where it is not that of `everything`. A dash where there is no value."""
     if row is None or math.isnan(row.value):
         return "-"
     if row.metric.endswith("_maps"):
         return f"{row.value:.0f} of {row.n}"
     value = f"{row.value:.4g}"
-    return value if brief or math.isnan(row.low) else f"{value} ({row.low:.4g} - {row.high:.4g})"
+    span = "" if brief or math.isnan(row.low) else f" ({row.low:.4g} - {row.high:.4g})"
+    return f"{value}{span}" if brief and row.n in everything else f"{value}{span}, n = {row.n}"
 
 
 def write(

@@ -78,8 +78,9 @@ def tables(rows: Sequence[Row], most: int | None = None) -> list[Table]:
     """
     names = list(dict.fromkeys(row.checkpoint for row in rows))
     own = Table("error rate % on the images that a model gets right when clean", ("probe", "changed %", *names), [])
-    clean = [f"{percent(row.value)} ({interval(row.low, row.high)})" for row in rows if row.metric == "accuracy"]
-    own.lines.extend([("clean accuracy", "", *clean)] if clean else [])
+    clean = [row for row in rows if row.metric == "accuracy"]
+    own.lines.extend([("clean accuracy", "", *(f"{percent(row.value)} ({interval(row.low, row.high)})" for row in clean))] if clean else [])
+    own.lines.extend([("n right when clean", "", *(f"{round(row.value * row.n)} of {row.n}" for row in clean))] if clean else [])
     own.lines.extend(level_lines(rows, names, "error_rate", most))
     if len(names) == 1:
         return [own]

@@ -61,23 +61,27 @@ def told(folder: Path, done: list[Finished], suite: str, title: str, seconds: fl
     from robench.cli.console import interval, message, percent, show
     from robench.report.training import front
     from robench.sweeps import pivot, points, robust_probe, with_front
+    from robench.training import CLEAN_ATTACKED
 
     robust = robust_probe(done, suite)
     front(folder / "front.png", points(done, suite), title, robust=robust)
     keys = list(done[0].cell.values)
+    also = [CLEAN_ATTACKED] if any(CLEAN_ATTACKED in one.accuracies for one in done) else []
     lines = []
     for line in pivot(with_front(done, suite)):
-        known = "clean" in line
         cells = [
             text
-            for probe in ("clean", robust)
-            for text in ((percent(line[probe]), interval(line[f"{probe} low"], line[f"{probe} high"])) if known else ("diverged", ""))
+            for probe in ("clean", *also, robust)
+            for text in (
+                (percent(line[probe]), interval(line[f"{probe} low"], line[f"{probe} high"])) if probe in line else ("diverged", "")
+            )
         ]
         on_front = "yes" if line.get("on_front") else ""
         lines.append((*(str(line[key]) for key in keys), *cells, on_front, f"{line['seconds']:.1f}"))
     n = done[0].accuracies[robust].n if robust in done[0].accuracies else 0
+    heads = (word for probe in ("clean", *also, robust) for word in (f"{probe} %", "95 % interval"))
     show(
         f"{title}; {robust}: n = {n}",
-        (*keys, "clean %", "95 % interval", f"{robust} %", "95 % interval", "on front", "seconds"), lines, left=len(keys),
+        (*keys, *heads, "on front", "seconds"), lines, left=len(keys),
     )  # fmt: skip
     message(f"Written: rows.csv, sweep.json, front.png and {len(done)} checkpoints in {folder}, in {seconds:.0f} s", quiet)
