@@ -326,7 +326,7 @@ def test_the_suite_inductive_gives_both_denominators_for_several_models(tmp_path
 def test_an_attack_by_a_probe_writes_its_one_level(tmp_path):
     robench("attack", CHECKPOINT, "--attack", "random-noise,t=0.1,repeats=2", "--n", 20, "--out", tmp_path / "out")
     (row,) = [row for row in read(tmp_path / "out" / "rows.csv") if row["metric"] == "error_rate"]
-    assert row["setting"] == "t=0.1 k=307 kind=add sigma=1.0 repeats=2"
+    assert row["setting"] == "t=0.1 k=307 kind=add noise=normal sigma=1.0 repeats=2"
     (share,) = [row for row in read(tmp_path / "out" / "rows.csv") if row["metric"] == "changed_share"]
     assert float(share["value"]) == pytest.approx(307 / 3072)
 
