@@ -24,7 +24,7 @@ from robench.attacks.losses import margin
 from robench.audits import AUDITS, GROUPS
 from robench.audits.geometry import geometry
 from robench.audits.inequality import block_of, lorenz, sizes_of
-from robench.calls import CUT, frozen, padded, with_gradients
+from robench.calls import CUT, are_probabilities, frozen, padded, with_gradients
 from robench.draws import Draws
 from robench.errors import InputError
 from robench.evaluation import Track, check_logits, checked, make_rows, pixels, untracked, write_rows
@@ -254,7 +254,7 @@ def logits_of(work: Work, x: Tensor, places: Tensor) -> Tensor:
 
 def refuse_probabilities(logits: Tensor) -> None:
     """InputError where the outputs are probabilities: their gradients vanish where the model is sure."""
-    if bool((logits >= 0).all()) and logits.shape[1] > 1 and torch.allclose(logits.sum(1), torch.ones(len(logits)), atol=1e-4):
+    if bool(are_probabilities(logits).all()):
         raise InputError("the model returns probabilities, whose gradients vanish where it is sure: leave the softmax out of the model")
 
 

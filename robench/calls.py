@@ -79,6 +79,17 @@ def lent(model: nn.Module, device: str | torch.device) -> Iterator[None]:
             module._buffers[name] = buffer
 
 
+def are_probabilities(logits: Tensor) -> Tensor:
+    """Which rows of the outputs (B, K) are probabilities, (B,) bool: between 0 and 1, with the sum 1, to 1e-5 or what their type resolves.
+
+    This is AutoAttack's rule (Croce & Hein 2020, 2003.01690, its code); one output alone is none.
+    """
+    slack = max(1e-5, 4 * torch.finfo(logits.dtype).eps)
+    rows = logits.double()
+    inside = (rows > -slack).all(1) & (rows < 1 + slack).all(1)
+    return inside & ((rows.sum(1) - 1).abs() < slack) & (logits.shape[1] > 1)
+
+
 def padded(model: nn.Module, x: Tensor) -> Tensor:
     """The model's logits at x, (R, K), from a call with at least LEAST_ROWS rows: the first row fills up; `widened`."""
     missing = LEAST_ROWS - len(x)

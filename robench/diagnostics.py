@@ -21,7 +21,7 @@ from robench.attacks.fgsm import fgsm
 from robench.attacks.losses import at, ce, dlr, margin
 from robench.attacks.noise import noise
 from robench.attacks.pgd import climb, pgd
-from robench.calls import padded
+from robench.calls import are_probabilities, padded
 from robench.draws import Draws
 from robench.models.contract import reads_training
 from robench.recipes import eps_text
@@ -222,8 +222,7 @@ def batch_dependent(alone: Tensor, mixed: Tensor, unsteady: float = 0.0) -> Chec
 
 def probabilities(logits: Tensor) -> Check:
     """The share of rows (B, K) that are not negative and sum to 1; raised if all do (AutoAttack's rule)."""
-    alike = (logits > -1e-5).all(1) & (logits < 1 + 1e-5).all(1) & ((logits.sum(1) - 1).abs() < 1e-5)
-    share = mean(alike)
+    share = mean(are_probabilities(logits))
     advice = "the model seems to end in a softmax, which weakens gradients; give logits"
     return told("clean", "probabilities", share, share == 1, f"{share:.1%} of the outputs are probabilities", advice)
 

@@ -6,7 +6,7 @@ from torch import nn
 from torch.autograd import grad as taken_aside  # as a model's file would, before any watch
 
 from robench import diagnostics
-from robench.calls import frozen
+from robench.calls import are_probabilities, frozen
 from robench.data import load as load_images
 from robench.diagnostics import examine, watched
 from robench.draws import Draws
@@ -383,3 +383,13 @@ def test_networks_trained_by_others_show_what_the_documentation_says(zoo, data_d
     with frozen(model):
         checks = examine(model, x, images.y, Threat("linf", eps), Draws(0, images.ids, "diagnostics"))
     assert {check.name for check in checks if check.raised} == expected
+
+
+def test_one_rule_says_whether_outputs_are_probabilities():
+    logits = torch.randn(8, 1000, generator=torch.Generator().manual_seed(0))
+    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        assert are_probabilities(logits.softmax(1).to(dtype)).all()
+        assert not are_probabilities(logits.to(dtype)).any()
+    nearly = torch.tensor([[0.5, 0.5 + 5e-5], [0.5, 0.5 + 5e-6], [1.0, -5e-6], [1.0, 0.0]])
+    assert are_probabilities(nearly).tolist() == [False, True, True, True]
+    assert not are_probabilities(torch.ones(3, 1)).any()

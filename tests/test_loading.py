@@ -97,7 +97,7 @@ def test_a_state_dict_loads_at_the_top_or_nested_and_with_wrappers_prefixes(tmp_
     path = saved(tmp_path / "net.pth", state if nest is None else {nest: state, "epoch": 3, "optimizer": {"lr": 0.1}})
     loaded = load(path, **FITS)
     assert torch.equal(loaded.model(pixels()), network()(pixels()))
-    assert loaded == Loaded(loaded.model, "net.pth", fingerprint(network().state_dict()), {}, ())
+    assert loaded == Loaded(loaded.model, "net.pth", fingerprint(network().state_dict()), {}, (), (), {"arch": FITS["arch"]})
 
 
 def test_files_from_before_the_zip_format_load_too(tmp_path):
@@ -317,6 +317,47 @@ def test_zip_files_that_hold_no_model_are_refused(tmp_path):
             for name in names:
                 archive.writestr(name, "junk")
         refused(sentence, tmp_path / "net.pt", **FITS, trust=True)
+
+
+def test_a_zip_whose_names_are_no_utf_8_or_whose_streams_end_early_is_damaged(tmp_path):
+    whole = saved(tmp_path / "net.pth", network().state_dict()).read_bytes()
+    directory = whole.rfind(b"PK\x01\x02")  # of the last member, in the directory at the end
+    for place, value in ((directory + 46, b"\xff\xfe"), (whole.find(b"PK\x03\x04", 10) + 30, b"\xff\xfe")):
+        (tmp_path / "net.pth").write_bytes(flagged(whole[:place] + value + whole[place + 2 :]))
+        refused("is cut off or damaged|cut off, damaged|fails its checksum", tmp_path / "net.pth", **FITS)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", bytes(10000))
+    cut = buffer.getvalue()
+    (tmp_path / "net.pth").write_bytes(cut[:35] + b"\xff" * 8 + cut[43:])
+    refused("is cut off or damaged|fails its checksum", tmp_path / "net.pth", **FITS)
+
+
+def flagged(data: bytes) -> bytes:
+    """A zip file whose members all say that their names are UTF-8."""
+    found = bytearray(data)
+    for mark, offset in ((b"PK\x01\x02", 8), (b"PK\x03\x04", 6)):
+        place = data.find(mark)
+        while place >= 0:
+            found[place + offset + 1] |= 0x08
+            place = data.find(mark, place + 4)
+    return bytes(found)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_mutated_files_of_every_kind_load_or_are_refused_in_one_sentence(tmp_path, seed):
+    draw = np.random.default_rng(seed)
+    files = {"net.pth": network().state_dict(), "old.pth": network().state_dict()}
+    for name, content in files.items():
+        torch.save(content, tmp_path / name, _use_new_zipfile_serialization=name == "net.pth")
+        data = (tmp_path / name).read_bytes()
+        for _ in range(150):
+            mutated = np.frombuffer(data, dtype=np.uint8).copy()
+            where = draw.integers(len(data), size=draw.integers(1, 6))
+            mutated[where] = draw.integers(256, size=len(where))
+            (tmp_path / name).write_bytes(mutated.tobytes()[: draw.choice([len(data), draw.integers(1, len(data))])])
+            with contextlib.suppress(InputError):
+                load(tmp_path / name, **FITS)
 
 
 # stored programs

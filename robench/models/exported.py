@@ -47,8 +47,8 @@ def read_program(path: Path, device: str) -> Exported:
     from torch.export.passes import move_to_device_pass
 
     try:
-        with quiet("torch.export"):
-            program = torch.export.load(path)
+        with quiet("torch.export"), path.open("rb") as file:  # a path would have to end in .pt2
+            program = torch.export.load(file)
     except Exception as error:
         raise InputError(f"{path.name} cannot be read as a torch.export program ({type(error).__name__}): export it again") from error
     refuse_training(program, path.name)

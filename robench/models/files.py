@@ -57,10 +57,10 @@ def sniff_zip(path: Path) -> str:
             damaged = archive.testzip() if any(item.CRC for item in archive.infolist()) else None
             if min((item.header_offset for item in archive.infolist()), default=0):
                 raise zipfile.BadZipFile("cut off: this is the directory of a zip file inside it")
-    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError) as error:
+    except Exception as error:  # names that are no UTF-8, streams that end early, ...: zipfile has an exception of its own for each
         raise InputError(f"{path.name} is cut off or damaged: copy it again") from error
     if damaged:
-        raise InputError(f"{path.name} is damaged, {damaged} in it fails its checksum: copy it again")
+        raise InputError(f"{path.name} is damaged, {damaged!r} in it fails its checksum: copy it again")
     if any("data/aotinductor/" in name for name in names):
         raise InputError(f"{path.name} is an AOTInductor package, compiled code without gradients: save a torch.export program instead")
     if "archive_format" in names or "serialized_exported_program.json" in names:

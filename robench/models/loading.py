@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robench.calls import into_eval
+from robench.calls import are_probabilities, into_eval
 from robench.errors import InputError
 from robench.models.architectures import ARCHITECTURES, build, is_library, runs_code
 from robench.models.checkpoint import fingerprint, is_ours, parts, read
@@ -386,7 +386,7 @@ def check(model: nn.Module, shape: Shape, classes: int, device: str) -> list[str
     if not bool(logits.isfinite().all()):
         raise InputError("the model gives NaN or infinite logits on images in [0, 1]")
     notes = more_outputs(logits.shape[1], classes)
-    if bool((logits >= 0).all()) and torch.allclose(logits.sum(1), torch.ones_like(logits[:, 0]), atol=1e-4):
+    if bool(are_probabilities(logits).all()):
         return [
             *notes,
             "the outputs look like probabilities, not logits: leave the softmax out of the model, or attacks see vanishing gradients",
