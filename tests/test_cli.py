@@ -453,6 +453,29 @@ def test_wrong_ways_to_run_get_a_sentence_and_leave_nothing(checkpoint, tmp_path
     assert not (tmp_path / "out").exists()
 
 
+def test_a_default_folder_has_a_name_that_every_system_takes_and_no_title_an_empty_word(checkpoint, tmp_path, monkeypatch):
+    import numpy as np
+
+    (tmp_path / "zoo").mkdir()
+    (tmp_path / "zoo" / "own.py").write_text(SOFTMAX)
+    monkeypatch.chdir(tmp_path)
+    for surrogate in (checkpoint, f"{tmp_path}/zoo/own.py:net"):
+        told = robench("attack", checkpoint, "--attack", f"transfer:{surrogate}", "--eps", "0.25/255", "--n", 4).stdout
+        assert "linf eps = 0.25/255, seed 0" in told
+    robench("corrupt", checkpoint, "--corruption", "contrast,brightness", "--severity", "1,2", "--n", 6)
+    folders = [path.name for path in (tmp_path / "results").iterdir()]
+    assert len(folders) == 3
+    for name in folders:
+        assert re.fullmatch(r"[0-9]{8}-[0-9]{6}-[A-Za-z0-9_.-]+", name)
+        assert tmp_path.name not in name
+    (tmp_path / "set").mkdir()
+    np.save(tmp_path / "set" / "fog.npy", np.random.default_rng(0).integers(0, 256, (30, 32, 32, 3), np.uint8))
+    np.save(tmp_path / "set" / "labels.npy", np.tile(np.arange(6), 5))
+    read_again = robench("corrupt", checkpoint, "--from", tmp_path / "set", "--corruption", "fog", "--n", 6, "--out", tmp_path / "c").stdout
+    assert ", ," not in read_again
+    assert ", seed 0" in read_again
+
+
 def test_a_batch_size_is_found_and_a_run_stops_at_its_half_width(checkpoint, tmp_path):
     words = ["--n", 400, "--batch-size", "auto", "--until", "0.2", "--threads", 1, "--out", tmp_path / "out"]
     robench("attack", checkpoint, "--attack", "fgsm", *words)

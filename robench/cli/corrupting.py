@@ -262,7 +262,7 @@ def report(found: Sequence[Loaded], source: Source, result: Degradation, wanted:
     from robench.report.page import page
 
     models = found[0].name if len(found) == 1 else f"{len(found)} models"
-    name = f"{models} on {source.name} {source.split}, n = {len(source.y)}, {source.setting}, seed {wanted.seed}"
+    name = title_words(f"{models} on {source.name} {source.split}", f"n = {len(source.y)}", source.setting, f"seed {wanted.seed}")
     notes = list(dict.fromkeys([*source.notes, *(note for one in found for note in one.notes)]))
     flags = [*dict.fromkeys(flag for one in found for flag in one.flags), *(guesses := chance_flags(result.rows, len(source.classes)))]
     for flag in guesses:
@@ -286,6 +286,11 @@ def report(found: Sequence[Loaded], source: Source, result: Degradation, wanted:
     message(f"Written: {', '.join(path.name for path in written)} in {folder}", wanted.quiet)
 
 
+def title_words(*words: str) -> str:
+    """The words that there are, with commas between them."""
+    return ", ".join(filter(None, words))
+
+
 def pictures(found: Sequence[Loaded], source: Source, result: Degradation, name: str, folder: Path) -> list[Path]:
     """A heat map a model, curves over severity, and the first image under everything."""
     from robench.degradation import CLEAN
@@ -302,7 +307,7 @@ def pictures(found: Sequence[Loaded], source: Source, result: Degradation, name:
         written.append(severity_curves(folder / "severities.png", lines, name))
     sheet = {cell: image for cell, image in result.sheet.items() if cell[0] != CLEAN}
     if (CLEAN, 0) in result.sheet:
-        title = f"image {int(source.ids[0])} of {source.name}, {source.setting}"
+        title = title_words(f"image {int(source.ids[0])} of {source.name}", source.setting)
         written.append(contact_sheet(folder / "sheet.png", sheet, result.sheet[CLEAN, 0], title))
     return written
 

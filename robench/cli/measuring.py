@@ -192,7 +192,7 @@ def results_folder(out: Path | None, model: str, what: str) -> Path:
     """The folder for the results, writable: the user's, or results/<time>-<model>-<what>."""
     from robench.writing import prepare
 
-    return prepare(out or Path("results") / f"{time.strftime('%Y%m%d-%H%M%S')}-{stem(model)}-{what}")
+    return prepare(out or Path("results") / f"{time.strftime('%Y%m%d-%H%M%S')}-{stem(model)}-{stem(what)}")
 
 
 def stem(name: str) -> str:
