@@ -28,7 +28,8 @@ from robench.calls import CUT, are_probabilities, frozen, padded, with_gradients
 from robench.draws import Draws
 from robench.errors import InputError
 from robench.evaluation import Track, check_logits, checked, make_rows, pixels, untracked, write_rows
-from robench.explainers import COMPLETE, EXPLAINERS, LAYERED, chosen_layer, prepared
+from robench.explainers import COMPLETE, EXPLAINERS, LAYERED, MASKING, chosen_layer, prepared
+from robench.explainers import remarks as masking_remarks
 from robench.explainers.hooks import cut
 from robench.memory import ending_told
 from robench.models.passes import arithmetic
@@ -40,6 +41,7 @@ CLEAN = "clean"  # the images as they are
 REGIONAL = "regional-gini"
 JACOBIAN = "jacobian"  # the rows of scores that belong to the model and to no method
 TILES = 8  # how many images the gallery shows
+REMADE = ("max-sensitivity", "randomisation")  # scores that ask the method for maps again
 TRIED = 2  # images on which a model, method and score are tried out before the audit
 POINTS = 101  # of a Lorenz curve
 Score = Callable[[Explained], Tensor]
@@ -212,6 +214,20 @@ def audit(
             scored += found
             notes += more
     return Audit(about, ids, y, logits.argmax(1), -margin(logits, y).double(), scored, altered, shown, notes + remarks(scored), flags)
+
+
+def beforehand(methods: Sequence[Recipe], scores: Sequence[Recipe], x: Tensor) -> list[str]:
+    """What to know before maps of the images x (N, C, H, W) are made: what the methods that hide blocks cost, and whether they can do."""
+    found: list[str] = []
+    again = [score.label for score in scores if score.name in REMADE]
+    for recipe in methods:
+        if recipe.name not in MASKING:
+            continue
+        notes = masking_remarks(recipe.name, x, options_of(resolve(recipe, EXPLAINERS, "method")))
+        if notes and again:
+            notes.append(f"{' and '.join(again)} make{'s' if len(again) == 1 else ''} maps anew, which multiplies its passes")
+        found += [f"{recipe.label}: {note}" for note in notes]
+    return found
 
 
 def try_out(

@@ -9,6 +9,7 @@ import torch
 from commandline import read, refused, robench
 
 from robench.audits.inequality import gini_of
+from robench.errors import InputError
 
 CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "shapes-cnn-pgd-at.pt"
 MODELS = """
@@ -263,6 +264,18 @@ def test_images_of_any_size_are_audited_by_default(tmp_path):
     assert "regional-gini is left out" in (tmp_path / "out" / "report.html").read_text()
     assert {row["metric"] for row in read(tmp_path / "out" / "rows.csv")} > {"gini", "entropy", "top-mass-1", "alignment"}
     assert "no block of about 4 pixels" in refused(*words[:-1], tmp_path / "other", "--score", "regional-gini")
+
+
+def test_the_passes_of_masking_are_told_before_the_models_are_tried(tmp_path, monkeypatch):
+    def tried(*_, **__):
+        raise InputError("tried")
+
+    monkeypatch.setattr("robench.auditing.try_out", tried)
+    words = ["saliency", CHECKPOINT, "--n", 8, "--method", "shapley-sampling", "--score", "gini", "--score", "max-sensitivity"]
+    said = refused(*words, "--out", tmp_path / "out")
+    assert "shapley-sampling: each map takes 1,601 forward passes of the model (8 x 8 blocks of 4 pixels)" in said
+    assert "max-sensitivity makes maps anew, which multiplies its passes" in said
+    assert "forward passes" not in refused(*words, "--out", tmp_path / "out", "--quiet")
 
 
 def test_models_trained_for_different_threats_need_one_radius(tmp_path, factories):

@@ -13,7 +13,8 @@ from torch import nn
 
 from robench.draws import Draws
 from robench.errors import InputError
-from robench.explainers.masking import coalitions, feature_ablation, kernel_shap, occlusion, orders, shapley_sampling
+from robench.explainers.masking import coalitions, feature_ablation, forwards, kernel_shap, occlusion, orders, remarks, shapley_sampling
+from robench.recipes import options_of
 
 METHODS = {
     "occlusion": occlusion,
@@ -434,3 +435,33 @@ def test_without_scikit_learn_kernel_shap_says_what_to_install(problem, monkeypa
     monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
     with pytest.raises(InputError, match=r'^kernel-shap needs scikit-learn: pip install "robench\[kernel-shap\]"$'):
         kernel_shap(p.model, p.x, p.y, p.draws())
+
+
+@pytest.mark.parametrize(
+    ("name", "more"), [*((name, {"block": block}) for name in METHODS for block in (3, 4)), ("occlusion", {"block": 5, "stride": 2})]
+)
+def test_the_forward_passes_of_a_map_are_counted_beforehand(problem, name, more):
+    p = problem("convolutional", n=64, shape=(3, 9, 12))
+    options = {**options_of(METHODS[name]), **QUICK.get(name, {}), **more}
+    model = Recording(p.model)
+    METHODS[name](model, p.x, p.y, p.draws(), **options)
+    assert forwards(name, p.x, options) == sum(model.rows) / 64
+
+
+def test_many_passes_and_few_coalitions_are_told_with_their_numbers():
+    usual = {name: options_of(METHODS[name]) for name in METHODS}
+    small, middle, large = (torch.empty((1, 3, side, side)) for side in (32, 64, 224))
+    assert remarks("occlusion", small, usual["occlusion"]) == []
+    assert (
+        "each map takes 3,137 forward passes of the model (56 x 56 blocks of 4 pixels)"
+        in remarks("occlusion", large, usual["occlusion"])[0]
+    )
+    assert "78,401 forward passes" in remarks("shapley-sampling", large, usual["shapley-sampling"])[0]
+    assert remarks("occlusion", large, usual["occlusion"] | {"block": 16}) == []
+    (passes,) = remarks("kernel-shap", small, usual["kernel-shap"])  # 2176 = 2 * 64 + 2048
+    assert "2,176 forward passes" in passes
+    told = remarks("kernel-shap", middle, usual["kernel-shap"])
+    assert "2,176 samples are few for 16 x 16 blocks of 4 pixels" in told[1]
+    assert "asks for 2,560 (samples=2560)" in told[1]
+    with pytest.raises(InputError, match="choose a smaller block"):
+        remarks("occlusion", small, usual["occlusion"] | {"block": 64})

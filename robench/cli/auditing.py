@@ -82,7 +82,7 @@ def one_threat(what: Sequence[Subject], against: Sequence[Recipe]) -> None:
 
 def run_audit(what: Sequence[Subject], wanted: Wanted, out: Path | None) -> None:
     """Audits the models, writes everything into a folder, prints the tables and the notes."""
-    from robench.auditing import chosen_scores
+    from robench.auditing import beforehand, chosen_scores
     from robench.findings import rows_of
 
     alone("an audit of saliency maps")
@@ -90,7 +90,10 @@ def run_audit(what: Sequence[Subject], wanted: Wanted, out: Path | None) -> None
     refuse_other_orders(what[0].images.classes, surrogates(wanted.against), what[0].classes, "surrogate")
     folder, begin, images = results_folder(out, subject_words(what), "saliency"), time.perf_counter(), what[0].images
     with fresh(folder, "maps-*.npy"):
-        scores, left_out = chosen_scores(wanted.scores, images.masks is not None, images.shape[1:])
+        scores, early = chosen_scores(wanted.scores, images.masks is not None, images.shape[1:])
+        early += beforehand(wanted.methods, scores, images.x)
+        for note in early:
+            message(f"Note: {note}", wanted.quiet)
         scenes = [scene(one, wanted) for one in what]
         earlier = [joined(results, its) for results, its in zip(matched(what, wanted.join), scenes, strict=True)]
         try_out(what, wanted, scores, scenes, earlier)
@@ -100,12 +103,12 @@ def run_audit(what: Sequence[Subject], wanted: Wanted, out: Path | None) -> None
             [row for row in probing.rows if row.probe != "clean"] if probing else []
         )
         name = f"{subject_words(what)} on {image_words(what[0])}, seed {wanted.seed}"
-        notes = left_out + [note if len(what) == 1 else f"{audit.about.checkpoint}: {note}" for audit in audits for note in audit.notes]
+        late = [note if len(what) == 1 else f"{audit.about.checkpoint}: {note}" for audit in audits for note in audit.notes]
         shown = [*score_tables(rows, wanted, name), *(error_tables(probing.rows) if probing else [])]
-        written = write(what, audits, probing, rows, shown, notes, name, folder, wanted, time.perf_counter() - begin)
+        written = write(what, audits, probing, rows, shown, early + late, name, folder, wanted, time.perf_counter() - begin)
     for table in [*score_tables(rows, wanted, name), *(error_tables(probing.rows, MOST) if probing else [])]:
         show(*table)
-    for note in notes:
+    for note in late:
         message(f"Note: {note}", wanted.quiet)
     for flag in raised(what, audits, probing):
         if flag not in flags_of(what):  # those were told as the models were loaded

@@ -24,13 +24,14 @@ from robench.explainers.gradients import (
 )  # fmt: skip
 from robench.explainers.hooks import deeplift, guided_backprop
 from robench.explainers.layers import chosen_layer, grad_cam, guided_grad_cam
-from robench.explainers.masking import feature_ablation, kernel_shap, occlusion, shapley_sampling
+from robench.explainers.masking import feature_ablation, kernel_shap, occlusion, remarks, shapley_sampling
 from robench.explainers.rebuild import prepared
 
-__all__ = ["COMPLETE", "EXPLAINERS", "LAYERED", "chosen_layer", "prepared"]
+__all__ = ["COMPLETE", "EXPLAINERS", "LAYERED", "MASKING", "chosen_layer", "prepared", "remarks"]
 
 COMPLETE = ("integrated-gradients", "deeplift", "gradient-shap")  # methods whose maps add up to f(x) - f(baseline), the last one on average
 LAYERED = ("grad-cam", "guided-grad-cam")  # methods that look at a layer of the model
+MASKING = ("occlusion", "feature-ablation", "shapley-sampling", "kernel-shap")  # methods that hide blocks
 EXPLAINERS: dict[str, Callable[..., Tensor]] = {
     "saliency": saliency,
     "input-x-gradient": input_x_gradient,

@@ -15,9 +15,10 @@ some 0.4 of their l2 norm, those of kernel_shap a little more at equal passes (`
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ from robench.errors import InputError
 from robench.explainers.baselines import baseline_of
 from robench.options import whole
 
+MANY = 1000  # forward passes a map that are worth a word [our choice]
 PAIRS = 32  # pairs of coalitions that are drawn together
 
 
@@ -239,6 +241,31 @@ def unveiled(model: nn.Module, block: int, gates: Tensor, x: Tensor, base: Tenso
 def together(x: Tensor) -> int:
     """How many variants of the images x go into one model call: FULL_ROWS rows, or one variant where the images are more."""
     return max(1, FULL_ROWS // len(x))
+
+
+def forwards(method: str, x: Tensor, options: Mapping[str, Any]) -> int:
+    """How many forward passes a map by one of these methods takes, for one of the images x; InputError for options that cannot be."""
+    rows, columns = grid(x, options["block"])
+    if method == "kernel-shap":
+        return whole("samples", options["samples"])
+    if method == "occlusion" and options["stride"] is not None:
+        stride = whole("stride", options["stride"])
+        rows, columns = (1 + -(-(side - options["block"]) // stride) for side in x.shape[2:])
+    return 1 + rows * columns * (whole("samples", options["samples"]) if method == "shapley-sampling" else 1)
+
+
+def remarks(method: str, x: Tensor, options: Mapping[str, Any]) -> list[str]:
+    """What to know before such maps of the images x are made: many forward passes, or few samples for so many blocks."""
+    passes, (rows, columns) = forwards(method, x, options), grid(x, options["block"])
+    blocks, found = f"{rows} x {columns} blocks of {options['block']} pixels", list[str]()
+    if passes >= MANY:
+        found.append(f"each map takes {passes:,} forward passes of the model ({blocks}); larger blocks take fewer (--block)")
+    if method == "kernel-shap" and options["samples"] < (usual := 2 * rows * columns + 2048):
+        found.append(
+            f"{options['samples']:,} samples are few for {blocks}, so the map is mostly noise of its draws: the rule of the method's "
+            f"authors asks for {usual:,} (samples={usual}), or choose larger blocks (--block)"
+        )
+    return found
 
 
 # Random orders and coalitions
