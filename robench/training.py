@@ -11,10 +11,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import torch
 from torch import nn
 
 from robench.attacks.kernels import cannot_compile
-from robench.calls import with_gradients
+from robench.calls import frozen, padded, with_gradients
 from robench.data import Images, holdout, missed, stratified
 from robench.data import load as load_images
 from robench.data.classes import few as few_of
@@ -27,7 +28,7 @@ from robench.inputs import PathLike, Suite, as_path, as_suite
 from robench.models import checkpoint, load, peek
 from robench.models.architectures import is_foreign, runs_code
 from robench.models.loading import kind_of
-from robench.objectives import NEED_TEACHER
+from robench.objectives import NEED_TEACHER, remarks
 from robench.objectives.gradients import evaluation
 from robench.objectives.second_order import differentiates_twice, fused_attention
 from robench.plans import resolvable
@@ -133,7 +134,7 @@ def train(
     plan = plan_of(settings, seed, None)  # whatever is misspelt is told before hours are spent on a teacher or on the training
     refuse_too_large(plan.threat, images.shape)
     resolvable(recipes(suite, plan.threat.norm) if isinstance(suite, str) else suite, "robench")
-    notes += attention_notes(model, training, plan)
+    notes += [*penalty_notes(settings["reg"], model, training), *attention_notes(model, training, plan)]
 
     def first() -> Trained:
         its = {**settings, **UNDEFENDED}
@@ -187,6 +188,14 @@ def attention_notes(model: nn.Module, images: Images, plan: Plan) -> list[str]:
         fused = fused_attention(model, images.pixels(slice(0, 2)))
     sentence = "its attention runs as matrix products: the regularisers differentiate the network twice, which fused kernels do not allow"
     return [sentence] if fused else []
+
+
+def penalty_notes(reg: Sequence[str], model: nn.Module, images: Images) -> list[str]:
+    """What is to be said of the regularisers of this model; InputError for an option that changes nothing with its number of logits."""
+    if not reg:
+        return []
+    with frozen(model), torch.no_grad():
+        return remarks(reg, padded(model, images.pixels(torch.arange(1))).shape[1])
 
 
 def one_of(name: str, value: str, choices: tuple[str, str]) -> None:

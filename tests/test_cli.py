@@ -79,6 +79,7 @@ def test_training_writes_a_checkpoint_and_a_json_that_says_how_it_was_made(check
     assert about["data"]["name"] == "shapes"
     assert (about["data"]["n"], about["data"]["held_out"]) == (1000, 200)
     assert about["recipe"]["reg"] == ["sagr"]
+    assert any("sagr is our reconstruction" in note for note in about["notes"])
     assert about["recipe"]["eps"] == 8 / 255
     assert about["recipe"]["seed"] == 5
     assert len(about["history"]) == 2

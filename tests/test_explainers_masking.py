@@ -461,7 +461,8 @@ def test_many_passes_and_few_coalitions_are_told_with_their_numbers():
     (passes,) = remarks("kernel-shap", small, usual["kernel-shap"])  # 2176 = 2 * 64 + 2048
     assert "2,176 forward passes" in passes
     told = remarks("kernel-shap", middle, usual["kernel-shap"])
-    assert "2,176 samples are few for 16 x 16 blocks of 4 pixels" in told[1]
-    assert "asks for 2,560 (samples=2560)" in told[1]
+    assert "2,176 samples are 8.5 for each of the 16 x 16 blocks of 4 pixels, fewer than the 34" in told[1]
+    assert len(remarks("kernel-shap", middle, usual["kernel-shap"] | {"block": 8})) == 1
+    assert len(remarks("kernel-shap", small, usual["kernel-shap"] | {"samples": 2000})) == 2
     with pytest.raises(InputError, match="choose a smaller block"):
         remarks("occlusion", small, usual["occlusion"] | {"block": 64})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 
 from robench.draws import Draws
 from robench.errors import InputError
-from robench.objectives import gradients
+from robench.objectives import gradients, remarks
 from robench.objectives.jacobian import jacobian
 from robench.objectives.sagr import FORMS, sagr
 from robench.types import Batch
@@ -456,3 +457,52 @@ def test_a_sure_prediction_is_moved_by_h_and_no_further():
     value = sagr(model, batch, form="loss", estimator="fd", h=0.01)
     assert value.isfinite()
     assert 0 < max(seen) <= 0.01
+
+
+@pytest.mark.parametrize("form", ["jacobian", "loss"])
+@pytest.mark.parametrize("output", ["centred", "probs"])
+@pytest.mark.parametrize("norm", NORMS)
+def test_with_two_classes_a_rho_that_changes_nothing_is_refused(form, output, norm, monkeypatch):
+    if (form, output) == ("loss", "probs"):
+        with pytest.raises(InputError, match="form=loss weighs the derivative"):
+            sagr(net(2), batch_of(net(2), *images(classes=2)), form=form, output=output)
+        return
+    model, (x, y) = net(2), images(classes=2)
+    options = {"form": form, "output": output, "norm": norm, "estimator": "exact"}
+    for rho in (0.0, 0.1, 1.0, math.inf):
+        with pytest.raises(InputError, match=f"with two classes, sign=all and output={output} .* leave rho out"):
+            sagr(model, batch_of(model, x, y), rho=rho, **options)
+    usual = sagr(model, batch_of(model, x, y), **options)
+    monkeypatch.setattr(sys.modules[sagr.__module__], "refuse_idle_rho", lambda *_: None)
+    for rho in (0.0, 0.3, 5.0, math.inf):  # what the sentence says
+        torch.testing.assert_close(sagr(model, batch_of(model, x, y), rho=rho, **options), usual)
+
+
+@pytest.mark.parametrize("options", [{"sign": "positive"}, {"output": "logprobs"}, {"output": "logits"}])
+def test_where_two_classes_differ_rho_is_taken_and_matters(options):
+    model, (x, y) = net(2), images(classes=2)
+    small, large = (sagr(model, batch_of(model, x, y), rho=rho, estimator="exact", **options).item() for rho in (0.1, 3.0))
+    assert abs(small - large) > 1e-3 * large
+
+
+def test_rho_is_a_tenth_if_not_given():
+    model, (x, y) = net(), images()
+    assert torch.equal(sagr(model, batch_of(model, x, y)), sagr(model, batch_of(model, x, y), rho=0.1))
+
+
+def test_rho_zero_still_bounds_the_true_class_through_the_others():
+    model, (x, y) = net(), images()
+    grads = class_gradients(lambda z: OUTPUTS["centred"](model(z)), x)
+    own = F.one_hot(y, K).double()
+    sizes = grads.square().sum(2)
+    assert ((sizes * own).sum(1) <= (K - 1) * (sizes * (1 - own)).sum(1) + 1e-12).all()
+
+
+def test_a_training_says_our_reconstruction_and_whether_rho_is_idle():
+    (one,) = remarks(["sagr=0.1,warmup=0", "jacobian"], 10)
+    assert "sagr is our reconstruction" in one
+    assert "same for every rho" in remarks(["sagr"], 2)[1]
+    assert len(remarks(["sagr,sign=positive,rho=0.3"], 2)) == 1
+    assert remarks(["jacobian", "cross-lipschitz"], 2) == []
+    with pytest.raises(InputError, match="leave rho out"):
+        remarks(["sagr,rho=0.3"], 2)

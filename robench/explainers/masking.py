@@ -30,6 +30,7 @@ from robench.explainers.baselines import baseline_of
 from robench.options import whole
 
 MANY = 1000  # forward passes a map that are worth a word [our choice]
+A_BLOCK = 34  # samples for each block: those of the default at 64 blocks, 2176 / 64 [our choice]
 PAIRS = 32  # pairs of coalitions that are drawn together
 
 
@@ -260,10 +261,11 @@ def remarks(method: str, x: Tensor, options: Mapping[str, Any]) -> list[str]:
     blocks, found = f"{rows} x {columns} blocks of {options['block']} pixels", list[str]()
     if passes >= MANY:
         found.append(f"each map takes {passes:,} forward passes of the model ({blocks}); larger blocks take fewer (--block)")
-    if method == "kernel-shap" and options["samples"] < (usual := 2 * rows * columns + 2048):
+    share = options["samples"] / (rows * columns) if method == "kernel-shap" else A_BLOCK
+    if share < A_BLOCK:
         found.append(
-            f"{options['samples']:,} samples are few for {blocks}, so the map is mostly noise of its draws: the rule of the method's "
-            f"authors asks for {usual:,} (samples={usual}), or choose larger blocks (--block)"
+            f"{options['samples']:,} samples are {share:.2g} for each of the {blocks}, fewer than the {A_BLOCK} of the default at 64 "
+            "blocks: another seed may give another map; choose larger blocks (--block) or more samples"
         )
     return found
 

@@ -29,6 +29,7 @@ from robench.objectives.input_l2 import input_l2
 from robench.objectives.jacobian import jacobian
 from robench.objectives.mail import mail_at, mail_trades
 from robench.objectives.mart import mart
+from robench.objectives.sagr import remarks as sagr_remarks
 from robench.objectives.sagr import sagr
 from robench.objectives.standard import standard
 from robench.objectives.terms import Loss, Objective, Penalty, Regularizer, Schedule, penalised, ramp
@@ -54,6 +55,7 @@ __all__ = [
     "penalised",
     "ramp",
     "regularizers_of",
+    "remarks",
     "weighted",
 ]
 
@@ -118,6 +120,14 @@ def regularizers_of(sentences: Iterable[str]) -> dict[str, Regularizer]:
             raise InputError(f"regulariser {recipe.name!r} is given twice: one weight and one set of options a name")
         regularizers[recipe.label] = weighted(recipe)
     return regularizers
+
+
+def remarks(sentences: Iterable[str], classes: int) -> list[str]:
+    """What a training on this many classes is to say of its regularisers; InputError for an option that changes nothing there."""
+    found: list[str] = []
+    for recipe in map(parse, sentences):
+        found += sagr_remarks(classes, **recipe.options) if recipe.name == "sagr" else []
+    return found
 
 
 def weighted(recipe: Recipe) -> Regularizer:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,8 @@ from robench.objectives.gradients import Field, class_gradient, class_gradients,
 from robench.options import number, whole
 from robench.recipes import lookup
 from robench.types import Batch
+
+RHO = 0.1  # if none is given
 
 
 class Task(NamedTuple):
@@ -47,7 +49,7 @@ def sagr(
     batch: Batch,
     *,
     form: str = "jacobian",
-    rho: float = 0.1,
+    rho: float | None = None,
     sign: str = "all",
     norm: str = "l2sq",
     output: str = "centred",
@@ -59,7 +61,8 @@ def sagr(
     """Class-weighted penalty on the Jacobian, a reconstruction of SAGR (Li et al. 2023): the scalar R of the module's head.
 
     form         jacobian: the gradients of all classes, weighted; loss: the gradient of a re-weighted loss
-    rho          weight of the true class over that of a false one, in [0, inf]; inf leaves the true class alone
+    rho          weight of the true class over that of a false one, in [0, inf], 0.1 if not given; inf leaves the true class alone. Refused
+                 for two classes with sign=all and output=centred or probs: the penalty is the same for every rho
     sign, norm   phi: all | positive; N: l2sq | l2 | l1 (l1 is dual to a linf threat)
     output       centred | logits | logprobs | probs: what is differentiated
     estimator    rademacher | true-rademacher | fd | fd-input | exact | sampled (form=loss: exact | fd); auto: the cheapest without bias
@@ -76,7 +79,8 @@ def sagr(
     refuse_idle(form, estimator, projections, h)
     refuse_bias(estimator, sign, norm)
     field = field_of(model, batch, at, outputs)
-    w = weights(batch.y, field.out.shape[1], rho).to(field.out)
+    refuse_idle_rho(field.out.shape[1], rho, sign, output)
+    w = weights(batch.y, field.out.shape[1], RHO if rho is None else rho).to(field.out)
     draws, n = batch.draws.child("sagr"), whole("projections", projections)
     task = Task(field, w, batch.y, lambda grads: size(phi(grads)), draws, n, 1e-2 if h is None else number("the step h", h, least=1e-6))
     return estimate(task).mean() * (0.5 if form == "jacobian" else 1.0)
@@ -106,6 +110,32 @@ def refuse_idle(form: str, estimator: str, projections: float, h: float | None) 
         raise InputError(f"sagr with form={form} and estimator={estimator} draws no projections: leave that option out")
     if h is not None and not estimator.startswith("fd"):
         raise InputError(f"h is the step of a finite difference, and estimator={estimator} takes none: leave it out or choose estimator=fd")
+
+
+def rho_is_idle(classes: int, sign: str, output: str) -> bool:
+    """Whether R is the same for every rho: the two outputs add up to a constant, so their gradients are each other's negatives."""
+    return classes == 2 and sign == "all" and output in ("centred", "probs")
+
+
+def refuse_idle_rho(classes: int, rho: float | None, sign: str, output: str) -> None:
+    """InputError for a rho that changes nothing."""
+    if rho is not None and rho_is_idle(classes, sign, output):
+        raise InputError(
+            f"with two classes, sign=all and output={output} both classes' gradients are equally long, and the penalty is the same for "
+            "every rho: leave rho out, or choose sign=positive or output=logprobs"
+        )
+
+
+def remarks(classes: int, *, rho: float | None = None, sign: str = "all", output: str = "centred", **_: Any) -> list[str]:
+    """What a training with this many classes and these options is to say of the method; InputError for a rho that changes nothing."""
+    refuse_idle_rho(classes, rho, sign, output)
+    found = ["sagr is our reconstruction of SAGR (Li et al. 2023), of which only the abstract is public: docs/sagr.md"]
+    if rho_is_idle(classes, sign, output):
+        found.append(
+            f"with two classes, sign=all and output={output} sagr weighs both classes alike: the penalty is the same for every rho "
+            "(output=logits is not taken in its place, as training can escape it; sign=positive and output=logprobs tell the classes apart)"
+        )
+    return found
 
 
 def refuse_bias(estimator: str, sign: str, norm: str) -> None:
