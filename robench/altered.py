@@ -148,7 +148,7 @@ def probed(recipe: Recipe, scene: Scene) -> Altered:
         tried = predictions(scene.model, scene.x, scene.y, scene.batch_size, scene.device) == scene.y
         fallen, levels = torch.zeros_like(tried), set[str]()
         chunks = tried.nonzero().flatten().split(scene.batch_size)
-        for places in scene.track(chunks, recipe.label, len(chunks)):
+        for places in scene.track(chunks, recipe.label):
             draws = Draws(scene.seed, scene.ids[places].to(scene.device), recipe.label)
             for level in function(scene.model, pixels(scene.x, places, scene.device), scene.y[places].to(scene.device), draws):
                 levels.add(level.setting)
@@ -165,7 +165,7 @@ def corrupted(recipe: Recipe, scene: Scene) -> Altered:
     resolve(plain, CORRUPTIONS, "corruption")
     name, chunks = name_of(recipe), torch.arange(len(scene.x)).split(scene.batch_size)
     parts = []
-    for places in scene.track(chunks, name, len(chunks)):
+    for places in scene.track(chunks, name):
         x, ids = pixels(scene.x, places, scene.device), scene.ids[places].to(scene.device)
         parts.append(under(x, ids, recipe.name, severity, seed=scene.seed, **plain.options).cpu())
     x = torch.cat(parts)

@@ -290,7 +290,7 @@ def on_jacobian(work: Work, scores: Sequence[Recipe], logits: Tensor, places: Te
         return []
     begin, parts = time.perf_counter(), []
     chunks = places.split(work.batch_size)
-    for some in work.track(chunks, JACOBIAN, len(chunks)):
+    for some in work.track(chunks, JACOBIAN):
         parts.append(geometry(work.model, pixels(work.x, some, work.device), work.y[some].to(work.device)))
     values = {name: torch.cat([part[name].cpu().double() for part in parts]) for name in wanted}
     none, labels = torch.zeros(len(places), dtype=torch.bool), targets(work.target, work.y[places], logits)
@@ -343,7 +343,7 @@ def on_images(
     found = Scored(method, f"{words} images={images}", images, places, {}, none, none, logits.argmax(1), labels, none)
     saved = work.save(method) if images == CLEAN else None
     chunks = torch.arange(len(places)).split(work.batch_size)
-    for rows in work.track(chunks, f"{method} {images}", len(chunks)):
+    for rows in work.track(chunks, f"{method} {images}"):
         some = explained(work, method, explain, x, places[rows], logits[rows])
         bad = ~some.maps.isfinite().flatten(1).all(1)
         some = some if not bool(bad.any()) else without(some, bad)

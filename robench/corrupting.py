@@ -249,7 +249,7 @@ def cell_of(
         return cell, [torch.tensor(labels) for labels in known.get(cell, [])], floats(pixels(places[:1]))[0].cpu()
     parts, first = list[list[Tensor]](), torch.zeros(0)
     chunks = places.split(run.batch_size)
-    for chunk in run.track(chunks, f"{cell[0]} {cell[1] or ''}".strip(), len(chunks)):
+    for chunk in run.track(chunks, f"{cell[0]} {cell[1] or ''}".strip()):
         x = pixels(chunk)
         first = floats(x[:1])[0].cpu() if not len(first) else first
         if put is not None:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -56,21 +56,21 @@ from robench.threat import Threat, per_sample, refuse_too_large
 from robench.types import Found
 from robench.writing import allocate
 
-T = TypeVar("T")
+Told = Callable[[], str | None]
 EXAMPLES = 8  # how many adversarial images are kept for the pictures
 EXAMINED = 64  # how many images the diagnostics look at
 
 
 class Track(Protocol):
-    """Wraps an iterable of known length to show its progress; the plain `untracked` shows nothing."""
+    """Wraps chunks of images to show how far their work is; the plain `untracked` shows nothing."""
 
-    def __call__(self, things: Iterable[T], what: str, length: int) -> Iterable[T]:
-        """The things themselves."""
+    def __call__(self, chunks: Sequence[Tensor], what: str, told: Told = ...) -> Iterable[Tensor]:
+        """The chunks themselves; `told` gives what is to be said at their end, "" where nothing is, None for what is usual."""
 
 
-def untracked(things: Iterable[T], what: str, length: int) -> Iterable[T]:  # noqa: ARG001
-    """The things themselves: no progress is shown."""
-    return things
+def untracked(chunks: Sequence[Tensor], what: str, told: Told = lambda: None) -> Iterable[Tensor]:  # noqa: ARG001
+    """The chunks themselves: no progress is shown."""
+    return chunks
 
 
 @dataclass(frozen=True)
@@ -347,7 +347,7 @@ def shuffled(n: int, seed: int) -> Tensor:
 
 def whole(trial: Trial, places: Tensor) -> Interval:
     """Runs all stages on this process's share of the places; the interval that belongs to it."""
-    run_stages(trial, trial.world.share(places))
+    run_stages(trial, trial.world.share(places), partial(left_after, trial))
     return WILSON
 
 
@@ -355,8 +355,9 @@ def in_blocks(trial: Trial, order: Tensor, until: float) -> Interval:
     """Runs all stages on one block of images after the other until the interval of the last accuracy is narrow; that interval."""
     interval, seen = Interval(f"anytime, of {len(order)} images", partial(bounds, population=len(order))), 0
     for block in order.split(trial.batch_size):
-        run_stages(trial, block)
-        seen += len(block)  # a journal may hold part of a later block: what has not been through all stages says nothing yet
+        seen += len(block)
+        run_stages(trial, block, partial(so_far, trial, interval, order[:seen]))
+        # a journal may hold part of a later block: what has not been through all stages says nothing yet
         low, high = interval.of(int((trial.outcomes.broken[order[:seen]] < 0).sum()), seen)
         if (high - low) / 2 <= until:
             break
@@ -368,12 +369,30 @@ def bounds(successes: float, n: int, population: int) -> tuple[float, float]:
     return anytime(int(successes), n, population)
 
 
-def run_stages(trial: Trial, places: Tensor) -> None:
-    """Runs each stage on those of the places that stand and have not been through it, in full batches."""
+def left_after(trial: Trial, number: int) -> str:
+    """What a stage has left, as a sentence; where several processes share the images, of the share of this one."""
+    outcomes, stage = trial.outcomes, trial.outcomes.stages[number]
+    n, several = int(outcomes.done[0].sum()), len({other.threat.eps for other in outcomes.stages}) > 1
+    name = f"{stage.probe} at {eps_text(stage.threat.eps)}" if several and stage.attack is not None else stage.probe
+    share = " of this process" if trial.world.size > 1 else ""
+    return f"{name}: {outcomes.left(number)} of {n} images{share} stand, {outcomes.tallies[number].seconds:.1f} s"
+
+
+def so_far(trial: Trial, interval: Interval, seen: Tensor, number: int) -> str:
+    """What is known once the images at the places `seen` have been through the last stage, as a sentence; "" before."""
+    if number < len(trial.outcomes.stages) - 1:
+        return ""
+    left = int((trial.outcomes.broken[seen] < 0).sum())
+    low, high = interval.of(left, len(seen))
+    return f"{len(seen)} images seen: {100 * left / len(seen):.2f} % left, 95 % interval {100 * low:.1f} - {100 * high:.1f}"
+
+
+def run_stages(trial: Trial, places: Tensor, told: Callable[[int], str]) -> None:
+    """Runs each stage on those of the places that stand and have not been through it, in full batches; `told` says what became of it."""
     for number, stage in enumerate(trial.outcomes.stages):
         todo = trial.outcomes.todo(number, places)
         chunks = todo.split(trial.batch_size) if len(todo) else ()
-        for chunk in trial.track(chunks, stage.probe, len(chunks)):
+        for chunk in trial.track(chunks, stage.probe, partial(told, number)):
             begin = time.perf_counter()
             entry = clean(trial, chunk) if stage.attack is None else attacked(trial, stage, chunk)
             entry |= {"stage": number, "places": chunk.tolist(), "seconds": time.perf_counter() - begin}

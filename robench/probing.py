@@ -179,7 +179,7 @@ def levels(
     found: dict[str, Record] = {}
     right = (pred == y).nonzero().flatten()
     chunks = right.split(batch_size) if len(right) else ()
-    for places in track(chunks, called.probe, len(chunks)):
+    for places in track(chunks, called.probe):
         draws = Draws(called.seed, ids[places].to(device), called.probe)
         begin = time.perf_counter()
         for level in function(model, pixels(x, places, device), y[places].to(device), draws):

@@ -8,8 +8,8 @@ import math
 import sys
 import time
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple, TextIO, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -18,13 +18,13 @@ from rich.text import Text
 from robench.errors import InputError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from robench.evaluation import Track
     from robench.fitting import Epoch
     from robench.resuming import Event
     from robench.rows import Row
     from robench.training import Events
-
-T = TypeVar("T")
 
 
 class Pipe(Console):
@@ -133,12 +133,28 @@ def live(quiet: bool) -> bool:
 
 
 def tracker(quiet: bool) -> Track:
-    """Wraps the chunks of each probe in a progress bar on stderr; shows nothing off a terminal."""
+    """Shows on stderr how many images of each attack, probe or method are done: a bar on a terminal, and a line at the end also off one."""
 
-    def bar(things: Iterable[T], what: str, length: int) -> Iterable[T]:
-        from rich.progress import track
+    def bar(chunks: Sequence[Tensor], what: str, told: Callable[[], str | None] = lambda: None) -> Iterable[Tensor]:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-        return track(things, f"{what:<12}", total=length, console=err, transient=True, disable=not live(quiet))
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(24),
+            MofNCompleteColumn(),
+            TextColumn("images,"),
+            TimeElapsedColumn(),
+            TextColumn("gone, left"),
+            TimeRemainingColumn(),
+        )
+        n, begin = sum(map(len, chunks)), time.perf_counter()
+        with Progress(*columns, console=err, transient=True, disable=not live(quiet)) as shown:
+            task = shown.add_task(f"{what:<12}", total=n)
+            for chunk in chunks:
+                yield chunk
+                shown.advance(task, len(chunk))
+        sentence = told()
+        message(f"{what}: {n} images, {time.perf_counter() - begin:.1f} s" if sentence is None else sentence, quiet or sentence == "")
 
     return bar
 

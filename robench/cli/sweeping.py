@@ -21,6 +21,7 @@ def sweep_command(
 
     run    robench.training.train      words  its arguments but for the settings, which are `given` where they are not None
     """
+    from robench.cli.console import message
     from robench.cli.measuring import alone, results_folder, resumable
     from robench.presets import PRESETS
     from robench.recipes import lookup
@@ -36,6 +37,7 @@ def sweep_command(
     cells = planned(sentence, {**lookup(preset or "small", PRESETS, "preset"), **named})
 
     def train_one(cell: Cell, path: Path) -> dict[str, Any]:
+        message(f"Cell {cells.index(cell) + 1} of {len(cells)}: {cell.setting}", quiet)
         settings = {"seed": words["seed"], **named, **cell.overrides}
         apart = {key: value for key, value in words.items() if key != "seed"}
         return run(**apart, **settings, preset=preset, out=path, teachers=folder, resume=resume).meta  # type: ignore[no-any-return]
