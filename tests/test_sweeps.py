@@ -484,7 +484,7 @@ def test_the_command_trains_every_cell_draws_the_front_and_goes_on_where_it_stop
     np.savez(tmp_path / "toy.npz", x_train=x[:60], y_train=y[:60], x_test=x[60:], y_test=y[60:])
     out = tmp_path / "out"
     words = ["train", "--data", f"npz:{tmp_path}/toy.npz", "--arch", "cnn,width=4", "--epochs", 1, "--batch-size", 8, "--held-out", 20]
-    words += ["--reg", "sagr", "--sweep", "lambda=0.01:0.1,rho=0:1", "--suite", "pgd-20", "--out", out]
+    words += ["--reg", "sagr,sign=positive", "--sweep", "lambda=0.01:0.1,rho=0:1", "--suite", "pgd-20", "--out", out]
     shown = robench(*words)
     assert "lambda" in shown.stdout
     assert "measured on held-out images; pgd-20: n = 20" in " ".join(shown.stdout.split())
