@@ -39,6 +39,7 @@ from robench.rows import Row
 
 SETS = {"fifteen": FIFTEEN, "nineteen": NINETEEN, "noise": NOISES}
 NEEDS_CLEAN = ("relative_error", "relative_accuracy", "relative_ce", "relative_mce")  # and all rows of the probe clean
+PIXELS = "pixels of "  # before a corruption, the key of the digest of its images
 Cell = tuple[str, int]
 
 
@@ -131,7 +132,7 @@ def of_set(corrupted: Corrupted, rows: Tensor, clean: Images | None) -> Source:
     for tensor in (corrupted.y[rows], corrupted.ids[rows]):
         digest.update(tensor.contiguous().numpy().tobytes())
     cells = tuple((corruption, severity) for corruption in corrupted.corruptions for severity in corrupted.severities)
-    pixels = {f"pixels of {name}": corrupted.digest(name, rows) for name in corrupted.corruptions}
+    pixels = {f"{PIXELS}{name}": corrupted.digest(name, rows) for name in corrupted.corruptions}
     about = {
         "set": corrupted.name,
         "labels": digest.hexdigest(),
@@ -171,7 +172,7 @@ def degrade(
     """
     measured = [*subjects, *([reference] if isinstance(reference, Subject) else [])]
     try_out(measured, source, device)
-    journal = Journal(folder, header(measured, source), resume=resume)
+    journal = Journal(folder, header(measured, source), resume=resume, adds=only_adds)
     predictions: list[dict[Cell, Tensor]] = [{} for _ in measured]
     sheet: dict[Cell, Tensor] = {}
     with ExitStack() as stack, journal.kept(), ending_told(batch_size, partial(begun, folder)):
@@ -223,6 +224,25 @@ def header(subjects: Sequence[Subject], source: Source) -> dict[str, Any]:
     }
 
 
+def only_adds(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
+    """Whether a run asks for what another did and for more: corruptions, severities, models, or a reference where there was none.
+
+    theirs, ours  what `header` says, with more words or without
+    """
+    each = ("models", "names", "architectures")  # of the models, then of the reference
+    grown = (*each, "cells", "measured", "reference")
+    same = {key: value for key, value in theirs.items() if key not in grown}
+    more = {key for key in {*ours} - {*theirs} if not key.startswith(PIXELS)}
+    return (
+        not more
+        and all(ours.get(key) == value for key, value in same.items())
+        and all(cell in ours["cells"] for cell in theirs["cells"])
+        and all(ours.get(key, [])[: len(theirs[key])] == theirs[key] for key in each if key in theirs)
+        and theirs.get("measured") in (ours.get("measured"), len(theirs["models"]))  # a reference does not become a model
+        and theirs.get("reference", "") in ("", ours.get("reference", ""))
+    )
+
+
 def every(run: Run, known: Mapping[Cell, list[list[int]]], target: Export | None) -> Iterator[tuple[Cell, list[Tensor], Tensor]]:
     """Each cell, the clean images first, with the labels that each model gives, (N,), and the first image, (C, H, W) float on the CPU."""
     if run.source.clean is not None:
@@ -243,10 +263,11 @@ def writer(target: Export | None, corruption: str) -> Iterator[Callable[[int, Te
 def cell_of(
     run: Run, cell: Cell, pixels: Callable[[Tensor], Tensor], known: Mapping[Cell, list[list[int]]], put: Any
 ) -> tuple[Cell, list[Tensor], Tensor]:
-    """One cell: its labels from the journal, or from the models; its images are made if someone has to see them."""
-    places = torch.arange(len(run.source.y))
-    if put is None and (cell in known or not run.subjects):
-        return cell, [torch.tensor(labels) for labels in known.get(cell, [])], floats(pixels(places[:1]))[0].cpu()
+    """One cell: its labels from the journal, or from the models that the journal does not know; images are made if someone sees them."""
+    places, labels = torch.arange(len(run.source.y)), [torch.tensor(labels) for labels in known.get(cell, [])]
+    asked = run.subjects[len(labels) :]
+    if put is None and not asked:
+        return cell, labels, floats(pixels(places[:1]))[0].cpu()
     parts, first = list[list[Tensor]](), torch.zeros(0)
     chunks = places.split(run.batch_size)
     for chunk in run.track(chunks, f"{cell[0]} {cell[1] or ''}".strip()):
@@ -254,11 +275,10 @@ def cell_of(
         first = floats(x[:1])[0].cpu() if not len(first) else first
         if put is not None:
             put(cell[1], chunk, x)
-        if cell not in known:
-            parts.append([labels_of(subject, floats(x).to(run.device), run.source.y[chunk]) for subject in run.subjects])
-    if cell in known:
-        return cell, [torch.tensor(labels) for labels in known[cell]], first
-    found = [torch.cat(labels) for labels in zip(*parts, strict=True)]
+        parts.append([labels_of(subject, floats(x).to(run.device), run.source.y[chunk]) for subject in asked])
+    if not asked:
+        return cell, labels, first
+    found = [*labels, *(torch.cat(its) for its in zip(*parts, strict=True))]
     run.journal.append({"corruption": cell[0], "severity": cell[1], "labels": [labels.tolist() for labels in found]})
     return cell, found, first
 

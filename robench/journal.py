@@ -10,14 +10,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from robench.errors import InputError, UnfinishedError
+from robench.writing import write_whole
 
 NAME = "state"
+Adds = Callable[[Mapping[str, Any], Mapping[str, Any]], bool]
 CHECK = "check"  # the key of a line's checksum
 FINISHED = {"finished": True}
 
@@ -27,15 +29,19 @@ class Journal:
 
     header  what the run is: plain JSON values; entries of a file with another header are not taken
     rank    number of this process among those that share the work; each writes a file of its own
+    adds    adds(theirs, ours) -> whether a header only adds to that of an earlier run, whose entries are then taken up
     resume  take up what the files of an earlier run in the folder hold, of however many processes it was.
             InputError where they belong to another run, and where there is an unfinished run but `resume` is false
 
     `entries` are the pieces taken up, `added` those of this process.
     """
 
-    def __init__(self, folder: Path | None, header: Mapping[str, Any], *, rank: int = 0, resume: bool = False) -> None:
+    def __init__(
+        self, folder: Path | None, header: Mapping[str, Any], *, rank: int = 0, resume: bool = False, adds: Adds | None = None
+    ) -> None:
         self.header: dict[str, Any] = json.loads(json.dumps(header))
         self.path = None if folder is None else folder / f"{NAME}-{rank}.jsonl"
+        self._adds = adds
         self.entries: list[dict[str, Any]] = []
         self.added: list[dict[str, Any]] = []
         if folder is None or self.path is None:
@@ -81,7 +87,10 @@ class Journal:
         header, *entries = checked(lines, path)
         if not resume:
             raise InputError(f"{path.parent} holds the state of a run: pass --resume to go on with it, or choose another folder")
-        if header != self.header:
+        if header != self.header and self._adds is not None and self._adds(header, self.header):
+            write_whole({path: resealed([self.header, *entries])})
+            lines = complete_lines(path)
+        elif header != self.header:
             raise InputError(f"{path.parent} holds the state of another run: {difference(header, self.header)}")
         self.entries += [entry for entry in entries if entry != FINISHED]
         if path == self.path:
@@ -112,6 +121,15 @@ def sealed(entry: Mapping[str, Any], last: str) -> tuple[bytes, str]:
     body = json.dumps(entry, separators=(",", ":")).encode()[:-1]
     check = hashlib.sha256(last.encode() + body).hexdigest()[:16]
     return body + f'{"," if entry else ""}"{CHECK}":"{check}"}}\n'.encode(), check
+
+
+def resealed(entries: Iterable[Mapping[str, Any]]) -> bytes:
+    """The lines of a file with these entries."""
+    last, lines = "", []
+    for entry in entries:
+        line, last = sealed(entry, last)
+        lines.append(line)
+    return b"".join(lines)
 
 
 def checked(lines: Iterable[bytes], path: Path) -> list[dict[str, Any]]:

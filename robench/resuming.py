@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import io
+import re
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 
-from robench.errors import DivergedError, InputError
+from robench.destinations import complete, differing, emptied, exchange
+from robench.errors import BusyError, DivergedError, InputError, UnfinishedError
 from robench.fitting import Epoch, Note, Run, State, Step, restore, saved
 from robench.models import checkpoint
-from robench.writing import write_whole
+from robench.shards import World
+from robench.writing import locked, prepare, write_whole
 
 FORMAT = b"robench-training-2 "  # a state begins with this, the sha256 of the rest, and the end of the line
+ENDS = (".pt", ".pth")
+BESIDE = (".json", ".log.csv", ".curves.png", *(f".{which}{end}" for which in ("best", "last") for end in (*ENDS, ".json")))
 SAVE_SECONDS = 60.0  # a training that is killed loses that much at most, or twenty times what it takes to save
 Event: TypeAlias = Step | Epoch | Note
 
@@ -39,17 +47,19 @@ class Going:
         return None if self.out is None else self.out.with_name(f"{self.out.stem}.state.pt")
 
 
-def taken_up(going: Going, resume: bool) -> list[str]:
+def taken_up(going: Going, resume: bool, force: bool = False) -> list[str]:
     """Brings the run to where its state file says; a note that it did. InputError for the state of other settings, or one in the way."""
     path = going.state
-    if path is None or not path.exists():
+    if path is None or not path.exists() or (force and not resume):
         return []
     if not resume:
-        raise InputError(f"{path} holds an unfinished training: pass --resume to go on with it, or remove it")
+        raise InputError(f"{path} holds an unfinished training: pass --resume to go on with it, or --force to begin anew")
     content = read_state(path)
-    other = differing(content["words"], going.words)
+    other = unlike(content["words"], going.words)
     if other:
-        raise InputError(f"{path.name} belongs to a training with other settings ({other}): repeat its words, or remove it")
+        raise InputError(
+            f"{path.name} belongs to a training with other settings ({other}): repeat its words, or pass --force to begin anew"
+        )
     restore(going.run, content["run"])
     return [f"taken up after {going.run.done} steps and {len(going.run.history)} epochs"]
 
@@ -67,19 +77,6 @@ def read_state(path: Path) -> dict[str, Any]:
         raise InputError(f"{path.name} is cut off or damaged: remove it")
     content: dict[str, Any] = torch.load(io.BytesIO(data[start + 1 :]), map_location="cpu", weights_only=True)
     return content
-
-
-def differing(one: Mapping[str, Any], other: Mapping[str, Any], where: str = "") -> str:
-    """The first setting in which two dicts differ, with both values; "" if none."""
-    for key in sorted({*one, *other}):
-        a, b = one.get(key), other.get(key)
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found = differing(a, b, f"{where}{key}.")
-            if found:
-                return found
-        elif a != b:
-            return f"{where}{key} was {a!r} and is {b!r}"
-    return ""
 
 
 def kept_going(going: Going, events: Iterator[Event]) -> Iterator[Event]:
@@ -143,13 +140,153 @@ def interruptions(wanted: bool) -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def finished(out: Path | None, meta: Mapping[str, Any]) -> tuple[State, dict[str, Any]] | None:
+@contextmanager
+def claimed(out: Path | None, name: str, words: Mapping[str, Any], world: World, *, resume: bool, force: bool) -> Iterator[Path | None]:
+    """The checkpoint that a training writes, FILE.pt, which nobody else can write to as long as this lasts.
+
+    out    FILE.pt; or a folder: then the file is called `name`, with the next free number, or with `resume` is that of the newest
+           unfinished training of these words, else of a finished one
+    words  what the checkpoint says of itself, as far as it is known before a teacher is
+
+    Of several processes the first one chooses. InputError where a finished training would be replaced and `force` is not given.
+    """
+    if out is None:
+        yield None
+        return
+    with ExitStack() as stack:
+        chosen, refusal = None, None
+        if world.rank == 0:
+            try:
+                chosen = taken(out, name, words, resume, stack)
+                refuse_finished(chosen, words, resume, force)
+            except InputError as error:
+                refusal = error
+        chosen, refusal = world.agree((chosen, refusal))
+        if refusal is not None:
+            raise refusal
+        yield chosen
+
+
+def taken(out: Path, name: str, words: Mapping[str, Any], resume: bool, stack: ExitStack) -> Path:
+    """The file that is locked for this training."""
+    if out.suffix in ENDS:
+        prepare(out.parent)
+        stack.enter_context(locked(out.with_name(f".{out.stem}.lock"), out))
+        return out
+    prepare(out)
+    for path in chain(going_on(out, name, words) if resume else (), free(out, name)):
+        with suppress(BusyError):  # another run writes there
+            stack.enter_context(locked(path.with_name(f".{path.stem}.lock"), path))
+            if resume or not occupied(path):
+                return path
+    raise AssertionError("there is always a free number")
+
+
+def free(folder: Path, name: str) -> Iterator[Path]:
+    """Files of a name, with the next free numbers."""
+    paths = (folder / (f"{name}.pt" if number == 1 else f"{name}-{number}.pt") for number in count(1))
+    return (path for path in paths if not occupied(path))
+
+
+def occupied(path: Path) -> bool:
+    """Whether there is a file that belongs to a checkpoint of this name, or to its training."""
+    return any(path.with_name(path.stem + end).exists() for end in (".pt", ".json", ".state.pt", ".teacher.pt", ".teacher.state.pt"))
+
+
+def unlike(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    """The first setting in which two trainings differ; what the user says before what follows from it, such as the network's mean."""
+    for keys in (("recipe", "preset"), (*theirs, *ours)):
+        told = differing({key: theirs.get(key) for key in keys}, {key: ours.get(key) for key in keys})
+        if told:
+            return told
+    return ""
+
+
+def going_on(folder: Path, name: str, words: Mapping[str, Any]) -> Iterator[Path]:
+    """The unfinished trainings of these words under a name and its numbers, the newest first, then the finished ones."""
+    family = re.compile(re.escape(name) + r"(-[0-9]+)?")
+    stems = {path.name.partition(".pt")[0] for path in folder.glob(f"{glob.escape(name)}*.pt")}
+    plain = {stem.removesuffix(".state").removesuffix(".teacher") for stem in stems}
+    paths = [folder / f"{stem}.pt" for stem in plain if family.fullmatch(stem)]
+    unfinished = [path for path in paths if not path.exists() and state_says(path, words)]
+    yield from sorted(unfinished, key=newest, reverse=True)
+    yield from sorted((path for path in paths if path.exists() and not other_words(path, words)), key=newest, reverse=True)
+
+
+def newest(path: Path) -> float:
+    """When a file of a training was last written."""
+    ends = (".pt", ".state.pt", ".teacher.pt", ".teacher.state.pt")
+    return max(other.stat().st_mtime for end in ends if (other := path.with_name(path.stem + end)).exists())
+
+
+def state_says(path: Path, words: Mapping[str, Any]) -> bool:
+    """Whether the state of a training belongs to these words; one that still trains its teacher has none, and its name must do."""
+    state = path.with_name(f"{path.stem}.state.pt")
+    if not state.exists():
+        return True
+    try:
+        known = read_state(state)["words"]
+    except InputError:
+        return False
+    return not differing(without_teacher({key: value for key, value in known.items() if key != "processes"}), without_teacher(words))
+
+
+def without_teacher(words: Mapping[str, Any]) -> dict[str, Any]:
+    """The words of a training but for its teacher and the epoch that was chosen."""
+    recipe = {key: value for key, value in words.get("recipe", {}).items() if key not in ("teacher", "epoch")}
+    return {**checkpoint.plain(dict(words)), "recipe": checkpoint.plain(recipe)}
+
+
+def refuse_finished(out: Path, words: Mapping[str, Any], resume: bool, force: bool) -> None:
+    """InputError where FILE.pt, or a file beside it, is there and must not be replaced. Ends an exchange that was broken off."""
+    complete(staged_of(out), out.parent, out.name)
+    if not out.exists():
+        beside = [path for path in (out.with_name(out.stem + end) for end in BESIDE) if path.exists()]
+        if beside:
+            raise InputError(f"{beside[0]} is in the way, and there is no {out.name} that it belongs to: choose another --out, or move it")
+        return
+    checkpoint.read(out)
+    if force:
+        return
+    if not resume:
+        raise InputError(f"{out} holds a finished training: pass --resume to see it, --force to replace it, or choose another --out")
+    other = other_words(out, words)
+    if other:
+        begun = "; --force --resume goes on with the one that is to replace it" if out.with_name(f"{out.stem}.state.pt").exists() else ""
+        raise InputError(
+            f"{out} holds a finished training with other settings ({other}): pass --force to replace it, or choose another --out{begun}"
+        )
+
+
+def other_words(out: Path, words: Mapping[str, Any]) -> str:
+    """In what a finished checkpoint was trained otherwise, but for its teacher; "" where in nothing."""
+    known = checkpoint.read(out)[1]
+    wanted = without_teacher(words)
+    return unlike(without_teacher({key: known.get(key) for key in wanted}), wanted)
+
+
+def finished(out: Path | None, words: Mapping[str, Any]) -> tuple[State, dict[str, Any]] | None:
     """Weights and meta that an earlier run with the same words has written, if they are there."""
-    if out is None or not out.exists() or not out.with_suffix(".json").exists():
+    if out is None or not out.exists() or other_words(out, words):
         return None
-    state, known = checkpoint.read(out)
-    wanted = checkpoint.plain(dict(meta))
-    recipe = {key: value for key, value in known.get("recipe", {}).items() if key != "epoch"}
-    if differing({**{key: known.get(key) for key in wanted}, "recipe": recipe}, wanted):
-        return None
-    return state, known
+    return checkpoint.read(out)
+
+
+def staged_of(out: Path) -> Path:
+    """The hidden folder in which the files of a checkpoint are put together."""
+    return out.with_name(f".{out.stem}.results")
+
+
+@contextmanager
+def replacing(out: Path) -> Iterator[Path]:
+    """Where the files of FILE.pt are written; at the end they move into their place, and those of an earlier training go."""
+    staged = emptied(staged_of(out))
+    try:
+        yield staged / out.name
+        old = {path.name for end in (*BESIDE, out.suffix) if (path := out.with_name(out.stem + end)).exists()}
+        exchange(staged, out.parent, old, last=out.name)
+    except UnfinishedError:
+        raise
+    except BaseException:
+        shutil.rmtree(staged, ignore_errors=True)
+        raise

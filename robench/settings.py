@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,8 @@ from robench.models.contract import FEW, examined
 from robench.models.identity import code_of
 from robench.objectives import DEFAULT_BASES, OBJECTIVES, regularizers_of
 from robench.presets import PRESETS
-from robench.recipes import lookup, parse, resolve, separate
+from robench.recipes import Recipe, lookup, parse, resolve, separate
 from robench.threat import Threat, refuse_too_large
-from robench.writing import prepare
 
 FIT = (
     "epochs", "batch_size", "optimizer", "lr", "momentum", "weight_decay", "schedule", "augment", "ema", "label_smoothing", "probe_n",
@@ -39,6 +40,7 @@ READ: dict[str, Callable[[Any], Any]] = {  # what may be written in several ways
     "reg": lambda reg: tuple(separate([reg] if isinstance(reg, str) else reg)),
 }
 GIVEN = "given"  # the normalisation by a mean and std that the user gave
+LONGEST = 100  # letters of the name of a checkpoint
 POSITIVE = ("epochs", "batch_size", "lr", "probe_n")
 NOT_NEGATIVE = ("held_out", "weight_decay", "momentum", "mixup", "cutmix", "awp")
 WHOLE = ("epochs", "batch_size", "probe_n")
@@ -137,15 +139,37 @@ def plan_of(settings: Mapping[str, Any], seed: int, teacher: nn.Module | None) -
     )
 
 
-def destination(out: Path | None, settings: Mapping[str, Any], data: str) -> Path | None:
-    """The checkpoint's path, in a folder known to be writable; named after data, architecture and method where `out` is a folder."""
-    if out is None:
-        return None
-    if out.suffix not in (".pt", ".pth"):
-        method = "-".join(parse(sentence).label.removesuffix(".py") for sentence in (settings["reg"] or (settings["objective"],)))
-        out = out / ("-".join([data, settings["arch"], method]).replace(":", "-").replace("/", "-") + ".pt")
-    prepare(out.parent)
-    return out
+def file_name(settings: Mapping[str, Any], preset: str, usual: str, data: str, seed: int) -> str:
+    """The name of a checkpoint without its end: data, architecture, method with weight and options, what else is not the preset's, seed.
+
+    usual  the preset that is not named; letters, digits, dots and dashes, at most 100 of them, of which the last are then a digest
+    """
+    its = PRESETS[preset]
+    regs = [spelled(parse(sentence)) for sentence in settings["reg"]]
+    methods = [] if regs and settings["objective"] == based(None, settings["reg"])[0] else [spelled(parse(settings["objective"]))]
+    said = ("arch", "objective", "reg", "held_out", *(["activation"] if is_foreign(parse(settings["arch"]).name) else []))
+    apart = {key: value for key, value in settings.items() if key not in said and value != its.get(key)}
+    others = [f"{key}-{short(value)}" for key, value in apart.items()]
+    named = [] if preset == usual else [preset]
+    source = data if ":" not in data else Path(data.partition(":")[2]).stem
+    arch = settings["arch"] if ".py:" not in settings["arch"] else Path(settings["arch"]).name
+    words = [source, arch, *methods, *regs, *named, *others, *([f"seed-{seed}"] if seed else [])]
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(words)).strip("-.")
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def spelled(recipe: Recipe) -> str:
+    """A recipe as a part of a file's name."""
+    weight = [] if recipe.weight is None else [short(recipe.weight)]
+    return "-".join([recipe.label.removesuffix(".py"), *weight, *(f"{key}-{short(value)}" for key, value in recipe.options.items())])
+
+
+def short(value: object) -> str:
+    """A value as a part of a file's name: multiples of 1/255 as such."""
+    if not isinstance(value, float):
+        return str(value)
+    parts = round(value * 255)
+    return f"{parts}-255" if 0 < parts < 255 and parts / 255 == value else f"{value:g}"
 
 
 def first_or_all_kinds(images: Images, n: int, seed: int) -> Images:

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from robench import options
 from robench.errors import DivergedError, InputError
 from robench.fronts import front
-from robench.journal import Journal, difference
+from robench.journal import Journal, difference, finished
 from robench.objectives import OBJECTIVES, REGULARIZERS
 from robench.presets import PRESETS
 from robench.recipes import Recipe, did_you_mean, fraction, from_file, literal, lookup, options_of, parse
@@ -274,13 +274,15 @@ def sweep(
     A training that diverges is a result: the sweep goes on. InputError where the folder holds another sweep or other results, or an
     unfinished sweep but `resume` is false.
     """
-    header = {"grid": axes_of(cells), "suite": suite, "measure": measure, **about}
-    check_free(prepare(folder), header)
-    journal = Journal(folder, header, resume=resume)
+    what = header(cells, suite, measure, about)
+    check_free(prepare(folder), what)
+    if not resume and finished(folder):
+        raise InputError(f"{folder} holds a finished sweep: resume it to have its numbers, or choose another folder")
+    journal = Journal(folder, what, resume=resume, adds=more_cells)
     known = {entry["setting"]: [Row(**row) for row in entry["rows"]] for entry in journal.entries}
     done = [Finished(cell, known[cell.setting], fresh=False) for cell in cells if cell.setting in known]
     if done:
-        write(folder, done, header)
+        write(folder, done, what)
     yield from done
     for cell in cells:
         if cell.setting in known:
@@ -289,9 +291,22 @@ def sweep(
             rows = trained(cell, train_one, folder / f"{cell.name}.pt", measure)
         journal.append({"setting": cell.setting, "rows": [vars(row) for row in rows]})
         done.append(Finished(cell, rows, fresh=True))
-        write(folder, done, header)
+        write(folder, done, what)
         yield done[-1]
     journal.finish()
+
+
+def header(cells: Sequence[Cell], suite: str, measure: str, about: Mapping[str, Any]) -> dict[str, Any]:
+    """What a sweep is, for its journal and for sweep.json."""
+    return {"grid": axes_of(cells), "suite": suite, "measure": measure, **about}
+
+
+def more_cells(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
+    """Whether a sweep has all cells of another and more values of the same keys, and differs in nothing else."""
+    one, other = theirs.get("grid"), ours["grid"]
+    if not isinstance(one, dict) or [*one] != [*other] or {**theirs, "grid": other} != ours:
+        return False
+    return all(value in other[key] for key, values in one.items() for value in values)
 
 
 def axes_of(cells: Sequence[Cell]) -> dict[str, list[str]]:
@@ -308,7 +323,7 @@ def check_free(folder: Path, header: Mapping[str, Any]) -> None:
     except (OSError, ValueError):
         raise InputError(f"{folder} holds results that are not those of a sweep: choose another folder") from None
     ours = json.loads(json.dumps(header))
-    if theirs != ours:
+    if theirs != ours and not (isinstance(theirs, dict) and more_cells(theirs, ours)):
         raise InputError(f"{folder} holds another sweep: {difference(theirs, ours)}; choose another folder")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from robench.attacks.kernels import cannot_compile
 from robench.calls import frozen, padded, with_gradients
@@ -35,8 +35,8 @@ from robench.plans import resolvable
 from robench.presets import default_preset
 from robench.recipes import Recipe, parse
 from robench.report.training import curves, log
-from robench.resuming import Event, Going, finished, kept_going, taken_up
-from robench.settings import destination, few_held_out, network, plan_of, settled
+from robench.resuming import Event, Going, claimed, finished, kept_going, replacing, taken_up
+from robench.settings import few_held_out, file_name, network, plan_of, settled
 from robench.shards import started
 from robench.suites import recipes
 from robench.threat import Threat, refuse_too_large
@@ -82,6 +82,7 @@ def train(
     teacher: PathLike | None = None,
     teachers: PathLike | None = None,
     resume: bool = False,
+    force: bool = False,
     watch: Events = lambda events, epochs: events,  # noqa: ARG005
     **overrides: Any,
 ) -> Trained:
@@ -95,15 +96,18 @@ def train(
                with measure="held-out" on eval_n of those, the same share of each class
     measure    the images that are measured at the end: "test", or "held-out", where a setting is to be chosen by the result
     out        the checkpoint to write: FILE.pt, with FILE.json beside it, and FILE.last.pt (or FILE.best.pt, with select="last") where the
-               last epoch was not the best, FILE.log.csv, FILE.curves.png; a folder gets a file named after data, architecture and
-               method; None: nothing is written. While the training runs its state lies in FILE.state.pt
+               last epoch was not the best, FILE.log.csv, FILE.curves.png; a folder gets a file named after data, architecture, method,
+               other settings and seed, with the next free number; None: nothing is written. While the training runs its state lies in
+               FILE.state.pt
     select     which weights become FILE.pt: "best" on the held-out split, or "last". Best is for a defence the latest epoch whose PGD-10
                accuracy lies within one standard error of the best, if that is surely above 1.5 / K, else the last epoch, with a note;
                without a defence the epoch of the best clean accuracy. No epoch with an alarm is taken
     teacher    a checkpoint or a file of weights of the same architecture for what learns from one (igd, hat); without it a network is
                trained first, with the same settings and no defence, and kept in FILE.teacher.pt
     teachers   a folder where such a network is kept instead, under a name made of its settings, and found again by other trainings
-    resume     go on from FILE.state.pt, to the weights of an unbroken training; what is finished is handed back as it is
+    resume     go on from FILE.state.pt, to the weights of an unbroken training; what is finished is handed back as it is. Without a file
+               name, with the newest unfinished training of these words
+    force      replace a finished training in FILE.pt once this one is whole; without it that is refused
     watch      wraps the iterator of Step, Epoch and Note, to show progress
 
     Under `torchrun` every process takes its share of each batch, and the first one writes.
@@ -121,7 +125,7 @@ def train(
     notes += [*more, *images.notes, *text_order(images)]
     if settings["compiled"] and (why := cannot_compile()):
         settings["compiled"], notes = False, [*notes, f"{why}: the training runs without it"]
-    world, out = started(), destination(out, settings, images.name)
+    world = started()
     training, held_out = holdout(images, settings["held_out"], seed)
     test = held_out if measure == "held-out" else load_images(data, "test", **where)
     test = unsplit(held_out) if measure == "held-out" or test.split == "all" else test
@@ -136,48 +140,76 @@ def train(
     resolvable(recipes(suite, plan.threat.norm) if isinstance(suite, str) else suite, "robench")
     notes += [*penalty_notes(settings["reg"], model, training), *attention_notes(model, training, plan)]
 
-    def first() -> Trained:
-        its = {**settings, **UNDEFENDED}
-        place = teacher_place(out, teachers, {**its, "seed": seed})
-        there = place is not None and place.exists()
-        how = (
-            f"{place.name} serves again as the teacher"
-            if place and there
-            else "a network without a defence is trained first, as the teacher"
-        )
-        tuple(watch(iter([Note(f"{how}; --teacher FILE names another")]), 0))
-        return train(
-            data, preset=name, **shown, n_train=n_train, eval_n=eval_n, suite=(), measure=measure,
-            seed=seed, device=device, out=place, resume=resume or there, watch=watch, **its,
-        )  # fmt: skip
-
-    master, origin = teacher_of(methods, teacher, model, about, first)
-    notes += teacher_notes(teacher, images, about) if teacher else []
-    plan = replace(plan, teacher=None if master is None else master.to(device))
     meta: dict[str, Any] = {
         "model": about,
         "data": {"name": images.name, "n": len(training), "held_out": len(held_out), "sha256": images.sha256},
         "preset": name,
         "recipe": {
-            **settings, "reg": list(settings["reg"]), "seed": seed, "select": select, "teacher": origin, "measure": measure,
+            **settings, "reg": list(settings["reg"]), "seed": seed, "select": select, "measure": measure,
             "eval_n": eval_n, "suite": suite if isinstance(suite, str) else [recipe.label for recipe in suite],
         },
     }  # fmt: skip
-    if resume and (done := finished(out, meta)):
-        model.load_state_dict(done[0])
-        return Trained(model.to(device).eval(), done[1], [], out)
-    run = begin(model.to(device), plan, world)
-    going = Going(out, checkpoint.plain({**meta, "processes": world.size}), run)
-    notes += taken_up(going, resume)
-    events = chain(map(Note, notes), kept_going(going, fit(run, plan, training.to(device), held_out.to(device))))
-    for event in watch(events, settings["epochs"]):
+    called = file_name(settings, name, default_preset(images.shape), images.name, seed)
+    with claimed(out, called, meta, world, resume=resume, force=force) as file:
+
+        def first() -> Trained:
+            place = teacher_place(file, teachers, {**settings, **UNDEFENDED, "seed": seed})
+            there = place is not None and place.exists() and not (force and not resume)
+            how = (
+                f"{place.name} serves again as the teacher"
+                if place and there
+                else "a network without a defence is trained first, as the teacher"
+            )
+            tuple(watch(iter([Note(f"{how}; --teacher FILE names another")]), 0))
+            return train(
+                data, preset=name, **shown, n_train=n_train, eval_n=eval_n, suite=(), measure=measure, seed=seed, device=device,
+                out=place, resume=resume or there, force=force and not resume, watch=watch, **{**settings, **UNDEFENDED},
+            )  # fmt: skip
+
+        done = finished(file, meta) if resume and not force else None
+        if done and teacher is None:
+            refuse_other_teacher(done[1], [None, teacher_place(file, teachers, {**settings, **UNDEFENDED, "seed": seed})])
+            return handed_back(model, done, device, file)
+        master, origin = teacher_of(methods, teacher, model, about, first)
+        meta["recipe"]["teacher"] = origin
+        notes += teacher_notes(teacher, images, about) if teacher else []
+        plan = replace(plan, teacher=None if master is None else master.to(device))
+        if done:
+            refuse_other_teacher(done[1], [teacher])
+            return handed_back(model, done, device, file)
+        run = begin(model.to(device), plan, world)
+        going = Going(file, checkpoint.plain({**meta, "processes": world.size}), run)
+        notes += taken_up(going, resume, force)
+        best, notes = followed(going, plan, training.to(device), held_out.to(device), notes, select, watch)
+        meta = {**meta, "classes": list(images.classes), "history": run.history, "rolled_back": run.lost, "notes": notes}
+        return concluded(going, meta, best, test, few, select, suite, seed, device, plan.threat)
+
+
+def followed(
+    going: Going, plan: Plan, training: Images, held_out: Images, notes: list[str], select: str, watch: Events
+) -> tuple[Epoch, list[str]]:
+    """Trains to the end, with `watch` looking on; the best epoch, and the notes with those that came up."""
+    run, notes = going.run, [*notes]
+    for event in watch(chain(map(Note, [*notes]), kept_going(going, fit(run, plan, training, held_out))), plan.epochs):
         notes += [event.alarm] if isinstance(event, Epoch) and event.alarm else []
     best, unproven = selected(run, plan, held_out)
     overfitting = robust_overfitting(run.history, attacked(held_out, plan)) if plan.defended else ""
     late = [sentence for sentence in (unproven, overfitting) if sentence and select == "best"]
     tuple(watch(iter(map(Note, late)), 0))
-    meta = {**meta, "classes": list(images.classes), "history": run.history, "rolled_back": run.lost, "notes": notes + late}
-    return concluded(going, meta, best, test, few, select, suite, seed, device, plan.threat)
+    return best, notes + late
+
+
+def refuse_other_teacher(meta: Mapping[str, Any], known: Sequence[Path | None]) -> None:
+    """InputError where a finished training has learnt from a teacher that is none of those."""
+    its = (meta["recipe"].get("teacher") or {}).get("name")
+    if its not in [path and path.name for path in known]:
+        raise InputError(f"the finished training has learnt from {its}: pass --force to replace it, or choose another --out")
+
+
+def handed_back(model: nn.Module, done: tuple[dict[str, Tensor], dict[str, Any]], device: str, out: Path | None) -> Trained:
+    """A training that was finished earlier."""
+    model.load_state_dict(done[0])
+    return Trained(model.to(device).eval(), done[1], [], out)
 
 
 def attention_notes(model: nn.Module, images: Images, plan: Plan) -> list[str]:
@@ -330,14 +362,11 @@ def concluded(
         "metrics": metrics(found, test.name),
     }
     if run.world.rank == 0 and going.out is not None and going.state is not None:
-        keep(going.out, network_, meta, chosen, {"best": best, "last": last})
-        log(going.out.with_name(f"{going.out.stem}.log.csv"), run.history)
-        curves(
-            going.out.with_name(f"{going.out.stem}.curves.png"),
-            run.history,
-            f"{going.out.stem}: {' + '.join(methods_of(meta))}",
-            chosen.epoch + 1,
-        )
+        with replacing(going.out) as file:
+            keep(file, network_, meta, chosen, {"best": best, "last": last})
+            log(file.with_name(f"{file.stem}.log.csv"), run.history)
+            title = f"{file.stem}: {' + '.join(methods_of(meta))}"
+            curves(file.with_name(f"{file.stem}.curves.png"), run.history, title, chosen.epoch + 1)
         going.state.unlink(missing_ok=True)
     return Trained(network_, meta, found, going.out)
 
@@ -369,17 +398,12 @@ def metrics(found: Sequence[Evaluation], data: str) -> dict[str, Any]:
 
 
 def keep(out: Path | None, model: nn.Module, meta: dict[str, Any], chosen: Epoch, others: Mapping[str, Epoch]) -> Path | None:
-    """Writes the chosen weights to `out`, and those of `others` that are not the same to FILE.<name>.pt; returns `out`.
-
-    A file of that name that an earlier run left is removed where this run has none, so that the files of one name belong to one run.
-    """
+    """Writes the chosen weights to `out`, and those of `others` that are not the same to FILE.<name>.pt; returns `out`."""
     if out is None:
         return None
     for name, epoch in others.items():
         beside = out.with_name(f"{out.stem}.{name}{out.suffix}")
         if epoch is chosen:
-            beside.unlink(missing_ok=True)
-            beside.with_suffix(".json").unlink(missing_ok=True)
             continue
         other = copy.deepcopy(model)
         other.load_state_dict(epoch.weights)

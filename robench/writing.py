@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from robench.errors import InputError
+from robench.errors import BusyError, InputError
 
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)  # what a disk that knows no locks says
 
@@ -90,7 +90,7 @@ def taken(path: Path, what: Path) -> int | None:
             os.close(handle)
             if error.errno in NO_LOCKS:
                 return None
-            raise InputError(f"another run is writing to {what}{holder and f' (process {holder})'}: wait for its end") from None
+            raise BusyError(f"another run is writing to {what}{holder and f' (process {holder})'}: wait for its end") from None
         if same_file(handle, path):
             with suppress(OSError):  # the number of the process is a help, and a full disk no obstacle
                 os.ftruncate(handle, 0)

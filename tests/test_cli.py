@@ -24,31 +24,31 @@ FLAGS = {
         --normalize --mean --std --norm --eps
         --epochs --batch-size --teacher --optimizer --lr --momentum --weight-decay --schedule --augment --mixup --cutmix --awp --awp-warmup
         --ema --label-smoothing --precision --compile --guard --held-out --select --suite --measure --sweep --eval-n --seed --device
-        --threads --out --resume --quiet""",
+        --threads --out --resume --force --quiet""",
     "eval": """--suite --data --data-dir --download --split --image-size --resize --layout --class-order --classes --n --shuffle --indices
         --norm --eps
         --until --engine --precision --compile --seed --batch-size --arch --activation --weights --mean --std --trust --device --threads
         --out
-        --resume --save
+        --resume --force --save
         --strict --quiet""",
     "attack": """--attack --data --data-dir --download --split --image-size --resize --layout --class-order --classes --n --shuffle
         --indices --norm --eps
         --until --engine --precision --compile --seed --batch-size --arch --activation --weights --mean --std --trust --device --threads
         --out
-        --resume --save
+        --resume --force --save
         --strict --quiet""",
     "saliency": """--method --score --target --channels --block --layer --against --join --inductive --data --data-dir --download --split
         --image-size --resize --layout --class-order --classes --n --shuffle --indices --norm --eps --seed --batch-size --arch --activation
         --weights --mean
         --std
         --trust
-        --device --threads --out --save --quiet""",
+        --device --threads --out --resume --force --save --quiet""",
     "corrupt": """--corruption --severity --from --scale --frost-dir --reference --export --data --data-dir --download --split --image-size
         --resize --layout --class-order --classes --n --shuffle --indices --seed --batch-size --arch --activation --weights --mean --std
         --trust --device
         --threads
         --out --resume --force --quiet""",
-    "compare": "--fail-on --alpha --out --quiet",
+    "compare": "--fail-on --alpha --out --resume --force --quiet",
     "list": "",
 }
 

@@ -348,7 +348,7 @@ def test_an_attack_by_a_probe_writes_its_one_level(tmp_path):
     ("words", "sentence"),
     [
         (["attack", CHECKPOINT, "--attack", "inductive-noise", "--eps", "8/255"], "no use for --eps"),
-        (["attack", CHECKPOINT, "--attack", "random-noise", "--resume", "--out", "x"], "no use for --resume"),
+        (["attack", CHECKPOINT, "--attack", "random-noise", "--resume"], "Pass its folder with --out"),
         (["attack", CHECKPOINT, "--attack", "random-noise,t=2"], "t must be"),
         (["eval", CHECKPOINT, "--suite", "inductive", "--engine", "reference"], "no use for --engine"),
         (["attack", CHECKPOINT, "--attack", "inductive-occlusion,colour=blue"], "colour"),

@@ -176,7 +176,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_rows(tmp_path):
     robench(*words, tmp_path / "killed", "--resume")
     assert (tmp_path / "killed" / "rows.csv").read_text() == (tmp_path / "whole" / "rows.csv").read_text()
     assert (tmp_path / "killed" / "samples.csv").read_text() == (tmp_path / "whole" / "samples.csv").read_text()
-    assert "another run" in refused(*words[:-1], "--seed", 1, "--resume", "--out", tmp_path / "killed")
+    assert "seed was 0 and is 1" in refused(*words[:-1], "--seed", 1, "--resume", "--out", tmp_path / "killed")
 
 
 def noisy_set(folder, seed):
@@ -192,7 +192,7 @@ def test_a_run_does_not_go_on_with_another_set_of_the_same_labels(tmp_path):
     noisy_set(tmp_path / "other", 1)
     robench(*words, tmp_path / "one")
     before = (tmp_path / "out" / "rows.csv").read_bytes()
-    assert "its pixels of gaussian_noise is" in refused(*words, tmp_path / "other", "--resume")
+    assert "with other words (pixels of contrast was" in refused(*words, tmp_path / "other", "--resume")
     assert (tmp_path / "out" / "rows.csv").read_bytes() == before
     robench(*words, tmp_path / "one", "--resume")
     assert (tmp_path / "out" / "rows.csv").read_bytes() == before
@@ -206,7 +206,7 @@ def test_a_run_does_not_go_on_with_other_clean_images_of_the_same_labels(tmp_pat
         np.savez(tmp_path / name / "c.npz", x=x.permute(0, 2, 3, 1).numpy(), y=images.y.numpy())
     words = ["corrupt", CHECKPOINT, "--from", tmp_path / "set", "--out", tmp_path / "out", "--data"]
     robench(*words, f"npz:{tmp_path}/one/c.npz")
-    assert "another run: its clean is" in refused(*words, f"npz:{tmp_path}/other/c.npz", "--resume")
+    assert "with other words (clean was" in refused(*words, f"npz:{tmp_path}/other/c.npz", "--resume")
 
 
 def test_an_exported_set_is_replaced_by_force_alone(tmp_path, data_dir):
@@ -221,7 +221,7 @@ def test_an_exported_set_is_replaced_by_force_alone(tmp_path, data_dir):
     robench(*words, tmp_path / "other", "--force")
     assert (tmp_path / "set" / "frost.npy").read_bytes() != before
     assert {path.name for path in (tmp_path / "set").iterdir()} == {"frost.npy", "labels.npy", "robench.json"}
-    assert "leave it out" in refused("corrupt", CHECKPOINT, "--n", 6, "--force", "--out", tmp_path / "out")
+    assert "leave it out" in refused("corrupt", CHECKPOINT, "--n", 6, "--force")
 
 
 def test_an_export_of_fewer_than_all_images_says_that_robustbench_reads_it_wrongly(tmp_path):

@@ -22,6 +22,7 @@ LAYERS = {
         "writing",
         "statistics",
         "journal",
+        "destinations",
         "memory",
         "calls",
         "options",

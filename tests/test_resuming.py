@@ -134,7 +134,7 @@ def test_other_settings_and_forgotten_words_are_refused_and_leave_the_state(toys
         train("toy", out=out, resume=True, **settings())
 
 
-def test_what_is_finished_is_handed_back_and_other_words_train_anew(toys, tmp_path):
+def test_what_is_finished_is_handed_back_and_other_words_are_refused(toys, tmp_path):
     out = tmp_path / "net.pt"
     first = train("toy", out=out, **settings())
     stamp = out.stat().st_mtime_ns
@@ -142,8 +142,13 @@ def test_what_is_finished_is_handed_back_and_other_words_train_anew(toys, tmp_pa
     assert out.stat().st_mtime_ns == stamp
     assert again.meta == first.meta or json.dumps(again.meta) == json.dumps(checkpoint.plain(first.meta))
     assert all(torch.equal(a, b) for a, b in zip(first.model.state_dict().values(), again.model.state_dict().values(), strict=True))
-    train("toy", out=out, resume=True, **{**settings(), "epochs": 2})
-    assert checkpoint.read(out)[1]["recipe"]["epochs"] == 2
+    for words, sentence in (
+        ({}, "holds a finished training: pass --resume"),
+        ({"resume": True, "epochs": 2}, "recipe.epochs was 3 and is 2"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            train("toy", out=out, **{**settings(), **words})
+    assert out.stat().st_mtime_ns == stamp
 
 
 def words(tmp_path, out):

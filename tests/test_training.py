@@ -17,6 +17,7 @@ from robench.fitting import fit as steps_of
 from robench.models import checkpoint
 from robench.objectives import OBJECTIVES, regularizers_of
 from robench.presets import ABOUT, PRESETS, default_preset
+from robench.resuming import replacing
 from robench.schedules import SCHEDULES
 from robench.settings import FIT, few_held_out, first_or_all_kinds, plan_of, settled
 from robench.threat import Threat
@@ -287,12 +288,14 @@ def test_best_and_last_are_both_kept_and_files_of_an_earlier_run_are_not(tmp_pat
     out = tmp_path / "net.pt"
     for chosen, other in ((best, last), (last, best)):
         model.load_state_dict(chosen.weights)
-        keep(out, model, meta, chosen, {"best": best, "last": last})
+        with replacing(out) as file:
+            keep(file, model, meta, chosen, {"best": best, "last": last})
         beside = tmp_path / f"net.{'last' if other is last else 'best'}.pt"
         assert sorted(path.name for path in tmp_path.glob("*.pt")) == sorted([beside.name, "net.pt"])
         assert torch.equal(checkpoint.read(beside)[0]["0.weight"], other.weights["0.weight"])
         assert checkpoint.read(beside)[1]["recipe"]["epoch"] == other.epoch + 1
-    keep(out, model, meta, last, {"best": last, "last": last})
+    with replacing(out) as file:
+        keep(file, model, meta, last, {"best": last, "last": last})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net.json", "net.pt"]
 
 

@@ -45,6 +45,7 @@ def attack(
     threads: o.Threads = None,
     out: o.Out = None,
     resume: o.Resume = False,
+    force: o.Force = False,
     save: o.Save = False,
     strict: o.Strict = False,
     quiet: o.Quiet = False,
@@ -70,7 +71,6 @@ def attack(
             engine=engine,
             precision=precision,
             compile=compiled,
-            resume=resume,
             save=save,
         )
     else:
@@ -82,9 +82,22 @@ def attack(
         weights=weights, mean=mean and mean.values, std=std and std.values, trust=trust,
     )  # fmt: skip
     if probes:
-        run_probes(what, [chosen], chosen.label, out, quiet=quiet, strict=strict, seed=seed, batch_size=batch_size)
+        run_probes(
+            what,
+            [chosen],
+            chosen.label,
+            out,
+            quiet=quiet,
+            strict=strict,
+            seed=seed,
+            batch_size=batch_size,
+            resume=resume,
+            force=force,
+            command="attack",
+        )
         return
     run(
         single(what, f"attack {chosen.label!r}"), [chosen], chosen.label, out, quiet=quiet, strict=strict, save=save, seed=seed,
-        batch_size=batch_size, engine=engine, precision=precision, compiled=compiled, until=until, resume=resume,
+        batch_size=batch_size, engine=engine, precision=precision, compiled=compiled, until=until, resume=resume, force=force,
+        command="attack",
     )  # fmt: skip

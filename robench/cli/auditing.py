@@ -18,14 +18,15 @@ from robench.cli.measuring import (
     about,
     alone,
     described,
+    destined,
     flags_of,
-    fresh,
     image_words,
     notes_of,
     quickest_batch,
-    results_folder,
+    recipe_words,
     stem,
     subject_words,
+    told_again,
 )  # fmt: skip
 from robench.cli.probing import MOST, probed
 from robench.cli.probing import tables as error_tables
@@ -35,6 +36,7 @@ from robench.recipes import Recipe
 if TYPE_CHECKING:
     from robench.altered import Altered, Scene
     from robench.auditing import Audit
+    from robench.destinations import Place
     from robench.probing import Probing
     from robench.report.compare import Results
     from robench.rows import Row
@@ -55,6 +57,8 @@ class Wanted:
     batch_size: int | None
     save: bool
     quiet: bool
+    resume: bool = False
+    force: bool = False
 
 
 def refuse_idle_radius(against: Sequence[Recipe], norm: str | None, eps: float | None) -> None:
@@ -88,24 +92,28 @@ def run_audit(what: Sequence[Subject], wanted: Wanted, out: Path | None) -> None
     alone("an audit of saliency maps")
     one_threat(what, wanted.against)
     refuse_other_orders(what[0].images.classes, surrogates(wanted.against), what[0].classes, "surrogate")
-    folder, begin, images = results_folder(out, subject_words(what), "saliency"), time.perf_counter(), what[0].images
-    with fresh(folder, "maps-*.npy"):
-        scores, early = chosen_scores(wanted.scores, images.masks is not None, images.shape[1:])
-        early += beforehand(wanted.methods, scores, images.x)
-        for note in early:
-            message(f"Note: {note}", wanted.quiet)
-        scenes = [scene(one, wanted) for one in what]
-        earlier = [joined(results, its) for results, its in zip(matched(what, wanted.join), scenes, strict=True)]
-        try_out(what, wanted, scores, scenes, earlier)
-        audits = [audited(one, wanted, scores, its, changes, folder) for one, its, changes in zip(what, scenes, earlier, strict=True)]
-        probing = inductive(what, wanted) if wanted.inductive else None
-        rows = [row for audit in audits for row in rows_of(audit)] + (
-            [row for row in probing.rows if row.probe != "clean"] if probing else []
-        )
-        name = f"{subject_words(what)} on {image_words(what[0])}, seed {wanted.seed}"
-        late = [note if len(what) == 1 else f"{audit.about.checkpoint}: {note}" for audit in audits for note in audit.notes]
-        shown = [*score_tables(rows, wanted, name), *(error_tables(probing.rows) if probing else [])]
-        written = write(what, audits, probing, rows, shown, early + late, name, folder, wanted, time.perf_counter() - begin)
+    begin, images = time.perf_counter(), what[0].images
+    name = f"{subject_words(what)} on {image_words(what[0])}, seed {wanted.seed}"
+    with destined(out, subject_words(what), "saliency", words_of(what, wanted), resume=wanted.resume, force=wanted.force) as place:
+        if place.finished:
+            show_again(what, wanted, place, name)
+            return
+        with place.results() as folder:
+            scores, early = chosen_scores(wanted.scores, images.masks is not None, images.shape[1:])
+            early += beforehand(wanted.methods, scores, images.x)
+            for note in early:
+                message(f"Note: {note}", wanted.quiet)
+            scenes = [scene(one, wanted) for one in what]
+            earlier = [joined(results, its) for results, its in zip(matched(what, wanted.join), scenes, strict=True)]
+            try_out(what, wanted, scores, scenes, earlier)
+            audits = [audited(one, wanted, scores, its, changes, folder) for one, its, changes in zip(what, scenes, earlier, strict=True)]
+            probing = inductive(what, wanted) if wanted.inductive else None
+            rows = [row for audit in audits for row in rows_of(audit)] + (
+                [row for row in probing.rows if row.probe != "clean"] if probing else []
+            )
+            late = [note if len(what) == 1 else f"{audit.about.checkpoint}: {note}" for audit in audits for note in audit.notes]
+            shown = [*score_tables(rows, wanted, name), *(error_tables(probing.rows) if probing else [])]
+            written = write(what, audits, probing, rows, shown, early + late, name, folder, wanted, time.perf_counter() - begin)
     for table in [*score_tables(rows, wanted, name), *(error_tables(probing.rows, MOST) if probing else [])]:
         show(*table)
     for note in late:
@@ -113,7 +121,29 @@ def run_audit(what: Sequence[Subject], wanted: Wanted, out: Path | None) -> None
     for flag in raised(what, audits, probing):
         if flag not in flags_of(what):  # those were told as the models were loaded
             complain(f"Flag: {flag}")
-    message(f"Written: {', '.join(path.name for path in written)} in {folder}", wanted.quiet)
+    message(f"Written: {', '.join(path.name for path in written)} in {place.folder}", wanted.quiet)
+
+
+def words_of(what: Sequence[Subject], wanted: Wanted) -> dict[str, Any]:
+    """What was asked of an audit: all that its numbers depend on."""
+    recipes = {"methods": wanted.methods, "against": wanted.against}
+    return {
+        "command": "saliency", **described(what), **{key: [recipe_words(recipe) for recipe in its] for key, its in recipes.items()},
+        "scores": list(wanted.scores), "target": wanted.target, "channels": wanted.channels, "join": sorted(map(str, wanted.join)),
+        "inductive": wanted.inductive, "seed": wanted.seed, "save": wanted.save,
+        **({"norm": what[0].norm, "eps": what[0].radii[0]} if wanted.against else {}),
+    }  # fmt: skip
+
+
+def show_again(what: Sequence[Subject], wanted: Wanted, place: Place, name: str) -> None:
+    """Prints the tables of a finished audit."""
+    from robench.report import read_rows
+
+    rows = read_rows(place.folder)
+    probes = error_tables(rows, MOST) if wanted.inductive else []
+    for table in [*score_tables(rows, wanted, name), *probes]:
+        show(*table)
+    told_again(place, [*notes_of(what), *flags_of(what)], wanted.quiet)
 
 
 def guesses(what: Sequence[Subject], audits: Sequence[Audit]) -> list[str]:

@@ -13,7 +13,7 @@ from robench.cli.console import complain, message, percent, show
 from robench.errors import InputError
 
 if TYPE_CHECKING:
-    from robench.report.compare import Compared
+    from robench.report.compare import Compared, Results
 
 
 def compare(
@@ -29,13 +29,15 @@ def compare(
     ] = None,
     alpha: Annotated[float, typer.Option("--alpha", help="A drop counts if its McNemar p value is at most this.")] = 0.05,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for compare.csv. Default: it is not written.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Show a finished comparison of these runs again; nothing is written.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the comparison in --out.")] = False,
     quiet: o.Quiet = False,
 ) -> None:
     """Compares two evaluations image by image; exit code 1 where accuracy fell by more than chance and more than is allowed.
 
     Example: robench compare BASE NEW --fail-on "autoattack:drop>1%"
     """
-    from robench.report.compare import blind, failures, gates, load, notes, write
+    from robench.report.compare import blind, failures, gates, load, notes
     from robench.report.compare import compare as compared
 
     if not 0 < alpha <= 1:
@@ -43,12 +45,29 @@ def compare(
     before, after = load(base), load(new)
     lines = compared(before, after)
     chosen = gates([gate for words in fail_on or [] for gate in words.split(",")], [line.probe for line in lines])
-    written = write(out, lines) if out else None
+    written = kept(out, lines, (before, after), resume, force)
     show_compared(base, new, lines)
     for note in [*notes(before, after), *blind(chosen, lines[0].n, alpha)]:
         message(f"Note: {note}", quiet)
-    message(f"Written: {written}", quiet or not written)
+    message(written, quiet or not written)
     judge(failures(chosen, lines, alpha))
+
+
+def kept(out: Path | None, lines: Sequence[Compared], runs: Sequence[Results], resume: bool, force: bool) -> str:
+    """Writes compare.csv into a folder, if one is named; what was done, in words."""
+    from robench.destinations import claimed
+    from robench.report.compare import write
+
+    if out is None:
+        if resume or force:
+            raise InputError("--resume and --force belong to the folder of --out: name one, or leave them out")
+        return ""
+    words = {"command": "compare", **{name: run.manifest for name, run in zip(("base", "new"), runs, strict=True)}}
+    with claimed(out, words, resume=resume, force=force) as place:
+        if not place.finished:
+            with place.results() as folder:
+                write(folder, lines)
+    return f"This comparison is finished, and nothing was changed: {out}" if place.finished else f"Written: {out / 'compare.csv'}"
 
 
 def show_compared(base: Path, new: Path, lines: Sequence[Compared]) -> None:

@@ -65,7 +65,7 @@ def corrupt(
     out: o.Out = None,
     resume: o.Resume = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace the set of other images or settings in the --export folder, once the new one is whole.")
+        bool, typer.Option("--force", help="Replace the run in --out, and a set made otherwise in --export, once the new one is whole.")
     ] = False,
     quiet: o.Quiet = False,
 ) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,15 +20,14 @@ from robench.cli.measuring import (
     alone,
     checkpoints,
     data_of,
+    destined,
     device_of,
-    fresh,
     images_of,
     loaded,
     quickest_size,
-    results_folder,
-    resumable,
     stem,
     tell,
+    told_again,
 )  # fmt: skip
 from robench.errors import InputError
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from robench.data.corrupted import Corrupted
     from robench.data.export import Export
     from robench.degradation import Reference
+    from robench.destinations import Place
     from robench.models import Loaded
     from robench.probing import Subject
     from robench.rows import Row
@@ -72,6 +73,26 @@ def run_corrupt(models: Sequence[str], wanted: Wanted, out: Path | None, *, devi
     refuse(models, wanted, out)
     alone("accuracy under corruptions")
     on = device_of(device, threads)
+    with exclusive(wanted.export):
+        measure_or_write(models, wanted, out, on, how)
+
+
+@contextmanager
+def exclusive(folder: Path | None) -> Iterator[None]:
+    """The folder of an export for this run alone; InputError where another run writes there."""
+    from robench.writing import locked, prepare
+
+    if folder is None:
+        yield
+        return
+    with locked(prepare(folder) / ".lock", folder):
+        yield
+
+
+def measure_or_write(models: Sequence[str], wanted: Wanted, out: Path | None, on: str, how: dict[str, Any]) -> None:
+    """What `run_corrupt` does on a device."""
+    from robench.corrupting import only_adds
+
     choice = {key: how.pop(key) for key in (*IMAGES, "data", "classes")}
     images, source, notes = source_of(models, wanted, on, choice)
     target = exported(images, source, wanted)
@@ -83,13 +104,48 @@ def run_corrupt(models: Sequence[str], wanted: Wanted, out: Path | None, *, devi
     found = loaded(models, images, on, wanted.quiet, split=choice["split"], y=shown, noticed=notes, **how)
     if wanted.reference not in (None, "alexnet"):
         refuse_other_orders(source.classes, [str(wanted.reference)], choice["classes"], "reference")
-    folder = results_folder(out, found[0].name if len(found) == 1 else f"{len(found)}-models", "corrupt")
-    begin = time.perf_counter()
-    with fresh(folder), resumable(folder):
-        result = measured(found, images, source, wanted, on, folder, target)
-    if target is not None:
-        target.adopt()
-    report(found, source, result, wanted, on, folder, time.perf_counter() - begin)
+    reference = reference_of(wanted, images, source, on)
+    name, words = found[0].name if len(found) == 1 else f"{len(found)}-models", words_of(found, source, reference, wanted)
+    with destined(out, name, "corrupt", words, resume=wanted.resume, force=wanted.force and out is not None, adds=only_adds) as place:
+        if place.finished:
+            show_again(found, source, wanted, place)
+            if target is not None:
+                write_only(source, target, wanted, on)
+        else:
+            begin = time.perf_counter()
+            result = measured(found, images, source, wanted, on, place, target, reference)
+            if target is not None:
+                target.adopt()
+            report(found, source, result, wanted, on, place, time.perf_counter() - begin)
+
+
+def words_of(found: Sequence[Loaded], source: Source, reference: Subject | Reference | None, wanted: Wanted) -> dict[str, Any]:
+    """What was asked of a run: all that its numbers depend on."""
+    from robench.corrupting import header
+    from robench.probing import Subject
+
+    models = [*(subject_of(one, source) for one in found), *([reference] if isinstance(reference, Subject) else [])]
+    return {
+        "command": "corrupt", **header(models, source), "names": [model.about.checkpoint for model in models], "measured": len(found),
+        "reference": wanted.reference or "",
+    }  # fmt: skip
+
+
+def show_again(found: Sequence[Loaded], source: Source, wanted: Wanted, place: Place) -> None:
+    """Prints the tables of a finished run."""
+    from robench.destinations import manifest_of
+    from robench.report import read_rows
+
+    reference = manifest_of(place.folder)["corruptions"]["reference"]
+    for table in tables(read_rows(place.folder), title_of(found, source, wanted), reference or {}):
+        show(*table)
+    told_again(place, [*source.notes, *(sentence for one in found for sentence in (*one.notes, *one.flags))], wanted.quiet)
+
+
+def title_of(found: Sequence[Loaded], source: Source, wanted: Wanted) -> str:
+    """The models, the images and the seed in a title."""
+    models = found[0].name if len(found) == 1 else f"{len(found)} models"
+    return title_words(f"{models} on {source.name} {source.split}", f"n = {len(source.y)}", source.setting, f"seed {wanted.seed}")
 
 
 def refuse(models: Sequence[str], wanted: Wanted, out: Path | None) -> None:
@@ -100,14 +156,12 @@ def refuse(models: Sequence[str], wanted: Wanted, out: Path | None) -> None:
         raise InputError("--export writes images that are made here: leave --from out")
     if wanted.export is not None and wanted.graded and len(wanted.severities) < 5:
         raise InputError("--export writes all five severities, as the layout of CIFAR-10-C needs them: leave --severity out")
-    if wanted.force and wanted.export is None:
-        raise InputError("--force replaces the set in the folder of --export: name one, or leave it out")
+    if wanted.force and wanted.export is None and out is None:
+        raise InputError("--force replaces the run in --out, or the set in --export: name a folder, or leave it out")
     if wanted.source is not None and (wanted.photos or wanted.scale != "auto"):
         raise InputError("--frost-dir and --scale are for images that are made here: leave them out, or leave --from out")
     if not models and (wanted.resume or out is not None or wanted.reference):
         raise InputError("--out, --resume and --reference belong to a measurement: name a model, or leave them out")
-    if wanted.resume and out is None:
-        raise InputError("which run is to go on? Pass its folder with --out")
 
 
 def source_of(models: Sequence[str], wanted: Wanted, device: str, choice: dict[str, Any]) -> tuple[Images, Source, list[str]]:
@@ -220,15 +274,16 @@ def write_only(source: Source, target: Export | None, wanted: Wanted, device: st
 
 
 def measured(
-    found: Sequence[Loaded], images: Images, source: Source, wanted: Wanted, device: str, folder: Path, target: Export | None
-) -> Degradation:
+    found: Sequence[Loaded], images: Images, source: Source, wanted: Wanted, device: str, place: Place, target: Export | None,
+    reference: Subject | Reference | None,
+) -> Degradation:  # fmt: skip
     """What `degrade` finds on the models."""
     from robench.corrupting import degrade
 
     size = quickest_size(found[0], images, device) if wanted.batch_size == 0 else wanted.batch_size or BATCH_SIZE
     return degrade(
-        [subject_of(one, source) for one in found], source, reference=reference_of(wanted, images, source, device), seed=wanted.seed,
-        batch_size=size, device=device, folder=folder, resume=wanted.resume, target=target, track=tracker(wanted.quiet),
+        [subject_of(one, source) for one in found], source, reference=reference, seed=wanted.seed,
+        batch_size=size, device=device, folder=place.work, resume=place.resume, target=target, track=tracker(wanted.quiet),
     )  # fmt: skip
 
 
@@ -254,15 +309,14 @@ def reference_of(wanted: Wanted, images: Images, source: Source, device: str) ->
     return subject_of(loaded([wanted.reference], images, device, wanted.quiet)[0], source)
 
 
-def report(found: Sequence[Loaded], source: Source, result: Degradation, wanted: Wanted, device: str, folder: Path, seconds: float) -> None:
+def report(found: Sequence[Loaded], source: Source, result: Degradation, wanted: Wanted, device: str, place: Place, seconds: float) -> None:
     """Writes tables, pictures, manifest and page, and prints the tables."""
     from robench.degradation import doubtful
     from robench.report import save
     from robench.report.manifest import manifest
     from robench.report.page import page
 
-    models = found[0].name if len(found) == 1 else f"{len(found)} models"
-    name = title_words(f"{models} on {source.name} {source.split}", f"n = {len(source.y)}", source.setting, f"seed {wanted.seed}")
+    name = title_of(found, source, wanted)
     notes = list(dict.fromkeys([*source.notes, *(note for one in found for note in one.notes)]))
     flags = [*dict.fromkeys(flag for one in found for flag in one.flags), *(guesses := chance_flags(result.rows, len(source.classes)))]
     for flag in guesses:
@@ -275,15 +329,17 @@ def report(found: Sequence[Loaded], source: Source, result: Degradation, wanted:
         notes.append(sentence)
         message(f"Note: {sentence}", wanted.quiet)
     data = {"name": source.name, "split": source.split, "n": len(source.y), **source.about}
-    how = {"reference": described(result.reference, source.clean is not None) if result.reference else ""}
+    reference = described(result.reference, source.clean is not None) if result.reference else {}
+    how = {"reference": reference or ""}
     content = manifest(device, wanted.seed, seconds, flags, checkpoint=checkpoints(found), data=data, corruptions=how, notes=notes)
-    written = save(folder, result.rows, result.columns, content)
-    written += pictures(found, source, result, name, folder)
-    shown = tables(result.rows, name, result.reference, source.clean is not None)
-    written.append(page(folder / "report.html", name, page_parts(shown, written, notes)))
+    shown = tables(result.rows, name, reference)
+    with place.results() as folder:
+        written = save(folder, result.rows, result.columns, content)
+        written += pictures(found, source, result, name, folder)
+        written.append(page(folder / "report.html", name, page_parts(shown, written, notes)))
     for table in shown:
         show(*table)
-    message(f"Written: {', '.join(path.name for path in written)} in {folder}", wanted.quiet)
+    message(f"Written: {', '.join(path.name for path in written)} in {place.folder}", wanted.quiet)
 
 
 def title_words(*words: str) -> str:
@@ -319,8 +375,11 @@ def described(reference: Reference, clean: bool) -> dict[str, Any]:
     return {"name": reference.name, "sha256": reference.sha256, **at_all, "accuracy": accuracies}
 
 
-def tables(rows: Sequence[Row], title: str, reference: Reference | None, clean: bool) -> list[Table]:
-    """The tables of a run, models side by side: means over corruptions, each corruption's mean accuracy, and the reference's own."""
+def tables(rows: Sequence[Row], title: str, reference: Mapping[str, Any]) -> list[Table]:
+    """The tables of a run, models side by side: means over corruptions, each corruption's mean accuracy, and the reference's own.
+
+    reference  what the manifest says of it, empty without one
+    """
     names = list(dict.fromkeys(row.checkpoint for row in rows))
     first = Table(f"corruptions: {title}", ("metric", *names), [])
     first.lines.extend(lines(rows, names, lambda row: row.probe == "clean" and row.metric == "accuracy", lambda _: "clean accuracy %"))
@@ -329,7 +388,7 @@ def tables(rows: Sequence[Row], title: str, reference: Reference | None, clean: 
     second.lines.extend(
         lines(rows, names, lambda row: row.probe not in ("clean", "corruptions") and row.metric == "mean_accuracy", lambda row: row.probe)
     )
-    return [first, second, *([own(reference, clean)] if reference else [])]
+    return [first, second, *([own(reference)] if reference else [])]
 
 
 def metric_of(row: Row) -> str:
@@ -338,14 +397,15 @@ def metric_of(row: Row) -> str:
     return f"{row.metric}, by {words['reference']}" if "reference" in words and row.metric != "reference_accuracy" else row.metric
 
 
-def own(reference: Reference, clean: bool) -> Table:
+def own(reference: Mapping[str, Any]) -> Table:
     """What the reference gets right itself, and by what relative errors are divided: what each corruption adds to its clean error."""
-    who = f"reference {reference.name}" + (f", sha256 {reference.sha256[:12]}" if reference.sha256 else ", published errors")
+    digest, clean = reference["sha256"], reference.get("clean_accuracy")
+    who = f"reference {reference['name']}" + (f", sha256 {digest[:12]}" if digest else ", published errors")
     table = Table(f"{who}: its own accuracy", ("images", "accuracy %", "errors added, points"), [])
-    if clean:
-        table.lines.append(("clean", percent(1 - float(reference.clean.mean())), "-"))
-    for name, errors in reference.errors.items():
-        table.lines.append((name, percent(1 - float(errors.mean())), f"{100 * reference.added(name):+.2f}" if clean else "-"))
+    if clean is not None:
+        table.lines.append(("clean", percent(clean), "-"))
+    for name, accuracy in reference["accuracy"].items():
+        table.lines.append((name, percent(accuracy), "-" if clean is None else f"{100 * (clean - accuracy):+.2f}"))
     return table
 
 

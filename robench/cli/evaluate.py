@@ -43,6 +43,7 @@ def evaluate(
     threads: o.Threads = None,
     out: o.Out = None,
     resume: o.Resume = False,
+    force: o.Force = False,
     save: o.Save = False,
     strict: o.Strict = False,
     quiet: o.Quiet = False,
@@ -66,7 +67,6 @@ def evaluate(
             engine=engine,
             precision=precision,
             compile=compiled,
-            resume=resume,
             save=save,
         )
     else:
@@ -78,9 +78,21 @@ def evaluate(
         weights=weights, mean=mean and mean.values, std=std and std.values, trust=trust,
     )  # fmt: skip
     if probes:
-        run_probes(what, recipes(suite), suite, out, quiet=quiet, strict=strict, seed=seed, batch_size=batch_size)
+        run_probes(
+            what,
+            recipes(suite),
+            suite,
+            out,
+            quiet=quiet,
+            strict=strict,
+            seed=seed,
+            batch_size=batch_size,
+            resume=resume,
+            force=force,
+            command="eval",
+        )
         return
     run(
         single(what, f"suite {suite!r}"), suite, suite, out, quiet=quiet, strict=strict, save=save, seed=seed, batch_size=batch_size,
-        engine=engine, precision=precision, compiled=compiled, until=until, resume=resume, examine=True,
+        engine=engine, precision=precision, compiled=compiled, until=until, resume=resume, force=force, command="eval", examine=True,
     )  # fmt: skip

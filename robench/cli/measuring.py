@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,9 +19,11 @@ from robench.recipes import Recipe, eps_text
 
 if TYPE_CHECKING:
     from robench.data import Images
+    from robench.destinations import Adds, Place
     from robench.evaluation import Evaluation
     from robench.models import Loaded
     from robench.rows import Row
+    from robench.shards import World
 
 
 BATCH_SIZE = 250
@@ -188,47 +190,78 @@ def device_of(device: str, threads: int | None) -> str:
     return device
 
 
-def results_folder(out: Path | None, model: str, what: str) -> Path:
-    """The folder for the results, writable: the user's, or results/<time>-<model>-<what>."""
-    from robench.writing import prepare
-
-    return prepare(out or Path("results") / f"{time.strftime('%Y%m%d-%H%M%S')}-{stem(model)}-{stem(what)}")
-
-
 def stem(name: str) -> str:
     """A name as a part of a file's name."""
     return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in name)
 
 
 @contextmanager
-def resumable(folder: Path) -> Iterator[None]:
-    """Where a run with a state is interrupted, says how it goes on and ends with exit code 130; a state without work in it is removed."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        if tidied(folder):
-            raise
-        complain(f"Interrupted: go on with the same words and --resume --out {folder}")
-        raise typer.Exit(130) from None
+def destined(
+    out: Path | None, model: str, what: str, words: dict[str, Any], *, resume: bool = False, force: bool = False, adds: Adds | None = None
+) -> Iterator[Place]:
+    """The place of a run: the user's folder, or a new one, results/<time>-<model>-<what>; see `destinations.claimed`.
+
+    Where a run with a state is interrupted, says how it goes on and ends with exit code 130.
+    """
+    from robench.destinations import claimed, never, numbered
+
+    for name, given in (("resume", resume), ("force", force)):
+        if given and out is None:
+            raise InputError(f"which run is --{name} to {'go on with' if name == 'resume' else 'replace'}? Pass its folder with --out")
+    folder = out or numbered(Path("results") / f"{time.strftime('%Y%m%d-%H%M%S')}-{stem(model)}-{stem(what)}")
+    with claimed(folder, words, resume=resume, force=force, adds=adds or never) as place:
+        try:
+            yield place
+        except KeyboardInterrupt:
+            if not place.begun or place.finished:
+                raise
+            complain(f"Interrupted: go on with the same words and {'--force ' if place.replaces else ''}--resume --out {folder}")
+            raise typer.Exit(130) from None
 
 
-@contextmanager
-def fresh(folder: Path, half_written: str = "") -> Iterator[None]:
-    """Where a run is refused or broken off, removes the new files of a pattern, and the folder if nothing lies in it."""
-    there = set(folder.glob(half_written)) if half_written else set()
-    try:
-        yield
-    except BaseException:
-        for path in set(folder.glob(half_written)) - there if half_written else ():
-            path.unlink()
-        with suppress(OSError):
-            folder.rmdir()
-        raise
+def shared(world: World, stack: ExitStack, claim: Callable[[], AbstractContextManager[Place]]) -> Place:
+    """The place that the first process claims, on all processes; where it is refused, the others end without a word."""
+    place, refusal = None, None
+    if world.rank == 0:
+        try:
+            place = stack.enter_context(claim())
+        except InputError as error:
+            refusal = error
+    place, refusal = world.agree((place, refusal))
+    if place is None:
+        raise refusal if refusal and world.rank == 0 else typer.Exit(2)
+    return place
+
+
+def recipe_words(recipe: Recipe) -> dict[str, Any]:
+    """What identifies a recipe: its name, weight and options, and the content of the file that it names."""
+    import hashlib
+
+    name = recipe.name.removeprefix("transfer:")
+    path = Path(name.rpartition(":")[0] if ".py:" in name else name)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+    return {"name": recipe.name, "weight": recipe.weight, "options": dict(recipe.options), "sha256": digest}
+
+
+def told_again(place: Place, known: Sequence[str], quiet: bool) -> list[str]:
+    """Says the notes and flags of a finished run, but for those that are known, and that nothing was changed; the flags."""
+    from robench.destinations import manifest_of
+
+    manifest = manifest_of(place.folder)
+    flags = [str(flag) for flag in manifest.get("flags", [])]
+    for note in manifest.get("notes", []):
+        message(f"Note: {note}", quiet or note in known)
+    for flag in flags:
+        if flag not in known:  # those were told as the model was loaded
+            complain(f"Flag: {flag}")
+    names = ", ".join(name for name in manifest["files"] if name != "manifest.json")
+    message(f"This run is finished, and nothing was changed: {names} in {place.folder}", quiet)
+    return flags
 
 
 def run(
     what: Subject, suite: str | Sequence[Recipe], title: str, out: Path | None, *, quiet: bool, strict: bool, save: bool, seed: int,
-    batch_size: int | None, compiled: bool, resume: bool, **how: Any,
+    batch_size: int | None, compiled: bool, resume: bool, force: bool, command: str, **how: Any,
 ) -> None:  # fmt: skip
     """Measures, writes tables, manifest and pictures, prints the table and the flags; exit code 1 for a raised flag if `strict`.
 
@@ -238,20 +271,48 @@ def run(
 
     if not isinstance(suite, str):
         refuse_other_orders(what.images.classes, surrogates(suite), what.classes, "surrogate")
-    if resume and out is None:
-        raise InputError("which run is to go on? Pass its folder with --out")
-    with launched() as world:
+    size = quickest_batch(what) if batch_size == 0 else batch_size or BATCH_SIZE
+    words = words_of(what, suite, command, seed=seed, save=save, batch_size=size, **how)
+    notes = [] if not compiled else compiler_note()
+    with launched() as world, ExitStack() as stack:
         first = world.rank == 0
-        folder = world.agree(results_folder(out, what.loaded.name, title) if first else Path())
-        notes = [] if not compiled else compiler_note()
-        found, seconds = measured(
-            what, suite, folder, quiet=quiet or not first, save=folder / "x_adv.npy" if save else None, seed=seed, resume=resume,
-            batch_size=quickest_batch(what) if batch_size == 0 else batch_size or BATCH_SIZE, compiled=compiled and not notes, **how,
-        )  # fmt: skip
+        place = shared(world, stack, lambda: destined(out, what.loaded.name, title, words, resume=resume, force=force))
+        if place.finished:
+            flags = shown_again(what, place, title, seed, quiet) if first else []
+        else:
+            found, seconds = measured(
+                what, suite, place, quiet=quiet or not first, save=place.work / "x_adv.npy" if save else None, seed=seed, batch_size=size,
+                compiled=compiled and not notes, **how,
+            )  # fmt: skip
+            flags = found.flags
+        if first and not place.finished:
+            notes += [note for note in found.notes if note not in what.loaded.notes]
+            with place.results(["x_adv.npy"] if save else []) as folder:
+                written = report(what, found, notes, title, folder, seed, seconds, how)
+            show(what, found, notes, title, place.folder, seed, quiet, [*written, *([Path("x_adv.npy")] if save else [])])
     if first:
-        notes += [note for note in found.notes if note not in what.loaded.notes]
-        show(what, found, notes, title, folder, seed, quiet, report(what, found, notes, title, folder, seed, seconds, how))
-        end_if_strict(strict, found.flags)
+        end_if_strict(strict, flags)
+
+
+def words_of(
+    what: Subject, suite: str | Sequence[Recipe], command: str, *, seed: int, save: bool, batch_size: int, engine: str = "robench",
+    precision: str = "fp32", until: float | None = None, examine: bool = False,  # noqa: ARG001 - each command examines or does not
+) -> dict[str, Any]:  # fmt: skip
+    """What was asked of an evaluation: all that its numbers depend on."""
+    return {
+        "command": command, **described([what]), "suite": suite if isinstance(suite, str) else [recipe_words(recipe) for recipe in suite],
+        "norm": what.norm, "eps": list(what.radii), "seed": seed, "save": save, "engine": engine, "precision": precision, "until": until,
+        "batch_size": batch_size if engine == "reference" or until is not None else None,
+    }  # fmt: skip
+
+
+def shown_again(what: Subject, place: Place, title: str, seed: int, quiet: bool) -> list[str]:
+    """Prints the table of a finished run; the flags."""
+    from robench.report import read_rows
+
+    rows = read_rows(place.folder)
+    show_rows(heading(what, title, seed, rows[0].n if rows else 0), rows)
+    return told_again(place, [*what.loaded.notes, *what.loaded.flags], quiet)
 
 
 def end_if_strict(strict: bool, flags: Sequence[str]) -> None:
@@ -326,35 +387,17 @@ def image_words(what: Subject) -> str:
     return f"{what.images.name} {what.images.split}, n = {len(what.images)}"
 
 
-def measured(what: Subject, suite: str | Sequence[Recipe], folder: Path, quiet: bool, **how: Any) -> tuple[Evaluation, float]:
-    """What `evaluate` finds, and the seconds it took; a run that is refused leaves nothing behind, one that is interrupted its state."""
+def measured(what: Subject, suite: str | Sequence[Recipe], place: Place, quiet: bool, **how: Any) -> tuple[Evaluation, float]:
+    """What `evaluate` finds, and the seconds it took."""
     from robench.evaluation import evaluate
 
     begin, images = time.perf_counter(), what.images
-    try:
-        with resumable(folder):
-            found = evaluate(
-                what.loaded.model, images.x, images.y, suite=suite, norm=what.norm, eps=what.radii, ids=images.ids, device=what.device,
-                folder=folder, prepare=True, about=about(what), architecture=what.loaded.architecture, track=tracker(quiet), **how,
-            )  # fmt: skip
-    except BaseException:
-        tidied(folder)
-        raise
+    found = evaluate(
+        what.loaded.model, images.x, images.y, suite=suite, norm=what.norm, eps=what.radii, ids=images.ids, device=what.device,
+        folder=place.work, resume=place.resume, prepare=True, about=about(what), architecture=what.loaded.architecture,
+        track=tracker(quiet), **how,
+    )  # fmt: skip
     return found, time.perf_counter() - begin
-
-
-def tidied(folder: Path) -> bool:
-    """Whether the run had come to nothing yet: then what it left is removed, and its folder if that is empty."""
-    from robench.journal import complete_lines, states
-
-    paths = states(folder)
-    if any(len(complete_lines(path)) > 1 for path in paths):
-        return False
-    for path in [*paths, folder / "x_adv.npy"]:
-        path.unlink(missing_ok=True)
-    with suppress(OSError):
-        folder.rmdir()
-    return True
 
 
 def show(
@@ -399,7 +442,6 @@ def report(
     )  # fmt: skip
     written, name = save(folder, found.rows, found.samples, content), heading(what, title, seed, len(found.samples))
     written.append(curve(folder / "curve.png", found.rows, name) if several else staircase(folder / "accuracy.png", found.rows, name))
-    written += [path for path in [folder / "x_adv.npy"] if path.exists()]
     return [*written, examples(folder / "examples.png", what, found)] if found.examples else written
 
 

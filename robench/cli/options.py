@@ -172,7 +172,10 @@ Until = Annotated[
         "--until", parser=half_width_of, metavar="WIDTH", help="Images in random order until the 95 % interval is +- WIDTH, such as 0.03."
     ),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the unfinished run in --out.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with the unfinished run in --out, or show the finished one; with the same words.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace the run in --out, once the new one is whole.")]
 Save = Annotated[bool, typer.Option("--save", help="Write the adversarial images to x_adv.npy.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Exit with code 1 if a flag is raised.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]

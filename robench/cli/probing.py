@@ -16,14 +16,15 @@ from robench.cli.measuring import (
     about,
     alone,
     described,
+    destined,
     end_if_strict,
     flags_of,
-    fresh,
     image_words,
     notes_of,
     quickest_batch,
-    results_folder,
+    recipe_words,
     subject_words,
+    told_again,
 )
 from robench.recipes import Recipe
 
@@ -36,26 +37,33 @@ MOST = 3  # levels of a probe that a terminal shows
 
 def run_probes(
     what: Sequence[Subject], recipes: Sequence[Recipe], title: str, out: Path | None, *, quiet: bool, strict: bool, seed: int,
-    batch_size: int | None,
+    batch_size: int | None, resume: bool, force: bool, command: str,
 ) -> None:  # fmt: skip
     """Measures, writes tables, manifest, pictures and a page, and prints the tables; exit code 1 for a raised flag if `strict`."""
+    from robench.report import read_rows
     from robench.report.page import page
 
     alone("a probe")
-    folder = results_folder(out, subject_words(what), title)
+    words = {"command": command, **described(what), "probes": [recipe_words(recipe) for recipe in recipes], "seed": seed}
     begin, name = time.perf_counter(), f"{title} of {subject_words(what)} on {image_words(what[0])}, seed {seed}"
-    with fresh(folder):
-        found = probed(what, recipes, quiet=quiet, seed=seed, batch_size=batch_size)
-    guesses = chance_flags(found.rows, len(what[0].images.classes))
-    flags = [*flags_of(what), *found.flags, *guesses]
-    written = write(what, found, flags, name, folder, seed, time.perf_counter() - begin)
-    written.append(page(folder / "report.html", name, page_parts(tables(found.rows), written, notes_of(what))))
-    for table in tables(found.rows, MOST):
-        show(*table)
-    for flag in (*found.flags, *guesses):
-        complain(f"Flag: {flag}")
-    message(f"Every level is in rows.csv and report.html; at most {MOST} of a probe are shown here.", quiet)
-    message(f"Written: {', '.join(path.name for path in written)} in {folder}", quiet)
+    with destined(out, subject_words(what), title, words, resume=resume, force=force) as place:
+        if place.finished:
+            for table in tables(read_rows(place.folder), MOST):
+                show(*table)
+            flags = told_again(place, [*notes_of(what), *flags_of(what)], quiet)
+        else:
+            with place.results() as folder:
+                found = probed(what, recipes, quiet=quiet, seed=seed, batch_size=batch_size)
+                guesses = chance_flags(found.rows, len(what[0].images.classes))
+                flags = [*flags_of(what), *found.flags, *guesses]
+                written = write(what, found, flags, name, folder, seed, time.perf_counter() - begin)
+                written.append(page(folder / "report.html", name, page_parts(tables(found.rows), written, notes_of(what))))
+            for table in tables(found.rows, MOST):
+                show(*table)
+            for flag in (*found.flags, *guesses):
+                complain(f"Flag: {flag}")
+            message(f"Every level is in rows.csv and report.html; at most {MOST} of a probe are shown here.", quiet)
+            message(f"Written: {', '.join(path.name for path in written)} in {place.folder}", quiet)
     end_if_strict(strict, flags)
 
 

@@ -75,6 +75,8 @@ def saliency(
     device: o.Device = "auto",
     threads: o.Threads = None,
     out: o.Out = None,
+    resume: o.Resume = False,
+    force: o.Force = False,
     save: Annotated[bool, typer.Option("--save", help="Write the maps of the clean images to maps-MODEL-METHOD.npy.")] = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -98,6 +100,18 @@ def saliency(
         weights=weights, mean=mean and mean.values, std=std and std.values, trust=trust,
     )  # fmt: skip
     wanted = Wanted(
-        methods, separate(score or ["maps", "masks"]), target, channels, attacks, o.paths(join), inductive, seed, batch_size, save, quiet
+        methods,
+        separate(score or ["maps", "masks"]),
+        target,
+        channels,
+        attacks,
+        o.paths(join),
+        inductive,
+        seed,
+        batch_size,
+        save,
+        quiet,
+        resume,
+        force,
     )
     run_audit(what, wanted, out)

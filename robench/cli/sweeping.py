@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from robench.cli.console import message
 from robench.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,16 +22,13 @@ def sweep_command(
 
     run    robench.training.train      words  its arguments but for the settings, which are `given` where they are not None
     """
-    from robench.cli.console import message
-    from robench.cli.measuring import alone, results_folder, resumable
+    from robench.cli.measuring import alone, destined
     from robench.presets import PRESETS
     from robench.recipes import lookup
-    from robench.sweeps import planned, sweep
+    from robench.sweeps import header, more_cells, planned, sweep
 
     alone("a sweep")
-    preset, out, resume = words.pop("preset"), words.pop("out"), words.pop("resume")
-    if resume and out is None:
-        raise InputError("which sweep is to go on? Pass its folder with --out")
+    preset, out, resume, force = words.pop("preset"), words.pop("out"), words.pop("resume"), words.pop("force")
     if out is not None and out.suffix in (".pt", ".pth"):
         raise InputError(f"a sweep writes into a folder, not a file: {out}")
     named = {key: value for key, value in given.items() if value is not None}
@@ -40,17 +38,39 @@ def sweep_command(
         message(f"Cell {cells.index(cell) + 1} of {len(cells)}: {cell.setting}", quiet)
         settings = {"seed": words["seed"], **named, **cell.overrides}
         apart = {key: value for key, value in words.items() if key != "seed"}
-        return run(**apart, **settings, preset=preset, out=path, teachers=folder, resume=resume).meta  # type: ignore[no-any-return]
+        return run(**apart, **settings, preset=preset, out=path, teachers=path.parent, resume=place.resume).meta  # type: ignore[no-any-return]
 
     about = plain({**{key: value for key, value in words.items() if key not in ("watch", "device", "suite")}, "preset": preset, **named})
-    folder = results_folder(out, words["data"], "sweep")
     begin = time.perf_counter()
-    with resumable(folder):
-        done = list(sweep(cells, train_one, folder=folder, about=about, suite=suite, measure=measure, resume=resume))
+    asked = {"command": "sweep", **header(cells, suite, measure, about)}
     methods = [named.get("objective"), *named.get("reg", ())]
     of = ", ".join(filter(None, (sentence, " + ".join(word for word in methods if word))))
-    title = f"Sweep of {of} on {done[0].rows[0].data or Path(words['data']).name}"
-    told(folder, done, suite, f"{title}, measured on {measure} images", time.perf_counter() - begin, quiet)
+    title = f"Sweep of {of} on "
+    with destined(out, words["data"], "sweep", asked, resume=resume, force=force, adds=more_cells) as place:
+        if place.finished:
+            done = known(cells, place.folder)
+        else:
+            done = list(sweep(cells, train_one, folder=place.work, about=about, suite=suite, measure=measure, resume=place.resume))
+        title += f"{done[0].rows[0].data or Path(words['data']).name}, measured on {measure} images"
+        if not place.finished:
+            also = [pattern for cell in cells for pattern in (f"{cell.name}.pt", f"{cell.name}.*.*", f"{cell.name}.json")]
+            with place.results([*also, "teacher-????????.*", "rows.csv", "sweep.json"]) as folder:
+                written(folder, done, suite, title, words, time.perf_counter() - begin)
+    table(done, suite, title)
+    seconds = time.perf_counter() - begin
+    files = f"rows.csv, sweep.json, front.png and {len(done)} checkpoints in {place.folder}"
+    message(
+        f"This sweep is finished, and nothing was changed: {files}" if place.finished else f"Written: {files}, in {seconds:.0f} s", quiet
+    )
+
+
+def known(cells: Sequence[Cell], folder: Path) -> list[Finished]:
+    """The cells of a finished sweep."""
+    from robench.report import read_rows
+    from robench.sweeps import Finished
+
+    rows = [row for row in read_rows(folder) if row.metric != "on_front"]
+    return [Finished(cell, [row for row in rows if row.setting == cell.setting], fresh=False) for cell in cells]
 
 
 def plain(words: dict[str, Any]) -> dict[str, Any]:
@@ -58,15 +78,25 @@ def plain(words: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(words, default=str))  # type: ignore[no-any-return]
 
 
-def told(folder: Path, done: list[Finished], suite: str, title: str, seconds: float, quiet: bool) -> None:
-    """Draws the front and prints a line a cell."""
-    from robench.cli.console import interval, message, percent, show
+def written(folder: Path, done: Sequence[Finished], suite: str, title: str, words: dict[str, Any], seconds: float) -> None:
+    """Draws the front and writes the manifest."""
+    from robench.report.manifest import manifest
     from robench.report.training import front
-    from robench.sweeps import pivot, points, robust_probe, with_front
+    from robench.sweeps import points, robust_probe
+    from robench.writing import write_whole
+
+    front(folder / "front.png", points(done, suite), title, robust=robust_probe(done, suite))
+    content = manifest(words["device"], words["seed"], seconds, [])
+    write_whole({folder / "manifest.json": json.dumps(content).encode()})
+
+
+def table(done: Sequence[Finished], suite: str, title: str) -> None:
+    """Prints a line a cell."""
+    from robench.cli.console import interval, percent, show
+    from robench.sweeps import pivot, robust_probe, with_front
     from robench.training import CLEAN_ATTACKED
 
     robust = robust_probe(done, suite)
-    front(folder / "front.png", points(done, suite), title, robust=robust)
     keys = list(done[0].cell.values)
     also = [CLEAN_ATTACKED] if any(CLEAN_ATTACKED in one.accuracies for one in done) else []
     lines = []
@@ -86,4 +116,3 @@ def told(folder: Path, done: list[Finished], suite: str, title: str, seconds: fl
         f"{title}; {robust}: n = {n}",
         (*keys, *heads, "on front", "seconds"), lines, left=len(keys),
     )  # fmt: skip
-    message(f"Written: rows.csv, sweep.json, front.png and {len(done)} checkpoints in {folder}, in {seconds:.0f} s", quiet)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 
 from robench.cli import options as o
+from robench.errors import InputError
 
 if TYPE_CHECKING:
     from robench.training import Trained
@@ -97,9 +98,18 @@ def train(
     device: o.Device = "auto",
     threads: o.Threads = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="The checkpoint, FILE.pt. Default: checkpoints/<data>-<arch>-<method>.pt.")
+        Path | None,
+        typer.Option("--out", help="The checkpoint, FILE.pt. Default: checkpoints/<data>-<arch>-<method>.pt, the next that is free."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the unfinished training of --out.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on with the unfinished training of --out, or show the finished one. Default: the newest of these words."
+        ),
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the training, or the sweep, in --out, once the new one is whole.")
+    ] = False,
     quiet: o.Quiet = False,
 ) -> None:
     """Trains a network and writes a checkpoint with a JSON, a log as CSV and its curves beside it.
@@ -124,7 +134,9 @@ def train(
 
         given = normalising({**given, "mean": mean and mean.values, "std": std and std.values})
     begin = time.perf_counter()
-    with launched() as world, interruptible():
+    if force and (out is None or (sweep is None and out.suffix not in (".pt", ".pth"))):
+        raise InputError("which training is --force to replace? Pass its file with --out")
+    with launched() as world, interruptible(force):
         from robench.training import train as run
 
         words: dict[str, Any] = {
@@ -133,6 +145,7 @@ def train(
             "n_train": n_train,
             "eval_n": eval_n, "suite": suite_of(suite), "measure": measure or ("held-out" if sweep else "test"), "seed": seed,
             "device": device_of(device, threads), "out": out, "select": select, "teacher": teacher, "resume": resume,
+            "force": force,
             "watch": training_progress(quiet or world.rank > 0),
         }  # fmt: skip
         if sweep is not None:
@@ -154,14 +167,14 @@ def suite_of(words: str) -> Any:
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
+def interruptible(force: bool) -> Iterator[None]:
     """Where a training is interrupted, says how it goes on and ends with exit code 130."""
     from robench.cli.console import complain
 
     try:
         yield
     except KeyboardInterrupt:
-        complain("Interrupted: go on with the same words and --resume")
+        complain(f"Interrupted: go on with the same words and {'--force ' if force else ''}--resume")
         raise typer.Exit(130) from None
 
 
@@ -188,4 +201,4 @@ def show_result(trained: Trained, seconds: float, quiet: bool) -> None:
     title += f", {meta['data']['n']} images and {meta['data']['held_out']} held out"
     title += f", weights of epoch {recipe['epoch']} of {recipe['epochs']}, measured on {metrics['clean']['data']}"
     show(title, ("probe", "threat", "accuracy %", "95 % interval", "n"), lines, left=2)
-    message(f"Written: {trained.path}", quiet)
+    message(f"Written: {trained.path}" if trained.evaluation else f"{trained.path} is finished, and nothing was changed", quiet)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from robench.errors import InputError
 from robench.rows import Row, Sample, Tried
 from robench.writing import write_whole
 
@@ -37,3 +39,13 @@ def save(
     files = {out / name: frame.to_csv(index=False).encode() for name, frame in tables.items()}
     text = json.dumps(manifest, indent=2, allow_nan=False)
     return write_whole({**files, out / "manifest.json": f"{text}\n".encode()})
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """The rows of rows.csv in a folder; InputError where it cannot be read as such."""
+    kinds: dict[str, Callable[[str], Any]] = {"int": int, "float": lambda word: float(word or "nan"), "str": str}
+    try:
+        with (folder / "rows.csv").open(newline="", encoding="utf-8") as handle:
+            return [Row(**{f.name: kinds[str(f.type)](line[f.name]) for f in fields(Row)}) for line in csv.DictReader(handle)]
+    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+        raise InputError(f"cannot read {folder / 'rows.csv'} ({type(error).__name__}): measure again with --force") from None

@@ -1,0 +1,268 @@
+"""Where a run writes: a place that is free, or holds an unfinished run, or a finished one, which is never replaced unasked.
+
+A results folder is finished once it holds manifest.json, which moves in last and names the run's words and its files. Results are put
+together in a hidden folder inside; so a folder never holds half of them, and files that are not of a run are never touched. While a run
+is under way it holds a lock, so that a second one is refused whatever it was told.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from robench.errors import InputError, UnfinishedError
+from robench.journal import complete_lines, states
+from robench.writing import locked, prepare, write_whole
+
+MANIFEST = "manifest.json"
+LOCK, STAGED, REPLACING, WHOLE = ".lock", ".results", ".replacing", ".whole"
+OURS = (MANIFEST, "rows.csv", "samples.csv", "report.html", "x_adv.npy", "sweep.json", "front.png", "compare.csv")
+Words = Mapping[str, Any]
+Adds = Callable[[Words, Words], bool]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run writes.
+
+    folder    where its results lie in the end                words     what was asked for, as plain JSON values; "command" among them
+    work      where it keeps its state and large arrays: the folder, or a hidden one inside where it replaces an earlier run
+    resume    whether it goes on with the state in `work`     finished  whether the folder holds the finished run of these words already
+    """
+
+    folder: Path
+    words: dict[str, Any]
+    work: Path
+    resume: bool = False
+    finished: bool = False
+
+    @property
+    def replaces(self) -> bool:
+        """Whether the run replaces an earlier one."""
+        return self.work != self.folder
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a state with work in it."""
+        return any(len(complete_lines(path)) > 1 for path in states(self.work))
+
+    @contextmanager
+    def results(self, also: Sequence[str] = ()) -> Iterator[Path]:
+        """An empty folder for results, which move into their place when all are written, with manifest.json last.
+
+        also  patterns of the files in `work` that belong to the run too: arrays, checkpoints
+        """
+        staged = self.work if self.replaces else emptied(self.folder / STAGED)
+        yield staged
+        before = listed(self.folder)
+        kept = [] if self.replaces else [path.name for pattern in also for path in sorted(self.folder.glob(pattern))]
+        files = sorted({*kept, *(path.name for path in staged.iterdir() if path.name not in (LOCK, WHOLE)), MANIFEST})
+        manifest = json.loads((staged / MANIFEST).read_bytes()) if (staged / MANIFEST).exists() else {}
+        results = [name for name in files if name not in {path.name for path in states(staged)}]
+        text = json.dumps({**manifest, "words": self.words, "files": results}, indent=2, allow_nan=False)
+        write_whole({staged / MANIFEST: f"{text}\n".encode()})
+        old = {*before, *(path.name for path in states(self.folder)), *before_whole(self.folder)} if self.replaces else {*before} - {*kept}
+        exchange(staged, self.folder, old, last=MANIFEST)
+
+
+def never(theirs: Words, ours: Words) -> bool:  # noqa: ARG001
+    """No other words only add to a finished run."""
+    return False
+
+
+@contextmanager
+def claimed(folder: Path, words: Words, *, resume: bool = False, force: bool = False, adds: Adds = never) -> Iterator[Place]:
+    """The place of a run in a folder, which nobody else can write to as long as this lasts.
+
+    words   what was asked for, as plain JSON values; "command" names the kind of the run
+    resume  go on with the unfinished run that lies there, or show the finished one of the same words
+    force   replace the run that lies there once this one is whole
+    adds    adds(theirs, ours) -> whether our words only add to those of the finished run that lies there, so that it can go on
+
+    InputError where the folder holds a run or files that the words do not allow to go on with. Afterwards hidden files that nothing can
+    go on with are removed, and so is an empty folder.
+    """
+    plain: dict[str, Any] = json.loads(json.dumps(words))
+    made = not folder.exists()
+    place = None
+    try:
+        with locked(prepare(folder) / LOCK, folder):
+            complete(folder / STAGED, folder, MANIFEST)
+            complete(folder / REPLACING, folder, MANIFEST)
+            place = decided(folder, plain, resume, force, adds)
+            try:
+                yield place
+            except BaseException as error:
+                if not isinstance(error, UnfinishedError):  # which says what lies there
+                    shutil.rmtree(folder / STAGED, ignore_errors=True)
+                tidy(place)
+                raise
+    finally:
+        if made or place is not None:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def decided(folder: Path, words: dict[str, Any], resume: bool, force: bool, adds: Adds) -> Place:
+    """What a run with these words may do in a folder; InputError where that is nothing."""
+    theirs, unfinished = found(folder), bool(states(folder))
+    if theirs is None and not unfinished:
+        refuse_foreign(folder)
+        return Place(folder, words, folder, resume)
+    if theirs is not None and theirs.get("command", words["command"]) != words["command"]:
+        raise InputError(f"{folder} holds results of 'robench {theirs['command']}': choose another folder")
+    work = folder / REPLACING
+    if force:
+        going = resume and bool(states(work))
+        if theirs is not None or going or not resume:
+            return Place(folder, words, work if going else emptied(work), going)
+    if theirs is None:
+        if not resume:
+            raise InputError(
+                f"{folder} holds the state of a run: pass --resume to go on with it, --force to begin anew, or choose another folder"
+            )
+        return Place(folder, words, folder, resume=True)
+    if not resume:
+        raise InputError(f"{folder} holds a finished run: pass --resume to see it, --force to replace it, or choose another folder")
+    if not {*theirs} - {"command"}:
+        raise InputError(f"{folder} holds a finished run that does not say its words: pass --force to replace it, or choose another folder")
+    other = differing(theirs, words)
+    if not other:
+        return Place(folder, words, folder, finished=True)
+    if adds(theirs, words):
+        return Place(folder, words, folder, resume=True)
+    begun = "; one that is to replace it is unfinished: --force --resume goes on with it" if states(work) else ""
+    raise InputError(
+        f"{folder} holds a finished run with other words ({other}): pass --force to replace it, or choose another folder{begun}"
+    )
+
+
+def found(folder: Path) -> Words | None:
+    """The words of the finished run in a folder, as far as it tells; None without one. InputError for a manifest that is not ours."""
+    if not (folder / MANIFEST).exists():
+        return None
+    content = manifest_of(folder)
+    if isinstance(content.get("words"), dict):
+        return content["words"]  # type: ignore[no-any-return]
+    words = str(content.get("command", "")).split()
+    if words[:1] != ["robench"]:
+        raise InputError(f"{folder} holds a {MANIFEST} that no run of robench wrote: choose another folder")
+    return {"command": words[1]} if len(words) > 1 else {}
+
+
+def manifest_of(folder: Path) -> dict[str, Any]:
+    """The manifest of a finished run; InputError where it cannot be read."""
+    try:
+        content = json.loads((folder / MANIFEST).read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"cannot read {folder / MANIFEST} ({type(error).__name__}): choose another folder") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{folder} holds a {MANIFEST} that no run of robench wrote: choose another folder")
+    return content
+
+
+def refuse_foreign(folder: Path) -> None:
+    """InputError where a folder without a run holds a file whose name a run would take."""
+    there = [name for name in OURS if (folder / name).exists()]
+    if there:
+        raise InputError(f"{folder} holds {there[0]}, which belongs to no finished run of robench: choose another folder")
+
+
+def listed(folder: Path) -> list[str]:
+    """The files of the finished run in a folder, by its manifest; of a run of an earlier version those that every run has."""
+    if not (folder / MANIFEST).exists():
+        return []
+    names = manifest_of(folder).get("files")
+    if isinstance(names, list) and all(isinstance(name, str) and Path(name).name == name for name in names):
+        return [*names]
+    return [name for name in (*OURS, "accuracy.png", "curve.png", "examples.png") if (folder / name).exists()]
+
+
+def before_whole(folder: Path) -> list[str]:
+    """The array of adversarial images of an unfinished run."""
+    return ["x_adv.npy"] if states(folder) and not (folder / MANIFEST).exists() and (folder / "x_adv.npy").exists() else []
+
+
+def emptied(folder: Path) -> Path:
+    """A hidden folder of ours, empty."""
+    shutil.rmtree(folder, ignore_errors=True)
+    return prepare(folder)
+
+
+def tidy(place: Place) -> None:
+    """Removes the state that a run which was refused or broken off leaves, unless it can go on from there."""
+    if place.finished or place.begun or ((place.folder / MANIFEST).exists() and not place.replaces):
+        return
+    for path in [*states(place.work), place.work / "x_adv.npy"]:
+        path.unlink(missing_ok=True)
+    if place.replaces:
+        shutil.rmtree(place.work, ignore_errors=True)
+
+
+def exchange(staged: Path, folder: Path, old: set[str], last: str) -> None:
+    """Moves all files of `staged` into the folder, `last` at the end, and removes the old ones that have no successor.
+
+    From the moment when the mark is written the exchange is settled: `complete` ends it after a kill. InputError where a file that is not
+    of the earlier run would be overwritten; the new ones then stay where they are.
+    """
+    new = [path.name for path in staged.iterdir() if path.name not in (LOCK, WHOLE)]
+    foreign = [name for name in sorted(new) if name not in old and (folder / name).exists()]
+    if foreign:
+        raise UnfinishedError(f"{folder / foreign[0]} is in the way and not of this run: move it; all results are whole, in {staged}")
+    write_whole({staged / WHOLE: json.dumps({"new": sorted(new), "old": sorted(old)}).encode()})
+    complete(staged, folder, last)
+
+
+def complete(staged: Path, folder: Path, last: str) -> None:
+    """Ends an exchange that was settled; does nothing where there is none."""
+    mark = staged / WHOLE
+    try:
+        if not mark.exists():
+            return
+        names = json.loads(mark.read_bytes())
+        for name in sorted(names["new"], key=lambda name: name == last):
+            if (staged / name).exists():
+                (staged / name).replace(folder / name)
+        for name in {*names["old"]} - {*names["new"]}:
+            (folder / name).unlink(missing_ok=True)
+        shutil.rmtree(staged)
+    except (OSError, ValueError) as error:
+        raise UnfinishedError(f"cannot move {staged} into {folder}: {error}; all results are whole there") from error
+
+
+def numbered(folder: Path) -> Path:
+    """A new folder of this name, with the next free number behind it where there is one already; made, so that no other run gets it."""
+    number = 1
+    while True:
+        path = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            raise InputError(f"cannot write into {path.parent}: {error.strerror or error}") from None
+        else:
+            return path
+
+
+def differing(one: Words, other: Words, where: str = "") -> str:
+    """The first word in which two dicts differ, with both values, lists last; "" if none."""
+    for key in sorted({*one, *other}, key=lambda key: (isinstance(one.get(key), list), key)):
+        a, b = one.get(key), other.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            if told := differing(a, b, f"{where}{key}."):
+                return told
+        elif a != b:
+            return f"{where}{key} was {shortened(a)} and is {shortened(b)}"
+    return ""
+
+
+def shortened(value: object) -> str:
+    """A value in at most 60 letters."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
