@@ -213,7 +213,18 @@ def audit(
             found, more = by_method(work, recipe, scores, logits, everywhere, altered)
             scored += found
             notes += more
-    return Audit(about, ids, y, logits.argmax(1), -margin(logits, y).double(), scored, altered, shown, notes + remarks(scored), flags)
+    return Audit(
+        about,
+        ids,
+        y,
+        logits.argmax(1),
+        -margin(logits, y).double(),
+        scored,
+        altered,
+        shown,
+        notes + remarks(scored, reaction(logits, bool(flags))),
+        flags,
+    )
 
 
 def beforehand(methods: Sequence[Recipe], scores: Sequence[Recipe], x: Tensor) -> list[str]:
@@ -389,14 +400,24 @@ def curves(some: Explained) -> Tensor:
     return lorenz(some.ordered, POINTS).cpu()
 
 
-def remarks(scored: Iterable[Scored]) -> list[str]:
-    """Sentences on maps that are zero or not finite."""
+def reaction(logits: Tensor, is_cut: bool) -> str:
+    """What was seen of a model, for the remark that all its maps are zero: that its graph is cut, or its logits (N, K) on the images."""
+    if is_cut:
+        return ", as its logits have no gradient"
+    if len(logits) < 2:
+        return ""
+    alike = bool((logits == logits[:1]).all())
+    return ", and it gives every image the same logits" if alike else ", although its logits differ from image to image"
+
+
+def remarks(scored: Iterable[Scored], seen: str) -> list[str]:
+    """Sentences on maps that are zero or not finite; `seen` says how the model reacted."""
     found = []
     for some in scored:
         zero, bad, n = int(some.zero.sum()), int(some.bad.sum()), len(some.places)
         where = f"{some.method} on {some.images} images"
         if zero == n > 0:
-            found.append(f"{where}: all {n} maps are zero, so the model does not react to its input: there is no Gini to report")
+            found.append(f"{where}: all {n} maps of the model are zero{seen}: there is no Gini to report")
         elif zero:
             found.append(f"{where}: {zero} of {n} maps are zero everywhere; they have no Gini and are left out")
         if bad:

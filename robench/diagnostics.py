@@ -72,7 +72,9 @@ def slopes(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws)
     """The checks of input gradients, for images x (B, C, H, W) that the model gives the labels y: 2 forward and 5 backward passes."""
     logits, (no_ce, *clean) = vanished(model, x, y, ce, margin, dlr)
     _, start = vanished(model, threat.sample(x, draws.child("start")), y, margin, dlr)
-    return [zero_gradient(torch.stack([*clean, *start])), vanishing_ce(no_ce), saturated(-margin(logits, y))]
+    dead = torch.stack([*clean, *start])
+    way = "" if bool(dead.any()) else "; use margin or dlr, whose gradients are there"
+    return [zero_gradient(dead), vanishing_ce(no_ce, way), saturated(-margin(logits, y), way)]
 
 
 def struggles(model: nn.Module, x: Tensor, y: Tensor, logits: Tensor, threat: Threat, draws: Draws) -> list[Check]:
@@ -223,7 +225,7 @@ def batch_dependent(alone: Tensor, mixed: Tensor, unsteady: float = 0.0) -> Chec
 def probabilities(logits: Tensor) -> Check:
     """The share of rows (B, K) that are not negative and sum to 1; raised if all do (AutoAttack's rule)."""
     share = mean(are_probabilities(logits))
-    advice = "the model seems to end in a softmax, which weakens gradients; give logits"
+    advice = "gradients of probabilities vanish where the model is sure; give logits"
     return told("clean", "probabilities", share, share == 1, f"{share:.1%} of the outputs are probabilities", advice)
 
 
@@ -231,17 +233,19 @@ def zero_gradient(dead: Tensor) -> Check:
     """The share of images (J, B) bool with a gradient of exactly 0 in one of J losses and points; raised if any (after AutoAttack)."""
     share = mean(dead.any(0))
     evidence = f"{share:.1%} of images have a zero gradient of the margin or DLR loss, clean or at a random start"
-    return told("clean", "zero_gradient", share, share > 0, evidence, "gradient attacks are blind there; trust only black-box ones")
+    return told(
+        "clean", "zero_gradient", share, share > 0, evidence, "gradient attacks are blind on these; trust only black-box ones there"
+    )
 
 
-def vanishing_ce(dead: Tensor) -> Check:
-    """The share of clean images (B,) whose gradient of the cross-entropy is exactly 0; raised above 0.1."""
+def vanishing_ce(dead: Tensor, way: str = "") -> Check:
+    """The share of clean images (B,) whose gradient of the cross-entropy is exactly 0; raised above 0.1. `way`: what to use, if known."""
     share = mean(dead)
-    advice = "attacks that climb it are blind; use margin or dlr"
+    advice = f"attacks that climb it are blind{way}"
     return told("clean", "vanishing_ce", share, share > 0.1, f"{share:.1%} of images have a zero gradient of the cross-entropy", advice)
 
 
-def saturated(gaps: Tensor) -> Check:
+def saturated(gaps: Tensor, way: str = "") -> Check:
     """The median gap between the two largest logits, gaps (B,); raised above 100, where float32 has no cross-entropy left."""
     median = float(gaps.median()) if len(gaps) else 0.0
     return told(
@@ -250,7 +254,7 @@ def saturated(gaps: Tensor) -> Check:
         median,
         median > 100,
         f"the median logit gap is {median:.3g}",
-        "use losses that do not saturate: margin or dlr",
+        f"the cross-entropy is rounded to 0 there{way}",
     )
 
 

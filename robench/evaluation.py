@@ -24,6 +24,7 @@ from robench import diagnostics
 from robench.attacks.kernels import compiled as compiled_kernels
 from robench.attacks.losses import margin
 from robench.calls import frozen, padded, plain, with_gradients
+from robench.data.images import out_of_range
 from robench.draws import Draws
 from robench.errors import InputError
 from robench.inputs import (
@@ -244,10 +245,8 @@ def checked(x: Array, y: Array, ids: Array | None) -> tuple[Tensor, Tensor, Tens
     """Images, labels and ids as tensors, the last two on the CPU; InputError where they do not go together."""
     x = as_images(x)
     y, ids = as_labels(y, len(x)), torch.arange(len(x)) if ids is None else as_labels(ids, len(x), "ids", "id")
-    if x.is_floating_point() and not all(bool(((part >= 0) & (part <= 1)).all()) for part in x.split(1000)):
-        raise InputError(
-            f"pixels must lie in [0, 1]; these lie in [{x.min():.4g}, {x.max():.4g}]: undo the normalisation, it belongs in the model"
-        )
+    if x.is_floating_point() and (fault := out_of_range(x)):
+        raise InputError(f"pixels must lie in [0, 1], and {fault}")
     return plain(x), plain(y.cpu()), plain(ids.cpu())
 
 

@@ -67,6 +67,23 @@ class Deaf(nn.Module):
         return torch.tensor([[2.0, 1.0, 0.0]]).expand(len(x), -1) + 0 * x.flatten(1).sum(1, keepdim=True)
 
 
+class Rounded(nn.Module):
+    """A model that rounds its input: its logits differ, its gradient is zero."""
+
+    def forward(self, x):
+        x = (x * 8).round() / 8
+        return torch.stack((x.mean((1, 2, 3)), -x.mean((1, 2, 3))), 1)
+
+
+@pytest.mark.parametrize(("model", "method"), [(Rounded(), "saliency"), (Rounded(), "integrated-gradients,steps=4")])
+def test_maps_of_zero_are_not_put_down_to_a_model_that_does_react(model, method):
+    x = torch.rand(9, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    done = audit(
+        model, x, torch.zeros(9).long(), methods=chosen_methods([method]), scores=chosen_scores(["maps"], False, (8, 8))[0], about=ABOUT
+    )
+    assert "all 9 maps of the model are zero, although its logits differ from image to image: there is no Gini" in done.notes[-1]
+
+
 def test_a_constant_model_gets_a_report_that_says_so():
     x = torch.rand(9, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     done = audit(
@@ -75,7 +92,7 @@ def test_a_constant_model_gets_a_report_that_says_so():
     )  # fmt: skip
     assert [bool(some.zero.all()) for some in done.scored] == [True, True]
     assert all(values.isnan().all() for some in done.scored for values in some.values.values())
-    assert "all 9 maps are zero, so the model does not react to its input" in done.notes[0]
+    assert "all 9 maps of the model are zero, and it gives every image the same logits: there is no Gini" in done.notes[0]
     rows = rows_of(done)
     gini = found(rows, "model", "saliency", "gini")
     assert (gini.n, math.isnan(gini.value)) == (0, True)

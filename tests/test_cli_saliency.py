@@ -190,12 +190,12 @@ def test_results_of_another_model_are_not_joined(tmp_path, factories):
 
 def test_a_constant_model_is_reported_as_one(tmp_path, factories):
     result = robench("saliency", f"{factories}:constant", "--data", "shapes", "--n", 12, "--inductive", "--out", tmp_path / "out")
-    assert "all 12 maps are zero, so the model does not react to its input" in result.stderr
+    assert "all 12 maps of the model are zero, and it gives every image the same logits: there is no Gini" in result.stderr
     assert "12 of 12" in result.stdout
     rows = {row["metric"]: row for row in read(tmp_path / "out" / "rows.csv") if row["probe"] == "saliency"}
     assert rows["gini"]["value"] == ""
     assert float(rows["zero_maps"]["value"]) == 12
-    assert "does not react to its input" in (tmp_path / "out" / "report.html").read_text()
+    assert "gives every image the same logits" in (tmp_path / "out" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -393,3 +393,14 @@ def test_one_rule_says_whether_outputs_are_probabilities():
     nearly = torch.tensor([[0.5, 0.5 + 5e-5], [0.5, 0.5 + 5e-6], [1.0, -5e-6], [1.0, 0.0]])
     assert are_probabilities(nearly).tolist() == [False, True, True, True]
     assert not are_probabilities(torch.ones(3, 1)).any()
+
+
+@pytest.mark.parametrize(("after", "margins"), [(lambda z: z.mul(20).round() * 1e4, False), (lambda z: 1e4 * z, True)])
+def test_no_flag_advises_a_loss_that_another_says_is_blind(problem, after, margins):
+    p = problem("linear", n=40)
+    with frozen(p.model):
+        checks = examine(Wrapped(p.model, after=after), p.x, p.y, Threat("linf", 0.05), p.draws())
+    told = {check.name: check.sentence for check in checks if check.raised}
+    assert ("zero_gradient" in told) is not margins
+    assert {"vanishing_ce", "saturated"} <= told.keys()
+    assert all(("use margin or dlr" in told[name]) is margins for name in ("vanishing_ce", "saturated"))

@@ -129,13 +129,31 @@ def loaded(models: Sequence[str], images: Images, device: str, quiet: bool, *, n
     if y is not None and (held := missed(y, images.classes)):
         sentence = f"the {len(y)} images hold {held}: --n takes more of them, --shuffle any instead of the first"
         found = [replace(one, notes=(*one.notes, sentence)) for one in found]
-    found = [replace(one, notes=(*one.notes, *noticed)) for one in found]
+    found = [replace(one, notes=(*one.notes, *noticed, *unnormalised(one, images, device))) for one in found]
     for note in dict.fromkeys(note for one in found for note in one.notes):
         message(f"Note: {note}", quiet)
     found = [replace(one, notes=(*one.notes, *images.notes)) for one in found]  # which `tell` has told
     for flag in dict.fromkeys(flag for one in found for flag in one.flags):
         complain(f"Flag: {flag}")
     return found
+
+
+def unnormalised(one: Loaded, images: Images, device: str) -> list[str]:
+    """A note where a model that was given without a normalisation is clearly better with a usual one; a checkpoint knows its own."""
+    import torch
+
+    from robench.models.forgotten import MOST, forgotten, normalises
+
+    if one.meta or normalises(one.model):
+        return []
+    few = torch.arange(min(MOST, len(images)))
+    try:
+        return forgotten(one.model, one.name, images.pixels(few).to(device), images.y[few])
+    except (
+        MemoryError,
+        RuntimeError,
+    ):  # a model may refuse other pixels than those in [0, 1]; what else is wrong shows when it is measured
+        return []
 
 
 def threat_of(recipe: dict[str, Any], norm: str | None, radii: tuple[float, ...] | None) -> tuple[str, tuple[float, ...]]:

@@ -160,16 +160,26 @@ def checked(images: Images) -> Images:
         raise InputError(f"{name}: {sizes} do not fit together: x must be (N, C, H, W), y and ids (N,)")
     if x.dtype not in (torch.uint8, torch.float32):
         raise InputError(f"{name}: pixels are {x.dtype}: they must be uint8, or float32 in [0, 1]")
-    if x.is_floating_point() and not bool(((x >= 0) & (x <= 1)).all()):
-        raise InputError(
-            f"{name}: float pixels must lie in [0, 1], and these span {x.min():g} to {x.max():g}: divide by 255, undo a normalisation"
-        )
+    if x.is_floating_point() and (fault := out_of_range(x)):
+        raise InputError(f"{name}: float pixels must lie in [0, 1], and {fault}")
     if x.dtype == torch.uint8 and len(x) and int(x.max()) == 1:
         raise InputError(f"{name}: pixels are bytes of 0 and 1 alone, which is black: multiply them by 255, or store them as floats")
     refuse_labels(y, images.classes, name)
     if len(images.ids.unique()) < len(images):
         raise InputError(f"{name}: an index stands for more than one image: each needs its own")
     return images
+
+
+def out_of_range(x: Tensor) -> str:
+    """What is wrong with float pixels that must lie in [0, 1], and what to do about it; "" where nothing is."""
+    if len(x) == 0 or all(bool(((part >= 0) & (part <= 1)).all()) for part in x.split(1000)):
+        return ""
+    bad = sum(int((~part.isfinite()).sum()) for part in x.split(1000))
+    if bad:
+        return f"{bad} of these are NaN or infinite: leave such images out"
+    low, high = float(x.min()), float(x.max())
+    way = "undo the normalisation, it belongs in the model" if low < 0 else "divide by 255" if 1.5 < high <= 255 else "bring them there"
+    return f"these span {low:.4g} to {high:.4g}: {way}"
 
 
 def refuse_labels(y: Tensor, classes: Sequence[str], name: str) -> None:

@@ -369,7 +369,7 @@ def refuse_nonfinite(model: nn.Module, name: str) -> None:
     """InputError where a weight or buffer is NaN or infinite."""
     for key, value in model.state_dict().items():
         if isinstance(value, Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
-            raise InputError(f"{name} holds NaN or infinite weights (first in {key}): its training diverged or the file is damaged")
+            raise InputError(f"{name} holds NaN or infinite weights (first in {key}): it cannot be measured")
 
 
 def trial_images(shape: Shape) -> Tensor:
