@@ -22,6 +22,7 @@ from robench.writing import locked, prepare, write_whole
 MANIFEST = "manifest.json"
 LOCK, STAGED, REPLACING, WHOLE = ".lock", ".results", ".replacing", ".whole"
 OURS = (MANIFEST, "rows.csv", "samples.csv", "report.html", "x_adv.npy", "sweep.json", "front.png", "compare.csv")
+PICTURES = "x_adv-*.png"  # of adversarial images
 Words = Mapping[str, Any]
 Adds = Callable[[Words, Words], bool]
 
@@ -168,7 +169,7 @@ def manifest_of(folder: Path) -> dict[str, Any]:
 
 def refuse_foreign(folder: Path) -> None:
     """InputError where a folder without a run holds a file whose name a run would take."""
-    there = [name for name in OURS if (folder / name).exists()]
+    there = [*(name for name in OURS if (folder / name).exists()), *(path.name for path in folder.glob(PICTURES))]
     if there:
         raise InputError(f"{folder} holds {there[0]}, which belongs to no finished run of robench: choose another folder")
 
@@ -184,8 +185,10 @@ def listed(folder: Path) -> list[str]:
 
 
 def before_whole(folder: Path) -> list[str]:
-    """The array of adversarial images of an unfinished run."""
-    return ["x_adv.npy"] if states(folder) and not (folder / MANIFEST).exists() and (folder / "x_adv.npy").exists() else []
+    """The array and the pictures of adversarial images of an unfinished run."""
+    if not states(folder) or (folder / MANIFEST).exists():
+        return []
+    return [path.name for pattern in ("x_adv.npy", PICTURES) for path in folder.glob(pattern)]
 
 
 def emptied(folder: Path) -> Path:
@@ -198,7 +201,7 @@ def tidy(place: Place) -> None:
     """Removes the state that a run which was refused or broken off leaves, unless it can go on from there."""
     if place.finished or place.begun or ((place.folder / MANIFEST).exists() and not place.replaces):
         return
-    for path in [*states(place.work), place.work / "x_adv.npy"]:
+    for path in [*states(place.work), place.work / "x_adv.npy", *place.work.glob(PICTURES)]:
         path.unlink(missing_ok=True)
     if place.replaces:
         shutil.rmtree(place.work, ignore_errors=True)

@@ -24,6 +24,7 @@ from robench import diagnostics
 from robench.attacks.kernels import compiled as compiled_kernels
 from robench.attacks.losses import margin
 from robench.calls import frozen, padded, plain, with_gradients
+from robench.data.files import png
 from robench.data.images import out_of_range
 from robench.draws import Draws
 from robench.errors import InputError
@@ -49,13 +50,14 @@ from robench.models.passes import arithmetic, cheaper
 from robench.outcomes import Outcomes, Stage, nothing_known, packed
 from robench.plans import changes, header, plan, resolved
 from robench.recipes import did_you_mean, eps_text, options_of
+from robench.rounding import in_eight_bits, rounded_labels
 from robench.rows import WILSON, Check, Interval, Row, Sample
 from robench.shards import World, started
 from robench.statistics import anytime
 from robench.summary import blank, check_rows, noticed, rows_of
 from robench.threat import Threat, per_sample, refuse_too_large
 from robench.types import Found
-from robench.writing import allocate
+from robench.writing import allocate, write_whole
 
 Told = Callable[[], str | None]
 EXAMPLES = 8  # how many adversarial images are kept for the pictures
@@ -94,6 +96,7 @@ class Trial:
     precision: str
     track: Track
     saved: Path | None
+    pngs: Path | None
 
     def pixels(self, places: Tensor) -> Tensor:
         """The images at `places` as float pixels in [0, 1] on the device, (M, C, H, W)."""
@@ -156,6 +159,7 @@ def evaluate(
     folder: PathLike | None = None,
     resume: bool = False,
     save: PathLike | None = None,
+    pngs: PathLike | None = None,
     examine: bool = False,
     prepare: bool = False,
     about: Row | None = None,
@@ -176,6 +180,8 @@ def evaluate(
     until      stop once the half-width of the anytime-valid interval of the last accuracy is that small; images in random order
     folder     keep the state of the run in this folder; with `resume`, go on with the state that is there
     save       write the adversarial images, (N, C, H, W) float32, to this .npy file; the clean image where one stands
+    pngs       write each adversarial image that fools in 8 bits, too, to this folder, as x_adv-ID.png: rounded inside the threat, with
+               other grey levels beside it where that does not fool
     examine    run the diagnostics on the first images
     prepare    make the attacks' passes cheaper where that pays: see models.passes
     about      the columns of Row that only the caller knows (checkpoint, preset, data, split)
@@ -187,10 +193,12 @@ def evaluate(
     """
     world = started()
     model, suite, device, radii = as_model(model), as_suite(suite), str(device), as_radii(eps)
-    folder, save = as_path(folder, "folder"), as_path(save, "save")
+    folder, save, pngs = as_path(folder, "folder"), as_path(save, "save"), as_path(pngs, "pngs")
     x, y, ids = checked(x, y, ids)
     x, plainly = for_model(x, model), said_of(model, folder)
     refuse_until(until, world, save)
+    if pngs is not None and x.shape[1] not in (1, 3):
+        raise InputError(f"images of {x.shape[1]} channels are no PNG files: leave --save-png out, --save writes numbers")
     threats = [Threat(norm, e) for e in radii]
     refuse_too_large(threats[-1], x.shape[1:])
     about = replace(about or blank(), seed=seed, norm=norm, eps=radii[0])
@@ -208,7 +216,7 @@ def evaluate(
         named = [recipe.name for recipe, _ in chosen]
         what = (
             header(
-                model, x, y, ids, about, stages, architecture=architecture or {}, attacks=named, until=until, saved=save is not None,
+                model, x, y, ids, about, stages, architecture=architecture or {}, attacks=named, until=until, saved=to_be_saved(save, pngs),
                 batch_size=batch,
             )
             if folder
@@ -221,7 +229,7 @@ def evaluate(
                     outcomes.add(entry)
             cheap, notes = quicker(model, pixels(x, torch.arange(min(EXAMINED, len(x))), device), precision, engine, prepare)
             saved = opened(save, x, journal, world)
-            trial = Trial(model, cheap, x, outcomes, journal, world, seed, batch_size, device, precision, track, saved)
+            trial = Trial(model, cheap, x, outcomes, journal, world, seed, batch_size, device, precision, track, saved, pngs)
             checks = [trained, *seen.checks, *(diagnosed(trial, ids) if examine else [])]
             order = torch.arange(len(x)) if until is None else shuffled(len(x), seed)
             interval = in_blocks(trial, order, until) if until is not None else whole(trial, order)
@@ -305,6 +313,11 @@ def opened(save: Path | None, x: Tensor, journal: Journal, world: World) -> Path
         make_rows(save, tuple(x.shape))
     world.agree(0)
     return save
+
+
+def to_be_saved(save: Path | None, pngs: Path | None) -> bool | str:
+    """What a run writes of its images, as its state tells it."""
+    return save is not None if pngs is None else "x_adv and png" if save else "png"
 
 
 def make_rows(file: Path, shape: tuple[int, ...]) -> None:
@@ -445,13 +458,29 @@ def attacked(trial: Trial, stage: Stage, places: Tensor) -> dict[str, Any]:
     finite = torch.isfinite(logits).all(1)
     fell = (logits.argmax(1) != y) & finite
     kept = x_adv.cpu()
+    rounded, names = eight_bits(trial, stage, x[fell.to(x.device)], x_adv[fell.to(x.device)], places[fell])
     write_rows(trial.saved, places[fell], kept[fell])
     wanted = fell.nonzero().flatten()[: EXAMPLES - len(trial.outcomes.images)] if len(trial.outcomes.images) < EXAMPLES else ()
     return entry_of(
         fell, logits.argmax(1), -margin(logits, y), stage.threat.distance(x, x_adv).cpu(), found.step.cpu(), found.forwards.cpu() + 1,
         found.backwards.cpu(), found.fooled.cpu().long(), int((found.nonfinite.cpu() | ~finite).sum()), outside,
         list(dict.fromkeys(str(warning.message) for warning in caught)), {str(int(places[i])): packed(kept[i]) for i in wanted},
-    )  # fmt: skip
+    ) | {"rounded": rounded, "png": names}  # fmt: skip
+
+
+def eight_bits(trial: Trial, stage: Stage, x: Tensor, x_adv: Tensor, places: Tensor) -> tuple[list[int], list[str]]:
+    """The labels of fallen images, (M, C, H, W), in 8 bits, and the names of the pictures that were written of them: uncounted passes."""
+    y = trial.outcomes.y[places].to(trial.device)
+    found = rounded_labels(trial.exact, x, x_adv, y, stage.threat).tolist()
+    if trial.pngs is None or not len(places):
+        return found, [""] * len(places)
+    ids = trial.outcomes.ids[places]
+    points, fooled = in_eight_bits(trial.exact, x, x_adv, y, stage.threat, Draws(trial.seed, ids.to(trial.device), "png"))
+    names = [f"x_adv-{sample}.png" if fools else "none" for sample, fools in zip(ids.tolist(), fooled.tolist(), strict=True)]
+    pictures = {trial.pngs / name: png(point) for name, point in zip(names, points.cpu(), strict=True) if name != "none"}
+    if pictures:
+        write_whole(pictures)
+    return found, names
 
 
 def inside(x: Tensor, x_adv: Tensor, stage: Stage) -> tuple[Tensor, tuple[int, float]]:

@@ -68,6 +68,8 @@ class Outcomes:
     backwards: Tensor
     tallies: list[Tally]
     classes: int
+    rounded_pred: Tensor
+    png: list[str]
     nonfinite: dict[str, int] = field(default_factory=dict)
     outside: dict[str, tuple[int, float]] = field(default_factory=dict)
     warnings: dict[str, list[str]] = field(default_factory=dict)
@@ -81,6 +83,11 @@ class Outcomes:
         """How many of the images that went through the clean pass stand after a stage."""
         return int((self.done[0] & ((self.broken < 0) | (self.broken > stage))).sum())
 
+    def left_in_eight_bits(self, stage: int) -> int:
+        """How many of them stand after a stage where x_adv is rounded to 8 bits."""
+        again = (self.broken > 0) & (self.rounded_pred == self.y)
+        return int((self.done[0] & ((self.broken < 0) | (self.broken > stage) | again)).sum())
+
     def add(self, entry: Entry) -> None:
         """Takes up the result of a stage on some images."""
         stage, places, fell = int(entry["stage"]), torch.tensor(entry["places"], dtype=torch.int64), torch.tensor(entry["fell"]).bool()
@@ -93,6 +100,9 @@ class Outcomes:
             self.clean_margin[places] = values["margin"].double()
         else:
             self._fell(places[fell], {name: value[fell] for name, value in values.items()})
+            self.rounded_pred[places[fell]] = torch.tensor(entry["rounded"], dtype=torch.int64)
+            for place, name in zip(places[fell].tolist(), entry["png"], strict=True):
+                self.png[place] = name
         self.broken[places[fell]] = stage
         self._count(stage, entry)
 
@@ -123,6 +133,7 @@ class Outcomes:
         columns: Sequence[list[Any]] = [
             self.ids.tolist(), self.y.tolist(), self.clean_pred.tolist(), self.adv_pred.tolist(), names, radii, self.step.tolist(),
             self.clean_margin.tolist(), self.adv_margin.tolist(), self.distance.tolist(), self.forwards.tolist(), self.backwards.tolist(),
+            self.rounded_pred.tolist(), self.png,
         ]  # fmt: skip
         return [Sample(*line) for line, known in zip(zip(*columns, strict=True), self.done[0].tolist(), strict=True) if known]
 
@@ -134,7 +145,7 @@ def nothing_known(ids: Tensor, y: Tensor, stages: Sequence[Stage], classes: int)
     done = torch.zeros((len(stages), n), dtype=torch.bool)
     return Outcomes(
         ids, y, stages, whole.clone(), done, whole.clone(), none.clone(), whole.clone(), none.clone(), none.clone(), whole.clone(),
-        zero, zero.clone(), [Tally() for _ in stages], classes,
+        zero, zero.clone(), [Tally() for _ in stages], classes, whole.clone(), [""] * n,
     )  # fmt: skip
 
 

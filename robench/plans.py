@@ -22,6 +22,7 @@ from robench.suites import recipes
 from robench.threat import Threat
 
 TRANSFER = "transfer:"
+ENTRIES = 2  # counts the forms that the entries of a state have had: one of another form is not taken up
 
 
 def resolvable(chosen: Sequence[Recipe], engine: str) -> None:
@@ -83,7 +84,7 @@ def header(
     architecture: Mapping[str, Any],
     attacks: Sequence[str],
     until: float | None,
-    saved: bool,
+    saved: bool | str,
     batch_size: int | None,
 ) -> dict[str, Any]:
     """What a run is, for its journal: a run with another header cannot go on with its state.
@@ -99,6 +100,7 @@ def header(
         "robench": version("robench"), "checkpoint": about.checkpoint, "architecture": dict(architecture), **identity(model),
         "surrogates": [identity(value) for value in options if isinstance(value, nn.Module)],
         "attack code": code_of(*attacks),
-        "images": digest.hexdigest(), "seed": about.seed, "until": until, "norm": about.norm, "saved": saved, "batch_size": batch_size,
+        "images": digest.hexdigest(), "seed": about.seed, "until": until, "norm": about.norm, "entries": ENTRIES,
+        "saved": saved, "batch_size": batch_size,
         "suite": [[stage.probe, stage.setting, stage.threat.eps] for stage in stages],
     }  # fmt: skip

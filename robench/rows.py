@@ -66,6 +66,8 @@ class Sample:
     step           the iteration of that attack, -1 if none      clean_margin true logit minus the largest other one
     adv_margin     the same at x_adv, nan where it stands        distance     norm of x_adv - x, nan where it stands
     forwards, backwards   passes spent on it over all attacks
+    rounded_pred   the label at x_adv in 8 bits, -1 where it stands or was wrong when clean
+    png            its picture, x_adv-12.png, or "none" where no grey levels were found that fool; else ""
     """
 
     sample: int
@@ -80,6 +82,8 @@ class Sample:
     distance: float
     forwards: int
     backwards: int
+    rounded_pred: int = -1
+    png: str = ""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ def rows_of(outcomes: Outcomes, base: Row, suite: str, interval: Interval = WILS
     base = replace(base, n=int(outcomes.done[0].sum()))
     for stage in range(len(outcomes.stages)):
         yield from measured(outcomes, stage, base, interval)
+    for eps in sorted({stage.threat.eps for stage in outcomes.stages[1:]}):
+        yield in_eight_bits(outcomes, eps, base, suite, interval)
     if suite:
         for eps in sorted({stage.threat.eps for stage in outcomes.stages[1:]}):
             yield from verdict(outcomes, eps, base, suite, interval)
@@ -48,6 +50,14 @@ def verdict(outcomes: Outcomes, eps: float, base: Row, suite: str, interval: Int
     yield interval.around(replace(named, metric="accuracy"), outcomes.left(stages[-1]), base.n)
     for metric in ("seconds", "forwards", "backwards"):
         yield replace(named, metric=metric, value=float(sum(getattr(outcomes.tallies[i], metric) for i in stages)))
+
+
+def in_eight_bits(outcomes: Outcomes, eps: float, base: Row, suite: str, interval: Interval) -> Row:
+    """The accuracy that is left at a radius where every adversarial image is rounded to 8 bits inside the threat."""
+    last = max(i for i, stage in enumerate(outcomes.stages) if stage.threat.eps == eps)
+    what = outcomes.stages[last]
+    named = replace(base, probe=suite or what.probe, setting="" if suite else what.setting, norm=what.threat.norm, eps=eps)
+    return interval.around(replace(named, metric="rounded_accuracy"), outcomes.left_in_eight_bits(last), base.n)
 
 
 def noticed(outcomes: Outcomes) -> Iterator[Check]:

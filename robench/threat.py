@@ -47,6 +47,25 @@ class Threat:
         shrink = shrink_l2 if self.norm == "l2" else shrink_l1
         return (x + shrink(x, x_adv - x, self.eps)).clamp(0, 1)
 
+    def rounded(self, x: Tensor, x_adv: Tensor) -> Tensor:
+        """The point near x_adv whose subpixels are grey levels k / 255 and that lies in the threat, if x is on the grey levels itself.
+
+        linf: the nearest level inside the ball, subpixel by subpixel. l2 and l1: the nearest levels where the ball allows them, those
+        that cost least first, and elsewhere the next level towards x. Where linf has no level inside the ball, the nearest one.
+        """
+        near, levels, hair = (255 * x_adv).round().clamp(0, 255), 255 * x, 1e-4
+        if self.norm == "linf":
+            low, high = (levels - 255 * self.eps - hair).ceil().clamp_min(0), (levels + 255 * self.eps + hair).floor().clamp_max(255)
+            return torch.where(low <= high, torch.minimum(torch.maximum(near, low), high), near) / 255
+        inner = torch.where(x_adv >= x, (255 * x_adv + hair).floor(), (255 * x_adv - hair).ceil()).clamp(0, 255)
+        order = 2 if self.norm == "l2" else 1
+        spent = ((inner / 255 - x).abs().flatten(1).double() ** order).sum(1, keepdim=True)
+        cost = ((near / 255 - x).abs().double() ** order - (inner / 255 - x).abs().double() ** order).flatten(1)
+        sums = cost.sort(dim=1, stable=True)
+        allowed = torch.zeros_like(cost, dtype=torch.bool)
+        allowed.scatter_(1, sums.indices, spent + sums.values.cumsum(1) <= self.eps**order)
+        return torch.where(allowed.view_as(x), near, inner) / 255
+
     def projector(self, x: Tensor) -> Callable[[Tensor], Tensor]:
         """`project` for these images x, to be used many times: what depends on x alone is computed once."""
         if self.norm == "linf":

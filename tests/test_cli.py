@@ -29,13 +29,13 @@ FLAGS = {
         --norm --eps
         --until --engine --precision --compile --seed --batch-size --arch --activation --weights --mean --std --trust --device --threads
         --out
-        --resume --force --save
+        --resume --force --save --save-png
         --strict --quiet""",
     "attack": """--attack --data --data-dir --download --split --image-size --resize --layout --class-order --classes --n --shuffle
         --indices --norm --eps
         --until --engine --precision --compile --seed --batch-size --arch --activation --weights --mean --std --trust --device --threads
         --out
-        --resume --force --save
+        --resume --force --save --save-png
         --strict --quiet""",
     "saliency": """--method --score --target --channels --block --layer --against --join --inductive --data --data-dir --download --split
         --image-size --resize --layout --class-order --classes --n --shuffle --indices --norm --eps --seed --batch-size --arch --activation

@@ -39,6 +39,7 @@ LAYERS = {
         "outcomes",
         "plans",
         "summary",
+        "rounding",
         "evaluation",
         "altered",
         "auditing",

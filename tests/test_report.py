@@ -61,4 +61,4 @@ def test_missing_numbers_are_written_as_empty_cells(tmp_path):
     standing = Sample(4, 3, 3, 3, "", math.nan, -1, 1.25, math.nan, math.nan, 3, 1)
     save(tmp_path, [], [standing], {})
     assert pd.read_csv(tmp_path / "samples.csv")["distance"].isna().all()
-    assert (tmp_path / "samples.csv").read_text().splitlines()[1] == "4,3,3,3,,,-1,1.25,,,3,1"
+    assert (tmp_path / "samples.csv").read_text().splitlines()[1] == "4,3,3,3,,,-1,1.25,,,3,1,-1,"

@@ -47,6 +47,7 @@ def attack(
     resume: o.Resume = False,
     force: o.Force = False,
     save: o.Save = False,
+    save_png: o.SavePng = False,
     strict: o.Strict = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -72,6 +73,7 @@ def attack(
             precision=precision,
             compile=compiled,
             save=save,
+            **{"save-png": save_png},
         )
     else:
         resolvable([chosen], engine)
@@ -97,7 +99,8 @@ def attack(
         )
         return
     run(
-        single(what, f"attack {chosen.label!r}"), [chosen], chosen.label, out, quiet=quiet, strict=strict, save=save, seed=seed,
+        single(what, f"attack {chosen.label!r}"), [chosen], chosen.label, out, quiet=quiet, strict=strict, save=save,
+        save_png=save_png, seed=seed,
         batch_size=batch_size, engine=engine, precision=precision, compiled=compiled, until=until, resume=resume, force=force,
         command="attack",
     )  # fmt: skip

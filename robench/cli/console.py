@@ -114,6 +114,10 @@ def show_rows(title: str, rows: Sequence[Row]) -> None:
         for (probe, eps), metrics in found.items()
         if "accuracy" in metrics
     ]
+    for row in rows:
+        if row.metric == "rounded_accuracy":
+            name = f"after 8-bit rounding\N{NO-BREAK SPACE}{eps_text(row.eps)}" if several else "after 8-bit rounding"
+            lines.append((name, percent(row.value), interval(row.low, row.high), "", "", ""))
     show(title, ("probe", "accuracy left %", "95 % interval", "seconds", "forwards", "backwards"), lines)
 
 

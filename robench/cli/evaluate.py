@@ -45,6 +45,7 @@ def evaluate(
     resume: o.Resume = False,
     force: o.Force = False,
     save: o.Save = False,
+    save_png: o.SavePng = False,
     strict: o.Strict = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -68,6 +69,7 @@ def evaluate(
             precision=precision,
             compile=compiled,
             save=save,
+            **{"save-png": save_png},
         )
     else:
         resolvable(recipes(suite), engine)
@@ -93,6 +95,7 @@ def evaluate(
         )
         return
     run(
-        single(what, f"suite {suite!r}"), suite, suite, out, quiet=quiet, strict=strict, save=save, seed=seed, batch_size=batch_size,
+        single(what, f"suite {suite!r}"), suite, suite, out, quiet=quiet, strict=strict, save=save,
+        save_png=save_png, seed=seed, batch_size=batch_size,
         engine=engine, precision=precision, compiled=compiled, until=until, resume=resume, force=force, command="eval", examine=True,
     )  # fmt: skip

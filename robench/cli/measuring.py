@@ -278,20 +278,22 @@ def told_again(place: Place, known: Sequence[str], quiet: bool) -> list[str]:
 
 
 def run(
-    what: Subject, suite: str | Sequence[Recipe], title: str, out: Path | None, *, quiet: bool, strict: bool, save: bool, seed: int,
-    batch_size: int | None, compiled: bool, resume: bool, force: bool, command: str, **how: Any,
+    what: Subject, suite: str | Sequence[Recipe], title: str, out: Path | None, *, quiet: bool, strict: bool, save: bool, save_png: bool,
+    seed: int, batch_size: int | None, compiled: bool, resume: bool, force: bool, command: str, **how: Any,
 ) -> None:  # fmt: skip
     """Measures, writes tables, manifest and pictures, prints the table and the flags; exit code 1 for a raised flag if `strict`.
 
     Where `torchrun` started several processes, each measures its share and the first one reports. `how` goes to `evaluate`.
     """
+    from robench.destinations import PICTURES
     from robench.shards import launched
 
     if not isinstance(suite, str):
         refuse_other_orders(what.images.classes, surrogates(suite), what.classes, "surrogate")
     size = quickest_batch(what) if batch_size == 0 else batch_size or BATCH_SIZE
-    words = words_of(what, suite, command, seed=seed, save=save, batch_size=size, **how)
+    words = words_of(what, suite, command, seed=seed, save=save, save_png=save_png, batch_size=size, **how)
     notes = [] if not compiled else compiler_note()
+    images = [*(["x_adv.npy"] if save else []), *([PICTURES] if save_png else [])]
     with launched() as world, ExitStack() as stack:
         first = world.rank == 0
         place = shared(world, stack, lambda: destined(out, what.loaded.name, title, words, resume=resume, force=force))
@@ -300,27 +302,27 @@ def run(
         else:
             found, seconds = measured(
                 what, suite, place, quiet=quiet or not first, save=place.work / "x_adv.npy" if save else None, seed=seed, batch_size=size,
-                compiled=compiled and not notes, **how,
+                compiled=compiled and not notes, pngs=place.work if save_png else None, **how,
             )  # fmt: skip
             flags = found.flags
         if first and not place.finished:
             notes += [note for note in found.notes if note not in what.loaded.notes]
-            with place.results(["x_adv.npy"] if save else []) as folder:
+            with place.results(images) as folder:
                 written = report(what, found, notes, title, folder, seed, seconds, how)
-            show(what, found, notes, title, place.folder, seed, quiet, [*written, *([Path("x_adv.npy")] if save else [])])
+            show(what, found, notes, title, place.folder, seed, quiet, [*written, *map(Path, images)])
     if first:
         end_if_strict(strict, flags)
 
 
 def words_of(
-    what: Subject, suite: str | Sequence[Recipe], command: str, *, seed: int, save: bool, batch_size: int, engine: str = "robench",
-    precision: str = "fp32", until: float | None = None, examine: bool = False,  # noqa: ARG001 - each command examines or does not
+    what: Subject, suite: str | Sequence[Recipe], command: str, *, seed: int, save: bool, save_png: bool, batch_size: int,
+    engine: str = "robench",    precision: str = "fp32", until: float | None = None, examine: bool = False,  # noqa: ARG001 - each command examines or does not
 ) -> dict[str, Any]:  # fmt: skip
     """What was asked of an evaluation: all that its numbers depend on."""
     return {
         "command": command, **described([what]), "suite": suite if isinstance(suite, str) else [recipe_words(recipe) for recipe in suite],
         "norm": what.norm, "eps": list(what.radii), "seed": seed, "save": save, "engine": engine, "precision": precision, "until": until,
-        "batch_size": batch_size if engine == "reference" or until is not None else None,
+        "batch_size": batch_size if engine == "reference" or until is not None else None, **({"save_png": True} if save_png else {}),
     }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -248,3 +249,11 @@ def sixteen_bits(image: Image.Image) -> bool:
 def whole(value: object) -> int:
     """A whole number as it is; 0 for anything else."""
     return value if isinstance(value, int) else 0
+
+
+def png(image: Tensor) -> bytes:
+    """An image (1 or 3, H, W) with pixels k / 255 as the bytes of a PNG file."""
+    levels = (255 * image).round().to(torch.uint8)
+    drawn = io.BytesIO()
+    Image.fromarray((levels[0] if len(levels) == 1 else levels.permute(1, 2, 0)).numpy()).save(drawn, format="PNG")
+    return drawn.getvalue()

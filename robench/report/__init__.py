@@ -46,6 +46,8 @@ def read_rows(folder: Path) -> list[Row]:
     kinds: dict[str, Callable[[str], Any]] = {"int": int, "float": lambda word: float(word or "nan"), "str": str}
     try:
         with (folder / "rows.csv").open(newline="", encoding="utf-8") as handle:
-            return [Row(**{f.name: kinds[str(f.type)](line[f.name]) for f in fields(Row)}) for line in csv.DictReader(handle)]
+            return [
+                Row(**{f.name: kinds[str(f.type)](line[f.name]) for f in fields(Row) if f.name in line}) for line in csv.DictReader(handle)
+            ]
     except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
         raise InputError(f"cannot read {folder / 'rows.csv'} ({type(error).__name__}): measure again with --force") from None
