@@ -25,6 +25,7 @@ from robench.evaluation import Evaluation, evaluate
 from robench.fitting import Epoch, Note, Plan, attacked, begin, fit, selected
 from robench.guards import robust_overfitting
 from robench.inputs import PathLike, Suite, as_path, as_suite
+from robench.memory import ending_told
 from robench.models import checkpoint, load, peek
 from robench.models.architectures import is_foreign, runs_code
 from robench.models.loading import kind_of
@@ -190,8 +191,9 @@ def followed(
 ) -> tuple[Epoch, list[str]]:
     """Trains to the end, with `watch` looking on; the best epoch, and the notes with those that came up."""
     run, notes = going.run, [*notes]
-    for event in watch(chain(map(Note, [*notes]), kept_going(going, fit(run, plan, training, held_out))), plan.epochs):
-        notes += [event.alarm] if isinstance(event, Epoch) and event.alarm else []
+    with ending_told(plan.batch_size):
+        for event in watch(chain(map(Note, [*notes]), kept_going(going, fit(run, plan, training, held_out))), plan.epochs):
+            notes += [event.alarm] if isinstance(event, Epoch) and event.alarm else []
     best, unproven = selected(run, plan, held_out)
     overfitting = robust_overfitting(run.history, attacked(held_out, plan)) if plan.defended else ""
     late = [sentence for sentence in (unproven, overfitting) if sentence and select == "best"]

@@ -409,3 +409,12 @@ def test_bf16_trains_almost_as_fp32_does_and_is_told(monkeypatch):
     terms = [done.meta["history"][0]["terms"] for done in (full, low)]
     assert terms[0] != terms[1]
     assert terms[1] == pytest.approx(terms[0], rel=0.1)
+
+
+def test_memory_that_ends_in_a_training_is_one_sentence_that_names_the_batch_size(tmp_path, monkeypatch):
+    def full(*args, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("robench.fitting.gradients", full)
+    with pytest.raises(InputError, match="does not hold a batch of 64 images: pass a --batch-size below 64"):
+        train("shapes", arch="mlp,width=8", n_train=128, batch_size=64, epochs=1, out=tmp_path / "mlp.pt")
