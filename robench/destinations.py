@@ -120,6 +120,8 @@ def decided(folder: Path, words: dict[str, Any], resume: bool, force: bool, adds
     work = folder / REPLACING
     if force:
         going = resume and bool(states(work))
+        if resume and not going and theirs is not None and not differing(theirs, words):
+            return Place(folder, words, folder, finished=True)
         if theirs is not None or going or not resume:
             return Place(folder, words, work if going else emptied(work), going)
     if theirs is None:

@@ -272,6 +272,11 @@ def finished(out: Path | None, words: Mapping[str, Any]) -> tuple[State, dict[st
     return checkpoint.read(out)
 
 
+def unfinished(out: Path | None) -> bool:
+    """Whether a training of FILE.pt lies there that can go on."""
+    return out is not None and any(out.with_name(out.stem + end).exists() for end in (".state.pt", ".teacher.state.pt"))
+
+
 def staged_of(out: Path) -> Path:
     """The hidden folder in which the files of a checkpoint are put together."""
     return out.with_name(f".{out.stem}.results")

@@ -36,7 +36,7 @@ from robench.plans import resolvable
 from robench.presets import default_preset
 from robench.recipes import Recipe, parse
 from robench.report.training import curves, log
-from robench.resuming import Event, Going, claimed, finished, kept_going, replacing, taken_up
+from robench.resuming import Event, Going, claimed, finished, kept_going, replacing, taken_up, unfinished
 from robench.settings import few_held_out, file_name, network, plan_of, settled
 from robench.shards import started
 from robench.suites import recipes
@@ -167,7 +167,7 @@ def train(
                 out=place, resume=resume or there, force=force and not resume, watch=watch, **{**settings, **UNDEFENDED},
             )  # fmt: skip
 
-        done = finished(file, meta) if resume and not force else None
+        done = finished(file, meta) if resume and not (force and unfinished(file)) else None
         if done and teacher is None:
             refuse_other_teacher(done[1], [None, teacher_place(file, teachers, {**settings, **UNDEFENDED, "seed": seed})])
             return handed_back(model, done, device, file)

@@ -118,6 +118,8 @@ def test_a_replacement_that_is_broken_off_leaves_the_earlier_run_and_can_go_on(t
         assert Journal(place.work, WORDS, resume=place.resume).entries == [{"stage": 0, "text": "new"}]
     with claimed(tmp_path, WORDS, force=True) as place:
         assert Journal(place.work, WORDS, resume=place.resume).entries == []
+    finish(tmp_path, "new", force=True)
+    assert finish(tmp_path, "newer", force=True, resume=True).finished  # so a job that is queued again and again ends
 
 
 def test_an_unfinished_run_is_kept_unless_it_is_to_be_replaced(tmp_path):
@@ -293,6 +295,7 @@ def test_the_name_of_a_checkpoint_tells_trainings_apart():
     assert name(reg=("sagr",)) == "shapes-cnn-sagr"
     assert name(reg=("sagr=0.1,rho=0.3",), seed=3) == "shapes-cnn-sagr-0.1-rho-0.3-seed-3"
     assert name(objective="pgd-at", eps=2 / 255, epochs=3) == "shapes-cnn-pgd-at-eps-2-255-epochs-3"
+    assert name(objective="pgd-at") == "shapes-cnn-pgd-at"  # in the repository; README's words get the next number
     assert name(objective="pgd-at", reg=("sagr=1",)) == "shapes-cnn-pgd-at-sagr-1"
     assert name("mnist-small", data="npz:a b/mine") == "mine-two-conv-standard-mnist-small"
     assert name(arch="/home/me/nets.py:Net") == "shapes-nets.py-Net-standard"
@@ -325,7 +328,8 @@ def test_a_finished_checkpoint_is_refused_shown_or_replaced(tmp_path):
     before = contents(tmp_path)
     assert "holds a finished training: pass --resume to see it, --force" in refused(*TRAIN, "--out", out)
     assert "recipe.seed was 0 and is 1" in refused(*TRAIN, "--out", out, "--seed", 1, "--resume")
-    assert "nothing was changed" in robench(*TRAIN, "--out", out, "--resume").stderr
+    for words in (["--resume"], ["--resume", "--force"]):
+        assert "nothing was changed" in robench(*TRAIN, "--out", out, *words).stderr
     assert contents(tmp_path) == before
     robench(*TRAIN, "--out", out, "--seed", 1, "--force")
     assert json.loads((tmp_path / "net.json").read_text())["meta"]["recipe"]["seed"] == 1
