@@ -181,7 +181,7 @@ def evaluate(
     folder     keep the state of the run in this folder; with `resume`, go on with the state that is there
     save       write the adversarial images, (N, C, H, W) float32, to this .npy file; the clean image where one stands
     pngs       write each adversarial image that fools in 8 bits, too, to this folder, as x_adv-ID.png: rounded inside the threat, with
-               other grey levels beside it where that does not fool
+               other grey levels beside it where that does not fool; of several radii, inside the one at which the image fell
     examine    run the diagnostics on the first images
     prepare    make the attacks' passes cheaper where that pays: see models.passes
     about      the columns of Row that only the caller knows (checkpoint, preset, data, split)

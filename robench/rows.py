@@ -67,7 +67,7 @@ class Sample:
     adv_margin     the same at x_adv, nan where it stands        distance     norm of x_adv - x, nan where it stands
     forwards, backwards   passes spent on it over all attacks
     rounded_pred   the label at x_adv in 8 bits, -1 where it stands or was wrong when clean
-    png            its picture, x_adv-12.png, or "none" where no grey levels were found that fool; else ""
+    png            its picture, x_adv-12.png, or "none" where no grey levels were found that fool within eps; else ""
     """
 
     sample: int

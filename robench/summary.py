@@ -20,8 +20,8 @@ def rows_of(outcomes: Outcomes, base: Row, suite: str, interval: Interval = WILS
     base = replace(base, n=int(outcomes.done[0].sum()))
     for stage in range(len(outcomes.stages)):
         yield from measured(outcomes, stage, base, interval)
-    for eps in sorted({stage.threat.eps for stage in outcomes.stages[1:]}):
-        yield in_eight_bits(outcomes, eps, base, suite, interval)
+    if radii := {stage.threat.eps for stage in outcomes.stages[1:]}:
+        yield in_eight_bits(outcomes, min(radii), base, suite, interval)
     if suite:
         for eps in sorted({stage.threat.eps for stage in outcomes.stages[1:]}):
             yield from verdict(outcomes, eps, base, suite, interval)
@@ -53,7 +53,10 @@ def verdict(outcomes: Outcomes, eps: float, base: Row, suite: str, interval: Int
 
 
 def in_eight_bits(outcomes: Outcomes, eps: float, base: Row, suite: str, interval: Interval) -> Row:
-    """The accuracy that is left at a radius where every adversarial image is rounded to 8 bits inside the threat."""
+    """The accuracy that is left at the smallest radius where every adversarial image is rounded to 8 bits inside the threat.
+
+    Not known at a larger one: what fell before is not attacked there, and may have an image of 8 bits in the larger ball.
+    """
     last = max(i for i, stage in enumerate(outcomes.stages) if stage.threat.eps == eps)
     what = outcomes.stages[last]
     named = replace(base, probe=suite or what.probe, setting="" if suite else what.setting, norm=what.threat.norm, eps=eps)

@@ -316,7 +316,7 @@ def run(
 
 def words_of(
     what: Subject, suite: str | Sequence[Recipe], command: str, *, seed: int, save: bool, save_png: bool, batch_size: int,
-    engine: str = "robench",    precision: str = "fp32", until: float | None = None, examine: bool = False,  # noqa: ARG001 - each command examines or does not
+    engine: str = "robench", precision: str = "fp32", until: float | None = None, examine: bool = False,  # noqa: ARG001 - each command examines or does not
 ) -> dict[str, Any]:  # fmt: skip
     """What was asked of an evaluation: all that its numbers depend on."""
     return {

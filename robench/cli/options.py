@@ -177,7 +177,12 @@ Resume = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace the run in --out, once the new one is whole.")]
 Save = Annotated[bool, typer.Option("--save", help="Write the adversarial images to x_adv.npy.")]
-SavePng = Annotated[bool, typer.Option("--save-png", help="Write the adversarial images that fool in 8 bits, too, as x_adv-ID.png.")]
+SavePng = Annotated[
+    bool,
+    typer.Option(
+        "--save-png", help="Write the adversarial images that fool in 8 bits, too, as x_adv-ID.png, within the radius where they fell."
+    ),
+]
 Strict = Annotated[bool, typer.Option("--strict", help="Exit with code 1 if a flag is raised.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")]
