@@ -55,7 +55,7 @@ from robench.rows import WILSON, Check, Interval, Row, Sample
 from robench.shards import World, started
 from robench.statistics import anytime
 from robench.summary import blank, check_rows, noticed, rows_of
-from robench.threat import Threat, per_sample, refuse_too_large
+from robench.threat import Threat, known_radius, per_sample, refuse_too_large
 from robench.types import Found
 from robench.writing import allocate, write_whole
 
@@ -147,7 +147,7 @@ def evaluate(
     *,
     suite: Suite = "autoattack",
     norm: str = "linf",
-    eps: Radius = 8 / 255,
+    eps: Radius | None = None,
     ids: Array | None = None,
     seed: int = 0,
     batch_size: int = 250,
@@ -173,7 +173,8 @@ def evaluate(
     x          (N, C, H, W), uint8 or float in [0, 1];  y (N,) labels;  ids (N,) sample ids for the draws, 0..N-1 if not given;
                tensors or numpy arrays
     suite      a name of suites.SUITES, or attacks to run one after the other: recipes, or sentences such as "pgd,steps=50"
-    eps        a radius, such as 8 / 255 or "8/255", or several: from the smallest on, each on the images that fell at no smaller one
+    eps        a radius, such as 8 / 255 or "8/255", or several: from the smallest on, each on the images that fell at no smaller one;
+               8/255 in linf if not given, and in no other norm
     engine     robench, or reference: the AutoAttack components of their authors, through pyautoattack
     precision  fp32, tf32 or bf16 for the attacks' passes; each claim is checked in fp32, so a lower one can miss but not invent
     compiled   the attacks' own arithmetic goes through torch.compile: seconds at the start, quicker afterwards
@@ -192,7 +193,7 @@ def evaluate(
     Raises InputError for images, labels or logits that cannot be evaluated.
     """
     world = started()
-    model, suite, device, radii = as_model(model), as_suite(suite), str(device), as_radii(eps)
+    model, suite, device, radii = as_model(model), as_suite(suite), str(device), as_radii(known_radius(norm) if eps is None else eps)
     folder, save, pngs = as_path(folder, "folder"), as_path(save, "save"), as_path(pngs, "pngs")
     x, y, ids = checked(x, y, ids)
     x, plainly = for_model(x, model), said_of(model, folder)

@@ -57,7 +57,10 @@ def parse(sentence: str) -> Recipe:
         key, equals, value = part.partition("=")
         if not key.strip() or not equals or not value.strip():
             raise InputError(f"cannot read {part!r} in {sentence!r}: options are written key=value, parted by commas")
-        options[key.strip().replace("-", "_")] = literal(value.strip())
+        key = key.strip().replace("-", "_")
+        if key in options:
+            raise InputError(f"{sentence!r} gives {key} twice: give each option once")
+        options[key] = literal(value.strip())
     number = literal(weight.strip()) if given else None
     if not name.strip() or (given and (isinstance(number, (bool, str)) or number is None)):
         raise InputError(f"cannot read {sentence!r}: write NAME or NAME=WEIGHT, then options as key=value, parted by commas")

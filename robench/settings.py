@@ -23,8 +23,8 @@ from robench.models.contract import FEW, examined
 from robench.models.identity import code_of
 from robench.objectives import DEFAULT_BASES, OBJECTIVES, regularizers_of
 from robench.presets import PRESETS
-from robench.recipes import Recipe, lookup, parse, resolve, separate
-from robench.threat import Threat, refuse_too_large
+from robench.recipes import Recipe, eps_text, lookup, parse, resolve, separate
+from robench.threat import NORMS, Threat, refuse_too_large
 
 FIT = (
     "epochs", "batch_size", "optimizer", "lr", "momentum", "weight_decay", "schedule", "augment", "ema", "label_smoothing", "probe_n",
@@ -58,6 +58,12 @@ def settled(preset: str, overrides: Mapping[str, Any]) -> tuple[dict[str, Any], 
         lookup(key, settings, "training option")
         if value is not None:
             settings[key] = READ[key](value) if key in READ else value
+    its = PRESETS[preset]
+    if settings["norm"] != its["norm"] and settings["norm"] in NORMS and overrides.get("eps") is None:
+        raise InputError(
+            f"which radius in {settings['norm']}? The preset {preset} has {its['norm']} eps {eps_text(its['eps'])}, "
+            f"which says nothing about {settings['norm']}: give eps (--eps)"
+        )
     for key in NUMBERS:
         numeric = isinstance(settings[key], (int, float)) and not isinstance(settings[key], bool)
         if not numeric or (key in WHOLE and settings[key] != int(settings[key])):

@@ -201,3 +201,10 @@ def shrink_l1(x: Tensor, delta: Tensor, eps: float) -> Tensor:
         low, high = torch.where(more & ~done, t, low), torch.where(more | done, high, t)
         moved = more.to(t.dtype) * 2 - 1
     return torch.clamp(size_ - torch.where(close, t, high)[:, None], zero, room).view_as(delta) * delta.sign()
+
+
+def known_radius(norm: str) -> float:
+    """The radius where none is given: 8/255, which belongs to linf; InputError for another norm, in which it says nothing."""
+    if norm in NORMS and norm != "linf":
+        raise InputError(f"which radius in {norm}? The default 8/255 is of linf, which says nothing about {norm}: give eps (--eps)")
+    return 8 / 255

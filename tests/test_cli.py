@@ -17,6 +17,9 @@ from torch import nn
 from typer.main import get_command
 
 from robench.cli import app
+from robench.cli.measuring import threat_of
+from robench.errors import InputError
+from robench.evaluation import evaluate
 from robench.rows import Row, Sample, wilson
 
 FLAGS = {
@@ -240,6 +243,8 @@ def test_options_that_may_be_repeated_take_commas_too(checkpoint, tmp_path):
         (["--eps", "8/0"], "divides by zero"),
         (["--eps", "big"], "is not a number"),
         (["--norm", "l3"], "unknown norm 'l3'"),
+        (["--norm", "l2"], "which radius in l2? tiny.pt was trained with linf eps 8/255, which says nothing about l2: pass --eps"),
+        (["--norm", "l1"], "says nothing about l1: pass --eps"),
         (["--suite", "autoatack"], "did you mean 'autoattack'"),
         (["--n", "0"], "neither a number of at least 1 nor 'all'"),
         (["--data", "shape"], "did you mean 'shapes'"),
@@ -483,3 +488,22 @@ def test_a_batch_size_is_found_and_a_run_stops_at_its_half_width(checkpoint, tmp
     row = next(r for r in read(tmp_path / "out" / "rows.csv") if (r["probe"], r["metric"]) == ("fgsm", "accuracy"))
     assert (float(row["high"]) - float(row["low"])) / 2 <= 0.2
     assert int(row["n"]) == len(read(tmp_path / "out" / "samples.csv")) <= 400
+
+
+def test_a_radius_of_one_norm_is_used_in_no_other(tmp_path):
+    assert threat_of({}, None, None, "m.pt") == ("linf", (8 / 255,))
+    assert threat_of({"norm": "l2", "eps": 2.0}, None, None, "m.pt") == ("l2", (2.0,))
+    assert threat_of({"norm": "l2", "eps": 2.0}, "l2", None, "m.pt") == ("l2", (2.0,))
+    assert threat_of({"norm": "l2", "eps": 2.0}, "linf", (0.1,), "m.pt") == ("linf", (0.1,))
+    for recipe, norm, words in (
+        ({"norm": "l2", "eps": 2.0}, "linf", "m.pt was trained with l2 eps 2"),
+        ({"norm": "l2"}, None, "the default 8/255 is of linf"),
+        ({}, "l2", "the default 8/255 is of linf"),
+    ):
+        with pytest.raises(InputError, match=words):
+            threat_of(recipe, norm, None, "m.pt")
+    assert "which radius in l2" in refused("attack", "x.py:model", "--data", "shapes", "--norm", "l2", "--out", tmp_path / "out")
+    said = refused("train", "--data", "shapes", "--norm", "l2", "--out", tmp_path / "net.pt")
+    assert "which radius in l2? The preset small has linf eps 8/255, which says nothing about l2: give eps (--eps)" in said
+    with pytest.raises(InputError, match="which radius in l1"):
+        evaluate(torch.nn.Flatten(), torch.zeros(1, 1, 2, 2), [0], norm="l1", suite="smoke")

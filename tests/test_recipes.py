@@ -37,6 +37,12 @@ def test_what_cannot_be_read_is_refused_with_a_sentence(sentence):
         parse(sentence)
 
 
+@pytest.mark.parametrize("sentence", ["pgd,steps=3,steps=4", "sagr=0.1,step-size=1,step_size=1", "cnn,width=8,depth=2,width=8"])
+def test_an_option_that_is_given_twice_is_refused(sentence):
+    with pytest.raises(InputError, match="twice: give each option once"):
+        parse(sentence)
+
+
 @pytest.mark.parametrize(("text", "value"), [("8/255", 8 / 255), ("0.3", 0.3), ("1e-3", 1e-3), ("0", 0.0), ("-1/2", -0.5)])
 def test_fractions_are_understood(text, value):
     assert fraction(text) == value

@@ -68,7 +68,7 @@ def subject(
 
     on = device_of(device, threads)
     known = [peek(model) for model in models]
-    threats = [threat_of(meta.get("recipe", {}), norm, radii) for meta in known]
+    threats = [threat_of(meta.get("recipe", {}), norm, radii, Path(model).name) for meta, model in zip(known, models, strict=True)]
     for its_norm, its_radii in threats:
         for eps in its_radii:
             refuse_too_large(Threat(its_norm, eps), None)
@@ -156,9 +156,19 @@ def unnormalised(one: Loaded, images: Images, device: str) -> list[str]:
         return []
 
 
-def threat_of(recipe: dict[str, Any], norm: str | None, radii: tuple[float, ...] | None) -> tuple[str, tuple[float, ...]]:
-    """The norm and the radii: the user's, then those of the checkpoint's training, then linf 8/255."""
-    return norm or recipe.get("norm", "linf"), tuple(sorted(set(radii or (recipe.get("eps", 8 / 255),))))
+def threat_of(recipe: dict[str, Any], norm: str | None, radii: tuple[float, ...] | None, model: str) -> tuple[str, tuple[float, ...]]:
+    """The norm and the radii: the user's, then those of the checkpoint's training, then linf 8/255.
+
+    InputError for a norm without a radius where the radius that is known belongs to another norm.
+    """
+    from robench.threat import NORMS
+
+    its_norm, eps = recipe.get("norm", "linf"), recipe.get("eps", 8 / 255)
+    chosen = norm or its_norm
+    if not radii and chosen in NORMS and chosen != (its_norm if "eps" in recipe else "linf"):
+        known = f"{model} was trained with {its_norm} eps {eps_text(eps)}" if "eps" in recipe else f"the default {eps_text(eps)} is of linf"
+        raise InputError(f"which radius in {chosen}? {known}, which says nothing about {chosen}: pass --eps")
+    return chosen, tuple(sorted(set(radii or (eps,))))
 
 
 def told_apart(sources: Sequence[str], loaded: Sequence[Loaded]) -> list[Loaded]:
