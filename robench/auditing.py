@@ -31,6 +31,7 @@ from robench.evaluation import Track, check_logits, checked, make_rows, pixels, 
 from robench.explainers import COMPLETE, EXPLAINERS, LAYERED, MASKING, chosen_layer, prepared
 from robench.explainers import remarks as masking_remarks
 from robench.explainers.hooks import cut
+from robench.inputs import as_seed
 from robench.memory import ending_told
 from robench.models.passes import arithmetic
 from robench.recipes import Recipe, lookup, options_of, parse, resolve, setting
@@ -198,6 +199,7 @@ def audit(
     Raises InputError for images, labels, logits, methods or targets that do not go together.
     """
     x, y, ids = checked(x, y, ids)
+    seed = as_seed(seed)
     about = replace(about, n=len(x), seed=seed, norm="", eps=0.0)
     shown = next((change.places[:TILES].tolist() for change in altered if len(change.places)), list(range(min(TILES, len(x)))))
     with ending_told(batch_size), frozen(model, device), arithmetic("fp32"), warnings.catch_warnings():

@@ -29,6 +29,7 @@ from robench.data.export import Export
 from robench.degradation import CLEAN, FIFTEEN, NINETEEN, NOISES, Reference, rows_of
 from robench.errors import InputError
 from robench.evaluation import Track, check_logits, untracked
+from robench.inputs import as_seed
 from robench.journal import Journal, begun
 from robench.memory import ending_told
 from robench.models.identity import identity
@@ -170,6 +171,7 @@ def degrade(
     folder     keep the state of the run there; with `resume`, go on with the state that is there
     Raises InputError for labels or logits that cannot be used.
     """
+    seed = as_seed(seed)
     measured = [*subjects, *([reference] if isinstance(reference, Subject) else [])]
     try_out(measured, source, device)
     journal = Journal(folder, header(measured, source), resume=resume, adds=only_adds)

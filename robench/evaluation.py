@@ -40,6 +40,7 @@ from robench.inputs import (
     as_path,
     as_radii,
     as_radius,
+    as_seed,
     as_suite,
     for_model,
 )
@@ -194,6 +195,7 @@ def evaluate(
     """
     world = started()
     model, suite, device, radii = as_model(model), as_suite(suite), str(device), as_radii(known_radius(norm) if eps is None else eps)
+    seed = as_seed(seed)
     folder, save, pngs = as_path(folder, "folder"), as_path(save, "save"), as_path(pngs, "pngs")
     x, y, ids = checked(x, y, ids)
     x, plainly = for_model(x, model), said_of(model, folder)

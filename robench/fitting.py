@@ -39,6 +39,7 @@ from robench.threat import Threat
 from robench.types import Batch
 
 State = dict[str, Tensor]
+BITS = 2**63 - 1  # of a seed of torch's generators
 RETRIES = 3  # how often a training is rolled back before it is given up
 
 
@@ -352,7 +353,7 @@ def repeatable(run: Run, plan: Plan, device: torch.device) -> Iterator[None]:
         yield
         return
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(((plan.seed * 1_000_003 + run.done) * 64 + len(run.lost)) * 1024 + run.world.rank)
+        torch.manual_seed(((plan.seed * 1_000_003 + run.done) * 64 + len(run.lost)) * 1024 + run.world.rank & BITS)
         yield
 
 

@@ -19,6 +19,7 @@ Array: TypeAlias = Tensor | np.ndarray[Any, Any] | Sequence[Any]
 PathLike: TypeAlias = str | os.PathLike[str]
 Radius: TypeAlias = float | str | Sequence[float | str]
 Suite: TypeAlias = str | Recipe | Sequence[str | Recipe]
+LARGEST_SEED = 2**32 - 1
 FEWEST = 5  # channels from here on are taken for a side of the image where the last axis has 1, 3 or 4
 
 
@@ -118,6 +119,13 @@ def as_radii(eps: Any) -> list[float]:
     if not radii:
         raise InputError("eps is empty: give a radius, such as 8/255")
     return radii
+
+
+def as_seed(seed: Any) -> int:
+    """A seed as it is; InputError for what is no whole number from 0 to 2^32 - 1, which every generator takes."""
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed <= LARGEST_SEED:
+        raise InputError(f"the seed must be a whole number from 0 to {LARGEST_SEED}, not {seed!r}")
+    return int(seed)
 
 
 def as_suite(suite: Suite) -> str | list[Recipe]:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from robench.calls import frozen, padded, with_gradients
 from robench.draws import Draws
 from robench.evaluation import Track, check_logits, checked, pixels, untracked
+from robench.inputs import as_seed
 from robench.memory import ending_told
 from robench.models.passes import arithmetic
 from robench.probes import PROBES
@@ -116,6 +117,7 @@ def probe(
     Raises InputError for images, labels or logits that cannot be evaluated.
     """
     x, y, ids = checked(x, y, ids)
+    seed = as_seed(seed)
     chosen = resolved(recipes)
     for subject in subjects:
         try_out(subject.model, x, y, ids, chosen, seed, device)

@@ -22,7 +22,9 @@ def constant(t: float, losses: Sequence[float] = ()) -> float:  # noqa: ARG001 -
 
 def piecewise(t: float, losses: Sequence[float] = (), *, first: float = 0.5, second: float = 0.75, factor: float = 0.1) -> float:  # noqa: ARG001
     """The top rate, times `factor` from `first` on and once more from `second` on (shares of the training)."""
-    return float(factor) ** ((t >= first) + (t >= second))
+    factor, first = number("the factor of piecewise", factor, most=1), number("first of piecewise", first, most=1)
+    second = number("second of piecewise, not before first,", second, first, 1)
+    return factor ** ((t >= first) + (t >= second))
 
 
 def milestones(t: float, losses: Sequence[float] = (), *, at: str | float = "0.5:0.75", factor: float = 0.1) -> float:  # noqa: ARG001
@@ -40,7 +42,10 @@ def shares(at: str | float) -> list[float]:
         found = [fraction(part) for part in str(at).split(":")]
     except ValueError as error:
         raise InputError(f"the option at of milestones must be shares of the training joined by colons, not {at!r}: {error}") from None
-    return [number("a share of the training in milestones", share, most=1) for share in found]
+    found = [number("a share of the training in milestones", share, most=1) for share in found]
+    if found != sorted(found):
+        raise InputError(f"the shares in the option at of milestones must not decrease, and these do: {at}")
+    return found
 
 
 def plateau(
@@ -71,11 +76,13 @@ def plateau(
 
 def cyclic(t: float, losses: Sequence[float] = (), *, peak: float = 0.5) -> float:  # noqa: ARG001
     """A triangle: from 0 up to the top rate at `peak`, then down to 0 (Wong et al. 2020, 2001.03994)."""
+    peak = number("the peak of cyclic", peak, most=1)
     return t / peak if t < peak else (1 - t) / (1 - peak)
 
 
 def one_cycle(t: float, losses: Sequence[float] = (), *, peak: float = 0.25, start: float = 0.04) -> float:  # noqa: ARG001
     """From `start` of the top rate up to it at `peak`, then down to 0, along half cosines (Smith & Topin 2017, 1708.07120)."""
+    peak, start = number("the peak of one-cycle", peak, most=1), number("the start of one-cycle", start, most=1)
     if t < peak:
         return start + (1 - start) * (1 - math.cos(math.pi * t / peak)) / 2
     return (1 + math.cos(math.pi * (t - peak) / (1 - peak))) / 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from robench.models.identity import code_of
 from robench.objectives import DEFAULT_BASES, OBJECTIVES, regularizers_of
 from robench.presets import PRESETS
 from robench.recipes import Recipe, eps_text, lookup, parse, resolve, separate
+from robench.schedules import SCHEDULES
 from robench.threat import NORMS, Threat, refuse_too_large
 
 FIT = (
@@ -31,7 +33,7 @@ FIT = (
     "mixup", "cutmix", "awp", "awp_warmup", "precision", "compiled", "guard",
 )  # fmt: skip
 UNDEFENDED = ("standard", "l1", "l2")  # no defence, as weight decay is none
-SHARES = ("ema", "label_smoothing", "awp_warmup")
+SHARES = ("ema", "label_smoothing", "awp_warmup", "momentum")
 PRECISIONS = ("fp32", "tf32", "bf16")
 CHOICES = {"optimizer": "optimizer", "augment": "augmentation", "guard": "guard", "precision": "precision"}
 FIFTH = 5  # at most that part of the training images is held out, unless asked for
@@ -41,8 +43,9 @@ READ: dict[str, Callable[[Any], Any]] = {  # what may be written in several ways
 }
 GIVEN = "given"  # the normalisation by a mean and std that the user gave
 LONGEST = 100  # letters of the name of a checkpoint
+LARGEST_ALPHA = 1e6  # of a Beta distribution: all shares are 1/2 there, and from some 1e308 on numpy draws 0
 POSITIVE = ("epochs", "batch_size", "lr", "probe_n")
-NOT_NEGATIVE = ("held_out", "weight_decay", "momentum", "mixup", "cutmix", "awp")
+NOT_NEGATIVE = ("held_out", "weight_decay", "mixup", "cutmix", "awp")
 WHOLE = ("epochs", "batch_size", "probe_n")
 NUMBERS = (*POSITIVE, *SHARES, *NOT_NEGATIVE)
 
@@ -66,13 +69,15 @@ def settled(preset: str, overrides: Mapping[str, Any]) -> tuple[dict[str, Any], 
         )
     for key in NUMBERS:
         numeric = isinstance(settings[key], (int, float)) and not isinstance(settings[key], bool)
-        if not numeric or (key in WHOLE and settings[key] != int(settings[key])):
+        if not numeric or (key in WHOLE and math.isfinite(settings[key]) and settings[key] != int(settings[key])):
             raise InputError(f"{key} must be a {'whole ' * (key in WHOLE)}number, not {settings[key]!r}")
-    wrong = [f"{key} {settings[key]}" for key in POSITIVE if not settings[key] > 0]
+    wrong = [f"{key} {settings[key]}" for key in NUMBERS if math.isinf(settings[key])]
+    wrong += [f"{key} {settings[key]}" for key in ("mixup", "cutmix") if settings[key] > LARGEST_ALPHA]
+    wrong += [f"{key} {settings[key]}" for key in POSITIVE if not settings[key] > 0]
     wrong += [f"{key} {settings[key]}" for key in SHARES if not 0 <= settings[key] < 1]
     wrong += [f"{key} {settings[key]}" for key in NOT_NEGATIVE if not settings[key] >= 0]
     if wrong:
-        raise InputError(f"out of range: {', '.join(wrong)}")
+        raise InputError(f"out of range: {', '.join(dict.fromkeys(wrong))}")
     if settings["mixup"] and settings["cutmix"]:
         raise InputError("mixup and cutmix both mix the images of a batch: choose one of them")
     for key, table in (("optimizer", OPTIMIZERS), ("augment", AUGMENTATIONS), ("guard", GUARDS), ("precision", PRECISIONS)):
@@ -133,6 +138,7 @@ def plan_of(settings: Mapping[str, Any], seed: int, teacher: nn.Module | None) -
     """The plan of a training with these settings."""
     methods = [parse(sentence) for sentence in (settings["objective"], *settings["reg"])]
     refuse_too_large(Threat(settings["norm"], settings["eps"]), None)
+    resolve(parse(settings["schedule"]), SCHEDULES, "schedule")(0.0)  # which checks its options
     return Plan(
         objective=resolve(methods[0], OBJECTIVES, "objective")(),
         regularizers=regularizers_of(settings["reg"]),

@@ -24,7 +24,7 @@ from robench.errors import InputError
 from robench.evaluation import Evaluation, evaluate
 from robench.fitting import Epoch, Note, Plan, attacked, begin, fit, selected
 from robench.guards import robust_overfitting
-from robench.inputs import PathLike, Suite, as_path, as_suite
+from robench.inputs import PathLike, Suite, as_path, as_seed, as_suite
 from robench.memory import ending_told
 from robench.models import checkpoint, load, peek
 from robench.models.architectures import is_foreign, runs_code
@@ -116,7 +116,7 @@ def train(
     one_of("select", select, ("best", "last"))
     one_of("measure", measure, ("test", "held-out"))
     data_dir, out, teacher = as_path(data_dir, "data_dir"), as_path(out, "out"), as_path(teacher, "teacher")
-    teachers, suite, device = as_path(teachers, "teachers"), as_suite(suite), str(device)
+    teachers, suite, device, seed = as_path(teachers, "teachers"), as_suite(suite), str(device), as_seed(seed)
     shown: dict[str, Any] = {"data_dir": data_dir, "download": download, "image_size": image_size, "resize": resize, "layout": layout}
     where = {**shown, "class_order": "text" if data.startswith("folder:") else None}
     images = load_images(data, "train", n=n_train, seed=seed, by_class=True, **where)

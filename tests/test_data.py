@@ -14,7 +14,7 @@ from PIL import Image
 from torchvision import datasets
 
 from robench import data
-from robench.data import Images, holdout, load
+from robench.data import Images, files, holdout, load
 from robench.data.images import Size, cropped
 from robench.data.layouts import ENDINGS
 from robench.errors import InputError
@@ -203,6 +203,24 @@ def test_an_unknown_name_gets_a_suggestion():
 def test_an_image_size_below_1_is_refused():
     with pytest.raises(InputError, match="at least 1 pixel"):
         load("shapes", n=1, image_size=0)
+
+
+def test_images_too_large_for_the_memory_are_refused_before_they_are_made(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="at most 4096 pixels, not 100000"):
+        load("shapes", n=1, image_size=100_000)
+    monkeypatch.setattr("robench.data.images.memory", lambda: 1e6)
+    with pytest.raises(InputError, match=r"shapes: 20 images of 3x100x100 take 0\.0 GB, more than half of the memory"):
+        load("shapes", n=20, image_size=100)
+    Image.fromarray(np.zeros((10, 100_000), dtype=np.uint8)).save(tmp_path / "long.png")
+    with pytest.raises(InputError, match="an image of 10x100000 becomes 100 by 1000000 pixels"):
+        files.picture(tmp_path / "long.png", Size(100, 10))
+
+
+@pytest.mark.parametrize("shape", [(4, 0, 8, 3), (4, 3, 8, 0), (4, 0, 8)])
+def test_images_without_pixels_are_refused(tmp_path, shape):
+    np.savez(tmp_path / "none.npz", x=np.zeros(shape, dtype=np.uint8), y=np.arange(4))
+    with pytest.raises(InputError, match="no pixels"):
+        load(f"npz:{tmp_path / 'none.npz'}")
 
 
 # --- npz

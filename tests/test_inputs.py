@@ -137,6 +137,9 @@ def test_a_training_takes_words_and_refuses_what_is_none(tmp_path):
     ):
         with pytest.raises(InputError, match=sentence):
             settled("small", wrong)
+    for wrong in ({"lr": float("inf")}, {"epochs": float("inf")}, {"mixup": 1e308}, {"momentum": 1}, {"weight_decay": float("nan")}):
+        with pytest.raises(InputError, match="out of range"):
+            settled("small", wrong)
     with pytest.raises(InputError, match="out is of type int"):
         robench.train("shapes", out=3)
 
@@ -146,3 +149,18 @@ def test_a_model_that_is_no_file_name_gets_a_sentence():
         robench.load_model(nn.Linear(2, 2))
     with pytest.raises(InputError, match="of type NoneType"):
         load_any(None)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**64 - 1, 1.5, True, None])
+def test_a_seed_that_not_every_generator_takes_is_refused_by_all(p, seed):
+    for call in (
+        lambda: quick(p.model, p.x, p.y, seed=seed),
+        lambda: robench.train("shapes", seed=seed),
+        lambda: load("shapes", seed=seed),
+    ):
+        with pytest.raises(InputError, match="the seed must be a whole number from 0 to 4294967295"):
+            call()
+
+
+def test_the_largest_seed_trains(tmp_path):
+    assert robench.train("shapes", seed=2**32 - 1, n_train=200, held_out=50, epochs=1, eval_n=10, suite=[], arch="cnn,dropout=0.1")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 
 BATCH_SIZE = 250
+LEAST_THREADS = 64  # that any machine may be asked for
 AT_MOST = 500  # images, where the user does not say how many
 # options that choose the images
 IMAGES = ("data_dir", "download", "split", "image_size", "resize", "layout", "class_order", "n", "shuffle", "indices")
@@ -205,6 +206,9 @@ def device_of(device: str, threads: int | None) -> str:
 
     keep_freed_memory()
     if threads:
+        most = max(LEAST_THREADS, 4 * (os.cpu_count() or 1))
+        if threads > most:  # torch takes any number, and ends the process where the system has not so many
+            raise InputError(f"--threads {threads} is more than this machine can use: at most {most}, four for each of its CPUs")
         torch.set_num_threads(threads)
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device == "auto":

@@ -139,7 +139,7 @@ Classes = Annotated[
 N = Annotated[int | None, typer.Option("--n", parser=count_of, metavar="N|all", help="The first N images, or all. Default: at most 500.")]
 Shuffle = Annotated[bool, typer.Option("--shuffle", help="Draw the N images with the seed instead of taking the first.")]
 Indices = Annotated[Path | None, typer.Option("--indices", help="File with the indices of the images to take, one a line.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of every random number.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of every random number.")]
 Norm = Annotated[
     str | None,
     typer.Option("--norm", help="linf, l2 or l1; another than the default needs --eps. Default: that of the checkpoint, else linf."),

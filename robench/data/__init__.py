@@ -10,7 +10,7 @@ from pathlib import Path
 from robench.data import files, official, shapes
 from robench.data.images import Choice, Images, Size, checked, evenly, missed, resized, size_of, stratified
 from robench.errors import InputError
-from robench.inputs import PathLike
+from robench.inputs import PathLike, as_seed
 from robench.recipes import did_you_mean
 
 __all__ = ["ABOUT", "DATASETS", "FORMATS", "Choice", "Images", "holdout", "load", "missed", "stratified"]
@@ -71,7 +71,7 @@ def load(
     class_order, "text" or "number", says how the classes of a folder count where their names are numbers and the two differ; without
     it such a folder is refused. layout, "splits" or "classes", says what the folders in it are, where their names leave two readings.
     """
-    size = size_of(image_size, resize)
+    seed, size = as_seed(seed), size_of(image_size, resize)
     if n is not None and n < 1:
         raise InputError(f"n must be at least 1, not {n}")
     choice = Choice(n, shuffle, None if indices is None else listed(Path(indices)), seed, at_most, by_class)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from robench.data import archives
 from robench.data.classes import ordered
-from robench.data.images import Choice, Images, Size, refuse_labels
+from robench.data.images import Choice, Images, Size, refuse_labels, refuse_too_many
 from robench.data.layouts import SPLITS, STAND_INS, WHOLE, Layout, pictures, understood
 from robench.errors import InputError
 
@@ -205,6 +205,7 @@ def told(tree: Layout, counts: Sequence[int], name: str) -> str:
 def decoded(files: Sequence[Path], size: Size | None, name: str) -> Tensor:
     """The images (N, 3, H, W) uint8, all of one size."""
     first = picture(files[0], size)
+    refuse_too_many(len(files), first.shape, 1, name)
     x = torch.empty((len(files), *first.shape), dtype=torch.uint8)
     for row, file in enumerate(files):
         image = picture(file, size)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,6 +15,9 @@ from torch.nn import functional as F
 
 from robench.draws import Draws
 from robench.errors import InputError
+
+LARGEST = 4096  # pixels of a side that --image-size and --resize may ask for
+MOST_PIXELS = 2**26  # of what is resized at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,6 +163,8 @@ def checked(images: Images) -> Images:
     if x.dim() != 4 or y.shape != x.shape[:1] or images.ids.shape != y.shape:
         sizes = f"x {tuple(x.shape)}, y {tuple(y.shape)} and ids {tuple(images.ids.shape)}"
         raise InputError(f"{name}: {sizes} do not fit together: x must be (N, C, H, W), y and ids (N,)")
+    if 0 in x.shape[1:]:
+        raise InputError(f"{name}: the images have shape {tuple(x.shape[1:])} (C, H, W), and so no pixels")
     if x.dtype not in (torch.uint8, torch.float32):
         raise InputError(f"{name}: pixels are {x.dtype}: they must be uint8, or float32 in [0, 1]")
     if x.is_floating_point() and (fault := out_of_range(x)):
@@ -198,6 +205,8 @@ class Size:
     def target(self, height: int, width: int) -> tuple[int, int]:
         """Height and width after resizing; the longer side is rounded down."""
         longer = int(self.short * max(height, width) / min(height, width))
+        if self.short * longer > MOST_PIXELS:
+            raise InputError(f"an image of {height}x{width} becomes {self.short} by {longer} pixels: lower --resize, or leave it out")
         return (self.short, longer) if height <= width else (longer, self.short)
 
     def corner(self, height: int, width: int) -> tuple[int, int]:
@@ -214,9 +223,27 @@ def size_of(image_size: int | None, resize: int | None) -> Size | None:
     size = Size(image_size if resize is None else resize, image_size)
     if min(size.short, size.crop) < 1:
         raise InputError(f"the image size must be at least 1 pixel, not {min(size.short, size.crop)}")
+    if max(size.short, size.crop) > LARGEST:
+        raise InputError(f"the image size must be at most {LARGEST} pixels, not {max(size.short, size.crop)}")
     if size.short < size.crop:
         raise InputError(f"images resized to {size.short} pixels do not fill a crop of {size.crop}: --resize must be at least --image-size")
     return size
+
+
+def refuse_too_many(n: int, shape: Sequence[int], width: int, name: str) -> None:
+    """InputError where n images (C, H, W) of `width` bytes a number take more than half of the memory: they are copied at least once."""
+    needed, there = n * math.prod(shape) * width, memory()
+    if needed > there / 2:
+        sizes = f"{needed / 1e9:.1f} GB, more than half of the memory of this machine ({there / 1e9:.1f} GB)"
+        raise InputError(f"{name}: {n} images of {'x'.join(map(str, shape))} take {sizes}: lower --n or --image-size")
+
+
+def memory() -> float:
+    """Bytes of memory that the machine has; infinity where the system does not say."""
+    try:
+        return float(os.sysconf("SC_PHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return math.inf
 
 
 def cropped(x: Tensor, size: Size) -> Tensor:
@@ -231,8 +258,10 @@ def cropped(x: Tensor, size: Size) -> Tensor:
 
 def resized(images: Images, size: Size) -> Images:
     """The same images at (C, size, size), in chunks, for a float copy of all of them may not fit."""
-    x = torch.cat([cropped(chunk, size) for chunk in images.x.split(256)])
+    refuse_too_many(len(images), (images.shape[0], size.crop, size.crop), images.x.element_size(), images.name)
+    chunk = max(1, min(256, MOST_PIXELS // size.short**2))
+    x = torch.cat([cropped(part, size) for part in images.x.split(chunk)])
     if images.masks is None:
         return replace(images, x=x)
-    masks = torch.cat([cropped(chunk[:, None].float(), size)[:, 0] > 0.5 for chunk in images.masks.split(256)])
+    masks = torch.cat([cropped(part[:, None].float(), size)[:, 0] > 0.5 for part in images.masks.split(chunk)])
     return replace(images, x=x, masks=masks)
