@@ -154,6 +154,9 @@ def test_a_set_whose_brightness_is_not_that_of_the_clean_images_is_not_called_re
     other = confirmed(data, folder, images, torch.arange(40))
     assert (other.name, other.kind, other.layout) == ("folder:set-c", "other", "cifar10-c")
     assert "its brightness of severity 1 is up to" in other.notes[0]
+    sparse(folder / "brightness.npy", (20_000, 32, 32, 3))
+    with pytest.raises(InputError, match=r"fog.npy has shape \(50000, .* and brightness.npy \(20000, .* must be the same images"):
+        confirmed(data, folder, images, torch.arange(40))
     (folder / "brightness.npy").unlink()
     alone = confirmed(read(folder, ["fog"]), folder, images, torch.arange(40))
     assert alone.kind == "released"

@@ -166,6 +166,40 @@ def test_numbered_folders_follow_the_names_of_the_checkpoint_else_the_users_word
     assert clean_accuracy(nameless, "--data", toy, "--class-order", "text", out=tmp_path / "d")[0] == pytest.approx(2 / 12)
 
 
+def test_an_exported_set_of_numbered_folders_follows_names_or_the_users_word(tmp_path):
+    twelve = tuple(map(str, range(12)))
+    toy, made = folder(tmp_path / "toy", twelve, n=1), tmp_path / "set"
+    words = ("corrupt", "--data", toy, "--corruption", "brightness", "--export", made)
+    assert "pass --class-order text or --class-order number" in refused(*words)
+    assert not list(made.glob("*.npy"))
+    robench(*words, "--class-order", "text")
+    assert json.loads((made / "robench.json").read_text())["classes"] == sorted(twelve)
+
+    def accuracy(name, *words):
+        robench("corrupt", *words, "--from", made, "--data", toy, "--severity", 1, "--out", tmp_path / name)
+        return next(float(row["value"]) for row in read(tmp_path / name / "rows.csv") if row["probe"] == "clean")
+
+    nameless = perfect(tmp_path / "nameless.pt", twelve, stored=False)
+    assert "pass --class-order text or --class-order number" in refused("corrupt", nameless, "--from", made)
+    assert accuracy("a", nameless, "--class-order", "number") == 1
+    assert accuracy("b", nameless, "--class-order", "text") == pytest.approx(2 / 12)
+    assert (
+        accuracy("c", perfect(tmp_path / "knowing.pt", twelve[::-1])) == accuracy("d", perfect(tmp_path / "other.pt", sorted(twelve))) == 1
+    )
+
+
+def test_a_set_whose_classes_no_folder_named_has_no_use_for_an_order(tmp_path):
+    words = ("corrupt", "--data", "shapes", "--n", 4, "--corruption", "contrast", "--export", tmp_path / "set")
+    said = " ".join(robench(*words).stderr.split())
+    assert "the 4 images hold 4 of 10 classes: --n takes more" in said
+    model = tmp_path / "m.pt"
+    checkpoint.save(model, build("mlp,width=1", classes=10, shape=(3, 32, 32)), {
+        "model": {"arch": "mlp,width=1", "classes": 10, "shape": [3, 32, 32], "activation": "relu", "mean": None, "std": None},
+        "data": {"name": "shapes"}, "recipe": {},
+    })  # fmt: skip
+    assert "leave --class-order out" in refused("corrupt", model, "--from", tmp_path / "set", "--class-order", "text")
+
+
 def test_models_that_count_the_classes_differently_are_not_measured_together(tmp_path):
     toy = folder(tmp_path / "toy", ANIMALS)
     one, other = perfect(tmp_path / "one.pt", ANIMALS), perfect(tmp_path / "other.pt", ("cat", "bee", "ant"))

@@ -24,6 +24,7 @@ from robench.cli.measuring import (
     device_of,
     images_of,
     loaded,
+    missing,
     quickest_size,
     stem,
     tell,
@@ -97,6 +98,8 @@ def measure_or_write(models: Sequence[str], wanted: Wanted, out: Path | None, on
     images, source, notes = source_of(models, wanted, on, choice)
     target = exported(images, source, wanted)
     if not models:
+        if images_missed := missing(source.y, source.classes):
+            message(f"Note: {images_missed}", wanted.quiet)
         write_only(source, target, wanted, on)
         return
     shown = source.y if len(source.classes) == len(images.classes) else None  # of a part of a model's classes nothing is missed
@@ -171,9 +174,10 @@ def source_of(models: Sequence[str], wanted: Wanted, device: str, choice: dict[s
 
     data, known, order = choice.pop("data"), [peek(model) for model in models], choice["class_order"]
     data = data if data or wanted.source is not None else data_of(known)
-    choice["class_order"] = order_of(data or "folder:", models, known, order, choice["classes"])
-    if wanted.source is not None:
-        corrupted, clean, rows = of_folder(wanted, data, choice)
+    from_set = wanted.source is not None  # whose classes may be those of a folder, whatever the clean images are
+    choice["class_order"] = order_of("folder:" if from_set else str(data), models, known, order, choice["classes"])
+    if from_set:
+        corrupted, clean, rows = of_folder(wanted, data, choice, order is not None)
         images = clean if clean is not None else corrupted.load(corrupted.corruptions[0], corrupted.severities[0], rows[:1])
         source = of_set(corrupted, rows, clean)
         for note in source.notes:
@@ -202,13 +206,20 @@ def relabelled(source: Source, labels: Labels) -> Source:
     return replace(source, y=torch.tensor(labels.outputs)[source.y], classes=labels.classes, about=about)
 
 
-def of_folder(wanted: Wanted, data: str | None, choice: dict[str, Any]) -> tuple[Corrupted, Images | None, Tensor]:
-    """The set in the folder, the same images as they are where the user names them, and the places of the images in the set."""
+def of_folder(wanted: Wanted, data: str | None, choice: dict[str, Any], asked_order: bool) -> tuple[Corrupted, Images | None, Tensor]:
+    """The set in the folder, the same images as they are where the user names them, and the places of the images in the set.
+
+    asked_order  whether the order of the classes is the user's word, which must not be idle
+    """
     from robench.data.corrupted import check_order, confirmed, read
 
     assert wanted.source is not None
     asked = wanted.corruptions if wanted.chosen else None, wanted.severities if wanted.graded else None
-    corrupted = counted(read(wanted.source, *asked, choice["data_dir"]), wanted.source, choice["class_order"])
+    corrupted = read(wanted.source, *asked, choice["data_dir"])
+    if of_class_folders(corrupted, wanted.source):
+        corrupted = counted(corrupted, choice["class_order"])
+    elif asked_order and not (data or "").startswith("folder:"):
+        raise InputError(f"{corrupted.name} says by its labels how its classes count: leave --class-order out")
     if not data:
         return corrupted, None, rows_in(corrupted, wanted, choice)
     order = choice["class_order"] if data.startswith("folder:") else None
@@ -218,15 +229,22 @@ def of_folder(wanted: Wanted, data: str | None, choice: dict[str, Any]) -> tuple
     return confirmed(corrupted, wanted.source, clean, rows), clean, rows
 
 
-def counted(corrupted: Corrupted, folder: Path, order: str | None) -> Corrupted:
-    """The set with the labels that the order of its class folders gives; arrays say by their labels how they count."""
+def of_class_folders(corrupted: Corrupted, folder: Path) -> bool:
+    """Whether the classes of a set have the names of class folders: those of a tree, and of our own sets that were made of one."""
+    from robench.data.classes import numbered
+    from robench.data.corrupted import detect
+
+    text = tuple(sorted(corrupted.classes))
+    ours = corrupted.kind == "made" and corrupted.name.startswith("folder:") and corrupted.classes in (text, numbered(text))
+    return ours or detect(folder.expanduser()) == "tree"
+
+
+def counted(corrupted: Corrupted, order: str | None) -> Corrupted:
+    """The set with the labels that the order of its class folders gives."""
     import torch
 
     from robench.data.classes import ordered
-    from robench.data.corrupted import detect
 
-    if detect(folder.expanduser()) != "tree":
-        return corrupted
     classes = ordered(corrupted.classes, order, corrupted.name)
     y = torch.tensor([classes.index(kind) for kind in corrupted.classes])[corrupted.y]
     return replace(corrupted, y=y, classes=classes)

@@ -35,7 +35,7 @@ def class_names(meta: dict[str, Any]) -> list[str] | None:
 
 
 def order_of(data: str, models: Sequence[str], known: Sequence[dict[str, Any]], given: str | None, way: str | None) -> str | None:
-    """The order in which the classes of a folder are to count; None where nothing but their names could tell.
+    """The order in which the classes of a folder are to count; None where nothing but their names could tell, as without a model.
 
     Checkpoints that store their class names are matched by name afterwards, whatever the order; those of ours from before names were
     stored were trained in text order. InputError for a given order that names make idle.
@@ -48,7 +48,8 @@ def order_of(data: str, models: Sequence[str], known: Sequence[dict[str, Any]], 
             f"{Path(models[0]).name} stores the names of its classes, by which labels are found: leave --class-order out, or add "
             "--classes as-is"
         )
-    settled = all("model" in meta and ("classes" not in meta or (telling(class_names(meta) or ()) and way != "as-is")) for meta in known)
+    names = [telling(class_names(meta) or ()) and way != "as-is" for meta in known]
+    settled = bool(known) and all("model" in meta and ("classes" not in meta or tell) for meta, tell in zip(known, names, strict=True))
     return given or ("text" if data.startswith("folder:") and settled else None)
 
 

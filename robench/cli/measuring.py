@@ -18,6 +18,8 @@ from robench.errors import InputError
 from robench.recipes import Recipe, eps_text
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from robench.data import Images
     from robench.destinations import Adds, Place
     from robench.evaluation import Evaluation
@@ -119,7 +121,6 @@ def loaded(models: Sequence[str], images: Images, device: str, quiet: bool, *, n
 
     `how` goes to models.load, but for y: labels of the images that will be measured, where it shall be said that they miss classes.
     """
-    from robench.data import missed
     from robench.models import load
 
     split, y = how.pop("split", images.split), how.pop("y", None)
@@ -127,8 +128,7 @@ def loaded(models: Sequence[str], images: Images, device: str, quiet: bool, *, n
     if images.split != split:
         sentence = f"{images.name} has no {split} split: all its images are used, also those a model may have been trained on"
         found = [replace(one, notes=(*one.notes, sentence)) for one in found]
-    if y is not None and (held := missed(y, images.classes)):
-        sentence = f"the {len(y)} images hold {held}: --n takes more of them, --shuffle any instead of the first"
+    if y is not None and (sentence := missing(y, images.classes)):
         found = [replace(one, notes=(*one.notes, sentence)) for one in found]
     found = [replace(one, notes=(*one.notes, *noticed, *unnormalised(one, images, device))) for one in found]
     for note in dict.fromkeys(note for one in found for note in one.notes):
@@ -137,6 +137,14 @@ def loaded(models: Sequence[str], images: Images, device: str, quiet: bool, *, n
     for flag in dict.fromkeys(flag for one in found for flag in one.flags):
         complain(f"Flag: {flag}")
     return found
+
+
+def missing(y: Tensor, classes: Sequence[str]) -> str:
+    """A sentence where classes have no image among those with labels y; "" where each has one."""
+    from robench.data import missed
+
+    held = missed(y, classes)
+    return f"the {len(y)} images hold {held}: --n takes more of them, --shuffle any instead of the first" if held else ""
 
 
 def unnormalised(one: Loaded, images: Images, device: str) -> list[str]:

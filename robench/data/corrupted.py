@@ -152,11 +152,14 @@ def confirmed(corrupted: Corrupted, folder: Path, clean: Images, rows: Tensor) -
     """The set in a folder, called released no more where its brightness of severity 1 is not ours on the clean images to one grey level.
 
     rows  where the clean images stand in the set. Brightness draws nothing, so that ours has the pixels of the released files.
+
+    InputError where brightness.npy is damaged or is not of the shape of the other arrays.
     """
     if corrupted.kind != "released":
         return corrupted
     if "brightness" not in corrupted.there:
         return replace(corrupted, notes=(*corrupted.notes, "its pixels were not compared with the clean images: it has no brightness"))
+    common_shape(folder.expanduser(), (corrupted.corruptions[0], "brightness"))  # which `read` looked at only if it was asked for
     some = torch.linspace(0, len(rows) - 1, min(SAMPLED, len(rows))).round().long()
     theirs = corrupted.pixels("brightness", 1, rows[some])
     ours = under(clean.pixels(some).cpu(), clean.ids[some].cpu(), "brightness", 1, seed=0, scale="cifar")
