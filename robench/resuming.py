@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import glob
 import hashlib
 import io
@@ -28,6 +29,7 @@ from robench.writing import locked, prepare, write_whole
 
 FORMAT = b"robench-training-2 "  # a state begins with this, the sha256 of the rest, and the end of the line
 ENDS = (".pt", ".pth")
+RESERVED = (".state", ".last", ".best", ".teacher")  # files of the training of FILE.pt are called FILE.state.pt and so on
 BESIDE = (".json", ".log.csv", ".curves.png", *(f".{which}{end}" for which in ("best", "last") for end in (*ENDS, ".json")))
 SAVE_SECONDS = 60.0  # a training that is killed loses that much at most, or twenty times what it takes to save
 Event: TypeAlias = Step | Epoch | Note
@@ -64,6 +66,11 @@ def taken_up(going: Going, resume: bool, force: bool = False) -> list[str]:
     return [f"taken up after {going.run.done} steps and {len(going.run.history)} epochs"]
 
 
+def no_state(path: Path) -> str:
+    """The sentence for a file that has the name of a state and is something else, perhaps somebody's training."""
+    return f"{path} is not the state of a training that this robench can go on with: move it, or choose another --out"
+
+
 def read_state(path: Path) -> dict[str, Any]:
     """What a state file holds; InputError where it is none, or not as it was written."""
     try:
@@ -72,7 +79,7 @@ def read_state(path: Path) -> dict[str, Any]:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from None
     start = len(FORMAT) + 64
     if not data.startswith(FORMAT):
-        raise InputError(f"{path.name} is not the state of a training that this robench can go on with: remove it")
+        raise InputError(no_state(path))
     if data[start : start + 1] != b"\n" or data[len(FORMAT) : start] != hashlib.sha256(data[start + 1 :]).hexdigest().encode():
         raise InputError(f"{path.name} is cut off or damaged: remove it")
     content: dict[str, Any] = torch.load(io.BytesIO(data[start + 1 :]), map_location="cpu", weights_only=True)
@@ -157,7 +164,10 @@ def claimed(out: Path | None, name: str, words: Mapping[str, Any], world: World,
         chosen, refusal = None, None
         if world.rank == 0:
             try:
+                refuse_reserved(out, words)
                 chosen = taken(out, name, words, resume, stack)
+                refuse_reserved(chosen, words)
+                refuse_foreign_state(chosen)
                 refuse_finished(chosen, words, resume, force)
             except InputError as error:
                 refusal = error
@@ -165,6 +175,35 @@ def claimed(out: Path | None, name: str, words: Mapping[str, Any], world: World,
         if refusal is not None:
             raise refusal
         yield chosen
+
+
+def refuse_reserved(out: Path, words: Mapping[str, Any]) -> None:
+    """InputError for a name that belongs to the files of another training. Only a teacher, measured with no suite, is called .teacher."""
+    if out.name in ENDS:
+        raise InputError(f"{out} has no name before its {out.name}: write FILE.pt")
+    end = Path(out.stem).suffix if out.suffix in ENDS else ""
+    if end in RESERVED and (end != ".teacher" or asked_suite(words)):
+        stem = out.stem.removesuffix(end)
+        raise InputError(f"{out.name} is the name of a file that the training of {stem}{out.suffix} may write: choose another --out")
+
+
+def asked_suite(words: Mapping[str, Any]) -> Any:
+    """What a training is measured with at its end; nothing for a teacher that is trained first."""
+    return words.get("recipe", {}).get("suite")
+
+
+def refuse_foreign_state(out: Path) -> None:
+    """InputError where the state of FILE.pt would be written over a file that is no state of a training."""
+    path = out.with_name(f"{out.stem}.state.pt")
+    try:
+        with path.open("rb") as handle:
+            start = handle.read(len(FORMAT))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from None
+    if not start.startswith(FORMAT.partition(b"-2")[0]):
+        raise InputError(no_state(path))
 
 
 def taken(out: Path, name: str, words: Mapping[str, Any], resume: bool, stack: ExitStack) -> Path:
@@ -241,11 +280,16 @@ def refuse_finished(out: Path, words: Mapping[str, Any], resume: bool, force: bo
     """InputError where FILE.pt, or a file beside it, is there and must not be replaced. Ends an exchange that was broken off."""
     complete(staged_of(out), out.parent, out.name)
     if not out.exists():
-        beside = [path for path in (out.with_name(out.stem + end) for end in BESIDE) if path.exists()]
-        if beside:
-            raise InputError(f"{beside[0]} is in the way, and there is no {out.name} that it belongs to: choose another --out, or move it")
+        there = beside(out)
+        if there:
+            raise InputError(f"{there[0]} is in the way, and there is no {out.name} that it belongs to: choose another --out, or move it")
         return
-    checkpoint.read(out)
+    known = checkpoint.read(out)[1]
+    if Path(out.stem).suffix == ".teacher" and asked_suite(known):
+        raise InputError(f"{out} holds a finished training and no teacher that was trained first: move it, or choose another --out")
+    foreign = [path for path in strangers(out) if force or path == out.with_suffix(".json")]
+    if foreign:
+        raise InputError(f"{foreign[0]} was not written with {out.name}, or was changed since: move it, or choose another --out")
     if force:
         return
     if not resume:
@@ -256,6 +300,47 @@ def refuse_finished(out: Path, words: Mapping[str, Any], resume: bool, force: bo
         raise InputError(
             f"{out} holds a finished training with other settings ({other}): pass --force to replace it, or choose another --out{begun}"
         )
+
+
+def beside(out: Path) -> list[Path]:
+    """The files that are there under the names of those beside FILE.pt."""
+    return [path for path in (out.with_name(out.stem + end) for end in BESIDE) if path.exists()]
+
+
+def strangers(out: Path) -> list[Path]:
+    """The files that are there under the names of those beside FILE.pt, but were not written by its training."""
+    state, meta = checkpoint.read(out)
+    return [path for path in beside(out) if not belongs(path, out, state, meta)]
+
+
+def belongs(path: Path, out: Path, state: State, meta: Mapping[str, Any]) -> bool:
+    """Whether a file beside FILE.pt was written by its training; curves cannot be told apart, and count as if they were."""
+    end = path.name.removeprefix(out.stem)
+    if end == ".json":
+        return checkpoint.describes(path, state)
+    if end == ".log.csv":
+        return logged(path) == [epoch["seconds"] for epoch in meta.get("history", [])]
+    return end == ".curves.png" or other_weights(path, out, meta)
+
+
+def logged(path: Path) -> list[float]:
+    """The seconds of each epoch in a log; none where it is something else."""
+    try:
+        with path.open(newline="", encoding="utf-8") as handle:
+            return [float(line["seconds"]) for line in csv.DictReader(handle)]
+    except (OSError, ValueError, KeyError, TypeError, csv.Error):
+        return []
+
+
+def other_weights(path: Path, out: Path, meta: Mapping[str, Any]) -> bool:
+    """Whether a file holds, or describes, the best or the last weights of the training of FILE.pt: its history, and nothing measured."""
+    weights = path if path.suffix in ENDS else path.with_suffix(out.suffix)
+    try:
+        state, its = checkpoint.read(weights)
+    except InputError:
+        return False
+    same = its.get("history") == meta.get("history") and not its.get("metrics")
+    return same and (path == weights or checkpoint.describes(path, state))
 
 
 def other_words(out: Path, words: Mapping[str, Any]) -> str:
@@ -284,11 +369,11 @@ def staged_of(out: Path) -> Path:
 
 @contextmanager
 def replacing(out: Path) -> Iterator[Path]:
-    """Where the files of FILE.pt are written; at the end they move into their place, and those of an earlier training go."""
+    """Where the files of FILE.pt are written; at the end they move into their place, and those of the earlier training go, no others."""
     staged = emptied(staged_of(out))
     try:
         yield staged / out.name
-        old = {path.name for end in (*BESIDE, out.suffix) if (path := out.with_name(out.stem + end)).exists()}
+        old = {out.name, *(path.name for path in {*beside(out)} - {*strangers(out)})} if out.exists() else set()
         exchange(staged, out.parent, old, last=out.name)
     except UnfinishedError:
         raise

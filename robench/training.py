@@ -92,7 +92,7 @@ def train(
     preset     a name of presets.PRESETS; by default the one for the shape of the images
     overrides  any key of a preset: arch, objective, reg, norm, eps, epochs, batch_size, lr, ...; held_out is a number of training images,
                or a share below 1; if not given, the preset's number, but at most a fifth of the images
-    n_train    train on that many images, drawn with the seed, the same share of each class
+    n_train    take that many images, drawn with the seed, the same share of each class; the held-out ones come out of them
     suite      what is run at the end on the first eval_n test images, beside the clean accuracy: a name of suites.SUITES, or recipes;
                with measure="held-out" on eval_n of those, the same share of each class
     measure    the images that are measured at the end: "test", or "held-out", where a setting is to be chosen by the result

@@ -329,7 +329,9 @@ def test_a_finished_checkpoint_is_refused_shown_or_replaced(tmp_path):
     assert "holds a finished training: pass --resume to see it, --force" in refused(*TRAIN, "--out", out)
     assert "recipe.seed was 0 and is 1" in refused(*TRAIN, "--out", out, "--seed", 1, "--resume")
     for words in (["--resume"], ["--resume", "--force"]):
-        assert "nothing was changed" in robench(*TRAIN, "--out", out, *words).stderr
+        shown = robench(*TRAIN, "--out", out, *words)
+        assert "nothing was changed" in shown.stderr
+        assert "seconds" not in shown.stdout  # of a training that was not run
     assert contents(tmp_path) == before
     robench(*TRAIN, "--out", out, "--seed", 1, "--force")
     assert json.loads((tmp_path / "net.json").read_text())["meta"]["recipe"]["seed"] == 1

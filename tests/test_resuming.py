@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -149,6 +150,79 @@ def test_what_is_finished_is_handed_back_and_other_words_are_refused(toys, tmp_p
         with pytest.raises(InputError, match=sentence):
             train("toy", out=out, **{**settings(), **words})
     assert out.stat().st_mtime_ns == stamp
+
+
+def small():
+    """Settings of a training that takes no time."""
+    return {**settings(), "reg": (), "objective": "standard", "arch": "mlp,width=4", "epochs": 1, "ema": 0.0, "suite": ("fgsm",)}
+
+
+@pytest.mark.parametrize("end", ["state", "last", "best", "teacher"])
+def test_a_training_that_bears_the_name_of_a_file_of_another_is_refused_and_never_replaced(toys, tmp_path, end):
+    other = tmp_path / f"net.{end}.pt"
+    with pytest.raises(InputError, match=rf"net\.{end}\.pt is the name of a file that the training of net\.pt may write"):
+        train("toy", out=other, **small())
+    learning = {"reg": ("igd",)} if end == "teacher" else {}
+    train("toy", out=tmp_path / "net.pt", **small())
+    for path in train("toy", out=tmp_path / "other.pt", **{**small(), "seed": 1}).path, tmp_path / "other.json":
+        path.rename(other.with_suffix(path.suffix))
+    before = {path: path.read_bytes() for path in tmp_path.glob("net*.pt")}
+    for words in ({"force": True}, {"force": True, "resume": True, "seed": 2}, {"resume": True, "force": True, "epochs": 2}):
+        with pytest.raises(InputError, match="move it, or choose another --out") as caught:
+            train("toy", out=tmp_path / "net.pt", **{**small(), **learning, **words})
+        assert f"net.{end}.pt" in str(caught.value)
+        assert "remove" not in str(caught.value)
+        assert {path: path.read_bytes() for path in tmp_path.glob("net*.pt")} == before
+
+
+def test_a_json_or_a_log_of_other_weights_is_not_replaced(toys, tmp_path):
+    train("toy", out=tmp_path / "a.pt", **small())
+    train("toy", out=tmp_path / "b.pt", **small(), seed=1)
+    for end in (".json", ".log.csv"):
+        own, foreign = ((tmp_path / f"{stem}{end}").read_bytes() for stem in "ba")
+        (tmp_path / f"b{end}").write_bytes(foreign)
+        with pytest.raises(InputError, match=rf"b\{end} was not written with b\.pt, or was changed since"):
+            train("toy", out=tmp_path / "b.pt", force=True, **small())
+        assert (tmp_path / f"b{end}").read_bytes() == foreign
+        (tmp_path / f"b{end}").write_bytes(own)
+    train("toy", out=tmp_path / "b.pt", force=True, **small())
+
+
+def test_a_finished_checkpoint_with_a_changed_byte_is_never_handed_back_with_other_content(toys, tmp_path):
+    first = train("toy", out=tmp_path / "net.pt", **small())
+    whole, taken = first.path.read_bytes(), 0
+    for place in range(0, len(whole), len(whole) // 100):
+        first.path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        with suppress(InputError):
+            again = train("toy", out=first.path, resume=True, **small())
+            assert checkpoint.fingerprint(again.model.state_dict()) == checkpoint.fingerprint(first.model.state_dict())
+            assert again.meta == json.loads(json.dumps(checkpoint.plain(first.meta)))
+            taken += 1
+    assert taken < 50
+    first.path.write_bytes(whole)
+    (tmp_path / "net.json").write_text((tmp_path / "net.json").read_text().replace('"sha256": "', '"sha256": "0', 1))
+    with pytest.raises(InputError, match=r"net\.json was not written with net\.pt, or was changed since"):
+        train("toy", out=first.path, resume=True, **small())
+
+
+def test_a_damaged_teacher_that_was_trained_first_teaches_nobody(toys, tmp_path):
+    chosen = {**small(), "reg": ("igd",)}
+    train("toy", out=tmp_path / "net.pt", **chosen)
+    kept, weights = tmp_path / "net.teacher.pt", checkpoint.read(tmp_path / "net.teacher.pt")[0]
+    data = bytearray(kept.read_bytes())
+    data[data.index(max(weights.values(), key=torch.numel).numpy().tobytes()) + 5] ^= 0x10
+    kept.write_bytes(data)
+    for path in tmp_path.glob("net*"):
+        if "teacher" not in path.name:
+            path.unlink()
+    with pytest.raises(InputError, match="fails its checksum"):
+        train("toy", out=tmp_path / "net.pt", resume=True, **chosen)
+
+
+def test_a_file_that_force_cannot_replace_is_named(tmp_path):
+    for out in (tmp_path / ".pt", "/dev/null", tmp_path / "folder"):
+        assert f"Pass its file with --out, FILE.pt, not {out}" in refused("train", "--out", out, "--force")
+    assert "has no name before its .pt" in refused("train", "--out", tmp_path / ".pt", "--n-train", "64", "--batch-size", "8")
 
 
 def words(tmp_path, out):

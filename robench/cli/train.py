@@ -29,7 +29,9 @@ def train(
     image_size: o.ImageSize = None,
     resize: o.Resize = None,
     layout: o.Layout = None,
-    n_train: Annotated[Whole, typer.Option("--n-train", min=1, help="Train on N images only, the same share of each class.")] = None,
+    n_train: Annotated[
+        Whole, typer.Option("--n-train", min=1, help="Take N images only, the same share of each class; --held-out comes out of them.")
+    ] = None,
     preset: Annotated[
         Text, typer.Option("--preset", help="Training setting: see 'robench list presets'. Default: one for small data.")
     ] = None,
@@ -82,7 +84,7 @@ def train(
             "--held-out",
             parser=o.part_of,
             metavar="N|SHARE",
-            help="Training images held out for the selection of the epoch. Default: the preset's number, at most a fifth.",
+            help="Training images that are held out to choose the epoch by. Default: the preset's number, at most a fifth of them.",
         ),
     ] = None,
     select: Annotated[str, typer.Option("--select", help="best (on the held-out images: docs/training.md) or last.")] = "best",
@@ -135,7 +137,9 @@ def train(
         given = normalising({**given, "mean": mean and mean.values, "std": std and std.values})
     begin = time.perf_counter()
     if force and (out is None or (sweep is None and out.suffix not in (".pt", ".pth"))):
-        raise InputError("which training is --force to replace? Pass its file with --out")
+        raise InputError(
+            "which training is --force to replace? Pass its file with --out" + ("" if out is None else f", FILE.pt, not {out}")
+        )
     with launched() as world, interruptible(force):
         from robench.training import train as run
 
@@ -196,7 +200,8 @@ def show_result(trained: Trained, seconds: float, quiet: bool) -> None:
         )
         for probe, m in metrics.items()
     ]
-    lines.append(("seconds", "", f"{seconds:.1f}", "", ""))
+    if trained.evaluation:  # else nothing was trained in these seconds
+        lines.append(("seconds", "", f"{seconds:.1f}", "", ""))
     title = f"{meta['model']['arch']} on {meta['data']['name']}, {method}, preset {meta['preset']}"
     title += f", {meta['data']['n']} images and {meta['data']['held_out']} held out"
     title += f", weights of epoch {recipe['epoch']} of {recipe['epochs']}, measured on {metrics['clean']['data']}"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from robench.errors import InputError
-from robench.models.files import existing, read_torch
+from robench.models.files import existing, read_torch, sniff_zip
 from robench.writing import write_whole
 
 FORMAT = "robench-checkpoint-1"
@@ -37,8 +37,10 @@ def save(path: str | Path, model: nn.Module, meta: dict[str, Any]) -> None:
 
 
 def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The state_dict and the meta of a checkpoint of ours; InputError for any other file."""
-    content, _ = read_torch(existing(path), trust=False)
+    """The state_dict and the meta of a checkpoint of ours; InputError for any other file, and for one of which a byte was changed."""
+    if existing(path).read_bytes()[:2] == b"PK":
+        sniff_zip(Path(path))  # which tests the checksums; torch does not
+    content, _ = read_torch(Path(path), trust=False)
     if not is_ours(content):
         raise InputError(f"{Path(path).name} is not a checkpoint of robench")
     return parts(content, Path(path).name)
@@ -67,6 +69,15 @@ def fingerprint(state: Mapping[str, Any]) -> str:
             digest.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
             digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def describes(path: Path, state: Mapping[str, Any]) -> bool:
+    """Whether a JSON file is the one that was written beside these weights."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and content.get("sha256") == fingerprint(state)
 
 
 def plain(value: Any) -> Any:
