@@ -15,7 +15,7 @@ import numpy as np
 
 from robench.errors import InputError
 from robench.rows import WILSON, Row, wilson, with_interval
-from robench.statistics import DRAWN, LEAST, LEVELS, Floats, Values, accelerated
+from robench.statistics import DRAWN, LEAST, Floats, Values, accelerated
 
 FAMILIES = {
     "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
@@ -144,8 +144,8 @@ def rows_of(about: Row, clean: Values, cells: Cells, reference: Reference | None
 
     A row that needs the reference is given only where that was measured at the same severities; it is nan where the reference makes no
     errors, or none beyond its clean ones. The images are the same in all cells, so the intervals of all means are bootstraps over images:
-    BCa for means and their differences (where all images agree on a share, Wilson's), percentile for ratios, nan where some resample has
-    no ratio. InputError for tables without cells or images, of unequal lengths, or with values outside [0, 1], and for a reference that
+    BCa for means, their differences and ratios (where all images agree on a share, Wilson's); nan where some resample has no ratio.
+    InputError for tables without cells or images, of unequal lengths, or with values outside [0, 1], and for a reference that
     was measured on another number of images.
     """
     table, grades = tabled(clean, cells, reference, about.seed), graded(cells)
@@ -240,8 +240,8 @@ def over_corruptions(grades: Grades, references: Mapping[str, Reference]) -> Ite
 def compared(probe: str, words: str, own: Statistic) -> Iterator[Asked]:
     """The accuracy that belongs to an error, and both against the images as they are."""
     yield Asked(probe, words, "mean_accuracy", lambda mean: 1 - own(mean), share)
-    yield Asked(probe, words, "relative_error", lambda mean: own(mean) - unharmed(mean), difference)
-    yield Asked(probe, words, "relative_accuracy", lambda mean: quotient(1 - own(mean), 1 - unharmed(mean)), ratio)
+    yield Asked(probe, words, "relative_error", lambda mean: own(mean) - unharmed(mean), against_clean(difference))
+    yield Asked(probe, words, "relative_accuracy", lambda mean: quotient(1 - own(mean), 1 - unharmed(mean)), against_clean(ratio))
 
 
 def normalised(probe: str, words: str, grades: Grades, metric: str, reference: Reference) -> Iterator[Asked]:
@@ -371,9 +371,27 @@ def share(table: Table, statistic: Statistic) -> Estimate:
 
 
 def ratio(table: Table, statistic: Statistic) -> Estimate:
-    """A ratio of means over images with its percentile interval, which holds it; no interval where a resample leaves it undefined."""
+    """A ratio of means over images with its BCa interval, whose acceleration is the jackknife's (Efron 1987).
+
+    No interval for fewer than LEAST images and where a resample leaves the ratio undefined; a point where no image changes it.
+    """
     value, drawn = estimated(table, statistic)
-    if len(table.errors) < LEAST or not (math.isfinite(value) and bool(np.isfinite(drawn).all())):
+    n = len(table.errors)
+    if n < LEAST or not (math.isfinite(value) and bool(np.isfinite(drawn).all())):
         return value, math.nan, math.nan, ""
-    low, high = np.quantile(drawn, LEVELS)
-    return value, min(float(low), value), max(float(high), value), "bootstrap"
+    without = (n * table.errors.mean(axis=0, keepdims=True) - table.errors) / (n - 1)  # the means of all images but one
+    pull = np.sort(np.round((n - 1) * (value - statistic(partial(mean_over, without, table.place))), 9))
+    if not bool(np.isfinite(pull).all()):
+        return value, math.nan, math.nan, ""
+    low, high = accelerated(np.round(drawn, 12), round(value, 12), [pull])
+    return value, min(low, value), max(high, value), "bootstrap"
+
+
+def against_clean(usual: Callable[[Table, Statistic], Estimate]) -> Callable[[Table, Statistic], Estimate]:
+    """The interval of what is compared with the clean images; where all of those are right, it is a share and has the interval of one."""
+
+    def chosen(table: Table, statistic: Statistic) -> Estimate:
+        faultless = len(table.errors) >= LEAST and not bool(table.errors[:, table.place[False, CLEAN, 0]].any())
+        return (share if faultless else usual)(table, statistic)
+
+    return chosen

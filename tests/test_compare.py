@@ -24,7 +24,7 @@ from robench.cli.compare import compare as compare_command
 from robench.cli.compare import short
 from robench.cli.evaluate import evaluate
 from robench.errors import InputError
-from robench.report.compare import Compared, Gate, compare, failures, gate, gates, load
+from robench.report.compare import Compared, Gate, blind, compare, failures, gate, gates, load
 from robench.statistics import mcnemar, paired_difference
 
 ROOT = Path(__file__).parents[1]
@@ -176,8 +176,9 @@ def test_tables_without_a_radius_for_each_image_are_read_where_there_is_only_one
 def test_a_flag_that_only_new_raised_is_noted(tmp_path):
     base = made(tmp_path / "base", PLAIN, flags=["clean: near chance"])
     new = made(tmp_path / "new", PLAIN, flags=["clean: near chance", "square: gradients may be masked"])
-    assert robench("compare", base, new).stderr == "Note: flag of NEW that BASE has not: square: gradients may be masked\n"
-    assert robench("compare", new, base).stderr == ""
+    wide = ["--fail-on", "smoke:drop>50%"]
+    assert robench("compare", base, new, *wide).stderr == "Note: flag of NEW that BASE has not: square: gradients may be masked\n"
+    assert robench("compare", new, base, *wide).stderr == ""
 
 
 def test_a_run_of_one_attack_has_its_own_probe_as_the_last(tmp_path):
@@ -369,7 +370,7 @@ def test_another_seed_or_version_is_noted_and_quiet_says_nothing(tmp_path):
     base = made(tmp_path / "base", PLAIN)
     new = made(tmp_path / "new", PLAIN, seed=7, versions={"torch": "3.0"})
     loud, quiet = robench("compare", base, new), robench("compare", base, new, "--quiet")
-    assert loud.stderr.splitlines() == ["Note: seed is 0 in BASE and 7 in NEW", "Note: versions.torch is 2.9 in BASE and 3.0 in NEW"]
+    assert loud.stderr.splitlines()[:2] == ["Note: seed is 0 in BASE and 7 in NEW", "Note: versions.torch is 2.9 in BASE and 3.0 in NEW"]
     assert quiet.stderr == ""
     assert quiet.stdout == loud.stdout
 
@@ -378,6 +379,15 @@ def test_a_gate_that_so_few_images_cannot_serve_says_so(tmp_path):
     base = made(tmp_path / "base", PLAIN)
     assert "6 of 100 images (6.00 %) are the fewest" in robench("compare", base, base, "--fail-on", "smoke:drop>1%").stderr
     assert "fewest" not in robench("compare", base, base, "--fail-on", "smoke:drop>5%").stderr
+    for words in (["--fail-on", "clean:drop"], []):  # of any drop, and by default
+        assert "6 of 100 images (6.00 %) are the fewest" in robench("compare", base, base, *words).stderr
+
+
+def test_a_gate_of_any_drop_is_told_to_be_blind_below_six_hundred_images():
+    gate = [Gate("clean", Fraction(0))]
+    assert blind(gate, 20, 0.05)[0].startswith("clean: 6 of 20 images (30.00 %) are the fewest lost ones")
+    assert blind(gate, 599, 0.05)
+    assert not blind(gate, 600, 0.05)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from robench import degradation
 from robench.degradation import (
@@ -271,7 +272,7 @@ def test_the_interval_of_a_mean_is_the_bootstrap_over_images():
     )
 
 
-def test_the_percentile_interval_of_a_ratio_covers_it():
+def test_the_interval_of_a_ratio_covers_it():
     truth, hits = 0.6 / 0.8, 0
     for seed in range(60):
         stands = np.random.default_rng(seed).random(80)
@@ -339,3 +340,26 @@ def test_the_bootstrap_of_a_mean_is_corrected_for_skew():
     row = found(rows_of(ABOUT, np.ones(60), {("fog", s): images for s in SEVERITIES}), "corruptions", "relative_error")
     assert (row.low, row.high) == pytest.approx(bootstrap_mean(1 - images, seed=3), abs=0.5 / 60)
     assert row.high > 5.5 / 60  # where the percentile interval ends at 5 of 60
+
+
+@pytest.mark.parametrize("kept", [0.5, 0.95, 1.0])
+def test_where_the_clean_images_are_all_right_relative_and_mean_accuracy_have_one_interval(kept):
+    cells = {("fog", s): np.random.default_rng(s).random(20) < kept for s in SEVERITIES}
+    rows = rows_of(ABOUT, np.ones(20), cells)
+    mean, relative, fall = (found(rows, "fog", metric) for metric in ("mean_accuracy", "relative_accuracy", "relative_error"))
+    assert (relative.value, relative.low, relative.high) == pytest.approx((mean.value, mean.low, mean.high))
+    assert (1 - fall.high, 1 - fall.low) == pytest.approx(
+        (mean.low, mean.high), abs=0.01
+    )  # quantiles of 2000 resamples from the other side
+    assert relative.low < relative.high
+
+
+def test_the_interval_of_a_ratio_is_scipys_bca():
+    rng = np.random.default_rng(3)
+    clean, stands = rng.random(40) < 0.9, rng.random((40, 5)).mean(1) < 0.62
+    row = found(rows_of(ABOUT, clean, {("fog", 1): stands}), "fog", "relative_accuracy")
+    theirs = stats.bootstrap(
+        (clean.astype(float), stands.astype(float)), lambda a, b, axis: b.mean(axis) / a.mean(axis), paired=True, vectorized=True,
+        n_resamples=20_000, method="BCa", rng=1,
+    ).confidence_interval  # fmt: skip
+    assert (row.low, row.high) == pytest.approx((theirs.low, theirs.high), abs=0.02)

@@ -28,6 +28,7 @@ SAMPLES = ("sample", "label", "broken_by")
 NEEDED = ("data.name", "data.split", "data.n", "data.sha256")
 NOTED = ("seed", "device", "versions.robench", "versions.torch", "versions.pyautoattack")
 GATE = re.compile(r"(?P<probe>.+?)\s*:\s*drop\s*(?:>\s*(?P<number>[0-9]*\.?[0-9]+|[0-9]+/[0-9]+)\s*(?P<percent>%?))?")
+TOLD = Fraction(1, 100)  # of the images: a gate of any drop that needs more lost ones than this is told to be blind (our choice)
 
 
 @dataclass(frozen=True)
@@ -303,13 +304,16 @@ def failure(gate: Gate, line: Compared, alpha: float) -> str:
 
 
 def blind(chosen: Sequence[Gate], n: int, alpha: float) -> list[str]:
-    """A sentence for each gate that allows less than n images can show: so few lost ones are never significant."""
+    """A sentence for each gate that allows less than n images can show: so few lost ones are never significant.
+
+    Any drop is told where that is more than TOLD of the images; some drop is always too small.
+    """
     least = least_significant(alpha)
     told_apart = f"{least} of {n} images ({100 * least / n:.2f} %) are the fewest lost ones that differ from chance at alpha {alpha:g}"
     return [
         f"{gate.probe}: {told_apart}, so the gate passes any smaller drop: evaluate more images"
         for gate in chosen
-        if gate.allowed and Fraction(least, n) > gate.allowed + Fraction(1, n)
+        if Fraction(least, n) > (gate.allowed + Fraction(1, n) if gate.allowed else TOLD)
     ]
 
 
