@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -18,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from robench.audits.geometry import geometry
-from robench.calls import frozen
+from robench.calls import CUT, frozen
 from robench.data import Images, stratified
 from robench.data.augment import AUGMENTATIONS
 from robench.data.mixing import MIXINGS, partners, place, share
@@ -491,7 +493,8 @@ def measure(model: nn.Module, held_out: Images, threat: Threat, seed: int, probe
         name: evaluate(model, few.x, few.y, suite=[parse(name)], norm=threat.norm, eps=threat.eps, ids=few.ids, seed=seed, device=device)
         for name in probes
     }
-    with frozen(model):
+    with frozen(model), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", re.escape(CUT), RuntimeWarning)  # told in a sentence before the first step
         slopes = geometry(model, few.pixels(slice(None)), few.y, classes=1)
     return {
         "held_out_clean": clean,

@@ -76,7 +76,7 @@ class Finished:
         return {row.probe: row for row in self.rows if row.metric == "accuracy"}
 
     def number(self, metric: str) -> float:
-        """Another number of the training: seconds, epoch, and 1 for an alarm or diverged; nan where there is none."""
+        """Another number of the training: seconds, epoch, flags, and 1 for an alarm or diverged; nan where there is none."""
         return next((row.value for row in self.rows if row.metric == metric), math.nan)
 
 
@@ -347,7 +347,7 @@ def of_cell(cell: Cell, path: Path, meta: Mapping[str, Any], metric: str, value:
 
 
 def rows_of(cell: Cell, path: Path, meta: Mapping[str, Any], measure: str) -> list[Row]:
-    """The accuracies of a cell, with the cell as their setting, then the seconds of its training, the epoch it kept, and any alarm."""
+    """The accuracies of a cell, with the cell as their setting, then its seconds, the epoch it kept, any alarm, and how many flags."""
     rows, history = [], meta["history"]
     for probe, found in meta["metrics"].items():
         name, held, _ = str(found["data"]).partition(" held out")  # so a source without a test split is told
@@ -355,7 +355,8 @@ def rows_of(cell: Cell, path: Path, meta: Mapping[str, Any], measure: str) -> li
         own = replace(own, data=name, split=HELD_OUT if held else measure, n=found["n"], probe=probe)
         rows.append(replace(own, norm=found["norm"], eps=found["eps"], low=found["low"], high=found["high"], interval="wilson"))
     seconds, alarm = sum(epoch["seconds"] for epoch in history), bool(history and history[-1].get("alarm"))
-    numbers = {"seconds": seconds, "epoch": meta["recipe"]["epoch"], **({"alarm": 1.0} if alarm else {})}
+    raised = {"alarm": float(alarm), "flags": float(len(meta.get("flags", ())))}
+    numbers = {"seconds": seconds, "epoch": meta["recipe"]["epoch"], **{name: value for name, value in raised.items() if value}}
     return rows + [of_cell(cell, path, meta, metric, value) for metric, value in numbers.items()]
 
 

@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from robench.attacks.kernels import cannot_compile
-from robench.calls import frozen, padded, with_gradients
+from robench.calls import CUT, frozen, padded, with_gradients
 from robench.data import Images, holdout, missed, stratified
 from robench.data import load as load_images
 from robench.data.classes import few as few_of
 from robench.data.classes import numbered, outputs_for
 from robench.errors import InputError
 from robench.evaluation import Evaluation, evaluate
+from robench.explainers.hooks import cut
 from robench.fitting import Epoch, Note, Plan, attacked, begin, fit, selected
 from robench.guards import robust_overfitting
 from robench.inputs import PathLike, Suite, as_path, as_seed, as_suite
@@ -29,7 +30,7 @@ from robench.memory import ending_told
 from robench.models import checkpoint, load, peek
 from robench.models.architectures import is_foreign, runs_code
 from robench.models.loading import kind_of
-from robench.objectives import NEED_TEACHER, remarks
+from robench.objectives import NEED_TEACHER, follows_images, remarks
 from robench.objectives.gradients import evaluation
 from robench.objectives.second_order import differentiates_twice, fused_attention
 from robench.plans import resolvable
@@ -139,7 +140,11 @@ def train(
     plan = plan_of(settings, seed, None)  # whatever is misspelt is told before hours are spent on a teacher or on the training
     refuse_too_large(plan.threat, images.shape)
     resolvable(recipes(suite, plan.threat.norm) if isinstance(suite, str) else suite, "robench")
-    notes += [*penalty_notes(settings["reg"], model, training), *attention_notes(model, training, plan)]
+    notes += [
+        *penalty_notes(settings["reg"], model, training),
+        *cut_notes(methods, model, training),
+        *attention_notes(model, training, plan),
+    ]
 
     meta: dict[str, Any] = {
         "model": about,
@@ -212,6 +217,26 @@ def handed_back(model: nn.Module, done: tuple[dict[str, Tensor], dict[str, Any]]
     """A training that was finished earlier."""
     model.load_state_dict(done[0])
     return Trained(model.to(device).eval(), done[1], [], out)
+
+
+def cut_notes(methods: Sequence[Recipe], model: nn.Module, images: Images) -> list[str]:
+    """A note where the logits have no gradient by the images; InputError where one of the methods needs it, or the weights have none."""
+    x = images.pixels(slice(0, 2))
+    with evaluation(model):
+        if not cut(model, x):
+            return []
+        with torch.enable_grad():
+            trains = model(x).requires_grad
+    where = "the graph is cut inside the model (no_grad, detach, ...)"
+    if not trains:
+        raise InputError(f"the logits have no gradient by the weights, as {where}: nothing can be trained; change its forward")
+    if blind := [method.label for method in methods if follows_images(method)]:
+        need = "needs" if len(blind) == 1 else "need"
+        raise InputError(
+            f"the logits have no gradient by the images, as {where}, and {' and '.join(blind)} {need} it: change its forward, "
+            "or train with --objective standard and no regulariser but l1 and l2"
+        )
+    return [CUT]
 
 
 def attention_notes(model: nn.Module, images: Images, plan: Plan) -> list[str]:
@@ -362,6 +387,7 @@ def concluded(
         **meta,
         "recipe": {**meta["recipe"], "epoch": chosen.epoch + 1},
         "metrics": metrics(found, test.name),
+        "flags": flags(found),
     }
     if run.world.rank == 0 and going.out is not None and going.state is not None:
         with replacing(going.out) as file:
@@ -399,6 +425,12 @@ def metrics(found: Sequence[Evaluation], data: str) -> dict[str, Any]:
     }
 
 
+def flags(found: Sequence[Evaluation]) -> list[str]:
+    """A sentence for each raised flag; what is told of all images is not told of few of them again."""
+    checks = {(check.probe, check.name): check for evaluation in reversed(found) for check in evaluation.checks if check.raised}
+    return [f"{check.probe}: {check.sentence}" for check in checks.values()]
+
+
 def keep(out: Path | None, model: nn.Module, meta: dict[str, Any], chosen: Epoch, others: Mapping[str, Epoch]) -> Path | None:
     """Writes the chosen weights to `out`, and those of `others` that are not the same to FILE.<name>.pt; returns `out`."""
     if out is None:
@@ -409,6 +441,8 @@ def keep(out: Path | None, model: nn.Module, meta: dict[str, Any], chosen: Epoch
             continue
         other = copy.deepcopy(model)
         other.load_state_dict(epoch.weights)
-        checkpoint.save(beside, other, {**meta, "metrics": {}, "recipe": {**meta["recipe"], "select": name, "epoch": epoch.epoch + 1}})
+        checkpoint.save(
+            beside, other, {**meta, "metrics": {}, "flags": [], "recipe": {**meta["recipe"], "select": name, "epoch": epoch.epoch + 1}}
+        )
     checkpoint.save(out, model, meta)
     return out

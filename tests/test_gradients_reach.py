@@ -1,12 +1,15 @@
 """Attacks that follow gradients need some: inference mode is left or refused, and a model that gives none is told everywhere."""
 
+import json
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from robench.attacks import ATTACKS
+from robench.audits.geometry import geometry
 from robench.calls import CUT
 from robench.errors import InputError
 from robench.evaluation import evaluate
@@ -14,6 +17,7 @@ from robench.probing import Subject, probe
 from robench.recipes import parse
 from robench.rows import Row
 from robench.threat import Threat
+from tests.commandline import read, refused, robench
 
 ABOUT = Row("net", "", "toy", "test", 0, 0, "", 0.0, "", "", "", 0.0)
 
@@ -133,3 +137,68 @@ def test_a_run_from_python_warns_of_a_cut_graph(problem):
     p = problem("linear", n=4)
     with pytest.warns(RuntimeWarning, match="graph is cut"):
         ATTACKS["fgsm"](Cut(p.model, "no_grad"), p.x, p.y, Threat("linf", 0.1), p.draws())
+
+
+def test_geometry_inside_inference_mode_is_that_of_outside(problem):
+    p = problem("linear", n=6)
+    outside = geometry(p.model.eval().requires_grad_(False), p.x, p.y)
+    with torch.inference_mode():
+        inside = geometry(p.model, p.x.clone(), p.y.clone())
+    assert outside["row-norm-true"].min() > 0
+    for name, values in outside.items():
+        assert torch.equal(inside[name], values)
+
+
+CUTTING = """from torch import nn
+class Net(nn.Module):
+    def __init__(self, classes, shape, how, **others):
+        super().__init__()
+        self.how, self.inner = how, nn.Sequential(nn.Flatten(), nn.Linear(192, classes))
+    def forward(self, x):
+        return self.inner(x).detach() if self.how == "all" else self.inner(x.detach())
+"""
+
+
+@pytest.fixture
+def training_of(tmp_path):
+    """The words of a short training on 80 images of two classes, with a network of one's own that cuts its graph."""
+    (tmp_path / "own.py").write_text(CUTTING)
+    y = np.arange(80) % 2
+    x = (np.random.default_rng(0).random((80, 8, 8, 3)) * 150 + 100 * y[:, None, None, None]).astype(np.uint8)
+    np.savez(tmp_path / "toy.npz", x_train=x[:60], y_train=y[:60], x_test=x[60:], y_test=y[60:])
+    words = ["train", "--data", f"npz:{tmp_path}/toy.npz", "--epochs", 1, "--batch-size", 8, "--held-out", 20, "--suite", "pgd-20"]
+    return lambda how: [*words, "--arch", f"{tmp_path}/own.py:Net,how={how}"]
+
+
+@pytest.mark.parametrize(
+    ("methods", "named"),
+    [
+        (["--reg", "jacobian"], "jacobian needs it"),
+        (["--objective", "pgd-at"], "pgd-at needs it"),
+        (["--objective", "fgsm-rs", "--reg", "l2,vat"], "fgsm-rs and vat need it"),
+        (["--reg", "l2=0.1", "--reg", "arr=1"], "arr needs it"),
+    ],
+)
+def test_a_training_that_follows_gradients_refuses_a_network_that_gives_none(training_of, tmp_path, methods, named):
+    out = tmp_path / "out"
+    assert f"(no_grad, detach, ...), and {named}: change its forward" in refused(*training_of("images"), *methods, "--out", out / "net.pt")
+    assert not list(out.glob("*"))
+
+
+def test_a_network_whose_weights_have_no_gradient_is_not_trained(training_of, tmp_path):
+    assert "no gradient by the weights" in refused(*training_of("all"), "--out", tmp_path / "net.pt")
+
+
+def test_a_standard_training_of_a_cut_network_goes_on_and_prints_and_keeps_its_flags(training_of, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        shown = robench(*training_of("images"), "--reg", "l2", "--out", tmp_path / "net.pt")
+    assert f"Note: {CUT}" in shown.stderr
+    assert f"Flag: pgd-20: {CUT}" in shown.stderr
+    assert f"pgd-20: {CUT}" in json.loads((tmp_path / "net.json").read_text())["meta"]["flags"]
+
+
+def test_a_sweep_says_which_of_its_cells_raised_flags(training_of, tmp_path):
+    shown = robench(*training_of("images"), "--reg", "l2", "--sweep", "lambda=0:0.1", "--out", tmp_path / "sweep")
+    assert "Flag: lambda=0.1: the final measurement raised " in shown.stderr
+    assert [row["setting"] for row in read(tmp_path / "sweep" / "rows.csv") if row["metric"] == "flags"] == ["lambda=0", "lambda=0.1"]

@@ -470,12 +470,36 @@ def test_with_two_classes_a_rho_that_changes_nothing_is_refused(form, output, no
     model, (x, y) = net(2), images(classes=2)
     options = {"form": form, "output": output, "norm": norm, "estimator": "exact"}
     for rho in (0.0, 0.1, 1.0, math.inf):
-        with pytest.raises(InputError, match=f"with two classes, sign=all and output={output} .* leave rho out"):
+        with pytest.raises(InputError, match=f"with two classes, (sign=all|form=loss) and output={output} .* leave rho out"):
             sagr(model, batch_of(model, x, y), rho=rho, **options)
     usual = sagr(model, batch_of(model, x, y), **options)
     monkeypatch.setattr(sys.modules[sagr.__module__], "refuse_idle_rho", lambda *_: None)
     for rho in (0.0, 0.3, 5.0, math.inf):  # what the sentence says
         torch.testing.assert_close(sagr(model, batch_of(model, x, y), rho=rho, **options), usual)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("sign", ["all", "positive"])
+@pytest.mark.parametrize("output", ["centred", "logits", "logprobs", "probs"])
+def test_with_two_classes_the_rule_on_rho_agrees_with_the_computed_values(form, sign, output, monkeypatch):
+    model, (x, y) = net(2), images(classes=2)
+    own = sys.modules[sagr.__module__]
+    for name in ("refuse_idle_rho", "refuse_escapes"):
+        monkeypatch.setattr(own, name, lambda *_: None)
+    options = {"form": form, "sign": sign, "output": output, "estimator": "exact"}
+    values = [sagr(model, batch_of(model, x, y), rho=rho, **options).item() for rho in (0.0, 0.1, 1.0, 10.0, math.inf)]
+    same = max(values) - min(values) <= 1e-9 * max(values)
+    assert values[1] > 0
+    if (form, output) != ("loss", "probs"):  # refused whatever rho is
+        assert own.rho_is_idle(2, form, sign, output) == same
+    assert not own.rho_is_idle(3, form, sign, output)
+
+
+def test_form_loss_on_two_centred_outputs_refuses_rho_and_does_not_advise_a_sign():
+    sentence = "sagr,form=loss,sign=positive"
+    with pytest.raises(InputError, match=r"form=loss and output=centred .* leave rho out, or choose output=logprobs$"):
+        remarks([f"{sentence},rho=0.3"], 2)
+    assert "output=logprobs tells the classes apart" in remarks([sentence], 2)[1]
 
 
 @pytest.mark.parametrize("options", [{"sign": "positive"}, {"output": "logprobs"}, {"output": "logits"}])

@@ -10,12 +10,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from robench.calls import derivative, padded
+from robench.calls import derivative, leaf_of, padded, plain, with_gradients
 from robench.errors import InputError
 from robench.options import switch, whole
 from robench.types import Explained
 
 
+@with_gradients
 def geometry(model: nn.Module, x: Tensor, y: Tensor, *, classes: int = 32, rows: int = 256) -> dict[str, Tensor]:
     """What the slopes of the logits say at images x (B, C, H, W) with labels y (B,): a dict of (B,) float64.
 
@@ -44,8 +45,8 @@ def geometry(model: nn.Module, x: Tensor, y: Tensor, *, classes: int = 32, rows:
 def jacobian_scores(model: nn.Module, x: Tensor, y: Tensor, classes: int) -> dict[str, Tensor]:
     """The scores of `geometry` for images of one model call."""
     with torch.enable_grad():
-        leaf = x.detach().requires_grad_()
-        logits = padded(model, leaf)
+        leaf = leaf_of(x)
+        logits, y = padded(model, leaf), plain(y)
         chosen = torch.cat((y[:, None], rivals(logits.detach(), y, classes)), 1)
         totals = logits.gather(1, chosen).sum(0).unbind()
     own = derivative(totals[0], leaf, again=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robench.cli.console import message
+from robench.cli.console import complain, message
 from robench.errors import InputError
 
 if TYPE_CHECKING:
@@ -57,6 +57,9 @@ def sweep_command(
             with place.results([*also, "teacher-????????.*", "rows.csv", "sweep.json"]) as folder:
                 written(folder, done, suite, title, words, time.perf_counter() - begin)
     table(done, suite, title)
+    for one in done:
+        if (count := one.number("flags")) > 0:
+            complain(f"Flag: {one.cell.setting}: the final measurement raised {count:.0f}, see {one.cell.name}.json")
     seconds = time.perf_counter() - begin
     files = f"rows.csv, sweep.json, front.png and {len(done)} checkpoints in {place.folder}"
     message(

@@ -184,7 +184,7 @@ def interruptible(force: bool) -> Iterator[None]:
 
 def show_result(trained: Trained, seconds: float, quiet: bool) -> None:
     """Prints the accuracies that were measured at the end, and where the checkpoint lies."""
-    from robench.cli.console import interval, message, percent, show
+    from robench.cli.console import complain, interval, message, percent, show
     from robench.recipes import eps_text
 
     meta: dict[str, Any] = trained.meta
@@ -206,4 +206,6 @@ def show_result(trained: Trained, seconds: float, quiet: bool) -> None:
     title += f", {meta['data']['n']} images and {meta['data']['held_out']} held out"
     title += f", weights of epoch {recipe['epoch']} of {recipe['epochs']}, measured on {metrics['clean']['data']}"
     show(title, ("probe", "threat", "accuracy %", "95 % interval", "n"), lines, left=2)
+    for flag in meta.get("flags", ()):
+        complain(f"Flag: {flag}")
     message(f"Written: {trained.path}" if trained.evaluation else f"{trained.path} is finished, and nothing was changed", quiet)

@@ -52,6 +52,7 @@ __all__ = [
     "Penalty",
     "Regularizer",
     "Schedule",
+    "follows_images",
     "penalised",
     "ramp",
     "regularizers_of",
@@ -109,6 +110,7 @@ DEFAULT_WEIGHTS = {
 DEFAULT_WARMUPS = {"sagr": 0.25}
 ADVERSARIAL_BASES = {"igd": "pgd-at", "emr": "pgd-at", "gini": "pgd-at", "gradalign": "fgsm-at"}
 DEFAULT_BASES = {name: ADVERSARIAL_BASES.get(name, "standard") for name in REGULARIZERS}
+BLIND = ("standard", "l1", "l2")  # what takes no gradient by the images
 NEED_TEACHER = ("igd", "hat")  # what learns from a network trained without a defence
 
 
@@ -120,6 +122,14 @@ def regularizers_of(sentences: Iterable[str]) -> dict[str, Regularizer]:
             raise InputError(f"regulariser {recipe.name!r} is given twice: one weight and one set of options a name")
         regularizers[recipe.label] = weighted(recipe)
     return regularizers
+
+
+def follows_images(recipe: Recipe) -> bool:
+    """Whether a built-in objective or regulariser takes the gradient of the model by its images; of the user's own nothing is known."""
+    asked = (recipe.name, recipe.options.get("estimator"), recipe.options.get("iterations"))
+    if recipe.name in BLIND or asked[:2] == ("sagr", "fd-input") or asked[::2] == ("vat", 0):
+        return False
+    return recipe.name in OBJECTIVES or recipe.name in REGULARIZERS
 
 
 def remarks(sentences: Iterable[str], classes: int) -> list[str]:

@@ -62,7 +62,8 @@ def sagr(
 
     form         jacobian: the gradients of all classes, weighted; loss: the gradient of a re-weighted loss
     rho          weight of the true class over that of a false one, in [0, inf], 0.1 if not given; inf leaves the true class alone. Refused
-                 for two classes with sign=all and output=centred or probs: the penalty is the same for every rho
+                 where the penalty is the same for every rho: for two classes with sign=all and output=centred or probs, and with
+                 form=loss and output=centred whatever the sign
     sign, norm   phi: all | positive; N: l2sq | l2 | l1 (l1 is dual to a linf threat)
     output       centred | logits | logprobs | probs: what is differentiated
     estimator    rademacher | true-rademacher | fd | fd-input | exact | sampled (form=loss: exact | fd); auto: the cheapest without bias
@@ -79,7 +80,7 @@ def sagr(
     refuse_idle(form, estimator, projections, h)
     refuse_bias(estimator, sign, norm)
     field = field_of(model, batch, at, outputs)
-    refuse_idle_rho(field.out.shape[1], rho, sign, output)
+    refuse_idle_rho(field.out.shape[1], rho, form, sign, output)
     w = weights(batch.y, field.out.shape[1], RHO if rho is None else rho).to(field.out)
     draws, n = batch.draws.child("sagr"), whole("projections", projections)
     task = Task(field, w, batch.y, lambda grads: size(phi(grads)), draws, n, 1e-2 if h is None else number("the step h", h, least=1e-6))
@@ -112,28 +113,41 @@ def refuse_idle(form: str, estimator: str, projections: float, h: float | None) 
         raise InputError(f"h is the step of a finite difference, and estimator={estimator} takes none: leave it out or choose estimator=fd")
 
 
-def rho_is_idle(classes: int, sign: str, output: str) -> bool:
-    """Whether R is the same for every rho: the two outputs add up to a constant, so their gradients are each other's negatives."""
-    return classes == 2 and sign == "all" and output in ("centred", "probs")
+def rho_is_idle(classes: int, form: str, sign: str, output: str) -> bool:
+    """Whether R is the same for every rho: the two outputs add up to a constant, so their gradients g and -g are equally long.
+
+    form=jacobian weighs N(phi(g)) and N(phi(-g)), which differ for sign=positive. form=loss weighs the vectors: J^T [w * (p - onehot)] is
+    -(a + b) p_o g_y, with o the other class and a + b = 2, whatever is done with it afterwards.
+    """
+    return classes == 2 and (output == "centred" if form == "loss" else sign == "all" and output in ("centred", "probs"))
 
 
-def refuse_idle_rho(classes: int, rho: float | None, sign: str, output: str) -> None:
+def refuse_idle_rho(classes: int, rho: float | None, form: str, sign: str, output: str) -> None:
     """InputError for a rho that changes nothing."""
-    if rho is not None and rho_is_idle(classes, sign, output):
+    if rho is not None and rho_is_idle(classes, form, sign, output):
+        others = "output=logprobs" if form == "loss" else "sign=positive or output=logprobs"
         raise InputError(
-            f"with two classes, sign=all and output={output} both classes' gradients are equally long, and the penalty is the same for "
-            "every rho: leave rho out, or choose sign=positive or output=logprobs"
+            f"with two classes, {settings_of(form, sign, output)} both classes' gradients are equally long, and the penalty is the "
+            f"same for every rho: leave rho out, or choose {others}"
         )
 
 
-def remarks(classes: int, *, rho: float | None = None, sign: str = "all", output: str = "centred", **_: Any) -> list[str]:
+def settings_of(form: str, sign: str, output: str) -> str:
+    """The options that make rho idle, as the user writes them."""
+    return f"{'form=loss' if form == 'loss' else f'sign={sign}'} and output={output}"
+
+
+def remarks(
+    classes: int, *, form: str = "jacobian", rho: float | None = None, sign: str = "all", output: str = "centred", **_: Any
+) -> list[str]:
     """What a training with this many classes and these options is to say of the method; InputError for a rho that changes nothing."""
-    refuse_idle_rho(classes, rho, sign, output)
+    refuse_idle_rho(classes, rho, form, sign, output)
     found = ["sagr is our reconstruction of SAGR (Li et al. 2023), of which only the abstract is public: docs/sagr.md"]
-    if rho_is_idle(classes, sign, output):
+    if rho_is_idle(classes, form, sign, output):
+        others = "output=logprobs tells" if form == "loss" else "sign=positive and output=logprobs tell"
         found.append(
-            f"with two classes, sign=all and output={output} sagr weighs both classes alike: the penalty is the same for every rho "
-            "(output=logits is not taken in its place, as training can escape it; sign=positive and output=logprobs tell the classes apart)"
+            f"with two classes, {settings_of(form, sign, output)} sagr weighs both classes alike: the penalty is the same for every rho "
+            f"(output=logits is not taken in its place, as training can escape it; {others} the classes apart)"
         )
     return found
 
