@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from robench.attacks import ATTACKS
 from robench.calls import frozen
+from robench.claims import levels_of
 from robench.corruptions import CORRUPTIONS
 from robench.corruptions import corrupted as under
 from robench.draws import Draws
@@ -150,7 +151,8 @@ def probed(recipe: Recipe, scene: Scene) -> Altered:
         chunks = tried.nonzero().flatten().split(scene.batch_size)
         for places in scene.track(chunks, recipe.label):
             draws = Draws(scene.seed, scene.ids[places].to(scene.device), recipe.label)
-            for level in function(scene.model, pixels(scene.x, places, scene.device), scene.y[places].to(scene.device), draws):
+            some, labels = pixels(scene.x, places, scene.device), scene.y[places].to(scene.device)
+            for level in levels_of(function, scene.model, some, labels, draws, recipe.label):
                 levels.add(level.setting)
                 if level.repeat == 0:
                     x[places], fallen[places] = level.x.cpu(), level.fooled.cpu()

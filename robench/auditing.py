@@ -25,6 +25,7 @@ from robench.audits import AUDITS, GROUPS
 from robench.audits.geometry import geometry
 from robench.audits.inequality import block_of, lorenz, sizes_of
 from robench.calls import CUT, are_probabilities, frozen, padded, with_gradients
+from robench.claims import is_own, of_copies, on_copies
 from robench.draws import Draws
 from robench.errors import InputError
 from robench.evaluation import Track, check_logits, checked, make_rows, pixels, untracked, write_rows
@@ -321,6 +322,7 @@ def by_method(
         layer, _ = chosen_layer(model, few, recipe.options.get("layer", ""))
         recipe, notes = replace(recipe, options=recipe.options | {"layer": layer}), [*notes, f"the layer is {layer!r}"]
     explain: Explain = resolve(recipe, EXPLAINERS, "method")
+    explain = on_copies(explain) if is_own(recipe.name) else explain
     work = replace(work, model=model)
     complete = recipe.name in COMPLETE and options_of(explain).get("baseline") != "uniform"
     scorers = {score.label: scorer(score, explain) for score in scores if applies(score.name, complete)}
@@ -344,7 +346,7 @@ def scorer(recipe: Recipe, explain: Explain) -> Score:
     score = resolve(recipe, AUDITS, "score")
     if recipe.name == "completeness" and "baseline" not in recipe.options and baseline is not inspect.Parameter.empty:
         return partial(score, baseline=baseline)
-    return score
+    return of_copies(score) if is_own(recipe.name) else score
 
 
 def on_images(

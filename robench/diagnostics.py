@@ -333,9 +333,10 @@ def nonfinite(probe: str, count: int) -> Check:
     return told(probe, "nonfinite", count, count > 0, f"{count} images met NaN or infinite logits", advice)
 
 
-def outside(probe: str, count: int, worst: float) -> Check:
-    """How many points of an attack lay outside the threat, the farthest at distance `worst`; raised if any did."""
-    evidence = f"{count} points lay outside the threat" + (f", at up to {worst:.6g}" if count else "")
+def outside(probe: str, count: int, worst: float, bad: int = 0) -> Check:
+    """How many points of an attack lay outside the threat, the farthest `worst` away, and `bad` are not finite; raised if any did."""
+    evidence = f"{count} points lay outside the threat" + (f", at up to {worst:.6g}" if count > bad else "")
+    evidence += f", {bad} of them with NaN or infinite pixels" if bad else ""
     return told(probe, "outside", count, count > 0, evidence, "they were moved inside; the attack does not keep its bound")
 
 

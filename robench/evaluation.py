@@ -24,6 +24,7 @@ from robench import diagnostics
 from robench.attacks.kernels import compiled as compiled_kernels
 from robench.attacks.losses import margin
 from robench.calls import frozen, padded, plain, with_gradients
+from robench.claims import refuse_found, same_weights
 from robench.data.files import png
 from robench.data.images import out_of_range
 from robench.draws import Draws
@@ -46,7 +47,7 @@ from robench.inputs import (
 )
 from robench.journal import Journal, begun
 from robench.memory import ending_told
-from robench.models.contract import FEW, examined, refuse_absent
+from robench.models.contract import FEW, examined, refuse_absent, refuse_one_output
 from robench.models.passes import arithmetic, cheaper
 from robench.outcomes import Outcomes, Stage, nothing_known, packed
 from robench.plans import changes, header, plan, resolved
@@ -437,7 +438,8 @@ def clean(trial: Trial, places: Tensor) -> dict[str, Any]:
 
 
 def check_logits(logits: Tensor, y: Tensor) -> None:
-    """InputError where the model cannot be evaluated on clean images: logits that are not finite, labels out of range."""
+    """InputError where the model cannot be evaluated on clean images: logits that are not finite, labels out of range, one output alone."""
+    refuse_one_output(logits)
     if not bool(torch.isfinite(logits).all()):
         raise InputError("the model gives NaN or infinite logits on clean images: it cannot be evaluated")
     wrong = y[(y < 0) | (y >= logits.shape[1])]
@@ -452,9 +454,11 @@ def attacked(trial: Trial, stage: Stage, places: Tensor) -> dict[str, Any]:
     draws = Draws(trial.seed, trial.outcomes.ids[places].to(trial.device), stage.probe)
     with warnings.catch_warnings(record=True) as caught, arithmetic(trial.precision):
         warnings.simplefilter("always", RuntimeWarning)
-        found = stage.attack(trial.model, x, y.to(trial.device), stage.threat, draws)
+        with same_weights(stage.probe, trial.exact, trial.model):
+            found = stage.attack(trial.model, x.clone(), y.clone().to(trial.device), stage.threat, draws)
     if not isinstance(found, Found):
         raise InputError(f"attack {stage.probe!r} returned {type(found).__name__} and no Found: see docs/adding-an-attack.md")
+    refuse_found(found, len(x), stage.probe)
     x_adv, outside = inside(x, found.x_adv.detach().to(x), stage)
     with torch.no_grad():
         logits = padded(trial.exact, x_adv).cpu()
@@ -486,15 +490,20 @@ def eight_bits(trial: Trial, stage: Stage, x: Tensor, x_adv: Tensor, places: Ten
     return found, names
 
 
-def inside(x: Tensor, x_adv: Tensor, stage: Stage) -> tuple[Tensor, tuple[int, float]]:
-    """The points, (B, C, H, W), all of them in the threat: one that is not is moved to the nearest that is; how many, and how far out."""
+def inside(x: Tensor, x_adv: Tensor, stage: Stage) -> tuple[Tensor, tuple[int, float, int]]:
+    """The points, (B, C, H, W), all moved to the nearest in the threat; how many lay outside, how far, and how many are not finite."""
     if x_adv.shape != x.shape:
         raise InputError(f"attack {stage.probe!r} returned points of shape {tuple(x_adv.shape)} for images of shape {tuple(x.shape)}")
     out = ~stage.threat.contains(x, x_adv)
     if not bool(out.any()):
-        return x_adv, (0, 0.0)
-    far = float(stage.threat.distance(x, x_adv).max())
-    return torch.where(per_sample(out, x), stage.threat.project(x, x_adv.nan_to_num()), x_adv), (int(out.sum()), far)
+        return x_adv, (0, 0.0, 0)
+    far = stage.threat.distance(x, x_adv)
+    bad = ~far.isfinite()
+    return torch.where(per_sample(out, x), stage.threat.project(x, x_adv.nan_to_num()), x_adv), (
+        int(out.sum()),
+        float(torch.where(bad, 0.0, far).max()),
+        int(bad.sum()),
+    )
 
 
 def entry_of(
@@ -507,7 +516,7 @@ def entry_of(
     backwards: Tensor,
     reached: Tensor,
     nonfinite: int,
-    outside: tuple[int, float] = (0, 0.0),
+    outside: tuple[int, float, int] = (0, 0.0, 0),
     sentences: Sequence[str] = (),
     images: dict[str, Any] | None = None,
 ) -> dict[str, Any]:

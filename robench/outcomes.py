@@ -71,7 +71,7 @@ class Outcomes:
     rounded_pred: Tensor
     png: list[str]
     nonfinite: dict[str, int] = field(default_factory=dict)
-    outside: dict[str, tuple[int, float]] = field(default_factory=dict)
+    outside: dict[str, tuple[int, float, int]] = field(default_factory=dict)
     warnings: dict[str, list[str]] = field(default_factory=dict)
     images: dict[int, Tensor] = field(default_factory=dict)
 
@@ -120,8 +120,9 @@ class Outcomes:
         tally.forwards += sum(entry["forwards"])
         tally.backwards += sum(entry["backwards"])
         self.nonfinite[probe] = self.nonfinite.get(probe, 0) + entry["nonfinite"]
-        count, worst = self.outside.get(probe, (0, 0.0))
-        self.outside[probe] = count + entry["outside"][0], max(worst, entry["outside"][1])
+        count, worst, bad = self.outside.get(probe, (0, 0.0, 0))
+        more, far, *rest = entry["outside"]
+        self.outside[probe] = count + more, max(worst, far), bad + sum(rest)  # the states of earlier versions lack the last number
         known = self.warnings.setdefault(probe, [])
         known += [sentence for sentence in entry["warnings"] if sentence not in known]
         self.images |= {int(place): unpacked(image) for place, image in entry["images"].items()}

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from robench.calls import frozen, padded, with_gradients
+from robench.claims import levels_of
 from robench.draws import Draws
 from robench.evaluation import Track, check_logits, checked, pixels, untracked
 from robench.inputs import as_seed
@@ -154,7 +155,8 @@ def try_out(model: nn.Module, x: Tensor, y: Tensor, ids: Tensor, chosen: Sequenc
             logits = padded(model, some).cpu()
         check_logits(logits, y)
         for recipe, function in chosen:
-            next(iter(function(model, some, logits.argmax(1).to(device), Draws(seed, ids[few].to(device), recipe.label))), None)
+            draws = Draws(seed, ids[few].to(device), recipe.label)
+            next(levels_of(function, model, some, logits.argmax(1).to(device), draws, recipe.label), None)
 
 
 def sentences(caught: Sequence[warnings.WarningMessage]) -> list[str]:
@@ -184,7 +186,7 @@ def levels(
     for places in track(chunks, called.probe):
         draws = Draws(called.seed, ids[places].to(device), called.probe)
         begin = time.perf_counter()
-        for level in function(model, pixels(x, places, device), y[places].to(device), draws):
+        for level in levels_of(function, model, pixels(x, places, device), y[places].to(device), draws, called.probe):
             about = replace(called, setting=joined(level.setting, called.setting))
             blank = partial(torch.zeros, len(x), dtype=torch.float64)
             found.setdefault(level.setting, Record(about, pred, blank(), blank())).add(places, level, time.perf_counter() - begin)

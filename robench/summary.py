@@ -72,9 +72,9 @@ def noticed(outcomes: Outcomes) -> Iterator[Check]:
     for probe, count in outcomes.nonfinite.items():
         if count:
             yield diagnostics.nonfinite(probe, count)
-    for probe, (count, worst) in outcomes.outside.items():
+    for probe, (count, worst, bad) in outcomes.outside.items():
         if count:
-            yield diagnostics.outside(probe, count, worst)
+            yield diagnostics.outside(probe, count, worst, bad)
     radii = sorted({stage.threat.eps for stage in outcomes.stages[1:]})
     for eps in radii:
         left = {s.probe: outcomes.left(i) / n for i, s in enumerate(outcomes.stages) if i == 0 or s.threat.eps == eps}

@@ -362,6 +362,7 @@ def test_counts_are_raised_from_one_on():
     assert diagnostics.nonfinite("pgd", 2).value == 2
     assert not diagnostics.outside("mine.py:f", 0, 0.0).raised
     assert "0.25" in diagnostics.outside("mine.py:f", 1, 0.25).sentence
+    assert "3 points lay outside the threat, 3 of them with NaN" in diagnostics.outside("mine.py:f", 3, 0.0, 3).sentence
     assert not diagnostics.dynamic(0).raised
     assert diagnostics.dynamic(1).raised
 

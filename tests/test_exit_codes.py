@@ -36,6 +36,9 @@ def deep(model, x, y, threat, draws):
 def tensor(model, x, y, threat, draws):
     return x
 
+def leaves(model, x, y, threat, draws):
+    raise SystemExit(0)
+
 def penalty(model, batch):
     return batch.nothing
 
@@ -79,12 +82,19 @@ def test_an_error_in_the_users_code_exits_3_with_its_traceback_and_names_the_lin
     assert stderr.rstrip().splitlines()[-1] == f"This error was raised in your own code: own.py, {line}."
 
 
+def test_an_exit_in_the_users_code_is_no_success(ends, own, tmp_path):
+    code, stderr = ends("attack", MODEL, "--attack", f"{own}:leaves", "--n", 20, "--out", tmp_path / "out")
+    assert (code, stderr.rstrip().splitlines()[-1]) == (3, "This error was raised in your own code: own.py, line 26, in leaves.")
+    assert ends("--version")[0] == 0
+    assert ends("attack", MODEL, "--attack", "nothing")[0] == 2
+
+
 def test_a_regulariser_and_a_model_of_the_users_are_named_too(ends, own, tmp_path):
     words = ["--n-train", 300, "--held-out", 50, "--epochs", 1, "--out", tmp_path / "net.pt"]
     code, stderr = ends("train", "--reg", f"{own}:penalty", *words)
-    assert (code, stderr.rstrip().splitlines()[-1]) == (3, "This error was raised in your own code: own.py, line 26, in penalty.")
+    assert (code, stderr.rstrip().splitlines()[-1]) == (3, "This error was raised in your own code: own.py, line 29, in penalty.")
     code, stderr = ends("attack", f"{own}:net", "--data", "shapes", "--attack", "fgsm", "--n", 64, "--out", tmp_path / "out")
-    assert (code, stderr.rstrip().splitlines()[-1]) == (3, "This error was raised in your own code: own.py, line 34, in forward.")
+    assert (code, stderr.rstrip().splitlines()[-1]) == (3, "This error was raised in your own code: own.py, line 37, in forward.")
 
 
 def test_where_our_code_was_called_by_theirs_both_places_are_named(ends, own, tmp_path):

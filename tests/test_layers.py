@@ -40,6 +40,7 @@ LAYERS = {
         "plans",
         "summary",
         "rounding",
+        "claims",
         "evaluation",
         "altered",
         "auditing",

@@ -13,7 +13,7 @@ from robench.cli.attack import attack
 from robench.cli.compare import compare
 from robench.cli.console import complain, readable
 from robench.cli.corrupt import corrupt
-from robench.cli.crash import origin
+from robench.cli.crash import origin, ours, told
 from robench.cli.evaluate import evaluate
 from robench.cli.lists import list_names
 from robench.cli.saliency import saliency
@@ -78,7 +78,15 @@ def main() -> None:
     readable(sys.stdout, sys.stderr)
     try:
         app()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        if isinstance(error, SystemExit) and not exits_by_user(error):
+            raise
         print_exception(error)
         complain(origin(error))
         sys.exit(3)
+
+
+def exits_by_user(error: SystemExit) -> bool:
+    """Whether own code of the user's called sys.exit: the command has not done its work then, whatever the code says."""
+    frames = list(told(error))
+    return bool(frames) and not ours(frames[-1])

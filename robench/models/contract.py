@@ -94,9 +94,18 @@ def answer(model: nn.Module, x: Tensor, n: int) -> Tensor:
         raise InputError(f"the model returns {type(logits).__name__}, not one tensor of logits (B, K)")
     if logits.dim() != 2 or len(logits) != n:
         raise InputError(f"the model turns images {(n, *x.shape[1:])} into an output {tuple(logits.shape)}, not into logits (B, K)")
+    refuse_one_output(logits)
     if not logits.is_floating_point():
         raise InputError(f"the model returns {str(logits.dtype).removeprefix('torch.')} numbers: logits must be floating-point numbers")
     return logits
+
+
+def refuse_one_output(logits: Tensor) -> None:
+    """InputError for outputs (B, K) with K below 2: the largest of one is always the same, so that nothing could ever be wrong."""
+    if logits.shape[1] < 2:
+        raise InputError(
+            f"the model returns {logits.shape[1]} output for each image, and classes need at least 2: for one logit z return (0, z)"
+        )
 
 
 def repeated(x: Tensor, n: int) -> Tensor:

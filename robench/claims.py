@@ -1,0 +1,141 @@
+"""What attacks, probes, methods and scores of the user's own are given, and what of their claims is believed.
+
+They get copies of the images and labels, so that whatever they change in place, the clean images and labels that their results are held
+against are ours; weights that they change are put back. What they hand back is refused where its shape or range says nothing.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robench.calls import padded
+from robench.data.images import out_of_range
+from robench.errors import InputError
+from robench.types import Explain, Explained, Found, Level
+
+PER_SAMPLE = ("fooled", "step", "forwards", "backwards", "nonfinite")  # of Found
+CHANGED = "it changed the weights of the model, which were put back: an attack or a probe may change images alone"
+
+
+def is_own(label: str) -> bool:
+    """Whether the label of a recipe names a function of the user's own."""
+    return ".py:" in label
+
+
+def refuse_found(found: Found, n: int, label: str) -> None:
+    """InputError where what an attack hands back for n images is not one number for each, or its points are no tensor."""
+    for name in ("x_adv", *PER_SAMPLE):
+        refuse_kind(getattr(found, name), f"attack {label!r} returned {name}")
+    for name in PER_SAMPLE:
+        refuse_length(getattr(found, name), n, f"attack {label!r} returned {name}")
+
+
+def refuse_kind(value: object, what: str) -> None:
+    """InputError for what is no tensor."""
+    if not isinstance(value, Tensor):
+        raise InputError(f"{what} as {type(value).__name__}, which must be a tensor")
+
+
+def refuse_length(value: Tensor, n: int, what: str) -> None:
+    """InputError for what has not one number for each of n images."""
+    if value.shape != (n,):
+        raise InputError(f"{what} of shape {tuple(value.shape)} for {n} images: expected ({n},)")
+
+
+@contextmanager
+def same_weights(label: str, *models: nn.Module) -> Iterator[None]:
+    """Puts weights back that a function of the user's own changes meanwhile, with a RuntimeWarning; others are trusted."""
+    found = {id(value): value for model in models for value in (*model.parameters(), *model.buffers()) if value.is_floating_point()}
+    kept = [(value, value.detach().clone()) for value in found.values()] if is_own(label) else []
+    try:
+        yield
+    finally:
+        changed = [(value, before) for value, before in kept if not torch.equal(value, before)]
+        with torch.no_grad():
+            for value, before in changed:
+                value.copy_(before)
+        if changed:
+            warnings.warn(CHANGED, RuntimeWarning, stacklevel=3)
+
+
+def levels_of(
+    function: Callable[..., Iterator[Level]], model: nn.Module, x: Tensor, y: Tensor, draws: object, label: str
+) -> Iterator[Level]:
+    """The levels of a probe on images x (B, C, H, W) with labels y (B,).
+
+    Of the user's own probes each is checked, and the model is asked again at its images. InputError where there is none, one comes twice,
+    or one is no level of these images.
+    """
+    if not is_own(label):
+        yield from function(model, x, y, draws)
+        return
+    seen = set[tuple[str, int]]()
+    with same_weights(label, model):
+        for level in function(model, x.clone(), y.clone(), draws):
+            refuse_level(level, x, label)
+            if (level.setting, level.repeat) in seen:
+                raise InputError(f"probe {label!r} yielded the level {level.setting!r} with repeat {level.repeat} twice: each must differ")
+            seen.add((level.setting, level.repeat))
+            yield asked_again(model, y, level, label)
+    if not seen:
+        raise InputError(f"probe {label!r} yielded no level: it must yield at least one robench.types.Level")
+
+
+def refuse_level(level: Level, x: Tensor, label: str) -> None:
+    """InputError where a level's parts do not fit the images x (B, C, H, W), or its share or pixels do not lie in [0, 1]."""
+    what = f"probe {label!r} yielded"
+    for name in ("x", "fooled", "share", "forwards", "backwards"):
+        refuse_kind(getattr(level, name), f"{what} {name}")
+        if name != "x":
+            refuse_length(getattr(level, name), len(x), f"{what} {name}")
+    if level.x.shape != x.shape:
+        raise InputError(f"{what} images of shape {tuple(level.x.shape)} for images of shape {tuple(x.shape)}")
+    if fault := out_of_range(level.x):
+        raise InputError(f"{what} pixels that do not lie in [0, 1]: {fault.partition(':')[0]}")
+    if not bool(((level.share >= 0) & (level.share <= 1)).all()):
+        raise InputError(f"{what} a share outside [0, 1] or NaN: it is the share of the image that was changed")
+
+
+def asked_again(model: nn.Module, y: Tensor, level: Level, label: str) -> Level:
+    """The level with the model's own word on its images; a RuntimeWarning where the probe claimed something else."""
+    with torch.no_grad():
+        logits = padded(model, level.x.detach().to(y.device))
+    fooled = (logits.argmax(1) != y) & logits.isfinite().all(1)
+    if bool((fooled != level.fooled.to(fooled)).any()):
+        warnings.warn(
+            f"what {label} says of fooled images is not what the model says when it is asked again: the model's word counts",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return replace(level, fooled=fooled, forwards=level.forwards + 1)
+
+
+def on_copies(explain: Explain) -> Explain:
+    """The method on copies of its images and targets."""
+
+    @wraps(explain)
+    def copied(model: nn.Module, x: Tensor, target: Tensor, draws: object) -> Tensor:
+        return explain(model, x.clone(), target.clone(), draws)  # type: ignore[arg-type]
+
+    return copied
+
+
+def of_copies(score: Callable[[Explained], Tensor]) -> Callable[[Explained], Tensor]:
+    """The score on copies of what it is given."""
+
+    @wraps(score)
+    def copied(explained: Explained) -> Tensor:
+        some: Any = explained
+        tensors = {part.name: getattr(some, part.name) for part in fields(some) if isinstance(getattr(some, part.name), Tensor)}
+        copies: Any = {name: value.clone() for name, value in tensors.items()}
+        return score(replace(explained, **copies))
+
+    return copied
