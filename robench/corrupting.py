@@ -12,7 +12,6 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,9 +26,10 @@ from robench.data import Images
 from robench.data.corrupted import SYNTH, Corrupted
 from robench.data.export import Export
 from robench.degradation import CLEAN, FIFTEEN, NINETEEN, NOISES, Reference, rows_of
+from robench.destinations import Place, alone_in
 from robench.errors import InputError
 from robench.evaluation import Track, check_logits, untracked
-from robench.inputs import as_seed
+from robench.inputs import PathLike, as_path, as_seed
 from robench.journal import Journal, begun
 from robench.memory import ending_told
 from robench.models.identity import identity
@@ -160,7 +160,7 @@ def degrade(
     seed: int = 0,
     batch_size: int = 250,
     device: str = "cpu",
-    folder: Path | None = None,
+    folder: PathLike | Place | None = None,
     resume: bool = False,
     target: Export | None = None,
     track: Track = untracked,
@@ -168,16 +168,19 @@ def degrade(
     """Accuracies of models in every cell of a source, the means over cells, and the images on the way, written where `target` says.
 
     reference  the model by whose errors others are divided: one to be measured along with them, or known errors
-    folder     keep the state of the run there; with `resume`, go on with the state that is there
+    folder     keep the state of the run there, locked meanwhile, as in `evaluation.evaluate`; with `resume`, go on with what is there
     Raises InputError for labels or logits that cannot be used.
     """
     seed = as_seed(seed)
     measured = [*subjects, *([reference] if isinstance(reference, Subject) else [])]
     try_out(measured, source, device)
-    journal = Journal(folder, header(measured, source), resume=resume, adds=only_adds)
     predictions: list[dict[Cell, Tensor]] = [{} for _ in measured]
     sheet: dict[Cell, Tensor] = {}
-    with ExitStack() as stack, journal.kept(), ending_told(batch_size, partial(begun, folder)):
+    with ExitStack() as stack:
+        work = stack.enter_context(alone_in(folder if isinstance(folder, Place) else as_path(folder, "folder")))
+        journal = Journal(work, header(measured, source), resume=resume, adds=only_adds)
+        stack.enter_context(journal.kept())
+        stack.enter_context(ending_told(batch_size, partial(begun, work)))
         for subject in measured:
             stack.enter_context(frozen(subject.model, device))
         stack.enter_context(arithmetic("fp32"))
@@ -187,7 +190,7 @@ def degrade(
             sheet[cell] = image
             for labels, mine in zip(found, predictions, strict=True):
                 mine[cell] = labels
-    journal.finish()
+        journal.finish()
     return summed(subjects, measured, source, predictions, reference, seed, sheet)
 
 

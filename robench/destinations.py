@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,52 @@ def claimed(folder: Path, words: Words, *, resume: bool = False, force: bool = F
         if made or place is not None:
             with suppress(OSError):
                 folder.rmdir()
+
+
+@contextmanager
+def alone_in(folder: Path | Place | None) -> Iterator[Path | None]:
+    """The folder of a run's state, made if need be, which nobody else can write to as long as this lasts; a Place is held already.
+
+    InputError where another run writes there, and where a finished run of the command line lies there. Afterwards a folder that was made
+    for nothing is removed.
+    """
+    if not isinstance(folder, Path):
+        yield None if folder is None else folder.work
+        return
+    with lock_in(folder, LOCK, folder):
+        complete(folder / STAGED, folder, MANIFEST)
+        complete(folder / REPLACING, folder, MANIFEST)
+        if found(folder) is not None:
+            raise InputError(f"{folder} holds a finished run: choose another folder")
+        yield folder
+
+
+@contextmanager
+def alone_at(file: Path | None) -> Iterator[None]:
+    """A file that nobody else writes as long as this lasts; its folder is made if need be. InputError where another run writes it."""
+    with nullcontext() if file is None else lock_in(file.parent, f".{file.name}.lock", file):
+        yield
+
+
+@contextmanager
+def lock_in(folder: Path, name: str, what: Path) -> Iterator[None]:
+    """Holds the lock of this name in a folder, which is made if need be, and removed at the end if it was made for nothing."""
+    made = not folder.exists()
+    try:
+        with locked(prepare(folder) / name, what):
+            yield
+    finally:
+        if made:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def refuse_beside_results(save: Path | None, pngs: Path | None, held: Path | None) -> None:
+    """InputError where an array or pictures would replace files of a finished run, or lie among them; `held` is the run's own folder."""
+    if save is not None and save.parent != held and found(save.parent) is not None and save.name in {*listed(save.parent), *OURS}:
+        raise InputError(f"{save.parent} holds a finished run, to which {save.name} belongs: choose another place")
+    if pngs is not None and pngs != held and found(pngs) is not None:
+        raise InputError(f"{pngs} holds a finished run: choose another folder for the pictures")
 
 
 def decided(folder: Path, words: dict[str, Any], resume: bool, force: bool, adds: Adds) -> Place:

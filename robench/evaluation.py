@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from robench.calls import frozen, padded, plain, with_gradients
 from robench.claims import refuse_found, same_weights
 from robench.data.files import png
 from robench.data.images import out_of_range
+from robench.destinations import Place, alone_at, alone_in, refuse_beside_results
 from robench.draws import Draws
 from robench.errors import InputError
 from robench.inputs import (
@@ -59,7 +60,7 @@ from robench.statistics import anytime
 from robench.summary import blank, check_rows, noticed, rows_of
 from robench.threat import Threat, known_radius, per_sample, refuse_too_large
 from robench.types import Found
-from robench.writing import allocate, write_whole
+from robench.writing import allocate, room, write_whole
 
 Told = Callable[[], str | None]
 EXAMPLES = 8  # how many adversarial images are kept for the pictures
@@ -158,7 +159,7 @@ def evaluate(
     precision: str = "fp32",
     compiled: bool = False,
     until: float | None = None,
-    folder: PathLike | None = None,
+    folder: PathLike | Place | None = None,
     resume: bool = False,
     save: PathLike | None = None,
     pngs: PathLike | None = None,
@@ -181,7 +182,8 @@ def evaluate(
     precision  fp32, tf32 or bf16 for the attacks' passes; each claim is checked in fp32, so a lower one can miss but not invent
     compiled   the attacks' own arithmetic goes through torch.compile: seconds at the start, quicker afterwards
     until      stop once the half-width of the anytime-valid interval of the last accuracy is that small; images in random order
-    folder     keep the state of the run in this folder; with `resume`, go on with the state that is there
+    folder     keep the state of the run in this folder, which is made if need be and locked meanwhile; with `resume`, go on with the
+               state that is there; a Place is a folder that the caller has claimed already (`destinations.claimed`)
     save       write the adversarial images, (N, C, H, W) float32, to this .npy file; the clean image where one stands
     pngs       write each adversarial image that fools in 8 bits, too, to this folder, as x_adv-ID.png: rounded inside the threat, with
                other grey levels beside it where that does not fool; of several radii, inside the one at which the image fell
@@ -196,8 +198,8 @@ def evaluate(
     """
     world = started()
     model, suite, device, radii = as_model(model), as_suite(suite), str(device), as_radii(known_radius(norm) if eps is None else eps)
-    seed = as_seed(seed)
-    folder, save, pngs = as_path(folder, "folder"), as_path(save, "save"), as_path(pngs, "pngs")
+    seed, place = as_seed(seed), folder if isinstance(folder, Place) else as_path(folder, "folder")
+    folder, save, pngs = place.work if isinstance(place, Place) else place, as_path(save, "save"), as_path(pngs, "pngs")
     x, y, ids = checked(x, y, ids)
     x, plainly = for_model(x, model), said_of(model, folder)
     refuse_until(until, world, save)
@@ -207,8 +209,12 @@ def evaluate(
     refuse_too_large(threats[-1], x.shape[1:])
     about = replace(about or blank(), seed=seed, norm=norm, eps=radii[0])
     refuse_absent(model, "the model")
+    refuse_beside_results(save, pngs, place.work if isinstance(place, Place) else None)
     modes = diagnostics.modes_of(model)
-    with ending_told(batch_size, partial(begun, folder)), frozen(model, device), compiled_kernels(compiled), arithmetic("fp32"):
+    with (
+        undisturbed(world, place, save), ending_told(batch_size, partial(begun, folder)), frozen(model, device),
+        compiled_kernels(compiled), arithmetic("fp32"),
+    ):  # fmt: skip
         seen = examined(model, pixels(x, torch.arange(min(FEW, len(x))), device))
         model, trained = seen.model, diagnostics.train_mode(modes, seen.checks)
         classes = classes_of(model, pixels(x, torch.arange(1), device))
@@ -238,10 +244,10 @@ def evaluate(
             order = torch.arange(len(x)) if until is None else shuffled(len(x), seed)
             interval = in_blocks(trial, order, until) if until is not None else whole(trial, order)
         merge(trial)
+        journal.finish()
     checks += noticed(outcomes)
     rows = [*rows_of(outcomes, about, suite if isinstance(suite, str) else "", interval)]
     rows += check_rows(checks, about, rows[0].n)
-    journal.finish()
     samples = outcomes.samples()
     if until is not None:
         notes = [
@@ -300,6 +306,22 @@ def classes_of(model: nn.Module, x: Tensor) -> int:
     return int(logits.shape[1])
 
 
+@contextmanager
+def undisturbed(world: World, folder: Path | Place | None, save: Path | None) -> Iterator[None]:
+    """The folder and the file of a run for it alone; the first of several processes holds them, and all end where it is refused."""
+    with ExitStack() as stack:
+        refusal = None
+        if world.rank == 0:
+            try:
+                stack.enter_context(alone_in(folder))
+                stack.enter_context(alone_at(save))
+            except InputError as error:
+                refusal = error
+        if (refusal := world.agree(refusal)) is not None:
+            raise refusal
+        yield
+
+
 def in_turn(world: World, folder: Path | None, about: dict[str, Any], resume: bool) -> Journal:
     """The journal of this process; the first process opens its own first, as it may clear away a finished run."""
     journal = Journal(folder, about, resume=resume) if world.rank == 0 else None
@@ -333,7 +355,7 @@ def make_rows(file: Path, shape: tuple[int, ...]) -> None:
     except OSError as error:
         with suppress(OSError):
             file.unlink()
-        raise InputError(f"cannot write {file}: {error.strerror or error}; choose another place, or make room") from error
+        raise InputError(f"cannot write {file}: {error.strerror or error}; choose another place{room(error)}") from error
 
 
 def write_rows(file: Path | None, places: Tensor, images: Tensor) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from robench.errors import InputError, UnfinishedError
-from robench.writing import write_whole
+from robench.writing import FULL, write_whole
 
 NAME = "state"
 Adds = Callable[[Mapping[str, Any], Mapping[str, Any]], bool]
@@ -111,8 +111,9 @@ class Journal:
                     file.truncate(before)
                     raise
         except OSError as error:
-            reason = error.strerror or error
-            raise UnfinishedError(f"cannot write {self.path}: {reason}; make room, and go on with the same words and --resume") from error
+            way = "; make room, and go on" if error.errno in FULL else "; what is finished is kept: go on"
+            way = f"{way} with the same words and --resume" if error.errno in FULL or self._last else ""
+            raise UnfinishedError(f"cannot write {self.path}: {error.strerror or error}{way}") from error
         self._last, self._finished = check, entry == FINISHED
 
 

@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from robench import options
+from robench.destinations import LOCK, Place, lock_in
 from robench.errors import DivergedError, InputError
 from robench.fronts import front
+from robench.inputs import PathLike
 from robench.journal import Journal, difference, finished
 from robench.objectives import OBJECTIVES, REGULARIZERS
 from robench.presets import PRESETS
@@ -256,7 +258,7 @@ def sweep(
     cells: Sequence[Cell],
     train_one: TrainOne,
     *,
-    folder: Path,
+    folder: PathLike | Place,
     about: Mapping[str, Any],
     suite: str = "",
     measure: str = HELD_OUT,
@@ -265,7 +267,8 @@ def sweep(
     """Trains every cell and yields it when its numbers are on the disk; those of an earlier run come first, untrained.
 
     train_one  train_one(cell, FILE.pt) trains with cell.overrides, writes FILE.pt and returns the meta of `Trained`
-    folder     gets <cell>.pt of each cell, rows.csv (rewritten whole after each), sweep.json and the state
+    folder     gets <cell>.pt of each cell, rows.csv (rewritten whole after each), sweep.json and the state; it is locked meanwhile, unless
+               the caller holds it already as a Place
     about      what else the numbers depend on, as plain JSON values: data, preset, settings, seed
     suite      what runs at the end; its verdict, else the last probe, is the robust accuracy
     measure    the images of the numbers, "held-out" or "test": goes into the rows
@@ -274,7 +277,18 @@ def sweep(
     A training that diverges is a result: the sweep goes on. InputError where the folder holds another sweep or other results, or an
     unfinished sweep but `resume` is false.
     """
-    what = header(cells, suite, measure, about)
+    if isinstance(folder, Place):
+        yield from unshared(cells, train_one, folder.work, header(cells, suite, measure, about), measure, resume)
+        return
+    path = Path(folder)
+    with lock_in(path, LOCK, path):
+        yield from unshared(cells, train_one, path, header(cells, suite, measure, about), measure, resume)
+
+
+def unshared(
+    cells: Sequence[Cell], train_one: TrainOne, folder: Path, what: Mapping[str, Any], measure: str, resume: bool
+) -> Iterator[Finished]:
+    """What `sweep` does in a folder that nobody else writes to; `what` says which sweep it is."""
     check_free(prepare(folder), what)
     if not resume and finished(folder):
         raise InputError(f"{folder} holds a finished sweep: resume it to have its numbers, or choose another folder")

@@ -11,7 +11,13 @@ from pathlib import Path
 
 from robench.errors import BusyError, InputError
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)  # what a disk that knows no locks says
+
+
+def room(error: OSError) -> str:
+    """What helps against an error of the disk: ", or make room" where it is full, else ""."""
+    return ", or make room" if error.errno in FULL else ""
 
 
 def prepare(folder: Path) -> Path:

@@ -301,7 +301,7 @@ def measured(
     size = quickest_size(found[0], images, device) if wanted.batch_size == 0 else wanted.batch_size or BATCH_SIZE
     return degrade(
         [subject_of(one, source) for one in found], source, reference=reference, seed=wanted.seed,
-        batch_size=size, device=device, folder=place.work, resume=place.resume, target=target, track=tracker(wanted.quiet),
+        batch_size=size, device=device, folder=place, resume=place.resume, target=target, track=tracker(wanted.quiet),
     )  # fmt: skip
 
 

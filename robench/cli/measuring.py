@@ -436,7 +436,7 @@ def measured(what: Subject, suite: str | Sequence[Recipe], place: Place, quiet: 
     begin, images = time.perf_counter(), what.images
     found = evaluate(
         what.loaded.model, images.x, images.y, suite=suite, norm=what.norm, eps=what.radii, ids=images.ids, device=what.device,
-        folder=place.work, resume=place.resume, prepare=True, about=about(what), architecture=what.loaded.architecture,
+        folder=place, resume=place.resume, prepare=True, about=about(what), architecture=what.loaded.architecture,
         track=tracker(quiet), **how,
     )  # fmt: skip
     return found, time.perf_counter() - begin

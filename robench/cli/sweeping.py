@@ -50,7 +50,7 @@ def sweep_command(
         if place.finished:
             done = known(cells, place.folder)
         else:
-            done = list(sweep(cells, train_one, folder=place.work, about=about, suite=suite, measure=measure, resume=place.resume))
+            done = list(sweep(cells, train_one, folder=place, about=about, suite=suite, measure=measure, resume=place.resume))
         title += f"{done[0].rows[0].data or Path(words['data']).name}, measured on {measure} images"
         if not place.finished:
             also = [pattern for cell in cells for pattern in (f"{cell.name}.pt", f"{cell.name}.*.*", f"{cell.name}.json")]
