@@ -302,8 +302,8 @@ def numbered(folder: Path) -> Path:
 
 
 def differing(one: Words, other: Words, where: str = "") -> str:
-    """The first word in which two dicts differ, with both values, lists last; "" if none."""
-    for key in sorted({*one, *other}, key=lambda key: (isinstance(one.get(key), list), key)):
+    """The first word in which two dicts differ, with both values, lists and dicts of lists (a grid) last; "" if none."""
+    for key in sorted({*one, *other}, key=lambda key: (holds_lists(one.get(key)), key)):
         a, b = one.get(key), other.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             if told := differing(a, b, f"{where}{key}."):
@@ -311,6 +311,11 @@ def differing(one: Words, other: Words, where: str = "") -> str:
         elif a != b:
             return f"{where}{key} was {shortened(a)} and is {shortened(b)}"
     return ""
+
+
+def holds_lists(value: object) -> bool:
+    """Whether a value is a list or a dict of lists."""
+    return isinstance(value, list) or (isinstance(value, Mapping) and bool(value) and all(isinstance(its, list) for its in value.values()))
 
 
 def shortened(value: object) -> str:

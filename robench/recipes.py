@@ -9,6 +9,7 @@ import difflib
 import importlib.util
 import inspect
 import math
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ SIGNATURES = {  # what a function of the user's own is called with; its options 
     "method": ("model", "x", "target", "draws"),
     "score": ("explained",),
 }
+PARTS = (3, 6, 7, 9, 255)  # denominators of fractions that people write and that no short decimal number equals
 USER = "robench_user_"  # how the modules of the user's files are named
 
 
@@ -116,6 +118,32 @@ def eps_text(eps: float) -> str:
     if float(short) == eps or float(steps) > 255 or abs(float(steps) - 255 * eps) > 1e-5 * float(steps) or ("." in steps and eps > 0.2):
         return short
     return f"{steps}/255"
+
+
+def worded(value: object) -> str:
+    """A value as one writes it: numbers short but exact, 1.0 as 1, thirds and 255ths and the like as fractions, true and false."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, float):
+        return str(value)
+    short, whole = (re.sub(r"e([+-])0*", r"e\1", text).replace("e+", "e") for text in (f"{value:g}", repr(value)))  # a file name loses a +
+    if float(short) == value:
+        return short
+    parted = (f"{round(parts * value)}/{parts}" for parts in PARTS if abs(value) < 100 and round(parts * value) / parts == value)
+    steps = f"{255 * value:.4g}/255"
+    return next(parted, steps if fraction(steps) == value else whole)
+
+
+def spelled(recipe: Recipe) -> str:
+    """The sentence from which `parse` reads a recipe."""
+    pairs = [(recipe.name, recipe.weight)] if recipe.weight is not None else []
+    words = [f"{key}={exact(value)}" for key, value in (*pairs, *recipe.options.items())]
+    return ",".join(words if pairs else [recipe.name, *words])
+
+
+def exact(value: object) -> str:
+    """A value as a recipe spells it, without rounding."""
+    return str(value).lower() if isinstance(value, bool) else repr(value) if isinstance(value, float) else str(value)
 
 
 def lookup(name: str, table: Mapping[str, T], what: str) -> T:

@@ -24,7 +24,7 @@ from robench.models.contract import FEW, examined
 from robench.models.identity import code_of
 from robench.objectives import DEFAULT_BASES, OBJECTIVES, regularizers_of
 from robench.presets import PRESETS
-from robench.recipes import Recipe, eps_text, lookup, parse, resolve, separate
+from robench.recipes import Recipe, eps_text, lookup, parse, resolve, separate, worded
 from robench.schedules import SCHEDULES
 from robench.threat import NORMS, Threat, refuse_too_large
 
@@ -177,11 +177,8 @@ def spelled(recipe: Recipe) -> str:
 
 
 def short(value: object) -> str:
-    """A value as a part of a file's name: multiples of 1/255 as such."""
-    if not isinstance(value, float):
-        return str(value)
-    parts = round(value * 255)
-    return f"{parts}-255" if 0 < parts < 255 and parts / 255 == value else f"{value:g}"
+    """A value as a part of a file's name: as one writes it, with a dash for the stroke of a fraction."""
+    return worded(value).replace("/", "-")
 
 
 def first_or_all_kinds(images: Images, n: int, seed: int) -> Images:

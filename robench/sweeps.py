@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -28,7 +27,7 @@ from robench.inputs import PathLike
 from robench.journal import Journal, difference, finished
 from robench.objectives import OBJECTIVES, REGULARIZERS
 from robench.presets import PRESETS
-from robench.recipes import Recipe, did_you_mean, fraction, from_file, literal, lookup, options_of, parse
+from robench.recipes import Recipe, did_you_mean, from_file, literal, lookup, options_of, parse, spelled, worded
 from robench.report import table
 from robench.report.training import Point
 from robench.rows import Row
@@ -41,7 +40,6 @@ METHOD = ("objective", "reg")
 ABOUT, ROWS = "sweep.json", "rows.csv"
 HELD_OUT = "held-out"
 FORM = "write KEY=VALUE:VALUE, the keys parted by commas, such as lambda=0.03:0.1:0.3,rho=0.1:1"
-PARTS = (3, 6, 7, 9, 255)  # denominators of fractions that people write and that no short decimal number equals
 SETTINGS = PRESETS["small"]
 
 
@@ -124,20 +122,6 @@ def value_of(key: str, word: str) -> Any:
     return value
 
 
-def worded(value: object) -> str:
-    """A value as one writes it: numbers short but exact, 1.0 as 1, thirds and 255ths and the like as fractions, true and false."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if not isinstance(value, float):
-        return str(value)
-    short, whole = (re.sub(r"e([+-])0*", r"e\1", text).replace("e+", "e") for text in (f"{value:g}", repr(value)))  # a file name loses a +
-    if float(short) == value:
-        return short
-    parted = (f"{round(parts * value)}/{parts}" for parts in PARTS if abs(value) < 100 and round(parts * value) / parts == value)
-    steps = f"{255 * value:.4g}/255"
-    return next(parted, steps if fraction(steps) == value else whole)
-
-
 def applied(cell: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """The keyword arguments of `train` that a cell of a grid becomes: reg, objective, seed, or keys of a preset.
 
@@ -208,18 +192,6 @@ def changed(recipe: Recipe, option: str, value: Any) -> Recipe:
     if option == WEIGHT:
         return replace(recipe, weight=options.number(f"{WEIGHT} of {recipe.name}", value))
     return replace(recipe, options={**recipe.options, option: value})
-
-
-def spelled(recipe: Recipe) -> str:
-    """The sentence from which `parse` reads a recipe."""
-    pairs = [(recipe.name, recipe.weight)] if recipe.weight is not None else []
-    words = [f"{key}={exact(value)}" for key, value in (*pairs, *recipe.options.items())]
-    return ",".join(words if pairs else [recipe.name, *words])
-
-
-def exact(value: object) -> str:
-    """A value as a recipe spells it, without rounding."""
-    return str(value).lower() if isinstance(value, bool) else repr(value) if isinstance(value, float) else str(value)
 
 
 def fitting(key: str, value: Any) -> Any:

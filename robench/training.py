@@ -29,13 +29,14 @@ from robench.inputs import PathLike, Suite, as_path, as_seed, as_suite
 from robench.memory import ending_told
 from robench.models import checkpoint, load, peek
 from robench.models.architectures import is_foreign, runs_code
+from robench.models.identity import code_of, digest_of
 from robench.models.loading import kind_of
 from robench.objectives import NEED_TEACHER, follows_images, remarks
 from robench.objectives.gradients import evaluation
 from robench.objectives.second_order import differentiates_twice, fused_attention
 from robench.plans import resolvable
 from robench.presets import default_preset
-from robench.recipes import Recipe, parse
+from robench.recipes import Recipe, parse, spelled
 from robench.report.training import curves, log
 from robench.resuming import Event, Going, claimed, finished, kept_going, replacing, taken_up, unfinished
 from robench.settings import few_held_out, file_name, network, plan_of, settled
@@ -119,8 +120,7 @@ def train(
     data_dir, out, teacher = as_path(data_dir, "data_dir"), as_path(out, "out"), as_path(teacher, "teacher")
     teachers, suite, device, seed = as_path(teachers, "teachers"), as_suite(suite), str(device), as_seed(seed)
     shown: dict[str, Any] = {"data_dir": data_dir, "download": download, "image_size": image_size, "resize": resize, "layout": layout}
-    where = {**shown, "class_order": "text" if data.startswith("folder:") else None}
-    images = load_images(data, "train", n=n_train, seed=seed, by_class=True, **where)
+    images = images_of(data, "train", n_train, seed, **shown)
     name = preset or default_preset(images.shape)
     settings, notes = settled(name, overrides)
     settings["held_out"], more = few_held_out(settings["held_out"], len(images), overrides.get("held_out") is not None)
@@ -129,7 +129,7 @@ def train(
         settings["compiled"], notes = False, [*notes, f"{why}: the training runs without it"]
     world = started()
     training, held_out = holdout(images, settings["held_out"], seed)
-    test = held_out if measure == "held-out" else load_images(data, "test", **where)
+    test = held_out if measure == "held-out" else images_of(data, "test", **shown)
     test = unsplit(held_out) if measure == "held-out" or test.split == "all" else test
     few = stratified(test, eval_n, seed) if test.name.endswith(HELD_OUT) else test.take(slice(0, eval_n))
     notes += incomplete(training, few)
@@ -148,11 +148,12 @@ def train(
 
     meta: dict[str, Any] = {
         "model": about,
-        "data": {"name": images.name, "n": len(training), "held_out": len(held_out), "sha256": images.sha256},
+        "data": {"name": images.name, "n": len(training), "held_out": len(held_out), "sha256": images.sha256, **measured_words(test)},
         "preset": name,
         "recipe": {
             **settings, "reg": list(settings["reg"]), "seed": seed, "select": select, "measure": measure,
-            "eval_n": eval_n, "suite": suite if isinstance(suite, str) else [recipe.label for recipe in suite],
+            "eval_n": eval_n, "suite": suite if isinstance(suite, str) else list(map(sentence_of, suite)),
+            **files_named((settings["objective"], *settings["reg"]), suite),
         },
     }  # fmt: skip
     called = file_name(settings, name, default_preset(images.shape), images.name, seed)
@@ -174,14 +175,15 @@ def train(
 
         done = finished(file, meta) if resume and not (force and unfinished(file)) else None
         if done and teacher is None:
-            refuse_other_teacher(done[1], [None, teacher_place(file, teachers, {**settings, **UNDEFENDED, "seed": seed})])
+            its = teacher_place(file, teachers, {**settings, **UNDEFENDED, "seed": seed})
+            refuse_other_teacher(done[1], own_teacher(done[1], its))
             return handed_back(model, done, device, file)
         master, origin = teacher_of(methods, teacher, model, about, first)
         meta["recipe"]["teacher"] = origin
         notes += teacher_notes(teacher, images, about) if teacher else []
         plan = replace(plan, teacher=None if master is None else master.to(device))
         if done:
-            refuse_other_teacher(done[1], [teacher])
+            refuse_other_teacher(done[1], (origin or {}).get("sha256"))
             return handed_back(model, done, device, file)
         run = begin(model.to(device), plan, world)
         going = Going(file, checkpoint.plain({**meta, "processes": world.size}), run)
@@ -206,11 +208,41 @@ def followed(
     return best, notes + late
 
 
-def refuse_other_teacher(meta: Mapping[str, Any], known: Sequence[Path | None]) -> None:
-    """InputError where a finished training has learnt from a teacher that is none of those."""
-    its = (meta["recipe"].get("teacher") or {}).get("name")
-    if its not in [path and path.name for path in known]:
-        raise InputError(f"the finished training has learnt from {its}: pass --force to replace it, or choose another --out")
+def measured_words(test: Images) -> dict[str, str]:
+    """What a training says of the test images that it is measured on; nothing of held-out ones, which are training images."""
+    return {} if test.name.endswith(HELD_OUT) else {"test_sha256": test.sha256}
+
+
+def sentence_of(recipe: Recipe) -> str:
+    """A recipe as it is written, without the folders of a user's file."""
+    return spelled(replace(recipe, name=recipe.label))
+
+
+def files_named(methods: Sequence[str], suite: str | Sequence[Recipe]) -> dict[str, dict[str, str]]:
+    """The sha256 of the files that methods and attacks name, by file: "code" of the user's own, "surrogates" that attacks transfer from."""
+    attacks = [] if isinstance(suite, str) else [recipe.name for recipe in suite]
+    surrogates = [Path(name.removeprefix("transfer:")) for name in attacks if name.startswith("transfer:")]
+    found = {
+        "code": code_of(*methods, *(name for name in attacks if not name.startswith("transfer:"))),
+        "surrogates": {file.name: digest_of(file) for file in surrogates},
+    }
+    return {key: files for key, files in found.items() if files}
+
+
+def own_teacher(meta: Mapping[str, Any], place: Path | None) -> str | None:
+    """The sha256 of the teacher from which a training that names none learns: the one in `place`, or which lay there and is gone."""
+    its = meta["recipe"].get("teacher") or {}
+    if place is None or its.get("name") != place.name:
+        return None
+    return checkpoint.fingerprint(checkpoint.read(place)[0]) if place.exists() else its.get("sha256")
+
+
+def refuse_other_teacher(meta: Mapping[str, Any], known: str | None) -> None:
+    """InputError where a finished training has learnt from a teacher of other weights than those of this sha256 (None: no teacher)."""
+    its = meta["recipe"].get("teacher") or {}
+    if its.get("sha256") != known:
+        whom = f"{its['name']} (sha256 {its['sha256'][:12]}..., not {known[:12] + '...' if known else 'none'})" if its else "no teacher"
+        raise InputError(f"the finished training has learnt from {whom}: pass --force to replace it, or choose another --out")
 
 
 def handed_back(model: nn.Module, done: tuple[dict[str, Tensor], dict[str, Any]], device: str, out: Path | None) -> Trained:
@@ -261,6 +293,12 @@ def one_of(name: str, value: str, choices: tuple[str, str]) -> None:
     """InputError where an option is neither of its two values."""
     if value not in choices:
         raise InputError(f"{name} is {choices[0]!r} or {choices[1]!r}, not {value!r}")
+
+
+def images_of(data: str, split: str, n: int | None = None, seed: int = 0, **shown: Any) -> Images:
+    """The images of a training: of "train" all, or n drawn with the seed, the same share of each class; of "test" all."""
+    order = "text" if data.startswith("folder:") else None  # a checkpoint stores the names of its classes
+    return load_images(data, split, n=n, seed=seed, by_class=split == "train", class_order=order, **shown)
 
 
 def unsplit(held_out: Images) -> Images:

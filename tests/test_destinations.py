@@ -295,6 +295,7 @@ def test_the_name_of_a_checkpoint_tells_trainings_apart():
     assert name(reg=("sagr",)) == "shapes-cnn-sagr"
     assert name(reg=("sagr=0.1,rho=0.3",), seed=3) == "shapes-cnn-sagr-0.1-rho-0.3-seed-3"
     assert name(objective="pgd-at", eps=2 / 255, epochs=3) == "shapes-cnn-pgd-at-eps-2-255-epochs-3"
+    assert name(objective="pgd-at", eps=0.25 / 255, lr=1 / 3) == "shapes-cnn-pgd-at-eps-0.25-255-lr-1-3"
     assert name(objective="pgd-at") == "shapes-cnn-pgd-at"  # in the repository; README's words get the next number
     assert name(objective="pgd-at", reg=("sagr=1",)) == "shapes-cnn-pgd-at-sagr-1"
     assert name("mnist-small", data="npz:a b/mine") == "mine-two-conv-standard-mnist-small"

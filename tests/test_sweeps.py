@@ -9,21 +9,18 @@ from commandline import read, refused, robench
 
 from robench.errors import DivergedError, InputError
 from robench.presets import PRESETS
-from robench.recipes import parse
+from robench.recipes import exact, parse, spelled, worded
 from robench.rows import wilson
 from robench.sweeps import (
     Finished,
     applied,
-    exact,
     grid,
     pivot,
     planned,
     points,
     robust_probe,
-    spelled,
     sweep,
     with_front,
-    worded,
 )
 
 SAGR = {"objective": None, "reg": ("sagr=0.1,rho=0.3",)}

@@ -41,6 +41,7 @@ def sweep_command(
         return run(**apart, **settings, preset=preset, out=path, teachers=path.parent, resume=place.resume).meta  # type: ignore[no-any-return]
 
     about = plain({**{key: value for key, value in words.items() if key not in ("watch", "device", "suite")}, "preset": preset, **named})
+    about |= contents(words, named)
     begin = time.perf_counter()
     asked = {"command": "sweep", **header(cells, suite, measure, about)}
     methods = [named.get("objective"), *named.get("reg", ())]
@@ -61,7 +62,8 @@ def sweep_command(
         if (count := one.number("flags")) > 0:
             complain(f"Flag: {one.cell.setting}: the final measurement raised {count:.0f}, see {one.cell.name}.json")
     seconds = time.perf_counter() - begin
-    files = f"rows.csv, sweep.json, front.png and {len(done)} checkpoints in {place.folder}"
+    there = sum((place.folder / f"{cell.name}.pt").exists() for cell in cells)  # a training that diverged leaves none
+    files = f"rows.csv, sweep.json, front.png and {there} checkpoint{'' if there == 1 else 's'} in {place.folder}"
     message(
         f"This sweep is finished, and nothing was changed: {files}" if place.finished else f"Written: {files}, in {seconds:.0f} s", quiet
     )
@@ -74,6 +76,24 @@ def known(cells: Sequence[Cell], folder: Path) -> list[Finished]:
 
     rows = [row for row in read_rows(folder) if row.metric != "on_front"]
     return [Finished(cell, [row for row in rows if row.setting == cell.setting], fresh=False) for cell in cells]
+
+
+def contents(words: dict[str, Any], named: dict[str, Any]) -> dict[str, Any]:
+    """The sha256 of what the words of a sweep name: images, a teacher, own code, models that attacks transfer from."""
+    from robench.models.identity import code_of, digest_of
+    from robench.training import files_named, images_of
+
+    shown = {key: words[key] for key in ("data_dir", "download", "image_size", "resize", "layout")}
+    found: dict[str, Any] = {
+        "sha256 of the training images": images_of(words["data"], "train", words["n_train"], words["seed"], **shown).sha256
+    }
+    if words["measure"] == "test":
+        found["sha256 of the test images"] = images_of(words["data"], "test", **shown).sha256
+    if words["teacher"] is not None:
+        found["sha256 of the teacher"] = digest_of(words["teacher"])
+    files = files_named(list(filter(None, (named.get("objective"), *named.get("reg", ())))), words["suite"])
+    code = {**files.pop("code", {}), **code_of(named.get("arch"))}
+    return {**found, **files, **({"code": code} if code else {})}
 
 
 def plain(words: dict[str, Any]) -> dict[str, Any]:
