@@ -17,12 +17,15 @@ from typing import Any
 
 from robench.errors import InputError, UnfinishedError
 from robench.journal import complete_lines, states
+from robench.recipes import Recipe, spelled, worded
 from robench.writing import locked, prepare, write_whole
 
 MANIFEST = "manifest.json"
 LOCK, STAGED, REPLACING, WHOLE = ".lock", ".results", ".replacing", ".whole"
 OURS = (MANIFEST, "rows.csv", "samples.csv", "report.html", "x_adv.npy", "sweep.json", "front.png", "compare.csv")
 PICTURES = "x_adv-*.png"  # of adversarial images
+LONG = 60  # letters
+REPEATED = {"methods": "--method", "scores": "--score", "against": "--against", "join": "--join"}  # options by their word
 Words = Mapping[str, Any]
 Adds = Callable[[Words, Words], bool]
 
@@ -309,7 +312,11 @@ def differing(one: Words, other: Words, where: str = "") -> str:
             if told := differing(a, b, f"{where}{key}."):
                 return told
         elif a != b:
-            return f"{where}{key} was {shortened(a)} and is {shortened(b)}"
+            return (
+                lists_apart(where + key, [*(a or ())], [*(b or ())])
+                if lists_of_words(a, b)
+                else f"{where}{key} was {shortened(a)} and is {shortened(b)}"
+            )
     return ""
 
 
@@ -318,7 +325,42 @@ def holds_lists(value: object) -> bool:
     return isinstance(value, list) or (isinstance(value, Mapping) and bool(value) and all(isinstance(its, list) for its in value.values()))
 
 
+def lists_of_words(*values: object) -> bool:
+    """Whether values are lists whose items can be told as the user wrote them."""
+    return all(isinstance(value, list) and all(map(as_written, value)) for value in values)
+
+
+def lists_apart(key: str, one: list[Any], other: list[Any]) -> str:
+    """In what two lists differ, in the words of the command line; long ones without what they share."""
+    told, others = [*map(as_written, one)], [*map(as_written, other)]
+    if told == others:
+        changed = next(words for words, a, b in zip(told, one, other, strict=True) if a != b)
+        return f"what {written(key, [changed])} names has changed"
+    long = max(len(written(key, told)), len(written(key, others))) > LONG
+    a, b = (
+        [*(["..."] if long and {*its} & {*those} else []), *(word for word in its if not long or word not in those)]
+        for its, those in ((told, others), (others, told))
+    )
+    return f"{key} was {written(key, a)} and is {written(key, b)}"
+
+
+def written(key: str, words: Sequence[str]) -> str:
+    """Words as one writes them on the command line, where the option is known."""
+    option = REPEATED.get(key)
+    parts = [f"{option} {word}" if option and word != "..." else word for word in words]
+    return (" " if option else ", ").join(parts) or "none"
+
+
+def as_written(item: object) -> str:
+    """A recipe, a file, a model, a number or a word as the user wrote it; "" for anything else."""
+    if isinstance(item, Mapping) and {"name", "weight", "options"} <= {*item}:
+        return spelled(Recipe(item["name"], item["weight"], dict(item["options"])))
+    if isinstance(item, Mapping):
+        return str(item.get("path") or item.get("name") or "")
+    return worded(item) if isinstance(item, (str, int, float)) else ""
+
+
 def shortened(value: object) -> str:
     """A value in at most 60 letters."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    text = worded(value) if isinstance(value, float) else repr(value)
+    return text if len(text) <= LONG else text[: LONG - 3] + "..."

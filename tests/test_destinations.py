@@ -13,9 +13,11 @@ import pytest
 from commandline import read, refused, robench
 
 from robench import destinations
-from robench.destinations import REPLACING, STAGED, WHOLE, claimed, numbered
+from robench.cli.measuring import recipe_words
+from robench.destinations import REPLACING, STAGED, WHOLE, claimed, differing, numbered
 from robench.errors import InputError, UnfinishedError
 from robench.journal import Journal
+from robench.recipes import parse
 from robench.settings import file_name, settled
 
 WORDS = {"command": "eval", "data": {"n": 100}, "seed": 0}
@@ -264,9 +266,36 @@ def test_an_audit_is_shown_again(tmp_path):
     before = contents(tmp_path / "out")
     assert robench(*words, "--resume").stdout == first.stdout
     assert "target was 'true' and is 'predicted'" in refused(*words, "--target", "predicted", "--resume")
+    said = refused(*words, "--method", "saliency,occlusion,block=4", "--resume")
+    assert "methods was --method saliency and is --method saliency --method occlusion,block=4)" in said
     assert contents(tmp_path / "out") == before
     robench(*words[:-3], "--out", tmp_path / "out", "--force")
     assert not list((tmp_path / "out").glob("maps-*"))
+
+
+def test_an_audit_knows_the_results_that_it_joins(tmp_path):
+    attack = ["attack", CHECKPOINT, "--n", 10, "--out", tmp_path / "run", "--attack"]
+    robench(*attack, "fgsm")
+    words = ["saliency", CHECKPOINT, "--n", 10, "--score", "gini", "--join", tmp_path / "run", "--out", tmp_path / "out"]
+    robench(*words)
+    assert "nothing was changed" in robench(*words, "--resume").stderr
+    robench(*attack, "pgd,steps=2", "--force")
+    assert f"what --join {tmp_path / 'run'} names has changed" in refused(*words, "--resume")
+
+
+def test_lists_that_differ_are_told_as_they_are_written():
+    def told(key, one, other):
+        return differing({key: [recipe_words(parse(sentence)) for sentence in one]}, {key: [recipe_words(parse(word)) for word in other]})
+
+    assert told("methods", ["saliency"], ["occlusion,block=2"]) == "methods was --method saliency and is --method occlusion,block=2"
+    assert told("against", [], ["pgd,eps=0.5"]) == "against was none and is --against pgd,eps=0.5"
+    many = ["saliency", "occlusion,block=2", "integrated-gradients,steps=20", "smoothgrad,samples=50"]
+    assert told("methods", many, [*many[:3], "gini"]) == "methods was ... --method smoothgrad,samples=50 and is ... --method gini"
+    assert told("suite", ["pgd-20"], ["pgd-20", "fgsm"]) == "suite was pgd-20 and is pgd-20, fgsm"
+    assert differing({"eps": [8 / 255]}, {"eps": [4 / 255]}) == "eps was 8/255 and is 4/255"
+    one, other = ([{"name": "a.pt", "sha256": digest}] for digest in "ab")
+    assert differing({"checkpoint": one}, {"checkpoint": other}) == "what a.pt names has changed"
+    assert differing({"x": [[1]]}, {"x": [[2]]}) == "x was [[1]] and is [[2]]"
 
 
 def test_corruptions_and_a_reference_are_added_to_a_finished_run(tmp_path):

@@ -129,10 +129,18 @@ def words_of(what: Sequence[Subject], wanted: Wanted) -> dict[str, Any]:
     recipes = {"methods": wanted.methods, "against": wanted.against}
     return {
         "command": "saliency", **described(what), **{key: [recipe_words(recipe) for recipe in its] for key, its in recipes.items()},
-        "scores": list(wanted.scores), "target": wanted.target, "channels": wanted.channels, "join": sorted(map(str, wanted.join)),
+        "scores": list(wanted.scores), "target": wanted.target, "channels": wanted.channels,
+        "join": [results_words(folder) for folder in sorted(wanted.join)],
         "inductive": wanted.inductive, "seed": wanted.seed, "save": wanted.save,
         **({"norm": what[0].norm, "eps": what[0].radii[0]} if wanted.against else {}),
     }  # fmt: skip
+
+
+def results_words(folder: Path) -> dict[str, str]:
+    """What identifies earlier results: their folder, and the content of what an audit reads there."""
+    from robench.models.identity import digest_of
+
+    return {"path": str(folder), **{name: digest_of(folder / name) for name in ("manifest.json", "rows.csv", "samples.csv")}}
 
 
 def show_again(what: Sequence[Subject], wanted: Wanted, place: Place, name: str) -> None:
