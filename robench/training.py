@@ -424,7 +424,7 @@ def concluded(
     meta = {
         **meta,
         "recipe": {**meta["recipe"], "epoch": chosen.epoch + 1},
-        "metrics": metrics(found, test.name),
+        "metrics": metrics(found, test.name, "" if test.name.endswith(HELD_OUT) else test.split),
         "flags": flags(found),
     }
     if run.world.rank == 0 and going.out is not None and going.state is not None:
@@ -452,13 +452,17 @@ def measured(
     ]
 
 
-def metrics(found: Sequence[Evaluation], data: str) -> dict[str, Any]:
-    """The measured accuracies with interval and n: clean on all images, on the attacked ones where these are fewer, then the suite's."""
+def metrics(found: Sequence[Evaluation], data: str, split: str) -> dict[str, Any]:
+    """The measured accuracies with interval, n and images: clean on all, on the attacked ones where these are fewer, then the suite's.
+
+    split  of the images, "" where `data` says it
+    """
     (everywhere, *_), few = ([row for row in evaluation.rows if row.metric == "accuracy"] for evaluation in found)
     again = few[:1] if len(few) > 1 and few[0].n != everywhere.n else []
     rows = [everywhere, *(replace(row, probe=CLEAN_ATTACKED) for row in again), *few[1:]]
+    images = {"data": data, "split": split} if split else {"data": data}
     return {
-        row.probe: {"accuracy": row.value, "low": row.low, "high": row.high, "n": row.n, "norm": row.norm, "eps": row.eps, "data": data}
+        row.probe: {"accuracy": row.value, "low": row.low, "high": row.high, "n": row.n, "norm": row.norm, "eps": row.eps, **images}
         for row in rows
     }
 

@@ -521,3 +521,12 @@ def test_a_radius_of_one_norm_is_used_in_no_other(tmp_path):
     assert "which radius in l2? The preset small has linf eps 8/255, which says nothing about l2: give eps (--eps)" in said
     with pytest.raises(InputError, match="which radius in l1"):
         evaluate(torch.nn.Flatten(), torch.zeros(1, 1, 2, 2), [0], norm="l1", suite="smoke")
+
+
+def test_the_result_of_a_training_names_the_split_and_where_nothing_else_is_said_the_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "--n-train", 200, "--epochs", 1, "--held-out", 50, "--eval-n", 10, "--suite", "fgsm", "--quiet"]
+    shown = " ".join(robench(*words).stdout.split())
+    assert "measured on shapes test" in shown
+    assert str(next(Path("checkpoints").glob("*.pt"))) in shown
+    assert "measured on shapes held out" in " ".join(robench(*words, "--measure", "held-out", "--out", "net.pt").stdout.split())

@@ -122,6 +122,7 @@ def test_a_model_that_keeps_the_contract_stays_itself():
         (Wrapped(after=lambda z: (100 * z).long()), "returns int64 numbers: logits must be floating-point"),
         (Wrapped(after=lambda z: z > 0), "returns bool numbers"),
         (Wrapped(after=lambda z: z.tolist()), "returns list, not one tensor"),
+        (Wrapped(after=lambda z: z[:, :0]), r"gives no logits: its output for 1 images has the shape \(1, 0\)"),
         (Wrapped(after=lambda z: z[:, 0]), r"turns images \(1, 1, 8, 8\) into an output \(1,\)"),
     ],
 )
@@ -129,6 +130,18 @@ def test_what_no_copy_can_mend_is_refused_with_the_reason(model, sentence):
     x, y = images()
     with pytest.raises(InputError, match=sentence):
         evaluate(model, x, y, suite="smoke")
+
+
+def test_a_model_that_disables_gradients_is_measured_and_they_are_enabled_after_each_call():
+    def off(x):
+        torch.set_grad_enabled(False)
+        return x
+
+    x, y = images()
+    found = evaluate(Wrapped(off), x, y, suite="smoke", eps=0.1, examine=True)
+    assert torch.is_grad_enabled()
+    assert [note for note in found.notes if "disables gradients for the whole process" in note]
+    assert [flag for flag in found.flags if "the logits have no gradient, as the graph is cut inside the model" in flag]
 
 
 # modes

@@ -104,6 +104,7 @@ def test_every_table_and_picture_comes_out_and_they_agree(tmp_path):
             assert cell["data"] == "shapes-c-synth"
             assert "scale=cifar" in cell["setting"]
     pages = {path.name for path in out.iterdir()}
+    assert "over the severity, measured at 1 and 5; 0 is the image as it is" in (out / "report.html").read_text()
     assert {"heat-shapes-cnn-pgd-at-pt.png", "severities.png", "sheet.png", "report.html", "manifest.json"} < pages
     assert json.loads((out / "manifest.json").read_text())["data"]["scale"] == "cifar"
 

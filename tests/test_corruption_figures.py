@@ -230,3 +230,10 @@ def test_pictures_of_nothing_and_of_unequal_images_are_refused():
             draw()
     with pytest.raises(InputError, match="as large as the clean one"):
         contact_sheet("x.png", {("fog", 1): image[:, :4]}, image, "title")
+
+
+def test_the_curves_join_the_severities_that_were_measured(drawn):
+    severity_curves("x.png", [("one", table(["fog", "snow"], (1, 3)), 0.95)], "title")
+    (line,) = drawn[0].axes[0].lines
+    assert list(line.get_xdata()) == [0, 1, 3]
+    assert list(line.get_ydata()) == pytest.approx([95, 86.5, 80.5])

@@ -50,7 +50,7 @@ def test_what_was_understood_is_told_in_one_line(tmp_path):
         "folder:toy was read as PATH/SPLIT/CLASS, splits test, train; split 'train': 2 classes (a, b), 3 images, 1 to 2 a class",
     )
     flat = put(tmp_path / "plain", "a/0.png", "b/0.png", "c/0.png")
-    assert load(flat).notes == ("folder:plain was read as PATH/CLASS, no splits; all images: 3 classes (a, ..., c), 3 images, 1 a class",)
+    assert load(flat).notes == ("folder:plain was read as PATH/CLASS, no splits; all images: 3 classes (a, b, c), 3 images, 1 a class",)
 
 
 def test_hidden_folders_empty_folders_and_leftovers_of_archives_are_no_classes(tmp_path):

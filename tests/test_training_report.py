@@ -104,7 +104,7 @@ def test_every_kind_of_number_has_its_panel(drawn):
         "terms of the loss", "held-out accuracy (%)", "learning rate", "margin, held-out images", "weight norm, held-out images",
     ]  # fmt: skip
     assert legend(figure.axes[0]) == ["loss", "sagr"]
-    assert legend(figure.axes[1]) == ["clean", "FGSM", "PGD"]
+    assert legend(figure.axes[1]) == ["clean", "FGSM", "PGD-10"]
     assert data(figure.axes[1].lines[2]) == [[1, 2, 3], pytest.approx([20, 30, 40])]
     assert figure.axes[1].get_ylim() == (0, 100)
     assert all(list(axes.lines[-1].get_xdata()) == [2, 2] for axes in figure.axes)
@@ -116,7 +116,7 @@ def test_what_is_not_finite_is_left_out_and_the_line_goes_on():
     history[1]["held_out_robust"], history[2]["terms"]["loss"] = math.nan, math.inf
     panels = {panel.label: panel for panel in panels_of(history)}
     assert list(panels) == ["terms of the loss", "held-out accuracy (%)", "learning rate"]
-    assert [at for at, _ in panels["held-out accuracy (%)"].lines["PGD"]] == [1, 3, 4]
+    assert [at for at, _ in panels["held-out accuracy (%)"].lines["PGD-10"]] == [1, 3, 4]
     assert [at for at, _ in panels["terms of the loss"].lines["loss"]] == [1, 2, 4]
 
 

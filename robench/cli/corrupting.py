@@ -354,7 +354,8 @@ def report(found: Sequence[Loaded], source: Source, result: Degradation, wanted:
     with place.results() as folder:
         written = save(folder, result.rows, result.columns, content)
         written += pictures(found, source, result, name, folder)
-        written.append(page(folder / "report.html", name, page_parts(shown, written, notes)))
+        severities = sorted({severity for _, severity in source.cells})
+        written.append(page(folder / "report.html", name, page_parts(shown, written, notes, severities=severities)))
     for table in shown:
         show(*table)
     message(f"Written: {', '.join(path.name for path in written)} in {place.folder}", wanted.quiet)
@@ -402,7 +403,9 @@ def tables(rows: Sequence[Row], title: str, reference: Mapping[str, Any]) -> lis
     first = Table(f"corruptions: {title}", ("metric", *names), [])
     first.lines.extend(lines(rows, names, lambda row: row.probe == "clean" and row.metric == "accuracy", lambda _: "clean accuracy %"))
     first.lines.extend(lines(rows, names, lambda row: row.probe == "corruptions" and "severity=" not in row.setting, metric_of))
-    second = Table("mean accuracy % over the severities", ("corruption", *names), [])
+    graded = sorted({row.setting.partition("severity=")[2].split()[0] for row in rows if "severity=" in row.setting})
+    over = f"severity {graded[0]}" if len(graded) == 1 else f"the severities {', '.join(graded)}"
+    second = Table(f"mean accuracy % over {over}", ("corruption", *names), [])
     second.lines.extend(
         lines(rows, names, lambda row: row.probe not in ("clean", "corruptions") and row.metric == "mean_accuracy", lambda row: row.probe)
     )

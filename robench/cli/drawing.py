@@ -30,7 +30,7 @@ CAPTIONS = {
     "bands show the draws.",
     "occlusion": "Error rate under boxes, on the images that a model gets right.",
     "heat": "Accuracy in each cell, in percent.",
-    "severities": "Mean accuracy of each family of corruptions over the severity; 0 is the image as it is.",
+    "severities": "Mean accuracy of each family of corruptions over the severity, {measured}; 0 is the image as it is.",
     "sheet": "One image under everything.",
 }
 HEADINGS = {
@@ -172,8 +172,14 @@ def words_of(row: Row) -> dict[str, str]:
     return dict(word.partition("=")[::2] for word in row.setting.split())
 
 
-def page_parts(tables: Sequence[Table], pictures: Sequence[Path], notes: Sequence[str]) -> list[Part]:
-    """What the page of a run shows: notes, tables, pictures with a word on each."""
+def joined(numbers: Sequence[int]) -> str:
+    """Numbers in a sentence: 1, 2 and 3."""
+    *first, last = map(str, numbers or (0,))
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def page_parts(tables: Sequence[Table], pictures: Sequence[Path], notes: Sequence[str], *, severities: Sequence[int] = ()) -> list[Part]:
+    """What the page of a run shows: notes, tables, pictures with a word on each; `severities` are those of the corruptions measured."""
     from robench.report import page
 
     parts: list[Part] = [page.Note(note) for note in notes]
@@ -185,7 +191,7 @@ def page_parts(tables: Sequence[Table], pictures: Sequence[Path], notes: Sequenc
         if mine:
             parts += [
                 page.Heading(HEADINGS[kind]),
-                page.Paragraph(caption),
+                page.Paragraph(caption.replace("{measured}", f"measured at {joined(severities)}")),
                 *(page.Picture(path, f"{HEADINGS[kind]}: {path.stem}") for path in mine),
             ]
     return parts

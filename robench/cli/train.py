@@ -182,6 +182,11 @@ def interruptible(force: bool) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
+def images_of(measure: dict[str, Any]) -> str:
+    """The images of a measure with their split, where it is not in their name ("shapes held out") or was not kept."""
+    return f"{measure['data']} {measure.get('split', '')}".rstrip()
+
+
 def show_result(trained: Trained, seconds: float, quiet: bool) -> None:
     """Prints the accuracies that were measured at the end, and where the checkpoint lies."""
     from robench.cli.console import complain, interval, message, percent, show
@@ -204,7 +209,9 @@ def show_result(trained: Trained, seconds: float, quiet: bool) -> None:
         lines.append(("seconds", "", f"{seconds:.1f}", "", ""))
     title = f"{meta['model']['arch']} on {meta['data']['name']}, {method}, preset {meta['preset']}"
     title += f", {meta['data']['n']} images and {meta['data']['held_out']} held out"
-    title += f", weights of epoch {recipe['epoch']} of {recipe['epochs']}, measured on {metrics['clean']['data']}"
+    if quiet:
+        title += f", {trained.path}"
+    title += f", weights of epoch {recipe['epoch']} of {recipe['epochs']}, measured on {images_of(metrics['clean'])}"
     show(title, ("probe", "threat", "accuracy %", "95 % interval", "n"), lines, left=2)
     for flag in meta.get("flags", ()):
         complain(f"Flag: {flag}")

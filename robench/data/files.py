@@ -19,6 +19,7 @@ from robench.data.images import Choice, Images, Size, refuse_labels, refuse_too_
 from robench.data.layouts import SPLITS, STAND_INS, WHOLE, Layout, pictures, understood
 from robench.errors import InputError
 
+NAMED = 6  # classes of a folder that one line names, before it names the first and the last alone
 BROKEN_IMAGE = (OSError, ValueError, EOFError, SyntaxError, Image.DecompressionBombError)
 
 
@@ -198,7 +199,7 @@ def told(tree: Layout, counts: Sequence[int], name: str) -> str:
     least, most = min(counts), max(counts)
     each = f"{least} to {most}" if least < most else str(least)
     what = "all images" if tree.split == WHOLE else f"split {tree.split!r}"
-    few = tree.classes if len(tree.classes) < 3 else (tree.classes[0], "...", tree.classes[-1])
+    few = tree.classes if len(tree.classes) <= NAMED else (tree.classes[0], "...", tree.classes[-1])
     return f"{name} was read as {tree.shape}; {what}: {len(counts)} classes ({', '.join(few)}), {sum(counts)} images, {each} a class"
 
 

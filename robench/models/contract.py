@@ -40,7 +40,7 @@ class Examined:
 
 
 class Kept(nn.Module):
-    """A model behind what it needs to keep the contract: a copy of the images, batches of a size that it takes.
+    """A model behind what it needs to keep the contract: a copy of the images, batches of a size that it takes, gradients on after it.
 
     multiple  batches are filled up to a multiple of this with copies of their last image, whose logits are dropped
     most      no batch is larger than this (None: no limit)
@@ -52,9 +52,10 @@ class Kept(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The logits, (B, K)."""
-        if self.multiple == 1 and self.most is None:
-            return self.network(x.clone())  # type: ignore[no-any-return]
-        return torch.cat([self.piece(part) for part in (x.split(self.most) if self.most else (x,))])
+        with torch.set_grad_enabled(torch.is_grad_enabled()):  # which comes back, whatever the network sets
+            if self.multiple == 1 and self.most is None:
+                return self.network(x.clone())  # type: ignore[no-any-return]
+            return torch.cat([self.piece(part) for part in (x.split(self.most) if self.most else (x,))])
 
     def piece(self, x: Tensor) -> Tensor:
         """The logits of at most `most` images."""
@@ -71,7 +72,8 @@ def examined(model: nn.Module, x: Tensor) -> Examined:
     with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []), modes_seen(model) as ran, roomy(x), frozen(model):
         kept, notes = in_batches(model, x)
         copied, more = unchanging(kept, x)
-        notes += [*more, *again(copied, x), *retained(copied, x)]
+        copied, others = switched_back(copied, x)
+        notes += [*more, *others, *again(copied, x), *retained(copied, x)]
     return Examined(copied, tuple(notes), (trains_in_forward(model, ran),))
 
 
@@ -94,6 +96,8 @@ def answer(model: nn.Module, x: Tensor, n: int) -> Tensor:
         raise InputError(f"the model returns {type(logits).__name__}, not one tensor of logits (B, K)")
     if logits.dim() != 2 or len(logits) != n:
         raise InputError(f"the model turns images {(n, *x.shape[1:])} into an output {tuple(logits.shape)}, not into logits (B, K)")
+    if logits.shape[1] == 0:
+        raise InputError(f"the model gives no logits: its output for {n} images has the shape {tuple(logits.shape)}")
     refuse_one_output(logits)
     if not logits.is_floating_point():
         raise InputError(f"the model returns {str(logits.dtype).removeprefix('torch.')} numbers: logits must be floating-point numbers")
@@ -166,6 +170,21 @@ def unchanging(model: nn.Module, x: Tensor) -> tuple[nn.Module, list[str]]:
     if torch.equal(batch, repeated(x, len(x))):
         return model, []
     return Kept(model), ["the model changes its images in place: it is given copies, so that nothing else sees the change"]
+
+
+def switched_back(model: nn.Module, x: Tensor) -> tuple[nn.Module, list[str]]:
+    """The model, behind a wrapper that enables gradients again where its forward disables them for whoever comes next, with a note."""
+    with torch.enable_grad():
+        try:
+            model(repeated(x, len(x)))
+        except Exception as error:  # what fails with gradients alone is told by `retained`
+            if is_out_of_memory(error):
+                raise
+        left_on = torch.is_grad_enabled()
+    if left_on:
+        return model, []
+    told = "the model disables gradients for the whole process (torch.set_grad_enabled(False)): they are enabled again after each call"
+    return (model if isinstance(model, Kept) else Kept(model)), [told]
 
 
 def again(model: nn.Module, x: Tensor) -> list[str]:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
-from robench.degradation import EXTRA, FAMILIES, FIFTEEN, SEVERITIES, Cell
+from robench.degradation import EXTRA, FAMILIES, FIFTEEN, Cell
 from robench.errors import InputError
 from robench.report.figures import INK, folded, house, save_figure, short
 from robench.report.saliency import SIGNED, seen, stroke
@@ -281,17 +281,20 @@ def severity_curves(path: Path, models: Sequence[tuple[str, Accuracy, float]], t
 
     models  name, accuracy as in `heat_map`, clean accuracy
 
+    A line joins the severities that were measured on some model.
+
     A family's mean goes over those of the fifteen that some model was measured on, and over others only where it has none of these.
     """
-    panels = panels_of(listed([cell for _, accuracy, _ in models for cell in accuracy])[0])
+    names, severities = listed([cell for _, accuracy, _ in models for cell in accuracy])
+    panels = panels_of(names)
     figure = Figure(figsize=(max(4.4, 1.9 * len(panels) + 0.6), 3.0), layout="constrained")
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (kind, members) in zip(grid, panels.items(), strict=True):
         axes.grid(axis="y", color=EMPTY, linewidth=0.6)
         for place, (_, accuracy, clean) in enumerate(models):
-            means = [known_mean(np.array([accuracy.get((name, s), math.nan) for name in members])) for s in SEVERITIES]
+            means = [known_mean(np.array([accuracy.get((name, s), math.nan) for name in members])) for s in severities]
             line = stroke(place, "", marker="o")
-            line.set(data=([0, *SEVERITIES], [100 * share for share in (clean, *means)]), clip_on=False, zorder=3)
+            line.set(data=([0, *severities], [100 * share for share in (clean, *means)]), clip_on=False, zorder=3)
             axes.add_line(line)
         count = f"{len(members)} corruptions" if len(members) > 1 else called(members[0])
         axes.set(xlim=(-0.15, 5.15), ylim=(0, 100), xticks=range(6), xlabel=f"severity\n({count})")

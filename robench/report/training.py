@@ -28,7 +28,7 @@ from robench.writing import write_whole
 History = Sequence[Mapping[str, Any]]
 Box = tuple[float, ...]  # left, low, right, high
 FIRST = ("epoch", "seconds", "lr")
-ACCURACIES = {"held_out_clean": "clean", "held_out_fgsm": "FGSM", "held_out_robust": "PGD"}
+ACCURACIES = {"held_out_clean": "clean", "held_out_fgsm": "FGSM", "held_out_robust": "PGD-10"}
 NOT_DRAWN = "held_out_attacked_clean"  # nearly held_out_clean, on fewer images
 HELD = "held_out_"
 DECADE = 10.0  # a ratio of the largest to the smallest value from which an axis is logarithmic (our choice)
