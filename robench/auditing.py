@@ -25,7 +25,7 @@ from robench.audits import AUDITS, GROUPS
 from robench.audits.geometry import geometry
 from robench.audits.inequality import block_of, lorenz, sizes_of
 from robench.calls import CUT, are_probabilities, frozen, padded, with_gradients
-from robench.claims import is_own, of_copies, on_copies
+from robench.claims import CHANGED, is_own, of_copies, on_copies, put_back, weights_of
 from robench.draws import Draws
 from robench.errors import InputError
 from robench.evaluation import Track, check_logits, checked, make_rows, pixels, untracked, write_rows
@@ -209,11 +209,15 @@ def audit(
         check_logits(logits, y)
         refuse_probabilities(logits)
         warnings.filterwarnings("ignore", message=re.escape(CUT), category=RuntimeWarning)
-        flags, notes = [f"{CLEAN}: {CUT}"] if cut(model, pixels(x, torch.arange(1), device)) else [], list[str]()
+        is_cut = cut(model, pixels(x, torch.arange(1), device))
+        flags, notes = [f"{CLEAN}: {CUT}"] if is_cut else [], list[str]()
         everywhere = torch.arange(len(x))
         scored = on_jacobian(work, scores, logits, everywhere)
         for recipe in methods:
+            own = [one.label for one in (recipe, *scores) if is_own(one.label)]
+            kept = weights_of(model) if own else []
             found, more = by_method(work, recipe, scores, logits, everywhere, altered)
+            flags += [f"{' and '.join(own)}: {CHANGED}"] if put_back(kept) else []
             scored += found
             notes += more
     return Audit(
@@ -225,7 +229,7 @@ def audit(
         scored,
         altered,
         shown,
-        notes + remarks(scored, reaction(logits, bool(flags))),
+        notes + remarks(scored, reaction(logits, is_cut)),
         flags,
     )
 
@@ -273,7 +277,9 @@ def try_out(
         refuse_probabilities(logits)
         on_jacobian(work, scores, logits, few)
         for recipe in methods:
+            kept = weights_of(model) if any(is_own(one.label) for one in (recipe, *scores)) else []
             by_method(work, recipe, scores, logits, few)
+            put_back(kept)  # the audit tells of it
 
 
 def logits_of(work: Work, x: Tensor, places: Tensor) -> Tensor:

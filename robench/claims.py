@@ -7,7 +7,7 @@ against are ours; weights that they change are put back. What they hand back is 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from functools import wraps
@@ -22,7 +22,7 @@ from robench.errors import InputError
 from robench.types import Explain, Explained, Found, Level
 
 PER_SAMPLE = ("fooled", "step", "forwards", "backwards", "nonfinite")  # of Found
-CHANGED = "it changed the weights of the model, which were put back: an attack or a probe may change images alone"
+CHANGED = "it changed the weights of the model, which were put back: no attack, probe, method or score may change them"
 
 
 def is_own(label: str) -> bool:
@@ -53,17 +53,27 @@ def refuse_length(value: Tensor, n: int, what: str) -> None:
 @contextmanager
 def same_weights(label: str, *models: nn.Module) -> Iterator[None]:
     """Puts weights back that a function of the user's own changes meanwhile, with a RuntimeWarning; others are trusted."""
-    found = {id(value): value for model in models for value in (*model.parameters(), *model.buffers()) if value.is_floating_point()}
-    kept = [(value, value.detach().clone()) for value in found.values()] if is_own(label) else []
+    kept = weights_of(*models) if is_own(label) else []
     try:
         yield
     finally:
-        changed = [(value, before) for value, before in kept if not torch.equal(value, before)]
-        with torch.no_grad():
-            for value, before in changed:
-                value.copy_(before)
-        if changed:
+        if put_back(kept):
             warnings.warn(CHANGED, RuntimeWarning, stacklevel=3)
+
+
+def weights_of(*models: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """The weights and floating-point buffers of models, each with a copy."""
+    found = {id(value): value for model in models for value in (*model.parameters(), *model.buffers()) if value.is_floating_point()}
+    return [(value, value.detach().clone()) for value in found.values()]
+
+
+def put_back(kept: Sequence[tuple[Tensor, Tensor]]) -> bool:
+    """Gives weights the values of their copies; whether any had others."""
+    changed = [(value, before) for value, before in kept if not torch.equal(value, before)]
+    with torch.no_grad():
+        for value, before in changed:
+            value.copy_(before)
+    return bool(changed)
 
 
 def levels_of(

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from robench.altered import Scene, altered, known
-from robench.auditing import audit, chosen_methods, chosen_scores
+from robench.auditing import audit, chosen_methods, chosen_scores, try_out
 from robench.errors import InputError
 from robench.evaluation import evaluate
 from robench.probing import Subject, probe
@@ -68,6 +68,11 @@ def erasing(model, x, target, draws):
     x.zero_(); target.zero_()
     return maps
 
+def forgets(model, x, target, draws):
+    for p in model.parameters():
+        p.data.zero_()
+    return x
+
 def destroys(explained):
     for tensor in (explained.maps, explained.x, explained.y, explained.target, explained.sizes):
         tensor.zero_()
@@ -126,7 +131,7 @@ def test_weights_that_an_attack_changes_are_put_back_and_told(images, own):
     assert model.level.item() == 0.5
     assert found.accuracy("own.py:unlearns") == 1
     assert [flag for flag in found.flags if "weights" in flag] == [
-        "own.py:unlearns: it changed the weights of the model, which were put back: an attack or a probe may change images alone"
+        "own.py:unlearns: it changed the weights of the model, which were put back: no attack, probe, method or score may change them"
     ]
 
 
@@ -194,6 +199,15 @@ def test_a_score_and_a_method_that_change_things_in_place_disturb_no_other_score
     assert torch.equal(disturbed.values["gini"], plain.values["gini"])
     assert torch.equal(disturbed.values["alignment"], plain.values["alignment"])
     torch.testing.assert_close(plain.values["alignment"], torch.ones(20, dtype=torch.float64))  # the maps are the images
+
+
+def test_weights_that_a_method_changes_are_put_back_and_told(images, own):
+    model, (wanted, _) = Bright(), chosen_scores(["gini"], False, (4, 4))
+    try_out(model, *images, methods=chosen_methods([own("forgets")]), scores=wanted)
+    assert model.level.item() == 0.5
+    found = audit(model, *images, methods=chosen_methods([own("forgets")]), scores=wanted, about=blank())
+    assert model.level.item() == 0.5
+    assert ["own.py:forgets: it changed the weights" in flag for flag in found.flags] == [True]
 
 
 def test_a_model_with_one_output_is_refused(images):

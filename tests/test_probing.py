@@ -134,7 +134,7 @@ def test_a_probe_that_cannot_be_had_of_the_second_model_is_refused_before_the_fi
 
     few = nn.Sequential(nn.Flatten(), nn.Linear(images[0][0].numel(), int(images[1].max())))
     monkeypatch.setattr("robench.probing.levels", measured)
-    with pytest.raises(InputError, match="out of range"):
+    with pytest.raises(InputError, match="returns 1 output"):
         probe([subject(Threshold(0.5)), subject(few)], *images, [parse("random-noise,t=0.5")])
     with pytest.raises(InputError, match="is more than the"):
         probe([subject(Threshold(0.5))], *images, [parse("random-noise,t=0.5"), parse("random-noise,k=100000")])
