@@ -70,6 +70,7 @@ class Epoch:
     held_out_clean  accuracy on all held-out images; held_out_robust under PGD-10, held_out_fgsm under FGSM, on `probe_n` of them, with
                     the same share of each class; held_out_attacked_clean is the clean accuracy on those
     held_out_margin, held_out_weight_norm  medians on those of the effective margin and of ||g_y||, the norm of the true logit's slope
+    held_out_n, held_out_attacked_n  how many images all and those are
     alarm           why the training ends with this epoch or goes back before it; "" if it does neither
     """
 
@@ -84,6 +85,8 @@ class Epoch:
     held_out_attacked_clean: float = math.nan
     held_out_margin: float = math.nan
     held_out_weight_norm: float = math.nan
+    held_out_n: int = 0
+    held_out_attacked_n: int = 0
     alarm: str = ""
 
     def record(self) -> dict[str, Any]:
@@ -503,6 +506,8 @@ def measure(model: nn.Module, held_out: Images, threat: Threat, seed: int, probe
         "held_out_attacked_clean": found["pgd-10"].accuracy("clean"),
         "held_out_margin": float(slopes["effective-margin"].nanmedian()),
         "held_out_weight_norm": float(slopes["row-norm-true"].nanmedian()),
+        "held_out_n": len(held_out),
+        "held_out_attacked_n": len(few),
     }
 
 

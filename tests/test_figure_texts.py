@@ -38,7 +38,14 @@ def table(names, value):
 
 def history(epochs):
     terms = {"loss": 2.0, "sagr": 50.0, "a_regulariser_of_somebodys.py:function": 1e-4, "ce": 2.1}
-    numbers = {"held_out_clean": 1.0, "held_out_robust": 0.0, "held_out_fgsm": 1.0, "held_out_gradient_norm_of_the_input": 12345.6}
+    numbers = {
+        "held_out_clean": 1.0,
+        "held_out_robust": 0.0,
+        "held_out_fgsm": 1.0,
+        "held_out_attacked_clean": 0.5,
+        "held_out_gradient_norm_of_the_input": 12345.6,
+    }
+    numbers |= {"held_out_n": 10_000, "held_out_attacked_n": 1000}
     return [{"epoch": e, "seconds": 1.0, "lr": 0.1 / (e + 1), "terms": terms, "weight_norm": 3e-9, **numbers} for e in range(epochs)]
 
 

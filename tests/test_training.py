@@ -219,9 +219,11 @@ def test_a_roll_back_goes_to_before_the_gap_and_takes_the_kept_epochs_along():
 def test_the_line_of_an_epoch_shows_both_attacks_where_both_were_run():
     from robench.cli.console import epoch_line
 
-    watched = Epoch(1, 0.0, 0.0, {"ce": 1.0}, 0.9, 0.1, {}, held_out_fgsm=0.8)
-    assert "held-out clean 90.00 %, FGSM 80.00 %, PGD-10 10.00 %" in epoch_line(watched, 3)
-    assert "held-out clean 90.00 %, PGD-10 10.00 %" in epoch_line(replace(watched, held_out_fgsm=math.nan), 3)
+    n = {"held_out_n": 500, "held_out_attacked_n": 200}
+    watched = Epoch(1, 0.0, 0.0, {"ce": 1.0}, 0.9, 0.1, {}, held_out_fgsm=0.8, held_out_attacked_clean=0.85, **n)
+    told = "held-out clean 90.00 % of 500, attacked 200: clean 85.00 %, "
+    assert f"{told}FGSM 80.00 %, PGD-10 10.00 %" in epoch_line(watched, 3)
+    assert f"{told}PGD-10 10.00 %" in epoch_line(replace(watched, held_out_fgsm=math.nan), 3)
 
 
 def test_without_held_out_images_the_last_epoch_is_taken():

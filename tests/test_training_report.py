@@ -111,6 +111,16 @@ def test_every_kind_of_number_has_its_panel(drawn):
     assert "epoch 2" in figure.get_supxlabel()
 
 
+def test_the_accuracies_of_the_attacked_images_stand_beside_their_own_clean_accuracy():
+    history = epochs(3, held_out_attacked_clean=0.9, held_out_n=500, held_out_attacked_n=200)
+    panels = {panel.label: panel for panel in panels_of(history)}
+    assert list(panels) == ["terms of the loss", "held-out accuracy (%)", "learning rate"]
+    assert list(panels["held-out accuracy (%)"].lines) == ["clean, n = 500", "clean, n = 200", "PGD-10, n = 200"]
+    assert panels["held-out accuracy (%)"].lines["clean, n = 200"] == [(1, 0.9), (2, 0.9), (3, 0.9)]
+    same = panels_of([epoch | {"held_out_n": 200} for epoch in history])[1]
+    assert list(same.lines) == ["clean, n = 200", "PGD-10, n = 200"]
+
+
 def test_what_is_not_finite_is_left_out_and_the_line_goes_on():
     history = epochs(4, held_out_margin=math.nan, held_out_weight_norm=None)
     history[1]["held_out_robust"], history[2]["terms"]["loss"] = math.nan, math.inf

@@ -200,9 +200,10 @@ def terms(values: dict[str, float]) -> str:
 
 
 def epoch_line(epoch: Epoch, epochs: int) -> str:
-    """One finished epoch in one line."""
+    """One finished epoch in one line; beside the accuracies under attack stands the clean one of the same images."""
     fgsm = "" if math.isnan(epoch.held_out_fgsm) else f"FGSM {percent(epoch.held_out_fgsm)} %, "
-    held = f"held-out clean {percent(epoch.held_out_clean)} %, {fgsm}PGD-10 {percent(epoch.held_out_robust)} %"
+    few = f"attacked {epoch.held_out_attacked_n}: clean {percent(epoch.held_out_attacked_clean)} %, {fgsm}"
+    held = f"held-out clean {percent(epoch.held_out_clean)} % of {epoch.held_out_n}, {few}PGD-10 {percent(epoch.held_out_robust)} %"
     slopes = f"margin {epoch.held_out_margin:.3g}, weight norm {epoch.held_out_weight_norm:.3g}"
     alarm = f"  ALARM: {epoch.alarm}" if epoch.alarm else ""
     return f"epoch {epoch.epoch + 1}/{epochs}  {terms(epoch.terms)}  {held}, {slopes}  {epoch.seconds:.1f} s{alarm}"

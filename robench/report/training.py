@@ -28,8 +28,13 @@ from robench.writing import write_whole
 History = Sequence[Mapping[str, Any]]
 Box = tuple[float, ...]  # left, low, right, high
 FIRST = ("epoch", "seconds", "lr")
-ACCURACIES = {"held_out_clean": "clean", "held_out_fgsm": "FGSM", "held_out_robust": "PGD-10"}
-NOT_DRAWN = "held_out_attacked_clean"  # nearly held_out_clean, on fewer images
+ATTACKED = "held_out_attacked_n"
+# the accuracies of an epoch: how they are called, and where the epoch says on how many images they were measured
+ACCURACIES = {
+    "held_out_clean": ("clean", "held_out_n"), "held_out_attacked_clean": ("clean", ATTACKED), "held_out_fgsm": ("FGSM", ATTACKED),
+    "held_out_robust": ("PGD-10", ATTACKED),
+}  # fmt: skip
+NOT_DRAWN = ("held_out_n", ATTACKED)
 HELD = "held_out_"
 DECADE = 10.0  # a ratio of the largest to the smallest value from which an axis is logarithmic (our choice)
 DOTTED = 40  # points of a line up to which each has a dot
@@ -114,11 +119,21 @@ def panels_of(history: History) -> list[Panel]:
     """The panels for which there is at least one finite number; the one of the loss is always there."""
     terms = {name: along(history, lambda epoch, name=name: epoch.get("terms", {}).get(name)) for name in term_keys(history)}
     scalars = {key: along(history, lambda epoch, key=key: epoch.get(key)) for key in scalar_keys(history)}
-    accuracies = {label: scalars[key] for key, label in ACCURACIES.items() if scalars.get(key)}
-    others = [Panel(worded(key), {key: line}) for key, line in scalars.items() if line and key not in (*FIRST, *ACCURACIES, NOT_DRAWN)]
+    accuracies: dict[str, list[Pair]] = {}
+    for key in ACCURACIES:
+        if scalars.get(key):  # where all held-out images are attacked, the clean accuracy of both has one label, and one line
+            accuracies.setdefault(accuracy_label(key, history), scalars[key])
+    others = [Panel(worded(key), {key: line}) for key, line in scalars.items() if line and key not in (*FIRST, *ACCURACIES, *NOT_DRAWN)]
     loss = Panel("terms of the loss", terms, logarithmic=spans_decades(value for line in terms.values() for _, value in line))
     held = [Panel("held-out accuracy (%)", accuracies, shares=True)] if accuracies else []
     return [loss, *held, *([Panel("learning rate", {"lr": scalars["lr"]})] if scalars["lr"] else []), *others]
+
+
+def accuracy_label(key: str, history: History) -> str:
+    """What an accuracy is called in the legend: with the number of its images, where the last epoch says it."""
+    name, where = ACCURACIES[key]
+    n = history[-1].get(where)
+    return f"{name}, n = {n}" if n else name
 
 
 def along(history: History, value_of: Any) -> list[Pair]:
