@@ -188,11 +188,7 @@ KEPT = ("best", "last")
 def begin(model: nn.Module, plan: Plan, world: World | None = None) -> Run:
     """A run at its first step; `model` is trained in place. Several processes each take an even part of every batch."""
     world = world or World()
-    if plan.batch_size % world.size:
-        raise InputError(f"{world.size} processes cannot share batches of {plan.batch_size} evenly: choose a multiple for --batch-size")
-    norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
-    if norms and plan.batch_size < 2:
-        raise InputError("batch norm needs batches of at least 2 images: raise --batch-size or choose an architecture without it")
+    refuse_batches(model, plan, world.size)
     if world.size > 1:
         synchronise(model)
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -200,6 +196,15 @@ def begin(model: nn.Module, plan: Plan, world: World | None = None) -> Run:
     average = copy.deepcopy(model).eval() if plan.ema else model
     quick = torch.compile(model) if plan.compiled else model
     return Run(model, average, descent, weights, quick, world)  # type: ignore[arg-type]
+
+
+def refuse_batches(model: nn.Module, plan: Plan, processes: int) -> None:
+    """InputError for a batch size that the processes cannot share evenly, or that the network's batch norm cannot take."""
+    if plan.batch_size % processes:
+        raise InputError(f"{processes} processes cannot share batches of {plan.batch_size} evenly: choose a multiple for --batch-size")
+    norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+    if norms and plan.batch_size < 2:
+        raise InputError("batch norm needs batches of at least 2 images: raise --batch-size or choose an architecture without it")
 
 
 def saved(run: Run) -> dict[str, Any]:

@@ -20,10 +20,11 @@ from robench.data import Images, holdout, missed, stratified
 from robench.data import load as load_images
 from robench.data.classes import few as few_of
 from robench.data.classes import numbered, outputs_for
+from robench.draws import Draws
 from robench.errors import InputError
 from robench.evaluation import Evaluation, evaluate
 from robench.explainers.hooks import cut
-from robench.fitting import Epoch, Note, Plan, attacked, begin, fit, selected
+from robench.fitting import Epoch, Note, Plan, attacked, begin, called, fit, refuse_batches, selected
 from robench.guards import robust_overfitting
 from robench.inputs import PathLike, Suite, as_path, as_seed, as_suite
 from robench.memory import ending_told
@@ -33,7 +34,7 @@ from robench.models.identity import code_of, digest_of
 from robench.models.loading import kind_of
 from robench.objectives import NEED_TEACHER, follows_images, remarks
 from robench.objectives.gradients import evaluation
-from robench.objectives.second_order import differentiates_twice, fused_attention
+from robench.objectives.second_order import attention_by_products, differentiates_twice, fused_attention, operators_named
 from robench.plans import resolvable
 from robench.presets import default_preset
 from robench.recipes import Recipe, parse, spelled
@@ -43,6 +44,7 @@ from robench.settings import few_held_out, file_name, network, plan_of, settled
 from robench.shards import started
 from robench.suites import recipes
 from robench.threat import Threat, refuse_too_large
+from robench.types import Batch
 
 UNDEFENDED: dict[str, Any] = {"objective": "standard", "reg": (), "awp": 0.0}  # how a teacher's settings differ from its student's
 HELD_OUT = " held out"  # ends the name of held-out images that are measured
@@ -62,6 +64,24 @@ class Trained:
     meta: dict[str, Any]
     evaluation: list[Evaluation]
     path: Path | None
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A training that nothing refuses before its first step: its settings, images, network with its description, plan, and notes.
+
+    test, few  the images that are measured at its end, and those of them that are attacked
+    """
+
+    settings: dict[str, Any]
+    training: Images
+    held_out: Images
+    test: Images
+    few: Images
+    model: nn.Module
+    about: dict[str, Any]
+    plan: Plan
+    notes: list[str]
 
 
 @with_gradients
@@ -121,30 +141,13 @@ def train(
     teachers, suite, device, seed = as_path(teachers, "teachers"), as_suite(suite), str(device), as_seed(seed)
     shown: dict[str, Any] = {"data_dir": data_dir, "download": download, "image_size": image_size, "resize": resize, "layout": layout}
     images = images_of(data, "train", n_train, seed, **shown)
+    measured_on = None if measure == "held-out" else images_of(data, "test", **shown)
     name = preset or default_preset(images.shape)
-    settings, notes = settled(name, overrides)
-    settings["held_out"], more = few_held_out(settings["held_out"], len(images), overrides.get("held_out") is not None)
-    notes += [*more, *images.notes, *text_order(images)]
-    if settings["compiled"] and (why := cannot_compile()):
-        settings["compiled"], notes = False, [*notes, f"{why}: the training runs without it"]
     world = started()
-    training, held_out = holdout(images, settings["held_out"], seed)
-    test = held_out if measure == "held-out" else images_of(data, "test", **shown)
-    test = unsplit(held_out) if measure == "held-out" or test.split == "all" else test
-    few = stratified(test, eval_n, seed) if test.name.endswith(HELD_OUT) else test.take(slice(0, eval_n))
-    notes += incomplete(training, few)
-    refuse_too_little(training, settings)
-    model, about, more = network(settings, training, seed)
-    notes += more
+    made = ready(images, measured_on, name, overrides, seed=seed, suite=suite, eval_n=eval_n, processes=world.size)
+    settings, training, held_out, test, few = made.settings, made.training, made.held_out, made.test, made.few
+    model, about, plan, notes = made.model, made.about, made.plan, [*made.notes]
     methods = [parse(sentence) for sentence in (settings["objective"], *settings["reg"])]
-    plan = plan_of(settings, seed, None)  # whatever is misspelt is told before hours are spent on a teacher or on the training
-    refuse_too_large(plan.threat, images.shape)
-    resolvable(recipes(suite, plan.threat.norm) if isinstance(suite, str) else suite, "robench")
-    notes += [
-        *penalty_notes(settings["reg"], model, training),
-        *cut_notes(methods, model, training),
-        *attention_notes(model, training, plan),
-    ]
 
     meta: dict[str, Any] = {
         "model": about,
@@ -191,6 +194,89 @@ def train(
         best, notes = followed(going, plan, training.to(device), held_out.to(device), notes, select, watch)
         meta = {**meta, "classes": list(images.classes), "history": run.history, "rolled_back": run.lost, "notes": notes}
         return concluded(going, meta, best, test, few, select, suite, seed, device, plan.threat)
+
+
+def ready(
+    images: Images, test: Images | None, preset: str, overrides: Mapping[str, Any], *, seed: int, suite: str | Sequence[Recipe],
+    eval_n: int, processes: int = 1,
+) -> Ready:  # fmt: skip
+    """A training as far as that goes before its first step; InputError for whatever would end it, before hours are spent on a teacher.
+
+    test  the images of the test split; None where held-out images are measured
+    """
+    settings, notes = settled(preset, overrides)
+    settings["held_out"], more = few_held_out(settings["held_out"], len(images), overrides.get("held_out") is not None)
+    notes += [*more, *images.notes, *text_order(images)]
+    if settings["compiled"] and (why := cannot_compile()):
+        settings["compiled"], notes = False, [*notes, f"{why}: the training runs without it"]
+    training, held_out = holdout(images, settings["held_out"], seed)
+    test = unsplit(held_out) if test is None or test.split == "all" else test
+    refuse_other_shape(images, test)
+    few = stratified(test, eval_n, seed) if test.name.endswith(HELD_OUT) else test.take(slice(0, eval_n))
+    notes += incomplete(training, few)
+    refuse_too_little(training, settings)
+    model, about, more = network(settings, training, seed)
+    notes += more
+    plan = plan_of(settings, seed, None)
+    refuse_too_large(plan.threat, images.shape)
+    refuse_batches(model, plan, processes)
+    resolvable(recipes(suite, plan.threat.norm) if isinstance(suite, str) else suite, "robench")
+    notes += [
+        *penalty_notes(settings["reg"], model, training),
+        *cut_notes([parse(sentence) for sentence in (settings["objective"], *settings["reg"])], model, training),
+        *attention_notes(model, training, plan),
+    ]
+    refuse_wrong_words(settings["reg"], model, training, plan)
+    return Ready(settings, training, held_out, test, few, model, about, plan, notes)
+
+
+def refuse_untrainable(cells: Mapping[str, Mapping[str, Any]], words: Mapping[str, Any], preset: str | None) -> None:
+    """InputError where one of several trainings would be refused before its first step, so that none is begun.
+
+    cells  the overrides of each by the name that the sentence gives it          words  the other arguments of `train`
+    """
+    shown = {key: words[key] for key in ("data_dir", "download", "image_size", "resize", "layout")}
+    images = images_of(words["data"], "train", words["n_train"], words["seed"], **shown)
+    test = None if words["measure"] == "held-out" else images_of(words["data"], "test", **shown)
+    name, suite = preset or default_preset(images.shape), as_suite(words["suite"])
+    tried: list[dict[str, Any]] = []
+    for setting, given in cells.items():
+        overrides = {key: value for key, value in given.items() if key != "seed"}
+        if overrides not in tried:
+            try:
+                ready(images, test, name, overrides, seed=words["seed"], suite=suite, eval_n=words["eval_n"])
+            except InputError as error:
+                raise InputError(f"the cell {setting} cannot be trained: {error}") from error
+        tried.append(overrides)
+
+
+def refuse_wrong_words(reg: Sequence[str], model: nn.Module, images: Images, plan: Plan) -> None:
+    """InputError for an option of our regularisers that only their call refuses: each is called with two images, the student as teacher.
+
+    Those of the user's files are left alone, for they may keep a state or need more images.
+    """
+    ours = [recipe.label for recipe in map(parse, reg) if ".py:" not in recipe.name]
+    if not ours:
+        return
+    some = images.take(slice(0, 2))
+    student, teacher = copy.deepcopy(model).train(), copy.deepcopy(model).eval().requires_grad_(False)
+    x, draws = some.pixels(slice(None)), Draws(plan.seed, some.ids, "words")
+    batch = Batch(x, some.y, x.clone().requires_grad_(), x.new_empty(0), some.ids, 0.0, draws, teacher=teacher, threat=plan.threat)
+    with torch.random.fork_rng(devices=[]), attention_by_products(differentiates_twice(plan.regularizers)):
+        answered = called(student, batch)
+        with operators_named(answered.logits):
+            for label in ours:
+                plan.regularizers[label][1](student, answered)
+
+
+def refuse_other_shape(training: Images, test: Images) -> None:
+    """InputError where the images that are measured differ in shape from those of the training."""
+    if test.shape == training.shape:
+        return
+    (channels, *size), (others, *other) = training.shape, test.shape
+    told = f"training images of {training.name} are {channels}x{size[0]}x{size[1]}, test images {others}x{other[0]}x{other[1]}"
+    how = "bring them to one size with --image-size" if channels == others else "give all the same number of channels"
+    raise InputError(f"{told} (channels x height x width): {how}")
 
 
 def followed(

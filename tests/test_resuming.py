@@ -21,7 +21,7 @@ from robench.data import Images
 from robench.errors import InputError
 from robench.fitting import Epoch, Plan, Step, begin, fit, restore, saved
 from robench.models import checkpoint
-from robench.objectives import regularizers_of
+from robench.objectives import REGULARIZERS, regularizers_of
 from robench.objectives.standard import standard
 from robench.presets import PRESETS
 from robench.settings import FIT, plan_of, settled
@@ -395,6 +395,38 @@ def test_whatever_is_misspelt_is_told_before_a_teacher_is_trained(toys, tmp_path
         with pytest.raises(InputError, match=says):
             train("toy", out=tmp_path / "net.pt", **{**settings(), "reg": ("igd",), **wrong})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_wrong_value_of_an_option_is_told_before_a_teacher_is_trained(toys, tmp_path):
+    for wrong, says in (
+        ({"reg": ("igd,of=foo",)}, "unknown scalar to differentiate"),
+        ({"arch": "resnet8", "batch_size": 1}, "batch norm"),
+    ):
+        with pytest.raises(InputError, match=says):
+            train("toy", out=tmp_path / "net.pt", **{**small(), "reg": ("igd",), **wrong})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("reg", REGULARIZERS)
+def test_trying_a_regularisers_words_changes_no_weight_and_no_random_number(reg):
+    model, some = network(), images(8)
+    before, dice = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    training.refuse_wrong_words([reg], model, some, plan_of(settled("small", {"reg": (reg,), "objective": "standard"})[0], 0, None))
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in before.items())
+    assert torch.equal(dice, torch.get_rng_state())
+    assert all(weight.grad is None and weight.requires_grad for weight in model.parameters())
+
+
+@pytest.mark.parametrize(("shape", "says"), [((1, 12, 12), "give all the same number of channels"), ((3, 9, 9), "with --image-size")])
+def test_test_images_of_another_shape_are_refused_before_the_training(tmp_path, shape, says):
+    grid = np.zeros((48, 12, 12, 3), np.uint8)
+    np.savez(
+        tmp_path / "two.npz", x_train=grid, y_train=np.arange(48) % 2, x_test=np.zeros((8, *shape[1:], shape[0]), np.uint8),
+        y_test=np.arange(8) % 2,
+    )  # fmt: skip
+    with pytest.raises(InputError, match=f"training images of npz:two are 3x12x12, test images {shape[0]}x.*{says}"):
+        train(f"npz:{tmp_path}/two.npz", out=tmp_path / "net.pt", **small())
+    assert not list(tmp_path.glob("net*"))
 
 
 def test_passes_through_the_compiler_train_the_same_network(toys):

@@ -494,5 +494,12 @@ def test_the_command_trains_every_cell_draws_the_front_and_goes_on_where_it_stop
     robench(*words, "--resume")
     assert {path: path.stat().st_mtime_ns for path in out.glob("*.pt")} == before
     assert "writes into a folder" in refused(*words[:-1], tmp_path / "net.pt")
+    for cells, says in (
+        ("arch=mlp:foo", "the cell arch=foo cannot be trained: unknown architecture"),
+        ("batch_size=4:1000", "fewer than one batch of 1000"),
+        ("held_out=20:0", "hold out images with --held-out N"),
+    ):
+        assert says in refused(*words[:-1], tmp_path / "none", "--sweep", cells)
+        assert not (tmp_path / "none").exists()
     assert "did you mean 'rho'" in refused(*words, "--sweep", "roh=1:2")
     assert "Pass its folder with --out" in refused(*words[:-2], "--resume")

@@ -26,6 +26,7 @@ def sweep_command(
     from robench.presets import PRESETS
     from robench.recipes import lookup
     from robench.sweeps import header, more_cells, planned, sweep
+    from robench.training import refuse_untrainable
 
     alone("a sweep")
     preset, out, resume, force = words.pop("preset"), words.pop("out"), words.pop("resume"), words.pop("force")
@@ -51,6 +52,7 @@ def sweep_command(
         if place.finished:
             done = known(cells, place.folder)
         else:
+            refuse_untrainable({cell.setting: {**named, **cell.overrides} for cell in cells}, words, preset)
             done = list(sweep(cells, train_one, folder=place, about=about, suite=suite, measure=measure, resume=place.resume))
         title += f"{done[0].rows[0].data or Path(words['data']).name}, measured on {measure} images"
         if not place.finished:
