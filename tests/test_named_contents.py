@@ -7,6 +7,7 @@ from commandline import read, refused, robench
 from robench import resuming, train
 from robench.errors import InputError
 from robench.fitting import Note
+from robench.models.identity import code_of
 
 SHORT = {"arch": "mlp,width=8", "epochs": 1, "batch_size": 8, "held_out": 8, "eval_n": 4}
 TRAIN = ["train", "--arch", "mlp,width=8", "--epochs", 1, "--batch-size", 8, "--held-out", 8, "--eval-n", 4, "--threads", 1]
@@ -128,3 +129,14 @@ def test_the_last_line_of_a_sweep_counts_the_checkpoints_that_are_there(tmp_path
     assert len(list((tmp_path / "sd").glob("lr-*.pt"))) == 1
     for said in (first, robench(*sweep, "--resume")):
         assert "front.png and 1 checkpoint in" in " ".join(said.stderr.split())
+
+
+def test_two_files_of_one_name_are_both_known(tmp_path):
+    files = [tmp_path / folder / "mine.py" for folder in "ab"]
+    for number, file in enumerate(files):
+        file.parent.mkdir()
+        file.write_text(PENALTY.format(number))
+    before = code_of(*(f"{file}:fn=0.1" for file in files))
+    assert len(before) == 2
+    files[0].write_text(PENALTY.format(2))
+    assert code_of(*(f"{file}:fn=0.1" for file in files)) != before

@@ -46,7 +46,8 @@ def code_of(*references: str | None) -> dict[str, str]:
         else:
             continue
         if digest := digest_of(file):
-            found[file.name] = digest
+            twin = found.get(file.name, digest) != digest  # a file of this name in another folder
+            found[str(file) if twin else file.name] = digest
     return found
 
 
