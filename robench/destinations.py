@@ -18,7 +18,7 @@ from typing import Any
 from robench.errors import InputError, UnfinishedError
 from robench.journal import complete_lines, states
 from robench.recipes import Recipe, spelled, worded
-from robench.writing import locked, prepare, write_whole
+from robench.writing import ELSEWHERE, FULL, locked, prepare, write_whole
 
 MANIFEST = "manifest.json"
 LOCK, STAGED, REPLACING, WHOLE = ".lock", ".results", ".replacing", ".whole"
@@ -105,6 +105,11 @@ def claimed(folder: Path, words: Words, *, resume: bool = False, force: bool = F
                 if not isinstance(error, UnfinishedError):  # which says what lies there
                     shutil.rmtree(folder / STAGED, ignore_errors=True)
                 tidy(place)
+                if isinstance(error, InputError) and place.begun and not place.finished and str(error).endswith(ELSEWHERE):
+                    again = "--force --resume" if place.replaces else "--resume"
+                    reason, full = str(error).removesuffix(ELSEWHERE), getattr(error.__cause__, "errno", None) in FULL
+                    way = f"{'make room, and ' * full}go on with the same words and {again}"
+                    raise UnfinishedError(f"{reason}; the state is kept: {way}") from error
                 raise
     finally:
         if made or place is not None:

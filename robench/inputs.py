@@ -142,6 +142,8 @@ def as_suite(suite: Suite) -> str | list[Recipe]:
 
 def as_path(value: Any, name: str) -> Path | None:
     """A path as one, also where it is a string; None stays. InputError for anything else."""
+    if isinstance(value, str) and not value.strip():
+        raise InputError(f"{name} is an empty path: name a place, or leave it out")
     if value is None or isinstance(value, (str, os.PathLike)):
         return None if value is None else Path(value)
     raise InputError(f"{name} is of type {type(value).__name__}, and must be a path")

@@ -144,7 +144,7 @@ def checked(lines: Iterable[bytes], path: Path) -> list[dict[str, Any]]:
         except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
             same = False
         if not same:
-            raise InputError(f"{path} is damaged: remove it, or choose another folder")
+            raise InputError(f"{path} is damaged, or of another version of robench: remove it, or choose another folder")
         last = check
         entries.append(entry)
     return entries

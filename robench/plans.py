@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from robench.attacks import ENGINES, fitted, reference
 from robench.attacks.transfer import transfer
 from robench.calls import into_eval
+from robench.errors import InputError
 from robench.models import load
 from robench.models.identity import code_of, identity
 from robench.outcomes import Attack, Stage
@@ -31,6 +32,8 @@ def resolvable(chosen: Sequence[Recipe], engine: str) -> None:
     for recipe in chosen:
         if not recipe.name.startswith(TRANSFER):
             resolve(recipe, table, "attack")
+        elif not recipe.name.removeprefix(TRANSFER).strip():
+            raise InputError(f"{TRANSFER} names no model whose points are to be tried: write {TRANSFER}OTHER.pt")
 
 
 def resolved(suite: str | Sequence[Recipe], norm: str, engine: str, device: str) -> list[tuple[Recipe, Attack]]:

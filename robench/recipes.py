@@ -32,6 +32,11 @@ SIGNATURES = {  # what a function of the user's own is called with; its options 
     "score": ("explained",),
 }
 PARTS = (3, 6, 7, 9, 255)  # denominators of fractions that people write and that no short decimal number equals
+KINDS: dict[str, tuple[tuple[type, ...], str]] = {  # what a value of an option of such a kind may be, and what that is called
+    "bool": ((bool,), "true or false"),
+    "int": ((int,), "a whole number"),
+    "float": ((int, float), "a number"),
+}
 USER = "robench_user_"  # how the modules of the user's files are named
 
 
@@ -181,11 +186,24 @@ def resolve(recipe: Recipe, table: Mapping[str, Callable[..., Any]], what: str) 
             raise InputError(f"{what} {recipe.name!r} has no option {key!r}{hint}")
         if key in settled:
             raise InputError(f"{what} {recipe.name!r} means {key}={settled[key]}: name the general {what} to choose {key} yourself")
+        if ".py:" in recipe.name:
+            refuse_kind(recipe, key, function)
     bound = partial(function, **recipe.options)
     missing = [key for key, value in options_of(bound).items() if value is inspect.Parameter.empty]
     if missing:
         raise InputError(f"{what} {recipe.name!r} needs a value for its option {missing[0]!r}: write {recipe.name},{missing[0]}=VALUE")
     return bound
+
+
+def refuse_kind(recipe: Recipe, key: str, function: Callable[..., Any]) -> None:
+    """InputError where the value of an option of the user's own function is of another kind than its annotation or its default."""
+    value, parameter = recipe.options[key], inspect.signature(function).parameters[key]
+    annotation = getattr(parameter.annotation, "__name__", parameter.annotation)
+    kind = annotation if annotation in KINDS else type(parameter.default).__name__
+    allowed, words = KINDS.get(kind, ((object,), ""))
+    if type(value) not in allowed and object not in allowed:
+        default = "" if parameter.default is inspect.Parameter.empty else f", as its default {parameter.default!r} is"
+        raise InputError(f"{key} of {recipe.label} must be {words}{default}, not {value!r}")
 
 
 def own(recipe: Recipe, what: str) -> Callable[..., Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from robench.errors import BusyError, InputError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+ELSEWHERE = "; choose another place"  # the advice where nothing is lost; a run with a state has another
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)  # what a disk that knows no locks says
 
 
@@ -48,7 +49,7 @@ def write_whole(files: Mapping[Path, bytes]) -> list[Path]:
             for temporary in moves:
                 temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise InputError(f"cannot write {first}: {error.strerror or error}; choose another place") from error
+        raise InputError(f"cannot write {first}: {error.strerror or error}{ELSEWHERE}") from error
     return list(files)
 
 

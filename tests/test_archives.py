@@ -168,3 +168,29 @@ def test_an_npz_file_is_found_by_the_name_that_a_checkpoint_keeps(tmp_path, monk
 def test_an_index_file_may_begin_with_a_byte_order_mark(tmp_path, raw):
     (tmp_path / "few.txt").write_bytes(raw)
     assert load("shapes", indices=tmp_path / "few.txt").ids.tolist() == [3, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("3\n99999999999999999999\n", "line 2 of the index file .* is 99999999999999999999: indices above 999,999,999 are not supported"),
+        ("-1\n", "line 1 of the index file .* is '-1': each line must be one index"),
+        (b"\xff\x00\x01".decode("latin-1"), "one index"),
+    ],
+)
+def test_a_line_of_an_index_file_that_cannot_be_is_told_truly(tmp_path, text, sentence):
+    (tmp_path / "few.txt").write_text(text)
+    with pytest.raises(InputError, match=sentence):
+        load("shapes", indices=tmp_path / "few.txt")
+
+
+def test_leading_zeros_of_an_index_count_for_nothing(tmp_path):
+    (tmp_path / "few.txt").write_text("0000000000003\n000\n")
+    assert load("shapes", indices=tmp_path / "few.txt").ids.tolist() == [3, 0]
+
+
+def test_a_folder_or_a_missing_file_as_an_index_file_gets_a_sentence(tmp_path):
+    with pytest.raises(InputError, match="is a folder: name a text file with one index a line"):
+        load("shapes", indices=tmp_path)
+    with pytest.raises(InputError, match=r"there is no index file .*few\.txt"):
+        load("shapes", indices=tmp_path / "few.txt")

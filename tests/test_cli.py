@@ -16,6 +16,7 @@ from commandline import INTERRUPTIBLE, read, refused, robench
 from torch import nn
 from typer.main import get_command
 
+from robench import load_model
 from robench.cli import app
 from robench.cli.measuring import threat_of
 from robench.errors import InputError
@@ -530,3 +531,20 @@ def test_the_result_of_a_training_names_the_split_and_where_nothing_else_is_said
     assert "measured on shapes test" in shown
     assert str(next(Path("checkpoints").glob("*.pt"))) in shown
     assert "measured on shapes held out" in " ".join(robench(*words, "--measure", "held-out", "--out", "net.pt").stdout.split())
+
+
+@pytest.mark.parametrize("words", [["--out", ""], ["--out="], ["--data-dir", " "]])
+def test_an_empty_word_is_refused_and_writes_nothing(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for command in (["eval", "m.pt"], ["compare", "a", "b"], ["train"]):
+        assert f"{words[0].rstrip('=')} has an empty value, as where a variable of the shell is not set" in refused(*command, *words)
+    assert "an argument is empty" in refused("eval", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_name_of_a_model_or_path_is_refused():
+    with pytest.raises(InputError, match="no model is named"):
+        load_model("")
+    with pytest.raises(InputError, match="folder is an empty path"):
+        evaluate(torch.nn.Flatten(), torch.zeros(1, 1, 2, 2), [0], suite="smoke", folder="")
+    assert "transfer: names no model" in refused("attack", "m.py:net", "--data", "shapes", "--attack", "transfer:")

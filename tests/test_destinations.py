@@ -1,5 +1,6 @@
 """Where a run writes: what is finished is never replaced unasked, what is unfinished is kept, and two runs never share a place."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -19,6 +20,7 @@ from robench.errors import InputError, UnfinishedError
 from robench.journal import Journal
 from robench.recipes import parse
 from robench.settings import file_name, settled
+from robench.writing import write_whole
 
 WORDS = {"command": "eval", "data": {"n": 100}, "seed": 0}
 CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "shapes-cnn-pgd-at.pt"
@@ -427,3 +429,33 @@ def test_a_sweep_is_shown_again_takes_more_cells_and_is_not_trained_twice(tmp_pa
 
 def test_the_names_of_hidden_folders_are_hidden():
     assert all(name.startswith(".") for name in (destinations.LOCK, STAGED, REPLACING, WHOLE))
+
+
+def unwritten(folder, monkeypatch, entries, **how):
+    """The refusal of a run whose results meet a full disk."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def run(patched):
+        with claimed(folder, WORDS, **how) as place, place.results() as staged:
+            for entry in entries:
+                Journal(place.work, WORDS, resume=place.resume).append(entry)
+            patched.setattr("robench.writing.write_synced", full)
+            write_whole({staged / "rows.png": b"picture"})
+
+    with monkeypatch.context() as patched, pytest.raises(InputError) as caught:
+        run(patched)
+    return caught.value
+
+
+def test_a_disk_that_is_full_when_results_are_written_keeps_the_state_and_says_so(tmp_path, monkeypatch):
+    for how, again in (({}, "--resume"), ({"force": True}, "--force --resume")):
+        refusal = unwritten(tmp_path, monkeypatch, [{"stage": 0}], **how)
+        assert isinstance(refusal, UnfinishedError)
+        sentence = "No space left on device; the state is kept: make room, and go on with the same words and "
+        assert str(refusal).endswith(sentence + again)
+        with claimed(tmp_path, WORDS, resume=True, **how) as place:
+            assert Journal(place.work, WORDS, resume=place.resume).entries == [{"stage": 0}]
+        finish(tmp_path, resume=True, **how)
+    assert str(unwritten(tmp_path / "new", monkeypatch, [])).endswith("; choose another place")  # nothing to go on with

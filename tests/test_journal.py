@@ -103,7 +103,7 @@ def test_no_byte_can_be_changed_unnoticed(tmp_path):
             assert Journal(tmp_path, RUN, resume=True).entries == entries[:-1]
             taken += 1
             continue
-        with pytest.raises(InputError, match="is damaged: remove it"):
+        with pytest.raises(InputError, match="is damaged, or of another version of robench: remove it"):
             Journal(tmp_path, RUN, resume=True)
     assert taken < 10
 
@@ -157,3 +157,9 @@ def test_a_state_is_marked_as_finished_once(tmp_path):
     before = states(tmp_path)[0].read_bytes()
     Journal(tmp_path, RUN, resume=True).finish()
     assert states(tmp_path)[0].read_bytes() == before
+
+
+def test_a_state_without_checksums_may_be_of_another_version(tmp_path):
+    (tmp_path / "state-0.jsonl").write_text(json.dumps(RUN) + "\n")
+    with pytest.raises(InputError, match="is damaged, or of another version of robench: remove it, or choose another folder"):
+        Journal(tmp_path, RUN, resume=True)

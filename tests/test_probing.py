@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from robench.cli.probing import tables
 from robench.errors import InputError
 from robench.probing import Subject, joined, probe, resolved
 from robench.recipes import parse
@@ -76,6 +77,9 @@ def test_the_spread_is_the_standard_deviation_over_the_draws(images):
     assert rows_of(found, "error_rate/sd")[0].value == pytest.approx(sd)
     assert rows_of(found, "error_rate")[0].value == pytest.approx(mean)
     assert len(set(rates)) > 1
+    assert tables(found.rows)[0].title.endswith("; +- is the standard deviation over the draws")
+    once = probe([subject(Threshold(0.5))], x, y, [parse("random-noise,t=0.5,repeats=1")], seed=1)
+    assert "+-" not in tables(once.rows)[0].title
 
 
 def test_the_result_does_not_depend_on_the_batch_or_on_the_order_of_the_images(images):

@@ -202,3 +202,22 @@ def test_the_arguments_of_a_function_say_whether_it_is_a_probe(tmp_path):
     )
     assert [name for name in ("probe", "attack", "threatened", "anything") if probes_own(Recipe(f"{file}:{name}"))] == ["probe"]
     assert not probes_own(Recipe("inductive-noise"))
+
+
+def test_options_of_a_function_of_the_users_own_are_of_the_kind_of_their_default(tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text(
+        "from __future__ import annotations\n"
+        "def attack(model, x, y, threat, draws, *, steps: int = 3, rate: float = 1, fast=False, target=None, loss='ce'): ...\n"
+    )
+    for words in ("steps=5", "rate=0.5", "rate=2", "fast=true", "target=2", "target=x", "loss=margin"):
+        resolve(parse(f"{file}:attack,{words}"), {}, "attack")
+    for words, sentence in (
+        ("steps=x", "steps of own.py:attack must be a whole number, as its default 3 is, not 'x'"),
+        ("steps=2.5", "a whole number, as its default 3 is, not 2.5"),
+        ("steps=true", "a whole number, as its default 3 is, not True"),
+        ("rate=big", "rate of own.py:attack must be a number, as its default 1 is, not 'big'"),
+        ("fast=1", "fast of own.py:attack must be true or false, as its default False is, not 1"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            resolve(parse(f"{file}:attack,{words}"), {}, "attack")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from traceback import print_exception
 from typing import Annotated, Any
@@ -23,6 +24,16 @@ from robench.errors import DivergedError, InputError
 
 class Group(TyperGroup):
     """The place where an InputError becomes exit code 2 (1 for a training that its guard ended) and Ctrl-C 130; `main` has the rest."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Refuses an empty word: it is what a shell makes of "$DIR" where DIR is not set, and as a path it would be the current folder."""
+        for before, word in zip(["", *args], args, strict=False):
+            bare = re.fullmatch(r"(--[a-z-]+)=\s*", word)
+            if bare or not word.strip():
+                option = bare[1] if bare else before if before.startswith("-") else ""
+                what = f"{option} has an empty value" if option else "an argument is empty"
+                raise typer.BadParameter(f"{what}, as where a variable of the shell is not set: write it out, or leave it out")
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Runs the command."""

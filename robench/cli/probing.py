@@ -90,10 +90,12 @@ def tables(rows: Sequence[Row], most: int | None = None) -> list[Table]:
     own.lines.extend([("clean accuracy", "", *(f"{percent(row.value)} ({interval(row.low, row.high)})" for row in clean))] if clean else [])
     own.lines.extend([("n right when clean", "", *(f"{round(row.value * row.n)} of {row.n}" for row in clean))] if clean else [])
     own.lines.extend(level_lines(rows, names, "error_rate", most))
+    spread = "; +- is the standard deviation over the draws" if any(row.metric.endswith("/sd") for row in rows) else ""
+    own = own._replace(title=own.title + spread)
     if len(names) == 1:
         return [own]
     n = next((row.n for row in rows if row.metric == "error_rate_shared"), 0)
-    title = f"error rate % on the {n} images that all models get right: this changes with the list of models"
+    title = f"error rate % on the {n} image{'s' * (n != 1)} that all models get right: this changes with the list of models{spread}"
     return [own, Table(title, own.columns, list(level_lines(rows, names, "error_rate_shared", most)))]
 
 

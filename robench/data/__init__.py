@@ -96,11 +96,20 @@ def listed(path: Path) -> tuple[int, ...]:
         raw = path.read_bytes()
         marked = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # as Windows writes it
         lines = [line.strip() for line in raw.decode("utf-16" if marked else "utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"the index file {path} cannot be read: {error}") from error
+    except IsADirectoryError:
+        raise InputError(f"the index file {path} is a folder: name a text file with one index a line") from None
+    except FileNotFoundError:
+        raise InputError(f"there is no index file {path}: name a text file with one index a line") from None
+    except OSError as error:
+        raise InputError(f"the index file {path} cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"the index file {path} is no text: it must have one index a line") from None
     for number, line in enumerate(lines, 1):
-        if line and not (line.isascii() and line.isdigit() and len(line) < 10):
-            raise InputError(f"line {number} of the index file {path} is {line!r}: each line must be one index, a whole number from 0")
+        told = line if len(line) <= 40 else f"{line[:37]}..."
+        if line and not (line.isascii() and line.isdigit()):
+            raise InputError(f"line {number} of the index file {path} is {told!r}: each line must be one index, a whole number from 0")
+        if len(line.lstrip("0")) > 9:
+            raise InputError(f"line {number} of the index file {path} is {told}: indices above 999,999,999 are not supported")
     found = tuple(int(line) for line in lines if line)
     if not found or len(set(found)) < len(found):
         raise InputError(f"the index file {path} {'names an index twice' if found else 'is empty'}: list each image once")

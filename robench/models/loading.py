@@ -183,6 +183,8 @@ def peek(source: str | Path) -> dict[str, Any]:
 
 def kind_of(source: str) -> str:
     """The kind of a source, a key of KINDS."""
+    if not source.strip():
+        raise InputError("no model is named: give a checkpoint, a file of weights, file.py:factory or tv/NAME")
     if is_library(source) and not Path(source).exists():
         return "library"
     if named_code(source)[0] and not Path(source).exists():
