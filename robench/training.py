@@ -399,9 +399,10 @@ def unsplit(held_out: Images) -> Images:
 def incomplete(training: Images, few: Images) -> list[str]:
     """Notes where some classes have no image among those of the training, or among those that are attacked at the end."""
     lacks = missed(training.y, training.classes), missed(few.y, few.classes)
+    attacked = f"the {len(few)} images that are attacked" if len(few) > 1 else "the one image that is attacked"
     return [
         *([f"the {len(training)} training images hold {lacks[0]}"] if lacks[0] else []),
-        *([f"the {len(few)} images that are attacked at the end hold {lacks[1]}; --eval-n chooses more"] if lacks[1] else []),
+        *([f"{attacked} at the end {'hold' if len(few) > 1 else 'holds'} {lacks[1]}; --eval-n chooses more"] if lacks[1] else []),
     ]
 
 

@@ -18,7 +18,7 @@ from typer.main import get_command
 
 from robench import load_model
 from robench.cli import app
-from robench.cli.measuring import threat_of
+from robench.cli.measuring import missing, threat_of
 from robench.errors import InputError
 from robench.evaluation import evaluate
 from robench.rows import Row, Sample, wilson
@@ -548,3 +548,8 @@ def test_an_empty_name_of_a_model_or_path_is_refused():
     with pytest.raises(InputError, match="folder is an empty path"):
         evaluate(torch.nn.Flatten(), torch.zeros(1, 1, 2, 2), [0], suite="smoke", folder="")
     assert "transfer: names no model" in refused("attack", "m.py:net", "--data", "shapes", "--attack", "transfer:")
+
+
+def test_one_image_is_no_plural():
+    assert missing(torch.tensor([0]), ["a", "b"]).startswith("the one image holds 1 of 2 classes: ")
+    assert missing(torch.tensor([0, 0]), ["a", "b"]).startswith("the 2 images hold 1 of 2 classes: ")

@@ -144,7 +144,8 @@ def missing(y: Tensor, classes: Sequence[str]) -> str:
     from robench.data import missed
 
     held = missed(y, classes)
-    return f"the {len(y)} images hold {held}: --n takes more of them, --shuffle any instead of the first" if held else ""
+    those = "the one image holds" if len(y) == 1 else f"the {len(y)} images hold"
+    return f"{those} {held}: --n takes more of them, --shuffle any instead of the first" if held else ""
 
 
 def unnormalised(one: Loaded, images: Images, device: str) -> list[str]:
