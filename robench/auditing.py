@@ -32,7 +32,7 @@ from robench.evaluation import Track, check_logits, checked, make_rows, pixels, 
 from robench.explainers import COMPLETE, EXPLAINERS, LAYERED, MASKING, chosen_layer, prepared
 from robench.explainers import remarks as masking_remarks
 from robench.explainers.hooks import cut
-from robench.inputs import as_seed
+from robench.inputs import as_seed, kind
 from robench.memory import ending_told
 from robench.models.passes import arithmetic
 from robench.recipes import Recipe, lookup, options_of, parse, resolve, setting
@@ -368,7 +368,8 @@ def on_images(
         some = explained(work, method, explain, x, places[rows], logits[rows])
         bad = ~some.maps.isfinite().flatten(1).all(1)
         some = some if not bool(bad.any()) else without(some, bad)
-        parts.append(({name: score(some).cpu().double() for name, score in scorers.items()}, zero_of(some), bad.cpu(), curves(some)))
+        values = {name: values_from(score(some), len(some.x), name) for name, score in scorers.items()}
+        parts.append((values, zero_of(some), bad.cpu(), curves(some)))
         found.maps |= {place: some.maps[row].cpu() for row, place in enumerate(places[rows].tolist()) if place in work.shown}
         if saved is not None and len(parts) == 1:
             make_rows(saved, (len(work.x), *some.maps.shape[1:]))
@@ -388,10 +389,27 @@ def explained(work: Work, method: str, explain: Explain, x: Tensor, places: Tens
     ids, y = work.ids[places].to(work.device), work.y[places].to(work.device)
     some, draws = pixels(x, places, work.device), Draws(work.seed, ids, method)
     target = targets(work.target, y, logits.to(work.device))
-    maps = explain(work.model, some, target, draws)
+    maps = maps_from(explain(work.model, some, target, draws), some, method)
     masks = None if work.masks is None else work.masks[places].to(work.device)
     sizes = sizes_of(maps, work.channels)
     return Explained(work.model, some, y, target, logits.to(work.device), maps, sizes, explain, draws.child("scores"), masks)
+
+
+def maps_from(made: object, x: Tensor, method: str) -> Tensor:
+    """The maps that a method made of the images x (B, C, H, W); InputError where it made something else."""
+    shape = tuple(x.shape)
+    if isinstance(made, Tensor) and made.is_floating_point() and tuple(made.shape) in (shape, (shape[0], 1, *shape[2:])):
+        return made.detach()
+    found = f"a tensor of {kind(made)} {tuple(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
+    raise InputError(f"method {method!r} returned {found}: it must return float maps, of shape {shape} or with one channel")
+
+
+def values_from(made: object, n: int, score: str) -> Tensor:
+    """The values that a score gave n images, (n,) float64 on the CPU; InputError where it gave something else."""
+    if isinstance(made, Tensor) and tuple(made.shape) == (n,):
+        return made.detach().cpu().double()
+    found = f"a tensor of shape {tuple(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
+    raise InputError(f"score {score!r} returned {found}: it must return a tensor with one number an image, ({n},)")
 
 
 def without(some: Explained, bad: Tensor) -> Explained:

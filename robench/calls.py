@@ -16,7 +16,7 @@ from robench.errors import InputError
 P = ParamSpec("P")
 R = TypeVar("R")
 LEAST_ROWS = 16  # a smaller batch is padded: logits differ in the last bits between batches of 1, 7 and 50
-CUT = "the logits have no gradient, as the graph is cut inside the model (no_grad, detach, ...): attacks that follow gradients are blind"
+CUT = "the logits have no gradient with respect to the images: attacks that follow gradients are blind"
 ZERO = "the input gradient of the loss is exactly 0 on every image of a batch: the attack is blind"
 FULL_ROWS = 64  # where one image asks for many passes, a call takes so many rows if there are fewer images: several passes of each
 

@@ -7,7 +7,7 @@ against are ours; weights that they change are put back. What they hand back is 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from functools import wraps
@@ -22,6 +22,7 @@ from robench.errors import InputError
 from robench.types import Explain, Explained, Found, Level
 
 PER_SAMPLE = ("fooled", "step", "forwards", "backwards", "nonfinite")  # of Found
+WAY = "it must yield a robench.types.Level for each setting, see docs/adding-an-attack.md"
 CHANGED = "it changed the weights of the model, which were put back: no attack, probe, method or score may change them"
 
 
@@ -89,7 +90,12 @@ def levels_of(
         return
     seen = set[tuple[str, int]]()
     with same_weights(label, model):
-        for level in function(model, x.clone(), y.clone(), draws):
+        made: object = function(model, x.clone(), y.clone(), draws)
+        if isinstance(made, Tensor) or not isinstance(made, Iterable):
+            raise InputError(f"probe {label!r} returned {type(made).__name__}: {WAY}")
+        for level in made:
+            if not isinstance(level, Level):
+                raise InputError(f"probe {label!r} yielded {type(level).__name__} and no Level: {WAY}")
             refuse_level(level, x, label)
             if (level.setting, level.repeat) in seen:
                 raise InputError(f"probe {label!r} yielded the level {level.setting!r} with repeat {level.repeat} twice: each must differ")

@@ -36,14 +36,17 @@ from robench.inputs import (
     PathLike,
     Radius,
     Suite,
+    as_device,
     as_images,
     as_labels,
     as_model,
+    as_number,
     as_path,
     as_radii,
     as_radius,
     as_seed,
     as_suite,
+    as_whole,
     for_model,
 )
 from robench.journal import Journal, begun
@@ -197,9 +200,11 @@ def evaluate(
     Raises InputError for images, labels or logits that cannot be evaluated.
     """
     world = started()
-    model, suite, device, radii = as_model(model), as_suite(suite), str(device), as_radii(known_radius(norm) if eps is None else eps)
+    model, suite, device, radii = as_model(model), as_suite(suite), as_device(device), as_radii(known_radius(norm) if eps is None else eps)
     seed, place = as_seed(seed), folder if isinstance(folder, Place) else as_path(folder, "folder")
     folder, save, pngs = place.work if isinstance(place, Place) else place, as_path(save, "save"), as_path(pngs, "pngs")
+    batch_size = as_whole(batch_size, "batch_size", 1)
+    until = None if until is None else as_number(until, "until")
     x, y, ids = checked(x, y, ids)
     x, plainly = for_model(x, model), said_of(model, folder)
     refuse_until(until, world, save)

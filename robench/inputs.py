@@ -63,6 +63,8 @@ def as_images(x: Any) -> Tensor:
         )
     if images.dtype != torch.uint8 and not images.is_floating_point():
         raise InputError(f"x holds {kind(images)} numbers: pixels are uint8 from 0 to 255, or float from 0 to 1")
+    if images.dtype == torch.uint8 and int(images.max()) == 1:
+        raise InputError("x holds bytes of 0 and 1 alone, which is black: multiply them by 255, or hand over x.float()")
     return images
 
 
@@ -138,6 +140,41 @@ def as_suite(suite: Suite) -> str | list[Recipe]:
     if wrong is not None:
         raise InputError(f"suite holds {type(wrong).__name__}: name attacks, such as 'pgd,steps=50', or a suite, such as 'autoattack'")
     return [parse(one) if isinstance(one, str) else one for one in suite]
+
+
+def as_whole(value: Any, name: str, least: int | None = None) -> int:
+    """A whole number, of numpy's too, as a plain one; InputError for anything else, and for one below `least`."""
+    found = int(value) if isinstance(value, (int, np.integer)) and not isinstance(value, bool) else None
+    if found is None or (least is not None and found < least):
+        raise InputError(f"{name} must be a whole number{'' if least is None else f' of at least {least}'}, not {value!r}")
+    return found
+
+
+def as_number(value: Any, name: str) -> float:
+    """A number, of numpy's too, as a plain float; InputError for anything else."""
+    if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
+        return float(value)
+    raise InputError(f"{name} must be a number, not {value!r}")
+
+
+def as_device(device: Any) -> str:
+    """The name of a device that torch has here; InputError for another."""
+    try:
+        found = torch.device(device if isinstance(device, torch.device) else str(device))
+    except RuntimeError:
+        raise InputError(f"unknown device {device!r}: choose one of cpu, cuda, mps") from None
+    if (found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count()) or (
+        found.type == "mps" and not torch.backends.mps.is_available()
+    ):
+        raise InputError(f"there is no {found} device here: choose device='cpu', or another that is there")
+    return str(found)
+
+
+def as_word(value: Any, name: str) -> str:
+    """A string; InputError for anything else."""
+    if isinstance(value, str):
+        return value
+    raise InputError(f"{name} must be a string, not {value!r}")
 
 
 def as_path(value: Any, name: str) -> Path | None:

@@ -17,12 +17,12 @@ from robench.data.augment import AUGMENTATIONS
 from robench.errors import InputError
 from robench.fitting import OPTIMIZERS, Plan
 from robench.guards import GUARDS, in_danger
-from robench.inputs import as_radius
+from robench.inputs import as_radius, as_word
 from robench.models import build
 from robench.models.architectures import is_foreign
 from robench.models.contract import FEW, examined
 from robench.models.identity import code_of
-from robench.objectives import DEFAULT_BASES, OBJECTIVES, regularizers_of
+from robench.objectives import DEFAULT_BASES, OBJECTIVES, Objective, regularizers_of
 from robench.presets import PRESETS
 from robench.recipes import Recipe, eps_text, lookup, parse, resolve, separate, worded
 from robench.schedules import SCHEDULES
@@ -47,6 +47,7 @@ LARGEST_ALPHA = 1e6  # of a Beta distribution: all shares are 1/2 there, and fro
 POSITIVE = ("epochs", "batch_size", "lr", "probe_n")
 NOT_NEGATIVE = ("held_out", "weight_decay", "mixup", "cutmix", "awp")
 WHOLE = ("epochs", "batch_size", "probe_n")
+WORDS = ("arch", "activation", "objective", "norm", "optimizer", "schedule", "augment", "normalize", "precision", "guard")
 NUMBERS = (*POSITIVE, *SHARES, *NOT_NEGATIVE)
 
 
@@ -60,7 +61,7 @@ def settled(preset: str, overrides: Mapping[str, Any]) -> tuple[dict[str, Any], 
     for key, value in overrides.items():
         lookup(key, settings, "training option")
         if value is not None:
-            settings[key] = READ[key](value) if key in READ else value
+            settings[key] = READ[key](value) if key in READ else as_word(value, key) if key in WORDS else value
     its = PRESETS[preset]
     if settings["norm"] != its["norm"] and settings["norm"] in NORMS and overrides.get("eps") is None:
         raise InputError(
@@ -139,8 +140,11 @@ def plan_of(settings: Mapping[str, Any], seed: int, teacher: nn.Module | None) -
     methods = [parse(sentence) for sentence in (settings["objective"], *settings["reg"])]
     refuse_too_large(Threat(settings["norm"], settings["eps"]), None)
     resolve(parse(settings["schedule"]), SCHEDULES, "schedule")(0.0)  # which checks its options
+    objective = resolve(methods[0], OBJECTIVES, "objective")()
+    if not isinstance(objective, Objective):
+        raise InputError(f"objective {methods[0].label!r} returned {type(objective).__name__} and no robench.objectives.Objective")
     return Plan(
-        objective=resolve(methods[0], OBJECTIVES, "objective")(),
+        objective=objective,
         regularizers=regularizers_of(settings["reg"]),
         threat=Threat(settings["norm"], settings["eps"]),
         seed=seed,

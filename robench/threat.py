@@ -26,8 +26,9 @@ class Threat:
     def __post_init__(self) -> None:
         if self.norm not in NORMS:
             raise InputError(f"unknown norm {self.norm!r}: choose one of {', '.join(NORMS)}")
-        if not 0 <= self.eps < float("inf"):
-            raise InputError(f"eps must be a finite number of at least 0, not {self.eps}")
+        words: object = self.eps  # whatever the caller has handed over
+        if words is None or isinstance(words, (str, bool)) or not 0 <= self.eps < float("inf"):
+            raise InputError(f"eps must be a finite number of at least 0, not {self.eps!r}")
 
     def distance(self, x: Tensor, x_adv: Tensor) -> Tensor:
         """Norm of x_adv - x per sample, (B,)."""

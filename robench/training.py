@@ -26,7 +26,7 @@ from robench.evaluation import Evaluation, evaluate
 from robench.explainers.hooks import cut
 from robench.fitting import Epoch, Note, Plan, attacked, begin, called, fit, refuse_batches, selected
 from robench.guards import robust_overfitting
-from robench.inputs import PathLike, Suite, as_path, as_seed, as_suite
+from robench.inputs import PathLike, Suite, as_device, as_path, as_seed, as_suite, as_whole, as_word
 from robench.memory import ending_told
 from robench.models import checkpoint, load, peek
 from robench.models.architectures import is_foreign, runs_code
@@ -138,7 +138,9 @@ def train(
     one_of("select", select, ("best", "last"))
     one_of("measure", measure, ("test", "held-out"))
     data_dir, out, teacher = as_path(data_dir, "data_dir"), as_path(out, "out"), as_path(teacher, "teacher")
-    teachers, suite, device, seed = as_path(teachers, "teachers"), as_suite(suite), str(device), as_seed(seed)
+    teachers, suite, device, (data, seed, n_train, eval_n) = (
+        as_path(teachers, "teachers"), as_suite(suite), as_device(device), drawn(data, seed, n_train, eval_n),
+    )  # fmt: skip
     shown: dict[str, Any] = {"data_dir": data_dir, "download": download, "image_size": image_size, "resize": resize, "layout": layout}
     images = images_of(data, "train", n_train, seed, **shown)
     measured_on = None if measure == "held-out" else images_of(data, "test", **shown)
@@ -279,6 +281,12 @@ def refuse_other_shape(training: Images, test: Images) -> None:
     raise InputError(f"{told} (channels x height x width): {how}")
 
 
+def drawn(data: Any, seed: Any, n_train: Any, eval_n: Any) -> tuple[str, int, int | None, int]:
+    """The data set, the seed, how many images are trained on, None for all, and how many are attacked; InputError for what is none."""
+    wanted = None if n_train is None else as_whole(n_train, "n_train", 1)
+    return as_word(data, "data"), as_seed(seed), wanted, as_whole(eval_n, "eval_n", 1)
+
+
 def followed(
     going: Going, plan: Plan, training: Images, held_out: Images, notes: list[str], select: str, watch: Events
 ) -> tuple[Epoch, list[str]]:
@@ -345,13 +353,12 @@ def cut_notes(methods: Sequence[Recipe], model: nn.Module, images: Images) -> li
             return []
         with torch.enable_grad():
             trains = model(x).requires_grad
-    where = "the graph is cut inside the model (no_grad, detach, ...)"
     if not trains:
-        raise InputError(f"the logits have no gradient by the weights, as {where}: nothing can be trained; change its forward")
+        raise InputError("the logits have no gradient by the weights: nothing can be trained; change its forward")
     if blind := [method.label for method in methods if follows_images(method)]:
         need = "needs" if len(blind) == 1 else "need"
         raise InputError(
-            f"the logits have no gradient by the images, as {where}, and {' and '.join(blind)} {need} it: change its forward, "
+            f"the logits have no gradient by the images, and {' and '.join(blind)} {need} it: change its forward, "
             "or train with --objective standard and no regulariser but l1 and l2"
         )
     return [CUT]

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from commandline import robench
@@ -73,3 +74,31 @@ def test_a_real_network_without_its_normalisation_is_told_and_with_it_is_not(dat
     assert "is right on 60 with --mean 0.4914,0.4822,0.4465 --std 0.2471,0.2435,0.2616 (CIFAR-10's), and on 25 without" in said
     given = ["--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225"]
     assert "without: if it was trained so" not in robench(*words, *given, "--out", tmp_path / "given").stderr
+
+
+NORMALISED = """
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("levels", ((torch.arange(10) / 12 + 0.1) - 0.5) / 0.5)
+
+    def forward(self, x):
+        return -(x.mean((1, 2, 3))[:, None] - self.levels).abs()
+"""
+
+
+@pytest.mark.parametrize("place", ["model", "reference"])
+def test_a_forgotten_normalisation_is_told_of_a_set_without_its_clean_images(tmp_path, place):
+    y = np.tile(np.arange(10), 7)[:64]
+    x = np.round(255 * (y / 12 + 0.1)).astype(np.uint8)[:, None, None, None] * np.ones((1, 32, 32, 3), np.uint8)
+    (tmp_path / "set").mkdir()
+    for name, images in (("brightness", x), ("fog", 255 - x)):
+        np.save(tmp_path / "set" / f"{name}.npy", np.tile(images, (5, 1, 1, 1)))
+    np.save(tmp_path / "set" / "labels.npy", np.tile(y, 5))
+    (tmp_path / "net.py").write_text(NORMALISED)
+    (tmp_path / "good.py").write_text(NORMALISED.replace("(x.mean", "((2 * x - 1).mean"))
+    named = {"model": [f"{tmp_path}/net.py:Net"], "reference": [f"{tmp_path}/good.py:Net", "--reference", f"{tmp_path}/net.py:Net"]}
+    said = " ".join(robench("corrupt", *named[place], "--from", tmp_path / "set", "--out", tmp_path / "out").stderr.split())
+    assert "is right on 64 with --mean 0.5 --std 0.5 (pixels from -1 to 1)" in said

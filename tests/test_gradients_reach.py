@@ -135,7 +135,7 @@ def test_an_audit_of_maps_says_that_the_graph_is_cut(problem):
 
 def test_a_run_from_python_warns_of_a_cut_graph(problem):
     p = problem("linear", n=4)
-    with pytest.warns(RuntimeWarning, match="graph is cut"):
+    with pytest.warns(RuntimeWarning, match="no gradient with respect to the images"):
         ATTACKS["fgsm"](Cut(p.model, "no_grad"), p.x, p.y, Threat("linf", 0.1), p.draws())
 
 
@@ -181,7 +181,9 @@ def training_of(tmp_path):
 )
 def test_a_training_that_follows_gradients_refuses_a_network_that_gives_none(training_of, tmp_path, methods, named):
     out = tmp_path / "out"
-    assert f"(no_grad, detach, ...), and {named}: change its forward" in refused(*training_of("images"), *methods, "--out", out / "net.pt")
+    assert f"no gradient by the images, and {named}: change its forward" in refused(
+        *training_of("images"), *methods, "--out", out / "net.pt"
+    )
     assert not list(out.glob("*"))
 
 
@@ -202,3 +204,18 @@ def test_a_sweep_says_which_of_its_cells_raised_flags(training_of, tmp_path):
     shown = robench(*training_of("images"), "--reg", "l2", "--sweep", "lambda=0:0.1", "--out", tmp_path / "sweep")
     assert "Flag: lambda=0.1: the final measurement raised " in shown.stderr
     assert [row["setting"] for row in read(tmp_path / "sweep" / "rows.csv") if row["metric"] == "flags"] == ["lambda=0", "lambda=0.1"]
+
+
+def test_a_model_that_ignores_its_images_is_not_said_to_cut_its_graph(problem):
+    class Constant(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.b = torch.nn.Parameter(torch.arange(5.0))
+
+        def forward(self, x):
+            return self.b.expand(len(x), 5)
+
+    p = problem("linear", n=4)
+    flags = evaluate(Constant(), p.x, torch.full((4,), 4), suite=[parse("fgsm")], eps=0.1).flags
+    assert [flag for flag in flags if "no gradient with respect to the images" in flag]
+    assert "graph" not in " ".join(flags)

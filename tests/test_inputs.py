@@ -14,6 +14,7 @@ from robench.evaluation import evaluate
 from robench.inputs import as_radii
 from robench.models import load as load_any
 from robench.settings import settled
+from robench.threat import Threat
 
 
 def verdicts(found):
@@ -102,6 +103,13 @@ def test_paths_may_be_strings(p, tmp_path):
         ({"suite": ["pgdd"]}, "did you mean 'pgd'"),
         ({"folder": 3}, "folder is of type int"),
         ({"norm": "Linf"}, "unknown norm 'Linf'"),
+        ({"x": torch.ones(16, 3, 8, 8, dtype=torch.uint8)}, "bytes of 0 and 1 alone, which is black: multiply them by 255"),
+        ({"batch_size": "5"}, "batch_size must be a whole number of at least 1, not '5'"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1, not 0"),
+        ({"until": "0.03"}, "until must be a number, not '0.03'"),
+        ({"seed": "5"}, "seed must be a whole number from 0 to"),
+        ({"device": "gpu"}, "unknown device 'gpu': choose one of cpu, cuda, mps"),
+        ({"device": "cuda:99"}, "there is no cuda:99 device here"),
     ],
 )
 def test_what_cannot_be_used_gets_a_sentence(p, change, sentence):
@@ -164,3 +172,32 @@ def test_a_seed_that_not_every_generator_takes_is_refused_by_all(p, seed):
 
 def test_the_largest_seed_trains(tmp_path):
     assert robench.train("shapes", seed=2**32 - 1, n_train=200, held_out=50, epochs=1, eval_n=10, suite=[], arch="cnn,dropout=0.1")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"device": "gpu"}, "unknown device 'gpu'"),
+        ({"n_train": "600"}, "n_train must be a whole number of at least 1, not '600'"),
+        ({"arch": 3}, "arch must be a string, not 3"),
+        ({"objective": 3}, "objective must be a string, not 3"),
+        ({"optimizer": 3}, "optimizer must be a string, not 3"),
+        ({"seed": 1.5}, "seed must be a whole number from 0 to 4294967295, not 1.5"),
+        ({"eval_n": 0}, "eval_n must be a whole number of at least 1, not 0"),
+        ({"data": 3}, "data must be a string, not 3"),
+    ],
+)
+def test_a_training_that_cannot_be_gets_a_sentence(change, sentence):
+    with pytest.raises(InputError, match=sentence):
+        robench.train(**change)
+
+
+def test_a_threat_takes_its_radius_as_a_number():
+    for wrong in ("8/255", None, True, float("nan"), -1):
+        with pytest.raises(InputError, match="eps must be a finite number of at least 0, not"):
+            Threat("linf", wrong)
+    assert Threat("linf", np.float32(0.5)) == Threat("linf", 0.5)
+
+
+def test_numbers_of_numpy_count_as_numbers(p):
+    assert verdicts(quick(p.model, p.x, p.y, batch_size=np.int64(5), seed=np.int64(0))) == verdicts(quick(p.model, p.x, p.y))

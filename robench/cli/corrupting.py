@@ -103,7 +103,7 @@ def measure_or_write(models: Sequence[str], wanted: Wanted, out: Path | None, on
         write_only(source, target, wanted, on)
         return
     shown = source.y if len(source.classes) == len(images.classes) else None  # of a part of a model's classes nothing is missed
-    images = replace(images, classes=source.classes)
+    images = replace(images, y=source.y[: len(images)], classes=source.classes)  # as the models count them
     found = loaded(models, images, on, wanted.quiet, split=choice["split"], y=shown, noticed=notes, **how)
     if wanted.reference not in (None, "alexnet"):
         refuse_other_orders(source.classes, [str(wanted.reference)], choice["classes"], "reference")
@@ -168,9 +168,10 @@ def refuse(models: Sequence[str], wanted: Wanted, out: Path | None) -> None:
 
 
 def source_of(models: Sequence[str], wanted: Wanted, device: str, choice: dict[str, Any]) -> tuple[Images, Source, list[str]]:
-    """The images as they are (of a set alone: its first ones), where the corrupted ones come from, under the models' labels, and notes."""
+    """The images as they are (of a set alone: mild ones), where the corrupted ones come from, under the models' labels, and notes."""
     from robench.corrupting import made, of_set
     from robench.models import peek
+    from robench.models.forgotten import MOST
 
     data, known, order = choice.pop("data"), [peek(model) for model in models], choice["class_order"]
     data = data if data or wanted.source is not None else data_of(known)
@@ -178,7 +179,7 @@ def source_of(models: Sequence[str], wanted: Wanted, device: str, choice: dict[s
     choice["class_order"] = order_of("folder:" if from_set else str(data), models, known, order, choice["classes"])
     if from_set:
         corrupted, clean, rows = of_folder(wanted, data, choice, order is not None)
-        images = clean if clean is not None else corrupted.load(corrupted.corruptions[0], corrupted.severities[0], rows[:1])
+        images = clean if clean is not None else corrupted.load(*mildest(corrupted.corruptions, corrupted.severities), rows[:MOST])
         source = of_set(corrupted, rows, clean)
         for note in source.notes:
             message(f"Note: {note}", wanted.quiet)
@@ -189,6 +190,11 @@ def source_of(models: Sequence[str], wanted: Wanted, device: str, choice: dict[s
     labels = labels_for(images.classes, images.name, models, known, choice["classes"], order)
     source = made(images, wanted.corruptions, wanted.severities, scale=wanted.scale, photos=wanted.photos, seed=wanted.seed, device=device)
     return images, relabelled(source, labels), labels.notes
+
+
+def mildest(corruptions: Sequence[str], severities: Sequence[int]) -> tuple[str, int]:
+    """The cell in which a model that is right at all is most likely right: the lowest severity, of brightness where that is there."""
+    return min(corruptions, key=lambda name: name != "brightness"), min(severities)
 
 
 def without(choice: dict[str, Any], key: str) -> dict[str, Any]:

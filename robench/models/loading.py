@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from robench.calls import are_probabilities, into_eval
 from robench.errors import InputError
+from robench.inputs import as_device
 from robench.models.architectures import ARCHITECTURES, build, is_library, runs_code
 from robench.models.checkpoint import fingerprint, is_ours, parts, read
 from robench.models.contract import answer_or_refuse, examined, refuse_absent
@@ -113,6 +114,7 @@ def load(
         raise InputError(
             f"the model to load is of type {type(source).__name__}: name a file, a factory or an architecture, as words or a path"
         )
+    device = as_device(device)
     wanted = Wanted(arch, activation, weights, classes, shape, mean, std, trust, device)
     kind = kind_of(str(source))
     model, meta, notes = KINDS[kind](str(source), wanted)

@@ -1,0 +1,81 @@
+"""Functions of the user's own that return the wrong thing are refused in one sentence."""
+
+import pytest
+import torch
+
+from robench.altered import Scene, altered, known
+from robench.auditing import audit
+from robench.errors import InputError
+from robench.probing import Subject, probe
+from robench.recipes import parse
+from robench.settings import plan_of, settled
+from robench.summary import blank
+
+CODE = """
+import torch
+
+def images(model, x, y, draws):
+    return x
+
+def nothing(model, x, y, draws):
+    return None
+
+def inside(model, x, y, draws):
+    yield x
+
+def numbers(model, x, target, draws):
+    return 3.0
+
+def flat(model, x, target, draws):
+    return x.flatten(1)
+
+def mean(explained):
+    return explained.maps.mean()
+
+def word(explained):
+    return "even"
+
+def objective():
+    return 1.0
+"""
+
+
+@pytest.fixture
+def p(problem):
+    return problem("linear", n=6)
+
+
+@pytest.fixture
+def mine(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(CODE)
+    return lambda name: f"{path}:{name}"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("images", "returned Tensor: it must"), ("nothing", "returned NoneType"), ("inside", "yielded Tensor and no Level:")],
+)
+def test_a_probe_that_yields_no_level_is_refused(p, mine, name, said):
+    with pytest.raises(InputError, match=f"probe 'mine.py:{name}' {said}"):
+        probe([Subject(p.model, blank())], p.x, p.y, [parse(mine(name))])
+    scene = Scene(p.model, p.x, p.y, torch.arange(6), "linf", 0.1, 0, 4, "cpu")
+    with pytest.raises(InputError, match=f"probe 'mine.py:{name}' {said}"):
+        altered(known(mine(name)), scene)
+
+
+@pytest.mark.parametrize(("name", "said"), [("numbers", "returned float"), ("flat", r"returned a tensor of float32 \(6, ")])
+def test_a_method_that_returns_no_maps_is_refused(p, mine, name, said):
+    with pytest.raises(InputError, match=f"method .*{name}' {said}.*: it must return float maps"):
+        audit(p.model, p.x, p.y, methods=[parse(mine(name))], scores=[parse("gini")], about=blank())
+
+
+@pytest.mark.parametrize(("name", "said"), [("mean", r"a tensor of shape \(\)"), ("word", "str")])
+def test_a_score_without_a_number_an_image_is_refused(p, mine, name, said):
+    with pytest.raises(InputError, match=rf"score .*{name}' returned {said}: it must return a tensor with one number an image"):
+        audit(p.model, p.x, p.y, methods=[parse("saliency")], scores=[parse(mine(name))], about=blank())
+
+
+def test_an_objective_that_is_none_is_refused(mine):
+    with pytest.raises(InputError, match=r"objective 'mine.py:objective' returned float and no robench.objectives.Objective"):
+        plan_of(settled("small", {"objective": mine("objective")})[0], 0, None)
