@@ -427,7 +427,8 @@ def so_far(trial: Trial, interval: Interval, seen: Tensor, number: int) -> str:
         return ""
     left = int((trial.outcomes.broken[seen] < 0).sum())
     low, high = interval.of(left, len(seen))
-    return f"{len(seen)} images seen: {100 * left / len(seen):.2f} % left, 95 % interval {100 * low:.1f} - {100 * high:.1f}"
+    span = f"95 % interval of the {len(trial.outcomes.ids)} chosen images {100 * low:.1f} - {100 * high:.1f}"
+    return f"{len(seen)} images seen: {100 * left / len(seen):.2f} % left, {span}"
 
 
 def run_stages(trial: Trial, places: Tensor, told: Callable[[int], str]) -> None:

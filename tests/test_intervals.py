@@ -2,6 +2,7 @@
 
 import csv
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -77,3 +78,13 @@ def test_a_training_tells_the_clean_accuracy_of_the_images_that_were_attacked():
     assert [(probe, found["n"]) for probe, found in metrics.items()][1:] == [(CLEAN_ATTACKED, 40), ("fgsm", 40)]
     assert metrics["clean"]["n"] > 40
     assert metrics["fgsm"]["accuracy"] <= metrics[CLEAN_ATTACKED]["accuracy"]
+
+
+def test_the_table_of_an_audit_has_n_in_every_cell():
+    from robench.cli.auditing import pivot
+
+    rows = [replace(ABOUT, metric="accuracy", value=1.0, n=20)] + [
+        replace(ABOUT, probe=probe, metric="randomisation", value=0.25, n=n) for probe, n in (("saliency", 20), ("occlusion", 5))
+    ]
+    lines = [*pivot(rows, [ABOUT.checkpoint], lambda row: row.metric == "randomisation", brief=True)]
+    assert lines == [("saliency", "randomisation", "0.25, n = 20"), ("occlusion", "randomisation", "0.25, n = 5")]

@@ -48,6 +48,7 @@ def test_a_run_with_a_half_width_says_after_each_block_what_is_known(problem):
     sentences = [sentence for sentence in told if sentence]
     assert len(sentences) == len(found.samples) / 20 > 1
     assert sentences[-1].startswith(f"{len(found.samples)} images seen: {100 * found.accuracy('fgsm'):.2f} % left")
+    assert all("95 % interval of the 100 chosen images " in sentence for sentence in sentences)
 
 
 def test_the_bar_counts_images_and_ends_with_their_number(monkeypatch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -293,15 +293,14 @@ def other(row: Row) -> bool:
 def pivot(rows: Sequence[Row], names: Sequence[str], wanted: Callable[[Row], bool], brief: bool = False) -> Iterable[tuple[str, ...]]:
     """One line for each method, kind of images and metric that is wanted, with a cell for each model.
 
-    Brief cells have no interval, and no n where it is that of all images.
+    Brief cells have no interval.
     """
-    everything = {row.n for row in rows if row.metric == "accuracy"}
     found: dict[tuple[str, str], dict[str, Row]] = {}
     for row in rows:
         if wanted(row):
             found.setdefault((method_of(row), row.metric.removeprefix("gini/")), {})[row.checkpoint] = row
     for (method, metric), by_name in found.items():
-        yield method, metric, *(number_of(by_name.get(name), brief, everything) for name in names)
+        yield method, metric, *(number_of(by_name.get(name), brief) for name in names)
 
 
 def method_of(row: Row) -> str:
@@ -311,15 +310,15 @@ def method_of(row: Row) -> str:
     return f"{row.probe}{on}" + (f", {words['against']}" if "against" in words else "")
 
 
-def number_of(row: Row | None, brief: bool, everything: Collection[int]) -> str:
-    """A value, with its interval and n; in brief n only where it is not that of `everything`. A dash where there is no value."""
+def number_of(row: Row | None, brief: bool) -> str:
+    """A value with its n and, unless in brief, its interval. A dash where there is no value."""
     if row is None or math.isnan(row.value):
         return "-"
     if row.metric.endswith("_maps"):
         return f"{row.value:.0f} of {row.n}"
     value = f"{row.value:.4g}"
     span = "" if brief or math.isnan(row.low) else f" ({row.low:.4g} - {row.high:.4g})"
-    return f"{value}{span}" if brief and row.n in everything else f"{value}{span}, n = {row.n}"
+    return f"{value}{span}, n = {row.n}"
 
 
 def write(

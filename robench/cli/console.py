@@ -118,7 +118,9 @@ def show_rows(title: str, rows: Sequence[Row]) -> None:
         if row.metric == "rounded_accuracy":
             name = f"after 8-bit rounding\N{NO-BREAK SPACE}{eps_text(row.eps)}" if several else "after 8-bit rounding"
             lines.append((name, percent(row.value), interval(row.low, row.high), "", "", ""))
-    show(title, ("probe", "accuracy left %", "95 % interval", "seconds", "forwards", "backwards"), lines)
+    anytime = next((row.interval for row in rows if row.interval.startswith("anytime, of ")), "")
+    of = f" of the {anytime.removeprefix('anytime, of ').removesuffix(' images')} chosen images" if anytime else ""
+    show(title, ("probe", "accuracy left %", f"95 % interval{of}", "seconds", "forwards", "backwards"), lines)
 
 
 def percent(value: float) -> str:
