@@ -160,7 +160,8 @@ class Run:
     kept     what the objective keeps from step to step       done     steps so far
     sums     of the terms in the epoch so far                 history  records of the epochs so far
     best     of the epochs without an alarm the one that their held-out accuracies choose, with its weights; last  the last of them
-    good     what a roll-back goes back to, where it may be needed: the moment, best and last at the end of the last sound epoch
+    steady   the last of them that shows no gap of FGSM over PGD-10, where a later one does
+    good     what a roll-back goes back to, where it may be needed: the moment, best, last and steady at the end of the last sound epoch
     lost     records of epochs that were rolled back          first    loss of the first step
     """
 
@@ -176,13 +177,14 @@ class Run:
     history: list[dict[str, Any]] = field(default_factory=list)
     best: Epoch | None = None
     last: Epoch | None = None
+    steady: Epoch | None = None
     good: dict[str, Any] | None = None
     lost: list[dict[str, Any]] = field(default_factory=list)
     first: float = math.nan
 
 
 COUNTED = ("done", "sums", "history", "first")
-KEPT = ("best", "last")
+KEPT = ("best", "last", "steady")
 
 
 def begin(model: nn.Module, plan: Plan, world: World | None = None) -> Run:
@@ -223,13 +225,13 @@ def saved(run: Run) -> dict[str, Any]:
 
 
 def kept_epochs(of: Mapping[str, Any]) -> dict[str, Any]:
-    """The two epochs whose weights are kept, as dicts."""
+    """The epochs whose weights are kept, as dicts."""
     return {name: None if of[name] is None else asdict(of[name]) for name in KEPT}
 
 
 def epochs_from(state: Mapping[str, Any]) -> dict[str, Epoch | None]:
-    """The two epochs again."""
-    return {name: None if state[name] is None else Epoch(**state[name]) for name in KEPT}
+    """Those epochs again."""
+    return {name: None if state.get(name) is None else Epoch(**state[name]) for name in KEPT}
 
 
 def moment(run: Run) -> dict[str, Any]:
@@ -256,7 +258,7 @@ def restore(run: Run, state: Mapping[str, Any]) -> None:
     for name in COUNTED:
         setattr(run, name, copy.deepcopy(state[name]))
     if "best" in state:
-        run.best, run.last = epochs_from(state).values()
+        run.best, run.last, run.steady = epochs_from(state).values()
         run.good = None if state["good"] is None else {"moment": state["good"]["moment"], **epochs_from(state["good"])}
         run.lost = copy.deepcopy(state["lost"])
         run.kept = {name: tensor.to(device) for name, tensor in state["everybody"][run.world.rank].items()}
@@ -447,10 +449,18 @@ def closed(run: Run, plan: Plan, held_out: Images, epoch: Epoch, trouble: str) -
     run.sums = {}
     if not alarm:
         run.best = epoch if run.best is None or preferred(epoch, run, plan, attacked(held_out, plan)) else run.best
+        run.steady = steady(run, epoch)
         run.last = epoch
     if not alarm and plan.guard == "roll-back" and not (watched and gapes(epoch.record())):
-        run.good = {"moment": moment(run), "best": run.best, "last": run.last}
+        run.good = {"moment": moment(run), **{name: getattr(run, name) for name in KEPT}}
     return epoch
+
+
+def steady(run: Run, epoch: Epoch) -> Epoch | None:
+    """What `run.steady` becomes with this epoch, which has no alarm."""
+    if not gapes(epoch.record()):
+        return None
+    return run.steady or (run.last if run.last and not gapes(run.last.record()) else None)
 
 
 def rolled_back(run: Run, plan: Plan) -> bool:
@@ -459,7 +469,8 @@ def rolled_back(run: Run, plan: Plan) -> bool:
         return False
     lost = [*run.lost, run.history[-1]]
     restore(run, run.good["moment"])
-    run.best, run.last, run.lost = run.good["best"], run.good["last"], lost
+    run.best, run.last, run.steady = (run.good[name] for name in KEPT)
+    run.lost = lost
     return True
 
 
@@ -486,7 +497,7 @@ def selected(run: Run, plan: Plan, held_out: Images) -> tuple[Epoch, str]:
     if run.best is None or run.last is None:
         raise InputError("nothing was trained: the run has no epoch")
     note = unproven(run.history, attacked(held_out, plan), len(held_out.classes)) if plan.defended else ""
-    return (run.last if note else run.best), note
+    return ((run.steady or run.last) if note else run.best), note
 
 
 def measure(model: nn.Module, held_out: Images, threat: Threat, seed: int, probe_n: int, fgsm: bool = False) -> dict[str, Any]:

@@ -92,10 +92,17 @@ def unproven(history: Sequence[Mapping[str, Any]], n: int, classes: int) -> str:
     best, floor = max((value for value in sound(history) if not math.isnan(value)), default=math.nan), 1.5 / classes
     if math.isnan(best) or wilson(round(best * n), n)[0] > floor:
         return ""
+    which = "a gap of FGSM over PGD-10" if late_gap(history) else "an alarm"
     return (
         f"held-out PGD-10 accuracy is {best:.1%} at best, on {n} images: not surely above {floor:.1%}, 1.5 times chance, "
-        "so it did not choose the epoch; the last one without an alarm was taken"
+        f"so it did not choose the epoch; the last one without {which} was taken"
     )
+
+
+def late_gap(history: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the last epoch without an alarm shows the gap that the alarm watches for, and an earlier one does not."""
+    kept = [gapes(record) for record in history if not record.get("alarm")]
+    return bool(kept) and kept[-1] and not all(kept)
 
 
 def robust_overfitting(history: Sequence[Mapping[str, Any]], n: int) -> str:

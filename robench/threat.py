@@ -12,6 +12,7 @@ from torch import Tensor
 
 from robench.draws import Draws
 from robench.errors import InputError
+from robench.options import positive
 
 NORMS = ("linf", "l2", "l1")
 
@@ -126,14 +127,25 @@ def refuse_too_large(threat: Threat, shape: Sequence[int] | None) -> None:
     """
     if shape is None and threat.norm != "linf":
         return
-    most = diameter(threat.norm, shape or ())
-    if threat.eps > most * (1 + 1e-6):
-        meant = f": did you mean {threat.eps:g}/255?" if threat.eps <= 255 else ""
-        of = "" if threat.norm == "linf" else f" of {'x'.join(map(str, shape or ()))}"
+    refuse_beyond(f"a radius of {threat.eps:g}", threat.eps, threat.norm, shape or ())
+
+
+def refuse_beyond(what: str, length: float, norm: str, shape: Sequence[int]) -> None:
+    """InputError for a length that a user gave, told as `what`, that is larger than any distance of two images of this shape."""
+    most = diameter(norm, shape)
+    if length > most * (1 + 1e-6):
+        meant = f": did you mean {length:g}/255?" if length <= 255 else ""
+        of = "" if norm == "linf" else f" of {'x'.join(map(str, shape))}"
         raise InputError(
-            f"a radius of {threat.eps:g} reaches beyond every image: pixels lie in [0, 1], "
-            f"where two images{of} are at most {most:.4g} apart in {threat.norm}{meant}"
+            f"{what} reaches beyond every image: pixels lie in [0, 1], where two images{of} are at most {most:.4g} apart in {norm}{meant}"
         )
+
+
+def reachable(name: str, value: object, norm: str, shape: Sequence[int]) -> float:
+    """The option as a float, if it is a length in pixel units above 0 and no larger than any distance of two images (C, H, W)."""
+    length = positive(name, value)
+    refuse_beyond(f"{name}={length:g}", length, norm, shape)
+    return length
 
 
 def size(norm: str, delta: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ from robench.models import checkpoint, load, peek
 from robench.models.architectures import is_foreign, runs_code
 from robench.models.identity import code_of, digest_of
 from robench.models.loading import kind_of
-from robench.objectives import NEED_TEACHER, follows_images, remarks
+from robench.objectives import NEED_TEACHER, follows_images, refuse_unreachable, remarks
 from robench.objectives.gradients import evaluation
 from robench.objectives.second_order import attention_by_products, differentiates_twice, fused_attention, operators_named
 from robench.plans import resolvable
@@ -43,7 +43,7 @@ from robench.resuming import Event, Going, claimed, finished, kept_going, replac
 from robench.settings import few_held_out, file_name, network, plan_of, settled
 from robench.shards import started
 from robench.suites import recipes
-from robench.threat import Threat, refuse_too_large
+from robench.threat import Threat
 from robench.types import Batch
 
 UNDEFENDED: dict[str, Any] = {"objective": "standard", "reg": (), "awp": 0.0}  # how a teacher's settings differ from its student's
@@ -123,8 +123,9 @@ def train(
                other settings and seed, with the next free number; None: nothing is written. While the training runs its state lies in
                FILE.state.pt
     select     which weights become FILE.pt: "best" on the held-out split, or "last". Best is for a defence the latest epoch whose PGD-10
-               accuracy lies within one standard error of the best, if that is surely above 1.5 / K, else the last epoch, with a note;
-               without a defence the epoch of the best clean accuracy. No epoch with an alarm is taken
+               accuracy lies within one standard error of the best, if that is surely above 1.5 / K, else the last epoch, before one
+               where FGSM leaves far more than PGD-10, with a note; without a defence the epoch of the best clean accuracy. No epoch with
+               an alarm is taken
     teacher    a checkpoint or a file of weights of the same architecture for what learns from one (igd, hat); without it a network is
                trained first, with the same settings and no defence, and kept in FILE.teacher.pt
     teachers   a folder where such a network is kept instead, under a name made of its settings, and found again by other trainings
@@ -220,12 +221,13 @@ def ready(
     model, about, more = network(settings, training, seed)
     notes += more
     plan = plan_of(settings, seed, None)
-    refuse_too_large(plan.threat, images.shape)
+    methods = [parse(sentence) for sentence in (settings["objective"], *settings["reg"])]
+    refuse_unreachable(methods, plan.threat, images.shape)
     refuse_batches(model, plan, processes)
     resolvable(recipes(suite, plan.threat.norm) if isinstance(suite, str) else suite, "robench")
     notes += [
         *penalty_notes(settings["reg"], model, training),
-        *cut_notes([parse(sentence) for sentence in (settings["objective"], *settings["reg"])], model, training),
+        *cut_notes(methods, model, training),
         *attention_notes(model, training, plan),
     ]
     refuse_wrong_words(settings["reg"], model, training, plan)

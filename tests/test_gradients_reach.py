@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from commandline import read, refused, robench
 from torch import nn
 
 from robench.attacks import ATTACKS
@@ -17,7 +18,6 @@ from robench.probing import Subject, probe
 from robench.recipes import parse
 from robench.rows import Row
 from robench.threat import Threat
-from tests.commandline import read, refused, robench
 
 ABOUT = Row("net", "", "toy", "test", 0, 0, "", 0.0, "", "", "", 0.0)
 

@@ -1,11 +1,14 @@
 """A radius beyond every image is a slip of the units: it is refused wherever a user gives one, and what it may have meant is named."""
 
+from contextlib import nullcontext
+
 import pytest
 from commandline import refused
 
 from robench.attacks import ATTACKS
 from robench.errors import InputError
 from robench.evaluation import evaluate
+from robench.objectives import refuse_unreachable
 from robench.recipes import parse
 from robench.threat import Threat, diameter
 from robench.training import train
@@ -58,3 +61,37 @@ def test_training_refuses_such_a_radius_before_it_begins(norm, eps, sentence):
 def test_every_command_refuses_eps_8_and_asks_for_8_of_255(words, tmp_path):
     assert "did you mean 8/255?" in refused(*words, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("recipe", "norm", "sentence"),
+    [
+        ("vat,radius=200", "linf", "vat with radius=200 reaches beyond every image.* of 3x32x32 are at most 55.43 apart in l2"),
+        ("vat,xi=56", "linf", "vat with xi=56"),
+        ("sagr,estimator=fd,h=60", "linf", "sagr with h=60"),
+        ("tulip,h=60", "linf", "tulip with h=60"),
+        ("cure,h=60", "linf", "cure with h=60"),
+        ("pgd-at,step_size=2", "linf", "pgd-at with step_size=2 .*did you mean 2/255"),
+        ("arr,step_size=56", "l2", "arr with step_size=56"),
+        ("vat,radius=55", "linf", ""),
+        ("trades,step_size=2", "l2", ""),
+        ("hat,h=60", "linf", ""),  # a factor
+        ("mine.py:penalty,h=60", "linf", ""),  # whose h is unknown
+    ],
+)
+def test_a_length_of_a_training_method_beyond_every_image_is_refused(recipe, norm, sentence):
+    with pytest.raises(InputError, match=sentence) if sentence else nullcontext():
+        refuse_unreachable([parse(recipe)], Threat(norm, 0.03), (3, 32, 32))
+
+
+def test_a_training_with_a_radius_beyond_every_image_writes_nothing(tmp_path):
+    with pytest.raises(InputError, match="vat with radius=200 reaches beyond"):
+        train("shapes", reg=("vat,radius=200",), n_train=200, epochs=1, out=tmp_path / "net.pt")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("norm", "step_size"), [("linf", 8.0), ("l2", 14.0)])
+def test_a_step_of_pgd_beyond_every_image_is_refused(problem, norm, step_size):
+    p = problem("linear", n=2)
+    with pytest.raises(InputError, match=f"step_size={step_size:g} reaches beyond every image"):
+        ATTACKS["pgd"](p.model, p.x, p.y, Threat(norm, 0.1), p.draws(), step_size=step_size)

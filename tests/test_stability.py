@@ -151,7 +151,15 @@ def test_other_seeds_try_other_changes(problem):
     assert not torch.allclose(max_sensitivity(net), max_sensitivity(other), rtol=1e-3)
 
 
-@pytest.mark.parametrize(("options", "word"), [({"radius": 0}, "radius"), ({"samples": 0}, "samples"), ({"samples": 2.5}, "samples")])
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"radius": 0}, "radius"),
+        ({"radius": 8}, "radius=8 reaches beyond every image.*did you mean 8/255"),
+        ({"samples": 0}, "samples"),
+        ({"samples": 2.5}, "samples"),
+    ],
+)
 def test_a_wrong_option_is_named(problem, options, word):
     with pytest.raises(InputError, match=word):
         max_sensitivity(asked(problem("linear")), **options)

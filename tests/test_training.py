@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from robench import fitting
 from robench.data import Images
 from robench.errors import InputError
-from robench.fitting import OPTIMIZERS, Epoch, Plan, Step, begin, follow, shuffled
+from robench.fitting import OPTIMIZERS, Epoch, Plan, Step, begin, follow, restore, saved, shuffled
 from robench.fitting import fit as steps_of
 from robench.models import checkpoint
 from robench.objectives import OBJECTIVES, regularizers_of
@@ -151,8 +151,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_a_sentence():
 
 
 def finished(accuracies, n=200, guard="off", classes=10, **changes):
-    """A run whose epochs had these (clean, robust) accuracies on n held-out images, its plan, and the epoch that is chosen, from 1."""
-    measured = iter([{"held_out_clean": clean, "held_out_robust": robust} for clean, robust in accuracies])
+    """A run whose epochs had these (clean, robust[, FGSM]) accuracies on n held-out images, its plan, and the chosen epoch, from 1."""
+    keys = ("held_out_clean", "held_out_robust", "held_out_fgsm")
+    measured = iter([{**dict(zip(keys, row, strict=False)), "held_out_attacked_clean": row[0]} for row in accuracies])
     settings = {**PLAIN, "guard": guard, "probe_n": n, **changes}
     plan = Plan(objective=OBJECTIVES["standard"](), regularizers={}, threat=Threat("linf", 0.05), seed=0, **settings)
     going, held_out = begin(network(), plan), replace(images(n), classes=tuple(map(str, range(classes))))
@@ -178,6 +179,22 @@ def test_a_defence_that_is_not_robust_ships_its_last_epoch_with_a_note():
     assert "8.0% at best, on 200 images: not surely above 15.0%, 1.5 times chance" in note
     assert finished([(0.36, 0.2), (0.5, 0.1)], classes=100)[:2] == (1, "")  # .2 is far above 1.5 / 100
     assert finished([(0.36, 0.2), (0.5, 0.1)], n=20, classes=10)[0] == 2  # on 20 images it says nothing
+
+
+def test_where_pgd_chooses_nothing_an_epoch_before_the_gap_goes_before_a_later_one():
+    """Epochs 3 and 4 fool their own adversary: the fourth has the alarm, and the third is as collapsed."""
+    rows = [(0.3, 0.09, 0.15), (0.4, 0.08, 0.2), (0.6, 0.01, 0.5), (0.6, 0.0, 0.5)]
+    epoch, note, run = finished(rows, watched=True, guard="stop")
+    assert (epoch, run.last.epoch, run.history[-1]["alarm"] != "") == (2, 2, True)
+    assert note.endswith("the last one without a gap of FGSM over PGD-10 was taken")
+    again = begin(
+        network(),
+        Plan(objective=OBJECTIVES["standard"](), regularizers={}, threat=Threat("linf", 0.05), seed=0, **{**PLAIN, "probe_n": 200}),
+    )
+    restore(again, saved(run))
+    assert (again.best.epoch, again.last.epoch, again.steady.epoch) == (run.best.epoch, 2, 1)
+    assert finished(rows[2:3], watched=True, guard="stop")[0] == 1  # there is no other
+    assert finished([*rows[:3], rows[1]], watched=True, guard="stop")[0] == 4  # the gap has closed again
 
 
 def test_a_training_without_a_defence_chooses_by_clean_accuracy():

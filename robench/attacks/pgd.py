@@ -12,8 +12,8 @@ from robench.attacks.losses import loss_of
 from robench.attacks.targets import chosen_target, is_targeted
 from robench.draws import Draws
 from robench.errors import InputError
-from robench.options import positive, switch, whole
-from robench.threat import Threat
+from robench.options import switch, whole
+from robench.threat import Threat, reachable
 from robench.types import Found
 
 
@@ -43,7 +43,7 @@ def pgd(
                   Choosing the target costs one forward pass
     """
     _, _, random_start = whole("steps", steps), whole("restarts", restarts), switch("random_start", random_start)
-    length = 2.5 * threat.eps / steps if step_size is None else positive("step_size", step_size)
+    length = 2.5 * threat.eps / steps if step_size is None else reachable("step_size", step_size, threat.norm, x.shape[1:])
     targeted = is_targeted(target)
     objective = loss_of(loss, targeted)
     if restarts > 1 and not random_start:

@@ -12,8 +12,8 @@ from robench.attacks.losses import loss_of
 from robench.calls import leaf_of, padded
 from robench.draws import Draws
 from robench.errors import InputError
-from robench.options import number, positive, whole
-from robench.threat import Threat, per_sample
+from robench.options import number, whole
+from robench.threat import Threat, per_sample, reachable
 from robench.types import Found
 
 
@@ -46,7 +46,7 @@ def transfer(
     """
     objective, keep = loss_of(loss, targeted=False), number("decay", decay)
     _ = whole("steps", steps)
-    length = 2 * threat.eps / steps if step_size is None else positive("step_size", step_size)
+    length = 2 * threat.eps / steps if step_size is None else reachable("step_size", step_size, threat.norm, x.shape[1:])
     search = Search(model, x, y, threat)
     for restart in search.turns(whole("restarts", restarts)):
         start = threat.sample(search.x, draws.child("restart", restart).take(search.rows)) if restart else search.x

@@ -5,14 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robench.options import positive, whole
+from robench.options import whole
+from robench.threat import reachable
 from robench.types import Explained
 
 
 def max_sensitivity(explained: Explained, *, radius: float = 0.02, samples: int = 10) -> Tensor:
     """The largest change of each map under small changes of its image, as a part of the map's length, (B,) float64 >= 0: 0 is steady.
 
-    radius   how far a subpixel may move, in pixel units            samples  random changes that are tried
+    radius   how far a subpixel may move, in pixel units, at most 1 samples  random changes that are tried
 
     max over x' of ||a(x') - a(x)||_2 / ||a(x)||_2, x' uniform in the l-infinity ball around x (Yeh et al. 2019, 1901.09392, estimated by
     sampling as there: a larger `samples` can only raise it). x' is kept in [0, 1], because a pixel beyond is none (our choice): away from
@@ -22,7 +23,8 @@ def max_sensitivity(explained: Explained, *, radius: float = 0.02, samples: int 
     method that draws noise is not charged with its noise. NaN where that map is 0 everywhere or a map is not finite. The cost of
     `samples` + 1 maps.
     """
-    radius, model, x = positive("radius", radius), explained.model, explained.x
+    model, x = explained.model, explained.x
+    radius = reachable("radius", radius, "linf", x.shape[1:])
     noise, most = explained.draws.child("max-sensitivity"), torch.zeros(len(x), dtype=torch.float64, device=x.device)
 
     def mapped(images: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ A regulariser is a function (model, batch, *, options...) -> scalar; a new one i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -39,6 +39,7 @@ from robench.objectives.vat import vat
 from robench.objectives.weight_norms import l1, l2
 from robench.recipes import Recipe, parse, resolve
 from robench.schedules import shares
+from robench.threat import Threat, reachable, refuse_too_large
 
 __all__ = [
     "DEFAULT_BASES",
@@ -55,6 +56,7 @@ __all__ = [
     "follows_images",
     "penalised",
     "ramp",
+    "refuse_unreachable",
     "regularizers_of",
     "remarks",
     "weighted",
@@ -110,6 +112,7 @@ DEFAULT_WEIGHTS = {
 DEFAULT_WARMUPS = {"sagr": 0.25}
 ADVERSARIAL_BASES = {"igd": "pgd-at", "emr": "pgd-at", "gini": "pgd-at", "gradalign": "fgsm-at"}
 DEFAULT_BASES = {name: ADVERSARIAL_BASES.get(name, "standard") for name in REGULARIZERS}
+LENGTHS = {"vat": ("radius", "xi"), "sagr": ("h",), "tulip": ("h",), "cure": ("h",)}  # options that are Euclidean, in pixel units
 BLIND = ("standard", "l1", "l2")  # what takes no gradient by the images
 NEED_TEACHER = ("igd", "hat")  # what learns from a network trained without a defence
 
@@ -122,6 +125,17 @@ def regularizers_of(sentences: Iterable[str]) -> dict[str, Regularizer]:
             raise InputError(f"regulariser {recipe.name!r} is given twice: one weight and one set of options a name")
         regularizers[recipe.label] = weighted(recipe)
     return regularizers
+
+
+def refuse_unreachable(recipes: Iterable[Recipe], threat: Threat, shape: Sequence[int]) -> None:
+    """InputError where the radius, or a length in pixel units among the options of built-in methods, exceeds the diameter of the box."""
+    refuse_too_large(threat, shape)
+    for recipe in recipes:
+        built_in = recipe.name in OBJECTIVES or recipe.name in REGULARIZERS
+        for option in ("step_size", *LENGTHS.get(recipe.name, ())) if built_in else ():
+            if option in recipe.options:
+                norm = threat.norm if option == "step_size" else "l2"
+                reachable(f"{recipe.name} with {option}", recipe.options[option], norm, shape)
 
 
 def follows_images(recipe: Recipe) -> bool:
