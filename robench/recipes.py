@@ -156,7 +156,7 @@ def lookup(name: str, table: Mapping[str, T], what: str) -> T:
     if name in table:
         return table[name]
     elsewhere = ELSEWHERE.get(what, {}).get(name)
-    raise InputError(f"unknown {what} {name!r}{f': {elsewhere}' if elsewhere else did_you_mean(name, table)}")
+    raise InputError(f"unknown {what} {name!r}{f': {elsewhere}' if elsewhere else did_you_mean(str(name), table)}")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -103,6 +103,8 @@ def test_paths_may_be_strings(p, tmp_path):
         ({"suite": ["pgdd"]}, "did you mean 'pgd'"),
         ({"folder": 3}, "folder is of type int"),
         ({"norm": "Linf"}, "unknown norm 'Linf'"),
+        ({"engine": 3}, "unknown engine 3: choose one of"),
+        ({"precision": 3}, "unknown precision 3: choose one of"),
         ({"x": torch.ones(16, 3, 8, 8, dtype=torch.uint8)}, "bytes of 0 and 1 alone, which is black: multiply them by 255"),
         ({"batch_size": "5"}, "batch_size must be a whole number of at least 1, not '5'"),
         ({"batch_size": 0}, "batch_size must be a whole number of at least 1, not 0"),

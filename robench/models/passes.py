@@ -116,7 +116,7 @@ def cheaper(
 def refuse_precision(precision: str, device: torch.device) -> None:
     """InputError for a precision that is unknown or that the device has not."""
     if precision not in PRECISIONS:
-        raise InputError(f"unknown precision {precision!r}{did_you_mean(precision, PRECISIONS)}")
+        raise InputError(f"unknown precision {precision!r}{did_you_mean(str(precision), PRECISIONS)}")
     if precision == "tf32" and device.type != "cuda":
         raise InputError(f"precision tf32 needs a CUDA device, not {device.type}: choose fp32 or bf16")
 
