@@ -114,7 +114,7 @@ def made(
 
     cells = tuple((corruption, severity) for corruption in corruptions for severity in severities)
     frost = f" frost={'photos' if photos else 'procedural'}" if "frost" in corruptions else ""
-    about = {"images": images.sha256, "seed": seed, "scale": scale, "photos": digest_of(photos)}
+    about = {"n": len(images), "images": images.sha256, "seed": seed, "scale": scale, "photos": digest_of(photos)}
     setting = f"scale={scale}{frost}"
     return Source(images.name + SYNTH, images.split, images.y, images.ids, images.classes, cells, setting, pixels, images.pixels, about)
 

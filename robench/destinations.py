@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from robench.errors import InputError, UnfinishedError
-from robench.journal import complete_lines, states
+from robench.journal import LONG, apart, complete_lines, states
 from robench.recipes import Recipe, spelled, worded
 from robench.writing import ELSEWHERE, FULL, locked, prepare, write_whole
 
@@ -24,7 +24,6 @@ MANIFEST = "manifest.json"
 LOCK, STAGED, REPLACING, WHOLE = ".lock", ".results", ".replacing", ".whole"
 OURS = (MANIFEST, "rows.csv", "samples.csv", "report.html", "x_adv.npy", "sweep.json", "front.png", "compare.csv")
 PICTURES = "x_adv-*.png"  # of adversarial images
-LONG = 60  # letters
 REPEATED = {"methods": "--method", "scores": "--score", "against": "--against", "join": "--join"}  # options by their word
 Words = Mapping[str, Any]
 Adds = Callable[[Words, Words], bool]
@@ -317,11 +316,10 @@ def differing(one: Words, other: Words, where: str = "") -> str:
             if told := differing(a, b, f"{where}{key}."):
                 return told
         elif a != b:
-            return (
-                lists_apart(where + key, [*(a or ())], [*(b or ())])
-                if lists_of_words(a, b)
-                else f"{where}{key} was {shortened(a)} and is {shortened(b)}"
-            )
+            if lists_of_words(a, b):
+                return lists_apart(where + key, [*(a or ())], [*(b or ())])
+            before, now, of = apart(*(worded(value) if isinstance(value, float) else repr(value) for value in (a, b)))
+            return f"{where}{key} was {before} and is {now}{of}"
     return ""
 
 
@@ -363,9 +361,3 @@ def as_written(item: object) -> str:
     if isinstance(item, Mapping):
         return str(item.get("path") or item.get("name") or "")
     return worded(item) if isinstance(item, (str, int, float)) else ""
-
-
-def shortened(value: object) -> str:
-    """A value in at most 60 letters."""
-    text = worded(value) if isinstance(value, float) else repr(value)
-    return text if len(text) <= LONG else text[: LONG - 3] + "..."

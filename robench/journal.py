@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from robench.errors import InputError, UnfinishedError
 from robench.writing import FULL, write_whole
 
 NAME = "state"
+LONG = 60  # letters
 Adds = Callable[[Mapping[str, Any], Mapping[str, Any]], bool]
 CHECK = "check"  # the key of a line's checksum
 FINISHED = {"finished": True}
@@ -192,10 +194,18 @@ def difference(theirs: object, ours: Mapping[str, Any]) -> str:
         return "its first line does not say which"
     keys: Iterable[str] = [*ours, *theirs]
     key = next(key for key in keys if theirs.get(key) != ours.get(key))
-    return f"its {key} is {shortened(theirs.get(key))}, here it is {shortened(ours.get(key))}"
+    a, b, of = apart(json.dumps(theirs.get(key)), json.dumps(ours.get(key)))
+    return f"its {key} is {a}, here it is {b}{of}"
 
 
-def shortened(value: object) -> str:
-    """A value in at most 60 letters."""
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def apart(one: str, other: str) -> tuple[str, str, str]:
+    """Two texts in at most LONG letters each, from shortly before their first difference, and what they are where they are digests."""
+    if all(re.fullmatch("['\"]?[0-9a-f]{64}['\"]?", text) for text in (one, other)):
+        return f"{one[:13]}...", f"{other[:13]}...", " (digests: the content is another)"
+    same = next((place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    start = max(0, same - LONG // 3) if max(len(one), len(other)) > LONG else 0
+    end = start + LONG - 6
+    a, b = (
+        f"{'...' * (start > 0)}{text[start:end]}..." if len(text) > end + 6 else "..." * (start > 0) + text[start:] for text in (one, other)
+    )
+    return a, b, ""

@@ -103,7 +103,8 @@ def header(
         "robench": version("robench"), "checkpoint": about.checkpoint, "architecture": dict(architecture), **identity(model),
         "surrogates": [identity(value) for value in options if isinstance(value, nn.Module)],
         "attack code": code_of(*attacks),
-        "images": digest.hexdigest(), "seed": about.seed, "until": until, "norm": about.norm, "entries": ENTRIES,
+        "data": about.data, "n": len(ids), "images": digest.hexdigest(),
+        "seed": about.seed, "until": until, "norm": about.norm, "entries": ENTRIES,
         "saved": saved, "batch_size": batch_size,
         "suite": [[stage.probe, stage.setting, stage.threat.eps] for stage in stages],
     }  # fmt: skip

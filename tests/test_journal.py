@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from robench.errors import InputError, UnfinishedError
-from robench.journal import Journal, states
+from robench.journal import Journal, apart, states
 
 RUN = {"seed": 0, "suite": ["clean", "pgd"]}
 
@@ -163,3 +163,14 @@ def test_a_state_without_checksums_may_be_of_another_version(tmp_path):
     (tmp_path / "state-0.jsonl").write_text(json.dumps(RUN) + "\n")
     with pytest.raises(InputError, match="is damaged, or of another version of robench: remove it, or choose another folder"):
         Journal(tmp_path, RUN, resume=True)
+
+
+def test_what_two_runs_differ_in_is_shown_around_the_first_difference():
+    one, other = "folder:/" + "a/" * 50 + "old/x" * 9, "folder:/" + "a/" * 50 + "new/x" * 9
+    a, b, _ = apart(one, other)
+    assert a != b
+    assert "old" in a
+    assert "new" in b
+    assert max(len(a), len(b)) <= 66
+    assert apart("1", "2") == ("1", "2", "")
+    assert apart("'" + "f" * 64 + "'", "'" + "0" * 64 + "'")[2] == " (digests: the content is another)"
