@@ -18,6 +18,7 @@ R = TypeVar("R")
 LEAST_ROWS = 16  # a smaller batch is padded: logits differ in the last bits between batches of 1, 7 and 50
 CUT = "the logits have no gradient with respect to the images: attacks that follow gradients are blind"
 ZERO = "the input gradient of the loss is exactly 0 on every image of a batch: the attack is blind"
+NAN = "the input gradient of the loss is NaN or infinite in places, which count as 0: the attack may be blind there"
 FULL_ROWS = 64  # where one image asks for many passes, a call takes so many rows if there are fewer images: several passes of each
 
 
@@ -103,13 +104,14 @@ def widened(logits: Tensor) -> Tensor:
     return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 
-def derivative(total: Tensor, leaf: Tensor, again: bool = False, enough: int | None = None) -> Tensor:
+def derivative(total: Tensor, leaf: Tensor, again: bool = False, enough: int | None = None, tell: bool = False) -> Tensor:
     """The gradient of `total` at the leaf, (R, C, H, W), entries that are not finite as 0; all 0 where the model has cut the graph.
 
     A RuntimeWarning says where it has.
 
     again   keep the graph for another backward pass
     enough  warn also where the gradients of so many images or more are all exactly 0, though the graph is whole
+    tell    warn also where an entry is not finite
     """
     grad = torch.autograd.grad(total, leaf, retain_graph=again, allow_unused=True)[0] if total.requires_grad else None
     if grad is None:
@@ -117,6 +119,8 @@ def derivative(total: Tensor, leaf: Tensor, again: bool = False, enough: int | N
         return torch.zeros_like(leaf)
     if enough is not None and len(grad) >= enough and not bool(grad.any()):
         warnings.warn(ZERO, RuntimeWarning, stacklevel=2)
+    if tell and not bool(grad.isfinite().all()):
+        warnings.warn(NAN, RuntimeWarning, stacklevel=2)
     return grad.nan_to_num(0.0, 0.0, 0.0)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from commandline import refused
 from torch import nn
 
 from robench.errors import InputError
@@ -186,6 +187,30 @@ def test_a_checkpoint_of_another_version_or_without_its_parts_is_refused(small, 
         torch.save(what, tmp_path / "broken.pt")
         with pytest.raises(InputError, match=sentence):
             load(tmp_path / "broken.pt")
+
+
+@pytest.mark.parametrize(
+    ("where", "wrong", "sentence"),
+    [
+        ("", {"recipe": None}, "says recipe None, which is no table"),
+        ("", {"data": 3}, "says data 3, which is no table"),
+        ("recipe", {"eps": "x"}, "says eps 'x'"),
+        ("recipe", {"norm": 2}, "says norm 2"),
+        ("model", {"classes": 10**9}, "it describes a network of"),
+        ("model", {"classes": "ten"}, "says classes 'ten'"),
+        ("model", {"shape": [3, 10**6, 10**6]}, "says shape .3, 1000000, 1000000."),
+        ("model", {"shape": [1, 4000, 4000]}, "it describes a network of"),
+        ("model", {"options": {"width": 10**9}}, "it describes a network"),
+    ],
+)
+def test_a_description_that_was_edited_is_damaged(small, tmp_path, where, wrong, sentence):
+    content = torch.load(small[0], weights_only=True)
+    meta = content["meta"]
+    content["meta"] = meta | ({where: meta.get(where, {}) | wrong} if where else wrong)
+    torch.save(content, tmp_path / "edited.pt")
+    with pytest.raises(InputError, match=f"edited.pt is a damaged checkpoint: .*{sentence}"):
+        load(tmp_path / "edited.pt")
+    assert "edited.pt is a damaged checkpoint: " in refused("eval", tmp_path / "edited.pt", "--data", "shapes", "--out", tmp_path / "out")
 
 
 def test_only_our_checkpoints_are_read_by_read(tmp_path):

@@ -122,7 +122,7 @@ def test_a_model_that_keeps_the_contract_stays_itself():
         (Wrapped(after=lambda z: (100 * z).long()), "returns int64 numbers: logits must be floating-point"),
         (Wrapped(after=lambda z: z > 0), "returns bool numbers"),
         (Wrapped(after=lambda z: z.tolist()), "returns list, not one tensor"),
-        (Wrapped(after=lambda z: z[:, :0]), r"gives no logits: its output for 1 images has the shape \(1, 0\)"),
+        (Wrapped(after=lambda z: z[:, :0]), "returns 0 output for each image"),
         (Wrapped(after=lambda z: z[:, 0]), r"turns images \(1, 1, 8, 8\) into an output \(1,\)"),
     ],
 )
@@ -142,6 +142,15 @@ def test_a_model_that_disables_gradients_is_measured_and_they_are_enabled_after_
     assert torch.is_grad_enabled()
     assert [note for note in found.notes if "disables gradients for the whole process" in note]
     assert [flag for flag in found.flags if "the logits have no gradient, as the graph is cut inside the model" in flag]
+
+
+@pytest.mark.parametrize("attack", ["pgd-10", "apgd-ce", "fab"])
+def test_gradients_that_are_nan_under_an_attack_are_a_flag(attack):
+    x, y = images()
+    nan = Wrapped(after=lambda z: torch.where(z > 1e9, z * torch.nan, z))  # finite, but 0 * NaN backwards
+    told = f"{attack}: the input gradient of the loss is NaN or infinite in places, which count as 0: the attack may be blind there"
+    assert told in evaluate(nan, x, y, suite=[parse(attack)], eps=0.1).flags
+    assert told not in evaluate(network(), x, y, suite=[parse(attack)], eps=0.1).flags
 
 
 # modes

@@ -133,7 +133,7 @@ class Search:
             return losses.detach(), torch.zeros_like(x_adv)
         self._count(self._backwards, at)
         first, self._looked = not self._looked, True
-        return losses.detach(), derivative(total, leaf, enough=ENOUGH if first else None)
+        return losses.detach(), derivative(total, leaf, enough=ENOUGH if first else None, tell=True)
 
     def slopes(self, x_adv: Tensor, goals: Callable[[Tensor], Tensor], at: Tensor | None = None) -> tuple[Tensor, Tensor, Iterator[Tensor]]:
         """Takes the verdict at x_adv; the logits there (R, K), goals(logits) (R, J), and the J gradients (R, C, H, W) of its columns.
@@ -154,7 +154,7 @@ class Search:
                     yield torch.zeros_like(x_adv)
                     continue
                 self._count(self._backwards, at)
-                yield derivative(total, leaf, again=column < len(totals))
+                yield derivative(total, leaf, again=column < len(totals), tell=True)
 
         return logits.detach(), values.detach().to(x_adv.dtype), gradients()
 

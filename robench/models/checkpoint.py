@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from robench.errors import InputError
 from robench.models.files import existing, read_torch, sniff_zip
+from robench.threat import NORMS
 from robench.writing import write_whole
 
 FORMAT = "robench-checkpoint-1"
+MOST_NUMBERS = 2**28  # of one image that a network was trained on
 
 
 def save(path: str | Path, model: nn.Module, meta: dict[str, Any]) -> None:
@@ -58,7 +60,29 @@ def parts(content: Mapping[str, Any], name: str) -> tuple[dict[str, Tensor], dic
     state, meta = content.get("state"), content.get("meta")
     if not isinstance(state, dict) or not isinstance(meta, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{name} is a damaged checkpoint: its weights or its description are missing")
+    if wrong := faults_in(meta):
+        raise InputError(f"{name} is a damaged checkpoint: its description says {wrong[0]}")
     return state, meta
+
+
+def faults_in(meta: Mapping[str, Any]) -> list[str]:
+    """What a description says that no checkpoint of ours can say, in a few words each; what it leaves out is no fault here."""
+    if odd := [key for key in ("model", "data", "recipe", "metrics") if not isinstance(meta.get(key, {}), dict)]:
+        return [f"{key} {meta[key]!r}, which is no table" for key in odd]
+    wrong = list[str]()
+    model, recipe = meta.get("model", {}), meta.get("recipe", {})
+    shape, classes = model.get("shape", [1, 1, 1]), model.get("classes", 1)
+    sides = isinstance(shape, (list, tuple)) and len(shape) == 3 and all(type(side) is int and side > 0 for side in shape)
+    if not sides or math.prod(shape) > MOST_NUMBERS:
+        wrong.append(f"shape {shape!r}")
+    if type(classes) is not int or classes < 1:
+        wrong.append(f"classes {classes!r}")
+    eps, norm = recipe.get("eps", 0.0), recipe.get("norm", "linf")
+    if type(eps) not in (int, float) or not 0 <= eps < math.inf:
+        wrong.append(f"eps {eps!r}")
+    if norm not in NORMS:
+        wrong.append(f"norm {norm!r}")
+    return wrong
 
 
 def fingerprint(state: Mapping[str, Any]) -> str:

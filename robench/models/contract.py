@@ -96,8 +96,6 @@ def answer(model: nn.Module, x: Tensor, n: int) -> Tensor:
         raise InputError(f"the model returns {type(logits).__name__}, not one tensor of logits (B, K)")
     if logits.dim() != 2 or len(logits) != n:
         raise InputError(f"the model turns images {(n, *x.shape[1:])} into an output {tuple(logits.shape)}, not into logits (B, K)")
-    if logits.shape[1] == 0:
-        raise InputError(f"the model gives no logits: its output for {n} images has the shape {tuple(logits.shape)}")
     refuse_one_output(logits)
     if not logits.is_floating_point():
         raise InputError(f"the model returns {str(logits.dtype).removeprefix('torch.')} numbers: logits must be floating-point numbers")

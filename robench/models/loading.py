@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from robench.calls import are_probabilities, into_eval
 from robench.errors import InputError
 from robench.inputs import as_device
-from robench.models.architectures import ARCHITECTURES, build, is_library, runs_code
-from robench.models.checkpoint import fingerprint, is_ours, parts, read
+from robench.models.architectures import ARCHITECTURES, build, is_foreign, is_library, runs_code
+from robench.models.checkpoint import fingerprint, is_ours, parts
 from robench.models.contract import answer_or_refuse, examined, refuse_absent
 from robench.models.exported import read_program
 from robench.models.files import TRUST, existing, first_line, read_torch, sniff
@@ -173,14 +173,15 @@ def load_model(source: str | Path, **options: Any) -> nn.Module:
 def peek(source: str | Path) -> dict[str, Any]:
     """What our checkpoint says of itself (its meta), without its network; {} for any other model, also for one that `load` will refuse.
 
-    InputError where there is no such file.
+    InputError where there is no such file, and for a checkpoint of ours that is damaged.
     """
     if kind_of(str(source)) != "torch":
         return {}
     try:
-        return read(source)[1]
+        content, _ = read_torch(existing(source), trust=False)
     except InputError:
         return {}
+    return parts(content, Path(source).name)[1] if is_ours(content) else {}
 
 
 def kind_of(source: str) -> str:
@@ -292,9 +293,25 @@ def rebuilt(state: Mapping[str, Tensor], meta: dict[str, Any], name: str, wanted
     if wanted.activation not in (None, activation):
         raise InputError(f"{name} was trained with the activation {activation!r}, not {wanted.activation!r}: leave --activation out")
     arch = stored_or_named(arch, name, wanted)
+    if not is_foreign(parse(arch).name):
+        refuse_too_much(partial(build, arch, classes=classes, shape=shape, activation=activation, **options), state, name)
+    elif is_library(arch) and classes > max((len(value) for value in state.values() if value.dim()), default=0):
+        raise InputError(f"{name} is a damaged checkpoint: it describes {classes} classes, and no weights are so long")
     network = build(arch, classes=classes, shape=shape, activation=activation, mean=mean, std=std, **options)
     fit(network, state, name, arch, classes)
     return network
+
+
+def refuse_too_much(built: Callable[[], nn.Module], state: Mapping[str, Tensor], name: str) -> None:
+    """InputError where the network that a checkpoint describes is far larger than its weights, seen without memory for it."""
+    held = sum(value.numel() for value in state.values())
+    try:
+        with torch.device("meta"):
+            due = sum(value.numel() for value in built().state_dict().values())
+    except (RuntimeError, OverflowError) as error:
+        raise InputError(f"{name} is a damaged checkpoint: it describes a network that cannot be ({first_line(error)})") from error
+    if due > 2 * held + 2**20:
+        raise InputError(f"{name} is a damaged checkpoint: it describes a network of {due:,} numbers, and holds {held:,}")
 
 
 def other_code(meta: Mapping[str, Any], name: str, wanted: Wanted) -> list[str]:
