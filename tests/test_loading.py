@@ -489,7 +489,7 @@ def test_a_library_network_says_that_its_weights_are_random(tmp_path):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda z: z[:, :1], "the model has 1 outputs, the data 2 classes"),
+        (lambda z: z[:, :1], "the model returns 1 output for each image, and classes need at least 2"),
         (lambda z: z * float("nan"), "NaN or infinite logits"),
         (lambda z: (z, z), "returns tuple, not one tensor"),
         (lambda z: z[:, 0], r"into an output \(4,\), not into logits"),

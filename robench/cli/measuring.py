@@ -217,7 +217,7 @@ def device_of(device: str, threads: int | None) -> str:
     if threads:
         most = max(LEAST_THREADS, 4 * (os.cpu_count() or 1))
         if threads > most:  # torch takes any number, and ends the process where the system has not so many
-            raise InputError(f"--threads {threads} is more than this machine can use: at most {most}, four for each of its CPUs")
+            raise InputError(f"--threads {threads} is more than is sensible on this machine: at most {most} are taken")
         torch.set_num_threads(threads)
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device == "auto":
