@@ -15,7 +15,7 @@ from robench.attacks.losses import fitting, loss_of
 from robench.calls import LEAST_ROWS
 from robench.draws import Draws
 from robench.errors import InputError
-from robench.threat import NORMS, Threat
+from robench.threat import NORMS, Threat, diameter
 
 EPS = {"linf": 0.03, "l2": 0.3, "l1": 3.0}
 
@@ -335,7 +335,7 @@ def test_with_eot_the_attack_on_a_noisy_model_reaches_the_optimum_that_one_pass_
 @pytest.mark.parametrize("norm", NORMS)
 def test_images_of_any_shape_are_attacked(problem, norm, shape):
     p = problem("linear", n=20, shape=shape)
-    threat = Threat(norm, EPS[norm])
+    threat = Threat(norm, min(EPS[norm], diameter(norm, shape)))
     for attack in (apgd, apgd_t):
         found = attack(p.model, p.x, p.y, threat, p.draws(), steps=5)
         assert threat.contains(p.x, found.x_adv).all()

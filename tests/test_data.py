@@ -144,10 +144,10 @@ def test_a_bad_index_file_is_refused(tmp_path, text, sentence):
 
 
 def test_a_missing_or_binary_index_file_is_refused(tmp_path):
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="there is no index file"):
         load("shapes", indices=tmp_path / "none.txt")
     (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="is no text"):
         load("shapes", indices=tmp_path / "bytes.txt")
 
 

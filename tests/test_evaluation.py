@@ -309,7 +309,7 @@ def test_a_damaged_state_is_refused_wherever_the_damage_is(problem, tmp_path):
     whole = path.read_bytes()
     for place in (chance.randrange(len(whole) - 1) for _ in range(150)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ chance.randrange(1, 256)]) + whole[place + 1 :])
-        with pytest.raises(InputError, match="is damaged: remove it"):
+        with pytest.raises(InputError, match="is damaged, or of another version of robench: remove it"):
             evaluate(p.model, p.x, p.y, examine=True, resume=True, **words)
 
 

@@ -96,7 +96,7 @@ def test_with_one_target_only_the_class_with_the_second_largest_logit_is_reached
     p = problem("linear", classes=5, n=24)
     with torch.no_grad():
         second = p.model(p.x).topk(2, dim=1).indices[:, 1]
-        found = fab_t(p.model, p.x, p.y, Threat("l2", 100.0), p.draws(), targets=1, steps=20)
+        found = fab_t(p.model, p.x, p.y, Threat("l2", 10.0), p.draws(), targets=1, steps=20)
         reached = p.model(found.x_adv).argmax(1)
     assert found.fooled.all()
     assert (reached == second).float().mean() > 0.6
@@ -183,7 +183,7 @@ def test_passes_are_counted_as_the_model_sees_them_and_fallen_samples_get_no_mor
 def test_once_all_have_fallen_the_model_is_asked_no_more(problem, attack):
     p = problem("linear", n=20)
     watched = Watched(p.model)
-    found = attack(watched, p.x, p.y, Threat("l2", 100.0), p.draws())
+    found = attack(watched, p.x, p.y, Threat("l2", 10.0), p.draws())
     assert found.fooled.all()
     assert len(watched.forwards) <= found.forwards.max() < 20
     assert attack(watched, p.x[:0], p.y[:0], Threat("l2", 1.0), Draws(0, torch.arange(0))).fooled.shape == (0,)
