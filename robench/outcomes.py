@@ -121,8 +121,8 @@ class Outcomes:
         tally.backwards += sum(entry["backwards"])
         self.nonfinite[probe] = self.nonfinite.get(probe, 0) + entry["nonfinite"]
         count, worst, bad = self.outside.get(probe, (0, 0.0, 0))
-        more, far, *rest = entry["outside"]
-        self.outside[probe] = count + more, max(worst, far), bad + sum(rest)  # the states of earlier versions lack the last number
+        more, far, infinite = entry["outside"]
+        self.outside[probe] = count + more, max(worst, far), bad + infinite
         known = self.warnings.setdefault(probe, [])
         known += [sentence for sentence in entry["warnings"] if sentence not in known]
         self.images |= {int(place): unpacked(image) for place, image in entry["images"].items()}

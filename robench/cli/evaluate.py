@@ -58,7 +58,8 @@ def evaluate(
     from robench.plans import resolvable
     from robench.suites import of_probes, recipes
 
-    probes = of_probes(recipes(suite, norm or "linf"))
+    chosen = recipes(suite, norm or "linf")
+    probes = of_probes(chosen)
     if probes:
         refuse(
             suite,
@@ -72,7 +73,7 @@ def evaluate(
             **{"save-png": save_png},
         )
     else:
-        resolvable(recipes(suite), engine)
+        resolvable(chosen, engine)
     what = subject(
         models, norm, eps.values if eps else None, data=data, data_dir=data_dir, download=download, split=split, image_size=image_size, n=n,
         shuffle=shuffle, indices=indices, resize=resize, layout=layout, class_order=class_order, classes=classes,
@@ -82,7 +83,7 @@ def evaluate(
     if probes:
         run_probes(
             what,
-            recipes(suite),
+            chosen,
             suite,
             out,
             quiet=quiet,

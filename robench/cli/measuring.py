@@ -276,11 +276,10 @@ def shared(world: World, stack: ExitStack, claim: Callable[[], AbstractContextMa
 
 def recipe_words(recipe: Recipe) -> dict[str, Any]:
     """What identifies a recipe: its name, weight and options, and the content of the file that it names."""
-    import hashlib
+    from robench.models.identity import digest_of
 
     name = recipe.name.removeprefix("transfer:")
-    path = Path(name.rpartition(":")[0] if ".py:" in name else name)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+    digest = digest_of(Path(name.rpartition(":")[0] if ".py:" in name else name))
     return {"name": recipe.name, "weight": recipe.weight, "options": dict(recipe.options), "sha256": digest}
 
 

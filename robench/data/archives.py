@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from robench.data.images import memory
 from robench.errors import InputError
 
 BROKEN = (
@@ -130,9 +130,8 @@ def refuse_absurd(member: Member, name: str, wanted: int) -> None:
             f"{name} is damaged: {member.key} declares {member.dtype} of shape {member.shape}, {member.bytes:,} bytes; the file can hold "
             f"{max(min(info.file_size, most) - member.begin, 0):,} at most"
         )
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else wanted
-    if wanted > memory:
-        raise InputError(f"{name}: {member.key} takes {wanted:,} bytes, and this machine has {memory:,}: take fewer images with --n")
+    if wanted > memory():
+        raise InputError(f"{name}: {member.key} takes {wanted:,} bytes, and this machine has {memory():,.0f}: take fewer images with --n")
 
 
 def skip(handle: IO[bytes], count: int) -> None:
