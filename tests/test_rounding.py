@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -153,3 +154,12 @@ def test_the_command_prints_the_line_and_writes_the_pictures(tmp_path):
     assert "after 8-bit" in again.stdout
     robench(*words, "--force", "--out", tmp_path / "out")
     assert not list((tmp_path / "out").glob("x_adv-*.png"))  # those of the run that was replaced
+
+
+def test_pictures_are_named_as_written_only_where_there_are_some(tmp_path):
+    checkpoint = Path(__file__).parents[1] / "checkpoints" / "shapes-cnn-pgd-at.pt"
+    for eps, some in (("0.01/255", False), ("64/255", True)):
+        out = tmp_path / str(some)
+        said = robench("attack", checkpoint, "--attack", "fgsm", "--eps", eps, "--n", 8, "--save-png", "--out", out).stderr
+        assert ("x_adv-*.png" in said) is some
+        assert bool(list(out.glob("x_adv-*.png"))) is some

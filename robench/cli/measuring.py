@@ -331,7 +331,8 @@ def run(
             notes += [note for note in found.notes if note not in what.loaded.notes]
             with place.results(images) as folder:
                 written = report(what, found, notes, title, folder, seed, seconds, how)
-            show(what, found, notes, title, place.folder, seed, quiet, [*written, *map(Path, images)])
+            there = [Path(name) for name in images if any(place.folder.glob(name))]  # no picture where nothing fell
+            show(what, found, notes, title, place.folder, seed, quiet, [*written, *there])
     if first:
         end_if_strict(strict, flags)
 
