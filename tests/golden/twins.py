@@ -1,10 +1,12 @@
-"""A second network for the golden tables: the committed checkpoint with ReLU in place of GELU, which some methods ask for."""
+"""A second network for the golden tables, the committed checkpoint with ReLU, which some methods ask for; and own functions."""
 
 from pathlib import Path
 
+import torch
 from torch import nn
 
 import robench
+from robench.types import Found, Level
 
 CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "shapes-cnn-pgd-at.pt"
 
@@ -17,3 +19,32 @@ def relu() -> nn.Module:
             if isinstance(child, nn.GELU):
                 setattr(parent, name, nn.ReLU())
     return model
+
+
+def faded(model, x, y, threat, draws):
+    """An attack of one's own: the image moved to medium grey as far as the threat allows."""
+    x_adv = threat.project(x, torch.full_like(x, 0.5))
+    with torch.no_grad():
+        fooled = model(x_adv).argmax(1) != y
+    one = torch.ones_like(y)
+    return Found(x_adv, fooled, torch.where(fooled, 0, -1), one, 0 * one, torch.zeros_like(fooled))
+
+
+def shifted(model, x, y, draws):
+    """A probe of one's own: the image pushed aside by two and by four pixels."""
+    one = torch.ones_like(y)
+    for pixels in (2, 4):
+        moved = x.roll(pixels, 3)
+        with torch.no_grad():
+            fooled = model(moved).argmax(1) != y
+        yield Level(f"pixels={pixels}", 0, moved, fooled, one.double() * pixels / 32, one, 0 * one)
+
+
+def bright(model, x, target, draws):
+    """A method of one's own: where the image is bright."""
+    return x - x.mean((1, 2, 3), keepdim=True)
+
+
+def largest(explained):
+    """A score of one's own: the largest size of a map."""
+    return explained.sizes.flatten(1).amax(1)
