@@ -155,3 +155,16 @@ def of_copies(score: Callable[[Explained], Tensor]) -> Callable[[Explained], Ten
         return score(replace(explained, **copies))
 
     return copied
+
+
+def corrupted_by_own(function: Callable[..., Tensor], x: Tensor, severity: int, draws: object, label: str) -> Tensor:
+    """The images x (B, C, H, W) under a corruption of the user's own; InputError where it made no such images."""
+    made: object = function(x.clone(), severity, draws)
+    refuse_kind(made, f"corruption {label!r} returned its images")
+    assert isinstance(made, Tensor)
+    if made.shape != x.shape:
+        raise InputError(f"corruption {label!r} returned images of shape {tuple(made.shape)} for images of shape {tuple(x.shape)}")
+    made = made.detach().to(x)
+    if fault := out_of_range(made):
+        raise InputError(f"corruption {label!r} returned pixels that do not lie in [0, 1]: {fault.partition(':')[0]}")
+    return made

@@ -7,39 +7,35 @@ an entry of the journal, so that a run can be taken up again after a kill.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import version
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from robench.calls import frozen, padded
 from robench.corruptions import CORRUPTIONS
 from robench.corruptions import corrupted as under
 from robench.corruptions.frost import read
 from robench.corruptions.levels import scale_of
 from robench.data import Images
 from robench.data.corrupted import SYNTH, Corrupted
-from robench.data.export import Export
-from robench.degradation import CLEAN, FIFTEEN, NINETEEN, NOISES, Reference, rows_of
-from robench.destinations import Place, alone_in
+from robench.data.export import Export, Put
+from robench.degradation import CLEAN, FIFTEEN, NINETEEN, NOISES, Reference
+from robench.destinations import Place
 from robench.errors import InputError
-from robench.evaluation import Track, check_logits, untracked
 from robench.inputs import PathLike, as_path, as_seed
-from robench.journal import Journal, begun
-from robench.memory import ending_told
-from robench.models.identity import identity
-from robench.models.passes import arithmetic
-from robench.probing import Subject
 from robench.recipes import did_you_mean, options_of
+from robench.results.corruptions import cell_of, columns_of, corruption_rows, reference_of
 from robench.rows import Row
+from robench.runs.measure import How, execute
+from robench.runs.stages.clean import clean_stage
+from robench.runs.stages.corruption import cell_stage, first_image
+from robench.runs.types import Pool, Stage, Subject, Track, untracked
 
 SETS = {"fifteen": FIFTEEN, "nineteen": NINETEEN, "noise": NOISES}
-NEEDS_CLEAN = ("relative_error", "relative_accuracy", "relative_ce", "relative_mce")  # and all rows of the probe clean
 PIXELS = "pixels of "  # before a corruption, the key of the digest of its images
 Cell = tuple[str, int]
 
@@ -171,175 +167,88 @@ def degrade(
     folder     keep the state of the run there, locked meanwhile, as in `evaluation.evaluate`; with `resume`, go on with what is there
     Raises InputError for labels or logits that cannot be used.
     """
-    seed = as_seed(seed)
+    seed, place = as_seed(seed), folder if isinstance(folder, Place) else as_path(folder, "folder")
     measured = [*subjects, *([reference] if isinstance(reference, Subject) else [])]
-    try_out(measured, source, device)
-    predictions: list[dict[Cell, Tensor]] = [{} for _ in measured]
-    sheet: dict[Cell, Tensor] = {}
-    with ExitStack() as stack:
-        work = stack.enter_context(alone_in(folder if isinstance(folder, Place) else as_path(folder, "folder")))
-        journal = Journal(work, header(measured, source), resume=resume, adds=only_adds)
-        stack.enter_context(journal.kept())
-        stack.enter_context(ending_told(batch_size, partial(begun, work)))
-        for subject in measured:
-            stack.enter_context(frozen(subject.model, device))
-        stack.enter_context(arithmetic("fp32"))
-        known = {(entry["corruption"], entry["severity"]): entry["labels"] for entry in journal.entries}
-        run = Run(measured, source, batch_size, device, journal, track)
-        for cell, found, image in every(run, known, target):
-            sheet[cell] = image
-            for labels, mine in zip(found, predictions, strict=True):
-                mine[cell] = labels
-        journal.finish()
-    return summed(subjects, measured, source, predictions, reference, seed, sheet)
-
-
-def try_out(subjects: Sequence[Subject], source: Source, device: str) -> None:
-    """InputError where the logits of a model cannot be used with these labels, before the first cell is computed."""
-    if not subjects or not source.cells:
-        return
-    few = torch.arange(min(2, len(source.y)))
-    x = floats(source.pixels(*source.cells[0], few) if source.clean is None else source.clean(few)).to(device)
-    for subject in subjects:
-        with frozen(subject.model, device), arithmetic("fp32"), torch.no_grad():
-            check_logits(padded(subject.model, x).cpu(), source.y)
-
-
-@dataclass(frozen=True)
-class Run:
-    """What the steps of `degrade` share."""
-
-    subjects: Sequence[Subject]
-    source: Source
-    batch_size: int
-    device: str
-    journal: Journal
-    track: Track
-
-
-def header(subjects: Sequence[Subject], source: Source) -> dict[str, Any]:
-    """What a run is, for its journal."""
-    return {
-        "robench": version("robench"),
-        "architectures": [dict(subject.architecture) for subject in subjects],
-        "models": [identity(subject.model) for subject in subjects],
-        "source": source.name,
-        **source.about,
-        "cells": [list(c) for c in source.cells],
+    pool, stages = pool_of_source(source), stages_of(source)
+    how = How(seed, batch_size, device, folder=place, resume=resume, track=track)
+    words = {"source": source.name, "measured": len(subjects), **source.about}
+    with nullcontext() if target is None else Exporting(target) as taker:
+        found = execute(measured, pool, stages, how, images="", data=source.name, words=words, adds=only_adds, taker=taker)
+    cells = found.of_kind("corruption")
+    if isinstance(reference, Subject):
+        reference = reference_of(found, found.cases[-1], cells)
+    cases = found.cases[: len(subjects)]
+    rows = [row for case in cases for row in corruption_rows(found, case, cells, reference)]
+    kept = {
+        case.subject.name: {cell_of(stage): found.ledger.column(case.name, stage, "pred", -1) for stage in cells} for case in found.cases
     }
+    sheet = {(CLEAN, 0) if stage.kind == "clean" else cell_of(stage): first_image(stage, pool) for stage in stages}
+    return Degradation(rows, columns_of(found, cases, cells), kept, sheet, reference)
+
+
+def pool_of_source(source: Source) -> Pool:
+    """The pool of a source's images."""
+    first = source.clean or partial(source.pixels, *source.cells[0])
+    shape = tuple(first(torch.arange(1)).shape[1:])
+    return Pool(source.clean, source.y, source.ids, shape, mild=None if source.clean else first)
+
+
+def stages_of(source: Source) -> list[Stage]:
+    """The clean pass, where the clean images are known, then each corruption at each severity."""
+    clean = clean_stage() if source.clean is not None else None
+    words = {"setting": source.setting, "data": source.name, "split": source.split}
+    cells = [
+        cell_stage(f"{name}-{severity}", name, severity, partial(shown, source, name, severity), clean=clean, words=words)
+        for name in dict.fromkeys(name for name, _ in source.cells)
+        for other, severity in source.cells
+        if other == name
+    ]
+    return [*([clean] if clean else []), *cells]
+
+
+def shown(source: Source, corruption: str, severity: int, places: Tensor, before: object) -> Tensor:  # noqa: ARG001 - it has its own
+    """The images of a source in one cell."""
+    return source.pixels(corruption, severity, places)
+
+
+class Exporting(ExitStack):
+    """Hands the images of corruptions to an export, file by file; those that are there already are passed over."""
+
+    def __init__(self, target: Export) -> None:
+        super().__init__()
+        self.target, self.corruption = target, ""
+        self.put: Put | None = None
+
+    def wants(self, stage: Stage) -> bool:
+        """Whether the images of a stage are still to be written."""
+        if stage.kind != "corruption":
+            return False
+        return stage.about["corruption"] == self.corruption or not self.target.has(stage.about["corruption"])
+
+    def take(self, stage: Stage, places: Tensor, x: Tensor) -> None:
+        """Writes some images."""
+        if stage.about["corruption"] != self.corruption:
+            self.close()
+            self.corruption = stage.about["corruption"]
+            self.put = self.enter_context(self.target.writing(self.corruption))
+        assert self.put is not None
+        self.put(stage.about["severity"], places, x)
 
 
 def only_adds(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
     """Whether a run asks for what another did and for more: corruptions, severities, models, or a reference where there was none.
 
-    theirs, ours  what `header` says, with more words or without
+    theirs, ours  the header of a run's state, or its words
     """
-    each = ("models", "names", "architectures")  # of the models, then of the reference
-    grown = (*each, "cells", "measured", "reference")
+    each = ("models", "names", "subjects", "architectures", "architecture", "weights", "modules", "code")  # models, then the reference
+    grown = (*each, "cells", "stages", "measured", "reference", "code of recipes", "surrogates")
     same = {key: value for key, value in theirs.items() if key not in grown}
     more = {key for key in {*ours} - {*theirs} if not key.startswith(PIXELS)}
     return (
         not more
         and all(ours.get(key) == value for key, value in same.items())
-        and all(cell in ours["cells"] for cell in theirs["cells"])
+        and all(cell in ours.get(key, []) for key in ("cells", "stages") for cell in theirs.get(key, []))
         and all(ours.get(key, [])[: len(theirs[key])] == theirs[key] for key in each if key in theirs)
-        and theirs.get("measured") in (ours.get("measured"), len(theirs["models"]))  # a reference does not become a model
+        and theirs.get("measured") in (ours.get("measured"), len(theirs.get("models", theirs.get("subjects", ()))))  # a reference does not become a model
         and theirs.get("reference", "") in ("", ours.get("reference", ""))
     )
-
-
-def every(run: Run, known: Mapping[Cell, list[list[int]]], target: Export | None) -> Iterator[tuple[Cell, list[Tensor], Tensor]]:
-    """Each cell, the clean images first, with the labels that each model gives, (N,), and the first image, (C, H, W) float on the CPU."""
-    if run.source.clean is not None:
-        yield cell_of(run, (CLEAN, 0), run.source.clean, known, None)
-    for corruption in dict.fromkeys(name for name, _ in run.source.cells):
-        with writer(target, corruption) as put:
-            for cell in [cell for cell in run.source.cells if cell[0] == corruption]:
-                yield cell_of(run, cell, partial(run.source.pixels, *cell), known, put)
-
-
-@contextmanager
-def writer(target: Export | None, corruption: str) -> Iterator[Callable[[int, Tensor, Tensor], None] | None]:
-    """What takes the images of a corruption as they are made; None where they are not kept, or were already."""
-    with nullcontext() if target is None or target.has(corruption) else target.writing(corruption) as put:
-        yield put
-
-
-def cell_of(
-    run: Run, cell: Cell, pixels: Callable[[Tensor], Tensor], known: Mapping[Cell, list[list[int]]], put: Any
-) -> tuple[Cell, list[Tensor], Tensor]:
-    """One cell: its labels from the journal, or from the models that the journal does not know; images are made if someone sees them."""
-    places, labels = torch.arange(len(run.source.y)), [torch.tensor(labels) for labels in known.get(cell, [])]
-    asked = run.subjects[len(labels) :]
-    if put is None and not asked:
-        return cell, labels, floats(pixels(places[:1]))[0].cpu()
-    parts, first = list[list[Tensor]](), torch.zeros(0)
-    chunks = places.split(run.batch_size)
-    for chunk in run.track(chunks, f"{cell[0]} {cell[1] or ''}".strip()):
-        x = pixels(chunk)
-        first = floats(x[:1])[0].cpu() if not len(first) else first
-        if put is not None:
-            put(cell[1], chunk, x)
-        parts.append([labels_of(subject, floats(x).to(run.device), run.source.y[chunk]) for subject in asked])
-    if not asked:
-        return cell, labels, first
-    found = [*labels, *(torch.cat(its) for its in zip(*parts, strict=True))]
-    run.journal.append({"corruption": cell[0], "severity": cell[1], "labels": [labels.tolist() for labels in found]})
-    return cell, found, first
-
-
-def floats(x: Tensor) -> Tensor:
-    """The images as float pixels in [0, 1]."""
-    return x if x.is_floating_point() else x.float() / 255
-
-
-def labels_of(subject: Subject, x: Tensor, y: Tensor) -> Tensor:
-    """The labels that a model gives, (M,) on the CPU; InputError where its logits cannot be used."""
-    with torch.no_grad():
-        logits = padded(subject.model, x).cpu()
-    check_logits(logits, y)
-    return logits.argmax(1)
-
-
-def summed(
-    subjects: Sequence[Subject], measured: Sequence[Subject], source: Source, predictions: Sequence[Mapping[Cell, Tensor]],
-    reference: Subject | Reference | None, seed: int, sheet: dict[Cell, Tensor],
-) -> Degradation:  # fmt: skip
-    """Rows and the per-image table from the labels."""
-    from robench.degradation import measured_reference
-
-    rows: list[Row] = []
-    if isinstance(reference, Subject):
-        clean, cells = right(source, predictions[-1])
-        reference = measured_reference("_".join(reference.about.checkpoint.split()), clean, cells, reference.sha256) if cells else None
-    for subject, mine in zip(subjects, predictions, strict=False):
-        about = replace(subject.about, data=source.name, split=source.split, seed=seed, setting=source.setting)
-        found = rows_of(about, *right(source, mine), reference) if source.cells else []
-        rows += found if source.clean is not None else [row for row in found if row.probe != CLEAN and row.metric not in NEEDS_CLEAN]
-    names = [subject.about.checkpoint for subject in measured]
-    kept = {name: dict(mine) for name, mine in zip(names, predictions, strict=True)}
-    return Degradation(rows, columns(subjects, source, predictions), kept, sheet, reference)
-
-
-def right(source: Source, labels: Mapping[Cell, Tensor]) -> tuple[Any, dict[Cell, Any]]:
-    """Whether each image is right, as it is and in each cell, 0 or 1, (N,) numpy arrays; without clean images, all count as right there."""
-    found = {cell: (pred == source.y).double().numpy() for cell, pred in labels.items()}
-    return found.pop((CLEAN, 0), torch.ones(len(source.y)).double().numpy()), found
-
-
-def columns(subjects: Sequence[Subject], source: Source, predictions: Sequence[Mapping[Cell, Tensor]]) -> dict[str, list[Any]]:
-    """The per-image table as columns: a line for each model, corruption and image, with the label that it gets at each severity."""
-    severities = sorted({severity for _, severity in source.cells})
-    table: dict[str, list[Any]] = {name: [] for name in ("checkpoint", "probe", "sample", "label", *(f"pred_{s}" for s in severities))}
-    names = dict.fromkeys(name for name, _ in source.cells)
-    for subject, mine in zip(subjects, predictions, strict=False):
-        for probe in (*((CLEAN,) if (CLEAN, 0) in mine else ()), *names):
-            n = len(source.y)
-            table["checkpoint"] += [subject.about.checkpoint] * n
-            table["probe"] += [probe] * n
-            table["sample"] += source.ids.tolist()
-            table["label"] += source.y.tolist()
-            for severity in severities:
-                labels = mine.get((CLEAN, 0) if probe == CLEAN else (probe, severity))
-                table[f"pred_{severity}"] += [None] * n if labels is None else labels.tolist()
-    return table

@@ -12,7 +12,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from traceback import extract_tb
@@ -23,6 +23,8 @@ from robench.errors import InputError
 from robench.names import ELSEWHERE, ours_for
 
 T = TypeVar("T")
+ON = " on "  # between what is measured and what gives its images
+CHAINED = ("attack", "probe", "corruption", "method")  # kinds that a recipe may say, as in probe:mine.py:flip
 SIGNATURES = {  # what a function of the user's own is called with; its options are keyword-only
     "attack": ("model", "x", "y", "threat", "draws"),
     "probe": ("model", "x", "y", "draws"),
@@ -30,6 +32,7 @@ SIGNATURES = {  # what a function of the user's own is called with; its options 
     "objective": (),
     "method": ("model", "x", "target", "draws"),
     "score": ("explained",),
+    "corruption": ("x", "severity", "draws"),
 }
 PARTS = (3, 6, 7, 9, 255)  # denominators of fractions that people write and that no short decimal number equals
 KINDS: dict[str, tuple[tuple[type, ...], str]] = {  # what a value of an option of such a kind may be, and what that is called
@@ -42,11 +45,16 @@ USER = "robench_user_"  # how the modules of the user's files are named
 
 @dataclass(frozen=True)
 class Recipe:
-    """A name with its weight (None if not given) and its options, as read from one sentence."""
+    """A name with its weight (None if not given) and its options, as read from one sentence.
+
+    kind  attack, probe, corruption or method where the sentence says it, else ""        on  the recipe whose images it is given, or None
+    """
 
     name: str
     weight: float | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    kind: str = ""
+    on: Recipe | None = None
 
     @property
     def label(self) -> str:
@@ -56,7 +64,12 @@ class Recipe:
 
 
 def parse(sentence: str) -> Recipe:
-    """Reads `NAME[=WEIGHT][,option=value,...]`; numbers and fractions become numbers, true/false become booleans."""
+    """Reads `[KIND:]NAME[=WEIGHT][,option=value,...][ on RECIPE]`; numbers and fractions become numbers, true/false become booleans."""
+    first, chained, second = sentence.partition(ON)
+    if chained:
+        if not first.strip() or not second.strip():
+            raise InputError(f"cannot read {sentence!r}: write what is measured, then on, then what gives the images: pgd-20 on fog")
+        return replace(parse(first), on=parse(second))
     head, *rest = sentence.split(",")
     name, given, weight = head.partition("=")
     options: dict[str, Any] = {}
@@ -71,7 +84,9 @@ def parse(sentence: str) -> Recipe:
     number = literal(weight.strip()) if given else None
     if not name.strip() or (given and (isinstance(number, (bool, str)) or number is None)):
         raise InputError(f"cannot read {sentence!r}: write NAME or NAME=WEIGHT, then options as key=value, parted by commas")
-    return Recipe(name.strip(), None if number is None else float(number), options)
+    kind, colon, bare = name.strip().partition(":")
+    kind = kind if colon and kind in CHAINED else ""
+    return Recipe(bare.strip() if kind else name.strip(), None if number is None else float(number), options, kind)
 
 
 def separate(sentences: Iterable[str]) -> list[str]:
@@ -143,7 +158,8 @@ def spelled(recipe: Recipe) -> str:
     """The sentence from which `parse` reads a recipe."""
     pairs = [(recipe.name, recipe.weight)] if recipe.weight is not None else []
     words = [f"{key}={exact(value)}" for key, value in (*pairs, *recipe.options.items())]
-    return ",".join(words if pairs else [recipe.name, *words])
+    kind = f"{recipe.kind}:" if recipe.kind else ""
+    return kind + ",".join(words if pairs else [recipe.name, *words]) + (f"{ON}{spelled(recipe.on)}" if recipe.on else "")
 
 
 def exact(value: object) -> str:

@@ -120,6 +120,11 @@ class Check:
     sentence: str
 
 
+def blank() -> Row:
+    """A Row whose measurement is still to be filled in."""
+    return Row("", "", "", "", 0, 0, "", 0.0, "", "", "", math.nan)
+
+
 def wilson(successes: float, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
     """The Wilson score interval (Wilson 1927) of a proportion; z = 1.96 gives 95 %. n = 0 gives (0, 1).
 

@@ -22,11 +22,12 @@ from robench.data.classes import few as few_of
 from robench.data.classes import numbered, outputs_for
 from robench.draws import Draws
 from robench.errors import InputError
-from robench.evaluation import Evaluation, evaluate
+from robench.evaluation import evaluate
 from robench.explainers.hooks import cut
 from robench.fitting import Epoch, Note, Plan, attacked, begin, called, fit, refuse_batches, selected
 from robench.guards import robust_overfitting
 from robench.inputs import PathLike, Suite, as_device, as_path, as_seed, as_suite, as_whole, as_word
+from robench.measurement import Measurement
 from robench.memory import ending_told
 from robench.models import checkpoint, load, peek
 from robench.models.architectures import is_foreign, runs_code
@@ -62,7 +63,7 @@ class Trained:
 
     model: nn.Module
     meta: dict[str, Any]
-    evaluation: list[Evaluation]
+    evaluation: list[Measurement]
     path: Path | None
 
 
@@ -540,7 +541,7 @@ def methods_of(meta: Mapping[str, Any]) -> list[str]:
 
 def measured(
     model: nn.Module, images: Images, few: Images, suite: str | Sequence[Recipe], threat: Threat, seed: int, device: str
-) -> list[Evaluation]:
+) -> list[Measurement]:
     """Clean accuracy on all images, and the suite on few of them."""
     return [
         evaluate(model, images.x, images.y, suite=[], device=device),
@@ -548,7 +549,7 @@ def measured(
     ]
 
 
-def metrics(found: Sequence[Evaluation], data: str, split: str) -> dict[str, Any]:
+def metrics(found: Sequence[Measurement], data: str, split: str) -> dict[str, Any]:
     """The measured accuracies with interval, n and images: clean on all, on the attacked ones where these are fewer, then the suite's.
 
     split  of the images, "" where `data` says it
@@ -563,7 +564,7 @@ def metrics(found: Sequence[Evaluation], data: str, split: str) -> dict[str, Any
     }
 
 
-def flags(found: Sequence[Evaluation]) -> list[str]:
+def flags(found: Sequence[Measurement]) -> list[str]:
     """A sentence for each raised flag; what is told of all images is not told of few of them again."""
     checks = {(check.probe, check.name): check for evaluation in reversed(found) for check in evaluation.checks if check.raised}
     return [f"{check.probe}: {check.sentence}" for check in checks.values()]

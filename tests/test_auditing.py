@@ -6,15 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from robench.altered import Altered, Scene, altered, known
+from robench.findings import found, rows_of
 from torch import nn
 
-from robench.altered import Altered, Scene, altered, known
 from robench.auditing import audit, chosen_methods, chosen_scores, columns
 from robench.audits.inequality import gini_of
 from robench.errors import InputError
-from robench.findings import found, rows_of
+from robench.rows import blank
 from robench.statistics import spearman
-from robench.summary import blank
 
 ABOUT = replace(blank(), checkpoint="model")
 SIZE = (32, 32)

@@ -2,15 +2,15 @@
 
 import pytest
 import torch
+from robench.altered import Scene, altered, known
 from torch import nn
 
-from robench.altered import Scene, altered, known
 from robench.auditing import audit, chosen_methods, chosen_scores, try_out
 from robench.errors import InputError
 from robench.evaluation import evaluate
 from robench.probing import Subject, probe
 from robench.recipes import parse
-from robench.summary import blank
+from robench.rows import blank
 
 OWN = """
 import torch

@@ -14,9 +14,9 @@ import pytest
 import torch
 from commandline import INTERRUPTIBLE, read, refused, robench
 from PIL import Image
+from robench.altered import Scene, altered, known
 from torch import nn
 
-from robench.altered import Scene, altered, known
 from robench.corrupting import degrade, made, named
 from robench.corruptions import CORRUPTIONS
 from robench.data import load
@@ -26,7 +26,7 @@ from robench.degradation import FIFTEEN, NINETEEN
 from robench.draws import Draws
 from robench.errors import InputError
 from robench.probing import Subject
-from robench.summary import blank
+from robench.rows import blank
 
 CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "shapes-cnn-pgd-at.pt"
 FEW = ["--corruption", "contrast", "--corruption", "gaussian_noise"]

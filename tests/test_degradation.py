@@ -23,9 +23,8 @@ from robench.degradation import (
     rows_of,
 )
 from robench.errors import InputError
-from robench.rows import wilson
+from robench.rows import blank, wilson
 from robench.statistics import bootstrap_mean
-from robench.summary import blank
 
 ABOUT = replace(blank(), checkpoint="m", data="cifar10-c-synth", seed=7, setting="scale=cifar")
 RESNET50 = [80, 82, 83, 75, 89, 78, 80, 78, 75, 66, 57, 71, 85, 77, 77]  # CE in percent, in the order of FIFTEEN (1903.12261, table 1)

@@ -16,7 +16,7 @@ from robench.models import build, checkpoint, load
 from robench.models.identity import code_of, identity
 from robench.probing import Subject
 from robench.recipes import module_at
-from robench.summary import blank
+from robench.rows import blank
 
 SHAPE = (3, 32, 32)
 OWN = """import torch

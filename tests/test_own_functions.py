@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-
 from robench.altered import Scene, altered, known
+
 from robench.auditing import audit
 from robench.errors import InputError
 from robench.probing import Subject, probe
 from robench.recipes import parse
+from robench.rows import blank
 from robench.settings import plan_of, settled
-from robench.summary import blank
 
 CODE = """
 import torch

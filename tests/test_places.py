@@ -17,7 +17,7 @@ from robench.destinations import LOCK, claimed
 from robench.errors import BusyError, InputError, UnfinishedError
 from robench.journal import Journal
 from robench.probing import Subject
-from robench.summary import blank
+from robench.rows import blank
 from robench.writing import locked
 
 HELD = """

@@ -11,8 +11,7 @@ from robench.cli.probing import tables
 from robench.errors import InputError
 from robench.probing import Subject, joined, probe, resolved
 from robench.recipes import parse
-from robench.rows import wilson
-from robench.summary import blank
+from robench.rows import blank, wilson
 
 
 class Threshold(nn.Module):

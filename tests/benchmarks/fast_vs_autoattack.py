@@ -19,7 +19,8 @@ from typing import Any
 import torch
 
 from robench.data import load as load_images
-from robench.evaluation import Evaluation, evaluate
+from robench.evaluation import evaluate
+from robench.measurement import Measurement
 from robench.models import load
 from robench.recipes import Recipe, parse
 from robench.suites import SUITES
@@ -68,7 +69,7 @@ def measured(model: str, norm: str, eps: float, suite: str | list[Recipe], n: in
     return lines
 
 
-def stages_of(found: Evaluation) -> list[tuple[str, float, float]]:
+def stages_of(found: Measurement) -> list[tuple[str, float, float]]:
     """Probe, accuracy left, seconds, in the order in which they ran."""
     seconds = {row.probe: row.value for row in found.rows if row.metric == "seconds"}
     return [(row.probe, row.value, seconds[row.probe]) for row in found.rows if row.metric == "accuracy"]

@@ -38,7 +38,7 @@ from robench.memory import keep_freed_memory
 from robench.models import load
 from robench.probing import Subject
 from robench.recipes import Recipe, fraction
-from robench.summary import blank
+from robench.rows import blank
 
 STRENGTHS = tuple(10.0**power for power in range(-6, 2))  # of the ridge, in units of the mean variance of a feature
 SEVERITY = 3

@@ -56,8 +56,8 @@ from robench.models import load_model
 from robench.objectives import NEED_TEACHER
 from robench.probing import Subject, probe
 from robench.recipes import Recipe, parse
+from robench.rows import blank
 from robench.suites import recipes
-from robench.summary import blank
 from robench.training import Trained, train
 from robench.writing import write_whole
 

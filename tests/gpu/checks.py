@@ -22,8 +22,9 @@ from robench.attacks.kernels import cannot_compile
 from robench.data import Images, load
 from robench.draws import Draws
 from robench.errors import InputError
-from robench.evaluation import Evaluation, evaluate
+from robench.evaluation import evaluate
 from robench.fitting import Step, begin, fit
+from robench.measurement import Measurement
 from robench.models import build, load_model
 from robench.presets import PRESETS
 from robench.recipes import Recipe
@@ -63,7 +64,7 @@ def images_and_model(n: int) -> tuple[nn.Module, Images]:
     return load_model(CHECKPOINT, device=DEVICE), load("shapes", "test", n=n)
 
 
-def attacked(model: nn.Module, x: Tensor, y: Tensor, recipe: str = "apgd-ce", **how: object) -> Evaluation:
+def attacked(model: nn.Module, x: Tensor, y: Tensor, recipe: str = "apgd-ce", **how: object) -> Measurement:
     """The evaluation of one attack at 8/255."""
     return evaluate(model, x, y, suite=[Recipe(recipe)], eps=8 / 255, device=DEVICE, **how)  # type: ignore[arg-type]
 

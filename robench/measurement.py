@@ -1,0 +1,206 @@
+"""What a run found, in tables: the rows, what became of each image, the flags and notes. Every measuring function returns a Measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from torch import Tensor
+
+from robench.degradation import Reference
+from robench.errors import InputError
+from robench.inputs import Radius, as_radius
+from robench.recipes import did_you_mean, eps_text
+from robench.results import cascade as cascades
+from robench.results import corruptions, probes, scores
+from robench.rows import Check, Row, Sample
+from robench.runs.measure import Measured
+from robench.runs.types import Case
+
+Table = Sequence[Any] | Mapping[str, Sequence[Any]]  # lines of one dataclass, or columns by name
+KINDS = ("attack", "method", "probe", "corruption")  # whose per-image table is samples.csv: the first that was run
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """The result of a measuring function.
+
+    rows      measurements; the checks of attacks are among them, as metric flag/NAME where raised and check/NAME where not
+    tables    what became of each image, by the name of the file: samples, and samples-probes and the like where there are several
+    noticed   (model, check): the diagnostics, raised or not            notes  sentences on what was done otherwise than asked
+    suite     the name of the suite, "" where recipes were given        found  what the rows follow from
+    """
+
+    rows: list[Row]
+    tables: dict[str, Table]
+    noticed: list[tuple[str, Check]]
+    notes: list[str]
+    suite: str
+    found: Measured
+    reference: Reference | None = None
+
+    @property
+    def samples(self) -> Any:
+        """What became of each image, in the first table."""
+        return self.tables.get("samples", [])
+
+    @property
+    def checks(self) -> list[Check]:
+        """The diagnostics of all models, raised or not."""
+        return [check for _, check in self.noticed]
+
+    @property
+    def flags(self) -> list[str]:
+        """A sentence for each raised flag, with the model where there are several."""
+        several = len(self.found.cases) > 1
+        told = [(f"{model}: " if several else "") + f"{check.probe}: {check.sentence}" for model, check in self.noticed if check.raised]
+        return list(dict.fromkeys(told))
+
+    @property
+    def examples(self) -> list[tuple[int, Sample, Tensor]]:
+        """Some adversarial images of the first cascade, as (place among the images, line of samples, x_adv)."""
+        found = cascades.cascades(self.found)
+        return cascades.examples_of(found[0], cascades.samples_of(found[0])) if found else []
+
+    def accuracy(self, probe: str, eps: Radius | None = None) -> float:
+        """The accuracy of the first model after a probe: "clean", an attack or the suite; at the smallest radius if eps is not given.
+
+        Raises InputError for a probe or a radius that was not run.
+        """
+        first = self.rows[0].checkpoint if self.rows else ""
+        mine = [row for row in self.rows if row.metric == "accuracy" and row.checkpoint == first]
+        found = {row.eps: row.value for row in mine if row.probe == probe}
+        if not found:
+            raise InputError(f"nothing here is called {probe!r}{did_you_mean(probe, dict.fromkeys(row.probe for row in mine))}")
+        wanted = min(found) if eps is None else min(found, key=lambda known: abs(known - as_radius(eps)))
+        if eps is not None and abs(wanted - as_radius(eps)) > 1e-9:
+            raise InputError(f"{probe!r} was not run at eps {eps}: choose one of {', '.join(map(eps_text, found))}")
+        return found[wanted]
+
+
+def measurement(found: Measured, suite: str = "", reference: Reference | Case | None = None) -> Measurement:
+    """The tables of a run.
+
+    suite      the name of a suite whose verdict gets rows of its own
+    reference  by whose errors under corruptions others are divided: known errors, or the case of a model that was measured along
+    """
+    cells = found.of_kind("corruption")
+    cases = [case for case in found.cases if case is not reference]
+    known = corruptions.reference_of(found, reference, cells) if isinstance(reference, Case) else reference
+    rows: list[Row] = []
+    for rows_of_kind in (attack_rows, method_rows, probe_rows):
+        rows += rows_of_kind(found, suite, told=bool(rows))
+    some = [row for case in cases for row in corruptions.corruption_rows(found, case, cells, known)]
+    rows += [row for row in some if row.probe != "clean" or row.metric != "accuracy"] if rows else some
+    checks = checks_of(found)
+    if alone_or_attacked(found):
+        n = int(found.ledger.seen.sum())
+        for case in cases:
+            mine = [check for name, check in checks if name == case.name]
+            rows += cascades.check_rows(mine, base_of(found, case), n)
+    rows += [replace(about, metric=f"flag/{check.name}", value=check.value) for _, about, check in probe_flags(found)]
+    notes = list(dict.fromkeys([*(told for case in cases for told in notes_of(found, case)), *found.notes]))
+    return Measurement(rows, tables_of(found, cases), checks, notes, suite, found, known)
+
+
+def alone_or_attacked(found: Measured) -> bool:
+    """Whether there are cascades: of attacks, or of the clean pass alone."""
+    return bool(found.of_kind("attack")) or all(stage.kind == "clean" for stage in found.stages)
+
+
+def base_of(found: Measured, case: Case) -> Row:
+    """The columns that the rows of a subject under attacks share: with the first threat."""
+    threat = next((stage.threat for stage in found.of_kind("attack") if stage.threat), None)
+    norm, eps = (threat.norm, threat.eps) if threat else ("", 0.0)
+    return replace(case.subject.about, seed=case.seed, norm=norm, eps=eps)
+
+
+def attack_rows(found: Measured, suite: str, told: bool) -> list[Row]:  # noqa: ARG001
+    """The rows of all cascades, and of the worst of several threats."""
+    rows = []
+    for case in found.cases:
+        mine = [one for one in cascades.cascades(found) if one.case is case]
+        for place, one in enumerate(mine):
+            some = cascades.rows_of(one, base_of(found, case), suite, found.interval)
+            rows += [row for row in some if not place or row.probe != "clean"]
+        rows += cascades.worst_rows(mine, base_of(found, case), suite, found.interval)
+    return rows
+
+
+def method_rows(found: Measured, suite: str, told: bool) -> list[Row]:  # noqa: ARG001
+    """The rows of saliency maps; the clean accuracy only where nothing has told it."""
+    if not found.of_kind("method"):
+        return []
+    rows = [row for audit in scores.audits_of(found) for row in scores.rows_of(audit)]
+    return [row for row in rows if not (told and row.probe == "clean" and row.metric == "accuracy")]
+
+
+def probe_rows(found: Measured, suite: str, told: bool) -> list[Row]:  # noqa: ARG001
+    """The rows of probes; the clean accuracy only where nothing has told it."""
+    stages, rows = found.of_kind("probe"), list[Row]()
+    for case in found.cases if stages else ():
+        rows += [] if told else [probes.clean_row(found, case, found.of_kind("clean")[0])]
+        rows += [row for stage in stages for row in probes.rows_of(found, case, stage)]
+    return rows
+
+
+def probe_flags(found: Measured) -> list[tuple[Case, Row, Check]]:
+    """What probes warned of."""
+    return [
+        (case, about, check)
+        for case in found.cases
+        for stage in found.of_kind("probe")
+        for about, check in probes.noticed(found, case, stage)
+    ]
+
+
+def checks_of(found: Measured) -> list[tuple[str, Check]]:
+    """The checks of every subject: those of the model itself, of its cascades, its probes and its maps."""
+    checks = list[tuple[str, Check]]()
+    for case in found.cases:
+        mine = list(case.checks) if alone_or_attacked(found) else []
+        for one in cascades.cascades(found):
+            mine += list(cascades.noticed(one)) if one.case is case else []
+        mine += [check for other, _, check in probe_flags(found) if other is case]
+        checks += [(case.name, check) for check in dict.fromkeys(mine)]
+    return checks
+
+
+def notes_of(found: Measured, case: Case) -> list[str]:
+    """What was done otherwise than asked for one subject, with its name where there are several."""
+    notes = list(case.notes)
+    if found.of_kind("method"):
+        notes = scores.audit_of(found, case).notes
+    return notes if len(found.cases) == 1 else [f"{case.name}: {note}" for note in notes]
+
+
+def tables_of(found: Measured, cases: Sequence[Case]) -> dict[str, Table]:
+    """What became of each image, a table for each kind of stage; the first is called samples."""
+    tables: dict[str, Table] = {}
+    if alone_or_attacked(found):
+        tables["attack"] = samples_of_cascades(found)
+    if found.of_kind("method"):
+        tables["method"] = scores.columns(scores.audits_of(found))
+    if stages := found.of_kind("probe"):
+        clean = found.of_kind("clean")[0]
+        tables["probe"] = [line for case in cases for line in probes.samples_of(found, case, clean, stages)]
+    if cells := found.of_kind("corruption"):
+        tables["corruption"] = corruptions.columns_of(found, cases, cells)
+    named = [(kind, tables[kind]) for kind in KINDS if kind in tables]
+    return {("samples" if not place else f"samples-{kind}s"): table for place, (kind, table) in enumerate(named)}
+
+
+def samples_of_cascades(found: Measured) -> Table:
+    """The per-image table of cascades: lines, or, where there are several subjects or cascades, columns that say which."""
+    some = cascades.cascades(found)
+    if len(some) == 1:
+        return cascades.samples_of(some[0])
+    names = ["checkpoint", "norm", "images", *(part.name for part in fields(Sample))]
+    table: dict[str, list[Any]] = {name: [] for name in names}
+    for one in some:
+        for line in cascades.samples_of(one):
+            values = {"checkpoint": one.case.subject.name, "norm": one.norm, "images": one.images, **asdict(line)}
+            for name in names:
+                table[name].append(values[name])
+    return table

@@ -1,0 +1,279 @@
+"""The rows and samples of cascades of attacks: what is left after each attack, at each radius, in each norm, and under all norms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robench import diagnostics
+from robench.recipes import eps_text
+from robench.rows import WILSON, Check, Interval, Row, Sample
+from robench.runs.images import unpacked
+from robench.runs.ledger import Ledger, Record
+from robench.runs.measure import Measured
+from robench.runs.types import Case, Stage
+
+WORST = "worst"  # the norm of what is left under all threats, image by image
+EXAMPLES = 8  # adversarial images of a cascade that are shown
+
+
+@dataclass(frozen=True, eq=False)
+class Cascade:
+    """What one subject's images went through in one norm: the stage before, then the attacks, from the smallest radius on.
+
+    stages  (S) the clean pass, or what changed the images before the attacks, and the attacks       seen  (N,) bool, as in Ledger
+    broken  (N,) the place in `stages` of what broke the image: 0 where it was wrong before, -1 where it stands
+    """
+
+    case: Case
+    ledger: Ledger
+    stages: Sequence[Stage]
+    broken: Tensor
+    seen: Tensor
+
+    @property
+    def n(self) -> int:
+        """How many images there are."""
+        return int(self.seen.sum())
+
+    @property
+    def norm(self) -> str:
+        """The norm of its attacks."""
+        threat = self.stages[-1].threat
+        return threat.norm if threat else ""
+
+    @property
+    def images(self) -> str:
+        """The images that are attacked: clean, or the stage that changed them."""
+        return self.stages[0].name
+
+    def radii(self) -> list[float]:
+        """The radii of the attacks, the smallest first."""
+        return sorted({stage.threat.eps for stage in self.stages[1:] if stage.threat})
+
+    def standing(self, place: int) -> Tensor:
+        """Which images stand after a stage, (N,) bool."""
+        return self.seen & ((self.broken < 0) | (self.broken > place))
+
+    def left(self, place: int) -> int:
+        """How many of the images stand after a stage."""
+        return int(self.standing(place).sum())
+
+    def left_in_eight_bits(self, place: int) -> int:
+        """How many of them stand after a stage where x_adv is rounded to 8 bits."""
+        again = (self.broken > 0) & (self.of_breaker("rounded", -1) == self.ledger.y)
+        return int((self.standing(place) | (self.seen & again)).sum())
+
+    def record(self, place: int) -> Record:
+        """What is known of a stage."""
+        return self.ledger.record(self.case.name, self.stages[place])
+
+    def of_breaker(self, name: str, blank: Any) -> Any:
+        """A column, (N,), as the attack that broke the image tells it; `blank` where none did."""
+        found: Any = [blank] * self.ledger.n if isinstance(blank, str) else torch.full((self.ledger.n,), blank)
+        for place in range(1, len(self.stages)):
+            values = self.record(place).columns.get(name)
+            mine = (self.broken == place) & self.seen
+            if values is None or not bool(mine.any()):
+                continue
+            if isinstance(found, list):
+                found = [value if here else old for old, value, here in zip(found, values, mine.tolist(), strict=True)]
+            else:
+                found = torch.where(mine, values, found.to(values.dtype))
+        return found
+
+    def passes(self, place: int, name: str) -> int:
+        """The forward or backward passes of a stage, summed over the images."""
+        values = self.record(place).columns.get(name)
+        return 0 if values is None else int(values[self.seen].clamp_min(0).sum())
+
+    def tried(self, place: int) -> Tensor:
+        """Which images went through a stage, (N,) bool."""
+        return self.ledger.done(self.case.name, self.stages[place]) & self.seen
+
+
+def cascades(measured: Measured) -> list[Cascade]:
+    """The cascades of a run, subject by subject; one of the clean pass alone for each subject where nothing is attacked."""
+    found = []
+    for case in measured.cases:
+        groups: dict[str, list[Stage]] = {}
+        for stage in measured.of_kind("attack"):
+            groups.setdefault(stage.about["cascade"], []).append(stage)
+        for attacks in groups.values():
+            found.append(cascade_of(case, measured.ledger, [attacks[0].source or attacks[0].about["clean"], *attacks]))
+        if not groups and all(stage.kind == "clean" for stage in measured.stages):
+            found.append(cascade_of(case, measured.ledger, measured.stages))
+    return found
+
+
+def cascade_of(case: Case, ledger: Ledger, stages: Sequence[Stage]) -> Cascade:
+    """One cascade from what the ledger knows."""
+    broken = torch.where(ledger.right(case.name, stages[0]), -1, 0)
+    for place, stage in enumerate(stages[1:], 1):
+        fell = ledger.column(case.name, stage, "fell", False)
+        broken = torch.where(fell & (broken < 0), place, broken)
+    return Cascade(case, ledger, stages, broken, ledger.seen & ledger.done(case.name, stages[0]))
+
+
+def rows_of(cascade: Cascade, base: Row, suite: str, interval: Interval = WILSON) -> Iterator[Row]:
+    """Every attack's rows at every radius, then, for a named suite, its verdict at every radius."""
+    base = replace(base, n=cascade.n)
+    for place in range(len(cascade.stages)):
+        if place or cascade.stages[0].kind == "clean":
+            yield from attack_rows(cascade, place, base, interval)
+    if radii := cascade.radii():
+        yield in_eight_bits(cascade, min(radii), base, suite, interval)
+    if suite:
+        for eps in cascade.radii():
+            yield from verdict(cascade, eps, base, verdict_name(cascade, suite), interval)
+
+
+def verdict_name(cascade: Cascade, suite: str) -> str:
+    """What the rows of a suite's verdict are called."""
+    return suite if cascade.stages[0].kind == "clean" else f"{suite} on {cascade.images}"
+
+
+def attack_rows(cascade: Cascade, place: int, base: Row, interval: Interval) -> Iterator[Row]:
+    """The rows of one stage: accuracy that is left, seconds, passes summed over the samples, and the attack's own success rate."""
+    stage = cascade.stages[place]
+    named = replace(base, probe=stage.name, setting=cascade.case.settings.get(stage.key, ""))
+    norm, eps = (stage.threat.norm, stage.threat.eps) if stage.threat is not None else ("", 0.0)
+    named = replace(named, norm=norm, eps=eps)
+    yield interval.around(replace(named, metric="accuracy"), cascade.left(place), base.n)
+    yield replace(named, metric="seconds", value=float(cascade.record(place).seconds))
+    for metric in ("forwards", "backwards"):
+        yield replace(named, metric=metric, value=float(cascade.passes(place, metric)))
+    tried = int(cascade.tried(place).sum())
+    if stage.threat is not None and tried:
+        reached = int((cascade.record(place).columns["reached"] & cascade.seen).sum())
+        yield WILSON.around(replace(named, metric="success_rate", n=tried), reached, tried)
+
+
+def verdict(cascade: Cascade, eps: float, base: Row, suite: str, interval: Interval) -> Iterator[Row]:
+    """The suite's own rows at a radius: the accuracy that is left at its end, and the sums of seconds and passes of its attacks there.
+
+    The clean pass is counted with the smallest radius.
+    """
+    places = places_at(cascade, eps)
+    counted = [*([0] if eps == min(cascade.radii()) and cascade.stages[0].kind == "clean" else []), *places]
+    named = replace(base, probe=suite, norm=cascade.norm, eps=eps)
+    yield interval.around(replace(named, metric="accuracy"), cascade.left(places[-1]), base.n)
+    yield replace(named, metric="seconds", value=float(sum(cascade.record(place).seconds for place in counted)))
+    for metric in ("forwards", "backwards"):
+        yield replace(named, metric=metric, value=float(sum(cascade.passes(place, metric) for place in counted)))
+
+
+def places_at(cascade: Cascade, eps: float) -> list[int]:
+    """The places of the attacks at a radius."""
+    return [place for place, stage in enumerate(cascade.stages) if stage.threat is not None and stage.threat.eps == eps]
+
+
+def in_eight_bits(cascade: Cascade, eps: float, base: Row, suite: str, interval: Interval) -> Row:
+    """The accuracy that is left at the smallest radius where every adversarial image is rounded to 8 bits inside the threat.
+
+    Not known at a larger one: what fell before is not attacked there, and may have an image of 8 bits in the larger ball.
+    """
+    last = places_at(cascade, eps)[-1]
+    stage = cascade.stages[last]
+    name = verdict_name(cascade, suite) if suite else stage.name
+    named = replace(base, probe=name, setting="" if suite else cascade.case.settings.get(stage.key, ""), norm=cascade.norm, eps=eps)
+    return interval.around(replace(named, metric="rounded_accuracy"), cascade.left_in_eight_bits(last), base.n)
+
+
+def worst_rows(found: Sequence[Cascade], base: Row, suite: str, interval: Interval = WILSON) -> Iterator[Row]:
+    """What is left under the worst of several threats, image by image: an image stands that stands under each, at its largest radius.
+
+    The union of threats of Maini et al. (ICML 2020, 1909.04068), and Croce & Hein (ICML 2022, 2105.12508).
+    """
+    norms = [cascade for cascade in found if cascade.stages[0].kind == "clean"]
+    if len(norms) < 2:
+        return
+    standing = torch.stack([cascade.standing(len(cascade.stages) - 1) for cascade in norms]).all(0)
+    threats = ",".join(f"{cascade.norm}:{eps_text(max(cascade.radii()))}" for cascade in norms)
+    name = suite or norms[0].stages[-1].name
+    named = replace(base, n=norms[0].n, probe=name, setting=f"threats={threats}", norm=WORST, eps=0.0, metric="accuracy")
+    yield interval.around(named, int(standing.sum()), norms[0].n)
+
+
+def samples_of(cascade: Cascade) -> list[Sample]:
+    """The per-sample table of a cascade, one line for each image that was seen."""
+    names = ["clean" if place == 0 else "" if place < 0 else cascade.stages[place].name for place in cascade.broken.tolist()]
+    threats = [stage.threat for stage in cascade.stages]
+    radii = [threat.eps if place > 0 and (threat := threats[place]) else math.nan for place in cascade.broken.tolist()]
+    pred = cascade.record(0).columns.get("pred", torch.full((cascade.ledger.n,), -1))
+    blank = torch.full((cascade.ledger.n,), math.nan, dtype=torch.float64)
+    margin = cascade.record(0).columns.get("margin", blank)
+    fell = cascade.broken > 0
+    totals = {name: passes_by_image(cascade, name) for name in ("forwards", "backwards")}
+    columns: Sequence[list[Any]] = [
+        cascade.case.pool.ids.tolist(), cascade.ledger.y.tolist(), pred.tolist(),
+        torch.where(fell, cascade.of_breaker("pred", -1), pred).tolist(), names, radii, cascade.of_breaker("step", -1).tolist(),
+        margin.tolist(), cascade.of_breaker("margin", math.nan).tolist(), cascade.of_breaker("distance", math.nan).tolist(),
+        totals["forwards"].tolist(), totals["backwards"].tolist(), cascade.of_breaker("rounded", -1).tolist(),
+        cascade.of_breaker("png", ""),
+    ]  # fmt: skip
+    lines = zip(zip(*columns, strict=True), cascade.seen.tolist(), strict=True)
+    return [Sample(*line) for line, known in lines if known]
+
+
+def passes_by_image(cascade: Cascade, name: str) -> Tensor:
+    """The forward or backward passes spent on each image over all stages, (N,)."""
+    none = torch.zeros(cascade.ledger.n, dtype=torch.int64)
+    return sum((cascade.record(place).columns.get(name, none).clamp_min(0) for place in range(len(cascade.stages))), none)
+
+
+def examples_of(cascade: Cascade, samples: Sequence[Sample]) -> list[tuple[int, Sample, Tensor]]:
+    """The first kept images as (place among the images, line of the per-sample table, x_adv)."""
+    line = cascade.seen.cumsum(0) - 1
+    kept = {
+        int(place): unpacked(image)
+        for stage in cascade.stages[1:]
+        for images in cascade.ledger.extras(cascade.case.name, stage, "images")
+        for place, image in images.items()
+        if bool(cascade.seen[int(place)])
+    }
+    return [(place, samples[int(line[place])], image) for place, image in sorted(kept.items())[:EXAMPLES]]
+
+
+def noticed(cascade: Cascade) -> Iterator[Check]:
+    """The checks that follow from the results of a cascade."""
+    n, ledger = cascade.n, cascade.ledger
+    if cascade.stages[0].kind == "clean":
+        yield diagnostics.near_chance(cascade.left(0), n, cascade.case.classes)
+    attacks: dict[str, list[Stage]] = {}
+    for stage in cascade.stages[1:]:
+        attacks.setdefault(stage.name, []).append(stage)
+    for name, stages in attacks.items():
+        sentences = dict.fromkeys(
+            sentence for stage in stages for some in ledger.extras(cascade.case.name, stage, "warnings") for sentence in some
+        )
+        yield from (Check(name, "warning", 1.0, True, sentence) for sentence in sentences)
+    for name, stages in attacks.items():
+        count = sum(number for stage in stages for number in ledger.extras(cascade.case.name, stage, "nonfinite"))
+        if count:
+            yield diagnostics.nonfinite(name, count)
+    for name, stages in attacks.items():
+        parts = [part for stage in stages for part in ledger.extras(cascade.case.name, stage, "outside")]
+        if sum(part[0] for part in parts):
+            yield diagnostics.outside(name, sum(p[0] for p in parts), max(p[1] for p in parts), sum(p[2] for p in parts))
+    for eps in cascade.radii():
+        left = {cascade.stages[0].name: cascade.left(0) / n}
+        left |= {cascade.stages[place].name: cascade.left(place) / n for place in places_at(cascade, eps)}
+        if any(name.partition(" on ")[0] == "square" or name.startswith("transfer:") for name in left):
+            yield diagnostics.black_box_beats_white_box(left)
+    if len(cascade.radii()) > 1:
+        left_at = [cascade.left(places_at(cascade, eps)[-1]) / n for eps in cascade.radii()]
+        yield diagnostics.curve(cascade.radii(), left_at, cascade.norm)
+
+
+def check_rows(checks: Sequence[Check], base: Row, n: int) -> list[Row]:
+    """A row for each check: metric flag/NAME where it is raised, else check/NAME; the value is the evidence."""
+    return [
+        replace(base, n=n, probe=check.probe, metric=f"{'flag' if check.raised else 'check'}/{check.name}", value=check.value)
+        for check in checks
+    ]

@@ -1,0 +1,81 @@
+"""The rows and samples of corruptions: accuracies in every cell, means over cells, errors by a reference's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from robench.degradation import CLEAN, Cell, Reference, measured_reference, rows_of
+from robench.rows import Row
+from robench.runs.measure import Measured
+from robench.runs.types import Case, Stage
+from robench.statistics import Values
+
+NEEDS_CLEAN = ("relative_error", "relative_accuracy", "relative_ce", "relative_mce")  # and all rows of the probe clean
+
+
+def cell_of(stage: Stage) -> Cell:
+    """The corruption and the severity of a stage."""
+    return str(stage.about["corruption"]), int(stage.about["severity"])
+
+
+def right_in(measured: Measured, case: Case, stages: Sequence[Stage]) -> dict[Cell, Values]:
+    """What a subject gets right in each cell, (n,) over the images that were seen."""
+    seen = measured.ledger.seen
+    return {cell_of(stage): measured.ledger.right(case.name, stage)[seen].double().numpy() for stage in stages}
+
+
+def clean_of(measured: Measured, case: Case, cells: Mapping[Cell, Values]) -> Values:
+    """What a subject gets right as it is, (n,); all of them where those images are not known."""
+    stages = measured.of_kind("clean")
+    if stages:
+        return measured.ledger.right(case.name, stages[0])[measured.ledger.seen].double().numpy()
+    first: Any = next(iter(cells.values()))
+    return np.ones(len(first))
+
+
+def reference_of(measured: Measured, case: Case, stages: Sequence[Stage]) -> Reference | None:
+    """A subject as the model by whose errors others are divided; None without cells."""
+    cells = right_in(measured, case, stages)
+    if not cells:
+        return None
+    return measured_reference("_".join(case.subject.name.split()), clean_of(measured, case, cells), cells, case.subject.sha256)
+
+
+def corruption_rows(measured: Measured, case: Case, stages: Sequence[Stage], reference: Reference | None = None) -> list[Row]:
+    """All rows of one subject under corruptions of the images as they are."""
+    cells = right_in(measured, case, stages)
+    if not cells:
+        return []
+    own, told = case.subject.about, stages[0].about
+    about = replace(
+        own, seed=case.seed, norm="", eps=0.0, setting=str(told.get("setting", "")), data=str(told.get("data", own.data)),
+        split=str(told.get("split", own.split)),
+    )  # fmt: skip
+    rows = rows_of(about, clean_of(measured, case, cells), cells, reference)
+    if measured.of_kind("clean"):
+        return rows
+    return [row for row in rows if row.probe != CLEAN and row.metric not in NEEDS_CLEAN]
+
+
+def columns_of(measured: Measured, cases: Sequence[Case], stages: Sequence[Stage]) -> dict[str, list[Any]]:
+    """The per-image table as columns: a line for each subject, corruption and image, with the label that it gets at each severity."""
+    ledger, seen = measured.ledger, measured.ledger.seen
+    severities = sorted({severity for _, severity in map(cell_of, stages)})
+    table: dict[str, list[Any]] = {name: [] for name in ("checkpoint", "probe", "sample", "label", *(f"pred_{s}" for s in severities))}
+    cells = {cell_of(stage): stage for stage in stages}
+    clean = measured.of_kind("clean")
+    n, y, ids = int(seen.sum()), ledger.y[seen].tolist(), measured.pool.ids[seen].tolist()
+    for case in cases:
+        for probe in (*(CLEAN for _ in clean), *dict.fromkeys(name for name, _ in cells)):
+            table["checkpoint"] += [case.subject.name] * n
+            table["probe"] += [probe] * n
+            table["sample"] += ids
+            table["label"] += y
+            for severity in severities:
+                stage = clean[0] if probe == CLEAN else cells.get((probe, severity))
+                table[f"pred_{severity}"] += [None] * n if stage is None else ledger.column(case.name, stage, "pred", -1)[seen].tolist()
+    return table

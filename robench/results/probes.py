@@ -1,0 +1,124 @@
+"""The rows and samples of probes: error rates of every level on two denominators.
+
+The images right for one model, which no other model can move, and those right for all models of the call, the convention of the papers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from robench.rows import WILSON, Check, Row, Tried
+from robench.runs.ledger import Record
+from robench.runs.measure import Measured
+from robench.runs.types import Case, Stage
+
+
+@dataclass(frozen=True, eq=False)
+class Rates:
+    """One level of a probe for one subject: its draws, one record each, and the images that it was tried on, (N,) bool."""
+
+    about: Row
+    case: Case
+    draws: Sequence[Record]
+    right: Tensor
+
+    @property
+    def fooled(self) -> Tensor:
+        """The share of the draws in which the model was wrong, (N,) float64."""
+        return torch.stack([record.columns["fell"].double() for record in self.draws]).sum(0) / len(self.draws)
+
+    @property
+    def share(self) -> Tensor:
+        """The share of the image that was changed, a mean over the draws, (N,) float64."""
+        return torch.stack([record.columns["share"].nan_to_num(0.0) for record in self.draws]).sum(0) / len(self.draws)
+
+
+def clean_row(measured: Measured, case: Case, clean: Stage) -> Row:
+    """The clean accuracy of a subject."""
+    seen = measured.ledger.seen
+    right = int((measured.ledger.right(case.name, clean) & seen).sum())
+    about = replace(case.subject.about, n=int(seen.sum()), seed=case.seed, norm="", eps=0.0, probe="clean", setting="")
+    return WILSON.around(replace(about, metric="accuracy"), right, about.n)
+
+
+def rates_of(measured: Measured, case: Case, stage: Stage) -> list[Rates]:
+    """The levels of a probe for one subject, in the order in which it yields them."""
+    ledger = measured.ledger
+    about = replace(case.subject.about, n=int(ledger.seen.sum()), seed=case.seed, norm="", eps=0.0, probe=stage.name)
+    groups: dict[str, list[Record]] = {}
+    for (level, _), record in ledger.levels(case.name, stage).items():
+        groups.setdefault(level, []).append(record)
+    right = ledger.tried(case.name, stage) & ledger.seen
+    options = case.settings[stage.key]
+    return [Rates(replace(about, setting=setting_of(level, options)), case, records, right) for level, records in groups.items()]
+
+
+def setting_of(level: str, options: str) -> str:
+    """The setting of a level: its own key=value words, then those of the probe that it does not settle."""
+    settled = {word.partition("=")[0] for word in level.split()}
+    return " ".join([*level.split(), *(word for word in options.split() if word.partition("=")[0] not in settled)])
+
+
+def rows_of(measured: Measured, case: Case, stage: Stage) -> Iterator[Row]:
+    """The rows of a probe: error rates on both denominators, their spread over the draws, the share changed, seconds and passes.
+
+    The interval is Wilson's over images, at the mean over the draws.
+    """
+    shared = torch.stack([measured.ledger.tried(one.name, stage) for one in measured.cases]).all(0) & measured.ledger.seen
+    for rates in rates_of(measured, case, stage):
+        several = [("error_rate_shared", shared)] if len(measured.cases) > 1 else []
+        for name, among in (("error_rate", rates.right), *several):
+            yield from error_rows(rates, name, among)
+        n = int(rates.right.sum())
+        yield replace(rates.about, n=n, metric="changed_share", value=mean(rates.share[rates.right]))
+        yield replace(rates.about, n=n, metric="seconds", value=math.fsum(record.seconds for record in rates.draws))
+        for metric in ("forwards", "backwards"):
+            passes = sum(int(record.columns[metric][rates.right].clamp_min(0).sum()) for record in rates.draws)
+            yield replace(rates.about, n=n, metric=metric, value=float(passes))
+
+
+def error_rows(rates: Rates, name: str, among: Tensor) -> Iterator[Row]:
+    """The error rate over the images of `among`, (N,) bool, and its standard deviation over the draws where there are several."""
+    n = int(among.sum())
+    if not n:
+        return
+    yield WILSON.around(replace(rates.about, n=n, metric=name), float(rates.fooled[among].sum()), n)
+    if len(rates.draws) > 1:
+        each = torch.stack([record.columns["fell"][among].double().mean() for record in rates.draws])
+        yield replace(rates.about, n=n, metric=f"{name}/sd", value=float(each.std()))
+
+
+def mean(values: Tensor) -> float:
+    """The mean of some numbers, nan where there are none."""
+    return float(values.mean()) if len(values) else math.nan
+
+
+def samples_of(measured: Measured, case: Case, clean: Stage, stages: Sequence[Stage]) -> Iterator[Tried]:
+    """The per-sample table of a subject: a line for each image as it is, then for each level those that it was tried on."""
+    ledger, ids, y = measured.ledger, measured.pool.ids.tolist(), measured.ledger.y.tolist()
+    pred = ledger.column(case.name, clean, "pred", -1).tolist()
+    wrong = (~ledger.right(case.name, clean)).double().tolist()
+    for place in ledger.seen.nonzero().flatten().tolist():
+        yield Tried(case.subject.name, "clean", "", ids[place], y[place], pred[place], wrong[place], 0.0)
+    for stage in stages:
+        for rates in rates_of(measured, case, stage):
+            fooled, share, about = rates.fooled.tolist(), rates.share.tolist(), rates.about
+            for place in rates.right.nonzero().flatten().tolist():
+                yield Tried(
+                    about.checkpoint, about.probe, about.setting, ids[place], y[place], pred[place], fooled[place], share[place]
+                )  # fmt: skip
+
+
+def noticed(measured: Measured, case: Case, stage: Stage) -> list[tuple[Row, Check]]:
+    """What a probe warned of, each sentence once, with the row that it belongs to."""
+    about = replace(
+        case.subject.about, n=int(measured.ledger.seen.sum()), seed=case.seed, norm="", eps=0.0, probe=stage.name,
+        setting=case.settings[stage.key],
+    )  # fmt: skip
+    told = dict.fromkeys(sentence for some in measured.ledger.extras(case.name, stage, "warnings") for sentence in some)
+    return [(about, Check(stage.name, "warning", 1.0, True, sentence)) for sentence in told]

@@ -1,0 +1,349 @@
+"""The rows and samples of saliency maps: how scores are spread, how they go with the margin, and with who falls on the same images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from robench.calls import CUT
+from robench.claims import CHANGED
+from robench.explainers.hooks import cut
+from robench.rows import WILSON, Row, with_interval
+from robench.runs.images import shown_by, unpacked
+from robench.runs.ledger import Ledger
+from robench.runs.measure import Measured
+from robench.runs.stages.clean import CLEAN
+from robench.runs.stages.method import JACOBIAN, POINTS, explained_places
+from robench.runs.types import Case, Pixels, Stage
+from robench.statistics import bootstrap_mean, difference_of_means, spearman, superiority
+
+Values = NDArray[np.float64]
+QUANTILES = {"q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95}
+TILES = 8  # how many images the gallery shows
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """What an earlier stage made of the N images of one subject: an attack, a probe, a corruption, or an earlier run.
+
+    name     pgd-20, random-noise, gaussian_noise-3, autoattack, ...: the word that rows and columns carry
+    fallen   (N,) bool: the model is wrong on the changed image         tried   (N,) bool: right when clean, and tried
+    x        x(places) gives the changed images, float32 in [0, 1]; None where only the verdicts are known
+    places   (M,) whose changed image is explained: of an attack the fallen ones, else all that were tried
+    norm     and eps: the threat of an attack, as the columns of its rows; empty and 0 for what has none
+    """
+
+    name: str
+    fallen: Tensor
+    tried: Tensor
+    x: Pixels | None
+    places: Tensor
+    norm: str = ""
+    eps: float = 0.0
+
+    def words(self, places: Tensor) -> list[int | None]:
+        """1 where the image fell, 0 where it stands, None where it was not tried, for the images at `places`."""
+        pairs = zip(self.fallen[places].tolist(), self.tried[places].tolist(), strict=True)
+        return [int(fell) if tried else None for fell, tried in pairs]
+
+
+@dataclass
+class Scored:
+    """The scores of one method on one kind of images of one model: the rows of the per-sample table that belong together.
+
+    images   clean, or the name of what changed them            places  (M,) which of the N images these are
+    values   score by name, (M,) float64, NaN where undefined    lorenz  (POINTS,) mean Lorenz curve, NaN where there is none
+    zero     (M,) bool: the map is zero everywhere               bad     (M,) bool: the map is not finite
+    pred     (M,) the labels that the model gives these images   target  (M,) the class explained
+    maps     maps (C or 1, H, W) of the images that are shown, by place
+    options  each score's own options, key=value words with commas between them
+    """
+
+    method: str
+    setting: str
+    images: str
+    places: Tensor
+    values: dict[str, Tensor]
+    zero: Tensor
+    bad: Tensor
+    pred: Tensor
+    target: Tensor
+    lorenz: Tensor
+    seconds: float = 0.0
+    maps: dict[int, Tensor] = field(default_factory=dict)
+    options: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The audit of one model: its predictions (N,) and margins (N,) on the clean images, and the scores of its maps."""
+
+    about: Row
+    ids: Tensor
+    y: Tensor
+    pred: Tensor
+    margin: Tensor
+    seen: Tensor
+    scored: list[Scored]
+    altered: Sequence[Change]
+    shown: list[int]
+    notes: list[str]
+    flags: list[str] = field(default_factory=list)
+
+
+def audits_of(measured: Measured) -> list[Audit]:
+    """What a run found on the maps of each subject."""
+    return [audit_of(measured, case) for case in measured.cases]
+
+
+def audit_of(measured: Measured, case: Case) -> Audit:
+    """What a run found on the maps of one subject."""
+    ledger, clean = measured.ledger, measured.of_kind("clean")[0]
+    about = replace(case.subject.about, n=int(ledger.seen.sum()), seed=case.seed, norm="", eps=0.0)
+    stages = [stage for stage in measured.of_kind("method") if stage.source is None or not foreign(case, stage.source)]
+    scored = [one for stage in stages if (one := scored_of(measured, case, stage)) is not None]
+    changes = [change_of(measured, case, stage) for stage in changes_in(measured) if not foreign(case, stage)]
+    is_cut = cut(case.subject.model, case.few[:1])
+    flags = [f"{CLEAN}: {CUT}"] if is_cut else []
+    flags += [f"{own}: {CHANGED}" for own in dict.fromkeys(own for stage in stages for own in ledger.extras(case.name, stage, "changed"))]
+    shown = next((change.places[:TILES].tolist() for change in changes if len(change.places)), first_seen(ledger))
+    pred = ledger.column(case.name, clean, "pred", -1)
+    margin = ledger.column(case.name, clean, "margin", math.nan)
+    notes = [note for note in case.notes if note] + remarks(scored, reaction(case.logits, is_cut))
+    return Audit(about, measured.pool.ids, ledger.y, pred, margin.double(), ledger.seen, scored, changes, shown, notes, flags)
+
+
+def first_seen(ledger: Ledger) -> list[int]:
+    """The first images that were seen."""
+    return [int(place) for place in ledger.seen.nonzero().flatten()[:TILES]]
+
+
+def foreign(case: Case, stage: Stage) -> bool:
+    """Whether a stage belongs to another subject alone."""
+    return stage.kind == "joined" and stage.about["subject"] != case.name
+
+
+def changes_in(measured: Measured) -> list[Stage]:
+    """The stages that change images which methods explain, or whose verdicts are set against the scores."""
+    methods = measured.of_kind("method")
+    return list(methods[0].about["changes"]) if methods else []
+
+
+def change_of(measured: Measured, case: Case, stage: Stage) -> Change:
+    """What a stage made of the images of one subject."""
+    ledger, seen = measured.ledger, measured.ledger.seen
+    places = (explained_places(stage)(ledger, case.name) & seen).nonzero().flatten()
+    known = stage.kept or stage.images is not None
+
+    def x(some: Tensor) -> Tensor:
+        found = shown_by(stage, some, measured.pool, case).cpu()
+        return found if found.is_floating_point() else found.float() / 255
+
+    norm, eps = (stage.threat.norm, stage.threat.eps) if stage.threat else ("", 0.0)
+    fallen, tried = ledger.fallen(case.name, stage) & seen, ledger.tried(case.name, stage) & seen
+    return Change(stage.name, fallen & tried, tried, x if known else None, places, norm, eps)
+
+
+def scored_of(measured: Measured, case: Case, stage: Stage) -> Scored | None:
+    """The scores of one method on one kind of images; None where there was no such image."""
+    ledger = measured.ledger
+    places = (stage.on(ledger, case.name) & ledger.seen).nonzero().flatten()
+    if not len(places):
+        return None
+    record = ledger.record(case.name, stage)
+    values = {name.removeprefix("score "): column[places] for name, column in record.columns.items() if name.startswith("score ")}
+    none = torch.zeros(len(places), dtype=torch.bool)
+    extras: dict[str, Any] = {"options": {}, "maps": {}, "lorenz": []}
+    for more in record.extras:
+        extras["options"] |= more.get("options", {})
+        extras["maps"] |= {int(place): unpacked(image) for place, image in more.get("maps", {}).items()}
+        extras["lorenz"] += [more["lorenz"]] if "lorenz" in more else []
+    return Scored(
+        stage.about["method"], case.settings[stage.key], stage.about["images"], places, values,
+        record.columns["zero"][places] if "zero" in record.columns else none,
+        record.columns["bad"][places] if "bad" in record.columns else none,
+        record.columns["pred"][places], record.columns["target"][places], mean_curve(extras["lorenz"]), record.seconds, extras["maps"],
+        extras["options"],
+    )  # fmt: skip
+
+
+def mean_curve(parts: Sequence[tuple[Sequence[float], int]]) -> Tensor:
+    """The mean of Lorenz curves, (POINTS,), from the sums over chunks and their counts; NaN where there is none."""
+    count = sum(number for _, number in parts)
+    if not count:
+        return torch.full((POINTS,), torch.nan, dtype=torch.float64)
+    return torch.tensor([sums for sums, _ in parts], dtype=torch.float64).sum(0) / count
+
+
+def reaction(logits: Tensor | None, is_cut: bool) -> str:
+    """What was seen of a model, for the remark that all its maps are zero: that its graph is cut, or its logits (N, K) on the images."""
+    if is_cut:
+        return ", as its logits have no gradient"
+    if logits is None or len(logits) < 2:
+        return ""
+    alike = bool((logits == logits[:1]).all())
+    return ", and it gives every image the same logits" if alike else ", although its logits differ from image to image"
+
+
+def remarks(scored: Iterable[Scored], seen: str) -> list[str]:
+    """Sentences on maps that are zero or not finite; `seen` says how the model reacted."""
+    found = []
+    for some in scored:
+        zero, bad, n = int(some.zero.sum()), int(some.bad.sum()), len(some.places)
+        where = f"{some.method} on {some.images} images"
+        if zero == n > 0:
+            found.append(f"{where}: all {n} maps of the model are zero{seen}: there is no Gini to report")
+        elif zero:
+            found.append(f"{where}: {zero} of {n} maps are zero everywhere; they have no Gini and are left out")
+        if bad:
+            found.append(f"{where}: {bad} of {n} maps hold NaN or infinite numbers; they are left out")
+    return found
+
+
+def layers_of(audits: Sequence[Audit]) -> dict[str, dict[str, str]]:
+    """The layer that each method looked at, by model and method; only those that look at one."""
+    found: dict[str, dict[str, str]] = {}
+    for audit in audits:
+        for some in audit.scored:
+            layer = dict(word.partition("=")[::2] for word in some.setting.split()).get("layer")
+            if layer:
+                found.setdefault(audit.about.checkpoint, {})[some.method] = layer
+    return found
+
+
+def columns(audits: Sequence[Audit]) -> dict[str, list[Any]]:
+    """The per-sample table of several audits as columns: a line for each model, method, kind of images and image; "" where undefined."""
+    scores = list(dict.fromkeys(name for audit in audits for some in audit.scored for name in some.values))
+    changes = list(dict.fromkeys(change.name for audit in audits for change in audit.altered))
+    names = ["checkpoint", "method", "images", "sample", "label", "clean_pred", "target", "clean_margin", "zero_map"]
+    table: dict[str, list[Any]] = {name: [] for name in [*names, *scores, *(f"fallen_{name}" for name in changes)]}
+    for audit in audits:
+        for some in audit.scored:
+            extend(table, audit, some, scores, changes)
+    return table
+
+
+def extend(table: dict[str, list[Any]], audit: Audit, some: Scored, scores: Sequence[str], changes: Sequence[str]) -> None:
+    """Adds the lines of one method on one kind of images to the table."""
+    places, n = some.places, len(some.places)
+    table["checkpoint"] += [audit.about.checkpoint] * n
+    table["method"] += [some.method] * n
+    table["images"] += [some.images] * n
+    for name, values in (("sample", audit.ids), ("label", audit.y), ("clean_pred", audit.pred), ("clean_margin", audit.margin)):
+        table[name] += values[places].tolist()
+    table["target"] += some.target.tolist()
+    table["zero_map"] += some.zero.long().tolist()
+    for name in scores:
+        table[name] += some.values[name].tolist() if name in some.values else [None] * n
+    fallen = {change.name: change for change in audit.altered}
+    for name in changes:
+        table[f"fallen_{name}"] += fallen[name].words(places) if name in fallen else [None] * n
+
+
+def rows_of(audit: Audit) -> list[Row]:
+    """Every row of an audit: the clean accuracy, each method's scores on each kind of images, then what joins them with attacks."""
+    right = ((audit.pred == audit.y) & audit.seen).numpy()
+    rows = [WILSON.around(replace(audit.about, probe=CLEAN, setting="", metric="accuracy"), int(right.sum()), audit.about.n)]
+    for some in audit.scored:
+        rows += described(audit, some, right)
+    for some in audit.scored:
+        rows += joined(audit, some, right)
+    return rows
+
+
+def described(audit: Audit, some: Scored, right: NDArray[np.bool_]) -> Iterator[Row]:
+    """Mean, spread and quantiles of each score, the mean over the images that are classified right, and how many maps were left out."""
+    about = under(audit, some)
+    for name, tensor in some.values.items():
+        values, words = tensor.numpy(), some.options.get(name, "")
+        own = replace(about, setting=f"{some.setting} score:{words}") if words else about
+        yield from summary(own, name, values)
+        yield centre(own, f"{name}/right", values[right[some.places.numpy()]])
+    counts = () if some.method == JACOBIAN else (("zero_maps", int(some.zero.sum())), ("nonfinite_maps", int(some.bad.sum())))
+    for metric, value in (*counts, ("seconds", some.seconds)):
+        yield replace(about, n=len(some.places), metric=metric, value=float(value))
+
+
+def under(audit: Audit, some: Scored) -> Row:
+    """The columns that the rows of a method on one kind of images share: for adversarial images with the threat of their attack."""
+    change = next((change for change in audit.altered if change.name == some.images), None)
+    about = replace(audit.about, probe=some.method, setting=some.setting)
+    return about if change is None else replace(about, norm=change.norm, eps=change.eps)
+
+
+def summary(about: Row, name: str, values: Values) -> Iterator[Row]:
+    """The rows of one score: mean with its interval, standard deviation and quantiles over the images for which it is defined."""
+    values = values[np.isfinite(values)]
+    yield centre(about, name, values)
+    if len(values):
+        yield replace(about, n=len(values), metric=f"{name}/sd", value=float(values.std(ddof=1)) if len(values) > 1 else math.nan)
+        for level, value in zip(QUANTILES, np.quantile(values, list(QUANTILES.values())), strict=True):
+            yield replace(about, n=len(values), metric=f"{name}/{level}", value=float(value))
+
+
+def centre(about: Row, metric: str, values: Values) -> Row:
+    """The mean of the finite values with its bootstrap interval; nan where there are none."""
+    values = values[np.isfinite(values)]
+    value = float(values.mean()) if len(values) else math.nan
+    return with_interval(replace(about, n=len(values), metric=metric), value, *bootstrap_mean(values, about.seed), "bootstrap")
+
+
+def joined(audit: Audit, some: Scored, right: NDArray[np.bool_]) -> Iterator[Row]:
+    """How a method's scores on the clean images go with the margin and with who falls, and how they differ on the changed images."""
+    about = under(audit, some)
+    if some.images != CLEAN:
+        clean = next(other for other in audit.scored if other.method == some.method and other.images == CLEAN)
+        for name, values in some.values.items():
+            shift = values.numpy() - at(clean, name, some.places)
+            yield centre(about, f"{name}/shift", shift)
+        return
+    for name, values in some.values.items():
+        mine = right[some.places.numpy()]
+        yield with_margin(about, name, values.numpy()[mine], audit.margin.numpy()[some.places.numpy()][mine])
+        for change in audit.altered:
+            words = f"{some.setting} against={change.name}".strip()
+            yield from by_fate(replace(about, setting=words, norm=change.norm, eps=change.eps), name, values.numpy(), change, some.places)
+
+
+def with_margin(about: Row, name: str, values: Values, margins: Values) -> Row:
+    """Spearman's correlation of a score with the clean margin, over the images that are classified right."""
+    n = int(np.isfinite(values).sum())
+    return with_interval(replace(about, n=n, metric=f"{name}/margin_correlation"), *spearman(values, margins), "fisher")
+
+
+def at(some: Scored, name: str, places: Tensor) -> Values:
+    """The values of a score at some places of the pool."""
+    everywhere: Values = np.full(int(max(some.places.max(), places.max())) + 1, math.nan)
+    everywhere[some.places.numpy()] = some.values[name].numpy()
+    found: Values = everywhere[places.numpy()]
+    return found
+
+
+def by_fate(about: Row, name: str, values: Values, change: Change, places: Tensor) -> Iterator[Row]:
+    """A score of the clean images that fall against that of those that stand, among the images that were tried."""
+    fell, tried = change.fallen[places].numpy(), change.tried[places].numpy()
+    fallen, standing = values[fell & tried & np.isfinite(values)], values[~fell & tried & np.isfinite(values)]
+    yield centre(about, f"{name}/fallen", fallen)
+    yield centre(about, f"{name}/standing", standing)
+    if len(fallen) and len(standing):
+        both = replace(about, n=len(fallen) + len(standing))
+        difference = difference_of_means(fallen, standing, about.seed)
+        yield with_interval(replace(both, metric=f"{name}/difference"), *difference, "bootstrap")
+        yield replace(both, metric=f"{name}/superiority", value=superiority(fallen, standing))
+
+
+def found(rows: Sequence[Row], checkpoint: str, probe: str, metric: str, images: str = CLEAN, against: str = "") -> Row | None:
+    """The row of one measurement, if it was made."""
+    for row in rows:
+        words = dict(word.partition("=")[::2] for word in row.setting.split())
+        same = (row.checkpoint, row.probe, row.metric, words.get("against", "")) == (checkpoint, probe, metric, against)
+        if same and words.get("images", CLEAN) == images:
+            return row
+    return None

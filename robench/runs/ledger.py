@@ -1,0 +1,133 @@
+"""What a run knows: the sum of its entries, each the outcomes of one stage on one chunk of images for one subject.
+
+An entry is plain JSON, so that a journal on the disk and other processes can hand it over; the order in which entries are added does not
+matter, and one that comes twice changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robench.runs.types import Chunk, Outcome, Stage
+
+Entry = Mapping[str, Any]
+Level = tuple[str, int]  # the key=value words of a level, and which of its draws
+BLANKS: dict[type, Any] = {bool: False, int: -1, float: float("nan"), str: ""}
+
+
+@dataclass
+class Record:
+    """One level of a stage for one subject: columns of length N, tensors or lists of words, and what belongs to whole chunks."""
+
+    columns: dict[str, Any] = field(default_factory=dict)
+    extras: list[Mapping[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def put(self, places: Tensor, columns: Mapping[str, Sequence[Any]], n: int) -> None:
+        """Writes the values of some images."""
+        for name, values in columns.items():
+            kind = type(values[0])
+            if kind is str:
+                words = self.columns.setdefault(name, [""] * n)
+                for place, word in zip(places.tolist(), values, strict=True):
+                    words[place] = word
+                continue
+            dtype = {bool: torch.bool, int: torch.int64, float: torch.float64}[kind]
+            if name not in self.columns:
+                self.columns[name] = torch.full((n,), BLANKS[kind], dtype=dtype)
+            self.columns[name][places] = torch.tensor(values, dtype=dtype)
+
+    def sum_of(self, name: str) -> int:
+        """The sum of a column of counts over the images that went through."""
+        values = self.columns.get(name)
+        return 0 if values is None else int(values.clamp_min(0).sum())
+
+
+class Ledger:
+    """The sum of the entries of a run on N images with labels y (N,).
+
+    seen  (N,) bool: the images that rows and samples speak of; all of them unless a run stopped early
+    """
+
+    def __init__(self, y: Tensor) -> None:
+        self.y, self.n = y, len(y)
+        self.seen = torch.ones(self.n, dtype=torch.bool)
+        self._records: dict[tuple[str, str], dict[Level, Record]] = {}
+        self._done: dict[tuple[str, str], Tensor] = {}
+
+    def add(self, entry: Entry) -> None:
+        """Takes up an entry; images that were through its stage already are left as they are."""
+        where, places = (entry["subject"], entry["stage"]), torch.tensor(entry["places"], dtype=torch.int64)
+        done = self._done.setdefault(where, torch.zeros(self.n, dtype=torch.bool))
+        if bool(done[places].any()):
+            return
+        done[places] = True
+        for told in entry["levels"]:
+            record = self._records.setdefault(where, {}).setdefault((told["level"], told["repeat"]), Record())
+            record.put(places, told["columns"], self.n)
+            record.seconds += told["seconds"]
+            if told["extras"]:
+                record.extras.append(told["extras"])
+
+    def done(self, subject: str, stage: Stage) -> Tensor:
+        """Which images went through a stage, (N,) bool."""
+        return self._done.get((subject, stage.key), torch.zeros(self.n, dtype=torch.bool))
+
+    def levels(self, subject: str, stage: Stage) -> dict[Level, Record]:
+        """What is known of each level of a stage, in the order in which they came."""
+        return self._records.get((subject, stage.key), {})
+
+    def record(self, subject: str, stage: Stage) -> Record:
+        """What is known of a stage of one level; empty where no image went through it."""
+        return next(iter(self.levels(subject, stage).values()), Record())
+
+    def column(self, subject: str, stage: Stage, name: str, blank: Any) -> Any:
+        """A column of a stage of one level, (N,); filled with `blank` where no image went through it."""
+        columns = self.record(subject, stage).columns
+        return columns[name] if name in columns else torch.full((self.n,), blank)
+
+    def right(self, subject: str, stage: Stage) -> Tensor:
+        """Which images the model gets right as a stage leaves them, (N,) bool: the clean ones, corrupted ones, those that stand."""
+        if stage.kind in ("attack", "probe", "joined"):
+            before = self.tried(subject, stage)
+            return before & ~self.fallen(subject, stage)
+        pred: Tensor = self.column(subject, stage, "pred", -1)
+        return self.done(subject, stage) & (pred == self.y)
+
+    def fallen(self, subject: str, stage: Stage) -> Tensor:
+        """Which images that were right fell under a stage, (N,) bool: a probe's in its first draw, an attack's in its cascade too."""
+        if stage.kind == "corruption":
+            return self.tried(subject, stage) & ~self.right(subject, stage)
+        fell: Tensor = self.column(subject, stage, "fell", False)
+        for earlier in stage.about.get("before", ()):
+            fell = fell | self.column(subject, earlier, "fell", False)
+        return fell
+
+    def tried(self, subject: str, stage: Stage) -> Tensor:
+        """Which images were right before a stage changed them, (N,) bool."""
+        if stage.kind == "joined":
+            tried: Tensor = self.column(subject, stage, "tried", False)
+            return tried
+        before = stage.source or stage.about.get("clean")
+        return torch.ones(self.n, dtype=torch.bool) if before is None else self.right(subject, before)
+
+    def extras(self, subject: str, stage: Stage, name: str) -> list[Any]:
+        """What the chunks of a stage tell under a name, over all levels."""
+        return [more[name] for record in self.levels(subject, stage).values() for more in record.extras if name in more]
+
+
+def entry_of(subject: str, stage: Stage, chunk: Chunk, timed: Iterable[tuple[Outcome, float]]) -> dict[str, Any]:
+    """The outcomes of a stage on a chunk, each with its seconds, as plain JSON: per-image tensors become lists."""
+    levels = [
+        {
+            "level": outcome.level, "repeat": outcome.repeat, "seconds": seconds, "extras": dict(outcome.extras),
+            "columns": {name: values if isinstance(values, list) else values.tolist() for name, values in outcome.columns.items()},
+        }
+        for outcome, seconds in timed
+    ]  # fmt: skip
+    return {"subject": subject, "stage": stage.key, "places": chunk.places.tolist(), "levels": levels}

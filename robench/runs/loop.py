@@ -1,0 +1,224 @@
+"""The one loop: subjects x stages x images, block by block, chunk by chunk; what is finished is in the journal and is not done again."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from robench.calls import padded
+from robench.draws import Draws
+from robench.recipes import eps_text
+from robench.rows import Interval
+from robench.runs.images import file_of, shown_by
+from robench.runs.ledger import Ledger, entry_of
+from robench.runs.stages.clean import check_logits
+from robench.runs.store import Store, make_rows, write_rows
+from robench.runs.types import Begun, Case, Chunk, Outcome, Pool, Stage, Track, floats, untracked
+from robench.shards import World
+from robench.statistics import anytime
+
+FEW = 2  # images on which a stage is tried out
+
+
+class Taker(Protocol):
+    """What else wants the images of shared stages, such as a folder that they are written into."""
+
+    def wants(self, stage: Stage) -> bool:
+        """Whether it takes the images of a stage."""
+
+    def take(self, stage: Stage, places: Tensor, x: Tensor) -> None:
+        """Takes some of them, (M, C, H, W), in the order of the places."""
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A run under way: what its steps share."""
+
+    cases: Sequence[Case]
+    stages: Sequence[Stage]
+    pool: Pool
+    ledger: Ledger
+    store: Store
+    world: World
+    batch_size: int
+    device: str
+    track: Track = untracked
+    taker: Taker | None = None
+    telling: Callable[[Run, Stage, Case], str | None] | None = None
+
+    @property
+    def several(self) -> bool:
+        """Whether there are several subjects, so that each must be named."""
+        return len(self.cases) > 1
+
+
+def admit(run: Run) -> None:
+    """Makes every stage ready for every model, and tries it on two images where only that tells whether it can be used.
+
+    Raises InputError where one is refused, before the first image is computed.
+    """
+    sole = len(run.cases) * sum(stage.kind != "clean" for stage in run.stages) == 1
+    for case in run.cases:
+        trial = replace(case, few_only=True, ledger=Ledger(run.pool.y), saved={}, pngs={}, checks=[], notes=[], remembers=False)
+        for stage in run.stages:
+            begun = stage.begin(trial)
+            case.settings[stage.key] = begun.setting
+            case.notes += [note for note in begun.notes if note not in case.notes]
+            if stage.tried and (stage.kind in ("probe", "method") or not sole) and run.pool.pixels is not None:
+                try_out(trial, stage, begun, run.pool)
+
+
+def try_out(case: Case, stage: Stage, begun: Begun, pool: Pool) -> None:
+    """Asks a stage for its first outcome on two clean images with the model's own labels, so that all of them count as right."""
+    assert pool.pixels is not None
+    places = torch.arange(min(FEW, len(pool)))
+    x = floats(pool.pixels(places), case.exact, case.device)
+    with torch.no_grad():
+        logits = padded(case.exact, x).cpu()
+    check_logits(logits, pool.y)
+    if stage.images is not None and stage.source is None:
+        x = floats(stage.images(places, pool.pixels), case.exact, case.device)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # what is to be told is told when the stage runs
+        next(iter(begun.measure(Chunk(x, logits.argmax(1), pool.ids[places], places))), None)
+
+
+def run_block(run: Run, places: Tensor) -> None:
+    """Takes images through all stages."""
+    mine = torch.zeros(len(run.pool), dtype=torch.bool)
+    mine[run.world.share(places)] = True
+    for stage in run.stages:
+        if stage.shared:
+            together(run, stage, places, mine)
+        else:
+            for case in run.cases:
+                by_itself(run, stage, case, places, mine)
+
+
+def todo(run: Run, stage: Stage, case: Case, places: Tensor, mine: Tensor) -> Tensor:
+    """Those of the places that a stage is for and that have not been through it, in their order."""
+    wanted = stage.on(run.ledger, case.name) & ~run.ledger.done(case.name, stage) & mine
+    return places[wanted[places]]
+
+
+def by_itself(run: Run, stage: Stage, case: Case, places: Tensor, mine: Tensor) -> None:
+    """A stage whose images belong to one subject."""
+    waiting = todo(run, stage, case, places, mine)
+    chunks = waiting.split(run.batch_size) if len(waiting) else ()
+    measure = stage.begin(case).measure if len(waiting) else None
+    for chunk in run.track(chunks, words_of(run, stage, case), partial(run.telling or told, run, stage, case)):
+        assert measure is not None
+        begin = time.perf_counter()
+        x = floats(shown_by(stage.source, chunk, run.pool, case), case.exact, case.device)
+        measured(run, stage, case, measure, chunk, x, begin)
+
+
+def together(run: Run, stage: Stage, places: Tensor, mine: Tensor) -> None:
+    """A stage whose images are the same for all subjects: made once, shown to all who have not seen them, and to the taker."""
+    waiting = {case.name: todo(run, stage, case, places, mine) for case in run.cases}
+    takes = run.taker is not None and run.taker.wants(stage)
+    union = torch.zeros(len(run.pool), dtype=torch.bool)
+    for some in waiting.values():
+        union[some] = True
+    if takes:
+        union[places] = True
+    wanted = places[union[places]]
+    chunks = wanted.split(run.batch_size) if len(wanted) else ()
+    measures = {case.name: stage.begin(case).measure for case in run.cases if len(waiting[case.name])}
+    for chunk in run.track(chunks, words_of(run, stage, None)):
+        begin = time.perf_counter()
+        x = shown_by(stage, chunk, run.pool, None)
+        if takes and run.taker is not None:
+            run.taker.take(stage, chunk, x)
+        for case in run.cases:
+            rows = (~run.ledger.done(case.name, stage) & mine)[chunk] & stage.on(run.ledger, case.name)[chunk]
+            if bool(rows.any()):
+                own = floats(x if bool(rows.all()) else x[rows.to(x.device)], case.exact, case.device)
+                measured(run, stage, case, measures[case.name], chunk[rows], own, begin)
+                begin = time.perf_counter()
+
+
+def measured(
+    run: Run, stage: Stage, case: Case, measure: Callable[[Chunk], Iterable[Outcome]], places: Tensor, x: Tensor, begin: float
+) -> None:
+    """Measures a chunk, and adds its entry to the journal and the ledger."""
+    chunk = Chunk(x, run.pool.y[places], run.pool.ids[places], places)
+    timed = []
+    for outcome in measure(chunk):
+        if stage.kept and outcome.x is not None:
+            keep(case, stage, places, outcome.x, run.pool)
+        now = time.perf_counter()
+        timed.append((replace(outcome, x=None), now - begin))
+        begin = now
+    entry = entry_of(case.name, stage, chunk, timed)
+    run.store.journal.append(entry)
+    run.ledger.add(entry)
+
+
+def keep(case: Case, stage: Stage, places: Tensor, x: Tensor, pool: Pool) -> None:
+    """Keeps the images that a stage made for later stages."""
+    file = case.store.file(file_of(stage, case))
+    if not file.exists():
+        make_rows(file, (len(pool), *pool.shape))
+    write_rows(file, places, x)
+
+
+def words_of(run: Run, stage: Stage, case: Case | None) -> str:
+    """A stage as the progress names it."""
+    if stage.kind == "corruption":
+        name = f"{stage.about['corruption']} {stage.about['severity']}"
+    elif stage.kind == "method":
+        name = f"{stage.about['method']} {stage.about['images']}"
+    else:
+        name = stage.name
+    return f"{case.name}: {name}" if case is not None and run.several else name
+
+
+def told(run: Run, stage: Stage, case: Case) -> str | None:
+    """What a stage of a cascade has left, as a sentence; where several processes share the images, of the share of this one."""
+    if stage.kind not in ("clean", "attack") or not any(other.kind == "attack" for other in run.stages):
+        return None if stage.kind != "joined" else ""
+    ledger, clean = run.ledger, run.stages[0]
+    n = int(ledger.done(case.name, clean).sum())
+    left = int((ledger.right(case.name, stage) & ledger.done(case.name, clean)).sum())
+    radii = {other.threat for other in run.stages if other.kind == "attack"}
+    several = len(radii) > 1 and stage.threat is not None
+    name = f"{stage.name} at {eps_text(stage.threat.eps)}" if several and stage.threat else stage.name
+    if len({threat.norm for threat in radii if threat}) > 1 and stage.threat:
+        name = f"{stage.name} at {stage.threat.norm} {eps_text(stage.threat.eps)}"
+    share = " of this process" if run.world.size > 1 else ""
+    seconds = sum(record.seconds for record in ledger.levels(case.name, stage).values())
+    who = f"{case.name}: " if run.several else ""
+    return f"{who}{name}: {left} of {n} images{share} stand, {seconds:.1f} s"
+
+
+def exchange(run: Run, since: int) -> int:
+    """Adds what the other processes found since the last time; how many entries of this one are known everywhere now."""
+    added = run.store.journal.added
+    for rank, theirs in enumerate(run.world.gather(added[since:])):
+        for entry in theirs if rank != run.world.rank else ():
+            if "stage" in entry:
+                run.ledger.add(entry)
+    return len(added)
+
+
+def shuffled(n: int, seed: int) -> Tensor:
+    """All n places in random order."""
+    return Draws(seed, torch.arange(n), "order").uniform(()).argsort(stable=True)
+
+
+def bounds(successes: float, n: int, population: int) -> tuple[float, float]:
+    """The anytime-valid interval of a count."""
+    return anytime(int(successes), n, population)
+
+
+def anytime_of(n: int) -> Interval:
+    """The interval of a share of n images that is valid whenever one stops."""
+    return Interval(f"anytime, of {n} images", partial(bounds, population=n))

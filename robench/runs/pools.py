@@ -1,0 +1,33 @@
+"""The pool of images of a run, from what a caller hands over."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from robench.calls import plain
+from robench.data import Images
+from robench.data.images import out_of_range
+from robench.errors import InputError
+from robench.inputs import Array, as_images, as_labels
+from robench.runs.types import Pool
+
+
+def checked(x: Array, y: Array, ids: Array | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Images, labels and ids as tensors, the last two on the CPU; InputError where they do not go together."""
+    x = as_images(x)
+    y, ids = as_labels(y, len(x)), torch.arange(len(x)) if ids is None else as_labels(ids, len(x), "ids", "id")
+    if x.is_floating_point() and (fault := out_of_range(x)):
+        raise InputError(f"pixels must lie in [0, 1], and {fault}")
+    return plain(x), plain(y.cpu()), plain(ids.cpu())
+
+
+def pool_of(x: Array, y: Array, ids: Array | None = None, masks: Tensor | None = None) -> Pool:
+    """The pool of images x (N, C, H, W), uint8 or float in [0, 1], with labels y (N,) and ids (N,), 0..N-1 if not given."""
+    images, labels, numbers = checked(x, y, ids)
+    return Pool(lambda places: images[places.to(images.device)], labels, numbers, tuple(images.shape[1:]), masks)
+
+
+def pool_of_images(images: Images) -> Pool:
+    """The pool of a data set."""
+    return pool_of(images.x, images.y, images.ids, images.masks)

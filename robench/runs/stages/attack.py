@@ -1,0 +1,187 @@
+"""An attack at a radius, on the images that stand: its points are brought inside the threat, and the model, asked again, has the last word.
+
+Attacks make cascades, one for each norm and each kind of images: what falls is not attacked again at the same radius or a larger one.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robench.attacks import fitted
+from robench.attacks.losses import margin
+from robench.calls import padded
+from robench.claims import is_own, refuse_found, same_weights
+from robench.data.files import png
+from robench.draws import Draws
+from robench.errors import InputError
+from robench.models.passes import arithmetic
+from robench.recipes import Recipe, options_of, setting
+from robench.rounding import in_eight_bits, rounded_labels
+from robench.runs.images import packed
+from robench.runs.ledger import Ledger
+from robench.runs.store import write_rows
+from robench.runs.types import Begun, Case, Chunk, Outcome, Stage
+from robench.threat import Threat, per_sample
+from robench.types import Found
+from robench.writing import write_whole
+
+Attack = Callable[..., Found]
+TRANSFER = "transfer:"
+EXAMPLES = 8  # how many adversarial images of a cascade are kept for the pictures
+BRIEF = ("steps", "queries", "rounds")  # options of attacks that are 1 where one is only tried out
+
+
+def attack_stage(
+    recipe: Recipe, attack: Attack, threat: Threat, how: str, *, clean: Stage, source: Stage | None = None, before: Sequence[Stage] = (),
+    reported: bool = True,
+) -> Stage:  # fmt: skip
+    """One attack at one radius.
+
+    attack  the function that the recipe names      how     words on the engine and the precision, for the rows
+    clean   the clean pass                          source  the stage whose images are attacked, None for the clean ones
+    before  the attacks of the same cascade that run earlier          reported  False where it only gives its images to later stages
+    """
+    name = recipe.label if source is None else f"{recipe.label} on {source.name}"
+    about = {
+        "attack": attack,
+        "before": tuple(before),
+        "clean": clean,
+        "how": how,
+        "recipe": recipe,
+        "cascade": cascade_key(threat.norm, source),
+    }
+
+    def begin(case: Case) -> Begun:
+        fit = fitted(attack, case.classes)
+        run = brief(fit) if case.few_only and not needs_trial(stage) else fit
+        return Begun(partial(measured, case, stage, run), f"{setting(fit)} {how}".strip())
+
+    def on(ledger: Ledger, subject: str) -> Tensor:
+        standing = ledger.tried(subject, stage)
+        for earlier in before:
+            standing = standing & ~ledger.column(subject, earlier, "fell", False)
+        return standing
+
+    tried = "reference" not in how
+    stage = Stage(
+        "attack",
+        name,
+        begin,
+        on,
+        source,
+        threat=threat,
+        kept=not reported,
+        tried=tried,
+        reported=reported,
+        about=about,
+        words=[setting(attack), how],
+    )
+    return stage
+
+
+def cascade_key(norm: str, source: Stage | None) -> str:
+    """What tells a cascade from the others of a run."""
+    return norm if source is None else f"{norm} on {source.name}"
+
+
+def brief(attack: Attack) -> Attack:
+    """The attack with one step: enough to see that its options and the model go together. The user's own stay as they are."""
+    known = options_of(attack)
+    return partial(attack, **{name: 1 for name in BRIEF if isinstance(known.get(name), int)})
+
+
+def measured(case: Case, stage: Stage, attack: Attack, chunk: Chunk) -> Iterator[Outcome]:
+    """What became of images that stand."""
+    assert stage.threat is not None
+    x, y, label = chunk.x, chunk.y, label_of(stage)
+    draws = Draws(case.seed, chunk.ids.to(case.device), label)
+    with warnings.catch_warnings(record=True) as caught, arithmetic(case.precision):
+        warnings.simplefilter("always", RuntimeWarning)
+        with same_weights(label, case.exact, case.model):
+            found = attack(case.model, x.clone(), y.clone().to(case.device), stage.threat, draws)
+    if not isinstance(found, Found):
+        raise InputError(f"attack {label!r} returned {type(found).__name__} and no Found: see docs/adding-an-attack.md")
+    refuse_found(found, len(x), label)
+    x_adv, outside = inside(x, found.x_adv.detach().to(x), stage.threat, label)
+    with torch.no_grad():
+        logits = padded(case.exact, x_adv).cpu()
+    finite = torch.isfinite(logits).all(1)
+    fell = (logits.argmax(1) != y) & finite
+    kept, fallen = x_adv.cpu(), fell.to(x.device)
+    rounded, names = eight_bits(case, stage, x[fallen], x_adv[fallen], chunk.places[fell])
+    file = case.saved.get(stage.about["cascade"])
+    if file is not None and stage.source is not None and not stage.about["before"]:
+        write_rows(file, chunk.places, x)
+    write_rows(file, chunk.places[fell], kept[fell])
+    columns: dict[str, Any] = {
+        "fell": fell, "pred": logits.argmax(1), "margin": -margin(logits, y), "distance": stage.threat.distance(x, x_adv).cpu(),
+        "step": found.step.cpu(), "forwards": found.forwards.cpu() + 1, "backwards": found.backwards.cpu(),
+        "reached": found.fooled.cpu().bool(), "rounded": spread(fell, rounded, -1), "png": spread(fell, names, ""),
+    }  # fmt: skip
+    wanted = fell.nonzero().flatten()[: max(0, EXAMPLES - kept_examples(case, stage))]
+    extras = {
+        "nonfinite": int((found.nonfinite.cpu() | ~finite).sum()), "outside": list(outside),
+        "warnings": list(dict.fromkeys(str(warning.message) for warning in caught)),
+        "images": {str(int(chunk.places[i])): packed(kept[i]) for i in wanted},
+    }  # fmt: skip
+    columns["rounded"] = torch.tensor(columns["rounded"], dtype=torch.int64)
+    yield Outcome(columns, x=torch.where(per_sample(fallen, x), x_adv, x) if stage.kept else None, extras=extras)
+
+
+def label_of(stage: Stage) -> str:
+    """The name of the attack itself, without the images that it is run on: the key of its draws."""
+    return stage.name if stage.source is None else stage.name.removesuffix(f" on {stage.source.name}")
+
+
+def spread(mask: Tensor, values: Sequence[Any], blank: Any) -> list[Any]:
+    """The values at the places of the mask, (M,), and `blank` elsewhere."""
+    left = iter(values)
+    return [next(left) if chosen else blank for chosen in mask.tolist()]
+
+
+def kept_examples(case: Case, stage: Stage) -> int:
+    """How many adversarial images of the cascade are kept already."""
+    return sum(len(images) for one in (*stage.about["before"], stage) for images in case.ledger.extras(case.name, one, "images"))
+
+
+def eight_bits(case: Case, stage: Stage, x: Tensor, x_adv: Tensor, places: Tensor) -> tuple[list[int], list[str]]:
+    """The labels of fallen images, (M, C, H, W), in 8 bits, and the names of the pictures that were written of them: uncounted passes."""
+    assert stage.threat is not None
+    y, prefix = case.pool.y[places].to(case.device), case.pngs.get(stage.about["cascade"])
+    found = rounded_labels(case.exact, x, x_adv, y, stage.threat).tolist()
+    if prefix is None or not len(places):
+        return found, [""] * len(places)
+    ids = case.pool.ids[places]
+    points, fooled = in_eight_bits(case.exact, x, x_adv, y, stage.threat, Draws(case.seed, ids.to(case.device), "png"))
+    names = [f"{prefix.name}{sample}.png" if fools else "none" for sample, fools in zip(ids.tolist(), fooled.tolist(), strict=True)]
+    pictures = {prefix.parent / name: png(point) for name, point in zip(names, points.cpu(), strict=True) if name != "none"}
+    if pictures:
+        write_whole(pictures)
+    return found, names
+
+
+def inside(x: Tensor, x_adv: Tensor, threat: Threat, label: str) -> tuple[Tensor, tuple[int, float, int]]:
+    """The points, (B, C, H, W), all moved to the nearest in the threat; how many lay outside, how far, and how many are not finite."""
+    if x_adv.shape != x.shape:
+        raise InputError(f"attack {label!r} returned points of shape {tuple(x_adv.shape)} for images of shape {tuple(x.shape)}")
+    out = ~threat.contains(x, x_adv)
+    if not bool(out.any()):
+        return x_adv, (0, 0.0, 0)
+    far = threat.distance(x, x_adv)
+    bad = ~far.isfinite()
+    return torch.where(per_sample(out, x), threat.project(x, x_adv.nan_to_num()), x_adv), (
+        int(out.sum()),
+        float(torch.where(bad, 0.0, far).max()),
+        int(bad.sum()),
+    )
+
+
+def needs_trial(stage: Stage) -> bool:
+    """Whether only running an attack tells that it cannot be used: the user's own, and one from a surrogate."""
+    return is_own(stage.name) or stage.name.startswith(TRANSFER)

@@ -1,0 +1,51 @@
+"""The clean pass: the label that a model gives each image as it is, and by which margin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from robench.attacks.losses import margin
+from robench.calls import padded
+from robench.errors import InputError
+from robench.models.contract import refuse_one_output
+from robench.runs.ledger import Ledger
+from robench.runs.store import write_rows
+from robench.runs.types import Begun, Case, Chunk, Outcome, Stage
+
+CLEAN = "clean"  # the images as they are
+
+
+def clean_stage() -> Stage:
+    """The clean pass over all images."""
+    return Stage("clean", CLEAN, lambda case: Begun(partial(measured, case)), everyone, tried=False)
+
+
+def everyone(ledger: Ledger, subject: str) -> Tensor:  # noqa: ARG001 - the same for all subjects
+    """All images."""
+    return torch.ones(ledger.n, dtype=torch.bool)
+
+
+def measured(case: Case, chunk: Chunk) -> Iterator[Outcome]:
+    """Labels and margins. InputError where logits are not finite or a label is no class."""
+    with torch.no_grad():
+        logits = padded(case.exact, chunk.x).cpu()
+    check_logits(logits, chunk.y)
+    case.remember(chunk.places, logits)
+    for file in case.saved.values():
+        write_rows(file, chunk.places, chunk.x)
+    one = torch.ones_like(chunk.y)
+    yield Outcome({"pred": logits.argmax(1), "margin": -margin(logits, chunk.y), "forwards": one, "backwards": 0 * one})
+
+
+def check_logits(logits: Tensor, y: Tensor) -> None:
+    """InputError where the model cannot be evaluated on clean images: logits that are not finite, labels out of range, one output alone."""
+    refuse_one_output(logits)
+    if not bool(torch.isfinite(logits).all()):
+        raise InputError("the model gives NaN or infinite logits on clean images: it cannot be evaluated")
+    wrong = y[(y < 0) | (y >= logits.shape[1])]
+    if len(wrong):
+        raise InputError(f"label {int(wrong[0])} is out of range: the model has {logits.shape[1]} classes, 0 to {logits.shape[1] - 1}")

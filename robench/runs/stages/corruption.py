@@ -1,0 +1,92 @@
+"""A corruption at a severity: the label that a model gives each image under it, made here or read from a released set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robench.calls import padded
+from robench.claims import corrupted_by_own, is_own
+from robench.corruptions import CORRUPTIONS, corrupted
+from robench.draws import Draws
+from robench.recipes import Recipe, resolve
+from robench.runs.stages.clean import check_logits, everyone
+from robench.runs.types import Begun, Case, Chunk, Images, Outcome, Pixels, Pool, Stage
+
+SEVERITY = 3  # where the user gives none
+
+
+def corruption_stage(
+    recipe: Recipe, pool: Pool, *, seed: int, device: str, clean: Stage | None, source: Stage | None = None,
+    words: Mapping[str, Any] = {}, reported: bool = True,
+) -> Stage:  # fmt: skip
+    """All images under a corruption made here, `NAME,severity=3,option=value`.
+
+    words     as in `cell_stage`          reported  False where it only gives its images to later stages
+    """
+    plain, severity = parted(recipe)
+    function = resolve(plain, CORRUPTIONS, "corruption")
+
+    def images(places: Tensor, before: Pixels) -> Tensor:
+        x = before(places)
+        x = (x if x.is_floating_point() else x.float() / 255).to(device)
+        ids = pool.ids[places].to(device)
+        if is_own(recipe.name):
+            return corrupted_by_own(function, x, severity, Draws(seed, ids, "corrupt"), recipe.label)
+        return corrupted(x, ids, recipe.name, severity, seed=seed, **plain.options)
+
+    name = name_of(recipe) if source is None else f"{name_of(recipe)} on {source.name}"
+    return cell_stage(
+        name, recipe.label, severity, images, clean=clean, source=source, words={**words, "recipe": recipe}, reported=reported
+    )
+
+
+def cell_stage(
+    name: str, corruption: str, severity: int, images: Images, *, clean: Stage | None, source: Stage | None = None,
+    words: Mapping[str, Any] = {}, reported: bool = True,
+) -> Stage:  # fmt: skip
+    """The labels of the images that `images(places, before)` gives.
+
+    words  what its rows need to know: setting, and data and split where these are not those of the subject
+    """
+    about = {"clean": clean, "corruption": corruption, "severity": severity, **words}
+
+    def begin(case: Case) -> Begun:
+        return Begun(partial(measured, case), str(words.get("setting", "")))
+
+    return Stage("corruption", name, begin, everyone, source, images, reported=reported, about=about)
+
+
+def measured(case: Case, chunk: Chunk) -> Iterator[Outcome]:
+    """The labels that a model gives; InputError where its logits cannot be used."""
+    with torch.no_grad():
+        logits = padded(case.exact, chunk.x).cpu()
+    check_logits(logits, chunk.y)
+    yield Outcome({"pred": logits.argmax(1)})
+
+
+def parted(recipe: Recipe) -> tuple[Recipe, int]:
+    """The recipe of a corruption without its severity, and the severity, 3 if the user gave none."""
+    options = dict(recipe.options)
+    severity = options.pop("severity", SEVERITY)
+    return replace(recipe, options=options), severity
+
+
+def name_of(recipe: Recipe) -> str:
+    """The name of a corruption at a severity, with the options that change its pixels (scale=imagenet, photos=FOLDER)."""
+    plain, severity = parted(recipe)
+    words = ["photos" if key == "photos" else str(value) for key, value in sorted(plain.options.items()) if value not in ("", "auto")]
+    return "-".join([recipe.label, str(severity), *words])
+
+
+def first_image(stage: Stage, pool: Pool) -> Tensor:
+    """The first image of the pool under a corruption that all subjects share, (C, H, W) float on the CPU."""
+    from robench.runs.images import shown_by
+
+    x = shown_by(stage, torch.arange(1), pool, None)
+    return (x if x.is_floating_point() else x.float() / 255)[0].cpu()

@@ -1,0 +1,80 @@
+"""What an earlier run found on the same images: its verdicts, and its adversarial images if it kept them. Nothing is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robench.errors import InputError
+from robench.report.compare import Results
+from robench.runs.ledger import Ledger
+from robench.runs.types import Begun, Chunk, Images, Outcome, Pixels, Pool, Stage
+from robench.threat import Threat
+
+
+def joined_stage(results: Results, pool: Pool, subject: str, clean: Stage) -> Stage:
+    """What `robench eval` or `attack` found on these images for one subject: its last probe's verdicts, and its x_adv.npy if any.
+
+    Images that the run did not see count as not tried. InputError where it saw others, or other labels, under the same ids.
+    """
+    where = {sample: place for place, sample in enumerate(pool.ids.tolist())}
+    shared = [sample for sample in results.labels if sample in where]
+    if not shared:
+        raise InputError(f"{results.folder} has none of the images that are explained here: name the same --data, --n and --indices")
+    for sample in shared:
+        if results.labels[sample] != int(pool.y[where[sample]]):
+            raise InputError(f"{results.folder} gives image {sample} another label than the data here: it was a run on other data")
+    first, last = results.stages[0], results.stages[-1]
+    places = torch.tensor([where[sample] for sample in shared])
+    tried, fell = torch.zeros(len(pool), dtype=torch.bool), torch.zeros(len(pool), dtype=torch.bool)
+    tried[places] = torch.tensor([sample in first.standing for sample in shared])
+    fell[places] = torch.tensor([sample in first.standing and sample not in last.standing for sample in shared])
+
+    def measure(chunk: Chunk) -> Iterator[Outcome]:
+        yield Outcome({"tried": tried[chunk.places], "fell": fell[chunk.places]})
+
+    kept = saved_images(results, pool, where)
+    threat = Threat(last.norm, last.eps) if last.norm else None
+    about = {"clean": clean, "subject": subject, "has images": kept is not None, "folder": str(results.folder)}
+    none = torch.zeros(len(pool), dtype=torch.bool)
+
+    def on(_: Ledger, name: str) -> Tensor:
+        return ~none if name == subject else none
+
+    return Stage("joined", last.probe, lambda _: Begun(measure), on, None, kept, threat, tried=False, about=about)
+
+
+def saved_images(results: Results, pool: Pool, where: dict[int, int]) -> Images | None:
+    """What gives the adversarial images that a run kept, clean ones where it did not see an image; None where it kept none."""
+    path = results.folder / "x_adv.npy"
+    if not path.is_file():
+        return None
+    kept = opened(path, len(results.labels), pool.shape)
+    rows = torch.full((len(pool),), -1)
+    for row, sample in enumerate(results.labels):
+        if sample in where:
+            rows[where[sample]] = row
+
+    def images(places: Tensor, before: Pixels) -> Tensor:
+        x = before(places)
+        x = x.float() / 255 if x.dtype == torch.uint8 else x.clone()
+        known = rows[places] >= 0
+        x[known] = torch.from_numpy(np.ascontiguousarray(kept[rows[places][known].numpy()])).to(x)
+        return x
+
+    return images
+
+
+def opened(path: Path, n: int, shape: tuple[int, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    """The array of a run of n images; InputError where it is none of such images."""
+    try:
+        kept = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as saved images: {error}") from None
+    if kept.shape != (n, *shape) or kept.dtype != np.float32:
+        raise InputError(f"{path} holds {kept.dtype} {kept.shape}, and the run it belongs to has {n} images of other shape")
+    return kept  # type: ignore[no-any-return]

@@ -1,0 +1,231 @@
+"""A saliency method with the scores of its maps, on the images as they are or as an earlier stage has left them."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robench.audits import AUDITS, GROUPS
+from robench.audits.geometry import geometry
+from robench.audits.inequality import lorenz, sizes_of
+from robench.calls import CUT, are_probabilities
+from robench.claims import is_own, of_copies, on_copies, put_back, weights_of
+from robench.draws import Draws
+from robench.errors import InputError
+from robench.explainers import COMPLETE, EXPLAINERS, LAYERED, chosen_layer, prepared
+from robench.inputs import kind
+from robench.recipes import Recipe, lookup, options_of, resolve, setting, spelled
+from robench.runs.images import packed
+from robench.runs.ledger import Ledger
+from robench.runs.stages.clean import CLEAN, check_logits
+from robench.runs.store import make_rows, write_rows
+from robench.runs.types import Begun, Case, Chunk, Outcome, Stage
+from robench.types import Explain, Explained
+
+JACOBIAN = "jacobian"  # the rows of scores that belong to the model and to no method
+TILES = 8  # how many images the gallery shows
+POINTS = 101  # of a Lorenz curve
+Score = Callable[[Explained], Tensor]
+Saving = Callable[[str, str], Path | None]  # (subject, method) -> the file that takes the maps of the clean images
+
+
+def method_stage(
+    recipe: Recipe, scores: Sequence[Recipe], *, clean: Stage, source: Stage | None = None, target: str | int = "true",
+    channels: str = "none", changes: Sequence[Stage] = (), save: Saving = lambda *_: None,
+) -> Stage:  # fmt: skip
+    """The maps of one method with their scores.
+
+    source    the stage whose images are explained: of an attack those that fell, else those that were right before; None for all, as
+              they are
+    target    which logit is explained: true, predicted (on the images that are explained), or the number of a class
+    channels  none: every subpixel counts for itself; sum, max or mean: the sizes of a pixel's channels are put together first
+    changes   the stages that change the images, of which the pictures show the first
+    """
+    images = CLEAN if source is None else source.name
+    about = {
+        "clean": clean, "images": images, "scores": list(scores), "target": target, "channels": channels, "changes": tuple(changes),
+        "method": recipe.label, "save": save, "recipe": recipe,
+    }  # fmt: skip
+
+    def begin(case: Case) -> Begun:
+        model, notes = prepared(recipe.name, case.subject.model, case.few)
+        bound = recipe
+        if recipe.name in LAYERED:
+            layer, _ = chosen_layer(model, case.few, recipe.options.get("layer", ""))
+            bound, notes = replace(recipe, options=recipe.options | {"layer": layer}), [*notes, f"the layer is {layer!r}"]
+        explain: Explain = resolve(bound, EXPLAINERS, "method")
+        explain = on_copies(explain) if is_own(recipe.name) else explain
+        complete = recipe.name in COMPLETE and options_of(explain).get("baseline") != "uniform"
+        scorers = {score.label: scorer(score, explain) for score in scores if applies(score.name, complete)}
+        words = f"{setting(explain)} target={target} channels={channels} images={images}".strip()
+        measure = partial(measured, case, stage, model, explain, scorers)
+        return Begun(measure, words, [f"{recipe.label}: {note}" for note in notes])
+
+    name = recipe.label if source is None else f"{recipe.label} on {source.name}"
+    stage = Stage(
+        "method",
+        name,
+        begin,
+        explained_places(source),
+        source,
+        about=about,
+        words=[setting(resolve(recipe, EXPLAINERS, "method")), str(target), channels, *map(spelled, scores)],
+    )
+    return stage
+
+
+def jacobian_stage(scores: Sequence[Recipe], *, clean: Stage, target: str | int = "true", changes: Sequence[Stage] = ()) -> Stage:
+    """The scores that belong to the model and to no method, on the images as they are."""
+    about = {"clean": clean, "images": CLEAN, "scores": list(scores), "target": target, "changes": tuple(changes), "method": JACOBIAN}
+    names = [score.name for score in scores]
+
+    def begin(case: Case) -> Begun:
+        return Begun(partial(on_jacobian, case, names, target))
+
+    return Stage("method", JACOBIAN, begin, explained_places(None), about=about, words=[str(target), *names])
+
+
+def explained_places(source: Stage | None) -> Callable[[Ledger, str], Tensor]:
+    """Which images a method explains: all as they are, those that fell under an attack, those that were tried under anything else."""
+
+    def on(ledger: Ledger, subject: str) -> Tensor:
+        if source is None:
+            return torch.ones(ledger.n, dtype=torch.bool)
+        if source.kind in ("attack", "joined"):
+            return ledger.fallen(subject, source) & ledger.tried(subject, source)
+        return ledger.tried(subject, source)
+
+    return on
+
+
+def scorer(recipe: Recipe, explain: Explain) -> Score:
+    """The score with its options; completeness gets the method's own baseline where the user gave none."""
+    baseline = options_of(explain).get("baseline", inspect.Parameter.empty)
+    score = resolve(recipe, AUDITS, "score")
+    if recipe.name == "completeness" and "baseline" not in recipe.options and baseline is not inspect.Parameter.empty:
+        return partial(score, baseline=baseline)
+    return of_copies(score) if is_own(recipe.name) else score
+
+
+def applies(score: str, complete: bool) -> bool:
+    """Whether a score is one of maps, and one that a method can have whose maps add up to the difference to one baseline, or do not."""
+    return score not in GROUPS["jacobian"] and (score != "completeness" or complete)
+
+
+def logits_of(case: Case, stage: Stage, chunk: Chunk) -> Tensor:
+    """The logits (M, K) of the images that are explained; InputError where they are probabilities or cannot be used."""
+    logits = case.logits_at(chunk, clean=stage.source is None)
+    check_logits(logits, chunk.y)
+    if stage.source is None and case.few_only and bool(are_probabilities(logits).all()):
+        raise InputError("the model returns probabilities, whose gradients vanish where it is sure: leave the softmax out of the model")
+    return logits
+
+
+def on_jacobian(case: Case, names: Sequence[str], target: str | int, chunk: Chunk) -> Iterator[Outcome]:
+    """The values of the scores that ask for no map."""
+    logits = case.logits_at(chunk, clean=True)
+    values = geometry(case.subject.model, chunk.x, chunk.y.to(case.device))
+    columns = {f"score {name}": values[name].cpu().double() for name in names}
+    yield Outcome({**columns, "pred": logits.argmax(1), "target": targets(target, chunk.y, logits)})
+
+
+def measured(case: Case, stage: Stage, model: Any, explain: Explain, scorers: Mapping[str, Score], chunk: Chunk) -> Iterator[Outcome]:
+    """The scores of the maps of a chunk, and the maps that the pictures show."""
+    logits = logits_of(case, stage, chunk)
+    own = [one for one in (stage.about["method"], *scorers) if is_own(one)]
+    kept = weights_of(case.subject.model) if own else []
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=re.escape(CUT), category=RuntimeWarning)
+        some = explained(case, stage, model, explain, chunk, logits)
+        bad = ~some.maps.isfinite().flatten(1).all(1)
+        some = some if not bool(bad.any()) else without(some, bad)
+        values = {f"score {name}": values_from(score(some), len(some.x), name) for name, score in scorers.items()}
+    changed = put_back(kept)
+    zero = zero_of(some) & ~bad.cpu()
+    curves = lorenz(some.ordered, POINTS).cpu()
+    known = ~curves.isnan().any(1)
+    save_maps(case, stage, chunk.places, some.maps)
+    shown = set(shown_places(case, stage))
+    extras: dict[str, Any] = {
+        "lorenz": [curves[known].sum(0).tolist(), int(known.sum())],
+        "options": {name: setting(score).replace(" ", ",") for name, score in scorers.items()},
+        "maps": {str(place): packed(some.maps[row].cpu()) for row, place in enumerate(chunk.places.tolist()) if place in shown},
+    }
+    if changed:
+        extras["changed"] = " and ".join(own)
+    columns = {"pred": logits.argmax(1), "target": targets(stage.about["target"], chunk.y, logits), "zero": zero, "bad": bad.cpu()}
+    yield Outcome({**values, **columns}, extras=extras)
+
+
+def explained(case: Case, stage: Stage, model: Any, explain: Explain, chunk: Chunk, logits: Tensor) -> Explained:
+    """The images of a chunk with their maps."""
+    method, ids, y = stage.about["method"], chunk.ids.to(case.device), chunk.y.to(case.device)
+    draws, target = Draws(case.seed, ids, method), targets(stage.about["target"], y, logits.to(case.device))
+    maps = maps_from(explain(model, chunk.x, target, draws), chunk.x, method)
+    masks = None if case.pool.masks is None else case.pool.masks[chunk.places].to(case.device)
+    sizes = sizes_of(maps, stage.about["channels"])
+    return Explained(model, chunk.x, y, target, logits.to(case.device), maps, sizes, explain, draws.child("scores"), masks)
+
+
+def targets(target: str | int, y: Tensor, logits: Tensor) -> Tensor:
+    """The class explained for each image, (M,); InputError for a word or number that names none."""
+    if isinstance(target, int):
+        if not 0 <= target < logits.shape[1]:
+            raise InputError(f"--target {target} is no class of the model: it has {logits.shape[1]} classes, 0 to {logits.shape[1] - 1}")
+        return torch.full_like(y, target)
+    return lookup(target, {"true": y, "predicted": logits.argmax(1)}, "target")
+
+
+def maps_from(made: object, x: Tensor, method: str) -> Tensor:
+    """The maps that a method made of the images x (B, C, H, W); InputError where it made something else."""
+    shape = tuple(x.shape)
+    if isinstance(made, Tensor) and made.is_floating_point() and tuple(made.shape) in (shape, (shape[0], 1, *shape[2:])):
+        return made.detach()
+    found = f"a tensor of {kind(made)} {tuple(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
+    raise InputError(f"method {method!r} returned {found}: it must return float maps, of shape {shape} or with one channel")
+
+
+def values_from(made: object, n: int, score: str) -> Tensor:
+    """The values that a score gave n images, (n,) float64 on the CPU; InputError where it gave something else."""
+    if isinstance(made, Tensor) and tuple(made.shape) == (n,):
+        return made.detach().cpu().double()
+    found = f"a tensor of shape {tuple(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
+    raise InputError(f"score {score!r} returned {found}: it must return a tensor with one number an image, ({n},)")
+
+
+def without(some: Explained, bad: Tensor) -> Explained:
+    """The same with zero maps in place of those that are not finite, so that no score falls over them; they are counted apart."""
+    keep = (~bad).view(-1, 1, 1, 1)
+    return replace(some, maps=torch.where(keep, some.maps, 0.0), sizes=torch.where(keep, some.sizes, 0.0))
+
+
+def zero_of(some: Explained) -> Tensor:
+    """Which maps are zero everywhere, (B,) bool."""
+    return (some.sizes.flatten(1).amax(1) == 0).cpu()
+
+
+def shown_places(case: Case, stage: Stage) -> list[int]:
+    """The images of the galleries: the first that the first change has images of, else the first of all."""
+    for change in stage.about["changes"]:
+        places = explained_places(change)(case.ledger, case.name).nonzero().flatten()
+        if len(places):
+            return [int(place) for place in places[:TILES]]
+    return list(range(min(TILES, len(case.pool))))
+
+
+def save_maps(case: Case, stage: Stage, places: Tensor, maps: Tensor) -> None:
+    """Writes the maps of the clean images into their file, if there is to be one."""
+    file = None if stage.source is not None or case.few_only else stage.about["save"](case.name, stage.about["method"])
+    if file is not None:
+        if not file.exists():
+            make_rows(file, (len(case.pool), *maps.shape[1:]))
+        write_rows(file, places, maps)

@@ -1,0 +1,59 @@
+"""A probe: every level on all the images that a model gets right, each level for itself; probes have no radius and make no cascade."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+
+from torch import Tensor
+
+from robench.claims import levels_of
+from robench.draws import Draws
+from robench.errors import InputError
+from robench.probes import PROBES, Probe
+from robench.recipes import Recipe, resolve, setting
+from robench.runs.ledger import Ledger
+from robench.runs.types import Begun, Case, Chunk, Outcome, Stage
+
+
+def probe_stage(recipe: Recipe, *, clean: Stage, source: Stage | None = None, reported: bool = True) -> Stage:
+    """One probe with all its levels; InputError for an unknown one, and for an option that it does not have.
+
+    reported  False where it only gives the images of its one level to later stages
+    """
+    function: Probe = resolve(recipe, PROBES, "probe")
+    name = recipe.label if source is None else f"{recipe.label} on {source.name}"
+
+    def begin(case: Case) -> Begun:
+        return Begun(partial(measured, case, stage, recipe.label, function), setting(function))
+
+    def on(ledger: Ledger, subject: str) -> Tensor:
+        return ledger.tried(subject, stage)
+
+    about = {"clean": clean, "recipe": recipe}
+    stage = Stage("probe", name, begin, on, source, kept=not reported, reported=reported, about=about, words=[setting(function)])
+    return stage
+
+
+def measured(case: Case, stage: Stage, label: str, function: Probe, chunk: Chunk) -> Iterator[Outcome]:
+    """What each level did to images that are right; a stage that later ones build on must have one level, whose first draw they get."""
+    draws = Draws(case.seed, chunk.ids.to(case.device), label)
+    last, settings = None, set[str]()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", RuntimeWarning)
+        for level in levels_of(function, case.exact, chunk.x, chunk.y.to(case.device), draws, label):
+            settings.add(level.setting)
+            if stage.kept and len(settings) > 1:
+                raise InputError(f"{label} has several levels ({', '.join(sorted(settings))}): choose one, such as random-noise,t=0.1")
+            if last is not None:
+                yield last
+            columns = {
+                "fell": level.fooled.cpu().bool(), "share": level.share.cpu().double(), "forwards": level.forwards.cpu(),
+                "backwards": level.backwards.cpu(),
+            }  # fmt: skip
+            last = Outcome(columns, level.setting, level.repeat, level.x if stage.kept and level.repeat == 0 else None)
+    told = list(dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, RuntimeWarning)))
+    if last is not None:
+        yield replace(last, extras={"warnings": told} if told else {})

@@ -1,0 +1,129 @@
+"""Where a run keeps its state: the journal of its entries, and the images and maps that its stages make, in .npy files beside it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robench.destinations import Place, alone_at, alone_in
+from robench.errors import InputError
+from robench.journal import Adds, Journal
+from robench.shards import World
+from robench.writing import allocate, room
+
+HIDDEN = ".images"  # images that later stages of the run are given, until its end
+
+
+class Store:
+    """The state of one process of a run: the journal, and the folder of arrays, a temporary one where the run keeps no state."""
+
+    def __init__(self, journal: Journal, folder: Path, world: World) -> None:
+        self.journal, self.folder, self.world = journal, folder, world
+
+    @classmethod
+    def nowhere(cls, world: World) -> Store:
+        """A store that keeps nothing, before there is one."""
+        return cls(Journal(None, {}), Path(), world)
+
+    def file(self, name: str) -> Path:
+        """The file of an array that belongs to the run alone."""
+        return self.folder / f"{name}.npy"
+
+    def check(self, file: Path, begun: bool) -> None:
+        """InputError where the array of a run that goes on is gone."""
+        if begun and not file.exists():
+            raise InputError(f"the run cannot go on: {file} is gone, and with it what was saved; start anew in another folder")
+
+
+@contextmanager
+def opened(world: World, folder: Path | Place | None, header: Mapping[str, Any], *, resume: bool, adds: Adds | None) -> Iterator[Store]:
+    """The store of a run whose folder is held already (`alone`); of a run that is refused at once nothing is left behind."""
+    work = folder.work if isinstance(folder, Place) else folder
+    journal = in_turn(world, work, header, resume, adds)
+    with journal.kept(), ExitStack() as stack:
+        if work is None:
+            arrays = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        else:
+            arrays = work / HIDDEN
+            arrays.mkdir(exist_ok=True)
+            stack.callback(_removed_if_empty, arrays)
+        yield Store(journal, arrays, world)
+        world.agree(0)
+        journal.finish()
+        if work is not None:
+            shutil.rmtree(arrays, ignore_errors=True)
+
+
+def _removed_if_empty(folder: Path) -> None:
+    """Removes a folder that holds nothing."""
+    with suppress(OSError):
+        folder.rmdir()
+
+
+@contextmanager
+def alone(world: World, folder: Path | Place | None, *files: Path | None) -> Iterator[None]:
+    """The folder and the files of a run for it alone; the first of several processes holds them, and all end where it is refused."""
+    with ExitStack() as stack:
+        refusal = None
+        if world.rank == 0:
+            try:
+                stack.enter_context(alone_in(folder))
+                for file in files:
+                    stack.enter_context(alone_at(file))
+            except InputError as error:
+                refusal = error
+        if (refusal := world.agree(refusal)) is not None:
+            raise refusal
+        yield
+
+
+def in_turn(world: World, folder: Path | None, header: Mapping[str, Any], resume: bool, adds: Adds | None) -> Journal:
+    """The journal of this process; the first process opens its own first, as it may clear away a finished run."""
+    journal = Journal(folder, header, resume=resume, adds=adds) if world.rank == 0 else None
+    world.agree(0)
+    journal = journal or Journal(folder, header, rank=world.rank, resume=True, adds=adds)
+    world.agree(0)
+    return journal
+
+
+def make_rows(file: Path, shape: tuple[int, ...]) -> None:
+    """Makes the file that `write_rows` writes into, (N, C, H, W) float32 in .npy format, all zero, unless another process just has.
+
+    InputError where there is no room.
+    """
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        rows = np.lib.format.open_memmap(temporary, "w+", np.float32, shape)
+        allocate(temporary, rows.offset + rows.nbytes)
+        rows.flush()
+        if not file.exists():
+            temporary.replace(file)
+    except OSError as error:
+        raise InputError(f"cannot write {file}: {error.strerror or error}; choose another place{room(error)}") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def write_rows(file: Path | None, places: Tensor, images: Tensor) -> None:
+    """Writes images (M, C, H, W) at their places in the file, through to the disk; the file is mapped no longer than that."""
+    if file is not None and len(places):
+        rows = np.lib.format.open_memmap(file, "r+")
+        rows[places.numpy()] = images.cpu().numpy()
+        rows.flush()
+
+
+def read_rows(file: Path, places: Tensor) -> Tensor:
+    """The images (M, C, H, W) at some places of the file."""
+    rows = np.lib.format.open_memmap(file, "r")
+    return torch.from_numpy(np.ascontiguousarray(rows[places.numpy()]))
