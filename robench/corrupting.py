@@ -23,7 +23,7 @@ from robench.corruptions.levels import scale_of
 from robench.data import Images
 from robench.data.corrupted import SYNTH, Corrupted
 from robench.data.export import Export, Put
-from robench.degradation import CLEAN, FIFTEEN, NINETEEN, NOISES, Reference
+from robench.degradation import CLEAN, SETS, Reference
 from robench.destinations import Place
 from robench.errors import InputError
 from robench.inputs import PathLike, as_path, as_seed
@@ -35,7 +35,6 @@ from robench.runs.stages.clean import clean_stage
 from robench.runs.stages.corruption import cell_stage, first_image
 from robench.runs.types import Pool, Stage, Subject, Track, untracked
 
-SETS = {"fifteen": FIFTEEN, "nineteen": NINETEEN, "noise": NOISES}
 PIXELS = "pixels of "  # before a corruption, the key of the digest of its images
 Cell = tuple[str, int]
 
@@ -169,7 +168,7 @@ def degrade(
     """
     seed, place = as_seed(seed), folder if isinstance(folder, Place) else as_path(folder, "folder")
     measured = [*subjects, *([reference] if isinstance(reference, Subject) else [])]
-    pool, stages = pool_of_source(source), stages_of(source)
+    pool, stages = pool_of_source(source), stages_of_source(source)
     how = How(seed, batch_size, device, folder=place, resume=resume, track=track)
     words = {"source": source.name, "measured": len(subjects), **source.about}
     with nullcontext() if target is None else Exporting(target) as taker:
@@ -193,7 +192,14 @@ def pool_of_source(source: Source) -> Pool:
     return Pool(source.clean, source.y, source.ids, shape, mild=None if source.clean else first)
 
 
-def stages_of(source: Source) -> list[Stage]:
+def released_images(source: Source) -> Images:
+    """What a measurement needs to know of the images of a source: labels, ids, classes, and the shape; no pixels but the first."""
+    first = source.clean or partial(source.pixels, *source.cells[0])
+    x = first(torch.arange(1))
+    return Images(source.name, source.split, x.expand(len(source.y), *x.shape[1:]), source.y, source.ids, source.classes)
+
+
+def stages_of_source(source: Source) -> list[Stage]:
     """The clean pass, where the clean images are known, then each corruption at each severity."""
     clean = clean_stage() if source.clean is not None else None
     words = {"setting": source.setting, "data": source.name, "split": source.split}
@@ -244,11 +250,12 @@ def only_adds(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
     grown = (*each, "cells", "stages", "measured", "reference", "code of recipes", "surrogates")
     same = {key: value for key, value in theirs.items() if key not in grown}
     more = {key for key in {*ours} - {*theirs} if not key.startswith(PIXELS)}
+    count = len(theirs.get("models", theirs.get("subjects", ())))
     return (
         not more
         and all(ours.get(key) == value for key, value in same.items())
         and all(cell in ours.get(key, []) for key in ("cells", "stages") for cell in theirs.get(key, []))
         and all(ours.get(key, [])[: len(theirs[key])] == theirs[key] for key in each if key in theirs)
-        and theirs.get("measured") in (ours.get("measured"), len(theirs.get("models", theirs.get("subjects", ()))))  # a reference does not become a model
+        and theirs.get("measured") in (ours.get("measured"), count)  # a reference does not become a model
         and theirs.get("reference", "") in ("", ours.get("reference", ""))
     )

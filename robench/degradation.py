@@ -27,6 +27,7 @@ NOISES = FAMILIES["noise"]  # on ImageNet-C, what IGD (2305.09305) was tested wi
 FIFTEEN = tuple(name for family in FAMILIES.values() for name in family)
 EXTRA = {"speckle_noise": "noise", "gaussian_blur": "blur", "spatter": "weather", "saturate": "digital"}  # name -> family
 NINETEEN = (*FIFTEEN, *EXTRA)
+SETS = {"fifteen": FIFTEEN, "nineteen": NINETEEN, "noise": NOISES}
 SEVERITIES = (1, 2, 3, 4, 5)
 CLEAN, ALL = "clean", "corruptions"  # the probes of what is measured on the images as they are, and over several corruptions
 RESAMPLES = 2000

@@ -19,6 +19,7 @@ Array: TypeAlias = Tensor | np.ndarray[Any, Any] | Sequence[Any]
 PathLike: TypeAlias = str | os.PathLike[str]
 Radius: TypeAlias = float | str | Sequence[float | str]
 Suite: TypeAlias = str | Recipe | Sequence[str | Recipe]
+SUITE_NAMES = ("smoke", "fast", "autoattack", "autoattack-plus", "autoattack-rand", "inductive", "full")  # that name nothing else
 LARGEST_SEED = 2**32 - 1
 FEWEST = 5  # channels from here on are taken for a side of the image where the last axis has 1, 3 or 4
 
@@ -140,6 +141,15 @@ def as_suite(suite: Suite) -> str | list[Recipe]:
     if wrong is not None:
         raise InputError(f"suite holds {type(wrong).__name__}: name attacks, such as 'pgd,steps=50', or a suite, such as 'autoattack'")
     return [parse(one) if isinstance(one, str) else one for one in suite]
+
+
+def as_chosen(suite: Suite) -> list[str | Recipe]:
+    """What is to be measured, as a list: names of suites and of files of recipes as they are, all else read as recipes.
+
+    In a list "pgd" is the attack; alone it is the suite of that name.
+    """
+    found = as_suite(suite)
+    return [found] if isinstance(found, str) else [one.name if one.name in SUITE_NAMES else one for one in found]
 
 
 def as_whole(value: Any, name: str, least: int | None = None) -> int:

@@ -3,46 +3,81 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from robench.attacks import ATTACKS, ENGINES, fitted, reference
 from robench.attacks.transfer import transfer
+from robench.audits import GROUPS
 from robench.calls import into_eval
 from robench.claims import is_own
 from robench.corruptions import CORRUPTIONS, scale_of
 from robench.data import Images
 from robench.data.corrupted import SYNTH
+from robench.degradation import SETS
 from robench.errors import InputError
 from robench.explainers import EXPLAINERS
 from robench.models import load
 from robench.probes import PROBES
 from robench.recipes import SIGNATURES, Recipe, did_you_mean, from_file, lookup, names_of, resolve, setting, spelled, takes
+from robench.report.compare import Results
 from robench.runs.measure import How
 from robench.runs.pools import pool_of_images
 from robench.runs.stages.attack import TRANSFER, Attack, attack_stage
 from robench.runs.stages.clean import clean_stage
 from robench.runs.stages.corruption import corruption_stage, parted
-from robench.runs.stages.method import method_stage
+from robench.runs.stages.joined import joined_stage
+from robench.runs.stages.method import Saving, jacobian_stage, method_stage
 from robench.runs.stages.probe import probe_stage
 from robench.runs.types import Pool, Stage
-from robench.suites import recipes
+from robench.suites import SUITES, expanded, recipes, verdict_of
 from robench.threat import Threat
+
+
+def nothing(*_: str) -> None:
+    """No file takes the maps."""
+    return
+
 
 KINDS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
     "attack": ATTACKS, "probe": PROBES, "corruption": CORRUPTIONS, "method": EXPLAINERS,
 }  # fmt: skip
 
 
+def refuse_unknown(asked: Asked, engine: str) -> None:
+    """InputError where a recipe, an option of one, or the engine is unknown, before anything is loaded."""
+    lookup(engine, ENGINES, "engine")
+    for recipe in [*(recipe for _, recipe in asked.recipes()), *asked.against]:
+        refuse_unknown_recipe(recipe, engine)
+
+
+def refuse_unknown_recipe(recipe: Recipe, engine: str) -> None:
+    """InputError where a recipe or an option of it is unknown, or that on whose images it is measured."""
+    kind = kind_of(recipe)
+    plain = replace(recipe, on=None)
+    if recipe.name.startswith(TRANSFER):
+        if not recipe.name.removeprefix(TRANSFER).strip():
+            raise InputError(f"{TRANSFER} names no model whose points are to be tried: write {TRANSFER}OTHER.pt")
+    elif kind == "attack":
+        resolve(plain, ENGINES[engine], "attack")
+    elif kind == "corruption":
+        for name in SETS.get(recipe.name, (recipe.name,)):
+            resolve(parted(replace(plain, name=name))[0], CORRUPTIONS, "corruption")
+    else:
+        resolve(plain, KINDS[kind], kind)
+    if recipe.on is not None:
+        refuse_unknown_recipe(recipe.on, "robench")
+
+
 def resolvable(chosen: Sequence[Recipe], engine: str) -> None:
-    """InputError where a recipe or the engine is unknown, before anything is loaded."""
+    """InputError where a recipe is no attack, or the engine is unknown, before anything is loaded."""
     table = lookup(engine, ENGINES, "engine")
     for recipe in chosen:
-        if not recipe.name.startswith(TRANSFER):
+        if recipe.name.startswith(TRANSFER):
+            refuse_unknown_recipe(recipe, engine)
+        else:
             resolve(recipe, table, "attack")
-        elif not recipe.name.removeprefix(TRANSFER).strip():
-            raise InputError(f"{TRANSFER} names no model whose points are to be tried: write {TRANSFER}OTHER.pt")
 
 
 def resolved(suite: str | Sequence[Recipe], norm: str, engine: str, device: str) -> list[tuple[Recipe, Attack]]:
@@ -107,7 +142,9 @@ def kind_of(recipe: Recipe) -> str:
     for kind, table in KINDS.items():
         if recipe.name in table:
             return kind
-    known = [name for table in KINDS.values() for name in table]
+    if recipe.name in SETS:
+        return "corruption"
+    known = [*SUITES, *SETS, *(name for table in KINDS.values() for name in table)]
     raise InputError(f"unknown attack, probe, corruption or method {recipe.name!r}{did_you_mean(recipe.name, known)}")
 
 
@@ -130,7 +167,7 @@ def kind_of_own(recipe: Recipe) -> str:
 
 def change_stage(recipe: Recipe, pool: Pool, threat: Threat, how: How, *, clean: Stage | None, source: Stage | None = None) -> Stage:
     """A stage whose images later ones are given: an attack, a probe of one level, or a corruption."""
-    kind = kind_of(recipe)
+    kind, recipe = kind_of(recipe), replace(recipe, on=None)
     if kind == "corruption":
         return corruption_stage(recipe, pool, seed=how.seed, device=how.device, clean=clean, source=source, reported=False)
     if clean is None:
@@ -143,37 +180,92 @@ def change_stage(recipe: Recipe, pool: Pool, threat: Threat, how: How, *, clean:
     raise InputError(f"{recipe.label} makes maps and no images: nothing can be measured on them")
 
 
-def stages_of(
-    chosen: Sequence[Recipe], images: Images, threats: Sequence[Threat], how: How, *, scores: Sequence[Recipe] = (), scale: str = "auto",
-    photos: str = "", target: str | int = "true", channels: str = "none",
-) -> list[Stage]:  # fmt: skip
-    """The clean pass and the stages of recipes of any kind, in their order; the attacks of one kind of images make one cascade a norm.
+@dataclass(frozen=True)
+class Asked:
+    """What a run is to measure.
 
-    chosen  recipes; `RECIPE on OTHER` is measured on the images that OTHER makes; fifteen, nineteen and noise stand for corruptions
-    scores  of the maps of methods              scale, photos  as in `corrupting.made`
+    chosen   names of suites, files of recipes, recipes               threats  of the attacks, one at least
+    against  recipes whose images all methods explain, too, and whose verdicts are set against the scores
+    joined   results folders of earlier runs, with the subject of each, likewise
+    scores   of the maps of methods; names of scores and groups       target, channels  as in `method_stage`
+    scale    the severities of corruptions: cifar, imagenet or auto   photos   folder of frost photos, "" for a texture drawn here
     """
+
+    chosen: Sequence[str | Recipe]
+    threats: Sequence[Threat]
+    against: Sequence[Recipe] = ()
+    joined: Sequence[tuple[str, Results]] = ()
+    scores: Sequence[Recipe] = ()
+    target: str | int = "true"
+    channels: str = "none"
+    scale: str = "auto"
+    photos: str = ""
+    save_maps: Saving = nothing
+
+    def recipes(self) -> list[tuple[str, Recipe]]:
+        """Every recipe with its suite, those of attacks as the first norm has them."""
+        return expanded(self.chosen, self.threats[0].norm)
+
+    def verdict(self) -> str:
+        """The name of the suite whose verdict has rows of its own, "" for none."""
+        return verdict_of(self.chosen, [name for name, recipe in self.recipes() if kind_of(recipe) == "attack" and recipe.on is None])
+
+
+def stages_of(asked: Asked, images: Images, how: How) -> list[Stage]:
+    """The clean pass and the stages of recipes of any kind, in their order; the attacks of one kind of images make one cascade a norm."""
     clean, pool = clean_stage(), pool_of_images(images)
+    chosen = [recipe for _, recipe in asked.recipes()]
+    changes = [change_stage(recipe, pool, asked.threats[0], how, clean=clean) for recipe in asked.against]
+    changes += [joined_stage(results, pool, subject, clean) for subject, results in asked.joined]
     sources: dict[str, Stage] = {}
-    stages: list[Stage] = [clean]
-    attacks: dict[str, list[Recipe]] = {}
+    stages: list[Stage] = [clean, *changes]
+    attacked: set[str] = set()
+    methods = [recipe for recipe in chosen if kind_of(recipe) == "method"]
+    if methods and (own := [score for score in asked.scores if score.name in GROUPS["jacobian"]]):
+        stages.append(jacobian_stage(own, clean=clean, target=asked.target, changes=changes))
     for recipe in chosen:
-        if kind_of(recipe) == "attack":
-            attacks.setdefault(spelled(recipe.on) if recipe.on else "", []).append(recipe)
-    for recipe in chosen:
-        kind, source = kind_of(recipe), source_of(recipe.on, pool, threats, how, clean, sources)
+        kind, source = kind_of(recipe), source_of(recipe.on, pool, asked.threats, how, clean, sources)
         stages += [one for one in sources.values() if one not in stages]
         if kind == "attack":
-            group = attacks.pop(spelled(recipe.on) if recipe.on else "", [])
-            own = resolved(group, threats[0].norm, how.engine, how.device) if group else []
-            stages += attack_stages(own, threats, how.engine, how.precision, clean=clean, source=source)
+            key = spelled(recipe.on) if recipe.on else ""
+            stages += [] if key in attacked else cascade_stages(asked, key, how, clean, source)
+            attacked.add(key)
         elif kind == "probe":
-            stages.append(probe_stage(recipe, clean=clean, source=source))
+            stages.append(probe_stage(replace(recipe, on=None), clean=clean, source=source))
         elif kind == "corruption":
-            stages += corruption_stages(recipe, images, pool, how, clean, source, scale, photos, chosen)
+            stages += corruption_stages(recipe, images, pool, how, clean, source, asked, chosen)
         else:
-            stages.append(method_stage(recipe, scores, clean=clean, source=source, target=target, channels=channels))
+            stages += method_stages(recipe, asked, clean, source, changes)
     refuse_twins(stages)
     return stages
+
+
+def cascade_stages(asked: Asked, key: str, how: How, clean: Stage, source: Stage | None) -> list[Stage]:
+    """The attacks on one kind of images, `key` as it is spelled, under every threat."""
+    stages: list[Stage] = []
+    for norm in dict.fromkeys(threat.norm for threat in asked.threats):
+        mine = [
+            replace(recipe, on=None)
+            for _, recipe in expanded(asked.chosen, norm)
+            if kind_of(recipe) == "attack" and (spelled(recipe.on) if recipe.on else "") == key
+        ]
+        threats = [threat for threat in asked.threats if threat.norm == norm]
+        stages += attack_stages(
+            resolved(mine, norm, how.engine, how.device), threats, how.engine, how.precision, clean=clean, source=source
+        )
+    return stages
+
+
+def method_stages(recipe: Recipe, asked: Asked, clean: Stage, source: Stage | None, changes: Sequence[Stage]) -> list[Stage]:
+    """A method on the images that its recipe names and, where those are the clean ones, on each change of them."""
+    sources = [source] if source is not None else [None, *(one for one in changes if one.kept or one.images is not None)]
+    return [
+        method_stage(
+            replace(recipe, on=None), asked.scores, clean=clean, source=one, target=asked.target, channels=asked.channels, changes=changes,
+            save=asked.save_maps,
+        )
+        for one in sources
+    ]  # fmt: skip
 
 
 def source_of(
@@ -192,13 +284,16 @@ def source_of(
 
 
 def corruption_stages(
-    recipe: Recipe, images: Images, pool: Pool, how: How, clean: Stage, source: Stage | None, scale: str, photos: str,
-    chosen: Sequence[Recipe],
-) -> list[Stage]:  # fmt: skip
-    """A corruption at the severity that its recipe names, or at all five."""
-    scale = scale_of(images.x[:1], str(recipe.options.get("scale", scale)))
-    more: dict[str, Any] = {"photos": photos} if recipe.name == "frost" and photos else {}
-    frost = f" frost={'photos' if photos else 'procedural'}" if any(one.name == "frost" for one in chosen) else ""
+    recipe: Recipe, images: Images, pool: Pool, how: How, clean: Stage, source: Stage | None, asked: Asked, chosen: Sequence[Recipe]
+) -> list[Stage]:
+    """A corruption, or a set of them (fifteen, nineteen, noise), at the severity that its recipe names, or at all five."""
+    if recipe.name in SETS:
+        each = [replace(recipe, name=name) for name in SETS[recipe.name]]
+        every = [one for other in chosen for one in ([replace(other, name=n) for n in SETS[other.name]] if other.name in SETS else [other])]
+        return [stage for one in each for stage in corruption_stages(one, images, pool, how, clean, source, asked, every)]
+    scale = scale_of(images.x[:1], str(recipe.options.get("scale", asked.scale)))
+    more: dict[str, Any] = {"photos": asked.photos} if recipe.name == "frost" and asked.photos else {}
+    frost = f" frost={'photos' if asked.photos else 'procedural'}" if any(one.name == "frost" for one in chosen) else ""
     words = {"setting": f"scale={scale}{frost}", "data": images.name + SYNTH, "split": images.split}
     if is_own(recipe.name):
         words["setting"], options = setting(resolve(parted(recipe)[0], CORRUPTIONS, "corruption")), dict(recipe.options)
@@ -207,8 +302,8 @@ def corruption_stages(
     severities = [options["severity"]] if "severity" in options else [1, 2, 3, 4, 5]
     return [
         corruption_stage(
-            replace(recipe, options={**options, "severity": severity}), pool, seed=how.seed, device=how.device, clean=clean, source=source,
-            words=words,
+            replace(recipe, options={**options, "severity": severity}, on=None), pool, seed=how.seed, device=how.device,
+            clean=clean, source=source, words=words,
         )
         for severity in severities
     ]  # fmt: skip

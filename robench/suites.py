@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from robench.errors import InputError
-from robench.probes import PROBES
-from robench.recipes import Recipe, lookup, parse, probes_own, resolve
+from robench.recipes import Recipe, parse
 
 SUITES: dict[str, tuple[str, ...]] = {
     "smoke": ("fgsm", "pgd-10"),
@@ -15,6 +15,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     "autoattack": ("apgd-ce", "apgd-t", "fab-t", "square"),
     "autoattack-plus": ("apgd-ce,restarts=5", "apgd-dlr,restarts=5", "fab,restarts=5", "square", "apgd-t", "fab-t"),
     "autoattack-rand": ("apgd-ce,eot=20", "apgd-dlr,eot=20"),
+    "full": ("autoattack", "inductive", "fifteen", "saliency", "integrated-gradients"),
     "inductive": (
         "inductive-noise",
         "inductive-noise-2",
@@ -37,26 +38,63 @@ ABOUT = {
     "autoattack": "AutoAttack, standard version (Croce & Hein 2020, 2003.01690; l1: 2103.01208)",
     "autoattack-plus": "AutoAttack, plus version: more restarts, untargeted FAB and APGD-DLR as well",
     "inductive": "noise and occlusion led by the saliency map, and at random (Duan et al., ICLR 2023; Chen et al. 2023, 2305.09305)",
+    "full": "AutoAttack, the suite inductive, the fifteen corruptions, and the Gini of two saliency methods: one table, one report",
     "autoattack-rand": "AutoAttack, rand version for randomised defences: gradients averaged over 20 passes",
 }
 
 
 def recipes(suite: str, norm: str = "linf") -> list[Recipe]:
     """The recipes of a suite for a norm, in the order in which they run; InputError for an unknown name, or a norm it is not made for."""
-    everywhere = lookup(suite, SUITES, "suite")
-    if norm not in NORMS.get(suite, (norm,)):
-        raise InputError(f"the suite {suite!r} is for {' and '.join(NORMS[suite])}: in {norm} it leaves far too much; choose autoattack")
-    return [parse(sentence) for sentence in (SUITES_L1.get(suite, everywhere) if norm == "l1" else everywhere)]
+    return [recipe for _, recipe in expanded([suite], norm)]
 
 
-def of_probes(chosen: Sequence[Recipe]) -> bool:
-    """Whether the recipes are probes, which have no radius and make no cascade, and not attacks; InputError for a probe's wrong option."""
-    probes = [recipe for recipe in chosen if is_probe(recipe)]
-    for recipe in probes:
-        resolve(recipe, PROBES, "probe")
-    return bool(probes)
+def expanded(chosen: Sequence[str | Recipe], norm: str = "linf", inside: str = "") -> list[tuple[str, Recipe]]:
+    """The recipes that names of suites, files of recipes and recipes stand for, each with the suite that it comes from, "" for none.
+
+    InputError for a suite that is not made for the norm, and for a file that cannot be read as recipes.
+    """
+    found: list[tuple[str, Recipe]] = []
+    for one in chosen:
+        if isinstance(one, Recipe):
+            found.append((inside, one))
+        elif one in SUITES:
+            if norm not in NORMS.get(one, (norm,)):
+                ours = " and ".join(NORMS[one])
+                raise InputError(f"the suite {one!r} is for {ours}: in {norm} it leaves far too much; choose autoattack")
+            found += expanded(SUITES_L1.get(one, SUITES[one]) if norm == "l1" else SUITES[one], norm, one)
+        elif is_list(one):
+            found += expanded(listed(Path(one)), norm, Path(one).stem)
+        else:
+            found.append((inside, parse(one)))
+    return found
 
 
-def is_probe(recipe: Recipe) -> bool:
-    """Whether a recipe names a probe: ours, or a function of the user's own with the arguments of one."""
-    return recipe.name in PROBES or probes_own(recipe)
+def is_list(name: str) -> bool:
+    """Whether a name is that of a text file with recipes, one a line."""
+    return name.endswith((".txt", ".suite")) and ":" not in name
+
+
+def listed(path: Path) -> list[str]:
+    """The recipes in a text file, one a line; what follows a # is a comment. InputError where it holds none or cannot be read."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the suite {path}: {getattr(error, 'strerror', None) or 'it is not text'}") from None
+    found = [line.partition("#")[0].strip() for line in lines]
+    if not any(found):
+        raise InputError(f"the suite {path} names nothing: write one recipe a line, such as pgd-20")
+    if any(is_list(line) for line in found):
+        raise InputError(f"the suite {path} names another file: write its recipes out")
+    return [line for line in found if line]
+
+
+def verdict_of(chosen: Sequence[str | Recipe], named: Sequence[str]) -> str:
+    """The name of the suite whose verdict the attacks of a run give: that which all of them come from, "" where there is none.
+
+    named  the suite of each attack
+    """
+    own = set(named)
+    if len(own) == 1:
+        return own.pop()
+    first = chosen[0] if len(chosen) == 1 else ""
+    return (Path(first).stem if is_list(first) else first) if isinstance(first, str) and own else ""

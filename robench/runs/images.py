@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from typing import Any
@@ -32,7 +33,12 @@ def shown_by(stage: Stage | None, places: Tensor, pool: Pool, case: Case | None)
 
 def file_of(stage: Stage, case: Case) -> str:
     """The name of the file that keeps the images of a stage for later ones."""
-    return "".join(letter if letter.isalnum() or letter in "-." else "_" for letter in f"{case.name} {stage.key}")
+    return f"{stem(case.name)}-{stem(stage.key)}-{hashlib.sha256(f'{case.name} {stage.key}'.encode()).hexdigest()[:8]}"
+
+
+def stem(name: str) -> str:
+    """A name as a part of a file's name."""
+    return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in name)
 
 
 def packed(image: Tensor) -> dict[str, Any]:

@@ -28,6 +28,12 @@ def pool_of(x: Array, y: Array, ids: Array | None = None, masks: Tensor | None =
     return Pool(lambda places: images[places.to(images.device)], labels, numbers, tuple(images.shape[1:]), masks)
 
 
+def images_of(x: Array, y: Array, ids: Array | None = None, *, name: str = "", split: str = "", masks: Tensor | None = None) -> Images:
+    """Images (N, C, H, W), uint8 or float in [0, 1], with labels (N,) and ids (N,), as a data set; its classes have no names."""
+    images, labels, numbers = checked(x, y, ids)
+    return Images(name, split, images, labels, numbers, (), masks)
+
+
 def pool_of_images(images: Images) -> Pool:
     """The pool of a data set."""
     return pool_of(images.x, images.y, images.ids, images.masks)
