@@ -60,9 +60,7 @@ def evaluate(
     """Everything that a suite names, each attack on the images that still stand, with intervals, seconds and passes."""
     images = as_pool(x, y, how.pop("ids", None))
     chosen = as_chosen(suite)
-    asked = Asked(
-        chosen, as_threats(norm, eps, threats), scores=scores_of(scores, images, chosen), scale=scale, photos=str(photos or "")
-    )
+    asked = Asked(chosen, as_threats(norm, eps, threats), scores=scores_of(scores, images, chosen), scale=scale, photos=str(photos or ""))
     return finished(as_subjects(model, images), images, asked, how, save=as_path(save, "save"), pngs=as_path(pngs, "pngs"), words=words)
 
 
@@ -122,15 +120,15 @@ def saliency(
     model: Models, x: Pictures, y: Array | None = None, methods: Sequence[str | Recipe] = ("saliency",),
     scores: Sequence[str] = ("maps", "masks"), *, target: str | int = "true", channels: str = "none",
     against: Sequence[str | Recipe] = (), joined: Sequence[tuple[str, Results]] = (), inductive: bool = False, norm: str = "linf",
-    eps: Radius | None = None, save: Callable[[str, str], Path | None] | None = None, words: Mapping[str, Any] | None = None, **how: Any,
+    eps: Radius | None = None, threats: Sequence[str | Threat] = (), save: Callable[[str, str], Path | None] | None = None, words: Mapping[str, Any] | None = None, **how: Any,
 ) -> Result:  # fmt: skip
     """The scores of saliency maps, on the images as they are and on what attacks, probes and corruptions make of them."""
     images = as_pool(x, y, how.pop("ids", None))
-    recipes = [one if isinstance(one, Recipe) else one for one in chosen_methods_of(methods)]
+    recipes = chosen_methods_of(methods)
     chosen, notes = chosen_scores(scores, images.masks is not None, images.shape[1:])
     others = [parse(one) if isinstance(one, str) else one for one in against]
     asked = Asked(
-        [*recipes, *(["inductive"] if inductive else [])], as_threats(norm, eps, ()), against=others, joined=joined, scores=chosen,
+        [*recipes, *(["inductive"] if inductive else [])], as_threats(norm, eps, threats), against=others, joined=joined, scores=chosen,
         target=target, channels=channels, save_maps=save or nothing,
     )  # fmt: skip
     result = finished(as_subjects(model, images), images, asked, how, words=words)
@@ -190,7 +188,9 @@ def as_subjects(model: Models, images: Images) -> list[Subject]:
         found = list(model)
     else:
         found = [model if isinstance(model, Subject) else Subject(as_model(model), blank())]
-    return [replace(one, about=replace(one.about, data=one.about.data or images.name, split=one.about.split or images.split)) for one in found]
+    return [
+        replace(one, about=replace(one.about, data=one.about.data or images.name, split=one.about.split or images.split)) for one in found
+    ]
 
 
 def as_pool(x: Pictures, y: Array | None, ids: Array | None) -> Images:

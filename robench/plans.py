@@ -21,7 +21,7 @@ from robench.explainers import EXPLAINERS
 from robench.models import load
 from robench.probes import PROBES
 from robench.recipes import SIGNATURES, Recipe, did_you_mean, from_file, lookup, names_of, resolve, setting, spelled, takes
-from robench.report.compare import Results
+from robench.results.compare import Results
 from robench.runs.measure import How
 from robench.runs.pools import pool_of_images
 from robench.runs.stages.attack import TRANSFER, Attack, attack_stage

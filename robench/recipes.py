@@ -62,6 +62,11 @@ class Recipe:
         what, colon, file = self.name.rpartition("transfer:")
         return what + colon + Path(file).name if colon or ".py:" in self.name else self.name
 
+    @property
+    def title(self) -> str:
+        """The label with that of the recipe whose images it is given."""
+        return f"{self.label}{ON}{self.on.title}" if self.on else self.label
+
 
 def parse(sentence: str) -> Recipe:
     """Reads `[KIND:]NAME[=WEIGHT][,option=value,...][ on RECIPE]`; numbers and fractions become numbers, true/false become booleans."""

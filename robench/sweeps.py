@@ -22,14 +22,14 @@ from typing import Any, NamedTuple
 from robench import options
 from robench.destinations import LOCK, Place, lock_in
 from robench.errors import DivergedError, InputError
+from robench.figures.training import Point
 from robench.fronts import front
 from robench.inputs import PathLike
 from robench.journal import Journal, difference, finished
 from robench.objectives import OBJECTIVES, REGULARIZERS
 from robench.presets import PRESETS
 from robench.recipes import Recipe, did_you_mean, from_file, literal, lookup, options_of, parse, spelled, worded
-from robench.report import table
-from robench.report.training import Point
+from robench.results.files import table
 from robench.rows import Row
 from robench.settings import based, plan_of, settled
 from robench.writing import prepare, write_whole

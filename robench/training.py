@@ -24,6 +24,7 @@ from robench.draws import Draws
 from robench.errors import InputError
 from robench.evaluation import evaluate
 from robench.explainers.hooks import cut
+from robench.figures.training import curves, log
 from robench.fitting import Epoch, Note, Plan, attacked, begin, called, fit, refuse_batches, selected
 from robench.guards import robust_overfitting
 from robench.inputs import PathLike, Suite, as_device, as_path, as_seed, as_suite, as_whole, as_word
@@ -39,7 +40,6 @@ from robench.objectives.second_order import attention_by_products, differentiate
 from robench.plans import resolvable
 from robench.presets import default_preset
 from robench.recipes import Recipe, parse, spelled
-from robench.report.training import curves, log
 from robench.resuming import Event, Going, claimed, finished, kept_going, replacing, taken_up, unfinished
 from robench.settings import few_held_out, file_name, network, plan_of, settled
 from robench.shards import started

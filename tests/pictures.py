@@ -10,8 +10,7 @@ from matplotlib.text import Text
 from scipy import ndimage
 
 from robench.draws import Draws
-from robench.report import corruptions, saliency, training
-from robench.report import figures as figures_of_evaluation
+from robench.figures import attacks, corruptions, house, saliency, training
 
 
 def draws(n, seed=0):
@@ -46,7 +45,7 @@ def flat(level, side=32, n=1, channels=3):
 def drawings(monkeypatch):
     """A list that takes the figures of all modules that draw, which are not written then."""
     figures = []
-    for module in (figures_of_evaluation, saliency, corruptions, training):
+    for module in (house, attacks, saliency, corruptions, training):
         monkeypatch.setattr(module, "save_figure", lambda path, figure: figures.append(figure) or path)
     return figures
 

@@ -24,7 +24,7 @@ from robench.cli.compare import compare as compare_command
 from robench.cli.compare import short
 from robench.cli.evaluate import evaluate
 from robench.errors import InputError
-from robench.report.compare import Compared, Gate, blind, compare, failures, gate, gates, load
+from robench.results.compare import Compared, Gate, blind, compare, failures, gate, gates, load
 from robench.statistics import mcnemar, paired_difference
 
 ROOT = Path(__file__).parents[1]

@@ -10,8 +10,8 @@ from matplotlib.image import imread
 
 from robench.degradation import EXTRA, FAMILIES, FIFTEEN, NINETEEN, SEVERITIES
 from robench.errors import InputError
-from robench.report import corruptions
-from robench.report.corruptions import (
+from robench.figures import corruptions
+from robench.figures.corruptions import (
     DAMAGE,
     EMPTY,
     SIGNED,

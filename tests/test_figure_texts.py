@@ -6,10 +6,11 @@ import torch
 from pictures import drawings, outside, overlaps, words
 
 from robench.degradation import FIFTEEN, NINETEEN, SEVERITIES
-from robench.report.corruptions import contact_sheet, difference_map, heat_map, severity_curves
-from robench.report.figures import captioned, curve, gallery, staircase
-from robench.report.saliency import Curve, Tile, bars, histograms, lorenz_curves, noise_curves, saliency_gallery, scatter
-from robench.report.training import Point, curves, front
+from robench.figures.attacks import curve, gallery, staircase
+from robench.figures.corruptions import contact_sheet, difference_map, heat_map, severity_curves
+from robench.figures.house import captioned
+from robench.figures.saliency import Curve, Tile, bars, histograms, lorenz_curves, noise_curves, saliency_gallery, scatter
+from robench.figures.training import Point, curves, front
 from robench.rows import Row
 
 LONG = "a-rather-long-name-of-a-checkpoint-that-somebody-trained-with-many-options-number-"

@@ -9,8 +9,8 @@ import pytest
 from robench.degradation import rows_of as degraded
 from robench.evaluation import evaluate
 from robench.recipes import parse
-from robench.report import save
-from robench.report.compare import load
+from robench.results.compare import load
+from robench.results.files import save
 from robench.rows import WILSON, Row, with_interval
 from robench.statistics import LEAST, bootstrap_mean, difference_of_means, spearman
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from robench.errors import InputError
-from robench.report import save
-from robench.report.figures import gallery, staircase
+from robench.figures.attacks import gallery, staircase
 from robench.report.manifest import manifest
+from robench.results.files import save
 from robench.rows import Row, Sample
 from robench.writing import prepare
 

@@ -12,8 +12,8 @@ from matplotlib.image import imread
 from matplotlib.patches import StepPatch
 from pictures import drawings
 
-from robench.report import figures, saliency
-from robench.report.saliency import (
+from robench.figures import house, saliency
+from robench.figures.saliency import (
     Curve,
     Tile,
     bars,
@@ -275,7 +275,7 @@ def test_nothing_at_all_can_be_drawn(tmp_path):
 def test_long_names_lose_their_middle_and_keep_both_ends():
     assert short("resnet18") == "resnet18"
     name = "/very/long/folder/" + "x" * 60 + "/checkpoint-seed-2.pt"
-    assert len(short(name)) == figures.LONGEST
+    assert len(short(name)) == house.LONGEST
     assert short(name).startswith("/very/long")
     assert short(name).endswith("-seed-2.pt")
     assert short(" a\n\tb ") == "a b"

@@ -13,7 +13,7 @@ from robench.cli.console import complain, message, percent, show
 from robench.errors import InputError
 
 if TYPE_CHECKING:
-    from robench.report.compare import Compared, Results
+    from robench.results.compare import Compared, Results
 
 
 def compare(
@@ -37,8 +37,8 @@ def compare(
 
     Example: robench compare BASE NEW --fail-on "autoattack:drop>1%"
     """
-    from robench.report.compare import blind, failures, gates, load, notes
-    from robench.report.compare import compare as compared
+    from robench.results.compare import blind, failures, gates, load, notes
+    from robench.results.compare import compare as compared
 
     if not 0 < alpha <= 1:
         raise InputError(f"--alpha must lie above 0 and at most at 1, not {alpha}")
@@ -56,7 +56,7 @@ def compare(
 def kept(out: Path | None, lines: Sequence[Compared], runs: Sequence[Results], resume: bool, force: bool) -> str:
     """Writes compare.csv into a folder, if one is named; what was done, in words."""
     from robench.destinations import claimed
-    from robench.report.compare import write
+    from robench.results.compare import write
 
     if out is None:
         if resume or force:
@@ -73,7 +73,7 @@ def kept(out: Path | None, lines: Sequence[Compared], runs: Sequence[Results], r
 def show_compared(base: Path, new: Path, lines: Sequence[Compared]) -> None:
     """Prints one line a probe: both accuracies, the change in points, the images that NEW lost and won, McNemar's p value."""
     from robench.recipes import eps_text
-    from robench.report.compare import radii
+    from robench.results.compare import radii
 
     last, several = lines[-1], len(radii(lines)) > 1
     threat = f"{last.norm} eps = {', '.join(map(eps_text, radii(lines)))}"

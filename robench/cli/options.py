@@ -75,6 +75,18 @@ def part_of(text: str) -> float:
     return int(part) if part == int(part) else part
 
 
+def seconds_of(text: str) -> float:
+    """Reads a time, such as 90s, 20m or 1.5h; a bare number is of seconds."""
+    unit = {"s": 1, "m": 60, "h": 3600}.get(text[-1:], 0)
+    try:
+        found = fraction(text[:-1] if unit else text) * (unit or 1)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no time: write it as 90s, 20m or 1.5h") from None
+    if found <= 0:
+        raise typer.BadParameter(f"a budget must be longer than nothing: {text}")
+    return found
+
+
 @dataclass(frozen=True)
 class Channels:
     """One number a channel."""
@@ -110,12 +122,25 @@ def paths(given: Sequence[Path] | None) -> list[Path]:
     return [part for path in given or () for part in ([path] if path.exists() else map(Path, str(path).split(",")))]
 
 
+Budget = Annotated[
+    float | None,
+    typer.Option(
+        "--budget", parser=seconds_of, metavar="TIME",
+        help="Images in random order, block by block through everything, until the time is spent, such as 20m; over all resumes.",
+    ),
+]  # fmt: skip
+Threats = Annotated[
+    list[str] | None,
+    typer.Option("--threat", metavar="NORM:EPS", help="A threat such as linf:8/255; repeated, several, and the worst of them."),
+]
+Scale = Annotated[str, typer.Option("--scale", help="Severities of cifar or imagenet. Default: by the size of the images.")]
+FrostDir = Annotated[Path | None, typer.Option("--frost-dir", metavar="DIR", help="Photos of frost. Default: a texture drawn here.")]
+Scores = Annotated[
+    list[str] | None,
+    typer.Option("--score", help="Scores of saliency maps, where the suite has methods: see 'robench list scores'. Default: gini."),
+]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint, a state_dict with --arch, file.py:factory, tv/NAME, ...")]
 Models = Annotated[
-    list[str],
-    typer.Argument(metavar="MODEL...", help="A checkpoint, a state_dict with --arch, file.py:factory, tv/NAME, ...; several for probes."),
-]
-AnyModels = Annotated[
     list[str],
     typer.Argument(metavar="MODEL...", help="Checkpoints, weights with --arch, file.py:factory, tv/NAME, ...: one or several."),
 ]

@@ -8,10 +8,13 @@ from typing import Annotated
 import typer
 
 from robench.cli import options as o
+from robench.cli.common import Attacking, Common, grouped
 
 
+@grouped
 def saliency(
-    models: o.AnyModels,
+    models: o.Models,
+    common: Common,
     method: Annotated[
         list[str] | None,
         typer.Option(
@@ -50,68 +53,25 @@ def saliency(
         ),
     ] = None,
     inductive: Annotated[bool, typer.Option("--inductive", help="Also run the suite inductive: noise and occlusion.")] = False,
-    data: o.Data = None,
-    data_dir: o.DataDir = None,
-    download: o.Download = False,
-    split: o.Split = "test",
-    image_size: o.ImageSize = None,
-    resize: o.Resize = None,
-    layout: o.Layout = None,
-    class_order: o.ClassOrder = None,
-    classes: o.Classes = None,
-    n: o.N = None,
-    shuffle: o.Shuffle = False,
-    indices: o.Indices = None,
     norm: o.Norm = None,
     eps: o.OneRadius = None,
-    seed: o.Seed = 0,
-    batch_size: o.BatchSize = None,
-    arch: o.Arch = None,
-    activation: o.Activation = None,
-    weights: o.Weights = None,
-    mean: o.Mean = None,
-    std: o.Std = None,
-    trust: o.Trust = False,
-    device: o.Device = "auto",
-    threads: o.Threads = None,
-    out: o.Out = None,
-    resume: o.Resume = False,
-    force: o.Force = False,
     save: Annotated[bool, typer.Option("--save", help="Write the maps of the clean images to maps-MODEL-METHOD.npy.")] = False,
-    quiet: o.Quiet = False,
 ) -> None:
     """Audits saliency maps: how unequal they are, whether they can be trusted, and how that goes with robustness.
 
     Example: robench saliency STANDARD.pt ROBUST.pt --method saliency --method integrated-gradients --against pgd-20 --eps 2/255
     """
-    from robench.altered import known
-    from robench.auditing import chosen_methods
-    from robench.cli.auditing import Wanted, refuse_idle_radius, run_audit
-    from robench.cli.measuring import subject
-    from robench.recipes import separate
+    from dataclasses import replace
 
-    attacks = [known(sentence) for sentence in separate(against or [])]
-    methods = chosen_methods(separate(method or ["saliency"]), block=block, layer=layer)
-    refuse_idle_radius(attacks, norm, eps)
-    what = subject(
-        models, norm, None if eps is None else (eps,), data=data, data_dir=data_dir, download=download, split=split, image_size=image_size,
-        n=n, shuffle=shuffle, indices=indices, resize=resize, layout=layout, class_order=class_order, classes=classes,
-        seed=seed, device=device, threads=threads, quiet=quiet, arch=arch, activation=activation,
-        weights=weights, mean=mean and mean.values, std=std and std.values, trust=trust,
+    from robench.auditing import chosen_methods
+    from robench.cli.measure import Job, refuse_idle_radius, run
+    from robench.recipes import parse, separate
+
+    others = [parse(sentence) for sentence in separate(against or [])]
+    methods = [replace(one, kind="method") for one in chosen_methods(separate(method or ["saliency"]), block=block, layer=layer)]
+    job = Job(
+        "saliency", "saliency", [*methods, *(["inductive"] if inductive else [])], against=others, join=o.paths(join),
+        scores=separate(score or ["maps", "masks"]), target=target, channels=channels, save=save,
     )  # fmt: skip
-    wanted = Wanted(
-        methods,
-        separate(score or ["maps", "masks"]),
-        target,
-        channels,
-        attacks,
-        o.paths(join),
-        inductive,
-        seed,
-        batch_size,
-        save,
-        quiet,
-        resume,
-        force,
-    )
-    run_audit(what, wanted, out)
+    refuse_idle_radius(job, norm, eps)
+    run(models, job, common, Attacking(norm=norm, eps=None if eps is None else o.Radii((eps,))))

@@ -22,7 +22,7 @@ def sweep_command(
 
     run    robench.training.train      words  its arguments but for the settings, which are `given` where they are not None
     """
-    from robench.cli.measuring import alone, destined
+    from robench.cli.measure import alone, destined
     from robench.presets import PRESETS
     from robench.recipes import lookup
     from robench.sweeps import header, more_cells, planned, sweep
@@ -73,7 +73,7 @@ def sweep_command(
 
 def known(cells: Sequence[Cell], folder: Path) -> list[Finished]:
     """The cells of a finished sweep."""
-    from robench.report import read_rows
+    from robench.results.files import read_rows
     from robench.sweeps import Finished
 
     rows = [row for row in read_rows(folder) if row.metric != "on_front"]
@@ -105,8 +105,8 @@ def plain(words: dict[str, Any]) -> dict[str, Any]:
 
 def written(folder: Path, done: Sequence[Finished], suite: str, title: str, words: dict[str, Any], seconds: float) -> None:
     """Draws the front and writes the manifest."""
+    from robench.figures.training import front
     from robench.report.manifest import manifest
-    from robench.report.training import front
     from robench.sweeps import points, robust_probe
     from robench.writing import write_whole
 

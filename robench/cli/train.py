@@ -119,7 +119,7 @@ def train(
     Example: robench train --reg sagr=0.1,rho=0.3 --epochs 5
     """
     from robench.cli.console import training_progress
-    from robench.cli.measuring import device_of
+    from robench.cli.loading import device_of
     from robench.cli.sweeping import sweep_command
     from robench.recipes import separate
     from robench.shards import launched

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robench.errors import InputError
-from robench.report.compare import Results
+from robench.results.compare import Results
 from robench.runs.ledger import Ledger
 from robench.runs.types import Begun, Chunk, Images, Outcome, Pixels, Pool, Stage
 from robench.threat import Threat

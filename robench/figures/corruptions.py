@@ -24,8 +24,8 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 from robench.degradation import EXTRA, FAMILIES, FIFTEEN, Cell
 from robench.errors import InputError
-from robench.report.figures import INK, folded, house, save_figure, short
-from robench.report.saliency import SIGNED, seen, stroke
+from robench.figures.house import INK, folded, house, save_figure, short
+from robench.figures.saliency import SIGNED, seen, stroke
 
 DAMAGE = LinearSegmentedColormap.from_list("damage", ["#1c1030", "#5a1d45", "#a23a3c", "#d9783f", "#f0bd83", "#fdf6e9"])  # ever lighter
 EMPTY = "#e4e4e4"  # a cell that was not measured

@@ -19,10 +19,10 @@ from matplotlib.textpath import TextPath
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from robench.errors import InputError
+from robench.figures.house import folded, house, save_figure, short, written
+from robench.figures.saliency import below, look, stroke
 from robench.fronts import Pair, stairs
 from robench.fronts import front as undominated
-from robench.report.figures import folded, house, save_figure, short, written
-from robench.report.saliency import below, look, stroke
 from robench.writing import write_whole
 
 History = Sequence[Mapping[str, Any]]

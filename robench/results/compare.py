@@ -11,15 +11,14 @@ import io
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from robench.errors import InputError
 from robench.recipes import did_you_mean, eps_text
+from robench.results.files import table
 from robench.statistics import least_significant, mcnemar, paired_difference
 from robench.writing import write_whole
 
@@ -319,4 +318,4 @@ def blind(chosen: Sequence[Gate], n: int, alpha: float) -> list[str]:
 
 def write(out: Path, lines: Sequence[Compared]) -> Path:
     """Writes compare.csv into `out`, whole or not at all; returns its path."""
-    return write_whole({out / "compare.csv": pd.DataFrame([asdict(line) for line in lines]).to_csv(index=False).encode()})[0]
+    return write_whole({out / "compare.csv": table(lines, Compared).to_csv(index=False).encode()})[0]

@@ -1,0 +1,483 @@
+"""What the measuring commands do: load images and models, measure, write the results, print them. The measuring itself is `robench.api`."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from robench.cli.common import Attacking, Common
+from robench.cli.console import complain, message, show, tracker
+from robench.cli.labels import refuse_other_orders, surrogates
+from robench.cli.loading import Subject, checkpoints, flags_of, notes_of, quickest_size, stem, subjects
+from robench.errors import InputError
+from robench.recipes import Recipe, eps_text
+
+if TYPE_CHECKING:
+    from robench.destinations import Adds, Place
+    from robench.report.result import Result
+    from robench.shards import World
+    from robench.threat import Threat
+
+BATCH_SIZE = 250
+MOST = 3  # levels of a probe that a terminal shows
+PICTURES = "x_adv-*.png"  # of adversarial images
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a command is to measure.
+
+    title    in the names of folders, tables and pictures       chosen   names of suites, files of recipes, recipes
+    against  recipes whose images methods explain, too          join     results folders of earlier runs
+    scores, target, channels  of saliency maps                  save     whether the maps are written
+    examine  whether the diagnostics are run                    words    what else identifies the run
+    """
+
+    command: str
+    title: str
+    chosen: Sequence[str | Recipe]
+    examine: bool = False
+    against: Sequence[Recipe] = ()
+    join: Sequence[Path] = ()
+    scores: Sequence[str] | None = None
+    target: str = "true"
+    channels: str = "none"
+    save: bool = False
+    words: Mapping[str, Any] = field(default_factory=dict)
+
+    def recipes(self, norm: str = "linf") -> list[Recipe]:
+        """Every recipe, those of attacks as they are in a norm."""
+        from robench.suites import expanded
+
+        return [recipe for _, recipe in expanded(self.chosen, norm)]
+
+    @staticmethod
+    def kind_is(recipe: Recipe, wanted: str) -> bool:
+        """Whether a recipe names a stage of a kind."""
+        from robench.plans import kind_of
+
+        return kind_of(recipe) == wanted
+
+    def kinds(self) -> set[str]:
+        """What kinds of stage have rows."""
+        from robench.plans import kind_of
+
+        return {kind_of(recipe) for recipe in self.recipes()}
+
+    def attacks(self) -> list[Recipe]:
+        """The recipes that have a radius, whether for their rows or for their images."""
+        from robench.plans import kind_of
+
+        every = [*self.recipes(), *self.against]
+        every += [recipe.on for recipe in every if recipe.on is not None]
+        return [recipe for recipe in every if kind_of(recipe) == "attack"]
+
+
+def asked_suite(words: Sequence[str]) -> tuple[list[str | Recipe], str]:
+    """What --suite names, and its title: a suite alone is taken by its name."""
+    from robench.recipes import parse, separate
+    from robench.suites import SUITES, is_list
+
+    sentences = separate(words)
+    chosen: list[str | Recipe] = [one if one in SUITES or is_list(one) else parse(one) for one in sentences]
+    names = [Path(one).stem if isinstance(one, str) and is_list(one) else one if isinstance(one, str) else one.title for one in chosen]
+    return chosen, names[0] if len(names) == 1 else "+".join(names) if len(names) < 4 else f"{len(names)}-recipes"
+
+
+def refuse_idle(job: Job, attacking: Attacking) -> None:
+    """InputError where an option was given that nothing that is asked for has a use for."""
+    kinds, attacks = job.kinds(), job.attacks()
+    usual = {"engine": "robench", "precision": "fp32", "scale": "auto"}
+    of_attacks = ("norm", "eps", "threat", "engine", "precision", "compiled", "until", "save", "save_png")
+    needs = {**dict.fromkeys(of_attacks, bool(attacks)), "score": "method" in kinds}
+    on = {recipe.on.name for recipe in job.recipes() if recipe.on is not None}
+    from robench.corruptions import CORRUPTIONS
+
+    needs |= dict.fromkeys(("scale", "frost_dir"), "corruption" in kinds or bool(on & {*CORRUPTIONS}))
+    for name, useful in needs.items():
+        if getattr(attacking, name) not in (None, False, usual.get(name)) and not useful:
+            option = {"compiled": "compile"}.get(name, name).replace("_", "-")
+            what = f"{job.title} is a probe, which" if kinds == {"probe"} else f"nothing in {job.title}"
+            raise InputError(f"{what} has {'no' if kinds == {'probe'} else 'a'} use for --{option}: leave it out")
+    if attacking.threat and (attacking.norm or attacking.eps):
+        raise InputError("--threat says its norm and radius: leave --norm and --eps out")
+
+
+def refuse_idle_radius(job: Job, norm: str | None, eps: float | None) -> None:
+    """InputError where a threat is given and no attack would use it."""
+    if not job.attacks() and (norm is not None or eps is not None):
+        raise InputError("--norm and --eps belong to an attack: name one with --against, such as --against pgd-20, or leave them out")
+
+
+def threats_of(what: Sequence[Subject], job: Job, attacking: Attacking) -> list[Threat]:
+    """The threats of a run: those of --threat, else the norm and radii of the models, which must be the same for all that are attacked."""
+    from robench.api import threat_of
+    from robench.threat import Threat
+
+    if attacking.threat:
+        return [threat_of(words) for words in attacking.threat]
+    attacks = job.attacks()
+    if attacks and len({(one.norm, one.radii) for one in what}) > 1:
+        raise InputError(
+            f"the models were trained for different threats: pass --norm and --eps, so that {attacks[0].label} is the same for all"
+        )
+    return [Threat(what[0].norm, eps) for eps in what[0].radii]
+
+
+def run(models: Sequence[str], job: Job, common: Common, attacking: Attacking) -> None:
+    """Measures models by what a job names."""
+    from robench.api import threat_of
+    from robench.plans import Asked, refuse_unknown
+    from robench.threat import Threat
+
+    refuse_idle(job, attacking)
+    norms = [threat_of(words).norm for words in attacking.threat or ()] or [attacking.norm or "linf"]
+    for norm in norms:
+        refuse_unknown(Asked(job.chosen, [Threat(norm, 0.0)], against=job.against), attacking.engine)
+    radii = attacking.eps.values if attacking.eps else (0.0,) if attacking.threat else None
+    what = subjects(models, norms[0] if attacking.threat else attacking.norm, radii, common)
+    threats = threats_of(what, job, attacking)
+    others = surrogates([*job.recipes(threats[0].norm), *job.against])
+    refuse_other_orders(what[0].images.classes, others, what[0].classes, "surrogate")
+    size = batch_size_of(what[0], common)
+    notes = compiler_note() if attacking.compiled else []
+
+    def measure(place: Place, quiet: bool) -> Result:
+        result = measured(what, job, common, attacking, threats, size, place, quiet=quiet, compiled=not notes)
+        result.notes[:0] = notes
+        return result
+
+    told = {"threat": threat_words(threats)} if job.attacks() else {}
+    told |= {"how": how_words(attacking)} if job.attacks() and job.command != "saliency" else {}
+    told |= {"audit": audit_words(job)} if job.command == "saliency" else {}
+    arrays = ["x_adv*.npy"] * attacking.save + [PICTURES] * attacking.save_png + ["maps-*.npy"] * job.save
+    words = words_of(what, job, common, attacking, threats, size)
+    carry_out(what, job.title, words, heading(what, job, common, threats), common, measure, arrays=arrays, told=told, adds=only_adds)
+
+
+def batch_size_of(one: Subject, common: Common) -> int:
+    """The batch size that the user wants: the quickest for --batch-size auto."""
+    return quickest_size(one.loaded, one.images, one.device) if common.batch_size == 0 else common.batch_size or BATCH_SIZE
+
+
+def carry_out(
+    what: Sequence[Subject], name: str, words: dict[str, Any], title: str, common: Common, measure: Callable[[Place, bool], Result], *,
+    arrays: Sequence[str] = (), told: Mapping[str, Any], adds: Adds,
+) -> None:  # fmt: skip
+    """The run itself: writes tables, manifest, pictures and a page, prints tables, notes and flags; exit code 1 for a flag if --strict.
+
+    Where `torchrun` started several processes, each measures its share and the first one reports.
+
+    name    in the name of the folder              words   what identifies the run      title  of its tables; {n} is the number of images
+    arrays  patterns of the arrays that `measure` writes                                told   what the manifest says besides
+    """
+    from robench.shards import launched
+
+    with launched() as world, ExitStack() as stack:
+        first = world.rank == 0
+        claim = partial(destined, common.out, subject_words(what), name, words, resume=common.resume, force=common.force, adds=adds)
+        place = shared(world, stack, claim)
+        if place.finished:
+            flags = shown_again(what, place, title, common) if first else []
+        else:
+            begin = time.perf_counter()
+            result = measure(place, common.quiet or not first)
+            flags = [*flags_of(what), *(flag for flag in result.flags if flag not in flags_of(what))]
+            if first:
+                with place.results(arrays) as folder:
+                    written = report(what, result, title, told, common, folder, flags, time.perf_counter() - begin)
+                there = [path for pattern in arrays for path in sorted(place.folder.glob(pattern))]
+                pngs = [path for path in there if path.suffix == ".png"]
+                arrived = [path.name for path in there if path not in pngs] + [PICTURES] * bool(pngs)
+                printed(what, result, title, place, [*(path.name for path in written), *arrived], common.quiet)
+    if first and common.strict and flags:
+        complain(f"Flags were raised and --strict was given: {len(flags)}")
+        raise typer.Exit(1)
+
+
+def report(
+    what: Sequence[Subject], result: Result, title: str, told: Mapping[str, Any], common: Common, folder: Path, flags: Sequence[str],
+    seconds: float,
+) -> list[Path]:  # fmt: skip
+    """Writes everything into the folder; returns the paths."""
+    from robench.report.folder import save_measurement
+    from robench.report.manifest import manifest
+
+    n = int(result.found.ledger.seen.sum())
+    words = described(what)
+    more = {key: value(result) if callable(value) else value for key, value in told.items()}
+    words |= more
+    words["data"] = {**words["data"], "n": n, **({"chosen": len(result.found.pool)} if n < len(result.found.pool) else {})}
+    notes = [*notes_of(what), *(note for note in result.notes if note not in notes_of(what))]
+    content = manifest(what[0].device, common.seed, seconds, flags, **words, notes=notes)
+    return save_measurement(result, folder, title=title.format(n=n), images=what[0].images, manifest=content)
+
+
+def printed(what: Sequence[Subject], result: Result, title: str, place: Place, written: Sequence[str], quiet: bool) -> None:
+    """Prints the tables, the notes and the flags, and says what was written."""
+    from robench.report.tables import tables
+
+    shown = tables(result.rows, title=title.format(n=int(result.found.ledger.seen.sum())), most=MOST, reference=reference_of(place))
+    for table in shown:
+        show(*table)
+    for note in result.notes:
+        if note not in notes_of(what):
+            message(f"Note: {note}", quiet)
+    for flag in result.flags:
+        if flag not in flags_of(what):  # those were told as the models were loaded
+            complain(f"Flag: {flag}")
+    if any(row.metric == "error_rate" for row in result.rows):
+        message(f"Every level is in rows.csv and report.html; at most {MOST} of a probe are shown here.", quiet)
+    message(f"Written: {', '.join(written)} in {place.folder}", quiet)
+
+
+def reference_of(place: Place) -> Any:
+    """What the manifest says of the model by whose errors others are divided; None without one."""
+    from robench.destinations import manifest_of
+
+    return manifest_of(place.folder).get("corruptions", {}).get("reference") or None
+
+
+def shown_again(what: Sequence[Subject], place: Place, title: str, common: Common) -> list[str]:
+    """Prints the tables of a finished run; the flags."""
+    from robench.report.tables import tables
+    from robench.results.files import read_rows
+
+    rows = read_rows(place.folder)
+    n = next((row.n for row in rows if row.metric == "accuracy"), 0)
+    for table in tables(rows, title=title.format(n=n), most=MOST, reference=reference_of(place)):
+        show(*table)
+    if common.budget is not None:
+        message("The budget is spent: a longer one goes on, with --resume", common.quiet)
+    return told_again(place, [*notes_of(what), *flags_of(what)], common.quiet)
+
+
+def threat_words(threats: Sequence[Threat]) -> Any:
+    """What the manifest says of the threat: norm and eps, or a list of several."""
+    norms = list(dict.fromkeys(threat.norm for threat in threats))
+    each: list[Any] = []
+    for norm in norms:
+        radii = sorted(threat.eps for threat in threats if threat.norm == norm)
+        each.append({"norm": norm, "eps": radii if len(radii) > 1 else radii[0]})
+    return each[0] if len(each) == 1 else each
+
+
+def how_words(attacking: Attacking) -> dict[str, Any]:
+    """What the manifest says of the way in which attacks ran."""
+    return {"engine": attacking.engine, "precision": attacking.precision, "until": attacking.until}
+
+
+def audit_words(job: Job) -> dict[str, Any]:
+    """What the manifest says of an audit."""
+    return {
+        "methods": [recipe.title for recipe in job.recipes() if job.kind_is(recipe, "method")], "scores": list(job.scores or ()),
+        "target": job.target, "channels": job.channels,
+        "against": [f"{recipe.title} {recipe.options}" if recipe.options else recipe.title for recipe in job.against],
+    }  # fmt: skip
+
+
+def measured(
+    what: Sequence[Subject], job: Job, common: Common, attacking: Attacking, threats: Sequence[Threat], size: int, place: Place, *,
+    quiet: bool, compiled: bool,
+) -> Result:  # fmt: skip
+    """What the public function finds."""
+    from robench import api
+
+    images = what[0].images
+    how: dict[str, Any] = {
+        "seed": common.seed, "batch_size": size, "device": what[0].device, "budget": common.budget, "folder": place, "resume": place.resume,
+        "track": tracker(quiet), "prepare": bool(job.attacks()) and job.command != "saliency", "examine": job.examine,
+        "words": {"budget": common.budget is not None},
+    }  # fmt: skip
+    models = [one.measured() for one in what]
+    if job.command == "saliency":
+        return api.saliency(
+            models, images, methods=[recipe for recipe in job.recipes() if job.kind_is(recipe, "method")], scores=job.scores or (),
+            target=int(job.target) if job.target.isdecimal() else job.target, channels=job.channels, against=job.against,
+            joined=matched(what, job.join), inductive="inductive" in job.chosen, threats=threats,
+            save=(lambda name, method: place.work / f"maps-{stem(name)}-{stem(method)}.npy") if job.save else None, **how,
+        )  # fmt: skip
+    return api.evaluate(
+        models, images, suite=job.chosen, threats=threats, scores=attacking.score or ("gini",), scale=attacking.scale,
+        photos=attacking.frost_dir, engine=attacking.engine, precision=attacking.precision, compiled=attacking.compiled and compiled,
+        until=attacking.until, save=place.work / "x_adv.npy" if attacking.save else None, pngs=place.work if attacking.save_png else None,
+        **how,
+    )  # fmt: skip
+
+
+def words_of(
+    what: Sequence[Subject], job: Job, common: Common, attacking: Attacking, threats: Sequence[Threat], size: int
+) -> dict[str, Any]:
+    """What was asked of a run: all that its numbers depend on."""
+    kinds, attacks = job.kinds(), job.attacks()
+    words: dict[str, Any] = {"command": job.command, **described(what), "seed": common.seed}
+    if job.command == "saliency":
+        words |= {
+            "methods": [recipe_words(recipe) for recipe in job.recipes() if job.kind_is(recipe, "method")],
+            "against": [recipe_words(recipe) for recipe in job.against], "scores": list(job.scores or ()), "target": job.target,
+            "channels": job.channels, "join": [results_words(folder) for folder in sorted(job.join)],
+            "inductive": "probe" in kinds, "save": job.save,
+        }  # fmt: skip
+        words |= {"norm": threats[0].norm, "eps": threats[0].eps} if job.against else {}
+    elif kinds == {"probe"}:
+        words["probes"] = [recipe_words(recipe) for recipe in job.recipes()]
+    else:
+        named = job.chosen[0] if len(job.chosen) == 1 and isinstance(job.chosen[0], str) else None
+        words |= {"suite": named or [one if isinstance(one, str) else recipe_words(one) for one in job.chosen], "save": attacking.save}
+        if attacks:
+            radii = [threat.eps for threat in threats]
+            words |= {"norm": threats[0].norm, "eps": radii} if not attacking.threat else {"threats": list(map(threat_text, threats))}
+            told = attacking.engine == "reference" or attacking.until is not None
+            words |= {
+                "engine": attacking.engine, "precision": attacking.precision, "until": attacking.until, "batch_size": size if told else None,
+                **({"save_png": True} if attacking.save_png else {}),
+            }  # fmt: skip
+        words |= {"scores": list(attacking.score or ("gini",))} if "method" in kinds else {}
+        words |= {"scale": attacking.scale, "frost_dir": str(attacking.frost_dir or "")} if "corruption" in kinds else {}
+    return {**words, **({"budget": common.budget} if common.budget is not None else {}), **job.words}
+
+
+def only_adds(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
+    """Whether a run asks for what another did, and for more time."""
+    rest = [{key: value for key, value in words.items() if key != "budget"} for words in (theirs, ours)]
+    longer = ours.get("budget") is None or ours["budget"] > theirs.get("budget", 0)
+    return rest[0] == rest[1] and "budget" in theirs and longer
+
+
+def described(what: Sequence[Subject]) -> dict[str, Any]:
+    """What the words and the manifest say of the models and the images: one checkpoint, or a list of them."""
+    images = what[0].images
+    return {
+        "checkpoint": checkpoints([one.loaded for one in what]),
+        "data": {"name": images.name, "split": images.split, "n": len(images), "sha256": images.sha256},
+    }
+
+
+def recipe_words(recipe: Recipe) -> dict[str, Any]:
+    """What identifies a recipe: its name, weight and options, the content of the file that it names, and on whose images it is measured."""
+    from robench.models.identity import digest_of
+
+    name = recipe.name.removeprefix("transfer:")
+    digest = digest_of(Path(name.rpartition(":")[0] if ".py:" in name else name))
+    more = {"on": recipe_words(recipe.on)} if recipe.on else {}
+    return {"name": recipe.name, "weight": recipe.weight, "options": dict(recipe.options), "sha256": digest, **more}
+
+
+def results_words(folder: Path) -> dict[str, str]:
+    """What identifies earlier results: their folder, and the content of what an audit reads there."""
+    from robench.models.identity import digest_of
+
+    return {"path": str(folder), **{name: digest_of(folder / name) for name in ("manifest.json", "rows.csv", "samples.csv")}}
+
+
+def matched(what: Sequence[Subject], folders: Sequence[Path]) -> list[tuple[str, Any]]:
+    """The earlier results, each with its model; InputError for a folder whose model is not among them, or of which the data are others."""
+    from robench.results.compare import load, told
+
+    found = []
+    for folder in folders:
+        results = load(folder)
+        digest = told(results.manifest, "checkpoint.sha256")
+        names = [one.loaded.name for one in what if one.loaded.sha256 == digest]
+        if not names:
+            raise InputError(f"{folder} holds results of {results.checkpoint}, with other weights than any model named here")
+        if told(results.manifest, "data.name") != what[0].images.name:
+            raise InputError(f"{folder} holds results on {told(results.manifest, 'data.name')}, not on {what[0].images.name}")
+        found.append((names[0], results))
+    return found
+
+
+def threat_text(threat: Threat) -> str:
+    """A threat as the command line spells it."""
+    return f"{threat.norm}:{eps_text(threat.eps)}"
+
+
+def subject_words(what: Sequence[Subject]) -> str:
+    """The models in a title: the name of one, how many of several."""
+    return what[0].loaded.name if len(what) == 1 else f"{len(what)} models"
+
+
+def heading(what: Sequence[Subject], job: Job, common: Common, threats: Sequence[Threat]) -> str:
+    """The title of tables and pictures: what, the models, the images, the threat, the seed."""
+    images = f"{what[0].images.name} {what[0].images.split}, n = {{n}}"
+    norms = dict.fromkeys(threat.norm for threat in threats)
+    threat = "; ".join(f"{norm} eps = {', '.join(eps_text(one.eps) for one in threats if one.norm == norm)}" for norm in norms)
+    told = f", {threat}" if job.attacks() and job.command != "saliency" else ""
+    first = f"{job.title} of " if job.command != "saliency" else ""
+    return f"{first}{subject_words(what)} on {images}{told}, seed {common.seed}"
+
+
+@contextmanager
+def destined(
+    out: Path | None, model: str, what: str, words: dict[str, Any], *, resume: bool = False, force: bool = False, adds: Adds | None = None
+) -> Iterator[Place]:
+    """The place of a run: the user's folder, or a new one, results/<time>-<model>-<what>; see `destinations.claimed`.
+
+    Where a run with a state is interrupted, says how it goes on and ends with exit code 130.
+    """
+    from robench.destinations import claimed, never, numbered
+
+    for name, given in (("resume", resume), ("force", force)):
+        if given and out is None:
+            raise InputError(f"which run is --{name} to {'go on with' if name == 'resume' else 'replace'}? Pass its folder with --out")
+    folder = out or numbered(Path("results") / f"{time.strftime('%Y%m%d-%H%M%S')}-{stem(model)}-{stem(what)}")
+    with claimed(folder, words, resume=resume, force=force, adds=adds or never) as place:
+        try:
+            yield place
+        except KeyboardInterrupt:
+            if not place.begun or place.finished:
+                raise
+            complain(f"Interrupted: go on with the same words and {'--force ' if place.replaces else ''}--resume --out {folder}")
+            raise typer.Exit(130) from None
+
+
+def shared(world: World, stack: ExitStack, claim: Callable[[], AbstractContextManager[Place]]) -> Place:
+    """The place that the first process claims, on all processes; where it is refused, the others end without a word."""
+    place, refusal = None, None
+    if world.rank == 0:
+        try:
+            place = stack.enter_context(claim())
+        except InputError as error:
+            refusal = error
+    place, refusal = world.agree((place, refusal))
+    if place is None:
+        raise refusal if refusal and world.rank == 0 else typer.Exit(2)
+    return place
+
+
+def told_again(place: Place, known: Sequence[str], quiet: bool) -> list[str]:
+    """Says the notes and flags of a finished run, but for those that are known, and that nothing was changed; the flags."""
+    from robench.destinations import manifest_of
+
+    manifest = manifest_of(place.folder)
+    flags = [str(flag) for flag in manifest.get("flags", [])]
+    for note in manifest.get("notes", []):
+        message(f"Note: {note}", quiet or note in known)
+    for flag in flags:
+        if flag not in known:  # those were told as the model was loaded
+            complain(f"Flag: {flag}")
+    names = ", ".join(name for name in manifest["files"] if name != "manifest.json")
+    message(f"This run is finished, and nothing was changed: {names} in {place.folder}", quiet)
+    return flags
+
+
+def compiler_note() -> list[str]:
+    """Why the attacks' arithmetic is not compiled, as a note; none where it can be."""
+    from robench.attacks.kernels import cannot_compile
+
+    why = cannot_compile()
+    return [f"{why}: the attacks run without it"] if why else []
+
+
+def alone(what: str) -> None:
+    """InputError where `torchrun` started several processes for something that one process does."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(f"{what} runs in one process: leave torchrun out")

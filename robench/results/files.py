@@ -1,0 +1,57 @@
+"""The tables that a run leaves behind, and its manifest: rows.csv, samples.csv, manifest.json, written whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from robench.errors import InputError
+from robench.rows import Row, Sample
+from robench.writing import write_whole
+
+Entries = Sequence[Any] | Mapping[str, Sequence[Any]]  # lines of one dataclass, or columns by name
+
+
+def table(entries: Sequence[Any], kind: type[Any]) -> pd.DataFrame:
+    """A table with one entry a line and one column a field, in the order of the dataclass `kind`."""
+    return pd.DataFrame([asdict(entry) for entry in entries], columns=[field.name for field in fields(kind)])
+
+
+def of_columns(columns: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
+    """A table from its columns; whole numbers stay whole where some are missing."""
+    whole = {name for name, values in columns.items() if {type(value) for value in values} == {int, type(None)}}
+    return pd.DataFrame({name: pd.array(list(values), dtype="Int64") if name in whole else values for name, values in columns.items()})
+
+
+def frame_of(entries: Entries, kind: type[Any] = Sample) -> pd.DataFrame:
+    """A per-image table: the entries of one dataclass, or columns by name; `kind` gives the columns where there is no entry."""
+    return of_columns(entries) if isinstance(entries, Mapping) else table(entries, type(entries[0]) if entries else kind)
+
+
+def save(out: Path, rows: Sequence[Row], samples: Entries, manifest: Mapping[str, Any], **more: Entries) -> list[Path]:
+    """Writes rows.csv, samples.csv and manifest.json into `out`, all or none; returns their paths.
+
+    samples  the per-image table as entries of one dataclass, or as columns by name          more  others likewise, by the names of files
+    """
+    tables = {"rows": table(rows, Row), **{name: frame_of(entries) for name, entries in {"samples": samples, **more}.items()}}
+    files = {out / f"{name}.csv": frame.to_csv(index=False).encode() for name, frame in tables.items()}
+    text = json.dumps(manifest, indent=2, allow_nan=False)
+    return write_whole({**files, out / "manifest.json": f"{text}\n".encode()})
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """The rows of rows.csv in a folder; InputError where it cannot be read as such."""
+    kinds: dict[str, Callable[[str], Any]] = {"int": int, "float": lambda word: float(word or "nan"), "str": str}
+    try:
+        with (folder / "rows.csv").open(newline="", encoding="utf-8") as handle:
+            return [
+                Row(**{f.name: kinds[str(f.type)](line[f.name]) for f in fields(Row) if f.name in line}) for line in csv.DictReader(handle)
+            ]
+    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+        raise InputError(f"cannot read {folder / 'rows.csv'} ({type(error).__name__}): measure again with --force") from None
