@@ -161,9 +161,10 @@ def checks_of(found: Measured) -> list[tuple[str, Check]]:
     for case in found.cases:
         mine = list(case.checks) if alone_or_attacked(found) else []
         for one in cascades.cascades(found):
-            mine += list(cascades.noticed(one)) if one.case is case else []
-        mine += [check for other, _, check in probe_flags(found) if other is case]
-        checks += [(case.name, check) for check in dict.fromkeys(mine)]
+            if one.case is case:
+                mine += [check for check in cascades.noticed(one) if check.name != "near_chance" or check not in mine]
+        mine += dict.fromkeys(check for other, _, check in probe_flags(found) if other is case)
+        checks += [(case.name, check) for check in mine]
     return checks
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from robench.cli import options as o
-from robench.cli.console import complain, message, percent, show
+from robench.cli.console import complain, message, show
 from robench.errors import InputError
+from robench.report.tables import percent
 
 if TYPE_CHECKING:
     from robench.results.compare import Compared, Results

@@ -9,18 +9,19 @@ import sys
 import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from robench.errors import InputError
+from robench.report.tables import interval, percent
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from robench.evaluation import Track
+    from robench.runs.types import Track
     from robench.fitting import Epoch
     from robench.resuming import Event
     from robench.rows import Row
@@ -40,15 +41,6 @@ class Pipe(Console):
 
 out = Pipe(highlight=False)
 err = Pipe(stderr=True, highlight=False)
-
-
-class Table(NamedTuple):
-    """A table with its title; the first `left` columns are words, the others numbers."""
-
-    title: str
-    columns: Sequence[str]
-    lines: list[tuple[str, ...]]
-    left: int = 1
 
 
 def readable(*streams: TextIO) -> None:
@@ -121,16 +113,6 @@ def show_rows(title: str, rows: Sequence[Row]) -> None:
     anytime = next((row.interval for row in rows if row.interval.startswith("anytime, of ")), "")
     of = f" of the {anytime.removeprefix('anytime, of ').removesuffix(' images')} chosen images" if anytime else ""
     show(title, ("probe", "accuracy left %", f"95 % interval{of}", "seconds", "forwards", "backwards"), lines)
-
-
-def percent(value: float) -> str:
-    """A fraction as percent with two digits."""
-    return f"{100 * value:.2f}"
-
-
-def interval(low: float, high: float) -> str:
-    """An interval of fractions in percent."""
-    return f"{100 * low:.1f}\N{NO-BREAK SPACE}-\N{NO-BREAK SPACE}{100 * high:.1f}"
 
 
 def live(quiet: bool) -> bool:

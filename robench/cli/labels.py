@@ -92,7 +92,7 @@ def refuse_other_orders(classes: Sequence[str], others: Sequence[str], way: str 
 
 def surrogates(recipes: Sequence[Recipe]) -> list[str]:
     """The models whose points are tried on another, in `transfer:MODEL`."""
-    from robench.plans import TRANSFER
+    from robench.runs.stages.attack import TRANSFER
 
     return [recipe.name.removeprefix(TRANSFER) for recipe in recipes if recipe.name.startswith(TRANSFER)]
 

@@ -83,11 +83,15 @@ class Job:
 
 def asked_suite(words: Sequence[str]) -> tuple[list[str | Recipe], str]:
     """What --suite names, and its title: a suite alone is taken by its name."""
+    from robench.attacks import ATTACKS
     from robench.recipes import parse, separate
     from robench.suites import SUITES, is_list
 
     sentences = separate(words)
-    chosen: list[str | Recipe] = [one if one in SUITES or is_list(one) else parse(one) for one in sentences]
+    several = len(sentences) > 1  # where pgd is the attack of that name
+    chosen: list[str | Recipe] = [
+        one if (one in SUITES and not (several and one in ATTACKS)) or is_list(one) else parse(one) for one in sentences
+    ]
     names = [Path(one).stem if isinstance(one, str) and is_list(one) else one if isinstance(one, str) else one.title for one in chosen]
     return chosen, names[0] if len(names) == 1 else "+".join(names) if len(names) < 4 else f"{len(names)}-recipes"
 
@@ -306,7 +310,7 @@ def measured(
             save=(lambda name, method: place.work / f"maps-{stem(name)}-{stem(method)}.npy") if job.save else None, **how,
         )  # fmt: skip
     return api.evaluate(
-        models, images, suite=job.chosen, threats=threats, scores=attacking.score or ("gini",), scale=attacking.scale,
+        models, images, suite=job.chosen[0] if len(job.chosen) == 1 else job.chosen, threats=threats, scores=attacking.score or ("gini",), scale=attacking.scale,
         photos=attacking.frost_dir, engine=attacking.engine, precision=attacking.precision, compiled=attacking.compiled and compiled,
         until=attacking.until, save=place.work / "x_adv.npy" if attacking.save else None, pngs=place.work if attacking.save_png else None,
         **how,

@@ -117,7 +117,8 @@ def written(folder: Path, done: Sequence[Finished], suite: str, title: str, word
 
 def table(done: Sequence[Finished], suite: str, title: str) -> None:
     """Prints a line a cell."""
-    from robench.cli.console import interval, percent, show
+    from robench.cli.console import show
+    from robench.report.tables import interval, percent
     from robench.sweeps import pivot, robust_probe, with_front
     from robench.training import CLEAN_ATTACKED
 

@@ -189,8 +189,9 @@ def images_of(measure: dict[str, Any]) -> str:
 
 def show_result(trained: Trained, seconds: float, quiet: bool) -> None:
     """Prints the accuracies that were measured at the end, and where the checkpoint lies."""
-    from robench.cli.console import complain, interval, message, percent, show
+    from robench.cli.console import complain, message, show
     from robench.recipes import eps_text
+    from robench.report.tables import interval, percent
 
     meta: dict[str, Any] = trained.meta
     recipe, metrics = meta["recipe"], meta["metrics"]

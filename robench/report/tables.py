@@ -1,0 +1,298 @@
+"""From rows to the tables that people read: one line a probe, level or method, models side by side. All of it follows from the rows alone.
+
+Rows of one run may be of several kinds: attacks, methods (saliency maps), probes, corruptions; each kind has tables of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from robench.recipes import eps_text
+from robench.rows import Row
+
+KINDS = ("attack", "method", "probe", "corruption")  # in the order of their tables
+MOST = 3  # levels of a probe that a terminal shows
+SPACE = "\N{NO-BREAK SPACE}"
+CLEAN, ALL, WORST = "clean", "corruptions", "worst"  # words of rows: two probes, and a norm
+OF_PROBES, OF_CORRUPTIONS = ("error_rate", "changed_share"), ("mean_accuracy", "mean_error", "mean_corruption_error")
+COSTS = {"seconds": ".1f", "forwards": ",.0f", "backwards": ",.0f"}  # and how they are written
+ASIDE = ("gini", "accuracy", "seconds")
+FATE = tuple(f"gini/{what}" for what in ("margin_correlation", "fallen", "standing", "difference", "superiority", "shift"))
+
+
+class Table(NamedTuple):
+    """A table with its title; the first `left` columns are words, the others numbers."""
+
+    title: str
+    columns: Sequence[str]
+    lines: list[tuple[str, ...]]
+    left: int = 1
+
+
+def tables(rows: Sequence[Row], *, title: str, reference: Mapping[str, Any] | None = None, most: int | None = None) -> list[Table]:
+    """The tables of all kinds of rows.
+
+    title      of the run: models, images, seed, and for attacks the threat
+    reference  what the manifest says of the model by whose errors others are divided; None without one
+    most       show so many levels of a probe at most, evenly chosen; all of them if not given
+    """
+    found = by_kind(rows)
+    names = list(dict.fromkeys(row.checkpoint for row in rows))
+    shown: list[Table] = []
+    for kind, some in found.items():
+        if kind == "attack":
+            shown += attack_tables(some, names, title if len(found) == 1 else f"attacks: {title}")
+        elif kind == "method":
+            shown += score_tables(some, names, title)
+        elif kind == "probe":
+            shown += error_tables(some, names, most)
+        else:
+            shown += corruption_tables(some, names, title, reference)
+    return shown
+
+
+def by_kind(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows of each kind that there is, with those of the clean images; of the clean images alone they are an evaluation's."""
+    names: dict[str, set[str]] = {
+        "probe": {row.probe for row in rows if row.metric in OF_PROBES},
+        "corruption": {row.probe for row in rows if row.metric in OF_CORRUPTIONS},
+    }
+    known = {CLEAN, *names["probe"], *names["corruption"]}
+    names["attack"] = {row.probe for row in rows if row.metric == "accuracy"} - known
+    known |= names["attack"]
+    names["method"] = {row.probe for row in rows if not row.metric.startswith(("flag/", "check/"))} - known
+    chosen = [kind for kind in KINDS if names[kind]] or (["attack"] if rows else [])
+    return {kind: [row for row in rows if row.probe == CLEAN or row.probe in names[kind]] for kind in chosen}
+
+
+def words_of(row: Row) -> dict[str, str]:
+    """The key=value words of a row's setting."""
+    return dict(word.partition("=")[::2] for word in row.setting.split())
+
+
+def percent(value: float) -> str:
+    """A fraction as percent with two digits."""
+    return f"{100 * value:.2f}"
+
+
+def interval(low: float, high: float) -> str:
+    """An interval of fractions in percent."""
+    return f"{100 * low:.1f}{SPACE}-{SPACE}{100 * high:.1f}"
+
+
+def share(row: Row | None) -> str:
+    """A share in percent with its interval; a dash where there is none."""
+    if row is None or math.isnan(row.value):
+        return "-"
+    return percent(row.value) if math.isnan(row.low) else f"{percent(row.value)} ({interval(row.low, row.high)})"
+
+
+# attacks
+
+
+def attack_tables(rows: Sequence[Row], names: Sequence[str], title: str) -> list[Table]:
+    """What is left after each attack at each radius: of one model with seconds and passes, of several side by side."""
+    labels = labels_of(rows)
+    left: dict[str, dict[str, Row]] = {}
+    for metric in ("accuracy", "rounded_accuracy"):
+        for row in rows:
+            if row.metric == metric:
+                left.setdefault(labels(row), {})[row.checkpoint] = row
+    span = f"95 % interval{chosen_images(rows)}"
+    if len(names) > 1:
+        side_by_side = [(label, *(share(by_name.get(name)) for name in names)) for label, by_name in left.items()]
+        return [Table(f"{title}; accuracy left % with its {span}", ("probe", *names), side_by_side)]
+    costs = {(labels(row), row.metric): row.value for row in rows if row.metric in COSTS}
+    lines = [
+        (
+            label, percent(row.value), interval(row.low, row.high),
+            *(format(costs[label, metric], form) if (label, metric) in costs else "" for metric, form in COSTS.items()),
+        )
+        for label, by_name in left.items() for row in by_name.values()
+    ]  # fmt: skip
+    return [Table(title, ("probe", "accuracy left %", span, *COSTS), lines)]
+
+
+def labels_of(rows: Sequence[Row]) -> Callable[[Row], str]:
+    """What gives the line of a row its name: its probe, with norm and radius as far as there are several."""
+    threats = {(row.norm, row.eps) for row in rows if row.norm and row.norm != WORST}
+    norms = {norm for norm, _ in threats}
+    rounded = [threat for *threat, _ in {(row.norm, row.eps, row.probe) for row in rows if row.metric == "rounded_accuracy"}]
+
+    def label(row: Row) -> str:
+        if row.norm == WORST:
+            told = words_of(row).get("threats", "").replace(":", SPACE).replace(",", f",{SPACE}")
+            return f"{WORST} of {told}" if told else WORST
+        name = row.probe
+        if row.metric == "rounded_accuracy":
+            name = "after 8-bit rounding" + (f" of {row.probe}" if rounded.count([row.norm, row.eps]) > 1 else "")
+        norm, eps = row.norm if len(norms) > 1 else "", eps_text(row.eps) if row.norm and len(threats) > 1 else ""
+        return SPACE.join(filter(None, (name, norm, eps)))
+
+    return label
+
+
+def chosen_images(rows: Sequence[Row]) -> str:
+    """Of what an anytime-valid interval speaks; "" for the usual ones."""
+    anytime = next((row.interval for row in rows if row.interval.startswith("anytime, of ")), "")
+    return f" of the {anytime.removeprefix('anytime, of ').removesuffix(' images')} chosen images" if anytime else ""
+
+
+# probes
+
+
+def error_tables(rows: Sequence[Row], names: Sequence[str], most: int | None) -> list[Table]:
+    """The tables of error rates: on the images that each model gets right, and, for several models, on those that all of them do."""
+    clean = {row.checkpoint: row for row in rows if row.probe == CLEAN and row.metric == "accuracy"}
+    own = Table("error rate % on the images that a model gets right when clean", ("probe", "changed %", *names), [])
+    if clean:
+        found = [clean.get(name) for name in names]
+        own.lines.append(("clean accuracy", "", *map(share, found)))
+        own.lines.append(("n right when clean", "", *(f"{round(row.value * row.n)} of {row.n}" if row else "-" for row in found)))
+    own.lines.extend(level_lines(rows, names, "error_rate", most))
+    several = any(row.metric == "error_rate/sd" for row in rows)
+    spread = "; +- is the standard deviation over the draws" if several else ""
+    own = own._replace(title=own.title + spread)
+    if len(names) == 1:
+        return [own]
+    n = next((row.n for row in rows if row.metric == "error_rate_shared"), 0)
+    title = f"error rate % on the {n} image{'s' * (n != 1)} that all models get right: this changes with the list of models{spread}"
+    return [own, Table(title, own.columns, list(level_lines(rows, names, "error_rate_shared", most)))]
+
+
+def level_lines(rows: Sequence[Row], names: Sequence[str], metric: str, most: int | None) -> Iterable[tuple[str, ...]]:
+    """One line a level: the probe with its level, the share of the image that was changed (mean over the models), each model's error."""
+    values = {(row.checkpoint, row.probe, row.setting, row.metric): row for row in rows}
+    levels: dict[str, list[str]] = {}
+    for row in rows:
+        if row.metric == "error_rate" and row.setting not in levels.setdefault(row.probe, []):
+            levels[row.probe].append(row.setting)
+    for probe, settings in levels.items():
+        for setting in chosen(settings, most):
+            shares = [row.value for (_, *level), row in values.items() if level == [probe, setting, "changed_share"]]
+            cells = [rate(values.get((name, probe, setting, metric)), values.get((name, probe, setting, f"{metric}/sd"))) for name in names]
+            yield f"{probe} {level_words(settings, setting)}".strip(), f"{100 * sum(shares) / len(shares):.2f}", *cells
+
+
+def chosen(settings: Sequence[str], most: int | None) -> Sequence[str]:
+    """At most so many of the settings, the first and the last among them."""
+    if most is None or len(settings) <= most:
+        return settings
+    return [settings[round(place * (len(settings) - 1) / (most - 1))] for place in range(most)]
+
+
+def rate(row: Row | None, spread: Row | None) -> str:
+    """An error rate with its standard deviation over the draws where there are several, else its interval; a dash where there is none."""
+    return f"{percent(row.value)} +- {percent(spread.value)}" if row and spread else share(row)
+
+
+def level_words(settings: Sequence[str], setting: str) -> str:
+    """The words of a setting that are not the same for all levels of the probe; a count beside its share is left out."""
+    common = set.intersection(*(set(other.split()) for other in settings))
+    words = [word for word in setting.split() if word not in common]
+    return " ".join(word for word in words if not (word.startswith("k=") and any(other.startswith("t=") for other in words)))
+
+
+# saliency maps
+
+
+def score_tables(rows: Sequence[Row], names: Sequence[str], title: str) -> list[Table]:
+    """The tables of an audit, models side by side: the Gini and the other scores, means over images; the Gini beside margin and fate."""
+    how = next((f", target {words['target']}, channels {words['channels']}" for words in map(words_of, rows) if "channels" in words), "")
+    first = Table(f"saliency audit of {title}: Gini, mean over images (95 % bootstrap interval){how}", ("method", *names), [])
+    clean = {row.checkpoint: row for row in rows if row.probe == CLEAN and row.metric == "accuracy"}
+    if clean:
+        cells = (f"{100 * clean[name].value:.2f}, n = {clean[name].n}" if name in clean else "-" for name in names)
+        first.lines.append(("clean accuracy %", *cells))
+    own = [row for row in rows if row.probe != CLEAN]
+    first.lines.extend((method, *cells) for method, _, *cells in pivot(own, names, lambda row: row.metric == "gini"))
+    second = Table(f"other scores, means over images{how}", ("method", "score", *names), [], 2)
+    second.lines.extend(pivot(own, names, is_other, brief=True))
+    third = Table("Gini beside the margin and the images that fall", ("method", "what", *names), [], 2)
+    third.lines.extend(pivot(own, names, lambda row: row.metric in FATE))
+    return [table for table in (first, second, third) if table.lines]
+
+
+def is_other(row: Row) -> bool:
+    """Whether a row is the mean of a score that is not the Gini, or tells of maps that were left out."""
+    return "/" not in row.metric and row.metric not in ASIDE and not (row.metric.endswith("_maps") and row.value == 0)
+
+
+def pivot(rows: Sequence[Row], names: Sequence[str], wanted: Callable[[Row], bool], brief: bool = False) -> Iterator[tuple[str, ...]]:
+    """One line for each method, kind of images and metric that is wanted, with a cell for each model.
+
+    Brief cells have no interval.
+    """
+    found: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in rows:
+        if wanted(row):
+            found.setdefault((method_of(row), row.metric.removeprefix("gini/")), {})[row.checkpoint] = row
+    for (method, metric), by_name in found.items():
+        yield method, metric, *(score_of(by_name.get(name), brief) for name in names)
+
+
+def method_of(row: Row) -> str:
+    """The method of a row, with the kind of images that it speaks of and what they are set against, where these are not the clean ones."""
+    words = words_of(row)
+    on = f" on {words['images']}" if words.get("images", CLEAN) != CLEAN else ""
+    return f"{row.probe}{on}" + (f", {words['against']}" if "against" in words else "")
+
+
+def score_of(row: Row | None, brief: bool) -> str:
+    """A value with its n and, unless in brief, its interval. A dash where there is no value."""
+    if row is None or math.isnan(row.value):
+        return "-"
+    if row.metric.endswith("_maps"):
+        return f"{row.value:.0f} of {row.n}"
+    value = f"{row.value:.4g}"
+    span = "" if brief or math.isnan(row.low) else f" ({row.low:.4g} - {row.high:.4g})"
+    return f"{value}{span}, n = {row.n}"
+
+
+# corruptions
+
+
+def corruption_tables(rows: Sequence[Row], names: Sequence[str], title: str, reference: Mapping[str, Any] | None) -> list[Table]:
+    """Models side by side: means over corruptions, each corruption's mean accuracy, and the reference's own.
+
+    reference  what the manifest says of it, None or empty without one
+    """
+    first = Table(f"corruptions: {title}", ("metric", *names), [])
+    first.lines.extend(lines(rows, names, lambda row: row.probe == CLEAN and row.metric == "accuracy", lambda _: "clean accuracy %"))
+    first.lines.extend(lines(rows, names, lambda row: row.probe == ALL and "severity=" not in row.setting, metric_of))
+    graded = sorted({words_of(row)["severity"] for row in rows if "severity" in words_of(row)})
+    over = f"severity {graded[0]}" if len(graded) == 1 else f"the severities {', '.join(graded)}"
+    second = Table(f"mean accuracy % over {over}", ("corruption", *names), [])
+    second.lines.extend(
+        lines(rows, names, lambda row: row.probe not in (CLEAN, ALL) and row.metric == "mean_accuracy", lambda row: row.probe)
+    )
+    return [first, second, *([reference_table(reference)] if reference else [])]
+
+
+def metric_of(row: Row) -> str:
+    """The metric of a row, with the reference by which it is divided."""
+    words = words_of(row)
+    return f"{row.metric}, by {words['reference']}" if "reference" in words and row.metric != "reference_accuracy" else row.metric
+
+
+def reference_table(reference: Mapping[str, Any]) -> Table:
+    """What the reference gets right itself, and by what relative errors are divided: what each corruption adds to its clean error."""
+    digest, clean = reference["sha256"], reference.get("clean_accuracy")
+    who = f"reference {reference['name']}" + (f", sha256 {digest[:12]}" if digest else ", published errors")
+    table = Table(f"{who}: its own accuracy", ("images", "accuracy %", "errors added, points"), [])
+    if clean is not None:
+        table.lines.append((CLEAN, percent(clean), "-"))
+    for name, accuracy in reference["accuracy"].items():
+        table.lines.append((name, percent(accuracy), "-" if clean is None else f"{100 * (clean - accuracy):+.2f}"))
+    return table
+
+
+def lines(rows: Sequence[Row], names: Sequence[str], wanted: Callable[[Row], bool], label: Callable[[Row], str]) -> list[tuple[str, ...]]:
+    """One line for each label of the rows that are wanted, with each model's value and interval in percent."""
+    found: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        if wanted(row):
+            found.setdefault(label(row), {})[row.checkpoint] = row
+    return [(name, *(share(by_name.get(model)) for model in names)) for name, by_name in found.items()]
