@@ -1,0 +1,143 @@
+"""What each metric of the rows means, in a sentence, and which direction is better: what the page of a run tells beside its numbers."""
+
+from __future__ import annotations
+
+HIGHER, LOWER, NEITHER = "higher is better", "lower is better", "neither by itself"
+LEARNED = "near 1 is a bad sign, near 0 no good one by itself"
+OWN = ("The mean over images of a score of the user's own.", "its author knows")
+
+# the name of a metric, or */SUFFIX, or PREFIX/*: (what it is, which direction is better)
+METRICS: dict[str, tuple[str, str]] = {
+    # accuracy under attack
+    "accuracy": (
+        "The share of images whose label the model gives: as they are under the probe clean, under a corruption, or still after an "
+        "attack and all before it at the same radius and smaller ones, which is the robust accuracy; a weak attack leaves it too high.",
+        HIGHER,
+    ),
+    "rounded_accuracy": (
+        "The robust accuracy at the smallest radius where every adversarial image is rounded to 8 bits, as a picture file holds it.",
+        HIGHER,
+    ),
+    "success_rate": (
+        "The share of the images that an attack was given on which it changed the label; it was given what still stood.",
+        LOWER,
+    ),
+    "seconds": ("The time that it took.", NEITHER),
+    "forwards": ("Forward passes of the model, summed over images.", NEITHER),
+    "backwards": ("Backward passes of the model, summed over images.", NEITHER),
+    "check/*": ("The evidence of a diagnostic that found nothing wrong.", NEITHER),
+    "flag/*": ("The evidence of a diagnostic that was raised: a sign that the numbers cannot be trusted as they are.", NEITHER),
+    # probes
+    "error_rate": ("The share of the images right when clean on which the model is wrong under a probe, a mean over its draws.", LOWER),
+    "error_rate_shared": (
+        "The same over the images that all models of the run get right, as papers do it; it changes with the list of models.",
+        LOWER,
+    ),
+    "changed_share": ("The share of the image that a probe was to change, a mean over images and draws.", NEITHER),
+    # corruptions
+    "mean_accuracy": ("The accuracy under a corruption, a mean over severities; over several corruptions a mean of those means.", HIGHER),
+    "mean_error": ("One less mean_accuracy, over all corruptions that were measured.", LOWER),
+    "mean_corruption_error": ("The error, a mean over the fifteen corruptions of means over five severities, divided by nothing.", LOWER),
+    "mean_corruption_error_19": ("The same over nineteen corruptions, with the four that are for validation.", LOWER),
+    "relative_error": ("The error under corruptions less the clean error.", LOWER),
+    "relative_accuracy": ("The accuracy under corruptions as a part of the clean accuracy.", HIGHER),
+    "noise_accuracy": ("mean_accuracy over the three corruptions by noise.", HIGHER),
+    "blur_accuracy": ("mean_accuracy over the four corruptions by blur.", HIGHER),
+    "weather_accuracy": ("mean_accuracy over the four corruptions by weather.", HIGHER),
+    "digital_accuracy": ("mean_accuracy over the four digital corruptions.", HIGHER),
+    "ce": (
+        "The errors under a corruption, summed over severities, divided by those of the reference model: 100 % is as bad as that.",
+        LOWER,
+    ),
+    "relative_ce": ("The errors that a corruption adds to the clean ones, divided by those that it adds to the reference model's.", LOWER),
+    "mce": ("The mean of ce over the fifteen corruptions: 100 % is as bad as the reference model.", LOWER),
+    "relative_mce": ("The mean of relative_ce over the fifteen corruptions; a model that is bad when clean can have a low one.", LOWER),
+    "reference_accuracy": ("The accuracy of the reference model itself.", NEITHER),
+    # saliency maps: how unequal
+    "gini": (
+        "The Gini index of the sizes of a map, a mean over images: 0 where all subpixels carry the same, near 1 where few carry all. A "
+        "sparse map is no sign of a robust or a weak model by itself, and the index depends on the method and on how channels are put "
+        "together.",
+        NEITHER,
+    ),
+    "gini-positive": ("The Gini index of the positive parts of a map.", NEITHER),
+    "regional-gini": (
+        "The Gini index over the sums in square blocks, so that which subpixel of a block carries the map is the same.",
+        NEITHER,
+    ),
+    "regional-gini-positive": ("The Gini index over the positive parts of the sums in square blocks.", NEITHER),
+    "entropy": (
+        "The Shannon entropy of a map in nats: 0 where one subpixel carries all, the logarithm of their number where all alike.",
+        NEITHER,
+    ),
+    "top-mass": ("The part of a map's sum that its largest subpixels carry.", NEITHER),
+    "top-mass-1": ("The part of a map's sum that the largest 1 % of its subpixels carry.", NEITHER),
+    "top-mass-5": ("The part of a map's sum that the largest 5 % of its subpixels carry.", NEITHER),
+    "alignment": ("The cosine of the angle between an image and its signed map, from -1 to 1.", NEITHER),
+    # where the object is
+    "pointing-game": ("The share of images whose map has its largest pixel on the object.", HIGHER),
+    "mass-in-mask": ("The part of a map's sum that lies on the object.", HIGHER),
+    "mass-gain": ("That part, divided by the object's share of the pixels: 1 is what an even map gets.", HIGHER),
+    # whether the map can be trusted
+    "completeness": ("By how much the sum of a map misses the rise of the logit over the baseline, as a part of that rise.", LOWER),
+    "infidelity": (
+        "How far a map is from foretelling what noise does to the logit, in squared logits, whose scale differs from model to model.",
+        LOWER,
+    ),
+    "max-sensitivity": ("The largest change of a map under small changes of its image, as a part of the map's length.", LOWER),
+    "deletion": ("The area under the probability of the class while pixels go, those first that the map calls important.", LOWER),
+    "insertion": ("The area under the probability of the class while pixels come, those first that the map calls important.", HIGHER),
+    "randomisation": (
+        "The rank correlation of a map with that of the same model under random weights: near 1 it would look the same had the model "
+        "learned nothing.",
+        LEARNED,
+    ),
+    "zero_maps": ("How many maps are zero everywhere; they have no scores and are left out.", LOWER),
+    "nonfinite_maps": ("How many maps hold NaN or infinite numbers; they are left out.", LOWER),
+    # the model's slopes
+    "row-norm-true": ("The l2 norm of the gradient of the true logit by the image.", NEITHER),
+    "row-norm-mean": ("The mean l2 norm of the gradients of the other logits that are looked at by the image.", NEITHER),
+    "margin": ("The true logit less the largest other one, in logits, whose scale differs from model to model.", NEITHER),
+    "effective-margin": (
+        "The margin divided by the slope of that difference: the l2 distance to the boundary, as if the model were linear.",
+        HIGHER,
+    ),
+    "effective-margin-min": ("The least such distance over the other classes.", HIGHER),
+    "slope-alignment": ("How long an image is along the slope of its true logit, in the units of its pixels.", NEITHER),
+    # trainings of a sweep
+    "on_front": ("Whether no other training has both a higher clean and a higher robust accuracy: 1 or 0.", HIGHER),
+    "epoch": ("The epoch whose weights were kept.", NEITHER),
+    "diverged": ("1 where the training diverged, and has no accuracies.", LOWER),
+    "alarm": ("1 where the last epoch raised an alarm.", LOWER),
+    "flags": ("How many flags the final measurement raised.", LOWER),
+    # what is told of each score
+    "*/sd": ("The standard deviation of a score over images; of an error rate over draws.", NEITHER),
+    "*/q05": ("The value of a score that 5 % of the images lie below.", NEITHER),
+    "*/q25": ("The value of a score that 25 % of the images lie below.", NEITHER),
+    "*/median": ("The value of a score that half of the images lie below.", NEITHER),
+    "*/q75": ("The value of a score that 75 % of the images lie below.", NEITHER),
+    "*/q95": ("The value of a score that 95 % of the images lie below.", NEITHER),
+    "*/right": ("The mean of a score over the images that the model gets right.", NEITHER),
+    "*/margin_correlation": (
+        "Spearman's rank correlation of a score with the clean margin, over the images that the model gets right.",
+        NEITHER,
+    ),
+    "*/fallen": ("The mean of a score of the clean images that fall under an attack, a probe or a corruption.", NEITHER),
+    "*/standing": ("The mean of a score of the clean images that stand there.", NEITHER),
+    "*/difference": ("The first less the second: 0 where a score does not tell who falls.", NEITHER),
+    "*/superiority": ("The chance that a score of a fallen image is above that of a standing one, ties half: 0.5 tells nothing.", NEITHER),
+    "*/shift": ("By how much a score of the changed image is above that of the same image when clean, a mean.", NEITHER),
+}
+
+
+def name_of(metric: str) -> str:
+    """Under which name METRICS knows a metric: its own, */SUFFIX or PREFIX/*; "" for scores of the user's own."""
+    head, cut, tail = metric.partition("/")
+    last = metric.rpartition("/")[2]
+    known = [metric, *([f"{head}/*", f"*/{tail}", f"*/{last}"] if cut else [])]
+    return next((name for name in known if name in METRICS), "")
+
+
+def meaning(metric: str) -> tuple[str, str]:
+    """What a metric is, and which direction is better."""
+    return METRICS[name] if (name := name_of(metric)) else OWN
