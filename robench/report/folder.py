@@ -1,0 +1,116 @@
+"""The files of a run: rows.csv, a table of what became of each image for each kind, manifest.json, pictures, and one page, report.html."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from robench.data import Images
+from robench.degradation import Reference
+from robench.measurement import Measurement
+from robench.recipes import eps_text
+from robench.report import page
+from robench.report.meanings import METRICS, OWN, name_of
+from robench.report.pictures import captioned, pictures, severities_of
+from robench.report.tables import FATE, Table, tables
+from robench.results.files import save
+from robench.rows import Row
+
+VERSIONS = ("robench", "torch", "pyautoattack")
+SHOWN = (*FATE, "error_rate/sd", "error_rate_shared/sd")  # metrics with a / that the tables show
+
+
+def save_measurement(
+    measurement: Measurement, folder: Path, *, title: str, images: Images | None, manifest: Mapping[str, Any]
+) -> list[Path]:  # fmt: skip
+    """Writes all files of a run into a folder; returns the paths.
+
+    title     of tables and pictures: models, images, seed, and for attacks the threat
+    images    gives the classes their names; None where these are not known
+    manifest  what `manifest.manifest` gives, with checkpoint, data, notes and flags; corruptions.reference describes a reference
+    """
+    more = dict(measurement.tables)
+    written = save(folder, measurement.rows, more.pop("samples", []), manifest, **more)
+    drawn = pictures(measurement, folder, title=title, images=images)
+    shown = tables(measurement.rows, title=title, reference=reference_in(manifest))
+    parts = list(parts_of(measurement, shown, drawn, manifest))
+    return [*written, *drawn, page.page(folder / "report.html", title, parts)]
+
+
+def reference_in(manifest: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What a manifest says of the model by whose errors others are divided; None without one."""
+    return (manifest.get("corruptions") or {}).get("reference") or None
+
+
+def reference_words(reference: Reference, clean: bool) -> dict[str, Any]:
+    """What the manifest says of the reference: who it is, and what it gets right itself; `clean` says whether on the images as they are."""
+    accuracies = {name: 1 - float(errors.mean()) for name, errors in reference.errors.items()}
+    at_all = {"clean_accuracy": 1 - float(reference.clean.mean())} if clean else {}
+    return {"name": reference.name, "sha256": reference.sha256, **at_all, "accuracy": accuracies}
+
+
+def parts_of(measurement: Measurement, shown: Sequence[Table], drawn: Sequence[Path], manifest: Mapping[str, Any]) -> Iterator[page.Part]:
+    """What the page shows: what was measured, flags and notes, what the numbers mean, tables, pictures."""
+    rows = measurement.rows
+    yield from (page.Note(flag, flag=True) for flag in manifest.get("flags", ()))
+    yield from (page.Note(note) for note in manifest.get("notes", ()))
+    yield page.Heading("What was measured")
+    yield page.Table(("", ""), list(facts(measurement, manifest)))
+    plain = [row for row in rows if "/" not in row.metric or row.metric in SHOWN]
+    yield page.Heading("What the numbers mean")
+    yield meanings_table(plain)
+    for table in shown:
+        yield page.Heading(table.title[:1].upper() + table.title[1:])
+        yield page.Table(table.columns, table.lines, grouped=table.left > 1)
+    for heading, caption, paths in captioned(drawn, severities_of(rows)):
+        yield page.Heading(heading)
+        yield page.Paragraph(caption)
+        yield from (page.Picture(path, f"{heading}: {path.stem}") for path in paths)
+    if others := [row for row in rows if row not in plain]:
+        yield page.Heading("What else is in rows.csv")
+        yield meanings_table(others)
+
+
+def facts(measurement: Measurement, manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What was measured, line by line: models, images, threat, seed, when, by which versions."""
+    checkpoints, data, versions = manifest.get("checkpoint", []), manifest.get("data", {}), manifest.get("versions", {})
+    for one in checkpoints if isinstance(checkpoints, list) else [checkpoints]:
+        yield "model", f"{one.get('name') or 'unnamed'}, sha256 {one.get('sha256') or 'unknown'}"
+    if reference := reference_in(manifest):
+        yield "reference", f"{reference['name']}, " + (f"sha256 {reference['sha256']}" if reference["sha256"] else "published errors")
+    more = f" of {data['chosen']} chosen ones" if data.get("chosen", data.get("n")) != data.get("n") else ""
+    yield "images", f"{data.get('name') or 'unnamed'}, {data.get('split') or 'no'} split, n = {data.get('n')}{more}"
+    yield "threat", threat_words(measurement)
+    yield "seed", str(manifest.get("seed", ""))
+    yield "finished", f"{manifest.get('finished', '')}, after {manifest.get('seconds', 0):.1f} s on {manifest.get('device', '')}"
+    yield "versions", ", ".join(f"{name} {versions[name]}" for name in VERSIONS if versions.get(name, "absent") != "absent")
+    yield "command", str(manifest.get("command", ""))
+
+
+def radii_of(measurement: Measurement) -> dict[str, list[float]]:
+    """The radii of all attacks of a run by norm, those that only gave their images to other stages too."""
+    radii: dict[str, set[float]] = {}
+    for stage in measurement.found.stages:
+        if stage.kind == "attack" and stage.threat is not None:
+            radii.setdefault(stage.threat.norm, set()).add(stage.threat.eps)
+    return {norm: sorted(some) for norm, some in radii.items()}
+
+
+def threat_words(measurement: Measurement) -> str:
+    """The threat in words."""
+    told = [f"{norm}, eps = {', '.join(map(eps_text, some))}" for norm, some in radii_of(measurement).items()]
+    return "; ".join(told) or "none: nothing was attacked within a norm ball"
+
+
+def meanings_table(rows: Sequence[Row]) -> page.Table:
+    """What each kind of number among the rows means, on how many images it was found, and which direction is better."""
+    counts: dict[str, list[int]] = {}
+    for row in rows:
+        counts.setdefault(name_of(row.metric) or row.metric, []).append(row.n)
+    lines = []
+    for name, found in counts.items():
+        sentence, direction = METRICS.get(name, OWN)
+        n = str(min(found)) if min(found) == max(found) else f"{min(found)} to {max(found)}"
+        lines.append((name, n, direction, sentence))
+    return page.Table(("number", "images", "better", "what it is"), lines)

@@ -1,0 +1,101 @@
+"""What a public function returns: a Measurement that a notebook shows, pandas reads, and a folder keeps."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from robench import destinations
+from robench.data import Images
+from robench.errors import InputError
+from robench.inputs import PathLike
+from robench.measurement import Measurement
+from robench.recipes import spelled
+from robench.report.folder import radii_of, reference_words, save_measurement, threat_words
+from robench.report.manifest import manifest
+from robench.results.files import table
+from robench.rows import Row
+from robench.runs.measure import recipes_of
+
+ALWAYS = ("probe", "metric", "value")  # columns that a notebook shows in any case
+LONGEST = 60  # rows that a notebook shows
+
+
+@dataclass(frozen=True, eq=False)
+class Result(Measurement):
+    """What was measured, with the images, which its pictures and its files need."""
+
+    images: Images | None = None
+
+    def to_frame(self) -> pd.DataFrame:
+        """The rows as a pandas DataFrame: one measurement a line, the columns of `Row`."""
+        return table(self.rows, Row)
+
+    def _repr_html_(self) -> str:
+        """The rows for a notebook: the columns in which they differ, and probe, metric and value; whatever is in them is escaped."""
+        frame = self.to_frame()
+        kept = [name for name in frame.columns if name in ALWAYS or frame[name].nunique(dropna=False) > 1]
+        left = len(frame) - LONGEST
+        note = f"<p>{left} rows more: to_frame() has all</p>" if left > 0 else ""
+        return frame[kept].head(LONGEST).to_html(index=False, escape=True, na_rep="") + note
+
+    def save(self, folder: PathLike) -> list[Path]:
+        """Writes the files that the command line writes: tables, manifest, pictures, and a page; returns their paths.
+
+        InputError where the folder holds results of a run, or files with the names of results.
+        """
+        path = Path(folder)
+        if path.is_dir() and destinations.found(path) is not None:
+            raise InputError(f"{path} holds a finished run: choose another folder")
+        with destinations.claimed(path, self.words()) as place, place.results() as staged:
+            written = save_measurement(self, staged, title=self.title(), images=self.images, manifest=self.manifest())
+        return [path / one.name for one in written]
+
+    def words(self) -> dict[str, Any]:
+        """What was measured, for the manifest: what tells the run from others, as plain values."""
+        cases, stages = self.found.cases, self.found.stages
+        recipes = [[stage.key, *(spelled(recipe) for recipe in recipes_of(stage))] for stage in stages]
+        return {"command": "python", "subjects": [case.name for case in cases], "seed": self.seed, "stages": recipes}
+
+    @property
+    def seed(self) -> int:
+        """The seed of all draws."""
+        return self.found.cases[0].seed
+
+    def title(self) -> str:
+        """Models, images, threat and seed."""
+        names = list(dict.fromkeys(row.checkpoint for row in self.rows))
+        who = f"{len(names)} models" if len(names) > 1 else names[0] if names and names[0] else "the model"
+        ball = threat_words(self).replace(",", "", 1) if radii_of(self) else ""
+        data = self.data()
+        images = " ".join(filter(None, (data["name"], data["split"]))) or "images"
+        parts = f"{self.suite or 'measurement'} of {who} on {images}", f"n = {data['n']}", ball, f"seed {self.seed}"
+        return ", ".join(filter(None, parts))
+
+    def data(self) -> dict[str, Any]:
+        """What the manifest says of the images."""
+        about, seen, images = self.found.cases[0].subject.about, int(self.found.ledger.seen.sum()), self.images
+        chosen = {"chosen": len(self.found.pool)} if seen < len(self.found.pool) else {}
+        digest = {} if images is None else {"sha256": images.sha256}
+        return {"name": about.data, "split": about.split, "n": seen, **chosen, **digest}
+
+    def manifest(self) -> dict[str, Any]:
+        """The manifest of the files: what one must know to measure again."""
+        ledger, cases = self.found.ledger, self.found.cases
+        records = [record for case in cases for stage in self.found.stages for record in ledger.levels(case.name, stage).values()]
+        measured = {row.checkpoint for row in self.rows}
+        subjects = [case.subject for case in cases if case.subject.name in measured]
+        known = [
+            {"name": one.name, "sha256": one.sha256, "preset": one.about.preset, "architecture": dict(one.architecture)} for one in subjects
+        ]
+        reference = {} if self.reference is None else reference_words(self.reference, bool(self.found.of_kind("clean")))
+        threats = [{"norm": norm, "eps": radii if len(radii) > 1 else radii[0]} for norm, radii in radii_of(self).items()]
+        about: dict[str, Any] = {
+            "checkpoint": known[0] if len(known) == 1 else known, "data": self.data(), "threat": threats[0] if len(threats) == 1 else threats,
+            **({"corruptions": {"reference": reference}} if reference else {}), "notes": self.notes,
+        }  # fmt: skip
+        return manifest(cases[0].device, self.seed, math.fsum(record.seconds for record in records), self.flags, **about)
