@@ -84,7 +84,7 @@ def evaluate(
     save       write the adversarial images, (N, C, H, W) float32, to this .npy file; the clean image where one stands
     pngs       write each adversarial image that fools in 8 bits, too, to this folder, as x_adv-ID.png: rounded inside the threat, with
                other grey levels beside it where that does not fool; of several radii, inside the one at which the image fell
-    examine    run the diagnostics on the first images
+    examine    run the diagnostics on the first images, before the attacks
     prepare    make the attacks' passes cheaper where that pays: see models.passes
     about      the columns of Row that only the caller knows (checkpoint, preset, data, split)
     architecture  what tells the model apart beside its weights, modules and own code, for the state in `folder`; plain values

@@ -163,8 +163,9 @@ def checks_of(found: Measured) -> list[tuple[str, Check]]:
         for one in cascades.cascades(found):
             if one.case is case:
                 mine += [check for check in cascades.noticed(one) if check.name != "near_chance" or check not in mine]
-        mine += dict.fromkeys(check for other, _, check in probe_flags(found) if other is case)
-        checks += [(case.name, check) for check in mine]
+        more = [check for other, _, check in probe_flags(found) if other is case]
+        more += [check for stage in found.stages if not stage.reported for check in cascades.told_by(found.ledger, case.name, stage)]
+        checks += [(case.name, check) for check in [*mine, *dict.fromkeys(more)]]
     return checks
 
 

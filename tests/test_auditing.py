@@ -6,17 +6,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from robench.altered import Altered, Scene, altered, known
-from robench.findings import found, rows_of
+from changes import ABOUT, changed
 from torch import nn
 
-from robench.auditing import audit, chosen_methods, chosen_scores, columns
+from robench.auditing import audit, chosen_methods, chosen_scores
 from robench.audits.inequality import gini_of
 from robench.errors import InputError
-from robench.rows import blank
+from robench.plans import kind_of
+from robench.recipes import parse
+from robench.results.scores import Change, columns, found, rows_of
 from robench.statistics import spearman
+from robench.threat import Threat
 
-ABOUT = replace(blank(), checkpoint="model")
 SIZE = (32, 32)
 
 
@@ -25,9 +26,8 @@ def run(problem, methods=("saliency",), scores=("maps",), **options):
     return audit(problem.model, problem.x, problem.y, methods=chosen_methods(methods), scores=wanted, about=ABOUT, **options)
 
 
-def scene(problem, **options):
-    usual = {"norm": "linf", "eps": 0.05, "seed": 0, "batch_size": 250, "device": "cpu"}
-    return Scene(problem.model, problem.x, problem.y, torch.arange(len(problem.x)), **(usual | options))
+def against(sentence, eps=0.05):
+    return {"against": [parse(sentence)], "threat": Threat("linf", eps)}
 
 
 def test_the_gini_is_that_of_the_weights_that_belong_to_the_label(problem):
@@ -144,10 +144,9 @@ def test_means_quantiles_and_the_part_that_is_right_are_those_of_the_column(prob
 
 def test_what_falls_is_set_against_what_stands(problem):
     images = problem("convolutional", n=40)
-    change = altered(known("pgd-10"), scene(images, eps=0.01))
-    fell = change.fallen.numpy()
+    done = run(images, **against("pgd-10", eps=0.01))
+    fell = done.altered[0].fallen.numpy()
     assert 0 < fell.sum() < 40
-    done = run(images, altered=[change])
     rows, gini = rows_of(done), done.scored[0].values["gini"].numpy()
     words = {"checkpoint": "model", "probe": "saliency", "against": "pgd-10"}
     assert found(rows, **words, metric="gini/fallen").value == pytest.approx(gini[fell].mean())
@@ -167,18 +166,18 @@ def test_what_falls_is_set_against_what_stands(problem):
 
 def test_the_maps_of_adversarial_images_are_maps_of_these_images(problem):
     images = problem("convolutional", n=12)
-    change = altered(known("pgd-10"), scene(images, eps=0.05))
-    done = run(images, altered=[change])
-    alone = run(replace(images, x=change.x[change.places], y=images.y[change.places]))
+    done = run(images, **against("pgd-10"))
+    (change,) = done.altered
+    alone = run(replace(images, x=change.x(change.places), y=images.y[change.places]))
     torch.testing.assert_close(done.scored[1].values["gini"], alone.scored[0].values["gini"], rtol=1e-4, atol=1e-6)
 
 
 def test_the_class_explained_on_a_changed_image_is_the_one_of_that_image(problem):
     images = problem("convolutional", n=12)
-    change = altered(known("pgd-10"), scene(images, eps=0.05))
-    table = columns([run(images, target="predicted", altered=[change])])
+    done = run(images, target="predicted", **against("pgd-10"))
+    table, (change,) = columns([done]), done.altered
     with torch.no_grad():
-        taken = images.model(change.x[change.places]).argmax(1)
+        taken = images.model(change.x(change.places)).argmax(1)
     assert len(taken)
     assert table["target"][:12] == images.y.tolist()
     assert table["target"][12:] == taken.tolist()
@@ -187,18 +186,19 @@ def test_the_class_explained_on_a_changed_image_is_the_one_of_that_image(problem
 
 def test_probes_and_corruptions_are_joined_too(problem):
     images = problem("convolutional", n=20, shape=(3, 32, 32))
-    noisy = altered(known("random-noise,t=0.2"), scene(images))
+    every = torch.arange(20)
+    noisy = changed("random-noise,t=0.2", images.model, images.x, images.y)
     assert (noisy.name, noisy.tried.all(), len(noisy.places)) == ("random-noise", True, 20)
-    changed = (noisy.x != images.x).flatten(1).sum(1)
-    assert (changed <= int(0.2 * 3072)).all()
-    assert (changed > 0.1 * 3072).all()
+    pixels = (noisy.x(every) != images.x).flatten(1).sum(1)
+    assert (pixels <= int(0.2 * 3072)).all()
+    assert (pixels > 0.1 * 3072).all()
     with torch.no_grad():
-        assert torch.equal(images.model(noisy.x).argmax(1) != images.y, noisy.fallen)
-    rough = altered(known("gaussian_noise,severity=5"), scene(images))
+        assert torch.equal(images.model(noisy.x(every)).argmax(1) != images.y, noisy.fallen)
+    rough = changed("gaussian_noise,severity=5", images.model, images.x, images.y)
     assert rough.name == "gaussian_noise-5"
-    assert 0.05 < float((rough.x - images.x).abs().mean()) < 0.1  # sigma = 0.1, clipped
+    assert 0.05 < float((rough.x(every) - images.x).abs().mean()) < 0.1  # sigma = 0.1, clipped
     with pytest.raises(InputError, match="has several levels"):
-        altered(known("random-noise"), scene(images))
+        changed("random-noise", images.model, images.x, images.y)
 
 
 def test_models_that_return_probabilities_are_refused(problem):
@@ -222,8 +222,8 @@ def test_methods_and_scores_are_checked_before_anything_runs():
         chosen_scores(["pointing-game"], False, SIZE)
     assert [score.name for score in chosen_scores(["masks", "gini"], False, SIZE)[0]] == ["gini"]
     assert len(chosen_scores(["all"], True, SIZE)[0]) == len(chosen_scores(["all"], False, SIZE)[0]) + 3
-    with pytest.raises(InputError, match="unknown attack, probe or corruption 'pgd-2000'"):
-        known("pgd-2000")
+    with pytest.raises(InputError, match="unknown attack, probe, corruption or method 'pgd-2000'"):
+        kind_of(parse("pgd-2000"))
 
 
 def test_methods_and_scores_of_the_user_join(problem, tmp_path):
@@ -245,7 +245,7 @@ def test_an_image_smaller_than_a_block_is_refused(problem):
 
 
 def test_an_altered_image_says_who_fell_among_those_that_were_tried():
-    change = Altered("pgd", torch.tensor([True, False, False]), torch.tensor([True, True, False]), None, torch.tensor([0]))
+    change = Change("pgd", torch.tensor([True, False, False]), torch.tensor([True, True, False]), None, torch.tensor([0]))
     assert change.words(torch.arange(3)) == [1, 0, None]
 
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from robench.altered import Scene, altered, known
+from changes import changed
 from torch import nn
 
-from robench.auditing import audit, chosen_methods, chosen_scores, try_out
+from robench.auditing import audit, chosen_methods, chosen_scores
 from robench.errors import InputError
 from robench.evaluation import evaluate
 from robench.probing import Subject, probe
@@ -162,10 +162,12 @@ def test_the_model_is_asked_again_what_a_probe_has_done(images, own):
 
 
 def test_what_a_probe_made_is_not_believed_before_an_audit_either(images, own):
-    x, y = images
-    scene = Scene(Bright(), x, y, torch.arange(20), "linf", 0.1, 0, 250, "cpu")
-    with pytest.warns(RuntimeWarning, match="asked again"):
-        assert not altered(known(own("liar")), scene).fallen.any()
+    assert not changed(own("liar"), Bright(), *images).fallen.any()
+    done = audit(
+        Bright(), *images, methods=chosen_methods(["saliency"]), scores=chosen_scores(["gini"], False, (4, 4))[0], about=blank(),
+        against=[parse(own("liar"))],
+    )  # fmt: skip
+    assert any("own.py:liar" in flag and "asked again" in flag for flag in done.flags)
 
 
 @pytest.mark.parametrize(
@@ -203,8 +205,6 @@ def test_a_score_and_a_method_that_change_things_in_place_disturb_no_other_score
 
 def test_weights_that_a_method_changes_are_put_back_and_told(images, own):
     model, (wanted, _) = Bright(), chosen_scores(["gini"], False, (4, 4))
-    try_out(model, *images, methods=chosen_methods([own("forgets")]), scores=wanted)
-    assert model.level.item() == 0.5
     found = audit(model, *images, methods=chosen_methods([own("forgets")]), scores=wanted, about=blank())
     assert model.level.item() == 0.5
     assert ["own.py:forgets: it changed the weights" in flag for flag in found.flags] == [True]

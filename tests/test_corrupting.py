@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from changes import changed
 from commandline import INTERRUPTIBLE, read, refused, robench
 from PIL import Image
-from robench.altered import Scene, altered, known
 from torch import nn
 
 from robench.corrupting import degrade, made, named
@@ -40,6 +40,10 @@ class Bright(nn.Module):
         return torch.stack((-score, score), 1)
 
 
+def network(classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(3072, classes))
+
+
 def subject(model):
     return Subject(model, replace(blank(), checkpoint="bright"))
 
@@ -62,11 +66,11 @@ def test_the_accuracy_of_a_cell_is_that_of_the_model_on_the_corrupted_images():
 @pytest.mark.parametrize("name", NINETEEN)
 def test_a_corruption_has_the_same_pixels_in_every_command(name, tmp_path):
     images = load("shapes", "test", n=5, shuffle=True, seed=3)
-    whole = Scene(nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)), images.x, images.y, images.ids, "linf", 0.1, 7, 2, "cpu")
+    whole = {"model": network(10), "x": images.x, "y": images.y, "ids": images.ids, "seed": 7, "batch_size": 2}
     for scale in ("auto", "imagenet"):
         source = made(images, [name], [4], scale=scale, photos="", seed=7, device="cpu")
-        audited = altered(known(f"{name},severity=4,scale={scale}"), whole)
-        assert torch.equal(audited.x, source.pixels(name, 4, torch.arange(5)))
+        audited = changed(f"{name},severity=4,scale={scale}", **whole)
+        assert torch.equal(audited.x(torch.arange(5)), source.pixels(name, 4, torch.arange(5)))
         assert audited.name == f"{name}-4" + ("" if scale == "auto" else "-imagenet")
     source = made(images, [name], [1, 2, 3, 4, 5], scale="auto", photos="", seed=7, device="cpu")
     degrade([], source, batch_size=3, target=export(tmp_path, images, seed=7, scale="cifar"))
@@ -75,12 +79,12 @@ def test_a_corruption_has_the_same_pixels_in_every_command(name, tmp_path):
 
 def test_frost_photos_make_the_same_pixels_in_every_command(data_dir):
     images, folder = load("shapes", "test", n=5), str(data_dir / "frost")
-    whole = Scene(nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)), images.x, images.y, images.ids, "linf", 0.1, 0, 2, "cpu")
+    whole = {"model": network(10), "x": images.x, "y": images.y, "ids": images.ids, "batch_size": 2}
     source = made(images, ["frost"], [3], scale="auto", photos=folder, seed=0, device="cpu")
-    audited = altered(known(f"frost,photos={folder}"), whole)
-    assert torch.equal(audited.x, source.pixels("frost", 3, torch.arange(5)))
+    audited = changed(f"frost,photos={folder}", **whole)
+    assert torch.equal(audited.x(torch.arange(5)), source.pixels("frost", 3, torch.arange(5)))
     assert audited.name == "frost-3-photos"
-    assert not torch.equal(audited.x, altered(known("frost"), whole).x)
+    assert not torch.equal(audited.x(torch.arange(5)), changed("frost", **whole).x(torch.arange(5)))
 
 
 def test_words_stand_for_sets_of_corruptions():
@@ -282,13 +286,11 @@ def test_a_model_with_too_few_classes_is_refused_before_the_first_cell(tmp_path)
     images = load("shapes", "test", n=6)
     labels = images.y.sort().values  # the labels that the second model lacks come last
     source = replace(made(images, ["contrast"], [1], scale="cifar", photos="", seed=0, device="cpu"), y=labels)
-    enough, few = (nn.Sequential(nn.Flatten(), nn.Linear(3072, classes)) for classes in (10, int(labels[-1])))
-    calls = []
+    enough, few = network(10), network(int(labels[-1]))
 
-    def pixels(corruption, severity, places):
-        calls.append(len(places))
-        return source.pixels(corruption, severity, places)
+    def track(*_, **__):
+        raise AssertionError("the first cell was begun")
 
-    with pytest.raises(InputError, match="out of range"):
-        degrade([subject(enough), subject(few)], replace(source, pixels=pixels, clean=None), batch_size=3)
-    assert calls == [2]
+    for clean in (source.clean, None):
+        with pytest.raises(InputError, match="out of range"):
+            degrade([subject(enough), subject(few)], replace(source, clean=clean), batch_size=3, track=track)

@@ -337,11 +337,11 @@ class Inventive(nn.Module):
 
 
 def test_a_stand_in_that_invents_is_not_believed_and_ends_no_search(problem, monkeypatch):
-    from robench import evaluation
+    from robench.runs import measure
 
     p = problem("linear", n=12)
     eps = float(p.distances("linf").quantile(0.5))
-    monkeypatch.setattr(evaluation, "cheaper", lambda model, x, **how: (Inventive(model, p.x), ["stand-in"]))
+    monkeypatch.setattr(measure, "cheaper", lambda model, x, **how: (Inventive(model, p.x), ["stand-in"]))
     found = evaluate(p.model, p.x, p.y, suite=[parse("noise,tries=20")], eps=eps, prepare=True)
     plain = evaluate(p.model, p.x, p.y, suite=[parse("noise,tries=20")], eps=eps)
     assert [s.broken_by for s in found.samples] == [s.broken_by for s in plain.samples]

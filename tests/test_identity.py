@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,13 +11,15 @@ from commandline import refused, robench
 from torch import nn
 
 from robench import evaluate
-from robench.corrupting import header
 from robench.errors import InputError
 from robench.models import build, checkpoint, load
 from robench.models.identity import code_of, identity
 from robench.probing import Subject
 from robench.recipes import module_at
 from robench.rows import blank
+from robench.runs.measure import How, header_of
+from robench.runs.pools import pool_of
+from robench.runs.stages.clean import clean_stage
 
 SHAPE = (3, 32, 32)
 OWN = """import torch
@@ -76,14 +79,14 @@ def test_two_networks_of_one_set_of_weights_are_told_apart_without_any_words():
     assert identity(one)["weights"] == identity(other)["weights"]
     assert identity(one)["modules"] != identity(other)["modules"]
     assert identity(one) == identity(nn.Sequential(one[0], nn.GELU()))
-    assert header([Subject(one, blank())], source()) != header([Subject(other, blank())], source())
-    assert header([Subject(one, blank())], source()) != header([Subject(one, blank(), architecture={"arch": "a.py:f"})], source())
+    assert header(Subject(one, blank())) == header(Subject(nn.Sequential(one[0], nn.GELU()), blank()))
+    assert header(Subject(one, blank())) != header(Subject(other, blank()))
+    assert header(Subject(one, blank())) != header(Subject(one, blank(), architecture={"arch": "a.py:f"}))
 
 
-def source():
-    from types import SimpleNamespace
-
-    return SimpleNamespace(name="shapes", about={}, cells=())
+def header(subject):
+    pool = pool_of(torch.zeros(2, 1, 2, 2), torch.zeros(2).long())
+    return header_of([SimpleNamespace(subject=subject, name="one")], [clean_stage()], pool, How(), images="", data="shapes", words={})
 
 
 def test_the_source_of_own_classes_and_factories_counts(tmp_path, monkeypatch):

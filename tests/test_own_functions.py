@@ -1,8 +1,7 @@
 """Functions of the user's own that return the wrong thing are refused in one sentence."""
 
 import pytest
-import torch
-from robench.altered import Scene, altered, known
+from changes import changed
 
 from robench.auditing import audit
 from robench.errors import InputError
@@ -59,12 +58,11 @@ def mine(tmp_path):
 def test_a_probe_that_yields_no_level_is_refused(p, mine, name, said):
     with pytest.raises(InputError, match=f"probe 'mine.py:{name}' {said}"):
         probe([Subject(p.model, blank())], p.x, p.y, [parse(mine(name))])
-    scene = Scene(p.model, p.x, p.y, torch.arange(6), "linf", 0.1, 0, 4, "cpu")
     with pytest.raises(InputError, match=f"probe 'mine.py:{name}' {said}"):
-        altered(known(mine(name)), scene)
+        changed(f"probe:{mine(name)}", p.model, p.x, p.y)
 
 
-@pytest.mark.parametrize(("name", "said"), [("numbers", "returned float"), ("flat", r"returned a tensor of float32 \(6, ")])
+@pytest.mark.parametrize(("name", "said"), [("numbers", "returned float"), ("flat", r"returned a tensor of float32 \(2, ")])
 def test_a_method_that_returns_no_maps_is_refused(p, mine, name, said):
     with pytest.raises(InputError, match=f"method .*{name}' {said}.*: it must return float maps"):
         audit(p.model, p.x, p.y, methods=[parse(mine(name))], scores=[parse("gini")], about=blank())

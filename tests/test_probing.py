@@ -9,9 +9,14 @@ from torch import nn
 
 from robench.cli.probing import tables
 from robench.errors import InputError
-from robench.probing import Subject, joined, probe, resolved
+from robench.probing import Subject, probe
 from robench.recipes import parse
+from robench.results.probes import setting_of
 from robench.rows import blank, wilson
+from robench.runs.measure import How, execute
+from robench.runs.pools import pool_of
+from robench.runs.stages.clean import clean_stage
+from robench.runs.stages.probe import probe_stage
 
 
 class Threshold(nn.Module):
@@ -69,8 +74,10 @@ def test_one_model_alone_has_no_shared_denominator(images):
 def test_the_spread_is_the_standard_deviation_over_the_draws(images):
     x, y = images
     found = probe([subject(Threshold(0.5))], x, y, [parse("random-noise,t=0.5,repeats=3")], seed=1)
-    record = next(record for record in found.records if record.about.probe == "random-noise")
-    rates = [float(fooled.double().mean()) for fooled in record.by_repeat.values()]
+    clean = clean_stage()
+    stage = probe_stage(parse("random-noise,t=0.5,repeats=3"), clean=clean)
+    ledger = execute([subject(Threshold(0.5))], pool_of(x, y), [clean, stage], How(seed=1)).ledger
+    rates = [float(record.columns["fell"].double().mean()) for record in ledger.levels("model", stage).values()]
     mean = sum(rates) / 3
     sd = math.sqrt(sum((rate - mean) ** 2 for rate in rates) / 2)
     assert rows_of(found, "error_rate/sd")[0].value == pytest.approx(sd)
@@ -104,7 +111,7 @@ def test_levels_carry_their_own_words_before_those_of_the_probe(images):
     assert settings[0].startswith("t=0.02 k=0 ")
     assert settings[-1].startswith("t=0.2 k=3 ")
     assert all(words.split().count("kind=add") == 1 and "t=paper" not in words for words in settings)
-    assert joined("t=0.1", "t=paper kind=add") == "t=0.1 kind=add"
+    assert setting_of("t=0.1", "t=paper kind=add") == "t=0.1 kind=add"
 
 
 def test_what_is_changed_and_what_is_spent_is_in_the_rows(images):
@@ -126,18 +133,17 @@ def test_a_model_that_is_never_right_has_no_error_rate_and_no_crash(images):
 def test_unknown_probes_and_labels_out_of_range_are_refused(images):
     x, y = images
     with pytest.raises(InputError, match="did you mean 'random-noise'"):
-        resolved([parse("randm-noise")])
+        probe_stage(parse("randm-noise"), clean=clean_stage())
     with pytest.raises(InputError, match="label 5 is out of range"):
         probe([subject(Threshold(0.5))], x, y + 5, [parse("random-noise")])
 
 
-def test_a_probe_that_cannot_be_had_of_the_second_model_is_refused_before_the_first_is_measured(images, monkeypatch):
-    def measured(*_, **__):
-        raise AssertionError("a level was computed")
+def test_a_probe_that_cannot_be_had_of_the_second_model_is_refused_before_the_first_is_measured(images):
+    def track(*_, **__):
+        raise AssertionError("the images were begun")
 
     few = nn.Sequential(nn.Flatten(), nn.Linear(images[0][0].numel(), int(images[1].max())))
-    monkeypatch.setattr("robench.probing.levels", measured)
     with pytest.raises(InputError, match="returns 1 output"):
-        probe([subject(Threshold(0.5)), subject(few)], *images, [parse("random-noise,t=0.5")])
+        probe([subject(Threshold(0.5)), subject(few)], *images, [parse("random-noise,t=0.5")], track=track)
     with pytest.raises(InputError, match="is more than the"):
-        probe([subject(Threshold(0.5))], *images, [parse("random-noise,t=0.5"), parse("random-noise,k=100000")])
+        probe([subject(Threshold(0.5))], *images, [parse("random-noise,t=0.5"), parse("random-noise,k=100000")], track=track)

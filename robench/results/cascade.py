@@ -242,25 +242,15 @@ def examples_of(cascade: Cascade, samples: Sequence[Sample]) -> list[tuple[int, 
 
 def noticed(cascade: Cascade) -> Iterator[Check]:
     """The checks that follow from the results of a cascade."""
-    n, ledger = cascade.n, cascade.ledger
+    n, ledger, who = cascade.n, cascade.ledger, cascade.case.name
     if cascade.stages[0].kind == "clean":
         yield diagnostics.near_chance(cascade.left(0), n, cascade.case.classes)
     attacks: dict[str, list[Stage]] = {}
     for stage in cascade.stages[1:]:
         attacks.setdefault(stage.name, []).append(stage)
-    for name, stages in attacks.items():
-        sentences = dict.fromkeys(
-            sentence for stage in stages for some in ledger.extras(cascade.case.name, stage, "warnings") for sentence in some
-        )
-        yield from (Check(name, "warning", 1.0, True, sentence) for sentence in sentences)
-    for name, stages in attacks.items():
-        count = sum(number for stage in stages for number in ledger.extras(cascade.case.name, stage, "nonfinite"))
-        if count:
-            yield diagnostics.nonfinite(name, count)
-    for name, stages in attacks.items():
-        parts = [part for stage in stages for part in ledger.extras(cascade.case.name, stage, "outside")]
-        if sum(part[0] for part in parts):
-            yield diagnostics.outside(name, sum(p[0] for p in parts), max(p[1] for p in parts), sum(p[2] for p in parts))
+    for find in (warned, not_finite, outside):
+        for name, stages in attacks.items():
+            yield from find(ledger, who, name, stages)
     for eps in cascade.radii():
         left = {cascade.stages[0].name: cascade.left(0) / n}
         left |= {cascade.stages[place].name: cascade.left(place) / n for place in places_at(cascade, eps)}
@@ -269,6 +259,30 @@ def noticed(cascade: Cascade) -> Iterator[Check]:
     if len(cascade.radii()) > 1:
         left_at = [cascade.left(places_at(cascade, eps)[-1]) / n for eps in cascade.radii()]
         yield diagnostics.curve(cascade.radii(), left_at, cascade.norm)
+
+
+def warned(ledger: Ledger, subject: str, name: str, stages: Sequence[Stage]) -> Iterator[Check]:
+    """What an attack or a probe warned of, each sentence once."""
+    told = dict.fromkeys(sentence for stage in stages for some in ledger.extras(subject, stage, "warnings") for sentence in some)
+    yield from (Check(name, "warning", 1.0, True, sentence) for sentence in told)
+
+
+def not_finite(ledger: Ledger, subject: str, name: str, stages: Sequence[Stage]) -> Iterator[Check]:
+    """How many images had logits that are not finite under an attack, if any."""
+    if count := sum(number for stage in stages for number in ledger.extras(subject, stage, "nonfinite")):
+        yield diagnostics.nonfinite(name, count)
+
+
+def outside(ledger: Ledger, subject: str, name: str, stages: Sequence[Stage]) -> Iterator[Check]:
+    """How many points of an attack lay outside its threat, if any."""
+    parts = [part for stage in stages for part in ledger.extras(subject, stage, "outside")]
+    if sum(part[0] for part in parts):
+        yield diagnostics.outside(name, sum(p[0] for p in parts), max(p[1] for p in parts), sum(p[2] for p in parts))
+
+
+def told_by(ledger: Ledger, subject: str, stage: Stage) -> list[Check]:
+    """All that is to be told of a stage that only gives its images to others."""
+    return [check for find in (warned, not_finite, outside) for check in find(ledger, subject, stage.name, [stage])]
 
 
 def check_rows(checks: Sequence[Check], base: Row, n: int) -> list[Row]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from robench.calls import CUT
 from robench.claims import CHANGED
 from robench.explainers.hooks import cut
+from robench.results import cascade
 from robench.rows import WILSON, Row, with_interval
 from robench.runs.images import shown_by, unpacked
 from robench.runs.ledger import Ledger
@@ -35,7 +36,8 @@ class Change:
 
     name     pgd-20, random-noise, gaussian_noise-3, autoattack, ...: the word that rows and columns carry
     fallen   (N,) bool: the model is wrong on the changed image         tried   (N,) bool: right when clean, and tried
-    x        x(places) gives the changed images, float32 in [0, 1]; None where only the verdicts are known
+    x        x(places) gives the changed images, float32 in [0, 1]; None where only the verdicts are known. Those that an attack or a
+             probe found in a run with a folder are there until it ends
     places   (M,) whose changed image is explained: of an attack the fallen ones, else all that were tried
     norm     and eps: the threat of an attack, as the columns of its rows; empty and 0 for what has none
     """
@@ -62,7 +64,7 @@ class Scored:
     values   score by name, (M,) float64, NaN where undefined    lorenz  (POINTS,) mean Lorenz curve, NaN where there is none
     zero     (M,) bool: the map is zero everywhere               bad     (M,) bool: the map is not finite
     pred     (M,) the labels that the model gives these images   target  (M,) the class explained
-    maps     maps (C or 1, H, W) of the images that are shown, by place
+    maps     maps (C or 1, H, W) of the images that are shown, by place      x  these images (C, H, W), where they are not the clean ones
     options  each score's own options, key=value words with commas between them
     """
 
@@ -78,6 +80,7 @@ class Scored:
     lorenz: Tensor
     seconds: float = 0.0
     maps: dict[int, Tensor] = field(default_factory=dict)
+    x: dict[int, Tensor] = field(default_factory=dict)
     options: dict[str, str] = field(default_factory=dict)
 
 
@@ -112,8 +115,10 @@ def audit_of(measured: Measured, case: Case) -> Audit:
     changes = [change_of(measured, case, stage) for stage in changes_in(measured) if not foreign(case, stage)]
     is_cut = cut(case.subject.model, case.few[:1])
     flags = [f"{CLEAN}: {CUT}"] if is_cut else []
+    flags += [f"{check.probe}: {check.sentence}" for stage in changes_in(measured) for check in cascade.told_by(ledger, case.name, stage)]
     flags += [f"{own}: {CHANGED}" for own in dict.fromkeys(own for stage in stages for own in ledger.extras(case.name, stage, "changed"))]
     shown = next((change.places[:TILES].tolist() for change in changes if len(change.places)), first_seen(ledger))
+    shown = [place for place in shown if all(place in one.maps for one in scored if one.images == CLEAN and one.method != JACOBIAN)]
     pred = ledger.column(case.name, clean, "pred", -1)
     margin = ledger.column(case.name, clean, "margin", math.nan)
     notes = [note for note in case.notes if note] + remarks(scored, reaction(case.logits, is_cut))
@@ -160,17 +165,18 @@ def scored_of(measured: Measured, case: Case, stage: Stage) -> Scored | None:
     record = ledger.record(case.name, stage)
     values = {name.removeprefix("score "): column[places] for name, column in record.columns.items() if name.startswith("score ")}
     none = torch.zeros(len(places), dtype=torch.bool)
-    extras: dict[str, Any] = {"options": {}, "maps": {}, "lorenz": []}
+    extras: dict[str, Any] = {"options": {}, "maps": {}, "x": {}, "lorenz": []}
     for more in record.extras:
         extras["options"] |= more.get("options", {})
-        extras["maps"] |= {int(place): unpacked(image) for place, image in more.get("maps", {}).items()}
+        for name in ("maps", "x"):
+            extras[name] |= {int(place): unpacked(image) for place, image in more.get(name, {}).items()}
         extras["lorenz"] += [more["lorenz"]] if "lorenz" in more else []
     return Scored(
         stage.about["method"], case.settings[stage.key], stage.about["images"], places, values,
         record.columns["zero"][places] if "zero" in record.columns else none,
         record.columns["bad"][places] if "bad" in record.columns else none,
         record.columns["pred"][places], record.columns["target"][places], mean_curve(extras["lorenz"]), record.seconds, extras["maps"],
-        extras["options"],
+        extras["x"], extras["options"],
     )  # fmt: skip
 
 
@@ -186,6 +192,7 @@ def reaction(logits: Tensor | None, is_cut: bool) -> str:
     """What was seen of a model, for the remark that all its maps are zero: that its graph is cut, or its logits (N, K) on the images."""
     if is_cut:
         return ", as its logits have no gradient"
+    logits = None if logits is None else logits[logits.isfinite().all(1)]  # those of an earlier run are not known
     if logits is None or len(logits) < 2:
         return ""
     alike = bool((logits == logits[:1]).all())

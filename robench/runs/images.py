@@ -15,9 +15,13 @@ from robench.errors import InputError
 from robench.runs.store import read_rows
 from robench.runs.types import Case, Pool, Stage
 
+LONG = 80  # letters of a name in that of a file
+
 
 def shown_by(stage: Stage | None, places: Tensor, pool: Pool, case: Case | None) -> Tensor:
     """The images at `places` as a stage leaves them, (M, C, H, W), uint8 or float; None: as they are.
+
+    Those that an attack or a probe was not tried on are left as its source shows them.
 
     case  the subject by whom an attack or a probe found them; None where all subjects share them
     """
@@ -28,12 +32,19 @@ def shown_by(stage: Stage | None, places: Tensor, pool: Pool, case: Case | None)
     if stage.images is not None:
         return stage.images(places, lambda some: shown_by(stage.source, some, pool, case))
     assert case is not None
-    return read_rows(case.store.file(file_of(stage, case)), places)
+    done = case.ledger.done(case.name, stage)[places]
+    if bool(done.all()):
+        return read_rows(case.store.file(file_of(stage, case)), places)
+    x = shown_by(stage.source, places, pool, case).cpu()
+    x = x.clone() if x.is_floating_point() else x.float() / 255
+    if bool(done.any()):
+        x[done] = read_rows(case.store.file(file_of(stage, case)), places[done]).to(x)
+    return x
 
 
 def file_of(stage: Stage, case: Case) -> str:
     """The name of the file that keeps the images of a stage for later ones."""
-    return f"{stem(case.name)}-{stem(stage.key)}-{hashlib.sha256(f'{case.name} {stage.key}'.encode()).hexdigest()[:8]}"
+    return f"{stem(case.name)[:LONG]}-{stem(stage.key)[:LONG]}-{hashlib.sha256(f'{case.name} {stage.key}'.encode()).hexdigest()[:8]}"
 
 
 def stem(name: str) -> str:

@@ -29,8 +29,10 @@ from robench.models.identity import code_of, identity
 from robench.models.passes import arithmetic, cheaper
 from robench.recipes import Recipe, options_of
 from robench.rows import WILSON, Check, Interval
+from robench.runs.images import file_of
 from robench.runs.ledger import Ledger
 from robench.runs.loop import Run, Taker, admit, anytime_of, exchange, run_block, shuffled
+from robench.runs.stages.clean import check_logits
 from robench.runs.store import Store, alone, make_rows, opened
 from robench.runs.types import Case, Pool, Stage, Subject, Track, floats, untracked
 from robench.shards import World, started
@@ -120,9 +122,11 @@ def execute(
         admit(run)
         header = header_of(cases, stages, pool, how, images=images, data=data, words=words or {}) if work else {}
         store = stack.enter_context(opened(world, folder, header, resume=how.resume, adds=adds))
+        lost = lost_images(cases, stages, store)
         for entry in store.journal.entries:
-            if "stage" in entry:
+            if "stage" in entry and (entry["subject"], entry["stage"]) not in lost:
                 ledger.add(entry)
+        world.agree(0)
         run = replace(run, store=store)
         for case in cases:
             case.store, case.remembers = store, any(stage.kind == "method" for stage in stages)
@@ -157,15 +161,16 @@ def case_of(subject: Subject, name: str, pool: Pool, ledger: Ledger, how: How, m
     few = floats(first_pixels(pool, first), subject.model, how.device)
     seen = examined(subject.model, few[:FEW])
     trained = diagnostics.train_mode(modes, seen.checks)
-    classes = classes_of(seen.model, few[:1])
+    logits = logits_of(seen.model, few)
+    check_logits(logits, pool.y)
     notes = [
         *(["the model is a plain function: what it calls runs in the mode that it is in, so put that into eval mode yourself"]
           if isinstance(subject.model, Function) else []),
         *seen.notes,
     ]  # fmt: skip
     return Case(
-        subject, name, seen.model, seen.model, few, classes, pool, ledger, Store.nowhere(World()), how.seed, how.batch_size, how.device,
-        how.precision, checks=[trained, *seen.checks], notes=notes,
+        subject, name, seen.model, seen.model, few, logits.shape[1], pool, ledger, Store.nowhere(World()), how.seed, how.batch_size,
+        how.device, how.precision, checks=[trained, *seen.checks], notes=notes,
     )  # fmt: skip
 
 
@@ -178,13 +183,13 @@ def first_pixels(pool: Pool, places: Tensor) -> Tensor:
     return pool.mild(places)
 
 
-def classes_of(model: nn.Module, x: Tensor) -> int:
-    """How many classes the model has, from one uncounted pass; InputError where it does not return logits (B, K)."""
+def logits_of(model: nn.Module, x: Tensor) -> Tensor:
+    """The logits (B, K) of some images on the CPU, by an uncounted pass; InputError where the model returns something else."""
     with torch.no_grad():
         logits = padded(model, x)
     if logits.dim() != 2 or len(logits) != len(x):
         raise InputError(f"the model returns {tuple(logits.shape)} for {len(x)} images: expected logits (B, K)")
-    return int(logits.shape[1])
+    return logits.cpu()
 
 
 def quicker(case: Case, how: How) -> tuple[nn.Module, list[str]]:
@@ -211,6 +216,11 @@ def saved_of(case: Case, save: Mapping[tuple[str, str], Path], store: Store, wor
             make_rows(path, (len(case.pool), *case.pool.shape))
     world.agree(0)
     return found
+
+
+def lost_images(cases: Sequence[Case], stages: Sequence[Stage], store: Store) -> set[tuple[str, str]]:
+    """The (subject, stage) whose images later stages need and the state does not have, as those of a finished run: they are made again."""
+    return {(case.name, stage.key) for case in cases for stage in stages if stage.kept and not store.file(file_of(stage, case)).exists()}
 
 
 def diagnosed(run: Run, case: Case) -> list[Check]:

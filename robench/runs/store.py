@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -46,17 +47,23 @@ class Store:
 
 @contextmanager
 def opened(world: World, folder: Path | Place | None, header: Mapping[str, Any], *, resume: bool, adds: Adds | None) -> Iterator[Store]:
-    """The store of a run whose folder is held already (`alone`); of a run that is refused at once nothing is left behind."""
+    """The store of a run whose folder is held already (`alone`); of a run that is refused at once nothing is left behind.
+
+    The arrays of a run without a folder are there as long as its store is.
+    """
     work = folder.work if isinstance(folder, Place) else folder
     journal = in_turn(world, work, header, resume, adds)
     with journal.kept(), ExitStack() as stack:
         if work is None:
-            arrays = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            arrays = Path(tempfile.mkdtemp())
         else:
             arrays = work / HIDDEN
             arrays.mkdir(exist_ok=True)
             stack.callback(_removed_if_empty, arrays)
-        yield Store(journal, arrays, world)
+        store = Store(journal, arrays, world)
+        if work is None:
+            weakref.finalize(store, shutil.rmtree, arrays, ignore_errors=True)
+        yield store
         world.agree(0)
         journal.finish()
         if work is not None:

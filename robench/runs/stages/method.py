@@ -125,7 +125,7 @@ def logits_of(case: Case, stage: Stage, chunk: Chunk) -> Tensor:
     """The logits (M, K) of the images that are explained; InputError where they are probabilities or cannot be used."""
     logits = case.logits_at(chunk, clean=stage.source is None)
     check_logits(logits, chunk.y)
-    if stage.source is None and case.few_only and bool(are_probabilities(logits).all()):
+    if case.few_only and bool(are_probabilities(logits).all()):
         raise InputError("the model returns probabilities, whose gradients vanish where it is sure: leave the softmax out of the model")
     return logits
 
@@ -133,7 +133,10 @@ def logits_of(case: Case, stage: Stage, chunk: Chunk) -> Tensor:
 def on_jacobian(case: Case, names: Sequence[str], target: str | int, chunk: Chunk) -> Iterator[Outcome]:
     """The values of the scores that ask for no map."""
     logits = case.logits_at(chunk, clean=True)
-    values = geometry(case.subject.model, chunk.x, chunk.y.to(case.device))
+    check_logits(logits, chunk.y)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=re.escape(CUT), category=RuntimeWarning)
+        values = geometry(case.subject.model, chunk.x, chunk.y.to(case.device))
     columns = {f"score {name}": values[name].cpu().double() for name in names}
     yield Outcome({**columns, "pred": logits.argmax(1), "target": targets(target, chunk.y, logits)})
 
@@ -154,11 +157,13 @@ def measured(case: Case, stage: Stage, model: Any, explain: Explain, scorers: Ma
     curves = lorenz(some.ordered, POINTS).cpu()
     known = ~curves.isnan().any(1)
     save_maps(case, stage, chunk.places, some.maps)
-    shown = set(shown_places(case, stage))
+    wanted = shown_places(case, stage)
+    shown = {place: row for row, place in enumerate(chunk.places.tolist()) if place in wanted}
     extras: dict[str, Any] = {
         "lorenz": [curves[known].sum(0).tolist(), int(known.sum())],
         "options": {name: setting(score).replace(" ", ",") for name, score in scorers.items()},
-        "maps": {str(place): packed(some.maps[row].cpu()) for row, place in enumerate(chunk.places.tolist()) if place in shown},
+        "maps": {str(place): packed(some.maps[row].cpu()) for place, row in shown.items()},
+        "x": {str(place): packed(chunk.x[row].cpu()) for place, row in shown.items() if stage.source is not None},
     }
     if changed:
         extras["changed"] = " and ".join(own)
@@ -214,12 +219,12 @@ def zero_of(some: Explained) -> Tensor:
 
 
 def shown_places(case: Case, stage: Stage) -> list[int]:
-    """The images of the galleries: the first that the first change has images of, else the first of all."""
+    """The images of the galleries: the first that the first change has images of, else the first of all that were seen so far."""
     for change in stage.about["changes"]:
         places = explained_places(change)(case.ledger, case.name).nonzero().flatten()
         if len(places):
             return [int(place) for place in places[:TILES]]
-    return list(range(min(TILES, len(case.pool))))
+    return [int(place) for place in case.ledger.done(case.name, stage.about["clean"]).nonzero().flatten()[:TILES]]
 
 
 def save_maps(case: Case, stage: Stage, places: Tensor, maps: Tensor) -> None:
