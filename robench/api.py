@@ -120,7 +120,8 @@ def saliency(
     model: Models, x: Pictures, y: Array | None = None, methods: Sequence[str | Recipe] = ("saliency",),
     scores: Sequence[str] = ("maps", "masks"), *, target: str | int = "true", channels: str = "none",
     against: Sequence[str | Recipe] = (), joined: Sequence[tuple[str, Results]] = (), inductive: bool = False, norm: str = "linf",
-    eps: Radius | None = None, threats: Sequence[str | Threat] = (), save: Callable[[str, str], Path | None] | None = None, words: Mapping[str, Any] | None = None, **how: Any,
+    eps: Radius | None = None, threats: Sequence[str | Threat] = (),
+    save: Callable[[str, str], Path | None] | None = None, words: Mapping[str, Any] | None = None, **how: Any,
 ) -> Result:  # fmt: skip
     """The scores of saliency maps, on the images as they are and on what attacks, probes and corruptions make of them."""
     images = as_pool(x, y, how.pop("ids", None))

@@ -36,13 +36,6 @@ LAYERS = {
         "presets",
         "shards",
         "diagnostics",
-<<<<<<< HEAD
-=======
-        "plans",
-        "runs",
-        "results",
-        "measurement",
->>>>>>> bc2bbe7 (The tests of the five old loops run against the one new one, and what a source warned of is told)
         "rounding",
         "claims",
         "runs",

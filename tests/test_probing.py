@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from robench.cli.probing import tables
 from torch import nn
 
-from robench.cli.probing import tables
 from robench.errors import InputError
 from robench.probing import Subject, probe
 from robench.recipes import parse

@@ -21,10 +21,10 @@ from robench.report.tables import interval, percent
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from robench.runs.types import Track
     from robench.fitting import Epoch
     from robench.resuming import Event
     from robench.rows import Row
+    from robench.runs.types import Track
     from robench.training import Events
 
 

@@ -170,7 +170,7 @@ def refuse(models: Sequence[str], wanted: Wanted, common: Common) -> None:
 
 
 def source_of(models: Sequence[str], wanted: Wanted, common: Common, device: str) -> tuple[Images, Source, list[str], str | None]:
-    """The images as they are (of a set alone: mild ones), where the corrupted ones come from, under the models' labels, notes, --classes."""
+    """The images as they are (of a set alone: mild ones), where the corrupted ones come from, as the models count, notes, --classes."""
     from robench.corrupting import made, of_set
     from robench.models import peek
     from robench.models.forgotten import MOST

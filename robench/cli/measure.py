@@ -310,9 +310,10 @@ def measured(
             save=(lambda name, method: place.work / f"maps-{stem(name)}-{stem(method)}.npy") if job.save else None, **how,
         )  # fmt: skip
     return api.evaluate(
-        models, images, suite=job.chosen[0] if len(job.chosen) == 1 else job.chosen, threats=threats, scores=attacking.score or ("gini",), scale=attacking.scale,
-        photos=attacking.frost_dir, engine=attacking.engine, precision=attacking.precision, compiled=attacking.compiled and compiled,
-        until=attacking.until, save=place.work / "x_adv.npy" if attacking.save else None, pngs=place.work if attacking.save_png else None,
+        models, images, suite=job.chosen[0] if len(job.chosen) == 1 else job.chosen, threats=threats,
+        scores=attacking.score or ("gini",), scale=attacking.scale, photos=attacking.frost_dir, engine=attacking.engine,
+        precision=attacking.precision, compiled=attacking.compiled and compiled, until=attacking.until,
+        save=place.work / "x_adv.npy" if attacking.save else None, pngs=place.work if attacking.save_png else None,
         **how,
     )  # fmt: skip
 
@@ -341,7 +342,8 @@ def words_of(
             words |= {"norm": threats[0].norm, "eps": radii} if not attacking.threat else {"threats": list(map(threat_text, threats))}
             told = attacking.engine == "reference" or attacking.until is not None
             words |= {
-                "engine": attacking.engine, "precision": attacking.precision, "until": attacking.until, "batch_size": size if told else None,
+                "engine": attacking.engine, "precision": attacking.precision, "until": attacking.until,
+                "batch_size": size if told else None,
                 **({"save_png": True} if attacking.save_png else {}),
             }  # fmt: skip
         words |= {"scores": list(attacking.score or ("gini",))} if "method" in kinds else {}

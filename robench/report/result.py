@@ -95,7 +95,8 @@ class Result(Measurement):
         reference = {} if self.reference is None else reference_words(self.reference, bool(self.found.of_kind("clean")))
         threats = [{"norm": norm, "eps": radii if len(radii) > 1 else radii[0]} for norm, radii in radii_of(self).items()]
         about: dict[str, Any] = {
-            "checkpoint": known[0] if len(known) == 1 else known, "data": self.data(), "threat": threats[0] if len(threats) == 1 else threats,
+            "checkpoint": known[0] if len(known) == 1 else known, "data": self.data(),
+            "threat": threats[0] if len(threats) == 1 else threats,
             **({"corruptions": {"reference": reference}} if reference else {}), "notes": self.notes,
         }  # fmt: skip
         return manifest(cases[0].device, self.seed, math.fsum(record.seconds for record in records), self.flags, **about)

@@ -18,6 +18,9 @@ from robench.runs.types import Case, Pool, Stage
 LONG = 80  # letters of a name in that of a file
 
 
+EXAMPLES = 8  # how many changed images of a stage are kept for the pictures
+
+
 def shown_by(stage: Stage | None, places: Tensor, pool: Pool, case: Case | None) -> Tensor:
     """The images at `places` as a stage leaves them, (M, C, H, W), uint8 or float; None: as they are.
 

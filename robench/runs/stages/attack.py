@@ -23,7 +23,7 @@ from robench.errors import InputError
 from robench.models.passes import arithmetic
 from robench.recipes import Recipe, options_of, setting
 from robench.rounding import in_eight_bits, rounded_labels
-from robench.runs.images import packed
+from robench.runs.images import EXAMPLES, packed
 from robench.runs.ledger import Ledger
 from robench.runs.store import write_rows
 from robench.runs.types import Begun, Case, Chunk, Outcome, Stage
@@ -33,7 +33,6 @@ from robench.writing import write_whole
 
 Attack = Callable[..., Found]
 TRANSFER = "transfer:"
-EXAMPLES = 8  # how many adversarial images of a cascade are kept for the pictures
 BRIEF = ("steps", "queries", "rounds")  # options of attacks that are 1 where one is only tried out
 
 
