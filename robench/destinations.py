@@ -22,7 +22,10 @@ from robench.writing import ELSEWHERE, FULL, locked, prepare, write_whole
 
 MANIFEST = "manifest.json"
 LOCK, STAGED, REPLACING, WHOLE = ".lock", ".results", ".replacing", ".whole"
-OURS = (MANIFEST, "rows.csv", "samples.csv", "report.html", "x_adv.npy", "sweep.json", "front.png", "compare.csv")
+OURS = (
+    MANIFEST, "rows.csv", "samples.csv", "samples-methods.csv", "samples-probes.csv", "samples-corruptions.csv", "report.html", "x_adv.npy",
+    "sweep.json", "front.png", "compare.csv",
+)  # fmt: skip
 PICTURES = "x_adv-*.png"  # of adversarial images
 REPEATED = {"methods": "--method", "scores": "--score", "against": "--against", "join": "--join"}  # options by their word
 Words = Mapping[str, Any]

@@ -55,11 +55,13 @@ def curve(path: Path, rows: Sequence[Row], title: str) -> Path:
 
 
 @house()
-def gallery(path: Path, x: Tensor, x_adv: Tensor, captions: Sequence[tuple[str, str]], title: str, changed: str = "adversarial") -> Path:
-    """Clean image, changed image and their difference (amplified to the full range, grey = 0), one sample a column.
+def gallery(
+    path: Path, x: Tensor, x_adv: Tensor, captions: Sequence[tuple[str, str]], title: str, changed: str = "adversarial", before: str = "clean"
+) -> Path:  # fmt: skip
+    """The image as it was, the changed image and their difference (amplified to the full range, grey = 0), one sample a column.
 
     x, x_adv (M, C, H, W) in [0, 1] on the CPU; captions: the true label, which the model gives x, and the label at x_adv.
-    changed  what the row of x_adv is called
+    changed  what the row of x_adv is called          before   what that of x is called
 
     Above each difference stands by how much it is amplified: its largest change of a subpixel becomes black or white.
     """
@@ -74,7 +76,7 @@ def gallery(path: Path, x: Tensor, x_adv: Tensor, captions: Sequence[tuple[str, 
         grid[0][column].set_title(captioned(label), fontsize=8)
         grid[1][column].set_title(captioned(f"-> {adv_pred}"), fontsize=8, color=WARM)
         grid[2][column].set_title(f"x {1 / largest:.3g}" if largest > 1e-9 else "no change", fontsize=8, color="#555555")
-    for line, name in enumerate(("clean", short(changed, 16), "difference,\namplified")):
+    for line, name in enumerate((short(before, 16), short(changed, 16), "difference,\namplified")):
         grid[line][0].set_ylabel(name, fontsize=9)
     figure.suptitle(folded(short(title, 300), int(14 * figure.get_figwidth())), fontsize=10)
     return save_figure(path, figure)

@@ -34,7 +34,7 @@ def save_measurement(
     written = save(folder, measurement.rows, more.pop("samples", []), manifest, **more)
     drawn = pictures(measurement, folder, title=title, images=images)
     shown = tables(measurement.rows, title=title, reference=reference_in(manifest))
-    parts = list(parts_of(measurement, shown, drawn, manifest))
+    parts = list(parts_of(measurement, title, shown, drawn, manifest))
     return [*written, *drawn, page.page(folder / "report.html", title, parts)]
 
 
@@ -50,7 +50,9 @@ def reference_words(reference: Reference, clean: bool) -> dict[str, Any]:
     return {"name": reference.name, "sha256": reference.sha256, **at_all, "accuracy": accuracies}
 
 
-def parts_of(measurement: Measurement, shown: Sequence[Table], drawn: Sequence[Path], manifest: Mapping[str, Any]) -> Iterator[page.Part]:
+def parts_of(
+    measurement: Measurement, title: str, shown: Sequence[Table], drawn: Sequence[Path], manifest: Mapping[str, Any]
+) -> Iterator[page.Part]:  # fmt: skip
     """What the page shows: what was measured, flags and notes, what the numbers mean, tables, pictures."""
     rows = measurement.rows
     yield from (page.Note(flag, flag=True) for flag in manifest.get("flags", ()))
@@ -61,7 +63,7 @@ def parts_of(measurement: Measurement, shown: Sequence[Table], drawn: Sequence[P
     yield page.Heading("What the numbers mean")
     yield meanings_table(plain)
     for table in shown:
-        yield page.Heading(table.title[:1].upper() + table.title[1:])
+        yield page.Heading(heading_of(table, title))
         yield page.Table(table.columns, table.lines, grouped=table.left > 1)
     for heading, caption, paths in captioned(drawn, severities_of(rows)):
         yield page.Heading(heading)
@@ -70,6 +72,12 @@ def parts_of(measurement: Measurement, shown: Sequence[Table], drawn: Sequence[P
     if others := [row for row in rows if row not in plain]:
         yield page.Heading("What else is in rows.csv")
         yield meanings_table(others)
+
+
+def heading_of(table: Table, title: str) -> str:
+    """The title of a table without that of the page, which stands above."""
+    words = table.title.replace(f" of {title}", "").replace(f": {title}", "").replace(title, "accuracy left after attacks")
+    return words[:1].upper() + words[1:]
 
 
 def facts(measurement: Measurement, manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -99,7 +107,7 @@ def radii_of(measurement: Measurement) -> dict[str, list[float]]:
 
 def threat_words(measurement: Measurement) -> str:
     """The threat in words."""
-    told = [f"{norm}, eps = {', '.join(map(eps_text, some))}" for norm, some in radii_of(measurement).items()]
+    told = [f"{norm} eps = {', '.join(map(eps_text, some))}" for norm, some in radii_of(measurement).items()]
     return "; ".join(told) or "none: nothing was attacked within a norm ball"
 
 

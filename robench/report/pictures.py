@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,11 @@ from robench.figures.saliency import Curve, Tile, bars, histograms, lorenz_curve
 from robench.measurement import Measurement, base_of
 from robench.recipes import eps_text
 from robench.report.tables import ALL, CLEAN, words_of
-from robench.results.cascade import Cascade, cascades, examples_of, rows_of, samples_of
+from robench.results.cascade import Cascade, attack_rows, cascades, examples_of, rows_of, samples_of
 from robench.results.corruptions import cell_of
 from robench.results.scores import Audit, Change, Scored, audits_of
 from robench.rows import Row
-from robench.runs.images import shown_by
+from robench.runs.images import shown_by, unpacked
 from robench.runs.measure import Measured
 from robench.runs.stages.corruption import first_image
 
@@ -98,7 +99,10 @@ def attack_pictures(measurement: Measurement, folder: Path, title: str, classes:
     some = cascades(found)
     for one in some:
         end = "".join(f"-{stem(part)}" for part in parts_of(one, some))
-        rows = list(rows_of(one, base_of(found, one.case), measurement.suite, found.interval))
+        base = base_of(found, one.case)
+        rows = list(rows_of(one, base, measurement.suite, found.interval))
+        if one.stages[0].kind != CLEAN:
+            rows = [*attack_rows(one, 0, replace(base, n=one.n), found.interval), *rows]
         words = title if not end else f"{', '.join(parts_of(one, some))}: {title}"
         if len(one.radii()) > 1:
             yield curve(folder / f"curve{end}.png", rows, words)
@@ -122,9 +126,20 @@ def examples(path: Path, one: Cascade, found: Measured, classes: Sequence[str]) 
     captions = [(word(sample.label, classes), word(sample.adv_pred, classes)) for sample in samples]
     threat = f"{one.norm} eps = {', '.join(map(eps_text, one.radii()))}"
     title = f"{one.case.subject.name}: {threat}, broken by {', '.join(dict.fromkeys(sample.broken_by for sample in samples))}"
-    x = floats(shown_by(one.stages[1].source, torch.tensor([place for place, _, _ in kept]), found.pool, one.case))
+    before = before_of(one, found, [place for place, _, _ in kept])
     led = any(not sample.broken_by.startswith("noise") for sample in samples)  # noise looks for no class
-    yield gallery(path, x, torch.stack([image for _, _, image in kept]), captions, title, "adversarial" if led else "changed")
+    yield gallery(
+        path, before, torch.stack([image for _, _, image in kept]), captions, title, "adversarial" if led else "changed", one.images
+    )
+
+
+def before_of(one: Cascade, found: Measured, places: Sequence[int]) -> Tensor:
+    """The images of a cascade as they were before its attacks, (M, C, H, W): those of the pool, or what was kept of changed ones."""
+    if one.stages[1].source is None:
+        return floats(shown_by(None, torch.tensor(places), found.pool, None))
+    parts = [part for stage in one.stages[1:] for part in one.ledger.extras(one.case.name, stage, "before")]
+    known = {place: image for part in parts for place, image in part.items()}
+    return torch.stack([unpacked(known[str(place)]) for place in places])
 
 
 # saliency maps
@@ -183,7 +198,7 @@ def map_gallery(audit: Audit, method: str, found: Measured, classes: Sequence[st
     """The gallery of one model and method: the first images, or the first that an attack broke, with that image and its map."""
     clean = of(audit, method)
     assert clean is not None
-    change = next((change for change in audit.altered if change.x is not None and len(change.places)), None)
+    change = next((change for change in audit.altered if (some := of(audit, method, change.name)) is not None and some.x), None)
     shown = [place for place in audit.shown if place in clean.maps]
     tiles = [tile(audit, clean, change, place, found, classes) for place in shown]
     title = f"{method} of {audit.about.checkpoint}" + (f", clean and under {change.name}" if change else "")
@@ -198,10 +213,10 @@ def tile(audit: Audit, clean: Scored, change: Change | None, place: int, found: 
     x = floats(shown_by(None, at, found.pool, None))[0]
     label, pred = word(int(audit.y[place]), classes), word(int(audit.pred[place]), classes)
     caption = label if label == pred else f"{label}, taken for {pred}"
-    if change is None or change.x is None or other is None or place not in change.places or place not in other.maps:
+    if change is None or other is None or place not in other.maps or place not in other.x:
         return Tile(caption, x, clean.maps[place])
     taken_for = word(int(other.pred[other.places == place][0]), classes)
-    return Tile(caption, x, clean.maps[place], change.x(at)[0], other.maps[place], taken_for, bool(change.fallen[place]))
+    return Tile(caption, x, clean.maps[place], other.x[place], other.maps[place], taken_for, bool(change.fallen[place]))
 
 
 # probes

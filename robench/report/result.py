@@ -70,10 +70,10 @@ class Result(Measurement):
         """Models, images, threat and seed."""
         names = list(dict.fromkeys(row.checkpoint for row in self.rows))
         who = f"{len(names)} models" if len(names) > 1 else names[0] if names and names[0] else "the model"
-        ball = threat_words(self).replace(",", "", 1) if radii_of(self) else ""
+        ball = threat_words(self) if radii_of(self) else ""
         data = self.data()
         images = " ".join(filter(None, (data["name"], data["split"]))) or "images"
-        parts = f"{self.suite or 'measurement'} of {who} on {images}", f"n = {data['n']}", ball, f"seed {self.seed}"
+        parts = f"{f'{self.suite} of ' if self.suite else ''}{who} on {images}", f"n = {data['n']}", ball, f"seed {self.seed}"
         return ", ".join(filter(None, parts))
 
     def data(self) -> dict[str, Any]:

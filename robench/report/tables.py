@@ -103,7 +103,7 @@ def attack_tables(rows: Sequence[Row], names: Sequence[str], title: str) -> list
     span = f"95 % interval{chosen_images(rows)}"
     if len(names) > 1:
         side_by_side = [(label, *(share(by_name.get(name)) for name in names)) for label, by_name in left.items()]
-        return [Table(f"{title}; accuracy left % with its {span}", ("probe", *names), side_by_side)]
+        return [Table(f"{title}; % with its {span}", ("probe", *names), side_by_side)]
     costs = {(labels(row), row.metric): row.value for row in rows if row.metric in COSTS}
     lines = [
         (

@@ -128,6 +128,7 @@ def measured(case: Case, stage: Stage, attack: Attack, chunk: Chunk) -> Iterator
         "nonfinite": int((found.nonfinite.cpu() | ~finite).sum()), "outside": list(outside),
         "warnings": list(dict.fromkeys(str(warning.message) for warning in caught)),
         "images": {str(int(chunk.places[i])): packed(kept[i]) for i in wanted},
+        **({"before": {str(int(chunk.places[i])): packed(x[i].cpu()) for i in wanted}} if stage.source else {}),
     }  # fmt: skip
     columns["rounded"] = torch.tensor(columns["rounded"], dtype=torch.int64)
     yield Outcome(columns, x=torch.where(per_sample(fallen, x), x_adv, x) if stage.kept else None, extras=extras)
