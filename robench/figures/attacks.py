@@ -56,7 +56,8 @@ def curve(path: Path, rows: Sequence[Row], title: str) -> Path:
 
 @house()
 def gallery(
-    path: Path, x: Tensor, x_adv: Tensor, captions: Sequence[tuple[str, str]], title: str, changed: str = "adversarial", before: str = "clean"
+    path: Path, x: Tensor, x_adv: Tensor, captions: Sequence[tuple[str, str]], title: str, changed: str = "adversarial",
+    before: str = "clean",
 ) -> Path:  # fmt: skip
     """The image as it was, the changed image and their difference (amplified to the full range, grey = 0), one sample a column.
 
