@@ -14,7 +14,7 @@ import pytest
 from commandline import read, refused, robench
 
 from robench import destinations
-from robench.cli.measuring import recipe_words
+from robench.cli.measure import recipe_words
 from robench.destinations import REPLACING, STAGED, WHOLE, claimed, differing, numbered
 from robench.errors import InputError, UnfinishedError
 from robench.journal import Journal

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from robench.cli.probing import tables
 from torch import nn
 
 from robench.errors import InputError
 from robench.probing import Subject, probe
 from robench.recipes import parse
+from robench.report.tables import tables
 from robench.results.probes import setting_of
 from robench.rows import blank, wilson
 from robench.runs.measure import How, execute
@@ -83,9 +83,9 @@ def test_the_spread_is_the_standard_deviation_over_the_draws(images):
     assert rows_of(found, "error_rate/sd")[0].value == pytest.approx(sd)
     assert rows_of(found, "error_rate")[0].value == pytest.approx(mean)
     assert len(set(rates)) > 1
-    assert tables(found.rows)[0].title.endswith("; +- is the standard deviation over the draws")
+    assert tables(found.rows, title="")[0].title.endswith("; +- is the standard deviation over the draws")
     once = probe([subject(Threshold(0.5))], x, y, [parse("random-noise,t=0.5,repeats=1")], seed=1)
-    assert "+-" not in tables(once.rows)[0].title
+    assert "+-" not in tables(once.rows, title="")[0].title
 
 
 def test_the_result_does_not_depend_on_the_batch_or_on_the_order_of_the_images(images):
