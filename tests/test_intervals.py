@@ -81,7 +81,7 @@ def test_a_training_tells_the_clean_accuracy_of_the_images_that_were_attacked():
 
 
 def test_the_table_of_an_audit_has_n_in_every_cell():
-    from robench.cli.auditing import pivot
+    from robench.report.tables import pivot
 
     rows = [replace(ABOUT, metric="accuracy", value=1.0, n=20)] + [
         replace(ABOUT, probe=probe, metric="randomisation", value=0.25, n=n) for probe, n in (("saliency", 20), ("occlusion", 5))

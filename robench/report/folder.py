@@ -59,9 +59,8 @@ def parts_of(
     yield from (page.Note(note) for note in manifest.get("notes", ()))
     yield page.Heading("What was measured")
     yield page.Table(("", ""), list(facts(measurement, manifest)))
-    plain = [row for row in rows if "/" not in row.metric or row.metric in SHOWN]
     yield page.Heading("What the numbers mean")
-    yield meanings_table(plain)
+    yield meanings_table([row for row in rows if is_shown(row)])
     for table in shown:
         yield page.Heading(heading_of(table, title))
         yield page.Table(table.columns, table.lines, grouped=table.left > 1)
@@ -69,9 +68,14 @@ def parts_of(
         yield page.Heading(heading)
         yield page.Paragraph(caption)
         yield from (page.Picture(path, f"{heading}: {path.stem}") for path in paths)
-    if others := [row for row in rows if row not in plain]:
+    if others := [row for row in rows if not is_shown(row)]:
         yield page.Heading("What else is in rows.csv")
         yield meanings_table(others)
+
+
+def is_shown(row: Row) -> bool:
+    """Whether a row is of a kind that tables show, and not one of the spreads, quantiles and checks of rows.csv alone."""
+    return "/" not in row.metric or row.metric in SHOWN
 
 
 def heading_of(table: Table, title: str) -> str:

@@ -18,6 +18,7 @@ from robench.recipes import spelled
 from robench.report.folder import radii_of, reference_words, save_measurement, threat_words
 from robench.report.manifest import manifest
 from robench.results.files import table
+from robench.results.scores import audits_of, layers_of
 from robench.rows import Row
 from robench.runs.measure import recipes_of
 
@@ -92,11 +93,13 @@ class Result(Measurement):
         known = [
             {"name": one.name, "sha256": one.sha256, "preset": one.about.preset, "architecture": dict(one.architecture)} for one in subjects
         ]
+        layers = layers_of(audits_of(self.found)) if self.found.of_kind("method") else {}
         reference = {} if self.reference is None else reference_words(self.reference, bool(self.found.of_kind("clean")))
         threats = [{"norm": norm, "eps": radii if len(radii) > 1 else radii[0]} for norm, radii in radii_of(self).items()]
         about: dict[str, Any] = {
             "checkpoint": known[0] if len(known) == 1 else known, "data": self.data(),
             "threat": threats[0] if len(threats) == 1 else threats,
-            **({"corruptions": {"reference": reference}} if reference else {}), "notes": self.notes,
+            **({"corruptions": {"reference": reference}} if reference else {}), **({"audit": {"layers": layers}} if layers else {}),
+            "notes": self.notes,
         }  # fmt: skip
         return manifest(cases[0].device, self.seed, math.fsum(record.seconds for record in records), self.flags, **about)
