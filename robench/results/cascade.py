@@ -240,6 +240,12 @@ def examples_of(cascade: Cascade, samples: Sequence[Sample]) -> list[tuple[int, 
     return [(place, samples[int(line[place])], image) for place, image in sorted(kept.items())[:EXAMPLES]]
 
 
+def before(cascade: Cascade) -> dict[int, Tensor]:
+    """What another stage had made of the kept images before they were attacked, by place; nothing where clean ones are attacked."""
+    some = (cascade.ledger.extras(cascade.case.name, stage, "before") for stage in cascade.stages[1:])
+    return {int(place): unpacked(image) for parts in some for images in parts for place, image in images.items()}
+
+
 def noticed(cascade: Cascade) -> Iterator[Check]:
     """The checks that follow from the results of a cascade."""
     n, ledger, who = cascade.n, cascade.ledger, cascade.case.name

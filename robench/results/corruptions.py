@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from robench.degradation import CLEAN, Cell, Reference, measured_reference, rows_of
+from robench.degradation import ALL, CLEAN, Cell, Reference, measured_reference, rows_of
 from robench.rows import Row
 from robench.runs.measure import Measured
 from robench.runs.types import Case, Stage
@@ -18,7 +18,7 @@ NEEDS_CLEAN = ("relative_error", "relative_accuracy", "relative_ce", "relative_m
 
 
 def cell_of(stage: Stage) -> Cell:
-    """The corruption and the severity of a stage."""
+    """The corruption, with what it is made of where that is not the images as they are, and the severity of a stage."""
     return str(stage.about["corruption"]), int(stage.about["severity"])
 
 
@@ -39,14 +39,26 @@ def clean_of(measured: Measured, case: Case, cells: Mapping[Cell, Values]) -> Va
 
 def reference_of(measured: Measured, case: Case, stages: Sequence[Stage]) -> Reference | None:
     """A subject as the model by whose errors others are divided; None without cells."""
-    cells = right_in(measured, case, stages)
+    cells = right_in(measured, case, [stage for stage in stages if stage.source is None])
     if not cells:
         return None
     return measured_reference("_".join(case.subject.name.split()), clean_of(measured, case, cells), cells, case.subject.sha256)
 
 
 def corruption_rows(measured: Measured, case: Case, stages: Sequence[Stage], reference: Reference | None = None) -> list[Row]:
-    """All rows of one subject under corruptions of the images as they are."""
+    """All rows of one subject under corruptions; of those of images that a stage has changed before, accuracies alone."""
+    plain = [stage for stage in stages if stage.source is None]
+    rows = rows_of_cells(measured, case, plain, reference)
+    for source in dict.fromkeys(stage.source for stage in stages if stage.source is not None):
+        some = rows_of_cells(measured, case, [stage for stage in stages if stage.source is source], None)
+        if rows:
+            some = [row for row in some if row.probe != CLEAN]
+        rows += [row for row in some if row.probe != ALL and row.metric not in NEEDS_CLEAN]
+    return rows
+
+
+def rows_of_cells(measured: Measured, case: Case, stages: Sequence[Stage], reference: Reference | None) -> list[Row]:
+    """All rows of one subject in cells that belong together."""
     cells = right_in(measured, case, stages)
     if not cells:
         return []

@@ -66,6 +66,7 @@ class Scored:
     pred     (M,) the labels that the model gives these images   target  (M,) the class explained
     maps     maps (C or 1, H, W) of the images that are shown, by place      x  these images (C, H, W), where they are not the clean ones
     options  each score's own options, key=value words with commas between them
+    norm     and eps: the threat of the attack that made the images; empty and 0 for others
     """
 
     method: str
@@ -82,6 +83,8 @@ class Scored:
     maps: dict[int, Tensor] = field(default_factory=dict)
     x: dict[int, Tensor] = field(default_factory=dict)
     options: dict[str, str] = field(default_factory=dict)
+    norm: str = ""
+    eps: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -168,6 +171,7 @@ def scored_of(measured: Measured, case: Case, stage: Stage) -> Scored | None:
     record = ledger.record(case.name, stage)
     values = {name.removeprefix("score "): column[places] for name, column in record.columns.items() if name.startswith("score ")}
     none = torch.zeros(len(places), dtype=torch.bool)
+    threat = stage.source.threat if stage.source else None
     extras: dict[str, Any] = {"options": {}, "maps": {}, "x": {}, "lorenz": []}
     for more in record.extras:
         extras["options"] |= more.get("options", {})
@@ -179,7 +183,7 @@ def scored_of(measured: Measured, case: Case, stage: Stage) -> Scored | None:
         record.columns["zero"][places] if "zero" in record.columns else none,
         record.columns["bad"][places] if "bad" in record.columns else none,
         record.columns["pred"][places], record.columns["target"][places], mean_curve(extras["lorenz"]), record.seconds, extras["maps"],
-        extras["x"], extras["options"],
+        extras["x"], extras["options"], *((threat.norm, threat.eps) if threat else ()),
     )  # fmt: skip
 
 
@@ -283,9 +287,7 @@ def described(audit: Audit, some: Scored, right: NDArray[np.bool_]) -> Iterator[
 
 def under(audit: Audit, some: Scored) -> Row:
     """The columns that the rows of a method on one kind of images share: for adversarial images with the threat of their attack."""
-    change = next((change for change in audit.altered if change.name == some.images), None)
-    about = replace(audit.about, probe=some.method, setting=some.setting)
-    return about if change is None else replace(about, norm=change.norm, eps=change.eps)
+    return replace(audit.about, probe=some.method, setting=some.setting, norm=some.norm, eps=some.eps)
 
 
 def summary(about: Row, name: str, values: Values) -> Iterator[Row]:
@@ -309,10 +311,9 @@ def joined(audit: Audit, some: Scored, right: NDArray[np.bool_]) -> Iterator[Row
     """How a method's scores on the clean images go with the margin and with who falls, and how they differ on the changed images."""
     about = under(audit, some)
     if some.images != CLEAN:
-        clean = next(other for other in audit.scored if other.method == some.method and other.images == CLEAN)
-        for name, values in some.values.items():
-            shift = values.numpy() - at(clean, name, some.places)
-            yield centre(about, f"{name}/shift", shift)
+        clean = [other for other in audit.scored if other.method == some.method and other.images == CLEAN]
+        for name, values in some.values.items() if clean else ():
+            yield centre(about, f"{name}/shift", values.numpy() - at(clean[0], name, some.places))
         return
     for name, values in some.values.items():
         mine = right[some.places.numpy()]

@@ -83,7 +83,7 @@ def try_out(case: Case, stage: Stage, begun: Begun, pool: Pool) -> None:
     with torch.no_grad():
         logits = padded(case.exact, x).cpu()
     check_logits(logits, pool.y)
-    if stage.images is not None and stage.source is None:
+    if stage.images is not None:
         x = floats(stage.images(places, pool.pixels), case.exact, case.device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # what is to be told is told when the stage runs
@@ -116,7 +116,8 @@ def by_itself(run: Run, stage: Stage, case: Case, places: Tensor, mine: Tensor) 
     for chunk in run.track(chunks, words_of(run, stage, case), partial(run.telling or told, run, stage, case)):
         assert measure is not None
         begin = time.perf_counter()
-        x = floats(shown_by(stage.source, chunk, run.pool, case), case.exact, case.device)
+        x = shown_by(stage if stage.images is not None else stage.source, chunk, run.pool, case)
+        x = floats(x, case.exact, case.device)
         measured(run, stage, case, measure, chunk, x, begin)
 
 

@@ -40,9 +40,16 @@ def corruption_stage(
             return corrupted_by_own(function, x, severity, Draws(seed, ids, "corrupt"), recipe.label)
         return corrupted(x, ids, recipe.name, severity, seed=seed, **plain.options)
 
-    name = name_of(recipe) if source is None else f"{name_of(recipe)} on {source.name}"
+    end = "" if source is None else f" on {source.name}"
     return cell_stage(
-        name, recipe.label, severity, images, clean=clean, source=source, words={**words, "recipe": recipe}, reported=reported
+        name_of(recipe) + end,
+        recipe.label + end,
+        severity,
+        images,
+        clean=clean,
+        source=source,
+        words={**words, "recipe": recipe},
+        reported=reported,
     )
 
 
