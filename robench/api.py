@@ -121,7 +121,8 @@ def saliency(
     scores: Sequence[str] = ("maps", "masks"), *, target: str | int = "true", channels: str = "none",
     against: Sequence[str | Recipe] = (), joined: Sequence[tuple[str, Results]] = (), inductive: bool = False, norm: str = "linf",
     eps: Radius | None = None, threats: Sequence[str | Threat] = (),
-    save: Callable[[str, str], Path | None] | None = None, words: Mapping[str, Any] | None = None, **how: Any,
+    save: Callable[[str, str], Path | None] | None = None, words: Mapping[str, Any] | None = None,
+    tell: Callable[[Sequence[str]], None] = lambda _: None, **how: Any,
 ) -> Result:  # fmt: skip
     """The scores of saliency maps, on the images as they are and on what attacks, probes and corruptions make of them."""
     images = as_pool(x, y, how.pop("ids", None))
@@ -132,9 +133,9 @@ def saliency(
         [*recipes, *(["inductive"] if inductive else [])], as_threats(norm, eps, threats), against=others, joined=joined, scores=chosen,
         target=target, channels=channels, save_maps=save or nothing,
     )  # fmt: skip
-    result = finished(as_subjects(model, images), images, asked, how, words=words)
-    result.notes[:0] = [*notes, *beforehand(recipes, chosen, images.x)]
-    return result
+    told = [*notes, *beforehand(recipes, chosen, images.x)]
+    tell(told)
+    return finished(as_subjects(model, images), images, asked, how, words=words, told=told)
 
 
 def chosen_methods_of(methods: Sequence[str | Recipe]) -> list[Recipe]:
@@ -166,12 +167,13 @@ def refuse_kind(recipe: Recipe, wanted: str) -> None:
 
 
 def finished(
-    subjects: Sequence[Subject], images: Images, asked: Asked, how: dict[str, Any], **more: Any
+    subjects: Sequence[Subject], images: Images, asked: Asked, how: dict[str, Any], *, told: Sequence[str] = (), **more: Any
 ) -> Result:  # fmt: skip
-    """The measurement with what its pictures need."""
+    """The measurement with what its pictures need; `told` are notes that were said before it began."""
     refuse_unknown(asked, how.get("engine", "robench"))
     found = measured(subjects, images, asked, how_of(**how), **more)
-    return Result(**{part.name: getattr(found, part.name) for part in fields(found)}, images=images)
+    parts = {part.name: getattr(found, part.name) for part in fields(found)}
+    return Result(**{**parts, "notes": [*told, *found.notes]}, images=images, told=tuple(told))
 
 
 def scores_of(names: Sequence[str], images: Images, chosen: Sequence[str | Recipe]) -> list[Recipe]:
@@ -196,6 +198,8 @@ def as_subjects(model: Models, images: Images) -> list[Subject]:
 
 def as_pool(x: Pictures, y: Array | None, ids: Array | None) -> Images:
     """Images with labels, from whatever a caller has. InputError for images without labels."""
+    if isinstance(x, (Images, DataLoader)) and (y is not None or ids is not None):
+        raise InputError(f"x is {'an Images' if isinstance(x, Images) else 'a DataLoader'}, which has its own labels: leave y and ids out")
     if isinstance(x, Images):
         return x
     if isinstance(x, DataLoader):

@@ -143,6 +143,8 @@ def measured(
         raise InputError("--until stops at the interval of an accuracy after attacks, and none is asked for: leave it out")
     if (how.until is not None or how.budget is not None) and save is not None:
         raise InputError("a run that stops early does not see all images: do not save them, or give --n instead")
+    if (how.until is not None or how.budget is not None) and taker is not None:
+        raise InputError("a run that stops early does not make all images: do not export them, or give --n instead")
     if pngs is not None and images.shape[0] not in (1, 3):
         raise InputError(f"images of {images.shape[0]} channels are no PNG files: leave --save-png out, --save writes numbers")
     every = [*subjects, *([reference] if isinstance(reference, Subject) else [])]

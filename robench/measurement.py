@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from robench.degradation import Reference
+from robench.degradation import Reference, doubtful
+from robench.diagnostics import near_chance
 from robench.errors import InputError
 from robench.inputs import Radius, as_radius
 from robench.recipes import did_you_mean, eps_text
@@ -100,8 +101,8 @@ def measurement(found: Measured, suite: str = "", reference: Reference | Case | 
             mine = [check for name, check in checks if name == case.name]
             rows += cascades.check_rows(mine, base_of(found, case), n)
     rows += [replace(about, metric=f"flag/{check.name}", value=check.value) for _, about, check in probe_flags(found)]
-    notes = list(dict.fromkeys([*(told for case in cases for told in notes_of(found, case)), *found.notes]))
-    return Measurement(rows, tables_of(found, cases), checks, notes, suite, found, known)
+    notes = [*(told for case in cases for told in notes_of(found, case)), *found.notes, *reference_notes(rows, known)]
+    return Measurement(rows, tables_of(found, cases), checks, list(dict.fromkeys(notes)), suite, found, known)
 
 
 def alone_or_attacked(found: Measured) -> bool:
@@ -163,10 +164,29 @@ def checks_of(found: Measured) -> list[tuple[str, Check]]:
         for one in cascades.cascades(found):
             if one.case is case:
                 mine += [check for check in cascades.noticed(one) if check.name != "near_chance" or check not in mine]
-        more = [check for other, _, check in probe_flags(found) if other is case]
+        more = [] if alone_or_attacked(found) else guesses(found, case)
+        more += [check for other, _, check in probe_flags(found) if other is case]
         more += [check for stage in found.stages if not stage.reported for check in cascades.told_by(found.ledger, case.name, stage)]
         checks += [(case.name, check) for check in [*mine, *dict.fromkeys(more)]]
     return checks
+
+
+def reference_notes(rows: Sequence[Row], reference: Reference | None) -> list[str]:
+    """What keeps the numbers that are divided by a reference's from being there, or from saying much."""
+    if reference is None:
+        return []
+    notes = [] if any(row.metric == "mce" for row in rows) else [
+        "there is no mCE: it needs all fifteen corruptions at all five severities, of the model and of the reference"
+    ]  # fmt: skip
+    told = doubtful(reference, list(dict.fromkeys(row.probe for row in rows if row.metric == "relative_ce")))
+    return [*notes, *([told] if told else [])]
+
+
+def guesses(found: Measured, case: Case) -> list[Check]:
+    """The check of a clean accuracy that is that of a guess, where it is raised."""
+    clean, seen = found.of_kind("clean"), found.ledger.seen
+    checks = [near_chance(int((found.ledger.right(case.name, stage) & seen).sum()), int(seen.sum()), case.classes) for stage in clean]
+    return [check for check in checks if check.raised]
 
 
 def notes_of(found: Measured, case: Case) -> list[str]:

@@ -18,7 +18,7 @@ from typer.main import get_command
 
 from robench import load_model
 from robench.cli import app
-from robench.cli.measuring import missing, threat_of
+from robench.cli.loading import missing, threat_of
 from robench.errors import InputError
 from robench.evaluation import evaluate
 from robench.rows import Row, Sample, wilson
@@ -30,28 +30,23 @@ FLAGS = {
         --ema --label-smoothing --precision --compile --guard --held-out --select --suite --measure --sweep --eval-n --seed --device
         --threads --out --resume --force --quiet""",
     "eval": """--suite --data --data-dir --download --split --image-size --resize --layout --class-order --classes --n --shuffle --indices
-        --norm --eps
+        --norm --eps --threat --budget --scale --frost-dir --score
         --until --engine --precision --compile --seed --batch-size --arch --activation --weights --mean --std --trust --device --threads
         --out
         --resume --force --save --save-png
         --strict --quiet""",
     "attack": """--attack --data --data-dir --download --split --image-size --resize --layout --class-order --classes --n --shuffle
-        --indices --norm --eps
+        --indices --norm --eps --threat --budget --scale --frost-dir --score
         --until --engine --precision --compile --seed --batch-size --arch --activation --weights --mean --std --trust --device --threads
         --out
         --resume --force --save --save-png
         --strict --quiet""",
     "saliency": """--method --score --target --channels --block --layer --against --join --inductive --data --data-dir --download --split
         --image-size --resize --layout --class-order --classes --n --shuffle --indices --norm --eps --seed --batch-size --arch --activation
-        --weights --mean
-        --std
-        --trust
-        --device --threads --out --resume --force --save --quiet""",
+        --weights --mean --std --trust --budget --device --threads --out --resume --force --save --strict --quiet""",
     "corrupt": """--corruption --severity --from --scale --frost-dir --reference --export --data --data-dir --download --split --image-size
         --resize --layout --class-order --classes --n --shuffle --indices --seed --batch-size --arch --activation --weights --mean --std
-        --trust --device
-        --threads
-        --out --resume --force --quiet""",
+        --trust --budget --device --threads --out --resume --force --strict --quiet""",
     "compare": "--fail-on --alpha --out --resume --force --quiet",
     "list": "",
 }
@@ -112,7 +107,7 @@ def test_eval_writes_tables_manifest_and_pictures_that_agree(checkpoint, tmp_pat
     assert manifest["how"] == {"engine": "robench", "precision": "fp32", "until": None}
     assert len(manifest["checkpoint"]["sha256"]) == 64
     assert {path.name for path in out.iterdir()} == {
-        "rows.csv", "samples.csv", "manifest.json", "accuracy.png", "examples.png", "state-0.jsonl",
+        "rows.csv", "samples.csv", "manifest.json", "accuracy.png", "examples.png", "report.html", "state-0.jsonl",
     }  # fmt: skip
     assert f"{100 * accuracy['smoke']:.2f}" in result.stdout
 

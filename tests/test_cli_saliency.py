@@ -270,7 +270,7 @@ def test_the_passes_of_masking_are_told_before_the_models_are_tried(tmp_path, mo
     def tried(*_, **__):
         raise InputError("tried")
 
-    monkeypatch.setattr("robench.auditing.try_out", tried)
+    monkeypatch.setattr("robench.runs.measure.admit", tried)
     words = ["saliency", CHECKPOINT, "--n", 8, "--method", "shapley-sampling", "--score", "gini", "--score", "max-sensitivity"]
     said = refused(*words, "--out", tmp_path / "out")
     assert "shapley-sampling: each map takes 1,601 forward passes of the model (8 x 8 blocks of 4 pixels)" in said
@@ -360,17 +360,11 @@ def test_what_a_probe_cannot_take_is_refused(words, sentence, tmp_path, monkeypa
     assert not list(tmp_path.rglob("*.csv"))
 
 
-def test_a_cascade_of_attacks_takes_one_model(tmp_path, factories):
-    said = refused("eval", CHECKPOINT, f"{factories}:relu", "--data", "shapes", "--n", 8, "--suite", "smoke", "--out", tmp_path / "out")
-    assert "takes one model at a time" in said
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    "words",
-    [["saliency", CHECKPOINT], ["eval", CHECKPOINT, "--suite", "inductive"], ["corrupt", CHECKPOINT, "--corruption", "fog"]],
-)
-def test_what_one_process_does_is_not_started_by_several(words, tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert "runs in one process: leave torchrun out" in refused(*words, "--n", 8, "--out", tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+def test_a_cascade_of_attacks_takes_several_models(tmp_path, factories):
+    out = tmp_path / "out"
+    said = robench(
+        "eval", CHECKPOINT, f"{factories}:relu", "--data", "shapes", "--n", 8, "--suite", "smoke", "--eps", "8/255", "--out", out
+    )
+    assert "smoke of 2 models on shapes test, n = 8" in said.stdout
+    assert {row["checkpoint"] for row in read(out / "samples.csv")} == {Path(CHECKPOINT).name, "mine.py:relu"}
+    assert (out / "report.html").exists()

@@ -106,15 +106,15 @@ def test_where_our_code_was_called_by_theirs_both_places_are_named(ends, own, tm
 
 
 def test_a_bug_of_ours_exits_3_and_says_so(ends, monkeypatch, tmp_path):
-    monkeypatch.setattr("robench.evaluation.classes_of", lambda model, x: 1 / 0)
+    monkeypatch.setattr("robench.runs.measure.case_of", lambda *_: 1 / 0)
     code, stderr = ends("attack", MODEL, "--n", 20, "--out", tmp_path / "out")
     assert code == 3
     assert "ZeroDivisionError" in stderr
     assert "your own code" in stderr.rstrip().splitlines()[-1]  # here this test is the user: its lambda divides
-    monkeypatch.setattr("robench.evaluation.classes_of", None)
+    monkeypatch.setattr("robench.runs.measure.case_of", None)
     code, stderr = ends("attack", MODEL, "--n", 20, "--out", tmp_path / "out")
     assert code == 3
-    assert "robench (evaluation.py, line" in stderr.rstrip().splitlines()[-1]
+    assert "robench (measure.py, line" in stderr.rstrip().splitlines()[-1]
     assert "bug" in stderr.rstrip().splitlines()[-1]
 
 
@@ -122,7 +122,7 @@ def test_what_the_system_refuses_is_no_bug(ends, monkeypatch, tmp_path):
     def full(*_):
         raise OSError(28, "No space left on device", "x_adv.npy")
 
-    monkeypatch.setattr("robench.evaluation.in_turn", full)
+    monkeypatch.setattr("robench.runs.store.in_turn", full)
     code, stderr = ends("attack", MODEL, "--n", 20, "--out", tmp_path / "out")
     assert code == 3
     assert "The operating system refused: No space left on device (x_adv.npy)" in stderr.rstrip().splitlines()[-1]

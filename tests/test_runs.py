@@ -325,3 +325,21 @@ def test_a_gallery_has_the_maps_and_the_images_of_the_places_that_it_shows(p, tm
     for place, x in changed_ones.x.items():
         assert torch.equal(x, made.x(torch.tensor([place]))[0])
     assert changed_ones.x.keys() == changed_ones.maps.keys()
+
+
+def test_a_run_with_a_budget_that_is_broken_off_keeps_the_images_that_it_has_seen(p, tmp_path):
+    with pytest.raises(BrokenOffError):
+        run([p.model], p, ["pgd-10", FOG], batch_size=2, budget=1e6, folder=tmp_path, track=breaking(26))
+    again = run([p.model], p, ["pgd-10", FOG], batch_size=2, budget=1e-9, folder=tmp_path, resume=True)
+    seen = again.found.ledger.seen
+    assert int(seen.sum()) == 16
+    assert any("the budget ended after 16 of the 20 chosen images" in note for note in again.notes)
+    whole = run([p.model], p, ["pgd-10", FOG], batch_size=2, budget=1e6, folder=tmp_path, resume=True)
+    same(lines(whole), lines(run([p.model], p, ["pgd-10", FOG], batch_size=2, budget=1e6)))
+
+
+def test_images_of_two_models_of_one_name_are_not_saved(p, tmp_path):
+    twins = [replace(one, about=replace(one.about, checkpoint="a")) for one in subjects(p.model, other())]
+    with pytest.raises(InputError, match="several models are called 'a'"):
+        measured(twins, images_of(p.x, p.y), Asked(as_chosen(["fgsm"]), [LINF]), how_of(), save=tmp_path / "x.npy")
+    assert not list(tmp_path.iterdir())

@@ -161,7 +161,7 @@ def run(models: Sequence[str], job: Job, common: Common, attacking: Attacking) -
 
     told = {"threat": threat_words(threats)} if job.attacks() else {}
     told |= {"how": how_words(attacking)} if job.attacks() and job.command != "saliency" else {}
-    told |= {"audit": audit_words(job)} if job.command == "saliency" else {}
+    told |= {"audit": partial(audit_words, job)} if job.command == "saliency" else {}
     arrays = ["x_adv*.npy"] * attacking.save + [PICTURES] * attacking.save_png + ["maps-*.npy"] * job.save
     words = words_of(what, job, common, attacking, threats, size)
     carry_out(what, job.title, words, heading(what, job, common, threats), common, measure, arrays=arrays, told=told, adds=only_adds)
@@ -233,7 +233,7 @@ def printed(what: Sequence[Subject], result: Result, title: str, place: Place, w
     for table in shown:
         show(*table)
     for note in result.notes:
-        if note not in notes_of(what):
+        if note not in notes_of(what) and note not in result.told:
             message(f"Note: {note}", quiet)
     for flag in result.flags:
         if flag not in flags_of(what):  # those were told as the models were loaded
@@ -279,9 +279,13 @@ def how_words(attacking: Attacking) -> dict[str, Any]:
     return {"engine": attacking.engine, "precision": attacking.precision, "until": attacking.until}
 
 
-def audit_words(job: Job) -> dict[str, Any]:
+def audit_words(job: Job, result: Result) -> dict[str, Any]:
     """What the manifest says of an audit."""
+    from robench.results.scores import audits_of, layers_of
+
+    layers = layers_of(audits_of(result.found))
     return {
+        **({"layers": layers} if layers else {}),
         "methods": [recipe.title for recipe in job.recipes() if job.kind_is(recipe, "method")], "scores": list(job.scores or ()),
         "target": job.target, "channels": job.channels,
         "against": [f"{recipe.title} {recipe.options}" if recipe.options else recipe.title for recipe in job.against],
@@ -307,7 +311,9 @@ def measured(
             models, images, methods=[recipe for recipe in job.recipes() if job.kind_is(recipe, "method")], scores=job.scores or (),
             target=int(job.target) if job.target.isdecimal() else job.target, channels=job.channels, against=job.against,
             joined=matched(what, job.join), inductive="inductive" in job.chosen, threats=threats,
-            save=(lambda name, method: place.work / f"maps-{stem(name)}-{stem(method)}.npy") if job.save else None, **how,
+            tell=lambda early: tell(early, quiet),
+            save=(lambda name, method: place.work / f"maps-{stem(name)}-{stem(method)}.npy") if job.save else None,
+            **how,
         )  # fmt: skip
     return api.evaluate(
         models, images, suite=job.chosen[0] if len(job.chosen) == 1 else job.chosen, threats=threats,
@@ -316,6 +322,12 @@ def measured(
         save=place.work / "x_adv.npy" if attacking.save else None, pngs=place.work if attacking.save_png else None,
         **how,
     )  # fmt: skip
+
+
+def tell(sentences: Sequence[str], quiet: bool) -> None:
+    """Says what is to be known before anything is computed."""
+    for sentence in sentences:
+        message(f"Note: {sentence}", quiet)
 
 
 def words_of(

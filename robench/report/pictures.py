@@ -19,11 +19,11 @@ from robench.figures.saliency import Curve, Tile, bars, histograms, lorenz_curve
 from robench.measurement import Measurement, base_of
 from robench.recipes import eps_text
 from robench.report.tables import ALL, CLEAN, words_of
-from robench.results.cascade import Cascade, attack_rows, cascades, examples_of, rows_of, samples_of
+from robench.results.cascade import Cascade, attack_rows, before, cascades, examples_of, rows_of, samples_of
 from robench.results.corruptions import cell_of
 from robench.results.scores import Audit, Change, Scored, audits_of
 from robench.rows import Row
-from robench.runs.images import shown_by, unpacked
+from robench.runs.images import shown_by
 from robench.runs.measure import Measured
 from robench.runs.stages.corruption import first_image
 
@@ -126,20 +126,15 @@ def examples(path: Path, one: Cascade, found: Measured, classes: Sequence[str]) 
     captions = [(word(sample.label, classes), word(sample.adv_pred, classes)) for sample in samples]
     threat = f"{one.norm} eps = {', '.join(map(eps_text, one.radii()))}"
     title = f"{one.case.subject.name}: {threat}, broken by {', '.join(dict.fromkeys(sample.broken_by for sample in samples))}"
-    before = before_of(one, found, [place for place, _, _ in kept])
+    x = before_of(one, found, [place for place, _, _ in kept])
     led = any(not sample.broken_by.startswith("noise") for sample in samples)  # noise looks for no class
-    yield gallery(
-        path, before, torch.stack([image for _, _, image in kept]), captions, title, "adversarial" if led else "changed", one.images
-    )
+    yield gallery(path, x, torch.stack([image for _, _, image in kept]), captions, title, "adversarial" if led else "changed", one.images)
 
 
 def before_of(one: Cascade, found: Measured, places: Sequence[int]) -> Tensor:
     """The images of a cascade as they were before its attacks, (M, C, H, W): those of the pool, or what was kept of changed ones."""
-    if one.stages[1].source is None:
-        return floats(shown_by(None, torch.tensor(places), found.pool, None))
-    parts = [part for stage in one.stages[1:] for part in one.ledger.extras(one.case.name, stage, "before")]
-    known = {place: image for part in parts for place, image in part.items()}
-    return torch.stack([unpacked(known[str(place)]) for place in places])
+    changed = before(one)
+    return torch.stack([changed[place] for place in places]) if changed else floats(shown_by(None, torch.tensor(places), found.pool, None))
 
 
 # saliency maps

@@ -28,9 +28,10 @@ LONGEST = 60  # rows that a notebook shows
 
 @dataclass(frozen=True, eq=False)
 class Result(Measurement):
-    """What was measured, with the images, which its pictures and its files need."""
+    """What was measured, with the images, which its pictures and its files need; `told` are notes that were said before the run."""
 
     images: Images | None = None
+    told: tuple[str, ...] = ()
 
     def to_frame(self) -> pd.DataFrame:
         """The rows as a pandas DataFrame: one measurement a line, the columns of `Row`."""

@@ -101,6 +101,8 @@ def execute(
     world, folder = started(), how.folder
     work = folder.work if isinstance(folder, Place) else folder
     save, pngs = save or {}, pngs or {}
+    if unknown := {name for name, _ in (*save, *pngs)} - {*told_apart(subjects)}:
+        raise InputError(f"several models are called {min(unknown)!r}: give each a name of its own, so that their files can be told apart")
     ledger = Ledger(pool.y)
     for subject in subjects:
         refuse_absent(subject.model, "the model")
@@ -150,9 +152,9 @@ def refuse_function(model: nn.Module, folder: Path | None) -> None:
 
 
 def told_apart(subjects: Sequence[Subject]) -> list[str]:
-    """A name for each subject: its own, with its number behind it where another has the same."""
+    """A name for each subject: its own, with its number behind it where one before it has the same."""
     names = [subject.name for subject in subjects]
-    return [name if names.count(name) == 1 else f"{name}#{place}" for place, name in enumerate(names)]
+    return [name if name not in names[:place] else f"{name}#{place}" for place, name in enumerate(names)]
 
 
 def case_of(subject: Subject, name: str, pool: Pool, ledger: Ledger, how: How, modes: Sequence[bool]) -> Case:
@@ -284,11 +286,23 @@ class Clock:
         mine = seconds_of(journal.added)
         return seconds_of(journal.entries) / max(1, self.run.world.size) + max(self.run.world.gather(mine))
 
+    def known(self, seen: int) -> int:
+        """How many of the next images an earlier run has taken through all stages already: they cost nothing."""
+        ledger = self.run.ledger
+        waiting = torch.zeros(len(self.order), dtype=torch.bool)
+        for case in self.run.cases:
+            for stage in self.run.stages:
+                waiting |= stage.on(ledger, case.name) & ~ledger.done(case.name, stage)
+        left = waiting[self.order[seen:]].nonzero().flatten()
+        return int(left[0]) if len(left) else len(self.order) - seen
+
     def block(self, seen: int) -> tuple[int, str]:
         """The size of the next block after `seen` images, 0 where the run is to stop, and a note."""
         size = min(self.how.batch_size, len(self.order) - seen)
         if self.how.budget is None:
             return size, ""
+        if known := self.known(seen):
+            return known, ""
         spent = self.spent(seen)
         if not seen:
             return min(size, FIRST), ""
