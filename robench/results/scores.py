@@ -151,9 +151,6 @@ def change_of(measured: Measured, case: Case, stage: Stage) -> Change:
     known = stage.kept or stage.images is not None
 
     def x(some: Tensor) -> Tensor:
-        if stage.images is None:  # of what a model led only the first images are kept beyond the run
-            images = {int(place): one for more in ledger.extras(case.name, stage, "images") for place, one in more.items()}
-            return torch.stack([unpacked(images[place]) for place in some.tolist()])
         found = shown_by(stage, some, measured.pool, case).cpu()
         return found if found.is_floating_point() else found.float() / 255
 

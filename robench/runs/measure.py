@@ -101,8 +101,9 @@ def execute(
     world, folder = started(), how.folder
     work = folder.work if isinstance(folder, Place) else folder
     save, pngs = save or {}, pngs or {}
-    if unknown := {name for name, _ in (*save, *pngs)} - {*told_apart(subjects)}:
-        raise InputError(f"several models are called {min(unknown)!r}: give each a name of its own, so that their files can be told apart")
+    names = [subject.name for subject in subjects]
+    if twins := {name for name, _ in (*save, *pngs) if names.count(name) != 1}:
+        raise InputError(f"several models are called {min(twins)!r}: give each a name of its own, so that their files can be told apart")
     ledger = Ledger(pool.y)
     for subject in subjects:
         refuse_absent(subject.model, "the model")

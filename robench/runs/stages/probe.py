@@ -14,7 +14,6 @@ from robench.draws import Draws
 from robench.errors import InputError
 from robench.probes import PROBES, Probe
 from robench.recipes import Recipe, resolve, setting
-from robench.runs.images import EXAMPLES, packed
 from robench.runs.ledger import Ledger
 from robench.runs.types import Begun, Case, Chunk, Outcome, Stage
 
@@ -54,16 +53,7 @@ def measured(case: Case, stage: Stage, label: str, function: Probe, chunk: Chunk
                 "fell": level.fooled.cpu().bool(), "share": level.share.cpu().double(), "forwards": level.forwards.cpu(),
                 "backwards": level.backwards.cpu(),
             }  # fmt: skip
-            first = stage.kept and level.repeat == 0
-            extras = examples(case, stage, chunk, level.x) if first else {}
-            last = Outcome(columns, level.setting, level.repeat, level.x if first else None, extras)
+            last = Outcome(columns, level.setting, level.repeat, level.x if stage.kept and level.repeat == 0 else None)
     told = list(dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, RuntimeWarning)))
     if last is not None:
-        yield replace(last, extras={**last.extras, **({"warnings": told} if told else {})})
-
-
-def examples(case: Case, stage: Stage, chunk: Chunk, x: Tensor) -> dict[str, object]:
-    """The first changed images of a stage that later ones build on, for the pictures."""
-    known = sum(len(images) for images in case.ledger.extras(case.name, stage, "images"))
-    few = chunk.places.tolist()[: max(0, EXAMPLES - known)]
-    return {"images": {str(place): packed(x[row].cpu()) for row, place in enumerate(few)}} if few else {}
+        yield replace(last, extras={"warnings": told} if told else {})
