@@ -15,7 +15,7 @@ from robench.errors import InputError
 from robench.explainers import EXPLAINERS, MASKING
 from robench.explainers import remarks as masking_remarks
 from robench.inputs import as_seed
-from robench.plans import change_stage
+from robench.plans import source_of
 from robench.recipes import Recipe, lookup, options_of, parse, resolve
 from robench.results.scores import Audit, audits_of
 from robench.rows import Row
@@ -148,7 +148,8 @@ def audit(
     """
     clean, pool = clean_stage(), pool_of(x, y, ids, masks)
     how = How(as_seed(seed), batch_size, device, track=track)
-    changes = [change_stage(recipe, pool, threat or Threat("linf", 8 / 255), how, clean=clean) for recipe in against]
+    threats, sources = [threat or Threat("linf", 8 / 255)], dict[str, Stage]()
+    changes = [stage for recipe in against if (stage := source_of(recipe, pool, threats, how, clean, sources))]
     stages = method_stages(methods, scores, clean=clean, changes=changes, target=target, channels=channels)
-    found = execute([Subject(model, about)], pool, [clean, *changes, *stages], how)
+    found = execute([Subject(model, about)], pool, [clean, *sources.values(), *stages], how)
     return audits_of(found)[0]

@@ -215,10 +215,11 @@ def stages_of(asked: Asked, images: Images, how: How) -> list[Stage]:
     """The clean pass and the stages of recipes of any kind, in their order; the attacks of one kind of images make one cascade a norm."""
     clean, pool = clean_stage(), pool_of_images(images)
     chosen = [recipe for _, recipe in asked.recipes()]
-    changes = [change_stage(recipe, pool, asked.threats[0], how, clean=clean) for recipe in asked.against]
-    changes += [joined_stage(results, pool, subject, clean) for subject, results in asked.joined]
     sources: dict[str, Stage] = {}
-    stages: list[Stage] = [clean, *changes]
+    changes = [stage for recipe in asked.against if (stage := source_of(recipe, pool, asked.threats[:1], how, clean, sources))]
+    joined = [joined_stage(results, pool, subject, clean) for subject, results in asked.joined]
+    changes += joined
+    stages: list[Stage] = [clean, *sources.values(), *joined]
     attacked: set[str] = set()
     methods = [recipe for recipe in chosen if kind_of(recipe) == "method"]
     if methods and (own := [score for score in asked.scores if score.name in GROUPS["jacobian"]]):

@@ -142,6 +142,17 @@ def test_the_gini_of_changed_images_is_that_of_these_images_handed_over(p, chang
     torch.testing.assert_close(torch.tensor(table["gini"]), torch.tensor(plain["gini"]), rtol=1e-5, atol=1e-6)
 
 
+def test_scores_are_set_against_a_chain_of_stages_too(p):
+    chained = f"{FOG} on pgd-10"
+    asked = Asked(as_chosen(["saliency"]), [LINF], against=[parse("pgd-10"), parse(chained)], scores=[parse("gini")])
+    found = measured(subjects(p.model), images_of(p.x, p.y), asked, how_of())
+    table, alone = found.samples, run([p.model], p, [f"saliency on {chained}"]).samples
+    mine = [place for place, images in enumerate(table["images"]) if images == "fog-3 on pgd-10"]
+    assert 0 < len(mine) < 20
+    assert [table["gini"][place] for place in mine] == alone["gini"]
+    assert {"fallen_pgd-10", "fallen_fog-3 on pgd-10"} < set(table)
+
+
 def test_no_image_changes_what_was_not_tried(p):
     for change in ("pgd-10", "random-noise,t=0.1"):
         made = changed(change, p.model, p.x, p.y)
