@@ -93,7 +93,7 @@ def asked_suite(words: Sequence[str]) -> tuple[list[str | Recipe], str]:
         one if (one in SUITES and not (several and one in ATTACKS)) or is_list(one) else parse(one) for one in sentences
     ]
     names = [Path(one).stem if isinstance(one, str) and is_list(one) else one if isinstance(one, str) else one.title for one in chosen]
-    return chosen, names[0] if len(names) == 1 else "+".join(names) if len(names) < 4 else f"{len(names)}-recipes"
+    return chosen, names[0] if len(names) == 1 else "+".join(names) if len(names) < 4 else f"{len(names)} recipes"
 
 
 def refuse_idle(job: Job, attacking: Attacking) -> None:

@@ -121,8 +121,8 @@ def cascade_of(case: Case, ledger: Ledger, stages: Sequence[Stage]) -> Cascade:
 
 
 def rows_of(cascade: Cascade, base: Row, suite: str, interval: Interval = WILSON) -> Iterator[Row]:
-    """Every attack's rows at every radius, then, for a named suite, its verdict at every radius."""
-    base = replace(base, n=cascade.n)
+    """Every attack's rows at every radius, then, for a named suite, its verdict at every radius on the images as they are."""
+    base, suite = replace(base, n=cascade.n), suite if cascade.stages[0].kind == "clean" else ""
     for place in range(len(cascade.stages)):
         if place or cascade.stages[0].kind == "clean":
             yield from attack_rows(cascade, place, base, interval)
@@ -130,12 +130,7 @@ def rows_of(cascade: Cascade, base: Row, suite: str, interval: Interval = WILSON
         yield in_eight_bits(cascade, min(radii), base, suite, interval)
     if suite:
         for eps in cascade.radii():
-            yield from verdict(cascade, eps, base, verdict_name(cascade, suite), interval)
-
-
-def verdict_name(cascade: Cascade, suite: str) -> str:
-    """What the rows of a suite's verdict are called."""
-    return suite if cascade.stages[0].kind == "clean" else f"{suite} on {cascade.images}"
+            yield from verdict(cascade, eps, base, suite, interval)
 
 
 def attack_rows(cascade: Cascade, place: int, base: Row, interval: Interval) -> Iterator[Row]:
@@ -180,7 +175,7 @@ def in_eight_bits(cascade: Cascade, eps: float, base: Row, suite: str, interval:
     """
     last = places_at(cascade, eps)[-1]
     stage = cascade.stages[last]
-    name = verdict_name(cascade, suite) if suite else stage.name
+    name = suite or stage.name
     named = replace(base, probe=name, setting="" if suite else cascade.case.settings.get(stage.key, ""), norm=cascade.norm, eps=eps)
     return interval.around(replace(named, metric="rounded_accuracy"), cascade.left_in_eight_bits(last), base.n)
 
