@@ -1,7 +1,8 @@
 """robench: robustness benchmarks and saliency audits of image classifiers.
 
-The three functions that the command line itself uses are here: `load_model`, `evaluate`, `train`. They are imported when
-they are first asked for, so that `import robench` stays quick.
+The functions that the command line itself uses are here: `load_model`, `evaluate`, `attack`, `probe`, `corrupt`, `saliency`, `compare`,
+`train` and `gini`; and the types that their users name: `Result`, `Comparison`, `Trained`, `Subject`, `Threat`, `Images`, `InputError`.
+They are imported when they are first asked for, so that `import robench` stays quick.
 """
 
 from __future__ import annotations
@@ -10,18 +11,49 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from robench.evaluation import evaluate as evaluate
+    from robench.api import attack as attack
+    from robench.api import corrupt as corrupt
+    from robench.api import evaluate as evaluate
+    from robench.api import gini as gini
+    from robench.api import probe as probe
+    from robench.api import saliency as saliency
+    from robench.data import Images as Images
+    from robench.errors import InputError as InputError
     from robench.models import load_model as load_model
+    from robench.report.comparison import Comparison as Comparison
+    from robench.report.comparison import compare as compare
+    from robench.report.result import Result as Result
+    from robench.runs.types import Subject as Subject
+    from robench.threat import Threat as Threat
+    from robench.training import Trained as Trained
     from robench.training import train as train
 
-__all__ = ["evaluate", "load_model", "train"]
-HOMES = {"evaluate": "robench.evaluation", "load_model": "robench.models", "train": "robench.training"}
+HOMES = {
+    **dict.fromkeys(("attack", "corrupt", "evaluate", "gini", "probe", "saliency"), "robench.api"),
+    **dict.fromkeys(("Comparison", "compare"), "robench.report.comparison"),
+    **dict.fromkeys(("Trained", "train"), "robench.training"),
+    "Images": "robench.data",
+    "InputError": "robench.errors",
+    "Result": "robench.report.result",
+    "Subject": "robench.runs.types",
+    "Threat": "robench.threat",
+    "load_model": "robench.models",
+}
+__all__ = [
+    "Comparison", "Images", "InputError", "Result", "Subject", "Threat", "Trained", "attack", "compare", "corrupt", "evaluate", "gini",
+    "load_model", "probe", "saliency", "train",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    """The public function `name`, from its module."""
+    """The public function or type `name`, from its module."""
     if name not in HOMES:
         raise AttributeError(f"module 'robench' has no attribute {name!r}")
     value = getattr(importlib.import_module(HOMES[name]), name)
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    """What `dir(robench)` shows: the public names also before they are first asked for."""
+    return sorted({*globals(), *__all__})

@@ -1,173 +1,515 @@
-"""The public functions: what the command line can do, from Python. Each returns a Measurement, with tables, pictures and files.
+"""The public functions that measure: what the command line can do, from Python. `import robench` has them all.
 
-All of them take one model, a mapping of names to models, or a list of `Subject`, and the images as tensors or arrays x (N, C, H, W) with
-labels y (N,), as an `Images`, or as a DataLoader of (x, y).
+Each takes one model, a mapping of names to models, or a list of `Subject`; the images as tensors or arrays x (N, C, H, W) with labels
+y (N,), as an `Images`, or as a DataLoader of (x, y); and gives a `Result`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from robench.auditing import beforehand, chosen_methods, chosen_scores
+from robench.attacks import ATTACKS
+from robench.auditing import beforehand, chosen_methods, chosen_scores, joined_results
 from robench.audits.inequality import gini_of
 from robench.calls import with_gradients
 from robench.corrupting import Exporting, Source, made, named, only_adds, pool_of_source, released_images, stages_of_source
 from robench.data import Images
 from robench.data.export import Export
 from robench.degradation import Reference, alexnet
+from robench.destinations import Place
 from robench.errors import InputError
 from robench.evaluation import how_of, measured
-from robench.inputs import Array, PathLike, Radius, Suite, as_chosen, as_images, as_model, as_path, as_radii, as_tensor
-from robench.plans import Asked, kind_of, nothing, refuse_unknown
+from robench.inputs import (
+    Array,
+    PathLike,
+    Radius,
+    Suite,
+    as_chosen,
+    as_device,
+    as_images,
+    as_masks,
+    as_model,
+    as_path,
+    as_radii,
+    as_seed,
+    as_tensor,
+    as_whole,
+    listed,
+)
+from robench.plans import Asked, kind_of, refuse_unknown
 from robench.recipes import Recipe, fraction, parse, spelled
 from robench.report.result import Result
-from robench.results.compare import Compared, Results, blind, failures, load, notes
-from robench.results.compare import compare as compared
-from robench.results.compare import gates as gates_of
-from robench.rows import blank
+from robench.rows import Row, blank
+from robench.runs.images import stem
 from robench.runs.pools import images_of
-from robench.runs.types import Subject
-from robench.suites import expanded
+from robench.runs.types import Subject, Track, untracked
+from robench.suites import SUITES, expanded
 from robench.threat import Threat, known_radius
 
-Models = nn.Module | Subject | Mapping[str, Any] | Sequence[Subject]
-Pictures = Array | Images | DataLoader[Any]
+Model: TypeAlias = nn.Module | Callable[[Tensor], Tensor]
+Models: TypeAlias = Model | Subject | Mapping[str, Model | Subject] | Sequence[Subject]
+Pictures: TypeAlias = Array | Images | DataLoader[Any]
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Two runs image by image: a line a probe and radius, a sentence for each gate that failed, and notes."""
-
-    lines: list[Compared]
-    failures: list[str]
-    notes: list[str]
+def silent(notes: Sequence[str]) -> None:
+    """Says nothing: the notes are in the result."""
 
 
 @with_gradients
 def evaluate(
-    model: Models, x: Pictures, y: Array | None = None, *, suite: Suite = "autoattack", norm: str = "linf", eps: Radius | None = None,
-    threats: Sequence[str | Threat] = (), scores: Sequence[str] = ("gini",), scale: str = "auto", photos: PathLike | None = None,
-    save: PathLike | None = None, pngs: PathLike | None = None, words: Mapping[str, Any] | None = None, **how: Any,
-) -> Result:  # fmt: skip
-    """Everything that a suite names, each attack on the images that still stand, with intervals, seconds and passes."""
-    images = as_pool(x, y, how.pop("ids", None))
+    model: Models,
+    x: Pictures,
+    y: Array | None = None,
+    *,
+    suite: Suite = "autoattack",
+    norm: str = "linf",
+    eps: Radius | None = None,
+    threats: str | Threat | Sequence[str | Threat] = (),
+    scores: str | Sequence[str] = ("gini",),
+    scale: str = "auto",
+    photos: PathLike | None = None,
+    ids: Array | None = None,
+    about: Row | None = None,
+    architecture: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    batch_size: int = 250,
+    device: str = "cpu",
+    engine: str = "robench",
+    precision: str = "fp32",
+    compiled: bool = False,
+    until: float | None = None,
+    budget: float | None = None,
+    folder: PathLike | Place | None = None,
+    resume: bool = False,
+    save: PathLike | None = None,
+    pngs: PathLike | None = None,
+    examine: bool = False,
+    prepare: bool = False,
+    track: Track = untracked,
+) -> Result:
+    """Everything that a suite names, in one run: attacks on the images that still stand, probes, corruptions, saliency maps.
+
+    In a torch.distributed process group each process takes its share of the images, and all return the whole. Inside
+    torch.inference_mode() it leaves that mode, in which no attack has a gradient, and comes back to it at the end.
+
+    Args:
+        model: what is measured: a torch.nn.Module or a plain function from pixels (B, C, H, W) in [0, 1] to logits (B, K), a mapping of
+            names to such models, or a list of `robench.Subject`. It is put into eval mode meanwhile, and left as it was.
+        x: images (N, C, H, W), uint8 or float in [0, 1], as a tensor or an array; or a `robench.Images`, or a DataLoader of (x, y),
+            which is read to its end and held in memory.
+        y: labels (N,), whole numbers in [0, K); left out where x brings them.
+        suite: the name of a suite ("autoattack", "fast", "inductive", "full", ...), a .txt file of recipes, or a list of recipes. A
+            recipe is the sentence `[KIND:]NAME[=WEIGHT][,option=value...][ on RECIPE]`, as in "pgd,steps=50", "fog,severity=3",
+            "pgd-20 on fog,severity=3" or "probe:mine.py:flip".
+        norm: of the threat of attacks: "linf", "l2" or "l1".
+        eps: its radius in pixels of [0, 1], such as 8 / 255 or "8/255", or several: from the smallest on, each on the images that fell
+            at no smaller one. 8/255 in linf if not given; in no other norm is there a usual one.
+        threats: in place of norm and eps, one or several threats such as "linf:8/255" or Threat("l2", 0.5): the suite under each, with
+            rows of each, and of norm "worst" for the worst of them image by image.
+        scores: of the maps of saliency methods in the suite: names of scores and of groups of them.
+        scale: the severities of corruptions: "cifar", "imagenet", or "auto", by the size of the images.
+        photos: a folder of frost photos for the corruption frost; without it a texture is drawn.
+        ids: (N,) numbers of the images, to which random numbers belong; 0..N-1 if not given.
+        about: the checkpoint, preset, data and split of the rows of one model; a `Subject` has its own.
+        architecture: what tells one model apart beside its weights, modules and code, for the state in `folder`; plain values.
+        seed: of all random numbers, from 0 to 2^32 - 1: the same seed gives the same verdicts, whatever the batch size.
+        batch_size: how many images are measured at once, at least 1.
+        device: where that happens: "cpu", "cuda", "cuda:1", "mps".
+        engine: of the attacks: "robench", or "reference", the components of AutoAttack by their authors, through pyautoattack.
+        precision: of the attacks' passes: "fp32", "tf32" or "bf16"; each claim is checked in fp32, so that a lower one can miss but
+            not invent.
+        compiled: whether the attacks' own arithmetic goes through torch.compile: seconds at the start, quicker afterwards.
+        until: stop once the half-width, in (0, 0.5), of the anytime-valid interval of the last accuracy is that small.
+        budget: stop between blocks of images once so many seconds are spent, over all resumes; all stages then have the same n.
+        folder: keep the state of the run in this folder, which is made if need be and locked meanwhile.
+        resume: go on with the state that is in `folder`.
+        save: a .npy file that takes the adversarial images, (N, C, H, W) float32; the clean image where one stands.
+        pngs: a folder that takes each adversarial image that fools in 8 bits, too, as x_adv-ID.png.
+        examine: whether the diagnostics are run on the first images, before the attacks.
+        prepare: whether the attacks' passes are made cheaper where that pays.
+        track: wraps chunks of images to show progress.
+
+    Returns:
+        A `Result`: rows, samples, flags and notes; `accuracy("pgd-20")`, `to_frame()`, `save(folder)`; a table in a notebook.
+
+    Raises:
+        InputError: one sentence, for images, labels, logits, recipes or options that cannot be used; before the first image is measured
+            wherever it can be known then.
+
+    Example:
+        >>> from robench.data import load
+        >>> images, model = load("shapes", "test", n=12), robench.load_model("checkpoints/shapes-cnn-pgd-at.pt")
+        >>> found = robench.evaluate({"pgd-at": model}, images, suite=["fgsm", "pgd,steps=5"], eps="4/255")
+        >>> found.accuracy("pgd") <= found.accuracy("fgsm") <= found.accuracy("clean")
+        True
+        >>> found.to_frame().query("metric == 'accuracy'")["probe"].tolist()
+        ['clean', 'fgsm', 'pgd']
+    """
+    images = as_pool(x, y, ids, about=about)
+    subjects = as_subjects(model, images, about, architecture)
     chosen = as_chosen(suite)
-    asked = Asked(chosen, as_threats(norm, eps, threats), scores=scores_of(scores, images, chosen), scale=scale, photos=str(photos or ""))
-    return finished(as_subjects(model, images), images, asked, how, save=as_path(save, "save"), pngs=as_path(pngs, "pngs"), words=words)
+    asked = Asked(
+        chosen, as_threats(norm, eps, threats), scores=scores_of(listed(scores), images, chosen), scale=scale, photos=str(photos or "")
+    )
+    how = {
+        "seed": seed, "batch_size": batch_size, "device": device, "engine": engine, "precision": precision, "compiled": compiled,
+        "until": until, "budget": budget, "folder": folder, "resume": resume, "examine": examine, "prepare": prepare, "track": track,
+    }  # fmt: skip
+    return finished(subjects, images, asked, how, save=as_path(save, "save"), pngs=as_path(pngs, "pngs"))
 
 
-def attack(model: Models, x: Pictures, y: Array | None = None, recipe: str | Recipe = "pgd-20", **how: Any) -> Result:
-    """One attack on the images that a model gets right; keywords as in `evaluate`."""
-    one = parse(recipe) if isinstance(recipe, str) else recipe
-    refuse_kind(one, "attack")
-    return evaluate(model, x, y, suite=[one], **how)
+def attack(
+    model: Models,
+    x: Pictures,
+    y: Array | None = None,
+    recipe: str | Recipe = "pgd-20",
+    *,
+    norm: str = "linf",
+    eps: Radius | None = None,
+    threats: str | Threat | Sequence[str | Threat] = (),
+    ids: Array | None = None,
+    seed: int = 0,
+    batch_size: int = 250,
+    device: str = "cpu",
+    engine: str = "robench",
+    precision: str = "fp32",
+    compiled: bool = False,
+    until: float | None = None,
+    budget: float | None = None,
+    folder: PathLike | Place | None = None,
+    resume: bool = False,
+    save: PathLike | None = None,
+    pngs: PathLike | None = None,
+    examine: bool = False,
+    prepare: bool = False,
+    track: Track = untracked,
+) -> Result:
+    """One attack on the images that a model gets right.
+
+    Args:
+        model: as in `evaluate`, and so are x, y and ids.
+        x: images (N, C, H, W), an `Images`, or a DataLoader of (x, y).
+        y: labels (N,); left out where x brings them.
+        recipe: the attack: "pgd,steps=50", "apgd-ce", "transfer:OTHER.pt", "mine.py:function", "pgd-20 on fog,severity=3".
+        norm: of the threat: "linf", "l2" or "l1".
+        eps: its radius in pixels of [0, 1], or several.
+        threats: in place of norm and eps, such as "l2:0.5".
+        ids: (N,) numbers of the images, to which random numbers belong.
+        seed: as in `evaluate`, and so is all that follows.
+        batch_size: images at once.
+        device: "cpu", "cuda", "mps".
+        engine: "robench" or "reference".
+        precision: "fp32", "tf32" or "bf16".
+        compiled: whether the attack's arithmetic is compiled.
+        until: the half-width of an interval, in (0, 0.5), at which to stop.
+        budget: seconds after which to stop.
+        folder: where the state of the run is kept.
+        resume: go on with that state.
+        save: a .npy file that takes the adversarial images.
+        pngs: a folder that takes them as pictures.
+        examine: whether the diagnostics are run.
+        prepare: whether passes are made cheaper where that pays.
+        track: shows progress.
+
+    Returns:
+        A `Result`, with the adversarial points of some images in `examples`.
+
+    Raises:
+        InputError: one sentence, as in `evaluate`, and for a recipe that is no attack.
+
+    Example:
+        >>> from robench.data import load
+        >>> images, model = load("shapes", "test", n=12), robench.load_model("checkpoints/shapes-cnn-pgd-at.pt")
+        >>> found = robench.attack(model, images, recipe="pgd,steps=5", threats=["linf:4/255", "l2:0.3"])
+        >>> [row.norm for row in found.rows if row.metric == "accuracy" and row.probe != "clean"]
+        ['linf', 'l2', 'worst']
+    """
+    return evaluate(
+        model, x, y, suite=[of_kind(recipe, "attack")], norm=norm, eps=eps, threats=threats, ids=ids, seed=seed, batch_size=batch_size,
+        device=device, engine=engine, precision=precision, compiled=compiled, until=until, budget=budget, folder=folder, resume=resume,
+        save=save, pngs=pngs, examine=examine, prepare=prepare, track=track,
+    )  # fmt: skip
 
 
 def probe(
-    model: Models, x: Pictures, y: Array | None = None, recipes: Suite = "inductive", **how: Any
-) -> Result:  # fmt: skip
-    """Error rates under probes, on the images that each model gets right and on those that all do; keywords as in `evaluate`."""
-    for _, one in expanded(as_chosen(recipes)):
-        refuse_kind(one, "probe")
-    return evaluate(model, x, y, suite=recipes, **how)
+    model: Models,
+    x: Pictures,
+    y: Array | None = None,
+    recipes: Suite = "inductive",
+    *,
+    ids: Array | None = None,
+    seed: int = 0,
+    batch_size: int = 250,
+    device: str = "cpu",
+    budget: float | None = None,
+    folder: PathLike | Place | None = None,
+    resume: bool = False,
+    track: Track = untracked,
+) -> Result:
+    """Error rates under probes that are no attacks in a norm ball: noise and occlusion, led by the saliency map or at random.
+
+    Args:
+        model: as in `evaluate`, and so are x, y and ids. Of several models, the images that all get right have rows of their own.
+        x: images (N, C, H, W), an `Images`, or a DataLoader of (x, y).
+        y: labels (N,); left out where x brings them.
+        recipes: the suite "inductive", a probe such as "random-noise,t=0.1,repeats=4" or "mine.py:function", or a list of them.
+        ids: (N,) numbers of the images, to which random numbers belong.
+        seed: as in `evaluate`, and so is all that follows.
+        batch_size: images at once.
+        device: "cpu", "cuda", "mps".
+        budget: seconds after which to stop.
+        folder: where the state of the run is kept.
+        resume: go on with that state.
+        track: shows progress.
+
+    Returns:
+        A `Result`: the rows error_rate (of the images that a model gets right) and error_rate_shared, with intervals, the share of each
+        image that was changed, and passes.
+
+    Raises:
+        InputError: one sentence, as in `evaluate`, and for a recipe that is no probe.
+
+    Example:
+        >>> from robench.data import load
+        >>> images, model = load("shapes", "test", n=12), robench.load_model("checkpoints/shapes-cnn-pgd-at.pt")
+        >>> found = robench.probe(model, images, recipes="random-noise,t=0.2,repeats=2")
+        >>> [round(row.value, 1) for row in found.rows if row.metric == "changed_share"]
+        [0.2]
+    """
+    chosen = [of_kind(recipe, "probe") for _, recipe in expanded(as_chosen(recipes))]
+    return evaluate(
+        model, x, y, suite=chosen, ids=ids, seed=seed, batch_size=batch_size, device=device, budget=budget, folder=folder, resume=resume,
+        track=track,
+    )  # fmt: skip
 
 
 @with_gradients
 def corrupt(
-    model: Models, x: Pictures | Source, y: Array | None = None, corruptions: Sequence[str] = ("fifteen",),
-    severities: Sequence[int] = (1, 2, 3, 4, 5), *, scale: str = "auto", photos: PathLike | None = None,
-    reference: nn.Module | Subject | Reference | str | None = None, target: Export | None = None,
-    words: Mapping[str, Any] | None = None, **how: Any,
-) -> Result:  # fmt: skip
-    """Accuracy under common corruptions, made here or read from a released set, and the means over them."""
+    model: Models,
+    x: Pictures | Source,
+    y: Array | None = None,
+    corruptions: str | Sequence[str] = ("fifteen",),
+    severities: int | Sequence[int] = (1, 2, 3, 4, 5),
+    *,
+    scale: str = "auto",
+    photos: PathLike | None = None,
+    reference: Model | Subject | Reference | str | None = None,
+    target: Export | None = None,
+    ids: Array | None = None,
+    seed: int = 0,
+    batch_size: int = 250,
+    device: str = "cpu",
+    budget: float | None = None,
+    folder: PathLike | Place | None = None,
+    resume: bool = False,
+    track: Track = untracked,
+) -> Result:
+    """Accuracy under common corruptions (Hendrycks & Dietterich 2019, 1903.12261), and the means over them.
+
+    Each corrupted image is made or read once and shown to every model.
+
+    Args:
+        model: as in `evaluate`, and so are x, y and ids.
+        x: images (N, C, H, W), an `Images`, or a DataLoader of (x, y), which are corrupted here; or the `Source` of a released set
+            (`robench.corrupting.of_set`), which has its own corruptions, severities and scale.
+        y: labels (N,); left out where x brings them.
+        corruptions: names, and the sets "fifteen", "nineteen" and "noise".
+        severities: from 1 to 5.
+        scale: of the severities: "cifar", "imagenet", or "auto", by the size of the images.
+        photos: a folder of frost photos; without it a texture is drawn.
+        reference: by whose errors those of the models are divided, as for the mCE: a model, or "alexnet" for published errors.
+        target: takes the corrupted images on the way (`robench.data.export.export`).
+        ids: (N,) numbers of the images, to which random numbers belong.
+        seed: as in `evaluate`, and so is all that follows.
+        batch_size: images at once.
+        device: "cpu", "cuda", "mps".
+        budget: seconds after which to stop.
+        folder: where the state of the run is kept.
+        resume: go on with that state, also with further corruptions, severities or models behind those that it has.
+        track: shows progress.
+
+    Returns:
+        A `Result`: the accuracy of each corruption at each severity, and means over the severities and over the corruptions.
+
+    Raises:
+        InputError: one sentence, as in `evaluate`, and for an unknown corruption, severity or scale.
+
+    Example:
+        >>> from robench.data import load
+        >>> images, model = load("shapes", "test", n=12), robench.load_model("checkpoints/shapes-cnn-pgd-at.pt")
+        >>> found = robench.corrupt(model, images, corruptions=["fog", "contrast"], severities=[1, 5])
+        >>> frame = found.to_frame().query("metric == 'accuracy' and setting.str.contains('severity=')", engine="python")
+        >>> frame["probe"].tolist()
+        ['fog', 'fog', 'contrast', 'contrast']
+    """
+    seed, device = as_seed(seed), as_device(device)
     if isinstance(x, Source):
+        refuse_second(x, y=y, ids=ids)
         source, images = x, released_images(x)
     else:
-        images = as_pool(x, y, how.pop("ids", None))
+        images = as_pool(x, y, ids)
         source = made(
-            images, named(corruptions), severities, scale=scale, photos=str(photos or ""), seed=how.get("seed", 0),
-            device=how.get("device", "cpu"),
+            images, named(listed(corruptions)), [as_severity(one) for one in listed(severities)], scale=scale, photos=str(photos or ""),
+            seed=seed, device=device,
         )  # fmt: skip
-    asked = Asked([], [Threat("linf", 8 / 255)])
-    told = {"source": source.name, "reference": "", **source.about, **(words or {})}
+    subjects = as_subjects(model, images, none=target is not None)
+    against = reference_of(reference, images, source)
+    words = {"source": source.name, "measured": len(subjects), "reference": "" if against is None else against.name, **source.about}
+    how = {
+        "seed": seed, "batch_size": batch_size, "device": device, "budget": budget, "folder": folder, "resume": resume, "track": track,
+    }  # fmt: skip
     with nullcontext() if target is None else Exporting(target) as taker:
         return finished(
-            as_subjects(model, images), images, asked, how, stages=stages_of_source(source), words=told, adds=only_adds, taker=taker,
-            reference=reference_of(reference, images, source), pool=pool_of_source(source),
+            subjects, images, Asked([], [Threat("linf", 8 / 255)]), how, stages=stages_of_source(source), words=words, adds=only_adds,
+            taker=taker, reference=against, pool=pool_of_source(source),
         )  # fmt: skip
-
-
-def reference_of(reference: Any, images: Images, source: Source) -> Subject | Reference | None:
-    """By whose errors others are divided: a model to be measured along, AlexNet's published errors, or None."""
-    if reference is None or isinstance(reference, (Subject, Reference)):
-        return reference
-    if reference == "alexnet":
-        setting = dict(word.partition("=")[::2] for word in source.setting.split())
-        return alexnet(len(source.classes), "imagenet" if setting.get("layout") == "imagenet-c" else setting.get("scale", ""))
-    return replace(as_subjects({"reference": reference}, images)[0])
 
 
 @with_gradients
 def saliency(
-    model: Models, x: Pictures, y: Array | None = None, methods: Sequence[str | Recipe] = ("saliency",),
-    scores: Sequence[str] = ("maps", "masks"), *, target: str | int = "true", channels: str = "none",
-    against: Sequence[str | Recipe] = (), joined: Sequence[tuple[str, Results]] = (), inductive: bool = False, norm: str = "linf",
-    eps: Radius | None = None, threats: Sequence[str | Threat] = (),
-    save: Callable[[str, str], Path | None] | None = None, words: Mapping[str, Any] | None = None,
-    tell: Callable[[Sequence[str]], None] = lambda _: None, **how: Any,
-) -> Result:  # fmt: skip
-    """The scores of saliency maps, on the images as they are and on what attacks, probes and corruptions make of them."""
-    images = as_pool(x, y, how.pop("ids", None))
-    recipes = chosen_methods_of(methods)
-    chosen, notes = chosen_scores(scores, images.masks is not None, images.shape[1:])
-    others = [parse(one) if isinstance(one, str) else one for one in against]
+    model: Models,
+    x: Pictures,
+    y: Array | None = None,
+    methods: str | Recipe | Sequence[str | Recipe] = ("saliency",),
+    scores: str | Sequence[str] = ("maps", "masks"),
+    *,
+    target: str | int = "true",
+    channels: str = "none",
+    masks: Array | None = None,
+    against: str | Recipe | Sequence[str | Recipe] = (),
+    join: PathLike | Sequence[PathLike] = (),
+    inductive: bool = False,
+    norm: str = "linf",
+    eps: Radius | None = None,
+    threats: str | Threat | Sequence[str | Threat] = (),
+    ids: Array | None = None,
+    seed: int = 0,
+    batch_size: int = 250,
+    device: str = "cpu",
+    budget: float | None = None,
+    folder: PathLike | Place | None = None,
+    resume: bool = False,
+    save: PathLike | None = None,
+    track: Track = untracked,
+    tell: Callable[[Sequence[str]], None] = silent,
+) -> Result:
+    """The scores of saliency maps, on the images as they are and on what attacks, probes and corruptions make of them.
+
+    Args:
+        model: as in `evaluate`, and so are x, y and ids.
+        x: images (N, C, H, W), an `Images`, or a DataLoader of (x, y).
+        y: labels (N,); left out where x brings them.
+        methods: one or several: "saliency", "integrated-gradients,steps=50", "grad-cam,layer=features.3", "mine.py:function".
+        scores: one or several: "gini", "randomisation", "mine.py:function", or the groups "maps", "masks" (where there are masks),
+            "trust", "jacobian" and "all".
+        target: whose logit is explained: "true", "predicted", or the number of a class.
+        channels: "none", where every subpixel counts for itself, or "sum", "max" or "mean" of the sizes of a pixel's channels.
+        masks: (N, H, W), true where the object is; an `Images` has its own.
+        against: attacks, probes of one level and corruptions whose images are explained as well, and whose verdicts are set against the
+            scores.
+        join: results folders of earlier runs of the same models on the same images, whose verdicts are set against the scores.
+        inductive: whether the probes of the suite "inductive" are run as well.
+        norm: of the threat of the attacks in `against`: "linf", "l2" or "l1".
+        eps: its radius in pixels of [0, 1].
+        threats: in place of norm and eps, such as "l2:0.5".
+        ids: (N,) numbers of the images, to which random numbers belong.
+        seed: as in `evaluate`, and so is all that follows.
+        batch_size: images at once.
+        device: "cpu", "cuda", "mps".
+        budget: seconds after which to stop.
+        folder: where the state of the run is kept.
+        resume: go on with that state.
+        save: a folder that takes the maps of each model and method, (N, C, H, W), as maps-MODEL-METHOD.npy.
+        track: shows progress.
+        tell: is given the notes that are known before the first image is measured, such as what a method costs.
+
+    Returns:
+        A `Result`: means, spreads and quantiles of each score with intervals, and how scores go with margins and with who falls.
+
+    Raises:
+        InputError: one sentence, as in `evaluate`, and for an unknown method or score, a target that is no class, and masks that a score
+            needs and that are not there.
+
+    Example:
+        >>> from robench.data import load
+        >>> images, model = load("shapes", "test", n=12), robench.load_model("checkpoints/shapes-cnn-pgd-at.pt")
+        >>> found = robench.saliency(model, images, methods="saliency", scores="gini", against="pgd,steps=3")
+        >>> [0 < row.value < 1 for row in found.rows if row.metric == "gini"]
+        [True, True]
+    """
+    images = as_pool(x, y, ids, masks)
+    subjects, recipes = as_subjects(model, images), methods_of(listed(methods))
+    chosen, notes = chosen_scores(listed(scores), images.masks is not None, images.shape[1:])
+    maps = as_path(save, "save")
     asked = Asked(
-        [*recipes, *(["inductive"] if inductive else [])], as_threats(norm, eps, threats), against=others, joined=joined, scores=chosen,
-        target=target, channels=channels, save_maps=save or nothing,
+        [*recipes, *(["inductive"] if inductive else [])], as_threats(norm, eps, threats),
+        against=[parse(one) if isinstance(one, str) else one for one in listed(against)],
+        joined=joined_results(subjects, images, [Path(one) for one in listed(join)]), scores=chosen, target=target, channels=channels,
+        save_maps=lambda name, method: maps and maps / f"maps-{stem(name) or 'model'}-{stem(method)}.npy",
     )  # fmt: skip
+    how = {
+        "seed": seed, "batch_size": batch_size, "device": device, "budget": budget, "folder": folder, "resume": resume, "track": track,
+    }  # fmt: skip
     told = [*notes, *beforehand(recipes, chosen, images.x)]
     tell(told)
-    return finished(as_subjects(model, images), images, asked, how, words=words, told=told)
-
-
-def chosen_methods_of(methods: Sequence[str | Recipe]) -> list[Recipe]:
-    """The recipes of methods, each once."""
-    return [replace(one, kind="method") for one in chosen_methods([spelled(one) if isinstance(one, Recipe) else one for one in methods])]
-
-
-def compare(base: PathLike, new: PathLike, gates: Sequence[str] = (), alpha: float = 0.05) -> Comparison:
-    """Two results folders, image by image, and the gates."""
-    before, after = load(Path(base)), load(Path(new))
-    lines = compared(before, after)
-    chosen = gates_of(gates, [line.probe for line in lines])
-    return Comparison(lines, failures(chosen, lines, alpha), [*notes(before, after), *blind(chosen, lines[0].n, alpha)])
+    return finished(subjects, images, asked, how, told=told)
 
 
 def gini(maps: Array) -> Tensor:
-    """The Gini index of the sizes of each map, (B,) float64: 0 is even, near 1 is one pixel alone; NaN for a map that is 0 everywhere."""
+    """The Gini index of the sizes of each map: 0 where all are equal, near 1 where one pixel carries the map alone.
+
+    Args:
+        maps: (B, ...), one map an image, of any sign and scale; a tensor or an array.
+
+    Returns:
+        (B,) float64 in [0, (n - 1) / n] for maps of n numbers; NaN for a map that is 0 everywhere or not finite somewhere.
+
+    Raises:
+        InputError: for what is no batch of maps.
+
+    Example:
+        >>> robench.gini([[1.0, 1.0, 1.0, 1.0], [0.0, 0.0, -3.0, 0.0]]).tolist()
+        [0.0, 0.75]
+    """
     sizes = as_tensor(maps, "maps")
-    if sizes.dim() < 2 or not sizes[0].numel():
-        raise InputError(f"maps of shape {tuple(sizes.shape)} are none: hand over (B, ...), one map an image")
-    return gini_of(sizes.abs().flatten(1).sort(1).values)
+    if sizes.dim() < 2 or not sizes.shape[1:].numel() or sizes.is_complex():
+        raise InputError(f"maps of shape {tuple(sizes.shape)} are none: hand over real numbers (B, ...), one map an image")
+    return gini_of((sizes if sizes.is_floating_point() else sizes.double()).abs().flatten(1).sort(1).values)
 
 
-def refuse_kind(recipe: Recipe, wanted: str) -> None:
-    """InputError where a recipe is of another kind than the function measures."""
-    found = kind_of(recipe)
+def methods_of(methods: Sequence[str | Recipe]) -> list[Recipe]:
+    """The recipes of methods, each once."""
+    found = chosen_methods([one if isinstance(one, str) else spelled(one) for one in methods])
+    return [replace(of_kind(one, "method"), kind="method") for one in found]
+
+
+def of_kind(recipe: str | Recipe, wanted: str) -> Recipe:
+    """The recipe, if it is of the kind that a function measures; of a function of the user's own, the kind that it is asked for as."""
+    if isinstance(recipe, str) and recipe in SUITES and recipe not in ATTACKS:
+        raise InputError(f"{recipe} is a suite and no {wanted}: robench.evaluate takes suites")
+    if not isinstance(recipe, (str, Recipe)):
+        raise InputError(f"a recipe is of type {type(recipe).__name__}: write a sentence, such as 'pgd,steps=50'")
+    one = parse(recipe) if isinstance(recipe, str) else recipe
+    if not one.kind and ".py:" in one.name and not one.name.startswith("transfer:"):
+        return replace(one, kind=wanted)
+    found = kind_of(one)
     if found != wanted:
-        raise InputError(f"{recipe.label} is no {wanted} but a {found}: robench.evaluate takes recipes of every kind")
+        raise InputError(
+            f"{one.label} is no {wanted} but {'an' if found == 'attack' else 'a'} {found}: robench.evaluate takes recipes of every kind"
+        )
+    return one
 
 
 def finished(
-    subjects: Sequence[Subject], images: Images, asked: Asked, how: dict[str, Any], *, told: Sequence[str] = (), **more: Any
+    subjects: Sequence[Subject], images: Images, asked: Asked, how: Mapping[str, Any], *, told: Sequence[str] = (), **more: Any
 ) -> Result:  # fmt: skip
     """The measurement with what its pictures need; `told` are notes that were said before it began."""
     refuse_unknown(asked, how.get("engine", "robench"))
@@ -183,55 +525,117 @@ def scores_of(names: Sequence[str], images: Images, chosen: Sequence[str | Recip
     return chosen_scores(names, images.masks is not None, images.shape[1:])[0]
 
 
-def as_subjects(model: Models, images: Images) -> list[Subject]:
-    """The models under measurement, each with the name, data set and split of its rows; "" is the name of one that came without."""
+def reference_of(reference: Any, images: Images, source: Source) -> Subject | Reference | None:
+    """By whose errors others are divided: a model to be measured along, AlexNet's published errors, or None."""
+    if reference is None or isinstance(reference, (Subject, Reference)):
+        return reference
+    if isinstance(reference, str) and reference == "alexnet":
+        setting = dict(word.partition("=")[::2] for word in source.setting.split())
+        return alexnet(len(source.classes), "imagenet" if setting.get("layout") == "imagenet-c" else setting.get("scale", ""))
+    return as_subjects({"reference": reference}, images)[0]
+
+
+def as_subjects(
+    model: Models, images: Images, about: Row | None = None, architecture: Mapping[str, Any] | None = None, none: bool = False
+) -> list[Subject]:
+    """The models under measurement, each with the name, data set and split of its rows; "" is the name of one that came without.
+
+    about, architecture  of one model            none  whether there need not be any
+    InputError for what is no model, for two of one name, and for a list of anything but subjects.
+    """
     if isinstance(model, Mapping):
-        found = [Subject(as_model(one), replace(blank(), checkpoint=str(name))) for name, one in model.items()]
-    elif isinstance(model, (list, tuple)) and all(isinstance(one, Subject) for one in model):
+        found = [as_subject(one, str(name)) for name, one in model.items()]
+    elif isinstance(model, (list, tuple)):
+        wrong = next((type(one).__name__ for one in model if not isinstance(one, Subject)), None)
+        if wrong is not None:
+            raise InputError(f"the list of models holds {wrong}: hand over a mapping of names to models, or a list of robench.Subject")
         found = list(model)
     else:
-        found = [model if isinstance(model, Subject) else Subject(as_model(model), blank())]
+        one = as_subject(model)
+        found = [replace(one, about=about or one.about, architecture=architecture or one.architecture)]
+    if (about or architecture) and isinstance(model, (Mapping, list, tuple, Subject)):
+        raise InputError("about and architecture are for one model: hand over subjects, robench.Subject(model, about), in place of them")
+    if not found and not none:
+        raise InputError("no model is given: hand over one, a mapping of names to models, or a list of robench.Subject")
+    names = [one.name for one in found]
+    if twins := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"two models are called {twins[0]!r}: give each a name of its own, as in {{'a': model, 'b': other}}")
     return [
         replace(one, about=replace(one.about, data=one.about.data or images.name, split=one.about.split or images.split)) for one in found
     ]
 
 
-def as_pool(x: Pictures, y: Array | None, ids: Array | None) -> Images:
-    """Images with labels, from whatever a caller has. InputError for images without labels."""
-    if isinstance(x, (Images, DataLoader)) and (y is not None or ids is not None):
-        raise InputError(f"x is {'an Images' if isinstance(x, Images) else 'a DataLoader'}, which has its own labels: leave y and ids out")
+def as_subject(model: Any, name: str | None = None) -> Subject:
+    """One model under measurement, under the name that a mapping gives it."""
+    try:
+        one = model if isinstance(model, Subject) else Subject(as_model(model), blank())
+    except InputError as error:
+        if name is None:
+            raise
+        raise InputError(f"what is of type dict must map names to models, and {name!r} is none: {error}") from None
+    return one if name is None else replace(one, about=replace(one.about, checkpoint=name))
+
+
+def as_pool(x: Pictures, y: Array | None, ids: Array | None, masks: Array | None = None, *, about: Row | None = None) -> Images:
+    """Images with labels, from whatever a caller has. InputError for images without labels, and where a second word is given on some."""
     if isinstance(x, Images):
+        refuse_second(x, y=y, ids=ids, masks=masks)
         return x
     if isinstance(x, DataLoader):
-        parts = [(as_images(images), labels) for images, labels, *_ in x]
-        if not parts:
-            raise InputError("the DataLoader gives no batch")
-        x, y = torch.cat([images for images, _ in parts]), torch.cat([torch.as_tensor(labels) for _, labels in parts])
-    if y is None:
-        raise InputError("x comes without labels: hand over y as well, an Images, or a DataLoader of (x, y)")
-    return images_of(x, y, ids)
+        refuse_second(x, y=y)
+        x, y = read(x)
+    elif y is None:
+        raise InputError("y is of type NoneType, and x has no labels of its own: hand over y, an Images, or a DataLoader of (x, y)")
+    name, split = (about.data, about.split) if about else ("", "")
+    images = images_of(x, y, ids, name=name, split=split)
+    return images if masks is None else replace(images, masks=as_masks(masks, images.x))
 
 
-def as_threats(norm: str, eps: Radius | None, threats: Sequence[str | Threat]) -> list[Threat]:
+def refuse_second(x: Any, **given: Any) -> None:
+    """InputError where x has what is handed over beside it as well."""
+    for name, value in given.items():
+        if value is not None:
+            more = ", and name what follows it by its keyword" if name == "y" else ""
+            raise InputError(f"x is of type {type(x).__name__}, which brings its own {name}: leave {name} out{more}")
+
+
+def read(loader: DataLoader[Any]) -> tuple[Tensor, Tensor]:
+    """All images (N, C, H, W) and labels (N,) of a loader. InputError where its batches are no pairs, or there is none."""
+    parts: list[tuple[Tensor, Tensor]] = []
+    for batch in loader:
+        if not isinstance(batch, (list, tuple)) or len(batch) < 2:
+            raise InputError(f"the DataLoader gives batches of type {type(batch).__name__} and no pairs: its data set must give (x, y)")
+        parts.append((as_images(batch[0]), as_tensor(batch[1], "y")))
+    if not parts:
+        raise InputError("the DataLoader gives no batch: its data set is empty, or all of it is dropped as an incomplete one")
+    if len(shapes := {tuple(images.shape[1:]) for images, _ in parts}) > 1:
+        raise InputError(f"the DataLoader gives images of several shapes, {' and '.join(map(str, sorted(shapes)))}: bring them to one")
+    return torch.cat([images for images, _ in parts]), torch.cat([labels for _, labels in parts])
+
+
+def as_severity(value: Any) -> int:
+    """A severity from 1 to 5; InputError for anything else."""
+    found = as_whole(value, "a severity", 1)
+    if found > 5:
+        raise InputError(f"a severity must be a whole number from 1 to 5, not {found}")
+    return found
+
+
+def as_threats(norm: str, eps: Radius | None, threats: str | Threat | Sequence[str | Threat]) -> list[Threat]:
     """The threats of attacks: those that are spelled out (linf:8/255), else a norm with its radii."""
-    if not threats:
+    spelled_out = listed(threats)
+    if not spelled_out:
         return [Threat(norm, one) for one in as_radii(known_radius(norm) if eps is None else eps)]
     if eps is not None or norm != "linf":
         raise InputError("a threat says its norm and radius: leave norm and eps out (--norm, --eps)")
-    return [one if isinstance(one, Threat) else threat_of(one) for one in threats]
+    return [one if isinstance(one, Threat) else threat_of(one) for one in spelled_out]
 
 
 def threat_of(words: str) -> Threat:
     """The threat that `NORM:EPS` spells, such as linf:8/255; InputError for anything else."""
-    norm, colon, eps = words.partition(":")
+    norm, colon, eps = str(words).partition(":")
     try:
-        return Threat(norm.strip(), fraction(eps.strip())) if colon else known_threat(words)
-    except ValueError as error:
-        if isinstance(error, InputError):
-            raise
+        radius = fraction(eps.strip() if colon else "none")
+    except ValueError:
         raise InputError(f"cannot read the threat {words!r}: write NORM:EPS, such as linf:8/255 or l2:0.5") from None
-
-
-def known_threat(words: str) -> Threat:
-    """Refuses a threat without its radius."""
-    raise InputError(f"cannot read the threat {words!r}: write NORM:EPS, such as linf:8/255 or l2:0.5")
+    return Threat(norm.strip(), radius)

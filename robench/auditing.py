@@ -1,30 +1,22 @@
-"""The saliency audit of models: their maps by every method, the scores of each map, and how they go with what attacks do to the images."""
+"""What a saliency audit is to measure: methods and scores by their names, earlier results to be joined, and what to know beforehand."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from robench.audits import AUDITS, GROUPS
 from robench.audits.inequality import block_of
-from robench.calls import with_gradients
+from robench.data import Images
 from robench.errors import InputError
 from robench.explainers import EXPLAINERS, MASKING
 from robench.explainers import remarks as masking_remarks
-from robench.inputs import as_seed
-from robench.plans import source_of
 from robench.recipes import Recipe, lookup, options_of, parse, resolve
-from robench.results.scores import Audit, audits_of
-from robench.rows import Row
-from robench.runs.measure import How, execute
-from robench.runs.pools import pool_of
-from robench.runs.stages.clean import clean_stage
-from robench.runs.stages.method import jacobian_stage, method_stage
-from robench.runs.types import Stage, Subject, Track, untracked
-from robench.threat import Threat
+from robench.results.compare import Results, load, told
+from robench.runs.types import Subject
 
 REGIONAL = "regional-gini"
 REMADE = ("max-sensitivity", "randomisation")  # scores that ask the method for maps again
@@ -102,54 +94,19 @@ def beforehand(methods: Sequence[Recipe], scores: Sequence[Recipe], x: Tensor) -
     return found
 
 
-def method_stages(
-    methods: Sequence[Recipe], scores: Sequence[Recipe], *, clean: Stage, changes: Sequence[Stage] = (), target: str | int = "true",
-    channels: str = "none", save: Callable[[str, str], Path | None] = lambda *_: None,
-) -> list[Stage]:  # fmt: skip
-    """The stages of an audit: the scores of the model itself, then each method on the images as they are and on each change of them."""
-    own = [score for score in scores if score.name in GROUPS["jacobian"]]
-    stages = [jacobian_stage(own, clean=clean, target=target, changes=changes)] if own else []
-    for recipe in methods:
-        for source in (None, *(change for change in changes if change.kept or change.images is not None)):
-            stages.append(
-                method_stage(recipe, scores, clean=clean, source=source, target=target, channels=channels, changes=changes, save=save)
-            )
-    return stages
+def joined_results(subjects: Sequence[Subject], images: Images, folders: Sequence[Path]) -> list[tuple[str, Results]]:
+    """The results of earlier runs in folders, each with the name of its model.
 
-
-@with_gradients
-def audit(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    *,
-    methods: Sequence[Recipe],
-    scores: Sequence[Recipe],
-    target: str | int = "true",
-    channels: str = "none",
-    ids: Tensor | None = None,
-    masks: Tensor | None = None,
-    against: Sequence[Recipe] = (),
-    threat: Threat | None = None,
-    seed: int = 0,
-    batch_size: int = 250,
-    device: str = "cpu",
-    about: Row,
-    track: Track = untracked,
-) -> Audit:
-    """The scores of a model's saliency maps, method by method, on the clean images and on what became of them.
-
-    model      gives logits (B, K) for pixels (B, C, H, W) in [0, 1]; it is left as it was
-    target     which logit is explained: true, predicted (on the images that are explained), or the number of a class
-    channels   none: every subpixel counts for itself; sum, max or mean: the sizes of a pixel's channels are put together first
-    masks      (N, H, W) bool, where the object is
-    against    attacks, probes and corruptions whose images are explained as well; `threat` is that of the attacks
-    Raises InputError for images, labels, logits, methods or targets that do not go together.
+    InputError for a folder whose model is not among the subjects, or of which the data are others.
     """
-    clean, pool = clean_stage(), pool_of(x, y, ids, masks)
-    how = How(as_seed(seed), batch_size, device, track=track)
-    threats, sources = [threat or Threat("linf", 8 / 255)], dict[str, Stage]()
-    changes = [stage for recipe in against if (stage := source_of(recipe, pool, threats, how, clean, sources))]
-    stages = method_stages(methods, scores, clean=clean, changes=changes, target=target, channels=channels)
-    found = execute([Subject(model, about)], pool, [clean, *sources.values(), *stages], how)
-    return audits_of(found)[0]
+    found = []
+    for folder in folders:
+        results = load(folder)
+        digest = told(results.manifest, "checkpoint.sha256")
+        names = [one.name for one in subjects if one.sha256 == digest and (digest or one.name == results.checkpoint)]
+        if not names:
+            raise InputError(f"{folder} holds results of {results.checkpoint}, with other weights than any model named here")
+        if told(results.manifest, "data.name") != images.name:
+            raise InputError(f"{folder} holds results on {told(results.manifest, 'data.name')}, not on {images.name}")
+        found.append((names[0], results))
+    return found

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -23,17 +23,12 @@ from robench.corruptions.levels import scale_of
 from robench.data import Images
 from robench.data.corrupted import SYNTH, Corrupted
 from robench.data.export import Export, Put
-from robench.degradation import CLEAN, SETS, Reference
-from robench.destinations import Place
+from robench.degradation import SETS
 from robench.errors import InputError
-from robench.inputs import PathLike, as_path, as_seed
 from robench.recipes import did_you_mean, options_of
-from robench.results.corruptions import cell_of, columns_of, corruption_rows, reference_of
-from robench.rows import Row
-from robench.runs.measure import How, execute
 from robench.runs.stages.clean import clean_stage
-from robench.runs.stages.corruption import cell_stage, first_image
-from robench.runs.types import Pool, Stage, Subject, Track, untracked
+from robench.runs.stages.corruption import cell_stage
+from robench.runs.types import Pool, Stage
 
 PIXELS = "pixels of "  # before a corruption, the key of the digest of its images
 Cell = tuple[str, int]
@@ -61,27 +56,6 @@ class Source:
     clean: Callable[[Tensor], Tensor] | None
     about: Mapping[str, Any]
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Degradation:
-    """The result of `degrade`: rows, per-image table as columns, labels given by cell and model, one image under everything, reference."""
-
-    rows: list[Row]
-    columns: dict[str, list[Any]]
-    predictions: dict[str, dict[Cell, Tensor]]
-    sheet: dict[Cell, Tensor] = field(default_factory=dict)
-    reference: Reference | None = None
-
-    def accuracy(self, checkpoint: str) -> dict[Cell, float]:
-        """The accuracy of a model in each cell, and in ("clean", 0) where that was measured."""
-        found = [row for row in self.rows if row.checkpoint == checkpoint and row.metric == "accuracy"]
-        return {(row.probe, int(words_of(row).get("severity", 0))): row.value for row in found}
-
-
-def words_of(row: Row) -> dict[str, str]:
-    """The key=value words of a row's setting."""
-    return dict(word.partition("=")[::2] for word in row.setting.split())
 
 
 def named(corruptions: Sequence[str]) -> tuple[str, ...]:
@@ -145,44 +119,6 @@ def of_set(corrupted: Corrupted, rows: Tensor, clean: Images | None) -> Source:
         lambda corruption, severity, places: corrupted.load(corruption, severity, rows[places]).x,
         None if clean is None else clean.pixels, about, corrupted.notes,
     )  # fmt: skip
-
-
-def degrade(
-    subjects: Sequence[Subject],
-    source: Source,
-    *,
-    reference: Subject | Reference | None = None,
-    seed: int = 0,
-    batch_size: int = 250,
-    device: str = "cpu",
-    folder: PathLike | Place | None = None,
-    resume: bool = False,
-    target: Export | None = None,
-    track: Track = untracked,
-) -> Degradation:
-    """Accuracies of models in every cell of a source, the means over cells, and the images on the way, written where `target` says.
-
-    reference  the model by whose errors others are divided: one to be measured along with them, or known errors
-    folder     keep the state of the run there, locked meanwhile, as in `evaluation.evaluate`; with `resume`, go on with what is there
-    Raises InputError for labels or logits that cannot be used.
-    """
-    seed, place = as_seed(seed), folder if isinstance(folder, Place) else as_path(folder, "folder")
-    measured = [*subjects, *([reference] if isinstance(reference, Subject) else [])]
-    pool, stages = pool_of_source(source), stages_of_source(source)
-    how = How(seed, batch_size, device, folder=place, resume=resume, track=track)
-    words = {"source": source.name, "measured": len(subjects), **source.about}
-    with nullcontext() if target is None else Exporting(target) as taker:
-        found = execute(measured, pool, stages, how, images="", data=source.name, words=words, adds=only_adds, taker=taker)
-    cells = found.of_kind("corruption")
-    if isinstance(reference, Subject):
-        reference = reference_of(found, found.cases[-1], cells)
-    cases = found.cases[: len(subjects)]
-    rows = [row for case in cases for row in corruption_rows(found, case, cells, reference)]
-    kept = {
-        case.subject.name: {cell_of(stage): found.ledger.column(case.name, stage, "pred", -1) for stage in cells} for case in found.cases
-    }
-    sheet = {(CLEAN, 0) if stage.kind == "clean" else cell_of(stage): first_image(stage, pool) for stage in stages}
-    return Degradation(rows, columns_of(found, cases, cells), kept, sheet, reference)
 
 
 def pool_of_source(source: Source) -> Pool:

@@ -26,7 +26,7 @@ from robench.data.augment import AUGMENTATIONS
 from robench.data.mixing import MIXINGS, partners, place, share
 from robench.draws import Draws
 from robench.errors import DivergedError, InputError
-from robench.evaluation import evaluate
+from robench.evaluation import by_suite
 from robench.guards import diverged, gapes, near_best, overfitted, unproven
 from robench.models.passes import arithmetic
 from robench.models.synced import synchronise
@@ -505,13 +505,10 @@ def measure(model: nn.Module, held_out: Images, threat: Threat, seed: int, probe
     if len(held_out) == 0:
         return {}
     device = str(held_out.x.device)
-    clean = evaluate(model, held_out.x, held_out.y, suite=[], device=device).accuracy("clean")
+    clean = by_suite(model, held_out, [], threat, device=device).accuracy("clean")
     few = stratified(held_out, probe_n, seed)
     probes = ["pgd-10", *(["fgsm"] if fgsm else [])]
-    found = {
-        name: evaluate(model, few.x, few.y, suite=[parse(name)], norm=threat.norm, eps=threat.eps, ids=few.ids, seed=seed, device=device)
-        for name in probes
-    }
+    found = {name: by_suite(model, few, [parse(name)], threat, seed=seed, device=device) for name in probes}
     with frozen(model), warnings.catch_warnings():
         warnings.filterwarnings("ignore", re.escape(CUT), RuntimeWarning)  # told in a sentence before the first step
         slopes = geometry(model, few.pixels(slice(None)), few.y, classes=1)

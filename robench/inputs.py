@@ -97,6 +97,20 @@ def as_tensor(value: Any, name: str) -> Tensor:
         raise InputError(f"{name} is of type {type(value).__name__}, and must be a tensor or an array of numbers") from None
 
 
+def as_masks(masks: Any, x: Tensor) -> Tensor:
+    """Where the object is on images x (N, C, H, W), as (N, H, W) bool; InputError for another shape."""
+    found, shape = as_tensor(masks, "masks"), (len(x), *x.shape[2:])
+    if tuple(found.shape) != shape:
+        raise InputError(f"masks has shape {tuple(found.shape)}, and must be {shape}: true or 1 where the object is on each image")
+    return found.cpu().bool()
+
+
+def listed(value: Any) -> list[Any]:
+    """Several things as a list, and a list of one where there is one alone: a word, a path, a number, a recipe, a threat."""
+    several = isinstance(value, Iterable) and not isinstance(value, (str, bytes, os.PathLike))
+    return list(value) if several else [value]
+
+
 def kind(x: Tensor) -> str:
     """The type of a tensor's numbers in one word."""
     return str(x.dtype).removeprefix("torch.")

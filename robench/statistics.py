@@ -29,10 +29,25 @@ Values = Sequence[float] | NDArray[Any]
 def mcnemar(only_base: int, only_new: int) -> float:
     """The two-sided p value of the exact McNemar test (McNemar 1947): are images as often lost as won?
 
-    only_base, only_new  images that only one of the two models holds; those that both or neither hold say nothing.
-    Under the null hypothesis each falls to either side with probability 1/2, so the p value is twice the binomial tail, at most 1;
-    1 where there are none. Whole numbers all the way: nothing overflows or rounds until the last division.
+    Under the null hypothesis each falls to either side with probability 1/2, so the p value is twice the binomial tail, at most 1.
+    Whole numbers all the way: nothing overflows or rounds until the last division.
+
+    Args:
+        only_base: how many images only the first model holds, at least 0; those that both or neither hold say nothing.
+        only_new: how many only the second one holds.
+
+    Returns:
+        The p value in (0, 1]; 1 where there are no such images.
+
+    Raises:
+        InputError: for a count below 0.
+
+    Example:
+        >>> from robench.statistics import mcnemar
+        >>> mcnemar(6, 0), mcnemar(5, 5)
+        (0.03125, 1.0)
     """
+    refuse_negative(only_base=only_base, only_new=only_new)
     n, few = only_base + only_new, min(only_base, only_new)
     tail, ways = 0, 1  # ways = n over k
     for k in range(few + 1):
@@ -42,7 +57,24 @@ def mcnemar(only_base: int, only_new: int) -> float:
 
 
 def least_significant(alpha: float) -> int:
-    """The fewest lost images, none won, whose McNemar p value is at most alpha in (0, 1]: 6 for alpha = 0.05."""
+    """The fewest lost images, none won, that differ from chance by the McNemar test.
+
+    Args:
+        alpha: what the p value may be at most, in (0, 1].
+
+    Returns:
+        That count: 6 for alpha = 0.05.
+
+    Raises:
+        InputError: for alpha outside (0, 1].
+
+    Example:
+        >>> from robench.statistics import least_significant
+        >>> least_significant(0.05), least_significant(1.0)
+        (6, 0)
+    """
+    if not 0 < alpha <= 1:
+        raise InputError(f"alpha must lie in (0, 1], not {alpha}")
     count = 0
     while mcnemar(count, 0) > alpha:
         count += 1
@@ -50,11 +82,30 @@ def least_significant(alpha: float) -> int:
 
 
 def paired_difference(both: int, only_base: int, only_new: int, neither: int, z: float = 1.959963984540054) -> tuple[float, float, float]:
-    """The difference NEW - BASE of two proportions measured on the same images, with its interval: (difference, low, high).
+    """The difference NEW - BASE of two proportions measured on the same images, with its interval.
 
     Newcombe 1998 (Statistics in Medicine 17:2635), method 10: the Wilson intervals of the two proportions, squared and added, less
-    what their correlation phi takes away. A positive phi is corrected for continuity. No images at all give (0, -1, 1).
+    what their correlation phi takes away. A positive phi is corrected for continuity.
+
+    Args:
+        both: how many images both models hold, at least 0.
+        only_base: how many only the first one holds.
+        only_new: how many only the second one holds.
+        neither: how many neither holds.
+        z: the normal quantile of the interval, above 0; 1.96 for 95 %.
+
+    Returns:
+        (difference, low, high), each in [-1, 1]; (0, -1, 1) without images.
+
+    Raises:
+        InputError: for a count below 0.
+
+    Example:
+        >>> from robench.statistics import paired_difference
+        >>> [round(number, 3) for number in paired_difference(80, 9, 3, 8)]
+        [-0.06, -0.135, 0.011]
     """
+    refuse_negative(both=both, only_base=only_base, only_new=only_new, neither=neither)
     n = both + only_base + only_new + neither
     if n == 0:
         return 0.0, -1.0, 1.0
@@ -82,14 +133,26 @@ def added(one: float, other: float, phi: float) -> float:
 def anytime(successes: int, n: int, population: int, alpha: float = 0.05) -> tuple[float, float]:
     """An interval of the share of ones in a population, valid at every n at once: one may look after each image and stop when one likes.
 
-    successes, n  ones among the n images seen so far, drawn without replacement in random order
-    population    images that there are; at n = population the share is known, and the interval is that point
-    alpha         the chance that the share is ever outside, at any n, is at most this
-
     The confidence sequence of Waudby-Smith & Ramdas 2020 (2006.04347): with a uniform prior on the number of ones K (beta-binomial,
     a = b = 1), prior over posterior at the true K is a martingale that starts at 1, so by Ville's inequality it ever reaches 1 / alpha
     with probability alpha at most. The interval holds every K whose ratio of posterior to prior exceeds alpha, and the running share.
-    InputError for counts that cannot be or alpha outside (0, 1).
+
+    Args:
+        successes: ones among the images seen so far, from 0 to n.
+        n: how many were seen, drawn without replacement in random order, from 0 to population.
+        population: how many there are, at least 1; at n = population the share is known, and the interval is that point.
+        alpha: the chance that the share is ever outside, at any n, is at most this, in (0, 1).
+
+    Returns:
+        (low, high), each in [0, 1].
+
+    Raises:
+        InputError: for counts that cannot be, and alpha outside (0, 1).
+
+    Example:
+        >>> from robench.statistics import anytime
+        >>> anytime(0, 0, 500), anytime(300, 500, 500)
+        ((0.0, 1.0), (0.6, 0.6))
     """
     if not (0 <= successes <= n <= population and population > 0 and 0 < alpha < 1):
         raise InputError(f"no interval for {successes} of {n} from {population} at alpha {alpha}: counts must nest and alpha lie in (0, 1)")
@@ -123,14 +186,28 @@ def log_choose(n: int, k: int) -> float:
 
 
 def bootstrap_mean(values: Values, seed: int, resamples: int = 2000) -> tuple[float, float]:
-    """A 95 % interval of the mean of the finite values, by the bootstrap: (low, high); (nan, nan) for fewer than LEAST of them.
-
-    values     numbers without a known distribution, such as one score an image; what is nan or infinite is left out
-    resamples  at least 100: means of as many values drawn with replacement, in chunks, so that the memory does not grow with them
+    """A 95 % interval of the mean of the finite values, by the bootstrap.
 
     BCa, the percentile interval corrected for bias and acceleration (Efron 1987, JASA 82:171; Efron & Tibshirani 1993, chapter 14), because
     scores are skewed. The same for the same seed, in whatever order the values come. As every bootstrap it is a little narrow for few
     values, by a factor of about sqrt((n - 1) / n).
+
+    Args:
+        values: (N,) numbers without a known distribution, such as one score an image; what is nan or infinite is left out.
+        seed: of the draws, a whole number.
+        resamples: how many means of as many values drawn with replacement, at least 100; in chunks, so that the memory stays small.
+
+    Returns:
+        (low, high); (nan, nan) for fewer than 10 finite values.
+
+    Raises:
+        InputError: for fewer than 100 resamples.
+
+    Example:
+        >>> from robench.statistics import bootstrap_mean
+        >>> low, high = bootstrap_mean(range(20), seed=0)
+        >>> low < 9.5 < high
+        True
     """
     kept = finite(values)
     if len(kept) < LEAST:
@@ -139,10 +216,27 @@ def bootstrap_mean(values: Values, seed: int, resamples: int = 2000) -> tuple[fl
 
 
 def difference_of_means(a: Values, b: Values, seed: int, resamples: int = 2000) -> tuple[float, float, float]:
-    """The difference mean(a) - mean(b) of two independent groups, with its 95 % bootstrap interval: (difference, low, high).
+    """The difference mean(a) - mean(b) of two independent groups, with its 95 % bootstrap interval.
 
-    Each group is resampled by itself; otherwise as `bootstrap_mean`. Nothing but nan where a group has no finite value, and no interval
-    where one has fewer than LEAST.
+    Each group is resampled by itself; otherwise as `bootstrap_mean`.
+
+    Args:
+        a: (N,) numbers; what is nan or infinite is left out.
+        b: (M,) others, likewise.
+        seed: of the draws, a whole number.
+        resamples: at least 100.
+
+    Returns:
+        (difference, low, high): nothing but nan where a group has no finite value, and no interval where one has fewer than 10.
+
+    Raises:
+        InputError: for fewer than 100 resamples.
+
+    Example:
+        >>> from robench.statistics import difference_of_means
+        >>> difference, low, high = difference_of_means(range(10, 30), range(20), seed=0)
+        >>> difference, 0 < low < 10 < high
+        (10.0, True)
     """
     kept = finite(a), finite(b)
     if min(map(len, kept)) == 0:
@@ -155,9 +249,24 @@ def difference_of_means(a: Values, b: Values, seed: int, resamples: int = 2000) 
     return difference, *accelerated(means, difference, [kept[0], -kept[1]])
 
 
+def refuse_negative(**counts: int) -> None:
+    """InputError for a count of images below 0."""
+    for name, count in counts.items():
+        if count < 0:
+            raise InputError(f"{name} must be a count of at least 0, not {count}")
+
+
+def numbers(values: Values) -> Floats:
+    """The values as float64, (n,); InputError for what are no numbers."""
+    try:
+        return np.asarray(values, dtype=np.float64).ravel()
+    except (TypeError, ValueError):
+        raise InputError(f"values of type {type(values).__name__} are no numbers: hand over an array, or a list of them") from None
+
+
 def finite(values: Values) -> Floats:
     """The finite values in ascending order, (n,): without their order, what is made of them cannot depend on it."""
-    flat = np.asarray(values, dtype=np.float64).ravel()
+    flat = numbers(values)
     return np.sort(flat[np.isfinite(flat)])
 
 
@@ -186,17 +295,30 @@ def accelerated(means: Floats, estimate: float, groups: Sequence[Floats]) -> tup
 
 
 def spearman(a: Values, b: Values) -> tuple[float, float, float]:
-    """Spearman's rank correlation of pairs, with its 95 % interval: (rho, low, high), each in [-1, 1].
-
-    a, b  of equal length; a pair with a nan is left out, and infinite values have a rank as others do
+    """Spearman's rank correlation of pairs, with its 95 % interval.
 
     Equal values share their average rank. The interval is Fisher's z with the variance (1 + rho^2 / 2) / (n - 3) of Bonett & Wright 2000
     (Psychometrika 65:23). It would be a point at rho = +-1, so it is taken at most at 1 less half of what one exchanged pair of
-    neighbours takes away (our choice). Nothing but nan where one side is constant, and for fewer than LEAST pairs: of two, every
-    correlation is 1 or -1.
-    InputError for unequal lengths.
+    neighbours takes away (our choice).
+
+    Args:
+        a: (N,) numbers; a pair with a nan is left out, and infinite values have a rank as others do.
+        b: (N,) others.
+
+    Returns:
+        (rho, low, high), each in [-1, 1]; nothing but nan where one side is constant, and for fewer than 10 pairs: of two, every
+        correlation is 1 or -1.
+
+    Raises:
+        InputError: for unequal lengths.
+
+    Example:
+        >>> from robench.statistics import spearman
+        >>> rho, low, high = spearman(range(12), [number**3 for number in range(12)])
+        >>> rho, low < 1
+        (1.0, True)
     """
-    pairs = np.array([np.asarray(side, dtype=np.float64).ravel() for side in matched(a, b)])
+    pairs = np.array([numbers(side) for side in matched(a, b)])
     pairs = pairs[:, ~np.isnan(pairs).any(0)]
     n = pairs.shape[1]
     if n < LEAST:
@@ -225,12 +347,27 @@ def ranks(values: Floats) -> Floats:
 
 
 def superiority(a: Values, b: Values) -> float:
-    """The probability that a value of a exceeds one of b, ties half, in [0, 1]: 0.5 where neither group tends to be larger.
+    """The probability that a value of a exceeds one of b, ties half: 0.5 where neither group tends to be larger.
 
     The statistic of Mann & Whitney 1947 over the number of pairs, which is the area under the ROC curve; as a measure of effect McGraw &
-    Wong 1992. A nan is left out and infinite values are compared as others are; nan where a group is empty.
+    Wong 1992.
+
+    Args:
+        a: (N,) numbers; a nan is left out, and infinite values are compared as others are.
+        b: (M,) others, likewise.
+
+    Returns:
+        The share in [0, 1]; nan where a group is empty.
+
+    Raises:
+        InputError: for what are no numbers.
+
+    Example:
+        >>> from robench.statistics import superiority
+        >>> superiority([3, 4], [1, 2]), superiority([1, 2], [1, 2])
+        (1.0, 0.5)
     """
-    one, other = (np.sort(flat[~np.isnan(flat)]) for flat in (np.asarray(side, dtype=np.float64).ravel() for side in (a, b)))
+    one, other = (np.sort(flat[~np.isnan(flat)]) for flat in map(numbers, (a, b)))
     if not (len(one) and len(other)):
         return math.nan
     beaten = np.searchsorted(other, one, "left") + np.searchsorted(other, one, "right")
@@ -238,6 +375,24 @@ def superiority(a: Values, b: Values) -> float:
 
 
 def quantiles(values: Values, levels: Sequence[float]) -> list[float]:
-    """The quantiles of the finite values at the levels in [0, 1], with straight lines between the values; nan where there are none."""
+    """The quantiles of the finite values, with straight lines between the values.
+
+    Args:
+        values: (N,) numbers; what is nan or infinite is left out.
+        levels: each in [0, 1].
+
+    Returns:
+        One number a level; nan where there are no finite values.
+
+    Raises:
+        InputError: for a level outside [0, 1].
+
+    Example:
+        >>> from robench.statistics import quantiles
+        >>> quantiles([1, 2, 3, float("nan")], [0, 0.5, 0.75])
+        [1.0, 2.0, 2.5]
+    """
     kept = finite(values)
+    if wrong := [level for level in levels if not 0 <= level <= 1]:
+        raise InputError(f"a quantile's level must lie in [0, 1], not {wrong[0]}")
     return [float(found) for found in np.quantile(kept, levels)] if len(kept) else [math.nan] * len(levels)

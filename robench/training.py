@@ -22,7 +22,7 @@ from robench.data.classes import few as few_of
 from robench.data.classes import numbered, outputs_for
 from robench.draws import Draws
 from robench.errors import InputError
-from robench.evaluation import evaluate
+from robench.evaluation import by_suite
 from robench.explainers.hooks import cut
 from robench.figures.training import curves, log
 from robench.fitting import Epoch, Note, Plan, attacked, begin, called, fit, refuse_batches, selected
@@ -108,37 +108,120 @@ def train(
     resume: bool = False,
     force: bool = False,
     watch: Events = lambda events, epochs: events,  # noqa: ARG005
-    **overrides: Any,
+    arch: str | None = None,
+    activation: str | None = None,
+    objective: str | None = None,
+    reg: str | Sequence[str] | None = None,
+    norm: str | None = None,
+    eps: float | str | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    optimizer: str | None = None,
+    lr: float | None = None,
+    momentum: float | None = None,
+    weight_decay: float | None = None,
+    schedule: str | None = None,
+    augment: str | None = None,
+    ema: float | None = None,
+    label_smoothing: float | None = None,
+    normalize: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    held_out: float | None = None,
+    probe_n: int | None = None,
+    mixup: float | None = None,
+    cutmix: float | None = None,
+    awp: float | None = None,
+    awp_warmup: float | None = None,
+    precision: str | None = None,
+    compiled: bool | None = None,
+    guard: str | None = None,
 ) -> Trained:
     """Trains a network on a named data set and saves it, with its settings and its measured accuracies.
 
-    preset     a name of presets.PRESETS; by default the one for the shape of the images
-    overrides  any key of a preset: arch, objective, reg, norm, eps, epochs, batch_size, lr, ...; held_out is a number of training images,
-               or a share below 1; if not given, the preset's number, but at most a fifth of the images
-    n_train    take that many images, drawn with the seed, the same share of each class; the held-out ones come out of them
-    suite      what is run at the end on the first eval_n test images, beside the clean accuracy: a name of suites.SUITES, or recipes;
-               with measure="held-out" on eval_n of those, the same share of each class
-    measure    the images that are measured at the end: "test", or "held-out", where a setting is to be chosen by the result
-    out        the checkpoint to write: FILE.pt, with FILE.json beside it, and FILE.last.pt (or FILE.best.pt, with select="last") where the
-               last epoch was not the best, FILE.log.csv, FILE.curves.png; a folder gets a file named after data, architecture, method,
-               other settings and seed, with the next free number; None: nothing is written. While the training runs its state lies in
-               FILE.state.pt
-    select     which weights become FILE.pt: "best" on the held-out split, or "last". Best is for a defence the latest epoch whose PGD-10
-               accuracy lies within one standard error of the best, if that is surely above 1.5 / K, else the last epoch, before one
-               where FGSM leaves far more than PGD-10, with a note; without a defence the epoch of the best clean accuracy. No epoch with
-               an alarm is taken
-    teacher    a checkpoint or a file of weights of the same architecture for what learns from one (igd, hat); without it a network is
-               trained first, with the same settings and no defence, and kept in FILE.teacher.pt
-    teachers   a folder where such a network is kept instead, under a name made of its settings, and found again by other trainings
-    resume     go on from FILE.state.pt, to the weights of an unbroken training; what is finished is handed back as it is. Without a file
-               name, with the newest unfinished training of these words
-    force      replace a finished training in FILE.pt once this one is whole; without it that is refused
-    watch      wraps the iterator of Step, Epoch and Note, to show progress
-
     Under `torchrun` every process takes its share of each batch, and the first one writes.
+
+    Args:
+        data: the name of a data set, as `--data` takes it: "shapes", "mnist", "cifar10", "npz:FILE", "folder:PATH".
+        preset: a name of presets.PRESETS; by default the one for the shape of the images. It gives what is None from `arch` on.
+        data_dir: the folder in which the data lie.
+        download: whether data that are not there may be fetched.
+        image_size: pixels a side of the images of a folder.
+        resize: pixels a side to which images are brought.
+        layout: what the folders in "folder:PATH" are, "splits" or "classes", where their names leave two readings.
+        n_train: take that many images, drawn with the seed, the same share of each class; the held-out ones come out of them.
+        eval_n: how many images are attacked at the end.
+        suite: what is run then, beside the clean accuracy: a name of suites.SUITES, or recipes.
+        measure: the images that are measured: "test", or "held-out", the same share of each class, where a setting is to be chosen by
+            the result.
+        seed: of all random numbers, from 0 to 2^32 - 1.
+        device: "cpu", "cuda", "mps".
+        out: the checkpoint to write: FILE.pt, with FILE.json beside it, and FILE.last.pt (or FILE.best.pt, with select="last") where the
+            last epoch was not the best, FILE.log.csv, FILE.curves.png; a folder gets a file named after data, architecture, method,
+            other settings and seed, with the next free number; None: nothing is written. While the training runs its state lies in
+            FILE.state.pt.
+        select: which weights become FILE.pt: "best" on the held-out split, or "last". Best is for a defence the latest epoch whose
+            PGD-10 accuracy lies within one standard error of the best, if that is surely above 1.5 / K, else the last epoch, before one
+            where FGSM leaves far more than PGD-10, with a note; without a defence the epoch of the best clean accuracy. No epoch with an
+            alarm is taken.
+        teacher: a checkpoint or a file of weights of the same architecture for what learns from one (igd, hat); without it a network is
+            trained first, with the same settings and no defence, and kept in FILE.teacher.pt.
+        teachers: a folder where such a network is kept instead, under a name made of its settings, and found again by other trainings.
+        resume: go on from FILE.state.pt, to the weights of an unbroken training; what is finished is handed back as it is. Without a
+            file name, with the newest unfinished training of these words.
+        force: replace a finished training in FILE.pt once this one is whole; without it that is refused.
+        watch: wraps the iterator of Step, Epoch and Note, to show progress.
+        arch: the architecture with its options: "resnet18", "cnn,dropout=0.1", "tv/resnet50", "mine.py:factory".
+        activation: of `arch`: "relu", "gelu", "silu" or "softplus".
+        objective: the loss: "standard", "pgd-at,steps=10", "trades,beta=6", "mine.py:function".
+        reg: regularisers with their weights, one or several: "sagr=0.1,rho=0.1".
+        norm: of the threat of training: "linf", "l2" or "l1".
+        eps: its radius in pixels of [0, 1], such as 8 / 255 or "8/255".
+        epochs: passes over the training images, at least 1.
+        batch_size: images a step, at least 1.
+        optimizer: "sgd" or "adamw".
+        lr: the largest learning rate, above 0.
+        momentum: of sgd, in [0, 1).
+        weight_decay: at least 0.
+        schedule: of the learning rate, with its options: "one-cycle", "piecewise,first=0.5,second=0.75".
+        augment: of the training images: "none", "flip", "crop", "crop-flip", "cutout" or "crop-flip-cutout".
+        ema: share of the old weights in averaged ones, in [0, 1); 0 for none.
+        label_smoothing: in [0, 1).
+        normalize: "data", by mean and spread of the training images, or "none".
+        mean: in place of it, one number a channel.
+        std: likewise.
+        held_out: a number of training images, or a share below 1; if not given, the preset's number, but at most a fifth of the images.
+        probe_n: how many held-out images are attacked after an epoch, at least 1.
+        mixup: the parameter of its Beta distribution, at least 0; 0 for none.
+        cutmix: likewise.
+        awp: the relative size of adversarial weight perturbations, at least 0; 0 for none.
+        awp_warmup: the share of the training before they begin, in [0, 1).
+        precision: "fp32", "tf32" or "bf16".
+        compiled: whether the network goes through torch.compile.
+        guard: what happens at an alarm, such as that of catastrophic overfitting: "stop", "roll-back" or "off".
+
+    Returns:
+        A `Trained`: the network, its meta, what was measured, and the path of the checkpoint.
+
+    Raises:
+        InputError: one sentence, for settings that cannot be, before the first step wherever it can be known then; DivergedError, one of
+            them, where the guard has ended the training.
+
+    Example:
+        >>> done = robench.train("shapes", arch="mlp,width=8", n_train=200, held_out=50, epochs=1, eval_n=12, suite=["fgsm"])
+        >>> list(done.meta["metrics"])
+        ['clean', 'clean, attacked images', 'fgsm']
     """
     one_of("select", select, ("best", "last"))
     one_of("measure", measure, ("test", "held-out"))
+    given: dict[str, Any] = {
+        "arch": arch, "activation": activation, "objective": objective, "reg": reg, "norm": norm, "eps": eps, "epochs": epochs,
+        "batch_size": batch_size, "optimizer": optimizer, "lr": lr, "momentum": momentum, "weight_decay": weight_decay,
+        "schedule": schedule, "augment": augment, "ema": ema, "label_smoothing": label_smoothing, "normalize": normalize, "mean": mean,
+        "std": std, "held_out": held_out, "probe_n": probe_n, "mixup": mixup, "cutmix": cutmix, "awp": awp, "awp_warmup": awp_warmup,
+        "precision": precision, "compiled": compiled, "guard": guard,
+    }  # fmt: skip
+    overrides = {key: value for key, value in given.items() if value is not None}
     data_dir, out, teacher = as_path(data_dir, "data_dir"), as_path(out, "out"), as_path(teacher, "teacher")
     teachers, suite, device, (data, seed, n_train, eval_n) = (
         as_path(teachers, "teachers"), as_suite(suite), as_device(device), drawn(data, seed, n_train, eval_n),
@@ -149,13 +232,13 @@ def train(
     name = preset or default_preset(images.shape)
     world = started()
     made = ready(images, measured_on, name, overrides, seed=seed, suite=suite, eval_n=eval_n, processes=world.size)
-    settings, training, held_out, test, few = made.settings, made.training, made.held_out, made.test, made.few
+    settings, training, held, test, few = made.settings, made.training, made.held_out, made.test, made.few
     model, about, plan, notes = made.model, made.about, made.plan, [*made.notes]
     methods = [parse(sentence) for sentence in (settings["objective"], *settings["reg"])]
 
     meta: dict[str, Any] = {
         "model": about,
-        "data": {"name": images.name, "n": len(training), "held_out": len(held_out), "sha256": images.sha256, **measured_words(test)},
+        "data": {"name": images.name, "n": len(training), "held_out": len(held), "sha256": images.sha256, **measured_words(test)},
         "preset": name,
         "recipe": {
             **settings, "reg": list(settings["reg"]), "seed": seed, "select": select, "measure": measure,
@@ -195,7 +278,7 @@ def train(
         run = begin(model.to(device), plan, world)
         going = Going(file, checkpoint.plain({**meta, "processes": world.size}), run)
         notes += taken_up(going, resume, force)
-        best, notes = followed(going, plan, training.to(device), held_out.to(device), notes, select, watch)
+        best, notes = followed(going, plan, training.to(device), held.to(device), notes, select, watch)
         meta = {**meta, "classes": list(images.classes), "history": run.history, "rolled_back": run.lost, "notes": notes}
         return concluded(going, meta, best, test, few, select, suite, seed, device, plan.threat)
 
@@ -544,8 +627,8 @@ def measured(
 ) -> list[Measurement]:
     """Clean accuracy on all images, and the suite on few of them."""
     return [
-        evaluate(model, images.x, images.y, suite=[], device=device),
-        evaluate(model, few.x, few.y, ids=few.ids, suite=suite, norm=threat.norm, eps=threat.eps, seed=seed, device=device),
+        by_suite(model, images, [], threat, device=device),
+        by_suite(model, few, suite, threat, seed=seed, device=device),
     ]
 
 

@@ -1,10 +1,12 @@
-"""What a stage makes of some images, for tests of what is measured on changed ones."""
+"""What a stage makes of some images, and the audit of one model's maps, for tests of what is measured on changed ones."""
 
 from dataclasses import replace
 
+from robench import saliency
+from robench.calls import with_gradients
 from robench.plans import change_stage
 from robench.recipes import parse
-from robench.results.scores import change_of
+from robench.results.scores import audits_of, change_of
 from robench.rows import blank
 from robench.runs.measure import How, execute
 from robench.runs.pools import pool_of
@@ -21,3 +23,9 @@ def changed(sentence, model, x, y, *, ids=None, norm="linf", eps=0.05, seed=0, b
     stage = change_stage(parse(sentence), pool, Threat(norm, eps), how, clean=clean)
     found = execute([Subject(model, ABOUT)], pool, [clean, stage], how)
     return change_of(found, found.cases[0], stage)
+
+
+@with_gradients
+def audited(model, x, y, **words):
+    """The audit of one model, as rows and samples follow from it; the words are those of `robench.saliency`."""
+    return audits_of(saliency(Subject(model, ABOUT), x, y, **words).found)[0]

@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from changes import ABOUT, changed
+from changes import audited, changed
 from torch import nn
 
-from robench.auditing import audit, chosen_methods, chosen_scores
+from robench.auditing import chosen_methods, chosen_scores
 from robench.audits.inequality import gini_of
 from robench.errors import InputError
 from robench.plans import kind_of
@@ -22,12 +22,11 @@ SIZE = (32, 32)
 
 
 def run(problem, methods=("saliency",), scores=("maps",), **options):
-    wanted, _ = chosen_scores(scores, options.get("masks") is not None, tuple(problem.x.shape[2:]))
-    return audit(problem.model, problem.x, problem.y, methods=chosen_methods(methods), scores=wanted, about=ABOUT, **options)
+    return audited(problem.model, problem.x, problem.y, methods=methods, scores=scores, **options)
 
 
 def against(sentence, eps=0.05):
-    return {"against": [parse(sentence)], "threat": Threat("linf", eps)}
+    return {"against": sentence, "threats": Threat("linf", eps)}
 
 
 def test_the_gini_is_that_of_the_weights_that_belong_to_the_label(problem):
@@ -78,18 +77,13 @@ class Rounded(nn.Module):
 @pytest.mark.parametrize(("model", "method"), [(Rounded(), "saliency"), (Rounded(), "integrated-gradients,steps=4")])
 def test_maps_of_zero_are_not_put_down_to_a_model_that_does_react(model, method):
     x = torch.rand(9, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    done = audit(
-        model, x, torch.zeros(9).long(), methods=chosen_methods([method]), scores=chosen_scores(["maps"], False, (8, 8))[0], about=ABOUT
-    )
+    done = audited(model, x, torch.zeros(9).long(), methods=method, scores="maps")
     assert "all 9 maps of the model are zero, although its logits differ from image to image: there is no Gini" in done.notes[-1]
 
 
 def test_a_constant_model_gets_a_report_that_says_so():
     x = torch.rand(9, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    done = audit(
-        Deaf(), x, torch.zeros(9).long(), methods=chosen_methods(["saliency", "integrated-gradients,steps=4"]),
-        scores=chosen_scores(["maps"], False, (8, 8))[0], about=ABOUT,
-    )  # fmt: skip
+    done = audited(Deaf(), x, torch.zeros(9).long(), methods=["saliency", "integrated-gradients,steps=4"], scores=["maps"])
     assert [bool(some.zero.all()) for some in done.scored] == [True, True]
     assert all(values.isnan().all() for some in done.scored for values in some.values.values())
     assert "all 9 maps of the model are zero, and it gives every image the same logits: there is no Gini" in done.notes[0]
@@ -109,14 +103,7 @@ class Half(nn.Module):
 
 def test_maps_that_are_zero_are_counted_and_left_out_of_the_mean():
     x = torch.rand(20, 1, 4, 4, generator=torch.Generator().manual_seed(0))
-    done = audit(
-        Half(),
-        x,
-        torch.zeros(20).long(),
-        methods=chosen_methods(["saliency"]),
-        scores=chosen_scores(["gini"], False, (8, 8))[0],
-        about=ABOUT,
-    )
+    done = audited(Half(), x, torch.zeros(20).long(), scores=["gini"])
     dark = int((x[:, 0, 0, 0] <= 0.5).sum())
     assert 0 < dark < 20
     assert f"{dark} of 20 maps are zero everywhere" in done.notes[0]

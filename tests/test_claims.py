@@ -2,15 +2,12 @@
 
 import pytest
 import torch
-from changes import changed
+from changes import audited, changed
 from torch import nn
 
-from robench.auditing import audit, chosen_methods, chosen_scores
+from robench import evaluate, probe
 from robench.errors import InputError
-from robench.evaluation import evaluate
-from robench.probing import Subject, probe
 from robench.recipes import parse
-from robench.rows import blank
 
 OWN = """
 import torch
@@ -147,7 +144,7 @@ def test_what_an_attack_hands_back_has_one_number_an_image(images, own, name, se
 
 
 def probed(images, name):
-    found = probe([Subject(Bright(), blank())], *images, [parse(name)])
+    found = probe(Bright(), *images, name)
     (rate,) = [row.value for row in found.rows if row.metric == "error_rate"]
     return rate, found.flags
 
@@ -163,10 +160,7 @@ def test_the_model_is_asked_again_what_a_probe_has_done(images, own):
 
 def test_what_a_probe_made_is_not_believed_before_an_audit_either(images, own):
     assert not changed(own("liar"), Bright(), *images).fallen.any()
-    done = audit(
-        Bright(), *images, methods=chosen_methods(["saliency"]), scores=chosen_scores(["gini"], False, (4, 4))[0], about=blank(),
-        against=[parse(own("liar"))],
-    )  # fmt: skip
+    done = audited(Bright(), *images, scores="gini", against=own("liar"))
     assert any("own.py:liar" in flag and "asked again" in flag for flag in done.flags)
 
 
@@ -190,8 +184,7 @@ def test_a_score_and_a_method_that_change_things_in_place_disturb_no_other_score
     x, y = images
 
     def gini(methods, scores):
-        wanted, _ = chosen_scores(scores, False, (4, 4))
-        (some,) = audit(Bright(), x, y, methods=chosen_methods(methods), scores=wanted, about=blank()).scored
+        (some,) = audited(Bright(), x, y, methods=methods, scores=scores).scored
         return some
 
     plain = gini([own("erasing")], ["gini", "alignment"])
@@ -204,8 +197,8 @@ def test_a_score_and_a_method_that_change_things_in_place_disturb_no_other_score
 
 
 def test_weights_that_a_method_changes_are_put_back_and_told(images, own):
-    model, (wanted, _) = Bright(), chosen_scores(["gini"], False, (4, 4))
-    found = audit(model, *images, methods=chosen_methods([own("forgets")]), scores=wanted, about=blank())
+    model = Bright()
+    found = audited(model, *images, methods=own("forgets"), scores="gini")
     assert model.level.item() == 0.5
     assert ["own.py:forgets: it changed the weights" in flag for flag in found.flags] == [True]
 
@@ -215,4 +208,4 @@ def test_a_model_with_one_output_is_refused(images):
     with pytest.raises(InputError, match="returns 1 output for each image"):
         evaluate(model, images[0], torch.zeros(20).long(), suite="smoke")
     with pytest.raises(InputError, match="returns 1 output for each image"):
-        probe([Subject(model, blank())], images[0], torch.zeros(20).long(), [parse("random-noise")])
+        probe(model, images[0], torch.zeros(20).long(), "random-noise")

@@ -16,11 +16,10 @@ from commandline import INTERRUPTIBLE, read, refused, robench
 from torch import nn
 from typer.main import get_command
 
-from robench import load_model
+from robench import evaluate, load_model
 from robench.cli import app
 from robench.cli.loading import missing, threat_of
 from robench.errors import InputError
-from robench.evaluation import evaluate
 from robench.rows import Row, Sample, wilson
 
 FLAGS = {

@@ -17,7 +17,8 @@ from commandline import INTERRUPTIBLE, read, refused, robench
 from PIL import Image
 from torch import nn
 
-from robench.corrupting import degrade, made, named
+from robench import corrupt
+from robench.corrupting import made, named
 from robench.corruptions import CORRUPTIONS
 from robench.data import load
 from robench.data.corrupted import read as read_set
@@ -25,8 +26,7 @@ from robench.data.export import export
 from robench.degradation import FIFTEEN, NINETEEN
 from robench.draws import Draws
 from robench.errors import InputError
-from robench.probing import Subject
-from robench.rows import blank
+from robench.runs.stages.corruption import first_image
 
 CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "shapes-cnn-pgd-at.pt"
 FEW = ["--corruption", "contrast", "--corruption", "gaussian_noise"]
@@ -44,23 +44,26 @@ def network(classes):
     return nn.Sequential(nn.Flatten(), nn.Linear(3072, classes))
 
 
-def subject(model):
-    return Subject(model, replace(blank(), checkpoint="bright"))
+def accuracies(found):
+    """The accuracy of each cell, ("clean", "") for the images as they are."""
+    rows = [row for row in found.rows if row.metric == "accuracy"]
+    return {(row.probe, dict(word.partition("=")[::2] for word in row.setting.split()).get("severity", "")): row.value for row in rows}
 
 
 def test_the_accuracy_of_a_cell_is_that_of_the_model_on_the_corrupted_images():
     images = load("shapes", "test", n=30)
     images = replace(images, y=(images.pixels(slice(None)).flatten(1).mean(1) > 0.5).long())
     source = made(images, ["brightness", "gaussian_noise"], [1, 5], scale="auto", photos="", seed=4, device="cpu")
-    found = degrade([subject(Bright())], source, seed=4, batch_size=7)
+    found = corrupt(Bright(), source, seed=4, batch_size=7)
     by_hand = CORRUPTIONS["brightness"](images.pixels(slice(None)), 5, Draws(4, images.ids, "corrupt"))
     right = (Bright()(by_hand).argmax(1) == images.y).double().mean()
-    assert found.accuracy("bright")["brightness", 5] == pytest.approx(float(right))
-    assert found.accuracy("bright")["clean", 0] == 1
+    assert accuracies(found)["brightness", "5"] == pytest.approx(float(right))
+    assert accuracies(found)["clean", ""] == 1
     assert 0 < float(right) < 1
-    table = {(p, s): v for p, s, v in zip(found.columns["probe"], found.columns["sample"], found.columns["pred_5"], strict=True)}
+    table = {(p, s): v for p, s, v in zip(*(found.samples[name] for name in ("probe", "sample", "pred_5")), strict=True)}
     assert [table["brightness", i] for i in range(30)] == Bright()(by_hand).argmax(1).tolist()
-    assert torch.equal(found.sheet["brightness", 5], by_hand[0])
+    stage = next(stage for stage in found.found.stages if stage.name == "brightness-5")
+    assert torch.equal(first_image(stage, found.found.pool), by_hand[0])
 
 
 @pytest.mark.parametrize("name", NINETEEN)
@@ -73,7 +76,7 @@ def test_a_corruption_has_the_same_pixels_in_every_command(name, tmp_path):
         assert torch.equal(audited.x(torch.arange(5)), source.pixels(name, 4, torch.arange(5)))
         assert audited.name == f"{name}-4" + ("" if scale == "auto" else "-imagenet")
     source = made(images, [name], [1, 2, 3, 4, 5], scale="auto", photos="", seed=7, device="cpu")
-    degrade([], source, batch_size=3, target=export(tmp_path, images, seed=7, scale="cifar"))
+    corrupt([], source, batch_size=3, target=export(tmp_path, images, seed=7, scale="cifar"))
     assert read_set(tmp_path).load(name, 4, torch.arange(5)).x.equal((source.pixels(name, 4, torch.arange(5)) * 255).round().byte())
 
 
@@ -293,4 +296,4 @@ def test_a_model_with_too_few_classes_is_refused_before_the_first_cell(tmp_path)
 
     for clean in (source.clean, None):
         with pytest.raises(InputError, match="out of range"):
-            degrade([subject(enough), subject(few)], replace(source, clean=clean), batch_size=3, track=track)
+            corrupt({"enough": enough, "few": few}, replace(source, clean=clean), batch_size=3, track=track)

@@ -12,15 +12,22 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "checkpoints" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def test_the_python_of_the_page_runs(monkeypatch, capsys):
-    monkeypatch.chdir(ROOT)
-    code = (ROOT / "docs" / "python.md").read_text().split("```python\n")[1].split("```")[0]
+def test_the_python_of_the_page_runs(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "checkpoints").symlink_to(ROOT / "checkpoints")
+    blocks = [part.split("```")[0] for part in (ROOT / "docs" / "python.md").read_text().split("```python\n")[1:]]
     names: dict[str, object] = {}
-    exec(code, names)
+    exec(blocks[0], names)
     clean, pgd = map(float, capsys.readouterr().out.split()[:2])
     assert clean > 0.9
     assert 0.4 < pgd < clean
     assert len(names["fallen"]) == round((clean - pgd) * 64)
+    for block in blocks[1:]:
+        exec(block, names)
+    assert list(names["worst"].checkpoint) == ["pgd-at", "blind"]
+    assert {path.name for path in names["paths"]} == {path.name for path in (tmp_path / "results" / "maps").iterdir()}
+    assert {"rows.csv", "report.html"} <= {path.name for path in names["paths"]}
+    assert names["comparison"].to_frame()["probe"].tolist() == ["clean", "pgd"]
 
 
 def test_the_python_of_the_readme_runs_as_printed(monkeypatch, capsys):

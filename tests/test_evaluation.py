@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from robench import evaluate
 from robench.errors import InputError
-from robench.evaluation import evaluate
 from robench.recipes import parse
 from robench.rows import Row, wilson
 from robench.suites import SUITES, recipes

@@ -6,15 +6,15 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from changes import audited
 from commandline import read, refused, robench
 from torch import nn
 
+from robench import evaluate, probe
 from robench.attacks import ATTACKS
 from robench.audits.geometry import geometry
 from robench.calls import CUT
 from robench.errors import InputError
-from robench.evaluation import evaluate
-from robench.probing import Subject, probe
 from robench.recipes import parse
 from robench.rows import Row
 from robench.threat import Threat
@@ -115,22 +115,20 @@ def test_gradients_that_are_all_zero_are_a_flag_of_the_attack(problem):
 
 def test_a_probe_that_is_led_by_gradients_says_that_there_are_none(problem):
     p = problem("linear", n=12)
-    found = probe([Subject(Cut(p.model, "no_grad"), ABOUT)], p.x, p.y, [parse("inductive-noise,k=3")])
+    found = probe(Cut(p.model, "no_grad"), p.x, p.y, "inductive-noise,k=3")
     assert found.flags == [f"inductive-noise: {CUT}"]
     assert [row.probe for row in found.rows if row.metric == "flag/warning"] == ["inductive-noise"]
-    assert probe([Subject(p.model, ABOUT)], p.x, p.y, [parse("inductive-noise,k=3")]).flags == []
+    assert probe(p.model, p.x, p.y, "inductive-noise,k=3").flags == []
 
 
 def test_an_audit_of_maps_says_that_the_graph_is_cut(problem):
-    from robench.auditing import audit
-
     p = problem("linear", n=12)
-    words = {"methods": [parse("input-x-gradient")], "scores": [parse("gini"), parse("row-norm-true")], "about": ABOUT}
+    words = {"methods": "input-x-gradient", "scores": ["gini", "row-norm-true"]}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert audit(Cut(p.model, "no_grad"), p.x, p.y, **words).flags == [f"clean: {CUT}"]
+        assert audited(Cut(p.model, "no_grad"), p.x, p.y, **words).flags == [f"clean: {CUT}"]
     with torch.inference_mode():
-        assert audit(p.model, p.x, p.y, **words).flags == []
+        assert audited(p.model, p.x, p.y, **words).flags == []
 
 
 def test_a_run_from_python_warns_of_a_cut_graph(problem):

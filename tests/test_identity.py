@@ -14,12 +14,12 @@ from robench import evaluate
 from robench.errors import InputError
 from robench.models import build, checkpoint, load
 from robench.models.identity import code_of, identity
-from robench.probing import Subject
 from robench.recipes import module_at
 from robench.rows import blank
 from robench.runs.measure import How, header_of
 from robench.runs.pools import pool_of
 from robench.runs.stages.clean import clean_stage
+from robench.runs.types import Subject
 
 SHAPE = (3, 32, 32)
 OWN = """import torch

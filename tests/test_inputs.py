@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 import robench
+from robench import evaluate
 from robench.data import load
 from robench.errors import InputError
-from robench.evaluation import evaluate
 from robench.inputs import as_radii
 from robench.models import load as load_any
 from robench.settings import settled

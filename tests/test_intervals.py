@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from robench import evaluate
 from robench.degradation import rows_of as degraded
-from robench.evaluation import evaluate
 from robench.recipes import parse
 from robench.results.compare import load
 from robench.results.files import save

@@ -44,7 +44,6 @@ LAYERS = {
         "measurement",
         "evaluation",
         "auditing",
-        "probing",
         "corrupting",
         "guards",
         "fitting",
@@ -120,11 +119,26 @@ def test_help_and_version_do_not_import_torch():
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-def test_the_public_functions_are_there_whatever_was_imported_before():
+def test_the_public_names_are_there_whatever_was_imported_before():
+    import robench.api
     import robench.evaluation
     import robench.models
+    import robench.report.comparison
     import robench.training
 
     assert robench.load_model is robench.models.load_model
-    assert robench.evaluate is robench.evaluation.evaluate
     assert robench.train is robench.training.train
+    assert robench.compare is robench.report.comparison.compare
+    for name in ("attack", "corrupt", "evaluate", "gini", "probe", "saliency"):
+        assert getattr(robench, name) is getattr(robench.api, name)
+    assert {*robench.__all__} == {*robench.HOMES}
+    assert all(getattr(robench, name).__name__ == name for name in robench.__all__)
+    assert {*robench.__all__} <= {*dir(robench)}
+
+
+def test_the_package_itself_and_a_comparison_do_not_import_torch():
+    code = (
+        "import sys, robench\nassert 'pandas' not in sys.modules\nassert robench.compare and robench.Comparison\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -1,13 +1,10 @@
 """Functions of the user's own that return the wrong thing are refused in one sentence."""
 
 import pytest
-from changes import changed
+from changes import audited, changed
 
-from robench.auditing import audit
+from robench import probe
 from robench.errors import InputError
-from robench.probing import Subject, probe
-from robench.recipes import parse
-from robench.rows import blank
 from robench.settings import plan_of, settled
 
 CODE = """
@@ -57,7 +54,7 @@ def mine(tmp_path):
 )
 def test_a_probe_that_yields_no_level_is_refused(p, mine, name, said):
     with pytest.raises(InputError, match=f"probe 'mine.py:{name}' {said}"):
-        probe([Subject(p.model, blank())], p.x, p.y, [parse(mine(name))])
+        probe(p.model, p.x, p.y, mine(name))
     with pytest.raises(InputError, match=f"probe 'mine.py:{name}' {said}"):
         changed(f"probe:{mine(name)}", p.model, p.x, p.y)
 
@@ -65,13 +62,13 @@ def test_a_probe_that_yields_no_level_is_refused(p, mine, name, said):
 @pytest.mark.parametrize(("name", "said"), [("numbers", "returned float"), ("flat", r"returned a tensor of float32 \(2, ")])
 def test_a_method_that_returns_no_maps_is_refused(p, mine, name, said):
     with pytest.raises(InputError, match=f"method .*{name}' {said}.*: it must return float maps"):
-        audit(p.model, p.x, p.y, methods=[parse(mine(name))], scores=[parse("gini")], about=blank())
+        audited(p.model, p.x, p.y, methods=mine(name), scores="gini")
 
 
 @pytest.mark.parametrize(("name", "said"), [("mean", r"a tensor of shape \(\)"), ("word", "str")])
 def test_a_score_without_a_number_an_image_is_refused(p, mine, name, said):
     with pytest.raises(InputError, match=rf"score .*{name}' returned {said}: it must return a tensor with one number an image"):
-        audit(p.model, p.x, p.y, methods=[parse("saliency")], scores=[parse(mine(name))], about=blank())
+        audited(p.model, p.x, p.y, scores=mine(name))
 
 
 def test_an_objective_that_is_none_is_refused(mine):

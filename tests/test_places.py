@@ -10,14 +10,12 @@ import pytest
 import torch
 
 import robench.journal as journals
-from robench import evaluate
-from robench.corrupting import degrade, made
+from robench import corrupt, evaluate
+from robench.corrupting import made
 from robench.data import load
 from robench.destinations import LOCK, claimed
 from robench.errors import BusyError, InputError, UnfinishedError
 from robench.journal import Journal
-from robench.probing import Subject
-from robench.rows import blank
 from robench.writing import locked
 
 HELD = """
@@ -108,16 +106,15 @@ def test_corruptions_hold_their_folder_as_attacks_do(held, tmp_path):
     images = load("shapes", "test", n=4)
     source = made(images, ["contrast"], [1], scale="auto", photos="", seed=0, device="cpu")
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(images.x[0].numel(), len(images.classes)))
-    subject = Subject(model, blank())
-    degrade([subject], source, folder=tmp_path / "new")
+    corrupt(model, source, folder=tmp_path / "new")
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["state-0.jsonl"]
     before = finished(tmp_path / "e1")
     with pytest.raises(InputError, match="holds a finished run"):
-        degrade([subject], source, folder=tmp_path / "e1")
+        corrupt(model, source, folder=tmp_path / "e1")
     assert {path.name: path.read_bytes() for path in (tmp_path / "e1").iterdir()} == before
     held(tmp_path / "new" / LOCK)
     with pytest.raises(BusyError):
-        degrade([subject], source, folder=tmp_path / "new", resume=True)
+        corrupt(model, source, folder=tmp_path / "new", resume=True)
 
 
 def test_folders_that_are_not_there_are_made(p, tmp_path):

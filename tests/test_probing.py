@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from robench import probe
 from robench.errors import InputError
-from robench.probing import Subject, probe
 from robench.recipes import parse
 from robench.report.tables import tables
 from robench.results.probes import setting_of
@@ -17,6 +17,7 @@ from robench.runs.measure import How, execute
 from robench.runs.pools import pool_of
 from robench.runs.stages.clean import clean_stage
 from robench.runs.stages.probe import probe_stage
+from robench.runs.types import Subject
 
 
 class Threshold(nn.Module):
@@ -144,6 +145,6 @@ def test_a_probe_that_cannot_be_had_of_the_second_model_is_refused_before_the_fi
 
     few = nn.Sequential(nn.Flatten(), nn.Linear(images[0][0].numel(), int(images[1].max())))
     with pytest.raises(InputError, match="returns 1 output"):
-        probe([subject(Threshold(0.5)), subject(few)], *images, [parse("random-noise,t=0.5")], track=track)
+        probe({"enough": Threshold(0.5), "few": few}, *images, [parse("random-noise,t=0.5")], track=track)
     with pytest.raises(InputError, match="is more than the"):
         probe([subject(Threshold(0.5))], *images, [parse("random-noise,t=0.5"), parse("random-noise,k=100000")], track=track)

@@ -8,8 +8,8 @@ import torch
 from commandline import robench
 from rich.console import Console
 
+from robench import evaluate
 from robench.cli import console
-from robench.evaluation import evaluate
 from robench.recipes import parse
 
 FACTORY = """

@@ -5,9 +5,9 @@ from contextlib import nullcontext
 import pytest
 from commandline import refused
 
+from robench import evaluate
 from robench.attacks import ATTACKS
 from robench.errors import InputError
-from robench.evaluation import evaluate
 from robench.objectives import refuse_unreachable
 from robench.recipes import parse
 from robench.threat import Threat, diameter

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from robench import evaluate
 from robench.data import load as load_images
-from robench.evaluation import evaluate
 from robench.models import load
 from robench.recipes import parse
 

@@ -12,8 +12,8 @@ from commandline import robench
 from PIL import Image
 from torch import nn
 
+from robench import evaluate
 from robench.errors import InputError
-from robench.evaluation import evaluate
 from robench.recipes import parse
 from robench.rounding import in_eight_bits, rounded_labels
 from robench.threat import Threat

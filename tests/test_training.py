@@ -346,17 +346,17 @@ def test_training_sees_every_class_of_a_file_that_is_sorted_by_class(tmp_path, m
     seen = {}
     from robench import training
 
-    attacked, begun = fitting.evaluate, training.fit
+    attacked, begun = fitting.by_suite, training.fit
 
-    def evaluate(model, x, y, **how):
-        seen["attacked" if how["suite"] else "clean"] = y
-        return attacked(model, x, y, **how)
+    def by_suite(model, images_, suite, threat, **how):
+        seen["attacked" if suite else "clean"] = images_.y
+        return attacked(model, images_, suite, threat, **how)
 
     def fit_(run, plan, images_, held_out):
         seen["train"] = images_.y
         return begun(run, plan, images_, held_out)
 
-    monkeypatch.setattr(fitting, "evaluate", evaluate)
+    monkeypatch.setattr(fitting, "by_suite", by_suite)
     monkeypatch.setattr(training, "fit", fit_)
     monkeypatch.setitem(PRESETS["small"], "probe_n", 20)
     short = {"n_train": 80, "held_out": 30, "epochs": 1, "batch_size": 8, "arch": "mlp,width=8", "eval_n": 20}

@@ -14,7 +14,8 @@ from robench.errors import InputError
 from robench.report.tables import percent
 
 if TYPE_CHECKING:
-    from robench.results.compare import Compared, Results
+    from robench.report.comparison import Comparison
+    from robench.results.compare import Compared
 
 
 def compare(
@@ -38,23 +39,18 @@ def compare(
 
     Example: robench compare BASE NEW --fail-on "autoattack:drop>1%"
     """
-    from robench.results.compare import blind, failures, gates, load, notes
-    from robench.results.compare import compare as compared
+    from robench.report.comparison import compare as compared
 
-    if not 0 < alpha <= 1:
-        raise InputError(f"--alpha must lie above 0 and at most at 1, not {alpha}")
-    before, after = load(base), load(new)
-    lines = compared(before, after)
-    chosen = gates([gate for words in fail_on or [] for gate in words.split(",")], [line.probe for line in lines])
-    written = kept(out, lines, (before, after), resume, force)
-    show_compared(base, new, lines)
-    for note in [*notes(before, after), *blind(chosen, lines[0].n, alpha)]:
+    found = compared(base, new, fail_on or (), alpha)
+    written = kept(out, found, resume, force)
+    show_compared(base, new, found.lines)
+    for note in found.notes:
         message(f"Note: {note}", quiet)
     message(written, quiet or not written)
-    judge(failures(chosen, lines, alpha))
+    judge(found.failures)
 
 
-def kept(out: Path | None, lines: Sequence[Compared], runs: Sequence[Results], resume: bool, force: bool) -> str:
+def kept(out: Path | None, found: Comparison, resume: bool, force: bool) -> str:
     """Writes compare.csv into a folder, if one is named; what was done, in words."""
     from robench.destinations import claimed
     from robench.results.compare import write
@@ -63,11 +59,10 @@ def kept(out: Path | None, lines: Sequence[Compared], runs: Sequence[Results], r
         if resume or force:
             raise InputError("--resume and --force belong to the folder of --out: name one, or leave them out")
         return ""
-    words = {"command": "compare", **{name: run.manifest for name, run in zip(("base", "new"), runs, strict=True)}}
-    with claimed(out, words, resume=resume, force=force) as place:
+    with claimed(out, found.words(), resume=resume, force=force) as place:
         if not place.finished:
             with place.results() as folder:
-                write(folder, lines)
+                write(folder, found.lines)
     return f"This comparison is finished, and nothing was changed: {out}" if place.finished else f"Written: {out / 'compare.csv'}"
 
 

@@ -95,7 +95,7 @@ def measure(
         kept.append(api.corrupt(
             [subject_of(one, source) for one in what], source, reference=reference, target=target, seed=common.seed,
             batch_size=batch_size_of(what[0], common), device=on, budget=common.budget, folder=place, resume=place.resume,
-            track=tracker(quiet), words={"reference": wanted.reference or "", "measured": len(what)},
+            track=tracker(quiet),
         ))  # fmt: skip
         if target is not None:
             target.adopt()
@@ -288,10 +288,10 @@ def exported(images: Images, source: Source, wanted: Wanted, common: Common) -> 
 
 def write_only(source: Source, target: Export | None, common: Common, device: str) -> None:
     """Writes the images into the folder; those that are there already are passed over."""
-    from robench.corrupting import degrade
+    from robench import api
 
     assert target is not None
-    degrade([], source, batch_size=common.batch_size or BATCH_SIZE, device=device, target=target, track=tracker(common.quiet))
+    api.corrupt([], source, batch_size=common.batch_size or BATCH_SIZE, device=device, target=target, track=tracker(common.quiet))
     names = dict.fromkeys(name for name, _ in source.cells)
     folder = target.adopt()
     message(f"Written: {', '.join(f'{name}.npy' for name in names)}, labels.npy in {folder}", common.quiet)

@@ -302,25 +302,22 @@ def measured(
     images = what[0].images
     how: dict[str, Any] = {
         "seed": common.seed, "batch_size": size, "device": what[0].device, "budget": common.budget, "folder": place, "resume": place.resume,
-        "track": tracker(quiet), "prepare": bool(job.attacks()) and job.command != "saliency", "examine": job.examine,
-        "words": {"budget": common.budget is not None},
+        "track": tracker(quiet),
     }  # fmt: skip
     models = [one.measured() for one in what]
     if job.command == "saliency":
         return api.saliency(
             models, images, methods=[recipe for recipe in job.recipes() if job.kind_is(recipe, "method")], scores=job.scores or (),
             target=int(job.target) if job.target.isdecimal() else job.target, channels=job.channels, against=job.against,
-            joined=matched(what, job.join), inductive="inductive" in job.chosen, threats=threats,
-            tell=lambda early: tell(early, quiet),
-            save=(lambda name, method: place.work / f"maps-{stem(name)}-{stem(method)}.npy") if job.save else None,
-            **how,
+            join=job.join, inductive="inductive" in job.chosen, threats=threats, save=place.work if job.save else None,
+            tell=partial(tell, quiet=quiet), **how,
         )  # fmt: skip
     return api.evaluate(
         models, images, suite=job.chosen[0] if len(job.chosen) == 1 else job.chosen, threats=threats,
         scores=attacking.score or ("gini",), scale=attacking.scale, photos=attacking.frost_dir, engine=attacking.engine,
         precision=attacking.precision, compiled=attacking.compiled and compiled, until=attacking.until,
         save=place.work / "x_adv.npy" if attacking.save else None, pngs=place.work if attacking.save_png else None,
-        **how,
+        examine=job.examine, prepare=bool(job.attacks()), **how,
     )  # fmt: skip
 
 
@@ -394,23 +391,6 @@ def results_words(folder: Path) -> dict[str, str]:
     from robench.models.identity import digest_of
 
     return {"path": str(folder), **{name: digest_of(folder / name) for name in ("manifest.json", "rows.csv", "samples.csv")}}
-
-
-def matched(what: Sequence[Subject], folders: Sequence[Path]) -> list[tuple[str, Any]]:
-    """The earlier results, each with its model; InputError for a folder whose model is not among them, or of which the data are others."""
-    from robench.results.compare import load, told
-
-    found = []
-    for folder in folders:
-        results = load(folder)
-        digest = told(results.manifest, "checkpoint.sha256")
-        names = [one.loaded.name for one in what if one.loaded.sha256 == digest]
-        if not names:
-            raise InputError(f"{folder} holds results of {results.checkpoint}, with other weights than any model named here")
-        if told(results.manifest, "data.name") != what[0].images.name:
-            raise InputError(f"{folder} holds results on {told(results.manifest, 'data.name')}, not on {what[0].images.name}")
-        found.append((names[0], results))
-    return found
 
 
 def threat_text(threat: Threat) -> str:

@@ -165,9 +165,49 @@ def other_images(trained: Sequence[int] | None, given: Shape | None, name: str) 
     return [f"{name} was trained on images of shape {tuple(trained)}, and these have shape {tuple(given)}"]
 
 
-def load_model(source: str | Path, **options: Any) -> nn.Module:
-    """The model that `source` names, in eval mode; the options are those of `load`."""
-    return load(source, **options).model
+def load_model(
+    source: str | Path,
+    *,
+    arch: str | None = None,
+    activation: str | None = None,
+    weights: str | None = None,
+    classes: int | None = None,
+    shape: Shape | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    trust: bool = False,
+    device: str = "cpu",
+) -> nn.Module:
+    """The model that `source` names, in eval mode: from pixels (B, C, H, W) in [0, 1] to logits (B, K).
+
+    Args:
+        source: our checkpoint, a state_dict or safetensors file with `arch`, a TorchScript archive or torch.export program (with `trust`),
+            "file.py:factory" or "module:factory" (runs that code), "tv/NAME" or "timm/NAME" (random weights).
+        arch: the architecture of a file of weights: "resnet18", "tv/resnet50", "file.py:factory".
+        activation: of `arch`, relu if not given; a checkpoint knows its own.
+        weights: which set of weights of a file that holds several, by its key: "state_dict_ema".
+        classes: K of the data, where the file does not say it.
+        shape: (C, H, W) of the images. Where both are known the model is tried out on a few images.
+        mean: one number a channel, for a model that takes normalised pixels.
+        std: likewise.
+        trust: whether a stored program, which runs code, may be loaded.
+        device: where the model is to lie: "cpu", "cuda", "mps".
+
+    Returns:
+        The network as a torch.nn.Module. `robench.models.load` returns its name, hash, meta and notes as well.
+
+    Raises:
+        InputError: one sentence, for whatever does not fit.
+
+    Example:
+        >>> model = robench.load_model("checkpoints/shapes-cnn-pgd-at.pt")
+        >>> model(torch.rand(2, 3, 32, 32)).shape, model.training
+        (torch.Size([2, 10]), False)
+    """
+    return load(
+        source, arch=arch, activation=activation, weights=weights, classes=classes, shape=shape, mean=mean, std=std, trust=trust,
+        device=device,
+    ).model  # fmt: skip
 
 
 def peek(source: str | Path) -> dict[str, Any]:

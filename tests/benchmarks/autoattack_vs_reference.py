@@ -25,8 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robench import evaluate
 from robench.data import load as load_images
-from robench.evaluation import evaluate
 from robench.memory import keep_freed_memory
 from robench.models import load
 from robench.recipes import fraction

@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
+from robench import evaluate
 from robench.data import load as load_images
-from robench.evaluation import evaluate
 from robench.measurement import Measurement
 from robench.models import load
 from robench.recipes import Recipe, parse

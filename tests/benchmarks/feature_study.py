@@ -21,24 +21,21 @@ from __future__ import annotations
 import argparse
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from robench import corrupt, evaluate
 from robench.calls import frozen, padded
-from robench.corrupting import degrade, made
+from robench.corrupting import made
 from robench.data import Images, holdout
 from robench.data import load as load_images
 from robench.degradation import NOISES
 from robench.errors import InputError
-from robench.evaluation import evaluate
 from robench.memory import keep_freed_memory
 from robench.models import load
-from robench.probing import Subject
 from robench.recipes import Recipe, fraction
-from robench.rows import blank
 
 STRENGTHS = tuple(10.0**power for power in range(-6, 2))  # of the ridge, in units of the mean variance of a feature
 SEVERITY = 3
@@ -159,8 +156,9 @@ def accuracies(model: nn.Module, images: Images, attacked: int, norm: str, eps: 
     clean = evaluate(model, images.x, images.y, suite=[], ids=images.ids).accuracy("clean")
     robust = evaluate(model, few.x, few.y, suite=[Recipe("pgd-20")], norm=norm, eps=eps, ids=few.ids).accuracy("pgd-20")
     source = made(images, NOISES, (SEVERITY,), scale="auto", photos="", seed=0, device="cpu")
-    noisy = degrade([Subject(model, replace(blank(), checkpoint="model"))], source).accuracy("model")
-    return [clean, robust, sum(noisy[name, SEVERITY] for name in NOISES) / len(NOISES)]
+    rows = corrupt(model, source).rows
+    noisy = [row.value for row in rows if row.metric == "accuracy" and row.probe in NOISES and "severity=" in row.setting]
+    return [clean, robust, sum(noisy) / len(NOISES)]
 
 
 def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

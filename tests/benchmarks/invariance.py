@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 
+from robench import evaluate
 from robench.data import load as load_images
 from robench.data.images import Images
-from robench.evaluation import evaluate
 from robench.memory import keep_freed_memory
 from robench.models import load
 from robench.recipes import fraction

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from robench.evaluation import evaluate
+from robench import evaluate
 from robench.recipes import parse
 
 

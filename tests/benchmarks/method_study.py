@@ -46,17 +46,15 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from robench.auditing import audit
+from robench import evaluate, probe, saliency
 from robench.data import Images
 from robench.data import load as load_images
 from robench.errors import InputError
-from robench.evaluation import evaluate
 from robench.memory import keep_freed_memory
 from robench.models import load_model
 from robench.objectives import NEED_TEACHER
-from robench.probing import Subject, probe
 from robench.recipes import Recipe, parse
-from robench.rows import blank
+from robench.results.scores import audits_of
 from robench.suites import recipes
 from robench.training import Trained, train
 from robench.writing import write_whole
@@ -159,13 +157,13 @@ def measured(model: nn.Module, images: Images, surrogate: Path | None) -> dict[s
     found: dict[str, Any] = {"clean": plain.accuracy("clean"), "clean_500": sum(s.clean_pred == s.label for s in plain.samples[:N]) / N}
     found |= {"pgd20": left(model, few, Recipe("pgd-20")), "fast": left(model, few, "fast"), "square": left(model, few, SQUARE)}
     found["transfer"] = "" if surrogate is None else left(model, few, Recipe(f"transfer:{surrogate}"))
-    scores = [parse(score) for score in ("gini", "effective-margin", "row-norm-true")]
-    maps = audit(model, few.x, few.y, methods=[parse("saliency")], scores=scores, ids=few.ids, about=blank())
+    scores = ("gini", "effective-margin", "row-norm-true")
+    maps = audits_of(saliency(model, few.x, few.y, scores=scores, ids=few.ids).found)[0]
     values = {name: score for some in maps.scored for name, score in some.values.items()}
     found["gini"], found["row_norm"] = float(values["gini"].nanmean()), float(values["row-norm-true"].nanmean())
     found["effective_margin"] = float(values["effective-margin"][maps.pred == maps.y].nanmedian())
     noises = {"inductive_noise": parse("inductive-noise,t=0.01"), "random_noise": parse("random-noise,t=0.01")}
-    probed = probe([Subject(model, blank())], few.x, few.y, list(noises.values()), ids=few.ids)
+    probed = probe(model, few.x, few.y, list(noises.values()), ids=few.ids)
     errors = {row.probe: row.value for row in probed.rows if row.metric == "error_rate"}
     found |= {column: errors.get(recipe.label, "") for column, recipe in noises.items()}
     return found | {"measure_seconds": time.perf_counter() - begin}

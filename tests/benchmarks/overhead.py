@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 from autoattack_vs_reference import CALLS, Recorded, bare_seconds
 
+from robench import evaluate
 from robench.data import load as load_images
-from robench.evaluation import evaluate
 from robench.memory import keep_freed_memory
 from robench.models import load
 from robench.recipes import fraction, parse

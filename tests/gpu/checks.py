@@ -18,11 +18,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from robench import evaluate
 from robench.attacks.kernels import cannot_compile
 from robench.data import Images, load
 from robench.draws import Draws
 from robench.errors import InputError
-from robench.evaluation import evaluate
 from robench.fitting import Step, begin, fit
 from robench.measurement import Measurement
 from robench.models import build, load_model

@@ -1,0 +1,103 @@
+"""Two results folders against each other: `compare` and what it returns. It loads no torch, so that the command answers at once."""
+
+from __future__ import annotations
+
+import html
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from robench import destinations
+from robench.errors import InputError
+from robench.results.compare import Compared, Results, blind, failures, load, notes, write
+from robench.results.compare import compare as compared
+from robench.results.compare import gates as gates_of
+from robench.results.files import table
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Two runs image by image.
+
+    lines      a `Compared` a probe and radius: both accuracies, the difference with its interval, lost and won images, p
+    failures   a sentence for each gate that failed            notes  sentences on what differs beside the model, and on blind gates
+    base, new  what lies in the two folders
+    """
+
+    lines: list[Compared]
+    failures: list[str]
+    notes: list[str]
+    base: Results
+    new: Results
+
+    def to_frame(self) -> pd.DataFrame:
+        """The lines as a pandas DataFrame: one probe and radius a line, the columns of `Compared`."""
+        return table(self.lines, Compared)
+
+    def _repr_html_(self) -> str:
+        """The lines for a notebook, with what failed and the notes; whatever is in them is escaped."""
+        told = [f"<p><b>Failed:</b> {html.escape(one)}</p>" for one in self.failures]
+        told += [f"<p>Note: {html.escape(one)}</p>" for one in self.notes]
+        return self.to_frame().to_html(index=False, escape=True, na_rep="") + "".join(told)
+
+    def words(self) -> dict[str, Any]:
+        """What was compared, for the manifest: what tells the comparison from others, as plain values."""
+        return {"command": "compare", "base": self.base.manifest, "new": self.new.manifest}
+
+    def save(self, folder: str | os.PathLike[str]) -> list[Path]:
+        """Writes compare.csv into a folder, as the command line does; returns its path.
+
+        Args:
+            folder: is made if need be.
+
+        Raises:
+            InputError: where the folder holds results of a run, or files with the names of results.
+        """
+        path = Path(folder)
+        if path.is_dir() and destinations.found(path) is not None:
+            raise InputError(f"{path} holds a finished run: choose another folder")
+        with destinations.claimed(path, self.words()) as place, place.results() as staged:
+            written = write(staged, self.lines)
+        return [path / written.name]
+
+
+def compare(
+    base: str | os.PathLike[str], new: str | os.PathLike[str], gates: str | Sequence[str] = (), alpha: float = 0.05
+) -> Comparison:  # fmt: skip
+    """Two results folders of attacks, image by image, and whether accuracy fell by more than chance and more than is allowed.
+
+    Args:
+        base: a folder that `robench eval`, `robench attack` or `Result.save` has written.
+        new: another, of the same images and probes.
+        gates: what may not happen: "autoattack:drop", "autoattack:drop>1%" or "clean:drop>0.01", one or several; any drop of the last
+            probe if none is given.
+        alpha: a drop counts if its McNemar p value is at most this, in (0, 1].
+
+    Returns:
+        A `Comparison`: lines, failures and notes; `to_frame()`, `save(folder)`; a table in a notebook.
+
+    Raises:
+        InputError: one sentence, for folders that cannot be read or compared, and for gates that cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> from robench.data import load
+        >>> images, model = load("shapes", "test", n=12), robench.load_model("checkpoints/shapes-cnn-pgd-at.pt")
+        >>> folder = tempfile.mkdtemp()
+        >>> for seed in (0, 1):
+        ...     _ = robench.attack(model, images, recipe="pgd,steps=3", seed=seed).save(f"{folder}/{seed}")
+        >>> found = robench.compare(f"{folder}/0", f"{folder}/1", gates="pgd:drop>20%")
+        >>> [line.probe for line in found.lines], found.failures
+        (['clean', 'pgd'], [])
+    """
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha <= 1:
+        raise InputError(f"alpha (--alpha) must be a number above 0 and at most 1, not {alpha!r}")
+    before, after = load(Path(base)), load(Path(new))
+    lines = compared(before, after)
+    sentences = [gate for words in ([gates] if isinstance(gates, str) else gates) for gate in words.split(",")]
+    chosen = gates_of(sentences, [line.probe for line in lines])
+    return Comparison(lines, failures(chosen, lines, alpha), [*notes(before, after), *blind(chosen, lines[0].n, alpha)], before, after)
