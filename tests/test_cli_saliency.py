@@ -219,7 +219,7 @@ def test_one_inadmissible_pair_is_refused_before_anything_is_computed(words, sen
 
     mine = tmp_path / "pairs.py"
     mine.write_text(PAIRS)
-    monkeypatch.setattr("robench.auditing.audit", computed)
+    monkeypatch.setattr("robench.runs.measure.in_blocks", computed)
     given = [word.format(mine=mine) for word in words]
     said = refused("saliency", f"{mine}:first", f"{mine}:second", "--data", "shapes", "--n", 8, "--out", tmp_path / "out", *given)
     assert sentence in said
