@@ -147,4 +147,4 @@ def test_a_probe_that_cannot_be_had_of_the_second_model_is_refused_before_the_fi
     with pytest.raises(InputError, match="returns 1 output"):
         probe({"enough": Threshold(0.5), "few": few}, *images, [parse("random-noise,t=0.5")], track=track)
     with pytest.raises(InputError, match="is more than the"):
-        probe([subject(Threshold(0.5))], *images, [parse("random-noise,t=0.5"), parse("random-noise,k=100000")], track=track)
+        probe([subject(Threshold(0.5))], *images, [parse("random-noise-few"), parse("random-noise,k=100000")], track=track)
