@@ -44,7 +44,7 @@ ABOUT = {
 
 
 def recipes(suite: str, norm: str = "linf") -> list[Recipe]:
-    """The recipes of a suite for a norm, in the order in which they run; InputError for an unknown name, or a norm it is not made for."""
+    """The recipes of a suite for a norm, in the order in which they run; InputError for a norm it is not made for."""
     return [recipe for _, recipe in expanded([suite], norm)]
 
 

@@ -210,7 +210,7 @@ def test_every_recipe_of_every_suite_is_known():
             for norm in NORMS:
                 resolvable(recipes(suite, norm), engine)
     with pytest.raises(InputError, match="did you mean 'autoattack'"):
-        recipes("autoatack")
+        refuse_unknown(Asked(["autoatack"], [Threat("linf", 0.1)]), "robench")
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5, 10, 100])
