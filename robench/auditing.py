@@ -31,15 +31,15 @@ def chosen_methods(methods: Sequence[str], **common: int | str | None) -> list[R
     used: set[str] = set()
     found: list[Recipe] = []
     for recipe in recipes:
-        known = options_of(resolve(recipe, EXPLAINERS, "method"))
+        known = options_of(resolve(replace(recipe, on=None), EXPLAINERS, "method"))
         fitting = {key: value for key, value in common.items() if value is not None and key in known}
         used |= set(fitting)
         found.append(replace(recipe, options=fitting | recipe.options))
-        resolve(found[-1], EXPLAINERS, "method")
+        resolve(replace(found[-1], on=None), EXPLAINERS, "method")
     idle = [key for key, value in common.items() if value is not None and key not in used]
     if idle:
         raise InputError(f"none of the methods {', '.join(methods)} has a {idle[0]}: leave --{idle[0]} out")
-    twice = [recipe.label for recipe in found if sum(other.label == recipe.label for other in found) > 1]
+    twice = [recipe.title for recipe in found if sum(other.title == recipe.title for other in found) > 1]
     if twice:
         raise InputError(f"method {twice[0]!r} is asked for twice: rows could not be told apart; run it in a call of its own")
     return found
@@ -62,6 +62,7 @@ def chosen_scores(names: Sequence[str], masks: bool, size: tuple[int, int]) -> t
     InputError for an unknown name, and for a score that was named itself and cannot be had.
     """
     found: dict[str, Recipe] = {}
+    named: dict[str, Recipe] = {}
     note = without_blocks(size) if any(REGIONAL in GROUPS.get(name, ()) for name in names) else ""
     missing = {*(() if masks else GROUPS["masks"]), *((REGIONAL,) if note else ())}
     for name in names:
@@ -76,6 +77,8 @@ def chosen_scores(names: Sequence[str], masks: bool, size: tuple[int, int]) -> t
             resolve(recipe, AUDITS, "score")
         if recipe.name in GROUPS["masks"] and not masks:
             raise InputError(f"score {recipe.name!r} needs the object's mask of each image: of the data here, only shapes has them")
+        if named.setdefault(recipe.label, recipe) != recipe:
+            raise InputError(f"score {recipe.label!r} is asked for twice: rows could not be told apart; run it in a call of its own")
         found[recipe.label] = recipe
     return list(found.values()), [note] if note and REGIONAL not in found else []
 

@@ -9,27 +9,32 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from robench.claims import corrupted_by_own, is_own
 from robench.corruptions import CORRUPTIONS
 from robench.corruptions import corrupted as under
-from robench.corruptions.frost import read
+from robench.corruptions.frost import photos_digest
 from robench.corruptions.levels import scale_of
 from robench.data import Images
 from robench.data.corrupted import SYNTH, Corrupted
 from robench.data.export import Export, Put
 from robench.degradation import SETS
+from robench.draws import Draws
 from robench.errors import InputError
-from robench.recipes import did_you_mean, options_of
+from robench.models.identity import digest_of
+from robench.recipes import Recipe, did_you_mean, options_of, parse, resolve, setting
 from robench.runs.stages.clean import clean_stage
-from robench.runs.stages.corruption import cell_stage
+from robench.runs.stages.corruption import cell_stage, parted, refuse_severity
 from robench.runs.types import Pool, Stage
 
+FOR_ALL = {"scale": "--scale", "photos": "the folder of frost photos with --frost-dir"}
 PIXELS = "pixels of "  # before a corruption, the key of the digest of its images
 Cell = tuple[str, int]
 
@@ -43,6 +48,7 @@ class Source:
     pixels   pixels(corruption, severity, places (M,)) -> (M, C, H, W), uint8 or float in [0, 1]
     clean    clean(places) -> the images as they are, or None where there are none
     about    plain values that say which images these are, for the journal          notes  sentences on them, for the reader
+    own      label -> the recipe of a corruption of the user's own
     """
 
     name: str
@@ -56,44 +62,79 @@ class Source:
     clean: Callable[[Tensor], Tensor] | None
     about: Mapping[str, Any]
     notes: tuple[str, ...] = ()
+    own: Mapping[str, Recipe] = field(default_factory=dict)
 
 
-def named(corruptions: Sequence[str]) -> tuple[str, ...]:
-    """The corruptions that names, and the words fifteen, nineteen and noise, stand for, each once; InputError for an unknown one."""
-    found: dict[str, None] = {}
-    for name in corruptions:
-        if name not in SETS and name not in CORRUPTIONS:
-            raise InputError(f"unknown corruption {name!r}{did_you_mean(name, [*SETS, *CORRUPTIONS])}")
-        found |= dict.fromkeys(SETS.get(name, (name,)))
-    return tuple(found)
+def named(corruptions: Sequence[str | Recipe]) -> tuple[Recipe, ...]:
+    """The corruptions that sentences, and the words fifteen, nineteen and noise, stand for, each once.
+
+    InputError for an unknown one, for an option that it does not have, and for one asked for with options in two ways.
+    """
+    found: dict[str, Recipe] = {}
+    for recipe in (parse(one) if isinstance(one, str) else one for one in corruptions):
+        if recipe.name not in SETS and recipe.name not in CORRUPTIONS and not is_own(recipe.name):
+            raise InputError(f"unknown corruption {recipe.name!r}{did_you_mean(recipe.name, [*SETS, *CORRUPTIONS])}")
+        for name in SETS.get(recipe.name, (recipe.name,)):
+            checked = replace(recipe, name=name)
+            refuse_wrong(checked)
+            if found.setdefault(checked.label, checked) != checked:
+                raise InputError(
+                    f"{checked.label} is asked for in two ways: its rows could not be told apart; run one in a call of its own"
+                )
+    return tuple(found.values())
+
+
+def refuse_wrong(recipe: Recipe) -> None:
+    """InputError for a corruption that cannot be made as its recipe says it, or not with the options that a table has for all."""
+    plain, severity = parted(recipe)
+    resolve(plain, CORRUPTIONS, "corruption")
+    refuse_severity(recipe, severity)
+    idle = [] if is_own(recipe.name) else list(plain.options)
+    if idle:
+        raise InputError(f"{idle[0]} is the same for all of a table: leave it out, and pass {FOR_ALL[idle[0]]}")
 
 
 def made(
-    images: Images, corruptions: Sequence[str], severities: Sequence[int], *, scale: str, photos: str, seed: int, device: str
+    images: Images, corruptions: Sequence[str | Recipe], severities: Sequence[int], *, scale: str, photos: str, seed: int, device: str
 ) -> Source:
-    """The images under corruptions made here; `photos` is a folder of frost photos, empty for the procedural texture."""
+    """The images under corruptions made here; `photos` is a folder of frost photos, empty for the procedural texture.
+
+    severities  of all whose recipes do not name one
+    """
+    recipes = {recipe.label: recipe for recipe in named(corruptions)}
+    own = {label: recipe for label, recipe in recipes.items() if is_own(label)}
+    functions = {label: resolve(parted(recipe)[0], CORRUPTIONS, "corruption") for label, recipe in recipes.items()}
+    if scale != "auto" and len(own) == len(recipes):
+        raise InputError("--scale is for the corruptions that robench has, and none of those is asked for: leave it out")
     scale = scale_of(images.x[:1], scale)
-    if photos and "frost" not in corruptions:
+    if photos and "frost" not in recipes:
         raise InputError("--frost-dir is for the corruption frost, which is not among those asked for: leave it out")
 
     def pixels(corruption: str, severity: int, places: Tensor) -> Tensor:
-        more = {"photos": photos} if "photos" in options_of(CORRUPTIONS[corruption]) else {}
+        more = {"photos": photos} if "photos" in options_of(functions[corruption]) and photos else {}
         x, ids = images.pixels(places).to(device), images.ids[places].to(device)
+        if corruption in own:
+            return corrupted_by_own(functions[corruption], x, severity, Draws(seed, ids, "corrupt"), corruption)
         return under(x, ids, corruption, severity, seed=seed, scale=scale, **more)
 
-    cells = tuple((corruption, severity) for corruption in corruptions for severity in severities)
-    frost = f" frost={'photos' if photos else 'procedural'}" if "frost" in corruptions else ""
-    about = {"n": len(images), "images": images.sha256, "seed": seed, "scale": scale, "photos": digest_of(photos)}
-    setting = f"scale={scale}{frost}"
-    return Source(images.name + SYNTH, images.split, images.y, images.ids, images.classes, cells, setting, pixels, images.pixels, about)
+    cells = tuple((label, severity) for label, recipe in recipes.items() for severity in severities_of(recipe, severities))
+    frost = f" frost={'photos' if photos else 'procedural'}" if "frost" in recipes else ""
+    about = {"n": len(images), "images": images.sha256, "seed": seed, "scale": scale, "photos": photos_digest(photos)}
+    about |= {"own": {label: own_words(recipe) for label, recipe in own.items()}} if own else {}
+    setting = f"scale={scale}{frost}" if len(own) < len(recipes) else ""
+    return Source(
+        images.name + SYNTH, images.split, images.y, images.ids, images.classes, cells, setting, pixels, images.pixels, about, own=own
+    )  # fmt: skip
 
 
-def digest_of(photos: str) -> str:
-    """A digest of the frost photos in a folder that are used, "" without a folder."""
-    digest = hashlib.sha256()
-    for photo in read(photos) if photos else ():
-        digest.update(photo.numpy().tobytes())
-    return digest.hexdigest() if photos else ""
+def severities_of(recipe: Recipe, severities: Sequence[int]) -> list[int]:
+    """The severities at which a corruption is asked for: its own, else those of all."""
+    return [recipe.options["severity"]] if "severity" in recipe.options else list(severities)
+
+
+def own_words(recipe: Recipe) -> dict[str, Any]:
+    """What identifies a corruption of the user's own: its options, and the content of its file."""
+    return {"options": dict(parted(recipe)[0].options), "sha256": digest_of(Path(recipe.name.rpartition(":")[0]))}
 
 
 def of_set(corrupted: Corrupted, rows: Tensor, clean: Images | None) -> Source:
@@ -138,14 +179,34 @@ def released_images(source: Source) -> Images:
 def stages_of_source(source: Source) -> list[Stage]:
     """The clean pass, where the clean images are known, then each corruption at each severity."""
     clean = clean_stage() if source.clean is not None else None
-    words = {"setting": source.setting, "data": source.name, "split": source.split}
     cells = [
-        cell_stage(f"{name}-{severity}", name, severity, partial(shown, source, name, severity), clean=clean, words=words)
+        cell_stage(
+            f"{name}-{severity}",
+            name,
+            severity,
+            partial(shown, source, name, severity),
+            clean=clean,
+            words=words_in(source, name),
+            told=own_setting(source, name),
+        )
         for name in dict.fromkeys(name for name, _ in source.cells)
         for other, severity in source.cells
         if other == name
     ]
     return [*([clean] if clean else []), *cells]
+
+
+def words_in(source: Source, corruption: str) -> dict[str, Any]:
+    """What the rows of a corruption of a source need to know."""
+    recipe = source.own.get(corruption)
+    told = " ".join(own_setting(source, corruption)) if recipe else source.setting
+    return {"setting": told, "data": source.name, "split": source.split, **({"recipe": recipe} if recipe else {})}
+
+
+def own_setting(source: Source, corruption: str) -> list[str]:
+    """The options of a corruption of the user's own, as a setting; none for another."""
+    recipe = source.own.get(corruption)
+    return [setting(resolve(parted(recipe)[0], CORRUPTIONS, "corruption"))] if recipe else []
 
 
 def shown(source: Source, corruption: str, severity: int, places: Tensor, before: object) -> Tensor:  # noqa: ARG001 - it has its own
@@ -183,13 +244,15 @@ def only_adds(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
     theirs, ours  the header of a run's state, or its words
     """
     each = ("models", "names", "subjects", "architectures", "architecture", "weights", "modules", "code")  # models, then the reference
-    grown = (*each, "cells", "stages", "measured", "reference", "code of recipes", "surrogates")
+    entries = ("code of recipes", "own")  # by file, and by label
+    grown = (*each, *entries, "cells", "stages", "measured", "reference", "surrogates")
     same = {key: value for key, value in theirs.items() if key not in grown}
-    more = {key for key in {*ours} - {*theirs} if not key.startswith(PIXELS)}
+    more = {key for key in {*ours} - {*theirs} if not key.startswith(PIXELS) and key != "own"}
     count = len(theirs.get("models", theirs.get("subjects", ())))
     return (
         not more
         and all(ours.get(key) == value for key, value in same.items())
+        and all(ours.get(key, {}).get(name) == value for key in entries for name, value in theirs.get(key, {}).items())
         and all(cell in ours.get(key, []) for key in ("cells", "stages") for cell in theirs.get(key, []))
         and all(ours.get(key, [])[: len(theirs[key])] == theirs[key] for key in each if key in theirs)
         and theirs.get("measured") in (ours.get("measured"), count)  # a reference does not become a model

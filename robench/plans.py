@@ -9,7 +9,7 @@ from typing import Any
 
 from robench.attacks import ATTACKS, ENGINES, fitted, reference
 from robench.attacks.transfer import transfer
-from robench.audits import GROUPS
+from robench.audits import AUDITS, GROUPS
 from robench.calls import into_eval
 from robench.claims import is_own
 from robench.corruptions import CORRUPTIONS, scale_of
@@ -20,13 +20,26 @@ from robench.errors import InputError
 from robench.explainers import EXPLAINERS
 from robench.models import load
 from robench.probes import PROBES
-from robench.recipes import SIGNATURES, Recipe, did_you_mean, from_file, lookup, names_of, resolve, setting, spelled, takes
+from robench.recipes import (
+    SIGNATURES,
+    Recipe,
+    article,
+    did_you_mean,
+    from_file,
+    lookup,
+    names_of,
+    places_of,
+    resolve,
+    setting,
+    spelled,
+    takes,
+)
 from robench.results.compare import Results
 from robench.runs.measure import How
 from robench.runs.pools import pool_of_images
 from robench.runs.stages.attack import TRANSFER, Attack, attack_stage
 from robench.runs.stages.clean import clean_stage
-from robench.runs.stages.corruption import corruption_stage, parted
+from robench.runs.stages.corruption import corruption_stage, parted, refuse_severity
 from robench.runs.stages.joined import joined_stage
 from robench.runs.stages.method import Saving, jacobian_stage, method_stage
 from robench.runs.stages.probe import probe_stage
@@ -45,11 +58,19 @@ KINDS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
 }  # fmt: skip
 
 
+TELLING = {"threat": "attack", "severity": "corruption", "target": "method"}  # arguments that only functions of one kind take
+LABELS = ("y", "label", "labels")  # arguments by which a probe is told from a method, which takes as many
+WHERE = {"score": "--score", "regulariser": "--reg of robench train", "objective": "--objective of robench train"}
+
+
 def refuse_unknown(asked: Asked, engine: str) -> None:
     """InputError where a recipe, an option of one, or the engine is unknown, before anything is loaded."""
     lookup(engine, ENGINES, "engine")
-    for recipe in [*(recipe for _, recipe in asked.recipes()), *asked.against]:
+    for _, recipe in asked.recipes():
         refuse_unknown_recipe(recipe, engine)
+    for recipe in asked.against:
+        refuse_unknown_recipe(recipe, engine)
+        refuse_no_images(recipe)
 
 
 def refuse_unknown_recipe(recipe: Recipe, engine: str) -> None:
@@ -63,11 +84,22 @@ def refuse_unknown_recipe(recipe: Recipe, engine: str) -> None:
         resolve(plain, ENGINES[engine], "attack")
     elif kind == "corruption":
         for name in SETS.get(recipe.name, (recipe.name,)):
-            resolve(parted(replace(plain, name=name))[0], CORRUPTIONS, "corruption")
+            plain, severity = parted(replace(recipe, on=None, name=name))
+            resolve(plain, CORRUPTIONS, "corruption")
+            refuse_severity(recipe, severity)
     else:
         resolve(plain, KINDS[kind], kind)
     if recipe.on is not None:
         refuse_unknown_recipe(recipe.on, "robench")
+        refuse_no_images(recipe.on)
+
+
+def refuse_no_images(recipe: Recipe) -> None:
+    """InputError where nothing can be measured on the images of a recipe: it makes none, or more than one of each."""
+    if kind_of(recipe) == "method":
+        raise InputError(f"{recipe.label} makes maps and no images: nothing can be measured on them")
+    if recipe.name in SETS:
+        raise InputError(f"{recipe.name} is several corruptions, and images are those of one: name one, such as {SETS[recipe.name][0]}")
 
 
 def resolvable(chosen: Sequence[Recipe], engine: str) -> None:
@@ -133,8 +165,10 @@ def kind_of(recipe: Recipe) -> str:
 
     Of a function of the user's own, what its arguments say, unless the recipe says it: `probe:mine.py:flip`.
     """
-    if recipe.kind:
+    if recipe.kind in KINDS:
         return recipe.kind
+    if recipe.kind:
+        raise InputError(f"{recipe.kind}:{recipe.label} is {article(recipe.kind)}, which is named with {WHERE[recipe.kind]}")
     if recipe.name.startswith(TRANSFER):
         return "attack"
     if ".py:" in recipe.name:
@@ -144,40 +178,60 @@ def kind_of(recipe: Recipe) -> str:
             return kind
     if recipe.name in SETS:
         return "corruption"
+    if recipe.name in AUDITS:
+        raise InputError(f"{recipe.name} is a score of saliency maps, which is named with --score: name a method here, such as saliency")
     known = [*SUITES, *SETS, *(name for table in KINDS.values() for name in table)]
     raise InputError(f"unknown attack, probe, corruption or method {recipe.name!r}{did_you_mean(recipe.name, known)}")
 
 
 def kind_of_own(recipe: Recipe) -> str:
     """What a function of the user's own is, by its arguments. InputError where they do not tell."""
-    names = names_of(from_file(recipe.name))
-    if "threat" in names:
-        return "attack"
-    if "severity" in names:
-        return "corruption"
-    if "target" in names:
-        return "method"
     function = from_file(recipe.name)
-    fitting = [kind for kind in ("attack", "probe", "corruption") if takes(function, SIGNATURES[kind])]
-    if len(fitting) == 1 or (fitting and not names):
+    names, called = places_of(function), f"{recipe.label}({', '.join(names_of(function))})"
+    for name, kind in TELLING.items():
+        if name in names:
+            return kind
+    fitting = [kind for kind in KINDS if takes(function, SIGNATURES[kind])]
+    if fitting == ["probe", "method"] and any(name in names for name in LABELS):
+        return "probe"
+    if len(fitting) == 1:
         return fitting[0]
-    ways = " or ".join(f"{kind}:{recipe.name}" for kind in fitting or ("attack", "probe"))
-    raise InputError(f"{recipe.label}({', '.join(names)}) may be more than one thing: say which, as in {ways}")
+    if fitting:
+        ways = " or ".join(f"{kind}:{recipe.name}" for kind in fitting)
+        raise InputError(f"{called} may be more than one thing: say which, as in {ways}")
+    other = next((kind for kind in WHERE if takes(function, SIGNATURES[kind])), None)
+    if other:
+        raise InputError(f"{called} takes what {article(other)} takes, which is named with {WHERE[other]}")
+    ways = ", ".join(f"{article(kind)} takes ({', '.join(SIGNATURES[kind])})" for kind in KINDS)
+    raise InputError(f"{called} can be none of what is asked for here: {ways}, and options by name")
 
 
-def change_stage(recipe: Recipe, pool: Pool, threat: Threat, how: How, *, clean: Stage | None, source: Stage | None = None) -> Stage:
-    """A stage whose images later ones are given: an attack, a probe of one level, or a corruption."""
+def change_stage(
+    recipe: Recipe, pool: Pool, threat: Threat, how: How, *, clean: Stage | None, source: Stage | None = None, scale: str = "auto",
+    photos: str = "",
+) -> Stage:  # fmt: skip
+    """A stage whose images later ones are given: an attack, a probe of one level, or a corruption.
+
+    scale, photos  of corruptions whose recipes do not say them, as in `Asked`
+    """
+    refuse_no_images(recipe)
     kind, recipe = kind_of(recipe), replace(recipe, on=None)
     if kind == "corruption":
+        recipe = replace(recipe, options={**usual_options(recipe, scale, photos), **recipe.options})
         return corruption_stage(recipe, pool, seed=how.seed, device=how.device, clean=clean, source=source, reported=False)
     if clean is None:
         raise InputError(f"{recipe.label} needs the images as they are: name them with --data")
     if kind == "probe":
         return probe_stage(recipe, clean=clean, source=source, reported=False)
-    if kind == "attack":
-        attack = resolved([recipe], threat.norm, "robench", how.device)[0][1]
-        return attack_stage(recipe, attack, threat, "engine=robench", clean=clean, source=source, reported=False)
-    raise InputError(f"{recipe.label} makes maps and no images: nothing can be measured on them")
+    attack = resolved([recipe], threat.norm, "robench", how.device)[0][1]
+    return attack_stage(recipe, attack, threat, "engine=robench", clean=clean, source=source, reported=False)
+
+
+def usual_options(recipe: Recipe, scale: str, photos: str) -> dict[str, str]:
+    """The options of a corruption that hold for all of a run; of the user's own there are none."""
+    if is_own(recipe.name):
+        return {}
+    return {**({"scale": scale} if scale != "auto" else {}), **({"photos": photos} if photos and recipe.name == "frost" else {})}
 
 
 @dataclass(frozen=True)
@@ -216,7 +270,8 @@ def stages_of(asked: Asked, images: Images, how: How) -> list[Stage]:
     clean, pool = clean_stage(), pool_of_images(images)
     chosen = [recipe for _, recipe in asked.recipes()]
     sources: dict[str, Stage] = {}
-    changes = [stage for recipe in asked.against if (stage := source_of(recipe, pool, asked.threats[:1], how, clean, sources))]
+    source = partial(source_of, pool=pool, how=how, clean=clean, known=sources, scale=asked.scale, photos=asked.photos)
+    changes = [stage for recipe in asked.against if (stage := source(recipe, threats=asked.threats[:1]))]
     joined = [joined_stage(results, pool, subject, clean) for subject, results in asked.joined]
     changes += joined
     stages: list[Stage] = [clean, *sources.values(), *joined]
@@ -225,18 +280,18 @@ def stages_of(asked: Asked, images: Images, how: How) -> list[Stage]:
     if methods and (own := [score for score in asked.scores if score.name in GROUPS["jacobian"]]):
         stages.append(jacobian_stage(own, clean=clean, target=asked.target, changes=changes))
     for recipe in chosen:
-        kind, source = kind_of(recipe), source_of(recipe.on, pool, asked.threats, how, clean, sources)
+        kind, before = kind_of(recipe), source(recipe.on, threats=asked.threats)
         stages += [one for one in sources.values() if one not in stages]
         if kind == "attack":
             key = spelled(recipe.on) if recipe.on else ""
-            stages += [] if key in attacked else cascade_stages(asked, key, how, clean, source)
+            stages += [] if key in attacked else cascade_stages(asked, key, how, clean, before)
             attacked.add(key)
         elif kind == "probe":
-            stages.append(probe_stage(replace(recipe, on=None), clean=clean, source=source))
+            stages.append(probe_stage(replace(recipe, on=None), clean=clean, source=before))
         elif kind == "corruption":
-            stages += corruption_stages(recipe, images, pool, how, clean, source, asked, chosen)
+            stages += corruption_stages(recipe, images, pool, how, clean, before, asked, chosen)
         else:
-            stages += method_stages(recipe, asked, clean, source, changes)
+            stages += method_stages(recipe, asked, clean, before, changes)
     refuse_twins(stages)
     return stages
 
@@ -270,17 +325,18 @@ def method_stages(recipe: Recipe, asked: Asked, clean: Stage, source: Stage | No
 
 
 def source_of(
-    recipe: Recipe | None, pool: Pool, threats: Sequence[Threat], how: How, clean: Stage, known: dict[str, Stage]
-) -> Stage | None:
-    """The stage that gives the images of another, made once; None for the images as they are."""
+    recipe: Recipe | None, pool: Pool, threats: Sequence[Threat], how: How, clean: Stage, known: dict[str, Stage], scale: str = "auto",
+    photos: str = "",
+) -> Stage | None:  # fmt: skip
+    """The stage that gives the images of another, made once; None for the images as they are. Scale and photos as in `Asked`."""
     if recipe is None:
         return None
     if kind_of(recipe) == "attack" and len(threats) > 1:
         raise InputError(f"images of {recipe.label} are those of one threat, and there are {len(threats)}: leave one")
-    before = source_of(recipe.on, pool, threats, how, clean, known)
+    before = source_of(recipe.on, pool, threats, how, clean, known, scale, photos)
     key = spelled(recipe)
     if key not in known:
-        known[key] = change_stage(recipe, pool, threats[0], how, clean=clean, source=before)
+        known[key] = change_stage(recipe, pool, threats[0], how, clean=clean, source=before, scale=scale, photos=photos)
     return known[key]
 
 
@@ -292,14 +348,12 @@ def corruption_stages(
         each = [replace(recipe, name=name) for name in SETS[recipe.name]]
         every = [one for other in chosen for one in ([replace(other, name=n) for n in SETS[other.name]] if other.name in SETS else [other])]
         return [stage for one in each for stage in corruption_stages(one, images, pool, how, clean, source, asked, every)]
-    scale = scale_of(images.x[:1], str(recipe.options.get("scale", asked.scale)))
-    more: dict[str, Any] = {"photos": asked.photos} if recipe.name == "frost" and asked.photos else {}
-    frost = f" frost={'photos' if asked.photos else 'procedural'}" if any(one.name == "frost" for one in chosen) else ""
-    words = {"setting": f"scale={scale}{frost}", "data": images.name + SYNTH, "split": images.split}
-    if is_own(recipe.name):
-        words["setting"], options = setting(resolve(parted(recipe)[0], CORRUPTIONS, "corruption")), dict(recipe.options)
-    else:
-        options = {**recipe.options, "scale": scale, **more}
+    options: dict[str, Any] = {**usual_options(recipe, asked.scale, asked.photos), **recipe.options}
+    words = {"setting": setting(resolve(parted(replace(recipe, on=None))[0], CORRUPTIONS, "corruption"))}
+    if not is_own(recipe.name):
+        options["scale"] = scale_of(images.x[:1], str(options.get("scale", "auto")))
+        words["setting"] = f"scale={options['scale']}{frost_word(chosen, asked.photos)}"
+    words |= {"data": images.name + SYNTH, "split": images.split}
     severities = [options["severity"]] if "severity" in options else [1, 2, 3, 4, 5]
     return [
         corruption_stage(
@@ -310,9 +364,20 @@ def corruption_stages(
     ]  # fmt: skip
 
 
+def frost_word(chosen: Sequence[Recipe], photos: str) -> str:
+    """How the settings of corruptions tell what frost was made of; "" where there is none."""
+    frosts = [one for one in chosen if one.name == "frost"]
+    return f" frost={'photos' if any(one.options.get('photos', photos) for one in frosts) else 'procedural'}" if frosts else ""
+
+
 def refuse_twins(stages: Sequence[Stage]) -> None:
     """InputError where two stages have one name, so that their rows could not be told apart."""
-    keys = [stage.key for stage in stages]
-    for stage in stages:
-        if keys.count(stage.key) > 1:
+    keys = [name_of_rows(stage) for stage in stages]
+    for stage, key in zip(stages, keys, strict=True):
+        if keys.count(key) > 1:
             raise InputError(f"{stage.name!r} is asked for twice: its rows could not be told apart")
+
+
+def name_of_rows(stage: Stage) -> object:
+    """What the rows of a stage are known by."""
+    return (stage.about["corruption"], stage.about["severity"]) if stage.kind == "corruption" and stage.reported else stage.key

@@ -24,7 +24,10 @@ from robench.names import ELSEWHERE, ours_for
 
 T = TypeVar("T")
 ON = " on "  # between what is measured and what gives its images
-CHAINED = ("attack", "probe", "corruption", "method")  # kinds that a recipe may say, as in probe:mine.py:flip
+SAID = {  # the words by which a recipe may say its kind, as in probe:mine.py:flip
+    **{kind: kind for kind in ("attack", "probe", "corruption", "method", "score", "objective", "regulariser")},
+    "regularizer": "regulariser",
+}
 SIGNATURES = {  # what a function of the user's own is called with; its options are keyword-only
     "attack": ("model", "x", "y", "threat", "draws"),
     "probe": ("model", "x", "y", "draws"),
@@ -34,12 +37,14 @@ SIGNATURES = {  # what a function of the user's own is called with; its options 
     "score": ("explained",),
     "corruption": ("x", "severity", "draws"),
 }
+WEIGHTLESS = ("attack", "probe", "corruption", "method", "score")
 PARTS = (3, 6, 7, 9, 255)  # denominators of fractions that people write and that no short decimal number equals
 KINDS: dict[str, tuple[tuple[type, ...], str]] = {  # what a value of an option of such a kind may be, and what that is called
     "bool": ((bool,), "true or false"),
     "int": ((int,), "a whole number"),
     "float": ((int, float), "a number"),
 }
+MODULES: dict[tuple[str, bytes], ModuleType] = {}  # of the user's files, by path and content
 USER = "robench_user_"  # how the modules of the user's files are named
 
 
@@ -47,7 +52,8 @@ USER = "robench_user_"  # how the modules of the user's files are named
 class Recipe:
     """A name with its weight (None if not given) and its options, as read from one sentence.
 
-    kind  attack, probe, corruption or method where the sentence says it, else ""        on  the recipe whose images it is given, or None
+    kind  attack, probe, corruption, method, score, ... where the sentence says it, else ""
+    on    the recipe whose images it is given, or None
     """
 
     name: str
@@ -89,9 +95,20 @@ def parse(sentence: str) -> Recipe:
     number = literal(weight.strip()) if given else None
     if not name.strip() or (given and (isinstance(number, (bool, str)) or number is None)):
         raise InputError(f"cannot read {sentence!r}: write NAME or NAME=WEIGHT, then options as key=value, parted by commas")
-    kind, colon, bare = name.strip().partition(":")
-    kind = kind if colon and kind in CHAINED else ""
-    return Recipe(bare.strip() if kind else name.strip(), None if number is None else float(number), options, kind)
+    kind, bare = kind_said(name.strip())
+    return Recipe(bare, None if number is None else float(number), options, kind)
+
+
+def kind_said(name: str) -> tuple[str, str]:
+    """The kind that a name begins with, "" for none, and the rest: probe:mine.py:flip. InputError for a word that is no kind."""
+    word, colon, rest = name.partition(":")
+    if colon and word in SAID and rest.strip():
+        return SAID[word], rest.strip()
+    file = Path(name.rpartition(":")[0])
+    if ".py:" in rest and word.isalpha() and len(word) > 1 and word != "transfer" and not file.is_file():  # one letter is a drive
+        begun = [kind for kind in SAID if kind.startswith(word)]
+        raise InputError(f"unknown kind {word!r} of {name!r}{f': did you mean {begun[0]!r}?' if begun else did_you_mean(word, SAID)}")
+    return "", name
 
 
 def separate(sentences: Iterable[str]) -> list[str]:
@@ -197,6 +214,7 @@ def resolve(recipe: Recipe, table: Mapping[str, Callable[..., Any]], what: str) 
     It comes from `table` or from the user's `file.py:function` (which runs that file). InputError for an option that it
     does not have, or that its name already settles: `pgd-20` has 20 steps.
     """
+    refuse_other(recipe, what)
     function = own(recipe, what) if ".py:" in recipe.name else lookup(recipe.name, table, what)
     known, settled = options_of(function), getattr(function, "keywords", {})
     for key in recipe.options:
@@ -216,6 +234,21 @@ def resolve(recipe: Recipe, table: Mapping[str, Callable[..., Any]], what: str) 
     return bound
 
 
+def refuse_other(recipe: Recipe, what: str) -> None:
+    """InputError where a recipe says that it is of another kind than is asked for, or says more than such a one has."""
+    if recipe.kind and recipe.kind != what:
+        raise InputError(f"{recipe.kind}:{recipe.label} says that it is {article(recipe.kind)}, and {article(what)} is asked for here")
+    if recipe.on is not None:
+        raise InputError(f"{recipe.title}: {article(what)} is not measured on the images of another here: leave{ON}{recipe.on.title} out")
+    if recipe.weight is not None and what in WEIGHTLESS:
+        raise InputError(f"{recipe.label}={recipe.weight:g}: {article(what)} has no weight, which only a regulariser has: leave it out")
+
+
+def article(what: str) -> str:
+    """A kind with its article."""
+    return f"{'an' if what[0] in 'aeiou' else 'a'} {what}"
+
+
 def refuse_kind(recipe: Recipe, key: str, function: Callable[..., Any]) -> None:
     """InputError where the value of an option of the user's own function is of another kind than its annotation or its default."""
     value, parameter = recipe.options[key], inspect.signature(function).parameters[key]
@@ -232,9 +265,12 @@ def own(recipe: Recipe, what: str) -> Callable[..., Any]:
     function, wanted = from_file(recipe.name), SIGNATURES.get(what)
     if wanted is None or takes(function, wanted):
         return function
-    called = f"({', '.join([*wanted, '*', 'options'])})"
-    besides = " and a probe as (model, x, y, draws, *, options)" if what == "attack" else ""
-    raise InputError(f"{recipe.label}{inspect.signature(function)} cannot be used: {what}s are called as {called}{besides}")
+    raise InputError(f"{recipe.label}{inspect.signature(function)} cannot be used: {what}s are called as {called_as(what)}")
+
+
+def called_as(what: str) -> str:
+    """How a function of the user's own is called."""
+    return f"({', '.join([*SIGNATURES[what], '*', 'options'])})"
 
 
 def takes(function: Callable[..., Any], names: tuple[str, ...]) -> bool:
@@ -248,20 +284,21 @@ def takes(function: Callable[..., Any], names: tuple[str, ...]) -> bool:
     return sum(p.default is p.empty for p in places) <= len(names) <= most
 
 
-def probes_own(recipe: Recipe) -> bool:
-    """Whether `file.py:function` is a probe: it takes (model, x, y, draws); an attack takes the threat as well. False for plain names."""
-    if ".py:" not in recipe.name or recipe.name.startswith("transfer:"):
-        return False
-    function = from_file(recipe.name)
-    return takes(function, SIGNATURES["probe"]) and not takes(function, SIGNATURES["attack"]) and "threat" not in names_of(function)
-
-
 def names_of(function: Callable[..., Any]) -> tuple[str, ...]:
     """The names of a function's parameters; none for a builtin that does not tell."""
     try:
         return tuple(inspect.signature(function).parameters)
     except ValueError:
         return ()
+
+
+def places_of(function: Callable[..., Any]) -> tuple[str, ...]:
+    """The names of the arguments that a function takes by place; none for a builtin that does not tell."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:
+        return ()
+    return tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
 
 
 def options_of(function: Callable[..., Any]) -> dict[str, Any]:
@@ -278,10 +315,18 @@ def setting(function: Callable[..., Any]) -> str:
 def from_file(reference: str) -> Callable[..., Any]:
     """The function that `file.py:function` names; runs the file."""
     path, _, name = reference.rpartition(":")
-    function = getattr(module_at(Path(path)), name, None)
+    function = getattr(module_of(Path(path)), name, None)
     if not callable(function):
         raise InputError(f"{path} has no function {name!r}")
     return function  # type: ignore[no-any-return]
+
+
+def module_of(path: Path) -> ModuleType:
+    """The module a Python file defines, run once as long as the file is the same."""
+    key = (str(path.resolve()), path.read_bytes() if path.is_file() else b"")
+    if key not in MODULES:
+        MODULES[key] = module_at(path)
+    return MODULES[key]
 
 
 def module_at(path: Path) -> ModuleType:

@@ -91,9 +91,12 @@ def test_frost_photos_make_the_same_pixels_in_every_command(data_dir):
 
 
 def test_words_stand_for_sets_of_corruptions():
-    assert named(["fifteen"]) == FIFTEEN
-    assert set(named(["nineteen"])) == set(CORRUPTIONS) == set(NINETEEN)
-    assert named(["contrast", "noise"]) == ("contrast", "gaussian_noise", "shot_noise", "impulse_noise")
+    def names(*sentences):
+        return tuple(recipe.name for recipe in named(sentences))
+
+    assert names("fifteen") == FIFTEEN
+    assert set(names("nineteen")) == set(CORRUPTIONS) == set(NINETEEN)
+    assert names("contrast", "noise") == ("contrast", "gaussian_noise", "shot_noise", "impulse_noise")
     with pytest.raises(InputError, match="did you mean 'contrast'"):
         named(["contrst"])
 

@@ -13,7 +13,7 @@ from robench.explainers import EXPLAINERS
 from robench.names import ABSENT, ELSEWHERE, OTHER_NAMES
 from robench.objectives import OBJECTIVES, REGULARIZERS
 from robench.probes import PROBES
-from robench.recipes import Recipe, did_you_mean, eps_text, fraction, lookup, parse, probes_own, resolve, separate, setting
+from robench.recipes import Recipe, did_you_mean, eps_text, fraction, lookup, parse, resolve, separate, setting
 from robench.suites import SUITES
 
 
@@ -192,16 +192,6 @@ def test_a_function_of_the_users_own_must_take_what_it_is_called_with(tmp_path):
     with pytest.raises(InputError, match="regularisers are called as"):
         resolve(parse(f"{file}:threatened"), {}, "regulariser")
     assert callable(resolve(parse(f"{file}:fine,k=1"), {}, "probe"))
-
-
-def test_the_arguments_of_a_function_say_whether_it_is_a_probe(tmp_path):
-    file = tmp_path / "mine.py"
-    file.write_text(
-        "def probe(model, x, y, draws): pass\ndef attack(model, x, y, threat, draws): pass\n"
-        "def threatened(model, x, y, threat): pass\ndef anything(*args): pass\n"
-    )
-    assert [name for name in ("probe", "attack", "threatened", "anything") if probes_own(Recipe(f"{file}:{name}"))] == ["probe"]
-    assert not probes_own(Recipe("inductive-noise"))
 
 
 def test_options_of_a_function_of_the_users_own_are_of_the_kind_of_their_default(tmp_path):

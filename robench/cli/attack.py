@@ -16,7 +16,11 @@ def attack(
     common: Common,
     attacking: Attacking,
     recipe: Annotated[
-        str, typer.Option("--attack", help="NAME[,option=value,...], transfer:OTHER.pt or file.py:function: see 'robench list attacks'.")
+        str,
+        typer.Option(
+            "--attack",
+            help="[KIND:]NAME[,option=value,...][ on RECIPE], transfer:OTHER.pt or file.py:function: see 'robench list recipes'.",
+        ),
     ] = "pgd-20",
 ) -> None:
     """Attacks models with one attack, on the images they get right; or tries one probe, such as inductive-noise.
@@ -24,7 +28,11 @@ def attack(
     Example: robench attack MODEL --attack pgd,steps=50,restarts=10,loss=margin --eps 2/255,4/255,8/255
     """
     from robench.cli.measure import Job, run
+    from robench.errors import InputError
+    from robench.plans import kind_of
     from robench.recipes import parse
 
     chosen = parse(recipe)
+    if kind_of(chosen) == "method":
+        raise InputError(f"{chosen.title} makes saliency maps and is no attack: name it with robench saliency --method, or eval --suite")
     run(models, Job("attack", chosen.title, [chosen]), common, attacking)

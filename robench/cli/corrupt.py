@@ -21,7 +21,9 @@ def corrupt(
     corruption: Annotated[
         list[str] | None,
         typer.Option(
-            "--corruption", help="A corruption, fifteen, nineteen or noise; several by commas or repeated: see 'robench list corruptions'."
+            "--corruption",
+            help="NAME[,severity=3], fifteen, nineteen, noise or file.py:function; several by commas or repeated: "
+            "see 'robench list corruptions'.",
         ),
     ] = None,
     severity: Annotated[

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from robench.data.export import Export
     from robench.degradation import Reference
     from robench.destinations import Place
+    from robench.recipes import Recipe
     from robench.report.result import Result
     from robench.runs.types import Subject as Measured
 
@@ -34,7 +35,7 @@ ROBUSTBENCH = 10_000  # images of a severity, whatever the length of the files, 
 class Wanted:
     """What the user asked of corruptions; `chosen` and `graded` say whether corruptions and severities were named."""
 
-    corruptions: tuple[str, ...]
+    corruptions: tuple[Recipe, ...]
     severities: tuple[int, ...]
     chosen: bool
     graded: bool
@@ -159,6 +160,7 @@ def refuse(models: Sequence[str], wanted: Wanted, common: Common) -> None:
         raise InputError("--export writes images that are made here: leave --from out")
     if wanted.export is not None and wanted.graded and len(wanted.severities) < 5:
         raise InputError("--export writes all five severities, as the layout of CIFAR-10-C needs them: leave --severity out")
+    refuse_recipes(wanted)
     if wanted.export is not None and common.budget is not None:
         raise InputError("--export writes all images: leave --budget out")
     if common.force and wanted.export is None and common.out is None:
@@ -167,6 +169,24 @@ def refuse(models: Sequence[str], wanted: Wanted, common: Common) -> None:
         raise InputError("--frost-dir and --scale are for images that are made here: leave them out, or leave --from out")
     if not models and (common.resume or common.out is not None or wanted.reference):
         raise InputError("--out, --resume and --reference belong to a measurement: name a model, or leave them out")
+
+
+def refuse_recipes(wanted: Wanted) -> None:
+    """InputError for corruptions that an export or a set on the disk cannot have."""
+    from robench.claims import is_own
+
+    where = "--export" if wanted.export is not None else "--from" if wanted.source is not None else ""
+    for recipe in wanted.corruptions if where else ():
+        if is_own(recipe.label):
+            what = (
+                "the layout of CIFAR-10-C, which --export writes, has"
+                if where == "--export"
+                else "a set on the disk, which --from reads, has"
+            )
+            raise InputError(f"{what} no {recipe.label}: measure it without {where}")
+        if "severity" in recipe.options:
+            instead = "it writes all five" if where == "--export" else "name severities with --severity"
+            raise InputError(f"{where} does not know the severity of {recipe.label} alone: leave severity= out, {instead}")
 
 
 def source_of(models: Sequence[str], wanted: Wanted, common: Common, device: str) -> tuple[Images, Source, list[str], str | None]:
@@ -220,7 +240,8 @@ def of_folder(
     from robench.data.corrupted import check_order, confirmed, read
 
     assert wanted.source is not None
-    asked = wanted.corruptions if wanted.chosen else None, wanted.severities if wanted.graded else None
+    names = tuple(recipe.name for recipe in wanted.corruptions)
+    asked = names if wanted.chosen else None, wanted.severities if wanted.graded else None
     corrupted = read(wanted.source, *asked, choice["data_dir"])
     if of_class_folders(corrupted, wanted.source):
         corrupted = counted(corrupted, choice["class_order"])
@@ -281,7 +302,7 @@ def exported(images: Images, source: Source, wanted: Wanted, common: Common) -> 
     if len(images) != ROBUSTBENCH:
         sizes = f"RobustBench reads {ROBUSTBENCH:,} rows a severity, and this set has {len(images):,}"
         message(f"Note: {sizes}: its loader would find images of another severity, or none; --from reads the set as it is", common.quiet)
-    frost = None if "frost" not in wanted.corruptions else "photos" if wanted.photos else "procedural"
+    frost = None if all(recipe.name != "frost" for recipe in wanted.corruptions) else "photos" if wanted.photos else "procedural"
     scale = scale_of(images.x[:1], wanted.scale)
     return export(wanted.export, images, seed=common.seed, scale=scale, frost=frost, photos=str(source.about["photos"]), force=common.force)
 

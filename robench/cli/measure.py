@@ -76,8 +76,7 @@ class Job:
         """The recipes that have a radius, whether for their rows or for their images."""
         from robench.plans import kind_of
 
-        every = [*self.recipes(), *self.against]
-        every += [recipe.on for recipe in every if recipe.on is not None]
+        every = [part for recipe in [*self.recipes(), *self.against] for part in chain_of(recipe)]
         return [recipe for recipe in every if kind_of(recipe) == "attack"]
 
 
@@ -102,10 +101,7 @@ def refuse_idle(job: Job, attacking: Attacking) -> None:
     usual = {"engine": "robench", "precision": "fp32", "scale": "auto"}
     of_attacks = ("norm", "eps", "threat", "engine", "precision", "compiled", "until", "save", "save_png")
     needs = {**dict.fromkeys(of_attacks, bool(attacks)), "score": "method" in kinds}
-    on = {recipe.on.name for recipe in job.recipes() if recipe.on is not None}
-    from robench.corruptions import CORRUPTIONS
-
-    needs |= dict.fromkeys(("scale", "frost_dir"), "corruption" in kinds or bool(on & {*CORRUPTIONS}))
+    needs |= {"scale": bool(corrupts(job)), "frost_dir": "frost" in corrupts(job)}
     for name, useful in needs.items():
         if getattr(attacking, name) not in (None, False, usual.get(name)) and not useful:
             option = {"compiled": "compile"}.get(name, name).replace("_", "-")
@@ -113,6 +109,20 @@ def refuse_idle(job: Job, attacking: Attacking) -> None:
             raise InputError(f"{what} has {'no' if kinds == {'probe'} else 'a'} use for --{option}: leave it out")
     if attacking.threat and (attacking.norm or attacking.eps):
         raise InputError("--threat says its norm and radius: leave --norm and --eps out")
+
+
+def corrupts(job: Job) -> set[str]:
+    """The corruptions of robench's own that a run makes, for their rows or for their images."""
+    from robench.corruptions import CORRUPTIONS
+    from robench.degradation import SETS
+
+    every = [part for recipe in [*job.recipes(), *job.against] for part in chain_of(recipe)]
+    return {name for recipe in every for name in SETS.get(recipe.name, (recipe.name,)) if name in CORRUPTIONS}
+
+
+def chain_of(recipe: Recipe) -> list[Recipe]:
+    """A recipe, and all whose images it is given."""
+    return [recipe, *(chain_of(recipe.on) if recipe.on else [])]
 
 
 def refuse_idle_radius(job: Job, norm: str | None, eps: float | None) -> None:
@@ -336,7 +346,7 @@ def words_of(
     if job.command == "saliency":
         words |= {
             "methods": [recipe_words(recipe) for recipe in job.recipes() if job.kind_is(recipe, "method")],
-            "against": [recipe_words(recipe) for recipe in job.against], "scores": list(job.scores or ()), "target": job.target,
+            "against": [recipe_words(recipe) for recipe in job.against], "scores": score_words(job.scores or ()), "target": job.target,
             "channels": job.channels, "join": [results_words(folder) for folder in sorted(job.join)],
             "inductive": "probe" in kinds, "save": job.save,
         }  # fmt: skip
@@ -344,8 +354,7 @@ def words_of(
     elif kinds == {"probe"}:
         words["probes"] = [recipe_words(recipe) for recipe in job.recipes()]
     else:
-        named = job.chosen[0] if len(job.chosen) == 1 and isinstance(job.chosen[0], str) else None
-        words |= {"suite": named or [one if isinstance(one, str) else recipe_words(one) for one in job.chosen], "save": attacking.save}
+        words |= {"suite": suite_words(job.chosen), "save": attacking.save}
         if attacks:
             radii = [threat.eps for threat in threats]
             words |= {"norm": threats[0].norm, "eps": radii} if not attacking.threat else {"threats": list(map(threat_text, threats))}
@@ -355,8 +364,8 @@ def words_of(
                 "batch_size": size if told else None,
                 **({"save_png": True} if attacking.save_png else {}),
             }  # fmt: skip
-        words |= {"scores": list(attacking.score or ("gini",))} if "method" in kinds else {}
-        words |= {"scale": attacking.scale, "frost_dir": str(attacking.frost_dir or "")} if "corruption" in kinds else {}
+        words |= {"scores": score_words(attacking.score or ("gini",))} if "method" in kinds else {}
+        words |= {"scale": attacking.scale, "frost_dir": str(attacking.frost_dir or "")} if corrupts(job) else {}
     return {**words, **({"budget": common.budget} if common.budget is not None else {}), **job.words}
 
 
@@ -384,6 +393,27 @@ def recipe_words(recipe: Recipe) -> dict[str, Any]:
     digest = digest_of(Path(name.rpartition(":")[0] if ".py:" in name else name))
     more = {"on": recipe_words(recipe.on)} if recipe.on else {}
     return {"name": recipe.name, "weight": recipe.weight, "options": dict(recipe.options), "sha256": digest, **more}
+
+
+def suite_words(chosen: Sequence[str | Recipe]) -> Any:
+    """What identifies a suite: its name, and the recipes that the user wrote, those of a file one by one."""
+    from robench.suites import expanded, is_list
+
+    each: list[Any] = []
+    for one in chosen:
+        if isinstance(one, Recipe):
+            each.append(recipe_words(one))
+        else:
+            each.append({one: [recipe_words(recipe) for _, recipe in expanded([one])]} if is_list(one) else one)
+    return each[0] if len(each) == 1 and isinstance(chosen[0], str) else each
+
+
+def score_words(scores: Sequence[str]) -> list[Any]:
+    """What identifies scores: their names, and of the user's own the content of their files."""
+    from robench.claims import is_own
+    from robench.recipes import parse
+
+    return [recipe_words(parse(score)) if is_own(score) else score for score in scores]
 
 
 def results_words(folder: Path) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from functools import cache
 from pathlib import Path
@@ -95,6 +96,14 @@ def read(folder: str) -> list[Tensor]:
     if not files:
         raise InputError(f"no frost photos ({', '.join(SUFFIXES)}) in the folder {folder}")
     return [photo(file) for file in files]
+
+
+def photos_digest(folder: str) -> str:
+    """A digest of the frost photos in a folder that are used, "" without a folder."""
+    digest = hashlib.sha256()
+    for photo in read(folder) if folder else ():
+        digest.update(photo.numpy().tobytes())
+    return digest.hexdigest() if folder else ""
 
 
 def photo(file: Path) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from robench.degradation import ALL, CLEAN, Cell, Reference, measured_reference, rows_of
+from robench.degradation import ALL, CLEAN, NINETEEN, Cell, Reference, measured_reference, rows_of
 from robench.rows import Row
 from robench.runs.measure import Measured
 from robench.runs.types import Case, Stage
@@ -63,14 +63,26 @@ def rows_of_cells(measured: Measured, case: Case, stages: Sequence[Stage], refer
     if not cells:
         return []
     own, told = case.subject.about, stages[0].about
-    about = replace(
-        own, seed=case.seed, norm="", eps=0.0, setting=str(told.get("setting", "")), data=str(told.get("data", own.data)),
-        split=str(told.get("split", own.split)),
-    )  # fmt: skip
+    settings = {cell_of(stage)[0]: str(stage.about.get("setting", "")) for stage in stages}
+    common = shared_by([words for name, words in settings.items() if name in NINETEEN] or list(settings.values()))
+    data, split = str(told.get("data", own.data)), str(told.get("split", own.split))
+    about = replace(own, seed=case.seed, norm="", eps=0.0, setting=common, data=data, split=split)
     rows = rows_of(about, clean_of(measured, case, cells), cells, reference)
+    differs = {name: words for name, words in settings.items() if words != common}
+    rows = [replace(row, setting=other(row.setting, common, differs[row.probe])) if row.probe in differs else row for row in rows]
     if measured.of_kind("clean"):
         return rows
     return [row for row in rows if row.probe != CLEAN and row.metric not in NEEDS_CLEAN]
+
+
+def shared_by(settings: Sequence[str]) -> str:
+    """The setting of all, "" where they differ."""
+    return settings[0] if len(set(settings)) == 1 else ""
+
+
+def other(words: str, common: str, own: str) -> str:
+    """A setting that ends with the words of its own corruption in place of those that all have."""
+    return f"{words.removesuffix(common).strip()} {own}".strip()
 
 
 def columns_of(measured: Measured, cases: Sequence[Case], stages: Sequence[Stage]) -> dict[str, list[Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,8 +13,11 @@ from torch import Tensor
 from robench.calls import padded
 from robench.claims import corrupted_by_own, is_own
 from robench.corruptions import CORRUPTIONS, corrupted
+from robench.corruptions.frost import photos_digest
+from robench.degradation import SEVERITIES
 from robench.draws import Draws
-from robench.recipes import Recipe, resolve
+from robench.errors import InputError
+from robench.recipes import Recipe, resolve, setting
 from robench.runs.stages.clean import check_logits, everyone
 from robench.runs.types import Begun, Case, Chunk, Images, Outcome, Pixels, Pool, Stage
 
@@ -40,33 +43,29 @@ def corruption_stage(
             return corrupted_by_own(function, x, severity, Draws(seed, ids, "corrupt"), recipe.label)
         return corrupted(x, ids, recipe.name, severity, seed=seed, **plain.options)
 
-    end = "" if source is None else f" on {source.name}"
+    on = "" if source is None else f" on {source.name}"
+    told = [setting(function), photos_digest(str(plain.options.get("photos", "")))]
     return cell_stage(
-        name_of(recipe) + end,
-        recipe.label + end,
-        severity,
-        images,
-        clean=clean,
-        source=source,
-        words={**words, "recipe": recipe},
-        reported=reported,
-    )
+        name_of(recipe) + on, recipe.label + on, severity, images, clean=clean, source=source, words={**words, "recipe": recipe},
+        told=told, reported=reported,
+    )  # fmt: skip
 
 
 def cell_stage(
     name: str, corruption: str, severity: int, images: Images, *, clean: Stage | None, source: Stage | None = None,
-    words: Mapping[str, Any] = {}, reported: bool = True,
+    words: Mapping[str, Any] = {}, told: Sequence[str] = (), reported: bool = True,
 ) -> Stage:  # fmt: skip
     """The labels of the images that `images(places, before)` gives.
 
     words  what its rows need to know: setting, and data and split where these are not those of the subject
+    told   what identifies it beside its name, for the state of a run
     """
     about = {"clean": clean, "corruption": corruption, "severity": severity, **words}
 
     def begin(case: Case) -> Begun:
         return Begun(partial(measured, case), str(words.get("setting", "")))
 
-    return Stage("corruption", name, begin, everyone, source, images, reported=reported, about=about)
+    return Stage("corruption", name, begin, everyone, source, images, reported=reported, about=about, words=told)
 
 
 def measured(case: Case, chunk: Chunk) -> Iterator[Outcome]:
@@ -82,6 +81,12 @@ def parted(recipe: Recipe) -> tuple[Recipe, int]:
     options = dict(recipe.options)
     severity = options.pop("severity", SEVERITY)
     return replace(recipe, options=options), severity
+
+
+def refuse_severity(recipe: Recipe, severity: object) -> None:
+    """InputError for what is no severity of a corruption."""
+    if severity not in SEVERITIES or isinstance(severity, bool):
+        raise InputError(f"{recipe.label}: severity must be a whole number from 1 to 5, not {severity!r}")
 
 
 def name_of(recipe: Recipe) -> str:
