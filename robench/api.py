@@ -321,7 +321,7 @@ def corrupt(
         x: images (N, C, H, W), an `Images`, or a DataLoader of (x, y), which are corrupted here; or the `Source` of a released set
             (`robench.corrupting.of_set`), which has its own corruptions, severities and scale.
         y: labels (N,); left out where x brings them.
-        corruptions: names, and the sets "fifteen", "nineteen" and "noise".
+        corruptions: names, your own as "FILE.py:FUNCTION", and the sets "fifteen", "nineteen" and "noise".
         severities: from 1 to 5.
         scale: of the severities: "cifar", "imagenet", or "auto", by the size of the images.
         photos: a folder of frost photos; without it a texture is drawn.

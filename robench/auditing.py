@@ -70,17 +70,23 @@ def chosen_scores(names: Sequence[str], masks: bool, size: tuple[int, int]) -> t
             fitting = [parse(score) for score in GROUPS[name] if score not in missing]
             found |= {score.label: score for score in fitting if score.label not in found}
             continue
-        recipe = parse(name)
-        if recipe.name not in GROUPS["jacobian"]:
-            if ".py:" not in recipe.name:
-                lookup(recipe.name, AUDITS | dict.fromkeys(GROUPS), "score")
-            resolve(recipe, AUDITS, "score")
+        recipe = known_score(name)
         if recipe.name in GROUPS["masks"] and not masks:
             raise InputError(f"score {recipe.name!r} needs the object's mask of each image: of the data here, only shapes has them")
         if named.setdefault(recipe.label, recipe) != recipe:
             raise InputError(f"score {recipe.label!r} is asked for twice: rows could not be told apart; run it in a call of its own")
         found[recipe.label] = recipe
     return list(found.values()), [note] if note and REGIONAL not in found else []
+
+
+def known_score(name: str) -> Recipe:
+    """The recipe of a score, or of a group by its name; InputError for an unknown one."""
+    recipe = parse(name)
+    if recipe.name not in (*GROUPS["jacobian"], *GROUPS):
+        if ".py:" not in recipe.name:
+            lookup(recipe.name, AUDITS | dict.fromkeys(GROUPS), "score")
+        resolve(recipe, AUDITS, "score")
+    return recipe
 
 
 def beforehand(methods: Sequence[Recipe], scores: Sequence[Recipe], x: Tensor) -> list[str]:
@@ -90,7 +96,7 @@ def beforehand(methods: Sequence[Recipe], scores: Sequence[Recipe], x: Tensor) -
     for recipe in methods:
         if recipe.name not in MASKING:
             continue
-        notes = masking_remarks(recipe.name, x, options_of(resolve(recipe, EXPLAINERS, "method")))
+        notes = masking_remarks(recipe.name, x, options_of(resolve(replace(recipe, on=None), EXPLAINERS, "method")))
         if notes and again:
             notes.append(f"{' and '.join(again)} make{'s' if len(again) == 1 else ''} maps anew, which multiplies its passes")
         found += [f"{recipe.label}: {note}" for note in notes]

@@ -14,7 +14,23 @@ import typer
 from robench.cli.console import show
 from robench.recipes import lookup, setting
 
-KINDS = ("attacks", "probes", "suites", "methods", "scores", "data", "models", "corruptions", "objectives", "regularizers", "presets")
+KINDS = (
+    "recipes", "attacks", "probes", "suites", "methods", "scores", "data", "models", "corruptions", "objectives", "regularizers", "presets",
+)  # fmt: skip
+RECIPES = (  # how what is asked for is written
+    ("NAME", "what has this name: see 'robench list attacks', probes, corruptions, methods, scores, suites", "pgd-20"),
+    ("NAME,option=value,...", "with options, whole numbers, numbers, fractions, true or false", "pgd,steps=50,step_size=2/255"),
+    ("NAME=WEIGHT", "a regulariser with its weight", "jacobian=0.01,warmup=0.25"),
+    ("NAME,severity=S", "a corruption at one severity, 1 to 5; else at all five, and at 3 where its images go on", "fog,severity=3"),
+    ("RECIPE on RECIPE", "the first on the images that the second (attack, probe, corruption) makes", "pgd-20 on fog,severity=3"),
+    ("file.py:function", "your own: docs/index.md has a page for each kind. The file is run", "mine.py:momentum,steps=8"),
+    (
+        "KIND:file.py:function", "the same with its kind, attack, probe, corruption, method or score, where its arguments do not tell",
+        "probe:mine.py:flip",
+    ),
+    ("transfer:MODEL", "an attack with points made on another model", "transfer:OTHER.pt"),
+    ("SUITE or FILE.txt", "in --suite: several at once; a file has one recipe a line, and what follows # is a comment", "full"),
+)  # fmt: skip
 
 # in place of a docstring's first line, which speaks of shapes and formulas to who reads the code
 PLAIN = {
@@ -98,6 +114,8 @@ def list_names(
 
 def entries(what: str) -> list[tuple[str, str, str]]:
     """Names of one kind, each with a line that says what it is, and its options with their defaults."""
+    if what == "recipes":
+        return [(form, text, f"for example {example}") for form, text, example in RECIPES]
     if what == "suites":
         from robench.suites import ABOUT, SUITES, SUITES_L1
 

@@ -149,6 +149,7 @@ def threats_of(what: Sequence[Subject], job: Job, attacking: Attacking) -> list[
 def run(models: Sequence[str], job: Job, common: Common, attacking: Attacking) -> None:
     """Measures models by what a job names."""
     from robench.api import threat_of
+    from robench.auditing import known_score
     from robench.plans import Asked, refuse_unknown
     from robench.threat import Threat
 
@@ -156,6 +157,8 @@ def run(models: Sequence[str], job: Job, common: Common, attacking: Attacking) -
     norms = [threat_of(words).norm for words in attacking.threat or ()] or [attacking.norm or "linf"]
     for norm in norms:
         refuse_unknown(Asked(job.chosen, [Threat(norm, 0.0)], against=job.against), attacking.engine)
+    for score in [*(job.scores or ()), *(attacking.score or ())]:
+        known_score(score)
     radii = attacking.eps.values if attacking.eps else (0.0,) if attacking.threat else None
     what = subjects(models, norms[0] if attacking.threat else attacking.norm, radii, common)
     threats = threats_of(what, job, attacking)

@@ -269,7 +269,7 @@ def corruption_pictures(measurement: Measurement, title: str, folder: Path) -> l
         written.append(severity_curves(folder / "severities.png", lines, title))
     if found.pool.pixels is not None:
         words = f"image {int(found.pool.ids[0])} of {data}", str(cells[0].about.get("setting", ""))
-        written.append(sheet(folder / "sheet.png", found, *words))
+        written += sheet(folder / "sheet.png", found, *words)
     return written
 
 
@@ -278,11 +278,11 @@ def accuracies(rows: Sequence[Row], checkpoint: str) -> dict[tuple[str, int], fl
     return {(row.probe, int(words_of(row)["severity"])): row.value for row in rows if row.checkpoint == checkpoint}
 
 
-def sheet(path: Path, found: Measured, *words: str) -> Path:
-    """The first image under every corruption that all models share."""
+def sheet(path: Path, found: Measured, *words: str) -> list[Path]:
+    """The first image under every corruption that all models share, if there is one."""
     shown = {cell_of(stage): first_image(stage, found.pool) for stage in found.of_kind("corruption") if stage.shared}
     clean = floats(shown_by(None, torch.tensor([0]), found.pool, None))[0]
-    return contact_sheet(path, shown, clean, ", ".join(filter(None, words)))
+    return [contact_sheet(path, shown, clean, ", ".join(filter(None, words)))] if shown else []
 
 
 # the page
