@@ -8,6 +8,7 @@ is under way it holds a lock, so that a second one is refused whatever it was to
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -27,6 +28,9 @@ OURS = (
     "sweep.json", "front.png", "compare.csv",
 )  # fmt: skip
 PICTURES = "x_adv-*.png"  # of adversarial images
+ARRAYS = ("x_adv*.npy", "maps-*.npy", PICTURES)  # what a run writes on its way, for each model, threat and method
+NUMBERED = (*ARRAYS, "samples-*.csv")  # whose names a run makes up
+HIDDEN = ".images"  # images that later stages of a run are given, until its end
 REPEATED = {"methods": "--method", "scores": "--score", "against": "--against", "join": "--join"}  # options by their word
 Words = Mapping[str, Any]
 Adds = Callable[[Words, Words], bool]
@@ -98,8 +102,7 @@ def claimed(folder: Path, words: Words, *, resume: bool = False, force: bool = F
     place = None
     try:
         with locked(prepare(folder) / LOCK, folder):
-            complete(folder / STAGED, folder, MANIFEST)
-            complete(folder / REPLACING, folder, MANIFEST)
+            ended(folder)
             place = decided(folder, plain, resume, force, adds)
             try:
                 yield place
@@ -130,8 +133,7 @@ def alone_in(folder: Path | Place | None) -> Iterator[Path | None]:
         yield None if folder is None else folder.work
         return
     with lock_in(folder, LOCK, folder):
-        complete(folder / STAGED, folder, MANIFEST)
-        complete(folder / REPLACING, folder, MANIFEST)
+        ended(folder)
         if found(folder) is not None:
             raise InputError(f"{folder} holds a finished run: choose another folder")
         yield folder
@@ -227,7 +229,7 @@ def manifest_of(folder: Path) -> dict[str, Any]:
 
 def refuse_foreign(folder: Path) -> None:
     """InputError where a folder without a run holds a file whose name a run would take."""
-    there = [*(name for name in OURS if (folder / name).exists()), *(path.name for path in folder.glob(PICTURES))]
+    there = [*(name for name in OURS if (folder / name).exists()), *(path.name for path in matching(folder, NUMBERED))]
     if there:
         raise InputError(f"{folder} holds {there[0]}, which belongs to no finished run of robench: choose another folder")
 
@@ -243,10 +245,22 @@ def listed(folder: Path) -> list[str]:
 
 
 def before_whole(folder: Path) -> list[str]:
-    """The array and the pictures of adversarial images of an unfinished run."""
+    """The arrays and the pictures of adversarial images of an unfinished run."""
     if not states(folder) or (folder / MANIFEST).exists():
         return []
-    return [path.name for pattern in ("x_adv.npy", PICTURES) for path in folder.glob(pattern)]
+    return [path.name for path in matching(folder, ARRAYS)]
+
+
+def matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
+    """The files in a folder whose names match one of the patterns, each once."""
+    return sorted({path for pattern in patterns for path in folder.glob(pattern)})
+
+
+def swept(folder: Path) -> None:
+    """Removes what a killed run left half-written under names of its own: nobody else writes there now."""
+    for path in folder.glob(".*.tmp"):
+        if re.fullmatch(r"\.(x_adv|maps-|state-|rows|samples|manifest).*\.[0-9]+\.tmp", path.name):
+            path.unlink(missing_ok=True)
 
 
 def emptied(folder: Path) -> Path:
@@ -259,8 +273,9 @@ def tidy(place: Place) -> None:
     """Removes the state that a run which was refused or broken off leaves, unless it can go on from there."""
     if place.finished or place.begun or ((place.folder / MANIFEST).exists() and not place.replaces):
         return
-    for path in [*states(place.work), place.work / "x_adv.npy", *place.work.glob(PICTURES)]:
+    for path in [*states(place.work), *matching(place.work, ARRAYS)]:
         path.unlink(missing_ok=True)
+    shutil.rmtree(place.work / HIDDEN, ignore_errors=True)
     if place.replaces:
         shutil.rmtree(place.work, ignore_errors=True)
 
@@ -277,6 +292,17 @@ def exchange(staged: Path, folder: Path, old: set[str], last: str) -> None:
         raise UnfinishedError(f"{folder / foreign[0]} is in the way and not of this run: move it; all results are whole, in {staged}")
     write_whole({staged / WHOLE: json.dumps({"new": sorted(new), "old": sorted(old)}).encode()})
     complete(staged, folder, last)
+
+
+def ended(folder: Path) -> None:
+    """Ends the exchanges of runs that were killed, and removes what they left and nothing can go on with."""
+    for staged in (folder / STAGED, folder / REPLACING):
+        complete(staged, folder, MANIFEST)
+        if not states(staged) and not (staged / MANIFEST).exists():
+            shutil.rmtree(staged, ignore_errors=True)
+    swept(folder)
+    if not states(folder):
+        shutil.rmtree(folder / HIDDEN, ignore_errors=True)
 
 
 def complete(staged: Path, folder: Path, last: str) -> None:

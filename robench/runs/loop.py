@@ -52,6 +52,7 @@ class Run:
     track: Track = untracked
     taker: Taker | None = None
     telling: Callable[[Run, Stage, Case], str | None] | None = None
+    clock: Callable[[], float] | None = None  # the seconds that a run with a budget has taken over all resumes
 
     @property
     def several(self) -> bool:
@@ -158,7 +159,7 @@ def measured(
         now = time.perf_counter()
         timed.append((replace(outcome, x=None), now - begin))
         begin = now
-    entry = entry_of(case.name, stage, chunk, timed)
+    entry = entry_of(case.name, stage, chunk, timed) | ({"spent": run.clock()} if run.clock is not None else {})
     run.store.journal.append(entry)
     run.ledger.add(entry)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import math
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ from robench.attacks.kernels import compiled as compiled_kernels
 from robench.calls import frozen, padded
 from robench.destinations import Place
 from robench.draws import Draws
-from robench.errors import InputError
+from robench.errors import InputError, UnfinishedError
 from robench.inputs import Function
 from robench.journal import Adds, begun
 from robench.memory import ending_told
@@ -33,13 +33,16 @@ from robench.runs.images import file_of
 from robench.runs.ledger import Ledger
 from robench.runs.loop import Run, Taker, admit, anytime_of, exchange, run_block, shuffled
 from robench.runs.stages.clean import check_logits
-from robench.runs.store import Store, alone, make_rows, opened
+from robench.runs.store import Store, alone, make_rows, opened, unwritten
 from robench.runs.types import Case, Pool, Stage, Subject, Track, floats, untracked
 from robench.shards import World, started
 
 EXAMINED = 64  # how many images the diagnostics look at
 ENTRIES = 3  # counts the forms that the entries of a state have had: one of another form is not taken up
-FIRST = 16  # images of the first block of a run with a budget, which shows how long one takes
+RAMP, MARGIN = (
+    4,
+    1.1,
+)  # a block of a run with a budget has at most RAMP times the images seen; the next is feared to be MARGIN times as slow
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ def execute(
     In a torch.distributed process group each process takes its share of the images, and all return the whole.
     Raises InputError for images, labels or logits that cannot be measured, and for what does not go together.
     """
-    world, folder = started(), how.folder
+    world, folder, begin = started(), how.folder, now()
     work = folder.work if isinstance(folder, Place) else folder
     save, pngs = save or {}, pngs or {}
     names = [subject.name for subject in subjects]
@@ -124,13 +127,12 @@ def execute(
         run = Run(cases, stages, pool, ledger, Store.nowhere(world), world, how.batch_size, how.device, how.track, taker)
         admit(run)
         header = header_of(cases, stages, pool, how, images=images, data=data, words=words or {}) if work else {}
-        store = stack.enter_context(opened(world, folder, header, resume=how.resume, adds=adds))
-        lost = lost_images(cases, stages, store)
-        for entry in store.journal.entries:
-            if "stage" in entry and (entry["subject"], entry["stage"]) not in lost:
-                ledger.add(entry)
+        store = stack.enter_context(opened(world, folder, header, resume=how.resume, adds=partial(to_its_end, adds)))
+        take_up(ledger, cases, stages, store)
         world.agree(0)
-        run = replace(run, store=store)
+        before = max((entry.get("spent", 0.0) for entry in store.journal.entries), default=0.0)
+        run = replace(run, store=store, clock=(lambda: before + now() - begin) if how.budget is not None else None)
+        refuse_lost_maps(cases, stages, store)
         for case in cases:
             case.store, case.remembers = store, any(stage.kind == "method" for stage in stages)
             case.saved = saved_of(case, save, store, world)
@@ -142,6 +144,17 @@ def execute(
                 case.checks += diagnosed(run, case)
         interval, notes, spent = in_blocks(run, how)
     return Measured(cases, stages, pool, ledger, interval, notes, spent)
+
+
+def now() -> float:
+    """The time in seconds, by which budgets are kept."""
+    return time.monotonic()
+
+
+def to_its_end(adds: Adds | None, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
+    """Whether a run may go on with the state of another: one that only adds to it, or one that goes on without the other's budget."""
+    same = {**theirs, "budget": theirs.get("budget") and ours["budget"]}
+    return same == ours or (adds is not None and adds(same, ours))
 
 
 def refuse_function(model: nn.Module, folder: Path | None) -> None:
@@ -221,9 +234,56 @@ def saved_of(case: Case, save: Mapping[tuple[str, str], Path], store: Store, wor
     return found
 
 
-def lost_images(cases: Sequence[Case], stages: Sequence[Stage], store: Store) -> set[tuple[str, str]]:
-    """The (subject, stage) whose images later stages need and the state does not have, as those of a finished run: they are made again."""
-    return {(case.name, stage.key) for case in cases for stage in stages if stage.kept and not store.file(file_of(stage, case)).exists()}
+def take_up(ledger: Ledger, cases: Sequence[Case], stages: Sequence[Stage], store: Store) -> None:
+    """Adds what the journal holds to the ledger, but for stages whose images are gone and still asked for: these are made again."""
+    entries = [entry for entry in store.journal.entries if "stage" in entry]
+    lost: dict[tuple[str, str], Tensor] = {}
+    while True:
+        known = Ledger(ledger.y)
+        for entry in entries:
+            where = (entry["subject"], entry["stage"])
+            if where not in lost or not bool(lost[where][entry["places"]].any()):
+                known.add(entry)
+        more = {where: gone for where, gone in lost_images(known, cases, stages, store).items() if bool(gone.any())}
+        if not more:
+            break
+        lost |= {where: gone | lost.get(where, False) for where, gone in more.items()}
+    for entry in entries:
+        where = (entry["subject"], entry["stage"])
+        if where not in lost or not bool(lost[where][entry["places"]].any()):
+            ledger.add(entry)
+
+
+def lost_images(known: Ledger, cases: Sequence[Case], stages: Sequence[Stage], store: Store) -> dict[tuple[str, str], Tensor]:
+    """The places, (N,) bool, where a stage is done but its images are not there, by (subject, stage), if a later stage needs them yet."""
+    found = {}
+    for case in cases:
+        for stage in stages:
+            if not stage.kept or stage.images is not None:
+                continue
+            needed = torch.zeros(known.n, dtype=torch.bool)
+            for later in stages:
+                if stage in sources_of(later):
+                    needed |= later.on(known, case.name) & ~known.done(case.name, later)
+            places = (needed & known.done(case.name, stage)).nonzero().flatten()
+            gone = torch.zeros(known.n, dtype=torch.bool)
+            gone[places] = unwritten(store.file(file_of(stage, case)), places)
+            found[case.name, stage.key] = gone
+    return found
+
+
+def sources_of(stage: Stage) -> list[Stage]:
+    """The stages through which the images of a stage have come."""
+    return [] if stage.source is None else [stage.source, *sources_of(stage.source)]
+
+
+def refuse_lost_maps(cases: Sequence[Case], stages: Sequence[Stage], store: Store) -> None:
+    """InputError where a run goes on whose maps are gone."""
+    for case in cases:
+        for stage in stages:
+            file = stage.about["save"](case.name, stage.about["method"]) if "save" in stage.about and stage.source is None else None
+            if file is not None:
+                store.check(file, bool(case.ledger.done(case.name, stage).any()))
 
 
 def diagnosed(run: Run, case: Case) -> list[Check]:
@@ -252,86 +312,90 @@ def in_blocks(run: Run, how: How) -> tuple[Interval, list[str], float]:
         return WILSON, [], 0.0
     order, seen, since, notes = shuffled(n, how.seed), 0, 0, list[str]()
     interval = anytime_of(n) if how.until is not None else WILSON
-    clock = Clock(run, how, order)
-    while seen < n:
-        size, note = clock.block(seen)
-        notes += [note] if note else []
-        if not size:
-            break
+    blocks, narrowed = Blocks(run, how), False
+    while not narrowed and (size := blocks.next(seen)):
         seen += size
         run_block(replace(run, telling=partial(so_far, interval, order[:seen], how)), order[seen - size : seen])
         since = exchange(run, since)
-        if how.until is not None and narrow(run, interval, order[:seen], how.until):
-            break
+        narrowed = how.until is not None and narrow(run, interval, order[:seen], how.until)
     run.ledger.seen = torch.zeros(n, dtype=torch.bool)
     run.ledger.seen[order[:seen]] = True
     what = f"of which {seen} were seen" if seen < n or how.until is not None else ""
     if how.until is not None:
         notes.append(f"the intervals speak of the {n} chosen images alone, {what}, not of others like them")
-    elif seen < n:
-        notes.append(f"the budget ended after {seen} of the {n} chosen images, which were drawn with the seed")
-    return interval, notes, clock.spent(seen)
+    notes += [] if narrowed else blocks.notes(seen)
+    return interval, notes, blocks.spent()
 
 
-@dataclass
-class Clock:
-    """How large the next block of a run is: what the budget leaves room for, by the seconds that an image has taken so far."""
+class Blocks:
+    """How large the next block of a run is: the batch size, or as many images as the time that is left is enough for.
 
-    run: Run
-    how: How
-    order: Tensor
+    A first block that would not fit is made smaller: of a run with a budget the first images come one, then four times as many as were
+    seen before, until a block is full or the time is spent. What a block will take is judged by the time an image took in the block before.
+    The sizes of these blocks are in the journal, so that a run that was broken off in the middle of one ends it first.
+    """
 
-    def spent(self, seen: int) -> float:  # noqa: ARG002
-        """The seconds that the entries of the run took, on the slowest process."""
-        journal = self.run.store.journal
-        mine = seconds_of(journal.added)
-        return seconds_of(journal.entries) / max(1, self.run.world.size) + max(self.run.world.gather(mine))
+    def __init__(self, run: Run, how: How) -> None:
+        self.run, self.how, self.n = run, how, len(run.pool)
+        entries = run.store.journal.entries if how.budget is not None else []
+        self.begun: list[tuple[int, float]] = [(entry["block"], entry["spent"]) for entry in entries if "block" in entry]
+        self.count = 0
 
-    def known(self, seen: int) -> int:
-        """How many of the next images an earlier run has taken through all stages already: they cost nothing."""
-        ledger = self.run.ledger
-        waiting = torch.zeros(len(self.order), dtype=torch.bool)
-        for case in self.run.cases:
-            for stage in self.run.stages:
-                waiting |= stage.on(ledger, case.name) & ~ledger.done(case.name, stage)
-        left = waiting[self.order[seen:]].nonzero().flatten()
-        return int(left[0]) if len(left) else len(self.order) - seen
+    def spent(self) -> float:
+        """The seconds that the run has taken over all resumes, on the slowest process; 0 without a budget."""
+        return max(self.run.world.gather(self.run.clock())) if self.run.clock is not None else 0.0
 
-    def block(self, seen: int) -> tuple[int, str]:
-        """The size of the next block after `seen` images, 0 where the run is to stop, and a note."""
-        size = min(self.how.batch_size, len(self.order) - seen)
-        if self.how.budget is None:
-            return size, ""
-        if known := self.known(seen):
-            return known, ""
-        spent = self.spent(seen)
+    def next(self, seen: int) -> int:
+        """The size of the next block after `seen` images, 0 where the run is to stop."""
+        size = min(self.how.batch_size, self.n - seen)
+        if self.how.budget is None or not size:
+            return size
+        if self.count == len(self.begun):
+            spent = self.spent()
+            if size := self.fitting(seen, size, self.how.budget, spent):
+                self.begun.append((size, spent))
+                if self.run.world.rank == 0:
+                    self.run.store.journal.append({"block": size, "spent": spent})
+        self.count += bool(size)
+        return self.begun[self.count - 1][0] if size else 0
+
+    def fitting(self, seen: int, size: int, budget: float, spent: float) -> int:
+        """How many of the next `size` images the time is enough for, 0 for none. UnfinishedError where the first image took all of it."""
         if not seen:
-            return min(size, FIRST), ""
-        left, each = self.how.budget - spent, spent / seen
-        fits = int(left / each) if each > 0 else size
-        if fits >= size:
-            return size, ""
-        if seen == FIRST and fits >= 1:
-            return fits, f"a block of {size} images would not fit into the budget: the first one has {fits + seen}"
-        return 0, ""
+            return 1
+        if seen == 1 and spent > budget:
+            way = "give more, with --resume" if self.run.store.kept else "give more"
+            raise UnfinishedError(f"a budget of {budget:g} s is too small: the first image was through after {spent:.1f} s: {way}")
+        last, begin = self.begun[-1]
+        took, wanted = MARGIN * (spent - begin), min(size, RAMP * seen)
+        fits = wanted if took <= 0 else int(last * (budget - spent) / took)
+        return min(wanted, fits) if fits >= min(last, wanted) else 0  # a smaller block may take as long as the last one
 
-
-def seconds_of(entries: Sequence[Mapping[str, Any]]) -> float:
-    """The seconds that pieces of work took."""
-    return math.fsum(level["seconds"] for entry in entries for level in entry.get("levels", ()))
+    def notes(self, seen: int) -> list[str]:
+        """What is to be said where the budget ended the run."""
+        if self.how.budget is None or seen == self.n:
+            return []
+        found = [f"the budget ended after {seen} of the {self.n} chosen images, which were drawn with the seed"]
+        if seen < self.how.batch_size:
+            found.append(f"a block of {min(self.how.batch_size, self.n)} images would not fit into the budget: the first one has {seen}")
+        return found
 
 
 def last_stages(run: Run) -> list[Stage]:
     """The last attack of each cascade, whose verdicts are estimated."""
-    return list({stage.about["cascade"]: stage for stage in run.stages if stage.kind == "attack"}.values())
+    return list({stage.about["cascade"]: stage for stage in run.stages if stage.kind == "attack" and stage.reported}.values())
 
 
 def narrow(run: Run, interval: Interval, seen: Tensor, until: float) -> bool:
-    """Whether every verdict's interval is narrow enough, of the images that have been through all stages."""
+    """Whether every verdict's interval is narrow enough, that of the worst of several threats too."""
     # a journal may hold part of a later block: what has not been through all stages says nothing yet
-    spans = [
-        interval.of(int(run.ledger.right(case.name, stage)[seen].sum()), len(seen)) for case in run.cases for stage in last_stages(run)
-    ]
+    standing: list[Tensor] = []
+    for case in run.cases:
+        left = {stage: run.ledger.right(case.name, stage)[seen] for stage in last_stages(run)}
+        standing += left.values()
+        if several := [some for stage, some in left.items() if stage.source is None]:
+            standing.append(torch.stack(several).all(0))
+    spans = [interval.of(int(some.sum()), len(seen)) for some in standing]
     return all((high - low) / 2 <= until for low, high in spans)
 
 
@@ -360,7 +424,7 @@ def header_of(
         if isinstance(value, nn.Module)
     ]  # fmt: skip
     known = [identity(case.subject.model) for case in cases]
-    told = how.engine == "reference" or how.until is not None or how.budget is not None  # where verdicts or the end depend on it
+    told = how.engine == "reference" or how.until is not None  # where verdicts or the end depend on it
     return {
         "robench": version("robench"), "entries": ENTRIES,
         "subjects": [case.name for case in cases],
@@ -369,7 +433,8 @@ def header_of(
         "surrogates": [identity(model) for model in models],
         "code of recipes": code_of(*(recipe.name for stage in stages for recipe in recipes_of(stage))),
         "data": data, "n": len(pool), "images": images or digest.hexdigest(), "labels": digest.hexdigest(),
-        "seed": how.seed, "until": how.until, "batch_size": how.batch_size if told else None, "precision": how.precision, **words,
+        "seed": how.seed, "until": how.until, "budget": how.budget is not None,
+        "batch_size": how.batch_size if told else None, "precision": how.precision, **words,
         "stages": [[stage.key, *stage.words] for stage in stages],
     }  # fmt: skip
 

@@ -15,13 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robench.destinations import Place, alone_at, alone_in
-from robench.errors import InputError
-from robench.journal import Adds, Journal
+from robench.destinations import HIDDEN, Place, alone_at, alone_in, swept
+from robench.errors import InputError, UnfinishedError
+from robench.journal import Adds, Journal, states
 from robench.shards import World
-from robench.writing import allocate, room
-
-HIDDEN = ".images"  # images that later stages of the run are given, until its end
+from robench.writing import ELSEWHERE, FULL, allocate, room
 
 
 class Store:
@@ -39,6 +37,11 @@ class Store:
         """The file of an array that belongs to the run alone."""
         return self.folder / f"{name}.npy"
 
+    @property
+    def kept(self) -> bool:
+        """Whether the state is there after the run."""
+        return self.journal.path is not None
+
     def check(self, file: Path, begun: bool) -> None:
         """InputError where the array of a run that goes on is gone."""
         if begun and not file.exists():
@@ -52,13 +55,18 @@ def opened(world: World, folder: Path | Place | None, header: Mapping[str, Any],
     The arrays of a run without a folder are there as long as its store is.
     """
     work = folder.work if isinstance(folder, Place) else folder
+    if work is not None and world.rank == 0:
+        swept(work)
+        if not states(work):  # arrays without a state say nothing
+            shutil.rmtree(work / HIDDEN, ignore_errors=True)
     journal = in_turn(world, work, header, resume, adds)
     with journal.kept(), ExitStack() as stack:
-        if work is None:
-            arrays = Path(tempfile.mkdtemp())
-        else:
-            arrays = work / HIDDEN
-            arrays.mkdir(exist_ok=True)
+        if work is not None:
+            stack.enter_context(
+                kept_on_full_disks(journal, "--force --resume" if isinstance(folder, Place) and folder.replaces else "--resume")
+            )
+        arrays = folder_of_arrays(work)
+        if work is not None:
             stack.callback(_removed_if_empty, arrays)
         store = Store(journal, arrays, world)
         if work is None:
@@ -68,6 +76,30 @@ def opened(world: World, folder: Path | Place | None, header: Mapping[str, Any],
         journal.finish()
         if work is not None:
             shutil.rmtree(arrays, ignore_errors=True)
+
+
+def folder_of_arrays(work: Path | None) -> Path:
+    """The folder of the arrays of a run, made: a temporary one where it keeps no state. InputError where it cannot be made."""
+    try:
+        if work is None:
+            return Path(tempfile.mkdtemp())
+        (work / HIDDEN).mkdir(exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write into {work or tempfile.gettempdir()}: {error.strerror or error}{ELSEWHERE}") from error
+    return work / HIDDEN
+
+
+@contextmanager
+def kept_on_full_disks(journal: Journal, again: str) -> Iterator[None]:
+    """Says how a run goes on that the disk has ended: UnfinishedError, so that its state is kept, where something is finished."""
+    try:
+        yield
+    except InputError as error:
+        begun = any("stage" in entry for entry in (*journal.entries, *journal.added))
+        if isinstance(error, UnfinishedError) or not begun or not isinstance(error.__cause__, OSError):
+            raise
+        way = f"{'make room, and ' * (error.__cause__.errno in FULL)}go on with the same words and {again}"
+        raise UnfinishedError(f"{str(error).partition(ELSEWHERE)[0]}; the state is kept: {way}") from error
 
 
 def _removed_if_empty(folder: Path) -> None:
@@ -108,29 +140,55 @@ def make_rows(file: Path, shape: tuple[int, ...]) -> None:
     InputError where there is no room.
     """
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    with told(file):
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            rows = np.lib.format.open_memmap(temporary, "w+", np.float32, shape)
+            allocate(temporary, rows.offset + rows.nbytes)
+            rows.flush()
+            appear(temporary, file)
+        finally:
+            with suppress(OSError):
+                temporary.unlink()
+
+
+def appear(temporary: Path, file: Path) -> None:
+    """Gives a file its name, unless there is one of that name already, into which another process may have written."""
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        rows = np.lib.format.open_memmap(temporary, "w+", np.float32, shape)
-        allocate(temporary, rows.offset + rows.nbytes)
-        rows.flush()
+        os.link(temporary, file)  # refuses to replace a file, in one step
+    except FileExistsError:
+        return
+    except OSError:  # a disk without links
         if not file.exists():
             temporary.replace(file)
+
+
+@contextmanager
+def told(file: Path) -> Iterator[None]:
+    """InputError where the disk does not take what is written to a file."""
+    try:
+        yield
     except OSError as error:
-        raise InputError(f"cannot write {file}: {error.strerror or error}; choose another place{room(error)}") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+        raise InputError(f"cannot write {file}: {error.strerror or error}{ELSEWHERE}{room(error)}") from error
 
 
 def write_rows(file: Path | None, places: Tensor, images: Tensor) -> None:
     """Writes images (M, C, H, W) at their places in the file, through to the disk; the file is mapped no longer than that."""
     if file is not None and len(places):
-        rows = np.lib.format.open_memmap(file, "r+")
-        rows[places.numpy()] = images.cpu().numpy()
-        rows.flush()
+        with told(file):
+            rows = np.lib.format.open_memmap(file, "r+")
+            rows[places.numpy()] = images.cpu().numpy()
+            rows.flush()
 
 
 def read_rows(file: Path, places: Tensor) -> Tensor:
     """The images (M, C, H, W) at some places of the file."""
     rows = np.lib.format.open_memmap(file, "r")
     return torch.from_numpy(np.ascontiguousarray(rows[places.numpy()]))
+
+
+def unwritten(file: Path, places: Tensor) -> Tensor:
+    """Which of the places nothing was written at, (M,) bool: all where there is no file."""
+    if not file.exists():
+        return torch.ones(len(places), dtype=torch.bool)
+    return (read_rows(file, places) == 0).flatten(1).all(1)

@@ -1,0 +1,183 @@
+"""Runs that stop early, by --until or --budget: blocks go through all stages, all resumes count, verdicts are those of a whole run."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from robench.data import Images
+from robench.errors import InputError, UnfinishedError
+from robench.plans import Asked, stages_of
+from robench.recipes import parse
+from robench.rows import blank
+from robench.runs import measure
+from robench.runs.measure import How, execute
+from robench.runs.pools import pool_of_images
+from robench.runs.types import Subject
+from robench.threat import Threat
+
+LINF = (Threat("linf", 0.05),)
+
+
+class Clocked(nn.Module):
+    """A linear model by whose images a clock goes on: one second an image and pass, once all is made ready."""
+
+    clock, on = 0.0, False
+
+    def __init__(self, p, each=1.0):
+        super().__init__()
+        self.inner, self.each, self.limit = p.model, each, math.inf
+
+    def forward(self, x):
+        Clocked.clock += self.each * len(x) * Clocked.on
+        if Clocked.clock > self.limit:
+            raise KeyboardInterrupt
+        return self.inner(x)
+
+
+@pytest.fixture
+def run(problem, monkeypatch):
+    """run(budget, folder, ...) -> what was measured of a linear model on 60 images, with a clock that goes by its passes."""
+    p = problem("linear", n=60)
+    images = Images("toy", "test", p.x, p.y, torch.arange(60) + 100, tuple("abcde"))
+    monkeypatch.setattr(measure, "now", lambda: Clocked.clock)
+    in_blocks = measure.in_blocks
+
+    def timed(*words):
+        Clocked.on = True
+        try:
+            return in_blocks(*words)
+        finally:
+            Clocked.on = False
+
+    monkeypatch.setattr(measure, "in_blocks", timed)
+
+    def run(*, budget=None, folder=None, resume=False, chosen=("fgsm", "random-noise,t=0.3"), batch=16, limit=math.inf, until=None,
+            threats=LINF, models=1, seed=0):  # fmt: skip
+        how = How(seed, batch, budget=budget, folder=folder, resume=resume, until=until)
+        asked = Asked([parse(one) for one in chosen], threats)
+        subjects = []
+        for number in range(models):
+            model = Clocked(p)
+            model.limit = Clocked.clock + limit
+            subjects.append(Subject(model, blank().__class__(**{**vars(blank()), "checkpoint": f"m{number}"})))
+        return execute(subjects, pool_of_images(images), stages_of(asked, images, how), how)
+
+    return run
+
+
+def verdicts(found):
+    """What became of each image that was seen, stage by stage."""
+    seen = found.ledger.seen
+    return [
+        (stage.key, name, values[seen].tolist())
+        for case in found.cases
+        for stage in found.stages
+        for record in found.ledger.levels(case.name, stage).values()
+        for name, values in record.columns.items()
+        if name in ("fell", "pred")
+    ]
+
+
+def within(whole, part):
+    """Asserts that the images that were seen have the verdicts of a run on all."""
+    assert verdicts(part) == [(key, name, values) for key, name, values in verdicts(seen_as(whole, part))]
+
+
+def seen_as(whole, part):
+    whole.ledger.seen = part.ledger.seen.clone()
+    return whole
+
+
+def test_a_budget_stops_between_blocks_with_all_stages_on_the_same_images(run):
+    part = run(budget=500.0)
+    n = int(part.ledger.seen.sum())
+    assert 5 < n < 60
+    for stage in part.stages[:1]:
+        assert int(part.ledger.done("m0", stage).sum()) == n
+    for stage in part.stages:
+        assert not bool((part.ledger.done("m0", stage) & ~part.ledger.seen).any())
+    assert part.spent <= 500.0
+    assert part.notes[0] == f"the budget ended after {n} of the 60 chosen images, which were drawn with the seed"
+    within(run(), part)
+
+
+def test_a_first_block_that_would_not_fit_is_made_smaller_and_said(run):
+    part = run(budget=480.0, batch=60)
+    n = int(part.ledger.seen.sum())
+    assert 5 < n < 60
+    assert part.notes[1] == f"a block of 60 images would not fit into the budget: the first one has {n}"
+
+
+def test_a_budget_that_is_enough_changes_nothing(run):
+    part = run(budget=1e6)
+    assert bool(part.ledger.seen.all())
+    assert not part.notes
+    assert verdicts(part) == verdicts(run())
+
+
+def test_a_budget_too_small_for_one_image_is_a_sentence_and_a_larger_one_goes_on(run, tmp_path):
+    with pytest.raises(
+        UnfinishedError, match=r"a budget of 0.5 s is too small: the first image was through after .* s: give more, with --resume"
+    ):
+        run(budget=0.5, folder=tmp_path)
+    with pytest.raises(InputError, match="is too small"):
+        run(budget=0.5, folder=tmp_path, resume=True)
+    found = run(budget=1e6, folder=tmp_path, resume=True)
+    assert verdicts(found) == verdicts(run())
+
+
+@pytest.mark.parametrize("limit", [9, 120, 257, 300, 370])
+def test_what_was_spent_before_a_kill_counts(run, tmp_path, limit):
+    whole = run(budget=500.0)
+    with pytest.raises(KeyboardInterrupt):
+        run(budget=500.0, folder=tmp_path, limit=limit)
+    part = run(budget=500.0, folder=tmp_path, resume=True)
+    assert 0 < int(part.ledger.seen.sum()) <= int(whole.ledger.seen.sum())
+    assert part.spent <= 500.0 + 128  # a block that was begun is ended
+    for stage in part.stages:
+        assert not bool((part.ledger.done("m0", stage) & ~part.ledger.seen).any())
+    within(run(), part)
+
+
+def test_the_same_budget_is_spent_and_a_larger_one_or_none_goes_on(run, tmp_path):
+    n = int(run(budget=400.0, folder=tmp_path).ledger.seen.sum())
+    before = Clocked.clock
+    again = run(budget=400.0, folder=tmp_path, resume=True)
+    assert int(again.ledger.seen.sum()) == n
+    assert Clocked.clock == before
+    more = run(budget=600.0, folder=tmp_path, resume=True)
+    assert n < int(more.ledger.seen.sum()) < 60
+    assert verdicts(run(folder=tmp_path, resume=True)) == verdicts(run())
+
+
+def test_a_run_without_a_budget_is_not_taken_up_with_one(run, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(folder=tmp_path, limit=200)
+    with pytest.raises(InputError, match="its budget is false, here it is true"):
+        run(folder=tmp_path, resume=True, budget=50.0)
+
+
+def test_stages_on_the_images_of_others_stop_with_them(run, tmp_path):
+    chosen = ("fgsm on random-noise,t=0.2", "saliency", "saliency on fgsm")
+    part = run(budget=400.0, chosen=chosen, folder=tmp_path)
+    n = int(part.ledger.seen.sum())
+    assert 0 < n < 60
+    more = run(budget=900.0, chosen=chosen, folder=tmp_path, resume=True)  # the images of the first run are gone, and not asked for
+    assert int(more.ledger.seen.sum()) > n
+    within(run(chosen=chosen), more)
+
+
+def test_until_waits_for_every_verdict_of_several_models_and_threats(run):
+    threats = (Threat("linf", 0.02), Threat("l2", 0.05))
+    chosen = ("fgsm", "random-noise,t=0.1", "saliency")
+    part = run(chosen=chosen, until=0.12, threats=threats, models=2)
+    n = int(part.ledger.seen.sum())
+    assert 0 < n < 60
+    for case in part.cases:
+        for stage in part.of_kind("attack"):
+            left = int((part.ledger.right(case.name, stage) & part.ledger.seen).sum())
+            low, high = part.interval.of(left, n)
+            assert (high - low) / 2 <= 0.12
+    within(run(chosen=chosen, threats=threats, models=2), part)
