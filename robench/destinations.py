@@ -110,16 +110,25 @@ def claimed(folder: Path, words: Words, *, resume: bool = False, force: bool = F
                 if not isinstance(error, UnfinishedError):  # which says what lies there
                     shutil.rmtree(folder / STAGED, ignore_errors=True)
                 tidy(place)
-                if isinstance(error, InputError) and place.begun and not place.finished and str(error).endswith(ELSEWHERE):
-                    again = "--force --resume" if place.replaces else "--resume"
-                    reason, full = str(error).removesuffix(ELSEWHERE), getattr(error.__cause__, "errno", None) in FULL
-                    way = f"{'make room, and ' * full}go on with the same words and {again}"
-                    raise UnfinishedError(f"{reason}; the state is kept: {way}") from error
+                if isinstance(error, InputError) and place.begun and not place.finished and ended_by_disk(error):
+                    raise kept_in_spite_of(error, place.replaces) from error
                 raise
     finally:
         if made or place is not None:
             with suppress(OSError):
                 folder.rmdir()
+
+
+def ended_by_disk(error: InputError) -> bool:
+    """Whether it was the disk that ended a run, and nothing has said yet how it goes on."""
+    return isinstance(error.__cause__, OSError) and not isinstance(error, UnfinishedError)
+
+
+def kept_in_spite_of(error: InputError, replaces: bool) -> UnfinishedError:
+    """What to say where the disk has ended a run whose state is kept."""
+    reason, full = str(error).partition(ELSEWHERE)[0], getattr(error.__cause__, "errno", None) in FULL
+    way = f"{'make room, and ' * full}go on with the same words and {'--force ' * replaces}--resume"
+    return UnfinishedError(f"{reason}; the state is kept: {way}")
 
 
 @contextmanager

@@ -28,7 +28,7 @@ def prepare(folder: Path) -> Path:
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except OSError as error:
-        raise InputError(f"cannot write into {folder}: {error.strerror or error}") from None
+        raise InputError(f"cannot write into {folder}: {error.strerror or error}") from error
 
 
 def write_whole(files: Mapping[Path, bytes]) -> list[Path]:

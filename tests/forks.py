@@ -5,7 +5,9 @@ One process imports robench and computes nothing; each call is a fork of it, so 
 
 import base64
 import contextlib
+import errno
 import importlib
+import itertools
 import json
 import os
 import signal
@@ -29,25 +31,25 @@ class Server:
             [sys.executable, str(HERE)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=GOLDEN, env=environment
         )
 
-    def call(self, words, out, *, before=None, after=None, ranks=1, disk=None):
+    def call(self, words, out, *, before=None, after=None, ranks=1, full=None, ticks=False):
         """How a call ended: (codes of its processes, how often it changed something under `out`, what it said).
 
         before  it is killed before it changes something there for this time, counted from 0, in its first process
         after   it is killed after so many seconds                                    ranks  how many processes share it
-        disk    a part of the names of files that find no room
+        full    the disk takes no more file from the change of that number on         ticks  every look at the clock takes a second
         """
         with socket.socket() as port:
             port.bind(("127.0.0.1", 0))
             free = port.getsockname()[1]
         job = {"words": [str(word) for word in words], "out": str(out), "before": before, "after": after, "ranks": ranks, "port": free}
-        self.process.stdin.write(json.dumps({**job, "disk": disk}) + "\n")
+        self.process.stdin.write(json.dumps({**job, "full": full, "ticks": ticks}) + "\n")
         self.process.stdin.flush()
         codes, changes, said = json.loads(self.process.stdout.readline())
         return codes, changes, said
 
     def close(self):
-        self.process.stdin.close()
-        self.process.wait()
+        with self.process:
+            self.process.stdin.close()
 
 
 def serve():
@@ -124,7 +126,11 @@ def child(main, job, rank, log):
             RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(job["ranks"]), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(job["port"])
         )
     Figure.savefig = lambda figure, file, **how: file.write(PIXEL)  # the drawing is most of the time of so short a call
-    changes = watched(job["out"], job["before"] if not rank else None, job["disk"])
+    if job["ticks"]:
+        from robench.runs import measure
+
+        measure.now = map(float, itertools.count()).__next__
+    changes = watched(job["out"], *((job["before"], job["full"]) if not rank else (None, None)))
     code = 1
     try:
         sys.argv = ["robench", *job["words"]]
@@ -143,8 +149,8 @@ def child(main, job, rank, log):
     os._exit(code)
 
 
-def watched(out, before, disk):
-    """What changes under a folder, as it happens; kills the process before the change of that number, and lets a disk be full."""
+def watched(out, before, full):
+    """What changes under a folder, as it happens; kills before the change of a number, and lets the disk be full from one on."""
     changes = []
 
     def look(event, arguments):
@@ -158,6 +164,8 @@ def watched(out, before, disk):
         if len(changes) == before:
             os.kill(os.getpid(), signal.SIGKILL)
         changes.append((event, path))
+        if full is not None and len(changes) > full and event in ("open", "os.mkdir", "os.link"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     sys.addaudithook(look)
     return changes

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robench.destinations import HIDDEN, Place, alone_at, alone_in, swept
-from robench.errors import InputError, UnfinishedError
+from robench.destinations import HIDDEN, Place, alone_at, alone_in, ended_by_disk, kept_in_spite_of, swept
+from robench.errors import InputError
 from robench.journal import Adds, Journal, states
 from robench.shards import World
-from robench.writing import ELSEWHERE, FULL, allocate, room
+from robench.writing import ELSEWHERE, allocate, room
 
 
 class Store:
@@ -62,9 +62,7 @@ def opened(world: World, folder: Path | Place | None, header: Mapping[str, Any],
     journal = in_turn(world, work, header, resume, adds)
     with journal.kept(), ExitStack() as stack:
         if work is not None:
-            stack.enter_context(
-                kept_on_full_disks(journal, "--force --resume" if isinstance(folder, Place) and folder.replaces else "--resume")
-            )
+            stack.enter_context(kept_on_full_disks(journal, isinstance(folder, Place) and folder.replaces))
         arrays = folder_of_arrays(work)
         if work is not None:
             stack.callback(_removed_if_empty, arrays)
@@ -90,16 +88,14 @@ def folder_of_arrays(work: Path | None) -> Path:
 
 
 @contextmanager
-def kept_on_full_disks(journal: Journal, again: str) -> Iterator[None]:
-    """Says how a run goes on that the disk has ended: UnfinishedError, so that its state is kept, where something is finished."""
+def kept_on_full_disks(journal: Journal, replaces: bool) -> Iterator[None]:
+    """Says how a run goes on that the disk has ended, with UnfinishedError, so that its state is kept, where something is finished."""
     try:
         yield
     except InputError as error:
-        begun = any("stage" in entry for entry in (*journal.entries, *journal.added))
-        if isinstance(error, UnfinishedError) or not begun or not isinstance(error.__cause__, OSError):
+        if not ended_by_disk(error) or not any("stage" in entry for entry in (*journal.entries, *journal.added)):
             raise
-        way = f"{'make room, and ' * (error.__cause__.errno in FULL)}go on with the same words and {again}"
-        raise UnfinishedError(f"{str(error).partition(ELSEWHERE)[0]}; the state is kept: {way}") from error
+        raise kept_in_spite_of(error, replaces) from error
 
 
 def _removed_if_empty(folder: Path) -> None:
