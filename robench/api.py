@@ -44,7 +44,7 @@ from robench.inputs import (
     as_whole,
     listed,
 )
-from robench.plans import Asked, kind_of, refuse_unknown
+from robench.plans import Asked, kind_of, nothing, refuse_unknown
 from robench.recipes import Recipe, fraction, parse, spelled
 from robench.report.result import Result
 from robench.rows import Row, blank
@@ -453,7 +453,7 @@ def saliency(
         [*recipes, *(["inductive"] if inductive else [])], as_threats(norm, eps, threats),
         against=[parse(one) if isinstance(one, str) else one for one in listed(against)],
         joined=joined_results(subjects, images, [Path(one) for one in listed(join)]), scores=chosen, target=target, channels=channels,
-        save_maps=lambda name, method: maps and maps / f"maps-{stem(name) or 'model'}-{stem(method)}.npy",
+        save_maps=nothing if maps is None else lambda name, method: maps / f"maps-{stem(name) or 'model'}-{stem(method)}.npy",
     )  # fmt: skip
     how = {
         "seed": seed, "batch_size": batch_size, "device": device, "budget": budget, "folder": folder, "resume": resume, "track": track,

@@ -26,6 +26,7 @@ from robench.data import Images
 from robench.data.corrupted import SYNTH, Corrupted
 from robench.data.export import Export, Put
 from robench.degradation import SETS
+from robench.destinations import longer
 from robench.draws import Draws
 from robench.errors import InputError
 from robench.models.identity import digest_of
@@ -246,11 +247,12 @@ def only_adds(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
     each = ("models", "names", "subjects", "architectures", "architecture", "weights", "modules", "code")  # models, then the reference
     entries = ("code of recipes", "own")  # by file, and by label
     grown = (*each, *entries, "cells", "stages", "measured", "reference", "surrogates")
-    same = {key: value for key, value in theirs.items() if key not in grown}
+    same = {key: value for key, value in theirs.items() if key not in (*grown, "budget")}
     more = {key for key in {*ours} - {*theirs} if not key.startswith(PIXELS) and key != "own"}
     count = len(theirs.get("models", theirs.get("subjects", ())))
     return (
         not more
+        and longer(theirs, ours)
         and all(ours.get(key) == value for key, value in same.items())
         and all(ours.get(key, {}).get(name) == value for key in entries for name, value in theirs.get(key, {}).items())
         and all(cell in ours.get(key, []) for key in ("cells", "stages") for cell in theirs.get(key, []))

@@ -85,6 +85,12 @@ def never(theirs: Words, ours: Words) -> bool:  # noqa: ARG001
     return False
 
 
+def longer(theirs: Words, ours: Words) -> bool:
+    """Whether a run may go on by its budget: it has the same one, a larger one, or none any more."""
+    before, now = theirs.get("budget"), ours.get("budget")
+    return bool(before == now or (before is not None and (now is None or now > before)))
+
+
 @contextmanager
 def claimed(folder: Path, words: Words, *, resume: bool = False, force: bool = False, adds: Adds = never) -> Iterator[Place]:
     """The place of a run in a folder, which nobody else can write to as long as this lasts.

@@ -24,7 +24,7 @@ from robench.inputs import (
     as_whole,
 )
 from robench.measurement import Measurement, measurement
-from robench.plans import Asked, changes, stages_of
+from robench.plans import Asked, changes, nothing, stages_of
 from robench.rows import blank
 from robench.runs.images import stem
 from robench.runs.loop import Taker
@@ -79,7 +79,7 @@ def measured(
     attacks = [stage for stage in stages if stage.kind == "attack" and stage.reported]
     if how.until is not None and not attacks:
         raise InputError("--until stops at the interval of an accuracy after attacks, and none is asked for: leave it out")
-    if (how.until is not None or how.budget is not None) and save is not None:
+    if (how.until is not None or how.budget is not None) and (save is not None or asked.save_maps is not nothing):
         raise InputError("a run that stops early does not see all images: do not save them, or give --n instead")
     if (how.until is not None or how.budget is not None) and taker is not None:
         raise InputError("a run that stops early does not make all images: do not export them, or give --n instead")

@@ -1,9 +1,12 @@
 """Runs that stop early, by --until or --budget: blocks go through all stages, all resumes count, verdicts are those of a whole run."""
 
+import itertools
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from commandline import read, refused, robench
 from torch import nn
 
 from robench.data import Images
@@ -181,3 +184,34 @@ def test_until_waits_for_every_verdict_of_several_models_and_threats(run):
             low, high = part.interval.of(left, n)
             assert (high - low) / 2 <= 0.12
     within(run(chosen=chosen, threats=threats, models=2), part)
+
+
+CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "shapes-cnn-pgd-at.pt"
+
+
+@pytest.mark.parametrize(
+    ("words", "few", "more"),
+    [
+        (["corrupt", "--corruption", "fog", "--severity", "1,3"], "25s", "60s"),
+        (["saliency", "--score", "gini", "--against", "fgsm", "--eps", "16/255"], "25s", "60s"),
+        (["attack", "--attack", "random-noise,t=0.1"], "14s", "21s"),
+    ],
+)
+def test_each_command_ends_with_its_budget_says_so_and_goes_on(words, few, more, tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "now", map(float, itertools.count()).__next__)
+    call = [words[0], CHECKPOINT, *words[1:], "--n", 40, "--batch-size", 8, "--threads", 1]
+    first = robench(*call, "--out", tmp_path / "out", "--budget", few)
+    assert "Note: the budget ended after" in first.stderr
+    samples = read(tmp_path / "out" / "samples.csv")
+    assert "The budget is spent" in robench(*call, "--out", tmp_path / "out", "--budget", few, "--resume").stderr
+    assert read(tmp_path / "out" / "samples.csv") == samples
+    assert "budget was" in refused(*call, "--out", tmp_path / "out", "--budget", "5s", "--resume")
+    robench(*call, "--out", tmp_path / "out", "--budget", more, "--resume")
+    assert len(read(tmp_path / "out" / "samples.csv")) > len(samples)
+    robench(*call, "--out", tmp_path / "out", "--resume")
+    robench(*call, "--out", tmp_path / "whole", "--batch-size", 40)
+    columns = {"gini", "clean_margin", "share", "fooled"}
+    lines = [[{key: cell for key, cell in line.items() if key not in columns} for line in read(tmp_path / name / "samples.csv")]
+             for name in ("out", "whole")]  # fmt: skip
+    assert lines[0] == lines[1]
+    assert "spent" not in robench(*call, "--out", tmp_path / "whole", "--resume").stderr

@@ -493,3 +493,100 @@ def test_the_compare_step_passes_without_a_baseline_and_else_ends_as_the_command
     second = subprocess.run(call, check=False, **where)
     assert second.returncode == code
     assert "called compare baseline results/new" in second.stdout
+
+
+EARLIER = Path(__file__).parent / "earlier"  # a run of an earlier version, which stopped after 20 of 40 images
+GELU, RELU = ROOT / "checkpoints" / "shapes-cnn-pgd-at.pt", f"{ROOT}/tests/golden/twins.py:relu"
+
+
+def test_a_run_of_an_earlier_version_is_compared_with_one_of_now(tmp_path):
+    words = ["--suite", "smoke", "--eps", "8/255,12/255", "--n", 40, "--batch-size", 20, "--data", "shapes", "--threads", 1, "--quiet"]
+    robench("eval", GELU, *words, "--until", 0.2, "--out", tmp_path / "early")
+    robench("eval", GELU, *words, "--out", tmp_path / "all")
+    for new in ("early", "all"):
+        told = robench("compare", EARLIER, tmp_path / new, "--out", tmp_path / f"with {new}")
+        lines = read(tmp_path / f"with {new}" / "compare.csv")
+        assert {(line["n"], line["only_base"], line["only_new"]) for line in lines} == {("20", "0", "0")}
+        assert ("BASE saw 20 and NEW 40 of the 40 chosen images: compared are the 20 in common" in told.stderr) == (new == "all")
+    assert load(EARLIER).stages == load(tmp_path / "early").stages
+
+
+def stopped(folder, places, chosen=100):
+    """A run that saw these of the images 0, 3, 6, ... only, of which every third fell to fgsm."""
+    made(folder, ["fgsm" if place % 3 == 0 else "" for place in places], data={"chosen": chosen})
+    lines = read(folder / "samples.csv")
+    ids = {3 * row: 3 * place for row, place in enumerate(places)}
+    with (folder / "samples.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
+        writer.writeheader()
+        for line in lines:
+            writer.writerow({**line, "sample": ids[int(line["sample"])], "label": ids[int(line["sample"])] % 7})
+    return folder
+
+
+def test_runs_that_stopped_early_are_compared_on_the_images_in_common(tmp_path):
+    base, new = stopped(tmp_path / "base", range(40)), stopped(tmp_path / "new", range(10, 60))
+    told = robench("compare", base, new, "--out", tmp_path / "out")
+    assert "Note: BASE saw 40 and NEW 50 of the 100 chosen images: compared are the 30 in common" in told.stderr
+    line = read(tmp_path / "out" / "compare.csv")[-1]
+    assert (line["n"], float(line["base"]), line["only_base"]) == ("30", 20 / 30, "0")
+
+
+@pytest.mark.parametrize(
+    ("places", "chosen", "sentence"),
+    [
+        (range(31, 60), 100, "stopped early and have 9 images in common: 10 are needed"),
+        (range(60, 90), 100, "have 0 images in common"),
+        (range(10, 60), 99, "the number of images is 40 in BASE and 50 in NEW"),
+    ],
+)
+def test_too_few_images_in_common_and_other_sets_are_refused(tmp_path, places, chosen, sentence):
+    new = stopped(tmp_path / "new", places, chosen)
+    assert sentence in refused("compare", stopped(tmp_path / "base", range(40)), new)
+
+
+@pytest.fixture(scope="module")
+def threats(tmp_path_factory):
+    """Two runs of two models under two threats, beside a probe, a corruption, and an attack on corrupted images."""
+    folder = tmp_path_factory.mktemp("threats")
+    suite = ["--suite", "fgsm", "--suite", "fgsm on fog,severity=2", "--suite", "fog,severity=2", "--suite", "random-noise,t=0.1"]
+    words = [*suite, "--threat", "linf:8/255", "--threat", "l2:0.7", "--n", 20, "--data", "shapes", "--threads", 1, "--quiet"]
+    for name, models in (("both", (GELU, RELU)), ("one", (GELU,)), ("other", (RELU,))):
+        robench("eval", *models, *words, "--out", folder / name)
+    return folder
+
+
+def test_several_threats_and_their_worst_are_compared_and_what_is_no_attack_is_left_alone(threats, tmp_path):
+    robench("compare", threats / "one", threats / "other", "--fail-on", "clean:drop>99%", "--out", tmp_path / "out")
+    lines = read(tmp_path / "out" / "compare.csv")
+    assert [(line["probe"], line["norm"]) for line in lines] == [
+        ("clean", ""), ("fgsm", "linf"), ("fgsm", "l2"), ("fgsm on fog-2", "linf"), ("fgsm on fog-2", "l2"), ("fgsm", "worst"),
+    ]  # fmt: skip
+    for line in lines:
+        for folder, side in (("one", "base"), ("other", "new")):
+            rows = [row for row in read(threats / folder / "rows.csv") if row["metric"] == "accuracy"]
+            row = next(row for row in rows if (row["probe"], row["norm"]) == (line["probe"], line["norm"]))
+            assert float(row["value"]) == pytest.approx(float(line[side]), abs=1e-12)
+    assert float(lines[-1]["base"]) <= min(float(lines[1]["base"]), float(lines[2]["base"]))
+
+
+def test_several_models_are_paired_by_name(threats, tmp_path):
+    told = robench("compare", threats / "both", threats / "one", "--out", tmp_path / "out")
+    lines = read(tmp_path / "out" / "compare.csv")
+    assert {line["base_checkpoint"] for line in lines} == {line["new_checkpoint"] for line in lines} == {"shapes-cnn-pgd-at.pt"}
+    assert {(line["only_base"], line["only_new"]) for line in lines} == {("0", "0")}
+    assert "twins.py:relu is in BASE alone and is left out" in told.stderr
+    told = robench("compare", threats / "both", threats / "both")
+    assert "shapes-cnn-pgd-at.pt: " in told.stdout
+    with pytest.raises(InputError, match="holds the results of several models"):
+        load(threats / "both")
+
+
+def test_models_without_a_name_in_common_and_runs_without_attacks_are_refused(threats, tmp_path):
+    three = tmp_path / "three"
+    shutil.copytree(threats / "both", three)
+    for name in ("rows.csv", "samples.csv"):
+        edit(three / name, lambda text: text.replace("shapes-cnn-pgd-at.pt", "a").replace("twins.py:relu", "b"))
+    assert "and no name is in both" in refused("compare", threats / "one", three)
+    robench("eval", GELU, "--suite", "random-noise,t=0.1", "--n", 10, "--threads", 1, "--quiet", "--out", tmp_path / "probe")
+    assert "is of a run without attacks" in refused("compare", tmp_path / "probe", tmp_path / "probe")

@@ -43,7 +43,10 @@ def compare(
 
     found = compared(base, new, fail_on or (), alpha)
     written = kept(out, found, resume, force)
-    show_compared(base, new, found.lines)
+    models = list(dict.fromkeys((line.base_checkpoint, line.new_checkpoint) for line in found.lines))
+    for pair in models:
+        mine = [line for line in found.lines if (line.base_checkpoint, line.new_checkpoint) == pair]
+        show_compared(f"{pair[0]}: {new} against {base}" if len(models) > 1 else f"{new} against {base}", mine)
     for note in found.notes:
         message(f"Note: {note}", quiet)
     message(written, quiet or not written)
@@ -66,20 +69,27 @@ def kept(out: Path | None, found: Comparison, resume: bool, force: bool) -> str:
     return f"This comparison is finished, and nothing was changed: {out}" if place.finished else f"Written: {out / 'compare.csv'}"
 
 
-def show_compared(base: Path, new: Path, lines: Sequence[Compared]) -> None:
+def show_compared(title: str, lines: Sequence[Compared]) -> None:
     """Prints one line a probe: both accuracies, the change in points, the images that NEW lost and won, McNemar's p value."""
     from robench.recipes import eps_text
-    from robench.results.compare import radii
+    from robench.results.compare import WORST, radii
 
-    last, several = lines[-1], len(radii(lines)) > 1
-    threat = f"{last.norm} eps = {', '.join(map(eps_text, radii(lines)))}"
-    title = f"{new} against {base}: {last.data} {last.split}, n = {last.n}, {threat}"
+    last = lines[-1]
+    norms = [norm for norm in dict.fromkeys(line.norm for line in lines) if norm not in ("", WORST)]
+    threats = [f"{norm} eps = {', '.join(map(eps_text, radii([line for line in lines if line.norm == norm])))}" for norm in norms]
+    several = len({(line.norm, line.eps) for line in lines if line.norm}) > 1
     columns = ("probe", "BASE %", "NEW %", "change", "95 % interval", "lost", "won", "p")
-    show(title, columns, [
+
+    def name(line: Compared) -> str:
+        if not several or not line.norm:
+            return line.probe
+        norm = [line.norm] * (len(norms) > 1)
+        return " ".join([line.probe, *norm, *([eps_text(line.eps)] if line.norm != WORST else [])])
+
+    show(f"{title}: {', '.join([f'{last.data} {last.split}', f'n = {last.n}', '; '.join(threats)])}", columns, [
         (
-            f"{line.probe} {eps_text(line.eps)}" if several and line.norm else line.probe, percent(line.base), percent(line.new),
-            signed(line.difference), f"{100 * line.low:.1f}, {100 * line.high:.1f}", str(line.only_base), str(line.only_new),
-            short(line.p),
+            name(line), percent(line.base), percent(line.new), signed(line.difference), f"{100 * line.low:.1f}, {100 * line.high:.1f}",
+            str(line.only_base), str(line.only_new), short(line.p),
         )
         for line in lines
     ])  # fmt: skip

@@ -265,6 +265,7 @@ def reference_of(place: Place) -> Any:
 
 def shown_again(what: Sequence[Subject], place: Place, title: str, common: Common) -> list[str]:
     """Prints the tables of a finished run; the flags."""
+    from robench.destinations import manifest_of
     from robench.report.tables import tables
     from robench.results.files import read_rows
 
@@ -272,7 +273,7 @@ def shown_again(what: Sequence[Subject], place: Place, title: str, common: Commo
     n = next((row.n for row in rows if row.metric == "accuracy"), 0)
     for table in tables(rows, title=title.format(n=n), most=MOST, reference=reference_of(place)):
         show(*table)
-    if common.budget is not None:
+    if common.budget is not None and "chosen" in manifest_of(place.folder).get("data", {}):
         message("The budget is spent: a longer one goes on, with --resume", common.quiet)
     return told_again(place, [*notes_of(what), *flags_of(what)], common.quiet)
 
@@ -374,9 +375,10 @@ def words_of(
 
 def only_adds(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
     """Whether a run asks for what another did, and for more time."""
+    from robench.destinations import longer
+
     rest = [{key: value for key, value in words.items() if key != "budget"} for words in (theirs, ours)]
-    longer = ours.get("budget") is None or ours["budget"] > theirs.get("budget", 0)
-    return rest[0] == rest[1] and "budget" in theirs and longer
+    return rest[0] == rest[1] and longer(theirs, ours)
 
 
 def described(what: Sequence[Subject]) -> dict[str, Any]:

@@ -13,8 +13,7 @@ import pandas as pd
 
 from robench import destinations
 from robench.errors import InputError
-from robench.results.compare import Compared, Results, blind, failures, load, notes, write
-from robench.results.compare import compare as compared
+from robench.results.compare import Compared, Results, blind, compare_all, failures, load_all, write
 from robench.results.compare import gates as gates_of
 from robench.results.files import table
 
@@ -25,14 +24,14 @@ class Comparison:
 
     lines      a `Compared` a probe and radius: both accuracies, the difference with its interval, lost and won images, p
     failures   a sentence for each gate that failed            notes  sentences on what differs beside the model, and on blind gates
-    base, new  what lies in the two folders
+    base, new  what lies in the two folders, model by model
     """
 
     lines: list[Compared]
     failures: list[str]
     notes: list[str]
-    base: Results
-    new: Results
+    base: Sequence[Results]
+    new: Sequence[Results]
 
     def to_frame(self) -> pd.DataFrame:
         """The lines as a pandas DataFrame: one probe and radius a line, the columns of `Compared`."""
@@ -46,7 +45,7 @@ class Comparison:
 
     def words(self) -> dict[str, Any]:
         """What was compared, for the manifest: what tells the comparison from others, as plain values."""
-        return {"command": "compare", "base": self.base.manifest, "new": self.new.manifest}
+        return {"command": "compare", "base": self.base[0].manifest, "new": self.new[0].manifest}
 
     def save(self, folder: str | os.PathLike[str]) -> list[Path]:
         """Writes compare.csv into a folder, as the command line does; returns its path.
@@ -72,7 +71,8 @@ def compare(
 
     Args:
         base: a folder that `robench eval`, `robench attack` or `Result.save` has written.
-        new: another, of the same images and probes.
+        new: another, of the same images and probes; of runs that stopped early the images in common are compared, of several models
+            those of one name.
         gates: what may not happen: "autoattack:drop", "autoattack:drop>1%" or "clean:drop>0.01", one or several; any drop of the last
             probe if none is given.
         alpha: a drop counts if its McNemar p value is at most this, in (0, 1].
@@ -96,8 +96,8 @@ def compare(
     """
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha <= 1:
         raise InputError(f"alpha (--alpha) must be a number above 0 and at most 1, not {alpha!r}")
-    before, after = load(Path(base)), load(Path(new))
-    lines = compared(before, after)
+    before, after = load_all(Path(base)), load_all(Path(new))
+    lines, notes = compare_all(before, after)
     sentences = [gate for words in ([gates] if isinstance(gates, str) else gates) for gate in words.split(",")]
-    chosen = gates_of(sentences, [line.probe for line in lines])
-    return Comparison(lines, failures(chosen, lines, alpha), [*notes(before, after), *blind(chosen, lines[0].n, alpha)], before, after)
+    wanted = gates_of(sentences, list(dict.fromkeys(line.probe for line in lines)))
+    return Comparison(lines, failures(wanted, lines, alpha), [*notes, *blind(wanted, lines[0].n, alpha)], before, after)

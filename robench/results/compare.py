@@ -10,8 +10,8 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,9 @@ from robench.writing import write_whole
 
 ROWS = ("checkpoint", "n", "norm", "eps", "probe", "setting", "metric", "value")
 SAMPLES = ("sample", "label", "broken_by")
+CLEAN, WORST = "clean", "worst"  # the accuracy before any attack; the norm of what stands under all threats
+CLOSE = 1e-9  # how far the share of two counts may lie from the number in the table
+FEWEST = 10  # images in common that a comparison needs
 NEEDED = ("data.name", "data.split", "data.n", "data.sha256")
 NOTED = ("seed", "device", "versions.robench", "versions.torch", "versions.pyautoattack")
 GATE = re.compile(r"(?P<probe>.+?)\s*:\s*drop\s*(?:>\s*(?P<number>[0-9]*\.?[0-9]+|[0-9]+/[0-9]+)\s*(?P<percent>%?))?")
@@ -93,43 +96,93 @@ class Gate:
 
 
 def load(folder: Path) -> Results:
-    """What lies in a results folder of `robench eval` or `robench attack`.
+    """What lies in a results folder of one model. InputError as in `load_all`, and for a folder of several models."""
+    found = load_all(folder)
+    if len(found) > 1:
+        names = ", ".join(results.checkpoint for results in found)
+        raise InputError(f"{folder} holds the results of several models ({names}): name a run of one")
+    return found[0]
 
+
+def load_all(folder: Path) -> list[Results]:
+    """What lies in a results folder of `robench eval` or `robench attack`, model by model.
+
+    Rows of probes, corruptions and saliency maps are left alone: what is read is what attacks leave of the accuracy.
     InputError where a file is missing, cut short or not as it was written, or where the three files contradict each other.
     """
     if not folder.is_dir():
         raise InputError(f"no results folder: {folder}")
     manifest = manifest_at(folder / "manifest.json")
-    rows = [row for row in table_at(folder / "rows.csv", ROWS) if row["metric"] == "accuracy"]
+    rows = [row for row in table_at(folder / "rows.csv", ROWS) if row["metric"] == "accuracy" and (row["norm"] or row["probe"] == CLEAN)]
     samples = table_at(folder / "samples.csv", SAMPLES)
+    names = list(dict.fromkeys(row["checkpoint"] for row in rows)) or [""]
     try:
-        labels = {int(sample["sample"]): int(sample["label"]) for sample in samples}
-        counts = {len(samples), len(labels), told(manifest, "data.n"), *(int(row["n"]) for row in rows)}
-        if len(counts) > 1:
-            raise ValueError(f"they do not agree how many images there are, {', '.join(map(str, sorted(counts, key=str)))}")
-        stages = cascade(rows, {int(sample["sample"]): (sample["broken_by"], sample.get("eps", "")) for sample in samples})
+        return [
+            results_of(folder, manifest, name, [row for row in rows if row["checkpoint"] == name],
+                       [line for line in samples if line.get("checkpoint", name) == name])
+            for name in names
+        ]  # fmt: skip
     except ValueError as error:
         raise InputError(f"the files in {folder} cannot be used: {error}") from None
-    return Results(folder, rows[0]["checkpoint"], manifest, labels, stages)
+
+
+def results_of(
+    folder: Path, manifest: Mapping[str, Any], name: str, rows: Sequence[Mapping[str, str]], samples: Sequence[Mapping[str, str]]
+) -> Results:
+    """What a folder tells of one model, cascade by cascade; ValueError where its tables contradict each other."""
+    groups: dict[tuple[str, str], list[Mapping[str, str]]] = {}
+    for line in samples:
+        groups.setdefault((line.get("norm", ""), line.get("images", "")), []).append(line)
+    labels = {int(sample["sample"]): int(sample["label"]) for sample in samples}
+    counts = {
+        *(len(lines) for lines in groups.values()), len(labels), told(manifest, "data.n"), *(int(row["n"]) for row in rows),
+    }  # fmt: skip
+    if len(counts) > 1:
+        raise ValueError(f"they do not agree how many images there are, {', '.join(map(str, sorted(counts, key=str)))}")
+    stages: list[Stage] = []
+    union = frozenset(labels)
+    for (norm, images), lines in groups.items():
+        broken = {int(line["sample"]): (line["broken_by"], line.get("eps", "")) for line in lines}
+        found = cascade([row for row in rows if belongs(row, norm, images, [other for _, other in groups])], broken)
+        union &= found[-1].standing if images in ("", CLEAN) else union
+        stages += found if not stages else [stage for stage in found if stage.probe != CLEAN]
+    return Results(folder, name, manifest, labels, [*stages, *(worst(row, union, len(labels)) for row in rows if row["norm"] == WORST)])
+
+
+def belongs(row: Mapping[str, str], norm: str, images: str, known: Iterable[str]) -> bool:
+    """Whether a row is of the cascade in a norm on some images, "" where a run has one only; the clean accuracy is of all clean ones."""
+    if row["norm"] == WORST or (norm and row["norm"] not in ("", norm)):
+        return False
+    others = [other for other in known if other not in ("", CLEAN) and row["probe"].endswith(f" on {other}")]
+    mine = max(others, key=len, default=CLEAN)  # fog-3 of pgd on fog-3
+    return images in ("", mine)
+
+
+def worst(row: Mapping[str, str], standing: frozenset[int], n: int) -> Stage:
+    """What stands under all threats; ValueError where the row tells another number."""
+    if not abs(float(row["value"]) - len(standing) / n) < CLOSE:
+        raise ValueError(f"the worst threat leaves {row['value']} in rows.csv, but {len(standing) / n} in samples.csv")
+    return Stage(row["probe"], row["setting"], WORST, float(row["eps"]), standing)
 
 
 def cascade(rows: Sequence[Mapping[str, str]], broken_by: Mapping[int, tuple[str, str]]) -> list[Stage]:
     """The stages in the order of the rows, which is that in which they ran, radius after radius, and then the suite's verdicts.
 
-    rows       the accuracies of rows.csv
+    rows       the accuracies of rows.csv; of a cascade on changed images without a clean one
     broken_by  what broke the image with this id, "" for a survivor, and the radius at which it did
     ValueError where the two tables contradict each other.
     """
-    names = [(row["probe"], float(row["eps"])) for row in rows]
-    if not names or names[0][0] != "clean" or len(set(names)) < len(names):
+    changed = bool(rows) and all(" on " in row["probe"] for row in rows)
+    names = [*([(CLEAN, 0.0)] if changed else []), *((row["probe"], float(row["eps"])) for row in rows)]
+    if not names or names[0][0] != CLEAN or len(set(names)) < len(names):
         raise ValueError("rows.csv must begin with the clean accuracy and name every probe once at a radius")
     places = {sample: place_of(*broken, names) for sample, broken in broken_by.items()}
     stages = []
-    for place, (row, (probe, eps)) in enumerate(zip(rows, names, strict=True)):
+    for place, (row, (probe, eps)) in enumerate(zip(rows, names[changed:], strict=True), int(changed)):
         gone = {other for other in range(place + 1) if names[other][1] <= eps}  # a verdict at a radius knows nothing of larger ones
         standing = frozenset(sample for sample, broken in places.items() if broken not in gone)
         left = len(standing) / len(broken_by)
-        if not abs(float(row["value"]) - left) < 1e-9:
+        if not abs(float(row["value"]) - left) < CLOSE:
             raise ValueError(f"{probe} leaves {row['value']} in rows.csv, but {left} in samples.csv")
         stages.append(Stage(probe, row["setting"], row["norm"], eps, standing))
     return stages
@@ -139,10 +192,10 @@ def place_of(probe: str, eps: str, names: Sequence[tuple[str, float]]) -> int | 
     """Where in the cascade the stage lies that broke an image, None for a survivor; without a radius, the probe's only stage."""
     if not probe:
         return None
-    told = probe != "clean" and eps
-    found = [place for place, (name, radius) in enumerate(names) if name == probe and (not told or radius == float(eps))]
+    at_radius = probe != CLEAN and eps
+    found = [place for place, (name, radius) in enumerate(names) if name == probe and (not at_radius or radius == float(eps))]
     if len(found) != 1:
-        where = f" at eps {eps}" if told else ""
+        where = f" at eps {eps}" if at_radius else ""
         raise ValueError(f"samples.csv says that {probe!r}{where} broke an image, but rows.csv has no such probe, or several")
     return found[0]
 
@@ -176,6 +229,8 @@ def table_at(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
     except csv.Error as error:
         raise InputError(f"{path} is not CSV: {error}") from None
     missing = [name for name in columns if head.count(name) != 1]
+    if missing == ["broken_by"] and {"probe", "method"} & {*head}:
+        raise InputError(f"{path} is of a run without attacks: what is compared are the accuracies that attacks leave")
     if missing:
         raise InputError(f"{path} needs one column {missing[0]!r}: it was not written by 'robench eval' or 'robench attack'")
     for number, line in enumerate(lines, 2):
@@ -199,10 +254,59 @@ def text_at(path: Path) -> str:
     return text
 
 
+def pairs(base: Sequence[Results], new: Sequence[Results]) -> list[tuple[Results, Results]]:
+    """The models of two runs that are compared: one with one whatever they are called, else those of one name, on images in common.
+
+    InputError where no name is in both, or the runs are not of the same images.
+    """
+    if len(base) == len(new) == 1:
+        return [on_common_images(base[0], new[0])]
+    named = {results.checkpoint: results for results in new}
+    found = [on_common_images(results, named[results.checkpoint]) for results in base if results.checkpoint in named]
+    if not found:
+        one, other = (", ".join(results.checkpoint for results in run) for run in (base, new))
+        raise InputError(
+            f"BASE holds {one} and NEW holds {other}: of several models those of one name are compared, and no name is in both"
+        )
+    return found
+
+
+def on_common_images(base: Results, new: Results) -> tuple[Results, Results]:
+    """Two runs on the same chosen images, one of which stopped early, on those that both have seen; others as they are.
+
+    InputError where fewer than FEWEST are in common.
+    """
+    for words, what in (("data.name", "data set"), ("data.split", "split")):
+        same(what, told(base.manifest, words), told(new.manifest, words))
+    alike = chosen(base) == chosen(new) and told(base.manifest, "data.sha256") == told(new.manifest, "data.sha256")
+    early = any(told(results.manifest, "data.n") != chosen(results) for results in (base, new))
+    if base.labels.keys() == new.labels.keys() or not (alike and early):
+        return base, new
+    common = base.labels.keys() & new.labels.keys()
+    if len(common) < FEWEST:
+        raise InputError(
+            f"BASE and NEW stopped early and have {len(common)} images in common: {FEWEST} are needed, so let them run for longer"
+        )
+    return only(base, common), only(new, common)
+
+
+def only(results: Results, common: Collection[int]) -> Results:
+    """A run on some of its images."""
+    labels = {sample: label for sample, label in results.labels.items() if sample in common}
+    stages = [replace(stage, standing=stage.standing & frozenset(common)) for stage in results.stages]
+    return replace(results, labels=labels, stages=stages)
+
+
+def chosen(results: Results) -> Any:
+    """How many images a run was to see: more than it saw where it stopped early."""
+    return next(n for words in ("data.chosen", "words.data.n", "data.n") if (n := told(results.manifest, words)) is not None)
+
+
 def check_alike(base: Results, new: Results) -> None:
     """InputError unless both are measurements of the same images by the same probes with the same settings under the same threat."""
-    for words, what in (("data.name", "data set"), ("data.split", "split"), ("data.n", "number of images")):
+    for words, what in (("data.name", "data set"), ("data.split", "split")):
         same(what, told(base.manifest, words), told(new.manifest, words))
+    same("number of images", len(base.labels), len(new.labels))
     other = sorted(base.labels.keys() ^ new.labels.keys())
     if other:
         raise InputError(f"BASE and NEW cannot be compared: only {'BASE' if other[0] in base.labels else 'NEW'} has image {other[0]}")
@@ -219,7 +323,7 @@ def check_alike(base: Results, new: Results) -> None:
 
 def radii(stages: Iterable[Stage] | Iterable[Compared]) -> list[float]:
     """The radii of the attacks, from the smallest."""
-    return sorted({stage.eps for stage in stages if stage.norm})
+    return sorted({stage.eps for stage in stages if stage.norm and stage.norm != WORST})
 
 
 def same(what: str, base: object, new: object) -> None:
@@ -236,6 +340,11 @@ def notes(base: Results, new: Results) -> list[str]:
     pairs = ((words, told(base.manifest, words), told(new.manifest, words)) for words in NOTED)
     changed = [f"{words} is {one} in BASE and {another} in NEW" for words, one, another in pairs if one != another]
     before, after = (told(results.manifest, "flags") or [] for results in (base, new))
+    seen = [told(results.manifest, "data.n") for results in (base, new)]
+    if len(base.labels) < max(seen):
+        changed.append(
+            f"BASE saw {seen[0]} and NEW {seen[1]} of the {chosen(base)} chosen images: compared are the {len(base.labels)} in common"
+        )
     return changed + [f"flag of NEW that BASE has not: {flag}" for flag in after if flag not in before]
 
 
@@ -243,6 +352,20 @@ def compare(base: Results, new: Results) -> list[Compared]:
     """One line a probe and radius, in the order of the cascade, the suite's verdict last; InputError where the two are not alike."""
     check_alike(base, new)
     return [line(base, new, one, another) for one, another in zip(base.stages, new.stages, strict=True)]
+
+
+def compare_all(base: Sequence[Results], new: Sequence[Results]) -> tuple[list[Compared], list[str]]:
+    """The lines of all models of two folders that are compared, model by model, and the notes on them."""
+    matched = pairs(base, new)
+    left = [
+        f"{results.checkpoint} is in {where} alone and is left out"
+        for where, run, other in (("BASE", base, new), ("NEW", new, base))
+        if len(base) > 1 or len(new) > 1
+        for results in run
+        if results.checkpoint not in {another.checkpoint for another in other}
+    ]
+    lines = [line for one, another in matched for line in compare(one, another)]
+    return lines, [*left, *notes(*matched[0])]  # what is noted is of the folders, and the same for all models
 
 
 def line(base: Results, new: Results, one: Stage, another: Stage) -> Compared:
@@ -281,9 +404,9 @@ def gate(sentence: str, probes: Sequence[str]) -> Gate:
     return Gate(found["probe"], allowed)
 
 
-def failures(chosen: Sequence[Gate], lines: Sequence[Compared], alpha: float) -> list[str]:
+def failures(wanted: Sequence[Gate], lines: Sequence[Compared], alpha: float) -> list[str]:
     """A sentence with the numbers for each gate that fails, at each radius: the drop is larger than allowed, and p at most alpha."""
-    return [failure(gate, line, alpha) for gate in chosen for line in lines if line.probe == gate.probe and fails(gate, line, alpha)]
+    return [failure(gate, line, alpha) for gate in wanted for line in lines if line.probe == gate.probe and fails(gate, line, alpha)]
 
 
 def fails(gate: Gate, line: Compared, alpha: float) -> bool:
@@ -294,6 +417,7 @@ def fails(gate: Gate, line: Compared, alpha: float) -> bool:
 def failure(gate: Gate, line: Compared, alpha: float) -> str:
     """The sentence about a gate that failed."""
     threat = f" at {line.norm} eps {eps_text(line.eps)}" if line.norm else ""
+    threat = " under the worst threat" if line.norm == WORST else threat
     fall, low, high = (-100 * value for value in (line.difference, line.high, line.low))
     return (
         f"{line.probe}{threat} fell from {100 * line.base:.2f} to {100 * line.new:.2f} %, by {fall:.2f} points where at most"
@@ -302,7 +426,7 @@ def failure(gate: Gate, line: Compared, alpha: float) -> str:
     )
 
 
-def blind(chosen: Sequence[Gate], n: int, alpha: float) -> list[str]:
+def blind(wanted: Sequence[Gate], n: int, alpha: float) -> list[str]:
     """A sentence for each gate that allows less than n images can show: so few lost ones are never significant.
 
     Any drop is told where that is more than TOLD of the images; some drop is always too small.
@@ -311,7 +435,7 @@ def blind(chosen: Sequence[Gate], n: int, alpha: float) -> list[str]:
     told_apart = f"{least} of {n} images ({100 * least / n:.2f} %) are the fewest lost ones that differ from chance at alpha {alpha:g}"
     return [
         f"{gate.probe}: {told_apart}, so the gate passes any smaller drop: evaluate more images"
-        for gate in chosen
+        for gate in wanted
         if Fraction(least, n) > (gate.allowed + Fraction(1, n) if gate.allowed else TOLD)
     ]
 

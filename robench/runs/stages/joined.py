@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robench.errors import InputError
-from robench.results.compare import Results
+from robench.results.compare import WORST, Results
 from robench.runs.ledger import Ledger
 from robench.runs.types import Begun, Chunk, Images, Outcome, Pixels, Pool, Stage
 from robench.threat import Threat
@@ -38,7 +38,7 @@ def joined_stage(results: Results, pool: Pool, subject: str, clean: Stage) -> St
         yield Outcome({"tried": tried[chunk.places], "fell": fell[chunk.places]})
 
     kept = saved_images(results, pool, where)
-    threat = Threat(last.norm, last.eps) if last.norm else None
+    threat = Threat(last.norm, last.eps) if last.norm not in ("", WORST) else None
     about = {"clean": clean, "subject": subject, "has images": kept is not None, "folder": str(results.folder)}
     none = torch.zeros(len(pool), dtype=torch.bool)
 
