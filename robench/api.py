@@ -91,6 +91,7 @@ def evaluate(
     resume: bool = False,
     save: PathLike | None = None,
     pngs: PathLike | None = None,
+    made: PathLike | None = None,
     examine: bool = False,
     prepare: bool = False,
     track: Track = untracked,
@@ -133,6 +134,8 @@ def evaluate(
         resume: go on with the state that is in `folder`.
         save: a .npy file that takes the adversarial images, (N, C, H, W) float32; the clean image where one stands.
         pngs: a folder that takes each adversarial image that fools in 8 bits, too, as x_adv-ID.png.
+        made: a folder that takes the images that probes (in their first draw) and corruptions make, (N, C, H, W) float32, as
+            x-NAME-LEVEL.npy, and the maps of methods as maps-MODEL-METHOD.npy; zeros where an image was not tried.
         examine: whether the diagnostics are run on the first images, before the attacks.
         prepare: whether the attacks' passes are made cheaper where that pays.
         track: wraps chunks of images to show progress.
@@ -156,12 +159,15 @@ def evaluate(
     images = as_pool(x, y, ids, about=about)
     subjects = as_subjects(model, images, about, architecture)
     chosen = as_chosen(suite)
+    folder_of = as_path(made, "made")
     asked = Asked(
-        chosen, as_threats(norm, eps, threats), scores=scores_of(listed(scores), images, chosen), scale=scale, photos=str(photos or "")
-    )
+        chosen, as_threats(norm, eps, threats), scores=scores_of(listed(scores), images, chosen), scale=scale, photos=str(photos or ""),
+        save_maps=maps_into(folder_of),
+    )  # fmt: skip
     how = {
         "seed": seed, "batch_size": batch_size, "device": device, "engine": engine, "precision": precision, "compiled": compiled,
         "until": until, "budget": budget, "folder": folder, "resume": resume, "examine": examine, "prepare": prepare, "track": track,
+        "made": folder_of,
     }  # fmt: skip
     return finished(subjects, images, asked, how, save=as_path(save, "save"), pngs=as_path(pngs, "pngs"))
 
@@ -252,6 +258,7 @@ def probe(
     budget: float | None = None,
     folder: PathLike | Place | None = None,
     resume: bool = False,
+    save: PathLike | None = None,
     track: Track = untracked,
 ) -> Result:
     """Error rates under probes that are no attacks in a norm ball: noise and occlusion, led by the saliency map or at random.
@@ -268,6 +275,8 @@ def probe(
         budget: seconds after which to stop.
         folder: where the state of the run is kept.
         resume: go on with that state.
+        save: a folder that takes the changed images of the first draws, (N, C, H, W) float32, as x-PROBE-LEVEL.npy; zeros where an
+            image was not tried.
         track: shows progress.
 
     Returns:
@@ -287,7 +296,7 @@ def probe(
     chosen = [of_kind(recipe, "probe") for _, recipe in expanded(as_chosen(recipes))]
     return evaluate(
         model, x, y, suite=chosen, ids=ids, seed=seed, batch_size=batch_size, device=device, budget=budget, folder=folder, resume=resume,
-        track=track,
+        made=save, track=track,
     )  # fmt: skip
 
 
@@ -310,6 +319,7 @@ def corrupt(
     budget: float | None = None,
     folder: PathLike | Place | None = None,
     resume: bool = False,
+    save: PathLike | None = None,
     track: Track = untracked,
 ) -> Result:
     """Accuracy under common corruptions (Hendrycks & Dietterich 2019, 1903.12261), and the means over them.
@@ -334,6 +344,7 @@ def corrupt(
         budget: seconds after which to stop.
         folder: where the state of the run is kept.
         resume: go on with that state, also with further corruptions, severities or models behind those that it has.
+        save: a folder that takes the corrupted images, (N, C, H, W) float32, as x-NAME-SEVERITY.npy.
         track: shows progress.
 
     Returns:
@@ -365,6 +376,7 @@ def corrupt(
     words = {"source": source.name, "measured": len(subjects), "reference": "" if against is None else against.name, **source.about}
     how = {
         "seed": seed, "batch_size": batch_size, "device": device, "budget": budget, "folder": folder, "resume": resume, "track": track,
+        "made": as_path(save, "save"),
     }  # fmt: skip
     with nullcontext() if target is None else Exporting(target) as taker:
         return finished(
@@ -453,7 +465,7 @@ def saliency(
         [*recipes, *(["inductive"] if inductive else [])], as_threats(norm, eps, threats),
         against=[parse(one) if isinstance(one, str) else one for one in listed(against)],
         joined=joined_results(subjects, images, [Path(one) for one in listed(join)]), scores=chosen, target=target, channels=channels,
-        save_maps=nothing if maps is None else lambda name, method: maps / f"maps-{stem(name) or 'model'}-{stem(method)}.npy",
+        save_maps=maps_into(maps),
     )  # fmt: skip
     how = {
         "seed": seed, "batch_size": batch_size, "device": device, "budget": budget, "folder": folder, "resume": resume, "track": track,
@@ -506,6 +518,11 @@ def of_kind(recipe: str | Recipe, wanted: str) -> Recipe:
             f"{one.label} is no {wanted} but {'an' if found == 'attack' else 'a'} {found}: robench.evaluate takes recipes of every kind"
         )
     return one
+
+
+def maps_into(folder: Path | None) -> Callable[[str, str], Path | None]:
+    """What gives the file that takes the maps of a model and a method; none without a folder."""
+    return nothing if folder is None else lambda name, method: folder / f"maps-{stem(name) or 'model'}-{stem(method)}.npy"
 
 
 def finished(

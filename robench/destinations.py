@@ -28,7 +28,7 @@ OURS = (
     "sweep.json", "front.png", "compare.csv",
 )  # fmt: skip
 PICTURES = "x_adv-*.png"  # of adversarial images
-ARRAYS = ("x_adv*.npy", "maps-*.npy", PICTURES)  # what a run writes on its way, for each model, threat and method
+ARRAYS = ("x_adv*.npy", "x-*.npy", "maps-*.npy", PICTURES)  # what a run writes on its way, for each model, threat and method
 NUMBERED = (*ARRAYS, "samples-*.csv")  # whose names a run makes up
 HIDDEN = ".images"  # images that later stages of a run are given, until its end
 REPEATED = {"methods": "--method", "scores": "--score", "against": "--against", "join": "--join"}  # options by their word
@@ -274,7 +274,7 @@ def matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
 def swept(folder: Path) -> None:
     """Removes what a killed run left half-written under names of its own: nobody else writes there now."""
     for path in folder.glob(".*.tmp"):
-        if re.fullmatch(r"\.(x_adv|maps-|state-|rows|samples|manifest).*\.[0-9]+\.tmp", path.name):
+        if re.fullmatch(r"\.(x_adv|x-|maps-|state-|rows|samples|manifest).*\.[0-9]+\.tmp", path.name):
             path.unlink(missing_ok=True)
 
 

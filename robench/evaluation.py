@@ -79,7 +79,7 @@ def measured(
     attacks = [stage for stage in stages if stage.kind == "attack" and stage.reported]
     if how.until is not None and not attacks:
         raise InputError("--until stops at the interval of an accuracy after attacks, and none is asked for: leave it out")
-    if (how.until is not None or how.budget is not None) and (save is not None or asked.save_maps is not nothing):
+    if (how.until is not None or how.budget is not None) and (save or how.made or asked.save_maps is not nothing):
         raise InputError("a run that stops early does not see all images: do not save them, or give --n instead")
     if (how.until is not None or how.budget is not None) and taker is not None:
         raise InputError("a run that stops early does not make all images: do not export them, or give --n instead")
@@ -96,6 +96,7 @@ def measured(
         save={key: save.with_name(f"{save.stem}{name}{save.suffix}") for key, name in files.items()} if save else {},
         pngs={key: pngs / f"x_adv{name}-" for key, name in files.items()} if pngs else {},
         words={"threats": [[threat.norm, threat.eps] for threat in asked.threats] if attacks else [], "saved": to_be_saved(save, pngs),
+               **({"made": True} if how.made else {}),
                "budget": how.budget is not None, **(words or {})},
         adds=adds, taker=taker,
     )  # fmt: skip

@@ -163,7 +163,9 @@ def as_chosen(suite: Suite) -> list[str | Recipe]:
     In a list "pgd" is the attack; alone it is the suite of that name.
     """
     found = as_suite(suite)
-    return [found] if isinstance(found, str) else [one.name if one.name in SUITE_NAMES else one for one in found]
+    return (
+        [found] if isinstance(found, str) else [one.name if one == Recipe(one.name) and one.name in SUITE_NAMES else one for one in found]
+    )
 
 
 def as_whole(value: Any, name: str, least: int | None = None) -> int:

@@ -216,7 +216,7 @@ def tables_of(found: Measured, cases: Sequence[Case]) -> dict[str, Table]:
 def samples_of_cascades(found: Measured) -> Table:
     """The per-image table of cascades: lines, or, where there are several subjects or cascades, columns that say which."""
     some = cascades.cascades(found)
-    if len(some) == 1:
+    if len(some) == 1 and some[0].stages[0].kind == "clean":
         return cascades.samples_of(some[0])
     names = ["checkpoint", "norm", "images", *(part.name for part in fields(Sample))]
     table: dict[str, list[Any]] = {name: [] for name in names}

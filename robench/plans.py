@@ -92,6 +92,11 @@ def refuse_unknown_recipe(recipe: Recipe, engine: str) -> None:
     if recipe.on is not None:
         refuse_unknown_recipe(recipe.on, "robench")
         refuse_no_images(recipe.on)
+        if kind in ("attack", "probe") and kind_of(recipe.on) == "attack":
+            raise InputError(
+                f"{recipe.title}: {article(kind)} is tried on what is right, and what stands under {recipe.on.label} keeps the image "
+                f"that it had, so that this is {recipe.label} without it: measure a method or a corruption on its images instead"
+            )
 
 
 def refuse_no_images(recipe: Recipe) -> None:

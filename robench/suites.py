@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from robench.attacks import ATTACKS
 from robench.errors import InputError
-from robench.recipes import Recipe, parse
+from robench.recipes import Recipe, lookup, parse
 
 SUITES: dict[str, tuple[str, ...]] = {
     "smoke": ("fgsm", "pgd-10"),
@@ -44,7 +46,9 @@ ABOUT = {
 
 
 def recipes(suite: str, norm: str = "linf") -> list[Recipe]:
-    """The recipes of a suite for a norm, in the order in which they run; InputError for a norm it is not made for."""
+    """The recipes of a suite for a norm, in the order in which they run; InputError for an unknown name, or a norm it is not made for."""
+    if not is_list(suite):
+        lookup(suite, SUITES, "suite")
     return [recipe for _, recipe in expanded([suite], norm)]
 
 
@@ -56,7 +60,7 @@ def expanded(chosen: Sequence[str | Recipe], norm: str = "linf", inside: str = "
     found: list[tuple[str, Recipe]] = []
     for one in chosen:
         if isinstance(one, Recipe):
-            found.append((inside, one))
+            found += of_recipe(one, norm, inside)
         elif one in SUITES:
             if norm not in NORMS.get(one, (norm,)):
                 ours = " and ".join(NORMS[one])
@@ -65,8 +69,17 @@ def expanded(chosen: Sequence[str | Recipe], norm: str = "linf", inside: str = "
         elif is_list(one):
             found += expanded(listed(Path(one)), norm, Path(one).stem)
         else:
-            found.append((inside, parse(one)))
+            found += of_recipe(parse(one), norm, inside)
     return found
+
+
+def of_recipe(recipe: Recipe, norm: str, inside: str) -> list[tuple[str, Recipe]]:
+    """A recipe with its suite; of `SUITE on RECIPE` each recipe of the suite on those images."""
+    if recipe.on is None or recipe.name not in SUITES or recipe.name in ATTACKS:
+        return [(inside, recipe)]
+    if recipe.options or recipe.weight is not None:
+        raise InputError(f"the suite {recipe.name!r} has no options: name its recipes one by one to give them some")
+    return [(name, replace(one, on=recipe.on)) for name, one in expanded([recipe.name], norm)]
 
 
 def is_list(name: str) -> bool:

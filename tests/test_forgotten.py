@@ -11,9 +11,9 @@ from torch import nn
 
 from robench.data.images import out_of_range
 from robench.errors import InputError
-from robench.evaluation import checked
 from robench.models.forgotten import USUAL, forgotten, normalises
 from robench.models.layers import Normalize, normalised
+from robench.runs.pools import checked
 
 
 class Nearest(nn.Module):

@@ -36,6 +36,7 @@ def corrupt(
     ] = None,
     scale: o.Scale = "auto",
     frost_dir: o.FrostDir = None,
+    save: Annotated[bool, typer.Option("--save", help="Write the corrupted images to x-NAME-SEVERITY.npy, as floats.")] = False,
     reference: Annotated[
         str | None,
         typer.Option("--reference", metavar="MODEL|alexnet", help="The model by whose errors the others' are divided (mCE)."),
@@ -55,6 +56,6 @@ def corrupt(
     chosen = named(separate(corruption or ["fifteen"]))
     wanted = Wanted(
         chosen, severity.values if severity else (1, 2, 3, 4, 5), bool(corruption), bool(severity), source, scale, str(frost_dir or ""),
-        reference, export,
+        reference, export, save,
     )  # fmt: skip
     run_corrupt(models or [], wanted, common)

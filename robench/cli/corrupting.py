@@ -44,6 +44,7 @@ class Wanted:
     photos: str
     reference: str | None
     export: Path | None
+    save: bool = False
 
 
 def run_corrupt(models: Sequence[str], wanted: Wanted, common: Common) -> None:
@@ -96,7 +97,7 @@ def measure(
         kept.append(api.corrupt(
             [subject_of(one, source) for one in what], source, reference=reference, target=target, seed=common.seed,
             batch_size=batch_size_of(what[0], common), device=on, budget=common.budget, folder=place, resume=place.resume,
-            track=tracker(quiet),
+            track=tracker(quiet), save=place.work if wanted.save else None,
         ))  # fmt: skip
         if target is not None:
             target.adopt()
@@ -107,7 +108,7 @@ def measure(
         "command": "corrupt", "checkpoint": checkpoints([one.loaded for one in what]), "source": source.name, **source.about,
         "cells": [list(cell) for cell in source.cells], "names": names, "measured": len(what), "reference": wanted.reference or "",
         "models": [one.loaded.sha256 for one in what] + ([reference.sha256] if is_model(reference) else []),
-        **({"budget": common.budget} if common.budget is not None else {}),
+        **({"budget": common.budget} if common.budget is not None else {}), **({"save": True} if wanted.save else {}),
     }  # fmt: skip
     title = ", ".join(filter(None, (
         f"{what[0].loaded.name if len(what) == 1 else f'{len(what)} models'} on {source.name} {source.split}", "n = {n}", source.setting,
@@ -115,7 +116,7 @@ def measure(
     )))  # fmt: skip
     data = {"name": source.name, "split": source.split, "n": len(source.y), **source.about}
     told = {"data": data, "corruptions": lambda result: {"reference": described(result.reference, source.clean is not None)}}
-    carry_out(what, "corrupt", words, title, common, measured, told=told, adds=only_adds)
+    carry_out(what, "corrupt", words, title, common, measured, arrays=["x-*.npy"] * wanted.save, told=told, adds=only_adds)
     if target is not None and not kept:
         write_only(source, target, common, on)
 
@@ -167,8 +168,8 @@ def refuse(models: Sequence[str], wanted: Wanted, common: Common) -> None:
         raise InputError("--force replaces the run in --out, or the set in --export: name a folder, or leave it out")
     if wanted.source is not None and (wanted.photos or wanted.scale != "auto"):
         raise InputError("--frost-dir and --scale are for images that are made here: leave them out, or leave --from out")
-    if not models and (common.resume or common.out is not None or wanted.reference):
-        raise InputError("--out, --resume and --reference belong to a measurement: name a model, or leave them out")
+    if not models and (common.resume or common.out is not None or wanted.reference or wanted.save):
+        raise InputError("--out, --resume, --save and --reference belong to a measurement: name a model, or leave them out")
 
 
 def refuse_recipes(wanted: Wanted) -> None:

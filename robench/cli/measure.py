@@ -99,7 +99,7 @@ def refuse_idle(job: Job, attacking: Attacking) -> None:
     """InputError where an option was given that nothing that is asked for has a use for."""
     kinds, attacks = job.kinds(), job.attacks()
     usual = {"engine": "robench", "precision": "fp32", "scale": "auto"}
-    of_attacks = ("norm", "eps", "threat", "engine", "precision", "compiled", "until", "save", "save_png")
+    of_attacks = ("norm", "eps", "threat", "engine", "precision", "compiled", "until", "save_png")
     needs = {**dict.fromkeys(of_attacks, bool(attacks)), "score": "method" in kinds}
     needs |= {"scale": bool(corrupts(job)), "frost_dir": "frost" in corrupts(job)}
     for name, useful in needs.items():
@@ -175,7 +175,7 @@ def run(models: Sequence[str], job: Job, common: Common, attacking: Attacking) -
     told = {"threat": threat_words(threats)} if job.attacks() else {}
     told |= {"how": how_words(attacking)} if job.attacks() and job.command != "saliency" else {}
     told |= {"audit": partial(audit_words, job)} if job.command == "saliency" else {}
-    arrays = ["x_adv*.npy"] * attacking.save + [PICTURES] * attacking.save_png + ["maps-*.npy"] * job.save
+    arrays = ["x_adv*.npy", "x-*.npy", "maps-*.npy"] * attacking.save + [PICTURES] * attacking.save_png + ["maps-*.npy"] * job.save
     words = words_of(what, job, common, attacking, threats, size)
     carry_out(what, job.title, words, heading(what, job, common, threats), common, measure, arrays=arrays, told=told, adds=only_adds)
 
@@ -330,7 +330,8 @@ def measured(
         models, images, suite=job.chosen[0] if len(job.chosen) == 1 else job.chosen, threats=threats,
         scores=attacking.score or ("gini",), scale=attacking.scale, photos=attacking.frost_dir, engine=attacking.engine,
         precision=attacking.precision, compiled=attacking.compiled and compiled, until=attacking.until,
-        save=place.work / "x_adv.npy" if attacking.save else None, pngs=place.work if attacking.save_png else None,
+        save=place.work / "x_adv.npy" if attacking.save and "attack" in job.kinds() else None,
+        made=place.work if attacking.save and job.kinds() != {"attack"} else None, pngs=place.work if attacking.save_png else None,
         examine=job.examine, prepare=bool(job.attacks()), **how,
     )  # fmt: skip
 
@@ -345,6 +346,8 @@ def words_of(
     what: Sequence[Subject], job: Job, common: Common, attacking: Attacking, threats: Sequence[Threat], size: int
 ) -> dict[str, Any]:
     """What was asked of a run: all that its numbers depend on."""
+    from robench.corruptions.frost import photos_digest
+
     kinds, attacks = job.kinds(), job.attacks()
     words: dict[str, Any] = {"command": job.command, **described(what), "seed": common.seed}
     if job.command == "saliency":
@@ -354,9 +357,10 @@ def words_of(
             "channels": job.channels, "join": [results_words(folder) for folder in sorted(job.join)],
             "inductive": "probe" in kinds, "save": job.save,
         }  # fmt: skip
-        words |= {"norm": threats[0].norm, "eps": threats[0].eps} if job.against else {}
-    elif kinds == {"probe"}:
+        words |= {"norm": threats[0].norm, "eps": threats[0].eps} if attacks else {}
+    elif kinds == {"probe"} and not attacks:
         words["probes"] = [recipe_words(recipe) for recipe in job.recipes()]
+        words |= {"save": True} if attacking.save else {}
     else:
         words |= {"suite": suite_words(job.chosen), "save": attacking.save}
         if attacks:
@@ -369,7 +373,7 @@ def words_of(
                 **({"save_png": True} if attacking.save_png else {}),
             }  # fmt: skip
         words |= {"scores": score_words(attacking.score or ("gini",))} if "method" in kinds else {}
-        words |= {"scale": attacking.scale, "frost_dir": str(attacking.frost_dir or "")} if corrupts(job) else {}
+        words |= {"scale": attacking.scale, "frost_dir": photos_digest(str(attacking.frost_dir or ""))} if corrupts(job) else {}
     return {**words, **({"budget": common.budget} if common.budget is not None else {}), **job.words}
 
 

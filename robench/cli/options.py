@@ -204,7 +204,7 @@ Resume = Annotated[
     bool, typer.Option("--resume", help="Go on with the unfinished run in --out, or show the finished one; with the same words.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace the run in --out, once the new one is whole.")]
-Save = Annotated[bool, typer.Option("--save", help="Write the adversarial images to x_adv.npy.")]
+Save = Annotated[bool, typer.Option("--save", help="Write what is made: x_adv.npy, images of probes and corruptions, maps.")]
 SavePng = Annotated[
     bool,
     typer.Option(

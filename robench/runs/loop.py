@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -16,7 +17,7 @@ from robench.calls import padded
 from robench.draws import Draws
 from robench.recipes import eps_text
 from robench.rows import Interval
-from robench.runs.images import file_of, shown_by
+from robench.runs.images import file_of, shown_by, stem
 from robench.runs.ledger import Ledger, entry_of
 from robench.runs.stages.clean import check_logits
 from robench.runs.store import Store, make_rows, write_rows
@@ -52,6 +53,7 @@ class Run:
     track: Track = untracked
     taker: Taker | None = None
     telling: Callable[[Run, Stage, Case], str | None] | None = None
+    made: Path | None = None  # the folder that takes the images that probes and corruptions make
     clock: Callable[[], float] | None = None  # the seconds that a run with a budget has taken over all resumes
 
     @property
@@ -114,12 +116,25 @@ def by_itself(run: Run, stage: Stage, case: Case, places: Tensor, mine: Tensor) 
     waiting = todo(run, stage, case, places, mine)
     chunks = waiting.split(run.batch_size) if len(waiting) else ()
     measure = stage.begin(case).measure if len(waiting) else None
+    save_before(run, stage, case, places[mine[places]])
     for chunk in run.track(chunks, words_of(run, stage, case), partial(run.telling or told, run, stage, case)):
         assert measure is not None
         begin = time.perf_counter()
         x = shown_by(stage if stage.images is not None else stage.source, chunk, run.pool, case)
         x = floats(x, case.exact, case.device)
+        if stage.kind == "corruption" and stage.reported:
+            save_made(run, stage, "", case, chunk, x)
         measured(run, stage, case, measure, chunk, x, begin)
+
+
+def save_before(run: Run, stage: Stage, case: Case, places: Tensor) -> None:
+    """Writes changed images into the file of adversarial images before the first attack on them: they stay where nothing is found."""
+    file = case.saved.get(stage.about["cascade"]) if stage.kind == "attack" and stage.reported else None
+    if file is None or stage.source is None or stage.about["before"]:
+        return
+    new = places[~run.ledger.done(case.name, stage)[places]]
+    for chunk in new.split(run.batch_size) if len(new) else ():
+        write_rows(file, chunk, floats(shown_by(stage.source, chunk, run.pool, case), case.exact, case.device))
 
 
 def together(run: Run, stage: Stage, places: Tensor, mine: Tensor) -> None:
@@ -139,6 +154,8 @@ def together(run: Run, stage: Stage, places: Tensor, mine: Tensor) -> None:
         x = shown_by(stage, chunk, run.pool, None)
         if takes and run.taker is not None:
             run.taker.take(stage, chunk, x)
+        if stage.reported:
+            save_made(run, stage, "", None, chunk, floats(x, run.cases[0].exact, run.device) if run.cases else x)
         for case in run.cases:
             rows = (~run.ledger.done(case.name, stage) & mine)[chunk] & stage.on(run.ledger, case.name)[chunk]
             if bool(rows.any()):
@@ -156,12 +173,27 @@ def measured(
     for outcome in measure(chunk):
         if stage.kept and outcome.x is not None:
             keep(case, stage, places, outcome.x, run.pool)
+        if stage.reported and outcome.x is not None:
+            save_made(run, stage, outcome.level, case, places, outcome.x)
         now = time.perf_counter()
         timed.append((replace(outcome, x=None), now - begin))
         begin = now
     entry = entry_of(case.name, stage, chunk, timed) | ({"spent": run.clock()} if run.clock is not None else {})
     run.store.journal.append(entry)
     run.ledger.add(entry)
+
+
+def save_made(run: Run, stage: Stage, level: str, case: Case | None, places: Tensor, x: Tensor) -> None:
+    """Writes the images that a probe or a corruption made into their file, x-NAME-LEVEL.npy; those that it was not tried on stay zero."""
+    if run.made is None or stage.kind not in ("probe", "corruption"):
+        return
+    who = [case.name] if case is not None and run.several else []
+    file = run.made / f"x-{'-'.join(stem(word) for word in (*who, stage.name, level) if word)}.npy"
+    done = any(bool(run.ledger.done(one.name, stage).any()) for one in ([case] if case is not None else run.cases))
+    run.store.check(file, done)
+    if not file.exists():
+        make_rows(file, (len(run.pool), *run.pool.shape))
+    write_rows(file, places, x)
 
 
 def keep(case: Case, stage: Stage, places: Tensor, x: Tensor, pool: Pool) -> None:

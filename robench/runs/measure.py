@@ -62,6 +62,7 @@ class How:
     examine: bool = False
     prepare: bool = False
     track: Track = untracked
+    made: Path | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,9 +132,10 @@ def execute(
         take_up(ledger, cases, stages, store)
         world.agree(0)
         before = max((entry.get("spent", 0.0) for entry in store.journal.entries), default=0.0)
-        run = replace(run, store=store, clock=(lambda: before + now() - begin) if how.budget is not None else None)
+        run = replace(run, store=store, made=how.made, clock=(lambda: before + now() - begin) if how.budget is not None else None)
         refuse_lost_maps(cases, stages, store)
         for case in cases:
+            case.makes = how.made is not None
             case.store, case.remembers = store, any(stage.kind == "method" for stage in stages)
             case.saved = saved_of(case, save, store, world)
             case.pngs = {cascade: path for (name, cascade), path in pngs.items() if name == case.name}
@@ -436,7 +438,13 @@ def header_of(
         "seed": how.seed, "until": how.until, "budget": how.budget is not None,
         "batch_size": how.batch_size if told else None, "precision": how.precision, **words,
         "stages": [[stage.key, *stage.words] for stage in stages],
+        **({"masks": digest_of(pool.masks)} if pool.masks is not None and any(stage.kind == "method" for stage in stages) else {}),
     }  # fmt: skip
+
+
+def digest_of(tensor: Tensor) -> str:
+    """The sha256 of a tensor's numbers."""
+    return hashlib.sha256(tensor.cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
 def recipes_of(stage: Stage) -> list[Recipe]:

@@ -167,6 +167,7 @@ class Case:
     model    what the attacks are given: that one, or a cheaper stand-in
     few      the first images, float on the device             classes  how many logits the model has
     logits   of the images as they are, (N, K), NaN where they are not known; kept where `remembers` says that a stage needs them again
+    makes    whether the images that probes make are saved
     few_only whether the stages are only tried out on a few images
     checks   the diagnostics, raised or not                    notes    sentences on what was done otherwise than asked
     saved    cascade -> the file that takes its x_adv          pngs     cascade -> the beginning of the paths of its pictures
@@ -188,6 +189,7 @@ class Case:
     precision: str = "fp32"
     logits: Tensor | None = None
     remembers: bool = False
+    makes: bool = False
     few_only: bool = False
     checks: list[Check] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

@@ -114,9 +114,7 @@ def measured(case: Case, stage: Stage, attack: Attack, chunk: Chunk) -> Iterator
     fell = (logits.argmax(1) != y) & finite
     kept, fallen = x_adv.cpu(), fell.to(x.device)
     rounded, names = eight_bits(case, stage, x[fallen], x_adv[fallen], chunk.places[fell])
-    file = case.saved.get(stage.about["cascade"])
-    if file is not None and stage.source is not None and not stage.about["before"]:
-        write_rows(file, chunk.places, x)
+    file = case.saved.get(stage.about["cascade"]) if stage.reported else None
     write_rows(file, chunk.places[fell], kept[fell])
     columns: dict[str, Any] = {
         "fell": fell, "pred": logits.argmax(1), "margin": -margin(logits, y), "distance": stage.threat.distance(x, x_adv).cpu(),
@@ -153,7 +151,7 @@ def kept_examples(case: Case, stage: Stage) -> int:
 def eight_bits(case: Case, stage: Stage, x: Tensor, x_adv: Tensor, places: Tensor) -> tuple[list[int], list[str]]:
     """The labels of fallen images, (M, C, H, W), in 8 bits, and the names of the pictures that were written of them: uncounted passes."""
     assert stage.threat is not None
-    y, prefix = case.pool.y[places].to(case.device), case.pngs.get(stage.about["cascade"])
+    y, prefix = case.pool.y[places].to(case.device), case.pngs.get(stage.about["cascade"]) if stage.reported else None
     found = rounded_labels(case.exact, x, x_adv, y, stage.threat).tolist()
     if prefix is None or not len(places):
         return found, [""] * len(places)

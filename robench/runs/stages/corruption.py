@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robench.attacks.losses import margin
 from robench.calls import padded
 from robench.claims import corrupted_by_own, is_own
 from robench.corruptions import CORRUPTIONS, corrupted
@@ -63,17 +64,18 @@ def cell_stage(
     about = {"clean": clean, "corruption": corruption, "severity": severity, **words}
 
     def begin(case: Case) -> Begun:
-        return Begun(partial(measured, case), str(words.get("setting", "")))
+        return Begun(partial(measured, case, reported), str(words.get("setting", "")))
 
     return Stage("corruption", name, begin, everyone, source, images, reported=reported, about=about, words=told)
 
 
-def measured(case: Case, chunk: Chunk) -> Iterator[Outcome]:
-    """The labels that a model gives; InputError where its logits cannot be used."""
+def measured(case: Case, reported: bool, chunk: Chunk) -> Iterator[Outcome]:
+    """The labels that a model gives, and the margins where later stages begin there; InputError where its logits cannot be used."""
     with torch.no_grad():
         logits = padded(case.exact, chunk.x).cpu()
     check_logits(logits, chunk.y)
-    yield Outcome({"pred": logits.argmax(1)})
+    more = {} if reported else {"margin": -margin(logits, chunk.y)}
+    yield Outcome({"pred": logits.argmax(1), **more})
 
 
 def parted(recipe: Recipe) -> tuple[Recipe, int]:

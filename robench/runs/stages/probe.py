@@ -53,7 +53,8 @@ def measured(case: Case, stage: Stage, label: str, function: Probe, chunk: Chunk
                 "fell": level.fooled.cpu().bool(), "share": level.share.cpu().double(), "forwards": level.forwards.cpu(),
                 "backwards": level.backwards.cpu(),
             }  # fmt: skip
-            last = Outcome(columns, level.setting, level.repeat, level.x if stage.kept and level.repeat == 0 else None)
+            wanted = level.repeat == 0 and (stage.kept or case.makes)
+            last = Outcome(columns, level.setting, level.repeat, level.x if wanted else None)
     told = list(dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, RuntimeWarning)))
     if last is not None:
         yield replace(last, extras={"warnings": told} if told else {})

@@ -1,0 +1,34 @@
+"""What `--save` writes: adversarial images, those of probes and corruptions, maps; and what it must not mix up."""
+
+import numpy as np
+from commandline import read, robench
+
+from robench.data import load
+
+CHECKPOINT = "checkpoints/shapes-cnn-pgd-at.pt"
+
+
+def test_a_mixed_run_saves_what_each_stage_made(tmp_path):
+    words = ["--suite", "random-noise,t=0.1,fog,severity=3,pgd-10 on fog,severity=3,saliency", "--eps", "4/255", "--n", 12, "--save"]
+    robench("eval", CHECKPOINT, *words, "--out", tmp_path / "mixed")
+    robench("corrupt", CHECKPOINT, "--corruption", "fog", "--severity", 3, "--n", 12, "--save", "--out", tmp_path / "corrupt")
+    fog, clean = np.load(tmp_path / "corrupt" / "x-fog-3.npy"), load("shapes", "test", n=12).pixels(slice(None)).numpy()
+    (same,) = (tmp_path / "mixed").glob("x-fog-3*.npy")
+    assert np.array_equal(np.load(same), fog)
+    x_adv, samples = np.load(tmp_path / "mixed" / "x_adv.npy"), read(tmp_path / "mixed" / "samples.csv")
+    moved = np.abs(x_adv - fog).reshape(12, -1).max(1)
+    assert [bool(far > 0) for far in moved] == [line["broken_by"] not in ("", "clean") for line in samples]
+    assert moved.max() <= 4 / 255 + 1e-6
+    assert {line["images"] for line in samples} == {"fog-3-cifar"} or {line["images"] for line in samples} == {"fog-3"}
+    assert all(line["clean_margin"] for line in samples)
+    (noisy,) = (tmp_path / "mixed").glob("x-random-noise*.npy")
+    tried = {int(line["sample"]) for line in read(tmp_path / "mixed" / "samples-probes.csv") if line["probe"] == "random-noise"}
+    share = (np.load(noisy) != clean).reshape(12, -1).mean(1)
+    assert all(0.05 < share[place] < 0.15 for place in tried)
+    assert (tmp_path / "mixed" / "maps-shapes-cnn-pgd-at-pt-saliency.npy").exists()
+
+
+def test_images_of_another_attack_do_not_get_into_x_adv(tmp_path):
+    robench("eval", CHECKPOINT, "--suite", "pgd-10", "--eps", "24/255", "--n", 12, "--save", "--out", tmp_path / "one")
+    robench("eval", CHECKPOINT, "--suite", "pgd-10,saliency on fgsm", "--eps", "24/255", "--n", 12, "--save", "--out", tmp_path / "two")
+    assert np.array_equal(np.load(tmp_path / "one" / "x_adv.npy"), np.load(tmp_path / "two" / "x_adv.npy"))
