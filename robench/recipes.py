@@ -71,7 +71,8 @@ class Recipe:
     @property
     def title(self) -> str:
         """The label with that of the recipe whose images it is given."""
-        return f"{self.label}{ON}{self.on.title}" if self.on else self.label
+        graded = f"-{self.options['severity']}" if "severity" in self.options else ""
+        return f"{self.label}{graded}{ON}{self.on.title}" if self.on else f"{self.label}{graded}"
 
 
 def parse(sentence: str) -> Recipe:

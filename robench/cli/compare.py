@@ -26,7 +26,7 @@ def compare(
         typer.Option(
             "--fail-on",
             metavar="PROBE:drop[>X%]",
-            help="Exit code 1 on such a drop; several by commas or repeated. Default: any drop of the last probe.",
+            help="Exit code 1 on such a drop; several by commas or repeated. Default: any drop of the verdict (suite or last probe).",
         ),
     ] = None,
     alpha: Annotated[float, typer.Option("--alpha", help="A drop counts if its McNemar p value is at most this.")] = 0.05,

@@ -142,7 +142,10 @@ def tracker(quiet: bool) -> Track:
                 yield chunk
                 shown.advance(task, len(chunk))
         sentence = told()
-        message(f"{what}: {n} images, {time.perf_counter() - begin:.1f} s" if sentence is None else sentence, quiet or sentence == "")
+        message(
+            f"{what}: {n} images, {time.perf_counter() - begin:.1f} s" if sentence is None else sentence,
+            quiet or sentence == "" or (sentence is None and not n),
+        )
 
     return bar
 

@@ -234,7 +234,7 @@ def report(
     words |= more
     words["data"] = {**words["data"], "n": n, **({"chosen": len(result.found.pool)} if n < len(result.found.pool) else {})}
     notes = [*notes_of(what), *(note for note in result.notes if note not in notes_of(what))]
-    content = manifest(what[0].device, common.seed, seconds, flags, **words, notes=notes)
+    content = manifest(what[0].device, common.seed, result.found.spent or seconds, flags, **words, notes=notes)
     return save_measurement(result, folder, title=title.format(n=n), images=what[0].images, manifest=content)
 
 

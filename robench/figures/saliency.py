@@ -253,7 +253,7 @@ def noise_curves(path: Path, curves: Sequence[Curve], title: str, label: str = "
     lines = [stroke(place, short(model), marker="o") for place, model in enumerate(models)]
     if lines:
         figure.legend(
-            handles=lines, loc="outside lower center", ncols=max(1, min(columns, 110 // max(len(str(x.get_label())) for x in lines)))
+            handles=lines, loc="outside lower center", ncols=max(1, min(columns, 110 // max(1, *(len(str(x.get_label())) for x in lines))))
         )
     figure.suptitle(folded(short(title, 300), 38 * columns + 14), fontsize=10)
     return save_figure(path, figure)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from robench.errors import InputError
-from robench.recipes import did_you_mean, eps_text
+from robench.recipes import ON, did_you_mean, eps_text
 from robench.results.files import table
 from robench.statistics import least_significant, mcnemar, paired_difference
 from robench.writing import write_whole
@@ -381,11 +381,14 @@ def line(base: Results, new: Results, one: Stage, another: Stage) -> Compared:
 
 
 def gates(sentences: Sequence[str], probes: Sequence[str]) -> list[Gate]:
-    """The gates that the sentences spell, each `PROBE:drop`, `PROBE:drop>1%` or `PROBE:drop>0.01`; without any, the last probe's drop.
+    """The gates that the sentences spell, each `PROBE:drop`, `PROBE:drop>1%` or `PROBE:drop>0.01`; without any, a drop of the verdict.
+
+    The verdict is the last probe on the images as they are: the suite's, under several threats that of each and of the worst.
 
     InputError for what cannot be read, for a probe that was not run, and for drops of 100 % or more, which cannot be exceeded.
     """
-    return [gate(sentence, probes) for sentence in sentences] or [Gate(probes[-1], Fraction(0))]
+    verdict = [*(probe for probe in probes[:1]), *(probe for probe in probes if ON not in probe)][-1]
+    return [gate(sentence, probes) for sentence in sentences] or [Gate(verdict, Fraction(0))]
 
 
 def gate(sentence: str, probes: Sequence[str]) -> Gate:
