@@ -137,7 +137,7 @@ def evaluate(
         made: a folder that takes the images that probes (in their first draw) and corruptions make, (N, C, H, W) float32, as
             x-NAME-LEVEL.npy, and the maps of methods as maps-MODEL-METHOD.npy; zeros where an image was not tried.
         examine: whether the diagnostics are run on the first images, before the attacks.
-        prepare: whether the attacks' passes are made cheaper where that pays.
+        prepare: whether the attacks' passes are made cheaper where that pays, as the command line does; it can move last bits.
         track: wraps chunks of images to show progress.
 
     Returns:
@@ -410,6 +410,7 @@ def saliency(
     folder: PathLike | Place | None = None,
     resume: bool = False,
     save: PathLike | None = None,
+    prepare: bool = False,
     track: Track = untracked,
     tell: Callable[[Sequence[str]], None] = silent,
 ) -> Result:
@@ -440,6 +441,7 @@ def saliency(
         folder: where the state of the run is kept.
         resume: go on with that state.
         save: a folder that takes the maps of each model and method, (N, C, H, W), as maps-MODEL-METHOD.npy.
+        prepare: whether the passes of attacks in `against` are made cheaper where that pays, as the command line does.
         track: shows progress.
         tell: is given the notes that are known before the first image is measured, such as what a method costs.
 
@@ -469,6 +471,7 @@ def saliency(
     )  # fmt: skip
     how = {
         "seed": seed, "batch_size": batch_size, "device": device, "budget": budget, "folder": folder, "resume": resume, "track": track,
+        "prepare": prepare,
     }  # fmt: skip
     told = [*notes, *beforehand(recipes, chosen, images.x)]
     tell(told)

@@ -316,7 +316,7 @@ def measured(
     images = what[0].images
     how: dict[str, Any] = {
         "seed": common.seed, "batch_size": size, "device": what[0].device, "budget": common.budget, "folder": place, "resume": place.resume,
-        "track": tracker(quiet),
+        "track": tracker(quiet), "prepare": bool(job.attacks()),
     }  # fmt: skip
     models = [one.measured() for one in what]
     if job.command == "saliency":
@@ -332,7 +332,7 @@ def measured(
         precision=attacking.precision, compiled=attacking.compiled and compiled, until=attacking.until,
         save=place.work / "x_adv.npy" if attacking.save and "attack" in job.kinds() else None,
         made=place.work if attacking.save and job.kinds() != {"attack"} else None, pngs=place.work if attacking.save_png else None,
-        examine=job.examine, prepare=bool(job.attacks()), **how,
+        examine=job.examine, **how,
     )  # fmt: skip
 
 

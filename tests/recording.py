@@ -1,0 +1,48 @@
+"""Models that write down every image that they are shown, for tests of the pixels that reach a model."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from robench import load_model
+
+MODEL = Path(__file__).parents[1] / "checkpoints" / "shapes-cnn-pgd-at.pt"
+SEEN: list[Tensor] = []  # of all such models, and of their copies
+
+
+class Recording(nn.Module):
+    """A model behind a module that keeps what goes in."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not isinstance(x, torch.fx.Proxy):  # as where batch norms are folded: what is searched with then writes nothing down
+            SEEN.append(x.detach().cpu().clone())
+        return self.model(x)
+
+
+def plain() -> nn.Module:
+    """The network of the checkpoint."""
+    return Recording(load_model(MODEL))
+
+
+def normed() -> nn.Module:
+    """The same behind a convolution and a batch norm that change next to nothing, but can be folded, which moves last bits."""
+    conv, norm = nn.Conv2d(3, 3, 1, bias=False), nn.BatchNorm2d(3)
+    with torch.no_grad():
+        conv.weight.copy_(torch.eye(3)[:, :, None, None])
+        norm.running_mean.fill_(0.013)
+        norm.running_var.fill_(1.1)
+        norm.weight.fill_(1.1**0.5)
+        norm.bias.fill_(0.013)
+    return Recording(nn.Sequential(conv, norm, load_model(MODEL)).eval())
+
+
+def seen_by(call, *words) -> set[bytes]:
+    """The images, (C, H, W) float each, that models are shown during a call."""
+    SEEN.clear()
+    call(*words)
+    return {image.contiguous().numpy().tobytes() for batch in SEEN for image in batch}
