@@ -17,7 +17,7 @@ from robench.results import cascade as cascades
 from robench.results import corruptions, probes, scores
 from robench.rows import Check, Row, Sample
 from robench.runs.measure import Measured
-from robench.runs.types import Case
+from robench.runs.types import Case, Stage
 
 Table = Sequence[Any] | Mapping[str, Sequence[Any]]  # lines of one dataclass, or columns by name
 KINDS = ("attack", "method", "probe", "corruption")  # whose per-image table is samples.csv: the first that was run
@@ -64,20 +64,38 @@ class Measurement:
         found = cascades.cascades(self.found)
         return cascades.examples_of(found[0], cascades.samples_of(found[0])) if found else []
 
-    def accuracy(self, probe: str, eps: Radius | None = None) -> float:
+    def accuracy(self, probe: str, eps: Radius | None = None, *, norm: str | None = None) -> float:
         """The accuracy of the first model after a probe: "clean", an attack or the suite; at the smallest radius if eps is not given.
 
-        Raises InputError for a probe or a radius that was not run.
+        norm  linf, l2 or l1, or worst: what is left under all threats; may be left out where the probe was run in one norm
+
+        Raises InputError for a probe, a norm or a radius that was not run, and where the probe has several accuracies.
         """
         first = self.rows[0].checkpoint if self.rows else ""
         mine = [row for row in self.rows if row.metric == "accuracy" and row.checkpoint == first]
-        found = {row.eps: row.value for row in mine if row.probe == probe}
-        if not found:
+        rows = [row for row in mine if row.probe == probe]
+        if not rows:
             raise InputError(f"nothing here is called {probe!r}{did_you_mean(probe, dict.fromkeys(row.probe for row in mine))}")
+        found = accuracies_in(rows, probe, norm)
         wanted = min(found) if eps is None else min(found, key=lambda known: abs(known - as_radius(eps)))
         if eps is not None and abs(wanted - as_radius(eps)) > 1e-9:
             raise InputError(f"{probe!r} was not run at eps {eps}: choose one of {', '.join(map(eps_text, found))}")
         return found[wanted]
+
+
+def accuracies_in(rows: Sequence[Row], probe: str, norm: str | None) -> dict[float, float]:
+    """The accuracies of a probe by radius in a norm, or in its only one. InputError where there is none, or more than one at a radius."""
+    norms = list(dict.fromkeys(row.norm for row in rows))
+    each = [one for one in norms if one != cascades.WORST]
+    if norm is None and len(each) != 1:
+        raise InputError(f"{probe!r} has accuracies in several norms: say which with norm=, one of {', '.join(norms)}")
+    if norm is not None and norm not in norms:
+        raise InputError(f"{probe!r} was not run in the norm {norm!r}: it has {', '.join(one or 'no norm' for one in norms)}")
+    mine = [row for row in rows if row.norm == (each[0] if norm is None else norm)]
+    found = {row.eps: row.value for row in mine}
+    if len(found) < len(mine):
+        raise InputError(f"{probe!r} has {len(mine)} accuracies, which differ in their setting: choose one from to_frame()")
+    return found
 
 
 def measurement(found: Measured, suite: str = "", reference: Reference | Case | None = None) -> Measurement:
@@ -97,9 +115,7 @@ def measurement(found: Measured, suite: str = "", reference: Reference | Case | 
     checks = checks_of(found)
     if alone_or_attacked(found):
         n = int(found.ledger.seen.sum())
-        for case in cases:
-            mine = [check for name, check in checks if name == case.name]
-            rows += cascades.check_rows(mine, base_of(found, case), n)
+        rows += [row for case in cases for check, base in checks_under(found, case) for row in cascades.check_rows([check], base, n)]
     rows += [replace(about, metric=f"flag/{check.name}", value=check.value) for _, about, check in probe_flags(found)]
     notes = [*(told for case in cases for told in notes_of(found, case)), *found.notes, *reference_notes(rows, known)]
     return Measurement(rows, tables_of(found, cases), checks, list(dict.fromkeys(notes)), suite, found, known)
@@ -118,15 +134,44 @@ def base_of(found: Measured, case: Case) -> Row:
 
 
 def attack_rows(found: Measured, suite: str, told: bool) -> list[Row]:  # noqa: ARG001
-    """The rows of all cascades, and of the worst of several threats."""
-    rows = []
+    """The clean accuracy, the rows of all cascades, each after the accuracy with which it begins, and the worst of several threats."""
+    rows: list[Row] = []
     for case in found.cases:
-        mine = [one for one in cascades.cascades(found) if one.case is case]
-        for place, one in enumerate(mine):
-            some = cascades.rows_of(one, base_of(found, case), suite, found.interval)
-            rows += [row for row in some if not place or row.probe != "clean"]
-        rows += cascades.worst_rows(mine, base_of(found, case), suite, found.interval)
+        mine, base = [one for one in cascades.cascades(found) if one.case is case], base_of(found, case)
+        if mine:
+            start = cascades.cascade_of(case, found.ledger, found.of_kind("clean"))
+            rows += cascades.attack_rows(start, 0, replace(base, n=start.n), found.interval)
+        begun = list[Stage]()
+        for one in mine:
+            some = [stage for stage in sources_of(found, "attack") if stage is one.stages[0] and stage not in begun]
+            rows += [cascades.source_row(case, found.ledger, stage, base, found.interval) for stage in some]
+            begun += some
+            rows += [row for row in cascades.rows_of(one, base, suite, found.interval) if row.probe != "clean"]
+        rows += cascades.worst_rows(mine, base, suite, found.interval)
     return rows
+
+
+def sources_of(found: Measured, kind: str) -> list[Stage]:
+    """The stages that give their images to those of a kind, and have no accuracy of their own in the rows."""
+    reported = [stage for stage in found.stages if stage.reported]
+    sources = dict.fromkeys(stage.source for stage in found.of_kind(kind) if stage.source is not None)
+    return [stage for stage in sources if not any(same_images(stage, other) for other in reported)]
+
+
+def same_images(source: Stage, other: Stage) -> bool:
+    """Whether a stage with an accuracy in the rows, an attack or a corruption, makes the images that another only gives to others."""
+    if source.kind != other.kind or source.kind == "probe":
+        return False
+    if source.kind != "corruption":
+        return source.key.removeprefix("images of ") == other.key
+    cells = [(stage.about["corruption"], stage.about["severity"]) for stage in (source, other)]
+    return cells[0] == cells[1] and options_in(source).items() <= options_in(other).items()
+
+
+def options_in(stage: Stage) -> dict[str, Any]:
+    """The options that a corruption was given, but for a scale that follows from the size of the images."""
+    recipe = stage.about.get("recipe")
+    return {} if recipe is None else {key: value for key, value in recipe.options.items() if value not in ("", "auto")}
 
 
 def method_rows(found: Measured, suite: str, told: bool) -> list[Row]:  # noqa: ARG001
@@ -142,6 +187,8 @@ def probe_rows(found: Measured, suite: str, told: bool) -> list[Row]:  # noqa: A
     stages, rows = found.of_kind("probe"), list[Row]()
     for case in found.cases if stages else ():
         rows += [] if told else [probes.clean_row(found, case, found.of_kind("clean")[0])]
+        some = [source for source in sources_of(found, "probe") if source not in sources_of(found, "attack")]
+        rows += [cascades.source_row(case, found.ledger, source, base_of(found, case), found.interval) for source in some]
         rows += [row for stage in stages for row in probes.rows_of(found, case, stage)]
     return rows
 
@@ -160,14 +207,27 @@ def checks_of(found: Measured) -> list[tuple[str, Check]]:
     """The checks of every subject: those of the model itself, of its cascades, its probes and its maps."""
     checks = list[tuple[str, Check]]()
     for case in found.cases:
-        mine = list(case.checks) if alone_or_attacked(found) else []
-        for one in cascades.cascades(found):
-            if one.case is case:
-                mine += [check for check in cascades.noticed(one) if check.name != "near_chance" or check not in mine]
+        mine = [check for check, _ in checks_under(found, case)]
         more = [] if alone_or_attacked(found) else guesses(found, case)
         more += [check for other, _, check in probe_flags(found) if other is case]
-        more += [check for stage in found.stages if not stage.reported for check in cascades.told_by(found.ledger, case.name, stage)]
         checks += [(case.name, check) for check in [*mine, *dict.fromkeys(more)]]
+    return checks
+
+
+def checks_under(found: Measured, case: Case) -> list[tuple[Check, Row]]:
+    """The checks of a subject with the columns of their rows: the model's own with the first threat, others with that of their attacks."""
+    base = base_of(found, case)
+    checks = [(check, base) for check in case.checks] if alone_or_attacked(found) else []
+    for one in cascades.cascades(found):
+        if one.case is case:
+            mine = replace(base, norm=one.norm, eps=min(one.radii(), default=0.0))
+            known = [check for check, _ in checks]
+            checks += [(check, mine) for check in cascades.noticed(one) if check.name != "near_chance" or check not in known]
+    for stage in found.stages:
+        if not stage.reported:
+            norm, eps = cascades.threat_before(stage)
+            told = dict.fromkeys(cascades.told_by(found.ledger, case.name, stage))
+            checks += [(check, replace(base, norm=norm, eps=eps)) for check in told]
     return checks
 
 

@@ -380,7 +380,15 @@ def refuse_twins(stages: Sequence[Stage]) -> None:
     keys = [name_of_rows(stage) for stage in stages]
     for stage, key in zip(stages, keys, strict=True):
         if keys.count(key) > 1:
-            raise InputError(f"{stage.name!r} is asked for twice: its rows could not be told apart")
+            raise InputError(
+                f"{stage.name!r} is asked for twice: its rows could not be told apart, as they carry its name and not its options; "
+                f"run the two in two calls{also(stage)}"
+            )
+
+
+def also(stage: Stage) -> str:
+    """What other way there is to have a stage with other options in the same run."""
+    return ", or name one with its steps (pgd-10, pgd-20)" if stage.kind == "attack" and stage.name.partition("-")[0] == "pgd" else ""
 
 
 def name_of_rows(stage: Stage) -> object:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+SOURCE = "role=source"  # a word in the setting of the accuracy on images that a stage only gives to others
+
 
 @dataclass(frozen=True)
 class Row:

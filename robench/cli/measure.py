@@ -273,7 +273,8 @@ def shown_again(what: Sequence[Subject], place: Place, title: str, common: Commo
     n = next((row.n for row in rows if row.metric == "accuracy"), 0)
     for table in tables(rows, title=title.format(n=n), most=MOST, reference=reference_of(place)):
         show(*table)
-    if common.budget is not None and "chosen" in manifest_of(place.folder).get("data", {}):
+    data = manifest_of(place.folder).get("data", {})
+    if common.budget is not None and data.get("chosen", 0) > data.get("n", 0):
         message("The budget is spent: a longer one goes on, with --resume", common.quiet)
     return told_again(place, [*notes_of(what), *flags_of(what)], common.quiet)
 

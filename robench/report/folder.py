@@ -11,9 +11,9 @@ from robench.degradation import Reference
 from robench.measurement import Measurement
 from robench.recipes import eps_text
 from robench.report import page
-from robench.report.meanings import METRICS, OWN, name_of
+from robench.report.meanings import METRICS, OWN, accuracy_of, name_of
 from robench.report.pictures import captioned, pictures, severities_of
-from robench.report.tables import FATE, Table, tables
+from robench.report.tables import CLEAN, FATE, WORST, Table, by_kind, tables
 from robench.results.files import save
 from robench.rows import Row
 
@@ -115,6 +115,18 @@ def threat_words(measurement: Measurement) -> str:
     return "; ".join(told) or "none: nothing was attacked within a norm ball"
 
 
+def accuracies_in(rows: Sequence[Row]) -> set[str]:
+    """Which kinds of accuracies there are among rows, in the words of `meanings.ACCURACIES`."""
+    found = [row for row in rows if row.metric == "accuracy"]
+    attacked = {row.probe for row in by_kind(rows).get("attack", [])}
+    corrupted = {row.probe for row in rows if row.metric == "mean_accuracy"}
+    there = {"clean"} if any(row.probe == CLEAN for row in found) else set[str]()
+    there |= {"corruption"} if any(row.probe in corrupted for row in found) else set()
+    there |= {"attack"} if any(row.probe in attacked and row.probe != CLEAN and row.norm for row in found) else set()
+    there |= {"worst"} if any(row.norm == WORST for row in found) else set()
+    return there | ({"on"} if any(" on " in row.probe for row in found) else set())
+
+
 def meanings_table(rows: Sequence[Row]) -> page.Table:
     """What each kind of number among the rows means, on how many images it was found, and which direction is better."""
     counts: dict[str, list[int]] = {}
@@ -123,6 +135,7 @@ def meanings_table(rows: Sequence[Row]) -> page.Table:
     lines = []
     for name, found in counts.items():
         sentence, direction = METRICS.get(name, OWN)
+        sentence = accuracy_of(accuracies_in(rows)) if name == "accuracy" else sentence
         n = str(min(found)) if min(found) == max(found) else f"{min(found)} to {max(found)}"
         lines.append((name, n, direction, sentence))
     return page.Table(("number", "images", "better", "what it is"), lines)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 HIGHER, LOWER, NEITHER = "higher is better", "lower is better", "neither by itself"
 LEARNED = "near 1 is a bad sign, near 0 no good one by itself"
 OWN = ("The mean over images of a score of the user's own.", "its author knows")
@@ -9,17 +11,14 @@ OWN = ("The mean over images of a score of the user's own.", "its author knows")
 # the name of a metric, or */SUFFIX, or PREFIX/*: (what it is, which direction is better)
 METRICS: dict[str, tuple[str, str]] = {
     # accuracy under attack
-    "accuracy": (
-        "The share of images whose label the model gives: as they are under the probe clean, under a corruption, or still after an "
-        "attack and all before it at the same radius and smaller ones, which is the robust accuracy; a weak attack leaves it too high.",
-        HIGHER,
-    ),
+    "accuracy": ("The share of images whose label the model gives.", HIGHER),
     "rounded_accuracy": (
         "The robust accuracy at the smallest radius where every adversarial image is rounded to 8 bits, as a picture file holds it.",
         HIGHER,
     ),
     "success_rate": (
-        "The share of the images that an attack was given on which it changed the label; it was given what still stood.",
+        "The share of the images that an attack was given on which it reached what it was after: any wrong label, or of a targeted "
+        "attack its target alone; it was given what still stood.",
         LOWER,
     ),
     "seconds": ("The time that it took.", NEITHER),
@@ -28,7 +27,11 @@ METRICS: dict[str, tuple[str, str]] = {
     "check/*": ("The evidence of a diagnostic that found nothing wrong.", NEITHER),
     "flag/*": ("The evidence of a diagnostic that was raised: a sign that the numbers cannot be trusted as they are.", NEITHER),
     # probes
-    "error_rate": ("The share of the images right when clean on which the model is wrong under a probe, a mean over its draws.", LOWER),
+    "error_rate": (
+        "The share of the images right before a probe (when clean; of a probe X on Y, after Y) on which the model is wrong under it, a "
+        "mean over its draws.",
+        LOWER,
+    ),
     "error_rate_shared": (
         "The same over the images that all models of the run get right, as papers do it; it changes with the list of models.",
         LOWER,
@@ -128,6 +131,22 @@ METRICS: dict[str, tuple[str, str]] = {
     "*/superiority": ("The chance that a score of a fallen image is above that of a standing one, ties half: 0.5 tells nothing.", NEITHER),
     "*/shift": ("By how much a score of the changed image is above that of the same image when clean, a mean.", NEITHER),
 }
+
+
+# what the accuracies of a run are besides, by what there is in it
+ACCURACIES = {
+    "clean": "Under the probe clean: as they are.",
+    "corruption": "Under a corruption: as it leaves them, at one severity.",
+    "attack": "After an attack: what is right still after it and all before it at the same radius and smaller ones, which is the robust "
+    "accuracy; a weak attack leaves it too high.",
+    "worst": "In the norm worst: what stands under each of the threats, image by image.",
+    "on": "X on Y: after X on the images that Y made; what is wrong after Y counts as wrong.",
+}
+
+
+def accuracy_of(there: Collection[str]) -> str:
+    """What the accuracies of a run are, by which of ACCURACIES there are in it."""
+    return " ".join([METRICS["accuracy"][0], *(sentence for what, sentence in ACCURACIES.items() if what in there)])
 
 
 def name_of(metric: str) -> str:

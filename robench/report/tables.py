@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from robench.recipes import eps_text
-from robench.rows import Row
+from robench.rows import SOURCE, Row
 
 KINDS = ("attack", "method", "probe", "corruption")  # in the order of their tables
 MOST = 3  # levels of a probe that a terminal shows
@@ -59,12 +59,20 @@ def by_kind(rows: Sequence[Row]) -> dict[str, list[Row]]:
         "probe": {row.probe for row in rows if row.metric in OF_PROBES},
         "corruption": {row.probe for row in rows if row.metric in OF_CORRUPTIONS},
     }
-    known = {CLEAN, *names["probe"], *names["corruption"]}
-    names["attack"] = {row.probe for row in rows if row.metric == "accuracy"} - known
-    known |= names["attack"]
+    left = {row.probe for row in rows if row.metric == "accuracy"}
+    sources = {row.probe for row in rows if row.metric == "accuracy" and SOURCE in row.setting.split()}
+    names["attack"] = left - {CLEAN, *names["probe"], *names["corruption"], *sources}
+    for kind in ("attack", "probe"):
+        names[kind] |= sources & set(map(source_of, names[kind]))
+    known = {CLEAN, *sources, *names["probe"], *names["corruption"], *names["attack"]}
     names["method"] = {row.probe for row in rows if not row.metric.startswith(("flag/", "check/"))} - known
     chosen = [kind for kind in KINDS if names[kind]] or (["attack"] if rows else [])
     return {kind: [row for row in rows if row.probe == CLEAN or row.probe in names[kind]] for kind in chosen}
+
+
+def source_of(probe: str) -> str:
+    """On whose images a probe was measured, clean for those as they are."""
+    return probe.partition(" on ")[2] or CLEAN
 
 
 def words_of(row: Row) -> dict[str, str]:
@@ -144,13 +152,27 @@ def chosen_images(rows: Sequence[Row]) -> str:
 
 
 def error_tables(rows: Sequence[Row], names: Sequence[str], most: int | None) -> list[Table]:
-    """The tables of error rates: on the images that each model gets right, and, for several models, on those that all of them do."""
-    clean = {row.checkpoint: row for row in rows if row.probe == CLEAN and row.metric == "accuracy"}
-    own = Table("error rate % on the images that a model gets right when clean", ("probe", "changed %", *names), [])
-    if clean:
-        found = [clean.get(name) for name in names]
-        own.lines.append(("clean accuracy", "", *map(share, found)))
-        own.lines.append(("n right when clean", "", *(f"{round(row.value * row.n)} of {row.n}" if row else "-" for row in found)))
+    """The tables of error rates: for clean images, and for those of each stage that gives its own, those of `error_tables_on`."""
+    rates = [row for row in rows if row.metric == "error_rate"]
+    sources = list(dict.fromkeys(source_of(row.probe) for row in rates))
+    return [
+        table
+        for source in sources
+        for table in error_tables_on(
+            source, [row for row in rows if row.probe == source or (source_of(row.probe) == source and row.probe != CLEAN)], names, most
+        )
+    ]
+
+
+def error_tables_on(source: str, rows: Sequence[Row], names: Sequence[str], most: int | None) -> list[Table]:
+    """The error rates on the images of a source that each model gets right, and, for several models, on those that all of them do."""
+    start = {row.checkpoint: row for row in rows if row.probe == source and row.metric == "accuracy"}
+    when = "when clean" if source == CLEAN else f"after {source}"
+    own = Table(f"error rate % on the images that a model gets right {when}", ("probe", "changed %", *names), [])
+    if start:
+        found = [start.get(name) for name in names]
+        own.lines.append(("clean accuracy" if source == CLEAN else f"accuracy {when}", "", *map(share, found)))
+        own.lines.append((f"n right {when}", "", *(f"{round(row.value * row.n)} of {row.n}" if row else "-" for row in found)))
     own.lines.extend(level_lines(rows, names, "error_rate", most))
     several = any(row.metric == "error_rate/sd" for row in rows)
     spread = "; +- is the standard deviation over the draws" if several else ""
@@ -158,7 +180,7 @@ def error_tables(rows: Sequence[Row], names: Sequence[str], most: int | None) ->
     if len(names) == 1:
         return [own]
     n = next((row.n for row in rows if row.metric == "error_rate_shared"), 0)
-    title = f"error rate % on the {n} image{'s' * (n != 1)} that all models get right: this changes with the list of models{spread}"
+    title = f"error rate % on the {n} image{'s' * (n != 1)} that all models get right {when}: this changes with the list of models{spread}"
     return [own, Table(title, own.columns, list(level_lines(rows, names, "error_rate_shared", most)))]
 
 
@@ -264,10 +286,15 @@ def corruption_tables(rows: Sequence[Row], names: Sequence[str], title: str, ref
     first.lines.extend(lines(rows, names, lambda row: row.probe == ALL and "severity=" not in row.setting, metric_of))
     graded = sorted({words_of(row)["severity"] for row in rows if "severity" in words_of(row)})
     over = f"severity {graded[0]}" if len(graded) == 1 else f"the severities {', '.join(graded)}"
-    second = Table(f"mean accuracy % over {over}", ("corruption", *names), [])
+    each = {row.probe: words_of(row).get("severities", "") for row in rows if row.metric == "mean_accuracy" and row.probe != ALL}
+    alike = len(set(each.values())) < 2
+    second = Table(f"mean accuracy % over {over if alike else 'the severities of each'}", ("corruption", *names), [])
     second.lines.extend(
-        lines(rows, names, lambda row: row.probe not in (CLEAN, ALL) and row.metric == "mean_accuracy", lambda row: row.probe)
-    )
+        lines(
+            rows, names, lambda row: row.probe not in (CLEAN, ALL) and row.metric == "mean_accuracy",
+            lambda row: row.probe if alike else f"{row.probe}, severity {each[row.probe]}",
+        )
+    )  # fmt: skip
     return [first, second, *([reference_table(reference)] if reference else [])]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from robench import diagnostics
 from robench.recipes import eps_text
-from robench.rows import WILSON, Check, Interval, Row, Sample
+from robench.rows import SOURCE, WILSON, Check, Interval, Row, Sample
 from robench.runs.images import unpacked
 from robench.runs.ledger import Ledger, Record
 from robench.runs.measure import Measured
@@ -117,7 +117,30 @@ def cascade_of(case: Case, ledger: Ledger, stages: Sequence[Stage]) -> Cascade:
     for place, stage in enumerate(stages[1:], 1):
         fell = ledger.column(case.name, stage, "fell", False)
         broken = torch.where(fell & (broken < 0), place, broken)
-    return Cascade(case, ledger, stages, broken, ledger.seen & ledger.done(case.name, stages[0]))
+    return Cascade(case, ledger, stages, broken, ledger.seen & given(case, ledger, stages[0]))
+
+
+def given(case: Case, ledger: Ledger, stage: Stage) -> Tensor:
+    """Which images came as far as a stage, (N,) bool, those too that an attack or a probe leaves out as they were wrong before."""
+    before = stage.source or stage.about.get("clean") if stage.kind in ("attack", "probe") else None
+    return ledger.done(case.name, stage) if before is None else given(case, ledger, before)
+
+
+def threat_before(stage: Stage | None) -> tuple[str, float]:
+    """Norm and radius of the last attack that changed the images of a stage, itself included; "" and 0 where there is none."""
+    if stage is None:
+        return "", 0.0
+    return (stage.threat.norm, stage.threat.eps) if stage.threat else threat_before(stage.source)
+
+
+def source_row(case: Case, ledger: Ledger, stage: Stage, base: Row, interval: Interval = WILSON) -> Row:
+    """The accuracy on the images of a stage that only gives them to others: where these begin."""
+    start = cascade_of(case, ledger, [stage])
+    norm, eps = threat_before(stage)
+    words = f"{case.settings.get(stage.key, '')} {SOURCE}".strip()
+    return interval.around(
+        replace(base, n=start.n, probe=stage.name, setting=words, norm=norm, eps=eps, metric="accuracy"), start.left(0), start.n
+    )
 
 
 def rows_of(cascade: Cascade, base: Row, suite: str, interval: Interval = WILSON) -> Iterator[Row]:

@@ -19,6 +19,7 @@ from typing import Any
 from robench.errors import InputError
 from robench.recipes import ON, did_you_mean, eps_text
 from robench.results.files import table
+from robench.rows import SOURCE
 from robench.statistics import least_significant, mcnemar, paired_difference
 from robench.writing import write_whole
 
@@ -113,7 +114,7 @@ def load_all(folder: Path) -> list[Results]:
     if not folder.is_dir():
         raise InputError(f"no results folder: {folder}")
     manifest = manifest_at(folder / "manifest.json")
-    rows = [row for row in table_at(folder / "rows.csv", ROWS) if row["metric"] == "accuracy" and (row["norm"] or row["probe"] == CLEAN)]
+    rows = of_attacks(table_at(folder / "rows.csv", ROWS))
     samples = table_at(folder / "samples.csv", SAMPLES)
     names = list(dict.fromkeys(row["checkpoint"] for row in rows)) or [""]
     try:
@@ -124,6 +125,17 @@ def load_all(folder: Path) -> list[Results]:
         ]  # fmt: skip
     except ValueError as error:
         raise InputError(f"the files in {folder} cannot be used: {error}") from None
+
+
+def of_attacks(rows: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
+    """The accuracies that attacks leave, and the clean ones: none under corruptions, or on images that a stage only gives to others."""
+    corruptions = {row["probe"] for row in rows if row["metric"] == "mean_accuracy"}
+    return [
+        row
+        for row in rows
+        if row["metric"] == "accuracy"
+        and (row["probe"] == CLEAN or (row["norm"] and row["probe"] not in corruptions and SOURCE not in row["setting"].split()))
+    ]
 
 
 def results_of(
@@ -143,9 +155,13 @@ def results_of(
     union = frozenset(labels)
     for (norm, images), lines in groups.items():
         broken = {int(line["sample"]): (line["broken_by"], line.get("eps", "")) for line in lines}
-        found = cascade([row for row in rows if belongs(row, norm, images, [other for _, other in groups])], broken)
+        mine = [row for row in rows if belongs(row, norm, images, [other for _, other in groups])]
+        if all(" on " in row["probe"] for row in mine if row["probe"] != CLEAN):  # begins on changed images
+            mine = [row for row in mine if row["probe"] != CLEAN] or mine
+        found = cascade(mine, broken)
         union &= found[-1].standing if images in ("", CLEAN) else union
-        stages += found if not stages else [stage for stage in found if stage.probe != CLEAN]
+        known = any(stage.probe == CLEAN for stage in stages)
+        stages += [stage for stage in found if stage.probe != CLEAN or not known]
     return Results(folder, name, manifest, labels, [*stages, *(worst(row, union, len(labels)) for row in rows if row["norm"] == WORST)])
 
 

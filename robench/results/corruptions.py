@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from robench.degradation import ALL, CLEAN, NINETEEN, Cell, Reference, measured_reference, rows_of
+from robench.results.cascade import threat_before
 from robench.rows import Row
 from robench.runs.measure import Measured
 from robench.runs.types import Case, Stage
@@ -70,6 +71,8 @@ def rows_of_cells(measured: Measured, case: Case, stages: Sequence[Stage], refer
     rows = rows_of(about, clean_of(measured, case, cells), cells, reference)
     differs = {name: words for name, words in settings.items() if words != common}
     rows = [replace(row, setting=other(row.setting, common, differs[row.probe])) if row.probe in differs else row for row in rows]
+    norm, eps = threat_before(stages[0])
+    rows = [row if row.probe == CLEAN else replace(row, norm=norm, eps=eps) for row in rows]
     if measured.of_kind("clean"):
         return rows
     return [row for row in rows if row.probe != CLEAN and row.metric not in NEEDS_CLEAN]

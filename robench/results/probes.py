@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from robench.results.cascade import threat_before
 from robench.rows import WILSON, Check, Row, Tried
 from robench.runs.ledger import Record
 from robench.runs.measure import Measured
@@ -49,7 +50,8 @@ def clean_row(measured: Measured, case: Case, clean: Stage) -> Row:
 def rates_of(measured: Measured, case: Case, stage: Stage) -> list[Rates]:
     """The levels of a probe for one subject, in the order in which it yields them."""
     ledger = measured.ledger
-    about = replace(case.subject.about, n=int(ledger.seen.sum()), seed=case.seed, norm="", eps=0.0, probe=stage.name)
+    norm, eps = threat_before(stage)
+    about = replace(case.subject.about, n=int(ledger.seen.sum()), seed=case.seed, norm=norm, eps=eps, probe=stage.name)
     groups: dict[str, list[Record]] = {}
     for (level, _), record in ledger.levels(case.name, stage).items():
         groups.setdefault(level, []).append(record)
@@ -116,8 +118,9 @@ def samples_of(measured: Measured, case: Case, clean: Stage, stages: Sequence[St
 
 def noticed(measured: Measured, case: Case, stage: Stage) -> list[tuple[Row, Check]]:
     """What a probe warned of, each sentence once, with the row that it belongs to."""
+    norm, eps = threat_before(stage)
     about = replace(
-        case.subject.about, n=int(measured.ledger.seen.sum()), seed=case.seed, norm="", eps=0.0, probe=stage.name,
+        case.subject.about, n=int(measured.ledger.seen.sum()), seed=case.seed, norm=norm, eps=eps, probe=stage.name,
         setting=case.settings[stage.key],
     )  # fmt: skip
     told = dict.fromkeys(sentence for some in measured.ledger.extras(case.name, stage, "warnings") for sentence in some)

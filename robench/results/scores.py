@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from robench.audits import GROUPS
 from robench.calls import CUT
 from robench.claims import CHANGED
 from robench.explainers.hooks import cut
@@ -21,7 +22,7 @@ from robench.runs.images import shown_by, unpacked
 from robench.runs.ledger import Ledger
 from robench.runs.measure import Measured
 from robench.runs.stages.clean import CLEAN
-from robench.runs.stages.method import JACOBIAN, POINTS, explained_places
+from robench.runs.stages.method import JACOBIAN, POINTS, applies, explained_places
 from robench.runs.types import Case, Pixels, Stage
 from robench.statistics import bootstrap_mean, difference_of_means, spearman, superiority
 
@@ -124,8 +125,22 @@ def audit_of(measured: Measured, case: Case) -> Audit:
     shown = [place for place in shown if all(place in one.maps for one in scored if one.images == CLEAN and one.method != JACOBIAN)]
     pred = ledger.column(case.name, clean, "pred", -1)
     margin = ledger.column(case.name, clean, "margin", math.nan)
-    notes = [note for note in case.notes if note] + remarks(scored, reaction(case.logits, is_cut))
+    notes = [note for note in case.notes if note] + unscored(stages, scored) + remarks(scored, reaction(case.logits, is_cut))
     return Audit(about, measured.pool.ids, ledger.y, pred, margin.double(), ledger.seen, scored, changes, shown, notes, flags)
+
+
+def unscored(stages: Sequence[Stage], scored: Sequence[Scored]) -> list[str]:
+    """A sentence for each score that was asked for and that none of the methods can have."""
+    had = {name for some in scored for name in some.values}
+    asked = dict.fromkeys(score.label for stage in stages for score in stage.about["scores"] if not applies(score.name, complete=False))
+    methods = list(dict.fromkeys(some.method for some in scored if some.method != JACOBIAN))
+    who = f"{', '.join(methods)} {'have' if len(methods) > 1 else 'has'}"
+    return [
+        f"{who} no {name}, which needs a method whose maps promise to add up to the rise of the logit over one baseline: add one, such as "
+        f"integrated-gradients"
+        for name in asked
+        if methods and name not in had and name not in GROUPS["jacobian"]
+    ]
 
 
 def first_seen(ledger: Ledger) -> list[int]:
@@ -154,7 +169,7 @@ def change_of(measured: Measured, case: Case, stage: Stage) -> Change:
         found = shown_by(stage, some, measured.pool, case).cpu()
         return found if found.is_floating_point() else found.float() / 255
 
-    norm, eps = (stage.threat.norm, stage.threat.eps) if stage.threat else ("", 0.0)
+    norm, eps = cascade.threat_before(stage)
     fallen, tried = ledger.fallen(case.name, stage) & seen, ledger.tried(case.name, stage) & seen
     return Change(stage.name, fallen & tried, tried, x if known else None, places, norm, eps)
 
@@ -168,7 +183,6 @@ def scored_of(measured: Measured, case: Case, stage: Stage) -> Scored | None:
     record = ledger.record(case.name, stage)
     values = {name.removeprefix("score "): column[places] for name, column in record.columns.items() if name.startswith("score ")}
     none = torch.zeros(len(places), dtype=torch.bool)
-    threat = stage.source.threat if stage.source else None
     extras: dict[str, Any] = {"options": {}, "maps": {}, "x": {}, "lorenz": []}
     for more in record.extras:
         extras["options"] |= more.get("options", {})
@@ -180,7 +194,7 @@ def scored_of(measured: Measured, case: Case, stage: Stage) -> Scored | None:
         record.columns["zero"][places] if "zero" in record.columns else none,
         record.columns["bad"][places] if "bad" in record.columns else none,
         record.columns["pred"][places], record.columns["target"][places], mean_curve(extras["lorenz"]), record.seconds, extras["maps"],
-        extras["x"], extras["options"], *((threat.norm, threat.eps) if threat else ()),
+        extras["x"], extras["options"], *cascade.threat_before(stage.source),
     )  # fmt: skip
 
 
