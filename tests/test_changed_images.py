@@ -60,20 +60,26 @@ def test_the_accuracy_with_which_an_attack_begins_is_that_of_the_corruption_alon
     assert found.accuracy("pgd-10 on fog-3") <= start.value
 
 
-def test_what_is_measured_on_an_attack_counts_all_images_and_carries_its_threat(p):
-    found = measured(p, "random-noise,t=0.1 on pgd-10", "spatter,severity=1 on pgd-10", "apgd-ce,steps=3 on pgd-10", eps=0.01)
-    alone = measured(p, "pgd-10", eps=0.01).accuracy("pgd-10")
-    mine = [row for row in found.rows if " on pgd-10" in row.probe]
+def test_what_is_measured_on_an_attack_carries_its_threat(p):
+    found = measured(
+        p, "spatter,severity=1 on pgd-10", "random-noise,t=0.1 on spatter,severity=1 on pgd-10", "saliency on pgd-10", eps=0.01
+    )
+    mine = [row for row in found.rows if " on pgd-10" in row.probe or (row.metric == "gini" and row.probe == "saliency")]
+    assert {row.metric for row in mine} > {"error_rate", "accuracy", "mean_accuracy", "gini"}
     assert {(row.norm, row.eps) for row in mine} == {("linf", 0.01)}
-    start = next(row for row in found.rows if row.probe == "pgd-10")
-    assert (start.value, start.n, start.eps) == (alone, 20, 0.01)
-    (attacked,) = [row for row in mine if row.metric == "accuracy" and row.probe.startswith("apgd")]
-    assert attacked.n == 20
-    assert attacked.value <= alone
+    (clean,) = [row for row in found.rows if row.probe == "clean" and row.metric == "accuracy"]
+    assert (clean.norm, clean.eps) == ("", 0.0)
+
+
+def test_the_accuracy_left_on_what_a_probe_made_is_over_all_images(p):
+    found = measured(p, "apgd-ce,steps=3 on random-noise,t=0.1,repeats=1", eps=0.01)
+    left = [row for row in found.rows if row.metric == "accuracy"]
+    assert [(row.probe, row.n) for row in left] == [("clean", 20), ("random-noise", 20), ("apgd-ce on random-noise", 20)]
+    assert [row.value for row in left] == sorted((row.value for row in left), reverse=True)
 
 
 def test_a_folder_of_attacks_on_changed_images_is_compared_with_itself(p, tmp_path):
-    suites = {"a": [f"pgd-10 on {FOG}"], "b": [f"pgd-10 on {FOG}", "fgsm", "spatter,severity=1 on fgsm", "random-noise,t=0.1 on pgd-10"]}
+    suites = {"a": [f"pgd-10 on {FOG}"], "b": [f"pgd-10 on {FOG}", "fgsm", "spatter,severity=1 on fgsm", f"random-noise,t=0.1 on {FOG}"]}
     for name, suite in suites.items():
         measured(p, *suite, eps=0.01).save(tmp_path / name)
     stages = [[stage.probe for stage in compare.load(tmp_path / name).stages] for name in suites]
