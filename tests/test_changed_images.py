@@ -165,9 +165,13 @@ def test_what_is_asked_for_twice_says_the_way_out(p, suite, out):
         measured(p, *suite)
 
 
-def test_a_run_with_a_budget_that_was_complete_is_not_said_to_have_spent_it(tmp_path):
-    words = "eval", "checkpoints/shapes-cnn-pgd-at.pt", "--suite", "fgsm", "--n", "12", "--budget", "10m", "--out", str(tmp_path / "r")
-    assert robench(*words).exit_code == 0
-    again = robench(*words, "--resume")
-    assert again.exit_code == 0
-    assert "budget is spent" not in again.output
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [(["--n", "12"], ""), (["--n", "300", "--until", "0.2", "--batch-size", "20"], "ended at --until 0.2 or with its budget")],
+)
+def test_a_run_that_its_budget_did_not_end_is_not_said_to_have_spent_it(tmp_path, more, told):
+    words = "eval", "checkpoints/shapes-cnn-pgd-at.pt", "--suite", "fgsm", *more, "--budget", "10m", "--out", tmp_path / "r"
+    robench(*words)
+    again = " ".join(robench(*words, "--resume").output.split())
+    assert "budget is spent" not in again
+    assert told in again

@@ -273,9 +273,11 @@ def shown_again(what: Sequence[Subject], place: Place, title: str, common: Commo
     n = next((row.n for row in rows if row.metric == "accuracy"), 0)
     for table in tables(rows, title=title.format(n=n), most=MOST, reference=reference_of(place)):
         show(*table)
-    data = manifest_of(place.folder).get("data", {})
+    manifest = manifest_of(place.folder)
+    data, until = manifest.get("data", {}), manifest.get("how", {}).get("until")
     if common.budget is not None and data.get("chosen", 0) > data.get("n", 0):
-        message("The budget is spent: a longer one goes on, with --resume", common.quiet)
+        ended = "The budget is spent" if until is None else f"The run ended at --until {until:g} or with its budget"
+        message(f"{ended}: a longer one goes on{'' if until is None else ' where it was the budget'}, with --resume", common.quiet)
     return told_again(place, [*notes_of(what), *flags_of(what)], common.quiet)
 
 
