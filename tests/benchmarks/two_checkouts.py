@@ -1,12 +1,12 @@
 """The same work with two checkouts of robench, in alternation: whether a change costs time or memory.
 
-python tests/benchmarks/two_checkouts.py BASE NEW --jobs autoattack,saliency,corrupt,memory --rounds 9
+python tests/benchmarks/two_checkouts.py BASE NEW --jobs attacks,saliency,corrupt,memory --rounds 9
 
 Every run is a process of its own with PYTHONPATH set to its checkout; imports, loading and a warm-up run are not timed. Printed are, over
 the rounds, the median of NEW / BASE in seconds of processor (which other work on the machine disturbs little) and in seconds of the
 clock, with the 95 % interval of the median by order statistics (from 6 rounds on); of the job memory the ratio of the peaks.
 
-  autoattack  `robench eval --suite autoattack`, state kept; a network of the zoo, or --model
+  attacks     `robench eval --suite smoke`, state kept; a network of the zoo, or --model
   saliency    `robench saliency --method saliency,integrated-gradients --score gini`
   corrupt     `robench corrupt` with the fifteen corruptions at severity 3
   memory      the peak of `robench eval` with FGSM and a short APGD on 16,000 random images, adversarial images saved
@@ -49,7 +49,7 @@ def words_of(job: str, args: argparse.Namespace) -> tuple[list[str], list[str]]:
     data = Path(os.environ["ROBENCH_DATA"])
     common = [args.model, "--data", f"npz:{data / 'cifar10-lossless.npz'}", "--batch-size", str(args.batch_size)]
     usual = {
-        "autoattack": ("eval", ["--suite", "autoattack", "--eps", args.eps], args.n),
+        "attacks": ("eval", ["--suite", "smoke", "--eps", args.eps], 4 * args.n),
         "saliency": ("saliency", ["--method", "saliency", "--method", "integrated-gradients", "--score", "gini"], 4 * args.n),
         "corrupt": ("corrupt", ["--severity", "3"], 10 * args.n),
         "memory": ("attack", ["--attack", "apgd-ce,steps=3", "--eps", "1/255", "--save"], 100 * args.n),
@@ -84,7 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("base", type=Path)
     parser.add_argument("new", type=Path)
-    parser.add_argument("--jobs", default="autoattack,saliency,corrupt,memory")
+    parser.add_argument("--jobs", default="attacks,saliency,corrupt,memory")
     parser.add_argument("--model", default=f"{os.environ.get('ROBENCH_MODELS', '')}/zoo.py:resnet20_standard")
     parser.add_argument("--eps", default="0.5/255")
     parser.add_argument("--n", type=int, default=80)
