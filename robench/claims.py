@@ -22,7 +22,7 @@ from robench.errors import InputError
 from robench.types import Explain, Explained, Found, Level
 
 PER_SAMPLE = ("fooled", "step", "forwards", "backwards", "nonfinite")  # of Found
-WAY = "it must yield a robench.types.Level for each setting, see docs/adding-an-attack.md"
+WAY = "it must yield a robench.types.Level for each setting, see docs/adding-a-probe.md"
 CHANGED = "it changed the weights of the model, which were put back: no attack, probe, method or score may change them"
 
 
@@ -37,6 +37,9 @@ def refuse_found(found: Found, n: int, label: str) -> None:
         refuse_kind(getattr(found, name), f"attack {label!r} returned {name}")
     for name in PER_SAMPLE:
         refuse_length(getattr(found, name), n, f"attack {label!r} returned {name}")
+    for name, least in (("step", -1), ("forwards", 0), ("backwards", 0)):
+        if n and int(getattr(found, name).min()) < least:
+            raise InputError(f"attack {label!r} returned {name} below {least}: it counts what was done for an image")
 
 
 def refuse_kind(value: object, what: str) -> None:

@@ -86,6 +86,7 @@ def measured(
     if pngs is not None and images.shape[0] not in (1, 3):
         raise InputError(f"images of {images.shape[0]} channels are no PNG files: leave --save-png out, --save writes numbers")
     every = [*subjects, *([reference] if isinstance(reference, Subject) else [])]
+    refuse_one_file_name([subject.name for subject in every])
     cascades = list(dict.fromkeys(stage.about["cascade"] for stage in attacks))
     files = {
         (subject.name, cascade): named(subject.name if len(every) > 1 else "", cascade if len(cascades) > 1 else "")
@@ -109,6 +110,14 @@ def measured(
 def named(subject: str, cascade: str) -> str:
     """What the name of a file of adversarial images has behind it, for one of several models and cascades."""
     return "".join(f"-{stem(word)}" for word in (subject, cascade) if word)
+
+
+def refuse_one_file_name(names: Sequence[str]) -> None:
+    """InputError where two names become one in the names of files."""
+    for place, name in enumerate(names):
+        twin = next((other for other in names[:place] if other != name and stem(other) == stem(name)), None)
+        if twin is not None:
+            raise InputError(f"the models {twin!r} and {name!r} have one name in the names of files, {stem(name)}: rename one of them")
 
 
 def refuse_unknown_twins(threats: Sequence[Threat]) -> None:

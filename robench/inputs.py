@@ -151,6 +151,8 @@ def as_suite(suite: Suite) -> str | list[Recipe]:
         return suite
     if isinstance(suite, Recipe):
         return [suite]
+    if not isinstance(suite, Iterable):
+        raise InputError(f"suite is {type(suite).__name__}: name attacks, such as 'pgd,steps=50', or a suite, such as 'autoattack'")
     wrong = next((one for one in suite if not isinstance(one, (str, Recipe))), None)
     if wrong is not None:
         raise InputError(f"suite holds {type(wrong).__name__}: name attacks, such as 'pgd,steps=50', or a suite, such as 'autoattack'")

@@ -75,7 +75,7 @@ def expanded(chosen: Sequence[str | Recipe], norm: str = "linf", inside: str = "
 
 def of_recipe(recipe: Recipe, norm: str, inside: str) -> list[tuple[str, Recipe]]:
     """A recipe with its suite; of `SUITE on RECIPE` each recipe of the suite on those images."""
-    if recipe.on is None or recipe.name not in SUITES or recipe.name in ATTACKS:
+    if recipe.on is None or recipe.name in ATTACKS or not (recipe.name in SUITES or is_list(recipe.name)):
         return [(inside, recipe)]
     if recipe.options or recipe.weight is not None:
         raise InputError(f"the suite {recipe.name!r} has no options: name its recipes one by one to give them some")
@@ -90,7 +90,7 @@ def is_list(name: str) -> bool:
 def listed(path: Path) -> list[str]:
     """The recipes in a text file, one a line; what follows a # is a comment. InputError where it holds none or cannot be read."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the suite {path}: {getattr(error, 'strerror', None) or 'it is not text'}") from None
     found = [line.partition("#")[0].strip() for line in lines]

@@ -1,7 +1,7 @@
 """What `--save` writes: adversarial images, those of probes and corruptions, maps; and what it must not mix up."""
 
 import numpy as np
-from commandline import read, robench
+from commandline import read, refused, robench
 
 from robench.data import load
 
@@ -32,3 +32,33 @@ def test_images_of_another_attack_do_not_get_into_x_adv(tmp_path):
     robench("eval", CHECKPOINT, "--suite", "pgd-10", "--eps", "24/255", "--n", 12, "--save", "--out", tmp_path / "one")
     robench("eval", CHECKPOINT, "--suite", "pgd-10,saliency on fgsm", "--eps", "24/255", "--n", 12, "--save", "--out", tmp_path / "two")
     assert np.array_equal(np.load(tmp_path / "one" / "x_adv.npy"), np.load(tmp_path / "two" / "x_adv.npy"))
+
+
+def test_models_whose_names_are_one_in_file_names_are_refused(tmp_path):
+    import shutil
+
+    for name in ("a b.pt", "a-b.pt"):
+        shutil.copy(CHECKPOINT, tmp_path / name)
+    said = refused("eval", tmp_path / "a b.pt", tmp_path / "a-b.pt", "--suite", "fgsm", "--n", 8, "--out", tmp_path / "out")
+    assert "have one name in the names of files" in said
+
+
+def test_an_own_attack_that_lies_has_no_success(tmp_path):
+    (tmp_path / "own.py").write_text(
+        "import torch\nfrom robench.types import Found\n\n\ndef lie(model, x, y, threat, draws):\n"
+        "    n = len(x)\n    z = torch.zeros(n).long()\n"
+        "    return Found(x, torch.ones(n).bool(), z, z, z, torch.zeros(n).bool())\n"
+    )
+    robench("attack", CHECKPOINT, "--attack", f"{tmp_path}/own.py:lie", "--n", 12, "--out", tmp_path / "out")
+    rows = {row["metric"]: row["value"] for row in read(tmp_path / "out" / "rows.csv") if row["probe"] == "own.py:lie"}
+    assert float(rows["success_rate"]) == 0
+    assert "flag/warning" in rows
+
+
+def test_a_probe_whose_levels_depend_on_the_batch_is_refused(tmp_path):
+    (tmp_path / "own.py").write_text(
+        "import torch\nfrom robench.types import Level\n\n\ndef vary(model, x, y, draws):\n    z = torch.zeros(len(x)).long()\n"
+        "    for k in range(len(x)):\n        yield Level(f'v={k}', 0, x, z.bool(), z.float(), z, z)\n"
+    )
+    said = refused("attack", CHECKPOINT, "--attack", f"{tmp_path}/own.py:vary", "--n", 12, "--batch-size", 5, "--out", tmp_path / "out")
+    assert "yields other levels for one batch than for another" in said

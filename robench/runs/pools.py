@@ -19,6 +19,8 @@ def checked(x: Array, y: Array, ids: Array | None) -> tuple[Tensor, Tensor, Tens
     y, ids = as_labels(y, len(x)), torch.arange(len(x)) if ids is None else as_labels(ids, len(x), "ids", "id")
     if x.is_floating_point() and (fault := out_of_range(x)):
         raise InputError(f"pixels must lie in [0, 1], and {fault}")
+    if len(ids.unique()) < len(ids):
+        raise InputError("ids name an image twice: each needs its own, since its random numbers belong to it")
     return plain(x), plain(y.cpu()), plain(ids.cpu())
 
 

@@ -116,15 +116,20 @@ def measured(case: Case, stage: Stage, attack: Attack, chunk: Chunk) -> Iterator
     rounded, names = eight_bits(case, stage, x[fallen], x_adv[fallen], chunk.places[fell])
     file = case.saved.get(stage.about["cascade"]) if stage.reported else None
     write_rows(file, chunk.places[fell], kept[fell])
+    claimed = found.fooled.cpu().bool()
+    reached = claimed & fell if is_own(label) else claimed  # ours are believed in what they were after
     columns: dict[str, Any] = {
         "fell": fell, "pred": logits.argmax(1), "margin": -margin(logits, y), "distance": stage.threat.distance(x, x_adv).cpu(),
         "step": found.step.cpu(), "forwards": found.forwards.cpu() + 1, "backwards": found.backwards.cpu(),
-        "reached": found.fooled.cpu().bool(), "rounded": spread(fell, rounded, -1), "png": spread(fell, names, ""),
+        "reached": reached, "rounded": spread(fell, rounded, -1), "png": spread(fell, names, ""),
     }  # fmt: skip
     wanted = fell.nonzero().flatten()[: max(0, EXAMPLES - kept_examples(case, stage))]
+    told = [str(warning.message) for warning in caught]
+    if is_own(label) and bool((claimed & ~fell).any()):
+        told.append(f"what {label} says of fooled images is not what the model says when asked again: the model's word counts")
     extras = {
         "nonfinite": int((found.nonfinite.cpu() | ~finite).sum()), "outside": list(outside),
-        "warnings": list(dict.fromkeys(str(warning.message) for warning in caught)),
+        "warnings": list(dict.fromkeys(told)),
         "images": {str(int(chunk.places[i])): packed(kept[i]) for i in wanted},
         **({"before": {str(int(chunk.places[i])): packed(x[i].cpu()) for i in wanted}} if stage.source else {}),
     }  # fmt: skip

@@ -41,11 +41,11 @@ def measured(case: Case, chunk: Chunk) -> Iterator[Outcome]:
     yield Outcome({"pred": logits.argmax(1), "margin": -margin(logits, chunk.y), "forwards": one, "backwards": 0 * one})
 
 
-def check_logits(logits: Tensor, y: Tensor) -> None:
-    """InputError where the model cannot be evaluated on clean images: logits that are not finite, labels out of range, one output alone."""
+def check_logits(logits: Tensor, y: Tensor, images: str = "clean images") -> None:
+    """InputError where a model cannot be evaluated on images: logits that are not finite, labels out of range, one output alone."""
     refuse_one_output(logits)
     if not bool(torch.isfinite(logits).all()):
-        raise InputError("the model gives NaN or infinite logits on clean images: it cannot be evaluated")
+        raise InputError(f"the model gives NaN or infinite logits on {images}: it cannot be evaluated")
     wrong = y[(y < 0) | (y >= logits.shape[1])]
     if len(wrong):
         raise InputError(f"label {int(wrong[0])} is out of range: the model has {logits.shape[1]} classes, 0 to {logits.shape[1] - 1}")

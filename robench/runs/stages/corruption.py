@@ -64,16 +64,16 @@ def cell_stage(
     about = {"clean": clean, "corruption": corruption, "severity": severity, **words}
 
     def begin(case: Case) -> Begun:
-        return Begun(partial(measured, case, reported), str(words.get("setting", "")))
+        return Begun(partial(measured, case, name, reported), str(words.get("setting", "")))
 
     return Stage("corruption", name, begin, everyone, source, images, reported=reported, about=about, words=told)
 
 
-def measured(case: Case, reported: bool, chunk: Chunk) -> Iterator[Outcome]:
+def measured(case: Case, name: str, reported: bool, chunk: Chunk) -> Iterator[Outcome]:
     """The labels that a model gives, and the margins where later stages begin there; InputError where its logits cannot be used."""
     with torch.no_grad():
         logits = padded(case.exact, chunk.x).cpu()
-    check_logits(logits, chunk.y)
+    check_logits(logits, chunk.y, f"images under {name}")
     more = {} if reported else {"margin": -margin(logits, chunk.y)}
     yield Outcome({"pred": logits.argmax(1), **more})
 

@@ -55,6 +55,15 @@ def measured(case: Case, stage: Stage, label: str, function: Probe, chunk: Chunk
             }  # fmt: skip
             wanted = level.repeat == 0 and (stage.kept or case.makes)
             last = Outcome(columns, level.setting, level.repeat, level.x if wanted else None)
+    refuse_other_levels(case, stage, label, settings)
     told = list(dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, RuntimeWarning)))
     if last is not None:
         yield replace(last, extras={"warnings": told} if told else {})
+
+
+def refuse_other_levels(case: Case, stage: Stage, label: str, settings: set[str]) -> None:
+    """InputError where a probe yields other levels for one batch than for another: their rates would be of different images."""
+    known = {level for level, _ in case.ledger.levels(case.name, stage)}
+    if known and known != settings:
+        other = ", ".join(sorted(known ^ settings))
+        raise InputError(f"probe {label!r} yields other levels for one batch than for another ({other}): they may not depend on the images")
