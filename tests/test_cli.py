@@ -45,7 +45,7 @@ FLAGS = {
         --weights --mean --std --trust --budget --device --threads --out --resume --force --save --strict --quiet""",
     "corrupt": """--corruption --severity --from --scale --frost-dir --reference --export --data --data-dir --download --split --image-size
         --resize --layout --class-order --classes --n --shuffle --indices --seed --batch-size --arch --activation --weights --mean --std
-        --trust --budget --device --threads --out --resume --force --strict --quiet""",
+        --trust --budget --device --threads --out --resume --force --save --strict --quiet""",
     "compare": "--fail-on --alpha --out --resume --force --quiet",
     "list": "",
 }

@@ -67,7 +67,8 @@ def attack_stage(
             standing = standing & ~ledger.column(subject, earlier, "fell", False)
         return standing
 
-    tried = "reference" not in how
+    strange = is_own(recipe.name) or recipe.name.startswith(TRANSFER) or bool(recipe.options)  # ours by their defaults fit every model
+    tried = strange and "reference" not in how
     stage = Stage(
         "attack",
         name,
