@@ -116,7 +116,6 @@ def by_itself(run: Run, stage: Stage, case: Case, places: Tensor, mine: Tensor) 
     waiting = todo(run, stage, case, places, mine)
     chunks = waiting.split(run.batch_size) if len(waiting) else ()
     measure = stage.begin(case).measure if len(waiting) else None
-    save_before(run, stage, case, places[mine[places]])
     for chunk in run.track(chunks, words_of(run, stage, case), partial(run.telling or told, run, stage, case)):
         assert measure is not None
         begin = time.perf_counter()
@@ -127,14 +126,11 @@ def by_itself(run: Run, stage: Stage, case: Case, places: Tensor, mine: Tensor) 
         measured(run, stage, case, measure, chunk, x, begin)
 
 
-def save_before(run: Run, stage: Stage, case: Case, places: Tensor) -> None:
-    """Writes changed images into the file of adversarial images before the first attack on them: they stay where nothing is found."""
-    file = case.saved.get(stage.about["cascade"]) if stage.kind == "attack" and stage.reported else None
-    if file is None or stage.source is None or stage.about["before"]:
-        return
-    new = places[~run.ledger.done(case.name, stage)[places]]
-    for chunk in new.split(run.batch_size) if len(new) else ():
-        write_rows(file, chunk, floats(shown_by(stage.source, chunk, run.pool, case), case.exact, case.device))
+def save_before(run: Run, stage: Stage, case: Case, places: Tensor, x: Tensor) -> None:
+    """Writes the images of a source into the files of adversarial images of the cascades on them: they stay where nothing is found."""
+    attacks = [other for other in run.stages if other.kind == "attack" and other.reported and other.source is stage]
+    for cascade in dict.fromkeys(str(attack.about["cascade"]) for attack in attacks):
+        write_rows(case.saved.get(cascade), places, x)
 
 
 def together(run: Run, stage: Stage, places: Tensor, mine: Tensor) -> None:
@@ -169,10 +165,13 @@ def measured(
 ) -> None:
     """Measures a chunk, and adds its entry to the journal and the ledger."""
     chunk = Chunk(x, run.pool.y[places], run.pool.ids[places], places)
+    if stage.kind == "corruption" and not stage.reported:
+        save_before(run, stage, case, places, x)
     timed = []
     for outcome in measure(chunk):
         if stage.kept and outcome.x is not None:
             keep(case, stage, places, outcome.x, run.pool)
+            save_before(run, stage, case, places, outcome.x)
         if stage.reported and outcome.x is not None:
             save_made(run, stage, outcome.level, case, places, outcome.x)
         now = time.perf_counter()

@@ -29,11 +29,11 @@ from robench.models.identity import code_of, identity
 from robench.models.passes import arithmetic, cheaper
 from robench.recipes import Recipe, options_of
 from robench.rows import WILSON, Check, Interval
-from robench.runs.images import file_of, shown_by
+from robench.runs.images import file_of
 from robench.runs.ledger import Ledger
 from robench.runs.loop import Run, Taker, admit, anytime_of, exchange, run_block, shuffled
 from robench.runs.stages.clean import check_logits
-from robench.runs.store import Store, alone, make_rows, opened, unwritten, write_rows
+from robench.runs.store import Store, alone, make_rows, opened, unwritten
 from robench.runs.types import Case, Pool, Stage, Subject, Track, floats, untracked
 from robench.shards import World, started
 
@@ -145,19 +145,7 @@ def execute(
             if how.examine and attacks:
                 case.checks += diagnosed(run, case)
         interval, notes, spent = in_blocks(run, how)
-        if world.rank == 0:
-            save_untried(run)
     return Measured(cases, stages, pool, ledger, interval, notes, spent)
-
-
-def save_untried(run: Run) -> None:
-    """Writes the images that no attack of a cascade was tried on as its source shows them, where those are not the ones as they are."""
-    for case in run.cases:
-        for stage in run.stages:
-            file = case.saved.get(stage.about["cascade"]) if stage.kind == "attack" and stage.source and not stage.about["before"] else None
-            untried = (~stage.on(run.ledger, case.name)).nonzero().flatten()
-            for chunk in untried.split(run.batch_size) if file is not None and len(untried) else ():
-                write_rows(file, chunk, floats(shown_by(stage.source, chunk, run.pool, case), case.exact, "cpu"))
 
 
 def now() -> float:
