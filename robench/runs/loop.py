@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from robench.calls import padded
+from robench.claims import is_own
 from robench.draws import Draws
 from robench.recipes import eps_text
 from robench.rows import Interval
@@ -70,12 +71,23 @@ def admit(run: Run) -> None:
     sole = len(run.cases) * sum(stage.kind != "clean" for stage in run.stages) == 1
     for case in run.cases:
         trial = replace(case, few_only=True, ledger=Ledger(run.pool.y), saved={}, pngs={}, checks=[], notes=[], remembers=False)
+        seen: set[str] = set()
         for stage in run.stages:
             begun = stage.begin(trial)
             case.settings[stage.key] = begun.setting
             case.notes += [note for note in begun.notes if note not in case.notes]
-            if stage.tried and (stage.kind in ("probe", "method") or not sole) and run.pool.pixels is not None:
+            if stage.tried and not alike(stage, seen) and (stage.kind in ("probe", "method") or not sole) and run.pool.pixels is not None:
                 try_out(trial, stage, begun, run.pool)
+
+
+def alike(stage: Stage, seen: set[str]) -> bool:
+    """Whether a corruption of ours was tried already: what images one takes, all take; with photos of the user's it is tried by itself."""
+    recipe = stage.about.get("recipe")
+    if stage.kind != "corruption" or (recipe is not None and (is_own(recipe.name) or recipe.options.get("photos"))):
+        return False
+    before = stage.kind in seen
+    seen.add(stage.kind)
+    return before
 
 
 def try_out(case: Case, stage: Stage, begun: Begun, pool: Pool) -> None:
