@@ -48,11 +48,11 @@ from robench.plans import Asked, kind_of, nothing, refuse_unknown
 from robench.recipes import Recipe, fraction, parse, spelled
 from robench.report.result import Result
 from robench.rows import Row, blank
-from robench.runs.images import stem
 from robench.runs.pools import images_of
 from robench.runs.types import Subject, Track, untracked
 from robench.suites import SUITES, expanded
 from robench.threat import Threat, known_radius
+from robench.writing import stem
 
 Model: TypeAlias = nn.Module | Callable[[Tensor], Tensor]
 Models: TypeAlias = Model | Subject | Mapping[str, Model | Subject] | Sequence[Subject]

@@ -26,12 +26,12 @@ from robench.inputs import (
 from robench.measurement import Measurement, measurement
 from robench.plans import Asked, changes, nothing, stages_of
 from robench.rows import blank
-from robench.runs.images import stem
 from robench.runs.loop import Taker
 from robench.runs.measure import How, execute
 from robench.runs.pools import pool_of_images
 from robench.runs.types import Pool, Stage, Subject
 from robench.threat import Threat, refuse_too_large
+from robench.writing import stem
 
 
 def by_suite(

@@ -16,6 +16,11 @@ ELSEWHERE = "; choose another place"  # the advice where nothing is lost; a run 
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)  # what a disk that knows no locks says
 
 
+def stem(name: str) -> str:
+    """A name as a part of a file's name."""
+    return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in name)
+
+
 def room(error: OSError) -> str:
     """What helps against an error of the disk: ", or make room" where it is full, else ""."""
     return ", or make room" if error.errno in FULL else ""

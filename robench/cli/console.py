@@ -16,14 +16,13 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from robench.errors import InputError
-from robench.report.tables import interval, percent
+from robench.report.tables import percent
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from robench.fitting import Epoch
     from robench.resuming import Event
-    from robench.rows import Row
     from robench.runs.types import Track
     from robench.training import Events
 
@@ -84,35 +83,6 @@ def show(title: str, columns: Sequence[str], lines: Iterable[Sequence[str]], lef
     for line in lines:
         table.add_row(*map(Text, line))  # Text: no markup is read in brackets
     (Pipe(highlight=False, width=1000) if whole and not out.is_terminal else out).print(table)
-
-
-def show_rows(title: str, rows: Sequence[Row]) -> None:
-    """Prints one line a probe and, where there are several, radius: accuracy that is left, its interval, seconds and passes."""
-    from robench.recipes import eps_text
-
-    found: dict[tuple[str, float], dict[str, Row]] = {}
-    for row in rows:
-        found.setdefault((row.probe, row.eps), {})[row.metric] = row
-    several = len({row.eps for row in rows if row.norm}) > 1
-    lines = [
-        (
-            f"{probe}\N{NO-BREAK SPACE}{eps_text(eps)}" if several and metrics["accuracy"].norm else probe,
-            percent(metrics["accuracy"].value),
-            interval(metrics["accuracy"].low, metrics["accuracy"].high),
-            f"{metrics['seconds'].value:.1f}",
-            f"{metrics['forwards'].value:,.0f}",
-            f"{metrics['backwards'].value:,.0f}",
-        )
-        for (probe, eps), metrics in found.items()
-        if "accuracy" in metrics
-    ]
-    for row in rows:
-        if row.metric == "rounded_accuracy":
-            name = f"after 8-bit rounding\N{NO-BREAK SPACE}{eps_text(row.eps)}" if several else "after 8-bit rounding"
-            lines.append((name, percent(row.value), interval(row.low, row.high), "", "", ""))
-    anytime = next((row.interval for row in rows if row.interval.startswith("anytime, of ")), "")
-    of = f" of the {anytime.removeprefix('anytime, of ').removesuffix(' images')} chosen images" if anytime else ""
-    show(title, ("probe", "accuracy left %", f"95 % interval{of}", "seconds", "forwards", "backwards"), lines)
 
 
 def live(quiet: bool) -> bool:

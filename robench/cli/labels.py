@@ -11,7 +11,7 @@ from robench.errors import InputError
 from robench.recipes import Recipe
 
 if TYPE_CHECKING:
-    from robench.rows import Row
+    pass
 
 
 @dataclass(frozen=True)
@@ -95,12 +95,3 @@ def surrogates(recipes: Sequence[Recipe]) -> list[str]:
     from robench.runs.stages.attack import TRANSFER
 
     return [recipe.name.removeprefix(TRANSFER) for recipe in recipes if recipe.name.startswith(TRANSFER)]
-
-
-def chance_flags(rows: Sequence[Row], classes: int) -> list[str]:
-    """A sentence for each model whose clean accuracy is that of a guess."""
-    from robench.diagnostics import near_chance
-
-    clean = [row for row in rows if row.probe == "clean" and row.metric == "accuracy"]
-    checks = [(row.checkpoint, near_chance(round(row.value * row.n), row.n, classes)) for row in clean]
-    return [f"{name}: {check.sentence}" for name, check in checks if check.raised]

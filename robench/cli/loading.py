@@ -207,11 +207,6 @@ def device_of(device: str, threads: int | None) -> str:
     return device
 
 
-def stem(name: str) -> str:
-    """A name as a part of a file's name."""
-    return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in name)
-
-
 def quickest_size(model: Loaded, images: Images, device: str) -> int:
     """The batch size beyond which a model grows no quicker on such images."""
     import torch

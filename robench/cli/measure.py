@@ -16,9 +16,10 @@ import typer
 from robench.cli.common import Attacking, Common
 from robench.cli.console import complain, message, show, tracker
 from robench.cli.labels import refuse_other_orders, surrogates
-from robench.cli.loading import Subject, checkpoints, flags_of, notes_of, quickest_size, stem, subjects
+from robench.cli.loading import Subject, checkpoints, flags_of, notes_of, quickest_size, subjects
 from robench.errors import InputError
 from robench.recipes import Recipe, eps_text
+from robench.writing import stem
 
 if TYPE_CHECKING:
     from robench.destinations import Adds, Place

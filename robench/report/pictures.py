@@ -26,6 +26,7 @@ from robench.rows import Row
 from robench.runs.images import shown_by
 from robench.runs.measure import Measured
 from robench.runs.stages.corruption import first_image
+from robench.writing import stem
 
 CAPTIONS = {
     "accuracy": "Accuracy that is left after each probe, from left to right, with 95 % intervals; an attack is given what still stands.",
@@ -73,11 +74,6 @@ def pictures(measurement: Measurement, folder: Path, *, title: str, images: Imag
     if found.of_kind("corruption"):
         written += corruption_pictures(measurement, title, folder)
     return written
-
-
-def stem(name: str) -> str:
-    """A name as a part of a file's name."""
-    return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in name)
 
 
 def word(label: int, classes: Sequence[str]) -> str:

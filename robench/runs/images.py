@@ -14,6 +14,7 @@ from torch import Tensor
 from robench.errors import InputError
 from robench.runs.store import read_rows
 from robench.runs.types import Case, Pool, Stage
+from robench.writing import stem
 
 LONG = 80  # letters of a name in that of a file
 
@@ -48,11 +49,6 @@ def shown_by(stage: Stage | None, places: Tensor, pool: Pool, case: Case | None)
 def file_of(stage: Stage, case: Case) -> str:
     """The name of the file that keeps the images of a stage for later ones."""
     return f"{stem(case.name)[:LONG]}-{stem(stage.key)[:LONG]}-{hashlib.sha256(f'{case.name} {stage.key}'.encode()).hexdigest()[:8]}"
-
-
-def stem(name: str) -> str:
-    """A name as a part of a file's name."""
-    return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in name)
 
 
 def packed(image: Tensor) -> dict[str, Any]:

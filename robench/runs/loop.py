@@ -18,13 +18,14 @@ from robench.claims import is_own
 from robench.draws import Draws
 from robench.recipes import eps_text
 from robench.rows import Interval
-from robench.runs.images import file_of, shown_by, stem
+from robench.runs.images import file_of, shown_by
 from robench.runs.ledger import Ledger, entry_of
 from robench.runs.stages.clean import check_logits
 from robench.runs.store import Store, make_rows, write_rows
 from robench.runs.types import Begun, Case, Chunk, Outcome, Pool, Stage, Track, floats, untracked
 from robench.shards import World
 from robench.statistics import anytime
+from robench.writing import stem
 
 FEW = 2  # images on which a stage is tried out
 
