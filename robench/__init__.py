@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from robench.api import gini as gini
     from robench.api import probe as probe
     from robench.api import saliency as saliency
+    from robench.core.errors import InputError as InputError
+    from robench.core.threat import Threat as Threat
     from robench.data import Images as Images
-    from robench.errors import InputError as InputError
     from robench.models import load_model as load_model
     from robench.report.comparison import Comparison as Comparison
     from robench.report.comparison import compare as compare
     from robench.report.result import Result as Result
     from robench.runs.types import Subject as Subject
-    from robench.threat import Threat as Threat
     from robench.training import Trained as Trained
     from robench.training import train as train
 
@@ -33,10 +33,10 @@ HOMES = {
     **dict.fromkeys(("Comparison", "compare"), "robench.report.comparison"),
     **dict.fromkeys(("Trained", "train"), "robench.training"),
     "Images": "robench.data",
-    "InputError": "robench.errors",
+    "InputError": "robench.core.errors",
     "Result": "robench.report.result",
     "Subject": "robench.runs.types",
-    "Threat": "robench.threat",
+    "Threat": "robench.core.threat",
     "load_model": "robench.models",
 }
 __all__ = [

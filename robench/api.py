@@ -19,15 +19,11 @@ from torch.utils.data import DataLoader
 from robench.attacks import ATTACKS
 from robench.auditing import beforehand, chosen_methods, chosen_scores, joined_results
 from robench.audits.inequality import gini_of
-from robench.calls import with_gradients
-from robench.corrupting import Exporting, Source, made, named, only_adds, pool_of_source, released_images, stages_of_source
-from robench.data import Images
-from robench.data.export import Export
-from robench.degradation import Reference, alexnet
-from robench.destinations import Place
-from robench.errors import InputError
-from robench.evaluation import how_of, measured
-from robench.inputs import (
+from robench.core.calls import with_gradients
+from robench.core.errors import InputError
+from robench.core.files import stem
+from robench.core.folders import Place
+from robench.core.inputs import (
     Array,
     PathLike,
     Radius,
@@ -44,15 +40,19 @@ from robench.inputs import (
     as_whole,
     listed,
 )
+from robench.core.recipes import Recipe, fraction, parse, spelled
+from robench.core.rows import Row, blank
+from robench.core.threat import Threat, known_radius
+from robench.corrupting import Exporting, Source, made, named, only_adds, pool_of_source, released_images, stages_of_source
+from robench.data import Images
+from robench.data.export import Export
+from robench.degradation import Reference, alexnet
+from robench.evaluation import how_of, measured
 from robench.plans import Asked, kind_of, nothing, refuse_unknown
-from robench.recipes import Recipe, fraction, parse, spelled
 from robench.report.result import Result
-from robench.rows import Row, blank
 from robench.runs.pools import images_of
 from robench.runs.types import Subject, Track, untracked
 from robench.suites import SUITES, expanded
-from robench.threat import Threat, known_radius
-from robench.writing import stem
 
 Model: TypeAlias = nn.Module | Callable[[Tensor], Tensor]
 Models: TypeAlias = Model | Subject | Mapping[str, Model | Subject] | Sequence[Subject]

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from robench.audits import AUDITS, GROUPS
 from robench.audits.inequality import block_of
+from robench.core.errors import InputError
+from robench.core.recipes import Recipe, lookup, options_of, parse, resolve
 from robench.data import Images
-from robench.errors import InputError
 from robench.explainers import EXPLAINERS, MASKING
 from robench.explainers import remarks as masking_remarks
-from robench.recipes import Recipe, lookup, options_of, parse, resolve
 from robench.results.compare import Results, load, told
 from robench.runs.types import Subject
 

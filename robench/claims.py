@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robench.calls import padded
+from robench.core.calls import padded
+from robench.core.errors import InputError
+from robench.core.types import Explain, Explained, Found, Level
 from robench.data.images import out_of_range
-from robench.errors import InputError
-from robench.types import Explain, Explained, Found, Level
 
 PER_SAMPLE = ("fooled", "step", "forwards", "backwards", "nonfinite")  # of Found
-WAY = "it must yield a robench.types.Level for each setting, see docs/adding-a-probe.md"
+WAY = "it must yield a robench.core.types.Level for each setting, see docs/adding-a-probe.md"
 CHANGED = "it changed the weights of the model, which were put back: no attack, probe, method or score may change them"
 
 
@@ -105,7 +105,7 @@ def levels_of(
             seen.add((level.setting, level.repeat))
             yield asked_again(model, y, level, label)
     if not seen:
-        raise InputError(f"probe {label!r} yielded no level: it must yield at least one robench.types.Level")
+        raise InputError(f"probe {label!r} yielded no level: it must yield at least one robench.core.types.Level")
 
 
 def refuse_level(level: Level, x: Tensor, label: str) -> None:

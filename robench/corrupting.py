@@ -18,6 +18,10 @@ import torch
 from torch import Tensor
 
 from robench.claims import corrupted_by_own, is_own
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.folders import longer
+from robench.core.recipes import Recipe, did_you_mean, options_of, parse, resolve, setting
 from robench.corruptions import CORRUPTIONS
 from robench.corruptions import corrupted as under
 from robench.corruptions.frost import photos_digest
@@ -26,11 +30,7 @@ from robench.data import Images
 from robench.data.corrupted import SYNTH, Corrupted
 from robench.data.export import Export, Put
 from robench.degradation import SETS
-from robench.destinations import longer
-from robench.draws import Draws
-from robench.errors import InputError
 from robench.models.identity import digest_of
-from robench.recipes import Recipe, did_you_mean, options_of, parse, resolve, setting
 from robench.runs.stages.clean import clean_stage
 from robench.runs.stages.corruption import cell_stage, parted, refuse_severity
 from robench.runs.types import Pool, Stage

@@ -13,9 +13,9 @@ from functools import partial
 
 import numpy as np
 
-from robench.errors import InputError
-from robench.rows import WILSON, Row, wilson, with_interval
-from robench.statistics import DRAWN, LEAST, Floats, Values, accelerated
+from robench.core.errors import InputError
+from robench.core.rows import WILSON, Row, wilson, with_interval
+from robench.core.statistics import DRAWN, LEAST, Floats, Values, accelerated
 
 FAMILIES = {
     "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),

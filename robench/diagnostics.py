@@ -21,12 +21,12 @@ from robench.attacks.fgsm import fgsm
 from robench.attacks.losses import at, ce, dlr, margin
 from robench.attacks.noise import noise
 from robench.attacks.pgd import climb, pgd
-from robench.calls import are_probabilities, padded
-from robench.draws import Draws
+from robench.core.calls import are_probabilities, padded
+from robench.core.draws import Draws
+from robench.core.recipes import eps_text
+from robench.core.rows import Check, wilson
+from robench.core.threat import Threat
 from robench.models.contract import reads_training
-from robench.recipes import eps_text
-from robench.rows import Check, wilson
-from robench.threat import Threat
 
 PASSES = 5  # over the same images, to see whether the model is randomised
 TRIES = 5  # of noise per image

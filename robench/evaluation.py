@@ -9,11 +9,10 @@ from typing import Any
 
 from torch import nn
 
-from robench.data import Images
-from robench.degradation import Reference
-from robench.destinations import Adds, Place, refuse_beside_results
-from robench.errors import InputError
-from robench.inputs import (
+from robench.core.errors import InputError
+from robench.core.files import stem
+from robench.core.folders import Adds, Place, refuse_beside_results
+from robench.core.inputs import (
     PathLike,
     Suite,
     as_chosen,
@@ -23,15 +22,16 @@ from robench.inputs import (
     as_seed,
     as_whole,
 )
+from robench.core.rows import blank
+from robench.core.threat import Threat, refuse_too_large
+from robench.data import Images
+from robench.degradation import Reference
 from robench.measurement import Measurement, measurement
 from robench.plans import Asked, changes, nothing, stages_of
-from robench.rows import blank
 from robench.runs.loop import Taker
 from robench.runs.measure import How, execute
 from robench.runs.pools import pool_of_images
 from robench.runs.types import Pool, Stage, Subject
-from robench.threat import Threat, refuse_too_large
-from robench.writing import stem
 
 
 def by_suite(

@@ -20,12 +20,17 @@ import torch
 from torch import Tensor, nn
 
 from robench.audits.geometry import geometry
-from robench.calls import CUT, frozen
+from robench.core.calls import CUT, frozen
+from robench.core.draws import Draws
+from robench.core.errors import DivergedError, InputError
+from robench.core.processes import World
+from robench.core.recipes import lookup, parse, resolve
+from robench.core.schedules import SCHEDULES
+from robench.core.threat import Threat
+from robench.core.types import Batch
 from robench.data import Images, stratified
 from robench.data.augment import AUGMENTATIONS
 from robench.data.mixing import MIXINGS, partners, place, share
-from robench.draws import Draws
-from robench.errors import DivergedError, InputError
 from robench.evaluation import by_suite
 from robench.guards import diverged, gapes, near_best, overfitted, unproven
 from robench.models.passes import arithmetic
@@ -34,11 +39,6 @@ from robench.objectives import Objective, Regularizer, penalised
 from robench.objectives.awp import perturbed
 from robench.objectives.gradients import drops
 from robench.objectives.second_order import attention_by_products, differentiates_twice, operators_named, refuse_lost_derivatives
-from robench.recipes import lookup, parse, resolve
-from robench.schedules import SCHEDULES
-from robench.shards import World
-from robench.threat import Threat
-from robench.types import Batch
 
 State = dict[str, Tensor]
 BITS = 2**63 - 1  # of a seed of torch's generators

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from robench.recipes import Recipe
-from robench.rows import wilson
+from robench.core.recipes import Recipe
+from robench.core.rows import wilson
 
 GUARDS = ("stop", "roll-back", "off")
 ONCE_ROBUST = 0.2  # accuracy under PGD from which a network has robustness to lose

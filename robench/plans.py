@@ -10,17 +10,10 @@ from typing import Any
 from robench.attacks import ATTACKS, ENGINES, fitted, reference
 from robench.attacks.transfer import transfer
 from robench.audits import AUDITS, GROUPS
-from robench.calls import into_eval
 from robench.claims import is_own
-from robench.corruptions import CORRUPTIONS, scale_of
-from robench.data import Images
-from robench.data.corrupted import SYNTH
-from robench.degradation import SETS
-from robench.errors import InputError
-from robench.explainers import EXPLAINERS
-from robench.models import load
-from robench.probes import PROBES
-from robench.recipes import (
+from robench.core.calls import into_eval
+from robench.core.errors import InputError
+from robench.core.recipes import (
     SIGNATURES,
     Recipe,
     article,
@@ -34,6 +27,14 @@ from robench.recipes import (
     spelled,
     takes,
 )
+from robench.core.threat import Threat
+from robench.corruptions import CORRUPTIONS, scale_of
+from robench.data import Images
+from robench.data.corrupted import SYNTH
+from robench.degradation import SETS
+from robench.explainers import EXPLAINERS
+from robench.models import load
+from robench.probes import PROBES
 from robench.results.compare import Results
 from robench.runs.measure import How
 from robench.runs.pools import pool_of_images
@@ -45,7 +46,6 @@ from robench.runs.stages.method import Saving, jacobian_stage, method_stage
 from robench.runs.stages.probe import probe_stage
 from robench.runs.types import Pool, Stage
 from robench.suites import SUITES, expanded, recipes, verdict_of
-from robench.threat import Threat
 
 
 def nothing(*_: str) -> None:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from robench.attacks.losses import margin
-from robench.calls import derivative, leaf_of, padded
-from robench.draws import Draws
-from robench.threat import Threat, per_sample
+from robench.core.calls import derivative, leaf_of, padded
+from robench.core.draws import Draws
+from robench.core.threat import Threat, per_sample
 
 SHARES = (1.0, 0.3, 0.1)  # of the subpixels, those with the steepest slopes first, that move by one grey level in one try
 TRIES = 18  # of other grey levels: half of them by chance, half along the slopes

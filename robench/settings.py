@@ -12,21 +12,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robench.core.errors import InputError
+from robench.core.inputs import as_radius, as_word
+from robench.core.recipes import Recipe, eps_text, lookup, parse, resolve, separate, worded
+from robench.core.schedules import SCHEDULES
+from robench.core.threat import NORMS, Threat, refuse_too_large
 from robench.data import Images, stratified
 from robench.data.augment import AUGMENTATIONS
-from robench.errors import InputError
 from robench.fitting import OPTIMIZERS, Plan
 from robench.guards import GUARDS, in_danger
-from robench.inputs import as_radius, as_word
 from robench.models import build
 from robench.models.architectures import is_foreign
 from robench.models.contract import FEW, examined
 from robench.models.identity import code_of
 from robench.objectives import DEFAULT_BASES, OBJECTIVES, Objective, regularizers_of
 from robench.presets import PRESETS
-from robench.recipes import Recipe, eps_text, lookup, parse, resolve, separate, worded
-from robench.schedules import SCHEDULES
-from robench.threat import NORMS, Threat, refuse_too_large
 
 FIT = (
     "epochs", "batch_size", "optimizer", "lr", "momentum", "weight_decay", "schedule", "augment", "ema", "label_smoothing", "probe_n",

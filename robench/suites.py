@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from robench.attacks import ATTACKS
-from robench.errors import InputError
-from robench.recipes import Recipe, lookup, parse
+from robench.core.errors import InputError
+from robench.core.recipes import Recipe, lookup, parse
 
 SUITES: dict[str, tuple[str, ...]] = {
     "smoke": ("fgsm", "pgd-10"),

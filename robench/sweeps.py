@@ -19,20 +19,20 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from robench import options
-from robench.destinations import LOCK, Place, lock_in
-from robench.errors import DivergedError, InputError
+from robench.core import checks as options
+from robench.core.errors import DivergedError, InputError
+from robench.core.files import prepare, write_whole
+from robench.core.folders import LOCK, Place, lock_in
+from robench.core.fronts import front
+from robench.core.inputs import PathLike
+from robench.core.journal import Journal, difference, finished
+from robench.core.recipes import Recipe, did_you_mean, from_file, literal, lookup, options_of, parse, spelled, worded
+from robench.core.rows import Row
 from robench.figures.training import Point
-from robench.fronts import front
-from robench.inputs import PathLike
-from robench.journal import Journal, difference, finished
 from robench.objectives import OBJECTIVES, REGULARIZERS
 from robench.presets import PRESETS
-from robench.recipes import Recipe, did_you_mean, from_file, literal, lookup, options_of, parse, spelled, worded
 from robench.results.files import table
-from robench.rows import Row
 from robench.settings import based, plan_of, settled
-from robench.writing import prepare, write_whole
 
 WEIGHT, OF_WEIGHT = "lambda", ("warmup", "drops")
 REGULARISER, OBJECTIVE, TRAINING = "regulariser", "objective", "train"

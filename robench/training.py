@@ -15,21 +15,25 @@ import torch
 from torch import Tensor, nn
 
 from robench.attacks.kernels import cannot_compile
-from robench.calls import CUT, frozen, padded, with_gradients
+from robench.core.calls import CUT, frozen, padded, with_gradients
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.inputs import PathLike, Suite, as_device, as_path, as_seed, as_suite, as_whole, as_word
+from robench.core.memory import ending_told
+from robench.core.processes import started
+from robench.core.recipes import Recipe, parse, spelled
+from robench.core.threat import Threat
+from robench.core.types import Batch
 from robench.data import Images, holdout, missed, stratified
 from robench.data import load as load_images
 from robench.data.classes import few as few_of
 from robench.data.classes import numbered, outputs_for
-from robench.draws import Draws
-from robench.errors import InputError
 from robench.evaluation import by_suite
 from robench.explainers.hooks import cut
 from robench.figures.training import curves, log
 from robench.fitting import Epoch, Note, Plan, attacked, begin, called, fit, refuse_batches, selected
 from robench.guards import robust_overfitting
-from robench.inputs import PathLike, Suite, as_device, as_path, as_seed, as_suite, as_whole, as_word
 from robench.measurement import Measurement
-from robench.memory import ending_told
 from robench.models import checkpoint, load, peek
 from robench.models.architectures import is_foreign, runs_code
 from robench.models.identity import code_of, digest_of
@@ -39,13 +43,9 @@ from robench.objectives.gradients import evaluation
 from robench.objectives.second_order import attention_by_products, differentiates_twice, fused_attention, operators_named
 from robench.plans import resolvable
 from robench.presets import default_preset
-from robench.recipes import Recipe, parse, spelled
 from robench.resuming import Event, Going, claimed, finished, kept_going, replacing, taken_up, unfinished
 from robench.settings import few_held_out, file_name, network, plan_of, settled
-from robench.shards import started
 from robench.suites import recipes
-from robench.threat import Threat
-from robench.types import Batch
 
 UNDEFENDED: dict[str, Any] = {"objective": "standard", "reg": (), "awp": 0.0}  # how a teacher's settings differ from its student's
 HELD_OUT = " held out"  # ends the name of held-out images that are measured

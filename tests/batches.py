@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from robench.draws import Draws
-from robench.threat import Threat
-from robench.types import Batch
+from robench.core.draws import Draws
+from robench.core.threat import Threat
+from robench.core.types import Batch
 
 THREATS = [Threat("linf", 0.1), Threat("l2", 0.5), Threat("l1", 2.0)]
 

@@ -3,16 +3,16 @@
 from dataclasses import replace
 
 from robench import saliency
-from robench.calls import with_gradients
+from robench.core.calls import with_gradients
+from robench.core.recipes import parse
+from robench.core.rows import blank
+from robench.core.threat import Threat
 from robench.plans import change_stage
-from robench.recipes import parse
 from robench.results.scores import audits_of, change_of
-from robench.rows import blank
 from robench.runs.measure import How, execute
 from robench.runs.pools import pool_of
 from robench.runs.stages.clean import clean_stage
 from robench.runs.types import Subject
-from robench.threat import Threat
 
 ABOUT = replace(blank(), checkpoint="model")
 

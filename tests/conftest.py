@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robench.draws import Draws
-from robench.recipes import module_at
+from robench.core.draws import Draws
+from robench.core.recipes import module_at
 
 
 class Affine(nn.Module):

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from scipy import ndimage
 
-from robench.draws import Draws
+from robench.core.draws import Draws
 from robench.figures import attacks, corruptions, house, saliency, training
 
 

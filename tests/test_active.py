@@ -9,8 +9,8 @@ from torch import nn
 from robench.attacks.active import Search
 from robench.attacks.losses import ce
 from robench.attacks.pgd import pgd
-from robench.calls import LEAST_ROWS, frozen
-from robench.threat import Threat
+from robench.core.calls import LEAST_ROWS, frozen
+from robench.core.threat import Threat
 
 
 class Watched(nn.Module):

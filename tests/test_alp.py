@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robench.draws import Draws
-from robench.errors import InputError
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.threat import Threat
+from robench.core.types import Batch
 from robench.objectives.adversarial import pgd_at
 from robench.objectives.alp import alp, pairing
-from robench.threat import Threat
-from robench.types import Batch
 
 
 def net(*layers: nn.Module) -> nn.Module:

@@ -12,10 +12,10 @@ from robench.attacks.active import Search
 from robench.attacks.apgd import apgd, apgd_t, begun, checked, drawn_in, gradient, l2_step, linf_step, random_start, ranked, run, windows
 from robench.attacks.kernels import cannot_compile, compiled
 from robench.attacks.losses import fitting, loss_of
-from robench.calls import LEAST_ROWS
-from robench.draws import Draws
-from robench.errors import InputError
-from robench.threat import NORMS, Threat, diameter
+from robench.core.calls import LEAST_ROWS
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.threat import NORMS, Threat, diameter
 
 EPS = {"linf": 0.03, "l2": 0.3, "l1": 3.0}
 

@@ -7,8 +7,8 @@ from robench.attacks.active import Search
 from robench.attacks.apgd import apgd, apgd_t, random_start, run, staged
 from robench.attacks.apgd_l1 import ascending, check_period, moved_subpixels, resized, sparse_step, stages
 from robench.attacks.losses import loss_of
-from robench.draws import Draws
-from robench.threat import Threat
+from robench.core.draws import Draws
+from robench.core.threat import Threat
 
 
 def steepest_first(p, eps):

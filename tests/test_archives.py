@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from robench.core.errors import InputError
 from robench.data import archives, load
 from robench.data.files import meaning
-from robench.errors import InputError
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.integers(0, 256, (12, 6, 6, 3), dtype=np.uint8), np.arange(12) % 4

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robench.calls import frozen
-from robench.draws import Draws
-from robench.errors import InputError
+from robench.core.calls import frozen
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.threat import Threat
+from robench.core.types import Batch
 from robench.objectives.arr import adversary, arr
-from robench.threat import Threat
-from robench.types import Batch
 
 THREATS = [Threat("linf", 0.1), Threat("l2", 0.5), Threat("l1", 2.0)]
 DISTANCES = [("kl", 2), ("logits", 1), ("logits", 2), ("logits", math.inf), ("probs", 1), ("probs", 2), ("probs", 3.5), ("probs", math.inf)]

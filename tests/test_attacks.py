@@ -12,9 +12,9 @@ from robench.attacks.fgsm import fgsm
 from robench.attacks.losses import LOSSES, TARGETED_LOSSES, fitted, loss_of
 from robench.attacks.noise import noise
 from robench.attacks.pgd import climb, pgd
-from robench.errors import InputError
-from robench.recipes import parse, resolve
-from robench.threat import NORMS, Threat
+from robench.core.errors import InputError
+from robench.core.recipes import parse, resolve
+from robench.core.threat import NORMS, Threat
 
 OWN = ["fgsm", "pgd", "pgd-10", "pgd-20", "pgd-50", "pgd-margin", "noise"]
 

@@ -11,12 +11,12 @@ from torch import nn
 
 from robench.auditing import chosen_methods, chosen_scores
 from robench.audits.inequality import gini_of
-from robench.errors import InputError
+from robench.core.errors import InputError
+from robench.core.recipes import parse
+from robench.core.statistics import spearman
+from robench.core.threat import Threat
 from robench.plans import kind_of
-from robench.recipes import parse
 from robench.results.scores import Change, columns, found, rows_of
-from robench.statistics import spearman
-from robench.threat import Threat
 
 SIZE = (32, 32)
 

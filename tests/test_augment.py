@@ -5,9 +5,9 @@ import torch
 from scipy import stats
 from torch.nn import functional as F
 
+from robench.core.draws import Draws
+from robench.core.errors import InputError
 from robench.data.augment import AUGMENTATIONS, crop_flip, cutout
-from robench.draws import Draws
-from robench.errors import InputError
 
 
 def numbered(n=64, channels=3, height=8, width=10):

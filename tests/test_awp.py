@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robench.errors import InputError
+from robench.core.errors import InputError
 from robench.objectives.awp import perturbed
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torchvision import transforms
 
-from robench.errors import InputError
+from robench.core.errors import InputError
 from robench.explainers.baselines import baseline_of
 from robench.models.layers import Normalize
 

@@ -9,16 +9,16 @@ import torch
 from commandline import read, refused, robench
 from torch import nn
 
+from robench.core.errors import InputError, UnfinishedError
+from robench.core.recipes import parse
+from robench.core.rows import blank
+from robench.core.threat import Threat
 from robench.data import Images
-from robench.errors import InputError, UnfinishedError
 from robench.plans import Asked, stages_of
-from robench.recipes import parse
-from robench.rows import blank
 from robench.runs import measure
 from robench.runs.measure import How, execute
 from robench.runs.pools import pool_of_images
 from robench.runs.types import Subject
-from robench.threat import Threat
 
 LINF = (Threat("linf", 0.05),)
 

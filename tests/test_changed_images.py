@@ -5,7 +5,7 @@ import torch
 from commandline import robench
 
 from robench import api
-from robench.errors import InputError
+from robench.core.errors import InputError
 from robench.report.folder import accuracies_in
 from robench.report.meanings import accuracy_of, meaning
 from robench.report.tables import tables

@@ -13,7 +13,7 @@ import torch
 from commandline import refused
 from torch import nn
 
-from robench.errors import InputError
+from robench.core.errors import InputError
 from robench.models import ARCHITECTURES, build, load, peek
 from robench.models.checkpoint import fingerprint, read, save
 from robench.models.resnet import wide_resnet

@@ -6,12 +6,12 @@ from changes import audited, changed
 from torch import nn
 
 from robench import evaluate, probe
-from robench.errors import InputError
-from robench.recipes import parse
+from robench.core.errors import InputError
+from robench.core.recipes import parse
 
 OWN = """
 import torch
-from robench.types import Found, Level
+from robench.core.types import Found, Level
 
 def found(x_adv, n=None):
     zero = torch.zeros(len(x_adv) if n is None else n, dtype=torch.int64)

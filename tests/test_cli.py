@@ -19,8 +19,8 @@ from typer.main import get_command
 from robench import evaluate, load_model
 from robench.cli import app
 from robench.cli.loading import missing, threat_of
-from robench.errors import InputError
-from robench.rows import Row, Sample, wilson
+from robench.core.errors import InputError
+from robench.core.rows import Row, Sample, wilson
 
 FLAGS = {
     "train": """--data --data-dir --download --image-size --resize --layout --n-train --preset --objective --reg --arch --activation

@@ -9,7 +9,7 @@ import torch
 from commandline import read, refused, robench
 
 from robench.audits.inequality import gini_of
-from robench.errors import InputError
+from robench.core.errors import InputError
 
 CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "shapes-cnn-pgd-at.pt"
 MODELS = """
@@ -43,7 +43,7 @@ PAIRS = """
 import torch
 from torch import nn
 from robench.attacks.fgsm import fgsm
-from robench.errors import InputError
+from robench.core.errors import InputError
 from robench.explainers.gradients import saliency
 
 class Scaled(nn.Module):

@@ -23,9 +23,9 @@ from robench.cli import Group
 from robench.cli.compare import compare as compare_command
 from robench.cli.compare import short
 from robench.cli.evaluate import evaluate
-from robench.errors import InputError
+from robench.core.errors import InputError
+from robench.core.statistics import mcnemar, paired_difference
 from robench.results.compare import Compared, Gate, blind, compare, failures, gate, gates, load
-from robench.statistics import mcnemar, paired_difference
 
 ROOT = Path(__file__).parents[1]
 WORKFLOW = ROOT / ".github" / "workflows" / "nightly.yml"

@@ -8,10 +8,10 @@ from commandline import read, refused, robench
 from torch import nn
 
 from robench import evaluate
-from robench.errors import InputError
+from robench.core.errors import InputError
+from robench.core.recipes import parse
 from robench.models import load
 from robench.models.contract import examined
-from robench.recipes import parse
 
 SHAPE = (1, 8, 8)
 SIZES = {"classes": 3, "shape": SHAPE}

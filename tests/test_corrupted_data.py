@@ -16,11 +16,11 @@ import pytest
 import torch
 from PIL import Image
 
+from robench.core.errors import InputError
 from robench.corruptions import corrupted as under
 from robench.data import Choice, Images, load
 from robench.data.corrupted import NAMES, SEVERITIES, centred, check_order, confirmed, detect, read
 from robench.data.export import export
-from robench.errors import InputError
 
 N = 10
 OFFICIAL = {10: [3, 8, 8, 0, 6, 6, 1, 6, 3, 1], 100: [49, 33, 72, 51, 71, 92, 15, 14, 23, 0]}

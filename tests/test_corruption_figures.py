@@ -8,8 +8,8 @@ import pytest
 import torch
 from matplotlib.image import imread
 
+from robench.core.errors import InputError
 from robench.degradation import EXTRA, FAMILIES, FIFTEEN, NINETEEN, SEVERITIES
-from robench.errors import InputError
 from robench.figures import corruptions
 from robench.figures.corruptions import (
     DAMAGE,

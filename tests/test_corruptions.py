@@ -11,13 +11,13 @@ from pictures import draws, flat, grey, scene, tensor
 from PIL import Image
 from scipy import ndimage, stats
 
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.recipes import lookup, options_of
 from robench.corruptions import CORRUPTIONS, scale_of
 from robench.corruptions.blur import disk, smeared, zoom
 from robench.corruptions.digital import resized, to_hsv, to_rgb
 from robench.corruptions.noise import poisson
-from robench.draws import Draws
-from robench.errors import InputError
-from robench.recipes import lookup, options_of
 
 OTHERS = ["glass_blur", "elastic_transform", "snow", "frost", "fog", "spatter"]  # held to the reference in test_warp.py and test_weather.py
 HERE = [name for name in CORRUPTIONS if name not in OTHERS]

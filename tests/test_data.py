@@ -14,10 +14,10 @@ from PIL import Image
 from torchvision import datasets
 
 from robench import data
+from robench.core.errors import InputError
 from robench.data import Images, files, holdout, load
 from robench.data.images import Size, cropped
 from robench.data.layouts import ENDINGS
-from robench.errors import InputError
 
 OFFICIAL = ("cifar10", "cifar100", "svhn", "mnist", "fashion-mnist")
 

@@ -9,6 +9,9 @@ import pytest
 from scipy import stats
 
 from robench import degradation
+from robench.core.errors import InputError
+from robench.core.rows import blank, wilson
+from robench.core.statistics import bootstrap_mean
 from robench.degradation import (
     ALEXNET,
     EXTRA,
@@ -22,9 +25,6 @@ from robench.degradation import (
     measured_reference,
     rows_of,
 )
-from robench.errors import InputError
-from robench.rows import blank, wilson
-from robench.statistics import bootstrap_mean
 
 ABOUT = replace(blank(), checkpoint="m", data="cifar10-c-synth", seed=7, setting="scale=cifar")
 RESNET50 = [80, 82, 83, 75, 89, 78, 80, 78, 75, 66, 57, 71, 85, 77, 77]  # CE in percent, in the order of FIFTEEN (1903.12261, table 1)

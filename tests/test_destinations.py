@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 from commandline import read, refused, robench
 
-from robench import destinations
 from robench.cli.measure import recipe_words
-from robench.destinations import REPLACING, STAGED, WHOLE, claimed, differing, numbered
-from robench.errors import InputError, UnfinishedError
-from robench.journal import Journal
-from robench.recipes import parse
+from robench.core import folders as destinations
+from robench.core.errors import InputError, UnfinishedError
+from robench.core.files import write_whole
+from robench.core.folders import REPLACING, STAGED, WHOLE, claimed, differing, numbered
+from robench.core.journal import Journal
+from robench.core.recipes import parse
 from robench.settings import file_name, settled
-from robench.writing import write_whole
 
 WORDS = {"command": "eval", "data": {"n": 100}, "seed": 0}
 CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "shapes-cnn-pgd-at.pt"
@@ -441,7 +441,7 @@ def unwritten(folder, monkeypatch, entries, **how):
         with claimed(folder, WORDS, **how) as place, place.results() as staged:
             for entry in entries:
                 Journal(place.work, WORDS, resume=place.resume).append(entry)
-            patched.setattr("robench.writing.write_synced", full)
+            patched.setattr("robench.core.files.write_synced", full)
             write_whole({staged / "rows.png": b"picture"})
 
     with monkeypatch.context() as patched, pytest.raises(InputError) as caught:

@@ -6,12 +6,12 @@ from torch import nn
 from torch.autograd import grad as taken_aside  # as a model's file would, before any watch
 
 from robench import diagnostics
-from robench.calls import are_probabilities, frozen
+from robench.core.calls import are_probabilities, frozen
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.threat import NORMS, Threat
 from robench.data import load as load_images
 from robench.diagnostics import examine, watched
-from robench.draws import Draws
-from robench.errors import InputError
-from robench.threat import NORMS, Threat
 
 NAMES = [
     "dynamic", "randomised", "batch_dependent", "probabilities", "zero_gradient", "vanishing_ce", "saturated",

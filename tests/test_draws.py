@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
-from robench.draws import Draws, philox
+from robench.core.draws import Draws, philox
 
 IDS = torch.arange(200)
 

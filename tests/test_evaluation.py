@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from robench import evaluate
-from robench.errors import InputError
-from robench.recipes import parse
-from robench.rows import Row, wilson
+from robench.core.errors import InputError
+from robench.core.recipes import parse
+from robench.core.rows import Row, wilson
+from robench.core.types import Found
 from robench.suites import SUITES, recipes
-from robench.types import Found
 
 
 def value(found, probe, metric="accuracy"):
@@ -197,9 +197,9 @@ def test_accuracy_at_chance_raises_a_flag(problem):
 
 def test_every_recipe_of_every_suite_is_known():
     from robench.attacks import ENGINES
+    from robench.core.threat import NORMS, Threat
     from robench.plans import Asked, refuse_unknown, resolvable
     from robench.suites import ABOUT
-    from robench.threat import NORMS, Threat
 
     assert set(ABOUT) == set(SUITES)
     for suite in SUITES:
@@ -258,7 +258,7 @@ def test_several_radii_give_a_falling_curve_whose_points_are_the_exact_ones(prob
 
 
 def test_a_run_that_stops_at_a_half_width_draws_at_random_and_its_interval_holds_the_truth(problem):
-    from robench.statistics import anytime
+    from robench.core.statistics import anytime
 
     p = problem("linear", n=600)
     distances = p.distances("linf")
@@ -363,7 +363,7 @@ def test_adversarial_images_are_saved_in_the_order_of_the_samples(problem, tmp_p
 
 def test_a_model_of_few_classes_gets_the_loss_that_is_defined(problem):
     from robench.attacks import ATTACKS, fitted
-    from robench.recipes import options_of, resolve
+    from robench.core.recipes import options_of, resolve
 
     for classes, targeted, loss in ((2, False, "margin"), (3, False, "dlr"), (3, True, "margin"), (4, True, "dlr")):
         attack = ATTACKS["apgd-t" if targeted else "apgd-dlr"]
@@ -390,8 +390,8 @@ def test_images_and_models_in_channels_last_give_the_same(problem, suite):
 @pytest.mark.parametrize("name", ["apgd-ce", "fab-t,targets=2", "square"])
 def test_attacks_take_channels_last_images_directly(problem, name, norm):
     from robench.attacks import ATTACKS
-    from robench.recipes import resolve
-    from robench.threat import Threat
+    from robench.core.recipes import resolve
+    from robench.core.threat import Threat
 
     p = problem("convolutional", n=16)
     attack = resolve(parse(name + (",queries=30" if name == "square" else ",steps=5")), ATTACKS, "attack")

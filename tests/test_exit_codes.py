@@ -15,7 +15,7 @@ MODEL = ROOT / "checkpoints" / "shapes-cnn-pgd-at.pt"
 OWN = """
 import torch
 from robench.attacks.active import Search
-from robench.types import Level
+from robench.core.types import Level
 
 def flip(model, x, y, draws):
     changed = x.flip(3)

@@ -10,9 +10,9 @@ import torch
 from captum.attr import GradientShap, InputXGradient, IntegratedGradients, NoiseTunnel, Saliency
 from torch import nn
 
-from robench.calls import FULL_ROWS, frozen
-from robench.draws import Draws
-from robench.errors import InputError
+from robench.core.calls import FULL_ROWS, frozen
+from robench.core.draws import Draws
+from robench.core.errors import InputError
 from robench.explainers.gradients import (
     gradient_shap,
     input_x_gradient,

@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.models import SwinTransformer, VisionTransformer
 
-from robench.draws import Draws
-from robench.errors import InputError
+from robench.core.draws import Draws
+from robench.core.errors import InputError
 from robench.explainers.layers import chosen_layer, grad_cam, guided_grad_cam, located
 from robench.explainers.rebuild import prepared
 from robench.models import build

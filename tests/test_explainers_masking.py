@@ -11,10 +11,10 @@ import torch
 from captum.attr import FeatureAblation, KernelShap, Occlusion, ShapleyValueSampling
 from torch import nn
 
-from robench.draws import Draws
-from robench.errors import InputError
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.recipes import options_of
 from robench.explainers.masking import coalitions, feature_ablation, forwards, kernel_shap, occlusion, orders, remarks, shapley_sampling
-from robench.recipes import options_of
 
 METHODS = {
     "occlusion": occlusion,

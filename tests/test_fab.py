@@ -10,10 +10,10 @@ from torch import nn
 from robench.attacks import fab_fused, kernels
 from robench.attacks.fab import fab, fab_t, stepped
 from robench.attacks.kernels import cannot_compile, compiled
-from robench.calls import frozen
-from robench.draws import Draws
-from robench.errors import InputError
-from robench.threat import Threat
+from robench.core.calls import frozen
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.threat import Threat
 
 NORMS = ("linf", "l2", "l1")
 TWICE = 1.05 - 0.05 * 0.945 / 1.055  # distance over the least one after two iterations on a plane in the interior: the best ever

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from robench.audits.faithfulness import blurred, completeness, deletion, heat, infidelity, insertion, ranked
-from robench.calls import FULL_ROWS
-from robench.draws import Draws
-from robench.errors import InputError
+from robench.core.calls import FULL_ROWS
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.types import Explained
 from robench.models.layers import Normalize
-from robench.types import Explained
 
 SCORES = [completeness, infidelity, deletion, insertion]
 

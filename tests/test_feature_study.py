@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from robench.core.errors import InputError
+from robench.core.recipes import module_at
 from robench.data import Images
-from robench.errors import InputError
-from robench.recipes import module_at
 
 study = module_at(Path(__file__).parent / "benchmarks" / "feature_study.py")
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robench.draws import Draws
-from robench.errors import InputError
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.threat import Threat
+from robench.core.types import Batch
 from robench.objectives.fgsm import fgsm_at
 from robench.objectives.standard import ce_at_images
-from robench.threat import Threat
-from robench.types import Batch
 
 FGSM_RS = partial(fgsm_at, start=1.0, step=1.25)
 N_FGSM = partial(fgsm_at, start=2.0, step=1.0, clip=False)

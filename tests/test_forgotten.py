@@ -9,8 +9,8 @@ import torch
 from commandline import robench
 from torch import nn
 
+from robench.core.errors import InputError
 from robench.data.images import out_of_range
-from robench.errors import InputError
 from robench.models.forgotten import USUAL, forgotten, normalises
 from robench.models.layers import Normalize, normalised
 from robench.runs.pools import checked

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robench.draws import Draws
-from robench.errors import InputError
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.threat import Threat
+from robench.core.types import Batch
 from robench.objectives.free import DELTA, free_at, shortened
 from robench.objectives.terms import Objective
-from robench.threat import Threat
-from robench.types import Batch
 
 EPS = 0.2
 THREATS = [Threat("linf", EPS), Threat("l2", 1.0), Threat("l1", 3.0)]

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from robench.fronts import dominates, front, stairs
+from robench.core.fronts import dominates, front, stairs
 
 
 def test_points_that_are_nowhere_better_than_another_are_left_out():

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.func import jacrev, vmap
 
 from robench.audits.geometry import alignment, geometry
-from robench.draws import Draws
-from robench.errors import InputError
-from robench.types import Explained
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.types import Explained
 
 
 class Cut(nn.Module):

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robench.audits import inequality
-from robench.draws import Draws
-from robench.errors import InputError
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.types import Batch, Explained
 from robench.objectives.gini import gini
-from robench.types import Batch, Explained
 
 SHAPE = (2, 3, 3)
 

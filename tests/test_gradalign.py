@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robench.draws import Draws
-from robench.errors import InputError
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.threat import Threat
+from robench.core.types import Batch
 from robench.objectives.gradalign import angles, gradalign
-from robench.threat import Threat
-from robench.types import Batch
 
 THREATS = [Threat("linf", 0.1), Threat("l2", 0.5), Threat("l1", 2.0)]
 

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from torch.func import jacrev, vmap
 from torch.nn import functional as F
 
-from robench.draws import Draws
-from robench.errors import InputError
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.threat import Threat
+from robench.core.types import Batch
 from robench.objectives import gradients
 from robench.objectives.cross_lipschitz import cross_lipschitz
 from robench.objectives.cure import cure, stage
@@ -22,8 +24,6 @@ from robench.objectives.double_backprop import double_backprop
 from robench.objectives.input_l2 import input_l2
 from robench.objectives.sagr import sagr
 from robench.objectives.tulip import tulip
-from robench.threat import Threat
-from robench.types import Batch
 
 K, SHAPE, D = 5, (1, 6, 6), 36
 PENALTIES: dict[str, Callable[..., Tensor]] = {

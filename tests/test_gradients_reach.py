@@ -13,11 +13,11 @@ from torch import nn
 from robench import evaluate, probe
 from robench.attacks import ATTACKS
 from robench.audits.geometry import geometry
-from robench.calls import CUT
-from robench.errors import InputError
-from robench.recipes import parse
-from robench.rows import Row
-from robench.threat import Threat
+from robench.core.calls import CUT
+from robench.core.errors import InputError
+from robench.core.recipes import parse
+from robench.core.rows import Row
+from robench.core.threat import Threat
 
 ABOUT = Row("net", "", "toy", "test", 0, 0, "", 0.0, "", "", "", 0.0)
 

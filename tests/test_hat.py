@@ -12,11 +12,11 @@ from batches import THREATS, images, made, net, unmade
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robench.errors import InputError
+from robench.core.errors import InputError
+from robench.core.threat import Threat
+from robench.core.types import Batch
 from robench.objectives.hat import hat
 from robench.objectives.trades import trades
-from robench.threat import Threat
-from robench.types import Batch
 
 
 def scaling(factor: float, bias: float = 0.0) -> nn.Module:

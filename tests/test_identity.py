@@ -11,11 +11,11 @@ from commandline import refused, robench
 from torch import nn
 
 from robench import evaluate
-from robench.errors import InputError
+from robench.core.errors import InputError
+from robench.core.recipes import module_at
+from robench.core.rows import blank
 from robench.models import build, checkpoint, load
 from robench.models.identity import code_of, identity
-from robench.recipes import module_at
-from robench.rows import blank
 from robench.runs.measure import How, header_of
 from robench.runs.pools import pool_of
 from robench.runs.stages.clean import clean_stage

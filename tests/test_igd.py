@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robench.draws import Draws
-from robench.errors import InputError
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.types import Batch
 from robench.objectives import penalised
 from robench.objectives.igd import igd
 from robench.objectives.standard import ce_at_images
-from robench.types import Batch
 
 
 def net(*layers: nn.Module, seed: int = 0) -> nn.Sequential:

@@ -22,9 +22,9 @@ from robench.audits.inequality import (
     sizes_of,
     top_mass,
 )
-from robench.draws import Draws
-from robench.errors import InputError
-from robench.types import Explained
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.types import Explained
 
 SCORES = {
     "gini": gini,

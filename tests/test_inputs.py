@@ -9,12 +9,12 @@ from torch import nn
 
 import robench
 from robench import evaluate
+from robench.core.errors import InputError
+from robench.core.inputs import as_radii
+from robench.core.threat import Threat
 from robench.data import load
-from robench.errors import InputError
-from robench.inputs import as_radii
 from robench.models import load as load_any
 from robench.settings import settled
-from robench.threat import Threat
 
 
 def verdicts(found):

@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 
 from robench import evaluate
+from robench.core.recipes import parse
+from robench.core.rows import WILSON, Row, with_interval
+from robench.core.statistics import LEAST, bootstrap_mean, difference_of_means, spearman
 from robench.degradation import rows_of as degraded
-from robench.recipes import parse
 from robench.results.compare import load
 from robench.results.files import save
-from robench.rows import WILSON, Row, with_interval
-from robench.statistics import LEAST, bootstrap_mean, difference_of_means, spearman
 
 ABOUT = Row("net", "", "toy", "test", 0, 0, "", 0.0, "", "", "", 0.0)
 TEN = [float(value) for value in range(10)]

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import jacrev, vmap
 
-from robench.draws import Draws
-from robench.errors import InputError
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.types import Batch
 from robench.objectives.jacobian import jacobian
-from robench.types import Batch
 
 
 def net(*layers: nn.Module) -> nn.Module:

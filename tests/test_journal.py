@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from robench.errors import InputError, UnfinishedError
-from robench.journal import Journal, apart, states
+from robench.core.errors import InputError, UnfinishedError
+from robench.core.journal import Journal, apart, states
 
 RUN = {"seed": 0, "suite": ["clean", "pgd"]}
 
@@ -138,8 +138,8 @@ def test_a_line_that_only_fits_in_part_is_taken_back(tmp_path):
     path, text = written(tmp_path, {"stage": 0}).path, "a" * 20_000
     size = path.stat().st_size
     code = (  # the limit belongs to a process, so it has one of its own
-        "import json, resource, signal, sys; from pathlib import Path; from robench.errors import UnfinishedError\n"
-        "from robench.journal import Journal\n"
+        "import json, resource, signal, sys; from pathlib import Path; from robench.core.errors import UnfinishedError\n"
+        "from robench.core.journal import Journal\n"
         f"journal = Journal(Path({str(tmp_path)!r}), json.loads({json.dumps(RUN)!r}), resume=True)\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size + 9000}, resource.RLIM_INFINITY))\n"

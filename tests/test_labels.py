@@ -9,8 +9,8 @@ from commandline import read, refused, robench
 from PIL import Image
 
 from robench import data
+from robench.core.errors import InputError
 from robench.data.classes import numbered, ordered, outputs_for
-from robench.errors import InputError
 from robench.models import build, checkpoint, peek
 
 ANIMALS = ("ant", "bee", "cat")

@@ -10,9 +10,9 @@ from commandline import robench
 from PIL import Image
 from torchvision import transforms
 
+from robench.core.errors import InputError
 from robench.data import load
 from robench.data.images import Size, cropped, size_of
-from robench.errors import InputError
 
 
 def put(top, *paths):

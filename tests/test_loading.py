@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 import robench
-from robench.errors import InputError
+from robench.core.errors import InputError
 from robench.models import ARCHITECTURES, Loaded, build, check, load, peek
 from robench.models.checkpoint import fingerprint
 from robench.models.resnet import wide_resnet

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from robench.audits.localisation import mass_gain, mass_in_mask, pointing_game
-from robench.draws import Draws
-from robench.errors import InputError
-from robench.types import Explained
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.types import Explained
 
 SCORES = [pointing_game, mass_in_mask, mass_gain]
 

@@ -12,11 +12,11 @@ from batches import THREATS, images, made, net, predicting, unmade
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robench.errors import InputError
+from robench.core.errors import InputError
+from robench.core.types import Batch
 from robench.objectives.adversarial import pgd_at
 from robench.objectives.mail import mail_at, mail_trades, weights
 from robench.objectives.trades import trades
-from robench.types import Batch
 
 BOTH = {"mail-at": mail_at, "mail-trades": mail_trades}
 CLEAN = [[0.7, 0.2, 0.1], [0.1, 0.1, 0.8], [0.5, 0.3, 0.2]]

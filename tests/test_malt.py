@@ -5,8 +5,8 @@ import torch
 
 from robench.attacks.active import Search
 from robench.attacks.malt import malt, nearest
-from robench.errors import InputError
-from robench.threat import Threat
+from robench.core.errors import InputError
+from robench.core.threat import Threat
 
 
 @pytest.mark.parametrize(("norm", "dual"), [("linf", 1), ("l2", 2), ("l1", float("inf"))])

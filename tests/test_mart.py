@@ -12,7 +12,7 @@ from batches import THREATS, images, made, net, predicting, unmade
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robench.errors import InputError
+from robench.core.errors import InputError
 from robench.objectives.adversarial import pgd_at
 from robench.objectives.mart import margins, mart, others, rivals
 

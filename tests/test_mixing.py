@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy import stats
 
+from robench.core.errors import InputError
 from robench.data.mixing import MIXINGS, cutmix, mixup, partners, place, share
-from robench.errors import InputError
 
 Y, OTHER_Y = torch.tensor([0, 1, 2, 3, 4]), torch.tensor([4, 1, 0, 2, 3])
 

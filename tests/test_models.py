@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from robench.errors import InputError
+from robench.core.errors import InputError
 from robench.models import ACTIVATIONS, ARCHITECTURES, build
 from robench.models.small import cnn
 

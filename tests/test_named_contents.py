@@ -5,7 +5,7 @@ import pytest
 from commandline import read, refused, robench
 
 from robench import resuming, train
-from robench.errors import InputError
+from robench.core.errors import InputError
 from robench.fitting import Note
 from robench.models.identity import code_of
 

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robench.draws import Draws
-from robench.errors import InputError
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.recipes import parse, resolve
+from robench.core.threat import Threat
+from robench.core.types import Batch
 from robench.objectives import DEFAULT_BASES, DEFAULT_WARMUPS, DEFAULT_WEIGHTS, OBJECTIVES, REGULARIZERS, penalised, ramp, regularizers_of
 from robench.objectives.standard import ce_at_images
-from robench.recipes import parse, resolve
-from robench.threat import Threat
-from robench.types import Batch
 
 GUIDE = Path(__file__).parents[1] / "docs" / "adding-a-regularizer.md"
 THREATS = [Threat("linf", 0.1), Threat("l2", 0.5), Threat("l1", 2.0)]

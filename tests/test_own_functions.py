@@ -4,7 +4,7 @@ import pytest
 from changes import audited, changed
 
 from robench import probe
-from robench.errors import InputError
+from robench.core.errors import InputError
 from robench.settings import plan_of, settled
 
 CODE = """

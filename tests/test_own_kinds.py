@@ -7,13 +7,13 @@ import pytest
 from commandline import read, refused, robench
 from matplotlib.figure import Figure
 
-from robench.errors import InputError
+from robench.core.errors import InputError
+from robench.core.recipes import parse
 from robench.plans import kind_of
-from robench.recipes import parse
 
 CODE = """
 import torch
-from robench.types import Found, Level
+from robench.core.types import Found, Level
 
 def flip(model, x, y, draws, *, axis=3, severity=1):
     turned = x.flip(axis)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from robench.core.errors import InputError
 from robench.data import load
-from robench.errors import InputError
 from robench.explainers.masking import needs_sklearn
 from robench.models import load as load_any
 
@@ -58,7 +58,7 @@ def test_no_page_and_no_message_asks_for_an_extra_of_robench():
 
 def test_fgsm_in_l1_moves_as_many_subpixels_as_its_docstring_says(problem):
     from robench.attacks import ATTACKS
-    from robench.threat import Threat
+    from robench.core.threat import Threat
 
     p, eps = problem("linear"), 2.5
     found = ATTACKS["fgsm"](p.model, p.x, p.y, Threat("l1", eps), p.draws())

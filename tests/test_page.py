@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from robench.errors import InputError
+from robench.core.errors import InputError
 from robench.report.page import DASH, Heading, Note, Paragraph, Picture, Table, numeric, page, shown
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}

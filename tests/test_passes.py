@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from robench.calls import frozen
-from robench.errors import InputError
+from robench.core.calls import frozen
+from robench.core.errors import InputError
 from robench.models import passes
 from robench.models.passes import StandIn, arithmetic, cheaper, compiled, fitting_batch, folded, gradient, in_channels_last
 

@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-import robench.journal as journals
+import robench.core.journal as journals
 from robench import corrupt, evaluate
+from robench.core.errors import BusyError, InputError, UnfinishedError
+from robench.core.files import locked
+from robench.core.folders import LOCK, claimed
+from robench.core.journal import Journal
 from robench.corrupting import made
 from robench.data import load
-from robench.destinations import LOCK, claimed
-from robench.errors import BusyError, InputError, UnfinishedError
-from robench.journal import Journal
-from robench.writing import locked
 
 HELD = """
 import sys, time
 from pathlib import Path
-from robench.writing import locked
+from robench.core.files import locked
 with locked(Path(sys.argv[1]), Path(sys.argv[2])):
     print("held", flush=True)
     sys.stdin.read()

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from robench.draws import Draws
-from robench.errors import InputError
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.recipes import options_of, parse, resolve
 from robench.probes import PROBES
 from robench.probes.noise import inductive_noise, random_noise
 from robench.probes.occlusion import distances, inductive_occlusion, random_occlusion, union
-from robench.recipes import options_of, parse, resolve
 
 NOISES = {"inductive": inductive_noise, "random": random_noise}
 OCCLUSIONS = {"inductive": inductive_occlusion, "random": random_occlusion}

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from robench import probe
-from robench.errors import InputError
-from robench.recipes import parse
+from robench.core.errors import InputError
+from robench.core.recipes import parse
+from robench.core.rows import blank, wilson
 from robench.report.tables import tables
 from robench.results.probes import setting_of
-from robench.rows import blank, wilson
 from robench.runs.measure import How, execute
 from robench.runs.pools import pool_of
 from robench.runs.stages.clean import clean_stage

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from robench import evaluate
 from robench.cli import console
-from robench.recipes import parse
+from robench.core.recipes import parse
 
 FACTORY = """
 import torch

@@ -17,16 +17,16 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import robench as public
-from robench import statistics
+from robench.core import statistics
+from robench.core.errors import InputError
+from robench.core.rows import Row, blank
+from robench.core.threat import Threat
 from robench.data import load
-from robench.errors import InputError
 from robench.presets import SMALL
 from robench.report.comparison import Comparison
 from robench.report.result import Result
 from robench.results.compare import Compared
-from robench.rows import Row, blank
 from robench.runs.pools import images_of
-from robench.threat import Threat
 
 ROOT = Path(__file__).parents[1]
 CHECKPOINT = ROOT / "checkpoints" / "shapes-cnn-pgd-at.pt"

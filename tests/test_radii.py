@@ -7,10 +7,10 @@ from commandline import refused
 
 from robench import evaluate
 from robench.attacks import ATTACKS
-from robench.errors import InputError
+from robench.core.errors import InputError
+from robench.core.recipes import parse
+from robench.core.threat import Threat, diameter
 from robench.objectives import refuse_unreachable
-from robench.recipes import parse
-from robench.threat import Threat, diameter
 from robench.training import train
 
 BEYOND = [

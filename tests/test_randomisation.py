@@ -13,9 +13,9 @@ from scipy.stats import rankdata, spearmanr
 from torch import Tensor, fx, nn
 
 from robench.audits.randomisation import correlation, randomisation, randomised, ranks
-from robench.draws import Draws
-from robench.errors import InputError
-from robench.types import Explained
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.types import Explained
 
 
 def gradient(model, x, target, draws):

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from robench import evaluate
+from robench.core.recipes import parse
 from robench.data import load as load_images
 from robench.models import load
-from robench.recipes import parse
 
 pytestmark = [
     pytest.mark.realdata,

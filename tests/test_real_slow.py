@@ -2,7 +2,7 @@
 
 import pytest
 
-from robench.recipes import parse
+from robench.core.recipes import parse
 from robench.training import train
 
 pytestmark = [pytest.mark.slow, pytest.mark.realdata]

@@ -8,9 +8,9 @@ from captum.attr import DeepLift, GuidedBackprop
 from torch import nn
 from torch.nn import functional as F
 
-from robench.calls import frozen
-from robench.draws import Draws
-from robench.errors import InputError
+from robench.core.calls import frozen
+from robench.core.draws import Draws
+from robench.core.errors import InputError
 from robench.explainers.hooks import deeplift, guided_backprop, rescaled
 from robench.explainers.rebuild import Rebuilt, Windows, distance, prepared
 from robench.models import build, load

@@ -7,13 +7,13 @@ import torch
 
 from robench.attacks import ATTACKS
 from robench.audits import AUDITS
+from robench.core.errors import InputError
+from robench.core.recipes import Recipe, did_you_mean, eps_text, fraction, lookup, parse, resolve, separate, setting
+from robench.core.synonyms import ABSENT, ELSEWHERE, OTHER_NAMES
 from robench.corruptions import CORRUPTIONS
-from robench.errors import InputError
 from robench.explainers import EXPLAINERS
-from robench.names import ABSENT, ELSEWHERE, OTHER_NAMES
 from robench.objectives import OBJECTIVES, REGULARIZERS
 from robench.probes import PROBES
-from robench.recipes import Recipe, did_you_mean, eps_text, fraction, lookup, parse, resolve, separate, setting
 from robench.suites import SUITES
 
 

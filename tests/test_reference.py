@@ -14,11 +14,11 @@ from torch import nn
 
 from robench.attacks import reference
 from robench.attacks.reference import apgd_ce, apgd_dlr, apgd_t, fab, fab_t, limits, square, tiles_fit
-from robench.draws import Draws
-from robench.errors import InputError
-from robench.recipes import resolve
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.recipes import resolve
+from robench.core.threat import Threat
 from robench.suites import recipes
-from robench.threat import Threat
 
 NORM_EPS = [("linf", 0.08), ("l2", 0.4), ("l1", 1.0)]
 CASCADES = [

@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 import torch
 
-from robench.errors import InputError
+from robench.core.errors import InputError
+from robench.core.files import prepare
+from robench.core.rows import Row, Sample
 from robench.figures.attacks import gallery, staircase
 from robench.report.manifest import manifest
 from robench.results.files import save
-from robench.rows import Row, Sample
-from robench.writing import prepare
 
 ROW = Row("net.pt", "small", "shapes", "test", 10, 0, "linf", 8 / 255, "pgd-10", "", "accuracy", 1 / 3, 0.1, 0.6)
 SAMPLE = Sample(4, 3, 3, 5, "fgsm", 8 / 255, 0, 1.25, -0.5, 8 / 255, 3, 1)
@@ -30,7 +30,7 @@ def test_tables_come_back_to_the_last_digit(tmp_path):
 def test_a_write_that_fails_leaves_the_old_files_and_nothing_else(tmp_path, monkeypatch):
     save(tmp_path, [ROW], [SAMPLE], {"flags": ["old"]})
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    monkeypatch.setattr("robench.writing.os.fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr("robench.core.files.os.fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(InputError, match="No space left"):
         save(tmp_path, [], [], {"flags": ["new"]})
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

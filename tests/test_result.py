@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from robench import api
+from robench.core.errors import InputError
 from robench.data import Images
-from robench.errors import InputError
 from robench.report.folder import save_measurement
 
 SUITE = ["pgd-10", "random-noise,t=0.1,repeats=2", "fog,severity=3", "saliency"]

@@ -39,7 +39,7 @@ def images(tmp_path_factory):
     import numpy as np
     import torch
 
-    from robench.recipes import module_at
+    from robench.core.recipes import module_at
 
     folder = tmp_path_factory.mktemp("linear")
     (folder / "model.py").write_text(MODEL)

@@ -17,8 +17,8 @@ from commandline import INTERRUPTIBLE, read, refused, robench
 from torch import nn
 
 from robench import resuming, training
+from robench.core.errors import InputError
 from robench.data import Images
-from robench.errors import InputError
 from robench.fitting import Epoch, Plan, Step, begin, fit, restore, saved
 from robench.models import checkpoint
 from robench.objectives import REGULARIZERS, regularizers_of
@@ -337,7 +337,7 @@ def diverging(at):
 
 def toy_plan(**changes):
     chosen = {key: PRESETS["small"][key] for key in FIT} | {"epochs": 3, "batch_size": 8, "probe_n": 8, "lr": 0.01, "guard": "stop"}
-    from robench.threat import Threat
+    from robench.core.threat import Threat
 
     return Plan(**{**chosen, "objective": standard(), "threat": Threat("linf", 0.05), "seed": 0, **changes})
 

@@ -13,10 +13,10 @@ from PIL import Image
 from torch import nn
 
 from robench import evaluate
-from robench.errors import InputError
-from robench.recipes import parse
+from robench.core.errors import InputError
+from robench.core.recipes import parse
+from robench.core.threat import Threat
 from robench.rounding import in_eight_bits, rounded_labels
-from robench.threat import Threat
 
 
 def grey(n, shape=(3, 8, 8), seed=0):
@@ -69,7 +69,7 @@ def test_neighbouring_levels_are_tried_where_rounding_does_not_fool():
     x_adv = x + 0.45 / 255  # rounds to x; sixteen subpixels that go up by 1 give 1616
     threat, y = Threat("linf", 1.2 / 255), torch.zeros(16, dtype=torch.int64)
     model = Edge(1606.5)
-    from robench.draws import Draws
+    from robench.core.draws import Draws
 
     assert (rounded_labels(model, x, x_adv, y, threat) == 0).all()
     points, fooled = in_eight_bits(model, x, x_adv, y, threat, Draws(0, torch.arange(16), "png"))

@@ -3,7 +3,7 @@
 import pytest
 from scipy import stats
 
-from robench.rows import wilson
+from robench.core.rows import wilson
 
 
 @pytest.mark.parametrize(

@@ -10,19 +10,19 @@ from changes import changed
 from torch import nn
 
 from robench import evaluate
+from robench.core.errors import InputError
+from robench.core.inputs import as_chosen
+from robench.core.recipes import parse
+from robench.core.rows import blank
+from robench.core.threat import Threat
 from robench.corrupting import only_adds
-from robench.errors import InputError
 from robench.evaluation import how_of, measured
-from robench.inputs import as_chosen
 from robench.plans import Asked, stages_of
-from robench.recipes import parse
 from robench.results.scores import audits_of
-from robench.rows import blank
 from robench.runs.ledger import Ledger
 from robench.runs.measure import execute
 from robench.runs.pools import images_of, pool_of_images
 from robench.runs.types import Subject, untracked
-from robench.threat import Threat
 
 FOG = "fog,severity=3"
 MIXED = (

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.func import jacrev, vmap
 from torch.nn import functional as F
 
-from robench.draws import Draws
-from robench.errors import InputError
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.types import Batch
 from robench.objectives import gradients, remarks
 from robench.objectives.jacobian import jacobian
 from robench.objectives.sagr import FORMS, sagr
-from robench.types import Batch
 
 K, SHAPE = 5, (1, 6, 6)
 ESTIMATORS = [("jacobian", name) for name in FORMS["jacobian"]] + [("loss", name) for name in FORMS["loss"]]

@@ -16,17 +16,17 @@ from PIL import Image
 from recording import normed, plain, seen_by
 
 import robench as python
+from robench.core.draws import Draws
+from robench.core.recipes import from_file, parse, resolve
 from robench.corruptions import CORRUPTIONS
 from robench.data import load
-from robench.draws import Draws
 from robench.probes import PROBES
-from robench.recipes import from_file, parse, resolve
 
 N, SEED = 12, 3
 PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==")
 CODE = """
 import torch
-from robench.types import Found, Level
+from robench.core.types import Found, Level
 
 def dusk(x, severity, draws, *, grain=0.05):
     noise = draws.child("dusk", severity).normal(tuple(x.shape[1:]))

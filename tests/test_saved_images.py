@@ -45,7 +45,7 @@ def test_models_whose_names_are_one_in_file_names_are_refused(tmp_path):
 
 def test_an_own_attack_that_lies_has_no_success(tmp_path):
     (tmp_path / "own.py").write_text(
-        "import torch\nfrom robench.types import Found\n\n\ndef lie(model, x, y, threat, draws):\n"
+        "import torch\nfrom robench.core.types import Found\n\n\ndef lie(model, x, y, threat, draws):\n"
         "    n = len(x)\n    z = torch.zeros(n).long()\n"
         "    return Found(x, torch.ones(n).bool(), z, z, z, torch.zeros(n).bool())\n"
     )
@@ -57,7 +57,7 @@ def test_an_own_attack_that_lies_has_no_success(tmp_path):
 
 def test_a_probe_whose_levels_depend_on_the_batch_is_refused(tmp_path):
     (tmp_path / "own.py").write_text(
-        "import torch\nfrom robench.types import Level\n\n\ndef vary(model, x, y, draws):\n    z = torch.zeros(len(x)).long()\n"
+        "import torch\nfrom robench.core.types import Level\n\n\ndef vary(model, x, y, draws):\n    z = torch.zeros(len(x)).long()\n"
         "    for k in range(len(x)):\n        yield Level(f'v={k}', 0, x, z.bool(), z.float(), z, z)\n"
     )
     said = refused("attack", CHECKPOINT, "--attack", f"{tmp_path}/own.py:vary", "--n", 12, "--batch-size", 5, "--out", tmp_path / "out")

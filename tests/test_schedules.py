@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from robench.errors import InputError
-from robench.recipes import parse, resolve
-from robench.schedules import SCHEDULES, milestones, plateau
+from robench.core.errors import InputError
+from robench.core.recipes import parse, resolve
+from robench.core.schedules import SCHEDULES, milestones, plateau
 
 
 def rate_of(sentence):

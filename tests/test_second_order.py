@@ -13,8 +13,8 @@ from torchvision.models import VisionTransformer
 from torchvision.ops import roi_align
 
 import robench
+from robench.core.errors import InputError
 from robench.data import load
-from robench.errors import InputError
 from robench.fitting import begin, fit
 from robench.objectives import OBJECTIVES, REGULARIZERS, penalised, regularizers_of
 from robench.objectives.second_order import FIRST_ORDER, attention_by_products, fused_attention, operators_named, refuse_lost_derivatives

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
+from robench.core.errors import InputError
 from robench.data import load, shapes
 from robench.data.shapes import CLASSES, SHAPES, generate
-from robench.errors import InputError
 
 DIGEST = "aaa365a215ec5e8f86e6a4fe4020f724e482bccd18a6317c7ffea748a23c7168"  # of the first 20 test images
 

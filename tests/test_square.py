@@ -9,9 +9,9 @@ from robench.attacks.active import Search
 from robench.attacks.losses import margin
 from robench.attacks.square import moved, square, total
 from robench.attacks.windows import BLOCK, patterns, places, share, side
-from robench.draws import Draws
-from robench.errors import InputError
-from robench.threat import NORMS, Threat
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.threat import NORMS, Threat
 
 EPS = {"linf": 0.06, "l2": 0.5, "l1": 2.5}
 ORDER = {"l2": 2.0, "l1": 1.0}

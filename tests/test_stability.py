@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from robench.audits.stability import max_sensitivity
-from robench.draws import Draws
-from robench.errors import InputError
-from robench.types import Explained
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.types import Explained
 
 
 def gradient(model, x, target, draws):

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from robench.errors import InputError
-from robench.rows import wilson
-from robench.statistics import (
+from robench.core.errors import InputError
+from robench.core.rows import wilson
+from robench.core.statistics import (
     accelerated,
     anytime,
     bootstrap_mean,
@@ -266,8 +266,8 @@ def test_chunks_of_the_bootstrap_are_no_larger_than_they_must_be(monkeypatch):
             sizes.append(size)
             return self.rng.integers(high, size=size, dtype=dtype)
 
-    monkeypatch.setattr("robench.statistics.np.random.default_rng", Watched)
-    monkeypatch.setattr("robench.statistics.DRAWN", 5_000)
+    monkeypatch.setattr("robench.core.statistics.np.random.default_rng", Watched)
+    monkeypatch.setattr("robench.core.statistics.DRAWN", 5_000)
     bootstrap_mean(values, 0, 205)
     assert sizes == [(10, 500)] * 20 + [(5, 500)]
 

@@ -7,10 +7,10 @@ import math
 import pytest
 from commandline import read, refused, robench
 
-from robench.errors import DivergedError, InputError
+from robench.core.errors import DivergedError, InputError
+from robench.core.recipes import exact, parse, spelled, worded
+from robench.core.rows import wilson
 from robench.presets import PRESETS
-from robench.recipes import exact, parse, spelled, worded
-from robench.rows import wilson
 from robench.sweeps import (
     Finished,
     applied,

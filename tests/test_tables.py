@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from robench.core.rows import Row
 from robench.report.meanings import HIGHER, LOWER, METRICS, NEITHER, OWN, meaning, name_of
 from robench.report.tables import by_kind, tables
 from robench.results.files import read_rows
-from robench.rows import Row
 
 GOLDEN = Path(__file__).parent / "golden"
 SPACE = "\N{NO-BREAK SPACE}"

@@ -9,7 +9,7 @@ import torch
 from commandline import robench as command
 
 import robench
-from robench.errors import InputError
+from robench.core.errors import InputError
 from robench.models import checkpoint
 
 SHORT = {"n_train": 64, "epochs": 1, "batch_size": 16, "held_out": 16, "eval_n": 4, "suite": ()}

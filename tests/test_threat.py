@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from robench.draws import Draws
-from robench.errors import InputError
-from robench.threat import NORMS, Threat, size
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.threat import NORMS, Threat, size
 
 CASES = [("linf", 0.1), ("l2", 0.5), ("l2", 3.0), ("l1", 0.3), ("l1", 5.0), ("l1", 1000.0), ("l2", 0.0)]
 

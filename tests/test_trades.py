@@ -12,10 +12,10 @@ from batches import THREATS, images, made, net, predicting, unmade
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robench.errors import InputError
+from robench.core.errors import InputError
+from robench.core.threat import Threat
 from robench.objectives.terms import kl
 from robench.objectives.trades import kl_pgd, trades
-from robench.threat import Threat
 
 TINY = [Threat("linf", 0.0002), Threat("l2", 0.001), Threat("l1", 0.002)]  # smaller than the noise of the start
 

@@ -10,17 +10,17 @@ from torch import nn
 from torch.nn import functional as F
 
 from robench import fitting
+from robench.core.errors import InputError
+from robench.core.schedules import SCHEDULES
+from robench.core.threat import Threat
 from robench.data import Images
-from robench.errors import InputError
 from robench.fitting import OPTIMIZERS, Epoch, Plan, Step, begin, follow, restore, saved, shuffled
 from robench.fitting import fit as steps_of
 from robench.models import checkpoint
 from robench.objectives import OBJECTIVES, regularizers_of
 from robench.presets import ABOUT, PRESETS, default_preset
 from robench.resuming import replacing
-from robench.schedules import SCHEDULES
 from robench.settings import FIT, few_held_out, first_or_all_kinds, plan_of, settled
-from robench.threat import Threat
 from robench.training import keep, train
 
 PLAIN = {key: PRESETS["small"][key] for key in FIT}
@@ -261,9 +261,9 @@ def test_weight_penalties_alone_make_no_defence(changes, defended):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_is_complete_and_names_what_exists(name):
+    from robench.core.recipes import parse, resolve
     from robench.data.augment import AUGMENTATIONS
     from robench.models import build
-    from robench.recipes import parse, resolve
 
     settings, _ = settled(name, {})
     assert set(settings) == set(PRESETS["small"])

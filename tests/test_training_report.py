@@ -9,7 +9,7 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.image import imread
 
-from robench.errors import InputError
+from robench.core.errors import InputError
 from robench.figures import training
 from robench.figures.house import HOUSE
 from robench.figures.saliency import COLOURS

@@ -6,8 +6,8 @@ from torch import nn
 
 from robench.attacks.pgd import pgd
 from robench.attacks.transfer import transfer
-from robench.errors import InputError
-from robench.threat import NORMS, Threat
+from robench.core.errors import InputError
+from robench.core.threat import NORMS, Threat
 
 EPS = {"linf": 0.03, "l2": 0.3, "l1": 3.0}
 

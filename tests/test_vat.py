@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robench.draws import Draws
-from robench.errors import InputError
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.types import Batch
 from robench.objectives.gradients import unit, unrecorded
 from robench.objectives.vat import direction, vat
-from robench.types import Batch
 
 
 def net(*layers: nn.Module) -> nn.Module:

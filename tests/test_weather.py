@@ -12,12 +12,12 @@ from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import dijkstra
 
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.recipes import options_of
 from robench.corruptions.frost import LOOKS, drawn, frost, read
 from robench.corruptions.spatter import EMBOSS, MUD, ONE, WATER, averaged, correlated, distances, edges, equalised, joined, spatter, water
 from robench.corruptions.weather import fog, plasma, snow
-from robench.draws import Draws
-from robench.errors import InputError
-from robench.recipes import options_of
 
 WEATHER = {"snow": snow, "frost": frost, "fog": fog, "spatter": spatter}
 SEVERITIES = range(1, 6)

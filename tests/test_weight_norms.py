@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robench.draws import Draws
+from robench.core.draws import Draws
+from robench.core.types import Batch
 from robench.objectives.weight_norms import l1, l2
-from robench.types import Batch
 
 
 def small() -> nn.Module:

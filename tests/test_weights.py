@@ -5,7 +5,7 @@ import torch
 from commandline import refused, robench
 from torch import nn
 
-from robench.errors import InputError
+from robench.core.errors import InputError
 from robench.models import build, load, load_model
 
 SHAPE = (3, 8, 8)

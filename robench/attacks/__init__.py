@@ -24,8 +24,8 @@ from robench.attacks.malt import malt
 from robench.attacks.noise import noise
 from robench.attacks.pgd import pgd
 from robench.attacks.square import square
-from robench.recipes import options_of
-from robench.types import Found
+from robench.core.recipes import options_of
+from robench.core.types import Found
 
 
 def variant(attack: Callable[..., Found], **options: Any) -> Callable[..., Found]:

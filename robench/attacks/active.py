@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from robench.calls import LEAST_ROWS, derivative, leaf_of, padded, plain
-from robench.errors import InputError
-from robench.threat import Threat, per_sample, refuse_too_large
-from robench.types import Found
+from robench.core.calls import LEAST_ROWS, derivative, leaf_of, padded, plain
+from robench.core.errors import InputError
+from robench.core.threat import Threat, per_sample, refuse_too_large
+from robench.core.types import Found
 
 REPACK = 8  # the working rows are packed anew once an eighth of them has fallen: each new batch size costs set-up time
 ROUND = 4  # a pass that leaves rows out has a multiple of so many: each new batch size costs set-up time

@@ -17,11 +17,11 @@ from robench.attacks.apgd_l1 import FIRST_SHARE, check_period, moved_subpixels, 
 from robench.attacks.kernels import kernel
 from robench.attacks.losses import fitted
 from robench.attacks.targets import chosen_target, is_targeted
-from robench.draws import Draws
-from robench.errors import InputError
-from robench.options import positive, switch, whole
-from robench.threat import Threat, per_sample, size
-from robench.types import Found
+from robench.core.checks import positive, switch, whole
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.threat import Threat, per_sample, size
+from robench.core.types import Found
 
 Objective = Callable[..., Tensor]
 ROUNDS = 3  # of the l2 projection, each three passes over memory: see `l2_step`

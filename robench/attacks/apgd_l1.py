@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robench.threat import Threat, per_sample
+from robench.core.threat import Threat, per_sample
 
 FIRST_SHARE = 0.2  # of the subpixels that the first step from a random start moves
 SHRINK = 1.5  # what the step is divided by where the best point has not become sparser; a step moves 1/SHRINK of what it moved

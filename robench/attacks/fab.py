@@ -21,11 +21,11 @@ from robench.attacks import fab_fused
 from robench.attacks.active import Search
 from robench.attacks.kernels import COMPILED
 from robench.attacks.planes import LEAST, project
-from robench.draws import Draws
-from robench.errors import InputError
-from robench.options import positive, whole
-from robench.threat import Threat, per_sample, size
-from robench.types import Found
+from robench.core.checks import positive, whole
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.threat import Threat, per_sample, size
+from robench.core.types import Found
 
 DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
 Plane = tuple[Tensor, Tensor]  # f (R,) and w (R, C, H, W): the boundary near x_adv is {u : f + <w, u - x_adv> = 0}

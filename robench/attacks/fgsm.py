@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 from robench.attacks.active import Search
 from robench.attacks.losses import ce
-from robench.draws import Draws
-from robench.threat import Threat
-from robench.types import Found
+from robench.core.draws import Draws
+from robench.core.threat import Threat
+from robench.core.types import Found
 
 
 def fgsm(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws) -> Found:  # noqa: ARG001 (one signature for all)

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robench.errors import InputError
-from robench.recipes import lookup
+from robench.core.errors import InputError
+from robench.core.recipes import lookup
 
 
 def ce(logits: Tensor, y: Tensor) -> Tensor:

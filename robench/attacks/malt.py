@@ -13,10 +13,10 @@ from robench.attacks.active import Search
 from robench.attacks.apgd import climber
 from robench.attacks.fab import DUAL
 from robench.attacks.losses import at, fitted
-from robench.draws import Draws
-from robench.options import positive, whole
-from robench.threat import Threat, size
-from robench.types import Found
+from robench.core.checks import positive, whole
+from robench.core.draws import Draws
+from robench.core.threat import Threat, size
+from robench.core.types import Found
 
 CANDIDATES = 20  # classes of the largest logits whose slopes are looked at: a backward pass each
 

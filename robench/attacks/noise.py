@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from robench.attacks.active import Search
-from robench.draws import Draws
-from robench.options import whole
-from robench.threat import Threat
-from robench.types import Found
+from robench.core.checks import whole
+from robench.core.draws import Draws
+from robench.core.threat import Threat
+from robench.core.types import Found
 
 
 def noise(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws, *, tries: int = 1) -> Found:

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from robench.attacks.active import Search
 from robench.attacks.losses import loss_of
 from robench.attacks.targets import chosen_target, is_targeted
-from robench.draws import Draws
-from robench.errors import InputError
-from robench.options import switch, whole
-from robench.threat import Threat, reachable
-from robench.types import Found
+from robench.core.checks import switch, whole
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.threat import Threat, reachable
+from robench.core.types import Found
 
 
 def pgd(

@@ -26,12 +26,12 @@ from pyautoattack.fab_pt import FABAttack_PT
 from pyautoattack.square import SquareAttack
 from torch import Tensor, nn
 
-from robench.calls import CUT, frozen
-from robench.draws import Draws
-from robench.errors import InputError
-from robench.options import switch, whole
-from robench.threat import Threat
-from robench.types import Found
+from robench.core.calls import CUT, frozen
+from robench.core.checks import switch, whole
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.threat import Threat
+from robench.core.types import Found
 
 NAMES = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from robench.attacks.active import Search
 from robench.attacks.losses import fitted, margin
 from robench.attacks.windows import BLOCK, FULL_LENGTH, patterns, places, share, side, stretches, tiles, tiling
-from robench.draws import Draws
-from robench.errors import InputError
-from robench.options import positive, switch, whole
-from robench.threat import Threat, per_sample, shrink_l1
-from robench.types import Found
+from robench.core.checks import positive, switch, whole
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.threat import Threat, per_sample, shrink_l1
+from robench.core.types import Found
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 Plan = list[tuple[int, int, int]]

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from robench.draws import Draws
-from robench.errors import InputError
-from robench.recipes import did_you_mean, lookup
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.recipes import did_you_mean, lookup
 
 
 def is_targeted(target: object) -> bool:

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from robench.attacks.active import Search
 from robench.attacks.losses import loss_of
-from robench.calls import leaf_of, padded
-from robench.draws import Draws
-from robench.errors import InputError
-from robench.options import number, whole
-from robench.threat import Threat, per_sample, reachable
-from robench.types import Found
+from robench.core.calls import leaf_of, padded
+from robench.core.checks import number, whole
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.threat import Threat, per_sample, reachable
+from robench.core.types import Found
 
 
 def transfer(

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robench.calls import FULL_ROWS, padded
+from robench.core.calls import FULL_ROWS, padded
+from robench.core.checks import positive, switch, whole
+from robench.core.recipes import lookup
+from robench.core.types import Explained
 from robench.explainers.baselines import baseline_of
-from robench.options import positive, switch, whole
-from robench.recipes import lookup
-from robench.types import Explained
 
 FLAT = 1e-3  # a rise of the logit below this part of the largest logit is too near to its rounding to divide by [our choice]
 TAPS, SIGMA = 11, 5.0  # pixels of the blur, as in the code of Petsiuk et al. for images of 224 px

@@ -10,10 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from robench.calls import derivative, leaf_of, padded, plain, with_gradients
-from robench.errors import InputError
-from robench.options import switch, whole
-from robench.types import Explained
+from robench.core.calls import derivative, leaf_of, padded, plain, with_gradients
+from robench.core.checks import switch, whole
+from robench.core.errors import InputError
+from robench.core.types import Explained
 
 
 @with_gradients

@@ -13,10 +13,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from robench.errors import InputError
-from robench.options import number, whole
-from robench.recipes import lookup
-from robench.types import Explained
+from robench.core.checks import number, whole
+from robench.core.errors import InputError
+from robench.core.recipes import lookup
+from robench.core.types import Explained
 
 REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda sizes: sizes,

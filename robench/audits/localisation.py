@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robench.errors import InputError
-from robench.options import whole
-from robench.types import Explained
+from robench.core.checks import whole
+from robench.core.errors import InputError
+from robench.core.types import Explained
 
 
 def pointing_game(explained: Explained, *, margin: int = 0) -> Tensor:

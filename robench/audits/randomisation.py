@@ -9,11 +9,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from robench.calls import into_eval
-from robench.errors import InputError
+from robench.core.calls import into_eval
+from robench.core.errors import InputError
+from robench.core.recipes import lookup
+from robench.core.types import Explained
 from robench.explainers.rebuild import inner
-from robench.recipes import lookup
-from robench.types import Explained
 
 LAYERS = {"all": slice(None), "last": slice(-1, None)}
 MEASURES: dict[str, Callable[[Tensor], Tensor]] = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robench.options import whole
-from robench.threat import reachable
-from robench.types import Explained
+from robench.core.checks import whole
+from robench.core.threat import reachable
+from robench.core.types import Explained
 
 
 def max_sensitivity(explained: Explained, *, radius: float = 0.02, samples: int = 10) -> Tensor:

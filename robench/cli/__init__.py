@@ -19,7 +19,7 @@ from robench.cli.evaluate import evaluate
 from robench.cli.lists import list_names
 from robench.cli.saliency import saliency
 from robench.cli.train import train
-from robench.errors import DivergedError, InputError
+from robench.core.errors import DivergedError, InputError
 
 
 class Group(TyperGroup):

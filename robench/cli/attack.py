@@ -28,9 +28,9 @@ def attack(
     Example: robench attack MODEL --attack pgd,steps=50,restarts=10,loss=margin --eps 2/255,4/255,8/255
     """
     from robench.cli.measure import Job, run
-    from robench.errors import InputError
+    from robench.core.errors import InputError
+    from robench.core.recipes import parse
     from robench.plans import kind_of
-    from robench.recipes import parse
 
     chosen = parse(recipe)
     if kind_of(chosen) == "method":

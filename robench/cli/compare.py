@@ -10,7 +10,7 @@ import typer
 
 from robench.cli import options as o
 from robench.cli.console import complain, message, show
-from robench.errors import InputError
+from robench.core.errors import InputError
 from robench.report.tables import percent
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def compare(
 
 def kept(out: Path | None, found: Comparison, resume: bool, force: bool) -> str:
     """Writes compare.csv into a folder, if one is named; what was done, in words."""
-    from robench.destinations import claimed
+    from robench.core.folders import claimed
     from robench.results.compare import write
 
     if out is None:
@@ -71,7 +71,7 @@ def kept(out: Path | None, found: Comparison, resume: bool, force: bool) -> str:
 
 def show_compared(title: str, lines: Sequence[Compared]) -> None:
     """Prints one line a probe: both accuracies, the change in points, the images that NEW lost and won, McNemar's p value."""
-    from robench.recipes import eps_text
+    from robench.core.recipes import eps_text
     from robench.results.compare import WORST, radii
 
     last = lines[-1]

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from robench.errors import InputError
+from robench.core.errors import InputError
 from robench.report.tables import percent
 
 if TYPE_CHECKING:

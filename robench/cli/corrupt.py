@@ -50,8 +50,8 @@ def corrupt(
     Example: robench corrupt MODEL --corruption nineteen --reference STANDARD.pt
     """
     from robench.cli.corrupting import Wanted, run_corrupt
+    from robench.core.recipes import separate
     from robench.corrupting import named
-    from robench.recipes import separate
 
     chosen = named(separate(corruption or ["fifteen"]))
     wanted = Wanted(

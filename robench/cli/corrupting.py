@@ -13,18 +13,18 @@ from robench.cli.console import message, tracker
 from robench.cli.labels import Labels, labels_for, order_of, refuse_other_orders
 from robench.cli.loading import AT_MOST, Subject, checkpoints, data_of, device_of, images_of, loaded, missing, tell
 from robench.cli.measure import BATCH_SIZE, alone, batch_size_of, carry_out
-from robench.errors import InputError
+from robench.core.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from robench.core.folders import Place
+    from robench.core.recipes import Recipe
     from robench.corrupting import Source
     from robench.data import Images
     from robench.data.corrupted import Corrupted
     from robench.data.export import Export
     from robench.degradation import Reference
-    from robench.destinations import Place
-    from robench.recipes import Recipe
     from robench.report.result import Result
     from robench.runs.types import Subject as Measured
 
@@ -67,7 +67,7 @@ def run_corrupt(models: Sequence[str], wanted: Wanted, common: Common) -> None:
 @contextmanager
 def exclusive(folder: Path | None) -> Iterator[None]:
     """The folder of an export for this run alone; InputError where another run writes there."""
-    from robench.writing import locked, prepare
+    from robench.core.files import locked, prepare
 
     if folder is None:
         yield

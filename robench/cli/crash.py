@@ -59,6 +59,6 @@ def place(frame: FrameSummary) -> str:
 
 def own_files() -> list[str]:
     """The files of the user's that were run in this process."""
-    from robench.recipes import USER
+    from robench.core.recipes import USER
 
     return [Path(module.__file__).name for name, module in sys.modules.items() if name.startswith(USER) and module.__file__]

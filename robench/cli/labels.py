@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robench.errors import InputError
-from robench.recipes import Recipe
+from robench.core.errors import InputError
+from robench.core.recipes import Recipe
 
 if TYPE_CHECKING:
     pass

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from robench.cli.console import show
-from robench.recipes import lookup, setting
+from robench.core.recipes import lookup, setting
 
 KINDS = (
     "recipes", "attacks", "probes", "suites", "methods", "scores", "data", "models", "corruptions", "objectives", "regularizers", "presets",

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from robench.cli.common import Common
 from robench.cli.console import complain, message
 from robench.cli.labels import labels_for, order_of
-from robench.errors import InputError
-from robench.recipes import eps_text
+from robench.core.errors import InputError
+from robench.core.recipes import eps_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +41,7 @@ class Subject:
 
     def measured(self) -> Measured:
         """The model as a run knows it."""
-        from robench.rows import Row
+        from robench.core.rows import Row
         from robench.runs.types import Subject as Measured
 
         one, images = self.loaded, self.images
@@ -54,8 +54,8 @@ def subjects(models: Sequence[str], norm: str | None, radii: tuple[float, ...] |
 
     Several models get the same images: the first that names a data set decides where the user did not.
     """
+    from robench.core.threat import Threat, refuse_too_large
     from robench.models import peek
-    from robench.threat import Threat, refuse_too_large
 
     on = device_of(common.device, common.threads)
     known = [peek(model) for model in models]
@@ -160,7 +160,7 @@ def threat_of(recipe: dict[str, Any], norm: str | None, radii: tuple[float, ...]
 
     InputError for a norm without a radius where the radius that is known belongs to another norm.
     """
-    from robench.threat import NORMS
+    from robench.core.threat import NORMS
 
     its_norm, eps = recipe.get("norm", "linf"), recipe.get("eps", 8 / 255)
     chosen = norm or its_norm
@@ -187,7 +187,7 @@ def device_of(device: str, threads: int | None) -> str:
     """The device that torch shall use; "auto" takes the first of cuda, mps, cpu. Settles the process: its CPU threads, and its memory."""
     import torch
 
-    from robench.memory import keep_freed_memory
+    from robench.core.memory import keep_freed_memory
 
     keep_freed_memory()
     if threads:

@@ -17,15 +17,15 @@ from robench.cli.common import Attacking, Common
 from robench.cli.console import complain, message, show, tracker
 from robench.cli.labels import refuse_other_orders, surrogates
 from robench.cli.loading import Subject, checkpoints, flags_of, notes_of, quickest_size, subjects
-from robench.errors import InputError
-from robench.recipes import Recipe, eps_text
-from robench.writing import stem
+from robench.core.errors import InputError
+from robench.core.files import stem
+from robench.core.recipes import Recipe, eps_text
 
 if TYPE_CHECKING:
-    from robench.destinations import Adds, Place
+    from robench.core.folders import Adds, Place
+    from robench.core.processes import World
+    from robench.core.threat import Threat
     from robench.report.result import Result
-    from robench.shards import World
-    from robench.threat import Threat
 
 BATCH_SIZE = 250
 MOST = 3  # levels of a probe that a terminal shows
@@ -84,7 +84,7 @@ class Job:
 def asked_suite(words: Sequence[str]) -> tuple[list[str | Recipe], str]:
     """What --suite names, and its title: a suite alone is taken by its name."""
     from robench.attacks import ATTACKS
-    from robench.recipes import parse, separate
+    from robench.core.recipes import parse, separate
     from robench.suites import SUITES, is_list
 
     sentences = separate(words)
@@ -135,7 +135,7 @@ def refuse_idle_radius(job: Job, norm: str | None, eps: float | None) -> None:
 def threats_of(what: Sequence[Subject], job: Job, attacking: Attacking) -> list[Threat]:
     """The threats of a run: those of --threat, else the norm and radii of the models, which must be the same for all that are attacked."""
     from robench.api import threat_of
-    from robench.threat import Threat
+    from robench.core.threat import Threat
 
     if attacking.threat:
         return [threat_of(words) for words in attacking.threat]
@@ -151,8 +151,8 @@ def run(models: Sequence[str], job: Job, common: Common, attacking: Attacking) -
     """Measures models by what a job names."""
     from robench.api import threat_of
     from robench.auditing import known_score
+    from robench.core.threat import Threat
     from robench.plans import Asked, refuse_unknown
-    from robench.threat import Threat
 
     refuse_idle(job, attacking)
     norms = [threat_of(words).norm for words in attacking.threat or ()] or [attacking.norm or "linf"]
@@ -197,7 +197,7 @@ def carry_out(
     name    in the name of the folder              words   what identifies the run      title  of its tables; {n} is the number of images
     arrays  patterns of the arrays that `measure` writes                                told   what the manifest says besides
     """
-    from robench.shards import launched
+    from robench.core.processes import launched
 
     with launched() as world, ExitStack() as stack:
         first = world.rank == 0
@@ -259,14 +259,14 @@ def printed(what: Sequence[Subject], result: Result, title: str, place: Place, w
 
 def reference_of(place: Place) -> Any:
     """What the manifest says of the model by whose errors others are divided; None without one."""
-    from robench.destinations import manifest_of
+    from robench.core.folders import manifest_of
 
     return manifest_of(place.folder).get("corruptions", {}).get("reference") or None
 
 
 def shown_again(what: Sequence[Subject], place: Place, title: str, common: Common) -> list[str]:
     """Prints the tables of a finished run; the flags."""
-    from robench.destinations import manifest_of
+    from robench.core.folders import manifest_of
     from robench.report.tables import tables
     from robench.results.files import read_rows
 
@@ -383,7 +383,7 @@ def words_of(
 
 def only_adds(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
     """Whether a run asks for what another did, and for more time."""
-    from robench.destinations import longer
+    from robench.core.folders import longer
 
     rest = [{key: value for key, value in words.items() if key != "budget"} for words in (theirs, ours)]
     return rest[0] == rest[1] and longer(theirs, ours)
@@ -424,7 +424,7 @@ def suite_words(chosen: Sequence[str | Recipe]) -> Any:
 def score_words(scores: Sequence[str]) -> list[Any]:
     """What identifies scores: their names, and of the user's own the content of their files."""
     from robench.claims import is_own
-    from robench.recipes import parse
+    from robench.core.recipes import parse
 
     return [recipe_words(parse(score)) if is_own(score) else score for score in scores]
 
@@ -464,7 +464,7 @@ def destined(
 
     Where a run with a state is interrupted, says how it goes on and ends with exit code 130.
     """
-    from robench.destinations import claimed, never, numbered
+    from robench.core.folders import claimed, never, numbered
 
     for name, given in (("resume", resume), ("force", force)):
         if given and out is None:
@@ -496,7 +496,7 @@ def shared(world: World, stack: ExitStack, claim: Callable[[], AbstractContextMa
 
 def told_again(place: Place, known: Sequence[str], quiet: bool) -> list[str]:
     """Says the notes and flags of a finished run, but for those that are known, and that nothing was changed; the flags."""
-    from robench.destinations import manifest_of
+    from robench.core.folders import manifest_of
 
     manifest = manifest_of(place.folder)
     flags = [str(flag) for flag in manifest.get("flags", [])]

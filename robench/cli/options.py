@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from robench.recipes import fraction
+from robench.core.recipes import fraction
 
 
 def eps_of(text: str) -> float:

@@ -65,7 +65,7 @@ def saliency(
 
     from robench.auditing import chosen_methods
     from robench.cli.measure import Job, refuse_idle_radius, run
-    from robench.recipes import parse, separate
+    from robench.core.recipes import parse, separate
 
     others = [parse(sentence) for sentence in separate(against or [])]
     methods = [replace(one, kind="method") for one in chosen_methods(separate(method or ["saliency"]), block=block, layer=layer)]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robench.cli.console import complain, message
-from robench.errors import InputError
+from robench.core.errors import InputError
 
 if TYPE_CHECKING:
     from robench.sweeps import Cell, Finished
@@ -23,8 +23,8 @@ def sweep_command(
     run    robench.training.train      words  its arguments but for the settings, which are `given` where they are not None
     """
     from robench.cli.measure import alone, destined
+    from robench.core.recipes import lookup
     from robench.presets import PRESETS
-    from robench.recipes import lookup
     from robench.sweeps import header, more_cells, planned, sweep
     from robench.training import refuse_untrainable
 
@@ -105,10 +105,10 @@ def plain(words: dict[str, Any]) -> dict[str, Any]:
 
 def written(folder: Path, done: Sequence[Finished], suite: str, title: str, words: dict[str, Any], seconds: float) -> None:
     """Draws the front and writes the manifest."""
+    from robench.core.files import write_whole
     from robench.figures.training import front
     from robench.report.manifest import manifest
     from robench.sweeps import points, robust_probe
-    from robench.writing import write_whole
 
     front(folder / "front.png", points(done, suite), title, robust=robust_probe(done, suite))
     content = manifest(words["device"], words["seed"], seconds, [])

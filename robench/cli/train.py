@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 
 from robench.cli import options as o
-from robench.errors import InputError
+from robench.core.errors import InputError
 
 if TYPE_CHECKING:
     from robench.training import Trained
@@ -121,8 +121,8 @@ def train(
     from robench.cli.console import training_progress
     from robench.cli.loading import device_of
     from robench.cli.sweeping import sweep_command
-    from robench.recipes import separate
-    from robench.shards import launched
+    from robench.core.processes import launched
+    from robench.core.recipes import separate
 
     given: dict[str, Any] = {
         "objective": objective, "reg": reg and tuple(separate(reg)), "arch": arch, "activation": activation, "normalize": normalize,
@@ -164,7 +164,7 @@ def train(
 
 def suite_of(words: str) -> Any:
     """The name of a suite as it is, or the recipes joined by +."""
-    from robench.recipes import parse
+    from robench.core.recipes import parse
     from robench.suites import SUITES
 
     return words if words in SUITES else [parse(word) for word in words.split("+")]
@@ -190,7 +190,7 @@ def images_of(measure: dict[str, Any]) -> str:
 def show_result(trained: Trained, seconds: float, quiet: bool) -> None:
     """Prints the accuracies that were measured at the end, and where the checkpoint lies."""
     from robench.cli.console import complain, message, show
-    from robench.recipes import eps_text
+    from robench.core.recipes import eps_text
     from robench.report.tables import interval, percent
 
     meta: dict[str, Any] = trained.meta

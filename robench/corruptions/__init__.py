@@ -20,6 +20,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from robench.core.draws import Draws
 from robench.corruptions.blur import defocus_blur, gaussian_blur, motion_blur, zoom_blur
 from robench.corruptions.digital import brightness, contrast, jpeg_compression, pixelate, saturate
 from robench.corruptions.frost import frost
@@ -28,7 +29,6 @@ from robench.corruptions.noise import gaussian_noise, impulse_noise, shot_noise,
 from robench.corruptions.spatter import spatter
 from robench.corruptions.warp import elastic_transform, glass_blur
 from robench.corruptions.weather import fog, snow
-from robench.draws import Draws
 
 __all__ = ["CORRUPTIONS", "corrupted", "scale_of"]
 

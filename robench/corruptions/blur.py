@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robench.core.draws import Draws
 from robench.corruptions.levels import graded
-from robench.draws import Draws
 
 NEGLIGIBLE = 6.5  # standard deviations beyond which the weights of motion blur, under 1e-9 of the largest, are left out
 

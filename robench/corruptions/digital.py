@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from robench.core.draws import Draws
 from robench.corruptions.levels import graded
-from robench.draws import Draws
 
 COLOURED = 0.587 + 0.114  # what green and blue give to the grey of a colour (ITU-R BT.601)
 

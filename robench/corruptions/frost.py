@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from robench.core.draws import Draws
+from robench.core.errors import InputError
 from robench.corruptions.levels import graded
 from robench.corruptions.weather import grey, plasma
-from robench.draws import Draws
-from robench.errors import InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 USED = 5  # the published generator has six photos and draws from the first five

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robench.draws import Draws
-from robench.errors import InputError
-from robench.recipes import lookup
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.recipes import lookup
 
 SMALL = 64  # up to this side an image gets the severities of CIFAR
 LEAST = 8  # below this side nothing is left of an image that is pixelated to a quarter

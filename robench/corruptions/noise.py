@@ -8,8 +8,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from robench.core.draws import Draws
 from robench.corruptions.levels import graded
-from robench.draws import Draws
 
 
 @graded(cifar=(0.04, 0.06, 0.08, 0.09, 0.10), imagenet=(0.08, 0.12, 0.18, 0.26, 0.38))

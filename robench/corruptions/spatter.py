@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from robench.core.draws import Draws
 from robench.corruptions.blur import mirrored, smoothed
 from robench.corruptions.levels import graded
 from robench.corruptions.weather import grey
-from robench.draws import Draws
 
 WATER, MUD = (175, 238, 238), (63, 42, 20)  # pale turquoise and brown, in grey levels; grey images get the grey of the colour
 EMBOSS = ((-2, -1, 0), (-1, 1, 1), (0, 1, 2))

@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from robench.core.draws import Draws
 from robench.corruptions.blur import gaussian, smoothed
 from robench.corruptions.levels import graded
-from robench.draws import Draws
 
 IMAGENET = 244  # the side whose shares are the published settings of elastic_transform, though the images have 224 pixels
 ELASTIC = {  # strength, deviation and shift of the corners, as shares of the side

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from robench.core.draws import Draws
 from robench.corruptions.blur import smeared, zoom
 from robench.corruptions.levels import graded
-from robench.draws import Draws
 
 GREY = (0.299, 0.587, 0.114)  # the grey of a colour (ITU-R BT.601)
 WIBBLE = 100.0  # the first kick of a plasma is uniform in +-100 times 100; the heights are scaled to [0, 1] at the end

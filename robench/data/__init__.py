@@ -7,11 +7,11 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from robench.core.errors import InputError
+from robench.core.inputs import PathLike, as_seed
+from robench.core.recipes import did_you_mean
 from robench.data import files, official, shapes
 from robench.data.images import Choice, Images, Size, checked, evenly, missed, resized, size_of, stratified
-from robench.errors import InputError
-from robench.inputs import PathLike, as_seed
-from robench.recipes import did_you_mean
 
 __all__ = ["ABOUT", "DATASETS", "FORMATS", "Choice", "Images", "holdout", "load", "missed", "stratified"]
 

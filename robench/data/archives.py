@@ -14,8 +14,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from robench.core.errors import InputError
 from robench.data.images import memory
-from robench.errors import InputError
 
 BROKEN = (
     OSError, ValueError, EOFError, RuntimeError, NotImplementedError, SyntaxError, TypeError, OverflowError, MemoryError, TokenError,

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robench.draws import Draws
-from robench.options import whole
+from robench.core.checks import whole
+from robench.core.draws import Draws
 
 
 def crop_flip(x: Tensor, draws: Draws, step: int = 0, *, padding: int = 4, flip: bool = True) -> Tensor:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from robench.errors import InputError
-from robench.recipes import lookup
+from robench.core.errors import InputError
+from robench.core.recipes import lookup
 
 ORDERS = ("text", "number")
 WAYS = ("by-name", "as-is")

@@ -24,13 +24,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from robench.core.errors import InputError
+from robench.core.recipes import lookup
 from robench.corruptions import corrupted as under
 from robench.corruptions.levels import grade
 from robench.data import files, layouts, official
 from robench.data.images import Choice, Images, places
 from robench.degradation import NINETEEN, SEVERITIES
-from robench.errors import InputError
-from robench.recipes import lookup
 
 NAMES = NINETEEN
 LABELS = "labels.npy"

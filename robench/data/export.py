@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robench.core.errors import InputError
+from robench.core.files import allocate, prepare, write_whole
+from robench.core.recipes import lookup
 from robench.corruptions.levels import grade
 from robench.data.corrupted import ABOUT, LABELS, NAMES, SYNTH, arrays
 from robench.data.images import Images
 from robench.degradation import SEVERITIES
-from robench.errors import InputError
-from robench.recipes import lookup
-from robench.writing import allocate, prepare, write_whole
 
 Put = Callable[[int, Tensor, Tensor], None]
 STAGED = ".replacing"  # the folder inside the exported one in which a set waits until it is whole

@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from robench.core.errors import InputError
 from robench.data import archives
 from robench.data.classes import ordered
 from robench.data.images import Choice, Images, Size, refuse_labels, refuse_too_many
 from robench.data.layouts import SPLITS, STAND_INS, WHOLE, Layout, pictures, understood
-from robench.errors import InputError
 
 NAMED = 6  # classes of a folder that one line names, before it names the first and the last alone
 BROKEN_IMAGE = (OSError, ValueError, EOFError, SyntaxError, Image.DecompressionBombError)

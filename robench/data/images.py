@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robench.draws import Draws
-from robench.errors import InputError
+from robench.core.draws import Draws
+from robench.core.errors import InputError
 
 LARGEST = 4096  # pixels of a side that --image-size and --resize may ask for
 MOST_PIXELS = 2**26  # of what is resized at once

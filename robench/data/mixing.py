@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robench.options import positive
+from robench.core.checks import positive
 
 PARTNERS, SHARE, PLACE = 1, 2, 3  # streams of random numbers that know nothing of each other
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robench.core.errors import InputError
 from robench.data.images import Choice, Images
-from robench.errors import InputError
 
 NAMES = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "svhn": "SVHN", "mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
 SPLITS = ("test", "train")

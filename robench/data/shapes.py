@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from robench.core.draws import Draws
+from robench.core.errors import InputError
 from robench.data.images import Choice, Images
-from robench.draws import Draws
-from robench.errors import InputError
 
 SIZES = {"train": 10_000, "test": 2_000}
 SIDE = 32

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from robench.errors import InputError
-from robench.options import number
+from robench.core.checks import number
+from robench.core.errors import InputError
 
 WORDS = {"black": 0.0, "grey": 0.5, "white": 1.0}
 

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robench.calls import FULL_ROWS, padded
-from robench.draws import Draws
-from robench.errors import InputError
+from robench.core.calls import FULL_ROWS, padded
+from robench.core.checks import number, positive, whole
+from robench.core.draws import Draws
+from robench.core.errors import InputError
 from robench.explainers.baselines import WORDS, baseline_of
-from robench.options import number, positive, whole
 
 
 def saliency(model: nn.Module, x: Tensor, target: Tensor, draws: Draws) -> Tensor:  # noqa: ARG001

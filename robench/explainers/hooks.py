@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robench.calls import LEAST_ROWS
-from robench.draws import Draws
+from robench.core.calls import LEAST_ROWS
+from robench.core.draws import Draws
 from robench.explainers.baselines import baseline_of
 
 LEFT = ("input", "output", "input_ref")  # what DeepLift keeps on a module until its backward pass; it stays where no gradient arrives

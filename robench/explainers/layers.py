@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robench.draws import Draws
-from robench.errors import InputError
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.recipes import did_you_mean, literal, lookup
 from robench.explainers.hooks import attributed, filled, untouched
 from robench.explainers.rebuild import Watched, hookable, inner
-from robench.recipes import did_you_mean, literal, lookup
 
 ATTENTION = ("scaled_dot_product", "multi_head_attention", "transformer_encoder_layer")  # parts of the names of operations
 MODES = {"bilinear": "bilinear", "nearest": "nearest", "bicubic": "bicubic"}

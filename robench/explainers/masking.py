@@ -23,11 +23,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robench.calls import FULL_ROWS, padded
-from robench.draws import Draws
-from robench.errors import InputError
+from robench.core.calls import FULL_ROWS, padded
+from robench.core.checks import whole
+from robench.core.draws import Draws
+from robench.core.errors import InputError
 from robench.explainers.baselines import baseline_of
-from robench.options import whole
 
 MANY = 1000  # forward passes a map that are worth a word [our choice]
 A_BLOCK = 34  # samples for each block: those of the default at 64 blocks, 2176 / 64 [our choice]

@@ -24,8 +24,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from robench.calls import derivative, padded
-from robench.errors import InputError
+from robench.core.calls import derivative, padded
+from robench.core.errors import InputError
 from robench.explainers.hooks import cut, rescaled
 
 Edge = tuple[Any, int]  # a tensor's place in the graph of a forward pass: the node it came from, and which of the node's outputs it is

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
+from robench.core.errors import InputError
 from robench.degradation import EXTRA, FAMILIES, FIFTEEN, Cell
-from robench.errors import InputError
 from robench.figures.house import INK, folded, house, save_figure, short
 from robench.figures.saliency import SIGNED, seen, stroke
 

@@ -19,7 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from robench.writing import write_whole
+from robench.core.files import write_whole
 
 INK, WARM = "#2b4c7e", "#c1502e"
 LONGEST = 44  # letters of a name that are drawn

@@ -18,12 +18,12 @@ from matplotlib.patheffects import withStroke
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from robench.errors import InputError
+from robench.core.errors import InputError
+from robench.core.files import write_whole
+from robench.core.fronts import Pair, stairs
+from robench.core.fronts import front as undominated
 from robench.figures.house import folded, house, save_figure, short, written
 from robench.figures.saliency import below, look, stroke
-from robench.fronts import Pair, stairs
-from robench.fronts import front as undominated
-from robench.writing import write_whole
 
 History = Sequence[Mapping[str, Any]]
 Box = tuple[float, ...]  # left, low, right, high

@@ -8,14 +8,14 @@ from typing import Any
 
 from torch import nn
 
-from robench.errors import InputError
+from robench.core.checks import whole
+from robench.core.errors import InputError
+from robench.core.recipes import Recipe, lookup, parse, resolve
 from robench.models.contract import fillable
 from robench.models.foreign import from_code, from_timm, from_torchvision
 from robench.models.layers import ACTIVATIONS, Shape, normalised
 from robench.models.resnet import cifar_resnet, preact_resnet18, resnet18, wide_resnet
 from robench.models.small import cnn, lenet, mlp, smallcnn, two_conv
-from robench.options import whole
-from robench.recipes import Recipe, lookup, parse, resolve
 
 
 def build(

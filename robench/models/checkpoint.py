@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robench.errors import InputError
+from robench.core.errors import InputError
+from robench.core.files import write_whole
+from robench.core.threat import NORMS
 from robench.models.files import existing, read_torch, sniff_zip
-from robench.threat import NORMS
-from robench.writing import write_whole
 
 FORMAT = "robench-checkpoint-1"
 MOST_NUMBERS = 2**28  # of one image that a network was trained on

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from robench.calls import frozen, into_eval
-from robench.errors import InputError
-from robench.memory import is_out_of_memory
+from robench.core.calls import frozen, into_eval
+from robench.core.errors import InputError
+from robench.core.memory import is_out_of_memory
+from robench.core.rows import Check
 from robench.models.files import first_line
-from robench.rows import Check
 
 FEW = 4  # images that are looked at
 SIZES = (1, 3, 17)  # one image, an odd number, and more than the 16 rows that every call is filled up to

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robench.errors import InputError
+from robench.core.errors import InputError
 
 
 class Exported(nn.Module):

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from robench.errors import InputError
+from robench.core.errors import InputError
 
 TRUST = "pass --trust (trust=True in Python)"
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import nn
 
-from robench.errors import InputError
+from robench.core.errors import InputError
+from robench.core.recipes import did_you_mean, from_file, lookup, names_of
 from robench.models.files import first_line
 from robench.models.layers import Shape
-from robench.recipes import did_you_mean, from_file, lookup, names_of
 
 CLASSES = ("num_classes", "n_classes", "nb_classes", "nclasses", "classes")  # what people call the number of classes
 DOWNLOADS = ("weights", "weights_backbone", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from robench.calls import padded
+from robench.core.calls import padded
+from robench.core.statistics import mcnemar
 from robench.models.layers import Normalize
 from robench.models.weights import words
-from robench.statistics import mcnemar
 
 MOST = 64  # images that are looked at
 SURE = 1e-3  # p value of the exact McNemar test, five times in a row

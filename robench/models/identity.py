@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import nn
 
+from robench.core.recipes import parse
 from robench.models.architectures import is_library, runs_code
 from robench.models.checkpoint import fingerprint
-from robench.recipes import parse
 
 LIBRARIES = ("torch", "torchvision", "timm", "robench", "captum")
 

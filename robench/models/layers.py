@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from robench.errors import InputError
+from robench.core.errors import InputError
 
 Act = Callable[[], nn.Module]
 Shape = tuple[int, int, int]

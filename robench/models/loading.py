@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robench.calls import are_probabilities, into_eval
-from robench.errors import InputError
-from robench.inputs import as_device
+from robench.core.calls import are_probabilities, into_eval
+from robench.core.errors import InputError
+from robench.core.inputs import as_device
+from robench.core.recipes import parse
 from robench.models.architectures import ARCHITECTURES, build, is_foreign, is_library, runs_code
 from robench.models.checkpoint import fingerprint, is_ours, parts
 from robench.models.contract import answer_or_refuse, examined, refuse_absent
@@ -39,7 +40,6 @@ from robench.models.weights import (
     without_prefixes,
     words,
 )
-from robench.recipes import parse
 
 
 @dataclass(frozen=True)

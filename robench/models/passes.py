@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
-from robench.calls import into_eval
-from robench.errors import InputError
-from robench.recipes import did_you_mean
+from robench.core.calls import into_eval
+from robench.core.errors import InputError
+from robench.core.recipes import did_you_mean
 
 PRECISIONS = ("fp32", "tf32", "bf16")
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

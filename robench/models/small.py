@@ -7,8 +7,8 @@ from itertools import chain, pairwise
 
 from torch import nn
 
+from robench.core.checks import whole
 from robench.models.layers import Act, Shape, active, at_least, he_init, named
-from robench.options import whole
 
 
 def mlp(classes: int, shape: Shape, act: Act, *, width: int = 200, depth: int = 2, dropout: float = 0.0) -> nn.Sequential:

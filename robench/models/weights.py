@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robench.errors import InputError
-from robench.recipes import did_you_mean
+from robench.core.errors import InputError
+from robench.core.recipes import did_you_mean
 
 NESTS = ("state_dict", "model_state_dict", "model", "net", "ema")
 NO_WEIGHTS = ("optim", "sched", "scaler")  # parts of the names under which training tools keep tensors that are no weights

@@ -11,7 +11,10 @@ from functools import partial
 
 from torch import Tensor
 
-from robench.errors import InputError
+from robench.core.errors import InputError
+from robench.core.recipes import Recipe, parse, resolve
+from robench.core.schedules import shares
+from robench.core.threat import Threat, reachable, refuse_too_large
 from robench.objectives.adversarial import pgd_at
 from robench.objectives.alp import alp
 from robench.objectives.arr import arr
@@ -37,9 +40,6 @@ from robench.objectives.trades import trades
 from robench.objectives.tulip import tulip
 from robench.objectives.vat import vat
 from robench.objectives.weight_norms import l1, l2
-from robench.recipes import Recipe, parse, resolve
-from robench.schedules import shares
-from robench.threat import Threat, reachable, refuse_too_large
 
 __all__ = [
     "DEFAULT_BASES",

@@ -8,12 +8,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from robench.calls import frozen
+from robench.core.calls import frozen
+from robench.core.checks import number, whole
+from robench.core.threat import Threat
+from robench.core.types import Batch
 from robench.objectives.standard import ce_at_images
 from robench.objectives.terms import Objective, cross_entropies
-from robench.options import number, whole
-from robench.threat import Threat
-from robench.types import Batch
 
 
 def pgd_at(*, steps: int = 10, step_size: float | None = None) -> Objective:

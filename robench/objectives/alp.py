@@ -13,11 +13,11 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from robench.core.checks import number
+from robench.core.types import Batch
 from robench.objectives.adversarial import check_steps, pgd
 from robench.objectives.gradients import precise
 from robench.objectives.terms import Objective, clean_logits, cross_entropy
-from robench.options import number
-from robench.types import Batch
 
 
 def alp(*, steps: int = 10, step_size: float | None = None, weight: float = 0.5) -> Objective:

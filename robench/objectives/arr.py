@@ -24,13 +24,13 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from robench.errors import InputError
+from robench.core.checks import number
+from robench.core.errors import InputError
+from robench.core.recipes import lookup
+from robench.core.types import Batch
 from robench.objectives.adversarial import check_steps, climb
 from robench.objectives.gradients import precise, unrecorded
 from robench.objectives.terms import clean_logits, cross_entropies, kl
-from robench.options import number
-from robench.recipes import lookup
-from robench.types import Batch
 
 
 def arr(

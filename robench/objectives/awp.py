@@ -20,7 +20,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from robench.options import number
+from robench.core.checks import number
 
 
 def alone(gradients: Sequence[Tensor]) -> None:

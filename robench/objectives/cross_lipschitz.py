@@ -17,13 +17,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from robench.draws import Draws
-from robench.errors import InputError
+from robench.core.checks import whole
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.recipes import lookup
+from robench.core.types import Batch
 from robench.objectives.gradients import Field, class_gradients, field_of, square
 from robench.objectives.sagr import centred
-from robench.options import whole
-from robench.recipes import lookup
-from robench.types import Batch
 
 
 def cross_lipschitz(model: nn.Module, batch: Batch, *, estimator: str = "rademacher", projections: int = 1, at: str = "base") -> Tensor:

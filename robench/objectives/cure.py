@@ -16,10 +16,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from robench.core.checks import positive, switch
+from robench.core.types import Batch
 from robench.objectives.double_backprop import loss_field, loss_gradient
 from robench.objectives.gradients import Field
-from robench.options import positive, switch
-from robench.types import Batch
 
 STAGES = tuple(step / 3 for step in (0.1, 0.4, 0.8, 1.8, 3.0))  # shares of h, each for a tenth of the training, the last from there on
 

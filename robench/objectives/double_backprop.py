@@ -12,11 +12,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from robench.core.recipes import lookup
+from robench.core.types import Batch
 from robench.objectives.gradients import Field, field_of, precise, vjp
 from robench.objectives.sagr import NORMS
 from robench.objectives.terms import cross_entropies
-from robench.recipes import lookup
-from robench.types import Batch
 
 
 def double_backprop(model: nn.Module, batch: Batch, *, norm: str = "l2sq", at: str = "base") -> Tensor:

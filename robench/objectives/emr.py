@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from robench.core.checks import positive
+from robench.core.types import Batch
 from robench.objectives.gradients import field_of, precise, square
-from robench.options import positive
-from robench.types import Batch
 
 
 def emr(model: nn.Module, batch: Batch, *, temperature: float = 40.0, at: str = "base") -> Tensor:

@@ -16,12 +16,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from robench.calls import frozen
+from robench.core.calls import frozen
+from robench.core.checks import number, positive, switch
+from robench.core.threat import Threat
+from robench.core.types import Batch
 from robench.objectives.standard import ce_at_images
 from robench.objectives.terms import Objective, cross_entropies
-from robench.options import number, positive, switch
-from robench.threat import Threat
-from robench.types import Batch
 
 
 def fgsm_at(*, start: float = 0.0, step: float = 1.0, clip: bool = True) -> Objective:

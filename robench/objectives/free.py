@@ -16,11 +16,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from robench.core.checks import positive, whole
+from robench.core.threat import Threat
+from robench.core.types import Batch
 from robench.objectives.standard import ce_at_images
 from robench.objectives.terms import Objective
-from robench.options import positive, whole
-from robench.threat import Threat
-from robench.types import Batch
 
 DELTA = "free-at/delta"  # the perturbations in multiples of eps, (B, C, H, W), one for each place in the batch
 

@@ -15,10 +15,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from robench.core.checks import switch
+from robench.core.types import Batch
 from robench.objectives.gradients import differentiable, evaluated, precise, unit
 from robench.objectives.terms import cross_entropies
-from robench.options import switch
-from robench.types import Batch
 
 
 def gradalign(model: nn.Module, batch: Batch, *, constant: bool = False) -> Tensor:

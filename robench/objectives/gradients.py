@@ -16,9 +16,9 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
-from robench.recipes import lookup
-from robench.threat import per_sample
-from robench.types import Batch
+from robench.core.recipes import lookup
+from robench.core.threat import per_sample
+from robench.core.types import Batch
 
 PLACES = {"base": "x_adv", "clean": "x"}
 

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robench.errors import InputError
+from robench.core.checks import number, positive
+from robench.core.errors import InputError
+from robench.core.types import Batch
 from robench.objectives.adversarial import check_steps
 from robench.objectives.terms import Objective
 from robench.objectives.trades import ce_and_kl, kl_pgd
-from robench.options import number, positive
-from robench.types import Batch
 
 
 def hat(*, beta: float = 2.5, gamma: float = 0.5, h: float = 2.0, steps: int = 10, step_size: float | None = None) -> Objective:

@@ -15,12 +15,12 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from robench.calls import frozen
-from robench.errors import InputError
+from robench.core.calls import frozen
+from robench.core.errors import InputError
+from robench.core.recipes import lookup
+from robench.core.types import Batch
 from robench.objectives.gradients import differentiable, precise
 from robench.objectives.terms import cross_entropies
-from robench.recipes import lookup
-from robench.types import Batch
 
 SCALARS: Mapping[str, Callable[[Tensor, Batch], Tensor]] = {
     "logit": lambda logits, batch: logits.gather(1, batch.y[:, None]).squeeze(1),

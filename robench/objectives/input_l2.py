@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from robench.core.types import Batch
 from robench.objectives.gradients import class_gradient, field_of
-from robench.types import Batch
 
 
 def input_l2(model: nn.Module, batch: Batch, *, at: str = "base") -> Tensor:

@@ -17,11 +17,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from robench.core.checks import number
+from robench.core.types import Batch
 from robench.objectives.adversarial import check_steps, pgd
 from robench.objectives.terms import Objective, clean_logits, cross_entropies, cross_entropy, kl
 from robench.objectives.trades import kl_pgd
-from robench.options import number
-from robench.types import Batch
 
 SCALE = 3.0
 

@@ -14,10 +14,10 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from robench.core.checks import number
+from robench.core.types import Batch
 from robench.objectives.adversarial import check_steps, pgd
 from robench.objectives.terms import Objective, clean_logits, cross_entropy, kl
-from robench.options import number
-from robench.types import Batch
 
 SMALL = 1e-4
 

@@ -22,12 +22,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robench.draws import Draws
-from robench.errors import InputError
+from robench.core.checks import number, whole
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.recipes import lookup
+from robench.core.types import Batch
 from robench.objectives.gradients import Field, class_gradient, class_gradients, field_of, square, square_fd, vjp
-from robench.options import number, whole
-from robench.recipes import lookup
-from robench.types import Batch
 
 RHO = 0.1  # if none is given
 

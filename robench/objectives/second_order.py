@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from robench.errors import InputError
+from robench.core.errors import InputError
 
 FUSED_ATTENTION = "ScaledDotProduct"  # how the names of its nodes in an autograd graph begin
 NO_DERIVATIVE = re.compile(

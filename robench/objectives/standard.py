@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from robench.core.types import Batch
 from robench.objectives.terms import Objective, cross_entropy
-from robench.types import Batch
 
 
 def standard() -> Objective:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robench.errors import InputError
-from robench.options import number
-from robench.types import Batch
+from robench.core.checks import number
+from robench.core.errors import InputError
+from robench.core.types import Batch
 
 Craft: TypeAlias = Callable[[nn.Module, Batch], Tensor]
 Loss: TypeAlias = Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]]

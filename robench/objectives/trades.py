@@ -14,11 +14,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from robench.calls import frozen
+from robench.core.calls import frozen
+from robench.core.checks import number
+from robench.core.types import Batch
 from robench.objectives.adversarial import check_steps, climb
 from robench.objectives.terms import Objective, clean_logits, cross_entropy, kl
-from robench.options import number
-from robench.types import Batch
 
 START = 0.001  # standard deviation of the start, in pixel units: at x itself the KL and its gradient are zero
 

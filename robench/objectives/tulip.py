@@ -24,11 +24,11 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from robench.core.checks import positive
+from robench.core.recipes import lookup
+from robench.core.types import Batch
 from robench.objectives.double_backprop import loss_field
 from robench.objectives.gradients import unit
-from robench.options import positive
-from robench.recipes import lookup
-from robench.types import Batch
 
 
 def tulip(model: nn.Module, batch: Batch, *, norm: str = "threat", h: float = 1e-2, at: str = "base") -> Tensor:

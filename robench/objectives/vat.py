@@ -29,11 +29,11 @@ import math
 import torch
 from torch import Tensor, nn
 
-from robench.calls import frozen
+from robench.core.calls import frozen
+from robench.core.checks import positive, whole
+from robench.core.types import Batch
 from robench.objectives.gradients import precise, unit, unrecorded
 from robench.objectives.terms import clean_logits, kl
-from robench.options import positive, whole
-from robench.types import Batch
 
 
 def vat(model: nn.Module, batch: Batch, *, radius: float | None = None, iterations: int = 1, xi: float = 0.1) -> Tensor:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from robench.types import Batch
+from robench.core.types import Batch
 
 
 def l1(model: nn.Module, batch: Batch) -> Tensor:

@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+from robench.core.types import Level
 from robench.probes.noise import inductive_noise, random_noise
 from robench.probes.occlusion import inductive_occlusion, random_occlusion
-from robench.types import Level
 
 Probe = Callable[..., Iterator[Level]]
 

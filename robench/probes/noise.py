@@ -8,13 +8,13 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from robench.calls import derivative, leaf_of, padded
-from robench.draws import Draws
-from robench.errors import InputError
+from robench.core.calls import derivative, leaf_of, padded
+from robench.core.checks import number, positive, whole
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.recipes import lookup
+from robench.core.types import Level
 from robench.explainers.baselines import normalisation_of
-from robench.options import number, positive, whole
-from robench.recipes import lookup
-from robench.types import Level
 
 INDUCTIVE = tuple(i / 500 for i in range(1, 11))  # .002, .004, ..., .02: the shares for inductive noise in Chen et al.'s code
 RANDOM = tuple(i / 50 for i in range(1, 11))  # .02, .04, ..., .2: theirs for random noise

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from robench.calls import FULL_ROWS
-from robench.draws import Draws
-from robench.errors import InputError
-from robench.options import whole
+from robench.core.calls import FULL_ROWS
+from robench.core.checks import whole
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.recipes import lookup
+from robench.core.types import Level
 from robench.probes.noise import attribution, first, wrong
-from robench.recipes import lookup
-from robench.types import Level
 
 COLOURS = {"black": 0.0, "grey": 0.5, "white": 1.0}
 

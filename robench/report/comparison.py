@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from robench import destinations
-from robench.errors import InputError
+from robench.core import folders as destinations
+from robench.core.errors import InputError
 from robench.results.compare import Compared, Results, blind, compare_all, failures, load_all, write
 from robench.results.compare import gates as gates_of
 from robench.results.files import table

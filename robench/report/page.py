@@ -15,8 +15,8 @@ from html import escape
 from itertools import groupby
 from pathlib import Path
 
-from robench.errors import InputError
-from robench.writing import write_whole
+from robench.core.errors import InputError
+from robench.core.files import write_whole
 
 Cell = str | int | float | None
 DASH = "\u2013"

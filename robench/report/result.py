@@ -9,17 +9,17 @@ from typing import Any
 
 import pandas as pd
 
-from robench import destinations
+from robench.core import folders as destinations
+from robench.core.errors import InputError
+from robench.core.inputs import PathLike
+from robench.core.recipes import spelled
+from robench.core.rows import Row
 from robench.data import Images
-from robench.errors import InputError
-from robench.inputs import PathLike
 from robench.measurement import Measurement
-from robench.recipes import spelled
 from robench.report.folder import radii_of, reference_words, save_measurement, threat_words
 from robench.report.manifest import manifest
 from robench.results.files import table
 from robench.results.scores import audits_of, layers_of
-from robench.rows import Row
 from robench.runs.measure import recipes_of
 
 ALWAYS = ("probe", "metric", "value")  # columns that a notebook shows in any case

@@ -9,8 +9,8 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from robench.recipes import eps_text
-from robench.rows import SOURCE, Row
+from robench.core.recipes import eps_text
+from robench.core.rows import SOURCE, Row
 
 KINDS = ("attack", "method", "probe", "corruption")  # in the order of their tables
 MOST = 3  # levels of a probe that a terminal shows

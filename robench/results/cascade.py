@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from robench import diagnostics
-from robench.recipes import eps_text
-from robench.rows import SOURCE, WILSON, Check, Interval, Row, Sample
+from robench.core.recipes import eps_text
+from robench.core.rows import SOURCE, WILSON, Check, Interval, Row, Sample
 from robench.runs.images import unpacked
 from robench.runs.ledger import Ledger, Record
 from robench.runs.measure import Measured

@@ -16,12 +16,12 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from robench.errors import InputError
-from robench.recipes import ON, did_you_mean, eps_text
+from robench.core.errors import InputError
+from robench.core.files import write_whole
+from robench.core.recipes import ON, did_you_mean, eps_text
+from robench.core.rows import SOURCE
+from robench.core.statistics import least_significant, mcnemar, paired_difference
 from robench.results.files import table
-from robench.rows import SOURCE
-from robench.statistics import least_significant, mcnemar, paired_difference
-from robench.writing import write_whole
 
 ROWS = ("checkpoint", "n", "norm", "eps", "probe", "setting", "metric", "value")
 SAMPLES = ("sample", "label", "broken_by")

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from robench.core.rows import Row
+from robench.core.statistics import Values
 from robench.degradation import ALL, CLEAN, NINETEEN, Cell, Reference, measured_reference, rows_of
 from robench.results.cascade import threat_before
-from robench.rows import Row
 from robench.runs.measure import Measured
 from robench.runs.types import Case, Stage
-from robench.statistics import Values
 
 NEEDS_CLEAN = ("relative_error", "relative_accuracy", "relative_ce", "relative_mce")  # and all rows of the probe clean
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pandas as pd
 
-from robench.errors import InputError
-from robench.rows import Row, Sample
-from robench.writing import write_whole
+from robench.core.errors import InputError
+from robench.core.files import write_whole
+from robench.core.rows import Row, Sample
 
 Entries = Sequence[Any] | Mapping[str, Sequence[Any]]  # lines of one dataclass, or columns by name
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from robench.core.rows import WILSON, Check, Row, Tried
 from robench.results.cascade import threat_before
-from robench.rows import WILSON, Check, Row, Tried
 from robench.runs.ledger import Record
 from robench.runs.measure import Measured
 from robench.runs.types import Case, Stage

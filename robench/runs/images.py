@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robench.errors import InputError
+from robench.core.errors import InputError
+from robench.core.files import stem
 from robench.runs.store import read_rows
 from robench.runs.types import Case, Pool, Stage
-from robench.writing import stem
 
 LONG = 80  # letters of a name in that of a file
 

@@ -13,19 +13,19 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from robench.calls import padded
 from robench.claims import is_own
-from robench.draws import Draws
-from robench.recipes import eps_text
-from robench.rows import Interval
+from robench.core.calls import padded
+from robench.core.draws import Draws
+from robench.core.files import stem
+from robench.core.processes import World
+from robench.core.recipes import eps_text
+from robench.core.rows import Interval
+from robench.core.statistics import anytime
 from robench.runs.images import file_of, shown_by
 from robench.runs.ledger import Ledger, entry_of
 from robench.runs.stages.clean import check_logits
 from robench.runs.store import Store, make_rows, write_rows
 from robench.runs.types import Begun, Case, Chunk, Outcome, Pool, Stage, Track, floats, untracked
-from robench.shards import World
-from robench.statistics import anytime
-from robench.writing import stem
 
 FEW = 2  # images on which a stage is tried out
 

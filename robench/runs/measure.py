@@ -17,25 +17,25 @@ from torch import Tensor, nn
 
 from robench import diagnostics
 from robench.attacks.kernels import compiled as compiled_kernels
-from robench.calls import frozen, padded
-from robench.destinations import Place
-from robench.draws import Draws
-from robench.errors import InputError, UnfinishedError
-from robench.inputs import Function
-from robench.journal import Adds, begun
-from robench.memory import ending_told
+from robench.core.calls import frozen, padded
+from robench.core.draws import Draws
+from robench.core.errors import InputError, UnfinishedError
+from robench.core.folders import Place
+from robench.core.inputs import Function
+from robench.core.journal import Adds, begun
+from robench.core.memory import ending_told
+from robench.core.processes import World, started
+from robench.core.recipes import Recipe, options_of
+from robench.core.rows import WILSON, Check, Interval
 from robench.models.contract import FEW, examined, refuse_absent
 from robench.models.identity import code_of, identity
 from robench.models.passes import arithmetic, cheaper
-from robench.recipes import Recipe, options_of
-from robench.rows import WILSON, Check, Interval
 from robench.runs.images import file_of
 from robench.runs.ledger import Ledger
 from robench.runs.loop import Run, Taker, admit, anytime_of, exchange, run_block, shuffled
 from robench.runs.stages.clean import check_logits
 from robench.runs.store import Store, alone, make_rows, opened, unwritten
 from robench.runs.types import Case, Pool, Stage, Subject, Track, floats, untracked
-from robench.shards import World, started
 
 EXAMINED = 64  # how many images the diagnostics look at
 ENTRIES = 3  # counts the forms that the entries of a state have had: one of another form is not taken up

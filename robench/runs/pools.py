@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robench.calls import plain
+from robench.core.calls import plain
+from robench.core.errors import InputError
+from robench.core.inputs import Array, as_images, as_labels
 from robench.data import Images
 from robench.data.images import out_of_range
-from robench.errors import InputError
-from robench.inputs import Array, as_images, as_labels
 from robench.runs.types import Pool
 
 

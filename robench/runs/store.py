@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robench.destinations import HIDDEN, Place, alone_at, alone_in, ended_by_disk, kept_in_spite_of, swept
-from robench.errors import InputError
-from robench.journal import Adds, Journal, states
-from robench.shards import World
-from robench.writing import ELSEWHERE, allocate, room
+from robench.core.errors import InputError
+from robench.core.files import ELSEWHERE, allocate, room
+from robench.core.folders import HIDDEN, Place, alone_at, alone_in, ended_by_disk, kept_in_spite_of, swept
+from robench.core.journal import Adds, Journal, states
+from robench.core.processes import World
 
 
 class Store:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from robench.calls import padded
-from robench.inputs import for_model
-from robench.rows import Check, Row
-from robench.threat import Threat
+from robench.core.calls import padded
+from robench.core.inputs import for_model
+from robench.core.rows import Check, Row
+from robench.core.threat import Threat
 
 if TYPE_CHECKING:
     from robench.runs.ledger import Ledger

@@ -2,7 +2,7 @@
 
 python tests/benchmarks/autoattack_vs_reference.py resnet2b --eps 2/255 --n 200 --modes eager,compiled,fast --rounds 2
 
-Every run is a process of its own, as its users get it: ours keeps freed memory (robench.memory), as the command line does, and the
+Every run is a process of its own, as its users get it: ours keeps freed memory (robench.core.memory), as the command line does, and the
 reference does not, unless --reference-keeps-memory. Imports, loading and a warm-up on 32 images (which compiles) are not timed.
 Prints, for each mode, the median over the rounds of its seconds divided by the reference's of the same round, the accuracy left, the
 passes of a sample that survives everything, and the seconds divided by those of the bare passes: the same calls of the model (rows,
@@ -26,10 +26,10 @@ import torch
 from torch import Tensor, nn
 
 from robench import evaluate
+from robench.core.memory import keep_freed_memory
+from robench.core.recipes import fraction
 from robench.data import load as load_images
-from robench.memory import keep_freed_memory
 from robench.models import load
-from robench.recipes import fraction
 
 MNIST = ("wong2020_fgsm", "atzmon2019")
 REFERENCE = "reference"

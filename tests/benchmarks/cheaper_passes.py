@@ -21,9 +21,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from robench.calls import frozen
+from robench.core.calls import frozen
+from robench.core.recipes import from_file
 from robench.models.passes import StandIn, arithmetic, fitting_batch, folded, gradient, in_channels_last
-from robench.recipes import from_file
 
 
 def image_shape(model: nn.Module) -> tuple[int, int, int]:

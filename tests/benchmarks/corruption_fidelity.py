@@ -27,9 +27,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from robench.core.draws import Draws
+from robench.core.recipes import options_of
 from robench.corruptions import CORRUPTIONS
-from robench.draws import Draws
-from robench.recipes import options_of
 
 N = 500  # images of the reference
 PERCENT, DEVIATIONS = 3.0, 3.0

@@ -32,9 +32,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robench.core.draws import Draws
+from robench.core.memory import keep_freed_memory
 from robench.corruptions import CORRUPTIONS
-from robench.draws import Draws
-from robench.memory import keep_freed_memory
 
 FIFTEEN = ["gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur"]
 FIFTEEN += ["snow", "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression"]

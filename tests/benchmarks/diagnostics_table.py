@@ -15,12 +15,12 @@ import torch
 from robench.attacks.fgsm import fgsm
 from robench.attacks.noise import noise
 from robench.attacks.pgd import pgd
-from robench.calls import frozen
+from robench.core.calls import frozen
+from robench.core.draws import Draws
+from robench.core.threat import Threat
 from robench.data import load as load_images
 from robench.diagnostics import STEPS, TRIES, examine
-from robench.draws import Draws
 from robench.models import load_model
-from robench.threat import Threat
 
 CASES = [
     ("resnet2b", "linf", 2 / 255), ("resnet4b", "linf", 2 / 255), ("cnn_a_mix", "linf", 2 / 255), ("resnet20_standard", "linf", 1 / 255),

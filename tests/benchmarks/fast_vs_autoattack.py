@@ -19,10 +19,10 @@ from typing import Any
 import torch
 
 from robench import evaluate
+from robench.core.recipes import Recipe, parse
 from robench.data import load as load_images
 from robench.measurement import Measurement
 from robench.models import load
-from robench.recipes import Recipe, parse
 from robench.suites import SUITES
 
 RADII = {

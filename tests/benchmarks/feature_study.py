@@ -27,15 +27,15 @@ import torch
 from torch import Tensor, nn
 
 from robench import corrupt, evaluate
-from robench.calls import frozen, padded
+from robench.core.calls import frozen, padded
+from robench.core.errors import InputError
+from robench.core.memory import keep_freed_memory
+from robench.core.recipes import Recipe, fraction
 from robench.corrupting import made
 from robench.data import Images, holdout
 from robench.data import load as load_images
 from robench.degradation import NOISES
-from robench.errors import InputError
-from robench.memory import keep_freed_memory
 from robench.models import load
-from robench.recipes import Recipe, fraction
 
 STRENGTHS = tuple(10.0**power for power in range(-6, 2))  # of the ridge, in units of the mean variance of a feature
 SEVERITY = 3

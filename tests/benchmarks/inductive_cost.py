@@ -18,13 +18,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from robench.calls import frozen
+from robench.core.calls import frozen
+from robench.core.draws import Draws
+from robench.core.memory import keep_freed_memory
+from robench.core.types import Level
 from robench.data import load as load_images
-from robench.draws import Draws
-from robench.memory import keep_freed_memory
 from robench.models import load
 from robench.probes import PROBES
-from robench.types import Level
 
 NAMES = ("inductive-occlusion-n5r10", "inductive-occlusion-n10r20", "random-occlusion-n10r20")
 MNIST = ("wong2020_fgsm", "atzmon2019")

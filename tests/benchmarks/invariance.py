@@ -16,12 +16,12 @@ from pathlib import Path
 import torch
 
 from robench import evaluate
+from robench.core.memory import keep_freed_memory
+from robench.core.recipes import fraction
+from robench.core.rows import Sample
 from robench.data import load as load_images
 from robench.data.images import Images
-from robench.memory import keep_freed_memory
 from robench.models import load
-from robench.recipes import fraction
-from robench.rows import Sample
 
 
 def samples(model: torch.nn.Module, images: Images, args: argparse.Namespace, batch_size: int) -> dict[int, Sample]:

@@ -18,11 +18,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from robench.calls import frozen
+from robench.core.calls import frozen
+from robench.core.draws import Draws
+from robench.core.memory import keep_freed_memory
 from robench.data import load as load_images
-from robench.draws import Draws
 from robench.explainers.masking import feature_ablation, kernel_shap, occlusion, shapley_sampling
-from robench.memory import keep_freed_memory
 from robench.models import load
 
 METHODS = (occlusion, feature_ablation, shapley_sampling, kernel_shap)

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from robench import evaluate
-from robench.recipes import parse
+from robench.core.recipes import parse
 
 
 def peak(n: int) -> float:

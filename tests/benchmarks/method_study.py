@@ -47,17 +47,17 @@ import torch
 from torch import nn
 
 from robench import evaluate, probe, saliency
+from robench.core.errors import InputError
+from robench.core.files import write_whole
+from robench.core.memory import keep_freed_memory
+from robench.core.recipes import Recipe, parse
 from robench.data import Images
 from robench.data import load as load_images
-from robench.errors import InputError
-from robench.memory import keep_freed_memory
 from robench.models import load_model
 from robench.objectives import NEED_TEACHER
-from robench.recipes import Recipe, parse
 from robench.results.scores import audits_of
 from robench.suites import recipes
 from robench.training import Trained, train
-from robench.writing import write_whole
 
 Method: TypeAlias = tuple[str, tuple[str, ...], dict[str, Any]]
 SHARED: dict[str, Any] = {

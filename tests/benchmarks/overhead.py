@@ -17,10 +17,10 @@ import torch
 from autoattack_vs_reference import CALLS, Recorded, bare_seconds
 
 from robench import evaluate
+from robench.core.memory import keep_freed_memory
+from robench.core.recipes import fraction, parse
 from robench.data import load as load_images
-from robench.memory import keep_freed_memory
 from robench.models import load
-from robench.recipes import fraction, parse
 
 ATTACKS = ("apgd-ce,steps=15", "fab-t,targets=1,steps=10", "square,queries=40")
 

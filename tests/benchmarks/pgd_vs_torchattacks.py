@@ -21,11 +21,11 @@ import torchattacks
 from torch import Tensor, nn
 
 from robench.attacks.pgd import pgd
-from robench.calls import frozen
-from robench.draws import Draws
-from robench.memory import keep_freed_memory
-from robench.recipes import fraction, from_file
-from robench.threat import Threat
+from robench.core.calls import frozen
+from robench.core.draws import Draws
+from robench.core.memory import keep_freed_memory
+from robench.core.recipes import fraction, from_file
+from robench.core.threat import Threat
 
 
 def images(path: Path, n: int) -> tuple[Tensor, Tensor]:

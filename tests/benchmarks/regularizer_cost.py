@@ -17,13 +17,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from robench.draws import Draws
+from robench.core.draws import Draws
+from robench.core.recipes import parse, resolve
+from robench.core.threat import Threat
+from robench.core.types import Batch
 from robench.models.architectures import ARCHITECTURES, build
 from robench.models.layers import ACTIVATIONS
 from robench.objectives import OBJECTIVES, penalised, regularizers_of
-from robench.recipes import parse, resolve
-from robench.threat import Threat
-from robench.types import Batch
 
 VARIANTS: list[tuple[str, list[str]]] = [  # objective, regularisers; the first is what all others are compared with
     ("standard", []),

@@ -27,13 +27,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from robench.audits.inequality import gini
-from robench.calls import frozen
+from robench.core.calls import frozen
+from robench.core.draws import Draws
+from robench.core.memory import keep_freed_memory
+from robench.core.types import Explained
 from robench.data import load as load_images
-from robench.draws import Draws
 from robench.explainers import EXPLAINERS
-from robench.memory import keep_freed_memory
 from robench.models import load
-from robench.types import Explained
 
 MORE = {"input-x-gradient": 1, "smoothgrad": 25, "smoothgrad-sq": 25, "vargrad": 25, "gradient-shap": 25}  # passes of each
 STEPS = 50

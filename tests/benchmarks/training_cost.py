@@ -22,7 +22,7 @@ from regularizer_cost import arguments, clock_of, headline, images, measure, net
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robench.errors import InputError
+from robench.core.errors import InputError
 from robench.objectives import DEFAULT_BASES, OBJECTIVES, REGULARIZERS
 from robench.objectives.gradients import mixes
 

@@ -21,9 +21,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from robench.core.memory import keep_freed_memory
 from robench.data import Images
 from robench.fitting import Step, begin, fit
-from robench.memory import keep_freed_memory
 from robench.models import build
 from robench.settings import plan_of, settled
 

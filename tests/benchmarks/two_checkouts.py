@@ -31,7 +31,7 @@ from contextlib import redirect_stdout
 import torch
 torch.set_num_threads(int(sys.argv[1]))
 from robench.cli import app
-from robench.memory import keep_freed_memory
+from robench.core.memory import keep_freed_memory
 keep_freed_memory()
 def run(words):
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):

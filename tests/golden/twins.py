@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import robench
-from robench.types import Found, Level
+from robench.core.types import Found, Level
 
 CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "shapes-cnn-pgd-at.pt"
 

@@ -20,16 +20,16 @@ from torch import Tensor, nn
 
 from robench import evaluate
 from robench.attacks.kernels import cannot_compile
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.processes import started
+from robench.core.recipes import Recipe
 from robench.data import Images, load
-from robench.draws import Draws
-from robench.errors import InputError
 from robench.fitting import Step, begin, fit
 from robench.measurement import Measurement
 from robench.models import build, load_model
 from robench.presets import PRESETS
-from robench.recipes import Recipe
 from robench.settings import plan_of, settled
-from robench.shards import started
 
 ROOT = Path(__file__).parents[2]
 CHECKPOINT = ROOT / "checkpoints" / "shapes-cnn-pgd-at.pt"

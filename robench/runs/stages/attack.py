@@ -15,21 +15,21 @@ from torch import Tensor
 
 from robench.attacks import fitted
 from robench.attacks.losses import margin
-from robench.calls import padded
 from robench.claims import is_own, refuse_found, same_weights
+from robench.core.calls import padded
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.files import write_whole
+from robench.core.recipes import Recipe, options_of, setting
+from robench.core.threat import Threat, per_sample
+from robench.core.types import Found
 from robench.data.files import png
-from robench.draws import Draws
-from robench.errors import InputError
 from robench.models.passes import arithmetic
-from robench.recipes import Recipe, options_of, setting
 from robench.rounding import in_eight_bits, rounded_labels
 from robench.runs.images import EXAMPLES, packed
 from robench.runs.ledger import Ledger
 from robench.runs.store import write_rows
 from robench.runs.types import Begun, Case, Chunk, Outcome, Stage
-from robench.threat import Threat, per_sample
-from robench.types import Found
-from robench.writing import write_whole
 
 Attack = Callable[..., Found]
 TRANSFER = "transfer:"

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from robench.attacks.losses import margin
-from robench.calls import padded
-from robench.errors import InputError
+from robench.core.calls import padded
+from robench.core.errors import InputError
 from robench.models.contract import refuse_one_output
 from robench.runs.ledger import Ledger
 from robench.runs.store import write_rows

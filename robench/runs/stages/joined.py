@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robench.errors import InputError
+from robench.core.errors import InputError
+from robench.core.threat import Threat
 from robench.results.compare import WORST, Results
 from robench.runs.ledger import Ledger
 from robench.runs.types import Begun, Chunk, Images, Outcome, Pixels, Pool, Stage
-from robench.threat import Threat
 
 
 def joined_stage(results: Results, pool: Pool, subject: str, clean: Stage) -> Stage:

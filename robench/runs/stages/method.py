@@ -17,19 +17,19 @@ from torch import Tensor
 from robench.audits import AUDITS, GROUPS
 from robench.audits.geometry import geometry
 from robench.audits.inequality import lorenz, sizes_of
-from robench.calls import CUT, are_probabilities
 from robench.claims import is_own, of_copies, on_copies, put_back, weights_of
-from robench.draws import Draws
-from robench.errors import InputError
+from robench.core.calls import CUT, are_probabilities
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.inputs import kind
+from robench.core.recipes import Recipe, lookup, options_of, resolve, setting, spelled
+from robench.core.types import Explain, Explained
 from robench.explainers import COMPLETE, EXPLAINERS, LAYERED, chosen_layer, prepared
-from robench.inputs import kind
-from robench.recipes import Recipe, lookup, options_of, resolve, setting, spelled
 from robench.runs.images import packed
 from robench.runs.ledger import Ledger
 from robench.runs.stages.clean import CLEAN, check_logits
 from robench.runs.store import make_rows, write_rows
 from robench.runs.types import Begun, Case, Chunk, Outcome, Stage
-from robench.types import Explain, Explained
 
 JACOBIAN = "jacobian"  # the rows of scores that belong to the model and to no method
 TILES = 8  # how many images the gallery shows

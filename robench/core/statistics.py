@@ -1,6 +1,6 @@
 """The statistics behind a comparison: paired tests and intervals, and an interval that may be looked at after every image.
 
-robench.rows.wilson is the interval of a single accuracy; what is here compares two, or watches one grow. Scores that are no shares, such as
+robench.core.rows.wilson is the interval of a single accuracy; what is here compares two, or watches one grow. Scores that are no shares, such as
 those of saliency maps, have bootstrap intervals of their means, and rank statistics.
 """
 
@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robench.errors import InputError
-from robench.options import whole
-from robench.rows import wilson
+from robench.core.checks import whole
+from robench.core.errors import InputError
+from robench.core.rows import wilson
 
 NORMAL, LEVELS = NormalDist(), (0.025, 0.975)
 Z = NORMAL.inv_cdf(LEVELS[1])
@@ -43,7 +43,7 @@ def mcnemar(only_base: int, only_new: int) -> float:
         InputError: for a count below 0.
 
     Example:
-        >>> from robench.statistics import mcnemar
+        >>> from robench.core.statistics import mcnemar
         >>> mcnemar(6, 0), mcnemar(5, 5)
         (0.03125, 1.0)
     """
@@ -69,7 +69,7 @@ def least_significant(alpha: float) -> int:
         InputError: for alpha outside (0, 1].
 
     Example:
-        >>> from robench.statistics import least_significant
+        >>> from robench.core.statistics import least_significant
         >>> least_significant(0.05), least_significant(1.0)
         (6, 0)
     """
@@ -101,7 +101,7 @@ def paired_difference(both: int, only_base: int, only_new: int, neither: int, z:
         InputError: for a count below 0.
 
     Example:
-        >>> from robench.statistics import paired_difference
+        >>> from robench.core.statistics import paired_difference
         >>> [round(number, 3) for number in paired_difference(80, 9, 3, 8)]
         [-0.06, -0.135, 0.011]
     """
@@ -150,7 +150,7 @@ def anytime(successes: int, n: int, population: int, alpha: float = 0.05) -> tup
         InputError: for counts that cannot be, and alpha outside (0, 1).
 
     Example:
-        >>> from robench.statistics import anytime
+        >>> from robench.core.statistics import anytime
         >>> anytime(0, 0, 500), anytime(300, 500, 500)
         ((0.0, 1.0), (0.6, 0.6))
     """
@@ -204,7 +204,7 @@ def bootstrap_mean(values: Values, seed: int, resamples: int = 2000) -> tuple[fl
         InputError: for fewer than 100 resamples.
 
     Example:
-        >>> from robench.statistics import bootstrap_mean
+        >>> from robench.core.statistics import bootstrap_mean
         >>> low, high = bootstrap_mean(range(20), seed=0)
         >>> low < 9.5 < high
         True
@@ -233,7 +233,7 @@ def difference_of_means(a: Values, b: Values, seed: int, resamples: int = 2000) 
         InputError: for fewer than 100 resamples.
 
     Example:
-        >>> from robench.statistics import difference_of_means
+        >>> from robench.core.statistics import difference_of_means
         >>> difference, low, high = difference_of_means(range(10, 30), range(20), seed=0)
         >>> difference, 0 < low < 10 < high
         (10.0, True)
@@ -313,7 +313,7 @@ def spearman(a: Values, b: Values) -> tuple[float, float, float]:
         InputError: for unequal lengths.
 
     Example:
-        >>> from robench.statistics import spearman
+        >>> from robench.core.statistics import spearman
         >>> rho, low, high = spearman(range(12), [number**3 for number in range(12)])
         >>> rho, low < 1
         (1.0, True)
@@ -363,7 +363,7 @@ def superiority(a: Values, b: Values) -> float:
         InputError: for what are no numbers.
 
     Example:
-        >>> from robench.statistics import superiority
+        >>> from robench.core.statistics import superiority
         >>> superiority([3, 4], [1, 2]), superiority([1, 2], [1, 2])
         (1.0, 0.5)
     """
@@ -388,7 +388,7 @@ def quantiles(values: Values, levels: Sequence[float]) -> list[float]:
         InputError: for a level outside [0, 1].
 
     Example:
-        >>> from robench.statistics import quantiles
+        >>> from robench.core.statistics import quantiles
         >>> quantiles([1, 2, 3, float("nan")], [0, 0.5, 0.75])
         [1.0, 2.0, 2.5]
     """

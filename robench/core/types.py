@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robench.draws import Draws
-from robench.threat import Threat
+from robench.core.draws import Draws
+from robench.core.threat import Threat
 
 Explain = Callable[[nn.Module, Tensor, Tensor, Draws], Tensor]  # explain(model, x, target, draws) -> maps, options bound
 

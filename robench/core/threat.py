@@ -10,9 +10,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from robench.draws import Draws
-from robench.errors import InputError
-from robench.options import positive
+from robench.core.checks import positive
+from robench.core.draws import Draws
+from robench.core.errors import InputError
 
 NORMS = ("linf", "l2", "l1")
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from robench.errors import InputError, UnfinishedError
-from robench.journal import LONG, apart, complete_lines, states
-from robench.recipes import Recipe, spelled, worded
-from robench.writing import ELSEWHERE, FULL, locked, prepare, write_whole
+from robench.core.errors import InputError, UnfinishedError
+from robench.core.files import ELSEWHERE, FULL, locked, prepare, write_whole
+from robench.core.journal import LONG, apart, complete_lines, states
+from robench.core.recipes import Recipe, spelled, worded
 
 MANIFEST = "manifest.json"
 LOCK, STAGED, REPLACING, WHOLE = ".lock", ".results", ".replacing", ".whole"

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from robench.errors import InputError, UnfinishedError
-from robench.writing import FULL, write_whole
+from robench.core.errors import InputError, UnfinishedError
+from robench.core.files import FULL, write_whole
 
 NAME = "state"
 LONG = 60  # letters

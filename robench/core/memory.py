@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import torch
 
-from robench.errors import UnfinishedError
+from robench.core.errors import UnfinishedError
 
 TRIM, TOP_PAD, MMAP = -1, -2, -3  # names of settings of mallopt(3)
 KEPT, LARGEST, AHEAD = 2**31 - 1, 2**25, 2**26  # 2^25 is the most that glibc takes for MMAP

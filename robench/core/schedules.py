@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from robench.errors import InputError
-from robench.options import number, whole
-from robench.recipes import fraction
+from robench.core.checks import number, whole
+from robench.core.errors import InputError
+from robench.core.recipes import fraction
 
 
 def constant(t: float, losses: Sequence[float] = ()) -> float:  # noqa: ARG001 - the signature of every schedule

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from robench.errors import BusyError, InputError
+from robench.core.errors import BusyError, InputError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 ELSEWHERE = "; choose another place"  # the advice where nothing is lost; a run with a state has another

@@ -19,8 +19,8 @@ from traceback import extract_tb
 from types import ModuleType
 from typing import Any, TypeVar
 
-from robench.errors import InputError
-from robench.names import ELSEWHERE, ours_for
+from robench.core.errors import InputError
+from robench.core.synonyms import ELSEWHERE, ours_for
 
 T = TypeVar("T")
 ON = " on "  # between what is measured and what gives its images

@@ -11,7 +11,7 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor, nn
 
-from robench.errors import InputError
+from robench.core.errors import InputError
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robench.errors import InputError
-from robench.recipes import Recipe, fraction, parse
+from robench.core.errors import InputError
+from robench.core.recipes import Recipe, fraction, parse
 
 Array: TypeAlias = Tensor | np.ndarray[Any, Any] | Sequence[Any]
 PathLike: TypeAlias = str | os.PathLike[str]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from robench.errors import InputError
+from robench.core.errors import InputError
 
 
 def whole(name: str, value: object, least: int = 1) -> int:
