@@ -11,27 +11,27 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from robench.api import attack as attack
-    from robench.api import corrupt as corrupt
-    from robench.api import evaluate as evaluate
-    from robench.api import gini as gini
-    from robench.api import probe as probe
-    from robench.api import saliency as saliency
     from robench.core.errors import InputError as InputError
     from robench.core.threat import Threat as Threat
     from robench.data import Images as Images
+    from robench.evaluation.api import attack as attack
+    from robench.evaluation.api import corrupt as corrupt
+    from robench.evaluation.api import evaluate as evaluate
+    from robench.evaluation.api import gini as gini
+    from robench.evaluation.api import probe as probe
+    from robench.evaluation.api import saliency as saliency
     from robench.models import load_model as load_model
     from robench.report.comparison import Comparison as Comparison
     from robench.report.comparison import compare as compare
     from robench.report.result import Result as Result
     from robench.runs.types import Subject as Subject
-    from robench.training import Trained as Trained
-    from robench.training import train as train
+    from robench.training.train import Trained as Trained
+    from robench.training.train import train as train
 
 HOMES = {
-    **dict.fromkeys(("attack", "corrupt", "evaluate", "gini", "probe", "saliency"), "robench.api"),
+    **dict.fromkeys(("attack", "corrupt", "evaluate", "gini", "probe", "saliency"), "robench.evaluation.api"),
     **dict.fromkeys(("Comparison", "compare"), "robench.report.comparison"),
-    **dict.fromkeys(("Trained", "train"), "robench.training"),
+    **dict.fromkeys(("Trained", "train"), "robench.training.train"),
     "Images": "robench.data",
     "InputError": "robench.core.errors",
     "Result": "robench.report.result",

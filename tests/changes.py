@@ -7,7 +7,7 @@ from robench.core.calls import with_gradients
 from robench.core.recipes import parse
 from robench.core.rows import blank
 from robench.core.threat import Threat
-from robench.plans import change_stage
+from robench.evaluation.plans import change_stage
 from robench.results.scores import audits_of, change_of
 from robench.runs.measure import How, execute
 from robench.runs.pools import pool_of

@@ -54,7 +54,14 @@ class Server:
 
 def serve():
     """Forks for each line of the input, and answers when all its processes have ended."""
-    for name in ("torch._dynamo", "matplotlib.pyplot", "robench.api", "robench.cli.evaluate", "robench.report.folder", "robench.auditing"):
+    for name in (
+        "torch._dynamo",
+        "matplotlib.pyplot",
+        "robench.evaluation.api",
+        "robench.cli.evaluate",
+        "robench.report.folder",
+        "robench.evaluation.methods",
+    ):
         importlib.import_module(name)
     from robench.cli import main
 

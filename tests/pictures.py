@@ -10,7 +10,7 @@ from matplotlib.text import Text
 from scipy import ndimage
 
 from robench.core.draws import Draws
-from robench.figures import attacks, corruptions, house, saliency, training
+from robench.report.figures import attacks, corruptions, house, saliency, training
 
 
 def draws(n, seed=0):

@@ -9,14 +9,14 @@ import torch
 from changes import audited, changed
 from torch import nn
 
-from robench.auditing import chosen_methods, chosen_scores
-from robench.audits.inequality import gini_of
 from robench.core.errors import InputError
 from robench.core.recipes import parse
 from robench.core.statistics import spearman
 from robench.core.threat import Threat
-from robench.plans import kind_of
+from robench.evaluation.methods import chosen_methods, chosen_scores
+from robench.evaluation.plans import kind_of
 from robench.results.scores import Change, columns, found, rows_of
+from robench.scores.inequality import gini_of
 
 SIZE = (32, 32)
 

@@ -14,7 +14,7 @@ from robench.core.recipes import parse
 from robench.core.rows import blank
 from robench.core.threat import Threat
 from robench.data import Images
-from robench.plans import Asked, stages_of
+from robench.evaluation.plans import Asked, stages_of
 from robench.runs import measure
 from robench.runs.measure import How, execute
 from robench.runs.pools import pool_of_images

@@ -4,8 +4,8 @@ import pytest
 import torch
 from commandline import robench
 
-from robench import api
 from robench.core.errors import InputError
+from robench.evaluation import api
 from robench.report.folder import accuracies_in
 from robench.report.meanings import accuracy_of, meaning
 from robench.report.tables import tables

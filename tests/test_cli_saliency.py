@@ -8,8 +8,8 @@ import pytest
 import torch
 from commandline import read, refused, robench
 
-from robench.audits.inequality import gini_of
 from robench.core.errors import InputError
+from robench.scores.inequality import gini_of
 
 CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "shapes-cnn-pgd-at.pt"
 MODELS = """

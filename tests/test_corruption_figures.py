@@ -9,9 +9,8 @@ import torch
 from matplotlib.image import imread
 
 from robench.core.errors import InputError
-from robench.degradation import EXTRA, FAMILIES, FIFTEEN, NINETEEN, SEVERITIES
-from robench.figures import corruptions
-from robench.figures.corruptions import (
+from robench.report.figures import corruptions
+from robench.report.figures.corruptions import (
     DAMAGE,
     EMPTY,
     SIGNED,
@@ -27,6 +26,7 @@ from robench.figures.corruptions import (
     severity_curves,
     signed,
 )
+from robench.results.corruption_errors import EXTRA, FAMILIES, FIFTEEN, NINETEEN, SEVERITIES
 
 HOSTILE = ["", "_x", "$x^$", "a\nb", "<b>&", "%s {0}", "\u6a21\u578b", "w" * 300, "\udcff"]
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from robench import degradation
 from robench.core.errors import InputError
 from robench.core.rows import blank, wilson
 from robench.core.statistics import bootstrap_mean
-from robench.degradation import (
+from robench.results import corruption_errors as degradation
+from robench.results.corruption_errors import (
     ALEXNET,
     EXTRA,
     FAMILIES,

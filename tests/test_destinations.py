@@ -20,7 +20,7 @@ from robench.core.files import write_whole
 from robench.core.folders import REPLACING, STAGED, WHOLE, claimed, differing, numbered
 from robench.core.journal import Journal
 from robench.core.recipes import parse
-from robench.settings import file_name, settled
+from robench.training.settings import file_name, settled
 
 WORDS = {"command": "eval", "data": {"n": 100}, "seed": 0}
 CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "shapes-cnn-pgd-at.pt"
@@ -382,7 +382,7 @@ def test_a_file_that_is_no_checkpoint_of_ours_is_not_replaced(tmp_path):
 def test_resume_without_a_name_takes_up_the_newest_unfinished_training_of_these_words(tmp_path):
     words = [*TRAIN[:1], "--epochs", "200", *TRAIN[3:]]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    code = "import runpy, robench.resuming\nrobench.resuming.SAVE_SECONDS = 0.0\nrunpy.run_module('robench', run_name='__main__')"
+    code = "import runpy, robench.training.states\nrobench.resuming.SAVE_SECONDS = 0.0\nrunpy.run_module('robench', run_name='__main__')"
     for seed in (0, 1):
         process = subprocess.Popen(
             [sys.executable, "-c", code, *words, "--seed", str(seed)], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL

@@ -5,13 +5,13 @@ import torch
 from torch import nn
 from torch.autograd import grad as taken_aside  # as a model's file would, before any watch
 
-from robench import diagnostics
 from robench.core.calls import are_probabilities, frozen
 from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.threat import NORMS, Threat
 from robench.data import load as load_images
-from robench.diagnostics import examine, watched
+from robench.runs import diagnostics
+from robench.runs.diagnostics import examine, watched
 
 NAMES = [
     "dynamic", "randomised", "batch_dependent", "probabilities", "zero_gradient", "vanishing_ce", "saturated",

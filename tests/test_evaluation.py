@@ -15,7 +15,7 @@ from robench.core.errors import InputError
 from robench.core.recipes import parse
 from robench.core.rows import Row, wilson
 from robench.core.types import Found
-from robench.suites import SUITES, recipes
+from robench.evaluation.suites import SUITES, recipes
 
 
 def value(found, probe, metric="accuracy"):
@@ -198,8 +198,8 @@ def test_accuracy_at_chance_raises_a_flag(problem):
 def test_every_recipe_of_every_suite_is_known():
     from robench.attacks import ENGINES
     from robench.core.threat import NORMS, Threat
-    from robench.plans import Asked, refuse_unknown, resolvable
-    from robench.suites import ABOUT
+    from robench.evaluation.plans import Asked, refuse_unknown, resolvable
+    from robench.evaluation.suites import ABOUT
 
     assert set(ABOUT) == set(SUITES)
     for suite in SUITES:
@@ -431,7 +431,7 @@ RAND = [parse("apgd-ce,eot=4,steps=8"), parse("apgd-dlr,eot=4,steps=8")]
 
 
 def test_a_transfer_run_is_not_taken_up_with_another_surrogate(problem, monkeypatch, tmp_path):
-    from robench import plans
+    from robench.evaluation import plans
     from robench.models import Loaded
 
     p = problem("linear", n=20)

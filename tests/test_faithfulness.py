@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robench.audits.faithfulness import blurred, completeness, deletion, heat, infidelity, insertion, ranked
 from robench.core.calls import FULL_ROWS
 from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.types import Explained
 from robench.models.layers import Normalize
+from robench.scores.faithfulness import blurred, completeness, deletion, heat, infidelity, insertion, ranked
 
 SCORES = [completeness, infidelity, deletion, insertion]
 

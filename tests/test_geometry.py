@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import jacrev, vmap
 
-from robench.audits.geometry import alignment, geometry
 from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.types import Explained
+from robench.scores.geometry import alignment, geometry
 
 
 class Cut(nn.Module):

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robench.audits import inequality
 from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.types import Batch, Explained
 from robench.objectives.gini import gini
+from robench.scores import inequality
 
 SHAPE = (2, 3, 3)
 

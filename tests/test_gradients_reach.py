@@ -12,12 +12,12 @@ from torch import nn
 
 from robench import evaluate, probe
 from robench.attacks import ATTACKS
-from robench.audits.geometry import geometry
 from robench.core.calls import CUT
 from robench.core.errors import InputError
 from robench.core.recipes import parse
 from robench.core.rows import Row
 from robench.core.threat import Threat
+from robench.scores.geometry import geometry
 
 ABOUT = Row("net", "", "toy", "test", 0, 0, "", 0.0, "", "", "", 0.0)
 

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from robench.core.recipes import parse
-from robench.guards import diverged, in_danger, near_best, overfitted, robust_overfitting, unproven
+from robench.training.guards import diverged, in_danger, near_best, overfitted, robust_overfitting, unproven
 
 
 def epochs(*robust, fgsm=None, clean=1.0, alarms=()):

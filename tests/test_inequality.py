@@ -9,7 +9,10 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from robench.audits.inequality import (
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.types import Explained
+from robench.scores.inequality import (
     REDUCTIONS,
     block_of,
     entropy,
@@ -22,9 +25,6 @@ from robench.audits.inequality import (
     sizes_of,
     top_mass,
 )
-from robench.core.draws import Draws
-from robench.core.errors import InputError
-from robench.core.types import Explained
 
 SCORES = {
     "gini": gini,

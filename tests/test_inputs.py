@@ -14,7 +14,7 @@ from robench.core.inputs import as_radii
 from robench.core.threat import Threat
 from robench.data import load
 from robench.models import load as load_any
-from robench.settings import settled
+from robench.training.settings import settled
 
 
 def verdicts(found):

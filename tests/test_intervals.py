@@ -10,8 +10,8 @@ from robench import evaluate
 from robench.core.recipes import parse
 from robench.core.rows import WILSON, Row, with_interval
 from robench.core.statistics import LEAST, bootstrap_mean, difference_of_means, spearman
-from robench.degradation import rows_of as degraded
 from robench.results.compare import load
+from robench.results.corruption_errors import rows_of as degraded
 from robench.results.files import save
 
 ABOUT = Row("net", "", "toy", "test", 0, 0, "", 0.0, "", "", "", 0.0)
@@ -71,7 +71,7 @@ def test_compare_reads_rows_that_were_written_before_intervals_had_names(problem
 
 
 def test_a_training_tells_the_clean_accuracy_of_the_images_that_were_attacked():
-    from robench.training import CLEAN_ATTACKED, train
+    from robench.training.train import CLEAN_ATTACKED, train
 
     words = {"n_train": 700, "held_out": 0.2, "epochs": 1, "suite": [parse("fgsm")]}
     metrics = train("shapes", eval_n=40, **words).meta["metrics"]

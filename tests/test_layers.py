@@ -120,17 +120,17 @@ def test_help_and_version_do_not_import_torch():
 
 
 def test_the_public_names_are_there_whatever_was_imported_before():
-    import robench.api
-    import robench.evaluation
+    import robench.evaluation.api
+    import robench.evaluation.execution
     import robench.models
     import robench.report.comparison
-    import robench.training
+    import robench.training.train
 
     assert robench.load_model is robench.models.load_model
-    assert robench.train is robench.training.train
+    assert robench.train is robench.training.train.train
     assert robench.compare is robench.report.comparison.compare
     for name in ("attack", "corrupt", "evaluate", "gini", "probe", "saliency"):
-        assert getattr(robench, name) is getattr(robench.api, name)
+        assert getattr(robench, name) is getattr(robench.evaluation.api, name)
     assert {*robench.__all__} == {*robench.HOMES}
     assert all(getattr(robench, name).__name__ == name for name in robench.__all__)
     assert {*robench.__all__} <= {*dir(robench)}

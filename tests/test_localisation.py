@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robench.audits.localisation import mass_gain, mass_in_mask, pointing_game
 from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.types import Explained
+from robench.scores.localisation import mass_gain, mass_in_mask, pointing_game
 
 SCORES = [pointing_game, mass_in_mask, mass_gain]
 

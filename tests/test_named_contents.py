@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from commandline import read, refused, robench
 
-from robench import resuming, train
+from robench import train
 from robench.core.errors import InputError
-from robench.fitting import Note
 from robench.models.identity import code_of
+from robench.training import states as resuming
+from robench.training.fitting import Note
 
 SHORT = {"arch": "mlp,width=8", "epochs": 1, "batch_size": 8, "held_out": 8, "eval_n": 4}
 TRAIN = ["train", "--arch", "mlp,width=8", "--epochs", 1, "--batch-size", 8, "--held-out", 8, "--eval-n", 4, "--threads", 1]

@@ -5,7 +5,7 @@ from changes import audited, changed
 
 from robench import probe
 from robench.core.errors import InputError
-from robench.settings import plan_of, settled
+from robench.training.settings import plan_of, settled
 
 CODE = """
 import torch

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from robench.core.errors import InputError
 from robench.core.recipes import parse
-from robench.plans import kind_of
+from robench.evaluation.plans import kind_of
 
 CODE = """
 import torch

@@ -13,10 +13,10 @@ from torch import nn
 from robench.core.errors import InputError
 from robench.core.processes import World, launched
 from robench.data import Images
-from robench.fitting import Epoch, Step, begin, fit
 from robench.models import checkpoint
 from robench.objectives import OBJECTIVES, REGULARIZERS
-from robench.settings import plan_of, settled
+from robench.training.fitting import Epoch, Step, begin, fit
+from robench.training.settings import plan_of, settled
 
 LAUNCHER = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 ENV = {**os.environ, "OMP_NUM_THREADS": "1"}

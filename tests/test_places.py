@@ -15,8 +15,8 @@ from robench.core.errors import BusyError, InputError, UnfinishedError
 from robench.core.files import locked
 from robench.core.folders import LOCK, claimed
 from robench.core.journal import Journal
-from robench.corrupting import made
 from robench.data import load
+from robench.evaluation.corrupted_sets import made
 
 HELD = """
 import sys, time

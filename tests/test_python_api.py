@@ -22,11 +22,11 @@ from robench.core.errors import InputError
 from robench.core.rows import Row, blank
 from robench.core.threat import Threat
 from robench.data import load
-from robench.presets import SMALL
 from robench.report.comparison import Comparison
 from robench.report.result import Result
 from robench.results.compare import Compared
 from robench.runs.pools import images_of
+from robench.training.presets import SMALL
 
 ROOT = Path(__file__).parents[1]
 CHECKPOINT = ROOT / "checkpoints" / "shapes-cnn-pgd-at.pt"

@@ -11,7 +11,7 @@ from robench.core.errors import InputError
 from robench.core.recipes import parse
 from robench.core.threat import Threat, diameter
 from robench.objectives import refuse_unreachable
-from robench.training import train
+from robench.training.train import train
 
 BEYOND = [
     ("linf", 8.0, "8/255"),

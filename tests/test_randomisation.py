@@ -12,10 +12,10 @@ import torch
 from scipy.stats import rankdata, spearmanr
 from torch import Tensor, fx, nn
 
-from robench.audits.randomisation import correlation, randomisation, randomised, ranks
 from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.types import Explained
+from robench.scores.randomisation import correlation, randomisation, randomised, ranks
 
 
 def gradient(model, x, target, draws):

@@ -3,7 +3,7 @@
 import pytest
 
 from robench.core.recipes import parse
-from robench.training import train
+from robench.training.train import train
 
 pytestmark = [pytest.mark.slow, pytest.mark.realdata]
 

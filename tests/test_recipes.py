@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from robench.attacks import ATTACKS
-from robench.audits import AUDITS
 from robench.core.errors import InputError
 from robench.core.recipes import Recipe, did_you_mean, eps_text, fraction, lookup, parse, resolve, separate, setting
 from robench.core.synonyms import ABSENT, ELSEWHERE, OTHER_NAMES
 from robench.corruptions import CORRUPTIONS
+from robench.evaluation.suites import SUITES
 from robench.explainers import EXPLAINERS
 from robench.objectives import OBJECTIVES, REGULARIZERS
 from robench.probes import PROBES
-from robench.suites import SUITES
+from robench.scores import AUDITS
 
 
 def attack(model, *, steps=10, loss="ce"):

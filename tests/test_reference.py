@@ -18,7 +18,7 @@ from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.recipes import resolve
 from robench.core.threat import Threat
-from robench.suites import recipes
+from robench.evaluation.suites import recipes
 
 NORM_EPS = [("linf", 0.08), ("l2", 0.4), ("l1", 1.0)]
 CASCADES = [

@@ -11,7 +11,7 @@ import torch
 from robench.core.errors import InputError
 from robench.core.files import prepare
 from robench.core.rows import Row, Sample
-from robench.figures.attacks import gallery, staircase
+from robench.report.figures.attacks import gallery, staircase
 from robench.report.manifest import manifest
 from robench.results.files import save
 

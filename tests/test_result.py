@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from robench import api
 from robench.core.errors import InputError
 from robench.data import Images
+from robench.evaluation import api
 from robench.report.folder import save_measurement
 
 SUITE = ["pgd-10", "random-noise,t=0.1,repeats=2", "fog,severity=3", "saliency"]

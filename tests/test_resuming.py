@@ -16,16 +16,17 @@ import torch
 from commandline import INTERRUPTIBLE, read, refused, robench
 from torch import nn
 
-from robench import resuming, training
 from robench.core.errors import InputError
 from robench.data import Images
-from robench.fitting import Epoch, Plan, Step, begin, fit, restore, saved
 from robench.models import checkpoint
 from robench.objectives import REGULARIZERS, regularizers_of
 from robench.objectives.standard import standard
-from robench.presets import PRESETS
-from robench.settings import FIT, plan_of, settled
-from robench.training import train
+from robench.training import states as resuming
+from robench.training import train as training
+from robench.training.fitting import Epoch, Plan, Step, begin, fit, restore, saved
+from robench.training.presets import PRESETS
+from robench.training.settings import FIT, plan_of, settled
+from robench.training.train import train
 
 
 def images(n=32, split="train"):
@@ -240,7 +241,7 @@ def stored(tmp_path):
 
 def started(tmp_path, out, saving="0"):
     """A training in a process of its own that saves its state after every step."""
-    code = INTERRUPTIBLE.replace("import runpy", f"import robench.resuming\nrobench.resuming.SAVE_SECONDS = {saving}\nimport runpy")
+    code = INTERRUPTIBLE.replace("import runpy", f"import robench.training.states\nrobench.resuming.SAVE_SECONDS = {saving}\nimport runpy")
     command = [sys.executable, "-c", code, *map(str, words(tmp_path, out))]
     return subprocess.Popen(
         command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}

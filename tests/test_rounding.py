@@ -13,10 +13,10 @@ from PIL import Image
 from torch import nn
 
 from robench import evaluate
+from robench.attacks.eight_bits import in_eight_bits, rounded_labels
 from robench.core.errors import InputError
 from robench.core.recipes import parse
 from robench.core.threat import Threat
-from robench.rounding import in_eight_bits, rounded_labels
 
 
 def grey(n, shape=(3, 8, 8), seed=0):

@@ -15,9 +15,9 @@ from robench.core.inputs import as_chosen
 from robench.core.recipes import parse
 from robench.core.rows import blank
 from robench.core.threat import Threat
-from robench.corrupting import only_adds
-from robench.evaluation import how_of, measured
-from robench.plans import Asked, stages_of
+from robench.evaluation.corrupted_sets import only_adds
+from robench.evaluation.execution import how_of, measured
+from robench.evaluation.plans import Asked, stages_of
 from robench.results.scores import audits_of
 from robench.runs.ledger import Ledger
 from robench.runs.measure import execute

@@ -12,8 +12,8 @@ from matplotlib.image import imread
 from matplotlib.patches import StepPatch
 from pictures import drawings
 
-from robench.figures import house, saliency
-from robench.figures.saliency import (
+from robench.report.figures import house, saliency
+from robench.report.figures.saliency import (
     Curve,
     Tile,
     bars,

@@ -15,11 +15,11 @@ from torchvision.ops import roi_align
 import robench
 from robench.core.errors import InputError
 from robench.data import load
-from robench.fitting import begin, fit
 from robench.objectives import OBJECTIVES, REGULARIZERS, penalised, regularizers_of
 from robench.objectives.second_order import FIRST_ORDER, attention_by_products, fused_attention, operators_named, refuse_lost_derivatives
-from robench.resuming import Step
-from robench.settings import plan_of, settled
+from robench.training.fitting import begin, fit
+from robench.training.settings import plan_of, settled
+from robench.training.states import Step
 
 VIT = """
 from torchvision.models import VisionTransformer

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from robench.audits.stability import max_sensitivity
 from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.types import Explained
+from robench.scores.stability import max_sensitivity
 
 
 def gradient(model, x, target, draws):

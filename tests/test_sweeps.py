@@ -10,8 +10,8 @@ from commandline import read, refused, robench
 from robench.core.errors import DivergedError, InputError
 from robench.core.recipes import exact, parse, spelled, worded
 from robench.core.rows import wilson
-from robench.presets import PRESETS
-from robench.sweeps import (
+from robench.training.presets import PRESETS
+from robench.training.sweeps import (
     Finished,
     applied,
     grid,

@@ -147,7 +147,7 @@ def test_every_metric_that_a_command_writes_has_a_meaning():
 
 
 def test_every_score_has_a_meaning():
-    from robench.audits import AUDITS, GROUPS
+    from robench.scores import AUDITS, GROUPS
 
     assert [name for name in {*AUDITS, *GROUPS["jacobian"]} if name not in METRICS] == []
 

@@ -9,19 +9,19 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from robench import fitting
 from robench.core.errors import InputError
 from robench.core.schedules import SCHEDULES
 from robench.core.threat import Threat
 from robench.data import Images
-from robench.fitting import OPTIMIZERS, Epoch, Plan, Step, begin, follow, restore, saved, shuffled
-from robench.fitting import fit as steps_of
 from robench.models import checkpoint
 from robench.objectives import OBJECTIVES, regularizers_of
-from robench.presets import ABOUT, PRESETS, default_preset
-from robench.resuming import replacing
-from robench.settings import FIT, few_held_out, first_or_all_kinds, plan_of, settled
-from robench.training import keep, train
+from robench.training import fitting
+from robench.training.fitting import OPTIMIZERS, Epoch, Plan, Step, begin, follow, restore, saved, shuffled
+from robench.training.fitting import fit as steps_of
+from robench.training.presets import ABOUT, PRESETS, default_preset
+from robench.training.settings import FIT, few_held_out, first_or_all_kinds, plan_of, settled
+from robench.training.states import replacing
+from robench.training.train import keep, train
 
 PLAIN = {key: PRESETS["small"][key] for key in FIT}
 PLAIN |= {"optimizer": "sgd", "lr": 0.05, "schedule": "cosine", "epochs": 2, "batch_size": 8, "guard": "off"}
@@ -280,7 +280,7 @@ def test_every_preset_is_complete_and_names_what_exists(name):
 
 
 def test_train_writes_best_and_last_and_never_selects_on_the_test_images(tmp_path, monkeypatch):
-    from robench import training
+    from robench.training import train as training
 
     asked = []
     monkeypatch.setattr(training, "load_images", lambda name, split, **how: asked.append(split) or images(60, split=split))
@@ -344,7 +344,7 @@ def sorted_by_class(folder, n=200, classes=10):
 
 def test_training_sees_every_class_of_a_file_that_is_sorted_by_class(tmp_path, monkeypatch):
     seen = {}
-    from robench import training
+    from robench.training import train as training
 
     attacked, begun = fitting.by_suite, training.fit
 
@@ -391,8 +391,8 @@ def test_at_most_a_fifth_is_held_out_unless_asked_for(tmp_path):
 
 
 def test_a_trained_checkpoint_loads_as_the_network_that_was_measured(tmp_path, monkeypatch):
-    from robench import training
     from robench.models import load
+    from robench.training import train as training
 
     monkeypatch.setattr(training, "load_images", lambda name, split, **how: images(60, split=split))
     done = train("toy", out=tmp_path / "toy.pt", epochs=1, batch_size=8, held_out=10, eval_n=10, arch="mlp,width=8", activation="silu")
@@ -404,7 +404,7 @@ def test_a_trained_checkpoint_loads_as_the_network_that_was_measured(tmp_path, m
 
 def test_a_gradient_in_another_memory_layout_is_put_into_that_of_its_weight(monkeypatch):
     """Second derivatives of convolutions come so, and fused optimisers of torch 2.15 read their entries in the wrong order."""
-    from robench import fitting
+    from robench.training import fitting
 
     plain, fused = network(), network()
     run(plain, reg=("jacobian=0.5",))
@@ -418,7 +418,7 @@ def test_a_gradient_in_another_memory_layout_is_put_into_that_of_its_weight(monk
 
 
 def test_bf16_trains_almost_as_fp32_does_and_is_told(monkeypatch):
-    from robench import training
+    from robench.training import train as training
 
     monkeypatch.setattr(training, "load_images", lambda name, split, **how: images(60, split=split))
     short = {"epochs": 2, "batch_size": 8, "held_out": 10, "eval_n": 10, "arch": "cnn,width=4", "objective": "pgd-at,steps=2", "seed": 3}
@@ -434,6 +434,6 @@ def test_memory_that_ends_in_a_training_is_one_sentence_that_names_the_batch_siz
     def full(*args, **options):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("robench.fitting.gradients", full)
+    monkeypatch.setattr("robench.training.fitting.gradients", full)
     with pytest.raises(InputError, match="does not hold a batch of 64 images: pass a --batch-size below 64"):
         train("shapes", arch="mlp,width=8", n_train=128, batch_size=64, epochs=1, out=tmp_path / "mlp.pt")

@@ -10,10 +10,10 @@ from matplotlib.colors import to_hex
 from matplotlib.image import imread
 
 from robench.core.errors import InputError
-from robench.figures import training
-from robench.figures.house import HOUSE
-from robench.figures.saliency import COLOURS
-from robench.figures.training import EDGE, Point, curves, front, log, overlap, panels_of, spans_decades, within
+from robench.report.figures import training
+from robench.report.figures.house import HOUSE
+from robench.report.figures.saliency import COLOURS
+from robench.report.figures.training import EDGE, Point, curves, front, log, overlap, panels_of, spans_decades, within
 
 HOSTILE = ["", "_hidden", "$x^$", "a\nb\tc", "<b>&amp;", "%s {0}", "\u6a21\u578b", "w" * 300, "\udcff", "\\frac{1}"]
 

@@ -30,7 +30,7 @@ def attack(
     from robench.cli.measure import Job, run
     from robench.core.errors import InputError
     from robench.core.recipes import parse
-    from robench.plans import kind_of
+    from robench.evaluation.plans import kind_of
 
     chosen = parse(recipe)
     if kind_of(chosen) == "method":

@@ -21,10 +21,10 @@ from robench.report.tables import percent
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from robench.fitting import Epoch
-    from robench.resuming import Event
     from robench.runs.types import Track
-    from robench.training import Events
+    from robench.training.fitting import Epoch
+    from robench.training.states import Event
+    from robench.training.train import Events
 
 
 class Pipe(Console):
@@ -126,7 +126,7 @@ def training_progress(quiet: bool) -> Events:
     def follow(events: Iterator[Event], epochs: int) -> Iterator[Event]:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        from robench.fitting import Note, Step
+        from robench.training.fitting import Note, Step
 
         columns = (
             TextColumn("{task.description}"),

@@ -51,7 +51,7 @@ def corrupt(
     """
     from robench.cli.corrupting import Wanted, run_corrupt
     from robench.core.recipes import separate
-    from robench.corrupting import named
+    from robench.evaluation.corrupted_sets import named
 
     chosen = named(separate(corruption or ["fifteen"]))
     wanted = Wanted(

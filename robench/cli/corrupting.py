@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
     from robench.core.folders import Place
     from robench.core.recipes import Recipe
-    from robench.corrupting import Source
     from robench.data import Images
     from robench.data.corrupted import Corrupted
     from robench.data.export import Export
-    from robench.degradation import Reference
+    from robench.evaluation.corrupted_sets import Source
     from robench.report.result import Result
+    from robench.results.corruption_errors import Reference
     from robench.runs.types import Subject as Measured
 
 ROBUSTBENCH = 10_000  # images of a severity, whatever the length of the files, in RobustBench's loader of CIFAR-10-C and CIFAR-100-C
@@ -81,8 +81,8 @@ def measure(
     target: Export | None, way: str | None,
 ) -> None:  # fmt: skip
     """What `run_corrupt` does where there are models."""
-    from robench import api
-    from robench.corrupting import only_adds
+    from robench.evaluation import api
+    from robench.evaluation.corrupted_sets import only_adds
 
     shown = source.y if len(source.classes) == len(images.classes) else None  # of a part of a model's classes nothing is missed
     images = replace(images, y=source.y[: len(images)], classes=source.classes)  # as the models count them
@@ -145,7 +145,7 @@ def described(reference: Reference | None, clean: bool) -> dict[str, Any] | str:
 
 def reference_of(wanted: Wanted, images: Images, source: Source, common: Common, on: str) -> Any:
     """The model by whose errors others are divided, the published errors of AlexNet, or None."""
-    from robench.api import reference_of as known
+    from robench.evaluation.api import reference_of as known
 
     if wanted.reference in (None, "alexnet"):
         return known(wanted.reference, images, source)
@@ -174,7 +174,7 @@ def refuse(models: Sequence[str], wanted: Wanted, common: Common) -> None:
 
 def refuse_recipes(wanted: Wanted) -> None:
     """InputError for corruptions that an export or a set on the disk cannot have."""
-    from robench.claims import is_own
+    from robench.runs.own_functions import is_own
 
     where = "--export" if wanted.export is not None else "--from" if wanted.source is not None else ""
     for recipe in wanted.corruptions if where else ():
@@ -192,7 +192,7 @@ def refuse_recipes(wanted: Wanted) -> None:
 
 def source_of(models: Sequence[str], wanted: Wanted, common: Common, device: str) -> tuple[Images, Source, list[str], str | None]:
     """The images as they are (of a set alone: mild ones), where the corrupted ones come from, as the models count, notes, --classes."""
-    from robench.corrupting import made, of_set
+    from robench.evaluation.corrupted_sets import made, of_set
     from robench.models import peek
     from robench.models.forgotten import MOST
 
@@ -310,7 +310,7 @@ def exported(images: Images, source: Source, wanted: Wanted, common: Common) -> 
 
 def write_only(source: Source, target: Export | None, common: Common, device: str) -> None:
     """Writes the images into the folder; those that are there already are passed over."""
-    from robench import api
+    from robench.evaluation import api
 
     assert target is not None
     api.corrupt([], source, batch_size=common.batch_size or BATCH_SIZE, device=device, target=target, track=tracker(common.quiet))

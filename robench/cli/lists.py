@@ -95,7 +95,7 @@ TABLES = {
     "attacks": ("robench.attacks", "ATTACKS"),
     "probes": ("robench.probes", "PROBES"),
     "methods": ("robench.explainers", "EXPLAINERS"),
-    "scores": ("robench.audits", "AUDITS"),
+    "scores": ("robench.scores", "AUDITS"),
     "models": ("robench.models", "ARCHITECTURES"),
     "corruptions": ("robench.corruptions", "CORRUPTIONS"),
     "objectives": ("robench.objectives", "OBJECTIVES"),
@@ -117,13 +117,13 @@ def entries(what: str) -> list[tuple[str, str, str]]:
     if what == "recipes":
         return [(form, text, f"for example {example}") for form, text, example in RECIPES]
     if what == "suites":
-        from robench.suites import ABOUT, SUITES, SUITES_L1
+        from robench.evaluation.suites import ABOUT, SUITES, SUITES_L1
 
         usual = [(name, ABOUT[name], " + ".join(attacks)) for name, attacks in SUITES.items()]
         return usual + [(f"{name} in l1", "what it is where the norm is l1", " + ".join(attacks)) for name, attacks in SUITES_L1.items()]
     if what == "presets":
-        from robench.presets import ABOUT as SETTINGS
-        from robench.presets import PRESETS
+        from robench.training.presets import ABOUT as SETTINGS
+        from robench.training.presets import PRESETS
 
         return [(name, text, PRESETS[name]["arch"]) for name, text in SETTINGS.items()]
     if what == "data":

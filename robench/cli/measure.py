@@ -1,4 +1,4 @@
-"""What the measuring commands do: load images and models, measure, write the results, print them. The measuring itself is `robench.api`."""
+"""What the measuring commands do: load images and models, measure with `evaluation.api`, write the results, print them."""
 
 from __future__ import annotations
 
@@ -56,26 +56,26 @@ class Job:
 
     def recipes(self, norm: str = "linf") -> list[Recipe]:
         """Every recipe, those of attacks as they are in a norm."""
-        from robench.suites import expanded
+        from robench.evaluation.suites import expanded
 
         return [recipe for _, recipe in expanded(self.chosen, norm)]
 
     @staticmethod
     def kind_is(recipe: Recipe, wanted: str) -> bool:
         """Whether a recipe names a stage of a kind."""
-        from robench.plans import kind_of
+        from robench.evaluation.plans import kind_of
 
         return kind_of(recipe) == wanted
 
     def kinds(self) -> set[str]:
         """What kinds of stage have rows."""
-        from robench.plans import kind_of
+        from robench.evaluation.plans import kind_of
 
         return {kind_of(recipe) for recipe in self.recipes()}
 
     def attacks(self) -> list[Recipe]:
         """The recipes that have a radius, whether for their rows or for their images."""
-        from robench.plans import kind_of
+        from robench.evaluation.plans import kind_of
 
         every = [part for recipe in [*self.recipes(), *self.against] for part in chain_of(recipe)]
         return [recipe for recipe in every if kind_of(recipe) == "attack"]
@@ -85,7 +85,7 @@ def asked_suite(words: Sequence[str]) -> tuple[list[str | Recipe], str]:
     """What --suite names, and its title: a suite alone is taken by its name."""
     from robench.attacks import ATTACKS
     from robench.core.recipes import parse, separate
-    from robench.suites import SUITES, is_list
+    from robench.evaluation.suites import SUITES, is_list
 
     sentences = separate(words)
     several = len(sentences) > 1  # where pgd is the attack of that name
@@ -115,7 +115,7 @@ def refuse_idle(job: Job, attacking: Attacking) -> None:
 def corrupts(job: Job) -> set[str]:
     """The corruptions of robench's own that a run makes, for their rows or for their images."""
     from robench.corruptions import CORRUPTIONS
-    from robench.degradation import SETS
+    from robench.results.corruption_errors import SETS
 
     every = [part for recipe in [*job.recipes(), *job.against] for part in chain_of(recipe)]
     return {name for recipe in every for name in SETS.get(recipe.name, (recipe.name,)) if name in CORRUPTIONS}
@@ -134,8 +134,8 @@ def refuse_idle_radius(job: Job, norm: str | None, eps: float | None) -> None:
 
 def threats_of(what: Sequence[Subject], job: Job, attacking: Attacking) -> list[Threat]:
     """The threats of a run: those of --threat, else the norm and radii of the models, which must be the same for all that are attacked."""
-    from robench.api import threat_of
     from robench.core.threat import Threat
+    from robench.evaluation.api import threat_of
 
     if attacking.threat:
         return [threat_of(words) for words in attacking.threat]
@@ -149,10 +149,10 @@ def threats_of(what: Sequence[Subject], job: Job, attacking: Attacking) -> list[
 
 def run(models: Sequence[str], job: Job, common: Common, attacking: Attacking) -> None:
     """Measures models by what a job names."""
-    from robench.api import threat_of
-    from robench.auditing import known_score
     from robench.core.threat import Threat
-    from robench.plans import Asked, refuse_unknown
+    from robench.evaluation.api import threat_of
+    from robench.evaluation.methods import known_score
+    from robench.evaluation.plans import Asked, refuse_unknown
 
     refuse_idle(job, attacking)
     norms = [threat_of(words).norm for words in attacking.threat or ()] or [attacking.norm or "linf"]
@@ -315,7 +315,7 @@ def measured(
     quiet: bool, compiled: bool,
 ) -> Result:  # fmt: skip
     """What the public function finds."""
-    from robench import api
+    from robench.evaluation import api
 
     images = what[0].images
     how: dict[str, Any] = {
@@ -410,7 +410,7 @@ def recipe_words(recipe: Recipe) -> dict[str, Any]:
 
 def suite_words(chosen: Sequence[str | Recipe]) -> Any:
     """What identifies a suite: its name, and the recipes that the user wrote, those of a file one by one."""
-    from robench.suites import expanded, is_list
+    from robench.evaluation.suites import expanded, is_list
 
     each: list[Any] = []
     for one in chosen:
@@ -423,8 +423,8 @@ def suite_words(chosen: Sequence[str | Recipe]) -> Any:
 
 def score_words(scores: Sequence[str]) -> list[Any]:
     """What identifies scores: their names, and of the user's own the content of their files."""
-    from robench.claims import is_own
     from robench.core.recipes import parse
+    from robench.runs.own_functions import is_own
 
     return [recipe_words(parse(score)) if is_own(score) else score for score in scores]
 

@@ -63,9 +63,9 @@ def saliency(
     """
     from dataclasses import replace
 
-    from robench.auditing import chosen_methods
     from robench.cli.measure import Job, refuse_idle_radius, run
     from robench.core.recipes import parse, separate
+    from robench.evaluation.methods import chosen_methods
 
     others = [parse(sentence) for sentence in separate(against or [])]
     methods = [replace(one, kind="method") for one in chosen_methods(separate(method or ["saliency"]), block=block, layer=layer)]

@@ -12,7 +12,7 @@ from robench.cli.console import complain, message
 from robench.core.errors import InputError
 
 if TYPE_CHECKING:
-    from robench.sweeps import Cell, Finished
+    from robench.training.sweeps import Cell, Finished
 
 
 def sweep_command(
@@ -20,13 +20,13 @@ def sweep_command(
 ) -> None:
     """Trains every cell into the folder `words["out"]`, writes rows.csv, sweep.json and front.png there, and prints the table.
 
-    run    robench.training.train      words  its arguments but for the settings, which are `given` where they are not None
+    run    robench.training.train.train      words  its arguments but for the settings, which are `given` where they are not None
     """
     from robench.cli.measure import alone, destined
     from robench.core.recipes import lookup
-    from robench.presets import PRESETS
-    from robench.sweeps import header, more_cells, planned, sweep
-    from robench.training import refuse_untrainable
+    from robench.training.presets import PRESETS
+    from robench.training.sweeps import header, more_cells, planned, sweep
+    from robench.training.train import refuse_untrainable
 
     alone("a sweep")
     preset, out, resume, force = words.pop("preset"), words.pop("out"), words.pop("resume"), words.pop("force")
@@ -74,7 +74,7 @@ def sweep_command(
 def known(cells: Sequence[Cell], folder: Path) -> list[Finished]:
     """The cells of a finished sweep."""
     from robench.results.files import read_rows
-    from robench.sweeps import Finished
+    from robench.training.sweeps import Finished
 
     rows = [row for row in read_rows(folder) if row.metric != "on_front"]
     return [Finished(cell, [row for row in rows if row.setting == cell.setting], fresh=False) for cell in cells]
@@ -83,7 +83,7 @@ def known(cells: Sequence[Cell], folder: Path) -> list[Finished]:
 def contents(words: dict[str, Any], named: dict[str, Any]) -> dict[str, Any]:
     """The sha256 of what the words of a sweep name: images, a teacher, own code, models that attacks transfer from."""
     from robench.models.identity import code_of, digest_of
-    from robench.training import files_named, images_of
+    from robench.training.train import files_named, images_of
 
     shown = {key: words[key] for key in ("data_dir", "download", "image_size", "resize", "layout")}
     found: dict[str, Any] = {
@@ -106,9 +106,9 @@ def plain(words: dict[str, Any]) -> dict[str, Any]:
 def written(folder: Path, done: Sequence[Finished], suite: str, title: str, words: dict[str, Any], seconds: float) -> None:
     """Draws the front and writes the manifest."""
     from robench.core.files import write_whole
-    from robench.figures.training import front
+    from robench.report.figures.training import front
     from robench.report.manifest import manifest
-    from robench.sweeps import points, robust_probe
+    from robench.training.sweeps import points, robust_probe
 
     front(folder / "front.png", points(done, suite), title, robust=robust_probe(done, suite))
     content = manifest(words["device"], words["seed"], seconds, [])
@@ -119,8 +119,8 @@ def table(done: Sequence[Finished], suite: str, title: str) -> None:
     """Prints a line a cell."""
     from robench.cli.console import show
     from robench.report.tables import interval, percent
-    from robench.sweeps import pivot, robust_probe, with_front
-    from robench.training import CLEAN_ATTACKED
+    from robench.training.sweeps import pivot, robust_probe, with_front
+    from robench.training.train import CLEAN_ATTACKED
 
     robust = robust_probe(done, suite)
     keys = list(done[0].cell.values)

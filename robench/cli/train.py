@@ -14,7 +14,7 @@ from robench.cli import options as o
 from robench.core.errors import InputError
 
 if TYPE_CHECKING:
-    from robench.training import Trained
+    from robench.training.train import Trained
 
 # The options that stand for a key of a preset; what is not given is left to the preset.
 Text: TypeAlias = str | None
@@ -132,7 +132,7 @@ def train(
         "compiled": compiled or None, "guard": guard,
     }  # fmt: skip
     if mean is not None or std is not None:
-        from robench.settings import normalising
+        from robench.training.settings import normalising
 
         given = normalising({**given, "mean": mean and mean.values, "std": std and std.values})
     begin = time.perf_counter()
@@ -141,7 +141,7 @@ def train(
             "which training is --force to replace? Pass its file with --out" + ("" if out is None else f", FILE.pt, not {out}")
         )
     with launched() as world, interruptible(force):
-        from robench.training import train as run
+        from robench.training.train import train as run
 
         words: dict[str, Any] = {
             "data": data, "preset": preset, "data_dir": data_dir, "download": download, "image_size": image_size,
@@ -165,7 +165,7 @@ def train(
 def suite_of(words: str) -> Any:
     """The name of a suite as it is, or the recipes joined by +."""
     from robench.core.recipes import parse
-    from robench.suites import SUITES
+    from robench.evaluation.suites import SUITES
 
     return words if words in SUITES else [parse(word) for word in words.split("+")]
 

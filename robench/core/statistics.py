@@ -1,7 +1,7 @@
 """The statistics behind a comparison: paired tests and intervals, and an interval that may be looked at after every image.
 
-robench.core.rows.wilson is the interval of a single accuracy; what is here compares two, or watches one grow. Scores that are no shares, such as
-those of saliency maps, have bootstrap intervals of their means, and rank statistics.
+`core.rows.wilson` is the interval of a single accuracy; what is here compares two, or watches one grow. Scores that are no shares,
+such as those of saliency maps, have bootstrap intervals of their means, and rank statistics.
 """
 
 from __future__ import annotations

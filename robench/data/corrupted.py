@@ -30,7 +30,7 @@ from robench.corruptions import corrupted as under
 from robench.corruptions.levels import grade
 from robench.data import files, layouts, official
 from robench.data.images import Choice, Images, places
-from robench.degradation import NINETEEN, SEVERITIES
+from robench.results.corruption_errors import NINETEEN, SEVERITIES
 
 NAMES = NINETEEN
 LABELS = "labels.npy"

@@ -23,7 +23,7 @@ from robench.core.recipes import lookup
 from robench.corruptions.levels import grade
 from robench.data.corrupted import ABOUT, LABELS, NAMES, SYNTH, arrays
 from robench.data.images import Images
-from robench.degradation import SEVERITIES
+from robench.results.corruption_errors import SEVERITIES
 
 Put = Callable[[int, Tensor, Tensor], None]
 STAGED = ".replacing"  # the folder inside the exported one in which a set waits until it is whole

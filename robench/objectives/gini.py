@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from robench.audits.inequality import gini_of, sizes_of
 from robench.core.types import Batch
 from robench.objectives.igd import slopes_of
+from robench.scores.inequality import gini_of, sizes_of
 
 
 def gini(model: nn.Module, batch: Batch, *, of: str = "logit", channels: str = "none", at: str = "clean") -> Tensor:

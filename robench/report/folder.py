@@ -9,13 +9,13 @@ from typing import Any
 from robench.core.recipes import eps_text
 from robench.core.rows import Row
 from robench.data import Images
-from robench.degradation import Reference
-from robench.measurement import Measurement
 from robench.report import page
 from robench.report.meanings import METRICS, OWN, accuracy_of, name_of
 from robench.report.pictures import captioned, pictures, severities_of
 from robench.report.tables import CLEAN, FATE, WORST, Table, by_kind, tables
+from robench.results.corruption_errors import Reference
 from robench.results.files import save
+from robench.results.measurement import Measurement
 
 VERSIONS = ("robench", "torch", "pyautoattack")
 SHOWN = (*FATE, "error_rate/sd", "error_rate_shared/sd")  # metrics with a / that the tables show

@@ -16,13 +16,13 @@ from robench.core.files import stem
 from robench.core.recipes import eps_text
 from robench.core.rows import Row
 from robench.data import Images
-from robench.figures.attacks import curve, gallery, staircase
-from robench.figures.corruptions import contact_sheet, heat_map, severity_curves
-from robench.figures.saliency import Curve, Tile, bars, histograms, lorenz_curves, noise_curves, saliency_gallery, scatter
-from robench.measurement import Measurement, base_of
+from robench.report.figures.attacks import curve, gallery, staircase
+from robench.report.figures.corruptions import contact_sheet, heat_map, severity_curves
+from robench.report.figures.saliency import Curve, Tile, bars, histograms, lorenz_curves, noise_curves, saliency_gallery, scatter
 from robench.report.tables import ALL, CLEAN, words_of
 from robench.results.cascade import Cascade, attack_rows, before, cascades, examples_of, rows_of, samples_of
 from robench.results.corruptions import cell_of
+from robench.results.measurement import Measurement, base_of
 from robench.results.scores import Audit, Change, Scored, audits_of
 from robench.runs.images import shown_by
 from robench.runs.measure import Measured

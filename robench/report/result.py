@@ -15,10 +15,10 @@ from robench.core.inputs import PathLike
 from robench.core.recipes import spelled
 from robench.core.rows import Row
 from robench.data import Images
-from robench.measurement import Measurement
 from robench.report.folder import radii_of, reference_words, save_measurement, threat_words
 from robench.report.manifest import manifest
 from robench.results.files import table
+from robench.results.measurement import Measurement
 from robench.results.scores import audits_of, layers_of
 from robench.runs.measure import recipes_of
 

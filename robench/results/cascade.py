@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robench import diagnostics
 from robench.core.recipes import eps_text
 from robench.core.rows import SOURCE, WILSON, Check, Interval, Row, Sample
+from robench.runs import diagnostics
 from robench.runs.images import unpacked
 from robench.runs.ledger import Ledger, Record
 from robench.runs.measure import Measured

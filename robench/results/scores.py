@@ -12,8 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robench.audits import GROUPS
-from robench.claims import CHANGED
 from robench.core.calls import CUT
 from robench.core.rows import WILSON, Row, with_interval
 from robench.core.statistics import bootstrap_mean, difference_of_means, spearman, superiority
@@ -22,9 +20,11 @@ from robench.results import cascade
 from robench.runs.images import shown_by, unpacked
 from robench.runs.ledger import Ledger
 from robench.runs.measure import Measured
+from robench.runs.own_functions import CHANGED
 from robench.runs.stages.clean import CLEAN
 from robench.runs.stages.method import JACOBIAN, POINTS, applies, explained_places
 from robench.runs.types import Case, Pixels, Stage
+from robench.scores import GROUPS
 
 Values = NDArray[np.float64]
 QUANTILES = {"q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95}

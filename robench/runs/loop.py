@@ -13,7 +13,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from robench.claims import is_own
 from robench.core.calls import padded
 from robench.core.draws import Draws
 from robench.core.files import stem
@@ -23,6 +22,7 @@ from robench.core.rows import Interval
 from robench.core.statistics import anytime
 from robench.runs.images import file_of, shown_by
 from robench.runs.ledger import Ledger, entry_of
+from robench.runs.own_functions import is_own
 from robench.runs.stages.clean import check_logits
 from robench.runs.store import Store, make_rows, write_rows
 from robench.runs.types import Begun, Case, Chunk, Outcome, Pool, Stage, Track, floats, untracked

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robench import diagnostics
 from robench.attacks.kernels import compiled as compiled_kernels
 from robench.core.calls import frozen, padded
 from robench.core.draws import Draws
@@ -30,6 +29,7 @@ from robench.core.rows import WILSON, Check, Interval
 from robench.models.contract import FEW, examined, refuse_absent
 from robench.models.identity import code_of, identity
 from robench.models.passes import arithmetic, cheaper
+from robench.runs import diagnostics
 from robench.runs.images import file_of
 from robench.runs.ledger import Ledger
 from robench.runs.loop import Run, Taker, admit, anytime_of, exchange, run_block, shuffled

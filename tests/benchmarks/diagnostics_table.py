@@ -19,8 +19,8 @@ from robench.core.calls import frozen
 from robench.core.draws import Draws
 from robench.core.threat import Threat
 from robench.data import load as load_images
-from robench.diagnostics import STEPS, TRIES, examine
 from robench.models import load_model
+from robench.runs.diagnostics import STEPS, TRIES, examine
 
 CASES = [
     ("resnet2b", "linf", 2 / 255), ("resnet4b", "linf", 2 / 255), ("cnn_a_mix", "linf", 2 / 255), ("resnet20_standard", "linf", 1 / 255),

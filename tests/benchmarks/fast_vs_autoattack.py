@@ -21,9 +21,9 @@ import torch
 from robench import evaluate
 from robench.core.recipes import Recipe, parse
 from robench.data import load as load_images
-from robench.measurement import Measurement
+from robench.evaluation.suites import SUITES
 from robench.models import load
-from robench.suites import SUITES
+from robench.results.measurement import Measurement
 
 RADII = {
     ("resnet2b", "l2"): (0.25, 0.5, 1.0),

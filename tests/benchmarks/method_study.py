@@ -53,11 +53,11 @@ from robench.core.memory import keep_freed_memory
 from robench.core.recipes import Recipe, parse
 from robench.data import Images
 from robench.data import load as load_images
+from robench.evaluation.suites import recipes
 from robench.models import load_model
 from robench.objectives import NEED_TEACHER
 from robench.results.scores import audits_of
-from robench.suites import recipes
-from robench.training import Trained, train
+from robench.training.train import Trained, train
 
 Method: TypeAlias = tuple[str, tuple[str, ...], dict[str, Any]]
 SHARED: dict[str, Any] = {

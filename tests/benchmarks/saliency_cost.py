@@ -26,7 +26,6 @@ from captum.attr import Saliency
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from robench.audits.inequality import gini
 from robench.core.calls import frozen
 from robench.core.draws import Draws
 from robench.core.memory import keep_freed_memory
@@ -34,6 +33,7 @@ from robench.core.types import Explained
 from robench.data import load as load_images
 from robench.explainers import EXPLAINERS
 from robench.models import load
+from robench.scores.inequality import gini
 
 MORE = {"input-x-gradient": 1, "smoothgrad": 25, "smoothgrad-sq": 25, "vargrad": 25, "gradient-shap": 25}  # passes of each
 STEPS = 50

@@ -23,9 +23,9 @@ from torchvision import transforms
 
 from robench.core.memory import keep_freed_memory
 from robench.data import Images
-from robench.fitting import Step, begin, fit
 from robench.models import build
-from robench.settings import plan_of, settled
+from robench.training.fitting import Step, begin, fit
+from robench.training.settings import plan_of, settled
 
 EPS, STEPS = 8 / 255, 10
 

@@ -25,11 +25,11 @@ from robench.core.errors import InputError
 from robench.core.processes import started
 from robench.core.recipes import Recipe
 from robench.data import Images, load
-from robench.fitting import Step, begin, fit
-from robench.measurement import Measurement
 from robench.models import build, load_model
-from robench.presets import PRESETS
-from robench.settings import plan_of, settled
+from robench.results.measurement import Measurement
+from robench.training.fitting import Step, begin, fit
+from robench.training.presets import PRESETS
+from robench.training.settings import plan_of, settled
 
 ROOT = Path(__file__).parents[2]
 CHECKPOINT = ROOT / "checkpoints" / "shapes-cnn-pgd-at.pt"

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from robench.attacks import fitted
+from robench.attacks.eight_bits import in_eight_bits, rounded_labels
 from robench.attacks.losses import margin
-from robench.claims import is_own, refuse_found, same_weights
 from robench.core.calls import padded
 from robench.core.draws import Draws
 from robench.core.errors import InputError
@@ -25,9 +25,9 @@ from robench.core.threat import Threat, per_sample
 from robench.core.types import Found
 from robench.data.files import png
 from robench.models.passes import arithmetic
-from robench.rounding import in_eight_bits, rounded_labels
 from robench.runs.images import EXAMPLES, packed
 from robench.runs.ledger import Ledger
+from robench.runs.own_functions import is_own, refuse_found, same_weights
 from robench.runs.store import write_rows
 from robench.runs.types import Begun, Case, Chunk, Outcome, Stage
 

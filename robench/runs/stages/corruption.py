@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from robench.attacks.losses import margin
-from robench.claims import corrupted_by_own, is_own
 from robench.core.calls import padded
 from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.recipes import Recipe, resolve, setting
 from robench.corruptions import CORRUPTIONS, corrupted
 from robench.corruptions.frost import photos_digest
-from robench.degradation import SEVERITIES
+from robench.results.corruption_errors import SEVERITIES
+from robench.runs.own_functions import corrupted_by_own, is_own
 from robench.runs.stages.clean import check_logits, everyone
 from robench.runs.types import Begun, Case, Chunk, Images, Outcome, Pixels, Pool, Stage
 

@@ -14,10 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robench.audits import AUDITS, GROUPS
-from robench.audits.geometry import geometry
-from robench.audits.inequality import lorenz, sizes_of
-from robench.claims import is_own, of_copies, on_copies, put_back, weights_of
 from robench.core.calls import CUT, are_probabilities
 from robench.core.draws import Draws
 from robench.core.errors import InputError
@@ -27,9 +23,13 @@ from robench.core.types import Explain, Explained
 from robench.explainers import COMPLETE, EXPLAINERS, LAYERED, chosen_layer, prepared
 from robench.runs.images import packed
 from robench.runs.ledger import Ledger
+from robench.runs.own_functions import is_own, of_copies, on_copies, put_back, weights_of
 from robench.runs.stages.clean import CLEAN, check_logits
 from robench.runs.store import make_rows, write_rows
 from robench.runs.types import Begun, Case, Chunk, Outcome, Stage
+from robench.scores import AUDITS, GROUPS
+from robench.scores.geometry import geometry
+from robench.scores.inequality import lorenz, sizes_of
 
 JACOBIAN = "jacobian"  # the rows of scores that belong to the model and to no method
 TILES = 8  # how many images the gallery shows

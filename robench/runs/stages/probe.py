@@ -9,12 +9,12 @@ from functools import partial
 
 from torch import Tensor
 
-from robench.claims import levels_of
 from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.recipes import Recipe, resolve, setting
 from robench.probes import PROBES, Probe
 from robench.runs.ledger import Ledger
+from robench.runs.own_functions import levels_of
 from robench.runs.types import Begun, Case, Chunk, Outcome, Stage
 
 

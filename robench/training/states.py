@@ -24,8 +24,8 @@ from robench.core.errors import BusyError, DivergedError, InputError, Unfinished
 from robench.core.files import locked, prepare, write_whole
 from robench.core.folders import complete, differing, emptied, exchange
 from robench.core.processes import World
-from robench.fitting import Epoch, Note, Run, State, Step, restore, saved
 from robench.models import checkpoint
+from robench.training.fitting import Epoch, Note, Run, State, Step, restore, saved
 
 FORMAT = b"robench-training-2 "  # a state begins with this, the sha256 of the rest, and the end of the line
 ENDS = (".pt", ".pth")

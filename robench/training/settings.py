@@ -19,14 +19,14 @@ from robench.core.schedules import SCHEDULES
 from robench.core.threat import NORMS, Threat, refuse_too_large
 from robench.data import Images, stratified
 from robench.data.augment import AUGMENTATIONS
-from robench.fitting import OPTIMIZERS, Plan
-from robench.guards import GUARDS, in_danger
 from robench.models import build
 from robench.models.architectures import is_foreign
 from robench.models.contract import FEW, examined
 from robench.models.identity import code_of
 from robench.objectives import DEFAULT_BASES, OBJECTIVES, Objective, regularizers_of
-from robench.presets import PRESETS
+from robench.training.fitting import OPTIMIZERS, Plan
+from robench.training.guards import GUARDS, in_danger
+from robench.training.presets import PRESETS
 
 FIT = (
     "epochs", "batch_size", "optimizer", "lr", "momentum", "weight_decay", "schedule", "augment", "ema", "label_smoothing", "probe_n",

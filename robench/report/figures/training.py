@@ -22,8 +22,8 @@ from robench.core.errors import InputError
 from robench.core.files import write_whole
 from robench.core.fronts import Pair, stairs
 from robench.core.fronts import front as undominated
-from robench.figures.house import folded, house, save_figure, short, written
-from robench.figures.saliency import below, look, stroke
+from robench.report.figures.house import folded, house, save_figure, short, written
+from robench.report.figures.saliency import below, look, stroke
 
 History = Sequence[Mapping[str, Any]]
 Box = tuple[float, ...]  # left, low, right, high

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robench.claims import corrupted_by_own, is_own
 from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.folders import longer
@@ -29,8 +28,9 @@ from robench.corruptions.levels import scale_of
 from robench.data import Images
 from robench.data.corrupted import SYNTH, Corrupted
 from robench.data.export import Export, Put
-from robench.degradation import SETS
 from robench.models.identity import digest_of
+from robench.results.corruption_errors import SETS
+from robench.runs.own_functions import corrupted_by_own, is_own
 from robench.runs.stages.clean import clean_stage
 from robench.runs.stages.corruption import cell_stage, parted, refuse_severity
 from robench.runs.types import Pool, Stage

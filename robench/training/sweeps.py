@@ -28,11 +28,11 @@ from robench.core.inputs import PathLike
 from robench.core.journal import Journal, difference, finished
 from robench.core.recipes import Recipe, did_you_mean, from_file, literal, lookup, options_of, parse, spelled, worded
 from robench.core.rows import Row
-from robench.figures.training import Point
 from robench.objectives import OBJECTIVES, REGULARIZERS
-from robench.presets import PRESETS
+from robench.report.figures.training import Point
 from robench.results.files import table
-from robench.settings import based, plan_of, settled
+from robench.training.presets import PRESETS
+from robench.training.settings import based, plan_of, settled
 
 WEIGHT, OF_WEIGHT = "lambda", ("warmup", "drops")
 REGULARISER, OBJECTIVE, TRAINING = "regulariser", "objective", "train"

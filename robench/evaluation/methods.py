@@ -8,8 +8,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from robench.audits import AUDITS, GROUPS
-from robench.audits.inequality import block_of
 from robench.core.errors import InputError
 from robench.core.recipes import Recipe, lookup, options_of, parse, resolve
 from robench.data import Images
@@ -17,6 +15,8 @@ from robench.explainers import EXPLAINERS, MASKING
 from robench.explainers import remarks as masking_remarks
 from robench.results.compare import Results, load, told
 from robench.runs.types import Subject
+from robench.scores import AUDITS, GROUPS
+from robench.scores.inequality import block_of
 
 REGIONAL = "regional-gini"
 REMADE = ("max-sensitivity", "randomisation")  # scores that ask the method for maps again

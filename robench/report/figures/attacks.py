@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from robench.core.rows import Row
-from robench.figures.house import INK, WARM, captioned, folded, house, picture, save_figure, short, written
+from robench.report.figures.house import INK, WARM, captioned, folded, house, picture, save_figure, short, written
 
 ROOM = 112  # the upper end of an axis in percent on which numbers stand above bars and their intervals
 

@@ -12,10 +12,10 @@ from robench.core.errors import InputError
 from robench.core.inputs import Radius, as_radius
 from robench.core.recipes import did_you_mean, eps_text
 from robench.core.rows import Check, Row, Sample
-from robench.degradation import Reference, doubtful
-from robench.diagnostics import near_chance
 from robench.results import cascade as cascades
 from robench.results import corruptions, probes, scores
+from robench.results.corruption_errors import Reference, doubtful
+from robench.runs.diagnostics import near_chance
 from robench.runs.measure import Measured
 from robench.runs.types import Case, Stage
 

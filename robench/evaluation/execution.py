@@ -25,9 +25,9 @@ from robench.core.inputs import (
 from robench.core.rows import blank
 from robench.core.threat import Threat, refuse_too_large
 from robench.data import Images
-from robench.degradation import Reference
-from robench.measurement import Measurement, measurement
-from robench.plans import Asked, changes, nothing, stages_of
+from robench.evaluation.plans import Asked, changes, nothing, stages_of
+from robench.results.corruption_errors import Reference
+from robench.results.measurement import Measurement, measurement
 from robench.runs.loop import Taker
 from robench.runs.measure import How, execute
 from robench.runs.pools import pool_of_images

@@ -1,6 +1,6 @@
 """Presets: complete training settings under a name, small ones for two cores and one per published recipe that can be run here.
 
-A preset holds the keyword arguments of `robench.training.train`; what the user gives on the command line comes on top.
+A preset holds the keyword arguments of `robench.training.train.train`; what the user gives on the command line comes on top.
 `reg` and `objective` are recipe sentences. Published settings name their paper; the small ones are ours.
 """
 

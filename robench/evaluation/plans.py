@@ -9,8 +9,6 @@ from typing import Any
 
 from robench.attacks import ATTACKS, ENGINES, fitted, reference
 from robench.attacks.transfer import transfer
-from robench.audits import AUDITS, GROUPS
-from robench.claims import is_own
 from robench.core.calls import into_eval
 from robench.core.errors import InputError
 from robench.core.recipes import (
@@ -31,12 +29,14 @@ from robench.core.threat import Threat
 from robench.corruptions import CORRUPTIONS, scale_of
 from robench.data import Images
 from robench.data.corrupted import SYNTH
-from robench.degradation import SETS
+from robench.evaluation.suites import SUITES, expanded, recipes, verdict_of
 from robench.explainers import EXPLAINERS
 from robench.models import load
 from robench.probes import PROBES
 from robench.results.compare import Results
+from robench.results.corruption_errors import SETS
 from robench.runs.measure import How
+from robench.runs.own_functions import is_own
 from robench.runs.pools import pool_of_images
 from robench.runs.stages.attack import TRANSFER, Attack, attack_stage
 from robench.runs.stages.clean import clean_stage
@@ -45,7 +45,7 @@ from robench.runs.stages.joined import joined_stage
 from robench.runs.stages.method import Saving, jacobian_stage, method_stage
 from robench.runs.stages.probe import probe_stage
 from robench.runs.types import Pool, Stage
-from robench.suites import SUITES, expanded, recipes, verdict_of
+from robench.scores import AUDITS, GROUPS
 
 
 def nothing(*_: str) -> None:

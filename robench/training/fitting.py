@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robench.audits.geometry import geometry
 from robench.core.calls import CUT, frozen
 from robench.core.draws import Draws
 from robench.core.errors import DivergedError, InputError
@@ -31,14 +30,15 @@ from robench.core.types import Batch
 from robench.data import Images, stratified
 from robench.data.augment import AUGMENTATIONS
 from robench.data.mixing import MIXINGS, partners, place, share
-from robench.evaluation import by_suite
-from robench.guards import diverged, gapes, near_best, overfitted, unproven
+from robench.evaluation.execution import by_suite
 from robench.models.passes import arithmetic
 from robench.models.synced import synchronise
 from robench.objectives import Objective, Regularizer, penalised
 from robench.objectives.awp import perturbed
 from robench.objectives.gradients import drops
 from robench.objectives.second_order import attention_by_products, differentiates_twice, operators_named, refuse_lost_derivatives
+from robench.scores.geometry import geometry
+from robench.training.guards import diverged, gapes, near_best, overfitted, unproven
 
 State = dict[str, Tensor]
 BITS = 2**63 - 1  # of a seed of torch's generators

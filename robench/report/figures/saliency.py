@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robench.core.statistics import finite
-from robench.figures.house import INK, WARM, captioned, folded, house, picture, save_figure, short, written
+from robench.report.figures.house import INK, WARM, captioned, folded, house, picture, save_figure, short, written
 
 COLOURS = (INK, WARM, "#3f9b78", "#d8a21d", "#7f5aa6", "#58a9cf", "#5d5d5d", "#d27aa5")
 STYLES: tuple[Any, ...] = ("-", "--", ":", "-.")

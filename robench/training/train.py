@@ -28,12 +28,10 @@ from robench.data import Images, holdout, missed, stratified
 from robench.data import load as load_images
 from robench.data.classes import few as few_of
 from robench.data.classes import numbered, outputs_for
-from robench.evaluation import by_suite
+from robench.evaluation.execution import by_suite
+from robench.evaluation.plans import resolvable
+from robench.evaluation.suites import recipes
 from robench.explainers.hooks import cut
-from robench.figures.training import curves, log
-from robench.fitting import Epoch, Note, Plan, attacked, begin, called, fit, refuse_batches, selected
-from robench.guards import robust_overfitting
-from robench.measurement import Measurement
 from robench.models import checkpoint, load, peek
 from robench.models.architectures import is_foreign, runs_code
 from robench.models.identity import code_of, digest_of
@@ -41,11 +39,13 @@ from robench.models.loading import kind_of
 from robench.objectives import NEED_TEACHER, follows_images, refuse_unreachable, remarks
 from robench.objectives.gradients import evaluation
 from robench.objectives.second_order import attention_by_products, differentiates_twice, fused_attention, operators_named
-from robench.plans import resolvable
-from robench.presets import default_preset
-from robench.resuming import Event, Going, claimed, finished, kept_going, replacing, taken_up, unfinished
-from robench.settings import few_held_out, file_name, network, plan_of, settled
-from robench.suites import recipes
+from robench.report.figures.training import curves, log
+from robench.results.measurement import Measurement
+from robench.training.fitting import Epoch, Note, Plan, attacked, begin, called, fit, refuse_batches, selected
+from robench.training.guards import robust_overfitting
+from robench.training.presets import default_preset
+from robench.training.settings import few_held_out, file_name, network, plan_of, settled
+from robench.training.states import Event, Going, claimed, finished, kept_going, replacing, taken_up, unfinished
 
 UNDEFENDED: dict[str, Any] = {"objective": "standard", "reg": (), "awp": 0.0}  # how a teacher's settings differ from its student's
 HELD_OUT = " held out"  # ends the name of held-out images that are measured

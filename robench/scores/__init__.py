@@ -12,12 +12,12 @@ from functools import partial
 
 from torch import Tensor
 
-from robench.audits.faithfulness import completeness, deletion, infidelity, insertion
-from robench.audits.geometry import alignment
-from robench.audits.inequality import entropy, gini, gini_positive, regional_gini, regional_gini_positive, top_mass
-from robench.audits.localisation import mass_gain, mass_in_mask, pointing_game
-from robench.audits.randomisation import randomisation
-from robench.audits.stability import max_sensitivity
+from robench.scores.faithfulness import completeness, deletion, infidelity, insertion
+from robench.scores.geometry import alignment
+from robench.scores.inequality import entropy, gini, gini_positive, regional_gini, regional_gini_positive, top_mass
+from robench.scores.localisation import mass_gain, mass_in_mask, pointing_game
+from robench.scores.randomisation import randomisation
+from robench.scores.stability import max_sensitivity
 
 AUDITS: dict[str, Callable[..., Tensor]] = {
     "gini": gini,

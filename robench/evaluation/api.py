@@ -17,8 +17,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from robench.attacks import ATTACKS
-from robench.auditing import beforehand, chosen_methods, chosen_scores, joined_results
-from robench.audits.inequality import gini_of
 from robench.core.calls import with_gradients
 from robench.core.errors import InputError
 from robench.core.files import stem
@@ -43,16 +41,18 @@ from robench.core.inputs import (
 from robench.core.recipes import Recipe, fraction, parse, spelled
 from robench.core.rows import Row, blank
 from robench.core.threat import Threat, known_radius
-from robench.corrupting import Exporting, Source, made, named, only_adds, pool_of_source, released_images, stages_of_source
 from robench.data import Images
 from robench.data.export import Export
-from robench.degradation import Reference, alexnet
-from robench.evaluation import how_of, measured
-from robench.plans import Asked, kind_of, nothing, refuse_unknown
+from robench.evaluation.corrupted_sets import Exporting, Source, made, named, only_adds, pool_of_source, released_images, stages_of_source
+from robench.evaluation.execution import how_of, measured
+from robench.evaluation.methods import beforehand, chosen_methods, chosen_scores, joined_results
+from robench.evaluation.plans import Asked, kind_of, nothing, refuse_unknown
+from robench.evaluation.suites import SUITES, expanded
 from robench.report.result import Result
+from robench.results.corruption_errors import Reference, alexnet
 from robench.runs.pools import images_of
 from robench.runs.types import Subject, Track, untracked
-from robench.suites import SUITES, expanded
+from robench.scores.inequality import gini_of
 
 Model: TypeAlias = nn.Module | Callable[[Tensor], Tensor]
 Models: TypeAlias = Model | Subject | Mapping[str, Model | Subject] | Sequence[Subject]
@@ -329,7 +329,7 @@ def corrupt(
     Args:
         model: as in `evaluate`, and so are x, y and ids.
         x: images (N, C, H, W), an `Images`, or a DataLoader of (x, y), which are corrupted here; or the `Source` of a released set
-            (`robench.corrupting.of_set`), which has its own corruptions, severities and scale.
+            (`robench.evaluation.corrupted_sets.of_set`), which has its own corruptions, severities and scale.
         y: labels (N,); left out where x brings them.
         corruptions: names, your own as "FILE.py:FUNCTION", and the sets "fifteen", "nineteen" and "noise".
         severities: from 1 to 5.
