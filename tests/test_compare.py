@@ -25,7 +25,8 @@ from robench.cli.compare import short
 from robench.cli.evaluate import evaluate
 from robench.core.errors import InputError
 from robench.core.statistics import mcnemar, paired_difference
-from robench.results.compare import Compared, Gate, blind, compare, failures, gate, gates, load
+from robench.core.verdicts import load
+from robench.results.compare import Compared, Gate, blind, compare, failures, gate, gates
 
 ROOT = Path(__file__).parents[1]
 WORKFLOW = ROOT / ".github" / "workflows" / "nightly.yml"

@@ -21,11 +21,11 @@ from robench import corrupt
 from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.corruptions import CORRUPTIONS
+from robench.corruptions.benchmark import FIFTEEN, NINETEEN
 from robench.data import load
 from robench.data.corrupted import read as read_set
 from robench.data.export import export
 from robench.evaluation.corrupted_sets import made, named
-from robench.results.corruption_errors import FIFTEEN, NINETEEN
 from robench.runs.stages.corruption import first_image
 
 CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "shapes-cnn-pgd-at.pt"

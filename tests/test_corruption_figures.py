@@ -9,6 +9,7 @@ import torch
 from matplotlib.image import imread
 
 from robench.core.errors import InputError
+from robench.corruptions.benchmark import EXTRA, FAMILIES, FIFTEEN, NINETEEN, SEVERITIES
 from robench.report.figures import corruptions
 from robench.report.figures.corruptions import (
     DAMAGE,
@@ -26,7 +27,6 @@ from robench.report.figures.corruptions import (
     severity_curves,
     signed,
 )
-from robench.results.corruption_errors import EXTRA, FAMILIES, FIFTEEN, NINETEEN, SEVERITIES
 
 HOSTILE = ["", "_x", "$x^$", "a\nb", "<b>&", "%s {0}", "\u6a21\u578b", "w" * 300, "\udcff"]
 

@@ -11,20 +11,9 @@ from scipy import stats
 from robench.core.errors import InputError
 from robench.core.rows import blank, wilson
 from robench.core.statistics import bootstrap_mean
+from robench.corruptions.benchmark import EXTRA, FAMILIES, FIFTEEN, NINETEEN, NOISES, SEVERITIES
 from robench.results import corruption_errors as degradation
-from robench.results.corruption_errors import (
-    ALEXNET,
-    EXTRA,
-    FAMILIES,
-    FIFTEEN,
-    NINETEEN,
-    NOISES,
-    SEVERITIES,
-    alexnet,
-    doubtful,
-    measured_reference,
-    rows_of,
-)
+from robench.results.corruption_errors import ALEXNET, alexnet, doubtful, measured_reference, rows_of
 
 ABOUT = replace(blank(), checkpoint="m", data="cifar10-c-synth", seed=7, setting="scale=cifar")
 RESNET50 = [80, 82, 83, 75, 89, 78, 80, 78, 75, 66, 57, 71, 85, 77, 77]  # CE in percent, in the order of FIFTEEN (1903.12261, table 1)

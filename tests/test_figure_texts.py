@@ -6,12 +6,12 @@ import torch
 from pictures import drawings, outside, overlaps, words
 
 from robench.core.rows import Row
+from robench.corruptions.benchmark import FIFTEEN, NINETEEN, SEVERITIES
 from robench.report.figures.attacks import curve, gallery, staircase
 from robench.report.figures.corruptions import contact_sheet, difference_map, heat_map, severity_curves
 from robench.report.figures.house import captioned
 from robench.report.figures.saliency import Curve, Tile, bars, histograms, lorenz_curves, noise_curves, saliency_gallery, scatter
 from robench.report.figures.training import Point, curves, front
-from robench.results.corruption_errors import FIFTEEN, NINETEEN, SEVERITIES
 
 LONG = "a-rather-long-name-of-a-checkpoint-that-somebody-trained-with-many-options-number-"
 TITLE = f"autoattack-plus of {LONG}1.pt on npz:cifar10-lossless test, n = 1000, linf eps = 0.5/255, 1/255, 2/255, seed 0"

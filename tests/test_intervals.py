@@ -10,7 +10,7 @@ from robench import evaluate
 from robench.core.recipes import parse
 from robench.core.rows import WILSON, Row, with_interval
 from robench.core.statistics import LEAST, bootstrap_mean, difference_of_means, spearman
-from robench.results.compare import load
+from robench.core.verdicts import load
 from robench.results.corruption_errors import rows_of as degraded
 from robench.results.files import save
 

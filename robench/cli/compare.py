@@ -72,7 +72,8 @@ def kept(out: Path | None, found: Comparison, resume: bool, force: bool) -> str:
 def show_compared(title: str, lines: Sequence[Compared]) -> None:
     """Prints one line a probe: both accuracies, the change in points, the images that NEW lost and won, McNemar's p value."""
     from robench.core.recipes import eps_text
-    from robench.results.compare import WORST, radii
+    from robench.core.verdicts import WORST
+    from robench.results.compare import radii
 
     last = lines[-1]
     norms = [norm for norm in dict.fromkeys(line.norm for line in lines) if norm not in ("", WORST)]

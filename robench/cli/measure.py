@@ -115,7 +115,7 @@ def refuse_idle(job: Job, attacking: Attacking) -> None:
 def corrupts(job: Job) -> set[str]:
     """The corruptions of robench's own that a run makes, for their rows or for their images."""
     from robench.corruptions import CORRUPTIONS
-    from robench.results.corruption_errors import SETS
+    from robench.corruptions.benchmark import SETS
 
     every = [part for recipe in [*job.recipes(), *job.against] for part in chain_of(recipe)]
     return {name for recipe in every for name in SETS.get(recipe.name, (recipe.name,)) if name in CORRUPTIONS}

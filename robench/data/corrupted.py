@@ -27,10 +27,10 @@ from torch import Tensor
 from robench.core.errors import InputError
 from robench.core.recipes import lookup
 from robench.corruptions import corrupted as under
+from robench.corruptions.benchmark import NINETEEN, SEVERITIES
 from robench.corruptions.levels import grade
 from robench.data import files, layouts, official
 from robench.data.images import Choice, Images, places
-from robench.results.corruption_errors import NINETEEN, SEVERITIES
 
 NAMES = NINETEEN
 LABELS = "labels.npy"

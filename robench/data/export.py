@@ -20,10 +20,10 @@ from torch import Tensor
 from robench.core.errors import InputError
 from robench.core.files import allocate, prepare, write_whole
 from robench.core.recipes import lookup
+from robench.corruptions.benchmark import SEVERITIES
 from robench.corruptions.levels import grade
 from robench.data.corrupted import ABOUT, LABELS, NAMES, SYNTH, arrays
 from robench.data.images import Images
-from robench.results.corruption_errors import SEVERITIES
 
 Put = Callable[[int, Tensor, Tensor], None]
 STAGED = ".replacing"  # the folder inside the exported one in which a set waits until it is whole

@@ -23,13 +23,13 @@ from robench.core.folders import longer
 from robench.core.recipes import Recipe, did_you_mean, options_of, parse, resolve, setting
 from robench.corruptions import CORRUPTIONS
 from robench.corruptions import corrupted as under
+from robench.corruptions.benchmark import SETS
 from robench.corruptions.frost import photos_digest
 from robench.corruptions.levels import scale_of
 from robench.data import Images
 from robench.data.corrupted import SYNTH, Corrupted
 from robench.data.export import Export, Put
 from robench.models.identity import digest_of
-from robench.results.corruption_errors import SETS
 from robench.runs.own_functions import corrupted_by_own, is_own
 from robench.runs.stages.clean import clean_stage
 from robench.runs.stages.corruption import cell_stage, parted, refuse_severity

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from robench.core.errors import InputError
 from robench.core.recipes import Recipe, lookup, options_of, parse, resolve
+from robench.core.verdicts import Results, load, told
 from robench.data import Images
 from robench.explainers import EXPLAINERS, MASKING
 from robench.explainers import remarks as masking_remarks
-from robench.results.compare import Results, load, told
 from robench.runs.types import Subject
 from robench.scores import AUDITS, GROUPS
 from robench.scores.inequality import block_of

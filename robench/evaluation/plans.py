@@ -26,15 +26,15 @@ from robench.core.recipes import (
     takes,
 )
 from robench.core.threat import Threat
+from robench.core.verdicts import Results
 from robench.corruptions import CORRUPTIONS, scale_of
+from robench.corruptions.benchmark import SETS
 from robench.data import Images
 from robench.data.corrupted import SYNTH
 from robench.evaluation.suites import SUITES, expanded, recipes, verdict_of
 from robench.explainers import EXPLAINERS
 from robench.models import load
 from robench.probes import PROBES
-from robench.results.compare import Results
-from robench.results.corruption_errors import SETS
 from robench.runs.measure import How
 from robench.runs.own_functions import is_own
 from robench.runs.pools import pool_of_images

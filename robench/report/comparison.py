@@ -13,7 +13,8 @@ import pandas as pd
 
 from robench.core import folders as destinations
 from robench.core.errors import InputError
-from robench.results.compare import Compared, Results, blind, compare_all, failures, load_all, write
+from robench.core.verdicts import Results, load_all
+from robench.results.compare import Compared, blind, compare_all, failures, write
 from robench.results.compare import gates as gates_of
 from robench.results.files import table
 

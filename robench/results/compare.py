@@ -1,16 +1,9 @@
-"""Two results folders side by side: read strictly, refused where they are not alike, compared image by image, and judged by gates.
-
-The tables are read with the csv module and not with pandas, which would take a probe called "NA" for a missing one, fill up short
-lines and turn a column of whole numbers into another kind without a word.
-"""
+"""Two results folders side by side: refused where they are not alike, compared image by image, and judged by gates."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -19,41 +12,14 @@ from typing import Any
 from robench.core.errors import InputError
 from robench.core.files import write_whole
 from robench.core.recipes import ON, did_you_mean, eps_text
-from robench.core.rows import SOURCE
 from robench.core.statistics import least_significant, mcnemar, paired_difference
+from robench.core.verdicts import WORST, Results, Stage, told
 from robench.results.files import table
 
-ROWS = ("checkpoint", "n", "norm", "eps", "probe", "setting", "metric", "value")
-SAMPLES = ("sample", "label", "broken_by")
-CLEAN, WORST = "clean", "worst"  # the accuracy before any attack; the norm of what stands under all threats
-CLOSE = 1e-9  # how far the share of two counts may lie from the number in the table
 FEWEST = 10  # images in common that a comparison needs
-NEEDED = ("data.name", "data.split", "data.n", "data.sha256")
 NOTED = ("seed", "device", "versions.robench", "versions.torch", "versions.pyautoattack")
 GATE = re.compile(r"(?P<probe>.+?)\s*:\s*drop\s*(?:>\s*(?P<number>[0-9]*\.?[0-9]+|[0-9]+/[0-9]+)\s*(?P<percent>%?))?")
 TOLD = Fraction(1, 100)  # of the images: a gate of any drop that needs more lost ones than this is told to be blind (our choice)
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A probe with its setting and threat, or a suite's verdict at a radius, and the ids of the images that still stand after it."""
-
-    probe: str
-    setting: str
-    norm: str
-    eps: float
-    standing: frozenset[int]
-
-
-@dataclass(frozen=True)
-class Results:
-    """One results folder: what was measured, its manifest, the label of every image by its id, the stages of the cascade in order."""
-
-    folder: Path
-    checkpoint: str
-    manifest: Mapping[str, Any]
-    labels: Mapping[int, int]
-    stages: Sequence[Stage]
 
 
 @dataclass(frozen=True)
@@ -94,180 +60,6 @@ class Gate:
 
     probe: str
     allowed: Fraction
-
-
-def load(folder: Path) -> Results:
-    """What lies in a results folder of one model. InputError as in `load_all`, and for a folder of several models."""
-    found = load_all(folder)
-    if len(found) > 1:
-        names = ", ".join(results.checkpoint for results in found)
-        raise InputError(f"{folder} holds the results of several models ({names}): name a run of one")
-    return found[0]
-
-
-def load_all(folder: Path) -> list[Results]:
-    """What lies in a results folder of `robench eval` or `robench attack`, model by model.
-
-    Rows of probes, corruptions and saliency maps are left alone: what is read is what attacks leave of the accuracy.
-    InputError where a file is missing, cut short or not as it was written, or where the three files contradict each other.
-    """
-    if not folder.is_dir():
-        raise InputError(f"no results folder: {folder}")
-    manifest = manifest_at(folder / "manifest.json")
-    rows = of_attacks(table_at(folder / "rows.csv", ROWS))
-    samples = table_at(folder / "samples.csv", SAMPLES)
-    names = list(dict.fromkeys(row["checkpoint"] for row in rows)) or [""]
-    try:
-        return [
-            results_of(folder, manifest, name, [row for row in rows if row["checkpoint"] == name],
-                       [line for line in samples if line.get("checkpoint", name) == name])
-            for name in names
-        ]  # fmt: skip
-    except ValueError as error:
-        raise InputError(f"the files in {folder} cannot be used: {error}") from None
-
-
-def of_attacks(rows: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
-    """The accuracies that attacks leave, and the clean ones: none under corruptions, or on images that a stage only gives to others."""
-    corruptions = {row["probe"] for row in rows if row["metric"] == "mean_accuracy"}
-    return [
-        row
-        for row in rows
-        if row["metric"] == "accuracy"
-        and (row["probe"] == CLEAN or (row["norm"] and row["probe"] not in corruptions and SOURCE not in row["setting"].split()))
-    ]
-
-
-def results_of(
-    folder: Path, manifest: Mapping[str, Any], name: str, rows: Sequence[Mapping[str, str]], samples: Sequence[Mapping[str, str]]
-) -> Results:
-    """What a folder tells of one model, cascade by cascade; ValueError where its tables contradict each other."""
-    groups: dict[tuple[str, str], list[Mapping[str, str]]] = {}
-    for line in samples:
-        groups.setdefault((line.get("norm", ""), line.get("images", "")), []).append(line)
-    labels = {int(sample["sample"]): int(sample["label"]) for sample in samples}
-    counts = {
-        *(len(lines) for lines in groups.values()), len(labels), told(manifest, "data.n"), *(int(row["n"]) for row in rows),
-    }  # fmt: skip
-    if len(counts) > 1:
-        raise ValueError(f"they do not agree how many images there are, {', '.join(map(str, sorted(counts, key=str)))}")
-    stages: list[Stage] = []
-    union = frozenset(labels)
-    for (norm, images), lines in groups.items():
-        broken = {int(line["sample"]): (line["broken_by"], line.get("eps", "")) for line in lines}
-        mine = [row for row in rows if belongs(row, norm, images, [other for _, other in groups])]
-        if all(" on " in row["probe"] for row in mine if row["probe"] != CLEAN):  # begins on changed images
-            mine = [row for row in mine if row["probe"] != CLEAN] or mine
-        found = cascade(mine, broken)
-        union &= found[-1].standing if images in ("", CLEAN) else union
-        known = any(stage.probe == CLEAN for stage in stages)
-        stages += [stage for stage in found if stage.probe != CLEAN or not known]
-    return Results(folder, name, manifest, labels, [*stages, *(worst(row, union, len(labels)) for row in rows if row["norm"] == WORST)])
-
-
-def belongs(row: Mapping[str, str], norm: str, images: str, known: Iterable[str]) -> bool:
-    """Whether a row is of the cascade in a norm on some images, "" where a run has one only; the clean accuracy is of all clean ones."""
-    if row["norm"] == WORST or (norm and row["norm"] not in ("", norm)):
-        return False
-    others = [other for other in known if other not in ("", CLEAN) and row["probe"].endswith(f" on {other}")]
-    mine = max(others, key=len, default=CLEAN)  # fog-3 of pgd on fog-3
-    return images in ("", mine)
-
-
-def worst(row: Mapping[str, str], standing: frozenset[int], n: int) -> Stage:
-    """What stands under all threats; ValueError where the row tells another number."""
-    if not abs(float(row["value"]) - len(standing) / n) < CLOSE:
-        raise ValueError(f"the worst threat leaves {row['value']} in rows.csv, but {len(standing) / n} in samples.csv")
-    return Stage(row["probe"], row["setting"], WORST, float(row["eps"]), standing)
-
-
-def cascade(rows: Sequence[Mapping[str, str]], broken_by: Mapping[int, tuple[str, str]]) -> list[Stage]:
-    """The stages in the order of the rows, which is that in which they ran, radius after radius, and then the suite's verdicts.
-
-    rows       the accuracies of rows.csv; of a cascade on changed images without a clean one
-    broken_by  what broke the image with this id, "" for a survivor, and the radius at which it did
-    ValueError where the two tables contradict each other.
-    """
-    changed = bool(rows) and all(" on " in row["probe"] for row in rows)
-    names = [*([(CLEAN, 0.0)] if changed else []), *((row["probe"], float(row["eps"])) for row in rows)]
-    if not names or names[0][0] != CLEAN or len(set(names)) < len(names):
-        raise ValueError("rows.csv must begin with the clean accuracy and name every probe once at a radius")
-    places = {sample: place_of(*broken, names) for sample, broken in broken_by.items()}
-    stages = []
-    for place, (row, (probe, eps)) in enumerate(zip(rows, names[changed:], strict=True), int(changed)):
-        gone = {other for other in range(place + 1) if names[other][1] <= eps}  # a verdict at a radius knows nothing of larger ones
-        standing = frozenset(sample for sample, broken in places.items() if broken not in gone)
-        left = len(standing) / len(broken_by)
-        if not abs(float(row["value"]) - left) < CLOSE:
-            raise ValueError(f"{probe} leaves {row['value']} in rows.csv, but {left} in samples.csv")
-        stages.append(Stage(probe, row["setting"], row["norm"], eps, standing))
-    return stages
-
-
-def place_of(probe: str, eps: str, names: Sequence[tuple[str, float]]) -> int | None:
-    """Where in the cascade the stage lies that broke an image, None for a survivor; without a radius, the probe's only stage."""
-    if not probe:
-        return None
-    at_radius = probe != CLEAN and eps
-    found = [place for place, (name, radius) in enumerate(names) if name == probe and (not at_radius or radius == float(eps))]
-    if len(found) != 1:
-        where = f" at eps {eps}" if at_radius else ""
-        raise ValueError(f"samples.csv says that {probe!r}{where} broke an image, but rows.csv has no such probe, or several")
-    return found[0]
-
-
-def manifest_at(path: Path) -> dict[str, Any]:
-    """The content of a manifest that says which images were used."""
-    text = text_at(path)
-    try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON: {error}") from None
-    missing = [words for words in NEEDED if told(content, words) is None]
-    if missing:
-        raise InputError(f"{path} does not say {missing[0]}: it is no manifest of 'robench eval' or 'robench attack'")
-    return dict(content)
-
-
-def told(manifest: Mapping[str, Any], words: str) -> Any:
-    """What a manifest says under `part.key`, None if it says nothing."""
-    value: Any = manifest
-    for key in words.split("."):
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
-
-
-def table_at(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
-    """The lines of a CSV that has these columns, every cell as it is written; columns of later versions are left alone."""
-    text = text_at(path)
-    try:
-        head, *lines = csv.reader(io.StringIO(text, newline=""), strict=True)
-    except csv.Error as error:
-        raise InputError(f"{path} is not CSV: {error}") from None
-    missing = [name for name in columns if head.count(name) != 1]
-    if missing == ["broken_by"] and {"probe", "method"} & {*head}:
-        raise InputError(f"{path} is of a run without attacks: what is compared are the accuracies that attacks leave")
-    if missing:
-        raise InputError(f"{path} needs one column {missing[0]!r}: it was not written by 'robench eval' or 'robench attack'")
-    for number, line in enumerate(lines, 2):
-        if len(line) != len(head):
-            raise InputError(f"{path} has {len(line)} cells in line {number}, but {len(head)} columns")
-    if not lines:
-        raise InputError(f"{path} holds nothing but its head")
-    return [dict(zip(head, line, strict=True)) for line in lines]
-
-
-def text_at(path: Path) -> str:
-    """The text of a file; InputError where it cannot be read, or where its last line has no end, as after a copy that broke off."""
-    try:
-        text = path.read_bytes().decode()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"cannot read {path}: it is not text") from None
-    if not text.endswith("\n"):
-        raise InputError(f"{path} is cut short: its last line has no end")
-    return text
 
 
 def pairs(base: Sequence[Results], new: Sequence[Results]) -> list[tuple[Results, Results]]:

@@ -16,20 +16,8 @@ import numpy as np
 from robench.core.errors import InputError
 from robench.core.rows import WILSON, Row, wilson, with_interval
 from robench.core.statistics import DRAWN, LEAST, Floats, Values, accelerated
+from robench.corruptions.benchmark import ALL, CLEAN, FAMILIES, FIFTEEN, NINETEEN, SEVERITIES, Cell
 
-FAMILIES = {
-    "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
-    "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
-    "weather": ("snow", "frost", "fog", "brightness"),
-    "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
-}
-NOISES = FAMILIES["noise"]  # on ImageNet-C, what IGD (2305.09305) was tested with
-FIFTEEN = tuple(name for family in FAMILIES.values() for name in family)
-EXTRA = {"speckle_noise": "noise", "gaussian_blur": "blur", "spatter": "weather", "saturate": "digital"}  # name -> family
-NINETEEN = (*FIFTEEN, *EXTRA)
-SETS = {"fifteen": FIFTEEN, "nineteen": NINETEEN, "noise": NOISES}
-SEVERITIES = (1, 2, 3, 4, 5)
-CLEAN, ALL = "clean", "corruptions"  # the probes of what is measured on the images as they are, and over several corruptions
 RESAMPLES = 2000
 FEW = 0.02  # a relative error is a ratio of differences: below so many errors that a corruption adds, a note says so (our choice)
 
@@ -41,7 +29,6 @@ ALEXNET = {
 }  # fmt: skip
 ALEXNET_CLEAN = 0.43478  # torchvision's own figure for these weights, 56.522 % of the validation set right; the paper prints 43.5 %
 
-Cell = tuple[str, int]  # a corruption and its severity
 Cells = Mapping[Cell, Values]
 Grades = Mapping[str, tuple[int, ...]]  # corruption -> the severities that were measured
 Key = tuple[bool, str, int]  # whether of the reference, corruption, severity

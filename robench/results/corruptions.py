@@ -10,8 +10,9 @@ import numpy as np
 
 from robench.core.rows import Row
 from robench.core.statistics import Values
+from robench.corruptions.benchmark import ALL, CLEAN, NINETEEN, Cell
 from robench.results.cascade import threat_before
-from robench.results.corruption_errors import ALL, CLEAN, NINETEEN, Cell, Reference, measured_reference, rows_of
+from robench.results.corruption_errors import Reference, measured_reference, rows_of
 from robench.runs.measure import Measured
 from robench.runs.types import Case, Stage
 

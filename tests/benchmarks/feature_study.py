@@ -31,11 +31,11 @@ from robench.core.calls import frozen, padded
 from robench.core.errors import InputError
 from robench.core.memory import keep_freed_memory
 from robench.core.recipes import Recipe, fraction
+from robench.corruptions.benchmark import NOISES
 from robench.data import Images, holdout
 from robench.data import load as load_images
 from robench.evaluation.corrupted_sets import made
 from robench.models import load
-from robench.results.corruption_errors import NOISES
 
 STRENGTHS = tuple(10.0**power for power in range(-6, 2))  # of the ridge, in units of the mean variance of a feature
 SEVERITY = 3

@@ -23,9 +23,9 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
 from robench.core.errors import InputError
+from robench.corruptions.benchmark import EXTRA, FAMILIES, FIFTEEN, Cell
 from robench.report.figures.house import INK, folded, house, save_figure, short
 from robench.report.figures.saliency import SIGNED, seen, stroke
-from robench.results.corruption_errors import EXTRA, FAMILIES, FIFTEEN, Cell
 
 DAMAGE = LinearSegmentedColormap.from_list("damage", ["#1c1030", "#5a1d45", "#a23a3c", "#d9783f", "#f0bd83", "#fdf6e9"])  # ever lighter
 EMPTY = "#e4e4e4"  # a cell that was not measured

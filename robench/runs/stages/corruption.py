@@ -16,8 +16,8 @@ from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.recipes import Recipe, resolve, setting
 from robench.corruptions import CORRUPTIONS, corrupted
+from robench.corruptions.benchmark import SEVERITIES
 from robench.corruptions.frost import photos_digest
-from robench.results.corruption_errors import SEVERITIES
 from robench.runs.own_functions import corrupted_by_own, is_own
 from robench.runs.stages.clean import check_logits, everyone
 from robench.runs.types import Begun, Case, Chunk, Images, Outcome, Pixels, Pool, Stage

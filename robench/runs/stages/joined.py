@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robench.core.errors import InputError
 from robench.core.threat import Threat
-from robench.results.compare import WORST, Results
+from robench.core.verdicts import WORST, Results
 from robench.runs.ledger import Ledger
 from robench.runs.types import Begun, Chunk, Images, Outcome, Pixels, Pool, Stage
 
