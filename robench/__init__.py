@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from robench.core.moved import find_moved_modules
+
 if TYPE_CHECKING:
     from robench.core.errors import InputError as InputError
     from robench.core.threat import Threat as Threat
@@ -43,6 +45,8 @@ __all__ = [
     "Comparison", "Images", "InputError", "Result", "Subject", "Threat", "Trained", "attack", "compare", "corrupt", "evaluate", "gini",
     "load_model", "probe", "saliency", "train",
 ]  # fmt: skip
+
+find_moved_modules()
 
 
 def __getattr__(name: str) -> Any:

@@ -6,18 +6,36 @@ matter, and one that comes twice changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from robench.runs.types import Chunk, Outcome, Stage
-
 Entry = Mapping[str, Any]
 Level = tuple[str, int]  # the key=value words of a level, and which of its draws
 BLANKS: dict[type, Any] = {bool: False, int: -1, float: float("nan"), str: ""}
+
+
+class Step(Protocol):
+    """What the ledger must know of a `Stage`."""
+
+    @property
+    def key(self) -> str:
+        """What tells it from the other stages of a run."""
+
+    @property
+    def kind(self) -> str:
+        """clean, attack, probe, corruption, method, joined."""
+
+    @property
+    def source(self) -> Step | None:
+        """The stage whose images it is given; None for the images as they are."""
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """What its rows need to know, by name: the stages `clean` and `before`."""
 
 
 @dataclass
@@ -74,24 +92,24 @@ class Ledger:
             if told["extras"]:
                 record.extras.append(told["extras"])
 
-    def done(self, subject: str, stage: Stage) -> Tensor:
+    def done(self, subject: str, stage: Step) -> Tensor:
         """Which images went through a stage, (N,) bool."""
         return self._done.get((subject, stage.key), torch.zeros(self.n, dtype=torch.bool))
 
-    def levels(self, subject: str, stage: Stage) -> dict[Level, Record]:
+    def levels(self, subject: str, stage: Step) -> dict[Level, Record]:
         """What is known of each level of a stage, in the order in which they came."""
         return self._records.get((subject, stage.key), {})
 
-    def record(self, subject: str, stage: Stage) -> Record:
+    def record(self, subject: str, stage: Step) -> Record:
         """What is known of a stage of one level; empty where no image went through it."""
         return next(iter(self.levels(subject, stage).values()), Record())
 
-    def column(self, subject: str, stage: Stage, name: str, blank: Any) -> Any:
+    def column(self, subject: str, stage: Step, name: str, blank: Any) -> Any:
         """A column of a stage of one level, (N,); filled with `blank` where no image went through it."""
         columns = self.record(subject, stage).columns
         return columns[name] if name in columns else torch.full((self.n,), blank)
 
-    def right(self, subject: str, stage: Stage) -> Tensor:
+    def right(self, subject: str, stage: Step) -> Tensor:
         """Which images the model gets right as a stage leaves them, (N,) bool: the clean ones, corrupted ones, those that stand."""
         if stage.kind in ("attack", "probe", "joined"):
             before = self.tried(subject, stage)
@@ -99,7 +117,7 @@ class Ledger:
         pred: Tensor = self.column(subject, stage, "pred", -1)
         return self.done(subject, stage) & (pred == self.y)
 
-    def fallen(self, subject: str, stage: Stage) -> Tensor:
+    def fallen(self, subject: str, stage: Step) -> Tensor:
         """Which images that were right fell under a stage, (N,) bool: a probe's in its first draw, an attack's in its cascade too."""
         if stage.kind == "corruption":
             return self.tried(subject, stage) & ~self.right(subject, stage)
@@ -108,7 +126,7 @@ class Ledger:
             fell = fell | self.column(subject, earlier, "fell", False)
         return fell
 
-    def tried(self, subject: str, stage: Stage) -> Tensor:
+    def tried(self, subject: str, stage: Step) -> Tensor:
         """Which images were right before a stage changed them, (N,) bool."""
         if stage.kind == "joined":
             tried: Tensor = self.column(subject, stage, "tried", False)
@@ -116,18 +134,6 @@ class Ledger:
         before = stage.source or stage.about.get("clean")
         return torch.ones(self.n, dtype=torch.bool) if before is None else self.right(subject, before)
 
-    def extras(self, subject: str, stage: Stage, name: str) -> list[Any]:
+    def extras(self, subject: str, stage: Step, name: str) -> list[Any]:
         """What the chunks of a stage tell under a name, over all levels."""
         return [more[name] for record in self.levels(subject, stage).values() for more in record.extras if name in more]
-
-
-def entry_of(subject: str, stage: Stage, chunk: Chunk, timed: Iterable[tuple[Outcome, float]]) -> dict[str, Any]:
-    """The outcomes of a stage on a chunk, each with its seconds, as plain JSON: per-image tensors become lists."""
-    levels = [
-        {
-            "level": outcome.level, "repeat": outcome.repeat, "seconds": seconds, "extras": dict(outcome.extras),
-            "columns": {name: values if isinstance(values, list) else values.tolist() for name, values in outcome.columns.items()},
-        }
-        for outcome, seconds in timed
-    ]  # fmt: skip
-    return {"subject": subject, "stage": stage.key, "places": chunk.places.tolist(), "levels": levels}

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from robench.core.recipes import eps_text
 from robench.core.rows import Interval
 from robench.core.statistics import anytime
 from robench.runs.images import file_of, shown_by
-from robench.runs.ledger import Ledger, entry_of
+from robench.runs.ledger import Ledger
 from robench.runs.own_functions import is_own
 from robench.runs.stages.clean import check_logits
 from robench.runs.store import Store, make_rows, write_rows
@@ -268,3 +268,15 @@ def bounds(successes: float, n: int, population: int) -> tuple[float, float]:
 def anytime_of(n: int) -> Interval:
     """The interval of a share of n images that is valid whenever one stops."""
     return Interval(f"anytime, of {n} images", partial(bounds, population=n))
+
+
+def entry_of(subject: str, stage: Stage, chunk: Chunk, timed: Iterable[tuple[Outcome, float]]) -> dict[str, Any]:
+    """The outcomes of a stage on a chunk, each with its seconds, as plain JSON: per-image tensors become lists."""
+    levels = [
+        {
+            "level": outcome.level, "repeat": outcome.repeat, "seconds": seconds, "extras": dict(outcome.extras),
+            "columns": {name: values if isinstance(values, list) else values.tolist() for name, values in outcome.columns.items()},
+        }
+        for outcome, seconds in timed
+    ]  # fmt: skip
+    return {"subject": subject, "stage": stage.key, "places": chunk.places.tolist(), "levels": levels}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +18,8 @@ from robench.core.calls import padded
 from robench.core.inputs import for_model
 from robench.core.rows import Check, Row
 from robench.core.threat import Threat
-
-if TYPE_CHECKING:
-    from robench.runs.ledger import Ledger
-    from robench.runs.store import Store
+from robench.runs.ledger import Ledger
+from robench.runs.store import Store
 
 Images = Callable[[Tensor, "Pixels"], Tensor]  # images(places, before) -> what a stage shows
 Told = Callable[[], str | None]
