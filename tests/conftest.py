@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from robench.core.draws import Draws
-from robench.core.recipes import module_at
+from robench.core.recipes import run_user_file
 
 
 class Affine(nn.Module):
@@ -162,4 +162,4 @@ def zoo() -> ModuleType:
     """The module of independently trained models, or a skip."""
     if not os.environ.get("ROBENCH_MODELS"):
         pytest.skip("ROBENCH_MODELS is not set")
-    return module_at(Path(os.environ["ROBENCH_MODELS"]) / "zoo.py")
+    return run_user_file(Path(os.environ["ROBENCH_MODELS"]) / "zoo.py")

@@ -9,7 +9,7 @@ from torch import nn
 from robench.attacks.active import Search
 from robench.attacks.losses import ce
 from robench.attacks.pgd import pgd
-from robench.core.calls import LEAST_ROWS, frozen
+from robench.core.calls import LEAST_ROWS, freeze_model
 from robench.core.threat import Threat
 
 
@@ -43,10 +43,10 @@ def test_frozen_gives_back_every_mode_and_every_flag_also_after_an_exception():
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Dropout())
     model[1].eval()
     model[0].bias.requires_grad_(False)
-    with frozen(model):
+    with freeze_model(model):
         assert not any(module.training for module in model.modules())
         assert not any(parameter.requires_grad for parameter in model.parameters())
-    with pytest.raises(RuntimeError, match="mat1"), frozen(model):
+    with pytest.raises(RuntimeError, match="mat1"), freeze_model(model):
         model(torch.ones(1, 3))
     assert [module.training for module in model.modules()] == [True, True, False, True]
     assert {name: p.requires_grad for name, p in model.named_parameters()} == {
@@ -61,7 +61,7 @@ def test_an_attack_on_a_training_network_sees_eval_mode_and_leaves_its_batch_sta
     p = problem("convolutional")
     p.model.train()
     before = {name: value.clone() for name, value in p.model.state_dict().items()}
-    with frozen(p.model):
+    with freeze_model(p.model):
         pgd(p.model, p.x, p.y, Threat("linf", 0.05), p.draws())
     assert p.model.training
     assert all(torch.equal(before[name], value) for name, value in p.model.state_dict().items())

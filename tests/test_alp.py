@@ -14,7 +14,7 @@ from robench.core.errors import InputError
 from robench.core.threat import Threat
 from robench.core.types import Batch
 from robench.objectives.adversarial import pgd_at
-from robench.objectives.alp import alp, pairing
+from robench.objectives.alp import alp, logit_pairing
 
 
 def net(*layers: nn.Module) -> nn.Module:
@@ -117,7 +117,7 @@ def test_a_larger_weight_trains_logits_that_are_closer_together():
 
 def test_short_logits_are_compared_in_float32():
     z = torch.full((2, 3), 100.0, dtype=torch.bfloat16)
-    found = pairing(z, (z.float() + 1).bfloat16())
+    found = logit_pairing(z, (z.float() + 1).bfloat16())
     assert found.dtype == torch.float32
     assert found == 1
 

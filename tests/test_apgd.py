@@ -9,9 +9,22 @@ import torch
 from torch import nn
 
 from robench.attacks.active import Search
-from robench.attacks.apgd import apgd, apgd_t, begun, checked, drawn_in, gradient, l2_step, linf_step, random_start, ranked, run, windows
-from robench.attacks.kernels import cannot_compile, compiled
-from robench.attacks.losses import fitting, loss_of
+from robench.attacks.apgd import (
+    apgd,
+    apgd_t,
+    approximate_l2_projection,
+    check_intervals,
+    classes_by_logit,
+    initial_state,
+    l2_step,
+    linf_step,
+    losses_and_gradient,
+    random_start,
+    run_apgd,
+    state_after_check,
+)
+from robench.attacks.kernels import compile_failure, compiled_kernels
+from robench.attacks.losses import fitting_loss_name, loss_of
 from robench.core.calls import LEAST_ROWS
 from robench.core.draws import Draws
 from robench.core.errors import InputError
@@ -31,7 +44,7 @@ def climbed(p, threat, loss="ce", steps=20, start=None, **options):
     """The search, whose rows all stay, and the points of largest loss after one run."""
     search = Search(p.model, p.x, p.y, threat, stay=True)
     start = random_start(p.x, threat, p.draws()) if start is None else start
-    return search, run(search, start, loss_of(loss, False), threat, steps, **options)
+    return search, run_apgd(search, start, loss_of(loss, False), threat, steps, **options)
 
 
 def share_of_optimum(p, threat, points):
@@ -67,7 +80,7 @@ def share_of_optimum(p, threat, points):
     ],
 )
 def test_step_sizes_are_checked_when_the_authors_check_them(steps, after, lengths):
-    due = windows(steps)
+    due = check_intervals(steps)
     assert list(due)[: len(after)] == after
     assert list(due.values())[: len(lengths)] == lengths
     assert len(due) == len(after) or steps == 50
@@ -76,7 +89,7 @@ def test_step_sizes_are_checked_when_the_authors_check_them(steps, after, length
 def test_the_step_is_halved_where_the_loss_rose_too_seldom_or_nothing_has_changed(problem):
     p = problem("linear", n=5)
     threat = Threat("linf", 0.1)
-    state = begun(Search(p.model, p.x, p.y, threat), p.x, threat, torch.zeros(5), torch.zeros_like(p.x), True)
+    state = initial_state(Search(p.model, p.x, p.y, threat), p.x, threat, torch.zeros(5), torch.zeros_like(p.x), True)
     state = state._replace(
         rises=torch.tensor([12.0, 13, 13, 13, 12]),
         halved=torch.tensor([True, True, False, False, False]),
@@ -84,7 +97,7 @@ def test_the_step_is_halved_where_the_loss_rose_too_seldom_or_nothing_has_change
         x_best=p.x + 1,
         grad_best=torch.ones_like(p.x),
     )
-    after = checked(p.x, state, threat, 0.75 * 16)  # 12 rises of 16 are too few: the bound itself counts
+    after = state_after_check(p.x, state, threat, 0.75 * 16)  # 12 rises of 16 are too few: the bound itself counts
     assert after.halved.tolist() == [True, False, False, True, True]
     assert after.length.flatten().tolist() == pytest.approx([0.1, 0.2, 0.2, 0.1, 0.1])
     back = after.halved.view(-1, 1, 1, 1)
@@ -144,7 +157,7 @@ def test_all_iterates_lie_in_the_threat_and_the_best_point_is_where_the_largest_
             return p.model(x)
 
     search = Search(Watched(), p.x, p.y, threat, stay=True)
-    best = run(search, random_start(p.x, threat, p.draws()), heard, threat, 15)
+    best = run_apgd(search, random_start(p.x, threat, p.draws()), heard, threat, 15)
     assert len(points) == len(losses) == 16
     assert all(threat.contains(p.x, point).all() for point in points)
     largest, turn = torch.stack(losses).max(0)
@@ -181,9 +194,9 @@ def test_with_any_number_of_classes_the_samples_closer_than_eps_fall(problem, at
 
 
 def test_the_margin_stands_in_where_dlr_is_undefined(problem):
-    assert [fitting("dlr", classes, False) for classes in (2, 3)] == ["margin", "dlr"]
-    assert [fitting("dlr", classes, True) for classes in (3, 4)] == ["margin", "dlr"]
-    assert fitting("ce", 2, True) == "ce"
+    assert [fitting_loss_name("dlr", classes, False) for classes in (2, 3)] == ["margin", "dlr"]
+    assert [fitting_loss_name("dlr", classes, True) for classes in (3, 4)] == ["margin", "dlr"]
+    assert fitting_loss_name("ce", 2, True) == "ce"
     p = problem("linear", n=20, classes=3)
     found = [apgd_t(p.model, p.x, p.y, Threat("l2", 0.2), p.draws(), loss=loss, steps=10).x_adv for loss in ("dlr", "margin")]
     assert torch.equal(*found)
@@ -260,7 +273,7 @@ def test_a_targeted_attack_reaches_its_target(problem, target, loss):
 
 def test_targets_go_by_falling_logits_and_leave_the_label_out():
     logits = torch.tensor([[4.0, 1, 3, -2], [0, 5, 5, 1], [1, 2, 3, 4]])
-    assert ranked(logits, torch.tensor([0, 2, 0])).tolist() == [[2, 1, 3], [1, 3, 0], [3, 2, 1]]
+    assert classes_by_logit(logits, torch.tensor([0, 2, 0])).tolist() == [[2, 1, 3], [1, 3, 0], [3, 2, 1]]
 
 
 def test_more_targets_and_restarts_only_help(problem):
@@ -293,7 +306,7 @@ def test_with_eot_gradients_are_averaged_and_the_last_pass_gives_loss_and_verdic
     weights = -torch.rand(3, 1, 2, 2, generator=torch.Generator().manual_seed(0))
     weights[2] *= -1  # wrong on the first two passes, right on the third
     search = Search(Turning(weights), x, y, Threat("linf", 0.1), stay=True)
-    losses, grad = gradient(search, x, loss_of("margin", False), 3)
+    losses, grad = losses_and_gradient(search, x, loss_of("margin", False), 3)
     torch.testing.assert_close(grad[0], -weights.mean(0))
     torch.testing.assert_close(losses, -(x * weights[2]).flatten(1).sum(1))
     assert not search.found().fooled.any()
@@ -389,10 +402,10 @@ def test_rounds_bring_the_l2_projection_to_the_exact_one():
     x = (torch.rand(64, 3, 8, 8, generator=generator) * 1.6 - 0.3).clamp(0, 1)
     aim, threat = x + torch.randn(x.shape, generator=generator), Threat("l2", 4.0)
     exact = threat.project(x, aim)
-    far = [float((drawn_in(x, aim, 4.0, rounds) - exact).abs().max()) for rounds in (0, 3, 40)]
+    far = [float((approximate_l2_projection(x, aim, 4.0, rounds) - exact).abs().max()) for rounds in (0, 3, 40)]
     assert far[0] > 5 * far[1] > 100 * far[2]
     assert far[2] < 1e-6
-    assert all(threat.contains(x, drawn_in(x, aim, 4.0, rounds)).all() for rounds in (0, 1, 3))
+    assert all(threat.contains(x, approximate_l2_projection(x, aim, 4.0, rounds)).all() for rounds in (0, 1, 3))
 
 
 def test_an_l2_step_keeps_the_direction_of_a_tiny_gradient():
@@ -404,7 +417,7 @@ def test_an_l2_step_keeps_the_direction_of_a_tiny_gradient():
 
 
 def test_compiled_steps_equal_eager_ones():
-    if why := cannot_compile():
+    if why := compile_failure():
         pytest.skip(why)
     g = torch.Generator().manual_seed(0)
     for rows in (8, 5):
@@ -415,7 +428,7 @@ def test_compiled_steps_equal_eager_ones():
             (l2_step, (x, x_adv, x_prev, grad, length, 0.5, 0.75)),
         ):
             eager = step(*given)
-            with compiled():
+            with compiled_kernels():
                 torch.testing.assert_close(step(*given), eager, rtol=0, atol=1e-6)
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from robench.attacks.active import Search
-from robench.attacks.apgd import apgd, apgd_t, random_start, run, staged
-from robench.attacks.apgd_l1 import ascending, check_period, moved_subpixels, resized, sparse_step, stages
+from robench.attacks.apgd import apgd, apgd_t, random_start, run_apgd, run_apgd_schedule
+from robench.attacks.apgd_l1 import check_period, moved_subpixel_count, next_step_size, radius_schedule, sorted_rows, sparse_step
 from robench.attacks.losses import loss_of
 from robench.core.draws import Draws
 from robench.core.threat import Threat
@@ -24,7 +24,7 @@ def steepest_first(p, eps):
     ("steps", "counts"), [(100, [30, 30, 40]), (50, [15, 15, 20]), (20, [6, 6, 8]), (10, [3, 3, 4]), (4, [1, 1, 2]), (2, [2]), (1, [1])]
 )
 def test_the_radius_falls_from_3_eps_to_eps_in_the_authors_stages(steps, counts):
-    schedule = stages(2.0, steps)
+    schedule = radius_schedule(2.0, steps)
     assert [count for _, count in schedule] == counts
     assert sum(count for _, count in schedule) == steps
     assert schedule[-1][0] == 2.0
@@ -57,13 +57,13 @@ def test_ties_all_move_and_subpixels_without_gradient_do_not():
 
 def test_rows_are_sorted_as_torch_sorts_them():
     values = torch.rand(5, 77, generator=torch.Generator().manual_seed(0)).round(decimals=1)
-    assert torch.equal(ascending(values), values.sort(1).values)
+    assert torch.equal(sorted_rows(values), values.sort(1).values)
 
 
 def test_the_step_grows_back_where_the_best_point_got_sparser_and_shrinks_elsewhere_to_a_tenth_of_eps():
     moved, before = torch.tensor([94.0, 96, 100, 0, 30]), torch.tensor([100.0, 100, 100, 0, 300])
     length = torch.tensor([1.5, 1.5, 0.25, 1.0, 0.2]).view(-1, 1, 1, 1)
-    share, new, back = resized(moved, before, length, 2.0, 200)
+    share, new, back = next_step_size(moved, before, length, 2.0, 200)
     assert back.tolist() == [True, False, False, False, True]
     assert new.flatten().tolist() == pytest.approx([2.0, 1.0, 0.2, 2 / 3, 2.0])
     torch.testing.assert_close(share, moved / 300)
@@ -74,9 +74,9 @@ def test_a_random_start_leaves_no_residue():
     start = random_start(x, Threat("l1", 12.0), Draws(0, torch.arange(20), "start"))
     difference = (start - x).abs().flatten(1)
     torch.testing.assert_close(difference.sum(1), torch.full((20,), 12.0), rtol=1e-4, atol=0)
-    assert torch.equal(moved_subpixels(x, start), (difference > 0).sum(1).float())
+    assert torch.equal(moved_subpixel_count(x, start), (difference > 0).sum(1).float())
     assert int(((difference > 0) & (difference < 1e-6)).sum()) <= 2
-    assert moved_subpixels(x, start).max() < 120
+    assert moved_subpixel_count(x, start).max() < 120
 
 
 # The authors' code reaches .98 (boxed; .977 with the schedule), .995 and .997 of the optimum at these three seeds
@@ -88,9 +88,9 @@ def test_the_best_point_nearly_reaches_the_affine_models_optimum(problem, boxed,
     p = problem("affine", n=8, boxed=boxed, seed=seed)
     threat = Threat("l1", 4.0)
     search = Search(p.model, p.x, p.y, threat, stay=True)
-    schedule = stages(4.0, 100) if large_eps else [(4.0, 100)]
+    schedule = radius_schedule(4.0, 100) if large_eps else [(4.0, 100)]
     start = random_start(p.x, Threat("l1", schedule[0][0]), p.draws())
-    points = staged(search, start, loss_of("ce", False), schedule, rho=0.75, eot=1)
+    points = run_apgd_schedule(search, start, loss_of("ce", False), schedule, rho=0.75, eot=1)
     best, towards = steepest_first(p, 4.0)
     share = ((points - p.x) * towards).flatten(1).sum(1) / best
     assert threat.contains(p.x, points).all()
@@ -123,7 +123,7 @@ def test_points_and_verdicts_equal_those_of_the_authors(problem, kind, steps, ep
     threat = Threat("l1", eps)
     attack, start = authors(p, eps, steps), random_start(p.x, threat, p.draws())
     search = Search(p.model, p.x, p.y, threat, stay=True)
-    ours = run(search, start, loss_of("ce", False), threat, steps, dense=False)
+    ours = run_apgd(search, start, loss_of("ce", False), threat, steps, dense=False)
     with torch.no_grad():
         theirs, right, _, _ = attack.attack_single_run(p.x, p.y, x_init=start.clone())
     assert_equal_but_for_rounding(search, ours, theirs, right)
@@ -133,10 +133,10 @@ def test_points_and_verdicts_equal_those_of_the_authors(problem, kind, steps, ep
 @pytest.mark.parametrize(("kind", "eps"), [("linear", 0.7), ("convolutional", 1.0)])
 def test_the_schedule_for_large_eps_meets_the_points_of_the_authors(problem, monkeypatch, kind, steps, eps):
     p = problem(kind, n=30)
-    schedule, attack = stages(eps, steps), authors(p, eps, steps)
+    schedule, attack = radius_schedule(eps, steps), authors(p, eps, steps)
     start = random_start(p.x, Threat("l1", 3 * eps), p.draws())
     search = Search(p.model, p.x, p.y, Threat("l1", eps), stay=True)
-    ours = staged(search, start, loss_of("ce", False), schedule, rho=0.75, eot=1, dense=False)
+    ours = run_apgd_schedule(search, start, loss_of("ce", False), schedule, rho=0.75, eot=1, dense=False)
     monkeypatch.setattr(torch, "randn_like", lambda like: start - p.x)
     with torch.no_grad():
         theirs, right, _, _ = attack.decr_eps_pgd(p.x, p.y, *map(list, zip(*schedule, strict=True)))

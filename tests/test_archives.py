@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from robench.core.errors import InputError
-from robench.data import archives, load
-from robench.data.files import meaning
+from robench.data import archives, load_images
+from robench.data.files import key_meaning
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.integers(0, 256, (12, 6, 6, 3), dtype=np.uint8), np.arange(12) % 4
@@ -35,7 +35,7 @@ def saved(path, **arrays):
     ],
 )  # fmt: skip
 def test_the_usual_keys_are_understood_and_named(tmp_path, images, labels, split):
-    loaded = load(saved(tmp_path / "toy.npz", **{images: X, labels: Y}))
+    loaded = load_images(saved(tmp_path / "toy.npz", **{images: X, labels: Y}))
     assert torch.equal(loaded.x, torch.from_numpy(X.transpose(0, 3, 1, 2).copy()))
     assert (loaded.y.tolist(), loaded.split) == (Y.tolist(), split)
     assert loaded.notes == (f"npz:toy: {images} was taken for the images, {labels} for the labels",)
@@ -45,17 +45,17 @@ def test_medmnist_with_its_labels_in_a_column_loads_split_by_split(tmp_path):
     arrays = {f"{split}_images": X[:n] for split, n in (("train", 12), ("val", 6), ("test", 3))}
     arrays |= {f"{split}_labels": Y[:n, None] for split, n in (("train", 12), ("val", 6), ("test", 3))}
     name = saved(tmp_path / "med.npz", **arrays)
-    assert [len(load(name, split)) for split in ("train", "val", "test")] == [12, 6, 3]
-    assert load(name).classes == ("0", "1", "2", "3")
+    assert [len(load_images(name, split)) for split in ("train", "val", "test")] == [12, 6, 3]
+    assert load_images(name).classes == ("0", "1", "2", "3")
     less = saved(tmp_path / "less.npz", **{key: value for key, value in arrays.items() if "test" not in key})
-    assert "npz:less has no split 'test': val stands in for it" in load(less).notes
+    assert "npz:less has no split 'test': val stands in for it" in load_images(less).notes
 
 
 def test_our_own_keys_need_no_note_and_other_arrays_do_not_disturb(tmp_path):
     name = saved(tmp_path / "toy.npz", x_test=X, y_test=Y, weights=RNG.random(3), x_adv=X, note=np.array([{}], object))
-    assert load(name).notes == ()
-    assert meaning("x_adv") == ("x", "adv")
-    assert meaning("predictions") is None
+    assert load_images(name).notes == ()
+    assert key_meaning("x_adv") == ("x", "adv")
+    assert key_meaning("predictions") is None
 
 
 @pytest.mark.parametrize(
@@ -73,17 +73,17 @@ def test_our_own_keys_need_no_note_and_other_arrays_do_not_disturb(tmp_path):
 )  # fmt: skip
 def test_what_is_there_is_told_where_it_cannot_be_used(tmp_path, arrays, sentence):
     with pytest.raises(InputError, match=sentence):
-        load(saved(tmp_path / "toy.npz", **arrays))
+        load_images(saved(tmp_path / "toy.npz", **arrays))
 
 
 def test_the_images_of_scikit_learns_digits_are_taken_and_not_their_rows(tmp_path):
     grey = RNG.random((5, 8, 8))
-    assert load(saved(tmp_path / "d.npz", data=grey.reshape(5, 64), images=grey, target=np.arange(5))).shape == (1, 8, 8)
+    assert load_images(saved(tmp_path / "d.npz", data=grey.reshape(5, 64), images=grey, target=np.arange(5))).shape == (1, 8, 8)
 
 
 def test_black_images_and_floats_of_0_and_1_are_images(tmp_path):
-    assert load(saved(tmp_path / "black.npz", x=np.zeros_like(X), y=Y)).x.max() == 0
-    assert load(saved(tmp_path / "binary.npz", x=(X > 99).astype(np.float32), y=Y)).x.max() == 1
+    assert load_images(saved(tmp_path / "black.npz", x=np.zeros_like(X), y=Y)).x.max() == 0
+    assert load_images(saved(tmp_path / "binary.npz", x=(X > 99).astype(np.float32), y=Y)).x.max() == 1
 
 
 # --- headers and rows
@@ -103,9 +103,9 @@ def forged(path, shape, data=b"\0" * 64):
 
 def test_a_header_that_declares_more_than_the_file_holds_is_refused_before_memory_is_taken(tmp_path):
     with pytest.raises(InputError, match=r"x declares uint8 of shape \(12, 100000, 100000, 1\), 120,000,000,000 bytes;"):
-        load(forged(tmp_path / "lie.npz", (12, 10**5, 10**5, 1)))
+        load_images(forged(tmp_path / "lie.npz", (12, 10**5, 10**5, 1)))
     with pytest.raises(InputError, match="100000000000 images, 12 labels"):
-        load(forged(tmp_path / "many.npz", (10**11, 1, 1)))
+        load_images(forged(tmp_path / "many.npz", (10**11, 1, 1)))
 
 
 def test_of_a_large_file_only_the_rows_that_are_wanted_are_unpacked(tmp_path):
@@ -120,12 +120,12 @@ def test_of_a_large_file_only_the_rows_that_are_wanted_are_unpacked(tmp_path):
                 handle.write(bytes([k % 251]) * (side * side * 3))
         archive.writestr("y_test.npy", labels.getvalue())
     before, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-    few = load(f"npz:{path}", n=5)
+    few = load_images(f"npz:{path}", n=5)
     seconds, grown = time.process_time() - begin, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert few.x[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
     assert grown < 100_000  # kilobytes
     begin = time.process_time()
-    archives.rows(archives.members(path, "x", bool)["x_test"], np.array([n - 1, 7]), "x")
+    archives.read_member_rows(archives.members(path, "x", bool)["x_test"], np.array([n - 1, 7]), "x")
     assert seconds < (time.process_time() - begin) / 2  # the last row needs the whole
 
 
@@ -135,7 +135,7 @@ def test_rows_come_in_the_order_that_is_asked_for(tmp_path, order, compressed):
     x = np.asarray(RNG.integers(0, 256, (30, 5, 4, 3), dtype=np.uint8), order=order)
     (np.savez_compressed if compressed else np.savez)(tmp_path / "toy.npz", x=x, y=np.arange(30) % 3)
     (tmp_path / "few.txt").write_text("29\n3\n17\n0\n4")
-    loaded = load(f"npz:{tmp_path / 'toy.npz'}", indices=tmp_path / "few.txt")
+    loaded = load_images(f"npz:{tmp_path / 'toy.npz'}", indices=tmp_path / "few.txt")
     assert torch.equal(loaded.x, torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))[[29, 3, 17, 0, 4]])
 
 
@@ -146,7 +146,7 @@ def test_a_damaged_array_of_usual_size_is_told_even_where_few_rows_are_wanted(tm
     content[content.index(X[11].tobytes()[:16]) + 3] ^= 255
     path.write_bytes(bytes(content))
     with pytest.raises(InputError, match="cannot be read"):
-        load(f"npz:{path}", n=2)
+        load_images(f"npz:{path}", n=2)
 
 
 # --- names and index files
@@ -156,10 +156,10 @@ def test_an_npz_file_is_found_by_the_name_that_a_checkpoint_keeps(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     saved(tmp_path / "c2.npz", x=X, y=Y)
     (tmp_path / "c2").mkdir()
-    assert len(load("npz:c2")) == 12
-    assert len(load("npz:c2", data_dir=tmp_path)) == 12
+    assert len(load_images("npz:c2")) == 12
+    assert len(load_images("npz:c2", data_dir=tmp_path)) == 12
     with pytest.raises(InputError, match="npz:c3 not found here or in data: name it with --data npz:PATH"):
-        load("npz:c3")
+        load_images("npz:c3")
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_an_npz_file_is_found_by_the_name_that_a_checkpoint_keeps(tmp_path, monk
 )
 def test_an_index_file_may_begin_with_a_byte_order_mark(tmp_path, raw):
     (tmp_path / "few.txt").write_bytes(raw)
-    assert load("shapes", indices=tmp_path / "few.txt").ids.tolist() == [3, 1]
+    assert load_images("shapes", indices=tmp_path / "few.txt").ids.tolist() == [3, 1]
 
 
 @pytest.mark.parametrize(
@@ -181,16 +181,16 @@ def test_an_index_file_may_begin_with_a_byte_order_mark(tmp_path, raw):
 def test_a_line_of_an_index_file_that_cannot_be_is_told_truly(tmp_path, text, sentence):
     (tmp_path / "few.txt").write_text(text)
     with pytest.raises(InputError, match=sentence):
-        load("shapes", indices=tmp_path / "few.txt")
+        load_images("shapes", indices=tmp_path / "few.txt")
 
 
 def test_leading_zeros_of_an_index_count_for_nothing(tmp_path):
     (tmp_path / "few.txt").write_text("0000000000003\n000\n")
-    assert load("shapes", indices=tmp_path / "few.txt").ids.tolist() == [3, 0]
+    assert load_images("shapes", indices=tmp_path / "few.txt").ids.tolist() == [3, 0]
 
 
 def test_a_folder_or_a_missing_file_as_an_index_file_gets_a_sentence(tmp_path):
     with pytest.raises(InputError, match="is a folder: name a text file with one index a line"):
-        load("shapes", indices=tmp_path)
+        load_images("shapes", indices=tmp_path)
     with pytest.raises(InputError, match=r"there is no index file .*few\.txt"):
-        load("shapes", indices=tmp_path / "few.txt")
+        load_images("shapes", indices=tmp_path / "few.txt")

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robench.core.calls import frozen
+from robench.core.calls import freeze_model
 from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.threat import Threat
 from robench.core.types import Batch
-from robench.objectives.arr import adversary, arr
+from robench.objectives.arr import arr, arr_images
 
 THREATS = [Threat("linf", 0.1), Threat("l2", 0.5), Threat("l1", 2.0)]
 DISTANCES = [("kl", 2), ("logits", 1), ("logits", 2), ("logits", math.inf), ("probs", 1), ("probs", 2), ("probs", 3.5), ("probs", math.inf)]
@@ -87,7 +87,7 @@ def test_one_step_is_fgsm_from_the_image_over_the_whole_eps(threat):
     at = x.clone().requires_grad_()
     (grad,) = torch.autograd.grad(F.cross_entropy(model(at), y, reduction="sum"), at)
     expected = threat.project(x, x + threat.eps * threat.ascend(x, grad))
-    found = adversary(model, batch_of(model, x, y, threat), 1, None, drawn=False)
+    found = arr_images(model, batch_of(model, x, y, threat), 1, None, drawn=False)
     torch.testing.assert_close(found, expected)
     assert threat.contains(x, found).all()
     moved = arr(model, batch_of(model, x, y, threat), distance="logits", order=1, steps=1)
@@ -131,9 +131,9 @@ def test_the_adversary_climbs_the_cross_entropy_of_mixed_labels():
     at = x.clone().requires_grad_()
     (grad,) = torch.autograd.grad(-(mixed * model(at).log_softmax(1)).sum(), at)
     batch = batch_of(model, x, y)
-    found = adversary(model, replace(batch, mixed=mixed), 1, None, drawn=False)
+    found = arr_images(model, replace(batch, mixed=mixed), 1, None, drawn=False)
     torch.testing.assert_close(found, (x + 0.1 * grad.sign()).clamp(0, 1))
-    assert not torch.equal(found, adversary(model, batch, 1, None, drawn=False))
+    assert not torch.equal(found, arr_images(model, batch, 1, None, drawn=False))
 
 
 def test_a_threat_of_nothing_has_no_distance():
@@ -150,7 +150,7 @@ def test_a_threat_of_nothing_has_no_distance():
 def test_the_gradient_flows_through_both_branches(distance, order):
     model, (x, y) = net(), images()
     weights = list(model.parameters())
-    x_adv = adversary(model, batch_of(model, x, y), 1, None, drawn=False)
+    x_adv = arr_images(model, batch_of(model, x, y), 1, None, drawn=False)
 
     def slope(clean: Tensor, moved: Tensor) -> Tensor:
         if distance == "kl":
@@ -180,7 +180,7 @@ def test_every_image_has_the_same_point_and_distance_in_any_batch():
     model, (x, y), rows = net(nn.BatchNorm2d(3)), images(), torch.tensor([4, 1])
     few, many = batch_of(model, x[rows], y[rows], ids=rows), batch_of(model, x, y)
     for steps, drawn in ((1, False), (3, True)):
-        torch.testing.assert_close(adversary(model, few, steps, None, drawn), adversary(model, many, steps, None, drawn)[rows])
+        torch.testing.assert_close(arr_images(model, few, steps, None, drawn), arr_images(model, many, steps, None, drawn)[rows])
     plain = net()
     alone = [arr(plain, batch_of(plain, x[i : i + 1], y[i : i + 1], ids=torch.tensor([i])), steps=2).item() for i in range(len(x))]
     assert arr(plain, batch_of(plain, x, y), steps=2).item() == pytest.approx(sum(alone) / len(x))
@@ -190,7 +190,7 @@ def test_the_point_is_made_in_evaluation_mode_and_both_branches_are_taken_in_tra
     model, (x, y) = net(nn.BatchNorm2d(3)), images()
     batch = batch_of(model, x, y)
     twin = copy.deepcopy(model)
-    with frozen(twin):
+    with freeze_model(twin):
         x_adv = climbed(twin, x, y, x, 1, 0.1, 0.1)
     clean, moved = twin(x), twin(x_adv)
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -9,11 +9,11 @@ from torch import nn
 from robench.attacks import ATTACKS
 from robench.attacks.active import Search
 from robench.attacks.fgsm import fgsm
-from robench.attacks.losses import LOSSES, TARGETED_LOSSES, fitted, loss_of
+from robench.attacks.losses import LOSSES, TARGETED_LOSSES, fitting_loss, loss_of
 from robench.attacks.noise import noise
-from robench.attacks.pgd import climb, pgd
+from robench.attacks.pgd import pgd, run_pgd
 from robench.core.errors import InputError
-from robench.core.recipes import parse, resolve
+from robench.core.recipes import parse_recipe, resolve
 from robench.core.threat import NORMS, Threat
 
 OWN = ["fgsm", "pgd", "pgd-10", "pgd-20", "pgd-50", "pgd-margin", "noise"]
@@ -86,11 +86,11 @@ def test_dlr_says_how_many_classes_it_needs(targeted, classes):
 def test_a_fitted_dlr_is_the_margin_below_that(targeted, classes):
     z, y = torch.randn(6, classes, generator=torch.Generator().manual_seed(0)), torch.zeros(6, dtype=torch.int64)
     aim = [y + 1] if targeted else []
-    assert torch.equal(fitted("dlr", targeted)(z, y, *aim), loss_of("margin", targeted)(z, y, *aim))
+    assert torch.equal(fitting_loss("dlr", targeted)(z, y, *aim), loss_of("margin", targeted)(z, y, *aim))
     wide = torch.cat((z, z), 1)
-    assert torch.equal(fitted("dlr", targeted)(wide, y, *aim), loss_of("dlr", targeted)(wide, y, *aim))
+    assert torch.equal(fitting_loss("dlr", targeted)(wide, y, *aim), loss_of("dlr", targeted)(wide, y, *aim))
     with pytest.raises(InputError, match="unknown loss 'dlt'"):
-        fitted("dlt", targeted)
+        fitting_loss("dlt", targeted)
 
 
 @pytest.mark.parametrize("boxed", [False, True])
@@ -177,7 +177,7 @@ def test_a_sample_that_is_wrong_when_clean_is_fooled_at_once(problem, name):
 @pytest.mark.parametrize(("name", "options"), [("fgsm", ""), ("pgd", ",restarts=3"), ("pgd", ",target=random"), ("noise", ",tries=5")])
 def test_what_is_found_depends_neither_on_batch_size_nor_on_order(problem, name, options, norm):
     p = problem("linear", n=40)
-    attack = resolve(parse(name + options), ATTACKS, "attack")
+    attack = resolve(parse_recipe(name + options), ATTACKS, "attack")
     threat = Threat(norm, 1.1 * gap(p.distances(norm)))
     together = attack(p.model, p.x, p.y, threat, p.draws())
     shuffled = torch.randperm(40, generator=torch.Generator().manual_seed(1))
@@ -295,7 +295,7 @@ def test_a_variant_runs_its_recipe_and_takes_further_options(problem):
     stands = {"model": p.model, "x": p.x, "y": p.y, "threat": Threat("linf", 1e-6), "draws": p.draws()}
     assert ATTACKS["pgd-50-10"](**stands).backwards.tolist() == [500] * 20
     assert ATTACKS["pgd-margin"](**stands).backwards.tolist() == [80] * 20
-    assert resolve(parse("pgd-20,restarts=2"), ATTACKS, "attack")(**stands).backwards.tolist() == [40] * 20
+    assert resolve(parse_recipe("pgd-20,restarts=2"), ATTACKS, "attack")(**stands).backwards.tolist() == [40] * 20
 
 
 @pytest.fixture
@@ -303,7 +303,7 @@ def trajectory(problem):
     """A network, and the last points of our 10 steps of 0.001 in a ball of 0.004 from the clean images, for those that stand."""
     p = problem("convolutional", n=40)
     search = Search(p.model, p.x, p.y, Threat("linf", 0.004))
-    points = climb(search, p.x, loss_of("ce", False), 0.001, 10)[search.standing]
+    points = run_pgd(search, p.x, loss_of("ce", False), 0.001, 10)[search.standing]
     kept = search.rows[search.standing]
     assert len(kept) > 20
     return p, points, kept

@@ -10,13 +10,13 @@ from changes import audited, changed
 from torch import nn
 
 from robench.core.errors import InputError
-from robench.core.recipes import parse
+from robench.core.recipes import parse_recipe
 from robench.core.statistics import spearman
 from robench.core.threat import Threat
 from robench.evaluation.methods import chosen_methods, chosen_scores
-from robench.evaluation.plans import kind_of
-from robench.results.scores import Change, columns, found, rows_of
-from robench.scores.inequality import gini_of
+from robench.evaluation.plans import recipe_kind
+from robench.results.scores import ImageChange, audit_columns, audit_rows, matching_row
+from robench.scores.inequality import gini_of_sorted
 
 SIZE = (32, 32)
 
@@ -33,7 +33,7 @@ def test_the_gini_is_that_of_the_weights_that_belong_to_the_label(problem):
     images = problem("linear")
     some = run(images).scored[0]
     weights = images.model.w.detach()[images.y].flatten(1).abs().sort(1).values.double()
-    torch.testing.assert_close(some.values["gini"], gini_of(weights), rtol=0, atol=1e-6)
+    torch.testing.assert_close(some.values["gini"], gini_of_sorted(weights), rtol=0, atol=1e-6)
 
 
 def test_a_score_can_be_asked_of_a_class_or_of_the_prediction(problem):
@@ -87,10 +87,10 @@ def test_a_constant_model_gets_a_report_that_says_so():
     assert [bool(some.zero.all()) for some in done.scored] == [True, True]
     assert all(values.isnan().all() for some in done.scored for values in some.values.values())
     assert "all 9 maps of the model are zero, and it gives every image the same logits: there is no Gini" in done.notes[0]
-    rows = rows_of(done)
-    gini = found(rows, "model", "saliency", "gini")
+    rows = audit_rows(done)
+    gini = matching_row(rows, "model", "saliency", "gini")
     assert (gini.n, math.isnan(gini.value)) == (0, True)
-    assert found(rows, "model", "saliency", "zero_maps").value == 9
+    assert matching_row(rows, "model", "saliency", "zero_maps").value == 9
 
 
 class Half(nn.Module):
@@ -107,9 +107,9 @@ def test_maps_that_are_zero_are_counted_and_left_out_of_the_mean():
     dark = int((x[:, 0, 0, 0] <= 0.5).sum())
     assert 0 < dark < 20
     assert f"{dark} of 20 maps are zero everywhere" in done.notes[0]
-    row = found(rows_of(done), "model", "saliency", "gini")
+    row = matching_row(audit_rows(done), "model", "saliency", "gini")
     assert (row.n, row.value) == (20 - dark, pytest.approx(0, abs=1e-12))
-    table = columns([done])
+    table = audit_columns([done])
     assert sum(table["zero_map"]) == dark
 
 
@@ -117,15 +117,15 @@ def test_means_quantiles_and_the_part_that_is_right_are_those_of_the_column(prob
     images = problem("convolutional")
     half = replace(images, y=torch.where(torch.arange(16) < 6, (images.y + 1) % 10, images.y))
     done = run(half, target="predicted")
-    rows, table = rows_of(done), columns([done])
+    rows, table = audit_rows(done), audit_columns([done])
     gini = np.array(table["gini"])
-    assert found(rows, "model", "saliency", "gini").value == pytest.approx(gini.mean())
-    assert found(rows, "model", "saliency", "gini/sd").value == pytest.approx(gini.std(ddof=1))
-    assert found(rows, "model", "saliency", "gini/q95").value == pytest.approx(np.quantile(gini, 0.95))
-    right = found(rows, "model", "saliency", "gini/right")
+    assert matching_row(rows, "model", "saliency", "gini").value == pytest.approx(gini.mean())
+    assert matching_row(rows, "model", "saliency", "gini/sd").value == pytest.approx(gini.std(ddof=1))
+    assert matching_row(rows, "model", "saliency", "gini/q95").value == pytest.approx(np.quantile(gini, 0.95))
+    right = matching_row(rows, "model", "saliency", "gini/right")
     assert (right.n, right.value) == (10, pytest.approx(gini[6:].mean()))
     assert rows[0].value == pytest.approx(10 / 16)
-    low, high = found(rows, "model", "saliency", "gini").low, found(rows, "model", "saliency", "gini").high
+    low, high = matching_row(rows, "model", "saliency", "gini").low, matching_row(rows, "model", "saliency", "gini").high
     assert low < gini.mean() < high
 
 
@@ -134,20 +134,20 @@ def test_what_falls_is_set_against_what_stands(problem):
     done = run(images, **against("pgd-10", eps=0.01))
     fell = done.altered[0].fallen.numpy()
     assert 0 < fell.sum() < 40
-    rows, gini = rows_of(done), done.scored[0].values["gini"].numpy()
+    rows, gini = audit_rows(done), done.scored[0].values["gini"].numpy()
     words = {"checkpoint": "model", "probe": "saliency", "against": "pgd-10"}
-    assert found(rows, **words, metric="gini/fallen").value == pytest.approx(gini[fell].mean())
-    assert found(rows, **words, metric="gini/standing").value == pytest.approx(gini[~fell].mean())
-    assert found(rows, **words, metric="gini/difference").value == pytest.approx(gini[fell].mean() - gini[~fell].mean())
+    assert matching_row(rows, **words, metric="gini/fallen").value == pytest.approx(gini[fell].mean())
+    assert matching_row(rows, **words, metric="gini/standing").value == pytest.approx(gini[~fell].mean())
+    assert matching_row(rows, **words, metric="gini/difference").value == pytest.approx(gini[fell].mean() - gini[~fell].mean())
     pairs = gini[fell][:, None] - gini[~fell][None]
-    assert found(rows, **words, metric="gini/superiority").value == pytest.approx(((pairs > 0) + 0.5 * (pairs == 0)).mean())
+    assert matching_row(rows, **words, metric="gini/superiority").value == pytest.approx(((pairs > 0) + 0.5 * (pairs == 0)).mean())
     margins = done.margin.numpy()
-    assert found(rows, "model", "saliency", "gini/margin_correlation").value == pytest.approx(spearman(gini, margins)[0])
+    assert matching_row(rows, "model", "saliency", "gini/margin_correlation").value == pytest.approx(spearman(gini, margins)[0])
     adversarial = done.scored[1]
     assert adversarial.places.tolist() == fell.nonzero()[0].tolist()
     shift = adversarial.values["gini"].numpy() - gini[fell]
-    assert found(rows, "model", "saliency", "gini/shift", images="pgd-10").value == pytest.approx(shift.mean())
-    table = columns([done])
+    assert matching_row(rows, "model", "saliency", "gini/shift", images="pgd-10").value == pytest.approx(shift.mean())
+    table = audit_columns([done])
     assert table["fallen_pgd-10"][:40] == fell.astype(int).tolist()
 
 
@@ -162,7 +162,7 @@ def test_the_maps_of_adversarial_images_are_maps_of_these_images(problem):
 def test_the_class_explained_on_a_changed_image_is_the_one_of_that_image(problem):
     images = problem("convolutional", n=12)
     done = run(images, target="predicted", **against("pgd-10"))
-    table, (change,) = columns([done]), done.altered
+    table, (change,) = audit_columns([done]), done.altered
     with torch.no_grad():
         taken = images.model(change.x(change.places)).argmax(1)
     assert len(taken)
@@ -210,7 +210,7 @@ def test_methods_and_scores_are_checked_before_anything_runs():
     assert [score.name for score in chosen_scores(["masks", "gini"], False, SIZE)[0]] == ["gini"]
     assert len(chosen_scores(["all"], True, SIZE)[0]) == len(chosen_scores(["all"], False, SIZE)[0]) + 3
     with pytest.raises(InputError, match="unknown attack, probe, corruption or method 'pgd-2000'"):
-        kind_of(parse("pgd-2000"))
+        recipe_kind(parse_recipe("pgd-2000"))
 
 
 def test_methods_and_scores_of_the_user_join(problem, tmp_path):
@@ -232,7 +232,7 @@ def test_an_image_smaller_than_a_block_is_refused(problem):
 
 
 def test_an_altered_image_says_who_fell_among_those_that_were_tried():
-    change = Change("pgd", torch.tensor([True, False, False]), torch.tensor([True, True, False]), None, torch.tensor([0]))
+    change = ImageChange("pgd", torch.tensor([True, False, False]), torch.tensor([True, True, False]), None, torch.tensor([0]))
     assert change.words(torch.arange(3)) == [1, 0, None]
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robench.core.errors import InputError
-from robench.objectives.awp import perturbed
+from robench.objectives.awp import perturbed_weights
 
 
 def net(*layers: nn.Module) -> nn.Module:
@@ -45,7 +45,7 @@ def test_each_weight_moves_by_gamma_times_its_own_norm_along_its_own_gradient(ga
     before = state(model)
     twin = copy.deepcopy(model)
     gradients = dict(zip(dict(twin.named_parameters()), torch.autograd.grad(loss(twin), list(twin.parameters())), strict=True))
-    with perturbed(model, lambda: loss(model), gamma):
+    with perturbed_weights(model, lambda: loss(model), gamma):
         moves = {name: parameter.detach() - before[name] for name, parameter in model.named_parameters()}
     for name in ("0.weight", "4.weight"):
         assert (moves[name].norm() / before[name].norm()).item() == pytest.approx(gamma, rel=1e-10)
@@ -57,7 +57,7 @@ def test_each_weight_moves_by_gamma_times_its_own_norm_along_its_own_gradient(ga
 def test_the_move_raises_the_loss_and_more_so_than_one_drawn_at_random():
     model = net()
     start, raised, drawn = loss(model).item(), 0.0, []
-    with perturbed(model, lambda: loss(model), 0.01):
+    with perturbed_weights(model, lambda: loss(model), 0.01):
         raised = loss(model).item()
     for seed in range(10):
         other, generator = copy.deepcopy(model), torch.Generator().manual_seed(seed)
@@ -74,7 +74,7 @@ def test_a_linear_model_moves_as_written_out():
     weight = torch.tensor([[3.0, 4.0]], dtype=torch.float64)
     model = nn.Linear(2, 1).double()
     model.weight.data.copy_(weight)
-    with perturbed(model, lambda: model(torch.tensor([0.0, 7.0], dtype=torch.float64)).sum(), 0.2):
+    with perturbed_weights(model, lambda: model(torch.tensor([0.0, 7.0], dtype=torch.float64)).sum(), 0.2):
         torch.testing.assert_close(model.weight.detach(), torch.tensor([[3.0, 5.0]], dtype=torch.float64))
     assert torch.equal(model.weight, weight)
 
@@ -84,7 +84,7 @@ def test_weights_come_back_bit_by_bit(dtype):
     model = net(nn.BatchNorm2d(4)).to(dtype)
     x, y = images()
     before = state(model.eval())
-    with perturbed(model, lambda: F.cross_entropy(model(x.to(dtype)), y), 0.01):
+    with perturbed_weights(model, lambda: F.cross_entropy(model(x.to(dtype)), y), 0.01):
         assert not same(state(model), before)
     assert same(state(model), before)
     assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
@@ -98,10 +98,10 @@ def test_weights_come_back_after_an_error_in_the_block_or_in_the_loss():
         loss(model)
         raise Stopped
 
-    with pytest.raises(Stopped), perturbed(model, lambda: loss(model), 0.01):
+    with pytest.raises(Stopped), perturbed_weights(model, lambda: loss(model), 0.01):
         raise Stopped
     assert same(state(model), before)
-    with pytest.raises(Stopped), perturbed(model, failing, 0.01):
+    with pytest.raises(Stopped), perturbed_weights(model, failing, 0.01):
         pass
     assert same(state(model), before)
 
@@ -110,7 +110,7 @@ def test_the_first_pass_leaves_buffers_gradients_and_modes_as_they_were():
     model = net(nn.BatchNorm2d(4), nn.Dropout(0.5))
     model[1].weight.grad = torch.full_like(model[1].weight, 3.0)
     before, modes = state(model), [module.training for module in model.modules()]
-    with perturbed(model, lambda: loss(model), 0.01):
+    with perturbed_weights(model, lambda: loss(model), 0.01):
         assert same(dict(model.named_buffers()), before)
         model(images()[0])
     assert not torch.equal(model[1].running_mean, before["1.running_mean"])
@@ -124,7 +124,7 @@ def test_a_step_taken_with_it_is_the_published_one_written_out():
     model, gamma, rate = net(nn.BatchNorm2d(4)), 0.01, 0.1
     plain = copy.deepcopy(model)
     weights = list(model.parameters())
-    with perturbed(model, lambda: loss(model), gamma):
+    with perturbed_weights(model, lambda: loss(model), gamma):
         gradients = torch.autograd.grad(loss(model), weights)
     with torch.no_grad():
         for weight, grad in zip(weights, gradients, strict=True):
@@ -151,7 +151,7 @@ def test_a_step_taken_with_it_is_the_published_one_written_out():
 def test_gamma_zero_changes_nothing_and_costs_nothing():
     model = net(nn.BatchNorm2d(4))
     before, calls = state(model), []
-    with perturbed(model, lambda: calls.append(1) or loss(model), 0.0):
+    with perturbed_weights(model, lambda: calls.append(1) or loss(model), 0.0):
         assert same(state(model), before)
     assert not calls
 
@@ -159,9 +159,9 @@ def test_gamma_zero_changes_nothing_and_costs_nothing():
 def test_a_gradient_of_zero_moves_nothing_and_makes_no_nan():
     model = net()
     before = state(model)
-    with perturbed(model, lambda: 0 * loss(model), 0.01):
+    with perturbed_weights(model, lambda: 0 * loss(model), 0.01):
         assert same(state(model), before)
-    with perturbed(
+    with perturbed_weights(
         model, lambda: model[3](torch.ones(1, 64, dtype=torch.float64)).square().sum(), 0.01
     ):  # the convolution has no part in it
         assert torch.equal(model[0].weight, before["0.weight"])
@@ -173,7 +173,7 @@ def test_a_gradient_too_small_to_be_squared_moves_the_weights_as_far_as_any():
     x, y = images()
     before = state(model)
     for scale in (1e-30, 1e30):
-        with perturbed(model, lambda scale=scale: scale * F.cross_entropy(model(x.float()), y), 0.01):
+        with perturbed_weights(model, lambda scale=scale: scale * F.cross_entropy(model(x.float()), y), 0.01):
             assert all(
                 ((model.get_parameter(name) - before[name]).norm() / before[name].norm()).item() == pytest.approx(0.01, rel=1e-3)
                 for name in ("0.weight", "3.weight")
@@ -185,7 +185,7 @@ def test_weights_of_zero_and_frozen_weights_stay():
     model[3].weight.data.zero_()
     model[0].weight.requires_grad_(False)
     before = state(model)
-    with perturbed(model, lambda: loss(model), 0.01):
+    with perturbed_weights(model, lambda: loss(model), 0.01):
         assert same(state(model), before)
 
 
@@ -202,16 +202,16 @@ def test_gradients_averaged_over_parts_move_the_weights_as_the_whole_batch_does(
             torch.testing.assert_close(mine, own)
             mine.copy_((own + other) / 2)
 
-    with perturbed(model, lambda: loss(model), 0.01):
+    with perturbed_weights(model, lambda: loss(model), 0.01):
         whole = state(model)
-    with perturbed(model, lambda: F.cross_entropy(model(x[:6]), y[:6]), 0.01, reduce=averaged):
+    with perturbed_weights(model, lambda: F.cross_entropy(model(x[:6]), y[:6]), 0.01, reduce=averaged):
         for name, tensor in state(model).items():
             torch.testing.assert_close(tensor, whole[name], rtol=1e-10, atol=1e-14)
 
 
 def test_a_graph_that_outlives_the_block_is_refused():
     model = net()
-    with perturbed(model, lambda: loss(model), 0.01):
+    with perturbed_weights(model, lambda: loss(model), 0.01):
         late = loss(model)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         late.backward()
@@ -220,5 +220,5 @@ def test_a_graph_that_outlives_the_block_is_refused():
 @pytest.mark.parametrize("gamma", [-0.01, float("nan"), float("inf"), "much", True])
 def test_a_wrong_gamma_is_refused(gamma):
     model = net()
-    with pytest.raises(InputError, match="the gamma of awp must be"), perturbed(model, lambda: loss(model), gamma):
+    with pytest.raises(InputError, match="the gamma of awp must be"), perturbed_weights(model, lambda: loss(model), gamma):
         pass

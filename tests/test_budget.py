@@ -10,13 +10,13 @@ from commandline import read, refused, robench
 from torch import nn
 
 from robench.core.errors import InputError, UnfinishedError
-from robench.core.recipes import parse
-from robench.core.rows import blank
+from robench.core.recipes import parse_recipe
+from robench.core.rows import blank_row
 from robench.core.threat import Threat
 from robench.data import Images
-from robench.evaluation.plans import Asked, stages_of
+from robench.evaluation.plans import RunRequest, stages_of
 from robench.runs import measure
-from robench.runs.measure import How, execute
+from robench.runs.measure import RunOptions, execute
 from robench.runs.pools import pool_of_images
 from robench.runs.types import Subject
 
@@ -45,7 +45,7 @@ def run(problem, monkeypatch):
     p = problem("linear", n=60)
     images = Images("toy", "test", p.x, p.y, torch.arange(60) + 100, tuple("abcde"))
     monkeypatch.setattr(measure, "now", lambda: Clocked.clock)
-    in_blocks = measure.in_blocks
+    in_blocks = measure.run_in_blocks
 
     def timed(*words):
         Clocked.on = True
@@ -54,17 +54,17 @@ def run(problem, monkeypatch):
         finally:
             Clocked.on = False
 
-    monkeypatch.setattr(measure, "in_blocks", timed)
+    monkeypatch.setattr(measure, "run_in_blocks", timed)
 
     def run(*, budget=None, folder=None, resume=False, chosen=("fgsm", "random-noise,t=0.3"), batch=16, limit=math.inf, until=None,
             threats=LINF, models=1, seed=0):  # fmt: skip
-        how = How(seed, batch, budget=budget, folder=folder, resume=resume, until=until)
-        asked = Asked([parse(one) for one in chosen], threats)
+        how = RunOptions(seed, batch, budget=budget, folder=folder, resume=resume, until=until)
+        asked = RunRequest([parse_recipe(one) for one in chosen], threats)
         subjects = []
         for number in range(models):
             model = Clocked(p)
             model.limit = Clocked.clock + limit
-            subjects.append(Subject(model, blank().__class__(**{**vars(blank()), "checkpoint": f"m{number}"})))
+            subjects.append(Subject(model, blank_row().__class__(**{**vars(blank_row()), "checkpoint": f"m{number}"})))
         return execute(subjects, pool_of_images(images), stages_of(asked, images, how), how)
 
     return run

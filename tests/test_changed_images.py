@@ -6,9 +6,9 @@ from commandline import robench
 
 from robench.core.errors import InputError
 from robench.evaluation import api
-from robench.report.folder import accuracies_in
-from robench.report.meanings import accuracy_of, meaning
-from robench.report.tables import tables
+from robench.report.folder import accuracy_kinds
+from robench.report.meanings import accuracy_sentence, metric_meaning
+from robench.report.tables import report_tables
 from robench.results import compare
 
 FOG = "fog,severity=3"
@@ -111,7 +111,7 @@ def test_the_checks_of_each_cascade_carry_its_threat_and_those_of_the_model_the_
 
 def test_error_rates_stand_under_the_number_of_images_that_they_are_of(p):
     found = measured(p, "random-noise,t=0.1", f"random-noise,t=0.1 on {FOG}", two=True)
-    shown = {table.title.partition(";")[0]: table.lines for table in tables(found.rows, title="T")}
+    shown = {table.title.partition(";")[0]: table.lines for table in report_tables(found.rows, title="T")}
     n = {row.probe: row.n for row in found.rows if row.metric == "error_rate"}
     assert n["random-noise"] != n["random-noise on fog-3"]
     assert list(shown) == [
@@ -129,21 +129,21 @@ def test_error_rates_stand_under_the_number_of_images_that_they_are_of(p):
 
 
 def test_a_mean_over_severities_names_those_of_each_corruption(p):
-    title = tables(measured(p, "fog,severity=2").rows, title="T")[1].title
+    title = report_tables(measured(p, "fog,severity=2").rows, title="T")[1].title
     assert title == "mean accuracy % over severity 2"
-    table = tables(measured(p, "fog,severity=2", "contrast").rows, title="T")[1]
+    table = report_tables(measured(p, "fog,severity=2", "contrast").rows, title="T")[1]
     assert table.title == "mean accuracy % over the severities of each"
     assert [line[0] for line in table.lines] == ["fog, severity 2", "contrast, severity 1,2,3,4,5"]
 
 
 def test_the_meaning_of_accuracy_speaks_of_what_there_is(p):
-    assert accuracies_in(measured(p, "fog,severity=2").rows) == {"clean", "corruption"}
-    assert accuracies_in(measured(p, "random-noise,t=0.1").rows) == {"clean"}
-    assert accuracies_in(measured(p, f"pgd-10 on {FOG}").rows) == {"clean", "attack", "on"}
-    assert accuracies_in(measured(p, "fgsm", threats=["linf:0.01", "l2:0.5"]).rows) == {"clean", "attack", "worst"}
-    assert "attack" not in accuracy_of({"clean", "corruption"})
-    assert "targeted attack its target" in meaning("success_rate")[0]
-    assert "after Y" in meaning("error_rate")[0]
+    assert accuracy_kinds(measured(p, "fog,severity=2").rows) == {"clean", "corruption"}
+    assert accuracy_kinds(measured(p, "random-noise,t=0.1").rows) == {"clean"}
+    assert accuracy_kinds(measured(p, f"pgd-10 on {FOG}").rows) == {"clean", "attack", "on"}
+    assert accuracy_kinds(measured(p, "fgsm", threats=["linf:0.01", "l2:0.5"]).rows) == {"clean", "attack", "worst"}
+    assert "attack" not in accuracy_sentence({"clean", "corruption"})
+    assert "targeted attack its target" in metric_meaning("success_rate")[0]
+    assert "after Y" in metric_meaning("error_rate")[0]
 
 
 def test_a_score_that_no_method_can_have_gets_a_note(p):

@@ -7,7 +7,7 @@ from torch import nn
 
 from robench import evaluate, probe
 from robench.core.errors import InputError
-from robench.core.recipes import parse
+from robench.core.recipes import parse_recipe
 
 OWN = """
 import torch
@@ -105,7 +105,7 @@ def images():
 def attacked(images, name, **words):
     x, y = images
     before, labels = x.clone(), y.clone()
-    found = evaluate(Bright(), x, y, suite=[parse(name)], eps=0.01, **words)
+    found = evaluate(Bright(), x, y, suite=[parse_recipe(name)], eps=0.01, **words)
     assert torch.equal(x, before)
     assert torch.equal(y, labels)
     return found
@@ -124,7 +124,7 @@ def test_an_attack_that_changes_labels_in_place_breaks_nothing(images, own):
 
 def test_weights_that_an_attack_changes_are_put_back_and_told(images, own):
     model = Bright()
-    found = evaluate(model, *images, suite=[parse(own("unlearns")), parse("noise")], eps=1e-6)
+    found = evaluate(model, *images, suite=[parse_recipe(own("unlearns")), parse_recipe("noise")], eps=1e-6)
     assert model.level.item() == 0.5
     assert found.accuracy("own.py:unlearns") == 1
     assert [flag for flag in found.flags if "weights" in flag] == [

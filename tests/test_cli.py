@@ -18,7 +18,7 @@ from typer.main import get_command
 
 from robench import evaluate, load_model
 from robench.cli import app
-from robench.cli.loading import missing, threat_of
+from robench.cli.loading import missing_classes_note, norm_and_radii
 from robench.core.errors import InputError
 from robench.core.rows import Row, Sample, wilson
 
@@ -193,11 +193,11 @@ def test_the_list_command_knows_every_kind(checkpoint):
 
 
 def test_a_list_has_a_plain_sentence_a_name_that_no_narrow_column_breaks():
-    from robench.cli.lists import KINDS, TABLES, entries, tables
+    from robench.cli.lists import FUNCTION_TABLES, LIST_KINDS, function_table, list_entries
 
-    for kind in KINDS:
-        lines = entries(kind)
-        assert not TABLES.get(kind) or [name for name, _, _ in lines] == list(tables(kind))
+    for kind in LIST_KINDS:
+        lines = list_entries(kind)
+        assert not FUNCTION_TABLES.get(kind) or [name for name, _, _ in lines] == list(function_table(kind))
         for name, text, _ in lines:
             assert 0 < len(text) <= 140, name
             assert not re.search(r"\(B|\(N|scalar R|float64", text), f"{name}: {text}"
@@ -207,7 +207,7 @@ def test_a_list_has_a_plain_sentence_a_name_that_no_narrow_column_breaks():
 
 
 def test_options_that_may_be_repeated_take_commas_too(checkpoint, tmp_path):
-    from robench.cli.options import paths
+    from robench.cli.options import split_paths
 
     words = [
         "--method",
@@ -228,7 +228,7 @@ def test_options_that_may_be_repeated_take_commas_too(checkpoint, tmp_path):
     robench("train", "--reg", "l1=1e-6,l2", "--objective", "standard", *words)
     assert json.loads((tmp_path / "net.json").read_text())["meta"]["recipe"]["reg"] == ["l1=1e-6", "l2"]
     (tmp_path / "a,b").mkdir()
-    assert paths([tmp_path / "a,b", Path("c,d")]) == [tmp_path / "a,b", Path("c"), Path("d")]
+    assert split_paths([tmp_path / "a,b", Path("c,d")]) == [tmp_path / "a,b", Path("c"), Path("d")]
 
 
 @pytest.mark.parametrize(
@@ -502,17 +502,17 @@ def test_a_batch_size_is_found_and_a_run_stops_at_its_half_width(checkpoint, tmp
 
 
 def test_a_radius_of_one_norm_is_used_in_no_other(tmp_path):
-    assert threat_of({}, None, None, "m.pt") == ("linf", (8 / 255,))
-    assert threat_of({"norm": "l2", "eps": 2.0}, None, None, "m.pt") == ("l2", (2.0,))
-    assert threat_of({"norm": "l2", "eps": 2.0}, "l2", None, "m.pt") == ("l2", (2.0,))
-    assert threat_of({"norm": "l2", "eps": 2.0}, "linf", (0.1,), "m.pt") == ("linf", (0.1,))
+    assert norm_and_radii({}, None, None, "m.pt") == ("linf", (8 / 255,))
+    assert norm_and_radii({"norm": "l2", "eps": 2.0}, None, None, "m.pt") == ("l2", (2.0,))
+    assert norm_and_radii({"norm": "l2", "eps": 2.0}, "l2", None, "m.pt") == ("l2", (2.0,))
+    assert norm_and_radii({"norm": "l2", "eps": 2.0}, "linf", (0.1,), "m.pt") == ("linf", (0.1,))
     for recipe, norm, words in (
         ({"norm": "l2", "eps": 2.0}, "linf", "m.pt was trained with l2 eps 2"),
         ({"norm": "l2"}, None, "the default 8/255 is of linf"),
         ({}, "l2", "the default 8/255 is of linf"),
     ):
         with pytest.raises(InputError, match=words):
-            threat_of(recipe, norm, None, "m.pt")
+            norm_and_radii(recipe, norm, None, "m.pt")
     assert "which radius in l2" in refused("attack", "x.py:model", "--data", "shapes", "--norm", "l2", "--out", tmp_path / "out")
     said = refused("train", "--data", "shapes", "--norm", "l2", "--out", tmp_path / "net.pt")
     assert "which radius in l2? The preset small has linf eps 8/255, which says nothing about l2: give eps (--eps)" in said
@@ -547,5 +547,5 @@ def test_an_empty_name_of_a_model_or_path_is_refused():
 
 
 def test_one_image_is_no_plural():
-    assert missing(torch.tensor([0]), ["a", "b"]).startswith("the one image holds 1 of 2 classes: ")
-    assert missing(torch.tensor([0, 0]), ["a", "b"]).startswith("the 2 images hold 1 of 2 classes: ")
+    assert missing_classes_note(torch.tensor([0]), ["a", "b"]).startswith("the one image holds 1 of 2 classes: ")
+    assert missing_classes_note(torch.tensor([0, 0]), ["a", "b"]).startswith("the 2 images hold 1 of 2 classes: ")

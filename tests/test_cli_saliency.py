@@ -9,7 +9,7 @@ import torch
 from commandline import read, refused, robench
 
 from robench.core.errors import InputError
-from robench.scores.inequality import gini_of
+from robench.scores.inequality import gini_of_sorted
 
 CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "shapes-cnn-pgd-at.pt"
 MODELS = """
@@ -134,7 +134,7 @@ def test_saved_maps_have_the_gini_of_the_table(audited):
     maps = np.load(out / "maps-shapes-cnn-pgd-at-pt-saliency.npy")
     assert maps.shape == (40, 3, 32, 32)
     column = [float(line["gini"]) for line in read(out / "samples.csv")[:40]]
-    again = gini_of(torch.from_numpy(maps).flatten(1).abs().double().sort(1).values)
+    again = gini_of_sorted(torch.from_numpy(maps).flatten(1).abs().double().sort(1).values)
     np.testing.assert_allclose(column, again, atol=1e-7)
     assert np.load(out / "maps-mine-py-relu-grad-cam.npy").shape == (40, 1, 32, 32)
 
@@ -219,7 +219,7 @@ def test_one_inadmissible_pair_is_refused_before_anything_is_computed(words, sen
 
     mine = tmp_path / "pairs.py"
     mine.write_text(PAIRS)
-    monkeypatch.setattr("robench.runs.measure.in_blocks", computed)
+    monkeypatch.setattr("robench.runs.measure.run_in_blocks", computed)
     given = [word.format(mine=mine) for word in words]
     said = refused("saliency", f"{mine}:first", f"{mine}:second", "--data", "shapes", "--n", 8, "--out", tmp_path / "out", *given)
     assert sentence in said

@@ -20,20 +20,19 @@ from commandline import refused, robench
 from typer.main import get_command
 
 from robench.cli import Group
-from robench.cli.compare import compare as compare_command
-from robench.cli.compare import short
-from robench.cli.evaluate import evaluate
+from robench.cli.compare import compare_command, p_value_text
+from robench.cli.evaluate import evaluate_command
 from robench.core.errors import InputError
 from robench.core.statistics import mcnemar, paired_difference
-from robench.core.verdicts import load
-from robench.results.compare import Compared, Gate, blind, compare, failures, gate, gates
+from robench.core.verdicts import load_results
+from robench.results.compare import ComparisonLine, Gate, blind_gate_notes, compare_results, gate_failures, parse_gate, parse_gates
 
 ROOT = Path(__file__).parents[1]
 WORKFLOW = ROOT / ".github" / "workflows" / "nightly.yml"
 EPS = 8 / 255
 app = typer.Typer(cls=Group, pretty_exceptions_enable=False, add_completion=False, rich_markup_mode=None)
 app.command("compare")(compare_command)
-app.command("eval")(evaluate)
+app.command("eval")(evaluate_command)
 
 
 def made(folder, broken_by, probes=("fgsm", "pgd-10"), suite="smoke", change=lambda row: row, labels=None, radii=(EPS,), **about):
@@ -92,7 +91,7 @@ def test_the_table_holds_the_numbers_that_counting_gives(pair, tmp_path):
     result = robench("compare", *pair, "--out", tmp_path / "out", code=1)
     clean, fgsm, pgd, smoke = read(tmp_path / "out" / "compare.csv")
     assert [line["probe"] for line in (clean, fgsm, pgd, smoke)] == ["clean", "fgsm", "pgd-10", "smoke"]
-    assert list(clean) == list(Compared.__dataclass_fields__)
+    assert list(clean) == list(ComparisonLine.__dataclass_fields__)
     assert (clean["base"], clean["new"], clean["difference"], clean["p"]) == ("0.95", "0.95", "0.0", "1.0")
     assert (fgsm["base"], fgsm["new"], fgsm["only_base"], fgsm["only_new"]) == ("0.8", "0.68", "12", "0")
     assert (pgd["base"], pgd["new"], pgd["only_base"], pgd["only_new"]) == ("0.7", "0.59", "12", "1")
@@ -109,9 +108,9 @@ def test_standing_after_each_probe_is_what_a_simulation_of_the_cascade_says(tmp_
     rng = np.random.default_rng(0)
     probes = ("a", "b", "c", "d")
     broken = [list(rng.choice(["clean", *probes, ""], 200, p=[0.1, 0.2, 0.1, 0.1, 0.1, 0.4])) for _ in range(2)]
-    base, new = (load(made(tmp_path / name, b, probes, "all")) for name, b in zip(("x", "y"), broken, strict=True))
+    base, new = (load_results(made(tmp_path / name, b, probes, "all")) for name, b in zip(("x", "y"), broken, strict=True))
     order = ["clean", *probes, ""]
-    for place, line in enumerate(compare(base, new)[:-1]):
+    for place, line in enumerate(compare_results(base, new)[:-1]):
         one, other = (np.array([order.index(probe) > place for probe in b]) for b in broken)
         assert (line.base, line.new) == (one.mean(), other.mean())
         assert (line.only_base, line.only_new) == ((one & ~other).sum(), (~one & other).sum())
@@ -190,14 +189,16 @@ def test_a_run_of_one_attack_has_its_own_probe_as_the_last(tmp_path):
 
 def test_what_is_allowed_is_exact_in_images():
     def lost(count):
-        return Compared("", "", "", "", 1000, "", 0, "p", "", 0.9, 0.9 - count / 1000, -count / 1000, -1, 0, count, 0, mcnemar(count, 0))
+        return ComparisonLine(
+            "", "", "", "", 1000, "", 0, "p", "", 0.9, 0.9 - count / 1000, -count / 1000, -1, 0, count, 0, mcnemar(count, 0)
+        )
 
     for percent in ("0.7", "1.1", "2.2", "2.3", "5.7"):
-        chosen, exact = gates([f"p:drop>{percent}%"], ["p"]), round(float(percent) * 10)
-        assert not failures(chosen, [lost(exact)], 0.05)
-        assert failures(chosen, [lost(exact + 1)], 0.05)
-    assert not failures(gates([], ["p"]), [lost(5)], 0.05)
-    assert failures(gates([], ["p"]), [lost(6)], 0.05)
+        chosen, exact = parse_gates([f"p:drop>{percent}%"], ["p"]), round(float(percent) * 10)
+        assert not gate_failures(chosen, [lost(exact)], 0.05)
+        assert gate_failures(chosen, [lost(exact + 1)], 0.05)
+    assert not gate_failures(parse_gates([], ["p"]), [lost(5)], 0.05)
+    assert gate_failures(parse_gates([], ["p"]), [lost(6)], 0.05)
 
 
 @pytest.mark.parametrize(
@@ -213,15 +214,15 @@ def test_what_is_allowed_is_exact_in_images():
     ],
 )
 def test_gates_are_read(sentence, allowed):
-    assert gate(sentence, ["clean", "smoke"]) == Gate("smoke", Fraction(allowed))
+    assert parse_gate(sentence, ["clean", "smoke"]) == Gate("smoke", Fraction(allowed))
 
 
 def test_a_probe_of_a_users_file_may_have_a_colon_in_its_name():
-    assert gate("mine.py:momentum:drop>2%", ["clean", "mine.py:momentum"]) == Gate("mine.py:momentum", Fraction(1, 50))
+    assert parse_gate("mine.py:momentum:drop>2%", ["clean", "mine.py:momentum"]) == Gate("mine.py:momentum", Fraction(1, 50))
 
 
 def test_without_a_gate_any_drop_of_the_last_probe_counts():
-    assert gates([], ["clean", "fgsm", "smoke"]) == [Gate("smoke", Fraction(0))]
+    assert parse_gates([], ["clean", "fgsm", "smoke"]) == [Gate("smoke", Fraction(0))]
 
 
 @pytest.mark.parametrize(
@@ -230,7 +231,7 @@ def test_without_a_gate_any_drop_of_the_last_probe_counts():
 )
 def test_gates_that_cannot_be_read_are_refused(sentence):
     with pytest.raises(InputError, match="write PROBE:drop"):
-        gate(sentence, ["clean", "smoke"])
+        parse_gate(sentence, ["clean", "smoke"])
 
 
 @pytest.mark.parametrize(
@@ -356,13 +357,13 @@ def test_columns_and_metrics_of_later_versions_and_the_order_of_samples_do_not_m
     head, *lines = (later / "samples.csv").read_text().splitlines()
     (later / "samples.csv").write_text("\n".join(["new_column," + head, *("x," + line for line in reversed(lines))]) + "\n")
     edit(later / "rows.csv", lambda text: text + dropped(text.partition("\n")[2], "accuracy").replace("seconds", "check/zero_gradient"))
-    lines, again = (compare(load(first), load(pair[1])) for first in (pair[0], later))
+    lines, again = (compare_results(load_results(first), load_results(pair[1])) for first in (pair[0], later))
     assert lines == again
 
 
 def test_names_that_a_table_reader_might_take_for_nothing_are_names(tmp_path):
-    base, new = (load(made(tmp_path / str(k), ["NA"] * k + ["nan"] * 3 + [""] * (20 - k), ("NA", "nan"), "None")) for k in (4, 12))
-    lines = compare(base, new)
+    base, new = (load_results(made(tmp_path / str(k), ["NA"] * k + ["nan"] * 3 + [""] * (20 - k), ("NA", "nan"), "None")) for k in (4, 12))
+    lines = compare_results(base, new)
     assert [line.probe for line in lines] == ["clean", "NA", "nan", "None"]
     assert [line.only_base for line in lines] == [0, 8, 8, 8]
 
@@ -386,16 +387,16 @@ def test_a_gate_that_so_few_images_cannot_serve_says_so(tmp_path):
 
 def test_a_gate_of_any_drop_is_told_to_be_blind_below_six_hundred_images():
     gate = [Gate("clean", Fraction(0))]
-    assert blind(gate, 20, 0.05)[0].startswith("clean: 6 of 20 images (30.00 %) are the fewest lost ones")
-    assert blind(gate, 599, 0.05)
-    assert not blind(gate, 600, 0.05)
+    assert blind_gate_notes(gate, 20, 0.05)[0].startswith("clean: 6 of 20 images (30.00 %) are the fewest lost ones")
+    assert blind_gate_notes(gate, 599, 0.05)
+    assert not blind_gate_notes(gate, 600, 0.05)
 
 
 @pytest.mark.parametrize(
     ("p", "text"), [(1.0, "1"), (0.0625, "0.062"), (0.00123, "0.0012"), (0.000976, "1e-03"), (3e-120, "3e-120"), (0.0, "0")]
 )
 def test_p_values_are_short(p, text):
-    assert short(p) == text
+    assert p_value_text(p) == text
 
 
 def test_the_table_fits_a_terminal_of_80_columns(tmp_path):
@@ -408,7 +409,7 @@ def test_the_table_fits_a_terminal_of_80_columns(tmp_path):
 
 def test_help_does_not_import_torch_or_pandas():
     code = (
-        "import sys, typer\nfrom robench.cli.compare import compare\napp = typer.Typer()\napp.command()(compare)\n"
+        "import sys, typer\nfrom robench.cli.compare_command import compare\napp = typer.Typer()\napp.command()(compare)\n"
         "try: app(['--help'])\nexcept SystemExit as end: assert end.code == 0\n"
         "assert not {'torch', 'pandas', 'matplotlib'} & set(sys.modules)\n"
     )
@@ -452,7 +453,7 @@ def test_every_command_of_the_workflow_is_understood():
     assert evaluated[evaluated.index("--out") + 1] == compared[3]
     suite = evaluated[evaluated.index("--suite") + 1]
     wanted = [word for before, word in itertools.pairwise(compared) if before == "--fail-on"]
-    assert [gate.probe for gate in gates(wanted, ["clean", suite])] == ["clean", suite]
+    assert [gate.probe for gate in parse_gates(wanted, ["clean", suite])] == ["clean", suite]
 
 
 def test_the_workflow_is_bounded_pinned_and_may_write_nothing():
@@ -509,7 +510,7 @@ def test_a_run_of_an_earlier_version_is_compared_with_one_of_now(tmp_path):
         lines = read(tmp_path / f"with {new}" / "compare.csv")
         assert {(line["n"], line["only_base"], line["only_new"]) for line in lines} == {("20", "0", "0")}
         assert ("BASE saw 20 and NEW 40 of the 40 chosen images: compared are the 20 in common" in told.stderr) == (new == "all")
-    assert load(EARLIER).stages == load(tmp_path / "early").stages
+    assert load_results(EARLIER).stages == load_results(tmp_path / "early").stages
 
 
 def stopped(folder, places, chosen=100):
@@ -580,7 +581,7 @@ def test_several_models_are_paired_by_name(threats, tmp_path):
     told = robench("compare", threats / "both", threats / "both")
     assert "shapes-cnn-pgd-at.pt: " in told.stdout
     with pytest.raises(InputError, match="holds the results of several models"):
-        load(threats / "both")
+        load_results(threats / "both")
 
 
 def test_models_without_a_name_in_common_and_runs_without_attacks_are_refused(threats, tmp_path):

@@ -9,9 +9,9 @@ from torch import nn
 
 from robench import evaluate
 from robench.core.errors import InputError
-from robench.core.recipes import parse
-from robench.models import load
-from robench.models.contract import examined
+from robench.core.recipes import parse_recipe
+from robench.models import load_with_origin
+from robench.models.contract import examine_model
 
 SHAPE = (1, 8, 8)
 SIZES = {"classes": 3, "shape": SHAPE}
@@ -67,7 +67,7 @@ def test_a_model_that_changes_its_images_is_measured_as_the_one_that_does_not():
     x, y = images()
     kept = x.clone()
     results = [
-        evaluate(InPlace(copies), x, y, suite=[parse("pgd-10"), parse("square,queries=200")], eps=0.1, examine=True)
+        evaluate(InPlace(copies), x, y, suite=[parse_recipe("pgd-10"), parse_recipe("square,queries=200")], eps=0.1, examine=True)
         for copies in (True, False)
     ]
     assert torch.equal(x, kept)
@@ -91,7 +91,7 @@ def test_a_model_that_changes_its_images_is_measured_as_the_one_that_does_not():
 )
 def test_a_model_of_few_batch_sizes_gets_batches_that_it_takes(sizes, sentence):
     x, _ = images(37)
-    seen = examined(only(sizes), x)
+    seen = examine_model(only(sizes), x)
     assert len(seen.notes) == 1
     with pytest.raises(AssertionError, match=sentence):
         raise AssertionError(seen.notes[0])
@@ -106,7 +106,7 @@ def test_a_model_of_few_batch_sizes_gets_batches_that_it_takes(sizes, sentence):
 def test_a_model_that_keeps_the_contract_stays_itself():
     x, _ = images()
     model = network()
-    seen = examined(model, x)
+    seen = examine_model(model, x)
     assert seen.model is model
     assert seen.notes == ()
     assert not seen.checks[0].raised
@@ -149,8 +149,8 @@ def test_gradients_that_are_nan_under_an_attack_are_a_flag(attack):
     x, y = images()
     nan = Wrapped(after=lambda z: torch.where(z > 1e9, z * torch.nan, z))  # finite, but 0 * NaN backwards
     told = f"{attack}: the input gradient of the loss is NaN or infinite in places, which count as 0: the attack may be blind there"
-    assert told in evaluate(nan, x, y, suite=[parse(attack)], eps=0.1).flags
-    assert told not in evaluate(network(), x, y, suite=[parse(attack)], eps=0.1).flags
+    assert told in evaluate(nan, x, y, suite=[parse_recipe(attack)], eps=0.1).flags
+    assert told not in evaluate(network(), x, y, suite=[parse_recipe(attack)], eps=0.1).flags
 
 
 # modes
@@ -252,15 +252,15 @@ def test_lazy_and_meta_weights_are_refused_in_one_sentence_or_filled_in(tmp_path
         "def meta():\n    with torch.device('meta'):\n        return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))\n"
     )
     with pytest.raises(InputError, match=r"lazy has lazy layers whose weights are not there yet .first 1.weight."):
-        load(f"{file}:lazy", **SIZES)
+        load_with_origin(f"{file}:lazy", **SIZES)
     with pytest.raises(InputError, match=r"meta has weights on the meta device, which have no values .first 1.weight."):
-        load(f"{file}:meta", **SIZES)
+        load_with_origin(f"{file}:meta", **SIZES)
     plain = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     torch.save(plain.state_dict(), tmp_path / "net.pth")
     x, _ = images()
-    assert torch.equal(load(tmp_path / "net.pth", arch=f"{file}:lazy", **SIZES).model(x), plain(x))
+    assert torch.equal(load_with_origin(tmp_path / "net.pth", arch=f"{file}:lazy", **SIZES).model(x), plain(x))
     with pytest.raises(InputError, match="meta device"):
-        load(tmp_path / "net.pth", arch=f"{file}:meta", **SIZES)
+        load_with_origin(tmp_path / "net.pth", arch=f"{file}:meta", **SIZES)
     for made in (nn.Sequential(nn.Flatten(), nn.LazyLinear(3)), plain.to("meta")):
         with pytest.raises(InputError, match=r"the model has (lazy layers|weights on the meta)"):
             evaluate(made, x, torch.zeros(len(x)).long(), suite=[])
@@ -270,7 +270,7 @@ def test_a_second_answer_that_differs_is_noted():
     x, _ = images()
     torch.manual_seed(3)
     model, before = Wrapped(after=lambda z: z + torch.rand_like(z)), torch.get_rng_state()
-    assert "other logits when it is asked again about the same images (up to " in examined(model, x).notes[0]
+    assert "other logits when it is asked again about the same images (up to " in examine_model(model, x).notes[0]
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -300,7 +300,10 @@ def test_a_model_without_gradients_says_so_before_an_attack_needs_them():
             raise NotImplementedError("no backward here")
 
     x, _ = images()
-    assert "no gradient can be taken from the model (NotImplementedError: no backward here)" in examined(Wrapped(Broken.apply), x).notes[0]
+    assert (
+        "no gradient can be taken from the model (NotImplementedError: no backward here)"
+        in examine_model(Wrapped(Broken.apply), x).notes[0]
+    )
 
 
 # the model is left as it was
@@ -363,4 +366,4 @@ def test_a_model_that_never_fits_is_refused_when_it_is_loaded(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(f"LIMIT = 2\n{HUNGRY}".replace(" and x.requires_grad", ""))
     with pytest.raises(InputError, match="the memory of cpu does not hold 17 images"):
-        load(f"{file}:Net", classes=10, shape=(3, 32, 32))
+        load_with_origin(f"{file}:Net", classes=10, shape=(3, 32, 32))

@@ -22,11 +22,11 @@ from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.corruptions import CORRUPTIONS
 from robench.corruptions.benchmark import FIFTEEN, NINETEEN
-from robench.data import load
-from robench.data.corrupted import read as read_set
-from robench.data.export import export
-from robench.evaluation.corrupted_sets import made, named
-from robench.runs.stages.corruption import first_image
+from robench.data import load_images
+from robench.data.corrupted import read_corrupted_set as read_set
+from robench.data.export import prepare_export
+from robench.evaluation.corrupted_sets import corruption_recipes, source_from_images
+from robench.runs.stages.corruption import first_corrupted_image
 
 CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "shapes-cnn-pgd-at.pt"
 FEW = ["--corruption", "contrast", "--corruption", "gaussian_noise"]
@@ -51,9 +51,9 @@ def accuracies(found):
 
 
 def test_the_accuracy_of_a_cell_is_that_of_the_model_on_the_corrupted_images():
-    images = load("shapes", "test", n=30)
+    images = load_images("shapes", "test", n=30)
     images = replace(images, y=(images.pixels(slice(None)).flatten(1).mean(1) > 0.5).long())
-    source = made(images, ["brightness", "gaussian_noise"], [1, 5], scale="auto", photos="", seed=4, device="cpu")
+    source = source_from_images(images, ["brightness", "gaussian_noise"], [1, 5], scale="auto", photos="", seed=4, device="cpu")
     found = corrupt(Bright(), source, seed=4, batch_size=7)
     by_hand = CORRUPTIONS["brightness"](images.pixels(slice(None)), 5, Draws(4, images.ids, "corrupt"))
     right = (Bright()(by_hand).argmax(1) == images.y).double().mean()
@@ -63,27 +63,27 @@ def test_the_accuracy_of_a_cell_is_that_of_the_model_on_the_corrupted_images():
     table = {(p, s): v for p, s, v in zip(*(found.samples[name] for name in ("probe", "sample", "pred_5")), strict=True)}
     assert [table["brightness", i] for i in range(30)] == Bright()(by_hand).argmax(1).tolist()
     stage = next(stage for stage in found.found.stages if stage.name == "brightness-5")
-    assert torch.equal(first_image(stage, found.found.pool), by_hand[0])
+    assert torch.equal(first_corrupted_image(stage, found.found.pool), by_hand[0])
 
 
 @pytest.mark.parametrize("name", NINETEEN)
 def test_a_corruption_has_the_same_pixels_in_every_command(name, tmp_path):
-    images = load("shapes", "test", n=5, shuffle=True, seed=3)
+    images = load_images("shapes", "test", n=5, shuffle=True, seed=3)
     whole = {"model": network(10), "x": images.x, "y": images.y, "ids": images.ids, "seed": 7, "batch_size": 2}
     for scale in ("auto", "imagenet"):
-        source = made(images, [name], [4], scale=scale, photos="", seed=7, device="cpu")
+        source = source_from_images(images, [name], [4], scale=scale, photos="", seed=7, device="cpu")
         audited = changed(f"{name},severity=4,scale={scale}", **whole)
         assert torch.equal(audited.x(torch.arange(5)), source.pixels(name, 4, torch.arange(5)))
         assert audited.name == f"{name}-4" + ("" if scale == "auto" else "-imagenet")
-    source = made(images, [name], [1, 2, 3, 4, 5], scale="auto", photos="", seed=7, device="cpu")
-    corrupt([], source, batch_size=3, target=export(tmp_path, images, seed=7, scale="cifar"))
+    source = source_from_images(images, [name], [1, 2, 3, 4, 5], scale="auto", photos="", seed=7, device="cpu")
+    corrupt([], source, batch_size=3, target=prepare_export(tmp_path, images, seed=7, scale="cifar"))
     assert read_set(tmp_path).load(name, 4, torch.arange(5)).x.equal((source.pixels(name, 4, torch.arange(5)) * 255).round().byte())
 
 
 def test_frost_photos_make_the_same_pixels_in_every_command(data_dir):
-    images, folder = load("shapes", "test", n=5), str(data_dir / "frost")
+    images, folder = load_images("shapes", "test", n=5), str(data_dir / "frost")
     whole = {"model": network(10), "x": images.x, "y": images.y, "ids": images.ids, "batch_size": 2}
-    source = made(images, ["frost"], [3], scale="auto", photos=folder, seed=0, device="cpu")
+    source = source_from_images(images, ["frost"], [3], scale="auto", photos=folder, seed=0, device="cpu")
     audited = changed(f"frost,photos={folder}", **whole)
     assert torch.equal(audited.x(torch.arange(5)), source.pixels("frost", 3, torch.arange(5)))
     assert audited.name == "frost-3-photos"
@@ -92,13 +92,13 @@ def test_frost_photos_make_the_same_pixels_in_every_command(data_dir):
 
 def test_words_stand_for_sets_of_corruptions():
     def names(*sentences):
-        return tuple(recipe.name for recipe in named(sentences))
+        return tuple(recipe.name for recipe in corruption_recipes(sentences))
 
     assert names("fifteen") == FIFTEEN
     assert set(names("nineteen")) == set(CORRUPTIONS) == set(NINETEEN)
     assert names("contrast", "noise") == ("contrast", "gaussian_noise", "shot_noise", "impulse_noise")
     with pytest.raises(InputError, match="did you mean 'contrast'"):
-        named(["contrst"])
+        corruption_recipes(["contrst"])
 
 
 def test_every_table_and_picture_comes_out_and_they_agree(tmp_path):
@@ -211,7 +211,7 @@ def test_a_run_does_not_go_on_with_another_set_of_the_same_labels(tmp_path):
 
 def test_a_run_does_not_go_on_with_other_clean_images_of_the_same_labels(tmp_path):
     noisy_set(tmp_path / "set", 0)
-    images = load("shapes", "test", n=20)
+    images = load_images("shapes", "test", n=20)
     for name, x in (("one", images.x), ("other", 255 - images.x)):
         (tmp_path / name).mkdir()
         np.savez(tmp_path / name / "c.npz", x=x.permute(0, 2, 3, 1).numpy(), y=images.y.numpy())
@@ -289,9 +289,9 @@ def test_what_is_wrong_gets_one_sentence(words, sentence, tmp_path, monkeypatch)
 
 
 def test_a_model_with_too_few_classes_is_refused_before_the_first_cell(tmp_path):
-    images = load("shapes", "test", n=6)
+    images = load_images("shapes", "test", n=6)
     labels = images.y.sort().values  # the labels that the second model lacks come last
-    source = replace(made(images, ["contrast"], [1], scale="cifar", photos="", seed=0, device="cpu"), y=labels)
+    source = replace(source_from_images(images, ["contrast"], [1], scale="cifar", photos="", seed=0, device="cpu"), y=labels)
     enough, few = network(10), network(int(labels[-1]))
 
     def track(*_, **__):

@@ -12,20 +12,20 @@ from robench.core.errors import InputError
 from robench.corruptions.benchmark import EXTRA, FAMILIES, FIFTEEN, NINETEEN, SEVERITIES
 from robench.report.figures import corruptions
 from robench.report.figures.corruptions import (
-    DAMAGE,
+    DAMAGE_COLOURS,
     EMPTY,
     SIGNED,
     STARRED,
-    Shades,
-    contact_sheet,
-    difference_map,
-    heat_map,
+    ColourScale,
+    corruptions_by_family,
+    draw_contact_sheet,
+    draw_difference_map,
+    draw_heat_map,
+    draw_severity_curves,
     luminance,
     mosaic,
-    panels_of,
-    readable,
-    severity_curves,
-    signed,
+    readable_colour,
+    signed_decimal,
 )
 
 HOSTILE = ["", "_x", "$x^$", "a\nb", "<b>&", "%s {0}", "\u6a21\u578b", "w" * 300, "\udcff"]
@@ -59,7 +59,7 @@ def numbers(axes, columns):
 
 def test_a_heat_map_shows_each_accuracy_in_percent_with_the_means_of_rows_and_columns(drawn):
     accuracy = {("fog", 1): 0.5, ("fog", 3): 0.25, ("shot_noise", 1): 1.0, ("shot_noise", 3): 0.0}
-    heat_map("x.png", accuracy, 0.875, "title")
+    draw_heat_map("x.png", accuracy, 0.875, "title")
     axes, strip = drawn[0].axes
     assert rows(axes) == ["shot noise", "fog", "mean of 2"]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["severity 1", "3", "mean"]
@@ -70,27 +70,27 @@ def test_a_heat_map_shows_each_accuracy_in_percent_with_the_means_of_rows_and_co
 
 def test_colours_are_those_of_the_accuracy_whatever_else_is_in_the_map(drawn):
     for other in (0.0, 0.9):
-        heat_map("x.png", {("fog", 1): 0.5, ("snow", 1): other}, 0.9, "title")
+        draw_heat_map("x.png", {("fog", 1): 0.5, ("snow", 1): other}, 0.9, "title")
     patches = [figure.axes[0].patches for figure in drawn]
-    assert patches[0][2].get_facecolor() == patches[1][2].get_facecolor() == pytest.approx(DAMAGE(0.5), abs=1 / 255)
+    assert patches[0][2].get_facecolor() == patches[1][2].get_facecolor() == pytest.approx(DAMAGE_COLOURS(0.5), abs=1 / 255)
     assert patches[0][0].get_facecolor() != patches[1][0].get_facecolor()
 
 
 def test_the_mean_of_the_fifteen_leaves_the_validation_ones_out(drawn):
     accuracy = {(c, s): 0.5 if c in FIFTEEN else 1.0 for c in NINETEEN for s in SEVERITIES}
-    heat_map("x.png", accuracy, 0.9, "title")
+    draw_heat_map("x.png", accuracy, 0.9, "title")
     axes, strip = drawn[0].axes
     assert rows(axes)[-2:] == ["mean of 15", "mean of 19"]
     assert numbers(axes, 6)[-2:, -1].tolist() == [50.0, 60.5]
     assert [name for name in rows(axes) if name.endswith("*")] == [f"{name.replace('_', ' ')}*" for name in EXTRA]
     assert STARRED in strip.get_xlabel()
-    heat_map("x.png", table(FIFTEEN), 0.9, "title")
+    draw_heat_map("x.png", table(FIFTEEN), 0.9, "title")
     assert rows(drawn[1].axes[0])[-2:] == ["jpeg compression", "mean of 15"]
     assert "*" not in drawn[1].axes[1].get_xlabel()
 
 
 def test_families_stand_in_order_beside_their_rows(drawn):
-    heat_map("x.png", table(["my_rain", "saturate", *reversed(FIFTEEN)]), 0.9, "title")
+    draw_heat_map("x.png", table(["my_rain", "saturate", *reversed(FIFTEEN)]), 0.9, "title")
     axes = drawn[0].axes[0]
     assert [text for text in words(axes) if text in [*FAMILIES, "other"]] == [*FAMILIES, "other"]
     ends = [line.get_ydata() for line in axes.lines]
@@ -101,7 +101,7 @@ def test_families_stand_in_order_beside_their_rows(drawn):
 
 
 def test_what_was_not_measured_is_grey_and_in_no_mean(drawn):
-    heat_map("x.png", {("fog", 1): 0.5, ("snow", 1): 0.7, ("snow", 2): math.nan, ("frost", 2): 0.1}, math.nan, "title")
+    draw_heat_map("x.png", {("fog", 1): 0.5, ("snow", 1): 0.7, ("snow", 2): math.nan, ("frost", 2): 0.1}, math.nan, "title")
     axes, strip = drawn[0].axes
     grey = [patch for patch in axes.patches if patch.get_facecolor() == pytest.approx((0xE4 / 255,) * 3 + (1,))]
     assert EMPTY == "#e4e4e4"
@@ -113,7 +113,7 @@ def test_what_was_not_measured_is_grey_and_in_no_mean(drawn):
 
 def test_a_difference_map_is_new_less_base_and_symmetric_about_0(drawn):
     base, new = {("fog", 1): 0.5, ("fog", 2): 0.5, ("snow", 1): 0.4}, {("fog", 1): 0.9, ("fog", 2): 0.3, ("frost", 1): 0.4}
-    difference_map("x.png", base, new, "title", (0.9, 0.8))
+    draw_difference_map("x.png", base, new, "title", (0.9, 0.8))
     axes, strip = drawn[0].axes
     assert [text for text in words(axes) if text != "weather"] == ["+40.0", "\u221220.0", "+10.0", "+40.0", "\u221220.0", "+10.0"]
     assert strip.get_xlim() == pytest.approx((-40, 40))
@@ -124,27 +124,27 @@ def test_a_difference_map_is_new_less_base_and_symmetric_about_0(drawn):
 
 
 def test_two_equal_models_differ_by_0_in_white(drawn):
-    difference_map("x.png", table(["fog"]), table(["fog"]), "title")
+    draw_difference_map("x.png", table(["fog"]), table(["fog"]), "title")
     axes, strip = drawn[0].axes
     assert {text for text in words(axes) if text != "weather"} == {"0.0"}
     assert strip.get_xlim() == (-5, 5)
     assert not strip.lines
-    assert [signed(value) for value in (-0.04, 0.04, -1.25, 3.0)] == ["0.0", "0.0", "\u22121.2", "+3.0"]
+    assert [signed_decimal(value) for value in (-0.04, 0.04, -1.25, 3.0)] == ["0.0", "0.0", "\u22121.2", "+3.0"]
 
 
 def test_damage_gets_lighter_all_the_way_so_that_it_needs_no_hue():
-    shades = Shades(DAMAGE, 0, 100, str, "")
+    shades = ColourScale(DAMAGE_COLOURS, 0, 100, str, "")
     light = [luminance(shades.of(value)) for value in range(101)]
     assert all(a < b for a, b in pairwise(light))
     assert (light[0], light[-1]) == (pytest.approx(0.01, abs=0.01), pytest.approx(0.93, abs=0.03))
 
 
-@pytest.mark.parametrize("colours", [DAMAGE, SIGNED])
+@pytest.mark.parametrize("colours", [DAMAGE_COLOURS, SIGNED])
 def test_every_number_can_be_read(colours):
-    shades = Shades(colours, 0, 100, str, "")
+    shades = ColourScale(colours, 0, 100, str, "")
     for value in range(101):
         colour = shades.of(value)
-        contrast = (luminance(colour) + 0.05) / 0.05 if readable(colour) == "black" else 1.05 / (luminance(colour) + 0.05)
+        contrast = (luminance(colour) + 0.05) / 0.05 if readable_colour(colour) == "black" else 1.05 / (luminance(colour) + 0.05)
         assert contrast >= 4.5
 
 
@@ -152,7 +152,7 @@ def test_every_tile_of_a_contact_sheet_stands_in_its_place_in_its_colours(tmp_pa
     names, side = ["gaussian_noise", "fog", "saturate"], 32
     shades = {(c, s): (40 * k + 30, 30 * s, 200) for k, c in enumerate(names) for s in SEVERITIES}
     tiles = {cell: (torch.tensor(colour) / 255).view(3, 1, 1).expand(3, side, side) for cell, colour in shades.items()}
-    path = contact_sheet(tmp_path / "sheet.png", tiles, torch.tensor([1.0, 0, 0]).view(3, 1, 1).expand(3, side, side), "title")
+    path = draw_contact_sheet(tmp_path / "sheet.png", tiles, torch.tensor([1.0, 0, 0]).view(3, 1, 1).expand(3, side, side), "title")
     picture = (255 * imread(path)[..., :3]).round().astype(int)
     boxes = {cell: np.argwhere((picture == colour).all(-1)) for cell, colour in shades.items()}
     assert {len(box) for box in boxes.values()} == {96 * 96}
@@ -183,15 +183,15 @@ def test_large_images_are_averaged_and_the_sheet_says_so(drawn):
     sheet = mosaic([[image]], [0], 2)
     assert sheet.shape == (116, 116, 3)
     assert set(np.unique(sheet[2:114, 2:114])) == {128}
-    contact_sheet("x.png", {("fog", 1): image}, image, "title")
-    contact_sheet("x.png", {("fog", 1): image[:, :32, :32]}, image[:, :32, :32], "title")
+    draw_contact_sheet("x.png", {("fog", 1): image}, image, "title")
+    draw_contact_sheet("x.png", {("fog", 1): image[:, :32, :32]}, image[:, :32, :32], "title")
     assert "2 x 2 pixels averaged" in drawn[0].axes[0].get_xlabel()
     assert drawn[1].axes[0].get_xlabel() == ""
 
 
 def test_severity_curves_start_at_clean_and_go_over_the_benchmarks_own(drawn):
     accuracy = {("snow", s): 0.9 - 0.1 * s for s in SEVERITIES} | {("fog", 2): 0.3, ("spatter", 2): 0.0, ("saturate", 1): 0.8}
-    severity_curves("x.png", [("one", accuracy, 0.95), ("two", {("snow", 1): 0.2}, 0.3)], "title")
+    draw_severity_curves("x.png", [("one", accuracy, 0.95), ("two", {("snow", 1): 0.2}, 0.3)], "title")
     weather, digital = drawn[0].axes
     assert [axes.get_title() for axes in drawn[0].axes] == ["weather", "digital"]
     assert weather.lines[0].get_ydata() == pytest.approx([95, 80, 50, 60, 50, 40])
@@ -202,7 +202,10 @@ def test_severity_curves_start_at_clean_and_go_over_the_benchmarks_own(drawn):
 
 
 def test_panels_hold_validation_corruptions_only_where_nothing_else_is_there():
-    assert panels_of(["gaussian_noise", "speckle_noise", "gaussian_blur"]) == {"noise": ["gaussian_noise"], "blur": ["gaussian_blur"]}
+    assert corruptions_by_family(["gaussian_noise", "speckle_noise", "gaussian_blur"]) == {
+        "noise": ["gaussian_noise"],
+        "blur": ["gaussian_blur"],
+    }
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -210,9 +213,9 @@ def test_any_name_can_be_drawn(tmp_path, name):
     accuracy = table([name, "fog"], (1,))
     image = torch.rand(3, 8, 8)
     for path in (
-        heat_map(tmp_path / "a.png", accuracy, 0.9, name),
-        contact_sheet(tmp_path / "b.png", dict.fromkeys(accuracy, image), image, name),
-        severity_curves(tmp_path / "c.png", [(name, accuracy, 0.9)], name),
+        draw_heat_map(tmp_path / "a.png", accuracy, 0.9, name),
+        draw_contact_sheet(tmp_path / "b.png", dict.fromkeys(accuracy, image), image, name),
+        draw_severity_curves(tmp_path / "c.png", [(name, accuracy, 0.9)], name),
     ):
         assert imread(path).ndim == 3
 
@@ -220,20 +223,20 @@ def test_any_name_can_be_drawn(tmp_path, name):
 def test_pictures_of_nothing_and_of_unequal_images_are_refused():
     image = torch.rand(3, 8, 8)
     for draw in (
-        lambda: heat_map("x.png", {}, 0.9, "title"),
-        lambda: difference_map("x.png", {}, {}, "title"),
-        lambda: contact_sheet("x.png", {}, image, "title"),
-        lambda: severity_curves("x.png", [], "title"),
-        lambda: severity_curves("x.png", [("one", {}, 0.9)], "title"),
+        lambda: draw_heat_map("x.png", {}, 0.9, "title"),
+        lambda: draw_difference_map("x.png", {}, {}, "title"),
+        lambda: draw_contact_sheet("x.png", {}, image, "title"),
+        lambda: draw_severity_curves("x.png", [], "title"),
+        lambda: draw_severity_curves("x.png", [("one", {}, 0.9)], "title"),
     ):
         with pytest.raises(InputError, match="at least one corruption"):
             draw()
     with pytest.raises(InputError, match="as large as the clean one"):
-        contact_sheet("x.png", {("fog", 1): image[:, :4]}, image, "title")
+        draw_contact_sheet("x.png", {("fog", 1): image[:, :4]}, image, "title")
 
 
 def test_the_curves_join_the_severities_that_were_measured(drawn):
-    severity_curves("x.png", [("one", table(["fog", "snow"], (1, 3)), 0.95)], "title")
+    draw_severity_curves("x.png", [("one", table(["fog", "snow"], (1, 3)), 0.95)], "title")
     (line,) = drawn[0].axes[0].lines
     assert list(line.get_xdata()) == [0, 1, 3]
     assert list(line.get_ydata()) == pytest.approx([95, 86.5, 80.5])

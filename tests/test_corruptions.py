@@ -15,9 +15,9 @@ from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.recipes import lookup, options_of
 from robench.corruptions import CORRUPTIONS, scale_of
-from robench.corruptions.blur import disk, smeared, zoom
-from robench.corruptions.digital import resized, to_hsv, to_rgb
-from robench.corruptions.noise import poisson
+from robench.corruptions.blur import disk_kernel, smeared_images, zoom_weights
+from robench.corruptions.digital import box_resized_images, to_hsv, to_rgb
+from robench.corruptions.noise import poisson_numbers
 
 OTHERS = ["glass_blur", "elastic_transform", "snow", "frost", "fog", "spatter"]  # held to the reference in test_warp.py and test_weather.py
 HERE = [name for name in CORRUPTIONS if name not in OTHERS]
@@ -128,7 +128,7 @@ def test_poisson_numbers_are_the_quantiles_that_scipy_gives(c):
     u = Draws(0, torch.arange(1), "u").uniform((len(which),))[0]
     u[::40], u[1::40] = 0.0, 1 - 2.0**-24
     expected = stats.poisson.ppf(u.double().numpy() + 2.0**-25, rates[which].numpy())
-    assert np.array_equal(poisson(rates, which, u).numpy(), np.maximum(expected, 0))
+    assert np.array_equal(poisson_numbers(rates, which, u).numpy(), np.maximum(expected, 0))
 
 
 @pytest.mark.parametrize(
@@ -206,10 +206,10 @@ def test_colours_are_turned_as_the_standard_library_turns_them():
 def test_boxes_are_pillows_to_the_level(height, width, share):
     x = scene(2, height, width)
     small = int(width * share), int(height * share)
-    for image, made in zip(grey(x).movedim(1, 3).numpy().astype(np.uint8), resized(grey(x).double(), *small[::-1]), strict=True):
+    for image, made in zip(grey(x).movedim(1, 3).numpy().astype(np.uint8), box_resized_images(grey(x).double(), *small[::-1]), strict=True):
         shrunk = Image.fromarray(image).resize(small, Image.Resampling.BOX)
         assert np.array_equal(made.movedim(0, 2).numpy(), np.asarray(shrunk))
-        again = resized(made[None], height, width)[0].movedim(0, 2).numpy()
+        again = box_resized_images(made[None], height, width)[0].movedim(0, 2).numpy()
         assert np.array_equal(again, np.asarray(shrunk.resize((width, height), Image.Resampling.BOX)))
 
 
@@ -243,7 +243,7 @@ def test_zoomed_axes_are_scipys_at_every_size():
             start = (size - part) // 2
             wide = ndimage.zoom(line[start : start + part], factor, order=1)
             expected = wide[(len(wide) - size) // 2 :][:size]
-            assert np.allclose(zoom(size, factor).numpy() @ line, expected, atol=1e-12)
+            assert np.allclose(zoom_weights(size, factor).numpy() @ line, expected, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_zoomed_axes_are_scipys_at_every_size():
 def test_zoom_blur_is_the_mean_of_its_zooms_and_the_image(scale, ends, steps):
     x = scene(1, 28, 40)
     for severity, end, step in zip(SEVERITIES, ends, steps, strict=True):
-        zooms = [zoom(28, factor) @ x.double() @ zoom(40, factor).T for factor in np.arange(1, end, step).tolist()]
+        zooms = [zoom_weights(28, factor) @ x.double() @ zoom_weights(40, factor).T for factor in np.arange(1, end, step).tolist()]
         expected = torch.stack((x.double(), *zooms)).mean(0) * 255
         gap = corrupted("zoom_blur", x, severity, scale=scale) - expected
         assert gap.max() < 1e-3
@@ -263,7 +263,7 @@ def test_zoom_blur_is_the_mean_of_its_zooms_and_the_image(scale, ends, steps):
 @pytest.mark.parametrize("severity", SEVERITIES)
 def test_defocus_blur_is_the_mean_over_a_disk_mirrored_at_the_border(severity):
     radius, deviation = ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5))[severity - 1]
-    kernel, x = disk(radius, deviation).numpy(), scene(1, 28, 37)
+    kernel, x = disk_kernel(radius, deviation).numpy(), scene(1, 28, 37)
     assert kernel.sum() == pytest.approx(1.0, abs=0.02)  # above 1 where the disk touches its frame: the published kernel brightens
     assert np.array_equal(kernel, kernel[::-1])
     expected = np.stack([ndimage.correlate(plane, kernel, mode="mirror") for plane in x[0].double().numpy()]) * 255
@@ -275,7 +275,7 @@ def test_defocus_blur_is_the_mean_over_a_disk_mirrored_at_the_border(severity):
 def test_motion_blur_smears_a_point_against_the_angle_and_to_one_side():
     point = torch.zeros(3, 1, 33, 33, dtype=torch.float64)
     point[:, :, 16, 16] = 1.0
-    made = smeared(point, 6, 2.0, torch.tensor([0.0, 90.0, 45.0]))
+    made = smeared_images(point, 6, 2.0, torch.tensor([0.0, 90.0, 45.0]))
     weights = torch.exp(-(torch.arange(13.0, dtype=torch.float64) ** 2) / 8)
     weights = weights / weights.sum()
     assert torch.allclose(made[0, 0, 16, 4:17].flip(0), weights, atol=1e-9)

@@ -15,8 +15,8 @@ from torchvision import datasets
 
 from robench import data
 from robench.core.errors import InputError
-from robench.data import Images, files, holdout, load
-from robench.data.images import Size, cropped
+from robench.data import Images, files, holdout, load_images
+from robench.data.images import Size, resized_crops
 from robench.data.layouts import ENDINGS
 
 OFFICIAL = ("cifar10", "cifar100", "svhn", "mnist", "fashion-mnist")
@@ -72,7 +72,7 @@ def test_pixels_are_floats_between_0_and_1_for_both_types():
 
 
 def test_take_keeps_images_labels_ids_and_masks_together():
-    shapes = load("shapes", n=20)
+    shapes = load_images("shapes", n=20)
     few = shapes.take(torch.tensor([7, 3]))
     assert few.ids.tolist() == [7, 3]
     assert torch.equal(few.x[1], shapes.x[3])
@@ -83,7 +83,7 @@ def test_take_keeps_images_labels_ids_and_masks_together():
 
 
 def test_the_digest_changes_with_pixels_labels_and_ids_and_with_nothing_else():
-    toy = load("shapes", n=20)
+    toy = load_images("shapes", n=20)
     same = Images("other", "train", toy.x.clone(), toy.y.clone(), toy.ids.clone(), ("a",))
     assert same.sha256 == toy.sha256
     pixel = toy.x.clone()
@@ -96,18 +96,18 @@ def test_the_digest_changes_with_pixels_labels_and_ids_and_with_nothing_else():
 
 
 def test_n_takes_the_first_and_all_is_the_default():
-    assert load("shapes", n=30).ids.tolist() == list(range(30))
-    assert len(load("shapes")) == 2000
+    assert load_images("shapes", n=30).ids.tolist() == list(range(30))
+    assert len(load_images("shapes")) == 2000
 
 
 def test_shuffle_draws_with_the_seed_and_a_smaller_n_is_the_beginning_of_a_larger(tmp_path):
     x, y = some(200)
     name = saved(tmp_path / "toy.npz", x=x, y=y)
-    drawn = load(name, n=50, shuffle=True, seed=1)
+    drawn = load_images(name, n=50, shuffle=True, seed=1)
     assert len(set(drawn.ids.tolist())) == 50
     assert drawn.ids.max() >= 100
-    assert torch.equal(load(name, n=20, shuffle=True, seed=1).ids, drawn.ids[:20])
-    assert not torch.equal(load(name, n=50, shuffle=True, seed=2).ids, drawn.ids)
+    assert torch.equal(load_images(name, n=20, shuffle=True, seed=1).ids, drawn.ids[:20])
+    assert not torch.equal(load_images(name, n=50, shuffle=True, seed=2).ids, drawn.ids)
     assert torch.equal(drawn.x, torch.from_numpy(x).permute(0, 3, 1, 2)[drawn.ids])
 
 
@@ -115,13 +115,13 @@ def test_indices_choose_by_id_in_the_order_of_the_file(tmp_path):
     x, y = some(6)
     name = saved(tmp_path / "toy.npz", x_test=x, y_test=y, test_index=np.array([50, 40, 30, 20, 10, 0]))
     (tmp_path / "few.txt").write_text("10\n50\n\n30\n")
-    few = load(name, indices=tmp_path / "few.txt")
+    few = load_images(name, indices=tmp_path / "few.txt")
     assert few.ids.tolist() == [10, 50, 30]
     assert few.y.tolist() == [y[4], y[0], y[2]]
-    assert load(name, indices=tmp_path / "few.txt", n=2).ids.tolist() == [10, 50]
+    assert load_images(name, indices=tmp_path / "few.txt", n=2).ids.tolist() == [10, 50]
     far = tmp_path / "far.txt"
     far.write_text("999999999\n5")
-    assert load("shapes", indices=far).ids.tolist() == [999999999, 5]
+    assert load_images("shapes", indices=far).ids.tolist() == [999999999, 5]
 
 
 @pytest.mark.parametrize(
@@ -140,87 +140,87 @@ def test_a_bad_index_file_is_refused(tmp_path, text, sentence):
     x, y = some(6)
     (tmp_path / "few.txt").write_text(text)
     with pytest.raises(InputError, match=sentence):
-        load(saved(tmp_path / "toy.npz", x=x, y=y), indices=tmp_path / "few.txt")
+        load_images(saved(tmp_path / "toy.npz", x=x, y=y), indices=tmp_path / "few.txt")
 
 
 def test_a_missing_or_binary_index_file_is_refused(tmp_path):
     with pytest.raises(InputError, match="there is no index file"):
-        load("shapes", indices=tmp_path / "none.txt")
+        load_images("shapes", indices=tmp_path / "none.txt")
     (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="is no text"):
-        load("shapes", indices=tmp_path / "bytes.txt")
+        load_images("shapes", indices=tmp_path / "bytes.txt")
 
 
 @pytest.mark.parametrize("n", [0, -3])
 def test_n_below_1_is_refused(n):
     with pytest.raises(InputError, match="n must be at least 1"):
-        load("shapes", n=n)
+        load_images("shapes", n=n)
 
 
 def test_more_images_than_there_are_is_refused_and_says_how_many_there_are(tmp_path):
     x, y = some(6)
     name = saved(tmp_path / "toy.npz", x=x, y=y)
     with pytest.raises(InputError, match="has 6: n = 7"):
-        load(name, n=7)
+        load_images(name, n=7)
     (tmp_path / "few.txt").write_text("1\n2")
     with pytest.raises(InputError, match="lists 2: n = 3"):
-        load(name, n=3, indices=tmp_path / "few.txt")
+        load_images(name, n=3, indices=tmp_path / "few.txt")
 
 
 def test_at_most_takes_the_first_and_is_content_with_fewer(tmp_path):
     x, y = some(6)
     name = saved(tmp_path / "toy.npz", x=x, y=y)
-    assert load(name, at_most=4).ids.tolist() == [0, 1, 2, 3]
-    assert len(load(name, at_most=100)) == 6
+    assert load_images(name, at_most=4).ids.tolist() == [0, 1, 2, 3]
+    assert len(load_images(name, at_most=100)) == 6
 
 
 def test_a_choice_by_class_has_the_same_share_of_each_class_from_any_source(tmp_path):
     x, y = some(40)
     y.sort()
     name = saved(tmp_path / "toy.npz", x=x, y=y)
-    chosen = load(name, n=20, by_class=True, seed=1)
+    chosen = load_images(name, n=20, by_class=True, seed=1)
     assert chosen.y.bincount().tolist() == [5] * 4
     assert chosen.ids.tolist() == sorted(chosen.ids.tolist())
     assert chosen.y.tolist() == y[chosen.ids.numpy()].tolist()
-    drawn = [load(name, n=20, by_class=True, seed=seed).ids.tolist() for seed in (1, 2)]
+    drawn = [load_images(name, n=20, by_class=True, seed=seed).ids.tolist() for seed in (1, 2)]
     assert chosen.ids.tolist() == drawn[0] != drawn[1]
-    assert load(name, n=20).ids.tolist() == list(range(20))
-    assert load("shapes", "train", n=30, by_class=True).y.bincount().tolist() == [3] * 10
+    assert load_images(name, n=20).ids.tolist() == list(range(20))
+    assert load_images("shapes", "train", n=30, by_class=True).y.bincount().tolist() == [3] * 10
     tree(tmp_path / "tree", {"cat": 6, "dog": 2})
-    assert load(f"folder:{tmp_path}/tree", n=4, by_class=True).y.bincount().tolist() == [3, 1]
+    assert load_images(f"folder:{tmp_path}/tree", n=4, by_class=True).y.bincount().tolist() == [3, 1]
 
 
 def test_an_unknown_name_gets_a_suggestion():
     with pytest.raises(InputError, match="unknown data set 'cifar-10': did you mean 'cifar10'"):
-        load("cifar-10")
+        load_images("cifar-10")
     with pytest.raises(InputError, match="unknown data set 'npz': did you mean 'npz:PATH'"):
-        load("npz")
+        load_images("npz")
     with pytest.raises(InputError, match="unknown data set 'zip:x'"):
-        load("zip:x")
-    assert set(data.ABOUT) == set(data.DATASETS) | {f"{kind}:PATH" for kind in data.FORMATS}
+        load_images("zip:x")
+    assert set(data.DATASET_SUMMARIES) == set(data.DATASETS) | {f"{kind}:PATH" for kind in data.FORMATS}
 
 
 def test_an_image_size_below_1_is_refused():
     with pytest.raises(InputError, match="at least 1 pixel"):
-        load("shapes", n=1, image_size=0)
+        load_images("shapes", n=1, image_size=0)
 
 
 def test_images_too_large_for_the_memory_are_refused_before_they_are_made(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="at most 4096 pixels, not 100000"):
-        load("shapes", n=1, image_size=100_000)
-    monkeypatch.setattr("robench.data.images.memory", lambda: 1e6)
+        load_images("shapes", n=1, image_size=100_000)
+    monkeypatch.setattr("robench.data.images.machine_memory", lambda: 1e6)
     with pytest.raises(InputError, match=r"shapes: 20 images of 3x100x100 take 0\.0 GB, more than half of the memory"):
-        load("shapes", n=20, image_size=100)
+        load_images("shapes", n=20, image_size=100)
     Image.fromarray(np.zeros((10, 100_000), dtype=np.uint8)).save(tmp_path / "long.png")
     with pytest.raises(InputError, match="an image of 10x100000 becomes 100 by 1000000 pixels"):
-        files.picture(tmp_path / "long.png", Size(100, 10))
+        files.read_image(tmp_path / "long.png", Size(100, 10))
 
 
 @pytest.mark.parametrize("shape", [(4, 0, 8, 3), (4, 3, 8, 0), (4, 0, 8)])
 def test_images_without_pixels_are_refused(tmp_path, shape):
     np.savez(tmp_path / "none.npz", x=np.zeros(shape, dtype=np.uint8), y=np.arange(4))
     with pytest.raises(InputError, match="no pixels"):
-        load(f"npz:{tmp_path / 'none.npz'}")
+        load_images(f"npz:{tmp_path / 'none.npz'}")
 
 
 # --- npz
@@ -230,7 +230,7 @@ def test_images_without_pixels_are_refused(tmp_path, shape):
 def test_every_layout_gives_the_same_images(tmp_path, layout):
     x, y = some(channels=3 if layout.startswith("N") else 1)
     stored = {"NHWC": x, "NCHW": x.transpose(0, 3, 1, 2), "grey": x[..., 0], "one-channel": x}[layout]
-    loaded = load(saved(tmp_path / "toy.npz", x_test=stored, y_test=y))
+    loaded = load_images(saved(tmp_path / "toy.npz", x_test=stored, y_test=y))
     assert torch.equal(loaded.x, torch.from_numpy(x.transpose(0, 3, 1, 2).copy()))
     assert loaded.x.is_contiguous()
     assert loaded.x.dtype == torch.uint8
@@ -240,7 +240,7 @@ def test_every_layout_gives_the_same_images(tmp_path, layout):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, ">f4"])
 def test_float_pixels_become_float32(tmp_path, dtype):
     x, y = some()
-    loaded = load(saved(tmp_path / "toy.npz", x=(x / 255).astype(dtype), y=y.astype(np.uint8)))
+    loaded = load_images(saved(tmp_path / "toy.npz", x=(x / 255).astype(dtype), y=y.astype(np.uint8)))
     assert loaded.x.dtype == torch.float32
     assert torch.equal((loaded.x * 255).round().to(torch.uint8), torch.from_numpy(x.transpose(0, 3, 1, 2).copy()))
     assert loaded.y.dtype == torch.int64
@@ -249,21 +249,21 @@ def test_float_pixels_become_float32(tmp_path, dtype):
 def test_splits_have_their_own_ids_and_share_the_classes(tmp_path):
     x, y = some()
     name = saved(tmp_path / "toy.npz", x_train=x, y_train=y, x_test=x[:2], y_test=y[:2], train_index=np.arange(12, dtype=np.int32) + 100)
-    assert load(name, "train").ids.tolist() == list(range(100, 112))
-    assert load(name, "test").classes == load(name, "train").classes == ("0", "1", "2", "3")
+    assert load_images(name, "train").ids.tolist() == list(range(100, 112))
+    assert load_images(name, "test").classes == load_images(name, "train").classes == ("0", "1", "2", "3")
 
 
 def test_a_file_without_splits_is_used_whole_and_says_so(tmp_path):
     x, y = some()
     name = saved(tmp_path / "toy.npz", x=x, y=y, classes=np.array(["a", "b", "c", "d"]))
-    assert load(name, "train").split == load(name, "test").split == "all"
-    assert load(name).classes == ("a", "b", "c", "d")
+    assert load_images(name, "train").split == load_images(name, "test").split == "all"
+    assert load_images(name).classes == ("a", "b", "c", "d")
 
 
 def test_a_relative_path_is_also_looked_up_in_the_data_dir(tmp_path):
     x, y = some()
     saved(tmp_path / "toy.npz", x=x, y=y)
-    assert len(load("npz:toy.npz", data_dir=tmp_path)) == 12
+    assert len(load_images("npz:toy.npz", data_dir=tmp_path)) == 12
 
 
 X, Y = some()
@@ -295,12 +295,12 @@ X, Y = some()
 )
 def test_a_file_with_something_wrong_is_refused(tmp_path, arrays, sentence):
     with pytest.raises(InputError, match=sentence):
-        load(saved(tmp_path / "toy.npz", **arrays))
+        load_images(saved(tmp_path / "toy.npz", **arrays))
 
 
 def test_a_missing_or_damaged_file_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"not found here or in .*--data-dir"):
-        load("npz:nowhere.npz", data_dir=tmp_path)
+        load_images("npz:nowhere.npz", data_dir=tmp_path)
     path = tmp_path / "toy.npz"
     whole = Path(saved(path, x=X, y=Y).removeprefix("npz:")).read_bytes()
     flipped = bytearray(whole)
@@ -309,7 +309,7 @@ def test_a_missing_or_damaged_file_is_refused(tmp_path):
     for content in (whole[: len(whole) // 2], b"", b"text", pickle.dumps({}), bytes(flipped), (tmp_path / "single.npy").read_bytes()):
         path.write_bytes(content)
         with pytest.raises(InputError, match=r"not an npz file, or was cut short|cannot be read"):
-            load(f"npz:{path}")
+            load_images(f"npz:{path}")
 
 
 # --- folders
@@ -317,41 +317,41 @@ def test_a_missing_or_damaged_file_is_refused(tmp_path):
 
 def test_the_first_images_of_a_folder_are_balanced_and_ids_follow_the_sorted_list(tmp_path):
     tree(tmp_path / "toy" / "test", {"cat": 3, "ant": 2, "bee": 1})
-    loaded = load(f"folder:{tmp_path / 'toy'}")
+    loaded = load_images(f"folder:{tmp_path / 'toy'}")
     assert (loaded.name, loaded.split, loaded.classes) == ("folder:toy", "test", ("ant", "bee", "cat"))
     assert loaded.y.tolist() == [0, 1, 2, 0, 2, 2]
     assert loaded.ids.tolist() == [0, 2, 3, 1, 4, 5]
     assert loaded.x[:, 0, 0, 0].tolist() == loaded.ids.tolist()
     assert loaded.x.shape == (6, 3, 4, 6)
-    assert load(f"folder:{tmp_path / 'toy'}", n=3).y.tolist() == [0, 1, 2]
+    assert load_images(f"folder:{tmp_path / 'toy'}", n=3).y.tolist() == [0, 1, 2]
 
 
 def test_only_the_chosen_images_are_decoded(tmp_path):
     top = tree(tmp_path / "toy", {"a": 2, "b": 2})
     (top / "a" / "0001.png").write_bytes(b"broken")
-    assert load(f"folder:{top}", n=2).y.tolist() == [0, 1]
+    assert load_images(f"folder:{top}", n=2).y.tolist() == [0, 1]
     with pytest.raises(InputError, match=r"a/0001\.png cannot be read as an image"):
-        load(f"folder:{top}")
+        load_images(f"folder:{top}")
 
 
 def test_folders_without_splits_are_used_whole_and_say_so(tmp_path):
     top = tree(tmp_path / "toy", {"a": 1, "b": 1})
-    assert load(f"folder:{top}", "train").split == "all"
+    assert load_images(f"folder:{top}", "train").split == "all"
     tree(top / "train", {"x": 0}).joinpath("x").rmdir()  # a folder called train without folders inside is a class
     Image.new("RGB", (6, 4)).save(top / "train" / "0.png")
-    assert load(f"folder:{top}").classes == ("a", "b", "train")
+    assert load_images(f"folder:{top}").classes == ("a", "b", "train")
 
 
 def test_val_stands_in_for_test_and_a_class_missing_in_one_split_shifts_no_label(tmp_path):
     tree(tmp_path / "toy" / "train", {"a": 1, "b": 1, "c": 1})
     tree(tmp_path / "toy" / "val", {"c": 1})
     for split in ("test", "val"):
-        assert load(f"folder:{tmp_path / 'toy'}", split).y.tolist() == [2]
+        assert load_images(f"folder:{tmp_path / 'toy'}", split).y.tolist() == [2]
     with pytest.raises(InputError, match="no split 'dev'"):
-        load(f"folder:{tmp_path / 'toy'}", "dev")
+        load_images(f"folder:{tmp_path / 'toy'}", "dev")
     tree(tmp_path / "half" / "train", {"a": 1})
     with pytest.raises(InputError, match="no folder for the split 'test': it has train"):
-        load(f"folder:{tmp_path / 'half'}")
+        load_images(f"folder:{tmp_path / 'half'}")
 
 
 def test_grey_palette_and_transparent_images_become_rgb(tmp_path):
@@ -361,7 +361,7 @@ def test_grey_palette_and_transparent_images_become_rgb(tmp_path):
     colour.save(tmp_path / "a" / "1.png")
     colour.convert("RGB").quantize(4).save(tmp_path / "a" / "2.png", transparency=b"\x00\x80")
     Image.new("1", (4, 4), 1).save(tmp_path / "a" / "3.png")
-    loaded = load(f"folder:{tmp_path}")
+    loaded = load_images(f"folder:{tmp_path}")
     assert loaded.x[:, :, 0, 0].tolist() == [[77] * 3, [10, 200, 30], [10, 200, 30], [255] * 3]
 
 
@@ -369,15 +369,15 @@ def test_sixteen_bit_images_are_refused(tmp_path):
     (tmp_path / "a").mkdir()
     Image.fromarray(np.full((4, 4), 40000, np.uint16)).save(tmp_path / "a" / "0.png")
     with pytest.raises(InputError, match="more than 8 bits"):
-        load(f"folder:{tmp_path}")
+        load_images(f"folder:{tmp_path}")
 
 
 def test_images_of_different_sizes_need_an_image_size(tmp_path):
     top = tree(tmp_path / "toy", {"a": 1}, size=(8, 12))
     tree(top, {"b": 1}, size=(16, 8))
     with pytest.raises(InputError, match=r"0000\.png is 8x12 and 0000\.png is 16x8.*--image-size"):
-        load(f"folder:{top}")
-    assert load(f"folder:{top}", image_size=6).x.shape == (2, 3, 6, 6)
+        load_images(f"folder:{top}")
+    assert load_images(f"folder:{top}", image_size=6).x.shape == (2, 3, 6, 6)
 
 
 @pytest.mark.parametrize("cut", [False, True])
@@ -387,7 +387,7 @@ def test_unreadable_files_are_refused(tmp_path, cut):
     Image.effect_noise((40, 40), 50).save(file)
     file.write_bytes(file.read_bytes()[:500] if cut else b"")
     with pytest.raises(InputError, match=r"0\.jpg cannot be read"):
-        load(f"folder:{tmp_path}")
+        load_images(f"folder:{tmp_path}")
 
 
 def test_a_folder_without_images_is_refused(tmp_path):
@@ -395,10 +395,10 @@ def test_a_folder_without_images_is_refused(tmp_path):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "b" / "notes.txt").write_text("no image")
     with pytest.raises(InputError, match="holds no images: it has a, b"):
-        load(f"folder:{tmp_path}")
+        load_images(f"folder:{tmp_path}")
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="is a file and no folder"):
-        load(f"folder:{tmp_path / 'file'}")
+        load_images(f"folder:{tmp_path / 'file'}")
 
 
 # --- size
@@ -406,14 +406,16 @@ def test_a_folder_without_images_is_refused(tmp_path):
 
 def test_the_shorter_side_is_resized_and_the_longer_one_cut_evenly():
     ramp = torch.arange(12.0).view(1, 1, 1, 12).expand(1, 1, 6, 12) / 12
-    assert torch.equal(cropped(ramp, Size(6, 6)), ramp[..., 3:9])
-    small = cropped(ramp, Size(2, 2))  # 4 columns of 3 pixels each, of which the middle two stay; their centres lie at columns 4 and 7
+    assert torch.equal(resized_crops(ramp, Size(6, 6)), ramp[..., 3:9])
+    small = resized_crops(
+        ramp, Size(2, 2)
+    )  # 4 columns of 3 pixels each, of which the middle two stay; their centres lie at columns 4 and 7
     assert torch.allclose(small, ramp[:, :, :2, 4:8:3], atol=1e-3)
-    assert cropped(torch.full((1, 3, 5, 9), 200, dtype=torch.uint8), Size(20, 20)).eq(200).all()
+    assert resized_crops(torch.full((1, 3, 5, 9), 200, dtype=torch.uint8), Size(20, 20)).eq(200).all()
 
 
 def test_the_image_size_holds_for_every_data_set_and_masks_follow():
-    plain, large = load("shapes", n=5), load("shapes", n=5, image_size=64)
+    plain, large = load_images("shapes", n=5), load_images("shapes", n=5, image_size=64)
     assert large.shape == (3, 64, 64)
     assert large.x.dtype == torch.uint8
     assert torch.equal(large.masks[:, 1::2, 1::2] & plain.masks, large.masks[:, 1::2, 1::2])
@@ -427,19 +429,19 @@ def test_the_image_size_holds_for_every_data_set_and_masks_follow():
 def test_nothing_is_fetched_unless_asked_for(tmp_path, monkeypatch, name):
     monkeypatch.setattr(urllib.request, "urlopen", lambda *args, **kwargs: pytest.fail("tried to fetch"))
     with pytest.raises(InputError, match=f"{name} not found in .*: pass --data-dir, or --download to fetch it"):
-        load(name, data_dir=tmp_path / "none")
+        load_images(name, data_dir=tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
 
 def test_a_failed_download_is_the_users_sentence(tmp_path):
     with pytest.raises(InputError, match="cifar10 could not be fetched"):
-        load("cifar10", data_dir=tmp_path, download=True)
+        load_images("cifar10", data_dir=tmp_path, download=True)
 
 
 @pytest.mark.parametrize("name", OFFICIAL)
 def test_an_unknown_split_is_refused(tmp_path, name):
     with pytest.raises(InputError, match="no split 'dev': choose one of test, train"):
-        load(name, "dev", data_dir=tmp_path)
+        load_images(name, "dev", data_dir=tmp_path)
 
 
 def cifar(top, monkeypatch, n=4):
@@ -461,17 +463,17 @@ def cifar(top, monkeypatch, n=4):
 
 def test_cifar_is_read_channel_by_channel_and_checked(tmp_path, monkeypatch):
     pixels = cifar(tmp_path, monkeypatch)
-    loaded = load("cifar10", data_dir=tmp_path)
+    loaded = load_images("cifar10", data_dir=tmp_path)
     assert torch.equal(loaded.x, torch.from_numpy(pixels))
     assert (loaded.y.tolist(), loaded.classes) == ([0, 1, 2, 3], tuple("abcdefghij"))
-    assert len(load("cifar10", "train", data_dir=tmp_path)) == 5 * 4
+    assert len(load_images("cifar10", "train", data_dir=tmp_path)) == 5 * 4
     batch = tmp_path / datasets.CIFAR10.base_folder / "test_batch"
     batch.write_bytes(batch.read_bytes()[:-1])
     with pytest.raises(InputError, match=r"cifar10 in .* is not as published: cifar-10-batches-py/test_batch has another md5"):
-        load("cifar10", data_dir=tmp_path)
+        load_images("cifar10", data_dir=tmp_path)
     batch.unlink()
     with pytest.raises(InputError, match="cifar-10-batches-py/test_batch is missing; fetch it again with --download"):
-        load("cifar10", data_dir=tmp_path)
+        load_images("cifar10", data_dir=tmp_path)
 
 
 def idx(path, array):
@@ -487,13 +489,13 @@ def test_digits_have_one_channel_and_a_damaged_file_is_refused(tmp_path):
     for part in ("train", "t10k"):
         idx(raw / f"{part}-images-idx3-ubyte", x)
         idx(raw / f"{part}-labels-idx1-ubyte", np.arange(5, dtype=np.uint8))
-    loaded = load("mnist", data_dir=tmp_path, n=3)
+    loaded = load_images("mnist", data_dir=tmp_path, n=3)
     assert torch.equal(loaded.x, torch.from_numpy(x[:3, None]))
     assert (loaded.shape, loaded.y.tolist()) == ((1, 28, 28), [0, 1, 2])
     cut = raw / "t10k-images-idx3-ubyte"
     cut.write_bytes(cut.read_bytes()[:100])
     with pytest.raises(InputError, match=r"mnist in .* is damaged"):
-        load("mnist", data_dir=tmp_path)
+        load_images("mnist", data_dir=tmp_path)
 
 
 def test_house_numbers_keep_their_layout(tmp_path, monkeypatch):
@@ -502,7 +504,7 @@ def test_house_numbers_keep_their_layout(tmp_path, monkeypatch):
     file = tmp_path / "test_32x32.mat"
     scipy_io.savemat(file, {"X": x, "y": np.array([[10], [1], [2], [9]], dtype=np.uint8)})
     monkeypatch.setattr(datasets.SVHN, "split_list", {"test": ["", file.name, hashlib.md5(file.read_bytes()).hexdigest()]})
-    loaded = load("svhn", data_dir=tmp_path)
+    loaded = load_images("svhn", data_dir=tmp_path)
     assert torch.equal(loaded.x, torch.from_numpy(x.transpose(3, 2, 0, 1).copy()))
     assert loaded.y.tolist() == [0, 1, 2, 9]
     assert loaded.classes == tuple("0123456789")
@@ -553,7 +555,7 @@ def real(name):
 
 @pytest.mark.realdata
 def test_mnist_has_its_ten_thousand_test_images():
-    loaded = load("mnist", data_dir=real("MNIST"))
+    loaded = load_images("mnist", data_dir=real("MNIST"))
     assert loaded.x.shape == (10000, 1, 28, 28)
     assert loaded.y.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     assert loaded.y[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
@@ -562,13 +564,13 @@ def test_mnist_has_its_ten_thousand_test_images():
 @pytest.mark.realdata
 def test_the_lossless_cifar10_images_carry_their_official_indices():
     path = real("cifar10-lossless.npz") / "cifar10-lossless.npz"
-    loaded = load(f"npz:{path}")
+    loaded = load_images(f"npz:{path}")
     assert loaded.name == "npz:cifar10-lossless"
     assert loaded.x.shape == (1000, 3, 32, 32)
     assert torch.equal(loaded.ids, torch.arange(1000))
     assert loaded.y[:10].tolist() == [3, 8, 8, 0, 6, 6, 1, 6, 3, 1]
     with np.load(path) as stored:
-        assert torch.equal(load(f"npz:{path}", "train", n=100).ids, torch.from_numpy(stored["train_index"][:100]).long())
+        assert torch.equal(load_images(f"npz:{path}", "train", n=100).ids, torch.from_numpy(stored["train_index"][:100]).long())
 
 
 def test_every_ending_is_one_that_pillow_reads():

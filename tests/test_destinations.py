@@ -17,10 +17,10 @@ from robench.cli.measure import recipe_words
 from robench.core import folders as destinations
 from robench.core.errors import InputError, UnfinishedError
 from robench.core.files import write_whole
-from robench.core.folders import REPLACING, STAGED, WHOLE, claimed, differing, numbered
+from robench.core.folders import REPLACING, STAGED, WHOLE_MARK, claim_destination, make_numbered_folder, word_difference
 from robench.core.journal import Journal
-from robench.core.recipes import parse
-from robench.training.settings import file_name, settled
+from robench.core.recipes import parse_recipe
+from robench.training.settings import checkpoint_stem, resolved_settings
 
 WORDS = {"command": "eval", "data": {"n": 100}, "seed": 0}
 CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "shapes-cnn-pgd-at.pt"
@@ -28,7 +28,7 @@ CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "shapes-cnn-pgd-at.pt"
 
 def finish(folder, text="old", words=WORDS, **how):
     """A finished run with a table, a picture and a state."""
-    with claimed(folder, words, **how) as place:
+    with claim_destination(folder, words, **how) as place:
         if not place.finished:
             journal = Journal(place.work, words, resume=place.resume)
             journal.append({"stage": 0, "text": text})
@@ -104,7 +104,7 @@ def broken_off(folder, error=KeyboardInterrupt, **how):
     """A run that is broken off after some work."""
 
     def run():
-        with claimed(folder, WORDS, **how) as place:
+        with claim_destination(folder, WORDS, **how) as place:
             Journal(place.work, WORDS, resume=place.resume).append({"stage": 0, "text": "new"})
             raise error
 
@@ -118,9 +118,9 @@ def test_a_replacement_that_is_broken_off_leaves_the_earlier_run_and_can_go_on(t
     broken_off(tmp_path, force=True)
     assert {name: data for name, data in contents(tmp_path).items() if name in before} == before
     assert finish(tmp_path, resume=True).finished
-    with claimed(tmp_path, WORDS, force=True, resume=True) as place:
+    with claim_destination(tmp_path, WORDS, force=True, resume=True) as place:
         assert Journal(place.work, WORDS, resume=place.resume).entries == [{"stage": 0, "text": "new"}]
-    with claimed(tmp_path, WORDS, force=True) as place:
+    with claim_destination(tmp_path, WORDS, force=True) as place:
         assert Journal(place.work, WORDS, resume=place.resume).entries == []
     finish(tmp_path, "new", force=True)
     assert finish(tmp_path, "newer", force=True, resume=True).finished  # so a job that is queued again and again ends
@@ -139,7 +139,7 @@ def test_an_unfinished_run_is_kept_unless_it_is_to_be_replaced(tmp_path):
 
 def test_a_run_that_is_refused_removes_its_own_files_only(tmp_path):
     def run(folder):
-        with claimed(folder, WORDS) as place, place.results() as staged:
+        with claim_destination(folder, WORDS) as place, place.results() as staged:
             (staged / "rows.csv").write_text("")
             raise InputError("wrong")
 
@@ -168,7 +168,7 @@ def test_an_exchange_that_is_killed_half_way_is_ended_by_the_next_run(tmp_path, 
     with pytest.raises(KeyboardInterrupt):
         finish(tmp_path, "new", WORDS | {"seed": 1}, force=True)
     monkeypatch.undo()
-    assert (tmp_path / REPLACING / WHOLE).exists()
+    assert (tmp_path / REPLACING / WHOLE_MARK).exists()
     assert finish(tmp_path, "x", WORDS | {"seed": 1}, resume=True).finished
     assert names(tmp_path) == ["manifest.json", "new.png", "rows.csv", "state-0.jsonl"]
 
@@ -178,7 +178,7 @@ def test_words_that_only_add_go_on(tmp_path):
         return theirs["data"]["n"] < ours["data"]["n"]
 
     finish(tmp_path)
-    with claimed(tmp_path, WORDS | {"data": {"n": 200}}, resume=True, adds=adds) as place:
+    with claim_destination(tmp_path, WORDS | {"data": {"n": 200}}, resume=True, adds=adds) as place:
         assert (place.resume, place.finished, place.work) == (True, False, tmp_path)
         with place.results() as staged:
             (staged / "rows.csv").write_text("more")
@@ -199,14 +199,14 @@ def test_results_of_an_earlier_version_are_not_replaced_either(tmp_path):
 
 
 def test_default_folders_get_the_next_free_number(tmp_path):
-    assert [numbered(tmp_path / "run").name for _ in range(3)] == ["run", "run-2", "run-3"]
+    assert [make_numbered_folder(tmp_path / "run").name for _ in range(3)] == ["run", "run-2", "run-3"]
 
 
 # two runs at once
 
 
 def held(folder, ready, end):
-    with claimed(folder, WORDS) as place:
+    with claim_destination(folder, WORDS) as place:
         Journal(place.work, WORDS).append({"stage": 0})
         ready.set()
         end.wait(60)
@@ -287,17 +287,19 @@ def test_an_audit_knows_the_results_that_it_joins(tmp_path):
 
 def test_lists_that_differ_are_told_as_they_are_written():
     def told(key, one, other):
-        return differing({key: [recipe_words(parse(sentence)) for sentence in one]}, {key: [recipe_words(parse(word)) for word in other]})
+        return word_difference(
+            {key: [recipe_words(parse_recipe(sentence)) for sentence in one]}, {key: [recipe_words(parse_recipe(word)) for word in other]}
+        )
 
     assert told("methods", ["saliency"], ["occlusion,block=2"]) == "methods was --method saliency and is --method occlusion,block=2"
     assert told("against", [], ["pgd,eps=0.5"]) == "against was none and is --against pgd,eps=0.5"
     many = ["saliency", "occlusion,block=2", "integrated-gradients,steps=20", "smoothgrad,samples=50"]
     assert told("methods", many, [*many[:3], "gini"]) == "methods was ... --method smoothgrad,samples=50 and is ... --method gini"
     assert told("suite", ["pgd-20"], ["pgd-20", "fgsm"]) == "suite was pgd-20 and is pgd-20, fgsm"
-    assert differing({"eps": [8 / 255]}, {"eps": [4 / 255]}) == "eps was 8/255 and is 4/255"
+    assert word_difference({"eps": [8 / 255]}, {"eps": [4 / 255]}) == "eps was 8/255 and is 4/255"
     one, other = ([{"name": "a.pt", "sha256": digest}] for digest in "ab")
-    assert differing({"checkpoint": one}, {"checkpoint": other}) == "what a.pt names has changed"
-    assert differing({"x": [[1]]}, {"x": [[2]]}) == "x was [[1]] and is [[2]]"
+    assert word_difference({"checkpoint": one}, {"checkpoint": other}) == "what a.pt names has changed"
+    assert word_difference({"x": [[1]]}, {"x": [[2]]}) == "x was [[1]] and is [[2]]"
 
 
 def test_corruptions_and_a_reference_are_added_to_a_finished_run(tmp_path):
@@ -321,7 +323,7 @@ def test_corruptions_and_a_reference_are_added_to_a_finished_run(tmp_path):
 
 def test_the_name_of_a_checkpoint_tells_trainings_apart():
     def name(preset="small", seed=0, data="shapes", **words):
-        return file_name(settled(preset, words)[0], preset, "small", data, seed)
+        return checkpoint_stem(resolved_settings(preset, words)[0], preset, "small", data, seed)
 
     assert name(reg=("sagr",)) == "shapes-cnn-sagr"
     assert name(reg=("sagr=0.1,rho=0.3",), seed=3) == "shapes-cnn-sagr-0.1-rho-0.3-seed-3"
@@ -428,7 +430,7 @@ def test_a_sweep_is_shown_again_takes_more_cells_and_is_not_trained_twice(tmp_pa
 
 
 def test_the_names_of_hidden_folders_are_hidden():
-    assert all(name.startswith(".") for name in (destinations.LOCK, STAGED, REPLACING, WHOLE))
+    assert all(name.startswith(".") for name in (destinations.LOCK, STAGED, REPLACING, WHOLE_MARK))
 
 
 def unwritten(folder, monkeypatch, entries, **how):
@@ -438,7 +440,7 @@ def unwritten(folder, monkeypatch, entries, **how):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def run(patched):
-        with claimed(folder, WORDS, **how) as place, place.results() as staged:
+        with claim_destination(folder, WORDS, **how) as place, place.results() as staged:
             for entry in entries:
                 Journal(place.work, WORDS, resume=place.resume).append(entry)
             patched.setattr("robench.core.files.write_synced", full)
@@ -455,7 +457,7 @@ def test_a_disk_that_is_full_when_results_are_written_keeps_the_state_and_says_s
         assert isinstance(refusal, UnfinishedError)
         sentence = "No space left on device; the state is kept: make room, and go on with the same words and "
         assert str(refusal).endswith(sentence + again)
-        with claimed(tmp_path, WORDS, resume=True, **how) as place:
+        with claim_destination(tmp_path, WORDS, resume=True, **how) as place:
             assert Journal(place.work, WORDS, resume=place.resume).entries == [{"stage": 0}]
         finish(tmp_path, resume=True, **how)
     assert str(unwritten(tmp_path / "new", monkeypatch, [])).endswith("; choose another place")  # nothing to go on with

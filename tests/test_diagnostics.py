@@ -5,13 +5,13 @@ import torch
 from torch import nn
 from torch.autograd import grad as taken_aside  # as a model's file would, before any watch
 
-from robench.core.calls import are_probabilities, frozen
+from robench.core.calls import are_probabilities, freeze_model
 from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.threat import NORMS, Threat
-from robench.data import load as load_images
+from robench.data import load_images
 from robench.runs import diagnostics
-from robench.runs.diagnostics import examine, watched
+from robench.runs.diagnostics import model_checks, watch_autograd
 
 NAMES = [
     "dynamic", "randomised", "batch_dependent", "probabilities", "zero_gradient", "vanishing_ce", "saturated",
@@ -38,8 +38,8 @@ def eps_of(problem, norm, share=0.5):
 def raised(model, problem, threat=None, **options):
     """The names of the raised checks; all the checks are there, whatever is raised."""
     threat = threat or Threat("linf", eps_of(problem, "linf"))
-    with frozen(model):
-        checks = examine(model, problem.x, problem.y, threat, problem.draws(), **options)
+    with freeze_model(model):
+        checks = model_checks(model, problem.x, problem.y, threat, problem.draws(), **options)
     assert [check.name for check in checks] == NAMES
     return {check.name for check in checks if check.raised}
 
@@ -70,21 +70,21 @@ def test_dropout_left_on_is_randomised_and_not_taken_for_anything_of_the_batch(p
 
 def test_randomness_is_seen_in_the_logits_and_in_the_number_right():
     still = torch.tensor([[2.0, 1.0], [0.0, 1.0]]).repeat(5, 1, 1)
-    assert diagnostics.randomised(still, torch.tensor([0, 0])).value == 0
+    assert diagnostics.randomised_check(still, torch.tensor([0, 0])).value == 0
     moved = still.clone()
     moved[3, 1] = torch.tensor([1.0, 0.0])
-    check = diagnostics.randomised(moved, torch.tensor([0, 0]))
+    check = diagnostics.randomised_check(moved, torch.tensor([0, 0]))
     assert check.raised
     assert check.value == pytest.approx(2**0.5)
     assert "1 to 2 right" in check.sentence
     tied = torch.tensor([[1.0, 1.00001]]).repeat(5, 1, 1)
     tied[2] = tied[2].flip(1)
-    assert diagnostics.randomised(tied, torch.tensor([0])).value < 1e-4
-    assert diagnostics.randomised(tied, torch.tensor([0])).raised
+    assert diagnostics.randomised_check(tied, torch.tensor([0])).value < 1e-4
+    assert diagnostics.randomised_check(tied, torch.tensor([0])).raised
     for size, expected in ((0.5e-4, False), (3e-4, True)):  # of logits of length 1: the distance of two unit rows
         barely = torch.tensor([[1.0, 0.0]]).repeat(5, 1, 1)
         barely[4, 0, 1] = size
-        assert diagnostics.randomised(barely, torch.tensor([0])).raised is expected
+        assert diagnostics.randomised_check(barely, torch.tensor([0])).raised is expected
 
 
 def test_a_normalisation_by_the_batch_is_seen(problem):
@@ -105,10 +105,10 @@ def test_a_model_that_looks_at_other_rows_is_seen_on_few_images_too(problem, n):
 def test_a_softmax_at_the_end_is_seen(problem):
     p = problem("linear", n=40)
     assert "probabilities" in raised(Wrapped(p.model, after=lambda z: (z / 10).softmax(1)), p)
-    assert not diagnostics.probabilities(torch.tensor([[0.5, 0.5], [0.7, 0.4]])).raised
-    assert not diagnostics.probabilities(torch.tensor([[1.5, -0.5]])).raised
-    assert not diagnostics.probabilities(torch.tensor([[0.8, 0.7, -0.5]])).raised
-    assert diagnostics.probabilities(torch.tensor([[1.0, 0.0], [0.7, 0.4]])).value == 0.5
+    assert not diagnostics.probabilities_check(torch.tensor([[0.5, 0.5], [0.7, 0.4]])).raised
+    assert not diagnostics.probabilities_check(torch.tensor([[1.5, -0.5]])).raised
+    assert not diagnostics.probabilities_check(torch.tensor([[0.8, 0.7, -0.5]])).raised
+    assert diagnostics.probabilities_check(torch.tensor([[1.0, 0.0], [0.7, 0.4]])).value == 0.5
 
 
 @pytest.mark.parametrize(
@@ -135,8 +135,8 @@ def test_one_image_without_a_gradient_is_enough(problem):
         here = (x.flatten(1).sum(1) - first).abs() < 1e-3
         return torch.where(here.view(-1, 1, 1, 1), x.detach(), x)
 
-    with frozen(p.model):
-        checks = examine(Wrapped(p.model, before=flat_at_first), p.x, p.y, Threat("linf", 0.01), p.draws())
+    with freeze_model(p.model):
+        checks = model_checks(Wrapped(p.model, before=flat_at_first), p.x, p.y, Threat("linf", 0.01), p.draws())
     check = next(check for check in checks if check.name == "zero_gradient")
     assert check.raised
     assert check.value == pytest.approx(1 / 40)
@@ -189,7 +189,7 @@ def test_the_watch_counts_and_leaves_no_trace():
     x = torch.ones(2, requires_grad=True)
 
     def fail():
-        with watched() as calls:
+        with watch_autograd() as calls:
             x.square().sum().backward()
             torch.autograd.grad(x.square().sum(), x)
             assert len(calls) == 2
@@ -206,7 +206,7 @@ def test_the_watch_works_where_torch_has_only_the_public_doors(monkeypatch):
     if inner is not None:
         monkeypatch.setattr("builtins.hasattr", lambda thing, name, real=hasattr: name != "_engine_run_backward" and real(thing, name))
     x = torch.ones(2, requires_grad=True)
-    with watched() as calls:
+    with watch_autograd() as calls:
         x.square().sum().backward()
         torch.autograd.grad(x.square().sum(), x)
     assert calls == ["backward", "grad"]
@@ -237,7 +237,7 @@ def test_a_model_that_only_a_single_step_fools_is_seen(problem):
 def test_the_verdict_is_a_function_of_model_images_and_draws(problem):
     p = problem("convolutional", n=20)
     threat = Threat("linf", 0.05)
-    once, again, other = (examine(p.model, p.x, p.y, threat, p.draws(seed)) for seed in (0, 0, 1))
+    once, again, other = (model_checks(p.model, p.x, p.y, threat, p.draws(seed)) for seed in (0, 0, 1))
     assert once == again
     assert [check.name for check in other] == NAMES
     assert all(parameter.grad is None for parameter in p.model.parameters())
@@ -253,8 +253,8 @@ def passes(model, problem, eps):
             logits.register_hook(lambda grad: rows.__setitem__(1, rows[1] + len(grad)))
         return logits
 
-    with frozen(model):
-        examine(Wrapped(model, after=noted), problem.x, problem.y, Threat("linf", eps), problem.draws())
+    with freeze_model(model):
+        model_checks(Wrapped(model, after=noted), problem.x, problem.y, Threat("linf", eps), problem.draws())
     return rows[0] / len(problem.x), rows[1] / len(problem.x)
 
 
@@ -274,21 +274,23 @@ def test_training_mode_is_told_of_modules_that_depend_on_it():
             return x * 2 if self.training else x
 
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(), Own(), nn.Flatten())
-    check = diagnostics.train_mode(diagnostics.modes_of(network))
+    check = diagnostics.train_mode_check(diagnostics.modes_of(network))
     assert (check.raised, check.value) == (True, 1.0)
     assert "3 of 3" in check.sentence
-    assert not diagnostics.train_mode(diagnostics.modes_of(network.eval())).raised
-    assert not diagnostics.train_mode(diagnostics.modes_of(nn.Sequential(network))).raised  # the wrapper itself trains, and does nothing
+    assert not diagnostics.train_mode_check(diagnostics.modes_of(network.eval())).raised
+    assert not diagnostics.train_mode_check(
+        diagnostics.modes_of(nn.Sequential(network))
+    ).raised  # the wrapper itself trains, and does nothing
     network[1].train()
-    assert diagnostics.train_mode(diagnostics.modes_of(network)).value == pytest.approx(1 / 3)
-    assert not diagnostics.train_mode(diagnostics.modes_of(nn.Linear(2, 2))).raised
+    assert diagnostics.train_mode_check(diagnostics.modes_of(network)).value == pytest.approx(1 / 3)
+    assert not diagnostics.train_mode_check(diagnostics.modes_of(nn.Linear(2, 2))).raised
 
 
 @pytest.mark.filterwarnings("ignore")  # torch.jit is on its way out, and people have such files
 def test_a_scripted_model_cannot_be_looked_into_and_counts_as_dependent():
     scripted = torch.jit.script(nn.Sequential(nn.Linear(2, 2), nn.Dropout()))
-    assert diagnostics.train_mode(diagnostics.modes_of(scripted)).raised
-    assert not diagnostics.train_mode(diagnostics.modes_of(scripted.eval())).raised
+    assert diagnostics.train_mode_check(diagnostics.modes_of(scripted)).raised
+    assert not diagnostics.train_mode_check(diagnostics.modes_of(scripted.eval())).raised
 
 
 def test_a_model_that_nothing_moves_withstands_the_attack_without_a_bound(problem):
@@ -307,25 +309,25 @@ def test_shares_of_broken_images_by_hand():
         return torch.arange(20) < count
 
     for blind, climbed, expected in ((3, 3, True), (4, 3, True), (3, 4, False), (2, 0, False), (20, 20, False), (20, 19, True)):
-        check = diagnostics.noise_beats_gradient(broken(blind), broken(climbed))
+        check = diagnostics.noise_beats_gradient_check(broken(blind), broken(climbed))
         assert (check.raised, check.value) == (expected, pytest.approx((blind - climbed) / 20))
     for single, many, expected in ((4, 3, True), (3, 3, False), (3, 4, False)):
-        assert diagnostics.single_step_beats_multi_step(broken(single), broken(many)).raised is expected
-    assert diagnostics.single_step_beats_multi_step(broken(5), ~broken(1)).value == pytest.approx(1 / 20)
-    assert diagnostics.unbroken_at_eps_1(broken(19)).raised
-    assert not diagnostics.unbroken_at_eps_1(broken(20)).raised
-    assert diagnostics.vanishing_ce(broken(3)).raised
-    assert not diagnostics.vanishing_ce(broken(2)).raised
-    assert diagnostics.saturated(torch.tensor([1.0, 101.0, 200.0])).raised
-    assert not diagnostics.saturated(torch.tensor([1.0, 99.0, 200.0])).raised
-    assert diagnostics.loss_stalls(torch.zeros(20), broken(17).float()).raised
-    assert not diagnostics.loss_stalls(torch.zeros(20), broken(18).float()).raised
-    assert not diagnostics.loss_stalls(torch.zeros(0), torch.zeros(0)).raised
+        assert diagnostics.single_step_check(broken(single), broken(many)).raised is expected
+    assert diagnostics.single_step_check(broken(5), ~broken(1)).value == pytest.approx(1 / 20)
+    assert diagnostics.unbroken_at_eps_1_check(broken(19)).raised
+    assert not diagnostics.unbroken_at_eps_1_check(broken(20)).raised
+    assert diagnostics.vanishing_ce_check(broken(3)).raised
+    assert not diagnostics.vanishing_ce_check(broken(2)).raised
+    assert diagnostics.saturated_check(torch.tensor([1.0, 101.0, 200.0])).raised
+    assert not diagnostics.saturated_check(torch.tensor([1.0, 99.0, 200.0])).raised
+    assert diagnostics.loss_stalls_check(torch.zeros(20), broken(17).float()).raised
+    assert not diagnostics.loss_stalls_check(torch.zeros(20), broken(18).float()).raised
+    assert not diagnostics.loss_stalls_check(torch.zeros(0), torch.zeros(0)).raised
 
 
 def test_a_black_box_attack_is_held_against_what_ran_before_it():
     def check(**left):
-        return diagnostics.black_box_beats_white_box(left)
+        return diagnostics.black_box_check(left)
 
     assert check(clean=0.9, apgd=0.5, square=0.49).raised
     assert check(clean=0.9, apgd=0.5, square=0.49).value == pytest.approx(0.01)
@@ -335,36 +337,36 @@ def test_a_black_box_attack_is_held_against_what_ran_before_it():
     assert not check(clean=0.9, square=0.1).raised
     assert not check(clean=0.9, square=0.5, apgd=0.4).raised
     assert not check(clean=0.9, apgd=0.5, fab=0.1).raised
-    transferred = diagnostics.black_box_beats_white_box({"clean": 0.9, "pgd-10": 0.8, "transfer:other.pt,steps=5": 0.7, "square": 0.65})
+    transferred = diagnostics.black_box_check({"clean": 0.9, "pgd-10": 0.8, "transfer:other.pt,steps=5": 0.7, "square": 0.65})
     assert transferred.raised
     assert transferred.probe == "transfer:other.pt,steps=5"
 
 
 def test_accuracy_near_chance_is_told_by_its_interval():
-    assert diagnostics.near_chance(12, 100, 10).raised
-    assert not diagnostics.near_chance(90, 100, 10).raised
-    assert not diagnostics.near_chance(2, 20, 10).raised  # too few images to say
-    assert diagnostics.near_chance(0, 40, 10).raised
+    assert diagnostics.near_chance_check(12, 100, 10).raised
+    assert not diagnostics.near_chance_check(90, 100, 10).raised
+    assert not diagnostics.near_chance_check(2, 20, 10).raised  # too few images to say
+    assert diagnostics.near_chance_check(0, 40, 10).raised
 
 
 def test_a_security_curve_must_fall_and_end_at_zero():
-    assert not diagnostics.curve([0.0, 0.1, 0.3], [0.9, 0.5, 0.5], "linf").raised
-    rising = diagnostics.curve([0.0, 0.1, 0.3], [0.9, 0.5, 0.6], "linf")
+    assert not diagnostics.security_curve_check([0.0, 0.1, 0.3], [0.9, 0.5, 0.5], "linf").raised
+    rising = diagnostics.security_curve_check([0.0, 0.1, 0.3], [0.9, 0.5, 0.6], "linf")
     assert rising.raised
     assert rising.value == pytest.approx(0.1)
-    assert diagnostics.curve([0.3, 0.0, 0.1], [0.6, 0.9, 0.5], "l2").raised  # in whatever order it comes
-    assert diagnostics.curve([0.5, 1.0], [0.3, 0.2], "linf").value == pytest.approx(0.2)
-    assert not diagnostics.curve([0.5, 1.0], [0.3, 0.2], "l2").raised
+    assert diagnostics.security_curve_check([0.3, 0.0, 0.1], [0.6, 0.9, 0.5], "l2").raised  # in whatever order it comes
+    assert diagnostics.security_curve_check([0.5, 1.0], [0.3, 0.2], "linf").value == pytest.approx(0.2)
+    assert not diagnostics.security_curve_check([0.5, 1.0], [0.3, 0.2], "l2").raised
 
 
 def test_counts_are_raised_from_one_on():
-    assert not diagnostics.nonfinite("pgd", 0).raised
-    assert diagnostics.nonfinite("pgd", 2).value == 2
-    assert not diagnostics.outside("mine.py:f", 0, 0.0).raised
-    assert "0.25" in diagnostics.outside("mine.py:f", 1, 0.25).sentence
-    assert "3 points lay outside the threat, 3 of them with NaN" in diagnostics.outside("mine.py:f", 3, 0.0, 3).sentence
-    assert not diagnostics.dynamic(0).raised
-    assert diagnostics.dynamic(1).raised
+    assert not diagnostics.nonfinite_check("pgd", 0).raised
+    assert diagnostics.nonfinite_check("pgd", 2).value == 2
+    assert not diagnostics.outside_check("mine.py:f", 0, 0.0).raised
+    assert "0.25" in diagnostics.outside_check("mine.py:f", 1, 0.25).sentence
+    assert "3 points lay outside the threat, 3 of them with NaN" in diagnostics.outside_check("mine.py:f", 3, 0.0, 3).sentence
+    assert not diagnostics.dynamic_check(0).raised
+    assert diagnostics.dynamic_check(1).raised
 
 
 @pytest.mark.realdata
@@ -381,8 +383,8 @@ def test_networks_trained_by_others_show_what_the_documentation_says(zoo, data_d
     source = f"npz:{data_dir / 'cifar10-lossless.npz'}" if name.startswith("resnet") else "mnist"
     images = load_images(source, "test", data_dir=data_dir, n=64)
     x, model = images.x.float() / 255, getattr(zoo, name)()
-    with frozen(model):
-        checks = examine(model, x, images.y, Threat("linf", eps), Draws(0, images.ids, "diagnostics"))
+    with freeze_model(model):
+        checks = model_checks(model, x, images.y, Threat("linf", eps), Draws(0, images.ids, "diagnostics"))
     assert {check.name for check in checks if check.raised} == expected
 
 
@@ -399,8 +401,8 @@ def test_one_rule_says_whether_outputs_are_probabilities():
 @pytest.mark.parametrize(("after", "margins"), [(lambda z: z.mul(20).round() * 1e4, False), (lambda z: 1e4 * z, True)])
 def test_no_flag_advises_a_loss_that_another_says_is_blind(problem, after, margins):
     p = problem("linear", n=40)
-    with frozen(p.model):
-        checks = examine(Wrapped(p.model, after=after), p.x, p.y, Threat("linf", 0.05), p.draws())
+    with freeze_model(p.model):
+        checks = model_checks(Wrapped(p.model, after=after), p.x, p.y, Threat("linf", 0.05), p.draws())
     told = {check.name: check.sentence for check in checks if check.raised}
     assert ("zero_gradient" in told) is not margins
     assert {"vanishing_ce", "saturated"} <= told.keys()

@@ -12,10 +12,10 @@ from torch import nn
 
 from robench import evaluate
 from robench.core.errors import InputError
-from robench.core.recipes import parse
+from robench.core.recipes import parse_recipe
 from robench.core.rows import Row, wilson
-from robench.core.types import Found
-from robench.evaluation.suites import SUITES, recipes
+from robench.core.types import AttackResult
+from robench.evaluation.suites import SUITES, suite_recipes
 
 
 def value(found, probe, metric="accuracy"):
@@ -27,7 +27,7 @@ def test_the_images_that_stand_after_pgd_are_those_farther_than_eps_from_the_bou
     p = problem("linear", n=40)
     distances = p.distances(norm)
     eps = float(distances.sort().values[19:21].mean())
-    found = evaluate(p.model, p.x, p.y, suite=[parse("pgd,steps=40,restarts=3,loss=margin")], norm=norm, eps=eps)
+    found = evaluate(p.model, p.x, p.y, suite=[parse_recipe("pgd,steps=40,restarts=3,loss=margin")], norm=norm, eps=eps)
     clear = (distances / eps - 1).abs() > 0.02  # pgd comes within 2 % of the optimum
     for sample, distance, decided in zip(found.samples, distances.tolist(), clear.tolist(), strict=True):
         if decided:
@@ -38,7 +38,7 @@ def test_the_images_that_stand_after_pgd_are_those_farther_than_eps_from_the_bou
 def test_verdicts_do_not_depend_on_batch_size_order_or_neighbours(problem):
     p = problem("linear", n=40)
     eps = float(p.distances("linf").median())
-    suite = [parse("fgsm"), parse("noise,tries=5"), parse("pgd,steps=3,restarts=2")]
+    suite = [parse_recipe("fgsm"), parse_recipe("noise,tries=5"), parse_recipe("pgd,steps=3,restarts=2")]
     whole = evaluate(p.model, p.x, p.y, suite=suite, eps=eps)
     assert [s.broken_by for s in evaluate(p.model, p.x, p.y, suite=suite, eps=eps, batch_size=7).samples] == [
         s.broken_by for s in whole.samples
@@ -51,7 +51,7 @@ def test_verdicts_do_not_depend_on_batch_size_order_or_neighbours(problem):
 def test_each_attack_runs_only_on_what_stands_and_the_accuracy_never_rises(problem):
     p = problem("linear", n=30)
     eps = float(p.distances("linf").quantile(0.3))
-    found = evaluate(p.model, p.x, p.y, suite=[parse("pgd-10"), parse("fgsm")], eps=eps)
+    found = evaluate(p.model, p.x, p.y, suite=[parse_recipe("pgd-10"), parse_recipe("fgsm")], eps=eps)
     left = [value(found, probe) for probe in ("clean", "pgd-10", "fgsm")]
     assert left == sorted(left, reverse=True)
     assert left[0] == 1
@@ -61,7 +61,7 @@ def test_each_attack_runs_only_on_what_stands_and_the_accuracy_never_rises(probl
 
 def nothing(x):
     zero = torch.zeros(len(x), dtype=torch.int64)
-    return Found(x.clone(), zero.bool(), zero - 1, zero, zero, zero.bool())
+    return AttackResult(x.clone(), zero.bool(), zero - 1, zero, zero, zero.bool())
 
 
 def wild(x_adv):
@@ -80,7 +80,7 @@ def own_attack(monkeypatch):
 
     def put(attack):
         monkeypatch.setitem(attacks.ATTACKS, "own", attack)
-        return [parse("own")]
+        return [parse_recipe("own")]
 
     return put
 
@@ -117,7 +117,7 @@ class NaNAway(nn.Module):
 
 def test_nan_in_mid_attack_never_counts_and_raises_a_flag(problem):
     p = problem("linear", n=8)
-    found = evaluate(NaNAway(p.model, p.x), p.x, p.y, suite=[parse("pgd-10")], eps=0.3)
+    found = evaluate(NaNAway(p.model, p.x), p.x, p.y, suite=[parse_recipe("pgd-10")], eps=0.3)
     assert value(found, "pgd-10") == 1
     assert any("NaN" in flag for flag in found.flags)
 
@@ -149,7 +149,7 @@ def test_bytes_and_floats_give_the_same(problem):
     p = problem("linear", n=20)
     x = (p.x * 255).round().to(torch.uint8)
     y = p.model(x / 255).argmax(1)
-    byte, real = (evaluate(p.model, pixels, y, suite=[parse("fgsm")], eps=0.01) for pixels in (x, x / 255))
+    byte, real = (evaluate(p.model, pixels, y, suite=[parse_recipe("fgsm")], eps=0.01) for pixels in (x, x / 255))
     assert str(byte.samples) == str(real.samples)
 
 
@@ -157,7 +157,7 @@ def test_the_model_is_left_as_it_was(problem):
     p = problem("convolutional")
     p.model.train()
     before = {name: tensor.clone() for name, tensor in p.model.state_dict().items()}
-    evaluate(p.model, p.x, p.y, suite=[parse("pgd-10")], eps=0.05)
+    evaluate(p.model, p.x, p.y, suite=[parse_recipe("pgd-10")], eps=0.05)
     assert p.model.training
     assert all(parameter.requires_grad and parameter.grad is None for parameter in p.model.parameters())
     assert all(torch.equal(tensor, before[name]) for name, tensor in p.model.state_dict().items())
@@ -183,7 +183,7 @@ def test_rows_carry_interval_passes_and_the_suites_own_verdict(problem):
 def test_wrong_images_are_not_attacked(problem):
     p = problem("linear", n=20)
     y = (p.y + (torch.arange(20) % 2)) % 5
-    found = evaluate(p.model, p.x, y, suite=[parse("fgsm")], eps=1e-4)
+    found = evaluate(p.model, p.x, y, suite=[parse_recipe("fgsm")], eps=1e-4)
     assert [s.broken_by for s in found.samples] == ["", "clean"] * 10
     assert all(s.forwards == 1 for s in found.samples if s.broken_by == "clean")
 
@@ -198,19 +198,19 @@ def test_accuracy_at_chance_raises_a_flag(problem):
 def test_every_recipe_of_every_suite_is_known():
     from robench.attacks import ENGINES
     from robench.core.threat import NORMS, Threat
-    from robench.evaluation.plans import Asked, refuse_unknown, resolvable
-    from robench.evaluation.suites import ABOUT
+    from robench.evaluation.plans import RunRequest, refuse_unknown, refuse_unresolvable
+    from robench.evaluation.suites import SUITE_SUMMARIES
 
-    assert set(ABOUT) == set(SUITES)
+    assert set(SUITE_SUMMARIES) == set(SUITES)
     for suite in SUITES:
         for norm in ("linf",) if suite == "fast" else NORMS:
-            refuse_unknown(Asked([suite], [Threat(norm, 0.1)]), "robench")
+            refuse_unknown(RunRequest([suite], [Threat(norm, 0.1)]), "robench")
     for engine in ENGINES:
         for suite in ("autoattack", "autoattack-plus", "autoattack-rand"):
             for norm in NORMS:
-                resolvable(recipes(suite, norm), engine)
+                refuse_unresolvable(suite_recipes(suite, norm), engine)
     with pytest.raises(InputError, match="did you mean 'autoattack'"):
-        refuse_unknown(Asked(["autoatack"], [Threat("linf", 0.1)]), "robench")
+        refuse_unknown(RunRequest(["autoatack"], [Threat("linf", 0.1)]), "robench")
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5, 10, 100])
@@ -228,12 +228,12 @@ def test_autoattack_runs_with_any_number_of_classes_and_the_rows_say_what_stood_
     assert found.flags == []
 
 
-QUICK = [parse(f"{name},steps=5") for name in ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t")] + [parse("square,queries=5")]
+QUICK = [parse_recipe(f"{name},steps=5") for name in ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t")] + [parse_recipe("square,queries=5")]
 
 
 def test_the_reference_engine_says_what_it_leaves_out(problem):
     p = problem("linear", n=4, classes=3, shape=(3, 8, 8))
-    suite = [parse("apgd-t,steps=3"), parse("fab-t,steps=3")]
+    suite = [parse_recipe("apgd-t,steps=3"), parse_recipe("fab-t,steps=3")]
     found = evaluate(p.model, p.x, p.y, suite=suite, eps=0.001, engine="reference")
     assert found.notes[0] == "apgd-t: left out: the targeted DLR loss needs 4 classes, the model has 3"
     assert all("engine=reference" in row.setting for row in found.rows if row.probe != "clean" and row.metric == "accuracy")
@@ -247,7 +247,7 @@ def test_several_radii_give_a_falling_curve_whose_points_are_the_exact_ones(prob
     p = problem("linear", n=40)
     distances = p.distances("linf")
     radii = [float(distances.quantile(q)) * 1.0001 for q in (0.75, 0.25, 0.5)]
-    found = evaluate(p.model, p.x, p.y, suite=[parse("pgd,steps=40,restarts=2,loss=margin")], eps=radii)
+    found = evaluate(p.model, p.x, p.y, suite=[parse_recipe("pgd,steps=40,restarts=2,loss=margin")], eps=radii)
     for eps in radii:
         assert found.accuracy("pgd", eps) == pytest.approx(float((distances > eps).double().mean()), abs=0.026)
     broken = [(s.eps, d) for s, d in zip(found.samples, distances.tolist(), strict=True) if s.broken_by]
@@ -258,30 +258,34 @@ def test_several_radii_give_a_falling_curve_whose_points_are_the_exact_ones(prob
 
 
 def test_a_run_that_stops_at_a_half_width_draws_at_random_and_its_interval_holds_the_truth(problem):
-    from robench.core.statistics import anytime
+    from robench.core.statistics import anytime_valid_interval
 
     p = problem("linear", n=600)
     distances = p.distances("linf")
     eps = float(distances.quantile(0.3))
     truth = float((distances > eps).double().mean())
-    found = evaluate(p.model, p.x, p.y, suite=[parse("pgd,steps=20,loss=margin")], eps=eps, until=0.08, batch_size=50, seed=2)
+    found = evaluate(p.model, p.x, p.y, suite=[parse_recipe("pgd,steps=20,loss=margin")], eps=eps, until=0.08, batch_size=50, seed=2)
     row = next(row for row in found.rows if (row.probe, row.metric) == ("pgd", "accuracy"))
     assert row.n == len(found.samples) < 600
     assert row.n % 50 == 0
     assert (row.high - row.low) / 2 <= 0.08
     assert row.low <= truth <= row.high
-    assert (row.low, row.high) == anytime(round(row.value * row.n), row.n, 600)
+    assert (row.low, row.high) == anytime_valid_interval(round(row.value * row.n), row.n, 600)
     drawn = [s.sample for s in found.samples]
     assert drawn == sorted(drawn)
     assert max(drawn) > 500
-    other = evaluate(p.model, p.x, p.y, suite=[parse("pgd,steps=20,loss=margin")], eps=eps, until=0.08, batch_size=50, seed=3)
+    other = evaluate(p.model, p.x, p.y, suite=[parse_recipe("pgd,steps=20,loss=margin")], eps=eps, until=0.08, batch_size=50, seed=3)
     assert [s.sample for s in other.samples] != drawn
     assert found.examples == [] or all(found.examples[0][1].sample == place for place, *_ in found.examples[:1])
 
 
 def test_a_run_is_taken_up_from_its_journal_and_nothing_is_asked_twice(problem, tmp_path):
     p = problem("linear", n=30)
-    words = {"suite": [parse("fgsm"), parse("pgd,steps=4,loss=margin")], "eps": float(p.distances("linf").median()), "batch_size": 8}
+    words = {
+        "suite": [parse_recipe("fgsm"), parse_recipe("pgd,steps=4,loss=margin")],
+        "eps": float(p.distances("linf").median()),
+        "batch_size": 8,
+    }
     whole = evaluate(p.model, p.x, p.y, folder=tmp_path, **words)
     path = tmp_path / "state-0.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
@@ -301,7 +305,12 @@ def test_a_run_is_taken_up_from_its_journal_and_nothing_is_asked_twice(problem, 
 
 def test_a_damaged_state_is_refused_wherever_the_damage_is(problem, tmp_path):
     p, chance = problem("linear", n=12), random.Random(0)
-    words = {"suite": [parse("pgd,steps=2,loss=margin")], "eps": float(p.distances("linf").median()), "batch_size": 4, "folder": tmp_path}
+    words = {
+        "suite": [parse_recipe("pgd,steps=2,loss=margin")],
+        "eps": float(p.distances("linf").median()),
+        "batch_size": 4,
+        "folder": tmp_path,
+    }
     evaluate(p.model, p.x, p.y, examine=True, **words)
     path = tmp_path / "state-0.jsonl"
     whole = path.read_bytes()
@@ -318,7 +327,7 @@ def test_a_full_disk_is_a_sentence_before_an_image_is_attacked(problem, tmp_path
     p = problem("linear", n=4)
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
     with pytest.raises(InputError, match=r"cannot write .*x_adv\.npy: No space left on device"):
-        evaluate(p.model, p.x, p.y, suite=[parse("fgsm")], save=tmp_path / "x_adv.npy", folder=tmp_path)
+        evaluate(p.model, p.x, p.y, suite=[parse_recipe("fgsm")], save=tmp_path / "x_adv.npy", folder=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -339,9 +348,9 @@ def test_a_stand_in_that_invents_is_not_believed_and_ends_no_search(problem, mon
 
     p = problem("linear", n=12)
     eps = float(p.distances("linf").quantile(0.5))
-    monkeypatch.setattr(measure, "cheaper", lambda model, x, **how: (Inventive(model, p.x), ["stand-in"]))
-    found = evaluate(p.model, p.x, p.y, suite=[parse("noise,tries=20")], eps=eps, prepare=True)
-    plain = evaluate(p.model, p.x, p.y, suite=[parse("noise,tries=20")], eps=eps)
+    monkeypatch.setattr(measure, "cheaper_stand_in", lambda model, x, **how: (Inventive(model, p.x), ["stand-in"]))
+    found = evaluate(p.model, p.x, p.y, suite=[parse_recipe("noise,tries=20")], eps=eps, prepare=True)
+    plain = evaluate(p.model, p.x, p.y, suite=[parse_recipe("noise,tries=20")], eps=eps)
     assert [s.broken_by for s in found.samples] == [s.broken_by for s in plain.samples]
     assert value(found, "noise", "success_rate") == value(plain, "noise", "success_rate")
     assert found.notes == ["stand-in"]
@@ -352,7 +361,7 @@ def test_adversarial_images_are_saved_in_the_order_of_the_samples(problem, tmp_p
 
     p = problem("linear", n=20)
     eps = float(p.distances("linf").median())
-    found = evaluate(p.model, p.x, p.y, suite=[parse("pgd-10")], eps=eps, save=tmp_path / "x_adv.npy", batch_size=6)
+    found = evaluate(p.model, p.x, p.y, suite=[parse_recipe("pgd-10")], eps=eps, save=tmp_path / "x_adv.npy", batch_size=6)
     x_adv = torch.from_numpy(np.load(tmp_path / "x_adv.npy"))
     broken = torch.tensor([bool(s.broken_by) for s in found.samples])
     assert 0 < int(broken.sum()) < 20
@@ -362,15 +371,15 @@ def test_adversarial_images_are_saved_in_the_order_of_the_samples(problem, tmp_p
 
 
 def test_a_model_of_few_classes_gets_the_loss_that_is_defined(problem):
-    from robench.attacks import ATTACKS, fitted
+    from robench.attacks import ATTACKS, attack_for_classes
     from robench.core.recipes import options_of, resolve
 
     for classes, targeted, loss in ((2, False, "margin"), (3, False, "dlr"), (3, True, "margin"), (4, True, "dlr")):
         attack = ATTACKS["apgd-t" if targeted else "apgd-dlr"]
-        assert options_of(fitted(attack, classes))["loss"] == loss
-    chosen = resolve(parse("apgd-t,targets=3"), ATTACKS, "attack")
-    assert options_of(fitted(chosen, 10))["targets"] == 3
-    assert options_of(fitted(chosen, 3))["targets"] == 2
+        assert options_of(attack_for_classes(attack, classes))["loss"] == loss
+    chosen = resolve(parse_recipe("apgd-t,targets=3"), ATTACKS, "attack")
+    assert options_of(attack_for_classes(chosen, 10))["targets"] == 3
+    assert options_of(attack_for_classes(chosen, 3))["targets"] == 2
 
 
 SHORT = ("fgsm", "pgd-10", "apgd-ce,steps=5", "apgd-t,steps=5", "fab-t,steps=5", "malt,steps=3", "square,queries=40")
@@ -380,9 +389,9 @@ SHORT = ("fgsm", "pgd-10", "apgd-ce,steps=5", "apgd-t,steps=5", "fab-t,steps=5",
 def test_images_and_models_in_channels_last_give_the_same(problem, suite):
     p = problem("convolutional", n=20)
     eps = 0.02
-    plain = evaluate(p.model, p.x, p.y, suite=[parse(suite)], eps=eps)
+    plain = evaluate(p.model, p.x, p.y, suite=[parse_recipe(suite)], eps=eps)
     x = p.x.contiguous(memory_format=torch.channels_last)
-    turned = evaluate(p.model.to(memory_format=torch.channels_last), x, p.y, suite=[parse(suite)], eps=eps)
+    turned = evaluate(p.model.to(memory_format=torch.channels_last), x, p.y, suite=[parse_recipe(suite)], eps=eps)
     assert [s.broken_by for s in turned.samples] == [s.broken_by for s in plain.samples]
 
 
@@ -394,7 +403,7 @@ def test_attacks_take_channels_last_images_directly(problem, name, norm):
     from robench.core.threat import Threat
 
     p = problem("convolutional", n=16)
-    attack = resolve(parse(name + (",queries=30" if name == "square" else ",steps=5")), ATTACKS, "attack")
+    attack = resolve(parse_recipe(name + (",queries=30" if name == "square" else ",steps=5")), ATTACKS, "attack")
     threat = Threat(norm, 0.4 if norm == "l2" else 3.0)
     x = p.x.contiguous(memory_format=torch.channels_last)
     plain, turned = (attack(p.model, images, p.y, threat, p.draws()) for images in (p.x, x))
@@ -423,32 +432,32 @@ def test_the_rand_version_averages_gradients_and_takes_randomness_as_it_is(probl
     checks = {check.name: check for check in found.checks}
     assert checks["randomised"].value > 1e-4
     assert not checks["randomised"].raised
-    plain = evaluate(Jittery(p.model), p.x, p.y, suite=[parse("fgsm")], eps=0.01, examine=True)
+    plain = evaluate(Jittery(p.model), p.x, p.y, suite=[parse_recipe("fgsm")], eps=0.01, examine=True)
     assert {check.name for check in plain.checks if check.raised} >= {"randomised"}
 
 
-RAND = [parse("apgd-ce,eot=4,steps=8"), parse("apgd-dlr,eot=4,steps=8")]
+RAND = [parse_recipe("apgd-ce,eot=4,steps=8"), parse_recipe("apgd-dlr,eot=4,steps=8")]
 
 
 def test_a_transfer_run_is_not_taken_up_with_another_surrogate(problem, monkeypatch, tmp_path):
     from robench.evaluation import plans
-    from robench.models import Loaded
+    from robench.models import LoadedModel
 
     p = problem("linear", n=20)
-    words = {"suite": [parse("transfer:other.pt,steps=3")], "eps": 0.01, "folder": tmp_path}
+    words = {"suite": [parse_recipe("transfer:other.pt,steps=3")], "eps": 0.01, "folder": tmp_path}
     for seed, resume in ((1, False), (1, True)):
-        surrogate = Loaded(problem("linear", seed=seed).model, "other.pt", "", {}, ())
-        monkeypatch.setattr(plans, "load", lambda *_, found=surrogate, **__: found)
+        surrogate = LoadedModel(problem("linear", seed=seed).model, "other.pt", "", {}, ())
+        monkeypatch.setattr(plans, "load_with_origin", lambda *_, found=surrogate, **__: found)
         evaluate(p.model, p.x, p.y, resume=resume, **words)
-    surrogate = Loaded(problem("linear", seed=2).model, "other.pt", "", {}, ())
-    monkeypatch.setattr(plans, "load", lambda *_, **__: surrogate)
+    surrogate = LoadedModel(problem("linear", seed=2).model, "other.pt", "", {}, ())
+    monkeypatch.setattr(plans, "load_with_origin", lambda *_, **__: surrogate)
     with pytest.raises(InputError, match="its surrogates is"):
         evaluate(p.model, p.x, p.y, resume=True, **words)
 
 
 def test_a_run_with_a_half_width_ends_the_same_wherever_it_was_killed(problem, tmp_path):
     p = problem("linear", n=200)
-    words = {"suite": [parse("fgsm"), parse("noise,tries=2")], "eps": float(p.distances("linf").quantile(0.3)), "until": 0.12}
+    words = {"suite": [parse_recipe("fgsm"), parse_recipe("noise,tries=2")], "eps": float(p.distances("linf").quantile(0.3)), "until": 0.12}
     words |= {"batch_size": 40, "folder": tmp_path}
     whole = evaluate(p.model, p.x, p.y, **words)
     path = tmp_path / "state-0.jsonl"
@@ -478,7 +487,9 @@ class Typed(nn.Module):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_the_type_of_the_logits_stays_out_of_the_points(problem, norm, dtype):
     p = problem("convolutional", n=16)  # whose weights are float32: points in another type would be an error
-    suite = [parse(f"{name},steps=3") for name in ("apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "malt", "pgd")] + [parse("square,queries=40")]
+    suite = [parse_recipe(f"{name},steps=3") for name in ("apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "malt", "pgd")] + [
+        parse_recipe("square,queries=40")
+    ]
     found = evaluate(Typed(p.model, dtype), p.x, p.y, suite=suite, norm=norm, eps={"linf": 0.01, "l2": 0.1, "l1": 0.5}[norm])
     assert found.accuracy("square") > 0  # the later attacks had something to do
     if dtype == torch.float64:

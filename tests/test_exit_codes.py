@@ -122,7 +122,7 @@ def test_what_the_system_refuses_is_no_bug(ends, monkeypatch, tmp_path):
     def full(*_):
         raise OSError(28, "No space left on device", "x_adv.npy")
 
-    monkeypatch.setattr("robench.runs.store.in_turn", full)
+    monkeypatch.setattr("robench.runs.store.process_journal", full)
     code, stderr = ends("attack", MODEL, "--n", 20, "--out", tmp_path / "out")
     assert code == 3
     assert "The operating system refused: No space left on device (x_adv.npy)" in stderr.rstrip().splitlines()[-1]

@@ -10,7 +10,7 @@ import torch
 from captum.attr import GradientShap, InputXGradient, IntegratedGradients, NoiseTunnel, Saliency
 from torch import nn
 
-from robench.core.calls import FULL_ROWS, frozen
+from robench.core.calls import FULL_ROWS, freeze_model
 from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.explainers.gradients import (
@@ -291,7 +291,7 @@ def test_global_random_numbers_the_images_and_the_model_stay_as_they_were(proble
     p = problem("convolutional", n=4)
     x, states = p.x.clone(), (torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate())
     before = [dict(module.__dict__) for module in p.model.modules()]
-    with frozen(p.model):
+    with freeze_model(p.model):
         method(p.model, p.x, p.y, p.draws())
     assert torch.equal(p.x, x)
     assert not p.x.requires_grad

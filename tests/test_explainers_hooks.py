@@ -10,11 +10,11 @@ from captum.attr import DeepLift, GuidedBackprop
 from torch import nn
 from torch.nn import functional as F
 
-from robench.core.calls import frozen
+from robench.core.calls import freeze_model
 from robench.core.draws import Draws
 from robench.core.errors import InputError
-from robench.explainers.hooks import deeplift, guided_backprop, rescaled
-from robench.explainers.rebuild import prepared
+from robench.explainers.hooks import deeplift, deeplift_attributions, guided_backprop
+from robench.explainers.rebuild import explainable_model
 
 METHODS = [deeplift, guided_backprop]
 
@@ -90,7 +90,7 @@ class Pool(torch.autograd.Function):
 
 def test_deeplift_of_a_linear_model_is_the_step_from_the_baseline_times_the_weights(problem):
     p = problem("linear", n=6, classes=4)
-    with frozen(p.model):
+    with freeze_model(p.model):
         maps = deeplift(p.model, p.x, p.y, p.draws(), baseline=0.25)
     torch.testing.assert_close(maps, (p.x - 0.25) * p.model.w.detach()[p.y])
 
@@ -112,11 +112,13 @@ def test_deeplift_agrees_with_the_rules_written_out():
     leaf = x.clone().requires_grad_()
     logits = last(Pool.apply(Rescale.apply(c2(Pool.apply(Rescale.apply(c1(torch.cat((leaf, start)))))))).flatten(1))
     (grad,) = torch.autograd.grad(logits[:6].gather(1, target[:, None]).sum(), leaf)
-    fit, notes = prepared("deeplift", net, x)
+    fit, notes = explainable_model("deeplift", net, x)
     assert "follows another nonlinearity directly" in notes[0]
-    torch.testing.assert_close(rescaled(fit, x, target, start), grad * (x - start), atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(deeplift_attributions(fit, x, target, start), grad * (x - start), atol=1e-6, rtol=1e-4)
     # what would come out of Captum without the care: another map
-    assert float((rescaled(net, x, target, start) - grad * (x - start)).abs().max()) > 0.1 * float((grad * (x - start)).abs().max())
+    assert float((deeplift_attributions(net, x, target, start) - grad * (x - start)).abs().max()) > 0.1 * float(
+        (grad * (x - start)).abs().max()
+    )
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

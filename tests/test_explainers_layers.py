@@ -10,9 +10,9 @@ from torchvision.models import SwinTransformer, VisionTransformer
 
 from robench.core.draws import Draws
 from robench.core.errors import InputError
-from robench.explainers.layers import chosen_layer, grad_cam, guided_grad_cam, located
-from robench.explainers.rebuild import prepared
-from robench.models import build
+from robench.explainers.layers import chosen_layer, grad_cam, guided_grad_cam, layer_module
+from robench.explainers.rebuild import explainable_model
+from robench.models import build_network
 
 
 def draws(n):
@@ -26,7 +26,9 @@ def hooks_of(module):
 def network(act="relu", name="resnet8"):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return build(name, classes=4, shape=(3, 16, 16), activation=act, mean=[0.5] * 3, std=[0.25] * 3).eval().requires_grad_(False)
+        return (
+            build_network(name, classes=4, shape=(3, 16, 16), activation=act, mean=[0.5] * 3, std=[0.25] * 3).eval().requires_grad_(False)
+        )
 
 
 def images(n=5, seed=1):
@@ -83,7 +85,7 @@ class Backwards(nn.Module):
 
 def test_the_last_convolution_is_the_last_of_the_forward_pass():
     model = Backwards().eval().requires_grad_(False)
-    assert located(model, images(), "") is model.late
+    assert layer_module(model, images(), "") is model.late
     # the layer's own output is looked at, although what follows works in place
     twin = nn.Sequential(model.early, model.late, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), model.head)
     target = torch.arange(5) % 4
@@ -93,17 +95,17 @@ def test_the_last_convolution_is_the_last_of_the_forward_pass():
 def test_a_layer_is_named_in_full_by_its_end_or_by_its_number():
     model = network()
     for name in ("network.layer3", "layer3"):
-        assert located(model, images(), name) is model.network.layer3
-    assert located(model, images(1), "") is model.network.layer3[0].conv2
+        assert layer_module(model, images(), name) is model.network.layer3
+    assert layer_module(model, images(1), "") is model.network.layer3[0].conv2
     plain = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()), nn.Flatten(), nn.Linear(768, 4))
-    assert located(plain, images(), 0) is plain[0]
-    assert located(plain, images(), 2) is plain[2]
-    assert located(plain, images(), 2.0) is plain[2][0]
-    assert located(plain, images(), "2.1") is plain[2][1]
+    assert layer_module(plain, images(), 0) is plain[0]
+    assert layer_module(plain, images(), 2) is plain[2]
+    assert layer_module(plain, images(), 2.0) is plain[2][0]
+    assert layer_module(plain, images(), "2.1") is plain[2][1]
     deep = nn.Sequential(nn.Identity(), nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(11))), nn.Flatten(), nn.Linear(768, 4))
-    assert located(deep, images(), "1.10") is deep[1][10]
+    assert layer_module(deep, images(), "1.10") is deep[1][10]
     with pytest.raises(InputError, match="write more of its name"):
-        located(deep, images(), 1.1)
+        layer_module(deep, images(), 1.1)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +186,7 @@ def test_a_rebuilt_model_keeps_the_names_of_its_layers():
     model = Functional().eval().requires_grad_(False)
     twin = nn.Sequential(model.stage, nn.ReLU(), model.other, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), model.head)
     x, target = images(), torch.arange(5) % 4
-    fit, notes = prepared("guided-grad-cam", model, x)
+    fit, notes = explainable_model("guided-grad-cam", model, x)
     assert len(notes) == 1
     for layer, same in (("", ""), ("stage", "0"), ("other", "2")):
         torch.testing.assert_close(

@@ -8,9 +8,9 @@ from pyautoattack.fab_pt import FABAttack_PT
 from torch import nn
 
 from robench.attacks import fab_fused, kernels
-from robench.attacks.fab import fab, fab_t, stepped
-from robench.attacks.kernels import cannot_compile, compiled
-from robench.core.calls import frozen
+from robench.attacks.fab import fab, fab_step, fab_t
+from robench.attacks.kernels import compile_failure, compiled_kernels
+from robench.core.calls import freeze_model
 from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.threat import Threat
@@ -37,7 +37,7 @@ class Watched(nn.Module):
 def verdicts(attack, p, norm, eps, rows=slice(None), **options):
     """Which samples fall; every one that does is wrong at a point inside the threat."""
     threat = Threat(norm, eps)
-    with frozen(p.model):
+    with freeze_model(p.model):
         found = attack(p.model, p.x[rows], p.y[rows], threat, Draws(0, torch.arange(len(p.x))[rows], "test"), **options)
         assert bool((p.model(found.x_adv).argmax(1) != p.y[rows])[found.fooled].all())
     assert bool(threat.contains(p.x[rows], found.x_adv).all())
@@ -108,7 +108,7 @@ def test_verdicts_are_those_of_the_authors_code_but_for_rounding(problem, norm):
     eps = {"linf": 0.006, "l2": 0.04, "l1": 0.3}[norm]
     name = {"linf": "Linf", "l2": "L2", "l1": "L1"}[norm]
     engine = FABAttack_PT(p.model, norm=name, eps=eps, n_iter=20, n_restarts=1, targeted=True, device="cpu", n_target_classes=9)
-    with frozen(p.model):
+    with freeze_model(p.model):
         theirs = (p.model(engine.perturb(p.x, p.y)).argmax(1) != p.y).detach()
         ours = fab_t(p.model, p.x, p.y, Threat(norm, eps), p.draws(), steps=20).fooled
     assert 4 < theirs.sum() < 36
@@ -269,21 +269,21 @@ def steps_of_both_kinds(norm, fused, shape=(1, 5, 5)):
     f, w = torch.randn(9, generator=g), torch.randn((9, *shape), generator=g)
     w[0], w[1, :, :2], w[2], f[3] = 0, 0, w[2] * 1e-20, 0
     f[2], f[4] = f[2] * 1e-20, 1e3
-    return stepped(norm, x, x_adv, f, w, 0.1, 1.05, True), fused(norm, x, x_adv, f, w, 0.1, 1.05)
+    return fab_step(norm, x, x_adv, f, w, 0.1, 1.05, True), fused(norm, x, x_adv, f, w, 0.1, 1.05)
 
 
 @pytest.mark.parametrize("look", [True, False])
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_the_fused_step_is_the_plain_one(norm, look):
-    plain, fused = steps_of_both_kinds(norm, functools.partial(fab_fused.stepped, look=look))
+    plain, fused = steps_of_both_kinds(norm, functools.partial(fab_fused.fused_fab_step, look=look))
     torch.testing.assert_close(fused, plain, atol=2e-6, rtol=1e-5)
 
 
 def test_compiled_it_is_still_the_same():
-    if reason := cannot_compile():
+    if reason := compile_failure():
         pytest.skip(reason)
-    with compiled():
-        plain, fused = steps_of_both_kinds("linf", functools.partial(fab_fused.stepped, look=True))
+    with compiled_kernels():
+        plain, fused = steps_of_both_kinds("linf", functools.partial(fab_fused.fused_fab_step, look=True))
     torch.testing.assert_close(fused, plain, atol=2e-6, rtol=1e-5)
 
 
@@ -291,8 +291,8 @@ def test_compiled_fab_breaks_the_same_images(problem, monkeypatch):
     p = problem("convolutional", n=16)
     threat = Threat("linf", 0.02)
     plain = fab_t(p.model, p.x, p.y, threat, p.draws(), steps=10, targets=3)
-    monkeypatch.setattr(kernels, "LEAST", 10**9)  # the kernels' own functions, not compiled
-    with compiled():
+    monkeypatch.setattr(kernels, "LEAST_COMPILED_ROWS", 10**9)  # the kernels' own functions, not compiled
+    with compiled_kernels():
         fused = fab_t(p.model, p.x, p.y, threat, p.draws(), steps=10, targets=3)
     assert 0 < int(plain.fooled.sum()) < 16
     assert torch.equal(plain.fooled, fused.fooled)

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from robench.core.calls import FULL_ROWS
 from robench.core.draws import Draws
 from robench.core.errors import InputError
-from robench.core.types import Explained
+from robench.core.types import ExplainedImages
 from robench.models.layers import Normalize
-from robench.scores.faithfulness import blurred, completeness, deletion, heat, infidelity, insertion, ranked
+from robench.scores.faithfulness import blurred_images, completeness, deletion, descending_ranks, infidelity, insertion, ordering_values
 
 SCORES = [completeness, infidelity, deletion, insertion]
 
@@ -25,16 +25,16 @@ def gradient(model, x, target, draws):
     return torch.autograd.grad(total, leaf)[0]
 
 
-def asked(problem, maps=None, target=None) -> Explained:
+def asked(problem, maps=None, target=None) -> ExplainedImages:
     """The problem explained by its gradient, or by the given maps."""
     model, x = problem.model.eval().requires_grad_(False), problem.x.detach()
     target = problem.y if target is None else target
     logits = model(x)
     maps = gradient(model, x, target, None) if maps is None else maps
-    return Explained(model, x, problem.y, target, logits, maps, maps.abs(), gradient, problem.draws())
+    return ExplainedImages(model, x, problem.y, target, logits, maps, maps.abs(), gradient, problem.draws())
 
 
-def part(explained: Explained, keep: slice) -> Explained:
+def part(explained: ExplainedImages, keep: slice) -> ExplainedImages:
     rows = ("x", "y", "target", "logits", "maps", "sizes")
     return replace(explained, draws=explained.draws.take(keep), **{name: getattr(explained, name)[keep] for name in rows})
 
@@ -52,10 +52,10 @@ class Pixels(nn.Module):
         return torch.stack((torch.zeros_like(score), score), 1)
 
 
-def drawn(w: list[list[float]], x: Tensor, maps: Tensor) -> Explained:
+def drawn(w: list[list[float]], x: Tensor, maps: Tensor) -> ExplainedImages:
     model = Pixels(torch.tensor(w)[None]).requires_grad_(False)
     one = torch.ones(len(x), dtype=torch.int64)
-    return Explained(model, x, one, one, model(x), maps, maps.abs(), gradient, Draws(0, torch.arange(len(x)), "test"))
+    return ExplainedImages(model, x, one, one, model(x), maps, maps.abs(), gradient, Draws(0, torch.arange(len(x)), "test"))
 
 
 def chance(score: float) -> float:
@@ -234,7 +234,7 @@ def test_deleting_in_one_order_is_inserting_in_the_reverse(problem):
 
 
 def test_ties_go_in_reading_order():
-    assert ranked(torch.tensor([[[1.0, 3.0], [3.0, 1.0]]]).double()).tolist() == [[[2, 0], [1, 3]]]
+    assert descending_ranks(torch.tensor([[[1.0, 3.0], [3.0, 1.0]]]).double()).tolist() == [[[2, 0], [1, 3]]]
 
 
 def test_more_steps_than_pixels_are_one_step_a_pixel():
@@ -244,7 +244,7 @@ def test_more_steps_than_pixels_are_one_step_a_pixel():
 
 def test_blocks_go_as_a_whole_by_the_mean_of_their_pixels_and_the_last_may_be_smaller():
     maps = torch.tensor([[[[9.0, 0.0, 4.0], [0.0, 0.0, 4.0], [5.0, 6.0, 1.0]]]])
-    assert heat(maps, 2, "signed").tolist() == [[[2.25, 4.0], [5.5, 1.0]]]
+    assert ordering_values(maps, 2, "signed").tolist() == [[[2.25, 4.0], [5.5, 1.0]]]
     x = torch.ones(1, 1, 3, 3)
     w = [[1.0, 0.0, 0.3], [0.0, 0.0, 0.3], [-2.0, 0.0, 0.7]]
     scores = [0.3, 2.3, 1.7, 0.7, 0.0]  # gone: nothing, lower left (2 pixels), upper right (2), upper left (4), lower right (1)
@@ -271,10 +271,10 @@ def test_the_mean_baseline_is_that_of_the_models_normalisation():
 
 def test_the_blur_is_a_gaussian_of_eleven_pixels_that_keeps_flat_images():
     flat = torch.full((2, 3, 6, 9), 0.7)
-    assert torch.allclose(blurred(flat), flat, atol=1e-6)
+    assert torch.allclose(blurred_images(flat), flat, atol=1e-6)
     dot = torch.zeros(1, 1, 25, 25)
     dot[0, 0, 12, 12] = 1
-    spot = blurred(dot)[0, 0].double()
+    spot = blurred_images(dot)[0, 0].double()
     bell = torch.exp(-(torch.arange(-5.0, 6.0).double() ** 2) / 50)
     assert torch.allclose(spot[7:18, 7:18], torch.outer(bell, bell) / bell.sum() ** 2, atol=1e-7)
     assert spot[:7].abs().max() == spot[:, 18:].abs().max() == 0
@@ -284,7 +284,7 @@ def test_insertion_begins_with_the_blurred_image_unless_told_otherwise():
     x = torch.rand(3, 1, 6, 6, generator=torch.Generator().manual_seed(0))
     w = torch.randn(6, 6, generator=torch.Generator().manual_seed(1))
     found = drawn(w.tolist(), x, x * w)
-    start = found.model(blurred(x)).double().softmax(1)[:, 1]
+    start = found.model(blurred_images(x)).double().softmax(1)[:, 1]
     end = found.logits.double().softmax(1)[:, 1]
     assert torch.allclose(insertion(found, steps=1), (start + end) / 2, atol=1e-6)
     assert not torch.allclose(insertion(found), insertion(found, baseline=0.0), atol=1e-3)

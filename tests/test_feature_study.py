@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from robench.core.errors import InputError
-from robench.core.recipes import module_at
+from robench.core.recipes import run_user_file
 from robench.data import Images
 
-study = module_at(Path(__file__).parent / "benchmarks" / "feature_study.py")
+study = run_user_file(Path(__file__).parent / "benchmarks" / "feature_study.py")
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

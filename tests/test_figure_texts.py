@@ -7,11 +7,20 @@ from pictures import drawings, outside, overlaps, words
 
 from robench.core.rows import Row
 from robench.corruptions.benchmark import FIFTEEN, NINETEEN, SEVERITIES
-from robench.report.figures.attacks import curve, gallery, staircase
-from robench.report.figures.corruptions import contact_sheet, difference_map, heat_map, severity_curves
-from robench.report.figures.house import captioned
-from robench.report.figures.saliency import Curve, Tile, bars, histograms, lorenz_curves, noise_curves, saliency_gallery, scatter
-from robench.report.figures.training import Point, curves, front
+from robench.report.figures.attacks import draw_accuracy_bars, draw_change_gallery, draw_security_curve
+from robench.report.figures.corruptions import draw_contact_sheet, draw_difference_map, draw_heat_map, draw_severity_curves
+from robench.report.figures.house import caption_text
+from robench.report.figures.saliency import (
+    ErrorCurve,
+    Tile,
+    draw_bars,
+    draw_histograms,
+    draw_lorenz_curves,
+    draw_noise_curves,
+    draw_saliency_gallery,
+    draw_scatter,
+)
+from robench.report.figures.training import FrontPoint, draw_front, draw_training_curves
 
 LONG = "a-rather-long-name-of-a-checkpoint-that-somebody-trained-with-many-options-number-"
 TITLE = f"autoattack-plus of {LONG}1.pt on npz:cifar10-lossless test, n = 1000, linf eps = 0.5/255, 1/255, 2/255, seed 0"
@@ -52,12 +61,12 @@ def history(epochs):
 
 def point(k):
     (clean, robust), label = RNG.random(2), f"lambda=0.{k},rho=0.3"
-    return Point(f"series {k % 3}", label, (clean, clean - 0.05, clean + 0.05), (robust, robust - 0.05, robust + 0.05))
+    return FrontPoint(f"series {k % 3}", label, (clean, clean - 0.05, clean + 0.05), (robust, robust - 0.05, robust + 0.05))
 
 
 def noise(models, least):
     probes = {"inductive-noise": least, "inductive-noise-2": least, "random-noise": 10 * least, "random-noise-few": least}
-    return [Curve(m, p, [(t * k, v, v, v) for k, v in ((1, 0), (3, 0.5), (10, 1))]) for m in models for p, t in probes.items()]
+    return [ErrorCurve(m, p, [(t * k, v, v, v) for k, v in ((1, 0), (3, 0.5), (10, 1))]) for m in models for p, t in probes.items()]
 
 
 def groups(models):
@@ -75,41 +84,41 @@ def lorenz(models):
 
 
 PICTURES = {
-    "bars of one probe": lambda title: staircase("x.png", [row("clean", 1.0, 0)], title),
-    "bars of eight probes": lambda title: staircase(
+    "bars of one probe": lambda title: draw_accuracy_bars("x.png", [row("clean", 1.0, 0)], title),
+    "bars of eight probes": lambda title: draw_accuracy_bars(
         "x.png", [row("clean", 1.0, 0), *(row(p, v) for p, v in zip(PROBES, (0.995, 0.5, 0.12, 0.09, 0.05, 0.004, 0), strict=True))], title
     ),
-    "bars of nothing left": lambda title: staircase("x.png", [row("clean", 1.0, 0), row("pgd-10", 0.0)], title),
-    "radii": lambda title: curve(
+    "bars of nothing left": lambda title: draw_accuracy_bars("x.png", [row("clean", 1.0, 0), row("pgd-10", 0.0)], title),
+    "radii": lambda title: draw_security_curve(
         "x.png", [row("clean", 1, 0), *(row(PROBES[2], v, e / 255) for e, v in ((0.5, 1), (8, 0), (64, 0)))], title
     ),
-    "radii in l2": lambda title: curve("x.png", [row("clean", 0, 0, "l2"), row("pgd", 0, 0.5, "l2")], title),
-    "one example": lambda title: gallery("x.png", image()[None], image()[None], [CLASSES], title),
-    "eight examples": lambda title: gallery("x.png", torch.rand(8, 3, 8, 8), torch.rand(8, 3, 8, 8), [CLASSES] * 8, title),
-    "one map": lambda title: saliency_gallery("x.png", [tile("crescent, taken for star", False)], title),
-    "six maps": lambda title: saliency_gallery("x.png", [tile(", taken for ".join(CLASSES))] * 6, title, "changed"),
-    "noise of one model": lambda title: noise_curves("x.png", noise(NAMES[:1], 0.002), title),
-    "noise of six models": lambda title: noise_curves("x.png", noise(NAMES, 1 / 3072), title),
-    "occlusion of one model": lambda title: bars("x.png", groups(NAMES[:1]), title),
-    "occlusion of two models": lambda title: bars("x.png", groups(NAMES[1:3]), title),
-    "occlusion of six models": lambda title: bars("x.png", groups(NAMES), title),
-    "histogram of one model": lambda title: histograms("x.png", ginis(NAMES[:1]), title),
-    "histograms of two models": lambda title: histograms("x.png", ginis(NAMES[1:3]), title),
-    "histograms of six models": lambda title: histograms("x.png", ginis(NAMES), title),
-    "lorenz curve of one model": lambda title: lorenz_curves("x.png", lorenz(NAMES[:1]), title),
-    "lorenz curves of six models": lambda title: lorenz_curves("x.png", lorenz(NAMES), title),
-    "margins": lambda title: scatter("x.png", RNG.normal(size=9), RNG.random(9), RNG.random(9) > 0.5, title, ("clean margin", "Gini")),
-    "nineteen corruptions at 100 %": lambda title: heat_map("x.png", table(NINETEEN, 1.0), 1.0, title),
-    "one corruption at 0 %": lambda title: heat_map("x.png", {("fog", 3): 0.0}, 0.0, title),
-    "differences": lambda title: difference_map("x.png", table(FIFTEEN, 1.0), table(FIFTEEN, 0.0), title, (1.0, 0.0)),
-    "sheet": lambda title: contact_sheet("x.png", dict.fromkeys(table(NINETEEN, 0), image(side=32)), image(side=32), title),
-    "sheet of one": lambda title: contact_sheet("x.png", {("fog", 3): image(1, 28)}, image(1, 28), title),
-    "severities of six models": lambda title: severity_curves("x.png", [(n, table(NINETEEN, 0.0), 1.0) for n in NAMES], title),
-    "severities of one model": lambda title: severity_curves("x.png", [(NAMES[2], table(["fog"], 0.0), 1.0)], title),
-    "one epoch": lambda title: curves("x.png", history(1), title, 1),
-    "thirty epochs": lambda title: curves("x.png", history(30), title, 17),
-    "a sweep of one": lambda title: front("x.png", [point(0)], title),
-    "a sweep of eighteen": lambda title: front("x.png", [point(k) for k in range(18)], title),
+    "radii in l2": lambda title: draw_security_curve("x.png", [row("clean", 0, 0, "l2"), row("pgd", 0, 0.5, "l2")], title),
+    "one example": lambda title: draw_change_gallery("x.png", image()[None], image()[None], [CLASSES], title),
+    "eight examples": lambda title: draw_change_gallery("x.png", torch.rand(8, 3, 8, 8), torch.rand(8, 3, 8, 8), [CLASSES] * 8, title),
+    "one map": lambda title: draw_saliency_gallery("x.png", [tile("crescent, taken for star", False)], title),
+    "six maps": lambda title: draw_saliency_gallery("x.png", [tile(", taken for ".join(CLASSES))] * 6, title, "changed"),
+    "noise of one model": lambda title: draw_noise_curves("x.png", noise(NAMES[:1], 0.002), title),
+    "noise of six models": lambda title: draw_noise_curves("x.png", noise(NAMES, 1 / 3072), title),
+    "occlusion of one model": lambda title: draw_bars("x.png", groups(NAMES[:1]), title),
+    "occlusion of two models": lambda title: draw_bars("x.png", groups(NAMES[1:3]), title),
+    "occlusion of six models": lambda title: draw_bars("x.png", groups(NAMES), title),
+    "histogram of one model": lambda title: draw_histograms("x.png", ginis(NAMES[:1]), title),
+    "histograms of two models": lambda title: draw_histograms("x.png", ginis(NAMES[1:3]), title),
+    "histograms of six models": lambda title: draw_histograms("x.png", ginis(NAMES), title),
+    "lorenz curve of one model": lambda title: draw_lorenz_curves("x.png", lorenz(NAMES[:1]), title),
+    "lorenz curves of six models": lambda title: draw_lorenz_curves("x.png", lorenz(NAMES), title),
+    "margins": lambda title: draw_scatter("x.png", RNG.normal(size=9), RNG.random(9), RNG.random(9) > 0.5, title, ("clean margin", "Gini")),
+    "nineteen corruptions at 100 %": lambda title: draw_heat_map("x.png", table(NINETEEN, 1.0), 1.0, title),
+    "one corruption at 0 %": lambda title: draw_heat_map("x.png", {("fog", 3): 0.0}, 0.0, title),
+    "differences": lambda title: draw_difference_map("x.png", table(FIFTEEN, 1.0), table(FIFTEEN, 0.0), title, (1.0, 0.0)),
+    "sheet": lambda title: draw_contact_sheet("x.png", dict.fromkeys(table(NINETEEN, 0), image(side=32)), image(side=32), title),
+    "sheet of one": lambda title: draw_contact_sheet("x.png", {("fog", 3): image(1, 28)}, image(1, 28), title),
+    "severities of six models": lambda title: draw_severity_curves("x.png", [(n, table(NINETEEN, 0.0), 1.0) for n in NAMES], title),
+    "severities of one model": lambda title: draw_severity_curves("x.png", [(NAMES[2], table(["fog"], 0.0), 1.0)], title),
+    "one epoch": lambda title: draw_training_curves("x.png", history(1), title, 1),
+    "thirty epochs": lambda title: draw_training_curves("x.png", history(30), title, 17),
+    "a sweep of one": lambda title: draw_front("x.png", [point(0)], title),
+    "a sweep of eighteen": lambda title: draw_front("x.png", [point(k) for k in range(18)], title),
 }
 
 
@@ -127,7 +136,7 @@ def test_no_text_lies_over_another_or_is_cut(monkeypatch, name, title):
 def test_numbers_stand_above_the_intervals_of_bars(monkeypatch):
     figures = drawings(monkeypatch)
     found = [row("clean", 1.0, 0), row("pgd-10", 0.0), row("pgd-20", 0.004), row("square", 0.5)]
-    staircase("x.png", found, "title")
+    draw_accuracy_bars("x.png", found, "title")
     axes = figures[0].axes[0]
     places = {text: axes.transData.inverted().transform((0, box.y0))[1] for text, box in words(figures[0])}
     assert [places[f"{100 * one.value:.1f}"] > 100 * one.high for one in found] == [True] * 4
@@ -137,7 +146,7 @@ def test_a_gallery_says_by_how_much_each_difference_is_amplified(monkeypatch):
     figures = drawings(monkeypatch)
     x = torch.full((3, 1, 8, 8), 0.5)
     x_adv = x + torch.tensor([1 / 255, -0.25, 0.0]).view(3, 1, 1, 1)
-    gallery("x.png", x, x_adv, [("a", "b")] * 3, "title", "noise")
+    draw_change_gallery("x.png", x, x_adv, [("a", "b")] * 3, "title", "noise")
     grid = np.array(figures[0].axes).reshape(3, 3)
     assert [axes.get_title() for axes in grid[2]] == ["x 255", "x 4", "no change"]
     assert [axes.get_ylabel() for axes in grid[:, 0]] == ["clean", "noise", "difference,\namplified"]
@@ -145,15 +154,15 @@ def test_a_gallery_says_by_how_much_each_difference_is_amplified(monkeypatch):
 
 
 def test_captions_are_folded_and_of_long_ones_both_ends_are_drawn():
-    assert captioned("crescent, taken for star") == "crescent, taken\nfor star"
-    lines = captioned(", taken for ".join(CLASSES)).split("\n")
+    assert caption_text("crescent, taken for star") == "crescent, taken\nfor star"
+    lines = caption_text(", taken for ".join(CLASSES)).split("\n")
     assert (lines[0], lines[2], lines[-1], len(lines)) == ("American", "...", "Carcharodon", 4)
     assert all(len(line) <= 17 for line in lines)
 
 
 def test_the_panels_of_noise_share_one_axis(monkeypatch):
     figures = drawings(monkeypatch)
-    noise_curves("x.png", noise(["m"], 0.002), "title")
+    draw_noise_curves("x.png", noise(["m"], 0.002), "title")
     limits = {axes.get_xlim() for axes in figures[0].axes}
     assert len(limits) == 1
     low, high = limits.pop()
@@ -163,8 +172,8 @@ def test_the_panels_of_noise_share_one_axis(monkeypatch):
 
 def test_more_than_three_histograms_stand_one_below_the_other(monkeypatch):
     figures = drawings(monkeypatch)
-    histograms("x.png", ginis(NAMES[:3]), "title")
-    histograms("x.png", ginis(NAMES), "title")
+    draw_histograms("x.png", ginis(NAMES[:3]), "title")
+    draw_histograms("x.png", ginis(NAMES), "title")
     assert [len(figure.axes) for figure in figures] == [1, 6]
     assert [axes.get_title(loc="left").split("  ")[0] for axes in figures[1].axes[:2]] == NAMES[:2]
     assert len({axes.get_xlim() for axes in figures[1].axes}) == 1

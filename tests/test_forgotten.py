@@ -10,10 +10,10 @@ from commandline import robench
 from torch import nn
 
 from robench.core.errors import InputError
-from robench.data.images import out_of_range
-from robench.models.forgotten import USUAL, forgotten, normalises
-from robench.models.layers import Normalize, normalised
-from robench.runs.pools import checked
+from robench.data.images import pixel_range_fault
+from robench.models.forgotten import USUAL, forgotten_normalisation_notes, normalises
+from robench.models.layers import Normalize, normalised_network
+from robench.runs.pools import pool_tensors
 
 
 class Nearest(nn.Module):
@@ -37,11 +37,11 @@ def test_each_usual_normalisation_that_was_forgotten_is_named(what):
     mean, std = USUAL[what]
     x, y = images(len(mean))
     model = Nearest(Normalize(mean, std)(x[:8]).mean((2, 3)))
-    (note,) = forgotten(model, "net.pth", x, y)
+    (note,) = forgotten_normalisation_notes(model, "net.pth", x, y)
     assert note.startswith("of the first 64 images net.pth is right on 64 with --mean ")
     assert what in note
-    assert forgotten(Nearest(x[:8].mean((2, 3))), "net.pth", x, y) == []
-    assert normalises(normalised(model, mean, std))
+    assert forgotten_normalisation_notes(Nearest(x[:8].mean((2, 3))), "net.pth", x, y) == []
+    assert normalises(normalised_network(model, mean, std))
     assert not normalises(model)
 
 
@@ -49,21 +49,21 @@ def test_a_few_images_and_a_model_of_chance_prove_nothing():
     x, y = images(3)
     mean, std = USUAL["ImageNet's"]
     model = Nearest(Normalize(mean, std)(x[:8]).mean((2, 3)))
-    assert forgotten(model, "net.pth", x[:6], y[:6]) == []
+    assert forgotten_normalisation_notes(model, "net.pth", x[:6], y[:6]) == []
     torch.manual_seed(0)
-    assert forgotten(nn.Sequential(nn.Flatten(), nn.Linear(48, 8)), "net.pth", x, y) == []
+    assert forgotten_normalisation_notes(nn.Sequential(nn.Flatten(), nn.Linear(48, 8)), "net.pth", x, y) == []
 
 
 def test_pixels_are_told_by_what_is_wrong_with_them():
     x = torch.rand(4, 1, 2, 2)
-    assert out_of_range(x) == ""
-    assert "divide by 255" in out_of_range(x * 255)
-    assert "undo the normalisation" in out_of_range(x * 4 - 2)
-    assert "divide" not in out_of_range(x + 0.2) + out_of_range(x * 1000)
+    assert pixel_range_fault(x) == ""
+    assert "divide by 255" in pixel_range_fault(x * 255)
+    assert "undo the normalisation" in pixel_range_fault(x * 4 - 2)
+    assert "divide" not in pixel_range_fault(x + 0.2) + pixel_range_fault(x * 1000)
     x[1, 0, 0, 0] = float("nan")
-    assert out_of_range(x) == "1 of these are NaN or infinite: leave such images out"
+    assert pixel_range_fault(x) == "1 of these are NaN or infinite: leave such images out"
     with pytest.raises(InputError, match=r"pixels must lie in .0, 1., and 1 of these are NaN or infinite"):
-        checked(x, torch.zeros(4).long(), None)
+        pool_tensors(x, torch.zeros(4).long(), None)
 
 
 @pytest.mark.realdata

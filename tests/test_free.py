@@ -15,7 +15,7 @@ from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.threat import Threat
 from robench.core.types import Batch
-from robench.objectives.free import DELTA, free_at, shortened
+from robench.objectives.free import DELTA, free_at, unit_ball_projection
 from robench.objectives.terms import Objective
 
 EPS = 0.2
@@ -155,10 +155,10 @@ def test_the_projection_is_that_to_the_unit_ball_and_knows_no_box():
         "l1": [0.9, -0.1, 0.0, 0.0],  # each size less 0.6, so that the sizes sum to 1
     }
     for norm, values in expected.items():
-        found = shortened(delta, norm, 2.0).flatten()
+        found = unit_ball_projection(delta, norm, 2.0).flatten()
         torch.testing.assert_close(found, torch.tensor(values, dtype=torch.float64), rtol=0, atol=1e-5)
         inside = torch.full_like(delta, 0.2) * delta.sign()
-        torch.testing.assert_close(shortened(inside, norm, 2.0), inside, rtol=0, atol=1e-12)
+        torch.testing.assert_close(unit_ball_projection(inside, norm, 2.0), inside, rtol=0, atol=1e-12)
 
 
 def test_the_objective_tells_how_often_a_batch_is_replayed():

@@ -11,8 +11,8 @@ from torch.func import jacrev, vmap
 
 from robench.core.draws import Draws
 from robench.core.errors import InputError
-from robench.core.types import Explained
-from robench.scores.geometry import alignment, geometry
+from robench.core.types import ExplainedImages
+from robench.scores.geometry import alignment, jacobian_geometry
 
 
 class Cut(nn.Module):
@@ -37,9 +37,9 @@ class Patched(nn.Module):
         return self.change(self.model(x), x)
 
 
-def explained(x: Tensor, maps: Tensor) -> Explained:
+def explained(x: Tensor, maps: Tensor) -> ExplainedImages:
     y = torch.zeros(len(x), dtype=torch.int64)
-    return Explained(nn.Identity(), x, y, y, torch.zeros(len(x), 2), maps, maps.abs(), lambda *_: maps, Draws(0, y, "test"))
+    return ExplainedImages(nn.Identity(), x, y, y, torch.zeros(len(x), 2), maps, maps.abs(), lambda *_: maps, Draws(0, y, "test"))
 
 
 def jacobian_of(model: nn.Module, x: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ def close(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
 
 def test_the_effective_margin_of_an_affine_model_is_the_l2_distance_to_its_boundary(problem):
     images = problem("affine")  # far from the box, so that the box does not matter
-    found = geometry(images.model, images.x, images.y)
+    found = jacobian_geometry(images.model, images.x, images.y)
     close(found["effective-margin"], images.distances("l2"), 1e-4)
     close(found["effective-margin-min"], images.distances("l2"), 1e-4)
 
@@ -75,7 +75,7 @@ def test_all_scores_of_a_linear_model_have_their_closed_forms(problem):
         logits = images.model(images.x).double()
     right = logits.argmax(1)
     w, x, y = images.model.w.detach().double().flatten(1), images.x.double(), other_labels(right, 5)
-    found = geometry(images.model, images.x, y)
+    found = jacobian_geometry(images.model, images.x, y)
     for i, label in enumerate(y.tolist()):
         rest = [c for c in range(5) if c != label]
         distances = {c: ((logits[i, label] - logits[i, c]) / (w[label] - w[c]).norm()).item() for c in rest}
@@ -98,7 +98,7 @@ def test_all_scores_of_a_linear_model_have_their_closed_forms(problem):
 
 def test_moving_a_linear_model_s_image_by_the_least_distance_reaches_the_boundary(problem):
     images = problem("linear")
-    least = geometry(images.model, images.x, images.y)["effective-margin-min"]
+    least = jacobian_geometry(images.model, images.x, images.y)["effective-margin-min"]
     w = images.model.w.detach()
     for factor, held in ((0.999, True), (1.001, False)):
         kept = torch.ones(len(images.x), dtype=torch.bool)
@@ -114,7 +114,7 @@ def test_scores_of_a_network_are_those_of_its_jacobian(problem):
     images = problem("convolutional")
     y = other_labels(images.y, 10)
     rows, logits = jacobian_of(images.model, images.x), images.model(images.x).detach().double()
-    found = geometry(images.model, images.x, y)
+    found = jacobian_geometry(images.model, images.x, y)
     index = torch.arange(len(y))
     own, gaps = rows[index, y], logits[index, y][:, None] - logits
     distances = gaps / (own[:, None] - rows).norm(dim=2)
@@ -129,7 +129,7 @@ def test_scores_of_a_network_are_those_of_its_jacobian(problem):
 def test_a_term_common_to_all_logits_moves_row_norms_but_no_margin(problem):
     images = problem("convolutional")
     shifted = Patched(images.model, lambda logits, x: logits + 3 * x.square().flatten(1).sum(1, keepdim=True))
-    before, after = geometry(images.model, images.x, images.y), geometry(shifted, images.x, images.y)
+    before, after = jacobian_geometry(images.model, images.x, images.y), jacobian_geometry(shifted, images.x, images.y)
     for name in ("margin", "effective-margin", "effective-margin-min"):
         close(after[name], before[name], 1e-3)
     assert (after["row-norm-true"] > 2 * before["row-norm-true"]).all()
@@ -138,7 +138,7 @@ def test_a_term_common_to_all_logits_moves_row_norms_but_no_margin(problem):
 def test_scaling_the_logits_scales_norms_and_margins_and_leaves_distances_and_alignment(problem):
     images = problem("dense")
     scaled = Patched(images.model, lambda logits, x: 1e-4 * logits)
-    before, after = geometry(images.model, images.x, images.y), geometry(scaled, images.x, images.y)
+    before, after = jacobian_geometry(images.model, images.x, images.y), jacobian_geometry(scaled, images.x, images.y)
     for name in ("effective-margin", "effective-margin-min", "slope-alignment"):
         close(after[name], before[name], 1e-4)
     for name in ("row-norm-true", "row-norm-mean", "margin"):
@@ -147,12 +147,12 @@ def test_scaling_the_logits_scales_norms_and_margins_and_leaves_distances_and_al
 
 def test_neither_rows_nor_company_change_a_score_beyond_rounding(problem):
     images = problem("convolutional", n=40)
-    together = geometry(images.model, images.x, images.y)
+    together = jacobian_geometry(images.model, images.x, images.y)
     for rows in (1, 7, 40):
-        found = geometry(images.model, images.x, images.y, rows=rows)
+        found = jacobian_geometry(images.model, images.x, images.y, rows=rows)
         for name, score in together.items():
             close(found[name], score, 1e-5)
-    assert geometry(images.model, images.x[:3], images.y[:3])["margin"].shape == (3,)
+    assert jacobian_geometry(images.model, images.x[:3], images.y[:3])["margin"].shape == (3,)
 
 
 def test_no_call_has_more_rows_than_asked_for_and_passes_are_counted(problem):
@@ -163,30 +163,30 @@ def test_no_call_has_more_rows_than_asked_for_and_passes_are_counted(problem):
         logits.register_hook(lambda grad: passes.append(len(grad)))
         return logits
 
-    geometry(Patched(images.model, watch), images.x, images.y, rows=20)
+    jacobian_geometry(Patched(images.model, watch), images.x, images.y, rows=20)
     assert calls == [20, 20]
     assert len(passes) == 2 * 5
     passes.clear()
-    geometry(Patched(images.model, watch), images.x, images.y, classes=2)
+    jacobian_geometry(Patched(images.model, watch), images.x, images.y, classes=2)
     assert len(passes) == 3
 
 
 def test_fewer_classes_look_at_the_likeliest_of_each_image(problem):
     images = problem("linear", classes=8)
     w, logits = images.model.w.detach().double().flatten(1), images.model(images.x).detach()
-    every, two = geometry(images.model, images.x, images.y), geometry(images.model, images.x, images.y, classes=2)
+    every, two = jacobian_geometry(images.model, images.x, images.y), jacobian_geometry(images.model, images.x, images.y, classes=2)
     for name in ("row-norm-true", "margin", "effective-margin", "slope-alignment"):
         assert torch.equal(every[name], two[name])
     second = logits.argsort(1, descending=True)[:, 1:3]
     close(two["row-norm-mean"], w[second].norm(dim=2).mean(1))
     assert (two["effective-margin-min"] >= every["effective-margin-min"]).all()
-    assert torch.equal(geometry(images.model, images.x, images.y, classes=1)["effective-margin-min"], every["effective-margin"])
+    assert torch.equal(jacobian_geometry(images.model, images.x, images.y, classes=1)["effective-margin-min"], every["effective-margin"])
 
 
 @pytest.mark.filterwarnings("ignore:the logits have no gradient:RuntimeWarning")
 def test_without_a_gradient_norms_are_0_and_quotients_are_not_defined(problem):
     images = problem("dense")
-    found = geometry(Cut(images.model), images.x, images.y)
+    found = jacobian_geometry(Cut(images.model), images.x, images.y)
     assert (found["row-norm-true"] == 0).all()
     assert (found["row-norm-mean"] == 0).all()
     assert (found["margin"] > 0).all()
@@ -199,7 +199,7 @@ def test_a_class_whose_slope_is_the_label_s_bounds_nothing(problem):
     with torch.no_grad():
         images.model.w[1] = images.model.w[0]
         images.model.b[:] = torch.tensor([1e4, 1e4 - 1, 0.0])
-    found = geometry(images.model, images.x, torch.zeros_like(images.y))
+    found = jacobian_geometry(images.model, images.x, torch.zeros_like(images.y))
     assert found["effective-margin"].isnan().all()
     logits, w = images.model(images.x).detach().double(), images.model.w.detach().double().flatten(1)
     close(found["effective-margin-min"], (logits[:, 0] - logits[:, 2]) / (w[0] - w[2]).norm(), 1e-4)
@@ -213,7 +213,7 @@ def test_an_image_with_a_logit_that_is_not_finite_has_no_score_and_harms_no_othe
         place = (x.flatten(1)[:, 0] == images.x[2].flatten()[0])[:, None] & (torch.arange(10) == 4)
         return logits.masked_fill(place, bad)
 
-    found, whole = geometry(Patched(images.model, spoil), images.x, images.y), geometry(images.model, images.x, images.y)
+    found, whole = jacobian_geometry(Patched(images.model, spoil), images.x, images.y), jacobian_geometry(images.model, images.x, images.y)
     rest = torch.arange(len(images.x)) != 2
     for name, score in found.items():
         assert score[2].isnan()
@@ -224,7 +224,7 @@ def test_images_and_parameters_are_left_as_they_were(problem):
     images = problem("dense")
     x = images.x.clone()
     with torch.no_grad():
-        found = geometry(images.model, images.x, images.y)
+        found = jacobian_geometry(images.model, images.x, images.y)
     assert torch.equal(images.x, x)
     assert not images.x.requires_grad
     assert all(parameter.grad is None for parameter in images.model.parameters())
@@ -235,13 +235,13 @@ def test_images_and_parameters_are_left_as_they_were(problem):
 def test_options_that_make_no_sense_are_refused(problem, options):
     images = problem("dense")
     with pytest.raises(InputError, match="whole number"):
-        geometry(images.model, images.x, images.y, **options)
+        jacobian_geometry(images.model, images.x, images.y, **options)
 
 
 def test_a_model_of_one_class_has_no_margin(problem):
     images = problem("linear", classes=1)
     with pytest.raises(InputError, match="at least 2 classes"):
-        geometry(images.model, images.x, torch.zeros_like(images.y))
+        jacobian_geometry(images.model, images.x, torch.zeros_like(images.y))
 
 
 def test_alignment_of_the_gradient_map_is_the_slope_alignment_over_the_length_of_the_image(problem):
@@ -249,7 +249,7 @@ def test_alignment_of_the_gradient_map_is_the_slope_alignment_over_the_length_of
     maps = images.model.w.detach()[images.y]
     close(
         alignment(explained(images.x, maps)),
-        geometry(images.model, images.x, images.y)["slope-alignment"] / images.x.flatten(1).double().norm(dim=1),
+        jacobian_geometry(images.model, images.x, images.y)["slope-alignment"] / images.x.flatten(1).double().norm(dim=1),
     )
 
 

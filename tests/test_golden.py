@@ -30,7 +30,7 @@ from commandline import read, robench
 from matplotlib.figure import Figure
 
 from robench import evaluate, load_model
-from robench.data import load
+from robench.data import load_images
 
 HERE = Path(__file__).parent / "golden"
 GELU, RELU = "../../checkpoints/shapes-cnn-pgd-at.pt", "twins.py:relu"
@@ -213,7 +213,7 @@ def test_the_tables_are_the_golden_ones(case, folder, monkeypatch):
 
 
 def test_a_suite_of_ones_own_in_python_gives_the_golden_rows():
-    images = load("shapes", "test", n=12)
+    images = load_images("shapes", "test", n=12)
     suite = ["fgsm", "pgd,steps=5,loss=margin", "square,queries=50"]
     found = evaluate(
         load_model(HERE / GELU), images.x.numpy(), images.y.tolist(), ids=images.ids + 100, suite=suite, eps=["8/255", 12 / 255], seed=2

@@ -13,7 +13,7 @@ from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.threat import Threat
 from robench.core.types import Batch
-from robench.objectives.gradalign import angles, gradalign
+from robench.objectives.gradalign import cosine_distances, gradalign
 
 THREATS = [Threat("linf", 0.1), Threat("l2", 0.5), Threat("l1", 2.0)]
 
@@ -93,8 +93,8 @@ def test_angles_do_not_depend_on_lengths_and_are_nothing_for_a_row_of_zeros():
     b = torch.tensor([[2.0, 0.0], [0.0, 1.0], [-3.0, 0.0], [0.0, 5.0], [1.0, 2.0], [0.0, 0.0]])
     expected = torch.tensor([0, 1, 2, 1 - 0.5**0.5, 0, 0])
     for length in (1e-30, 1.0, 1e30):
-        torch.testing.assert_close(angles(length * a, b), expected)
-        torch.testing.assert_close(angles(a, length * b), expected)
+        torch.testing.assert_close(cosine_distances(length * a, b), expected)
+        torch.testing.assert_close(cosine_distances(a, length * b), expected)
 
 
 def test_an_image_without_a_gradient_counts_as_aligned_and_the_mean_is_over_all_images():

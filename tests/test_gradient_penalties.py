@@ -19,7 +19,7 @@ from robench.core.threat import Threat
 from robench.core.types import Batch
 from robench.objectives import gradients
 from robench.objectives.cross_lipschitz import cross_lipschitz
-from robench.objectives.cure import cure, stage
+from robench.objectives.cure import cure, step_share
 from robench.objectives.double_backprop import double_backprop
 from robench.objectives.input_l2 import input_l2
 from robench.objectives.sagr import sagr
@@ -260,7 +260,7 @@ def test_cure_of_a_linear_model_is_the_change_of_the_residual():
 @pytest.mark.parametrize(("progress", "h"), [(0.0, 0.02), (0.099, 0.02), (0.1, 0.08), (0.25, 0.16), (0.3, 0.36), (0.4, 0.6), (0.99, 0.6)])
 def test_the_step_of_cure_grows_in_five_stages(progress, h):
     model, (x, y) = net(), images()
-    assert 0.6 * stage(progress) == pytest.approx(h)
+    assert 0.6 * step_share(progress) == pytest.approx(h)
     grown = cure(model, batch_of(model, x, y, progress=progress))
     torch.testing.assert_close(grown, cure(model, batch_of(model, x, y, progress=progress), h=h, ramp=False), rtol=1e-9, atol=0)
 
@@ -436,7 +436,7 @@ def test_the_shared_forward_pass_equals_a_separate_one(name, options, monkeypatc
     model.register_forward_hook(lambda *_: calls.append(1))
     shared = PENALTIES[name](model, batch, **options)
     assert len(calls) == (1 if name in ("tulip", "cure") else 0)
-    monkeypatch.setattr(gradients, "mixes", lambda model: True)
+    monkeypatch.setattr(gradients, "mixes_samples", lambda model: True)
     check(model, PENALTIES[name](model, batch, **options), shared, rtol=1e-8)
 
 

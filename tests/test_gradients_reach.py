@@ -12,12 +12,12 @@ from torch import nn
 
 from robench import evaluate, probe
 from robench.attacks import ATTACKS
-from robench.core.calls import CUT
+from robench.core.calls import CUT_GRAPH
 from robench.core.errors import InputError
-from robench.core.recipes import parse
+from robench.core.recipes import parse_recipe
 from robench.core.rows import Row
 from robench.core.threat import Threat
-from robench.scores.geometry import geometry
+from robench.scores.geometry import jacobian_geometry
 
 ABOUT = Row("net", "", "toy", "test", 0, 0, "", 0.0, "", "", "", 0.0)
 
@@ -28,7 +28,9 @@ def verdicts(found):
 
 def test_an_evaluation_inside_inference_mode_gives_the_verdicts_of_one_outside(problem):
     p = problem("linear", n=30)
-    words = {"suite": [parse("pgd-10"), parse("apgd-ce,steps=5"), parse("fab-t,steps=3"), parse("square,queries=20")]}
+    words = {
+        "suite": [parse_recipe("pgd-10"), parse_recipe("apgd-ce,steps=5"), parse_recipe("fab-t,steps=3"), parse_recipe("square,queries=20")]
+    }
     words |= {"eps": float(p.distances("linf").median()), "examine": True}
     outside = evaluate(p.model, p.x, p.y, **words)
     with torch.inference_mode():
@@ -59,7 +61,7 @@ def test_a_model_whose_weights_were_made_in_inference_mode_is_refused(problem):
     with torch.inference_mode():
         model = nn.Sequential(nn.Flatten(), nn.Linear(p.x[0].numel(), 5))
     with pytest.raises(InputError, match="weights were made inside"):
-        evaluate(model, p.x, p.y, suite=[parse("fgsm")], eps=0.1)
+        evaluate(model, p.x, p.y, suite=[parse_recipe("fgsm")], eps=0.1)
 
 
 class Cut(nn.Module):
@@ -83,14 +85,14 @@ class Cut(nn.Module):
 )
 def test_a_cut_graph_is_a_flag_of_every_attack_that_follows_gradients(problem, how, engine, suite):
     p = problem("linear", n=20)
-    found = evaluate(Cut(p.model, how), p.x, p.y, suite=[parse(suite)], eps=float(p.distances("linf").median()), engine=engine)
-    assert [flag for flag in found.flags if CUT in flag]
-    assert not evaluate(p.model, p.x, p.y, suite=[parse(suite)], eps=0.01, engine=engine).flags
+    found = evaluate(Cut(p.model, how), p.x, p.y, suite=[parse_recipe(suite)], eps=float(p.distances("linf").median()), engine=engine)
+    assert [flag for flag in found.flags if CUT_GRAPH in flag]
+    assert not evaluate(p.model, p.x, p.y, suite=[parse_recipe(suite)], eps=0.01, engine=engine).flags
 
 
 def test_a_black_box_attack_of_a_model_without_a_graph_raises_no_flag(problem):
     p = problem("linear", n=20)
-    found = evaluate(Cut(p.model, "no_grad"), p.x, p.y, suite=[parse("square,queries=50")], eps=float(p.distances("linf").median()))
+    found = evaluate(Cut(p.model, "no_grad"), p.x, p.y, suite=[parse_recipe("square,queries=50")], eps=float(p.distances("linf").median()))
     assert found.flags == []
 
 
@@ -109,14 +111,14 @@ def test_gradients_that_are_all_zero_are_a_flag_of_the_attack(problem):
     p = problem("linear", n=20)
     with torch.no_grad():
         y = Rounded(p.model)(p.x).argmax(1)
-    found = evaluate(Rounded(p.model), p.x, y, suite=[parse("pgd-10")], eps=0.05)
+    found = evaluate(Rounded(p.model), p.x, y, suite=[parse_recipe("pgd-10")], eps=0.05)
     assert [flag for flag in found.flags if "exactly 0 on every image" in flag]
 
 
 def test_a_probe_that_is_led_by_gradients_says_that_there_are_none(problem):
     p = problem("linear", n=12)
     found = probe(Cut(p.model, "no_grad"), p.x, p.y, "inductive-noise,k=3")
-    assert found.flags == [f"inductive-noise: {CUT}"]
+    assert found.flags == [f"inductive-noise: {CUT_GRAPH}"]
     assert [row.probe for row in found.rows if row.metric == "flag/warning"] == ["inductive-noise"]
     assert probe(p.model, p.x, p.y, "inductive-noise,k=3").flags == []
 
@@ -126,7 +128,7 @@ def test_an_audit_of_maps_says_that_the_graph_is_cut(problem):
     words = {"methods": "input-x-gradient", "scores": ["gini", "row-norm-true"]}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert audited(Cut(p.model, "no_grad"), p.x, p.y, **words).flags == [f"clean: {CUT}"]
+        assert audited(Cut(p.model, "no_grad"), p.x, p.y, **words).flags == [f"clean: {CUT_GRAPH}"]
     with torch.inference_mode():
         assert audited(p.model, p.x, p.y, **words).flags == []
 
@@ -139,9 +141,9 @@ def test_a_run_from_python_warns_of_a_cut_graph(problem):
 
 def test_geometry_inside_inference_mode_is_that_of_outside(problem):
     p = problem("linear", n=6)
-    outside = geometry(p.model.eval().requires_grad_(False), p.x, p.y)
+    outside = jacobian_geometry(p.model.eval().requires_grad_(False), p.x, p.y)
     with torch.inference_mode():
-        inside = geometry(p.model, p.x.clone(), p.y.clone())
+        inside = jacobian_geometry(p.model, p.x.clone(), p.y.clone())
     assert outside["row-norm-true"].min() > 0
     for name, values in outside.items():
         assert torch.equal(inside[name], values)
@@ -193,9 +195,9 @@ def test_a_standard_training_of_a_cut_network_goes_on_and_prints_and_keeps_its_f
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
         shown = robench(*training_of("images"), "--reg", "l2", "--out", tmp_path / "net.pt")
-    assert f"Note: {CUT}" in shown.stderr
-    assert f"Flag: pgd-20: {CUT}" in shown.stderr
-    assert f"pgd-20: {CUT}" in json.loads((tmp_path / "net.json").read_text())["meta"]["flags"]
+    assert f"Note: {CUT_GRAPH}" in shown.stderr
+    assert f"Flag: pgd-20: {CUT_GRAPH}" in shown.stderr
+    assert f"pgd-20: {CUT_GRAPH}" in json.loads((tmp_path / "net.json").read_text())["meta"]["flags"]
 
 
 def test_a_sweep_says_which_of_its_cells_raised_flags(training_of, tmp_path):
@@ -214,6 +216,6 @@ def test_a_model_that_ignores_its_images_is_not_said_to_cut_its_graph(problem):
             return self.b.expand(len(x), 5)
 
     p = problem("linear", n=4)
-    flags = evaluate(Constant(), p.x, torch.full((4,), 4), suite=[parse("fgsm")], eps=0.1).flags
+    flags = evaluate(Constant(), p.x, torch.full((4,), 4), suite=[parse_recipe("fgsm")], eps=0.1).flags
     assert [flag for flag in flags if "no gradient with respect to the images" in flag]
     assert "graph" not in " ".join(flags)

@@ -5,8 +5,15 @@ import random
 
 import pytest
 
-from robench.core.recipes import parse
-from robench.training.guards import diverged, in_danger, near_best, overfitted, robust_overfitting, unproven
+from robench.core.recipes import parse_recipe
+from robench.training.guards import (
+    divergence_alarm,
+    has_weak_adversary,
+    is_near_best,
+    overfitting_alarm,
+    robust_overfitting_note,
+    unproven_choice_note,
+)
 
 
 def epochs(*robust, fgsm=None, clean=1.0, alarms=()):
@@ -61,7 +68,7 @@ def recorded(run):
 
 def first_alarm(history):
     """The epoch, from 1, in which the guard speaks; 0 if it never does."""
-    return next((n for n in range(1, len(history) + 1) if overfitted(history[:n])), 0)
+    return next((n for n in range(1, len(history) + 1) if overfitting_alarm(history[:n])), 0)
 
 
 @pytest.mark.parametrize("name", COLLAPSED)
@@ -84,34 +91,34 @@ def test_runs_that_grow_robust_while_fgsm_leads_pgd_are_left_alone(name):
     ],
 )
 def test_divergence_is_a_number_that_is_none_or_a_loss_a_thousand_times_the_first(terms, says):
-    assert diverged(terms, 2.3) == says
+    assert divergence_alarm(terms, 2.3) == says
 
 
 def test_the_signature_of_catastrophic_overfitting_is_told():
     """Wong et al. 2020: FGSM accuracy rises to .9 while PGD accuracy falls to almost nothing."""
-    assert overfitted(epochs(0.3, 0.4, 0.42)) == ""
-    assert "fell from 42.0% to 10.0%" in overfitted(epochs(0.3, 0.42, 0.1))
-    assert overfitted(epochs(0.2, 0.3, 0.23, fgsm=[0.25, 0.35, 0.9])) == ""  # one epoch with a gap is none
-    told = overfitted(epochs(0.2, 0.23, 0.22, fgsm=[0.25, 0.9, 0.92]))
+    assert overfitting_alarm(epochs(0.3, 0.4, 0.42)) == ""
+    assert "fell from 42.0% to 10.0%" in overfitting_alarm(epochs(0.3, 0.42, 0.1))
+    assert overfitting_alarm(epochs(0.2, 0.3, 0.23, fgsm=[0.25, 0.35, 0.9])) == ""  # one epoch with a gap is none
+    told = overfitting_alarm(epochs(0.2, 0.23, 0.22, fgsm=[0.25, 0.9, 0.92]))
     assert told == "held-out accuracy is 92.0% under FGSM and 22.0% under PGD-10, and was 90.0% and 23.0% in the epoch before"
 
 
 def test_both_sides_of_each_threshold():
-    assert overfitted(epochs(0.19, 0.19, fgsm=[0.61, 0.61]))
-    assert not overfitted(epochs(0.19, 0.19, fgsm=[0.59, 0.59]))  # under 60 % of the clean accuracy, which is 1
-    assert overfitted(epochs(0.16, 0.16, fgsm=[0.5, 0.5], clean=0.8))
-    assert not overfitted(epochs(0.17, 0.17, fgsm=[0.5, 0.5], clean=0.8))  # over a third of FGSM
-    assert overfitted(epochs(0.5, 0.29))
-    assert not overfitted(epochs(0.5, 0.31))
-    assert not overfitted(epochs(0.2, 0.0))  # never above 20 %
+    assert overfitting_alarm(epochs(0.19, 0.19, fgsm=[0.61, 0.61]))
+    assert not overfitting_alarm(epochs(0.19, 0.19, fgsm=[0.59, 0.59]))  # under 60 % of the clean accuracy, which is 1
+    assert overfitting_alarm(epochs(0.16, 0.16, fgsm=[0.5, 0.5], clean=0.8))
+    assert not overfitting_alarm(epochs(0.17, 0.17, fgsm=[0.5, 0.5], clean=0.8))  # over a third of FGSM
+    assert overfitting_alarm(epochs(0.5, 0.29))
+    assert not overfitting_alarm(epochs(0.5, 0.31))
+    assert not overfitting_alarm(epochs(0.2, 0.0))  # never above 20 %
 
 
 def test_an_undefended_network_is_no_case_of_it():
     """A healthy one shows FGSM .29 against PGD .03 at 2/255."""
-    assert overfitted(epochs(0.01, 0.02, 0.03, fgsm=[0.2, 0.25, 0.29], clean=0.9)) == ""
-    assert overfitted(epochs(float("nan"), float("nan"))) == ""
-    assert overfitted(epochs(0.5, float("nan"))) == ""
-    assert overfitted([]) == ""
+    assert overfitting_alarm(epochs(0.01, 0.02, 0.03, fgsm=[0.2, 0.25, 0.29], clean=0.9)) == ""
+    assert overfitting_alarm(epochs(float("nan"), float("nan"))) == ""
+    assert overfitting_alarm(epochs(0.5, float("nan"))) == ""
+    assert overfitting_alarm([]) == ""
 
 
 @pytest.mark.parametrize(
@@ -125,24 +132,26 @@ def test_an_undefended_network_is_no_case_of_it():
     ],
 )  # fmt: skip
 def test_only_adversaries_of_one_to_three_steps_are_watched(sentences, danger):
-    assert in_danger([parse(sentence) for sentence in sentences]) is danger
+    assert has_weak_adversary([parse_recipe(sentence) for sentence in sentences]) is danger
 
 
 def test_robust_overfitting_is_a_fall_of_over_five_points_that_is_no_noise():
-    assert robust_overfitting(epochs(0.2, 0.4, 0.36), 10_000) == ""
-    assert "was 40.0% in epoch 2 and is 34.0% in the last one, on 10000 images" in robust_overfitting(epochs(0.2, 0.4, 0.34), 10_000)
-    assert robust_overfitting(epochs(0.2, 0.4, 0.34), 200) == ""  # 12 of 200 images
-    assert robust_overfitting(epochs(0.5, 1.0, 0.5), 4) == ""
-    assert robust_overfitting(epochs(0.2, 0.4, 0.1, alarms=[2]), 10_000) == ""  # the alarm says it
-    assert robust_overfitting([], 100) == ""
+    assert robust_overfitting_note(epochs(0.2, 0.4, 0.36), 10_000) == ""
+    assert "was 40.0% in epoch 2 and is 34.0% in the last one, on 10000 images" in robust_overfitting_note(epochs(0.2, 0.4, 0.34), 10_000)
+    assert robust_overfitting_note(epochs(0.2, 0.4, 0.34), 200) == ""  # 12 of 200 images
+    assert robust_overfitting_note(epochs(0.5, 1.0, 0.5), 4) == ""
+    assert robust_overfitting_note(epochs(0.2, 0.4, 0.1, alarms=[2]), 10_000) == ""  # the alarm says it
+    assert robust_overfitting_note([], 100) == ""
 
 
 def test_a_best_epoch_that_is_not_surely_above_one_and_a_half_times_chance_chooses_nothing():
     """Of 200 images and 10 classes: 42 held have a lower Wilson bound of .159, 39 of .145; the floor is .15."""
-    assert unproven(epochs(0.1, 42 / 200, 0.1), 200, 10) == ""
-    assert unproven(epochs(0.1, 39 / 200, 0.1), 200, 10).startswith("held-out PGD-10 accuracy is 19.5% at best, on 200 images: not surely")
-    assert unproven(epochs(0.9, 0.1, alarms=[0]), 200, 10)  # an epoch with an alarm does not count
-    assert unproven(epochs(float("nan")), 0, 10) == ""
+    assert unproven_choice_note(epochs(0.1, 42 / 200, 0.1), 200, 10) == ""
+    assert unproven_choice_note(epochs(0.1, 39 / 200, 0.1), 200, 10).startswith(
+        "held-out PGD-10 accuracy is 19.5% at best, on 200 images: not surely"
+    )
+    assert unproven_choice_note(epochs(0.9, 0.1, alarms=[0]), 200, 10)  # an epoch with an alarm does not count
+    assert unproven_choice_note(epochs(float("nan")), 0, 10) == ""
 
 
 def latest_near_best(robust, n):
@@ -161,7 +170,7 @@ def test_keeping_one_epoch_after_the_other_finds_what_a_look_at_all_of_them_find
             robust = [(n // 2 + drawn.randint(-n // 20, n // 20)) / n for _ in robust]
         history, kept = epochs(*robust), None
         for k, value in enumerate(robust):
-            kept = k if near_best(value, history[: k + 1], n) else kept
+            kept = k if is_near_best(value, history[: k + 1], n) else kept
         assert kept == latest_near_best(robust, n)
         moved += kept != max(k for k, value in enumerate(robust) if value == max(robust))
     assert moved > 200  # the standard error mattered

@@ -12,11 +12,11 @@ from torch import nn
 
 from robench import evaluate
 from robench.core.errors import InputError
-from robench.core.recipes import module_at
-from robench.core.rows import blank
-from robench.models import build, checkpoint, load
-from robench.models.identity import code_of, identity
-from robench.runs.measure import How, header_of
+from robench.core.recipes import run_user_file
+from robench.core.rows import blank_row
+from robench.models import build_network, checkpoint, load_with_origin
+from robench.models.identity import code_digests, model_identity
+from robench.runs.measure import RunOptions, header_of
 from robench.runs.pools import pool_of
 from robench.runs.stages.clean import clean_stage
 from robench.runs.types import Subject
@@ -42,7 +42,7 @@ class Net(nn.Module):
 
 def weights(tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    torch.save(build("mlp,width=16", classes=10, shape=SHAPE).state_dict(), tmp_path / "net.pth")
+    torch.save(build_network("mlp,width=16", classes=10, shape=SHAPE).state_dict(), tmp_path / "net.pth")
     return tmp_path / "net.pth"
 
 
@@ -60,7 +60,7 @@ def test_a_run_does_not_go_on_with_another_activation(tmp_path, activation):
     x, y = torch.rand(12, *SHAPE), torch.zeros(12).long()
 
     def run(act, **how):
-        loaded = load(path, arch="mlp,width=16", activation=act, classes=10, shape=SHAPE)
+        loaded = load_with_origin(path, arch="mlp,width=16", activation=act, classes=10, shape=SHAPE)
         y = loaded.model(x).argmax(1)
         return evaluate(loaded.model, x, y, suite="smoke", eps=0.01, folder=tmp_path, architecture=loaded.architecture, **how)
 
@@ -76,33 +76,35 @@ def test_two_networks_of_one_set_of_weights_are_told_apart_without_any_words():
     torch.manual_seed(0)
     one = nn.Sequential(nn.Linear(2, 2), nn.GELU())
     other = nn.Sequential(one[0], nn.ReLU())
-    assert identity(one)["weights"] == identity(other)["weights"]
-    assert identity(one)["modules"] != identity(other)["modules"]
-    assert identity(one) == identity(nn.Sequential(one[0], nn.GELU()))
-    assert header(Subject(one, blank())) == header(Subject(nn.Sequential(one[0], nn.GELU()), blank()))
-    assert header(Subject(one, blank())) != header(Subject(other, blank()))
-    assert header(Subject(one, blank())) != header(Subject(one, blank(), architecture={"arch": "a.py:f"}))
+    assert model_identity(one)["weights"] == model_identity(other)["weights"]
+    assert model_identity(one)["modules"] != model_identity(other)["modules"]
+    assert model_identity(one) == model_identity(nn.Sequential(one[0], nn.GELU()))
+    assert header(Subject(one, blank_row())) == header(Subject(nn.Sequential(one[0], nn.GELU()), blank_row()))
+    assert header(Subject(one, blank_row())) != header(Subject(other, blank_row()))
+    assert header(Subject(one, blank_row())) != header(Subject(one, blank_row(), architecture={"arch": "a.py:f"}))
 
 
 def header(subject):
     pool = pool_of(torch.zeros(2, 1, 2, 2), torch.zeros(2).long())
-    return header_of([SimpleNamespace(subject=subject, name="one")], [clean_stage()], pool, How(), images="", data="shapes", words={})
+    return header_of(
+        [SimpleNamespace(subject=subject, name="one")], [clean_stage()], pool, RunOptions(), images="", data="shapes", words={}
+    )
 
 
 def test_the_source_of_own_classes_and_factories_counts(tmp_path, monkeypatch):
     file = tmp_path / "mine.py"
     file.write_text(f"LIMIT = 100\n{OWN}")
-    model = module_at(file).Net(10)
-    first = identity(model)
+    model = run_user_file(file).Net(10)
+    first = model_identity(model)
     assert list(first["code"]) == ["mine.py"]
-    assert code_of(f"{file}:Net,num_classes=10") == first["code"]
+    assert code_digests(f"{file}:Net,num_classes=10") == first["code"]
     file.write_text(f"LIMIT = 101\n{OWN}")
-    assert identity(model)["code"] != first["code"]
-    assert identity(nn.Linear(2, 2))["code"] == code_of("cnn", None, "tv/resnet18") == {}
+    assert model_identity(model)["code"] != first["code"]
+    assert model_identity(nn.Linear(2, 2))["code"] == code_digests("cnn", None, "tv/resnet18") == {}
     monkeypatch.chdir(tmp_path)
     Path("own_module_of_a_test.py").write_text("from torch import nn\ndef net():\n    return nn.Flatten()\n")
-    load("own_module_of_a_test:net")
-    assert list(code_of("own_module_of_a_test:net")) == ["own_module_of_a_test.py"]
+    load_with_origin("own_module_of_a_test:net")
+    assert list(code_digests("own_module_of_a_test:net")) == ["own_module_of_a_test.py"]
     sys.modules.pop("own_module_of_a_test")
 
 
@@ -118,7 +120,7 @@ def test_a_run_of_own_code_does_not_go_on_after_its_file_or_its_options_changed(
     file.write_text(f"LIMIT = 24\n{OWN}")
     robench("attack", f"{file}:Net,num_classes=10", *words, *again)
     manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["checkpoint"]["architecture"] == {"arch": "mine.py:Net,num_classes=10", "code": code_of(f"{file}:Net")}
+    assert manifest["checkpoint"]["architecture"] == {"arch": "mine.py:Net,num_classes=10", "code": code_digests(f"{file}:Net")}
 
 
 @pytest.mark.parametrize(
@@ -137,11 +139,11 @@ def test_a_checkpoint_says_when_its_code_is_not_what_it_was_trained_with(tmp_pat
     file.write_text(f"LIMIT = 1000\n{OWN}")
     words = ["--epochs", 1, "--n-train", 200, "--eval-n", 10, "--suite", "fgsm", "--quiet"]
     robench("train", "--arch", f"{file}:Net,num_classes=10", *words, "--out", tmp_path / "a.pt")
-    assert checkpoint.read(tmp_path / "a.pt")[1]["model"]["code"] == code_of(f"{file}:Net")
+    assert checkpoint.read_checkpoint(tmp_path / "a.pt")[1]["model"]["code"] == code_digests(f"{file}:Net")
     arch = f"{file}:Net,num_classes=10"
-    assert load(tmp_path / "a.pt", arch=arch).notes == ()
+    assert load_with_origin(tmp_path / "a.pt", arch=arch).notes == ()
     file.write_text(f"LIMIT = 1001\n{OWN}")
-    assert load(tmp_path / "a.pt", arch=arch).notes == ("a.pt was trained with other code than mine.py holds now",)
+    assert load_with_origin(tmp_path / "a.pt", arch=arch).notes == ("a.pt was trained with other code than mine.py holds now",)
 
 
 # own architectures in training
@@ -184,9 +186,9 @@ def test_training_takes_a_mean_and_a_std_in_place_of_those_of_the_data(tmp_path)
     words = ["train", *SHORT, "--mean", "0.5,0.4,0.3", "--std", "1/4,0.25,0.25"]
     result = robench(*words, "--out", tmp_path / "a.pt")
     assert "normalised by the mean and std given, in place of the preset's --normalize data" in " ".join(result.stderr.split())
-    about = checkpoint.read(tmp_path / "a.pt")[1]
+    about = checkpoint.read_checkpoint(tmp_path / "a.pt")[1]
     assert (about["model"]["mean"], about["model"]["std"]) == ([0.5, 0.4, 0.3], [0.25, 0.25, 0.25])
-    model = load(tmp_path / "a.pt").model
+    model = load_with_origin(tmp_path / "a.pt").model
     assert model.state_dict()["normalize.mean"].flatten().tolist() == pytest.approx([0.5, 0.4, 0.3])
     assert "mean and std are the normalisation: leave --normalize data out" in refused(*words, "--normalize", "data")
     assert "give mean and std, or neither" in refused("train", *SHORT, "--mean", "0.5")

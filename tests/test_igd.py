@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.types import Batch
-from robench.objectives import penalised
+from robench.objectives import penalised_loss
 from robench.objectives.igd import igd
 from robench.objectives.standard import ce_at_images
 
@@ -196,7 +196,7 @@ def test_a_few_steps_on_it_turn_the_slopes_towards_the_teacher_s():
     optimizer = torch.optim.SGD(student.parameters(), 0.1)
     before = igd(student, batch_of(student, teacher)).item()
     for _ in range(20):
-        total, terms = penalised(ce_at_images, {"igd": (1.0, igd)})(student, batch_of(student, teacher))
+        total, terms = penalised_loss(ce_at_images, {"igd": (1.0, igd)})(student, batch_of(student, teacher))
         optimizer.zero_grad()
         torch.autograd.backward(total, inputs=list(student.parameters()))
         optimizer.step()

@@ -11,18 +11,18 @@ from torch import Tensor, nn
 
 from robench.core.draws import Draws
 from robench.core.errors import InputError
-from robench.core.types import Explained
+from robench.core.types import ExplainedImages
 from robench.scores.inequality import (
     REDUCTIONS,
-    block_of,
+    block_side,
     entropy,
     gini,
-    gini_of,
+    gini_of_sorted,
     gini_positive,
-    lorenz,
+    lorenz_heights,
+    map_sizes,
     regional_gini,
     regional_gini_positive,
-    sizes_of,
     top_mass,
 )
 
@@ -36,14 +36,14 @@ SCORES = {
 }
 
 
-def explained(maps: Tensor, channels: str = "none") -> Explained:
+def explained(maps: Tensor, channels: str = "none") -> ExplainedImages:
     n = len(maps)
     x, y = torch.rand(n, 3, *maps.shape[2:], dtype=maps.dtype), torch.zeros(n, dtype=torch.int64)
     draws = Draws(0, torch.arange(n), "test")
-    return Explained(nn.Identity(), x, y, y, torch.zeros(n, 2), maps, sizes_of(maps, channels), lambda *_: maps, draws)
+    return ExplainedImages(nn.Identity(), x, y, y, torch.zeros(n, 2), maps, map_sizes(maps, channels), lambda *_: maps, draws)
 
 
-def one(values: list[float]) -> Explained:
+def one(values: list[float]) -> ExplainedImages:
     """One image of one row of pixels."""
     return explained(torch.tensor(values, dtype=torch.float64)[None, None, None])
 
@@ -143,7 +143,7 @@ def test_a_map_that_is_zero_everywhere_or_not_finite_somewhere_has_no_score_and_
         found = score(explained(broken))
         assert found.isnan().tolist() == [False, True, False]
         torch.testing.assert_close(found[::2], score(whole)[::2])
-    curves = lorenz(explained(broken).ordered)
+    curves = lorenz_heights(explained(broken).ordered)
     assert curves[1].isnan().all()
     assert curves[::2].isfinite().all()
 
@@ -164,7 +164,7 @@ def test_regional_gini_never_exceeds_gini(channels, block):
 def test_regional_gini_is_the_gini_of_sums_over_blocks_and_channels():
     maps = random_maps(4, (3, 6, 9))
     sums = torch.stack([maps[:, :, i : i + 3, j : j + 3].abs().sum((1, 2, 3)) for i in (0, 3) for j in (0, 3, 6)], 1)
-    torch.testing.assert_close(regional_gini(explained(maps), block=3), gini_of(sums.sort(1).values), rtol=0, atol=1e-12)
+    torch.testing.assert_close(regional_gini(explained(maps), block=3), gini_of_sorted(sums.sort(1).values), rtol=0, atol=1e-12)
     assert regional_gini(explained(maps[:, :, :6, :6]), block=6).tolist() == [0.0] * 4
 
 
@@ -183,7 +183,7 @@ def test_the_positive_variant_does_not_depend_on_how_channels_are_put_together()
 
 @pytest.mark.parametrize(("side", "block"), [(5, 1), (8, 2), (28, 4), (32, 4), (64, 8), (96, 8), (128, 8), (224, 16), (299, 23), (384, 24)])
 def test_the_block_scales_with_the_image_and_divides_it(side, block):
-    assert block_of(side, side) == block
+    assert block_side(side, side) == block
 
 
 @pytest.mark.parametrize("block", [0, 3, 64, 2.0, True])
@@ -194,20 +194,20 @@ def test_a_block_that_does_not_fill_the_image_is_refused(block):
 
 def test_an_image_without_a_fitting_block_asks_for_one():
     with pytest.raises(InputError, match="1, 97"):
-        block_of(97, 97)
-    assert block_of(97, 97, 97) == 97
-    assert block_of(32, 48) == 4
+        block_side(97, 97)
+    assert block_side(97, 97, 97) == 97
+    assert block_side(32, 48) == 4
 
 
 def test_channels_are_put_together_as_named_and_each_way_has_its_own_gini():
     maps = torch.tensor([[[[-3.0, 1.0]], [[1.0, 0.0]]]])
     expected = {"none": [3.0, 1.0, 1.0, 0.0], "sum": [4.0, 1.0], "max": [3.0, 1.0], "mean": [2.0, 0.5]}
-    assert {name: sizes_of(maps, name).flatten().tolist() for name in REDUCTIONS} == expected
-    assert all(sizes_of(maps, name).shape == (1, 2 if name == "none" else 1, 1, 2) for name in REDUCTIONS)
+    assert {name: map_sizes(maps, name).flatten().tolist() for name in REDUCTIONS} == expected
+    assert all(map_sizes(maps, name).shape == (1, 2 if name == "none" else 1, 1, 2) for name in REDUCTIONS)
     ginis = [round(gini(explained(maps, name)).item(), 6) for name in ("none", "sum", "max")]
     assert ginis == [0.45, 0.3, 0.25]
     with pytest.raises(InputError, match="did you mean 'mean'"):
-        sizes_of(maps, "means")
+        map_sizes(maps, "means")
 
 
 def test_entropy_runs_from_0_to_the_log_of_the_number_of_sizes():
@@ -247,13 +247,13 @@ def test_a_share_that_is_none_is_refused(share):
 def test_gini_is_one_less_twice_the_area_under_the_exact_lorenz_curve():
     maps = explained(random_maps())
     n = maps.ordered.shape[1]
-    curve = lorenz(maps.ordered, n + 1)
+    curve = lorenz_heights(maps.ordered, n + 1)
     torch.testing.assert_close(1 - 2 * torch.trapezoid(curve, dx=1 / n, dim=1), gini(maps), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("points", [2, 7, 101, 500])
 def test_lorenz_curves_rise_from_0_to_1_below_the_diagonal_and_bend_upwards(points):
-    curve = lorenz(explained(random_maps()).ordered, points)
+    curve = lorenz_heights(explained(random_maps()).ordered, points)
     shares = torch.linspace(0, 1, points, dtype=torch.float64)
     assert curve.shape == (20, points)
     assert (curve[:, 0] == 0).all()
@@ -264,10 +264,10 @@ def test_lorenz_curves_rise_from_0_to_1_below_the_diagonal_and_bend_upwards(poin
 
 def test_lorenz_curves_are_straight_between_their_exact_points():
     ordered = torch.tensor([[1.0, 3.0]])
-    assert lorenz(ordered, 5).tolist() == [[0.0, 0.125, 0.25, 0.625, 1.0]]
-    torch.testing.assert_close(lorenz(ordered, 4)[0, 1:3], torch.tensor([1 / 6, 0.5], dtype=torch.float64), rtol=0, atol=1e-12)
+    assert lorenz_heights(ordered, 5).tolist() == [[0.0, 0.125, 0.25, 0.625, 1.0]]
+    torch.testing.assert_close(lorenz_heights(ordered, 4)[0, 1:3], torch.tensor([1 / 6, 0.5], dtype=torch.float64), rtol=0, atol=1e-12)
     with pytest.raises(InputError, match="points"):
-        lorenz(ordered, 1)
+        lorenz_heights(ordered, 1)
 
 
 def test_the_gini_of_positive_parts_counts_each_subpixel_and_takes_negative_ones_for_nothing():

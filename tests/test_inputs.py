@@ -12,9 +12,9 @@ from robench import evaluate
 from robench.core.errors import InputError
 from robench.core.inputs import as_radii
 from robench.core.threat import Threat
-from robench.data import load
-from robench.models import load as load_any
-from robench.training.settings import settled
+from robench.data import load_images
+from robench.models import load_with_origin as load_any
+from robench.training.settings import resolved_settings
 
 
 def verdicts(found):
@@ -78,7 +78,7 @@ def test_paths_may_be_strings(p, tmp_path):
     quick(p.model, p.x, p.y, folder=str(tmp_path), save=str(tmp_path / "x_adv.npy"))
     assert np.load(tmp_path / "x_adv.npy").shape == tuple(p.x.shape)
     (tmp_path / "some.txt").write_text("3\n1\n")
-    assert load("shapes", indices=str(tmp_path / "some.txt")).ids.tolist() == [3, 1]
+    assert load_images("shapes", indices=str(tmp_path / "some.txt")).ids.tolist() == [3, 1]
 
 
 @pytest.mark.parametrize(
@@ -146,10 +146,10 @@ def test_a_training_takes_words_and_refuses_what_is_none(tmp_path):
         ({"eps": "much"}, "eps must be a finite number"),
     ):
         with pytest.raises(InputError, match=sentence):
-            settled("small", wrong)
+            resolved_settings("small", wrong)
     for wrong in ({"lr": float("inf")}, {"epochs": float("inf")}, {"mixup": 1e308}, {"momentum": 1}, {"weight_decay": float("nan")}):
         with pytest.raises(InputError, match="out of range"):
-            settled("small", wrong)
+            resolved_settings("small", wrong)
     with pytest.raises(InputError, match="out is of type int"):
         robench.train("shapes", out=3)
 
@@ -166,7 +166,7 @@ def test_a_seed_that_not_every_generator_takes_is_refused_by_all(p, seed):
     for call in (
         lambda: quick(p.model, p.x, p.y, seed=seed),
         lambda: robench.train("shapes", seed=seed),
-        lambda: load("shapes", seed=seed),
+        lambda: load_images("shapes", seed=seed),
     ):
         with pytest.raises(InputError, match="the seed must be a whole number from 0 to 4294967295"):
             call()

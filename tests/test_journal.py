@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from robench.core.errors import InputError, UnfinishedError
-from robench.core.journal import Journal, apart, states
+from robench.core.journal import Journal, differing_excerpts, state_files
 
 RUN = {"seed": 0, "suite": ["clean", "pgd"]}
 
@@ -74,7 +74,7 @@ def test_an_unfinished_run_is_not_overwritten_and_a_finished_one_is(tmp_path):
     journal.finish()
     assert Journal(tmp_path, RUN, resume=True).entries == [{"stage": 0}]
     assert Journal(tmp_path, RUN | {"seed": 1}).entries == []
-    assert read(states(tmp_path)[0]) == [RUN | {"seed": 1}]
+    assert read(state_files(tmp_path)[0]) == [RUN | {"seed": 1}]
 
 
 def test_the_files_of_all_processes_are_taken_up_whatever_their_number(tmp_path):
@@ -154,9 +154,9 @@ def test_a_line_that_only_fits_in_part_is_taken_back(tmp_path):
 
 def test_a_state_is_marked_as_finished_once(tmp_path):
     written(tmp_path, {"stage": 0}).finish()
-    before = states(tmp_path)[0].read_bytes()
+    before = state_files(tmp_path)[0].read_bytes()
     Journal(tmp_path, RUN, resume=True).finish()
-    assert states(tmp_path)[0].read_bytes() == before
+    assert state_files(tmp_path)[0].read_bytes() == before
 
 
 def test_a_state_without_checksums_may_be_of_another_version(tmp_path):
@@ -167,10 +167,10 @@ def test_a_state_without_checksums_may_be_of_another_version(tmp_path):
 
 def test_what_two_runs_differ_in_is_shown_around_the_first_difference():
     one, other = "folder:/" + "a/" * 50 + "old/x" * 9, "folder:/" + "a/" * 50 + "new/x" * 9
-    a, b, _ = apart(one, other)
+    a, b, _ = differing_excerpts(one, other)
     assert a != b
     assert "old" in a
     assert "new" in b
     assert max(len(a), len(b)) <= 66
-    assert apart("1", "2") == ("1", "2", "")
-    assert apart("'" + "f" * 64 + "'", "'" + "0" * 64 + "'")[2] == " (digests: the content is another)"
+    assert differing_excerpts("1", "2") == ("1", "2", "")
+    assert differing_excerpts("'" + "f" * 64 + "'", "'" + "0" * 64 + "'")[2] == " (digests: the content is another)"

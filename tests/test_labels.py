@@ -10,8 +10,8 @@ from PIL import Image
 
 from robench import data
 from robench.core.errors import InputError
-from robench.data.classes import numbered, ordered, outputs_for
-from robench.models import build, checkpoint, peek
+from robench.data.classes import classes_by_number, ordered_classes, outputs_for
+from robench.models import build_network, checkpoint, checkpoint_meta
 
 ANIMALS = ("ant", "bee", "cat")
 LEVELS = {name: 20 + 15 * place for place, name in enumerate((*ANIMALS, "dog", *map(str, range(12))))}
@@ -29,7 +29,7 @@ def folder(top, classes, n=3):
 
 def perfect(path, classes, stored=True):
     """A checkpoint that gives an image the class of the nearest level, whose outputs are in this order."""
-    model = build("mlp,width=1", classes=len(classes), shape=(3, SIDE, SIDE))
+    model = build_network("mlp,width=1", classes=len(classes), shape=(3, SIDE, SIDE))
     state, levels = model.state_dict(), torch.tensor([LEVELS[name] / 255 for name in classes])
     *_, weight, bias = state
     for key, value in state.items():
@@ -38,7 +38,7 @@ def perfect(path, classes, stored=True):
     state[weight][:, 0], state[bias][:] = levels, -(levels**2) / 2
     about = {"arch": "mlp,width=1", "classes": len(classes), "shape": [3, SIDE, SIDE], "activation": "relu", "mean": None, "std": None}
     names = {} if stored is None else {"classes": list(classes) if stored else [str(k) for k in range(len(classes))]}
-    checkpoint.save(path, model, {"model": about, "data": {"name": "folder:toy"}, "recipe": {}, **names})
+    checkpoint.save_checkpoint(path, model, {"model": about, "data": {"name": "folder:toy"}, "recipe": {}, **names})
     return path
 
 
@@ -52,33 +52,33 @@ def clean_accuracy(*words, out):
 
 
 def test_the_numbers_in_names_of_one_form_give_an_order():
-    assert numbered(("1", "10", "2")) == ("1", "2", "10")
-    assert numbered(("class_1", "class_10", "class_2")) == ("class_1", "class_2", "class_10")
-    assert numbered(("10_dog", "2_cat")) == ("2_cat", "10_dog")
+    assert classes_by_number(("1", "10", "2")) == ("1", "2", "10")
+    assert classes_by_number(("class_1", "class_10", "class_2")) == ("class_1", "class_2", "class_10")
+    assert classes_by_number(("10_dog", "2_cat")) == ("2_cat", "10_dog")
     for plain in (("DC-10", "DC-3", "MD-11"), ("01", "1"), ("a", "b1"), ("1_a", "1_b")):
-        assert numbered(plain) == plain
+        assert classes_by_number(plain) == plain
 
 
 def test_numbered_folders_are_refused_where_the_two_orders_differ_and_taken_as_the_user_says():
     twelve = tuple(map(str, range(12)))
     with pytest.raises(InputError, match=r"class 2 is '10' in text order.* and '2' in number order: pass --class-order text or"):
-        ordered(twelve, None, "folder:toy")
-    assert ordered(twelve, "number", "x") == twelve
-    assert ordered(twelve, "text", "x") == ("0", "1", "10", "11", "2", "3", "4", "5", "6", "7", "8", "9")
-    assert ordered(twelve[:10], None, "x") == twelve[:10]
+        ordered_classes(twelve, None, "folder:toy")
+    assert ordered_classes(twelve, "number", "x") == twelve
+    assert ordered_classes(twelve, "text", "x") == ("0", "1", "10", "11", "2", "3", "4", "5", "6", "7", "8", "9")
+    assert ordered_classes(twelve[:10], None, "x") == twelve[:10]
     with pytest.raises(InputError, match="unknown order of classes 'size'"):
-        ordered(twelve, "size", "x")
+        ordered_classes(twelve, "size", "x")
 
 
 def test_the_order_changes_labels_and_neither_ids_nor_the_order_of_use(tmp_path):
     name = folder(tmp_path / "toy", map(str, range(12)))
-    text, number = (data.load(name, class_order=order) for order in ("text", "number"))
+    text, number = (data.load_images(name, class_order=order) for order in ("text", "number"))
     assert torch.equal(text.x, number.x)
     assert torch.equal(text.ids, number.ids)
     assert [text.classes[label] for label in text.y] == [number.classes[label] for label in number.y]
     assert number.classes == tuple(map(str, range(12)))
     with pytest.raises(InputError, match="a question for folders"):
-        data.load("shapes", n=5, class_order="text")
+        data.load_images("shapes", n=5, class_order="text")
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_a_set_whose_classes_no_folder_named_has_no_use_for_an_order(tmp_path):
     said = " ".join(robench(*words).stderr.split())
     assert "the 4 images hold 4 of 10 classes: --n takes more" in said
     model = tmp_path / "m.pt"
-    checkpoint.save(model, build("mlp,width=1", classes=10, shape=(3, 32, 32)), {
+    checkpoint.save_checkpoint(model, build_network("mlp,width=1", classes=10, shape=(3, 32, 32)), {
         "model": {"arch": "mlp,width=1", "classes": 10, "shape": [3, 32, 32], "activation": "relu", "mean": None, "std": None},
         "data": {"name": "shapes"}, "recipe": {},
     })  # fmt: skip
@@ -249,7 +249,7 @@ def test_every_command_says_that_a_clean_accuracy_is_that_of_a_guess(tmp_path, w
 
 def test_weights_with_more_outputs_than_the_data_has_classes_are_judged_over_all_of_them(tmp_path):
     model = perfect(tmp_path / "m.pt", (*ANIMALS, "dog"))
-    torch.save(checkpoint.read(model)[0], tmp_path / "bare.pth")
+    torch.save(checkpoint.read_checkpoint(model)[0], tmp_path / "bare.pth")
     x = np.full((4, SIDE, SIDE, 3), LEVELS["bee"], np.uint8)
     x[3] = LEVELS["dog"]  # an image that only an output beyond the labels explains
     np.savez(tmp_path / "toy.npz", x=x, y=np.array([1, 1, 0, 1]))
@@ -263,7 +263,7 @@ def test_weights_with_more_outputs_than_the_data_has_classes_are_judged_over_all
 
 
 def test_pictures_name_an_output_without_a_class_by_its_number():
-    toy = data.load("shapes", n=3)
+    toy = data.load_images("shapes", n=3)
     assert toy.word(0) == toy.classes[0]
     assert toy.word(12) == "12"
 
@@ -275,7 +275,7 @@ def test_a_checkpoint_stores_the_names_of_its_classes(tmp_path):
     toy = folder(tmp_path / "toy", map(str, range(12)), n=6)
     words = ["--arch", "mlp,width=1", "--epochs", "1", "--batch-size", "8", "--held-out", "12", "--suite", "fgsm", "--out"]
     robench("train", "--data", toy, "--objective", "standard", *words, tmp_path / "m.pt")
-    assert peek(tmp_path / "m.pt")["classes"] == sorted(map(str, range(12)))
+    assert checkpoint_meta(tmp_path / "m.pt")["classes"] == sorted(map(str, range(12)))
     toy = folder(tmp_path / "other", ("ant", "bee"), n=20)
     teacher = perfect(tmp_path / "teacher.pt", ("bee", "ant"))
     sentence = refused("train", "--data", toy, "--reg", "igd", "--teacher", teacher, *words, tmp_path / "n.pt")

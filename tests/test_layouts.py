@@ -11,8 +11,8 @@ from PIL import Image
 from torchvision import transforms
 
 from robench.core.errors import InputError
-from robench.data import load
-from robench.data.images import Size, cropped, size_of
+from robench.data import load_images
+from robench.data.images import Size, resized_crops, size_of
 
 
 def put(top, *paths):
@@ -28,7 +28,7 @@ def put(top, *paths):
 
 def read(name, split="test", **how):
     """Classes, number of images, split and notes."""
-    images = load(name, split, **how)
+    images = load_images(name, split, **how)
     return images.classes, len(images), images.split, " | ".join(images.notes)
 
 
@@ -40,17 +40,19 @@ def test_splits_are_known_by_their_usual_names_in_any_case(tmp_path, train, test
     classes, n, split, notes = read(name)
     assert (classes, n, split) == (("a", "b"), 1, "test")
     assert ("stands in for it" in notes) == test.lower().startswith("val")
-    assert load(name, "test").y.tolist() == [1]
+    assert load_images(name, "test").y.tolist() == [1]
     assert read(name, "train")[:3] == (("a", "b"), 3, "train")
 
 
 def test_what_was_understood_is_told_in_one_line(tmp_path):
     name = put(tmp_path / "toy", "train/a/0.png", "train/b/0.png", "train/b/1.png", "test/a/0.png", "test/b/0.png")
-    assert load(name, "train").notes == (
+    assert load_images(name, "train").notes == (
         "folder:toy was read as PATH/SPLIT/CLASS, splits test, train; split 'train': 2 classes (a, b), 3 images, 1 to 2 a class",
     )
     flat = put(tmp_path / "plain", "a/0.png", "b/0.png", "c/0.png")
-    assert load(flat).notes == ("folder:plain was read as PATH/CLASS, no splits; all images: 3 classes (a, b, c), 3 images, 1 a class",)
+    assert load_images(flat).notes == (
+        "folder:plain was read as PATH/CLASS, no splits; all images: 3 classes (a, b, c), 3 images, 1 a class",
+    )
 
 
 def test_hidden_folders_empty_folders_and_leftovers_of_archives_are_no_classes(tmp_path):
@@ -94,7 +96,7 @@ def test_one_wrapping_folder_is_entered_and_said(tmp_path):
 def test_two_readings_are_refused_and_the_option_decides(tmp_path, paths, sentence, layout, classes):
     name = put(tmp_path / "toy", *paths)
     with pytest.raises(InputError, match=sentence):
-        load(name)
+        load_images(name)
     if layout:
         assert read(name, layout=layout)[0] == classes
 
@@ -102,14 +104,14 @@ def test_two_readings_are_refused_and_the_option_decides(tmp_path, paths, senten
 def test_a_layout_that_is_not_there_or_unknown_is_refused(tmp_path):
     name = put(tmp_path / "toy", "a/0.png", "b/0.png")
     with pytest.raises(InputError, match="no train, test or val folder with class folders: it has a, b"):
-        load(name, layout="splits")
+        load_images(name, layout="splits")
     with pytest.raises(InputError, match="unknown layout 'flat'"):
-        load(name, layout="flat")
+        load_images(name, layout="flat")
     with pytest.raises(InputError, match="leave --layout out"):
-        load("shapes", n=2, layout="splits")
+        load_images("shapes", n=2, layout="splits")
     (tmp_path / "toy.zip").write_bytes(b"")
     with pytest.raises(InputError, match="is a file and no folder: unpack it"):
-        load(f"folder:{tmp_path / 'toy.zip'}")
+        load_images(f"folder:{tmp_path / 'toy.zip'}")
     put(tmp_path / "more", "train/a/0.png", "test/a/0.png", "extra/0.png")
     assert "left out beside its splits: extra" in read(f"folder:{tmp_path / 'more'}")[3]
     put(tmp_path / "stray", "a/0.png", "b/0.png", "sheet.png")
@@ -150,7 +152,7 @@ def test_sixteen_bits_a_channel_are_not_cut_to_eight_unasked(tmp_path, kind):
     else:
         deep_png(tmp_path / "a" / "0.png", *{"rgb": (3, 2), "rgba": (4, 6), "grey-alpha": (2, 4)}[kind])
     with pytest.raises(InputError, match="more than 8 bits a channel"):
-        load(f"folder:{tmp_path}")
+        load_images(f"folder:{tmp_path}")
 
 
 # --- geometry
@@ -165,7 +167,7 @@ def test_image_files_become_what_torchvisions_transforms_make_of_them(tmp_path, 
     for place, (height, width) in enumerate(SIDES):
         (tmp_path / "a").mkdir(exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(tmp_path / "a" / f"{place:02d}.png")
-    loaded = load(f"folder:{tmp_path}", image_size=crop, resize=resize)
+    loaded = load_images(f"folder:{tmp_path}", image_size=crop, resize=resize)
     for place in range(len(SIDES)):
         with Image.open(tmp_path / "a" / f"{place:02d}.png") as image:
             assert np.array_equal(loaded.x[place].permute(1, 2, 0).numpy(), np.asarray(reference(image)))
@@ -176,9 +178,9 @@ def test_arrays_become_what_torchvisions_transforms_make_of_tensors(resize, crop
     reference = transforms.Compose([transforms.Resize(resize, antialias=True), transforms.CenterCrop(crop)])
     for height, width in SIDES:
         x = torch.randint(0, 256, (2, 3, height, width), generator=torch.Generator().manual_seed(height), dtype=torch.uint8)
-        assert torch.equal(cropped(x, Size(resize, crop)), reference(x))
+        assert torch.equal(resized_crops(x, Size(resize, crop)), reference(x))
         floats = x.float() / 255
-        assert torch.allclose(cropped(floats, Size(resize, crop)), reference(floats), atol=1e-6)
+        assert torch.allclose(resized_crops(floats, Size(resize, crop)), reference(floats), atol=1e-6)
 
 
 def test_sizes_that_do_not_go_together_are_refused():

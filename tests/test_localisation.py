@@ -10,19 +10,19 @@ from torch import Tensor, nn
 
 from robench.core.draws import Draws
 from robench.core.errors import InputError
-from robench.core.types import Explained
+from robench.core.types import ExplainedImages
 from robench.scores.localisation import mass_gain, mass_in_mask, pointing_game
 
 SCORES = [pointing_game, mass_in_mask, mass_gain]
 
 
-def explained(maps: Tensor, masks: Tensor | None) -> Explained:
+def explained(maps: Tensor, masks: Tensor | None) -> ExplainedImages:
     n = len(maps)
     x, y = torch.rand(n, 3, *maps.shape[2:]), torch.zeros(n, dtype=torch.int64)
-    return Explained(nn.Identity(), x, y, y, torch.zeros(n, 2), maps, maps.abs(), lambda *_: maps, Draws(0, y, "test"), masks)
+    return ExplainedImages(nn.Identity(), x, y, y, torch.zeros(n, 2), maps, maps.abs(), lambda *_: maps, Draws(0, y, "test"), masks)
 
 
-def drawn(rows: list[str], object_at: list[str]) -> Explained:
+def drawn(rows: list[str], object_at: list[str]) -> ExplainedImages:
     """One map of digits with one channel, and its mask: # is the object."""
     maps = torch.tensor([[float(digit) for digit in row] for row in rows])[None, None]
     return explained(maps, torch.tensor([[place == "#" for place in row] for row in object_at])[None])

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from robench.core.errors import InputError
 from robench.core.types import Batch
 from robench.objectives.adversarial import pgd_at
-from robench.objectives.mail import mail_at, mail_trades, weights
+from robench.objectives.mail import mail_at, mail_trades, margin_weights
 from robench.objectives.trades import trades
 
 BOTH = {"mail-at": mail_at, "mail-trades": mail_trades}
@@ -73,7 +73,7 @@ def test_mail_trades_is_trades_with_the_weights_of_the_paper_on_its_kl():
 
 def test_slope_and_bias_are_those_of_the_sigmoid():
     _, batch = told()
-    found = weights(batch, slope=4.0, bias=0.25, begin=0.0)
+    found = margin_weights(batch, slope=4.0, bias=0.25, begin=0.0)
     torch.testing.assert_close(found, torch.tensor(weighed(4, 0.25), dtype=torch.float64), rtol=1e-12, atol=0)
 
 
@@ -81,7 +81,7 @@ def test_a_misclassified_sample_weighs_more_than_a_near_one_and_that_more_than_a
     _, batch = told()
     order = torch.tensor(MARGINS).argsort()
     for slope, bias in ((10, -0.5), (2, 0)):
-        assert (weights(batch, slope, bias, 0.0)[order].diff() > 0).all()
+        assert (margin_weights(batch, slope, bias, 0.0)[order].diff() > 0).all()
 
 
 @pytest.mark.parametrize(("progress", "one"), [(0.0, True), (0.7499, True), (0.75, False), (0.99, False)])

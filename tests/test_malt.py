@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from robench.attacks.active import Search
-from robench.attacks.malt import malt, nearest
+from robench.attacks.malt import malt, nearest_classes
 from robench.core.errors import InputError
 from robench.core.threat import Threat
 
@@ -12,7 +12,7 @@ from robench.core.threat import Threat
 @pytest.mark.parametrize(("norm", "dual"), [("linf", 1), ("l2", 2), ("l1", float("inf"))])
 def test_targets_come_in_the_order_of_their_distance_without_the_box(problem, norm, dual):
     p = problem("linear", n=20, classes=7)
-    order = nearest(Search(p.model, p.x, p.y, Threat(norm, 0.1)), p.x, 3)
+    order = nearest_classes(Search(p.model, p.x, p.y, Threat(norm, 0.1)), p.x, 3)
     w, z = p.model.w.detach().double(), p.model(p.x).detach().double()
     for label, targets, logits in zip(p.y.tolist(), order.tolist(), z, strict=True):
         far = {

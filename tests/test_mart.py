@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from robench.core.errors import InputError
 from robench.objectives.adversarial import pgd_at
-from robench.objectives.mart import margins, mart, others, rivals
+from robench.objectives.mart import complement_probabilities, likeliest_wrong_classes, margin_losses, mart
 
 CLEAN = [[0.7, 0.2, 0.1], [0.1, 0.1, 0.8], [0.5, 0.3, 0.2]]
 ADVERSARIAL = [[0.3, 0.6, 0.1], [0.15, 0.05, 0.8], [0.2, 0.3, 0.5]]
@@ -48,7 +48,7 @@ def test_the_default_beta_is_five_and_zero_leaves_the_boosted_cross_entropy():
 
 def test_the_rival_is_the_most_probable_class_other_than_the_label_whether_the_prediction_is_right_or_wrong():
     p = torch.tensor([[0.1, 0.6, 0.3], [0.1, 0.6, 0.3], [0.4, 0.4, 0.2]])
-    assert rivals(p, torch.tensor([1, 2, 1])).tolist() == [2, 1, 0]
+    assert likeliest_wrong_classes(p, torch.tensor([1, 2, 1])).tolist() == [2, 1, 0]
 
 
 def test_the_gradient_flows_through_every_probability_the_weight_of_the_kl_included():
@@ -72,11 +72,11 @@ def test_the_gradient_flows_through_every_probability_the_weight_of_the_kl_inclu
 def test_what_is_left_of_a_probability_near_one_keeps_its_digits_in_float32():
     p = torch.tensor([[25.0, 0.0, 0.0]]).softmax(1)
     assert 1 - p[0, 0] == 0
-    assert others(p, torch.tensor([0])).item() == pytest.approx(2 * math.exp(-25), rel=1e-5)
+    assert complement_probabilities(p, torch.tensor([0])).item() == pytest.approx(2 * math.exp(-25), rel=1e-5)
 
 
 def test_the_margin_term_of_a_certain_mistake_stops_at_minus_the_logarithm_of_a_ten_thousandth():
-    found = margins(torch.tensor([[-200.0, 200.0, -200.0]]), torch.tensor([0]))
+    found = margin_losses(torch.tensor([[-200.0, 200.0, -200.0]]), torch.tensor([0]))
     assert found.item() == pytest.approx(-math.log(1e-4), rel=1e-6)
 
 

@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from robench.core.errors import InputError
-from robench.data.mixing import MIXINGS, cutmix, mixup, partners, place, share
+from robench.data.mixing import MIXINGS, box_centre, cutmix, mixing_partners, mixing_share, mixup
 
 Y, OTHER_Y = torch.tensor([0, 1, 2, 3, 4]), torch.tensor([4, 1, 0, 2, 3])
 
@@ -66,7 +66,7 @@ def test_the_mean_area_of_a_box_is_that_of_a_square_cut_at_the_border():
     x, other, y, other_y = pairs(32, 32)
     side, areas = 16, []
     for step in range(3000):
-        found = cutmix(x[:1], other[:1], y[:1], other_y[:1], 5, 0.75, place(0, step)).probabilities
+        found = cutmix(x[:1], other[:1], y[:1], other_y[:1], 5, 0.75, box_centre(0, step)).probabilities
         areas.append(float(found[0, 4]))
     along = np.mean([min(c - side // 2 + side, 32) - max(c - side // 2, 0) for c in range(32)]) / 32
     error = np.std(areas) / len(areas) ** 0.5
@@ -92,7 +92,7 @@ def test_all_of_one_image_is_that_image_with_its_label(name):
 def test_probabilities_sum_to_one_and_the_major_label_has_at_least_half(name, dtype):
     x, other, y, other_y = pairs()
     for step in range(50):
-        mixed, major, found = MIXINGS[name](x.to(dtype), other.to(dtype), y, other_y, 5, share(1.0, 0, step), place(0, step))
+        mixed, major, found = MIXINGS[name](x.to(dtype), other.to(dtype), y, other_y, 5, mixing_share(1.0, 0, step), box_centre(0, step))
         assert mixed.dtype == dtype
         assert found.dtype == torch.promote_types(dtype, torch.float32)
         assert (found >= 0).all()
@@ -115,7 +115,7 @@ def test_images_and_labels_that_come_in_stay_as_they_are(name):
 def test_parts_of_the_batch_mixed_apart_equal_the_whole(name):
     generator = torch.Generator().manual_seed(1)
     x, y = torch.rand(12, 3, 8, 8, generator=generator), torch.arange(12) % 5
-    order, lam, centre = partners(12, 3, 40), share(0.4, 3, 40), place(3, 40)
+    order, lam, centre = mixing_partners(12, 3, 40), mixing_share(0.4, 3, 40), box_centre(3, 40)
     whole = MIXINGS[name](x, x[order], y, y[order], 5, lam, centre)
     for mine in (slice(0, 4), slice(4, 12), slice(1, 12, 3)):
         part = MIXINGS[name](x[mine], x[order[mine]], y[mine], y[order[mine]], 5, lam, centre)
@@ -126,7 +126,7 @@ def test_parts_of_the_batch_mixed_apart_equal_the_whole(name):
 
 
 def test_partners_are_a_permutation_and_every_pair_occurs():
-    orders = torch.stack([partners(6, 0, step) for step in range(1200)])
+    orders = torch.stack([mixing_partners(6, 0, step) for step in range(1200)])
     assert torch.equal(orders.sort(1).values, torch.arange(6).expand(1200, -1))
     assert orders.dtype == torch.int64
     counts = torch.stack([column.bincount(minlength=6) for column in orders.T])
@@ -135,7 +135,7 @@ def test_partners_are_a_permutation_and_every_pair_occurs():
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
 def test_shares_have_the_moments_and_the_law_of_beta(alpha):
-    drawn = np.array([share(alpha, 7, step) for step in range(4000)])
+    drawn = np.array([mixing_share(alpha, 7, step) for step in range(4000)])
     variance = 1 / (4 * (2 * alpha + 1))
     assert abs(drawn.mean() - 0.5) < 4 * (variance / 4000) ** 0.5
     assert drawn.var() == pytest.approx(variance, rel=0.1)
@@ -143,21 +143,21 @@ def test_shares_have_the_moments_and_the_law_of_beta(alpha):
 
 
 def test_a_small_alpha_mixes_hardly_anything_and_a_large_one_mixes_by_halves():
-    small = np.array([share(1e-4, 0, step) for step in range(400)])
+    small = np.array([mixing_share(1e-4, 0, step) for step in range(400)])
     assert (np.minimum(small, 1 - small) < 1e-6).mean() > 0.98
     assert 0.4 < small.mean() < 0.6
-    assert all(abs(share(1e6, 0, step) - 0.5) < 0.01 for step in range(100))
+    assert all(abs(mixing_share(1e6, 0, step) - 0.5) < 0.01 for step in range(100))
 
 
 def test_boxes_are_centred_evenly_along_both_axes_and_apart_from_each_other():
-    places = np.array([place(0, step) for step in range(3000)])
+    places = np.array([box_centre(0, step) for step in range(3000)])
     assert all(stats.kstest(places[:, axis], "uniform").pvalue > 1e-3 for axis in (0, 1))
     assert abs(np.corrcoef(places.T)[0, 1]) < 0.08
 
 
 def test_random_numbers_are_a_function_of_seed_and_step_alone():
     def all_of(seed, step):
-        return partners(50, seed, step).tolist(), share(1.0, seed, step), place(seed, step)
+        return mixing_partners(50, seed, step).tolist(), mixing_share(1.0, seed, step), box_centre(seed, step)
 
     first = all_of(3, 5)
     np.random.default_rng(0).random(10)
@@ -168,9 +168,9 @@ def test_random_numbers_are_a_function_of_seed_and_step_alone():
 
 
 def test_the_share_knows_nothing_of_the_place_or_of_the_next_step():
-    shares = np.array([share(1.0, 0, step) for step in range(3000)])
-    places = np.array([place(0, step) for step in range(3000)])
-    other = np.array([share(1.0, 1, step) for step in range(3000)])
+    shares = np.array([mixing_share(1.0, 0, step) for step in range(3000)])
+    places = np.array([box_centre(0, step) for step in range(3000)])
+    other = np.array([mixing_share(1.0, 1, step) for step in range(3000)])
     for pair in ((shares, places[:, 0]), (shares, places[:, 1]), (shares[1:], shares[:-1]), (shares, other)):
         assert abs(np.corrcoef(*pair)[0, 1]) < 0.08
 
@@ -178,4 +178,4 @@ def test_the_share_knows_nothing_of_the_place_or_of_the_next_step():
 @pytest.mark.parametrize("alpha", [0, -1.0, float("nan"), float("inf"), "one"])
 def test_a_wrong_alpha_is_refused(alpha):
     with pytest.raises(InputError, match="the alpha of mixup and cutmix must be a finite number above 0"):
-        share(alpha, 0, 0)
+        mixing_share(alpha, 0, 0)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from robench.core.errors import InputError
-from robench.models import ACTIVATIONS, ARCHITECTURES, build
+from robench.models import ACTIVATIONS, ARCHITECTURES, build_network
 from robench.models.small import cnn
 
 MODULES = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU, "softplus": nn.Softplus}
@@ -39,7 +39,7 @@ SIZES = {
 def on_meta(name: str, channels: int = 3, side: int = 32, **options) -> nn.Module:
     """The network without memory for its weights: shapes and counts only."""
     with torch.device("meta"):
-        return build(name, classes=10, shape=(channels, side, side), **options)
+        return build_network(name, classes=10, shape=(channels, side, side), **options)
 
 
 def pixels(channels: int = 3, side: int = 32, n: int = 2) -> torch.Tensor:
@@ -49,7 +49,7 @@ def pixels(channels: int = 3, side: int = 32, n: int = 2) -> torch.Tensor:
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_architecture_gives_one_logit_a_class(name):
     with torch.device("meta"):
-        model = build(name, classes=7, shape=(1, 28, 28))
+        model = build_network(name, classes=7, shape=(1, 28, 28))
         assert model(torch.rand(3, 1, 28, 28)).shape == (3, 7)
     assert on_meta(name)(torch.rand(2, 3, 32, 32, device="meta")).shape == (2, 10)
 
@@ -104,7 +104,7 @@ def test_dropout_is_added_without_moving_a_name_in_the_state_dict(name):
 
 
 def test_dropout_acts_in_training_only():
-    model, x = build("mlp", classes=3, shape=(1, 4, 4), dropout=0.5), pixels(1, 4)
+    model, x = build_network("mlp", classes=3, shape=(1, 4, 4), dropout=0.5), pixels(1, 4)
     assert not torch.equal(model(x), model(x))
     model.eval()
     assert torch.equal(model(x), model(x))
@@ -120,7 +120,7 @@ def test_options_are_read_from_the_name_or_given_as_keywords():
 @pytest.mark.parametrize("name", [*PLAIN, "resnet20"])
 def test_a_normalised_model_is_the_plain_one_on_normalised_pixels(name):
     torch.manual_seed(0)
-    model = build(name, classes=10, shape=(3, 32, 32), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.1)).eval()
+    model = build_network(name, classes=10, shape=(3, 32, 32), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.1)).eval()
     x = pixels()
     by_hand = torch.stack([(x[:, 0] - 0.4) / 0.2, (x[:, 1] - 0.5) / 0.3, (x[:, 2] - 0.6) / 0.1], 1)
     torch.testing.assert_close(model(x), model.network(by_hand))
@@ -129,7 +129,7 @@ def test_a_normalised_model_is_the_plain_one_on_normalised_pixels(name):
 
 def test_one_number_normalises_all_channels():
     torch.manual_seed(0)
-    model = build("mlp", classes=4, shape=(3, 4, 4), mean=[0.5], std=[0.25])
+    model = build_network("mlp", classes=4, shape=(3, 4, 4), mean=[0.5], std=[0.25])
     torch.testing.assert_close(model(pixels(3, 4)), model.network(pixels(3, 4) * 4 - 2))
 
 
@@ -137,14 +137,14 @@ def test_one_number_normalises_all_channels():
 def test_every_pixel_reaches_the_logits_of_the_small_cnn(side):
     torch.manual_seed(0)
     x = pixels(3, side).requires_grad_()
-    build("cnn", classes=10, shape=(3, side, side), activation="gelu")(x).square().sum().backward()
+    build_network("cnn", classes=10, shape=(3, side, side), activation="gelu")(x).square().sum().backward()
     assert (x.grad.abs().amax((0, 1)) > 0).all()
 
 
 @pytest.mark.parametrize("name", [*PLAIN, "resnet8"])
 def test_a_penalty_on_the_input_gradient_reaches_the_first_weights(name):
     torch.manual_seed(0)
-    model, x = build(name, classes=10, shape=(3, 32, 32), activation="silu").eval(), pixels().requires_grad_()
+    model, x = build_network(name, classes=10, shape=(3, 32, 32), activation="silu").eval(), pixels().requires_grad_()
     (gradient,) = torch.autograd.grad(model(x).square().sum(), x, create_graph=True)
     first = next(model.parameters())
     (second,) = torch.autograd.grad(gradient.square().sum(), first)
@@ -154,7 +154,7 @@ def test_a_penalty_on_the_input_gradient_reaches_the_first_weights(name):
 
 def test_he_initialisation_keeps_the_size_of_the_signal():
     torch.manual_seed(0)
-    model = build("cnn", classes=10, shape=(3, 32, 32), width=64)
+    model = build_network("cnn", classes=10, shape=(3, 32, 32), width=64)
     h = torch.randn(64, 3, 32, 32)
     sizes = []
     for conv, act in zip(model[:6:2], model[1:6:2], strict=True):
@@ -207,7 +207,7 @@ def test_the_padded_shortcut_halves_the_image_and_puts_the_new_channels_on_both_
 )
 def test_what_cannot_be_built_is_refused_in_one_sentence(name, options, sentence):
     with pytest.raises(InputError, match=sentence) as caught:
-        build(name, **{"classes": 10, "shape": (3, 32, 32)} | options)
+        build_network(name, **{"classes": 10, "shape": (3, 32, 32)} | options)
     assert "\n" not in str(caught.value)
 
 
@@ -226,14 +226,14 @@ def test_the_smallest_image_that_is_not_refused_works(name):
 def test_torchvision_networks_have_random_weights_and_our_number_of_classes(monkeypatch):
     monkeypatch.setattr("torch.hub.load_state_dict_from_url", lambda *_, **__: pytest.fail("downloads"))
     with torch.device("meta"):
-        model = build("tv/resnet18", classes=7, shape=(3, 64, 64), mean=[0.5], std=[0.5])
+        model = build_network("tv/resnet18", classes=7, shape=(3, 64, 64), mean=[0.5], std=[0.5])
         assert model(torch.rand(2, 3, 64, 64)).shape == (2, 7)
 
 
 def test_timm_is_named_with_its_pip_line_where_it_is_absent(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(InputError, match="pip install timm"):
-        build("timm/resnet18", classes=10, shape=(3, 32, 32))
+        build_network("timm/resnet18", classes=10, shape=(3, 32, 32))
 
 
 def test_timm_is_never_asked_for_pretrained_weights(monkeypatch):
@@ -245,11 +245,11 @@ def test_timm_is_never_asked_for_pretrained_weights(monkeypatch):
 
     fake = SimpleNamespace(is_model=lambda name: name == "net", list_models=lambda: ["net"], create_model=create_model)
     monkeypatch.setitem(sys.modules, "timm", fake)
-    build("timm/net,img_size=32", classes=10, shape=(1, 32, 32))
+    build_network("timm/net,img_size=32", classes=10, shape=(1, 32, 32))
     assert asked == [("net", {"pretrained": False, "num_classes": 10, "in_chans": 1, "img_size": 32})]
     for name in ("timm/nett", "timm/hf-hub:owner/net", "timm/net,pretrained=true", "timm/net,checkpoint_path=x"):
         with pytest.raises(InputError):
-            build(name, classes=10, shape=(1, 32, 32))
+            build_network(name, classes=10, shape=(1, 32, 32))
     assert len(asked) == 1
 
 
@@ -259,12 +259,12 @@ def test_a_users_factory_is_given_classes_and_shape_where_it_asks_for_them(tmp_p
         "def asks(classes, shape, bias=True):\n    return nn.Sequential(nn.Flatten(), nn.Linear(shape[1] * shape[2], classes, bias))\n"
         "def silent():\n    return nn.Identity()\n"
     )
-    model = build(f"{tmp_path}/mine.py:asks,bias=false", classes=3, shape=(1, 2, 5))
+    model = build_network(f"{tmp_path}/mine.py:asks,bias=false", classes=3, shape=(1, 2, 5))
     assert model[1].weight.shape == (3, 10)
     assert model[1].bias is None
-    assert isinstance(build(f"{tmp_path}/mine.py:silent", classes=3, shape=(1, 2, 5)), nn.Identity)
+    assert isinstance(build_network(f"{tmp_path}/mine.py:silent", classes=3, shape=(1, 2, 5)), nn.Identity)
     with pytest.raises(InputError, match="brings its own activations"):
-        build(f"{tmp_path}/mine.py:silent", classes=3, shape=(1, 2, 5), activation="gelu")
+        build_network(f"{tmp_path}/mine.py:silent", classes=3, shape=(1, 2, 5), activation="gelu")
 
 
 def test_a_name_settles_its_sizes_and_leaves_the_other_options_open():
@@ -291,6 +291,6 @@ def test_our_architectures_are_those_of_independently_trained_networks(zoo, name
     state = {key.removeprefix("module."): value for key, value in state.get("state_dict", state).items()}
     normalize = theirs[0] if isinstance(theirs[0], zoo.Normalize) else None
     scale = {} if normalize is None else {"mean": normalize.mean.flatten().tolist(), "std": normalize.std.flatten().tolist()}
-    ours = build(name, classes=10, shape=(channels, side, side), **scale).eval()
+    ours = build_network(name, classes=10, shape=(channels, side, side), **scale).eval()
     (ours.network if scale else ours).load_state_dict(state)
     torch.testing.assert_close(ours(pixels(channels, side, 8)), theirs(pixels(channels, side, 8)), atol=1e-5, rtol=0)

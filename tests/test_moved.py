@@ -5,19 +5,39 @@ import sys
 
 import pytest
 
-from robench.core.moved import PLACES
+from robench.core.moved import MOVED
 
 
-@pytest.mark.parametrize("old", PLACES)
+@pytest.mark.parametrize("old", MOVED)
 def test_an_old_name_is_the_module_of_today_and_says_so(old):
     sys.modules.pop(f"robench.{old}", None)
-    today = importlib.import_module(f"robench.{PLACES[old]}")
-    with pytest.warns(FutureWarning, match=rf"robench\.{old} is now robench\.{PLACES[old]}"):
+    today = importlib.import_module(f"robench.{MOVED[old]}")
+    with pytest.warns(FutureWarning, match=rf"robench\.{old} is now robench\.{MOVED[old]}"):
         module = importlib.import_module(f"robench.{old}")
     assert module is today
-    assert module.__spec__.name == module.__name__ == f"robench.{PLACES[old]}"
+    assert module.__spec__.name == module.__name__ == f"robench.{MOVED[old]}"
 
 
 def test_a_name_that_never_was_is_not_found():
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("robench.nothing")
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new"),
+    [
+        ("core.types", "Found", "AttackResult"),
+        ("core.types", "Explained", "ExplainedImages"),
+        ("objectives.gradients", "differentiable", "points_and_logits"),
+        ("objectives.gradients", "square", "squared_vjp_norm"),
+        ("objectives.adversarial", "climb", "projected_ascent"),
+        ("data", "load", "load_images"),
+        ("models", "load", "load_with_origin"),
+    ],
+)
+def test_a_function_that_the_pages_for_own_code_named_before_is_found_under_its_old_name(module, old, new):
+    home = importlib.import_module(f"robench.{module}")
+    with pytest.warns(FutureWarning, match=rf"robench\.{module}\.{old} is now {new}"):
+        assert getattr(home, old) is getattr(home, new)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        home.nothing  # noqa: B018

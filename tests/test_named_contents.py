@@ -6,9 +6,9 @@ from commandline import read, refused, robench
 
 from robench import train
 from robench.core.errors import InputError
-from robench.models.identity import code_of
+from robench.models.identity import code_digests
 from robench.training import states as resuming
-from robench.training.fitting import Note
+from robench.training.fitting import TrainingNote
 
 SHORT = {"arch": "mlp,width=8", "epochs": 1, "batch_size": 8, "held_out": 8, "eval_n": 4}
 TRAIN = ["train", "--arch", "mlp,width=8", "--epochs", 1, "--batch-size", 8, "--held-out", 8, "--eval-n", 4, "--threads", 1]
@@ -44,7 +44,7 @@ def data(tmp_path):
 
 def broken_off(events, epochs):
     """A watch that breaks a training off after its second step."""
-    for _, event in zip(range(3), (event for event in events if not isinstance(event, Note)), strict=False):
+    for _, event in zip(range(3), (event for event in events if not isinstance(event, TrainingNote)), strict=False):
         yield event
     raise ConnectionAbortedError
 
@@ -137,7 +137,7 @@ def test_two_files_of_one_name_are_both_known(tmp_path):
     for number, file in enumerate(files):
         file.parent.mkdir()
         file.write_text(PENALTY.format(number))
-    before = code_of(*(f"{file}:fn=0.1" for file in files))
+    before = code_digests(*(f"{file}:fn=0.1" for file in files))
     assert len(before) == 2
     files[0].write_text(PENALTY.format(2))
-    assert code_of(*(f"{file}:fn=0.1" for file in files)) != before
+    assert code_digests(*(f"{file}:fn=0.1" for file in files)) != before

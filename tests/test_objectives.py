@@ -14,10 +14,19 @@ from torch.nn import functional as F
 
 from robench.core.draws import Draws
 from robench.core.errors import InputError
-from robench.core.recipes import parse, resolve
+from robench.core.recipes import parse_recipe, resolve
 from robench.core.threat import Threat
 from robench.core.types import Batch
-from robench.objectives import DEFAULT_BASES, DEFAULT_WARMUPS, DEFAULT_WEIGHTS, OBJECTIVES, REGULARIZERS, penalised, ramp, regularizers_of
+from robench.objectives import (
+    DEFAULT_BASES,
+    DEFAULT_WARMUPS,
+    DEFAULT_WEIGHTS,
+    OBJECTIVES,
+    REGULARIZERS,
+    penalised_loss,
+    regularizers_of,
+    weight_schedule,
+)
 from robench.objectives.standard import ce_at_images
 
 GUIDE = Path(__file__).parents[1] / "docs" / "adding-a-regularizer.md"
@@ -159,7 +168,7 @@ def test_wrong_pgd_options_are_refused(options):
 
 
 def test_an_objective_is_made_from_a_sentence():
-    objective = resolve(parse("pgd-at,steps=3,step-size=2/255"), OBJECTIVES, "objective")()
+    objective = resolve(parse_recipe("pgd-at,steps=3,step-size=2/255"), OBJECTIVES, "objective")()
     x, y = images()
     made = OBJECTIVES["pgd-at"](steps=3, step_size=2 / 255)
     assert torch.equal(
@@ -174,7 +183,7 @@ def test_penalised_adds_weight_times_penalty_and_logs_the_penalty_without_its_we
     model = net()
     batch = batch_of(model)
     terms_of = {"a": (0.5, lambda model, batch: batch.logits.square().mean()), "b": (2.0, lambda model, batch: batch.logits.abs().mean())}
-    total, terms = penalised(ce_at_images, terms_of)(model, batch)
+    total, terms = penalised_loss(ce_at_images, terms_of)(model, batch)
     expected = F.cross_entropy(batch.logits, batch.y) + 0.5 * batch.logits.square().mean() + 2 * batch.logits.abs().mean()
     torch.testing.assert_close(total, expected)
     assert list(terms) == ["ce", "a", "b"]
@@ -185,32 +194,34 @@ def test_penalised_adds_weight_times_penalty_and_logs_the_penalty_without_its_we
 def test_penalised_without_regularisers_is_the_base_loss():
     model = net()
     batch = batch_of(model)
-    assert penalised(ce_at_images, {})(model, batch) == ce_at_images(model, batch)
+    assert penalised_loss(ce_at_images, {})(model, batch) == ce_at_images(model, batch)
 
 
 @pytest.mark.parametrize(("progress", "weight"), [(0.0, 0.0), (0.125, 1.0), (0.25, 2.0), (0.9, 2.0)])
 def test_the_weight_grows_in_a_line_over_the_warm_up_and_then_stays(progress, weight):
     model = net()
     batch = batch_of(model, progress=progress)
-    total, terms = penalised(ce_at_images, {"r": (ramp(2.0, 0.25), lambda model, batch: batch.logits.square().mean())})(model, batch)
+    total, terms = penalised_loss(ce_at_images, {"r": (weight_schedule(2.0, 0.25), lambda model, batch: batch.logits.square().mean())})(
+        model, batch
+    )
     torch.testing.assert_close(total, terms["ce"] + weight * terms["r"], check_dtype=False)
 
 
 def test_a_weight_without_warm_up_is_whole_from_the_start():
-    assert ramp(0.3)(0.0) == 0.3
+    assert weight_schedule(0.3)(0.0) == 0.3
 
 
 @pytest.mark.parametrize(("weight", "warmup"), [(-1, 0), (float("nan"), 0), (float("inf"), 0), (1, -0.1), (1, 1.5), (1, "slow")])
 def test_wrong_weights_and_warm_ups_are_refused(weight, warmup):
     with pytest.raises(InputError, match="must be a finite number"):
-        ramp(weight, warmup)
+        weight_schedule(weight, warmup)
 
 
 @pytest.mark.parametrize(("value", "says"), [(torch.zeros(6), "a tensor of shape \\(6,\\)"), (1.5, "float"), (None, "NoneType")])
 def test_a_penalty_that_is_no_scalar_tensor_is_refused(value, says):
     model = net()
     with pytest.raises(InputError, match=f"'mine' must return a scalar tensor, not {says}"):
-        penalised(ce_at_images, {"mine": (1.0, lambda model, batch: value)})(model, batch_of(model))
+        penalised_loss(ce_at_images, {"mine": (1.0, lambda model, batch: value)})(model, batch_of(model))
 
 
 def test_sentences_name_regularisers_with_weight_warm_up_and_options():
@@ -303,7 +314,7 @@ def test_every_regulariser_runs_on_every_objective_and_adds_its_weight_times_its
     x_adv = base.craft(model, unmade(x, y, THREATS[0], draws_of())).detach().requires_grad_()
     batch = replace(unmade(x, y, THREATS[0], draws_of()), x_adv=x_adv, logits=model(x_adv), teacher=teacher)
     alone, _ = base.loss(model, batch)
-    total, terms = penalised(base.loss, {name: (0.5, REGULARIZERS[name])})(model, batch)
+    total, terms = penalised_loss(base.loss, {name: (0.5, REGULARIZERS[name])})(model, batch)
     torch.testing.assert_close(total, alone + 0.5 * terms[name])
     grads = torch.autograd.grad(total, list(model.parameters()))
     assert all(grad.isfinite().all() for grad in grads)
@@ -328,7 +339,7 @@ def test_the_example_of_the_guide_works_as_written(tmp_path):
     model = affine(weight, torch.zeros(5))
     sentence = f"{tmp_path}/mine.py:input_l2=0.5,at=clean,warmup=1"
     regularizers = regularizers_of([sentence])
-    total, terms = penalised(ce_at_images, regularizers)(model, batch_of(model, progress=0.5))
+    total, terms = penalised_loss(ce_at_images, regularizers)(model, batch_of(model, progress=0.5))
     _, y = images()
     expected = weight[y].square().sum(1).mean()
     torch.testing.assert_close(terms["mine.py:input_l2"], expected)

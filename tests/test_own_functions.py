@@ -5,7 +5,7 @@ from changes import audited, changed
 
 from robench import probe
 from robench.core.errors import InputError
-from robench.training.settings import plan_of, settled
+from robench.training.settings import plan_of, resolved_settings
 
 CODE = """
 import torch
@@ -73,4 +73,4 @@ def test_a_score_without_a_number_an_image_is_refused(p, mine, name, said):
 
 def test_an_objective_that_is_none_is_refused(mine):
     with pytest.raises(InputError, match=r"objective 'mine.py:objective' returned float and no robench.objectives.Objective"):
-        plan_of(settled("small", {"objective": mine("objective")})[0], 0, None)
+        plan_of(resolved_settings("small", {"objective": mine("objective")})[0], 0, None)

@@ -8,8 +8,8 @@ from commandline import read, refused, robench
 from matplotlib.figure import Figure
 
 from robench.core.errors import InputError
-from robench.core.recipes import parse
-from robench.evaluation.plans import kind_of
+from robench.core.recipes import parse_recipe
+from robench.evaluation.plans import recipe_kind
 
 CODE = """
 import torch
@@ -119,7 +119,7 @@ def words(place, model, sentence):
 
 @pytest.mark.parametrize("name", ["flip", "up", "dark", "maps"])
 def test_the_arguments_tell_the_kind(here, name):
-    assert kind_of(parse(f"mine.py:{name}")) == KINDS[name]
+    assert recipe_kind(parse_recipe(f"mine.py:{name}")) == KINDS[name]
 
 
 def test_what_the_arguments_cannot_tell_is_asked_for(here):
@@ -128,11 +128,11 @@ def test_what_the_arguments_cannot_tell_is_asked_for(here):
         "anything": "attack:mine.py:anything or probe:mine.py:anything",
     }.items():
         with pytest.raises(InputError, match=f"may be more than one thing: say which, as in {ways}"):
-            kind_of(parse(f"mine.py:{name}"))
+            recipe_kind(parse_recipe(f"mine.py:{name}"))
         for kind in ("probe", "method"):
-            assert kind_of(parse(f"{kind}:mine.py:{name}")) == kind
+            assert recipe_kind(parse_recipe(f"{kind}:mine.py:{name}")) == kind
     with pytest.raises(InputError, match=r"can be none of what is asked for here: an attack takes \(model, x, y, threat, draws\)"):
-        kind_of(parse("mine.py:eight"))
+        recipe_kind(parse_recipe("mine.py:eight"))
 
 
 @pytest.mark.parametrize("place", COMMANDS)
@@ -141,7 +141,7 @@ def test_a_function_of_another_kind_is_refused_in_one_sentence_before_anything_i
     if name in {fit.partition(",")[0] for fit in FITS[place]}:
         return
     if (name, place) != ("flip", "method"):  # which takes as many arguments, and is found out when it is tried
-        monkeypatch.setattr("robench.cli.measure.subjects", None)  # a call of it would be exit code 3
+        monkeypatch.setattr("robench.cli.measure.load_subjects", None)  # a call of it would be exit code 3
     for sentence in (f"mine.py:{name}", f"{KINDS[name]}:mine.py:{name}"):
         told = refused(*words(place, model, sentence))
         assert "Error: " in told

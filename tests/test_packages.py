@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from robench.core.errors import InputError
-from robench.data import load
-from robench.explainers.masking import needs_sklearn
-from robench.models import load as load_any
+from robench.data import load_images
+from robench.explainers.masking import refuse_without_sklearn
+from robench.models import load_with_origin as load_any
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,7 +37,7 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it(without, tmp_
         load_any(tmp_path / "net.safetensors", arch="cnn", classes=10, shape=(3, 32, 32))
     without("sklearn")
     with pytest.raises(InputError, match=r"pip install scikit-learn$"):
-        needs_sklearn()
+        refuse_without_sklearn()
 
 
 def test_svhn_names_what_reads_it(monkeypatch, tmp_path):
@@ -48,7 +48,7 @@ def test_svhn_names_what_reads_it(monkeypatch, tmp_path):
 
     monkeypatch.setattr(torchvision.datasets, "SVHN", absent)
     with pytest.raises(InputError, match=r"svhn needs scipy, which is not installed: pip install scipy$"):
-        load("svhn", data_dir=tmp_path)
+        load_images("svhn", data_dir=tmp_path)
 
 
 def test_no_page_and_no_message_asks_for_an_extra_of_robench():

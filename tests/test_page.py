@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from robench.core.errors import InputError
-from robench.report.page import DASH, Heading, Note, Paragraph, Picture, Table, numeric, page, shown
+from robench.report.page import DASH, DataTable, Heading, NoteBox, Paragraph, Picture, column_texts, is_numeric, write_page
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 CHILDREN = {"table": {"caption", "thead", "tbody"}, "thead": {"tr"}, "tbody": {"tr"}, "tr": {"th", "td"}, "ul": {"li"}}
@@ -84,11 +84,12 @@ def png(tmp_path):
 
 def test_a_page_with_every_kind_of_part_is_whole(tmp_path, png):
     parts = [
-        Heading("One"), Paragraph("text"), Note("a note"), Note("a flag", flag=True), Heading("Small", 3),
-        Table(["model", "gini"], [["a", 0.5]], "caption"), Picture(png(30, 20), "alt", "caption"), Picture(png(31, 20, "b.png"), "alt"),
-        Heading("Two"), Heading("Three"), Table(["m", "n", "o"], [["a", "b", 1]], grouped=True), Table(["only"], []), Table([], []),
+        Heading("One"), Paragraph("text"), NoteBox("a note"), NoteBox("a flag", flag=True), Heading("Small", 3),
+        DataTable(["model", "gini"], [["a", 0.5]], "caption"), Picture(png(30, 20), "alt", "caption"), Picture(png(31, 20, "b.png"), "alt"),
+        Heading("Two"), Heading("Three"), DataTable(["m", "n", "o"], [["a", "b", 1]], grouped=True), DataTable(["only"], []),
+        DataTable([], []),
     ]  # fmt: skip
-    path = page(tmp_path / "page.html", "Title", parts)
+    path = write_page(tmp_path / "page.html", "Title", parts)
     reader = read(path)
     assert path.read_text().startswith("<!DOCTYPE html>\n<html lang=")
     assert [element[2] for element in reader.named("title", "h1", "h2", "h3")] == ["Title", "Title", "One", "Small", "Two", "Three"]
@@ -102,7 +103,7 @@ def test_a_page_with_every_kind_of_part_is_whole(tmp_path, png):
 
 
 def test_pictures_are_inside_with_every_byte_and_shown_at_the_size_they_were_drawn_at(tmp_path, png):
-    path = page(tmp_path / "p.html", "t", [Picture(png(300, 150), 'a "quoted" alt', "c"), Picture(png(750, 40, "b.png"), "")])
+    path = write_page(tmp_path / "p.html", "t", [Picture(png(300, 150), 'a "quoted" alt', "c"), Picture(png(750, 40, "b.png"), "")])
     images = read(path).named("img")
     for (_, attrs, _, parents), name in zip(images, ("a.png", "b.png"), strict=True):
         head, data = attrs["src"].split(",", 1)
@@ -116,7 +117,7 @@ def test_pictures_are_inside_with_every_byte_and_shown_at_the_size_they_were_dra
 
 
 def test_nothing_is_loaded_from_outside_and_nothing_could_be(tmp_path, png):
-    path = page(tmp_path / "p.html", "t", [Picture(png(8, 8), "a"), Table(["m"], [["x"]])])
+    path = write_page(tmp_path / "p.html", "t", [Picture(png(8, 8), "a"), DataTable(["m"], [["x"]])])
     source = re.sub(r"base64,[A-Za-z0-9+/=]+", "", path.read_text())
     assert not re.search(r"https?:|//|@import|url\(|<script|<link|<iframe|javascript", source, re.IGNORECASE)
     policy = next(attrs["content"] for _, attrs, _, _ in read(path).named("meta") if attrs.get("http-equiv"))
@@ -135,12 +136,13 @@ EVIL = [
 def test_a_name_is_text_wherever_it_stands(tmp_path, png, name):
     def parts(word):
         return [
-            Heading(word), Heading(word), Heading(word, 3), Heading(word), Paragraph(word), Note(word), Note(word, flag=True),
-            Table([word, word, word], [[word, word, word], [word, "b", 1]], word, grouped=True), Table([word, "x"], [[word, word]], word),
+            Heading(word), Heading(word), Heading(word, 3), Heading(word), Paragraph(word), NoteBox(word), NoteBox(word, flag=True),
+            DataTable([word, word, word], [[word, word, word], [word, "b", 1]], word, grouped=True), DataTable([word, "x"], [[word,
+            word]], word),
             Picture(png(8, 8), word, word),
         ]  # fmt: skip
 
-    plain, found = (read(page(tmp_path / file, word, parts(word))) for file, word in (("a.html", "plain"), ("b.html", name)))
+    plain, found = (read(write_page(tmp_path / file, word, parts(word))) for file, word in (("a.html", "plain"), ("b.html", name)))
     assert [(tag, set(attrs), parents) for tag, attrs, _, parents in found.all] == [
         (tag, set(attrs), parents) for tag, attrs, _, parents in plain.all
     ]
@@ -152,17 +154,17 @@ def test_a_name_is_text_wherever_it_stands(tmp_path, png, name):
 
 
 def test_what_is_no_letter_does_not_break_the_page(tmp_path):
-    path = page(tmp_path / "p.html", "nul \x00 escape \x1b surrogate \udcff", [Paragraph("a\x0cb\x85")])
+    path = write_page(tmp_path / "p.html", "nul \x00 escape \x1b surrogate \udcff", [Paragraph("a\x0cb\x85")])
     assert read(path).named("h1")[0][2] == "nul ? escape ? surrogate ?"
     assert read(path).named("p")[0][2] == "a?b?"
 
 
 def test_cells_arrive_as_given_with_numbers_to_the_right(tmp_path):
-    table = Table(
+    table = DataTable(
         ["2020-model", "gini", "interval", "n", "words", "mixed", "rate"],
         [["007", 0.52713, "0.53 [0.51, 0.55]", 200, "1e-3 or so", "1", "52.7 %"], ["b", 0.9, "-1.2 \u00b1 3e-05", 3, "x", "y", "<1 %"]],
     )
-    cells, kinds = rows(read(page(tmp_path / "p.html", "t", [table])))
+    cells, kinds = rows(read(write_page(tmp_path / "p.html", "t", [table])))
     assert cells == [
         list(table.header),
         ["007", "0.527", "0.53 [0.51, 0.55]", "200", "1e-3 or so", "1", "52.7 %"],
@@ -174,8 +176,8 @@ def test_cells_arrive_as_given_with_numbers_to_the_right(tmp_path):
 def test_a_grouped_table_names_each_group_once_and_keeps_every_other_cell(tmp_path):
     methods, models = [f"method-{k}" for k in range(15)], ["a", "b", "c"]
     entries = [[method, model, *(f"0.{k}{len(method)}" for k in range(8))] for method in methods for model in models]
-    table = Table(["method", "model", *(f"score{k}" for k in range(8))], entries, grouped=True)
-    reader = read(page(tmp_path / "p.html", "t", [table]))
+    table = DataTable(["method", "model", *(f"score{k}" for k in range(8))], entries, grouped=True)
+    reader = read(write_page(tmp_path / "p.html", "t", [table]))
     cells, _ = rows(reader)
     assert cells[0] == list(table.header[1:])
     assert [row[0] for row in cells if len(row) == 1] == methods
@@ -202,19 +204,19 @@ def test_a_grouped_table_names_each_group_once_and_keeps_every_other_cell(tmp_pa
     ],
 )
 def test_floats_of_a_column_have_equal_decimals_and_none_is_hidden(column, expected):
-    assert shown(column) == expected
+    assert column_texts(column) == expected
 
 
 def test_what_counts_as_numbers():
-    assert numeric(["0.1", DASH, ""])
-    assert numeric([DASH, DASH])
-    assert numeric(["-", "+0.25", "73.20 (70.1 - 76.0)"])
-    assert numeric(["1e-3", "-inf", "+3 %", "0.5 (0.4; 0.6)"])
-    assert not numeric(["", ""])
-    assert not numeric(["...", "1"])
-    assert not numeric(["resnet20"])
+    assert is_numeric(["0.1", DASH, ""])
+    assert is_numeric([DASH, DASH])
+    assert is_numeric(["-", "+0.25", "73.20 (70.1 - 76.0)"])
+    assert is_numeric(["1e-3", "-inf", "+3 %", "0.5 (0.4; 0.6)"])
+    assert not is_numeric(["", ""])
+    assert not is_numeric(["...", "1"])
+    assert not is_numeric(["resnet20"])
     begin = time.perf_counter()
-    assert not numeric(["1" * 50_000 + "x", "1,. " * 20_000 + "x"])
+    assert not is_numeric(["1" * 50_000 + "x", "1,. " * 20_000 + "x"])
     assert time.perf_counter() - begin < 1  # no name makes it slow
 
 
@@ -223,14 +225,14 @@ def test_what_cannot_be_on_a_page_is_refused_in_one_sentence_and_writes_nothing(
     for part, reason in (
         (Picture(tmp_path / "none.png", ""), "cannot read the picture .*none.png"),
         (Picture(tmp_path / "text.png", ""), "text.png is no PNG"),
-        (Table(["a", "b"], [["x"]]), "2 columns cannot hold a row of 1"),
+        (DataTable(["a", "b"], [["x"]]), "2 columns cannot hold a row of 1"),
     ):
         with pytest.raises(InputError, match=reason):
-            page(tmp_path / "p.html", "t", [part])
+            write_page(tmp_path / "p.html", "t", [part])
     assert [path.name for path in tmp_path.iterdir()] == ["text.png"]
 
 
 def test_the_same_parts_give_the_same_bytes(tmp_path, png):
-    parts = [Heading("a"), Picture(png(20, 20), "a"), Table(["m", "n"], [["x", 0.1]])]
-    first, second = (page(tmp_path / name, "t", parts).read_bytes() for name in ("a.html", "b.html"))
+    parts = [Heading("a"), Picture(png(20, 20), "a"), DataTable(["m", "n"], [["x", 0.1]])]
+    first, second = (write_page(tmp_path / name, "t", parts).read_bytes() for name in ("a.html", "b.html"))
     assert first == second

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from robench.core.errors import InputError
-from robench.core.processes import World, launched
+from robench.core.processes import World, join_world
 from robench.data import Images
 from robench.models import checkpoint
 from robench.objectives import OBJECTIVES, REGULARIZERS
-from robench.training.fitting import Epoch, Step, begin, fit
-from robench.training.settings import plan_of, settled
+from robench.training.fitting import Epoch, Step, begin_training, fit
+from robench.training.settings import plan_of, resolved_settings
 
 LAUNCHER = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -53,9 +53,9 @@ def network(seed=0):
 def trained(changes, world=None):
     """The weights after two epochs of two steps, and the events."""
     words = {"epochs": 2, "batch_size": 12, "probe_n": 8, "eps": 0.03, "lr": 0.02, "optimizer": "sgd", "schedule": "constant"}
-    settings, _ = settled("small", {**words, **changes})
+    settings, _ = resolved_settings("small", {**words, **changes})
     plan = plan_of(settings, 1, network(7).eval().requires_grad_(False))
-    run = begin(network(), plan, world)
+    run = begin_training(network(), plan, world)
     events = list(fit(run, plan, images(), images()))
     terms = [event.terms for event in events if isinstance(event, Step)]
     held_out = [(event.held_out_clean, event.held_out_robust) for event in events if isinstance(event, Epoch)]
@@ -64,7 +64,7 @@ def trained(changes, world=None):
 
 def work(folder: Path) -> None:
     """What each of the two processes does: every case, one after the other; both write what they have found."""
-    with launched() as world:
+    with join_world() as world:
         found = {name: trained(changes, world) for name, changes in CASES.items()}
         torch.save(found, folder / f"rank-{world.rank}.pt")
 
@@ -91,9 +91,9 @@ def test_two_processes_train_the_network_of_one(ranks, name):
 
 
 def test_processes_that_cannot_share_a_batch_evenly_are_refused():
-    settings, _ = settled("small", {"batch_size": 25})
+    settings, _ = resolved_settings("small", {"batch_size": 25})
     with pytest.raises(InputError, match="2 processes cannot share batches of 25 evenly"):
-        begin(network(), plan_of(settings, 0, None), World(0, 2))
+        begin_training(network(), plan_of(settings, 0, None), World(0, 2))
 
 
 def test_torchrun_trains_together_and_writes_one_checkpoint(tmp_path):
@@ -108,7 +108,7 @@ def test_torchrun_trains_together_and_writes_one_checkpoint(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("mlp,width=8 on npz:toy") == 1
     assert sorted(path.name for path in tmp_path.glob("net.[!bl]*")) == ["net.curves.png", "net.json", "net.pt"]
-    _, meta = checkpoint.read(tmp_path / "net.pt")
+    _, meta = checkpoint.read_checkpoint(tmp_path / "net.pt")
     assert meta["history"][-1]["terms"]["loss"] > 0
 
 

@@ -9,10 +9,19 @@ import pytest
 import torch
 from torch import nn
 
-from robench.core.calls import frozen
+from robench.core.calls import freeze_model
 from robench.core.errors import InputError
 from robench.models import passes
-from robench.models.passes import StandIn, arithmetic, cheaper, compiled, fitting_batch, folded, gradient, in_channels_last
+from robench.models.passes import (
+    StandIn,
+    arithmetic,
+    channels_last_stand_in,
+    cheaper_stand_in,
+    compiled_stand_in,
+    fitting_batch_size,
+    folded_model,
+    logits_and_input_gradient,
+)
 
 
 class Block(nn.Module):
@@ -75,7 +84,7 @@ def ready(network):
     """The network in eval mode, with statistics, scales and shifts that are not those of a new one."""
     g = torch.Generator().manual_seed(1)
     for module in network.modules():
-        if isinstance(module, passes.NORMS):
+        if isinstance(module, passes.BATCH_NORMS):
             module.running_mean += torch.rand(module.running_mean.shape, generator=g) - 0.5
             module.running_var += torch.rand(module.running_var.shape, generator=g)
             if module.affine:
@@ -92,22 +101,22 @@ def x():
 @pytest.fixture
 def wins(monkeypatch):
     """Lets every candidate win its race, which is not run."""
-    monkeypatch.setattr(passes, "race", lambda candidate, current, x: 0.5)
+    monkeypatch.setattr(passes, "time_share", lambda candidate, current, x: 0.5)
 
 
 def same(a, b, x, tolerance=1e-5):
     """Whether two models give the same logits and the same gradients."""
     return all(
         torch.allclose(mine, theirs, atol=tolerance * float(theirs.abs().max()))
-        for mine, theirs in zip(gradient(a, x), gradient(b, x), strict=True)
+        for mine, theirs in zip(logits_and_input_gradient(a, x), logits_and_input_gradient(b, x), strict=True)
     )
 
 
 def test_a_folded_model_has_no_batch_norm_and_the_same_logits_and_gradients(x):
     model = ready(Block())
-    network, notes = folded(model, x)
+    network, notes = folded_model(model, x)
     assert notes == ["batch norm folded into 2 layers"]
-    assert not any(isinstance(module, passes.NORMS) for module in network.modules())
+    assert not any(isinstance(module, passes.BATCH_NORMS) for module in network.modules())
     assert same(network, model, torch.rand(7, 3, 8, 8))
 
 
@@ -118,14 +127,14 @@ def test_folding_by_hand_gives_the_folded_weights():
     norm.running_var.fill_(4.0)
     norm.weight.data.fill_(5.0)
     norm.bias.data.fill_(7.0)
-    network, _ = folded(nn.Sequential(conv, norm, nn.Flatten()).eval(), torch.rand(4, 1, 2, 2))
+    network, _ = folded_model(nn.Sequential(conv, norm, nn.Flatten()).eval(), torch.rand(4, 1, 2, 2))
     assert network[0].weight.item() == pytest.approx(5 * 3 / 2)  # gain 5, deviation 2
     assert network[0].bias.item() == pytest.approx(7 - 5 * 1 / 2)
 
 
 def test_a_convolution_that_feeds_something_else_too_keeps_its_batch_norm(x):
     model = ready(Block(branch=True))
-    network, notes = folded(model, x)
+    network, notes = folded_model(model, x)
     assert notes == ["batch norm folded into 1 layer"]
     assert isinstance(network.bn, nn.BatchNorm2d)
     assert isinstance(network.bn1, nn.Identity)
@@ -134,7 +143,7 @@ def test_a_convolution_that_feeds_something_else_too_keeps_its_batch_norm(x):
 
 def test_a_convolution_that_is_called_twice_keeps_its_batch_norms(x):
     model = ready(Twice())
-    network, notes = folded(model, x)
+    network, notes = folded_model(model, x)
     assert notes == ["batch norm folded into 1 layer"]
     assert [type(module) for module in (network.bn0, network.bn1, network.bn2)] == [nn.Identity, nn.BatchNorm2d, nn.BatchNorm2d]
     assert same(network, model, x)
@@ -143,7 +152,7 @@ def test_a_convolution_that_is_called_twice_keeps_its_batch_norms(x):
 def test_a_batch_norm_under_two_names_is_folded_under_both(x):
     model = ready(Block())
     model.before = model.bn
-    network, _ = folded(model, x)
+    network, _ = folded_model(model, x)
     assert isinstance(network.bn, nn.Identity)
     assert isinstance(network.before, nn.Identity)
     assert not any(parameter.requires_grad for parameter in network.parameters())
@@ -151,14 +160,14 @@ def test_a_batch_norm_under_two_names_is_folded_under_both(x):
 
 def test_a_model_with_control_flow_on_its_data_stays_unfolded_with_a_note(x):
     model = ready(Forked())
-    network, notes = folded(model, x)
+    network, notes = folded_model(model, x)
     assert network is model
     assert "cannot be traced" in notes[0]
 
 
 def test_batch_norm_without_statistics_is_not_folded(x):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.Flatten()).eval()
-    assert folded(model, x) == (model, ["batch norm is not folded: none follows a convolution or linear layer directly"])
+    assert folded_model(model, x) == (model, ["batch norm is not folded: none follows a convolution or linear layer directly"])
 
 
 def test_a_model_that_reads_the_weights_of_its_batch_norm_stays_unfolded(x):
@@ -167,15 +176,15 @@ def test_a_model_that_reads_the_weights_of_its_batch_norm_stays_unfolded(x):
             return super().forward(x) * self.bn.weight.sum()
 
     model = ready(Reader())
-    network, notes = folded(model, x)
+    network, notes = folded_model(model, x)
     assert network is model
     assert "not folded" in notes[0]
 
 
 def test_a_folded_model_that_disagrees_is_not_used(x, monkeypatch):
     model = ready(Block())
-    monkeypatch.setattr(passes, "fold", lambda network, names: network.head.weight.data.mul_(1.001))
-    assert folded(model, x) == (model, ["batch norm is not folded: the folded model gives other logits or gradients"])
+    monkeypatch.setattr(passes, "fold_batch_norms", lambda network, names: network.head.weight.data.mul_(1.001))
+    assert folded_model(model, x) == (model, ["batch norm is not folded: the folded model gives other logits or gradients"])
 
 
 def test_the_users_model_stays_as_it_was(x, wins):
@@ -185,8 +194,8 @@ def test_the_users_model_stays_as_it_was(x, wins):
     before, modules = copy.deepcopy(model.state_dict()), list(model.modules())
     flags = [parameter.requires_grad for parameter in model.parameters()]
     strides = [parameter.stride() for parameter in model.parameters()]
-    stand_in, _ = cheaper(model, x)
-    gradient(stand_in, x)
+    stand_in, _ = cheaper_stand_in(model, x)
+    logits_and_input_gradient(stand_in, x)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert [parameter.requires_grad for parameter in model.parameters()] == flags
     assert [parameter.stride() for parameter in model.parameters()] == strides
@@ -197,10 +206,10 @@ def test_the_users_model_stays_as_it_was(x, wins):
 
 def test_a_stand_in_is_frozen_together_with_its_exact_model_and_both_come_back(x, wins):
     model = ready(Block())
-    stand_in, _ = cheaper(model, x)
+    stand_in, _ = cheaper_stand_in(model, x)
     assert not any(module.training for module in stand_in.modules())
     model.train()
-    with frozen(stand_in):
+    with freeze_model(stand_in):
         assert not any(module.training for module in (*stand_in.modules(), *model.modules()))
         assert not any(parameter.requires_grad for parameter in (*stand_in.parameters(), *model.parameters()))
     assert model.training
@@ -209,7 +218,7 @@ def test_a_stand_in_is_frozen_together_with_its_exact_model_and_both_come_back(x
 
 def test_channels_last_gives_the_same_logits_and_a_gradient_that_can_be_viewed(x, wins):
     model = ready(Block())
-    stand_in, notes = in_channels_last(StandIn(model, model), x)
+    stand_in, notes = channels_last_stand_in(StandIn(model, model), x)
     assert notes == ["memory format channels_last, 0.50 of the time"]
     assert same(stand_in, model, x)
     leaf = x.clone().requires_grad_()
@@ -223,12 +232,12 @@ def test_channels_last_gives_the_same_logits_and_a_gradient_that_can_be_viewed(x
 
 
 def test_channels_last_is_left_out_where_it_loses_its_race_or_there_is_no_convolution(x, monkeypatch, problem):
-    monkeypatch.setattr(passes, "race", lambda candidate, current, x: 0.97)
+    monkeypatch.setattr(passes, "time_share", lambda candidate, current, x: 0.97)
     stand_in = StandIn(ready(Block()), ready(Block()))
-    assert in_channels_last(stand_in, x) == (stand_in, [])
-    assert in_channels_last(stand_in, x, wanted=True)[0].channels_last
+    assert channels_last_stand_in(stand_in, x) == (stand_in, [])
+    assert channels_last_stand_in(stand_in, x, wanted=True)[0].channels_last
     dense = problem("dense")
-    assert cheaper(dense.model.eval(), dense.x, channels_last=True) == (dense.model, [])
+    assert cheaper_stand_in(dense.model.eval(), dense.x, channels_last=True) == (dense.model, [])
 
 
 def test_a_model_that_views_its_activations_keeps_its_memory_format(x, wins):
@@ -241,19 +250,19 @@ def test_a_model_that_views_its_activations_keeps_its_memory_format(x, wins):
             return self.conv(x).view(len(x), -1)
 
     model = View().eval()
-    assert cheaper(model, x) == (model, ["channels_last is not used: the model cannot take it (RuntimeError)"])
+    assert cheaper_stand_in(model, x) == (model, ["channels_last is not used: the model cannot take it (RuntimeError)"])
 
 
 def test_nothing_to_gain_gives_the_model_itself(x, monkeypatch):
-    monkeypatch.setattr(passes, "race", lambda candidate, current, x: 1.0)
+    monkeypatch.setattr(passes, "time_share", lambda candidate, current, x: 1.0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()).eval()
-    assert cheaper(model, x) == (model, [])
+    assert cheaper_stand_in(model, x) == (model, [])
 
 
 def test_bf16_returns_float32_logits_near_the_models_and_asks_fp32_for_the_truth(x, wins):
     model = ready(Block())
-    stand_in, notes = cheaper(model, x, precision="bf16", channels_last=False)
-    logits, grad = gradient(stand_in, x)
+    stand_in, notes = cheaper_stand_in(model, x, precision="bf16", channels_last=False)
+    logits, grad = logits_and_input_gradient(stand_in, x)
     assert logits.dtype == grad.dtype == torch.float32
     assert 1e-5 < (logits - model(x)).abs().max() / model(x).abs().max() < 0.1
     assert stand_in.exact is model
@@ -261,8 +270,8 @@ def test_bf16_returns_float32_logits_near_the_models_and_asks_fp32_for_the_truth
 
 
 def test_bf16_that_does_not_pay_is_used_and_the_note_says_so(x, monkeypatch):
-    monkeypatch.setattr(passes, "race", lambda candidate, current, x: 1.8)
-    _, notes = cheaper(ready(Block()), x, precision="bf16")
+    monkeypatch.setattr(passes, "time_share", lambda candidate, current, x: 1.8)
+    _, notes = cheaper_stand_in(ready(Block()), x, precision="bf16")
     assert notes[-1] == "bf16 takes 1.80 of the time of fp32: it does not pay here"
 
 
@@ -271,7 +280,7 @@ def test_bf16_that_does_not_pay_is_used_and_the_note_says_so(x, monkeypatch):
 )
 def test_a_precision_that_cannot_be_had_is_an_input_error(x, precision, sentence):
     with pytest.raises(InputError, match=sentence):
-        cheaper(ready(Block()), x, precision=precision)
+        cheaper_stand_in(ready(Block()), x, precision=precision)
 
 
 def settings():
@@ -318,7 +327,7 @@ def test_the_exact_model_of_tf32_computes_in_fp32_whatever_is_around_it(x, monke
 
     seen = []
     monkeypatch.setattr(passes, "refuse_precision", lambda precision, device: None)
-    stand_in, _ = cheaper(ready(Spy()), x, precision="tf32", channels_last=False)
+    stand_in, _ = cheaper_stand_in(ready(Spy()), x, precision="tf32", channels_last=False)
     seen.clear()
     with arithmetic("tf32"):
         stand_in(x)
@@ -339,8 +348,8 @@ def exported(model, x):
 def test_a_stored_program_is_used_as_it_is(x, stored, wins):
     model = nn.Sequential(nn.Identity(), stored(ready(Block()), x))
     model.training = False
-    assert cheaper(model, x) == (model, ["the model holds a stored or compiled program: its passes are used as they are"])
-    stand_in, _ = cheaper(model, x, precision="bf16")
+    assert cheaper_stand_in(model, x) == (model, ["the model holds a stored or compiled program: its passes are used as they are"])
+    stand_in, _ = cheaper_stand_in(model, x, precision="bf16")
     assert stand_in.network is stand_in.exact is model
     assert stand_in(x).dtype == torch.float32
 
@@ -348,7 +357,7 @@ def test_a_stored_program_is_used_as_it_is(x, stored, wins):
 def test_a_model_with_hooks_is_used_as_it_is(x):
     model = ready(Block())
     model.conv.register_forward_hook(lambda module, inputs, output: output * 2)
-    assert cheaper(model, x) == (model, ["the model has hooks: its passes are used as they are"])
+    assert cheaper_stand_in(model, x) == (model, ["the model has hooks: its passes are used as they are"])
 
 
 def test_a_model_that_answers_by_chance_is_used_as_it_is(x):
@@ -357,20 +366,20 @@ def test_a_model_that_answers_by_chance_is_used_as_it_is(x):
             return super().forward(x + 0.1 * torch.randn(3, 8, 8))
 
     model = ready(Noisy())
-    stand_in, notes = cheaper(model, x)
+    stand_in, notes = cheaper_stand_in(model, x)
     assert stand_in is model
     assert "other logits when it is asked again" in notes[0]
 
 
 def test_a_model_that_is_still_training_is_refused(x):
     with pytest.raises(ValueError, match="eval mode"):
-        cheaper(Block().train(), x)
+        cheaper_stand_in(Block().train(), x)
 
 
 def test_on_the_cpu_nothing_is_compiled(x, monkeypatch, problem):
     monkeypatch.setattr(torch, "compile", None)
     dense = problem("dense")
-    model, notes = cheaper(dense.model.eval(), dense.x, compile=True)
+    model, notes = cheaper_stand_in(dense.model.eval(), dense.x, compile=True)
     assert model is dense.model
     assert notes == ["not compiled: on the CPU it rarely pays beside the other ways"]
 
@@ -381,16 +390,16 @@ def test_a_compilation_that_fails_falls_back_with_a_note(x, monkeypatch):
 
     monkeypatch.setattr(torch, "compile", broken)
     stand_in = StandIn(ready(Block()), ready(Block()))
-    assert compiled(stand_in, x) == (stand_in, ["not compiled: torch.compile failed (RuntimeError)"])
+    assert compiled_stand_in(stand_in, x) == (stand_in, ["not compiled: torch.compile failed (RuntimeError)"])
 
 
 @pytest.mark.parametrize(("share", "kept"), [(0.6, True), (1.4, False)])
 def test_a_compiled_model_is_kept_only_where_it_wins(x, monkeypatch, share, kept):
     monkeypatch.setattr(torch, "compile", lambda network, **options: network)
-    monkeypatch.setattr(passes, "race", lambda candidate, current, x: share)
+    monkeypatch.setattr(passes, "time_share", lambda candidate, current, x: share)
     model = ready(Block())
     first = StandIn(model, model)
-    stand_in, notes = compiled(first, x)
+    stand_in, notes = compiled_stand_in(first, x)
     assert (stand_in is not first) == kept
     assert stand_in.exact is model
     assert notes == ["compiled, 0.60 of the time" if kept else "not compiled: it takes 1.40 of the time"]
@@ -399,7 +408,7 @@ def test_a_compiled_model_is_kept_only_where_it_wins(x, monkeypatch, share, kept
 def test_a_compiled_model_that_disagrees_is_not_used(x, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda network, **options: nn.Sequential(network, nn.Softmax(1)))
     stand_in = StandIn(ready(Block()), ready(Block()))
-    assert compiled(stand_in, x) == (stand_in, ["not compiled: the compiled model gives other logits or gradients"])
+    assert compiled_stand_in(stand_in, x) == (stand_in, ["not compiled: the compiled model gives other logits or gradients"])
 
 
 def test_a_race_tells_the_quicker_model(x, problem, monkeypatch):
@@ -413,22 +422,22 @@ def test_a_race_tells_the_quicker_model(x, problem, monkeypatch):
 
     monkeypatch.setattr(passes, "RACE_SECONDS", 0.05)
     network = ready(Block())
-    assert passes.race(Repeated(network, 1), Repeated(network, 8), x) < 0.6
-    assert passes.race(Repeated(network, 8), Repeated(network, 1), x) > 1.6
+    assert passes.time_share(Repeated(network, 1), Repeated(network, 8), x) < 0.6
+    assert passes.time_share(Repeated(network, 8), Repeated(network, 1), x) > 1.6
 
 
 def test_the_fitting_batch_stays_below_where_memory_ends(x, monkeypatch):
     model = Hungry(100)
-    monkeypatch.setattr(passes, "seconds", lambda model, batch: float(model(batch).shape[0] > 0))  # every pass takes a second
-    assert fitting_batch(model, x, "cpu", most=10**6) == 64
+    monkeypatch.setattr(passes, "pass_seconds", lambda model, batch: float(model(batch).shape[0] > 0))  # every pass takes a second
+    assert fitting_batch_size(model, x, "cpu", most=10**6) == 64
     assert max(model.sizes) == 128
 
 
 def test_the_fitting_batch_goes_down_where_the_first_one_does_not_fit(x, monkeypatch):
-    monkeypatch.setattr(passes, "seconds", lambda model, batch: float(model(batch).shape[0] > 0))
-    assert fitting_batch(Hungry(5), x, "cpu") == 4
+    monkeypatch.setattr(passes, "pass_seconds", lambda model, batch: float(model(batch).shape[0] > 0))
+    assert fitting_batch_size(Hungry(5), x, "cpu") == 4
     with pytest.raises(InputError, match="single image"):
-        fitting_batch(Hungry(0), x, "cpu")
+        fitting_batch_size(Hungry(0), x, "cpu")
 
 
 @pytest.mark.parametrize(
@@ -436,20 +445,20 @@ def test_the_fitting_batch_goes_down_where_the_first_one_does_not_fit(x, monkeyp
     [(lambda n: 1.0 + n / 256, 1000), (lambda n: n * 1.0, 16), (lambda n: n * (1 + n / 50), 16), (lambda n: 64 + n, 1000)],
 )
 def test_the_fitting_batch_doubles_while_images_per_second_rise(x, monkeypatch, cost, batch):
-    monkeypatch.setattr(passes, "seconds", lambda model, batch: cost(len(batch)))
-    found = fitting_batch(nn.Identity(), x, "cpu", most=1000)
+    monkeypatch.setattr(passes, "pass_seconds", lambda model, batch: cost(len(batch)))
+    found = fitting_batch_size(nn.Identity(), x, "cpu", most=1000)
     rates = {n: n / cost(n) for n in (16, 32, 64, 128, 256, 512, 1000)}
     assert found == batch
     assert rates[found] >= 0.95 * max(rates.values())
 
 
 def test_short_passes_are_doubled_also_where_their_rate_stays(x, monkeypatch):
-    monkeypatch.setattr(passes, "seconds", lambda model, batch: len(batch) * 1e-4)
-    assert fitting_batch(nn.Identity(), x, "cpu", most=10**6) == 256
+    monkeypatch.setattr(passes, "pass_seconds", lambda model, batch: len(batch) * 1e-4)
+    assert fitting_batch_size(nn.Identity(), x, "cpu", most=10**6) == 256
 
 
 def test_the_fitting_batch_is_never_larger_than_the_data(x):
-    assert fitting_batch(ready(Block()), x, "cpu", most=9) <= 9
+    assert fitting_batch_size(ready(Block()), x, "cpu", most=9) <= 9
 
 
 @pytest.mark.realdata
@@ -457,6 +466,6 @@ def test_the_fitting_batch_is_never_larger_than_the_data(x):
 def test_trained_models_keep_their_logits_and_gradients(zoo, name):
     model = getattr(zoo, name)()
     x = torch.rand(16, *((1, 28, 28) if name == "wong2020_fgsm" else (3, 32, 32)))
-    stand_in, notes = cheaper(model, x, channels_last=True)
-    assert passes.agrees(stand_in, model, x)
+    stand_in, notes = cheaper_stand_in(model, x, channels_last=True)
+    assert passes.agrees_with_model(stand_in, model, x)
     assert ("batch norm folded into 19 layers" in notes) == (name == "resnet20_standard")

@@ -12,11 +12,11 @@ import torch
 import robench.core.journal as journals
 from robench import corrupt, evaluate
 from robench.core.errors import BusyError, InputError, UnfinishedError
-from robench.core.files import locked
-from robench.core.folders import LOCK, claimed
+from robench.core.files import hold_lock
+from robench.core.folders import LOCK, claim_destination
 from robench.core.journal import Journal
-from robench.data import load
-from robench.evaluation.corrupted_sets import made
+from robench.data import load_images
+from robench.evaluation.corrupted_sets import source_from_images
 
 HELD = """
 import sys, time
@@ -49,7 +49,7 @@ def held():
 
 
 def finished(folder):
-    with claimed(folder, {"command": "eval"}) as place, place.results() as staged:
+    with claim_destination(folder, {"command": "eval"}) as place, place.results() as staged:
         (staged / "x_adv.npy").write_bytes(b"saved")
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -80,7 +80,7 @@ def test_a_run_holds_its_folder_and_its_file_to_the_end(p, tmp_path):
 
         def forward(self, x):
             for name, what in ((LOCK, "folder"), (".x.npy.lock", "file")):
-                with pytest.raises(BusyError), locked(tmp_path / "run" / name, tmp_path):
+                with pytest.raises(BusyError), hold_lock(tmp_path / "run" / name, tmp_path):
                     pass
                 refused.append(what)
             return self.model(x)
@@ -103,8 +103,8 @@ def test_results_of_the_command_are_left_alone(p, tmp_path):
 
 
 def test_corruptions_hold_their_folder_as_attacks_do(held, tmp_path):
-    images = load("shapes", "test", n=4)
-    source = made(images, ["contrast"], [1], scale="auto", photos="", seed=0, device="cpu")
+    images = load_images("shapes", "test", n=4)
+    source = source_from_images(images, ["contrast"], [1], scale="auto", photos="", seed=0, device="cpu")
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(images.x[0].numel(), len(images.classes)))
     corrupt(model, source, folder=tmp_path / "new")
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["state-0.jsonl"]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from robench.attacks.planes import project
+from robench.attacks.planes import plane_projection
 
 NORMS = ("linf", "l2", "l1")
 
@@ -59,7 +59,7 @@ def problems(d, rows=24, seed=0, grid=False):
 def test_a_projection_lies_on_the_plane_in_the_box_and_is_as_short_as_bisection_finds(norm, d, look):
     for grid in (False, True):
         t, w, c = problems(d, grid=grid)
-        delta, length = (part[0] for part in project(norm, t[None], w, c[None], look))
+        delta, length = (part[0] for part in plane_projection(norm, t[None], w, c[None], look))
         expected = sizes_by_bisection(norm, t, w, c)
         order = {"linf": float("inf"), "l2": 2, "l1": 1}[norm]
         torch.testing.assert_close(length.double(), expected, rtol=1e-4, atol=1e-5)
@@ -76,7 +76,7 @@ def test_a_projection_lies_on_the_plane_in_the_box_and_is_as_short_as_bisection_
 def test_a_projection_is_exact_in_float64_also_where_the_gradient_is_tiny_or_huge(norm):
     t, w, c = (part.double() for part in problems(784))
     for scale in (1.0, 1e-25, 1e25):
-        _, length = project(norm, t[None], w * scale, c[None] * scale, True)
+        _, length = plane_projection(norm, t[None], w * scale, c[None] * scale, True)
         torch.testing.assert_close(length[0], sizes_by_bisection(norm, t, w, c), rtol=1e-9, atol=1e-9)
 
 
@@ -84,11 +84,11 @@ def test_a_projection_is_exact_in_float64_also_where_the_gradient_is_tiny_or_hug
 def test_out_of_reach_the_nearest_corner_is_taken_and_a_zero_normal_moves_nothing(norm):
     t, w = torch.tensor([[0.25, 0.5, 1.0, 0.0]]), torch.tensor([[1.0, -2.0, -3.0, 0.0]])
     for look in (True, False):
-        delta, _ = project(norm, t[None], w, torch.tensor([[100.0]]), look)
+        delta, _ = plane_projection(norm, t[None], w, torch.tensor([[100.0]]), look)
         assert (t + delta[0]).tolist() == [[0.0, 1.0, 1.0, 0.0]]
-        delta, _ = project(norm, t[None], w, torch.tensor([[-100.0]]), look)
+        delta, _ = plane_projection(norm, t[None], w, torch.tensor([[-100.0]]), look)
         assert (t + delta[0]).tolist() == [[1.0, 0.0, 0.0, 0.0]]
-        delta, length = project(norm, t[None], 0 * w, torch.tensor([[1.0]]), look)
+        delta, length = plane_projection(norm, t[None], 0 * w, torch.tensor([[1.0]]), look)
         assert not delta.any()
         assert not length.any()
 
@@ -97,19 +97,19 @@ def test_out_of_reach_the_nearest_corner_is_taken_and_a_zero_normal_moves_nothin
 def test_two_stacks_are_projected_as_each_alone_and_a_row_does_not_depend_on_the_others(norm):
     t, w, c = problems(300, rows=12)
     u, _, b = problems(300, rows=12, seed=1)
-    both, lengths = project(norm, torch.stack((t, u)), w, torch.stack((c, b)), True)
+    both, lengths = plane_projection(norm, torch.stack((t, u)), w, torch.stack((c, b)), True)
     for stack, points, offsets in ((0, t, c), (1, u, b)):
-        alone, length = project(norm, points[None], w, offsets[None], True)
+        alone, length = plane_projection(norm, points[None], w, offsets[None], True)
         assert torch.equal(both[stack], alone[0])
         assert torch.equal(lengths[stack], length[0])
     backwards = torch.arange(11, 3, -1)
-    some, _ = project(norm, t[None, backwards], w[backwards], c[None, backwards], True)
+    some, _ = plane_projection(norm, t[None, backwards], w[backwards], c[None, backwards], True)
     assert torch.equal(some[0], both[0, backwards])
 
 
 def test_where_the_few_steepest_coordinates_do_not_reach_the_plane_all_are_used():
     t, w = torch.full((2, 1000), 0.5), torch.ones(2, 1000)
     w[1] = torch.linspace(1, 2, 1000)
-    delta, length = project("l1", t[None], w, torch.tensor([[200.0, 10.0]]), True)
+    delta, length = plane_projection("l1", t[None], w, torch.tensor([[200.0, 10.0]]), True)
     assert length[0, 0] == pytest.approx(200, rel=1e-5)
     assert (delta[0, 1] != 0).sum() < 20

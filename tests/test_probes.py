@@ -9,10 +9,10 @@ from torch import nn
 
 from robench.core.draws import Draws
 from robench.core.errors import InputError
-from robench.core.recipes import options_of, parse, resolve
+from robench.core.recipes import options_of, parse_recipe, resolve
 from robench.probes import PROBES
 from robench.probes.noise import inductive_noise, random_noise
-from robench.probes.occlusion import distances, inductive_occlusion, random_occlusion, union
+from robench.probes.occlusion import centre_distances, inductive_occlusion, random_occlusion, union_mask
 
 NOISES = {"inductive": inductive_noise, "random": random_noise}
 OCCLUSIONS = {"inductive": inductive_occlusion, "random": random_occlusion}
@@ -298,7 +298,7 @@ def test_the_area_of_a_union_is_that_of_its_pixels():
     for height, width in ((5, 8), (9, 4)):
         centres = torch.rand(30, height * width, generator=g).argsort(1)[:, :6]
         pair = torch.randint(24, (30,), generator=g)
-        covered = union(distances(centres // width, height), distances(centres % width, width), pair, 4)
+        covered = union_mask(centre_distances(centres // width, height), centre_distances(centres % width, width), pair, 4)
         assert set(covered.unique().tolist()) == {0.0, 1.0}
         for image, which, row in zip(covered, pair.tolist(), centres.tolist(), strict=True):
             expected = boxes(row, which // 4 + 1, which % 4 + 1, height, width)
@@ -445,7 +445,7 @@ def test_wrong_options_are_input_errors_before_any_pass(problem, sentence, words
     p = problem("dense", n=2, shape=(3, 8, 8))
     model = Recording(p.model)
     with pytest.raises(InputError, match=words):
-        run(resolve(parse(sentence), PROBES, "probe"), p, model=model)
+        run(resolve(parse_recipe(sentence), PROBES, "probe"), p, model=model)
     assert not model.asked
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from robench import evaluate
 from robench.cli import console
-from robench.core.recipes import parse
+from robench.core.recipes import parse_recipe
 
 FACTORY = """
 import torch
@@ -43,7 +43,7 @@ def test_a_run_with_a_half_width_says_after_each_block_what_is_known(problem):
         yield from chunks
         told.append(sentence())
 
-    words = {"suite": [parse("fgsm")], "eps": float(p.distances("linf").median()), "until": 0.14, "batch_size": 20}
+    words = {"suite": [parse_recipe("fgsm")], "eps": float(p.distances("linf").median()), "until": 0.14, "batch_size": 20}
     found = evaluate(p.model, p.x, p.y, track=track, **words)
     sentences = [sentence for sentence in told if sentence]
     assert len(sentences) == len(found.samples) / 20 > 1

@@ -19,14 +19,14 @@ from torch.utils.data import DataLoader, TensorDataset
 import robench as public
 from robench.core import statistics
 from robench.core.errors import InputError
-from robench.core.rows import Row, blank
+from robench.core.rows import Row, blank_row
 from robench.core.threat import Threat
-from robench.data import load
+from robench.data import load_images
 from robench.report.comparison import Comparison
 from robench.report.result import Result
-from robench.results.compare import Compared
-from robench.runs.pools import images_of
-from robench.training.presets import SMALL
+from robench.results.compare import ComparisonLine
+from robench.runs.pools import images_from_arrays
+from robench.training.presets import SMALL_SETTINGS
 
 ROOT = Path(__file__).parents[1]
 CHECKPOINT = ROOT / "checkpoints" / "shapes-cnn-pgd-at.pt"
@@ -82,8 +82,8 @@ def test_every_public_function_says_all_it_takes_and_gives_and_its_example_runs(
 
 def test_a_training_takes_every_key_of_a_preset():
     words = inspect.signature(public.train).parameters
-    assert {*SMALL} <= {*words}
-    assert all(words[key].default is None for key in SMALL)
+    assert {*SMALL_SETTINGS} <= {*words}
+    assert all(words[key].default is None for key in SMALL_SETTINGS)
     with pytest.raises(TypeError, match="lerning_rate"):
         public.train("shapes", lerning_rate=1)
 
@@ -94,7 +94,7 @@ def test_tensors_arrays_a_data_set_and_a_loader_give_the_same_rows(name, p):
     expected = told(call(p.model, p.x, p.y))
     assert len(expected) > 3
     loader = DataLoader(TensorDataset(p.x, p.y), batch_size=5)
-    for images in ((p.x.numpy(), p.y.numpy()), (p.x.numpy(), p.y.tolist()), (images_of(p.x, p.y),), (loader,)):
+    for images in ((p.x.numpy(), p.y.numpy()), (p.x.numpy(), p.y.tolist()), (images_from_arrays(p.x, p.y),), (loader,)):
         found = call(p.model, *images)
         assert told(found) == expected
         assert isinstance(found, Result)
@@ -107,7 +107,7 @@ def test_tensors_arrays_a_data_set_and_a_loader_give_the_same_rows(name, p):
 def test_several_models_by_a_mapping_or_as_subjects_have_the_rows_of_each_alone(name, p, other):
     call = CALLS[name]
     both = call({"a": p.model, "b": other.forward}, p.x, p.y)
-    subjects = [public.Subject(model, replace(blank(), checkpoint=called)) for called, model in (("a", p.model), ("b", other))]
+    subjects = [public.Subject(model, replace(blank_row(), checkpoint=called)) for called, model in (("a", p.model), ("b", other))]
     assert told(call(subjects, p.x, p.y)) == told(both)
     assert told(call(dict(zip("ab", subjects, strict=True)), p.x, p.y)) == told(both)
     for called, model in (("a", p.model), ("b", other)):
@@ -116,15 +116,15 @@ def test_several_models_by_a_mapping_or_as_subjects_have_the_rows_of_each_alone(
 
 
 def test_the_names_of_a_data_set_are_those_of_the_rows(p):
-    images = replace(images_of(p.x, p.y), name="mine", split="test")
+    images = replace(images_from_arrays(p.x, p.y), name="mine", split="test")
     assert {(row.checkpoint, row.data, row.split) for row in CALLS["attack"](p.model, images).rows} == {("", "mine", "test")}
-    about = replace(blank(), checkpoint="net.pt", preset="small", data="d", split="s")
+    about = replace(blank_row(), checkpoint="net.pt", preset="small", data="d", split="s")
     rows = public.evaluate(p.model, p.x, p.y, suite=["fgsm"], about=about).rows
     assert {(row.checkpoint, row.preset, row.data, row.split) for row in rows} == {("net.pt", "small", "d", "s")}
 
 
 def test_masks_may_be_handed_over_beside_arrays():
-    images = load("shapes", "test", n=12)
+    images = load_images("shapes", "test", n=12)
     model = public.load_model(CHECKPOINT)
     words = {"scores": "mass-in-mask", "ids": images.ids}
     found = public.saliency(model, images.x, images.y, masks=images.masks.numpy(), **words)
@@ -150,7 +150,7 @@ def test_errors_are_divided_by_those_of_a_reference(p, other):
     call = CALLS["corrupt"]
     itself = call({"a": p.model}, p.x, p.y, reference=p.model)
     assert {row.checkpoint for row in itself.rows} == {"a"}
-    named = public.Subject(other, replace(blank(), checkpoint="other"))
+    named = public.Subject(other, replace(blank_row(), checkpoint="other"))
     against = call({"a": p.model}, p.x, p.y, reference=named)
     assert any("reference=other" in row.setting for row in against.rows)
     assert told(call({"a": p.model}, p.x, p.y, reference=other)) == [
@@ -189,7 +189,7 @@ def saved(name, model, images, folder, **words):
 
 
 def test_what_is_saved_are_the_files_that_the_command_line_writes(tmp_path):
-    images = load("shapes", "test", n=12)
+    images = load_images("shapes", "test", n=12)
     model = {CHECKPOINT.name: public.load_model(CHECKPOINT)}
     words = ["--n", 12, "--eps", "0.02", "--quiet", "--device", "cpu"]
     robench("attack", CHECKPOINT, "--attack", "pgd,steps=2", *words, "--out", tmp_path / "attack")
@@ -229,7 +229,7 @@ def test_two_saved_results_are_compared_and_the_comparison_is_shown_and_saved(p,
         public.attack({name: model}, p.x, p.y, "fgsm", eps=0.02).save(tmp_path / name[:3])
     found = public.compare(tmp_path / "bas", str(tmp_path / "new"), gates="clean:drop,fgsm:drop>1%")
     assert isinstance(found, Comparison)
-    assert list(found.to_frame().columns) == [field.name for field in fields(Compared)]
+    assert list(found.to_frame().columns) == [field.name for field in fields(ComparisonLine)]
     assert found.to_frame()["probe"].tolist() == ["clean", "fgsm"]
     assert found.lines[0].base == 1
     assert found.failures[0].startswith("clean fell from 100.00")
@@ -267,14 +267,18 @@ def test_a_result_of_a_comparison_is_joined_with_maps_of_the_same_model_alone(p,
         ),
         ("attack", {"x": DataLoader(torch.rand(4, 3, 8, 8)), "y": None}, "batches of type Tensor and no pairs"),
         ("attack", {"x": DataLoader(TensorDataset(torch.rand(4, 3, 8, 8), torch.ones(4).long()))}, "brings its own y: leave y out"),
-        ("probe", {"x": images_of(torch.rand(4, 3, 8, 8), [0, 1, 2, 3])}, "Images, which brings its own y: leave y out"),
-        ("probe", {"x": images_of(torch.rand(4, 3, 8, 8), [0, 1, 2, 3]), "y": None, "ids": [1, 2, 3, 4]}, "its own ids: leave ids out"),
+        ("probe", {"x": images_from_arrays(torch.rand(4, 3, 8, 8), [0, 1, 2, 3])}, "Images, which brings its own y: leave y out"),
+        (
+            "probe",
+            {"x": images_from_arrays(torch.rand(4, 3, 8, 8), [0, 1, 2, 3]), "y": None, "ids": [1, 2, 3, 4]},
+            "its own ids: leave ids out",
+        ),
         ("evaluate", {"model": [nn.Flatten()]}, "the list of models holds Flatten: hand over a mapping of names to models, or a list of"),
         ("evaluate", {"model": []}, "no model is given"),
         ("evaluate", {"model": {}}, "no model is given"),
         ("evaluate", {"model": {"a": "net.pt"}}, r"'a' is none: the model is 'net.pt': load it first"),
         ("saliency", {"model": "net.pt"}, "load it first, with robench.load_model"),
-        ("evaluate", {"model": {"a": nn.Flatten()}, "about": blank()}, "about and architecture are for one model"),
+        ("evaluate", {"model": {"a": nn.Flatten()}, "about": blank_row()}, "about and architecture are for one model"),
         ("attack", {"recipe": "random-noise"}, "random-noise is no attack but a probe: robench.evaluate takes recipes of every kind"),
         ("attack", {"recipe": "autoattack"}, "autoattack is a suite and no attack: robench.evaluate takes suites"),
         ("attack", {"recipe": 3}, "a recipe is of type int"),
@@ -307,6 +311,6 @@ def test_what_cannot_be_measured_gets_a_sentence(name, change, sentence, problem
 
 
 def test_two_models_of_one_name_are_refused(p, other):
-    subjects = [public.Subject(model, blank()) for model in (p.model, other)]
+    subjects = [public.Subject(model, blank_row()) for model in (p.model, other)]
     with pytest.raises(InputError, match="two models are called '': give each a name of its own"):
         public.probe(subjects, p.x, p.y)

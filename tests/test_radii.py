@@ -8,7 +8,7 @@ from commandline import refused
 from robench import evaluate
 from robench.attacks import ATTACKS
 from robench.core.errors import InputError
-from robench.core.recipes import parse
+from robench.core.recipes import parse_recipe
 from robench.core.threat import Threat, diameter
 from robench.objectives import refuse_unreachable
 from robench.training.train import train
@@ -29,7 +29,7 @@ def test_the_diameter_of_the_box_is_the_distance_of_black_and_white():
 def test_evaluate_and_the_attacks_refuse_a_radius_beyond_every_image(problem, norm, eps, sentence):
     p = problem("linear", n=3, shape=(3, 8, 8))
     with pytest.raises(InputError, match=sentence):
-        evaluate(p.model, p.x, p.y, suite=[parse("fgsm")], norm=norm, eps=[0.1, eps])
+        evaluate(p.model, p.x, p.y, suite=[parse_recipe("fgsm")], norm=norm, eps=[0.1, eps])
     with pytest.raises(InputError, match=sentence):
         ATTACKS["pgd-10"](p.model, p.x, p.y, Threat(norm, eps), p.draws())
 
@@ -38,7 +38,7 @@ def test_evaluate_and_the_attacks_refuse_a_radius_beyond_every_image(problem, no
 def test_the_diameter_itself_is_a_radius(problem, norm):
     p = problem("linear", n=20, shape=(3, 8, 8))
     eps = diameter(norm, (3, 8, 8))
-    found = evaluate(p.model, p.x, p.y, suite=[parse("pgd-margin"), parse("apgd-ce,steps=5")], norm=norm, eps=eps)
+    found = evaluate(p.model, p.x, p.y, suite=[parse_recipe("pgd-margin"), parse_recipe("apgd-ce,steps=5")], norm=norm, eps=eps)
     assert found.accuracy("apgd-ce") == 0
 
 
@@ -81,7 +81,7 @@ def test_every_command_refuses_eps_8_and_asks_for_8_of_255(words, tmp_path):
 )
 def test_a_length_of_a_training_method_beyond_every_image_is_refused(recipe, norm, sentence):
     with pytest.raises(InputError, match=sentence) if sentence else nullcontext():
-        refuse_unreachable([parse(recipe)], Threat(norm, 0.03), (3, 32, 32))
+        refuse_unreachable([parse_recipe(recipe)], Threat(norm, 0.03), (3, 32, 32))
 
 
 def test_a_training_with_a_radius_beyond_every_image_writes_nothing(tmp_path):

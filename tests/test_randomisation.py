@@ -14,8 +14,8 @@ from torch import Tensor, fx, nn
 
 from robench.core.draws import Draws
 from robench.core.errors import InputError
-from robench.core.types import Explained
-from robench.scores.randomisation import correlation, randomisation, randomised, ranks
+from robench.core.types import ExplainedImages
+from robench.scores.randomisation import randomisation, randomised_copy, row_correlations, row_ranks
 
 
 def gradient(model, x, target, draws):
@@ -25,13 +25,13 @@ def gradient(model, x, target, draws):
     return torch.autograd.grad(total, leaf)[0]
 
 
-def asked(problem, explain=gradient) -> Explained:
+def asked(problem, explain=gradient) -> ExplainedImages:
     model, x = problem.model.eval().requires_grad_(False), problem.x.detach()
     maps = explain(model, x, problem.y, problem.draws(key="maps"))
-    return Explained(model, x, problem.y, problem.y, model(x), maps, maps.abs(), explain, problem.draws())
+    return ExplainedImages(model, x, problem.y, problem.y, model(x), maps, maps.abs(), explain, problem.draws())
 
 
-def part(explained: Explained, keep: slice) -> Explained:
+def part(explained: ExplainedImages, keep: slice) -> ExplainedImages:
     rows = ("x", "y", "target", "logits", "maps", "sizes")
     return replace(explained, draws=explained.draws.take(keep), **{name: getattr(explained, name)[keep] for name in rows})
 
@@ -51,8 +51,8 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> list[str]:
 def test_ranks_and_their_correlation_are_those_of_scipy(levels):
     g = torch.Generator().manual_seed(levels)
     a, b = (torch.randint(levels, (6, 200), generator=g).double() for _ in range(2))
-    assert torch.equal(ranks(a), torch.from_numpy(rankdata(a.numpy(), axis=1)))
-    found = correlation(ranks(a), ranks(b))
+    assert torch.equal(row_ranks(a), torch.from_numpy(rankdata(a.numpy(), axis=1)))
+    found = row_correlations(row_ranks(a), row_ranks(b))
     if levels == 1:
         assert found.isnan().all()
         return
@@ -63,14 +63,14 @@ def test_ranks_and_their_correlation_are_those_of_scipy(levels):
 @pytest.mark.parametrize("n", [2, 3, 1024, 50176])
 def test_equal_rows_correlate_by_exactly_one_and_reversed_ones_by_minus_one(n):
     a = torch.rand(3, n, generator=torch.Generator().manual_seed(n)).double()
-    assert correlation(ranks(a), ranks(a)).tolist() == [1.0] * 3
-    assert torch.allclose(correlation(ranks(a), ranks(-a)), torch.tensor(-1.0).double(), atol=1e-12)
+    assert row_correlations(row_ranks(a), row_ranks(a)).tolist() == [1.0] * 3
+    assert torch.allclose(row_correlations(row_ranks(a), row_ranks(-a)), torch.tensor(-1.0).double(), atol=1e-12)
 
 
 def test_rows_that_are_not_finite_have_no_ranks():
     a = torch.tensor([[1.0, 2.0, 3.0], [1.0, torch.nan, 3.0], [1.0, torch.inf, 3.0]]).double()
-    assert ranks(a).isnan().any(1).tolist() == [False, True, True]
-    assert correlation(ranks(a), ranks(a)).isnan().tolist() == [False, True, True]
+    assert row_ranks(a).isnan().any(1).tolist() == [False, True, True]
+    assert row_correlations(row_ranks(a), row_ranks(a)).isnan().tolist() == [False, True, True]
 
 
 # The copy
@@ -79,7 +79,7 @@ def test_rows_that_are_not_finite_have_no_ranks():
 def test_the_model_stays_as_it_is_and_the_copy_is_frozen_in_eval_mode(problem):
     model = problem("convolutional").model.train().requires_grad_(True)
     before, state = states(model), torch.random.get_rng_state()
-    twin = randomised(model, 0)
+    twin = randomised_copy(model, 0)
     assert len(same(before, model.state_dict())) == len(before)
     assert all(module.training for module in model.modules())
     assert all(parameter.requires_grad for parameter in model.parameters())
@@ -90,21 +90,21 @@ def test_the_model_stays_as_it_is_and_the_copy_is_frozen_in_eval_mode(problem):
 
 def test_all_layers_are_drawn_anew_and_normalisations_stay(problem):
     model = problem("convolutional").model
-    kept = same(states(model), randomised(model, 0).state_dict())
+    kept = same(states(model), randomised_copy(model, 0).state_dict())
     assert sorted(kept) == ["1.bias", "1.num_batches_tracked", "1.running_mean", "1.running_var", "1.weight"]
 
 
 def test_the_last_layer_alone_can_be_drawn(problem):
     model = problem("convolutional").model
-    before, twin = states(model), randomised(model, 0, "last").state_dict()
+    before, twin = states(model), randomised_copy(model, 0, "last").state_dict()
     assert sorted(set(before) - set(same(before, twin))) == ["6.bias", "6.weight"]
-    assert torch.equal(twin["6.weight"], randomised(model, 0, "all").state_dict()["6.weight"])
+    assert torch.equal(twin["6.weight"], randomised_copy(model, 0, "all").state_dict()["6.weight"])
 
 
 def test_new_weights_have_the_mean_and_the_spread_of_the_old_ones():
     model = nn.Sequential(nn.Linear(300, 400), nn.Linear(400, 5))
     model[0].weight.data.mul_(3).add_(0.7)
-    weight = randomised(model, 5)[0].weight
+    weight = randomised_copy(model, 5)[0].weight
     old = model[0].weight.detach()
     assert weight.mean().item() == pytest.approx(old.mean().item(), abs=4 * old.std().item() / math.sqrt(120_000))
     assert weight.std().item() == pytest.approx(old.std().item(), rel=0.01)
@@ -114,7 +114,7 @@ def test_new_weights_have_the_mean_and_the_spread_of_the_old_ones():
 def test_constant_and_single_numbers_stay_what_they_are():
     model = nn.Sequential(nn.Linear(4, 1), nn.Linear(1, 3))
     model[1].bias.data.fill_(0.25)
-    twin = randomised(model, 0)
+    twin = randomised_copy(model, 0)
     assert torch.equal(twin[0].bias, model[0].bias)
     assert torch.equal(twin[1].bias, model[1].bias)
     assert not torch.equal(twin[1].weight, model[1].weight)
@@ -123,18 +123,18 @@ def test_constant_and_single_numbers_stay_what_they_are():
 def test_weights_depend_on_seed_and_name_and_not_on_the_order_of_layers():
     first, second = nn.Linear(6, 6), nn.Linear(6, 6)
     one, other = nn.ModuleDict({"a": first, "b": second}), nn.ModuleDict({"b": second, "a": first})
-    a, b = randomised(one, 3).state_dict(), randomised(other, 3).state_dict()
+    a, b = randomised_copy(one, 3).state_dict(), randomised_copy(other, 3).state_dict()
     assert sorted(same(a, b)) == ["a.bias", "a.weight", "b.bias", "b.weight"]
-    assert not same(a, randomised(one, 4).state_dict())
+    assert not same(a, randomised_copy(one, 4).state_dict())
     twins = nn.ModuleDict({"a": first, "b": copy.deepcopy(first)})
-    drawn = randomised(twins, 3).state_dict()
+    drawn = randomised_copy(twins, 3).state_dict()
     assert not torch.equal(drawn["a.weight"], drawn["b.weight"])
 
 
 def test_tied_weights_stay_tied():
     model = nn.ModuleDict({"a": nn.Linear(4, 4), "b": nn.Linear(4, 4)})
     model["b"].weight = model["a"].weight
-    twin = randomised(model, 0)
+    twin = randomised_copy(model, 0)
     assert twin["a"].weight is twin["b"].weight
     assert not torch.equal(twin["a"].weight, model["a"].weight)
 
@@ -142,23 +142,23 @@ def test_tied_weights_stay_tied():
 def test_weight_norm_counts_as_its_layer():
     model = nn.Sequential(nn.Linear(5, 6), nn.utils.parametrizations.weight_norm(nn.Linear(6, 4)))
     x = torch.rand(3, 5)
-    before, last = states(model), randomised(model, 0, "last")
+    before, last = states(model), randomised_copy(model, 0, "last")
     assert same(before, last.state_dict()) == ["0.weight", "0.bias"]
     assert not torch.allclose(last(x), model(x))
 
 
 def test_half_precision_stays_half():
-    twin = randomised(nn.Sequential(nn.Linear(8, 8)).to(torch.bfloat16), 0)
+    twin = randomised_copy(nn.Sequential(nn.Linear(8, 8)).to(torch.bfloat16), 0)
     assert {parameter.dtype for parameter in twin.parameters()} == {torch.bfloat16}
 
 
 def test_a_traced_graph_can_be_copied_and_drawn(problem):
     net = problem("convolutional")
     net.model.eval()
-    expected = randomised(net.model, 0)(net.x)
+    expected = randomised_copy(net.model, 0)(net.x)
     traced = fx.symbolic_trace(net.model)
     before = traced(net.x)
-    assert torch.allclose(randomised(traced, 0)(net.x), expected, atol=1e-6)
+    assert torch.allclose(randomised_copy(traced, 0)(net.x), expected, atol=1e-6)
     assert torch.equal(traced(net.x), before)
 
 
@@ -168,7 +168,7 @@ def test_a_torchscript_program_can_be_copied_and_drawn(problem):
         warnings.simplefilter("ignore")  # TorchScript is deprecated
         script = torch.jit.trace(net.model.eval(), net.x)
     before = script(net.x)
-    assert torch.allclose(randomised(script, 0)(net.x), randomised(net.model, 0)(net.x), atol=1e-6)
+    assert torch.allclose(randomised_copy(script, 0)(net.x), randomised_copy(net.model, 0)(net.x), atol=1e-6)
     assert torch.equal(script(net.x), before)
 
 
@@ -179,14 +179,14 @@ def test_an_exported_program_can_be_copied_and_drawn(problem):
     program = torch.export.export(net.model.eval(), (net.x,))
     model = Exported(program.module(), 8, 8)
     before = model(net.x)
-    twin = randomised(model, 0)
+    twin = randomised_copy(model, 0)
     assert twin(net.x).isfinite().all()
     assert not torch.allclose(twin(net.x), before, atol=1e-2)
     assert torch.equal(model(net.x), before)
 
 
 def test_a_rebuilt_network_gets_the_weights_that_the_network_itself_gets():
-    from robench.explainers.rebuild import prepared
+    from robench.explainers.rebuild import explainable_model
 
     class Reused(nn.Module):
         def __init__(self) -> None:
@@ -197,22 +197,22 @@ def test_a_rebuilt_network_gets_the_weights_that_the_network_itself_gets():
             return self.last(self.relu(torch.roll(self.relu(self.first(x.flatten(1))) - 0.1, 1, 1)))
 
     model, x = Reused().eval().requires_grad_(False), torch.rand(20, 3, 2, 2)
-    fit, notes = prepared("guided-backprop", model, x)
+    fit, notes = explainable_model("guided-backprop", model, x)
     assert notes
     before = fit(x)
-    assert torch.allclose(randomised(fit, 0)(x), randomised(model, 0)(x), atol=1e-6)
+    assert torch.allclose(randomised_copy(fit, 0)(x), randomised_copy(model, 0)(x), atol=1e-6)
     assert torch.equal(fit(x), before)
 
 
 def test_a_model_without_matrices_or_with_a_graph_inside_is_refused():
     with pytest.raises(InputError, match="no parameters"):
-        randomised(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(3)), 0)
+        randomised_copy(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(3)), 0)
     model = nn.Sequential(nn.Linear(3, 3))
     model.seen = model(torch.rand(1, 3))
     with pytest.raises(InputError, match="copy of the model"):
-        randomised(model, 0)
+        randomised_copy(model, 0)
     with pytest.raises(InputError, match="choice of layers"):
-        randomised(nn.Linear(2, 2), 0, "first")
+        randomised_copy(nn.Linear(2, 2), 0, "first")
 
 
 def test_a_deep_residual_network_stays_in_range_under_random_weights():
@@ -224,7 +224,7 @@ def test_a_deep_residual_network_stays_in_range_under_random_weights():
     with torch.no_grad():
         for _ in range(20):  # statistics that fit the weights
             model(x)
-    trained, drawn = model.eval()(x), randomised(model, 0)(x)
+    trained, drawn = model.eval()(x), randomised_copy(model, 0)(x)
     assert 0.01 < (drawn.std(0).mean() / trained.std(0).mean()).item() < 100
 
 
@@ -249,7 +249,7 @@ def test_the_gradient_of_a_linear_model_has_nothing_in_common_with_its_random_co
 
 def test_it_is_the_rank_correlation_of_the_two_maps(problem):
     net = asked(problem("convolutional"))
-    twin = gradient(randomised(net.model, 0, "last"), net.x, net.target, None)
+    twin = gradient(randomised_copy(net.model, 0, "last"), net.x, net.target, None)
     for measure, keyed in (("spearman", lambda maps: maps.abs().sum(1)), ("spearman-signed", lambda maps: maps.sum(1))):
         pairs = zip(keyed(net.maps).flatten(1).numpy(), keyed(twin).flatten(1).numpy(), strict=True)
         theirs = torch.tensor([spearmanr(one, other).statistic for one, other in pairs])

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from robench import evaluate
-from robench.core.recipes import parse
-from robench.data import load as load_images
-from robench.models import load
+from robench.core.recipes import parse_recipe
+from robench.data import load_images
+from robench.models import load_with_origin
 
 pytestmark = [
     pytest.mark.realdata,
@@ -35,7 +35,7 @@ def subject(name, n):
     folder = Path(os.environ["ROBENCH_DATA"])
     data = "mnist" if name in ("wong2020_fgsm", "atzmon2019") else f"npz:{folder / 'cifar10-lossless.npz'}"
     images = load_images(data, "test", data_dir=folder, n=n)
-    loaded = load(f"{Path(os.environ['ROBENCH_MODELS']) / 'zoo.py'}:{name}", classes=10, shape=images.shape)
+    loaded = load_with_origin(f"{Path(os.environ['ROBENCH_MODELS']) / 'zoo.py'}:{name}", classes=10, shape=images.shape)
     return images, loaded.model
 
 
@@ -51,7 +51,7 @@ def test_apgd_ce_breaks_the_images_that_the_authors_driver_breaks(name):
     with (Path(os.environ["ROBENCH_MODELS"]) / "reference_verdicts.csv").open(newline="") as file:
         reference = [row for row in csv.DictReader(file) if (row["model"], row["seed"]) == (name, "0")]
     images, model = subject(name, len(reference))
-    found = evaluate(model, images.x, images.y, suite=[parse("apgd-ce")], eps=EPS[name], seed=0, batch_size=250, engine="reference")
+    found = evaluate(model, images.x, images.y, suite=[parse_recipe("apgd-ce")], eps=EPS[name], seed=0, batch_size=250, engine="reference")
     theirs = [row["broken_by"] if row["broken_by"] in ("clean", "apgd-ce") else "" for row in reference]
     ours = [sample.broken_by for sample in found.samples]
     assert [int(row["clean_pred"]) for row in reference] == [sample.clean_pred for sample in found.samples]
@@ -75,7 +75,7 @@ def test_our_apgd_t_leaves_no_more_of_wong2020_than_the_authors_driver_does_in_a
     with (Path(os.environ["ROBENCH_MODELS"]) / "reference_verdicts.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["model"] == "wong2020_fgsm" and int(row["sample"]) < 100]
     images, model = subject("wong2020_fgsm", 100)
-    found = evaluate(model, images.x, images.y, suite=[parse("apgd-ce"), parse("apgd-t,targets=5")], eps=0.3)
+    found = evaluate(model, images.x, images.y, suite=[parse_recipe("apgd-ce"), parse_recipe("apgd-t,targets=5")], eps=0.3)
     left = {seed: sum(row["broken_by"] in ("", "fab-t", "square") for row in rows if row["seed"] == seed) for seed in "012"}
     assert sum(not sample.broken_by for sample in found.samples) <= max(left.values()) + 1
 
@@ -83,7 +83,7 @@ def test_our_apgd_t_leaves_no_more_of_wong2020_than_the_authors_driver_does_in_a
 def test_a_weak_attack_overstates_atzmon2019_and_a_margin_loss_shows_it():
     images, model = subject("atzmon2019", 200)
     weak, strong = (
-        evaluate(model, images.x, images.y, suite=[parse(sentence)], eps=0.3).accuracy("pgd")
+        evaluate(model, images.x, images.y, suite=[parse_recipe(sentence)], eps=0.3).accuracy("pgd")
         for sentence in ("pgd,steps=20,loss=ce", "pgd,steps=20,loss=margin")
     )
     assert weak > 0.98

@@ -2,7 +2,7 @@
 
 import pytest
 
-from robench.core.recipes import parse
+from robench.core.recipes import parse_recipe
 from robench.training.train import train
 
 pytestmark = [pytest.mark.slow, pytest.mark.realdata]
@@ -10,7 +10,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.realdata]
 
 def on_mnist(data_dir, **changes):
     """A training on MNIST by the default preset, at linf eps .3, attacked on 300 test images."""
-    return train("mnist", data_dir=data_dir, suite=[parse("pgd-20"), parse("apgd-ce")], **changes).meta
+    return train("mnist", data_dir=data_dir, suite=[parse_recipe("pgd-20"), parse_recipe("apgd-ce")], **changes).meta
 
 
 def accuracy(meta, probe):
@@ -55,7 +55,7 @@ def test_arr_trains_mnist_at_eps_three_tenths_by_its_defaults(data_dir):
 def test_a_training_that_is_robust_nowhere_keeps_the_network_that_learned_most(data_dir, reg):
     """With the l2 penalty the first epoch was kept, at 36.3 % clean; the last one has 60 %."""
     meta = train(
-        f"npz:{data_dir / 'cifar10-lossless.npz'}", preset="cifar-two-conv", eps=8 / 255, epochs=8, reg=reg, suite=[parse("pgd-20")]
+        f"npz:{data_dir / 'cifar10-lossless.npz'}", preset="cifar-two-conv", eps=8 / 255, epochs=8, reg=reg, suite=[parse_recipe("pgd-20")]
     ).meta
     learned = [epoch["held_out_clean"] for epoch in meta["history"]]
     assert learned[meta["recipe"]["epoch"] - 1] > max(learned) - 0.03  # which of the last epochs is best hangs on the last bits
@@ -67,7 +67,7 @@ def test_a_defence_that_is_robust_nowhere_keeps_its_last_epoch_and_says_so(data_
     """A weak penalty at a radius that no epoch withstands."""
     meta = train(
         f"npz:{data_dir / 'cifar10-lossless.npz'}", preset="cifar-two-conv", eps=8 / 255, epochs=8, reg=("jacobian=1e-4",),
-        suite=[parse("pgd-20")],
+        suite=[parse_recipe("pgd-20")],
     ).meta  # fmt: skip
     assert meta["recipe"]["epoch"] == 8
     assert any("did not choose the epoch; the last one without an alarm was taken" in note for note in meta["notes"])

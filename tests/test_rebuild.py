@@ -8,12 +8,12 @@ from captum.attr import DeepLift, GuidedBackprop
 from torch import nn
 from torch.nn import functional as F
 
-from robench.core.calls import frozen
+from robench.core.calls import freeze_model
 from robench.core.draws import Draws
 from robench.core.errors import InputError
-from robench.explainers.hooks import deeplift, guided_backprop, rescaled
-from robench.explainers.rebuild import Rebuilt, Windows, distance, prepared
-from robench.models import build, load
+from robench.explainers.hooks import deeplift, deeplift_attributions, guided_backprop
+from robench.explainers.rebuild import PoolingWindows, RebuiltModel, copy_deviation, explainable_model
+from robench.models import build_network, load_with_origin
 
 METHODS = {"deeplift": deeplift, "guided-backprop": guided_backprop}
 
@@ -99,8 +99,8 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_a_rebuilt_model_gets_the_maps_of_its_unrolled_twin(form, method):
     model, x, target = FORMS[form]().eval().requires_grad_(False), images(), torch.arange(4)
-    fit, notes = prepared(method, model, x)
-    same, none = prepared(method, twin(), x)
+    fit, notes = explainable_model(method, model, x)
+    same, none = explainable_model(method, twin(), x)
     assert none == []
     assert fit is not model
     assert len(notes) == 1
@@ -147,7 +147,7 @@ def test_what_works_in_place_keeps_its_meaning():
                 return self.parts[3](self.parts[2](self.parts[1](h) + h))
 
         for method, explain in METHODS.items():
-            fit, _ = prepared(method, model, x)
+            fit, _ = explainable_model(method, model, x)
             assert torch.equal(fit(x), model(x))
             expected = explain(Unrolled(unrolled).eval(), x, target, draws(4))
             torch.testing.assert_close(explain(fit, x, target, draws(4)), expected, atol=1e-6, rtol=1e-4)
@@ -163,7 +163,7 @@ def test_windows_laid_side_by_side_pool_to_the_same_maxima(settings, ceil, size)
     x = torch.randn((2, 3, *size), generator=torch.Generator().manual_seed(0)) - 5
     pairs = [(value, value) if isinstance(value, int) else value for value in (kernel, stride, padding, dilation)]
     expected = F.max_pool2d(x, kernel, stride, padding, dilation, ceil)
-    assert torch.equal(F.max_pool2d(Windows(*pairs, ceil)(x), kernel), expected)
+    assert torch.equal(F.max_pool2d(PoolingWindows(*pairs, ceil)(x), kernel), expected)
 
 
 def test_deeplift_is_complete_where_the_windows_of_a_pooling_overlap():
@@ -172,10 +172,10 @@ def test_deeplift_is_complete_where_the_windows_of_a_pooling_overlap():
         model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(3, 2, 1), nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(36, 5))
     model.eval().requires_grad_(False)
     x, start, target = images(), images(seed=2), torch.arange(4)
-    fit, notes = prepared("deeplift", model, x)
+    fit, notes = explainable_model("deeplift", model, x)
     assert "overlap" in notes[0]
     for subject, holds in ((fit, True), (model, False)):
-        total = rescaled(subject, x, target, start).flatten(1).sum(1)
+        total = deeplift_attributions(subject, x, target, start).flatten(1).sum(1)
         rise = (model(x) - model(start)).gather(1, target[:, None])[:, 0]
         assert (float((total - rise).abs().max()) < 1e-4 * float(rise.abs().max())) == holds
 
@@ -185,9 +185,9 @@ def test_the_users_model_is_left_as_it_is(method):
     model, x = FORMS["one module"]().eval(), images()
     state, names = {key: value.clone() for key, value in model.state_dict().items()}, dict(model.named_modules())
     keys, rng, before = [sorted(module.__dict__) for module in model.modules()], torch.get_rng_state(), x.clone()
-    with frozen(model), warnings.catch_warnings():
+    with freeze_model(model), warnings.catch_warnings():
         warnings.simplefilter("error")
-        fit, _ = prepared(method, model, x)
+        fit, _ = explainable_model(method, model, x)
         assert not any(module.training for module in fit.modules())
         assert {id(p) for p in fit.parameters()} == {id(p) for p in model.parameters()}
     assert dict(model.named_modules()) == names
@@ -204,10 +204,10 @@ def test_the_users_model_is_left_as_it_is(method):
 def test_other_methods_and_cut_models_get_the_model_itself():
     model, x = FORMS["F.relu"]().eval().requires_grad_(False), images()
     for method in ("saliency", "grad-cam", "kernel-shap"):
-        assert prepared(method, model, x) == (model, [])
+        assert explainable_model(method, model, x) == (model, [])
     cut = nn.Sequential(model)
     cut.forward = lambda x: model(x.detach())
-    assert prepared("guided-backprop", cut, x) == (cut, [])
+    assert explainable_model("guided-backprop", cut, x) == (cut, [])
 
 
 @pytest.mark.parametrize("name", ["cnn", "resnet8", "preact-resnet18", "lenet", "smallcnn", "mlp"])
@@ -217,32 +217,32 @@ def test_our_own_networks_are_fit_with_relu_and_refused_with_gelu(name):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model, smooth = (
-            build(name, classes=4, shape=shape, activation=act, mean=[0.5] * 3, std=[0.25] * 3).eval().requires_grad_(False)
+            build_network(name, classes=4, shape=shape, activation=act, mean=[0.5] * 3, std=[0.25] * 3).eval().requires_grad_(False)
             for act in ("relu", "gelu")
         )
-    assert prepared("guided-backprop", model, x) == (model, [])
-    fit, notes = prepared("deeplift", model, x)
+    assert explainable_model("guided-backprop", model, x) == (model, [])
+    fit, notes = explainable_model("deeplift", model, x)
     assert (fit is model) == (name not in ("lenet", "smallcnn"))  # these two pool directly behind a ReLU
     assert len(notes) == (fit is not model)
     assert torch.equal(fit(x), model(x))
     with pytest.raises(InputError, match="no rule for GELU"):
-        prepared("deeplift", smooth, x)
+        explainable_model("deeplift", smooth, x)
     with pytest.raises(InputError, match="calls none"):
-        prepared("guided-backprop", smooth, x)
+        explainable_model("guided-backprop", smooth, x)
 
 
 def test_torchvisions_resnet_is_rebuilt():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = load("tv/resnet18", classes=10, shape=(3, 32, 32)).model
+        model = load_with_origin("tv/resnet18", classes=10, shape=(3, 32, 32)).model
     x = images(2, (3, 32, 32))
-    with frozen(model):
+    with freeze_model(model):
         for method in METHODS:
-            fit, notes = prepared(method, model, x)
+            fit, notes = explainable_model(method, model, x)
             assert "ReLU is called 2 times" in notes[0]
-            assert distance(model, fit, x) < 1e-6
+            assert copy_deviation(model, fit, x) < 1e-6
             assert len(fit.parts) == 17 + (method == "deeplift")
-    assert isinstance(fit, Rebuilt)
+    assert isinstance(fit, RebuiltModel)
 
 
 @pytest.mark.realdata
@@ -250,11 +250,11 @@ def test_torchvisions_resnet_is_rebuilt():
 def test_independent_models_are_fit_or_rebuilt(zoo, name):
     model = getattr(zoo, name)()
     x = images(3, (1, 28, 28) if name in ("wong2020_fgsm", "atzmon2019") else (3, 32, 32))
-    with frozen(model):
+    with freeze_model(model):
         for method in METHODS:
-            fit, _ = prepared(method, model, x)
+            fit, _ = explainable_model(method, model, x)
             assert (fit is model) == (name in ("cnn_a_mix", "wong2020_fgsm"))
-            assert distance(model, fit, x) < 1e-6
+            assert copy_deviation(model, fit, x) < 1e-6
 
 
 def small(act):
@@ -269,14 +269,14 @@ def small(act):
 def test_a_nonlinearity_without_a_rule_is_refused_by_its_name(act):
     model = small(act).eval().requires_grad_(False)
     with pytest.raises(InputError, match=type(act).__name__):
-        prepared("deeplift", model, images())
+        explainable_model("deeplift", model, images())
     with pytest.raises(InputError, match="calls none"):
-        prepared("guided-backprop", model, images())
+        explainable_model("guided-backprop", model, images())
 
 
 def test_a_nonlinearity_that_has_no_module_of_its_own_is_refused():
     with pytest.raises(InputError, match="elu is called outside"):
-        prepared("deeplift", small(nn.SELU()).eval(), images())
+        explainable_model("deeplift", small(nn.SELU()).eval(), images())
 
 
 class Gated(nn.Module):
@@ -294,13 +294,13 @@ class Gated(nn.Module):
 def test_deeplift_is_refused_with_the_number_where_it_is_not_complete():
     model = Gated().eval().requires_grad_(False)
     with pytest.raises(InputError, match=r"misses f\(x\) - f\(baseline\) by \d+\.\d%"):
-        prepared("deeplift", model, images())
-    assert prepared("guided-backprop", model, images()) == (model, [])
+        explainable_model("deeplift", model, images())
+    assert explainable_model("guided-backprop", model, images()) == (model, [])
 
 
 def test_guided_backprop_says_what_it_leaves_alone():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 5)).eval()
-    fit, notes = prepared("guided-backprop", model, images())
+    fit, notes = explainable_model("guided-backprop", model, images())
     assert fit is model
     assert notes == ["guided-backprop treats the ReLUs alone, and takes the plain gradient of GELU"]
 
@@ -319,11 +319,11 @@ KINKED = {
 @pytest.mark.parametrize(("word", "form"), [(word, form) for word, forms in KINKED.items() for form in forms])
 def test_a_nonlinearity_written_by_hand_is_no_plain_gradient_without_a_word(word, form):
     block = Block(nn.ReLU(), form, nn.MaxPool2d(2)).eval().requires_grad_(False)
-    _, notes = prepared("guided-backprop", block, images())
+    _, notes = explainable_model("guided-backprop", block, images())
     assert notes[-1] == f"guided-backprop treats the ReLUs alone, and takes the plain gradient of {word}"
     alone = Block(form, form, nn.MaxPool2d(2)).eval().requires_grad_(False)
     with pytest.raises(InputError, match=f"this model calls none that it could treat, but {word}: choose"):
-        prepared("guided-backprop", alone, images())
+        explainable_model("guided-backprop", alone, images())
 
 
 class Moody(nn.Module):
@@ -340,7 +340,7 @@ class Moody(nn.Module):
 
 def test_a_model_that_calls_other_nonlinearities_for_other_batches_gets_a_sentence():
     model = Moody().eval().requires_grad_(False)
-    fit, _ = prepared("guided-backprop", model, images())
+    fit, _ = explainable_model("guided-backprop", model, images())
     with pytest.raises(InputError, match="same nonlinearities"):
         fit(torch.ones(2, 3, 8, 8))
 
@@ -351,9 +351,9 @@ def test_stored_programs_are_refused_or_rebuilt():
         warnings.simplefilter("ignore")
         script = torch.jit.script(model)
     with pytest.raises(InputError, match="TorchScript"):
-        prepared("guided-backprop", script, x)
+        explainable_model("guided-backprop", script, x)
     program = torch.export.export(model, (images(16),), dynamic_shapes=({0: torch.export.Dim("rows", min=2, max=64)},)).module()
-    fit, notes = prepared("deeplift", program, x)
+    fit, notes = explainable_model("deeplift", program, x)
     assert len(notes) == 1
     torch.testing.assert_close(deeplift(fit, x, torch.arange(4), draws(4)), deeplift(model, x, torch.arange(4), draws(4)))
 
@@ -363,4 +363,4 @@ def test_another_clamp_is_no_relu(bounds):
     model, x = FORMS["clamp"]().eval().requires_grad_(False), images()
     model.first = model.second = lambda h: h.clamp(**bounds)
     with pytest.raises(InputError, match="calls none"):
-        prepared("guided-backprop", model, x)
+        explainable_model("guided-backprop", model, x)

@@ -7,8 +7,8 @@ import torch
 
 from robench.attacks import ATTACKS
 from robench.core.errors import InputError
-from robench.core.recipes import Recipe, did_you_mean, eps_text, fraction, lookup, parse, resolve, separate, setting
-from robench.core.synonyms import ABSENT, ELSEWHERE, OTHER_NAMES
+from robench.core.recipes import Recipe, did_you_mean, eps_text, lookup, parse_fraction, parse_recipe, resolve, setting_text, split_recipes
+from robench.core.synonyms import ABSENT, OTHER_NAMES, OTHER_OPTION_HINTS
 from robench.corruptions import CORRUPTIONS
 from robench.evaluation.suites import SUITES
 from robench.explainers import EXPLAINERS
@@ -22,30 +22,30 @@ def attack(model, *, steps=10, loss="ce"):
 
 
 def test_a_sentence_is_a_name_a_weight_and_options():
-    assert parse("pgd") == Recipe("pgd")
-    assert parse("sagr=0.1") == Recipe("sagr", 0.1)
-    assert parse("sagr=1/4,rho=0.3,sign=positive,step-size=2/255") == Recipe(
+    assert parse_recipe("pgd") == Recipe("pgd")
+    assert parse_recipe("sagr=0.1") == Recipe("sagr", 0.1)
+    assert parse_recipe("sagr=1/4,rho=0.3,sign=positive,step-size=2/255") == Recipe(
         "sagr", 0.25, {"rho": 0.3, "sign": "positive", "step_size": 2 / 255}
     )
-    assert parse("pgd,steps=50,random_start=false,target=3").options == {"steps": 50, "random_start": False, "target": 3}
-    assert parse("x,rho=inf").options == {"rho": float("inf")}
+    assert parse_recipe("pgd,steps=50,random_start=false,target=3").options == {"steps": 50, "random_start": False, "target": 3}
+    assert parse_recipe("x,rho=inf").options == {"rho": float("inf")}
 
 
 @pytest.mark.parametrize("sentence", ["", ",", "=1", "pgd,", "pgd,steps", "pgd,=3", "pgd,steps=", "sagr=", "sagr=big", "sagr=true"])
 def test_what_cannot_be_read_is_refused_with_a_sentence(sentence):
     with pytest.raises(InputError, match="cannot read"):
-        parse(sentence)
+        parse_recipe(sentence)
 
 
 @pytest.mark.parametrize("sentence", ["pgd,steps=3,steps=4", "sagr=0.1,step-size=1,step_size=1", "cnn,width=8,depth=2,width=8"])
 def test_an_option_that_is_given_twice_is_refused(sentence):
     with pytest.raises(InputError, match="twice: give each option once"):
-        parse(sentence)
+        parse_recipe(sentence)
 
 
 @pytest.mark.parametrize(("text", "value"), [("8/255", 8 / 255), ("0.3", 0.3), ("1e-3", 1e-3), ("0", 0.0), ("-1/2", -0.5)])
 def test_fractions_are_understood(text, value):
-    assert fraction(text) == value
+    assert parse_fraction(text) == value
 
 
 @pytest.mark.parametrize(
@@ -58,13 +58,13 @@ def test_fractions_are_understood(text, value):
 )  # fmt: skip
 def test_a_radius_is_told_as_people_write_it(eps, text):
     assert eps_text(eps) == text
-    assert fraction(text) == pytest.approx(eps, rel=1e-5)
+    assert parse_fraction(text) == pytest.approx(eps, rel=1e-5)
 
 
 @pytest.mark.parametrize("text", ["8/0", "a/2", "", "1/", "nan", "inf", "1/2/3", "8/0.0"])
 def test_what_is_no_fraction_raises(text):
     with pytest.raises(ValueError, match=r"number|divides"):
-        fraction(text)
+        parse_fraction(text)
 
 
 def test_unknown_names_come_with_a_suggestion():
@@ -105,9 +105,9 @@ def test_every_name_that_is_told_exists():
     told |= {ours.partition(",")[0] for names in ABSENT.values() for ours in names} - {"transfer:MODEL"}
     assert told <= everything
     assert not {name for name in ABSENT if name in everything}
-    assert set(ELSEWHERE["attack"]) <= set(SUITES)
-    assert set(ELSEWHERE["regulariser"]) <= set(OBJECTIVES)
-    assert set(ELSEWHERE["objective"]) <= set(REGULARIZERS)
+    assert set(OTHER_OPTION_HINTS["attack"]) <= set(SUITES)
+    assert set(OTHER_OPTION_HINTS["regulariser"]) <= set(OBJECTIVES)
+    assert set(OTHER_OPTION_HINTS["objective"]) <= set(REGULARIZERS)
 
 
 def test_a_name_of_another_option_is_told_where_it_goes():
@@ -118,45 +118,45 @@ def test_a_name_of_another_option_is_told_where_it_goes():
 
 
 def test_sentences_joined_by_commas_come_apart_and_keep_their_options():
-    assert separate(["a,b", "c"]) == ["a", "b", "c"]
-    assert separate(["integrated-gradients,baseline=mean", "saliency"]) == ["integrated-gradients,baseline=mean", "saliency"]
-    assert separate(["occlusion,block=2,stride=1,saliency,smoothgrad,samples=5"]) == [
+    assert split_recipes(["a,b", "c"]) == ["a", "b", "c"]
+    assert split_recipes(["integrated-gradients,baseline=mean", "saliency"]) == ["integrated-gradients,baseline=mean", "saliency"]
+    assert split_recipes(["occlusion,block=2,stride=1,saliency,smoothgrad,samples=5"]) == [
         "occlusion,block=2,stride=1", "saliency", "smoothgrad,samples=5",
     ]  # fmt: skip
-    assert separate(["sagr=0.1,rho=0.3,l2"]) == ["sagr=0.1,rho=0.3", "l2"]
+    assert split_recipes(["sagr=0.1,rho=0.3,l2"]) == ["sagr=0.1,rho=0.3", "l2"]
     with pytest.raises(InputError, match="cannot read ''"):
-        [parse(sentence) for sentence in separate(["a,"])]
+        [parse_recipe(sentence) for sentence in split_recipes(["a,"])]
     with pytest.raises(InputError, match="to ask for the penalty 'b' as well, repeat the option"):
-        resolve(parse("a,b=1"), {"a": attack, "b": attack}, "penalty")
+        resolve(parse_recipe("a,b=1"), {"a": attack, "b": attack}, "penalty")
 
 
 def test_options_are_bound_and_unknown_ones_refused():
-    assert resolve(parse("a,steps=5"), {"a": attack}, "attack")("m") == ("m", 5, "ce")
+    assert resolve(parse_recipe("a,steps=5"), {"a": attack}, "attack")("m") == ("m", 5, "ce")
     with pytest.raises(InputError, match=r"no option 'step': did you mean 'steps'"):
-        resolve(parse("a,step=5"), {"a": attack}, "attack")
+        resolve(parse_recipe("a,step=5"), {"a": attack}, "attack")
 
 
 def test_what_a_name_settles_cannot_be_changed_and_everything_is_told():
     table = {"a": attack, "a-20": partial(attack, steps=20)}
-    assert setting(resolve(parse("a-20,loss=dlr"), table, "attack")) == "steps=20 loss=dlr"
+    assert setting_text(resolve(parse_recipe("a-20,loss=dlr"), table, "attack")) == "steps=20 loss=dlr"
     with pytest.raises(InputError, match="means steps=20"):
-        resolve(parse("a-20,steps=5"), table, "attack")
+        resolve(parse_recipe("a-20,steps=5"), table, "attack")
 
 
 def test_an_option_without_a_default_must_be_given():
     def strict(model, *, budget):
         return budget
 
-    assert resolve(parse("s,budget=3"), {"s": strict}, "attack")("m") == 3
+    assert resolve(parse_recipe("s,budget=3"), {"s": strict}, "attack")("m") == 3
     with pytest.raises(InputError, match="needs a value for its option 'budget'"):
-        resolve(parse("s"), {"s": strict}, "attack")
+        resolve(parse_recipe("s"), {"s": strict}, "attack")
 
 
 def test_a_function_of_the_users_own_file_is_found_and_may_import_its_neighbours(tmp_path):
     (tmp_path / "neighbour_of_mine.py").write_text("VALUE = 7\n")
     file = tmp_path / "mine.py"
     file.write_text("from neighbour_of_mine import VALUE\ndef mine(model, batch, *, k=1):\n    return model, k, VALUE\n")
-    recipe = parse(f"{file}:mine,k=3")
+    recipe = parse_recipe(f"{file}:mine,k=3")
     assert resolve(recipe, {}, "regulariser")("m", None) == ("m", 3, 7)
     assert recipe.label == "mine.py:mine"
 
@@ -174,12 +174,12 @@ def test_a_bad_file_of_the_user_is_named(tmp_path, text, name, sentence):
     file = tmp_path / "bad.py"
     file.write_text(text)
     with pytest.raises(InputError, match=sentence):
-        resolve(parse(f"{file}:{name}"), {}, "attack")
+        resolve(parse_recipe(f"{file}:{name}"), {}, "attack")
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match="no such file"):
-        resolve(parse(f"{tmp_path}/none.py:f"), {}, "attack")
+        resolve(parse_recipe(f"{tmp_path}/none.py:f"), {}, "attack")
 
 
 def test_a_function_of_the_users_own_must_take_what_it_is_called_with(tmp_path):
@@ -188,10 +188,10 @@ def test_a_function_of_the_users_own_must_take_what_it_is_called_with(tmp_path):
         "def few(model, x): pass\ndef threatened(model, x, y, threat): pass\ndef fine(model, x, y, draws, extra=0, *, k): pass\n"
     )
     with pytest.raises(InputError, match=r"mine.py:few\(model, x\) cannot be used: attacks are called as \(model, x, y, threat, draws"):
-        resolve(parse(f"{file}:few"), {}, "attack")
+        resolve(parse_recipe(f"{file}:few"), {}, "attack")
     with pytest.raises(InputError, match="regularisers are called as"):
-        resolve(parse(f"{file}:threatened"), {}, "regulariser")
-    assert callable(resolve(parse(f"{file}:fine,k=1"), {}, "probe"))
+        resolve(parse_recipe(f"{file}:threatened"), {}, "regulariser")
+    assert callable(resolve(parse_recipe(f"{file}:fine,k=1"), {}, "probe"))
 
 
 def test_options_of_a_function_of_the_users_own_are_of_the_kind_of_their_default(tmp_path):
@@ -201,7 +201,7 @@ def test_options_of_a_function_of_the_users_own_are_of_the_kind_of_their_default
         "def attack(model, x, y, threat, draws, *, steps: int = 3, rate: float = 1, fast=False, target=None, loss='ce'): ...\n"
     )
     for words in ("steps=5", "rate=0.5", "rate=2", "fast=true", "target=2", "target=x", "loss=margin"):
-        resolve(parse(f"{file}:attack,{words}"), {}, "attack")
+        resolve(parse_recipe(f"{file}:attack,{words}"), {}, "attack")
     for words, sentence in (
         ("steps=x", "steps of own.py:attack must be a whole number, as its default 3 is, not 'x'"),
         ("steps=2.5", "a whole number, as its default 3 is, not 2.5"),
@@ -210,4 +210,4 @@ def test_options_of_a_function_of_the_users_own_are_of_the_kind_of_their_default
         ("fast=1", "fast of own.py:attack must be true or false, as its default False is, not 1"),
     ):
         with pytest.raises(InputError, match=sentence):
-            resolve(parse(f"{file}:attack,{words}"), {}, "attack")
+            resolve(parse_recipe(f"{file}:attack,{words}"), {}, "attack")

@@ -96,9 +96,9 @@ def test_the_gallery_shows_the_images_that_an_attack_made_although_they_are_gone
     from robench.report import pictures
 
     shown = []
-    monkeypatch.setattr(pictures, "saliency_gallery", lambda path, tiles, title, row: shown.append((tiles, row)) or path)
+    monkeypatch.setattr(pictures, "draw_saliency_gallery", lambda path, tiles, title, row: shown.append((tiles, row)) or path)
     found = api.saliency({"net": Net(0)}, images, methods=["saliency"], scores=["gini"], against=["pgd-10"], eps=0.1)
-    pictures.pictures(found, tmp_path, title="t", images=images)
+    pictures.draw_pictures(found, tmp_path, title="t", images=images)
     tiles, row = shown[0]
     fallen = [tile for tile in tiles if tile.x_adv is not None]
     assert row == "adversarial"
@@ -109,16 +109,18 @@ def test_the_gallery_shows_the_images_that_an_attack_made_although_they_are_gone
 
 
 def test_examples_on_changed_images_show_what_was_attacked(images, tmp_path, monkeypatch):
-    from robench.corruptions import corrupted
+    from robench.corruptions import corrupted_images
     from robench.report import pictures
 
     shown = []
-    monkeypatch.setattr(pictures, "gallery", lambda path, x, x_adv, captions, title, *rows: shown.append((x, x_adv, rows)) or path)
+    monkeypatch.setattr(
+        pictures, "draw_change_gallery", lambda path, x, x_adv, captions, title, *rows: shown.append((x, x_adv, rows)) or path
+    )
     found = api.evaluate({"net": Net(0)}, images, suite=["pgd-10 on fog,severity=3"], eps=0.1)
-    pictures.pictures(found, tmp_path, title="t", images=images)
+    pictures.draw_pictures(found, tmp_path, title="t", images=images)
     x, x_adv, rows = shown[0]
     places = torch.tensor([place for place, _, _ in found.examples])
-    assert torch.equal(x, corrupted(images.pixels(places), images.ids[places], "fog", 3, seed=0, scale="auto"))
+    assert torch.equal(x, corrupted_images(images.pixels(places), images.ids[places], "fog", 3, seed=0, scale="auto"))
     assert float((x_adv - x).abs().max()) <= 0.1 + 1e-6
     assert rows == ("adversarial", "fog-3")
 

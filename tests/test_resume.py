@@ -39,14 +39,14 @@ def images(tmp_path_factory):
     import numpy as np
     import torch
 
-    from robench.core.recipes import module_at
+    from robench.core.recipes import run_user_file
 
     folder = tmp_path_factory.mktemp("linear")
     (folder / "model.py").write_text(MODEL)
     x = torch.rand(96, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     pixels = (x * 255).byte()
     with torch.no_grad():
-        y = module_at(folder / "model.py").net()(pixels.float() / 255).argmax(1)
+        y = run_user_file(folder / "model.py").net()(pixels.float() / 255).argmax(1)
     np.savez(folder / "set.npz", x=pixels.permute(0, 2, 3, 1).numpy(), y=torch.cat((y[:90], (y[90:] + 1) % 10)).numpy())
     return folder
 

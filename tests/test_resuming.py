@@ -23,9 +23,9 @@ from robench.objectives import REGULARIZERS, regularizers_of
 from robench.objectives.standard import standard
 from robench.training import states as resuming
 from robench.training import train as training
-from robench.training.fitting import Epoch, Plan, Step, begin, fit, restore, saved
+from robench.training.fitting import Epoch, Step, TrainingPlan, begin_training, fit, restore_run, run_state
 from robench.training.presets import PRESETS
-from robench.training.settings import FIT, plan_of, settled
+from robench.training.settings import PLAN_SETTINGS, plan_of, resolved_settings
 from robench.training.train import train
 
 
@@ -45,7 +45,7 @@ def network(seed=0):
 
 
 def plan(**changes):
-    settings, _ = settled("small", {"epochs": 3, "batch_size": 8, "probe_n": 8, "eps": 0.05, "lr": 0.01, **changes})
+    settings, _ = resolved_settings("small", {"epochs": 3, "batch_size": 8, "probe_n": 8, "eps": 0.05, "lr": 0.01, **changes})
     return plan_of(settings, 5, network(9).eval().requires_grad_(False))
 
 
@@ -63,14 +63,14 @@ PLANS = {
 @pytest.mark.parametrize("broken", [1, 7])
 def test_a_run_broken_off_anywhere_reaches_the_weights_of_an_unbroken_one(name, broken):
     chosen, whole = plan(**PLANS[name]), network()
-    unbroken = begin(whole, chosen)
+    unbroken = begin_training(whole, chosen)
     records = [event.terms for event in fit(unbroken, chosen, images(), images()) if isinstance(event, Step)]
-    first = begin(network(), chosen)
+    first = begin_training(network(), chosen)
     steps = [event for event in itertools.islice(fit(first, chosen, images(), images()), broken) if isinstance(event, Step)]
-    state = copy.deepcopy(saved(first))
+    state = copy.deepcopy(run_state(first))
     torch.rand(7)  # whatever happens to the generators in between
-    second = begin(network(4), chosen)
-    restore(second, state)
+    second = begin_training(network(4), chosen)
+    restore_run(second, state)
     steps += [event for event in fit(second, chosen, images(), images()) if isinstance(event, Step)]
     assert [step.terms for step in steps] == records
     for one, other in ((unbroken.model, second.model), (unbroken.average, second.average)):
@@ -142,7 +142,7 @@ def test_what_is_finished_is_handed_back_and_other_words_are_refused(toys, tmp_p
     stamp = out.stat().st_mtime_ns
     again = train("toy", out=out, resume=True, **settings())
     assert out.stat().st_mtime_ns == stamp
-    assert again.meta == first.meta or json.dumps(again.meta) == json.dumps(checkpoint.plain(first.meta))
+    assert again.meta == first.meta or json.dumps(again.meta) == json.dumps(checkpoint.plain_values(first.meta))
     assert all(torch.equal(a, b) for a, b in zip(first.model.state_dict().values(), again.model.state_dict().values(), strict=True))
     for words, sentence in (
         ({}, "holds a finished training: pass --resume"),
@@ -197,7 +197,7 @@ def test_a_finished_checkpoint_with_a_changed_byte_is_never_handed_back_with_oth
         with suppress(InputError):
             again = train("toy", out=first.path, resume=True, **small())
             assert checkpoint.fingerprint(again.model.state_dict()) == checkpoint.fingerprint(first.model.state_dict())
-            assert again.meta == json.loads(json.dumps(checkpoint.plain(first.meta)))
+            assert again.meta == json.loads(json.dumps(checkpoint.plain_values(first.meta)))
             taken += 1
     assert taken < 50
     first.path.write_bytes(whole)
@@ -209,7 +209,7 @@ def test_a_finished_checkpoint_with_a_changed_byte_is_never_handed_back_with_oth
 def test_a_damaged_teacher_that_was_trained_first_teaches_nobody(toys, tmp_path):
     chosen = {**small(), "reg": ("igd",)}
     train("toy", out=tmp_path / "net.pt", **chosen)
-    kept, weights = tmp_path / "net.teacher.pt", checkpoint.read(tmp_path / "net.teacher.pt")[0]
+    kept, weights = tmp_path / "net.teacher.pt", checkpoint.read_checkpoint(tmp_path / "net.teacher.pt")[0]
     data = bytearray(kept.read_bytes())
     data[data.index(max(weights.values(), key=torch.numel).numpy().tobytes()) + 5] ^= 0x10
     kept.write_bytes(data)
@@ -307,7 +307,7 @@ def test_a_teacher_is_trained_first_kept_and_named_and_serves_again(toys, tmp_pa
     chosen = {**settings(), "reg": ("igd",), "objective": "pgd-at,steps=2"}
     first = train("toy", out=tmp_path / "student.pt", **chosen)
     kept = tmp_path / "student.teacher.pt"
-    state, meta = checkpoint.read(kept)
+    state, meta = checkpoint.read_checkpoint(kept)
     assert (meta["recipe"]["objective"], meta["recipe"]["reg"]) == ("standard", [])
     assert first.meta["recipe"]["teacher"] == {"name": "student.teacher.pt", "sha256": checkpoint.fingerprint(state)}
     stamp = kept.stat().st_mtime_ns
@@ -317,14 +317,17 @@ def test_a_teacher_is_trained_first_kept_and_named_and_serves_again(toys, tmp_pa
 
 
 def test_the_regularisers_choose_the_base_of_their_papers_and_the_run_says_so():
-    assert settled("small", {"reg": ("igd",)})[0]["objective"] == "pgd-at"
-    assert settled("small", {"reg": ("sagr", "emr")})[0]["objective"] == "pgd-at"
-    assert settled("small", {"reg": ("arr",)})[0]["objective"] == "standard"
-    assert settled("small", {"reg": ("igd",), "objective": "trades"}) == (settled("small", {"reg": ("igd",), "objective": "trades"})[0], [])
-    assert settled("small", {"reg": ("emr",)})[1] == ["the objective is pgd-at, the base of emr; --objective chooses another"]
-    assert settled("small", {})[0]["objective"] == "standard"
+    assert resolved_settings("small", {"reg": ("igd",)})[0]["objective"] == "pgd-at"
+    assert resolved_settings("small", {"reg": ("sagr", "emr")})[0]["objective"] == "pgd-at"
+    assert resolved_settings("small", {"reg": ("arr",)})[0]["objective"] == "standard"
+    assert resolved_settings("small", {"reg": ("igd",), "objective": "trades"}) == (
+        resolved_settings("small", {"reg": ("igd",), "objective": "trades"})[0],
+        [],
+    )
+    assert resolved_settings("small", {"reg": ("emr",)})[1] == ["the objective is pgd-at, the base of emr; --objective chooses another"]
+    assert resolved_settings("small", {})[0]["objective"] == "standard"
     with pytest.raises(InputError, match="igd and gradalign build on different objectives"):
-        settled("small", {"reg": ("igd", "gradalign")})
+        resolved_settings("small", {"reg": ("igd", "gradalign")})
 
 
 def diverging(at):
@@ -337,14 +340,20 @@ def diverging(at):
 
 
 def toy_plan(**changes):
-    chosen = {key: PRESETS["small"][key] for key in FIT} | {"epochs": 3, "batch_size": 8, "probe_n": 8, "lr": 0.01, "guard": "stop"}
+    chosen = {key: PRESETS["small"][key] for key in PLAN_SETTINGS} | {
+        "epochs": 3,
+        "batch_size": 8,
+        "probe_n": 8,
+        "lr": 0.01,
+        "guard": "stop",
+    }
     from robench.core.threat import Threat
 
-    return Plan(**{**chosen, "objective": standard(), "threat": Threat("linf", 0.05), "seed": 0, **changes})
+    return TrainingPlan(**{**chosen, "objective": standard(), "threat": Threat("linf", 0.05), "seed": 0, **changes})
 
 
 def events_of(chosen):
-    run = begin(network(), chosen)
+    run = begin_training(network(), chosen)
     return run, [event for event in fit(run, chosen, images(), images()) if isinstance(event, Epoch)]
 
 
@@ -373,11 +382,11 @@ def test_a_run_that_diverges_again_and_again_is_given_up_after_three_roll_backs(
 def test_a_rolled_back_run_can_be_broken_off_too():
     chosen = toy_plan(regularizers={"own": (1.0, diverging(0.4)), **regularizers_of(["sagr"])}, guard="roll-back")
     whole, _ = events_of(chosen)
-    first = begin(network(), chosen)
+    first = begin_training(network(), chosen)
     for _event in itertools.islice(fit(first, chosen, images(), images()), 8):
         pass
-    second = begin(network(1), chosen)
-    restore(second, saved(first))
+    second = begin_training(network(1), chosen)
+    restore_run(second, run_state(first))
     for _event in fit(second, chosen, images(), images()):
         pass
     assert len(second.lost) == len(whole.lost) == 1
@@ -412,7 +421,9 @@ def test_a_wrong_value_of_an_option_is_told_before_a_teacher_is_trained(toys, tm
 def test_trying_a_regularisers_words_changes_no_weight_and_no_random_number(reg):
     model, some = network(), images(8)
     before, dice = copy.deepcopy(model.state_dict()), torch.get_rng_state()
-    training.refuse_wrong_words([reg], model, some, plan_of(settled("small", {"reg": (reg,), "objective": "standard"})[0], 0, None))
+    training.refuse_penalty_options(
+        [reg], model, some, plan_of(resolved_settings("small", {"reg": (reg,), "objective": "standard"})[0], 0, None)
+    )
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in before.items())
     assert torch.equal(dice, torch.get_rng_state())
     assert all(weight.grad is None and weight.requires_grad for weight in model.parameters())

@@ -13,9 +13,9 @@ from PIL import Image
 from torch import nn
 
 from robench import evaluate
-from robench.attacks.eight_bits import in_eight_bits, rounded_labels
+from robench.attacks.eight_bits import eight_bit_points, rounded_labels
 from robench.core.errors import InputError
-from robench.core.recipes import parse
+from robench.core.recipes import parse_recipe
 from robench.core.threat import Threat
 
 
@@ -72,11 +72,11 @@ def test_neighbouring_levels_are_tried_where_rounding_does_not_fool():
     from robench.core.draws import Draws
 
     assert (rounded_labels(model, x, x_adv, y, threat) == 0).all()
-    points, fooled = in_eight_bits(model, x, x_adv, y, threat, Draws(0, torch.arange(16), "png"))
+    points, fooled = eight_bit_points(model, x, x_adv, y, threat, Draws(0, torch.arange(16), "png"))
     assert fooled.all()
     assert threat.contains(x, points).all()
     assert torch.equal((255 * points).round() / 255, points)
-    _, none = in_eight_bits(Edge(1616.5), x, x_adv, y, threat, Draws(0, torch.arange(16), "png"))  # more than the ball holds
+    _, none = eight_bit_points(Edge(1616.5), x, x_adv, y, threat, Draws(0, torch.arange(16), "png"))  # more than the ball holds
     assert not none.any()
 
 
@@ -86,14 +86,14 @@ def test_samples_and_rows_say_what_rounding_leaves(problem):
     with torch.no_grad():
         y = p.model(x.float() / 255).argmax(1)
     eps = 0.7 / 255  # no grey level but the pixel's own lies in the ball: no rounded image fools
-    found = evaluate(p.model, x, y, suite=[parse("pgd-margin")], eps=eps)
+    found = evaluate(p.model, x, y, suite=[parse_recipe("pgd-margin")], eps=eps)
     left = {row.metric: row.value for row in found.rows if row.probe == "pgd-margin"}
     assert left["accuracy"] < 1 == left["rounded_accuracy"]
     assert all(sample.rounded_pred == (sample.label if sample.broken_by else -1) for sample in found.samples)
-    more = evaluate(p.model, x, y, suite=[parse("pgd-margin")], eps=[eps, 30 / 255])
+    more = evaluate(p.model, x, y, suite=[parse_recipe("pgd-margin")], eps=[eps, 30 / 255])
     again = {row.eps: row.value for row in more.rows if row.metric == "rounded_accuracy"}
     assert again == {eps: 1}  # at 30/255 those that fell before were not attacked, and nothing is known of them
-    alone = evaluate(p.model, x, y, suite=[parse("pgd-margin")], eps=30 / 255)
+    alone = evaluate(p.model, x, y, suite=[parse_recipe("pgd-margin")], eps=30 / 255)
     known = {row.eps: row.value for row in alone.rows if row.metric == "rounded_accuracy"}
     assert known == {30 / 255: sum(sample.rounded_pred in (-1, sample.label) for sample in alone.samples) / 60}
     assert known[30 / 255] < 1
@@ -105,7 +105,7 @@ def test_pictures_fool_and_lie_in_the_ball_and_the_table_names_those_that_are_mi
     with torch.no_grad():
         y = p.model(x.float() / 255).argmax(1)
     eps, ids = 2 / 255, 100 + torch.arange(40)
-    found = evaluate(p.model, x, y, suite=[parse("pgd-margin")], eps=eps, ids=ids, pngs=tmp_path / "png")
+    found = evaluate(p.model, x, y, suite=[parse_recipe("pgd-margin")], eps=eps, ids=ids, pngs=tmp_path / "png")
     assert {sample.png for sample in found.samples if not sample.broken_by} == {""}
     written = {sample.png: sample for sample in found.samples if sample.png not in ("", "none")}
     assert {path.name for path in (tmp_path / "png").iterdir()} == set(written)
@@ -119,7 +119,7 @@ def test_pictures_fool_and_lie_in_the_ball_and_the_table_names_those_that_are_mi
 
 def test_a_run_that_writes_pictures_is_taken_up_and_not_by_one_that_does_not(problem, tmp_path):
     p = problem("linear", n=30)
-    words = {"suite": [parse("fgsm"), parse("noise")], "eps": 20 / 255, "batch_size": 8, "folder": tmp_path}
+    words = {"suite": [parse_recipe("fgsm"), parse_recipe("noise")], "eps": 20 / 255, "batch_size": 8, "folder": tmp_path}
     whole = evaluate(p.model, p.x, p.y, pngs=tmp_path / "png", **words)
     path = tmp_path / "state-0.jsonl"
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:6]))
@@ -133,7 +133,7 @@ def test_a_run_that_writes_pictures_is_taken_up_and_not_by_one_that_does_not(pro
 def test_images_of_two_channels_are_no_pictures(problem, tmp_path):
     p = problem("linear", n=4, shape=(2, 5, 5))
     with pytest.raises(InputError, match="2 channels are no PNG files"):
-        evaluate(p.model, p.x, p.y, suite=[parse("fgsm")], eps=0.1, pngs=tmp_path / "png")
+        evaluate(p.model, p.x, p.y, suite=[parse_recipe("fgsm")], eps=0.1, pngs=tmp_path / "png")
 
 
 def test_the_command_prints_the_line_and_writes_the_pictures(tmp_path):

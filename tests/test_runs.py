@@ -11,18 +11,18 @@ from torch import nn
 
 from robench import evaluate
 from robench.core.errors import InputError
-from robench.core.inputs import as_chosen
-from robench.core.recipes import parse
-from robench.core.rows import blank
+from robench.core.inputs import as_suite_list
+from robench.core.recipes import parse_recipe
+from robench.core.rows import blank_row
 from robench.core.threat import Threat
 from robench.evaluation.corrupted_sets import only_adds
-from robench.evaluation.execution import how_of, measured
-from robench.evaluation.plans import Asked, stages_of
+from robench.evaluation.execution import as_run_options, measure_models
+from robench.evaluation.plans import RunRequest, stages_of
 from robench.results.scores import audits_of
 from robench.runs.ledger import Ledger
 from robench.runs.measure import execute
-from robench.runs.pools import images_of, pool_of_images
-from robench.runs.types import Subject, untracked
+from robench.runs.pools import images_from_arrays, pool_of_images
+from robench.runs.types import Subject, untracked_chunks
 
 FOG = "fog,severity=3"
 MIXED = (
@@ -52,13 +52,13 @@ def other(seed=1):
 
 
 def subjects(*models):
-    return [Subject(model, replace(blank(), checkpoint=name)) for name, model in zip("abc", models, strict=False)]
+    return [Subject(model, replace(blank_row(), checkpoint=name)) for name, model in zip("abc", models, strict=False)]
 
 
 def run(models, p, chosen, *, scores=("gini",), save=None, **how):
-    images = images_of(p.x, p.y)
-    asked = Asked(as_chosen(list(chosen)), [LINF], scores=[parse(score) for score in scores])
-    return measured(subjects(*models), images, asked, how_of(**how), save=save)
+    images = images_from_arrays(p.x, p.y)
+    asked = RunRequest(as_suite_list(list(chosen)), [LINF], scores=[parse_recipe(score) for score in scores])
+    return measure_models(subjects(*models), images, asked, as_run_options(**how), save=save)
 
 
 def lines(found):
@@ -148,8 +148,10 @@ def test_the_gini_of_changed_images_is_that_of_these_images_handed_over(p, chang
 
 def test_scores_are_set_against_a_chain_of_stages_too(p):
     chained = f"{FOG} on pgd-10"
-    asked = Asked(as_chosen(["saliency"]), [LINF], against=[parse("pgd-10"), parse(chained)], scores=[parse("gini")])
-    found = measured(subjects(p.model), images_of(p.x, p.y), asked, how_of())
+    asked = RunRequest(
+        as_suite_list(["saliency"]), [LINF], against=[parse_recipe("pgd-10"), parse_recipe(chained)], scores=[parse_recipe("gini")]
+    )
+    found = measure_models(subjects(p.model), images_from_arrays(p.x, p.y), asked, as_run_options())
     table, alone = found.samples, run([p.model], p, [f"saliency on {chained}"]).samples
     mine = [place for place, images in enumerate(table["images"]) if images == "fog-3 on pgd-10"]
     assert 0 < len(mine) < 20
@@ -170,9 +172,9 @@ def test_no_image_changes_what_was_not_tried(p):
 
 
 def ran(p, chosen, models=None, **how):
-    images = images_of(p.x, p.y)
-    asked = Asked(as_chosen(list(chosen)), [LINF], scores=[parse("gini")])
-    settled = how_of(**how)
+    images = images_from_arrays(p.x, p.y)
+    asked = RunRequest(as_suite_list(list(chosen)), [LINF], scores=[parse_recipe("gini")])
+    settled = as_run_options(**how)
     return execute(subjects(*(models or [p.model])), pool_of_images(images), stages_of(asked, images, settled), settled)
 
 
@@ -204,17 +206,17 @@ def test_entries_in_any_order_and_twice_give_the_same_ledger(p):
 def test_each_of_several_models_gets_the_rows_that_it_gets_alone(p):
     both = run([p.model, other()], p, MIXED, batch_size=7)
     for place in (0, 1):
-        alone = measured(
-            subjects(p.model, other())[place : place + 1], images_of(p.x, p.y),
-            Asked(as_chosen(list(MIXED)), [LINF], scores=[parse("gini")]), how_of(batch_size=7),
+        alone = measure_models(
+            subjects(p.model, other())[place : place + 1], images_from_arrays(p.x, p.y),
+            RunRequest(as_suite_list(list(MIXED)), [LINF], scores=[parse_recipe("gini")]), as_run_options(batch_size=7),
         )  # fmt: skip
         mine = [line for line in lines(both) if line["checkpoint"] == "ab"[place] and not line["metric"].startswith("error_rate_shared")]
         same(mine, lines(alone))
 
 
 def test_images_that_all_models_share_are_made_once(p):
-    images, settled = images_of(p.x, p.y), how_of(batch_size=8)
-    stages = stages_of(Asked(as_chosen([FOG]), [LINF]), images, settled)
+    images, settled = images_from_arrays(p.x, p.y), as_run_options(batch_size=8)
+    stages = stages_of(RunRequest(as_suite_list([FOG]), [LINF]), images, settled)
     made = []
 
     def counted(places, before):
@@ -225,7 +227,7 @@ def test_images_that_all_models_share_are_made_once(p):
 
     def track(chunks, what, told=lambda: None):
         begun.append((what, len(made)))
-        return untracked(chunks, what, told)
+        return untracked_chunks(chunks, what, told)
 
     fog = replace(stages[1], images=counted)
     execute(subjects(p.model, other(), other(2)), pool_of_images(images), [stages[0], fog], replace(settled, track=track))
@@ -307,14 +309,14 @@ def test_a_run_of_all_kinds_that_is_broken_off_goes_on_to_the_same_rows_and_samp
 
 def test_a_finished_run_takes_up_stages_that_need_its_images_again(p, tmp_path):
     first = ["pgd-10", "fog on pgd-10"]
-    asked = [Asked(as_chosen(chosen), [LINF], scores=[parse("gini")]) for chosen in (first, [*first, "saliency on pgd-10"])]
-    images = images_of(p.x, p.y)
-    measured(subjects(p.model), images, asked[0], how_of(folder=tmp_path))
-    more = measured(subjects(p.model), images, asked[1], how_of(folder=tmp_path, resume=True), adds=only_adds)
-    at_once = measured(subjects(p.model), images, asked[1], how_of())
+    asked = [RunRequest(as_suite_list(chosen), [LINF], scores=[parse_recipe("gini")]) for chosen in (first, [*first, "saliency on pgd-10"])]
+    images = images_from_arrays(p.x, p.y)
+    measure_models(subjects(p.model), images, asked[0], as_run_options(folder=tmp_path))
+    more = measure_models(subjects(p.model), images, asked[1], as_run_options(folder=tmp_path, resume=True), adds=only_adds)
+    at_once = measure_models(subjects(p.model), images, asked[1], as_run_options())
     same(lines(more), lines(at_once))
     with pytest.raises(InputError, match="state of another run"):
-        measured(subjects(p.model), images, asked[1], how_of(folder=tmp_path, resume=True, seed=1), adds=only_adds)
+        measure_models(subjects(p.model), images, asked[1], as_run_options(folder=tmp_path, resume=True, seed=1), adds=only_adds)
 
 
 @pytest.mark.parametrize("how", [{"until": 0.2}])
@@ -357,5 +359,7 @@ def test_a_run_with_a_budget_that_is_broken_off_keeps_the_images_that_it_has_see
 def test_images_of_two_models_of_one_name_are_not_saved(p, tmp_path):
     twins = [replace(one, about=replace(one.about, checkpoint="a")) for one in subjects(p.model, other())]
     with pytest.raises(InputError, match="several models are called 'a'"):
-        measured(twins, images_of(p.x, p.y), Asked(as_chosen(["fgsm"]), [LINF]), how_of(), save=tmp_path / "x.npy")
+        measure_models(
+            twins, images_from_arrays(p.x, p.y), RunRequest(as_suite_list(["fgsm"]), [LINF]), as_run_options(), save=tmp_path / "x.npy"
+        )
     assert not list(tmp_path.iterdir())

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.types import Batch
-from robench.objectives import gradients, remarks
+from robench.objectives import gradients, regularizer_notes
 from robench.objectives.jacobian import jacobian
 from robench.objectives.sagr import FORMS, sagr
 
@@ -348,7 +348,7 @@ def test_the_shared_forward_pass_equals_a_separate_one(form, estimator, monkeypa
     hook = model.register_forward_hook(lambda *_: calls.append(1))
     shared = value_and_gradients(model, batch, form=form, estimator=estimator)
     spent = len(calls)
-    monkeypatch.setattr(gradients, "mixes", lambda model: True)
+    monkeypatch.setattr(gradients, "mixes_samples", lambda model: True)
     torch.testing.assert_close(value_and_gradients(model, batch, form=form, estimator=estimator), shared, rtol=1e-10, atol=1e-14)
     assert spent == (1 if estimator.startswith("fd") else 0)
     assert len(calls) == 2 * spent + 1
@@ -368,7 +368,7 @@ def test_the_shared_forward_pass_equals_a_separate_one(form, estimator, monkeypa
     ],
 )
 def test_the_forward_pass_is_shared_only_where_samples_stand_alone(layer, mixes):
-    assert gradients.mixes(nn.Sequential(nn.Conv2d(1, 4, 3), layer)) is mixes
+    assert gradients.mixes_samples(nn.Sequential(nn.Conv2d(1, 4, 3), layer)) is mixes
 
 
 def test_the_gradient_is_taken_at_the_place_that_is_asked_for():
@@ -386,8 +386,8 @@ def test_the_gradient_is_taken_at_the_place_that_is_asked_for():
 def test_clean_training_shares_the_forward_pass_for_either_place():
     model, (x, y) = net(), images()
     batch = batch_of(model, x, y)
-    assert gradients.differentiable(model, batch, "clean")[1] is batch.logits
-    assert gradients.differentiable(model, batch, "base")[1] is batch.logits
+    assert gradients.points_and_logits(model, batch, "clean")[1] is batch.logits
+    assert gradients.points_and_logits(model, batch, "base")[1] is batch.logits
 
 
 @pytest.mark.parametrize(
@@ -498,8 +498,8 @@ def test_with_two_classes_the_rule_on_rho_agrees_with_the_computed_values(form, 
 def test_form_loss_on_two_centred_outputs_refuses_rho_and_does_not_advise_a_sign():
     sentence = "sagr,form=loss,sign=positive"
     with pytest.raises(InputError, match=r"form=loss and output=centred .* leave rho out, or choose output=logprobs$"):
-        remarks([f"{sentence},rho=0.3"], 2)
-    assert "output=logprobs tells the classes apart" in remarks([sentence], 2)[1]
+        regularizer_notes([f"{sentence},rho=0.3"], 2)
+    assert "output=logprobs tells the classes apart" in regularizer_notes([sentence], 2)[1]
 
 
 @pytest.mark.parametrize("options", [{"sign": "positive"}, {"output": "logprobs"}, {"output": "logits"}])
@@ -523,10 +523,10 @@ def test_rho_zero_still_bounds_the_true_class_through_the_others():
 
 
 def test_a_training_says_our_reconstruction_and_whether_rho_is_idle():
-    (one,) = remarks(["sagr=0.1,warmup=0", "jacobian"], 10)
+    (one,) = regularizer_notes(["sagr=0.1,warmup=0", "jacobian"], 10)
     assert "sagr is our reconstruction" in one
-    assert "same for every rho" in remarks(["sagr"], 2)[1]
-    assert len(remarks(["sagr,sign=positive,rho=0.3"], 2)) == 1
-    assert remarks(["jacobian", "cross-lipschitz"], 2) == []
+    assert "same for every rho" in regularizer_notes(["sagr"], 2)[1]
+    assert len(regularizer_notes(["sagr,sign=positive,rho=0.3"], 2)) == 1
+    assert regularizer_notes(["jacobian", "cross-lipschitz"], 2) == []
     with pytest.raises(InputError, match="leave rho out"):
-        remarks(["sagr,rho=0.3"], 2)
+        regularizer_notes(["sagr,rho=0.3"], 2)

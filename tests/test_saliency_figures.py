@@ -14,21 +14,21 @@ from pictures import drawings
 
 from robench.report.figures import house, saliency
 from robench.report.figures.saliency import (
-    Curve,
+    ErrorCurve,
     Tile,
-    bars,
-    coloured,
+    colour_and_style,
+    coloured_map,
     common_bins,
-    histograms,
-    look,
-    lorenz_curves,
-    noise_curves,
-    overlaid,
-    saliency_gallery,
-    scaled,
-    scatter,
-    seen,
-    short,
+    draw_bars,
+    draw_histograms,
+    draw_lorenz_curves,
+    draw_noise_curves,
+    draw_saliency_gallery,
+    draw_scatter,
+    drawable_image,
+    drawable_text,
+    map_over_image,
+    scaled_map,
 )
 
 HOSTILE = ["", "_hidden", "$x^$", "a\nb\tc", "<b>&amp;", "%s {0}", "\u6a21\u578b \U0001f600", "w" * 300, "\udcff", "\\frac{1}"]
@@ -54,7 +54,7 @@ def tile(seed=0, **more):
 
 
 def test_lorenz_curves_stand_at_even_shares_in_percent_with_their_gini(drawn):
-    lorenz_curves("x.png", [("one", [0, 0.25, 1], 0.25), ("_two", np.linspace(0, 1, 101) ** 2, 1 / 3)], "title")
+    draw_lorenz_curves("x.png", [("one", [0, 0.25, 1], 0.25), ("_two", np.linspace(0, 1, 101) ** 2, 1 / 3)], "title")
     axes = drawn[0].axes[0]
     even, one, two = axes.lines
     assert np.array_equal(even.get_data(), [[0, 100], [0, 100]])
@@ -66,7 +66,7 @@ def test_lorenz_curves_stand_at_even_shares_in_percent_with_their_gini(drawn):
 
 def test_the_legend_of_lorenz_curves_lies_in_the_empty_corner_or_outside(tmp_path, drawn):
     for count, name in ((3, "resnet20_standard"), (8, "a_rather_long_model_name")):
-        lorenz_curves("x.png", [(f"{name}{k}", [0, 0.3, 1], 0.2) for k in range(count)], "title")
+        draw_lorenz_curves("x.png", [(f"{name}{k}", [0, 0.3, 1], 0.2) for k in range(count)], "title")
         figure = drawn[-1]
         figure.canvas.draw()
         axes = figure.axes[0]
@@ -75,7 +75,7 @@ def test_the_legend_of_lorenz_curves_lies_in_the_empty_corner_or_outside(tmp_pat
 
 
 def test_models_differ_in_colour_and_in_line_style():
-    looks = [look(place) for place in range(32)]
+    looks = [colour_and_style(place) for place in range(32)]
     assert len(set(looks)) == 32
     assert len({colour for colour, _ in looks[:8]}) == 8
     assert all(one[0] != two[0] and one[1] != two[1] for one, two in itertools.pairwise(looks[:8]))
@@ -84,7 +84,7 @@ def test_models_differ_in_colour_and_in_line_style():
 def test_histograms_have_common_bins_and_sum_to_all_images(drawn):
     rng = np.random.default_rng(0)
     groups = [("narrow", rng.normal(0.5, 0.01, 300)), ("wide", rng.normal(0.8, 0.05, 200))]
-    histograms("x.png", groups, "title", "Gini")
+    draw_histograms("x.png", groups, "title", "Gini")
     axes = drawn[0].axes[0]
     steps = [patch for patch in axes.patches if isinstance(patch, StepPatch) and not patch.get_fill()]
     values, edges = zip(*[(patch.get_data().values, patch.get_data().edges) for patch in steps], strict=True)
@@ -97,7 +97,7 @@ def test_histograms_have_common_bins_and_sum_to_all_images(drawn):
 
 def test_histograms_name_what_is_undefined_and_keep_an_outlier_in_the_last_bin(drawn):
     values = [*np.linspace(0.4, 0.6, 60), math.nan, math.nan, math.inf, 1e9]
-    histograms("x.png", [("odd", values), ("none", [math.nan]), ("empty", [])], "title")
+    draw_histograms("x.png", [("odd", values), ("none", [math.nan]), ("empty", [])], "title")
     axes = drawn[0].axes[0]
     assert legend(axes) == ["odd  (mean 1.64e+07, 3 undefined)", "none  (no value)", "empty  (no value)"]
     heights, edges, _ = next(patch for patch in axes.patches if not patch.get_fill()).get_data()
@@ -121,56 +121,56 @@ def test_maps_are_scaled_about_zero_to_their_99th_percentile():
     signed = torch.zeros(2, 10, 20)
     signed[0] = torch.linspace(-1, 1, 200).view(10, 20)
     signed[1, 0, 0] = -500.0  # one entry in two hundred
-    found = scaled(signed)
+    found = scaled_map(signed)
     assert found.shape == (10, 20)
     assert found[0, 0] == -1
     assert found[9, 19] == 1
     span = np.percentile(signed.double().sum(0).abs().numpy(), 99)
     middle = signed[0].double().abs() < 0.9
     assert torch.allclose(found[middle][1:], (signed[0].double() / span)[middle][1:])
-    assert torch.allclose(scaled(7 * signed), found)
-    assert torch.allclose(scaled(-signed), -found)
+    assert torch.allclose(scaled_map(7 * signed), found)
+    assert torch.allclose(scaled_map(-signed), -found)
 
 
 def test_zero_is_white_positive_red_negative_blue_and_nan_grey():
     signed = torch.zeros(1, 10, 10)
     signed[0, 0, :4] = torch.tensor([1.0, -1.0, torch.nan, 0.5])
-    colours = coloured(signed)
+    colours = coloured_map(signed)
     red, blue, missing, half, zero = (colours[:, 0, k] for k in range(5))
     assert red[0] > 2 * red[2]
     assert blue[2] > 2 * blue[0]
     assert half[0] > half[2]
     assert to_hex(missing.tolist()) == "#b9b9b9"
     assert zero.min() > 0.95
-    assert coloured(torch.zeros(3, 4, 4)).min() > 0.95
-    assert coloured(torch.full((3, 4, 4), torch.inf)).isfinite().all()
+    assert coloured_map(torch.zeros(3, 4, 4)).min() > 0.95
+    assert coloured_map(torch.full((3, 4, 4), torch.inf)).isfinite().all()
 
 
 def test_the_overlay_leaves_the_grey_image_where_the_map_is_zero():
     x, signed = image(), torch.zeros(3, 8, 8)
     signed[:, 2, 3], signed[:, 6, 1] = -4.0, 4.0
-    found = overlaid(x, signed)
+    found = map_over_image(x, signed)
     grey = 0.35 + 0.65 * x.mean(0)
     assert torch.allclose(found[:, 5, 5], grey[5, 5].expand(3))
     assert to_hex(found[:, 2, 3].tolist()) == saliency.INK  # blue is negative, as the legend says
     assert to_hex(found[:, 6, 1].tolist()) == saliency.WARM
-    assert overlaid(x, torch.full((1, 8, 8), torch.nan)).isfinite().all()
+    assert map_over_image(x, torch.full((1, 8, 8), torch.nan)).isfinite().all()
 
 
 def test_images_with_any_number_of_channels_can_be_seen():
-    assert [len(seen(image(channels=c))) for c in (1, 2, 3, 4)] == [1, 1, 3, 1]
-    assert torch.equal(seen(2 * image()), (2 * image()).clamp(0, 1))
+    assert [len(drawable_image(image(channels=c))) for c in (1, 2, 3, 4)] == [1, 1, 3, 1]
+    assert torch.equal(drawable_image(2 * image()), (2 * image()).clamp(0, 1))
 
 
 def test_a_gallery_has_three_lines_and_two_more_where_there_are_adversarial_images(drawn):
-    saliency_gallery("x.png", [tile(), tile(3)], "title")
-    saliency_gallery("x.png", [tile(), tile(3, x_adv=image(9), map_adv=image(8), caption_adv="-> dog", fallen=False)], "title")
+    draw_saliency_gallery("x.png", [tile(), tile(3)], "title")
+    draw_saliency_gallery("x.png", [tile(), tile(3, x_adv=image(9), map_adv=image(8), caption_adv="-> dog", fallen=False)], "title")
     plain, attacked = drawn
     assert (len(plain.axes), len(attacked.axes)) == (6, 10)
     assert [axes.get_ylabel() for axes in attacked.axes[::2]] == ["image", "map", "map on image", "adversarial", "its map"]
     assert [len(axes.images) for axes in attacked.axes] == [1] * 6 + [0, 1] * 2
     assert np.allclose(attacked.axes[7].images[0].get_array(), image(9).permute(1, 2, 0))
-    assert np.allclose(attacked.axes[9].images[0].get_array(), coloured(image(8)).permute(1, 2, 0))
+    assert np.allclose(attacked.axes[9].images[0].get_array(), coloured_map(image(8)).permute(1, 2, 0))
     assert attacked.axes[7].get_title() == "-> dog"
     assert attacked.axes[7].title.get_color() != saliency.WARM
     assert "99th percentile" in attacked.get_supxlabel()
@@ -179,15 +179,17 @@ def test_a_gallery_has_three_lines_and_two_more_where_there_are_adversarial_imag
 def test_the_maps_of_a_gallery_are_left_as_they_were(tmp_path):
     entries = [tile(k, x_adv=image(k + 5), map_adv=image(k + 7).requires_grad_()) for k in range(2)]
     before = [entry.map.clone() for entry in entries]
-    path = saliency_gallery(tmp_path / "g.png", entries, "title")
+    path = draw_saliency_gallery(tmp_path / "g.png", entries, "title")
     assert all(torch.equal(entry.map, old) for entry, old in zip(entries, before, strict=True))
     assert imread(path)[..., :3].std() > 0.05
 
 
 def test_error_curves_have_a_panel_a_probe_and_the_same_look_for_the_same_model(drawn):
     other = [(10 * t, *rest) for t, *rest in POINTS]
-    noise_curves(
-        "x.png", [Curve("b", "noise", POINTS), Curve("a", "noise", POINTS[::-1]), Curve("a", "random", [(0, 0, 0, 0), *other])], "title"
+    draw_noise_curves(
+        "x.png",
+        [ErrorCurve("b", "noise", POINTS), ErrorCurve("a", "noise", POINTS[::-1]), ErrorCurve("a", "random", [(0, 0, 0, 0), *other])],
+        "title",
     )
     figure = drawn[0]
     noise, random = figure.axes
@@ -204,7 +206,7 @@ def test_error_curves_have_a_panel_a_probe_and_the_same_look_for_the_same_model(
 
 def test_bars_stand_in_groups_with_their_intervals(drawn):
     groups = [("m", [("black", 0.2, 0.1, 0.4), ("white", 0.5, 0.45, 0.6)]), ("n", [("white", 1, 0.9, 1)])]
-    bars("x.png", groups, "title")
+    draw_bars("x.png", groups, "title")
     axes = drawn[0].axes[0]
     assert [patch.get_height() for patch in axes.patches] == pytest.approx([20, 50, 100])
     centres = [patch.get_x() + patch.get_width() / 2 for patch in axes.patches]
@@ -223,7 +225,7 @@ def test_bars_stand_in_groups_with_their_intervals(drawn):
 
 def test_points_that_fell_and_points_that_stand_are_told_apart(drawn):
     x, y, fell = [1, 2, 3, math.nan, 5], [1, 4, 9, 16, math.inf], [True, False, False, True, False]
-    scatter("x.png", x, y, fell, "title", ("margin", "Gini"))
+    draw_scatter("x.png", x, y, fell, "title", ("margin", "Gini"))
     axes = drawn[0].axes[0]
     assert legend(axes) == ["stands: 2, large: median", "fell: 1, large: median"]
     stands, median, fallen, _ = (collection.get_offsets().tolist() for collection in axes.collections)
@@ -236,14 +238,14 @@ def every_picture(folder, names):
     title = " ".join(names)
     x = [0.1, 0.2, 0.4]
     return [
-        lorenz_curves(folder / "a.png", [(name, [0, 0.4, 1], 0.3) for name in names], title),
-        histograms(folder / "b.png", [(name, x) for name in names], title, title[:20]),
-        saliency_gallery(
+        draw_lorenz_curves(folder / "a.png", [(name, [0, 0.4, 1], 0.3) for name in names], title),
+        draw_histograms(folder / "b.png", [(name, x) for name in names], title, title[:20]),
+        draw_saliency_gallery(
             folder / "c.png", [Tile(n, image(side=2), image(side=2), image(side=2), image(side=2), n) for n in names[:3]], title
         ),
-        noise_curves(folder / "d.png", [Curve(name, name, POINTS) for name in names[:3]], title, title[:20]),
-        bars(folder / "e.png", [(name, [(name, 0.2, 0.1, 0.3)]) for name in names], title),
-        scatter(folder / "f.png", x, x, [True, False, True], title, (title[:20], title[:20])),
+        draw_noise_curves(folder / "d.png", [ErrorCurve(name, name, POINTS) for name in names[:3]], title, title[:20]),
+        draw_bars(folder / "e.png", [(name, [(name, 0.2, 0.1, 0.3)]) for name in names], title),
+        draw_scatter(folder / "f.png", x, x, [True, False, True], title, (title[:20], title[:20])),
     ]
 
 
@@ -259,23 +261,23 @@ def test_any_name_can_be_drawn_without_a_warning_and_no_setting_is_left_changed(
 
 def test_nothing_at_all_can_be_drawn(tmp_path):
     paths = [
-        lorenz_curves(tmp_path / "a.png", [], ""),
-        histograms(tmp_path / "b.png", [], ""),
-        saliency_gallery(tmp_path / "c.png", [], ""),
-        noise_curves(tmp_path / "d.png", [], ""),
-        noise_curves(tmp_path / "d.png", [Curve("a", "b", [])], ""),
-        bars(tmp_path / "e.png", [], ""),
-        scatter(tmp_path / "f.png", [], [], [], "", ("", "")),
-        lorenz_curves(tmp_path / "a.png", [("nan", [math.nan] * 101, math.nan)], ""),
-        noise_curves(tmp_path / "d.png", [Curve("a", "b", [(0.1, math.nan, math.nan, math.nan)])], ""),
+        draw_lorenz_curves(tmp_path / "a.png", [], ""),
+        draw_histograms(tmp_path / "b.png", [], ""),
+        draw_saliency_gallery(tmp_path / "c.png", [], ""),
+        draw_noise_curves(tmp_path / "d.png", [], ""),
+        draw_noise_curves(tmp_path / "d.png", [ErrorCurve("a", "b", [])], ""),
+        draw_bars(tmp_path / "e.png", [], ""),
+        draw_scatter(tmp_path / "f.png", [], [], [], "", ("", "")),
+        draw_lorenz_curves(tmp_path / "a.png", [("nan", [math.nan] * 101, math.nan)], ""),
+        draw_noise_curves(tmp_path / "d.png", [ErrorCurve("a", "b", [(0.1, math.nan, math.nan, math.nan)])], ""),
     ]
     assert all(path.stat().st_size > 1000 for path in paths)
 
 
 def test_long_names_lose_their_middle_and_keep_both_ends():
-    assert short("resnet18") == "resnet18"
+    assert drawable_text("resnet18") == "resnet18"
     name = "/very/long/folder/" + "x" * 60 + "/checkpoint-seed-2.pt"
-    assert len(short(name)) == house.LONGEST
-    assert short(name).startswith("/very/long")
-    assert short(name).endswith("-seed-2.pt")
-    assert short(" a\n\tb ") == "a b"
+    assert len(drawable_text(name)) == house.LONGEST_DRAWN_NAME
+    assert drawable_text(name).startswith("/very/long")
+    assert drawable_text(name).endswith("-seed-2.pt")
+    assert drawable_text(" a\n\tb ") == "a b"

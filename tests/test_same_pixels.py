@@ -17,9 +17,9 @@ from recording import normed, plain, seen_by
 
 import robench as python
 from robench.core.draws import Draws
-from robench.core.recipes import from_file, parse, resolve
+from robench.core.recipes import function_from_file, parse_recipe, resolve
 from robench.corruptions import CORRUPTIONS
-from robench.data import load
+from robench.data import load_images
 from robench.probes import PROBES
 
 N, SEED = 12, 3
@@ -81,7 +81,7 @@ def _here(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def images():
-    return load("shapes", "test", n=N)
+    return load_images("shapes", "test", n=N)
 
 
 def shown(*words):
@@ -102,13 +102,13 @@ def keys(x):
 
 def made(sentence, images, **options):
     """The images of a corruption or the first draw of a probe without a model, by its function alone, (N, C, H, W)."""
-    recipe = parse(sentence)
+    recipe = parse_recipe(sentence)
     x, ids = images.pixels(slice(None)).float(), images.ids
     x = x if x.max() <= 1 else x / 255
     given = dict(recipe.options)
     if recipe.name in CORRUPTIONS or "dusk" in recipe.name:
         severity = given.pop("severity")
-        function = from_file(recipe.name) if ".py:" in recipe.name else CORRUPTIONS[recipe.name]
+        function = function_from_file(recipe.name) if ".py:" in recipe.name else CORRUPTIONS[recipe.name]
         mine = {key: value for key, value in options.items() if ".py:" not in recipe.name and (key != "photos" or recipe.name == "frost")}
         return function(x, severity, Draws(SEED, ids, "corrupt"), **given, **mine)
     function = resolve(recipe, PROBES, "probe")
@@ -201,7 +201,7 @@ def test_a_probe_that_the_model_leads_gives_the_same_pixels_where_it_sees_the_sa
     right = build().eval()(x).argmax(1) == images.y
     expected = {}
     for sentence in LED:
-        recipe = parse(sentence)
+        recipe = parse_recipe(sentence)
         level = next(iter(resolve(recipe, PROBES, "probe")(build().eval().requires_grad_(False), x[right], images.y[right],
                                                            Draws(SEED, images.ids[right], recipe.label))))  # fmt: skip
         expected[sentence] = keys(level.x)

@@ -3,7 +3,7 @@
 import numpy as np
 from commandline import read, refused, robench
 
-from robench.data import load
+from robench.data import load_images
 
 CHECKPOINT = "checkpoints/shapes-cnn-pgd-at.pt"
 
@@ -12,7 +12,7 @@ def test_a_mixed_run_saves_what_each_stage_made(tmp_path):
     words = ["--suite", "random-noise,t=0.1,fog,severity=3,pgd-10 on fog,severity=3,saliency", "--eps", "4/255", "--n", 12, "--save"]
     robench("eval", CHECKPOINT, *words, "--out", tmp_path / "mixed")
     robench("corrupt", CHECKPOINT, "--corruption", "fog", "--severity", 3, "--n", 12, "--save", "--out", tmp_path / "corrupt")
-    fog, clean = np.load(tmp_path / "corrupt" / "x-fog-3.npy"), load("shapes", "test", n=12).pixels(slice(None)).numpy()
+    fog, clean = np.load(tmp_path / "corrupt" / "x-fog-3.npy"), load_images("shapes", "test", n=12).pixels(slice(None)).numpy()
     (same,) = (tmp_path / "mixed").glob("x-fog-3*.npy")
     assert np.array_equal(np.load(same), fog)
     x_adv, samples = np.load(tmp_path / "mixed" / "x_adv.npy"), read(tmp_path / "mixed" / "samples.csv")

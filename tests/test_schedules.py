@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from robench.core.errors import InputError
-from robench.core.recipes import parse, resolve
+from robench.core.recipes import parse_recipe, resolve
 from robench.core.schedules import SCHEDULES, milestones, plateau
 
 
 def rate_of(sentence):
-    return resolve(parse(sentence), SCHEDULES, "schedule")
+    return resolve(parse_recipe(sentence), SCHEDULES, "schedule")
 
 
 def torch_rates(losses, **options):

@@ -14,11 +14,17 @@ from torchvision.ops import roi_align
 
 import robench
 from robench.core.errors import InputError
-from robench.data import load
-from robench.objectives import OBJECTIVES, REGULARIZERS, penalised, regularizers_of
-from robench.objectives.second_order import FIRST_ORDER, attention_by_products, fused_attention, operators_named, refuse_lost_derivatives
-from robench.training.fitting import begin, fit
-from robench.training.settings import plan_of, settled
+from robench.data import load_images
+from robench.objectives import OBJECTIVES, REGULARIZERS, penalised_loss, regularizers_of
+from robench.objectives.second_order import (
+    FIRST_ORDER,
+    attention_by_products,
+    has_fused_attention,
+    name_failing_operators,
+    refuse_lost_derivatives,
+)
+from robench.training.fitting import begin_training, fit
+from robench.training.settings import plan_of, resolved_settings
 from robench.training.states import Step
 
 VIT = """
@@ -44,7 +50,7 @@ def batch_for(model: nn.Module):
 
 
 def loss_and_gradients(name: str, model: nn.Module) -> tuple[Tensor, list[Tensor | None]]:
-    loss, _ = penalised(OBJECTIVES["standard"]().loss, regularizers_of([name]))(model, batch_for(model))
+    loss, _ = penalised_loss(OBJECTIVES["standard"]().loss, regularizers_of([name]))(model, batch_for(model))
     return loss, list(torch.autograd.grad(loss, list(model.parameters()), allow_unused=True))
 
 
@@ -59,30 +65,30 @@ def test_the_regularisers_that_need_no_second_derivative_are_those_that_run_thro
 
 def test_attention_by_products_gives_the_logits_of_the_fused_kernel():
     model, x = vit().eval(), torch.rand(3, 3, 8, 8)
-    assert fused_attention(model, x)
+    assert has_fused_attention(model, x)
     with attention_by_products():
-        assert not fused_attention(model, x)
+        assert not has_fused_attention(model, x)
         torch.testing.assert_close(model(x), model.eval()(x))
         products = model(x)
     torch.testing.assert_close(products, model(x), rtol=1e-4, atol=1e-5)
 
 
 def test_a_network_without_attention_has_no_fused_attention():
-    assert not fused_attention(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), torch.rand(2, 3, 2, 2))
+    assert not has_fused_attention(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), torch.rand(2, 3, 2, 2))
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("name", REGULARIZERS)
 def test_a_vision_transformer_makes_a_step_with_every_regulariser_on_every_objective(objective, name):
-    images = load("shapes", "train", n=8)
-    settings, _ = settled("small", {"objective": objective, "reg": (name,), "epochs": 1, "batch_size": 8, "probe_n": 4})
+    images = load_images("shapes", "train", n=8)
+    settings, _ = resolved_settings("small", {"objective": objective, "reg": (name,), "epochs": 1, "batch_size": 8, "probe_n": 4})
     torch.manual_seed(0)
     model, master = (
         VisionTransformer(image_size=32, patch_size=16, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=8, num_classes=len(images.classes))
         for _ in range(2)
     )
     plan = plan_of(settings, 0, master.eval().requires_grad_(False))
-    step = next(iter(fit(begin(model, plan), plan, images, images)))
+    step = next(iter(fit(begin_training(model, plan), plan, images, images)))
     assert isinstance(step, Step)
     assert all(torch.isfinite(torch.tensor(term)) for term in step.terms.values())
 
@@ -171,10 +177,10 @@ class Custom(nn.Module):
 def test_another_operator_without_a_second_derivative_is_named(model, operator):
     x = torch.rand(4, 3, 2, 2, requires_grad=True)
     batch = replace(unmade(x.detach(), torch.arange(4)), x_adv=x, logits=model(x))
-    loss_of = penalised(OBJECTIVES["standard"]().loss, regularizers_of(["input-l2"]))
+    loss_of = penalised_loss(OBJECTIVES["standard"]().loss, regularizers_of(["input-l2"]))
 
     def step() -> None:
-        with operators_named(batch.logits):
+        with name_failing_operators(batch.logits):
             loss, _ = loss_of(model, batch)
             refuse_lost_derivatives(loss, batch.logits)
             torch.autograd.grad(loss, list(model.parameters()))
@@ -184,15 +190,15 @@ def test_another_operator_without_a_second_derivative_is_named(model, operator):
 
 
 def test_other_errors_of_a_network_stay_what_they_are():
-    with pytest.raises(RuntimeError, match=r"^something else$"), operators_named(torch.rand(2, 2, requires_grad=True) * 2):
+    with pytest.raises(RuntimeError, match=r"^something else$"), name_failing_operators(torch.rand(2, 2, requires_grad=True) * 2):
         raise RuntimeError("something else")
 
 
 def test_a_training_refuses_a_function_that_would_cut_the_penalty_from_the_weights():
-    images = load("shapes", "train", n=8)
-    settings, _ = settled("small", {"reg": ("input-l2",), "epochs": 1, "batch_size": 8})
+    images = load_images("shapes", "train", n=8)
+    settings, _ = resolved_settings("small", {"reg": ("input-l2",), "epochs": 1, "batch_size": 8})
     plan = plan_of(settings, 0, None)
     model = nn.Sequential(nn.AvgPool2d(16), Custom())
     model[1].last = nn.Linear(12, len(images.classes))
     with pytest.raises(InputError, match="Once in it has no second derivative"):
-        next(iter(fit(begin(model, plan), plan, images, images)))
+        next(iter(fit(begin_training(model, plan), plan, images, images)))

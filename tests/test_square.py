@@ -7,8 +7,8 @@ from torch import nn
 
 from robench.attacks.active import Search
 from robench.attacks.losses import margin
-from robench.attacks.square import moved, square, total
-from robench.attacks.windows import BLOCK, patterns, places, share, side
+from robench.attacks.square import candidate_delta, last_axis_norm, square
+from robench.attacks.windows import QUERY_BLOCK, window_patterns, window_places, window_share, window_side
 from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.threat import NORMS, Threat
@@ -70,7 +70,7 @@ def test_every_linf_coordinate_ever_asked_about_is_at_a_corner_of_ball_and_box(p
     assert all(((points == low) | (points == high)).all() for points in stubborn.asked)
     for query, points in enumerate(stubborn.asked[1:]):  # a loss that is only equal is not taken: all start from the stripes
         changed = (points != stubborn.asked[0]).any(1)
-        assert (extent(changed.any(2)) <= side(share(query, 0.8), 8, 8, odd=False)).all()
+        assert (extent(changed.any(2)) <= window_side(window_share(query, 0.8), 8, 8, odd=False)).all()
 
 
 def test_a_linf_run_starts_with_vertical_stripes(problem):
@@ -92,7 +92,7 @@ def test_a_linf_candidate_differs_from_the_best_point_in_one_window_with_one_sig
     low, high = (p.x - eps).clamp(0, 1), (p.x + eps).clamp(0, 1)
     taken = 0
     for query, points in enumerate(watched.asked[1:]):
-        length = side(share(query, 0.8), *shape[1:], odd=False)
+        length = window_side(window_share(query, 0.8), *shape[1:], odd=False)
         changed = points != x_best
         assert (extent(changed.any(1).any(2)) <= length).all()
         assert (extent(changed.any(1).any(1)) <= length).all()
@@ -110,18 +110,18 @@ def test_a_move_empties_one_window_into_another_and_uses_what_the_ball_left(norm
     g = torch.Generator().manual_seed(0)
     delta = torch.randn((40, 3, 9, 9), generator=g, dtype=torch.float64)
     threat = Threat(norm, 30.0 if norm == "l2" else 400.0)
-    at, source = (places(torch.rand((40, 2), generator=g), 3, (3, 9, 9)) for _ in range(2))
-    pattern = patterns(3, ORDER[norm], delta).flatten(1)[torch.zeros(40, dtype=torch.long)][:, None].expand(-1, 3, -1)
-    new = moved(threat, delta, at, source, pattern, torch.empty_like(delta)).flatten(2)
+    at, source = (window_places(torch.rand((40, 2), generator=g), 3, (3, 9, 9)) for _ in range(2))
+    pattern = window_patterns(3, ORDER[norm], delta).flatten(1)[torch.zeros(40, dtype=torch.long)][:, None].expand(-1, 3, -1)
+    new = candidate_delta(threat, delta, at, source, pattern, torch.empty_like(delta)).flatten(2)
     old, order = delta.flatten(2), ORDER[norm]
     inside, other = torch.zeros_like(old).scatter(2, at, 1) > 0, torch.zeros_like(old).scatter(2, source, 1) > 0
     assert (new[other & ~inside] == 0).all()
     assert torch.equal(new[~other & ~inside], old[~other & ~inside])
-    size, both = total(old.flatten(1), order)[:, None], total(old * (inside | other), order)
+    size, both = last_axis_norm(old.flatten(1), order)[:, None], last_axis_norm(old * (inside | other), order)
     budget = (threat.eps - size) + 3 * both if norm == "l1" else ((threat.eps**2 - size**2) / 3 + both**2).sqrt()
-    assert torch.allclose(total(new * inside, order), budget, rtol=1e-9)
-    mixed = pattern + old.gather(2, at) / total(old.gather(2, at), order)
-    assert torch.allclose(new.gather(2, at) / budget, mixed / total(mixed, order), rtol=1e-9)
+    assert torch.allclose(last_axis_norm(new * inside, order), budget, rtol=1e-9)
+    mixed = pattern + old.gather(2, at) / last_axis_norm(old.gather(2, at), order)
+    assert torch.allclose(new.gather(2, at) / budget, mixed / last_axis_norm(mixed, order), rtol=1e-9)
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("l2", 0.5), ("l1", 6.0), ("l1", 0.3)])
@@ -143,11 +143,11 @@ def test_windows_are_drawn_anew_in_every_block_and_restart_for_every_sample(norm
     drawn, plain = [], Draws.uniform
     monkeypatch.setattr(Draws, "uniform", lambda self, *args: drawn.append(plain(self, *args)) or drawn[-1])
     stubborn = Recording(Constant(1.0, 0.0))
-    square(stubborn, x, y, Threat(norm, 0.1), Draws(0, torch.arange(16)), queries=3 * BLOCK - 5, restarts=2)
+    square(stubborn, x, y, Threat(norm, 0.1), Draws(0, torch.arange(16)), queries=3 * QUERY_BLOCK - 5, restarts=2)
     assert len(drawn) == 6
     numbers = torch.cat([block.flatten(0, 1) for block in drawn])
-    assert len(numbers.unique(dim=0)) == 16 * 6 * BLOCK
-    start, of_block = stubborn.asked[0], [stubborn.asked[first : first + 60] for first in (1, 1 + BLOCK, 1 + 2 * BLOCK)]
+    assert len(numbers.unique(dim=0)) == 16 * 6 * QUERY_BLOCK
+    start, of_block = stubborn.asked[0], [stubborn.asked[first : first + 60] for first in (1, 1 + QUERY_BLOCK, 1 + 2 * QUERY_BLOCK)]
     one, two, three = (torch.stack(points) - start for points in of_block)
     assert not any(torch.equal(a, b) for a, b in ((one, two), (two, three), (one, three)))
     assert not torch.equal(two[:, 0], two[:, 1])

@@ -9,7 +9,7 @@ import torch
 
 from robench.core.draws import Draws
 from robench.core.errors import InputError
-from robench.core.types import Explained
+from robench.core.types import ExplainedImages
 from robench.scores.stability import max_sensitivity
 
 
@@ -29,13 +29,13 @@ def smooth(model, x, target, draws):
     return gradient(model, x + 0.3 * draws.child("smooth").normal(tuple(x.shape[1:])), target, draws)
 
 
-def asked(problem, explain=gradient, x=None) -> Explained:
+def asked(problem, explain=gradient, x=None) -> ExplainedImages:
     model, x = problem.model.eval().requires_grad_(False), problem.x.detach() if x is None else x
     maps = explain(model, x, problem.y, problem.draws(key="maps"))
-    return Explained(model, x, problem.y, problem.y, model(x), maps, maps.abs(), explain, problem.draws())
+    return ExplainedImages(model, x, problem.y, problem.y, model(x), maps, maps.abs(), explain, problem.draws())
 
 
-def part(explained: Explained, keep: slice) -> Explained:
+def part(explained: ExplainedImages, keep: slice) -> ExplainedImages:
     rows = ("x", "y", "target", "logits", "maps", "sizes")
     return replace(explained, draws=explained.draws.take(keep), **{name: getattr(explained, name)[keep] for name in rows})
 

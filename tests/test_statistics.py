@@ -15,11 +15,11 @@ from scipy import stats
 from robench.core.errors import InputError
 from robench.core.rows import wilson
 from robench.core.statistics import (
-    accelerated,
-    anytime,
-    bootstrap_mean,
+    anytime_valid_interval,
+    bca_interval,
+    bootstrap_interval,
     difference_of_means,
-    least_significant,
+    least_significant_count,
     mcnemar,
     paired_difference,
     quantiles,
@@ -47,7 +47,7 @@ def test_mcnemar_knows_nothing_of_no_images_and_survives_many():
 
 @pytest.mark.parametrize(("alpha", "least"), [(0.05, 6), (0.01, 8), (0.001, 11), (1.0, 0)])
 def test_the_fewest_lost_images_that_count(alpha, least):
-    assert least_significant(alpha) == least
+    assert least_significant_count(alpha) == least
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def miss_probability(ones, population, alpha):
 
 @cache
 def interval(successes, n, population, alpha):
-    return anytime(successes, n, population, alpha)
+    return anytime_valid_interval(successes, n, population, alpha)
 
 
 def within(successes, n, population, alpha, ones):
@@ -155,27 +155,27 @@ def test_the_anytime_interval_is_the_set_of_totals_that_the_ratio_keeps():
         prior = 1 / (population + 1)
         weights = [math.comb(k, successes) * math.comb(population - k, n - successes) for k in range(population + 1)]
         kept = [k for k, weight in enumerate(weights) if weight / sum(weights) / prior > alpha]
-        assert anytime(successes, n, population, alpha) == (kept[0] / population, kept[-1] / population)
+        assert anytime_valid_interval(successes, n, population, alpha) == (kept[0] / population, kept[-1] / population)
 
 
 def test_the_anytime_interval_holds_the_running_share_shrinks_and_ends_in_a_point():
-    assert anytime(0, 0, 1000) == (0, 1)
-    assert anytime(731, 1000, 1000) == (0.731, 0.731)
+    assert anytime_valid_interval(0, 0, 1000) == (0, 1)
+    assert anytime_valid_interval(731, 1000, 1000) == (0.731, 0.731)
     for population, n in ((7, 5), (1000, 3), (1000, 999)):
         for successes in range(0, n + 1, max(1, n // 7)):
-            low, high = anytime(successes, n, population)
+            low, high = anytime_valid_interval(successes, n, population)
             assert 0 <= low <= successes / n <= high <= 1
-    widths = [np.ptp(anytime(n * 4 // 5, n, 50_000)) for n in (10, 100, 1_000, 10_000, 40_000, 49_990)]
+    widths = [np.ptp(anytime_valid_interval(n * 4 // 5, n, 50_000)) for n in (10, 100, 1_000, 10_000, 40_000, 49_990)]
     assert widths == sorted(widths, reverse=True)
     assert widths[2] == pytest.approx(0.09, abs=0.02)
     assert widths[-1] < 0.001
-    assert np.ptp(anytime(800, 1000, 50_000, 0.01)) > widths[2]
+    assert np.ptp(anytime_valid_interval(800, 1000, 50_000, 0.01)) > widths[2]
 
 
 def test_the_anytime_interval_of_a_large_population_is_quick():
     begin = time.perf_counter()
     for n in range(1000, 50_001, 1000):
-        anytime(n // 2, n, 50_000)
+        anytime_valid_interval(n // 2, n, 50_000)
     assert time.perf_counter() - begin < 0.5
 
 
@@ -184,7 +184,7 @@ def test_the_anytime_interval_of_a_large_population_is_quick():
 )
 def test_counts_that_cannot_be_are_refused(wrong):
     with pytest.raises(InputError, match="counts must nest"):
-        anytime(*wrong)
+        anytime_valid_interval(*wrong)
 
 
 def skewed(n, seed=0):
@@ -193,7 +193,7 @@ def skewed(n, seed=0):
 
 def test_the_bootstrap_interval_of_a_mean_is_that_of_scipy_up_to_chance():
     values = skewed(80)
-    low, high = bootstrap_mean(values, 0, 20_000)
+    low, high = bootstrap_interval(values, 0, 20_000)
     theirs = stats.bootstrap((values,), np.mean, n_resamples=20_000, method="BCa", rng=1).confidence_interval
     wide = theirs.high - theirs.low
     assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=0.03 * wide)
@@ -204,7 +204,7 @@ def test_the_interval_of_many_even_values_is_the_normal_one():
     values = np.random.default_rng(3).uniform(size=10_000)
     half = 1.96 * values.std() / 100
     begin = time.perf_counter()
-    low, high = bootstrap_mean(values, 5)
+    low, high = bootstrap_interval(values, 5)
     assert time.perf_counter() - begin < 3
     assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.1 * half)
 
@@ -212,21 +212,21 @@ def test_the_interval_of_many_even_values_is_the_normal_one():
 def test_the_bootstrap_covers_the_true_mean_about_as_often_as_it_says():
     hits = 0
     for seed in range(500):
-        low, high = bootstrap_mean(np.random.default_rng(seed).beta(2, 6, 50), seed, 400)
+        low, high = bootstrap_interval(np.random.default_rng(seed).beta(2, 6, 50), seed, 400)
         hits += low <= 0.25 <= high
     assert 0.91 < hits / 500 < 0.98
 
 
 def test_the_bootstrap_depends_on_the_seed_alone_and_neither_on_order_nor_on_what_is_missing():
     values = list(skewed(40))
-    found = bootstrap_mean(values, 7)
-    assert bootstrap_mean(values[::-1], 7) == found
-    assert bootstrap_mean([math.nan, *values, math.inf, -math.inf], 7) == found
-    assert bootstrap_mean(values, 8) != found
-    assert bootstrap_mean(values, -7) == found  # no seed is refused
+    found = bootstrap_interval(values, 7)
+    assert bootstrap_interval(values[::-1], 7) == found
+    assert bootstrap_interval([math.nan, *values, math.inf, -math.inf], 7) == found
+    assert bootstrap_interval(values, 8) != found
+    assert bootstrap_interval(values, -7) == found  # no seed is refused
     np.random.seed(0)
     before = np.random.get_state()[1].tolist()
-    bootstrap_mean(values, 7)
+    bootstrap_interval(values, 7)
     assert np.random.get_state()[1].tolist() == before
 
 
@@ -235,23 +235,23 @@ def test_the_interval_is_corrected_for_bias_and_acceleration_as_the_formula_says
     means, values = np.linspace(0, 1, 100_001), np.array(group)  # the quantile of these means at p is p itself
     bias, a = stats.norm.ppf(estimate), (values**3).sum() / (values**2).sum() ** 1.5 / 6
     ends = [stats.norm.cdf(bias + (bias + z) / (1 - a * (bias + z))) for z in stats.norm.ppf([0.025, 0.975])]
-    assert accelerated(means, estimate, [values]) == pytest.approx(ends, abs=1e-4)
+    assert bca_interval(means, estimate, [values]) == pytest.approx(ends, abs=1e-4)
 
 
 def test_scale_and_shift_pass_through_the_bootstrap():
     values = skewed(30)
-    low, high = bootstrap_mean(values, 1)
-    assert bootstrap_mean(4 * values + 8, 1) == pytest.approx((4 * low + 8, 4 * high + 8))
+    low, high = bootstrap_interval(values, 1)
+    assert bootstrap_interval(4 * values + 8, 1) == pytest.approx((4 * low + 8, 4 * high + 8))
 
 
 def test_the_bootstrap_of_next_to_nothing():
-    assert np.isnan([bootstrap_mean([], 0), bootstrap_mean([0.3, math.nan], 0)]).all()
-    assert bootstrap_mean([0.1] * 10, 0) == pytest.approx((0.1, 0.1), abs=1e-15)
-    assert np.isnan(bootstrap_mean([1, 2] * 4 + [1], 0)).all()
-    low, high = bootstrap_mean([0] * 99 + [1], 0)
+    assert np.isnan([bootstrap_interval([], 0), bootstrap_interval([0.3, math.nan], 0)]).all()
+    assert bootstrap_interval([0.1] * 10, 0) == pytest.approx((0.1, 0.1), abs=1e-15)
+    assert np.isnan(bootstrap_interval([1, 2] * 4 + [1], 0)).all()
+    low, high = bootstrap_interval([0] * 99 + [1], 0)
     assert 0 <= low <= 0.01 < high < 0.1
     with pytest.raises(InputError, match="resamples"):
-        bootstrap_mean(range(10), 0, 10)
+        bootstrap_interval(range(10), 0, 10)
 
 
 def test_chunks_of_the_bootstrap_are_no_larger_than_they_must_be(monkeypatch):
@@ -267,8 +267,8 @@ def test_chunks_of_the_bootstrap_are_no_larger_than_they_must_be(monkeypatch):
             return self.rng.integers(high, size=size, dtype=dtype)
 
     monkeypatch.setattr("robench.core.statistics.np.random.default_rng", Watched)
-    monkeypatch.setattr("robench.core.statistics.DRAWN", 5_000)
-    bootstrap_mean(values, 0, 205)
+    monkeypatch.setattr("robench.core.statistics.DRAWS_AT_ONCE", 5_000)
+    bootstrap_interval(values, 0, 205)
     assert sizes == [(10, 500)] * 20 + [(5, 500)]
 
 

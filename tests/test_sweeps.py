@@ -8,19 +8,19 @@ import pytest
 from commandline import read, refused, robench
 
 from robench.core.errors import DivergedError, InputError
-from robench.core.recipes import exact, parse, spelled, worded
+from robench.core.recipes import exact_value_text, parse_recipe, recipe_text, value_text
 from robench.core.rows import wilson
 from robench.training.presets import PRESETS
 from robench.training.sweeps import (
-    Finished,
-    applied,
-    grid,
-    pivot,
-    planned,
-    points,
+    FinishedCell,
+    cell_overrides,
+    front_points,
+    grid_cells,
     robust_probe,
+    rows_with_front,
     sweep,
-    with_front,
+    sweep_cells,
+    sweep_lines,
 )
 
 SAGR = {"objective": None, "reg": ("sagr=0.1,rho=0.3",)}
@@ -33,19 +33,19 @@ ABOUT = {"data": "shapes", "preset": "small", "seed": 0}
 
 
 def test_a_grid_is_the_product_of_its_values_the_last_key_changing_fastest():
-    assert grid("lambda=0.03:0.1,rho=0.1:1:10") == [{"lambda": a, "rho": b} for a in (0.03, 0.1) for b in (0.1, 1, 10)]
+    assert grid_cells("lambda=0.03:0.1,rho=0.1:1:10") == [{"lambda": a, "rho": b} for a in (0.03, 0.1) for b in (0.1, 1, 10)]
 
 
 def test_values_are_numbers_fractions_inf_booleans_and_words():
-    assert grid("eps=2/255:0.5") == [{"eps": 2 / 255}, {"eps": 0.5}]
-    assert grid("rho=0:inf") == [{"rho": 0}, {"rho": math.inf}]
-    assert grid("sign=all:positive") == [{"sign": "all"}, {"sign": "positive"}]
-    assert [type(cell["x"]) for cell in grid("x=true:3:3.5:false")] == [bool, int, float, bool]
+    assert grid_cells("eps=2/255:0.5") == [{"eps": 2 / 255}, {"eps": 0.5}]
+    assert grid_cells("rho=0:inf") == [{"rho": 0}, {"rho": math.inf}]
+    assert grid_cells("sign=all:positive") == [{"sign": "all"}, {"sign": "positive"}]
+    assert [type(cell["x"]) for cell in grid_cells("x=true:3:3.5:false")] == [bool, int, float, bool]
 
 
 def test_dashes_of_a_key_are_underscores_but_not_those_of_the_name_before_it():
-    assert grid("batch-size=10, pgd-at.step-size=0.1") == [{"batch_size": 10, "pgd-at.step_size": 0.1}]
-    assert grid("my-file.py:penalty.my-weight=1") == [{"my-file.py:penalty.my_weight": 1}]
+    assert grid_cells("batch-size=10, pgd-at.step-size=0.1") == [{"batch_size": 10, "pgd-at.step_size": 0.1}]
+    assert grid_cells("my-file.py:penalty.my-weight=1") == [{"my-file.py:penalty.my_weight": 1}]
 
 
 @pytest.mark.parametrize(
@@ -54,28 +54,28 @@ def test_dashes_of_a_key_are_underscores_but_not_those_of_the_name_before_it():
 )
 def test_a_sentence_with_an_empty_part_is_refused(sentence):
     with pytest.raises(InputError, match=r"cannot read .* in the sweep .*write KEY=VALUE:VALUE"):
-        grid(sentence)
+        grid_cells(sentence)
 
 
 @pytest.mark.parametrize("sentence", ["rho=1:1", "rho=1:1.0", "rho=0.1:1e-1", "eps=2/255:4/510", "rho=inf:1e999", "sign=all:all"])
 def test_a_value_given_twice_is_refused_however_it_is_written(sentence):
     with pytest.raises(InputError, match="twice"):
-        grid(sentence)
+        grid_cells(sentence)
 
 
 def test_a_key_given_twice_is_refused():
     with pytest.raises(InputError, match="names batch_size twice"):
-        grid("batch-size=1,batch_size=2")
+        grid_cells("batch-size=1,batch_size=2")
 
 
 def test_nan_is_no_value():
     with pytest.raises(InputError, match="rho cannot be nan"):
-        grid("rho=nan")
+        grid_cells("rho=nan")
 
 
 def test_values_are_worded_short_and_exactly():
     values = [0.1, 1.0, 1e-5, 2e6, 1e100, 1.23456789e20, 2 / 255, 0.25 / 255, 51 / 255, math.inf, 1 / 3, 1 / 11, 10, True, "all"]
-    assert [worded(value) for value in values] == [
+    assert [value_text(value) for value in values] == [
         "0.1",
         "1",
         "1e-5",
@@ -98,48 +98,48 @@ def test_values_are_worded_short_and_exactly():
 
 
 def test_lambda_is_the_weight_of_the_only_regulariser_and_its_options_are_kept():
-    assert applied({"lambda": 0.3, "rho": 1}, SAGR) == {"reg": ("sagr=0.3,rho=1",)}
-    assert applied({"warmup": 0.5, "drops": 0.75}, SAGR) == {"reg": ("sagr=0.1,rho=0.3,warmup=0.5,drops=0.75",)}
-    assert applied({"rho": math.inf}, {"reg": ("sagr",)}) == {"reg": ("sagr,rho=inf",)}
+    assert cell_overrides({"lambda": 0.3, "rho": 1}, SAGR) == {"reg": ("sagr=0.3,rho=1",)}
+    assert cell_overrides({"warmup": 0.5, "drops": 0.75}, SAGR) == {"reg": ("sagr=0.1,rho=0.3,warmup=0.5,drops=0.75",)}
+    assert cell_overrides({"rho": math.inf}, {"reg": ("sagr",)}) == {"reg": ("sagr,rho=inf",)}
 
 
 def test_the_order_of_the_options_is_that_of_the_sentence():
     cell = {"sign": "positive", "projections": 2, "lambda": 1, "at": "clean"}
-    assert applied(cell, SAGR) == {"reg": ("sagr=1.0,rho=0.3,sign=positive,projections=2,at=clean",)}
+    assert cell_overrides(cell, SAGR) == {"reg": ("sagr=1.0,rho=0.3,sign=positive,projections=2,at=clean",)}
 
 
 def test_an_option_of_the_objective_and_a_setting_of_the_training_are_found():
-    assert applied({"steps": 7}, BOTH) == {"objective": "pgd-at,steps=7"}
-    assert applied({"lr": 0.5, "epochs": 3, "seed": 4, "arch": "mlp"}, SAGR) == {"lr": 0.5, "epochs": 3, "seed": 4, "arch": "mlp"}
-    assert applied({"pgd-at.steps": 7, "train.lr": 1}, BOTH) == {"objective": "pgd-at,steps=7", "lr": 1.0}
+    assert cell_overrides({"steps": 7}, BOTH) == {"objective": "pgd-at,steps=7"}
+    assert cell_overrides({"lr": 0.5, "epochs": 3, "seed": 4, "arch": "mlp"}, SAGR) == {"lr": 0.5, "epochs": 3, "seed": 4, "arch": "mlp"}
+    assert cell_overrides({"pgd-at.steps": 7, "train.lr": 1}, BOTH) == {"objective": "pgd-at,steps=7", "lr": 1.0}
 
 
 def test_several_regularisers_are_told_apart_by_their_names():
-    found = applied({"sagr.lambda": 0.5, "jacobian.lambda": 2, "rho": 3}, BOTH)
+    found = cell_overrides({"sagr.lambda": 0.5, "jacobian.lambda": 2, "rho": 3}, BOTH)
     assert found == {"reg": ("sagr=0.5,rho=3", "jacobian=2.0")}
     with pytest.raises(InputError, match=r"not clear: write sagr\.lambda or jacobian\.lambda"):
-        applied({"lambda": 0.5}, BOTH)
+        cell_overrides({"lambda": 0.5}, BOTH)
 
 
 def test_a_key_of_both_the_regulariser_and_the_training_is_not_guessed():
     with pytest.raises(InputError, match=r"'norm' means .* write sagr\.norm or train\.norm"):
-        applied({"norm": "l1"}, SAGR)
-    assert applied({"sagr.norm": "l1"}, SAGR) == {"reg": ("sagr=0.1,rho=0.3,norm=l1",)}
-    assert applied({"train.norm": "l2"}, SAGR) == {"norm": "l2"}
+        cell_overrides({"norm": "l1"}, SAGR)
+    assert cell_overrides({"sagr.norm": "l1"}, SAGR) == {"reg": ("sagr=0.1,rho=0.3,norm=l1",)}
+    assert cell_overrides({"train.norm": "l2"}, SAGR) == {"norm": "l2"}
 
 
 def test_the_method_itself_may_be_a_key():
-    assert applied({"reg": "sagr"}, PLAIN) == {"reg": ("sagr",)}
-    assert applied({"reg": "jacobian", "lambda": 2}, PLAIN) == {"reg": ("jacobian=2.0",)}
-    assert applied({"steps": 2, "objective": "pgd-at"}, PLAIN) == {"objective": "pgd-at,steps=2"}
+    assert cell_overrides({"reg": "sagr"}, PLAIN) == {"reg": ("sagr",)}
+    assert cell_overrides({"reg": "jacobian", "lambda": 2}, PLAIN) == {"reg": ("jacobian=2.0",)}
+    assert cell_overrides({"steps": 2, "objective": "pgd-at"}, PLAIN) == {"objective": "pgd-at,steps=2"}
 
 
 def test_a_regulariser_from_a_file_is_swept_like_any_other(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text("def penalty(model, batch, *, power=2):\n    return batch.logits.pow(power).mean()\n")
     settings = {"objective": None, "reg": (f"{file}:penalty",)}
-    assert applied({"lambda": 3, "power": 4}, settings) == {"reg": (f"{file}:penalty=3.0,power=4",)}
-    assert applied({"mine.py:penalty.power": 4}, settings) == {"reg": (f"{file}:penalty,power=4",)}
+    assert cell_overrides({"lambda": 3, "power": 4}, settings) == {"reg": (f"{file}:penalty=3.0,power=4",)}
+    assert cell_overrides({"mine.py:penalty.power": 4}, settings) == {"reg": (f"{file}:penalty,power=4",)}
 
 
 @pytest.mark.parametrize(
@@ -167,27 +167,27 @@ def test_a_regulariser_from_a_file_is_swept_like_any_other(tmp_path):
 )  # fmt: skip
 def test_what_cannot_be_applied_gets_a_sentence(cell, settings, sentence):
     with pytest.raises(InputError, match=sentence):
-        applied(cell, settings)
+        cell_overrides(cell, settings)
 
 
 @pytest.mark.parametrize(
     "sentence", ["sagr", "sagr=0.1", "sagr=1e-17,rho=inf,sign=positive", "x,on=true,off=false,n=3,eps=2/255", "f.py:g=2,a=b"]
 )
 def test_a_spelled_recipe_is_read_back_as_it_was(sentence):
-    assert parse(spelled(parse(sentence))) == parse(sentence)
-    assert exact(0.1 + 0.2) == "0.30000000000000004"
+    assert parse_recipe(recipe_text(parse_recipe(sentence))) == parse_recipe(sentence)
+    assert exact_value_text(0.1 + 0.2) == "0.30000000000000004"
 
 
 def test_every_setting_of_a_preset_is_a_key():
     usual = {key: value for key, value in PRESETS["small"].items() if key not in ("objective", "reg")}
-    assert applied(usual, PLAIN) == usual
+    assert cell_overrides(usual, PLAIN) == usual
 
 
 # the plan
 
 
 def test_cells_have_settings_and_file_names_of_their_own():
-    cells = planned("lambda=0.1:2,eps=2/255:0.1", SAGR)
+    cells = sweep_cells("lambda=0.1:2,eps=2/255:0.1", SAGR)
     assert [cell.setting for cell in cells] == ["lambda=0.1 eps=2/255", "lambda=0.1 eps=0.1", "lambda=2 eps=2/255", "lambda=2 eps=0.1"]
     assert [cell.name for cell in cells][:2] == ["lambda-0.1_eps-2-255", "lambda-0.1_eps-0.1"]
     assert cells[0].overrides == {"reg": ("sagr=0.1,rho=0.3",), "eps": 2 / 255}
@@ -195,13 +195,13 @@ def test_cells_have_settings_and_file_names_of_their_own():
 
 @pytest.mark.parametrize("key", ["rho", "lr"])
 def test_large_and_small_numbers_have_file_names_of_their_own(key):
-    assert [cell.name for cell in planned(f"{key}=1e7:1e-7", SAGR)] == [f"{key}-1e7", f"{key}-1e-7"]
+    assert [cell.name for cell in sweep_cells(f"{key}=1e7:1e-7", SAGR)] == [f"{key}-1e7", f"{key}-1e-7"]
 
 
 def test_the_settings_of_the_user_count_in_the_plan():
-    assert len(planned("lambda=0:1", {**PRESETS["small"], **SAGR, "epochs": 1})) == 2
+    assert len(sweep_cells("lambda=0:1", {**PRESETS["small"], **SAGR, "epochs": 1})) == 2
     with pytest.raises(InputError, match="choose one of them"):
-        planned("mixup=0.5:1", {**PRESETS["small"], "cutmix": 1.0})
+        sweep_cells("mixup=0.5:1", {**PRESETS["small"], "cutmix": 1.0})
 
 
 @pytest.mark.parametrize(
@@ -218,12 +218,12 @@ def test_the_settings_of_the_user_count_in_the_plan():
 )
 def test_a_cell_that_cannot_be_trained_is_refused_before_the_first_one_is(sentence, settings):
     with pytest.raises(InputError):
-        planned(sentence, settings)
+        sweep_cells(sentence, settings)
 
 
 def test_cells_with_one_file_name_are_refused():
     with pytest.raises(InputError, match="one file name: arch=a/b and arch=a-b"):
-        planned("arch=a/b:a-b", PLAIN)
+        sweep_cells("arch=a/b:a-b", PLAIN)
 
 
 # the run
@@ -259,7 +259,7 @@ class Trainer:
         return meta(cell, robust=0.2 + 0.3 * weight, clean=0.9 - 0.4 * weight - 0.01 * cell.values.get("rho", 0))
 
 
-CELLS = planned("lambda=0.1:0.5,rho=0.1:1", SAGR)
+CELLS = sweep_cells("lambda=0.1:0.5,rho=0.1:1", SAGR)
 NAMES = [cell.setting for cell in CELLS]
 
 
@@ -357,7 +357,7 @@ def test_a_finished_sweep_is_handed_out_again_with_resume_and_nothing_is_trained
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"cells": planned("lambda=0.1:0.6,rho=0.1:1", SAGR)}, "its grid is"),
+        ({"cells": sweep_cells("lambda=0.1:0.6,rho=0.1:1", SAGR)}, "its grid is"),
         ({"about": ABOUT | {"seed": 1}}, "its seed is 0, here it is 1"),
         ({"measure": "test"}, 'its measure is "held-out"'),
         ({"suite": "pgd-20"}, "its suite is"),
@@ -403,7 +403,7 @@ def test_a_training_that_diverges_is_a_result_and_the_sweep_goes_on(tmp_path):
     assert [one.number("diverged") == 1 for one in found] == [False, True, False, False]
     assert found[1].accuracies == {}
     assert [line["metric"] for line in table(tmp_path) if line["setting"] == NAMES[1]] == ["diverged", "seconds"]
-    drawn = points(found, "autoattack")
+    drawn = front_points(found, "autoattack")
     assert math.isnan(drawn[1].clean[0])
     assert math.isnan(drawn[1].robust[0])
     assert run(tmp_path, Trainer(), resume=True)[1].number("diverged") == 1
@@ -415,7 +415,7 @@ def test_where_all_diverge_there_is_no_front(tmp_path):
 
     found = run(tmp_path, lost)
     assert robust_probe(found, "autoattack") == ""
-    assert {row.metric for row in with_front(found, "autoattack")} == {"diverged", "seconds"}
+    assert {row.metric for row in rows_with_front(found, "autoattack")} == {"diverged", "seconds"}
 
 
 def test_a_training_that_ended_with_an_alarm_is_marked(tmp_path):
@@ -443,8 +443,8 @@ def test_rows_appear_as_soon_as_a_cell_is_done(tmp_path):
 
 def test_the_last_key_but_the_seed_makes_the_series():
     def captions(sentence):
-        cell = planned(sentence, SAGR)[0]
-        (point,) = points([Finished(cell, [], fresh=True)])
+        cell = sweep_cells(sentence, SAGR)[0]
+        (point,) = front_points([FinishedCell(cell, [], fresh=True)])
         return point.series, point.label
 
     assert captions("lambda=0.1,rho=1:2") == ("rho 1", "lambda 0.1")
@@ -456,14 +456,14 @@ def test_the_last_key_but_the_seed_makes_the_series():
 
 def test_points_hold_accuracies_with_their_intervals(tmp_path):
     found = run(tmp_path, Trainer())
-    first = points(found, "autoattack")[0]
+    first = front_points(found, "autoattack")[0]
     assert first.clean == (0.859, *wilson(85.9, 100))
     assert first.robust == (pytest.approx(0.23), *map(pytest.approx, wilson(23, 100)))
 
 
 def test_a_pivot_has_a_line_a_cell(tmp_path):
     found = run(tmp_path, Trainer())
-    lines = pivot(with_front(found, "autoattack"))
+    lines = sweep_lines(rows_with_front(found, "autoattack"))
     assert [(line["lambda"], line["rho"]) for line in lines] == [("0.1", "0.1"), ("0.1", "1"), ("0.5", "0.1"), ("0.5", "1")]
     assert list(lines[0]) == [
         "lambda", "rho", "clean", "clean low", "clean high", "clean n", "pgd-20", "pgd-20 low", "pgd-20 high", "pgd-20 n", "autoattack",

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from robench.core.rows import Row
-from robench.report.meanings import HIGHER, LOWER, METRICS, NEITHER, OWN, meaning, name_of
-from robench.report.tables import by_kind, tables
+from robench.report.meanings import HIGHER, LOWER, METRICS, NEITHER, OWN_SCORE_MEANING, metric_key, metric_meaning
+from robench.report.tables import report_tables, rows_by_kind
 from robench.results.files import read_rows
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -30,7 +30,7 @@ def rounded(left, norm, eps, probe="pgd-10", model="a.pt"):
 
 def test_the_attacks_of_one_model_stand_with_their_seconds_and_passes():
     rows = [*stage("clean", 0.9), *stage("pgd-10", 0.25, "linf", 8 / 255), rounded(0.5, "linf", 8 / 255)]
-    (table,) = tables(rows, title="smoke of a.pt")
+    (table,) = report_tables(rows, title="smoke of a.pt")
     assert table.title == "smoke of a.pt"
     assert table.columns == ("probe", "accuracy left %", "95 % interval", "seconds", "forwards", "backwards")
     assert table.lines == [
@@ -42,12 +42,12 @@ def test_the_attacks_of_one_model_stand_with_their_seconds_and_passes():
 
 def test_a_line_names_the_radius_and_the_norm_as_far_as_there_are_several():
     two = [*stage("clean", 0.9), *stage("pgd-10", 0.5, "linf", 4 / 255), *stage("pgd-10", 0.3, "linf", 8 / 255)]
-    assert [line[0] for line in tables(two, title="t")[0].lines] == ["clean", f"pgd-10{SPACE}4/255", f"pgd-10{SPACE}8/255"]
+    assert [line[0] for line in report_tables(two, title="t")[0].lines] == ["clean", f"pgd-10{SPACE}4/255", f"pgd-10{SPACE}8/255"]
     norms = [
         *stage("clean", 0.9), *stage("pgd-10", 0.5, "linf", 8 / 255), *stage("pgd-10", 0.4, "l2", 0.5), rounded(0.5, "linf", 8 / 255),
         rounded(0.5, "l2", 0.5), stage("pgd-10", 0.2, "worst", 0.0, setting="threats=linf:8/255,l2:0.5")[0],
     ]  # fmt: skip
-    names = [line[0].replace(SPACE, " ") for line in tables(norms, title="t")[0].lines]
+    names = [line[0].replace(SPACE, " ") for line in report_tables(norms, title="t")[0].lines]
     assert names == [
         "clean", "pgd-10 linf 8/255", "pgd-10 l2 0.5", "worst of linf 8/255, l2 0.5", "after 8-bit rounding linf 8/255",
         "after 8-bit rounding l2 0.5",
@@ -59,7 +59,7 @@ def test_the_attacks_of_several_models_stand_side_by_side_with_a_dash_where_one_
         *stage("clean", 0.9), *stage("pgd-10", 0.25, "linf", 0.1), *stage("clean", 0.8, model="b.pt"),
         *stage("fgsm", 0.5, "linf", 0.1, model="b.pt"),
     ]  # fmt: skip
-    (table,) = tables(rows, title="two models")
+    (table,) = report_tables(rows, title="two models")
     assert table.columns == ("probe", "a.pt", "b.pt")
     assert [(name, a.split(" ")[0], b.split(" ")[0]) for name, a, b in table.lines] == [
         ("clean", "90.00", "80.00"), ("pgd-10", "25.00", "-"), ("fgsm", "-", "50.00"),
@@ -69,7 +69,7 @@ def test_the_attacks_of_several_models_stand_side_by_side_with_a_dash_where_one_
 
 def test_an_interval_that_speaks_of_the_chosen_images_alone_says_so():
     rows = [replace(row, interval="anytime, of 500 images") if row.interval else row for row in stage("clean", 0.9)]
-    assert tables(rows, title="t")[0].columns[2] == "95 % interval of the 500 chosen images"
+    assert report_tables(rows, title="t")[0].columns[2] == "95 % interval of the 500 chosen images"
 
 
 def mixed():
@@ -91,7 +91,7 @@ def mixed():
 
 
 def test_a_run_of_all_kinds_has_the_tables_of_each_and_no_row_in_a_table_of_another():
-    found = tables(mixed(), title="T")
+    found = report_tables(mixed(), title="T")
     assert [(table.title, [line[: table.left] for line in table.lines]) for table in found] == [
         ("attacks: T", [("clean",), ("pgd-10",)]),
         ("saliency audit of T: Gini, mean over images (95 % bootstrap interval), target true, channels none",
@@ -107,17 +107,17 @@ def test_a_run_of_all_kinds_has_the_tables_of_each_and_no_row_in_a_table_of_anot
 
 def test_every_row_belongs_to_one_kind_but_for_those_of_the_clean_images():
     rows = mixed()
-    found = by_kind(rows)
+    found = rows_by_kind(rows)
     assert list(found) == ["attack", "method", "probe", "corruption"]
     count = sum(row.probe == "clean" for row in rows)
     assert sum(map(len, found.values())) == len(rows) - count + 4 * count
-    assert list(by_kind(stage("clean", 1.0))) == ["attack"]
-    assert by_kind([]) == {}
+    assert list(rows_by_kind(stage("clean", 1.0))) == ["attack"]
+    assert rows_by_kind([]) == {}
 
 
 def test_the_reference_has_a_table_of_what_its_errors_divide_by():
     reference = {"name": "ref", "sha256": "a" * 64, "clean_accuracy": 0.9, "accuracy": {"fog": 0.6}}
-    table = tables(mixed(), title="T", reference=reference)[-1]
+    table = report_tables(mixed(), title="T", reference=reference)[-1]
     assert table.title == "reference ref, sha256 aaaaaaaaaaaa: its own accuracy"
     assert table.lines == [("clean", "90.00", "-"), ("fog", "60.00", "+30.00")]
 
@@ -126,7 +126,7 @@ def test_the_reference_has_a_table_of_what_its_errors_divide_by():
 def test_a_terminal_shows_the_ends_and_the_middle_of_a_probe(most):
     probe = replace(ABOUT, probe="random-noise")
     rows = [replace(probe, setting=f"t=0.{k}", metric=metric, value=0.1) for k in range(1, 8) for metric in ("error_rate", "changed_share")]
-    names = [line[0] for line in tables(rows, title="", most=most)[0].lines]
+    names = [line[0] for line in report_tables(rows, title="", most=most)[0].lines]
     assert names == [f"random-noise t=0.{k}" for k in ((1, 4, 7) if most else range(1, 8))]
 
 
@@ -142,7 +142,7 @@ def golden_metrics():
 def test_every_metric_that_a_command_writes_has_a_meaning():
     found = golden_metrics()
     assert len(found) > 50
-    assert {metric: where for metric, where in found.items() if not name_of(metric) and ".py:" not in metric} == {}
+    assert {metric: where for metric, where in found.items() if not metric_key(metric) and ".py:" not in metric} == {}
     assert not [name for name, (sentence, _) in METRICS.items() if not sentence.endswith(".")]
 
 
@@ -153,16 +153,16 @@ def test_every_score_has_a_meaning():
 
 
 def test_a_meaning_tells_the_direction():
-    assert [meaning(metric)[1] for metric in ("accuracy", "error_rate", "gini", "mce", "gini/superiority", "flag/curve")] == [
+    assert [metric_meaning(metric)[1] for metric in ("accuracy", "error_rate", "gini", "mce", "gini/superiority", "flag/curve")] == [
         HIGHER, LOWER, NEITHER, LOWER, NEITHER, NEITHER,
     ]  # fmt: skip
-    assert meaning("scores.py:mine") == OWN
-    assert name_of("scores.py:mine/sd") == "*/sd"
+    assert metric_meaning("scores.py:mine") == OWN_SCORE_MEANING
+    assert metric_key("scores.py:mine/sd") == "*/sd"
 
 
 def test_all_golden_rows_have_tables(tmp_path):
     for path in sorted(GOLDEN.glob("*.rows.csv")):
         (tmp_path / "rows.csv").write_bytes(path.read_bytes())
-        for table in tables(read_rows(tmp_path), title="T"):
+        for table in report_tables(read_rows(tmp_path), title="T"):
             assert table.lines, path.name
             assert {len(line) for line in table.lines} == {len(table.columns)}, path.name

@@ -7,7 +7,7 @@ import torch
 
 from robench.core.draws import Draws
 from robench.core.errors import InputError
-from robench.core.threat import NORMS, Threat, size
+from robench.core.threat import NORMS, Threat, delta_norms
 
 CASES = [("linf", 0.1), ("l2", 0.5), ("l2", 3.0), ("l1", 0.3), ("l1", 5.0), ("l1", 1000.0), ("l2", 0.0)]
 
@@ -60,7 +60,7 @@ def test_l1_and_l2_projections_equal_a_bisection_in_float64(norm, exponent, widt
     high = torch.ones_like(high) if norm == "l2" else high
     for _ in range(200):
         middle = (low + high) / 2
-        grows = (size(norm, cut(middle)) <= eps).view(-1, 1, 1, 1)
+        grows = (delta_norms(norm, cut(middle)) <= eps).view(-1, 1, 1, 1)
         low, high = (torch.where(grows, middle, low), torch.where(grows, high, middle)) if norm == "l2" else (
             torch.where(grows, low, middle), torch.where(grows, middle, high))  # fmt: skip
     best = x + delta.sign() * cut(low if norm == "l2" else high)
@@ -72,7 +72,7 @@ def test_a_step_along_ascend_has_unit_norm_and_gains_the_dual_norm_where_that_is
     x, generator = images()
     grad = torch.randn(x.shape, generator=generator)
     direction = Threat(norm, eps).ascend(torch.full_like(x, 0.5), grad)
-    assert torch.allclose(size(norm, direction), torch.ones(len(x)), atol=1e-6)
+    assert torch.allclose(delta_norms(norm, direction), torch.ones(len(x)), atol=1e-6)
     gain = (direction * grad).flatten(1).sum(1)
     if norm != "l1":
         assert torch.allclose(gain, grad.flatten(1).norm(p={"l2": 2.0, "linf": 1.0}[norm], dim=1), rtol=1e-5)
@@ -95,7 +95,7 @@ def test_zero_gradients_give_zero_steps_and_tiny_ones_do_not_vanish(norm):
     grad[1] = 1e-30 * torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(0))
     direction = Threat(norm, 1.0).ascend(x, grad)
     assert torch.equal(direction[0], torch.zeros_like(direction[0]))
-    assert float(size(norm, direction)[1]) == pytest.approx(1, abs=1e-5)
+    assert float(delta_norms(norm, direction)[1]) == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.05), ("l2", 0.2), ("l1", 0.5)])

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from robench.core.errors import InputError
 from robench.core.threat import Threat
 from robench.objectives.terms import kl
-from robench.objectives.trades import kl_pgd, trades
+from robench.objectives.trades import kl_pgd_images, trades
 
 TINY = [Threat("linf", 0.0002), Threat("l2", 0.001), Threat("l1", 0.002)]  # smaller than the noise of the start
 
@@ -46,7 +46,7 @@ def test_the_default_beta_is_six():
 
 def test_the_gradient_flows_through_both_predictions():
     model, (x, y) = net(), images()
-    x_adv = kl_pgd(model, unmade(x, y))
+    x_adv = kl_pgd_images(model, unmade(x, y))
     total, terms = trades(beta=2.0).loss(model, made(model, x, y, x_adv))
 
     def gradient(clean: Tensor, adversarial: Tensor) -> tuple[Tensor, ...]:
@@ -64,7 +64,7 @@ def test_the_gradient_flows_through_both_predictions():
 
 def test_beta_zero_is_the_clean_cross_entropy_with_its_gradient():
     model, (x, y) = net(), images()
-    total, _ = trades(beta=0).loss(model, made(model, x, y, kl_pgd(model, unmade(x, y))))
+    total, _ = trades(beta=0).loss(model, made(model, x, y, kl_pgd_images(model, unmade(x, y))))
     expected = F.cross_entropy(model(x), y)
     assert total == expected
     found = (torch.autograd.grad(loss, model[0].weight)[0] for loss in (total, expected))
@@ -85,7 +85,7 @@ def test_the_clean_prediction_of_the_loss_is_made_in_training_mode_and_once_a_ba
 
 def test_the_loss_of_a_batch_is_the_mean_of_the_losses_of_its_halves():
     model, (x, y) = net(), images()
-    x_adv = kl_pgd(model, unmade(x, y))
+    x_adv = kl_pgd_images(model, unmade(x, y))
     halves = [trades().loss(model, made(model, x[rows], y[rows], x_adv[rows]))[0] for rows in (slice(0, 3), slice(3, 6))]
     torch.testing.assert_close(trades().loss(model, made(model, x, y, x_adv))[0], sum(halves) / 2)
 
@@ -103,8 +103,8 @@ def test_label_smoothing_and_mixed_labels_act_on_the_clean_cross_entropy():
 def test_mixed_labels_that_are_one_hot_are_the_labels_themselves():
     model, (x, y) = net(), images()
     one_hot = replace(unmade(x, y), mixed=F.one_hot(y, 5).float())
-    x_adv = kl_pgd(model, unmade(x, y))
-    assert torch.equal(kl_pgd(model, one_hot), x_adv)
+    x_adv = kl_pgd_images(model, unmade(x, y))
+    assert torch.equal(kl_pgd_images(model, one_hot), x_adv)
     batch = made(model, x, y, x_adv)
     expected, found = (trades().loss(model, replace(batch, mixed=labels, memo={}))[0] for labels in (None, one_hot.mixed))
     torch.testing.assert_close(found, expected, rtol=1e-14, atol=0)
@@ -113,7 +113,7 @@ def test_mixed_labels_that_are_one_hot_are_the_labels_themselves():
 @pytest.mark.parametrize("step_size", [None, 0.03])
 def test_the_ascent_is_the_one_written_out_with_clean_probabilities_kept(step_size):
     model, (x, y) = net(nn.BatchNorm2d(4)), images()
-    found = kl_pgd(model, unmade(x, y), steps=4, step_size=step_size)
+    found = kl_pgd_images(model, unmade(x, y), steps=4, step_size=step_size)
     model.eval()
     noise = unmade(x, y).draws.child("kl-pgd").normal((1, 6, 6)).double()
     p, x_adv, alpha = model(x).softmax(1).detach(), x + 0.001 * noise, 2.5 * 0.1 / 4 if step_size is None else step_size
@@ -137,7 +137,7 @@ def test_the_ascent_costs_one_forward_pass_a_step_and_one_for_the_clean_predicti
 def test_the_ascent_starts_at_the_image_plus_normal_noise_of_a_thousandth():
     model, (x, y) = net(), images(100)
     inputs = seen_by(model)
-    kl_pgd(model, unmade(x, y), steps=1)
+    kl_pgd_images(model, unmade(x, y), steps=1)
     noise = (inputs[1] - x) / 0.001
     n = noise.numel()
     assert abs(noise.mean().item()) < 4 / math.sqrt(n)
@@ -166,21 +166,21 @@ def test_the_points_lie_inside_the_threat_and_far_from_the_image(threat):
 def test_the_ascent_raises_the_kl_of_every_sample_above_the_best_of_ten_random_points_on_the_surface(threat):
     model, (x, y) = net(), images(30)
     batch = unmade(x, y, threat)
-    found = kl(model(x), model(kl_pgd(model, batch)))
+    found = kl(model(x), model(kl_pgd_images(model, batch)))
     random = [kl(model(x), model(threat.surface(x, batch.draws, step))) for step in range(10)]
     assert (found > torch.stack(random).amax(0)).all()
 
 
 def test_the_ascent_does_not_look_at_the_labels():
     model, (x, y) = net(), images()
-    assert torch.equal(kl_pgd(model, unmade(x, y)), kl_pgd(model, unmade(x, (y + 1) % 5)))
+    assert torch.equal(kl_pgd_images(model, unmade(x, y)), kl_pgd_images(model, unmade(x, (y + 1) % 5)))
 
 
 def test_the_ascent_gives_each_sample_the_same_point_in_any_batch_and_again():
     model, (x, y), rows = net(nn.BatchNorm2d(4)), images(), torch.tensor([4, 1])
-    x_adv = kl_pgd(model, unmade(x, y))
-    assert torch.equal(kl_pgd(model, unmade(x, y)), x_adv)
-    torch.testing.assert_close(kl_pgd(model, unmade(x[rows], y[rows], rows=rows)), x_adv[rows], rtol=0, atol=1e-12)
+    x_adv = kl_pgd_images(model, unmade(x, y))
+    assert torch.equal(kl_pgd_images(model, unmade(x, y)), x_adv)
+    torch.testing.assert_close(kl_pgd_images(model, unmade(x[rows], y[rows], rows=rows)), x_adv[rows], rtol=0, atol=1e-12)
 
 
 def test_the_ascent_leaves_modes_flags_buffers_gradients_and_images_as_they_were():

@@ -16,21 +16,31 @@ from robench.data import Images
 from robench.models import checkpoint
 from robench.objectives import OBJECTIVES, regularizers_of
 from robench.training import fitting
-from robench.training.fitting import OPTIMIZERS, Epoch, Plan, Step, begin, follow, restore, saved, shuffled
+from robench.training.fitting import (
+    OPTIMIZERS,
+    Epoch,
+    Step,
+    TrainingPlan,
+    begin_training,
+    restore_run,
+    run_state,
+    shuffled_batches,
+    update_average,
+)
 from robench.training.fitting import fit as steps_of
-from robench.training.presets import ABOUT, PRESETS, default_preset
-from robench.training.settings import FIT, few_held_out, first_or_all_kinds, plan_of, settled
-from robench.training.states import replacing
-from robench.training.train import keep, train
+from robench.training.presets import PRESET_DESCRIPTIONS, PRESETS, default_preset
+from robench.training.settings import PLAN_SETTINGS, held_out_size, images_of_all_classes, plan_of, resolved_settings
+from robench.training.states import checkpoint_replacement
+from robench.training.train import save_weights, train
 
-PLAIN = {key: PRESETS["small"][key] for key in FIT}
+PLAIN = {key: PRESETS["small"][key] for key in PLAN_SETTINGS}
 PLAIN |= {"optimizer": "sgd", "lr": 0.05, "schedule": "cosine", "epochs": 2, "batch_size": 8, "guard": "off"}
 
 
 def fit(model, data, held_out, **settings):
     """The events of a training from its first step to its last."""
-    plan = Plan(**settings)
-    return steps_of(begin(model, plan), plan, data, held_out)
+    plan = TrainingPlan(**settings)
+    return steps_of(begin_training(model, plan), plan, data, held_out)
 
 
 def images(n=40, seed=0, split="train"):
@@ -62,7 +72,7 @@ def test_the_loop_equals_one_written_out_by_hand():
     run(model, data, weight_decay=0.01, momentum=0.8, label_smoothing=0.1)
     descent = torch.optim.SGD(plain.parameters(), 0.05, momentum=0.8, weight_decay=0.01, nesterov=True)
     for epoch in range(2):
-        for step, rows in enumerate(shuffled(40, 5, 8, 0, epoch)):
+        for step, rows in enumerate(shuffled_batches(40, 5, 8, 0, epoch)):
             descent.param_groups[0]["lr"] = 0.05 * (1 + math.cos(math.pi * (5 * epoch + step) / 10)) / 2
             loss = F.cross_entropy(plain.train()(data.x[rows].float() / 255), data.y[rows], label_smoothing=0.1)
             descent.zero_grad()
@@ -72,10 +82,10 @@ def test_the_loop_equals_one_written_out_by_hand():
 
 
 def test_every_image_is_used_once_an_epoch_in_another_order():
-    first, second = (torch.cat(shuffled(23, 5, 4, 3, epoch)) for epoch in (0, 1))
+    first, second = (torch.cat(shuffled_batches(23, 5, 4, 3, epoch)) for epoch in (0, 1))
     assert len(first.unique()) == 20
     assert not torch.equal(first, second)
-    assert torch.equal(first, torch.cat(shuffled(23, 5, 4, 3, 0)))
+    assert torch.equal(first, torch.cat(shuffled_batches(23, 5, 4, 3, 0)))
 
 
 @pytest.mark.parametrize(
@@ -112,7 +122,7 @@ def test_averaged_weights_follow_the_warm_up_and_copy_the_statistics():
     slow, fast = network(0), network(1)
     before, after = copy.deepcopy(slow.state_dict()), fast.state_dict()
     fast[1].running_mean.fill_(7.0)
-    follow(slow, fast, 0.75)
+    update_average(slow, fast, 0.75)
     assert torch.allclose(slow[0].weight, 0.75 * before["0.weight"] + 0.25 * after["0.weight"])
     assert float(slow[1].running_mean[0]) == 7
 
@@ -125,7 +135,7 @@ def test_an_average_of_weights_is_measured_and_handed_out_instead_of_the_last_on
         model, data, data, objective=OBJECTIVES["standard"](), regularizers={}, threat=Threat("linf", 0.05), seed=0, **settings
     ):
         if isinstance(event, Step):
-            follow(average, model, min(0.9, (1 + event.step) / (10 + event.step)))
+            update_average(average, model, min(0.9, (1 + event.step) / (10 + event.step)))
     assert all(torch.equal(tensor, event.weights[name]) for name, tensor in average.state_dict().items())
     assert not torch.equal(event.weights["0.weight"], model.state_dict()["0.weight"])
 
@@ -155,13 +165,13 @@ def finished(accuracies, n=200, guard="off", classes=10, **changes):
     keys = ("held_out_clean", "held_out_robust", "held_out_fgsm")
     measured = iter([{**dict(zip(keys, row, strict=False)), "held_out_attacked_clean": row[0]} for row in accuracies])
     settings = {**PLAIN, "guard": guard, "probe_n": n, **changes}
-    plan = Plan(objective=OBJECTIVES["standard"](), regularizers={}, threat=Threat("linf", 0.05), seed=0, **settings)
-    going, held_out = begin(network(), plan), replace(images(n), classes=tuple(map(str, range(classes))))
+    plan = TrainingPlan(objective=OBJECTIVES["standard"](), regularizers={}, threat=Threat("linf", 0.05), seed=0, **settings)
+    going, held_out = begin_training(network(), plan), replace(images(n), classes=tuple(map(str, range(classes))))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting, "measure", lambda *args: next(measured))
+        patch.setattr(fitting, "held_out_measures", lambda *args: next(measured))
         for number in range(len(accuracies)):
-            fitting.closed(going, plan, held_out, Epoch(number, 0.0, 0.0, {}, math.nan, math.nan, {}), "")
-    epoch, note = fitting.selected(going, plan, held_out)
+            fitting.close_epoch(going, plan, held_out, Epoch(number, 0.0, 0.0, {}, math.nan, math.nan, {}), "")
+    epoch, note = fitting.selected_epoch(going, plan, held_out)
     return epoch.epoch + 1, note, going
 
 
@@ -187,11 +197,11 @@ def test_where_pgd_chooses_nothing_an_epoch_before_the_gap_goes_before_a_later_o
     epoch, note, run = finished(rows, watched=True, guard="stop")
     assert (epoch, run.last.epoch, run.history[-1]["alarm"] != "") == (2, 2, True)
     assert note.endswith("the last one without a gap of FGSM over PGD-10 was taken")
-    again = begin(
+    again = begin_training(
         network(),
-        Plan(objective=OBJECTIVES["standard"](), regularizers={}, threat=Threat("linf", 0.05), seed=0, **{**PLAIN, "probe_n": 200}),
+        TrainingPlan(objective=OBJECTIVES["standard"](), regularizers={}, threat=Threat("linf", 0.05), seed=0, **{**PLAIN, "probe_n": 200}),
     )
-    restore(again, saved(run))
+    restore_run(again, run_state(run))
     assert (again.best.epoch, again.last.epoch, again.steady.epoch) == (run.best.epoch, 2, 1)
     assert finished(rows[2:3], watched=True, guard="stop")[0] == 1  # there is no other
     assert finished([*rows[:3], rows[1]], watched=True, guard="stop")[0] == 4  # the gap has closed again
@@ -217,17 +227,19 @@ def test_a_roll_back_goes_to_before_the_gap_and_takes_the_kept_epochs_along():
          for c, r in zip((0.9, 0.9, 0.9), numbers, strict=True)]
     )  # fmt: skip
     settings = {**PLAIN, "guard": "roll-back", "probe_n": 200, "watched": True}
-    plan = Plan(objective=OBJECTIVES["standard"](), regularizers={}, threat=Threat("linf", 0.05), seed=0, **settings)
-    going = begin(network(), plan)
+    plan = TrainingPlan(objective=OBJECTIVES["standard"](), regularizers={}, threat=Threat("linf", 0.05), seed=0, **settings)
+    going = begin_training(network(), plan)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting, "measure", lambda *args: next(measured))
-        found = [fitting.closed(going, plan, images(200), Epoch(number, 0.0, 0.0, {}, math.nan, math.nan, {}), "") for number in range(3)]
+        patch.setattr(fitting, "held_out_measures", lambda *args: next(measured))
+        found = [
+            fitting.close_epoch(going, plan, images(200), Epoch(number, 0.0, 0.0, {}, math.nan, math.nan, {}), "") for number in range(3)
+        ]
         assert going.best.epoch == going.last.epoch == 1
-        again = begin(network(1), plan)
-        fitting.restore(again, fitting.saved(going))
+        again = begin_training(network(1), plan)
+        fitting.restore_run(again, fitting.run_state(going))
     for run in (going, again):
         assert found[2].alarm
-        assert fitting.rolled_back(run, plan)
+        assert fitting.roll_back(run, plan)
         assert (run.best.epoch, run.last.epoch) == (0, 0)
         assert [record["epoch"] for record in run.history] == [0]
         assert [record["epoch"] for record in run.lost] == [2]
@@ -256,26 +268,26 @@ def test_without_held_out_images_the_last_epoch_is_taken():
     ],
 )  # fmt: skip
 def test_weight_penalties_alone_make_no_defence(changes, defended):
-    assert plan_of(settled("small", changes)[0], 0, None).defended is defended
+    assert plan_of(resolved_settings("small", changes)[0], 0, None).defended is defended
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_is_complete_and_names_what_exists(name):
-    from robench.core.recipes import parse, resolve
+    from robench.core.recipes import parse_recipe, resolve
     from robench.data.augment import AUGMENTATIONS
-    from robench.models import build
+    from robench.models import build_network
 
-    settings, _ = settled(name, {})
+    settings, _ = resolved_settings(name, {})
     assert set(settings) == set(PRESETS["small"])
-    assert name in ABOUT
-    resolve(parse(settings["objective"]), OBJECTIVES, "objective")()
-    resolve(parse(settings["schedule"]), SCHEDULES, "schedule")(0.5)
+    assert name in PRESET_DESCRIPTIONS
+    resolve(parse_recipe(settings["objective"]), OBJECTIVES, "objective")()
+    resolve(parse_recipe(settings["schedule"]), SCHEDULES, "schedule")(0.5)
     regularizers_of(settings["reg"])
     assert settings["augment"] in AUGMENTATIONS
     assert settings["optimizer"] in OPTIMIZERS
     shape = (1, 28, 28) if name in ("mnist-small", "hoffman2019") else (3, 32, 32)
     with torch.device("meta"):
-        build(settings["arch"], classes=10, shape=shape, activation=settings["activation"])
+        build_network(settings["arch"], classes=10, shape=shape, activation=settings["activation"])
     assert default_preset(shape) in PRESETS
 
 
@@ -307,14 +319,14 @@ def test_best_and_last_are_both_kept_and_files_of_an_earlier_run_are_not(tmp_pat
     out = tmp_path / "net.pt"
     for chosen, other in ((best, last), (last, best)):
         model.load_state_dict(chosen.weights)
-        with replacing(out) as file:
-            keep(file, model, meta, chosen, {"best": best, "last": last})
+        with checkpoint_replacement(out) as file:
+            save_weights(file, model, meta, chosen, {"best": best, "last": last})
         beside = tmp_path / f"net.{'last' if other is last else 'best'}.pt"
         assert sorted(path.name for path in tmp_path.glob("*.pt")) == sorted([beside.name, "net.pt"])
-        assert torch.equal(checkpoint.read(beside)[0]["0.weight"], other.weights["0.weight"])
-        assert checkpoint.read(beside)[1]["recipe"]["epoch"] == other.epoch + 1
-    with replacing(out) as file:
-        keep(file, model, meta, last, {"best": last, "last": last})
+        assert torch.equal(checkpoint.read_checkpoint(beside)[0]["0.weight"], other.weights["0.weight"])
+        assert checkpoint.read_checkpoint(beside)[1]["recipe"]["epoch"] == other.epoch + 1
+    with checkpoint_replacement(out) as file:
+        save_weights(file, model, meta, last, {"best": last, "last": last})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net.json", "net.pt"]
 
 
@@ -346,7 +358,7 @@ def test_training_sees_every_class_of_a_file_that_is_sorted_by_class(tmp_path, m
     seen = {}
     from robench.training import train as training
 
-    attacked, begun = fitting.by_suite, training.fit
+    attacked, begun = fitting.suite_measurement, training.fit
 
     def by_suite(model, images_, suite, threat, **how):
         seen["attacked" if suite else "clean"] = images_.y
@@ -356,7 +368,7 @@ def test_training_sees_every_class_of_a_file_that_is_sorted_by_class(tmp_path, m
         seen["train"] = images_.y
         return begun(run, plan, images_, held_out)
 
-    monkeypatch.setattr(fitting, "by_suite", by_suite)
+    monkeypatch.setattr(fitting, "suite_measurement", by_suite)
     monkeypatch.setattr(training, "fit", fit_)
     monkeypatch.setitem(PRESETS["small"], "probe_n", 20)
     short = {"n_train": 80, "held_out": 30, "epochs": 1, "batch_size": 8, "arch": "mlp,width=8", "eval_n": 20}
@@ -371,8 +383,8 @@ def test_mean_and_spread_are_of_all_classes_where_the_first_images_lack_some():
     x = torch.zeros(20, 1, 2, 2)
     x[10:] = 1.0
     some = Images("toy", "train", x, torch.arange(20) // 10, torch.arange(20), ("dark", "bright"))
-    assert first_or_all_kinds(some, 10, 0).x.mean() == 0.5
-    assert first_or_all_kinds(some, 15, 0).ids.tolist() == list(range(15))
+    assert images_of_all_classes(some, 10, 0).x.mean() == 0.5
+    assert images_of_all_classes(some, 15, 0).ids.tolist() == list(range(15))
 
 
 def test_at_most_a_fifth_is_held_out_unless_asked_for(tmp_path):
@@ -385,18 +397,18 @@ def test_at_most_a_fifth_is_held_out_unless_asked_for(tmp_path):
         given = train(data, held_out=asked, **short)
         assert given.meta["data"]["held_out"] == held
         assert not any("held out, a fifth" in note for note in given.meta["notes"])
-    assert few_held_out(500, 512, False)[0] == 102
-    assert few_held_out(500, 10_000, False) == (500, [])
-    assert few_held_out(500, 512, True) == (500, [])
+    assert held_out_size(500, 512, False)[0] == 102
+    assert held_out_size(500, 10_000, False) == (500, [])
+    assert held_out_size(500, 512, True) == (500, [])
 
 
 def test_a_trained_checkpoint_loads_as_the_network_that_was_measured(tmp_path, monkeypatch):
-    from robench.models import load
+    from robench.models import load_with_origin
     from robench.training import train as training
 
     monkeypatch.setattr(training, "load_images", lambda name, split, **how: images(60, split=split))
     done = train("toy", out=tmp_path / "toy.pt", epochs=1, batch_size=8, held_out=10, eval_n=10, arch="mlp,width=8", activation="silu")
-    loaded = load(tmp_path / "toy.pt")
+    loaded = load_with_origin(tmp_path / "toy.pt")
     x = images(5).pixels(slice(None))
     assert torch.equal(loaded.model(x), done.model(x))
     assert loaded.meta["preset"] == "small"
@@ -408,13 +420,13 @@ def test_a_gradient_in_another_memory_layout_is_put_into_that_of_its_weight(monk
 
     plain, fused = network(), network()
     run(plain, reg=("jacobian=0.5",))
-    monkeypatch.setattr(fitting, "on_gpu", lambda weights: True)
+    monkeypatch.setattr(fitting, "is_on_gpu", lambda weights: True)
     run(fused, reg=("jacobian=0.5",))
     for a, b in zip(plain.state_dict().values(), fused.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
     weight, grad = torch.zeros(2, 3), torch.arange(6.0).view(3, 2).T
-    assert fitting.alike(grad, weight).stride() == weight.stride()
-    assert torch.equal(fitting.alike(grad, weight), grad)
+    assert fitting.gradient_in_layout(grad, weight).stride() == weight.stride()
+    assert torch.equal(fitting.gradient_in_layout(grad, weight), grad)
 
 
 def test_bf16_trains_almost_as_fp32_does_and_is_told(monkeypatch):
@@ -434,6 +446,6 @@ def test_memory_that_ends_in_a_training_is_one_sentence_that_names_the_batch_siz
     def full(*args, **options):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("robench.training.fitting.gradients", full)
+    monkeypatch.setattr("robench.training.fitting.step_gradients", full)
     with pytest.raises(InputError, match="does not hold a batch of 64 images: pass a --batch-size below 64"):
         train("shapes", arch="mlp,width=8", n_train=128, batch_size=64, epochs=1, out=tmp_path / "mlp.pt")

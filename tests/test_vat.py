@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.types import Batch
-from robench.objectives.gradients import unit, unrecorded
-from robench.objectives.vat import direction, vat
+from robench.objectives.gradients import unit_vectors, unrecorded_logits
+from robench.objectives.vat import adversarial_direction, vat
 
 
 def net(*layers: nn.Module) -> nn.Module:
@@ -53,7 +53,7 @@ def test_the_power_method_finds_the_top_eigenvector_of_the_fisher_matrix():
     model, (x, y) = linear(weight), images()
     values, vectors = torch.linalg.eigh(fisher(weight, x))
     assert (values[:, -2] / values[:, -1] < 0.95).all()
-    found = direction(model, batch_of(model, x, y), 400, 1e-4).flatten(1)
+    found = adversarial_direction(model, batch_of(model, x, y), 400, 1e-4).flatten(1)
     cosines = (found * vectors[:, :, -1]).sum(1).abs()
     torch.testing.assert_close(cosines, torch.ones(5, dtype=torch.float64), rtol=0, atol=1e-6)
 
@@ -64,8 +64,8 @@ def test_one_iteration_multiplies_the_random_start_by_the_fisher_matrix():
     batch = batch_of(model, x, y)
     start = batch.draws.child("vat").normal((1, 5, 5)).double()
     expected = F.normalize((fisher(weight, x) @ start.flatten(1)[:, :, None]).squeeze(2), dim=1)
-    torch.testing.assert_close(direction(model, batch, 1, 1e-6).flatten(1), expected, rtol=0, atol=1e-5)
-    torch.testing.assert_close(direction(model, batch, 0, 1e-6).flatten(1), F.normalize(start.flatten(1), dim=1))
+    torch.testing.assert_close(adversarial_direction(model, batch, 1, 1e-6).flatten(1), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(adversarial_direction(model, batch, 0, 1e-6).flatten(1), F.normalize(start.flatten(1), dim=1))
 
 
 def test_more_iterations_find_a_worse_direction_than_a_random_one():
@@ -81,8 +81,8 @@ def cosines_in_float32(xi: float, confidence: float = 1.0) -> Tensor:
     single[-1].weight.data.mul_(confidence)
     double = copy.deepcopy(single).double()
     x, y = torch.rand(16, 3, 32, 32), torch.arange(16) % 10
-    exact = direction(double, batch_of(double, x.double(), y), 1, 1e-6)
-    return (direction(single, batch_of(single, x, y), 1, xi).double() * exact).flatten(1).sum(1)
+    exact = adversarial_direction(double, batch_of(double, x.double(), y), 1, 1e-6)
+    return (adversarial_direction(single, batch_of(single, x, y), 1, xi).double() * exact).flatten(1).sum(1)
 
 
 def test_the_default_probe_survives_float32_where_that_of_the_paper_does_not():
@@ -99,15 +99,15 @@ def test_the_direction_does_not_depend_on_autocast():
     model = nn.Sequential(nn.Flatten(), nn.Linear(25, 8), nn.GELU(), nn.Linear(8, 4))
     x, y = images()
     batch = batch_of(model, x.float(), y)
-    expected = direction(model, batch, 1, 0.1)
+    expected = adversarial_direction(model, batch, 1, 0.1)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(direction(model, batch, 1, 0.1), expected)
+        assert torch.equal(adversarial_direction(model, batch, 1, 0.1), expected)
         assert vat(model, batch).dtype == torch.float32
 
 
 def test_the_value_is_the_divergence_at_the_given_radius_and_its_target_is_not_trained():
     model, (x, y) = net(), images()
-    d = direction(model, batch_of(model, x, y), 1, 0.1)
+    d = adversarial_direction(model, batch_of(model, x, y), 1, 0.1)
     torch.testing.assert_close(d.flatten(1).norm(dim=1), torch.ones(5, dtype=torch.float64))
     value = vat(model, batch_of(model, x, y), radius=2.0)
     expected = divergence(model(x).detach(), model(x + 2 * d))
@@ -157,7 +157,7 @@ def test_the_loss_is_taken_in_training_mode_and_leaves_batch_norm_as_it_was():
     model, (x, y) = net(nn.BatchNorm2d(3)), images()
     batch = batch_of(model, x, y)
     twin = copy.deepcopy(model)
-    d = direction(twin.eval(), batch, 1, 0.1)
+    d = adversarial_direction(twin.eval(), batch, 1, 0.1)
     twin.train()
     expected = divergence(twin(x), twin(x + 0.25 * d)).item()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -169,15 +169,15 @@ def test_the_loss_is_taken_in_training_mode_and_leaves_batch_norm_as_it_was():
 
 def test_the_direction_is_that_of_the_network_in_evaluation_mode():
     model, (x, y) = net(nn.BatchNorm2d(3)), images()
-    found = direction(model, batch_of(model, x, y), 1, 0.01)
+    found = adversarial_direction(model, batch_of(model, x, y), 1, 0.01)
     model.eval()
-    torch.testing.assert_close(found, direction(model, batch_of(model, x, y), 1, 0.01))
+    torch.testing.assert_close(found, adversarial_direction(model, batch_of(model, x, y), 1, 0.01))
 
 
 def test_a_pass_that_is_not_recorded_gives_the_same_logits_and_gradients():
     model, (x, _) = net(nn.BatchNorm2d(3)), images()
     twin, weights = copy.deepcopy(model), list(model.parameters())
-    found, expected = unrecorded(model, x), twin(x)
+    found, expected = unrecorded_logits(model, x), twin(x)
     assert torch.equal(found, expected)
     assert not torch.equal(model[1].running_mean, twin[1].running_mean)
     pairs = zip(
@@ -188,7 +188,7 @@ def test_a_pass_that_is_not_recorded_gives_the_same_logits_and_gradients():
 
 def test_unit_vectors_are_made_of_the_smallest_and_the_largest_numbers():
     rows = torch.tensor([[3e-30, 4e-30], [3e30, 4e30], [0.0, 0.0]])
-    torch.testing.assert_close(unit(rows), torch.tensor([[0.6, 0.8], [0.6, 0.8], [0.0, 0.0]]))
+    torch.testing.assert_close(unit_vectors(rows), torch.tensor([[0.6, 0.8], [0.6, 0.8], [0.0, 0.0]]))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,16 @@ import torch
 from pictures import draws, grey
 from scipy import ndimage, stats
 
-from robench.corruptions.warp import affine, copied, elastic_transform, folded, glass_blur, sampled, wavy, weights
+from robench.corruptions.warp import (
+    affine_places,
+    copy_sources,
+    elastic_transform,
+    folded_places,
+    glass_blur,
+    sampled_images,
+    smoothed_noise,
+    smoothing_weights,
+)
 
 SEVERITIES = range(1, 6)
 GLASS = {
@@ -88,12 +97,12 @@ def test_copies_are_those_of_a_loop_over_pixels(reach, height, width):
     numbers = np.random.default_rng(reach).integers(0, 4 * reach * reach, (5, *inside))
     places = np.arange(height * width).reshape(1, height, width)
     expected = [looped(places, chosen, reach) for chosen in steps(numbers, reach)]
-    assert np.array_equal(copied(torch.from_numpy(numbers), reach, height, width).numpy(), np.concatenate(expected).reshape(5, -1))
+    assert np.array_equal(copy_sources(torch.from_numpy(numbers), reach, height, width).numpy(), np.concatenate(expected).reshape(5, -1))
 
 
 def test_a_chain_of_copies_hands_the_last_pixel_on_to_the_first():
     onward = np.full((1, 26, 26), 2 * 4 + 2 + 1)  # no step down, one step to the right
-    place = copied(torch.from_numpy(onward), 2, 30, 30).view(30, 30)
+    place = copy_sources(torch.from_numpy(onward), 2, 30, 30).view(30, 30)
     own = torch.arange(900).view(30, 30)
     assert torch.equal(place[3:29, 3:29], own[3:29, 29:].expand(26, 26))
     place[3:29, 3:29] = own[3:29, 3:29]
@@ -196,11 +205,11 @@ def test_corners_that_move_together_move_the_image_with_them_and_mirror_its_bord
 @pytest.mark.parametrize(("height", "width", "deviation"), [(32, 32, 0.96), (32, 32, 6.4), (28, 61, 170.8), (224, 224, 19.52)])
 def test_waves_are_scipys_gaussian_and_the_same_to_the_bit_in_every_batch(height, width, deviation):
     noise = draws(3).uniform((2, height, width)).double() * 2 - 1
-    made = wavy(noise, deviation)
+    made = smoothed_noise(noise, deviation)
     expected = ndimage.gaussian_filter(noise.numpy(), (0, 0, deviation, deviation), mode="reflect", truncate=3)
     assert np.abs(made.numpy() - expected).max() < 1e-6
-    assert torch.equal(made[1:2], wavy(noise[1:2], deviation))
-    rows, columns = (torch.linalg.matrix_norm(weights(size, deviation), ord=torch.inf) for size in (height, width))
+    assert torch.equal(made[1:2], smoothed_noise(noise[1:2], deviation))
+    rows, columns = (torch.linalg.matrix_norm(smoothing_weights(size, deviation), ord=torch.inf) for size in (height, width))
     assert max(rows, columns) < 1 + 1e-5
     assert torch.equal(made * 2.0**51, (made * 2.0**51).round())  # nothing was rounded away: the last bits are of the grid
 
@@ -210,7 +219,7 @@ def test_between_pixels_and_far_outside_images_are_those_of_scipy(edge, mode):
     x = scene(2, 9, 14).double()
     down, right = torch.from_numpy(np.random.default_rng(0).uniform(-70, 80, (2, 2, 9, 14))).unbind(0)
     down[:, 0], right[:, 0] = torch.arange(14) - 3.0, torch.arange(14) * 2.0 - 5  # whole places
-    made = sampled(x, right, down, edge=edge)
+    made = sampled_images(x, right, down, edge=edge)
     for sample in range(2):
         for channel in range(3):
             places = (down[sample].numpy(), right[sample].numpy())
@@ -220,16 +229,16 @@ def test_between_pixels_and_far_outside_images_are_those_of_scipy(edge, mode):
 
 def test_places_are_mirrored_with_the_border_once_or_twice():
     places = torch.arange(-9, 13)
-    assert np.array_equal(folded(places, 4, 0).numpy(), np.pad(np.arange(4), 9, mode="reflect"))
-    assert np.array_equal(folded(places, 4, 1).numpy(), np.pad(np.arange(4), 9, mode="symmetric"))
+    assert np.array_equal(folded_places(places, 4, 0).numpy(), np.pad(np.arange(4), 9, mode="reflect"))
+    assert np.array_equal(folded_places(places, 4, 1).numpy(), np.pad(np.arange(4), 9, mode="symmetric"))
 
 
 def test_corners_that_fall_on_one_line_give_finite_places_in_the_image():
     flat = torch.tensor([[[0.0, 0.0], [0.0, 20.0], [20.0, 20.0]]], dtype=torch.float64)  # all three on the lower right one
     for corners in (flat, flat + torch.tensor([1e-7, 0.0]) * torch.arange(3)[:, None]):
-        right, down = affine(corners, 32, 32)
+        right, down = affine_places(corners, 32, 32)
         assert right.isfinite().all()
-        assert sampled(scene(1).double(), right, down, edge=0).isfinite().all()
+        assert sampled_images(scene(1).double(), right, down, edge=0).isfinite().all()
 
 
 def test_corners_move_evenly_up_to_the_distance_of_the_severity():

@@ -15,8 +15,21 @@ from scipy.sparse.csgraph import dijkstra
 from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.recipes import options_of
-from robench.corruptions.frost import LOOKS, drawn, frost, read
-from robench.corruptions.spatter import EMBOSS, MUD, ONE, WATER, averaged, correlated, distances, edges, equalised, joined, spatter, water
+from robench.corruptions.frost import LOOKS, drawn_sheets, frost, frost_photos
+from robench.corruptions.spatter import (
+    EMBOSS,
+    MUD,
+    ONE,
+    WATER,
+    connected_edges,
+    edge_distances,
+    edges,
+    equalised_levels,
+    kernel_sums,
+    local_means,
+    spatter,
+    water_brightness,
+)
 from robench.corruptions.weather import fog, plasma, snow
 
 WEATHER = {"snow": snow, "frost": frost, "fog": fog, "spatter": spatter}
@@ -93,7 +106,7 @@ def numbers_of_fog(chance, photos):
 
 def numbers_of_frost(chance, photos):
     """As for snow: the photo, then the row and the column of the part."""
-    sizes = [sheet[0, 2::5, 2::5].shape for sheet in read(photos)]
+    sizes = [sheet[0, 2::5, 2::5].shape for sheet in frost_photos(photos)]
     drawn = []
     for _ in range(32):
         which = chance.randint(5)
@@ -335,8 +348,8 @@ def test_drawn_frost_goes_on_without_end(height, width):
 
 
 def test_drawn_sheets_have_the_colours_they_should_have():
-    assert drawn() is drawn()
-    for sheet, (mean, deviation, *_) in zip(drawn(), LOOKS, strict=True):
+    assert drawn_sheets() is drawn_sheets()
+    for sheet, (mean, deviation, *_) in zip(drawn_sheets(), LOOKS, strict=True):
         assert (sheet.double().mean((1, 2)) - torch.tensor(mean)).abs().max() < 1.5
         assert (sheet.double().std((1, 2)) - torch.tensor(deviation)).abs().max() < 1.5
         rows, columns = (sheet.double().diff(dim=dim).abs().mean() for dim in (1, 2))
@@ -387,7 +400,7 @@ def test_edges_are_cannys_pixel_by_pixel():
 def test_what_touches_something_strong_is_joined_to_it():
     weak = torch.rand(5, 40, 50, generator=torch.Generator().manual_seed(0)) < 0.4
     strong = weak & (torch.rand(5, 40, 50, generator=torch.Generator().manual_seed(1)) < 0.02)
-    for image, begun, made in zip(weak.numpy(), strong.numpy(), joined(strong, weak).numpy(), strict=True):
+    for image, begun, made in zip(weak.numpy(), strong.numpy(), connected_edges(strong, weak).numpy(), strict=True):
         parts, _ = ndimage.label(image, np.ones((3, 3)))
         assert np.array_equal(made, np.isin(parts, np.unique(parts[begun])))
 
@@ -406,16 +419,16 @@ def test_distances_are_shortest_paths_in_steps_of_1_and_1_4_and_2_1969():
                     ends.append((row * width + column, (row + down) * width + column + right))
                     costs.append(cost)
     graph = coo_array((costs, np.array(ends).T), shape=(height * width,) * 2).tocsr()
-    for places, made in zip(marked[:2], distances(marked)[:2], strict=True):
+    for places, made in zip(marked[:2], edge_distances(marked)[:2], strict=True):
         paths = dijkstra(graph, indices=places.flatten().nonzero()[:, 0].numpy(), min_only=True)
         assert np.allclose(made.numpy().flatten() / ONE, np.minimum(paths, 20), atol=1e-4)
-    assert (distances(marked)[2] == 20 * ONE).all()  # nothing marked
+    assert (edge_distances(marked)[2] == 20 * ONE).all()  # nothing marked
 
 
 def test_equalised_levels_are_the_shares_of_darker_pixels():
     levels = (torch.rand(4, 20, 30, generator=torch.Generator().manual_seed(0)) ** 3 * 21).to(torch.int32)
     levels[3] = 7
-    made = equalised(levels)
+    made = equalised_levels(levels)
     for image, spread in zip(levels[:3].numpy(), made[:3].numpy(), strict=True):
         darkest = (image == image.min()).sum()
         below = np.array([(image <= level).sum() for level in range(21)])
@@ -425,7 +438,7 @@ def test_equalised_levels_are_the_shares_of_darker_pixels():
 
 def test_means_and_sums_of_nine_are_scipys():
     x = torch.randint(0, 256, (3, 17, 20), generator=torch.Generator().manual_seed(0))
-    for image, mean, sum_ in zip(x.double().numpy(), averaged(x.double()).numpy(), correlated(x, EMBOSS).numpy(), strict=True):
+    for image, mean, sum_ in zip(x.double().numpy(), local_means(x.double()).numpy(), kernel_sums(x, EMBOSS).numpy(), strict=True):
         assert np.allclose(mean, ndimage.uniform_filter(image, 3, mode="mirror"), atol=1e-4)
         assert np.array_equal(sum_, ndimage.correlate(image, np.array(EMBOSS), mode="mirror"))
 
@@ -467,7 +480,7 @@ def test_water_is_turquoise_of_the_severitys_strength_at_its_brightest(scale, st
 
 
 def test_where_there_is_no_water_nothing_changes():
-    assert water(torch.zeros(1, 1, 28, 28, dtype=torch.float64)).abs().max() == 0
+    assert water_brightness(torch.zeros(1, 1, 28, 28, dtype=torch.float64)).abs().max() == 0
     x = scene(1)
     assert torch.equal(spatter(x, 1, Given(torch.full((1, 32, 32), -9.0))), x)
 

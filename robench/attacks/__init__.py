@@ -1,6 +1,6 @@
 """Attacks: attack(model, x, y, threat, draws, *, options) -> Found, one paper per file; ATTACKS at the foot is the list.
 
-The contract. The caller has put the model into eval mode with frozen parameters (`calls.frozen`), hands over only samples
+The contract. The caller has put the model into eval mode with frozen parameters (`calls.freeze_model`), hands over only samples
 that are right when clean, x (B, C, H, W) in [0, 1] and y (B,), asserts that x_adv lies inside the threat, and evaluates it
 again: an attack proposes, the caller decides. The attack returns the worst point it found, or clean x, for each sample; its
 randomness is a pure function of `draws`. A sample that is wrong when clean is fooled at step 0. Options are keyword-only
@@ -25,10 +25,10 @@ from robench.attacks.noise import noise
 from robench.attacks.pgd import pgd
 from robench.attacks.square import square
 from robench.core.recipes import options_of
-from robench.core.types import Found
+from robench.core.types import AttackResult
 
 
-def variant(attack: Callable[..., Found], **options: Any) -> Callable[..., Found]:
+def attack_variant(attack: Callable[..., AttackResult], **options: Any) -> Callable[..., AttackResult]:
     """The attack with other defaults, and a docstring that says which."""
     bound = partial(attack, **options)
     words = ", ".join(f"{key}={value}" for key, value in options.items())
@@ -36,7 +36,7 @@ def variant(attack: Callable[..., Found], **options: Any) -> Callable[..., Found
     return bound
 
 
-def fitted(attack: Callable[..., Found], classes: int) -> Callable[..., Found]:
+def attack_for_classes(attack: Callable[..., AttackResult], classes: int) -> Callable[..., AttackResult]:
     """The attack with the options that so many classes allow: at most classes - 1 targets, and the margin where DLR is undefined."""
     options = options_of(attack)
     changes: dict[str, Any] = {}
@@ -44,27 +44,27 @@ def fitted(attack: Callable[..., Found], classes: int) -> Callable[..., Found]:
         changes["targets"] = classes - 1
     if isinstance(options.get("loss"), str):
         targeted = "targets" in options or options.get("target", "none") != "none"
-        changes["loss"] = losses.fitting(options["loss"], classes, targeted)
+        changes["loss"] = losses.fitting_loss_name(options["loss"], classes, targeted)
     new = {key: value for key, value in changes.items() if value != options[key]}
     return partial(attack, **new) if new else attack
 
 
-ATTACKS: dict[str, Callable[..., Found]] = {
+ATTACKS: dict[str, Callable[..., AttackResult]] = {
     "fgsm": fgsm,
     "pgd": pgd,
-    "pgd-10": variant(pgd, steps=10),
-    "pgd-20": variant(pgd, steps=20),
-    "pgd-50": variant(pgd, steps=50),
-    "pgd-50-10": variant(pgd, steps=50, restarts=10),
-    "pgd-margin": variant(pgd, loss="margin", steps=40, restarts=2),
+    "pgd-10": attack_variant(pgd, steps=10),
+    "pgd-20": attack_variant(pgd, steps=20),
+    "pgd-50": attack_variant(pgd, steps=50),
+    "pgd-50-10": attack_variant(pgd, steps=50, restarts=10),
+    "pgd-margin": attack_variant(pgd, loss="margin", steps=40, restarts=2),
     "noise": noise,
     "apgd": apgd,
-    "apgd-ce": variant(apgd, loss="ce"),
-    "apgd-dlr": variant(apgd, loss="dlr"),
+    "apgd-ce": attack_variant(apgd, loss="ce"),
+    "apgd-dlr": attack_variant(apgd, loss="dlr"),
     "apgd-t": apgd_t,
     "malt": malt,
     "fab": fab,
     "fab-t": fab_t,
     "square": square,
 }
-ENGINES: dict[str, dict[str, Callable[..., Found]]] = {"robench": ATTACKS, "reference": ATTACKS | reference.ATTACKS}
+ENGINES: dict[str, dict[str, Callable[..., AttackResult]]] = {"robench": ATTACKS, "reference": ATTACKS | reference.REFERENCE_ATTACKS}

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from robench.core.calls import LEAST_ROWS, derivative, leaf_of, padded, plain
+from robench.core.calls import LEAST_ROWS, autograd_tensor, leaf_gradient, leaf_of, padded_logits
 from robench.core.errors import InputError
-from robench.core.threat import Threat, per_sample, refuse_too_large
-from robench.core.types import Found
+from robench.core.threat import Threat, per_sample, refuse_too_large_eps
+from robench.core.types import AttackResult
 
 REPACK = 8  # the working rows are packed anew once an eighth of them has fallen: each new batch size costs set-up time
 ROUND = 4  # a pass that leaves rows out has a multiple of so many: each new batch size costs set-up time
@@ -36,10 +36,10 @@ class Search:
     """
 
     def __init__(self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, stay: bool = False) -> None:
-        refuse_too_large(threat, x.shape[1:])
+        refuse_too_large_eps(threat, x.shape[1:])
         if torch.is_inference_mode_enabled():
             raise InputError("inside torch.inference_mode() there are no gradients, so that attacks fail: call them outside of it")
-        self.model, self.threat, self.x, self.y, self.stay = model, threat, plain(x).contiguous(), plain(y), stay
+        self.model, self.threat, self.x, self.y, self.stay = model, threat, autograd_tensor(x).contiguous(), autograd_tensor(y), stay
         self.exact: nn.Module | None = getattr(model, "exact", None)
         self.target: Tensor | None = None
         self.rows = torch.arange(len(x), device=x.device)
@@ -48,7 +48,7 @@ class Search:
         self._patience = 1 if x.device.type == "cpu" or self.exact is not None else PATIENCE
         self._calls, self._looked = 0, False
         counts, none = torch.zeros_like(self.rows), torch.zeros_like(self.standing)
-        self._found = Found(x.clone(), none, counts - 1, counts, counts.clone(), none.clone())
+        self._found = AttackResult(x.clone(), none, counts - 1, counts, counts.clone(), none.clone())
         self._tested = counts.clone()  # how many points of each working row were tested: the next one is this `step`
         self._begin()
 
@@ -73,7 +73,7 @@ class Search:
     def logits(self, x_adv: Tensor, at: Tensor | None = None) -> Tensor:
         """The logits at x_adv, one point per working row (or per row of `at`), (R, K): one counted forward pass, no verdict."""
         self._count(self._forwards, at)
-        return padded(self.model, x_adv)
+        return padded_logits(self.model, x_adv)
 
     @torch.no_grad()
     def test(self, x_adv: Tensor, at: Tensor | None = None) -> Tensor:
@@ -104,7 +104,7 @@ class Search:
             at = new.byte().argsort(descending=True, stable=True)[:wanted]
         self._forwards += new
         points = x_adv if at is None else x_adv[at]
-        logits = padded(self.model, points)
+        logits = padded_logits(self.model, points)
         self._judge(points, logits, at, new)
         return logits if at is None else logits.new_zeros(len(new), logits.shape[1]).index_copy_(0, at, logits)
 
@@ -133,7 +133,7 @@ class Search:
             return losses.detach(), torch.zeros_like(x_adv)
         self._count(self._backwards, at)
         first, self._looked = not self._looked, True
-        return losses.detach(), derivative(total, leaf, enough=ENOUGH if first else None, tell=True)
+        return losses.detach(), leaf_gradient(total, leaf, enough=ENOUGH if first else None, tell=True)
 
     def slopes(self, x_adv: Tensor, goals: Callable[[Tensor], Tensor], at: Tensor | None = None) -> tuple[Tensor, Tensor, Iterator[Tensor]]:
         """Takes the verdict at x_adv; the logits there (R, K), goals(logits) (R, J), and the J gradients (R, C, H, W) of its columns.
@@ -154,7 +154,7 @@ class Search:
                     yield torch.zeros_like(x_adv)
                     continue
                 self._count(self._backwards, at)
-                yield derivative(total, leaf, again=column < len(totals), tell=True)
+                yield leaf_gradient(total, leaf, again=column < len(totals), tell=True)
 
         return logits.detach(), values.detach().to(x_adv.dtype), gradients()
 
@@ -176,7 +176,7 @@ class Search:
         keep = self.repack()
         return state if keep is None else tuple(part[keep] for part in state)
 
-    def found(self) -> Found:
+    def found(self) -> AttackResult:
         """What was found, for all B samples."""
         self._write()
         return self._found
@@ -229,7 +229,7 @@ class Search:
         if self.exact is None or not bool(wrong.any()):
             return wrong, labels
         claims = wrong.nonzero().flatten()
-        logits = padded(self.exact, x_adv[claims])
+        logits = padded_logits(self.exact, x_adv[claims])
         true = logits.argmax(1)
         held = logits.isfinite().all(1) & (true != y[claims])
         return wrong.index_copy(0, claims, held), labels.index_copy(0, claims, true)

@@ -13,18 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from robench.attacks.active import Search
-from robench.attacks.apgd_l1 import FIRST_SHARE, check_period, moved_subpixels, resized, sparse_step, stages
+from robench.attacks.apgd_l1 import FIRST_SHARE, check_period, moved_subpixel_count, next_step_size, radius_schedule, sparse_step
 from robench.attacks.kernels import kernel
-from robench.attacks.losses import fitted
+from robench.attacks.losses import fitting_loss
 from robench.attacks.targets import chosen_target, is_targeted
-from robench.core.checks import positive, switch, whole
+from robench.core.checks import positive_option, switch_option, whole_option
 from robench.core.draws import Draws
 from robench.core.errors import InputError
-from robench.core.threat import Threat, per_sample, size
-from robench.core.types import Found
+from robench.core.threat import Threat, delta_norms, per_sample
+from robench.core.types import AttackResult
 
-Objective = Callable[..., Tensor]
-ROUNDS = 3  # of the l2 projection, each three passes over memory: see `l2_step`
+LossFunction = Callable[..., Tensor]
+PROJECTION_ROUNDS = 3  # of the l2 projection, each three passes over memory: see `l2_step`
 
 
 def apgd(
@@ -41,7 +41,7 @@ def apgd(
     eot: int = 1,
     large_eps: bool = False,
     target: str | int = "none",
-) -> Found:
+) -> AttackResult:
     """Auto-PGD (Croce & Hein 2020, 2003.01690; in l1 2103.01208): every iterate is tested, a fooled sample leaves.
 
     loss       ce, dlr, margin or prob-margin; below 3 classes (4 if targeted) the margin stands in for dlr
@@ -55,7 +55,7 @@ def apgd(
                (as in pgd; choosing the target costs one forward pass)
     """
     targeted = is_targeted(target)
-    climb = climber(threat, fitted(loss, targeted), steps=steps, restarts=restarts, rho=rho, eot=eot, large_eps=large_eps)
+    climb = apgd_runner(threat, fitting_loss(loss, targeted), steps=steps, restarts=restarts, rho=rho, eot=eot, large_eps=large_eps)
     search = Search(model, x, y, threat, stay=eot > 1)
     if targeted and search.alive:
         with torch.no_grad():
@@ -79,17 +79,17 @@ def apgd_t(
     rho: float = 0.75,
     eot: int = 1,
     large_eps: bool = False,
-) -> Found:
+) -> AttackResult:
     """Auto-PGD on a targeted loss towards one class after the other (Croce & Hein 2020, 2003.01690); any wrong label counts.
 
     targets    how many classes, from rank 2 of the clean logits on; no more than there are. One pass finds the ranks
     loss       dlr, ce, margin or prob-margin, in the targeted form; below 4 classes the margin stands in for dlr
     The other options are those of apgd; `restarts` is per target.
     """
-    whole("targets", targets)
+    whole_option("targets", targets)
     target = torch.zeros_like(y)
-    toward = fitted(loss, True)
-    climb = climber(
+    toward = fitting_loss(loss, True)
+    climb = apgd_runner(
         threat,
         lambda logits, label: toward(logits, label, target[search.rows]),
         steps=steps,
@@ -102,7 +102,7 @@ def apgd_t(
     if not search.alive:
         return search.found()
     with torch.no_grad():
-        ranks = ranked(search.logits(x), y)[:, :targets]
+        ranks = classes_by_logit(search.logits(x), y)[:, :targets]
     for rank in search.turns(ranks.shape[1]):
         target = ranks[:, rank]
         for restart in search.turns(restarts):
@@ -110,47 +110,47 @@ def apgd_t(
     return search.found()
 
 
-def ranked(logits: Tensor, y: Tensor) -> Tensor:
+def classes_by_logit(logits: Tensor, y: Tensor) -> Tensor:
     """The classes other than y by falling logit, (B, K - 1)."""
     return logits.scatter(1, y[:, None], float("inf")).sort(1, descending=True).indices[:, 1:]
 
 
-def climber(
-    threat: Threat, objective: Objective, *, steps: int, restarts: int, rho: float, eot: int, large_eps: bool
+def apgd_runner(
+    threat: Threat, objective: LossFunction, *, steps: int, restarts: int, rho: float, eot: int, large_eps: bool
 ) -> Callable[[Search, Draws], None]:
     """One run from a random start, as a function of search and draws; InputError for a wrong option."""
     for name, value in (("steps", steps), ("restarts", restarts), ("eot", eot)):
-        whole(name, value)
-    if positive("rho", rho) > 1:
+        whole_option(name, value)
+    if positive_option("rho", rho) > 1:
         raise InputError(f"rho is a share of the steps, at most 1, not {rho}")
-    if switch("large_eps", large_eps) and threat.norm != "l1":
+    if switch_option("large_eps", large_eps) and threat.norm != "l1":
         raise InputError(f"large_eps is a schedule for l1: leave it out for {threat.norm}")
-    schedule = stages(threat.eps, steps) if large_eps else [(threat.eps, steps)]
+    schedule = radius_schedule(threat.eps, steps) if large_eps else [(threat.eps, steps)]
 
     def climb(search: Search, draws: Draws) -> None:
-        leave(search)
+        drop_fooled(search)
         if search.alive:
             start = random_start(search.x, Threat(threat.norm, schedule[0][0]), draws.take(search.rows))
-            staged(search, start, objective, schedule, rho=rho, eot=eot)
+            run_apgd_schedule(search, start, objective, schedule, rho=rho, eot=eot)
 
     return climb
 
 
-def staged(
-    search: Search, x_adv: Tensor, objective: Objective, schedule: list[tuple[float, int]], *, rho: float, eot: int, dense: bool = True
+def run_apgd_schedule(
+    search: Search, x_adv: Tensor, objective: LossFunction, schedule: list[tuple[float, int]], *, rho: float, eot: int, dense: bool = True
 ) -> Tensor:
     """The points of largest loss after runs in balls of given radii and iterations, each from where the last one was best.
 
-    x_adv must lie in the first of the balls; dense as in `run`, for the first run.
+    x_adv must lie in the first of the balls; dense as in `run_apgd`, for the first run.
     """
     for number, (eps, steps) in enumerate(schedule):
         stage = Threat(search.threat.norm, eps)
         x_adv = stage.project(search.x, x_adv) if number else x_adv
-        x_adv = run(search, x_adv, objective, stage, steps, rho=rho, eot=eot, dense=dense and not number)
+        x_adv = run_apgd(search, x_adv, objective, stage, steps, rho=rho, eot=eot, dense=dense and not number)
     return x_adv
 
 
-def leave(search: Search) -> None:
+def drop_fooled(search: Search) -> None:
     """Those that were fooled in an earlier run and stayed to its end (eot) stand no more."""
     if search.stay:
         search.standing = search.standing & ~search.found().fooled[search.rows]
@@ -163,10 +163,10 @@ def random_start(x: Tensor, threat: Threat, draws: Draws) -> Tensor:
     if threat.norm == "l1":
         return threat.project(x, x + draws.normal(x.shape[1:]).to(x.dtype))
     noise = (2 * draws.uniform(x.shape[1:]) - 1 if threat.norm == "linf" else draws.normal(x.shape[1:])).to(x.dtype)
-    return (x + threat.eps * (noise / per_sample(size(threat.norm, noise) + 1e-12, noise))).clamp(0, 1)
+    return (x + threat.eps * (noise / per_sample(delta_norms(threat.norm, noise) + 1e-12, noise))).clamp(0, 1)
 
 
-class State(NamedTuple):
+class ApgdState(NamedTuple):
     """Where the run of each working row stands; all tensors are (R, ...), so that `Search.pack` can cut them.
 
     x, x_prev, grad        the iterate, the one before, and the gradient at the iterate
@@ -196,30 +196,38 @@ class State(NamedTuple):
     high: Tensor
 
 
-def run(
-    search: Search, x_adv: Tensor, objective: Objective, threat: Threat, steps: int, *, rho: float = 0.75, eot: int = 1, dense: bool = True
+def run_apgd(
+    search: Search,
+    x_adv: Tensor,
+    objective: LossFunction,
+    threat: Threat,
+    steps: int,
+    *,
+    rho: float = 0.75,
+    eot: int = 1,
+    dense: bool = True,
 ) -> Tensor:
     """The points of largest loss (R, C, H, W) that `steps` iterations from x_adv meet; all iterates are tested.
 
     threat  the ball of this run, wider than the search's in the first stages of the schedule for large eps
     dense   l1: x_adv is a random start, whose first step moves a fifth of the subpixels; else their count at x_adv tells
     """
-    due = windows(steps) if threat.norm != "l1" else dict.fromkeys(range(0, steps, check_period(steps)), 0)
-    state = begun(search, x_adv, threat, *gradient(search, x_adv, objective, eot), dense)
+    due = check_intervals(steps) if threat.norm != "l1" else dict.fromkeys(range(0, steps, check_period(steps)), 0)
+    state = initial_state(search, x_adv, threat, *losses_and_gradient(search, x_adv, objective, eot), dense)
     for done in search.turns(steps):
-        state = State(*search.pack(*state))
-        state = state._replace(x=moved(search.x, state, threat, 0.75 if done else 1.0), x_prev=state.x)
+        state = ApgdState(*search.pack(*state))
+        state = state._replace(x=next_iterate(search.x, state, threat, 0.75 if done else 1.0), x_prev=state.x)
         if done + 1 == steps:
-            state = noted(state, last_losses(search, state.x, objective), state.grad)
+            state = state_after_evaluation(state, last_losses(search, state.x, objective), state.grad)
         else:
-            state = noted(state, *gradient(search, state.x, objective, eot))
+            state = state_after_evaluation(state, *losses_and_gradient(search, state.x, objective, eot))
         if done + 1 in due:
-            state = checked(search.x, state, threat, rho * due[done + 1])
+            state = state_after_check(search.x, state, threat, rho * due[done + 1])
     (x_best,) = search.pack(state.x_best)
     return x_best
 
 
-def windows(steps: int) -> dict[int, int]:
+def check_intervals(steps: int) -> dict[int, int]:
     """The iterations (counted from 1) after which the step size is checked, each with the number of iterations since the last check."""
     length, least, cut = (max(int(share * steps), 1) for share in (0.22, 0.06, 0.03))
     due, done = {}, length
@@ -230,7 +238,7 @@ def windows(steps: int) -> dict[int, int]:
     return due
 
 
-def gradient(search: Search, x_adv: Tensor, objective: Objective, eot: int) -> tuple[Tensor, Tensor]:
+def losses_and_gradient(search: Search, x_adv: Tensor, objective: LossFunction, eot: int) -> tuple[Tensor, Tensor]:
     """Losses (R,) and gradients (R, C, H, W) at x_adv, with its verdict. A loss that is not finite is -inf: it is never the best.
 
     With eot > 1 the gradient is the mean of so many passes; losses and verdict are those of the last.
@@ -241,19 +249,19 @@ def gradient(search: Search, x_adv: Tensor, objective: Objective, eot: int) -> t
     return losses, grad if eot == 1 else (total + grad) / eot
 
 
-def last_losses(search: Search, x_adv: Tensor, objective: Objective) -> Tensor:
+def last_losses(search: Search, x_adv: Tensor, objective: LossFunction) -> Tensor:
     """The losses (R,) at the last iterate, where a forward pass does: no step follows it."""
     logits = search.test(x_adv)
     losses = objective(logits, search.y) if search.target is None else objective(logits, search.y, search.target)
     return losses.nan_to_num(-torch.inf, -torch.inf, -torch.inf)
 
 
-def begun(search: Search, x_adv: Tensor, threat: Threat, losses: Tensor, grad: Tensor, dense: bool) -> State:
+def initial_state(search: Search, x_adv: Tensor, threat: Threat, losses: Tensor, grad: Tensor, dense: bool) -> ApgdState:
     """The state at the start. `last` is 0 there, as in the authors' code: their first iterate is compared with 0, not with the start."""
     x, width = search.x, search.x[0].numel() if len(search.x) else 1
-    moved_ = torch.full_like(losses, width) if dense else moved_subpixels(x, x_adv)
+    moved_ = torch.full_like(losses, width) if dense else moved_subpixel_count(x, x_adv)
     linf = threat.norm == "linf"
-    return State(
+    return ApgdState(
         x=x_adv,
         x_prev=x_adv,
         grad=grad,
@@ -272,7 +280,7 @@ def begun(search: Search, x_adv: Tensor, threat: Threat, losses: Tensor, grad: T
     )
 
 
-def moved(x: Tensor, state: State, threat: Threat, keep: float) -> Tensor:
+def next_iterate(x: Tensor, state: ApgdState, threat: Threat, keep: float) -> Tensor:
     """The next iterate, (R, C, H, W): `keep` of the step and 1 - keep of the last movement; l1 has no momentum."""
     if threat.norm == "linf":
         return linf_step(state.x, state.x_prev, state.grad, state.length, state.low, state.high, keep)
@@ -299,12 +307,12 @@ def l2_step(x: Tensor, x_adv: Tensor, x_prev: Tensor, grad: Tensor, length: Tens
     [change] Tiny gradients keep their direction; in the authors' code they fade below a norm of 1e-12.
     """
     norm = per_sample(torch.linalg.vector_norm(grad.flatten(1), dim=1).clamp_min(1e-30), grad)
-    ahead = drawn_in(x, torch.addcmul(x_adv, grad, length / norm), eps, ROUNDS)
+    ahead = approximate_l2_projection(x, torch.addcmul(x_adv, grad, length / norm), eps, PROJECTION_ROUNDS)
     ahead = ahead.sub_(x_adv).mul_(keep).add_(x_adv)
-    return drawn_in(x, ahead.add_((x_adv - x_prev).mul_(1 - keep)), eps)
+    return approximate_l2_projection(x, ahead.add_((x_adv - x_prev).mul_(1 - keep)), eps)
 
 
-def drawn_in(x: Tensor, x_adv: Tensor, eps: float, rounds: int = 0) -> Tensor:
+def approximate_l2_projection(x: Tensor, x_adv: Tensor, eps: float, rounds: int = 0) -> Tensor:
     """A point of l2 ball and box near x_adv, (R, C, H, W): the exact projection where the box is not met or `rounds` are many.
 
     x + s (x_adv - x), clipped to the box, with s in [0, 1]. First s is such that the ball holds without the box; each round
@@ -318,20 +326,20 @@ def drawn_in(x: Tensor, x_adv: Tensor, eps: float, rounds: int = 0) -> Tensor:
     return torch.addcmul(x, delta, s).clamp_(0, 1)
 
 
-def noted(state: State, losses: Tensor, grad: Tensor) -> State:
+def state_after_evaluation(state: ApgdState, losses: Tensor, grad: Tensor) -> ApgdState:
     """The state once the iterate has been evaluated: what is best, and whether the loss rose."""
     better = losses > state.best
     return state._replace(
         grad=grad,
-        x_best=put(better, state.x, state.x_best),
-        grad_best=put(better, grad, state.grad_best),
+        x_best=merged_rows(better, state.x, state.x_best),
+        grad_best=merged_rows(better, grad, state.grad_best),
         best=torch.where(better, losses, state.best),
         rises=state.rises + (losses > state.last),
         last=losses,
     )
 
 
-def put(which: Tensor, new: Tensor, old: Tensor) -> Tensor:
+def merged_rows(which: Tensor, new: Tensor, old: Tensor) -> Tensor:
     """The rows of `new` that `which` (R,) names among those of `old`; on the CPU written into `old`, which is quicker."""
     if old.device.type != "cpu":
         return torch.where(per_sample(which, new), new, old)
@@ -339,15 +347,15 @@ def put(which: Tensor, new: Tensor, old: Tensor) -> Tensor:
     return old.copy_(new) if len(rows) == len(old) else old.index_copy_(0, rows, new.index_select(0, rows))
 
 
-def checked(x: Tensor, state: State, threat: Threat, enough: float) -> State:
+def state_after_check(x: Tensor, state: ApgdState, threat: Threat, enough: float) -> ApgdState:
     """The state after a check of the step size: where it is cut (l1: where the point got sparser), the run goes back to the best point.
 
     linf and l2: halved where the loss rose at most `enough` times, or where neither the best loss nor the step has changed
     since the last check.
     """
     if threat.norm == "l1":
-        count = moved_subpixels(x, state.x_best)
-        share, length, back = resized(count, state.moved, state.length, threat.eps, state.x[0].numel() if len(x) else 1)
+        count = moved_subpixel_count(x, state.x_best)
+        share, length, back = next_step_size(count, state.moved, state.length, threat.eps, state.x[0].numel() if len(x) else 1)
         state = state._replace(share=share, length=length, moved=count)
     else:
         back = (state.rises <= enough) | (~state.halved & (state.best_before >= state.best))

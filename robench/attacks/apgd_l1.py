@@ -31,23 +31,23 @@ def sparse_step(x: Tensor, x_adv: Tensor, grad: Tensor, share: Tensor, length: T
     sizes = grad.abs().flatten(1)
     width = sizes.shape[1]
     place = ((1 - share) * width).clamp(0, width - 1).long()
-    least = ascending(sizes).gather(1, place[:, None])
+    least = sorted_rows(sizes).gather(1, place[:, None])
     step = grad.sign() * (sizes >= least).view_as(grad)
     count = step.abs().flatten(1).sum(1)
     return Threat("l1", eps).project(x, x_adv + length / per_sample(count + 1e-10, x) * step)
 
 
-def ascending(values: Tensor) -> Tensor:
+def sorted_rows(values: Tensor) -> Tensor:
     """Each row sorted, (B, D); on the CPU by NumPy, which is some thirty times quicker here."""
     return torch.from_numpy(np.sort(values.numpy(), axis=1)) if values.device.type == "cpu" else values.sort(1).values
 
 
-def moved_subpixels(x: Tensor, x_adv: Tensor) -> Tensor:
+def moved_subpixel_count(x: Tensor, x_adv: Tensor) -> Tensor:
     """How many subpixels of each x_adv differ from x, (B,) float32."""
     return (x_adv != x).flatten(1).sum(1).float()
 
 
-def resized(moved: Tensor, before: Tensor, length: Tensor, eps: float, width: int) -> tuple[Tensor, Tensor, Tensor]:
+def next_step_size(moved: Tensor, before: Tensor, length: Tensor, eps: float, width: int) -> tuple[Tensor, Tensor, Tensor]:
     """The next share (B,) and step length (B, 1, 1, 1), and where to go back to the best point, (B,) bool.
 
     moved, before  (B,) how many subpixels the best point has moved, now and at the last check. Where they have become
@@ -63,7 +63,7 @@ def check_period(steps: int) -> int:
     return max(int(0.04 * steps), 1)
 
 
-def stages(eps: float, steps: int) -> list[tuple[float, int]]:
+def radius_schedule(eps: float, steps: int) -> list[tuple[float, int]]:
     """The radii and iterations of the schedule for large eps: 3 eps and 2 eps for 30 % of the iterations each, then eps."""
     part = min(math.ceil(0.3 * steps), (steps - 1) // 2)  # the last stage gets an iteration also where there are fewer than 5
     return [(radius, count) for radius, count in ((3 * eps, part), (2 * eps, part), (eps, steps - 2 * part)) if count > 0]

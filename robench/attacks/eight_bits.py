@@ -8,57 +8,57 @@ import torch
 from torch import Tensor, nn
 
 from robench.attacks.losses import margin
-from robench.core.calls import derivative, leaf_of, padded
+from robench.core.calls import leaf_gradient, leaf_of, padded_logits
 from robench.core.draws import Draws
 from robench.core.threat import Threat, per_sample
 
-SHARES = (1.0, 0.3, 0.1)  # of the subpixels, those with the steepest slopes first, that move by one grey level in one try
-TRIES = 18  # of other grey levels: half of them by chance, half along the slopes
+STEEPEST_SHARES = (1.0, 0.3, 0.1)  # of the subpixels, those with the steepest slopes first, that move by one grey level in one try
+GREY_LEVEL_TRIES = 18  # of other grey levels: half of them by chance, half along the slopes
 
 
 def rounded_labels(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, threat: Threat) -> Tensor:
     """The labels (B,) that the model gives x_adv, (B, C, H, W), in 8 bits inside the threat; y where its logits are not finite."""
-    return labels(model, threat.rounded(x, x_adv), y)
+    return labels_at(model, threat.rounded(x, x_adv), y)
 
 
 @torch.no_grad()
-def labels(model: nn.Module, points: Tensor, y: Tensor) -> Tensor:
+def labels_at(model: nn.Module, points: Tensor, y: Tensor) -> Tensor:
     """The labels (B,) at the points; y where a logit is not finite."""
     if not len(points):
         return y
-    logits = padded(model, points)
+    logits = padded_logits(model, points)
     return torch.where(logits.isfinite().all(1), logits.argmax(1), y)
 
 
-def in_eight_bits(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, threat: Threat, draws: Draws) -> tuple[Tensor, Tensor]:
+def eight_bit_points(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, threat: Threat, draws: Draws) -> tuple[Tensor, Tensor]:
     """Points on the grey levels k / 255 inside the threat, (B, C, H, W), and which of them the model gives another label than y, (B,) bool.
 
     First x_adv rounded; where that does not fool, up to TRIES other points: in turn each subpixel up or down by chance, the nearer level
     more likely, and from the last point one level further along the slopes of the margin.
     """
     points = threat.rounded(x, x_adv)
-    fooled = (labels(model, points, y) != y) & threat.contains(x, points)
-    for turn in range(TRIES):
+    fooled = (labels_at(model, points, y) != y) & threat.contains(x, points)
+    for turn in range(GREY_LEVEL_TRIES):
         rows = (~fooled).nonzero().flatten()
         if not len(rows):
             break
         if turn % 2:
-            moved = along_slopes(model, points[rows], y[rows], SHARES[turn // 2 % len(SHARES)])
+            moved = points_along_slopes(model, points[rows], y[rows], STEEPEST_SHARES[turn // 2 % len(STEEPEST_SHARES)])
         else:
             levels = 255 * x_adv[rows]
             up = draws.take(rows).child("up", turn).uniform(x.shape[1:]).to(x.dtype) < levels - levels.floor()
             moved = (levels.floor() + up) / 255
         moved = threat.rounded(x[rows], threat.project(x[rows], moved))
-        points[rows], fooled[rows] = moved, (labels(model, moved, y[rows]) != y[rows]) & threat.contains(x[rows], moved)
+        points[rows], fooled[rows] = moved, (labels_at(model, moved, y[rows]) != y[rows]) & threat.contains(x[rows], moved)
     return points, fooled
 
 
-def along_slopes(model: nn.Module, points: Tensor, y: Tensor, share: float) -> Tensor:
+def points_along_slopes(model: nn.Module, points: Tensor, y: Tensor, share: float) -> Tensor:
     """The points with that share of their subpixels, those of the steepest slopes, moved by one grey level up the margin."""
     with torch.enable_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a model without gradients has been told
         leaf = leaf_of(points)
-        grad = derivative(margin(padded(model, leaf), y).sum(), leaf)
+        grad = leaf_gradient(margin(padded_logits(model, leaf), y).sum(), leaf)
     sizes = grad.abs().flatten(1)
     least = sizes.topk(max(1, int(share * sizes.shape[1])), dim=1).values[:, -1]
     return (points + grad.sign() * (grad.abs() >= per_sample(least, grad)) / 255).clamp(0, 1)

@@ -8,10 +8,10 @@ from robench.attacks.active import Search
 from robench.attacks.losses import ce
 from robench.core.draws import Draws
 from robench.core.threat import Threat
-from robench.core.types import Found
+from robench.core.types import AttackResult
 
 
-def fgsm(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws) -> Found:  # noqa: ARG001 (one signature for all)
+def fgsm(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws) -> AttackResult:  # noqa: ARG001 (one signature for all)
     """One step of size eps from the clean image up the cross-entropy (Goodfellow et al. 2015, 1412.6572).
 
     The step goes along threat.ascend: the sign of the gradient for linf, the gradient itself for l2; for l1 the ceil(eps) subpixels of

@@ -1,7 +1,7 @@
-"""Pure tensor functions that run eagerly or, inside `compiled`, through torch.compile: fused, so that memory is read once.
+"""Pure tensor functions that run eagerly or, inside `compiled_kernels`, through torch.compile: fused, so that memory is read once.
 
 Decorate a function of tensors and numbers that returns tensors, has no side effect and asks the host for nothing: `@kernel`.
-Its first call with `compiled` costs seconds (the compiler's cache on the disk makes the next process quick).
+Its first call with `compiled_kernels` costs seconds (the compiler's cache on the disk makes the next process quick).
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import torch
 
 F = TypeVar("F", bound=Callable[..., Any])
 COMPILED: ContextVar[bool] = ContextVar("COMPILED", default=False)
-LEAST = 2  # a batch of one row would be compiled for that size alone
+LEAST_COMPILED_ROWS = 2  # a batch of one row would be compiled for that size alone
 
 
 @contextmanager
-def compiled(wanted: bool = True) -> Iterator[None]:
+def compiled_kernels(wanted: bool = True) -> Iterator[None]:
     """Kernels called inside run compiled, if wanted."""
     token = COMPILED.set(wanted)
     try:
@@ -31,14 +31,14 @@ def compiled(wanted: bool = True) -> Iterator[None]:
 
 
 def kernel(function: F) -> F:
-    """The function, which inside `compiled` runs compiled, once for all sizes of the first dimension of its tensors."""
+    """The function, which inside `compiled_kernels` runs compiled, once for all sizes of the first dimension of its tensors."""
     fast: Callable[..., Any] | None = None
 
     @functools.wraps(function)
     def call(*args: Any) -> Any:
         nonlocal fast
         tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
-        if not COMPILED.get() or min(len(tensor) for tensor in tensors) < LEAST:
+        if not COMPILED.get() or min(len(tensor) for tensor in tensors) < LEAST_COMPILED_ROWS:
             return function(*args)
         fast = fast or torch.compile(function)
         for tensor in tensors:
@@ -48,7 +48,7 @@ def kernel(function: F) -> F:
     return cast("F", call)
 
 
-def cannot_compile() -> str:
+def compile_failure() -> str:
     """Why kernels cannot be compiled here, in a sentence; empty where they can. Tries one."""
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of a missing CUDA, which nobody asked for
     try:

@@ -23,14 +23,14 @@ def ce(logits: Tensor, y: Tensor) -> Tensor:
 def margin(logits: Tensor, y: Tensor) -> Tensor:
     """Logit margin, (B,): max_{c != y} z_c - z_y; above 0 where the label is wrong (Carlini & Wagner 2017, 1608.04644)."""
     others = logits.scatter(1, y[:, None], float("-inf"))
-    return others.max(1).values - at(logits, y)
+    return others.max(1).values - class_logits(logits, y)
 
 
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
     """Difference of logits ratio, (B,): (max_{c != y} z_c - z_y) / (z_(1) - z_(3) + 1e-12) (Croce & Hein 2020, 2003.01690); K >= 3."""
-    top, classes = largest(logits, 3, "dlr")
+    top, classes = largest_logits(logits, 3, "dlr")
     other = torch.where(classes[:, 0] == y, top[:, 1], top[:, 0])
-    return (other - at(logits, y)) / (top[:, 0] - top[:, 2] + 1e-12)
+    return (other - class_logits(logits, y)) / (top[:, 0] - top[:, 2] + 1e-12)
 
 
 def prob_margin(logits: Tensor, y: Tensor) -> Tensor:
@@ -48,12 +48,12 @@ def ce_targeted(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:  # noqa: A
 
 def margin_targeted(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     """Logit of the target minus that of the label, (B,)."""
-    return at(logits, target) - at(logits, y)
+    return class_logits(logits, target) - class_logits(logits, y)
 
 
 def dlr_targeted(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     """Targeted DLR, (B,): (z_t - z_y) / (z_(1) - (z_(3) + z_(4)) / 2 + 1e-12) (Croce & Hein 2020, 2003.01690); K >= 4."""
-    top, _ = largest(logits, 4, "targeted dlr")
+    top, _ = largest_logits(logits, 4, "targeted dlr")
     return margin_targeted(logits, y, target) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
 
 
@@ -62,12 +62,12 @@ def prob_margin_targeted(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     return margin_targeted(logits.softmax(1), y, target)
 
 
-def at(logits: Tensor, classes: Tensor) -> Tensor:
+def class_logits(logits: Tensor, classes: Tensor) -> Tensor:
     """The logit of one class per sample, (B,)."""
     return logits.gather(1, classes[:, None]).squeeze(1)
 
 
-def largest(logits: Tensor, count: int, name: str) -> tuple[Tensor, Tensor]:
+def largest_logits(logits: Tensor, count: int, name: str) -> tuple[Tensor, Tensor]:
     """The largest `count` logits in falling order, (B, count), and their classes; InputError where the model has fewer."""
     if logits.shape[1] < count:
         raise InputError(f"the {name} loss needs at least {count} classes and the model has {logits.shape[1]}: choose ce or margin")
@@ -80,7 +80,7 @@ def loss_of(name: str, targeted: bool) -> Callable[..., Tensor]:
     return lookup(name, TARGETED_LOSSES if targeted else LOSSES, "loss")
 
 
-def fitting(name: str, classes: int, targeted: bool) -> str:
+def fitting_loss_name(name: str, classes: int, targeted: bool) -> str:
     """The loss that a model of so many classes gets: the margin stands in for dlr below 3 classes, below 4 targeted.
 
     The papers define none there; dlr is the margin over a spread of logits that so few classes do not have.
@@ -88,10 +88,10 @@ def fitting(name: str, classes: int, targeted: bool) -> str:
     return "margin" if name == "dlr" and classes < (4 if targeted else 3) else name
 
 
-def fitted(name: str, targeted: bool) -> Callable[..., Tensor]:
-    """The loss, or targeted loss, of that name, or what is `fitting` for the logits it gets; InputError for an unknown one."""
+def fitting_loss(name: str, targeted: bool) -> Callable[..., Tensor]:
+    """The loss, or targeted loss, of that name, or what is `fitting_loss_name` for the logits it gets; InputError for an unknown one."""
     loss_of(name, targeted)
-    return lambda logits, *aim: loss_of(fitting(name, logits.shape[1], targeted), targeted)(logits, *aim)
+    return lambda logits, *aim: loss_of(fitting_loss_name(name, logits.shape[1], targeted), targeted)(logits, *aim)
 
 
 LOSSES: dict[str, Callable[..., Tensor]] = {"ce": ce, "margin": margin, "dlr": dlr, "prob-margin": prob_margin}

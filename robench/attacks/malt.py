@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from robench.attacks.active import Search
-from robench.attacks.apgd import climber
+from robench.attacks.apgd import apgd_runner
 from robench.attacks.fab import DUAL
-from robench.attacks.losses import at, fitted
-from robench.core.checks import positive, whole
+from robench.attacks.losses import class_logits, fitting_loss
+from robench.core.checks import positive_option, whole_option
 from robench.core.draws import Draws
-from robench.core.threat import Threat, size
-from robench.core.types import Found
+from robench.core.threat import Threat, delta_norms
+from robench.core.types import AttackResult
 
 CANDIDATES = 20  # classes of the largest logits whose slopes are looked at: a backward pass each
 
@@ -33,7 +33,7 @@ def malt(
     rounds: int = 6,
     loss: str = "dlr",
     doubt: float = 3.0,
-) -> Found:
+) -> AttackResult:
     """Rounds of targeted APGD towards the nearest classes of each sample; a round is one run from a random start towards each.
 
     targets  how many classes: those of the smallest (z_y - z_t) / ||gradient of it||, in the norm dual to the threat's, at the clean image
@@ -44,19 +44,19 @@ def malt(
 
     One forward and up to 20 backward passes find the order; a run costs steps + 1 forward and `steps` backward passes.
     """
-    whole("targets", targets), whole("rounds", rounds), positive("doubt", doubt)
+    whole_option("targets", targets), whole_option("rounds", rounds), positive_option("doubt", doubt)
     search = Search(model, x, y, threat)
     if not search.alive:
         return search.found()
-    order = nearest(search, x, targets)
-    toward, reach, target = fitted(loss, True), torch.empty(0), torch.zeros_like(y)
+    order = nearest_classes(search, x, targets)
+    toward, reach, target = fitting_loss(loss, True), torch.empty(0), torch.zeros_like(y)
 
     def objective(logits: Tensor, label: Tensor) -> Tensor:
         values = toward(logits, label, target[search.rows])
         reach[search.rows] = torch.fmax(reach[search.rows], values.detach().to(reach.dtype))
         return values
 
-    climb = climber(threat, objective, steps=steps, restarts=1, rho=0.75, eot=1, large_eps=False)
+    climb = apgd_runner(threat, objective, steps=steps, restarts=1, rho=0.75, eot=1, large_eps=False)
     highest, lowest = x.new_full((len(x),), -torch.inf), x.new_full((len(x),), torch.inf)
     for turn in search.turns(rounds):
         reach = x.new_full((len(x),), -torch.inf)
@@ -70,21 +70,21 @@ def malt(
     return search.found()
 
 
-def nearest(search: Search, x: Tensor, count: int) -> Tensor:
+def nearest_classes(search: Search, x: Tensor, count: int) -> Tensor:
     """The `count` classes, (B, count), whose linearised boundary is nearest to the clean image, the nearest first; among CANDIDATES."""
 
     def gaps(logits: Tensor) -> Tensor:
-        likely = others(logits, search.y)
-        return logits.gather(1, likely) - at(logits, search.y)[:, None]
+        likely = candidate_classes(logits, search.y)
+        return logits.gather(1, likely) - class_logits(logits, search.y)[:, None]
 
     logits, values, gradients = search.slopes(x, gaps)
     dual = DUAL[search.threat.norm]
-    slopes = torch.stack([size(dual, grad) for grad in gradients], 1)
+    slopes = torch.stack([delta_norms(dual, grad) for grad in gradients], 1)
     order = (values / slopes.clamp_min(1e-12)).argsort(dim=1, descending=True, stable=True)  # gaps are below 0: the least far first
-    return others(logits, search.y).gather(1, order)[:, :count]
+    return candidate_classes(logits, search.y).gather(1, order)[:, :count]
 
 
-def others(logits: Tensor, y: Tensor) -> Tensor:
+def candidate_classes(logits: Tensor, y: Tensor) -> Tensor:
     """The classes other than y of the largest logits, (B, J), at most CANDIDATES."""
     most = min(CANDIDATES, logits.shape[1] - 1)
     return logits.scatter(1, y[:, None], float("-inf")).topk(most, dim=1).indices

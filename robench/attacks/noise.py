@@ -5,19 +5,19 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from robench.attacks.active import Search
-from robench.core.checks import whole
+from robench.core.checks import whole_option
 from robench.core.draws import Draws
 from robench.core.threat import Threat
-from robench.core.types import Found
+from robench.core.types import AttackResult
 
 
-def noise(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws, *, tries: int = 1) -> Found:
+def noise(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws, *, tries: int = 1) -> AttackResult:
     """Random points of norm eps, clipped to the box: the null baseline (asked for by Carlini et al. 2019, 1902.06705).
 
     tries  independent draws per sample; the first one that fools counts. No gradients.
     """
     search = Search(model, x, y, threat)
-    for turn in search.turns(whole("tries", tries)):
+    for turn in search.turns(whole_option("tries", tries)):
         search.test(threat.surface(search.x, draws.child("try", turn).take(search.rows)))
         search.repack()
     return search.found()

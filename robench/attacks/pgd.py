@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from robench.attacks.active import Search
 from robench.attacks.losses import loss_of
 from robench.attacks.targets import chosen_target, is_targeted
-from robench.core.checks import switch, whole
+from robench.core.checks import switch_option, whole_option
 from robench.core.draws import Draws
 from robench.core.errors import InputError
-from robench.core.threat import Threat, reachable
-from robench.core.types import Found
+from robench.core.threat import Threat, length_option
+from robench.core.types import AttackResult
 
 
 def pgd(
@@ -30,7 +30,7 @@ def pgd(
     loss: str = "ce",
     random_start: bool = True,
     target: str | int = "none",
-) -> Found:
+) -> AttackResult:
     """Projected gradient ascent from random starts in the threat (Madry et al. 2018, 1706.06083).
 
     steps         steps per restart; each iterate is tested, the start and the last one included
@@ -42,8 +42,8 @@ def pgd(
                   A sample whose label is that number cannot be attacked: it comes back clean and not fooled.
                   Choosing the target costs one forward pass
     """
-    _, _, random_start = whole("steps", steps), whole("restarts", restarts), switch("random_start", random_start)
-    length = 2.5 * threat.eps / steps if step_size is None else reachable("step_size", step_size, threat.norm, x.shape[1:])
+    _, _, random_start = whole_option("steps", steps), whole_option("restarts", restarts), switch_option("random_start", random_start)
+    length = 2.5 * threat.eps / steps if step_size is None else length_option("step_size", step_size, threat.norm, x.shape[1:])
     targeted = is_targeted(target)
     objective = loss_of(loss, targeted)
     if restarts > 1 and not random_start:
@@ -54,11 +54,11 @@ def pgd(
             search.aim(chosen_target(target, search.logits(x), y, draws))
     for restart in search.turns(restarts):
         start = draws.child("restart", restart).take(search.rows)
-        climb(search, threat.sample(search.x, start) if random_start else search.x, objective, length, steps)
+        run_pgd(search, threat.sample(search.x, start) if random_start else search.x, objective, length, steps)
     return search.found()
 
 
-def climb(search: Search, x_adv: Tensor, objective: Callable[..., Tensor], length: float, steps: int) -> Tensor:
+def run_pgd(search: Search, x_adv: Tensor, objective: Callable[..., Tensor], length: float, steps: int) -> Tensor:
     """The last iterate of `steps` projected steps from x_adv, one point per working row; all iterates are tested."""
     for _ in search.turns(steps):
         _, grad = search.evaluate(x_adv, objective)

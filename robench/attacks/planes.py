@@ -11,14 +11,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-ROUNDS = 10  # of Newton's method where the host does not look; on networks 6 were enough
-MOST_ROUNDS = 100  # where it does
-FEW = 256  # so many coordinates usually suffice for l1; they are found faster than all are sorted
-TINY = 1e-30
-LEAST = 1e-8  # of the two distances that share FAB's step between the iterate and the original
+NEWTON_ROUNDS = 10  # of Newton's method where the host does not look; on networks 6 were enough
+MOST_NEWTON_ROUNDS = 100  # where it does
+FEW_COORDINATES = 256  # so many coordinates usually suffice for l1; they are found faster than all are sorted
+LEAST_DIVISOR = 1e-30
+LEAST_DISTANCE = 1e-8  # of the two distances that share FAB's step between the iterate and the original
 
 
-def project(norm: str, t: Tensor, w: Tensor, c: Tensor, look: bool) -> tuple[Tensor, Tensor]:
+def plane_projection(norm: str, t: Tensor, w: Tensor, c: Tensor, look: bool) -> tuple[Tensor, Tensor]:
     """The least delta that takes each point to its plane, or as near as the box allows, (P, R, D), and its norm, (P, R).
 
     t     (P, R, D): P stacks of points in [0, 1]
@@ -26,22 +26,22 @@ def project(norm: str, t: Tensor, w: Tensor, c: Tensor, look: bool) -> tuple[Ten
     c     (P, R): the offsets, c + <w, u - t> = 0 on the plane
     look  the host looks whether all rows have converged and stops then; else a fixed number of rounds is made
     """
-    scale = w.abs().amax(1, keepdim=True).clamp_min(TINY)
+    scale = w.abs().amax(1, keepdim=True).clamp_min(LEAST_DIVISOR)
     a, goal = w.abs().div_(scale), c.abs() / scale.squeeze(1)
     direction = w.sign() * torch.where(c < 0, 1.0, -1.0).to(w.dtype)[..., None]
     room = direction.clamp_min(0).sub_(t).abs_().mul_(a > 0)
     if norm == "l1":
-        moved = fill(a, room, goal, look)
+        moved = l1_filling(a, room, goal, look)
         return direction.mul_(moved), moved.sum(-1)
     if norm == "linf":
-        moved = torch.minimum(room, level(a, room, goal, look), out=room)
+        moved = torch.minimum(room, goal_level(a, room, goal, look), out=room)
         return direction.mul_(moved), moved.amax(-1)
-    rate = room.div_(a.clamp_min(TINY))
-    moved = torch.minimum(rate, level(a * a, rate, goal, look), out=room).mul_(a)
+    rate = room.div_(a.clamp_min(LEAST_DIVISOR))
+    moved = torch.minimum(rate, goal_level(a * a, rate, goal, look), out=room).mul_(a)
     return direction.mul_(moved), torch.linalg.vector_norm(moved, dim=-1)
 
 
-def level(a: Tensor, room: Tensor, goal: Tensor, look: bool) -> Tensor:
+def goal_level(a: Tensor, room: Tensor, goal: Tensor, look: bool) -> Tensor:
     """The v at which sum a min(v, room) reaches the goal, (P, R, 1); a (R, D) and room (P, R, D) not negative, goal (P, R).
 
     The sum is concave and rises piecewise linearly in v, so Newton's method climbs from the left without overshoot and
@@ -49,38 +49,38 @@ def level(a: Tensor, room: Tensor, goal: Tensor, look: bool) -> Tensor:
     the goal is out of reach, v is at least the largest room.
     """
     goal = goal[..., None]
-    v = goal / a.sum(-1, keepdim=True).clamp_min(TINY)
+    v = goal / a.sum(-1, keepdim=True).clamp_min(LEAST_DIVISOR)
     precision = 16 * torch.finfo(v.dtype).eps
     held, product = torch.empty_like(room), torch.empty_like(room)  # fresh memory in each round would cost more than the sums
-    for _ in range(MOST_ROUNDS if look else ROUNDS):
+    for _ in range(MOST_NEWTON_ROUNDS if look else NEWTON_ROUNDS):
         torch.minimum(room, v, out=held)
         lack = goal - torch.mul(held, a, out=product).sum(-1, keepdim=True)
         slope = torch.sub(room, held, out=held).sign_().mul_(a).sum(-1, keepdim=True)
-        further = torch.where((slope > 0) & (lack > precision * goal), lack / slope.clamp_min(TINY), 0.0)
+        further = torch.where((slope > 0) & (lack > precision * goal), lack / slope.clamp_min(LEAST_DIVISOR), 0.0)
         v = v + further
         if look and not bool(further.any()):
             break
     return v
 
 
-def fill(a: Tensor, room: Tensor, goal: Tensor, look: bool) -> Tensor:
+def l1_filling(a: Tensor, room: Tensor, goal: Tensor, look: bool) -> Tensor:
     """The s, 0 <= s <= room, of least sum with sum a s = goal, (P, R, D): the largest a are filled first (a fractional knapsack)."""
-    few = min(FEW, a.shape[1])
+    few = min(FEW_COORDINATES, a.shape[1])
     if not look or few == a.shape[1]:
-        return fill_first(a, room, goal, a.shape[1])[0]
-    moved, reached = fill_first(a, room, goal, few)
+        return partial_filling(a, room, goal, a.shape[1])[0]
+    moved, reached = partial_filling(a, room, goal, few)
     rest = (~reached.all(0)).nonzero().flatten()
     if len(rest):
-        moved[:, rest] = fill_first(a[rest], room[:, rest], goal[:, rest], a.shape[1])[0]
+        moved[:, rest] = partial_filling(a[rest], room[:, rest], goal[:, rest], a.shape[1])[0]
     return moved
 
 
-def fill_first(a: Tensor, room: Tensor, goal: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def partial_filling(a: Tensor, room: Tensor, goal: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The filling (P, R, D) that uses the `count` largest a only, and whether it reaches the goal, (P, R). Sums are float64."""
     steepest, order = a.sort(dim=1, descending=True) if count == a.shape[1] else a.topk(count, dim=1)
     order, space = order.expand(len(room), -1, -1), room.gather(2, order.expand(len(room), -1, -1)).double()
     gains = steepest.double() * space
     sums = gains.cumsum(2)
     lack = (goal.double()[..., None] - (sums - gains)).clamp_min(0)
-    moved = torch.minimum(lack / steepest.double().clamp_min(TINY), space).to(a.dtype)
+    moved = torch.minimum(lack / steepest.double().clamp_min(LEAST_DIVISOR), space).to(a.dtype)
     return torch.zeros_like(room).scatter(2, order, moved), sums[..., -1] >= goal

@@ -26,75 +26,86 @@ from pyautoattack.fab_pt import FABAttack_PT
 from pyautoattack.square import SquareAttack
 from torch import Tensor, nn
 
-from robench.core.calls import CUT, frozen
-from robench.core.checks import switch, whole
+from robench.core.calls import CUT_GRAPH, freeze_model
+from robench.core.checks import switch_option, whole_option
 from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.threat import Threat
-from robench.core.types import Found
+from robench.core.types import AttackResult
 
-NAMES = {"linf": "Linf", "l2": "L2", "l1": "L1"}
+ENGINE_NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 
 
-def apgd_ce(
+def reference_apgd_ce(
     model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws,
     *, steps: int = 100, restarts: int = 1, eot: int = 1, large_eps: bool = False,
-) -> Found:  # fmt: skip
+) -> AttackResult:  # fmt: skip
     """APGD on the cross-entropy by its authors' code (Croce & Hein 2020, 2003.01690); options as in our own."""
-    return run(model, x, y, threat, draws, engine=APGDAttack, loss="ce", **apgd_settings(steps, restarts, eot, large_eps))
+    return run_engine(model, x, y, threat, draws, engine=APGDAttack, loss="ce", **apgd_settings(steps, restarts, eot, large_eps))
 
 
-def apgd_dlr(
+def reference_apgd_dlr(
     model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws,
     *, steps: int = 100, restarts: int = 1, eot: int = 1, large_eps: bool = False,
-) -> Found:  # fmt: skip
+) -> AttackResult:  # fmt: skip
     """APGD on the DLR loss by its authors' code (Croce & Hein 2020, 2003.01690); nothing is found below 3 classes."""
-    if classes(model, x) < 3:
-        return nothing(x)
-    return run(model, x, y, threat, draws, engine=APGDAttack, loss="dlr", **apgd_settings(steps, restarts, eot, large_eps))
+    if class_count(model, x) < 3:
+        return empty_result(x)
+    return run_engine(model, x, y, threat, draws, engine=APGDAttack, loss="dlr", **apgd_settings(steps, restarts, eot, large_eps))
 
 
-def apgd_t(
+def reference_apgd_t(
     model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws,
     *, steps: int = 100, targets: int = 9, restarts: int = 1, large_eps: bool = False,
-) -> Found:  # fmt: skip
+) -> AttackResult:  # fmt: skip
     """Targeted APGD on the DLR loss by its authors' code (Croce & Hein 2020, 2003.01690).
 
     Nothing is found below 4 classes, where the targeted DLR loss is not defined; fewer targets where the model has fewer classes.
     """
-    known = classes(model, x)
+    known = class_count(model, x)
     if known < 4:
-        return nothing(x)
-    settings = apgd_settings(steps, restarts, 1, large_eps) | {"n_target_classes": min(whole("targets", targets), known - 1)}
-    return run(model, x, y, threat, draws, engine=APGDAttack_targeted, **settings)
+        return empty_result(x)
+    settings = apgd_settings(steps, restarts, 1, large_eps) | {"n_target_classes": min(whole_option("targets", targets), known - 1)}
+    return run_engine(model, x, y, threat, draws, engine=APGDAttack_targeted, **settings)
 
 
-def fab_t(
+def reference_fab_t(
     model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws, *, steps: int = 100, targets: int = 9, restarts: int = 1
-) -> Found:
+) -> AttackResult:
     """Targeted FAB by its authors' code (Croce & Hein 2020, 1907.02044); fewer targets where the model has fewer classes."""
-    settings = {"n_iter": whole("steps", steps), "n_restarts": whole("restarts", restarts)}
-    known = min(whole("targets", targets), classes(model, x) - 1)
-    return run(model, x, y, threat, draws, engine=FABAttack_PT, targeted=True, n_target_classes=known, **settings)
+    settings = {"n_iter": whole_option("steps", steps), "n_restarts": whole_option("restarts", restarts)}
+    known = min(whole_option("targets", targets), class_count(model, x) - 1)
+    return run_engine(model, x, y, threat, draws, engine=FABAttack_PT, targeted=True, n_target_classes=known, **settings)
 
 
-def fab(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws, *, steps: int = 100, restarts: int = 5) -> Found:
+def reference_fab(
+    model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws, *, steps: int = 100, restarts: int = 5
+) -> AttackResult:
     """FAB towards the nearest class by its authors' code (Croce & Hein 2020, 1907.02044)."""
-    settings = {"n_iter": whole("steps", steps), "n_restarts": whole("restarts", restarts)}
-    return run(model, x, y, threat, draws, engine=FABAttack_PT, targeted=False, **settings)
+    settings = {"n_iter": whole_option("steps", steps), "n_restarts": whole_option("restarts", restarts)}
+    return run_engine(model, x, y, threat, draws, engine=FABAttack_PT, targeted=False, **settings)
 
 
-def square(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws, *, queries: int = 5000) -> Found:
+def reference_square(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws, *, queries: int = 5000) -> AttackResult:
     """Square, a black-box search, by its authors' code (Andriushchenko et al. 2020, 1912.00049)."""
     if threat.norm != "linf" and not tiles_fit(*x.shape[-2:]):
         height, width = x.shape[-2:]
         raise InputError(f"the reference Square cannot start on images of {height}x{width} in {threat.norm}: leave it out or resize them")
-    return run(
-        model, x, y, threat, draws, engine=SquareAttack, n_queries=whole("queries", queries), p_init=0.8, n_restarts=1, resc_schedule=False
+    return run_engine(
+        model,
+        x,
+        y,
+        threat,
+        draws,
+        engine=SquareAttack,
+        n_queries=whole_option("queries", queries),
+        p_init=0.8,
+        n_restarts=1,
+        resc_schedule=False,
     )
 
 
-def limits(known: int) -> dict[str, str]:
+def reference_limits(known: int) -> dict[str, str]:
     """What this engine cannot do with a model of `known` classes, by the attack's name."""
     found = {"apgd-dlr": f"left out: the DLR loss needs 3 classes, the model has {known}"} if known < 3 else {}
     if known < 4:
@@ -104,19 +115,19 @@ def limits(known: int) -> dict[str, str]:
 
 def apgd_settings(steps: int, restarts: int, eot: int, large_eps: bool) -> dict[str, Any]:
     """The package's words for the options of APGD."""
-    sizes = {"n_iter": whole("steps", steps), "n_restarts": whole("restarts", restarts), "eot_iter": whole("eot", eot)}
-    return {**sizes, "rho": 0.75, "use_largereps": switch("large_eps", large_eps)}
+    sizes = {"n_iter": whole_option("steps", steps), "n_restarts": whole_option("restarts", restarts), "eot_iter": whole_option("eot", eot)}
+    return {**sizes, "rho": 0.75, "use_largereps": switch_option("large_eps", large_eps)}
 
 
-def run(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws, *, engine: Any, **settings: Any) -> Found:
+def run_engine(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws, *, engine: Any, **settings: Any) -> AttackResult:
     """What one component of the package finds; a RuntimeWarning hands on what it logs (points with zero gradient)."""
     if not len(x):
-        return nothing(x)
-    counted, heard = Counted(model), Heard()
+        return empty_result(x)
+    counted, heard = CountedModel(model), EngineLogger()
     if issubclass(engine, APGDAttack):
         settings["logger"] = heard
-    common = {"norm": NAMES[threat.norm], "eps": threat.eps, "seed": draws.seed, "device": x.device, "verbose": False}
-    with frozen(model), torch.no_grad(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    common = {"norm": ENGINE_NORMS[threat.norm], "eps": threat.eps, "seed": draws.seed, "device": x.device, "verbose": False}
+    with freeze_model(model), torch.no_grad(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         x_adv = engine(counted, **common, **settings).perturb(x.contiguous(), y).detach()
         spent = counted.forwards, counted.backwards
         x_adv = x_adv.where(threat.contains(x, x_adv).view(-1, 1, 1, 1), threat.project(x, x_adv))
@@ -124,17 +135,17 @@ def run(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws, *,
     for message in dict.fromkeys(heard.messages):
         warnings.warn(message, RuntimeWarning, stacklevel=3)
     fooled = (logits.argmax(1) != y) & logits.isfinite().all(1)
-    return Found(
+    return AttackResult(
         x_adv=x_adv.where(fooled.view(-1, 1, 1, 1), x),
         fooled=fooled,
         step=fooled.long() - 1,
-        forwards=shared(spent[0], y),
-        backwards=shared(spent[1], y),
+        forwards=even_split(spent[0], y),
+        backwards=even_split(spent[1], y),
         nonfinite=counted.nonfinite.expand(len(x)).clone(),
     )
 
 
-class Counted(nn.Module):
+class CountedModel(nn.Module):
     """The model as the engine sees it: counts rows of forward and backward passes, and notes logits that are not finite."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -148,7 +159,7 @@ class Counted(nn.Module):
         logits: Tensor = self.model(CountedBackward.apply(x, self))
         self.nonfinite = self.nonfinite.to(x.device) | ~logits.detach().isfinite().all()
         if torch.is_grad_enabled() and x.requires_grad and not logits.requires_grad:
-            warnings.warn(CUT, RuntimeWarning, stacklevel=2)
+            warnings.warn(CUT_GRAPH, RuntimeWarning, stacklevel=2)
             logits = logits + 0 * x.flatten(1).sum(1, keepdim=True)  # the engine fails on logits without a graph
         return logits
 
@@ -157,7 +168,7 @@ class CountedBackward(torch.autograd.Function):
     """The identity; its backward counts rows and hands on a contiguous gradient (the engine fails on channels_last ones)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, counted: Counted) -> Tensor:
+    def forward(ctx: Any, x: Tensor, counted: CountedModel) -> Tensor:
         """X itself, as a view."""
         ctx.counted = counted
         return x.view_as(x)
@@ -169,7 +180,7 @@ class CountedBackward(torch.autograd.Function):
         return grads[0].contiguous(), None
 
 
-class Heard:
+class EngineLogger:
     """A logger for the engine that keeps what it is told."""
 
     def __init__(self) -> None:
@@ -180,19 +191,19 @@ class Heard:
         self.messages.append(re.sub(r"\b\d+ ", "", message.partition(" See ")[0]))
 
 
-def classes(model: nn.Module, x: Tensor) -> int:
+def class_count(model: nn.Module, x: Tensor) -> int:
     """How many classes the model has (one uncounted pass of one image); 10 where there is no image to ask with."""
-    with frozen(model), torch.no_grad():
+    with freeze_model(model), torch.no_grad():
         return int(model(x[:1]).shape[1]) if len(x) else 10
 
 
-def nothing(x: Tensor) -> Found:
+def empty_result(x: Tensor) -> AttackResult:
     """Nothing found and nothing spent."""
     zero = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-    return Found(x.clone(), zero.bool(), zero - 1, zero, zero.clone(), zero.bool())
+    return AttackResult(x.clone(), zero.bool(), zero - 1, zero, zero.clone(), zero.bool())
 
 
-def shared(total: int, like: Tensor) -> Tensor:
+def even_split(total: int, like: Tensor) -> Tensor:
     """The total split evenly in whole numbers, (B,); they add up to it."""
     each, rest = divmod(total, len(like))
     return each + (torch.arange(len(like), device=like.device) < rest).long()
@@ -205,11 +216,11 @@ def tiles_fit(height: int, width: int) -> bool:
     return side > 0 and (side == 1 or all(offset + length // side * side <= length for length in (height, width)))
 
 
-ATTACKS: dict[str, Callable[..., Found]] = {
-    "apgd-ce": apgd_ce,
-    "apgd-dlr": apgd_dlr,
-    "apgd-t": apgd_t,
-    "fab": fab,
-    "fab-t": fab_t,
-    "square": square,
+REFERENCE_ATTACKS: dict[str, Callable[..., AttackResult]] = {
+    "apgd-ce": reference_apgd_ce,
+    "apgd-dlr": reference_apgd_dlr,
+    "apgd-t": reference_apgd_t,
+    "fab": reference_fab,
+    "fab-t": reference_fab_t,
+    "square": reference_square,
 }

@@ -12,18 +12,28 @@ import torch
 from torch import Tensor, nn
 
 from robench.attacks.active import Search
-from robench.attacks.losses import fitted, margin
-from robench.attacks.windows import BLOCK, FULL_LENGTH, patterns, places, share, side, stretches, tiles, tiling
-from robench.core.checks import positive, switch, whole
+from robench.attacks.losses import fitting_loss, margin
+from robench.attacks.windows import (
+    FULL_LENGTH,
+    QUERY_BLOCK,
+    query_stretches,
+    tiled_start,
+    tiling,
+    window_patterns,
+    window_places,
+    window_share,
+    window_side,
+)
+from robench.core.checks import positive_option, switch_option, whole_option
 from robench.core.draws import Draws
 from robench.core.errors import InputError
-from robench.core.threat import Threat, per_sample, shrink_l1
-from robench.core.types import Found
+from robench.core.threat import Threat, l1_projection, per_sample
+from robench.core.types import AttackResult
 
-Objective = Callable[[Tensor, Tensor], Tensor]
-Plan = list[tuple[int, int, int]]
+UntargetedLoss = Callable[[Tensor, Tensor], Tensor]
+QueryPlan = list[tuple[int, int, int]]
 ORDER = {"l2": 2.0, "l1": 1.0}
-TINY = 1e-12
+NORM_OFFSET = 1e-12
 
 
 def square(
@@ -39,7 +49,7 @@ def square(
     restarts: int = 1,
     loss: str = "margin",
     hope: float | None = None,
-) -> Found:
+) -> AttackResult:
     """Square, a black-box random search that needs logits only (Andriushchenko et al. 2020, 1912.00049).
 
     queries   candidates per restart, after one query at the start. One that equals the best point counts and costs no pass
@@ -51,26 +61,26 @@ def square(
     loss      margin, ce, dlr or prob-margin: a candidate is taken if it raises it; a wrong label ends the search
     """
     for name, value in (("queries", queries), ("restarts", restarts)):
-        whole(name, value)
-    if positive("p_init", p_init) > 1:
+        whole_option(name, value)
+    if positive_option("p_init", p_init) > 1:
         raise InputError(f"p_init is a share of the image, at most 1, not {p_init}")
-    span = queries if switch("rescale", rescale) else FULL_LENGTH
+    span = queries if switch_option("rescale", rescale) else FULL_LENGTH
     if hope is not None:
-        positive("hope", hope)
-    objective, search = fitted(loss, targeted=False), Search(model, x, y, threat)
+        positive_option("hope", hope)
+    objective, search = fitting_loss(loss, targeted=False), Search(model, x, y, threat)
     channels, height, width = x.shape[1:]
 
     def side_at(query: int) -> int:
-        return side(share(query * FULL_LENGTH // span, p_init), height, width, odd=threat.norm != "linf")
+        return window_side(window_share(query * FULL_LENGTH // span, p_init), height, width, odd=threat.norm != "linf")
 
-    plan = list(stretches(queries, channels, side_at))
-    run = corners_run if threat.norm == "linf" else patterns_run
+    plan = list(query_stretches(queries, channels, side_at))
+    run = search_corners if threat.norm == "linf" else search_patterns
     for restart in search.turns(restarts):
         run(search, draws.child("restart", restart), plan, margin if loss == "margin" else objective, hope)
     return search.found()
 
 
-def tried(search: Search, x_new: Tensor, new: Tensor, best: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
+def try_candidates(search: Search, x_new: Tensor, new: Tensor, best: Tensor, objective: UntargetedLoss) -> tuple[Tensor, Tensor]:
     """Takes the verdict at the points x_new, of which `new` (R,) differ from the best: which of them are taken, and the best losses now.
 
     A wrong label is always taken in the paper; here it ends the search of its sample, unless the claim is refused or refuted. A margin of
@@ -84,17 +94,17 @@ def tried(search: Search, x_new: Tensor, new: Tensor, best: Tensor, objective: O
     return taken, torch.where(taken, losses, best)
 
 
-def first_tried(search: Search, x_new: Tensor, objective: Objective) -> Tensor:
+def start_losses(search: Search, x_new: Tensor, objective: UntargetedLoss) -> Tensor:
     """The losses at the start, (R,), with its verdict; -inf where it is not a number."""
     nothing = x_new.new_full((len(x_new),), -torch.inf)
-    return tried(search, x_new, torch.ones_like(search.standing), nothing, objective)[1]
+    return try_candidates(search, x_new, torch.ones_like(search.standing), nothing, objective)[1]
 
 
-def given_up(search: Search, query: int, best: Tensor, before: Tensor, hope: float | None) -> Tensor:
+def dismiss_hopeless(search: Search, query: int, best: Tensor, before: Tensor, hope: float | None) -> Tensor:
     """At 128 queries and each time they have doubled: gives up samples without hope; the losses to compare with the next time, (R,)."""
-    if hope is None or query < BLOCK or query & (query - 1):
+    if hope is None or query < QUERY_BLOCK or query & (query - 1):
         return before
-    if query > BLOCK:
+    if query > QUERY_BLOCK:
         search.dismiss(best + hope * (best - before) < 0)
     return best
 
@@ -102,34 +112,34 @@ def given_up(search: Search, query: int, best: Tensor, before: Tensor, hope: flo
 # Linf: every coordinate is at a corner of ball and box, so a candidate is known before the best point is.
 
 
-def corners_run(search: Search, draws: Draws, plan: Plan, objective: Objective, hope: float | None) -> None:
+def search_corners(search: Search, draws: Draws, plan: QueryPlan, objective: UntargetedLoss, hope: float | None) -> None:
     """One run in linf: from random vertical stripes, windows that move to a random corner of ball and box, one sign per channel."""
     x, eps = search.x, search.threat.eps
     low, high = (x - eps).clamp(0, 1), (x + eps).clamp(0, 1)
     stripes = draws.take(search.rows).child("start").signs((x.shape[1], 1, x.shape[3]))
     x_best = torch.where(stripes > 0, high, low).contiguous()
-    best = first_tried(search, x_best, objective)
+    best = start_losses(search, x_best, objective)
     corners, drawn, before = torch.cat((low.flatten(2), high.flatten(2)), 2), low, best
     for first, last, length in plan:
         if not search.alive:
             return
-        if first % BLOCK == 0:
-            before = given_up(search, first, best, before, hope)
-            drawn = draws.take(search.rows).uniform((BLOCK, 2 + x.shape[1]), first // BLOCK)
+        if first % QUERY_BLOCK == 0:
+            before = dismiss_hopeless(search, first, best, before, hope)
+            drawn = draws.take(search.rows).uniform((QUERY_BLOCK, 2 + x.shape[1]), first // QUERY_BLOCK)
         x_best, corners, best, before, drawn = search.pack(x_best, corners, best, before, drawn)
-        now = drawn[:, first % BLOCK : first % BLOCK + last - first].transpose(0, 1)
-        best = corners_stretch(search, x_best, best, corners, now, length, objective)
+        now = drawn[:, first % QUERY_BLOCK : first % QUERY_BLOCK + last - first].transpose(0, 1)
+        best = query_corners(search, x_best, best, corners, now, length, objective)
 
 
-def corners_stretch(
-    search: Search, x_best: Tensor, best: Tensor, corners: Tensor, drawn: Tensor, length: int, objective: Objective
+def query_corners(
+    search: Search, x_best: Tensor, best: Tensor, corners: Tensor, drawn: Tensor, length: int, objective: UntargetedLoss
 ) -> Tensor:
     """The best losses (R,) after the queries whose numbers are `drawn` (T, R, 2 + C); x_best (R, C, H, W) is changed in place.
 
     A query writes its window into x_best, and what was there before is written back where the candidate is not taken.
     """
     pixels = x_best.flatten(2)
-    at = places(drawn[..., :2], length, x_best.shape[1:])
+    at = window_places(drawn[..., :2], length, x_best.shape[1:])
     up = (drawn[..., 2:, None] >= 0.5) * pixels.shape[2]
     windows = corners.expand(len(at), -1, -1, -1).gather(3, at + up)
     for place, window in zip(at, windows, strict=True):
@@ -138,82 +148,82 @@ def corners_stretch(
         old = pixels.gather(2, place)
         new = (window != old).flatten(1).any(1)
         pixels.scatter_(2, place, window)
-        taken, best = tried(search, x_best, new, best, objective)
+        taken, best = try_candidates(search, x_best, new, best, objective)
         pixels.scatter_(2, place, torch.where(taken[:, None, None], window, old))
     return best
 
 
 # L2 and l1: delta itself is the state. Formed anew as x_best - x it would carry rounding dust where nothing was changed, which
-# `moved` blows up to a pattern of norm 1 [change]
+# `candidate_delta` blows up to a pattern of norm 1 [change]
 
 
-def patterns_run(search: Search, draws: Draws, plan: Plan, objective: Objective, hope: float | None) -> None:
+def search_patterns(search: Search, draws: Draws, plan: QueryPlan, objective: UntargetedLoss, hope: float | None) -> None:
     """One run in l2 or l1: from tiles of patterns, candidates that carry the mass of one window into another."""
     x, own = search.x, draws.take(search.rows).child("start")
     down, across = tiling(*x.shape[2:])[1]
     signs = own.signs((x.shape[1], down, across)).to(x.dtype)
-    laid = tiles(own.integers(2, (down, across)), signs, x.shape[1:], ORDER[search.threat.norm])
-    delta = fitted_in(search.threat, x, laid, (-x, 1 - x))
-    best, drawn = first_tried(search, (x + delta).clamp(0, 1), objective), delta
+    laid = tiled_start(own.integers(2, (down, across)), signs, x.shape[1:], ORDER[search.threat.norm])
+    delta = delta_in_threat(search.threat, x, laid, (-x, 1 - x))
+    best, drawn = start_losses(search, (x + delta).clamp(0, 1), objective), delta
     before = best
     for first, last, length in plan:
         if not search.alive:
             return
-        if first % BLOCK == 0:
-            before = given_up(search, first, best, before, hope)
-            drawn = draws.take(search.rows).uniform((BLOCK, 5 + x.shape[1]), first // BLOCK)
+        if first % QUERY_BLOCK == 0:
+            before = dismiss_hopeless(search, first, best, before, hope)
+            drawn = draws.take(search.rows).uniform((QUERY_BLOCK, 5 + x.shape[1]), first // QUERY_BLOCK)
         delta, best, before, drawn = search.pack(delta, best, before, drawn)
-        now = drawn[:, first % BLOCK : first % BLOCK + last - first].transpose(0, 1)
-        best = patterns_stretch(search, delta, best, now, length, objective)
+        now = drawn[:, first % QUERY_BLOCK : first % QUERY_BLOCK + last - first].transpose(0, 1)
+        best = query_patterns(search, delta, best, now, length, objective)
 
 
-def patterns_stretch(search: Search, delta: Tensor, best: Tensor, drawn: Tensor, length: int, objective: Objective) -> Tensor:
+def query_patterns(search: Search, delta: Tensor, best: Tensor, drawn: Tensor, length: int, objective: UntargetedLoss) -> Tensor:
     """The best losses (R,) after the queries whose numbers are `drawn` (T, R, 5 + C); the best delta (R, C, H, W) is changed in place."""
-    x, both = search.x, patterns(length, ORDER[search.threat.norm], delta).flatten(1)
-    into, source = (places(drawn[..., columns], length, x.shape[1:]) for columns in (slice(0, 2), slice(2, 4)))
+    x, both = search.x, window_patterns(length, ORDER[search.threat.norm], delta).flatten(1)
+    into, source = (window_places(drawn[..., columns], length, x.shape[1:]) for columns in (slice(0, 2), slice(2, 4)))
     signs, every = (drawn[..., 5:, None] >= 0.5).to(x.dtype) * 2 - 1, torch.ones_like(search.standing)
     room, points, candidate = (-x, 1 - x), torch.empty_like(delta), torch.empty_like(delta)  # fresh memory each time would cost more
     for place, other, coin, sign in zip(into, source, (drawn[..., 4] >= 0.5).long(), signs, strict=True):
         if not search.alive:
             break
-        moved(search.threat, delta, place, other, both[coin][:, None] * sign, candidate)
-        candidate = fitted_in(search.threat, x, candidate, room)
+        candidate_delta(search.threat, delta, place, other, both[coin][:, None] * sign, candidate)
+        candidate = delta_in_threat(search.threat, x, candidate, room)
         torch.add(x, candidate, out=points).clamp_(0, 1)
-        taken, best = tried(search, points, every, best, objective)
+        taken, best = try_candidates(search, points, every, best, objective)
         torch.where(per_sample(taken, delta), candidate, delta, out=delta)
     return best
 
 
-def moved(threat: Threat, delta: Tensor, into: Tensor, source: Tensor, pattern: Tensor, out: Tensor) -> Tensor:
-    """Delta (R, C, H, W) with a pattern (R, C, S) mixed into one window at the cost of another, before it is `fitted_in`; in `out`.
+def candidate_delta(threat: Threat, delta: Tensor, into: Tensor, source: Tensor, pattern: Tensor, out: Tensor) -> Tensor:
+    """Delta (R, C, H, W) with a pattern (R, C, S) mixed into one window at the cost of another, before it is `delta_in_threat`; in `out`.
 
     The window `into` gets the mass of both windows and what the ball had left unused; `source` becomes 0 outside of it.
     into, source  flat indices, (R, C, S)
     """
     order, eps, channels = ORDER[threat.norm], threat.eps, delta.shape[1]
     pixels = out.copy_(delta).flatten(2)
-    all_, window = total(pixels.flatten(1), order)[..., None], pixels.gather(2, into)
+    all_, window = last_axis_norm(pixels.flatten(1), order)[..., None], pixels.gather(2, into)
     other = pixels.scatter_(2, into, 0).gather(2, source)
-    here, there = total(window, order), total(other, order)
+    here, there = last_axis_norm(window, order), last_axis_norm(other, order)
     if order == 1:
         budget = (eps - all_).clamp_min(0) + channels * (here + there)
     else:
         budget = ((eps**2 - all_**2).clamp_min(0) / channels + here**2 + there**2).sqrt()
-    mixed = pattern + window / (here + TINY)
-    mixed = mixed * (budget / (total(mixed, order) + TINY))
+    mixed = pattern + window / (here + NORM_OFFSET)
+    mixed = mixed * (budget / (last_axis_norm(mixed, order) + NORM_OFFSET))
     pixels.scatter_(2, source, 0).scatter_(2, into, mixed)
     return out
 
 
-def fitted_in(threat: Threat, x: Tensor, delta: Tensor, room: tuple[Tensor, Tensor]) -> Tensor:
+def delta_in_threat(threat: Threat, x: Tensor, delta: Tensor, room: tuple[Tensor, Tensor]) -> Tensor:
     """Delta scaled to norm eps and cut to the box (l2; in place), or projected on ball and box (l1); 0 stays exactly 0."""
     if threat.norm == "l1":
-        return shrink_l1(x, delta, threat.eps)
-    length = per_sample(total(delta.flatten(1), 2.0), delta) + TINY
+        return l1_projection(x, delta, threat.eps)
+    length = per_sample(last_axis_norm(delta.flatten(1), 2.0), delta) + NORM_OFFSET
     return delta.mul_(threat.eps / length).clamp_(*room)
 
 
-def total(values: Tensor, order: float) -> Tensor:
+def last_axis_norm(values: Tensor, order: float) -> Tensor:
     """The l2 or l1 norm along the last dimension, which is kept with length 1."""
     length: Tensor = torch.linalg.vector_norm(values, order, dim=-1, keepdim=True)
     return length

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from robench.attacks.active import Search
 from robench.attacks.losses import loss_of
-from robench.core.calls import leaf_of, padded
-from robench.core.checks import number, whole
+from robench.core.calls import leaf_of, padded_logits
+from robench.core.checks import number_option, whole_option
 from robench.core.draws import Draws
 from robench.core.errors import InputError
-from robench.core.threat import Threat, per_sample, reachable
-from robench.core.types import Found
+from robench.core.threat import Threat, length_option, per_sample
+from robench.core.types import AttackResult
 
 
 def transfer(
@@ -30,7 +30,7 @@ def transfer(
     restarts: int = 1,
     decay: float = 1.0,
     loss: str = "ce",
-) -> Found:
+) -> AttackResult:
     """Points crafted on a surrogate with the momentum iterative method (Dong et al. 2018, 1710.06081), tried on the model.
 
     A black-box attack: of the attacked model it needs no gradient and one answer per standing sample and restart, which is what
@@ -44,18 +44,18 @@ def transfer(
     decay      share of the push that is kept from step to step; 0 leaves plain iterative steps
     loss       ce, margin or dlr
     """
-    objective, keep = loss_of(loss, targeted=False), number("decay", decay)
-    _ = whole("steps", steps)
-    length = 2 * threat.eps / steps if step_size is None else reachable("step_size", step_size, threat.norm, x.shape[1:])
+    objective, keep = loss_of(loss, targeted=False), number_option("decay", decay)
+    _ = whole_option("steps", steps)
+    length = 2 * threat.eps / steps if step_size is None else length_option("step_size", step_size, threat.norm, x.shape[1:])
     search = Search(model, x, y, threat)
-    for restart in search.turns(whole("restarts", restarts)):
+    for restart in search.turns(whole_option("restarts", restarts)):
         start = threat.sample(search.x, draws.child("restart", restart).take(search.rows)) if restart else search.x
-        search.test(crafted(surrogate, search.x, search.y, start, threat, objective, length, steps, keep))
+        search.test(transfer_points(surrogate, search.x, search.y, start, threat, objective, length, steps, keep))
         search.repack()
     return search.found()
 
 
-def crafted(
+def transfer_points(
     surrogate: nn.Module,
     x: Tensor,
     y: Tensor,
@@ -69,17 +69,17 @@ def crafted(
     """The end, (B, C, H, W), of `steps` steps of the given length from `start`, along the decaying sum of unit gradients (mean |g| = 1)."""
     x_adv, push = start, torch.zeros_like(start)
     for _ in range(steps):
-        grad = slope(surrogate, x_adv, y, objective)
+        grad = surrogate_gradient(surrogate, x_adv, y, objective)
         push = decay * push + grad / per_sample(grad.flatten(1).abs().mean(1).clamp_min(1e-30), grad)
         x_adv = threat.project(x, x_adv + length * threat.ascend(x_adv, push))
     return x_adv
 
 
-def slope(surrogate: nn.Module, x_adv: Tensor, y: Tensor, objective: Callable[..., Tensor]) -> Tensor:
+def surrogate_gradient(surrogate: nn.Module, x_adv: Tensor, y: Tensor, objective: Callable[..., Tensor]) -> Tensor:
     """The gradient of the surrogate's loss, (B, C, H, W), 0 where it is not finite; InputError where the surrogate cannot give one."""
     with torch.enable_grad():
         leaf = leaf_of(x_adv)
-        logits = padded(surrogate, leaf)
+        logits = padded_logits(surrogate, leaf)
         if int(y.max()) >= logits.shape[1]:
             raise InputError(
                 f"the surrogate has {logits.shape[1]} classes and knows no label {int(y.max())}: choose one of the same classes"

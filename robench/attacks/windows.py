@@ -12,32 +12,32 @@ from torch import Tensor
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # after these queries the windows lose half of their area
 FULL_LENGTH = 10_000  # the queries that this schedule was made for
-BLOCK = 128  # queries whose random numbers are drawn at once
+QUERY_BLOCK = 128  # queries whose random numbers are drawn at once
 STRETCH = 32  # queries prepared at once, at most: the working rows are packed anew only between two stretches
 STRETCH_AREA = 2048  # so many values of an image are prepared at once, at most
 
 
-def share(query: int, p_init: float) -> float:
+def window_share(query: int, p_init: float) -> float:
     """The share of the image's area that the window of a query (counted from 0) covers."""
     return float(p_init / 2 ** bisect_left(HALVINGS, query))
 
 
-def side(area: float, height: int, width: int, odd: bool) -> int:
+def window_side(area: float, height: int, width: int, odd: bool) -> int:
     """The side of a square window that covers a share of the image; at least 3 and, where it fits, odd for the patterns of l2 and l1."""
     length = max(round(math.sqrt(area * height * width)), 3 if odd else 1)
     return min(length + (odd and length % 2 == 0), height, width)
 
 
-def stretches(queries: int, channels: int, side_at: Callable[[int], int]) -> Iterator[tuple[int, int, int]]:
+def query_stretches(queries: int, channels: int, side_at: Callable[[int], int]) -> Iterator[tuple[int, int, int]]:
     """(first, last, side) for runs of queries that are prepared at once: equal sides, within one block of random numbers."""
-    for (_, length), run in groupby(range(queries), key=lambda query: (query // BLOCK, side_at(query))):
+    for (_, length), run in groupby(range(queries), key=lambda query: (query // QUERY_BLOCK, side_at(query))):
         members = list(run)
         most = max(1, min(STRETCH, STRETCH_AREA // (channels * length**2)))
         for first in range(members[0], members[-1] + 1, most):
             yield first, min(first + most, members[-1] + 1), length
 
 
-def places(drawn: Tensor, length: int, shape: tuple[int, ...]) -> Tensor:
+def window_places(drawn: Tensor, length: int, shape: tuple[int, ...]) -> Tensor:
     """The flat indices of windows in images of shape (C, H, W), expanded to (..., C, length^2), from two uniform numbers each, (..., 2).
 
     The row is trunc(u (H - length)): as in the authors' code the very last place is never drawn, unless the window fills the axis.
@@ -62,7 +62,7 @@ def bump(height: int, width: int, norm: float) -> Tensor:
     return values / length
 
 
-def patterns(length: int, norm: float, like: Tensor) -> Tensor:
+def window_patterns(length: int, norm: float, like: Tensor) -> Tensor:
     """The window pattern and its transpose, (2, length, length): a bump above a negative one, of norm 1 together."""
     upper = length // 2
     halves = ([bump(upper, length, norm)] if upper else []) + [-bump(length - upper, length, norm)]
@@ -82,10 +82,10 @@ def tiling(height: int, width: int) -> tuple[int, tuple[int, int], tuple[int, in
     return length, counts, ((height - counts[0] * length) // 2, (width - counts[1] * length) // 2)
 
 
-def tiles(coins: Tensor, signs: Tensor, shape: tuple[int, ...], norm: float) -> Tensor:
+def tiled_start(coins: Tensor, signs: Tensor, shape: tuple[int, ...], norm: float) -> Tensor:
     """A start (R, C, H, W) made of patterns side by side: coins (R, n, m) of 0 or 1 transpose them, signs (R, C, n, m) flip them."""
     length, (down, across), (top, left) = tiling(*shape[1:])
-    laid = patterns(length, norm, signs)[coins][:, None] * signs[..., None, None]
+    laid = window_patterns(length, norm, signs)[coins][:, None] * signs[..., None, None]
     start = signs.new_zeros(len(signs), *shape)
     start[:, :, top : top + down * length, left : left + across * length] = laid.transpose(3, 4).reshape(
         *signs.shape[:2], down * length, across * length

@@ -10,15 +10,15 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from robench.cli.attack import attack
-from robench.cli.compare import compare
-from robench.cli.console import complain, readable
-from robench.cli.corrupt import corrupt
-from robench.cli.crash import origin, ours, told
-from robench.cli.evaluate import evaluate
-from robench.cli.lists import list_names
-from robench.cli.saliency import saliency
-from robench.cli.train import train
+from robench.cli.attack import attack_command
+from robench.cli.compare import compare_command
+from robench.cli.console import print_to_stderr, reconfigure_streams
+from robench.cli.corrupt import corrupt_command
+from robench.cli.crash import error_origin, is_robench_frame, relevant_frames
+from robench.cli.evaluate import evaluate_command
+from robench.cli.lists import list_command
+from robench.cli.saliency import saliency_command
+from robench.cli.train import train_command
 from robench.core.errors import DivergedError, InputError
 
 
@@ -40,10 +40,10 @@ class Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except InputError as error:
-            complain(f"Error: {error}")
+            print_to_stderr(f"Error: {error}")
             raise typer.Exit(1 if isinstance(error, DivergedError) else 2) from None
         except KeyboardInterrupt:
-            complain("Interrupted: nothing was written.")
+            print_to_stderr("Interrupted: nothing was written.")
             raise typer.Exit(130) from None
 
 
@@ -55,13 +55,13 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("train")(train)
-app.command("eval")(evaluate)
-app.command("attack")(attack)
-app.command("saliency")(saliency)
-app.command("corrupt")(corrupt)
-app.command("compare")(compare)
-app.command("list")(list_names)
+app.command("train")(train_command)
+app.command("eval")(evaluate_command)
+app.command("attack")(attack_command)
+app.command("saliency")(saliency_command)
+app.command("corrupt")(corrupt_command)
+app.command("compare")(compare_command)
+app.command("list")(list_command)
 
 
 def show_version(wanted: bool) -> None:
@@ -74,7 +74,7 @@ def show_version(wanted: bool) -> None:
 
 
 @app.callback()
-def root(
+def root_command(
     version: Annotated[bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")] = False,
 ) -> None:
     """Trains, attacks, evaluates and explains image classifiers: robustness benchmarks and saliency audits from one command line."""
@@ -86,18 +86,18 @@ def main() -> None:
     Exit codes: 0 fine; 1 a gate failed (`compare`, a flag with --strict, a training that its guard ended); 2 wrong input; 3 anything
     unexpected, with its traceback and a line that says whose it is; 130 interrupted.
     """
-    readable(sys.stdout, sys.stderr)
+    reconfigure_streams(sys.stdout, sys.stderr)
     try:
         app()
     except (Exception, SystemExit) as error:
         if isinstance(error, SystemExit) and not exits_by_user(error):
             raise
         print_exception(error)
-        complain(origin(error))
+        print_to_stderr(error_origin(error))
         sys.exit(3)
 
 
 def exits_by_user(error: SystemExit) -> bool:
     """Whether own code of the user's called sys.exit: the command has not done its work then, whatever the code says."""
-    frames = list(told(error))
-    return bool(frames) and not ours(frames[-1])
+    frames = list(relevant_frames(error))
+    return bool(frames) and not is_robench_frame(frames[-1])

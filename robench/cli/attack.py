@@ -7,14 +7,14 @@ from typing import Annotated
 import typer
 
 from robench.cli import options as o
-from robench.cli.common import Attacking, Common, grouped
+from robench.cli.common import AttackOptions, CommonOptions, with_option_groups
 
 
-@grouped
-def attack(
-    models: o.Models,
-    common: Common,
-    attacking: Attacking,
+@with_option_groups
+def attack_command(
+    models: o.ModelArguments,
+    common: CommonOptions,
+    attacking: AttackOptions,
     recipe: Annotated[
         str,
         typer.Option(
@@ -27,12 +27,12 @@ def attack(
 
     Example: robench attack MODEL --attack pgd,steps=50,restarts=10,loss=margin --eps 2/255,4/255,8/255
     """
-    from robench.cli.measure import Job, run
+    from robench.cli.measure import Job, run_job
     from robench.core.errors import InputError
-    from robench.core.recipes import parse
-    from robench.evaluation.plans import kind_of
+    from robench.core.recipes import parse_recipe
+    from robench.evaluation.plans import recipe_kind
 
-    chosen = parse(recipe)
-    if kind_of(chosen) == "method":
+    chosen = parse_recipe(recipe)
+    if recipe_kind(chosen) == "method":
         raise InputError(f"{chosen.title} makes saliency maps and is no attack: name it with robench saliency --method, or eval --suite")
-    run(models, Job("attack", chosen.title, [chosen]), common, attacking)
+    run_job(models, Job("attack", chosen.title, [chosen]), common, attacking)

@@ -14,7 +14,7 @@ G = TypeVar("G")
 
 
 @dataclass(frozen=True)
-class Common:
+class CommonOptions:
     """What every measuring command is told: the images, how models are loaded, where results go."""
 
     data: o.Data = None
@@ -48,7 +48,7 @@ class Common:
 
     def choice(self) -> dict[str, Any]:
         """The options that choose the images."""
-        return {name: getattr(self, name) for name in IMAGES}
+        return {name: getattr(self, name) for name in IMAGE_OPTIONS}
 
     def loading(self) -> dict[str, Any]:
         """The options that say how models are loaded."""
@@ -58,15 +58,15 @@ class Common:
         }  # fmt: skip
 
 
-IMAGES = ("data_dir", "download", "split", "image_size", "resize", "layout", "class_order", "n", "shuffle", "indices")
+IMAGE_OPTIONS = ("data_dir", "download", "split", "image_size", "resize", "layout", "class_order", "n", "shuffle", "indices")
 
 
 @dataclass(frozen=True)
-class Attacking:
+class AttackOptions:
     """What commands that attack are told besides."""
 
     norm: o.Norm = None
-    eps: o.Radius = None
+    eps: o.RadiusOption = None
     threat: o.Threats = None
     until: o.Until = None
     engine: o.Engine = "robench"
@@ -79,10 +79,10 @@ class Attacking:
     save_png: o.SavePng = False
 
 
-def grouped(command: Callable[..., None]) -> Callable[..., None]:
+def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
     """The command with the options of its groups written out, as Typer reads them."""
     hints, signature = get_type_hints(command, include_extras=True), inspect.signature(command)
-    groups = {name: kind for name, kind in hints.items() if kind in (Common, Attacking)}
+    groups = {name: kind for name, kind in hints.items() if kind in (CommonOptions, AttackOptions)}
     own = [p.replace(annotation=hints[p.name]) for p in signature.parameters.values() if p.name not in groups]
     parts = {
         name: [

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from robench.cli import options as o
-from robench.cli.console import complain, message, show
+from robench.cli.console import print_message, print_table, print_to_stderr
 from robench.core.errors import InputError
 from robench.report.tables import percent
 
 if TYPE_CHECKING:
     from robench.report.comparison import Comparison
-    from robench.results.compare import Compared
+    from robench.results.compare import ComparisonLine
 
 
-def compare(
+def compare_command(
     base: Annotated[Path, typer.Argument(metavar="BASE", help="Results folder of 'robench eval' or 'robench attack'.")],
     new: Annotated[Path, typer.Argument(metavar="NEW", help="Another, of the same images and probes.")],
     fail_on: Annotated[
@@ -42,73 +42,73 @@ def compare(
     from robench.report.comparison import compare as compared
 
     found = compared(base, new, fail_on or (), alpha)
-    written = kept(out, found, resume, force)
+    written = save_comparison(out, found, resume, force)
     models = list(dict.fromkeys((line.base_checkpoint, line.new_checkpoint) for line in found.lines))
     for pair in models:
         mine = [line for line in found.lines if (line.base_checkpoint, line.new_checkpoint) == pair]
-        show_compared(f"{pair[0]}: {new} against {base}" if len(models) > 1 else f"{new} against {base}", mine)
+        print_comparison(f"{pair[0]}: {new} against {base}" if len(models) > 1 else f"{new} against {base}", mine)
     for note in found.notes:
-        message(f"Note: {note}", quiet)
-    message(written, quiet or not written)
-    judge(found.failures)
+        print_message(f"Note: {note}", quiet)
+    print_message(written, quiet or not written)
+    exit_if_gates_failed(found.failures)
 
 
-def kept(out: Path | None, found: Comparison, resume: bool, force: bool) -> str:
+def save_comparison(out: Path | None, found: Comparison, resume: bool, force: bool) -> str:
     """Writes compare.csv into a folder, if one is named; what was done, in words."""
-    from robench.core.folders import claimed
-    from robench.results.compare import write
+    from robench.core.folders import claim_destination
+    from robench.results.compare import write_comparison
 
     if out is None:
         if resume or force:
             raise InputError("--resume and --force belong to the folder of --out: name one, or leave them out")
         return ""
-    with claimed(out, found.words(), resume=resume, force=force) as place:
+    with claim_destination(out, found.words(), resume=resume, force=force) as place:
         if not place.finished:
             with place.results() as folder:
-                write(folder, found.lines)
+                write_comparison(folder, found.lines)
     return f"This comparison is finished, and nothing was changed: {out}" if place.finished else f"Written: {out / 'compare.csv'}"
 
 
-def show_compared(title: str, lines: Sequence[Compared]) -> None:
+def print_comparison(title: str, lines: Sequence[ComparisonLine]) -> None:
     """Prints one line a probe: both accuracies, the change in points, the images that NEW lost and won, McNemar's p value."""
     from robench.core.recipes import eps_text
-    from robench.core.verdicts import WORST
-    from robench.results.compare import radii
+    from robench.core.verdicts import WORST_THREAT
+    from robench.results.compare import attack_radii
 
     last = lines[-1]
-    norms = [norm for norm in dict.fromkeys(line.norm for line in lines) if norm not in ("", WORST)]
-    threats = [f"{norm} eps = {', '.join(map(eps_text, radii([line for line in lines if line.norm == norm])))}" for norm in norms]
+    norms = [norm for norm in dict.fromkeys(line.norm for line in lines) if norm not in ("", WORST_THREAT)]
+    threats = [f"{norm} eps = {', '.join(map(eps_text, attack_radii([line for line in lines if line.norm == norm])))}" for norm in norms]
     several = len({(line.norm, line.eps) for line in lines if line.norm}) > 1
     columns = ("probe", "BASE %", "NEW %", "change", "95 % interval", "lost", "won", "p")
 
-    def name(line: Compared) -> str:
+    def name(line: ComparisonLine) -> str:
         if not several or not line.norm:
             return line.probe
         norm = [line.norm] * (len(norms) > 1)
-        return " ".join([line.probe, *norm, *([eps_text(line.eps)] if line.norm != WORST else [])])
+        return " ".join([line.probe, *norm, *([eps_text(line.eps)] if line.norm != WORST_THREAT else [])])
 
-    show(f"{title}: {', '.join([f'{last.data} {last.split}', f'n = {last.n}', '; '.join(threats)])}", columns, [
+    print_table(f"{title}: {', '.join([f'{last.data} {last.split}', f'n = {last.n}', '; '.join(threats)])}", columns, [
         (
-            name(line), percent(line.base), percent(line.new), signed(line.difference), f"{100 * line.low:.1f}, {100 * line.high:.1f}",
-            str(line.only_base), str(line.only_new), short(line.p),
+            name(line), percent(line.base), percent(line.new), signed_points(line.difference),
+            f"{100 * line.low:.1f}, {100 * line.high:.1f}", str(line.only_base), str(line.only_new), p_value_text(line.p),
         )
         for line in lines
     ])  # fmt: skip
 
 
-def signed(difference: float) -> str:
+def signed_points(difference: float) -> str:
     """A difference of fractions in points, with its sign; nothing changed has none."""
     return f"{100 * difference:+.2f}" if difference else "0.00"
 
 
-def short(p: float) -> str:
+def p_value_text(p: float) -> str:
     """A p value in six characters at most."""
     return f"{p:.2g}" if p >= 0.001 or not p else f"{p:.0e}"
 
 
-def judge(sentences: Sequence[str]) -> None:
+def exit_if_gates_failed(sentences: Sequence[str]) -> None:
     """Ends with exit code 1 and a sentence for each gate that failed; says nothing where none did."""
     for sentence in sentences:
-        complain(f"Failed: {sentence}.")
+        print_to_stderr(f"Failed: {sentence}.")
     if sentences:
         raise typer.Exit(1)

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from robench.runs.types import Track
     from robench.training.fitting import Epoch
     from robench.training.states import Event
-    from robench.training.train import Events
+    from robench.training.train import EventWatcher
 
 
-class Pipe(Console):
+class PipeConsole(Console):
     """A console whose reader may leave early (`| head`): that ends with 141, as a shell calls it, and not with the 1 of a failed gate."""
 
     def on_broken_pipe(self) -> None:
@@ -38,19 +38,19 @@ class Pipe(Console):
             sys.exit(141)
 
 
-out = Pipe(highlight=False)
-err = Pipe(stderr=True, highlight=False)
+out = PipeConsole(highlight=False)
+err = PipeConsole(stderr=True, highlight=False)
 
 
-def readable(*streams: TextIO) -> None:
+def reconfigure_streams(*streams: TextIO) -> None:
     """Lets streams that cannot spell a letter, such as an ASCII stdout, write the nearest one that they can."""
-    codecs.register_error("nearest", nearest)
+    codecs.register_error("nearest", nearest_letters)
     for stream in streams:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="nearest")
 
 
-def nearest(error: UnicodeError) -> tuple[str, int]:
+def nearest_letters(error: UnicodeError) -> tuple[str, int]:
     """What stands for letters that an encoding lacks: a plain space or the letter without its accent, else a question mark."""
     assert isinstance(error, UnicodeEncodeError)
     wrong = error.object[error.start : error.end]
@@ -58,12 +58,12 @@ def nearest(error: UnicodeError) -> tuple[str, int]:
     return plain or "?" * len(wrong), error.end
 
 
-def complain(sentence: str) -> None:
+def print_to_stderr(sentence: str) -> None:
     """Writes one sentence to stderr, as it is."""
     err.print(sentence, markup=False, soft_wrap=True)
 
 
-def refuse(what: str, **given: object) -> None:
+def refuse_probe_options(what: str, **given: object) -> None:
     """InputError where an option was given that a probe has no use for: it has no radius, and one engine, in fp32, in one go."""
     usual = {"engine": "robench", "precision": "fp32"}
     for name, value in given.items():
@@ -71,7 +71,7 @@ def refuse(what: str, **given: object) -> None:
             raise InputError(f"{what} is a probe, which has no use for --{name}: leave it out")
 
 
-def show(title: str, columns: Sequence[str], lines: Iterable[Sequence[str]], left: int = 1, whole: bool = False) -> None:
+def print_table(title: str, columns: Sequence[str], lines: Iterable[Sequence[str]], left: int = 1, whole: bool = False) -> None:
     """Prints a title and a table to stdout; the first `left` columns are words, the others numbers.
 
     whole  off a terminal no line is broken, however long: what is searched by grep
@@ -82,10 +82,10 @@ def show(title: str, columns: Sequence[str], lines: Iterable[Sequence[str]], lef
         table.add_column(column, justify="left" if place < left else "right", overflow="fold", no_wrap=whole and not place)
     for line in lines:
         table.add_row(*map(Text, line))  # Text: no markup is read in brackets
-    (Pipe(highlight=False, width=1000) if whole and not out.is_terminal else out).print(table)
+    (PipeConsole(highlight=False, width=1000) if whole and not out.is_terminal else out).print(table)
 
 
-def live(quiet: bool) -> bool:
+def is_progress_shown(quiet: bool) -> bool:
     """Whether progress is drawn: on a terminal, unless told to be quiet."""
     return err.is_terminal and not quiet
 
@@ -106,13 +106,13 @@ def tracker(quiet: bool) -> Track:
             TimeRemainingColumn(),
         )
         n, begin = sum(map(len, chunks)), time.perf_counter()
-        with Progress(*columns, console=err, transient=True, disable=not live(quiet)) as shown:
+        with Progress(*columns, console=err, transient=True, disable=not is_progress_shown(quiet)) as shown:
             task = shown.add_task(f"{what:<12}", total=n)
             for chunk in chunks:
                 yield chunk
                 shown.advance(task, len(chunk))
         sentence = told()
-        message(
+        print_message(
             f"{what}: {n} images, {time.perf_counter() - begin:.1f} s" if sentence is None else sentence,
             quiet or sentence == "" or (sentence is None and not n),
         )
@@ -120,13 +120,13 @@ def tracker(quiet: bool) -> Track:
     return bar
 
 
-def training_progress(quiet: bool) -> Events:
+def training_progress(quiet: bool) -> EventWatcher:
     """Wraps the events of a training: a live line with loss terms, rate and time left, and one line for every finished epoch."""
 
     def follow(events: Iterator[Event], epochs: int) -> Iterator[Event]:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        from robench.training.fitting import Note, Step
+        from robench.training.fitting import Step, TrainingNote
 
         columns = (
             TextColumn("{task.description}"),
@@ -135,23 +135,23 @@ def training_progress(quiet: bool) -> Events:
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=err, transient=True, disable=not live(quiet)) as bar:
+        with Progress(*columns, console=err, transient=True, disable=not is_progress_shown(quiet)) as bar:
             task, begin = bar.add_task("training", total=None, rate=""), time.perf_counter()
             for event in events:
                 if isinstance(event, Step):
                     done = event.epoch * event.steps + event.step + 1
                     rate = f"{done * event.images / (time.perf_counter() - begin):,.0f} images/s, left"
-                    text = f"epoch {event.epoch + 1}/{epochs}  {terms(event.terms)}"
+                    text = f"epoch {event.epoch + 1}/{epochs}  {terms_text(event.terms)}"
                     bar.update(task, description=text, completed=done, total=epochs * event.steps, rate=rate)
                 elif not quiet:
-                    line = f"Note: {event.sentence}" if isinstance(event, Note) else epoch_line(event, epochs)
+                    line = f"Note: {event.sentence}" if isinstance(event, TrainingNote) else epoch_line(event, epochs)
                     bar.console.print(line, markup=False, soft_wrap=True)
                 yield event
 
     return follow
 
 
-def terms(values: dict[str, float]) -> str:
+def terms_text(values: dict[str, float]) -> str:
     """The terms of a loss in one line."""
     return "  ".join(f"{name} {value:.3g}" for name, value in values.items())
 
@@ -163,10 +163,10 @@ def epoch_line(epoch: Epoch, epochs: int) -> str:
     held = f"held-out clean {percent(epoch.held_out_clean)} % of {epoch.held_out_n}, {few}PGD-10 {percent(epoch.held_out_robust)} %"
     slopes = f"margin {epoch.held_out_margin:.3g}, weight norm {epoch.held_out_weight_norm:.3g}"
     alarm = f"  ALARM: {epoch.alarm}" if epoch.alarm else ""
-    return f"epoch {epoch.epoch + 1}/{epochs}  {terms(epoch.terms)}  {held}, {slopes}  {epoch.seconds:.1f} s{alarm}"
+    return f"epoch {epoch.epoch + 1}/{epochs}  {terms_text(epoch.terms)}  {held}, {slopes}  {epoch.seconds:.1f} s{alarm}"
 
 
-def message(sentence: str, quiet: bool = False) -> None:
+def print_message(sentence: str, quiet: bool = False) -> None:
     """A message on stderr, unless quiet."""
     if not quiet:
-        complain(sentence)
+        print_to_stderr(sentence)

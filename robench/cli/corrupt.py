@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 
 from robench.cli import options as o
-from robench.cli.common import Common, grouped
+from robench.cli.common import CommonOptions, with_option_groups
 
 
-@grouped
-def corrupt(
-    common: Common,
+@with_option_groups
+def corrupt_command(
+    common: CommonOptions,
     models: Annotated[
         list[str] | None,
         typer.Argument(metavar="[MODEL...]", help="Checkpoints, weights with --arch, file.py:factory, ...; none to export images alone."),
@@ -28,7 +28,7 @@ def corrupt(
     ] = None,
     severity: Annotated[
         o.Severities | None,
-        typer.Option("--severity", parser=o.severities_of, metavar="S[,S...]", help="Severities. Default: 1,2,3,4,5."),
+        typer.Option("--severity", parser=o.parse_severities, metavar="S[,S...]", help="Severities. Default: 1,2,3,4,5."),
     ] = None,
     source: Annotated[
         Path | None,
@@ -49,12 +49,12 @@ def corrupt(
 
     Example: robench corrupt MODEL --corruption nineteen --reference STANDARD.pt
     """
-    from robench.cli.corrupting import Wanted, run_corrupt
-    from robench.core.recipes import separate
-    from robench.evaluation.corrupted_sets import named
+    from robench.cli.corrupting import CorruptOptions, run_corrupt
+    from robench.core.recipes import split_recipes
+    from robench.evaluation.corrupted_sets import corruption_recipes
 
-    chosen = named(separate(corruption or ["fifteen"]))
-    wanted = Wanted(
+    chosen = corruption_recipes(split_recipes(corruption or ["fifteen"]))
+    wanted = CorruptOptions(
         chosen, severity.values if severity else (1, 2, 3, 4, 5), bool(corruption), bool(severity), source, scale, str(frost_dir or ""),
         reference, export, save,
     )  # fmt: skip

@@ -8,31 +8,41 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robench.cli.common import Common
-from robench.cli.console import message, tracker
-from robench.cli.labels import Labels, labels_for, order_of, refuse_other_orders
-from robench.cli.loading import AT_MOST, Subject, checkpoints, data_of, device_of, images_of, loaded, missing, tell
-from robench.cli.measure import BATCH_SIZE, alone, batch_size_of, carry_out
+from robench.cli.common import CommonOptions
+from robench.cli.console import print_message, tracker
+from robench.cli.labels import LabelMapping, class_order_for, label_mapping_for, refuse_other_orders
+from robench.cli.loading import (
+    DEFAULT_IMAGE_LIMIT,
+    LoadedSubject,
+    checkpoint_words,
+    images_by_options,
+    load_models,
+    missing_classes_note,
+    print_image_notes,
+    set_up_device,
+    training_data_name,
+)
+from robench.cli.measure import BATCH_SIZE, batch_size_of, measure_and_report, refuse_several_processes
 from robench.core.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from robench.core.folders import Place
+    from robench.core.folders import Destination
     from robench.core.recipes import Recipe
     from robench.data import Images
-    from robench.data.corrupted import Corrupted
+    from robench.data.corrupted import CorruptedSet
     from robench.data.export import Export
-    from robench.evaluation.corrupted_sets import Source
+    from robench.evaluation.corrupted_sets import CorruptionSource
     from robench.report.result import Result
     from robench.results.corruption_errors import Reference
     from robench.runs.types import Subject as Measured
 
-ROBUSTBENCH = 10_000  # images of a severity, whatever the length of the files, in RobustBench's loader of CIFAR-10-C and CIFAR-100-C
+ROBUSTBENCH_ROWS = 10_000  # images of a severity, whatever the length of the files, in RobustBench's loader of CIFAR-10-C and CIFAR-100-C
 
 
 @dataclass(frozen=True)
-class Wanted:
+class CorruptOptions:
     """What the user asked of corruptions; `chosen` and `graded` say whether corruptions and severities were named."""
 
     corruptions: tuple[Recipe, ...]
@@ -47,37 +57,38 @@ class Wanted:
     save: bool = False
 
 
-def run_corrupt(models: Sequence[str], wanted: Wanted, common: Common) -> None:
+def run_corrupt(models: Sequence[str], wanted: CorruptOptions, common: CommonOptions) -> None:
     """Measures the models on corrupted images, or writes the images, or both."""
-    refuse(models, wanted, common)
+    refuse_corrupt_options(models, wanted, common)
     if wanted.export is not None:
-        alone("an export of corrupted images")
-    on = device_of(common.device, common.threads)
-    with exclusive(wanted.export):
-        images, source, notes, choice = source_of(models, wanted, common, on)
-        target = exported(images, source, wanted, common)
+        refuse_several_processes("an export of corrupted images")
+    on = set_up_device(common.device, common.threads)
+    with export_lock(wanted.export):
+        images, source, notes, choice = images_and_source(models, wanted, common, on)
+        target = export_target(images, source, wanted, common)
         if models:
-            measure(models, images, source, notes, wanted, common, on, target, choice)
+            measure_corrupted_images(models, images, source, notes, wanted, common, on, target, choice)
             return
-        if images_missed := missing(source.y, source.classes):
-            message(f"Note: {images_missed}", common.quiet)
-        write_only(source, target, common, on)
+        if images_missed := missing_classes_note(source.y, source.classes):
+            print_message(f"Note: {images_missed}", common.quiet)
+        write_export(source, target, common, on)
 
 
 @contextmanager
-def exclusive(folder: Path | None) -> Iterator[None]:
+def export_lock(folder: Path | None) -> Iterator[None]:
     """The folder of an export for this run alone; InputError where another run writes there."""
-    from robench.core.files import locked, prepare
+    from robench.core.files import hold_lock, prepare_folder
 
     if folder is None:
         yield
         return
-    with locked(prepare(folder) / ".lock", folder):
+    with hold_lock(prepare_folder(folder) / ".lock", folder):
         yield
 
 
-def measure(
-    models: Sequence[str], images: Images, source: Source, notes: Sequence[str], wanted: Wanted, common: Common, on: str,
+def measure_corrupted_images(
+    models: Sequence[str], images: Images, source: CorruptionSource, notes: Sequence[str], wanted: CorruptOptions, common: CommonOptions,
+    on: str,
     target: Export | None, way: str | None,
 ) -> None:  # fmt: skip
     """What `run_corrupt` does where there are models."""
@@ -86,16 +97,16 @@ def measure(
 
     shown = source.y if len(source.classes) == len(images.classes) else None  # of a part of a model's classes nothing is missed
     images = replace(images, y=source.y[: len(images)], classes=source.classes)  # as the models count them
-    found = loaded(models, images, on, common.quiet, split=common.split, y=shown, noticed=notes, **common.loading())
+    found = load_models(models, images, on, common.quiet, split=common.split, y=shown, noticed=notes, **common.loading())
     if wanted.reference not in (None, "alexnet"):
         refuse_other_orders(source.classes, [str(wanted.reference)], way, "reference")
-    what = [Subject(one, images, "", (), on, way) for one in found]
-    reference = reference_of(wanted, images, source, common, on)
+    what = [LoadedSubject(one, images, "", (), on, way) for one in found]
+    reference = load_reference(wanted, images, source, common, on)
     kept: list[Result] = []
 
-    def measured(place: Place, quiet: bool) -> Result:
+    def measured(place: Destination, quiet: bool) -> Result:
         kept.append(api.corrupt(
-            [subject_of(one, source) for one in what], source, reference=reference, target=target, seed=common.seed,
+            [subject_on_source(one, source) for one in what], source, reference=reference, target=target, seed=common.seed,
             batch_size=batch_size_of(what[0], common), device=on, budget=common.budget, folder=place, resume=place.resume,
             track=tracker(quiet), save=place.work if wanted.save else None,
         ))  # fmt: skip
@@ -105,7 +116,7 @@ def measure(
 
     names = [one.loaded.name for one in what] + ([reference.name] if is_model(reference) else [])
     words = {
-        "command": "corrupt", "checkpoint": checkpoints([one.loaded for one in what]), "source": source.name, **source.about,
+        "command": "corrupt", "checkpoint": checkpoint_words([one.loaded for one in what]), "source": source.name, **source.about,
         "cells": [list(cell) for cell in source.cells], "names": names, "measured": len(what), "reference": wanted.reference or "",
         "models": [one.loaded.sha256 for one in what] + ([reference.sha256] if is_model(reference) else []),
         **({"budget": common.budget} if common.budget is not None else {}), **({"save": True} if wanted.save else {}),
@@ -115,10 +126,10 @@ def measure(
         f"seed {common.seed}",
     )))  # fmt: skip
     data = {"name": source.name, "split": source.split, "n": len(source.y), **source.about}
-    told = {"data": data, "corruptions": lambda result: {"reference": described(result.reference, source.clean is not None)}}
-    carry_out(what, "corrupt", words, title, common, measured, arrays=["x-*.npy"] * wanted.save, told=told, adds=only_adds)
+    told = {"data": data, "corruptions": lambda result: {"reference": manifest_reference(result.reference, source.clean is not None)}}
+    measure_and_report(what, "corrupt", words, title, common, measured, arrays=["x-*.npy"] * wanted.save, told=told, adds=only_adds)
     if target is not None and not kept:
-        write_only(source, target, common, on)
+        write_export(source, target, common, on)
 
 
 def is_model(reference: Any) -> bool:
@@ -128,13 +139,13 @@ def is_model(reference: Any) -> bool:
     return isinstance(reference, Measured)
 
 
-def subject_of(one: Subject, source: Source) -> Measured:
+def subject_on_source(one: LoadedSubject, source: CorruptionSource) -> Measured:
     """A model under the name of its rows."""
     measured = one.measured()
     return replace(measured, about=replace(measured.about, data=source.name, split=source.split))
 
 
-def described(reference: Reference | None, clean: bool) -> dict[str, Any] | str:
+def manifest_reference(reference: Reference | None, clean: bool) -> dict[str, Any] | str:
     """What the manifest says of the reference: who it is, and what it gets right itself."""
     if reference is None:
         return ""
@@ -143,17 +154,17 @@ def described(reference: Reference | None, clean: bool) -> dict[str, Any] | str:
     return {"name": reference.name, "sha256": reference.sha256, **at_all, "accuracy": accuracies}
 
 
-def reference_of(wanted: Wanted, images: Images, source: Source, common: Common, on: str) -> Any:
+def load_reference(wanted: CorruptOptions, images: Images, source: CorruptionSource, common: CommonOptions, on: str) -> Any:
     """The model by whose errors others are divided, the published errors of AlexNet, or None."""
-    from robench.evaluation.api import reference_of as known
+    from robench.evaluation.api import as_reference as known
 
     if wanted.reference in (None, "alexnet"):
         return known(wanted.reference, images, source)
-    one = loaded([str(wanted.reference)], images, on, common.quiet)[0]
-    return subject_of(Subject(one, images, "", (), on), source)
+    one = load_models([str(wanted.reference)], images, on, common.quiet)[0]
+    return subject_on_source(LoadedSubject(one, images, "", (), on), source)
 
 
-def refuse(models: Sequence[str], wanted: Wanted, common: Common) -> None:
+def refuse_corrupt_options(models: Sequence[str], wanted: CorruptOptions, common: CommonOptions) -> None:
     """InputError for options that do not go together."""
     if not models and wanted.export is None:
         raise InputError("name a model to measure, or a folder with --export to write the images into")
@@ -161,7 +172,7 @@ def refuse(models: Sequence[str], wanted: Wanted, common: Common) -> None:
         raise InputError("--export writes images that are made here: leave --from out")
     if wanted.export is not None and wanted.graded and len(wanted.severities) < 5:
         raise InputError("--export writes all five severities, as the layout of CIFAR-10-C needs them: leave --severity out")
-    refuse_recipes(wanted)
+    refuse_unfit_corruptions(wanted)
     if wanted.export is not None and common.budget is not None:
         raise InputError("--export writes all images: leave --budget out")
     if common.force and wanted.export is None and common.out is None:
@@ -172,7 +183,7 @@ def refuse(models: Sequence[str], wanted: Wanted, common: Common) -> None:
         raise InputError("--out, --resume, --save and --reference belong to a measurement: name a model, or leave them out")
 
 
-def refuse_recipes(wanted: Wanted) -> None:
+def refuse_unfit_corruptions(wanted: CorruptOptions) -> None:
     """InputError for corruptions that an export or a set on the disk cannot have."""
     from robench.runs.own_functions import is_own
 
@@ -190,38 +201,46 @@ def refuse_recipes(wanted: Wanted) -> None:
             raise InputError(f"{where} does not know the severity of {recipe.label} alone: leave severity= out, {instead}")
 
 
-def source_of(models: Sequence[str], wanted: Wanted, common: Common, device: str) -> tuple[Images, Source, list[str], str | None]:
+def images_and_source(
+    models: Sequence[str], wanted: CorruptOptions, common: CommonOptions, device: str
+) -> tuple[Images, CorruptionSource, list[str], str | None]:
     """The images as they are (of a set alone: mild ones), where the corrupted ones come from, as the models count, notes, --classes."""
-    from robench.evaluation.corrupted_sets import made, of_set
-    from robench.models import peek
-    from robench.models.forgotten import MOST
+    from robench.evaluation.corrupted_sets import source_from_images, source_from_set
+    from robench.models import checkpoint_meta
+    from robench.models.forgotten import NORMALISATION_IMAGES
 
-    choice, way, data, known = common.choice(), common.classes, common.data, [peek(model) for model in models]
+    choice, way, data, known = common.choice(), common.classes, common.data, [checkpoint_meta(model) for model in models]
     order = choice["class_order"]
-    data = data if data or wanted.source is not None else data_of(known)
+    data = data if data or wanted.source is not None else training_data_name(known)
     from_set = wanted.source is not None  # whose classes may be those of a folder, whatever the clean images are
-    choice["class_order"] = order_of("folder:" if from_set else str(data), models, known, order, way)
+    choice["class_order"] = class_order_for("folder:" if from_set else str(data), models, known, order, way)
     if from_set:
-        corrupted, clean, rows = of_folder(wanted, data, choice, order is not None, common)
-        images = clean if clean is not None else corrupted.load(*mildest(corrupted.corruptions, corrupted.severities), rows[:MOST])
-        source = of_set(corrupted, rows, clean)
+        corrupted, clean, rows = corrupted_from_folder(wanted, data, choice, order is not None, common)
+        images = (
+            clean
+            if clean is not None
+            else corrupted.load(*mildest_cell(corrupted.corruptions, corrupted.severities), rows[:NORMALISATION_IMAGES])
+        )
+        source = source_from_set(corrupted, rows, clean)
         for note in source.notes:
-            message(f"Note: {note}", common.quiet)
-        labels = labels_for((clean or corrupted).classes, (clean or corrupted).name, models, known, way, order)
-        return images, relabelled(source, labels), labels.notes, way
-    images = images_of(str(data), seed=common.seed, **choice)
-    tell(images, common.quiet)
-    labels = labels_for(images.classes, images.name, models, known, way, order)
-    source = made(images, wanted.corruptions, wanted.severities, scale=wanted.scale, photos=wanted.photos, seed=common.seed, device=device)
-    return images, relabelled(source, labels), labels.notes, way
+            print_message(f"Note: {note}", common.quiet)
+        labels = label_mapping_for((clean or corrupted).classes, (clean or corrupted).name, models, known, way, order)
+        return images, relabelled_source(source, labels), labels.notes, way
+    images = images_by_options(str(data), seed=common.seed, **choice)
+    print_image_notes(images, common.quiet)
+    labels = label_mapping_for(images.classes, images.name, models, known, way, order)
+    source = source_from_images(
+        images, wanted.corruptions, wanted.severities, scale=wanted.scale, photos=wanted.photos, seed=common.seed, device=device
+    )
+    return images, relabelled_source(source, labels), labels.notes, way
 
 
-def mildest(corruptions: Sequence[str], severities: Sequence[int]) -> tuple[str, int]:
+def mildest_cell(corruptions: Sequence[str], severities: Sequence[int]) -> tuple[str, int]:
     """The cell in which a model that is right at all is most likely right: the lowest severity, of brightness where that is there."""
     return min(corruptions, key=lambda name: name != "brightness"), min(severities)
 
 
-def relabelled(source: Source, labels: Labels) -> Source:
+def relabelled_source(source: CorruptionSource, labels: LabelMapping) -> CorruptionSource:
     """The same images under the labels of the models' outputs; a state that was begun with others cannot go on."""
     import torch
 
@@ -231,56 +250,56 @@ def relabelled(source: Source, labels: Labels) -> Source:
     return replace(source, y=torch.tensor(labels.outputs)[source.y], classes=labels.classes, about=about)
 
 
-def of_folder(
-    wanted: Wanted, data: str | None, choice: dict[str, Any], asked_order: bool, common: Common
-) -> tuple[Corrupted, Images | None, Tensor]:
+def corrupted_from_folder(
+    wanted: CorruptOptions, data: str | None, choice: dict[str, Any], asked_order: bool, common: CommonOptions
+) -> tuple[CorruptedSet, Images | None, Tensor]:
     """The set in the folder, the same images as they are where the user names them, and the places of the images in the set.
 
     asked_order  whether the order of the classes is the user's word, which must not be idle
     """
-    from robench.data.corrupted import check_order, confirmed, read
+    from robench.data.corrupted import clean_image_rows, pixel_checked_set, read_corrupted_set
 
     assert wanted.source is not None
     names = tuple(recipe.name for recipe in wanted.corruptions)
     asked = names if wanted.chosen else None, wanted.severities if wanted.graded else None
-    corrupted = read(wanted.source, *asked, choice["data_dir"])
-    if of_class_folders(corrupted, wanted.source):
-        corrupted = counted(corrupted, choice["class_order"])
+    corrupted = read_corrupted_set(wanted.source, *asked, choice["data_dir"])
+    if has_folder_classes(corrupted, wanted.source):
+        corrupted = with_class_order(corrupted, choice["class_order"])
     elif asked_order and not (data or "").startswith("folder:"):
         raise InputError(f"{corrupted.name} says by its labels how its classes count: leave --class-order out")
     if not data:
-        return corrupted, None, rows_in(corrupted, choice, common)
+        return corrupted, None, chosen_set_rows(corrupted, choice, common)
     order = choice["class_order"] if data.startswith("folder:") else None
-    clean = images_of(data, seed=common.seed, **{**choice, "class_order": order})
-    tell(clean, common.quiet)
-    rows = check_order(corrupted, clean)
-    return confirmed(corrupted, wanted.source, clean, rows), clean, rows
+    clean = images_by_options(data, seed=common.seed, **{**choice, "class_order": order})
+    print_image_notes(clean, common.quiet)
+    rows = clean_image_rows(corrupted, clean)
+    return pixel_checked_set(corrupted, wanted.source, clean, rows), clean, rows
 
 
-def of_class_folders(corrupted: Corrupted, folder: Path) -> bool:
+def has_folder_classes(corrupted: CorruptedSet, folder: Path) -> bool:
     """Whether the classes of a set have the names of class folders: those of a tree, and of our own sets that were made of one."""
-    from robench.data.classes import numbered
-    from robench.data.corrupted import detect
+    from robench.data.classes import classes_by_number
+    from robench.data.corrupted import corrupted_set_layout
 
     text = tuple(sorted(corrupted.classes))
-    ours = corrupted.kind == "made" and corrupted.name.startswith("folder:") and corrupted.classes in (text, numbered(text))
-    return ours or detect(folder.expanduser()) == "tree"
+    ours = corrupted.kind == "made" and corrupted.name.startswith("folder:") and corrupted.classes in (text, classes_by_number(text))
+    return ours or corrupted_set_layout(folder.expanduser()) == "tree"
 
 
-def counted(corrupted: Corrupted, order: str | None) -> Corrupted:
+def with_class_order(corrupted: CorruptedSet, order: str | None) -> CorruptedSet:
     """The set with the labels that the order of its class folders gives."""
     import torch
 
-    from robench.data.classes import ordered
+    from robench.data.classes import ordered_classes
 
-    classes = ordered(corrupted.classes, order, corrupted.name)
+    classes = ordered_classes(corrupted.classes, order, corrupted.name)
     y = torch.tensor([classes.index(kind) for kind in corrupted.classes])[corrupted.y]
     return replace(corrupted, y=y, classes=classes)
 
 
-def rows_in(corrupted: Corrupted, choice: dict[str, Any], common: Common) -> Tensor:
+def chosen_set_rows(corrupted: CorruptedSet, choice: dict[str, Any], common: CommonOptions) -> Tensor:
     """The places in the set of the images that the user chose, where no clean ones are named."""
-    from robench.data import Choice, listed
+    from robench.data import Choice, indices_in
     from robench.data.corrupted import CIFAR
 
     idle = [name for name in ("data_dir", "image_size") if choice[name] is not None]
@@ -288,27 +307,31 @@ def rows_in(corrupted: Corrupted, choice: dict[str, Any], common: Common) -> Ten
         idle = [name for name in idle if name != "data_dir"]  # where CIFAR itself lies, by whose labels the set is known
     if idle:
         raise InputError(f"--{idle[0].replace('_', '-')} is for the clean images: name them with --data, or leave it out")
-    indices = None if choice["indices"] is None else listed(choice["indices"])
-    at_most = AT_MOST if choice["n"] is None and indices is None else None
+    indices = None if choice["indices"] is None else indices_in(choice["indices"])
+    at_most = DEFAULT_IMAGE_LIMIT if choice["n"] is None and indices is None else None
     return corrupted.rows(Choice(choice["n"] or None, choice["shuffle"], indices, common.seed, at_most))
 
 
-def exported(images: Images, source: Source, wanted: Wanted, common: Common) -> Export | None:
+def export_target(images: Images, source: CorruptionSource, wanted: CorruptOptions, common: CommonOptions) -> Export | None:
     """The folder that takes the images, if one is wanted; says who would read a set of this length wrongly."""
     from robench.corruptions.levels import scale_of
-    from robench.data.export import export
+    from robench.data.export import prepare_export
 
     if wanted.export is None:
         return None
-    if len(images) != ROBUSTBENCH:
-        sizes = f"RobustBench reads {ROBUSTBENCH:,} rows a severity, and this set has {len(images):,}"
-        message(f"Note: {sizes}: its loader would find images of another severity, or none; --from reads the set as it is", common.quiet)
+    if len(images) != ROBUSTBENCH_ROWS:
+        sizes = f"RobustBench reads {ROBUSTBENCH_ROWS:,} rows a severity, and this set has {len(images):,}"
+        print_message(
+            f"Note: {sizes}: its loader would find images of another severity, or none; --from reads the set as it is", common.quiet
+        )
     frost = None if all(recipe.name != "frost" for recipe in wanted.corruptions) else "photos" if wanted.photos else "procedural"
     scale = scale_of(images.x[:1], wanted.scale)
-    return export(wanted.export, images, seed=common.seed, scale=scale, frost=frost, photos=str(source.about["photos"]), force=common.force)
+    return prepare_export(
+        wanted.export, images, seed=common.seed, scale=scale, frost=frost, photos=str(source.about["photos"]), force=common.force
+    )
 
 
-def write_only(source: Source, target: Export | None, common: Common, device: str) -> None:
+def write_export(source: CorruptionSource, target: Export | None, common: CommonOptions, device: str) -> None:
     """Writes the images into the folder; those that are there already are passed over."""
     from robench.evaluation import api
 
@@ -316,4 +339,4 @@ def write_only(source: Source, target: Export | None, common: Common, device: st
     api.corrupt([], source, batch_size=common.batch_size or BATCH_SIZE, device=device, target=target, track=tracker(common.quiet))
     names = dict.fromkeys(name for name, _ in source.cells)
     folder = target.adopt()
-    message(f"Written: {', '.join(f'{name}.npy' for name in names)}, labels.npy in {folder}", common.quiet)
+    print_message(f"Written: {', '.join(f'{name}.npy' for name in names)}, labels.npy in {folder}", common.quiet)

@@ -7,14 +7,14 @@ from typing import Annotated
 import typer
 
 from robench.cli import options as o
-from robench.cli.common import Attacking, Common, grouped
+from robench.cli.common import AttackOptions, CommonOptions, with_option_groups
 
 
-@grouped
-def evaluate(
-    models: o.Models,
-    common: Common,
-    attacking: Attacking,
+@with_option_groups
+def evaluate_command(
+    models: o.ModelArguments,
+    common: CommonOptions,
+    attacking: AttackOptions,
     suite: Annotated[
         list[str] | None,
         typer.Option("--suite", help="A suite, a .txt file of recipes, recipes; repeated or by commas. Default: autoattack."),
@@ -24,7 +24,7 @@ def evaluate(
 
     Prints the accuracy that is left after each attack; writes rows.csv, samples.csv, manifest.json, pictures and report.html.
     """
-    from robench.cli.measure import Job, asked_suite, run
+    from robench.cli.measure import Job, run_job, suite_and_title
 
-    chosen, title = asked_suite(suite or ["autoattack"])
-    run(models, Job("eval", title, chosen, examine=True), common, attacking)
+    chosen, title = suite_and_title(suite or ["autoattack"])
+    run_job(models, Job("eval", title, chosen, examine=True), common, attacking)

@@ -11,13 +11,13 @@ from typing import Annotated, Any
 
 import typer
 
-from robench.cli.console import show
-from robench.core.recipes import lookup, setting
+from robench.cli.console import print_table
+from robench.core.recipes import lookup, setting_text
 
-KINDS = (
+LIST_KINDS = (
     "recipes", "attacks", "probes", "suites", "methods", "scores", "data", "models", "corruptions", "objectives", "regularizers", "presets",
 )  # fmt: skip
-RECIPES = (  # how what is asked for is written
+RECIPE_FORMS = (  # how what is asked for is written
     ("NAME", "what has this name: see 'robench list attacks', probes, corruptions, methods, scores, suites", "pgd-20"),
     ("NAME,option=value,...", "with options, whole numbers, numbers, fractions, true or false", "pgd,steps=50,step_size=2/255"),
     ("NAME=WEIGHT", "a regulariser with its weight", "jacobian=0.01,warmup=0.25"),
@@ -33,7 +33,7 @@ RECIPES = (  # how what is asked for is written
 )  # fmt: skip
 
 # in place of a docstring's first line, which speaks of shapes and formulas to who reads the code
-PLAIN = {
+SUMMARIES = {
     "saliency": "The gradient of the class's logit by the pixels, signed (Simonyan et al. 2013, 1312.6034).",
     "input-x-gradient": "The image times the gradient.",
     "integrated-gradients": "The gradient averaged on the way from a baseline to the image, times their difference: it adds up.",
@@ -91,7 +91,7 @@ PLAIN = {
     "l1": "The sum of the sizes of all trainable weights of matrices and kernels (Tibshirani 1996).",
     "l2": "Half the sum of squares of all trainable weights of matrices and kernels (Krogh & Hertz 1991).",
 }
-TABLES = {
+FUNCTION_TABLES = {
     "attacks": ("robench.attacks", "ATTACKS"),
     "probes": ("robench.probes", "PROBES"),
     "methods": ("robench.explainers", "EXPLAINERS"),
@@ -103,45 +103,45 @@ TABLES = {
 }
 
 
-def list_names(
-    what: Annotated[str, typer.Argument(metavar="|".join(KINDS), help="What to list.")],
+def list_command(
+    what: Annotated[str, typer.Argument(metavar="|".join(LIST_KINDS), help="What to list.")],
 ) -> None:
     """Lists what the other commands understand by name, with the options of each."""
-    lookup(what, dict.fromkeys(KINDS), "list")
-    lines = [(name, "\n".join(filter(None, (text, options)))) for name, text, options in entries(what)]
-    show(what, ("name", "what it is, and its options with their defaults"), lines, left=2, whole=True)
+    lookup(what, dict.fromkeys(LIST_KINDS), "list")
+    lines = [(name, "\n".join(filter(None, (text, options)))) for name, text, options in list_entries(what)]
+    print_table(what, ("name", "what it is, and its options with their defaults"), lines, left=2, whole=True)
 
 
-def entries(what: str) -> list[tuple[str, str, str]]:
+def list_entries(what: str) -> list[tuple[str, str, str]]:
     """Names of one kind, each with a line that says what it is, and its options with their defaults."""
     if what == "recipes":
-        return [(form, text, f"for example {example}") for form, text, example in RECIPES]
+        return [(form, text, f"for example {example}") for form, text, example in RECIPE_FORMS]
     if what == "suites":
-        from robench.evaluation.suites import ABOUT, SUITES, SUITES_L1
+        from robench.evaluation.suites import SUITE_SUMMARIES, SUITES, SUITES_L1
 
-        usual = [(name, ABOUT[name], " + ".join(attacks)) for name, attacks in SUITES.items()]
+        usual = [(name, SUITE_SUMMARIES[name], " + ".join(attacks)) for name, attacks in SUITES.items()]
         return usual + [(f"{name} in l1", "what it is where the norm is l1", " + ".join(attacks)) for name, attacks in SUITES_L1.items()]
     if what == "presets":
-        from robench.training.presets import ABOUT as SETTINGS
+        from robench.training.presets import PRESET_DESCRIPTIONS as SETTINGS
         from robench.training.presets import PRESETS
 
         return [(name, text, PRESETS[name]["arch"]) for name, text in SETTINGS.items()]
     if what == "data":
-        from robench.data import ABOUT as SETS
+        from robench.data import DATASET_SUMMARIES as SETS
 
         return [(name, text, "") for name, text in SETS.items()]
-    table = tables(what)
-    known = {name: PLAIN.get(f"{what} {name}") or PLAIN.get(name) or sentence(name, table) for name in table}
-    return [(name, known[name], short(setting(function))) for name, function in table.items()]
+    table = function_table(what)
+    known = {name: SUMMARIES.get(f"{what} {name}") or SUMMARIES.get(name) or function_summary(name, table) for name in table}
+    return [(name, known[name], options_text(setting_text(function))) for name, function in table.items()]
 
 
-def tables(what: str) -> Mapping[str, Callable[..., Any]]:
+def function_table(what: str) -> Mapping[str, Callable[..., Any]]:
     """The dict of functions of one kind."""
-    module, name = TABLES[what]
+    module, name = FUNCTION_TABLES[what]
     return getattr(import_module(module), name)  # type: ignore[no-any-return]
 
 
-def sentence(name: str, table: Mapping[str, Callable[..., Any]]) -> str:
+def function_summary(name: str, table: Mapping[str, Callable[..., Any]]) -> str:
     """What a function is: a setting of another name of the table, or the first line of its docstring without the shapes."""
     function = table[name]
     inner = function.func if isinstance(function, partial) else function
@@ -152,6 +152,6 @@ def sentence(name: str, table: Mapping[str, Callable[..., Any]]) -> str:
     return re.sub(r",? \(B[^)]*\)( float64)?", "", (inspect.getdoc(inner) or "").partition("\n")[0])
 
 
-def short(options: str) -> str:
+def options_text(options: str) -> str:
     """The options with four digits of long numbers."""
     return re.sub(r"\d+\.\d{6,}", lambda found: f"{float(found[0]):.4g}", options)

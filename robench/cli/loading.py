@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robench.cli.common import Common
-from robench.cli.console import complain, message
-from robench.cli.labels import labels_for, order_of
+from robench.cli.common import CommonOptions
+from robench.cli.console import print_message, print_to_stderr
+from robench.cli.labels import class_order_for, label_mapping_for
 from robench.core.errors import InputError
 from robench.core.recipes import eps_text
 
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from robench.data import Images
-    from robench.models import Loaded
+    from robench.models import LoadedModel
     from robench.runs.types import Subject as Measured
 
 LEAST_THREADS = 64  # that any machine may be asked for
-AT_MOST = 500  # images, where the user does not say how many
+DEFAULT_IMAGE_LIMIT = 500  # images, where the user does not say how many
 
 
 @dataclass(frozen=True)
-class Subject:
+class LoadedSubject:
     """A model with the images it is measured on, and the threats: the user's words, then the checkpoint's, then the defaults.
 
     The labels of the images are those of the model's outputs, and `classes` says how they were found (see labels.labels_for).
     """
 
-    loaded: Loaded
+    loaded: LoadedModel
     images: Images
     norm: str
     radii: tuple[float, ...]
@@ -49,35 +49,35 @@ class Subject:
         return Measured(one.model, about, one.sha256, one.architecture)
 
 
-def subjects(models: Sequence[str], norm: str | None, radii: tuple[float, ...] | None, common: Common) -> list[Subject]:
+def load_subjects(models: Sequence[str], norm: str | None, radii: tuple[float, ...] | None, common: CommonOptions) -> list[LoadedSubject]:
     """Loads the images and the models, and settles what the user left open.
 
     Several models get the same images: the first that names a data set decides where the user did not.
     """
-    from robench.core.threat import Threat, refuse_too_large
-    from robench.models import peek
+    from robench.core.threat import Threat, refuse_too_large_eps
+    from robench.models import checkpoint_meta
 
-    on = device_of(common.device, common.threads)
-    known = [peek(model) for model in models]
-    threats = [threat_of(meta.get("recipe", {}), norm, radii, Path(model).name) for meta, model in zip(known, models, strict=True)]
+    on = set_up_device(common.device, common.threads)
+    known = [checkpoint_meta(model) for model in models]
+    threats = [norm_and_radii(meta.get("recipe", {}), norm, radii, Path(model).name) for meta, model in zip(known, models, strict=True)]
     for its_norm, its_radii in threats:
         for eps in its_radii:
-            refuse_too_large(Threat(its_norm, eps), None)
-    choice, way, data = common.choice(), common.classes, common.data or data_of(known)
+            refuse_too_large_eps(Threat(its_norm, eps), None)
+    choice, way, data = common.choice(), common.classes, common.data or training_data_name(known)
     order = choice["class_order"]
-    choice["class_order"] = order_of(data, models, known, order, way)
-    images = images_of(data, seed=common.seed, **choice)
-    tell(images, common.quiet)
+    choice["class_order"] = class_order_for(data, models, known, order, way)
+    images = images_by_options(data, seed=common.seed, **choice)
+    print_image_notes(images, common.quiet)
     for its_norm, its_radii in threats:
-        refuse_too_large(Threat(its_norm, max(its_radii)), images.shape)
-    labels = labels_for(images.classes, images.name, models, known, way, order)
+        refuse_too_large_eps(Threat(its_norm, max(its_radii)), images.shape)
+    labels = label_mapping_for(images.classes, images.name, models, known, way, order)
     y = images.y if len(labels.classes) == len(images.classes) else None  # of a part of a model's classes nothing is missed
     images = images.relabelled(labels.outputs, labels.classes)
-    found = loaded(models, images, on, common.quiet, split=common.split, noticed=labels.notes, y=y, **common.loading())
-    return [Subject(one, images, *threat, on, way) for one, threat in zip(found, threats, strict=True)]
+    found = load_models(models, images, on, common.quiet, split=common.split, noticed=labels.notes, y=y, **common.loading())
+    return [LoadedSubject(one, images, *threat, on, way) for one, threat in zip(found, threats, strict=True)]
 
 
-def data_of(known: Sequence[dict[str, Any]]) -> str:
+def training_data_name(known: Sequence[dict[str, Any]]) -> str:
     """The data set that a checkpoint among these was trained on; InputError where none says so."""
     name = next((str(meta["data"]["name"]) for meta in known if meta.get("data", {}).get("name")), None)
     if not name:
@@ -85,69 +85,73 @@ def data_of(known: Sequence[dict[str, Any]]) -> str:
     return name
 
 
-def images_of(
+def images_by_options(
     name: str, *, data_dir: Path | None, download: bool, split: str, image_size: int | None, n: int | None, shuffle: bool,
     indices: Path | None, seed: int, resize: int | None, layout: str | None, class_order: str | None,
 ) -> Images:  # fmt: skip
     """The images that the user's options name."""
-    from robench.data import load
+    from robench.data import load_images
 
-    return load(
-        name, split, data_dir=data_dir, download=download, n=n or None, at_most=AT_MOST if n is None and indices is None else None,
-        shuffle=shuffle, indices=indices, seed=seed, image_size=image_size,
+    return load_images(
+        name, split, data_dir=data_dir, download=download, n=n or None, at_most=DEFAULT_IMAGE_LIMIT if n is None and indices is None else
+        None, shuffle=shuffle, indices=indices, seed=seed, image_size=image_size,
         resize=resize, layout=layout, class_order=class_order,
     )  # fmt: skip
 
 
-def tell(images: Images, quiet: bool) -> None:
+def print_image_notes(images: Images, quiet: bool) -> None:
     """Says how the images were read, before anything can be refused for that."""
     for note in images.notes:
-        message(f"Note: {note}", quiet)
+        print_message(f"Note: {note}", quiet)
 
 
-def loaded(models: Sequence[str], images: Images, device: str, quiet: bool, *, noticed: Sequence[str] = (), **how: Any) -> list[Loaded]:
+def load_models(
+    models: Sequence[str], images: Images, device: str, quiet: bool, *, noticed: Sequence[str] = (), **how: Any
+) -> list[LoadedModel]:
     """The models, tried out on such images, under names that tell them apart; says what was noticed, before and now.
 
     `how` goes to models.load, but for y: labels of the images that will be measured, where it shall be said that they miss classes.
     """
-    from robench.models import load
+    from robench.models import load_with_origin
 
     split, y = how.pop("split", images.split), how.pop("y", None)
-    found = told_apart(models, [load(model, classes=len(images.classes), shape=images.shape, device=device, **how) for model in models])
+    found = uniquely_named_models(
+        models, [load_with_origin(model, classes=len(images.classes), shape=images.shape, device=device, **how) for model in models]
+    )
     if images.split != split:
         sentence = f"{images.name} has no {split} split: all its images are used, also those a model may have been trained on"
         found = [replace(one, notes=(*one.notes, sentence)) for one in found]
-    if y is not None and (sentence := missing(y, images.classes)):
+    if y is not None and (sentence := missing_classes_note(y, images.classes)):
         found = [replace(one, notes=(*one.notes, sentence)) for one in found]
-    found = [replace(one, notes=(*one.notes, *noticed, *unnormalised(one, images, device))) for one in found]
+    found = [replace(one, notes=(*one.notes, *noticed, *normalisation_notes(one, images, device))) for one in found]
     for note in dict.fromkeys(note for one in found for note in one.notes):
-        message(f"Note: {note}", quiet)
-    found = [replace(one, notes=(*one.notes, *images.notes)) for one in found]  # which `tell` has told
+        print_message(f"Note: {note}", quiet)
+    found = [replace(one, notes=(*one.notes, *images.notes)) for one in found]  # which `print_image_notes` has told
     for flag in dict.fromkeys(flag for one in found for flag in one.flags):
-        complain(f"Flag: {flag}")
+        print_to_stderr(f"Flag: {flag}")
     return found
 
 
-def missing(y: Tensor, classes: Sequence[str]) -> str:
+def missing_classes_note(y: Tensor, classes: Sequence[str]) -> str:
     """A sentence where classes have no image among those with labels y; "" where each has one."""
-    from robench.data import missed
+    from robench.data import class_coverage
 
-    held = missed(y, classes)
+    held = class_coverage(y, classes)
     those = "the one image holds" if len(y) == 1 else f"the {len(y)} images hold"
     return f"{those} {held}: --n takes more of them, --shuffle any instead of the first" if held else ""
 
 
-def unnormalised(one: Loaded, images: Images, device: str) -> list[str]:
+def normalisation_notes(one: LoadedModel, images: Images, device: str) -> list[str]:
     """A note where a model that was given without a normalisation is clearly better with a usual one; a checkpoint knows its own."""
     import torch
 
-    from robench.models.forgotten import MOST, forgotten, normalises
+    from robench.models.forgotten import NORMALISATION_IMAGES, forgotten_normalisation_notes, normalises
 
     if one.meta or normalises(one.model):
         return []
-    few = torch.arange(min(MOST, len(images)))
+    few = torch.arange(min(NORMALISATION_IMAGES, len(images)))
     try:
-        return forgotten(one.model, one.name, images.pixels(few).to(device), images.y[few])
+        return forgotten_normalisation_notes(one.model, one.name, images.pixels(few).to(device), images.y[few])
     except (
         MemoryError,
         RuntimeError,
@@ -155,7 +159,7 @@ def unnormalised(one: Loaded, images: Images, device: str) -> list[str]:
         return []
 
 
-def threat_of(recipe: dict[str, Any], norm: str | None, radii: tuple[float, ...] | None, model: str) -> tuple[str, tuple[float, ...]]:
+def norm_and_radii(recipe: dict[str, Any], norm: str | None, radii: tuple[float, ...] | None, model: str) -> tuple[str, tuple[float, ...]]:
     """The norm and the radii: the user's, then those of the checkpoint's training, then linf 8/255.
 
     InputError for a norm without a radius where the radius that is known belongs to another norm.
@@ -170,7 +174,7 @@ def threat_of(recipe: dict[str, Any], norm: str | None, radii: tuple[float, ...]
     return chosen, tuple(sorted(set(radii or (eps,))))
 
 
-def told_apart(sources: Sequence[str], loaded: Sequence[Loaded]) -> list[Loaded]:
+def uniquely_named_models(sources: Sequence[str], loaded: Sequence[LoadedModel]) -> list[LoadedModel]:
     """The models, under names of their own: where two files have one name, with enough folders to tell them apart. InputError for twins."""
     if len(set(sources)) < len(sources):
         raise InputError("a model is named twice: name each one once")
@@ -183,7 +187,7 @@ def told_apart(sources: Sequence[str], loaded: Sequence[Loaded]) -> list[Loaded]
     return [replace(one, name=name) for one, name in zip(loaded, names, strict=True)]
 
 
-def device_of(device: str, threads: int | None) -> str:
+def set_up_device(device: str, threads: int | None) -> str:
     """The device that torch shall use; "auto" takes the first of cuda, mps, cpu. Settles the process: its CPU threads, and its memory."""
     import torch
 
@@ -207,26 +211,26 @@ def device_of(device: str, threads: int | None) -> str:
     return device
 
 
-def quickest_size(model: Loaded, images: Images, device: str) -> int:
+def quickest_batch_size(model: LoadedModel, images: Images, device: str) -> int:
     """The batch size beyond which a model grows no quicker on such images."""
     import torch
 
-    from robench.models.passes import fitting_batch
+    from robench.models.passes import fitting_batch_size
 
-    return fitting_batch(model.model, images.pixels(torch.arange(1)).to(device), device, most=len(images))
+    return fitting_batch_size(model.model, images.pixels(torch.arange(1)).to(device), device, most=len(images))
 
 
-def notes_of(what: Sequence[Subject]) -> list[str]:
+def loading_notes(what: Sequence[LoadedSubject]) -> list[str]:
     """What was noticed as the models were loaded, each sentence once."""
     return list(dict.fromkeys(note for one in what for note in one.loaded.notes))
 
 
-def flags_of(what: Sequence[Subject]) -> list[str]:
+def loading_flags(what: Sequence[LoadedSubject]) -> list[str]:
     """What makes the numbers of the models doubtful, as far as it showed when they were loaded, each sentence once."""
     return list(dict.fromkeys(flag for one in what for flag in one.loaded.flags))
 
 
-def checkpoints(found: Sequence[Loaded]) -> Any:
+def checkpoint_words(found: Sequence[LoadedModel]) -> Any:
     """What the manifest says of one model, or a list of that for several."""
     each = [{"name": o.name, "sha256": o.sha256, "preset": o.meta.get("preset", ""), "architecture": dict(o.architecture)} for o in found]
     return each[0] if len(each) == 1 else each

@@ -9,13 +9,13 @@ from typing import Annotated
 
 import typer
 
-from robench.core.recipes import fraction
+from robench.core.recipes import parse_fraction
 
 
-def eps_of(text: str) -> float:
+def parse_eps(text: str) -> float:
     """Reads a radius such as 8/255 or 0.3; refuses negative ones."""
     try:
-        eps = fraction(text)
+        eps = parse_fraction(text)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     if eps < 0:
@@ -30,12 +30,12 @@ class Radii:
     values: tuple[float, ...]
 
 
-def radii_of(text: str) -> Radii:
+def parse_radii(text: str) -> Radii:
     """Reads radii parted by commas, such as 1/255,2/255."""
-    return Radii(tuple(eps_of(part) for part in text.split(",")))
+    return Radii(tuple(parse_eps(part) for part in text.split(",")))
 
 
-def batch_of(text: str) -> int:
+def parse_batch_size(text: str) -> int:
     """Reads a number of images in a batch; "auto" becomes 0."""
     if text == "auto":
         return 0
@@ -44,10 +44,10 @@ def batch_of(text: str) -> int:
     return int(text)
 
 
-def half_width_of(text: str) -> float:
+def parse_half_width(text: str) -> float:
     """Reads the half-width of an interval, between 0 and 0.5."""
     try:
-        width = fraction(text)
+        width = parse_fraction(text)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     if not 0 < width < 0.5:
@@ -55,7 +55,7 @@ def half_width_of(text: str) -> float:
     return width
 
 
-def count_of(text: str) -> int:
+def parse_count(text: str) -> int:
     """Reads a number of images; "all" becomes 0."""
     if text == "all":
         return 0
@@ -64,10 +64,10 @@ def count_of(text: str) -> int:
     return int(text)
 
 
-def part_of(text: str) -> float:
+def parse_count_or_share(text: str) -> float:
     """Reads how many of some images: a whole number, or a share of them below 1, such as 0.2 or 1/5."""
     try:
-        part = fraction(text)
+        part = parse_fraction(text)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     if not 0 <= part < 1 and not (part >= 1 and part == int(part)):
@@ -75,11 +75,11 @@ def part_of(text: str) -> float:
     return int(part) if part == int(part) else part
 
 
-def seconds_of(text: str) -> float:
+def parse_seconds(text: str) -> float:
     """Reads a time, such as 90s, 20m or 1.5h; a bare number is of seconds."""
     unit = {"s": 1, "m": 60, "h": 3600}.get(text[-1:], 0)
     try:
-        found = fraction(text[:-1] if unit else text) * (unit or 1)
+        found = parse_fraction(text[:-1] if unit else text) * (unit or 1)
     except ValueError:
         raise typer.BadParameter(f"{text!r} is no time: write it as 90s, 20m or 1.5h") from None
     if found <= 0:
@@ -94,10 +94,10 @@ class Channels:
     values: tuple[float, ...]
 
 
-def channels_of(text: str) -> Channels:
+def parse_channels(text: str) -> Channels:
     """Reads numbers parted by commas, one a channel."""
     try:
-        return Channels(tuple(fraction(part) for part in text.split(",")))
+        return Channels(tuple(parse_fraction(part) for part in text.split(",")))
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
 
@@ -109,7 +109,7 @@ class Severities:
     values: tuple[int, ...]
 
 
-def severities_of(text: str) -> Severities:
+def parse_severities(text: str) -> Severities:
     """Reads severities parted by commas, such as 1,3,5."""
     parts = text.split(",")
     if not all(part in ("1", "2", "3", "4", "5") for part in parts) or len(set(parts)) < len(parts):
@@ -117,7 +117,7 @@ def severities_of(text: str) -> Severities:
     return Severities(tuple(sorted(map(int, parts))))
 
 
-def paths(given: Sequence[Path] | None) -> list[Path]:
+def split_paths(given: Sequence[Path] | None) -> list[Path]:
     """The paths of an option that may be repeated, with those that were joined by commas apart; one that exists as it is stays whole."""
     return [part for path in given or () for part in ([path] if path.exists() else map(Path, str(path).split(",")))]
 
@@ -125,7 +125,7 @@ def paths(given: Sequence[Path] | None) -> list[Path]:
 Budget = Annotated[
     float | None,
     typer.Option(
-        "--budget", parser=seconds_of, metavar="TIME",
+        "--budget", parser=parse_seconds, metavar="TIME",
         help="Images in random order, block by block through everything, until the time is spent, such as 20m; over all resumes.",
     ),
 ]  # fmt: skip
@@ -139,8 +139,10 @@ Scores = Annotated[
     list[str] | None,
     typer.Option("--score", help="Scores of saliency maps, where the suite has methods: see 'robench list scores'. Default: gini."),
 ]
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint, a state_dict with --arch, file.py:factory, tv/NAME, ...")]
-Models = Annotated[
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A checkpoint, a state_dict with --arch, file.py:factory, tv/NAME, ...")
+]
+ModelArguments = Annotated[
     list[str],
     typer.Argument(metavar="MODEL...", help="Checkpoints, weights with --arch, file.py:factory, tv/NAME, ...: one or several."),
 ]
@@ -161,7 +163,9 @@ Classes = Annotated[
     str | None,
     typer.Option("--classes", help="by-name or as-is: how labels find the model's outputs. Default: by name where both have names."),
 ]
-N = Annotated[int | None, typer.Option("--n", parser=count_of, metavar="N|all", help="The first N images, or all. Default: at most 500.")]
+N = Annotated[
+    int | None, typer.Option("--n", parser=parse_count, metavar="N|all", help="The first N images, or all. Default: at most 500.")
+]
 Shuffle = Annotated[bool, typer.Option("--shuffle", help="Draw the N images with the seed instead of taking the first.")]
 Indices = Annotated[Path | None, typer.Option("--indices", help="File with the indices of the images to take, one a line.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of every random number.")]
@@ -169,24 +173,24 @@ Norm = Annotated[
     str | None,
     typer.Option("--norm", help="linf, l2 or l1; another than the default needs --eps. Default: that of the checkpoint, else linf."),
 ]
-Radius = Annotated[
+RadiusOption = Annotated[
     Radii | None,
     typer.Option(
         "--eps",
-        parser=radii_of,
+        parser=parse_radii,
         metavar="EPS[,EPS...]",
         help="Radius, such as 8/255; several give a security curve. Default: that of the checkpoint, else 8/255.",
     ),
 ]
 OneRadius = Annotated[
     float | None,
-    typer.Option("--eps", parser=eps_of, metavar="EPS", help="Radius of attacks, such as 8/255. Default: the checkpoint's, else 8/255."),
+    typer.Option("--eps", parser=parse_eps, metavar="EPS", help="Radius of attacks, such as 8/255. Default: the checkpoint's, else 8/255."),
 ]
 BatchSize = Annotated[
     int | None,
     typer.Option(
         "--batch-size",
-        parser=batch_of,
+        parser=parse_batch_size,
         metavar="N|auto",
         help="Images in one batch; auto tries sizes until no larger one is quicker. Default: 250.",
     ),
@@ -197,7 +201,10 @@ Compile = Annotated[bool, typer.Option("--compile", help="Compile the attacks' a
 Until = Annotated[
     float | None,
     typer.Option(
-        "--until", parser=half_width_of, metavar="WIDTH", help="Images in random order until the 95 % interval is +- WIDTH, such as 0.03."
+        "--until",
+        parser=parse_half_width,
+        metavar="WIDTH",
+        help="Images in random order until the 95 % interval is +- WIDTH, such as 0.03.",
     ),
 ]
 Resume = Annotated[
@@ -222,9 +229,10 @@ Weights = Annotated[
     str | None, typer.Option("--weights", metavar="KEY", help="Which weights of a file that holds several, such as state_dict_ema.")
 ]
 Mean = Annotated[
-    Channels | None, typer.Option("--mean", parser=channels_of, metavar="M,M,M", help="Mean that a bare state_dict expects taken off.")
+    Channels | None, typer.Option("--mean", parser=parse_channels, metavar="M,M,M", help="Mean that a bare state_dict expects taken off.")
 ]
 Std = Annotated[
-    Channels | None, typer.Option("--std", parser=channels_of, metavar="S,S,S", help="Spread that a bare state_dict expects divided out.")
+    Channels | None,
+    typer.Option("--std", parser=parse_channels, metavar="S,S,S", help="Spread that a bare state_dict expects divided out."),
 ]
 Trust = Annotated[bool, typer.Option("--trust", help="Allow model files that can run code: pickles, TorchScript, .pt2.")]

@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 
 from robench.cli import options as o
-from robench.cli.common import Attacking, Common, grouped
+from robench.cli.common import AttackOptions, CommonOptions, with_option_groups
 
 
-@grouped
-def saliency(
-    models: o.Models,
-    common: Common,
+@with_option_groups
+def saliency_command(
+    models: o.ModelArguments,
+    common: CommonOptions,
     method: Annotated[
         list[str] | None,
         typer.Option(
@@ -63,15 +63,15 @@ def saliency(
     """
     from dataclasses import replace
 
-    from robench.cli.measure import Job, refuse_idle_radius, run
-    from robench.core.recipes import parse, separate
+    from robench.cli.measure import Job, refuse_unused_radius, run_job
+    from robench.core.recipes import parse_recipe, split_recipes
     from robench.evaluation.methods import chosen_methods
 
-    others = [parse(sentence) for sentence in separate(against or [])]
-    methods = [replace(one, kind="method") for one in chosen_methods(separate(method or ["saliency"]), block=block, layer=layer)]
+    others = [parse_recipe(sentence) for sentence in split_recipes(against or [])]
+    methods = [replace(one, kind="method") for one in chosen_methods(split_recipes(method or ["saliency"]), block=block, layer=layer)]
     job = Job(
-        "saliency", "saliency", [*methods, *(["inductive"] if inductive else [])], against=others, join=o.paths(join),
-        scores=separate(score or ["maps", "masks"]), target=target, channels=channels, save=save,
+        "saliency", "saliency", [*methods, *(["inductive"] if inductive else [])], against=others, join=o.split_paths(join),
+        scores=split_recipes(score or ["maps", "masks"]), target=target, channels=channels, save=save,
     )  # fmt: skip
-    refuse_idle_radius(job, norm, eps)
-    run(models, job, common, Attacking(norm=norm, eps=None if eps is None else o.Radii((eps,))))
+    refuse_unused_radius(job, norm, eps)
+    run_job(models, job, common, AttackOptions(norm=norm, eps=None if eps is None else o.Radii((eps,))))

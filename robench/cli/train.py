@@ -22,7 +22,7 @@ Whole: TypeAlias = int | None
 Real: TypeAlias = float | None
 
 
-def train(
+def train_command(
     data: Annotated[str, typer.Option("--data", help="Data set: see 'robench list data'.")] = "shapes",
     data_dir: o.DataDir = None,
     download: o.Download = False,
@@ -44,14 +44,14 @@ def train(
     normalize: Annotated[Text, typer.Option("--normalize", help="data (mean and spread of the training images) or none.")] = None,
     mean: Annotated[
         o.Channels | None,
-        typer.Option("--mean", parser=o.channels_of, metavar="M,M,M", help="With --std: normalise so, not by --normalize."),
+        typer.Option("--mean", parser=o.parse_channels, metavar="M,M,M", help="With --std: normalise so, not by --normalize."),
     ] = None,
     std: Annotated[
         o.Channels | None,
-        typer.Option("--std", parser=o.channels_of, metavar="S,S,S", help="With --mean: normalise so, not by --normalize."),
+        typer.Option("--std", parser=o.parse_channels, metavar="S,S,S", help="With --mean: normalise so, not by --normalize."),
     ] = None,
     norm: Annotated[Text, typer.Option("--norm", help="Norm of the threat: linf, l2 or l1.")] = None,
-    eps: Annotated[Real, typer.Option("--eps", parser=o.eps_of, metavar="EPS", help="Radius of the threat, such as 8/255.")] = None,
+    eps: Annotated[Real, typer.Option("--eps", parser=o.parse_eps, metavar="EPS", help="Radius of the threat, such as 8/255.")] = None,
     epochs: Annotated[Whole, typer.Option("--epochs", min=1)] = None,
     batch_size: Annotated[Whole, typer.Option("--batch-size", min=1)] = None,
     teacher: Annotated[
@@ -82,7 +82,7 @@ def train(
         Real,
         typer.Option(
             "--held-out",
-            parser=o.part_of,
+            parser=o.parse_count_or_share,
             metavar="N|SHARE",
             help="Training images that are held out to choose the epoch by. Default: the preset's number, at most a fifth of them.",
         ),
@@ -119,79 +119,79 @@ def train(
     Example: robench train --reg sagr=0.1,rho=0.3 --epochs 5
     """
     from robench.cli.console import training_progress
-    from robench.cli.loading import device_of
-    from robench.cli.sweeping import sweep_command
-    from robench.core.processes import launched
-    from robench.core.recipes import separate
+    from robench.cli.loading import set_up_device
+    from robench.cli.sweeping import train_sweep
+    from robench.core.processes import join_world
+    from robench.core.recipes import split_recipes
 
     given: dict[str, Any] = {
-        "objective": objective, "reg": reg and tuple(separate(reg)), "arch": arch, "activation": activation, "normalize": normalize,
+        "objective": objective, "reg": reg and tuple(split_recipes(reg)), "arch": arch, "activation": activation, "normalize": normalize,
         "norm": norm, "eps": eps, "epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, "lr": lr, "momentum": momentum,
         "weight_decay": weight_decay, "schedule": schedule, "augment": augment, "ema": ema, "label_smoothing": label_smoothing,
         "held_out": held_out, "mixup": mixup, "cutmix": cutmix, "awp": awp, "awp_warmup": awp_warmup, "precision": precision,
         "compiled": compiled or None, "guard": guard,
     }  # fmt: skip
     if mean is not None or std is not None:
-        from robench.training.settings import normalising
+        from robench.training.settings import overrides_with_normalisation
 
-        given = normalising({**given, "mean": mean and mean.values, "std": std and std.values})
+        given = overrides_with_normalisation({**given, "mean": mean and mean.values, "std": std and std.values})
     begin = time.perf_counter()
     if force and (out is None or (sweep is None and out.suffix not in (".pt", ".pth"))):
         raise InputError(
             "which training is --force to replace? Pass its file with --out" + ("" if out is None else f", FILE.pt, not {out}")
         )
-    with launched() as world, interruptible(force):
+    with join_world() as world, exit_on_interrupt(force):
         from robench.training.train import train as run
 
         words: dict[str, Any] = {
             "data": data, "preset": preset, "data_dir": data_dir, "download": download, "image_size": image_size,
             "resize": resize, "layout": layout,
             "n_train": n_train,
-            "eval_n": eval_n, "suite": suite_of(suite), "measure": measure or ("held-out" if sweep else "test"), "seed": seed,
-            "device": device_of(device, threads), "out": out, "select": select, "teacher": teacher, "resume": resume,
+            "eval_n": eval_n, "suite": suite_or_recipes(suite), "measure": measure or ("held-out" if sweep else "test"), "seed": seed,
+            "device": set_up_device(device, threads), "out": out, "select": select, "teacher": teacher, "resume": resume,
             "force": force,
             "watch": training_progress(quiet or world.rank > 0),
         }  # fmt: skip
         if sweep is not None:
-            sweep_command(sweep, run, words, given, suite=suite, measure=words["measure"], quiet=quiet)
+            train_sweep(sweep, run, words, given, suite=suite, measure=words["measure"], quiet=quiet)
             return
         trained = run(**{**words, "out": out or Path("checkpoints")}, **given)
     if world.rank == 0:
-        show_result(trained, time.perf_counter() - begin, quiet)
+        print_training_result(trained, time.perf_counter() - begin, quiet)
     if trained.meta["history"][-1].get("alarm"):
         raise typer.Exit(1)
 
 
-def suite_of(words: str) -> Any:
+def suite_or_recipes(words: str) -> Any:
     """The name of a suite as it is, or the recipes joined by +."""
-    from robench.core.recipes import parse
+    from robench.core.recipes import parse_recipe
     from robench.evaluation.suites import SUITES
 
-    return words if words in SUITES else [parse(word) for word in words.split("+")]
+    return words if words in SUITES else [parse_recipe(word) for word in words.split("+")]
 
 
 @contextmanager
-def interruptible(force: bool) -> Iterator[None]:
+def exit_on_interrupt(force: bool) -> Iterator[None]:
     """Where a training is interrupted, says how it goes on and ends with exit code 130."""
-    from robench.cli.console import complain
+    from robench.cli.console import print_to_stderr
 
     try:
         yield
     except KeyboardInterrupt:
-        complain(f"Interrupted: go on with the same words and {'--force ' if force else ''}--resume")
+        print_to_stderr(f"Interrupted: go on with the same words and {'--force ' if force else ''}--resume")
         raise typer.Exit(130) from None
 
 
-def images_of(measure: dict[str, Any]) -> str:
+def images_text(measure: dict[str, Any]) -> str:
     """The images of a measure with their split, where it is not in their name ("shapes held out") or was not kept."""
     return f"{measure['data']} {measure.get('split', '')}".rstrip()
 
 
-def show_result(trained: Trained, seconds: float, quiet: bool) -> None:
+def print_training_result(trained: Trained, seconds: float, quiet: bool) -> None:
     """Prints the accuracies that were measured at the end, and where the checkpoint lies."""
-    from robench.cli.console import complain, message, show
+    from robench.cli.console import print_message, print_table, print_to_stderr
     from robench.core.recipes import eps_text
-    from robench.report.tables import interval, percent
+    from robench.report.tables import interval_text, percent
 
     meta: dict[str, Any] = trained.meta
     recipe, metrics = meta["recipe"], meta["metrics"]
@@ -201,7 +201,7 @@ def show_result(trained: Trained, seconds: float, quiet: bool) -> None:
             probe,
             f"{m['norm']} {eps_text(m['eps'])}" if m["norm"] else "",
             percent(m["accuracy"]),
-            interval(m["low"], m["high"]),
+            interval_text(m["low"], m["high"]),
             str(m["n"]),
         )
         for probe, m in metrics.items()
@@ -212,8 +212,8 @@ def show_result(trained: Trained, seconds: float, quiet: bool) -> None:
     title += f", {meta['data']['n']} images and {meta['data']['held_out']} held out"
     if quiet:
         title += f", {trained.path}"
-    title += f", weights of epoch {recipe['epoch']} of {recipe['epochs']}, measured on {images_of(metrics['clean'])}"
-    show(title, ("probe", "threat", "accuracy %", "95 % interval", "n"), lines, left=2)
+    title += f", weights of epoch {recipe['epoch']} of {recipe['epochs']}, measured on {images_text(metrics['clean'])}"
+    print_table(title, ("probe", "threat", "accuracy %", "95 % interval", "n"), lines, left=2)
     for flag in meta.get("flags", ()):
-        complain(f"Flag: {flag}")
-    message(f"Written: {trained.path}" if trained.evaluation else f"{trained.path} is finished, and nothing was changed", quiet)
+        print_to_stderr(f"Flag: {flag}")
+    print_message(f"Written: {trained.path}" if trained.evaluation else f"{trained.path} is finished, and nothing was changed", quiet)

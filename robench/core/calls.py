@@ -16,14 +16,14 @@ from robench.core.errors import InputError
 P = ParamSpec("P")
 R = TypeVar("R")
 LEAST_ROWS = 16  # a smaller batch is padded: logits differ in the last bits between batches of 1, 7 and 50
-CUT = "the logits have no gradient with respect to the images: attacks that follow gradients are blind"
-ZERO = "the input gradient of the loss is exactly 0 on every image of a batch: the attack is blind"
-NAN = "the input gradient of the loss is NaN or infinite in places, which count as 0: the attack may be blind there"
+CUT_GRAPH = "the logits have no gradient with respect to the images: attacks that follow gradients are blind"
+ZERO_GRADIENT = "the input gradient of the loss is exactly 0 on every image of a batch: the attack is blind"
+NAN_GRADIENT = "the input gradient of the loss is NaN or infinite in places, which count as 0: the attack may be blind there"
 FULL_ROWS = 64  # where one image asks for many passes, a call takes so many rows if there are fewer images: several passes of each
 
 
 @contextmanager
-def frozen(model: nn.Module, device: str | torch.device | None = None) -> Iterator[None]:
+def freeze_model(model: nn.Module, device: str | torch.device | None = None) -> Iterator[None]:
     """Puts the model into eval mode with frozen parameters; each module's mode and each parameter's flag come back at the end.
 
     device  move the model there meanwhile; then its buffers too come back, with the values that they had, where a forward pass changed them
@@ -32,7 +32,7 @@ def frozen(model: nn.Module, device: str | torch.device | None = None) -> Iterat
         raise InputError("the model's weights were made inside torch.inference_mode() and allow no gradients: build or load it outside")
     modes = [(module, module.training) for module in model.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    with nullcontext() if device is None else lent(model, device):
+    with nullcontext() if device is None else hold_on_device(model, device):
         try:
             into_eval(model)
             for parameter, _ in flags:  # one by one: a TorchScript program has no requires_grad_ of its own
@@ -59,7 +59,7 @@ def into_eval(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def lent(model: nn.Module, device: str | torch.device) -> Iterator[None]:
+def hold_on_device(model: nn.Module, device: str | torch.device) -> Iterator[None]:
     """The model on `device`; at the end it lies where it lay, with the buffers that it had. One on several devices stays where it is."""
     homes = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
     own = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
@@ -91,20 +91,20 @@ def are_probabilities(logits: Tensor) -> Tensor:
     return inside & ((rows.sum(1) - 1).abs() < slack) & (logits.shape[1] > 1)
 
 
-def padded(model: nn.Module, x: Tensor) -> Tensor:
-    """The model's logits at x, (R, K), from a call with at least LEAST_ROWS rows: the first row fills up; `widened`."""
+def padded_logits(model: nn.Module, x: Tensor) -> Tensor:
+    """The model's logits at x, (R, K), from a call with at least LEAST_ROWS rows: the first row fills up; `widened_logits`."""
     missing = LEAST_ROWS - len(x)
     filled = torch.cat((x, x[:1].expand(missing, *x.shape[1:]))) if missing > 0 else x
     logits: Tensor = model(filled)
-    return widened(logits[: len(x)])
+    return widened_logits(logits[: len(x)])
 
 
-def widened(logits: Tensor) -> Tensor:
+def widened_logits(logits: Tensor) -> Tensor:
     """The logits in float32 where they come in bf16 or fp16, in which a loss has few digits: the same values, so the same labels."""
     return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 
-def derivative(total: Tensor, leaf: Tensor, again: bool = False, enough: int | None = None, tell: bool = False) -> Tensor:
+def leaf_gradient(total: Tensor, leaf: Tensor, again: bool = False, enough: int | None = None, tell: bool = False) -> Tensor:
     """The gradient of `total` at the leaf, (R, C, H, W), entries that are not finite as 0; all 0 where the model has cut the graph.
 
     A RuntimeWarning says where it has.
@@ -115,21 +115,21 @@ def derivative(total: Tensor, leaf: Tensor, again: bool = False, enough: int | N
     """
     grad = torch.autograd.grad(total, leaf, retain_graph=again, allow_unused=True)[0] if total.requires_grad else None
     if grad is None:
-        warnings.warn(CUT, RuntimeWarning, stacklevel=2)
+        warnings.warn(CUT_GRAPH, RuntimeWarning, stacklevel=2)
         return torch.zeros_like(leaf)
     if enough is not None and len(grad) >= enough and not bool(grad.any()):
-        warnings.warn(ZERO, RuntimeWarning, stacklevel=2)
+        warnings.warn(ZERO_GRADIENT, RuntimeWarning, stacklevel=2)
     if tell and not bool(grad.isfinite().all()):
-        warnings.warn(NAN, RuntimeWarning, stacklevel=2)
+        warnings.warn(NAN_GRADIENT, RuntimeWarning, stacklevel=2)
     return grad.nan_to_num(0.0, 0.0, 0.0)
 
 
 def leaf_of(x: Tensor) -> Tensor:
     """The images as a tensor that gradients are taken to; a copy where they were made in inference mode."""
-    return plain(x).detach().requires_grad_()
+    return autograd_tensor(x).detach().requires_grad_()
 
 
-def plain(x: Tensor) -> Tensor:
+def autograd_tensor(x: Tensor) -> Tensor:
     """The tensor itself, or a copy where it was made in inference mode: autograd refuses such a one."""
     return x.clone() if x.is_inference() else x
 

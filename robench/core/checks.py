@@ -7,21 +7,21 @@ import math
 from robench.core.errors import InputError
 
 
-def whole(name: str, value: object, least: int = 1) -> int:
+def whole_option(name: str, value: object, least: int = 1) -> int:
     """The value, if it is a whole number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InputError(f"{name} must be a whole number of at least {least}, not {value!r}")
     return value
 
 
-def positive(name: str, value: object) -> float:
+def positive_option(name: str, value: object) -> float:
     """The value as a float, if it is a finite number above 0."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
         raise InputError(f"{name} must be a finite number above 0, not {value!r}")
     return float(value)
 
 
-def number(name: str, value: object, least: float = 0.0, most: float = math.inf) -> float:
+def number_option(name: str, value: object, least: float = 0.0, most: float = math.inf) -> float:
     """The value as a float, if it is a finite number in [least, most]."""
     if isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= most and math.isfinite(value):
         return float(value)
@@ -29,7 +29,7 @@ def number(name: str, value: object, least: float = 0.0, most: float = math.inf)
     raise InputError(f"{name} must be a finite number of at least {least:g}{bound}, not {value!r}")
 
 
-def switch(name: str, value: object) -> bool:
+def switch_option(name: str, value: object) -> bool:
     """The value, if it is true or false."""
     if not isinstance(value, bool):
         raise InputError(f"{name} must be true or false, not {value!r}")

@@ -12,21 +12,21 @@ from pathlib import Path
 from robench.core.errors import BusyError, InputError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-ELSEWHERE = "; choose another place"  # the advice where nothing is lost; a run with a state has another
+ELSEWHERE_ADVICE = "; choose another place"  # the advice where nothing is lost; a run with a state has another
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)  # what a disk that knows no locks says
 
 
-def stem(name: str) -> str:
+def file_stem(name: str) -> str:
     """A name as a part of a file's name."""
     return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in name)
 
 
-def room(error: OSError) -> str:
+def room_advice(error: OSError) -> str:
     """What helps against an error of the disk: ", or make room" where it is full, else ""."""
     return ", or make room" if error.errno in FULL else ""
 
 
-def prepare(folder: Path) -> Path:
+def prepare_folder(folder: Path) -> Path:
     """The folder, made if need be and known to be writable before hours are spent; InputError if it is not."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -54,11 +54,11 @@ def write_whole(files: Mapping[Path, bytes]) -> list[Path]:
             for temporary in moves:
                 temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise InputError(f"cannot write {first}: {error.strerror or error}{ELSEWHERE}") from error
+        raise InputError(f"cannot write {first}: {error.strerror or error}{ELSEWHERE_ADVICE}") from error
     return list(files)
 
 
-def allocate(path: Path, size: int) -> None:
+def allocate_file(path: Path, size: int) -> None:
     """Takes the room for a file where the system can: writing through a map to a full disk kills the process. OSError if it is full."""
     if hasattr(os, "posix_fallocate"):
         with path.open("r+b") as handle:
@@ -70,12 +70,12 @@ def allocate(path: Path, size: int) -> None:
 
 
 @contextmanager
-def locked(path: Path, what: Path) -> Iterator[None]:
+def hold_lock(path: Path, what: Path) -> Iterator[None]:
     """Holds a lock file while a run writes to `what`; the system frees it when the process ends, however it ends.
 
     InputError where another process holds it. The file is removed at the end. Where the system or the disk knows no locks there is none.
     """
-    handle = taken(path, what)
+    handle = open_lock(path, what)
     try:
         yield
     finally:
@@ -84,7 +84,7 @@ def locked(path: Path, what: Path) -> Iterator[None]:
             os.close(handle)
 
 
-def taken(path: Path, what: Path) -> int | None:
+def open_lock(path: Path, what: Path) -> int | None:
     """The open and locked lock file, None where there are no locks; InputError where another process holds it."""
     if os.name != "posix":
         return None
@@ -103,7 +103,7 @@ def taken(path: Path, what: Path) -> int | None:
             if error.errno in NO_LOCKS:
                 return None
             raise BusyError(f"another run is writing to {what}{holder and f' (process {holder})'}: wait for its end") from None
-        if same_file(handle, path):
+        if is_same_file(handle, path):
             with suppress(OSError):  # the number of the process is a help, and a full disk no obstacle
                 os.ftruncate(handle, 0)
                 os.write(handle, str(os.getpid()).encode())
@@ -111,7 +111,7 @@ def taken(path: Path, what: Path) -> int | None:
         os.close(handle)  # its holder has removed it in between
 
 
-def same_file(handle: int, path: Path) -> bool:
+def is_same_file(handle: int, path: Path) -> bool:
     """Whether the path still leads to the open file."""
     try:
         return os.path.samestat(os.fstat(handle), path.stat())

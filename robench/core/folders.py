@@ -17,19 +17,19 @@ from pathlib import Path
 from typing import Any
 
 from robench.core.errors import InputError, UnfinishedError
-from robench.core.files import ELSEWHERE, FULL, locked, prepare, write_whole
-from robench.core.journal import LONG, apart, complete_lines, states
-from robench.core.recipes import Recipe, spelled, worded
+from robench.core.files import ELSEWHERE_ADVICE, FULL, hold_lock, prepare_folder, write_whole
+from robench.core.journal import LONGEST_EXCERPT, complete_lines, differing_excerpts, state_files
+from robench.core.recipes import Recipe, recipe_text, value_text
 
 MANIFEST = "manifest.json"
-LOCK, STAGED, REPLACING, WHOLE = ".lock", ".results", ".replacing", ".whole"
-OURS = (
+LOCK, STAGED, REPLACING, WHOLE_MARK = ".lock", ".results", ".replacing", ".whole"
+OUR_FILES = (
     MANIFEST, "rows.csv", "samples.csv", "samples-methods.csv", "samples-probes.csv", "samples-corruptions.csv", "report.html", "x_adv.npy",
     "sweep.json", "front.png", "compare.csv",
 )  # fmt: skip
-PICTURES = "x_adv-*.png"  # of adversarial images
-ARRAYS = ("x_adv*.npy", "x-*.npy", "maps-*.npy", PICTURES)  # what a run writes on its way, for each model, threat and method
-NUMBERED = (*ARRAYS, "samples-*.csv")  # whose names a run makes up
+ADVERSARIAL_PNGS = "x_adv-*.png"  # of adversarial images
+ARRAYS = ("x_adv*.npy", "x-*.npy", "maps-*.npy", ADVERSARIAL_PNGS)  # what a run writes on its way, for each model, threat and method
+NUMBERED_FILES = (*ARRAYS, "samples-*.csv")  # whose names a run makes up
 HIDDEN = ".images"  # images that later stages of a run are given, until its end
 REPEATED = {"methods": "--method", "scores": "--score", "against": "--against", "join": "--join"}  # options by their word
 Words = Mapping[str, Any]
@@ -37,7 +37,7 @@ Adds = Callable[[Words, Words], bool]
 
 
 @dataclass(frozen=True)
-class Place:
+class Destination:
     """Where a run writes.
 
     folder    where its results lie in the end                words     what was asked for, as plain JSON values; "command" among them
@@ -59,7 +59,7 @@ class Place:
     @property
     def begun(self) -> bool:
         """Whether there is a state with work in it."""
-        return any(len(complete_lines(path)) > 1 for path in states(self.work))
+        return any(len(complete_lines(path)) > 1 for path in state_files(self.work))
 
     @contextmanager
     def results(self, also: Sequence[str] = ()) -> Iterator[Path]:
@@ -67,32 +67,38 @@ class Place:
 
         also  patterns of the files in `work` that belong to the run too: arrays, checkpoints
         """
-        staged = self.work if self.replaces else emptied(self.folder / STAGED)
+        staged = self.work if self.replaces else make_empty_folder(self.folder / STAGED)
         yield staged
-        before = listed(self.folder)
+        before = finished_run_files(self.folder)
         kept = [] if self.replaces else [path.name for pattern in also for path in sorted(self.folder.glob(pattern))]
-        files = sorted({*kept, *(path.name for path in staged.iterdir() if path.name not in (LOCK, WHOLE)), MANIFEST})
+        files = sorted({*kept, *(path.name for path in staged.iterdir() if path.name not in (LOCK, WHOLE_MARK)), MANIFEST})
         manifest = json.loads((staged / MANIFEST).read_bytes()) if (staged / MANIFEST).exists() else {}
-        results = [name for name in files if name not in {path.name for path in states(staged)}]
+        results = [name for name in files if name not in {path.name for path in state_files(staged)}]
         text = json.dumps({**manifest, "words": self.words, "files": results}, indent=2, allow_nan=False)
         write_whole({staged / MANIFEST: f"{text}\n".encode()})
-        old = {*before, *(path.name for path in states(self.folder)), *before_whole(self.folder)} if self.replaces else {*before} - {*kept}
-        exchange(staged, self.folder, old, last=MANIFEST)
+        old = (
+            {*before, *(path.name for path in state_files(self.folder)), *unfinished_run_arrays(self.folder)}
+            if self.replaces
+            else {*before} - {*kept}
+        )
+        exchange_files(staged, self.folder, old, last=MANIFEST)
 
 
-def never(theirs: Words, ours: Words) -> bool:  # noqa: ARG001
+def never_adds(theirs: Words, ours: Words) -> bool:  # noqa: ARG001
     """No other words only add to a finished run."""
     return False
 
 
-def longer(theirs: Words, ours: Words) -> bool:
+def can_go_on_by_budget(theirs: Words, ours: Words) -> bool:
     """Whether a run may go on by its budget: it has the same one, a larger one, or none any more."""
     before, now = theirs.get("budget"), ours.get("budget")
     return bool(before == now or (before is not None and (now is None or now > before)))
 
 
 @contextmanager
-def claimed(folder: Path, words: Words, *, resume: bool = False, force: bool = False, adds: Adds = never) -> Iterator[Place]:
+def claim_destination(
+    folder: Path, words: Words, *, resume: bool = False, force: bool = False, adds: Adds = never_adds
+) -> Iterator[Destination]:
     """The place of a run in a folder, which nobody else can write to as long as this lasts.
 
     words   what was asked for, as plain JSON values; "command" names the kind of the run
@@ -107,17 +113,17 @@ def claimed(folder: Path, words: Words, *, resume: bool = False, force: bool = F
     made = not folder.exists()
     place = None
     try:
-        with locked(prepare(folder) / LOCK, folder):
-            ended(folder)
-            place = decided(folder, plain, resume, force, adds)
+        with hold_lock(prepare_folder(folder) / LOCK, folder):
+            clean_up_killed_runs(folder)
+            place = allowed_destination(folder, plain, resume, force, adds)
             try:
                 yield place
             except BaseException as error:
                 if not isinstance(error, UnfinishedError):  # which says what lies there
                     shutil.rmtree(folder / STAGED, ignore_errors=True)
-                tidy(place)
-                if isinstance(error, InputError) and place.begun and not place.finished and ended_by_disk(error):
-                    raise kept_in_spite_of(error, place.replaces) from error
+                remove_unusable_state(place)
+                if isinstance(error, InputError) and place.begun and not place.finished and is_disk_failure(error):
+                    raise kept_state_error(error, place.replaces) from error
                 raise
     finally:
         if made or place is not None:
@@ -125,20 +131,20 @@ def claimed(folder: Path, words: Words, *, resume: bool = False, force: bool = F
                 folder.rmdir()
 
 
-def ended_by_disk(error: InputError) -> bool:
+def is_disk_failure(error: InputError) -> bool:
     """Whether it was the disk that ended a run, and nothing has said yet how it goes on."""
     return isinstance(error.__cause__, OSError) and not isinstance(error, UnfinishedError)
 
 
-def kept_in_spite_of(error: InputError, replaces: bool) -> UnfinishedError:
+def kept_state_error(error: InputError, replaces: bool) -> UnfinishedError:
     """What to say where the disk has ended a run whose state is kept."""
-    reason, full = str(error).partition(ELSEWHERE)[0], getattr(error.__cause__, "errno", None) in FULL
+    reason, full = str(error).partition(ELSEWHERE_ADVICE)[0], getattr(error.__cause__, "errno", None) in FULL
     way = f"{'make room, and ' * full}go on with the same words and {'--force ' * replaces}--resume"
     return UnfinishedError(f"{reason}; the state is kept: {way}")
 
 
 @contextmanager
-def alone_in(folder: Path | Place | None) -> Iterator[Path | None]:
+def hold_state_folder(folder: Path | Destination | None) -> Iterator[Path | None]:
     """The folder of a run's state, made if need be, which nobody else can write to as long as this lasts; a Place is held already.
 
     InputError where another run writes there, and where a finished run of the command line lies there. Afterwards a folder that was made
@@ -147,26 +153,26 @@ def alone_in(folder: Path | Place | None) -> Iterator[Path | None]:
     if not isinstance(folder, Path):
         yield None if folder is None else folder.work
         return
-    with lock_in(folder, LOCK, folder):
-        ended(folder)
-        if found(folder) is not None:
+    with hold_lock_in(folder, LOCK, folder):
+        clean_up_killed_runs(folder)
+        if finished_run_words(folder) is not None:
             raise InputError(f"{folder} holds a finished run: choose another folder")
         yield folder
 
 
 @contextmanager
-def alone_at(file: Path | None) -> Iterator[None]:
+def hold_file(file: Path | None) -> Iterator[None]:
     """A file that nobody else writes as long as this lasts; its folder is made if need be. InputError where another run writes it."""
-    with nullcontext() if file is None else lock_in(file.parent, f".{file.name}.lock", file):
+    with nullcontext() if file is None else hold_lock_in(file.parent, f".{file.name}.lock", file):
         yield
 
 
 @contextmanager
-def lock_in(folder: Path, name: str, what: Path) -> Iterator[None]:
+def hold_lock_in(folder: Path, name: str, what: Path) -> Iterator[None]:
     """Holds the lock of this name in a folder, which is made if need be, and removed at the end if it was made for nothing."""
     made = not folder.exists()
     try:
-        with locked(prepare(folder) / name, what):
+        with hold_lock(prepare_folder(folder) / name, what):
             yield
     finally:
         if made:
@@ -176,49 +182,54 @@ def lock_in(folder: Path, name: str, what: Path) -> Iterator[None]:
 
 def refuse_beside_results(save: Path | None, pngs: Path | None, held: Path | None) -> None:
     """InputError where an array or pictures would replace files of a finished run, or lie among them; `held` is the run's own folder."""
-    if save is not None and save.parent != held and found(save.parent) is not None and save.name in {*listed(save.parent), *OURS}:
+    if (
+        save is not None
+        and save.parent != held
+        and finished_run_words(save.parent) is not None
+        and save.name in {*finished_run_files(save.parent), *OUR_FILES}
+    ):
         raise InputError(f"{save.parent} holds a finished run, to which {save.name} belongs: choose another place")
-    if pngs is not None and pngs != held and found(pngs) is not None:
+    if pngs is not None and pngs != held and finished_run_words(pngs) is not None:
         raise InputError(f"{pngs} holds a finished run: choose another folder for the pictures")
 
 
-def decided(folder: Path, words: dict[str, Any], resume: bool, force: bool, adds: Adds) -> Place:
+def allowed_destination(folder: Path, words: dict[str, Any], resume: bool, force: bool, adds: Adds) -> Destination:
     """What a run with these words may do in a folder; InputError where that is nothing."""
-    theirs, unfinished = found(folder), bool(states(folder))
+    theirs, unfinished = finished_run_words(folder), bool(state_files(folder))
     if theirs is None and not unfinished:
-        refuse_foreign(folder)
-        return Place(folder, words, folder, resume)
+        refuse_foreign_files(folder)
+        return Destination(folder, words, folder, resume)
     if theirs is not None and theirs.get("command", words["command"]) != words["command"]:
         raise InputError(f"{folder} holds results of 'robench {theirs['command']}': choose another folder")
     work = folder / REPLACING
     if force:
-        going = resume and bool(states(work))
-        if resume and not going and theirs is not None and not differing(theirs, words):
-            return Place(folder, words, folder, finished=True)
+        going = resume and bool(state_files(work))
+        if resume and not going and theirs is not None and not word_difference(theirs, words):
+            return Destination(folder, words, folder, finished=True)
         if theirs is not None or going or not resume:
-            return Place(folder, words, work if going else emptied(work), going)
+            return Destination(folder, words, work if going else make_empty_folder(work), going)
     if theirs is None:
         if not resume:
             raise InputError(
                 f"{folder} holds the state of a run: pass --resume to go on with it, --force to begin anew, or choose another folder"
             )
-        return Place(folder, words, folder, resume=True)
+        return Destination(folder, words, folder, resume=True)
     if not resume:
         raise InputError(f"{folder} holds a finished run: pass --resume to see it, --force to replace it, or choose another folder")
     if not {*theirs} - {"command"}:
         raise InputError(f"{folder} holds a finished run that does not say its words: pass --force to replace it, or choose another folder")
-    other = differing(theirs, words)
+    other = word_difference(theirs, words)
     if not other:
-        return Place(folder, words, folder, finished=True)
+        return Destination(folder, words, folder, finished=True)
     if adds(theirs, words):
-        return Place(folder, words, folder, resume=True)
-    begun = "; one that is to replace it is unfinished: --force --resume goes on with it" if states(work) else ""
+        return Destination(folder, words, folder, resume=True)
+    begun = "; one that is to replace it is unfinished: --force --resume goes on with it" if state_files(work) else ""
     raise InputError(
         f"{folder} holds a finished run with other words ({other}): pass --force to replace it, or choose another folder{begun}"
     )
 
 
-def found(folder: Path) -> Words | None:
+def finished_run_words(folder: Path) -> Words | None:
     """The words of the finished run in a folder, as far as it tells; None without one. InputError for a manifest that is not ours."""
     if not (folder / MANIFEST).exists():
         return None
@@ -242,87 +253,87 @@ def manifest_of(folder: Path) -> dict[str, Any]:
     return content
 
 
-def refuse_foreign(folder: Path) -> None:
+def refuse_foreign_files(folder: Path) -> None:
     """InputError where a folder without a run holds a file whose name a run would take."""
-    there = [*(name for name in OURS if (folder / name).exists()), *(path.name for path in matching(folder, NUMBERED))]
+    there = [*(name for name in OUR_FILES if (folder / name).exists()), *(path.name for path in matching_files(folder, NUMBERED_FILES))]
     if there:
         raise InputError(f"{folder} holds {there[0]}, which belongs to no finished run of robench: choose another folder")
 
 
-def listed(folder: Path) -> list[str]:
+def finished_run_files(folder: Path) -> list[str]:
     """The files of the finished run in a folder, by its manifest; of a run of an earlier version those that every run has."""
     if not (folder / MANIFEST).exists():
         return []
     names = manifest_of(folder).get("files")
     if isinstance(names, list) and all(isinstance(name, str) and Path(name).name == name for name in names):
         return [*names]
-    return [name for name in (*OURS, "accuracy.png", "curve.png", "examples.png") if (folder / name).exists()]
+    return [name for name in (*OUR_FILES, "accuracy.png", "curve.png", "examples.png") if (folder / name).exists()]
 
 
-def before_whole(folder: Path) -> list[str]:
+def unfinished_run_arrays(folder: Path) -> list[str]:
     """The arrays and the pictures of adversarial images of an unfinished run."""
-    if not states(folder) or (folder / MANIFEST).exists():
+    if not state_files(folder) or (folder / MANIFEST).exists():
         return []
-    return [path.name for path in matching(folder, ARRAYS)]
+    return [path.name for path in matching_files(folder, ARRAYS)]
 
 
-def matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
+def matching_files(folder: Path, patterns: Sequence[str]) -> list[Path]:
     """The files in a folder whose names match one of the patterns, each once."""
     return sorted({path for pattern in patterns for path in folder.glob(pattern)})
 
 
-def swept(folder: Path) -> None:
+def remove_half_written(folder: Path) -> None:
     """Removes what a killed run left half-written under names of its own: nobody else writes there now."""
     for path in folder.glob(".*.tmp"):
         if re.fullmatch(r"\.(x_adv|x-|maps-|state-|rows|samples|manifest).*\.[0-9]+\.tmp", path.name):
             path.unlink(missing_ok=True)
 
 
-def emptied(folder: Path) -> Path:
+def make_empty_folder(folder: Path) -> Path:
     """A hidden folder of ours, empty."""
     shutil.rmtree(folder, ignore_errors=True)
-    return prepare(folder)
+    return prepare_folder(folder)
 
 
-def tidy(place: Place) -> None:
+def remove_unusable_state(place: Destination) -> None:
     """Removes the state that a run which was refused or broken off leaves, unless it can go on from there."""
     if place.finished or place.begun or ((place.folder / MANIFEST).exists() and not place.replaces):
         return
-    for path in [*states(place.work), *matching(place.work, ARRAYS)]:
+    for path in [*state_files(place.work), *matching_files(place.work, ARRAYS)]:
         path.unlink(missing_ok=True)
     shutil.rmtree(place.work / HIDDEN, ignore_errors=True)
     if place.replaces:
         shutil.rmtree(place.work, ignore_errors=True)
 
 
-def exchange(staged: Path, folder: Path, old: set[str], last: str) -> None:
+def exchange_files(staged: Path, folder: Path, old: set[str], last: str) -> None:
     """Moves all files of `staged` into the folder, `last` at the end, and removes the old ones that have no successor.
 
-    From the moment when the mark is written the exchange is settled: `complete` ends it after a kill. InputError where a file that is not
-    of the earlier run would be overwritten; the new ones then stay where they are.
+    From the moment when the mark is written the exchange is settled: `finish_exchange` ends it after a kill. InputError where a file
+    that is not of the earlier run would be overwritten; the new ones then stay where they are.
     """
-    new = [path.name for path in staged.iterdir() if path.name not in (LOCK, WHOLE)]
+    new = [path.name for path in staged.iterdir() if path.name not in (LOCK, WHOLE_MARK)]
     foreign = [name for name in sorted(new) if name not in old and (folder / name).exists()]
     if foreign:
         raise UnfinishedError(f"{folder / foreign[0]} is in the way and not of this run: move it; all results are whole, in {staged}")
-    write_whole({staged / WHOLE: json.dumps({"new": sorted(new), "old": sorted(old)}).encode()})
-    complete(staged, folder, last)
+    write_whole({staged / WHOLE_MARK: json.dumps({"new": sorted(new), "old": sorted(old)}).encode()})
+    finish_exchange(staged, folder, last)
 
 
-def ended(folder: Path) -> None:
+def clean_up_killed_runs(folder: Path) -> None:
     """Ends the exchanges of runs that were killed, and removes what they left and nothing can go on with."""
     for staged in (folder / STAGED, folder / REPLACING):
-        complete(staged, folder, MANIFEST)
-        if not states(staged) and not (staged / MANIFEST).exists():
+        finish_exchange(staged, folder, MANIFEST)
+        if not state_files(staged) and not (staged / MANIFEST).exists():
             shutil.rmtree(staged, ignore_errors=True)
-    swept(folder)
-    if not states(folder):
+    remove_half_written(folder)
+    if not state_files(folder):
         shutil.rmtree(folder / HIDDEN, ignore_errors=True)
 
 
-def complete(staged: Path, folder: Path, last: str) -> None:
+def finish_exchange(staged: Path, folder: Path, last: str) -> None:
     """Ends an exchange that was settled; does nothing where there is none."""
-    mark = staged / WHOLE
+    mark = staged / WHOLE_MARK
     try:
         if not mark.exists():
             return
@@ -337,7 +348,7 @@ def complete(staged: Path, folder: Path, last: str) -> None:
         raise UnfinishedError(f"cannot move {staged} into {folder}: {error}; all results are whole there") from error
 
 
-def numbered(folder: Path) -> Path:
+def make_numbered_folder(folder: Path) -> Path:
     """A new folder of this name, with the next free number behind it where there is one already; made, so that no other run gets it."""
     number = 1
     while True:
@@ -352,17 +363,17 @@ def numbered(folder: Path) -> Path:
             return path
 
 
-def differing(one: Words, other: Words, where: str = "") -> str:
+def word_difference(one: Words, other: Words, where: str = "") -> str:
     """The first word in which two dicts differ, with both values, lists and dicts of lists (a grid) last; "" if none."""
     for key in sorted({*one, *other}, key=lambda key: (holds_lists(one.get(key)), key)):
         a, b = one.get(key), other.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            if told := differing(a, b, f"{where}{key}."):
+            if told := word_difference(a, b, f"{where}{key}."):
                 return told
         elif a != b:
-            if lists_of_words(a, b):
-                return lists_apart(where + key, [*(a or ())], [*(b or ())])
-            before, now, of = apart(*(worded(value) if isinstance(value, float) else repr(value) for value in (a, b)))
+            if are_lists_of_words(a, b):
+                return list_difference(where + key, [*(a or ())], [*(b or ())])
+            before, now, of = differing_excerpts(*(value_text(value) if isinstance(value, float) else repr(value) for value in (a, b)))
             return f"{where}{key} was {before} and is {now}{of}"
     return ""
 
@@ -372,26 +383,26 @@ def holds_lists(value: object) -> bool:
     return isinstance(value, list) or (isinstance(value, Mapping) and bool(value) and all(isinstance(its, list) for its in value.values()))
 
 
-def lists_of_words(*values: object) -> bool:
+def are_lists_of_words(*values: object) -> bool:
     """Whether values are lists whose items can be told as the user wrote them."""
     return all(isinstance(value, list) and all(map(as_written, value)) for value in values)
 
 
-def lists_apart(key: str, one: list[Any], other: list[Any]) -> str:
+def list_difference(key: str, one: list[Any], other: list[Any]) -> str:
     """In what two lists differ, in the words of the command line; long ones without what they share."""
     told, others = [*map(as_written, one)], [*map(as_written, other)]
     if told == others:
         changed = next(words for words, a, b in zip(told, one, other, strict=True) if a != b)
-        return f"what {written(key, [changed])} names has changed"
-    long = max(len(written(key, told)), len(written(key, others))) > LONG
+        return f"what {option_words(key, [changed])} names has changed"
+    long = max(len(option_words(key, told)), len(option_words(key, others))) > LONGEST_EXCERPT
     a, b = (
         [*(["..."] if long and {*its} & {*those} else []), *(word for word in its if not long or word not in those)]
         for its, those in ((told, others), (others, told))
     )
-    return f"{key} was {written(key, a)} and is {written(key, b)}"
+    return f"{key} was {option_words(key, a)} and is {option_words(key, b)}"
 
 
-def written(key: str, words: Sequence[str]) -> str:
+def option_words(key: str, words: Sequence[str]) -> str:
     """Words as one writes them on the command line, where the option is known."""
     option = REPEATED.get(key)
     parts = [f"{option} {word}" if option and word != "..." else word for word in words]
@@ -401,7 +412,7 @@ def written(key: str, words: Sequence[str]) -> str:
 def as_written(item: object) -> str:
     """A recipe, a file, a model, a number or a word as the user wrote it; "" for anything else."""
     if isinstance(item, Mapping) and {"name", "weight", "options"} <= {*item}:
-        return spelled(Recipe(item["name"], item["weight"], dict(item["options"])))
+        return recipe_text(Recipe(item["name"], item["weight"], dict(item["options"])))
     if isinstance(item, Mapping):
         return str(item.get("path") or item.get("name") or "")
-    return worded(item) if isinstance(item, (str, int, float)) else ""
+    return value_text(item) if isinstance(item, (str, int, float)) else ""

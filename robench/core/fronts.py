@@ -12,7 +12,7 @@ from collections.abc import Sequence
 Pair = tuple[float, float]
 
 
-def front(points: Sequence[Pair]) -> list[bool]:
+def front_membership(points: Sequence[Pair]) -> list[bool]:
     """For each (clean, robust) pair whether no other dominates it, in the order given.
 
     Equal pairs do not dominate each other: all of them are kept or none. A pair with a nan is on no front and dominates nothing.
@@ -26,6 +26,6 @@ def dominates(one: Pair, other: Pair) -> bool:
     return one[0] >= other[0] and one[1] >= other[1] and one != other
 
 
-def stairs(points: Sequence[Pair]) -> list[Pair]:
+def front_corners(points: Sequence[Pair]) -> list[Pair]:
     """The corners of the front, each once, from the smallest first quantity to the largest; the second falls from each to the next."""
-    return sorted({point for point, kept in zip(points, front(points), strict=True) if kept})
+    return sorted({point for point, kept in zip(points, front_membership(points), strict=True) if kept})

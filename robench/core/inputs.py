@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from robench.core.errors import InputError
-from robench.core.recipes import Recipe, fraction, parse
+from robench.core.recipes import Recipe, parse_fraction, parse_recipe
 
 Array: TypeAlias = Tensor | np.ndarray[Any, Any] | Sequence[Any]
 PathLike: TypeAlias = str | os.PathLike[str]
@@ -21,10 +21,10 @@ Radius: TypeAlias = float | str | Sequence[float | str]
 Suite: TypeAlias = str | Recipe | Sequence[str | Recipe]
 SUITE_NAMES = ("smoke", "fast", "autoattack", "autoattack-plus", "autoattack-rand", "inductive", "full")  # that name nothing else
 LARGEST_SEED = 2**32 - 1
-FEWEST = 5  # channels from here on are taken for a side of the image where the last axis has 1, 3 or 4
+SMALLEST_SIDE = 5  # channels from here on are taken for a side of the image where the last axis has 1, 3 or 4
 
 
-class Function(nn.Module):
+class FunctionModule(nn.Module):
     """A plain function (B, C, H, W) -> logits (B, K) as a module; what it calls keeps its own mode and parameters."""
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
@@ -37,7 +37,7 @@ class Function(nn.Module):
 
 
 def as_model(model: Any) -> nn.Module:
-    """A module as it is, a module's own method as that module, a plain function behind `Function`; InputError for anything else."""
+    """A module as it is, a module's own method as that module, a plain function behind `FunctionModule`; InputError for anything else."""
     if isinstance(model, (str, Path)):
         raise InputError(f"the model is {str(model)!r}: load it first, with robench.load_model({str(model)!r})")
     owner = getattr(model, "__self__", None)
@@ -48,7 +48,7 @@ def as_model(model: Any) -> nn.Module:
     if isinstance(model, type) or not callable(model):
         what = f"the class {model.__name__}: hand over an object of it" if isinstance(model, type) else f"of type {type(model).__name__}"
         raise InputError(f"the model is {what}; it must be a torch.nn.Module or a function from images (B, C, H, W) to logits (B, K)")
-    return Function(model)
+    return FunctionModule(model)
 
 
 def as_images(x: Any) -> Tensor:
@@ -58,18 +58,18 @@ def as_images(x: Any) -> Tensor:
     if images.dim() != 4 or len(images) == 0:
         alone = ": a single image is handed over as x[None]" if images.dim() == 3 else ""
         raise InputError(f"x has shape {shape}, and must be images (N, C, H, W), N > 0{alone}")
-    if shape[3] in (1, 3, 4) and min(shape[1:3]) >= FEWEST:
+    if shape[3] in (1, 3, 4) and min(shape[1:3]) >= SMALLEST_SIDE:
         raise InputError(
             f"x has shape {shape}, which looks like (N, H, W, C): hand over x.permute(0, 3, 1, 2), or x.transpose(0, 3, 1, 2) in numpy"
         )
     if images.dtype != torch.uint8 and not images.is_floating_point():
-        raise InputError(f"x holds {kind(images)} numbers: pixels are uint8 from 0 to 255, or float from 0 to 1")
+        raise InputError(f"x holds {dtype_name(images)} numbers: pixels are uint8 from 0 to 255, or float from 0 to 1")
     if images.dtype == torch.uint8 and int(images.max()) == 1:
         raise InputError("x holds bytes of 0 and 1 alone, which is black: multiply them by 255, or hand over x.float()")
     return images
 
 
-def for_model(x: Tensor, model: nn.Module) -> Tensor:
+def as_model_dtype(x: Tensor, model: nn.Module) -> Tensor:
     """Float images in the type that the model's weights have; float32 for one without (numpy's own type is float64)."""
     own = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     return x if not x.is_floating_point() or x.dtype == own or own not in (torch.float32, torch.float64) else x.to(own)
@@ -82,7 +82,7 @@ def as_labels(y: Any, n: int, what: str = "y", each: str = "label") -> Tensor:
         hint = f": for one-hot rows hand over {what}.argmax(1)" if labels.dim() == 2 and len(labels) == n and labels.shape[1] > 1 else ""
         raise InputError(f"{what} has shape {tuple(labels.shape)}, and must hold one {each} for each of the {n} images, ({n},){hint}")
     if labels.is_floating_point() or labels.is_complex():
-        raise InputError(f"{what} holds {kind(labels)} numbers, and must hold whole ones: one {each} an image")
+        raise InputError(f"{what} holds {dtype_name(labels)} numbers, and must hold whole ones: one {each} an image")
     return labels.long()
 
 
@@ -105,13 +105,13 @@ def as_masks(masks: Any, x: Tensor) -> Tensor:
     return found.cpu().bool()
 
 
-def listed(value: Any) -> list[Any]:
+def as_list(value: Any) -> list[Any]:
     """Several things as a list, and a list of one where there is one alone: a word, a path, a number, a recipe, a threat."""
     several = isinstance(value, Iterable) and not isinstance(value, (str, bytes, os.PathLike))
     return list(value) if several else [value]
 
 
-def kind(x: Tensor) -> str:
+def dtype_name(x: Tensor) -> str:
     """The type of a tensor's numbers in one word."""
     return str(x.dtype).removeprefix("torch.")
 
@@ -119,7 +119,7 @@ def kind(x: Tensor) -> str:
 def as_radius(eps: Any) -> float:
     """A radius as a number, also one written 8/255; InputError for what is no finite number of at least 0."""
     try:
-        found = fraction(eps) if isinstance(eps, str) else math.nan if eps is None or isinstance(eps, bool) else float(eps)
+        found = parse_fraction(eps) if isinstance(eps, str) else math.nan if eps is None or isinstance(eps, bool) else float(eps)
     except (TypeError, ValueError):
         found = math.nan
     if not 0 <= found < math.inf:
@@ -156,10 +156,10 @@ def as_suite(suite: Suite) -> str | list[Recipe]:
     wrong = next((one for one in suite if not isinstance(one, (str, Recipe))), None)
     if wrong is not None:
         raise InputError(f"suite holds {type(wrong).__name__}: name attacks, such as 'pgd,steps=50', or a suite, such as 'autoattack'")
-    return [parse(one) if isinstance(one, str) else one for one in suite]
+    return [parse_recipe(one) if isinstance(one, str) else one for one in suite]
 
 
-def as_chosen(suite: Suite) -> list[str | Recipe]:
+def as_suite_list(suite: Suite) -> list[str | Recipe]:
     """What is to be measured, as a list: names of suites and of files of recipes as they are, all else read as recipes.
 
     In a list "pgd" is the attack; alone it is the suite of that name.
@@ -170,7 +170,7 @@ def as_chosen(suite: Suite) -> list[str | Recipe]:
     )
 
 
-def as_whole(value: Any, name: str, least: int | None = None) -> int:
+def as_whole_number(value: Any, name: str, least: int | None = None) -> int:
     """A whole number, of numpy's too, as a plain one; InputError for anything else, and for one below `least`."""
     found = int(value) if isinstance(value, (int, np.integer)) and not isinstance(value, bool) else None
     if found is None or (least is not None and found < least):

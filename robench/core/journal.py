@@ -20,7 +20,7 @@ from robench.core.errors import InputError, UnfinishedError
 from robench.core.files import FULL, write_whole
 
 NAME = "state"
-LONG = 60  # letters
+LONGEST_EXCERPT = 60  # letters
 Adds = Callable[[Mapping[str, Any], Mapping[str, Any]], bool]
 CHECK = "check"  # the key of a line's checksum
 FINISHED = {"finished": True}
@@ -48,10 +48,10 @@ class Journal:
         self.added: list[dict[str, Any]] = []
         if folder is None or self.path is None:
             return
-        if not resume and finished(folder):
-            forget(folder)
+        if not resume and has_finished(folder):
+            remove_state_files(folder)
         self._last, self._finished = "", False  # the checksum of the last line of the own file, and whether it is the mark of the end
-        for path in states(folder):
+        for path in state_files(folder):
             self._take(path, resume)
         _cut_torn_line(self.path)
         if not self._last:
@@ -86,14 +86,14 @@ class Journal:
         lines = complete_lines(path)
         if not lines:
             return
-        header, *entries = checked(lines, path)
+        header, *entries = checked_entries(lines, path)
         if not resume:
             raise InputError(f"{path.parent} holds the state of a run: pass --resume to go on with it, or choose another folder")
         if header != self.header and self._adds is not None and self._adds(header, self.header):
-            write_whole({path: resealed([self.header, *entries])})
+            write_whole({path: sealed_lines([self.header, *entries])})
             lines = complete_lines(path)
         elif header != self.header:
-            raise InputError(f"{path.parent} holds the state of another run: {difference(header, self.header)}")
+            raise InputError(f"{path.parent} holds the state of another run: {header_difference(header, self.header)}")
         self.entries += [entry for entry in entries if entry != FINISHED]
         if path == self.path:
             self._last, self._finished = json.loads(lines[-1])[CHECK], entries[-1:] == [FINISHED]
@@ -101,7 +101,7 @@ class Journal:
     def _write(self, entry: Mapping[str, Any]) -> None:
         """Writes one line through to the disk; UnfinishedError where that cannot be, with the file as it was."""
         assert self.path is not None
-        line, check = sealed(entry, self._last)
+        line, check = sealed_line(entry, self._last)
         try:
             with self.path.open("ab", buffering=0) as file:  # a buffer would be written once more as the file is closed
                 before, rest = file.tell(), memoryview(line)
@@ -119,30 +119,30 @@ class Journal:
         self._last, self._finished = check, entry == FINISHED
 
 
-def sealed(entry: Mapping[str, Any], last: str) -> tuple[bytes, str]:
+def sealed_line(entry: Mapping[str, Any], last: str) -> tuple[bytes, str]:
     """The line of an entry, which ends with a checksum of it and of the last line's checksum; and that checksum."""
     body = json.dumps(entry, separators=(",", ":")).encode()[:-1]
     check = hashlib.sha256(last.encode() + body).hexdigest()[:16]
     return body + f'{"," if entry else ""}"{CHECK}":"{check}"}}\n'.encode(), check
 
 
-def resealed(entries: Iterable[Mapping[str, Any]]) -> bytes:
+def sealed_lines(entries: Iterable[Mapping[str, Any]]) -> bytes:
     """The lines of a file with these entries."""
     last, lines = "", []
     for entry in entries:
-        line, last = sealed(entry, last)
+        line, last = sealed_line(entry, last)
         lines.append(line)
     return b"".join(lines)
 
 
-def checked(lines: Iterable[bytes], path: Path) -> list[dict[str, Any]]:
+def checked_entries(lines: Iterable[bytes], path: Path) -> list[dict[str, Any]]:
     """The entries of the lines; InputError where one is not as it was written."""
     last, entries = "", []
     for line in lines:
         try:
             entry = json.loads(line)
             check = entry.pop(CHECK)
-            same = sealed(entry, last)[0] == line + b"\n"
+            same = sealed_line(entry, last)[0] == line + b"\n"
         except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
             same = False
         if not same:
@@ -152,25 +152,25 @@ def checked(lines: Iterable[bytes], path: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def finished(folder: Path) -> bool:
+def has_finished(folder: Path) -> bool:
     """Whether the run whose state lies in a folder came to its end."""
     sign = json.dumps(FINISHED, separators=(",", ":")).encode()[:-1]
-    return any(line.startswith(sign) for path in states(folder) for line in complete_lines(path))
+    return any(line.startswith(sign) for path in state_files(folder) for line in complete_lines(path))
 
 
-def states(folder: Path) -> list[Path]:
+def state_files(folder: Path) -> list[Path]:
     """The state files in a folder, of all processes."""
     return sorted(folder.glob(f"{NAME}-*.jsonl"))
 
 
-def begun(folder: Path | None) -> bool:
+def has_begun(folder: Path | None) -> bool:
     """Whether the state files in a folder hold finished work."""
-    return folder is not None and any(len(complete_lines(path)) > 1 for path in states(folder))
+    return folder is not None and any(len(complete_lines(path)) > 1 for path in state_files(folder))
 
 
-def forget(folder: Path) -> None:
+def remove_state_files(folder: Path) -> None:
     """Removes the state files in a folder."""
-    for path in states(folder):
+    for path in state_files(folder):
         path.unlink()
 
 
@@ -188,23 +188,23 @@ def _cut_torn_line(path: Path) -> None:
                 file.truncate(data.rfind(b"\n") + 1)
 
 
-def difference(theirs: object, ours: Mapping[str, Any]) -> str:
+def header_difference(theirs: object, ours: Mapping[str, Any]) -> str:
     """The first thing in which two runs differ, in words."""
     if not isinstance(theirs, dict):
         return "its first line does not say which"
     keys: Iterable[str] = [*ours, *theirs]
     key = next(key for key in keys if theirs.get(key) != ours.get(key))
-    a, b, of = apart(json.dumps(theirs.get(key)), json.dumps(ours.get(key)))
+    a, b, of = differing_excerpts(json.dumps(theirs.get(key)), json.dumps(ours.get(key)))
     return f"its {key} is {a}, here it is {b}{of}"
 
 
-def apart(one: str, other: str) -> tuple[str, str, str]:
+def differing_excerpts(one: str, other: str) -> tuple[str, str, str]:
     """Two texts in at most LONG letters each, from shortly before their first difference, and what they are where they are digests."""
     if all(re.fullmatch("['\"]?[0-9a-f]{64}['\"]?", text) for text in (one, other)):
         return f"{one[:13]}...", f"{other[:13]}...", " (digests: the content is another)"
     same = next((place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-    start = max(0, same - LONG // 3) if max(len(one), len(other)) > LONG else 0
-    end = start + LONG - 6
+    start = max(0, same - LONGEST_EXCERPT // 3) if max(len(one), len(other)) > LONGEST_EXCERPT else 0
+    end = start + LONGEST_EXCERPT - 6
     a, b = (
         f"{'...' * (start > 0)}{text[start:end]}..." if len(text) > end + 6 else "..." * (start > 0) + text[start:] for text in (one, other)
     )

@@ -12,7 +12,7 @@ import torch
 from robench.core.errors import UnfinishedError
 
 TRIM, TOP_PAD, MMAP = -1, -2, -3  # names of settings of mallopt(3)
-KEPT, LARGEST, AHEAD = 2**31 - 1, 2**25, 2**26  # 2^25 is the most that glibc takes for MMAP
+TRIM_THRESHOLD, MMAP_THRESHOLD, AHEAD = 2**31 - 1, 2**25, 2**26  # 2^25 is the most that glibc takes for MMAP
 
 
 def keep_freed_memory() -> bool:
@@ -27,7 +27,7 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # another C library
         return False
-    return all(mallopt(name, value) for name, value in ((TRIM, KEPT), (MMAP, LARGEST), (TOP_PAD, AHEAD)))
+    return all(mallopt(name, value) for name, value in ((TRIM, TRIM_THRESHOLD), (MMAP, MMAP_THRESHOLD), (TOP_PAD, AHEAD)))
 
 
 ENDED = ("DefaultCPUAllocator", "out of memory", "STATUS_ALLOC_FAILED")  # in the plain RuntimeErrors of torch's allocators and libraries
@@ -41,7 +41,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def ending_told(batch_size: int, resumable: Callable[[], bool] = lambda: False) -> Iterator[None]:
+def explain_out_of_memory(batch_size: int, resumable: Callable[[], bool] = lambda: False) -> Iterator[None]:
     """Where memory ends inside, an UnfinishedError: one sentence that names the batch size, and says how a run with a state goes on."""
     try:
         yield

@@ -1,4 +1,4 @@
-"""Where modules lay before they came into packages: files of users that import them go on working for one release, with a warning."""
+"""Where modules lay and what functions were called before: a user's files go on working for one release, with a warning."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import importlib
 import importlib.abc
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
-PLACES = {
+MOVED = {
     "calls": "core.calls",
     "draws": "core.draws",
     "errors": "core.errors",
@@ -35,11 +36,11 @@ class MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(self, name: str, _path: Sequence[str] | None, _target: ModuleType | None = None, /) -> ModuleSpec | None:
         """The spec of a moved module; None for every other name."""
         package, _, old = name.partition(".")
-        return ModuleSpec(name, self) if package == "robench" and old in PLACES else None
+        return ModuleSpec(name, self) if package == "robench" and old in MOVED else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         """The module at its place of today, with a FutureWarning that names it."""
-        place = f"robench.{PLACES[spec.name.partition('.')[2]]}"
+        place = f"robench.{MOVED[spec.name.partition('.')[2]]}"
         warnings.warn(f"{spec.name} is now {place}; the old name works for one more release", FutureWarning, stacklevel=2)
         module = importlib.import_module(place)
         spec.loader_state = module.__spec__
@@ -55,3 +56,20 @@ def find_moved_modules() -> None:
     """Lets the old names of modules be imported."""
     if not any(isinstance(finder, MovedModules) for finder in sys.meta_path):
         sys.meta_path.append(MovedModules())
+
+
+def names_of_before(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
+    """The `__getattr__` of a module, by which old names of its functions and types are found.
+
+    Args:
+        module: the dotted name of the module.
+        names: old name -> the name of today.
+    """
+
+    def value_of(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        warnings.warn(f"{module}.{name} is now {names[name]}; the old name works for one more release", FutureWarning, stacklevel=2)
+        return getattr(sys.modules[module], names[name])
+
+    return value_of

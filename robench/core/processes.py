@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
-T = TypeVar("T")
+Sent = TypeVar("Sent")
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class World:
         """This process's part of the places: every size-th one."""
         return places[self.rank :: self.size]
 
-    def gather(self, mine: T) -> list[T]:
+    def gather(self, mine: Sent) -> list[Sent]:
         """What each process has, in the order of their ranks, on all of them."""
         if self.size == 1:
             return [mine]
@@ -32,7 +32,7 @@ class World:
         torch.distributed.all_gather_object(parts, mine)
         return parts
 
-    def agree(self, mine: T) -> T:
+    def agree(self, mine: Sent) -> Sent:
         """What the first process has, on all of them."""
         return self.gather(mine)[0]
 
@@ -49,7 +49,7 @@ class World:
                 tensor.copy_(part.view_as(tensor))
 
 
-def started() -> World:
+def current_world() -> World:
     """The world of a process group that is initialised already; else one process."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return World(torch.distributed.get_rank(), torch.distributed.get_world_size())
@@ -57,7 +57,7 @@ def started() -> World:
 
 
 @contextmanager
-def launched() -> Iterator[World]:
+def join_world() -> Iterator[World]:
     """Joins the processes that `torchrun` has started and leaves them at the end: tables and CPU tensors over gloo, CUDA's over nccl."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield World()
@@ -65,6 +65,6 @@ def launched() -> Iterator[World]:
     on_gpus = torch.cuda.is_available() and torch.distributed.is_nccl_available()
     torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo")
     try:
-        yield started()
+        yield current_world()
     finally:
         torch.distributed.destroy_process_group()

@@ -20,11 +20,11 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from robench.core.errors import InputError
-from robench.core.synonyms import ELSEWHERE, ours_for
+from robench.core.synonyms import OTHER_OPTION_HINTS, our_names_for
 
 T = TypeVar("T")
-ON = " on "  # between what is measured and what gives its images
-SAID = {  # the words by which a recipe may say its kind, as in probe:mine.py:flip
+ON_SEPARATOR = " on "  # between what is measured and what gives its images
+KIND_WORDS = {  # the words by which a recipe may say its kind, as in probe:mine.py:flip
     **{kind: kind for kind in ("attack", "probe", "corruption", "method", "score", "objective", "regulariser")},
     "regularizer": "regulariser",
 }
@@ -38,14 +38,14 @@ SIGNATURES = {  # what a function of the user's own is called with; its options 
     "corruption": ("x", "severity", "draws"),
 }
 WEIGHTLESS = ("attack", "probe", "corruption", "method", "score")
-PARTS = (3, 6, 7, 9, 255)  # denominators of fractions that people write and that no short decimal number equals
-KINDS: dict[str, tuple[tuple[type, ...], str]] = {  # what a value of an option of such a kind may be, and what that is called
+DENOMINATORS = (3, 6, 7, 9, 255)  # denominators of fractions that people write and that no short decimal number equals
+OPTION_TYPES: dict[str, tuple[tuple[type, ...], str]] = {  # what a value of an option of such a kind may be, and what that is called
     "bool": ((bool,), "true or false"),
     "int": ((int,), "a whole number"),
     "float": ((int, float), "a number"),
 }
-MODULES: dict[tuple[str, bytes], ModuleType] = {}  # of the user's files, by path and content
-USER = "robench_user_"  # how the modules of the user's files are named
+USER_MODULES: dict[tuple[str, bytes], ModuleType] = {}  # of the user's files, by path and content
+USER_MODULE_PREFIX = "robench_user_"  # how the modules of the user's files are named
 
 
 @dataclass(frozen=True)
@@ -72,16 +72,16 @@ class Recipe:
     def title(self) -> str:
         """The label with that of the recipe whose images it is given."""
         graded = f"-{self.options['severity']}" if "severity" in self.options else ""
-        return f"{self.label}{graded}{ON}{self.on.title}" if self.on else f"{self.label}{graded}"
+        return f"{self.label}{graded}{ON_SEPARATOR}{self.on.title}" if self.on else f"{self.label}{graded}"
 
 
-def parse(sentence: str) -> Recipe:
+def parse_recipe(sentence: str) -> Recipe:
     """Reads `[KIND:]NAME[=WEIGHT][,option=value,...][ on RECIPE]`; numbers and fractions become numbers, true/false become booleans."""
-    first, chained, second = sentence.partition(ON)
+    first, chained, second = sentence.partition(ON_SEPARATOR)
     if chained:
         if not first.strip() or not second.strip():
             raise InputError(f"cannot read {sentence!r}: write what is measured, then on, then what gives the images: pgd-20 on fog")
-        return replace(parse(first), on=parse(second))
+        return replace(parse_recipe(first), on=parse_recipe(second))
     head, *rest = sentence.split(",")
     name, given, weight = head.partition("=")
     options: dict[str, Any] = {}
@@ -92,27 +92,27 @@ def parse(sentence: str) -> Recipe:
         key = key.strip().replace("-", "_")
         if key in options:
             raise InputError(f"{sentence!r} gives {key} twice: give each option once")
-        options[key] = literal(value.strip())
-    number = literal(weight.strip()) if given else None
+        options[key] = parse_literal(value.strip())
+    number = parse_literal(weight.strip()) if given else None
     if not name.strip() or (given and (isinstance(number, (bool, str)) or number is None)):
         raise InputError(f"cannot read {sentence!r}: write NAME or NAME=WEIGHT, then options as key=value, parted by commas")
-    kind, bare = kind_said(name.strip())
+    kind, bare = kind_and_name(name.strip())
     return Recipe(bare, None if number is None else float(number), options, kind)
 
 
-def kind_said(name: str) -> tuple[str, str]:
+def kind_and_name(name: str) -> tuple[str, str]:
     """The kind that a name begins with, "" for none, and the rest: probe:mine.py:flip. InputError for a word that is no kind."""
     word, colon, rest = name.partition(":")
-    if colon and word in SAID and rest.strip():
-        return SAID[word], rest.strip()
+    if colon and word in KIND_WORDS and rest.strip():
+        return KIND_WORDS[word], rest.strip()
     file = Path(name.rpartition(":")[0])
     if ".py:" in rest and word.isalpha() and len(word) > 1 and word != "transfer" and not file.is_file():  # one letter is a drive
-        begun = [kind for kind in SAID if kind.startswith(word)]
-        raise InputError(f"unknown kind {word!r} of {name!r}{f': did you mean {begun[0]!r}?' if begun else did_you_mean(word, SAID)}")
+        begun = [kind for kind in KIND_WORDS if kind.startswith(word)]
+        raise InputError(f"unknown kind {word!r} of {name!r}{f': did you mean {begun[0]!r}?' if begun else did_you_mean(word, KIND_WORDS)}")
     return "", name
 
 
-def separate(sentences: Iterable[str]) -> list[str]:
+def split_recipes(sentences: Iterable[str]) -> list[str]:
     """The sentences of an option that may be repeated, with those that were joined by commas apart.
 
     A part with an equals sign is an option of the sentence before it: `saliency,occlusion,block=2` are two.
@@ -129,11 +129,11 @@ def separate(sentences: Iterable[str]) -> list[str]:
     return found
 
 
-def literal(text: str) -> Any:
+def parse_literal(text: str) -> Any:
     """The number, fraction, boolean or plain word that `text` spells."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
-    for kind in (int, float, fraction):
+    for kind in (int, float, parse_fraction):
         try:
             return kind(text)
         except ValueError:
@@ -141,7 +141,7 @@ def literal(text: str) -> Any:
     return text
 
 
-def fraction(text: str) -> float:
+def parse_fraction(text: str) -> float:
     """A number or a quotient of two, such as 8/255; ValueError with a sentence for anything else, 8/0 included."""
     above, slash, below = text.partition("/")
     try:
@@ -156,14 +156,14 @@ def fraction(text: str) -> float:
 
 
 def eps_text(eps: float) -> str:
-    """A radius as people write it, the counterpart of `fraction`: 0.3 and 0.05 as such, 8/255, 0.25/255; six digits of others."""
+    """A radius as people write it, the counterpart of `parse_fraction`: 0.3 and 0.05 as such, 8/255, 0.25/255; six digits of others."""
     short, steps = f"{eps:g}", f"{255 * eps:.4g}"
     if float(short) == eps or float(steps) > 255 or abs(float(steps) - 255 * eps) > 1e-5 * float(steps) or ("." in steps and eps > 0.2):
         return short
     return f"{steps}/255"
 
 
-def worded(value: object) -> str:
+def value_text(value: object) -> str:
     """A value as one writes it: numbers short but exact, 1.0 as 1, thirds and 255ths and the like as fractions, true and false."""
     if isinstance(value, bool):
         return str(value).lower()
@@ -172,20 +172,20 @@ def worded(value: object) -> str:
     short, whole = (re.sub(r"e([+-])0*", r"e\1", text).replace("e+", "e") for text in (f"{value:g}", repr(value)))  # a file name loses a +
     if float(short) == value:
         return short
-    parted = (f"{round(parts * value)}/{parts}" for parts in PARTS if abs(value) < 100 and round(parts * value) / parts == value)
+    parted = (f"{round(parts * value)}/{parts}" for parts in DENOMINATORS if abs(value) < 100 and round(parts * value) / parts == value)
     steps = f"{255 * value:.4g}/255"
-    return next(parted, steps if fraction(steps) == value else whole)
+    return next(parted, steps if parse_fraction(steps) == value else whole)
 
 
-def spelled(recipe: Recipe) -> str:
-    """The sentence from which `parse` reads a recipe."""
+def recipe_text(recipe: Recipe) -> str:
+    """The sentence from which `parse_recipe` reads a recipe."""
     pairs = [(recipe.name, recipe.weight)] if recipe.weight is not None else []
-    words = [f"{key}={exact(value)}" for key, value in (*pairs, *recipe.options.items())]
+    words = [f"{key}={exact_value_text(value)}" for key, value in (*pairs, *recipe.options.items())]
     kind = f"{recipe.kind}:" if recipe.kind else ""
-    return kind + ",".join(words if pairs else [recipe.name, *words]) + (f"{ON}{spelled(recipe.on)}" if recipe.on else "")
+    return kind + ",".join(words if pairs else [recipe.name, *words]) + (f"{ON_SEPARATOR}{recipe_text(recipe.on)}" if recipe.on else "")
 
 
-def exact(value: object) -> str:
+def exact_value_text(value: object) -> str:
     """A value as a recipe spells it, without rounding."""
     return str(value).lower() if isinstance(value, bool) else repr(value) if isinstance(value, float) else str(value)
 
@@ -194,14 +194,14 @@ def lookup(name: str, table: Mapping[str, T], what: str) -> T:
     """The entry of `table` under `name`; InputError with a "did you mean" if there is none."""
     if name in table:
         return table[name]
-    elsewhere = ELSEWHERE.get(what, {}).get(name)
+    elsewhere = OTHER_OPTION_HINTS.get(what, {}).get(name)
     raise InputError(f"unknown {what} {name!r}{f': {elsewhere}' if elsewhere else did_you_mean(str(name), table)}")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The end of a sentence about an unknown name: ours for a name of the field, the nearest known one, or all of them."""
     names = sorted(known)
-    ours, same = ours_for(name, names)
+    ours, same = our_names_for(name, names)
     if ours:
         words = " or ".join(map(repr, ours))
         return f": did you mean {words}?" if same else f": there is none here, and {words} comes nearest"
@@ -215,8 +215,8 @@ def resolve(recipe: Recipe, table: Mapping[str, Callable[..., Any]], what: str) 
     It comes from `table` or from the user's `file.py:function` (which runs that file). InputError for an option that it
     does not have, or that its name already settles: `pgd-20` has 20 steps.
     """
-    refuse_other(recipe, what)
-    function = own(recipe, what) if ".py:" in recipe.name else lookup(recipe.name, table, what)
+    refuse_unfit_recipe(recipe, what)
+    function = user_function(recipe, what) if ".py:" in recipe.name else lookup(recipe.name, table, what)
     known, settled = options_of(function), getattr(function, "keywords", {})
     for key in recipe.options:
         if key not in known:
@@ -227,7 +227,7 @@ def resolve(recipe: Recipe, table: Mapping[str, Callable[..., Any]], what: str) 
         if key in settled:
             raise InputError(f"{what} {recipe.name!r} means {key}={settled[key]}: name the general {what} to choose {key} yourself")
         if ".py:" in recipe.name:
-            refuse_kind(recipe, key, function)
+            refuse_option_type(recipe, key, function)
     bound = partial(function, **recipe.options)
     missing = [key for key, value in options_of(bound).items() if value is inspect.Parameter.empty]
     if missing:
@@ -235,46 +235,52 @@ def resolve(recipe: Recipe, table: Mapping[str, Callable[..., Any]], what: str) 
     return bound
 
 
-def refuse_other(recipe: Recipe, what: str) -> None:
+def refuse_unfit_recipe(recipe: Recipe, what: str) -> None:
     """InputError where a recipe says that it is of another kind than is asked for, or says more than such a one has."""
     if recipe.kind and recipe.kind != what:
-        raise InputError(f"{recipe.kind}:{recipe.label} says that it is {article(recipe.kind)}, and {article(what)} is asked for here")
+        raise InputError(
+            f"{recipe.kind}:{recipe.label} says that it is {with_article(recipe.kind)}, and {with_article(what)} is asked for here"
+        )
     if recipe.on is not None:
-        raise InputError(f"{recipe.title}: {article(what)} is not measured on the images of another here: leave{ON}{recipe.on.title} out")
+        raise InputError(
+            f"{recipe.title}: {with_article(what)} is not measured on the images of another here: leave{ON_SEPARATOR}{recipe.on.title} out"
+        )
     if recipe.weight is not None and what in WEIGHTLESS:
-        raise InputError(f"{recipe.label}={recipe.weight:g}: {article(what)} has no weight, which only a regulariser has: leave it out")
+        raise InputError(
+            f"{recipe.label}={recipe.weight:g}: {with_article(what)} has no weight, which only a regulariser has: leave it out"
+        )
 
 
-def article(what: str) -> str:
+def with_article(what: str) -> str:
     """A kind with its article."""
     return f"{'an' if what[0] in 'aeiou' else 'a'} {what}"
 
 
-def refuse_kind(recipe: Recipe, key: str, function: Callable[..., Any]) -> None:
+def refuse_option_type(recipe: Recipe, key: str, function: Callable[..., Any]) -> None:
     """InputError where the value of an option of the user's own function is of another kind than its annotation or its default."""
     value, parameter = recipe.options[key], inspect.signature(function).parameters[key]
     annotation = getattr(parameter.annotation, "__name__", parameter.annotation)
-    kind = annotation if annotation in KINDS else type(parameter.default).__name__
-    allowed, words = KINDS.get(kind, ((object,), ""))
+    kind = annotation if annotation in OPTION_TYPES else type(parameter.default).__name__
+    allowed, words = OPTION_TYPES.get(kind, ((object,), ""))
     if type(value) not in allowed and object not in allowed:
         default = "" if parameter.default is inspect.Parameter.empty else f", as its default {parameter.default!r} is"
         raise InputError(f"{key} of {recipe.label} must be {words}{default}, not {value!r}")
 
 
-def own(recipe: Recipe, what: str) -> Callable[..., Any]:
+def user_function(recipe: Recipe, what: str) -> Callable[..., Any]:
     """The user's own function that a recipe names; InputError where it cannot be called as an attack, a probe, ... is."""
-    function, wanted = from_file(recipe.name), SIGNATURES.get(what)
-    if wanted is None or takes(function, wanted):
+    function, wanted = function_from_file(recipe.name), SIGNATURES.get(what)
+    if wanted is None or takes_arguments(function, wanted):
         return function
-    raise InputError(f"{recipe.label}{inspect.signature(function)} cannot be used: {what}s are called as {called_as(what)}")
+    raise InputError(f"{recipe.label}{inspect.signature(function)} cannot be used: {what}s are called as {signature_text(what)}")
 
 
-def called_as(what: str) -> str:
+def signature_text(what: str) -> str:
     """How a function of the user's own is called."""
     return f"({', '.join([*SIGNATURES[what], '*', 'options'])})"
 
 
-def takes(function: Callable[..., Any], names: tuple[str, ...]) -> bool:
+def takes_arguments(function: Callable[..., Any], names: tuple[str, ...]) -> bool:
     """Whether a function can be called with so many arguments by place; true where it does not tell (builtins)."""
     try:
         parameters = inspect.signature(function).parameters.values()
@@ -285,7 +291,7 @@ def takes(function: Callable[..., Any], names: tuple[str, ...]) -> bool:
     return sum(p.default is p.empty for p in places) <= len(names) <= most
 
 
-def names_of(function: Callable[..., Any]) -> tuple[str, ...]:
+def parameter_names(function: Callable[..., Any]) -> tuple[str, ...]:
     """The names of a function's parameters; none for a builtin that does not tell."""
     try:
         return tuple(inspect.signature(function).parameters)
@@ -293,7 +299,7 @@ def names_of(function: Callable[..., Any]) -> tuple[str, ...]:
         return ()
 
 
-def places_of(function: Callable[..., Any]) -> tuple[str, ...]:
+def positional_names(function: Callable[..., Any]) -> tuple[str, ...]:
     """The names of the arguments that a function takes by place; none for a builtin that does not tell."""
     try:
         parameters = inspect.signature(function).parameters.values()
@@ -307,34 +313,34 @@ def options_of(function: Callable[..., Any]) -> dict[str, Any]:
     return {p.name: p.default for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}
 
 
-def setting(function: Callable[..., Any]) -> str:
+def setting_text(function: Callable[..., Any]) -> str:
     """Every option of a resolved function as `key=value` words, given or by default: the form that the CSV carries."""
     plain = {key: value for key, value in options_of(function).items() if value is None or isinstance(value, (bool, int, float, str))}
     return " ".join(f"{key}={value}" for key, value in plain.items())
 
 
-def from_file(reference: str) -> Callable[..., Any]:
+def function_from_file(reference: str) -> Callable[..., Any]:
     """The function that `file.py:function` names; runs the file."""
     path, _, name = reference.rpartition(":")
-    function = getattr(module_of(Path(path)), name, None)
+    function = getattr(user_module(Path(path)), name, None)
     if not callable(function):
         raise InputError(f"{path} has no function {name!r}")
     return function  # type: ignore[no-any-return]
 
 
-def module_of(path: Path) -> ModuleType:
+def user_module(path: Path) -> ModuleType:
     """The module a Python file defines, run once as long as the file is the same."""
     key = (str(path.resolve()), path.read_bytes() if path.is_file() else b"")
-    if key not in MODULES:
-        MODULES[key] = module_at(path)
-    return MODULES[key]
+    if key not in USER_MODULES:
+        USER_MODULES[key] = run_user_file(path)
+    return USER_MODULES[key]
 
 
-def module_at(path: Path) -> ModuleType:
+def run_user_file(path: Path) -> ModuleType:
     """The module a Python file defines; runs the file. Its folder is importable meanwhile, as for a script."""
     if not path.is_file():
         raise InputError(f"no such file: {path}")
-    spec = importlib.util.spec_from_file_location(USER + path.stem, path)
+    spec = importlib.util.spec_from_file_location(USER_MODULE_PREFIX + path.stem, path)
     if spec is None or spec.loader is None:
         raise InputError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-SOURCE = "role=source"  # a word in the setting of the accuracy on images that a stage only gives to others
+SOURCE_ROLE = "role=source"  # a word in the setting of the accuracy on images that a stage only gives to others
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Interval:
+class IntervalKind:
     """How the 95 % interval of a share is found, and the name that the rows give it."""
 
     name: str
@@ -89,7 +89,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Tried:
+class ProbeSample:
     """What one level of a probe did to one image; the probe "clean" stands for the image as it is, and has a line for every image.
 
     checkpoint, probe, setting   the columns of the level's rows       sample, label, clean_pred   as in Sample
@@ -122,7 +122,7 @@ class Check:
     sentence: str
 
 
-def blank() -> Row:
+def blank_row() -> Row:
     """A Row whose measurement is still to be filled in."""
     return Row("", "", "", "", 0, 0, "", 0.0, "", "", "", math.nan)
 
@@ -140,4 +140,4 @@ def wilson(successes: float, n: int, z: float = 1.959963984540054) -> tuple[floa
     return min(p, max(0.0, centre - half)), max(p, min(1.0, centre + half))  # it holds p; rounding must not undo that
 
 
-WILSON = Interval("wilson", wilson)
+WILSON = IntervalKind("wilson", wilson)

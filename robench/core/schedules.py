@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from robench.core.checks import number, whole
+from robench.core.checks import number_option, whole_option
 from robench.core.errors import InputError
-from robench.core.recipes import fraction
+from robench.core.recipes import parse_fraction
 
 
 def constant(t: float, losses: Sequence[float] = ()) -> float:  # noqa: ARG001 - the signature of every schedule
@@ -22,8 +22,8 @@ def constant(t: float, losses: Sequence[float] = ()) -> float:  # noqa: ARG001 -
 
 def piecewise(t: float, losses: Sequence[float] = (), *, first: float = 0.5, second: float = 0.75, factor: float = 0.1) -> float:  # noqa: ARG001
     """The top rate, times `factor` from `first` on and once more from `second` on (shares of the training)."""
-    factor, first = number("the factor of piecewise", factor, most=1), number("first of piecewise", first, most=1)
-    second = number("second of piecewise, not before first,", second, first, 1)
+    factor, first = number_option("the factor of piecewise", factor, most=1), number_option("first of piecewise", first, most=1)
+    second = number_option("second of piecewise, not before first,", second, first, 1)
     return factor ** ((t >= first) + (t >= second))
 
 
@@ -33,16 +33,16 @@ def milestones(t: float, losses: Sequence[float] = (), *, at: str | float = "0.5
     at      one share in [0, 1] or several joined by colons; a fraction such as 75/120 drops at the very start of epoch 75 of 120
     factor  in [0, 1]
     """
-    return number("the factor of milestones", factor, most=1) ** sum(t >= share for share in shares(at))
+    return number_option("the factor of milestones", factor, most=1) ** sum(t >= share for share in training_shares(at))
 
 
-def shares(at: str | float) -> list[float]:
+def training_shares(at: str | float) -> list[float]:
     """The shares of the training that `at` names; InputError for what is no number in [0, 1]."""
     try:
-        found = [fraction(part) for part in str(at).split(":")]
+        found = [parse_fraction(part) for part in str(at).split(":")]
     except ValueError as error:
         raise InputError(f"the option at of milestones must be shares of the training joined by colons, not {at!r}: {error}") from None
-    found = [number("a share of the training in milestones", share, most=1) for share in found]
+    found = [number_option("a share of the training in milestones", share, most=1) for share in found]
     if found != sorted(found):
         raise InputError(f"the shares in the option at of milestones must not decrease, and these do: {at}")
     return found
@@ -65,24 +65,24 @@ def plateau(
     threshold  an epoch counts where its loss is below (1 - threshold) times the lowest that counted; in [0, 1)
     factor     in [0, 1]
     """
-    patience, keep = whole("the patience of plateau", patience, 0), 1 - number("the threshold of plateau", threshold, most=1)
+    patience, keep = whole_option("the patience of plateau", patience, 0), 1 - number_option("the threshold of plateau", threshold, most=1)
     lowest, waited, drops = math.inf, 0, 0
     for loss in losses:
         lowest, waited = (loss, 0) if loss < lowest * keep else (lowest, waited + 1)
         if waited > patience:
             drops, waited = drops + 1, 0
-    return number("the factor of plateau", factor, most=1) ** drops
+    return number_option("the factor of plateau", factor, most=1) ** drops
 
 
 def cyclic(t: float, losses: Sequence[float] = (), *, peak: float = 0.5) -> float:  # noqa: ARG001
     """A triangle: from 0 up to the top rate at `peak`, then down to 0 (Wong et al. 2020, 2001.03994)."""
-    peak = number("the peak of cyclic", peak, most=1)
+    peak = number_option("the peak of cyclic", peak, most=1)
     return t / peak if t < peak else (1 - t) / (1 - peak)
 
 
 def one_cycle(t: float, losses: Sequence[float] = (), *, peak: float = 0.25, start: float = 0.04) -> float:  # noqa: ARG001
     """From `start` of the top rate up to it at `peak`, then down to 0, along half cosines (Smith & Topin 2017, 1708.07120)."""
-    peak, start = number("the peak of one-cycle", peak, most=1), number("the start of one-cycle", start, most=1)
+    peak, start = number_option("the peak of one-cycle", peak, most=1), number_option("the start of one-cycle", start, most=1)
     if t < peak:
         return start + (1 - start) * (1 - math.cos(math.pi * t / peak)) / 2
     return (1 + math.cos(math.pi * (t - peak) / (1 - peak))) / 2

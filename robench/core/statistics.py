@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robench.core.checks import whole
+from robench.core.checks import whole_option
 from robench.core.errors import InputError
+from robench.core.moved import names_of_before
 from robench.core.rows import wilson
 
 NORMAL, LEVELS = NormalDist(), (0.025, 0.975)
 Z = NORMAL.inv_cdf(LEVELS[1])
-LEAST = 10  # values: of fewer, resamples and ranks say next to nothing, so there is no bootstrap interval and no correlation
-DRAWN = 1 << 20  # numbers that a bootstrap draws at once: 12 MiB with their places
+LEAST_VALUES = 10  # values: of fewer, resamples and ranks say next to nothing, so there is no bootstrap interval and no correlation
+DRAWS_AT_ONCE = 1 << 20  # numbers that a bootstrap draws at once: 12 MiB with their places
 Floats = NDArray[np.float64]
 Values = Sequence[float] | NDArray[Any]
 
@@ -56,7 +57,7 @@ def mcnemar(only_base: int, only_new: int) -> float:
     return min(1.0, 2 * tail / (1 << n))
 
 
-def least_significant(alpha: float) -> int:
+def least_significant_count(alpha: float) -> int:
     """The fewest lost images, none won, that differ from chance by the McNemar test.
 
     Args:
@@ -112,25 +113,25 @@ def paired_difference(both: int, only_base: int, only_new: int, neither: int, z:
     held_base, held_new = both + only_base, both + only_new
     base, new, difference = held_base / n, held_new / n, (only_new - only_base) / n
     (base_low, base_high), (new_low, new_high) = wilson(held_base, n, z), wilson(held_new, n, z)
-    phi = correlation(both, only_base, only_new, neither)
-    low = difference - added(new - new_low, base_high - base, phi)
-    high = difference + added(new_high - new, base - base_low, phi)
+    phi = phi_coefficient(both, only_base, only_new, neither)
+    low = difference - combined_deviation(new - new_low, base_high - base, phi)
+    high = difference + combined_deviation(new_high - new, base - base_low, phi)
     return difference, max(-1.0, low), min(1.0, high)
 
 
-def correlation(both: int, only_base: int, only_new: int, neither: int) -> float:
+def phi_coefficient(both: int, only_base: int, only_new: int, neither: int) -> float:
     """The phi coefficient of a 2 x 2 table, a positive one corrected for continuity (method 10); 0 where a margin is empty."""
     n, product = both + only_base + only_new + neither, both * neither - only_base * only_new
     margins = (both + only_base) * (only_new + neither) * (both + only_new) * (only_base + neither)
     return (product if product < 0 else max(0.0, product - n / 2)) / math.sqrt(margins) if margins else 0.0
 
 
-def added(one: float, other: float, phi: float) -> float:
+def combined_deviation(one: float, other: float, phi: float) -> float:
     """The length of two deviations that are correlated by phi."""
     return math.sqrt(max(0.0, one * one + other * other - 2 * phi * one * other))
 
 
-def anytime(successes: int, n: int, population: int, alpha: float = 0.05) -> tuple[float, float]:
+def anytime_valid_interval(successes: int, n: int, population: int, alpha: float = 0.05) -> tuple[float, float]:
     """An interval of the share of ones in a population, valid at every n at once: one may look after each image and stop when one likes.
 
     The confidence sequence of Waudby-Smith & Ramdas 2020 (2006.04347): with a uniform prior on the number of ones K (beta-binomial,
@@ -166,11 +167,11 @@ def anytime(successes: int, n: int, population: int, alpha: float = 0.05) -> tup
         evidence = log_choose(ones, successes) + log_choose(population - ones, n - successes)
         return whole + evidence > math.log(alpha) - slack
 
-    low, high = edge(kept, mode, least), edge(kept, mode, most)
+    low, high = interval_end(kept, mode, least), interval_end(kept, mode, most)
     return min(share, low / population), max(share, high / population)
 
 
-def edge(kept: Callable[[int], bool], inside: int, end: int) -> int:
+def interval_end(kept: Callable[[int], bool], inside: int, end: int) -> int:
     """The last whole number on the way from `inside` to `end` that is kept; `inside` is, and what follows one that is not is not."""
     if kept(end):
         return end
@@ -185,7 +186,7 @@ def log_choose(n: int, k: int) -> float:
     return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
 
 
-def bootstrap_mean(values: Values, seed: int, resamples: int = 2000) -> tuple[float, float]:
+def bootstrap_interval(values: Values, seed: int, resamples: int = 2000) -> tuple[float, float]:
     """A 95 % interval of the mean of the finite values, by the bootstrap.
 
     BCa, the percentile interval corrected for bias and acceleration (Efron 1987, JASA 82:171; Efron & Tibshirani 1993, chapter 14), because
@@ -209,16 +210,18 @@ def bootstrap_mean(values: Values, seed: int, resamples: int = 2000) -> tuple[fl
         >>> low < 9.5 < high
         True
     """
-    kept = finite(values)
-    if len(kept) < LEAST:
+    kept = sorted_finite_values(values)
+    if len(kept) < LEAST_VALUES:
         return math.nan, math.nan
-    return accelerated(resampled(kept, np.random.default_rng(abs(seed)), whole("resamples", resamples, 100)), float(kept.mean()), [kept])
+    return bca_interval(
+        bootstrap_means(kept, np.random.default_rng(abs(seed)), whole_option("resamples", resamples, 100)), float(kept.mean()), [kept]
+    )
 
 
 def difference_of_means(a: Values, b: Values, seed: int, resamples: int = 2000) -> tuple[float, float, float]:
     """The difference mean(a) - mean(b) of two independent groups, with its 95 % bootstrap interval.
 
-    Each group is resampled by itself; otherwise as `bootstrap_mean`.
+    Each group is resampled by itself; otherwise as `bootstrap_interval`.
 
     Args:
         a: (N,) numbers; what is nan or infinite is left out.
@@ -238,15 +241,15 @@ def difference_of_means(a: Values, b: Values, seed: int, resamples: int = 2000) 
         >>> difference, 0 < low < 10 < high
         (10.0, True)
     """
-    kept = finite(a), finite(b)
+    kept = sorted_finite_values(a), sorted_finite_values(b)
     if min(map(len, kept)) == 0:
         return math.nan, math.nan, math.nan
     difference = float(kept[0].mean() - kept[1].mean())
-    if min(map(len, kept)) < LEAST:
+    if min(map(len, kept)) < LEAST_VALUES:
         return difference, math.nan, math.nan
-    rng, count = np.random.default_rng(abs(seed)), whole("resamples", resamples, 100)
-    means = resampled(kept[0], rng, count) - resampled(kept[1], rng, count)
-    return difference, *accelerated(means, difference, [kept[0], -kept[1]])
+    rng, count = np.random.default_rng(abs(seed)), whole_option("resamples", resamples, 100)
+    means = bootstrap_means(kept[0], rng, count) - bootstrap_means(kept[1], rng, count)
+    return difference, *bca_interval(means, difference, [kept[0], -kept[1]])
 
 
 def refuse_negative(**counts: int) -> None:
@@ -256,7 +259,7 @@ def refuse_negative(**counts: int) -> None:
             raise InputError(f"{name} must be a count of at least 0, not {count}")
 
 
-def numbers(values: Values) -> Floats:
+def float_array(values: Values) -> Floats:
     """The values as float64, (n,); InputError for what are no numbers."""
     try:
         return np.asarray(values, dtype=np.float64).ravel()
@@ -264,20 +267,20 @@ def numbers(values: Values) -> Floats:
         raise InputError(f"values of type {type(values).__name__} are no numbers: hand over an array, or a list of them") from None
 
 
-def finite(values: Values) -> Floats:
+def sorted_finite_values(values: Values) -> Floats:
     """The finite values in ascending order, (n,): without their order, what is made of them cannot depend on it."""
-    flat = numbers(values)
+    flat = float_array(values)
     return np.sort(flat[np.isfinite(flat)])
 
 
-def resampled(values: Floats, rng: np.random.Generator, resamples: int) -> Floats:
+def bootstrap_means(values: Floats, rng: np.random.Generator, resamples: int) -> Floats:
     """The means of `resamples` samples drawn from the values with replacement, each as large as they are."""
-    rows, n = max(1, DRAWN // len(values)), len(values)
+    rows, n = max(1, DRAWS_AT_ONCE // len(values)), len(values)
     sizes = [min(rows, resamples - done) for done in range(0, resamples, rows)]
     return np.concatenate([values[rng.integers(n, size=(size, n), dtype=np.int32)].mean(1) for size in sizes])
 
 
-def accelerated(means: Floats, estimate: float, groups: Sequence[Floats]) -> tuple[float, float]:
+def bca_interval(means: Floats, estimate: float, groups: Sequence[Floats]) -> tuple[float, float]:
     """The BCa interval of a sum of the means of independent groups, from its resampled values; it holds the estimate (our choice).
 
     The bias is the normal quantile of the share of resampled values below the estimate, ties half. The acceleration is a sixth of the
@@ -318,12 +321,12 @@ def spearman(a: Values, b: Values) -> tuple[float, float, float]:
         >>> rho, low < 1
         (1.0, True)
     """
-    pairs = np.array([numbers(side) for side in matched(a, b)])
+    pairs = np.array([float_array(side) for side in same_length_pair(a, b)])
     pairs = pairs[:, ~np.isnan(pairs).any(0)]
     n = pairs.shape[1]
-    if n < LEAST:
+    if n < LEAST_VALUES:
         return math.nan, math.nan, math.nan
-    one, other = (ranks(side) - (n + 1) / 2 for side in pairs)
+    one, other = (average_ranks(side) - (n + 1) / 2 for side in pairs)
     spread = math.sqrt(float(one @ one) * float(other @ other))
     if spread == 0:
         return math.nan, math.nan, math.nan
@@ -333,14 +336,14 @@ def spearman(a: Values, b: Values) -> tuple[float, float, float]:
     return rho, min(rho, math.tanh(z - half)), max(rho, math.tanh(z + half))
 
 
-def matched(a: Values, b: Values) -> tuple[Values, Values]:
+def same_length_pair(a: Values, b: Values) -> tuple[Values, Values]:
     """Both, if they are equally long."""
     if len(a) != len(b):
         raise InputError(f"{len(a)} and {len(b)} values are no pairs: a correlation needs as many on both sides")
     return a, b
 
 
-def ranks(values: Floats) -> Floats:
+def average_ranks(values: Floats) -> Floats:
     """The ranks of the values from 1, equal ones with their average."""
     _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
     return np.asarray((counts.cumsum() - (counts - 1) / 2)[place], dtype=np.float64)
@@ -367,7 +370,7 @@ def superiority(a: Values, b: Values) -> float:
         >>> superiority([3, 4], [1, 2]), superiority([1, 2], [1, 2])
         (1.0, 0.5)
     """
-    one, other = (np.sort(flat[~np.isnan(flat)]) for flat in map(numbers, (a, b)))
+    one, other = (np.sort(flat[~np.isnan(flat)]) for flat in map(float_array, (a, b)))
     if not (len(one) and len(other)):
         return math.nan
     beaten = np.searchsorted(other, one, "left") + np.searchsorted(other, one, "right")
@@ -392,7 +395,10 @@ def quantiles(values: Values, levels: Sequence[float]) -> list[float]:
         >>> quantiles([1, 2, 3, float("nan")], [0, 0.5, 0.75])
         [1.0, 2.0, 2.5]
     """
-    kept = finite(values)
+    kept = sorted_finite_values(values)
     if wrong := [level for level in levels if not 0 <= level <= 1]:
         raise InputError(f"a quantile's level must lie in [0, 1], not {wrong[0]}")
     return [float(found) for found in np.quantile(kept, levels)] if len(kept) else [math.nan] * len(levels)
+
+
+__getattr__ = names_of_before(__name__, {"anytime": "anytime_valid_interval", "bootstrap_mean": "bootstrap_interval"})

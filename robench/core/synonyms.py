@@ -110,8 +110,8 @@ ABSENT: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("llr", "local-linearity"), ("gradalign", "cure")),
     **dict.fromkeys(("rain", "fogging"), ("spatter", "fog")),
 }
-SUITES = ("smoke", "fast", "autoattack", "autoattack-plus", "autoattack-rand", "inductive")
-REGULARISERS = (
+HINTED_SUITES = ("smoke", "fast", "autoattack", "autoattack-plus", "autoattack-rand", "inductive")
+HINTED_REGULARISERS = (
     "sagr",
     "igd",
     "emr",
@@ -128,17 +128,17 @@ REGULARISERS = (
     "l2",
 )
 # what is asked for, where another option takes the name
-ELSEWHERE: dict[str, dict[str, str]] = {
-    "attack": {name: f"it is a suite: robench eval MODEL --suite {name}" for name in SUITES},
+OTHER_OPTION_HINTS: dict[str, dict[str, str]] = {
+    "attack": {name: f"it is a suite: robench eval MODEL --suite {name}" for name in HINTED_SUITES},
     "regulariser": {
         name: f"it is an objective: --objective {name}"
         for name in ("pgd-at", "fgsm-at", "fgsm-rs", "n-fgsm", "free-at", "trades", "mart", "mail-at", "mail-trades", "alp", "hat")
     },
-    "objective": {name: f"it is a regulariser: --reg {name}" for name in REGULARISERS},
+    "objective": {name: f"it is a regulariser: --reg {name}" for name in HINTED_REGULARISERS},
 }
 
 
-def ours_for(name: str, known: Collection[str]) -> tuple[list[str], bool]:
+def our_names_for(name: str, known: Collection[str]) -> tuple[list[str], bool]:
     """Our names among `known` for a name of the field, and whether they are the same thing; else what comes nearest to it."""
     plain = name.lower().replace("_", "-")
     same = [ours for ours in known if ours.replace("_", "-") == plain] or [ours for ours in OTHER_NAMES.get(plain, ()) if ours in known]

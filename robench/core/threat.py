@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from robench.core.checks import positive
+from robench.core.checks import positive_option
 from robench.core.draws import Draws
 from robench.core.errors import InputError
 
@@ -33,7 +33,7 @@ class Threat:
 
     def distance(self, x: Tensor, x_adv: Tensor) -> Tensor:
         """Norm of x_adv - x per sample, (B,)."""
-        return size(self.norm, x_adv - x)
+        return delta_norms(self.norm, x_adv - x)
 
     def contains(self, x: Tensor, x_adv: Tensor) -> Tensor:
         """Whether each x_adv lies in the ball and in the box, (B,) bool; rounding is allowed 1e-6 (linf) or 1e-5 eps + 1e-6."""
@@ -46,7 +46,7 @@ class Threat:
         """The point of the threat nearest to x_adv in the Euclidean norm, (B, C, H, W); x in [0, 1]."""
         if self.norm == "linf":
             return x_adv.clamp(x - self.eps, x + self.eps).clamp_(0, 1)
-        shrink = shrink_l2 if self.norm == "l2" else shrink_l1
+        shrink = l2_projection if self.norm == "l2" else l1_projection
         return (x + shrink(x, x_adv - x, self.eps)).clamp(0, 1)
 
     def rounded(self, x: Tensor, x_adv: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ class Threat:
         if self.norm == "l1":  # exponential sizes with random signs are even on the l1 sphere
             sizes = -(1 - draws.child("sizes").uniform(x.shape[1:], step)).log()
             drawn = sizes.to(x.dtype) * drawn.sign()
-        return drawn / per_sample(size(self.norm, drawn), drawn)
+        return drawn / per_sample(delta_norms(self.norm, drawn), drawn)
 
 
 def diameter(norm: str, shape: Sequence[int]) -> float:
@@ -120,17 +120,17 @@ def diameter(norm: str, shape: Sequence[int]) -> float:
     return 1.0 if norm == "linf" else float(math.prod(shape)) ** (0.5 if norm == "l2" else 1.0)
 
 
-def refuse_too_large(threat: Threat, shape: Sequence[int] | None) -> None:
+def refuse_too_large_eps(threat: Threat, shape: Sequence[int] | None) -> None:
     """InputError for a radius that a user gave and that is larger than any distance of two images; shape None: only linf is looked at.
 
     A Threat itself may be larger: some methods start in a ball of two or three times the radius.
     """
     if shape is None and threat.norm != "linf":
         return
-    refuse_beyond(f"a radius of {threat.eps:g}", threat.eps, threat.norm, shape or ())
+    refuse_too_large_length(f"a radius of {threat.eps:g}", threat.eps, threat.norm, shape or ())
 
 
-def refuse_beyond(what: str, length: float, norm: str, shape: Sequence[int]) -> None:
+def refuse_too_large_length(what: str, length: float, norm: str, shape: Sequence[int]) -> None:
     """InputError for a length that a user gave, told as `what`, that is larger than any distance of two images of this shape."""
     most = diameter(norm, shape)
     if length > most * (1 + 1e-6):
@@ -141,14 +141,14 @@ def refuse_beyond(what: str, length: float, norm: str, shape: Sequence[int]) -> 
         )
 
 
-def reachable(name: str, value: object, norm: str, shape: Sequence[int]) -> float:
+def length_option(name: str, value: object, norm: str, shape: Sequence[int]) -> float:
     """The option as a float, if it is a length in pixel units above 0 and no larger than any distance of two images (C, H, W)."""
-    length = positive(name, value)
-    refuse_beyond(f"{name}={length:g}", length, norm, shape)
+    length = positive_option(name, value)
+    refuse_too_large_length(f"{name}={length:g}", length, norm, shape)
     return length
 
 
-def size(norm: str, delta: Tensor) -> Tensor:
+def delta_norms(norm: str, delta: Tensor) -> Tensor:
     """The norm of each sample's delta, (B,); taken in float64 and returned in the type of delta."""
     flat = delta.flatten(1)
     if norm == "linf":
@@ -167,7 +167,7 @@ def room_along(x: Tensor, delta: Tensor) -> Tensor:
     return torch.where(delta > 0, 1 - x, x).clamp_min(0)
 
 
-def shrink_l2(x: Tensor, delta: Tensor, eps: float) -> Tensor:
+def l2_projection(x: Tensor, delta: Tensor, eps: float) -> Tensor:
     """The Euclidean projection of delta on {||u||_2 <= eps, 0 <= x + u <= 1}.
 
     By the optimality conditions u = sign(delta) min(s |delta|, room) with one factor s in [0, 1] a sample. With the
@@ -187,7 +187,7 @@ def shrink_l2(x: Tensor, delta: Tensor, eps: float) -> Tensor:
     return torch.minimum(s[:, None] * size_, room).view_as(delta).to(delta.dtype) * delta.sign()
 
 
-def shrink_l1(x: Tensor, delta: Tensor, eps: float) -> Tensor:
+def l1_projection(x: Tensor, delta: Tensor, eps: float) -> Tensor:
     """The Euclidean projection of delta on {||u||_1 <= eps, 0 <= x + u <= 1}, to 1e-6 eps; it leaves no residue where u is 0.
 
     u = sign(delta) clip(|delta| - t, 0, room) with the threshold t of each sample at which ||u||_1 = eps: a falling,
@@ -216,7 +216,7 @@ def shrink_l1(x: Tensor, delta: Tensor, eps: float) -> Tensor:
     return torch.clamp(size_ - torch.where(close, t, high)[:, None], zero, room).view_as(delta) * delta.sign()
 
 
-def known_radius(norm: str) -> float:
+def default_eps(norm: str) -> float:
     """The radius where none is given: 8/255, which belongs to linf; InputError for another norm, in which it says nothing."""
     if norm in NORMS and norm != "linf":
         raise InputError(f"which radius in {norm}? The default 8/255 is of linf, which says nothing about {norm}: give eps (--eps)")

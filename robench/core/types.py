@@ -18,13 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from robench.core.draws import Draws
+from robench.core.moved import names_of_before
 from robench.core.threat import Threat
 
 Explain = Callable[[nn.Module, Tensor, Tensor, Draws], Tensor]  # explain(model, x, target, draws) -> maps, options bound
 
 
 @dataclass(frozen=True)
-class Found:
+class AttackResult:
     """What an attack found for each of B samples.
 
     x_adv      (B, C, H, W): the worst point found, inside the threat; the clean image where nothing was found
@@ -79,7 +80,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Explained:
+class ExplainedImages:
     """B images with their saliency maps, as the scores see them.
 
     model    in eval mode with frozen parameters                     x        (B, C, H, W)
@@ -128,3 +129,6 @@ class Level:
     share: Tensor
     forwards: Tensor
     backwards: Tensor
+
+
+__getattr__ = names_of_before(__name__, {"Found": "AttackResult", "Explained": "ExplainedImages"})

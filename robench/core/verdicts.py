@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from robench.core.errors import InputError
-from robench.core.rows import SOURCE
+from robench.core.rows import SOURCE_ROLE
 
-ROWS = ("checkpoint", "n", "norm", "eps", "probe", "setting", "metric", "value")
-SAMPLES = ("sample", "label", "broken_by")
-CLEAN, WORST = "clean", "worst"  # the accuracy before any attack; the norm of what stands under all threats
+ROW_COLUMNS = ("checkpoint", "n", "norm", "eps", "probe", "setting", "metric", "value")
+SAMPLE_COLUMNS = ("sample", "label", "broken_by")
+CLEAN_STAGE, WORST_THREAT = "clean", "worst"  # the accuracy before any attack; the norm of what stands under all threats
 CLOSE = 1e-9  # how far the share of two counts may lie from the number in the table
 NEEDED = ("data.name", "data.split", "data.n", "data.sha256")
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageResult:
     """A probe with its setting and threat, or a suite's verdict at a radius, and the ids of the images that still stand after it."""
 
     probe: str
@@ -36,26 +36,26 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Results:
+class ModelResults:
     """One results folder: what was measured, its manifest, the label of every image by its id, the stages of the cascade in order."""
 
     folder: Path
     checkpoint: str
     manifest: Mapping[str, Any]
     labels: Mapping[int, int]
-    stages: Sequence[Stage]
+    stages: Sequence[StageResult]
 
 
-def load(folder: Path) -> Results:
-    """What lies in a results folder of one model. InputError as in `load_all`, and for a folder of several models."""
-    found = load_all(folder)
+def load_results(folder: Path) -> ModelResults:
+    """What lies in a results folder of one model. InputError as in `load_all_results`, and for a folder of several models."""
+    found = load_all_results(folder)
     if len(found) > 1:
         names = ", ".join(results.checkpoint for results in found)
         raise InputError(f"{folder} holds the results of several models ({names}): name a run of one")
     return found[0]
 
 
-def load_all(folder: Path) -> list[Results]:
+def load_all_results(folder: Path) -> list[ModelResults]:
     """What lies in a results folder of `robench eval` or `robench attack`, model by model.
 
     Rows of probes, corruptions and saliency maps are left alone: what is read is what attacks leave of the accuracy.
@@ -64,12 +64,12 @@ def load_all(folder: Path) -> list[Results]:
     if not folder.is_dir():
         raise InputError(f"no results folder: {folder}")
     manifest = manifest_at(folder / "manifest.json")
-    rows = of_attacks(table_at(folder / "rows.csv", ROWS))
-    samples = table_at(folder / "samples.csv", SAMPLES)
+    rows = attack_accuracy_rows(table_at(folder / "rows.csv", ROW_COLUMNS))
+    samples = table_at(folder / "samples.csv", SAMPLE_COLUMNS)
     names = list(dict.fromkeys(row["checkpoint"] for row in rows)) or [""]
     try:
         return [
-            results_of(folder, manifest, name, [row for row in rows if row["checkpoint"] == name],
+            model_results(folder, manifest, name, [row for row in rows if row["checkpoint"] == name],
                        [line for line in samples if line.get("checkpoint", name) == name])
             for name in names
         ]  # fmt: skip
@@ -77,61 +77,63 @@ def load_all(folder: Path) -> list[Results]:
         raise InputError(f"the files in {folder} cannot be used: {error}") from None
 
 
-def of_attacks(rows: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
+def attack_accuracy_rows(rows: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
     """The accuracies that attacks leave, and the clean ones: none under corruptions, or on images that a stage only gives to others."""
     corruptions = {row["probe"] for row in rows if row["metric"] == "mean_accuracy"}
     return [
         row
         for row in rows
         if row["metric"] == "accuracy"
-        and (row["probe"] == CLEAN or (row["norm"] and row["probe"] not in corruptions and SOURCE not in row["setting"].split()))
+        and (row["probe"] == CLEAN_STAGE or (row["norm"] and row["probe"] not in corruptions and SOURCE_ROLE not in row["setting"].split()))
     ]
 
 
-def results_of(
+def model_results(
     folder: Path, manifest: Mapping[str, Any], name: str, rows: Sequence[Mapping[str, str]], samples: Sequence[Mapping[str, str]]
-) -> Results:
+) -> ModelResults:
     """What a folder tells of one model, cascade by cascade; ValueError where its tables contradict each other."""
     groups: dict[tuple[str, str], list[Mapping[str, str]]] = {}
     for line in samples:
         groups.setdefault((line.get("norm", ""), line.get("images", "")), []).append(line)
     labels = {int(sample["sample"]): int(sample["label"]) for sample in samples}
     counts = {
-        *(len(lines) for lines in groups.values()), len(labels), told(manifest, "data.n"), *(int(row["n"]) for row in rows),
+        *(len(lines) for lines in groups.values()), len(labels), manifest_value(manifest, "data.n"), *(int(row["n"]) for row in rows),
     }  # fmt: skip
     if len(counts) > 1:
         raise ValueError(f"they do not agree how many images there are, {', '.join(map(str, sorted(counts, key=str)))}")
-    stages: list[Stage] = []
+    stages: list[StageResult] = []
     union = frozenset(labels)
     for (norm, images), lines in groups.items():
         broken = {int(line["sample"]): (line["broken_by"], line.get("eps", "")) for line in lines}
-        mine = [row for row in rows if belongs(row, norm, images, [other for _, other in groups])]
-        if all(" on " in row["probe"] for row in mine if row["probe"] != CLEAN):  # begins on changed images
-            mine = [row for row in mine if row["probe"] != CLEAN] or mine
-        found = cascade(mine, broken)
-        union &= found[-1].standing if images in ("", CLEAN) else union
-        known = any(stage.probe == CLEAN for stage in stages)
-        stages += [stage for stage in found if stage.probe != CLEAN or not known]
-    return Results(folder, name, manifest, labels, [*stages, *(worst(row, union, len(labels)) for row in rows if row["norm"] == WORST)])
+        mine = [row for row in rows if is_of_cascade(row, norm, images, [other for _, other in groups])]
+        if all(" on " in row["probe"] for row in mine if row["probe"] != CLEAN_STAGE):  # begins on changed images
+            mine = [row for row in mine if row["probe"] != CLEAN_STAGE] or mine
+        found = stages_from_rows(mine, broken)
+        union &= found[-1].standing if images in ("", CLEAN_STAGE) else union
+        known = any(stage.probe == CLEAN_STAGE for stage in stages)
+        stages += [stage for stage in found if stage.probe != CLEAN_STAGE or not known]
+    return ModelResults(
+        folder, name, manifest, labels, [*stages, *(worst_stage(row, union, len(labels)) for row in rows if row["norm"] == WORST_THREAT)]
+    )
 
 
-def belongs(row: Mapping[str, str], norm: str, images: str, known: Iterable[str]) -> bool:
+def is_of_cascade(row: Mapping[str, str], norm: str, images: str, known: Iterable[str]) -> bool:
     """Whether a row is of the cascade in a norm on some images, "" where a run has one only; the clean accuracy is of all clean ones."""
-    if row["norm"] == WORST or (norm and row["norm"] not in ("", norm)):
+    if row["norm"] == WORST_THREAT or (norm and row["norm"] not in ("", norm)):
         return False
-    others = [other for other in known if other not in ("", CLEAN) and row["probe"].endswith(f" on {other}")]
-    mine = max(others, key=len, default=CLEAN)  # fog-3 of pgd on fog-3
+    others = [other for other in known if other not in ("", CLEAN_STAGE) and row["probe"].endswith(f" on {other}")]
+    mine = max(others, key=len, default=CLEAN_STAGE)  # fog-3 of pgd on fog-3
     return images in ("", mine)
 
 
-def worst(row: Mapping[str, str], standing: frozenset[int], n: int) -> Stage:
+def worst_stage(row: Mapping[str, str], standing: frozenset[int], n: int) -> StageResult:
     """What stands under all threats; ValueError where the row tells another number."""
     if not abs(float(row["value"]) - len(standing) / n) < CLOSE:
         raise ValueError(f"the worst threat leaves {row['value']} in rows.csv, but {len(standing) / n} in samples.csv")
-    return Stage(row["probe"], row["setting"], WORST, float(row["eps"]), standing)
+    return StageResult(row["probe"], row["setting"], WORST_THREAT, float(row["eps"]), standing)
 
 
-def cascade(rows: Sequence[Mapping[str, str]], broken_by: Mapping[int, tuple[str, str]]) -> list[Stage]:
+def stages_from_rows(rows: Sequence[Mapping[str, str]], broken_by: Mapping[int, tuple[str, str]]) -> list[StageResult]:
     """The stages in the order of the rows, which is that in which they ran, radius after radius, and then the suite's verdicts.
 
     rows       the accuracies of rows.csv; of a cascade on changed images without a clean one
@@ -139,10 +141,10 @@ def cascade(rows: Sequence[Mapping[str, str]], broken_by: Mapping[int, tuple[str
     ValueError where the two tables contradict each other.
     """
     changed = bool(rows) and all(" on " in row["probe"] for row in rows)
-    names = [*([(CLEAN, 0.0)] if changed else []), *((row["probe"], float(row["eps"])) for row in rows)]
-    if not names or names[0][0] != CLEAN or len(set(names)) < len(names):
+    names = [*([(CLEAN_STAGE, 0.0)] if changed else []), *((row["probe"], float(row["eps"])) for row in rows)]
+    if not names or names[0][0] != CLEAN_STAGE or len(set(names)) < len(names):
         raise ValueError("rows.csv must begin with the clean accuracy and name every probe once at a radius")
-    places = {sample: place_of(*broken, names) for sample, broken in broken_by.items()}
+    places = {sample: breaking_place(*broken, names) for sample, broken in broken_by.items()}
     stages = []
     for place, (row, (probe, eps)) in enumerate(zip(rows, names[changed:], strict=True), int(changed)):
         gone = {other for other in range(place + 1) if names[other][1] <= eps}  # a verdict at a radius knows nothing of larger ones
@@ -150,15 +152,15 @@ def cascade(rows: Sequence[Mapping[str, str]], broken_by: Mapping[int, tuple[str
         left = len(standing) / len(broken_by)
         if not abs(float(row["value"]) - left) < CLOSE:
             raise ValueError(f"{probe} leaves {row['value']} in rows.csv, but {left} in samples.csv")
-        stages.append(Stage(probe, row["setting"], row["norm"], eps, standing))
+        stages.append(StageResult(probe, row["setting"], row["norm"], eps, standing))
     return stages
 
 
-def place_of(probe: str, eps: str, names: Sequence[tuple[str, float]]) -> int | None:
+def breaking_place(probe: str, eps: str, names: Sequence[tuple[str, float]]) -> int | None:
     """Where in the cascade the stage lies that broke an image, None for a survivor; without a radius, the probe's only stage."""
     if not probe:
         return None
-    at_radius = probe != CLEAN and eps
+    at_radius = probe != CLEAN_STAGE and eps
     found = [place for place, (name, radius) in enumerate(names) if name == probe and (not at_radius or radius == float(eps))]
     if len(found) != 1:
         where = f" at eps {eps}" if at_radius else ""
@@ -173,13 +175,13 @@ def manifest_at(path: Path) -> dict[str, Any]:
         content = json.loads(text)
     except ValueError as error:
         raise InputError(f"{path} is not JSON: {error}") from None
-    missing = [words for words in NEEDED if told(content, words) is None]
+    missing = [words for words in NEEDED if manifest_value(content, words) is None]
     if missing:
         raise InputError(f"{path} does not say {missing[0]}: it is no manifest of 'robench eval' or 'robench attack'")
     return dict(content)
 
 
-def told(manifest: Mapping[str, Any], words: str) -> Any:
+def manifest_value(manifest: Mapping[str, Any], words: str) -> Any:
     """What a manifest says under `part.key`, None if it says nothing."""
     value: Any = manifest
     for key in words.split("."):

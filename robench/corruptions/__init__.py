@@ -30,7 +30,7 @@ from robench.corruptions.spatter import spatter
 from robench.corruptions.warp import elastic_transform, glass_blur
 from robench.corruptions.weather import fog, snow
 
-__all__ = ["CORRUPTIONS", "corrupted", "scale_of"]
+__all__ = ["CORRUPTIONS", "corrupted_images", "scale_of"]
 
 CORRUPTIONS: dict[str, Callable[..., Tensor]] = {
     "gaussian_noise": gaussian_noise,
@@ -55,7 +55,7 @@ CORRUPTIONS: dict[str, Callable[..., Tensor]] = {
 }
 
 
-def corrupted(x: Tensor, ids: Tensor, corruption: str, severity: int, *, seed: int, **options: object) -> Tensor:
+def corrupted_images(x: Tensor, ids: Tensor, corruption: str, severity: int, *, seed: int, **options: object) -> Tensor:
     """Images under a corruption as every command makes them: `corrupt`, `corrupt --export` and `saliency --against` get equal pixels.
 
     x        (B, C, H, W) float in [0, 1]          ids  (B,) int64, the images' places in the official split, on the device of x

@@ -15,5 +15,8 @@ EXTRA = {"speckle_noise": "noise", "gaussian_blur": "blur", "spatter": "weather"
 NINETEEN = (*FIFTEEN, *EXTRA)
 SETS = {"fifteen": FIFTEEN, "nineteen": NINETEEN, "noise": NOISES}
 SEVERITIES = (1, 2, 3, 4, 5)
-CLEAN, ALL = "clean", "corruptions"  # the probes of what is measured on the images as they are, and over several corruptions
-Cell = tuple[str, int]  # a corruption and its severity
+UNCORRUPTED, OVERALL_PROBE = (
+    "clean",
+    "corruptions",
+)  # the probes of what is measured on the images as they are, and over several corruptions
+CorruptionCell = tuple[str, int]  # a corruption and its severity

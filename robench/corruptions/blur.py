@@ -13,30 +13,32 @@ import torch
 from torch import Tensor
 
 from robench.core.draws import Draws
-from robench.corruptions.levels import graded
+from robench.corruptions.levels import graded_corruption
 
 NEGLIGIBLE = 6.5  # standard deviations beyond which the weights of motion blur, under 1e-9 of the largest, are left out
 
 
-@graded(cifar=((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)), imagenet=((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)))
+@graded_corruption(
+    cifar=((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)), imagenet=((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5))
+)
 def defocus_blur(x: Tensor, lens: tuple[float, float], _draws: Draws) -> Tensor:
     """Images seen through a round opening of the severity's radius in pixels, its edge smoothed; mirrored at the border."""
-    kernel = disk(*lens)
+    kernel = disk_kernel(*lens)
     reach = len(kernel) // 2
-    wide = x[:, :, mirrored(x.shape[2], reach)][:, :, :, mirrored(x.shape[3], reach)]
+    wide = x[:, :, mirrored_places(x.shape[2], reach)][:, :, :, mirrored_places(x.shape[3], reach)]
     total = torch.zeros_like(x)
     for down, right in kernel.nonzero().tolist():
         total += wide[:, :, down : down + x.shape[2], right : right + x.shape[3]] * float(kernel[down, right])
     return total
 
 
-@graded(cifar=(0.4, 0.6, 0.7, 0.8, 1), imagenet=(1, 2, 3, 4, 6))
+@graded_corruption(cifar=(0.4, 0.6, 0.7, 0.8, 1), imagenet=(1, 2, 3, 4, 6))
 def gaussian_blur(x: Tensor, deviation: float, _draws: Draws) -> Tensor:
     """Images smoothed by a Gaussian of the severity's deviation in pixels, cut at 4 deviations; the border goes on outside."""
-    return smoothed(smoothed(x, deviation, 2), deviation, 3)
+    return smoothed_images(smoothed_images(x, deviation, 2), deviation, 3)
 
 
-@graded(
+@graded_corruption(
     cifar=[np.arange(1, end, 0.01).tolist() for end in (1.06, 1.11, 1.16, 1.21, 1.26)],
     imagenet=[np.arange(1, end, step).tolist() for end, step in ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03))],
 )
@@ -46,15 +48,15 @@ def zoom_blur(x: Tensor, factors: list[float], _draws: Draws) -> Tensor:
     Taken in float32 as the published generator does, which decides what is cut off to the level below.
     """
     (height, width), start = x.shape[2:], x.to(torch.float32)
-    rights = torch.cat([zoom(width, factor).T for factor in factors], 1).to(x.device)  # all zooms along the rows in one product
+    rights = torch.cat([zoom_weights(width, factor).T for factor in factors], 1).to(x.device)  # all zooms along the rows in one product
     wide = (start.to(torch.float64).reshape(-1, width) @ rights).view(-1, height, len(factors), width)
     total = torch.zeros((len(wide), height, width), dtype=torch.float32, device=x.device)
     for place, factor in enumerate(factors):
-        total += (zoom(height, factor).to(x.device) @ wide[:, :, place]).to(torch.float32)
+        total += (zoom_weights(height, factor).to(x.device) @ wide[:, :, place]).to(torch.float32)
     return (start + total.view_as(start)) / (len(factors) + 1)
 
 
-@graded(
+@graded_corruption(
     cifar=((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)),
     imagenet=((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)),
 )
@@ -65,16 +67,16 @@ def motion_blur(x: Tensor, exposure: tuple[int, float], draws: Draws) -> Tensor:
     """
     radius, deviation = exposure
     angle = draws.uniform(()).to(x) * 90 - 45
-    fine = (smeared((x * 255).round(), radius, deviation, angle) * 257 + 0.5).floor()
+    fine = (smeared_images((x * 255).round(), radius, deviation, angle) * 257 + 0.5).floor()
     return (fine / 257).floor() / 255
 
 
-def smeared(x: Tensor, radius: int, deviation: float, angle: Tensor) -> Tensor:
+def smeared_images(x: Tensor, radius: int, deviation: float, angle: Tensor) -> Tensor:
     """Images (B, C, H, W) under ImageMagick's motion blur: one-sided Gaussian weights along a line, the border going on outside.
 
     radius, deviation  2 radius + 1 taps, a pixel apart, with the weights of a Gaussian of that deviation        angle  (B,), degrees
     """
-    weights = gaussian(range(2 * radius + 1), deviation)
+    weights = gaussian_weights(range(2 * radius + 1), deviation)
     height, width = x.shape[2:]
     turn, flat = torch.deg2rad(angle.to(torch.float64))[:, None], x.flatten(2)
     total, part = torch.zeros_like(flat), torch.empty_like(flat)
@@ -89,10 +91,10 @@ def smeared(x: Tensor, radius: int, deviation: float, angle: Tensor) -> Tensor:
     return total.view_as(x)
 
 
-def smoothed(x: Tensor, deviation: float, dim: int) -> Tensor:
+def smoothed_images(x: Tensor, deviation: float, dim: int) -> Tensor:
     """Images under a Gaussian along one axis, cut at 4 deviations; the outermost taps are added first."""
     reach, size = int(4 * deviation + 0.5), x.shape[dim]
-    weights = gaussian(range(-reach, reach + 1), deviation)[reach:]
+    weights = gaussian_weights(range(-reach, reach + 1), deviation)[reach:]
     wide = x.index_select(dim, torch.arange(-reach, size + reach, device=x.device).clamp(0, size - 1))
     total = x * weights[0]
     for tap in range(reach, 0, -1):
@@ -100,13 +102,13 @@ def smoothed(x: Tensor, deviation: float, dim: int) -> Tensor:
     return total
 
 
-def gaussian(places: range, deviation: float) -> list[float]:
+def gaussian_weights(places: range, deviation: float) -> list[float]:
     """Gaussian weights at whole places, with sum 1; by numpy, whose last bits decide what is cut off where an image is flat."""
     weights = np.exp(-0.5 / (deviation * deviation) * np.asarray(places) ** 2)
     return [float(weight) for weight in weights / weights.sum()]
 
 
-def disk(radius: float, deviation: float) -> Tensor:
+def disk_kernel(radius: float, deviation: float) -> Tensor:
     """A disk with a smoothed edge, (L, L) float64 values of float32 accuracy: 17 pixels wide up to radius 8, above that just wide enough.
 
     The pixels whose centre is at most `radius` from the middle, with sum 1, under a Gaussian of 3 taps (5 above radius 8), mirrored at
@@ -115,14 +117,14 @@ def disk(radius: float, deviation: float) -> Tensor:
     reach, taps = (8, 1) if radius <= 8 else (int(radius), 2)
     side = torch.arange(-reach, reach + 1)
     flat = (side[:, None] ** 2 + side**2 <= radius**2).to(torch.float32)
-    weights = torch.tensor(gaussian(range(-taps, taps + 1), deviation), dtype=torch.float32)[taps:].tolist()
-    return softened(softened(flat / flat.sum(), weights).T, weights).T.to(torch.float64)
+    weights = torch.tensor(gaussian_weights(range(-taps, taps + 1), deviation), dtype=torch.float32)[taps:].tolist()
+    return softened_kernel(softened_kernel(flat / flat.sum(), weights).T, weights).T.to(torch.float64)
 
 
-def softened(kernel: Tensor, weights: list[float]) -> Tensor:
+def softened_kernel(kernel: Tensor, weights: list[float]) -> Tensor:
     """A square kernel (L, L) float32 under the weights of the middle tap and of those beside it, along its rows, mirrored at the border."""
     size, taps = len(kernel), len(weights) - 1
-    wide = kernel[:, mirrored(size, taps)]
+    wide = kernel[:, mirrored_places(size, taps)]
     total = kernel * weights[0]
     for tap in range(1, taps + 1):
         pair = wide[:, taps - tap :][:, :size] + wide[:, taps + tap :][:, :size]
@@ -130,14 +132,14 @@ def softened(kernel: Tensor, weights: list[float]) -> Tensor:
     return total
 
 
-def mirrored(size: int, reach: int) -> Tensor:
+def mirrored_places(size: int, reach: int) -> Tensor:
     """The places 0..size-1 with `reach` more on each side, mirrored at the outermost pixels, which are not repeated, (size + 2 reach,)."""
     period = 2 * (size - 1)
     place = torch.arange(-reach, size + reach).abs() % period
     return torch.minimum(place, period - place)
 
 
-def zoom(size: int, factor: float) -> Tensor:
+def zoom_weights(size: int, factor: float) -> Tensor:
     """The weights, (size, size) float64, of old pixels in the middle part of an axis that is stretched by `factor`, linear in between.
 
     ceil(size / factor) pixels from the middle become round(factor times as many), the ends staying ends, and the middle `size` are kept.

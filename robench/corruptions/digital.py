@@ -10,12 +10,12 @@ from PIL import Image
 from torch import Tensor
 
 from robench.core.draws import Draws
-from robench.corruptions.levels import graded
+from robench.corruptions.levels import graded_corruption
 
 COLOURED = 0.587 + 0.114  # what green and blue give to the grey of a colour (ITU-R BT.601)
 
 
-@graded(cifar=(0.75, 0.5, 0.4, 0.3, 0.15), imagenet=(0.4, 0.3, 0.2, 0.1, 0.05))
+@graded_corruption(cifar=(0.75, 0.5, 0.4, 0.3, 0.15), imagenet=(0.4, 0.3, 0.2, 0.1, 0.05))
 def contrast(x: Tensor, share: float, _draws: Draws) -> Tensor:
     """Images with each subpixel's distance from the mean of its channel cut down to the severity's share."""
     total = (x * 255).round().sum((2, 3), keepdim=True)  # whole numbers: the sum is exact in any order
@@ -23,7 +23,7 @@ def contrast(x: Tensor, share: float, _draws: Draws) -> Tensor:
     return (x - mean) * share + mean
 
 
-@graded(cifar=(0.05, 0.1, 0.15, 0.2, 0.3), imagenet=(0.1, 0.2, 0.3, 0.4, 0.5))
+@graded_corruption(cifar=(0.05, 0.1, 0.15, 0.2, 0.3), imagenet=(0.1, 0.2, 0.3, 0.4, 0.5))
 def brightness(x: Tensor, more: float, _draws: Draws) -> Tensor:
     """Images with the severity's number added to the value of hue, saturation and value; grey images get it added to the pixels."""
     if x.shape[1] == 1:
@@ -32,7 +32,7 @@ def brightness(x: Tensor, more: float, _draws: Draws) -> Tensor:
     return to_rgb(hue, saturation, (value + more).clamp(0, 1))
 
 
-@graded(cifar=((0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1), (2.5, 0.2)), imagenet=((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2)))
+@graded_corruption(cifar=((0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1), (2.5, 0.2)), imagenet=((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2)))
 def saturate(x: Tensor, change: tuple[float, float], _draws: Draws) -> Tensor:
     """Images with saturation s of hue, saturation and value turned into c0 s + c1: pale at severities 1 and 2, gaudy from 3 on.
 
@@ -46,40 +46,40 @@ def saturate(x: Tensor, change: tuple[float, float], _draws: Draws) -> Tensor:
     return to_rgb(hue, (saturation * scale + shift).clamp(0, 1), value)
 
 
-@graded(cifar=(0.95, 0.9, 0.85, 0.75, 0.65), imagenet=(0.6, 0.5, 0.4, 0.3, 0.25))
+@graded_corruption(cifar=(0.95, 0.9, 0.85, 0.75, 0.65), imagenet=(0.6, 0.5, 0.4, 0.3, 0.25))
 def pixelate(x: Tensor, share: float, _draws: Draws) -> Tensor:
     """Images made smaller to the severity's share of each side, and as large again, both by boxes."""
     height, width = x.shape[2:]
-    small = resized((x * 255).round(), int(height * share), int(width * share))
-    return resized(small, height, width) / 255
+    small = box_resized_images((x * 255).round(), int(height * share), int(width * share))
+    return box_resized_images(small, height, width) / 255
 
 
-@graded(cifar=(80, 65, 58, 50, 40), imagenet=(25, 18, 15, 10, 7))
+@graded_corruption(cifar=(80, 65, 58, 50, 40), imagenet=(25, 18, 15, 10, 7))
 def jpeg_compression(x: Tensor, quality: int, _draws: Draws) -> Tensor:
     """Images written and read as JPEG of the severity's quality by Pillow: colours at half the resolution (4:2:0), grey as grey."""
     images = (x * 255).round().to(torch.uint8).movedim(1, 3).cpu().numpy()
-    read = [through_jpeg(image if image.shape[2] == 3 else image[:, :, 0], quality) for image in images]
+    read = [jpeg_round_trip(image if image.shape[2] == 3 else image[:, :, 0], quality) for image in images]
     back = torch.from_numpy(np.stack(read).reshape(images.shape)) if read else torch.empty(images.shape)
     return back.movedim(3, 1).to(x) / 255
 
 
-def through_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+def jpeg_round_trip(image: np.ndarray, quality: int) -> np.ndarray:
     """One 8-bit image, (H, W, 3) or (H, W), after a JPEG file in memory."""
     file = BytesIO()
     Image.fromarray(image).save(file, "JPEG", quality=quality, subsampling="4:2:0")
     return np.asarray(Image.open(file))
 
 
-def resized(grey: Tensor, height: int, width: int) -> Tensor:
+def box_resized_images(grey: Tensor, height: int, width: int) -> Tensor:
     """Whole grey levels (B, C, H, W) float64 at another size by Pillow's box filter: across, rounded, then down, rounded.
 
     Weights are whole multiples of 2^-22, as in Pillow, so that the sums are exact and the same on every device.
     """
-    across = (grey @ boxes(grey.shape[3], width).to(grey.device).T + 2**21).div(2**22).floor()
-    return (boxes(grey.shape[2], height).to(grey.device) @ across + 2**21).div(2**22).floor()
+    across = (grey @ box_weights(grey.shape[3], width).to(grey.device).T + 2**21).div(2**22).floor()
+    return (box_weights(grey.shape[2], height).to(grey.device) @ across + 2**21).div(2**22).floor()
 
 
-def boxes(size: int, new: int) -> Tensor:
+def box_weights(size: int, new: int) -> Tensor:
     """The weights times 2^22, (new, size) float64, of old pixels in new ones: equal for all whose centre is inside, whole numbers."""
     scale = size / new
     centre = (torch.arange(new, dtype=torch.float64)[:, None] + 0.5) * scale

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from robench.core.draws import Draws
 from robench.core.errors import InputError
-from robench.corruptions.levels import graded
-from robench.corruptions.weather import grey, plasma
+from robench.corruptions.levels import graded_corruption
+from robench.corruptions.weather import grey_values, plasma
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 USED = 5  # the published generator has six photos and draws from the first five
-SIDE = 512  # of a drawn sheet, a power of two
+SHEET_SIDE = 512  # of a drawn sheet, a power of two
 LOOKS = (  # of drawn sheets: mean and deviation of red, green, blue as measured on those five photos; length and spread of the ferns
     ((78, 149, 166), (27, 17, 15), 90.0, 25.0),
     ((201, 205, 215), (21, 22, 23), 110.0, 20.0),
@@ -27,7 +27,7 @@ LOOKS = (  # of drawn sheets: mean and deviation of red, green, blue as measured
     ((138, 153, 165), (28, 29, 30), 45.0, 45.0),
     ((112, 123, 135), (44, 43, 42), 60.0, 60.0),
 )
-FERNS, STEPS, TWIGS = 700, 20, 32  # how many on a sheet, twigs on each side, and dots in a twig
+FERNS, STEM_STEPS, TWIGS = 700, 20, 32  # how many on a sheet, twigs on each side, and dots in a twig
 
 
 def frost(x: Tensor, severity: int, draws: Draws, *, scale: str = "auto", photos: str = "") -> Tensor:
@@ -42,16 +42,16 @@ def frost(x: Tensor, severity: int, draws: Draws, *, scale: str = "auto", photos
     a photo that cannot be read, or one smaller than the images.
     """
 
-    sheets = read(str(photos)) if photos else drawn()
+    sheets = frost_photos(str(photos)) if photos else drawn_sheets()
 
-    @graded(
+    @graded_corruption(
         cifar=((1, 0.2, 5), (1, 0.3, 5), (0.9, 0.4, 5), (0.85, 0.4, 5), (0.75, 0.45, 5)),
         imagenet=((1, 0.4, 1), (0.8, 0.6, 1), (0.7, 0.7, 1), (0.65, 0.7, 1), (0.6, 0.75, 1)),
     )
     def frosted(x: Tensor, cover: tuple[float, float, int], draws: Draws) -> Tensor:
         kept, added, stride = cover
-        ice = cuttings(x, draws, [thinned(sheet, x, stride, endless=not photos) for sheet in sheets], endless=not photos)
-        return (kept * (x * 255).round() + added * (ice if x.shape[1] == 3 else grey(ice))) / 255
+        ice = cuttings(x, draws, [thinned_sheet(sheet, x, stride, endless=not photos) for sheet in sheets], endless=not photos)
+        return (kept * (x * 255).round() + added * (ice if x.shape[1] == 3 else grey_values(ice))) / 255
 
     return frosted(x, severity, draws, scale=scale)
 
@@ -67,11 +67,11 @@ def cuttings(x: Tensor, draws: Draws, sheets: list[Tensor], *, endless: bool) ->
         sheet = sheets[int(which * len(sheets))]
         rows, columns = sheet.shape[1:] if endless else (max(sheet.shape[1] - height, 1), max(sheet.shape[2] - width, 1))
         place = sheet[:, int(down * rows) :, int(right * columns) :][:, :height, :width]
-        part.copy_(place if place.shape == part.shape else wrapped(sheet, int(down * rows), int(right * columns), height, width))
+        part.copy_(place if place.shape == part.shape else wrapped_part(sheet, int(down * rows), int(right * columns), height, width))
     return ice.to(x)
 
 
-def thinned(sheet: Tensor, x: Tensor, stride: int, *, endless: bool) -> Tensor:
+def thinned_sheet(sheet: Tensor, x: Tensor, stride: int, *, endless: bool) -> Tensor:
     """Every stride-th pixel of a sheet, from the middle of the first step on; if it ends, of fewer so that the images of x fit."""
     height, width = x.shape[2:]
     stride = stride if endless else min(stride, sheet.shape[1] // height, sheet.shape[2] // width)
@@ -80,7 +80,7 @@ def thinned(sheet: Tensor, x: Tensor, stride: int, *, endless: bool) -> Tensor:
     return sheet[:, stride // 2 :: stride, stride // 2 :: stride]
 
 
-def wrapped(sheet: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
+def wrapped_part(sheet: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
     """A part (3, height, width) of a sheet that goes on with its other end."""
     rows = torch.arange(top, top + height) % sheet.shape[1]
     columns = torch.arange(left, left + width) % sheet.shape[2]
@@ -88,25 +88,25 @@ def wrapped(sheet: Tensor, top: int, left: int, height: int, width: int) -> Tens
 
 
 @cache
-def read(folder: str) -> list[Tensor]:
+def frost_photos(folder: str) -> list[Tensor]:
     """The first five photos of a folder by name, (3, rows, columns) uint8 each; what is transparent is as if it were not."""
     if not Path(folder).is_dir():
         raise InputError(f"no such folder of frost photos: {folder}")
     files = sorted(file for file in Path(folder).iterdir() if file.suffix.lower() in SUFFIXES)[:USED]
     if not files:
         raise InputError(f"no frost photos ({', '.join(SUFFIXES)}) in the folder {folder}")
-    return [photo(file) for file in files]
+    return [read_frost_photo(file) for file in files]
 
 
 def photos_digest(folder: str) -> str:
     """A digest of the frost photos in a folder that are used, "" without a folder."""
     digest = hashlib.sha256()
-    for photo in read(folder) if folder else ():
+    for photo in frost_photos(folder) if folder else ():
         digest.update(photo.numpy().tobytes())
     return digest.hexdigest() if folder else ""
 
 
-def photo(file: Path) -> Tensor:
+def read_frost_photo(file: Path) -> Tensor:
     """A photo, (3, rows, columns) uint8."""
     try:
         with Image.open(file) as image:
@@ -116,13 +116,13 @@ def photo(file: Path) -> Tensor:
 
 
 @cache
-def drawn() -> list[Tensor]:
+def drawn_sheets() -> list[Tensor]:
     """Five sheets of ferns of ice, (3, SIDE, SIDE) uint8, the same in every run, whose edges fit to the opposite ones [our choice]."""
     sheets = []
     for which, (mean, deviation, length, spread) in enumerate(LOOKS):
         draws = Draws(0, torch.tensor([which]), "frost")
-        mist = plasma(draws.child("mist").uniform((SIDE, SIDE)).to(torch.float64), 1.6)[0]
-        ice = standard(standard(ferns(draws, length, spread)) + 0.6 * standard(mist))
+        mist = plasma(draws.child("mist").uniform((SHEET_SIDE, SHEET_SIDE)).to(torch.float64), 1.6)[0]
+        ice = standardised_values(standardised_values(ferns(draws, length, spread)) + 0.6 * standardised_values(mist))
         tone = torch.tensor(mean)[:, None, None] + torch.tensor(deviation)[:, None, None] * ice
         sheets.append(tone.clamp(0, 255).round().to(torch.uint8))
     return sheets
@@ -134,25 +134,25 @@ def ferns(draws: Draws, length: float, spread: float) -> Tensor:
     length  of an average stem, in pixels        spread  the angle between stem and twigs, in degrees
     """
     u = draws.uniform((FERNS, 6)).to(torch.float64)[0]
-    along = torch.arange(STEPS, dtype=torch.float64) / STEPS
+    along = torch.arange(STEM_STEPS, dtype=torch.float64) / STEM_STEPS
     size = length * (0.5 + u[:, 2:3])
     heading = 2 * math.pi * u[:, 3:4] + (u[:, 4:5] - 0.5) * 2 * along  # (FERNS, STEPS)
-    stem = torch.stack((heading.sin(), heading.cos())) * (size / STEPS)
-    joints = u[:, :2].T[:, :, None] * SIDE + stem.cumsum(2)
+    stem = torch.stack((heading.sin(), heading.cos())) * (size / STEM_STEPS)
+    joints = u[:, :2].T[:, :, None] * SHEET_SIDE + stem.cumsum(2)
     dots = torch.arange(TWIGS, dtype=torch.float64) / TWIGS
-    bright = u[:, 5].view(-1, 1, 1).expand(FERNS, STEPS, TWIGS)
+    bright = u[:, 5].view(-1, 1, 1).expand(FERNS, STEM_STEPS, TWIGS)
     places, shades = [joints[..., None] + stem[..., None] * dots], [bright]
     for side in (-1, 1):
         turned = heading + side * math.radians(spread)
         reach = 0.45 * size * (1 - along) * torch.stack((turned.sin(), turned.cos()))
         places.append(joints[..., None] + reach[..., None] * dots)
         shades.append(0.85 * bright * (1 - 0.6 * dots))
-    rows, columns = torch.cat(places, 3).flatten(1).floor().long() % SIDE
-    sheet = torch.zeros(SIDE * SIDE, dtype=torch.float64)
-    sheet.scatter_reduce_(0, rows * SIDE + columns, torch.cat(shades, 2).flatten(), "amax")
-    return sheet.view(SIDE, SIDE)
+    rows, columns = torch.cat(places, 3).flatten(1).floor().long() % SHEET_SIDE
+    sheet = torch.zeros(SHEET_SIDE * SHEET_SIDE, dtype=torch.float64)
+    sheet.scatter_reduce_(0, rows * SHEET_SIDE + columns, torch.cat(shades, 2).flatten(), "amax")
+    return sheet.view(SHEET_SIDE, SHEET_SIDE)
 
 
-def standard(x: Tensor) -> Tensor:
+def standardised_values(x: Tensor) -> Tensor:
     """Numbers shifted and scaled to mean 0 and deviation 1."""
     return (x - x.mean()) / x.std()

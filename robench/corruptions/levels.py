@@ -13,12 +13,12 @@ from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.recipes import lookup
 
-SMALL = 64  # up to this side an image gets the severities of CIFAR
-LEAST = 8  # below this side nothing is left of an image that is pixelated to a quarter
-Change = Callable[[Tensor, Any, Draws], Tensor]
+LARGEST_CIFAR_SIDE = 64  # up to this side an image gets the severities of CIFAR
+LEAST_SIDE = 8  # below this side nothing is left of an image that is pixelated to a quarter
+CorruptionChange = Callable[[Tensor, Any, Draws], Tensor]
 
 
-def graded(*, cifar: Sequence[Any], imagenet: Sequence[Any]) -> Callable[[Change], Callable[..., Tensor]]:
+def graded_corruption(*, cifar: Sequence[Any], imagenet: Sequence[Any]) -> Callable[[CorruptionChange], Callable[..., Tensor]]:
     """Makes `corrupt(x, severity, draws, *, scale="auto")` of `change(x, setting, draws)`: see robench/corruptions/__init__.py.
 
     cifar, imagenet  the settings of severities 1 to 5 on the two scales (Hendrycks & Dietterich, ICLR 2019, 1903.12261, and their code)
@@ -28,9 +28,9 @@ def graded(*, cifar: Sequence[Any], imagenet: Sequence[Any]) -> Callable[[Change
     """
     tables = {"cifar": cifar, "imagenet": imagenet}
 
-    def graded_change(change: Change) -> Callable[..., Tensor]:
+    def graded_change(change: CorruptionChange) -> Callable[..., Tensor]:
         def corrupt(x: Tensor, severity: int, draws: Draws, *, scale: str = "auto") -> Tensor:
-            clean, row = levels(x), tables[scale_of(x, scale)][grade(severity) - 1]
+            clean, row = grey_levels(x), tables[scale_of(x, scale)][valid_severity(severity) - 1]
             values = change(clean / 255, row, draws.child(change.__name__, severity))
             return (values.clamp(0, 1) * 255).floor().to(torch.float32) / 255
 
@@ -41,13 +41,13 @@ def graded(*, cifar: Sequence[Any], imagenet: Sequence[Any]) -> Callable[[Change
     return graded_change
 
 
-def levels(x: Tensor) -> Tensor:
+def grey_levels(x: Tensor) -> Tensor:
     """The images rounded to grey levels, (B, C, H, W) float64, whole numbers from 0 to 255: the published generator reads 8-bit images.
 
     InputError unless x is (B, C, H, W) with 1 or 3 channels, both sides at least 8, and finite floats in [0, 1].
     """
-    if x.dim() != 4 or x.shape[1] not in (1, 3) or min(x.shape[2:]) < LEAST:
-        raise InputError(f"corruptions need (B, C, H, W) of 1 or 3 channels, each side at least {LEAST}, not {tuple(x.shape)}")
+    if x.dim() != 4 or x.shape[1] not in (1, 3) or min(x.shape[2:]) < LEAST_SIDE:
+        raise InputError(f"corruptions need (B, C, H, W) of 1 or 3 channels, each side at least {LEAST_SIDE}, not {tuple(x.shape)}")
     if not x.is_floating_point():
         raise InputError(f"corruptions need images as floats in [0, 1], not {x.dtype}: divide 8-bit images by 255")
     whole = (x.detach().to(torch.float64) * 255).round()
@@ -56,7 +56,7 @@ def levels(x: Tensor) -> Tensor:
     return whole
 
 
-def grade(severity: object) -> int:
+def valid_severity(severity: object) -> int:
     """The severity, if it is a whole number from 1 to 5."""
     if isinstance(severity, bool) or not isinstance(severity, int) or not 1 <= severity <= 5:
         raise InputError(f"severity must be a whole number from 1 to 5, not {severity!r}")
@@ -68,5 +68,5 @@ def scale_of(x: Tensor, scale: str = "auto") -> str:
 
     scale  cifar or imagenet as they stand; auto is cifar where no side of x (B, C, H, W) is above 64 pixels, else imagenet [our choice]
     """
-    small = max(x.shape[2:]) <= SMALL
+    small = max(x.shape[2:]) <= LARGEST_CIFAR_SIDE
     return lookup(scale, {"auto": "cifar" if small else "imagenet", "cifar": "cifar", "imagenet": "imagenet"}, "scale of severities")

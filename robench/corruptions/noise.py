@@ -9,36 +9,36 @@ import torch
 from torch import Tensor
 
 from robench.core.draws import Draws
-from robench.corruptions.levels import graded
+from robench.corruptions.levels import graded_corruption
 
 
-@graded(cifar=(0.04, 0.06, 0.08, 0.09, 0.10), imagenet=(0.08, 0.12, 0.18, 0.26, 0.38))
+@graded_corruption(cifar=(0.04, 0.06, 0.08, 0.09, 0.10), imagenet=(0.08, 0.12, 0.18, 0.26, 0.38))
 def gaussian_noise(x: Tensor, deviation: float, draws: Draws) -> Tensor:
     """Images with a normal number of the severity's standard deviation added to each subpixel: as of a sensor in bad light."""
     return x + deviation * draws.normal(x.shape[1:]).to(x)
 
 
-@graded(cifar=(500, 250, 100, 75, 50), imagenet=(60, 25, 12, 5, 3))
+@graded_corruption(cifar=(500, 250, 100, 75, 50), imagenet=(60, 25, 12, 5, 3))
 def shot_noise(x: Tensor, photons: int, draws: Draws) -> Tensor:
     """Images in which each subpixel counts photons: Poisson(x c) / c, c being the photons of a white one (fewer with the severity)."""
     rates = torch.arange(256, dtype=torch.float64) / 255 * photons
-    return poisson(rates, (x * 255).round().long(), draws.uniform(x.shape[1:])).to(x) / photons
+    return poisson_numbers(rates, (x * 255).round().long(), draws.uniform(x.shape[1:])).to(x) / photons
 
 
-@graded(cifar=(0.01, 0.02, 0.03, 0.05, 0.07), imagenet=(0.03, 0.06, 0.09, 0.17, 0.27))
+@graded_corruption(cifar=(0.01, 0.02, 0.03, 0.05, 0.07), imagenet=(0.03, 0.06, 0.09, 0.17, 0.27))
 def impulse_noise(x: Tensor, amount: float, draws: Draws) -> Tensor:
     """Images with a share of the subpixels set to white or black with equal chance: salt and pepper, as of bit errors."""
     u = draws.uniform(x.shape[1:]).to(x)
     return torch.where(u < amount, (u < amount / 2).to(x), x)
 
 
-@graded(cifar=(0.06, 0.1, 0.12, 0.16, 0.2), imagenet=(0.15, 0.2, 0.35, 0.45, 0.6))
+@graded_corruption(cifar=(0.06, 0.1, 0.12, 0.16, 0.2), imagenet=(0.15, 0.2, 0.35, 0.45, 0.6))
 def speckle_noise(x: Tensor, deviation: float, draws: Draws) -> Tensor:
     """Images with each subpixel multiplied by 1 + a normal number of the severity's standard deviation: bright places suffer most."""
     return x + x * (deviation * draws.normal(x.shape[1:]).to(x))
 
 
-def poisson(rates: Tensor, which: Tensor, u: Tensor) -> Tensor:
+def poisson_numbers(rates: Tensor, which: Tensor, u: Tensor) -> Tensor:
     """Poisson numbers by inversion, of which's shape, int64: the least n with P(N <= n) > u, N of rate rates[which].
 
     rates  (R,) float64, at least 0                    which  indices into rates, of any shape
@@ -47,14 +47,14 @@ def poisson(rates: Tensor, which: Tensor, u: Tensor) -> Tensor:
     All distribution functions stand in one row, the r-th raised by r, which makes the row ascend: one binary search serves every
     subpixel. The chance of each count is right to 2^-24, and the draw is the same on every device.
     """
-    steps = distributions(tuple(rates.tolist())).to(u.device)
+    steps = poisson_distributions(tuple(rates.tolist())).to(u.device)
     sought = which.to(u.device) + (u.to(torch.float64) + 2.0**-25)
     place = torch.searchsorted(steps, sought.contiguous(), right=True)
     return place - which.to(u.device) * (len(steps) // len(rates))
 
 
 @lru_cache(maxsize=16)
-def distributions(rates: tuple[float, ...]) -> Tensor:
+def poisson_distributions(rates: tuple[float, ...]) -> Tensor:
     """The Poisson distribution functions of some rates one after the other, the r-th raised by r, float64; kept for the next batch."""
     table, most = torch.tensor(rates, dtype=torch.float64)[:, None], max(rates)
     counts = torch.arange(math.ceil(most + 9 * math.sqrt(most)) + 20, dtype=torch.float64)

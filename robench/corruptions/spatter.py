@@ -12,18 +12,18 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from robench.core.draws import Draws
-from robench.corruptions.blur import mirrored, smoothed
-from robench.corruptions.levels import graded
-from robench.corruptions.weather import grey
+from robench.corruptions.blur import mirrored_places, smoothed_images
+from robench.corruptions.levels import graded_corruption
+from robench.corruptions.weather import grey_values
 
 WATER, MUD = (175, 238, 238), (63, 42, 20)  # pale turquoise and brown, in grey levels; grey images get the grey of the colour
 EMBOSS = ((-2, -1, 0), (-1, 1, 1), (0, 1, 2))
 TANGENT = 13573  # tan(22.5 degrees) * 2^15
 ONE, DIAGONAL, KNIGHT = 1048576, 1468006, 2303617  # steps of the distance: 1, 1.4 and 2.1969 times 2^20 (Borgefors, CVGIP 1986)
-FAR, LONGEST = 1 << 28, 20
+FAR, LONGEST_DISTANCE = 1 << 28, 20
 
 
-@graded(
+@graded_corruption(
     cifar=(
         (0.62, 0.1, 0.7, 0.7, 0.5, 0),
         (0.65, 0.1, 0.8, 0.7, 0.5, 0),
@@ -46,31 +46,31 @@ def spatter(x: Tensor, liquid: tuple[float, float, float, float, float, int], dr
     """
     mean, deviation, smooth, limit, strength, mud = liquid
     noise = mean + deviation * draws.normal((1, *x.shape[2:])).to(x)
-    layer = smoothed(smoothed(noise, smooth, 2), smooth, 3)
+    layer = smoothed_images(smoothed_images(noise, smooth, 2), smooth, 3)
     if mud:
-        cover = smoothed(smoothed((layer > limit).to(x), strength, 2), strength, 3)
+        cover = smoothed_images(smoothed_images((layer > limit).to(x), strength, 2), strength, 3)
         cover = torch.where(cover < 0.8, 0.0, cover)
-        return x * (1 - cover) + cover * colour(MUD, x)
-    return x + strength * water(torch.where(layer < limit, 0.0, layer)) * colour(WATER, x)
+        return x * (1 - cover) + cover * liquid_colour(MUD, x)
+    return x + strength * water_brightness(torch.where(layer < limit, 0.0, layer)) * liquid_colour(WATER, x)
 
 
-def water(layer: Tensor) -> Tensor:
+def water_brightness(layer: Tensor) -> Tensor:
     """How bright the water is, (B, 1, H, W) with maximum 1 in each image (0 where there is none): drops lit from one side.
 
     layer  the drops, (B, 1, H, W), nothing being 0; above 1 their 8 bits run over, as in the published generator
     """
     drops = ((layer[:, 0] * 255).floor() % 256).to(torch.int32)
-    rise = averaged(distances(edges(drops, 50, 150)).to(torch.float64) / ONE).floor().to(torch.int32)
-    lit = correlated(equalised(rise), EMBOSS).clamp(0, 255)
-    bright = drops * (averaged(lit.to(torch.float64)) + 0.5).floor()
+    rise = local_means(edge_distances(edges(drops, 50, 150)).to(torch.float64) / ONE).floor().to(torch.int32)
+    lit = kernel_sums(equalised_levels(rise), EMBOSS).clamp(0, 255)
+    bright = drops * (local_means(lit.to(torch.float64)) + 0.5).floor()
     most = bright.flatten(1).amax(1)[:, None, None]
     return (bright / torch.where(most > 0, most, 1.0))[:, None]
 
 
-def colour(levels: tuple[int, int, int], x: Tensor) -> Tensor:
+def liquid_colour(levels: tuple[int, int, int], x: Tensor) -> Tensor:
     """A colour as values to be added to x, (3, 1, 1), or its grey, (1, 1, 1), for grey images [our choice]."""
     values = torch.tensor(levels, dtype=x.dtype, device=x.device)[:, None, None] / 255
-    return values if x.shape[1] == 3 else grey(values)
+    return values if x.shape[1] == 3 else grey_values(values)
 
 
 def edges(levels: Tensor, low: int, high: int) -> Tensor:
@@ -83,11 +83,11 @@ def edges(levels: Tensor, low: int, high: int) -> Tensor:
     across = wide[:, :, :-2] + 2 * wide[:, :, 1:-1] + wide[:, :, 2:]
     right, below = down[:, :, 2:] - down[:, :, :-2], across[:, 2:] - across[:, :-2]
     slope = right.abs() + below.abs()
-    thin = crests(slope, right, below) & (slope > low)
-    return joined(thin & (slope > high), thin)
+    thin = slope_maxima(slope, right, below) & (slope > low)
+    return connected_edges(thin & (slope > high), thin)
 
 
-def crests(slope: Tensor, right: Tensor, below: Tensor) -> Tensor:
+def slope_maxima(slope: Tensor, right: Tensor, below: Tensor) -> Tensor:
     """Where the slope (B, H, W) int32 is the steepest along its own direction, bool; on equal slopes OpenCV's side wins."""
     wide = pad(slope, (1, 1, 1, 1))
     height, width = slope.shape[1:]
@@ -104,7 +104,7 @@ def crests(slope: Tensor, right: Tensor, below: Tensor) -> Tensor:
     return torch.where(steep < flat, level, torch.where(steep > flat + (right.abs().long() << 16), upright, slanted))
 
 
-def joined(strong: Tensor, weak: Tensor) -> Tensor:
+def connected_edges(strong: Tensor, weak: Tensor) -> Tensor:
     """All places of weak (B, H, W) bool that touch, corners included, a strong one over places of weak."""
     while True:
         wide = strong.clone()
@@ -119,7 +119,7 @@ def joined(strong: Tensor, weak: Tensor) -> Tensor:
         strong = grown
 
 
-def distances(marked: Tensor) -> Tensor:
+def edge_distances(marked: Tensor) -> Tensor:
     """The distance times 2^20 from each place to the nearest marked one (B, H, W) bool, at most 20 times 2^20, int32.
 
     A path goes in steps to the 8 neighbours and as a knight's, as in OpenCV (Borgefors, CVGIP 1986): down the rows, then up.
@@ -129,12 +129,12 @@ def distances(marked: Tensor) -> Tensor:
         blank = torch.full_like(rows[0], FAR)
         last = before = pad(blank, (2, 2), value=FAR)
         for row in line:
-            rows[row] = swept(rows[row], last, before, line.step < 0)
+            rows[row] = swept_row(rows[row], last, before, line.step < 0)
             last, before = pad(rows[row], (2, 2), value=FAR), last
-    return torch.stack(rows, 1).clamp(max=LONGEST * ONE)
+    return torch.stack(rows, 1).clamp(max=LONGEST_DISTANCE * ONE)
 
 
-def swept(row: Tensor, last: Tensor, before: Tensor, back: bool) -> Tensor:
+def swept_row(row: Tensor, last: Tensor, before: Tensor, back: bool) -> Tensor:
     """A row (B, W) of distances, given the two rows swept before, each wider by 2 on both sides; then along the row, or back."""
     width = row.shape[1]
     row = torch.minimum(row, last[:, 2:-2] + ONE)
@@ -145,17 +145,19 @@ def swept(row: Tensor, last: Tensor, before: Tensor, back: bool) -> Tensor:
     return (row.flip(1) - way).cummin(1).values.add(way).flip(1) if back else (row - way).cummin(1).values + way
 
 
-def averaged(x: Tensor) -> Tensor:
+def local_means(x: Tensor) -> Tensor:
     """The mean over 3 x 3 places, (B, H, W) float64 of float32 accuracy, mirrored at the border."""
-    wide = framed(x)
+    wide = mirror_padded_images(x)
     rows = wide[:, :-2] + wide[:, 1:-1] + wide[:, 2:]
     return ((rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]) * (1 / 9)).to(torch.float32).to(torch.float64)
 
 
-def equalised(levels: Tensor) -> Tensor:
+def equalised_levels(levels: Tensor) -> Tensor:
     """Images whose grey levels, (B, H, W) int32 from 0 to 20, are spread to 0 to 255 by how many pixels are darker; flat ones stay."""
     flat = levels.flatten(1).long()
-    counts = torch.zeros(len(flat), LONGEST + 1, dtype=torch.int64, device=levels.device).scatter_add_(1, flat, torch.ones_like(flat))
+    counts = torch.zeros(len(flat), LONGEST_DISTANCE + 1, dtype=torch.int64, device=levels.device).scatter_add_(
+        1, flat, torch.ones_like(flat)
+    )
     darkest = counts.gather(1, flat.amin(1, keepdim=True)) if flat.shape[0] else counts[:, :1]
     scale = 255 / (flat.shape[1] - darkest).to(torch.float32)
     table = ((counts.cumsum(1) - darkest).to(torch.float32) * scale).round()
@@ -163,15 +165,15 @@ def equalised(levels: Tensor) -> Tensor:
     return spread.to(torch.int32).view_as(levels)
 
 
-def correlated(x: Tensor, kernel: Sequence[Sequence[int]]) -> Tensor:
+def kernel_sums(x: Tensor, kernel: Sequence[Sequence[int]]) -> Tensor:
     """The sums of 3 x 3 places (B, H, W) under a kernel, mirrored at the border."""
-    wide, total = framed(x), torch.zeros_like(x)
+    wide, total = mirror_padded_images(x), torch.zeros_like(x)
     for down, weights in enumerate(kernel):
         for right, weight in enumerate(weights):
             total += wide[:, down : down + x.shape[1], right : right + x.shape[2]] * weight
     return total
 
 
-def framed(x: Tensor) -> Tensor:
+def mirror_padded_images(x: Tensor) -> Tensor:
     """Images (B, H, W) with one row and column more on each side, mirrored at the outermost, which are not repeated."""
-    return x[:, mirrored(x.shape[1], 1)][:, :, mirrored(x.shape[2], 1)]
+    return x[:, mirrored_places(x.shape[1], 1)][:, :, mirrored_places(x.shape[2], 1)]

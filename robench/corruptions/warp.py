@@ -10,36 +10,39 @@ import torch
 from torch import Tensor
 
 from robench.core.draws import Draws
-from robench.corruptions.blur import gaussian, smoothed
-from robench.corruptions.levels import graded
+from robench.corruptions.blur import gaussian_weights, smoothed_images
+from robench.corruptions.levels import graded_corruption
 
 IMAGENET = 244  # the side whose shares are the published settings of elastic_transform, though the images have 224 pixels
 ELASTIC = {  # strength, deviation and shift of the corners, as shares of the side
     32: ((0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03)),
     IMAGENET: ((2, 0.7, 0.1), (2, 0.08, 0.2), (0.05, 0.01, 0.02), (0.07, 0.01, 0.02), (0.12, 0.01, 0.02)),
 }
-FINE, WEIGHT = 2.0**23, 2.0**28  # grids of random numbers and of weights: with sums under 4, a product of both is exact in float64
+NOISE_GRID, WEIGHT_GRID = (
+    2.0**23,
+    2.0**28,
+)  # grids of random numbers and of weights: with sums under 4, a product of both is exact in float64
 
 
-@graded(
+@graded_corruption(
     cifar=((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2)),
     imagenet=((0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2)),
 )
 def glass_blur(x: Tensor, glass: tuple[float, int, int], draws: Draws) -> Tensor:
     """Images smoothed, their pixels copied over neighbours in so many rounds, and smoothed again: as through frosted glass.
 
-    Pixels are copied and not swapped, as in the published generator and the data that it made: see `copied`.
+    Pixels are copied and not swapped, as in the published generator and the data that it made: see `copy_sources`.
     """
     deviation, reach, rounds = glass
-    grey = (smoothed(smoothed(x, deviation, 2), deviation, 3) * 255).floor()
+    grey = (smoothed_images(smoothed_images(x, deviation, 2), deviation, 3) * 255).floor()
     inside = (max(x.shape[2] - 2 * reach, 0), max(x.shape[3] - 2 * reach, 0))
     for step in range(rounds):
-        place = copied(draws.integers(4 * reach * reach, inside, step).to(x.device), reach, *x.shape[2:])
+        place = copy_sources(draws.integers(4 * reach * reach, inside, step).to(x.device), reach, *x.shape[2:])
         grey = grey.flatten(2).gather(2, place[:, None].expand(-1, x.shape[1], -1)).view_as(x)
-    return smoothed(smoothed(grey / 255, deviation, 2), deviation, 3)
+    return smoothed_images(smoothed_images(grey / 255, deviation, 2), deviation, 3)
 
 
-@graded(
+@graded_corruption(
     cifar=[[32 * share for share in row] for row in ELASTIC[32]],
     imagenet=[[IMAGENET * share for share in row] for row in ELASTIC[IMAGENET]],
 )
@@ -51,15 +54,15 @@ def elastic_transform(x: Tensor, stretch: tuple[float, float, float], draws: Dra
     """
     strength, deviation, shift = stretch
     corners = (draws.uniform((3, 2)).to(x) * 2 - 1) * shift
-    turned = sampled(x, *affine(corners, *x.shape[2:]), edge=0).to(torch.float32)
+    turned = sampled_images(x, *affine_places(corners, *x.shape[2:]), edge=0).to(torch.float32)
     if strength == 0:
         return turned
-    moves = wavy(draws.uniform((2, *x.shape[2:]), step=1).to(x) * 2 - 1, deviation) * strength
+    moves = smoothed_noise(draws.uniform((2, *x.shape[2:]), step=1).to(x) * 2 - 1, deviation) * strength
     down, right = (torch.arange(size, device=x.device) for size in x.shape[2:])
-    return sampled(turned.to(torch.float64), moves[:, 0] + right, moves[:, 1] + down[:, None], edge=1).to(torch.float32)
+    return sampled_images(turned.to(torch.float64), moves[:, 0] + right, moves[:, 1] + down[:, None], edge=1).to(torch.float32)
 
 
-def copied(chosen: Tensor, reach: int, height: int, width: int) -> Tensor:
+def copy_sources(chosen: Tensor, reach: int, height: int, width: int) -> Tensor:
     """Where each pixel comes from, (B, height * width) int64, after one round of copies over neighbours.
 
     chosen  (B, height - 2 reach, width - 2 reach) int64: for the pixel in row reach + 1 + i and column reach + 1 + j the neighbour that
@@ -78,7 +81,7 @@ def copied(chosen: Tensor, reach: int, height: int, width: int) -> Tensor:
     return place
 
 
-def affine(corners: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+def affine_places(corners: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """Where the pixels of a new image lie in the old one, right and down, each (B, height, width) float64.
 
     corners  (B, 3, 2), right and down: how far the affine map moves three corners of the square around the centre whose half side is a
@@ -101,39 +104,39 @@ def affine(corners: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     return right + (middle[0] - half), down + (middle[1] - half)
 
 
-def wavy(noise: Tensor, deviation: float) -> Tensor:
+def smoothed_noise(noise: Tensor, deviation: float) -> Tensor:
     """Numbers (..., H, W) float64 in [-1, 1], multiples of 2^-23, under a Gaussian cut at 3 deviations, mirrored with the border repeated.
 
     Between the two directions they are rounded to the same grid, and the weights are multiples of 2^-28, so that all sums are exact.
     """
     height, width = noise.shape[-2:]
-    across = noise @ weights(width, deviation).to(noise.device).T
-    return weights(height, deviation).to(noise.device) @ ((across * FINE).round() / FINE)
+    across = noise @ smoothing_weights(width, deviation).to(noise.device).T
+    return smoothing_weights(height, deviation).to(noise.device) @ ((across * NOISE_GRID).round() / NOISE_GRID)
 
 
-def weights(size: int, deviation: float) -> Tensor:
+def smoothing_weights(size: int, deviation: float) -> Tensor:
     """The weights of a Gaussian along an axis, (size, size) float64: of old places in new ones, whole multiples of 2^-28."""
     reach = int(3 * deviation + 0.5)
-    taps = torch.tensor(gaussian(range(-reach, reach + 1), deviation), dtype=torch.float64)
-    old = folded(torch.arange(size)[:, None] + torch.arange(-reach, reach + 1), size, edge=1).long()
+    taps = torch.tensor(gaussian_weights(range(-reach, reach + 1), deviation), dtype=torch.float64)
+    old = folded_places(torch.arange(size)[:, None] + torch.arange(-reach, reach + 1), size, edge=1).long()
     total = torch.zeros(size, size, dtype=torch.float64).scatter_add_(1, old, taps.expand(size, -1))
-    return (total * WEIGHT).round() / WEIGHT
+    return (total * WEIGHT_GRID).round() / WEIGHT_GRID
 
 
-def sampled(x: Tensor, right: Tensor, down: Tensor, *, edge: int) -> Tensor:
-    """Images (B, C, H, W) at other places (B, H, W) float64, linear in between; `edge` as in `folded`."""
+def sampled_images(x: Tensor, right: Tensor, down: Tensor, *, edge: int) -> Tensor:
+    """Images (B, C, H, W) at other places (B, H, W) float64, linear in between; `edge` as in `folded_places`."""
     height, width = x.shape[2:]
     left, top = right.floor(), down.floor()
     beside, below = (right - left)[:, None], (down - top)[:, None]
-    columns = [folded(left + step, width, edge).long() for step in (0, 1)]
-    rows = [folded(top + step, height, edge).long() * width for step in (0, 1)]
+    columns = [folded_places(left + step, width, edge).long() for step in (0, 1)]
+    rows = [folded_places(top + step, height, edge).long() * width for step in (0, 1)]
     flat = x.flatten(2)
     found = [[flat.gather(2, (row + column).flatten(1)[:, None].expand_as(flat)).view_as(x) for column in columns] for row in rows]
     upper, lower = (first.lerp(second, beside) for first, second in found)
     return upper.lerp(lower, below)
 
 
-def folded(place: Tensor, size: int, edge: int) -> Tensor:
+def folded_places(place: Tensor, size: int, edge: int) -> Tensor:
     """Whole numbers mirrored into 0..size-1, as floats; the outermost pixel is repeated once for edge 1, not for edge 0."""
     period = 2 * (size - 1 + edge)
     rest = place - period * (place / period).floor()  # several times as quick as the remainder

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from robench.core.draws import Draws
-from robench.corruptions.blur import smeared, zoom
-from robench.corruptions.levels import graded
+from robench.corruptions.blur import smeared_images, zoom_weights
+from robench.corruptions.levels import graded_corruption
 
 GREY = (0.299, 0.587, 0.114)  # the grey of a colour (ITU-R BT.601)
 WIBBLE = 100.0  # the first kick of a plasma is uniform in +-100 times 100; the heights are scaled to [0, 1] at the end
 
 
-@graded(
+@graded_corruption(
     cifar=(
         (0.1, 0.2, 1, 0.6, 8, 3, 0.95),
         (0.1, 0.2, 1, 0.5, 10, 4, 0.9),
@@ -38,16 +38,16 @@ def snow(x: Tensor, weather: tuple[float, float, float, float, int, float, float
     mean, deviation, factor, limit, radius, smear, share = weather
     height, width = x.shape[2:]
     noise = mean + deviation * draws.normal((height, width)).to(x)
-    large = zoom(height, factor).to(x.device) @ noise @ zoom(width, factor).to(x.device).T
+    large = zoom_weights(height, factor).to(x.device) @ noise @ zoom_weights(width, factor).to(x.device).T
     flakes = (torch.where(large < limit, 0.0, large.clamp(0, 1)) * 255).floor()
     angle = draws.uniform(()).to(x) * 90 - 135
-    fine = (smeared(flakes[:, None], radius, smear, angle) * 257 + 0.5).floor()
+    fine = (smeared_images(flakes[:, None], radius, smear, angle) * 257 + 0.5).floor()
     layer = (fine / 257).floor() / 255
-    pale = share * x + (1 - share) * torch.maximum(x, grey(x) * 1.5 + 0.5)
+    pale = share * x + (1 - share) * torch.maximum(x, grey_values(x) * 1.5 + 0.5)
     return pale + layer + layer.flip(2, 3)
 
 
-@graded(
+@graded_corruption(
     cifar=((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)),
     imagenet=((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4)),
 )
@@ -85,7 +85,7 @@ def plasma(u: Tensor, decay: float) -> Tensor:
     return heights / heights.amax((1, 2), keepdim=True)
 
 
-def grey(x: Tensor) -> Tensor:
+def grey_values(x: Tensor) -> Tensor:
     """The grey of colours (..., 3, H, W), or grey images as they are, (..., 1, H, W); added up in one order."""
     if x.shape[-3] == 1:
         return x

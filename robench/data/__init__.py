@@ -9,31 +9,45 @@ from pathlib import Path
 
 from robench.core.errors import InputError
 from robench.core.inputs import PathLike, as_seed
+from robench.core.moved import names_of_before
 from robench.core.recipes import did_you_mean
 from robench.data import files, official, shapes
-from robench.data.images import Choice, Images, Size, checked, evenly, missed, resized, size_of, stratified
+from robench.data.images import (
+    Choice,
+    Images,
+    Size,
+    checked_images,
+    class_coverage,
+    resized_images,
+    size_of,
+    stratified_images,
+    stratified_mask,
+)
 
-__all__ = ["ABOUT", "DATASETS", "FORMATS", "Choice", "Images", "holdout", "load", "missed", "stratified"]
+__all__ = ["DATASETS", "DATASET_SUMMARIES", "FORMATS", "Choice", "Images", "class_coverage", "holdout", "load_images", "stratified_images"]
 
 
-def built_in(split: str, data_dir: Path, download: bool, choice: Choice) -> Images:  # noqa: ARG001
+def load_built_in(split: str, data_dir: Path, download: bool, choice: Choice) -> Images:  # noqa: ARG001
     """The set `shapes`, which is drawn and not stored."""
-    return shapes.load(split, choice)
+    return shapes.load_shapes(split, choice)
 
 
 # name: loader(split, data_dir, download, choice)
 DATASETS: dict[str, Callable[[str, Path, bool, Choice], Images]] = {
-    "shapes": built_in,
-    "cifar10": partial(official.load, "cifar10"),
-    "cifar100": partial(official.load, "cifar100"),
-    "svhn": partial(official.load, "svhn"),
-    "mnist": partial(official.load, "mnist"),
-    "fashion-mnist": partial(official.load, "fashion-mnist"),
+    "shapes": load_built_in,
+    "cifar10": partial(official.load_official, "cifar10"),
+    "cifar100": partial(official.load_official, "cifar100"),
+    "svhn": partial(official.load_official, "svhn"),
+    "mnist": partial(official.load_official, "mnist"),
+    "fashion-mnist": partial(official.load_official, "fashion-mnist"),
 }
 
 # prefix: loader(path, split, choice, size, class_order, layout)
-FORMATS: dict[str, Callable[[Path, str, Choice, Size | None, str | None, str | None], Images]] = {"npz": files.npz, "folder": files.folder}
-ABOUT = {
+FORMATS: dict[str, Callable[[Path, str, Choice, Size | None, str | None, str | None], Images]] = {
+    "npz": files.read_npz,
+    "folder": files.read_image_folder,
+}
+DATASET_SUMMARIES = {
     "shapes": "ten shapes on textured backgrounds, 32x32 RGB, with object masks; built in, drawn in seconds",
     "cifar10": "CIFAR-10, 32x32 RGB; with --download or in --data-dir, as are the next four",
     "cifar100": "CIFAR-100, 32x32 RGB",
@@ -45,7 +59,7 @@ ABOUT = {
 }
 
 
-def load(
+def load_images(
     name: str,
     split: str = "test",
     *,
@@ -74,7 +88,7 @@ def load(
     seed, size = as_seed(seed), size_of(image_size, resize)
     if n is not None and n < 1:
         raise InputError(f"n must be at least 1, not {n}")
-    choice = Choice(n, shuffle, None if indices is None else listed(Path(indices)), seed, at_most, by_class)
+    choice = Choice(n, shuffle, None if indices is None else indices_in(Path(indices)), seed, at_most, by_class)
     place = Path("data") if data_dir is None else Path(data_dir)
     kind, _, path = name.partition(":")
     if layout is not None and kind != "folder":
@@ -82,15 +96,15 @@ def load(
     if class_order is not None and kind != "folder":
         raise InputError(f"the order of classes is a question for folders, and {name} says itself how it counts: leave --class-order out")
     if kind in FORMATS and path:
-        images = FORMATS[kind](files.located(Path(path).expanduser(), place, kind), split, choice, size, class_order, layout)
+        images = FORMATS[kind](files.dataset_path(Path(path).expanduser(), place, kind), split, choice, size, class_order, layout)
     elif name in DATASETS:
         images = DATASETS[name](split, place, download, choice)
     else:
-        raise InputError(f"unknown data set {name!r}{did_you_mean(name, ABOUT)}")
-    return checked(images if size is None or kind == "folder" else resized(images, size))
+        raise InputError(f"unknown data set {name!r}{did_you_mean(name, DATASET_SUMMARIES)}")
+    return checked_images(images if size is None or kind == "folder" else resized_images(images, size))
 
 
-def listed(path: Path) -> tuple[int, ...]:
+def indices_in(path: Path) -> tuple[int, ...]:
     """The whole numbers in a text file, one a line; empty lines are skipped."""
     try:
         raw = path.read_bytes()
@@ -125,5 +139,8 @@ def holdout(images: Images, share_or_n: float, seed: int) -> tuple[Images, Image
     n = round(share_or_n * len(images)) if share_or_n < 1 else int(share_or_n)
     if not share_or_n >= 0 or not n < len(images) or (share_or_n >= 1 and n != share_or_n):
         raise InputError(f"cannot hold out {share_or_n} of {len(images)} images: give a share below 1 or a smaller whole number")
-    held = evenly(images.y, images.ids, n, seed, "data/holdout")
+    held = stratified_mask(images.y, images.ids, n, seed, "data/holdout")
     return images.take(~held), images.take(held)
+
+
+__getattr__ = names_of_before(__name__, {"load": "load_images"})

@@ -15,7 +15,7 @@ from typing import IO, Any
 import numpy as np
 
 from robench.core.errors import InputError
-from robench.data.images import memory
+from robench.data.images import machine_memory
 
 BROKEN = (
     OSError, ValueError, EOFError, RuntimeError, NotImplementedError, SyntaxError, TypeError, OverflowError, MemoryError, TokenError,
@@ -24,11 +24,11 @@ BROKEN = (
 PIECE = 2**20  # bytes that are passed over at once
 VERIFIED = 2**26  # bytes behind the last row that are read for the checksum at the end of the array; beyond, it stays unverified
 DENSEST = 1032  # zlib's deflate packs at most so many bytes into one
-READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+HEADER_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 @dataclass(frozen=True)
-class Member:
+class ArchiveMember:
     """An array in a file that is not read yet: its key, shape and dtype, whether it lies column by column, and where its numbers begin."""
 
     path: Path
@@ -49,31 +49,31 @@ class Member:
         return f"{self.key} {self.dtype} {self.shape}"
 
 
-def members(path: Path, name: str, needed: Callable[[str], object]) -> dict[str, Member]:
+def members(path: Path, name: str, needed: Callable[[str], object]) -> dict[str, ArchiveMember]:
     """The arrays of an npz file, from their headers alone; InputError where the file is no such file, or damaged where it is needed."""
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path} is not an npz file, or was cut short: make it with numpy.savez_compressed, or fetch it again")
-    with whole(name), zipfile.ZipFile(path) as archive:
+    with refuse_damage(name), zipfile.ZipFile(path) as archive:
         found = {}
         for file in [info.filename for info in archive.infolist() if info.filename.endswith(".npy")]:
             key = file.removesuffix(".npy")
             with nullcontext() if needed(key) else suppress(*BROKEN):
-                found[key] = header(archive, path, file)
+                found[key] = read_header(archive, path, file)
         return found
 
 
-def header(archive: zipfile.ZipFile, path: Path, file: str) -> Member:
+def read_header(archive: zipfile.ZipFile, path: Path, file: str) -> ArchiveMember:
     """The header of one array."""
     with archive.open(file) as handle:
         version = np.lib.format.read_magic(handle)
-        if version not in READERS:
+        if version not in HEADER_READERS:
             raise ValueError(f"{file} has the format {version}")
-        shape, columns, dtype = READERS[version](handle)
-        return Member(path, file.removesuffix(".npy"), tuple(map(int, shape)), dtype, bool(columns), handle.tell())
+        shape, columns, dtype = HEADER_READERS[version](handle)
+        return ArchiveMember(path, file.removesuffix(".npy"), tuple(map(int, shape)), dtype, bool(columns), handle.tell())
 
 
 @contextmanager
-def whole(name: str) -> Iterator[None]:
+def refuse_damage(name: str) -> Iterator[None]:
     """InputError for whatever a damaged file raises."""
     try:
         yield
@@ -81,47 +81,47 @@ def whole(name: str) -> Iterator[None]:
         raise InputError(f"{name} cannot be read ({error}): the file is damaged, or holds something other than plain arrays") from error
 
 
-def array(member: Member, name: str) -> np.ndarray:
+def read_array(member: ArchiveMember, name: str) -> np.ndarray:
     """The whole array."""
     refuse_absurd(member, name, member.bytes)
-    with whole(name), zipfile.ZipFile(member.path) as archive, archive.open(f"{member.key}.npy") as handle:
+    with refuse_damage(name), zipfile.ZipFile(member.path) as archive, archive.open(f"{member.key}.npy") as handle:
         found: np.ndarray = np.lib.format.read_array(handle, allow_pickle=False)
         handle.read(1)  # the end, where the checksum is compared
         return found
 
 
-def rows(member: Member, wanted: np.ndarray, name: str) -> np.ndarray:
+def read_member_rows(member: ArchiveMember, wanted: np.ndarray, name: str) -> np.ndarray:
     """The rows of an array at these places, (M,), in that order; the file is unpacked as far as the last of them.
 
     The checksum, which speaks of the whole array, is compared where what follows is not large.
     """
     size = math.prod(member.shape[1:]) * member.dtype.itemsize
     if member.columns or not size:
-        chosen: np.ndarray = array(member, name)[wanted]
+        chosen: np.ndarray = read_array(member, name)[wanted]
         return chosen
     refuse_absurd(member, name, len(wanted) * size)
     found = np.empty((len(wanted), *member.shape[1:]), member.dtype)
     flat = found.reshape(len(wanted), -1)
-    with whole(name), zipfile.ZipFile(member.path) as archive, archive.open(f"{member.key}.npy") as handle:
-        skip(handle, member.begin)
+    with refuse_damage(name), zipfile.ZipFile(member.path) as archive, archive.open(f"{member.key}.npy") as handle:
+        skip_bytes(handle, member.begin)
         at = 0
         for place in np.argsort(wanted, kind="stable").tolist():
             row = int(wanted[place])
-            skip(handle, (row - at) * size)
-            flat[place] = np.frombuffer(exactly(handle, size), member.dtype)
+            skip_bytes(handle, (row - at) * size)
+            flat[place] = np.frombuffer(read_exactly(handle, size), member.dtype)
             at = row + 1
         left = member.bytes - at * size
         if left <= VERIFIED:
-            skip(handle, left)
+            skip_bytes(handle, left)
             handle.read(1)
     return found
 
 
-def refuse_absurd(member: Member, name: str, wanted: int) -> None:
+def refuse_absurd(member: ArchiveMember, name: str, wanted: int) -> None:
     """InputError where an array holds objects, where the file cannot hold what its header declares, and where memory cannot."""
     if member.dtype.hasobject:
         raise InputError(f"{name} cannot be read: {member.key} holds Python objects, which may run code; store plain arrays")
-    with whole(name), zipfile.ZipFile(member.path) as archive:
+    with refuse_damage(name), zipfile.ZipFile(member.path) as archive:
         info = archive.getinfo(f"{member.key}.npy")
     declared = member.begin + member.bytes
     most = info.compress_size * DENSEST + PIECE if info.compress_type == zipfile.ZIP_DEFLATED else info.file_size
@@ -130,17 +130,19 @@ def refuse_absurd(member: Member, name: str, wanted: int) -> None:
             f"{name} is damaged: {member.key} declares {member.dtype} of shape {member.shape}, {member.bytes:,} bytes; the file can hold "
             f"{max(min(info.file_size, most) - member.begin, 0):,} at most"
         )
-    if wanted > memory():
-        raise InputError(f"{name}: {member.key} takes {wanted:,} bytes, and this machine has {memory():,.0f}: take fewer images with --n")
+    if wanted > machine_memory():
+        raise InputError(
+            f"{name}: {member.key} takes {wanted:,} bytes, and this machine has {machine_memory():,.0f}: take fewer images with --n"
+        )
 
 
-def skip(handle: IO[bytes], count: int) -> None:
+def skip_bytes(handle: IO[bytes], count: int) -> None:
     """Passes over so many bytes."""
     while count > 0:
-        count -= len(exactly(handle, min(count, PIECE)))
+        count -= len(read_exactly(handle, min(count, PIECE)))
 
 
-def exactly(handle: IO[bytes], count: int) -> bytes:
+def read_exactly(handle: IO[bytes], count: int) -> bytes:
     """So many bytes; EOFError where the file ends before."""
     data = handle.read(count)
     if len(data) < count:

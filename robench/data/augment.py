@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robench.core.checks import whole
+from robench.core.checks import whole_option
 from robench.core.draws import Draws
 
 
@@ -25,10 +25,10 @@ def crop_flip(x: Tensor, draws: Draws, step: int = 0, *, padding: int = 4, flip:
     if flip:
         mirrored = draws.child("augment/flip").integers(2, (1,), step) == 1
         columns = torch.where(mirrored, columns.flip(1), columns)
-    return gathered(F.pad(x, [padding] * 4), rows, columns)
+    return pixels_at(F.pad(x, [padding] * 4), rows, columns)
 
 
-def gathered(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+def pixels_at(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """The pixels of each image at its own rows (B, h) and columns (B, w): (B, C, h, w)."""
     channels, width = x.shape[1], x.shape[3]
     lines = x.gather(2, rows.view(len(x), 1, -1, 1).expand(-1, channels, -1, width))
@@ -43,15 +43,15 @@ def cutout(x: Tensor, draws: Draws, step: int = 0, *, size: int | None = None) -
 
     size  side of the square in pixels; half of the image's shorter side if None: 16 at 32 pixels, the paper's for CIFAR-10
     """
-    side = min(x.shape[-2:]) // 2 if size is None else whole("the size of cutout", size)
+    side = min(x.shape[-2:]) // 2 if size is None else whole_option("the size of cutout", size)
     hidden_rows, hidden_columns = (
-        hidden(draws.child("augment/cutout", axis).integers(length, (1,), step), length, side)
+        cutout_mask(draws.child("augment/cutout", axis).integers(length, (1,), step), length, side)
         for axis, length in zip(("rows", "columns"), x.shape[-2:], strict=True)
     )
     return x.masked_fill((hidden_rows[:, :, None] & hidden_columns[:, None, :])[:, None], 0)
 
 
-def hidden(centre: Tensor, length: int, side: int) -> Tensor:
+def cutout_mask(centre: Tensor, length: int, side: int) -> Tensor:
     """Which of `length` places belong to the `side` places around each centre (B, 1): (B, length) bool."""
     places = torch.arange(length, device=centre.device) - (centre - side // 2)
     return (places >= 0) & (places < side)

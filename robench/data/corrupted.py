@@ -4,7 +4,7 @@ arrays  FOLDER/CORRUPTION.npy, (5 N, H, W, 3) uint8: the N images at severity 1,
 tree    FOLDER/CORRUPTION/SEVERITY/CLASS/FILE, or FOLDER/GROUP/CORRUPTION/SEVERITY/CLASS/FILE as the released archives are packed
 
 Layouts, names and numbers of images are those of Hendrycks & Dietterich (ICLR 2019, 1903.12261) and their files (Zenodo 2535967,
-3555552, 2235448 and 2536630). `read` opens either; nothing but headers, labels and names is read until images are asked for.
+3555552, 2235448 and 2536630). `read_corrupted_set` opens either; nothing but headers, labels and names is read until images are asked for.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from torch import Tensor
 
 from robench.core.errors import InputError
 from robench.core.recipes import lookup
-from robench.corruptions import corrupted as under
+from robench.corruptions import corrupted_images as under
 from robench.corruptions.benchmark import NINETEEN, SEVERITIES
-from robench.corruptions.levels import grade
+from robench.corruptions.levels import valid_severity
 from robench.data import files, layouts, official
-from robench.data.images import Choice, Images, places
+from robench.data.images import Choice, Images, rows_of_ids
 
-NAMES = NINETEEN
-LABELS = "labels.npy"
-ABOUT = "robench.json"  # what our own sets carry besides
+CORRUPTION_NAMES = NINETEEN
+LABELS_FILE = "labels.npy"
+DESCRIPTION_FILE = "robench.json"  # what our own sets carry besides
 SYNTH = "-c-synth"
-MOST_CLASSES = 100_000  # a label beyond is no label
+LABEL_LIMIT = 100_000  # a label beyond is no label
 CROP = 224  # the side of ImageNet's images; released larger (299) for some networks
 BROKEN_NPY = (OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError, MemoryError, TokenError)
 
@@ -47,7 +47,7 @@ SAMPLED = 16  # images of each corruption and severity by whose pixels a set is 
 
 
 @dataclass(frozen=True, eq=False)
-class Corrupted:
+class CorruptedSet:
     """N images under several corruptions and severities; their pixels stay on the disk until `load` asks for some.
 
     name         as the rows spell it: cifar10-c and cifar100-c for the released sets alone, NAME-c-synth for our own, folder:NAME-c for
@@ -101,9 +101,9 @@ class Corrupted:
         return digest.hexdigest()[:16]
 
 
-def read(
+def read_corrupted_set(
     folder: Path, corruptions: Sequence[str] | None = None, severities: Sequence[int] | None = None, data_dir: Path | None = None
-) -> Corrupted:
+) -> CorruptedSet:
     """The corrupted set in a folder, of either layout; all its corruptions and severities unless some are named.
 
     data_dir  where CIFAR itself may lie (./data unless given): a set is called released only if its labels are those of CIFAR's test split
@@ -111,30 +111,30 @@ def read(
     InputError for an unknown corruption or severity, and where what was asked for is missing, damaged or does not fit together.
     """
     folder = folder.expanduser()
-    if detect(folder) == "tree":
-        return imagenet_c(folder, corruptions, severities)
-    return cifar_c(folder, corruptions, severities, Path("data") if data_dir is None else data_dir)
+    if corrupted_set_layout(folder) == "tree":
+        return read_tree_set(folder, corruptions, severities)
+    return read_array_set(folder, corruptions, severities, Path("data") if data_dir is None else data_dir)
 
 
-def detect(folder: Path) -> str:
+def corrupted_set_layout(folder: Path) -> str:
     """The layout of a corrupted set: "arrays" or "tree"; InputError where the folder is neither."""
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder: name the one that holds CORRUPTION.npy files or CORRUPTION/SEVERITY/CLASS folders")
-    if arrays(folder):
+    if array_names(folder):
         return "arrays"
-    if branches(folder):
+    if corruption_folders(folder):
         return "tree"
-    inside = [child for child in layouts.subfolders(folder) if arrays(child) or branches(child)]
+    inside = [child for child in layouts.subfolders(folder) if array_names(child) or corruption_folders(child)]
     hint = f": did you mean {inside[0]}?" if inside else ""
     raise InputError(f"{folder} is no corrupted set, for it holds neither CORRUPTION.npy nor CORRUPTION/SEVERITY/CLASS/*{hint}")
 
 
-def check_order(corrupted: Corrupted, clean: Images) -> Tensor:
+def clean_image_rows(corrupted: CorruptedSet, clean: Images) -> Tensor:
     """Where each clean image stands in the corrupted set, (M,), found by id; InputError unless labels and sizes are the same.
 
     So a released set is known to be in the order of the clean images, and its labels to be theirs.
     """
-    rows = places(corrupted.ids, tuple(clean.ids.tolist()), corrupted.name)
+    rows = rows_of_ids(corrupted.ids, tuple(clean.ids.tolist()), corrupted.name)
     if corrupted.shape != clean.shape:
         sizes = f"{'x'.join(map(str, corrupted.shape))} in {corrupted.name} and {'x'.join(map(str, clean.shape))} in {clean.name}"
         raise InputError(f"the images are {sizes}: both must be of one size, as the same model looks at them")
@@ -148,7 +148,7 @@ def check_order(corrupted: Corrupted, clean: Images) -> Tensor:
     return rows
 
 
-def confirmed(corrupted: Corrupted, folder: Path, clean: Images, rows: Tensor) -> Corrupted:
+def pixel_checked_set(corrupted: CorruptedSet, folder: Path, clean: Images, rows: Tensor) -> CorruptedSet:
     """The set in a folder, called released no more where its brightness of severity 1 is not ours on the clean images to one grey level.
 
     rows  where the clean images stand in the set. Brightness draws nothing, so that ours has the pixels of the released files.
@@ -159,7 +159,9 @@ def confirmed(corrupted: Corrupted, folder: Path, clean: Images, rows: Tensor) -
         return corrupted
     if "brightness" not in corrupted.there:
         return replace(corrupted, notes=(*corrupted.notes, "its pixels were not compared with the clean images: it has no brightness"))
-    common_shape(folder.expanduser(), (corrupted.corruptions[0], "brightness"))  # which `read` looked at only if it was asked for
+    common_shape(
+        folder.expanduser(), (corrupted.corruptions[0], "brightness")
+    )  # which `read_corrupted_set` looked at only if it was asked for
     some = torch.linspace(0, len(rows) - 1, min(SAMPLED, len(rows))).round().long()
     theirs = corrupted.pixels("brightness", 1, rows[some])
     ours = under(clean.pixels(some).cpu(), clean.ids[some].cpu(), "brightness", 1, seed=0, scale="cifar")
@@ -167,14 +169,14 @@ def confirmed(corrupted: Corrupted, folder: Path, clean: Images, rows: Tensor) -
     if furthest <= 1:
         return corrupted
     why = f"its brightness of severity 1 is up to {furthest} grey levels from that of {clean.name}, not at most 1"
-    notes = (*corrupted.notes, by_folder(folder, corrupted.name, why))
-    return replace(corrupted, name=plain_name(folder), kind="other", layout=corrupted.name, notes=notes)
+    notes = (*corrupted.notes, folder_name_note(folder, corrupted.name, why))
+    return replace(corrupted, name=name_after_folder(folder), kind="other", layout=corrupted.name, notes=notes)
 
 
-def wanted(asked: Sequence[str] | None, there: Sequence[str], folder: Path) -> tuple[str, ...]:
+def wanted_corruptions(asked: Sequence[str] | None, there: Sequence[str], folder: Path) -> tuple[str, ...]:
     """The corruptions to use: those asked for, else all that are there. InputError for an unknown or missing one."""
     for name in asked or ():
-        lookup(name, dict.fromkeys(NAMES), "corruption")
+        lookup(name, dict.fromkeys(CORRUPTION_NAMES), "corruption")
         if name not in there:
             raise InputError(f"{folder} has no {name}: it holds {', '.join(there) or 'none of the 19 corruptions'}")
     if not there:
@@ -182,17 +184,17 @@ def wanted(asked: Sequence[str] | None, there: Sequence[str], folder: Path) -> t
     return tuple(dict.fromkeys(asked or there))
 
 
-def left_out(names: Sequence[str], folder: Path) -> tuple[str, ...]:
+def other_name_notes(names: Sequence[str], folder: Path) -> tuple[str, ...]:
     """A note on what is in the folder and is none of the corruptions, if there is anything."""
     return (f"left out of {folder.name}, for they are none of the 19 corruptions: {', '.join(names)}",) if names else ()
 
 
-def by_folder(folder: Path, layout: str, why: str) -> str:
+def folder_name_note(folder: Path, layout: str, why: str) -> str:
     """A note on a set that has the layout of a released one and does not bear its name."""
     return f"{folder.resolve().name} has the layout of {PROPER[layout]} and is named after its folder: {why}"
 
 
-def plain_name(folder: Path) -> str:
+def name_after_folder(folder: Path) -> str:
     """The name of a set that is neither a released one nor ours."""
     name = folder.resolve().name
     return f"folder:{name if name.lower().endswith('-c') else name + '-c'}"
@@ -201,43 +203,43 @@ def plain_name(folder: Path) -> str:
 # --- arrays
 
 
-def arrays(folder: Path) -> list[str]:
+def array_names(folder: Path) -> list[str]:
     """The names of the .npy files in a folder, sorted, without the ending."""
     return sorted(path.stem for path in folder.glob("*.npy") if not path.name.startswith("."))
 
 
-def cifar_c(folder: Path, corruptions: Sequence[str] | None, severities: Sequence[int] | None, data_dir: Path) -> Corrupted:
+def read_array_set(folder: Path, corruptions: Sequence[str] | None, severities: Sequence[int] | None, data_dir: Path) -> CorruptedSet:
     """The corrupted set in a folder of arrays; released by its shape and all its labels, ours by the json that goes with it.
 
     InputError for labels.npy missing, of another length or not the same at all severities, and for arrays that are cut short, of
     another type or shape, or differ in shape.
     """
-    found = arrays(folder)
-    names = wanted(corruptions, [name for name in NAMES if name in found], folder)
+    found = array_names(folder)
+    names = wanted_corruptions(corruptions, [name for name in CORRUPTION_NAMES if name in found], folder)
     shape = common_shape(folder, names)
-    y = labels(folder, shape[0] // len(SEVERITIES))
+    y = labels_of_arrays(folder, shape[0] // len(SEVERITIES))
     made = provenance(folder, y)
-    name, layout, notes = (made["name"], "", ()) if made else recognised(folder, y, shape, data_dir)
+    name, layout, notes = (made["name"], "", ()) if made else name_and_layout(folder, y, shape, data_dir)
     channels = made.get("channels", 3)
-    return Corrupted(
+    return CorruptedSet(
         name,
         "made" if made else "released" if name in PROPER else "other",
         names,
-        tuple(dict.fromkeys(grade(severity) for severity in severities or SEVERITIES)),
+        tuple(dict.fromkeys(valid_severity(severity) for severity in severities or SEVERITIES)),
         y,
         torch.tensor(made["ids"]) if made else torch.arange(len(y)),
         tuple(made.get("classes", map(str, range(int(y.max()) + 1)))),
         (channels, *shape[1:3]),
-        partial(from_array, folder, len(y), channels),
+        partial(pixels_from_array, folder, len(y), channels),
         made.get("split", "test"),
         {key: value for key, value in made.items() if key not in ("ids", "classes")},
-        (*notes, *left_out([name for name in found if name not in (*NAMES, Path(LABELS).stem)], folder)),
+        (*notes, *other_name_notes([name for name in found if name not in (*CORRUPTION_NAMES, Path(LABELS_FILE).stem)], folder)),
         layout,
         tuple(found),
     )
 
 
-def mapped(path: Path) -> np.memmap[Any, Any]:
+def mapped_array(path: Path) -> np.memmap[Any, Any]:
     """The array in a .npy file, mapped and not read; InputError where the file is no such array or has not the length that it says."""
     try:
         array = np.lib.format.open_memmap(path, "r")
@@ -254,7 +256,7 @@ def common_shape(folder: Path, names: Sequence[str]) -> tuple[int, int, int, int
     """The shape (5 N, H, W, 3) that all these arrays have; InputError if one has another type or shape."""
     first: tuple[int, ...] = ()
     for name in names:
-        array = mapped(folder / f"{name}.npy")
+        array = mapped_array(folder / f"{name}.npy")
         if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] != 3 or len(array) % len(SEVERITIES) or not array.size:
             what = f"{folder / name}.npy holds {array.dtype} of shape {array.shape}"
             raise InputError(f"{what}: it must be uint8, (5 N, H, W, 3), five severities of N images")
@@ -264,26 +266,26 @@ def common_shape(folder: Path, names: Sequence[str]) -> tuple[int, int, int, int
     return first[0], first[1], first[2], first[3]
 
 
-def labels(folder: Path, n: int) -> Tensor:
+def labels_of_arrays(folder: Path, n: int) -> Tensor:
     """The labels (N,) int64 of a folder of arrays; InputError unless they are (N,), or (5 N,) and the same at every severity."""
-    stored = files.whole_numbers(mapped(folder / LABELS), f"{folder / LABELS}")
+    stored = files.whole_numbers(mapped_array(folder / LABELS_FILE), f"{folder / LABELS_FILE}")
     if len(stored) not in (n, len(SEVERITIES) * n):
-        raise InputError(f"{folder / LABELS} has {len(stored)} labels for {n} images at five severities: it must have {5 * n}, or {n}")
+        raise InputError(f"{folder / LABELS_FILE} has {len(stored)} labels for {n} images at five severities: it must have {5 * n}, or {n}")
     by_severity = stored.view(-1, n)
     differs = (by_severity != by_severity[0]).nonzero().tolist()
     if differs:
         severity, image = differs[0]
         pair = f"{int(by_severity[0, image])} at severity 1 and {int(by_severity[severity, image])} at severity {severity + 1}"
         raise InputError(
-            f"{folder / LABELS} is in another order: image {image} has label {pair}, where all severities show the same images"
+            f"{folder / LABELS_FILE} is in another order: image {image} has label {pair}, where all severities show the same images"
         )
-    if not 0 <= int(stored.min()) <= int(stored.max()) < MOST_CLASSES:
+    if not 0 <= int(stored.min()) <= int(stored.max()) < LABEL_LIMIT:
         span = f"{int(stored.min())} to {int(stored.max())}"
-        raise InputError(f"{folder / LABELS} has labels of {span}: they count from 0, and {MOST_CLASSES} classes are the most")
+        raise InputError(f"{folder / LABELS_FILE} has labels of {span}: they count from 0, and {LABEL_LIMIT} classes are the most")
     return by_severity[0].clone()
 
 
-def recognised(folder: Path, y: Tensor, shape: tuple[int, int, int, int], data_dir: Path) -> tuple[str, str, tuple[str, ...]]:
+def name_and_layout(folder: Path, y: Tensor, shape: tuple[int, int, int, int], data_dir: Path) -> tuple[str, str, tuple[str, ...]]:
     """Name, layout and notes of arrays that came without our json.
 
     Released are 10,000 images of 32 pixels with all labels of CIFAR's test split, in its order; where that is not in `data_dir`, so that
@@ -292,26 +294,26 @@ def recognised(folder: Path, y: Tensor, shape: tuple[int, int, int, int], data_d
     for classes, name in CIFAR.items():
         if len(y) == 10_000 and shape[1:3] == (32, 32) and y.bincount().tolist() == [10_000 // classes] * classes:
             clean = name.removesuffix("-c")
-            known = official.labels(clean, data_dir)
+            known = official.official_test_labels(clean, data_dir)
             if known is not None and torch.equal(known, y):
                 return name, "", ()
             why = (
                 f"its labels are not those of {clean}" if known is not None else f"there is no {clean} in {data_dir} to compare its labels"
             )
-            return plain_name(folder), name, (by_folder(folder, name, why),)
-    return plain_name(folder), "", ()
+            return name_after_folder(folder), name, (folder_name_note(folder, name, why),)
+    return name_after_folder(folder), "", ()
 
 
 def provenance(folder: Path, y: Tensor) -> dict[str, Any]:
     """What the json of our own sets says, empty where there is none; InputError where it is damaged or is not of these labels."""
-    path = folder / ABOUT
+    path = folder / DESCRIPTION_FILE
     if not path.exists():
         return {}
     try:
         made = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read ({error}): make the set again") from error
-    if not isinstance(made, dict) or not described(made):
+    if not isinstance(made, dict) or not is_set_description(made):
         raise InputError(f"{path} does not describe a set that robench made: make the set again")
     if len(made["ids"]) != len(y) or int(y.max()) >= len(made["classes"]):
         sizes = f"{len(made['ids'])} images of {len(made['classes'])} classes"
@@ -319,7 +321,7 @@ def provenance(folder: Path, y: Tensor) -> dict[str, Any]:
     return made
 
 
-def described(made: Mapping[str, Any]) -> bool:
+def is_set_description(made: Mapping[str, Any]) -> bool:
     """Whether all that is read from the json of our own sets is there, of its type."""
     ids, classes = made.get("ids"), made.get("classes")
     return (
@@ -334,48 +336,48 @@ def described(made: Mapping[str, Any]) -> bool:
     )
 
 
-def from_array(folder: Path, n: int, channels: int, corruption: str, severity: int, rows: Tensor) -> Tensor:
+def pixels_from_array(folder: Path, n: int, channels: int, corruption: str, severity: int, rows: Tensor) -> Tensor:
     """The pixels (M, C, H, W) uint8 at rows (M,); grey images, which are stored with three equal channels, get their one back."""
-    chosen = mapped(folder / f"{corruption}.npy")[(severity - 1) * n + rows.numpy()]
+    chosen = mapped_array(folder / f"{corruption}.npy")[(severity - 1) * n + rows.numpy()]
     return torch.from_numpy(np.ascontiguousarray(chosen.transpose(0, 3, 1, 2)[:, :channels]))
 
 
 # --- trees
 
 
-def branches(folder: Path) -> dict[str, Path]:
+def corruption_folders(folder: Path) -> dict[str, Path]:
     """The folder of each corruption of a tree, in the order of NAMES; InputError if one is there twice."""
     children = layouts.subfolders(folder)
-    nested = [grandchild for child in children if child.name not in NAMES for grandchild in layouts.subfolders(child)]
-    found = [path for path in (*children, *nested) if path.name in NAMES]
+    nested = [grandchild for child in children if child.name not in CORRUPTION_NAMES for grandchild in layouts.subfolders(child)]
+    found = [path for path in (*children, *nested) if path.name in CORRUPTION_NAMES]
     twice = [name for name, count in Counter(path.name for path in found).items() if count > 1]
     if twice:
         raise InputError(f"{folder} holds {twice[0]} twice, as {' and '.join(str(path) for path in found if path.name == twice[0])}")
-    return {path.name: path for path in sorted(found, key=lambda path: NAMES.index(path.name))}
+    return {path.name: path for path in sorted(found, key=lambda path: CORRUPTION_NAMES.index(path.name))}
 
 
-def imagenet_c(folder: Path, corruptions: Sequence[str] | None = None, severities: Sequence[int] | None = None) -> Corrupted:
+def read_tree_set(folder: Path, corruptions: Sequence[str] | None = None, severities: Sequence[int] | None = None) -> CorruptedSet:
     """The corrupted set in a tree of image files: labels count the sorted class folders, ids the files sorted by class and path.
 
     In the order of use the classes take turns, as for `folder:PATH`, so that the first n are balanced. Images are cut to their centre
     of 224 pixels where they are larger, and never resized. All class folders are compared here, all file names once a corruption and
     severity is loaded: InputError where they differ, and for images that are not 8-bit RGB or grey, or of several sizes.
     """
-    tops = branches(folder)
-    names = wanted(corruptions, tuple(tops), folder)
-    levels = present(tops, names, severities)
+    tops = corruption_folders(folder)
+    names = wanted_corruptions(corruptions, tuple(tops), folder)
+    levels = wanted_severities(tops, names, severities)
     first = tops[names[0]] / str(levels[0])
-    kinds = same_classes(tops, names, levels)
-    listed = listing(first)
+    kinds = common_classes(tops, names, levels)
+    listed = class_file_names(first)
     if not listed:
         raise InputError(f"{first} is empty: it has no images to use")
-    ranks, y = turns(listed, kinds)
+    ranks, y = ranks_and_labels(listed, kinds)
     order = sorted(range(len(listed)), key=lambda place: (ranks[place], y[place]))
-    shape = picture(first / listed[order[0]]).shape
+    shape = read_corrupted_image(first / listed[order[0]]).shape
     layout = TREES.get((len(kinds), len(listed), shape[1]), "") if shape[1] == shape[2] else ""
     ids = torch.tensor(order)
-    return Corrupted(
-        plain_name(folder),
+    return CorruptedSet(
+        name_after_folder(folder),
         "other",
         names,
         levels,
@@ -383,27 +385,34 @@ def imagenet_c(folder: Path, corruptions: Sequence[str] | None = None, severitie
         ids,
         kinds,
         (shape[0], shape[1], shape[2]),
-        partial(from_tree, tops, listed, ids, cache(partial(same_files, first, listed)), shape),
+        partial(pixels_from_tree, tops, listed, ids, cache(partial(refuse_other_files, first, listed)), shape),
         notes=(
-            *((by_folder(folder, layout, "images stored as JPEG cannot be compared with ours to the pixel"),) if layout else ()),
-            *left_out([child.name for child in layouts.subfolders(folder) if child.name not in NAMES and not branches(child)], folder),
+            *((folder_name_note(folder, layout, "images stored as JPEG cannot be compared with ours to the pixel"),) if layout else ()),
+            *other_name_notes(
+                [
+                    child.name
+                    for child in layouts.subfolders(folder)
+                    if child.name not in CORRUPTION_NAMES and not corruption_folders(child)
+                ],
+                folder,
+            ),
         ),
         layout=layout,
         there=tuple(tops),
     )
 
 
-def present(tops: Mapping[str, Path], names: Sequence[str], severities: Sequence[int] | None) -> tuple[int, ...]:
+def wanted_severities(tops: Mapping[str, Path], names: Sequence[str], severities: Sequence[int] | None) -> tuple[int, ...]:
     """The severities to use: those asked for, else those of the first corruption; InputError where a corruption lacks one."""
     asked = severities or [severity for severity in SEVERITIES if (tops[names[0]] / str(severity)).is_dir()]
-    levels = tuple(dict.fromkeys(grade(severity) for severity in asked))
+    levels = tuple(dict.fromkeys(valid_severity(severity) for severity in asked))
     lacking = [tops[name] / str(severity) for name in names for severity in levels if not (tops[name] / str(severity)).is_dir()]
     if lacking or not levels:
         raise InputError(f"{lacking[0] if lacking else tops[names[0]] / '1'} is not there: leave it out, or unpack it")
     return levels
 
 
-def same_classes(tops: Mapping[str, Path], names: Sequence[str], levels: Sequence[int]) -> tuple[str, ...]:
+def common_classes(tops: Mapping[str, Path], names: Sequence[str], levels: Sequence[int]) -> tuple[str, ...]:
     """The names of the class folders, sorted; InputError if they are not the same everywhere.
 
     (Tiny-ImageNet-C's frost was released with the 1,000 classes of ImageNet in one archive: labels would shift.)
@@ -418,12 +427,12 @@ def same_classes(tops: Mapping[str, Path], names: Sequence[str], levels: Sequenc
     return kinds
 
 
-def listing(top: Path) -> tuple[str, ...]:
+def class_file_names(top: Path) -> tuple[str, ...]:
     """The image files of one corruption and severity as CLASS/FILE, sorted by class and path."""
-    return tuple(file.relative_to(top).as_posix() for kind in layouts.subfolders(top) for file in layouts.pictures(kind))
+    return tuple(file.relative_to(top).as_posix() for kind in layouts.subfolders(top) for file in layouts.sorted_image_files(kind))
 
 
-def turns(listed: Sequence[str], kinds: Sequence[str]) -> tuple[list[int], list[int]]:
+def ranks_and_labels(listed: Sequence[str], kinds: Sequence[str]) -> tuple[list[int], list[int]]:
     """For each listed file its place within its class, and its label."""
     where = {kind: label for label, kind in enumerate(kinds)}
     y = [where[name.partition("/")[0]] for name in listed]
@@ -435,15 +444,15 @@ def turns(listed: Sequence[str], kinds: Sequence[str]) -> tuple[list[int], list[
     return ranks, y
 
 
-def same_files(first: Path, listed: Sequence[str], top: Path) -> None:
+def refuse_other_files(first: Path, listed: Sequence[str], top: Path) -> None:
     """InputError where the files of `top` are not those of `first`: ids would not mean the same image."""
-    odd = sorted(set(listed) ^ set(listing(top)))
+    odd = sorted(set(listed) ^ set(class_file_names(top)))
     if odd:
         has, lacks = (first, top) if odd[0] in set(listed) else (top, first)
         raise InputError(f"{has} has {odd[0]} and {lacks} has not ({len(odd)} files differ): all severities must show the same images")
 
 
-def from_tree(
+def pixels_from_tree(
     tops: Mapping[str, Path],
     listed: Sequence[str],
     ids: Tensor,
@@ -458,7 +467,7 @@ def from_tree(
     same(top)
     x = torch.empty((len(rows), *shape), dtype=torch.uint8)
     for row, place in enumerate(ids[rows].tolist()):
-        image = picture(top / listed[place])
+        image = read_corrupted_image(top / listed[place])
         if image.shape != shape:
             sizes = f"{image.shape[2]}x{image.shape[1]} pixels, and others are {shape[2]}x{shape[1]}"
             raise InputError(f"{top / listed[place]} is of {sizes}: all must be of one size")
@@ -466,24 +475,24 @@ def from_tree(
     return x
 
 
-def picture(file: Path) -> Tensor:
+def read_corrupted_image(file: Path) -> Tensor:
     """One image file as (3, H, W) uint8, cut to its centre where larger than 224 pixels; InputError unless it is 8-bit RGB or grey.
 
     Stricter than `folder:PATH`: the released files are all RGB, so that anything else is not what it is taken for.
     """
     try:
         with Image.open(file) as image:
-            mode, deep = image.mode, files.sixteen_bits(image)
+            mode, deep = image.mode, files.has_sixteen_bits(image)
     except files.BROKEN_IMAGE as error:
         raise InputError(f"{file} cannot be read as an image ({error}): repair or remove it") from error
     if mode not in ("RGB", "L") or deep:
         raise InputError(
             f"{file} is an image of {'16 bits a channel' if deep else f'mode {mode}'}: it must be RGB or grey, of 8 bits a channel"
         )
-    return centred(files.picture(file, None))
+    return centre_crop(files.read_image(file, None))
 
 
-def centred(image: Tensor) -> Tensor:
+def centre_crop(image: Tensor) -> Tensor:
     """The centre of 224 pixels of an image (3, H, W) with larger sides, else the image; offsets as torchvision's CenterCrop has them."""
     height, width = image.shape[1:]
     if min(height, width) < CROP:

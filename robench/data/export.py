@@ -18,17 +18,17 @@ import torch
 from torch import Tensor
 
 from robench.core.errors import InputError
-from robench.core.files import allocate, prepare, write_whole
+from robench.core.files import allocate_file, prepare_folder, write_whole
 from robench.core.recipes import lookup
 from robench.corruptions.benchmark import SEVERITIES
-from robench.corruptions.levels import grade
-from robench.data.corrupted import ABOUT, LABELS, NAMES, SYNTH, arrays
+from robench.corruptions.levels import valid_severity
+from robench.data.corrupted import CORRUPTION_NAMES, DESCRIPTION_FILE, LABELS_FILE, SYNTH, array_names
 from robench.data.images import Images
 
-Put = Callable[[int, Tensor, Tensor], None]
-STAGED = ".replacing"  # the folder inside the exported one in which a set waits until it is whole
+StoreImages = Callable[[int, Tensor, Tensor], None]
+STAGED_SET = ".replacing"  # the folder inside the exported one in which a set waits until it is whole
 # a key of the json: how a set differs in it
-OTHERWISE = {
+SET_DIFFERENCES = {
     "images": "made of other images", "seed": "made with another seed", "scale": "made at another scale", "frost": "made with other frost",
     "photos": "made with other frost photos", "robench": "made by another version of robench", "name": "of another name",
     "split": "of another split", "channels": "with other channels", "classes": "with other classes", "ids": "made of other images",
@@ -37,7 +37,7 @@ OTHERWISE = {
 
 @dataclass(frozen=True, eq=False)
 class Export:
-    """A folder to which a corrupted set is written in the layout of CIFAR-10-C; `export` makes it.
+    """A folder to which a corrupted set is written in the layout of CIFAR-10-C; `prepare_export` makes it.
 
     n      how many images                   shape  their channels, height and width
     into   the folder whose set this one replaces once all is written (`adopt`), or None
@@ -50,7 +50,7 @@ class Export:
 
     def path(self, corruption: str) -> Path:
         """Where the array of a corruption goes; InputError if the layout knows no such corruption."""
-        lookup(corruption, dict.fromkeys(NAMES), "corruption of the released layout")
+        lookup(corruption, dict.fromkeys(CORRUPTION_NAMES), "corruption of the released layout")
         return self.folder / f"{corruption}.npy"
 
     def has(self, corruption: str) -> bool:
@@ -58,7 +58,7 @@ class Export:
         return self.path(corruption).exists()
 
     @contextmanager
-    def writing(self, corruption: str) -> Iterator[Put]:
+    def writing(self, corruption: str) -> Iterator[StoreImages]:
         """Gives put(severity, places (M,), x (M, C, H, W)) for one corruption; its file appears at the end, when all is in it.
 
         places are those among the exported images; x is uint8, or float in [0, 1] (rounded to 8 bits). A grey image is stored with
@@ -72,12 +72,12 @@ class Export:
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         filled = np.zeros((len(SEVERITIES), self.n), dtype=bool)
         try:
-            array = reserved(temporary, (len(SEVERITIES) * self.n, *self.shape[1:], 3))
-            yield partial(put, array, filled)
+            array = reserved_array(temporary, (len(SEVERITIES) * self.n, *self.shape[1:], 3))
+            yield partial(store_images, array, filled)
             if not filled.all():
                 missing = f"{int((~filled).sum())} of {filled.size} images, first image {int((~filled).any(0).argmax())}"
                 raise InputError(f"{path} was not written, for it lacks {missing}: the layout needs all images at all five severities")
-            finish(array, temporary, path)
+            finish_array(array, temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -89,10 +89,10 @@ class Export:
         if self.into is None:
             return self.folder
         try:
-            (self.into / ABOUT).unlink(missing_ok=True)
-            for name in set(arrays(self.into)) & {*NAMES}:
+            (self.into / DESCRIPTION_FILE).unlink(missing_ok=True)
+            for name in set(array_names(self.into)) & {*CORRUPTION_NAMES}:
                 (self.into / f"{name}.npy").unlink()
-            for path in sorted(self.folder.iterdir(), key=lambda path: path.name == ABOUT):
+            for path in sorted(self.folder.iterdir(), key=lambda path: path.name == DESCRIPTION_FILE):
                 path.replace(self.into / path.name)
             self.folder.rmdir()
         except OSError as error:
@@ -100,7 +100,7 @@ class Export:
         return self.into
 
 
-def export(
+def prepare_export(
     folder: Path, images: Images, *, seed: int, scale: str, frost: str | None = "procedural", photos: str = "", force: bool = False
 ) -> Export:
     """A folder ready to take these images under corruptions made with this seed and scale: with labels.npy and a json that says so.
@@ -113,57 +113,61 @@ def export(
     """
     if images.shape[0] not in (1, 3):
         raise InputError(f"{images.name} has {images.shape[0]} channels: the released layout has three, for colour or grey images")
-    prepare(folder)
-    sweep(folder)
-    about = description(images, seed, scale) | {"frost": frost or "procedural", "photos": photos}
+    prepare_folder(folder)
+    remove_leftovers(folder)
+    about = set_description(images, seed, scale) | {"frost": frost or "procedural", "photos": photos}
     into = None
-    if not (folder / ABOUT).exists() and (folder / STAGED / ABOUT).exists() and not differing(folder / STAGED, about, frost is None):
-        into, folder = folder, folder / STAGED  # a replacement that was killed as it moved in: once more
-    elif other := differing(folder, about, frost is None):
+    if (
+        not (folder / DESCRIPTION_FILE).exists()
+        and (folder / STAGED_SET / DESCRIPTION_FILE).exists()
+        and not export_difference(folder / STAGED_SET, about, frost is None)
+    ):
+        into, folder = folder, folder / STAGED_SET  # a replacement that was killed as it moved in: once more
+    elif other := export_difference(folder, about, frost is None):
         if not force:
             raise InputError(
                 f"{folder} holds a set {other}: choose another folder, or pass --force to replace it once the new one is whole"
             )
-        into, folder = folder, prepare(folder / STAGED)
-        if differing(folder, about, frost is None):
-            clear(folder)
-    there = parsed(folder / ABOUT)
+        into, folder = folder, prepare_folder(folder / STAGED_SET)
+        if export_difference(folder, about, frost is None):
+            remove_unfinished_set(folder)
+    there = json_or_none(folder / DESCRIPTION_FILE)
     if frost is None and isinstance(there, dict):
         about |= {key: there[key] for key in ("frost", "photos") if key in there}
     y = np.tile(images.y.cpu().numpy(), len(SEVERITIES)).astype(np.uint8 if len(images.classes) <= 256 else np.int64)
     # the json first: arrays without it would pass for another's
-    write_whole({folder / ABOUT: json.dumps(about).encode(), folder / LABELS: npy(y)})
+    write_whole({folder / DESCRIPTION_FILE: json.dumps(about).encode(), folder / LABELS_FILE: npy_bytes(y)})
     return Export(folder, len(images), images.shape, into)
 
 
-def differing(folder: Path, about: Mapping[str, Any], any_frost: bool) -> str:
+def export_difference(folder: Path, about: Mapping[str, Any], any_frost: bool) -> str:
     """In what the set in a folder was made otherwise than `about` says, in words; empty where it is the same, or where there is none.
 
     InputError for a folder with arrays that robench did not write.
     """
-    stale, path = arrays(folder), folder / ABOUT
+    stale, path = array_names(folder), folder / DESCRIPTION_FILE
     if not path.exists():
         if stale:
             raise InputError(f"{folder} holds {stale[0]}.npy, which robench did not write: choose another folder")
         return ""
-    there = parsed(path)
+    there = json_or_none(path)
     if not isinstance(there, dict):
         return "whose robench.json cannot be read"
     if there.get("frost") == "procedural":
         there = {"photos": ""} | there  # a set of an earlier version
-    for key, words in OTHERWISE.items():
+    for key, words in SET_DIFFERENCES.items():
         if there.get(key) != about[key] and not (any_frost and key in ("frost", "photos")):
             return words
     return ""
 
 
-def clear(folder: Path) -> None:
+def remove_unfinished_set(folder: Path) -> None:
     """Removes a set that was to replace another, and was not finished."""
-    for path in [folder / ABOUT, *(folder / f"{name}.npy" for name in arrays(folder))]:
+    for path in [folder / DESCRIPTION_FILE, *(folder / f"{name}.npy" for name in array_names(folder))]:
         path.unlink()
 
 
-def description(images: Images, seed: int, scale: str) -> dict[str, Any]:
+def set_description(images: Images, seed: int, scale: str) -> dict[str, Any]:
     """The json of a set: its name, and all that its pixels depend on."""
     return {
         "name": images.name + SYNTH, "split": images.split, "robench": version("robench"), "seed": seed, "scale": scale,
@@ -171,7 +175,7 @@ def description(images: Images, seed: int, scale: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def parsed(path: Path) -> Any:
+def json_or_none(path: Path) -> Any:
     """What a json file holds; None where it cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -179,22 +183,22 @@ def parsed(path: Path) -> Any:
         return None
 
 
-def npy(array: np.ndarray) -> bytes:
+def npy_bytes(array: np.ndarray) -> bytes:
     """The bytes of a .npy file with this array."""
     handle = BytesIO()
     np.save(handle, array, allow_pickle=False)
     return handle.getvalue()
 
 
-def sweep(folder: Path) -> None:
+def remove_leftovers(folder: Path) -> None:
     """Removes what writers that were killed left behind: hidden files that bear the number of a process that is no more."""
     for path in folder.glob(".*.npy.*.tmp"):
         number = path.name.split(".")[-2]
-        if number.isdigit() and not running(int(number)):
+        if number.isdigit() and not is_running(int(number)):
             path.unlink(missing_ok=True)
 
 
-def running(process: int) -> bool:
+def is_running(process: int) -> bool:
     """Whether there is a process of this number on this machine, or might be."""
     if os.name != "posix":
         return True
@@ -207,27 +211,29 @@ def running(process: int) -> bool:
     return True
 
 
-def reserved(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
+def reserved_array(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
     """A new .npy file for uint8 of this shape, mapped, with its room on the disk; InputError where there is none."""
     try:
         array = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
-        allocate(path, array.offset + array.nbytes)
+        allocate_file(path, array.offset + array.nbytes)
     except OSError as error:
         raise InputError(f"cannot write into {path.parent}: {error.strerror or error}; choose another place") from error
     return array
 
 
-def put(array: np.memmap[Any, Any], filled: np.ndarray, severity: int, rows: Tensor, x: Tensor) -> None:
+def store_images(array: np.memmap[Any, Any], filled: np.ndarray, severity: int, rows: Tensor, x: Tensor) -> None:
     """Writes images x (M, C, H, W) of one severity to their places, and notes which are there; InputError for images of another size."""
     if len(x) != len(rows) or x.shape[2:] != array.shape[1:3]:
         raise InputError(f"cannot store x {tuple(x.shape)} at {len(rows)} places of a set of {array.shape[1]}x{array.shape[2]} pixels")
     pixels = x if x.dtype == torch.uint8 else (x * 255).round().to(torch.uint8)
     where = rows.cpu().numpy()
-    array[(grade(severity) - 1) * filled.shape[1] + where] = pixels.permute(0, 2, 3, 1).cpu().numpy()  # one channel spreads over three
+    array[(valid_severity(severity) - 1) * filled.shape[1] + where] = (
+        pixels.permute(0, 2, 3, 1).cpu().numpy()
+    )  # one channel spreads over three
     filled[severity - 1, where] = True
 
 
-def finish(array: np.memmap[Any, Any], temporary: Path, path: Path) -> None:
+def finish_array(array: np.memmap[Any, Any], temporary: Path, path: Path) -> None:
     """Writes the array through to the disk and gives its file the final name."""
     try:
         array.flush()

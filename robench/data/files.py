@@ -15,15 +15,15 @@ from torch import Tensor
 
 from robench.core.errors import InputError
 from robench.data import archives
-from robench.data.classes import ordered
+from robench.data.classes import ordered_classes
 from robench.data.images import Choice, Images, Size, refuse_labels, refuse_too_many
-from robench.data.layouts import SPLITS, STAND_INS, WHOLE, Layout, pictures, understood
+from robench.data.layouts import SPLIT_WORDS, STAND_INS, WHOLE_SET, TreeLayout, sorted_image_files, tree_layout
 
 NAMED = 6  # classes of a folder that one line names, before it names the first and the last alone
 BROKEN_IMAGE = (OSError, ValueError, EOFError, SyntaxError, Image.DecompressionBombError)
 
 
-def located(path: Path, data_dir: Path, kind: str) -> Path:
+def dataset_path(path: Path, data_dir: Path, kind: str) -> Path:
     """The path itself, or the one of that name under data_dir, for an npz file also without its ending; InputError if none is there."""
     names = [path, path.with_name(f"{path.name}.npz")] if kind == "npz" and path.suffix != ".npz" else [path]
     for candidate in (place / name for name in names for place in (Path(), data_dir)):
@@ -32,25 +32,25 @@ def located(path: Path, data_dir: Path, kind: str) -> Path:
     raise InputError(f"{kind}:{path} not found here or in {data_dir}: name it with --data {kind}:PATH, or pass --data-dir")
 
 
-def npz(path: Path, split: str, choice: Choice, size: Size | None, class_order: str | None, layout: str | None) -> Images:  # noqa: ARG001
+def read_npz(path: Path, split: str, choice: Choice, size: Size | None, class_order: str | None, layout: str | None) -> Images:  # noqa: ARG001
     """The chosen images of an npz file, under the usual keys: x_train and y_train, images and labels, test_images and test_labels, ...
 
     Only headers, labels and the rows that are chosen are read.
     """
     name = f"npz:{path.stem}"
-    there = archives.members(path, name, meaning)
-    keys = keys_of(there, split, name)
-    last = channels_last(there[keys.x], name)
+    there = archives.members(path, name, key_meaning)
+    keys = keys_of_split(there, split, name)
+    last = is_channels_last(there[keys.x], name)
     lengths = [sum(there[key].shape[:1]) for key in (keys.x, keys.y, keys.index or keys.x)]
     if len(set(lengths)) > 1:
         raise InputError(f"{name}: {lengths[0]} images, {lengths[1]} labels and {lengths[2]} indices do not fit together")
-    y, ids = labels_in(there[keys.y], name), torch.arange(lengths[0])
+    y, ids = member_labels(there[keys.y], name), torch.arange(lengths[0])
     if keys.index:
-        ids = whole_numbers(archives.array(there[keys.index], name), f"{name}: {keys.index}")
-    classes = class_names(there, name)
+        ids = whole_numbers(archives.read_array(there[keys.index], name), f"{name}: {keys.index}")
+    classes = npz_class_names(there, name)
     refuse_labels(y, classes, name)
     rows = choice.rows(ids, f"{name} ({keys.split})", y)
-    x = channels_first(archives.rows(there[keys.x], rows.numpy(), name), last)
+    x = as_channels_first(archives.read_member_rows(there[keys.x], rows.numpy(), name), last)
     return Images(name, keys.split, x, y[rows], ids[rows], classes, notes=keys.notes(name, split))
 
 
@@ -76,52 +76,52 @@ class Keys:
         """What is to be said where the keys are not our own, or of another split."""
         mine = (self.x, self.y) in [("x", "y"), (f"x_{self.stored}", f"y_{self.stored}")]
         found = [] if mine else [f"{name}: {self.x} was taken for the images, {self.y} for the labels"]
-        if self.stored not in (asked, WHOLE):
+        if self.stored not in (asked, WHOLE_SET):
             found.append(f"{name} has no split {asked!r}: {self.stored} stands in for it")
         return tuple(found)
 
 
-def meaning(key: str) -> tuple[str, str] | None:
+def key_meaning(key: str) -> tuple[str, str] | None:
     """What a key stands for, a key of ROLES, and its split ("all" for none); None for a key that says neither."""
     words = re.split(r"[_\-. ]+", key.casefold())
-    if len(words) == 1 and words[0][:1] in ("x", "y") and words[0][1:] in SPLITS:
+    if len(words) == 1 and words[0][:1] in ("x", "y") and words[0][1:] in SPLIT_WORDS:
         words = [words[0][0], words[0][1:]]
     for role, known in ROLES.items():
         if " ".join(words) in known:
-            return role, WHOLE
+            return role, WHOLE_SET
         for place in (0, -1):
             rest = words[1:] if place == 0 else words[:-1]
-            if words[place] in known and len(rest) == 1 and (rest[0] in SPLITS or words[place] in ("x", "y", "index")):
-                return role, SPLITS.get(rest[0], rest[0])
+            if words[place] in known and len(rest) == 1 and (rest[0] in SPLIT_WORDS or words[place] in ("x", "y", "index")):
+                return role, SPLIT_WORDS.get(rest[0], rest[0])
     return None
 
 
-def keys_of(there: Mapping[str, archives.Member], split: str, name: str) -> Keys:
+def keys_of_split(there: Mapping[str, archives.ArchiveMember], split: str, name: str) -> Keys:
     """The keys of a split; InputError, with what is there, where none say so, and where several do."""
     found: dict[tuple[str, str], list[str]] = {}
     for key in there:
-        found.setdefault(meaning(key) or ("", ""), []).append(key)
+        found.setdefault(key_meaning(key) or ("", ""), []).append(key)
     for (role, part), several in found.items():
         if role == "x" and len(several) > 1:  # of `data` and `images` of scikit-learn's digits, the ones that are images
             found[role, part] = [key for key in several if len(there[key].shape) > 2] or several
-    stored = next((each for each in (*STAND_INS.get(split, (split,)), WHOLE) if ("x", each) in found and ("y", each) in found), None)
+    stored = next((each for each in (*STAND_INS.get(split, (split,)), WHOLE_SET) if ("x", each) in found and ("y", each) in found), None)
     held = ", ".join(member.words for member in there.values()) or "no arrays"
     if stored is None:
         raise InputError(f"{name} has no images and labels for {split!r}: it holds {held}, and needs x_{split} and y_{split}, or x and y")
     for role in ("x", "y", "index"):
         if len(keys := found.get((role, stored), [])) > 1:
-            raise InputError(f"{name}: {' and '.join(keys)} could each be the {WORDS[role]}: leave one out (it holds {held})")
+            raise InputError(f"{name}: {' and '.join(keys)} could each be the {ROLE_WORDS[role]}: leave one out (it holds {held})")
     index = found.get(("index", stored), [""])[0]
-    return Keys(found["x", stored][0], found["y", stored][0], index, WHOLE if stored == WHOLE else split, stored)
+    return Keys(found["x", stored][0], found["y", stored][0], index, WHOLE_SET if stored == WHOLE_SET else split, stored)
 
 
-WORDS = {"x": "images", "y": "labels", "index": "ids"}
+ROLE_WORDS = {"x": "images", "y": "labels", "index": "ids"}
 MOST_CLASSES = 100_000  # a label beyond is no label
 
 
-def labels_in(member: archives.Member, name: str) -> Tensor:
+def member_labels(member: archives.ArchiveMember, name: str) -> Tensor:
     """The labels (N,) of an array (N,) or (N, 1)."""
-    stored = archives.array(member, name)
+    stored = archives.read_array(member, name)
     return whole_numbers(stored[:, 0] if stored.ndim == 2 and stored.shape[1] == 1 else stored, f"{name}: {member.key}")
 
 
@@ -132,21 +132,21 @@ def whole_numbers(array: np.ndarray, what: str) -> Tensor:
     return torch.from_numpy(array.astype(np.int64))
 
 
-def class_names(there: Mapping[str, archives.Member], name: str) -> tuple[str, ...]:
+def npz_class_names(there: Mapping[str, archives.ArchiveMember], name: str) -> tuple[str, ...]:
     """The names in `classes`, or "0", "1", ... up to the largest label of any split."""
-    named = [member for key, member in there.items() if meaning(key) == ("classes", WHOLE)]
+    named = [member for key, member in there.items() if key_meaning(key) == ("classes", WHOLE_SET)]
     if named:
         if len(named[0].shape) != 1 or named[0].dtype.kind != "U":
             raise InputError(f"{name}: {named[0].key} must be an array of strings of shape (K,)")
-        return tuple(archives.array(named[0], name).tolist())
-    stored = [member for key, member in there.items() if (meaning(key) or ("", ""))[0] == "y" and member.dtype.kind in "iu"]
-    most = max((int(array.max()) for array in (archives.array(member, name) for member in stored) if array.size), default=0)
+        return tuple(archives.read_array(named[0], name).tolist())
+    stored = [member for key, member in there.items() if (key_meaning(key) or ("", ""))[0] == "y" and member.dtype.kind in "iu"]
+    most = max((int(array.max()) for array in (archives.read_array(member, name) for member in stored) if array.size), default=0)
     if most >= MOST_CLASSES:
         raise InputError(f"{name} has labels up to {most}: they count from 0, and {MOST_CLASSES:,} classes are the most")
     return tuple(str(k) for k in range(1 + most))
 
 
-def channels_last(member: archives.Member, name: str) -> bool:
+def is_channels_last(member: archives.ArchiveMember, name: str) -> bool:
     """Whether images have shape (N, H, W, C); InputError unless that, (N, C, H, W) or (N, H, W), uint8 or floats, with C 1 or 3."""
     shape = member.shape
     if member.dtype != np.uint8 and member.dtype.kind != "f":
@@ -166,23 +166,23 @@ def channels_last(member: archives.Member, name: str) -> bool:
     return last
 
 
-def channels_first(x: np.ndarray, last: bool) -> Tensor:
+def as_channels_first(x: np.ndarray, last: bool) -> Tensor:
     """Images as (N, C, H, W), uint8 or float32."""
     x = x[:, None] if x.ndim == 3 else x.transpose(0, 3, 1, 2) if last else x
     return torch.from_numpy(np.ascontiguousarray(x if x.dtype == np.uint8 else x.astype(np.float32)))
 
 
-def folder(path: Path, split: str, choice: Choice, size: Size | None, class_order: str | None, layout: str | None) -> Images:
+def read_image_folder(path: Path, split: str, choice: Choice, size: Size | None, class_order: str | None, layout: str | None) -> Images:
     """The chosen images of PATH/SPLIT/CLASS/*, or of PATH/CLASS/*; only these are decoded.
 
     An id is the place in the list sorted by class, as text, and file, whatever the order of the labels. In the order of use the classes
     take turns (first file of each, second file of each, ...), so that the first n are balanced.
     """
     name = f"folder:{path.resolve().name}"
-    tree = understood(path, split, layout, name)
+    tree = tree_layout(path, split, layout, name)
     top, split, classes = tree.top, tree.split, tree.classes
-    by_label = ordered(classes, class_order, name)
-    by_class = [pictures(top / kind) for kind in classes]
+    by_label = ordered_classes(classes, class_order, name)
+    by_class = [sorted_image_files(top / kind) for kind in classes]
     listed = [(rank, label, file) for label, kind in enumerate(by_class) for rank, file in enumerate(kind)]
     order = sorted(range(len(listed)), key=lambda place: listed[place][:2])
     y = torch.tensor([listed[place][1] for place in order], dtype=torch.int64)
@@ -190,26 +190,26 @@ def folder(path: Path, split: str, choice: Choice, size: Size | None, class_orde
     ids = torch.tensor(order)[rows]
     _, labels, chosen = zip(*(listed[place] for place in ids.tolist()), strict=True)
     y = torch.tensor([by_label.index(kind) for kind in classes])[torch.tensor(labels)]
-    notes = (told(tree, [len(files) for files in by_class], name), *tree.notes)
-    return Images(name, split, decoded(chosen, size, name), y, ids, by_label, notes=notes)
+    notes = (tree_note(tree, [len(files) for files in by_class], name), *tree.notes)
+    return Images(name, split, decoded_images(chosen, size, name), y, ids, by_label, notes=notes)
 
 
-def told(tree: Layout, counts: Sequence[int], name: str) -> str:
+def tree_note(tree: TreeLayout, counts: Sequence[int], name: str) -> str:
     """What was understood of a tree, in one line."""
     least, most = min(counts), max(counts)
     each = f"{least} to {most}" if least < most else str(least)
-    what = "all images" if tree.split == WHOLE else f"split {tree.split!r}"
+    what = "all images" if tree.split == WHOLE_SET else f"split {tree.split!r}"
     few = tree.classes if len(tree.classes) <= NAMED else (tree.classes[0], "...", tree.classes[-1])
     return f"{name} was read as {tree.shape}; {what}: {len(counts)} classes ({', '.join(few)}), {sum(counts)} images, {each} a class"
 
 
-def decoded(files: Sequence[Path], size: Size | None, name: str) -> Tensor:
+def decoded_images(files: Sequence[Path], size: Size | None, name: str) -> Tensor:
     """The images (N, 3, H, W) uint8, all of one size."""
-    first = picture(files[0], size)
+    first = read_image(files[0], size)
     refuse_too_many(len(files), first.shape, 1, name)
     x = torch.empty((len(files), *first.shape), dtype=torch.uint8)
     for row, file in enumerate(files):
-        image = picture(file, size)
+        image = read_image(file, size)
         if image.shape != first.shape:
             sizes = f"{files[0].name} is {first.shape[2]}x{first.shape[1]} and {file.name} is {image.shape[2]}x{image.shape[1]}"
             raise InputError(f"{name}: images differ in size ({sizes}): pass --image-size to bring them to one")
@@ -217,24 +217,24 @@ def decoded(files: Sequence[Path], size: Size | None, name: str) -> Tensor:
     return x
 
 
-def picture(file: Path, size: Size | None) -> Tensor:
+def read_image(file: Path, size: Size | None) -> Tensor:
     """One image file as (3, H, W) uint8 RGB: grey and palette become RGB, transparency is dropped, EXIF orientation is not applied.
 
     It is resized by Pillow, as torchvision's transforms of image files do, to the same pixels.
     """
     try:
         with Image.open(file) as image:
-            if image.mode[0] in "IF" or sixteen_bits(image):
+            if image.mode[0] in "IF" or has_sixteen_bits(image):
                 raise InputError(f"{file} has more than 8 bits a channel (mode {image.mode}): convert it to 8 bits")
             opaque = image.convert("RGBA").convert("RGB") if "transparency" in image.info else image.convert("RGB")
-            return torch.from_numpy(np.array(opaque if size is None else fitted(opaque, size))).permute(2, 0, 1)
+            return torch.from_numpy(np.array(opaque if size is None else fitted_image(opaque, size))).permute(2, 0, 1)
     except InputError:
         raise
     except BROKEN_IMAGE as error:
         raise InputError(f"{file} cannot be read as an image ({error}): repair or remove it") from error
 
 
-def fitted(image: Image.Image, size: Size) -> Image.Image:
+def fitted_image(image: Image.Image, size: Size) -> Image.Image:
     """An image file resized and cut to the middle."""
     height, width = size.target(image.height, image.width)
     whole = image.resize((width, height), Image.Resampling.BILINEAR)
@@ -242,18 +242,18 @@ def fitted(image: Image.Image, size: Size) -> Image.Image:
     return whole.crop((left, top, left + size.crop, top + size.crop))
 
 
-def sixteen_bits(image: Image.Image) -> bool:
+def has_sixteen_bits(image: Image.Image) -> bool:
     """Whether the file holds 16 bits a channel, which Pillow cuts to 8 unasked where there are several channels."""
     tiles = [(tile[0], tile[3]) for tile in getattr(image, "tile", [])]
-    return any(";16" in str(args) or (codec.startswith("ppm") and max(map(whole, args), default=0) > 255) for codec, args in tiles)
+    return any(";16" in str(args) or (codec.startswith("ppm") and max(map(int_or_zero, args), default=0) > 255) for codec, args in tiles)
 
 
-def whole(value: object) -> int:
+def int_or_zero(value: object) -> int:
     """A whole number as it is; 0 for anything else."""
     return value if isinstance(value, int) else 0
 
 
-def png(image: Tensor) -> bytes:
+def png_bytes(image: Tensor) -> bytes:
     """An image (1 or 3, H, W) with pixels k / 255 as the bytes of a PNG file."""
     levels = (255 * image).round().to(torch.uint8)
     drawn = io.BytesIO()

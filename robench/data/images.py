@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from robench.core.draws import Draws
 from robench.core.errors import InputError
 
-LARGEST = 4096  # pixels of a side that --image-size and --resize may ask for
+LARGEST_SIDE = 4096  # pixels of a side that --image-size and --resize may ask for
 MOST_PIXELS = 2**26  # of what is resized at once
 
 
@@ -101,7 +101,7 @@ class Choice:
         """Places in `ids` (those of a whole split, in its order) of the chosen images, in the order of use; `y` are its labels."""
         if len(ids) == 0:
             raise InputError(f"{what} is empty: it has no images to use")
-        rows = torch.arange(len(ids)) if self.indices is None else places(ids, self.indices, what)
+        rows = torch.arange(len(ids)) if self.indices is None else rows_of_ids(ids, self.indices, what)
         if self.shuffle:  # sorting by a number drawn for the id makes the order independent of where the image stood
             rows = rows[Draws(self.seed, ids[rows], "data/shuffle").uniform(()).argsort(stable=True)]
         if self.n is None:
@@ -110,11 +110,11 @@ class Choice:
             held = f"{what} has {len(rows)}" if self.indices is None else f"the index file lists {len(rows)}"
             raise InputError(f"n must be between 1 and the number of images, and {held}: n = {self.n} is not possible")
         if self.by_class and y is not None:
-            return rows[evenly(y[rows], ids[rows], self.n, self.seed, "data/subset")]
+            return rows[stratified_mask(y[rows], ids[rows], self.n, self.seed, "data/subset")]
         return rows[: self.n]
 
 
-def evenly(y: Tensor, ids: Tensor, n: int, seed: int, key: str) -> Tensor:
+def stratified_mask(y: Tensor, ids: Tensor, n: int, seed: int, key: str) -> Tensor:
     """Which n of the images with labels y are drawn, (N,) bool: the same share of each class, rounded by largest remainder.
 
     Which ones depends on the seed, the key and the ids only, not on their order.
@@ -137,18 +137,18 @@ def quotas(sizes: Tensor, n: int) -> list[int]:
     return [int(count) for count in floor]
 
 
-def stratified(images: Images, n: int, seed: int) -> Images:
+def stratified_images(images: Images, n: int, seed: int) -> Images:
     """At most n of the images, drawn with the seed, the same share of each class, in their order."""
-    return images if n >= len(images) else images.take(evenly(images.y, images.ids, n, seed, "data/subset"))
+    return images if n >= len(images) else images.take(stratified_mask(images.y, images.ids, n, seed, "data/subset"))
 
 
-def missed(y: Tensor, classes: Sequence[str]) -> str:
+def class_coverage(y: Tensor, classes: Sequence[str]) -> str:
     """How many classes have an image among those with labels y, as in "5 of 10 classes"; "" where each has one."""
     seen = len(y.unique())
     return f"{seen} of {len(classes)} classes" if seen < len(classes) else ""
 
 
-def places(ids: Tensor, wanted: tuple[int, ...], what: str) -> Tensor:
+def rows_of_ids(ids: Tensor, wanted: tuple[int, ...], what: str) -> Tensor:
     """Where each wanted id stands in `ids`; InputError if one is not there."""
     where = {sample: row for row, sample in enumerate(ids.tolist())}
     missing = [sample for sample in wanted if sample not in where]
@@ -157,7 +157,7 @@ def places(ids: Tensor, wanted: tuple[int, ...], what: str) -> Tensor:
     return torch.tensor([where[sample] for sample in wanted])
 
 
-def checked(images: Images) -> Images:
+def checked_images(images: Images) -> Images:
     """The same images, after a look at their shapes, types, labels and pixels; InputError where something is wrong."""
     x, y, name = images.x, images.y, images.name
     if x.dim() != 4 or y.shape != x.shape[:1] or images.ids.shape != y.shape:
@@ -167,7 +167,7 @@ def checked(images: Images) -> Images:
         raise InputError(f"{name}: the images have shape {tuple(x.shape[1:])} (C, H, W), and so no pixels")
     if x.dtype not in (torch.uint8, torch.float32):
         raise InputError(f"{name}: pixels are {x.dtype}: they must be uint8, or float32 in [0, 1]")
-    if x.is_floating_point() and (fault := out_of_range(x)):
+    if x.is_floating_point() and (fault := pixel_range_fault(x)):
         raise InputError(f"{name}: float pixels must lie in [0, 1], and {fault}")
     if x.dtype == torch.uint8 and len(x) and int(x.max()) == 1:
         raise InputError(f"{name}: pixels are bytes of 0 and 1 alone, which is black: multiply them by 255, or store them as floats")
@@ -177,7 +177,7 @@ def checked(images: Images) -> Images:
     return images
 
 
-def out_of_range(x: Tensor) -> str:
+def pixel_range_fault(x: Tensor) -> str:
     """What is wrong with float pixels that must lie in [0, 1], and what to do about it; "" where nothing is."""
     if len(x) == 0 or all(bool(((part >= 0) & (part <= 1)).all()) for part in x.split(1000)):
         return ""
@@ -223,8 +223,8 @@ def size_of(image_size: int | None, resize: int | None) -> Size | None:
     size = Size(image_size if resize is None else resize, image_size)
     if min(size.short, size.crop) < 1:
         raise InputError(f"the image size must be at least 1 pixel, not {min(size.short, size.crop)}")
-    if max(size.short, size.crop) > LARGEST:
-        raise InputError(f"the image size must be at most {LARGEST} pixels, not {max(size.short, size.crop)}")
+    if max(size.short, size.crop) > LARGEST_SIDE:
+        raise InputError(f"the image size must be at most {LARGEST_SIDE} pixels, not {max(size.short, size.crop)}")
     if size.short < size.crop:
         raise InputError(f"images resized to {size.short} pixels do not fill a crop of {size.crop}: --resize must be at least --image-size")
     return size
@@ -232,13 +232,13 @@ def size_of(image_size: int | None, resize: int | None) -> Size | None:
 
 def refuse_too_many(n: int, shape: Sequence[int], width: int, name: str) -> None:
     """InputError where n images (C, H, W) of `width` bytes a number take more than half of the memory: they are copied at least once."""
-    needed, there = n * math.prod(shape) * width, memory()
+    needed, there = n * math.prod(shape) * width, machine_memory()
     if needed > there / 2:
         sizes = f"{needed / 1e9:.1f} GB, more than half of the memory of this machine ({there / 1e9:.1f} GB)"
         raise InputError(f"{name}: {n} images of {'x'.join(map(str, shape))} take {sizes}: lower --n or --image-size")
 
 
-def memory() -> float:
+def machine_memory() -> float:
     """Bytes of memory that the machine has; infinity where the system does not say."""
     try:
         return float(os.sysconf("SC_PHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE")
@@ -246,7 +246,7 @@ def memory() -> float:
         return math.inf
 
 
-def cropped(x: Tensor, size: Size) -> Tensor:
+def resized_crops(x: Tensor, size: Size) -> Tensor:
     """Images (N, C, H, W), resized (bilinear, anti-aliased) and cut to the middle as torchvision does with tensors."""
     target = size.target(*x.shape[-2:])
     if target != x.shape[-2:]:
@@ -256,12 +256,12 @@ def cropped(x: Tensor, size: Size) -> Tensor:
     return x[..., top : top + size.crop, left : left + size.crop]
 
 
-def resized(images: Images, size: Size) -> Images:
+def resized_images(images: Images, size: Size) -> Images:
     """The same images at (C, size, size), in chunks, for a float copy of all of them may not fit."""
     refuse_too_many(len(images), (images.shape[0], size.crop, size.crop), images.x.element_size(), images.name)
     chunk = max(1, min(256, MOST_PIXELS // size.short**2))
-    x = torch.cat([cropped(part, size) for part in images.x.split(chunk)])
+    x = torch.cat([resized_crops(part, size) for part in images.x.split(chunk)])
     if images.masks is None:
         return replace(images, x=x)
-    masks = torch.cat([cropped(part[:, None].float(), size)[:, 0] > 0.5 for part in images.masks.split(chunk)])
+    masks = torch.cat([resized_crops(part[:, None].float(), size)[:, 0] > 0.5 for part in images.masks.split(chunk)])
     return replace(images, x=x, masks=masks)

@@ -10,18 +10,18 @@ from robench.core.errors import InputError
 from robench.core.recipes import lookup
 
 ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-SPLITS = {
+SPLIT_WORDS = {
     "train": "train", "training": "train", "test": "test", "testing": "test", "val": "val", "valid": "val", "validation": "val",
 }  # fmt: skip
 STAND_INS = {"train": ("train",), "test": ("test", "val"), "val": ("val",)}
 LAYOUTS = ("splits", "classes")
 JUNK = "__MACOSX"  # what macOS adds to a zip file
-WHOLE = "all"  # the split of a source that has none
+WHOLE_SET = "all"  # the split of a source that has none
 EXPECTED = "PATH/CLASS/* or PATH/train/CLASS/* and PATH/test/CLASS/* is expected"
 
 
 @dataclass(frozen=True)
-class Layout:
+class TreeLayout:
     """What was understood of a tree.
 
     top      the folder of the class folders of the split       split    its name: "all" where there are none
@@ -36,7 +36,7 @@ class Layout:
     notes: tuple[str, ...]
 
 
-def understood(path: Path, split: str, layout: str | None, name: str) -> Layout:
+def tree_layout(path: Path, split: str, layout: str | None, name: str) -> TreeLayout:
     """The layout of a tree, for one split; `layout`, "splits" or "classes", decides where the names of the folders do not.
 
     InputError where nothing of that kind is there, and where two readings are possible.
@@ -47,51 +47,51 @@ def understood(path: Path, split: str, layout: str | None, name: str) -> Layout:
         lookup(layout, dict.fromkeys(LAYOUTS), "layout")
     if not path.is_dir():
         raise InputError(f"{name} is a file and no folder: unpack it, and name the folder ({EXPECTED})")
-    path, notes = unwrapped(path, name, layout)
-    found = splits_in(path, name, layout)
+    path, notes = unwrapped_folder(path, name, layout)
+    found = split_folders(path, name, layout)
     if not found:
-        classes = tuple(kid.name for kid in filled(path))
+        classes = tuple(kid.name for kid in folders_with_images(path))
         refuse_empty(path, classes, name)
-        return Layout(path, WHOLE, classes, "PATH/CLASS, no splits", (*notes, *left_out(path, [path], classes, name)))
+        return TreeLayout(path, WHOLE_SET, classes, "PATH/CLASS, no splits", (*notes, *left_out_notes(path, [path], classes, name)))
     top = next((found[one] for one in STAND_INS[split] if one in found), None)
     if top is None:
-        raise InputError(f"{name} has no folder for the split {split!r}: it has {there(path, found)}")
-    if SPLITS[top.name.casefold()] != split:
+        raise InputError(f"{name} has no folder for the split {split!r}: it has {folder_contents(path, found)}")
+    if SPLIT_WORDS[top.name.casefold()] != split:
         notes.append(f"{name} has no folder for the split {split!r}: {top.name} stands in for it")
-    classes = tuple(sorted({kid.name for each in found.values() for kid in filled(each)}))
-    beside = [kid.name for kid in filled(path) if kid not in found.values()]
+    classes = tuple(sorted({kid.name for each in found.values() for kid in folders_with_images(each)}))
+    beside = [kid.name for kid in folders_with_images(path) if kid not in found.values()]
     notes += [f"{name}: left out beside its splits: {', '.join(beside)}"] if beside else []
     shape = f"PATH/SPLIT/CLASS, splits {', '.join(each.name for each in found.values())}"
-    return Layout(top, split, classes, shape, (*notes, *left_out(path, list(found.values()), classes, name)))
+    return TreeLayout(top, split, classes, shape, (*notes, *left_out_notes(path, list(found.values()), classes, name)))
 
 
-def unwrapped(path: Path, name: str, layout: str | None) -> tuple[Path, list[str]]:
+def unwrapped_folder(path: Path, name: str, layout: str | None) -> tuple[Path, list[str]]:
     """The folder itself, or the one inside that wraps everything, as archives unpack, and a note."""
     notes = list[str]()
     while layout != "classes":
-        kids = filled(path)
-        if len(kids) != 1 or kids[0].name.casefold() in SPLITS or not filled(kids[0]) or direct(kids[0]):
+        kids = folders_with_images(path)
+        if len(kids) != 1 or kids[0].name.casefold() in SPLIT_WORDS or not folders_with_images(kids[0]) or image_files_in(kids[0]):
             break
         path = kids[0]
         notes.append(f"{name}: all is in its folder {path.name}, which was entered; --layout classes takes {path.name} for a class")
     return path, notes
 
 
-def splits_in(path: Path, name: str, layout: str | None) -> dict[str, Path]:
+def split_folders(path: Path, name: str, layout: str | None) -> dict[str, Path]:
     """The folder of each split; {} where the class folders lie in the folder itself. InputError where two readings are possible."""
-    kids = filled(path)
-    named = [kid for kid in kids if kid.name.casefold() in SPLITS]
-    deep = [kid for kid in named if filled(kid)]
+    kids = folders_with_images(path)
+    named = [kid for kid in kids if kid.name.casefold() in SPLIT_WORDS]
+    deep = [kid for kid in named if folders_with_images(kid)]
     others = [kid for kid in kids if kid not in deep]
     if layout == "classes":
         return {}
     if layout == "splits" and not deep:
-        raise InputError(f"{name} has no train, test or val folder with class folders: it has {there(path, {})}")
+        raise InputError(f"{name} has no train, test or val folder with class folders: it has {folder_contents(path, {})}")
     if layout is None:
-        refuse_doubt(kids, named, deep, others, name)
+        refuse_ambiguous_folders(kids, named, deep, others, name)
     found: dict[str, Path] = {}
     for kid in deep:
-        meant = SPLITS[kid.name.casefold()]
+        meant = SPLIT_WORDS[kid.name.casefold()]
         if meant in found:
             raise InputError(
                 f"{name} has two folders for the split {meant!r}, {found[meant].name} and {kid.name}: name the one that is meant, "
@@ -101,26 +101,26 @@ def splits_in(path: Path, name: str, layout: str | None) -> dict[str, Path]:
     return found
 
 
-def refuse_doubt(kids: Sequence[Path], named: Sequence[Path], deep: Sequence[Path], others: Sequence[Path], name: str) -> None:
+def refuse_ambiguous_folders(kids: Sequence[Path], named: Sequence[Path], deep: Sequence[Path], others: Sequence[Path], name: str) -> None:
     """InputError where folders could be splits as well as classes."""
     choose = "pass --layout splits or --layout classes"
     if len(deep) == 1 and any(kid not in named for kid in others):
-        raise InputError(f"{name}: {deep[0].name} is a split, or a class beside {names(others)}: {choose}")
+        raise InputError(f"{name}: {deep[0].name} is a split, or a class beside {first_folder_names(others)}: {choose}")
     if named and not deep and len(named) == len(kids):
-        told = f"{names(named)} hold{'' if len(named) > 1 else 's'} images and no class folders"
+        told = f"{first_folder_names(named)} hold{'' if len(named) > 1 else 's'} images and no class folders"
         raise InputError(f"{name}: {told} ({EXPECTED}): pass --layout classes if they are the classes")
-    inner = [{sub.name for sub in filled(kid)} for kid in kids]
-    if len(kids) < 2 or not all(inner) or any(direct(kid) for kid in kids) or deep:
+    inner = [{sub.name for sub in folders_with_images(kid)} for kid in kids]
+    if len(kids) < 2 or not all(inner) or any(image_files_in(kid) for kid in kids) or deep:
         return
-    if all(sub.casefold() in SPLITS for subs in inner for sub in subs):
+    if all(sub.casefold() in SPLIT_WORDS for subs in inner for sub in subs):
         raise InputError(
-            f"{name}: the folders {names(kids)} hold {names(filled(kids[0]))} each, and {EXPECTED}: move them, or pass --layout classes to "
-            "take all images of a class, whatever their split"
+            f"{name}: the folders {first_folder_names(kids)} hold {first_folder_names(folders_with_images(kids[0]))} each, and "
+            f"{EXPECTED}: move them, or pass --layout classes to take all images of a class, whatever their split"
         )
     shared = set.intersection(*inner)
     if len(shared) > 1:
         raise InputError(
-            f"{name}: the folders {names(kids)} all hold {', '.join(sorted(shared)[:3])}: if they are splits, name one, as "
+            f"{name}: the folders {first_folder_names(kids)} all hold {', '.join(sorted(shared)[:3])}: if they are splits, name one, as "
             f"folder:PATH/{kids[0].name}; if they are classes, pass --layout classes"
         )
 
@@ -128,34 +128,35 @@ def refuse_doubt(kids: Sequence[Path], named: Sequence[Path], deep: Sequence[Pat
 def refuse_empty(path: Path, classes: Sequence[str], name: str) -> None:
     """InputError where there are no class folders with images: says what is there, and what is expected."""
     if not classes:
-        count = len(direct(path))
-        what = f"{counted(count)} and no class folders" if count else f"no images: it has {there(path, {})}"
+        count = len(image_files_in(path))
+        what = f"{file_count_words(count)} and no class folders" if count else f"no images: it has {folder_contents(path, {})}"
         raise InputError(f"{name} holds {what}; {EXPECTED}")
 
 
-def left_out(path: Path, tops: Sequence[Path], classes: Sequence[str], name: str) -> list[str]:
+def left_out_notes(path: Path, tops: Sequence[Path], classes: Sequence[str], name: str) -> list[str]:
     """Notes on what is not read: folders without images, files outside the class folders."""
     empty = [kid.name for top in tops for kid in subfolders(top) if kid.name not in classes and not kid.name.startswith(".")]
-    stray = sum(len(direct(top)) for top in {path, *tops})
+    stray = sum(len(image_files_in(top)) for top in {path, *tops})
     notes = [f"{name}: folders without images are no classes: {', '.join(dict.fromkeys(empty))}"] if empty else []
-    return notes + ([f"{name}: {counted(stray)} outside the class folders left out"] if stray else [])
+    return notes + ([f"{name}: {file_count_words(stray)} outside the class folders left out"] if stray else [])
 
 
-def counted(files: int) -> str:
+def file_count_words(files: int) -> str:
     """A number of image files, in words."""
     return f"{files} image file{'s' if files > 1 else ''}"
 
 
-def there(path: Path, found: dict[str, Path]) -> str:
+def folder_contents(path: Path, found: dict[str, Path]) -> str:
     """What a folder holds, in a few words."""
     kids = [child for child in sorted(path.iterdir()) if not child.name.startswith(".")]
     words = [
-        f"{kid.name} (without class folders)" if kid.name.casefold() in SPLITS and kid not in found.values() else kid.name for kid in kids
+        f"{kid.name} (without class folders)" if kid.name.casefold() in SPLIT_WORDS and kid not in found.values() else kid.name
+        for kid in kids
     ]
     return ", ".join([*words[:6], *(["..."] if len(words) > 6 else [])]) or "nothing"
 
 
-def names(folders: Sequence[Path]) -> str:
+def first_folder_names(folders: Sequence[Path]) -> str:
     """The first names of some folders."""
     few = [folder.name for folder in folders[:4]]
     return ", ".join([*few, *(["..."] if len(folders) > 4 else [])]) if len(folders) != 2 else " and ".join(few)
@@ -163,31 +164,31 @@ def names(folders: Sequence[Path]) -> str:
 
 def subfolders(path: Path) -> list[Path]:
     """The visible folders in a folder, sorted by name, without what macOS adds to archives; none if it is a file."""
-    return sorted(child for child in path.iterdir() if child.is_dir() and visible(child.name)) if path.is_dir() else []
+    return sorted(child for child in path.iterdir() if child.is_dir() and is_visible(child.name)) if path.is_dir() else []
 
 
-def filled(path: Path) -> list[Path]:
+def folders_with_images(path: Path) -> list[Path]:
     """The visible folders in a folder that hold an image, at any depth."""
-    return [child for child in subfolders(path) if next(walk(child), None) is not None]
+    return [child for child in subfolders(path) if next(image_files_under(child), None) is not None]
 
 
-def direct(path: Path) -> list[Path]:
+def image_files_in(path: Path) -> list[Path]:
     """The image files that lie in a folder itself."""
-    return [file for file in path.iterdir() if visible(file.name) and file.suffix.lower() in ENDINGS and file.is_file()]
+    return [file for file in path.iterdir() if is_visible(file.name) and file.suffix.lower() in ENDINGS and file.is_file()]
 
 
-def walk(path: Path) -> Iterator[Path]:
+def image_files_under(path: Path) -> Iterator[Path]:
     """The image files under a folder; hidden files, and all in hidden folders, are passed over."""
     for file in path.rglob("*"):
-        if file.suffix.lower() in ENDINGS and all(map(visible, file.relative_to(path).parts)) and not file.is_dir():
+        if file.suffix.lower() in ENDINGS and all(map(is_visible, file.relative_to(path).parts)) and not file.is_dir():
             yield file
 
 
-def pictures(path: Path) -> list[Path]:
+def sorted_image_files(path: Path) -> list[Path]:
     """The image files under a class folder, sorted by their path."""
-    return sorted(walk(path))
+    return sorted(image_files_under(path))
 
 
-def visible(name: str) -> bool:
+def is_visible(name: str) -> bool:
     """Whether a file or folder counts: not what begins with a dot, and not what macOS adds to archives."""
     return not name.startswith(".") and name != JUNK

@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robench.core.checks import positive
+from robench.core.checks import positive_option
 
 PARTNERS, SHARE, PLACE = 1, 2, 3  # streams of random numbers that know nothing of each other
 
 
-class Mixed(NamedTuple):
+class MixedBatch(NamedTuple):
     """Mixed images x (B, C, H, W), the labels of their larger parts y (B,), and the probabilities of their labels (B, K)."""
 
     x: Tensor
@@ -33,27 +33,27 @@ class Mixed(NamedTuple):
     probabilities: Tensor
 
 
-def partners(n: int, seed: int, step: int) -> Tensor:
+def mixing_partners(n: int, seed: int, step: int) -> Tensor:
     """A random permutation of the n places of the whole batch, (n,) int64 on the CPU: whom each sample is mixed with."""
-    return torch.from_numpy(generator(PARTNERS, seed, step).permutation(n))
+    return torch.from_numpy(step_generator(PARTNERS, seed, step).permutation(n))
 
 
-def share(alpha: float, seed: int, step: int) -> float:
+def mixing_share(alpha: float, seed: int, step: int) -> float:
     """The share lam in [0, 1] that the samples of one step keep of themselves, from Beta(alpha, alpha).
 
     alpha  above 0: near 0 hardly anything is mixed, 1 is even, large numbers mix all by halves. Both papers take 1 for CIFAR-10.
     """
-    alpha = positive("the alpha of mixup and cutmix", alpha)
-    return float(generator(SHARE, seed, step).beta(alpha, alpha))
+    alpha = positive_option("the alpha of mixup and cutmix", alpha)
+    return float(step_generator(SHARE, seed, step).beta(alpha, alpha))
 
 
-def place(seed: int, step: int) -> tuple[float, float]:
+def box_centre(seed: int, step: int) -> tuple[float, float]:
     """Where the centre of the box of one step lies along height and width, two even numbers in [0, 1)."""
-    down, right = generator(PLACE, seed, step).random(2).tolist()
+    down, right = step_generator(PLACE, seed, step).random(2).tolist()
     return down, right
 
 
-def generator(stream: int, seed: int, step: int) -> np.random.Generator:
+def step_generator(stream: int, seed: int, step: int) -> np.random.Generator:
     """A fresh source of random numbers for one purpose in one step."""
     return np.random.default_rng((stream, abs(seed), step))
 
@@ -66,19 +66,19 @@ def mixup(
     classes: int,
     lam: float,
     centre: tuple[float, float] = (0.5, 0.5),  # noqa: ARG001 - the signature of every mixing
-) -> Mixed:
+) -> MixedBatch:
     """The images lam x + (1 - lam) other with their labels (Zhang et al. 2018).
 
     x, other    (B, C, H, W) float: the images and their partners
     y, other_y  (B,): their labels; of two equal halves x counts as the larger part
     lam         the share of x, in [0, 1]
     """
-    return Mixed(torch.lerp(other, x, lam), y if lam >= 0.5 else other_y, probabilities(y, other_y, classes, lam, x))
+    return MixedBatch(torch.lerp(other, x, lam), y if lam >= 0.5 else other_y, mixed_probabilities(y, other_y, classes, lam, x))
 
 
 def cutmix(
     x: Tensor, other: Tensor, y: Tensor, other_y: Tensor, classes: int, lam: float, centre: tuple[float, float] = (0.5, 0.5)
-) -> Mixed:
+) -> MixedBatch:
     """The images x with one box, the same in all of them, taken from `other`, and their labels (Yun et al. 2019).
 
     The box has the share 1 - lam of the area and the shape of the image before it is cut at the border; the labels are
@@ -88,28 +88,28 @@ def cutmix(
     centre                     where the box's centre lies along height and width, in [0, 1)
     """
     height, width = x.shape[-2:]
-    (top, bottom), (left, right) = (stretch(length, math.sqrt(1 - lam), at) for length, at in zip((height, width), centre, strict=True))
+    (top, bottom), (left, right) = (box_span(length, math.sqrt(1 - lam), at) for length, at in zip((height, width), centre, strict=True))
     mixed = x.clone()
     mixed[:, :, top:bottom, left:right] = other[:, :, top:bottom, left:right]
     kept = 1 - (bottom - top) * (right - left) / (height * width)
-    return Mixed(mixed, y if kept >= 0.5 else other_y, probabilities(y, other_y, classes, kept, x))
+    return MixedBatch(mixed, y if kept >= 0.5 else other_y, mixed_probabilities(y, other_y, classes, kept, x))
 
 
-def stretch(length: int, part: float, at: float) -> tuple[int, int]:
+def box_span(length: int, part: float, at: float) -> tuple[int, int]:
     """Begin and end of the nearest whole number of pixels to part * length, around the pixel at * length and cut at the border."""
     side = round(part * length)  # the paper does not say how to round
     begin = int(at * length) - side // 2
     return max(begin, 0), min(begin + side, length)
 
 
-def probabilities(y: Tensor, other_y: Tensor, classes: int, lam: float, like: Tensor) -> Tensor:
+def mixed_probabilities(y: Tensor, other_y: Tensor, classes: int, lam: float, like: Tensor) -> Tensor:
     """lam onehot(y) + (1 - lam) onehot(other_y), (B, K), in the type of `like` but in float32 at least."""
     dtype = torch.promote_types(like.dtype, torch.float32)
     return lam * F.one_hot(y, classes).to(dtype) + (1 - lam) * F.one_hot(other_y, classes).to(dtype)
 
 
 # name: mix(x, other, y, other_y, classes, lam, centre) -> Mixed
-MIXINGS: dict[str, Callable[..., Mixed]] = {
+MIXINGS: dict[str, Callable[..., MixedBatch]] = {
     "mixup": mixup,
     "cutmix": cutmix,
 }

@@ -14,54 +14,54 @@ from torch import Tensor
 from robench.core.errors import InputError
 from robench.data.images import Choice, Images
 
-NAMES = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "svhn": "SVHN", "mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
-SPLITS = ("test", "train")
-DAMAGE = (RuntimeError, ValueError, AssertionError, IndexError, KeyError, EOFError, OSError, pickle.UnpicklingError)
+TORCHVISION_NAMES = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "svhn": "SVHN", "mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
+OFFICIAL_SPLITS = ("test", "train")
+DAMAGE_ERRORS = (RuntimeError, ValueError, AssertionError, IndexError, KeyError, EOFError, OSError, pickle.UnpicklingError)
 
 
-def load(name: str, split: str, data_dir: Path, download: bool, choice: Choice) -> Images:
+def load_official(name: str, split: str, data_dir: Path, download: bool, choice: Choice) -> Images:
     """The chosen images of a set that torchvision knows, from `data_dir` in torchvision's layout."""
-    if split not in SPLITS:
-        raise InputError(f"{name} has no split {split!r}: choose one of {', '.join(SPLITS)}")
-    x, y, classes = tensors(stored(name, split, data_dir, download))
+    if split not in OFFICIAL_SPLITS:
+        raise InputError(f"{name} has no split {split!r}: choose one of {', '.join(OFFICIAL_SPLITS)}")
+    x, y, classes = dataset_tensors(torchvision_dataset(name, split, data_dir, download))
     rows = choice.rows(torch.arange(len(x)), f"the {split} split of {name}", y)
     return Images(name, split, x[rows], y[rows], rows, classes)
 
 
-def labels(name: str, data_dir: Path) -> Tensor | None:
+def official_test_labels(name: str, data_dir: Path) -> Tensor | None:
     """The labels of the whole test split of a set, (N,) int64; None where `data_dir` does not hold it."""
     try:
-        return tensors(stored(name, "test", data_dir, False))[1]
+        return dataset_tensors(torchvision_dataset(name, "test", data_dir, False))[1]
     except InputError:
         return None
 
 
-def stored(name: str, split: str, data_dir: Path, download: bool) -> Any:
+def torchvision_dataset(name: str, split: str, data_dir: Path, download: bool) -> Any:
     """torchvision's own object for the whole split; InputError where its files are missing or damaged, or cannot be fetched."""
     from torchvision import datasets  # late: it takes a second that other data need not wait for
 
     which = {"split": split} if name == "svhn" else {"train": split == "train"}
     try:
         with contextlib.redirect_stdout(sys.stderr):  # torchvision reports downloads on stdout, which is for data
-            return getattr(datasets, NAMES[name])(root=str(data_dir), download=download, **which)
+            return getattr(datasets, TORCHVISION_NAMES[name])(root=str(data_dir), download=download, **which)
     except ModuleNotFoundError as error:
         raise InputError(f"{name} needs {error.name}, which is not installed: pip install {error.name}") from None
-    except DAMAGE as error:
+    except DAMAGE_ERRORS as error:
         if download:
             raise InputError(f"{name} could not be fetched or read in {data_dir}: {error}") from error
         if str(error).startswith("Dataset not found"):
-            if what := unlike(name, split, data_dir):
+            if what := published_file_fault(name, split, data_dir):
                 raise InputError(f"{name} in {data_dir} is not as published: {what}; fetch it again with --download") from None
             raise InputError(f"{name} not found in {data_dir}: pass --data-dir, or --download to fetch it") from None
         raise InputError(f"{name} in {data_dir} is damaged ({error}): delete it and pass --download to fetch it again") from error
 
 
-def unlike(name: str, split: str, data_dir: Path) -> str:
+def published_file_fault(name: str, split: str, data_dir: Path) -> str:
     """What is wrong with the files of a set whose md5 torchvision checks, where some are there; "" where none are."""
     from torchvision import datasets
     from torchvision.datasets.utils import check_integrity
 
-    known: Any = getattr(datasets, NAMES[name])
+    known: Any = getattr(datasets, TORCHVISION_NAMES[name])
     if name == "svhn":
         listed = [tuple(known.split_list[split][1:])]
     else:
@@ -77,7 +77,7 @@ def unlike(name: str, split: str, data_dir: Path) -> str:
     return f"{missing[0]} is missing"
 
 
-def tensors(dataset: Any) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+def dataset_tensors(dataset: Any) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     """Images (N, C, H, W) uint8, labels (N,) and class names of a torchvision set, which keeps each in its own layout."""
     x = torch.as_tensor(dataset.data)
     if x.dim() == 3:  # MNIST and its kin: (N, H, W)

@@ -19,47 +19,56 @@ from torch.utils.data import DataLoader
 from robench.attacks import ATTACKS
 from robench.core.calls import with_gradients
 from robench.core.errors import InputError
-from robench.core.files import stem
-from robench.core.folders import Place
+from robench.core.files import file_stem
+from robench.core.folders import Destination
 from robench.core.inputs import (
     Array,
     PathLike,
     Radius,
     Suite,
-    as_chosen,
     as_device,
     as_images,
+    as_list,
     as_masks,
     as_model,
     as_path,
     as_radii,
     as_seed,
+    as_suite_list,
     as_tensor,
-    as_whole,
-    listed,
+    as_whole_number,
 )
-from robench.core.recipes import Recipe, fraction, parse, spelled
-from robench.core.rows import Row, blank
-from robench.core.threat import Threat, known_radius
+from robench.core.recipes import Recipe, parse_fraction, parse_recipe, recipe_text
+from robench.core.rows import Row, blank_row
+from robench.core.threat import Threat, default_eps
 from robench.data import Images
 from robench.data.export import Export
-from robench.evaluation.corrupted_sets import Exporting, Source, made, named, only_adds, pool_of_source, released_images, stages_of_source
-from robench.evaluation.execution import how_of, measured
-from robench.evaluation.methods import beforehand, chosen_methods, chosen_scores, joined_results
-from robench.evaluation.plans import Asked, kind_of, nothing, refuse_unknown
-from robench.evaluation.suites import SUITES, expanded
+from robench.evaluation.corrupted_sets import (
+    CorruptionSource,
+    ExportTaker,
+    corruption_recipes,
+    only_adds,
+    pool_of_source,
+    released_images,
+    source_from_images,
+    stages_of_source,
+)
+from robench.evaluation.execution import as_run_options, measure_models
+from robench.evaluation.methods import advance_notes, chosen_methods, chosen_scores, joined_results
+from robench.evaluation.plans import RunRequest, no_map_path, recipe_kind, refuse_unknown
+from robench.evaluation.suites import SUITES, expanded_recipes
 from robench.report.result import Result
-from robench.results.corruption_errors import Reference, alexnet
-from robench.runs.pools import images_of
-from robench.runs.types import Subject, Track, untracked
-from robench.scores.inequality import gini_of
+from robench.results.corruption_errors import Reference, alexnet_reference
+from robench.runs.pools import images_from_arrays
+from robench.runs.types import Subject, Track, untracked_chunks
+from robench.scores.inequality import gini_of_sorted
 
 Model: TypeAlias = nn.Module | Callable[[Tensor], Tensor]
 Models: TypeAlias = Model | Subject | Mapping[str, Model | Subject] | Sequence[Subject]
 Pictures: TypeAlias = Array | Images | DataLoader[Any]
 
 
-def silent(notes: Sequence[str]) -> None:
+def tell_nothing(notes: Sequence[str]) -> None:
     """Says nothing: the notes are in the result."""
 
 
@@ -87,14 +96,14 @@ def evaluate(
     compiled: bool = False,
     until: float | None = None,
     budget: float | None = None,
-    folder: PathLike | Place | None = None,
+    folder: PathLike | Destination | None = None,
     resume: bool = False,
     save: PathLike | None = None,
     pngs: PathLike | None = None,
     made: PathLike | None = None,
     examine: bool = False,
     prepare: bool = False,
-    track: Track = untracked,
+    track: Track = untracked_chunks,
 ) -> Result:
     """Everything that a suite names, in one run: attacks on the images that still stand, probes, corruptions, saliency maps.
 
@@ -156,20 +165,21 @@ def evaluate(
         >>> found.to_frame().query("metric == 'accuracy'")["probe"].tolist()
         ['clean', 'fgsm', 'pgd']
     """
-    images = as_pool(x, y, ids, about=about)
+    images = as_labelled_images(x, y, ids, about=about)
     subjects = as_subjects(model, images, about, architecture)
-    chosen = as_chosen(suite)
+    chosen = as_suite_list(suite)
     folder_of = as_path(made, "made")
-    asked = Asked(
-        chosen, as_threats(norm, eps, threats), scores=scores_of(listed(scores), images, chosen), scale=scale, photos=str(photos or ""),
-        save_maps=maps_into(folder_of),
+    asked = RunRequest(
+        chosen, as_threats(norm, eps, threats), scores=run_score_recipes(as_list(scores), images, chosen), scale=scale,
+        photos=str(photos or ""),
+        save_maps=map_paths_in(folder_of),
     )  # fmt: skip
     how = {
         "seed": seed, "batch_size": batch_size, "device": device, "engine": engine, "precision": precision, "compiled": compiled,
         "until": until, "budget": budget, "folder": folder, "resume": resume, "examine": examine, "prepare": prepare, "track": track,
         "made": folder_of,
     }  # fmt: skip
-    return finished(subjects, images, asked, how, save=as_path(save, "save"), pngs=as_path(pngs, "pngs"))
+    return result_of_run(subjects, images, asked, how, save=as_path(save, "save"), pngs=as_path(pngs, "pngs"))
 
 
 def attack(
@@ -190,13 +200,13 @@ def attack(
     compiled: bool = False,
     until: float | None = None,
     budget: float | None = None,
-    folder: PathLike | Place | None = None,
+    folder: PathLike | Destination | None = None,
     resume: bool = False,
     save: PathLike | None = None,
     pngs: PathLike | None = None,
     examine: bool = False,
     prepare: bool = False,
-    track: Track = untracked,
+    track: Track = untracked_chunks,
 ) -> Result:
     """One attack on the images that a model gets right.
 
@@ -239,7 +249,8 @@ def attack(
         ['linf', 'l2', 'worst']
     """
     return evaluate(
-        model, x, y, suite=[of_kind(recipe, "attack")], norm=norm, eps=eps, threats=threats, ids=ids, seed=seed, batch_size=batch_size,
+        model, x, y, suite=[recipe_of_kind(recipe, "attack")], norm=norm, eps=eps, threats=threats, ids=ids, seed=seed,
+        batch_size=batch_size,
         device=device, engine=engine, precision=precision, compiled=compiled, until=until, budget=budget, folder=folder, resume=resume,
         save=save, pngs=pngs, examine=examine, prepare=prepare, track=track,
     )  # fmt: skip
@@ -256,10 +267,10 @@ def probe(
     batch_size: int = 250,
     device: str = "cpu",
     budget: float | None = None,
-    folder: PathLike | Place | None = None,
+    folder: PathLike | Destination | None = None,
     resume: bool = False,
     save: PathLike | None = None,
-    track: Track = untracked,
+    track: Track = untracked_chunks,
 ) -> Result:
     """Error rates under probes that are no attacks in a norm ball: noise and occlusion, led by the saliency map or at random.
 
@@ -293,7 +304,7 @@ def probe(
         >>> [round(row.value, 1) for row in found.rows if row.metric == "changed_share"]
         [0.2]
     """
-    chosen = [of_kind(recipe, "probe") for _, recipe in expanded(as_chosen(recipes))]
+    chosen = [recipe_of_kind(recipe, "probe") for _, recipe in expanded_recipes(as_suite_list(recipes))]
     return evaluate(
         model, x, y, suite=chosen, ids=ids, seed=seed, batch_size=batch_size, device=device, budget=budget, folder=folder, resume=resume,
         made=save, track=track,
@@ -303,7 +314,7 @@ def probe(
 @with_gradients
 def corrupt(
     model: Models,
-    x: Pictures | Source,
+    x: Pictures | CorruptionSource,
     y: Array | None = None,
     corruptions: str | Sequence[str] = ("fifteen",),
     severities: int | Sequence[int] = (1, 2, 3, 4, 5),
@@ -317,10 +328,10 @@ def corrupt(
     batch_size: int = 250,
     device: str = "cpu",
     budget: float | None = None,
-    folder: PathLike | Place | None = None,
+    folder: PathLike | Destination | None = None,
     resume: bool = False,
     save: PathLike | None = None,
-    track: Track = untracked,
+    track: Track = untracked_chunks,
 ) -> Result:
     """Accuracy under common corruptions (Hendrycks & Dietterich 2019, 1903.12261), and the means over them.
 
@@ -328,15 +339,15 @@ def corrupt(
 
     Args:
         model: as in `evaluate`, and so are x, y and ids.
-        x: images (N, C, H, W), an `Images`, or a DataLoader of (x, y), which are corrupted here; or the `Source` of a released set
-            (`robench.evaluation.corrupted_sets.of_set`), which has its own corruptions, severities and scale.
+        x: images (N, C, H, W), an `Images`, or a DataLoader of (x, y), which are corrupted here; or the `CorruptionSource` of a released
+        set (`robench.evaluation.corrupted_sets.source_from_set`), which has its own corruptions, severities and scale.
         y: labels (N,); left out where x brings them.
         corruptions: names, your own as "FILE.py:FUNCTION", and the sets "fifteen", "nineteen" and "noise".
         severities: from 1 to 5.
         scale: of the severities: "cifar", "imagenet", or "auto", by the size of the images.
         photos: a folder of frost photos; without it a texture is drawn.
         reference: by whose errors those of the models are divided, as for the mCE: a model, or "alexnet" for published errors.
-        target: takes the corrupted images on the way (`robench.data.export.export`).
+        target: takes the corrupted images on the way (`robench.data.export.prepare_export`).
         ids: (N,) numbers of the images, to which random numbers belong.
         seed: as in `evaluate`, and so is all that follows.
         batch_size: images at once.
@@ -362,25 +373,26 @@ def corrupt(
         ['fog', 'fog', 'contrast', 'contrast']
     """
     seed, device = as_seed(seed), as_device(device)
-    if isinstance(x, Source):
+    if isinstance(x, CorruptionSource):
         refuse_second(x, y=y, ids=ids)
         source, images = x, released_images(x)
     else:
-        images = as_pool(x, y, ids)
-        source = made(
-            images, named(listed(corruptions)), [as_severity(one) for one in listed(severities)], scale=scale, photos=str(photos or ""),
+        images = as_labelled_images(x, y, ids)
+        source = source_from_images(
+            images, corruption_recipes(as_list(corruptions)), [as_severity(one) for one in as_list(severities)], scale=scale,
+            photos=str(photos or ""),
             seed=seed, device=device,
         )  # fmt: skip
     subjects = as_subjects(model, images, none=target is not None)
-    against = reference_of(reference, images, source)
+    against = as_reference(reference, images, source)
     words = {"source": source.name, "measured": len(subjects), "reference": "" if against is None else against.name, **source.about}
     how = {
         "seed": seed, "batch_size": batch_size, "device": device, "budget": budget, "folder": folder, "resume": resume, "track": track,
         "made": as_path(save, "save"),
     }  # fmt: skip
-    with nullcontext() if target is None else Exporting(target) as taker:
-        return finished(
-            subjects, images, Asked([], [Threat("linf", 8 / 255)]), how, stages=stages_of_source(source), words=words, adds=only_adds,
+    with nullcontext() if target is None else ExportTaker(target) as taker:
+        return result_of_run(
+            subjects, images, RunRequest([], [Threat("linf", 8 / 255)]), how, stages=stages_of_source(source), words=words, adds=only_adds,
             taker=taker, reference=against, pool=pool_of_source(source),
         )  # fmt: skip
 
@@ -407,12 +419,12 @@ def saliency(
     batch_size: int = 250,
     device: str = "cpu",
     budget: float | None = None,
-    folder: PathLike | Place | None = None,
+    folder: PathLike | Destination | None = None,
     resume: bool = False,
     save: PathLike | None = None,
     prepare: bool = False,
-    track: Track = untracked,
-    tell: Callable[[Sequence[str]], None] = silent,
+    track: Track = untracked_chunks,
+    tell: Callable[[Sequence[str]], None] = tell_nothing,
 ) -> Result:
     """The scores of saliency maps, on the images as they are and on what attacks, probes and corruptions make of them.
 
@@ -459,23 +471,23 @@ def saliency(
         >>> [0 < row.value < 1 for row in found.rows if row.metric == "gini"]
         [True, True]
     """
-    images = as_pool(x, y, ids, masks)
-    subjects, recipes = as_subjects(model, images), methods_of(listed(methods))
-    chosen, notes = chosen_scores(listed(scores), images.masks is not None, images.shape[1:])
+    images = as_labelled_images(x, y, ids, masks)
+    subjects, recipes = as_subjects(model, images), recipes_of_methods(as_list(methods))
+    chosen, notes = chosen_scores(as_list(scores), images.masks is not None, images.shape[1:])
     maps = as_path(save, "save")
-    asked = Asked(
+    asked = RunRequest(
         [*recipes, *(["inductive"] if inductive else [])], as_threats(norm, eps, threats),
-        against=[parse(one) if isinstance(one, str) else one for one in listed(against)],
-        joined=joined_results(subjects, images, [Path(one) for one in listed(join)]), scores=chosen, target=target, channels=channels,
-        save_maps=maps_into(maps),
+        against=[parse_recipe(one) if isinstance(one, str) else one for one in as_list(against)],
+        joined=joined_results(subjects, images, [Path(one) for one in as_list(join)]), scores=chosen, target=target, channels=channels,
+        save_maps=map_paths_in(maps),
     )  # fmt: skip
     how = {
         "seed": seed, "batch_size": batch_size, "device": device, "budget": budget, "folder": folder, "resume": resume, "track": track,
         "prepare": prepare,
     }  # fmt: skip
-    told = [*notes, *beforehand(recipes, chosen, images.x)]
+    told = [*notes, *advance_notes(recipes, chosen, images.x)]
     tell(told)
-    return finished(subjects, images, asked, how, told=told)
+    return result_of_run(subjects, images, asked, how, told=told)
 
 
 def gini(maps: Array) -> Tensor:
@@ -497,25 +509,25 @@ def gini(maps: Array) -> Tensor:
     sizes = as_tensor(maps, "maps")
     if sizes.dim() < 2 or not sizes.shape[1:].numel() or sizes.is_complex():
         raise InputError(f"maps of shape {tuple(sizes.shape)} are none: hand over real numbers (B, ...), one map an image")
-    return gini_of((sizes if sizes.is_floating_point() else sizes.double()).abs().flatten(1).sort(1).values)
+    return gini_of_sorted((sizes if sizes.is_floating_point() else sizes.double()).abs().flatten(1).sort(1).values)
 
 
-def methods_of(methods: Sequence[str | Recipe]) -> list[Recipe]:
+def recipes_of_methods(methods: Sequence[str | Recipe]) -> list[Recipe]:
     """The recipes of methods, each once."""
-    found = chosen_methods([one if isinstance(one, str) else spelled(one) for one in methods])
-    return [replace(of_kind(one, "method"), kind="method") for one in found]
+    found = chosen_methods([one if isinstance(one, str) else recipe_text(one) for one in methods])
+    return [replace(recipe_of_kind(one, "method"), kind="method") for one in found]
 
 
-def of_kind(recipe: str | Recipe, wanted: str) -> Recipe:
+def recipe_of_kind(recipe: str | Recipe, wanted: str) -> Recipe:
     """The recipe, if it is of the kind that a function measures; of a function of the user's own, the kind that it is asked for as."""
     if isinstance(recipe, str) and recipe in SUITES and recipe not in ATTACKS:
         raise InputError(f"{recipe} is a suite and no {wanted}: robench.evaluate takes suites")
     if not isinstance(recipe, (str, Recipe)):
         raise InputError(f"a recipe is of type {type(recipe).__name__}: write a sentence, such as 'pgd,steps=50'")
-    one = parse(recipe) if isinstance(recipe, str) else recipe
+    one = parse_recipe(recipe) if isinstance(recipe, str) else recipe
     if not one.kind and ".py:" in one.name and not one.name.startswith("transfer:"):
         return replace(one, kind=wanted)
-    found = kind_of(one)
+    found = recipe_kind(one)
     if found != wanted:
         raise InputError(
             f"{one.label} is no {wanted} but {'an' if found == 'attack' else 'a'} {found}: robench.evaluate takes recipes of every kind"
@@ -523,35 +535,35 @@ def of_kind(recipe: str | Recipe, wanted: str) -> Recipe:
     return one
 
 
-def maps_into(folder: Path | None) -> Callable[[str, str], Path | None]:
+def map_paths_in(folder: Path | None) -> Callable[[str, str], Path | None]:
     """What gives the file that takes the maps of a model and a method; none without a folder."""
-    return nothing if folder is None else lambda name, method: folder / f"maps-{stem(name) or 'model'}-{stem(method)}.npy"
+    return no_map_path if folder is None else lambda name, method: folder / f"maps-{file_stem(name) or 'model'}-{file_stem(method)}.npy"
 
 
-def finished(
-    subjects: Sequence[Subject], images: Images, asked: Asked, how: Mapping[str, Any], *, told: Sequence[str] = (), **more: Any
+def result_of_run(
+    subjects: Sequence[Subject], images: Images, asked: RunRequest, how: Mapping[str, Any], *, told: Sequence[str] = (), **more: Any
 ) -> Result:  # fmt: skip
     """The measurement with what its pictures need; `told` are notes that were said before it began."""
     refuse_unknown(asked, how.get("engine", "robench"))
-    found = measured(subjects, images, asked, how_of(**how), **more)
+    found = measure_models(subjects, images, asked, as_run_options(**how), **more)
     parts = {part.name: getattr(found, part.name) for part in fields(found)}
     return Result(**{**parts, "notes": [*told, *found.notes]}, images=images, told=tuple(told))
 
 
-def scores_of(names: Sequence[str], images: Images, chosen: Sequence[str | Recipe]) -> list[Recipe]:
+def run_score_recipes(names: Sequence[str], images: Images, chosen: Sequence[str | Recipe]) -> list[Recipe]:
     """The scores of the methods among what is asked for; none where there is no method."""
-    if not any(kind_of(recipe) == "method" for _, recipe in expanded(chosen)):
+    if not any(recipe_kind(recipe) == "method" for _, recipe in expanded_recipes(chosen)):
         return []
     return chosen_scores(names, images.masks is not None, images.shape[1:])[0]
 
 
-def reference_of(reference: Any, images: Images, source: Source) -> Subject | Reference | None:
+def as_reference(reference: Any, images: Images, source: CorruptionSource) -> Subject | Reference | None:
     """By whose errors others are divided: a model to be measured along, AlexNet's published errors, or None."""
     if reference is None or isinstance(reference, (Subject, Reference)):
         return reference
     if isinstance(reference, str) and reference == "alexnet":
         setting = dict(word.partition("=")[::2] for word in source.setting.split())
-        return alexnet(len(source.classes), "imagenet" if setting.get("layout") == "imagenet-c" else setting.get("scale", ""))
+        return alexnet_reference(len(source.classes), "imagenet" if setting.get("layout") == "imagenet-c" else setting.get("scale", ""))
     return as_subjects({"reference": reference}, images)[0]
 
 
@@ -588,7 +600,7 @@ def as_subjects(
 def as_subject(model: Any, name: str | None = None) -> Subject:
     """One model under measurement, under the name that a mapping gives it."""
     try:
-        one = model if isinstance(model, Subject) else Subject(as_model(model), blank())
+        one = model if isinstance(model, Subject) else Subject(as_model(model), blank_row())
     except InputError as error:
         if name is None:
             raise
@@ -596,18 +608,18 @@ def as_subject(model: Any, name: str | None = None) -> Subject:
     return one if name is None else replace(one, about=replace(one.about, checkpoint=name))
 
 
-def as_pool(x: Pictures, y: Array | None, ids: Array | None, masks: Array | None = None, *, about: Row | None = None) -> Images:
+def as_labelled_images(x: Pictures, y: Array | None, ids: Array | None, masks: Array | None = None, *, about: Row | None = None) -> Images:
     """Images with labels, from whatever a caller has. InputError for images without labels, and where a second word is given on some."""
     if isinstance(x, Images):
         refuse_second(x, y=y, ids=ids, masks=masks)
         return x
     if isinstance(x, DataLoader):
         refuse_second(x, y=y)
-        x, y = read(x)
+        x, y = read_loader(x)
     elif y is None:
         raise InputError("y is of type NoneType, and x has no labels of its own: hand over y, an Images, or a DataLoader of (x, y)")
     name, split = (about.data, about.split) if about else ("", "")
-    images = images_of(x, y, ids, name=name, split=split)
+    images = images_from_arrays(x, y, ids, name=name, split=split)
     return images if masks is None else replace(images, masks=as_masks(masks, images.x))
 
 
@@ -619,7 +631,7 @@ def refuse_second(x: Any, **given: Any) -> None:
             raise InputError(f"x is of type {type(x).__name__}, which brings its own {name}: leave {name} out{more}")
 
 
-def read(loader: DataLoader[Any]) -> tuple[Tensor, Tensor]:
+def read_loader(loader: DataLoader[Any]) -> tuple[Tensor, Tensor]:
     """All images (N, C, H, W) and labels (N,) of a loader. InputError where its batches are no pairs, or there is none."""
     parts: list[tuple[Tensor, Tensor]] = []
     for batch in loader:
@@ -635,7 +647,7 @@ def read(loader: DataLoader[Any]) -> tuple[Tensor, Tensor]:
 
 def as_severity(value: Any) -> int:
     """A severity from 1 to 5; InputError for anything else."""
-    found = as_whole(value, "a severity", 1)
+    found = as_whole_number(value, "a severity", 1)
     if found > 5:
         raise InputError(f"a severity must be a whole number from 1 to 5, not {found}")
     return found
@@ -643,19 +655,19 @@ def as_severity(value: Any) -> int:
 
 def as_threats(norm: str, eps: Radius | None, threats: str | Threat | Sequence[str | Threat]) -> list[Threat]:
     """The threats of attacks: those that are spelled out (linf:8/255), else a norm with its radii."""
-    spelled_out = listed(threats)
+    spelled_out = as_list(threats)
     if not spelled_out:
-        return [Threat(norm, one) for one in as_radii(known_radius(norm) if eps is None else eps)]
+        return [Threat(norm, one) for one in as_radii(default_eps(norm) if eps is None else eps)]
     if eps is not None or norm != "linf":
         raise InputError("a threat says its norm and radius: leave norm and eps out (--norm, --eps)")
-    return [one if isinstance(one, Threat) else threat_of(one) for one in spelled_out]
+    return [one if isinstance(one, Threat) else as_threat(one) for one in spelled_out]
 
 
-def threat_of(words: str) -> Threat:
+def as_threat(words: str) -> Threat:
     """The threat that `NORM:EPS` spells, such as linf:8/255; InputError for anything else."""
     norm, colon, eps = str(words).partition(":")
     try:
-        radius = fraction(eps.strip() if colon else "none")
+        radius = parse_fraction(eps.strip() if colon else "none")
     except ValueError:
         raise InputError(f"cannot read the threat {words!r}: write NORM:EPS, such as linf:8/255 or l2:0.5") from None
     return Threat(norm.strip(), radius)

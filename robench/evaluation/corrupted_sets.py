@@ -19,29 +19,29 @@ from torch import Tensor
 
 from robench.core.draws import Draws
 from robench.core.errors import InputError
-from robench.core.folders import longer
-from robench.core.recipes import Recipe, did_you_mean, options_of, parse, resolve, setting
+from robench.core.folders import can_go_on_by_budget
+from robench.core.recipes import Recipe, did_you_mean, options_of, parse_recipe, resolve, setting_text
 from robench.corruptions import CORRUPTIONS
-from robench.corruptions import corrupted as under
+from robench.corruptions import corrupted_images as under
 from robench.corruptions.benchmark import SETS
 from robench.corruptions.frost import photos_digest
 from robench.corruptions.levels import scale_of
 from robench.data import Images
-from robench.data.corrupted import SYNTH, Corrupted
-from robench.data.export import Export, Put
-from robench.models.identity import digest_of
-from robench.runs.own_functions import corrupted_by_own, is_own
+from robench.data.corrupted import SYNTH, CorruptedSet
+from robench.data.export import Export, StoreImages
+from robench.models.identity import file_digest
+from robench.runs.own_functions import is_own, own_corrupted_images
 from robench.runs.stages.clean import clean_stage
-from robench.runs.stages.corruption import cell_stage, parted, refuse_severity
+from robench.runs.stages.corruption import cell_stage, recipe_and_severity, refuse_severity
 from robench.runs.types import Pool, Stage
 
 FOR_ALL = {"scale": "--scale", "photos": "the folder of frost photos with --frost-dir"}
 PIXELS = "pixels of "  # before a corruption, the key of the digest of its images
-Cell = tuple[str, int]
+SourceCell = tuple[str, int]
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
+class CorruptionSource:
     """N corrupted images, asked for by corruption, severity and place.
 
     name     as the rows spell it: cifar10-c (released), cifar10-c-synth (made here), ...
@@ -57,7 +57,7 @@ class Source:
     y: Tensor
     ids: Tensor
     classes: tuple[str, ...]
-    cells: tuple[Cell, ...]
+    cells: tuple[SourceCell, ...]
     setting: str
     pixels: Callable[[str, int, Tensor], Tensor]
     clean: Callable[[Tensor], Tensor] | None
@@ -66,18 +66,18 @@ class Source:
     own: Mapping[str, Recipe] = field(default_factory=dict)
 
 
-def named(corruptions: Sequence[str | Recipe]) -> tuple[Recipe, ...]:
+def corruption_recipes(corruptions: Sequence[str | Recipe]) -> tuple[Recipe, ...]:
     """The corruptions that sentences, and the words fifteen, nineteen and noise, stand for, each once.
 
     InputError for an unknown one, for an option that it does not have, and for one asked for with options in two ways.
     """
     found: dict[str, Recipe] = {}
-    for recipe in (parse(one) if isinstance(one, str) else one for one in corruptions):
+    for recipe in (parse_recipe(one) if isinstance(one, str) else one for one in corruptions):
         if recipe.name not in SETS and recipe.name not in CORRUPTIONS and not is_own(recipe.name):
             raise InputError(f"unknown corruption {recipe.name!r}{did_you_mean(recipe.name, [*SETS, *CORRUPTIONS])}")
         for name in SETS.get(recipe.name, (recipe.name,)):
             checked = replace(recipe, name=name)
-            refuse_wrong(checked)
+            refuse_wrong_corruption(checked)
             if found.setdefault(checked.label, checked) != checked:
                 raise InputError(
                     f"{checked.label} is asked for in two ways: its rows could not be told apart; run one in a call of its own"
@@ -85,9 +85,9 @@ def named(corruptions: Sequence[str | Recipe]) -> tuple[Recipe, ...]:
     return tuple(found.values())
 
 
-def refuse_wrong(recipe: Recipe) -> None:
+def refuse_wrong_corruption(recipe: Recipe) -> None:
     """InputError for a corruption that cannot be made as its recipe says it, or not with the options that a table has for all."""
-    plain, severity = parted(recipe)
+    plain, severity = recipe_and_severity(recipe)
     resolve(plain, CORRUPTIONS, "corruption")
     refuse_severity(recipe, severity)
     idle = [] if is_own(recipe.name) else list(plain.options)
@@ -95,16 +95,16 @@ def refuse_wrong(recipe: Recipe) -> None:
         raise InputError(f"{idle[0]} is the same for all of a table: leave it out, and pass {FOR_ALL[idle[0]]}")
 
 
-def made(
+def source_from_images(
     images: Images, corruptions: Sequence[str | Recipe], severities: Sequence[int], *, scale: str, photos: str, seed: int, device: str
-) -> Source:
+) -> CorruptionSource:
     """The images under corruptions made here; `photos` is a folder of frost photos, empty for the procedural texture.
 
     severities  of all whose recipes do not name one
     """
-    recipes = {recipe.label: recipe for recipe in named(corruptions)}
+    recipes = {recipe.label: recipe for recipe in corruption_recipes(corruptions)}
     own = {label: recipe for label, recipe in recipes.items() if is_own(label)}
-    functions = {label: resolve(parted(recipe)[0], CORRUPTIONS, "corruption") for label, recipe in recipes.items()}
+    functions = {label: resolve(recipe_and_severity(recipe)[0], CORRUPTIONS, "corruption") for label, recipe in recipes.items()}
     if scale != "auto" and len(own) == len(recipes):
         raise InputError("--scale is for the corruptions that robench has, and none of those is asked for: leave it out")
     scale = scale_of(images.x[:1], scale)
@@ -115,30 +115,30 @@ def made(
         more = {"photos": photos} if "photos" in options_of(functions[corruption]) and photos else {}
         x, ids = images.pixels(places).to(device), images.ids[places].to(device)
         if corruption in own:
-            return corrupted_by_own(functions[corruption], x, severity, Draws(seed, ids, "corrupt"), corruption)
+            return own_corrupted_images(functions[corruption], x, severity, Draws(seed, ids, "corrupt"), corruption)
         return under(x, ids, corruption, severity, seed=seed, scale=scale, **more)
 
-    cells = tuple((label, severity) for label, recipe in recipes.items() for severity in severities_of(recipe, severities))
+    cells = tuple((label, severity) for label, recipe in recipes.items() for severity in recipe_severities(recipe, severities))
     frost = f" frost={'photos' if photos else 'procedural'}" if "frost" in recipes else ""
     about = {"n": len(images), "images": images.sha256, "seed": seed, "scale": scale, "photos": photos_digest(photos)}
-    about |= {"own": {label: own_words(recipe) for label, recipe in own.items()}} if own else {}
+    about |= {"own": {label: own_corruption_identity(recipe) for label, recipe in own.items()}} if own else {}
     setting = f"scale={scale}{frost}" if len(own) < len(recipes) else ""
-    return Source(
+    return CorruptionSource(
         images.name + SYNTH, images.split, images.y, images.ids, images.classes, cells, setting, pixels, images.pixels, about, own=own
     )  # fmt: skip
 
 
-def severities_of(recipe: Recipe, severities: Sequence[int]) -> list[int]:
+def recipe_severities(recipe: Recipe, severities: Sequence[int]) -> list[int]:
     """The severities at which a corruption is asked for: its own, else those of all."""
     return [recipe.options["severity"]] if "severity" in recipe.options else list(severities)
 
 
-def own_words(recipe: Recipe) -> dict[str, Any]:
+def own_corruption_identity(recipe: Recipe) -> dict[str, Any]:
     """What identifies a corruption of the user's own: its options, and the content of its file."""
-    return {"options": dict(parted(recipe)[0].options), "sha256": digest_of(Path(recipe.name.rpartition(":")[0]))}
+    return {"options": dict(recipe_and_severity(recipe)[0].options), "sha256": file_digest(Path(recipe.name.rpartition(":")[0]))}
 
 
-def of_set(corrupted: Corrupted, rows: Tensor, clean: Images | None) -> Source:
+def source_from_set(corrupted: CorruptedSet, rows: Tensor, clean: Images | None) -> CorruptionSource:
     """The images at `rows` of a set on the disk; `clean` are the same images as they are, in the same order, if they are known."""
     digest = hashlib.sha256()
     for tensor in (corrupted.y[rows], corrupted.ids[rows]):
@@ -156,28 +156,28 @@ def of_set(corrupted: Corrupted, rows: Tensor, clean: Images | None) -> Source:
     words = (
         [f"layout={corrupted.layout}"] if corrupted.layout else [f"{key}={corrupted.made[key]}" for key in told if key in corrupted.made]
     )
-    return Source(
+    return CorruptionSource(
         corrupted.name, corrupted.split, corrupted.y[rows], corrupted.ids[rows], corrupted.classes, cells, " ".join(words),
         lambda corruption, severity, places: corrupted.load(corruption, severity, rows[places]).x,
         None if clean is None else clean.pixels, about, corrupted.notes,
     )  # fmt: skip
 
 
-def pool_of_source(source: Source) -> Pool:
+def pool_of_source(source: CorruptionSource) -> Pool:
     """The pool of a source's images."""
     first = source.clean or partial(source.pixels, *source.cells[0])
     shape = tuple(first(torch.arange(1)).shape[1:])
     return Pool(source.clean, source.y, source.ids, shape, mild=None if source.clean else first)
 
 
-def released_images(source: Source) -> Images:
+def released_images(source: CorruptionSource) -> Images:
     """What a measurement needs to know of the images of a source: labels, ids, classes, and the shape; no pixels but the first."""
     first = source.clean or partial(source.pixels, *source.cells[0])
     x = first(torch.arange(1))
     return Images(source.name, source.split, x.expand(len(source.y), *x.shape[1:]), source.y, source.ids, source.classes)
 
 
-def stages_of_source(source: Source) -> list[Stage]:
+def stages_of_source(source: CorruptionSource) -> list[Stage]:
     """The clean pass, where the clean images are known, then each corruption at each severity."""
     clean = clean_stage() if source.clean is not None else None
     cells = [
@@ -185,10 +185,10 @@ def stages_of_source(source: Source) -> list[Stage]:
             f"{name}-{severity}",
             name,
             severity,
-            partial(shown, source, name, severity),
+            partial(source_pixels, source, name, severity),
             clean=clean,
-            words=words_in(source, name),
-            told=own_setting(source, name),
+            words=corruption_row_words(source, name),
+            told=own_corruption_settings(source, name),
         )
         for name in dict.fromkeys(name for name, _ in source.cells)
         for other, severity in source.cells
@@ -197,31 +197,31 @@ def stages_of_source(source: Source) -> list[Stage]:
     return [*([clean] if clean else []), *cells]
 
 
-def words_in(source: Source, corruption: str) -> dict[str, Any]:
+def corruption_row_words(source: CorruptionSource, corruption: str) -> dict[str, Any]:
     """What the rows of a corruption of a source need to know."""
     recipe = source.own.get(corruption)
-    told = " ".join(own_setting(source, corruption)) if recipe else source.setting
+    told = " ".join(own_corruption_settings(source, corruption)) if recipe else source.setting
     return {"setting": told, "data": source.name, "split": source.split, **({"recipe": recipe} if recipe else {})}
 
 
-def own_setting(source: Source, corruption: str) -> list[str]:
+def own_corruption_settings(source: CorruptionSource, corruption: str) -> list[str]:
     """The options of a corruption of the user's own, as a setting; none for another."""
     recipe = source.own.get(corruption)
-    return [setting(resolve(parted(recipe)[0], CORRUPTIONS, "corruption"))] if recipe else []
+    return [setting_text(resolve(recipe_and_severity(recipe)[0], CORRUPTIONS, "corruption"))] if recipe else []
 
 
-def shown(source: Source, corruption: str, severity: int, places: Tensor, before: object) -> Tensor:  # noqa: ARG001 - it has its own
+def source_pixels(source: CorruptionSource, corruption: str, severity: int, places: Tensor, before: object) -> Tensor:  # noqa: ARG001 - it has its own
     """The images of a source in one cell."""
     return source.pixels(corruption, severity, places)
 
 
-class Exporting(ExitStack):
+class ExportTaker(ExitStack):
     """Hands the images of corruptions to an export, file by file; those that are there already are passed over."""
 
     def __init__(self, target: Export) -> None:
         super().__init__()
         self.target, self.corruption = target, ""
-        self.put: Put | None = None
+        self.put: StoreImages | None = None
 
     def wants(self, stage: Stage) -> bool:
         """Whether the images of a stage are still to be written."""
@@ -252,7 +252,7 @@ def only_adds(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
     count = len(theirs.get("models", theirs.get("subjects", ())))
     return (
         not more
-        and longer(theirs, ours)
+        and can_go_on_by_budget(theirs, ours)
         and all(ours.get(key) == value for key, value in same.items())
         and all(ours.get(key, {}).get(name) == value for key in entries for name, value in theirs.get(key, {}).items())
         and all(cell in ours.get(key, []) for key in ("cells", "stages") for cell in theirs.get(key, []))

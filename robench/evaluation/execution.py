@@ -1,4 +1,5 @@
-"""The one measuring function, `measured`: any stages, on one or several models, with a state on the disk if wanted; all others call it."""
+"""The one measuring function, `measure_models`: any stages, on one or several models, with a state on the disk if wanted; all others
+call it."""
 
 from __future__ import annotations
 
@@ -10,41 +11,43 @@ from typing import Any
 from torch import nn
 
 from robench.core.errors import InputError
-from robench.core.files import stem
-from robench.core.folders import Adds, Place, refuse_beside_results
+from robench.core.files import file_stem
+from robench.core.folders import Adds, Destination, refuse_beside_results
 from robench.core.inputs import (
     PathLike,
     Suite,
-    as_chosen,
     as_device,
     as_number,
     as_path,
     as_seed,
-    as_whole,
+    as_suite_list,
+    as_whole_number,
 )
-from robench.core.rows import blank
-from robench.core.threat import Threat, refuse_too_large
+from robench.core.rows import blank_row
+from robench.core.threat import Threat, refuse_too_large_eps
 from robench.data import Images
-from robench.evaluation.plans import Asked, changes, nothing, stages_of
+from robench.evaluation.plans import RunRequest, few_classes_notes, no_map_path, stages_of
 from robench.results.corruption_errors import Reference
-from robench.results.measurement import Measurement, measurement
+from robench.results.measurement import Measurement, measurement_of_run
 from robench.runs.loop import Taker
-from robench.runs.measure import How, execute
+from robench.runs.measure import RunOptions, execute
 from robench.runs.pools import pool_of_images
 from robench.runs.types import Pool, Stage, Subject
 
 
-def by_suite(
+def suite_measurement(
     model: nn.Module, images: Images, suite: Suite, threat: Threat, *, seed: int = 0, device: str = "cpu"
 ) -> Measurement:  # fmt: skip
     """The measurement of one model without a name by a suite or recipes, as a training asks for it."""
-    return measured([Subject(model, blank())], images, Asked(as_chosen(suite), [threat]), How(seed=seed, device=device))
+    return measure_models(
+        [Subject(model, blank_row())], images, RunRequest(as_suite_list(suite), [threat]), RunOptions(seed=seed, device=device)
+    )
 
 
-def how_of(
+def as_run_options(
     *, seed: int = 0, batch_size: int = 250, device: str = "cpu", until: float | None = None, budget: float | None = None,
-    folder: PathLike | Place | None = None, **more: Any,
-) -> How:  # fmt: skip
+    folder: PathLike | Destination | None = None, **more: Any,
+) -> RunOptions:  # fmt: skip
     """How a run is made, from what a caller hands over; InputError for what is none of it."""
     until = None if until is None else as_number(until, "until")
     if until is not None and not 0 < until < 0.5:
@@ -52,15 +55,15 @@ def how_of(
     budget = None if budget is None else as_number(budget, "budget")
     if budget is not None and not 0 < budget < math.inf:
         raise InputError(f"the budget must be a number of seconds above 0, not {budget:g}")
-    place = folder if isinstance(folder, Place) else as_path(folder, "folder")
-    return How(
-        seed=as_seed(seed), batch_size=as_whole(batch_size, "batch_size", 1), device=as_device(device), until=until, budget=budget,
+    place = folder if isinstance(folder, Destination) else as_path(folder, "folder")
+    return RunOptions(
+        seed=as_seed(seed), batch_size=as_whole_number(batch_size, "batch_size", 1), device=as_device(device), until=until, budget=budget,
         folder=place, **more,
     )  # fmt: skip
 
 
-def measured(
-    subjects: Sequence[Subject], images: Images, asked: Asked, how: How, *, save: Path | None = None, pngs: Path | None = None,
+def measure_models(
+    subjects: Sequence[Subject], images: Images, asked: RunRequest, how: RunOptions, *, save: Path | None = None, pngs: Path | None = None,
     stages: Sequence[Stage] | None = None, words: Mapping[str, Any] | None = None, adds: Adds | None = None, taker: Taker | None = None,
     reference: Subject | Reference | None = None, pool: Pool | None = None,
 ) -> Measurement:  # fmt: skip
@@ -72,14 +75,14 @@ def measured(
     reference   by whose errors under corruptions others are divided: a model that is measured along, or known errors
     """
     for threat in asked.threats:
-        refuse_too_large(threat, images.shape)
-    refuse_unknown_twins(asked.threats)
-    refuse_beside_results(save, pngs, how.folder.work if isinstance(how.folder, Place) else None)
+        refuse_too_large_eps(threat, images.shape)
+    refuse_repeated_threats(asked.threats)
+    refuse_beside_results(save, pngs, how.folder.work if isinstance(how.folder, Destination) else None)
     stages = stages_of(asked, images, how) if stages is None else stages
     attacks = [stage for stage in stages if stage.kind == "attack" and stage.reported]
     if how.until is not None and not attacks:
         raise InputError("--until stops at the interval of an accuracy after attacks, and none is asked for: leave it out")
-    if (how.until is not None or how.budget is not None) and (save or how.made or asked.save_maps is not nothing):
+    if (how.until is not None or how.budget is not None) and (save or how.made or asked.save_maps is not no_map_path):
         raise InputError("a run that stops early does not see all images: do not save them, or give --n instead")
     if (how.until is not None or how.budget is not None) and taker is not None:
         raise InputError("a run that stops early does not make all images: do not export them, or give --n instead")
@@ -89,38 +92,39 @@ def measured(
     refuse_one_file_name([subject.name for subject in every])
     cascades = list(dict.fromkeys(stage.about["cascade"] for stage in attacks))
     files = {
-        (subject.name, cascade): named(subject.name if len(every) > 1 else "", cascade if len(cascades) > 1 else "")
+        (subject.name, cascade): file_suffix(subject.name if len(every) > 1 else "", cascade if len(cascades) > 1 else "")
         for subject in every for cascade in cascades
     }  # fmt: skip
     found = execute(
         every, pool or pool_of_images(images), stages, how, images=images.sha256 if how.folder and pool is None else "", data=images.name,
         save={key: save.with_name(f"{save.stem}{name}{save.suffix}") for key, name in files.items()} if save else {},
         pngs={key: pngs / f"x_adv{name}-" for key, name in files.items()} if pngs else {},
-        words={"threats": [[threat.norm, threat.eps] for threat in asked.threats] if attacks else [], "saved": to_be_saved(save, pngs),
+        words={"threats": [[threat.norm, threat.eps] for threat in asked.threats] if attacks else [], "saved": saved_images_word(save,
+        pngs),
                **({"made": True} if how.made else {}),
                "budget": how.budget is not None, **(words or {})},
         adds=adds, taker=taker,
     )  # fmt: skip
     for case in found.cases:
-        told = changes([(stage.about["recipe"], stage.about["attack"]) for stage in attacks], case.classes, how.engine)
+        told = few_classes_notes([(stage.about["recipe"], stage.about["attack"]) for stage in attacks], case.classes, how.engine)
         case.notes += [note for note in told if note not in case.notes]
-    return measurement(found, asked.verdict(), found.cases[-1] if isinstance(reference, Subject) else reference)
+    return measurement_of_run(found, asked.verdict(), found.cases[-1] if isinstance(reference, Subject) else reference)
 
 
-def named(subject: str, cascade: str) -> str:
+def file_suffix(subject: str, cascade: str) -> str:
     """What the name of a file of adversarial images has behind it, for one of several models and cascades."""
-    return "".join(f"-{stem(word)}" for word in (subject, cascade) if word)
+    return "".join(f"-{file_stem(word)}" for word in (subject, cascade) if word)
 
 
 def refuse_one_file_name(names: Sequence[str]) -> None:
     """InputError where two names become one in the names of files."""
     for place, name in enumerate(names):
-        twin = next((other for other in names[:place] if other != name and stem(other) == stem(name)), None)
+        twin = next((other for other in names[:place] if other != name and file_stem(other) == file_stem(name)), None)
         if twin is not None:
-            raise InputError(f"the models {twin!r} and {name!r} have one name in the names of files, {stem(name)}: rename one of them")
+            raise InputError(f"the models {twin!r} and {name!r} have one name in the names of files, {file_stem(name)}: rename one of them")
 
 
-def refuse_unknown_twins(threats: Sequence[Threat]) -> None:
+def refuse_repeated_threats(threats: Sequence[Threat]) -> None:
     """InputError where a threat is given twice, or none is."""
     if not threats:
         raise InputError("no threat is given: name one, such as linf:8/255")
@@ -128,6 +132,6 @@ def refuse_unknown_twins(threats: Sequence[Threat]) -> None:
         raise InputError("a threat is given twice: give each one once")
 
 
-def to_be_saved(save: Path | None, pngs: Path | None) -> bool | str:
+def saved_images_word(save: Path | None, pngs: Path | None) -> bool | str:
     """What a run writes of its images, as its state tells it."""
     return save is not None if pngs is None else "x_adv and png" if save else "png"

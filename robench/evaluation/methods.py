@@ -9,14 +9,13 @@ from pathlib import Path
 from torch import Tensor
 
 from robench.core.errors import InputError
-from robench.core.recipes import Recipe, lookup, options_of, parse, resolve
-from robench.core.verdicts import Results, load, told
+from robench.core.recipes import Recipe, lookup, options_of, parse_recipe, resolve
+from robench.core.verdicts import ModelResults, load_results, manifest_value
 from robench.data import Images
-from robench.explainers import EXPLAINERS, MASKING
-from robench.explainers import remarks as masking_remarks
+from robench.explainers import EXPLAINERS, MASKING, masking_remarks
 from robench.runs.types import Subject
 from robench.scores import AUDITS, GROUPS
-from robench.scores.inequality import block_of
+from robench.scores.inequality import block_side
 
 REGIONAL = "regional-gini"
 REMADE = ("max-sensitivity", "randomisation")  # scores that ask the method for maps again
@@ -27,7 +26,7 @@ def chosen_methods(methods: Sequence[str], **common: int | str | None) -> list[R
 
     InputError for a method or an option that is unknown, for one asked for twice, and for a common option that no method has.
     """
-    recipes = [parse(sentence) for sentence in methods]
+    recipes = [parse_recipe(sentence) for sentence in methods]
     used: set[str] = set()
     found: list[Recipe] = []
     for recipe in recipes:
@@ -45,10 +44,10 @@ def chosen_methods(methods: Sequence[str], **common: int | str | None) -> list[R
     return found
 
 
-def without_blocks(size: tuple[int, int]) -> str:
+def no_blocks_note(size: tuple[int, int]) -> str:
     """Why images of size (H, W) have no regional Gini, as a sentence; "" where they have one."""
     try:
-        block_of(*size)
+        block_side(*size)
     except InputError as error:
         return f"{REGIONAL} is left out: {error}"
     return ""
@@ -63,14 +62,14 @@ def chosen_scores(names: Sequence[str], masks: bool, size: tuple[int, int]) -> t
     """
     found: dict[str, Recipe] = {}
     named: dict[str, Recipe] = {}
-    note = without_blocks(size) if any(REGIONAL in GROUPS.get(name, ()) for name in names) else ""
+    note = no_blocks_note(size) if any(REGIONAL in GROUPS.get(name, ()) for name in names) else ""
     missing = {*(() if masks else GROUPS["masks"]), *((REGIONAL,) if note else ())}
     for name in names:
         if name in GROUPS:
-            fitting = [parse(score) for score in GROUPS[name] if score not in missing]
+            fitting = [parse_recipe(score) for score in GROUPS[name] if score not in missing]
             found |= {score.label: score for score in fitting if score.label not in found}
             continue
-        recipe = known_score(name)
+        recipe = score_recipe(name)
         if recipe.name in GROUPS["masks"] and not masks:
             raise InputError(f"score {recipe.name!r} needs the object's mask of each image: of the data here, only shapes has them")
         if named.setdefault(recipe.label, recipe) != recipe:
@@ -79,9 +78,9 @@ def chosen_scores(names: Sequence[str], masks: bool, size: tuple[int, int]) -> t
     return list(found.values()), [note] if note and REGIONAL not in found else []
 
 
-def known_score(name: str) -> Recipe:
+def score_recipe(name: str) -> Recipe:
     """The recipe of a score, or of a group by its name; InputError for an unknown one."""
-    recipe = parse(name)
+    recipe = parse_recipe(name)
     if recipe.name not in (*GROUPS["jacobian"], *GROUPS):
         if ".py:" not in recipe.name:
             lookup(recipe.name, AUDITS | dict.fromkeys(GROUPS), "score")
@@ -89,7 +88,7 @@ def known_score(name: str) -> Recipe:
     return recipe
 
 
-def beforehand(methods: Sequence[Recipe], scores: Sequence[Recipe], x: Tensor) -> list[str]:
+def advance_notes(methods: Sequence[Recipe], scores: Sequence[Recipe], x: Tensor) -> list[str]:
     """What to know before maps of the images x (N, C, H, W) are made: what the methods that hide blocks cost, and whether they can do."""
     found: list[str] = []
     again = [score.label for score in scores if score.name in REMADE]
@@ -103,19 +102,19 @@ def beforehand(methods: Sequence[Recipe], scores: Sequence[Recipe], x: Tensor) -
     return found
 
 
-def joined_results(subjects: Sequence[Subject], images: Images, folders: Sequence[Path]) -> list[tuple[str, Results]]:
+def joined_results(subjects: Sequence[Subject], images: Images, folders: Sequence[Path]) -> list[tuple[str, ModelResults]]:
     """The results of earlier runs in folders, each with the name of its model.
 
     InputError for a folder whose model is not among the subjects, or of which the data are others.
     """
     found = []
     for folder in folders:
-        results = load(folder)
-        digest = told(results.manifest, "checkpoint.sha256")
+        results = load_results(folder)
+        digest = manifest_value(results.manifest, "checkpoint.sha256")
         names = [one.name for one in subjects if one.sha256 == digest and (digest or one.name == results.checkpoint)]
         if not names:
             raise InputError(f"{folder} holds results of {results.checkpoint}, with other weights than any model named here")
-        if told(results.manifest, "data.name") != images.name:
-            raise InputError(f"{folder} holds results on {told(results.manifest, 'data.name')}, not on {images.name}")
+        if manifest_value(results.manifest, "data.name") != images.name:
+            raise InputError(f"{folder} holds results on {manifest_value(results.manifest, 'data.name')}, not on {images.name}")
         found.append((names[0], results))
     return found

@@ -7,63 +7,63 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from robench.attacks import ATTACKS, ENGINES, fitted, reference
+from robench.attacks import ATTACKS, ENGINES, attack_for_classes, reference
 from robench.attacks.transfer import transfer
 from robench.core.calls import into_eval
 from robench.core.errors import InputError
 from robench.core.recipes import (
     SIGNATURES,
     Recipe,
-    article,
     did_you_mean,
-    from_file,
+    function_from_file,
     lookup,
-    names_of,
-    places_of,
+    parameter_names,
+    positional_names,
+    recipe_text,
     resolve,
-    setting,
-    spelled,
-    takes,
+    setting_text,
+    takes_arguments,
+    with_article,
 )
 from robench.core.threat import Threat
-from robench.core.verdicts import Results
+from robench.core.verdicts import ModelResults
 from robench.corruptions import CORRUPTIONS, scale_of
 from robench.corruptions.benchmark import SETS
 from robench.data import Images
 from robench.data.corrupted import SYNTH
-from robench.evaluation.suites import SUITES, expanded, recipes, verdict_of
+from robench.evaluation.suites import SUITES, expanded_recipes, suite_recipes, verdict_suite
 from robench.explainers import EXPLAINERS
-from robench.models import load
+from robench.models import load_with_origin
 from robench.probes import PROBES
-from robench.runs.measure import How
+from robench.runs.measure import RunOptions
 from robench.runs.own_functions import is_own
 from robench.runs.pools import pool_of_images
 from robench.runs.stages.attack import TRANSFER, Attack, attack_stage
 from robench.runs.stages.clean import clean_stage
-from robench.runs.stages.corruption import corruption_stage, parted, refuse_severity
+from robench.runs.stages.corruption import corruption_stage, recipe_and_severity, refuse_severity
 from robench.runs.stages.joined import joined_stage
-from robench.runs.stages.method import Saving, jacobian_stage, method_stage
+from robench.runs.stages.method import MapPaths, jacobian_stage, method_stage
 from robench.runs.stages.probe import probe_stage
 from robench.runs.types import Pool, Stage
 from robench.scores import AUDITS, GROUPS
 
 
-def nothing(*_: str) -> None:
+def no_map_path(*_: str) -> None:
     """No file takes the maps."""
     return
 
 
-KINDS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
+RECIPE_KINDS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
     "attack": ATTACKS, "probe": PROBES, "corruption": CORRUPTIONS, "method": EXPLAINERS,
 }  # fmt: skip
 
 
-TELLING = {"threat": "attack", "severity": "corruption", "target": "method"}  # arguments that only functions of one kind take
-LABELS = ("y", "label", "labels")  # arguments by which a probe is told from a method, which takes as many
-WHERE = {"score": "--score", "regulariser": "--reg of robench train", "objective": "--objective of robench train"}
+KIND_ARGUMENTS = {"threat": "attack", "severity": "corruption", "target": "method"}  # arguments that only functions of one kind take
+LABEL_ARGUMENTS = ("y", "label", "labels")  # arguments by which a probe is told from a method, which takes as many
+FLAGS_BY_KIND = {"score": "--score", "regulariser": "--reg of robench train", "objective": "--objective of robench train"}
 
 
-def refuse_unknown(asked: Asked, engine: str) -> None:
+def refuse_unknown(asked: RunRequest, engine: str) -> None:
     """InputError where a recipe, an option of one, or the engine is unknown, before anything is loaded."""
     lookup(engine, ENGINES, "engine")
     for _, recipe in asked.recipes():
@@ -75,7 +75,7 @@ def refuse_unknown(asked: Asked, engine: str) -> None:
 
 def refuse_unknown_recipe(recipe: Recipe, engine: str) -> None:
     """InputError where a recipe or an option of it is unknown, or that on whose images it is measured."""
-    kind = kind_of(recipe)
+    kind = recipe_kind(recipe)
     plain = replace(recipe, on=None)
     if recipe.name.startswith(TRANSFER):
         if not recipe.name.removeprefix(TRANSFER).strip():
@@ -84,30 +84,30 @@ def refuse_unknown_recipe(recipe: Recipe, engine: str) -> None:
         resolve(plain, ENGINES[engine], "attack")
     elif kind == "corruption":
         for name in SETS.get(recipe.name, (recipe.name,)):
-            plain, severity = parted(replace(recipe, on=None, name=name))
+            plain, severity = recipe_and_severity(replace(recipe, on=None, name=name))
             resolve(plain, CORRUPTIONS, "corruption")
             refuse_severity(recipe, severity)
     else:
-        resolve(plain, KINDS[kind], kind)
+        resolve(plain, RECIPE_KINDS[kind], kind)
     if recipe.on is not None:
         refuse_unknown_recipe(recipe.on, "robench")
         refuse_no_images(recipe.on)
-        if kind in ("attack", "probe") and kind_of(recipe.on) == "attack":
+        if kind in ("attack", "probe") and recipe_kind(recipe.on) == "attack":
             raise InputError(
-                f"{recipe.title}: {article(kind)} is tried on what is right, and what stands under {recipe.on.label} keeps the image "
+                f"{recipe.title}: {with_article(kind)} is tried on what is right, and what stands under {recipe.on.label} keeps the image "
                 f"that it had, so that this is {recipe.label} without it: measure a method or a corruption on its images instead"
             )
 
 
 def refuse_no_images(recipe: Recipe) -> None:
     """InputError where nothing can be measured on the images of a recipe: it makes none, or more than one of each."""
-    if kind_of(recipe) == "method":
+    if recipe_kind(recipe) == "method":
         raise InputError(f"{recipe.label} makes maps and no images: nothing can be measured on them")
     if recipe.name in SETS:
         raise InputError(f"{recipe.name} is several corruptions, and images are those of one: name one, such as {SETS[recipe.name][0]}")
 
 
-def resolvable(chosen: Sequence[Recipe], engine: str) -> None:
+def refuse_unresolvable(chosen: Sequence[Recipe], engine: str) -> None:
     """InputError where a recipe is no attack, or the engine is unknown, before anything is loaded."""
     table = lookup(engine, ENGINES, "engine")
     for recipe in chosen:
@@ -117,19 +117,19 @@ def resolvable(chosen: Sequence[Recipe], engine: str) -> None:
             resolve(recipe, table, "attack")
 
 
-def resolved(suite: str | Sequence[Recipe], norm: str, engine: str, device: str) -> list[tuple[Recipe, Attack]]:
+def resolved_attacks(suite: str | Sequence[Recipe], norm: str, engine: str, device: str) -> list[tuple[Recipe, Attack]]:
     """The recipes of a suite with the functions that they name in an engine."""
     table = lookup(engine, ENGINES, "engine")
-    chosen = recipes(suite, norm) if isinstance(suite, str) else suite
+    chosen = suite_recipes(suite, norm) if isinstance(suite, str) else suite
     return [
-        (recipe, from_surrogate(recipe, device) if recipe.name.startswith(TRANSFER) else resolve(recipe, table, "attack"))
+        (recipe, transfer_attack(recipe, device) if recipe.name.startswith(TRANSFER) else resolve(recipe, table, "attack"))
         for recipe in chosen
     ]
 
 
-def from_surrogate(recipe: Recipe, device: str) -> Attack:
+def transfer_attack(recipe: Recipe, device: str) -> Attack:
     """The transfer attack from the model that `transfer:MODEL` names."""
-    surrogate = load(recipe.name.removeprefix(TRANSFER), device=device)
+    surrogate = load_with_origin(recipe.name.removeprefix(TRANSFER), device=device)
     into_eval(surrogate.model).requires_grad_(False)
     attack = partial(transfer, surrogate=surrogate.model)
     return resolve(Recipe("transfer", recipe.weight, recipe.options), {"transfer": attack}, "attack")
@@ -154,73 +154,73 @@ def attack_stages(
     return stages
 
 
-def changes(chosen: Sequence[tuple[Recipe, Attack]], classes: int, engine: str) -> list[str]:
+def few_classes_notes(chosen: Sequence[tuple[Recipe, Attack]], classes: int, engine: str) -> list[str]:
     """What a model of few classes changes in the attacks."""
-    left_out = reference.limits(classes) if engine == "reference" else {}
+    left_out = reference.reference_limits(classes) if engine == "reference" else {}
     found = [f"{recipe.label}: {left_out[recipe.label]}" for recipe, _ in chosen if recipe.label in left_out]
     for recipe, attack in chosen:
-        before, after = setting(attack).split(), setting(fitted(attack, classes)).split()
+        before, after = setting_text(attack).split(), setting_text(attack_for_classes(attack, classes)).split()
         words = " ".join(word for word in after if word not in before)
         found += [f"{recipe.label}: {words}, as the model has {classes} classes"] if words else []
     return list(dict.fromkeys(found))
 
 
-def kind_of(recipe: Recipe) -> str:
+def recipe_kind(recipe: Recipe) -> str:
     """What a recipe names: an attack, a probe, a corruption or a method; InputError for an unknown name.
 
     Of a function of the user's own, what its arguments say, unless the recipe says it: `probe:mine.py:flip`.
     """
-    if recipe.kind in KINDS:
+    if recipe.kind in RECIPE_KINDS:
         return recipe.kind
     if recipe.kind:
-        raise InputError(f"{recipe.kind}:{recipe.label} is {article(recipe.kind)}, which is named with {WHERE[recipe.kind]}")
+        raise InputError(f"{recipe.kind}:{recipe.label} is {with_article(recipe.kind)}, which is named with {FLAGS_BY_KIND[recipe.kind]}")
     if recipe.name.startswith(TRANSFER):
         return "attack"
     if ".py:" in recipe.name:
-        return kind_of_own(recipe)
-    for kind, table in KINDS.items():
+        return own_recipe_kind(recipe)
+    for kind, table in RECIPE_KINDS.items():
         if recipe.name in table:
             return kind
     if recipe.name in SETS:
         return "corruption"
     if recipe.name in AUDITS:
         raise InputError(f"{recipe.name} is a score of saliency maps, which is named with --score: name a method here, such as saliency")
-    known = [*SUITES, *SETS, *(name for table in KINDS.values() for name in table)]
+    known = [*SUITES, *SETS, *(name for table in RECIPE_KINDS.values() for name in table)]
     raise InputError(f"unknown attack, probe, corruption or method {recipe.name!r}{did_you_mean(recipe.name, known)}")
 
 
-def kind_of_own(recipe: Recipe) -> str:
+def own_recipe_kind(recipe: Recipe) -> str:
     """What a function of the user's own is, by its arguments. InputError where they do not tell."""
-    function = from_file(recipe.name)
-    names, called = places_of(function), f"{recipe.label}({', '.join(names_of(function))})"
-    for name, kind in TELLING.items():
+    function = function_from_file(recipe.name)
+    names, called = positional_names(function), f"{recipe.label}({', '.join(parameter_names(function))})"
+    for name, kind in KIND_ARGUMENTS.items():
         if name in names:
             return kind
-    fitting = [kind for kind in KINDS if takes(function, SIGNATURES[kind])]
-    if fitting == ["probe", "method"] and any(name in names for name in LABELS):
+    fitting = [kind for kind in RECIPE_KINDS if takes_arguments(function, SIGNATURES[kind])]
+    if fitting == ["probe", "method"] and any(name in names for name in LABEL_ARGUMENTS):
         return "probe"
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
         ways = " or ".join(f"{kind}:{recipe.name}" for kind in fitting)
         raise InputError(f"{called} may be more than one thing: say which, as in {ways}")
-    other = next((kind for kind in WHERE if takes(function, SIGNATURES[kind])), None)
+    other = next((kind for kind in FLAGS_BY_KIND if takes_arguments(function, SIGNATURES[kind])), None)
     if other:
-        raise InputError(f"{called} takes what {article(other)} takes, which is named with {WHERE[other]}")
-    ways = ", ".join(f"{article(kind)} takes ({', '.join(SIGNATURES[kind])})" for kind in KINDS)
+        raise InputError(f"{called} takes what {with_article(other)} takes, which is named with {FLAGS_BY_KIND[other]}")
+    ways = ", ".join(f"{with_article(kind)} takes ({', '.join(SIGNATURES[kind])})" for kind in RECIPE_KINDS)
     raise InputError(f"{called} can be none of what is asked for here: {ways}, and options by name")
 
 
 def change_stage(
-    recipe: Recipe, pool: Pool, threat: Threat, how: How, *, clean: Stage | None, source: Stage | None = None, scale: str = "auto",
+    recipe: Recipe, pool: Pool, threat: Threat, how: RunOptions, *, clean: Stage | None, source: Stage | None = None, scale: str = "auto",
     photos: str = "",
 ) -> Stage:  # fmt: skip
     """A stage whose images later ones are given: an attack, a probe of one level, or a corruption.
 
-    scale, photos  of corruptions whose recipes do not say them, as in `Asked`
+    scale, photos  of corruptions whose recipes do not say them, as in `RunRequest`
     """
     refuse_no_images(recipe)
-    kind, recipe = kind_of(recipe), replace(recipe, on=None)
+    kind, recipe = recipe_kind(recipe), replace(recipe, on=None)
     if kind == "corruption":
         recipe = replace(recipe, options={**usual_options(recipe, scale, photos), **recipe.options})
         return corruption_stage(recipe, pool, seed=how.seed, device=how.device, clean=clean, source=source, reported=False)
@@ -228,7 +228,7 @@ def change_stage(
         raise InputError(f"{recipe.label} needs the images as they are: name them with --data")
     if kind == "probe":
         return probe_stage(recipe, clean=clean, source=source, reported=False)
-    attack = resolved([recipe], threat.norm, "robench", how.device)[0][1]
+    attack = resolved_attacks([recipe], threat.norm, "robench", how.device)[0][1]
     return attack_stage(recipe, attack, threat, "engine=robench", clean=clean, source=source, reported=False)
 
 
@@ -240,7 +240,7 @@ def usual_options(recipe: Recipe, scale: str, photos: str) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Asked:
+class RunRequest:
     """What a run is to measure.
 
     chosen   names of suites, files of recipes, recipes               threats  of the attacks, one at least
@@ -253,42 +253,44 @@ class Asked:
     chosen: Sequence[str | Recipe]
     threats: Sequence[Threat]
     against: Sequence[Recipe] = ()
-    joined: Sequence[tuple[str, Results]] = ()
+    joined: Sequence[tuple[str, ModelResults]] = ()
     scores: Sequence[Recipe] = ()
     target: str | int = "true"
     channels: str = "none"
     scale: str = "auto"
     photos: str = ""
-    save_maps: Saving = nothing
+    save_maps: MapPaths = no_map_path
 
     def recipes(self) -> list[tuple[str, Recipe]]:
         """Every recipe with its suite, those of attacks as the first norm has them."""
-        return expanded(self.chosen, self.threats[0].norm)
+        return expanded_recipes(self.chosen, self.threats[0].norm)
 
     def verdict(self) -> str:
         """The name of the suite whose verdict has rows of its own, "" for none."""
-        return verdict_of(self.chosen, [name for name, recipe in self.recipes() if kind_of(recipe) == "attack" and recipe.on is None])
+        return verdict_suite(
+            self.chosen, [name for name, recipe in self.recipes() if recipe_kind(recipe) == "attack" and recipe.on is None]
+        )
 
 
-def stages_of(asked: Asked, images: Images, how: How) -> list[Stage]:
+def stages_of(asked: RunRequest, images: Images, how: RunOptions) -> list[Stage]:
     """The clean pass and the stages of recipes of any kind, in their order; the attacks of one kind of images make one cascade a norm."""
     clean, pool = clean_stage(), pool_of_images(images)
     chosen = [recipe for _, recipe in asked.recipes()]
     sources: dict[str, Stage] = {}
-    source = partial(source_of, pool=pool, how=how, clean=clean, known=sources, scale=asked.scale, photos=asked.photos)
+    source = partial(source_stage, pool=pool, how=how, clean=clean, known=sources, scale=asked.scale, photos=asked.photos)
     changes = [stage for recipe in asked.against if (stage := source(recipe, threats=asked.threats[:1]))]
     joined = [joined_stage(results, pool, subject, clean) for subject, results in asked.joined]
     changes += joined
     stages: list[Stage] = [clean, *sources.values(), *joined]
     attacked: set[str] = set()
-    methods = [recipe for recipe in chosen if kind_of(recipe) == "method"]
+    methods = [recipe for recipe in chosen if recipe_kind(recipe) == "method"]
     if methods and (own := [score for score in asked.scores if score.name in GROUPS["jacobian"]]):
         stages.append(jacobian_stage(own, clean=clean, target=asked.target, changes=changes))
     for recipe in chosen:
-        kind, before = kind_of(recipe), source(recipe.on, threats=asked.threats)
+        kind, before = recipe_kind(recipe), source(recipe.on, threats=asked.threats)
         stages += [one for one in sources.values() if one not in stages]
         if kind == "attack":
-            key = spelled(recipe.on) if recipe.on else ""
+            key = recipe_text(recipe.on) if recipe.on else ""
             stages += [] if key in attacked else cascade_stages(asked, key, how, clean, before)
             attacked.add(key)
         elif kind == "probe":
@@ -301,23 +303,23 @@ def stages_of(asked: Asked, images: Images, how: How) -> list[Stage]:
     return stages
 
 
-def cascade_stages(asked: Asked, key: str, how: How, clean: Stage, source: Stage | None) -> list[Stage]:
+def cascade_stages(asked: RunRequest, key: str, how: RunOptions, clean: Stage, source: Stage | None) -> list[Stage]:
     """The attacks on one kind of images, `key` as it is spelled, under every threat."""
     stages: list[Stage] = []
     for norm in dict.fromkeys(threat.norm for threat in asked.threats):
         mine = [
             replace(recipe, on=None)
-            for _, recipe in expanded(asked.chosen, norm)
-            if kind_of(recipe) == "attack" and (spelled(recipe.on) if recipe.on else "") == key
+            for _, recipe in expanded_recipes(asked.chosen, norm)
+            if recipe_kind(recipe) == "attack" and (recipe_text(recipe.on) if recipe.on else "") == key
         ]
         threats = [threat for threat in asked.threats if threat.norm == norm]
         stages += attack_stages(
-            resolved(mine, norm, how.engine, how.device), threats, how.engine, how.precision, clean=clean, source=source
+            resolved_attacks(mine, norm, how.engine, how.device), threats, how.engine, how.precision, clean=clean, source=source
         )
     return stages
 
 
-def method_stages(recipe: Recipe, asked: Asked, clean: Stage, source: Stage | None, changes: Sequence[Stage]) -> list[Stage]:
+def method_stages(recipe: Recipe, asked: RunRequest, clean: Stage, source: Stage | None, changes: Sequence[Stage]) -> list[Stage]:
     """A method on the images that its recipe names and, where those are the clean ones, on each change of them."""
     sources = [source] if source is not None else [None, *(one for one in changes if one.kept or one.images is not None)]
     return [
@@ -329,24 +331,32 @@ def method_stages(recipe: Recipe, asked: Asked, clean: Stage, source: Stage | No
     ]  # fmt: skip
 
 
-def source_of(
-    recipe: Recipe | None, pool: Pool, threats: Sequence[Threat], how: How, clean: Stage, known: dict[str, Stage], scale: str = "auto",
+def source_stage(
+    recipe: Recipe | None, pool: Pool, threats: Sequence[Threat], how: RunOptions, clean: Stage, known: dict[str, Stage],
+    scale: str = "auto",
     photos: str = "",
 ) -> Stage | None:  # fmt: skip
-    """The stage that gives the images of another, made once; None for the images as they are. Scale and photos as in `Asked`."""
+    """The stage that gives the images of another, made once; None for the images as they are. Scale and photos as in `RunRequest`."""
     if recipe is None:
         return None
-    if kind_of(recipe) == "attack" and len(threats) > 1:
+    if recipe_kind(recipe) == "attack" and len(threats) > 1:
         raise InputError(f"images of {recipe.label} are those of one threat, and there are {len(threats)}: leave one")
-    before = source_of(recipe.on, pool, threats, how, clean, known, scale, photos)
-    key = spelled(recipe)
+    before = source_stage(recipe.on, pool, threats, how, clean, known, scale, photos)
+    key = recipe_text(recipe)
     if key not in known:
         known[key] = change_stage(recipe, pool, threats[0], how, clean=clean, source=before, scale=scale, photos=photos)
     return known[key]
 
 
 def corruption_stages(
-    recipe: Recipe, images: Images, pool: Pool, how: How, clean: Stage, source: Stage | None, asked: Asked, chosen: Sequence[Recipe]
+    recipe: Recipe,
+    images: Images,
+    pool: Pool,
+    how: RunOptions,
+    clean: Stage,
+    source: Stage | None,
+    asked: RunRequest,
+    chosen: Sequence[Recipe],
 ) -> list[Stage]:
     """A corruption, or a set of them (fifteen, nineteen, noise), at the severity that its recipe names, or at all five."""
     if recipe.name in SETS:
@@ -354,7 +364,7 @@ def corruption_stages(
         every = [one for other in chosen for one in ([replace(other, name=n) for n in SETS[other.name]] if other.name in SETS else [other])]
         return [stage for one in each for stage in corruption_stages(one, images, pool, how, clean, source, asked, every)]
     options: dict[str, Any] = {**usual_options(recipe, asked.scale, asked.photos), **recipe.options}
-    words = {"setting": setting(resolve(parted(replace(recipe, on=None))[0], CORRUPTIONS, "corruption"))}
+    words = {"setting": setting_text(resolve(recipe_and_severity(replace(recipe, on=None))[0], CORRUPTIONS, "corruption"))}
     if not is_own(recipe.name):
         options["scale"] = scale_of(images.x[:1], str(options.get("scale", "auto")))
         words["setting"] = f"scale={options['scale']}{frost_word(chosen, asked.photos)}"
@@ -382,11 +392,11 @@ def refuse_twins(stages: Sequence[Stage]) -> None:
         if keys.count(key) > 1:
             raise InputError(
                 f"{stage.name!r} is asked for twice: its rows could not be told apart, as they carry its name and not its options; "
-                f"run the two in two calls{also(stage)}"
+                f"run the two in two calls{twin_advice(stage)}"
             )
 
 
-def also(stage: Stage) -> str:
+def twin_advice(stage: Stage) -> str:
     """What other way there is to have a stage with other options in the same run."""
     return ", or name one with its steps (pgd-10, pgd-20)" if stage.kind == "attack" and stage.name.partition("-")[0] == "pgd" else ""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from robench.attacks import ATTACKS
 from robench.core.errors import InputError
-from robench.core.recipes import Recipe, lookup, parse
+from robench.core.recipes import Recipe, lookup, parse_recipe
 
 SUITES: dict[str, tuple[str, ...]] = {
     "smoke": ("fgsm", "pgd-10"),
@@ -32,8 +32,8 @@ SUITES: dict[str, tuple[str, ...]] = {
 SUITES_L1: dict[str, tuple[str, ...]] = {  # suites that are different in l1
     "autoattack": ("apgd-ce,restarts=5,large_eps=true", "apgd-t,targets=5,large_eps=true", "fab-t", "square"),
 }
-NORMS = {"fast": ("linf",)}  # suites that are not for every norm: docs/benchmarks.md has what `fast` leaves in l2
-ABOUT = {
+SUITE_NORMS = {"fast": ("linf",)}  # suites that are not for every norm: docs/benchmarks.md has what `fast` leaves in l2
+SUITE_SUMMARIES = {
     "smoke": "a quick look: FGSM, then PGD-10; says nothing about robustness",
     "pgd": "PGD with cross-entropy and margin losses and restarts; check what it says with autoattack",
     "fast": "linf only: an upper bound on robust accuracy for a fraction of AutoAttack's work; never to be called AutoAttack",
@@ -45,14 +45,14 @@ ABOUT = {
 }
 
 
-def recipes(suite: str, norm: str = "linf") -> list[Recipe]:
+def suite_recipes(suite: str, norm: str = "linf") -> list[Recipe]:
     """The recipes of a suite for a norm, in the order in which they run; InputError for an unknown name, or a norm it is not made for."""
-    if not is_list(suite):
+    if not is_suite_file(suite):
         lookup(suite, SUITES, "suite")
-    return [recipe for _, recipe in expanded([suite], norm)]
+    return [recipe for _, recipe in expanded_recipes([suite], norm)]
 
 
-def expanded(chosen: Sequence[str | Recipe], norm: str = "linf", inside: str = "") -> list[tuple[str, Recipe]]:
+def expanded_recipes(chosen: Sequence[str | Recipe], norm: str = "linf", inside: str = "") -> list[tuple[str, Recipe]]:
     """The recipes that names of suites, files of recipes and recipes stand for, each with the suite that it comes from, "" for none.
 
     InputError for a suite that is not made for the norm, and for a file that cannot be read as recipes.
@@ -60,34 +60,34 @@ def expanded(chosen: Sequence[str | Recipe], norm: str = "linf", inside: str = "
     found: list[tuple[str, Recipe]] = []
     for one in chosen:
         if isinstance(one, Recipe):
-            found += of_recipe(one, norm, inside)
+            found += recipes_with_suite(one, norm, inside)
         elif one in SUITES:
-            if norm not in NORMS.get(one, (norm,)):
-                ours = " and ".join(NORMS[one])
+            if norm not in SUITE_NORMS.get(one, (norm,)):
+                ours = " and ".join(SUITE_NORMS[one])
                 raise InputError(f"the suite {one!r} is for {ours}: in {norm} it leaves far too much; choose autoattack")
-            found += expanded(SUITES_L1.get(one, SUITES[one]) if norm == "l1" else SUITES[one], norm, one)
-        elif is_list(one):
-            found += expanded(listed(Path(one)), norm, Path(one).stem)
+            found += expanded_recipes(SUITES_L1.get(one, SUITES[one]) if norm == "l1" else SUITES[one], norm, one)
+        elif is_suite_file(one):
+            found += expanded_recipes(recipe_lines(Path(one)), norm, Path(one).stem)
         else:
-            found += of_recipe(parse(one), norm, inside)
+            found += recipes_with_suite(parse_recipe(one), norm, inside)
     return found
 
 
-def of_recipe(recipe: Recipe, norm: str, inside: str) -> list[tuple[str, Recipe]]:
+def recipes_with_suite(recipe: Recipe, norm: str, inside: str) -> list[tuple[str, Recipe]]:
     """A recipe with its suite; of `SUITE on RECIPE` each recipe of the suite on those images."""
-    if recipe.on is None or recipe.name in ATTACKS or not (recipe.name in SUITES or is_list(recipe.name)):
+    if recipe.on is None or recipe.name in ATTACKS or not (recipe.name in SUITES or is_suite_file(recipe.name)):
         return [(inside, recipe)]
     if recipe.options or recipe.weight is not None:
         raise InputError(f"the suite {recipe.name!r} has no options: name its recipes one by one to give them some")
-    return [(name, replace(one, on=recipe.on)) for name, one in expanded([recipe.name], norm)]
+    return [(name, replace(one, on=recipe.on)) for name, one in expanded_recipes([recipe.name], norm)]
 
 
-def is_list(name: str) -> bool:
+def is_suite_file(name: str) -> bool:
     """Whether a name is that of a text file with recipes, one a line."""
     return name.endswith((".txt", ".suite")) and ":" not in name
 
 
-def listed(path: Path) -> list[str]:
+def recipe_lines(path: Path) -> list[str]:
     """The recipes in a text file, one a line; what follows a # is a comment. InputError where it holds none or cannot be read."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -96,12 +96,12 @@ def listed(path: Path) -> list[str]:
     found = [line.partition("#")[0].strip() for line in lines]
     if not any(found):
         raise InputError(f"the suite {path} names nothing: write one recipe a line, such as pgd-20")
-    if any(is_list(line) for line in found):
+    if any(is_suite_file(line) for line in found):
         raise InputError(f"the suite {path} names another file: write its recipes out")
     return [line for line in found if line]
 
 
-def verdict_of(chosen: Sequence[str | Recipe], named: Sequence[str]) -> str:
+def verdict_suite(chosen: Sequence[str | Recipe], named: Sequence[str]) -> str:
     """The name of the suite whose verdict the attacks of a run give: that which all of them come from, "" where there is none.
 
     named  the suite of each attack
@@ -110,4 +110,4 @@ def verdict_of(chosen: Sequence[str | Recipe], named: Sequence[str]) -> str:
     if len(own) == 1:
         return own.pop()
     first = chosen[0] if len(chosen) == 1 else ""
-    return (Path(first).stem if is_list(first) else first) if isinstance(first, str) and own else ""
+    return (Path(first).stem if is_suite_file(first) else first) if isinstance(first, str) and own else ""

@@ -1,10 +1,11 @@
 """Explainers: explain(model, x, target, draws, *, options) -> maps; EXPLAINERS at the foot is the list. Captum lives here.
 
-The contract. The caller has put the model into eval mode with frozen parameters (`calls.frozen`) and, for methods that work on modules,
-has asked `prepared` for a model that they can treat. x (B, C, H, W) in [0, 1], target (B,) the class whose logit is explained. The maps,
-(B, C, H, W) or (B, 1, H, W), are signed, detached, and a pure function of the image and `draws`: no map depends on the batch. No model call
-has more than max(B, 64) rows (DeepLift: twice as many), so the caller bounds the memory by the number of images. Options are keyword-only
-with plain defaults, and a wrong one is an InputError.
+The contract. The caller has put the model into eval mode with frozen parameters (`calls.freeze_model`) and, for methods that work on
+modules, has asked `explainable_model` for a model that they can treat. x (B, C, H, W) in [0, 1], target (B,) the class whose logit is
+explained. The maps, (B, C, H, W) or (B, 1, H, W), are signed, detached,
+and a pure function of the image and `draws`: no map depends on the batch.
+No model call has more than max(B, 64) rows (DeepLift: twice as many), so the caller bounds the memory by the number of images. Options
+are keyword-only with plain defaults, and a wrong one is an InputError.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from robench.explainers.gradients import (
 )  # fmt: skip
 from robench.explainers.hooks import deeplift, guided_backprop
 from robench.explainers.layers import chosen_layer, grad_cam, guided_grad_cam
-from robench.explainers.masking import feature_ablation, kernel_shap, occlusion, remarks, shapley_sampling
-from robench.explainers.rebuild import prepared
+from robench.explainers.masking import feature_ablation, kernel_shap, masking_remarks, occlusion, shapley_sampling
+from robench.explainers.rebuild import explainable_model
 
-__all__ = ["COMPLETE", "EXPLAINERS", "LAYERED", "MASKING", "chosen_layer", "prepared", "remarks"]
+__all__ = ["COMPLETE", "EXPLAINERS", "LAYERED", "MASKING", "chosen_layer", "explainable_model", "masking_remarks"]
 
 COMPLETE = ("integrated-gradients", "deeplift", "gradient-shap")  # methods whose maps add up to f(x) - f(baseline), the last one on average
 LAYERED = ("grad-cam", "guided-grad-cam")  # methods that look at a layer of the model

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from robench.core.checks import number
+from robench.core.checks import number_option
 from robench.core.errors import InputError
 
-WORDS = {"black": 0.0, "grey": 0.5, "white": 1.0}
+NAMED_BASELINES = {"black": 0.0, "grey": 0.5, "white": 1.0}
 
 
 def baseline_of(model: nn.Module, x: Tensor, baseline: float | str) -> Tensor:
@@ -19,14 +19,14 @@ def baseline_of(model: nn.Module, x: Tensor, baseline: float | str) -> Tensor:
               baseline, so the choice moves every Gini and belongs to the number.
     """
     if baseline == "mean":
-        return torch.zeros_like(x).add_(mean_of(model, x.shape[1]).to(x))
-    value = WORDS.get(baseline, baseline) if isinstance(baseline, str) else baseline
+        return torch.zeros_like(x).add_(normalisation_mean(model, x.shape[1]).to(x))
+    value = NAMED_BASELINES.get(baseline, baseline) if isinstance(baseline, str) else baseline
     if isinstance(value, str):
         raise InputError(f"unknown baseline {value!r}: choose black, grey, white, mean or a number between 0 and 1")
-    return torch.full_like(x, number("baseline", value, most=1))
+    return torch.full_like(x, number_option("baseline", value, most=1))
 
 
-def mean_of(model: nn.Module, channels: int) -> Tensor:
+def normalisation_mean(model: nn.Module, channels: int) -> Tensor:
     """The mean that the model's first normalisation takes off, (C, 1, 1) or (1, 1, 1); InputErrors as in `normalisation_of`."""
     return normalisation_of(model, channels, "baseline=mean", "a number")[0]
 
@@ -40,7 +40,7 @@ def normalisation_of(model: nn.Module, channels: int, what: str, instead: str) -
     torchvision's. InputError where there is none, and where its mean is no pixel in [0, 1]: it then works on another scale.
     """
     for module in model.modules():
-        mean, std = numbers(getattr(module, "mean", None)), numbers(getattr(module, "std", None))
+        mean, std = as_flat_tensor(getattr(module, "mean", None)), as_flat_tensor(getattr(module, "std", None))
         if mean is None or std is None or mean.numel() != std.numel() or mean.numel() not in (1, channels):
             continue
         if not bool(((mean >= 0) & (mean <= 1)).all()):
@@ -51,7 +51,7 @@ def normalisation_of(model: nn.Module, channels: int, what: str, instead: str) -
     raise InputError(f"{what} needs a model that normalises its input itself, and this one does not: give {instead} instead")
 
 
-def numbers(value: object) -> Tensor | None:
+def as_flat_tensor(value: object) -> Tensor | None:
     """The numbers that a module's attribute holds, (n,); None for anything else, such as a method called mean."""
     if isinstance(value, Tensor):
         return value.detach().flatten()

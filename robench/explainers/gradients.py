@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robench.core.calls import FULL_ROWS, padded
-from robench.core.checks import number, positive, whole
+from robench.core.calls import FULL_ROWS, padded_logits
+from robench.core.checks import number_option, positive_option, whole_option
 from robench.core.draws import Draws
 from robench.core.errors import InputError
-from robench.explainers.baselines import WORDS, baseline_of
+from robench.explainers.baselines import NAMED_BASELINES, baseline_of
 
 
 def saliency(model: nn.Module, x: Tensor, target: Tensor, draws: Draws) -> Tensor:  # noqa: ARG001
@@ -27,7 +27,7 @@ def saliency(model: nn.Module, x: Tensor, target: Tensor, draws: Draws) -> Tenso
 
     Simonyan et al. 2013 (1312.6034), who took its size; by Captum. One pass.
     """
-    return slopes(model, x, target)
+    return logit_gradients(model, x, target)
 
 
 def input_x_gradient(model: nn.Module, x: Tensor, target: Tensor, draws: Draws) -> Tensor:  # noqa: ARG001
@@ -37,7 +37,7 @@ def input_x_gradient(model: nn.Module, x: Tensor, target: Tensor, draws: Draws) 
     """
     from captum.attr import InputXGradient
 
-    return attributed(InputXGradient, model, x, target)
+    return captum_maps(InputXGradient, model, x, target)
 
 
 def integrated_gradients(
@@ -59,9 +59,9 @@ def integrated_gradients(
     """
     from captum.attr import IntegratedGradients
 
-    count, start = whole("steps", steps), baseline_of(model, x, baseline)
+    count, start = whole_option("steps", steps), baseline_of(model, x, baseline)
     # fewer rows than images would be refused with a warning; without a number here, all steps go into one call
-    return attributed(IntegratedGradients, model, x, target, baselines=start, n_steps=count, internal_batch_size=max(len(x), FULL_ROWS))
+    return captum_maps(IntegratedGradients, model, x, target, baselines=start, n_steps=count, internal_batch_size=max(len(x), FULL_ROWS))
 
 
 def smoothgrad(model: nn.Module, x: Tensor, target: Tensor, draws: Draws, *, samples: int = 25, stdev: float = 0.15) -> Tensor:
@@ -72,7 +72,7 @@ def smoothgrad(model: nn.Module, x: Tensor, target: Tensor, draws: Draws, *, sam
     samples  noised copies of each image, one pass each
     stdev    standard deviation of the noise, in pixel units; 0 gives `saliency`
     """
-    return averaged(noised(model, x, target, draws, samples, stdev), samples)
+    return mean_tensor(noised_gradients(model, x, target, draws, samples, stdev), samples)
 
 
 def smoothgrad_sq(model: nn.Module, x: Tensor, target: Tensor, draws: Draws, *, samples: int = 25, stdev: float = 0.15) -> Tensor:
@@ -82,7 +82,7 @@ def smoothgrad_sq(model: nn.Module, x: Tensor, target: Tensor, draws: Draws, *, 
 
     samples, stdev  as in `smoothgrad`
     """
-    return averaged((grad.square() for grad in noised(model, x, target, draws, samples, stdev)), samples)
+    return mean_tensor((grad.square() for grad in noised_gradients(model, x, target, draws, samples, stdev)), samples)
 
 
 def vargrad(model: nn.Module, x: Tensor, target: Tensor, draws: Draws, *, samples: int = 25, stdev: float = 0.15) -> Tensor:
@@ -93,9 +93,9 @@ def vargrad(model: nn.Module, x: Tensor, target: Tensor, draws: Draws, *, sample
 
     samples  as in `smoothgrad`, at least 2         stdev  as in `smoothgrad`, above 0
     """
-    whole("samples", samples, 2)
+    whole_option("samples", samples, 2)
     mean = spread = torch.zeros_like(x)
-    for count, grad in enumerate(noised(model, x, target, draws, samples, positive("stdev", stdev)), 1):
+    for count, grad in enumerate(noised_gradients(model, x, target, draws, samples, positive_option("stdev", stdev)), 1):
         step = grad - mean
         mean = mean + step / count
         spread = spread + step * (grad - mean)
@@ -121,52 +121,52 @@ def gradient_shap(
     stdev     standard deviation of normal noise on the image, in pixel units; above 0 the maps add up to f(x + noise) - f(baseline)
     baseline  as in `baselines.baseline_of`; or uniform: another image of uniform noise for each sample (Sturmfels et al. 2020, Distill)
     """
-    count, size, start = whole("samples", samples), number("stdev", stdev), starts(model, x, draws, baseline)
+    count, size, start = whole_option("samples", samples), number_option("stdev", stdev), sample_baselines(model, x, draws, baseline)
 
     def parts() -> Iterator[Tensor]:
-        for some in packs(x, count):
-            ends, begins = together(some, partial(shifted, x, draws, size)), together(some, start)
-            share = together(some, lambda i: draws.child("coefficient").uniform((1, 1, 1), i).to(x))
-            yield from (slopes(model, torch.lerp(begins, ends, share), target) * (ends - begins)).split(len(x))
+        for some in sample_ranges(x, count):
+            ends, begins = sample_batch(some, partial(noised_images, x, draws, size)), sample_batch(some, start)
+            share = sample_batch(some, lambda i: draws.child("coefficient").uniform((1, 1, 1), i).to(x))
+            yield from (logit_gradients(model, torch.lerp(begins, ends, share), target) * (ends - begins)).split(len(x))
 
-    return averaged(parts(), count)
+    return mean_tensor(parts(), count)
 
 
-def starts(model: nn.Module, x: Tensor, draws: Draws, baseline: float | str) -> Callable[[int], Tensor]:
+def sample_baselines(model: nn.Module, x: Tensor, draws: Draws, baseline: float | str) -> Callable[[int], Tensor]:
     """The baselines (B, C, H, W) of each sample."""
     if baseline == "uniform":
         return lambda i: draws.child("baseline").uniform(tuple(x.shape[1:]), i).to(x)
-    if isinstance(baseline, str) and baseline not in (*WORDS, "mean"):
+    if isinstance(baseline, str) and baseline not in (*NAMED_BASELINES, "mean"):
         raise InputError(f"unknown baseline {baseline!r}: choose uniform, black, grey, white, mean or a number between 0 and 1")
     fixed = baseline_of(model, x, baseline)
     return lambda _: fixed
 
 
-def noised(model: nn.Module, x: Tensor, target: Tensor, draws: Draws, samples: int, stdev: float) -> Iterator[Tensor]:
+def noised_gradients(model: nn.Module, x: Tensor, target: Tensor, draws: Draws, samples: int, stdev: float) -> Iterator[Tensor]:
     """The gradients (B, C, H, W) at each of the noised copies of the images."""
-    size = number("stdev", stdev)
-    for some in packs(x, whole("samples", samples)):
-        yield from slopes(model, together(some, partial(shifted, x, draws, size)), target).split(len(x))
+    size = number_option("stdev", stdev)
+    for some in sample_ranges(x, whole_option("samples", samples)):
+        yield from logit_gradients(model, sample_batch(some, partial(noised_images, x, draws, size)), target).split(len(x))
 
 
-def shifted(x: Tensor, draws: Draws, stdev: float, i: int) -> Tensor:
+def noised_images(x: Tensor, draws: Draws, stdev: float, i: int) -> Tensor:
     """The images with the noise of sample i."""
     return torch.add(x, draws.child("noise").normal(tuple(x.shape[1:]), i).to(x), alpha=stdev) if stdev else x
 
 
-def packs(x: Tensor, samples: int) -> Iterator[range]:
+def sample_ranges(x: Tensor, samples: int) -> Iterator[range]:
     """The samples that go into one model call: FULL_ROWS rows, or one copy of the images where these are more."""
     count = max(1, FULL_ROWS // len(x))
     return (range(start, min(start + count, samples)) for start in range(0, samples, count))
 
 
-def together(some: range, made: Callable[[int], Tensor]) -> Tensor:
+def sample_batch(some: range, made: Callable[[int], Tensor]) -> Tensor:
     """What is made for each of some samples, (samples * B, ...), one sample after the other."""
     parts = [made(i) for i in some]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def averaged(parts: Iterator[Tensor], count: int) -> Tensor:
+def mean_tensor(parts: Iterator[Tensor], count: int) -> Tensor:
     """The mean of `count` tensors, which are not kept."""
     total = next(parts).clone()
     for part in parts:
@@ -177,29 +177,29 @@ def averaged(parts: Iterator[Tensor], count: int) -> Tensor:
 # Captum
 
 
-def slopes(model: nn.Module, points: Tensor, target: Tensor) -> Tensor:
+def logit_gradients(model: nn.Module, points: Tensor, target: Tensor) -> Tensor:
     """The gradients of logit[target] at points (n * B, C, H, W), for n copies of the images one after the other."""
     from captum.attr import Saliency
 
-    return attributed(Saliency, model, points, target, abs=False)
+    return captum_maps(Saliency, model, points, target, abs=False)
 
 
-def attributed(kind: Any, model: nn.Module, x: Tensor, target: Tensor, **settings: Any) -> Tensor:
+def captum_maps(kind: Any, model: nn.Module, x: Tensor, target: Tensor, **settings: Any) -> Tensor:
     """The maps that a method of Captum gives, detached and of the type of x."""
-    method = kind(partial(chosen, model, target))
-    method.gradient_func = gradient
+    method = kind(partial(target_logits_at, model, target))
+    method.gradient_func = gradient_of_sum
     leaf = x.detach().requires_grad_()  # Captum sets the flag on what it is given, with a warning
     with torch.no_grad():  # image times gradient would carry a graph
         maps: Tensor = method.attribute(leaf, **settings)
     return maps.to(x.dtype)
 
 
-def chosen(model: nn.Module, target: Tensor, points: Tensor) -> Tensor:
+def target_logits_at(model: nn.Module, target: Tensor, points: Tensor) -> Tensor:
     """logit[target] at points (n * B, C, H, W), (n * B,)."""
-    return padded(model, points).gather(1, target.repeat(len(points) // len(target))[:, None])[:, 0]
+    return padded_logits(model, points).gather(1, target.repeat(len(points) // len(target))[:, None])[:, 0]
 
 
-def gradient(forward_fn: Callable[[Tensor], Tensor], inputs: tuple[Tensor], *_: object, **__: object) -> tuple[Tensor]:
+def gradient_of_sum(forward_fn: Callable[[Tensor], Tensor], inputs: tuple[Tensor], *_: object, **__: object) -> tuple[Tensor]:
     """In place of Captum's `compute_gradients`: the gradient of the outputs' sum, 0 where the model has cut the graph."""
     with torch.enable_grad():
         total = forward_fn(inputs[0]).sum()

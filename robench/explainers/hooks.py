@@ -1,7 +1,7 @@
 """DeepLift and guided backpropagation: Captum changes the backward pass by hooks on the modules of the nonlinearities.
 
-Both read the model's modules, so the model must be fit for them: `rebuild.prepared` sees to that. A batch of a few images is filled up
-with copies of the first, so that every call has at least LEAST_ROWS rows; the model itself is not wrapped.
+Both read the model's modules, so the model must be fit for them: `rebuild.explainable_model` sees to that. A batch of a few images is
+filled up with copies of the first, so that every call has at least LEAST_ROWS rows; the model itself is not wrapped.
 """
 
 from __future__ import annotations
@@ -18,7 +18,11 @@ from robench.core.calls import LEAST_ROWS
 from robench.core.draws import Draws
 from robench.explainers.baselines import baseline_of
 
-LEFT = ("input", "output", "input_ref")  # what DeepLift keeps on a module until its backward pass; it stays where no gradient arrives
+DEEPLIFT_LEFTOVERS = (
+    "input",
+    "output",
+    "input_ref",
+)  # what DeepLift keeps on a module until its backward pass; it stays where no gradient arrives
 
 
 def deeplift(model: nn.Module, x: Tensor, target: Tensor, draws: Draws, *, baseline: float | str = 0.0) -> Tensor:  # noqa: ARG001
@@ -29,7 +33,7 @@ def deeplift(model: nn.Module, x: Tensor, target: Tensor, draws: Draws, *, basel
 
     baseline  as in `baselines.baseline_of`
     """
-    return rescaled(model, x, target, baseline_of(model, x, baseline))
+    return deeplift_attributions(model, x, target, baseline_of(model, x, baseline))
 
 
 def guided_backprop(model: nn.Module, x: Tensor, target: Tensor, draws: Draws) -> Tensor:  # noqa: ARG001
@@ -39,23 +43,23 @@ def guided_backprop(model: nn.Module, x: Tensor, target: Tensor, draws: Draws) -
     """
     from captum.attr import GuidedBackprop
 
-    with untouched(model, "Setting backward hooks on ReLU"):
-        return attributed(lambda images, classes: GuidedBackprop(model).attribute(images, target=classes), model, x, target)
+    with without_captum_traces(model, "Setting backward hooks on ReLU"):
+        return maps_or_zeros(lambda images, classes: GuidedBackprop(model).attribute(images, target=classes), model, x, target)
 
 
-def rescaled(model: nn.Module, x: Tensor, target: Tensor, start: Tensor) -> Tensor:
+def deeplift_attributions(model: nn.Module, x: Tensor, target: Tensor, start: Tensor) -> Tensor:
     """DeepLift's attributions from the baseline images `start` (B, C, H, W)."""
     from captum.attr import DeepLift
 
     def attribute(images: Tensor, classes: Tensor) -> Any:
         method: Any = DeepLift(model)
-        return method.attribute(images, baselines=filled(start), target=classes)
+        return method.attribute(images, baselines=filled_batch(start), target=classes)
 
-    with untouched(model, "Setting forward, backward hooks"):
-        return attributed(attribute, model, x, target)
+    with without_captum_traces(model, "Setting forward, backward hooks"):
+        return maps_or_zeros(attribute, model, x, target)
 
 
-def attributed(
+def maps_or_zeros(
     attribute: Callable[[Tensor, Tensor], Any], model: nn.Module, x: Tensor, target: Tensor, layer: nn.Module | None = None
 ) -> Tensor:
     """What `attribute` gives for the filled batch, its rows beyond B left out.
@@ -63,23 +67,23 @@ def attributed(
     All 0 where no gradient reaches the images (or the layer): there Captum fails, since it asks for a gradient that does not exist.
     """
     try:
-        maps: Tensor = attribute(filled(x), filled(target))
+        maps: Tensor = attribute(filled_batch(x), filled_batch(target))
     except RuntimeError:
-        if not cut(model, x, layer):
+        if not has_no_gradient(model, x, layer):
             raise
         return torch.zeros_like(x)
     return maps[: len(x)].detach()
 
 
-def filled(rows: Tensor) -> Tensor:
+def filled_batch(rows: Tensor) -> Tensor:
     """A new tensor of at least LEAST_ROWS rows, where the first row fills up; Captum sets flags on it, and none on the caller's."""
     missing = max(LEAST_ROWS - len(rows), 0)
     return torch.cat((rows, rows[:1].expand(missing, *rows.shape[1:]))).detach()
 
 
-def cut(model: nn.Module, x: Tensor, layer: nn.Module | None = None) -> bool:
+def has_no_gradient(model: nn.Module, x: Tensor, layer: nn.Module | None = None) -> bool:
     """Whether the model's logits have no gradient with respect to its input, or to the output of the layer."""
-    places = [filled(x).requires_grad_()]
+    places = [filled_batch(x).requires_grad_()]
     handle = layer.register_forward_hook(lambda module, args, output: places.append(output)) if layer is not None else None  # noqa: ARG005
     try:
         with torch.enable_grad():
@@ -93,9 +97,9 @@ def cut(model: nn.Module, x: Tensor, layer: nn.Module | None = None) -> bool:
 
 
 @contextmanager
-def untouched(model: nn.Module, *expected: str) -> Iterator[None]:
+def without_captum_traces(model: nn.Module, *expected: str) -> Iterator[None]:
     """Silences Captum's warnings that begin with one of `expected`, and takes off the model what DeepLift may leave there."""
-    before = {(module, name) for module in model.modules() for name in LEFT if name in module.__dict__}
+    before = {(module, name) for module in model.modules() for name in DEEPLIFT_LEFTOVERS if name in module.__dict__}
     try:
         with warnings.catch_warnings():
             for message in (*expected, "Input Tensor 0 did not already require gradients"):
@@ -103,6 +107,6 @@ def untouched(model: nn.Module, *expected: str) -> Iterator[None]:
             yield
     finally:
         for module in model.modules():
-            for name in LEFT:
+            for name in DEEPLIFT_LEFTOVERS:
                 if name in module.__dict__ and (module, name) not in before:
                     delattr(module, name)

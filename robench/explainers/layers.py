@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from robench.core.draws import Draws
 from robench.core.errors import InputError
-from robench.core.recipes import did_you_mean, literal, lookup
-from robench.explainers.hooks import attributed, filled, untouched
-from robench.explainers.rebuild import Watched, hookable, inner
+from robench.core.recipes import did_you_mean, lookup, parse_literal
+from robench.explainers.hooks import filled_batch, maps_or_zeros, without_captum_traces
+from robench.explainers.rebuild import OperationRecorder, hookable_modules, unwrapped_network
 
 ATTENTION = ("scaled_dot_product", "multi_head_attention", "transformer_encoder_layer")  # parts of the names of operations
 MODES = {"bilinear": "bilinear", "nearest": "nearest", "bicubic": "bicubic"}
@@ -48,15 +48,15 @@ def grad_cam(
     """
     from captum.attr import LayerAttribution, LayerGradCam
 
-    mode, chosen = lookup(interpolate, MODES, "interpolation"), located(model, x, layer)
+    mode, chosen = lookup(interpolate, MODES, "interpolation"), layer_module(model, x, layer)
 
     def attribute(images: Tensor, classes: Tensor) -> Any:
         method = LayerGradCam(model, chosen)
         small = method.attribute(images, target=classes, relu_attributions=True, grad_kwargs={"materialize_grads": True})
         return LayerAttribution.interpolate(small, tuple(images.shape[2:]), mode)
 
-    with untouched(model):
-        return attributed(attribute, model, x, target, chosen)[:, :1]
+    with without_captum_traces(model):
+        return maps_or_zeros(attribute, model, x, target, chosen)[:, :1]
 
 
 def guided_grad_cam(
@@ -75,16 +75,16 @@ def guided_grad_cam(
     """
     from captum.attr import GuidedGradCam
 
-    chosen = located(model, x, layer)
+    chosen = layer_module(model, x, layer)
 
     def attribute(images: Tensor, classes: Tensor) -> Any:
         return GuidedGradCam(model, chosen).attribute(images, target=classes, interpolate_mode="bilinear")
 
-    with untouched(model, "Setting backward hooks on ReLU"):
-        return attributed(attribute, model, x, target, chosen)
+    with without_captum_traces(model, "Setting backward hooks on ReLU"):
+        return maps_or_zeros(attribute, model, x, target, chosen)
 
 
-def located(model: nn.Module, x: Tensor, layer: str | int | float) -> nn.Module:
+def layer_module(model: nn.Module, x: Tensor, layer: str | int | float) -> nn.Module:
     """The module that `layer` names, or the last convolution; InputErrors as in `chosen_layer`."""
     return chosen_layer(model, x, layer)[1]
 
@@ -94,9 +94,9 @@ def chosen_layer(model: nn.Module, x: Tensor, layer: str | int | float) -> tuple
 
     InputError unless the model calls it once, with output (B, c, h, w), and where layers of tokens follow the last convolution.
     """
-    names = dict(inner(model).named_modules(remove_duplicate=False))
+    names = dict(unwrapped_network(model).named_modules(remove_duplicate=False))
     del names[""]
-    visits = visited(model, x)
+    visits = module_visits(model, x)
     last = [module for module in visits if isinstance(module, nn.Conv2d)][-1:]
     if layer == "":
         if not last:
@@ -106,14 +106,14 @@ def chosen_layer(model: nn.Module, x: Tensor, layer: str | int | float) -> tuple
         name, module = next(name for name, module in names.items() if module is last[0]), last[0]
         refuse_tokens(model, x, name, module)
     else:
-        name = matching(layer, names)
+        name = matching_layer_name(layer, names)
         module = names[name]
     visit = visits.get(module, Visit(0, ()))
     if visit.calls != 1:
         raise InputError(f"Grad-CAM needs a layer that is called once in a forward pass, and {name!r} is called {visit.calls} times")
     if len(visit.shape) != 4 or visit.shape[0] != 2:
         raise InputError(f"Grad-CAM needs a layer whose output is (B, c, h, w), and that of {name!r} is not: name a convolution or a stage")
-    if channels_last(module, visit.shape):
+    if has_channels_last(module, visit.shape):
         shape = ", ".join(map(str, visit.shape[1:]))
         raise InputError(f"Grad-CAM needs a layer whose output is (B, c, h, w), and that of {name!r}, (B, {shape}), has its channels last")
     return name, module
@@ -136,10 +136,10 @@ def refuse_tokens(model: nn.Module, x: Tensor, name: str, last: nn.Module) -> No
         if left and (mixed or any(part in operation for part in ATTENTION)):
             after.append("attention")
 
-    handles = [module.register_forward_hook(leave) for module in hookable(model)]
+    handles = [module.register_forward_hook(leave) for module in hookable_modules(model)]
     try:
-        with torch.no_grad(), Watched(record):
-            model(filled(x[:2])[:2])
+        with torch.no_grad(), OperationRecorder(record):
+            model(filled_batch(x[:2])[:2])
     finally:
         for handle in handles:
             handle.remove()
@@ -150,16 +150,16 @@ def refuse_tokens(model: nn.Module, x: Tensor, name: str, last: nn.Module) -> No
         )
 
 
-def channels_last(module: nn.Module, shape: tuple[int, ...]) -> bool:
+def has_channels_last(module: nn.Module, shape: tuple[int, ...]) -> bool:
     """Whether an output (B, ., ., .) is (B, h, w, c): its last axis, and not its second, is as long as what a layer inside gives."""
     widths = {part.out_features for part in module.modules() if isinstance(part, nn.Linear)}
     widths |= {part.normalized_shape[-1] for part in module.modules() if isinstance(part, nn.LayerNorm)}
     return shape[3] in widths and shape[1] not in widths
 
 
-def matching(layer: str | int | float, names: dict[str, nn.Module]) -> str:
+def matching_layer_name(layer: str | int | float, names: dict[str, nn.Module]) -> str:
     """The one name that is `layer`, reads as that number (a recipe turns `layer=6` into a number), or ends in it."""
-    found = [name for name in names if name == layer] or [name for name in names if as_number(name, layer)]
+    found = [name for name in names if name == layer] or [name for name in names if reads_as_number(name, layer)]
     found = found or [name for name in names if name.endswith(f".{layer}")]
     if len(found) == 1:
         return found[0]
@@ -170,13 +170,13 @@ def matching(layer: str | int | float, names: dict[str, nn.Module]) -> str:
     raise InputError(f"unknown layer {str(layer)!r}{near if 'did you mean' in near else ': it is a name of model.named_modules()'}")
 
 
-def as_number(name: str, layer: str | int | float) -> bool:
+def reads_as_number(name: str, layer: str | int | float) -> bool:
     """Whether a recipe would read the name as this number: 2 is not 2.0, but 1.10 is 1.1."""
-    value = literal(name)
+    value = parse_literal(name)
     return value == layer and type(value) is type(layer)
 
 
-def visited(model: nn.Module, x: Tensor) -> dict[nn.Module, Visit]:
+def module_visits(model: nn.Module, x: Tensor) -> dict[nn.Module, Visit]:
     """The modules that a forward pass of two rows calls, in the order in which they were last left."""
     visits: dict[nn.Module, Visit] = {}
 
@@ -184,10 +184,10 @@ def visited(model: nn.Module, x: Tensor) -> dict[nn.Module, Visit]:
         shape = tuple(output.shape) if isinstance(output, Tensor) else ()
         visits[module] = Visit(visits.pop(module, Visit(0, ())).calls + 1, shape)
 
-    handles = [module.register_forward_hook(leave) for module in hookable(model)]
+    handles = [module.register_forward_hook(leave) for module in hookable_modules(model)]
     try:
         with torch.no_grad():
-            model(filled(x[:2])[:2])
+            model(filled_batch(x[:2])[:2])
     finally:
         for handle in handles:
             handle.remove()

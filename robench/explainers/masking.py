@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robench.core.calls import FULL_ROWS, padded
-from robench.core.checks import whole
+from robench.core.calls import FULL_ROWS, padded_logits
+from robench.core.checks import whole_option
 from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.explainers.baselines import baseline_of
@@ -55,17 +55,17 @@ def occlusion(
     """
     from captum.attr import Occlusion
 
-    grid(x, block)
-    step = block if stride is None else whole("stride", stride)
+    block_grid(x, block)
+    step = block if stride is None else whole_option("stride", stride)
     if step > block:
         raise InputError(f"stride={step} leaves gaps between windows of block={block}: choose a stride of at most the block")
-    maps: Tensor = Occlusion(partial(padded, model)).attribute(
+    maps: Tensor = Occlusion(partial(padded_logits, model)).attribute(
         x,
         sliding_window_shapes=(x.shape[1], block, block),
         strides=(x.shape[1], step, step),
         baselines=baseline_of(model, x, baseline),
         target=target,
-        perturbations_per_eval=together(x),
+        perturbations_per_eval=variants_per_call(x),
     )
     return maps.to(x.dtype)
 
@@ -88,15 +88,15 @@ def feature_ablation(
     """
     from captum.attr import FeatureAblation
 
-    shown = torch.ones((len(x), *grid(x, block)), device=x.device)
-    values: Tensor = FeatureAblation(partial(unveiled, model, block)).attribute(
+    shown = torch.ones((len(x), *block_grid(x, block)), device=x.device)
+    values: Tensor = FeatureAblation(partial(gated_logits, model, block)).attribute(
         shown,
         baselines=torch.zeros_like(shown),
         target=target,
         additional_forward_args=(x, baseline_of(model, x, baseline)),
-        perturbations_per_eval=together(x),
+        perturbations_per_eval=variants_per_call(x),
     )
-    return spread(values, x, block).expand_as(x).to(x.dtype, copy=True)
+    return block_map(values, x, block).expand_as(x).to(x.dtype, copy=True)
 
 
 def shapley_sampling(
@@ -124,9 +124,9 @@ def shapley_sampling(
     """
     from captum.attr import ShapleyValueSampling
 
-    whole("samples", samples)
-    shown = torch.ones((len(x), *grid(x, block)), device=x.device)
-    method = ShapleyValueSampling(partial(unveiled, model, block))
+    whole_option("samples", samples)
+    shown = torch.ones((len(x), *block_grid(x, block)), device=x.device)
+    method = ShapleyValueSampling(partial(gated_logits, model, block))
     method.permutation_generator = partial(orders, draws)
     values: Tensor = method.attribute(
         shown,
@@ -134,9 +134,9 @@ def shapley_sampling(
         target=target,
         additional_forward_args=(x, baseline_of(model, x, baseline)),
         n_samples=samples,
-        perturbations_per_eval=together(x),
+        perturbations_per_eval=variants_per_call(x),
     )
-    return spread(values, x, block).expand_as(x).to(x.dtype, copy=True)
+    return block_map(values, x, block).expand_as(x).to(x.dtype, copy=True)
 
 
 def kernel_shap(
@@ -162,10 +162,10 @@ def kernel_shap(
 
     `samples` forward passes. InputError without scikit-learn, for too few samples, and where the image is smaller than a block.
     """
-    needs_sklearn()
-    rows, columns = grid(x, block)
+    refuse_without_sklearn()
+    rows, columns = block_grid(x, block)
     blocks = rows * columns
-    if whole("samples", samples) < 2 * blocks:
+    if whole_option("samples", samples) < 2 * blocks:
         raise InputError(f"samples={samples} are too few for {blocks} blocks: ask for at least {2 * blocks} samples or for larger blocks")
     if blocks == 1:  # the kernel is not defined, and the value is: all of f(x) - f(baseline)
         return feature_ablation(model, x, target, draws, block=block, baseline=baseline)
@@ -174,11 +174,13 @@ def kernel_shap(
         for i in range(len(x)):
             one = slice(i, i + 1)
             stream = coalitions(draws.take(torch.tensor([i], device=draws.ids.device)), blocks, samples, x.device)
-            values[i] = regressed(partial(unveiled, model, block), x[one], base[one], target[one], (rows, columns), stream, samples, len(x))
-    return spread(values, x, block).expand_as(x).to(x.dtype, copy=True)
+            values[i] = kernel_shap_values(
+                partial(gated_logits, model, block), x[one], base[one], target[one], (rows, columns), stream, samples, len(x)
+            )
+    return block_map(values, x, block).expand_as(x).to(x.dtype, copy=True)
 
 
-def regressed(
+def kernel_shap_values(
     ask: Callable[[Tensor, Tensor, Tensor], Tensor],
     x: Tensor,
     base: Tensor,
@@ -190,7 +192,7 @@ def regressed(
 ) -> Tensor:
     """Captum's KernelShap of one image x (1, C, H, W) on the coalitions of the stream: the values of the blocks, of shape `cells`.
 
-    ask   the logits of images with some blocks hidden, as `unveiled`; where the target's is not finite the values are NaN, since
+    ask   the logits of images with some blocks hidden, as `gated_logits`; where the target's is not finite the values are NaN, since
           scikit-learn refuses such numbers                            rows  of the caller's batch: a model call may have as many
     """
     from captum.attr import KernelShap
@@ -220,44 +222,44 @@ def regressed(
 # Blocks
 
 
-def grid(x: Tensor, block: int) -> tuple[int, int]:
+def block_grid(x: Tensor, block: int) -> tuple[int, int]:
     """Rows and columns of blocks on images x; InputError where a block is larger than they are."""
     height, width = x.shape[2:]
-    if whole("block", block) > min(height, width):
+    if whole_option("block", block) > min(height, width):
         raise InputError(f"the image of {height}x{width} pixels is smaller than a block of {block}x{block}: choose a smaller block")
     return -(-height // block), -(-width // block)
 
 
-def spread(values: Tensor, x: Tensor, block: int) -> Tensor:
+def block_map(values: Tensor, x: Tensor, block: int) -> Tensor:
     """Values of blocks (R, rows, columns), each laid over its pixels: (R, 1, H, W) for the H and W of x."""
     tiled = values.repeat_interleave(block, 1).repeat_interleave(block, 2)
     return tiled[:, None, : x.shape[2], : x.shape[3]]
 
 
-def unveiled(model: nn.Module, block: int, gates: Tensor, x: Tensor, base: Tensor) -> Tensor:
+def gated_logits(model: nn.Module, block: int, gates: Tensor, x: Tensor, base: Tensor) -> Tensor:
     """The logits, (R, K), of x where the gates (R, rows, columns) are 1 and of the baseline where they are 0."""
-    return padded(model, torch.where(spread(gates, x, block) > 0, x, base))
+    return padded_logits(model, torch.where(block_map(gates, x, block) > 0, x, base))
 
 
-def together(x: Tensor) -> int:
+def variants_per_call(x: Tensor) -> int:
     """How many variants of the images x go into one model call: FULL_ROWS rows, or one variant where the images are more."""
     return max(1, FULL_ROWS // len(x))
 
 
-def forwards(method: str, x: Tensor, options: Mapping[str, Any]) -> int:
+def passes_per_map(method: str, x: Tensor, options: Mapping[str, Any]) -> int:
     """How many forward passes a map by one of these methods takes, for one of the images x; InputError for options that cannot be."""
-    rows, columns = grid(x, options["block"])
+    rows, columns = block_grid(x, options["block"])
     if method == "kernel-shap":
-        return whole("samples", options["samples"])
+        return whole_option("samples", options["samples"])
     if method == "occlusion" and options["stride"] is not None:
-        stride = whole("stride", options["stride"])
+        stride = whole_option("stride", options["stride"])
         rows, columns = (1 + -(-(side - options["block"]) // stride) for side in x.shape[2:])
-    return 1 + rows * columns * (whole("samples", options["samples"]) if method == "shapley-sampling" else 1)
+    return 1 + rows * columns * (whole_option("samples", options["samples"]) if method == "shapley-sampling" else 1)
 
 
-def remarks(method: str, x: Tensor, options: Mapping[str, Any]) -> list[str]:
+def masking_remarks(method: str, x: Tensor, options: Mapping[str, Any]) -> list[str]:
     """What to know before such maps of the images x are made: many forward passes, or few samples for so many blocks."""
-    passes, (rows, columns) = forwards(method, x, options), grid(x, options["block"])
+    passes, (rows, columns) = passes_per_map(method, x, options), block_grid(x, options["block"])
     blocks, found = f"{rows} x {columns} blocks of {options['block']} pixels", list[str]()
     if passes >= MANY:
         found.append(f"each map takes {passes:,} forward passes of the model ({blocks}); larger blocks take fewer (--block)")
@@ -302,7 +304,7 @@ def coalitions(draws: Draws, blocks: int, samples: int, device: torch.device) ->
         yield from torch.stack((first, 1 - first), 1).reshape(-1, 1, blocks)
 
 
-def needs_sklearn() -> None:
+def refuse_without_sklearn() -> None:
     """InputError where scikit-learn is not installed, which Captum's KernelShap regresses with."""
     try:
         importlib.import_module("sklearn.linear_model")

@@ -24,9 +24,9 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from robench.core.calls import derivative, padded
+from robench.core.calls import leaf_gradient, padded_logits
 from robench.core.errors import InputError
-from robench.explainers.hooks import cut, rescaled
+from robench.explainers.hooks import deeplift_attributions, has_no_gradient
 
 Edge = tuple[Any, int]  # a tensor's place in the graph of a forward pass: the node it came from, and which of the node's outputs it is
 NOWHERE: Edge = (None, 0)
@@ -47,7 +47,7 @@ class Rules:
 
 
 @dataclass(frozen=True)
-class Seen:
+class ForwardSurvey:
     """What one forward pass showed.
 
     sites    how many calls of nonlinearities that the method treats      faults  why it would treat them wrongly, one reason each
@@ -61,7 +61,7 @@ class Seen:
     kinks: list[str]
 
 
-def prepared(method: str, model: nn.Module, x: Tensor) -> tuple[nn.Module, list[str]]:
+def explainable_model(method: str, model: nn.Module, x: Tensor) -> tuple[nn.Module, list[str]]:
     """The model that `method` may explain, and notes, a sentence each: the model itself where it is fit, else a copy with equal logits.
 
     x  a few images (B, C, H, W), at which the copy is compared and DeepLift's completeness is tried out with a black baseline
@@ -70,32 +70,34 @@ def prepared(method: str, model: nn.Module, x: Tensor) -> tuple[nn.Module, list[
     InputError, one sentence, where the method has no rule for the model's nonlinearities.
     """
     rules = RULES.get(method)
-    if rules is None or cut(model, x):
+    if rules is None or has_no_gradient(model, x):
         return model, []
-    if len(hookable(model)) < len(list(model.modules())):
-        raise InputError(f"{method} works by hooks, and a TorchScript program takes none: {OTHERWISE}")
-    seen, fit, notes = survey(model, x, rules), model, []
+    if len(hookable_modules(model)) < len(list(model.modules())):
+        raise InputError(f"{method} works by hooks, and a TorchScript program takes none: {OTHER_METHOD_ADVICE}")
+    seen, fit, notes = forward_survey(model, x, rules), model, []
     if seen.foreign and method == "deeplift":
-        raise InputError(f"deeplift has no rule for {listed(seen.foreign)}, and would be the plain gradient there: {OTHERWISE}")
+        raise InputError(
+            f"deeplift has no rule for {brief_list(seen.foreign)}, and would be the plain gradient there: {OTHER_METHOD_ADVICE}"
+        )
     if not seen.sites and method != "deeplift":
-        spared = f" that it could treat, but {listed([*seen.foreign, *seen.kinks])}" if seen.foreign or seen.kinks else ""
-        raise InputError(f"{method} changes the gradient at ReLUs alone, and this model calls none{spared}: {OTHERWISE}")
+        spared = f" that it could treat, but {brief_list([*seen.foreign, *seen.kinks])}" if seen.foreign or seen.kinks else ""
+        raise InputError(f"{method} changes the gradient at ReLUs alone, and this model calls none{spared}: {OTHER_METHOD_ADVICE}")
     if seen.faults:
-        fit = rebuilt(method, model, x, rules, seen)
-        notes = [f"{method} explains a copy of the model with equal logits and gradients, made because {listed(seen.faults)}"]
+        fit = faultless_copy(method, model, x, rules, seen)
+        notes = [f"{method} explains a copy of the model with equal logits and gradients, made because {brief_list(seen.faults)}"]
     if method == "deeplift":
-        complete(fit, x)
+        refuse_incomplete_deeplift(fit, x)
     elif seen.foreign or seen.kinks:
-        notes.append(f"{method} treats the ReLUs alone, and takes the plain gradient of {listed([*seen.foreign, *seen.kinks])}")
+        notes.append(f"{method} treats the ReLUs alone, and takes the plain gradient of {brief_list([*seen.foreign, *seen.kinks])}")
     return fit, notes
 
 
-def inner(model: nn.Module) -> nn.Module:
+def unwrapped_network(model: nn.Module) -> nn.Module:
     """The network that carries the names of the layers: what is inside of a rebuilt model, else the model itself."""
-    return model.model if isinstance(model, Rebuilt) else model
+    return model.model if isinstance(model, RebuiltModel) else model
 
 
-def hookable(model: nn.Module) -> list[nn.Module]:
+def hookable_modules(model: nn.Module) -> list[nn.Module]:
     """The modules that a hook can be put on: those of a TorchScript program cannot."""
     return [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
 
@@ -103,7 +105,7 @@ def hookable(model: nn.Module) -> list[nn.Module]:
 # The copy
 
 
-class Rebuilt(nn.Module):
+class RebuiltModel(nn.Module):
     """A network whose calls of nonlinearities go to `parts`, one module for each call, in the order of the forward pass."""
 
     def __init__(self, model: nn.Module, rules: Rules) -> None:
@@ -113,14 +115,14 @@ class Rebuilt(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The network's logits, (B, K); InputError where it called other nonlinearities than when it was rebuilt."""
-        with Redirected(self.rules, self.parts, self.growing) as calls:
+        with CallRedirector(self.rules, self.parts, self.growing) as calls:
             logits: Tensor = self.model(x)
         if calls.count != len(self.parts):
             raise InputError(CHANGES)
         return logits
 
 
-class Redirected(TorchFunctionMode):
+class CallRedirector(TorchFunctionMode):
     """While it is active, calls that the makers know go to the modules in `parts`; new ones are put there while `growing`."""
 
     def __init__(self, rules: Rules, parts: nn.ModuleList, growing: bool) -> None:
@@ -128,9 +130,9 @@ class Redirected(TorchFunctionMode):
         self.makers, self.parts, self.growing, self.count = rules.makers, parts, growing, 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name, given = plain(func), dict(kwargs or {})
+        name, given = operation_name(func), dict(kwargs or {})
         pair = (*args, given["other"]) if set(given) == {"other"} else args
-        if not given.keys() - {"other"} and (x := rectified(name, pair)) is not None:
+        if not given.keys() - {"other"} and (x := rectified_operand(name, pair)) is not None:
             return self.part(nn.ReLU())(x.clone())
         if name not in self.makers or "out" in given:
             return func(*args, **given)
@@ -139,7 +141,7 @@ class Redirected(TorchFunctionMode):
         if made is None:
             return func(image, *rest, **given)
         out = self.part(made)(image.clone())  # a clone, so that a hook on the tensor sees what comes back from this call alone
-        return image.copy_(out) if given.get("inplace") or underscored(func) else out
+        return image.copy_(out) if given.get("inplace") or is_in_place(func) else out
 
     def part(self, made: nn.Module) -> nn.Module:
         """The module for this call, which is like the one made for it."""
@@ -151,7 +153,7 @@ class Redirected(TorchFunctionMode):
         return self.parts[place]
 
 
-class Hidden(nn.Module):
+class HiddenNonlinearity(nn.Module):
     """Stands where a nonlinearity stood: it calls it, and Captum does not find it."""
 
     def __init__(self, module: nn.Module) -> None:
@@ -163,7 +165,7 @@ class Hidden(nn.Module):
         return self.hidden[0](x)
 
 
-class Windows(nn.Module):
+class PoolingWindows(nn.Module):
     """Lays the windows of a pooling side by side, so that none overlap: (B, C, H, W) to (B, C, h * kernel, w * kernel)."""
 
     def __init__(
@@ -193,71 +195,75 @@ class Windows(nn.Module):
         return x.permute(0, 1, 2, 4, 3, 5).reshape(*x.shape[:2], rows, columns)
 
 
-def rebuilt(method: str, model: nn.Module, x: Tensor, rules: Rules, seen: Seen) -> nn.Module:
+def faultless_copy(method: str, model: nn.Module, x: Tensor, rules: Rules, seen: ForwardSurvey) -> nn.Module:
     """A copy of the model without the faults, equal at x; InputError where it cannot be had."""
-    advice = f"{method} needs a module of its own for each nonlinearity, and {listed(seen.faults)}"
+    advice = f"{method} needs a module of its own for each nonlinearity, and {brief_list(seen.faults)}"
     try:
-        twin = copied(model, rules)
+        twin = redirecting_copy(model, rules)
     except RuntimeError as error:
-        raise InputError(f"{advice}; the model cannot be copied ({str(error).splitlines()[0]}): change its code or {OTHERWISE}") from error
+        raise InputError(
+            f"{advice}; the model cannot be copied ({str(error).splitlines()[0]}): change its code or {OTHER_METHOD_ADVICE}"
+        ) from error
     with torch.no_grad():
-        padded(twin, x)
+        padded_logits(twin, x)
     twin.growing = False
     twin.train(model.training)
-    left = survey(twin, x, rules).faults
+    left = forward_survey(twin, x, rules).faults
     if left:
-        raise InputError(f"{advice}; in a rebuilt copy still {listed(left)}: give each its module in the model's code, or {OTHERWISE}")
-    gap = distance(model, twin, x)
+        raise InputError(
+            f"{advice}; in a rebuilt copy still {brief_list(left)}: give each its module in the model's code, or {OTHER_METHOD_ADVICE}"
+        )
+    gap = copy_deviation(model, twin, x)
     if not gap <= 1e-5:
         raise InputError(
-            f"{advice}; a rebuilt copy differs by {gap:.1e} in its logits or gradients: change the model's code or {OTHERWISE}"
+            f"{advice}; a rebuilt copy differs by {gap:.1e} in its logits or gradients: change the model's code or {OTHER_METHOD_ADVICE}"
         )
     return twin
 
 
-def copied(model: nn.Module, rules: Rules) -> Rebuilt:
+def redirecting_copy(model: nn.Module, rules: Rules) -> RebuiltModel:
     """A copy with the model's own parameters and buffers, in which every module that the method treats is hidden."""
     shared = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
     twin = copy.deepcopy(nn.ModuleList([model]), shared)  # in a list, so that the model itself may be hidden
     for parent in list(twin.modules()):
         for name, child in list(parent._modules.items()):  # named_children would leave out a module that has two names here
             if child is not None and rules.treats(child):
-                setattr(parent, name, Hidden(child))
-    return Rebuilt(twin[0], rules)
+                setattr(parent, name, HiddenNonlinearity(child))
+    return RebuiltModel(twin[0], rules)
 
 
-def distance(model: nn.Module, twin: nn.Module, x: Tensor) -> float:
+def copy_deviation(model: nn.Module, twin: nn.Module, x: Tensor) -> float:
     """How far the twin's logits and gradients at x are from the model's, as a share of the largest; nan where one is nan."""
-    pairs = zip(answers(model, x), answers(twin, x), strict=True)
+    pairs = zip(logits_and_gradient(model, x), logits_and_gradient(twin, x), strict=True)
     return float(torch.stack([(own - other).abs().max() / own.abs().max().clamp_min(1e-12) for own, other in pairs]).max())
 
 
-def answers(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+def logits_and_gradient(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     """The logits at x, (B, K), and the gradient of the largest ones, (B, C, H, W)."""
     leaf = x.detach().clone().requires_grad_()
     with torch.enable_grad():
-        logits = padded(model, leaf)
-        return logits.detach(), derivative(logits.amax(1).sum(), leaf)
+        logits = padded_logits(model, leaf)
+        return logits.detach(), leaf_gradient(logits.amax(1).sum(), leaf)
 
 
-def complete(model: nn.Module, x: Tensor) -> None:
+def refuse_incomplete_deeplift(model: nn.Module, x: Tensor) -> None:
     """InputError unless DeepLift's attributions at x sum up to f(x) - f(black), where f is the largest logit."""
     black = torch.zeros_like(x)
     with torch.no_grad():
-        logits = padded(model, x)
+        logits = padded_logits(model, x)
         target = logits.argmax(1)
-        rise = (logits - padded(model, black)).gather(1, target[:, None])[:, 0]
-    total = rescaled(model, x, target, black).flatten(1).sum(1)
+        rise = (logits - padded_logits(model, black)).gather(1, target[:, None])[:, 0]
+    total = deeplift_attributions(model, x, target, black).flatten(1).sum(1)
     missed = float((total - rise).abs().max() / rise.abs().max().clamp_min(1e-12))
     if not missed <= TOLERANCE:
         why = f"deeplift misses f(x) - f(baseline) by {missed:.1%} in this model, as where activations are multiplied or normalised"
-        raise InputError(f"{why}: {OTHERWISE}")
+        raise InputError(f"{why}: {OTHER_METHOD_ADVICE}")
 
 
 # What a forward pass shows
 
 
-class Watched(TorchDispatchMode):
+class OperationRecorder(TorchDispatchMode):
     """While it is active, every operation that reaches the device is told to `record`, under its plain name."""
 
     def __init__(self, record: Callable[[str, tuple[Any, ...]], None]) -> None:
@@ -265,11 +271,11 @@ class Watched(TorchDispatchMode):
         self.record = record
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.record(plain(func), args)
+        self.record(operation_name(func), args)
         return func(*args, **(kwargs or {}))
 
 
-def survey(model: nn.Module, x: Tensor, rules: Rules) -> Seen:
+def forward_survey(model: nn.Module, x: Tensor, rules: Rules) -> ForwardSurvey:
     """What a forward pass at x shows; it leaves no hook on the model."""
     running: list[nn.Module] = []
     entered: list[tuple[nn.Module, Edge]] = []
@@ -281,19 +287,19 @@ def survey(model: nn.Module, x: Tensor, rules: Rules) -> Seen:
     def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
         running.append(module)
         if rules.treats(module):
-            entered.append((module, edge(args)))
+            entered.append((module, graph_edge(args)))
 
     def leave(module: nn.Module, _: tuple[Any, ...], output: Any) -> None:
         running.pop()
         if rules.treats(module):
-            left.add(edge((output,)))
+            left.add(graph_edge((output,)))
 
     def record(name: str, args: tuple[Any, ...]) -> None:
         module = running[-1] if running else None
         if is_treated(name, args, rules) and not rules.treats(module):
             loose.append(name)
         elif name in FOREIGN:
-            foreign.append(spelled(name, module))
+            foreign.append(nonlinearity_name(name, module))
         elif name in KINKS and not rules.treats(module) and isinstance(args[0], Tensor) and args[0].is_floating_point():
             kinks.append(KINKS[name])
 
@@ -301,15 +307,15 @@ def survey(model: nn.Module, x: Tensor, rules: Rules) -> Seen:
     handles = [m.register_forward_pre_hook(enter) for m in modules] + [m.register_forward_hook(leave) for m in modules]
     leaf = x.detach().clone().requires_grad_()
     try:
-        with torch.enable_grad(), Watched(record):
-            logits = padded(model, leaf * 1)
+        with torch.enable_grad(), OperationRecorder(record):
+            logits = padded_logits(model, leaf * 1)
     finally:
         for handle in handles:
             handle.remove()
-    return Seen(len(entered) + len(loose), faults_of(entered, left, loose, logits), unique(foreign), unique(kinks))
+    return ForwardSurvey(len(entered) + len(loose), faults_of(entered, left, loose, logits), distinct_words(foreign), distinct_words(kinks))
 
 
-def spelled(name: str, module: nn.Module | None) -> str:
+def nonlinearity_name(name: str, module: nn.Module | None) -> str:
     """What to call a nonlinearity: as torch's module that it sits in, or as the operation."""
     single = module is not None and type(module).__module__.startswith("torch.nn") and not any(module.children())
     return type(module).__name__ if single else FOREIGN[name]
@@ -318,7 +324,7 @@ def spelled(name: str, module: nn.Module | None) -> str:
 def faults_of(entered: list[tuple[nn.Module, Edge]], left: set[Edge], loose: list[str], logits: Tensor) -> list[str]:
     """Why Captum would treat these calls wrongly: the modules entered with their inputs, the outputs they left, and the loose calls."""
     faults = [f"{FUNCTIONS.get(name, name)} is called outside of a module of its own" for name in loose]
-    uses, times = consumers(logits), Counter(module for module, _ in entered)
+    uses, times = consumer_counts(logits), Counter(module for module, _ in entered)
     for module, given in entered:
         kind = type(module).__name__
         if times[module] > 1:
@@ -331,19 +337,19 @@ def faults_of(entered: list[tuple[nn.Module, Edge]], left: set[Edge], loose: lis
             faults.append(f"a {kind} follows another nonlinearity directly")
         if getattr(module, "inplace", False):
             faults.append(f"a {kind} works in place")
-        if isinstance(module, nn.MaxPool2d) and not is_plain(module):
+        if isinstance(module, nn.MaxPool2d) and not has_plain_windows(module):
             faults.append("the windows of a MaxPool2d may overlap")
-    return unique(faults)
+    return distinct_words(faults)
 
 
-def edge(tensors: tuple[Any, ...]) -> Edge:
+def graph_edge(tensors: tuple[Any, ...]) -> Edge:
     """Where in the graph the one tensor of a call stands."""
     if len(tensors) != 1 or not isinstance(tensors[0], Tensor) or tensors[0].grad_fn is None:
         return NOWHERE
     return tensors[0].grad_fn, tensors[0].output_nr
 
 
-def consumers(logits: Tensor) -> Counter[Edge]:
+def consumer_counts(logits: Tensor) -> Counter[Edge]:
     """How many operations on the way to the logits use each tensor of the graph."""
     uses: Counter[Edge] = Counter()
     waiting, known = [logits.grad_fn], {logits.grad_fn}
@@ -363,10 +369,10 @@ def is_treated(name: str, args: tuple[Any, ...], rules: Rules) -> bool:
         return len(args) == 2 and is_zero(args[1])
     if name == "threshold":
         return all(map(is_zero, args[1:3]))
-    return rectified(name, args) is not None or FUNCTIONS.get(name, name) in rules.makers
+    return rectified_operand(name, args) is not None or FUNCTIONS.get(name, name) in rules.makers
 
 
-def rectified(name: str, args: tuple[Any, ...]) -> Tensor | None:
+def rectified_operand(name: str, args: tuple[Any, ...]) -> Tensor | None:
     """The x of maximum(x, 0), in either order and under any of its names; None for any other call."""
     if name not in ("maximum", "max", "fmax") or len(args) != 2 or not all(isinstance(arg, Tensor) for arg in args):
         return None
@@ -381,33 +387,33 @@ def is_zero(value: Any) -> bool:
     return bool((value == 0).all()) if isinstance(value, Tensor) else value is not None and value == 0
 
 
-def is_plain(pool: nn.MaxPool2d) -> bool:
+def has_plain_windows(pool: nn.MaxPool2d) -> bool:
     """Whether the pooling's windows lie side by side, without padding."""
-    kernel, stride = pair(pool.kernel_size), pair(pool.stride)
-    return kernel == stride and pair(pool.padding) == (0, 0) and pair(pool.dilation) == (1, 1) and not pool.ceil_mode
+    kernel, stride = row_column_pair(pool.kernel_size), row_column_pair(pool.stride)
+    return kernel == stride and row_column_pair(pool.padding) == (0, 0) and row_column_pair(pool.dilation) == (1, 1) and not pool.ceil_mode
 
 
-def plain(func: Any) -> str:
+def operation_name(func: Any) -> str:
     """The name of a torch function or operation without overload and without the underscore of those that work in place."""
     return str(getattr(func, "__name__", "")).partition(".")[0].removesuffix("_")
 
 
-def underscored(func: Any) -> bool:
+def is_in_place(func: Any) -> bool:
     """Whether the function's name says that it works in place."""
     return str(getattr(func, "__name__", "")).partition(".")[0].endswith("_")
 
 
-def unique(words: Iterable[str]) -> list[str]:
+def distinct_words(words: Iterable[str]) -> list[str]:
     """The words without repetition, in their order."""
     return list(dict.fromkeys(words))
 
 
-def listed(words: list[str]) -> str:
+def brief_list(words: list[str]) -> str:
     """The first words, up to four, as part of a sentence."""
     return ", ".join(words[:4]) + (f" and {len(words) - 4} more" if len(words) > 4 else "")
 
 
-def pair(value: int | Iterable[int]) -> tuple[int, int]:
+def row_column_pair(value: int | Iterable[int]) -> tuple[int, int]:
     """A pooling's setting for rows and columns."""
     if isinstance(value, int):
         return value, value
@@ -418,34 +424,39 @@ def pair(value: int | Iterable[int]) -> tuple[int, int]:
 # The makers: the module that a call of a function becomes, or None where it is no such nonlinearity; given what follows the input.
 
 
-def clamped(min: Any = None, max: Any = None) -> nn.Module | None:
+def relu_for_clamp(min: Any = None, max: Any = None) -> nn.Module | None:
     """For clamp, clip and clamp_min: a ReLU at 0."""
     return nn.ReLU() if max is None and is_zero(min) else None
 
 
-def cut_below(threshold: Any, value: Any) -> nn.Module | None:
+def relu_for_threshold(threshold: Any, value: Any) -> nn.Module | None:
     """For threshold: a ReLU where what is not above 0 becomes 0."""
     return nn.ReLU() if is_zero(threshold) and is_zero(value) else None
 
 
-def pooled(
+def module_for_max_pool(
     kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False, return_indices: bool = False
 ) -> nn.Module | None:
     """For max_pool2d: the pooling itself, or its windows laid side by side and then pooled."""
     if return_indices:
         return None
-    kernel, step, edges, gaps = pair(kernel_size), pair(stride or kernel_size), pair(padding), pair(dilation)
+    kernel, step, edges, gaps = (
+        row_column_pair(kernel_size),
+        row_column_pair(stride or kernel_size),
+        row_column_pair(padding),
+        row_column_pair(dilation),
+    )
     pool = nn.MaxPool2d(kernel, step, edges, gaps, ceil_mode=ceil_mode)
-    return pool if is_plain(pool) else nn.Sequential(Windows(kernel, step, edges, gaps, ceil_mode), nn.MaxPool2d(kernel))
+    return pool if has_plain_windows(pool) else nn.Sequential(PoolingWindows(kernel, step, edges, gaps, ceil_mode), nn.MaxPool2d(kernel))
 
 
 RELUS: dict[str, Callable[..., nn.Module | None]] = {
     "relu": nn.ReLU,
-    "clamp": clamped,
-    "clip": clamped,
-    "clamp_min": clamped,
-    "threshold": cut_below,
-    "_threshold": cut_below,
+    "clamp": relu_for_clamp,
+    "clip": relu_for_clamp,
+    "clamp_min": relu_for_clamp,
+    "threshold": relu_for_threshold,
+    "_threshold": relu_for_threshold,
 }
 RESCALED: dict[str, Callable[..., nn.Module | None]] = RELUS | {
     "leaky_relu": nn.LeakyReLU,
@@ -453,7 +464,7 @@ RESCALED: dict[str, Callable[..., nn.Module | None]] = RELUS | {
     "sigmoid": nn.Sigmoid,
     "tanh": nn.Tanh,
     "softplus": nn.Softplus,
-    "max_pool2d": pooled,
+    "max_pool2d": module_for_max_pool,
 }
 
 GUIDED = Rules((nn.ReLU,), False, RELUS)
@@ -477,4 +488,4 @@ KINKS = {
     **dict.fromkeys(("clamp", "clamp_min", "clamp_max"), "clamp"), **dict.fromkeys(("gt", "ge", "lt", "le"), COMPARISON),
 }  # fmt: skip
 CHANGES = "the model does not call the same nonlinearities for every batch: choose a method without rules for them"
-OTHERWISE = "choose a method without such rules, such as integrated-gradients"
+OTHER_METHOD_ADVICE = "choose a method without such rules, such as integrated-gradients"

@@ -1,4 +1,4 @@
-"""The named architectures, and `build`, which makes a network from a name."""
+"""The named architectures, and `build_network`, which makes a network from a name."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 
 from torch import nn
 
-from robench.core.checks import whole
+from robench.core.checks import whole_option
 from robench.core.errors import InputError
-from robench.core.recipes import Recipe, lookup, parse, resolve
-from robench.models.contract import fillable
-from robench.models.foreign import from_code, from_timm, from_torchvision
-from robench.models.layers import ACTIVATIONS, Shape, normalised
+from robench.core.recipes import Recipe, lookup, parse_recipe, resolve
+from robench.models.contract import materialised_network
+from robench.models.foreign import network_from_code, timm_network, torchvision_network
+from robench.models.layers import ACTIVATIONS, Shape, normalised_network
 from robench.models.resnet import cifar_resnet, preact_resnet18, resnet18, wide_resnet
 from robench.models.small import cnn, lenet, mlp, smallcnn, two_conv
 
 
-def build(
+def build_network(
     name: str,
     *,
     classes: int,
@@ -35,14 +35,14 @@ def build(
     """
     if len(shape) != 3:
         raise InputError(f"the shape of an image is channels, height and width, not {tuple(shape)}")
-    checked = (whole("channels", shape[0]), whole("height", shape[1]), whole("width", shape[2]))
-    network = bare(name, whole("classes", classes), checked, activation, options)
-    return normalised(network, mean, std, checked)
+    checked = (whole_option("channels", shape[0]), whole_option("height", shape[1]), whole_option("width", shape[2]))
+    network = bare_network(name, whole_option("classes", classes), checked, activation, options)
+    return normalised_network(network, mean, std, checked)
 
 
-def bare(name: str, classes: int, shape: Shape, activation: str, options: dict[str, Any]) -> nn.Module:
+def bare_network(name: str, classes: int, shape: Shape, activation: str, options: dict[str, Any]) -> nn.Module:
     """The network itself, on pixels as they come."""
-    recipe = parse(name)
+    recipe = parse_recipe(name)
     if recipe.weight is not None:
         raise InputError(f"an architecture has no weight: write {recipe.name!r}, then options as key=value, parted by commas")
     recipe = Recipe(recipe.name, None, recipe.options | options)
@@ -52,14 +52,14 @@ def bare(name: str, classes: int, shape: Shape, activation: str, options: dict[s
     if activation != "relu":
         raise InputError(f"{recipe.name} brings its own activations: leave the activation {activation!r} out")
     if runs_code(recipe.name):
-        return fillable(from_code(recipe.name, classes, shape, **recipe.options), shape, recipe.label)
+        return materialised_network(network_from_code(recipe.name, classes, shape, **recipe.options), shape, recipe.label)
     library, _, model = recipe.name.partition("/")
-    return LIBRARIES[library](model, classes, shape, **recipe.options)
+    return LIBRARY_BUILDERS[library](model, classes, shape, **recipe.options)
 
 
 def is_library(name: str) -> bool:
     """Whether `name` is torchvision's or timm's: tv/NAME or timm/NAME."""
-    return name.partition("/")[0] in LIBRARIES and "/" in name
+    return name.partition("/")[0] in LIBRARY_BUILDERS and "/" in name
 
 
 def is_foreign(name: str) -> bool:
@@ -72,7 +72,7 @@ def runs_code(name: str) -> bool:
     return ":" in name and not is_library(name)
 
 
-LIBRARIES: dict[str, Callable[..., nn.Module]] = {"tv": from_torchvision, "timm": from_timm}
+LIBRARY_BUILDERS: dict[str, Callable[..., nn.Module]] = {"tv": torchvision_network, "timm": timm_network}
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "mlp": mlp,

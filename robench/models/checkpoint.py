@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from robench.core.errors import InputError
 from robench.core.files import write_whole
 from robench.core.threat import NORMS
-from robench.models.files import existing, read_torch, sniff_zip
+from robench.models.files import existing_file, read_torch, zip_file_kind
 
-FORMAT = "robench-checkpoint-1"
+CHECKPOINT_FORMAT = "robench-checkpoint-1"
 MOST_NUMBERS = 2**28  # of one image that a network was trained on
 
 
-def save(path: str | Path, model: nn.Module, meta: dict[str, Any]) -> None:
+def save_checkpoint(path: str | Path, model: nn.Module, meta: dict[str, Any]) -> None:
     """Writes weights and meta to `path`, and meta with the weights' sha256 to the `.json` beside it; both appear whole or not at all.
 
     meta["model"] must hold arch, classes, shape, activation, mean, std and options, from which `load` rebuilds the network.
@@ -31,41 +31,43 @@ def save(path: str | Path, model: nn.Module, meta: dict[str, Any]) -> None:
     path = Path(path)
     if path.suffix == ".json":
         raise InputError(f"{path} is the name of the description beside a checkpoint: name the checkpoint itself, such as {path.stem}.pt")
-    state, described = {name: value.detach().cpu() for name, value in model.state_dict().items()}, plain(meta)
+    state, described = {name: value.detach().cpu() for name, value in model.state_dict().items()}, plain_values(meta)
     buffer = io.BytesIO()
-    torch.save({"format": FORMAT, "state": state, "meta": described}, buffer)
-    text = json.dumps({"format": FORMAT, "sha256": fingerprint(state), "meta": described}, indent=2, allow_nan=False)
+    torch.save({"format": CHECKPOINT_FORMAT, "state": state, "meta": described}, buffer)
+    text = json.dumps({"format": CHECKPOINT_FORMAT, "sha256": fingerprint(state), "meta": described}, indent=2, allow_nan=False)
     write_whole({path: buffer.getvalue(), path.with_suffix(".json"): f"{text}\n".encode()})
 
 
-def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The state_dict and the meta of a checkpoint of ours; InputError for any other file, and for one of which a byte was changed."""
-    if existing(path).read_bytes()[:2] == b"PK":
-        sniff_zip(Path(path))  # which tests the checksums; torch does not
+    if existing_file(path).read_bytes()[:2] == b"PK":
+        zip_file_kind(Path(path))  # which tests the checksums; torch does not
     content, _ = read_torch(Path(path), trust=False)
-    if not is_ours(content):
+    if not is_our_checkpoint(content):
         raise InputError(f"{Path(path).name} is not a checkpoint of robench")
-    return parts(content, Path(path).name)
+    return state_and_meta(content, Path(path).name)
 
 
-def is_ours(content: object) -> bool:
+def is_our_checkpoint(content: object) -> bool:
     """Whether what a file holds is a checkpoint of robench, of this version or another."""
     return isinstance(content, Mapping) and str(content.get("format", "")).startswith("robench-checkpoint-")
 
 
-def parts(content: Mapping[str, Any], name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def state_and_meta(content: Mapping[str, Any], name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """State and meta of a checkpoint's content; InputError where they are not what this version writes."""
-    if content["format"] != FORMAT:
-        raise InputError(f"{name} has the format {content['format']!r} and this robench reads {FORMAT!r}: use the version that wrote it")
+    if content["format"] != CHECKPOINT_FORMAT:
+        raise InputError(
+            f"{name} has the format {content['format']!r} and this robench reads {CHECKPOINT_FORMAT!r}: use the version that wrote it"
+        )
     state, meta = content.get("state"), content.get("meta")
     if not isinstance(state, dict) or not isinstance(meta, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{name} is a damaged checkpoint: its weights or its description are missing")
-    if wrong := faults_in(meta):
+    if wrong := meta_faults(meta):
         raise InputError(f"{name} is a damaged checkpoint: its description says {wrong[0]}")
     return state, meta
 
 
-def faults_in(meta: Mapping[str, Any]) -> list[str]:
+def meta_faults(meta: Mapping[str, Any]) -> list[str]:
     """What a description says that no checkpoint of ours can say, in a few words each; what it leaves out is no fault here."""
     if odd := [key for key in ("model", "data", "recipe", "metrics") if not isinstance(meta.get(key, {}), dict)]:
         return [f"{key} {meta[key]!r}, which is no table" for key in odd]
@@ -95,7 +97,7 @@ def fingerprint(state: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def describes(path: Path, state: Mapping[str, Any]) -> bool:
+def describes_weights(path: Path, state: Mapping[str, Any]) -> bool:
     """Whether a JSON file is the one that was written beside these weights."""
     try:
         content = json.loads(path.read_bytes())
@@ -104,15 +106,15 @@ def describes(path: Path, state: Mapping[str, Any]) -> bool:
     return isinstance(content, dict) and content.get("sha256") == fingerprint(state)
 
 
-def plain(value: Any) -> Any:
+def plain_values(value: Any) -> Any:
     """`value` as what both files can hold: str, int, float, bool, None, lists and dicts; NaN and infinity become None.
 
     TypeError for anything else.
     """
     if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): plain_values(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
+        return [plain_values(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if value is None or type(value) in (str, int, float, bool):

@@ -1,7 +1,8 @@
 """What every measurement expects of a model, looked at once on a few images before anything is measured.
 
 A model takes pixels in any batch size and leaves them as they are, gives floating-point logits, and answers in eval mode. Where a copy of
-the images or a fuller batch is all that is missing the model is put behind it (`Kept`), with a note; else an InputError says what is wrong.
+the images or a fuller batch is all that is missing the model is put behind it (`ContractKeeper`), with a note; else an InputError says
+what is wrong.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from robench.core.calls import frozen, into_eval
+from robench.core.calls import freeze_model, into_eval
 from robench.core.errors import InputError
 from robench.core.memory import is_out_of_memory
 from robench.core.rows import Check
 from robench.models.files import first_line
 
-FEW = 4  # images that are looked at
-SIZES = (1, 3, 17)  # one image, an odd number, and more than the 16 rows that every call is filled up to
+CONTRACT_IMAGES = 4  # images that are looked at
+TRIAL_SIZES = (1, 3, 17)  # one image, an odd number, and more than the 16 rows that every call is filled up to
 MULTIPLES = (2, 4, 8, 16, 32, 64)  # tried where one of those fails
 FIXED = (1, 2, 4, 8, 10, 16, 20, 25, 32, 50, 64, 100, 128, 200, 250, 256, 500, 512)  # likewise
 LAZY = (UninitializedParameter, UninitializedBuffer)
@@ -31,7 +32,7 @@ STEADY = 1e-4  # how far the logits of two passes over the same images may lie a
 
 
 @dataclass(frozen=True)
-class Examined:
+class Examination:
     """A model that keeps the contract, sentences on what was done for that or seen, and the checks that can raise a flag."""
 
     model: nn.Module
@@ -39,7 +40,7 @@ class Examined:
     checks: tuple[Check, ...]
 
 
-class Kept(nn.Module):
+class ContractKeeper(nn.Module):
     """A model behind what it needs to keep the contract: a copy of the images, batches of a size that it takes, gradients on after it.
 
     multiple  batches are filled up to a multiple of this with copies of their last image, whose logits are dropped
@@ -63,35 +64,40 @@ class Kept(nn.Module):
         return self.network(torch.cat((x, fill)) if len(fill) else x.clone())[: len(x)]  # type: ignore[no-any-return]
 
 
-def examined(model: nn.Module, x: Tensor) -> Examined:
+def examine_model(model: nn.Module, x: Tensor) -> Examination:
     """Looks at a model in eval mode on images x (B, C, H, W), of which at most four are used; the random numbers stay as they were.
 
     Raises: InputError where the model does not give floating-point logits (B, K) for such images.
     """
-    x = x[:FEW].detach()
-    with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []), modes_seen(model) as ran, roomy(x), frozen(model):
-        kept, notes = in_batches(model, x)
-        copied, more = unchanging(kept, x)
-        copied, others = switched_back(copied, x)
-        notes += [*more, *others, *again(copied, x), *retained(copied, x)]
-    return Examined(copied, tuple(notes), (trains_in_forward(model, ran),))
+    x = x[:CONTRACT_IMAGES].detach()
+    with (
+        torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []),
+        watch_modes(model) as ran,
+        refuse_too_little_memory(x),
+        freeze_model(model),
+    ):
+        kept, notes = batch_safe_model(model, x)
+        copied, more = input_safe_model(kept, x)
+        copied, others = gradient_safe_model(copied, x)
+        notes += [*more, *others, *repeat_notes(copied, x), *graph_notes(copied, x)]
+    return Examination(copied, tuple(notes), (training_mode_check(model, ran),))
 
 
 @contextmanager
-def roomy(x: Tensor) -> Iterator[None]:
+def refuse_too_little_memory(x: Tensor) -> Iterator[None]:
     """InputError where memory does not hold a batch of the least size."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise InputError(f"the memory of {x.device} does not hold {SIZES[-1]} images {tuple(x.shape[1:])} in this model") from error
+        raise InputError(f"the memory of {x.device} does not hold {TRIAL_SIZES[-1]} images {tuple(x.shape[1:])} in this model") from error
 
 
-def answer(model: nn.Module, x: Tensor, n: int) -> Tensor:
+def trial_logits(model: nn.Module, x: Tensor, n: int) -> Tensor:
     """The logits of a batch of n images, (n, K): x repeated, as a copy. InputError where they are no logits; other exceptions pass."""
     with torch.no_grad():
-        logits = model(repeated(x, n))
+        logits = model(repeated_images(x, n))
     if not isinstance(logits, Tensor):
         raise InputError(f"the model returns {type(logits).__name__}, not one tensor of logits (B, K)")
     if logits.dim() != 2 or len(logits) != n:
@@ -110,7 +116,7 @@ def refuse_one_output(logits: Tensor) -> None:
         )
 
 
-def repeated(x: Tensor, n: int) -> Tensor:
+def repeated_images(x: Tensor, n: int) -> Tensor:
     """A batch of n images, those of x over and over, as a copy."""
     return x[torch.arange(n, device=x.device) % len(x)]
 
@@ -118,27 +124,31 @@ def repeated(x: Tensor, n: int) -> Tensor:
 # Batch sizes
 
 
-def in_batches(model: nn.Module, x: Tensor) -> tuple[nn.Module, list[str]]:
+def batch_safe_model(model: nn.Module, x: Tensor) -> tuple[nn.Module, list[str]]:
     """The model, behind a wrapper where it does not take batches of any size, with a note; InputError where no size was found."""
-    failed = {n: why for n in SIZES if (why := failure(model, x, n))}
+    failed = {n: why for n in TRIAL_SIZES if (why := batch_failure(model, x, n))}
     if not failed:
         return model, []
     n, why = next(iter(failed.items()))
     seen = f"the model fails on a batch of {n} ({why})"
     for size in MULTIPLES:
-        if not any(failure(model, x, count * size) for count in (1, 2, 3)):
-            return Kept(model, multiple=size), [f"{seen}: batches are filled up to a multiple of {size} with copies of their last image"]
+        if not any(batch_failure(model, x, count * size) for count in (1, 2, 3)):
+            return ContractKeeper(model, multiple=size), [
+                f"{seen}: batches are filled up to a multiple of {size} with copies of their last image"
+            ]
     for size in FIXED if len(failed) > 1 else ():
-        if not failure(model, x, size):
-            return Kept(model, multiple=size, most=size), [f"{seen}, and takes {size}: it is given {size} at a time, filled up with copies"]
-    answer_or_refuse(model, x, n)
+        if not batch_failure(model, x, size):
+            return ContractKeeper(model, multiple=size, most=size), [
+                f"{seen}, and takes {size}: it is given {size} at a time, filled up with copies"
+            ]
+    trial_logits_or_error(model, x, n)
     raise InputError(f"{seen}: a model must take batches of any size")
 
 
-def failure(model: nn.Module, x: Tensor, n: int) -> str:
+def batch_failure(model: nn.Module, x: Tensor, n: int) -> str:
     """Why the model does not take a batch of n images, in a few words; "" where it does. What memory lacks is no reason."""
     try:
-        answer(model, x, n)
+        trial_logits(model, x, n)
     except Exception as error:
         if is_out_of_memory(error):
             raise
@@ -146,11 +156,11 @@ def failure(model: nn.Module, x: Tensor, n: int) -> str:
     return ""
 
 
-def answer_or_refuse(model: nn.Module, x: Tensor, n: int) -> Tensor:
+def trial_logits_or_error(model: nn.Module, x: Tensor, n: int) -> Tensor:
     """The logits of a batch of n images, (n, K); InputError with the reason where the model does not take it."""
     size = f"(B, {', '.join(map(str, x.shape[1:]))})"
     try:
-        return answer(model, x, n)
+        return trial_logits(model, x, n)
     except InputError:
         raise
     except Exception as error:
@@ -160,55 +170,55 @@ def answer_or_refuse(model: nn.Module, x: Tensor, n: int) -> Tensor:
 # The images, a second call, the graph
 
 
-def unchanging(model: nn.Module, x: Tensor) -> tuple[nn.Module, list[str]]:
+def input_safe_model(model: nn.Module, x: Tensor) -> tuple[nn.Module, list[str]]:
     """The model, behind a copy of its images where it changes them in place, with a note."""
-    batch = repeated(x, len(x))
+    batch = repeated_images(x, len(x))
     with torch.no_grad():
         model(batch)
-    if torch.equal(batch, repeated(x, len(x))):
+    if torch.equal(batch, repeated_images(x, len(x))):
         return model, []
-    return Kept(model), ["the model changes its images in place: it is given copies, so that nothing else sees the change"]
+    return ContractKeeper(model), ["the model changes its images in place: it is given copies, so that nothing else sees the change"]
 
 
-def switched_back(model: nn.Module, x: Tensor) -> tuple[nn.Module, list[str]]:
+def gradient_safe_model(model: nn.Module, x: Tensor) -> tuple[nn.Module, list[str]]:
     """The model, behind a wrapper that enables gradients again where its forward disables them for whoever comes next, with a note."""
     with torch.enable_grad():
         try:
-            model(repeated(x, len(x)))
-        except Exception as error:  # what fails with gradients alone is told by `retained`
+            model(repeated_images(x, len(x)))
+        except Exception as error:  # what fails with gradients alone is told by `graph_notes`
             if is_out_of_memory(error):
                 raise
         left_on = torch.is_grad_enabled()
     if left_on:
         return model, []
     told = "the model disables gradients for the whole process (torch.set_grad_enabled(False)): they are enabled again after each call"
-    return (model if isinstance(model, Kept) else Kept(model)), [told]
+    return (model if isinstance(model, ContractKeeper) else ContractKeeper(model)), [told]
 
 
-def again(model: nn.Module, x: Tensor) -> list[str]:
+def repeat_notes(model: nn.Module, x: Tensor) -> list[str]:
     """A note where the model gives other logits when it is asked a second time."""
-    first, second = (answer(model, x, len(x)).double() for _ in range(2))
+    first, second = (trial_logits(model, x, len(x)).double() for _ in range(2))
     apart = float((first - second).abs().max())
     if first.shape == second.shape and not apart > STEADY * float(first.abs().max()):
         return []
     return [f"the model gives other logits when it is asked again about the same images (up to {apart:.2g} apart)"]
 
 
-def retained(model: nn.Module, x: Tensor) -> list[str]:
+def graph_notes(model: nn.Module, x: Tensor) -> list[str]:
     """A note where gradients cannot be taken twice from one graph; torch.compile is told to keep the graph where that is all it needs."""
-    why = second_gradient(model, x)
+    why = second_gradient_fault(model, x)
     if "donated_buffer" in why:
         keep_graphs()
-        why = second_gradient(model, x)
+        why = second_gradient_fault(model, x)
         if not why:
             return ["the model is compiled by torch.compile: it was compiled anew so that its graphs can be used twice"]
     return [f"no gradient can be taken from the model ({why}): only attacks that take none can run"] if why else []
 
 
-def second_gradient(model: nn.Module, x: Tensor) -> str:
+def second_gradient_fault(model: nn.Module, x: Tensor) -> str:
     """Why two gradients cannot be taken from one graph of the model; "" where they can, and where there is no graph at all."""
     with torch.enable_grad():
-        leaf = repeated(x, len(x)).requires_grad_()
+        leaf = repeated_images(x, len(x)).requires_grad_()
         try:
             logits = model(leaf)
             if logits.requires_grad:
@@ -232,7 +242,7 @@ def keep_graphs() -> None:
 
 
 @contextmanager
-def modes_seen(model: nn.Module) -> Iterator[set[nn.Module]]:
+def watch_modes(model: nn.Module) -> Iterator[set[nn.Module]]:
     """The modules that depend on the mode and are in training mode as they run inside, or afterwards; compiled ones only afterwards."""
     modules, ran = [module for module in model.modules() if reads_training(module)], set[nn.Module]()
 
@@ -253,7 +263,7 @@ def modes_seen(model: nn.Module) -> Iterator[set[nn.Module]]:
             module.training = False
 
 
-def trains_in_forward(model: nn.Module, ran: set[nn.Module]) -> Check:
+def training_mode_check(model: nn.Module, ran: set[nn.Module]) -> Check:
     """The share of the mode-dependent modules that ran in training mode although the model was in eval mode; raised if any did."""
     n = sum(map(reads_training, model.modules()))
     evidence = f"{len(ran)} of {n} modules that depend on the mode run in training mode although the model is in eval mode"
@@ -272,7 +282,7 @@ def reads_training(module: nn.Module) -> bool:
 # Weights that are not there
 
 
-def refuse_absent(model: nn.Module, name: str) -> None:
+def refuse_absent_weights(model: nn.Module, name: str) -> None:
     """InputError where weights have no values: those of lazy layers that never saw an image, and those on the meta device."""
     for key, value in (*model.named_parameters(), *model.named_buffers()):
         if isinstance(value, LAZY):
@@ -285,10 +295,10 @@ def refuse_absent(model: nn.Module, name: str) -> None:
             )
 
 
-def fillable(network: nn.Module, shape: tuple[int, int, int], name: str) -> nn.Module:
+def materialised_network(network: nn.Module, shape: tuple[int, int, int], name: str) -> nn.Module:
     """The network, ready to be given weights: its lazy layers, if there are any, have seen an image of this shape."""
     if any(isinstance(value, LAZY) for value in (*network.parameters(), *network.buffers())):
         with torch.no_grad():
             into_eval(network)(torch.zeros(2, *shape))
-    refuse_absent(network, name)
+    refuse_absent_weights(network, name)
     return network

@@ -47,11 +47,11 @@ def read_program(path: Path, device: str) -> Exported:
     from torch.export.passes import move_to_device_pass
 
     try:
-        with quiet("torch.export"), path.open("rb") as file:  # a path would have to end in .pt2
+        with silence_logger("torch.export"), path.open("rb") as file:  # a path would have to end in .pt2
             program = torch.export.load(file)
     except Exception as error:
         raise InputError(f"{path.name} cannot be read as a torch.export program ({type(error).__name__}): export it again") from error
-    refuse_training(program, path.name)
+    refuse_training_mode(program, path.name)
     least, most = batch_range(program, path.name)
     return Exported(move_to_device_pass(program, device).module(), least, most)
 
@@ -72,7 +72,7 @@ def batch_range(program: torch.export.ExportedProgram, name: str) -> tuple[int, 
     return max(1, int(limits.lower)), most
 
 
-def refuse_training(program: torch.export.ExportedProgram, name: str) -> None:
+def refuse_training_mode(program: torch.export.ExportedProgram, name: str) -> None:
     """InputError where dropout or batch norm was exported in training mode; it cannot be switched off afterwards."""
     for node in program.graph.nodes:
         schema = getattr(node.target, "_schema", None)
@@ -85,7 +85,7 @@ def refuse_training(program: torch.export.ExportedProgram, name: str) -> None:
 
 
 @contextmanager
-def quiet(name: str) -> Iterator[None]:
+def silence_logger(name: str) -> Iterator[None]:
     """Without the messages of one logger: what it would print as a traceback becomes an InputError."""
     logger = logging.getLogger(name)
     before, logger.disabled = logger.disabled, True

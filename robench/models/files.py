@@ -17,7 +17,7 @@ from robench.core.errors import InputError
 TRUST = "pass --trust (trust=True in Python)"
 
 
-def existing(source: str | Path) -> Path:
+def existing_file(source: str | Path) -> Path:
     """The path of a readable, non-empty file; InputError else."""
     path = Path(source)
     try:
@@ -33,12 +33,12 @@ def existing(source: str | Path) -> Path:
     return path
 
 
-def sniff(path: Path) -> str:
+def model_file_kind(path: Path) -> str:
     """The kind of a model file, a key of loading.KINDS; InputError where it is none."""
     with path.open("rb") as handle:
         start = handle.read(9)
     if start[:2] == b"PK":
-        return sniff_zip(path)
+        return zip_file_kind(path)
     if start[:1] == b"\x80":  # a pickle: what torch.save wrote before 1.6
         return "torch"
     if path.suffix == ".safetensors" or (start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size):
@@ -48,7 +48,7 @@ def sniff(path: Path) -> str:
     raise InputError(f"{path.name} is not a model file that robench knows: it starts with {start[:4]!r}")
 
 
-def sniff_zip(path: Path) -> str:
+def zip_file_kind(path: Path) -> str:
     """The kind of a zip file, by the names in it; InputError where it is cut off, damaged or something else."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -75,34 +75,34 @@ def sniff_zip(path: Path) -> str:
 def read_torch(path: Path, trust: bool) -> tuple[Any, list[str]]:
     """What torch.save wrote, on the CPU, and notes. Weights only; a pickle that needs more is an InputError unless `trust` is set."""
     try:
-        return unpickled(path, weights_only=True), []
+        return unpickled_content(path, weights_only=True), []
     except UnpicklingError as error:
         culprit = re.search(r"GLOBAL ([\w.]+)", str(error))
         if culprit is None:
-            raise not_readable(path, error) from error
+            raise unreadable_error(path, error) from error
         if not trust:
             raise InputError(
                 f"{path.name} holds a pickled model or other code ({culprit[1]}) and is refused: "
                 f"save its state_dict, or {TRUST} to unpickle it, which runs code from the file"
             ) from error
     except Exception as error:
-        raise not_readable(path, error) from error
+        raise unreadable_error(path, error) from error
     try:
-        return unpickled(path, weights_only=False), [f"{path.name} was unpickled, which can run any code"]
+        return unpickled_content(path, weights_only=False), [f"{path.name} was unpickled, which can run any code"]
     except Exception as error:
         raise InputError(
             f"{path.name} cannot be unpickled ({type(error).__name__}: {first_line(error)}): save its state_dict instead"
         ) from error
 
 
-def unpickled(path: Path, weights_only: bool) -> Any:
+def unpickled_content(path: Path, weights_only: bool) -> Any:
     """torch.load on the CPU, without its advice about pickle protocols."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Detected pickle protocol")
         return torch.load(path, map_location="cpu", weights_only=weights_only)
 
 
-def not_readable(path: Path, error: Exception) -> InputError:
+def unreadable_error(path: Path, error: Exception) -> InputError:
     """The error for a file that torch cannot read at all."""
     reason = (
         "" if isinstance(error, UnpicklingError) else f": {first_line(error)}"

@@ -12,15 +12,15 @@ from typing import Any
 from torch import nn
 
 from robench.core.errors import InputError
-from robench.core.recipes import did_you_mean, from_file, lookup, names_of
+from robench.core.recipes import did_you_mean, function_from_file, lookup, parameter_names
 from robench.models.files import first_line
 from robench.models.layers import Shape
 
-CLASSES = ("num_classes", "n_classes", "nb_classes", "nclasses", "classes")  # what people call the number of classes
+CLASS_PARAMETERS = ("num_classes", "n_classes", "nb_classes", "nclasses", "classes")  # what people call the number of classes
 DOWNLOADS = ("weights", "weights_backbone", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
 
 
-def from_torchvision(name: str, classes: int, shape: Shape, **options: Any) -> nn.Module:
+def torchvision_network(name: str, classes: int, shape: Shape, **options: Any) -> nn.Module:
     """torchvision's classifier of that name with random weights; `options` go to its builder."""
     import torchvision
 
@@ -28,10 +28,10 @@ def from_torchvision(name: str, classes: int, shape: Shape, **options: Any) -> n
         raise InputError(f"tv/{name} takes images of 3 channels, not {shape[0]}: choose another architecture")
     models: Any = torchvision.models  # its stubs do not export list_models; only the classifiers sit in this very module
     lookup(name, dict.fromkeys(models.list_models(module=models)), "torchvision classifier")
-    return built(f"tv/{name}", lambda: models.get_model(name, weights=None, num_classes=classes, **options), options)
+    return built_network(f"tv/{name}", lambda: models.get_model(name, weights=None, num_classes=classes, **options), options)
 
 
-def from_timm(name: str, classes: int, shape: Shape, **options: Any) -> nn.Module:
+def timm_network(name: str, classes: int, shape: Shape, **options: Any) -> nn.Module:
     """timm's model of that name with random weights; `options` go to timm.create_model, such as img_size for a transformer."""
     try:
         import timm
@@ -40,14 +40,14 @@ def from_timm(name: str, classes: int, shape: Shape, **options: Any) -> nn.Modul
     if not timm.is_model(name):
         near = did_you_mean(name, timm.list_models())
         raise InputError(f"unknown timm model {name!r}{near if 'did you mean' in near else ': see timm.list_models()'}")
-    return built(
+    return built_network(
         f"timm/{name}",
         lambda: timm.create_model(name, pretrained=False, num_classes=classes, in_chans=shape[0], **options),
         options,
     )
 
 
-def built(name: str, build: Callable[[], Any], options: dict[str, Any]) -> nn.Module:
+def built_network(name: str, build: Callable[[], Any], options: dict[str, Any]) -> nn.Module:
     """What the library builds; InputError for options that would download or that the library does not know."""
     for key in DOWNLOADS:
         if key in options:
@@ -59,16 +59,18 @@ def built(name: str, build: Callable[[], Any], options: dict[str, Any]) -> nn.Mo
     return module_or_error(network, name)
 
 
-def from_code(reference: str, classes: int | None, shape: Shape | None, **options: Any) -> nn.Module:
+def network_from_code(reference: str, classes: int | None, shape: Shape | None, **options: Any) -> nn.Module:
     """What the user's factory returns, for `file.py:factory` or `module:factory`; runs their code.
 
     A factory that has parameters named `classes` or `shape` is given them; it needs none.
     """
     factory = function_at(reference)
-    known = {key: value for key, value in {"classes": classes, "shape": shape}.items() if value is not None and key in names_of(factory)}
-    for name in needed(factory):
+    known = {
+        key: value for key, value in {"classes": classes, "shape": shape}.items() if value is not None and key in parameter_names(factory)
+    }
+    for name in needed_parameters(factory):
         if name not in known | options:
-            value = classes if name in CLASSES and classes else "VALUE"
+            value = classes if name in CLASS_PARAMETERS and classes else "VALUE"
             raise InputError(f"{Path(reference).name} needs a value for {name!r}: write {reference},{name}={value}")
     try:
         network = factory(**known | options)
@@ -80,7 +82,7 @@ def from_code(reference: str, classes: int | None, shape: Shape | None, **option
 def function_at(reference: str) -> Callable[..., Any]:
     """The function that `file.py:factory` or `module:factory` names; a module may lie in the current folder."""
     if ".py:" in reference:
-        return from_file(reference)
+        return function_from_file(reference)
     module, _, name = reference.rpartition(":")
     here = str(Path.cwd())
     sys.path.insert(0, here)
@@ -95,7 +97,7 @@ def function_at(reference: str) -> Callable[..., Any]:
     return function  # type: ignore[no-any-return]
 
 
-def needed(function: Callable[..., Any]) -> list[str]:
+def needed_parameters(function: Callable[..., Any]) -> list[str]:
     """The names of the parameters without which a function cannot be called by name."""
     try:
         parameters = inspect.signature(function).parameters.values()

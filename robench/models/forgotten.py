@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from robench.core.calls import padded
+from robench.core.calls import padded_logits
 from robench.core.statistics import mcnemar
 from robench.models.layers import Normalize
-from robench.models.weights import words
+from robench.models.weights import numbers_as_option
 
-MOST = 64  # images that are looked at
+NORMALISATION_IMAGES = 64  # images that are looked at
 SURE = 1e-3  # p value of the exact McNemar test, five times in a row
 USUAL: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "ImageNet's": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -26,22 +26,22 @@ def normalises(model: nn.Module) -> bool:
     return any(isinstance(module, Normalize) for module in model.modules())
 
 
-def forgotten(model: nn.Module, name: str, x: Tensor, y: Tensor) -> list[str]:
+def forgotten_normalisation_notes(model: nn.Module, name: str, x: Tensor, y: Tensor) -> list[str]:
     """A note where the model is right on clearly more of the images x (N, C, H, W) in [0, 1] with a usual normalisation than without.
 
     y  (N,) labels on the CPU; the first 64 images are looked at, in one pass for each normalisation. The random numbers stay as they were
     """
-    x, y = x[:MOST], y[:MOST]
+    x, y = x[:NORMALISATION_IMAGES], y[:NORMALISATION_IMAGES]
     fitting = {what: pair for what, pair in USUAL.items() if len(pair[0]) in (1, x.shape[1])}
     with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []), torch.no_grad():
-        plain = padded(model, x).argmax(1).cpu() == y
-        right = {what: padded(model, Normalize(*pair).to(x.device)(x)).argmax(1).cpu() == y for what, pair in fitting.items()}
+        plain = padded_logits(model, x).argmax(1).cpu() == y
+        right = {what: padded_logits(model, Normalize(*pair).to(x.device)(x)).argmax(1).cpu() == y for what, pair in fitting.items()}
     best = max(right, key=lambda what: int(right[what].sum()))
     won, lost = int((right[best] & ~plain).sum()), int((plain & ~right[best]).sum())
     if won <= lost or mcnemar(lost, won) > SURE:
         return []
     mean, std = fitting[best]
-    numbers = f"--mean {words(mean)} --std {words(std)} ({best})"
+    numbers = f"--mean {numbers_as_option(mean)} --std {numbers_as_option(std)} ({best})"
     return [
         f"of the first {len(y)} images {name} is right on {int(right[best].sum())} with {numbers}, and on {int(plain.sum())} without: "
         "if it was trained so, pass these"

@@ -32,7 +32,9 @@ class Normalize(nn.Module):
         return (x - self.mean) / self.std
 
 
-def normalised(network: nn.Module, mean: Sequence[float] | None, std: Sequence[float] | None, shape: Shape | None = None) -> nn.Module:
+def normalised_network(
+    network: nn.Module, mean: Sequence[float] | None, std: Sequence[float] | None, shape: Shape | None = None
+) -> nn.Module:
     """The network behind a Normalize layer; the network itself where neither mean nor std is given."""
     if mean is None and std is None:
         return network
@@ -42,22 +44,22 @@ def normalised(network: nn.Module, mean: Sequence[float] | None, std: Sequence[f
         raise InputError(f"mean and std need one number for each channel, not {len(mean)} and {len(std)}")
     if not all(map(math.isfinite, [*mean, *std])) or min(std) <= 0:
         raise InputError(f"mean and std must be finite numbers and std above 0, not mean {tuple(mean)} and std {tuple(std)}")
-    return named(normalize=Normalize(mean, std), network=network)
+    return named_sequence(normalize=Normalize(mean, std), network=network)
 
 
-def named(**modules: nn.Module) -> nn.Sequential:
+def named_sequence(**modules: nn.Module) -> nn.Sequential:
     """The modules one after the other, under the names that appear in the state_dict."""
     return nn.Sequential(OrderedDict(modules))
 
 
-def active(act: Act, dropout: float) -> nn.Module:
+def activation_layer(act: Act, dropout: float) -> nn.Module:
     """A new activation, with dropout behind it where dropout > 0 (as one module, so that no key of the state_dict moves)."""
     if isinstance(dropout, (bool, str)) or not 0 <= dropout < 1:
         raise InputError(f"dropout must be a number of at least 0 and below 1, not {dropout!r}")
     return nn.Sequential(act(), nn.Dropout(dropout)) if dropout else act()
 
 
-def at_least(side: int, shape: Shape, name: str) -> None:
+def refuse_small_images(side: int, shape: Shape, name: str) -> None:
     """InputError where the images are smaller than the network's strides allow."""
     if min(shape[1:]) < side:
         raise InputError(f"{name} needs images of at least {side}x{side} pixels, not {shape[1]}x{shape[2]}: choose another architecture")

@@ -1,4 +1,4 @@
-"""`load`: a classifier from whatever the user names, ready for evaluation, or an InputError that says what is wrong with it."""
+"""`load_with_origin`: a classifier from whatever the user names, ready for evaluation, or an InputError that says what is wrong with it."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from torch import Tensor, nn
 from robench.core.calls import are_probabilities, into_eval
 from robench.core.errors import InputError
 from robench.core.inputs import as_device
-from robench.core.recipes import parse
-from robench.models.architectures import ARCHITECTURES, build, is_foreign, is_library, runs_code
-from robench.models.checkpoint import fingerprint, is_ours, parts
-from robench.models.contract import answer_or_refuse, examined, refuse_absent
+from robench.core.recipes import parse_recipe
+from robench.models.architectures import ARCHITECTURES, build_network, is_foreign, is_library, runs_code
+from robench.models.checkpoint import fingerprint, is_our_checkpoint, state_and_meta
+from robench.models.contract import examine_model, refuse_absent_weights, trial_logits_or_error
 from robench.models.exported import read_program
-from robench.models.files import TRUST, existing, first_line, read_torch, sniff
-from robench.models.foreign import from_code
-from robench.models.identity import code_of
-from robench.models.layers import Shape, normalised
+from robench.models.files import TRUST, existing_file, first_line, model_file_kind, read_torch
+from robench.models.foreign import network_from_code
+from robench.models.identity import code_digests
+from robench.models.layers import Shape, normalised_network
 from robench.models.weights import (
-    Normalised,
-    agrees,
-    fit,
-    fitting,
-    inner,
-    named_alike,
+    StoredNormalisation,
+    fit_weights,
+    fitting_weights,
+    has_network_names,
+    has_same_numbers,
     normalisation_in,
-    outputs_in,
+    numbers_as_option,
+    output_count,
+    prefix_variants,
+    unwrapped_weights,
     weights_in,
-    without_prefixes,
-    words,
 )
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedModel:
     """A model in eval mode and where it came from.
 
     name    what the user wrote without its folders: shapes-cnn-sagr.pt, zoo.py:wong2020_fgsm, tv/resnet18
@@ -64,7 +64,7 @@ class Loaded:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ModelOptions:
     """What the user said about the model; None where nothing was said."""
 
     arch: str | None
@@ -87,7 +87,7 @@ class Wanted:
 Opened = tuple[nn.Module, dict[str, Any], list[str]]
 
 
-def load(
+def load_with_origin(
     source: str | Path,
     *,
     arch: str | None = None,
@@ -99,7 +99,7 @@ def load(
     std: Sequence[float] | None = None,
     trust: bool = False,
     device: str = "cpu",
-) -> Loaded:
+) -> LoadedModel:
     """The model that `source` names, in eval mode on `device`: pixels in [0, 1], (B, *shape), to logits (B, classes).
 
     source      our checkpoint, a state_dict or safetensors file with `arch`, a TorchScript archive or torch.export program (with `trust`),
@@ -107,7 +107,7 @@ def load(
     activation  of `arch`, relu if not given; a checkpoint knows its own
     weights     which set of weights of a file that holds several, by its key: state_dict_ema, best.model, ...
     mean, std   one number a channel, for a model that takes normalised pixels; a checkpoint and a model that we saved know their own
-    classes, shape   of the data; where both are known the model is tried out on a few images (`check`)
+    classes, shape   of the data; where both are known the model is tried out on a few images (`trial_notes`)
     InputError, one sentence, for whatever does not fit.
     """
     if not isinstance(source, (str, Path)):
@@ -115,27 +115,27 @@ def load(
             f"the model to load is of type {type(source).__name__}: name a file, a factory or an architecture, as words or a path"
         )
     device = as_device(device)
-    wanted = Wanted(arch, activation, weights, classes, shape, mean, std, trust, device)
-    kind = kind_of(str(source))
-    model, meta, notes = KINDS[kind](str(source), wanted)
-    refuse_absent(model, Path(source).name)
-    refuse_nonfinite(model, Path(source).name)
+    wanted = ModelOptions(arch, activation, weights, classes, shape, mean, std, trust, device)
+    kind = source_kind(str(source))
+    model, meta, notes = OPENERS[kind](str(source), wanted)
+    refuse_absent_weights(model, Path(source).name)
+    refuse_nonfinite_weights(model, Path(source).name)
     model = into_eval(model.to(device))
     described = meta.get("model", {})
-    notes += other_images(described.get("shape"), shape, Path(source).name)
+    notes += other_size_notes(described.get("shape"), shape, Path(source).name)
     classes, shape = classes or described.get("classes"), shape or described.get("shape")
     stored, flags = kind in ("torchscript", "pt2"), list[str]()
     digest = sha256(Path(source).read_bytes()).hexdigest() if stored else fingerprint(model.state_dict())
     if classes is not None and shape is not None:
-        seen = examined(model, trial_images((shape[0], shape[1], shape[2])).to(device))
+        seen = examine_model(model, trial_images((shape[0], shape[1], shape[2])).to(device))
         model, flags = seen.model, [f"{check.probe}: {check.sentence}" for check in seen.checks if check.raised]
-        notes += [*seen.notes, *check(model, (shape[0], shape[1], shape[2]), classes, device)]
-    return Loaded(
-        model, name_of(str(source), kind), digest, meta, tuple(notes), tuple(flags), architecture_of(str(source), kind, meta, wanted)
+        notes += [*seen.notes, *trial_notes(model, (shape[0], shape[1], shape[2]), classes, device)]
+    return LoadedModel(
+        model, source_name(str(source), kind), digest, meta, tuple(notes), tuple(flags), architecture_of(str(source), kind, meta, wanted)
     )
 
 
-def name_of(source: str, kind: str) -> str:
+def source_name(source: str, kind: str) -> str:
     """What tables call a model: what the user wrote, without its folders."""
     if kind == "library":
         return source
@@ -143,20 +143,20 @@ def name_of(source: str, kind: str) -> str:
     return Path(reference).name + source[len(reference) :]
 
 
-def architecture_of(source: str, kind: str, meta: Mapping[str, Any], wanted: Wanted) -> dict[str, Any]:
+def architecture_of(source: str, kind: str, meta: Mapping[str, Any], wanted: ModelOptions) -> dict[str, Any]:
     """What tells the model apart beside its weights: what the checkpoint says of its network, else what the user said of it."""
     described = dict(meta.get("model", {}))
-    code = code_of(source if kind == "code" else wanted.arch or described.get("arch"))
+    code = code_digests(source if kind == "code" else wanted.arch or described.get("arch"))
     said = {"arch": wanted.arch, "activation": wanted.activation, "mean": wanted.mean, "std": wanted.std, "weights": wanted.weights}
     if kind == "library":
         said["arch"] = source
     if kind == "code":
-        said["arch"] = name_of(source, kind)
+        said["arch"] = source_name(source, kind)
     known = {key: list(value) if isinstance(value, tuple) else value for key, value in said.items() if value is not None}
     return {**known, **{key: value for key, value in described.items() if key != "code"}, **({"code": code} if code else {})}
 
 
-def other_images(trained: Sequence[int] | None, given: Shape | None, name: str) -> list[str]:
+def other_size_notes(trained: Sequence[int] | None, given: Shape | None, name: str) -> list[str]:
     """A note where a checkpoint was trained on images of another size; InputError where they had other channels."""
     if trained is None or given is None or tuple(trained) == tuple(given):
         return []
@@ -194,7 +194,7 @@ def load_model(
         device: where the model is to lie: "cpu", "cuda", "mps".
 
     Returns:
-        The network as a torch.nn.Module. `robench.models.load` returns its name, hash, meta and notes as well.
+        The network as a torch.nn.Module. `robench.models.load_with_origin` returns its name, hash, meta and notes as well.
 
     Raises:
         InputError: one sentence, for whatever does not fit.
@@ -204,27 +204,28 @@ def load_model(
         >>> model(torch.rand(2, 3, 32, 32)).shape, model.training
         (torch.Size([2, 10]), False)
     """
-    return load(
+    return load_with_origin(
         source, arch=arch, activation=activation, weights=weights, classes=classes, shape=shape, mean=mean, std=std, trust=trust,
         device=device,
     ).model  # fmt: skip
 
 
-def peek(source: str | Path) -> dict[str, Any]:
-    """What our checkpoint says of itself (its meta), without its network; {} for any other model, also for one that `load` will refuse.
+def checkpoint_meta(source: str | Path) -> dict[str, Any]:
+    """What our checkpoint says of itself (its meta), without its network; {} for any other model, also for one that `load_with_origin`
+    will refuse.
 
     InputError where there is no such file, and for a checkpoint of ours that is damaged.
     """
-    if kind_of(str(source)) != "torch":
+    if source_kind(str(source)) != "torch":
         return {}
     try:
-        content, _ = read_torch(existing(source), trust=False)
+        content, _ = read_torch(existing_file(source), trust=False)
     except InputError:
         return {}
-    return parts(content, Path(source).name)[1] if is_ours(content) else {}
+    return state_and_meta(content, Path(source).name)[1] if is_our_checkpoint(content) else {}
 
 
-def kind_of(source: str) -> str:
+def source_kind(source: str) -> str:
     """The kind of a source, a key of KINDS."""
     if not source.strip():
         raise InputError("no model is named: give a checkpoint, a file of weights, file.py:factory or tv/NAME")
@@ -234,48 +235,48 @@ def kind_of(source: str) -> str:
         return "code"
     if source in ARCHITECTURES and not Path(source).exists():
         raise InputError(f"{source!r} is an architecture without weights: name a model file, with --arch {source} for a state_dict")
-    return sniff(existing(source))
+    return model_file_kind(existing_file(source))
 
 
 def named_code(source: str) -> tuple[str, dict[str, Any]]:
     """The reference to the user's code and its options in `file.py:factory,option=value`; ("", {}) where it is none."""
     found = re.fullmatch(r"(.+?:[^\W\d]\w*)((?:,[^,=]+=[^,]+)*)", source)
-    return (found[1], parse(f"factory{found[2]}").options) if found else ("", {})
+    return (found[1], parse_recipe(f"factory{found[2]}").options) if found else ("", {})
 
 
-def open_library(source: str, wanted: Wanted) -> Opened:
+def open_library(source: str, wanted: ModelOptions) -> Opened:
     """torchvision's or timm's network, with random weights."""
     wanted.refuse("arch activation weights", f"{source} names its own architecture")
-    classes, shape = sizes(source, wanted)
-    model = build(source, classes=classes, shape=shape, mean=wanted.mean, std=wanted.std)
+    classes, shape = classes_and_shape(source, wanted)
+    model = build_network(source, classes=classes, shape=shape, mean=wanted.mean, std=wanted.std)
     return model, {}, [f"{source} has random weights: for trained ones name a file of weights, with --arch {source}"]
 
 
-def open_code(source: str, wanted: Wanted) -> Opened:
+def open_code(source: str, wanted: ModelOptions) -> Opened:
     """What the user's factory returns."""
     reference, options = named_code(source)
     name = Path(reference).name
     wanted.refuse("arch activation weights", f"{name} makes its own network")
-    model = from_code(reference, wanted.classes, wanted.shape, **options)
-    return normalised(model, wanted.mean, wanted.std, wanted.shape), {}, [f"{name} ran code of the user's"]
+    model = network_from_code(reference, wanted.classes, wanted.shape, **options)
+    return normalised_network(model, wanted.mean, wanted.std, wanted.shape), {}, [f"{name} ran code of the user's"]
 
 
-def open_torch(source: str, wanted: Wanted) -> Opened:
+def open_torch(source: str, wanted: ModelOptions) -> Opened:
     """What torch.save wrote: our checkpoint, a state_dict, or, with trust, a whole model."""
     name = Path(source).name
     content, notes = read_torch(Path(source), wanted.trust)
-    if is_ours(content):
-        state, meta = parts(content, name)
-        return rebuilt(state, meta, name, wanted), meta, notes + other_code(meta, name, wanted)
+    if is_our_checkpoint(content):
+        state, meta = state_and_meta(content, name)
+        return rebuilt_network(state, meta, name, wanted), meta, notes + other_code_notes(meta, name, wanted)
     found, more = weights_in(content, name, wanted.weights)
     if isinstance(found, nn.Module):
         wanted.refuse("arch activation", f"{name} holds a whole model")
-        return normalised(found, wanted.mean, wanted.std, wanted.shape), {}, notes + more
-    model, told = from_state(found, name, wanted)
+        return normalised_network(found, wanted.mean, wanted.std, wanted.shape), {}, notes + more
+    model, told = network_from_state(found, name, wanted)
     return model, {}, notes + more + told
 
 
-def open_safetensors(source: str, wanted: Wanted) -> Opened:
+def open_safetensors(source: str, wanted: ModelOptions) -> Opened:
     """A state_dict in safetensors format."""
     name = Path(source).name
     try:
@@ -287,39 +288,39 @@ def open_safetensors(source: str, wanted: Wanted) -> Opened:
     except Exception as error:
         raise InputError(f"{name} is damaged or no safetensors file ({first_line(error)})") from error
     wanted.refuse("weights", f"{name} holds one set of weights")
-    model, notes = from_state(state, name, wanted)
+    model, notes = network_from_state(state, name, wanted)
     return model, {}, notes
 
 
-def open_torchscript(source: str, wanted: Wanted) -> Opened:
+def open_torchscript(source: str, wanted: ModelOptions) -> Opened:
     """A TorchScript archive, with trust."""
     name = Path(source).name
-    trusted(name, "a TorchScript archive, a stored program (deprecated since torch 2.14)", wanted)
+    refuse_untrusted(name, "a TorchScript archive, a stored program (deprecated since torch 2.14)", wanted)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="`torch.jit.load` is deprecated")
             model = torch.jit.load(source, map_location="cpu")
     except RuntimeError as error:
         raise InputError(f"{name} cannot be read as a TorchScript archive ({first_line(error)})") from error
-    return normalised(model, wanted.mean, wanted.std, wanted.shape), {}, [f"{name} is a stored program, which was run"]
+    return normalised_network(model, wanted.mean, wanted.std, wanted.shape), {}, [f"{name} is a stored program, which was run"]
 
 
-def open_pt2(source: str, wanted: Wanted) -> Opened:
+def open_pt2(source: str, wanted: ModelOptions) -> Opened:
     """A torch.export program, with trust."""
     name = Path(source).name
-    trusted(name, "a torch.export program, which torch reads by unpickling", wanted)
+    refuse_untrusted(name, "a torch.export program, which torch reads by unpickling", wanted)
     model = read_program(Path(source), wanted.device)
-    return normalised(model, wanted.mean, wanted.std, wanted.shape), {}, [f"{name} is a stored program, which was run"]
+    return normalised_network(model, wanted.mean, wanted.std, wanted.shape), {}, [f"{name} is a stored program, which was run"]
 
 
-def trusted(name: str, what: str, wanted: Wanted) -> None:
+def refuse_untrusted(name: str, what: str, wanted: ModelOptions) -> None:
     """InputError for a stored program unless the user trusts it."""
     if not wanted.trust:
         raise InputError(f"{name} is {what}: {TRUST} to run it, or save a state_dict and name its network with --arch")
     wanted.refuse("arch activation weights", f"{name} is a stored program")
 
 
-def rebuilt(state: Mapping[str, Tensor], meta: dict[str, Any], name: str, wanted: Wanted) -> nn.Module:
+def rebuilt_network(state: Mapping[str, Tensor], meta: dict[str, Any], name: str, wanted: ModelOptions) -> nn.Module:
     """The network that our checkpoint describes, with its weights."""
     wanted.refuse("mean std", f"{name} is a checkpoint of robench and knows its own normalisation")
     wanted.refuse("weights", f"{name} is a checkpoint of robench and holds one set of weights")
@@ -332,17 +333,17 @@ def rebuilt(state: Mapping[str, Tensor], meta: dict[str, Any], name: str, wanted
         raise InputError(f"{name} is a damaged checkpoint: it does not describe its network ({type(error).__name__}: {error})") from error
     if wanted.activation not in (None, activation):
         raise InputError(f"{name} was trained with the activation {activation!r}, not {wanted.activation!r}: leave --activation out")
-    arch = stored_or_named(arch, name, wanted)
-    if not is_foreign(parse(arch).name):
-        refuse_too_much(partial(build, arch, classes=classes, shape=shape, activation=activation, **options), state, name)
+    arch = architecture_to_build(arch, name, wanted)
+    if not is_foreign(parse_recipe(arch).name):
+        refuse_oversized_network(partial(build_network, arch, classes=classes, shape=shape, activation=activation, **options), state, name)
     elif is_library(arch) and classes > max((len(value) for value in state.values() if value.dim()), default=0):
         raise InputError(f"{name} is a damaged checkpoint: it describes {classes} classes, and no weights are so long")
-    network = build(arch, classes=classes, shape=shape, activation=activation, mean=mean, std=std, **options)
-    fit(network, state, name, arch, classes)
+    network = build_network(arch, classes=classes, shape=shape, activation=activation, mean=mean, std=std, **options)
+    fit_weights(network, state, name, arch, classes)
     return network
 
 
-def refuse_too_much(built: Callable[[], nn.Module], state: Mapping[str, Tensor], name: str) -> None:
+def refuse_oversized_network(built: Callable[[], nn.Module], state: Mapping[str, Tensor], name: str) -> None:
     """InputError where the network that a checkpoint describes is far larger than its weights, seen without memory for it."""
     held = sum(value.numel() for value in state.values())
     try:
@@ -354,13 +355,13 @@ def refuse_too_much(built: Callable[[], nn.Module], state: Mapping[str, Tensor],
         raise InputError(f"{name} is a damaged checkpoint: it describes a network of {due:,} numbers, and holds {held:,}")
 
 
-def other_code(meta: Mapping[str, Any], name: str, wanted: Wanted) -> list[str]:
+def other_code_notes(meta: Mapping[str, Any], name: str, wanted: ModelOptions) -> list[str]:
     """A note where the user's code that makes a checkpoint's network is not what it was when it was trained."""
-    stored, now = meta["model"].get("code"), code_of(wanted.arch or str(meta["model"]["arch"]))
+    stored, now = meta["model"].get("code"), code_digests(wanted.arch or str(meta["model"]["arch"]))
     return [f"{name} was trained with other code than {', '.join(now)} holds now"] if stored and stored != now else []
 
 
-def stored_or_named(arch: str, name: str, wanted: Wanted) -> str:
+def architecture_to_build(arch: str, name: str, wanted: ModelOptions) -> str:
     """The architecture in a checkpoint; where that is code, which no file may start by itself, the user names it or trusts the file."""
     if not runs_code(arch):
         wanted.refuse("arch", f"{name} is a checkpoint of robench and knows its own network")
@@ -370,63 +371,64 @@ def stored_or_named(arch: str, name: str, wanted: Wanted) -> str:
     return wanted.arch or arch
 
 
-def from_state(state: Mapping[str, Tensor], name: str, wanted: Wanted) -> tuple[nn.Module, list[str]]:
+def network_from_state(state: Mapping[str, Tensor], name: str, wanted: ModelOptions) -> tuple[nn.Module, list[str]]:
     """The network that the user named, with weights from a file and the normalisation of either, and notes."""
     if wanted.arch is None:
         raise InputError(f"{name} holds weights only: name its network with --arch, such as one of {', '.join(ARCHITECTURES)}")
-    classes, shape = sizes(name, wanted)
-    network = build(wanted.arch, classes=classes, shape=shape, activation=wanted.activation or "relu")
+    classes, shape = classes_and_shape(name, wanted)
+    network = build_network(wanted.arch, classes=classes, shape=shape, activation=wanted.activation or "relu")
     due, given = network.state_dict(), wanted.mean is not None and wanted.std is not None
-    found = None if named_alike(fitting(state, due), due) else normalisation_in(state, shape[0])
+    found = None if has_network_names(fitting_weights(state, due), due) else normalisation_in(state, shape[0])
     mean, std, notes, rest = wanted.mean, wanted.std, list[str](), dict(state)
-    if found and given and not agrees(found, mean or (), std or ()):
-        told = f"--mean {words(found.mean)} --std {words(found.std)}"
+    if found and given and not has_same_numbers(found, mean or (), std or ()):
+        told = f"--mean {numbers_as_option(found.mean)} --std {numbers_as_option(found.std)}"
         raise InputError(f"{name} has a normalisation of its own ({', '.join(found.names)}), which is {told}: leave other numbers out")
     if found and (given or (found.own and mean is None and std is None)):
         rest, mean, std = found.rest, found.mean, found.std
-        notes = [f"{name} brings its own normalisation: mean {words(found.mean)}, std {words(found.std)}"]
+        notes = [f"{name} brings its own normalisation: mean {numbers_as_option(found.mean)}, std {numbers_as_option(found.std)}"]
     elif given:
-        rest = dict(state) if named_alike(fitting(state, due), due) else inner(fitting(state, due))
-    outputs = outputs_in(rest, network, classes)
+        rest = dict(state) if has_network_names(fitting_weights(state, due), due) else unwrapped_weights(fitting_weights(state, due))
+    outputs = output_count(rest, network, classes)
     if outputs > classes:
-        classes, network = outputs, build(wanted.arch, classes=outputs, shape=shape, activation=wanted.activation or "relu")
-    fit(network, rest, name, wanted.arch, classes, partial(hint, state, found, wanted, classes, shape))
-    return normalised(network, mean, std, shape), notes
+        classes, network = outputs, build_network(wanted.arch, classes=outputs, shape=shape, activation=wanted.activation or "relu")
+    fit_weights(network, rest, name, wanted.arch, classes, partial(misfit_hint, state, found, wanted, classes, shape))
+    return normalised_network(network, mean, std, shape), notes
 
 
-def hint(state: Mapping[str, Tensor], found: Normalised | None, wanted: Wanted, classes: int, shape: Shape) -> str:
+def misfit_hint(state: Mapping[str, Tensor], found: StoredNormalisation | None, wanted: ModelOptions, classes: int, shape: Shape) -> str:
     """What may help where weights do not fit: the normalisation among them or before the network, and architectures that they fit."""
-    *_, bare = without_prefixes(state)
-    rest = inner(bare) if found is None else found.rest
+    *_, bare = prefix_variants(state)
+    rest = unwrapped_weights(bare) if found is None else found.rest
     said = ""
     if found is not None and wanted.mean is None:
-        said = f"; its {' and '.join(found.names)} look like a normalisation: pass --mean {words(found.mean)} --std {words(found.std)}"
+        given = f"--mean {numbers_as_option(found.mean)} --std {numbers_as_option(found.std)}"
+        said = f"; its {' and '.join(found.names)} look like a normalisation: pass {given}"
     elif wanted.mean is None and rest.keys() != bare.keys():
         said = "; its names start with a number, as a network's behind a normalisation do: pass --mean and --std (0 and 1 for none)"
-    fitting_too = [] if wanted.arch in (names := fits(rest, classes, shape)) else names
+    fitting_too = [] if wanted.arch in (names := fitting_architectures(rest, classes, shape)) else names
     return said + (f"; the names and shapes are those of --arch {' or '.join(fitting_too)}" if fitting_too else "")
 
 
-def fits(state: Mapping[str, Tensor], classes: int, shape: Shape) -> list[str]:
+def fitting_architectures(state: Mapping[str, Tensor], classes: int, shape: Shape) -> list[str]:
     """Our architectures whose names and shapes these weights have, the number of outputs aside."""
     found = []
     for arch in ARCHITECTURES:
         with suppress(InputError), torch.device("meta"):  # no memory, and no numbers
-            due = build(arch, classes=classes, shape=shape).state_dict()
-            seen = fitting(state, due)
-            if named_alike(seen, due) and all(seen[key].shape[1:] == value.shape[1:] for key, value in due.items() if key in seen):
+            due = build_network(arch, classes=classes, shape=shape).state_dict()
+            seen = fitting_weights(state, due)
+            if has_network_names(seen, due) and all(seen[key].shape[1:] == value.shape[1:] for key, value in due.items() if key in seen):
                 found.append(arch)
     return found
 
 
-def sizes(name: str, wanted: Wanted) -> tuple[int, Shape]:
+def classes_and_shape(name: str, wanted: ModelOptions) -> tuple[int, Shape]:
     """Number of classes and shape of the images, which the file does not tell."""
     if wanted.classes is None or wanted.shape is None:
         raise InputError(f"{name} does not tell the number of classes and the shape of the images: give classes and shape")
     return wanted.classes, wanted.shape
 
 
-def refuse_nonfinite(model: nn.Module, name: str) -> None:
+def refuse_nonfinite_weights(model: nn.Module, name: str) -> None:
     """InputError where a weight or buffer is NaN or infinite."""
     for key, value in model.state_dict().items():
         if isinstance(value, Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
@@ -438,15 +440,15 @@ def trial_images(shape: Shape) -> Tensor:
     return torch.rand(4, *shape, generator=torch.Generator().manual_seed(0))
 
 
-def check(model: nn.Module, shape: Shape, classes: int, device: str) -> list[str]:
+def trial_notes(model: nn.Module, shape: Shape, classes: int, device: str) -> list[str]:
     """Notes on a model that was tried on four random images of `shape`; InputError where it does not give finite logits (B, classes)."""
     x = trial_images(shape).to(device)
-    logits = answer_or_refuse(model, x, len(x))
+    logits = trial_logits_or_error(model, x, len(x))
     if logits.shape[1] < classes:
         raise InputError(f"the model has {logits.shape[1]} outputs, the data {classes} classes")
     if not bool(logits.isfinite().all()):
         raise InputError("the model gives NaN or infinite logits on images in [0, 1]")
-    notes = more_outputs(logits.shape[1], classes)
+    notes = more_outputs_notes(logits.shape[1], classes)
     if bool(are_probabilities(logits).all()):
         return [
             *notes,
@@ -455,13 +457,13 @@ def check(model: nn.Module, shape: Shape, classes: int, device: str) -> list[str
     return notes
 
 
-def more_outputs(outputs: int, classes: int) -> list[str]:
+def more_outputs_notes(outputs: int, classes: int) -> list[str]:
     """A note where the model has more outputs than the data has classes: the others may win, as where it is used."""
     told = f"the model has {outputs} outputs, the data {classes} classes: label k is taken for output k, and all {outputs} outputs compete"
     return [told] if outputs > classes else []
 
 
-KINDS: dict[str, Callable[[str, Wanted], Opened]] = {
+OPENERS: dict[str, Callable[[str, ModelOptions], Opened]] = {
     "library": open_library,
     "code": open_code,
     "torch": open_torch,

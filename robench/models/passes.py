@@ -24,7 +24,7 @@ from robench.core.recipes import did_you_mean
 
 PRECISIONS = ("fp32", "tf32", "bf16")
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 MOST_IMAGES = 64  # that two ways of making a pass race on
 FEW_IMAGES = 16  # that logits and gradients are compared on
@@ -78,7 +78,7 @@ class ChannelsLast(torch.autograd.Function):
         return grads[0].contiguous()
 
 
-def cheaper(
+def cheaper_stand_in(
     model: nn.Module, x: Tensor, *, precision: str = "fp32", compile: bool = False, channels_last: bool | None = None
 ) -> tuple[nn.Module, list[str]]:
     """A stand-in whose passes cost less than the model's (the model itself where nothing pays), and a sentence on each thing done.
@@ -96,18 +96,18 @@ def cheaper(
         raise ValueError("cheaper passes are made for a model in eval mode")
     x, bf16 = x[:MOST_IMAGES].detach(), precision == "bf16"
     exact = Fp32(model) if precision == "tf32" else model
-    why = untouchable(model, x)
+    why = copy_obstacle(model, x)
     with arithmetic(precision):
-        network, notes = (model, [why]) if why else folded(model, x)
+        network, notes = (model, [why]) if why else folded_model(model, x)
         stand_in = StandIn(exact, network, bf16=bf16)
         notes += precision_notes(model, stand_in, x, precision)
         if not why and channels_last is not False:
-            stand_in, more = in_channels_last(stand_in, x, wanted=channels_last is True)
+            stand_in, more = channels_last_stand_in(stand_in, x, wanted=channels_last is True)
             notes += more
         if compile and x.device.type == "cpu":
             notes += ["not compiled: on the CPU it rarely pays beside the other ways"]
         elif compile and not why:
-            stand_in, more = compiled(stand_in, x)
+            stand_in, more = compiled_stand_in(stand_in, x)
             notes += more
     plain = stand_in.network is model and precision == "fp32"
     return (model if plain else stand_in), notes
@@ -128,7 +128,7 @@ def precision_notes(model: nn.Module, stand_in: StandIn, x: Tensor, precision: s
     rough = ["attacks search in " + precision + ": gradients are rougher, and every success is asked again in fp32"]
     if precision == "tf32":
         return rough
-    share = race(stand_in, StandIn(model, stand_in.network), x)
+    share = time_share(stand_in, StandIn(model, stand_in.network), x)
     return [*rough, f"bf16 takes {share:.2f} of the time of fp32" + ("" if share < PAYS else ": it does not pay here")]
 
 
@@ -145,24 +145,24 @@ def arithmetic(precision: str) -> Iterator[None]:
     backends = torch.backends
     device = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn)  # type: ignore[attr-defined]
     host = (backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn)  # type: ignore[attr-defined]
-    before, old = [part.fp32_precision for part in (*device, *host)], old_settings()
+    before, old = [part.fp32_precision for part in (*device, *host)], old_precision_settings()
     tf32 = precision == "tf32"
     try:
-        put_old_settings(("high", True) if tf32 else ("highest", False))
-        put_settings((*device, *host), ["tf32" if tf32 else "ieee"] * 3 + ["ieee"] * 3)
+        set_old_settings(("high", True) if tf32 else ("highest", False))
+        set_part_precisions((*device, *host), ["tf32" if tf32 else "ieee"] * 3 + ["ieee"] * 3)
         yield
     finally:
-        put_old_settings(old)
-        put_settings((*device, *host), before)
+        set_old_settings(old)
+        set_part_precisions((*device, *host), before)
 
 
-def put_settings(parts: tuple[Any, ...], values: list[str]) -> None:
+def set_part_precisions(parts: tuple[Any, ...], values: list[str]) -> None:
     """Sets the precision of each part."""
     for part, value in zip(parts, values, strict=True):
         part.fp32_precision = value
 
 
-def old_settings() -> tuple[str, bool] | None:
+def old_precision_settings() -> tuple[str, bool] | None:
     """torch's older switches of the same thing; None where they contradict the newer ones and torch refuses to read them."""
     try:
         with warnings.catch_warnings(action="ignore"):
@@ -171,7 +171,7 @@ def old_settings() -> tuple[str, bool] | None:
         return None
 
 
-def put_old_settings(values: tuple[str, bool] | None) -> None:
+def set_old_settings(values: tuple[str, bool] | None) -> None:
     """Sets the older switches: torch raises when somebody reads them while they contradict the newer ones."""
     if values is not None:
         with warnings.catch_warnings(action="ignore"):
@@ -182,7 +182,7 @@ def put_old_settings(values: tuple[str, bool] | None) -> None:
 # What may be touched, and what agrees
 
 
-def untouchable(model: nn.Module, x: Tensor) -> str:
+def copy_obstacle(model: nn.Module, x: Tensor) -> str:
     """Why the model cannot be copied and changed, as a note; "" where it can."""
     modules = list(model.modules())
     if any(isinstance(module, torch.jit.ScriptModule | fx.GraphModule) or hasattr(module, "_orig_mod") for module in modules):
@@ -190,17 +190,17 @@ def untouchable(model: nn.Module, x: Tensor) -> str:
     if any(getattr(module, name) for module in modules for name in HOOKS):
         return "the model has hooks: its passes are used as they are"
     with torch.no_grad():
-        if not close(model(x[:FEW_IMAGES]), model(x[:FEW_IMAGES]), 1e-5):
+        if not is_close(model(x[:FEW_IMAGES]), model(x[:FEW_IMAGES]), 1e-5):
             return "the model gives other logits when it is asked again: its passes are used as they are"
     return ""
 
 
-def copied(model: nn.Module) -> nn.Module:
+def frozen_copy(model: nn.Module) -> nn.Module:
     """A copy of the model in eval mode with frozen parameters."""
     return into_eval(deepcopy(model)).requires_grad_(False)
 
 
-def gradient(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+def logits_and_input_gradient(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     """The logits (B, K) and the gradient of the sum of their logsumexp, (B, C, H, W)."""
     with torch.enable_grad():
         leaf = x.detach().clone().requires_grad_()
@@ -209,39 +209,42 @@ def gradient(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     return logits.detach(), grad
 
 
-def close(a: Tensor, b: Tensor, share: float) -> bool:
+def is_close(a: Tensor, b: Tensor, share: float) -> bool:
     """Whether a lies within `share` of the largest entry of b everywhere."""
     return a.shape == b.shape and bool((a - b).abs().max() <= share * b.abs().max())
 
 
-def agrees(candidate: nn.Module, model: nn.Module, x: Tensor, bf16: bool = False) -> bool:
+def agrees_with_model(candidate: nn.Module, model: nn.Module, x: Tensor, bf16: bool = False) -> bool:
     """Whether the candidate gives the model's logits (to 1e-4 of the largest) and gradients (to 1 % in norm: ReLU flips near 0).
 
     In bf16 the bounds are 5 % and 50 %: they only tell a broken model from a sound one.
     """
     with arithmetic("fp32"):
-        (logits, grad), (wanted, true) = gradient(candidate, x[:FEW_IMAGES]), gradient(model, x[:FEW_IMAGES])
+        (logits, grad), (wanted, true) = (
+            logits_and_input_gradient(candidate, x[:FEW_IMAGES]),
+            logits_and_input_gradient(model, x[:FEW_IMAGES]),
+        )
     share, bend = (0.05, 0.5) if bf16 else (1e-4, 0.01)
-    return close(logits, wanted, share) and bool((grad - true).norm() <= bend * true.norm())
+    return is_close(logits, wanted, share) and bool((grad - true).norm() <= bend * true.norm())
 
 
 # Batch norm
 
 
-def folded(model: nn.Module, x: Tensor) -> tuple[nn.Module, list[str]]:
+def folded_model(model: nn.Module, x: Tensor) -> tuple[nn.Module, list[str]]:
     """A copy of the model in which each batch norm is part of the layer before it, where it can be and agrees on x; else the model.
 
     In eval mode batch norm is a scale and a shift per channel, and so are absorbed by a convolution or linear layer that feeds
     nothing else (Jacob et al. 2018, 1712.05877, section 3.2). The graph of the model only tells which layers those are; the copy
     runs the model's own code.
     """
-    if not any(isinstance(module, NORMS) for module in model.modules()):
+    if not any(isinstance(module, BATCH_NORMS) for module in model.modules()):
         return model, []
     try:
-        names = foldable(deepcopy(model))  # a trace may leave its traces in the module
-        network = copied(model)
-        fold(network, names)
-        fits = agrees(network, model, x)
+        names = foldable_layers(deepcopy(model))  # a trace may leave its traces in the module
+        network = frozen_copy(model)
+        fold_batch_norms(network, names)
+        fits = agrees_with_model(network, model, x)
     except Exception as error:  # whatever the user's code does when it is traced or copied
         return model, [f"batch norm is not folded: the model cannot be traced or changed ({type(error).__name__})"]
     if not names:
@@ -251,7 +254,7 @@ def folded(model: nn.Module, x: Tensor) -> tuple[nn.Module, list[str]]:
     return network, [f"batch norm folded into {len(names)} layer{'s' * (len(names) > 1)}"]
 
 
-def foldable(model: nn.Module) -> list[tuple[str, str]]:
+def foldable_layers(model: nn.Module) -> list[tuple[str, str]]:
     """The names of each layer and the batch norm that alone takes its output, where both are called once."""
     graph, modules = fx.Tracer().trace(model), dict(model.named_modules())
     calls = [node for node in graph.nodes if node.op == "call_module"]
@@ -260,18 +263,18 @@ def foldable(model: nn.Module) -> list[tuple[str, str]]:
     return [
         (layer.target, norm.target)
         for layer, norm in pairs
-        if len(layer.users) == count[layer.target] == count[norm.target] == 1 and match(modules[layer.target], modules[norm.target])
+        if len(layer.users) == count[layer.target] == count[norm.target] == 1 and can_fold(modules[layer.target], modules[norm.target])
     ]
 
 
-def match(layer: nn.Module, norm: nn.Module) -> bool:
+def can_fold(layer: nn.Module, norm: nn.Module) -> bool:
     """Whether the norm's scale and shift can be part of the layer: plain torch layers, with statistics of training."""
-    if type(norm) not in NORMS or norm.running_mean is None:
+    if type(norm) not in BATCH_NORMS or norm.running_mean is None:
         return False
     return type(layer) in CONVOLUTIONS or type(layer) is nn.Linear
 
 
-def fold(network: nn.Module, names: list[tuple[str, str]]) -> None:
+def fold_batch_norms(network: nn.Module, names: list[tuple[str, str]]) -> None:
     """Moves each batch norm into its layer, in place, under every name that it has."""
     for layer_name, norm_name in names:
         layer: Any = network.get_submodule(layer_name)
@@ -289,16 +292,16 @@ def fold(network: nn.Module, names: list[tuple[str, str]]) -> None:
 # Memory format and compilation, by race
 
 
-def in_channels_last(stand_in: StandIn, x: Tensor, wanted: bool = False) -> tuple[StandIn, list[str]]:
+def channels_last_stand_in(stand_in: StandIn, x: Tensor, wanted: bool = False) -> tuple[StandIn, list[str]]:
     """The stand-in in channels_last format where it agrees on x and wins a race, or is wanted; else as it is."""
     if not any(isinstance(module, nn.Conv2d) for module in stand_in.network.modules()):
         return stand_in, []
     try:
-        network: nn.Module = copied(stand_in.network).to(memory_format=torch.channels_last)
+        network: nn.Module = frozen_copy(stand_in.network).to(memory_format=torch.channels_last)
         candidate = StandIn(stand_in.exact, network, channels_last=True, bf16=stand_in.bf16)
-        if not agrees(candidate, stand_in, x, stand_in.bf16):
+        if not agrees_with_model(candidate, stand_in, x, stand_in.bf16):
             return stand_in, ["channels_last is not used: it gives other logits or gradients"]
-        share = race(candidate, stand_in, x)
+        share = time_share(candidate, stand_in, x)
     except Exception as error:  # such as a model that views its activations in the usual format
         return stand_in, [f"channels_last is not used: the model cannot take it ({type(error).__name__})"]
     if wanted or share < PAYS:
@@ -306,15 +309,15 @@ def in_channels_last(stand_in: StandIn, x: Tensor, wanted: bool = False) -> tupl
     return stand_in, []
 
 
-def compiled(stand_in: StandIn, x: Tensor) -> tuple[StandIn, list[str]]:
+def compiled_stand_in(stand_in: StandIn, x: Tensor) -> tuple[StandIn, list[str]]:
     """The stand-in compiled by torch where that works and wins a race; else as it is."""
     try:
         with warnings.catch_warnings(action="ignore"):
-            network: Any = torch.compile(copied(stand_in.network), dynamic=True)  # a copy: flags that change later compile anew
+            network: Any = torch.compile(frozen_copy(stand_in.network), dynamic=True)  # a copy: flags that change later compile anew
             candidate = StandIn(stand_in.exact, network, channels_last=stand_in.channels_last, bf16=stand_in.bf16)
-            if not agrees(candidate, stand_in, x, stand_in.bf16):
+            if not agrees_with_model(candidate, stand_in, x, stand_in.bf16):
                 return stand_in, ["not compiled: the compiled model gives other logits or gradients"]
-            share = race(candidate, stand_in, x)
+            share = time_share(candidate, stand_in, x)
     except Exception as error:  # no compiler, no Triton, or code that torch.compile does not take
         return stand_in, [f"not compiled: torch.compile failed ({type(error).__name__})"]
     if share < PAYS:
@@ -322,38 +325,38 @@ def compiled(stand_in: StandIn, x: Tensor) -> tuple[StandIn, list[str]]:
     return stand_in, [f"not compiled: it takes {share:.2f} of the time"]
 
 
-def race(candidate: nn.Module, current: nn.Module, x: Tensor) -> float:
+def time_share(candidate: nn.Module, current: nn.Module, x: Tensor) -> float:
     """The candidate's share of the current model's time: the best turn of either, in alternation; load only ever adds."""
-    turn(current, x[:4])
-    fits = RACE_SECONDS / 8 / max(turn(current, x[:4]), 1e-6)  # how often four images fit into one of eight turns
+    turn_seconds(current, x[:4])
+    fits = RACE_SECONDS / 8 / max(turn_seconds(current, x[:4]), 1e-6)  # how often four images fit into one of eight turns
     x = x[: max(4, int(4 * fits))]
-    turn(candidate, x), turn(current, x)
+    turn_seconds(candidate, x), turn_seconds(current, x)
     times: list[tuple[float, float]] = []
     begin = time.perf_counter()
     while len(times) < 3 or time.perf_counter() - begin < RACE_SECONDS:
-        times.append((turn(candidate, x), turn(current, x)))
+        times.append((turn_seconds(candidate, x), turn_seconds(current, x)))
     return min(mine for mine, _ in times) / min(theirs for _, theirs in times)
 
 
-def turn(model: nn.Module, x: Tensor) -> float:
+def turn_seconds(model: nn.Module, x: Tensor) -> float:
     """The seconds of a forward and backward pass and of a forward pass alone: attacks of AutoAttack spend about as much on either."""
-    both, begin = seconds(model, x), time.perf_counter()
+    both, begin = pass_seconds(model, x), time.perf_counter()
     with torch.no_grad():
         model(x)
-    settle(x.device)
+    wait_for_device(x.device)
     return both + time.perf_counter() - begin
 
 
-def seconds(model: nn.Module, x: Tensor) -> float:
+def pass_seconds(model: nn.Module, x: Tensor) -> float:
     """The seconds of one forward and backward pass."""
-    settle(x.device)
+    wait_for_device(x.device)
     begin = time.perf_counter()
-    gradient(model, x)
-    settle(x.device)
+    logits_and_input_gradient(model, x)
+    wait_for_device(x.device)
     return time.perf_counter() - begin
 
 
-def settle(device: torch.device) -> None:
+def wait_for_device(device: torch.device) -> None:
     """Waits until an accelerator has done what it was given."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
@@ -362,7 +365,7 @@ def settle(device: torch.device) -> None:
 # Batch size
 
 
-def fitting_batch(model: nn.Module, x: Tensor, device: str | torch.device, start: int = 16, most: int | None = None) -> int:
+def fitting_batch_size(model: nn.Module, x: Tensor, device: str | torch.device, start: int = 16, most: int | None = None) -> int:
     """The batch size that gives the most images a second in forward and backward passes, at most `most`.
 
     The size is doubled from `start` until the images per second rise by less than 5 % (fall by as much, while a pass takes under 20 ms),
@@ -394,9 +397,9 @@ def images_per_second(model: nn.Module, x: Tensor, size: int) -> float:
     """Images a second in the best pass of `size` images, a first one left out; 0 where memory does not hold them."""
     try:
         batch = x[torch.arange(size, device=x.device) % len(x)]
-        spent = [seconds(model, batch)]
+        spent = [pass_seconds(model, batch)]
         while len(spent) < 2 or sum(spent) < PROBE_SECONDS / 16:
-            spent.append(seconds(model, batch))
+            spent.append(pass_seconds(model, batch))
         return size / min(spent[1:])
     except torch.OutOfMemoryError:
         pass  # the failed pass holds its memory until this clause is left

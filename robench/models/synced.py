@@ -19,26 +19,26 @@ def synchronise(model: nn.Module) -> int:
     """
     found = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     for module in found:
-        module.forward = partial(forward, module)  # type: ignore[method-assign]
+        module.forward = partial(global_batch_norm, module)  # type: ignore[method-assign]
     return len(found)
 
 
-def forward(module: _BatchNorm, x: Tensor) -> Tensor:
+def global_batch_norm(module: _BatchNorm, x: Tensor) -> Tensor:
     """What the batch norm makes of this process's part x (B, C, ...) of a global batch; gradients flow through the global statistics."""
     if not module.training:
         return F.batch_norm(x, module.running_mean, module.running_var, module.weight, module.bias, False, 0.0, module.eps)
     places = [0, *range(2, x.dim())]
     n = x.new_tensor(float(x.numel() // x.shape[1]))
-    total = summed(n)
-    mean = summed(x.sum(places)) / total
-    centred = x - shaped(mean, x)
-    variance = summed(centred.square().sum(places)) / total
-    update(module, mean.detach(), variance.detach() * total / (total - 1))
-    scaled = centred * shaped((variance + module.eps).rsqrt(), x)
-    return scaled if module.weight is None else scaled * shaped(module.weight, x) + shaped(module.bias, x)
+    total = global_sum(n)
+    mean = global_sum(x.sum(places)) / total
+    centred = x - channel_shaped(mean, x)
+    variance = global_sum(centred.square().sum(places)) / total
+    update_running_statistics(module, mean.detach(), variance.detach() * total / (total - 1))
+    scaled = centred * channel_shaped((variance + module.eps).rsqrt(), x)
+    return scaled if module.weight is None else scaled * channel_shaped(module.weight, x) + channel_shaped(module.bias, x)
 
 
-class Summed(torch.autograd.Function):
+class GlobalSum(torch.autograd.Function):
     """The sum of a tensor over the processes; its gradient is the sum of their gradients."""
 
     @staticmethod
@@ -57,19 +57,19 @@ class Summed(torch.autograd.Function):
         return total
 
 
-def summed(part: Tensor) -> Tensor:
+def global_sum(part: Tensor) -> Tensor:
     """The sum over the processes, with a gradient to each part."""
-    result: Tensor = Summed.apply(part)
+    result: Tensor = GlobalSum.apply(part)
     return result
 
 
-def shaped(values: Tensor, x: Tensor) -> Tensor:
+def channel_shaped(values: Tensor, x: Tensor) -> Tensor:
     """Values (C,) in the shape that multiplies x (B, C, ...)."""
     return values.view(1, -1, *[1] * (x.dim() - 2))
 
 
 @torch.no_grad()
-def update(module: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
+def update_running_statistics(module: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
     """Moves the running statistics as torch's batch norm does: by its momentum, or evenly over all batches where that is None."""
     if module.num_batches_tracked is None or module.running_mean is None or module.running_var is None:
         return

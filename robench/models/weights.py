@@ -17,9 +17,9 @@ NO_WEIGHTS = ("optim", "sched", "scaler")  # parts of the names under which trai
 DEEP = 4  # levels that weights may be nested
 PREFIXES = ("module.", "model.", "_orig_mod.", "network.")
 UNUSED = "sub_block1."  # a copy of block1 that TRADES and its successors keep in their wide residual networks and never run
-COUNTS = "n_averaged"  # how many weights torch's AveragedModel has averaged
-OWN = ("normalize.mean", "normalize.std")  # the names of our own normalisation
-NORMALISATIONS = (OWN, ("mu", "sigma"), ("mean", "std"), ("0.mean", "0.std"), ("normalizer.new_mean", "normalizer.new_std"))
+AVERAGE_COUNT = "n_averaged"  # how many weights torch's AveragedModel has averaged
+OWN_NORMALISATION = ("normalize.mean", "normalize.std")  # the names of our own normalisation
+NORMALISATIONS = (OWN_NORMALISATION, ("mu", "sigma"), ("mean", "std"), ("0.mean", "0.std"), ("normalizer.new_mean", "normalizer.new_std"))
 CHOOSES = "--weights KEY (weights=KEY in Python)"
 
 
@@ -28,7 +28,7 @@ def weights_in(content: Any, name: str, wanted: str | None = None) -> tuple[dict
 
     wanted  the key under which it lies, with dots between the levels; else it lies at the top, or under the first usual name
     """
-    found = sets_in(content)
+    found = weight_sets_in(content)
     if not found:
         keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, Mapping) else ""
         raise InputError(f"{name} holds no state_dict, but {type(content).__name__}{f' of {keys}' if keys else ''}")
@@ -40,39 +40,39 @@ def weights_in(content: Any, name: str, wanted: str | None = None) -> tuple[dict
         if wanted not in found:
             raise InputError(f"{name} has no set of weights {wanted!r}{did_you_mean(wanted, found)}")
         return found[wanted], []
-    chosen = usual(found)
+    chosen = usual_key(found)
     if chosen is None:
         raise InputError(f"{name} holds several sets of weights ({', '.join(found)}): choose one with {CHOOSES}")
     others = ", ".join(repr(key) for key in found if key != chosen)
     if others:
         return found[chosen], [f"{name} holds several sets of weights: {chosen!r} was taken, not {others}; {CHOOSES} chooses"]
-    return found[chosen], [] if known(chosen) else [f"the weights of {name} are those under {chosen!r}"]
+    return found[chosen], [] if is_usual_key(chosen) else [f"the weights of {name} are those under {chosen!r}"]
 
 
-def sets_in(content: Any, where: str = "", deep: int = DEEP) -> dict[str, Any]:
+def weight_sets_in(content: Any, where: str = "", deep: int = DEEP) -> dict[str, Any]:
     """Every state_dict and whole model in what a file holds, by its key with dots between the levels, "" for the top."""
-    if isinstance(content, nn.Module) or is_state(content):
+    if isinstance(content, nn.Module) or is_state_dict(content):
         return {where: content}
     found: dict[str, Any] = {}
     for key, value in content.items() if isinstance(content, Mapping) and deep else ():
         if isinstance(key, str) and not any(word in key.lower() for word in NO_WEIGHTS):
-            found |= sets_in(value, f"{where}.{key}" if where else key, deep - 1)
+            found |= weight_sets_in(value, f"{where}.{key}" if where else key, deep - 1)
     return found
 
 
-def usual(found: Mapping[str, Any]) -> str | None:
+def usual_key(found: Mapping[str, Any]) -> str | None:
     """The key that is taken where nobody chose: the only one, or the first of the usual names on every level."""
     if len(found) == 1:
         return next(iter(found))
-    return min(filter(known, found), key=lambda key: [NESTS.index(part) for part in key.split(".")], default=None)
+    return min(filter(is_usual_key, found), key=lambda key: [NESTS.index(part) for part in key.split(".")], default=None)
 
 
-def known(key: str) -> bool:
+def is_usual_key(key: str) -> bool:
     """Whether every level of a key is a usual name."""
     return all(part in NESTS for part in key.split("."))
 
 
-def is_state(content: object) -> bool:
+def is_state_dict(content: object) -> bool:
     """Whether it is a state_dict: names and tensors, nothing else."""
     return isinstance(content, Mapping) and bool(content) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
 
@@ -81,7 +81,7 @@ def is_state(content: object) -> bool:
 
 
 @dataclass(frozen=True)
-class Normalised:
+class StoredNormalisation:
     """What looks like a normalisation among weights: its two names and numbers, the other weights, and whether it is our own layer."""
 
     names: tuple[str, str]
@@ -91,25 +91,25 @@ class Normalised:
     own: bool
 
 
-def normalisation_in(state: Mapping[str, Tensor], channels: int) -> Normalised | None:
+def normalisation_in(state: Mapping[str, Tensor], channels: int) -> StoredNormalisation | None:
     """The normalisation among weights, under a usual pair of names, with or without wrappers' prefixes; None where there is none."""
-    for variant in without_prefixes(state):
+    for variant in prefix_variants(state):
         for names in NORMALISATIONS:
             pair = [variant[name].flatten().tolist() for name in names if name in variant]
             if len(pair) == 2 and all(len(values) in (1, channels) for values in pair):
                 rest = {key: value for key, value in variant.items() if key not in names}
-                own = names == OWN and all(key.startswith("network.") for key in rest)
-                return Normalised(names, tuple(map(float, pair[0])), tuple(map(float, pair[1])), inner(rest), own)
+                own = names == OWN_NORMALISATION and all(key.startswith("network.") for key in rest)
+                return StoredNormalisation(names, tuple(map(float, pair[0])), tuple(map(float, pair[1])), unwrapped_weights(rest), own)
     return None
 
 
-def agrees(found: Normalised, mean: Sequence[float], std: Sequence[float]) -> bool:
+def has_same_numbers(found: StoredNormalisation, mean: Sequence[float], std: Sequence[float]) -> bool:
     """Whether these are the numbers of the file, to the four digits that people write."""
     wanted, seen = torch.tensor([*map(float, (*mean, *std))]), torch.tensor([*found.mean, *found.std])
     return wanted.shape == seen.shape and torch.allclose(wanted, seen, rtol=0, atol=6e-5)
 
 
-def inner(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def unwrapped_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights without the first part of their names where all have the same one and it is a number or a wrapper's."""
     firsts = {key.partition(".")[0] for key in state}
     first = firsts.pop() if len(firsts) == 1 else ""
@@ -117,7 +117,7 @@ def inner(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix(f"{first}."): value for key, value in state.items()} if wrapped else dict(state)
 
 
-def words(values: Sequence[float]) -> str:
+def numbers_as_option(values: Sequence[float]) -> str:
     """Numbers as the options take them."""
     return ",".join(f"{value:.4g}" for value in values)
 
@@ -125,10 +125,12 @@ def words(values: Sequence[float]) -> str:
 # Fitting
 
 
-def fit(network: nn.Module, state: Mapping[str, Tensor], name: str, arch: str, classes: int, hint: Callable[[], str] = lambda: "") -> None:
+def fit_weights(
+    network: nn.Module, state: Mapping[str, Tensor], name: str, arch: str, classes: int, hint: Callable[[], str] = lambda: ""
+) -> None:
     """Puts the weights into the network; InputError, naming the first few and with the hint, where names or shapes do not fit `arch`."""
     wanted = network.state_dict()
-    state = fitting(state, wanted)
+    state = fitting_weights(state, wanted)
     missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
     unknown = [key for key in state if key not in wanted and not key.startswith(UNUSED)]
     wrong = {key: (state[key].shape, wanted[key].shape) for key in wanted if key in state and state[key].shape != wanted[key].shape}
@@ -136,45 +138,45 @@ def fit(network: nn.Module, state: Mapping[str, Tensor], name: str, arch: str, c
     if not missing and not unknown and len(outputs) == 1 and all(due[:1] == (classes,) for _, due in wrong.values()):
         raise InputError(f"{name} has {outputs.pop()} outputs, the data {classes} classes")
     shapes = [f"{key} is {tuple(seen)} instead of {tuple(due)}" for key, (seen, due) in wrong.items()]
-    faults = [few("lacks", missing), few("has the unknown", unknown), few("has other shapes:", shapes)]
+    faults = [first_items("lacks", missing), first_items("has the unknown", unknown), first_items("has other shapes:", shapes)]
     if any(faults):
         raise InputError(f"{name} does not fit {arch}: it {' and '.join(filter(None, faults))}{hint()}")
     network.load_state_dict(state, strict=False)
 
 
-def fitting(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def fitting_weights(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights without the prefixes that keep their names from being those of the network; without all of them where none do."""
-    *_, bare = variants = list(without_prefixes(state))
-    return next((variant for variant in variants if named_alike(variant, wanted)), bare)
+    *_, bare = variants = list(prefix_variants(state))
+    return next((variant for variant in variants if has_network_names(variant, wanted)), bare)
 
 
-def named_alike(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> bool:
+def has_network_names(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> bool:
     """Whether the weights have the network's names, but for what may be missing and what is never run."""
     counted = {key for key in wanted if key.endswith("num_batches_tracked")}
     seen = {key for key in state if key in wanted or not key.startswith(UNUSED)}
     return seen | counted == wanted.keys()
 
 
-def outputs_in(state: Mapping[str, Tensor], network: nn.Module, classes: int) -> int:
+def output_count(state: Mapping[str, Tensor], network: nn.Module, classes: int) -> int:
     """How many outputs the weights have: where the last layer alone differs from that of a network for so many classes, its length."""
     wanted = network.state_dict()
-    seen = fitting(state, wanted)
+    seen = fitting_weights(state, wanted)
     other = [(value.shape, wanted[key].shape) for key, value in seen.items() if key in wanted and value.shape != wanted[key].shape]
     lengths = {shape[:1] for shape, _ in other}
     alike = all(due[:1] == (classes,) and shape[1:] == due[1:] for shape, due in other)
     return int(next(iter(lengths))[0]) if alike and len(lengths) == 1 and () not in lengths else classes
 
 
-def without_prefixes(state: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+def prefix_variants(state: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     """The weights as they are, then without the wrappers' prefixes, one by one, as long as every name starts with the same one."""
-    names = {key: value for key, value in state.items() if key != COUNTS}
+    names = {key: value for key, value in state.items() if key != AVERAGE_COUNT}
     yield names
     while prefix := next((p for p in PREFIXES if names and all(key.startswith(p) for key in names)), None):
         names = {key.removeprefix(prefix): value for key, value in names.items()}
         yield names
 
 
-def few(what: str, items: list[str]) -> str:
+def first_items(what: str, items: list[str]) -> str:
     """`what` and the first three items; empty where there are none."""
     more = f" and {len(items) - 3} more" if len(items) > 3 else ""
     return f"{what} {', '.join(items[:3])}{more}" if items else ""

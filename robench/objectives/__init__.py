@@ -12,9 +12,9 @@ from functools import partial
 from torch import Tensor
 
 from robench.core.errors import InputError
-from robench.core.recipes import Recipe, parse, resolve
-from robench.core.schedules import shares
-from robench.core.threat import Threat, reachable, refuse_too_large
+from robench.core.recipes import Recipe, parse_recipe, resolve
+from robench.core.schedules import training_shares
+from robench.core.threat import Threat, length_option, refuse_too_large_eps
 from robench.objectives.adversarial import pgd_at
 from robench.objectives.alp import alp
 from robench.objectives.arr import arr
@@ -24,7 +24,7 @@ from robench.objectives.double_backprop import double_backprop
 from robench.objectives.emr import emr
 from robench.objectives.fgsm import fgsm_at
 from robench.objectives.free import free_at
-from robench.objectives.gini import gini
+from robench.objectives.gini import gini_penalty
 from robench.objectives.gradalign import gradalign
 from robench.objectives.hat import hat
 from robench.objectives.igd import igd
@@ -32,10 +32,10 @@ from robench.objectives.input_l2 import input_l2
 from robench.objectives.jacobian import jacobian
 from robench.objectives.mail import mail_at, mail_trades
 from robench.objectives.mart import mart
-from robench.objectives.sagr import remarks as sagr_remarks
 from robench.objectives.sagr import sagr
+from robench.objectives.sagr import sagr_notes as sagr_remarks
 from robench.objectives.standard import standard
-from robench.objectives.terms import Loss, Objective, Penalty, Regularizer, Schedule, penalised, ramp
+from robench.objectives.terms import Loss, Objective, Penalty, Regularizer, WeightSchedule, penalised_loss, weight_schedule
 from robench.objectives.trades import trades
 from robench.objectives.tulip import tulip
 from robench.objectives.vat import vat
@@ -52,14 +52,14 @@ __all__ = [
     "Objective",
     "Penalty",
     "Regularizer",
-    "Schedule",
-    "follows_images",
-    "penalised",
-    "ramp",
+    "WeightSchedule",
+    "penalised_loss",
     "refuse_unreachable",
+    "regularizer_notes",
     "regularizers_of",
-    "remarks",
-    "weighted",
+    "takes_input_gradient",
+    "weight_schedule",
+    "weighted_regularizer",
 ]
 
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
@@ -90,7 +90,7 @@ REGULARIZERS: dict[str, Callable[..., Tensor]] = {
     "cure": cure,
     "gradalign": gradalign,
     "vat": vat,
-    "gini": gini,
+    "gini": gini_penalty,
     "l1": l1,
     "l2": l2,
 }
@@ -113,48 +113,48 @@ DEFAULT_WARMUPS = {"sagr": 0.25}
 ADVERSARIAL_BASES = {"igd": "pgd-at", "emr": "pgd-at", "gini": "pgd-at", "gradalign": "fgsm-at"}
 DEFAULT_BASES = {name: ADVERSARIAL_BASES.get(name, "standard") for name in REGULARIZERS}
 LENGTHS = {"vat": ("radius", "xi"), "sagr": ("h",), "tulip": ("h",), "cure": ("h",)}  # options that are Euclidean, in pixel units
-BLIND = ("standard", "l1", "l2")  # what takes no gradient by the images
+NO_INPUT_GRADIENT = ("standard", "l1", "l2")  # what takes no gradient by the images
 NEED_TEACHER = ("igd", "hat")  # what learns from a network trained without a defence
 
 
 def regularizers_of(sentences: Iterable[str]) -> dict[str, Regularizer]:
-    """The regularisers that sentences such as `sagr=0.1,rho=0.3,warmup=0.5` or `mine.py:penalty=2` name, ready for `penalised`."""
+    """The regularisers that sentences such as `sagr=0.1,rho=0.3,warmup=0.5` or `mine.py:penalty=2` name, ready for `penalised_loss`."""
     regularizers: dict[str, Regularizer] = {}
-    for recipe in map(parse, sentences):
+    for recipe in map(parse_recipe, sentences):
         if recipe.label in regularizers:
             raise InputError(f"regulariser {recipe.name!r} is given twice: one weight and one set of options a name")
-        regularizers[recipe.label] = weighted(recipe)
+        regularizers[recipe.label] = weighted_regularizer(recipe)
     return regularizers
 
 
 def refuse_unreachable(recipes: Iterable[Recipe], threat: Threat, shape: Sequence[int]) -> None:
     """InputError where the radius, or a length in pixel units among the options of built-in methods, exceeds the diameter of the box."""
-    refuse_too_large(threat, shape)
+    refuse_too_large_eps(threat, shape)
     for recipe in recipes:
         built_in = recipe.name in OBJECTIVES or recipe.name in REGULARIZERS
         for option in ("step_size", *LENGTHS.get(recipe.name, ())) if built_in else ():
             if option in recipe.options:
                 norm = threat.norm if option == "step_size" else "l2"
-                reachable(f"{recipe.name} with {option}", recipe.options[option], norm, shape)
+                length_option(f"{recipe.name} with {option}", recipe.options[option], norm, shape)
 
 
-def follows_images(recipe: Recipe) -> bool:
+def takes_input_gradient(recipe: Recipe) -> bool:
     """Whether a built-in objective or regulariser takes the gradient of the model by its images; of the user's own nothing is known."""
     asked = (recipe.name, recipe.options.get("estimator"), recipe.options.get("iterations"))
-    if recipe.name in BLIND or asked[:2] == ("sagr", "fd-input") or asked[::2] == ("vat", 0):
+    if recipe.name in NO_INPUT_GRADIENT or asked[:2] == ("sagr", "fd-input") or asked[::2] == ("vat", 0):
         return False
     return recipe.name in OBJECTIVES or recipe.name in REGULARIZERS
 
 
-def remarks(sentences: Iterable[str], classes: int) -> list[str]:
+def regularizer_notes(sentences: Iterable[str], classes: int) -> list[str]:
     """What a training on this many classes is to say of its regularisers; InputError for an option that changes nothing there."""
     found: list[str] = []
-    for recipe in map(parse, sentences):
+    for recipe in map(parse_recipe, sentences):
         found += sagr_remarks(classes, **recipe.options) if recipe.name == "sagr" else []
     return found
 
 
-def weighted(recipe: Recipe) -> Regularizer:
+def weighted_regularizer(recipe: Recipe) -> Regularizer:
     """The weight by progress and the penalty that a recipe names.
 
     `warmup` and `drops` belong to the weight and are understood with every regulariser; the other options are the function's own.
@@ -162,6 +162,6 @@ def weighted(recipe: Recipe) -> Regularizer:
     options = dict(recipe.options)
     warmup, drops = options.pop("warmup", DEFAULT_WARMUPS.get(recipe.name, 0.0)), options.pop("drops", None)
     weight = DEFAULT_WEIGHTS.get(recipe.name, 1.0) if recipe.weight is None else recipe.weight
-    return ramp(weight, warmup, () if drops is None else tuple(shares(drops))), resolve(
+    return weight_schedule(weight, warmup, () if drops is None else tuple(training_shares(drops))), resolve(
         replace(recipe, options=options), REGULARIZERS, "regulariser"
     )

@@ -8,8 +8,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from robench.core.calls import frozen
-from robench.core.checks import number, whole
+from robench.core.calls import freeze_model
+from robench.core.checks import number_option, whole_option
+from robench.core.moved import names_of_before
 from robench.core.threat import Threat
 from robench.core.types import Batch
 from robench.objectives.standard import ce_at_images
@@ -19,23 +20,25 @@ from robench.objectives.terms import Objective, cross_entropies
 def pgd_at(*, steps: int = 10, step_size: float | None = None) -> Objective:
     """Cross-entropy at the end of a PGD run (Madry et al. 2018, 1706.06083); step_size in pixel units, 2.5 eps / steps if not given."""
     check_steps("pgd-at", steps, step_size)
-    return Objective(partial(pgd, steps=steps, step_size=step_size), ce_at_images)
+    return Objective(partial(pgd_images, steps=steps, step_size=step_size), ce_at_images)
 
 
 def check_steps(name: str, steps: int, step_size: float | None) -> None:
     """InputError where the two options of an iterated adversary cannot be."""
-    whole(f"the steps of {name}", steps)
+    whole_option(f"the steps of {name}", steps)
     if step_size is not None:
-        number(f"the step_size of {name}", step_size, least=1e-9)
+        number_option(f"the step_size of {name}", step_size, least=1e-9)
 
 
-def pgd(model: nn.Module, batch: Batch, *, steps: int = 10, step_size: float | None = None) -> Tensor:
+def pgd_images(model: nn.Module, batch: Batch, *, steps: int = 10, step_size: float | None = None) -> Tensor:
     """The last point of `steps` ascents on the cross-entropy from an even random start in the threat, (B, C, H, W)."""
     start = batch.threat.sample(batch.x, batch.draws.child("craft", "craft"))
-    return climb(model, batch.x, start, batch.threat, lambda logits: cross_entropies(logits, batch), steps=steps, step_size=step_size)
+    return projected_ascent(
+        model, batch.x, start, batch.threat, lambda logits: cross_entropies(logits, batch), steps=steps, step_size=step_size
+    )
 
 
-def climb(
+def projected_ascent(
     model: nn.Module,
     x: Tensor,
     start: Tensor,
@@ -52,10 +55,13 @@ def climb(
     """
     alpha = 2.5 * threat.eps / steps if step_size is None else step_size
     x_adv, project = start.detach(), threat.projector(x)
-    with frozen(model), torch.enable_grad():
+    with freeze_model(model), torch.enable_grad():
         for _ in range(steps):
             leaf = x_adv.requires_grad_()
             (grad,) = torch.autograd.grad(gain(model(leaf)).sum(), leaf)
             x_adv = leaf.detach()
             x_adv = project(torch.add(x_adv, threat.ascend(x_adv, grad), alpha=alpha))
     return x_adv
+
+
+__getattr__ = names_of_before(__name__, {"climb": "projected_ascent"})

@@ -13,10 +13,10 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robench.core.checks import number
+from robench.core.checks import number_option
 from robench.core.types import Batch
-from robench.objectives.adversarial import check_steps, pgd
-from robench.objectives.gradients import precise
+from robench.objectives.adversarial import check_steps, pgd_images
+from robench.objectives.gradients import at_least_float32
 from robench.objectives.terms import Objective, clean_logits, cross_entropy
 
 
@@ -28,17 +28,23 @@ def alp(*, steps: int = 10, step_size: float | None = None, weight: float = 0.5)
     weight     of the pairing, the mean square over samples and classes; at least 0
     """
     check_steps("alp", steps, step_size)
-    return Objective(partial(pgd, steps=steps, step_size=step_size), partial(paired, weight=number("the weight of alp", weight)))
+    return Objective(
+        partial(pgd_images, steps=steps, step_size=step_size), partial(alp_loss, weight=number_option("the weight of alp", weight))
+    )
 
 
-def paired(model: nn.Module, batch: Batch, *, weight: float) -> tuple[Tensor, dict[str, Tensor]]:
+def alp_loss(model: nn.Module, batch: Batch, *, weight: float) -> tuple[Tensor, dict[str, Tensor]]:
     """The two mean cross-entropies plus weight times the pairing, and the three as the terms "ce", "ce-clean" and "pairing"."""
     clean = clean_logits(model, batch)
-    terms = {"ce": cross_entropy(batch.logits, batch), "ce-clean": cross_entropy(clean, batch), "pairing": pairing(batch.logits, clean)}
+    terms = {
+        "ce": cross_entropy(batch.logits, batch),
+        "ce-clean": cross_entropy(clean, batch),
+        "pairing": logit_pairing(batch.logits, clean),
+    }
     total = terms["ce"] + terms["ce-clean"] + weight * terms["pairing"]
     return total, {name: term.detach() for name, term in terms.items()}
 
 
-def pairing(logits: Tensor, other: Tensor) -> Tensor:
+def logit_pairing(logits: Tensor, other: Tensor) -> Tensor:
     """The mean square of the difference of two logits, (B, K) each, over samples and classes; in float32 at least."""
-    return F.mse_loss(precise(logits), precise(other))
+    return F.mse_loss(at_least_float32(logits), at_least_float32(other))

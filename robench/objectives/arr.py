@@ -24,12 +24,12 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from robench.core.checks import number
+from robench.core.checks import number_option
 from robench.core.errors import InputError
 from robench.core.recipes import lookup
 from robench.core.types import Batch
-from robench.objectives.adversarial import check_steps, climb
-from robench.objectives.gradients import precise, unrecorded
+from robench.objectives.adversarial import check_steps, projected_ascent
+from robench.objectives.gradients import at_least_float32, unrecorded_logits
 from robench.objectives.terms import clean_logits, cross_entropies, kl
 
 
@@ -54,28 +54,28 @@ def arr(
     The point is the regulariser's own whatever the base objective is, and its distance is to the clean image.
     """
     measure = lookup(distance, DISTANCES, "distance of arr")
-    check_order(distance, order)
+    refuse_norm_order(distance, order)
     check_steps("arr", steps, step_size)
     drawn = lookup(start, STARTS, "start of arr")
-    x_adv = adversary(model, batch, steps, step_size, steps > 1 if drawn is None else drawn)
-    return measure(precise(clean_logits(model, batch)), precise(unrecorded(model, x_adv)), order).mean()
+    x_adv = arr_images(model, batch, steps, step_size, steps > 1 if drawn is None else drawn)
+    return measure(at_least_float32(clean_logits(model, batch)), at_least_float32(unrecorded_logits(model, x_adv)), order).mean()
 
 
-def check_order(distance: str, order: float) -> None:
+def refuse_norm_order(distance: str, order: float) -> None:
     """InputError for an order that is no norm's, or that the divergence would not read."""
     if order != math.inf:
-        number("the order of arr (unless it is inf)", order, least=1)
+        number_option("the order of arr (unless it is inf)", order, least=1)
     if distance == "kl" and order != 2:
         raise InputError("distance=kl has no order: leave it out, or choose distance=logits or probs")
 
 
-def adversary(model: nn.Module, batch: Batch, steps: int, step_size: float | None, drawn: bool) -> Tensor:
+def arr_images(model: nn.Module, batch: Batch, steps: int, step_size: float | None, drawn: bool) -> Tensor:
     """The point where the ascent on the cross-entropy ends, (B, C, H, W), without a graph; from a random start if `drawn`."""
     x, eps = batch.x.detach(), batch.threat.eps
     begin = batch.threat.sample(x, batch.draws.child("arr")) if drawn else x
     if step_size is None:
         step_size = eps if steps == 1 and not drawn else eps * min(2.5 / steps, 1.25)
-    return climb(model, x, begin, batch.threat, lambda logits: cross_entropies(logits, batch), steps=steps, step_size=step_size)
+    return projected_ascent(model, x, begin, batch.threat, lambda logits: cross_entropies(logits, batch), steps=steps, step_size=step_size)
 
 
 def divergence(clean: Tensor, moved: Tensor, order: float) -> Tensor:  # noqa: ARG001 - the signature of every distance

@@ -20,20 +20,20 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from robench.core.checks import number
+from robench.core.checks import number_option
 
 
-def alone(gradients: Sequence[Tensor]) -> None:
+def leave_gradients(gradients: Sequence[Tensor]) -> None:
     """One process has nobody to share its gradients with."""
 
 
 @contextmanager
-def perturbed(
+def perturbed_weights(
     model: nn.Module,
     loss_of: Callable[[], Tensor],
     gamma: float,
     *,
-    reduce: Callable[[Sequence[Tensor]], None] = alone,
+    reduce: Callable[[Sequence[Tensor]], None] = leave_gradients,
 ) -> Iterator[None]:
     """The model with its weights moved to where the loss is higher; they come back bit by bit at the end, whatever happens meanwhile.
 
@@ -45,28 +45,28 @@ def perturbed(
              At 0 nothing is computed: that is how a warm-up is written
     reduce   averages the gradients (a list of tensors, in place) over the processes that share a batch
     """
-    if number("the gamma of awp", gamma) == 0:
+    if number_option("the gamma of awp", gamma) == 0:
         yield
         return
-    weights = movable(model)
-    gradients = slopes(model, loss_of, weights)
+    weights = perturbable_weights(model)
+    gradients = weight_gradients(model, loss_of, weights)
     reduce(gradients)
     kept = [weight.detach().clone() for weight in weights]
     try:
         with torch.no_grad():
             for weight, grad in zip(weights, gradients, strict=True):
-                weight.add_(move(weight, grad, gamma))
+                weight.add_(weight_perturbation(weight, grad, gamma))
         yield
     finally:
         overwrite(weights, kept)
 
 
-def movable(model: nn.Module) -> list[nn.Parameter]:
+def perturbable_weights(model: nn.Module) -> list[nn.Parameter]:
     """The trained parameters of two dimensions and more, each once."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.dim() >= 2]
 
 
-def slopes(model: nn.Module, loss_of: Callable[[], Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
+def weight_gradients(model: nn.Module, loss_of: Callable[[], Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
     """dL/dw for each of the weights, 0 where the loss does not depend on one; no .grad and no buffer of the model is changed."""
     kept = [buffer.clone() for buffer in model.buffers()]
     try:
@@ -75,7 +75,7 @@ def slopes(model: nn.Module, loss_of: Callable[[], Tensor], weights: Sequence[Te
         overwrite(list(model.buffers()), kept)
 
 
-def move(weight: Tensor, grad: Tensor, gamma: float) -> Tensor:
+def weight_perturbation(weight: Tensor, grad: Tensor, gamma: float) -> Tensor:
     """gamma ||w|| g / ||g||, in the shape of the weight; 0 where g is 0."""
     grad = grad / grad.abs().amax().clamp_min(torch.finfo(grad.dtype).tiny)  # no square can vanish now: the norm is 0 or at least 1
     moved: Tensor = gamma * torch.linalg.vector_norm(weight) * grad / torch.linalg.vector_norm(grad).clamp_min(1)

@@ -17,13 +17,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from robench.core.checks import whole
+from robench.core.checks import whole_option
 from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.recipes import lookup
 from robench.core.types import Batch
-from robench.objectives.gradients import Field, class_gradients, field_of, square
-from robench.objectives.sagr import centred
+from robench.objectives.gradients import Field, class_gradients, field_of, squared_vjp_norm
+from robench.objectives.sagr import centred_logits
 
 
 def cross_lipschitz(model: nn.Module, batch: Batch, *, estimator: str = "rademacher", projections: int = 1, at: str = "base") -> Tensor:
@@ -32,18 +32,18 @@ def cross_lipschitz(model: nn.Module, batch: Batch, *, estimator: str = "rademac
     estimator    rademacher: unbiased, by n = projections random signs on the centred logits (our choice); exact: all classes
     at           base: at the images of the base loss; clean: at the clean images
     """
-    field = field_of(model, batch, at, centred)
-    estimate = lookup(estimator, ESTIMATORS, "estimator of cross_lipschitz")
-    size = estimate(field, batch.draws.child("cross_lipschitz"), whole("projections", projections))
+    field = field_of(model, batch, at, centred_logits)
+    estimate = lookup(estimator, CROSS_LIPSCHITZ_ESTIMATORS, "estimator of cross_lipschitz")
+    size = estimate(field, batch.draws.child("cross_lipschitz"), whole_option("projections", projections))
     return 2 / field.out.shape[1] * size.mean()
 
 
-def rademacher(field: Field, draws: Draws, n: int) -> Tensor:
+def cross_lipschitz_rademacher(field: Field, draws: Draws, n: int) -> Tensor:
     """An unbiased estimate of ||P J||_F^2 per sample, (B,): the mean of ||J^T P s||^2 over n vectors s of random signs."""
-    return torch.stack([square(field, draws.signs(field.out.shape[1:], step)) for step in range(n)]).mean(0)
+    return torch.stack([squared_vjp_norm(field, draws.signs(field.out.shape[1:], step)) for step in range(n)]).mean(0)
 
 
-def exact(field: Field, draws: Draws, n: int) -> Tensor:  # noqa: ARG001 - the signature of every estimator
+def cross_lipschitz_exact(field: Field, draws: Draws, n: int) -> Tensor:  # noqa: ARG001 - the signature of every estimator
     """||P J||_F^2 per sample, (B,), class by class."""
     if n != 1:
         raise InputError(
@@ -52,4 +52,4 @@ def exact(field: Field, draws: Draws, n: int) -> Tensor:  # noqa: ARG001 - the s
     return torch.stack([grad.square().sum(1) for grad in class_gradients(field)]).sum(0)
 
 
-ESTIMATORS = {"rademacher": rademacher, "exact": exact}
+CROSS_LIPSCHITZ_ESTIMATORS = {"rademacher": cross_lipschitz_rademacher, "exact": cross_lipschitz_exact}

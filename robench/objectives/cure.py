@@ -16,12 +16,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from robench.core.checks import positive, switch
+from robench.core.checks import positive_option, switch_option
 from robench.core.types import Batch
 from robench.objectives.double_backprop import loss_field, loss_gradient
 from robench.objectives.gradients import Field
 
-STAGES = tuple(step / 3 for step in (0.1, 0.4, 0.8, 1.8, 3.0))  # shares of h, each for a tenth of the training, the last from there on
+STEP_SHARES = tuple(step / 3 for step in (0.1, 0.4, 0.8, 1.8, 3.0))  # shares of h, each for a tenth of the training, the last from there on
 
 
 def cure(model: nn.Module, batch: Batch, *, h: float = 0.6, ramp: bool = True, at: str = "base") -> Tensor:
@@ -33,20 +33,20 @@ def cure(model: nn.Module, batch: Batch, *, h: float = 0.6, ramp: bool = True, a
     ramp    true: h grows in five stages over the first four tenths of the training; false: h from the start
     at      base: at the images of the base loss; clean: at the clean images
     """
-    length = positive("the step h of cure", h) * (stage(batch.progress) if switch("ramp", ramp) else 1.0)
+    length = positive_option("the step h of cure", h) * (step_share(batch.progress) if switch_option("ramp", ramp) else 1.0)
     field = loss_field(model, batch, at)
     here = loss_gradient(field)
-    moved = (field.x.detach() + length * uphill(here.detach()).view_as(field.x)).requires_grad_()
+    moved = (field.x.detach() + length * unit_signs(here.detach()).view_as(field.x)).requires_grad_()
     there = loss_gradient(Field(moved, field.at(moved), field.at))
     return (there - here).square().sum(1).mean()
 
 
-def stage(progress: float) -> float:
+def step_share(progress: float) -> float:
     """The share of h at a share of training in [0, 1)."""
-    return STAGES[min(int(10 * progress), len(STAGES) - 1)]
+    return STEP_SHARES[min(int(10 * progress), len(STEP_SHARES) - 1)]
 
 
-def uphill(grads: Tensor) -> Tensor:
+def unit_signs(grads: Tensor) -> Tensor:
     """The signs of gradients (B, D) at Euclidean length 1; 0 where the whole gradient is 0."""
     signs = grads.sign()
     length: Tensor = torch.linalg.vector_norm(signs, dim=1, keepdim=True)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from robench.core.recipes import lookup
 from robench.core.types import Batch
-from robench.objectives.gradients import Field, field_of, precise, vjp
-from robench.objectives.sagr import NORMS
+from robench.objectives.gradients import Field, at_least_float32, field_of, vjp
+from robench.objectives.sagr import GRADIENT_NORMS
 from robench.objectives.terms import cross_entropies
 
 
@@ -27,7 +27,7 @@ def double_backprop(model: nn.Module, batch: Batch, *, norm: str = "l2sq", at: s
     norm    N: l2sq, the squared Euclidean norm of the papers; l2; l1, which is dual to a linf threat (the last two are our additions)
     at      base: at the images of the base loss; clean: at the clean images
     """
-    measure = lookup(norm, NORMS, "norm of double_backprop")
+    measure = lookup(norm, GRADIENT_NORMS, "norm of double_backprop")
     return measure(loss_gradient(loss_field(model, batch, at))).mean()
 
 
@@ -35,7 +35,7 @@ def loss_field(model: nn.Module, batch: Batch, at: str) -> Field:
     """The field whose only output, (B, 1), is the plain cross-entropy with the batch's labels, in float32 at least."""
 
     def losses(logits: Tensor) -> Tensor:
-        return cross_entropies(precise(logits), batch)[:, None]
+        return cross_entropies(at_least_float32(logits), batch)[:, None]
 
     return field_of(model, batch, at, losses)
 

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from robench.core.checks import positive
+from robench.core.checks import positive_option
 from robench.core.types import Batch
-from robench.objectives.gradients import field_of, precise, square
+from robench.objectives.gradients import at_least_float32, field_of, squared_vjp_norm
 
 
 def emr(model: nn.Module, batch: Batch, *, temperature: float = 40.0, at: str = "base") -> Tensor:
@@ -29,7 +29,7 @@ def emr(model: nn.Module, batch: Batch, *, temperature: float = 40.0, at: str = 
 
     One double backward pass. Batch norm is in evaluation mode, and p comes from the same pass as the gradient.
     """
-    positive("temperature", temperature)
+    positive_option("temperature", temperature)
     field = field_of(model, batch, at, lambda logits: logits)
-    p = (precise(field.out.detach()) / temperature).softmax(1)
-    return square(field, p).mean()
+    p = (at_least_float32(field.out.detach()) / temperature).softmax(1)
+    return squared_vjp_norm(field, p).mean()

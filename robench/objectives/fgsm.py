@@ -16,8 +16,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from robench.core.calls import frozen
-from robench.core.checks import number, positive, switch
+from robench.core.calls import freeze_model
+from robench.core.checks import number_option, positive_option, switch_option
 from robench.core.threat import Threat
 from robench.core.types import Batch
 from robench.objectives.standard import ce_at_images
@@ -31,12 +31,12 @@ def fgsm_at(*, start: float = 0.0, step: float = 1.0, clip: bool = True) -> Obje
     step     length of the step, in multiples of eps, above 0
     clip     true: project the end to the threat; false: keep its pixels in [0, 1] and nothing else (de Jorge et al. 2022, 2202.01181)
     """
-    number("the start of fgsm-at, in multiples of eps,", start)
-    positive("the step of fgsm-at, in multiples of eps,", step)
-    return Objective(partial(fgsm, start=start, step=step, clip=switch("clip of fgsm-at", clip)), ce_at_images)
+    number_option("the start of fgsm-at, in multiples of eps,", start)
+    positive_option("the step of fgsm-at, in multiples of eps,", step)
+    return Objective(partial(fgsm_images, start=start, step=step, clip=switch_option("clip of fgsm-at", clip)), ce_at_images)
 
 
-def fgsm(model: nn.Module, batch: Batch, *, start: float, step: float, clip: bool) -> Tensor:
+def fgsm_images(model: nn.Module, batch: Batch, *, start: float, step: float, clip: bool) -> Tensor:
     """The end of one step up the cross-entropy along the steepest direction of the threat's norm, (B, C, H, W).
 
     The papers give it for linf, where the direction is the sign of the gradient; that of l2 and l1 is our reading. The network is in
@@ -46,7 +46,7 @@ def fgsm(model: nn.Module, batch: Batch, *, start: float, step: float, clip: boo
     x, threat = batch.x.detach(), batch.threat
     x_0 = Threat(threat.norm, start * threat.eps).sample(x, batch.draws.child("fgsm")) if start else x
     leaf = x_0.detach().requires_grad_()
-    with frozen(model), torch.enable_grad():
+    with freeze_model(model), torch.enable_grad():
         (grad,) = torch.autograd.grad(cross_entropies(model(leaf), batch).sum(), leaf)
     moved = x_0 + step * threat.eps * threat.ascend(x_0, grad)
     return threat.project(x, moved) if clip else moved.clamp(0, 1)

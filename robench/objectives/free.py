@@ -16,7 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from robench.core.checks import positive, whole
+from robench.core.checks import positive_option, whole_option
 from robench.core.threat import Threat
 from robench.core.types import Batch
 from robench.objectives.standard import ce_at_images
@@ -31,31 +31,33 @@ def free_at(*, replays: int = 8, step: float = 1.0) -> Objective:
     replays  how many steps in a row are made on the same images, m in the paper
     step     length of the perturbation's step, in multiples of eps, above 0
     """
-    positive("the step of free-at, in multiples of eps,", step)
-    return Objective(perturbed, ce_at_images, partial(ascend, step=step), whole("the replays of free-at", replays))
+    positive_option("the step of free-at, in multiples of eps,", step)
+    return Objective(
+        free_at_images, ce_at_images, partial(update_perturbations, step=step), whole_option("the replays of free-at", replays)
+    )
 
 
-def perturbed(model: nn.Module, batch: Batch) -> Tensor:  # noqa: ARG001 - the signature of every craft
+def free_at_images(model: nn.Module, batch: Batch) -> Tensor:  # noqa: ARG001 - the signature of every craft
     """The images with the perturbations that were kept, inside the threat, (B, C, H, W)."""
-    return batch.threat.project(batch.x, batch.x + batch.threat.eps * kept(batch))
+    return batch.threat.project(batch.x, batch.x + batch.threat.eps * kept_perturbations(batch))
 
 
-def kept(batch: Batch) -> Tensor:
+def kept_perturbations(batch: Batch) -> Tensor:
     """The perturbations in multiples of eps, (B, C, H, W): zeros at the start of training and after a batch of another shape."""
     delta = batch.state.get(DELTA)
     return torch.zeros_like(batch.x) if delta is None or delta.shape != batch.x.shape else delta.to(batch.x)
 
 
-def ascend(batch: Batch, grad: Tensor, *, step: float) -> None:
+def update_perturbations(batch: Batch, grad: Tensor, *, step: float) -> None:
     """Moves the perturbations up the loss, whose gradient by x_adv is `grad`, (B, C, H, W), and keeps them for the next step.
 
     Where [0, 1] cuts a perturbation short the gradient still moves it (our choice: the published code leaves such a pixel as it is).
     """
-    moved = kept(batch) + step * batch.threat.ascend(batch.x_adv.detach(), grad)
-    batch.state[DELTA] = shortened(moved, batch.threat.norm, 1 + step).detach()
+    moved = kept_perturbations(batch) + step * batch.threat.ascend(batch.x_adv.detach(), grad)
+    batch.state[DELTA] = unit_ball_projection(moved, batch.threat.norm, 1 + step).detach()
 
 
-def shortened(delta: Tensor, norm: str, most: float) -> Tensor:
+def unit_ball_projection(delta: Tensor, norm: str, most: float) -> Tensor:
     """The Euclidean projection of delta, (B, C, H, W), to the unit ball of the norm; no entry of delta exceeds `most`, at least 1.
 
     The box [0, 1] plays no part: all of delta is made so small that it fits around mid-grey.

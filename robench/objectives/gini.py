@@ -4,7 +4,7 @@ For the sizes phi_1 <= ... <= phi_n of the entries of g = d z_y / d x, y the lab
 
     R = mean_B (n + 1 - 2 sum_i (n + 1 - i) phi_i / sum_i phi_i) / n
 
-The sort is differentiable wherever no two sizes are equal. The value is that of the audit `gini` on the map `saliency`.
+The sort is differentiable wherever no two sizes are equal. The value is that of the audit `gini_penalty` on the map `saliency`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from robench.core.types import Batch
-from robench.objectives.igd import slopes_of
-from robench.scores.inequality import gini_of, sizes_of
+from robench.objectives.igd import points_and_gradients
+from robench.scores.inequality import gini_of_sorted, map_sizes
 
 
-def gini(model: nn.Module, batch: Batch, *, of: str = "logit", channels: str = "none", at: str = "clean") -> Tensor:
+def gini_penalty(model: nn.Module, batch: Batch, *, of: str = "logit", channels: str = "none", at: str = "clean") -> Tensor:
     """The mean Gini index of the sizes of the input gradient (Chen et al. 2023): a scalar in [0, 1), 0 where all sizes are equal.
 
     of        logit: the logit of the label (of the larger part of a mixed image); loss: the cross-entropy, mixed labels included
@@ -25,7 +25,7 @@ def gini(model: nn.Module, batch: Batch, *, of: str = "logit", channels: str = "
 
     The length of the gradient does not matter. One that is 0 everywhere has no index and counts as 0, without a derivative (our choice).
     """
-    _, slopes = slopes_of(model, batch, of, at)
-    sizes = sizes_of(slopes, channels).flatten(1)
+    _, slopes = points_and_gradients(model, batch, of, at)
+    sizes = map_sizes(slopes, channels).flatten(1)
     empty = sizes.detach().amax(1, keepdim=True) == 0
-    return gini_of(sizes.masked_fill(empty, 1).sort(1).values).mean().to(slopes.dtype)
+    return gini_of_sorted(sizes.masked_fill(empty, 1).sort(1).values).mean().to(slopes.dtype)

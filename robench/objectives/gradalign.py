@@ -15,9 +15,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from robench.core.checks import switch
+from robench.core.checks import switch_option
 from robench.core.types import Batch
-from robench.objectives.gradients import differentiable, evaluated, precise, unit
+from robench.objectives.gradients import at_least_float32, evaluation_logits, points_and_logits, unit_vectors
 from robench.objectives.terms import cross_entropies
 
 
@@ -29,19 +29,19 @@ def gradalign(model: nn.Module, batch: Batch, *, constant: bool = False) -> Tens
     The cross-entropy is the plain one, without label smoothing, and batch norm is in evaluation mode. A sample where a gradient is 0
     has no angle and counts as 0 (the authors' code leaves it out of the mean, which would make the weight depend on the batch).
     """
-    here = slopes(*differentiable(model, batch, "clean"), batch)
+    here = flat_loss_gradients(*points_and_logits(model, batch, "clean"), batch)
     near = batch.threat.sample(batch.x.detach(), batch.draws.child("gradalign")).requires_grad_()
-    there = slopes(near, evaluated(model, near), batch)
-    return angles(here.detach() if switch("constant", constant) else here, there).mean()
+    there = flat_loss_gradients(near, evaluation_logits(model, near), batch)
+    return cosine_distances(here.detach() if switch_option("constant", constant) else here, there).mean()
 
 
-def slopes(x: Tensor, logits: Tensor, batch: Batch) -> Tensor:
+def flat_loss_gradients(x: Tensor, logits: Tensor, batch: Batch) -> Tensor:
     """The gradient of each sample's cross-entropy by x, (B, D), in at least float32 and with its graph."""
     (grad,) = torch.autograd.grad(cross_entropies(logits, batch).sum(), x, create_graph=True, materialize_grads=True)
-    return precise(grad.flatten(1))
+    return at_least_float32(grad.flatten(1))
 
 
-def angles(a: Tensor, b: Tensor) -> Tensor:
+def cosine_distances(a: Tensor, b: Tensor) -> Tensor:
     """One minus the cosine of the angle between rows, (B,), of whatever length; 0 where a row is 0."""
-    cosine = (unit(a) * unit(b)).sum(1)
+    cosine = (unit_vectors(a) * unit_vectors(b)).sum(1)
     return torch.where((a != 0).any(1) & (b != 0).any(1), 1 - cosine, 0.0)

@@ -1,7 +1,7 @@
 """Gradients of a network's outputs with respect to its input that can be trained through; shared by the regularisers.
 
 J is the (K, D) Jacobian of the outputs of one sample, D = C*H*W. All sums over samples are exact only for networks that
-treat each sample alone; `differentiable` sees to that.
+treat each sample alone; `points_and_logits` sees to that.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
+from robench.core.moved import names_of_before
 from robench.core.recipes import lookup
 from robench.core.threat import per_sample
 from robench.core.types import Batch
@@ -37,11 +38,11 @@ class Field(NamedTuple):
 
 def field_of(model: nn.Module, batch: Batch, at: str, outputs: Callable[[Tensor], Tensor]) -> Field:
     """The field of `outputs` of the logits around the place `at` of a batch, "base" or "clean"."""
-    x, logits = differentiable(model, batch, at)
-    return Field(x, outputs(logits), lambda points: outputs(evaluated(model, points)))
+    x, logits = points_and_logits(model, batch, at)
+    return Field(x, outputs(logits), lambda points: outputs(evaluation_logits(model, points)))
 
 
-def differentiable(model: nn.Module, batch: Batch, at: str = "base") -> tuple[Tensor, Tensor]:
+def points_and_logits(model: nn.Module, batch: Batch, at: str = "base") -> tuple[Tensor, Tensor]:
     """The points at which a gradient is regularised, (B, C, H, W), and the logits there, (B, K), with the graph between them.
 
     at="base" takes the images of the base loss, at="clean" the clean ones. The base loss's own forward pass is used if
@@ -50,18 +51,18 @@ def differentiable(model: nn.Module, batch: Batch, at: str = "base") -> tuple[Te
     """
     place = lookup(at, PLACES, "place for a gradient (option at)")
     x: Tensor = getattr(batch, place)
-    if not mixes(model) and not torch.is_autocast_enabled(x.device.type) and (place == "x_adv" or torch.equal(x, batch.x_adv)):
+    if not mixes_samples(model) and not torch.is_autocast_enabled(x.device.type) and (place == "x_adv" or torch.equal(x, batch.x_adv)):
         return batch.x_adv, batch.logits
     x = x.detach().requires_grad_()
-    return x, evaluated(model, x)
+    return x, evaluation_logits(model, x)
 
 
-def mixes(model: nn.Module) -> bool:
+def mixes_samples(model: nn.Module) -> bool:
     """Whether a module in training mode lets samples depend on each other or on chance, or would change in a second pass."""
-    return any(module.training and (isinstance(module, (_NormBase, nn.RReLU)) or drops(module)) for module in model.modules())
+    return any(module.training and (isinstance(module, (_NormBase, nn.RReLU)) or applies_dropout(module)) for module in model.modules())
 
 
-def drops(module: nn.Module) -> bool:
+def applies_dropout(module: nn.Module) -> bool:
     """Whether a module is a dropout of some kind with a chance above 0 (stochastic depth is known by its name)."""
     if isinstance(module, nn.MultiheadAttention):
         return bool(module.dropout > 0)
@@ -70,14 +71,14 @@ def drops(module: nn.Module) -> bool:
     return False
 
 
-def evaluated(model: nn.Module, x: Tensor) -> Tensor:
+def evaluation_logits(model: nn.Module, x: Tensor) -> Tensor:
     """The logits at x in evaluation mode, (B, K), with a graph to x and to the parameters."""
-    with evaluation(model), torch.autocast(x.device.type, enabled=False):
+    with evaluation_mode(model), torch.autocast(x.device.type, enabled=False):
         return model(x)  # type: ignore[no-any-return]
 
 
 @contextmanager
-def evaluation(model: nn.Module) -> Iterator[None]:
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Evaluation mode for a while; afterwards each module is in the mode in which it was."""
     training = [module for module in model.modules() if module.training]
     model.eval()
@@ -88,18 +89,18 @@ def evaluation(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def unrecorded(model: nn.Module, x: Tensor) -> Tensor:
+def unrecorded_logits(model: nn.Module, x: Tensor) -> Tensor:
     """The logits at x in the model's mode, (B, K); what the pass writes into buffers, such as running statistics, is forgotten."""
     copies = {name: buffer.clone() for name, buffer in model.named_buffers()}
     return functional_call(model, copies, (x,))  # type: ignore[no-any-return]
 
 
-def precise(values: Tensor) -> Tensor:
+def at_least_float32(values: Tensor) -> Tensor:
     """The values in float32 at least: autocast may have left them in bfloat16."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-def unit(vectors: Tensor) -> Tensor:
+def unit_vectors(vectors: Tensor) -> Tensor:
     """Each sample's vector at Euclidean length 1, in the shape (B, ...) that it had; 0 stays 0.
 
     It is scaled by its largest entry first: the squares of a sure prediction's gradient are 0 in float32.
@@ -115,19 +116,19 @@ def vjp(field: Field, v: Tensor) -> Tensor:
     return grad.flatten(1)
 
 
-def square(field: Field, v: Tensor) -> Tensor:
+def squared_vjp_norm(field: Field, v: Tensor) -> Tensor:
     """||J^T v||^2 per sample, (B,), by double backward."""
     return vjp(field, v).square().sum(1)
 
 
-def square_fd(field: Field, v: Tensor, h: float) -> Tensor:
+def squared_vjp_norm_fd(field: Field, v: Tensor, h: float) -> Tensor:
     """||J^T v||^2 per sample, (B,), up to O(h), by a forward difference over the length h along J^T v.
 
     With the direction u = J^T v / ||J^T v|| held fixed, (v^T J u)^2 has the same value and, since u maximises it, the
     same gradient in the parameters: no double backward is needed (after Finlay & Oberman 2019, 1905.11468).
     """
     (grad,) = torch.autograd.grad(field.out, field.x, v.detach().to(field.out), retain_graph=True, materialize_grads=True)
-    moved = field.at(field.x.detach() + h * unit(grad))
+    moved = field.at(field.x.detach() + h * unit_vectors(grad))
     return ((v.to(field.out) * (moved - field.out)).sum(1) / h).square()
 
 
@@ -139,3 +140,8 @@ def class_gradient(field: Field, labels: Tensor) -> Tensor:
 def class_gradients(field: Field) -> Iterator[Tensor]:
     """g_c of every sample, (B, D), one class c after the other."""
     return (class_gradient(field, torch.full_like(field.out[:, 0], c, dtype=torch.int64)) for c in range(field.out.shape[1]))
+
+
+__getattr__ = names_of_before(
+    __name__, {"differentiable": "points_and_logits", "square": "squared_vjp_norm", "square_fd": "squared_vjp_norm_fd"}
+)

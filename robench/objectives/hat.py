@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robench.core.checks import number, positive
+from robench.core.checks import number_option, positive_option
 from robench.core.errors import InputError
 from robench.core.types import Batch
 from robench.objectives.adversarial import check_steps
 from robench.objectives.terms import Objective
-from robench.objectives.trades import ce_and_kl, kl_pgd
+from robench.objectives.trades import ce_and_kl, kl_pgd_images
 
 
 def hat(*, beta: float = 2.5, gamma: float = 0.5, h: float = 2.0, steps: int = 10, step_size: float | None = None) -> Objective:
@@ -38,12 +38,12 @@ def hat(*, beta: float = 2.5, gamma: float = 0.5, h: float = 2.0, steps: int = 1
     step_size  length of a step in pixel units; 2.5 eps / steps if not given
     """
     check_steps("hat", steps, step_size)
-    beta, gamma = number("the beta of hat", beta), number("the gamma of hat", gamma)
-    loss = partial(helped, beta=beta, gamma=gamma, h=positive("the h of hat", h))
-    return Objective(partial(kl_pgd, steps=steps, step_size=step_size), loss)
+    beta, gamma = number_option("the beta of hat", beta), number_option("the gamma of hat", gamma)
+    loss = partial(hat_loss, beta=beta, gamma=gamma, h=positive_option("the h of hat", h))
+    return Objective(partial(kl_pgd_images, steps=steps, step_size=step_size), loss)
 
 
-def helped(model: nn.Module, batch: Batch, *, beta: float, gamma: float, h: float) -> tuple[Tensor, dict[str, Tensor]]:
+def hat_loss(model: nn.Module, batch: Batch, *, beta: float, gamma: float, h: float) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of the module's head with its terms "ce", "kl" and "helper"; InputError where the batch has no teacher."""
     if batch.teacher is None:
         raise InputError("hat needs a network trained without a defence as its teacher: pass --teacher FILE")

@@ -15,18 +15,18 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from robench.core.calls import frozen
+from robench.core.calls import freeze_model
 from robench.core.errors import InputError
 from robench.core.recipes import lookup
 from robench.core.types import Batch
-from robench.objectives.gradients import differentiable, precise
+from robench.objectives.gradients import at_least_float32, points_and_logits
 from robench.objectives.terms import cross_entropies
 
 SCALARS: Mapping[str, Callable[[Tensor, Batch], Tensor]] = {
     "logit": lambda logits, batch: logits.gather(1, batch.y[:, None]).squeeze(1),
     "loss": cross_entropies,
 }
-LEAST = 1e-30  # the derivative of a direction is 1 / length, which float32 must hold after more products
+LEAST_GRADIENT = 1e-30  # the derivative of a direction is 1 / length, which float32 must hold after more products
 
 
 def igd(model: nn.Module, batch: Batch, *, of: str = "logit", at: str = "clean") -> Tensor:
@@ -40,39 +40,39 @@ def igd(model: nn.Module, batch: Batch, *, of: str = "logit", at: str = "clean")
     """
     if batch.teacher is None:
         raise InputError("igd distils from a teacher: pass --teacher FILE")
-    x, slopes = slopes_of(model, batch, of, at)
-    cosines = (directions(slopes) * directions(teacher_slopes(batch.teacher, batch, x.detach(), of))).sum(1)
+    x, slopes = points_and_gradients(model, batch, of, at)
+    cosines = (unit_gradients(slopes) * unit_gradients(teacher_gradients(batch.teacher, batch, x.detach(), of))).sum(1)
     return (1 - cosines).mean()
 
 
-def slopes_of(model: nn.Module, batch: Batch, of: str, at: str) -> tuple[Tensor, Tensor]:
+def points_and_gradients(model: nn.Module, batch: Batch, of: str, at: str) -> tuple[Tensor, Tensor]:
     """The points of the place `at` and the gradients there of the scalar `of`, (B, C, H, W) each, the latter with their graph."""
-    x, logits = differentiable(model, batch, at)
-    (slopes,) = torch.autograd.grad(scalars(logits, batch, of).sum(), x, create_graph=True, materialize_grads=True)
+    x, logits = points_and_logits(model, batch, at)
+    (slopes,) = torch.autograd.grad(differentiated_scalars(logits, batch, of).sum(), x, create_graph=True, materialize_grads=True)
     return x, slopes
 
 
-def teacher_slopes(teacher: nn.Module, batch: Batch, x: Tensor, of: str) -> Tensor:
+def teacher_gradients(teacher: nn.Module, batch: Batch, x: Tensor, of: str) -> Tensor:
     """The gradients at x of the teacher's scalar, (B, C, H, W), without a graph; the teacher is left as it was."""
     x = x.detach().requires_grad_()
-    with frozen(teacher), torch.enable_grad():
-        (slopes,) = torch.autograd.grad(scalars(teacher(x), batch, of).sum(), x, materialize_grads=True)
+    with freeze_model(teacher), torch.enable_grad():
+        (slopes,) = torch.autograd.grad(differentiated_scalars(teacher(x), batch, of).sum(), x, materialize_grads=True)
     return slopes
 
 
-def scalars(logits: Tensor, batch: Batch, of: str) -> Tensor:
+def differentiated_scalars(logits: Tensor, batch: Batch, of: str) -> Tensor:
     """What is differentiated of each sample, (B,)."""
     return lookup(of, SCALARS, "scalar to differentiate (option of)")(logits, batch)
 
 
-def directions(slopes: Tensor) -> Tensor:
+def unit_gradients(slopes: Tensor) -> Tensor:
     """The gradients scaled to length 1, (B, D), in float32 or better; one without an entry of LEAST counts as 0, with a finite derivative.
 
     Each is divided by its largest entry first, so that the squares of very small or large ones neither vanish nor overflow. The length
     is then 1 or more.
     """
-    flat = precise(slopes.flatten(1))
+    flat = at_least_float32(slopes.flatten(1))
     largest = flat.detach().abs().amax(1, keepdim=True)
-    scaled = flat / largest.masked_fill(largest < LEAST, 1)
+    scaled = flat / largest.masked_fill(largest < LEAST_GRADIENT, 1)
     length: Tensor = torch.linalg.vector_norm(scaled, dim=1, keepdim=True).clamp_min(1)
     return scaled / length

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from robench.core.checks import whole
+from robench.core.checks import whole_option
 from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.recipes import lookup
 from robench.core.types import Batch
-from robench.objectives.gradients import Field, class_gradients, field_of, square
+from robench.objectives.gradients import Field, class_gradients, field_of, squared_vjp_norm
 
 
 def jacobian(model: nn.Module, batch: Batch, *, estimator: str = "sphere", projections: int = 1, at: str = "base") -> Tensor:
@@ -20,23 +20,23 @@ def jacobian(model: nn.Module, batch: Batch, *, estimator: str = "sphere", proje
     at           base: at the images of the base loss; clean: at the clean images
     """
     field = field_of(model, batch, at, lambda logits: logits)
-    estimate = lookup(estimator, ESTIMATORS, "estimator of jacobian")
-    return estimate(field, batch.draws.child("jacobian"), whole("projections", projections)).mean() / 2
+    estimate = lookup(estimator, JACOBIAN_ESTIMATORS, "estimator of jacobian")
+    return estimate(field, batch.draws.child("jacobian"), whole_option("projections", projections)).mean() / 2
 
 
-def sphere(field: Field, draws: Draws, n: int) -> Tensor:
+def jacobian_sphere(field: Field, draws: Draws, n: int) -> Tensor:
     """An unbiased estimate of ||J||_F^2 per sample, (B,): K times the mean of ||J^T v||^2 over n even directions v."""
     K = field.out.shape[1]
     normals = [draws.normal((K,), step).to(field.out) for step in range(n)]
-    squares = [square(field, v / torch.linalg.vector_norm(v, dim=1, keepdim=True)) for v in normals]
+    squares = [squared_vjp_norm(field, v / torch.linalg.vector_norm(v, dim=1, keepdim=True)) for v in normals]
     return K * torch.stack(squares).mean(0)
 
 
-def exact(field: Field, draws: Draws, n: int) -> Tensor:  # noqa: ARG001 - the signature of every estimator
+def jacobian_exact(field: Field, draws: Draws, n: int) -> Tensor:  # noqa: ARG001 - the signature of every estimator
     """||J||_F^2 per sample, (B,), class by class."""
     if n != 1:
         raise InputError("the exact estimator of jacobian projects on nothing: leave projections out, or choose estimator=sphere")
     return torch.stack([grad.square().sum(1) for grad in class_gradients(field)]).sum(0)
 
 
-ESTIMATORS = {"sphere": sphere, "exact": exact}
+JACOBIAN_ESTIMATORS = {"sphere": jacobian_sphere, "exact": jacobian_exact}

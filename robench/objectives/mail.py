@@ -17,11 +17,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from robench.core.checks import number
+from robench.core.checks import number_option
 from robench.core.types import Batch
-from robench.objectives.adversarial import check_steps, pgd
+from robench.objectives.adversarial import check_steps, pgd_images
 from robench.objectives.terms import Objective, clean_logits, cross_entropies, cross_entropy, kl
-from robench.objectives.trades import kl_pgd
+from robench.objectives.trades import kl_pgd_images
 
 SCALE = 3.0
 
@@ -37,9 +37,9 @@ def mail_at(*, slope: float = 10.0, bias: float = -0.5, begin: float = 0.75, ste
     step_size    length of a step in pixel units; 2.5 eps / steps if not given
     """
     check_steps("mail-at", steps, step_size)
-    check_weights("mail-at", slope, bias, begin)
+    check_margin_weights("mail-at", slope, bias, begin)
     loss = partial(weighted_ce, slope=slope, bias=bias, begin=begin)
-    return Objective(partial(pgd, steps=steps, step_size=step_size), loss)
+    return Objective(partial(pgd_images, steps=steps, step_size=step_size), loss)
 
 
 def mail_trades(
@@ -57,21 +57,21 @@ def mail_trades(
     The other options are those of mail-at; the steps ascend the KL, as in trades.
     """
     check_steps("mail-trades", steps, step_size)
-    check_weights("mail-trades", slope, bias, begin)
-    loss = partial(ce_and_weighted_kl, beta=number("the beta of mail-trades", beta), slope=slope, bias=bias, begin=begin)
-    return Objective(partial(kl_pgd, steps=steps, step_size=step_size), loss)
+    check_margin_weights("mail-trades", slope, bias, begin)
+    loss = partial(ce_and_weighted_kl, beta=number_option("the beta of mail-trades", beta), slope=slope, bias=bias, begin=begin)
+    return Objective(partial(kl_pgd_images, steps=steps, step_size=step_size), loss)
 
 
-def check_weights(name: str, slope: float, bias: float, begin: float) -> None:
+def check_margin_weights(name: str, slope: float, bias: float, begin: float) -> None:
     """InputError where the options of the weights cannot be."""
-    number(f"the slope of {name}", slope)
-    number(f"the bias of {name}", bias, least=-2, most=2)
-    number(f"begin, a share of training, of {name}", begin, most=1)
+    number_option(f"the slope of {name}", slope)
+    number_option(f"the bias of {name}", bias, least=-2, most=2)
+    number_option(f"begin, a share of training, of {name}", begin, most=1)
 
 
 def weighted_ce(model: nn.Module, batch: Batch, *, slope: float, bias: float, begin: float) -> tuple[Tensor, dict[str, Tensor]]:  # noqa: ARG001
     """The loss of mail-at, which is also the term "ce", and the mean weight as "weight"."""
-    w = weights(batch, slope, bias, begin)
+    w = margin_weights(batch, slope, bias, begin)
     ce = (w * cross_entropies(batch.logits, batch, batch.smoothing)).mean()
     return ce, {"ce": ce.detach(), "weight": w.mean()}
 
@@ -80,13 +80,13 @@ def ce_and_weighted_kl(
     model: nn.Module, batch: Batch, *, beta: float, slope: float, bias: float, begin: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of mail-trades, its terms "ce" and "kl" (weighted), and the mean weight as "weight"."""
-    w, clean = weights(batch, slope, bias, begin), clean_logits(model, batch)
+    w, clean = margin_weights(batch, slope, bias, begin), clean_logits(model, batch)
     ce, divergence = cross_entropy(clean, batch), (w * kl(clean, batch.logits)).mean()
     return ce + beta * divergence, {"ce": ce.detach(), "kl": divergence.detach(), "weight": w.mean()}
 
 
 @torch.no_grad()
-def weights(batch: Batch, slope: float, bias: float, begin: float) -> Tensor:
+def margin_weights(batch: Batch, slope: float, bias: float, begin: float) -> Tensor:
     """w of each sample, (B,), in [0, 3]; 1 while the progress is below `begin`."""
     p = batch.logits.softmax(1)
     if batch.progress < begin:

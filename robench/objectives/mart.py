@@ -14,12 +14,12 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from robench.core.checks import number
+from robench.core.checks import number_option
 from robench.core.types import Batch
-from robench.objectives.adversarial import check_steps, pgd
+from robench.objectives.adversarial import check_steps, pgd_images
 from robench.objectives.terms import Objective, clean_logits, cross_entropy, kl
 
-SMALL = 1e-4
+LOG_OFFSET = 1e-4
 
 
 def mart(*, beta: float = 5.0, steps: int = 10, step_size: float | None = None) -> Objective:
@@ -33,8 +33,8 @@ def mart(*, beta: float = 5.0, steps: int = 10, step_size: float | None = None) 
     step_size  length of a step in pixel units; 2.5 eps / steps if not given
     """
     check_steps("mart", steps, step_size)
-    loss = partial(bce_and_weighted_kl, beta=number("the beta of mart", beta))
-    return Objective(partial(pgd, steps=steps, step_size=step_size), loss)
+    loss = partial(bce_and_weighted_kl, beta=number_option("the beta of mart", beta))
+    return Objective(partial(pgd_images, steps=steps, step_size=step_size), loss)
 
 
 def bce_and_weighted_kl(model: nn.Module, batch: Batch, *, beta: float) -> tuple[Tensor, dict[str, Tensor]]:
@@ -44,22 +44,22 @@ def bce_and_weighted_kl(model: nn.Module, batch: Batch, *, beta: float) -> tuple
     """
     clean = clean_logits(model, batch)
     ce = cross_entropy(batch.logits, batch)
-    margin = margins(batch.logits, batch.y).mean()
-    weighted = (kl(clean, batch.logits) * others(clean.softmax(1), batch.y)).mean()
+    margin = margin_losses(batch.logits, batch.y).mean()
+    weighted = (kl(clean, batch.logits) * complement_probabilities(clean.softmax(1), batch.y)).mean()
     return ce + margin + beta * weighted, {"ce": ce.detach(), "margin": margin.detach(), "kl": weighted.detach()}
 
 
-def margins(logits: Tensor, y: Tensor) -> Tensor:
+def margin_losses(logits: Tensor, y: Tensor) -> Tensor:
     """-log(1 - max_{k != y} p[k] + 1e-4) per sample, (B,)."""
     p = logits.softmax(1)
-    return -(others(p, rivals(p, y)) + SMALL).log()
+    return -(complement_probabilities(p, likeliest_wrong_classes(p, y)) + LOG_OFFSET).log()
 
 
-def others(p: Tensor, k: Tensor) -> Tensor:
+def complement_probabilities(p: Tensor, k: Tensor) -> Tensor:
     """1 - p[k] per sample, (B,), as the sum of the other probabilities: the difference would lose all digits where p[k] is near 1."""
     return p.scatter(1, k[:, None], 0.0).sum(1)
 
 
-def rivals(p: Tensor, y: Tensor) -> Tensor:
+def likeliest_wrong_classes(p: Tensor, y: Tensor) -> Tensor:
     """The most probable class other than y, (B,); of equals the first."""
     return p.scatter(1, y[:, None], -1.0).argmax(1)

@@ -22,17 +22,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robench.core.checks import number, whole
+from robench.core.checks import number_option, whole_option
 from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.recipes import lookup
 from robench.core.types import Batch
-from robench.objectives.gradients import Field, class_gradient, class_gradients, field_of, square, square_fd, vjp
+from robench.objectives.gradients import Field, class_gradient, class_gradients, field_of, squared_vjp_norm, squared_vjp_norm_fd, vjp
 
 RHO = 0.1  # if none is given
 
 
-class Task(NamedTuple):
+class SagrTask(NamedTuple):
     """What an estimator needs: weights w (B, K), labels y (B,), N(phi(.)) from (B, D) to (B,), n probes, a step h in pixel units."""
 
     field: Field
@@ -72,22 +72,24 @@ def sagr(
     at           base: at the images of the base loss; clean: at the clean images
     """
     estimators = lookup(form, FORMS, "form of sagr")
-    phi, size = lookup(sign, SIGNS, "sign of sagr"), lookup(norm, NORMS, "norm of sagr")
+    phi, size = lookup(sign, SIGNS, "sign of sagr"), lookup(norm, GRADIENT_NORMS, "norm of sagr")
     outputs = lookup(output, OUTPUTS, "output of sagr")
-    estimator = automatic(form, sign, norm) if estimator == "auto" else estimator
+    estimator = automatic_estimator(form, sign, norm) if estimator == "auto" else estimator
     estimate = lookup(estimator, estimators, f"estimator of sagr with form={form}")
     refuse_escapes(form, sign, output)
-    refuse_idle(form, estimator, projections, h)
+    refuse_idle_estimator_options(form, estimator, projections, h)
     refuse_bias(estimator, sign, norm)
     field = field_of(model, batch, at, outputs)
     refuse_idle_rho(field.out.shape[1], rho, form, sign, output)
-    w = weights(batch.y, field.out.shape[1], RHO if rho is None else rho).to(field.out)
-    draws, n = batch.draws.child("sagr"), whole("projections", projections)
-    task = Task(field, w, batch.y, lambda grads: size(phi(grads)), draws, n, 1e-2 if h is None else number("the step h", h, least=1e-6))
+    w = class_weights(batch.y, field.out.shape[1], RHO if rho is None else rho).to(field.out)
+    draws, n = batch.draws.child("sagr"), whole_option("projections", projections)
+    task = SagrTask(
+        field, w, batch.y, lambda grads: size(phi(grads)), draws, n, 1e-2 if h is None else number_option("the step h", h, least=1e-6)
+    )
     return estimate(task).mean() * (0.5 if form == "jacobian" else 1.0)
 
 
-def automatic(form: str, sign: str, norm: str) -> str:
+def automatic_estimator(form: str, sign: str, norm: str) -> str:
     """The estimator that estimator=auto stands for: the cheapest one without bias."""
     if form == "loss":
         return "exact"
@@ -105,7 +107,7 @@ def refuse_escapes(form: str, sign: str, output: str) -> None:
         raise InputError("form=loss weighs the derivative of the loss by the logits: choose output=centred, logits or logprobs")
 
 
-def refuse_idle(form: str, estimator: str, projections: float, h: float | None) -> None:
+def refuse_idle_estimator_options(form: str, estimator: str, projections: float, h: float | None) -> None:
     """InputError for an option that the estimator would not read."""
     if projections != 1 and (form == "loss" or estimator == "exact"):
         raise InputError(f"sagr with form={form} and estimator={estimator} draws no projections: leave that option out")
@@ -127,17 +129,17 @@ def refuse_idle_rho(classes: int, rho: float | None, form: str, sign: str, outpu
     if rho is not None and rho_is_idle(classes, form, sign, output):
         others = "output=logprobs" if form == "loss" else "sign=positive or output=logprobs"
         raise InputError(
-            f"with two classes, {settings_of(form, sign, output)} both classes' gradients are equally long, and the penalty is the "
+            f"with two classes, {idle_rho_words(form, sign, output)} both classes' gradients are equally long, and the penalty is the "
             f"same for every rho: leave rho out, or choose {others}"
         )
 
 
-def settings_of(form: str, sign: str, output: str) -> str:
+def idle_rho_words(form: str, sign: str, output: str) -> str:
     """The options that make rho idle, as the user writes them."""
     return f"{'form=loss' if form == 'loss' else f'sign={sign}'} and output={output}"
 
 
-def remarks(
+def sagr_notes(
     classes: int, *, form: str = "jacobian", rho: float | None = None, sign: str = "all", output: str = "centred", **_: Any
 ) -> list[str]:
     """What a training with this many classes and these options is to say of the method; InputError for a rho that changes nothing."""
@@ -146,7 +148,7 @@ def remarks(
     if rho_is_idle(classes, form, sign, output):
         others = "output=logprobs tells" if form == "loss" else "sign=positive and output=logprobs tell"
         found.append(
-            f"with two classes, {settings_of(form, sign, output)} sagr weighs both classes alike: the penalty is the same for every rho "
+            f"with two classes, {idle_rho_words(form, sign, output)} sagr weighs both classes alike: the penalty is the same for every rho "
             f"(output=logits is not taken in its place, as training can escape it; {others} the classes apart)"
         )
     return found
@@ -158,10 +160,10 @@ def refuse_bias(estimator: str, sign: str, norm: str) -> None:
         raise InputError(f"estimator={estimator} is biased with sign={sign} and norm={norm}: choose exact, or sampled (form=jacobian only)")
 
 
-def weights(y: Tensor, K: int, rho: float) -> Tensor:
+def class_weights(y: Tensor, K: int, rho: float) -> Tensor:
     """Class weights, (B, K): a for the label, b for the others, a = rho b, a + (K-1) b = K; rho = inf gives (K, 0)."""
     if rho != math.inf:
-        number("rho (unless it is inf)", rho)
+        number_option("rho (unless it is inf)", rho)
     if K < 2:
         raise InputError("sagr weighs the true class against false ones: it needs a model with at least 2 classes")
     b = K / (rho + K - 1)
@@ -169,38 +171,40 @@ def weights(y: Tensor, K: int, rho: float) -> Tensor:
     return torch.full((len(y), K), b, dtype=torch.float64, device=y.device).scatter(1, y[:, None], max(a, 0.0))
 
 
-def centred(logits: Tensor) -> Tensor:
+def centred_logits(logits: Tensor) -> Tensor:
     """Logits minus their mean: a function added to all of them does not change it."""
     return logits - logits.mean(1, keepdim=True)
 
 
-def averaged(task: Task, term: Callable[[int], Tensor]) -> Tensor:
+def mean_over_draws(task: SagrTask, term: Callable[[int], Tensor]) -> Tensor:
     """The mean over the n probes of `term(step)`, (B,)."""
     return torch.stack([term(step) for step in range(task.n)]).mean(0)
 
 
-def probe(task: Task, step: int) -> Tensor:
+def weighted_signs(task: SagrTask, step: int) -> Tensor:
     """sqrt(w) times random signs, (B, K): E ||J^T v||^2 = sum_c w_c ||g_c||^2."""
     return task.w.sqrt() * task.draws.signs(task.w.shape[1:], step).to(task.w)
 
 
-def rademacher(task: Task) -> Tensor:
+def sagr_rademacher(task: SagrTask) -> Tensor:
     """||J^T v||^2 with v = sqrt(w) * signs (Hutchinson 1989), by double backward; unbiased, (B,)."""
-    return averaged(task, lambda step: square(task.field, probe(task, step)))
+    return mean_over_draws(task, lambda step: squared_vjp_norm(task.field, weighted_signs(task, step)))
 
 
-def true_rademacher(task: Task) -> Tensor:
+def sagr_true_rademacher(task: SagrTask) -> Tensor:
     """The true class exactly and one probe on the rest, by double backward; unbiased, (B,)."""
     own = F.one_hot(task.y, task.w.shape[1])
-    return square(task.field, task.w.sqrt() * own) + averaged(task, lambda step: square(task.field, probe(task, step) * (1 - own)))
+    return squared_vjp_norm(task.field, task.w.sqrt() * own) + mean_over_draws(
+        task, lambda step: squared_vjp_norm(task.field, weighted_signs(task, step) * (1 - own))
+    )
 
 
-def fd(task: Task) -> Tensor:
+def sagr_fd(task: SagrTask) -> Tensor:
     """As rademacher, by a finite difference along J^T v; bias O(h), no double backward, (B,)."""
-    return averaged(task, lambda step: square_fd(task.field, probe(task, step), task.h))
+    return mean_over_draws(task, lambda step: squared_vjp_norm_fd(task.field, weighted_signs(task, step), task.h))
 
 
-def fd_input(task: Task) -> Tensor:
+def sagr_fd_input(task: SagrTask) -> Tensor:
     """sum_c w_c (g_c . u)^2 with random signs u on the input, by finite differences: E (g . u)^2 = ||g||^2; bias O(h), (B,)."""
     x, out, _ = task.field
     D = x[0].numel()
@@ -209,15 +213,15 @@ def fd_input(task: Task) -> Tensor:
         u = task.draws.signs(x.shape[1:], step).to(x) / math.sqrt(D)
         return D * (task.w * ((task.field.at(x.detach() + task.h * u) - out) / task.h).square()).sum(1)
 
-    return averaged(task, term)
+    return mean_over_draws(task, term)
 
 
-def exact(task: Task) -> Tensor:
+def sagr_exact(task: SagrTask) -> Tensor:
     """sum_c w_c N(phi(g_c)), class by class, (B,)."""
     return torch.stack([w * task.measure(grad) for w, grad in zip(task.w.T, class_gradients(task.field), strict=True)]).sum(0)
 
 
-def sampled(task: Task) -> Tensor:
+def sagr_sampled(task: SagrTask) -> Tensor:
     """The true class exactly and n false ones without replacement, times (K-1)/n; unbiased for every phi and N, (B,)."""
     K = task.w.shape[1]
     if task.n > K - 1:
@@ -228,45 +232,45 @@ def sampled(task: Task) -> Tensor:
     return class_term(task, task.y) + share * torch.stack([class_term(task, labels) for labels in false.T]).sum(0)
 
 
-def class_term(task: Task, labels: Tensor) -> Tensor:
+def class_term(task: SagrTask, labels: Tensor) -> Tensor:
     """w_c N(phi(g_c)) for the class c that `labels` names, (B,)."""
     return task.w.gather(1, labels[:, None]).squeeze(1) * task.measure(class_gradient(task.field, labels))
 
 
-def residual(task: Task) -> Tensor:
+def weighted_residual(task: SagrTask) -> Tensor:
     """w * (p - onehot(y)), (B, K): at w = 1 the derivative of the cross-entropy by the logits; p keeps its graph."""
     return task.w * (task.field.out.softmax(1) - F.one_hot(task.y, task.w.shape[1]))
 
 
-def loss_exact(task: Task) -> Tensor:
+def sagr_loss_exact(task: SagrTask) -> Tensor:
     """N(phi(J^T residual)) by double backward, (B,)."""
-    return task.measure(vjp(task.field, residual(task)))
+    return task.measure(vjp(task.field, weighted_residual(task)))
 
 
-def loss_fd(task: Task) -> Tensor:
+def sagr_loss_fd(task: SagrTask) -> Tensor:
     """||J^T residual||^2 by a finite difference; bias O(h), (B,)."""
-    return square_fd(task.field, residual(task), task.h)
+    return squared_vjp_norm_fd(task.field, weighted_residual(task), task.h)
 
 
-FORMS: Mapping[str, Mapping[str, Callable[[Task], Tensor]]] = {
+FORMS: Mapping[str, Mapping[str, Callable[[SagrTask], Tensor]]] = {
     "jacobian": {
-        "rademacher": rademacher,
-        "true-rademacher": true_rademacher,
-        "fd": fd,
-        "fd-input": fd_input,
-        "exact": exact,
-        "sampled": sampled,
+        "rademacher": sagr_rademacher,
+        "true-rademacher": sagr_true_rademacher,
+        "fd": sagr_fd,
+        "fd-input": sagr_fd_input,
+        "exact": sagr_exact,
+        "sampled": sagr_sampled,
     },
-    "loss": {"exact": loss_exact, "fd": loss_fd},
+    "loss": {"exact": sagr_loss_exact, "fd": sagr_loss_fd},
 }
 OUTPUTS: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "centred": centred,
+    "centred": centred_logits,
     "logits": lambda logits: logits,
     "logprobs": lambda logits: logits.log_softmax(1),
     "probs": lambda logits: logits.softmax(1),
 }
 SIGNS: Mapping[str, Callable[[Tensor], Tensor]] = {"all": lambda grads: grads, "positive": F.relu}
-NORMS: Mapping[str, Callable[[Tensor], Tensor]] = {
+GRADIENT_NORMS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "l2sq": lambda grads: grads.square().sum(1),
     "l2": lambda grads: torch.linalg.vector_norm(grads, dim=1),
     "l1": lambda grads: grads.abs().sum(1),

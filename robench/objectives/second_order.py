@@ -18,7 +18,7 @@ NO_DERIVATIVE = re.compile(
     r"(?:derivative for (?:aten::)?_?|double backwards on )(\w+?)(?:_backward)? (?:is not implemented|not supported)"
 )
 ONCE_ONLY = "once_differentiable"
-LOST = "Error"  # the node in a graph that once_differentiable leaves in place of a derivative
+LOST_DERIVATIVE = "Error"  # the node in a graph that once_differentiable leaves in place of a derivative
 FIRST_ORDER = ("arr", "tulip", "vat", "l1", "l2")  # the keys of REGULARIZERS that need no second derivative
 
 
@@ -38,7 +38,7 @@ def attention_by_products(wanted: bool = True) -> AbstractContextManager[None]:
     return sdpa_kernel(SDPBackend.MATH) if wanted else nullcontext()
 
 
-def fused_attention(model: nn.Module, x: Tensor) -> bool:
+def has_fused_attention(model: nn.Module, x: Tensor) -> bool:
     """Whether one of torch's fused attention kernels runs in the model.
 
     Args:
@@ -50,10 +50,10 @@ def fused_attention(model: nn.Module, x: Tensor) -> bool:
     """
     with torch.enable_grad():
         logits = model(x.detach().requires_grad_())
-    return any(type(node).__name__.startswith(FUSED_ATTENTION) for node in nodes(logits))
+    return any(type(node).__name__.startswith(FUSED_ATTENTION) for node in graph_nodes(logits))
 
 
-def nodes(outputs: Tensor) -> Iterator[object]:
+def graph_nodes(outputs: Tensor) -> Iterator[object]:
     """Every node of the autograd graph behind `outputs`, once."""
     todo, seen = [outputs.grad_fn], set()
     while todo:
@@ -65,7 +65,7 @@ def nodes(outputs: Tensor) -> Iterator[object]:
 
 
 @contextmanager
-def operators_named(outputs: Tensor) -> Iterator[None]:
+def name_failing_operators(outputs: Tensor) -> Iterator[None]:
     """Turns torch's error at an operator without a second derivative into an InputError that names the operator.
 
     Args:
@@ -80,7 +80,7 @@ def operators_named(outputs: Tensor) -> Iterator[None]:
         found = NO_DERIVATIVE.search(str(error))
         if found is None and ONCE_ONLY not in str(error):
             raise
-        raise without_second_derivative(found[1] if found else own_functions(outputs)) from error
+        raise second_derivative_error(found[1] if found else own_function_names(outputs)) from error
 
 
 def refuse_lost_derivatives(loss: Tensor, outputs: Tensor) -> None:
@@ -95,17 +95,17 @@ def refuse_lost_derivatives(loss: Tensor, outputs: Tensor) -> None:
     Raises:
         InputError: naming the functions of the user's own.
     """
-    if any(type(node).__name__ == LOST for node in nodes(loss)):
-        raise without_second_derivative(own_functions(outputs))
+    if any(type(node).__name__ == LOST_DERIVATIVE for node in graph_nodes(loss)):
+        raise second_derivative_error(own_function_names(outputs))
 
 
-def own_functions(outputs: Tensor) -> str:
+def own_function_names(outputs: Tensor) -> str:
     """The names of the torch.autograd.Function classes in the graph of `outputs`."""
-    names = {type(node).__name__.removesuffix("Backward") for node in nodes(outputs) if isinstance(node, BackwardCFunction)}
+    names = {type(node).__name__.removesuffix("Backward") for node in graph_nodes(outputs) if isinstance(node, BackwardCFunction)}
     return " or ".join(sorted(names)) or "a function marked once_differentiable"
 
 
-def without_second_derivative(operator: str) -> InputError:
+def second_derivative_error(operator: str) -> InputError:
     """What is said of an operator whose second derivative is needed and does not exist."""
     return InputError(
         f"the regulariser differentiates the network twice, and {operator} in it has no second derivative: "

@@ -10,10 +10,10 @@ from robench.objectives.terms import Objective, cross_entropy
 
 def standard() -> Objective:
     """Cross-entropy on the clean images."""
-    return Objective(clean, ce_at_images)
+    return Objective(clean_images, ce_at_images)
 
 
-def clean(model: nn.Module, batch: Batch) -> Tensor:  # noqa: ARG001 - the signature of every craft
+def clean_images(model: nn.Module, batch: Batch) -> Tensor:  # noqa: ARG001 - the signature of every craft
     """The images themselves."""
     return batch.x
 

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robench.core.checks import number
+from robench.core.checks import number_option
 from robench.core.errors import InputError
 from robench.core.types import Batch
 
 Craft: TypeAlias = Callable[[nn.Module, Batch], Tensor]
 Loss: TypeAlias = Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]]
 Penalty: TypeAlias = Callable[[nn.Module, Batch], Tensor]
-Schedule: TypeAlias = Callable[[float], float]
-Regularizer: TypeAlias = tuple[float | Schedule, Penalty]  # a penalty with its weight, fixed or by progress
+WeightSchedule: TypeAlias = Callable[[float], float]
+Regularizer: TypeAlias = tuple[float | WeightSchedule, Penalty]  # a penalty with its weight, fixed or by progress
 
 
 class Objective(NamedTuple):
@@ -61,15 +61,15 @@ def clean_logits(model: nn.Module, batch: Batch) -> Tensor:
     return batch.memo["clean logits"]
 
 
-def ramp(weight: float, warmup: float = 0.0, drops: tuple[float, ...] = ()) -> Schedule:
+def weight_schedule(weight: float, warmup: float = 0.0, drops: tuple[float, ...] = ()) -> WeightSchedule:
     """The weight by progress in [0, 1): it grows in a straight line from 0 over the first `warmup` share of training, then stays.
 
     From each share of training in `drops` on it is a tenth of what it was.
     """
-    number("the weight of a regulariser", weight)
-    number("warmup, a share of training,", warmup, most=1)
+    number_option("the weight of a regulariser", weight)
+    number_option("warmup, a share of training,", warmup, most=1)
     for drop in drops:
-        number("a share of training in drops", drop, most=1)
+        number_option("a share of training in drops", drop, most=1)
 
     def at(progress: float) -> float:
         grown = min(1.0, progress / warmup) if warmup else 1.0
@@ -78,13 +78,13 @@ def ramp(weight: float, warmup: float = 0.0, drops: tuple[float, ...] = ()) -> S
     return at
 
 
-def penalised(base: Loss, regularizers: Mapping[str, Regularizer]) -> Loss:
+def penalised_loss(base: Loss, regularizers: Mapping[str, Regularizer]) -> Loss:
     """The loss base + sum of weight * R; it logs the base's terms and each R, without its weight, under its name."""
 
     def loss(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         total, terms = base(model, batch)
         for name, (weight, penalty) in regularizers.items():
-            value = scalar(name, penalty(model, batch))
+            value = scalar_penalty(name, penalty(model, batch))
             total = total + (weight(batch.progress) if callable(weight) else weight) * value
             terms = terms | {name: value.detach()}
         return total, terms
@@ -92,7 +92,7 @@ def penalised(base: Loss, regularizers: Mapping[str, Regularizer]) -> Loss:
     return loss
 
 
-def scalar(name: str, value: object) -> Tensor:
+def scalar_penalty(name: str, value: object) -> Tensor:
     """The value, if it is a tensor of one number; InputError for what else a user's regulariser may return."""
     if isinstance(value, Tensor) and value.dim() == 0:
         return value

@@ -4,7 +4,7 @@ With p_x = softmax(f(x)) and KL taken per sample, summed over the classes and av
 
     L = CE(f(x), y) + beta mean_B KL(p_x || p_x'),   x' = the point of the threat at which KL(p_x || p_x') is largest
 
-x' comes from `kl_pgd`, which HAT and MAIL-TRADES share.
+x' comes from `kl_pgd_images`, which HAT and MAIL-TRADES share.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from robench.core.calls import frozen
-from robench.core.checks import number
+from robench.core.calls import freeze_model
+from robench.core.checks import number_option
 from robench.core.types import Batch
-from robench.objectives.adversarial import check_steps, climb
+from robench.objectives.adversarial import check_steps, projected_ascent
 from robench.objectives.terms import Objective, clean_logits, cross_entropy, kl
 
 START = 0.001  # standard deviation of the start, in pixel units: at x itself the KL and its gradient are zero
@@ -31,21 +31,21 @@ def trades(*, beta: float = 6.0, steps: int = 10, step_size: float | None = None
     step_size  length of a step in pixel units; 2.5 eps / steps if not given, which is the usual 2/255 at eps 8/255 and 10 steps
     """
     check_steps("trades", steps, step_size)
-    loss = partial(ce_and_kl, beta=number("the beta of trades", beta))
-    return Objective(partial(kl_pgd, steps=steps, step_size=step_size), loss)
+    loss = partial(ce_and_kl, beta=number_option("the beta of trades", beta))
+    return Objective(partial(kl_pgd_images, steps=steps, step_size=step_size), loss)
 
 
-def kl_pgd(model: nn.Module, batch: Batch, *, steps: int = 10, step_size: float | None = None) -> Tensor:
+def kl_pgd_images(model: nn.Module, batch: Batch, *, steps: int = 10, step_size: float | None = None) -> Tensor:
     """The last point of `steps` ascents on KL(p_x || p_x'), (B, C, H, W), from x plus normal noise of standard deviation 0.001.
 
     The clean prediction is computed once, in evaluation mode, and held fixed: steps + 1 forward passes. No label is used.
     The start may lie outside a threat smaller than the noise, as in the paper; every later point is inside.
     """
     noise = batch.draws.child("kl-pgd").normal(batch.x.shape[1:]).to(batch.x)
-    with frozen(model), torch.no_grad():
+    with freeze_model(model), torch.no_grad():
         clean = model(batch.x)
     start = batch.x + START * noise
-    return climb(model, batch.x, start, batch.threat, lambda logits: kl(clean, logits), steps=steps, step_size=step_size)
+    return projected_ascent(model, batch.x, start, batch.threat, lambda logits: kl(clean, logits), steps=steps, step_size=step_size)
 
 
 def ce_and_kl(model: nn.Module, batch: Batch, *, beta: float) -> tuple[Tensor, dict[str, Tensor]]:

@@ -24,11 +24,11 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from robench.core.checks import positive
+from robench.core.checks import positive_option
 from robench.core.recipes import lookup
 from robench.core.types import Batch
 from robench.objectives.double_backprop import loss_field
-from robench.objectives.gradients import unit
+from robench.objectives.gradients import unit_vectors
 
 
 def tulip(model: nn.Module, batch: Batch, *, norm: str = "threat", h: float = 1e-2, at: str = "base") -> Tensor:
@@ -41,22 +41,22 @@ def tulip(model: nn.Module, batch: Batch, *, norm: str = "threat", h: float = 1e
     at      base: at the images of the base loss; clean: at the clean images
     """
     steepest = lookup(norm, {**DIRECTIONS, "threat": DIRECTIONS[batch.threat.norm]}, "norm of tulip")
-    step = positive("the step h of tulip", h)
+    step = positive_option("the step h of tulip", h)
     field = loss_field(model, batch, at)
     (grad,) = torch.autograd.grad(field.out, field.x, torch.ones_like(field.out), retain_graph=True, materialize_grads=True)
     moved = field.at(field.x.detach() + step * steepest(grad.flatten(1)).view_as(grad))
     return ((moved - field.out) / step).square().mean() / 2
 
 
-def along_signs(grads: Tensor) -> Tensor:
+def sign_directions(grads: Tensor) -> Tensor:
     """The signs of the gradients (B, D), divided by sqrt(D)."""
     return grads.sign() / math.sqrt(grads.shape[1])
 
 
-def along_largest(grads: Tensor) -> Tensor:
+def largest_entry_directions(grads: Tensor) -> Tensor:
     """The sign of the largest entry of each gradient (B, D) in its place, and 0 elsewhere."""
     place = grads.abs().argmax(1, keepdim=True)
     return torch.zeros_like(grads).scatter(1, place, grads.gather(1, place).sign())
 
 
-DIRECTIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"linf": along_signs, "l2": unit, "l1": along_largest}
+DIRECTIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"linf": sign_directions, "l2": unit_vectors, "l1": largest_entry_directions}

@@ -29,10 +29,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from robench.core.calls import frozen
-from robench.core.checks import positive, whole
+from robench.core.calls import freeze_model
+from robench.core.checks import positive_option, whole_option
 from robench.core.types import Batch
-from robench.objectives.gradients import precise, unit, unrecorded
+from robench.objectives.gradients import at_least_float32, unit_vectors, unrecorded_logits
 from robench.objectives.terms import clean_logits, kl
 
 
@@ -43,22 +43,24 @@ def vat(model: nn.Module, batch: Batch, *, radius: float | None = None, iteratio
     iterations  of the power method; 0 takes the random start itself, which is the paper's random perturbation training
     xi          Euclidean length of the probe in pixel units, above 0; x + r is not cut to [0, 1]
     """
-    length = math.sqrt(batch.x[0].numel()) / 20 if radius is None else positive("the radius of vat", radius)
+    length = math.sqrt(batch.x[0].numel()) / 20 if radius is None else positive_option("the radius of vat", radius)
     target = clean_logits(model, batch).detach()
-    worst = direction(model, batch, whole("the iterations of vat", iterations, least=0), positive("xi of vat", xi))
-    return kl(precise(target), precise(unrecorded(model, batch.x + length * worst))).mean()
+    worst = adversarial_direction(
+        model, batch, whole_option("the iterations of vat", iterations, least=0), positive_option("xi of vat", xi)
+    )
+    return kl(at_least_float32(target), at_least_float32(unrecorded_logits(model, batch.x + length * worst))).mean()
 
 
-def direction(model: nn.Module, batch: Batch, iterations: int, xi: float) -> Tensor:
+def adversarial_direction(model: nn.Module, batch: Batch, iterations: int, xi: float) -> Tensor:
     """The direction d that the power method has reached, (B, C, H, W) of Euclidean length 1; 0 where the divergence is flat."""
     x = batch.x.detach()
-    d = unit(batch.draws.child("vat").normal(x.shape[1:]).to(x))
+    d = unit_vectors(batch.draws.child("vat").normal(x.shape[1:]).to(x))
     if iterations == 0:
         return d
-    with frozen(model), torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
+    with freeze_model(model), torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
         target = model(x).detach().double()
         for _ in range(iterations):
             d = d.requires_grad_()
             (grad,) = torch.autograd.grad(kl(target, model(x + xi * d).double()).sum(), d)
-            d = unit(grad)
+            d = unit_vectors(grad)
     return d

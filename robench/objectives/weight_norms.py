@@ -21,15 +21,15 @@ from robench.core.types import Batch
 
 def l1(model: nn.Module, batch: Batch) -> Tensor:
     """The sum of |w| over all trainable weight matrices and kernels (Tibshirani 1996), a scalar; the batch plays no part."""
-    return summed(model, batch, lambda weight: weight.abs().sum())
+    return weight_sum(model, batch, lambda weight: weight.abs().sum())
 
 
 def l2(model: nn.Module, batch: Batch) -> Tensor:
     """Half the sum of w^2 over all trainable weight matrices and kernels (Krogh & Hertz 1991), a scalar; the batch plays no part."""
-    return summed(model, batch, lambda weight: weight.square().sum() / 2)
+    return weight_sum(model, batch, lambda weight: weight.square().sum() / 2)
 
 
-def summed(model: nn.Module, batch: Batch, measure: Callable[[Tensor], Tensor]) -> Tensor:
+def weight_sum(model: nn.Module, batch: Batch, measure: Callable[[Tensor], Tensor]) -> Tensor:
     """The sum of measure(weight) over the trainable parameters with at least two dimensions, each once; 0 if there is none."""
     weights = (weight for weight in model.parameters() if weight.requires_grad and weight.dim() >= 2)
     return sum(map(measure, weights), start=batch.x.new_zeros(()))

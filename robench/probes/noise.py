@@ -8,18 +8,18 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from robench.core.calls import derivative, leaf_of, padded
-from robench.core.checks import number, positive, whole
+from robench.core.calls import leaf_gradient, leaf_of, padded_logits
+from robench.core.checks import number_option, positive_option, whole_option
 from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.recipes import lookup
 from robench.core.types import Level
 from robench.explainers.baselines import normalisation_of
 
-INDUCTIVE = tuple(i / 500 for i in range(1, 11))  # .002, .004, ..., .02: the shares for inductive noise in Chen et al.'s code
-RANDOM = tuple(i / 50 for i in range(1, 11))  # .02, .04, ..., .2: theirs for random noise
-COUNTS, SIZE = (500, 1000, 5000, 10000, 20000), 3 * 224 * 224  # the counts of Duan et al., and out of how many subpixels
-STEPS = 50  # of integrated gradients
+INDUCTIVE_SHARES = tuple(i / 500 for i in range(1, 11))  # .002, .004, ..., .02: the shares for inductive noise in Chen et al.'s code
+RANDOM_SHARES = tuple(i / 50 for i in range(1, 11))  # .02, .04, ..., .2: theirs for random noise
+PAPER_COUNTS, PAPER_SUBPIXELS = (500, 1000, 5000, 10000, 20000), 3 * 224 * 224  # the counts of Duan et al., and out of how many subpixels
+INTEGRATION_STEPS = 50  # of integrated gradients
 
 
 def inductive_noise(
@@ -60,12 +60,16 @@ def inductive_noise(
     The code of Duan et al. is nearest with saliency=integrated-gradients,baseline=mean,noise=uniform,k=paper. Unlike it, images stay in
     [0, 1] (there each channel may leave it, up to the range of the whole image after normalisation), and k means k subpixels (there k + 1).
     """
-    levels, rank, repeats = levels_of(x, t, k, INDUCTIVE), lookup(order, ORDERS, "order"), whole("repeats", repeats)
-    change = noise_of(model, x, kind, noise, sigma)
+    levels, rank, repeats = (
+        subpixel_counts(x, t, k, INDUCTIVE_SHARES),
+        lookup(order, ATTRIBUTION_ORDERS, "order"),
+        whole_option("repeats", repeats),
+    )
+    change = noise_function(model, x, kind, noise, sigma)
     maps, passes = attribution(model, x, y, draws, saliency, baseline)
-    places = first(rank(maps).flatten(1), max(levels.values()))
+    places = largest_indices(rank(maps).flatten(1), max(levels.values()))
     for repeat in range(repeats):
-        yield from noisy(model, x, y, draws.child("repeat", repeat), places, levels, change, repeat, 0 if repeat else passes)
+        yield from repeat_levels(model, x, y, draws.child("repeat", repeat), places, levels, change, repeat, 0 if repeat else passes)
 
 
 def random_noise(
@@ -88,37 +92,41 @@ def random_noise(
 
     kind, k, noise, sigma as in `inductive_noise`. The subpixels of a smaller t are among those of a larger one, with the same noise.
     """
-    levels, repeats, change = levels_of(x, t, k, RANDOM), whole("repeats", repeats), noise_of(model, x, kind, noise, sigma)
+    levels, repeats, change = (
+        subpixel_counts(x, t, k, RANDOM_SHARES),
+        whole_option("repeats", repeats),
+        noise_function(model, x, kind, noise, sigma),
+    )
     for repeat in range(repeats):
         own = draws.child("repeat", repeat)
-        places = first(own.uniform((x[0].numel(),)), max(levels.values()))
-        yield from noisy(model, x, y, own, places, levels, change, repeat, 0)
+        places = largest_indices(own.uniform((x[0].numel(),)), max(levels.values()))
+        yield from repeat_levels(model, x, y, own, places, levels, change, repeat, 0)
 
 
-Kind = Callable[[Tensor, Tensor], Tensor]
-Change = Callable[[Tensor, Tensor, Draws], Tensor]
-KINDS: dict[str, Kind] = {"add": lambda x, noise: x + noise, "replace": lambda _, noise: noise}
-ORDERS: dict[str, Callable[[Tensor], Tensor]] = {"signed": lambda maps: maps, "absolute": lambda maps: maps.abs()}
+NoiseKind = Callable[[Tensor, Tensor], Tensor]
+NoiseChange = Callable[[Tensor, Tensor, Draws], Tensor]
+NOISE_KINDS: dict[str, NoiseKind] = {"add": lambda x, noise: x + noise, "replace": lambda _, noise: noise}
+ATTRIBUTION_ORDERS: dict[str, Callable[[Tensor], Tensor]] = {"signed": lambda maps: maps, "absolute": lambda maps: maps.abs()}
 
 
-def noise_of(model: nn.Module, x: Tensor, kind: str, noise: str, sigma: float) -> Change:
+def noise_function(model: nn.Module, x: Tensor, kind: str, noise: str, sigma: float) -> NoiseChange:
     """The function (images, places, draws) -> noisy values in [0, 1] of the subpixels at `places`, (B, m)."""
-    change, sigma = lookup(kind, KINDS, "kind of noise"), positive("sigma", sigma)
+    change, sigma = lookup(kind, NOISE_KINDS, "kind of noise"), positive_option("sigma", sigma)
     if lookup(noise, {"normal": False, "uniform": True}, "noise"):
         if sigma != 1:
             raise InputError("sigma belongs to normal noise, and noise=uniform takes its range from the image: leave sigma out")
         mean, std = normalisation_of(model, x.shape[1], "noise=uniform", "noise=normal")
-        return partial(uniform, change, mean.to(x), std.to(x))
-    return partial(normal, change, sigma)
+        return partial(uniform_noise_values, change, mean.to(x), std.to(x))
+    return partial(normal_noise_values, change, sigma)
 
 
-def normal(change: Kind, sigma: float, x: Tensor, places: Tensor, draws: Draws) -> Tensor:
+def normal_noise_values(change: NoiseKind, sigma: float, x: Tensor, places: Tensor, draws: Draws) -> Tensor:
     """Normal noise in pixel units."""
     values = x.flatten(1).gather(1, places)
     return change(values, sigma * draws.normal((places.shape[1],)).to(x.dtype)).clamp(0, 1)
 
 
-def uniform(change: Kind, mean: Tensor, std: Tensor, x: Tensor, places: Tensor, draws: Draws) -> Tensor:
+def uniform_noise_values(change: NoiseKind, mean: Tensor, std: Tensor, x: Tensor, places: Tensor, draws: Draws) -> Tensor:
     """Uniform noise over the range of each image in the units after the model's normalisation, and kept inside that range."""
     flat = ((x - mean) / std).flatten(1)
     low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
@@ -128,17 +136,17 @@ def uniform(change: Kind, mean: Tensor, std: Tensor, x: Tensor, places: Tensor, 
     return (torch.minimum(torch.maximum(noisy, low), high) * scale + shift).clamp(0, 1)
 
 
-def levels_of(x: Tensor, t: float | str, k: int | str | None, paper: tuple[float, ...]) -> dict[str, int]:
+def subpixel_counts(x: Tensor, t: float | str, k: int | str | None, paper: tuple[float, ...]) -> dict[str, int]:
     """The number of subpixels of each level, by its setting; `paper` are the shares that the word means."""
     size = x[0].numel()
     if k is None:
-        words = {"paper": paper, "inductive": INDUCTIVE, "random": RANDOM}
-        shares = lookup(t, words, "t") if isinstance(t, str) else (number("t", t, most=1),)
+        words = {"paper": paper, "inductive": INDUCTIVE_SHARES, "random": RANDOM_SHARES}
+        shares = lookup(t, words, "t") if isinstance(t, str) else (number_option("t", t, most=1),)
         return {f"t={share:g} k={int(size * share)}": int(size * share) for share in shares}
     if t != "paper":
         raise InputError(f"t={t} and k={k} say the same thing twice: give one of them")
-    given = lookup(k, {"paper": COUNTS}, "k") if isinstance(k, str) else ()
-    counts = [max(1, round(count * size / SIZE)) for count in given] or [whole("k", k)]
+    given = lookup(k, {"paper": PAPER_COUNTS}, "k") if isinstance(k, str) else ()
+    counts = [max(1, round(count * size / PAPER_SUBPIXELS)) for count in given] or [whole_option("k", k)]
     if max(counts) > size:
         raise InputError(f"k={k} is more than the {size} subpixels of an image")
     return {f"k={count} t={count / size:.4g}": count for count in counts}
@@ -152,42 +160,42 @@ def attribution(model: nn.Module, x: Tensor, y: Tensor, draws: Draws, saliency: 
     return explain(model, x, y, draws, baseline).nan_to_num(0.0, 0.0, 0.0), passes
 
 
-def gradient(model: nn.Module, x: Tensor, y: Tensor, draws: Draws, baseline: float | str) -> Tensor:  # noqa: ARG001
+def logit_gradient(model: nn.Module, x: Tensor, y: Tensor, draws: Draws, baseline: float | str) -> Tensor:  # noqa: ARG001
     """The gradient of the logit of y at x, (B, C, H, W)."""
     with torch.enable_grad():
         leaf = leaf_of(x)
-        total = padded(model, leaf).gather(1, y[:, None]).sum()
-        return derivative(total, leaf)
+        total = padded_logits(model, leaf).gather(1, y[:, None]).sum()
+        return leaf_gradient(total, leaf)
 
 
-def integrated(model: nn.Module, x: Tensor, y: Tensor, draws: Draws, baseline: float | str) -> Tensor:
+def integrated_logit_gradients(model: nn.Module, x: Tensor, y: Tensor, draws: Draws, baseline: float | str) -> Tensor:
     """Integrated gradients of the logit of y from the baseline, (B, C, H, W)."""
     from robench.explainers.gradients import integrated_gradients
 
-    return integrated_gradients(model, x, y, draws, steps=STEPS, baseline=baseline)
+    return integrated_gradients(model, x, y, draws, steps=INTEGRATION_STEPS, baseline=baseline)
 
 
 SALIENCIES: dict[str, tuple[Callable[[nn.Module, Tensor, Tensor, Draws, float | str], Tensor], int]] = {
-    "gradient": (gradient, 1),
-    "integrated-gradients": (integrated, STEPS),
+    "gradient": (logit_gradient, 1),
+    "integrated-gradients": (integrated_logit_gradients, INTEGRATION_STEPS),
 }
 
 
-def first(scores: Tensor, most: int) -> Tensor:
+def largest_indices(scores: Tensor, most: int) -> Tensor:
     """The indices of the `most` largest scores of each row, (B, n) -> (B, most), the largest first; of equal ones the first."""
     return scores.argsort(dim=1, descending=True, stable=True)[:, :most].contiguous()
 
 
-def wrong(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+def is_fooled(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Whether the model gives x another label than y, (R,) bool; never where a logit is not finite."""
     with torch.no_grad():
-        logits = padded(model, x)
+        logits = padded_logits(model, x)
     return (logits.argmax(1) != y) & logits.isfinite().all(1)
 
 
-def noisy(
+def repeat_levels(
     model: nn.Module, x: Tensor, y: Tensor, draws: Draws, places: Tensor,
-    levels: dict[str, int], change: Change, repeat: int, passes: int,
+    levels: dict[str, int], change: NoiseChange, repeat: int, passes: int,
 ) -> Iterator[Level]:  # fmt: skip
     """The levels of one repeat: noise on the first subpixels of `places`, (B, most); `passes` were made before and go to the first level.
 
@@ -197,5 +205,7 @@ def noisy(
     for setting, count in levels.items():
         x_level = x.flatten(1).scatter(1, places[:, :count], changed[:, :count]).view_as(x)
         share = torch.full((len(x),), count / x[0].numel(), dtype=torch.float64, device=x.device)
-        yield Level(setting, repeat, x_level, wrong(model, x_level, y), share, torch.full_like(y, 1 + passes), torch.full_like(y, passes))
+        yield Level(
+            setting, repeat, x_level, is_fooled(model, x_level, y), share, torch.full_like(y, 1 + passes), torch.full_like(y, passes)
+        )
         passes = 0

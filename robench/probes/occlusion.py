@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from robench.core.calls import FULL_ROWS
-from robench.core.checks import whole
+from robench.core.checks import whole_option
 from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.recipes import lookup
 from robench.core.types import Level
-from robench.probes.noise import attribution, first, wrong
+from robench.probes.noise import attribution, is_fooled, largest_indices
 
-COLOURS = {"black": 0.0, "grey": 0.5, "white": 1.0}
+FILL_COLOURS = {"black": 0.0, "grey": 0.5, "white": 1.0}
 
 
 def inductive_occlusion(
@@ -48,7 +48,7 @@ def inductive_occlusion(
     """
     fills, reach = fills_of(colour), reach_of(x, count, radius)
     maps, passes = attribution(model, x, y, draws, saliency, baseline)
-    trials = trials_of(x, first(maps.mean(1).flatten(1), count), reach)
+    trials = trials_of(x, largest_indices(maps.mean(1).flatten(1), count), reach)
     for place, (word, value) in enumerate(fills.items()):
         yield level_of(model, x, y, trials, value, f"colour={word} radius={reach}", 0, 0 if place else passes)
 
@@ -71,9 +71,9 @@ def random_occlusion(
     count, radius and colour as in `inductive_occlusion`. Random boxes overlap less than those on the peaks of a map, so they cover more at
     the same (N, R): read the error rate with the share.
     """
-    fills, reach, repeats = fills_of(colour), reach_of(x, count, radius), whole("repeats", repeats)
+    fills, reach, repeats = fills_of(colour), reach_of(x, count, radius), whole_option("repeats", repeats)
     for repeat in range(repeats):
-        places = first(draws.child("repeat", repeat).uniform((x[0, 0].numel(),)), count)
+        places = largest_indices(draws.child("repeat", repeat).uniform((x[0, 0].numel(),)), count)
         trials = trials_of(x, places, reach)
         for word, value in fills.items():
             yield level_of(model, x, y, trials, value, f"colour={word} radius={reach}", repeat, 0)
@@ -81,12 +81,12 @@ def random_occlusion(
 
 def fills_of(colour: str) -> dict[str, float]:
     """The pixel values of the colours that a word means."""
-    return lookup(colour, {"all": COLOURS} | {word: {word: value} for word, value in COLOURS.items()}, "colour")
+    return lookup(colour, {"all": FILL_COLOURS} | {word: {word: value} for word, value in FILL_COLOURS.items()}, "colour")
 
 
 def reach_of(x: Tensor, count: int, radius: float) -> int:
     """R in pixels of these images; InputError where count or radius cannot be."""
-    if whole("count", count) > x[0, 0].numel():
+    if whole_option("count", count) > x[0, 0].numel():
         raise InputError(f"count={count} is more than the {x[0, 0].numel()} pixels of an image")
     if isinstance(radius, float) and 0 < radius < 1:
         return max(1, round(radius * min(x.shape[2:])))
@@ -116,9 +116,9 @@ class Trials:
 def trials_of(x: Tensor, centres: Tensor, reach: int) -> Trials:
     """The unions around these pixels, (B, N) flat indices, in the order in which they are tried."""
     height, width = x.shape[2:]
-    rows, columns = distances(centres // width, height), distances(centres % width, width)
+    rows, columns = centre_distances(centres // width, height), centre_distances(centres % width, width)
     pairs = torch.arange(centres.shape[1] * reach, device=x.device)
-    areas = torch.stack([union(rows, columns, pair.expand(len(x)), reach).sum((1, 2)).long() for pair in pairs], 1)
+    areas = torch.stack([union_mask(rows, columns, pair.expand(len(x)), reach).sum((1, 2)).long() for pair in pairs], 1)
     grid, new = areas.view(len(x), -1, reach), torch.ones_like(areas, dtype=torch.bool).view(len(x), -1, reach)
     new[:, 1:] &= grid[:, 1:] > grid[:, :-1]  # a union holds those of smaller n or r: with an equal area it is the same one
     new[:, :, 1:] &= grid[:, :, 1:] > grid[:, :, :-1]
@@ -126,12 +126,12 @@ def trials_of(x: Tensor, centres: Tensor, reach: int) -> Trials:
     return Trials(rows, columns, reach, order, new.flatten(1).sum(1), areas)
 
 
-def distances(centres: Tensor, length: int) -> Tensor:
+def centre_distances(centres: Tensor, length: int) -> Tensor:
     """How far each place of a line lies from each centre, (B, N) -> (B, N, length): i + d and i - 1 - d are d + .5 from i."""
     return (torch.arange(length, device=centres.device) - centres[..., None] + 0.5).abs()
 
 
-def union(rows: Tensor, columns: Tensor, pair: Tensor, reach: int) -> Tensor:
+def union_mask(rows: Tensor, columns: Tensor, pair: Tensor, reach: int) -> Tensor:
     """1 on the pixels that the union `pair`, (M,), of each image covers and 0 elsewhere, (M, H, W); the distances are of M images."""
     used = torch.arange(rows.shape[1], device=pair.device) <= (pair // reach)[:, None]
     radius = torch.where(used, (pair % reach + 1)[:, None], 0).to(rows.dtype)[..., None]
@@ -139,23 +139,23 @@ def union(rows: Tensor, columns: Tensor, pair: Tensor, reach: int) -> Tensor:
     return boxes.clamp_(max=1)
 
 
-def covered(x: Tensor, trials: Trials, rows: Tensor, pair: Tensor, value: float) -> Tensor:
+def covered_images(x: Tensor, trials: Trials, rows: Tensor, pair: Tensor, value: float) -> Tensor:
     """The images x[rows], (M, C, H, W), under the union `pair`, (M,), of each, filled with `value`."""
     near = trials.rows.index_select(0, rows), trials.columns.index_select(0, rows)
-    hidden = union(*near, pair, trials.reach).to(x.dtype)[:, None]
+    hidden = union_mask(*near, pair, trials.reach).to(x.dtype)[:, None]
     return x.index_select(0, rows).lerp_(x.new_tensor(value), hidden)  # exact at 0 and 1, and several times as quick as masked_fill
 
 
 def level_of(model: nn.Module, x: Tensor, y: Tensor, trials: Trials, value: float, setting: str, repeat: int, passes: int) -> Level:
     """The level of one colour; `passes` of each direction were made before and are counted here."""
-    fooled, asked = outcome(model, x, y, trials, value)
+    fooled, asked = trial_outcomes(model, x, y, trials, value)
     last = trials.order.gather(1, asked[:, None] - 1)
-    x_level = covered(x, trials, torch.arange(len(x), device=x.device), last.flatten(), value)
+    x_level = covered_images(x, trials, torch.arange(len(x), device=x.device), last.flatten(), value)
     share = trials.areas.gather(1, last).flatten().double() / x[0, 0].numel()
     return Level(setting, repeat, x_level, fooled, share, asked + passes, torch.full_like(asked, passes))
 
 
-def outcome(model: nn.Module, x: Tensor, y: Tensor, trials: Trials, value: float) -> tuple[Tensor, Tensor]:
+def trial_outcomes(model: nn.Module, x: Tensor, y: Tensor, trials: Trials, value: float) -> tuple[Tensor, Tensor]:
     """Whether each image falls, (B,) bool, and how many unions were tried until it did, (B,); only standing images are asked about.
 
     Calls keep their size while fewer and fewer images stand: each then gets its next few unions at once.
@@ -171,7 +171,7 @@ def outcome(model: nn.Module, x: Tensor, y: Tensor, trials: Trials, value: float
         image = rows[at]
         pair = trials.order[image, asked[image] + step]
         falls = torch.zeros_like(open_)
-        falls[at, step] = wrong(model, covered(x, trials, image, pair, value), y[image])
+        falls[at, step] = is_fooled(model, covered_images(x, trials, image, pair, value), y[image])
         fallen = falls.any(1)
         fooled[rows] = fallen
         asked[rows] += torch.where(fallen, falls.byte().argmax(1) + 1, open_.sum(1))

@@ -13,30 +13,30 @@ import pandas as pd
 
 from robench.core import folders as destinations
 from robench.core.errors import InputError
-from robench.core.verdicts import Results, load_all
-from robench.results.compare import Compared, blind, compare_all, failures, write
-from robench.results.compare import gates as gates_of
-from robench.results.files import table
+from robench.core.verdicts import ModelResults, load_all_results
+from robench.results.compare import ComparisonLine, blind_gate_notes, compare_folders, gate_failures, write_comparison
+from robench.results.compare import parse_gates as gates_of
+from robench.results.files import frame_of_entries
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
     """Two runs image by image.
 
-    lines      a `Compared` a probe and radius: both accuracies, the difference with its interval, lost and won images, p
+    lines      a `ComparisonLine` a probe and radius: both accuracies, the difference with its interval, lost and won images, p
     failures   a sentence for each gate that failed            notes  sentences on what differs beside the model, and on blind gates
     base, new  what lies in the two folders, model by model
     """
 
-    lines: list[Compared]
+    lines: list[ComparisonLine]
     failures: list[str]
     notes: list[str]
-    base: Sequence[Results]
-    new: Sequence[Results]
+    base: Sequence[ModelResults]
+    new: Sequence[ModelResults]
 
     def to_frame(self) -> pd.DataFrame:
-        """The lines as a pandas DataFrame: one probe and radius a line, the columns of `Compared`."""
-        return table(self.lines, Compared)
+        """The lines as a pandas DataFrame: one probe and radius a line, the columns of `ComparisonLine`."""
+        return frame_of_entries(self.lines, ComparisonLine)
 
     def _repr_html_(self) -> str:
         """The lines for a notebook, with what failed and the notes; whatever is in them is escaped."""
@@ -58,10 +58,10 @@ class Comparison:
             InputError: where the folder holds results of a run, or files with the names of results.
         """
         path = Path(folder)
-        if path.is_dir() and destinations.found(path) is not None:
+        if path.is_dir() and destinations.finished_run_words(path) is not None:
             raise InputError(f"{path} holds a finished run: choose another folder")
-        with destinations.claimed(path, self.words()) as place, place.results() as staged:
-            written = write(staged, self.lines)
+        with destinations.claim_destination(path, self.words()) as place, place.results() as staged:
+            written = write_comparison(staged, self.lines)
         return [path / written.name]
 
 
@@ -97,8 +97,8 @@ def compare(
     """
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha <= 1:
         raise InputError(f"alpha (--alpha) must be a number above 0 and at most 1, not {alpha!r}")
-    before, after = load_all(Path(base)), load_all(Path(new))
-    lines, notes = compare_all(before, after)
+    before, after = load_all_results(Path(base)), load_all_results(Path(new))
+    lines, notes = compare_folders(before, after)
     sentences = [gate for words in ([gates] if isinstance(gates, str) else gates) for gate in words.split(",")]
     wanted = gates_of(sentences, list(dict.fromkeys(line.probe for line in lines)))
-    return Comparison(lines, failures(wanted, lines, alpha), [*notes, *blind(wanted, lines[0].n, alpha)], before, after)
+    return Comparison(lines, gate_failures(wanted, lines, alpha), [*notes, *blind_gate_notes(wanted, lines[0].n, alpha)], before, after)

@@ -10,11 +10,11 @@ from robench.core.recipes import eps_text
 from robench.core.rows import Row
 from robench.data import Images
 from robench.report import page
-from robench.report.meanings import METRICS, OWN, accuracy_of, name_of
-from robench.report.pictures import captioned, pictures, severities_of
-from robench.report.tables import CLEAN, FATE, WORST, Table, by_kind, tables
+from robench.report.meanings import METRICS, OWN_SCORE_MEANING, accuracy_sentence, metric_key
+from robench.report.pictures import captioned_groups, draw_pictures, measured_severities
+from robench.report.tables import CLEAN_PROBE, FATE, WORST_NORM, TextTable, report_tables, rows_by_kind
 from robench.results.corruption_errors import Reference
-from robench.results.files import save
+from robench.results.files import save_tables
 from robench.results.measurement import Measurement
 
 VERSIONS = ("robench", "torch", "pyautoattack")
@@ -28,14 +28,14 @@ def save_measurement(
 
     title     of tables and pictures: models, images, seed, and for attacks the threat
     images    gives the classes their names; None where these are not known
-    manifest  what `manifest.manifest` gives, with checkpoint, data, notes and flags; corruptions.reference describes a reference
+    manifest  what `manifest.new_manifest` gives, with checkpoint, data, notes and flags; corruptions.reference describes a reference
     """
     more = dict(measurement.tables)
-    written = save(folder, measurement.rows, more.pop("samples", []), manifest, **more)
-    drawn = pictures(measurement, folder, title=title, images=images)
-    shown = tables(measurement.rows, title=title, reference=reference_in(manifest))
-    parts = list(parts_of(measurement, title, shown, drawn, manifest))
-    return [*written, *drawn, page.page(folder / "report.html", title, parts)]
+    written = save_tables(folder, measurement.rows, more.pop("samples", []), manifest, **more)
+    drawn = draw_pictures(measurement, folder, title=title, images=images)
+    shown = report_tables(measurement.rows, title=title, reference=reference_in(manifest))
+    parts = list(page_parts(measurement, title, shown, drawn, manifest))
+    return [*written, *drawn, page.write_page(folder / "report.html", title, parts)]
 
 
 def reference_in(manifest: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -43,28 +43,28 @@ def reference_in(manifest: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return (manifest.get("corruptions") or {}).get("reference") or None
 
 
-def reference_words(reference: Reference, clean: bool) -> dict[str, Any]:
+def reference_entry(reference: Reference, clean: bool) -> dict[str, Any]:
     """What the manifest says of the reference: who it is, and what it gets right itself; `clean` says whether on the images as they are."""
     accuracies = {name: 1 - float(errors.mean()) for name, errors in reference.errors.items()}
     at_all = {"clean_accuracy": 1 - float(reference.clean.mean())} if clean else {}
     return {"name": reference.name, "sha256": reference.sha256, **at_all, "accuracy": accuracies}
 
 
-def parts_of(
-    measurement: Measurement, title: str, shown: Sequence[Table], drawn: Sequence[Path], manifest: Mapping[str, Any]
+def page_parts(
+    measurement: Measurement, title: str, shown: Sequence[TextTable], drawn: Sequence[Path], manifest: Mapping[str, Any]
 ) -> Iterator[page.Part]:  # fmt: skip
     """What the page shows: what was measured, flags and notes, what the numbers mean, tables, pictures."""
     rows = measurement.rows
-    yield from (page.Note(flag, flag=True) for flag in manifest.get("flags", ()))
-    yield from (page.Note(note) for note in manifest.get("notes", ()))
+    yield from (page.NoteBox(flag, flag=True) for flag in manifest.get("flags", ()))
+    yield from (page.NoteBox(note) for note in manifest.get("notes", ()))
     yield page.Heading("What was measured")
-    yield page.Table(("", ""), list(facts(measurement, manifest)))
+    yield page.DataTable(("", ""), list(measurement_facts(measurement, manifest)))
     yield page.Heading("What the numbers mean")
     yield meanings_table([row for row in rows if is_shown(row)])
     for table in shown:
         yield page.Heading(heading_of(table, title))
-        yield page.Table(table.columns, table.lines, grouped=table.left > 1)
-    for heading, caption, paths in captioned(drawn, severities_of(rows)):
+        yield page.DataTable(table.columns, table.lines, grouped=table.left > 1)
+    for heading, caption, paths in captioned_groups(drawn, measured_severities(rows)):
         yield page.Heading(heading)
         yield page.Paragraph(caption)
         yield from (page.Picture(path, f"{heading}: {path.stem}") for path in paths)
@@ -78,13 +78,13 @@ def is_shown(row: Row) -> bool:
     return "/" not in row.metric or row.metric in SHOWN
 
 
-def heading_of(table: Table, title: str) -> str:
+def heading_of(table: TextTable, title: str) -> str:
     """The title of a table without that of the page, which stands above."""
     words = table.title.replace(f" of {title}", "").replace(f": {title}", "").replace(title, "accuracy left after attacks")
     return words[:1].upper() + words[1:]
 
 
-def facts(measurement: Measurement, manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def measurement_facts(measurement: Measurement, manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What was measured, line by line: models, images, threat, seed, when, by which versions."""
     checkpoints, data, versions = manifest.get("checkpoint", []), manifest.get("data", {}), manifest.get("versions", {})
     for one in checkpoints if isinstance(checkpoints, list) else [checkpoints]:
@@ -93,14 +93,14 @@ def facts(measurement: Measurement, manifest: Mapping[str, Any]) -> Iterator[tup
         yield "reference", f"{reference['name']}, " + (f"sha256 {reference['sha256']}" if reference["sha256"] else "published errors")
     more = f" of {data['chosen']} chosen ones" if data.get("chosen", data.get("n")) != data.get("n") else ""
     yield "images", f"{data.get('name') or 'unnamed'}, {data.get('split') or 'no'} split, n = {data.get('n')}{more}"
-    yield "threat", threat_words(measurement)
+    yield "threat", threat_description(measurement)
     yield "seed", str(manifest.get("seed", ""))
     yield "finished", f"{manifest.get('finished', '')}, after {manifest.get('seconds', 0):.1f} s on {manifest.get('device', '')}"
     yield "versions", ", ".join(f"{name} {versions[name]}" for name in VERSIONS if versions.get(name, "absent") != "absent")
     yield "command", str(manifest.get("command", ""))
 
 
-def radii_of(measurement: Measurement) -> dict[str, list[float]]:
+def radii_by_norm(measurement: Measurement) -> dict[str, list[float]]:
     """The radii of all attacks of a run by norm, those that only gave their images to other stages too."""
     radii: dict[str, set[float]] = {}
     for stage in measurement.found.stages:
@@ -109,33 +109,33 @@ def radii_of(measurement: Measurement) -> dict[str, list[float]]:
     return {norm: sorted(some) for norm, some in radii.items()}
 
 
-def threat_words(measurement: Measurement) -> str:
+def threat_description(measurement: Measurement) -> str:
     """The threat in words."""
-    told = [f"{norm} eps = {', '.join(map(eps_text, some))}" for norm, some in radii_of(measurement).items()]
+    told = [f"{norm} eps = {', '.join(map(eps_text, some))}" for norm, some in radii_by_norm(measurement).items()]
     return "; ".join(told) or "none: nothing was attacked within a norm ball"
 
 
-def accuracies_in(rows: Sequence[Row]) -> set[str]:
-    """Which kinds of accuracies there are among rows, in the words of `meanings.ACCURACIES`."""
+def accuracy_kinds(rows: Sequence[Row]) -> set[str]:
+    """Which kinds of accuracies there are among rows, in the words of `meanings.ACCURACY_SENTENCES`."""
     found = [row for row in rows if row.metric == "accuracy"]
-    attacked = {row.probe for row in by_kind(rows).get("attack", [])}
+    attacked = {row.probe for row in rows_by_kind(rows).get("attack", [])}
     corrupted = {row.probe for row in rows if row.metric == "mean_accuracy"}
-    there = {"clean"} if any(row.probe == CLEAN for row in found) else set[str]()
+    there = {"clean"} if any(row.probe == CLEAN_PROBE for row in found) else set[str]()
     there |= {"corruption"} if any(row.probe in corrupted for row in found) else set()
-    there |= {"attack"} if any(row.probe in attacked and row.probe != CLEAN and row.norm for row in found) else set()
-    there |= {"worst"} if any(row.norm == WORST for row in found) else set()
+    there |= {"attack"} if any(row.probe in attacked and row.probe != CLEAN_PROBE and row.norm for row in found) else set()
+    there |= {"worst"} if any(row.norm == WORST_NORM for row in found) else set()
     return there | ({"on"} if any(" on " in row.probe for row in found) else set())
 
 
-def meanings_table(rows: Sequence[Row]) -> page.Table:
+def meanings_table(rows: Sequence[Row]) -> page.DataTable:
     """What each kind of number among the rows means, on how many images it was found, and which direction is better."""
     counts: dict[str, list[int]] = {}
     for row in rows:
-        counts.setdefault(name_of(row.metric) or row.metric, []).append(row.n)
+        counts.setdefault(metric_key(row.metric) or row.metric, []).append(row.n)
     lines = []
     for name, found in counts.items():
-        sentence, direction = METRICS.get(name, OWN)
-        sentence = accuracy_of(accuracies_in(rows)) if name == "accuracy" else sentence
+        sentence, direction = METRICS.get(name, OWN_SCORE_MEANING)
+        sentence = accuracy_sentence(accuracy_kinds(rows)) if name == "accuracy" else sentence
         n = str(min(found)) if min(found) == max(found) else f"{min(found)} to {max(found)}"
         lines.append((name, n, direction, sentence))
-    return page.Table(("number", "images", "better", "what it is"), lines)
+    return page.DataTable(("number", "images", "better", "what it is"), lines)

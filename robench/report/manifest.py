@@ -15,7 +15,9 @@ import torch
 PACKAGES = ("robench", "torch", "torchvision", "pyautoattack", "captum", "numpy", "pandas", "matplotlib")
 
 
-def manifest(device: str, seed: int, seconds: float, flags: Sequence[str], **about: Mapping[str, Any] | Sequence[str]) -> dict[str, Any]:
+def new_manifest(
+    device: str, seed: int, seconds: float, flags: Sequence[str], **about: Mapping[str, Any] | Sequence[str]
+) -> dict[str, Any]:
     """A plain dict for manifest.json: versions, device, seed, command line, flags, and what the caller adds (data, checkpoint, threat)."""
     return {
         "command": shlex.join(["robench", *sys.argv[1:]]),
@@ -24,13 +26,13 @@ def manifest(device: str, seed: int, seconds: float, flags: Sequence[str], **abo
         "seed": seed,
         "device": device_name(device),
         "threads": torch.get_num_threads(),
-        "versions": {"python": platform.python_version(), **{name: installed(name) for name in PACKAGES}},
+        "versions": {"python": platform.python_version(), **{name: installed_version(name) for name in PACKAGES}},
         **about,
         "flags": list(flags),
     }
 
 
-def installed(package: str) -> str:
+def installed_version(package: str) -> str:
     """The version of an installed package, "absent" if there is none."""
     try:
         return version(package)

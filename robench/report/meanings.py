@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 HIGHER, LOWER, NEITHER = "higher is better", "lower is better", "neither by itself"
 LEARNED = "near 1 is a bad sign, near 0 no good one by itself"
-OWN = ("The mean over images of a score of the user's own.", "its author knows")
+OWN_SCORE_MEANING = ("The mean over images of a score of the user's own.", "its author knows")
 
 # the name of a metric, or */SUFFIX, or PREFIX/*: (what it is, which direction is better)
 METRICS: dict[str, tuple[str, str]] = {
@@ -134,7 +134,7 @@ METRICS: dict[str, tuple[str, str]] = {
 
 
 # what the accuracies of a run are besides, by what there is in it
-ACCURACIES = {
+ACCURACY_SENTENCES = {
     "clean": "Under the probe clean: as they are.",
     "corruption": "Under a corruption: as it leaves them, at one severity.",
     "attack": "After an attack: what is right still after it and all before it at the same radius and smaller ones, which is the robust "
@@ -144,12 +144,12 @@ ACCURACIES = {
 }
 
 
-def accuracy_of(there: Collection[str]) -> str:
+def accuracy_sentence(there: Collection[str]) -> str:
     """What the accuracies of a run are, by which of ACCURACIES there are in it."""
-    return " ".join([METRICS["accuracy"][0], *(sentence for what, sentence in ACCURACIES.items() if what in there)])
+    return " ".join([METRICS["accuracy"][0], *(sentence for what, sentence in ACCURACY_SENTENCES.items() if what in there)])
 
 
-def name_of(metric: str) -> str:
+def metric_key(metric: str) -> str:
     """Under which name METRICS knows a metric: its own, */SUFFIX or PREFIX/*; "" for scores of the user's own."""
     head, cut, tail = metric.partition("/")
     last = metric.rpartition("/")[2]
@@ -157,6 +157,6 @@ def name_of(metric: str) -> str:
     return next((name for name in known if name in METRICS), "")
 
 
-def meaning(metric: str) -> tuple[str, str]:
+def metric_meaning(metric: str) -> tuple[str, str]:
     """What a metric is, and which direction is better."""
-    return METRICS[name] if (name := name_of(metric)) else OWN
+    return METRICS[name] if (name := metric_key(metric)) else OWN_SCORE_MEANING

@@ -18,10 +18,10 @@ from pathlib import Path
 from robench.core.errors import InputError
 from robench.core.files import write_whole
 
-Cell = str | int | float | None
+CellValue = str | int | float | None
 DASH = "\u2013"
 PNG, DPI, CSS_DPI = b"\x89PNG\r\n\x1a\n", 150, 96  # our pictures have 150 dots an inch, a CSS pixel is 1/96 inch
-NUMBERS = re.compile(r"(?=.*\d)[-+~<>=\d.,;:%()\[\]\s\u00b1eE]*|[-+]?inf", re.DOTALL)  # one class of letters: quick on any name
+NUMBER_PATTERN = re.compile(r"(?=.*\d)[-+~<>=\d.,;:%()\[\]\s\u00b1eE]*|[-+]?inf", re.DOTALL)  # one class of letters: quick on any name
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Paragraph:
 
 
 @dataclass(frozen=True)
-class Note:
+class NoteBox:
     """Plain text in a box; a flag is a sign that a number cannot be trusted as it is, and stands out."""
 
     text: str
@@ -48,7 +48,7 @@ class Note:
 
 
 @dataclass(frozen=True)
-class Table:
+class DataTable:
     """A table. Texts are shown as given; floats of a column with as many decimals as suit its largest; None and nan as a dash.
 
     rows     as long as the header; the first column names the row and stays in sight when the rest is scrolled
@@ -57,7 +57,7 @@ class Table:
     """
 
     header: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
+    rows: Sequence[Sequence[CellValue]]
     caption: str = ""
     grouped: bool = False
 
@@ -71,57 +71,57 @@ class Picture:
     caption: str = ""
 
 
-Part = Heading | Paragraph | Note | Table | Picture
+Part = Heading | Paragraph | NoteBox | DataTable | Picture
 
 
-def page(path: Path, title: str, parts: Sequence[Part]) -> Path:
+def write_page(path: Path, title: str, parts: Sequence[Part]) -> Path:
     """Writes one self-contained HTML page with the title and the parts from top to bottom, whole or not at all; returns the path.
 
     Raises InputError for a picture that cannot be read or is no PNG, and for a row that is not as long as its header.
     """
-    body = [f"<h1>{text(title)}</h1>", *contents(parts), *written(parts)]
-    head = f'<meta charset="utf-8">\n<meta {POLICY}>\n<meta {VIEW}>\n<title>{text(title)}</title>\n<style>{STYLE}</style>'
+    body = [f"<h1>{html_text(title)}</h1>", *contents_links(parts), *parts_html(parts)]
+    head = f'<meta charset="utf-8">\n<meta {POLICY}>\n<meta {VIEW}>\n<title>{html_text(title)}</title>\n<style>{STYLE}</style>'
     whole = "\n".join(['<!DOCTYPE html>\n<html lang="en">\n<head>', head, "</head>\n<body>\n<main>", *body, "</main>\n</body>\n</html>\n"])
     return write_whole({path: whole.encode()})[0]
 
 
-def text(words: object) -> str:
+def html_text(words: object) -> str:
     """Any words as HTML: escaped, also for attributes; what is no letter (in file names, control characters) becomes a question mark."""
     clean = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffe\uffff]", "?", str(words))
     return escape(clean.encode("utf-8", "replace").decode())
 
 
-def contents(parts: Sequence[Part]) -> Iterator[str]:
+def contents_links(parts: Sequence[Part]) -> Iterator[str]:
     """Links to the headings of level 2, where there are more than two."""
     headings = [(place, part.text) for place, part in enumerate(parts) if isinstance(part, Heading) and part.level == 2]
     if len(headings) > 2:
-        links = "".join(f'<li><a href="#part-{place}">{text(words)}</a></li>' for place, words in headings)
+        links = "".join(f'<li><a href="#part-{place}">{html_text(words)}</a></li>' for place, words in headings)
         yield f'<nav aria-label="contents"><ul>{links}</ul></nav>'
 
 
-def written(parts: Sequence[Part]) -> Iterator[str]:
+def parts_html(parts: Sequence[Part]) -> Iterator[str]:
     """The HTML of the parts, one after the other; pictures in a row are wrapped together."""
     for pictures, some in groupby(enumerate(parts), lambda entry: isinstance(entry[1], Picture)):
-        found = [one(place, part) for place, part in some]
+        found = [part_html(place, part) for place, part in some]
         yield "\n".join(['<div class="pictures">', *found, "</div>"] if pictures else found)
 
 
-def one(place: int, part: Part) -> str:
+def part_html(place: int, part: Part) -> str:
     """The HTML of one part."""
     match part:
         case Heading(words, level):
-            return f'<h{2 if level == 2 else 3} id="part-{place}">{text(words)}</h{2 if level == 2 else 3}>'
+            return f'<h{2 if level == 2 else 3} id="part-{place}">{html_text(words)}</h{2 if level == 2 else 3}>'
         case Paragraph(words):
-            return f"<p>{text(words)}</p>"
-        case Note(words, flag):
-            return f'<p class="{"flag" if flag else "note"}" role="note">{text(words)}</p>'
-        case Table():
-            return "\n".join(table(part))
+            return f"<p>{html_text(words)}</p>"
+        case NoteBox(words, flag):
+            return f'<p class="{"flag" if flag else "note"}" role="note">{html_text(words)}</p>'
+        case DataTable():
+            return "\n".join(table_html(part))
         case Picture():
-            return embedded(part)
+            return picture_html(part)
 
 
-def embedded(part: Picture) -> str:
+def picture_html(part: Picture) -> str:
     """A picture as a figure with its bytes inside, at the size in inches at which it was drawn, or as wide as the page."""
     try:
         content = part.path.read_bytes()
@@ -131,36 +131,36 @@ def embedded(part: Picture) -> str:
         raise InputError(f"{part.path} is no PNG file, and a page holds no others")
     wide, high = (round(int.from_bytes(content[at : at + 4], "big") * CSS_DPI / DPI) for at in (16, 20))  # of the header chunk
     data = base64.b64encode(content).decode()
-    image = f'<img src="data:image/png;base64,{data}" width="{max(1, wide)}" height="{max(1, high)}" alt="{text(part.alt)}">'
-    return f"<figure>{image}{f'<figcaption>{text(part.caption)}</figcaption>' if part.caption else ''}</figure>"
+    image = f'<img src="data:image/png;base64,{data}" width="{max(1, wide)}" height="{max(1, high)}" alt="{html_text(part.alt)}">'
+    return f"<figure>{image}{f'<figcaption>{html_text(part.caption)}</figcaption>' if part.caption else ''}</figure>"
 
 
-def table(part: Table) -> Iterator[str]:
+def table_html(part: DataTable) -> Iterator[str]:
     """The lines of a table that scrolls inside its own box, under a header that stays."""
     wide = len(part.header)
     for row in part.rows:
         if len(row) != wide:
             raise InputError(f"a table with {wide} columns cannot hold a row of {len(row)}")
-    columns = [shown(column) for column in zip(*part.rows, strict=True)] if part.rows else [[] for _ in part.header]
-    right = [numeric(column) for column in columns]
+    columns = [column_texts(column) for column in zip(*part.rows, strict=True)] if part.rows else [[] for _ in part.header]
+    right = [is_numeric(column) for column in columns]
     first = 1 if part.grouped and wide > 1 else 0
     kinds = [' class="number"' if right[k] and k > first else "" for k in range(wide)]
-    caption = f"<caption>{text(part.caption)}</caption>" if part.caption else ""
-    yield f'<div class="table" role="region" aria-label="{text(part.caption or "table")}" tabindex="0"><table>{caption}<thead><tr>'
-    yield "".join(f'<th scope="col"{kinds[k]}>{text(part.header[k])}</th>' for k in range(first, wide)) + "</tr></thead>"
+    caption = f"<caption>{html_text(part.caption)}</caption>" if part.caption else ""
+    yield f'<div class="table" role="region" aria-label="{html_text(part.caption or "table")}" tabindex="0"><table>{caption}<thead><tr>'
+    yield "".join(f'<th scope="col"{kinds[k]}>{html_text(part.header[k])}</th>' for k in range(first, wide)) + "</tr></thead>"
     rows = list(zip(*columns, strict=True))
     for group, some in groupby(rows, lambda row: row[0] if first else None):
         yield "<tbody>"
         if group is not None:
-            yield f'<tr class="group"><th scope="rowgroup" colspan="{wide - 1}"><span>{text(group)}</span></th></tr>'
+            yield f'<tr class="group"><th scope="rowgroup" colspan="{wide - 1}"><span>{html_text(group)}</span></th></tr>'
         for row in some:
-            cells = "".join(f"<td{kinds[k]}>{text(row[k])}</td>" for k in range(first + 1, wide))
-            yield f'<tr><th scope="row">{text(row[first])}</th>{cells}</tr>'
+            cells = "".join(f"<td{kinds[k]}>{html_text(row[k])}</td>" for k in range(first + 1, wide))
+            yield f'<tr><th scope="row">{html_text(row[first])}</th>{cells}</tr>'
         yield "</tbody>"
     yield "</table></div>"
 
 
-def shown(column: Iterable[Cell]) -> list[str]:
+def column_texts(column: Iterable[CellValue]) -> list[str]:
     """The cells of a column as texts: texts and whole numbers as they are, None and nan as a dash.
 
     Floats have equal decimals, so that they can be compared by eye: three where all are below 10 and fewer above. Two digits where these
@@ -170,7 +170,7 @@ def shown(column: Iterable[Cell]) -> list[str]:
     largest = max((abs(cell) for cell in cells if isinstance(cell, float) and math.isfinite(cell)), default=0.0)
     places = min(3, max(0, 3 - math.floor(math.log10(largest)))) if largest else 3
 
-    def words(cell: Cell) -> str:
+    def words(cell: CellValue) -> str:
         if cell is None or cell != cell:  # noqa: PLR0124  # nan
             return DASH
         if not isinstance(cell, float) or math.isinf(cell):
@@ -182,9 +182,9 @@ def shown(column: Iterable[Cell]) -> list[str]:
     return [words(cell) for cell in cells]
 
 
-def numeric(column: Sequence[str]) -> bool:
+def is_numeric(column: Sequence[str]) -> bool:
     """Whether a column holds numbers: alone, in percent, or with an interval or a spread behind."""
-    return any(column) and all(NUMBERS.fullmatch(cell) for cell in column if cell not in ("", "-", DASH))
+    return any(column) and all(NUMBER_PATTERN.fullmatch(cell) for cell in column if cell not in ("", "-", DASH))
 
 
 POLICY = "http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\""

@@ -12,21 +12,38 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robench.core.files import stem
+from robench.core.files import file_stem
 from robench.core.recipes import eps_text
 from robench.core.rows import Row
 from robench.data import Images
-from robench.report.figures.attacks import curve, gallery, staircase
-from robench.report.figures.corruptions import contact_sheet, heat_map, severity_curves
-from robench.report.figures.saliency import Curve, Tile, bars, histograms, lorenz_curves, noise_curves, saliency_gallery, scatter
-from robench.report.tables import ALL, CLEAN, words_of
-from robench.results.cascade import Cascade, attack_rows, before, cascades, examples_of, rows_of, samples_of
+from robench.report.figures.attacks import draw_accuracy_bars, draw_change_gallery, draw_security_curve
+from robench.report.figures.corruptions import draw_contact_sheet, draw_heat_map, draw_severity_curves
+from robench.report.figures.saliency import (
+    ErrorCurve,
+    Tile,
+    draw_bars,
+    draw_histograms,
+    draw_lorenz_curves,
+    draw_noise_curves,
+    draw_saliency_gallery,
+    draw_scatter,
+)
+from robench.report.tables import ALL_CORRUPTIONS, CLEAN_PROBE, setting_words
+from robench.results.cascade import (
+    Cascade,
+    cascade_rows,
+    cascade_samples,
+    cascade_stage_rows,
+    examples_of,
+    images_before_attack,
+    run_cascades,
+)
 from robench.results.corruptions import cell_of
-from robench.results.measurement import Measurement, base_of
-from robench.results.scores import Audit, Change, Scored, audits_of
-from robench.runs.images import shown_by
-from robench.runs.measure import Measured
-from robench.runs.stages.corruption import first_image
+from robench.results.measurement import Measurement, attack_base_row
+from robench.results.scores import Audit, ImageChange, MethodScores, audits_of
+from robench.runs.images import stage_images
+from robench.runs.measure import FinishedRun
+from robench.runs.stages.corruption import first_corrupted_image
 
 CAPTIONS = {
     "accuracy": "Accuracy that is left after each probe, from left to right, with 95 % intervals; an attack is given what still stands.",
@@ -59,29 +76,29 @@ HEADINGS = {
 }
 
 
-def pictures(measurement: Measurement, folder: Path, *, title: str, images: Images | None = None) -> list[Path]:
+def draw_pictures(measurement: Measurement, folder: Path, *, title: str, images: Images | None = None) -> list[Path]:
     """Draws what was measured into a folder; returns the paths.
 
-    title   as in `tables.tables`          images  gives the classes their names; without it they have their numbers
+    title   as in `tables.report_tables`          images  gives the classes their names; without it they have their numbers
     """
     found, classes = measurement.found, images.classes if images else ()
-    attacked = found.of_kind("attack") or all(stage.kind == CLEAN for stage in found.stages)
-    written = list(attack_pictures(measurement, folder, title, classes)) if attacked else []
+    attacked = found.of_kind("attack") or all(stage.kind == CLEAN_PROBE for stage in found.stages)
+    written = list(draw_attack_pictures(measurement, folder, title, classes)) if attacked else []
     if found.of_kind("method"):
-        written += audit_pictures(audits_of(found), found, classes, title, folder)
+        written += draw_saliency_pictures(audits_of(found), found, classes, title, folder)
     if found.of_kind("probe"):
-        written += probe_pictures(measurement.rows, title, folder)
+        written += draw_probe_pictures(measurement.rows, title, folder)
     if found.of_kind("corruption"):
-        written += corruption_pictures(measurement, title, folder)
+        written += draw_corruption_pictures(measurement, title, folder)
     return written
 
 
-def word(label: int, classes: Sequence[str]) -> str:
+def class_label(label: int, classes: Sequence[str]) -> str:
     """The name of a class; its number where a model has more outputs than the data has names."""
     return classes[label] if label < len(classes) else str(label)
 
 
-def floats(x: Tensor) -> Tensor:
+def float_pixels(x: Tensor) -> Tensor:
     """Images as float pixels in [0, 1] on the CPU."""
     return (x if x.is_floating_point() else x.float() / 255).cpu()
 
@@ -89,156 +106,164 @@ def floats(x: Tensor) -> Tensor:
 # attacks
 
 
-def attack_pictures(measurement: Measurement, folder: Path, title: str, classes: Sequence[str]) -> Iterator[Path]:
+def draw_attack_pictures(measurement: Measurement, folder: Path, title: str, classes: Sequence[str]) -> Iterator[Path]:
     """What attacks leave, after each or over radii, and the first images that fell: one of each for each model and cascade."""
     found = measurement.found
-    some = cascades(found)
+    some = run_cascades(found)
     for one in some:
-        end = "".join(f"-{stem(part)}" for part in parts_of(one, some))
-        base = base_of(found, one.case)
-        rows = list(rows_of(one, base, measurement.suite, found.interval))
-        if one.stages[0].kind != CLEAN:
-            rows = [*attack_rows(one, 0, replace(base, n=one.n), found.interval), *rows]
-        words = title if not end else f"{', '.join(parts_of(one, some))}: {title}"
+        end = "".join(f"-{file_stem(part)}" for part in cascade_labels(one, some))
+        base = attack_base_row(found, one.case)
+        rows = list(cascade_rows(one, base, measurement.suite, found.interval))
+        if one.stages[0].kind != CLEAN_PROBE:
+            rows = [*cascade_stage_rows(one, 0, replace(base, n=one.n), found.interval), *rows]
+        words = title if not end else f"{', '.join(cascade_labels(one, some))}: {title}"
         if len(one.radii()) > 1:
-            yield curve(folder / f"curve{end}.png", rows, words)
+            yield draw_security_curve(folder / f"curve{end}.png", rows, words)
         else:
-            yield staircase(folder / f"accuracy{end}.png", rows, words)
-        yield from examples(folder / f"examples{end}.png", one, found, classes)
+            yield draw_accuracy_bars(folder / f"accuracy{end}.png", rows, words)
+        yield from draw_examples(folder / f"examples{end}.png", one, found, classes)
 
 
-def parts_of(one: Cascade, some: Sequence[Cascade]) -> list[str]:
+def cascade_labels(one: Cascade, some: Sequence[Cascade]) -> list[str]:
     """What tells a cascade from others: the model, the norm, the images that are attacked, as far as there are several."""
     each = [(other.case.name, other.norm, other.images) for other in some]
     return [part for place, part in enumerate((one.case.name, one.norm, one.images)) if len({its[place] for its in each}) > 1]
 
 
-def examples(path: Path, one: Cascade, found: Measured, classes: Sequence[str]) -> Iterator[Path]:
+def draw_examples(path: Path, one: Cascade, found: FinishedRun, classes: Sequence[str]) -> Iterator[Path]:
     """The picture of the first adversarial images of a cascade, where some fell."""
-    kept = examples_of(one, samples_of(one))
+    kept = examples_of(one, cascade_samples(one))
     if not kept:
         return
     samples = [sample for _, sample, _ in kept]
-    captions = [(word(sample.label, classes), word(sample.adv_pred, classes)) for sample in samples]
+    captions = [(class_label(sample.label, classes), class_label(sample.adv_pred, classes)) for sample in samples]
     threat = f"{one.norm} eps = {', '.join(map(eps_text, one.radii()))}"
     title = f"{one.case.subject.name}: {threat}, broken by {', '.join(dict.fromkeys(sample.broken_by for sample in samples))}"
-    x = before_of(one, found, [place for place, _, _ in kept])
+    x = images_before_attacks(one, found, [place for place, _, _ in kept])
     led = any(not sample.broken_by.startswith("noise") for sample in samples)  # noise looks for no class
-    yield gallery(path, x, torch.stack([image for _, _, image in kept]), captions, title, "adversarial" if led else "changed", one.images)
+    yield draw_change_gallery(
+        path, x, torch.stack([image for _, _, image in kept]), captions, title, "adversarial" if led else "changed", one.images
+    )
 
 
-def before_of(one: Cascade, found: Measured, places: Sequence[int]) -> Tensor:
+def images_before_attacks(one: Cascade, found: FinishedRun, places: Sequence[int]) -> Tensor:
     """The images of a cascade as they were before its attacks, (M, C, H, W): those of the pool, or what was kept of changed ones."""
-    changed = before(one)
-    return torch.stack([changed[place] for place in places]) if changed else floats(shown_by(None, torch.tensor(places), found.pool, None))
+    changed = images_before_attack(one)
+    return (
+        torch.stack([changed[place] for place in places])
+        if changed
+        else float_pixels(stage_images(None, torch.tensor(places), found.pool, None))
+    )
 
 
 # saliency maps
 
 
-def audit_pictures(audits: Sequence[Audit], found: Measured, classes: Sequence[str], title: str, folder: Path) -> list[Path]:
+def draw_saliency_pictures(audits: Sequence[Audit], found: FinishedRun, classes: Sequence[str], title: str, folder: Path) -> list[Path]:
     """Lorenz curves and Gini histograms, a picture a method with all models; a gallery for each model and method; Gini beside margin."""
     methods = list(dict.fromkeys(some.method for audit in audits for some in audit.scored if some.maps))
     written: list[Path] = []
     for method in methods:
-        written += by_method(audits, method, title, folder)
-        written += [map_gallery(audit, method, found, classes, folder) for audit in audits if of(audit, method) is not None]
+        written += draw_method_pictures(audits, method, title, folder)
+        written += [draw_map_gallery(audit, method, found, classes, folder) for audit in audits if scores_on(audit, method) is not None]
     return written
 
 
-def of(audit: Audit, method: str, images: str = CLEAN) -> Scored | None:
+def scores_on(audit: Audit, method: str, images: str = CLEAN_PROBE) -> MethodScores | None:
     """The scores of a method on a kind of images."""
     return next((some for some in audit.scored if (some.method, some.images) == (method, images)), None)
 
 
-def by_method(audits: Sequence[Audit], method: str, name: str, folder: Path) -> Iterator[Path]:
+def draw_method_pictures(audits: Sequence[Audit], method: str, name: str, folder: Path) -> Iterator[Path]:
     """The pictures of one method that hold all models; those of scores that were not asked for are left out."""
-    found = [(audit, some) for audit in audits if (some := of(audit, method)) is not None]
-    title, end = f"{method} of {name}", f"{stem(method)}.png"
+    found = [(audit, some) for audit in audits if (some := scores_on(audit, method)) is not None]
+    title, end = f"{method} of {name}", f"{file_stem(method)}.png"
     ginis = [(audit, some, some.values["gini"].numpy()) for audit, some in found if "gini" in some.values]
     known = [(audit.about.checkpoint, some.lorenz, values) for audit, some, values in ginis if bool(some.lorenz.isfinite().all())]
     curves = [(model, lorenz.numpy(), float(np.nanmean(values))) for model, lorenz, values in known]
     if curves:
-        yield lorenz_curves(folder / f"lorenz-{end}", curves, title)
-        yield histograms(folder / f"gini-{end}", list(histogram_groups(ginis)), title)
+        yield draw_lorenz_curves(folder / f"lorenz-{end}", curves, title)
+        yield draw_histograms(folder / f"gini-{end}", list(gini_groups(ginis)), title)
     for audit, some, values in ginis:
         if audit.altered and bool(some.lorenz.isfinite().all()):
-            yield margins(audit, some, values, folder / f"margin-{stem(audit.about.checkpoint)}-{end}")
+            yield draw_gini_by_margin(audit, some, values, folder / f"margin-{file_stem(audit.about.checkpoint)}-{end}")
 
 
-def margins(audit: Audit, some: Scored, values: NDArray[np.float64], path: Path) -> Path:
+def draw_gini_by_margin(audit: Audit, some: MethodScores, values: NDArray[np.float64], path: Path) -> Path:
     """The Gini of each image beside its margin, and which fell under the first change, of those that were tried."""
     change, places = audit.altered[0], some.places
     tried = change.tried[places].numpy()
     title = f"{some.method} of {audit.about.checkpoint}, fallen under {change.name}"
     across, fallen = audit.margin[places].numpy()[tried], change.fallen[places].numpy()[tried]
-    return scatter(path, across, values[tried], fallen, title, ("clean margin", "Gini"))
+    return draw_scatter(path, across, values[tried], fallen, title, ("clean margin", "Gini"))
 
 
-def histogram_groups(ginis: Sequence[tuple[Audit, Scored, NDArray[np.float64]]]) -> Iterator[tuple[str, NDArray[np.float64]]]:
+def gini_groups(ginis: Sequence[tuple[Audit, MethodScores, NDArray[np.float64]]]) -> Iterator[tuple[str, NDArray[np.float64]]]:
     """Each model's Gini on the clean images and, where there are changed ones, on those."""
     for audit, some, values in ginis:
         yield audit.about.checkpoint, values
         for change in audit.altered:
-            other = of(audit, some.method, change.name)
+            other = scores_on(audit, some.method, change.name)
             if other is not None and len(ginis) * len(audit.altered) <= 3:
                 yield f"{audit.about.checkpoint}, {change.name}", other.values["gini"].numpy()
 
 
-def map_gallery(audit: Audit, method: str, found: Measured, classes: Sequence[str], folder: Path) -> Path:
+def draw_map_gallery(audit: Audit, method: str, found: FinishedRun, classes: Sequence[str], folder: Path) -> Path:
     """The gallery of one model and method: the first images, or the first that an attack broke, with that image and its map."""
-    clean = of(audit, method)
+    clean = scores_on(audit, method)
     assert clean is not None
-    change = next((change for change in audit.altered if (some := of(audit, method, change.name)) is not None and some.x), None)
+    change = next((change for change in audit.altered if (some := scores_on(audit, method, change.name)) is not None and some.x), None)
     shown = [place for place in audit.shown if place in clean.maps]
-    tiles = [tile(audit, clean, change, place, found, classes) for place in shown]
+    tiles = [gallery_tile(audit, clean, change, place, found, classes) for place in shown]
     title = f"{method} of {audit.about.checkpoint}" + (f", clean and under {change.name}" if change else "")
     row = "adversarial" if change and change.norm else "changed"  # a probe or a corruption looks for no class
-    return saliency_gallery(folder / f"gallery-{stem(audit.about.checkpoint)}-{stem(method)}.png", tiles, title, row)
+    return draw_saliency_gallery(folder / f"gallery-{file_stem(audit.about.checkpoint)}-{file_stem(method)}.png", tiles, title, row)
 
 
-def tile(audit: Audit, clean: Scored, change: Change | None, place: int, found: Measured, classes: Sequence[str]) -> Tile:
+def gallery_tile(
+    audit: Audit, clean: MethodScores, change: ImageChange | None, place: int, found: FinishedRun, classes: Sequence[str]
+) -> Tile:
     """One column of the gallery: an image with its map, and below what one change made of it where it was changed."""
-    other = None if change is None else of(audit, clean.method, change.name)
+    other = None if change is None else scores_on(audit, clean.method, change.name)
     at = torch.tensor([place])
-    x = floats(shown_by(None, at, found.pool, None))[0]
-    label, pred = word(int(audit.y[place]), classes), word(int(audit.pred[place]), classes)
+    x = float_pixels(stage_images(None, at, found.pool, None))[0]
+    label, pred = class_label(int(audit.y[place]), classes), class_label(int(audit.pred[place]), classes)
     caption = label if label == pred else f"{label}, taken for {pred}"
     if change is None or other is None or place not in other.maps or place not in other.x:
         return Tile(caption, x, clean.maps[place])
-    taken_for = word(int(other.pred[other.places == place][0]), classes)
+    taken_for = class_label(int(other.pred[other.places == place][0]), classes)
     return Tile(caption, x, clean.maps[place], other.x[place], other.maps[place], taken_for, bool(change.fallen[place]))
 
 
 # probes
 
 
-def probe_pictures(rows: Sequence[Row], title: str, folder: Path) -> list[Path]:
+def draw_probe_pictures(rows: Sequence[Row], title: str, folder: Path) -> list[Path]:
     """The curves of noise probes over t, and the error rates under boxes as bars; only what was run."""
-    curves, groups = list(noise_levels(rows)), list(box_groups(rows))
-    written = [noise_curves(folder / "noise.png", curves, title)] if curves else []
-    return [*written, bars(folder / "occlusion.png", groups, title)] if groups else written
+    curves, groups = list(error_curves(rows)), list(box_groups(rows))
+    written = [draw_noise_curves(folder / "noise.png", curves, title)] if curves else []
+    return [*written, draw_bars(folder / "occlusion.png", groups, title)] if groups else written
 
 
-def noise_levels(rows: Sequence[Row]) -> Iterator[Curve]:
+def error_curves(rows: Sequence[Row]) -> Iterator[ErrorCurve]:
     """A curve for each model and noise probe: t, the mean error rate over the draws, and a standard deviation over them to either side."""
     spread = {(row.checkpoint, row.probe, row.setting): row.value for row in rows if row.metric == "error_rate/sd"}
     points: dict[tuple[str, str], list[tuple[float, float, float, float]]] = {}
     for row in rows:
-        t = words_of(row).get("t", "")
+        t = setting_words(row).get("t", "")
         if row.metric == "error_rate" and t.replace(".", "", 1).isdigit():
             sd = spread.get((row.checkpoint, row.probe, row.setting), 0.0)
             points.setdefault((row.checkpoint, row.probe), []).append((float(t), row.value, row.value - sd, row.value + sd))
     for (model, probe), line in points.items():
-        yield Curve(model, probe, sorted(line))
+        yield ErrorCurve(model, probe, sorted(line))
 
 
 def box_groups(rows: Sequence[Row]) -> Iterator[tuple[str, list[tuple[str, float, float, float]]]]:
     """A group of bars for each occlusion probe and colour: each model's error rate with its interval."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        if row.metric == "error_rate" and "colour" in words_of(row):
-            groups.setdefault(f"{row.probe} {words_of(row)['colour']}", []).append(row)
+        if row.metric == "error_rate" and "colour" in setting_words(row):
+            groups.setdefault(f"{row.probe} {setting_words(row)['colour']}", []).append(row)
     for name, mine in groups.items():
         yield name, [(row.checkpoint, row.value, row.low, row.high) for row in mine]
 
@@ -246,61 +271,61 @@ def box_groups(rows: Sequence[Row]) -> Iterator[tuple[str, list[tuple[str, float
 # corruptions
 
 
-def corruption_pictures(measurement: Measurement, title: str, folder: Path) -> list[Path]:
+def draw_corruption_pictures(measurement: Measurement, title: str, folder: Path) -> list[Path]:
     """A heat map a model, curves over severity, and the first image under everything."""
     found = measurement.found
     cells = found.of_kind("corruption")
     told = {cell_of(stage)[0] for stage in cells}
     rows = [row for row in measurement.rows if row.metric == "accuracy"]
-    of_cells = [row for row in rows if row.probe in told and "severity" in words_of(row)]
-    clean = {row.checkpoint: row.value for row in rows if row.probe == CLEAN}
-    values = {name: accuracies(of_cells, name) for name in dict.fromkeys(row.checkpoint for row in of_cells)}
+    of_cells = [row for row in rows if row.probe in told and "severity" in setting_words(row)]
+    clean = {row.checkpoint: row.value for row in rows if row.probe == CLEAN_PROBE}
+    values = {name: accuracy_by_cell(of_cells, name) for name in dict.fromkeys(row.checkpoint for row in of_cells)}
     data, n = of_cells[0].data, of_cells[0].n
     written = [
-        heat_map(folder / f"heat-{stem(name)}.png", table, clean.get(name, float("nan")), f"{name} on {data}, n = {n}")
+        draw_heat_map(folder / f"heat-{file_stem(name)}.png", table, clean.get(name, float("nan")), f"{name} on {data}, n = {n}")
         for name, table in values.items()
     ]
     if len({severity for _, severity in map(cell_of, cells)}) > 1:
         lines = [(name, table, clean.get(name, float("nan"))) for name, table in values.items()]
-        written.append(severity_curves(folder / "severities.png", lines, title))
+        written.append(draw_severity_curves(folder / "severities.png", lines, title))
     if found.pool.pixels is not None:
         words = f"image {int(found.pool.ids[0])} of {data}", str(cells[0].about.get("setting", ""))
-        written += sheet(folder / "sheet.png", found, *words)
+        written += draw_first_image_sheet(folder / "sheet.png", found, *words)
     return written
 
 
-def accuracies(rows: Sequence[Row], checkpoint: str) -> dict[tuple[str, int], float]:
+def accuracy_by_cell(rows: Sequence[Row], checkpoint: str) -> dict[tuple[str, int], float]:
     """The accuracy of a model in each cell."""
-    return {(row.probe, int(words_of(row)["severity"])): row.value for row in rows if row.checkpoint == checkpoint}
+    return {(row.probe, int(setting_words(row)["severity"])): row.value for row in rows if row.checkpoint == checkpoint}
 
 
-def sheet(path: Path, found: Measured, *words: str) -> list[Path]:
+def draw_first_image_sheet(path: Path, found: FinishedRun, *words: str) -> list[Path]:
     """The first image under every corruption that all models share, if there is one."""
-    shown = {cell_of(stage): first_image(stage, found.pool) for stage in found.of_kind("corruption") if stage.shared}
-    clean = floats(shown_by(None, torch.tensor([0]), found.pool, None))[0]
-    return [contact_sheet(path, shown, clean, ", ".join(filter(None, words)))] if shown else []
+    shown = {cell_of(stage): first_corrupted_image(stage, found.pool) for stage in found.of_kind("corruption") if stage.shared}
+    clean = float_pixels(stage_images(None, torch.tensor([0]), found.pool, None))[0]
+    return [draw_contact_sheet(path, shown, clean, ", ".join(filter(None, words)))] if shown else []
 
 
 # the page
 
 
-def severities_of(rows: Sequence[Row]) -> list[int]:
+def measured_severities(rows: Sequence[Row]) -> list[int]:
     """The severities that were measured."""
-    graded = [words_of(row).get("severity", "") for row in rows if row.probe not in (CLEAN, ALL)]
+    graded = [setting_words(row).get("severity", "") for row in rows if row.probe not in (CLEAN_PROBE, ALL_CORRUPTIONS)]
     return sorted({int(severity) for severity in graded if severity.isdigit()})
 
 
-def captioned(paths: Sequence[Path], severities: Sequence[int]) -> list[tuple[str, str, list[Path]]]:
+def captioned_groups(paths: Sequence[Path], severities: Sequence[int]) -> list[tuple[str, str, list[Path]]]:
     """The pictures in groups of one kind, in the order of CAPTIONS, each with its heading and caption."""
     groups: list[tuple[str, str, list[Path]]] = []
     for kind, caption in CAPTIONS.items():
         mine = [path for path in paths if path.suffix == ".png" and path.stem.partition("-")[0] == kind]
         if mine:
-            groups.append((HEADINGS[kind], caption.replace("{measured}", f"measured at {joined(severities)}"), mine))
+            groups.append((HEADINGS[kind], caption.replace("{measured}", f"measured at {numbers_in_words(severities)}"), mine))
     return groups
 
 
-def joined(numbers: Sequence[Any]) -> str:
+def numbers_in_words(numbers: Sequence[Any]) -> str:
     """Numbers in a sentence: 1, 2 and 3."""
     *first, last = map(str, numbers or (0,))
     return f"{', '.join(first)} and {last}" if first else last

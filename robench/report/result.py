@@ -12,18 +12,18 @@ import pandas as pd
 from robench.core import folders as destinations
 from robench.core.errors import InputError
 from robench.core.inputs import PathLike
-from robench.core.recipes import spelled
+from robench.core.recipes import recipe_text
 from robench.core.rows import Row
 from robench.data import Images
-from robench.report.folder import radii_of, reference_words, save_measurement, threat_words
-from robench.report.manifest import manifest
-from robench.results.files import table
+from robench.report.folder import radii_by_norm, reference_entry, save_measurement, threat_description
+from robench.report.manifest import new_manifest
+from robench.results.files import frame_of_entries
 from robench.results.measurement import Measurement
 from robench.results.scores import audits_of, layers_of
 from robench.runs.measure import recipes_of
 
 ALWAYS = ("probe", "metric", "value")  # columns that a notebook shows in any case
-LONGEST = 60  # rows that a notebook shows
+MOST_NOTEBOOK_ROWS = 60  # rows that a notebook shows
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,15 +35,15 @@ class Result(Measurement):
 
     def to_frame(self) -> pd.DataFrame:
         """The rows as a pandas DataFrame: one measurement a line, the columns of `Row`."""
-        return table(self.rows, Row)
+        return frame_of_entries(self.rows, Row)
 
     def _repr_html_(self) -> str:
         """The rows for a notebook: the columns in which they differ, and probe, metric and value; whatever is in them is escaped."""
         frame = self.to_frame()
         kept = [name for name in frame.columns if name in ALWAYS or frame[name].nunique(dropna=False) > 1]
-        left = len(frame) - LONGEST
+        left = len(frame) - MOST_NOTEBOOK_ROWS
         note = f"<p>{left} rows more: to_frame() has all</p>" if left > 0 else ""
-        return frame[kept].head(LONGEST).to_html(index=False, escape=True, na_rep="") + note
+        return frame[kept].head(MOST_NOTEBOOK_ROWS).to_html(index=False, escape=True, na_rep="") + note
 
     def save(self, folder: PathLike) -> list[Path]:
         """Writes the files that the command line writes: tables, manifest, pictures, and a page; returns their paths.
@@ -51,16 +51,16 @@ class Result(Measurement):
         InputError where the folder holds results of a run, or files with the names of results.
         """
         path = Path(folder)
-        if path.is_dir() and destinations.found(path) is not None:
+        if path.is_dir() and destinations.finished_run_words(path) is not None:
             raise InputError(f"{path} holds a finished run: choose another folder")
-        with destinations.claimed(path, self.words()) as place, place.results() as staged:
+        with destinations.claim_destination(path, self.words()) as place, place.results() as staged:
             written = save_measurement(self, staged, title=self.title(), images=self.images, manifest=self.manifest())
         return [path / one.name for one in written]
 
     def words(self) -> dict[str, Any]:
         """What was measured, for the manifest: what tells the run from others, as plain values."""
         cases, stages = self.found.cases, self.found.stages
-        recipes = [[stage.key, *(spelled(recipe) for recipe in recipes_of(stage))] for stage in stages]
+        recipes = [[stage.key, *(recipe_text(recipe) for recipe in recipes_of(stage))] for stage in stages]
         return {"command": "python", "subjects": [case.name for case in cases], "seed": self.seed, "stages": recipes}
 
     @property
@@ -72,7 +72,7 @@ class Result(Measurement):
         """Models, images, threat and seed."""
         names = list(dict.fromkeys(row.checkpoint for row in self.rows))
         who = f"{len(names)} models" if len(names) > 1 else names[0] if names and names[0] else "the model"
-        ball = threat_words(self) if radii_of(self) else ""
+        ball = threat_description(self) if radii_by_norm(self) else ""
         data = self.data()
         images = " ".join(filter(None, (data["name"], data["split"]))) or "images"
         parts = f"{f'{self.suite} of ' if self.suite else ''}{who} on {images}", f"n = {data['n']}", ball, f"seed {self.seed}"
@@ -95,12 +95,12 @@ class Result(Measurement):
             {"name": one.name, "sha256": one.sha256, "preset": one.about.preset, "architecture": dict(one.architecture)} for one in subjects
         ]
         layers = layers_of(audits_of(self.found)) if self.found.of_kind("method") else {}
-        reference = {} if self.reference is None else reference_words(self.reference, bool(self.found.of_kind("clean")))
-        threats = [{"norm": norm, "eps": radii if len(radii) > 1 else radii[0]} for norm, radii in radii_of(self).items()]
+        reference = {} if self.reference is None else reference_entry(self.reference, bool(self.found.of_kind("clean")))
+        threats = [{"norm": norm, "eps": radii if len(radii) > 1 else radii[0]} for norm, radii in radii_by_norm(self).items()]
         about: dict[str, Any] = {
             "checkpoint": known[0] if len(known) == 1 else known, "data": self.data(),
             "threat": threats[0] if len(threats) == 1 else threats,
             **({"corruptions": {"reference": reference}} if reference else {}), **({"audit": {"layers": layers}} if layers else {}),
             "notes": self.notes,
         }  # fmt: skip
-        return manifest(cases[0].device, self.seed, math.fsum(record.seconds for record in records), self.flags, **about)
+        return new_manifest(cases[0].device, self.seed, math.fsum(record.seconds for record in records), self.flags, **about)

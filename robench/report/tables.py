@@ -10,19 +10,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from robench.core.recipes import eps_text
-from robench.core.rows import SOURCE, Row
+from robench.core.rows import SOURCE_ROLE, Row
 
-KINDS = ("attack", "method", "probe", "corruption")  # in the order of their tables
-MOST = 3  # levels of a probe that a terminal shows
+TABLE_KINDS = ("attack", "method", "probe", "corruption")  # in the order of their tables
+MOST_SHOWN_LEVELS = 3  # levels of a probe that a terminal shows
 SPACE = "\N{NO-BREAK SPACE}"
-CLEAN, ALL, WORST = "clean", "corruptions", "worst"  # words of rows: two probes, and a norm
+CLEAN_PROBE, ALL_CORRUPTIONS, WORST_NORM = "clean", "corruptions", "worst"  # words of rows: two probes, and a norm
 OF_PROBES, OF_CORRUPTIONS = ("error_rate", "changed_share"), ("mean_accuracy", "mean_error", "mean_corruption_error")
 COSTS = {"seconds": ".1f", "forwards": ",.0f", "backwards": ",.0f"}  # and how they are written
 ASIDE = ("gini", "accuracy", "seconds")
 FATE = tuple(f"gini/{what}" for what in ("margin_correlation", "fallen", "standing", "difference", "superiority", "shift"))
 
 
-class Table(NamedTuple):
+class TextTable(NamedTuple):
     """A table with its title; the first `left` columns are words, the others numbers."""
 
     title: str
@@ -31,16 +31,18 @@ class Table(NamedTuple):
     left: int = 1
 
 
-def tables(rows: Sequence[Row], *, title: str, reference: Mapping[str, Any] | None = None, most: int | None = None) -> list[Table]:
+def report_tables(
+    rows: Sequence[Row], *, title: str, reference: Mapping[str, Any] | None = None, most: int | None = None
+) -> list[TextTable]:
     """The tables of all kinds of rows.
 
     title      of the run: models, images, seed, and for attacks the threat
     reference  what the manifest says of the model by whose errors others are divided; None without one
     most       show so many levels of a probe at most, evenly chosen; all of them if not given
     """
-    found = by_kind(rows)
+    found = rows_by_kind(rows)
     names = list(dict.fromkeys(row.checkpoint for row in rows))
-    shown: list[Table] = []
+    shown: list[TextTable] = []
     for kind, some in found.items():
         if kind == "attack":
             shown += attack_tables(some, names, title if len(found) == 1 else f"attacks: {title}")
@@ -53,29 +55,29 @@ def tables(rows: Sequence[Row], *, title: str, reference: Mapping[str, Any] | No
     return shown
 
 
-def by_kind(rows: Sequence[Row]) -> dict[str, list[Row]]:
+def rows_by_kind(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """The rows of each kind that there is, with those of the clean images; of the clean images alone they are an evaluation's."""
     names: dict[str, set[str]] = {
         "probe": {row.probe for row in rows if row.metric in OF_PROBES},
         "corruption": {row.probe for row in rows if row.metric in OF_CORRUPTIONS},
     }
     left = {row.probe for row in rows if row.metric == "accuracy"}
-    sources = {row.probe for row in rows if row.metric == "accuracy" and SOURCE in row.setting.split()}
-    names["attack"] = left - {CLEAN, *names["probe"], *names["corruption"], *sources}
+    sources = {row.probe for row in rows if row.metric == "accuracy" and SOURCE_ROLE in row.setting.split()}
+    names["attack"] = left - {CLEAN_PROBE, *names["probe"], *names["corruption"], *sources}
     for kind in ("attack", "probe"):
-        names[kind] |= sources & set(map(source_of, names[kind]))
-    known = {CLEAN, *sources, *names["probe"], *names["corruption"], *names["attack"]}
+        names[kind] |= sources & set(map(probe_source, names[kind]))
+    known = {CLEAN_PROBE, *sources, *names["probe"], *names["corruption"], *names["attack"]}
     names["method"] = {row.probe for row in rows if not row.metric.startswith(("flag/", "check/"))} - known
-    chosen = [kind for kind in KINDS if names[kind]] or (["attack"] if rows else [])
-    return {kind: [row for row in rows if row.probe == CLEAN or row.probe in names[kind]] for kind in chosen}
+    chosen = [kind for kind in TABLE_KINDS if names[kind]] or (["attack"] if rows else [])
+    return {kind: [row for row in rows if row.probe == CLEAN_PROBE or row.probe in names[kind]] for kind in chosen}
 
 
-def source_of(probe: str) -> str:
+def probe_source(probe: str) -> str:
     """On whose images a probe was measured, clean for those as they are."""
-    return probe.partition(" on ")[2] or CLEAN
+    return probe.partition(" on ")[2] or CLEAN_PROBE
 
 
-def words_of(row: Row) -> dict[str, str]:
+def setting_words(row: Row) -> dict[str, str]:
     """The key=value words of a row's setting."""
     return dict(word.partition("=")[::2] for word in row.setting.split())
 
@@ -85,54 +87,54 @@ def percent(value: float) -> str:
     return f"{100 * value:.2f}"
 
 
-def interval(low: float, high: float) -> str:
+def interval_text(low: float, high: float) -> str:
     """An interval of fractions in percent."""
     return f"{100 * low:.1f}{SPACE}-{SPACE}{100 * high:.1f}"
 
 
-def share(row: Row | None) -> str:
+def share_text(row: Row | None) -> str:
     """A share in percent with its interval; a dash where there is none."""
     if row is None or math.isnan(row.value):
         return "-"
-    return percent(row.value) if math.isnan(row.low) else f"{percent(row.value)} ({interval(row.low, row.high)})"
+    return percent(row.value) if math.isnan(row.low) else f"{percent(row.value)} ({interval_text(row.low, row.high)})"
 
 
 # attacks
 
 
-def attack_tables(rows: Sequence[Row], names: Sequence[str], title: str) -> list[Table]:
+def attack_tables(rows: Sequence[Row], names: Sequence[str], title: str) -> list[TextTable]:
     """What is left after each attack at each radius: of one model with seconds and passes, of several side by side."""
-    labels = labels_of(rows)
+    labels = row_labeller(rows)
     left: dict[str, dict[str, Row]] = {}
     for metric in ("accuracy", "rounded_accuracy"):
         for row in rows:
             if row.metric == metric:
                 left.setdefault(labels(row), {})[row.checkpoint] = row
-    span = f"95 % interval{chosen_images(rows)}"
+    span = f"95 % interval{chosen_images_text(rows)}"
     if len(names) > 1:
-        side_by_side = [(label, *(share(by_name.get(name)) for name in names)) for label, by_name in left.items()]
-        return [Table(f"{title}; % with its {span}", ("probe", *names), side_by_side)]
+        side_by_side = [(label, *(share_text(by_name.get(name)) for name in names)) for label, by_name in left.items()]
+        return [TextTable(f"{title}; % with its {span}", ("probe", *names), side_by_side)]
     costs = {(labels(row), row.metric): row.value for row in rows if row.metric in COSTS}
     lines = [
         (
-            label, percent(row.value), interval(row.low, row.high),
+            label, percent(row.value), interval_text(row.low, row.high),
             *(format(costs[label, metric], form) if (label, metric) in costs else "" for metric, form in COSTS.items()),
         )
         for label, by_name in left.items() for row in by_name.values()
     ]  # fmt: skip
-    return [Table(title, ("probe", "accuracy left %", span, *COSTS), lines)]
+    return [TextTable(title, ("probe", "accuracy left %", span, *COSTS), lines)]
 
 
-def labels_of(rows: Sequence[Row]) -> Callable[[Row], str]:
+def row_labeller(rows: Sequence[Row]) -> Callable[[Row], str]:
     """What gives the line of a row its name: its probe, with norm and radius as far as there are several."""
-    threats = {(row.norm, row.eps) for row in rows if row.norm and row.norm != WORST}
+    threats = {(row.norm, row.eps) for row in rows if row.norm and row.norm != WORST_NORM}
     norms = {norm for norm, _ in threats}
     rounded = [threat for *threat, _ in {(row.norm, row.eps, row.probe) for row in rows if row.metric == "rounded_accuracy"}]
 
     def label(row: Row) -> str:
-        if row.norm == WORST:
-            told = words_of(row).get("threats", "").replace(":", SPACE).replace(",", f",{SPACE}")
-            return f"{WORST} of {told}" if told else WORST
+        if row.norm == WORST_NORM:
+            told = setting_words(row).get("threats", "").replace(":", SPACE).replace(",", f",{SPACE}")
+            return f"{WORST_NORM} of {told}" if told else WORST_NORM
         name = row.probe
         if row.metric == "rounded_accuracy":
             name = "after 8-bit rounding" + (f" of {row.probe}" if rounded.count([row.norm, row.eps]) > 1 else "")
@@ -142,7 +144,7 @@ def labels_of(rows: Sequence[Row]) -> Callable[[Row], str]:
     return label
 
 
-def chosen_images(rows: Sequence[Row]) -> str:
+def chosen_images_text(rows: Sequence[Row]) -> str:
     """Of what an anytime-valid interval speaks; "" for the usual ones."""
     anytime = next((row.interval for row in rows if row.interval.startswith("anytime, of ")), "")
     return f" of the {anytime.removeprefix('anytime, of ').removesuffix(' images')} chosen images" if anytime else ""
@@ -151,27 +153,30 @@ def chosen_images(rows: Sequence[Row]) -> str:
 # probes
 
 
-def error_tables(rows: Sequence[Row], names: Sequence[str], most: int | None) -> list[Table]:
+def error_tables(rows: Sequence[Row], names: Sequence[str], most: int | None) -> list[TextTable]:
     """The tables of error rates: for clean images, and for those of each stage that gives its own, those of `error_tables_on`."""
     rates = [row for row in rows if row.metric == "error_rate"]
-    sources = list(dict.fromkeys(source_of(row.probe) for row in rates))
+    sources = list(dict.fromkeys(probe_source(row.probe) for row in rates))
     return [
         table
         for source in sources
         for table in error_tables_on(
-            source, [row for row in rows if row.probe == source or (source_of(row.probe) == source and row.probe != CLEAN)], names, most
+            source,
+            [row for row in rows if row.probe == source or (probe_source(row.probe) == source and row.probe != CLEAN_PROBE)],
+            names,
+            most,
         )
     ]
 
 
-def error_tables_on(source: str, rows: Sequence[Row], names: Sequence[str], most: int | None) -> list[Table]:
+def error_tables_on(source: str, rows: Sequence[Row], names: Sequence[str], most: int | None) -> list[TextTable]:
     """The error rates on the images of a source that each model gets right, and, for several models, on those that all of them do."""
     start = {row.checkpoint: row for row in rows if row.probe == source and row.metric == "accuracy"}
-    when = "when clean" if source == CLEAN else f"after {source}"
-    own = Table(f"error rate % on the images that a model gets right {when}", ("probe", "changed %", *names), [])
+    when = "when clean" if source == CLEAN_PROBE else f"after {source}"
+    own = TextTable(f"error rate % on the images that a model gets right {when}", ("probe", "changed %", *names), [])
     if start:
         found = [start.get(name) for name in names]
-        own.lines.append(("clean accuracy" if source == CLEAN else f"accuracy {when}", "", *map(share, found)))
+        own.lines.append(("clean accuracy" if source == CLEAN_PROBE else f"accuracy {when}", "", *map(share_text, found)))
         own.lines.append((f"n right {when}", "", *(f"{round(row.value * row.n)} of {row.n}" if row else "-" for row in found)))
     own.lines.extend(level_lines(rows, names, "error_rate", most))
     several = any(row.metric == "error_rate/sd" for row in rows)
@@ -181,7 +186,7 @@ def error_tables_on(source: str, rows: Sequence[Row], names: Sequence[str], most
         return [own]
     n = next((row.n for row in rows if row.metric == "error_rate_shared"), 0)
     title = f"error rate % on the {n} image{'s' * (n != 1)} that all models get right {when}: this changes with the list of models{spread}"
-    return [own, Table(title, own.columns, list(level_lines(rows, names, "error_rate_shared", most)))]
+    return [own, TextTable(title, own.columns, list(level_lines(rows, names, "error_rate_shared", most)))]
 
 
 def level_lines(rows: Sequence[Row], names: Sequence[str], metric: str, most: int | None) -> Iterable[tuple[str, ...]]:
@@ -192,22 +197,24 @@ def level_lines(rows: Sequence[Row], names: Sequence[str], metric: str, most: in
         if row.metric == "error_rate" and row.setting not in levels.setdefault(row.probe, []):
             levels[row.probe].append(row.setting)
     for probe, settings in levels.items():
-        for setting in chosen(settings, most):
+        for setting in evenly_spaced_settings(settings, most):
             shares = [row.value for (_, *level), row in values.items() if level == [probe, setting, "changed_share"]]
-            cells = [rate(values.get((name, probe, setting, metric)), values.get((name, probe, setting, f"{metric}/sd"))) for name in names]
+            cells = [
+                rate_text(values.get((name, probe, setting, metric)), values.get((name, probe, setting, f"{metric}/sd"))) for name in names
+            ]
             yield f"{probe} {level_words(settings, setting)}".strip(), f"{100 * sum(shares) / len(shares):.2f}", *cells
 
 
-def chosen(settings: Sequence[str], most: int | None) -> Sequence[str]:
+def evenly_spaced_settings(settings: Sequence[str], most: int | None) -> Sequence[str]:
     """At most so many of the settings, the first and the last among them."""
     if most is None or len(settings) <= most:
         return settings
     return [settings[round(place * (len(settings) - 1) / (most - 1))] for place in range(most)]
 
 
-def rate(row: Row | None, spread: Row | None) -> str:
+def rate_text(row: Row | None, spread: Row | None) -> str:
     """An error rate with its standard deviation over the draws where there are several, else its interval; a dash where there is none."""
-    return f"{percent(row.value)} +- {percent(spread.value)}" if row and spread else share(row)
+    return f"{percent(row.value)} +- {percent(spread.value)}" if row and spread else share_text(row)
 
 
 def level_words(settings: Sequence[str], setting: str) -> str:
@@ -220,29 +227,31 @@ def level_words(settings: Sequence[str], setting: str) -> str:
 # saliency maps
 
 
-def score_tables(rows: Sequence[Row], names: Sequence[str], title: str) -> list[Table]:
+def score_tables(rows: Sequence[Row], names: Sequence[str], title: str) -> list[TextTable]:
     """The tables of an audit, models side by side: the Gini and the other scores, means over images; the Gini beside margin and fate."""
-    how = next((f", target {words['target']}, channels {words['channels']}" for words in map(words_of, rows) if "channels" in words), "")
-    first = Table(f"saliency audit of {title}: Gini, mean over images (95 % bootstrap interval){how}", ("method", *names), [])
-    clean = {row.checkpoint: row for row in rows if row.probe == CLEAN and row.metric == "accuracy"}
+    how = next(
+        (f", target {words['target']}, channels {words['channels']}" for words in map(setting_words, rows) if "channels" in words), ""
+    )
+    first = TextTable(f"saliency audit of {title}: Gini, mean over images (95 % bootstrap interval){how}", ("method", *names), [])
+    clean = {row.checkpoint: row for row in rows if row.probe == CLEAN_PROBE and row.metric == "accuracy"}
     if clean:
         cells = (f"{100 * clean[name].value:.2f}, n = {clean[name].n}" if name in clean else "-" for name in names)
         first.lines.append(("clean accuracy %", *cells))
-    own = [row for row in rows if row.probe != CLEAN]
-    first.lines.extend((method, *cells) for method, _, *cells in pivot(own, names, lambda row: row.metric == "gini"))
-    second = Table(f"other scores, means over images{how}", ("method", "score", *names), [], 2)
-    second.lines.extend(pivot(own, names, is_other, brief=True))
-    third = Table("Gini beside the margin and the images that fall", ("method", "what", *names), [], 2)
-    third.lines.extend(pivot(own, names, lambda row: row.metric in FATE))
+    own = [row for row in rows if row.probe != CLEAN_PROBE]
+    first.lines.extend((method, *cells) for method, _, *cells in score_lines(own, names, lambda row: row.metric == "gini"))
+    second = TextTable(f"other scores, means over images{how}", ("method", "score", *names), [], 2)
+    second.lines.extend(score_lines(own, names, is_other_score, brief=True))
+    third = TextTable("Gini beside the margin and the images that fall", ("method", "what", *names), [], 2)
+    third.lines.extend(score_lines(own, names, lambda row: row.metric in FATE))
     return [table for table in (first, second, third) if table.lines]
 
 
-def is_other(row: Row) -> bool:
+def is_other_score(row: Row) -> bool:
     """Whether a row is the mean of a score that is not the Gini, or tells of maps that were left out."""
     return "/" not in row.metric and row.metric not in ASIDE and not (row.metric.endswith("_maps") and row.value == 0)
 
 
-def pivot(rows: Sequence[Row], names: Sequence[str], wanted: Callable[[Row], bool], brief: bool = False) -> Iterator[tuple[str, ...]]:
+def score_lines(rows: Sequence[Row], names: Sequence[str], wanted: Callable[[Row], bool], brief: bool = False) -> Iterator[tuple[str, ...]]:
     """One line for each method, kind of images and metric that is wanted, with a cell for each model.
 
     Brief cells have no interval.
@@ -250,19 +259,19 @@ def pivot(rows: Sequence[Row], names: Sequence[str], wanted: Callable[[Row], boo
     found: dict[tuple[str, str], dict[str, Row]] = {}
     for row in rows:
         if wanted(row):
-            found.setdefault((method_of(row), row.metric.removeprefix("gini/")), {})[row.checkpoint] = row
+            found.setdefault((method_label(row), row.metric.removeprefix("gini/")), {})[row.checkpoint] = row
     for (method, metric), by_name in found.items():
-        yield method, metric, *(score_of(by_name.get(name), brief) for name in names)
+        yield method, metric, *(score_text(by_name.get(name), brief) for name in names)
 
 
-def method_of(row: Row) -> str:
+def method_label(row: Row) -> str:
     """The method of a row, with the kind of images that it speaks of and what they are set against, where these are not the clean ones."""
-    words = words_of(row)
-    on = f" on {words['images']}" if words.get("images", CLEAN) != CLEAN else ""
+    words = setting_words(row)
+    on = f" on {words['images']}" if words.get("images", CLEAN_PROBE) != CLEAN_PROBE else ""
     return f"{row.probe}{on}" + (f", {words['against']}" if "against" in words else "")
 
 
-def score_of(row: Row | None, brief: bool) -> str:
+def score_text(row: Row | None, brief: bool) -> str:
     """A value with its n and, unless in brief, its interval. A dash where there is no value."""
     if row is None or math.isnan(row.value):
         return "-"
@@ -276,50 +285,58 @@ def score_of(row: Row | None, brief: bool) -> str:
 # corruptions
 
 
-def corruption_tables(rows: Sequence[Row], names: Sequence[str], title: str, reference: Mapping[str, Any] | None) -> list[Table]:
+def corruption_tables(rows: Sequence[Row], names: Sequence[str], title: str, reference: Mapping[str, Any] | None) -> list[TextTable]:
     """Models side by side: means over corruptions, each corruption's mean accuracy, and the reference's own.
 
     reference  what the manifest says of it, None or empty without one
     """
-    first = Table(f"corruptions: {title}", ("metric", *names), [])
-    first.lines.extend(lines(rows, names, lambda row: row.probe == CLEAN and row.metric == "accuracy", lambda _: "clean accuracy %"))
-    first.lines.extend(lines(rows, names, lambda row: row.probe == ALL and "severity=" not in row.setting, metric_of))
-    graded = sorted({words_of(row)["severity"] for row in rows if "severity" in words_of(row)})
+    first = TextTable(f"corruptions: {title}", ("metric", *names), [])
+    first.lines.extend(
+        share_lines(rows, names, lambda row: row.probe == CLEAN_PROBE and row.metric == "accuracy", lambda _: "clean accuracy %")
+    )
+    first.lines.extend(share_lines(rows, names, lambda row: row.probe == ALL_CORRUPTIONS and "severity=" not in row.setting, metric_label))
+    graded = sorted({setting_words(row)["severity"] for row in rows if "severity" in setting_words(row)})
     over = f"severity {graded[0]}" if len(graded) == 1 else f"the severities {', '.join(graded)}"
-    each = {row.probe: words_of(row).get("severities", "") for row in rows if row.metric == "mean_accuracy" and row.probe != ALL}
+    each = {
+        row.probe: setting_words(row).get("severities", "")
+        for row in rows
+        if row.metric == "mean_accuracy" and row.probe != ALL_CORRUPTIONS
+    }
     alike = len(set(each.values())) < 2
-    second = Table(f"mean accuracy % over {over if alike else 'the severities of each'}", ("corruption", *names), [])
+    second = TextTable(f"mean accuracy % over {over if alike else 'the severities of each'}", ("corruption", *names), [])
     second.lines.extend(
-        lines(
-            rows, names, lambda row: row.probe not in (CLEAN, ALL) and row.metric == "mean_accuracy",
+        share_lines(
+            rows, names, lambda row: row.probe not in (CLEAN_PROBE, ALL_CORRUPTIONS) and row.metric == "mean_accuracy",
             lambda row: row.probe if alike else f"{row.probe}, severity {each[row.probe]}",
         )
     )  # fmt: skip
     return [first, second, *([reference_table(reference)] if reference else [])]
 
 
-def metric_of(row: Row) -> str:
+def metric_label(row: Row) -> str:
     """The metric of a row, with the reference by which it is divided."""
-    words = words_of(row)
+    words = setting_words(row)
     return f"{row.metric}, by {words['reference']}" if "reference" in words and row.metric != "reference_accuracy" else row.metric
 
 
-def reference_table(reference: Mapping[str, Any]) -> Table:
+def reference_table(reference: Mapping[str, Any]) -> TextTable:
     """What the reference gets right itself, and by what relative errors are divided: what each corruption adds to its clean error."""
     digest, clean = reference["sha256"], reference.get("clean_accuracy")
     who = f"reference {reference['name']}" + (f", sha256 {digest[:12]}" if digest else ", published errors")
-    table = Table(f"{who}: its own accuracy", ("images", "accuracy %", "errors added, points"), [])
+    table = TextTable(f"{who}: its own accuracy", ("images", "accuracy %", "errors added, points"), [])
     if clean is not None:
-        table.lines.append((CLEAN, percent(clean), "-"))
+        table.lines.append((CLEAN_PROBE, percent(clean), "-"))
     for name, accuracy in reference["accuracy"].items():
         table.lines.append((name, percent(accuracy), "-" if clean is None else f"{100 * (clean - accuracy):+.2f}"))
     return table
 
 
-def lines(rows: Sequence[Row], names: Sequence[str], wanted: Callable[[Row], bool], label: Callable[[Row], str]) -> list[tuple[str, ...]]:
+def share_lines(
+    rows: Sequence[Row], names: Sequence[str], wanted: Callable[[Row], bool], label: Callable[[Row], str]
+) -> list[tuple[str, ...]]:
     """One line for each label of the rows that are wanted, with each model's value and interval in percent."""
     found: dict[str, dict[str, Row]] = {}
     for row in rows:
         if wanted(row):
             found.setdefault(label(row), {})[row.checkpoint] = row
-    return [(name, *(share(by_name.get(model)) for model in names)) for name, by_name in found.items()]
+    return [(name, *(share_text(by_name.get(model)) for model in names)) for name, by_name in found.items()]

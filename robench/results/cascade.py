@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from robench.core.recipes import eps_text
-from robench.core.rows import SOURCE, WILSON, Check, Interval, Row, Sample
+from robench.core.rows import SOURCE_ROLE, WILSON, Check, IntervalKind, Row, Sample
 from robench.runs import diagnostics
-from robench.runs.images import unpacked
+from robench.runs.images import image_from_json
 from robench.runs.ledger import Ledger, Record
-from robench.runs.measure import Measured
+from robench.runs.measure import FinishedRun
 from robench.runs.types import Case, Stage
 
 WORST = "worst"  # the norm of what is left under all threats, image by image
-EXAMPLES = 8  # adversarial images of a cascade that are shown
+EXAMPLES_SHOWN = 8  # adversarial images of a cascade that are shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +97,7 @@ class Cascade:
         return self.ledger.done(self.case.name, self.stages[place]) & self.seen
 
 
-def cascades(measured: Measured) -> list[Cascade]:
+def run_cascades(measured: FinishedRun) -> list[Cascade]:
     """The cascades of a run, subject by subject; one of the clean pass alone for each subject where nothing is attacked."""
     found = []
     for case in measured.cases:
@@ -117,13 +117,13 @@ def cascade_of(case: Case, ledger: Ledger, stages: Sequence[Stage]) -> Cascade:
     for place, stage in enumerate(stages[1:], 1):
         fell = ledger.column(case.name, stage, "fell", False)
         broken = torch.where(fell & (broken < 0), place, broken)
-    return Cascade(case, ledger, stages, broken, ledger.seen & given(case, ledger, stages[0]))
+    return Cascade(case, ledger, stages, broken, ledger.seen & reached_mask(case, ledger, stages[0]))
 
 
-def given(case: Case, ledger: Ledger, stage: Stage) -> Tensor:
+def reached_mask(case: Case, ledger: Ledger, stage: Stage) -> Tensor:
     """Which images came as far as a stage, (N,) bool, those too that an attack or a probe leaves out as they were wrong before."""
     before = stage.source or stage.about.get("clean") if stage.kind in ("attack", "probe") else None
-    return ledger.done(case.name, stage) if before is None else given(case, ledger, before)
+    return ledger.done(case.name, stage) if before is None else reached_mask(case, ledger, before)
 
 
 def threat_before(stage: Stage | None) -> tuple[str, float]:
@@ -133,30 +133,30 @@ def threat_before(stage: Stage | None) -> tuple[str, float]:
     return (stage.threat.norm, stage.threat.eps) if stage.threat else threat_before(stage.source)
 
 
-def source_row(case: Case, ledger: Ledger, stage: Stage, base: Row, interval: Interval = WILSON) -> Row:
+def source_row(case: Case, ledger: Ledger, stage: Stage, base: Row, interval: IntervalKind = WILSON) -> Row:
     """The accuracy on the images of a stage that only gives them to others: where these begin."""
     start = cascade_of(case, ledger, [stage])
     norm, eps = threat_before(stage)
-    words = f"{case.settings.get(stage.key, '')} {SOURCE}".strip()
+    words = f"{case.settings.get(stage.key, '')} {SOURCE_ROLE}".strip()
     return interval.around(
         replace(base, n=start.n, probe=stage.name, setting=words, norm=norm, eps=eps, metric="accuracy"), start.left(0), start.n
     )
 
 
-def rows_of(cascade: Cascade, base: Row, suite: str, interval: Interval = WILSON) -> Iterator[Row]:
+def cascade_rows(cascade: Cascade, base: Row, suite: str, interval: IntervalKind = WILSON) -> Iterator[Row]:
     """Every attack's rows at every radius, then, for a named suite, its verdict at every radius on the images as they are."""
     base, suite = replace(base, n=cascade.n), suite if cascade.stages[0].kind == "clean" else ""
     for place in range(len(cascade.stages)):
         if place or cascade.stages[0].kind == "clean":
-            yield from attack_rows(cascade, place, base, interval)
+            yield from cascade_stage_rows(cascade, place, base, interval)
     if radii := cascade.radii():
-        yield in_eight_bits(cascade, min(radii), base, suite, interval)
+        yield eight_bit_row(cascade, min(radii), base, suite, interval)
     if suite:
         for eps in cascade.radii():
-            yield from verdict(cascade, eps, base, suite, interval)
+            yield from verdict_rows(cascade, eps, base, suite, interval)
 
 
-def attack_rows(cascade: Cascade, place: int, base: Row, interval: Interval) -> Iterator[Row]:
+def cascade_stage_rows(cascade: Cascade, place: int, base: Row, interval: IntervalKind) -> Iterator[Row]:
     """The rows of one stage: accuracy that is left, seconds, passes summed over the samples, and the attack's own success rate."""
     stage = cascade.stages[place]
     named = replace(base, probe=stage.name, setting=cascade.case.settings.get(stage.key, ""))
@@ -172,12 +172,12 @@ def attack_rows(cascade: Cascade, place: int, base: Row, interval: Interval) -> 
         yield WILSON.around(replace(named, metric="success_rate", n=tried), reached, tried)
 
 
-def verdict(cascade: Cascade, eps: float, base: Row, suite: str, interval: Interval) -> Iterator[Row]:
+def verdict_rows(cascade: Cascade, eps: float, base: Row, suite: str, interval: IntervalKind) -> Iterator[Row]:
     """The suite's own rows at a radius: the accuracy that is left at its end, and the sums of seconds and passes of its attacks there.
 
     The clean pass is counted with the smallest radius.
     """
-    places = places_at(cascade, eps)
+    places = places_at_radius(cascade, eps)
     counted = [*([0] if eps == min(cascade.radii()) and cascade.stages[0].kind == "clean" else []), *places]
     named = replace(base, probe=suite, norm=cascade.norm, eps=eps)
     yield interval.around(replace(named, metric="accuracy"), cascade.left(places[-1]), base.n)
@@ -186,24 +186,24 @@ def verdict(cascade: Cascade, eps: float, base: Row, suite: str, interval: Inter
         yield replace(named, metric=metric, value=float(sum(cascade.passes(place, metric) for place in counted)))
 
 
-def places_at(cascade: Cascade, eps: float) -> list[int]:
+def places_at_radius(cascade: Cascade, eps: float) -> list[int]:
     """The places of the attacks at a radius."""
     return [place for place, stage in enumerate(cascade.stages) if stage.threat is not None and stage.threat.eps == eps]
 
 
-def in_eight_bits(cascade: Cascade, eps: float, base: Row, suite: str, interval: Interval) -> Row:
+def eight_bit_row(cascade: Cascade, eps: float, base: Row, suite: str, interval: IntervalKind) -> Row:
     """The accuracy that is left at the smallest radius where every adversarial image is rounded to 8 bits inside the threat.
 
     Not known at a larger one: what fell before is not attacked there, and may have an image of 8 bits in the larger ball.
     """
-    last = places_at(cascade, eps)[-1]
+    last = places_at_radius(cascade, eps)[-1]
     stage = cascade.stages[last]
     name = suite or stage.name
     named = replace(base, probe=name, setting="" if suite else cascade.case.settings.get(stage.key, ""), norm=cascade.norm, eps=eps)
     return interval.around(replace(named, metric="rounded_accuracy"), cascade.left_in_eight_bits(last), base.n)
 
 
-def worst_rows(found: Sequence[Cascade], base: Row, suite: str, interval: Interval = WILSON) -> Iterator[Row]:
+def worst_rows(found: Sequence[Cascade], base: Row, suite: str, interval: IntervalKind = WILSON) -> Iterator[Row]:
     """What is left under the worst of several threats, image by image: an image stands that stands under each, at its largest radius.
 
     The union of threats of Maini et al. (ICML 2020, 1909.04068), and Croce & Hein (ICML 2022, 2105.12508).
@@ -218,7 +218,7 @@ def worst_rows(found: Sequence[Cascade], base: Row, suite: str, interval: Interv
     yield interval.around(named, int(standing.sum()), norms[0].n)
 
 
-def samples_of(cascade: Cascade) -> list[Sample]:
+def cascade_samples(cascade: Cascade) -> list[Sample]:
     """The per-sample table of a cascade, one line for each image that was seen."""
     names = ["clean" if place == 0 else "" if place < 0 else cascade.stages[place].name for place in cascade.broken.tolist()]
     threats = [stage.threat for stage in cascade.stages]
@@ -249,64 +249,68 @@ def examples_of(cascade: Cascade, samples: Sequence[Sample]) -> list[tuple[int, 
     """The first kept images as (place among the images, line of the per-sample table, x_adv)."""
     line = cascade.seen.cumsum(0) - 1
     kept = {
-        int(place): unpacked(image)
+        int(place): image_from_json(image)
         for stage in cascade.stages[1:]
         for images in cascade.ledger.extras(cascade.case.name, stage, "images")
         for place, image in images.items()
         if bool(cascade.seen[int(place)])
     }
-    return [(place, samples[int(line[place])], image) for place, image in sorted(kept.items())[:EXAMPLES]]
+    return [(place, samples[int(line[place])], image) for place, image in sorted(kept.items())[:EXAMPLES_SHOWN]]
 
 
-def before(cascade: Cascade) -> dict[int, Tensor]:
+def images_before_attack(cascade: Cascade) -> dict[int, Tensor]:
     """What another stage had made of the kept images before they were attacked, by place; nothing where clean ones are attacked."""
     some = (cascade.ledger.extras(cascade.case.name, stage, "before") for stage in cascade.stages[1:])
-    return {int(place): unpacked(image) for parts in some for images in parts for place, image in images.items()}
+    return {int(place): image_from_json(image) for parts in some for images in parts for place, image in images.items()}
 
 
-def noticed(cascade: Cascade) -> Iterator[Check]:
+def cascade_checks(cascade: Cascade) -> Iterator[Check]:
     """The checks that follow from the results of a cascade."""
     n, ledger, who = cascade.n, cascade.ledger, cascade.case.name
     if cascade.stages[0].kind == "clean":
-        yield diagnostics.near_chance(cascade.left(0), n, cascade.case.classes)
+        yield diagnostics.near_chance_check(cascade.left(0), n, cascade.case.classes)
     attacks: dict[str, list[Stage]] = {}
     for stage in cascade.stages[1:]:
         attacks.setdefault(stage.name, []).append(stage)
-    for find in (warned, not_finite, outside):
+    for find in (warning_checks, nonfinite_logit_checks, outside_point_checks):
         for name, stages in attacks.items():
             yield from find(ledger, who, name, stages)
     for eps in cascade.radii():
         left = {cascade.stages[0].name: cascade.left(0) / n}
-        left |= {cascade.stages[place].name: cascade.left(place) / n for place in places_at(cascade, eps)}
+        left |= {cascade.stages[place].name: cascade.left(place) / n for place in places_at_radius(cascade, eps)}
         if any(name.partition(" on ")[0] == "square" or name.startswith("transfer:") for name in left):
-            yield diagnostics.black_box_beats_white_box(left)
+            yield diagnostics.black_box_check(left)
     if len(cascade.radii()) > 1:
-        left_at = [cascade.left(places_at(cascade, eps)[-1]) / n for eps in cascade.radii()]
-        yield diagnostics.curve(cascade.radii(), left_at, cascade.norm)
+        left_at = [cascade.left(places_at_radius(cascade, eps)[-1]) / n for eps in cascade.radii()]
+        yield diagnostics.security_curve_check(cascade.radii(), left_at, cascade.norm)
 
 
-def warned(ledger: Ledger, subject: str, name: str, stages: Sequence[Stage]) -> Iterator[Check]:
+def warning_checks(ledger: Ledger, subject: str, name: str, stages: Sequence[Stage]) -> Iterator[Check]:
     """What an attack or a probe warned of, each sentence once."""
     told = dict.fromkeys(sentence for stage in stages for some in ledger.extras(subject, stage, "warnings") for sentence in some)
     yield from (Check(name, "warning", 1.0, True, sentence) for sentence in told)
 
 
-def not_finite(ledger: Ledger, subject: str, name: str, stages: Sequence[Stage]) -> Iterator[Check]:
+def nonfinite_logit_checks(ledger: Ledger, subject: str, name: str, stages: Sequence[Stage]) -> Iterator[Check]:
     """How many images had logits that are not finite under an attack, if any."""
     if count := sum(number for stage in stages for number in ledger.extras(subject, stage, "nonfinite")):
-        yield diagnostics.nonfinite(name, count)
+        yield diagnostics.nonfinite_check(name, count)
 
 
-def outside(ledger: Ledger, subject: str, name: str, stages: Sequence[Stage]) -> Iterator[Check]:
+def outside_point_checks(ledger: Ledger, subject: str, name: str, stages: Sequence[Stage]) -> Iterator[Check]:
     """How many points of an attack lay outside its threat, if any."""
     parts = [part for stage in stages for part in ledger.extras(subject, stage, "outside")]
     if sum(part[0] for part in parts):
-        yield diagnostics.outside(name, sum(p[0] for p in parts), max(p[1] for p in parts), sum(p[2] for p in parts))
+        yield diagnostics.outside_check(name, sum(p[0] for p in parts), max(p[1] for p in parts), sum(p[2] for p in parts))
 
 
-def told_by(ledger: Ledger, subject: str, stage: Stage) -> list[Check]:
+def source_checks(ledger: Ledger, subject: str, stage: Stage) -> list[Check]:
     """All that is to be told of a stage that only gives its images to others."""
-    return [check for find in (warned, not_finite, outside) for check in find(ledger, subject, stage.name, [stage])]
+    return [
+        check
+        for find in (warning_checks, nonfinite_logit_checks, outside_point_checks)
+        for check in find(ledger, subject, stage.name, [stage])
+    ]
 
 
 def check_rows(checks: Sequence[Check], base: Row, n: int) -> list[Row]:

@@ -11,19 +11,19 @@ from typing import Any
 
 from robench.core.errors import InputError
 from robench.core.files import write_whole
-from robench.core.recipes import ON, did_you_mean, eps_text
-from robench.core.statistics import least_significant, mcnemar, paired_difference
-from robench.core.verdicts import WORST, Results, Stage, told
-from robench.results.files import table
+from robench.core.recipes import ON_SEPARATOR, did_you_mean, eps_text
+from robench.core.statistics import least_significant_count, mcnemar, paired_difference
+from robench.core.verdicts import WORST_THREAT, ModelResults, StageResult, manifest_value
+from robench.results.files import frame_of_entries
 
-FEWEST = 10  # images in common that a comparison needs
+FEWEST_IN_COMMON = 10  # images in common that a comparison needs
 NOTED = ("seed", "device", "versions.robench", "versions.torch", "versions.pyautoattack")
 GATE = re.compile(r"(?P<probe>.+?)\s*:\s*drop\s*(?:>\s*(?P<number>[0-9]*\.?[0-9]+|[0-9]+/[0-9]+)\s*(?P<percent>%?))?")
-TOLD = Fraction(1, 100)  # of the images: a gate of any drop that needs more lost ones than this is told to be blind (our choice)
+BLIND_SHARE = Fraction(1, 100)  # of the images: a gate of any drop that needs more lost ones than this is told to be blind (our choice)
 
 
 @dataclass(frozen=True)
-class Compared:
+class ComparisonLine:
     """One line of compare.csv: one probe, on the same n images under both models.
 
     base, new            accuracies that are left, as fractions
@@ -62,15 +62,15 @@ class Gate:
     allowed: Fraction
 
 
-def pairs(base: Sequence[Results], new: Sequence[Results]) -> list[tuple[Results, Results]]:
+def compared_pairs(base: Sequence[ModelResults], new: Sequence[ModelResults]) -> list[tuple[ModelResults, ModelResults]]:
     """The models of two runs that are compared: one with one whatever they are called, else those of one name, on images in common.
 
     InputError where no name is in both, or the runs are not of the same images.
     """
     if len(base) == len(new) == 1:
-        return [on_common_images(base[0], new[0])]
+        return [pair_on_common_images(base[0], new[0])]
     named = {results.checkpoint: results for results in new}
-    found = [on_common_images(results, named[results.checkpoint]) for results in base if results.checkpoint in named]
+    found = [pair_on_common_images(results, named[results.checkpoint]) for results in base if results.checkpoint in named]
     if not found:
         one, other = (", ".join(results.checkpoint for results in run) for run in (base, new))
         raise InputError(
@@ -79,92 +79,94 @@ def pairs(base: Sequence[Results], new: Sequence[Results]) -> list[tuple[Results
     return found
 
 
-def on_common_images(base: Results, new: Results) -> tuple[Results, Results]:
+def pair_on_common_images(base: ModelResults, new: ModelResults) -> tuple[ModelResults, ModelResults]:
     """Two runs on the same chosen images, one of which stopped early, on those that both have seen; others as they are.
 
     InputError where fewer than FEWEST are in common.
     """
     for words, what in (("data.name", "data set"), ("data.split", "split")):
-        same(what, told(base.manifest, words), told(new.manifest, words))
-    alike = chosen(base) == chosen(new) and told(base.manifest, "data.sha256") == told(new.manifest, "data.sha256")
-    early = any(told(results.manifest, "data.n") != chosen(results) for results in (base, new))
+        refuse_difference(what, manifest_value(base.manifest, words), manifest_value(new.manifest, words))
+    alike = chosen_count(base) == chosen_count(new) and manifest_value(base.manifest, "data.sha256") == manifest_value(
+        new.manifest, "data.sha256"
+    )
+    early = any(manifest_value(results.manifest, "data.n") != chosen_count(results) for results in (base, new))
     if base.labels.keys() == new.labels.keys() or not (alike and early):
         return base, new
     common = base.labels.keys() & new.labels.keys()
-    if len(common) < FEWEST:
+    if len(common) < FEWEST_IN_COMMON:
         raise InputError(
-            f"BASE and NEW stopped early and have {len(common)} images in common: {FEWEST} are needed, so let them run for longer"
+            f"BASE and NEW stopped early and have {len(common)} images in common: {FEWEST_IN_COMMON} are needed, so let them run for longer"
         )
-    return only(base, common), only(new, common)
+    return results_on(base, common), results_on(new, common)
 
 
-def only(results: Results, common: Collection[int]) -> Results:
+def results_on(results: ModelResults, common: Collection[int]) -> ModelResults:
     """A run on some of its images."""
     labels = {sample: label for sample, label in results.labels.items() if sample in common}
     stages = [replace(stage, standing=stage.standing & frozenset(common)) for stage in results.stages]
     return replace(results, labels=labels, stages=stages)
 
 
-def chosen(results: Results) -> Any:
+def chosen_count(results: ModelResults) -> Any:
     """How many images a run was to see: more than it saw where it stopped early."""
-    return next(n for words in ("data.chosen", "words.data.n", "data.n") if (n := told(results.manifest, words)) is not None)
+    return next(n for words in ("data.chosen", "words.data.n", "data.n") if (n := manifest_value(results.manifest, words)) is not None)
 
 
-def check_alike(base: Results, new: Results) -> None:
+def check_alike(base: ModelResults, new: ModelResults) -> None:
     """InputError unless both are measurements of the same images by the same probes with the same settings under the same threat."""
     for words, what in (("data.name", "data set"), ("data.split", "split")):
-        same(what, told(base.manifest, words), told(new.manifest, words))
-    same("number of images", len(base.labels), len(new.labels))
+        refuse_difference(what, manifest_value(base.manifest, words), manifest_value(new.manifest, words))
+    refuse_difference("number of images", len(base.labels), len(new.labels))
     other = sorted(base.labels.keys() ^ new.labels.keys())
     if other:
         raise InputError(f"BASE and NEW cannot be compared: only {'BASE' if other[0] in base.labels else 'NEW'} has image {other[0]}")
     for sample, label in base.labels.items():
-        same(f"label of image {sample}", label, new.labels[sample])
-    same("SHA-256 of the images", told(base.manifest, "data.sha256"), told(new.manifest, "data.sha256"))
-    same("list of radii", *(", ".join(map(eps_text, radii(results.stages))) for results in (base, new)))
-    same("list of probes", *(", ".join(stage.probe for stage in results.stages) for results in (base, new)))
+        refuse_difference(f"label of image {sample}", label, new.labels[sample])
+    refuse_difference("SHA-256 of the images", manifest_value(base.manifest, "data.sha256"), manifest_value(new.manifest, "data.sha256"))
+    refuse_difference("list of radii", *(", ".join(map(eps_text, attack_radii(results.stages))) for results in (base, new)))
+    refuse_difference("list of probes", *(", ".join(stage.probe for stage in results.stages) for results in (base, new)))
     for one, another in zip(base.stages, new.stages, strict=True):
-        same(f"norm of {one.probe}", one.norm, another.norm)
-        same(f"eps of {one.probe}", one.eps, another.eps)
-        same(f"setting of {one.probe}", one.setting, another.setting)
+        refuse_difference(f"norm of {one.probe}", one.norm, another.norm)
+        refuse_difference(f"eps of {one.probe}", one.eps, another.eps)
+        refuse_difference(f"setting of {one.probe}", one.setting, another.setting)
 
 
-def radii(stages: Iterable[Stage] | Iterable[Compared]) -> list[float]:
+def attack_radii(stages: Iterable[StageResult] | Iterable[ComparisonLine]) -> list[float]:
     """The radii of the attacks, from the smallest."""
-    return sorted({stage.eps for stage in stages if stage.norm and stage.norm != WORST})
+    return sorted({stage.eps for stage in stages if stage.norm and stage.norm != WORST_THREAT})
 
 
-def same(what: str, base: object, new: object) -> None:
+def refuse_difference(what: str, base: object, new: object) -> None:
     """InputError where two things differ that must be the same."""
     if base != new:
         raise InputError(f"BASE and NEW cannot be compared: the {what} is {base} in BASE and {new} in NEW")
 
 
-def notes(base: Results, new: Results) -> list[str]:
+def difference_notes(base: ModelResults, new: ModelResults) -> list[str]:
     """What differs between two comparable runs besides the model: seed, device and versions, which may move single verdicts, and flags.
 
     A flag that only NEW raised matters most where NEW looks better: its attacks may have failed.
     """
-    pairs = ((words, told(base.manifest, words), told(new.manifest, words)) for words in NOTED)
+    pairs = ((words, manifest_value(base.manifest, words), manifest_value(new.manifest, words)) for words in NOTED)
     changed = [f"{words} is {one} in BASE and {another} in NEW" for words, one, another in pairs if one != another]
-    before, after = (told(results.manifest, "flags") or [] for results in (base, new))
-    seen = [told(results.manifest, "data.n") for results in (base, new)]
+    before, after = (manifest_value(results.manifest, "flags") or [] for results in (base, new))
+    seen = [manifest_value(results.manifest, "data.n") for results in (base, new)]
     if len(base.labels) < max(seen):
         changed.append(
-            f"BASE saw {seen[0]} and NEW {seen[1]} of the {chosen(base)} chosen images: compared are the {len(base.labels)} in common"
+            f"BASE saw {seen[0]} and NEW {seen[1]} of the {chosen_count(base)} chosen images: compared are the {len(base.labels)} in common"
         )
     return changed + [f"flag of NEW that BASE has not: {flag}" for flag in after if flag not in before]
 
 
-def compare(base: Results, new: Results) -> list[Compared]:
+def compare_results(base: ModelResults, new: ModelResults) -> list[ComparisonLine]:
     """One line a probe and radius, in the order of the cascade, the suite's verdict last; InputError where the two are not alike."""
     check_alike(base, new)
-    return [line(base, new, one, another) for one, another in zip(base.stages, new.stages, strict=True)]
+    return [comparison_line(base, new, one, another) for one, another in zip(base.stages, new.stages, strict=True)]
 
 
-def compare_all(base: Sequence[Results], new: Sequence[Results]) -> tuple[list[Compared], list[str]]:
+def compare_folders(base: Sequence[ModelResults], new: Sequence[ModelResults]) -> tuple[list[ComparisonLine], list[str]]:
     """The lines of all models of two folders that are compared, model by model, and the notes on them."""
-    matched = pairs(base, new)
+    matched = compared_pairs(base, new)
     left = [
         f"{results.checkpoint} is in {where} alone and is left out"
         for where, run, other in (("BASE", base, new), ("NEW", new, base))
@@ -172,34 +174,35 @@ def compare_all(base: Sequence[Results], new: Sequence[Results]) -> tuple[list[C
         for results in run
         if results.checkpoint not in {another.checkpoint for another in other}
     ]
-    lines = [line for one, another in matched for line in compare(one, another)]
-    return lines, [*left, *notes(*matched[0])]  # what is noted is of the folders, and the same for all models
+    lines = [line for one, another in matched for line in compare_results(one, another)]
+    return lines, [*left, *difference_notes(*matched[0])]  # what is noted is of the folders, and the same for all models
 
 
-def line(base: Results, new: Results, one: Stage, another: Stage) -> Compared:
+def comparison_line(base: ModelResults, new: ModelResults, one: StageResult, another: StageResult) -> ComparisonLine:
     """One stage of both runs."""
     n, both = len(base.labels), len(one.standing & another.standing)
     only_base, only_new = len(one.standing) - both, len(another.standing) - both
     difference, low, high = paired_difference(both, only_base, only_new, n - both - only_base - only_new)
-    return Compared(
-        base.checkpoint, new.checkpoint, told(new.manifest, "data.name"), told(new.manifest, "data.split"), n, one.norm, one.eps, one.probe,
+    return ComparisonLine(
+        base.checkpoint, new.checkpoint, manifest_value(new.manifest, "data.name"), manifest_value(new.manifest, "data.split"), n,
+        one.norm, one.eps, one.probe,
         one.setting, len(one.standing) / n, len(another.standing) / n, difference, low, high, only_base, only_new,
         mcnemar(only_base, only_new),
     )  # fmt: skip
 
 
-def gates(sentences: Sequence[str], probes: Sequence[str]) -> list[Gate]:
+def parse_gates(sentences: Sequence[str], probes: Sequence[str]) -> list[Gate]:
     """The gates that the sentences spell, each `PROBE:drop`, `PROBE:drop>1%` or `PROBE:drop>0.01`; without any, a drop of the verdict.
 
     The verdict is the last probe on the images as they are: the suite's, under several threats that of each and of the worst.
 
     InputError for what cannot be read, for a probe that was not run, and for drops of 100 % or more, which cannot be exceeded.
     """
-    verdict = [*(probe for probe in probes[:1]), *(probe for probe in probes if ON not in probe)][-1]
-    return [gate(sentence, probes) for sentence in sentences] or [Gate(verdict, Fraction(0))]
+    verdict = [*(probe for probe in probes[:1]), *(probe for probe in probes if ON_SEPARATOR not in probe)][-1]
+    return [parse_gate(sentence, probes) for sentence in sentences] or [Gate(verdict, Fraction(0))]
 
 
-def gate(sentence: str, probes: Sequence[str]) -> Gate:
+def parse_gate(sentence: str, probes: Sequence[str]) -> Gate:
     """The gate that one sentence spells."""
     found = GATE.fullmatch(sentence.strip())
     if found is None:
@@ -215,20 +218,25 @@ def gate(sentence: str, probes: Sequence[str]) -> Gate:
     return Gate(found["probe"], allowed)
 
 
-def failures(wanted: Sequence[Gate], lines: Sequence[Compared], alpha: float) -> list[str]:
+def gate_failures(wanted: Sequence[Gate], lines: Sequence[ComparisonLine], alpha: float) -> list[str]:
     """A sentence with the numbers for each gate that fails, at each radius: the drop is larger than allowed, and p at most alpha."""
-    return [failure(gate, line, alpha) for gate in wanted for line in lines if line.probe == gate.probe and fails(gate, line, alpha)]
+    return [
+        failure_sentence(gate, line, alpha)
+        for gate in wanted
+        for line in lines
+        if line.probe == gate.probe and gate_fails(gate, line, alpha)
+    ]
 
 
-def fails(gate: Gate, line: Compared, alpha: float) -> bool:
+def gate_fails(gate: Gate, line: ComparisonLine, alpha: float) -> bool:
     """Whether a gate fails; what is allowed is at least 0, so an improvement never does."""
     return Fraction(line.only_base - line.only_new, line.n) > gate.allowed and line.p <= alpha
 
 
-def failure(gate: Gate, line: Compared, alpha: float) -> str:
+def failure_sentence(gate: Gate, line: ComparisonLine, alpha: float) -> str:
     """The sentence about a gate that failed."""
     threat = f" at {line.norm} eps {eps_text(line.eps)}" if line.norm else ""
-    threat = " under the worst threat" if line.norm == WORST else threat
+    threat = " under the worst threat" if line.norm == WORST_THREAT else threat
     fall, low, high = (-100 * value for value in (line.difference, line.high, line.low))
     return (
         f"{line.probe}{threat} fell from {100 * line.base:.2f} to {100 * line.new:.2f} %, by {fall:.2f} points where at most"
@@ -237,20 +245,20 @@ def failure(gate: Gate, line: Compared, alpha: float) -> str:
     )
 
 
-def blind(wanted: Sequence[Gate], n: int, alpha: float) -> list[str]:
+def blind_gate_notes(wanted: Sequence[Gate], n: int, alpha: float) -> list[str]:
     """A sentence for each gate that allows less than n images can show: so few lost ones are never significant.
 
     Any drop is told where that is more than TOLD of the images; some drop is always too small.
     """
-    least = least_significant(alpha)
+    least = least_significant_count(alpha)
     told_apart = f"{least} of {n} images ({100 * least / n:.2f} %) are the fewest lost ones that differ from chance at alpha {alpha:g}"
     return [
         f"{gate.probe}: {told_apart}, so the gate passes any smaller drop: evaluate more images"
         for gate in wanted
-        if Fraction(least, n) > (gate.allowed + Fraction(1, n) if gate.allowed else TOLD)
+        if Fraction(least, n) > (gate.allowed + Fraction(1, n) if gate.allowed else BLIND_SHARE)
     ]
 
 
-def write(out: Path, lines: Sequence[Compared]) -> Path:
+def write_comparison(out: Path, lines: Sequence[ComparisonLine]) -> Path:
     """Writes compare.csv into `out`, whole or not at all; returns its path."""
-    return write_whole({out / "compare.csv": table(lines, Compared).to_csv(index=False).encode()})[0]
+    return write_whole({out / "compare.csv": frame_of_entries(lines, ComparisonLine).to_csv(index=False).encode()})[0]

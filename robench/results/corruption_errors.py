@@ -15,11 +15,13 @@ import numpy as np
 
 from robench.core.errors import InputError
 from robench.core.rows import WILSON, Row, wilson, with_interval
-from robench.core.statistics import DRAWN, LEAST, Floats, Values, accelerated
-from robench.corruptions.benchmark import ALL, CLEAN, FAMILIES, FIFTEEN, NINETEEN, SEVERITIES, Cell
+from robench.core.statistics import DRAWS_AT_ONCE, LEAST_VALUES, Floats, Values, bca_interval
+from robench.corruptions.benchmark import FAMILIES, FIFTEEN, NINETEEN, OVERALL_PROBE, SEVERITIES, UNCORRUPTED, CorruptionCell
 
 RESAMPLES = 2000
-FEW = 0.02  # a relative error is a ratio of differences: below so many errors that a corruption adds, a note says so (our choice)
+FEW_ADDED_ERRORS = (
+    0.02  # a relative error is a ratio of differences: below so many errors that a corruption adds, a note says so (our choice)
+)
 
 # Errors of torchvision's AlexNet on ImageNet-C, means over the severities, by which the paper divides; hendrycks/robustness lists them.
 ALEXNET = {
@@ -29,11 +31,11 @@ ALEXNET = {
 }  # fmt: skip
 ALEXNET_CLEAN = 0.43478  # torchvision's own figure for these weights, 56.522 % of the validation set right; the paper prints 43.5 %
 
-Cells = Mapping[Cell, Values]
+Cells = Mapping[CorruptionCell, Values]
 Grades = Mapping[str, tuple[int, ...]]  # corruption -> the severities that were measured
 Key = tuple[bool, str, int]  # whether of the reference, corruption, severity
-Mean = Callable[[Sequence[Key]], Floats]
-Statistic = Callable[[Mean], Floats]
+ColumnMean = Callable[[Sequence[Key]], Floats]
+Statistic = Callable[[ColumnMean], Floats]
 Estimate = tuple[float, float, float, str]  # value, low, high, and how the interval was found
 
 
@@ -63,7 +65,7 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class Table:
+class ErrorTable:
     """The errors of all images, (N, K), the means over images drawn with replacement, (RESAMPLES, K), and the column of each cell."""
 
     errors: Floats
@@ -72,27 +74,27 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Asked:
+class CellMetric:
     """One number over several cells: how its row is called, what it is, and how its interval is found."""
 
     probe: str
     words: str
     metric: str
     statistic: Statistic
-    interval: Callable[[Table, Statistic], Estimate]
+    interval: Callable[[ErrorTable, Statistic], Estimate]
 
 
 def measured_reference(name: str, clean: Values, cells: Cells, sha256: str = "") -> Reference:
     """The user's own reference model, from what it gets right on the images that the other model is measured on, in the same order.
 
-    name, clean, cells  as in `rows_of`; a name without blanks          sha256  of its weights
+    name, clean, cells  as in `degradation_rows`; a name without blanks          sha256  of its weights
     """
-    grades, columns = graded(cells), checked(clean, cells)
+    grades, columns = severities_by_corruption(cells), error_columns(clean, cells)
     errors = {c: np.mean([columns[False, c, severity] for severity in found], axis=0) for c, found in grades.items()}
-    return Reference(name, grades, columns[False, CLEAN, 0], errors, sha256)
+    return Reference(name, grades, columns[False, UNCORRUPTED, 0], errors, sha256)
 
 
-def alexnet(classes: int, scale: str) -> Reference:
+def alexnet_reference(classes: int, scale: str) -> Reference:
     """The published errors of AlexNet, by which the mCE of ImageNet-C is defined; they are taken as exact.
 
     InputError unless there are ImageNet-1k's 1000 classes and the severities are those of ImageNet-C: elsewhere AlexNet's errors differ,
@@ -107,7 +109,7 @@ def alexnet(classes: int, scale: str) -> Reference:
     return Reference("alexnet", dict.fromkeys(ALEXNET, SEVERITIES), np.array([ALEXNET_CLEAN]), errors)
 
 
-def rows_of(about: Row, clean: Values, cells: Cells, reference: Reference | None = None) -> list[Row]:
+def degradation_rows(about: Row, clean: Values, cells: Cells, reference: Reference | None = None) -> list[Row]:
     """All rows of one model under corruptions.
 
     about      gives checkpoint, data (cifar10-c: released files, cifar10-c-synth: made here), split, seed, and words that all settings end
@@ -136,28 +138,37 @@ def rows_of(about: Row, clean: Values, cells: Cells, reference: Reference | None
     InputError for tables without cells or images, of unequal lengths, or with values outside [0, 1], and for a reference that
     was measured on another number of images.
     """
-    table, grades = tabled(clean, cells, reference, about.seed), graded(cells)
+    table, grades = error_table(clean, cells, reference, about.seed), severities_by_corruption(cells)
     about = replace(about, n=len(table.errors))
-    rows = [single(about, CLEAN, "", clean)]
+    rows = [cell_row(about, UNCORRUPTED, "", clean)]
     if reference is not None:
-        rows.append(row_of(about, table, Asked(CLEAN, reference.words, "reference_accuracy", own_clean, known(reference))))
+        rows.append(
+            metric_row(
+                about,
+                table,
+                CellMetric(UNCORRUPTED, reference.words, "reference_accuracy", reference_clean_accuracy, reference_estimate(reference)),
+            )
+        )
     for corruption, severities in grades.items():
-        rows += [single(about, corruption, f"severity={severity}", cells[corruption, severity]) for severity in severities]
-        rows += [row_of(about, table, asked) for asked in by_corruption(corruption, severities, shared(grades, reference))]
-    return rows + [row_of(about, table, asked) for asked in over_corruptions(grades, shared(grades, reference))]
+        rows += [cell_row(about, corruption, f"severity={severity}", cells[corruption, severity]) for severity in severities]
+        rows += [
+            metric_row(about, table, asked)
+            for asked in corruption_metrics(corruption, severities, references_by_corruption(grades, reference))
+        ]
+    return rows + [metric_row(about, table, asked) for asked in overall_metrics(grades, references_by_corruption(grades, reference))]
 
 
-def shared(grades: Grades, reference: Reference | None) -> dict[str, Reference]:
+def references_by_corruption(grades: Grades, reference: Reference | None) -> dict[str, Reference]:
     """The corruptions in which the reference was measured at the same severities, each with the reference."""
     return {c: reference for c, found in grades.items() if reference.grades.get(c) == found} if reference else {}
 
 
-def doubtful(reference: Reference, corruptions: Sequence[str]) -> str:
+def reference_warning(reference: Reference, corruptions: Sequence[str]) -> str:
     """A sentence on the corruptions whose relative_ce is divided by next to nothing, or by nothing at all; empty where there are none.
 
     And one on those under which the reference makes no errors, so that they have no ce.
     """
-    small = {name: reference.added(name) for name in corruptions if reference.added(name) < FEW}
+    small = {name: reference.added(name) for name in corruptions if reference.added(name) < FEW_ADDED_ERRORS}
     told = ", ".join(f"{name} {100 * value:+.2f}{'' if value > 1e-12 else ' (no ratio)'}" for name, value in small.items())
     head = f"relative_mce and relative_ce divide by the errors that a corruption adds to the clean ones of {reference.name}"
     none = ", ".join(name for name in corruptions if reference.errors[name].mean() <= 1e-12)
@@ -166,101 +177,125 @@ def doubtful(reference: Reference, corruptions: Sequence[str]) -> str:
     return "; ".join(sentences)
 
 
-def own_clean(mean: Mean) -> Floats:
+def reference_clean_accuracy(mean: ColumnMean) -> Floats:
     """The accuracy of the reference on the images as they are."""
-    return 1 - mean([(True, CLEAN, 0)])
+    return 1 - mean([(True, UNCORRUPTED, 0)])
 
 
-def own(corruptions: Iterable[str]) -> Statistic:
+def reference_accuracy(corruptions: Iterable[str]) -> Statistic:
     """The accuracy of the reference, a mean over corruptions; rounded, so that equal means of other sums are equal (BCa counts ties)."""
     return lambda mean: np.round(1 - average([mean([(True, corruption, 0)]) for corruption in corruptions]), 12)
 
 
-def known(reference: Reference) -> Callable[[Table, Statistic], Estimate]:
+def reference_estimate(reference: Reference) -> Callable[[ErrorTable, Statistic], Estimate]:
     """How the interval of the reference's accuracy is found: published errors are taken as exact."""
-    return share if len(reference.clean) > 1 else lambda table, statistic: (estimated(table, statistic)[0], math.nan, math.nan, "")
+    return (
+        share_estimate
+        if len(reference.clean) > 1
+        else lambda table, statistic: (statistic_with_resamples(table, statistic)[0], math.nan, math.nan, "")
+    )
 
 
-def single(about: Row, probe: str, words: str, right: Values) -> Row:
+def cell_row(about: Row, probe: str, words: str, right: Values) -> Row:
     """The accuracy in one cell with its Wilson interval."""
     count = float(np.asarray(right, dtype=np.float64).sum())
-    return WILSON.around(replace(about, probe=probe, setting=ended(words, about) if words else "", metric="accuracy"), count, about.n)
+    return WILSON.around(
+        replace(about, probe=probe, setting=full_setting(words, about) if words else "", metric="accuracy"), count, about.n
+    )
 
 
-def row_of(about: Row, table: Table, asked: Asked) -> Row:
+def metric_row(about: Row, table: ErrorTable, asked: CellMetric) -> Row:
     """The row of one number over several cells."""
-    row = replace(about, probe=asked.probe, setting=ended(asked.words, about), metric=asked.metric)
+    row = replace(about, probe=asked.probe, setting=full_setting(asked.words, about), metric=asked.metric)
     return with_interval(row, *asked.interval(table, asked.statistic))
 
 
-def ended(words: str, about: Row) -> str:
+def full_setting(words: str, about: Row) -> str:
     """A setting that ends with the words that all rows have."""
     return f"{words} {about.setting}".strip()
 
 
-def by_corruption(corruption: str, severities: Sequence[int], references: Mapping[str, Reference]) -> Iterator[Asked]:
+def corruption_metrics(corruption: str, severities: Sequence[int], references: Mapping[str, Reference]) -> Iterator[CellMetric]:
     """What is asked of one corruption."""
     words = f"severities={','.join(map(str, severities))}"
-    yield from compared(corruption, words, error({corruption: tuple(severities)}))
+    yield from clean_relative_metrics(corruption, words, error_statistic({corruption: tuple(severities)}))
     if corruption in references:
-        yield from normalised(corruption, words, {corruption: tuple(severities)}, "ce", references[corruption])
+        yield from reference_relative_metrics(corruption, words, {corruption: tuple(severities)}, "ce", references[corruption])
 
 
-def over_corruptions(grades: Grades, references: Mapping[str, Reference]) -> Iterator[Asked]:
+def overall_metrics(grades: Grades, references: Mapping[str, Reference]) -> Iterator[CellMetric]:
     """What is asked over several corruptions."""
-    whole = complete(grades, FIFTEEN)
+    whole = has_all_cells(grades, FIFTEEN)
     main = {c: grades[c] for c in FIFTEEN} if whole else grades
-    yield Asked(ALL, counted(main), "mean_corruption_error" if whole else "mean_error", error(main), share)
-    if complete(grades, NINETEEN):
+    yield CellMetric(
+        OVERALL_PROBE, count_words(main), "mean_corruption_error" if whole else "mean_error", error_statistic(main), share_estimate
+    )
+    if has_all_cells(grades, NINETEEN):
         every = {c: grades[c] for c in NINETEEN}
-        yield Asked(ALL, counted(every), "mean_corruption_error_19", error(every), share)
-    yield from compared(ALL, counted(main), error(main))
+        yield CellMetric(OVERALL_PROBE, count_words(every), "mean_corruption_error_19", error_statistic(every), share_estimate)
+    yield from clean_relative_metrics(OVERALL_PROBE, count_words(main), error_statistic(main))
     for severity in sorted({severity for found in main.values() for severity in found}):
         level = {c: (severity,) for c, found in main.items() if severity in found}
-        yield Asked(ALL, f"severity={severity} corruptions={len(level)}", "mean_accuracy", accuracy(level), share)
+        yield CellMetric(
+            OVERALL_PROBE, f"severity={severity} corruptions={len(level)}", "mean_accuracy", accuracy_statistic(level), share_estimate
+        )
     for family, names in FAMILIES.items():
-        if complete(grades, names):
-            yield Asked(ALL, counted(some := {c: grades[c] for c in names}), f"{family}_accuracy", accuracy(some), share)
+        if has_all_cells(grades, names):
+            yield CellMetric(
+                OVERALL_PROBE,
+                count_words(some := {c: grades[c] for c in names}),
+                f"{family}_accuracy",
+                accuracy_statistic(some),
+                share_estimate,
+            )
     if whole and all(c in references for c in FIFTEEN):
-        yield from normalised(ALL, counted(main), main, "mce", references[FIFTEEN[0]])
+        yield from reference_relative_metrics(OVERALL_PROBE, count_words(main), main, "mce", references[FIFTEEN[0]])
 
 
-def compared(probe: str, words: str, own: Statistic) -> Iterator[Asked]:
+def clean_relative_metrics(probe: str, words: str, own: Statistic) -> Iterator[CellMetric]:
     """The accuracy that belongs to an error, and both against the images as they are."""
-    yield Asked(probe, words, "mean_accuracy", lambda mean: 1 - own(mean), share)
-    yield Asked(probe, words, "relative_error", lambda mean: own(mean) - unharmed(mean), against_clean(difference))
-    yield Asked(probe, words, "relative_accuracy", lambda mean: quotient(1 - own(mean), 1 - unharmed(mean)), against_clean(ratio))
+    yield CellMetric(probe, words, "mean_accuracy", lambda mean: 1 - own(mean), share_estimate)
+    yield CellMetric(
+        probe, words, "relative_error", lambda mean: own(mean) - clean_error(mean), clean_relative_estimate(difference_estimate)
+    )
+    yield CellMetric(
+        probe,
+        words,
+        "relative_accuracy",
+        lambda mean: quotient(1 - own(mean), 1 - clean_error(mean)),
+        clean_relative_estimate(ratio_estimate),
+    )
 
 
-def normalised(probe: str, words: str, grades: Grades, metric: str, reference: Reference) -> Iterator[Asked]:
+def reference_relative_metrics(probe: str, words: str, grades: Grades, metric: str, reference: Reference) -> Iterator[CellMetric]:
     """The means over corruptions of the errors by the reference's, plain and less the clean errors; and the reference's accuracy."""
 
-    def plain(mean: Mean) -> Floats:
-        return average([quotient(error({c: grades[c]})(mean), mean([(True, c, 0)])) for c in grades])
+    def plain(mean: ColumnMean) -> Floats:
+        return average([quotient(error_statistic({c: grades[c]})(mean), mean([(True, c, 0)])) for c in grades])
 
-    def relative(mean: Mean) -> Floats:
-        base = unharmed(mean), mean([(True, CLEAN, 0)])
-        return average([quotient(error({c: grades[c]})(mean) - base[0], mean([(True, c, 0)]) - base[1]) for c in grades])
+    def relative(mean: ColumnMean) -> Floats:
+        base = clean_error(mean), mean([(True, UNCORRUPTED, 0)])
+        return average([quotient(error_statistic({c: grades[c]})(mean) - base[0], mean([(True, c, 0)]) - base[1]) for c in grades])
 
     words = f"{words} {reference.words}"
-    yield Asked(probe, words, metric, plain, ratio)
-    yield Asked(probe, words, f"relative_{metric}", relative, ratio)
-    yield Asked(probe, words, "reference_accuracy", own(grades), known(reference))
+    yield CellMetric(probe, words, metric, plain, ratio_estimate)
+    yield CellMetric(probe, words, f"relative_{metric}", relative, ratio_estimate)
+    yield CellMetric(probe, words, "reference_accuracy", reference_accuracy(grades), reference_estimate(reference))
 
 
-def error(grades: Grades) -> Statistic:
+def error_statistic(grades: Grades) -> Statistic:
     """The mean over corruptions of the mean error over their severities."""
     return lambda mean: average([mean([(False, corruption, severity) for severity in found]) for corruption, found in grades.items()])
 
 
-def accuracy(grades: Grades) -> Statistic:
+def accuracy_statistic(grades: Grades) -> Statistic:
     """One less the error."""
-    return lambda mean: 1 - error(grades)(mean)
+    return lambda mean: 1 - error_statistic(grades)(mean)
 
 
-def unharmed(mean: Mean) -> Floats:
+def clean_error(mean: ColumnMean) -> Floats:
     """The error on the images as they are."""
-    return mean([(False, CLEAN, 0)])
+    return mean([(False, UNCORRUPTED, 0)])
 
 
 def average(values: Sequence[Floats]) -> Floats:
@@ -274,39 +309,39 @@ def quotient(over: Floats, under: Floats) -> Floats:
     return np.where(defined, over / np.where(defined, under, 1.0), math.nan)
 
 
-def complete(grades: Grades, names: Sequence[str]) -> bool:
+def has_all_cells(grades: Grades, names: Sequence[str]) -> bool:
     """Whether all five severities of all these corruptions were measured."""
     return all(grades.get(name) == SEVERITIES for name in names)
 
 
-def counted(grades: Grades) -> str:
+def count_words(grades: Grades) -> str:
     """Words for a setting: over how much a mean goes."""
     return f"corruptions={len(grades)} cells={sum(map(len, grades.values()))}"
 
 
-def graded(cells: Cells) -> dict[str, tuple[int, ...]]:
+def severities_by_corruption(cells: Cells) -> dict[str, tuple[int, ...]]:
     """The severities of each corruption in ascending order; corruptions in the benchmark's order, others after them as they come."""
     names = sorted({name: None for name, _ in cells}, key=lambda name: NINETEEN.index(name) if name in NINETEEN else len(NINETEEN))
     return {name: tuple(sorted(severity for other, severity in cells if other == name)) for name in names}
 
 
-def tabled(clean: Values, cells: Cells, reference: Reference | None, seed: int) -> Table:
+def error_table(clean: Values, cells: Cells, reference: Reference | None, seed: int) -> ErrorTable:
     """All errors in one table with means of resampled images, the reference's in the same resamples: what is compared stays paired."""
-    columns = checked(clean, cells)
-    n = len(columns[False, CLEAN, 0])
-    for corruption, values in ({**reference.errors, CLEAN: reference.clean} if reference else {}).items():
+    columns = error_columns(clean, cells)
+    n = len(columns[False, UNCORRUPTED, 0])
+    for corruption, values in ({**reference.errors, UNCORRUPTED: reference.clean} if reference else {}).items():
         if len(values) not in (1, n):
             raise InputError(f"a reference that was measured on {len(values)} images cannot be compared with a model measured on {n}")
         columns[True, corruption, 0] = np.broadcast_to(values, n)
     errors = np.stack(list(columns.values()), axis=1)
-    return Table(errors, resampled(errors, seed), {key: place for place, key in enumerate(columns)})
+    return ErrorTable(errors, resampled_means(errors, seed), {key: place for place, key in enumerate(columns)})
 
 
-def checked(clean: Values, cells: Cells) -> dict[Key, Floats]:
+def error_columns(clean: Values, cells: Cells) -> dict[Key, Floats]:
     """The errors of each cell, (N,) float64."""
-    given = {(False, CLEAN, 0): clean, **{(False, *cell): right for cell, right in cells.items()}}
+    given = {(False, UNCORRUPTED, 0): clean, **{(False, *cell): right for cell, right in cells.items()}}
     columns = {key: 1 - np.asarray(right, dtype=np.float64).ravel() for key, right in given.items()}
-    n = len(columns[False, CLEAN, 0])
+    n = len(columns[False, UNCORRUPTED, 0])
     if not cells or n == 0:
         raise InputError("accuracy under corruptions needs at least one image, and one corruption at one severity")
     for (_, corruption, severity), values in columns.items():
@@ -319,10 +354,10 @@ def checked(clean: Values, cells: Cells) -> dict[Key, Floats]:
     return columns
 
 
-def resampled(errors: Floats, seed: int) -> Floats:
+def resampled_means(errors: Floats, seed: int) -> Floats:
     """The column means of images drawn with replacement, (RESAMPLES, K); the same in whatever order the images come."""
     kept, n = errors[np.lexsort(errors.T)], len(errors)
-    rng, rows, means = np.random.default_rng(abs(seed)), max(1, DRAWN // n), []
+    rng, rows, means = np.random.default_rng(abs(seed)), max(1, DRAWS_AT_ONCE // n), []
     for done in range(0, RESAMPLES, rows):
         size = min(rows, RESAMPLES - done)
         places = rng.integers(n, size=(size, n)) + n * np.arange(size)[:, None]
@@ -336,50 +371,50 @@ def mean_over(matrix: Floats, place: Mapping[Key, int], keys: Sequence[Key]) -> 
     return average([matrix[:, place[key]] for key in keys])
 
 
-def estimated(table: Table, statistic: Statistic) -> tuple[float, Floats]:
+def statistic_with_resamples(table: ErrorTable, statistic: Statistic) -> tuple[float, Floats]:
     """A statistic of all images, and of each resample."""
     observed = table.errors.mean(axis=0, keepdims=True)
     return float(statistic(partial(mean_over, observed, table.place))[0]), statistic(partial(mean_over, table.drawn, table.place))
 
 
-def difference(table: Table, statistic: Statistic) -> Estimate:
+def difference_estimate(table: ErrorTable, statistic: Statistic) -> Estimate:
     """A mean over images, or a difference of such means, with its BCa interval; none for fewer than LEAST images."""
-    value, drawn = estimated(table, statistic)
+    value, drawn = statistic_with_resamples(table, statistic)
     images = np.sort(statistic(partial(mean_over, table.errors, table.place)))
-    return value, *(accelerated(drawn, value, [images]) if len(images) >= LEAST else (math.nan, math.nan)), "bootstrap"
+    return value, *(bca_interval(drawn, value, [images]) if len(images) >= LEAST_VALUES else (math.nan, math.nan)), "bootstrap"
 
 
-def share(table: Table, statistic: Statistic) -> Estimate:
+def share_estimate(table: ErrorTable, statistic: Statistic) -> Estimate:
     """A share in [0, 1] with its BCa interval; Wilson's where it is 0 or 1 (no resample differs there) and for fewer than LEAST images."""
     n = len(table.errors)
-    value, low, high, name = difference(table, statistic)
-    if n < LEAST or value in (0.0, 1.0):
+    value, low, high, name = difference_estimate(table, statistic)
+    if n < LEAST_VALUES or value in (0.0, 1.0):
         (low, high), name = wilson(value * n, n), "wilson"
     return value, max(0.0, low), min(1.0, high), name
 
 
-def ratio(table: Table, statistic: Statistic) -> Estimate:
+def ratio_estimate(table: ErrorTable, statistic: Statistic) -> Estimate:
     """A ratio of means over images with its BCa interval, whose acceleration is the jackknife's (Efron 1987).
 
     No interval for fewer than LEAST images and where a resample leaves the ratio undefined; a point where no image changes it.
     """
-    value, drawn = estimated(table, statistic)
+    value, drawn = statistic_with_resamples(table, statistic)
     n = len(table.errors)
-    if n < LEAST or not (math.isfinite(value) and bool(np.isfinite(drawn).all())):
+    if n < LEAST_VALUES or not (math.isfinite(value) and bool(np.isfinite(drawn).all())):
         return value, math.nan, math.nan, ""
     without = (n * table.errors.mean(axis=0, keepdims=True) - table.errors) / (n - 1)  # the means of all images but one
     pull = np.sort(np.round((n - 1) * (value - statistic(partial(mean_over, without, table.place))), 9))
     if not bool(np.isfinite(pull).all()):
         return value, math.nan, math.nan, ""
-    low, high = accelerated(np.round(drawn, 12), round(value, 12), [pull])
+    low, high = bca_interval(np.round(drawn, 12), round(value, 12), [pull])
     return value, min(low, value), max(high, value), "bootstrap"
 
 
-def against_clean(usual: Callable[[Table, Statistic], Estimate]) -> Callable[[Table, Statistic], Estimate]:
+def clean_relative_estimate(usual: Callable[[ErrorTable, Statistic], Estimate]) -> Callable[[ErrorTable, Statistic], Estimate]:
     """The interval of what is compared with the clean images; where all of those are right, it is a share and has the interval of one."""
 
-    def chosen(table: Table, statistic: Statistic) -> Estimate:
-        faultless = len(table.errors) >= LEAST and not bool(table.errors[:, table.place[False, CLEAN, 0]].any())
-        return (share if faultless else usual)(table, statistic)
+    def chosen(table: ErrorTable, statistic: Statistic) -> Estimate:
+        faultless = len(table.errors) >= LEAST_VALUES and not bool(table.errors[:, table.place[False, UNCORRUPTED, 0]].any())
+        return (share_estimate if faultless else usual)(table, statistic)
 
     return chosen

@@ -10,27 +10,27 @@ import numpy as np
 
 from robench.core.rows import Row
 from robench.core.statistics import Values
-from robench.corruptions.benchmark import ALL, CLEAN, NINETEEN, Cell
+from robench.corruptions.benchmark import NINETEEN, OVERALL_PROBE, UNCORRUPTED, CorruptionCell
 from robench.results.cascade import threat_before
-from robench.results.corruption_errors import Reference, measured_reference, rows_of
-from robench.runs.measure import Measured
+from robench.results.corruption_errors import Reference, degradation_rows, measured_reference
+from robench.runs.measure import FinishedRun
 from robench.runs.types import Case, Stage
 
 NEEDS_CLEAN = ("relative_error", "relative_accuracy", "relative_ce", "relative_mce")  # and all rows of the probe clean
 
 
-def cell_of(stage: Stage) -> Cell:
+def cell_of(stage: Stage) -> CorruptionCell:
     """The corruption, with what it is made of where that is not the images as they are, and the severity of a stage."""
     return str(stage.about["corruption"]), int(stage.about["severity"])
 
 
-def right_in(measured: Measured, case: Case, stages: Sequence[Stage]) -> dict[Cell, Values]:
+def right_by_cell(measured: FinishedRun, case: Case, stages: Sequence[Stage]) -> dict[CorruptionCell, Values]:
     """What a subject gets right in each cell, (n,) over the images that were seen."""
     seen = measured.ledger.seen
     return {cell_of(stage): measured.ledger.right(case.name, stage)[seen].double().numpy() for stage in stages}
 
 
-def clean_of(measured: Measured, case: Case, cells: Mapping[Cell, Values]) -> Values:
+def right_on_clean(measured: FinishedRun, case: Case, cells: Mapping[CorruptionCell, Values]) -> Values:
     """What a subject gets right as it is, (n,); all of them where those images are not known."""
     stages = measured.of_kind("clean")
     if stages:
@@ -39,57 +39,60 @@ def clean_of(measured: Measured, case: Case, cells: Mapping[Cell, Values]) -> Va
     return np.ones(len(first))
 
 
-def reference_of(measured: Measured, case: Case, stages: Sequence[Stage]) -> Reference | None:
+def subject_reference(measured: FinishedRun, case: Case, stages: Sequence[Stage]) -> Reference | None:
     """A subject as the model by whose errors others are divided; None without cells."""
-    cells = right_in(measured, case, [stage for stage in stages if stage.source is None])
+    cells = right_by_cell(measured, case, [stage for stage in stages if stage.source is None])
     if not cells:
         return None
-    return measured_reference("_".join(case.subject.name.split()), clean_of(measured, case, cells), cells, case.subject.sha256)
+    return measured_reference("_".join(case.subject.name.split()), right_on_clean(measured, case, cells), cells, case.subject.sha256)
 
 
-def corruption_rows(measured: Measured, case: Case, stages: Sequence[Stage], reference: Reference | None = None) -> list[Row]:
+def corruption_rows(measured: FinishedRun, case: Case, stages: Sequence[Stage], reference: Reference | None = None) -> list[Row]:
     """All rows of one subject under corruptions; of those of images that a stage has changed before, accuracies alone."""
     plain = [stage for stage in stages if stage.source is None]
     rows = rows_of_cells(measured, case, plain, reference)
     for source in dict.fromkeys(stage.source for stage in stages if stage.source is not None):
         some = rows_of_cells(measured, case, [stage for stage in stages if stage.source is source], None)
         if rows:
-            some = [row for row in some if row.probe != CLEAN]
-        rows += [row for row in some if row.probe != ALL and row.metric not in NEEDS_CLEAN]
+            some = [row for row in some if row.probe != UNCORRUPTED]
+        rows += [row for row in some if row.probe != OVERALL_PROBE and row.metric not in NEEDS_CLEAN]
     return rows
 
 
-def rows_of_cells(measured: Measured, case: Case, stages: Sequence[Stage], reference: Reference | None) -> list[Row]:
+def rows_of_cells(measured: FinishedRun, case: Case, stages: Sequence[Stage], reference: Reference | None) -> list[Row]:
     """All rows of one subject in cells that belong together."""
-    cells = right_in(measured, case, stages)
+    cells = right_by_cell(measured, case, stages)
     if not cells:
         return []
     own, told = case.subject.about, stages[0].about
     settings = {cell_of(stage)[0]: str(stage.about.get("setting", "")) for stage in stages}
-    common = shared_by([words for name, words in settings.items() if name in NINETEEN] or list(settings.values()))
+    common = shared_setting([words for name, words in settings.items() if name in NINETEEN] or list(settings.values()))
     data, split = str(told.get("data", own.data)), str(told.get("split", own.split))
     about = replace(own, seed=case.seed, norm="", eps=0.0, setting=common, data=data, split=split)
-    rows = rows_of(about, clean_of(measured, case, cells), cells, reference)
+    rows = degradation_rows(about, right_on_clean(measured, case, cells), cells, reference)
     differs = {name: words for name, words in settings.items() if words != common}
-    rows = [replace(row, setting=other(row.setting, common, differs[row.probe])) if row.probe in differs else row for row in rows]
+    rows = [
+        replace(row, setting=setting_with_own_words(row.setting, common, differs[row.probe])) if row.probe in differs else row
+        for row in rows
+    ]
     norm, eps = threat_before(stages[0])
-    rows = [row if row.probe == CLEAN else replace(row, norm=norm, eps=eps) for row in rows]
+    rows = [row if row.probe == UNCORRUPTED else replace(row, norm=norm, eps=eps) for row in rows]
     if measured.of_kind("clean"):
         return rows
-    return [row for row in rows if row.probe != CLEAN and row.metric not in NEEDS_CLEAN]
+    return [row for row in rows if row.probe != UNCORRUPTED and row.metric not in NEEDS_CLEAN]
 
 
-def shared_by(settings: Sequence[str]) -> str:
+def shared_setting(settings: Sequence[str]) -> str:
     """The setting of all, "" where they differ."""
     return settings[0] if len(set(settings)) == 1 else ""
 
 
-def other(words: str, common: str, own: str) -> str:
+def setting_with_own_words(words: str, common: str, own: str) -> str:
     """A setting that ends with the words of its own corruption in place of those that all have."""
     return f"{words.removesuffix(common).strip()} {own}".strip()
 
 
-def columns_of(measured: Measured, cases: Sequence[Case], stages: Sequence[Stage]) -> dict[str, list[Any]]:
+def corruption_columns(measured: FinishedRun, cases: Sequence[Case], stages: Sequence[Stage]) -> dict[str, list[Any]]:
     """The per-image table as columns: a line for each subject, corruption and image, with the label that it gets at each severity."""
     ledger, seen = measured.ledger, measured.ledger.seen
     severities = sorted({severity for _, severity in map(cell_of, stages)})
@@ -98,12 +101,12 @@ def columns_of(measured: Measured, cases: Sequence[Case], stages: Sequence[Stage
     clean = measured.of_kind("clean")
     n, y, ids = int(seen.sum()), ledger.y[seen].tolist(), measured.pool.ids[seen].tolist()
     for case in cases:
-        for probe in (*(CLEAN for _ in clean), *dict.fromkeys(name for name, _ in cells)):
+        for probe in (*(UNCORRUPTED for _ in clean), *dict.fromkeys(name for name, _ in cells)):
             table["checkpoint"] += [case.subject.name] * n
             table["probe"] += [probe] * n
             table["sample"] += ids
             table["label"] += y
             for severity in severities:
-                stage = clean[0] if probe == CLEAN else cells.get((probe, severity))
+                stage = clean[0] if probe == UNCORRUPTED else cells.get((probe, severity))
                 table[f"pred_{severity}"] += [None] * n if stage is None else ledger.column(case.name, stage, "pred", -1)[seen].tolist()
     return table

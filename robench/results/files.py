@@ -18,12 +18,12 @@ from robench.core.rows import Row, Sample
 Entries = Sequence[Any] | Mapping[str, Sequence[Any]]  # lines of one dataclass, or columns by name
 
 
-def table(entries: Sequence[Any], kind: type[Any]) -> pd.DataFrame:
+def frame_of_entries(entries: Sequence[Any], kind: type[Any]) -> pd.DataFrame:
     """A table with one entry a line and one column a field, in the order of the dataclass `kind`."""
     return pd.DataFrame([asdict(entry) for entry in entries], columns=[field.name for field in fields(kind)])
 
 
-def of_columns(columns: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
+def frame_of_columns(columns: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
     """A table from its columns; whole numbers stay whole where some are missing."""
     whole = {name for name, values in columns.items() if {type(value) for value in values} == {int, type(None)}}
     return pd.DataFrame({name: pd.array(list(values), dtype="Int64") if name in whole else values for name, values in columns.items()})
@@ -31,15 +31,15 @@ def of_columns(columns: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
 
 def frame_of(entries: Entries, kind: type[Any] = Sample) -> pd.DataFrame:
     """A per-image table: the entries of one dataclass, or columns by name; `kind` gives the columns where there is no entry."""
-    return of_columns(entries) if isinstance(entries, Mapping) else table(entries, type(entries[0]) if entries else kind)
+    return frame_of_columns(entries) if isinstance(entries, Mapping) else frame_of_entries(entries, type(entries[0]) if entries else kind)
 
 
-def save(out: Path, rows: Sequence[Row], samples: Entries, manifest: Mapping[str, Any], **more: Entries) -> list[Path]:
+def save_tables(out: Path, rows: Sequence[Row], samples: Entries, manifest: Mapping[str, Any], **more: Entries) -> list[Path]:
     """Writes rows.csv, samples.csv and manifest.json into `out`, all or none; returns their paths.
 
     samples  the per-image table as entries of one dataclass, or as columns by name          more  others likewise, by the names of files
     """
-    tables = {"rows": table(rows, Row), **{name: frame_of(entries) for name, entries in {"samples": samples, **more}.items()}}
+    tables = {"rows": frame_of_entries(rows, Row), **{name: frame_of(entries) for name, entries in {"samples": samples, **more}.items()}}
     files = {out / f"{name}.csv": frame.to_csv(index=False).encode() for name, frame in tables.items()}
     text = json.dumps(manifest, indent=2, allow_nan=False)
     return write_whole({**files, out / "manifest.json": f"{text}\n".encode()})

@@ -14,13 +14,13 @@ from robench.core.recipes import did_you_mean, eps_text
 from robench.core.rows import Check, Row, Sample
 from robench.results import cascade as cascades
 from robench.results import corruptions, probes, scores
-from robench.results.corruption_errors import Reference, doubtful
-from robench.runs.diagnostics import near_chance
-from robench.runs.measure import Measured
+from robench.results.corruption_errors import Reference, reference_warning
+from robench.runs.diagnostics import near_chance_check
+from robench.runs.measure import FinishedRun
 from robench.runs.types import Case, Stage
 
-Table = Sequence[Any] | Mapping[str, Sequence[Any]]  # lines of one dataclass, or columns by name
-KINDS = ("attack", "method", "probe", "corruption")  # whose per-image table is samples.csv: the first that was run
+SampleTable = Sequence[Any] | Mapping[str, Sequence[Any]]  # lines of one dataclass, or columns by name
+SAMPLE_TABLE_KINDS = ("attack", "method", "probe", "corruption")  # whose per-image table is samples.csv: the first that was run
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,11 +34,11 @@ class Measurement:
     """
 
     rows: list[Row]
-    tables: dict[str, Table]
+    tables: dict[str, SampleTable]
     noticed: list[tuple[str, Check]]
     notes: list[str]
     suite: str
-    found: Measured
+    found: FinishedRun
     reference: Reference | None = None
 
     @property
@@ -61,8 +61,8 @@ class Measurement:
     @property
     def examples(self) -> list[tuple[int, Sample, Tensor]]:
         """Some adversarial images of the first cascade, as (place among the images, line of samples, x_adv)."""
-        found = cascades.cascades(self.found)
-        return cascades.examples_of(found[0], cascades.samples_of(found[0])) if found else []
+        found = cascades.run_cascades(self.found)
+        return cascades.examples_of(found[0], cascades.cascade_samples(found[0])) if found else []
 
     def accuracy(self, probe: str, eps: Radius | None = None, *, norm: str | None = None) -> float:
         """The accuracy of the first model after a probe: "clean", an attack or the suite; at the smallest radius if eps is not given.
@@ -76,14 +76,14 @@ class Measurement:
         rows = [row for row in mine if row.probe == probe]
         if not rows:
             raise InputError(f"nothing here is called {probe!r}{did_you_mean(probe, dict.fromkeys(row.probe for row in mine))}")
-        found = accuracies_in(rows, probe, norm)
+        found = accuracies_by_radius(rows, probe, norm)
         wanted = min(found) if eps is None else min(found, key=lambda known: abs(known - as_radius(eps)))
         if eps is not None and abs(wanted - as_radius(eps)) > 1e-9:
             raise InputError(f"{probe!r} was not run at eps {eps}: choose one of {', '.join(map(eps_text, found))}")
         return found[wanted]
 
 
-def accuracies_in(rows: Sequence[Row], probe: str, norm: str | None) -> dict[float, float]:
+def accuracies_by_radius(rows: Sequence[Row], probe: str, norm: str | None) -> dict[float, float]:
     """The accuracies of a probe by radius in a norm, or in its only one. InputError where there is none, or more than one at a radius."""
     norms = list(dict.fromkeys(row.norm for row in rows))
     each = [one for one in norms if one != cascades.WORST]
@@ -98,7 +98,7 @@ def accuracies_in(rows: Sequence[Row], probe: str, norm: str | None) -> dict[flo
     return found
 
 
-def measurement(found: Measured, suite: str = "", reference: Reference | Case | None = None) -> Measurement:
+def measurement_of_run(found: FinishedRun, suite: str = "", reference: Reference | Case | None = None) -> Measurement:
     """The tables of a run.
 
     suite      the name of a suite whose verdict gets rows of its own
@@ -106,127 +106,127 @@ def measurement(found: Measured, suite: str = "", reference: Reference | Case | 
     """
     cells = found.of_kind("corruption")
     cases = [case for case in found.cases if case is not reference]
-    known = corruptions.reference_of(found, reference, cells) if isinstance(reference, Case) else reference
+    known = corruptions.subject_reference(found, reference, cells) if isinstance(reference, Case) else reference
     rows: list[Row] = []
     for rows_of_kind in (attack_rows, method_rows, probe_rows):
         rows += rows_of_kind(found, suite, told=bool(rows))
     some = [row for case in cases for row in corruptions.corruption_rows(found, case, cells, known)]
     rows += [row for row in some if row.probe != "clean" or row.metric != "accuracy"] if rows else some
     checks = checks_of(found)
-    if alone_or_attacked(found):
+    if has_cascades(found):
         n = int(found.ledger.seen.sum())
-        rows += [row for case in cases for check, base in checks_under(found, case) for row in cascades.check_rows([check], base, n)]
+        rows += [row for case in cases for check, base in checks_with_rows(found, case) for row in cascades.check_rows([check], base, n)]
     rows += [replace(about, metric=f"flag/{check.name}", value=check.value) for _, about, check in probe_flags(found)]
-    notes = [*(told for case in cases for told in notes_of(found, case)), *found.notes, *reference_notes(rows, known)]
+    notes = [*(told for case in cases for told in subject_notes(found, case)), *found.notes, *reference_notes(rows, known)]
     return Measurement(rows, tables_of(found, cases), checks, list(dict.fromkeys(notes)), suite, found, known)
 
 
-def alone_or_attacked(found: Measured) -> bool:
+def has_cascades(found: FinishedRun) -> bool:
     """Whether there are cascades: of attacks, or of the clean pass alone."""
     return bool(found.of_kind("attack")) or all(stage.kind == "clean" for stage in found.stages)
 
 
-def base_of(found: Measured, case: Case) -> Row:
+def attack_base_row(found: FinishedRun, case: Case) -> Row:
     """The columns that the rows of a subject under attacks share: with the first threat."""
     threat = next((stage.threat for stage in found.of_kind("attack") if stage.threat), None)
     norm, eps = (threat.norm, threat.eps) if threat else ("", 0.0)
     return replace(case.subject.about, seed=case.seed, norm=norm, eps=eps)
 
 
-def attack_rows(found: Measured, suite: str, told: bool) -> list[Row]:  # noqa: ARG001
+def attack_rows(found: FinishedRun, suite: str, told: bool) -> list[Row]:  # noqa: ARG001
     """The clean accuracy, the rows of all cascades, each after the accuracy with which it begins, and the worst of several threats."""
     rows: list[Row] = []
     for case in found.cases:
-        mine, base = [one for one in cascades.cascades(found) if one.case is case], base_of(found, case)
+        mine, base = [one for one in cascades.run_cascades(found) if one.case is case], attack_base_row(found, case)
         if mine:
             start = cascades.cascade_of(case, found.ledger, found.of_kind("clean"))
-            rows += cascades.attack_rows(start, 0, replace(base, n=start.n), found.interval)
+            rows += cascades.cascade_stage_rows(start, 0, replace(base, n=start.n), found.interval)
         begun = list[Stage]()
         for one in mine:
-            some = [stage for stage in sources_of(found, "attack") if stage is one.stages[0] and stage not in begun]
+            some = [stage for stage in unreported_sources(found, "attack") if stage is one.stages[0] and stage not in begun]
             rows += [cascades.source_row(case, found.ledger, stage, base, found.interval) for stage in some]
             begun += some
-            rows += [row for row in cascades.rows_of(one, base, suite, found.interval) if row.probe != "clean"]
+            rows += [row for row in cascades.cascade_rows(one, base, suite, found.interval) if row.probe != "clean"]
         rows += cascades.worst_rows(mine, base, suite, found.interval)
     return rows
 
 
-def sources_of(found: Measured, kind: str) -> list[Stage]:
+def unreported_sources(found: FinishedRun, kind: str) -> list[Stage]:
     """The stages that give their images to those of a kind, and have no accuracy of their own in the rows."""
     reported = [stage for stage in found.stages if stage.reported]
     sources = dict.fromkeys(stage.source for stage in found.of_kind(kind) if stage.source is not None)
-    return [stage for stage in sources if not any(same_images(stage, other) for other in reported)]
+    return [stage for stage in sources if not any(makes_same_images(stage, other) for other in reported)]
 
 
-def same_images(source: Stage, other: Stage) -> bool:
+def makes_same_images(source: Stage, other: Stage) -> bool:
     """Whether a stage with an accuracy in the rows, an attack or a corruption, makes the images that another only gives to others."""
     if source.kind != other.kind or source.kind == "probe":
         return False
     if source.kind != "corruption":
         return source.key.removeprefix("images of ") == other.key
     cells = [(stage.about["corruption"], stage.about["severity"]) for stage in (source, other)]
-    return cells[0] == cells[1] and options_in(source).items() <= options_in(other).items()
+    return cells[0] == cells[1] and given_options(source).items() <= given_options(other).items()
 
 
-def options_in(stage: Stage) -> dict[str, Any]:
+def given_options(stage: Stage) -> dict[str, Any]:
     """The options that a corruption was given, but for a scale that follows from the size of the images."""
     recipe = stage.about.get("recipe")
     return {} if recipe is None else {key: value for key, value in recipe.options.items() if value not in ("", "auto")}
 
 
-def method_rows(found: Measured, suite: str, told: bool) -> list[Row]:  # noqa: ARG001
+def method_rows(found: FinishedRun, suite: str, told: bool) -> list[Row]:  # noqa: ARG001
     """The rows of saliency maps; the clean accuracy only where nothing has told it."""
     if not found.of_kind("method"):
         return []
-    rows = [row for audit in scores.audits_of(found) for row in scores.rows_of(audit)]
+    rows = [row for audit in scores.audits_of(found) for row in scores.audit_rows(audit)]
     return [row for row in rows if not (told and row.probe == "clean" and row.metric == "accuracy")]
 
 
-def probe_rows(found: Measured, suite: str, told: bool) -> list[Row]:  # noqa: ARG001
+def probe_rows(found: FinishedRun, suite: str, told: bool) -> list[Row]:  # noqa: ARG001
     """The rows of probes; the clean accuracy only where nothing has told it."""
     stages, rows = found.of_kind("probe"), list[Row]()
     for case in found.cases if stages else ():
         rows += [] if told else [probes.clean_row(found, case, found.of_kind("clean")[0])]
-        some = [source for source in sources_of(found, "probe") if source not in sources_of(found, "attack")]
-        rows += [cascades.source_row(case, found.ledger, source, base_of(found, case), found.interval) for source in some]
-        rows += [row for stage in stages for row in probes.rows_of(found, case, stage)]
+        some = [source for source in unreported_sources(found, "probe") if source not in unreported_sources(found, "attack")]
+        rows += [cascades.source_row(case, found.ledger, source, attack_base_row(found, case), found.interval) for source in some]
+        rows += [row for stage in stages for row in probes.probe_stage_rows(found, case, stage)]
     return rows
 
 
-def probe_flags(found: Measured) -> list[tuple[Case, Row, Check]]:
+def probe_flags(found: FinishedRun) -> list[tuple[Case, Row, Check]]:
     """What probes warned of."""
     return [
         (case, about, check)
         for case in found.cases
         for stage in found.of_kind("probe")
-        for about, check in probes.noticed(found, case, stage)
+        for about, check in probes.probe_warnings(found, case, stage)
     ]
 
 
-def checks_of(found: Measured) -> list[tuple[str, Check]]:
+def checks_of(found: FinishedRun) -> list[tuple[str, Check]]:
     """The checks of every subject: those of the model itself, of its cascades, its probes and its maps."""
     checks = list[tuple[str, Check]]()
     for case in found.cases:
-        mine = [check for check, _ in checks_under(found, case)]
-        more = [] if alone_or_attacked(found) else guesses(found, case)
+        mine = [check for check, _ in checks_with_rows(found, case)]
+        more = [] if has_cascades(found) else raised_chance_checks(found, case)
         more += [check for other, _, check in probe_flags(found) if other is case]
         checks += [(case.name, check) for check in [*mine, *dict.fromkeys(more)]]
     return checks
 
 
-def checks_under(found: Measured, case: Case) -> list[tuple[Check, Row]]:
+def checks_with_rows(found: FinishedRun, case: Case) -> list[tuple[Check, Row]]:
     """The checks of a subject with the columns of their rows: the model's own with the first threat, others with that of their attacks."""
-    base = base_of(found, case)
-    checks = [(check, base) for check in case.checks] if alone_or_attacked(found) else []
-    for one in cascades.cascades(found):
+    base = attack_base_row(found, case)
+    checks = [(check, base) for check in case.checks] if has_cascades(found) else []
+    for one in cascades.run_cascades(found):
         if one.case is case:
             mine = replace(base, norm=one.norm, eps=min(one.radii(), default=0.0))
             known = [check for check, _ in checks]
-            checks += [(check, mine) for check in cascades.noticed(one) if check.name != "near_chance" or check not in known]
+            checks += [(check, mine) for check in cascades.cascade_checks(one) if check.name != "near_chance" or check not in known]
     for stage in found.stages:
         if not stage.reported:
             norm, eps = cascades.threat_before(stage)
-            told = dict.fromkeys(cascades.told_by(found.ledger, case.name, stage))
+            told = dict.fromkeys(cascades.source_checks(found.ledger, case.name, stage))
             checks += [(check, replace(base, norm=norm, eps=eps)) for check in told]
     return checks
 
@@ -238,18 +238,18 @@ def reference_notes(rows: Sequence[Row], reference: Reference | None) -> list[st
     notes = [] if any(row.metric == "mce" for row in rows) else [
         "there is no mCE: it needs all fifteen corruptions at all five severities, of the model and of the reference"
     ]  # fmt: skip
-    told = doubtful(reference, list(dict.fromkeys(row.probe for row in rows if row.metric == "relative_ce")))
+    told = reference_warning(reference, list(dict.fromkeys(row.probe for row in rows if row.metric == "relative_ce")))
     return [*notes, *([told] if told else [])]
 
 
-def guesses(found: Measured, case: Case) -> list[Check]:
+def raised_chance_checks(found: FinishedRun, case: Case) -> list[Check]:
     """The check of a clean accuracy that is that of a guess, where it is raised."""
     clean, seen = found.of_kind("clean"), found.ledger.seen
-    checks = [near_chance(int((found.ledger.right(case.name, stage) & seen).sum()), int(seen.sum()), case.classes) for stage in clean]
+    checks = [near_chance_check(int((found.ledger.right(case.name, stage) & seen).sum()), int(seen.sum()), case.classes) for stage in clean]
     return [check for check in checks if check.raised]
 
 
-def notes_of(found: Measured, case: Case) -> list[str]:
+def subject_notes(found: FinishedRun, case: Case) -> list[str]:
     """What was done otherwise than asked for one subject, with its name where there are several."""
     notes = list(case.notes)
     if found.of_kind("method"):
@@ -257,31 +257,31 @@ def notes_of(found: Measured, case: Case) -> list[str]:
     return notes if len(found.cases) == 1 else [f"{case.name}: {note}" for note in notes]
 
 
-def tables_of(found: Measured, cases: Sequence[Case]) -> dict[str, Table]:
+def tables_of(found: FinishedRun, cases: Sequence[Case]) -> dict[str, SampleTable]:
     """What became of each image, a table for each kind of stage; the first is called samples."""
-    tables: dict[str, Table] = {}
-    if alone_or_attacked(found):
+    tables: dict[str, SampleTable] = {}
+    if has_cascades(found):
         tables["attack"] = samples_of_cascades(found)
     if found.of_kind("method"):
-        tables["method"] = scores.columns(scores.audits_of(found))
+        tables["method"] = scores.audit_columns(scores.audits_of(found))
     if stages := found.of_kind("probe"):
         clean = found.of_kind("clean")[0]
-        tables["probe"] = [line for case in cases for line in probes.samples_of(found, case, clean, stages)]
+        tables["probe"] = [line for case in cases for line in probes.probe_samples(found, case, clean, stages)]
     if cells := found.of_kind("corruption"):
-        tables["corruption"] = corruptions.columns_of(found, cases, cells)
-    named = [(kind, tables[kind]) for kind in KINDS if kind in tables]
+        tables["corruption"] = corruptions.corruption_columns(found, cases, cells)
+    named = [(kind, tables[kind]) for kind in SAMPLE_TABLE_KINDS if kind in tables]
     return {("samples" if not place else f"samples-{kind}s"): table for place, (kind, table) in enumerate(named)}
 
 
-def samples_of_cascades(found: Measured) -> Table:
+def samples_of_cascades(found: FinishedRun) -> SampleTable:
     """The per-image table of cascades: lines, or, where there are several subjects or cascades, columns that say which."""
-    some = cascades.cascades(found)
+    some = cascades.run_cascades(found)
     if len(some) == 1 and some[0].stages[0].kind == "clean":
-        return cascades.samples_of(some[0])
+        return cascades.cascade_samples(some[0])
     names = ["checkpoint", "norm", "images", *(part.name for part in fields(Sample))]
     table: dict[str, list[Any]] = {name: [] for name in names}
     for one in some:
-        for line in cascades.samples_of(one):
+        for line in cascades.cascade_samples(one):
             values = {"checkpoint": one.case.subject.name, "norm": one.norm, "images": one.images, **asdict(line)}
             for name in names:
                 table[name].append(values[name])

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from robench.core.rows import WILSON, Check, Row, Tried
+from robench.core.rows import WILSON, Check, ProbeSample, Row
 from robench.results.cascade import threat_before
 from robench.runs.ledger import Record
-from robench.runs.measure import Measured
+from robench.runs.measure import FinishedRun
 from robench.runs.types import Case, Stage
 
 
@@ -39,7 +39,7 @@ class Rates:
         return torch.stack([record.columns["share"].nan_to_num(0.0) for record in self.draws]).sum(0) / len(self.draws)
 
 
-def clean_row(measured: Measured, case: Case, clean: Stage) -> Row:
+def clean_row(measured: FinishedRun, case: Case, clean: Stage) -> Row:
     """The clean accuracy of a subject."""
     seen = measured.ledger.seen
     right = int((measured.ledger.right(case.name, clean) & seen).sum())
@@ -47,7 +47,7 @@ def clean_row(measured: Measured, case: Case, clean: Stage) -> Row:
     return WILSON.around(replace(about, metric="accuracy"), right, about.n)
 
 
-def rates_of(measured: Measured, case: Case, stage: Stage) -> list[Rates]:
+def rates_of(measured: FinishedRun, case: Case, stage: Stage) -> list[Rates]:
     """The levels of a probe for one subject, in the order in which it yields them."""
     ledger = measured.ledger
     norm, eps = threat_before(stage)
@@ -57,16 +57,16 @@ def rates_of(measured: Measured, case: Case, stage: Stage) -> list[Rates]:
         groups.setdefault(level, []).append(record)
     right = ledger.tried(case.name, stage) & ledger.seen
     options = case.settings[stage.key]
-    return [Rates(replace(about, setting=setting_of(level, options)), case, records, right) for level, records in groups.items()]
+    return [Rates(replace(about, setting=level_setting(level, options)), case, records, right) for level, records in groups.items()]
 
 
-def setting_of(level: str, options: str) -> str:
+def level_setting(level: str, options: str) -> str:
     """The setting of a level: its own key=value words, then those of the probe that it does not settle."""
     settled = {word.partition("=")[0] for word in level.split()}
     return " ".join([*level.split(), *(word for word in options.split() if word.partition("=")[0] not in settled)])
 
 
-def rows_of(measured: Measured, case: Case, stage: Stage) -> Iterator[Row]:
+def probe_stage_rows(measured: FinishedRun, case: Case, stage: Stage) -> Iterator[Row]:
     """The rows of a probe: error rates on both denominators, their spread over the draws, the share changed, seconds and passes.
 
     The interval is Wilson's over images, at the mean over the draws.
@@ -77,7 +77,7 @@ def rows_of(measured: Measured, case: Case, stage: Stage) -> Iterator[Row]:
         for name, among in (("error_rate", rates.right), *several):
             yield from error_rows(rates, name, among)
         n = int(rates.right.sum())
-        yield replace(rates.about, n=n, metric="changed_share", value=mean(rates.share[rates.right]))
+        yield replace(rates.about, n=n, metric="changed_share", value=mean_or_nan(rates.share[rates.right]))
         yield replace(rates.about, n=n, metric="seconds", value=math.fsum(record.seconds for record in rates.draws))
         for metric in ("forwards", "backwards"):
             passes = sum(int(record.columns[metric][rates.right].clamp_min(0).sum()) for record in rates.draws)
@@ -95,28 +95,28 @@ def error_rows(rates: Rates, name: str, among: Tensor) -> Iterator[Row]:
         yield replace(rates.about, n=n, metric=f"{name}/sd", value=float(each.std()))
 
 
-def mean(values: Tensor) -> float:
+def mean_or_nan(values: Tensor) -> float:
     """The mean of some numbers, nan where there are none."""
     return float(values.mean()) if len(values) else math.nan
 
 
-def samples_of(measured: Measured, case: Case, clean: Stage, stages: Sequence[Stage]) -> Iterator[Tried]:
+def probe_samples(measured: FinishedRun, case: Case, clean: Stage, stages: Sequence[Stage]) -> Iterator[ProbeSample]:
     """The per-sample table of a subject: a line for each image as it is, then for each level those that it was tried on."""
     ledger, ids, y = measured.ledger, measured.pool.ids.tolist(), measured.ledger.y.tolist()
     pred = ledger.column(case.name, clean, "pred", -1).tolist()
     wrong = (~ledger.right(case.name, clean)).double().tolist()
     for place in ledger.seen.nonzero().flatten().tolist():
-        yield Tried(case.subject.name, "clean", "", ids[place], y[place], pred[place], wrong[place], 0.0)
+        yield ProbeSample(case.subject.name, "clean", "", ids[place], y[place], pred[place], wrong[place], 0.0)
     for stage in stages:
         for rates in rates_of(measured, case, stage):
             fooled, share, about = rates.fooled.tolist(), rates.share.tolist(), rates.about
             for place in rates.right.nonzero().flatten().tolist():
-                yield Tried(
+                yield ProbeSample(
                     about.checkpoint, about.probe, about.setting, ids[place], y[place], pred[place], fooled[place], share[place]
                 )  # fmt: skip
 
 
-def noticed(measured: Measured, case: Case, stage: Stage) -> list[tuple[Row, Check]]:
+def probe_warnings(measured: FinishedRun, case: Case, stage: Stage) -> list[tuple[Row, Check]]:
     """What a probe warned of, each sentence once, with the row that it belongs to."""
     norm, eps = threat_before(stage)
     about = replace(

@@ -12,27 +12,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robench.core.calls import CUT
+from robench.core.calls import CUT_GRAPH
 from robench.core.rows import WILSON, Row, with_interval
-from robench.core.statistics import bootstrap_mean, difference_of_means, spearman, superiority
-from robench.explainers.hooks import cut
+from robench.core.statistics import bootstrap_interval, difference_of_means, spearman, superiority
+from robench.explainers.hooks import has_no_gradient
 from robench.results import cascade
-from robench.runs.images import shown_by, unpacked
+from robench.runs.images import image_from_json, stage_images
 from robench.runs.ledger import Ledger
-from robench.runs.measure import Measured
-from robench.runs.own_functions import CHANGED
+from robench.runs.measure import FinishedRun
+from robench.runs.own_functions import WEIGHTS_CHANGED
 from robench.runs.stages.clean import CLEAN
-from robench.runs.stages.method import JACOBIAN, POINTS, applies, explained_places
+from robench.runs.stages.method import JACOBIAN, LORENZ_POINTS, applies_to_maps, explained_places
 from robench.runs.types import Case, Pixels, Stage
 from robench.scores import GROUPS
 
-Values = NDArray[np.float64]
+ScoreValues = NDArray[np.float64]
 QUANTILES = {"q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95}
-TILES = 8  # how many images the gallery shows
+SHOWN_IMAGES = 8  # how many images the gallery shows
 
 
 @dataclass(frozen=True, eq=False)
-class Change:
+class ImageChange:
     """What an earlier stage made of the N images of one subject: an attack, a probe, a corruption, or an earlier run.
 
     name     pgd-20, random-noise, gaussian_noise-3, autoattack, ...: the word that rows and columns carry
@@ -58,7 +58,7 @@ class Change:
 
 
 @dataclass
-class Scored:
+class MethodScores:
     """The scores of one method on one kind of images of one model: the rows of the per-sample table that belong together.
 
     images   clean, or the name of what changed them            places  (M,) which of the N images these are
@@ -98,41 +98,51 @@ class Audit:
     pred: Tensor
     margin: Tensor
     seen: Tensor
-    scored: list[Scored]
-    altered: Sequence[Change]
+    scored: list[MethodScores]
+    altered: Sequence[ImageChange]
     shown: list[int]
     notes: list[str]
     flags: list[str] = field(default_factory=list)
 
 
-def audits_of(measured: Measured) -> list[Audit]:
+def audits_of(measured: FinishedRun) -> list[Audit]:
     """What a run found on the maps of each subject."""
     return [audit_of(measured, case) for case in measured.cases]
 
 
-def audit_of(measured: Measured, case: Case) -> Audit:
+def audit_of(measured: FinishedRun, case: Case) -> Audit:
     """What a run found on the maps of one subject."""
     ledger, clean = measured.ledger, measured.of_kind("clean")[0]
     about = replace(case.subject.about, n=int(ledger.seen.sum()), seed=case.seed, norm="", eps=0.0)
-    stages = [stage for stage in measured.of_kind("method") if stage.source is None or not foreign(case, stage.source)]
-    scored = [one for stage in stages if (one := scored_of(measured, case, stage)) is not None]
-    changes = [change_of(measured, case, stage) for stage in changes_in(measured) if not foreign(case, stage)]
-    is_cut = cut(case.subject.model, case.few[:1])
-    flags = [f"{CLEAN}: {CUT}"] if is_cut else []
-    flags += [f"{check.probe}: {check.sentence}" for stage in changes_in(measured) for check in cascade.told_by(ledger, case.name, stage)]
-    flags += [f"{own}: {CHANGED}" for own in dict.fromkeys(own for stage in stages for own in ledger.extras(case.name, stage, "changed"))]
-    shown = next((change.places[:TILES].tolist() for change in changes if len(change.places)), first_seen(ledger))
+    stages = [stage for stage in measured.of_kind("method") if stage.source is None or not is_of_other_subject(case, stage.source)]
+    scored = [one for stage in stages if (one := method_scores(measured, case, stage)) is not None]
+    changes = [change_of(measured, case, stage) for stage in changes_in(measured) if not is_of_other_subject(case, stage)]
+    is_cut = has_no_gradient(case.subject.model, case.few[:1])
+    flags = [f"{CLEAN}: {CUT_GRAPH}"] if is_cut else []
+    flags += [
+        f"{check.probe}: {check.sentence}" for stage in changes_in(measured) for check in cascade.source_checks(ledger, case.name, stage)
+    ]
+    flags += [
+        f"{own}: {WEIGHTS_CHANGED}" for own in dict.fromkeys(own for stage in stages for own in ledger.extras(case.name, stage, "changed"))
+    ]
+    shown = next((change.places[:SHOWN_IMAGES].tolist() for change in changes if len(change.places)), first_seen_places(ledger))
     shown = [place for place in shown if all(place in one.maps for one in scored if one.images == CLEAN and one.method != JACOBIAN)]
     pred = ledger.column(case.name, clean, "pred", -1)
     margin = ledger.column(case.name, clean, "margin", math.nan)
-    notes = [note for note in case.notes if note] + unscored(stages, scored) + remarks(scored, reaction(case.logits, is_cut))
+    notes = (
+        [note for note in case.notes if note]
+        + missing_score_notes(stages, scored)
+        + unusable_map_notes(scored, zero_maps_clause(case.logits, is_cut))
+    )
     return Audit(about, measured.pool.ids, ledger.y, pred, margin.double(), ledger.seen, scored, changes, shown, notes, flags)
 
 
-def unscored(stages: Sequence[Stage], scored: Sequence[Scored]) -> list[str]:
+def missing_score_notes(stages: Sequence[Stage], scored: Sequence[MethodScores]) -> list[str]:
     """A sentence for each score that was asked for and that none of the methods can have."""
     had = {name for some in scored for name in some.values}
-    asked = dict.fromkeys(score.label for stage in stages for score in stage.about["scores"] if not applies(score.name, complete=False))
+    asked = dict.fromkeys(
+        score.label for stage in stages for score in stage.about["scores"] if not applies_to_maps(score.name, complete=False)
+    )
     methods = list(dict.fromkeys(some.method for some in scored if some.method != JACOBIAN))
     who = f"{', '.join(methods)} {'have' if len(methods) > 1 else 'has'}"
     return [
@@ -143,38 +153,38 @@ def unscored(stages: Sequence[Stage], scored: Sequence[Scored]) -> list[str]:
     ]
 
 
-def first_seen(ledger: Ledger) -> list[int]:
+def first_seen_places(ledger: Ledger) -> list[int]:
     """The first images that were seen."""
-    return [int(place) for place in ledger.seen.nonzero().flatten()[:TILES]]
+    return [int(place) for place in ledger.seen.nonzero().flatten()[:SHOWN_IMAGES]]
 
 
-def foreign(case: Case, stage: Stage) -> bool:
+def is_of_other_subject(case: Case, stage: Stage) -> bool:
     """Whether a stage belongs to another subject alone."""
     return stage.kind == "joined" and stage.about["subject"] != case.name
 
 
-def changes_in(measured: Measured) -> list[Stage]:
+def changes_in(measured: FinishedRun) -> list[Stage]:
     """The stages that change images which methods explain, or whose verdicts are set against the scores."""
     methods = measured.of_kind("method")
     return list(methods[0].about["changes"]) if methods else []
 
 
-def change_of(measured: Measured, case: Case, stage: Stage) -> Change:
+def change_of(measured: FinishedRun, case: Case, stage: Stage) -> ImageChange:
     """What a stage made of the images of one subject."""
     ledger, seen = measured.ledger, measured.ledger.seen
     places = (explained_places(stage)(ledger, case.name) & seen).nonzero().flatten()
     known = stage.kept or stage.images is not None
 
     def x(some: Tensor) -> Tensor:
-        found = shown_by(stage, some, measured.pool, case).cpu()
+        found = stage_images(stage, some, measured.pool, case).cpu()
         return found if found.is_floating_point() else found.float() / 255
 
     norm, eps = cascade.threat_before(stage)
     fallen, tried = ledger.fallen(case.name, stage) & seen, ledger.tried(case.name, stage) & seen
-    return Change(stage.name, fallen & tried, tried, x if known else None, places, norm, eps)
+    return ImageChange(stage.name, fallen & tried, tried, x if known else None, places, norm, eps)
 
 
-def scored_of(measured: Measured, case: Case, stage: Stage) -> Scored | None:
+def method_scores(measured: FinishedRun, case: Case, stage: Stage) -> MethodScores | None:
     """The scores of one method on one kind of images; None where there was no such image."""
     ledger = measured.ledger
     places = (stage.on(ledger, case.name) & ledger.seen).nonzero().flatten()
@@ -187,26 +197,27 @@ def scored_of(measured: Measured, case: Case, stage: Stage) -> Scored | None:
     for more in record.extras:
         extras["options"] |= more.get("options", {})
         for name in ("maps", "x"):
-            extras[name] |= {int(place): unpacked(image) for place, image in more.get(name, {}).items()}
+            extras[name] |= {int(place): image_from_json(image) for place, image in more.get(name, {}).items()}
         extras["lorenz"] += [more["lorenz"]] if "lorenz" in more else []
-    return Scored(
+    return MethodScores(
         stage.about["method"], case.settings[stage.key], stage.about["images"], places, values,
         record.columns["zero"][places] if "zero" in record.columns else none,
         record.columns["bad"][places] if "bad" in record.columns else none,
-        record.columns["pred"][places], record.columns["target"][places], mean_curve(extras["lorenz"]), record.seconds, extras["maps"],
+        record.columns["pred"][places], record.columns["target"][places], mean_lorenz_curve(extras["lorenz"]), record.seconds,
+        extras["maps"],
         extras["x"], extras["options"], *cascade.threat_before(stage.source),
     )  # fmt: skip
 
 
-def mean_curve(parts: Sequence[tuple[Sequence[float], int]]) -> Tensor:
+def mean_lorenz_curve(parts: Sequence[tuple[Sequence[float], int]]) -> Tensor:
     """The mean of Lorenz curves, (POINTS,), from the sums over chunks and their counts; NaN where there is none."""
     count = sum(number for _, number in parts)
     if not count:
-        return torch.full((POINTS,), torch.nan, dtype=torch.float64)
+        return torch.full((LORENZ_POINTS,), torch.nan, dtype=torch.float64)
     return torch.tensor([sums for sums, _ in parts], dtype=torch.float64).sum(0) / count
 
 
-def reaction(logits: Tensor | None, is_cut: bool) -> str:
+def zero_maps_clause(logits: Tensor | None, is_cut: bool) -> str:
     """What was seen of a model, for the remark that all its maps are zero: that its graph is cut, or its logits (N, K) on the images."""
     if is_cut:
         return ", as its logits have no gradient"
@@ -217,7 +228,7 @@ def reaction(logits: Tensor | None, is_cut: bool) -> str:
     return ", and it gives every image the same logits" if alike else ", although its logits differ from image to image"
 
 
-def remarks(scored: Iterable[Scored], seen: str) -> list[str]:
+def unusable_map_notes(scored: Iterable[MethodScores], seen: str) -> list[str]:
     """Sentences on maps that are zero or not finite; `seen` says how the model reacted."""
     found = []
     for some in scored:
@@ -243,7 +254,7 @@ def layers_of(audits: Sequence[Audit]) -> dict[str, dict[str, str]]:
     return found
 
 
-def columns(audits: Sequence[Audit]) -> dict[str, list[Any]]:
+def audit_columns(audits: Sequence[Audit]) -> dict[str, list[Any]]:
     """The per-sample table of several audits as columns: a line for each model, method, kind of images and image; "" where undefined."""
     scores = list(dict.fromkeys(name for audit in audits for some in audit.scored for name in some.values))
     changes = list(dict.fromkeys(change.name for audit in audits for change in audit.altered))
@@ -251,11 +262,11 @@ def columns(audits: Sequence[Audit]) -> dict[str, list[Any]]:
     table: dict[str, list[Any]] = {name: [] for name in [*names, *scores, *(f"fallen_{name}" for name in changes)]}
     for audit in audits:
         for some in audit.scored:
-            extend(table, audit, some, scores, changes)
+            add_score_lines(table, audit, some, scores, changes)
     return table
 
 
-def extend(table: dict[str, list[Any]], audit: Audit, some: Scored, scores: Sequence[str], changes: Sequence[str]) -> None:
+def add_score_lines(table: dict[str, list[Any]], audit: Audit, some: MethodScores, scores: Sequence[str], changes: Sequence[str]) -> None:
     """Adds the lines of one method on one kind of images to the table."""
     places, n = some.places, len(some.places)
     table["checkpoint"] += [audit.about.checkpoint] * n
@@ -272,88 +283,90 @@ def extend(table: dict[str, list[Any]], audit: Audit, some: Scored, scores: Sequ
         table[f"fallen_{name}"] += fallen[name].words(places) if name in fallen else [None] * n
 
 
-def rows_of(audit: Audit) -> list[Row]:
+def audit_rows(audit: Audit) -> list[Row]:
     """Every row of an audit: the clean accuracy, each method's scores on each kind of images, then what joins them with attacks."""
     right = ((audit.pred == audit.y) & audit.seen).numpy()
     rows = [WILSON.around(replace(audit.about, probe=CLEAN, setting="", metric="accuracy"), int(right.sum()), audit.about.n)]
     for some in audit.scored:
-        rows += described(audit, some, right)
+        rows += method_score_rows(audit, some, right)
     for some in audit.scored:
-        rows += joined(audit, some, right)
+        rows += association_rows(audit, some, right)
     return rows
 
 
-def described(audit: Audit, some: Scored, right: NDArray[np.bool_]) -> Iterator[Row]:
+def method_score_rows(audit: Audit, some: MethodScores, right: NDArray[np.bool_]) -> Iterator[Row]:
     """Mean, spread and quantiles of each score, the mean over the images that are classified right, and how many maps were left out."""
-    about = under(audit, some)
+    about = method_base_row(audit, some)
     for name, tensor in some.values.items():
         values, words = tensor.numpy(), some.options.get(name, "")
         own = replace(about, setting=f"{some.setting} score:{words}") if words else about
-        yield from summary(own, name, values)
-        yield centre(own, f"{name}/right", values[right[some.places.numpy()]])
+        yield from score_rows(own, name, values)
+        yield mean_row(own, f"{name}/right", values[right[some.places.numpy()]])
     counts = () if some.method == JACOBIAN else (("zero_maps", int(some.zero.sum())), ("nonfinite_maps", int(some.bad.sum())))
     for metric, value in (*counts, ("seconds", some.seconds)):
         yield replace(about, n=len(some.places), metric=metric, value=float(value))
 
 
-def under(audit: Audit, some: Scored) -> Row:
+def method_base_row(audit: Audit, some: MethodScores) -> Row:
     """The columns that the rows of a method on one kind of images share: for adversarial images with the threat of their attack."""
     return replace(audit.about, probe=some.method, setting=some.setting, norm=some.norm, eps=some.eps)
 
 
-def summary(about: Row, name: str, values: Values) -> Iterator[Row]:
+def score_rows(about: Row, name: str, values: ScoreValues) -> Iterator[Row]:
     """The rows of one score: mean with its interval, standard deviation and quantiles over the images for which it is defined."""
     values = values[np.isfinite(values)]
-    yield centre(about, name, values)
+    yield mean_row(about, name, values)
     if len(values):
         yield replace(about, n=len(values), metric=f"{name}/sd", value=float(values.std(ddof=1)) if len(values) > 1 else math.nan)
         for level, value in zip(QUANTILES, np.quantile(values, list(QUANTILES.values())), strict=True):
             yield replace(about, n=len(values), metric=f"{name}/{level}", value=float(value))
 
 
-def centre(about: Row, metric: str, values: Values) -> Row:
+def mean_row(about: Row, metric: str, values: ScoreValues) -> Row:
     """The mean of the finite values with its bootstrap interval; nan where there are none."""
     values = values[np.isfinite(values)]
     value = float(values.mean()) if len(values) else math.nan
-    return with_interval(replace(about, n=len(values), metric=metric), value, *bootstrap_mean(values, about.seed), "bootstrap")
+    return with_interval(replace(about, n=len(values), metric=metric), value, *bootstrap_interval(values, about.seed), "bootstrap")
 
 
-def joined(audit: Audit, some: Scored, right: NDArray[np.bool_]) -> Iterator[Row]:
+def association_rows(audit: Audit, some: MethodScores, right: NDArray[np.bool_]) -> Iterator[Row]:
     """How a method's scores on the clean images go with the margin and with who falls, and how they differ on the changed images."""
-    about = under(audit, some)
+    about = method_base_row(audit, some)
     if some.images != CLEAN:
         clean = [other for other in audit.scored if other.method == some.method and other.images == CLEAN]
         for name, values in some.values.items() if clean else ():
-            yield centre(about, f"{name}/shift", values.numpy() - at(clean[0], name, some.places))
+            yield mean_row(about, f"{name}/shift", values.numpy() - score_values_at(clean[0], name, some.places))
         return
     for name, values in some.values.items():
         mine = right[some.places.numpy()]
-        yield with_margin(about, name, values.numpy()[mine], audit.margin.numpy()[some.places.numpy()][mine])
+        yield margin_correlation_row(about, name, values.numpy()[mine], audit.margin.numpy()[some.places.numpy()][mine])
         for change in audit.altered:
             words = f"{some.setting} against={change.name}".strip()
-            yield from by_fate(replace(about, setting=words, norm=change.norm, eps=change.eps), name, values.numpy(), change, some.places)
+            yield from fallen_standing_rows(
+                replace(about, setting=words, norm=change.norm, eps=change.eps), name, values.numpy(), change, some.places
+            )
 
 
-def with_margin(about: Row, name: str, values: Values, margins: Values) -> Row:
+def margin_correlation_row(about: Row, name: str, values: ScoreValues, margins: ScoreValues) -> Row:
     """Spearman's correlation of a score with the clean margin, over the images that are classified right."""
     n = int(np.isfinite(values).sum())
     return with_interval(replace(about, n=n, metric=f"{name}/margin_correlation"), *spearman(values, margins), "fisher")
 
 
-def at(some: Scored, name: str, places: Tensor) -> Values:
+def score_values_at(some: MethodScores, name: str, places: Tensor) -> ScoreValues:
     """The values of a score at some places of the pool."""
-    everywhere: Values = np.full(int(max(some.places.max(), places.max())) + 1, math.nan)
+    everywhere: ScoreValues = np.full(int(max(some.places.max(), places.max())) + 1, math.nan)
     everywhere[some.places.numpy()] = some.values[name].numpy()
-    found: Values = everywhere[places.numpy()]
+    found: ScoreValues = everywhere[places.numpy()]
     return found
 
 
-def by_fate(about: Row, name: str, values: Values, change: Change, places: Tensor) -> Iterator[Row]:
+def fallen_standing_rows(about: Row, name: str, values: ScoreValues, change: ImageChange, places: Tensor) -> Iterator[Row]:
     """A score of the clean images that fall against that of those that stand, among the images that were tried."""
     fell, tried = change.fallen[places].numpy(), change.tried[places].numpy()
     fallen, standing = values[fell & tried & np.isfinite(values)], values[~fell & tried & np.isfinite(values)]
-    yield centre(about, f"{name}/fallen", fallen)
-    yield centre(about, f"{name}/standing", standing)
+    yield mean_row(about, f"{name}/fallen", fallen)
+    yield mean_row(about, f"{name}/standing", standing)
     if len(fallen) and len(standing):
         both = replace(about, n=len(fallen) + len(standing))
         difference = difference_of_means(fallen, standing, about.seed)
@@ -361,7 +374,7 @@ def by_fate(about: Row, name: str, values: Values, change: Change, places: Tenso
         yield replace(both, metric=f"{name}/superiority", value=superiority(fallen, standing))
 
 
-def found(rows: Sequence[Row], checkpoint: str, probe: str, metric: str, images: str = CLEAN, against: str = "") -> Row | None:
+def matching_row(rows: Sequence[Row], checkpoint: str, probe: str, metric: str, images: str = CLEAN, against: str = "") -> Row | None:
     """The row of one measurement, if it was made."""
     for row in rows:
         words = dict(word.partition("=")[::2] for word in row.setting.split())

@@ -1,6 +1,6 @@
 """Diagnostics: signs that a robust accuracy cannot be trusted as it is, as data. Every check returns its evidence, raised or not.
 
-A function that takes numbers or tensors is pure and returns one Check; `examine` runs those that need the model. What is looked
+A function that takes numbers or tensors is pure and returns one Check; `model_checks` runs those that need the model. What is looked
 for follows AutoAttack's own flags (Croce & Hein 2020, 2003.01690), the advice of Carlini et al. 2019 (1902.06705), the symptoms
 of obfuscated gradients of Athalye et al. 2018 (1802.00420) and the indicators of attack failure of Pintor et al. 2021
 (2106.09947). A threshold without a source is ours: docs/diagnostics.md has the figures it was set on.
@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from robench.attacks.active import Search
 from robench.attacks.fgsm import fgsm
-from robench.attacks.losses import at, ce, dlr, margin
+from robench.attacks.losses import ce, class_logits, dlr, margin
 from robench.attacks.noise import noise
-from robench.attacks.pgd import climb, pgd
-from robench.core.calls import are_probabilities, padded
+from robench.attacks.pgd import pgd, run_pgd
+from robench.core.calls import are_probabilities, padded_logits
 from robench.core.draws import Draws
 from robench.core.recipes import eps_text
 from robench.core.rows import Check, wilson
@@ -29,12 +29,12 @@ from robench.core.threat import Threat
 from robench.models.contract import reads_training
 
 PASSES = 5  # over the same images, to see whether the model is randomised
-TRIES = 5  # of noise per image
-STEPS = 10  # of the PGD that the others are held against
+NOISE_TRIES = 5  # of noise per image
+PGD_STEPS = 10  # of the PGD that the others are held against
 BLACK_BOX = ("square", "transfer", "noise")  # attacks that take no gradient of the attacked model
 
 
-def examine(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws, *, randomised_ok: bool = False) -> list[Check]:
+def model_checks(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws, *, randomised_ok: bool = False) -> list[Check]:
     """The checks that need the model, on images x (B, C, H, W) with labels y (B,): all of them, raised or not.
 
     The attacks among them try to change the model's own decisions, so that every image counts, also one that is wrong when
@@ -43,19 +43,19 @@ def examine(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws
 
     randomised_ok  the suite is made for a randomised model: its randomness is reported and raises no flag
     """
-    with torch.no_grad(), watched() as calls:
+    with torch.no_grad(), watch_autograd() as calls:
         first = model(x)
     with torch.no_grad():
-        noisy = randomised(torch.stack([first, *(model(x) for _ in range(PASSES - 1))]), y, randomised_ok)
-        mixed = batch_dependent(first, in_other_company(model, x), unsteady=noisy.value)
-    attached, own = Attached(model), first.argmax(1)
-    checks = [dynamic(len(calls)), noisy, mixed, probabilities(first)]
+        noisy = randomised_check(torch.stack([first, *(model(x) for _ in range(PASSES - 1))]), y, randomised_ok)
+        mixed = batch_dependent_check(first, logits_in_other_batches(model, x), unsteady=noisy.value)
+    attached, own = AttachedModel(model), first.argmax(1)
+    checks = [dynamic_check(len(calls)), noisy, mixed, probabilities_check(first)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of gradients that are 0: the checks tell of them
-        return checks + slopes(attached, x, own, threat, draws) + struggles(attached, x, own, first, threat, draws)
+        return checks + gradient_checks(attached, x, own, threat, draws) + attack_checks(attached, x, own, first, threat, draws)
 
 
-class Attached(nn.Module):
+class AttachedModel(nn.Module):
     """The model with an exact 0 added that depends on x: its gradient is 0, and no error, where the model gives none."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -68,39 +68,39 @@ class Attached(nn.Module):
         return logits + 0 * x.flatten(1).sum(1, keepdim=True)
 
 
-def slopes(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws) -> list[Check]:
+def gradient_checks(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws) -> list[Check]:
     """The checks of input gradients, for images x (B, C, H, W) that the model gives the labels y: 2 forward and 5 backward passes."""
-    logits, (no_ce, *clean) = vanished(model, x, y, ce, margin, dlr)
-    _, start = vanished(model, threat.sample(x, draws.child("start")), y, margin, dlr)
+    logits, (no_ce, *clean) = logits_and_zero_gradients(model, x, y, ce, margin, dlr)
+    _, start = logits_and_zero_gradients(model, threat.sample(x, draws.child("start")), y, margin, dlr)
     dead = torch.stack([*clean, *start])
     way = "" if bool(dead.any()) else "; use margin or dlr, whose gradients are there"
-    return [zero_gradient(dead), vanishing_ce(no_ce, way), saturated(-margin(logits, y), way)]
+    return [zero_gradient_check(dead), vanishing_ce_check(no_ce, way), saturated_check(-margin(logits, y), way)]
 
 
-def struggles(model: nn.Module, x: Tensor, y: Tensor, logits: Tensor, threat: Threat, draws: Draws) -> list[Check]:
+def attack_checks(model: nn.Module, x: Tensor, y: Tensor, logits: Tensor, threat: Threat, draws: Draws) -> list[Check]:
     """The checks that hold one small attack against another, on images the model labels y: 30 forward, 21 backward passes."""
     search = Search(model, x, y, threat)
-    last = climb(search, x, ce, 2.5 * threat.eps / STEPS, STEPS)
-    before, stood = odds(logits, y), search.rows[search.standing]
+    last = run_pgd(search, x, ce, 2.5 * threat.eps / PGD_STEPS, PGD_STEPS)
+    before, stood = log_odds_against(logits, y), search.rows[search.standing]
     after = torch.full_like(before, float("inf"))
     if len(stood):
         with torch.no_grad():
-            after[stood] = odds(padded(model, last[search.standing]), y[stood])
+            after[stood] = log_odds_against(padded_logits(model, last[search.standing]), y[stood])
     many, single = search.found().fooled, fgsm(model, x, y, threat, draws).fooled
-    blind = noise(model, x, y, threat, draws.child("noise"), tries=TRIES).fooled
+    blind = noise(model, x, y, threat, draws.child("noise"), tries=NOISE_TRIES).fooled
     reach = float(threat.distance(torch.zeros_like(x[:1]), torch.ones_like(x[:1])))
-    free = pgd(model, x, y, Threat(threat.norm, reach), draws.child("free"), steps=STEPS, loss="margin", restarts=2).fooled
+    free = pgd(model, x, y, Threat(threat.norm, reach), draws.child("free"), steps=PGD_STEPS, loss="margin", restarts=2).fooled
     moved = slice(None) if threat.eps else slice(0)
     return [
-        noise_beats_gradient(blind, many),
-        single_step_beats_multi_step(single, many),
-        loss_stalls(before[moved], after[moved]),
-        unbroken_at_eps_1(free),
+        noise_beats_gradient_check(blind, many),
+        single_step_check(single, many),
+        loss_stalls_check(before[moved], after[moved]),
+        unbroken_at_eps_1_check(free),
     ]
 
 
 @contextmanager
-def watched() -> Iterator[list[str]]:
+def watch_autograd() -> Iterator[list[str]]:
     """The names of the calls of autograd made inside, as they come; the true functions are back at the end, whatever happens.
 
     The door that every one of torch's own routes goes through is watched, where this torch has it: a model may have taken
@@ -125,14 +125,14 @@ def watched() -> Iterator[list[str]]:
             setattr(torch.autograd, name, function)
 
 
-def in_other_company(model: nn.Module, x: Tensor) -> Tensor:
+def logits_in_other_batches(model: nn.Module, x: Tensor) -> Tensor:
     """The logits of the first half of x, (2, ceil(B/2), K): once alone in reversed order, once behind the same images inverted."""
     half = x[: (len(x) + 1) // 2]
     alone: Tensor = model(half.flip(0)).flip(0)
     return torch.stack((alone, model(torch.cat((1 - half, half)))[len(half) :]))
 
 
-def vanished(model: nn.Module, x: Tensor, y: Tensor, *losses: Callable[..., Tensor]) -> tuple[Tensor, list[Tensor]]:
+def logits_and_zero_gradients(model: nn.Module, x: Tensor, y: Tensor, *losses: Callable[..., Tensor]) -> tuple[Tensor, list[Tensor]]:
     """The logits at x, and for each loss whether its input gradient is exactly 0, (B,) bool each.
 
     Only where the label is still y: behind the boundary the DLR loss is constant when y comes third. Without a third class
@@ -140,32 +140,32 @@ def vanished(model: nn.Module, x: Tensor, y: Tensor, *losses: Callable[..., Tens
     """
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()
-        logits = padded(model, leaf)
+        logits = padded_logits(model, leaf)
         chosen = [margin if loss is dlr and logits.shape[1] < 3 else loss for loss in losses]
         grads = [torch.autograd.grad(loss(logits, y).sum(), leaf, retain_graph=True)[0] for loss in chosen]
     own = logits.argmax(1) == y
     return logits.detach(), [(grad == 0).flatten(1).all(1) & own for grad in grads]
 
 
-def unit(logits: Tensor) -> Tensor:
+def unit_logits(logits: Tensor) -> Tensor:
     """Logits (..., K) with rows of unit length, float64."""
     rows = logits.double()
     length: Tensor = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
     return rows / (length + 1e-10)
 
 
-def odds(logits: Tensor, y: Tensor) -> Tensor:
+def log_odds_against(logits: Tensor, y: Tensor) -> Tensor:
     """log((1 - p_y) / p_y), (B,) float64: rises with the cross-entropy, and goes on where float32 rounds that to 0."""
-    gaps = logits.double() - at(logits, y)[:, None].double()
+    gaps = logits.double() - class_logits(logits, y)[:, None].double()
     return gaps.scatter(1, y[:, None], float("-inf")).logsumexp(1)
 
 
-def mean(mask: Tensor) -> float:
+def true_share(mask: Tensor) -> float:
     """The share of True; 0 where there is nothing."""
     return float(mask.double().mean()) if len(mask) else 0.0
 
 
-def told(probe: str, name: str, value: float, raised: bool, evidence: str, advice: str) -> Check:
+def check_with_advice(probe: str, name: str, value: float, raised: bool, evidence: str, advice: str) -> Check:
     """The Check whose sentence is the evidence, and the advice with it where the flag is raised."""
     return Check(probe, name, float(value), bool(raised), f"{evidence}: {advice}" if raised else evidence)
 
@@ -179,7 +179,7 @@ def modes_of(model: nn.Module) -> list[bool]:
     return [module.training for module in model.modules() if reads_training(module)]
 
 
-def train_mode(modes: Sequence[bool], ran: Sequence[Check] = ()) -> Check:
+def train_mode_check(modes: Sequence[bool], ran: Sequence[Check] = ()) -> Check:
     """The share of mode-dependent modules that came in training mode (`modes_of`); raised if any did.
 
     ran  what was seen of the modes while the model ran: only where no module was in training mode was it measured in eval mode
@@ -187,68 +187,72 @@ def train_mode(modes: Sequence[bool], ran: Sequence[Check] = ()) -> Check:
     evidence = f"{sum(modes)} of {len(modes)} modules that depend on it came in training mode"
     measured = "" if any(check.raised for check in ran) else "measured here in eval mode; "
     advice = f"{measured}call model.eval() where you use it"
-    return told("clean", "train_mode", sum(modes) / max(len(modes), 1), any(modes), evidence, advice)
+    return check_with_advice("clean", "train_mode", sum(modes) / max(len(modes), 1), any(modes), evidence, advice)
 
 
-def dynamic(calls: int) -> Check:
+def dynamic_check(calls: int) -> Check:
     """How often the model calls autograd in one forward pass; raised if at all (AutoAttack's flag for defences at test time)."""
     advice = "a defence that optimises at test time needs an attack made for it"
-    return told("clean", "dynamic", calls, calls > 0, f"{calls} calls of autograd in one forward pass", advice)
+    return check_with_advice("clean", "dynamic", calls, calls > 0, f"{calls} calls of autograd in one forward pass", advice)
 
 
-def randomised(passes: Tensor, y: Tensor, randomised_ok: bool = False) -> Check:
+def randomised_check(passes: Tensor, y: Tensor, randomised_ok: bool = False) -> Check:
     """The largest distance between unit logits of two passes over the same images, passes (P, B, K).
 
     Raised above 1e-4, or if the number right differs (AutoAttack's rule), unless the suite is made for it.
     """
-    rows = unit(passes).transpose(0, 1)
+    rows = unit_logits(passes).transpose(0, 1)
     apart = float(torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist").max())
     right = (passes.argmax(2) == y).sum(1)
     raised = (apart > 1e-4 or bool((right != right[0]).any())) and not randomised_ok
     evidence = (
         f"{len(passes)} passes over the same images: {int(right.min())} to {int(right.max())} right, unit logits up to {apart:.2g} apart"
     )
-    return told("clean", "randomised", apart, raised, evidence, "use attacks that average over draws, such as autoattack-rand")
+    return check_with_advice("clean", "randomised", apart, raised, evidence, "use attacks that average over draws, such as autoattack-rand")
 
 
-def batch_dependent(alone: Tensor, mixed: Tensor, unsteady: float = 0.0) -> Check:
+def batch_dependent_check(alone: Tensor, mixed: Tensor, unsteady: float = 0.0) -> Check:
     """The largest distance between the unit logits of the same images in different batches: alone (B, K), mixed (2, <= B, K).
 
     Raised above 1e-3 if the model is not merely randomised: at least ten times what two equal passes differ by, `unsteady`.
     """
-    apart = float((unit(mixed) - unit(alone[: mixed.shape[1]])).norm(dim=-1).max())
+    apart = float((unit_logits(mixed) - unit_logits(alone[: mixed.shape[1]])).norm(dim=-1).max())
     raised = apart > 1e-3 and apart > 10 * unsteady
     advice = "verdicts depend on the batch; does a normalisation layer use batch statistics?"
-    return told("clean", "batch_dependent", apart, raised, f"unit logits of an image move by {apart:.2g} with its batch", advice)
+    return check_with_advice(
+        "clean", "batch_dependent", apart, raised, f"unit logits of an image move by {apart:.2g} with its batch", advice
+    )
 
 
-def probabilities(logits: Tensor) -> Check:
+def probabilities_check(logits: Tensor) -> Check:
     """The share of rows (B, K) that are not negative and sum to 1; raised if all do (AutoAttack's rule)."""
-    share = mean(are_probabilities(logits))
+    share = true_share(are_probabilities(logits))
     advice = "gradients of probabilities vanish where the model is sure; give logits"
-    return told("clean", "probabilities", share, share == 1, f"{share:.1%} of the outputs are probabilities", advice)
+    return check_with_advice("clean", "probabilities", share, share == 1, f"{share:.1%} of the outputs are probabilities", advice)
 
 
-def zero_gradient(dead: Tensor) -> Check:
+def zero_gradient_check(dead: Tensor) -> Check:
     """The share of images (J, B) bool with a gradient of exactly 0 in one of J losses and points; raised if any (after AutoAttack)."""
-    share = mean(dead.any(0))
+    share = true_share(dead.any(0))
     evidence = f"{share:.1%} of images have a zero gradient of the margin or DLR loss, clean or at a random start"
-    return told(
+    return check_with_advice(
         "clean", "zero_gradient", share, share > 0, evidence, "gradient attacks are blind on these; trust only black-box ones there"
     )
 
 
-def vanishing_ce(dead: Tensor, way: str = "") -> Check:
+def vanishing_ce_check(dead: Tensor, way: str = "") -> Check:
     """The share of clean images (B,) whose gradient of the cross-entropy is exactly 0; raised above 0.1. `way`: what to use, if known."""
-    share = mean(dead)
+    share = true_share(dead)
     advice = f"attacks that climb it are blind{way}"
-    return told("clean", "vanishing_ce", share, share > 0.1, f"{share:.1%} of images have a zero gradient of the cross-entropy", advice)
+    return check_with_advice(
+        "clean", "vanishing_ce", share, share > 0.1, f"{share:.1%} of images have a zero gradient of the cross-entropy", advice
+    )
 
 
-def saturated(gaps: Tensor, way: str = "") -> Check:
+def saturated_check(gaps: Tensor, way: str = "") -> Check:
     """The median gap between the two largest logits, gaps (B,); raised above 100, where float32 has no cross-entropy left."""
     median = float(gaps.median()) if len(gaps) else 0.0
-    return told(
+    return check_with_advice(
         "clean",
         "saturated",
         median,
@@ -258,51 +262,60 @@ def saturated(gaps: Tensor, way: str = "") -> Check:
     )
 
 
-def noise_beats_gradient(blind: Tensor, climbed: Tensor) -> Check:
+def noise_beats_gradient_check(blind: Tensor, climbed: Tensor) -> Check:
     """The share that noise of norm eps breaks less the share that PGD does, (B,) bool each (after Carlini et al. 2019, 1902.06705).
 
     Raised when noise breaks more than 2 images and at least as many as PGD, unless PGD breaks all.
     """
     found, held = int(blind.sum()), int(climbed.sum())
     raised = found > 2 and found >= held and held < len(climbed)
-    evidence = f"noise breaks {found} of {len(blind)} images, PGD-{STEPS} {held}"
-    return told(
-        "noise", "noise_beats_gradient", mean(blind) - mean(climbed), raised, evidence, "gradients lead nowhere; they may be masked"
+    evidence = f"noise breaks {found} of {len(blind)} images, PGD-{PGD_STEPS} {held}"
+    return check_with_advice(
+        "noise",
+        "noise_beats_gradient",
+        true_share(blind) - true_share(climbed),
+        raised,
+        evidence,
+        "gradients lead nowhere; they may be masked",
     )
 
 
-def single_step_beats_multi_step(single: Tensor, many: Tensor) -> Check:
+def single_step_check(single: Tensor, many: Tensor) -> Check:
     """The share that FGSM breaks and PGD from the same start does not, (B,) bool each; raised when FGSM breaks more images.
 
     A symptom of obfuscated gradients (Athalye et al. 2018, 1802.00420).
     """
     one, ten = int(single.sum()), int(many.sum())
-    evidence = f"FGSM breaks {one} of {len(single)} images, PGD-{STEPS} {ten}"
-    return told(
+    evidence = f"FGSM breaks {one} of {len(single)} images, PGD-{PGD_STEPS} {ten}"
+    return check_with_advice(
         "fgsm",
         "single_step_beats_multi_step",
-        mean(single & ~many),
+        true_share(single & ~many),
         one > ten,
         evidence,
         "the loss surface misleads; gradients may be masked",
     )
 
 
-def loss_stalls(before: Tensor, after: Tensor) -> Check:
+def loss_stalls_check(before: Tensor, after: Tensor) -> Check:
     """The share of images whose loss, (B,) each, is no higher after PGD than before it; raised above 0.1 (after 2106.09947)."""
-    share = mean(after <= before)
-    evidence = f"PGD-{STEPS} does not raise the loss of {share:.1%} of images"
-    return told("pgd-10", "loss_stalls", share, share > 0.1, evidence, "the attack fails to climb; the model need not be robust")
+    share = true_share(after <= before)
+    evidence = f"PGD-{PGD_STEPS} does not raise the loss of {share:.1%} of images"
+    return check_with_advice(
+        "pgd-10", "loss_stalls", share, share > 0.1, evidence, "the attack fails to climb; the model need not be robust"
+    )
 
 
-def unbroken_at_eps_1(fell: Tensor) -> Check:
+def unbroken_at_eps_1_check(fell: Tensor) -> Check:
     """The share (B,) bool that stands where every image is within reach; raised above 0 (after Athalye et al. 2018, 1802.00420)."""
-    share = mean(~fell)
+    share = true_share(~fell)
     advice = "an attack that cannot fail fails; gradients may be masked"
-    return told("pgd-10", "unbroken_at_eps_1", share, share > 0, f"{share:.1%} of images withstand an attack without a bound", advice)
+    return check_with_advice(
+        "pgd-10", "unbroken_at_eps_1", share, share > 0, f"{share:.1%} of images withstand an attack without a bound", advice
+    )
 
 
-def black_box_beats_white_box(left: Mapping[str, float]) -> Check:
+def black_box_check(left: Mapping[str, float]) -> Check:
     """The most that a black-box attack lowers the accuracy below all probes before it; `left` is the accuracy after each, as they ran.
 
     Raised above 0.002 (AutoAttack's rule for Square, here also where white-box attacks that run later go lower still).
@@ -312,35 +325,35 @@ def black_box_beats_white_box(left: Mapping[str, float]) -> Check:
     white_ran = [any(name != "clean" and not b for name, b in zip(names[:i], black, strict=False)) for i in range(len(names))]
     drops = {name: min(list(left.values())[:i]) - left[name] for i, name in enumerate(names) if black[i] and white_ran[i]}
     if not drops:
-        return told("clean", "black_box_beats_white_box", 0.0, False, "no black-box attack ran after a white-box one", "")
+        return check_with_advice("clean", "black_box_beats_white_box", 0.0, False, "no black-box attack ran after a white-box one", "")
     name = max(drops, key=lambda key: drops[key])
     drop = max(drops[name], 0.0)
     evidence = f"{name} takes {100 * drop:.2f} points that the white-box attacks before it left"
-    return told(name, "black_box_beats_white_box", drop, drop > 0.002 + 1e-9, evidence, "gradients may be masked")
+    return check_with_advice(name, "black_box_beats_white_box", drop, drop > 0.002 + 1e-9, evidence, "gradients may be masked")
 
 
-def near_chance(right: int, n: int, classes: int) -> Check:
+def near_chance_check(right: int, n: int, classes: int) -> Check:
     """Clean accuracy; raised where its 95 % interval reaches below 1.2 / K, from 30 images on."""
     raised = n >= 30 and wilson(right, n)[0] <= 1.2 / classes
     advice = "check the data, the order of the labels and the normalisation"
     share = right / max(n, 1)
-    return told("clean", "near_chance", share, raised, f"clean accuracy is {share:.1%}, chance is 1/{classes}", advice)
+    return check_with_advice("clean", "near_chance", share, raised, f"clean accuracy is {share:.1%}, chance is 1/{classes}", advice)
 
 
-def nonfinite(probe: str, count: int) -> Check:
+def nonfinite_check(probe: str, count: int) -> Check:
     """How many images met NaN or infinite logits under a probe; raised if any did."""
     advice = "such points never count as adversarial, so the accuracy may be overstated"
-    return told(probe, "nonfinite", count, count > 0, f"{count} images met NaN or infinite logits", advice)
+    return check_with_advice(probe, "nonfinite", count, count > 0, f"{count} images met NaN or infinite logits", advice)
 
 
-def outside(probe: str, count: int, worst: float, bad: int = 0) -> Check:
+def outside_check(probe: str, count: int, worst: float, bad: int = 0) -> Check:
     """How many points of an attack lay outside the threat, the farthest `worst` away, and `bad` are not finite; raised if any did."""
     evidence = f"{count} points lay outside the threat" + (f", at up to {worst:.6g}" if count > bad else "")
     evidence += f", {bad} of them with NaN or infinite pixels" if bad else ""
-    return told(probe, "outside", count, count > 0, evidence, "they were moved inside; the attack does not keep its bound")
+    return check_with_advice(probe, "outside", count, count > 0, evidence, "they were moved inside; the attack does not keep its bound")
 
 
-def curve(radii: Sequence[float], accuracies: Sequence[float], norm: str) -> Check:
+def security_curve_check(radii: Sequence[float], accuracies: Sequence[float], norm: str) -> Check:
     """By how much robust accuracy, given by eps, breaks a law of security curves; raised above 0.01.
 
     It may not rise with eps, and in linf it is 0 from eps = 1 on, where every image is within reach (Carlini et al. 2019, 1902.06705).
@@ -356,4 +369,4 @@ def curve(radii: Sequence[float], accuracies: Sequence[float], norm: str) -> Che
         if worst
         else "robust accuracy falls with eps as it must"
     )
-    return told("clean", "curve", worst, worst > 0.01, evidence, "the attack fails there")
+    return check_with_advice("clean", "curve", worst, worst > 0.01, evidence, "the attack fails there")

@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 
 from robench.core.errors import InputError
-from robench.core.files import stem
-from robench.runs.store import read_rows
+from robench.core.files import file_stem
+from robench.runs.store import array_rows_at
 from robench.runs.types import Case, Pool, Stage
 
-LONG = 80  # letters of a name in that of a file
+STEM_LETTERS = 80  # letters of a name in that of a file
 
 
-EXAMPLES = 8  # how many changed images of a stage are kept for the pictures
+EXAMPLES_KEPT = 8  # how many changed images of a stage are kept for the pictures
 
 
-def shown_by(stage: Stage | None, places: Tensor, pool: Pool, case: Case | None) -> Tensor:
+def stage_images(stage: Stage | None, places: Tensor, pool: Pool, case: Case | None) -> Tensor:
     """The images at `places` as a stage leaves them, (M, C, H, W), uint8 or float; None: as they are.
 
     Those that an attack or a probe was not tried on are left as its source shows them.
@@ -34,28 +34,29 @@ def shown_by(stage: Stage | None, places: Tensor, pool: Pool, case: Case | None)
             raise InputError("the images as they are are not known here: name them with --data")
         return pool.pixels(places)
     if stage.images is not None:
-        return stage.images(places, lambda some: shown_by(stage.source, some, pool, case))
+        return stage.images(places, lambda some: stage_images(stage.source, some, pool, case))
     assert case is not None
     done = case.ledger.done(case.name, stage)[places]
     if bool(done.all()):
-        return read_rows(case.store.file(file_of(stage, case)), places)
-    x = shown_by(stage.source, places, pool, case).cpu()
+        return array_rows_at(case.store.file(stage_file_name(stage, case)), places)
+    x = stage_images(stage.source, places, pool, case).cpu()
     x = x.clone() if x.is_floating_point() else x.float() / 255
     if bool(done.any()):
-        x[done] = read_rows(case.store.file(file_of(stage, case)), places[done]).to(x)
+        x[done] = array_rows_at(case.store.file(stage_file_name(stage, case)), places[done]).to(x)
     return x
 
 
-def file_of(stage: Stage, case: Case) -> str:
+def stage_file_name(stage: Stage, case: Case) -> str:
     """The name of the file that keeps the images of a stage for later ones."""
-    return f"{stem(case.name)[:LONG]}-{stem(stage.key)[:LONG]}-{hashlib.sha256(f'{case.name} {stage.key}'.encode()).hexdigest()[:8]}"
+    digest = hashlib.sha256(f"{case.name} {stage.key}".encode()).hexdigest()[:8]
+    return f"{file_stem(case.name)[:STEM_LETTERS]}-{file_stem(stage.key)[:STEM_LETTERS]}-{digest}"
 
 
-def packed(image: Tensor) -> dict[str, Any]:
+def image_json(image: Tensor) -> dict[str, Any]:
     """An image (C, H, W) as plain JSON, to the bit."""
     return {"shape": list(image.shape), "float32": b64encode(image.float().contiguous().numpy().tobytes()).decode()}
 
 
-def unpacked(image: Mapping[str, Any]) -> Tensor:
-    """The image that `packed` packed."""
+def image_from_json(image: Mapping[str, Any]) -> Tensor:
+    """The image that `image_json` packed."""
     return torch.from_numpy(np.frombuffer(b64decode(image["float32"]), dtype=np.float32).copy()).view(image["shape"])

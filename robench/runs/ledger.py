@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 Entry = Mapping[str, Any]
-Level = tuple[str, int]  # the key=value words of a level, and which of its draws
+LevelKey = tuple[str, int]  # the key=value words of a level, and which of its draws
 BLANKS: dict[type, Any] = {bool: False, int: -1, float: float("nan"), str: ""}
 
 
-class Step(Protocol):
+class LedgerStage(Protocol):
     """What the ledger must know of a `Stage`."""
 
     @property
@@ -30,7 +30,7 @@ class Step(Protocol):
         """clean, attack, probe, corruption, method, joined."""
 
     @property
-    def source(self) -> Step | None:
+    def source(self) -> LedgerStage | None:
         """The stage whose images it is given; None for the images as they are."""
 
     @property
@@ -75,7 +75,7 @@ class Ledger:
     def __init__(self, y: Tensor) -> None:
         self.y, self.n = y, len(y)
         self.seen = torch.ones(self.n, dtype=torch.bool)
-        self._records: dict[tuple[str, str], dict[Level, Record]] = {}
+        self._records: dict[tuple[str, str], dict[LevelKey, Record]] = {}
         self._done: dict[tuple[str, str], Tensor] = {}
 
     def add(self, entry: Entry) -> None:
@@ -92,24 +92,24 @@ class Ledger:
             if told["extras"]:
                 record.extras.append(told["extras"])
 
-    def done(self, subject: str, stage: Step) -> Tensor:
+    def done(self, subject: str, stage: LedgerStage) -> Tensor:
         """Which images went through a stage, (N,) bool."""
         return self._done.get((subject, stage.key), torch.zeros(self.n, dtype=torch.bool))
 
-    def levels(self, subject: str, stage: Step) -> dict[Level, Record]:
+    def levels(self, subject: str, stage: LedgerStage) -> dict[LevelKey, Record]:
         """What is known of each level of a stage, in the order in which they came."""
         return self._records.get((subject, stage.key), {})
 
-    def record(self, subject: str, stage: Step) -> Record:
+    def record(self, subject: str, stage: LedgerStage) -> Record:
         """What is known of a stage of one level; empty where no image went through it."""
         return next(iter(self.levels(subject, stage).values()), Record())
 
-    def column(self, subject: str, stage: Step, name: str, blank: Any) -> Any:
+    def column(self, subject: str, stage: LedgerStage, name: str, blank: Any) -> Any:
         """A column of a stage of one level, (N,); filled with `blank` where no image went through it."""
         columns = self.record(subject, stage).columns
         return columns[name] if name in columns else torch.full((self.n,), blank)
 
-    def right(self, subject: str, stage: Step) -> Tensor:
+    def right(self, subject: str, stage: LedgerStage) -> Tensor:
         """Which images the model gets right as a stage leaves them, (N,) bool: the clean ones, corrupted ones, those that stand."""
         if stage.kind in ("attack", "probe", "joined"):
             before = self.tried(subject, stage)
@@ -117,7 +117,7 @@ class Ledger:
         pred: Tensor = self.column(subject, stage, "pred", -1)
         return self.done(subject, stage) & (pred == self.y)
 
-    def fallen(self, subject: str, stage: Step) -> Tensor:
+    def fallen(self, subject: str, stage: LedgerStage) -> Tensor:
         """Which images that were right fell under a stage, (N,) bool: a probe's in its first draw, an attack's in its cascade too."""
         if stage.kind == "corruption":
             return self.tried(subject, stage) & ~self.right(subject, stage)
@@ -126,7 +126,7 @@ class Ledger:
             fell = fell | self.column(subject, earlier, "fell", False)
         return fell
 
-    def tried(self, subject: str, stage: Step) -> Tensor:
+    def tried(self, subject: str, stage: LedgerStage) -> Tensor:
         """Which images were right before a stage changed them, (N,) bool."""
         if stage.kind == "joined":
             tried: Tensor = self.column(subject, stage, "tried", False)
@@ -134,6 +134,6 @@ class Ledger:
         before = stage.source or stage.about.get("clean")
         return torch.ones(self.n, dtype=torch.bool) if before is None else self.right(subject, before)
 
-    def extras(self, subject: str, stage: Step, name: str) -> list[Any]:
+    def extras(self, subject: str, stage: LedgerStage, name: str) -> list[Any]:
         """What the chunks of a stage tell under a name, over all levels."""
         return [more[name] for record in self.levels(subject, stage).values() for more in record.extras if name in more]

@@ -13,21 +13,21 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from robench.core.calls import padded
+from robench.core.calls import padded_logits
 from robench.core.draws import Draws
-from robench.core.files import stem
+from robench.core.files import file_stem
 from robench.core.processes import World
 from robench.core.recipes import eps_text
-from robench.core.rows import Interval
-from robench.core.statistics import anytime
-from robench.runs.images import file_of, shown_by
+from robench.core.rows import IntervalKind
+from robench.core.statistics import anytime_valid_interval
+from robench.runs.images import stage_file_name, stage_images
 from robench.runs.ledger import Ledger
 from robench.runs.own_functions import is_own
 from robench.runs.stages.clean import check_logits
-from robench.runs.store import Store, make_rows, write_rows
-from robench.runs.types import Begun, Case, Chunk, Outcome, Pool, Stage, Track, floats, untracked
+from robench.runs.store import Store, make_array_file, write_array_rows
+from robench.runs.types import Case, Chunk, Outcome, Pool, ReadyStage, Stage, Track, pixels_for_model, untracked_chunks
 
-FEW = 2  # images on which a stage is tried out
+TRIAL_IMAGES = 2  # images on which a stage is tried out
 
 
 class Taker(Protocol):
@@ -52,7 +52,7 @@ class Run:
     world: World
     batch_size: int
     device: str
-    track: Track = untracked
+    track: Track = untracked_chunks
     taker: Taker | None = None
     telling: Callable[[Run, Stage, Case], str | None] | None = None
     made: Path | None = None  # the folder that takes the images that probes and corruptions make
@@ -77,11 +77,16 @@ def admit(run: Run) -> None:
             begun = stage.begin(trial)
             case.settings[stage.key] = begun.setting
             case.notes += [note for note in begun.notes if note not in case.notes]
-            if stage.tried and not alike(stage, seen) and (stage.kind in ("probe", "method") or not sole) and run.pool.pixels is not None:
+            if (
+                stage.tried
+                and not is_tried_already(stage, seen)
+                and (stage.kind in ("probe", "method") or not sole)
+                and run.pool.pixels is not None
+            ):
                 try_out(trial, stage, begun, run.pool)
 
 
-def alike(stage: Stage, seen: set[str]) -> bool:
+def is_tried_already(stage: Stage, seen: set[str]) -> bool:
     """Whether a corruption of ours was tried already: what images one takes, all take; with photos of the user's it is tried by itself."""
     recipe = stage.about.get("recipe")
     if stage.kind != "corruption" or (recipe is not None and (is_own(recipe.name) or recipe.options.get("photos"))):
@@ -91,16 +96,16 @@ def alike(stage: Stage, seen: set[str]) -> bool:
     return before
 
 
-def try_out(case: Case, stage: Stage, begun: Begun, pool: Pool) -> None:
+def try_out(case: Case, stage: Stage, begun: ReadyStage, pool: Pool) -> None:
     """Asks a stage for its first outcome on two clean images with the model's own labels, so that all of them count as right."""
     assert pool.pixels is not None
-    places = torch.arange(min(FEW, len(pool)))
-    x = floats(pool.pixels(places), case.exact, case.device)
+    places = torch.arange(min(TRIAL_IMAGES, len(pool)))
+    x = pixels_for_model(pool.pixels(places), case.exact, case.device)
     with torch.no_grad():
-        logits = padded(case.exact, x).cpu()
+        logits = padded_logits(case.exact, x).cpu()
     check_logits(logits, pool.y)
     if stage.images is not None:
-        x = floats(stage.images(places, pool.pixels), case.exact, case.device)
+        x = pixels_for_model(stage.images(places, pool.pixels), case.exact, case.device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # what is to be told is told when the stage runs
         next(iter(begun.measure(Chunk(x, logits.argmax(1), pool.ids[places], places))), None)
@@ -112,43 +117,43 @@ def run_block(run: Run, places: Tensor) -> None:
     mine[run.world.share(places)] = True
     for stage in run.stages:
         if stage.shared:
-            together(run, stage, places, mine)
+            run_shared_stage(run, stage, places, mine)
         else:
             for case in run.cases:
-                by_itself(run, stage, case, places, mine)
+                run_subject_stage(run, stage, case, places, mine)
 
 
-def todo(run: Run, stage: Stage, case: Case, places: Tensor, mine: Tensor) -> Tensor:
+def waiting_places(run: Run, stage: Stage, case: Case, places: Tensor, mine: Tensor) -> Tensor:
     """Those of the places that a stage is for and that have not been through it, in their order."""
     wanted = stage.on(run.ledger, case.name) & ~run.ledger.done(case.name, stage) & mine
     return places[wanted[places]]
 
 
-def by_itself(run: Run, stage: Stage, case: Case, places: Tensor, mine: Tensor) -> None:
+def run_subject_stage(run: Run, stage: Stage, case: Case, places: Tensor, mine: Tensor) -> None:
     """A stage whose images belong to one subject."""
-    waiting = todo(run, stage, case, places, mine)
+    waiting = waiting_places(run, stage, case, places, mine)
     chunks = waiting.split(run.batch_size) if len(waiting) else ()
     measure = stage.begin(case).measure if len(waiting) else None
-    for chunk in run.track(chunks, words_of(run, stage, case), partial(run.telling or told, run, stage, case)):
+    for chunk in run.track(chunks, progress_label(run, stage, case), partial(run.telling or standing_sentence, run, stage, case)):
         assert measure is not None
         begin = time.perf_counter()
-        x = shown_by(stage if stage.images is not None else stage.source, chunk, run.pool, case)
-        x = floats(x, case.exact, case.device)
+        x = stage_images(stage if stage.images is not None else stage.source, chunk, run.pool, case)
+        x = pixels_for_model(x, case.exact, case.device)
         if stage.kind == "corruption" and stage.reported:
-            save_made(run, stage, "", case, chunk, x)
-        measured(run, stage, case, measure, chunk, x, begin)
+            write_made_images(run, stage, "", case, chunk, x)
+        measure_chunk(run, stage, case, measure, chunk, x, begin)
 
 
-def save_before(run: Run, stage: Stage, case: Case, places: Tensor, x: Tensor) -> None:
+def write_source_images(run: Run, stage: Stage, case: Case, places: Tensor, x: Tensor) -> None:
     """Writes the images of a source into the files of adversarial images of the cascades on them: they stay where nothing is found."""
     attacks = [other for other in run.stages if other.kind == "attack" and other.reported and other.source is stage]
     for cascade in dict.fromkeys(str(attack.about["cascade"]) for attack in attacks):
-        write_rows(case.saved.get(cascade), places, x)
+        write_array_rows(case.saved.get(cascade), places, x)
 
 
-def together(run: Run, stage: Stage, places: Tensor, mine: Tensor) -> None:
+def run_shared_stage(run: Run, stage: Stage, places: Tensor, mine: Tensor) -> None:
     """A stage whose images are the same for all subjects: made once, shown to all who have not seen them, and to the taker."""
-    waiting = {case.name: todo(run, stage, case, places, mine) for case in run.cases}
+    waiting = {case.name: waiting_places(run, stage, case, places, mine) for case in run.cases}
     takes = run.taker is not None and run.taker.wants(stage)
     union = torch.zeros(len(run.pool), dtype=torch.bool)
     for some in waiting.values():
@@ -158,35 +163,35 @@ def together(run: Run, stage: Stage, places: Tensor, mine: Tensor) -> None:
     wanted = places[union[places]]
     chunks = wanted.split(run.batch_size) if len(wanted) else ()
     measures = {case.name: stage.begin(case).measure for case in run.cases if len(waiting[case.name])}
-    for chunk in run.track(chunks, words_of(run, stage, None)):
+    for chunk in run.track(chunks, progress_label(run, stage, None)):
         begin = time.perf_counter()
-        x = shown_by(stage, chunk, run.pool, None)
+        x = stage_images(stage, chunk, run.pool, None)
         if takes and run.taker is not None:
             run.taker.take(stage, chunk, x)
         if stage.reported:
-            save_made(run, stage, "", None, chunk, floats(x, run.cases[0].exact, run.device) if run.cases else x)
+            write_made_images(run, stage, "", None, chunk, pixels_for_model(x, run.cases[0].exact, run.device) if run.cases else x)
         for case in run.cases:
             rows = (~run.ledger.done(case.name, stage) & mine)[chunk] & stage.on(run.ledger, case.name)[chunk]
             if bool(rows.any()):
-                own = floats(x if bool(rows.all()) else x[rows.to(x.device)], case.exact, case.device)
-                measured(run, stage, case, measures[case.name], chunk[rows], own, begin)
+                own = pixels_for_model(x if bool(rows.all()) else x[rows.to(x.device)], case.exact, case.device)
+                measure_chunk(run, stage, case, measures[case.name], chunk[rows], own, begin)
                 begin = time.perf_counter()
 
 
-def measured(
+def measure_chunk(
     run: Run, stage: Stage, case: Case, measure: Callable[[Chunk], Iterable[Outcome]], places: Tensor, x: Tensor, begin: float
 ) -> None:
     """Measures a chunk, and adds its entry to the journal and the ledger."""
     chunk = Chunk(x, run.pool.y[places], run.pool.ids[places], places)
     if stage.kind == "corruption" and not stage.reported:
-        save_before(run, stage, case, places, x)
+        write_source_images(run, stage, case, places, x)
     timed = []
     for outcome in measure(chunk):
         if stage.kept and outcome.x is not None:
-            keep(case, stage, places, outcome.x, run.pool)
-            save_before(run, stage, case, places, outcome.x)
+            write_stage_images(case, stage, places, outcome.x, run.pool)
+            write_source_images(run, stage, case, places, outcome.x)
         if stage.reported and outcome.x is not None:
-            save_made(run, stage, outcome.level, case, places, outcome.x)
+            write_made_images(run, stage, outcome.level, case, places, outcome.x)
         now = time.perf_counter()
         timed.append((replace(outcome, x=None), now - begin))
         begin = now
@@ -195,28 +200,28 @@ def measured(
     run.ledger.add(entry)
 
 
-def save_made(run: Run, stage: Stage, level: str, case: Case | None, places: Tensor, x: Tensor) -> None:
+def write_made_images(run: Run, stage: Stage, level: str, case: Case | None, places: Tensor, x: Tensor) -> None:
     """Writes the images that a probe or a corruption made into their file, x-NAME-LEVEL.npy; those that it was not tried on stay zero."""
     if run.made is None or stage.kind not in ("probe", "corruption"):
         return
     who = [case.name] if case is not None and run.several else []
-    file = run.made / f"x-{'-'.join(stem(word) for word in (*who, stage.name, level) if word)}.npy"
+    file = run.made / f"x-{'-'.join(file_stem(word) for word in (*who, stage.name, level) if word)}.npy"
     done = any(bool(run.ledger.done(one.name, stage).any()) for one in ([case] if case is not None else run.cases))
     run.store.check(file, done)
     if not file.exists():
-        make_rows(file, (len(run.pool), *run.pool.shape))
-    write_rows(file, places, x)
+        make_array_file(file, (len(run.pool), *run.pool.shape))
+    write_array_rows(file, places, x)
 
 
-def keep(case: Case, stage: Stage, places: Tensor, x: Tensor, pool: Pool) -> None:
+def write_stage_images(case: Case, stage: Stage, places: Tensor, x: Tensor, pool: Pool) -> None:
     """Keeps the images that a stage made for later stages."""
-    file = case.store.file(file_of(stage, case))
+    file = case.store.file(stage_file_name(stage, case))
     if not file.exists():
-        make_rows(file, (len(pool), *pool.shape))
-    write_rows(file, places, x)
+        make_array_file(file, (len(pool), *pool.shape))
+    write_array_rows(file, places, x)
 
 
-def words_of(run: Run, stage: Stage, case: Case | None) -> str:
+def progress_label(run: Run, stage: Stage, case: Case | None) -> str:
     """A stage as the progress names it."""
     if stage.kind == "corruption":
         name = f"{stage.about['corruption']} {stage.about['severity']}"
@@ -227,7 +232,7 @@ def words_of(run: Run, stage: Stage, case: Case | None) -> str:
     return f"{case.name}: {name}" if case is not None and run.several else name
 
 
-def told(run: Run, stage: Stage, case: Case) -> str | None:
+def standing_sentence(run: Run, stage: Stage, case: Case) -> str | None:
     """What a stage of a cascade has left, as a sentence; where several processes share the images, of the share of this one."""
     if stage.kind not in ("clean", "attack") or not any(other.kind == "attack" for other in run.stages):
         return None if stage.kind != "joined" else ""
@@ -245,7 +250,7 @@ def told(run: Run, stage: Stage, case: Case) -> str | None:
     return f"{who}{name}: {left} of {n} images{share} stand, {seconds:.1f} s"
 
 
-def exchange(run: Run, since: int) -> int:
+def exchange_entries(run: Run, since: int) -> int:
     """Adds what the other processes found since the last time; how many entries of this one are known everywhere now."""
     added = run.store.journal.added
     for rank, theirs in enumerate(run.world.gather(added[since:])):
@@ -255,19 +260,19 @@ def exchange(run: Run, since: int) -> int:
     return len(added)
 
 
-def shuffled(n: int, seed: int) -> Tensor:
+def shuffled_places(n: int, seed: int) -> Tensor:
     """All n places in random order."""
     return Draws(seed, torch.arange(n), "order").uniform(()).argsort(stable=True)
 
 
-def bounds(successes: float, n: int, population: int) -> tuple[float, float]:
+def anytime_bounds(successes: float, n: int, population: int) -> tuple[float, float]:
     """The anytime-valid interval of a count."""
-    return anytime(int(successes), n, population)
+    return anytime_valid_interval(int(successes), n, population)
 
 
-def anytime_of(n: int) -> Interval:
+def anytime_interval(n: int) -> IntervalKind:
     """The interval of a share of n images that is valid whenever one stops."""
-    return Interval(f"anytime, of {n} images", partial(bounds, population=n))
+    return IntervalKind(f"anytime, of {n} images", partial(anytime_bounds, population=n))
 
 
 def entry_of(subject: str, stage: Stage, chunk: Chunk, timed: Iterable[tuple[Outcome, float]]) -> dict[str, Any]:

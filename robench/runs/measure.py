@@ -15,30 +15,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robench.attacks.kernels import compiled as compiled_kernels
-from robench.core.calls import frozen, padded
+from robench.attacks.kernels import compiled_kernels
+from robench.core.calls import freeze_model, padded_logits
 from robench.core.draws import Draws
 from robench.core.errors import InputError, UnfinishedError
-from robench.core.folders import Place
-from robench.core.inputs import Function
-from robench.core.journal import Adds, begun
-from robench.core.memory import ending_told
-from robench.core.processes import World, started
+from robench.core.folders import Destination
+from robench.core.inputs import FunctionModule
+from robench.core.journal import Adds, has_begun
+from robench.core.memory import explain_out_of_memory
+from robench.core.processes import World, current_world
 from robench.core.recipes import Recipe, options_of
-from robench.core.rows import WILSON, Check, Interval
-from robench.models.contract import FEW, examined, refuse_absent
-from robench.models.identity import code_of, identity
-from robench.models.passes import arithmetic, cheaper
+from robench.core.rows import WILSON, Check, IntervalKind
+from robench.models.contract import CONTRACT_IMAGES, examine_model, refuse_absent_weights
+from robench.models.identity import code_digests, model_identity
+from robench.models.passes import arithmetic, cheaper_stand_in
 from robench.runs import diagnostics
-from robench.runs.images import file_of
+from robench.runs.images import stage_file_name
 from robench.runs.ledger import Ledger
-from robench.runs.loop import Run, Taker, admit, anytime_of, exchange, run_block, shuffled
+from robench.runs.loop import Run, Taker, admit, anytime_interval, exchange_entries, run_block, shuffled_places
 from robench.runs.stages.clean import check_logits
-from robench.runs.store import Store, alone, make_rows, opened, unwritten
-from robench.runs.types import Case, Pool, Stage, Subject, Track, floats, untracked
+from robench.runs.store import Store, hold_run_files, make_array_file, open_store, unwritten_mask
+from robench.runs.types import Case, Pool, Stage, Subject, Track, pixels_for_model, untracked_chunks
 
-EXAMINED = 64  # how many images the diagnostics look at
-ENTRIES = 3  # counts the forms that the entries of a state have had: one of another form is not taken up
+DIAGNOSED_IMAGES = 64  # how many images the diagnostics look at
+ENTRY_FORMAT = 3  # counts the forms that the entries of a state have had: one of another form is not taken up
 RAMP, MARGIN = (
     4,
     1.1,
@@ -46,7 +46,7 @@ RAMP, MARGIN = (
 
 
 @dataclass(frozen=True)
-class How:
+class RunOptions:
     """How a run is made, beside its subjects, images and stages; see `evaluation.evaluate` for each."""
 
     seed: int = 0
@@ -57,16 +57,16 @@ class How:
     compiled: bool = False
     until: float | None = None
     budget: float | None = None
-    folder: Path | Place | None = None
+    folder: Path | Destination | None = None
     resume: bool = False
     examine: bool = False
     prepare: bool = False
-    track: Track = untracked
+    track: Track = untracked_chunks
     made: Path | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
+class FinishedRun:
     """What a run found: the ledger with all that its rows follow from.
 
     interval  how the intervals of accuracies after attacks are found        notes  sentences on the run as a whole
@@ -77,7 +77,7 @@ class Measured:
     stages: Sequence[Stage]
     pool: Pool
     ledger: Ledger
-    interval: Interval
+    interval: IntervalKind
     notes: Sequence[str]
     spent: float = 0.0
 
@@ -87,10 +87,10 @@ class Measured:
 
 
 def execute(
-    subjects: Sequence[Subject], pool: Pool, stages: Sequence[Stage], how: How, *, images: str = "", data: str = "",
+    subjects: Sequence[Subject], pool: Pool, stages: Sequence[Stage], how: RunOptions, *, images: str = "", data: str = "",
     save: Mapping[tuple[str, str], Path] | None = None, pngs: Mapping[tuple[str, str], Path] | None = None,
     words: Mapping[str, Any] | None = None, adds: Adds | None = None, taker: Taker | None = None,
-) -> Measured:  # fmt: skip
+) -> FinishedRun:  # fmt: skip
     """Runs the stages on the images for all subjects.
 
     images  digest of the images                   data   their name
@@ -102,34 +102,34 @@ def execute(
     In a torch.distributed process group each process takes its share of the images, and all return the whole.
     Raises InputError for images, labels or logits that cannot be measured, and for what does not go together.
     """
-    world, folder, begin = started(), how.folder, now()
-    work = folder.work if isinstance(folder, Place) else folder
+    world, folder, begin = current_world(), how.folder, now()
+    work = folder.work if isinstance(folder, Destination) else folder
     save, pngs = save or {}, pngs or {}
     names = [subject.name for subject in subjects]
     if twins := {name for name, _ in (*save, *pngs) if names.count(name) != 1}:
         raise InputError(f"several models are called {min(twins)!r}: give each a name of its own, so that their files can be told apart")
     ledger = Ledger(pool.y)
     for subject in subjects:
-        refuse_absent(subject.model, "the model")
+        refuse_absent_weights(subject.model, "the model")
         refuse_function(subject.model, work)
     modes = [diagnostics.modes_of(subject.model) for subject in subjects]
     with ExitStack() as stack:
-        stack.enter_context(alone(world, folder, *save.values()))
-        stack.enter_context(ending_told(how.batch_size, partial(begun, work)))
+        stack.enter_context(hold_run_files(world, folder, *save.values()))
+        stack.enter_context(explain_out_of_memory(how.batch_size, partial(has_begun, work)))
         for subject in subjects:
-            stack.enter_context(frozen(subject.model, how.device))
+            stack.enter_context(freeze_model(subject.model, how.device))
         stack.enter_context(compiled_kernels(how.compiled))
         stack.enter_context(arithmetic("fp32"))
         attacks = any(stage.kind == "attack" for stage in stages)
         cases = [
             case_of(subject, name, pool, ledger, how, mode)
-            for subject, name, mode in zip(subjects, told_apart(subjects), modes, strict=True)
+            for subject, name, mode in zip(subjects, distinct_names(subjects), modes, strict=True)
         ]
         run = Run(cases, stages, pool, ledger, Store.nowhere(world), world, how.batch_size, how.device, how.track, taker)
         admit(run)
         header = header_of(cases, stages, pool, how, images=images, data=data, words=words or {}) if work else {}
-        store = stack.enter_context(opened(world, folder, header, resume=how.resume, adds=partial(to_its_end, adds)))
-        take_up(ledger, cases, stages, store)
+        store = stack.enter_context(open_store(world, folder, header, resume=how.resume, adds=partial(can_resume, adds)))
+        restore_ledger(ledger, cases, stages, store)
         world.agree(0)
         before = max((entry.get("spent", 0.0) for entry in store.journal.entries), default=0.0)
         run = replace(run, store=store, made=how.made, clock=(lambda: before + now() - begin) if how.budget is not None else None)
@@ -137,15 +137,15 @@ def execute(
         for case in cases:
             case.makes = how.made is not None
             case.store, case.remembers = store, any(stage.kind == "method" for stage in stages)
-            case.saved = saved_of(case, save, store, world)
+            case.saved = adversarial_files(case, save, store, world)
             case.pngs = {cascade: path for (name, cascade), path in pngs.items() if name == case.name}
             if attacks:
-                case.model, notes = quicker(case, how)
+                case.model, notes = stand_in_model(case, how)
                 case.notes += notes
             if how.examine and attacks:
-                case.checks += diagnosed(run, case)
-        interval, notes, spent = in_blocks(run, how)
-    return Measured(cases, stages, pool, ledger, interval, notes, spent)
+                case.checks += case_diagnostics(run, case)
+        interval, notes, spent = run_in_blocks(run, how)
+    return FinishedRun(cases, stages, pool, ledger, interval, notes, spent)
 
 
 def now() -> float:
@@ -153,7 +153,7 @@ def now() -> float:
     return time.monotonic()
 
 
-def to_its_end(adds: Adds | None, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
+def can_resume(adds: Adds | None, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
     """Whether a run may go on with the state of another: one that only adds to it, or one that goes on without the other's budget."""
     same = {**theirs, "budget": theirs.get("budget") and ours["budget"]}
     return same == ours or (adds is not None and adds(same, ours))
@@ -161,29 +161,29 @@ def to_its_end(adds: Adds | None, theirs: Mapping[str, Any], ours: Mapping[str, 
 
 def refuse_function(model: nn.Module, folder: Path | None) -> None:
     """InputError where a run that can go on would have to know a plain function again."""
-    if isinstance(model, Function) and folder is not None:
+    if isinstance(model, FunctionModule) and folder is not None:
         raise InputError(
             "a run that keeps its state in a folder must know its model by its weights: hand over a torch.nn.Module, or no folder"
         )
 
 
-def told_apart(subjects: Sequence[Subject]) -> list[str]:
+def distinct_names(subjects: Sequence[Subject]) -> list[str]:
     """A name for each subject: its own, with its number behind it where one before it has the same."""
     names = [subject.name for subject in subjects]
     return [name if name not in names[:place] else f"{name}#{place}" for place, name in enumerate(names)]
 
 
-def case_of(subject: Subject, name: str, pool: Pool, ledger: Ledger, how: How, modes: Sequence[bool]) -> Case:
+def case_of(subject: Subject, name: str, pool: Pool, ledger: Ledger, how: RunOptions, modes: Sequence[bool]) -> Case:
     """A subject made ready: looked at on a few images, and behind what it needs to keep the contract."""
-    first = torch.arange(min(max(FEW, 8), len(pool)))
-    few = floats(first_pixels(pool, first), subject.model, how.device)
-    seen = examined(subject.model, few[:FEW])
-    trained = diagnostics.train_mode(modes, seen.checks)
-    logits = logits_of(seen.model, few)
+    first = torch.arange(min(max(CONTRACT_IMAGES, 8), len(pool)))
+    few = pixels_for_model(first_pixels(pool, first), subject.model, how.device)
+    seen = examine_model(subject.model, few[:CONTRACT_IMAGES])
+    trained = diagnostics.train_mode_check(modes, seen.checks)
+    logits = uncounted_logits(seen.model, few)
     check_logits(logits, pool.y)
     notes = [
         *(["the model is a plain function: what it calls runs in the mode that it is in, so put that into eval mode yourself"]
-          if isinstance(subject.model, Function) else []),
+          if isinstance(subject.model, FunctionModule) else []),
         *seen.notes,
     ]  # fmt: skip
     return Case(
@@ -201,16 +201,16 @@ def first_pixels(pool: Pool, places: Tensor) -> Tensor:
     return pool.mild(places)
 
 
-def logits_of(model: nn.Module, x: Tensor) -> Tensor:
+def uncounted_logits(model: nn.Module, x: Tensor) -> Tensor:
     """The logits (B, K) of some images on the CPU, by an uncounted pass; InputError where the model returns something else."""
     with torch.no_grad():
-        logits = padded(model, x)
+        logits = padded_logits(model, x)
     if logits.dim() != 2 or len(logits) != len(x):
         raise InputError(f"the model returns {tuple(logits.shape)} for {len(x)} images: expected logits (B, K)")
     return logits.cpu()
 
 
-def quicker(case: Case, how: How) -> tuple[nn.Module, list[str]]:
+def stand_in_model(case: Case, how: RunOptions) -> tuple[nn.Module, list[str]]:
     """The stand-in that the attacks are given, and notes on it; the reference engine gets the model itself."""
     if how.engine == "reference":
         if how.precision != "fp32":
@@ -218,12 +218,14 @@ def quicker(case: Case, how: How) -> tuple[nn.Module, list[str]]:
         return case.exact, []
     if how.precision == "fp32" and not how.prepare:
         return case.exact, []
-    x = floats(first_pixels(case.pool, torch.arange(min(EXAMINED, len(case.pool)))), case.exact, how.device)
+    x = pixels_for_model(first_pixels(case.pool, torch.arange(min(DIAGNOSED_IMAGES, len(case.pool)))), case.exact, how.device)
     normed = any(isinstance(module, nn.BatchNorm2d) for module in case.exact.modules())  # a rule, not a race: the same bits in every run
-    return cheaper(case.exact, x, precision=how.precision, channels_last=normed if x.device.type == "cpu" else how.precision != "fp32")
+    return cheaper_stand_in(
+        case.exact, x, precision=how.precision, channels_last=normed if x.device.type == "cpu" else how.precision != "fp32"
+    )
 
 
-def saved_of(case: Case, save: Mapping[tuple[str, str], Path], store: Store, world: World) -> dict[str, Path]:
+def adversarial_files(case: Case, save: Mapping[tuple[str, str], Path], store: Store, world: World) -> dict[str, Path]:
     """The files of adversarial images of a case, made anew unless the run goes on. InputError if one is gone."""
     found = {cascade: path for (name, cascade), path in save.items() if name == case.name}
     for path in found.values():
@@ -231,12 +233,12 @@ def saved_of(case: Case, save: Mapping[tuple[str, str], Path], store: Store, wor
             store.check(path, True)
         elif world.rank == 0:
             path.unlink(missing_ok=True)
-            make_rows(path, (len(case.pool), *case.pool.shape))
+            make_array_file(path, (len(case.pool), *case.pool.shape))
     world.agree(0)
     return found
 
 
-def take_up(ledger: Ledger, cases: Sequence[Case], stages: Sequence[Stage], store: Store) -> None:
+def restore_ledger(ledger: Ledger, cases: Sequence[Case], stages: Sequence[Stage], store: Store) -> None:
     """Adds what the journal holds to the ledger, but for stages whose images are gone and still asked for: these are made again."""
     entries = [entry for entry in store.journal.entries if "stage" in entry]
     lost: dict[tuple[str, str], Tensor] = {}
@@ -246,7 +248,7 @@ def take_up(ledger: Ledger, cases: Sequence[Case], stages: Sequence[Stage], stor
             where = (entry["subject"], entry["stage"])
             if where not in lost or not bool(lost[where][entry["places"]].any()):
                 known.add(entry)
-        more = {where: gone for where, gone in lost_images(known, cases, stages, store).items() if bool(gone.any())}
+        more = {where: gone for where, gone in lost_places(known, cases, stages, store).items() if bool(gone.any())}
         if not more:
             break
         lost |= {where: gone | lost.get(where, False) for where, gone in more.items()}
@@ -256,7 +258,7 @@ def take_up(ledger: Ledger, cases: Sequence[Case], stages: Sequence[Stage], stor
             ledger.add(entry)
 
 
-def lost_images(known: Ledger, cases: Sequence[Case], stages: Sequence[Stage], store: Store) -> dict[tuple[str, str], Tensor]:
+def lost_places(known: Ledger, cases: Sequence[Case], stages: Sequence[Stage], store: Store) -> dict[tuple[str, str], Tensor]:
     """The places, (N,) bool, where a stage is done but its images are not there, by (subject, stage), if a later stage needs them yet."""
     found = {}
     for case in cases:
@@ -265,18 +267,18 @@ def lost_images(known: Ledger, cases: Sequence[Case], stages: Sequence[Stage], s
                 continue
             needed = torch.zeros(known.n, dtype=torch.bool)
             for later in stages:
-                if stage in sources_of(later):
+                if stage in source_chain(later):
                     needed |= later.on(known, case.name) & ~known.done(case.name, later)
             places = (needed & known.done(case.name, stage)).nonzero().flatten()
             gone = torch.zeros(known.n, dtype=torch.bool)
-            gone[places] = unwritten(store.file(file_of(stage, case)), places)
+            gone[places] = unwritten_mask(store.file(stage_file_name(stage, case)), places)
             found[case.name, stage.key] = gone
     return found
 
 
-def sources_of(stage: Stage) -> list[Stage]:
+def source_chain(stage: Stage) -> list[Stage]:
     """The stages through which the images of a stage have come."""
-    return [] if stage.source is None else [stage.source, *sources_of(stage.source)]
+    return [] if stage.source is None else [stage.source, *source_chain(stage.source)]
 
 
 def refuse_lost_maps(cases: Sequence[Case], stages: Sequence[Stage], store: Store) -> None:
@@ -288,38 +290,38 @@ def refuse_lost_maps(cases: Sequence[Case], stages: Sequence[Stage], store: Stor
                 store.check(file, bool(case.ledger.done(case.name, stage).any()))
 
 
-def diagnosed(run: Run, case: Case) -> list[Check]:
+def case_diagnostics(run: Run, case: Case) -> list[Check]:
     """The diagnostics on the first images, of the first process, from the journal where they are there already."""
     known = [entry["checks"] for entry in run.store.journal.entries if "checks" in entry and entry["subject"] == case.name]
     if not known and run.world.rank == 0:
-        places = torch.arange(min(EXAMINED, len(run.pool)))
+        places = torch.arange(min(DIAGNOSED_IMAGES, len(run.pool)))
         attacks = [stage for stage in run.stages if stage.kind == "attack"]
         draws = Draws(case.seed, run.pool.ids[places].to(case.device), "diagnostics")
         y = run.pool.y[places].to(case.device)
         random = any(options_of(stage.about["attack"]).get("eot", 1) > 1 for stage in attacks)
-        x, threat = floats(first_pixels(run.pool, places), case.exact, case.device), attacks[-1].threat
+        x, threat = pixels_for_model(first_pixels(run.pool, places), case.exact, case.device), attacks[-1].threat
         assert threat is not None
-        found = diagnostics.examine(case.exact, x, y, threat, draws, randomised_ok=random)
+        found = diagnostics.model_checks(case.exact, x, y, threat, draws, randomised_ok=random)
         known = [[[check.probe, check.name, check.value, check.raised, check.sentence] for check in found]]
         run.store.journal.append({"checks": known[0], "subject": case.name})
     return [Check(*values) for values in run.world.agree(known)[0]]
 
 
-def in_blocks(run: Run, how: How) -> tuple[Interval, list[str], float]:
+def run_in_blocks(run: Run, how: RunOptions) -> tuple[IntervalKind, list[str], float]:
     """Takes all images through the stages at once, or block after block until an interval is narrow or the budget is spent."""
     n = len(run.pool)
     if how.until is None and how.budget is None:
         run_block(run, torch.arange(n))
-        exchange(run, 0)
+        exchange_entries(run, 0)
         return WILSON, [], 0.0
-    order, seen, since, notes = shuffled(n, how.seed), 0, 0, list[str]()
-    interval = anytime_of(n) if how.until is not None else WILSON
-    blocks, narrowed = Blocks(run, how), False
+    order, seen, since, notes = shuffled_places(n, how.seed), 0, 0, list[str]()
+    interval = anytime_interval(n) if how.until is not None else WILSON
+    blocks, narrowed = BlockSizes(run, how), False
     while not narrowed and (size := blocks.next(seen)):
         seen += size
-        run_block(replace(run, telling=partial(so_far, interval, order[:seen], how)), order[seen - size : seen])
-        since = exchange(run, since)
-        narrowed = how.until is not None and narrow(run, interval, order[:seen], how.until)
+        run_block(replace(run, telling=partial(progress_sentence, interval, order[:seen], how)), order[seen - size : seen])
+        since = exchange_entries(run, since)
+        narrowed = how.until is not None and is_narrow_enough(run, interval, order[:seen], how.until)
     run.ledger.seen = torch.zeros(n, dtype=torch.bool)
     run.ledger.seen[order[:seen]] = True
     what = f"of which {seen} were seen" if seen < n or how.until is not None else ""
@@ -329,7 +331,7 @@ def in_blocks(run: Run, how: How) -> tuple[Interval, list[str], float]:
     return interval, notes, blocks.spent()
 
 
-class Blocks:
+class BlockSizes:
     """How large the next block of a run is: the batch size, or as many images as the time that is left is enough for.
 
     A first block that would not fit is made smaller: of a run with a budget the first images come one, then four times as many as were
@@ -337,7 +339,7 @@ class Blocks:
     The sizes of these blocks are in the journal, so that a run that was broken off in the middle of one ends it first.
     """
 
-    def __init__(self, run: Run, how: How) -> None:
+    def __init__(self, run: Run, how: RunOptions) -> None:
         self.run, self.how, self.n = run, how, len(run.pool)
         entries = run.store.journal.entries if how.budget is not None else []
         self.begun: list[tuple[int, float]] = [(entry["block"], entry["spent"]) for entry in entries if "block" in entry]
@@ -383,17 +385,17 @@ class Blocks:
         return found
 
 
-def last_stages(run: Run) -> list[Stage]:
+def last_attacks(run: Run) -> list[Stage]:
     """The last attack of each cascade, whose verdicts are estimated."""
     return list({stage.about["cascade"]: stage for stage in run.stages if stage.kind == "attack" and stage.reported}.values())
 
 
-def narrow(run: Run, interval: Interval, seen: Tensor, until: float) -> bool:
+def is_narrow_enough(run: Run, interval: IntervalKind, seen: Tensor, until: float) -> bool:
     """Whether every verdict's interval is narrow enough, that of the worst of several threats too."""
     # a journal may hold part of a later block: what has not been through all stages says nothing yet
     standing: list[Tensor] = []
     for case in run.cases:
-        left = {stage: run.ledger.right(case.name, stage)[seen] for stage in last_stages(run)}
+        left = {stage: run.ledger.right(case.name, stage)[seen] for stage in last_attacks(run)}
         standing += left.values()
         if several := [some for stage, some in left.items() if stage.source is None]:
             standing.append(torch.stack(several).all(0))
@@ -401,7 +403,7 @@ def narrow(run: Run, interval: Interval, seen: Tensor, until: float) -> bool:
     return all((high - low) / 2 <= until for low, high in spans)
 
 
-def so_far(interval: Interval, seen: Tensor, how: How, run: Run, stage: Stage, case: Case) -> str:
+def progress_sentence(interval: IntervalKind, seen: Tensor, how: RunOptions, run: Run, stage: Stage, case: Case) -> str:
     """What is known once the images at the places `seen` have been through the last stage, as a sentence; "" before."""
     if stage is not run.stages[-1]:
         return ""
@@ -415,7 +417,7 @@ def so_far(interval: Interval, seen: Tensor, how: How, run: Run, stage: Stage, c
 
 
 def header_of(
-    cases: Sequence[Case], stages: Sequence[Stage], pool: Pool, how: How, *, images: str, data: str, words: Mapping[str, Any]
+    cases: Sequence[Case], stages: Sequence[Stage], pool: Pool, how: RunOptions, *, images: str, data: str, words: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What a run is, for its journal: a run with another header cannot go on with its state, unless it only adds to it."""
     digest = hashlib.sha256()
@@ -425,24 +427,24 @@ def header_of(
         value for stage in stages if "attack" in stage.about for value in options_of(stage.about["attack"]).values()
         if isinstance(value, nn.Module)
     ]  # fmt: skip
-    known = [identity(case.subject.model) for case in cases]
+    known = [model_identity(case.subject.model) for case in cases]
     told = how.engine == "reference" or how.until is not None  # where verdicts or the end depend on it
     return {
-        "robench": version("robench"), "entries": ENTRIES,
+        "robench": version("robench"), "entries": ENTRY_FORMAT,
         "subjects": [case.name for case in cases],
         "architecture": [dict(case.subject.architecture) for case in cases],
         **{key: [one[key] for one in known] for key in ("weights", "modules", "code")},
-        "surrogates": [identity(model) for model in models],
-        "code of recipes": code_of(*(recipe.name for stage in stages for recipe in recipes_of(stage))),
+        "surrogates": [model_identity(model) for model in models],
+        "code of recipes": code_digests(*(recipe.name for stage in stages for recipe in recipes_of(stage))),
         "data": data, "n": len(pool), "images": images or digest.hexdigest(), "labels": digest.hexdigest(),
         "seed": how.seed, "until": how.until, "budget": how.budget is not None,
         "batch_size": how.batch_size if told else None, "precision": how.precision, **words,
         "stages": [[stage.key, *stage.words] for stage in stages],
-        **({"masks": digest_of(pool.masks)} if pool.masks is not None and any(stage.kind == "method" for stage in stages) else {}),
+        **({"masks": tensor_digest(pool.masks)} if pool.masks is not None and any(stage.kind == "method" for stage in stages) else {}),
     }  # fmt: skip
 
 
-def digest_of(tensor: Tensor) -> str:
+def tensor_digest(tensor: Tensor) -> str:
     """The sha256 of a tensor's numbers."""
     return hashlib.sha256(tensor.cpu().contiguous().numpy().tobytes()).hexdigest()
 

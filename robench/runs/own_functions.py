@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robench.core.calls import padded
+from robench.core.calls import padded_logits
 from robench.core.errors import InputError
-from robench.core.types import Explain, Explained, Found, Level
-from robench.data.images import out_of_range
+from robench.core.types import AttackResult, Explain, ExplainedImages, Level
+from robench.data.images import pixel_range_fault
 
 PER_SAMPLE = ("fooled", "step", "forwards", "backwards", "nonfinite")  # of Found
-WAY = "it must yield a robench.core.types.Level for each setting, see docs/adding-a-probe.md"
-CHANGED = "it changed the weights of the model, which were put back: no attack, probe, method or score may change them"
+LEVEL_ADVICE = "it must yield a robench.core.types.Level for each setting, see docs/adding-a-probe.md"
+WEIGHTS_CHANGED = "it changed the weights of the model, which were put back: no attack, probe, method or score may change them"
 
 
 def is_own(label: str) -> bool:
@@ -31,10 +31,10 @@ def is_own(label: str) -> bool:
     return ".py:" in label
 
 
-def refuse_found(found: Found, n: int, label: str) -> None:
+def refuse_found(found: AttackResult, n: int, label: str) -> None:
     """InputError where what an attack hands back for n images is not one number for each, or its points are no tensor."""
     for name in ("x_adv", *PER_SAMPLE):
-        refuse_kind(getattr(found, name), f"attack {label!r} returned {name}")
+        refuse_non_tensor(getattr(found, name), f"attack {label!r} returned {name}")
     for name in PER_SAMPLE:
         refuse_length(getattr(found, name), n, f"attack {label!r} returned {name}")
     for name, least in (("step", -1), ("forwards", 0), ("backwards", 0)):
@@ -42,7 +42,7 @@ def refuse_found(found: Found, n: int, label: str) -> None:
             raise InputError(f"attack {label!r} returned {name} below {least}: it counts what was done for an image")
 
 
-def refuse_kind(value: object, what: str) -> None:
+def refuse_non_tensor(value: object, what: str) -> None:
     """InputError for what is no tensor."""
     if not isinstance(value, Tensor):
         raise InputError(f"{what} as {type(value).__name__}, which must be a tensor")
@@ -55,23 +55,23 @@ def refuse_length(value: Tensor, n: int, what: str) -> None:
 
 
 @contextmanager
-def same_weights(label: str, *models: nn.Module) -> Iterator[None]:
+def keep_weights(label: str, *models: nn.Module) -> Iterator[None]:
     """Puts weights back that a function of the user's own changes meanwhile, with a RuntimeWarning; others are trusted."""
-    kept = weights_of(*models) if is_own(label) else []
+    kept = weight_copies(*models) if is_own(label) else []
     try:
         yield
     finally:
-        if put_back(kept):
-            warnings.warn(CHANGED, RuntimeWarning, stacklevel=3)
+        if restore_weights(kept):
+            warnings.warn(WEIGHTS_CHANGED, RuntimeWarning, stacklevel=3)
 
 
-def weights_of(*models: nn.Module) -> list[tuple[Tensor, Tensor]]:
+def weight_copies(*models: nn.Module) -> list[tuple[Tensor, Tensor]]:
     """The weights and floating-point buffers of models, each with a copy."""
     found = {id(value): value for model in models for value in (*model.parameters(), *model.buffers()) if value.is_floating_point()}
     return [(value, value.detach().clone()) for value in found.values()]
 
 
-def put_back(kept: Sequence[tuple[Tensor, Tensor]]) -> bool:
+def restore_weights(kept: Sequence[tuple[Tensor, Tensor]]) -> bool:
     """Gives weights the values of their copies; whether any had others."""
     changed = [(value, before) for value, before in kept if not torch.equal(value, before)]
     with torch.no_grad():
@@ -80,7 +80,7 @@ def put_back(kept: Sequence[tuple[Tensor, Tensor]]) -> bool:
     return bool(changed)
 
 
-def levels_of(
+def probe_levels(
     function: Callable[..., Iterator[Level]], model: nn.Module, x: Tensor, y: Tensor, draws: object, label: str
 ) -> Iterator[Level]:
     """The levels of a probe on images x (B, C, H, W) with labels y (B,).
@@ -92,18 +92,18 @@ def levels_of(
         yield from function(model, x, y, draws)
         return
     seen = set[tuple[str, int]]()
-    with same_weights(label, model):
+    with keep_weights(label, model):
         made: object = function(model, x.clone(), y.clone(), draws)
         if isinstance(made, Tensor) or not isinstance(made, Iterable):
-            raise InputError(f"probe {label!r} returned {type(made).__name__}: {WAY}")
+            raise InputError(f"probe {label!r} returned {type(made).__name__}: {LEVEL_ADVICE}")
         for level in made:
             if not isinstance(level, Level):
-                raise InputError(f"probe {label!r} yielded {type(level).__name__} and no Level: {WAY}")
+                raise InputError(f"probe {label!r} yielded {type(level).__name__} and no Level: {LEVEL_ADVICE}")
             refuse_level(level, x, label)
             if (level.setting, level.repeat) in seen:
                 raise InputError(f"probe {label!r} yielded the level {level.setting!r} with repeat {level.repeat} twice: each must differ")
             seen.add((level.setting, level.repeat))
-            yield asked_again(model, y, level, label)
+            yield verified_level(model, y, level, label)
     if not seen:
         raise InputError(f"probe {label!r} yielded no level: it must yield at least one robench.core.types.Level")
 
@@ -112,21 +112,21 @@ def refuse_level(level: Level, x: Tensor, label: str) -> None:
     """InputError where a level's parts do not fit the images x (B, C, H, W), or its share or pixels do not lie in [0, 1]."""
     what = f"probe {label!r} yielded"
     for name in ("x", "fooled", "share", "forwards", "backwards"):
-        refuse_kind(getattr(level, name), f"{what} {name}")
+        refuse_non_tensor(getattr(level, name), f"{what} {name}")
         if name != "x":
             refuse_length(getattr(level, name), len(x), f"{what} {name}")
     if level.x.shape != x.shape:
         raise InputError(f"{what} images of shape {tuple(level.x.shape)} for images of shape {tuple(x.shape)}")
-    if fault := out_of_range(level.x):
+    if fault := pixel_range_fault(level.x):
         raise InputError(f"{what} pixels that do not lie in [0, 1]: {fault.partition(':')[0]}")
     if not bool(((level.share >= 0) & (level.share <= 1)).all()):
         raise InputError(f"{what} a share outside [0, 1] or NaN: it is the share of the image that was changed")
 
 
-def asked_again(model: nn.Module, y: Tensor, level: Level, label: str) -> Level:
+def verified_level(model: nn.Module, y: Tensor, level: Level, label: str) -> Level:
     """The level with the model's own word on its images; a RuntimeWarning where the probe claimed something else."""
     with torch.no_grad():
-        logits = padded(model, level.x.detach().to(y.device))
+        logits = padded_logits(model, level.x.detach().to(y.device))
     fooled = (logits.argmax(1) != y) & logits.isfinite().all(1)
     if bool((fooled != level.fooled.to(fooled)).any()):
         warnings.warn(
@@ -137,7 +137,7 @@ def asked_again(model: nn.Module, y: Tensor, level: Level, label: str) -> Level:
     return replace(level, fooled=fooled, forwards=level.forwards + 1)
 
 
-def on_copies(explain: Explain) -> Explain:
+def method_on_copies(explain: Explain) -> Explain:
     """The method on copies of its images and targets."""
 
     @wraps(explain)
@@ -147,11 +147,11 @@ def on_copies(explain: Explain) -> Explain:
     return copied
 
 
-def of_copies(score: Callable[[Explained], Tensor]) -> Callable[[Explained], Tensor]:
+def score_on_copies(score: Callable[[ExplainedImages], Tensor]) -> Callable[[ExplainedImages], Tensor]:
     """The score on copies of what it is given."""
 
     @wraps(score)
-    def copied(explained: Explained) -> Tensor:
+    def copied(explained: ExplainedImages) -> Tensor:
         some: Any = explained
         tensors = {part.name: getattr(some, part.name) for part in fields(some) if isinstance(getattr(some, part.name), Tensor)}
         copies: Any = {name: value.clone() for name, value in tensors.items()}
@@ -160,14 +160,14 @@ def of_copies(score: Callable[[Explained], Tensor]) -> Callable[[Explained], Ten
     return copied
 
 
-def corrupted_by_own(function: Callable[..., Tensor], x: Tensor, severity: int, draws: object, label: str) -> Tensor:
+def own_corrupted_images(function: Callable[..., Tensor], x: Tensor, severity: int, draws: object, label: str) -> Tensor:
     """The images x (B, C, H, W) under a corruption of the user's own; InputError where it made no such images."""
     made: object = function(x.clone(), severity, draws)
-    refuse_kind(made, f"corruption {label!r} returned its images")
+    refuse_non_tensor(made, f"corruption {label!r} returned its images")
     assert isinstance(made, Tensor)
     if made.shape != x.shape:
         raise InputError(f"corruption {label!r} returned images of shape {tuple(made.shape)} for images of shape {tuple(x.shape)}")
     made = made.detach().to(x)
-    if fault := out_of_range(made):
+    if fault := pixel_range_fault(made):
         raise InputError(f"corruption {label!r} returned pixels that do not lie in [0, 1]: {fault.partition(':')[0]}")
     return made

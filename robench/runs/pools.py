@@ -5,34 +5,36 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robench.core.calls import plain
+from robench.core.calls import autograd_tensor
 from robench.core.errors import InputError
 from robench.core.inputs import Array, as_images, as_labels
 from robench.data import Images
-from robench.data.images import out_of_range
+from robench.data.images import pixel_range_fault
 from robench.runs.types import Pool
 
 
-def checked(x: Array, y: Array, ids: Array | None) -> tuple[Tensor, Tensor, Tensor]:
+def pool_tensors(x: Array, y: Array, ids: Array | None) -> tuple[Tensor, Tensor, Tensor]:
     """Images, labels and ids as tensors, the last two on the CPU; InputError where they do not go together."""
     x = as_images(x)
     y, ids = as_labels(y, len(x)), torch.arange(len(x)) if ids is None else as_labels(ids, len(x), "ids", "id")
-    if x.is_floating_point() and (fault := out_of_range(x)):
+    if x.is_floating_point() and (fault := pixel_range_fault(x)):
         raise InputError(f"pixels must lie in [0, 1], and {fault}")
     if len(ids.unique()) < len(ids):
         raise InputError("ids name an image twice: each needs its own, since its random numbers belong to it")
-    return plain(x), plain(y.cpu()), plain(ids.cpu())
+    return autograd_tensor(x), autograd_tensor(y.cpu()), autograd_tensor(ids.cpu())
 
 
 def pool_of(x: Array, y: Array, ids: Array | None = None, masks: Tensor | None = None) -> Pool:
     """The pool of images x (N, C, H, W), uint8 or float in [0, 1], with labels y (N,) and ids (N,), 0..N-1 if not given."""
-    images, labels, numbers = checked(x, y, ids)
+    images, labels, numbers = pool_tensors(x, y, ids)
     return Pool(lambda places: images[places.to(images.device)], labels, numbers, tuple(images.shape[1:]), masks)
 
 
-def images_of(x: Array, y: Array, ids: Array | None = None, *, name: str = "", split: str = "", masks: Tensor | None = None) -> Images:
+def images_from_arrays(
+    x: Array, y: Array, ids: Array | None = None, *, name: str = "", split: str = "", masks: Tensor | None = None
+) -> Images:
     """Images (N, C, H, W), uint8 or float in [0, 1], with labels (N,) and ids (N,), as a data set; its classes have no names."""
-    images, labels, numbers = checked(x, y, ids)
+    images, labels, numbers = pool_tensors(x, y, ids)
     return Images(name, split, images, labels, numbers, (), masks)
 
 

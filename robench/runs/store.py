@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from robench.core.errors import InputError
-from robench.core.files import ELSEWHERE, allocate, room
-from robench.core.folders import HIDDEN, Place, alone_at, alone_in, ended_by_disk, kept_in_spite_of, swept
-from robench.core.journal import Adds, Journal, states
+from robench.core.files import ELSEWHERE_ADVICE, allocate_file, room_advice
+from robench.core.folders import HIDDEN, Destination, hold_file, hold_state_folder, is_disk_failure, kept_state_error, remove_half_written
+from robench.core.journal import Adds, Journal, state_files
 from robench.core.processes import World
 
 
@@ -49,23 +49,25 @@ class Store:
 
 
 @contextmanager
-def opened(world: World, folder: Path | Place | None, header: Mapping[str, Any], *, resume: bool, adds: Adds | None) -> Iterator[Store]:
-    """The store of a run whose folder is held already (`alone`); of a run that is refused at once nothing is left behind.
+def open_store(
+    world: World, folder: Path | Destination | None, header: Mapping[str, Any], *, resume: bool, adds: Adds | None
+) -> Iterator[Store]:
+    """The store of a run whose folder is held already (`hold_run_files`); of a run that is refused at once nothing is left behind.
 
     The arrays of a run without a folder are there as long as its store is.
     """
-    work = folder.work if isinstance(folder, Place) else folder
+    work = folder.work if isinstance(folder, Destination) else folder
     if work is not None and world.rank == 0:
-        swept(work)
-        if not states(work):  # arrays without a state say nothing
+        remove_half_written(work)
+        if not state_files(work):  # arrays without a state say nothing
             shutil.rmtree(work / HIDDEN, ignore_errors=True)
-    journal = in_turn(world, work, header, resume, adds)
+    journal = process_journal(world, work, header, resume, adds)
     with journal.kept(), ExitStack() as stack:
         if work is not None:
-            stack.enter_context(kept_on_full_disks(journal, isinstance(folder, Place) and folder.replaces))
+            stack.enter_context(keep_state_on_full_disk(journal, isinstance(folder, Destination) and folder.replaces))
         arrays = folder_of_arrays(work)
         if work is not None:
-            stack.callback(_removed_if_empty, arrays)
+            stack.callback(_remove_if_empty, arrays)
         store = Store(journal, arrays, world)
         if work is None:
             weakref.finalize(store, shutil.rmtree, arrays, ignore_errors=True)
@@ -83,37 +85,37 @@ def folder_of_arrays(work: Path | None) -> Path:
             return Path(tempfile.mkdtemp())
         (work / HIDDEN).mkdir(exist_ok=True)
     except OSError as error:
-        raise InputError(f"cannot write into {work or tempfile.gettempdir()}: {error.strerror or error}{ELSEWHERE}") from error
+        raise InputError(f"cannot write into {work or tempfile.gettempdir()}: {error.strerror or error}{ELSEWHERE_ADVICE}") from error
     return work / HIDDEN
 
 
 @contextmanager
-def kept_on_full_disks(journal: Journal, replaces: bool) -> Iterator[None]:
+def keep_state_on_full_disk(journal: Journal, replaces: bool) -> Iterator[None]:
     """Says how a run goes on that the disk has ended, with UnfinishedError, so that its state is kept, where something is finished."""
     try:
         yield
     except InputError as error:
-        if not ended_by_disk(error) or not any("stage" in entry for entry in (*journal.entries, *journal.added)):
+        if not is_disk_failure(error) or not any("stage" in entry for entry in (*journal.entries, *journal.added)):
             raise
-        raise kept_in_spite_of(error, replaces) from error
+        raise kept_state_error(error, replaces) from error
 
 
-def _removed_if_empty(folder: Path) -> None:
+def _remove_if_empty(folder: Path) -> None:
     """Removes a folder that holds nothing."""
     with suppress(OSError):
         folder.rmdir()
 
 
 @contextmanager
-def alone(world: World, folder: Path | Place | None, *files: Path | None) -> Iterator[None]:
+def hold_run_files(world: World, folder: Path | Destination | None, *files: Path | None) -> Iterator[None]:
     """The folder and the files of a run for it alone; the first of several processes holds them, and all end where it is refused."""
     with ExitStack() as stack:
         refusal = None
         if world.rank == 0:
             try:
-                stack.enter_context(alone_in(folder))
+                stack.enter_context(hold_state_folder(folder))
                 for file in files:
-                    stack.enter_context(alone_at(file))
+                    stack.enter_context(hold_file(file))
             except InputError as error:
                 refusal = error
         if (refusal := world.agree(refusal)) is not None:
@@ -121,7 +123,7 @@ def alone(world: World, folder: Path | Place | None, *files: Path | None) -> Ite
         yield
 
 
-def in_turn(world: World, folder: Path | None, header: Mapping[str, Any], resume: bool, adds: Adds | None) -> Journal:
+def process_journal(world: World, folder: Path | None, header: Mapping[str, Any], resume: bool, adds: Adds | None) -> Journal:
     """The journal of this process; the first process opens its own first, as it may clear away a finished run."""
     journal = Journal(folder, header, resume=resume, adds=adds) if world.rank == 0 else None
     world.agree(0)
@@ -130,25 +132,25 @@ def in_turn(world: World, folder: Path | None, header: Mapping[str, Any], resume
     return journal
 
 
-def make_rows(file: Path, shape: tuple[int, ...]) -> None:
-    """Makes the file that `write_rows` writes into, (N, C, H, W) float32 in .npy format, all zero, unless another process just has.
+def make_array_file(file: Path, shape: tuple[int, ...]) -> None:
+    """Makes the file that `write_array_rows` writes into, (N, C, H, W) float32 in .npy format, all zero, unless another process just has.
 
     InputError where there is no room.
     """
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    with told(file):
+    with refuse_failed_writes(file):
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             rows = np.lib.format.open_memmap(temporary, "w+", np.float32, shape)
-            allocate(temporary, rows.offset + rows.nbytes)
+            allocate_file(temporary, rows.offset + rows.nbytes)
             rows.flush()
-            appear(temporary, file)
+            publish_file(temporary, file)
         finally:
             with suppress(OSError):
                 temporary.unlink()
 
 
-def appear(temporary: Path, file: Path) -> None:
+def publish_file(temporary: Path, file: Path) -> None:
     """Gives a file its name, unless there is one of that name already, into which another process may have written."""
     try:
         os.link(temporary, file)  # refuses to replace a file, in one step
@@ -160,31 +162,31 @@ def appear(temporary: Path, file: Path) -> None:
 
 
 @contextmanager
-def told(file: Path) -> Iterator[None]:
+def refuse_failed_writes(file: Path) -> Iterator[None]:
     """InputError where the disk does not take what is written to a file."""
     try:
         yield
     except OSError as error:
-        raise InputError(f"cannot write {file}: {error.strerror or error}{ELSEWHERE}{room(error)}") from error
+        raise InputError(f"cannot write {file}: {error.strerror or error}{ELSEWHERE_ADVICE}{room_advice(error)}") from error
 
 
-def write_rows(file: Path | None, places: Tensor, images: Tensor) -> None:
+def write_array_rows(file: Path | None, places: Tensor, images: Tensor) -> None:
     """Writes images (M, C, H, W) at their places in the file, through to the disk; the file is mapped no longer than that."""
     if file is not None and len(places):
-        with told(file):
+        with refuse_failed_writes(file):
             rows = np.lib.format.open_memmap(file, "r+")
             rows[places.numpy()] = images.cpu().numpy()
             rows.flush()
 
 
-def read_rows(file: Path, places: Tensor) -> Tensor:
+def array_rows_at(file: Path, places: Tensor) -> Tensor:
     """The images (M, C, H, W) at some places of the file."""
     rows = np.lib.format.open_memmap(file, "r")
     return torch.from_numpy(np.ascontiguousarray(rows[places.numpy()]))
 
 
-def unwritten(file: Path, places: Tensor) -> Tensor:
+def unwritten_mask(file: Path, places: Tensor) -> Tensor:
     """Which of the places nothing was written at, (M,) bool: all where there is no file."""
     if not file.exists():
         return torch.ones(len(places), dtype=torch.bool)
-    return (read_rows(file, places) == 0).flatten(1).all(1)
+    return (array_rows_at(file, places) == 0).flatten(1).all(1)

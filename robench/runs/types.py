@@ -14,26 +14,26 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from robench.core.calls import padded
-from robench.core.inputs import for_model
+from robench.core.calls import padded_logits
+from robench.core.inputs import as_model_dtype
 from robench.core.rows import Check, Row
 from robench.core.threat import Threat
 from robench.runs.ledger import Ledger
 from robench.runs.store import Store
 
-Images = Callable[[Tensor, "Pixels"], Tensor]  # images(places, before) -> what a stage shows
-Told = Callable[[], str | None]
+MakeImages = Callable[[Tensor, "Pixels"], Tensor]  # images(places, before) -> what a stage shows
+EndSentence = Callable[[], str | None]
 Pixels = Callable[[Tensor], Tensor]  # pixels(places (M,)) -> images (M, C, H, W), uint8 or float in [0, 1]
 
 
 class Track(Protocol):
-    """Wraps chunks of images to show how far their work is; the plain `untracked` shows nothing."""
+    """Wraps chunks of images to show how far their work is; the plain `untracked_chunks` shows nothing."""
 
-    def __call__(self, chunks: Sequence[Tensor], what: str, told: Told = ...) -> Iterable[Tensor]:
+    def __call__(self, chunks: Sequence[Tensor], what: str, told: EndSentence = ...) -> Iterable[Tensor]:
         """The chunks themselves; `told` gives what is to be said at their end, "" where nothing is, None for what is usual."""
 
 
-def untracked(chunks: Sequence[Tensor], what: str, told: Told = lambda: None) -> Iterable[Tensor]:  # noqa: ARG001
+def untracked_chunks(chunks: Sequence[Tensor], what: str, told: EndSentence = lambda: None) -> Iterable[Tensor]:  # noqa: ARG001
     """The chunks themselves: no progress is shown."""
     return chunks
 
@@ -107,7 +107,7 @@ Measure = Callable[[Chunk], Iterable[Outcome]]
 
 
 @dataclass(frozen=True)
-class Begun:
+class ReadyStage:
     """A stage made ready for one model: what measures chunks, the options as the rows tell them, and notes on what was done for that."""
 
     measure: Measure
@@ -133,7 +133,7 @@ class Stage:
 
     kind: str
     name: str
-    begin: Callable[[Case], Begun]
+    begin: Callable[[Case], ReadyStage]
     on: Callable[[Ledger, str], Tensor]
     source: Stage | None = None
     images: Callable[[Tensor, Pixels], Tensor] | None = None
@@ -200,7 +200,7 @@ class Case:
         if clean and self.logits is not None and bool(self.logits[chunk.places].isfinite().all()):
             return self.logits[chunk.places]
         with torch.no_grad():
-            return padded(self.exact, chunk.x).cpu()
+            return padded_logits(self.exact, chunk.x).cpu()
 
     def remember(self, places: Tensor, logits: Tensor) -> None:
         """Keeps the logits (M, K) of the images as they are, if a stage needs them again."""
@@ -210,7 +210,7 @@ class Case:
             self.logits[places] = logits
 
 
-def floats(x: Tensor, model: nn.Module, device: str) -> Tensor:
+def pixels_for_model(x: Tensor, model: nn.Module, device: str) -> Tensor:
     """Images as float pixels in [0, 1] on the device, in the type of the model's weights."""
     x = x.to(device).contiguous()
-    return for_model(x if x.is_floating_point() else x.float() / 255, model)
+    return as_model_dtype(x if x.is_floating_point() else x.float() / 255, model)

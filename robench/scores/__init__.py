@@ -2,7 +2,7 @@
 
 The caller has made the maps (types.Explained) in eval mode with frozen parameters. Scores that ask the model or the method again take their
 random numbers from `explained.draws`, so that no score depends on the batch. What belongs to the model and not to a map, row norms and
-effective margins, comes from `geometry.geometry` and has its names in GROUPS["jacobian"].
+effective margins, comes from `geometry.jacobian_geometry` and has its names in GROUPS["jacobian"].
 """
 
 from __future__ import annotations

@@ -11,21 +11,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robench.core.calls import FULL_ROWS, padded
-from robench.core.checks import positive, switch, whole
+from robench.core.calls import FULL_ROWS, padded_logits
+from robench.core.checks import positive_option, switch_option, whole_option
 from robench.core.recipes import lookup
-from robench.core.types import Explained
+from robench.core.types import ExplainedImages
 from robench.explainers.baselines import baseline_of
 
 FLAT = 1e-3  # a rise of the logit below this part of the largest logit is too near to its rounding to divide by [our choice]
 TAPS, SIGMA = 11, 5.0  # pixels of the blur, as in the code of Petsiuk et al. for images of 224 px
-ORDERS: dict[str, Callable[[Tensor], Tensor]] = {
+PIXEL_ORDERS: dict[str, Callable[[Tensor], Tensor]] = {
     "signed": lambda maps: maps.sum(1, keepdim=True, dtype=torch.float64),
     "absolute": lambda maps: maps.abs().sum(1, keepdim=True, dtype=torch.float64),
 }
 
 
-def completeness(explained: Explained, *, baseline: float | str = 0.0) -> Tensor:
+def completeness(explained: ExplainedImages, *, baseline: float | str = 0.0) -> Tensor:
     """By how much the sum of each map misses the rise of the logit, as a part of that rise, (B,) float64 >= 0: 0 is complete.
 
     baseline  the image from which the rise is counted, as in `baselines.baseline_of`; it must be the method's own
@@ -39,15 +39,15 @@ def completeness(explained: Explained, *, baseline: float | str = 0.0) -> Tensor
     """
     model, x = explained.model, explained.x
     with torch.no_grad():
-        start = padded(model, baseline_of(model, x, baseline)).double()
+        start = padded_logits(model, baseline_of(model, x, baseline)).double()
     end = explained.logits.double()
-    rise = chosen(end - start, explained.target)
+    rise = target_entries(end - start, explained.target)
     missed = (explained.maps.flatten(1).sum(1, dtype=torch.float64) - rise).abs() / rise.abs()
     largest = torch.maximum(start.abs().amax(1), end.abs().amax(1))
-    return missed.where(usable(explained.maps) & (rise.abs() > FLAT * largest), torch.nan)
+    return missed.where(are_usable(explained.maps) & (rise.abs() > FLAT * largest), torch.nan)
 
 
-def infidelity(explained: Explained, *, perturbations: int = 20, stdev: float = 0.01, normalize: bool = True) -> Tensor:
+def infidelity(explained: ExplainedImages, *, perturbations: int = 20, stdev: float = 0.01, normalize: bool = True) -> Tensor:
     """How far the map is from foretelling what noise does to the logit, (B,) float64 >= 0, in squared logits: 0 foretells it.
 
     perturbations  draws of noise for each image, at least 2 if `normalize`: a scale fits one draw exactly
@@ -65,20 +65,23 @@ def infidelity(explained: Explained, *, perturbations: int = 20, stdev: float = 
     Images are not kept in [0, 1], as with Captum. A map of one channel counts for each channel. NaN as above. It costs `perturbations`
     forward passes.
     """
-    count, stdev = whole("perturbations", perturbations, 2 if switch("normalize", normalize) else 1), positive("stdev", stdev)
+    count, stdev = (
+        whole_option("perturbations", perturbations, 2 if switch_option("normalize", normalize) else 1),
+        positive_option("stdev", stdev),
+    )
     x, draws, foretold, seen = explained.x, explained.draws.child("infidelity"), list[Tensor](), list[Tensor]()
-    before = chosen(explained.logits.double(), explained.target)
-    for steps in rounds(len(x), count):
+    before = target_entries(explained.logits.double(), explained.target)
+    for steps in call_ranges(len(x), count):
         noise = torch.stack([stdev * draws.normal(tuple(x.shape[1:]), step) for step in steps]).to(x)
         foretold.append((noise.double() * explained.maps.double()).flatten(2).sum(2))
-        seen.append(before - chosen(answers(explained.model, x - noise), explained.target))
+        seen.append(before - target_entries(grouped_logits(explained.model, x - noise), explained.target))
     said, done = torch.cat(foretold), torch.cat(seen)
     scale = (said * done).sum(0) / said.square().sum(0) if normalize else 1.0
-    return (scale * said - done).square().mean(0).where(usable(explained.maps), torch.nan)
+    return (scale * said - done).square().mean(0).where(are_usable(explained.maps), torch.nan)
 
 
 def deletion(
-    explained: Explained, *, steps: int = 32, baseline: float | str = 0.0, block: int | None = None, order: str = "signed"
+    explained: ExplainedImages, *, steps: int = 32, baseline: float | str = 0.0, block: int | None = None, order: str = "signed"
 ) -> Tensor:
     """The area under the target's probability while the image's pixels go, (B,) float64 in [0, 1]: low if the first to go mattered.
 
@@ -92,11 +95,11 @@ def deletion(
     the model has learned from, and single pixels act like adversarial noise: hold values to those of another map of the same model.
     NaN as above, and for a map without an order, all of whose pixels or blocks share one value. `steps` + 1 forward passes.
     """
-    return area(explained, explained.x, canvas_of(explained, baseline), steps, block, order)
+    return probability_area(explained, explained.x, baseline_images(explained, baseline), steps, block, order)
 
 
 def insertion(
-    explained: Explained, *, steps: int = 32, baseline: float | str = "blur", block: int | None = None, order: str = "signed"
+    explained: ExplainedImages, *, steps: int = 32, baseline: float | str = "blur", block: int | None = None, order: str = "signed"
 ) -> Tensor:
     """The area under the target's probability while the image's pixels come, (B,) float64 in [0, 1]: high if the first to come mattered.
 
@@ -106,49 +109,49 @@ def insertion(
 
     The reverse of `deletion` (Petsiuk et al. 2018, 1806.07421), with its options, remarks and costs.
     """
-    return area(explained, canvas_of(explained, baseline), explained.x, steps, block, order)
+    return probability_area(explained, baseline_images(explained, baseline), explained.x, steps, block, order)
 
 
-def area(explained: Explained, start: Tensor, end: Tensor, steps: int, block: int | None, order: str) -> Tensor:
+def probability_area(explained: ExplainedImages, start: Tensor, end: Tensor, steps: int, block: int | None, order: str) -> Tensor:
     """The area (B,) under the target's probability while pixels of the images `start` become those of `end`, as the map orders them."""
-    steps, values = whole("steps", steps), heat(explained.maps, block, order)
-    ranks = spread(ranked(values), explained.x, block)
+    steps, values = whole_option("steps", steps), ordering_values(explained.maps, block, order)
+    ranks = pixel_ranks(descending_ranks(values), explained.x, block)
     count, chances, shares = values[0].numel(), list[Tensor](), list[Tensor]()
     cuts = sorted({count * step // steps for step in range(steps + 1)})
-    for part in rounds(len(ranks), len(cuts)):
+    for part in call_ranges(len(ranks), len(cuts)):
         moved = torch.stack([ranks < cuts[step] for step in part])
-        logits = answers(explained.model, torch.where(moved[:, :, None], end, start))
-        chances.append(chosen(logits.softmax(-1), explained.target))
+        logits = grouped_logits(explained.model, torch.where(moved[:, :, None], end, start))
+        chances.append(target_entries(logits.softmax(-1), explained.target))
         shares.append(moved.flatten(2).double().mean(2))
-    ordered = usable(explained.maps) & (values.flatten(1).amax(1) > values.flatten(1).amin(1))
+    ordered = are_usable(explained.maps) & (values.flatten(1).amax(1) > values.flatten(1).amin(1))
     return torch.trapezoid(torch.cat(chances), torch.cat(shares), dim=0).where(ordered, torch.nan)
 
 
-def heat(maps: Tensor, block: int | None, order: str) -> Tensor:
+def ordering_values(maps: Tensor, block: int | None, order: str) -> Tensor:
     """What orders the pixels, or the blocks by the mean of their pixels: (B, rows, columns) float64; blocks at the edge may be smaller."""
-    values = lookup(order, ORDERS, "order")(maps)
-    side = 1 if block is None else whole("block", block)
+    values = lookup(order, PIXEL_ORDERS, "order")(maps)
+    side = 1 if block is None else whole_option("block", block)
     return (values if side == 1 else F.avg_pool2d(values, side, ceil_mode=True))[:, 0]
 
 
-def ranked(values: Tensor) -> Tensor:
+def descending_ranks(values: Tensor) -> Tensor:
     """The place of each value in its image, 0 for the largest, (B, rows, columns) int64; equal values in reading order."""
     order = values.flatten(1).argsort(dim=1, descending=True, stable=True)
     return torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)).view_as(values)
 
 
-def spread(ranks: Tensor, x: Tensor, block: int | None) -> Tensor:
+def pixel_ranks(ranks: Tensor, x: Tensor, block: int | None) -> Tensor:
     """The ranks of blocks at each of their pixels, (B, H, W)."""
     side = block or 1
     return ranks.repeat_interleave(side, 1).repeat_interleave(side, 2)[:, : x.shape[2], : x.shape[3]]
 
 
-def canvas_of(explained: Explained, baseline: float | str) -> Tensor:
+def baseline_images(explained: ExplainedImages, baseline: float | str) -> Tensor:
     """The images without what the map is about, (B, C, H, W)."""
-    return blurred(explained.x) if baseline == "blur" else baseline_of(explained.model, explained.x, baseline)
+    return blurred_images(explained.x) if baseline == "blur" else baseline_of(explained.model, explained.x, baseline)
 
 
-def blurred(x: Tensor) -> Tensor:
+def blurred_images(x: Tensor) -> Tensor:
     """The images (B, C, H, W) under a Gaussian blur, which goes on beyond the edges with the last pixel."""
     reach, channels = TAPS // 2, x.shape[1]
     bell = (torch.arange(-reach, reach + 1, dtype=x.dtype, device=x.device).square() / (-2 * SIGMA**2)).exp()
@@ -157,25 +160,25 @@ def blurred(x: Tensor) -> Tensor:
     return F.conv2d(F.conv2d(padded_x, bell[..., None], groups=channels), bell[:, :, None], groups=channels)
 
 
-def rounds(rows: int, count: int) -> Iterator[range]:
+def call_ranges(rows: int, count: int) -> Iterator[range]:
     """The numbers 0 .. count - 1 in groups: as many together as fit a call of max(rows, FULL_ROWS) images."""
     size = max(1, FULL_ROWS // rows)
     return (range(first, min(first + size, count)) for first in range(0, count, size))
 
 
-def answers(model: nn.Module, images: Tensor) -> Tensor:
+def grouped_logits(model: nn.Module, images: Tensor) -> Tensor:
     """The logits (G, B, K) float64 of images (G, B, C, H, W), in one call."""
     with torch.no_grad():
-        logits: Tensor = padded(model, images.flatten(0, 1)).double().unflatten(0, images.shape[:2])
+        logits: Tensor = padded_logits(model, images.flatten(0, 1)).double().unflatten(0, images.shape[:2])
     return logits
 
 
-def chosen(values: Tensor, target: Tensor) -> Tensor:
+def target_entries(values: Tensor, target: Tensor) -> Tensor:
     """The target's entry of each row of values (..., B, K), (..., B)."""
     return values.gather(-1, target.expand(values.shape[:-1])[..., None])[..., 0]
 
 
-def usable(maps: Tensor) -> Tensor:
+def are_usable(maps: Tensor) -> Tensor:
     """Which maps are finite and not 0 everywhere, (B,) bool."""
     flat = maps.flatten(1)
     return flat.isfinite().all(1) & (flat != 0).any(1)

@@ -1,7 +1,7 @@
 """What a model's Jacobian says of its margins: row norms, effective margins, linearised distances, alignment of slope and image.
 
-`geometry` belongs to the model and to no method of explanation; `alignment` scores the maps of any method. With g_c = d z_c / d x the
-rows of the Jacobian, at a point where the network is piecewise linear, (z_y - z_c) / ||g_y - g_c||_2 is the distance to the boundary
+`jacobian_geometry` belongs to the model and to no method of explanation; `alignment` scores the maps of any method. With g_c = d z_c / d
+x the rows of the Jacobian, at a point where the network is piecewise linear, (z_y - z_c) / ||g_y - g_c||_2 is the distance to the boundary
 between y and c within the linear piece.
 """
 
@@ -10,14 +10,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from robench.core.calls import derivative, leaf_of, padded, plain, with_gradients
-from robench.core.checks import switch, whole
+from robench.core.calls import autograd_tensor, leaf_gradient, leaf_of, padded_logits, with_gradients
+from robench.core.checks import switch_option, whole_option
 from robench.core.errors import InputError
-from robench.core.types import Explained
+from robench.core.types import ExplainedImages
 
 
 @with_gradients
-def geometry(model: nn.Module, x: Tensor, y: Tensor, *, classes: int = 32, rows: int = 256) -> dict[str, Tensor]:
+def jacobian_geometry(model: nn.Module, x: Tensor, y: Tensor, *, classes: int = 32, rows: int = 256) -> dict[str, Tensor]:
     """What the slopes of the logits say at images x (B, C, H, W) with labels y (B,): a dict of (B,) float64.
 
     row-norm-true         ||g_y||_2
@@ -37,36 +37,36 @@ def geometry(model: nn.Module, x: Tensor, y: Tensor, *, classes: int = 32, rows:
     term common to all logits moves the row norms and the alignments, but no margin. NaN: all scores of an image with a logit that is not
     finite; quotients whose slope is 0, as where the model gives no gradient. Entries of a gradient that are not finite count as 0.
     """
-    whole("classes", classes), whole("rows", rows)
+    whole_option("classes", classes), whole_option("rows", rows)
     parts = [jacobian_scores(model, some, labels, classes) for some, labels in zip(x.split(rows), y.split(rows), strict=True)]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def jacobian_scores(model: nn.Module, x: Tensor, y: Tensor, classes: int) -> dict[str, Tensor]:
-    """The scores of `geometry` for images of one model call."""
+    """The scores of `jacobian_geometry` for images of one model call."""
     with torch.enable_grad():
         leaf = leaf_of(x)
-        logits, y = padded(model, leaf), plain(y)
-        chosen = torch.cat((y[:, None], rivals(logits.detach(), y, classes)), 1)
+        logits, y = padded_logits(model, leaf), autograd_tensor(y)
+        chosen = torch.cat((y[:, None], top_other_classes(logits.detach(), y, classes)), 1)
         totals = logits.gather(1, chosen).sum(0).unbind()
-    own = derivative(totals[0], leaf, again=True)
-    lengths, slopes = others(own, totals[1:], leaf)
+    own = leaf_gradient(totals[0], leaf, again=True)
+    lengths, slopes = other_class_norms(own, totals[1:], leaf)
     values = logits.detach().double().gather(1, chosen)
     gaps = values[:, :1] - values[:, 1:]
-    distances = gaps / above_zero(slopes)
+    distances = gaps / valid_divisors(slopes)
     scores = {
-        "row-norm-true": length(own),
+        "row-norm-true": image_norms(own),
         "row-norm-mean": lengths.mean(1),
         "margin": gaps[:, 0],
         "effective-margin": distances[:, 0],
-        "effective-margin-min": least(distances),
-        "slope-alignment": inner(x, own).abs() / above_zero(length(own)),
+        "effective-margin-min": row_minima(distances),
+        "slope-alignment": inner_products(x, own).abs() / valid_divisors(image_norms(own)),
     }
     sound = logits.isfinite().all(1)
     return {name: score.where(sound, torch.nan) for name, score in scores.items()}
 
 
-def rivals(logits: Tensor, y: Tensor, classes: int) -> Tensor:
+def top_other_classes(logits: Tensor, y: Tensor, classes: int) -> Tensor:
     """The classes other than y, (B, J), those with the largest logits first, at most `classes`; the first is the runner-up."""
     if logits.shape[1] < 2:
         raise InputError("margins need a model of at least 2 classes, and this one has 1 logit")
@@ -74,52 +74,52 @@ def rivals(logits: Tensor, y: Tensor, classes: int) -> Tensor:
     return rest.argsort(dim=1, descending=True, stable=True)[:, : min(classes, logits.shape[1] - 1)]
 
 
-def others(own: Tensor, totals: tuple[Tensor, ...], leaf: Tensor) -> tuple[Tensor, Tensor]:
+def other_class_norms(own: Tensor, totals: tuple[Tensor, ...], leaf: Tensor) -> tuple[Tensor, Tensor]:
     """||g_c|| and ||g_y - g_c|| of the other classes, (B, J) float64 each, from the sums of their logits: a backward pass a class."""
     lengths, slopes = [], []
     for left, total in enumerate(totals, 1 - len(totals)):
-        grad = derivative(total, leaf, again=left < 0)
-        lengths.append(length(grad))
-        slopes.append(length(own - grad))
+        grad = leaf_gradient(total, leaf, again=left < 0)
+        lengths.append(image_norms(grad))
+        slopes.append(image_norms(own - grad))
     return torch.stack(lengths, 1), torch.stack(slopes, 1)
 
 
-def least(distances: Tensor) -> Tensor:
+def row_minima(distances: Tensor) -> Tensor:
     """The least of each row (B, J) that is a number, (B,); NaN where none is."""
     known = ~distances.isnan()
     return distances.where(known, torch.inf).amin(1).where(known.any(1), torch.nan)
 
 
-def length(images: Tensor) -> Tensor:
+def image_norms(images: Tensor) -> Tensor:
     """The l2 norm of each image, (B,) float64."""
-    return inner(images, images).sqrt()
+    return inner_products(images, images).sqrt()
 
 
-def inner(one: Tensor, other: Tensor) -> Tensor:
+def inner_products(one: Tensor, other: Tensor) -> Tensor:
     """The inner product of each two images, (B,) float64."""
     return (one.flatten(1).double() * other.flatten(1).double()).sum(1)
 
 
-def above_zero(values: Tensor) -> Tensor:
+def valid_divisors(values: Tensor) -> Tensor:
     """The values, NaN where they are not above 0 or not finite: what may be divided by."""
     return values.where((values > 0) & values.isfinite(), torch.nan)
 
 
-def cosine(one: Tensor, other: Tensor) -> Tensor:
+def image_cosines(one: Tensor, other: Tensor) -> Tensor:
     """The cosine of the angle between each two images, (B,) float64; NaN where one is 0 everywhere or not finite somewhere."""
-    return (inner(one, other) / above_zero(length(one)) / above_zero(length(other))).clamp(-1, 1)
+    return (inner_products(one, other) / valid_divisors(image_norms(one)) / valid_divisors(image_norms(other))).clamp(-1, 1)
 
 
-def alignment(explained: Explained, *, centred: bool = False) -> Tensor:
+def alignment(explained: ExplainedImages, *, centred: bool = False) -> Tensor:
     """The cosine of the angle between each image and its signed map, (B,) float64 in [-1, 1].
 
     centred  take the mean of each channel off the image first: else an image of pixels in [0, 1] is mostly its own brightness, and the
              score mostly the mean of the map
 
     After the alignment of Etmann et al. 2019 (1905.04172), who take |<x, g>| / ||g|| with the gradient as the map; the sign and the
-    division by ||x|| are our choice; `slope-alignment` of `geometry` is his. A map of one channel is compared with the mean of the image
-    over its channels. NaN for a map or an image that is 0 everywhere or not finite somewhere.
+    division by ||x|| are our choice; `slope-alignment` of `jacobian_geometry` is his. A map of one channel is compared with the mean of
+    the image over its channels. NaN for a map or an image that is 0 everywhere or not finite somewhere.
     """
     x = explained.x.double()
-    image = x - x.mean((2, 3), keepdim=True) if switch("centred", centred) else x
-    return cosine(image.mean(1, keepdim=True) if explained.maps.shape[1] == 1 else image, explained.maps)
+    image = x - x.mean((2, 3), keepdim=True) if switch_option("centred", centred) else x
+    return image_cosines(image.mean(1, keepdim=True) if explained.maps.shape[1] == 1 else image, explained.maps)

@@ -13,10 +13,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from robench.core.checks import number, whole
+from robench.core.checks import number_option, whole_option
 from robench.core.errors import InputError
 from robench.core.recipes import lookup
-from robench.core.types import Explained
+from robench.core.types import ExplainedImages
 
 REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda sizes: sizes,
@@ -24,12 +24,12 @@ REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "max": lambda sizes: sizes.amax(1, keepdim=True),
     "mean": lambda sizes: sizes.mean(1, keepdim=True),
 }
-ENTRIES = 1 << 18  # sizes that are taken to float64 at once: 2 MiB, which a processor's cache holds
-BLOCK, SIDE, GROWTH = 4, 32, math.log(4) / math.log(7)  # blocks of 4 pixels at 32 and of 16 at 224, by a power law between
+ENTRIES_AT_ONCE = 1 << 18  # sizes that are taken to float64 at once: 2 MiB, which a processor's cache holds
+BASE_BLOCK, BASE_SIDE, BLOCK_GROWTH = 4, 32, math.log(4) / math.log(7)  # blocks of 4 pixels at 32 and of 16 at 224, by a power law between
 SLACK = 3  # the block that divides the image may be so many times smaller or larger than the rule asks
 
 
-def sizes_of(maps: Tensor, channels: str = "none") -> Tensor:
+def map_sizes(maps: Tensor, channels: str = "none") -> Tensor:
     """The sizes |maps| of maps (B, c, H, W) with the channels put together: (B, c, H, W) for none, else (B, 1, H, W).
 
     channels  none, sum, max or mean of |a| over the channels. This changes every score, so it belongs to the number (our choice: none,
@@ -39,17 +39,17 @@ def sizes_of(maps: Tensor, channels: str = "none") -> Tensor:
     return together(maps.abs())
 
 
-def gini(explained: Explained) -> Tensor:
+def gini(explained: ExplainedImages) -> Tensor:
     """The Gini index of the sizes of each map, (B,) float64 in [0, (n - 1) / n] for n sizes: 0 is even, near 1 is one pixel alone.
 
     Gini 1912 (Variabilita e mutabilita). For sizes phi_1 <= ... <= phi_n it is (n + 1 - 2 sum_i (n + 1 - i) phi_i / sum_i phi_i) / n, with
     no offset: the scale of the map does not matter. As a score of saliency maps: Chalasani et al. 2020 (1810.06583), and on robust models
     Duan et al. (ICLR 2023) and Chen et al. 2023 (2305.09305). NaN for a map that is 0 everywhere or not finite somewhere.
     """
-    return gini_of(explained.ordered)
+    return gini_of_sorted(explained.ordered)
 
 
-def gini_of(ordered: Tensor) -> Tensor:
+def gini_of_sorted(ordered: Tensor) -> Tensor:
     """The Gini index of each row of sizes (B, n), sorted from the smallest to the largest, (B,) float64."""
     n = ordered.shape[1]
     weights = torch.arange(1 - n, n, 2, dtype=torch.float64, device=ordered.device)  # those of the formula, with its n + 1 taken in
@@ -58,26 +58,26 @@ def gini_of(ordered: Tensor) -> Tensor:
         sizes = part.double()
         return (sizes.mv(weights) / (n * sizes.sum(1))).clamp_min(0)
 
-    return in_parts(index, ordered)
+    return scores_in_parts(index, ordered)
 
 
-def in_parts(score: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
+def scores_in_parts(score: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
     """The scores of rows (B, n), taken over a few rows at a time: a copy of all in float64 would not fit the cache, or the memory."""
-    return torch.cat([score(part) for part in values.split(max(1, ENTRIES // values.shape[1]))])
+    return torch.cat([score(part) for part in values.split(max(1, ENTRIES_AT_ONCE // values.shape[1]))])
 
 
-def regional_gini(explained: Explained, *, block: int | None = None) -> Tensor:
+def regional_gini(explained: ExplainedImages, *, block: int | None = None) -> Tensor:
     """The Gini index over the sums of sizes in square blocks, all channels together, (B,) float64 in [0, 1).
 
-    block  pixels a side; by default what `block_of` gives: 4 at 32 px, 16 at 224 px
+    block  pixels a side; by default what `block_side` gives: 4 at 32 px, 16 at 224 px
 
     Regional Gini of Duan et al. (ICLR 2023), by its definition on absolute values. Blocks are equal, so it never exceeds `gini` of the same
     sizes (a sum over equal groups is majorised by its parts). InputError where the blocks do not fill the image. NaN as for `gini`.
     """
-    return gini_of(block_sums(explained.sizes, block).sort(1).values)
+    return gini_of_sorted(block_sums(explained.sizes, block).sort(1).values)
 
 
-def gini_positive(explained: Explained) -> Tensor:
+def gini_positive(explained: ExplainedImages) -> Tensor:
     """The Gini index of the positive parts of the signed map, subpixel by subpixel, (B,) float64 in [0, (n - 1) / n].
 
     What the released script of Duan et al. (ICLR 2023) prints as regional Gini, as we read it: it takes the axes of a map (3, H, W) for
@@ -89,10 +89,10 @@ def gini_positive(explained: Explained) -> Tensor:
     NaN where no entry is positive or an entry is not finite.
     """
     entries = explained.maps.flatten(1)
-    return gini_of(entries.clamp_min(0).where(entries.isfinite(), torch.nan).sort(1).values)
+    return gini_of_sorted(entries.clamp_min(0).where(entries.isfinite(), torch.nan).sort(1).values)
 
 
-def regional_gini_positive(explained: Explained, *, block: int | None = None) -> Tensor:
+def regional_gini_positive(explained: ExplainedImages, *, block: int | None = None) -> Tensor:
     """The Gini index over the positive parts of the signed sums in square blocks, all channels together, (B,) float64 in [0, 1).
 
     block  as for `regional_gini`
@@ -103,18 +103,18 @@ def regional_gini_positive(explained: Explained, *, block: int | None = None) ->
     NaN where no block has a positive sum or an entry is not finite.
     """
     sums = block_sums(explained.maps, block)
-    return gini_of(sums.clamp_min(0).where(sums.isfinite(), torch.nan).sort(1).values)
+    return gini_of_sorted(sums.clamp_min(0).where(sums.isfinite(), torch.nan).sort(1).values)
 
 
 def block_sums(maps: Tensor, block: int | None) -> Tensor:
     """The sums of maps (B, c, H, W) over square blocks and all channels, (B, blocks) float64."""
     high, wide = maps.shape[2:]
-    side = block_of(high, wide, block)
+    side = block_side(high, wide, block)
     tiles = maps.reshape(len(maps), -1, high // side, side, wide // side, side)
     return tiles.sum((1, 3, 5), dtype=torch.float64).flatten(1)
 
 
-def block_of(high: int, wide: int, block: int | None = None) -> int:
+def block_side(high: int, wide: int, block: int | None = None) -> int:
     """The side of the blocks on an image of high x wide pixels: `block`, checked to divide both sides, or one that the image suggests.
 
     The rule is our choice: 4 * (shorter side / 32) ** (log 4 / log 7), which is 4 at 32 px and 16 at 224 px, and of the numbers that
@@ -122,9 +122,9 @@ def block_of(high: int, wide: int, block: int | None = None) -> int:
     is within a factor of 3, and where a given block does not divide the sides.
     """
     divisors = [side for side in range(1, min(high, wide) + 1) if high % side == wide % side == 0]
-    if block is not None and whole("block", block) not in divisors:
+    if block is not None and whole_option("block", block) not in divisors:
         raise InputError(f"block={block} does not divide images of {high} x {wide} pixels: choose one of {', '.join(map(str, divisors))}")
-    wanted = BLOCK * (min(high, wide) / SIDE) ** GROWTH
+    wanted = BASE_BLOCK * (min(high, wide) / BASE_SIDE) ** BLOCK_GROWTH
     nearest = min(divisors, key=lambda side: abs(math.log(side / wanted)))
     if block is None and not wanted / SLACK <= nearest <= wanted * SLACK:
         options = ", ".join(map(str, divisors))
@@ -132,7 +132,7 @@ def block_of(high: int, wide: int, block: int | None = None) -> int:
     return nearest if block is None else block
 
 
-def entropy(explained: Explained) -> Tensor:
+def entropy(explained: ExplainedImages) -> Tensor:
     """The Shannon entropy, in nats, of the sizes as shares of their sum, (B,) float64 in [0, log n]: log n is even, 0 is one pixel alone.
 
     The "complexity" of Bhatt et al. 2020 (2005.00631). A share of 0 counts as 0. NaN as for `gini`.
@@ -143,27 +143,27 @@ def entropy(explained: Explained) -> Tensor:
         terms: Tensor = torch.special.entr(sizes / sizes.sum(1, keepdim=True))
         return terms.sum(1).clamp_min(0)
 
-    return in_parts(index, explained.ordered)
+    return scores_in_parts(index, explained.ordered)
 
 
-def top_mass(explained: Explained, *, share: float = 0.01) -> Tensor:
+def top_mass(explained: ExplainedImages, *, share: float = 0.01) -> Tensor:
     """The part of the sum of sizes that the largest ones carry, (B,) float64 in [share, 1].
 
     share  how many of the n sizes are the largest, above 0 and at most 1: ceil(share * n), so at least one (our choice)
 
     NaN as for `gini`.
     """
-    if not number("share", share, most=1):
+    if not number_option("share", share, most=1):
         raise InputError("share must be above 0: the part of the sizes that counts as the top")
     count = max(1, math.ceil(round(share * explained.ordered.shape[1], 6)))  # 0.07 * 100 is a little more than 7
 
     def index(part: Tensor) -> Tensor:
         return part[:, -count:].sum(1, dtype=torch.float64) / part.sum(1, dtype=torch.float64)
 
-    return in_parts(index, explained.ordered)
+    return scores_in_parts(index, explained.ordered)
 
 
-def lorenz(ordered: Tensor, points: int = 101) -> Tensor:
+def lorenz_heights(ordered: Tensor, points: int = 101) -> Tensor:
     """The Lorenz curve of each row of sizes (B, n), sorted from the smallest to the largest: (B, points) float64, from 0 to 1.
 
     points  at least 2: the heights at the population shares j / (points - 1), j = 0 .. points - 1; straight lines between the n + 1 exact
@@ -171,7 +171,7 @@ def lorenz(ordered: Tensor, points: int = 101) -> Tensor:
 
     The Gini index is 1 less twice the area under the exact points (Lorenz 1905). Rows of a map without a Gini index are NaN throughout.
     """
-    n, steps = ordered.shape[1], whole("points", points, 2) - 1
+    n, steps = ordered.shape[1], whole_option("points", points, 2) - 1
     place = torch.arange(points, device=ordered.device) * n
     before, part_way = place // steps, (place % steps).double() / steps
 
@@ -181,4 +181,4 @@ def lorenz(ordered: Tensor, points: int = 101) -> Tensor:
         high = sums[:, (before + 1).clamp_max(n)]
         return (low + part_way * (high - low)) / total.where(total < torch.inf, torch.nan)
 
-    return in_parts(curve, ordered)
+    return scores_in_parts(curve, ordered)

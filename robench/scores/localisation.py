@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robench.core.checks import whole
+from robench.core.checks import whole_option
 from robench.core.errors import InputError
-from robench.core.types import Explained
+from robench.core.types import ExplainedImages
 
 
-def pointing_game(explained: Explained, *, margin: int = 0) -> Tensor:
+def pointing_game(explained: ExplainedImages, *, margin: int = 0) -> Tensor:
     """Whether the largest pixel of each map lies on the object, (B,) float64: 1 for a hit, 0 for a miss; the mean is the score.
 
     margin  a miss by at most so many pixels, measured between pixel centres, is a hit too (15 is usual at 224 px and more)
@@ -22,22 +22,22 @@ def pointing_game(explained: Explained, *, margin: int = 0) -> Tensor:
     Zhang et al. 2016 (1608.00507). A pixel's value is the sum of its sizes over channels. Where several pixels share the largest value the
     score is the part of them that hits (our choice). NaN for a map that is 0 everywhere or not finite somewhere and for an empty mask.
     """
-    mask, heat = widened(masks_of(explained), whole("margin", margin, 0)), heat_of(explained)
+    mask, heat = widened_masks(masks_of(explained), whole_option("margin", margin, 0)), pixel_sizes(explained)
     top = heat == heat.amax((1, 2), keepdim=True)
-    return where_defined(explained, share_inside(top.double(), mask))
+    return values_where_defined(explained, share_inside(top.double(), mask))
 
 
-def mass_in_mask(explained: Explained) -> Tensor:
+def mass_in_mask(explained: ExplainedImages) -> Tensor:
     """The part of the sum of sizes that lies on the object, (B,) float64 in [0, 1].
 
     The relevance mass accuracy of Arras et al. 2020 (2003.07258); Kohlbrenner et al. 2020 (1910.09840) take the positive entries alone.
     An even map gets the object's share of the image, which is what a value has to be held against: see `mass_gain`. NaN as for
     `pointing_game`.
     """
-    return where_defined(explained, share_inside(heat_of(explained), masks_of(explained)))
+    return values_where_defined(explained, share_inside(pixel_sizes(explained), masks_of(explained)))
 
 
-def mass_gain(explained: Explained) -> Tensor:
+def mass_gain(explained: ExplainedImages) -> Tensor:
     """`mass_in_mask` over the object's share of the pixels, (B,) float64: 1 is what an even map gets, more is on the object.
 
     The weighted localisation of Kohlbrenner et al. 2020 (1910.09840), on sizes. At most the inverse of the object's share, so images with
@@ -46,7 +46,7 @@ def mass_gain(explained: Explained) -> Tensor:
     return mass_in_mask(explained) / masks_of(explained).double().mean((1, 2))
 
 
-def masks_of(explained: Explained) -> Tensor:
+def masks_of(explained: ExplainedImages) -> Tensor:
     """The masks (B, H, W) bool, on the device of the sizes; InputError where there are none, or of another shape than the maps."""
     masks, sizes = explained.masks, explained.sizes
     if masks is None:
@@ -56,12 +56,12 @@ def masks_of(explained: Explained) -> Tensor:
     return masks.to(sizes.device).bool()
 
 
-def heat_of(explained: Explained) -> Tensor:
+def pixel_sizes(explained: ExplainedImages) -> Tensor:
     """The value of each pixel, (B, H, W) float64: its sizes summed over channels."""
     return explained.sizes.sum(1, dtype=torch.float64)
 
 
-def widened(masks: Tensor, margin: int) -> Tensor:
+def widened_masks(masks: Tensor, margin: int) -> Tensor:
     """The masks (B, H, W) with every pixel added that is at most `margin` pixels away from one of theirs."""
     if not margin:
         return masks
@@ -75,8 +75,8 @@ def share_inside(heat: Tensor, masks: Tensor) -> Tensor:
     return (heat * masks).sum((1, 2)) / heat.sum((1, 2))
 
 
-def where_defined(explained: Explained, values: Tensor) -> Tensor:
+def values_where_defined(explained: ExplainedImages, values: Tensor) -> Tensor:
     """The values (B,), NaN where the mask is empty or the map is 0 everywhere or not finite somewhere."""
-    total = heat_of(explained).sum((1, 2))
+    total = pixel_sizes(explained).sum((1, 2))
     defined = (total > 0) & total.isfinite() & masks_of(explained).any(2).any(1)
     return values.where(defined, torch.nan)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from robench.core.calls import into_eval
 from robench.core.errors import InputError
 from robench.core.recipes import lookup
-from robench.core.types import Explained
-from robench.explainers.rebuild import inner
+from robench.core.types import ExplainedImages
+from robench.explainers.rebuild import unwrapped_network
 
 LAYERS = {"all": slice(None), "last": slice(-1, None)}
 MEASURES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -22,10 +22,10 @@ MEASURES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def randomisation(explained: Explained, *, layers: str = "all", measure: str = "spearman") -> Tensor:
+def randomisation(explained: ExplainedImages, *, layers: str = "all", measure: str = "spearman") -> Tensor:
     """The rank correlation of each map with that of the same model under random weights, (B,) float64 in [-1, 1].
 
-    layers   all: every layer is drawn anew, or last: the last one alone; see `randomised`
+    layers   all: every layer is drawn anew, or last: the last one alone; see `randomised_copy`
     measure  what is ranked, pixel by pixel: spearman the sums of sizes over channels, spearman-signed the signed sums
 
     Adebayo et al. 2018 (1810.03307). A value near 1 is a bad sign: the map would look the same had the model learned nothing, as edge
@@ -38,15 +38,15 @@ def randomisation(explained: Explained, *, layers: str = "all", measure: str = "
     maps of each image.
     """
     keyed = lookup(measure, MEASURES, "measure")
-    twin = randomised(explained.model, explained.draws.seed, layers)
+    twin = randomised_copy(explained.model, explained.draws.seed, layers)
 
     def ranked(model: nn.Module) -> Tensor:
-        return ranks(keyed(explained.explain(model, explained.x, explained.target, explained.draws)).flatten(1))
+        return row_ranks(keyed(explained.explain(model, explained.x, explained.target, explained.draws)).flatten(1))
 
-    return correlation(ranked(explained.model), ranked(twin))
+    return row_correlations(ranked(explained.model), ranked(twin))
 
 
-def randomised(model: nn.Module, seed: int, how: str = "all") -> nn.Module:
+def randomised_copy(model: nn.Module, seed: int, how: str = "all") -> nn.Module:
     """A copy of the model with random weights, frozen and in eval mode; the model is left as it is.
 
     how  all: every module that has a parameter of two or more dimensions (convolutions, linear maps, embeddings) gets all its parameters
@@ -58,21 +58,21 @@ def randomised(model: nn.Module, seed: int, how: str = "all") -> nn.Module:
     trained ResNet-20 whose batch norms were drawn too gave logits of 1e9. So the check does not see what a map owes to these vectors.
     InputError where the model has no such parameter or cannot be copied.
     """
-    twin = into_eval(copied(model))
+    twin = into_eval(copy_for_randomisation(model))
     for weight in twin.parameters():  # one by one: a TorchScript program has no requires_grad_ of its own
         weight.requires_grad_(False)
-    parameters = dict(inner(twin).named_parameters())
-    owners = list(dict.fromkeys(owner(name) for name, weight in parameters.items() if weight.dim() > 1))
+    parameters = dict(unwrapped_network(twin).named_parameters())
+    owners = list(dict.fromkeys(owner_module_name(name) for name, weight in parameters.items() if weight.dim() > 1))
     if not owners:
         raise InputError("randomisation draws weights anew, and this model has no parameters that are matrices: leave the score out")
     drawn = owners[lookup(how, LAYERS, "choice of layers")]
     for name, weight in parameters.items():
-        if owner(name) in drawn and weight.numel() > 1:
-            weight.copy_(redrawn(weight, seed, name))
+        if owner_module_name(name) in drawn and weight.numel() > 1:
+            weight.copy_(redrawn_weight(weight, seed, name))
     return twin
 
 
-def copied(model: nn.Module) -> nn.Module:
+def copy_for_randomisation(model: nn.Module) -> nn.Module:
     """A deep copy; InputError where the model keeps tensors of a graph, which torch does not copy."""
     try:
         with torch.no_grad():  # else the copy of a TorchScript program hangs on the graph of its parameters
@@ -82,12 +82,12 @@ def copied(model: nn.Module) -> nn.Module:
         raise InputError(f"randomisation needs a copy of the model, which cannot be had ({why}): leave the score out") from error
 
 
-def owner(name: str) -> str:
+def owner_module_name(name: str) -> str:
     """The name of the module that a parameter belongs to; a parametrised one (such as one with weight norm) counts as its module."""
     return name.partition(".parametrizations.")[0] if ".parametrizations." in name else name.rpartition(".")[0]
 
 
-def redrawn(weight: Tensor, seed: int, name: str) -> Tensor:
+def redrawn_weight(weight: Tensor, seed: int, name: str) -> Tensor:
     """Normal numbers of the weight's shape, mean and standard deviation, from the seed and the name; drawn on the CPU, in float32."""
     digest = hashlib.blake2b(f"{seed}|randomised|{name}".encode(), digest_size=8).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
@@ -95,7 +95,7 @@ def redrawn(weight: Tensor, seed: int, name: str) -> Tensor:
     return torch.randn(weight.shape, generator=generator) * spread + mean
 
 
-def ranks(values: Tensor) -> Tensor:
+def row_ranks(values: Tensor) -> Tensor:
     """The ranks of each row (B, n), float64, 1 for the smallest, equal values sharing their mean rank; all NaN where one is not finite."""
     ordered = values.sort(1).values
     below = torch.searchsorted(ordered, values)
@@ -103,7 +103,7 @@ def ranks(values: Tensor) -> Tensor:
     return ((below + upto + 1).double() / 2).where(values.isfinite().all(1, keepdim=True), torch.nan)
 
 
-def correlation(one: Tensor, other: Tensor) -> Tensor:
+def row_correlations(one: Tensor, other: Tensor) -> Tensor:
     """Pearson's correlation of each two rows (B, n), (B,) float64; NaN where a row is constant. Of ranks it is Spearman's."""
     a, b = one - one.mean(1, keepdim=True), other - other.mean(1, keepdim=True)
     total = (a.square().sum(1) * b.square().sum(1)).sqrt()

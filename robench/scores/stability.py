@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robench.core.checks import whole
-from robench.core.threat import reachable
-from robench.core.types import Explained
+from robench.core.checks import whole_option
+from robench.core.threat import length_option
+from robench.core.types import ExplainedImages
 
 
-def max_sensitivity(explained: Explained, *, radius: float = 0.02, samples: int = 10) -> Tensor:
+def max_sensitivity(explained: ExplainedImages, *, radius: float = 0.02, samples: int = 10) -> Tensor:
     """The largest change of each map under small changes of its image, as a part of the map's length, (B,) float64 >= 0: 0 is steady.
 
     radius   how far a subpixel may move, in pixel units, at most 1 samples  random changes that are tried
@@ -24,14 +24,14 @@ def max_sensitivity(explained: Explained, *, radius: float = 0.02, samples: int 
     `samples` + 1 maps.
     """
     model, x = explained.model, explained.x
-    radius = reachable("radius", radius, "linf", x.shape[1:])
+    radius = length_option("radius", radius, "linf", x.shape[1:])
     noise, most = explained.draws.child("max-sensitivity"), torch.zeros(len(x), dtype=torch.float64, device=x.device)
 
     def mapped(images: Tensor) -> Tensor:
         return explained.explain(model, images, explained.target, explained.draws).double().flatten(1)
 
     before = mapped(x)
-    for step in range(whole("samples", samples)):
+    for step in range(whole_option("samples", samples)):
         moved = (x + radius * (2 * noise.uniform(tuple(x.shape[1:]), step).to(x) - 1)).clamp(0, 1)
         most = torch.maximum(most, torch.linalg.vector_norm(mapped(moved) - before, dim=1))
     length: Tensor = torch.linalg.vector_norm(before, dim=1)

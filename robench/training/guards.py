@@ -11,29 +11,29 @@ from robench.core.rows import wilson
 
 GUARDS = ("stop", "roll-back", "off")
 ONCE_ROBUST = 0.2  # accuracy under PGD from which a network has robustness to lose
-FALL = 0.2  # of the accuracy under PGD, from its best to now
-FOOLED = 0.6  # share of the clean accuracy that FGSM leaves; an undefended network shows FGSM .29 against PGD .03 at 2/255
-GAP = 3.0  # how many times the accuracy under PGD is below that under FGSM
+CATASTROPHIC_FALL = 0.2  # of the accuracy under PGD, from its best to now
+LEFT_BY_FGSM = 0.6  # share of the clean accuracy that FGSM leaves; an undefended network shows FGSM .29 against PGD .03 at 2/255
+FGSM_GAP = 3.0  # how many times the accuracy under PGD is below that under FGSM
 EXPLOSION = 1000.0  # times the loss of the first step
 ROBUST_FALL = 0.05
 FEW_STEPS = 3
-SINGLE_STEP = ("fgsm-at", "fgsm-rs", "n-fgsm", "free-at", "gradalign")
+SINGLE_STEP_METHODS = ("fgsm-at", "fgsm-rs", "n-fgsm", "free-at", "gradalign")
 
 
-def in_danger(recipes: Sequence[Recipe]) -> bool:
+def has_weak_adversary(recipes: Sequence[Recipe]) -> bool:
     """Whether an objective or a regulariser of these trains against an adversary of one to three steps, which a network can learn to fool.
 
     That is so of the single-step methods by name, of arr with its three steps, and of whatever is given an option `steps` of up to three.
     """
-    return any(recipe.name in SINGLE_STEP or steps_of(recipe) in range(1, FEW_STEPS + 1) for recipe in recipes)
+    return any(recipe.name in SINGLE_STEP_METHODS or adversary_steps(recipe) in range(1, FEW_STEPS + 1) for recipe in recipes)
 
 
-def steps_of(recipe: Recipe) -> Any:
+def adversary_steps(recipe: Recipe) -> Any:
     """The option `steps` as it was given, which need not be a number; else 3 for arr, whose default that is, and 0 for the others."""
     return recipe.options.get("steps", 3 if recipe.name == "arr" else 0)
 
 
-def diverged(terms: Mapping[str, float], first: float) -> str:
+def divergence_alarm(terms: Mapping[str, float], first: float) -> str:
     """What is wrong with the terms of one step, "" if nothing: a number that is not finite, a loss far above that of the first step."""
     lost = [name for name, term in terms.items() if not math.isfinite(term)]
     if lost:
@@ -43,7 +43,7 @@ def diverged(terms: Mapping[str, float], first: float) -> str:
     return ""
 
 
-def overfitted(history: Sequence[Mapping[str, Any]]) -> str:
+def overfitting_alarm(history: Sequence[Mapping[str, Any]]) -> str:
     """What tells catastrophic overfitting in the records of the epochs so far, "" if nothing does (Wong et al. 2020, 2001.03994).
 
     The network fools its own weak adversary: in two epochs running FGSM leaves over 60 % of the clean accuracy and PGD less than a third of
@@ -52,9 +52,9 @@ def overfitted(history: Sequence[Mapping[str, Any]]) -> str:
     """
     robust = [float(record["held_out_robust"]) for record in history]
     best = max((value for value in robust if not math.isnan(value)), default=math.nan)
-    if best > ONCE_ROBUST and best - robust[-1] > FALL:
+    if best > ONCE_ROBUST and best - robust[-1] > CATASTROPHIC_FALL:
         return f"held-out PGD-10 accuracy fell from {best:.1%} to {robust[-1]:.1%}"
-    if len(history) > 1 and all(map(gapes, history[-2:])):
+    if len(history) > 1 and all(map(has_fgsm_gap, history[-2:])):
         now = history[-1]
         return (
             f"held-out accuracy is {now['held_out_fgsm']:.1%} under FGSM and {now['held_out_robust']:.1%} under PGD-10, "
@@ -63,55 +63,55 @@ def overfitted(history: Sequence[Mapping[str, Any]]) -> str:
     return ""
 
 
-def gapes(record: Mapping[str, Any]) -> bool:
+def has_fgsm_gap(record: Mapping[str, Any]) -> bool:
     """Whether in this epoch FGSM leaves over 60 % of the clean accuracy, and PGD less than a third of what FGSM leaves."""
     clean, fgsm = (float(record.get(name, math.nan)) for name in ("held_out_attacked_clean", "held_out_fgsm"))
-    return fgsm > FOOLED * clean and record["held_out_robust"] < fgsm / GAP
+    return fgsm > LEFT_BY_FGSM * clean and record["held_out_robust"] < fgsm / FGSM_GAP
 
 
 # which epoch is kept
 
 
-def sound(history: Sequence[Mapping[str, Any]]) -> list[float]:
+def sound_accuracies(history: Sequence[Mapping[str, Any]]) -> list[float]:
     """The accuracies under PGD of the epochs that ended without an alarm."""
     return [float(record["held_out_robust"]) for record in history if not record.get("alarm")]
 
 
-def near_best(robust: float, history: Sequence[Mapping[str, Any]], n: int) -> bool:
+def is_near_best(robust: float, history: Sequence[Mapping[str, Any]], n: int) -> bool:
     """Whether an accuracy under PGD on n images lies within one standard error of the best of the epochs; so where nothing was measured.
 
     The latest such epoch is the one to keep. One that is not near the best so far is not near a later, larger best; one that raises the
     best is near it, and later than all before. So the epoch to keep is known after every epoch, and no others need to be kept for later.
     """
-    best = max((value for value in sound(history) if not math.isnan(value)), default=math.nan)
+    best = max((value for value in sound_accuracies(history) if not math.isnan(value)), default=math.nan)
     return not robust < best - math.sqrt(best * (1 - best) / max(n, 1))
 
 
-def unproven(history: Sequence[Mapping[str, Any]], n: int, classes: int) -> str:
+def unproven_choice_note(history: Sequence[Mapping[str, Any]], n: int, classes: int) -> str:
     """A sentence where no epoch's accuracy under PGD on n images is surely above 1.5 times chance, so that it cannot choose the epoch."""
-    best, floor = max((value for value in sound(history) if not math.isnan(value)), default=math.nan), 1.5 / classes
+    best, floor = max((value for value in sound_accuracies(history) if not math.isnan(value)), default=math.nan), 1.5 / classes
     if math.isnan(best) or wilson(round(best * n), n)[0] > floor:
         return ""
-    which = "a gap of FGSM over PGD-10" if late_gap(history) else "an alarm"
+    which = "a gap of FGSM over PGD-10" if has_late_gap(history) else "an alarm"
     return (
         f"held-out PGD-10 accuracy is {best:.1%} at best, on {n} images: not surely above {floor:.1%}, 1.5 times chance, "
         f"so it did not choose the epoch; the last one without {which} was taken"
     )
 
 
-def late_gap(history: Sequence[Mapping[str, Any]]) -> bool:
+def has_late_gap(history: Sequence[Mapping[str, Any]]) -> bool:
     """Whether the last epoch without an alarm shows the gap that the alarm watches for, and an earlier one does not."""
-    kept = [gapes(record) for record in history if not record.get("alarm")]
+    kept = [has_fgsm_gap(record) for record in history if not record.get("alarm")]
     return bool(kept) and kept[-1] and not all(kept)
 
 
-def robust_overfitting(history: Sequence[Mapping[str, Any]], n: int) -> str:
+def robust_overfitting_note(history: Sequence[Mapping[str, Any]], n: int) -> str:
     """A sentence where the last epoch is less robust than the best, by over 5 points and more than noise (Rice et al. 2020, 2002.11569).
 
     n  held-out images under PGD-10; the 95 % interval of the difference of the two accuracies must exclude 0. It is Newcombe's (1998,
        method 10) without the pairing, which makes it too wide: the images are the same in both epochs.
     """
-    robust = sound(history)
+    robust = sound_accuracies(history)
     best, now = max(robust, default=math.nan), robust[-1] if robust else math.nan
     if not best - now > ROBUST_FALL or history[-1].get("alarm"):
         return ""

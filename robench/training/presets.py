@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-SMALL: dict[str, Any] = {
+SMALL_SETTINGS: dict[str, Any] = {
     "arch": "cnn",
     "activation": "gelu",
     "objective": None,
@@ -36,7 +36,7 @@ SMALL: dict[str, Any] = {
     "compiled": False,
     "guard": "stop",
 }
-RICE: dict[str, Any] = SMALL | {
+RICE: dict[str, Any] = SMALL_SETTINGS | {
     "arch": "preact-resnet18",
     "activation": "relu",
     "objective": "pgd-at,steps=10,step_size=2/255",
@@ -51,24 +51,29 @@ RICE: dict[str, Any] = SMALL | {
 }
 
 
-def drops(epochs: int, *at: int) -> str:
+def milestone_schedule(epochs: int, *at: int) -> str:
     """The schedule whose rate falls to a tenth at the start of each of these epochs (counted from 0) of so many."""
     return f"milestones,at={':'.join(f'{epoch}/{epochs}' for epoch in at)}"
 
 
-PANG: dict[str, Any] = RICE | {"epochs": 110, "schedule": drops(110, 100, 105)}
-SINGLE_STEP: dict[str, Any] = RICE | {"epochs": 30, "lr": 0.2, "schedule": "cyclic"}
+PANG: dict[str, Any] = RICE | {"epochs": 110, "schedule": milestone_schedule(110, 100, 105)}
+SINGLE_STEP_SETTINGS: dict[str, Any] = RICE | {"epochs": 30, "lr": 0.2, "schedule": "cyclic"}
 IGD: dict[str, Any] = RICE | {"arch": "resnet18", "epochs": 150, "schedule": "plateau,patience=10,threshold=0.01", "normalize": "none"}
-EMR: dict[str, Any] = RICE | {"arch": "wrn-34-10", "epochs": 100, "schedule": drops(100, 75, 90)}
-ARR: dict[str, Any] = RICE | {"arch": "resnet18", "objective": "standard", "reg": ("arr,steps=1",), "schedule": drops(200, 100, 150)}
+EMR: dict[str, Any] = RICE | {"arch": "wrn-34-10", "epochs": 100, "schedule": milestone_schedule(100, 75, 90)}
+ARR: dict[str, Any] = RICE | {
+    "arch": "resnet18",
+    "objective": "standard",
+    "reg": ("arr,steps=1",),
+    "schedule": milestone_schedule(200, 100, 150),
+}
 EMR_WEIGHT = 3 / 128  # the paper's 3 belongs to the squared norm of the gradient of a mean over 128 images
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "small": SMALL,
-    "cifar-small": SMALL | {"augment": "crop-flip", "epochs": 12, "eps": 2 / 255, "ema": 0.995},
-    "cifar-two-conv": SMALL | {"arch": "two-conv", "activation": "relu", "augment": "flip", "epochs": 10, "eps": 2 / 255},
-    "mnist-small": SMALL | {"arch": "two-conv", "activation": "relu", "eps": 0.3, "epochs": 5, "lr": 2e-3, "normalize": "none"},
-    "mnist-l2": SMALL
+    "small": SMALL_SETTINGS,
+    "cifar-small": SMALL_SETTINGS | {"augment": "crop-flip", "epochs": 12, "eps": 2 / 255, "ema": 0.995},
+    "cifar-two-conv": SMALL_SETTINGS | {"arch": "two-conv", "activation": "relu", "augment": "flip", "epochs": 10, "eps": 2 / 255},
+    "mnist-small": SMALL_SETTINGS | {"arch": "two-conv", "activation": "relu", "eps": 0.3, "epochs": 5, "lr": 2e-3, "normalize": "none"},
+    "mnist-l2": SMALL_SETTINGS
     | {
         "arch": "two-conv",
         "activation": "relu",
@@ -79,7 +84,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "normalize": "none",
         "objective": "pgd-at",
     },
-    "hoffman2019": SMALL
+    "hoffman2019": SMALL_SETTINGS
     | {
         "arch": "mlp",
         "activation": "relu",
@@ -95,7 +100,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "normalize": "none",
         "held_out": 1000,
     },
-    "emr-mlp": SMALL
+    "emr-mlp": SMALL_SETTINGS
     | {
         "arch": "mlp,width=512,depth=3",
         "activation": "relu",
@@ -106,7 +111,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "batch_size": 128,
         "optimizer": "sgd",
         "lr": 0.05,
-        "schedule": drops(20, 15, 18),
+        "schedule": milestone_schedule(20, 15, 18),
         "normalize": "none",
         "held_out": 1000,
     },
@@ -126,21 +131,29 @@ PRESETS: dict[str, dict[str, Any]] = {
     "rice2020": RICE,
     "pang2021": PANG,
     "pang2021-wa-ls": PANG | {"ema": 0.9995, "label_smoothing": 0.4},
-    "trades2019": RICE | {"arch": "wrn-34-10", "objective": "trades", "epochs": 76, "weight_decay": 2e-4, "schedule": drops(76, 75)},
+    "trades2019": RICE
+    | {"arch": "wrn-34-10", "objective": "trades", "epochs": 76, "weight_decay": 2e-4, "schedule": milestone_schedule(76, 75)},
     "trades-pang": PANG | {"objective": "trades"},
     "mart2020": RICE
-    | {"arch": "resnet18", "objective": "mart", "lr": 0.01, "epochs": 120, "weight_decay": 3.5e-3, "schedule": drops(120, 75, 90, 100)},
-    "mail2021-at": RICE | {"arch": "resnet18", "objective": "mail-at", "epochs": 100, "schedule": drops(100, 75, 90)},
-    "mail2021-trades": RICE | {"arch": "resnet18", "objective": "mail-trades", "epochs": 100, "schedule": drops(100, 75, 90)},
+    | {
+        "arch": "resnet18",
+        "objective": "mart",
+        "lr": 0.01,
+        "epochs": 120,
+        "weight_decay": 3.5e-3,
+        "schedule": milestone_schedule(120, 75, 90, 100),
+    },
+    "mail2021-at": RICE | {"arch": "resnet18", "objective": "mail-at", "epochs": 100, "schedule": milestone_schedule(100, 75, 90)},
+    "mail2021-trades": RICE | {"arch": "resnet18", "objective": "mail-trades", "epochs": 100, "schedule": milestone_schedule(100, 75, 90)},
     "awp2020": RICE | {"awp": 0.01},
     "awp2020-trades": RICE | {"objective": "trades", "awp": 0.005, "awp_warmup": 10 / 200},
     "hat2022": RICE | {"objective": "hat", "epochs": 50, "schedule": "cyclic", "lr": 0.21},
-    "wong2020": SINGLE_STEP | {"objective": "fgsm-rs"},
-    "n-fgsm2022": SINGLE_STEP | {"objective": "n-fgsm"},
-    "gradalign2020": SINGLE_STEP | {"objective": "fgsm-at", "reg": ("gradalign=0.2",), "lr": 0.3},
-    "free2019": SINGLE_STEP | {"objective": "free-at,replays=8", "epochs": 10, "lr": 0.04},
+    "wong2020": SINGLE_STEP_SETTINGS | {"objective": "fgsm-rs"},
+    "n-fgsm2022": SINGLE_STEP_SETTINGS | {"objective": "n-fgsm"},
+    "gradalign2020": SINGLE_STEP_SETTINGS | {"objective": "fgsm-at", "reg": ("gradalign=0.2",), "lr": 0.3},
+    "free2019": SINGLE_STEP_SETTINGS | {"objective": "free-at,replays=8", "epochs": 10, "lr": 0.04},
 }
-ABOUT = {
+PRESET_DESCRIPTIONS = {
     "small": "a small CNN on 32 px images, minutes on two cores; the default",
     "cifar-small": "the same for CIFAR-10 at eps 2/255, with crops, flips and averaged weights",
     "cifar-two-conv": "two strided convolutions for CIFAR-10 at eps 2/255, 10 epochs; the study of all methods (docs/results.md)",

@@ -14,84 +14,86 @@ from torch import Tensor, nn
 
 from robench.core.errors import InputError
 from robench.core.inputs import as_radius, as_word
-from robench.core.recipes import Recipe, eps_text, lookup, parse, resolve, separate, worded
+from robench.core.recipes import Recipe, eps_text, lookup, parse_recipe, resolve, split_recipes, value_text
 from robench.core.schedules import SCHEDULES
-from robench.core.threat import NORMS, Threat, refuse_too_large
-from robench.data import Images, stratified
+from robench.core.threat import NORMS, Threat, refuse_too_large_eps
+from robench.data import Images, stratified_images
 from robench.data.augment import AUGMENTATIONS
-from robench.models import build
+from robench.models import build_network
 from robench.models.architectures import is_foreign
-from robench.models.contract import FEW, examined
-from robench.models.identity import code_of
+from robench.models.contract import CONTRACT_IMAGES, examine_model
+from robench.models.identity import code_digests
 from robench.objectives import DEFAULT_BASES, OBJECTIVES, Objective, regularizers_of
-from robench.training.fitting import OPTIMIZERS, Plan
-from robench.training.guards import GUARDS, in_danger
+from robench.training.fitting import OPTIMIZERS, TrainingPlan
+from robench.training.guards import GUARDS, has_weak_adversary
 from robench.training.presets import PRESETS
 
-FIT = (
+PLAN_SETTINGS = (
     "epochs", "batch_size", "optimizer", "lr", "momentum", "weight_decay", "schedule", "augment", "ema", "label_smoothing", "probe_n",
     "mixup", "cutmix", "awp", "awp_warmup", "precision", "compiled", "guard",
 )  # fmt: skip
-UNDEFENDED = ("standard", "l1", "l2")  # no defence, as weight decay is none
-SHARES = ("ema", "label_smoothing", "awp_warmup", "momentum")
-PRECISIONS = ("fp32", "tf32", "bf16")
+UNDEFENDED_METHODS = ("standard", "l1", "l2")  # no defence, as weight decay is none
+SHARE_SETTINGS = ("ema", "label_smoothing", "awp_warmup", "momentum")
+TRAINING_PRECISIONS = ("fp32", "tf32", "bf16")
 CHOICES = {"optimizer": "optimizer", "augment": "augmentation", "guard": "guard", "precision": "precision"}
 FIFTH = 5  # at most that part of the training images is held out, unless asked for
-READ: dict[str, Callable[[Any], Any]] = {  # what may be written in several ways from Python
+SETTING_READERS: dict[str, Callable[[Any], Any]] = {  # what may be written in several ways from Python
     "eps": as_radius,
-    "reg": lambda reg: tuple(separate([reg] if isinstance(reg, str) else reg)),
+    "reg": lambda reg: tuple(split_recipes([reg] if isinstance(reg, str) else reg)),
 }
 GIVEN = "given"  # the normalisation by a mean and std that the user gave
-LONGEST = 100  # letters of the name of a checkpoint
+LONGEST_STEM = 100  # letters of the name of a checkpoint
 LARGEST_ALPHA = 1e6  # of a Beta distribution: all shares are 1/2 there, and from some 1e308 on numpy draws 0
-POSITIVE = ("epochs", "batch_size", "lr", "probe_n")
-NOT_NEGATIVE = ("held_out", "weight_decay", "mixup", "cutmix", "awp")
-WHOLE = ("epochs", "batch_size", "probe_n")
-WORDS = ("arch", "activation", "objective", "norm", "optimizer", "schedule", "augment", "normalize", "precision", "guard")
-NUMBERS = (*POSITIVE, *SHARES, *NOT_NEGATIVE)
+POSITIVE_SETTINGS = ("epochs", "batch_size", "lr", "probe_n")
+NOT_NEGATIVE_SETTINGS = ("held_out", "weight_decay", "mixup", "cutmix", "awp")
+WHOLE_SETTINGS = ("epochs", "batch_size", "probe_n")
+WORD_SETTINGS = ("arch", "activation", "objective", "norm", "optimizer", "schedule", "augment", "normalize", "precision", "guard")
+NUMBER_SETTINGS = (*POSITIVE_SETTINGS, *SHARE_SETTINGS, *NOT_NEGATIVE_SETTINGS)
 
 
-def settled(preset: str, overrides: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def resolved_settings(preset: str, overrides: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The preset's settings with the user's on top, and notes; InputError for unknown names and for numbers that cannot be.
 
     Where neither names an objective it is the base of the regularisers' papers, or standard training without any.
     """
     settings = dict(lookup(preset, PRESETS, "preset"))
-    overrides, usual = normalising(overrides), settings["normalize"]
+    overrides, usual = overrides_with_normalisation(overrides), settings["normalize"]
     for key, value in overrides.items():
         lookup(key, settings, "training option")
         if value is not None:
-            settings[key] = READ[key](value) if key in READ else as_word(value, key) if key in WORDS else value
+            settings[key] = (
+                SETTING_READERS[key](value) if key in SETTING_READERS else as_word(value, key) if key in WORD_SETTINGS else value
+            )
     its = PRESETS[preset]
     if settings["norm"] != its["norm"] and settings["norm"] in NORMS and overrides.get("eps") is None:
         raise InputError(
             f"which radius in {settings['norm']}? The preset {preset} has {its['norm']} eps {eps_text(its['eps'])}, "
             f"which says nothing about {settings['norm']}: give eps (--eps)"
         )
-    for key in NUMBERS:
+    for key in NUMBER_SETTINGS:
         numeric = isinstance(settings[key], (int, float)) and not isinstance(settings[key], bool)
-        if not numeric or (key in WHOLE and math.isfinite(settings[key]) and settings[key] != int(settings[key])):
-            raise InputError(f"{key} must be a {'whole ' * (key in WHOLE)}number, not {settings[key]!r}")
-    wrong = [f"{key} {settings[key]}" for key in NUMBERS if math.isinf(settings[key])]
+        if not numeric or (key in WHOLE_SETTINGS and math.isfinite(settings[key]) and settings[key] != int(settings[key])):
+            raise InputError(f"{key} must be a {'whole ' * (key in WHOLE_SETTINGS)}number, not {settings[key]!r}")
+    wrong = [f"{key} {settings[key]}" for key in NUMBER_SETTINGS if math.isinf(settings[key])]
     wrong += [f"{key} {settings[key]}" for key in ("mixup", "cutmix") if settings[key] > LARGEST_ALPHA]
-    wrong += [f"{key} {settings[key]}" for key in POSITIVE if not settings[key] > 0]
-    wrong += [f"{key} {settings[key]}" for key in SHARES if not 0 <= settings[key] < 1]
-    wrong += [f"{key} {settings[key]}" for key in NOT_NEGATIVE if not settings[key] >= 0]
+    wrong += [f"{key} {settings[key]}" for key in POSITIVE_SETTINGS if not settings[key] > 0]
+    wrong += [f"{key} {settings[key]}" for key in SHARE_SETTINGS if not 0 <= settings[key] < 1]
+    wrong += [f"{key} {settings[key]}" for key in NOT_NEGATIVE_SETTINGS if not settings[key] >= 0]
     if wrong:
         raise InputError(f"out of range: {', '.join(dict.fromkeys(wrong))}")
     if settings["mixup"] and settings["cutmix"]:
         raise InputError("mixup and cutmix both mix the images of a batch: choose one of them")
-    for key, table in (("optimizer", OPTIMIZERS), ("augment", AUGMENTATIONS), ("guard", GUARDS), ("precision", PRECISIONS)):
+    for key, table in (("optimizer", OPTIMIZERS), ("augment", AUGMENTATIONS), ("guard", GUARDS), ("precision", TRAINING_PRECISIONS)):
         lookup(settings[key], dict.fromkeys(table), CHOICES[key])
-    if is_foreign(parse(settings["arch"]).name) and overrides.get("activation") is None:
+    if is_foreign(parse_recipe(settings["arch"]).name) and overrides.get("activation") is None:
         settings["activation"] = "relu"  # the preset's is for our own architectures
-    settings["objective"], notes = based(settings["objective"], settings["reg"])
+    settings["objective"], notes = objective_sentence(settings["objective"], settings["reg"])
     if given_normalisation(settings["normalize"]) and usual != "none":
         notes.append(f"pixels are normalised by the mean and std given, in place of the preset's --normalize {usual}")
     return settings, notes
 
 
-def normalising(overrides: Mapping[str, Any]) -> dict[str, Any]:
+def overrides_with_normalisation(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """The overrides with `mean` and `std`, one number a channel, as a normalisation among them."""
     rest = dict(overrides)
     mean, std = rest.pop("mean", None), rest.pop("std", None)
@@ -109,24 +111,24 @@ def given_normalisation(normalize: str) -> dict[str, list[float]]:
     """The mean and std that a normalisation carries, {} for data and none; InputError for anything else."""
     if normalize in ("none", "data"):
         return {}
-    recipe = parse(normalize)
+    recipe = parse_recipe(normalize)
     if recipe.name != GIVEN or recipe.options.keys() != {"mean", "std"}:
         raise InputError(f"normalize is 'none' or 'data' (mean and spread of the training images), not {normalize!r}; or pass mean and std")
     return {key: [float(number) for number in str(value).split(":")] for key, value in recipe.options.items()}
 
 
-def few_held_out(wanted: float, n: int, asked: bool) -> tuple[float, list[str]]:
+def held_out_size(wanted: float, n: int, asked: bool) -> tuple[float, list[str]]:
     """How many of n training images are held out, and a note: what was asked for, else the preset's number, but at most a fifth."""
     if asked or wanted <= n // FIFTH:
         return wanted, []
     return n // FIFTH, [f"{n // FIFTH} of the {n} training images are held out, a fifth; --held-out chooses another number or a share"]
 
 
-def based(objective: str | None, reg: Sequence[str]) -> tuple[str, list[str]]:
+def objective_sentence(objective: str | None, reg: Sequence[str]) -> tuple[str, list[str]]:
     """The objective's sentence, and a note where the regularisers have chosen it; InputError where their papers disagree."""
     if objective is not None:
         return objective, []
-    bases = {name: DEFAULT_BASES.get(name, "standard") for name in (parse(sentence).name for sentence in reg)}
+    bases = {name: DEFAULT_BASES.get(name, "standard") for name in (parse_recipe(sentence).name for sentence in reg)}
     wanted = sorted(set(bases.values()) - {"standard"})
     if len(wanted) > 1:
         raise InputError(f"{' and '.join(bases)} build on different objectives ({', '.join(wanted)}): choose one with --objective")
@@ -135,66 +137,70 @@ def based(objective: str | None, reg: Sequence[str]) -> tuple[str, list[str]]:
     return chosen, [f"the objective is {chosen}, the base of {' and '.join(of)}; --objective chooses another"] if of else []
 
 
-def plan_of(settings: Mapping[str, Any], seed: int, teacher: nn.Module | None) -> Plan:
+def plan_of(settings: Mapping[str, Any], seed: int, teacher: nn.Module | None) -> TrainingPlan:
     """The plan of a training with these settings."""
-    methods = [parse(sentence) for sentence in (settings["objective"], *settings["reg"])]
-    refuse_too_large(Threat(settings["norm"], settings["eps"]), None)
-    resolve(parse(settings["schedule"]), SCHEDULES, "schedule")(0.0)  # which checks its options
+    methods = [parse_recipe(sentence) for sentence in (settings["objective"], *settings["reg"])]
+    refuse_too_large_eps(Threat(settings["norm"], settings["eps"]), None)
+    resolve(parse_recipe(settings["schedule"]), SCHEDULES, "schedule")(0.0)  # which checks its options
     objective = resolve(methods[0], OBJECTIVES, "objective")()
     if not isinstance(objective, Objective):
         raise InputError(f"objective {methods[0].label!r} returned {type(objective).__name__} and no robench.objectives.Objective")
-    return Plan(
+    return TrainingPlan(
         objective=objective,
         regularizers=regularizers_of(settings["reg"]),
         threat=Threat(settings["norm"], settings["eps"]),
         seed=seed,
-        defended=any(recipe.name not in UNDEFENDED and recipe.weight != 0 for recipe in methods),
-        watched=in_danger(methods),
+        defended=any(recipe.name not in UNDEFENDED_METHODS and recipe.weight != 0 for recipe in methods),
+        watched=has_weak_adversary(methods),
         teacher=teacher,
-        **{key: settings[key] for key in FIT},
+        **{key: settings[key] for key in PLAN_SETTINGS},
     )
 
 
-def file_name(settings: Mapping[str, Any], preset: str, usual: str, data: str, seed: int) -> str:
+def checkpoint_stem(settings: Mapping[str, Any], preset: str, usual: str, data: str, seed: int) -> str:
     """The name of a checkpoint without its end: data, architecture, method with weight and options, what else is not the preset's, seed.
 
     usual  the preset that is not named; letters, digits, dots and dashes, at most 100 of them, of which the last are then a digest
     """
     its = PRESETS[preset]
-    regs = [spelled(parse(sentence)) for sentence in settings["reg"]]
-    methods = [] if regs and settings["objective"] == based(None, settings["reg"])[0] else [spelled(parse(settings["objective"]))]
-    said = ("arch", "objective", "reg", "held_out", *(["activation"] if is_foreign(parse(settings["arch"]).name) else []))
+    regs = [recipe_slug(parse_recipe(sentence)) for sentence in settings["reg"]]
+    methods = (
+        []
+        if regs and settings["objective"] == objective_sentence(None, settings["reg"])[0]
+        else [recipe_slug(parse_recipe(settings["objective"]))]
+    )
+    said = ("arch", "objective", "reg", "held_out", *(["activation"] if is_foreign(parse_recipe(settings["arch"]).name) else []))
     apart = {key: value for key, value in settings.items() if key not in said and value != its.get(key)}
-    others = [f"{key}-{short(value)}" for key, value in apart.items()]
+    others = [f"{key}-{value_slug(value)}" for key, value in apart.items()]
     named = [] if preset == usual else [preset]
     source = data if ":" not in data else Path(data.partition(":")[2]).stem
     arch = settings["arch"] if ".py:" not in settings["arch"] else Path(settings["arch"]).name
     words = [source, arch, *methods, *regs, *named, *others, *([f"seed-{seed}"] if seed else [])]
     name = re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(words)).strip("-.")
-    return name if len(name) <= LONGEST else f"{name[: LONGEST - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return name if len(name) <= LONGEST_STEM else f"{name[: LONGEST_STEM - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
-def spelled(recipe: Recipe) -> str:
+def recipe_slug(recipe: Recipe) -> str:
     """A recipe as a part of a file's name."""
-    weight = [] if recipe.weight is None else [short(recipe.weight)]
-    return "-".join([recipe.label.removesuffix(".py"), *weight, *(f"{key}-{short(value)}" for key, value in recipe.options.items())])
+    weight = [] if recipe.weight is None else [value_slug(recipe.weight)]
+    return "-".join([recipe.label.removesuffix(".py"), *weight, *(f"{key}-{value_slug(value)}" for key, value in recipe.options.items())])
 
 
-def short(value: object) -> str:
+def value_slug(value: object) -> str:
     """A value as a part of a file's name: as one writes it, with a dash for the stroke of a fraction."""
-    return worded(value).replace("/", "-")
+    return value_text(value).replace("/", "-")
 
 
-def first_or_all_kinds(images: Images, n: int, seed: int) -> Images:
+def images_of_all_classes(images: Images, n: int, seed: int) -> Images:
     """The first n images; where they lack a class, as in a file sorted by class, n with the same share of each."""
     first = images.take(slice(0, n))
-    return first if len(first.y.unique()) == len(images.y.unique()) else stratified(images, n, seed)
+    return first if len(first.y.unique()) == len(images.y.unique()) else stratified_images(images, n, seed)
 
 
-def network(settings: Mapping[str, Any], images: Images, seed: int) -> tuple[nn.Module, dict[str, Any], list[str]]:
+def new_network(settings: Mapping[str, Any], images: Images, seed: int) -> tuple[nn.Module, dict[str, Any], list[str]]:
     """A network with weights drawn from the seed, the description from which a checkpoint rebuilds it, and notes."""
     given = given_normalisation(settings["normalize"])
-    some = first_or_all_kinds(images, 5000, seed).pixels(slice(None))
+    some = images_of_all_classes(images, 5000, seed).pixels(slice(None))
     scaled = settings["normalize"] == "data"
     about = {
         "arch": settings["arch"],
@@ -208,15 +214,15 @@ def network(settings: Mapping[str, Any], images: Images, seed: int) -> tuple[nn.
     arguments: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in about.items() if key != "arch"}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = build(settings["arch"], **arguments)
-        notes = trainable(model, some[:FEW], about) if is_foreign(parse(settings["arch"]).name) else []
-    code = code_of(settings["arch"])
+        model = build_network(settings["arch"], **arguments)
+        notes = foreign_network_notes(model, some[:CONTRACT_IMAGES], about) if is_foreign(parse_recipe(settings["arch"]).name) else []
+    code = code_digests(settings["arch"])
     return model, {**about, **({"code": code} if code else {})}, notes
 
 
-def trainable(model: nn.Module, some: Tensor, about: Mapping[str, Any]) -> list[str]:
+def foreign_network_notes(model: nn.Module, some: Tensor, about: Mapping[str, Any]) -> list[str]:
     """Notes on somebody else's network, tried on a few images; InputError where it cannot be trained as it is."""
-    seen = examined(model, some)
+    seen = examine_model(model, some)
     if seen.model is not model:
         raise InputError(f"{about['arch']} cannot be trained as it is: {seen.notes[0].partition(': ')[0]}; change its forward")
     with torch.no_grad():

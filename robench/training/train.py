@@ -14,43 +14,61 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from robench.attacks.kernels import cannot_compile
-from robench.core.calls import CUT, frozen, padded, with_gradients
+from robench.attacks.kernels import compile_failure
+from robench.core.calls import CUT_GRAPH, freeze_model, padded_logits, with_gradients
 from robench.core.draws import Draws
 from robench.core.errors import InputError
-from robench.core.inputs import PathLike, Suite, as_device, as_path, as_seed, as_suite, as_whole, as_word
-from robench.core.memory import ending_told
-from robench.core.processes import started
-from robench.core.recipes import Recipe, parse, spelled
+from robench.core.inputs import PathLike, Suite, as_device, as_path, as_seed, as_suite, as_whole_number, as_word
+from robench.core.memory import explain_out_of_memory
+from robench.core.processes import current_world
+from robench.core.recipes import Recipe, parse_recipe, recipe_text
 from robench.core.threat import Threat
 from robench.core.types import Batch
-from robench.data import Images, holdout, missed, stratified
-from robench.data import load as load_images
-from robench.data.classes import few as few_of
-from robench.data.classes import numbered, outputs_for
-from robench.evaluation.execution import by_suite
-from robench.evaluation.plans import resolvable
-from robench.evaluation.suites import recipes
-from robench.explainers.hooks import cut
-from robench.models import checkpoint, load, peek
+from robench.data import Images, class_coverage, holdout, load_images, stratified_images
+from robench.data.classes import classes_by_number, outputs_for
+from robench.data.classes import first_class_names as few_of
+from robench.evaluation.execution import suite_measurement
+from robench.evaluation.plans import refuse_unresolvable
+from robench.evaluation.suites import suite_recipes
+from robench.explainers.hooks import has_no_gradient
+from robench.models import checkpoint, checkpoint_meta, load_with_origin
 from robench.models.architectures import is_foreign, runs_code
-from robench.models.identity import code_of, digest_of
-from robench.models.loading import kind_of
-from robench.objectives import NEED_TEACHER, follows_images, refuse_unreachable, remarks
-from robench.objectives.gradients import evaluation
-from robench.objectives.second_order import attention_by_products, differentiates_twice, fused_attention, operators_named
-from robench.report.figures.training import curves, log
+from robench.models.identity import code_digests, file_digest
+from robench.models.loading import source_kind
+from robench.objectives import NEED_TEACHER, refuse_unreachable, regularizer_notes, takes_input_gradient
+from robench.objectives.gradients import evaluation_mode
+from robench.objectives.second_order import attention_by_products, differentiates_twice, has_fused_attention, name_failing_operators
+from robench.report.figures.training import draw_training_curves, write_epoch_log
 from robench.results.measurement import Measurement
-from robench.training.fitting import Epoch, Note, Plan, attacked, begin, called, fit, refuse_batches, selected
-from robench.training.guards import robust_overfitting
+from robench.training.fitting import (
+    Epoch,
+    TrainingNote,
+    TrainingPlan,
+    attacked_count,
+    batch_with_logits,
+    begin_training,
+    fit,
+    refuse_batch_size,
+    selected_epoch,
+)
+from robench.training.guards import robust_overfitting_note
 from robench.training.presets import default_preset
-from robench.training.settings import few_held_out, file_name, network, plan_of, settled
-from robench.training.states import Event, Going, claimed, finished, kept_going, replacing, taken_up, unfinished
+from robench.training.settings import checkpoint_stem, held_out_size, new_network, plan_of, resolved_settings
+from robench.training.states import (
+    Event,
+    ResumableRun,
+    checkpoint_replacement,
+    claimed_checkpoint,
+    finished_training,
+    has_unfinished_training,
+    resumable_events,
+    resume_from_state,
+)
 
-UNDEFENDED: dict[str, Any] = {"objective": "standard", "reg": (), "awp": 0.0}  # how a teacher's settings differ from its student's
-HELD_OUT = " held out"  # ends the name of held-out images that are measured
+TEACHER_SETTINGS: dict[str, Any] = {"objective": "standard", "reg": (), "awp": 0.0}  # how a teacher's settings differ from its student's
+HELD_OUT_ENDING = " held out"  # ends the name of held-out images that are measured
 CLEAN_ATTACKED = "clean, attacked images"  # so that what the attacks leave is not held against the clean accuracy of other images
-Events: TypeAlias = Callable[[Iterator[Event], int], Iterator[Event]]
+EventWatcher: TypeAlias = Callable[[Iterator[Event], int], Iterator[Event]]
 
 
 @dataclass(frozen=True)
@@ -68,7 +86,7 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Ready:
+class PreparedTraining:
     """A training that nothing refuses before its first step: its settings, images, network with its description, plan, and notes.
 
     test, few  the images that are measured at its end, and those of them that are attacked
@@ -81,7 +99,7 @@ class Ready:
     few: Images
     model: nn.Module
     about: dict[str, Any]
-    plan: Plan
+    plan: TrainingPlan
     notes: list[str]
 
 
@@ -107,7 +125,7 @@ def train(
     teachers: PathLike | None = None,
     resume: bool = False,
     force: bool = False,
-    watch: Events = lambda events, epochs: events,  # noqa: ARG005
+    watch: EventWatcher = lambda events, epochs: events,  # noqa: ARG005
     arch: str | None = None,
     activation: str | None = None,
     objective: str | None = None,
@@ -212,8 +230,8 @@ def train(
         >>> list(done.meta["metrics"])
         ['clean', 'clean, attacked images', 'fgsm']
     """
-    one_of("select", select, ("best", "last"))
-    one_of("measure", measure, ("test", "held-out"))
+    refuse_other_choice("select", select, ("best", "last"))
+    refuse_other_choice("measure", measure, ("test", "held-out"))
     given: dict[str, Any] = {
         "arch": arch, "activation": activation, "objective": objective, "reg": reg, "norm": norm, "eps": eps, "epochs": epochs,
         "batch_size": batch_size, "optimizer": optimizer, "lr": lr, "momentum": momentum, "weight_decay": weight_decay,
@@ -224,98 +242,98 @@ def train(
     overrides = {key: value for key, value in given.items() if value is not None}
     data_dir, out, teacher = as_path(data_dir, "data_dir"), as_path(out, "out"), as_path(teacher, "teacher")
     teachers, suite, device, (data, seed, n_train, eval_n) = (
-        as_path(teachers, "teachers"), as_suite(suite), as_device(device), drawn(data, seed, n_train, eval_n),
+        as_path(teachers, "teachers"), as_suite(suite), as_device(device), data_arguments(data, seed, n_train, eval_n),
     )  # fmt: skip
     shown: dict[str, Any] = {"data_dir": data_dir, "download": download, "image_size": image_size, "resize": resize, "layout": layout}
-    images = images_of(data, "train", n_train, seed, **shown)
-    measured_on = None if measure == "held-out" else images_of(data, "test", **shown)
+    images = images_of_split(data, "train", n_train, seed, **shown)
+    measured_on = None if measure == "held-out" else images_of_split(data, "test", **shown)
     name = preset or default_preset(images.shape)
-    world = started()
-    made = ready(images, measured_on, name, overrides, seed=seed, suite=suite, eval_n=eval_n, processes=world.size)
+    world = current_world()
+    made = prepare_training(images, measured_on, name, overrides, seed=seed, suite=suite, eval_n=eval_n, processes=world.size)
     settings, training, held, test, few = made.settings, made.training, made.held_out, made.test, made.few
     model, about, plan, notes = made.model, made.about, made.plan, [*made.notes]
-    methods = [parse(sentence) for sentence in (settings["objective"], *settings["reg"])]
+    methods = [parse_recipe(sentence) for sentence in (settings["objective"], *settings["reg"])]
 
     meta: dict[str, Any] = {
         "model": about,
-        "data": {"name": images.name, "n": len(training), "held_out": len(held), "sha256": images.sha256, **measured_words(test)},
+        "data": {"name": images.name, "n": len(training), "held_out": len(held), "sha256": images.sha256, **meta_of_test_set(test)},
         "preset": name,
         "recipe": {
             **settings, "reg": list(settings["reg"]), "seed": seed, "select": select, "measure": measure,
             "eval_n": eval_n, "suite": suite if isinstance(suite, str) else list(map(sentence_of, suite)),
-            **files_named((settings["objective"], *settings["reg"]), suite),
+            **named_file_digests((settings["objective"], *settings["reg"]), suite),
         },
     }  # fmt: skip
-    called = file_name(settings, name, default_preset(images.shape), images.name, seed)
-    with claimed(out, called, meta, world, resume=resume, force=force) as file:
+    called = checkpoint_stem(settings, name, default_preset(images.shape), images.name, seed)
+    with claimed_checkpoint(out, called, meta, world, resume=resume, force=force) as file:
 
         def first() -> Trained:
-            place = teacher_place(file, teachers, {**settings, **UNDEFENDED, "seed": seed})
+            place = teacher_path(file, teachers, {**settings, **TEACHER_SETTINGS, "seed": seed})
             there = place is not None and place.exists() and not (force and not resume)
             how = (
                 f"{place.name} serves again as the teacher"
                 if place and there
                 else "a network without a defence is trained first, as the teacher"
             )
-            tuple(watch(iter([Note(f"{how}; --teacher FILE names another")]), 0))
+            tuple(watch(iter([TrainingNote(f"{how}; --teacher FILE names another")]), 0))
             return train(
                 data, preset=name, **shown, n_train=n_train, eval_n=eval_n, suite=(), measure=measure, seed=seed, device=device,
-                out=place, resume=resume or there, force=force and not resume, watch=watch, **{**settings, **UNDEFENDED},
+                out=place, resume=resume or there, force=force and not resume, watch=watch, **{**settings, **TEACHER_SETTINGS},
             )  # fmt: skip
 
-        done = finished(file, meta) if resume and not (force and unfinished(file)) else None
+        done = finished_training(file, meta) if resume and not (force and has_unfinished_training(file)) else None
         if done and teacher is None:
-            its = teacher_place(file, teachers, {**settings, **UNDEFENDED, "seed": seed})
-            refuse_other_teacher(done[1], own_teacher(done[1], its))
-            return handed_back(model, done, device, file)
+            its = teacher_path(file, teachers, {**settings, **TEACHER_SETTINGS, "seed": seed})
+            refuse_other_teacher(done[1], own_teacher_digest(done[1], its))
+            return loaded_training(model, done, device, file)
         master, origin = teacher_of(methods, teacher, model, about, first)
         meta["recipe"]["teacher"] = origin
         notes += teacher_notes(teacher, images, about) if teacher else []
         plan = replace(plan, teacher=None if master is None else master.to(device))
         if done:
             refuse_other_teacher(done[1], (origin or {}).get("sha256"))
-            return handed_back(model, done, device, file)
-        run = begin(model.to(device), plan, world)
-        going = Going(file, checkpoint.plain({**meta, "processes": world.size}), run)
-        notes += taken_up(going, resume, force)
-        best, notes = followed(going, plan, training.to(device), held.to(device), notes, select, watch)
+            return loaded_training(model, done, device, file)
+        run = begin_training(model.to(device), plan, world)
+        going = ResumableRun(file, checkpoint.plain_values({**meta, "processes": world.size}), run)
+        notes += resume_from_state(going, resume, force)
+        best, notes = train_to_end(going, plan, training.to(device), held.to(device), notes, select, watch)
         meta = {**meta, "classes": list(images.classes), "history": run.history, "rolled_back": run.lost, "notes": notes}
-        return concluded(going, meta, best, test, few, select, suite, seed, device, plan.threat)
+        return conclude_training(going, meta, best, test, few, select, suite, seed, device, plan.threat)
 
 
-def ready(
+def prepare_training(
     images: Images, test: Images | None, preset: str, overrides: Mapping[str, Any], *, seed: int, suite: str | Sequence[Recipe],
     eval_n: int, processes: int = 1,
-) -> Ready:  # fmt: skip
+) -> PreparedTraining:  # fmt: skip
     """A training as far as that goes before its first step; InputError for whatever would end it, before hours are spent on a teacher.
 
     test  the images of the test split; None where held-out images are measured
     """
-    settings, notes = settled(preset, overrides)
-    settings["held_out"], more = few_held_out(settings["held_out"], len(images), overrides.get("held_out") is not None)
-    notes += [*more, *images.notes, *text_order(images)]
-    if settings["compiled"] and (why := cannot_compile()):
+    settings, notes = resolved_settings(preset, overrides)
+    settings["held_out"], more = held_out_size(settings["held_out"], len(images), overrides.get("held_out") is not None)
+    notes += [*more, *images.notes, *class_order_notes(images)]
+    if settings["compiled"] and (why := compile_failure()):
         settings["compiled"], notes = False, [*notes, f"{why}: the training runs without it"]
     training, held_out = holdout(images, settings["held_out"], seed)
-    test = unsplit(held_out) if test is None or test.split == "all" else test
+    test = held_out_as_test(held_out) if test is None or test.split == "all" else test
     refuse_other_shape(images, test)
-    few = stratified(test, eval_n, seed) if test.name.endswith(HELD_OUT) else test.take(slice(0, eval_n))
-    notes += incomplete(training, few)
+    few = stratified_images(test, eval_n, seed) if test.name.endswith(HELD_OUT_ENDING) else test.take(slice(0, eval_n))
+    notes += missing_class_notes(training, few)
     refuse_too_little(training, settings)
-    model, about, more = network(settings, training, seed)
+    model, about, more = new_network(settings, training, seed)
     notes += more
     plan = plan_of(settings, seed, None)
-    methods = [parse(sentence) for sentence in (settings["objective"], *settings["reg"])]
+    methods = [parse_recipe(sentence) for sentence in (settings["objective"], *settings["reg"])]
     refuse_unreachable(methods, plan.threat, images.shape)
-    refuse_batches(model, plan, processes)
-    resolvable(recipes(suite, plan.threat.norm) if isinstance(suite, str) else suite, "robench")
+    refuse_batch_size(model, plan, processes)
+    refuse_unresolvable(suite_recipes(suite, plan.threat.norm) if isinstance(suite, str) else suite, "robench")
     notes += [
         *penalty_notes(settings["reg"], model, training),
         *cut_notes(methods, model, training),
         *attention_notes(model, training, plan),
     ]
-    refuse_wrong_words(settings["reg"], model, training, plan)
-    return Ready(settings, training, held_out, test, few, model, about, plan, notes)
+    refuse_penalty_options(settings["reg"], model, training, plan)
+    return PreparedTraining(settings, training, held_out, test, few, model, about, plan, notes)
 
 
 def refuse_untrainable(cells: Mapping[str, Mapping[str, Any]], words: Mapping[str, Any], preset: str | None) -> None:
@@ -324,26 +342,26 @@ def refuse_untrainable(cells: Mapping[str, Mapping[str, Any]], words: Mapping[st
     cells  the overrides of each by the name that the sentence gives it          words  the other arguments of `train`
     """
     shown = {key: words[key] for key in ("data_dir", "download", "image_size", "resize", "layout")}
-    images = images_of(words["data"], "train", words["n_train"], words["seed"], **shown)
-    test = None if words["measure"] == "held-out" else images_of(words["data"], "test", **shown)
+    images = images_of_split(words["data"], "train", words["n_train"], words["seed"], **shown)
+    test = None if words["measure"] == "held-out" else images_of_split(words["data"], "test", **shown)
     name, suite = preset or default_preset(images.shape), as_suite(words["suite"])
     tried: list[dict[str, Any]] = []
     for setting, given in cells.items():
         overrides = {key: value for key, value in given.items() if key != "seed"}
         if overrides not in tried:
             try:
-                ready(images, test, name, overrides, seed=words["seed"], suite=suite, eval_n=words["eval_n"])
+                prepare_training(images, test, name, overrides, seed=words["seed"], suite=suite, eval_n=words["eval_n"])
             except InputError as error:
                 raise InputError(f"the cell {setting} cannot be trained: {error}") from error
         tried.append(overrides)
 
 
-def refuse_wrong_words(reg: Sequence[str], model: nn.Module, images: Images, plan: Plan) -> None:
+def refuse_penalty_options(reg: Sequence[str], model: nn.Module, images: Images, plan: TrainingPlan) -> None:
     """InputError for an option of our regularisers that only their call refuses: each is called with two images, the student as teacher.
 
     Those of the user's files are left alone, for they may keep a state or need more images.
     """
-    ours = [recipe.label for recipe in map(parse, reg) if ".py:" not in recipe.name]
+    ours = [recipe.label for recipe in map(parse_recipe, reg) if ".py:" not in recipe.name]
     if not ours:
         return
     some = images.take(slice(0, 2))
@@ -351,8 +369,8 @@ def refuse_wrong_words(reg: Sequence[str], model: nn.Module, images: Images, pla
     x, draws = some.pixels(slice(None)), Draws(plan.seed, some.ids, "words")
     batch = Batch(x, some.y, x.clone().requires_grad_(), x.new_empty(0), some.ids, 0.0, draws, teacher=teacher, threat=plan.threat)
     with torch.random.fork_rng(devices=[]), attention_by_products(differentiates_twice(plan.regularizers)):
-        answered = called(student, batch)
-        with operators_named(answered.logits):
+        answered = batch_with_logits(student, batch)
+        with name_failing_operators(answered.logits):
             for label in ours:
                 plan.regularizers[label][1](student, answered)
 
@@ -367,54 +385,54 @@ def refuse_other_shape(training: Images, test: Images) -> None:
     raise InputError(f"{told} (channels x height x width): {how}")
 
 
-def drawn(data: Any, seed: Any, n_train: Any, eval_n: Any) -> tuple[str, int, int | None, int]:
+def data_arguments(data: Any, seed: Any, n_train: Any, eval_n: Any) -> tuple[str, int, int | None, int]:
     """The data set, the seed, how many images are trained on, None for all, and how many are attacked; InputError for what is none."""
-    wanted = None if n_train is None else as_whole(n_train, "n_train", 1)
-    return as_word(data, "data"), as_seed(seed), wanted, as_whole(eval_n, "eval_n", 1)
+    wanted = None if n_train is None else as_whole_number(n_train, "n_train", 1)
+    return as_word(data, "data"), as_seed(seed), wanted, as_whole_number(eval_n, "eval_n", 1)
 
 
-def followed(
-    going: Going, plan: Plan, training: Images, held_out: Images, notes: list[str], select: str, watch: Events
+def train_to_end(
+    going: ResumableRun, plan: TrainingPlan, training: Images, held_out: Images, notes: list[str], select: str, watch: EventWatcher
 ) -> tuple[Epoch, list[str]]:
     """Trains to the end, with `watch` looking on; the best epoch, and the notes with those that came up."""
     run, notes = going.run, [*notes]
-    with ending_told(plan.batch_size):
-        for event in watch(chain(map(Note, [*notes]), kept_going(going, fit(run, plan, training, held_out))), plan.epochs):
+    with explain_out_of_memory(plan.batch_size):
+        for event in watch(chain(map(TrainingNote, [*notes]), resumable_events(going, fit(run, plan, training, held_out))), plan.epochs):
             notes += [event.alarm] if isinstance(event, Epoch) and event.alarm else []
-    best, unproven = selected(run, plan, held_out)
-    overfitting = robust_overfitting(run.history, attacked(held_out, plan)) if plan.defended else ""
+    best, unproven = selected_epoch(run, plan, held_out)
+    overfitting = robust_overfitting_note(run.history, attacked_count(held_out, plan)) if plan.defended else ""
     late = [sentence for sentence in (unproven, overfitting) if sentence and select == "best"]
-    tuple(watch(iter(map(Note, late)), 0))
+    tuple(watch(iter(map(TrainingNote, late)), 0))
     return best, notes + late
 
 
-def measured_words(test: Images) -> dict[str, str]:
+def meta_of_test_set(test: Images) -> dict[str, str]:
     """What a training says of the test images that it is measured on; nothing of held-out ones, which are training images."""
-    return {} if test.name.endswith(HELD_OUT) else {"test_sha256": test.sha256}
+    return {} if test.name.endswith(HELD_OUT_ENDING) else {"test_sha256": test.sha256}
 
 
 def sentence_of(recipe: Recipe) -> str:
     """A recipe as it is written, without the folders of a user's file."""
-    return spelled(replace(recipe, name=recipe.label))
+    return recipe_text(replace(recipe, name=recipe.label))
 
 
-def files_named(methods: Sequence[str], suite: str | Sequence[Recipe]) -> dict[str, dict[str, str]]:
+def named_file_digests(methods: Sequence[str], suite: str | Sequence[Recipe]) -> dict[str, dict[str, str]]:
     """The sha256 of the files that methods and attacks name, by file: "code" of the user's own, "surrogates" that attacks transfer from."""
     attacks = [] if isinstance(suite, str) else [recipe.name for recipe in suite]
     surrogates = [Path(name.removeprefix("transfer:")) for name in attacks if name.startswith("transfer:")]
     found = {
-        "code": code_of(*methods, *(name for name in attacks if not name.startswith("transfer:"))),
-        "surrogates": {file.name: digest_of(file) for file in surrogates},
+        "code": code_digests(*methods, *(name for name in attacks if not name.startswith("transfer:"))),
+        "surrogates": {file.name: file_digest(file) for file in surrogates},
     }
     return {key: files for key, files in found.items() if files}
 
 
-def own_teacher(meta: Mapping[str, Any], place: Path | None) -> str | None:
+def own_teacher_digest(meta: Mapping[str, Any], place: Path | None) -> str | None:
     """The sha256 of the teacher from which a training that names none learns: the one in `place`, or which lay there and is gone."""
     its = meta["recipe"].get("teacher") or {}
     if place is None or its.get("name") != place.name:
         return None
-    return checkpoint.fingerprint(checkpoint.read(place)[0]) if place.exists() else its.get("sha256")
+    return checkpoint.fingerprint(checkpoint.read_checkpoint(place)[0]) if place.exists() else its.get("sha256")
 
 
 def refuse_other_teacher(meta: Mapping[str, Any], known: str | None) -> None:
@@ -425,7 +443,7 @@ def refuse_other_teacher(meta: Mapping[str, Any], known: str | None) -> None:
         raise InputError(f"the finished training has learnt from {whom}: pass --force to replace it, or choose another --out")
 
 
-def handed_back(model: nn.Module, done: tuple[dict[str, Tensor], dict[str, Any]], device: str, out: Path | None) -> Trained:
+def loaded_training(model: nn.Module, done: tuple[dict[str, Tensor], dict[str, Any]], device: str, out: Path | None) -> Trained:
     """A training that was finished earlier."""
     model.load_state_dict(done[0])
     return Trained(model.to(device).eval(), done[1], [], out)
@@ -434,28 +452,28 @@ def handed_back(model: nn.Module, done: tuple[dict[str, Tensor], dict[str, Any]]
 def cut_notes(methods: Sequence[Recipe], model: nn.Module, images: Images) -> list[str]:
     """A note where the logits have no gradient by the images; InputError where one of the methods needs it, or the weights have none."""
     x = images.pixels(slice(0, 2))
-    with evaluation(model):
-        if not cut(model, x):
+    with evaluation_mode(model):
+        if not has_no_gradient(model, x):
             return []
         with torch.enable_grad():
             trains = model(x).requires_grad
     if not trains:
         raise InputError("the logits have no gradient by the weights: nothing can be trained; change its forward")
-    if blind := [method.label for method in methods if follows_images(method)]:
+    if blind := [method.label for method in methods if takes_input_gradient(method)]:
         need = "needs" if len(blind) == 1 else "need"
         raise InputError(
             f"the logits have no gradient by the images, and {' and '.join(blind)} {need} it: change its forward, "
             "or train with --objective standard and no regulariser but l1 and l2"
         )
-    return [CUT]
+    return [CUT_GRAPH]
 
 
-def attention_notes(model: nn.Module, images: Images, plan: Plan) -> list[str]:
+def attention_notes(model: nn.Module, images: Images, plan: TrainingPlan) -> list[str]:
     """A note where fused attention of the network gives way to one that has a second derivative."""
     if not differentiates_twice(plan.regularizers):
         return []
-    with evaluation(model):
-        fused = fused_attention(model, images.pixels(slice(0, 2)))
+    with evaluation_mode(model):
+        fused = has_fused_attention(model, images.pixels(slice(0, 2)))
     sentence = "its attention runs as matrix products: the regularisers differentiate the network twice, which fused kernels do not allow"
     return [sentence] if fused else []
 
@@ -464,34 +482,34 @@ def penalty_notes(reg: Sequence[str], model: nn.Module, images: Images) -> list[
     """What is to be said of the regularisers of this model; InputError for an option that changes nothing with its number of logits."""
     if not reg:
         return []
-    with frozen(model), torch.no_grad():
-        return remarks(reg, padded(model, images.pixels(torch.arange(1))).shape[1])
+    with freeze_model(model), torch.no_grad():
+        return regularizer_notes(reg, padded_logits(model, images.pixels(torch.arange(1))).shape[1])
 
 
-def one_of(name: str, value: str, choices: tuple[str, str]) -> None:
+def refuse_other_choice(name: str, value: str, choices: tuple[str, str]) -> None:
     """InputError where an option is neither of its two values."""
     if value not in choices:
         raise InputError(f"{name} is {choices[0]!r} or {choices[1]!r}, not {value!r}")
 
 
-def images_of(data: str, split: str, n: int | None = None, seed: int = 0, **shown: Any) -> Images:
+def images_of_split(data: str, split: str, n: int | None = None, seed: int = 0, **shown: Any) -> Images:
     """The images of a training: of "train" all, or n drawn with the seed, the same share of each class; of "test" all."""
     order = "text" if data.startswith("folder:") else None  # a checkpoint stores the names of its classes
     return load_images(data, split, n=n, seed=seed, by_class=split == "train", class_order=order, **shown)
 
 
-def unsplit(held_out: Images) -> Images:
+def held_out_as_test(held_out: Images) -> Images:
     """The held-out images in place of a test split; InputError where none are held out."""
     if len(held_out) == 0:
         raise InputError(
             f"{held_out.name} has no test split to measure on, or is not to be measured on it: hold out images with --held-out N"
         )
-    return replace(held_out, name=f"{held_out.name}{HELD_OUT}")
+    return replace(held_out, name=f"{held_out.name}{HELD_OUT_ENDING}")
 
 
-def incomplete(training: Images, few: Images) -> list[str]:
+def missing_class_notes(training: Images, few: Images) -> list[str]:
     """Notes where some classes have no image among those of the training, or among those that are attacked at the end."""
-    lacks = missed(training.y, training.classes), missed(few.y, few.classes)
+    lacks = class_coverage(training.y, training.classes), class_coverage(few.y, few.classes)
     attacked = f"the {len(few)} images that are attacked" if len(few) > 1 else "the one image that is attacked"
     return [
         *([f"the {len(training)} training images hold {lacks[0]}"] if lacks[0] else []),
@@ -512,29 +530,33 @@ def refuse_too_little(training: Images, settings: Mapping[str, Any]) -> None:
 # the teacher
 
 
-def teacher_place(out: Path | None, teachers: Path | None, its: Mapping[str, Any]) -> Path | None:
+def teacher_path(out: Path | None, teachers: Path | None, its: Mapping[str, Any]) -> Path | None:
     """Where a teacher that is trained first is kept: beside `out`, or in `teachers` under a name made of its settings."""
     if teachers is None:
         return out.with_name(f"{out.stem}.teacher.pt") if out else None
-    words = json.dumps(checkpoint.plain(dict(its)), sort_keys=True)
+    words = json.dumps(checkpoint.plain_values(dict(its)), sort_keys=True)
     return teachers / f"teacher-{hashlib.sha256(words.encode()).hexdigest()[:8]}.pt"
 
 
-def text_order(images: Images) -> list[str]:
+def class_order_notes(images: Images) -> list[str]:
     """A note where numbered classes count in an order that a reader may not expect."""
     told = f"the numbered classes of {images.name} count in text order, as in torchvision's ImageFolder"
-    return [f"{told}: {few_of(images.classes)}"] if images.name.startswith("folder:") and numbered(images.classes) != images.classes else []
+    return (
+        [f"{told}: {few_of(images.classes)}"]
+        if images.name.startswith("folder:") and classes_by_number(images.classes) != images.classes
+        else []
+    )
 
 
 def teacher_notes(teacher: Path, images: Images, about: Mapping[str, Any]) -> list[str]:
     """What is to be said of a teacher that was named; InputError where it stores class names in another order than those of the images."""
-    known = peek(teacher).get("classes")
+    known = checkpoint_meta(teacher).get("classes")
     if isinstance(known, list) and outputs_for(images.classes, known, None, teacher.name, images.name)[0] != list(
         range(len(images.classes))
     ):
         raise InputError(f"the teacher {teacher.name} counts the classes of {images.name} in another order: train one on these images")
     told = f"{teacher.name} holds weights only: the teacher is taken as {about['arch']} with the student's normalisation"
-    return [told] if "mean" in teacher_words(teacher, about) else []
+    return [told] if "mean" in teacher_load_options(teacher, about) else []
 
 
 def teacher_of(
@@ -547,24 +569,26 @@ def teacher_of(
             raise InputError(
                 f"a teacher is given, but {' and '.join(method.label for method in methods)} learns from none: leave --teacher out"
             )
-        loaded = load(given, **teacher_words(given, about))
+        loaded = load_with_origin(given, **teacher_load_options(given, about))
         model, name = loaded.model, loaded.name
     elif any(method.name in NEED_TEACHER for method in methods):
         done = trained()
         model, name = done.model, done.path.name if done.path else "trained first"
     else:
         return None, None
-    if shapes(model) != shapes(student):
-        raise InputError(f"the teacher {name} is not of the student's architecture and number of classes: {told_apart(model, student)}")
+    if parameter_shapes(model) != parameter_shapes(student):
+        raise InputError(
+            f"the teacher {name} is not of the student's architecture and number of classes: {parameter_difference(model, student)}"
+        )
     return model.eval().requires_grad_(False), {"name": name, "sha256": checkpoint.fingerprint(model.state_dict())}
 
 
-def teacher_words(given: Path, about: Mapping[str, Any]) -> dict[str, Any]:
+def teacher_load_options(given: Path, about: Mapping[str, Any]) -> dict[str, Any]:
     """What `load` must be told of a teacher: nothing where the file says it, else what the student is, for the two are of one kind.
 
     Code that a checkpoint names for its network is run only if the user has named code for the student.
     """
-    kind, known = kind_of(str(given)), peek(given)
+    kind, known = source_kind(str(given)), checkpoint_meta(given)
     sizes = {"classes": about["classes"], "shape": tuple(about["shape"])}
     if known:
         return {"arch": about["arch"]} if runs_code(str(known["model"]["arch"])) and runs_code(about["arch"]) else {}
@@ -574,15 +598,15 @@ def teacher_words(given: Path, about: Mapping[str, Any]) -> dict[str, Any]:
     return {"arch": about["arch"], "mean": about["mean"], "std": about["std"], **own, **sizes}
 
 
-def shapes(model: nn.Module) -> list[tuple[int, ...]]:
+def parameter_shapes(model: nn.Module) -> list[tuple[int, ...]]:
     """The shapes of the parameters, in their order."""
     return [tuple(parameter.shape) for parameter in model.parameters()]
 
 
-def told_apart(one: nn.Module, other: nn.Module) -> str:
+def parameter_difference(one: nn.Module, other: nn.Module) -> str:
     """How the parameters of two networks differ, in a few words."""
     sizes = [
-        f"{sum(parameter.numel() for parameter in model.parameters()):,} parameters, {shapes(model)[-1][0]} outputs"
+        f"{sum(parameter.numel() for parameter in model.parameters()):,} parameters, {parameter_shapes(model)[-1][0]} outputs"
         for model in (one, other)
     ]
     return " against ".join(sizes)
@@ -591,8 +615,9 @@ def told_apart(one: nn.Module, other: nn.Module) -> str:
 # its end
 
 
-def concluded(
-    going: Going, meta: dict[str, Any], best: Epoch, test: Images, few: Images, select: str, suite: str | Sequence[Recipe], seed: int,
+def conclude_training(
+    going: ResumableRun, meta: dict[str, Any], best: Epoch, test: Images, few: Images, select: str, suite: str | Sequence[Recipe],
+    seed: int,
     device: str, threat: Threat,
 ) -> Trained:  # fmt: skip
     """The network with its chosen weights, measured and written; the state of the run is removed."""
@@ -600,35 +625,35 @@ def concluded(
     last = run.last or best
     chosen, network_ = best if select == "best" else last, copy.deepcopy(run.average)
     network_.load_state_dict(chosen.weights)
-    found = measured(network_, test, few, suite, threat, seed, device)
+    found = final_measurements(network_, test, few, suite, threat, seed, device)
     meta = {
         **meta,
         "recipe": {**meta["recipe"], "epoch": chosen.epoch + 1},
-        "metrics": metrics(found, test.name, "" if test.name.endswith(HELD_OUT) else test.split),
-        "flags": flags(found),
+        "metrics": metrics(found, test.name, "" if test.name.endswith(HELD_OUT_ENDING) else test.split),
+        "flags": flag_sentences(found),
     }
     if run.world.rank == 0 and going.out is not None and going.state is not None:
-        with replacing(going.out) as file:
-            keep(file, network_, meta, chosen, {"best": best, "last": last})
-            log(file.with_name(f"{file.stem}.log.csv"), run.history)
-            title = f"{file.stem}: {' + '.join(methods_of(meta))}"
-            curves(file.with_name(f"{file.stem}.curves.png"), run.history, title, chosen.epoch + 1)
+        with checkpoint_replacement(going.out) as file:
+            save_weights(file, network_, meta, chosen, {"best": best, "last": last})
+            write_epoch_log(file.with_name(f"{file.stem}.log.csv"), run.history)
+            title = f"{file.stem}: {' + '.join(method_sentences(meta))}"
+            draw_training_curves(file.with_name(f"{file.stem}.curves.png"), run.history, title, chosen.epoch + 1)
         going.state.unlink(missing_ok=True)
     return Trained(network_, meta, found, going.out)
 
 
-def methods_of(meta: Mapping[str, Any]) -> list[str]:
+def method_sentences(meta: Mapping[str, Any]) -> list[str]:
     """The objective and the regularisers of a checkpoint, as they were written."""
     return [meta["recipe"]["objective"], *meta["recipe"]["reg"]]
 
 
-def measured(
+def final_measurements(
     model: nn.Module, images: Images, few: Images, suite: str | Sequence[Recipe], threat: Threat, seed: int, device: str
 ) -> list[Measurement]:
     """Clean accuracy on all images, and the suite on few of them."""
     return [
-        by_suite(model, images, [], threat, device=device),
-        by_suite(model, few, suite, threat, seed=seed, device=device),
+        suite_measurement(model, images, [], threat, device=device),
+        suite_measurement(model, few, suite, threat, seed=seed, device=device),
     ]
 
 
@@ -647,13 +672,13 @@ def metrics(found: Sequence[Measurement], data: str, split: str) -> dict[str, An
     }
 
 
-def flags(found: Sequence[Measurement]) -> list[str]:
+def flag_sentences(found: Sequence[Measurement]) -> list[str]:
     """A sentence for each raised flag; what is told of all images is not told of few of them again."""
     checks = {(check.probe, check.name): check for evaluation in reversed(found) for check in evaluation.checks if check.raised}
     return [f"{check.probe}: {check.sentence}" for check in checks.values()]
 
 
-def keep(out: Path | None, model: nn.Module, meta: dict[str, Any], chosen: Epoch, others: Mapping[str, Epoch]) -> Path | None:
+def save_weights(out: Path | None, model: nn.Module, meta: dict[str, Any], chosen: Epoch, others: Mapping[str, Epoch]) -> Path | None:
     """Writes the chosen weights to `out`, and those of `others` that are not the same to FILE.<name>.pt; returns `out`."""
     if out is None:
         return None
@@ -663,8 +688,8 @@ def keep(out: Path | None, model: nn.Module, meta: dict[str, Any], chosen: Epoch
             continue
         other = copy.deepcopy(model)
         other.load_state_dict(epoch.weights)
-        checkpoint.save(
+        checkpoint.save_checkpoint(
             beside, other, {**meta, "metrics": {}, "flags": [], "recipe": {**meta["recipe"], "select": name, "epoch": epoch.epoch + 1}}
         )
-    checkpoint.save(out, model, meta)
+    checkpoint.save_checkpoint(out, model, meta)
     return out

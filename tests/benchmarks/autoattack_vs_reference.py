@@ -27,9 +27,9 @@ from torch import Tensor, nn
 
 from robench import evaluate
 from robench.core.memory import keep_freed_memory
-from robench.core.recipes import fraction
-from robench.data import load as load_images
-from robench.models import load
+from robench.core.recipes import parse_fraction
+from robench.data import load_images
+from robench.models import load_with_origin
 
 MNIST = ("wong2020_fgsm", "atzmon2019")
 REFERENCE = "reference"
@@ -77,7 +77,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         keep_freed_memory()
     data, zoo = Path(os.environ["ROBENCH_DATA"]), Path(os.environ["ROBENCH_MODELS"]) / "zoo.py"
     images = load_images("mnist" if args.model in MNIST else f"npz:{data / 'cifar10-lossless.npz'}", "test", data_dir=data, n=args.n)
-    model = Recorded(load(f"{zoo}:{args.model}", classes=10, shape=images.shape).model.requires_grad_(False))
+    model = Recorded(load_with_origin(f"{zoo}:{args.model}", classes=10, shape=images.shape).model.requires_grad_(False))
     how = {
         "suite": "fast" if args.mode == "fast" else "autoattack", "norm": args.norm, "eps": args.eps, "batch_size": args.batch_size,
         "engine": "reference" if args.mode == REFERENCE else "robench", "compiled": args.mode == "compiled",
@@ -110,7 +110,7 @@ def once(mode: str, seed: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
-    parser.add_argument("--eps", type=fraction, required=True)
+    parser.add_argument("--eps", type=parse_fraction, required=True)
     parser.add_argument("--norm", default="linf")
     parser.add_argument("--n", type=int, default=200)
     parser.add_argument("--batch-size", type=int, default=250)

@@ -21,9 +21,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from robench.core.calls import frozen
-from robench.core.recipes import from_file
-from robench.models.passes import StandIn, arithmetic, fitting_batch, folded, gradient, in_channels_last
+from robench.core.calls import freeze_model
+from robench.core.recipes import function_from_file
+from robench.models.passes import StandIn, arithmetic, channels_last_stand_in, fitting_batch_size, folded_model, logits_and_input_gradient
 
 
 def image_shape(model: nn.Module) -> tuple[int, int, int]:
@@ -34,9 +34,9 @@ def image_shape(model: nn.Module) -> tuple[int, int, int]:
 
 def candidates(model: nn.Module, x: Tensor, compile: bool) -> dict[str, nn.Module]:
     """The ways of making a pass, the model's own first."""
-    network, notes = folded(model, x)
-    both, more = in_channels_last(StandIn(model, network), x, wanted=True)
-    last, _ = in_channels_last(StandIn(model, model), x, wanted=True)
+    network, notes = folded_model(model, x)
+    both, more = channels_last_stand_in(StandIn(model, network), x, wanted=True)
+    last, _ = channels_last_stand_in(StandIn(model, model), x, wanted=True)
     print("  ", "; ".join([*notes, *more]))
     ways = {"plain": model, "folded": network, "ch.last": last, "both": both}
     ways["bf16"] = StandIn(model, both.network, channels_last=True, bf16=True)
@@ -46,7 +46,7 @@ def candidates(model: nn.Module, x: Tensor, compile: bool) -> dict[str, nn.Modul
         for name in ("compiled", "c.both"):
             begin = time.perf_counter()
             for size in (len(x), len(x) - 1):
-                gradient(ways[name], x[:size])
+                logits_and_input_gradient(ways[name], x[:size])
                 forward(ways[name], x[:size])
             print(f"   {name}: {time.perf_counter() - begin:.1f} s to compile")
     return ways
@@ -93,14 +93,14 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     print(f"torch {torch.__version__}, {options.threads} threads, {torch.backends.cpu.get_cpu_capability()}")
     for name in options.models:
-        model: nn.Module = from_file(f"{options.zoo}:{name}")()
+        model: nn.Module = function_from_file(f"{options.zoo}:{name}")()
         x = torch.rand(max(options.batches), *image_shape(model))
-        with frozen(model), arithmetic("fp32"):
-            print(f"{name}: --batch-size auto takes {fitting_batch(model, x, 'cpu', most=1000)}")
+        with freeze_model(model), arithmetic("fp32"):
+            print(f"{name}: --batch-size auto takes {fitting_batch_size(model, x, 'cpu', most=1000)}")
             ways = candidates(model, x[:64], not options.no_compile)
             print(f"   {'batch':>5} {'pass':>4} {'plain':>9} " + " ".join(f"{way:>8}" for way in list(ways)[1:]))
             for batch in options.batches:
-                for what, one_pass in (("F", forward), ("F+B", gradient)):
+                for what, one_pass in (("F", forward), ("F+B", logits_and_input_gradient)):
                     plain, shares = race(ways, x[:batch], one_pass, options.seconds)
                     print(
                         f"   {batch:5d} {what:>4} {1000 * plain:6.1f} ms " + " ".join(f"{share:8.2f}" for share in shares.values()),

@@ -15,12 +15,12 @@ import torch
 from robench.attacks.fgsm import fgsm
 from robench.attacks.noise import noise
 from robench.attacks.pgd import pgd
-from robench.core.calls import frozen
+from robench.core.calls import freeze_model
 from robench.core.draws import Draws
 from robench.core.threat import Threat
-from robench.data import load as load_images
+from robench.data import load_images
 from robench.models import load_model
-from robench.runs.diagnostics import STEPS, TRIES, examine
+from robench.runs.diagnostics import NOISE_TRIES, PGD_STEPS, model_checks
 
 CASES = [
     ("resnet2b", "linf", 2 / 255), ("resnet4b", "linf", 2 / 255), ("cnn_a_mix", "linf", 2 / 255), ("resnet20_standard", "linf", 1 / 255),
@@ -36,14 +36,14 @@ def main() -> None:
         images = load_images(source, "test", data_dir=data, n=64)
         x, model, threat = images.pixels(slice(None)), load_model(f"{zoo}:{name}"), Threat(norm, eps)
         draws = Draws(0, images.ids, "diagnostics")
-        with frozen(model):
-            checks = examine(model, x, images.y, threat, draws)
+        with freeze_model(model):
+            checks = model_checks(model, x, images.y, threat, draws)
             with torch.no_grad():
                 own = model(x).argmax(1)
             fallen = [
-                noise(model, x, own, threat, draws.child("noise"), tries=TRIES),
+                noise(model, x, own, threat, draws.child("noise"), tries=NOISE_TRIES),
                 fgsm(model, x, own, threat, draws),
-                pgd(model, x, own, threat, draws, steps=STEPS, random_start=False),
+                pgd(model, x, own, threat, draws, steps=PGD_STEPS, random_start=False),
             ]
         counts = ", ".join(str(int(found.fooled.sum())) for found in fallen)
         values = {check.name: check.value for check in checks}

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 
 from robench import evaluate
-from robench.core.recipes import Recipe, parse
-from robench.data import load as load_images
+from robench.core.recipes import Recipe, parse_recipe
+from robench.data import load_images
 from robench.evaluation.suites import SUITES
-from robench.models import load
+from robench.models import load_with_origin
 from robench.results.measurement import Measurement
 
 RADII = {
@@ -51,7 +51,7 @@ def measured(model: str, norm: str, eps: float, suite: str | list[Recipe], n: in
         return [tuple(line) for line in json.loads((place / "found.json").read_text())]
     place.mkdir(parents=True, exist_ok=True)
     images = images_of(model, n)
-    net = load(f"{Path(os.environ['ROBENCH_MODELS']) / 'zoo.py'}:{model}", classes=10, shape=images.shape).model
+    net = load_with_origin(f"{Path(os.environ['ROBENCH_MODELS']) / 'zoo.py'}:{model}", classes=10, shape=images.shape).model
     found = evaluate(
         net,
         images.x,
@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    quick = [parse(sentence) for sentence in (args.recipes.split(";") if args.recipes else SUITES["fast"])]
+    quick = [parse_recipe(sentence) for sentence in (args.recipes.split(";") if args.recipes else SUITES["fast"])]
     print("| model | norm | eps | autoattack left (seconds) | quick left (seconds) | more by | after each |\n|---|---|---|---|---|---|---|")
     for norm in args.norms:
         for model in args.models:

@@ -27,15 +27,14 @@ import torch
 from torch import Tensor, nn
 
 from robench import corrupt, evaluate
-from robench.core.calls import frozen, padded
+from robench.core.calls import freeze_model, padded_logits
 from robench.core.errors import InputError
 from robench.core.memory import keep_freed_memory
-from robench.core.recipes import Recipe, fraction
+from robench.core.recipes import Recipe, parse_fraction
 from robench.corruptions.benchmark import NOISES
-from robench.data import Images, holdout
-from robench.data import load as load_images
-from robench.evaluation.corrupted_sets import made
-from robench.models import load
+from robench.data import Images, holdout, load_images
+from robench.evaluation.corrupted_sets import source_from_images
+from robench.models import load_with_origin
 
 STRENGTHS = tuple(10.0**power for power in range(-6, 2))  # of the ridge, in units of the mean variance of a feature
 SEVERITY = 3
@@ -57,10 +56,10 @@ def penultimate(model: nn.Module, images: Images) -> Tensor:
     handle = layer.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0].detach().double().cpu()))
     parts: list[Tensor] = []
     try:
-        with frozen(model), torch.no_grad():
+        with freeze_model(model), torch.no_grad():
             for rows in torch.arange(len(images)).split(ROWS):
                 found.clear()
-                padded(model, images.pixels(rows))
+                padded_logits(model, images.pixels(rows))
                 parts.append(found[-1].flatten(1)[: len(rows)])
     finally:
         handle.remove()
@@ -155,7 +154,7 @@ def accuracies(model: nn.Module, images: Images, attacked: int, norm: str, eps: 
     few = images.take(slice(0, attacked))
     clean = evaluate(model, images.x, images.y, suite=[], ids=images.ids).accuracy("clean")
     robust = evaluate(model, few.x, few.y, suite=[Recipe("pgd-20")], norm=norm, eps=eps, ids=few.ids).accuracy("pgd-20")
-    source = made(images, NOISES, (SEVERITY,), scale="auto", photos="", seed=0, device="cpu")
+    source = source_from_images(images, NOISES, (SEVERITY,), scale="auto", photos="", seed=0, device="cpu")
     rows = corrupt(model, source).rows
     noisy = [row.value for row in rows if row.metric == "accuracy" and row.probe in NOISES and "severity=" in row.setting]
     return [clean, robust, sum(noisy) / len(NOISES)]
@@ -189,7 +188,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--attacked", type=int, default=500, help="how many test images PGD-20 is run on")
     parser.add_argument("--norm", default="linf")
-    parser.add_argument("--eps", type=fraction, default=2 / 255)
+    parser.add_argument("--eps", type=parse_fraction, default=2 / 255)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -197,7 +196,7 @@ def main() -> None:
     training, test = (load_images(args.data, split, data_dir=args.data_dir) for split in ("train", "test"))
     names, features, lines = [], [], []
     for path in args.checkpoints:
-        loaded = load(path, shape=test.shape)
+        loaded = load_with_origin(path, shape=test.shape)
         recipe = loaded.meta.get("recipe", {})
         names.append(path.stem)
         features.append(penultimate(loaded.model, test))

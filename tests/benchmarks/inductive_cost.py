@@ -18,12 +18,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from robench.core.calls import frozen
+from robench.core.calls import freeze_model
 from robench.core.draws import Draws
 from robench.core.memory import keep_freed_memory
 from robench.core.types import Level
-from robench.data import load as load_images
-from robench.models import load
+from robench.data import load_images
+from robench.models import load_with_origin
 from robench.probes import PROBES
 
 NAMES = ("inductive-occlusion-n5r10", "inductive-occlusion-n10r20", "random-occlusion-n10r20")
@@ -80,9 +80,9 @@ def main() -> None:
     keep_freed_memory()
     data, zoo = Path(os.environ["ROBENCH_DATA"]), Path(os.environ["ROBENCH_MODELS"]) / "zoo.py"
     images = load_images("mnist" if args.model in MNIST else f"npz:{data / 'cifar10-lossless.npz'}", "test", data_dir=data, n=args.n)
-    model = Counted(load(f"{zoo}:{args.model}", classes=10, shape=images.shape).model)
+    model = Counted(load_with_origin(f"{zoo}:{args.model}", classes=10, shape=images.shape).model)
     x = images.x.float() / 255 if images.x.dtype == torch.uint8 else images.x
-    with frozen(model):
+    with freeze_model(model):
         right = model(x).argmax(1) == images.y
         x, y = x[right], images.y[right]
         print(f"{args.model}, {len(x)} images that it gets right, {args.threads} threads, median of {args.rounds}", flush=True)

@@ -17,11 +17,11 @@ import torch
 
 from robench import evaluate
 from robench.core.memory import keep_freed_memory
-from robench.core.recipes import fraction
+from robench.core.recipes import parse_fraction
 from robench.core.rows import Sample
-from robench.data import load as load_images
+from robench.data import load_images
 from robench.data.images import Images
-from robench.models import load
+from robench.models import load_with_origin
 
 
 def samples(model: torch.nn.Module, images: Images, args: argparse.Namespace, batch_size: int) -> dict[int, Sample]:
@@ -33,7 +33,7 @@ def samples(model: torch.nn.Module, images: Images, args: argparse.Namespace, ba
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
-    parser.add_argument("--eps", type=fraction, required=True)
+    parser.add_argument("--eps", type=parse_fraction, required=True)
     parser.add_argument("--n", type=int, default=200)
     parser.add_argument("--suite", default="autoattack")
     parser.add_argument("--threads", type=int, default=1)
@@ -43,7 +43,7 @@ def main() -> None:
     data, zoo = Path(os.environ["ROBENCH_DATA"]), Path(os.environ["ROBENCH_MODELS"]) / "zoo.py"
     name = "mnist" if args.model in ("wong2020_fgsm", "atzmon2019") else f"npz:{data / 'cifar10-lossless.npz'}"
     images = load_images(name, "test", data_dir=data, n=args.n)
-    model = load(f"{zoo}:{args.model}", classes=10, shape=images.shape).model
+    model = load_with_origin(f"{zoo}:{args.model}", classes=10, shape=images.shape).model
     base = samples(model, images, args, 250)
     stand = sum(not s.broken_by for s in base.values())
     print(f"{args.model}, {args.suite}, eps {args.eps:.5g}, n = {args.n}, against batches of 250, of which {stand} stand")

@@ -18,12 +18,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from robench.core.calls import frozen
+from robench.core.calls import freeze_model
 from robench.core.draws import Draws
 from robench.core.memory import keep_freed_memory
-from robench.data import load as load_images
+from robench.data import load_images
 from robench.explainers.masking import feature_ablation, kernel_shap, occlusion, shapley_sampling
-from robench.models import load
+from robench.models import load_with_origin
 
 METHODS = (occlusion, feature_ablation, shapley_sampling, kernel_shap)
 
@@ -68,10 +68,10 @@ def main() -> None:
     keep_freed_memory()
     data, zoo = Path(os.environ["ROBENCH_DATA"]), Path(os.environ["ROBENCH_MODELS"]) / "zoo.py"
     images = load_images(f"npz:{data / 'cifar10-lossless.npz'}", "test", data_dir=data, n=args.n)
-    model = Counted(load(f"{zoo}:{args.model}", classes=10, shape=images.shape).model)
+    model = Counted(load_with_origin(f"{zoo}:{args.model}", classes=10, shape=images.shape).model)
     x, y, draws = images.x.float() / 255, images.y, Draws(0, torch.arange(args.n), "benchmark")
     print(f"{args.model}, n = {args.n}, {args.threads} threads, best of {args.rounds}")
-    with frozen(model):
+    with freeze_model(model):
         for method in METHODS:
             method(model, x[:1], y[:1], draws.take(torch.tensor([0])))  # what is imported late
             best = float("inf")

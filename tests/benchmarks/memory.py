@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from robench import evaluate
-from robench.core.recipes import parse
+from robench.core.recipes import parse_recipe
 
 
 def peak(n: int) -> float:
@@ -29,7 +29,7 @@ def peak(n: int) -> float:
     x, y = torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8), torch.zeros(n, dtype=torch.int64)
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         y = torch.cat([model(part.float() / 255).argmax(1) for part in x.split(100)])
-        place, suite = Path(folder), [parse("fgsm"), parse("apgd-ce,steps=3")]
+        place, suite = Path(folder), [parse_recipe("fgsm"), parse_recipe("apgd-ce,steps=3")]
         evaluate(model, x, y, suite=suite, eps=1 / 255, batch_size=100, folder=place, save=place / "x_adv.npy")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 

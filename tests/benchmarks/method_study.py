@@ -50,10 +50,9 @@ from robench import evaluate, probe, saliency
 from robench.core.errors import InputError
 from robench.core.files import write_whole
 from robench.core.memory import keep_freed_memory
-from robench.core.recipes import Recipe, parse
-from robench.data import Images
-from robench.data import load as load_images
-from robench.evaluation.suites import recipes
+from robench.core.recipes import Recipe, parse_recipe
+from robench.data import Images, load_images
+from robench.evaluation.suites import suite_recipes
 from robench.models import load_model
 from robench.objectives import NEED_TEACHER
 from robench.results.scores import audits_of
@@ -118,7 +117,7 @@ COLUMNS = (
 )  # fmt: skip
 SHARES = ("clean", "pgd20", "fast", "autoattack", "square", "transfer", "inductive_noise", "random_noise")  # printed in percent
 NUMBERS = ("gini", "effective_margin", "row_norm", "train_cpu", "epoch")
-SQUARE = next(recipe for recipe in recipes("fast") if recipe.name == "square")
+SQUARE = next(recipe for recipe in suite_recipes("fast") if recipe.name == "square")
 Rows: TypeAlias = dict[tuple[str, int], dict[str, str]]
 
 
@@ -135,7 +134,7 @@ def order(only: list[str] | None, seeds: list[int] | None) -> list[tuple[str, in
 def trained(folder: Path, data: str, name: str, seed: int) -> Trained:
     """The network of a method, trained now or before; the standard one of the same seed is trained first where it is the teacher."""
     objective, reg, more = METHODS[name]
-    learns = any(parse(sentence).name in NEED_TEACHER for sentence in (objective, *reg))
+    learns = any(parse_recipe(sentence).name in NEED_TEACHER for sentence in (objective, *reg))
     teacher = trained(folder, data, "standard", seed).path if learns else None
     return train(
         data, seed=seed, out=folder / f"{name}-s{seed}.pt", teacher=teacher, resume=True, eval_n=1, suite=(), select="last",
@@ -162,7 +161,7 @@ def measured(model: nn.Module, images: Images, surrogate: Path | None) -> dict[s
     values = {name: score for some in maps.scored for name, score in some.values.items()}
     found["gini"], found["row_norm"] = float(values["gini"].nanmean()), float(values["row-norm-true"].nanmean())
     found["effective_margin"] = float(values["effective-margin"][maps.pred == maps.y].nanmedian())
-    noises = {"inductive_noise": parse("inductive-noise,t=0.01"), "random_noise": parse("random-noise,t=0.01")}
+    noises = {"inductive_noise": parse_recipe("inductive-noise,t=0.01"), "random_noise": parse_recipe("random-noise,t=0.01")}
     probed = probe(model, few.x, few.y, list(noises.values()), ids=few.ids)
     errors = {row.probe: row.value for row in probed.rows if row.metric == "error_rate"}
     found |= {column: errors.get(recipe.label, "") for column, recipe in noises.items()}

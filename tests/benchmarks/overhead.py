@@ -18,9 +18,9 @@ from autoattack_vs_reference import CALLS, Recorded, bare_seconds
 
 from robench import evaluate
 from robench.core.memory import keep_freed_memory
-from robench.core.recipes import fraction, parse
-from robench.data import load as load_images
-from robench.models import load
+from robench.core.recipes import parse_fraction, parse_recipe
+from robench.data import load_images
+from robench.models import load_with_origin
 
 ATTACKS = ("apgd-ce,steps=15", "fab-t,targets=1,steps=10", "square,queries=40")
 
@@ -28,7 +28,7 @@ ATTACKS = ("apgd-ce,steps=15", "fab-t,targets=1,steps=10", "square,queries=40")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
-    parser.add_argument("--eps", type=fraction, required=True)
+    parser.add_argument("--eps", type=parse_fraction, required=True)
     parser.add_argument("--n", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
@@ -37,14 +37,14 @@ def main() -> None:
     keep_freed_memory()
     data, zoo = Path(os.environ["ROBENCH_DATA"]), Path(os.environ["ROBENCH_MODELS"]) / "zoo.py"
     images = load_images(f"npz:{data / 'cifar10-lossless.npz'}", "test", data_dir=data, n=args.n)
-    model = Recorded(load(f"{zoo}:{args.model}", classes=10, shape=images.shape).model.requires_grad_(False))
+    model = Recorded(load_with_origin(f"{zoo}:{args.model}", classes=10, shape=images.shape).model.requires_grad_(False))
     print(f"{args.model}, eps {args.eps:.5g}, n = {args.n}, {args.threads} threads, best of {args.rounds}")
     for sentence in ATTACKS:
         best, left = float("inf"), 0.0
         for _ in range(args.rounds):
             CALLS.clear()
             begin = time.perf_counter()
-            found = evaluate(model, images.x, images.y, suite=[parse(sentence)], eps=args.eps)
+            found = evaluate(model, images.x, images.y, suite=[parse_recipe(sentence)], eps=args.eps)
             seconds = time.perf_counter() - begin
             best = min(best, seconds / bare_seconds(model.model, CALLS, images.shape))
             left = next(row.value for row in found.rows if row.metric == "success_rate")

@@ -21,10 +21,10 @@ import torchattacks
 from torch import Tensor, nn
 
 from robench.attacks.pgd import pgd
-from robench.core.calls import frozen
+from robench.core.calls import freeze_model
 from robench.core.draws import Draws
 from robench.core.memory import keep_freed_memory
-from robench.core.recipes import fraction, from_file
+from robench.core.recipes import function_from_file, parse_fraction
 from robench.core.threat import Threat
 
 
@@ -73,16 +73,16 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="file.py:function that returns the model")
     parser.add_argument("--images", required=True, type=Path, help="npz with x_test and y_test")
     parser.add_argument("--n", type=int, default=200)
-    parser.add_argument("--eps", type=fraction, default=8 / 255)
+    parser.add_argument("--eps", type=parse_fraction, default=8 / 255)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     keep_freed_memory()  # as the command line does; torchattacks gains from it, too
-    model: nn.Module = from_file(options.model)()
+    model: nn.Module = function_from_file(options.model)()
     threat = Threat("linf", options.eps)
-    with frozen(model):
+    with freeze_model(model):
         x, y = images(options.images, options.n)
         right = model(x).argmax(1) == y
         x, y = x[right], y[right]

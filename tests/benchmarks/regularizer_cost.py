@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from robench.core.draws import Draws
-from robench.core.recipes import parse, resolve
+from robench.core.recipes import parse_recipe, resolve
 from robench.core.threat import Threat
 from robench.core.types import Batch
-from robench.models.architectures import ARCHITECTURES, build
+from robench.models.architectures import ARCHITECTURES, build_network
 from robench.models.layers import ACTIVATIONS
-from robench.objectives import OBJECTIVES, penalised, regularizers_of
+from robench.objectives import OBJECTIVES, penalised_loss, regularizers_of
 
 VARIANTS: list[tuple[str, list[str]]] = [  # objective, regularisers; the first is what all others are compared with
     ("standard", []),
@@ -48,9 +48,9 @@ def step_of(
     model: nn.Module, x: Tensor, y: Tensor, objective: str, regularizers: list[str], teacher: nn.Module | None = None
 ) -> Callable[[int], None]:
     """One training step as a function of its number: late in training, when every weight has reached its height."""
-    craft, base, absorb, _ = resolve(parse(objective), OBJECTIVES, "objective")()
+    craft, base, absorb, _ = resolve(parse_recipe(objective), OBJECTIVES, "objective")()
     penalties = regularizers_of(regularizers)
-    loss_of, threat = penalised(base, penalties), Threat("linf", 8 / 255)
+    loss_of, threat = penalised_loss(base, penalties), Threat("linf", 8 / 255)
     weights, ids, state = list(model.parameters()), torch.arange(len(x), device=x.device), dict[str, Tensor]()
     optimizer = torch.optim.SGD(weights, 1e-4)
 
@@ -110,7 +110,7 @@ def arguments(about: str | None) -> argparse.ArgumentParser:
 def network(given: argparse.Namespace) -> nn.Module:
     """A network in training mode, with weights from the generator of torch."""
     shape = (3, given.image_size, given.image_size)
-    return build(given.arch, classes=given.classes, shape=shape, activation=given.activation).to(given.device).train()
+    return build_network(given.arch, classes=given.classes, shape=shape, activation=given.activation).to(given.device).train()
 
 
 def images(given: argparse.Namespace) -> tuple[Tensor, Tensor]:

@@ -26,13 +26,13 @@ from captum.attr import Saliency
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from robench.core.calls import frozen
+from robench.core.calls import freeze_model
 from robench.core.draws import Draws
 from robench.core.memory import keep_freed_memory
-from robench.core.types import Explained
-from robench.data import load as load_images
+from robench.core.types import ExplainedImages
+from robench.data import load_images
 from robench.explainers import EXPLAINERS
-from robench.models import load
+from robench.models import load_with_origin
 from robench.scores.inequality import gini
 
 MORE = {"input-x-gradient": 1, "smoothgrad": 25, "smoothgrad-sq": 25, "vargrad": 25, "gradient-shap": 25}  # passes of each
@@ -59,7 +59,7 @@ def ours(model: nn.Module, x: Tensor, y: Tensor, chunk: int) -> Tensor:
     explain, draws, values = EXPLAINERS["saliency"], Draws(0, torch.arange(len(x)), "benchmark"), []
     for rows in torch.arange(len(x)).split(chunk):
         maps = explain(model, x[rows], y[rows], draws.take(rows))
-        some = Explained(model, x[rows], y[rows], y[rows], torch.zeros(0), maps, maps.abs(), explain, draws)
+        some = ExplainedImages(model, x[rows], y[rows], y[rows], torch.zeros(0), maps, maps.abs(), explain, draws)
         values.append(gini(some))
     return torch.cat(values)
 
@@ -138,7 +138,7 @@ def main() -> None:
     model, x, y = given(args.model, args.n)
     part, label = x[: args.chunk], y[: args.chunk]
     print(f"{args.model}, n = {len(x)} in chunks of {args.chunk}, {args.threads} threads, median of {args.rounds} rounds (least - most)")
-    with frozen(model):
+    with freeze_model(model):
         maps_and_gini(model, x, y, args.chunk, args.singles, args.rounds)
         path(model, part, label, "integrated-gradients", STEPS, args.rounds, "; target: at most 1.1")
         for name, passes in MORE.items() if args.more else ():
@@ -150,7 +150,7 @@ def given(name: str, n: int) -> tuple[nn.Module, Tensor, Tensor]:
     data, zoo = Path(os.environ["ROBENCH_DATA"]), Path(os.environ["ROBENCH_MODELS"]) / "zoo.py"
     some = [load_images(f"npz:{data / 'cifar10-lossless.npz'}", split, data_dir=data, n=n // 2) for split in ("test", "train")]
     x, y = torch.cat([part.x for part in some]), torch.cat([part.y for part in some])
-    return load(f"{zoo}:{name}", classes=10, shape=some[0].shape).model, x.float() / 255 if x.dtype == torch.uint8 else x, y
+    return load_with_origin(f"{zoo}:{name}", classes=10, shape=some[0].shape).model, x.float() / 255 if x.dtype == torch.uint8 else x, y
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from robench.core.errors import InputError
 from robench.objectives import DEFAULT_BASES, OBJECTIVES, REGULARIZERS
-from robench.objectives.gradients import mixes
+from robench.objectives.gradients import mixes_samples
 
 BARE, BARE_PGD = "a bare plain step", "ten bare input gradients and a bare plain step"
 TARGETS = {  # at most so many times the cost of which variant: without, and with batch norm, which asks for a second forward pass
@@ -99,7 +99,9 @@ def main() -> None:
     print(headline(given, plain))
     for name, taken in seconds.items():
         low, middle, high = (quartile / plain for quartile in statistics.quantiles(taken, n=4))
-        line = f"{middle:6.2f}  ({low:.2f}-{high:.2f})  {middle * plain / pgd:5.2f}  {name:24}  {verdict(name, medians, mixes(model))}"
+        line = (
+            f"{middle:6.2f}  ({low:.2f}-{high:.2f})  {middle * plain / pgd:5.2f}  {name:24}  {verdict(name, medians, mixes_samples(model))}"
+        )
         print(line.rstrip())
 
 

@@ -23,9 +23,9 @@ from torchvision import transforms
 
 from robench.core.memory import keep_freed_memory
 from robench.data import Images
-from robench.models import build
-from robench.training.fitting import Step, begin, fit
-from robench.training.settings import plan_of, settled
+from robench.models import build_network
+from robench.training.fitting import Step, begin_training, fit
+from robench.training.settings import plan_of, resolved_settings
 
 EPS, STEPS = 8 / 255, 10
 
@@ -74,8 +74,8 @@ def our_epoch(model: nn.Module, images: Images, batch_size: int, adversarial: bo
         "objective": "pgd-at" if adversarial else "standard", "epochs": 1, "batch_size": batch_size, "optimizer": "sgd", "lr": 0.01,
         "augment": "crop-flip", "eps": EPS,
     }  # fmt: skip
-    plan = plan_of(settled("small", words)[0], 0, None)
-    for event in fit(begin(model, plan), plan, images, images.take(slice(0, 0))):
+    plan = plan_of(resolved_settings("small", words)[0], 0, None)
+    for event in fit(begin_training(model, plan), plan, images, images.take(slice(0, 0))):
         assert not isinstance(event, Step) or event.terms
 
 
@@ -96,7 +96,7 @@ def main() -> None:
     clock = clock_of(torch.device("cpu"), given.threads)
     for adversarial in (False, True):
         loops: list[Callable[[nn.Module, Images, int, bool], None]] = [our_epoch, plain_epoch]
-        models = [build(given.arch, classes=10, shape=(3, 32, 32)) for _ in loops]
+        models = [build_network(given.arch, classes=10, shape=(3, 32, 32)) for _ in loops]
         taken: list[list[float]] = [[], []]
         for _ in range(given.repeats + 1):
             for loop, model, seconds in zip(loops, models, taken, strict=True):

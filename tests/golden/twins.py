@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import robench
-from robench.core.types import Found, Level
+from robench.core.types import AttackResult, Level
 
 CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "shapes-cnn-pgd-at.pt"
 
@@ -27,7 +27,7 @@ def faded(model, x, y, threat, draws):
     with torch.no_grad():
         fooled = model(x_adv).argmax(1) != y
     one = torch.ones_like(y)
-    return Found(x_adv, fooled, torch.where(fooled, 0, -1), one, 0 * one, torch.zeros_like(fooled))
+    return AttackResult(x_adv, fooled, torch.where(fooled, 0, -1), one, 0 * one, torch.zeros_like(fooled))
 
 
 def shifted(model, x, y, draws):

@@ -19,17 +19,17 @@ import torch
 from torch import Tensor, nn
 
 from robench import evaluate
-from robench.attacks.kernels import cannot_compile
+from robench.attacks.kernels import compile_failure
 from robench.core.draws import Draws
 from robench.core.errors import InputError
-from robench.core.processes import started
+from robench.core.processes import current_world
 from robench.core.recipes import Recipe
-from robench.data import Images, load
-from robench.models import build, load_model
+from robench.data import Images, load_images
+from robench.models import build_network, load_model
 from robench.results.measurement import Measurement
-from robench.training.fitting import Step, begin, fit
+from robench.training.fitting import Step, begin_training, fit
 from robench.training.presets import PRESETS
-from robench.training.settings import plan_of, settled
+from robench.training.settings import plan_of, resolved_settings
 
 ROOT = Path(__file__).parents[2]
 CHECKPOINT = ROOT / "checkpoints" / "shapes-cnn-pgd-at.pt"
@@ -61,7 +61,7 @@ def needs_gpu() -> None:
 
 def images_and_model(n: int) -> tuple[nn.Module, Images]:
     """The committed checkpoint on the device, and its first n test images."""
-    return load_model(CHECKPOINT, device=DEVICE), load("shapes", "test", n=n)
+    return load_model(CHECKPOINT, device=DEVICE), load_images("shapes", "test", n=n)
 
 
 def attacked(model: nn.Module, x: Tensor, y: Tensor, recipe: str = "apgd-ce", **how: object) -> Measurement:
@@ -115,7 +115,7 @@ def verdicts() -> str:
 
 def compiled() -> str:
     """The compiled arithmetic of attacks against the plain one."""
-    if why := cannot_compile():
+    if why := compile_failure():
         raise NotRunError(why)
     model, images = images_and_model(200 if ON_GPU else 16)
     attack = "apgd-ce"
@@ -159,7 +159,7 @@ def out_of_memory() -> str:
     """An evaluation that needs more memory than there is ends in a sentence, and a smaller batch goes on in the same process."""
     needs_gpu()
     torch.manual_seed(0)
-    model = build("wrn-28-10", classes=10, shape=(3, 32, 32)).to(DEVICE).eval()
+    model = build_network("wrn-28-10", classes=10, shape=(3, 32, 32)).to(DEVICE).eval()
     x = torch.rand(4096, 3, 32, 32)
     y = torch.zeros(len(x), dtype=torch.int64)
     torch.cuda.set_per_process_memory_fraction(4 * 2**30 / torch.cuda.get_device_properties(0).total_memory)
@@ -189,7 +189,7 @@ def one_process_group() -> str:
         torch.distributed.all_reduce(numbers)
         assert numbers.tolist() == [0, 1, 2, 3]
         parts: list[object] = [None]
-        torch.distributed.all_gather_object(parts, {"rank": started().rank})
+        torch.distributed.all_gather_object(parts, {"rank": current_world().rank})
         assert parts == [{"rank": 0}]
         model, images = images_and_model(32)
         found = attacked(model, images.x, images.y)
@@ -203,7 +203,7 @@ def one_process_group() -> str:
 def autoattack(arch: str, n: int, size: int) -> str:
     """Our AutoAttack and its authors' in alternation, on a network with random weights whose own predictions are the labels."""
     torch.manual_seed(0)
-    model = build(arch, classes=10, shape=(3, size, size)).to(DEVICE).eval().requires_grad_(False)
+    model = build_network(arch, classes=10, shape=(3, size, size)).to(DEVICE).eval().requires_grad_(False)
     x = torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         y = model(x.to(DEVICE)).argmax(1).cpu()
@@ -237,12 +237,12 @@ def autoattack_wrn() -> str:
 def rice2020() -> str:
     """Images per second of the preset rice2020 on random images, and the hours that all its epochs would take."""
     preset, budget = PRESETS["rice2020"], 60.0 if ON_GPU else 5.0
-    settings, _ = settled("rice2020", {} if ON_GPU else {"arch": "two-conv", "batch_size": 8})
+    settings, _ = resolved_settings("rice2020", {} if ON_GPU else {"arch": "two-conv", "batch_size": 8})
     n = 12_800 if ON_GPU else 800
     x = torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     images = Images("random", "train", x, torch.arange(n) % 10, torch.arange(n), tuple(map(str, range(10)))).to(DEVICE)
     torch.manual_seed(0)
-    run = begin(build(settings["arch"], classes=10, shape=(3, 32, 32)).to(DEVICE), plan := plan_of(settings, 0, None))
+    run = begin_training(build_network(settings["arch"], classes=10, shape=(3, 32, 32)).to(DEVICE), plan := plan_of(settings, 0, None))
     start, seen = 0.0, 0
     for number, event in enumerate(event for event in fit(run, plan, images, images.take(slice(0, 0))) if isinstance(event, Step)):
         if number == 4:  # the first steps choose algorithms

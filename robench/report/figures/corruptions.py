@@ -23,24 +23,30 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
 from robench.core.errors import InputError
-from robench.corruptions.benchmark import EXTRA, FAMILIES, FIFTEEN, Cell
-from robench.report.figures.house import INK, folded, house, save_figure, short
-from robench.report.figures.saliency import SIGNED, seen, stroke
+from robench.corruptions.benchmark import EXTRA, FAMILIES, FIFTEEN, CorruptionCell
+from robench.report.figures.house import INK, drawable_text, house_style, save_figure, wrapped_text
+from robench.report.figures.saliency import SIGNED, drawable_image, styled_line
 
-DAMAGE = LinearSegmentedColormap.from_list("damage", ["#1c1030", "#5a1d45", "#a23a3c", "#d9783f", "#f0bd83", "#fdf6e9"])  # ever lighter
+DAMAGE_COLOURS = LinearSegmentedColormap.from_list(
+    "damage", ["#1c1030", "#5a1d45", "#a23a3c", "#d9783f", "#f0bd83", "#fdf6e9"]
+)  # ever lighter
 EMPTY = "#e4e4e4"  # a cell that was not measured
 OTHER = "other"
-GAP = 0.35  # between families and before means, in cells
-LEFT = 1.7  # inches for the names of corruptions and families
-DOTS, SIDE, LARGEST = 150, 96, 128  # dots an inch; at least this many dots is a small image enlarged to; above this one is made smaller
+FAMILY_GAP = 0.35  # between families and before means, in cells
+NAMES_WIDTH = 1.7  # inches for the names of corruptions and families
+DOTS_AN_INCH, LEAST_TILE, LARGEST_TILE = (
+    150,
+    96,
+    128,
+)  # dots an inch; at least this many dots is a small image enlarged to; above this one is made smaller
 MINUS = "\u2212"
 STARRED = "* for validation, not among the fifteen of the benchmark"
-Accuracy = Mapping[Cell, float]
+Accuracy = Mapping[CorruptionCell, float]
 Grid = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Shades:
+class ColourScale:
     """How a number becomes a colour and words: the colours, the numbers at their ends, the words in a cell, and those under the scale."""
 
     colours: Colormap
@@ -54,8 +60,8 @@ class Shades:
         return to_hex(self.colours((value - self.least) / (self.most - self.least))) if math.isfinite(value) else EMPTY
 
 
-@house()
-def heat_map(path: Path, accuracy: Accuracy, clean: float, title: str) -> Path:
+@house_style()
+def draw_heat_map(path: Path, accuracy: Accuracy, clean: float, title: str) -> Path:
     """Draws the accuracy of one model, a row a corruption and a column a severity, with means; returns the path.
 
     accuracy  (corruption, severity) -> a share in [0, 1]; a cell that is missing or nan stays grey and counts in no mean
@@ -64,58 +70,58 @@ def heat_map(path: Path, accuracy: Accuracy, clean: float, title: str) -> Path:
     Colours go from dark (0 %) to light (100 %) in every picture, so that pictures of several models can be laid side by side. The lowest
     rows are means over the fifteen of the benchmark where all are there, and over all that are there.
     """
-    shades = Shades(DAMAGE, 0.0, 100.0, "{:.1f}".format, f"accuracy (%); clean {100 * clean:.1f}")
-    return grid_map(path, accuracy, shades, 100 * clean, title)
+    shades = ColourScale(DAMAGE_COLOURS, 0.0, 100.0, "{:.1f}".format, f"accuracy (%); clean {100 * clean:.1f}")
+    return draw_grid_map(path, accuracy, shades, 100 * clean, title)
 
 
-@house()
-def difference_map(path: Path, base: Accuracy, new: Accuracy, title: str, clean: tuple[float, float] = (math.nan, math.nan)) -> Path:
+@house_style()
+def draw_difference_map(path: Path, base: Accuracy, new: Accuracy, title: str, clean: tuple[float, float] = (math.nan, math.nan)) -> Path:
     """Draws the accuracy of one model less that of another, likewise: red where the new one is better, blue where it is worse.
 
-    base, new  as in `heat_map`; a cell that one of them lacks stays grey          clean  their clean accuracies, nan where unknown
+    base, new  as in `draw_heat_map`; a cell that one of them lacks stays grey          clean  their clean accuracies, nan where unknown
 
     The colours are symmetric about 0, which is white, and end at the largest difference of any cell, at 5 points at least (our choice).
     """
     gain = {cell: new[cell] - base[cell] if cell in base and cell in new else math.nan for cell in {**base, **new}}
     largest = max((100 * abs(value) for value in gain.values() if math.isfinite(value)), default=0.0)
     span, shift = max(5.0, largest), 100 * (clean[1] - clean[0])
-    label = "difference of accuracies (points)" + (f"; clean {signed(shift)}" if math.isfinite(shift) else "")
-    return grid_map(path, gain, Shades(SIGNED, -span, span, signed, label), shift, title)
+    label = "difference of accuracies (points)" + (f"; clean {signed_decimal(shift)}" if math.isfinite(shift) else "")
+    return draw_grid_map(path, gain, ColourScale(SIGNED, -span, span, signed_decimal, label), shift, title)
 
 
-def signed(value: float) -> str:
+def signed_decimal(value: float) -> str:
     """A number with its sign and one decimal; 0 has none."""
     return f"{value:+.1f}".replace("-", MINUS) if round(value, 1) else "0.0"
 
 
-def grid_map(path: Path, values: Accuracy, shades: Shades, mark: float, title: str) -> Path:
+def draw_grid_map(path: Path, values: Accuracy, shades: ColourScale, mark: float, title: str) -> Path:
     """Draws shares in percent as coloured cells with their numbers, means to the right of and below them, and the scale with a mark."""
-    names, severities = listed(values)
-    tops, feet = places(names), means_below(names)
+    names, severities = corruptions_and_severities(values)
+    tops, feet = row_tops(names), mean_groups(names)
     table = 100 * np.array([[values.get((name, severity), math.nan) for severity in severities] for name in names])
-    rows = [*tops, *(tops[-1] + 1 + GAP + place for place in range(len(feet)))]
-    columns = [*map(float, range(len(severities))), len(severities) + GAP]
-    axes = board(0.62 * (columns[-1] + 1), 0.27 * (rows[-1] + 1), title)
+    rows = [*tops, *(tops[-1] + 1 + FAMILY_GAP + place for place in range(len(feet)))]
+    columns = [*map(float, range(len(severities))), len(severities) + FAMILY_GAP]
+    axes = frameless_axes(0.62 * (columns[-1] + 1), 0.27 * (rows[-1] + 1), title)
     axes.set(xlim=(0, columns[-1] + 1), ylim=(rows[-1] + 1, 0))
-    for top, line in zip(rows, framed(table, [[name in some for name in names] for _, some in feet]), strict=True):
+    for top, line in zip(rows, table_with_means(table, [[name in some for name in names] for _, some in feet]), strict=True):
         for left, value in zip(columns, line, strict=True):
-            one_cell(axes, left, top, value, shades)
-    axes.set_xticks([left + 0.5 for left in columns], [*headed(severities), "mean"])
-    axes.set_yticks([top + 0.5 for top in rows], [*map(called, names), *(label for label, _ in feet)])
-    bracketed(axes, names, tops)
-    scale(axes, shades, mark, any(name in EXTRA for name in names))
-    return save_figure(path, whole(axes))
+            draw_cell(axes, left, top, value, shades)
+    axes.set_xticks([left + 0.5 for left in columns], [*column_labels(severities), "mean"])
+    axes.set_yticks([top + 0.5 for top in rows], [*map(corruption_label, names), *(label for label, _ in feet)])
+    draw_families(axes, names, tops)
+    draw_colour_scale(axes, shades, mark, any(name in EXTRA for name in names))
+    return save_figure(path, figure_of(axes))
 
 
-def one_cell(axes: Axes, left: float, top: float, value: float, shades: Shades) -> None:
+def draw_cell(axes: Axes, left: float, top: float, value: float, shades: ColourScale) -> None:
     """Draws one cell; its number is black or white, whichever can be read."""
     colour = shades.of(value)
     axes.add_patch(Rectangle((left + 0.02, top + 0.03), 0.96, 0.94, facecolor=colour, linewidth=0))
     if math.isfinite(value):
-        axes.text(left + 0.5, top + 0.53, shades.words(value), ha="center", va="center", fontsize=7.5, color=readable(colour))
+        axes.text(left + 0.5, top + 0.53, shades.words(value), ha="center", va="center", fontsize=7.5, color=readable_colour(colour))
 
 
-def readable(colour: str) -> str:
+def readable_colour(colour: str) -> str:
     """Black or white, whichever has the larger contrast with a colour (WCAG 2: both are equal at a relative luminance of 0.179)."""
     return "black" if luminance(colour) > 0.179 else "white"
 
@@ -126,13 +132,13 @@ def luminance(colour: str) -> float:
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
-def means_below(names: Sequence[str]) -> list[tuple[str, Sequence[str]]]:
+def mean_groups(names: Sequence[str]) -> list[tuple[str, Sequence[str]]]:
     """The means under a table, each with the corruptions that count in it: of the fifteen where all are there, and of all that are."""
     every = (f"mean of {len(names)}", names)
     return [("mean of 15", FIFTEEN), *([every] if len(names) > len(FIFTEEN) else [])] if set(FIFTEEN) <= set(names) else [every]
 
 
-def framed(table: Grid, members: Sequence[Sequence[bool]]) -> Grid:
+def table_with_means(table: Grid, members: Sequence[Sequence[bool]]) -> Grid:
     """A table with the means of its rows as one more column, and for each choice of rows the means of the columns as one more row.
 
     What is nan counts in no mean.
@@ -147,16 +153,16 @@ def known_mean(values: Grid) -> float:
     return float(known.mean()) if len(known) else math.nan
 
 
-def listed(cells: Iterable[Cell]) -> tuple[list[str], list[int]]:
+def corruptions_and_severities(cells: Iterable[CorruptionCell]) -> tuple[list[str], list[int]]:
     """The corruptions from top to bottom and the severities from left to right; InputError where there are none."""
     names, severities = {name: None for name, _ in cells}, sorted({severity for _, severity in cells})
     if not names:
         raise InputError("a picture of corruptions needs at least one corruption at one severity")
-    order = list(MEMBERS)
-    return sorted(names, key=lambda name: order.index(name) if name in MEMBERS else len(order)), severities
+    order = list(FAMILY_BY_NAME)
+    return sorted(names, key=lambda name: order.index(name) if name in FAMILY_BY_NAME else len(order)), severities
 
 
-def places(names: Sequence[str], gap: float = GAP) -> list[float]:
+def row_tops(names: Sequence[str], gap: float = FAMILY_GAP) -> list[float]:
     """How far down each corruption begins, in cells: a gap stands before each family but the first."""
     breaks = np.cumsum([0, *(family(a) != family(b) for a, b in pairwise(names))])
     return [place + gap * float(count) for place, count in enumerate(breaks)]
@@ -164,40 +170,42 @@ def places(names: Sequence[str], gap: float = GAP) -> list[float]:
 
 def family(name: str) -> str:
     """The family of a corruption."""
-    return MEMBERS.get(name, OTHER)
+    return FAMILY_BY_NAME.get(name, OTHER)
 
 
-def called(name: str) -> str:
+def corruption_label(name: str) -> str:
     """The name of a corruption as it is drawn, with a star for those of the validation set."""
-    return short(name.replace("_", " "), 20) + ("*" if name in EXTRA else "")
+    return drawable_text(name.replace("_", " "), 20) + ("*" if name in EXTRA else "")
 
 
-def headed(severities: Sequence[int]) -> list[str]:
+def column_labels(severities: Sequence[int]) -> list[str]:
     """The names of the columns."""
     return [f"severity {severities[0]}", *map(str, severities[1:])]
 
 
-def board(wide: float, high: float, title: str) -> Axes:
+def frameless_axes(wide: float, high: float, title: str) -> Axes:
     """Axes of a size in inches without a frame, in a figure with room for names at the left, under a title as wide as both."""
-    figure = Figure(figsize=(LEFT + wide, high))
-    axes = figure.add_axes((LEFT / (LEFT + wide), 0, wide / (LEFT + wide), 1))
+    figure = Figure(figsize=(NAMES_WIDTH + wide, high))
+    axes = figure.add_axes((NAMES_WIDTH / (NAMES_WIDTH + wide), 0, wide / (NAMES_WIDTH + wide), 1))
     axes.xaxis.tick_top()
     axes.tick_params(length=0, pad=3)
     axes.spines[:].set_visible(False)
-    figure.text(0, 1 + 0.34 / high, folded(short(title, 300), int(13 * (LEFT + wide))), ha="left", va="bottom", fontsize=10)
+    figure.text(
+        0, 1 + 0.34 / high, wrapped_text(drawable_text(title, 300), int(13 * (NAMES_WIDTH + wide))), ha="left", va="bottom", fontsize=10
+    )
     return axes
 
 
-def whole(axes: Axes) -> Figure:
+def figure_of(axes: Axes) -> Figure:
     """The figure to which axes belong."""
     figure = axes.get_figure(root=True)
-    assert figure is not None  # made by `board`
+    assert figure is not None  # made by `frameless_axes`
     return figure
 
 
-def bracketed(axes: Axes, names: Sequence[str], tops: Sequence[float]) -> None:
+def draw_families(axes: Axes, names: Sequence[str], tops: Sequence[float]) -> None:
     """Names the families at the left, each along a line as long as its rows."""
-    inch = 1 / (axes.get_position().width * whole(axes).get_figwidth())
+    inch = 1 / (axes.get_position().width * figure_of(axes).get_figwidth())
     across = axes.get_yaxis_transform()
     for kind, several in groupby(zip(names, tops, strict=True), lambda pair: family(pair[0])):
         group = [top for _, top in several]
@@ -207,9 +215,9 @@ def bracketed(axes: Axes, names: Sequence[str], tops: Sequence[float]) -> None:
         axes.text(-1.36 * inch, sum(ends) / 2, kind, transform=across, ha="right", va="center", rotation=upright, fontsize=8, color=INK)
 
 
-def scale(axes: Axes, shades: Shades, mark: float, starred: bool) -> None:
+def draw_colour_scale(axes: Axes, shades: ColourScale, mark: float, starred: bool) -> None:
     """Draws the scale of the colours under the axes, with a mark at one value, and what the stars mean."""
-    figure, box = whole(axes), axes.get_position()
+    figure, box = figure_of(axes), axes.get_position()
     inch = 1 / figure.get_figheight()
     strip = figure.add_axes((box.x0, box.y0 - 0.36 * inch, box.width, 0.11 * inch))
     strip.imshow(np.linspace(0, 1, 256)[None], aspect="auto", cmap=shades.colours, extent=(shades.least, shades.most, 0, 1))
@@ -222,8 +230,8 @@ def scale(axes: Axes, shades: Shades, mark: float, starred: bool) -> None:
     strip.set(xlim=(shades.least, shades.most), ylim=(0, 1))
 
 
-@house()
-def contact_sheet(path: Path, tiles: Mapping[Cell, Tensor], clean: Tensor, title: str) -> Path:
+@house_style()
+def draw_contact_sheet(path: Path, tiles: Mapping[CorruptionCell, Tensor], clean: Tensor, title: str) -> Path:
     """Draws one image under everything, a row a corruption and a column a severity, after the image as it is; returns the path.
 
     tiles  (corruption, severity) -> the corrupted image, (C, H, W) in [0, 1]        clean  the image as it is, of the same shape
@@ -231,21 +239,21 @@ def contact_sheet(path: Path, tiles: Mapping[Cell, Tensor], clean: Tensor, title
     A dot of the picture is a pixel, or a part of one; only of images above 128 pixels a side several pixels are averaged to a dot, which
     makes noise look weaker than it is, so the picture says so.
     """
-    names, severities = listed(tiles)
+    names, severities = corruptions_and_severities(tiles)
     if any(tile.shape != clean.shape for tile in tiles.values()):
         raise InputError("the images of a contact sheet must all be as large as the clean one")
-    tops, shrunk = places(names, 0.15), -(-max(clean.shape[1:]) // LARGEST)
+    tops, shrunk = row_tops(names, 0.15), -(-max(clean.shape[1:]) // LARGEST_TILE)
     sheet = mosaic([[clean, *(tiles.get((name, severity)) for severity in severities)] for name in names], tops, shrunk)
-    axes = board(sheet.shape[1] / DOTS, sheet.shape[0] / DOTS, title)
+    axes = frameless_axes(sheet.shape[1] / DOTS_AN_INCH, sheet.shape[0] / DOTS_AN_INCH, title)
     axes.imshow(sheet, extent=(0, len(severities) + 1, tops[-1] + 1, 0), aspect="auto", interpolation="nearest")
-    axes.set_xticks([column + 0.5 for column in range(len(severities) + 1)], ["clean", *headed(severities)])
-    axes.set_yticks([top + 0.5 for top in tops], [called(name) for name in names])
+    axes.set_xticks([column + 0.5 for column in range(len(severities) + 1)], ["clean", *column_labels(severities)])
+    axes.set_yticks([top + 0.5 for top in tops], [corruption_label(name) for name in names])
     notes = [f"{shrunk} x {shrunk} pixels averaged: noise looks weaker than it is"] * (shrunk > 1)
     notes += [STARRED] * any(name in EXTRA for name in names)
     axes.set_xlabel("\n".join(notes), fontsize=8)
     axes.xaxis.set_label_position("bottom")
-    bracketed(axes, names, tops)
-    return save_figure(path, whole(axes))
+    draw_families(axes, names, tops)
+    return save_figure(path, figure_of(axes))
 
 
 def mosaic(lines: Sequence[Sequence[Tensor | None]], tops: Sequence[float], shrunk: int = 1) -> NDArray[np.uint8]:
@@ -253,7 +261,7 @@ def mosaic(lines: Sequence[Sequence[Tensor | None]], tops: Sequence[float], shru
 
     Each image (C, H, W) is enlarged to at least SIDE dots, or `shrunk` x `shrunk` of its pixels become one.
     """
-    drawn = [[None if image is None else dots(image, shrunk) for image in line] for line in lines]
+    drawn = [[None if image is None else image_dots(image, shrunk) for image in line] for line in lines]
     high, wide, _ = next(tile.shape for tile in drawn[0] if tile is not None)
     gap = max(2, high // 24)
     sheet = np.full((round((tops[-1] + 1) * (high + gap)), len(drawn[0]) * (wide + gap), 3), 255, dtype=np.uint8)
@@ -265,52 +273,52 @@ def mosaic(lines: Sequence[Sequence[Tensor | None]], tops: Sequence[float], shru
     return sheet
 
 
-def dots(image: Tensor, shrunk: int) -> NDArray[np.uint8]:
+def image_dots(image: Tensor, shrunk: int) -> NDArray[np.uint8]:
     """One image as (height, width, 3)."""
-    shown = seen(image).cpu()[None]
+    shown = drawable_image(image).cpu()[None]
     if shrunk > 1:
         shown = avg_pool2d(shown, shrunk, ceil_mode=True)
     else:
-        shown = interpolate(shown, scale_factor=float(-(-SIDE // max(shown.shape[2:]))), mode="nearest")
+        shown = interpolate(shown, scale_factor=float(-(-LEAST_TILE // max(shown.shape[2:]))), mode="nearest")
     return np.asarray((255 * shown[0].expand(3, -1, -1)).round().to(torch.uint8).permute(1, 2, 0).numpy())
 
 
-@house()
-def severity_curves(path: Path, models: Sequence[tuple[str, Accuracy, float]], title: str) -> Path:
+@house_style()
+def draw_severity_curves(path: Path, models: Sequence[tuple[str, Accuracy, float]], title: str) -> Path:
     """Draws the mean accuracy of each family over the severity, a panel a family and a line a model, from the clean accuracy at 0.
 
-    models  name, accuracy as in `heat_map`, clean accuracy
+    models  name, accuracy as in `draw_heat_map`, clean accuracy
 
     A line joins the severities that were measured on some model.
 
     A family's mean goes over those of the fifteen that some model was measured on, and over others only where it has none of these.
     """
-    names, severities = listed([cell for _, accuracy, _ in models for cell in accuracy])
-    panels = panels_of(names)
+    names, severities = corruptions_and_severities([cell for _, accuracy, _ in models for cell in accuracy])
+    panels = corruptions_by_family(names)
     figure = Figure(figsize=(max(4.4, 1.9 * len(panels) + 0.6), 3.0), layout="constrained")
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (kind, members) in zip(grid, panels.items(), strict=True):
         axes.grid(axis="y", color=EMPTY, linewidth=0.6)
         for place, (_, accuracy, clean) in enumerate(models):
             means = [known_mean(np.array([accuracy.get((name, s), math.nan) for name in members])) for s in severities]
-            line = stroke(place, "", marker="o")
+            line = styled_line(place, "", marker="o")
             line.set(data=([0, *severities], [100 * share for share in (clean, *means)]), clip_on=False, zorder=3)
             axes.add_line(line)
-        count = f"{len(members)} corruptions" if len(members) > 1 else called(members[0])
+        count = f"{len(members)} corruptions" if len(members) > 1 else corruption_label(members[0])
         axes.set(xlim=(-0.15, 5.15), ylim=(0, 100), xticks=range(6), xlabel=f"severity\n({count})")
         axes.set_title(kind, fontsize=9)
     grid[0].set_ylabel("mean accuracy (%)")
-    lines = [stroke(place, short(name), marker="o") for place, (name, *_) in enumerate(models)]
+    lines = [styled_line(place, drawable_text(name), marker="o") for place, (name, *_) in enumerate(models)]
     columns = max(1, min(len(lines), int(16 * figure.get_figwidth()) // max(8 + len(str(line.get_label())) for line in lines)))
     figure.legend(handles=lines, loc="outside lower center", ncols=columns)
-    figure.suptitle(folded(short(title, 300), int(14 * figure.get_figwidth())), fontsize=10)
+    figure.suptitle(wrapped_text(drawable_text(title, 300), int(14 * figure.get_figwidth())), fontsize=10)
     return save_figure(path, figure)
 
 
-def panels_of(names: Sequence[str]) -> dict[str, list[str]]:
+def corruptions_by_family(names: Sequence[str]) -> dict[str, list[str]]:
     """The families and their corruptions, of each the benchmark's own ones, or the others where it has none of these."""
     groups = {kind: list(several) for kind, several in groupby(names, family)}
     return {kind: [name for name in several if name in FIFTEEN] or several for kind, several in groups.items()}
 
 
-MEMBERS = {name: kind for kind, names in FAMILIES.items() for name in (*names, *(extra for extra in EXTRA if EXTRA[extra] == kind))}
+FAMILY_BY_NAME = {name: kind for kind, names in FAMILIES.items() for name in (*names, *(extra for extra in EXTRA if EXTRA[extra] == kind))}

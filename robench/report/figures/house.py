@@ -22,7 +22,7 @@ from torch import Tensor
 from robench.core.files import write_whole
 
 INK, WARM = "#2b4c7e", "#c1502e"
-LONGEST = 44  # letters of a name that are drawn
+LONGEST_DRAWN_NAME = 44  # letters of a name that are drawn
 CAPTION = 17  # letters of a line above an image of a gallery
 HOUSE: dict[Any, Any] = {
     "text.parse_math": False, "axes.labelsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8,
@@ -31,21 +31,21 @@ HOUSE: dict[Any, Any] = {
 
 
 @contextlib.contextmanager
-def house() -> Iterator[None]:
+def house_style() -> Iterator[None]:
     """The settings that all pictures here share, put back afterwards; letters that the font lacks become boxes without a warning."""
     with mpl.rc_context(HOUSE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph .* missing from font", UserWarning)
         yield
 
 
-def short(name: str, longest: int = LONGEST) -> str:
+def drawable_text(name: str, longest: int = LONGEST_DRAWN_NAME) -> str:
     """A name in one line that can be drawn, without its middle where it is longer than `longest` letters: names often differ at the end."""
     line = " ".join(name.encode("utf-8", "replace").decode().split())  # file names may hold what is no letter at all
     keep = longest - 3
     return line if len(line) <= longest else f"{line[: keep // 2]}...{line[len(line) - (keep - keep // 2) :]}"
 
 
-def folded(text: str, width: int) -> str:
+def wrapped_text(text: str, width: int) -> str:
     """A text in lines of at most `width` letters."""
     return "\n".join(wrap(text, width))
 
@@ -58,19 +58,19 @@ def save_figure(path: Path, figure: Figure) -> Path:
     return write_whole({path: drawn.getvalue()})[0]
 
 
-def written(path: Path, figure: Figure, axes: Axes, title: str) -> Path:
+def save_titled_figure(path: Path, figure: Figure, axes: Axes, title: str) -> Path:
     """Writes a picture with one axis under its title, folded to its width."""
-    axes.set_title(folded(short(title, 300), int(13 * figure.get_figwidth())), fontsize=10, loc="left", pad=9)
+    axes.set_title(wrapped_text(drawable_text(title, 300), int(13 * figure.get_figwidth())), fontsize=10, loc="left", pad=9)
     return save_figure(path, figure)
 
 
-def captioned(text: str) -> str:
+def caption_text(text: str) -> str:
     """Words above an image, in at most four lines: of more the first two and the last are drawn."""
-    lines = wrap(short(text, 300), CAPTION)
+    lines = wrap(drawable_text(text, 300), CAPTION)
     return "\n".join(lines if len(lines) <= 4 else [*lines[:2], "...", lines[-1]])
 
 
-def picture(axes: Axes, image: Tensor) -> None:
+def draw_image(axes: Axes, image: Tensor) -> None:
     """Draws one image (C, H, W) in [0, 1]; grey where C = 1."""
     axes.imshow(image.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set(xticks=[], yticks=[])

@@ -13,27 +13,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robench.attacks import fitted
-from robench.attacks.eight_bits import in_eight_bits, rounded_labels
+from robench.attacks import attack_for_classes
+from robench.attacks.eight_bits import eight_bit_points, rounded_labels
 from robench.attacks.losses import margin
-from robench.core.calls import padded
+from robench.core.calls import padded_logits
 from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.files import write_whole
-from robench.core.recipes import Recipe, options_of, setting
+from robench.core.recipes import Recipe, options_of, setting_text
 from robench.core.threat import Threat, per_sample
-from robench.core.types import Found
-from robench.data.files import png
+from robench.core.types import AttackResult
+from robench.data.files import png_bytes
 from robench.models.passes import arithmetic
-from robench.runs.images import EXAMPLES, packed
+from robench.runs.images import EXAMPLES_KEPT, image_json
 from robench.runs.ledger import Ledger
-from robench.runs.own_functions import is_own, refuse_found, same_weights
-from robench.runs.store import write_rows
-from robench.runs.types import Begun, Case, Chunk, Outcome, Stage
+from robench.runs.own_functions import is_own, keep_weights, refuse_found
+from robench.runs.store import write_array_rows
+from robench.runs.types import Case, Chunk, Outcome, ReadyStage, Stage
 
-Attack = Callable[..., Found]
+Attack = Callable[..., AttackResult]
 TRANSFER = "transfer:"
-BRIEF = ("steps", "queries", "rounds")  # options of attacks that are 1 where one is only tried out
+TRIAL_OPTIONS = ("steps", "queries", "rounds")  # options of attacks that are 1 where one is only tried out
 
 
 def attack_stage(
@@ -56,10 +56,10 @@ def attack_stage(
         "cascade": cascade_key(threat.norm, source),
     }
 
-    def begin(case: Case) -> Begun:
-        fit = fitted(attack, case.classes)
-        run = brief(fit) if case.few_only and not needs_trial(stage) else fit
-        return Begun(partial(measured, case, stage, run), f"{setting(fit)} {how}".strip())
+    def begin(case: Case) -> ReadyStage:
+        fit = attack_for_classes(attack, case.classes)
+        run = trial_attack(fit) if case.few_only and not needs_trial(stage) else fit
+        return ReadyStage(partial(attack_outcomes, case, stage, run), f"{setting_text(fit)} {how}".strip())
 
     def on(ledger: Ledger, subject: str) -> Tensor:
         standing = ledger.tried(subject, stage)
@@ -80,7 +80,7 @@ def attack_stage(
         tried=tried,
         reported=reported,
         about=about,
-        words=[setting(attack), how],
+        words=[setting_text(attack), how],
     )
     return stage
 
@@ -90,71 +90,71 @@ def cascade_key(norm: str, source: Stage | None) -> str:
     return norm if source is None else f"{norm} on {source.name}"
 
 
-def brief(attack: Attack) -> Attack:
+def trial_attack(attack: Attack) -> Attack:
     """The attack with one step: enough to see that its options and the model go together. The user's own stay as they are."""
     known = options_of(attack)
-    return partial(attack, **{name: 1 for name in BRIEF if isinstance(known.get(name), int)})
+    return partial(attack, **{name: 1 for name in TRIAL_OPTIONS if isinstance(known.get(name), int)})
 
 
-def measured(case: Case, stage: Stage, attack: Attack, chunk: Chunk) -> Iterator[Outcome]:
+def attack_outcomes(case: Case, stage: Stage, attack: Attack, chunk: Chunk) -> Iterator[Outcome]:
     """What became of images that stand."""
     assert stage.threat is not None
-    x, y, label = chunk.x, chunk.y, label_of(stage)
+    x, y, label = chunk.x, chunk.y, attack_label(stage)
     draws = Draws(case.seed, chunk.ids.to(case.device), label)
     with warnings.catch_warnings(record=True) as caught, arithmetic(case.precision):
         warnings.simplefilter("always", RuntimeWarning)
-        with same_weights(label, case.exact, case.model):
+        with keep_weights(label, case.exact, case.model):
             found = attack(case.model, x.clone(), y.clone().to(case.device), stage.threat, draws)
-    if not isinstance(found, Found):
+    if not isinstance(found, AttackResult):
         raise InputError(f"attack {label!r} returned {type(found).__name__} and no Found: see docs/adding-an-attack.md")
     refuse_found(found, len(x), label)
-    x_adv, outside = inside(x, found.x_adv.detach().to(x), stage.threat, label)
+    x_adv, outside = points_inside(x, found.x_adv.detach().to(x), stage.threat, label)
     with torch.no_grad():
-        logits = padded(case.exact, x_adv).cpu()
+        logits = padded_logits(case.exact, x_adv).cpu()
     finite = torch.isfinite(logits).all(1)
     fell = (logits.argmax(1) != y) & finite
     kept, fallen = x_adv.cpu(), fell.to(x.device)
-    rounded, names = eight_bits(case, stage, x[fallen], x_adv[fallen], chunk.places[fell])
+    rounded, names = eight_bit_verdicts(case, stage, x[fallen], x_adv[fallen], chunk.places[fell])
     file = case.saved.get(stage.about["cascade"]) if stage.reported else None
-    write_rows(file, chunk.places[fell], kept[fell])
+    write_array_rows(file, chunk.places[fell], kept[fell])
     claimed = found.fooled.cpu().bool()
     reached = claimed & fell if is_own(label) else claimed  # ours are believed in what they were after
     columns: dict[str, Any] = {
         "fell": fell, "pred": logits.argmax(1), "margin": -margin(logits, y), "distance": stage.threat.distance(x, x_adv).cpu(),
         "step": found.step.cpu(), "forwards": found.forwards.cpu() + 1, "backwards": found.backwards.cpu(),
-        "reached": reached, "rounded": spread(fell, rounded, -1), "png": spread(fell, names, ""),
+        "reached": reached, "rounded": scattered_values(fell, rounded, -1), "png": scattered_values(fell, names, ""),
     }  # fmt: skip
-    wanted = fell.nonzero().flatten()[: max(0, EXAMPLES - kept_examples(case, stage))]
+    wanted = fell.nonzero().flatten()[: max(0, EXAMPLES_KEPT - kept_example_count(case, stage))]
     told = [str(warning.message) for warning in caught]
     if is_own(label) and bool((claimed & ~fell).any()):
         told.append(f"what {label} says of fooled images is not what the model says when asked again: the model's word counts")
     extras = {
         "nonfinite": int((found.nonfinite.cpu() | ~finite).sum()), "outside": list(outside),
         "warnings": list(dict.fromkeys(told)),
-        "images": {str(int(chunk.places[i])): packed(kept[i]) for i in wanted},
-        **({"before": {str(int(chunk.places[i])): packed(x[i].cpu()) for i in wanted}} if stage.source else {}),
+        "images": {str(int(chunk.places[i])): image_json(kept[i]) for i in wanted},
+        **({"before": {str(int(chunk.places[i])): image_json(x[i].cpu()) for i in wanted}} if stage.source else {}),
     }  # fmt: skip
     columns["rounded"] = torch.tensor(columns["rounded"], dtype=torch.int64)
     yield Outcome(columns, x=torch.where(per_sample(fallen, x), x_adv, x) if stage.kept else None, extras=extras)
 
 
-def label_of(stage: Stage) -> str:
+def attack_label(stage: Stage) -> str:
     """The name of the attack itself, without the images that it is run on: the key of its draws."""
     return stage.name if stage.source is None else stage.name.removesuffix(f" on {stage.source.name}")
 
 
-def spread(mask: Tensor, values: Sequence[Any], blank: Any) -> list[Any]:
+def scattered_values(mask: Tensor, values: Sequence[Any], blank: Any) -> list[Any]:
     """The values at the places of the mask, (M,), and `blank` elsewhere."""
     left = iter(values)
     return [next(left) if chosen else blank for chosen in mask.tolist()]
 
 
-def kept_examples(case: Case, stage: Stage) -> int:
+def kept_example_count(case: Case, stage: Stage) -> int:
     """How many adversarial images of the cascade are kept already."""
     return sum(len(images) for one in (*stage.about["before"], stage) for images in case.ledger.extras(case.name, one, "images"))
 
 
-def eight_bits(case: Case, stage: Stage, x: Tensor, x_adv: Tensor, places: Tensor) -> tuple[list[int], list[str]]:
+def eight_bit_verdicts(case: Case, stage: Stage, x: Tensor, x_adv: Tensor, places: Tensor) -> tuple[list[int], list[str]]:
     """The labels of fallen images, (M, C, H, W), in 8 bits, and the names of the pictures that were written of them: uncounted passes."""
     assert stage.threat is not None
     y, prefix = case.pool.y[places].to(case.device), case.pngs.get(stage.about["cascade"]) if stage.reported else None
@@ -162,15 +162,15 @@ def eight_bits(case: Case, stage: Stage, x: Tensor, x_adv: Tensor, places: Tenso
     if prefix is None or not len(places):
         return found, [""] * len(places)
     ids = case.pool.ids[places]
-    points, fooled = in_eight_bits(case.exact, x, x_adv, y, stage.threat, Draws(case.seed, ids.to(case.device), "png"))
+    points, fooled = eight_bit_points(case.exact, x, x_adv, y, stage.threat, Draws(case.seed, ids.to(case.device), "png"))
     names = [f"{prefix.name}{sample}.png" if fools else "none" for sample, fools in zip(ids.tolist(), fooled.tolist(), strict=True)]
-    pictures = {prefix.parent / name: png(point) for name, point in zip(names, points.cpu(), strict=True) if name != "none"}
+    pictures = {prefix.parent / name: png_bytes(point) for name, point in zip(names, points.cpu(), strict=True) if name != "none"}
     if pictures:
         write_whole(pictures)
     return found, names
 
 
-def inside(x: Tensor, x_adv: Tensor, threat: Threat, label: str) -> tuple[Tensor, tuple[int, float, int]]:
+def points_inside(x: Tensor, x_adv: Tensor, threat: Threat, label: str) -> tuple[Tensor, tuple[int, float, int]]:
     """The points, (B, C, H, W), all moved to the nearest in the threat; how many lay outside, how far, and how many are not finite."""
     if x_adv.shape != x.shape:
         raise InputError(f"attack {label!r} returned points of shape {tuple(x_adv.shape)} for images of shape {tuple(x.shape)}")

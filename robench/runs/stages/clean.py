@@ -9,34 +9,34 @@ import torch
 from torch import Tensor
 
 from robench.attacks.losses import margin
-from robench.core.calls import padded
+from robench.core.calls import padded_logits
 from robench.core.errors import InputError
 from robench.models.contract import refuse_one_output
 from robench.runs.ledger import Ledger
-from robench.runs.store import write_rows
-from robench.runs.types import Begun, Case, Chunk, Outcome, Stage
+from robench.runs.store import write_array_rows
+from robench.runs.types import Case, Chunk, Outcome, ReadyStage, Stage
 
 CLEAN = "clean"  # the images as they are
 
 
 def clean_stage() -> Stage:
     """The clean pass over all images."""
-    return Stage("clean", CLEAN, lambda case: Begun(partial(measured, case)), everyone, tried=False)
+    return Stage("clean", CLEAN, lambda case: ReadyStage(partial(clean_outcomes, case)), all_images_mask, tried=False)
 
 
-def everyone(ledger: Ledger, subject: str) -> Tensor:  # noqa: ARG001 - the same for all subjects
+def all_images_mask(ledger: Ledger, subject: str) -> Tensor:  # noqa: ARG001 - the same for all subjects
     """All images."""
     return torch.ones(ledger.n, dtype=torch.bool)
 
 
-def measured(case: Case, chunk: Chunk) -> Iterator[Outcome]:
+def clean_outcomes(case: Case, chunk: Chunk) -> Iterator[Outcome]:
     """Labels and margins. InputError where logits are not finite or a label is no class."""
     with torch.no_grad():
-        logits = padded(case.exact, chunk.x).cpu()
+        logits = padded_logits(case.exact, chunk.x).cpu()
     check_logits(logits, chunk.y)
     case.remember(chunk.places, logits)
     for file in case.saved.values():
-        write_rows(file, chunk.places, chunk.x)
+        write_array_rows(file, chunk.places, chunk.x)
     one = torch.ones_like(chunk.y)
     yield Outcome({"pred": logits.argmax(1), "margin": -margin(logits, chunk.y), "forwards": one, "backwards": 0 * one})
 

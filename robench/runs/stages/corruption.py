@@ -11,18 +11,18 @@ import torch
 from torch import Tensor
 
 from robench.attacks.losses import margin
-from robench.core.calls import padded
+from robench.core.calls import padded_logits
 from robench.core.draws import Draws
 from robench.core.errors import InputError
-from robench.core.recipes import Recipe, resolve, setting
-from robench.corruptions import CORRUPTIONS, corrupted
+from robench.core.recipes import Recipe, resolve, setting_text
+from robench.corruptions import CORRUPTIONS, corrupted_images
 from robench.corruptions.benchmark import SEVERITIES
 from robench.corruptions.frost import photos_digest
-from robench.runs.own_functions import corrupted_by_own, is_own
-from robench.runs.stages.clean import check_logits, everyone
-from robench.runs.types import Begun, Case, Chunk, Images, Outcome, Pixels, Pool, Stage
+from robench.runs.own_functions import is_own, own_corrupted_images
+from robench.runs.stages.clean import all_images_mask, check_logits
+from robench.runs.types import Case, Chunk, MakeImages, Outcome, Pixels, Pool, ReadyStage, Stage
 
-SEVERITY = 3  # where the user gives none
+DEFAULT_SEVERITY = 3  # where the user gives none
 
 
 def corruption_stage(
@@ -33,7 +33,7 @@ def corruption_stage(
 
     words     as in `cell_stage`          reported  False where it only gives its images to later stages
     """
-    plain, severity = parted(recipe)
+    plain, severity = recipe_and_severity(recipe)
     function = resolve(plain, CORRUPTIONS, "corruption")
 
     def images(places: Tensor, before: Pixels) -> Tensor:
@@ -41,19 +41,20 @@ def corruption_stage(
         x = (x if x.is_floating_point() else x.float() / 255).to(device)
         ids = pool.ids[places].to(device)
         if is_own(recipe.name):
-            return corrupted_by_own(function, x, severity, Draws(seed, ids, "corrupt"), recipe.label)
-        return corrupted(x, ids, recipe.name, severity, seed=seed, **plain.options)
+            return own_corrupted_images(function, x, severity, Draws(seed, ids, "corrupt"), recipe.label)
+        return corrupted_images(x, ids, recipe.name, severity, seed=seed, **plain.options)
 
     on = "" if source is None else f" on {source.name}"
-    told = [setting(function), photos_digest(str(plain.options.get("photos", "")))]
+    told = [setting_text(function), photos_digest(str(plain.options.get("photos", "")))]
     return cell_stage(
-        name_of(recipe) + on, recipe.label + on, severity, images, clean=clean, source=source, words={**words, "recipe": recipe},
+        corruption_stage_name(recipe) + on, recipe.label + on, severity, images, clean=clean, source=source, words={**words,
+        "recipe": recipe},
         told=told, reported=reported,
     )  # fmt: skip
 
 
 def cell_stage(
-    name: str, corruption: str, severity: int, images: Images, *, clean: Stage | None, source: Stage | None = None,
+    name: str, corruption: str, severity: int, images: MakeImages, *, clean: Stage | None, source: Stage | None = None,
     words: Mapping[str, Any] = {}, told: Sequence[str] = (), reported: bool = True,
 ) -> Stage:  # fmt: skip
     """The labels of the images that `images(places, before)` gives.
@@ -63,25 +64,25 @@ def cell_stage(
     """
     about = {"clean": clean, "corruption": corruption, "severity": severity, **words}
 
-    def begin(case: Case) -> Begun:
-        return Begun(partial(measured, case, name, reported), str(words.get("setting", "")))
+    def begin(case: Case) -> ReadyStage:
+        return ReadyStage(partial(corruption_outcomes, case, name, reported), str(words.get("setting", "")))
 
-    return Stage("corruption", name, begin, everyone, source, images, reported=reported, about=about, words=told)
+    return Stage("corruption", name, begin, all_images_mask, source, images, reported=reported, about=about, words=told)
 
 
-def measured(case: Case, name: str, reported: bool, chunk: Chunk) -> Iterator[Outcome]:
+def corruption_outcomes(case: Case, name: str, reported: bool, chunk: Chunk) -> Iterator[Outcome]:
     """The labels that a model gives, and the margins where later stages begin there; InputError where its logits cannot be used."""
     with torch.no_grad():
-        logits = padded(case.exact, chunk.x).cpu()
+        logits = padded_logits(case.exact, chunk.x).cpu()
     check_logits(logits, chunk.y, f"images under {name}")
     more = {} if reported else {"margin": -margin(logits, chunk.y)}
     yield Outcome({"pred": logits.argmax(1), **more})
 
 
-def parted(recipe: Recipe) -> tuple[Recipe, int]:
+def recipe_and_severity(recipe: Recipe) -> tuple[Recipe, int]:
     """The recipe of a corruption without its severity, and the severity, 3 if the user gave none."""
     options = dict(recipe.options)
-    severity = options.pop("severity", SEVERITY)
+    severity = options.pop("severity", DEFAULT_SEVERITY)
     return replace(recipe, options=options), severity
 
 
@@ -91,16 +92,16 @@ def refuse_severity(recipe: Recipe, severity: object) -> None:
         raise InputError(f"{recipe.label}: severity must be a whole number from 1 to 5, not {severity!r}")
 
 
-def name_of(recipe: Recipe) -> str:
+def corruption_stage_name(recipe: Recipe) -> str:
     """The name of a corruption at a severity, with the options that change its pixels (scale=imagenet, photos=FOLDER)."""
-    plain, severity = parted(recipe)
+    plain, severity = recipe_and_severity(recipe)
     words = ["photos" if key == "photos" else str(value) for key, value in sorted(plain.options.items()) if value not in ("", "auto")]
     return "-".join([recipe.label, str(severity), *words])
 
 
-def first_image(stage: Stage, pool: Pool) -> Tensor:
+def first_corrupted_image(stage: Stage, pool: Pool) -> Tensor:
     """The first image of the pool under a corruption that all subjects share, (C, H, W) float on the CPU."""
-    from robench.runs.images import shown_by
+    from robench.runs.images import stage_images
 
-    x = shown_by(stage, torch.arange(1), pool, None)
+    x = stage_images(stage, torch.arange(1), pool, None)
     return (x if x.is_floating_point() else x.float() / 255)[0].cpu()

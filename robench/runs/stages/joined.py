@@ -11,12 +11,12 @@ from torch import Tensor
 
 from robench.core.errors import InputError
 from robench.core.threat import Threat
-from robench.core.verdicts import WORST, Results
+from robench.core.verdicts import WORST_THREAT, ModelResults
 from robench.runs.ledger import Ledger
-from robench.runs.types import Begun, Chunk, Images, Outcome, Pixels, Pool, Stage
+from robench.runs.types import Chunk, MakeImages, Outcome, Pixels, Pool, ReadyStage, Stage
 
 
-def joined_stage(results: Results, pool: Pool, subject: str, clean: Stage) -> Stage:
+def joined_stage(results: ModelResults, pool: Pool, subject: str, clean: Stage) -> Stage:
     """What `robench eval` or `attack` found on these images for one subject: its last probe's verdicts, and its x_adv.npy if any.
 
     Images that the run did not see count as not tried. InputError where it saw others, or other labels, under the same ids.
@@ -38,22 +38,22 @@ def joined_stage(results: Results, pool: Pool, subject: str, clean: Stage) -> St
         yield Outcome({"tried": tried[chunk.places], "fell": fell[chunk.places]})
 
     kept = saved_images(results, pool, where)
-    threat = Threat(last.norm, last.eps) if last.norm not in ("", WORST) else None
+    threat = Threat(last.norm, last.eps) if last.norm not in ("", WORST_THREAT) else None
     about = {"clean": clean, "subject": subject, "has images": kept is not None, "folder": str(results.folder)}
     none = torch.zeros(len(pool), dtype=torch.bool)
 
     def on(_: Ledger, name: str) -> Tensor:
         return ~none if name == subject else none
 
-    return Stage("joined", last.probe, lambda _: Begun(measure), on, None, kept, threat, tried=False, about=about)
+    return Stage("joined", last.probe, lambda _: ReadyStage(measure), on, None, kept, threat, tried=False, about=about)
 
 
-def saved_images(results: Results, pool: Pool, where: dict[int, int]) -> Images | None:
+def saved_images(results: ModelResults, pool: Pool, where: dict[int, int]) -> MakeImages | None:
     """What gives the adversarial images that a run kept, clean ones where it did not see an image; None where it kept none."""
     path = results.folder / "x_adv.npy"
     if not path.is_file():
         return None
-    kept = opened(path, len(results.labels), pool.shape)
+    kept = saved_array(path, len(results.labels), pool.shape)
     rows = torch.full((len(pool),), -1)
     for row, sample in enumerate(results.labels):
         if sample in where:
@@ -69,7 +69,7 @@ def saved_images(results: Results, pool: Pool, where: dict[int, int]) -> Images 
     return images
 
 
-def opened(path: Path, n: int, shape: tuple[int, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+def saved_array(path: Path, n: int, shape: tuple[int, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     """The array of a run of n images; InputError where it is none of such images."""
     try:
         kept = np.load(path, mmap_mode="r", allow_pickle=False)

@@ -14,33 +14,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robench.core.calls import CUT, are_probabilities
+from robench.core.calls import CUT_GRAPH, are_probabilities
 from robench.core.draws import Draws
 from robench.core.errors import InputError
-from robench.core.inputs import kind
-from robench.core.recipes import Recipe, lookup, options_of, resolve, setting, spelled
-from robench.core.types import Explain, Explained
-from robench.explainers import COMPLETE, EXPLAINERS, LAYERED, chosen_layer, prepared
-from robench.runs.images import packed
+from robench.core.inputs import dtype_name
+from robench.core.recipes import Recipe, lookup, options_of, recipe_text, resolve, setting_text
+from robench.core.types import Explain, ExplainedImages
+from robench.explainers import COMPLETE, EXPLAINERS, LAYERED, chosen_layer, explainable_model
+from robench.runs.images import image_json
 from robench.runs.ledger import Ledger
-from robench.runs.own_functions import is_own, of_copies, on_copies, put_back, weights_of
+from robench.runs.own_functions import is_own, method_on_copies, restore_weights, score_on_copies, weight_copies
 from robench.runs.stages.clean import CLEAN, check_logits
-from robench.runs.store import make_rows, write_rows
-from robench.runs.types import Begun, Case, Chunk, Outcome, Stage
+from robench.runs.store import make_array_file, write_array_rows
+from robench.runs.types import Case, Chunk, Outcome, ReadyStage, Stage
 from robench.scores import AUDITS, GROUPS
-from robench.scores.geometry import geometry
-from robench.scores.inequality import lorenz, sizes_of
+from robench.scores.geometry import jacobian_geometry
+from robench.scores.inequality import lorenz_heights, map_sizes
 
 JACOBIAN = "jacobian"  # the rows of scores that belong to the model and to no method
-TILES = 8  # how many images the gallery shows
-POINTS = 101  # of a Lorenz curve
-Score = Callable[[Explained], Tensor]
-Saving = Callable[[str, str], Path | None]  # (subject, method) -> the file that takes the maps of the clean images
+GALLERY_IMAGES = 8  # how many images the gallery shows
+LORENZ_POINTS = 101  # of a Lorenz curve
+Score = Callable[[ExplainedImages], Tensor]
+MapPaths = Callable[[str, str], Path | None]  # (subject, method) -> the file that takes the maps of the clean images
 
 
 def method_stage(
     recipe: Recipe, scores: Sequence[Recipe], *, clean: Stage, source: Stage | None = None, target: str | int = "true",
-    channels: str = "none", changes: Sequence[Stage] = (), save: Saving = lambda *_: None,
+    channels: str = "none", changes: Sequence[Stage] = (), save: MapPaths = lambda *_: None,
 ) -> Stage:  # fmt: skip
     """The maps of one method with their scores.
 
@@ -56,19 +56,19 @@ def method_stage(
         "method": recipe.label, "save": save, "recipe": recipe,
     }  # fmt: skip
 
-    def begin(case: Case) -> Begun:
-        model, notes = prepared(recipe.name, case.subject.model, case.few)
+    def begin(case: Case) -> ReadyStage:
+        model, notes = explainable_model(recipe.name, case.subject.model, case.few)
         bound = recipe
         if recipe.name in LAYERED:
             layer, _ = chosen_layer(model, case.few, recipe.options.get("layer", ""))
             bound, notes = replace(recipe, options=recipe.options | {"layer": layer}), [*notes, f"the layer is {layer!r}"]
         explain: Explain = resolve(bound, EXPLAINERS, "method")
-        explain = on_copies(explain) if is_own(recipe.name) else explain
+        explain = method_on_copies(explain) if is_own(recipe.name) else explain
         complete = recipe.name in COMPLETE and options_of(explain).get("baseline") != "uniform"
-        scorers = {score.label: scorer(score, explain) for score in scores if applies(score.name, complete)}
-        words = f"{setting(explain)} target={target} channels={channels} images={images}".strip()
-        measure = partial(measured, case, stage, model, explain, scorers)
-        return Begun(measure, words, [f"{recipe.label}: {note}" for note in notes])
+        scorers = {score.label: scorer(score, explain) for score in scores if applies_to_maps(score.name, complete)}
+        words = f"{setting_text(explain)} target={target} channels={channels} images={images}".strip()
+        measure = partial(method_outcomes, case, stage, model, explain, scorers)
+        return ReadyStage(measure, words, [f"{recipe.label}: {note}" for note in notes])
 
     name = recipe.label if source is None else f"{recipe.label} on {source.name}"
     stage = Stage(
@@ -78,7 +78,7 @@ def method_stage(
         explained_places(source),
         source,
         about=about,
-        words=[setting(resolve(recipe, EXPLAINERS, "method")), str(target), channels, *map(spelled, scores)],
+        words=[setting_text(resolve(recipe, EXPLAINERS, "method")), str(target), channels, *map(recipe_text, scores)],
     )
     return stage
 
@@ -88,8 +88,8 @@ def jacobian_stage(scores: Sequence[Recipe], *, clean: Stage, target: str | int 
     about = {"clean": clean, "images": CLEAN, "scores": list(scores), "target": target, "changes": tuple(changes), "method": JACOBIAN}
     names = [score.name for score in scores]
 
-    def begin(case: Case) -> Begun:
-        return Begun(partial(on_jacobian, case, names, target))
+    def begin(case: Case) -> ReadyStage:
+        return ReadyStage(partial(jacobian_outcomes, case, names, target))
 
     return Stage("method", JACOBIAN, begin, explained_places(None), about=about, words=[str(target), *names])
 
@@ -113,15 +113,15 @@ def scorer(recipe: Recipe, explain: Explain) -> Score:
     score = resolve(recipe, AUDITS, "score")
     if recipe.name == "completeness" and "baseline" not in recipe.options and baseline is not inspect.Parameter.empty:
         return partial(score, baseline=baseline)
-    return of_copies(score) if is_own(recipe.name) else score
+    return score_on_copies(score) if is_own(recipe.name) else score
 
 
-def applies(score: str, complete: bool) -> bool:
+def applies_to_maps(score: str, complete: bool) -> bool:
     """Whether a score is one of maps, and one that a method can have whose maps add up to the difference to one baseline, or do not."""
     return score not in GROUPS["jacobian"] and (score != "completeness" or complete)
 
 
-def logits_of(case: Case, stage: Stage, chunk: Chunk) -> Tensor:
+def explained_logits(case: Case, stage: Stage, chunk: Chunk) -> Tensor:
     """The logits (M, K) of the images that are explained; InputError where they are probabilities or cannot be used."""
     logits = case.logits_at(chunk, clean=stage.source is None)
     check_logits(logits, chunk.y)
@@ -130,58 +130,60 @@ def logits_of(case: Case, stage: Stage, chunk: Chunk) -> Tensor:
     return logits
 
 
-def on_jacobian(case: Case, names: Sequence[str], target: str | int, chunk: Chunk) -> Iterator[Outcome]:
+def jacobian_outcomes(case: Case, names: Sequence[str], target: str | int, chunk: Chunk) -> Iterator[Outcome]:
     """The values of the scores that ask for no map."""
     logits = case.logits_at(chunk, clean=True)
     check_logits(logits, chunk.y)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=re.escape(CUT), category=RuntimeWarning)
-        values = geometry(case.subject.model, chunk.x, chunk.y.to(case.device))
+        warnings.filterwarnings("ignore", message=re.escape(CUT_GRAPH), category=RuntimeWarning)
+        values = jacobian_geometry(case.subject.model, chunk.x, chunk.y.to(case.device))
     columns = {f"score {name}": values[name].cpu().double() for name in names}
-    yield Outcome({**columns, "pred": logits.argmax(1), "target": targets(target, chunk.y, logits)})
+    yield Outcome({**columns, "pred": logits.argmax(1), "target": target_classes(target, chunk.y, logits)})
 
 
-def measured(case: Case, stage: Stage, model: Any, explain: Explain, scorers: Mapping[str, Score], chunk: Chunk) -> Iterator[Outcome]:
+def method_outcomes(
+    case: Case, stage: Stage, model: Any, explain: Explain, scorers: Mapping[str, Score], chunk: Chunk
+) -> Iterator[Outcome]:
     """The scores of the maps of a chunk, and the maps that the pictures show."""
-    logits = logits_of(case, stage, chunk)
+    logits = explained_logits(case, stage, chunk)
     own = [one for one in (stage.about["method"], *scorers) if is_own(one)]
-    kept = weights_of(case.subject.model) if own else []
+    kept = weight_copies(case.subject.model) if own else []
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=re.escape(CUT), category=RuntimeWarning)
-        some = explained(case, stage, model, explain, chunk, logits)
+        warnings.filterwarnings("ignore", message=re.escape(CUT_GRAPH), category=RuntimeWarning)
+        some = explained_chunk(case, stage, model, explain, chunk, logits)
         bad = ~some.maps.isfinite().flatten(1).all(1)
-        some = some if not bool(bad.any()) else without(some, bad)
+        some = some if not bool(bad.any()) else without_bad_maps(some, bad)
         values = {f"score {name}": values_from(score(some), len(some.x), name) for name, score in scorers.items()}
-    changed = put_back(kept)
-    zero = zero_of(some) & ~bad.cpu()
-    curves = lorenz(some.ordered, POINTS).cpu()
+    changed = restore_weights(kept)
+    zero = zero_map_mask(some) & ~bad.cpu()
+    curves = lorenz_heights(some.ordered, LORENZ_POINTS).cpu()
     known = ~curves.isnan().any(1)
     save_maps(case, stage, chunk.places, some.maps)
-    wanted = shown_places(case, stage)
+    wanted = gallery_places(case, stage)
     shown = {place: row for row, place in enumerate(chunk.places.tolist()) if place in wanted}
     extras: dict[str, Any] = {
         "lorenz": [curves[known].sum(0).tolist(), int(known.sum())],
-        "options": {name: setting(score).replace(" ", ",") for name, score in scorers.items()},
-        "maps": {str(place): packed(some.maps[row].cpu()) for place, row in shown.items()},
-        "x": {str(place): packed(chunk.x[row].cpu()) for place, row in shown.items() if stage.source is not None},
+        "options": {name: setting_text(score).replace(" ", ",") for name, score in scorers.items()},
+        "maps": {str(place): image_json(some.maps[row].cpu()) for place, row in shown.items()},
+        "x": {str(place): image_json(chunk.x[row].cpu()) for place, row in shown.items() if stage.source is not None},
     }
     if changed:
         extras["changed"] = " and ".join(own)
-    columns = {"pred": logits.argmax(1), "target": targets(stage.about["target"], chunk.y, logits), "zero": zero, "bad": bad.cpu()}
+    columns = {"pred": logits.argmax(1), "target": target_classes(stage.about["target"], chunk.y, logits), "zero": zero, "bad": bad.cpu()}
     yield Outcome({**values, **columns}, extras=extras)
 
 
-def explained(case: Case, stage: Stage, model: Any, explain: Explain, chunk: Chunk, logits: Tensor) -> Explained:
+def explained_chunk(case: Case, stage: Stage, model: Any, explain: Explain, chunk: Chunk, logits: Tensor) -> ExplainedImages:
     """The images of a chunk with their maps."""
     method, ids, y = stage.about["method"], chunk.ids.to(case.device), chunk.y.to(case.device)
-    draws, target = Draws(case.seed, ids, method), targets(stage.about["target"], y, logits.to(case.device))
+    draws, target = Draws(case.seed, ids, method), target_classes(stage.about["target"], y, logits.to(case.device))
     maps = maps_from(explain(model, chunk.x, target, draws), chunk.x, method)
     masks = None if case.pool.masks is None else case.pool.masks[chunk.places].to(case.device)
-    sizes = sizes_of(maps, stage.about["channels"])
-    return Explained(model, chunk.x, y, target, logits.to(case.device), maps, sizes, explain, draws.child("scores"), masks)
+    sizes = map_sizes(maps, stage.about["channels"])
+    return ExplainedImages(model, chunk.x, y, target, logits.to(case.device), maps, sizes, explain, draws.child("scores"), masks)
 
 
-def targets(target: str | int, y: Tensor, logits: Tensor) -> Tensor:
+def target_classes(target: str | int, y: Tensor, logits: Tensor) -> Tensor:
     """The class explained for each image, (M,); InputError for a word or number that names none."""
     if isinstance(target, int):
         if not 0 <= target < logits.shape[1]:
@@ -195,7 +197,7 @@ def maps_from(made: object, x: Tensor, method: str) -> Tensor:
     shape = tuple(x.shape)
     if isinstance(made, Tensor) and made.is_floating_point() and tuple(made.shape) in (shape, (shape[0], 1, *shape[2:])):
         return made.detach()
-    found = f"a tensor of {kind(made)} {tuple(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
+    found = f"a tensor of {dtype_name(made)} {tuple(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
     raise InputError(f"method {method!r} returned {found}: it must return float maps, of shape {shape} or with one channel")
 
 
@@ -207,24 +209,24 @@ def values_from(made: object, n: int, score: str) -> Tensor:
     raise InputError(f"score {score!r} returned {found}: it must return a tensor with one number an image, ({n},)")
 
 
-def without(some: Explained, bad: Tensor) -> Explained:
+def without_bad_maps(some: ExplainedImages, bad: Tensor) -> ExplainedImages:
     """The same with zero maps in place of those that are not finite, so that no score falls over them; they are counted apart."""
     keep = (~bad).view(-1, 1, 1, 1)
     return replace(some, maps=torch.where(keep, some.maps, 0.0), sizes=torch.where(keep, some.sizes, 0.0))
 
 
-def zero_of(some: Explained) -> Tensor:
+def zero_map_mask(some: ExplainedImages) -> Tensor:
     """Which maps are zero everywhere, (B,) bool."""
     return (some.sizes.flatten(1).amax(1) == 0).cpu()
 
 
-def shown_places(case: Case, stage: Stage) -> list[int]:
+def gallery_places(case: Case, stage: Stage) -> list[int]:
     """The images of the galleries: the first that the first change has images of, else the first of all that were seen so far."""
     for change in stage.about["changes"]:
         places = explained_places(change)(case.ledger, case.name).nonzero().flatten()
         if len(places):
-            return [int(place) for place in places[:TILES]]
-    return [int(place) for place in case.ledger.done(case.name, stage.about["clean"]).nonzero().flatten()[:TILES]]
+            return [int(place) for place in places[:GALLERY_IMAGES]]
+    return [int(place) for place in case.ledger.done(case.name, stage.about["clean"]).nonzero().flatten()[:GALLERY_IMAGES]]
 
 
 def save_maps(case: Case, stage: Stage, places: Tensor, maps: Tensor) -> None:
@@ -232,5 +234,5 @@ def save_maps(case: Case, stage: Stage, places: Tensor, maps: Tensor) -> None:
     file = None if stage.source is not None or case.few_only else stage.about["save"](case.name, stage.about["method"])
     if file is not None:
         if not file.exists():
-            make_rows(file, (len(case.pool), *maps.shape[1:]))
-        write_rows(file, places, maps)
+            make_array_file(file, (len(case.pool), *maps.shape[1:]))
+        write_array_rows(file, places, maps)

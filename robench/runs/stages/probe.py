@@ -11,11 +11,11 @@ from torch import Tensor
 
 from robench.core.draws import Draws
 from robench.core.errors import InputError
-from robench.core.recipes import Recipe, resolve, setting
+from robench.core.recipes import Recipe, resolve, setting_text
 from robench.probes import PROBES, Probe
 from robench.runs.ledger import Ledger
-from robench.runs.own_functions import levels_of
-from robench.runs.types import Begun, Case, Chunk, Outcome, Stage
+from robench.runs.own_functions import probe_levels
+from robench.runs.types import Case, Chunk, Outcome, ReadyStage, Stage
 
 
 def probe_stage(recipe: Recipe, *, clean: Stage, source: Stage | None = None, reported: bool = True) -> Stage:
@@ -26,24 +26,24 @@ def probe_stage(recipe: Recipe, *, clean: Stage, source: Stage | None = None, re
     function: Probe = resolve(recipe, PROBES, "probe")
     name = recipe.label if source is None else f"{recipe.label} on {source.name}"
 
-    def begin(case: Case) -> Begun:
-        return Begun(partial(measured, case, stage, recipe.label, function), setting(function))
+    def begin(case: Case) -> ReadyStage:
+        return ReadyStage(partial(probe_outcomes, case, stage, recipe.label, function), setting_text(function))
 
     def on(ledger: Ledger, subject: str) -> Tensor:
         return ledger.tried(subject, stage)
 
     about = {"clean": clean, "recipe": recipe}
-    stage = Stage("probe", name, begin, on, source, kept=not reported, reported=reported, about=about, words=[setting(function)])
+    stage = Stage("probe", name, begin, on, source, kept=not reported, reported=reported, about=about, words=[setting_text(function)])
     return stage
 
 
-def measured(case: Case, stage: Stage, label: str, function: Probe, chunk: Chunk) -> Iterator[Outcome]:
+def probe_outcomes(case: Case, stage: Stage, label: str, function: Probe, chunk: Chunk) -> Iterator[Outcome]:
     """What each level did to images that are right; a stage that later ones build on must have one level, whose first draw they get."""
     draws = Draws(case.seed, chunk.ids.to(case.device), label)
     last, settings = None, set[str]()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", RuntimeWarning)
-        for level in levels_of(function, case.exact, chunk.x, chunk.y.to(case.device), draws, label):
+        for level in probe_levels(function, case.exact, chunk.x, chunk.y.to(case.device), draws, label):
             settings.add(level.setting)
             if stage.kept and len(settings) > 1:
                 raise InputError(f"{label} has several levels ({', '.join(sorted(settings))}): choose one, such as random-noise,t=0.1")
