@@ -3,13 +3,13 @@
 from dataclasses import replace
 
 from robench import saliency
-from robench.core.calls import with_gradients
+from robench.core.model_calls import with_gradients
 from robench.core.recipes import parse_recipe
 from robench.core.rows import blank_row
 from robench.core.threat import Threat
 from robench.evaluation.plans import change_stage
 from robench.results.scores import audits_of, change_of
-from robench.runs.measure import RunOptions, execute
+from robench.runs.execution import RunOptions, execute
 from robench.runs.pools import pool_of
 from robench.runs.stages.clean import clean_stage
 from robench.runs.types import Subject

@@ -134,7 +134,7 @@ def child(main, job, rank, log):
         )
     Figure.savefig = lambda figure, file, **how: file.write(PIXEL)  # the drawing is most of the time of so short a call
     if job["ticks"]:
-        from robench.runs import measure
+        from robench.runs import execution as measure
 
         measure.now = map(float, itertools.count()).__next__
     changes = watched(job["out"], *((job["before"], job["full"]) if not rank else (None, None)))

@@ -10,7 +10,8 @@ from matplotlib.text import Text
 from scipy import ndimage
 
 from robench.core.draws import Draws
-from robench.report.figures import attacks, corruptions, house, saliency, training
+from robench.report.figures import attacks, corruptions, saliency, training
+from robench.report.figures import style as house
 
 
 def draws(n, seed=0):

@@ -9,7 +9,7 @@ from torch import nn
 from robench.attacks.active import Search
 from robench.attacks.losses import ce
 from robench.attacks.pgd import pgd
-from robench.core.calls import LEAST_ROWS, freeze_model
+from robench.core.model_calls import LEAST_ROWS, freeze_model
 from robench.core.threat import Threat
 
 

@@ -25,9 +25,9 @@ from robench.attacks.apgd import (
 )
 from robench.attacks.kernels import compile_failure, compiled_kernels
 from robench.attacks.losses import fitting_loss_name, loss_of
-from robench.core.calls import LEAST_ROWS
 from robench.core.draws import Draws
 from robench.core.errors import InputError
+from robench.core.model_calls import LEAST_ROWS
 from robench.core.threat import NORMS, Threat, diameter
 
 EPS = {"linf": 0.03, "l2": 0.3, "l1": 3.0}

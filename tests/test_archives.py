@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from robench.core.errors import InputError
-from robench.data import archives, load_images
+from robench.data import load_images
+from robench.data import npz_arrays as archives
 from robench.data.files import key_meaning
 
 RNG = np.random.default_rng(0)

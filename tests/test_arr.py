@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robench.core.calls import freeze_model
 from robench.core.draws import Draws
 from robench.core.errors import InputError
+from robench.core.model_calls import freeze_model
 from robench.core.threat import Threat
 from robench.core.types import Batch
 from robench.objectives.arr import arr, arr_images

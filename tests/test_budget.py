@@ -15,8 +15,8 @@ from robench.core.rows import blank_row
 from robench.core.threat import Threat
 from robench.data import Images
 from robench.evaluation.plans import RunRequest, stages_of
-from robench.runs import measure
-from robench.runs.measure import RunOptions, execute
+from robench.runs import execution as measure
+from robench.runs.execution import RunOptions, execute
 from robench.runs.pools import pool_of_images
 from robench.runs.types import Subject
 

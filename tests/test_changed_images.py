@@ -7,7 +7,7 @@ from commandline import robench
 from robench.core.errors import InputError
 from robench.evaluation import api
 from robench.report.folder import accuracy_kinds
-from robench.report.meanings import accuracy_sentence, metric_meaning
+from robench.report.metric_meanings import accuracy_sentence, metric_meaning
 from robench.report.tables import report_tables
 from robench.results import compare
 

@@ -219,7 +219,7 @@ def test_one_inadmissible_pair_is_refused_before_anything_is_computed(words, sen
 
     mine = tmp_path / "pairs.py"
     mine.write_text(PAIRS)
-    monkeypatch.setattr("robench.runs.measure.run_in_blocks", computed)
+    monkeypatch.setattr("robench.runs.execution.run_in_blocks", computed)
     given = [word.format(mine=mine) for word in words]
     said = refused("saliency", f"{mine}:first", f"{mine}:second", "--data", "shapes", "--n", 8, "--out", tmp_path / "out", *given)
     assert sentence in said
@@ -270,7 +270,7 @@ def test_the_passes_of_masking_are_told_before_the_models_are_tried(tmp_path, mo
     def tried(*_, **__):
         raise InputError("tried")
 
-    monkeypatch.setattr("robench.runs.measure.admit", tried)
+    monkeypatch.setattr("robench.runs.execution.admit", tried)
     words = ["saliency", CHECKPOINT, "--n", 8, "--method", "shapley-sampling", "--score", "gini", "--score", "max-sensitivity"]
     said = refused(*words, "--out", tmp_path / "out")
     assert "shapley-sampling: each map takes 1,601 forward passes of the model (8 x 8 blocks of 4 pixels)" in said

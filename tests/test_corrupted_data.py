@@ -19,7 +19,7 @@ from PIL import Image
 from robench.core.errors import InputError
 from robench.corruptions import corrupted_images as under
 from robench.data import Choice, Images, load_images
-from robench.data.corrupted import (
+from robench.data.corrupted_sets import (
     CORRUPTION_NAMES,
     SEVERITIES,
     centre_crop,
@@ -135,7 +135,7 @@ def test_only_all_labels_of_the_official_split_give_the_released_name(tmp_path, 
     assert (data.name, data.kind, data.layout, len(data)) == ("folder:anything-c", "other", name, 10_000)
     assert data.notes[0].endswith(f"there is no {name[:-2]} in data to compare its labels")
     y = data.y.clone()
-    monkeypatch.setattr("robench.data.official.official_test_labels", lambda asked, _: y if asked == name[:-2] else None)
+    monkeypatch.setattr("robench.data.torchvision_sets.official_test_labels", lambda asked, _: y if asked == name[:-2] else None)
     data = read_corrupted_set(folder)
     assert (data.name, data.kind, data.layout, len(data.classes), data.notes) == (name, "released", "", classes, ())
     assert data.y[:10].tolist() == OFFICIAL[classes]
@@ -153,7 +153,7 @@ def test_a_set_whose_brightness_is_not_that_of_the_clean_images_is_not_called_re
     array[:40] = (made * 255).round().permute(0, 2, 3, 1).numpy()
     array.flush()
     y = read_corrupted_set(folder).y
-    monkeypatch.setattr("robench.data.official.official_test_labels", lambda *_: y)
+    monkeypatch.setattr("robench.data.torchvision_sets.official_test_labels", lambda *_: y)
     data = read_corrupted_set(folder, ["fog"])
     assert pixel_checked_set(data, folder, images, torch.arange(40)).kind == "released"
     array[:40] = (array[:40].astype(int) + np.where(array[:40] < 255, 1, 0)).astype(np.uint8)
@@ -420,7 +420,7 @@ def test_the_cut_is_that_of_torchvision():
 
 
 def test_a_tree_is_named_after_its_folder_and_says_whose_layout_it_has(tmp_path, monkeypatch):
-    monkeypatch.setattr("robench.data.corrupted.TREES", {(2, 5, 64): "tiny-imagenet-c"})
+    monkeypatch.setattr("robench.data.corrupted_sets.TREES", {(2, 5, 64): "tiny-imagenet-c"})
     data = read_corrupted_set(tree(tmp_path / "a"))
     assert (data.name, data.kind, data.layout) == ("folder:a-c", "other", "tiny-imagenet-c")
     assert "a has the layout of Tiny-ImageNet-C and is named after its folder" in data.notes[0]

@@ -23,9 +23,9 @@ from robench.core.errors import InputError
 from robench.corruptions import CORRUPTIONS
 from robench.corruptions.benchmark import FIFTEEN, NINETEEN
 from robench.data import load_images
-from robench.data.corrupted import read_corrupted_set as read_set
+from robench.data.corrupted_sets import read_corrupted_set as read_set
 from robench.data.export import prepare_export
-from robench.evaluation.corrupted_sets import corruption_recipes, source_from_images
+from robench.evaluation.corruption_sources import corruption_recipes, source_from_images
 from robench.runs.stages.corruption import first_corrupted_image
 
 CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "shapes-cnn-pgd-at.pt"

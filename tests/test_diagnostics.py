@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from torch.autograd import grad as taken_aside  # as a model's file would, before any watch
 
-from robench.core.calls import are_probabilities, freeze_model
 from robench.core.draws import Draws
 from robench.core.errors import InputError
+from robench.core.model_calls import are_probabilities, freeze_model
 from robench.core.threat import NORMS, Threat
 from robench.data import load_images
 from robench.runs import diagnostics

@@ -344,7 +344,7 @@ class Inventive(nn.Module):
 
 
 def test_a_stand_in_that_invents_is_not_believed_and_ends_no_search(problem, monkeypatch):
-    from robench.runs import measure
+    from robench.runs import execution as measure
 
     p = problem("linear", n=12)
     eps = float(p.distances("linf").quantile(0.5))

@@ -106,12 +106,12 @@ def test_where_our_code_was_called_by_theirs_both_places_are_named(ends, own, tm
 
 
 def test_a_bug_of_ours_exits_3_and_says_so(ends, monkeypatch, tmp_path):
-    monkeypatch.setattr("robench.runs.measure.case_of", lambda *_: 1 / 0)
+    monkeypatch.setattr("robench.runs.execution.case_of", lambda *_: 1 / 0)
     code, stderr = ends("attack", MODEL, "--n", 20, "--out", tmp_path / "out")
     assert code == 3
     assert "ZeroDivisionError" in stderr
     assert "your own code" in stderr.rstrip().splitlines()[-1]  # here this test is the user: its lambda divides
-    monkeypatch.setattr("robench.runs.measure.case_of", None)
+    monkeypatch.setattr("robench.runs.execution.case_of", None)
     code, stderr = ends("attack", MODEL, "--n", 20, "--out", tmp_path / "out")
     assert code == 3
     assert "robench (measure.py, line" in stderr.rstrip().splitlines()[-1]

@@ -10,9 +10,9 @@ import torch
 from captum.attr import GradientShap, InputXGradient, IntegratedGradients, NoiseTunnel, Saliency
 from torch import nn
 
-from robench.core.calls import FULL_ROWS, freeze_model
 from robench.core.draws import Draws
 from robench.core.errors import InputError
+from robench.core.model_calls import FULL_ROWS, freeze_model
 from robench.explainers.gradients import (
     gradient_shap,
     input_x_gradient,

@@ -10,8 +10,8 @@ from torchvision.models import SwinTransformer, VisionTransformer
 
 from robench.core.draws import Draws
 from robench.core.errors import InputError
-from robench.explainers.layers import chosen_layer, grad_cam, guided_grad_cam, layer_module
-from robench.explainers.rebuild import explainable_model
+from robench.explainers.grad_cam import chosen_layer, grad_cam, guided_grad_cam, layer_module
+from robench.explainers.rebuilt_models import explainable_model
 from robench.models import build_network
 
 

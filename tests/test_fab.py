@@ -10,9 +10,9 @@ from torch import nn
 from robench.attacks import fab_fused, kernels
 from robench.attacks.fab import fab, fab_step, fab_t
 from robench.attacks.kernels import compile_failure, compiled_kernels
-from robench.core.calls import freeze_model
 from robench.core.draws import Draws
 from robench.core.errors import InputError
+from robench.core.model_calls import freeze_model
 from robench.core.threat import Threat
 
 NORMS = ("linf", "l2", "l1")

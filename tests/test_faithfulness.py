@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robench.core.calls import FULL_ROWS
 from robench.core.draws import Draws
 from robench.core.errors import InputError
+from robench.core.model_calls import FULL_ROWS
 from robench.core.types import ExplainedImages
 from robench.models.layers import Normalize
 from robench.scores.faithfulness import blurred_images, completeness, deletion, descending_ranks, infidelity, insertion, ordering_values

@@ -9,7 +9,6 @@ from robench.core.rows import Row
 from robench.corruptions.benchmark import FIFTEEN, NINETEEN, SEVERITIES
 from robench.report.figures.attacks import draw_accuracy_bars, draw_change_gallery, draw_security_curve
 from robench.report.figures.corruptions import draw_contact_sheet, draw_difference_map, draw_heat_map, draw_severity_curves
-from robench.report.figures.house import caption_text
 from robench.report.figures.saliency import (
     ErrorCurve,
     Tile,
@@ -20,6 +19,7 @@ from robench.report.figures.saliency import (
     draw_saliency_gallery,
     draw_scatter,
 )
+from robench.report.figures.style import caption_text
 from robench.report.figures.training import FrontPoint, draw_front, draw_training_curves
 
 LONG = "a-rather-long-name-of-a-checkpoint-that-somebody-trained-with-many-options-number-"

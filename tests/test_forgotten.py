@@ -11,7 +11,7 @@ from torch import nn
 
 from robench.core.errors import InputError
 from robench.data.images import pixel_range_fault
-from robench.models.forgotten import USUAL, forgotten_normalisation_notes, normalises
+from robench.models.forgotten_normalisation import USUAL, forgotten_normalisation_notes, normalises
 from robench.models.layers import Normalize, normalised_network
 from robench.runs.pools import pool_tensors
 

@@ -12,8 +12,8 @@ from torch import nn
 
 from robench import evaluate, probe
 from robench.attacks import ATTACKS
-from robench.core.calls import CUT_GRAPH
 from robench.core.errors import InputError
+from robench.core.model_calls import CUT_GRAPH
 from robench.core.recipes import parse_recipe
 from robench.core.rows import Row
 from robench.core.threat import Threat

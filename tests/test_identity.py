@@ -16,7 +16,7 @@ from robench.core.recipes import run_user_file
 from robench.core.rows import blank_row
 from robench.models import build_network, checkpoint, load_with_origin
 from robench.models.identity import code_digests, model_identity
-from robench.runs.measure import RunOptions, header_of
+from robench.runs.execution import RunOptions, header_of
 from robench.runs.pools import pool_of
 from robench.runs.stages.clean import clean_stage
 from robench.runs.types import Subject

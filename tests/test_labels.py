@@ -10,7 +10,7 @@ from PIL import Image
 
 from robench import data
 from robench.core.errors import InputError
-from robench.data.classes import classes_by_number, ordered_classes, outputs_for
+from robench.data.class_names import classes_by_number, ordered_classes, outputs_for
 from robench.models import build_network, checkpoint, checkpoint_meta
 
 ANIMALS = ("ant", "bee", "cat")

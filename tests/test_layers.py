@@ -14,20 +14,20 @@ ROOT = Path(robench.__file__).parent
 # Each package imports only from those above it in this list, and each module only from those before it in its package. Packages that
 # hold one paper a file have no order inside, but for what all share: there, only circles are refused.
 LAYERS = {
-    "core": "errors synonyms rows fronts draws processes recipes files calls memory checks verdicts"
-    " inputs journal schedules statistics threat folders types moved",
+    "core": "errors moved synonyms rows fronts draws processes recipes files model_calls memory checks verdicts"
+    " inputs journal schedules statistics threat folders types",
     "attacks": "",
     "corruptions": "benchmark",
     "explainers": "",
     "probes": "",
     "scores": "",
     "objectives": "",
-    "data": "classes layouts images augment mixing archives official shapes files __init__ corrupted export",
+    "data": "class_names layouts images augment mixing npz_arrays torchvision_sets shapes files __init__ corrupted_sets export",
     "models": "",
-    "runs": "store ledger types diagnostics own_functions images pools stages loop measure",
+    "runs": "store ledger types diagnostics own_functions images pools stages loop execution",
     "results": "files corruption_errors cascade probes corruptions scores compare measurement",
-    "report": "meanings manifest tables page figures pictures folder result comparison",
-    "evaluation": "suites methods corrupted_sets plans execution api",
+    "report": "metric_meanings manifest tables page figures pictures folder result comparison",
+    "evaluation": "suites methods corruption_sources plans measure api",
     "training": "presets guards fitting settings states train sweeps",
     "cli": "",
 }
@@ -128,7 +128,7 @@ def test_help_and_version_do_not_import_torch():
 
 def test_the_public_names_are_there_whatever_was_imported_before():
     import robench.evaluation.api
-    import robench.evaluation.execution
+    import robench.evaluation.measure
     import robench.models
     import robench.report.comparison
     import robench.training.train

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from robench.core.calls import freeze_model
 from robench.core.errors import InputError
-from robench.models import passes
-from robench.models.passes import (
+from robench.core.model_calls import freeze_model
+from robench.models import stand_ins as passes
+from robench.models.stand_ins import (
     StandIn,
     arithmetic,
     channels_last_stand_in,

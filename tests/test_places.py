@@ -16,7 +16,7 @@ from robench.core.files import hold_lock
 from robench.core.folders import LOCK, claim_destination
 from robench.core.journal import Journal
 from robench.data import load_images
-from robench.evaluation.corrupted_sets import source_from_images
+from robench.evaluation.corruption_sources import source_from_images
 
 HELD = """
 import sys, time

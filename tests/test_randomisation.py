@@ -186,7 +186,7 @@ def test_an_exported_program_can_be_copied_and_drawn(problem):
 
 
 def test_a_rebuilt_network_gets_the_weights_that_the_network_itself_gets():
-    from robench.explainers.rebuild import explainable_model
+    from robench.explainers.rebuilt_models import explainable_model
 
     class Reused(nn.Module):
         def __init__(self) -> None:

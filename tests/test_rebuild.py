@@ -8,11 +8,11 @@ from captum.attr import DeepLift, GuidedBackprop
 from torch import nn
 from torch.nn import functional as F
 
-from robench.core.calls import freeze_model
 from robench.core.draws import Draws
 from robench.core.errors import InputError
+from robench.core.model_calls import freeze_model
 from robench.explainers.hooks import deeplift, deeplift_attributions, guided_backprop
-from robench.explainers.rebuild import PoolingWindows, RebuiltModel, copy_deviation, explainable_model
+from robench.explainers.rebuilt_models import PoolingWindows, RebuiltModel, copy_deviation, explainable_model
 from robench.models import build_network, load_with_origin
 
 METHODS = {"deeplift": deeplift, "guided-backprop": guided_backprop}

@@ -15,12 +15,12 @@ from robench.core.inputs import as_suite_list
 from robench.core.recipes import parse_recipe
 from robench.core.rows import blank_row
 from robench.core.threat import Threat
-from robench.evaluation.corrupted_sets import only_adds
-from robench.evaluation.execution import as_run_options, measure_models
+from robench.evaluation.corruption_sources import only_adds
+from robench.evaluation.measure import as_run_options, measure_models
 from robench.evaluation.plans import RunRequest, stages_of
 from robench.results.scores import audits_of
+from robench.runs.execution import execute
 from robench.runs.ledger import Ledger
-from robench.runs.measure import execute
 from robench.runs.pools import images_from_arrays, pool_of_images
 from robench.runs.types import Subject, untracked_chunks
 

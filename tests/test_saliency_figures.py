@@ -12,7 +12,8 @@ from matplotlib.image import imread
 from matplotlib.patches import StepPatch
 from pictures import drawings
 
-from robench.report.figures import house, saliency
+from robench.report.figures import saliency
+from robench.report.figures import style as house
 from robench.report.figures.saliency import (
     ErrorCurve,
     Tile,

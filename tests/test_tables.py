@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from robench.core.rows import Row
-from robench.report.meanings import HIGHER, LOWER, METRICS, NEITHER, OWN_SCORE_MEANING, metric_key, metric_meaning
+from robench.report.metric_meanings import HIGHER, LOWER, METRICS, NEITHER, OWN_SCORE_MEANING, metric_key, metric_meaning
 from robench.report.tables import report_tables, rows_by_kind
 from robench.results.files import read_rows
 

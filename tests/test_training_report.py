@@ -11,8 +11,8 @@ from matplotlib.image import imread
 
 from robench.core.errors import InputError
 from robench.report.figures import training
-from robench.report.figures.house import HOUSE
 from robench.report.figures.saliency import MODEL_COLOURS
+from robench.report.figures.style import HOUSE
 from robench.report.figures.training import (
     EDGE,
     FrontPoint,

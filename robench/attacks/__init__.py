@@ -1,6 +1,6 @@
 """Attacks: attack(model, x, y, threat, draws, *, options) -> Found, one paper per file; ATTACKS at the foot is the list.
 
-The contract. The caller has put the model into eval mode with frozen parameters (`calls.freeze_model`), hands over only samples
+The contract. The caller has put the model into eval mode with frozen parameters (`model_calls.freeze_model`), hands over only samples
 that are right when clean, x (B, C, H, W) in [0, 1] and y (B,), asserts that x_adv lies inside the threat, and evaluates it
 again: an attack proposes, the caller decides. The attack returns the worst point it found, or clean x, for each sample; its
 randomness is a pure function of `draws`. A sample that is wrong when clean is fooled at step 0. Options are keyword-only

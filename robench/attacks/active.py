@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from robench.core.calls import LEAST_ROWS, autograd_tensor, leaf_gradient, leaf_of, padded_logits
 from robench.core.errors import InputError
+from robench.core.model_calls import LEAST_ROWS, autograd_tensor, leaf_gradient, leaf_of, padded_logits
 from robench.core.threat import Threat, per_sample, refuse_too_large_eps
 from robench.core.types import AttackResult
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from robench.attacks.losses import margin
-from robench.core.calls import leaf_gradient, leaf_of, padded_logits
 from robench.core.draws import Draws
+from robench.core.model_calls import leaf_gradient, leaf_of, padded_logits
 from robench.core.threat import Threat, per_sample
 
 STEEPEST_SHARES = (1.0, 0.3, 0.1)  # of the subpixels, those with the steepest slopes first, that move by one grey level in one try

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from robench.attacks import fab_fused
 from robench.attacks.active import Search
 from robench.attacks.kernels import COMPILED
-from robench.attacks.planes import LEAST_DISTANCE, plane_projection
+from robench.attacks.plane_projections import LEAST_DISTANCE, plane_projection
 from robench.core.checks import positive_option, whole_option
 from robench.core.draws import Draws
 from robench.core.errors import InputError

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robench.attacks.kernels import kernel
-from robench.attacks.planes import LEAST_DISTANCE, LEAST_DIVISOR, MOST_NEWTON_ROUNDS, NEWTON_ROUNDS
+from robench.attacks.plane_projections import LEAST_DISTANCE, LEAST_DIVISOR, MOST_NEWTON_ROUNDS, NEWTON_ROUNDS
 
 Levels = tuple[Tensor, Tensor]  # (R,) each: how far the coordinates move, for the iterate and for the original
 

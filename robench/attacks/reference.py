@@ -26,10 +26,10 @@ from pyautoattack.fab_pt import FABAttack_PT
 from pyautoattack.square import SquareAttack
 from torch import Tensor, nn
 
-from robench.core.calls import CUT_GRAPH, freeze_model
 from robench.core.checks import switch_option, whole_option
 from robench.core.draws import Draws
 from robench.core.errors import InputError
+from robench.core.model_calls import CUT_GRAPH, freeze_model
 from robench.core.threat import Threat
 from robench.core.types import AttackResult
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from robench.attacks.active import Search
 from robench.attacks.losses import fitting_loss, margin
-from robench.attacks.windows import (
+from robench.attacks.square_windows import (
     FULL_LENGTH,
     QUERY_BLOCK,
     query_stretches,

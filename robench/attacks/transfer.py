@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from robench.attacks.active import Search
 from robench.attacks.losses import loss_of
-from robench.core.calls import leaf_of, padded_logits
 from robench.core.checks import number_option, whole_option
 from robench.core.draws import Draws
 from robench.core.errors import InputError
+from robench.core.model_calls import leaf_of, padded_logits
 from robench.core.threat import Threat, length_option, per_sample
 from robench.core.types import AttackResult
 

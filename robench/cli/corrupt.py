@@ -51,7 +51,7 @@ def corrupt_command(
     """
     from robench.cli.corrupting import CorruptOptions, run_corrupt
     from robench.core.recipes import split_recipes
-    from robench.evaluation.corrupted_sets import corruption_recipes
+    from robench.evaluation.corruption_sources import corruption_recipes
 
     chosen = corruption_recipes(split_recipes(corruption or ["fifteen"]))
     wanted = CorruptOptions(

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from robench.core.folders import Destination
     from robench.core.recipes import Recipe
     from robench.data import Images
-    from robench.data.corrupted import CorruptedSet
+    from robench.data.corrupted_sets import CorruptedSet
     from robench.data.export import Export
-    from robench.evaluation.corrupted_sets import CorruptionSource
+    from robench.evaluation.corruption_sources import CorruptionSource
     from robench.report.result import Result
     from robench.results.corruption_errors import Reference
     from robench.runs.types import Subject as Measured
@@ -93,7 +93,7 @@ def measure_corrupted_images(
 ) -> None:  # fmt: skip
     """What `run_corrupt` does where there are models."""
     from robench.evaluation import api
-    from robench.evaluation.corrupted_sets import only_adds
+    from robench.evaluation.corruption_sources import only_adds
 
     shown = source.y if len(source.classes) == len(images.classes) else None  # of a part of a model's classes nothing is missed
     images = replace(images, y=source.y[: len(images)], classes=source.classes)  # as the models count them
@@ -205,9 +205,9 @@ def images_and_source(
     models: Sequence[str], wanted: CorruptOptions, common: CommonOptions, device: str
 ) -> tuple[Images, CorruptionSource, list[str], str | None]:
     """The images as they are (of a set alone: mild ones), where the corrupted ones come from, as the models count, notes, --classes."""
-    from robench.evaluation.corrupted_sets import source_from_images, source_from_set
+    from robench.evaluation.corruption_sources import source_from_images, source_from_set
     from robench.models import checkpoint_meta
-    from robench.models.forgotten import NORMALISATION_IMAGES
+    from robench.models.forgotten_normalisation import NORMALISATION_IMAGES
 
     choice, way, data, known = common.choice(), common.classes, common.data, [checkpoint_meta(model) for model in models]
     order = choice["class_order"]
@@ -257,7 +257,7 @@ def corrupted_from_folder(
 
     asked_order  whether the order of the classes is the user's word, which must not be idle
     """
-    from robench.data.corrupted import clean_image_rows, pixel_checked_set, read_corrupted_set
+    from robench.data.corrupted_sets import clean_image_rows, pixel_checked_set, read_corrupted_set
 
     assert wanted.source is not None
     names = tuple(recipe.name for recipe in wanted.corruptions)
@@ -278,8 +278,8 @@ def corrupted_from_folder(
 
 def has_folder_classes(corrupted: CorruptedSet, folder: Path) -> bool:
     """Whether the classes of a set have the names of class folders: those of a tree, and of our own sets that were made of one."""
-    from robench.data.classes import classes_by_number
-    from robench.data.corrupted import corrupted_set_layout
+    from robench.data.class_names import classes_by_number
+    from robench.data.corrupted_sets import corrupted_set_layout
 
     text = tuple(sorted(corrupted.classes))
     ours = corrupted.kind == "made" and corrupted.name.startswith("folder:") and corrupted.classes in (text, classes_by_number(text))
@@ -290,7 +290,7 @@ def with_class_order(corrupted: CorruptedSet, order: str | None) -> CorruptedSet
     """The set with the labels that the order of its class folders gives."""
     import torch
 
-    from robench.data.classes import ordered_classes
+    from robench.data.class_names import ordered_classes
 
     classes = ordered_classes(corrupted.classes, order, corrupted.name)
     y = torch.tensor([classes.index(kind) for kind in corrupted.classes])[corrupted.y]
@@ -300,7 +300,7 @@ def with_class_order(corrupted: CorruptedSet, order: str | None) -> CorruptedSet
 def chosen_set_rows(corrupted: CorruptedSet, choice: dict[str, Any], common: CommonOptions) -> Tensor:
     """The places in the set of the images that the user chose, where no clean ones are named."""
     from robench.data import Choice, indices_in
-    from robench.data.corrupted import CIFAR
+    from robench.data.corrupted_sets import CIFAR
 
     idle = [name for name in ("data_dir", "image_size") if choice[name] is not None]
     if corrupted.kind == "released" or corrupted.layout in CIFAR.values():
@@ -314,7 +314,7 @@ def chosen_set_rows(corrupted: CorruptedSet, choice: dict[str, Any], common: Com
 
 def export_target(images: Images, source: CorruptionSource, wanted: CorruptOptions, common: CommonOptions) -> Export | None:
     """The folder that takes the images, if one is wanted; says who would read a set of this length wrongly."""
-    from robench.corruptions.levels import scale_of
+    from robench.corruptions.severities import scale_of
     from robench.data.export import prepare_export
 
     if wanted.export is None:

@@ -40,7 +40,7 @@ def class_order_for(data: str, models: Sequence[str], known: Sequence[dict[str, 
     Checkpoints that store their class names are matched by name afterwards, whatever the order; those of ours from before names were
     stored were trained in text order. InputError for a given order that names make idle.
     """
-    from robench.data.classes import has_telling_names
+    from robench.data.class_names import has_telling_names
 
     by_names = way != "as-is" and bool(known) and all(has_telling_names(stored_class_names(meta) or ()) for meta in known)
     if given is not None and by_names:
@@ -57,7 +57,7 @@ def label_mapping_for(
     classes: Sequence[str], data: str, models: Sequence[str], known: Sequence[dict[str, Any]], way: str | None, given_order: str | None
 ) -> LabelMapping:
     """Where the labels of the data belong for these models. InputError where a model does not know a class, or where models differ."""
-    from robench.data.classes import classes_by_number, has_telling_names, outputs_for
+    from robench.data.class_names import classes_by_number, has_telling_names, outputs_for
 
     names = [stored_class_names(meta) for meta in known]
     if way == "by-name" and not any(names):
@@ -81,7 +81,7 @@ def label_mapping_for(
 
 def refuse_other_orders(classes: Sequence[str], others: Sequence[str], way: str | None, what: str) -> None:
     """InputError where a checkpoint among `others`, which gets the same labels, counts these classes (by output) otherwise."""
-    from robench.data.classes import outputs_for
+    from robench.data.class_names import outputs_for
     from robench.models import checkpoint_meta
 
     for other in others:

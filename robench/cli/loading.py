@@ -145,7 +145,7 @@ def normalisation_notes(one: LoadedModel, images: Images, device: str) -> list[s
     """A note where a model that was given without a normalisation is clearly better with a usual one; a checkpoint knows its own."""
     import torch
 
-    from robench.models.forgotten import NORMALISATION_IMAGES, forgotten_normalisation_notes, normalises
+    from robench.models.forgotten_normalisation import NORMALISATION_IMAGES, forgotten_normalisation_notes, normalises
 
     if one.meta or normalises(one.model):
         return []
@@ -215,7 +215,7 @@ def quickest_batch_size(model: LoadedModel, images: Images, device: str) -> int:
     """The batch size beyond which a model grows no quicker on such images."""
     import torch
 
-    from robench.models.passes import fitting_batch_size
+    from robench.models.stand_ins import fitting_batch_size
 
     return fitting_batch_size(model.model, images.pixels(torch.arange(1)).to(device), device, most=len(images))
 

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 MOVED = {
-    "calls": "core.calls",
+    "calls": "core.model_calls",
     "draws": "core.draws",
     "errors": "core.errors",
     "recipes": "core.recipes",

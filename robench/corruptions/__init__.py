@@ -24,8 +24,8 @@ from robench.core.draws import Draws
 from robench.corruptions.blur import defocus_blur, gaussian_blur, motion_blur, zoom_blur
 from robench.corruptions.digital import brightness, contrast, jpeg_compression, pixelate, saturate
 from robench.corruptions.frost import frost
-from robench.corruptions.levels import scale_of
 from robench.corruptions.noise import gaussian_noise, impulse_noise, shot_noise, speckle_noise
+from robench.corruptions.severities import scale_of
 from robench.corruptions.spatter import spatter
 from robench.corruptions.warp import elastic_transform, glass_blur
 from robench.corruptions.weather import fog, snow

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from robench.core.draws import Draws
-from robench.corruptions.levels import graded_corruption
+from robench.corruptions.severities import graded_corruption
 
 NEGLIGIBLE = 6.5  # standard deviations beyond which the weights of motion blur, under 1e-9 of the largest, are left out
 

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from robench.core.draws import Draws
-from robench.corruptions.levels import graded_corruption
+from robench.corruptions.severities import graded_corruption
 
 COLOURED = 0.587 + 0.114  # what green and blue give to the grey of a colour (ITU-R BT.601)
 

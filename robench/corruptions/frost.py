@@ -14,7 +14,7 @@ from torch import Tensor
 
 from robench.core.draws import Draws
 from robench.core.errors import InputError
-from robench.corruptions.levels import graded_corruption
+from robench.corruptions.severities import graded_corruption
 from robench.corruptions.weather import grey_values, plasma
 
 SUFFIXES = (".png", ".jpg", ".jpeg")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from robench.core.draws import Draws
-from robench.corruptions.levels import graded_corruption
+from robench.corruptions.severities import graded_corruption
 
 
 @graded_corruption(cifar=(0.04, 0.06, 0.08, 0.09, 0.10), imagenet=(0.08, 0.12, 0.18, 0.26, 0.38))

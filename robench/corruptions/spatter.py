@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 
 from robench.core.draws import Draws
 from robench.corruptions.blur import mirrored_places, smoothed_images
-from robench.corruptions.levels import graded_corruption
+from robench.corruptions.severities import graded_corruption
 from robench.corruptions.weather import grey_values
 
 WATER, MUD = (175, 238, 238), (63, 42, 20)  # pale turquoise and brown, in grey levels; grey images get the grey of the colour

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robench.core.draws import Draws
 from robench.corruptions.blur import gaussian_weights, smoothed_images
-from robench.corruptions.levels import graded_corruption
+from robench.corruptions.severities import graded_corruption
 
 IMAGENET = 244  # the side whose shares are the published settings of elastic_transform, though the images have 224 pixels
 ELASTIC = {  # strength, deviation and shift of the corners, as shares of the side

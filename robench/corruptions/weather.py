@@ -7,7 +7,7 @@ from torch import Tensor
 
 from robench.core.draws import Draws
 from robench.corruptions.blur import smeared_images, zoom_weights
-from robench.corruptions.levels import graded_corruption
+from robench.corruptions.severities import graded_corruption
 
 GREY = (0.299, 0.587, 0.114)  # the grey of a colour (ITU-R BT.601)
 WIBBLE = 100.0  # the first kick of a plasma is uniform in +-100 times 100; the heights are scaled to [0, 1] at the end

@@ -11,7 +11,8 @@ from robench.core.errors import InputError
 from robench.core.inputs import PathLike, as_seed
 from robench.core.moved import names_of_before
 from robench.core.recipes import did_you_mean
-from robench.data import files, official, shapes
+from robench.data import files, shapes
+from robench.data import torchvision_sets as official
 from robench.data.images import (
     Choice,
     Images,

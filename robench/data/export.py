@@ -21,8 +21,8 @@ from robench.core.errors import InputError
 from robench.core.files import allocate_file, prepare_folder, write_whole
 from robench.core.recipes import lookup
 from robench.corruptions.benchmark import SEVERITIES
-from robench.corruptions.levels import valid_severity
-from robench.data.corrupted import CORRUPTION_NAMES, DESCRIPTION_FILE, LABELS_FILE, SYNTH, array_names
+from robench.corruptions.severities import valid_severity
+from robench.data.corrupted_sets import CORRUPTION_NAMES, DESCRIPTION_FILE, LABELS_FILE, SYNTH, array_names
 from robench.data.images import Images
 
 StoreImages = Callable[[int, Tensor, Tensor], None]

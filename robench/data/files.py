@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from robench.core.errors import InputError
-from robench.data import archives
-from robench.data.classes import ordered_classes
+from robench.data import npz_arrays as archives
+from robench.data.class_names import ordered_classes
 from robench.data.images import Choice, Images, Size, refuse_labels, refuse_too_many
 from robench.data.layouts import SPLIT_WORDS, STAND_INS, WHOLE_SET, TreeLayout, sorted_image_files, tree_layout
 

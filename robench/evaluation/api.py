@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from robench.attacks import ATTACKS
-from robench.core.calls import with_gradients
 from robench.core.errors import InputError
 from robench.core.files import file_stem
 from robench.core.folders import Destination
@@ -38,12 +37,13 @@ from robench.core.inputs import (
     as_tensor,
     as_whole_number,
 )
+from robench.core.model_calls import with_gradients
 from robench.core.recipes import Recipe, parse_fraction, parse_recipe, recipe_text
 from robench.core.rows import Row, blank_row
 from robench.core.threat import Threat, default_eps
 from robench.data import Images
 from robench.data.export import Export
-from robench.evaluation.corrupted_sets import (
+from robench.evaluation.corruption_sources import (
     CorruptionSource,
     ExportTaker,
     corruption_recipes,
@@ -53,7 +53,7 @@ from robench.evaluation.corrupted_sets import (
     source_from_images,
     stages_of_source,
 )
-from robench.evaluation.execution import as_run_options, measure_models
+from robench.evaluation.measure import as_run_options, measure_models
 from robench.evaluation.methods import advance_notes, chosen_methods, chosen_scores, joined_results
 from robench.evaluation.plans import RunRequest, no_map_path, recipe_kind, refuse_unknown
 from robench.evaluation.suites import SUITES, expanded_recipes
@@ -340,7 +340,7 @@ def corrupt(
     Args:
         model: as in `evaluate`, and so are x, y and ids.
         x: images (N, C, H, W), an `Images`, or a DataLoader of (x, y), which are corrupted here; or the `CorruptionSource` of a released
-        set (`robench.evaluation.corrupted_sets.source_from_set`), which has its own corruptions, severities and scale.
+        set (`robench.evaluation.corruption_sources.source_from_set`), which has its own corruptions, severities and scale.
         y: labels (N,); left out where x brings them.
         corruptions: names, your own as "FILE.py:FUNCTION", and the sets "fifteen", "nineteen" and "noise".
         severities: from 1 to 5.

@@ -9,8 +9,8 @@ from typing import Any
 
 from robench.attacks import ATTACKS, ENGINES, attack_for_classes, reference
 from robench.attacks.transfer import transfer
-from robench.core.calls import into_eval
 from robench.core.errors import InputError
+from robench.core.model_calls import into_eval
 from robench.core.recipes import (
     SIGNATURES,
     Recipe,
@@ -30,18 +30,18 @@ from robench.core.verdicts import ModelResults
 from robench.corruptions import CORRUPTIONS, scale_of
 from robench.corruptions.benchmark import SETS
 from robench.data import Images
-from robench.data.corrupted import SYNTH
+from robench.data.corrupted_sets import SYNTH
 from robench.evaluation.suites import SUITES, expanded_recipes, suite_recipes, verdict_suite
 from robench.explainers import EXPLAINERS
 from robench.models import load_with_origin
 from robench.probes import PROBES
-from robench.runs.measure import RunOptions
+from robench.runs.execution import RunOptions
 from robench.runs.own_functions import is_own
 from robench.runs.pools import pool_of_images
 from robench.runs.stages.attack import TRANSFER, Attack, attack_stage
 from robench.runs.stages.clean import clean_stage
 from robench.runs.stages.corruption import corruption_stage, recipe_and_severity, refuse_severity
-from robench.runs.stages.joined import joined_stage
+from robench.runs.stages.earlier_run import joined_stage
 from robench.runs.stages.method import MapPaths, jacobian_stage, method_stage
 from robench.runs.stages.probe import probe_stage
 from robench.runs.types import Pool, Stage

@@ -1,6 +1,6 @@
 """Explainers: explain(model, x, target, draws, *, options) -> maps; EXPLAINERS at the foot is the list. Captum lives here.
 
-The contract. The caller has put the model into eval mode with frozen parameters (`calls.freeze_model`) and, for methods that work on
+The contract. The caller has put the model into eval mode with frozen parameters (`model_calls.freeze_model`) and, for methods that work on
 modules, has asked `explainable_model` for a model that they can treat. x (B, C, H, W) in [0, 1], target (B,) the class whose logit is
 explained. The maps, (B, C, H, W) or (B, 1, H, W), are signed, detached,
 and a pure function of the image and `draws`: no map depends on the batch.
@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from robench.explainers.grad_cam import chosen_layer, grad_cam, guided_grad_cam
 from robench.explainers.gradients import (
     gradient_shap,
     input_x_gradient,
@@ -24,9 +25,8 @@ from robench.explainers.gradients import (
     vargrad,
 )  # fmt: skip
 from robench.explainers.hooks import deeplift, guided_backprop
-from robench.explainers.layers import chosen_layer, grad_cam, guided_grad_cam
 from robench.explainers.masking import feature_ablation, kernel_shap, masking_remarks, occlusion, shapley_sampling
-from robench.explainers.rebuild import explainable_model
+from robench.explainers.rebuilt_models import explainable_model
 
 __all__ = ["COMPLETE", "EXPLAINERS", "LAYERED", "MASKING", "chosen_layer", "explainable_model", "masking_remarks"]
 

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robench.core.calls import FULL_ROWS, padded_logits
 from robench.core.checks import number_option, positive_option, whole_option
 from robench.core.draws import Draws
 from robench.core.errors import InputError
+from robench.core.model_calls import FULL_ROWS, padded_logits
 from robench.explainers.baselines import NAMED_BASELINES, baseline_of
 
 

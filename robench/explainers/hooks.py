@@ -1,7 +1,7 @@
 """DeepLift and guided backpropagation: Captum changes the backward pass by hooks on the modules of the nonlinearities.
 
-Both read the model's modules, so the model must be fit for them: `rebuild.explainable_model` sees to that. A batch of a few images is
-filled up with copies of the first, so that every call has at least LEAST_ROWS rows; the model itself is not wrapped.
+Both read the model's modules, so the model must be fit for them: `rebuilt_models.explainable_model` sees to that. A batch of a few images
+is filled up with copies of the first, so that every call has at least LEAST_ROWS rows; the model itself is not wrapped.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robench.core.calls import LEAST_ROWS
 from robench.core.draws import Draws
+from robench.core.model_calls import LEAST_ROWS
 from robench.explainers.baselines import baseline_of
 
 DEEPLIFT_LEFTOVERS = (

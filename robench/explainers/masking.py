@@ -23,10 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robench.core.calls import FULL_ROWS, padded_logits
 from robench.core.checks import whole_option
 from robench.core.draws import Draws
 from robench.core.errors import InputError
+from robench.core.model_calls import FULL_ROWS, padded_logits
 from robench.explainers.baselines import baseline_of
 
 MANY = 1000  # forward passes a map that are worth a word [our choice]

@@ -4,7 +4,7 @@ from robench.core.moved import names_of_before
 from robench.models.architectures import ARCHITECTURES, build_network
 from robench.models.layers import ACTIVATIONS, Normalize
 from robench.models.loading import LoadedModel, checkpoint_meta, load_model, load_with_origin, trial_notes
-from robench.models.passes import arithmetic, cheaper_stand_in, fitting_batch_size
+from robench.models.stand_ins import arithmetic, cheaper_stand_in, fitting_batch_size
 
 __all__ = [
     "ACTIVATIONS",

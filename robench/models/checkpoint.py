@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from robench.core.errors import InputError
 from robench.core.files import write_whole
 from robench.core.threat import NORMS
-from robench.models.files import existing_file, read_torch, zip_file_kind
+from robench.models.model_files import existing_file, read_torch, zip_file_kind
 
 CHECKPOINT_FORMAT = "robench-checkpoint-1"
 MOST_NUMBERS = 2**28  # of one image that a network was trained on

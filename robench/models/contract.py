@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from robench.core.calls import freeze_model, into_eval
 from robench.core.errors import InputError
 from robench.core.memory import is_out_of_memory
+from robench.core.model_calls import freeze_model, into_eval
 from robench.core.rows import Check
-from robench.models.files import first_line
+from robench.models.model_files import first_line
 
 CONTRACT_IMAGES = 4  # images that are looked at
 TRIAL_SIZES = (1, 3, 17)  # one image, an odd number, and more than the 16 rows that every call is filled up to

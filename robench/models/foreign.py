@@ -13,8 +13,8 @@ from torch import nn
 
 from robench.core.errors import InputError
 from robench.core.recipes import did_you_mean, function_from_file, lookup, parameter_names
-from robench.models.files import first_line
 from robench.models.layers import Shape
+from robench.models.model_files import first_line
 
 CLASS_PARAMETERS = ("num_classes", "n_classes", "nb_classes", "nclasses", "classes")  # what people call the number of classes
 DOWNLOADS = ("weights", "weights_backbone", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")

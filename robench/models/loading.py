@@ -15,18 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robench.core.calls import are_probabilities, into_eval
 from robench.core.errors import InputError
 from robench.core.inputs import as_device
+from robench.core.model_calls import are_probabilities, into_eval
 from robench.core.recipes import parse_recipe
 from robench.models.architectures import ARCHITECTURES, build_network, is_foreign, is_library, runs_code
 from robench.models.checkpoint import fingerprint, is_our_checkpoint, state_and_meta
 from robench.models.contract import examine_model, refuse_absent_weights, trial_logits_or_error
 from robench.models.exported import read_program
-from robench.models.files import TRUST, existing_file, first_line, model_file_kind, read_torch
 from robench.models.foreign import network_from_code
 from robench.models.identity import code_digests
 from robench.models.layers import Shape, normalised_network
+from robench.models.model_files import TRUST, existing_file, first_line, model_file_kind, read_torch
 from robench.models.weights import (
     StoredNormalisation,
     fit_weights,

@@ -8,8 +8,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from robench.core.calls import freeze_model
 from robench.core.checks import number_option, whole_option
+from robench.core.model_calls import freeze_model
 from robench.core.moved import names_of_before
 from robench.core.threat import Threat
 from robench.core.types import Batch

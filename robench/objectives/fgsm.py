@@ -16,8 +16,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from robench.core.calls import freeze_model
 from robench.core.checks import number_option, positive_option, switch_option
+from robench.core.model_calls import freeze_model
 from robench.core.threat import Threat
 from robench.core.types import Batch
 from robench.objectives.standard import ce_at_images

@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from robench.core.calls import freeze_model
 from robench.core.errors import InputError
+from robench.core.model_calls import freeze_model
 from robench.core.recipes import lookup
 from robench.core.types import Batch
 from robench.objectives.gradients import at_least_float32, points_and_logits

@@ -14,8 +14,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from robench.core.calls import freeze_model
 from robench.core.checks import number_option
+from robench.core.model_calls import freeze_model
 from robench.core.types import Batch
 from robench.objectives.adversarial import check_steps, projected_ascent
 from robench.objectives.terms import Objective, clean_logits, cross_entropy, kl

@@ -29,8 +29,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from robench.core.calls import freeze_model
 from robench.core.checks import positive_option, whole_option
+from robench.core.model_calls import freeze_model
 from robench.core.types import Batch
 from robench.objectives.gradients import at_least_float32, unit_vectors, unrecorded_logits
 from robench.objectives.terms import clean_logits, kl

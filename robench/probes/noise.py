@@ -8,10 +8,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from robench.core.calls import leaf_gradient, leaf_of, padded_logits
 from robench.core.checks import number_option, positive_option, whole_option
 from robench.core.draws import Draws
 from robench.core.errors import InputError
+from robench.core.model_calls import leaf_gradient, leaf_of, padded_logits
 from robench.core.recipes import lookup
 from robench.core.types import Level
 from robench.explainers.baselines import normalisation_of

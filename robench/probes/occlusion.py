@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from robench.core.calls import FULL_ROWS
 from robench.core.checks import whole_option
 from robench.core.draws import Draws
 from robench.core.errors import InputError
+from robench.core.model_calls import FULL_ROWS
 from robench.core.recipes import lookup
 from robench.core.types import Level
 from robench.probes.noise import attribution, is_fooled, largest_indices

@@ -10,7 +10,7 @@ from robench.core.recipes import eps_text
 from robench.core.rows import Row
 from robench.data import Images
 from robench.report import page
-from robench.report.meanings import METRICS, OWN_SCORE_MEANING, accuracy_sentence, metric_key
+from robench.report.metric_meanings import METRICS, OWN_SCORE_MEANING, accuracy_sentence, metric_key
 from robench.report.pictures import captioned_groups, draw_pictures, measured_severities
 from robench.report.tables import CLEAN_PROBE, FATE, WORST_NORM, TextTable, report_tables, rows_by_kind
 from robench.results.corruption_errors import Reference
@@ -116,7 +116,7 @@ def threat_description(measurement: Measurement) -> str:
 
 
 def accuracy_kinds(rows: Sequence[Row]) -> set[str]:
-    """Which kinds of accuracies there are among rows, in the words of `meanings.ACCURACY_SENTENCES`."""
+    """Which kinds of accuracies there are among rows, in the words of `metric_meanings.ACCURACY_SENTENCES`."""
     found = [row for row in rows if row.metric == "accuracy"]
     attacked = {row.probe for row in rows_by_kind(rows).get("attack", [])}
     corrupted = {row.probe for row in rows if row.metric == "mean_accuracy"}

@@ -41,8 +41,8 @@ from robench.results.cascade import (
 from robench.results.corruptions import cell_of
 from robench.results.measurement import Measurement, attack_base_row
 from robench.results.scores import Audit, ImageChange, MethodScores, audits_of
+from robench.runs.execution import FinishedRun
 from robench.runs.images import stage_images
-from robench.runs.measure import FinishedRun
 from robench.runs.stages.corruption import first_corrupted_image
 
 CAPTIONS = {

@@ -20,7 +20,7 @@ from robench.report.manifest import new_manifest
 from robench.results.files import frame_of_entries
 from robench.results.measurement import Measurement
 from robench.results.scores import audits_of, layers_of
-from robench.runs.measure import recipes_of
+from robench.runs.execution import recipes_of
 
 ALWAYS = ("probe", "metric", "value")  # columns that a notebook shows in any case
 MOST_NOTEBOOK_ROWS = 60  # rows that a notebook shows

@@ -13,9 +13,9 @@ from torch import Tensor
 from robench.core.recipes import eps_text
 from robench.core.rows import SOURCE_ROLE, WILSON, Check, IntervalKind, Row, Sample
 from robench.runs import diagnostics
+from robench.runs.execution import FinishedRun
 from robench.runs.images import image_from_json
 from robench.runs.ledger import Ledger, Record
-from robench.runs.measure import FinishedRun
 from robench.runs.types import Case, Stage
 
 WORST = "worst"  # the norm of what is left under all threats, image by image

@@ -13,7 +13,7 @@ from robench.core.statistics import Values
 from robench.corruptions.benchmark import NINETEEN, OVERALL_PROBE, UNCORRUPTED, CorruptionCell
 from robench.results.cascade import threat_before
 from robench.results.corruption_errors import Reference, degradation_rows, measured_reference
-from robench.runs.measure import FinishedRun
+from robench.runs.execution import FinishedRun
 from robench.runs.types import Case, Stage
 
 NEEDS_CLEAN = ("relative_error", "relative_accuracy", "relative_ce", "relative_mce")  # and all rows of the probe clean

@@ -16,7 +16,7 @@ from robench.results import cascade as cascades
 from robench.results import corruptions, probes, scores
 from robench.results.corruption_errors import Reference, reference_warning
 from robench.runs.diagnostics import near_chance_check
-from robench.runs.measure import FinishedRun
+from robench.runs.execution import FinishedRun
 from robench.runs.types import Case, Stage
 
 SampleTable = Sequence[Any] | Mapping[str, Sequence[Any]]  # lines of one dataclass, or columns by name

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from robench.core.rows import WILSON, Check, ProbeSample, Row
 from robench.results.cascade import threat_before
+from robench.runs.execution import FinishedRun
 from robench.runs.ledger import Record
-from robench.runs.measure import FinishedRun
 from robench.runs.types import Case, Stage
 
 

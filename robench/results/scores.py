@@ -12,14 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robench.core.calls import CUT_GRAPH
+from robench.core.model_calls import CUT_GRAPH
 from robench.core.rows import WILSON, Row, with_interval
 from robench.core.statistics import bootstrap_interval, difference_of_means, spearman, superiority
 from robench.explainers.hooks import has_no_gradient
 from robench.results import cascade
+from robench.runs.execution import FinishedRun
 from robench.runs.images import image_from_json, stage_images
 from robench.runs.ledger import Ledger
-from robench.runs.measure import FinishedRun
 from robench.runs.own_functions import WEIGHTS_CHANGED
 from robench.runs.stages.clean import CLEAN
 from robench.runs.stages.method import JACOBIAN, LORENZ_POINTS, applies_to_maps, explained_places

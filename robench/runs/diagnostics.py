@@ -21,8 +21,8 @@ from robench.attacks.fgsm import fgsm
 from robench.attacks.losses import ce, class_logits, dlr, margin
 from robench.attacks.noise import noise
 from robench.attacks.pgd import pgd, run_pgd
-from robench.core.calls import are_probabilities, padded_logits
 from robench.core.draws import Draws
+from robench.core.model_calls import are_probabilities, padded_logits
 from robench.core.recipes import eps_text
 from robench.core.rows import Check, wilson
 from robench.core.threat import Threat

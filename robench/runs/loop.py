@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from robench.core.calls import padded_logits
 from robench.core.draws import Draws
 from robench.core.files import file_stem
+from robench.core.model_calls import padded_logits
 from robench.core.processes import World
 from robench.core.recipes import eps_text
 from robench.core.rows import IntervalKind

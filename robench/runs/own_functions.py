@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robench.core.calls import padded_logits
 from robench.core.errors import InputError
+from robench.core.model_calls import padded_logits
 from robench.core.types import AttackResult, Explain, ExplainedImages, Level
 from robench.data.images import pixel_range_fault
 

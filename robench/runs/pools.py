@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robench.core.calls import autograd_tensor
 from robench.core.errors import InputError
 from robench.core.inputs import Array, as_images, as_labels
+from robench.core.model_calls import autograd_tensor
 from robench.data import Images
 from robench.data.images import pixel_range_fault
 from robench.runs.types import Pool

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from robench.core.calls import padded_logits
 from robench.core.inputs import as_model_dtype
+from robench.core.model_calls import padded_logits
 from robench.core.rows import Check, Row
 from robench.core.threat import Threat
 from robench.runs.ledger import Ledger

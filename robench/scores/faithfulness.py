@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robench.core.calls import FULL_ROWS, padded_logits
 from robench.core.checks import positive_option, switch_option, whole_option
+from robench.core.model_calls import FULL_ROWS, padded_logits
 from robench.core.recipes import lookup
 from robench.core.types import ExplainedImages
 from robench.explainers.baselines import baseline_of

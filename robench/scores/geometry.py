@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from robench.core.calls import autograd_tensor, leaf_gradient, leaf_of, padded_logits, with_gradients
 from robench.core.checks import switch_option, whole_option
 from robench.core.errors import InputError
+from robench.core.model_calls import autograd_tensor, leaf_gradient, leaf_of, padded_logits, with_gradients
 from robench.core.types import ExplainedImages
 
 

@@ -9,11 +9,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from robench.core.calls import into_eval
 from robench.core.errors import InputError
+from robench.core.model_calls import into_eval
 from robench.core.recipes import lookup
 from robench.core.types import ExplainedImages
-from robench.explainers.rebuild import unwrapped_network
+from robench.explainers.rebuilt_models import unwrapped_network
 
 LAYERS = {"all": slice(None), "last": slice(-1, None)}
 MEASURES: dict[str, Callable[[Tensor], Tensor]] = {

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robench.core.calls import CUT_GRAPH, freeze_model
 from robench.core.draws import Draws
 from robench.core.errors import DivergedError, InputError
+from robench.core.model_calls import CUT_GRAPH, freeze_model
 from robench.core.processes import World
 from robench.core.recipes import lookup, parse_recipe, resolve
 from robench.core.schedules import SCHEDULES
@@ -30,9 +30,9 @@ from robench.core.types import Batch
 from robench.data import Images, stratified_images
 from robench.data.augment import AUGMENTATIONS
 from robench.data.mixing import MIXINGS, box_centre, mixing_partners, mixing_share
-from robench.evaluation.execution import suite_measurement
-from robench.models.passes import arithmetic
-from robench.models.synced import synchronise
+from robench.evaluation.measure import suite_measurement
+from robench.models.stand_ins import arithmetic
+from robench.models.synced_batch_norm import synchronise
 from robench.objectives import Objective, Regularizer, penalised_loss
 from robench.objectives.awp import perturbed_weights
 from robench.objectives.gradients import applies_dropout

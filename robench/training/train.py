@@ -15,19 +15,19 @@ import torch
 from torch import Tensor, nn
 
 from robench.attacks.kernels import compile_failure
-from robench.core.calls import CUT_GRAPH, freeze_model, padded_logits, with_gradients
 from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.inputs import PathLike, Suite, as_device, as_path, as_seed, as_suite, as_whole_number, as_word
 from robench.core.memory import explain_out_of_memory
+from robench.core.model_calls import CUT_GRAPH, freeze_model, padded_logits, with_gradients
 from robench.core.processes import current_world
 from robench.core.recipes import Recipe, parse_recipe, recipe_text
 from robench.core.threat import Threat
 from robench.core.types import Batch
 from robench.data import Images, class_coverage, holdout, load_images, stratified_images
-from robench.data.classes import classes_by_number, outputs_for
-from robench.data.classes import first_class_names as few_of
-from robench.evaluation.execution import suite_measurement
+from robench.data.class_names import classes_by_number, outputs_for
+from robench.data.class_names import first_class_names as few_of
+from robench.evaluation.measure import suite_measurement
 from robench.evaluation.plans import refuse_unresolvable
 from robench.evaluation.suites import suite_recipes
 from robench.explainers.hooks import has_no_gradient

@@ -21,9 +21,16 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from robench.core.calls import freeze_model
+from robench.core.model_calls import freeze_model
 from robench.core.recipes import function_from_file
-from robench.models.passes import StandIn, arithmetic, channels_last_stand_in, fitting_batch_size, folded_model, logits_and_input_gradient
+from robench.models.stand_ins import (
+    StandIn,
+    arithmetic,
+    channels_last_stand_in,
+    fitting_batch_size,
+    folded_model,
+    logits_and_input_gradient,
+)
 
 
 def image_shape(model: nn.Module) -> tuple[int, int, int]:

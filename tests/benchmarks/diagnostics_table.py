@@ -15,8 +15,8 @@ import torch
 from robench.attacks.fgsm import fgsm
 from robench.attacks.noise import noise
 from robench.attacks.pgd import pgd
-from robench.core.calls import freeze_model
 from robench.core.draws import Draws
+from robench.core.model_calls import freeze_model
 from robench.core.threat import Threat
 from robench.data import load_images
 from robench.models import load_model

@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from robench.core.calls import freeze_model
 from robench.core.draws import Draws
 from robench.core.memory import keep_freed_memory
+from robench.core.model_calls import freeze_model
 from robench.data import load_images
 from robench.explainers.masking import feature_ablation, kernel_shap, occlusion, shapley_sampling
 from robench.models import load_with_origin

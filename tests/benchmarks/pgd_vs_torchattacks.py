@@ -21,9 +21,9 @@ import torchattacks
 from torch import Tensor, nn
 
 from robench.attacks.pgd import pgd
-from robench.core.calls import freeze_model
 from robench.core.draws import Draws
 from robench.core.memory import keep_freed_memory
+from robench.core.model_calls import freeze_model
 from robench.core.recipes import function_from_file, parse_fraction
 from robench.core.threat import Threat
 

@@ -26,9 +26,9 @@ from captum.attr import Saliency
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from robench.core.calls import freeze_model
 from robench.core.draws import Draws
 from robench.core.memory import keep_freed_memory
+from robench.core.model_calls import freeze_model
 from robench.core.types import ExplainedImages
 from robench.data import load_images
 from robench.explainers import EXPLAINERS

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from robench.core.rows import Row
-from robench.report.figures.house import (
+from robench.report.figures.style import (
     INK,
     WARM,
     caption_text,

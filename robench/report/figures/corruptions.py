@@ -24,8 +24,8 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 from robench.core.errors import InputError
 from robench.corruptions.benchmark import EXTRA, FAMILIES, FIFTEEN, CorruptionCell
-from robench.report.figures.house import INK, drawable_text, house_style, save_figure, wrapped_text
 from robench.report.figures.saliency import SIGNED, drawable_image, styled_line
+from robench.report.figures.style import INK, drawable_text, house_style, save_figure, wrapped_text
 
 DAMAGE_COLOURS = LinearSegmentedColormap.from_list(
     "damage", ["#1c1030", "#5a1d45", "#a23a3c", "#d9783f", "#f0bd83", "#fdf6e9"]

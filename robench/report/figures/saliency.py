@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robench.core.statistics import sorted_finite_values
-from robench.report.figures.house import (
+from robench.report.figures.style import (
     INK,
     WARM,
     caption_text,

@@ -22,8 +22,8 @@ from robench.core.errors import InputError
 from robench.core.files import write_whole
 from robench.core.fronts import Pair, front_corners
 from robench.core.fronts import front_membership as undominated
-from robench.report.figures.house import drawable_text, house_style, save_figure, save_titled_figure, wrapped_text
 from robench.report.figures.saliency import colour_and_style, put_legend_below, styled_line
+from robench.report.figures.style import drawable_text, house_style, save_figure, save_titled_figure, wrapped_text
 
 History = Sequence[Mapping[str, Any]]
 Box = tuple[float, ...]  # left, low, right, high

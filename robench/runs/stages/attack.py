@@ -16,15 +16,15 @@ from torch import Tensor
 from robench.attacks import attack_for_classes
 from robench.attacks.eight_bits import eight_bit_points, rounded_labels
 from robench.attacks.losses import margin
-from robench.core.calls import padded_logits
 from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.files import write_whole
+from robench.core.model_calls import padded_logits
 from robench.core.recipes import Recipe, options_of, setting_text
 from robench.core.threat import Threat, per_sample
 from robench.core.types import AttackResult
 from robench.data.files import png_bytes
-from robench.models.passes import arithmetic
+from robench.models.stand_ins import arithmetic
 from robench.runs.images import EXAMPLES_KEPT, image_json
 from robench.runs.ledger import Ledger
 from robench.runs.own_functions import is_own, keep_weights, refuse_found

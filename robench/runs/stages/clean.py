@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from robench.attacks.losses import margin
-from robench.core.calls import padded_logits
 from robench.core.errors import InputError
+from robench.core.model_calls import padded_logits
 from robench.models.contract import refuse_one_output
 from robench.runs.ledger import Ledger
 from robench.runs.store import write_array_rows

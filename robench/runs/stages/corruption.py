@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from robench.attacks.losses import margin
-from robench.core.calls import padded_logits
 from robench.core.draws import Draws
 from robench.core.errors import InputError
+from robench.core.model_calls import padded_logits
 from robench.core.recipes import Recipe, resolve, setting_text
 from robench.corruptions import CORRUPTIONS, corrupted_images
 from robench.corruptions.benchmark import SEVERITIES

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robench.core.calls import CUT_GRAPH, are_probabilities
 from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.inputs import dtype_name
+from robench.core.model_calls import CUT_GRAPH, are_probabilities
 from robench.core.recipes import Recipe, lookup, options_of, recipe_text, resolve, setting_text
 from robench.core.types import Explain, ExplainedImages
 from robench.explainers import COMPLETE, EXPLAINERS, LAYERED, chosen_layer, explainable_model

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
-from robench.core.calls import into_eval
 from robench.core.errors import InputError
+from robench.core.model_calls import into_eval
 from robench.core.recipes import did_you_mean
 
 PRECISIONS = ("fp32", "tf32", "bf16")

@@ -28,8 +28,9 @@ from robench.core.errors import InputError
 from robench.core.recipes import lookup
 from robench.corruptions import corrupted_images as under
 from robench.corruptions.benchmark import NINETEEN, SEVERITIES
-from robench.corruptions.levels import valid_severity
-from robench.data import files, layouts, official
+from robench.corruptions.severities import valid_severity
+from robench.data import files, layouts
+from robench.data import torchvision_sets as official
 from robench.data.images import Choice, Images, rows_of_ids
 
 CORRUPTION_NAMES = NINETEEN

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from robench.core.calls import padded_logits
+from robench.core.model_calls import padded_logits
 from robench.core.statistics import mcnemar
 from robench.models.layers import Normalize
 from robench.models.weights import numbers_as_option

@@ -16,19 +16,19 @@ import torch
 from torch import Tensor, nn
 
 from robench.attacks.kernels import compiled_kernels
-from robench.core.calls import freeze_model, padded_logits
 from robench.core.draws import Draws
 from robench.core.errors import InputError, UnfinishedError
 from robench.core.folders import Destination
 from robench.core.inputs import FunctionModule
 from robench.core.journal import Adds, has_begun
 from robench.core.memory import explain_out_of_memory
+from robench.core.model_calls import freeze_model, padded_logits
 from robench.core.processes import World, current_world
 from robench.core.recipes import Recipe, options_of
 from robench.core.rows import WILSON, Check, IntervalKind
 from robench.models.contract import CONTRACT_IMAGES, examine_model, refuse_absent_weights
 from robench.models.identity import code_digests, model_identity
-from robench.models.passes import arithmetic, cheaper_stand_in
+from robench.models.stand_ins import arithmetic, cheaper_stand_in
 from robench.runs import diagnostics
 from robench.runs.images import stage_file_name
 from robench.runs.ledger import Ledger

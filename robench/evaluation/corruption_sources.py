@@ -25,9 +25,9 @@ from robench.corruptions import CORRUPTIONS
 from robench.corruptions import corrupted_images as under
 from robench.corruptions.benchmark import SETS
 from robench.corruptions.frost import photos_digest
-from robench.corruptions.levels import scale_of
+from robench.corruptions.severities import scale_of
 from robench.data import Images
-from robench.data.corrupted import SYNTH, CorruptedSet
+from robench.data.corrupted_sets import SYNTH, CorruptedSet
 from robench.data.export import Export, StoreImages
 from robench.models.identity import file_digest
 from robench.runs.own_functions import is_own, own_corrupted_images

@@ -29,8 +29,8 @@ from robench.data import Images
 from robench.evaluation.plans import RunRequest, few_classes_notes, no_map_path, stages_of
 from robench.results.corruption_errors import Reference
 from robench.results.measurement import Measurement, measurement_of_run
+from robench.runs.execution import RunOptions, execute
 from robench.runs.loop import Taker
-from robench.runs.measure import RunOptions, execute
 from robench.runs.pools import pool_of_images
 from robench.runs.types import Pool, Stage, Subject
 
@@ -70,7 +70,7 @@ def measure_models(
     """The measurement of models by all that is asked for.
 
     save, pngs  where adversarial images go; several models or threats have their names in theirs
-    stages      those of the run where the caller has made them         words, adds, taker  as in `runs.measure.execute`
+    stages      those of the run where the caller has made them         words, adds, taker  as in `execution.execute`
     pool        the images where they are not those of `images` themselves
     reference   by whose errors under corruptions others are divided: a model that is measured along, or known errors
     """

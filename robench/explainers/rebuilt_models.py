@@ -24,8 +24,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from robench.core.calls import leaf_gradient, padded_logits
 from robench.core.errors import InputError
+from robench.core.model_calls import leaf_gradient, padded_logits
 from robench.explainers.hooks import deeplift_attributions, has_no_gradient
 
 Edge = tuple[Any, int]  # a tensor's place in the graph of a forward pass: the node it came from, and which of the node's outputs it is
