@@ -80,9 +80,9 @@ def cuda_tests() -> str:
         "cuda_device_gives",
         "-p",
         "no:cacheprovider",
-        "tests/test_draws.py",
-        "tests/test_corruptions.py",
-        "tests/test_weather.py",
+        "tests/core/test_draws.py",
+        "tests/corruptions/test_corruptions.py",
+        "tests/corruptions/test_weather.py",
     ]
     done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=False)
     last = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr[-200:]

@@ -10,7 +10,7 @@ from commandline import read
 
 from robench.cli import main
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "checkpoints" / "shapes-cnn-pgd-at.pt"
 OWN = """
 import torch

@@ -157,7 +157,7 @@ def test_the_command_prints_the_line_and_writes_the_pictures(tmp_path):
 
 
 def test_pictures_are_named_as_written_only_where_there_are_some(tmp_path):
-    checkpoint = Path(__file__).parents[1] / "checkpoints" / "shapes-cnn-pgd-at.pt"
+    checkpoint = Path(__file__).parents[2] / "checkpoints" / "shapes-cnn-pgd-at.pt"
     for eps, some in (("0.01/255", False), ("64/255", True)):
         out = tmp_path / str(some)
         said = robench("attack", checkpoint, "--attack", "fgsm", "--eps", eps, "--n", 8, "--save-png", "--out", out).stderr

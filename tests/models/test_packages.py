@@ -12,7 +12,7 @@ from robench.data import load_images
 from robench.explainers.masking import refuse_without_sklearn
 from robench.models import load_with_origin as load_any
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from robench.results.compare import ComparisonLine
 from robench.runs.pools import images_from_arrays
 from robench.training.presets import SMALL_SETTINGS
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CHECKPOINT = ROOT / "checkpoints" / "shapes-cnn-pgd-at.pt"
 FUNCTIONS = ("attack", "compare", "corrupt", "evaluate", "gini", "load_model", "probe", "saliency", "train")
 OF_STATISTICS = (

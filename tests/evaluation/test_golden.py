@@ -10,7 +10,7 @@ has are compared; new columns are no failure, new, missing or reordered lines ar
 
 Write tables anew with
 
-    ROBENCH_GOLDEN=write python -m pytest tests/test_golden.py -k CASE
+    ROBENCH_GOLDEN=write python -m pytest tests/evaluation/test_golden.py -k CASE
 
 and only for a change of numbers that CHANGELOG.md explains. A case must also pass with other kernels, whose last bits are others
 (`ATEN_CPU_CAPABILITY=default`, `DNNL_MAX_CPU_ISA=SSE41`, `OMP_NUM_THREADS=2`), and, unless it is among WHOLE, in batches of another size
@@ -32,7 +32,7 @@ from matplotlib.figure import Figure
 from robench import evaluate, load_model
 from robench.data import load_images
 
-HERE = Path(__file__).parent / "golden"
+HERE = Path(__file__).parents[1] / "golden"
 GELU, RELU = "../../checkpoints/shapes-cnn-pgd-at.pt", "twins.py:relu"
 EXACT, CLOSE, FLOOR = 1e-9, 1e-4, 2e-5
 METHODS = """saliency,input-x-gradient,integrated-gradients,smoothgrad,smoothgrad-sq,vargrad,gradient-shap,

@@ -160,7 +160,7 @@ def test_an_attack_that_refuses_the_model_leaves_nothing(checkpoint, tmp_path):
 
 
 def test_an_attack_of_the_users_own_joins(checkpoint, tmp_path):
-    page = (Path(__file__).parents[1] / "docs" / "adding-an-attack.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "adding-an-attack.md").read_text()
     (tmp_path / "my_attack.py").write_text(page.split("```python\n")[1].split("```")[0])
     robench("attack", checkpoint, "--attack", f"{tmp_path}/my_attack.py:momentum,steps=8", "--n", 40, "--out", tmp_path / "own")
     robench("attack", checkpoint, "--attack", "fgsm", "--n", 40, "--out", tmp_path / "fgsm")

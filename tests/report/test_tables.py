@@ -11,7 +11,7 @@ from robench.report.metric_meanings import HIGHER, LOWER, METRICS, NEITHER, OWN_
 from robench.report.tables import report_tables, rows_by_kind
 from robench.results.files import read_rows
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 SPACE = "\N{NO-BREAK SPACE}"
 ABOUT = Row("a.pt", "", "shapes", "test", 40, 0, "", 0.0, "", "", "", 0.0)
 

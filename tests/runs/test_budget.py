@@ -186,7 +186,7 @@ def test_until_waits_for_every_verdict_of_several_models_and_threats(run):
     within(run(chosen=chosen, threats=threats, models=2), part)
 
 
-CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "shapes-cnn-pgd-at.pt"
+CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "shapes-cnn-pgd-at.pt"
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from robench.core.statistics import mcnemar, paired_difference
 from robench.core.verdicts import load_results
 from robench.results.compare import ComparisonLine, Gate, blind_gate_notes, compare_results, gate_failures, parse_gate, parse_gates
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 WORKFLOW = ROOT / ".github" / "workflows" / "nightly.yml"
 EPS = 8 / 255
 app = typer.Typer(cls=Group, pretty_exceptions_enable=False, add_completion=False, rich_markup_mode=None)
@@ -409,7 +409,7 @@ def test_the_table_fits_a_terminal_of_80_columns(tmp_path):
 
 def test_help_does_not_import_torch_or_pandas():
     code = (
-        "import sys, typer\nfrom robench.cli.compare_command import compare\napp = typer.Typer()\napp.command()(compare)\n"
+        "import sys, typer\nfrom robench.cli.compare import compare_command\napp = typer.Typer()\napp.command()(compare_command)\n"
         "try: app(['--help'])\nexcept SystemExit as end: assert end.code == 0\n"
         "assert not {'torch', 'pandas', 'matplotlib'} & set(sys.modules)\n"
     )
@@ -497,7 +497,7 @@ def test_the_compare_step_passes_without_a_baseline_and_else_ends_as_the_command
     assert "called compare baseline results/new" in second.stdout
 
 
-EARLIER = Path(__file__).parent / "earlier"  # a run of an earlier version, which stopped after 20 of 40 images
+EARLIER = Path(__file__).parents[1] / "earlier"  # a run of an earlier version, which stopped after 20 of 40 images
 GELU, RELU = ROOT / "checkpoints" / "shapes-cnn-pgd-at.pt", f"{ROOT}/tests/golden/twins.py:relu"
 
 

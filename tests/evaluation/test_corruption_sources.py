@@ -28,7 +28,7 @@ from robench.data.export import prepare_export
 from robench.evaluation.corruption_sources import corruption_recipes, source_from_images
 from robench.runs.stages.corruption import first_corrupted_image
 
-CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "shapes-cnn-pgd-at.pt"
+CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "shapes-cnn-pgd-at.pt"
 FEW = ["--corruption", "contrast", "--corruption", "gaussian_noise"]
 
 

@@ -12,7 +12,7 @@ from robench.core.errors import InputError
 from robench.core.recipes import run_user_file
 from robench.data import Images
 
-study = run_user_file(Path(__file__).parent / "benchmarks" / "feature_study.py")
+study = run_user_file(Path(__file__).parents[1] / "benchmarks" / "feature_study.py")
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

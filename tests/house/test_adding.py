@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from commandline import read, robench
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 MODEL = DOCS.parent / "checkpoints" / "shapes-cnn-pgd-at.pt"
 KINDS = {"an-attack", "a-probe", "a-corruption", "a-method", "a-score", "a-regularizer", "an-objective"}
 QUICK = {"train": ["--arch", "mlp", "--epochs", 1, "--n-train", 200, "--eval-n", 4, "--suite", "fgsm"]}

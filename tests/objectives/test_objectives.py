@@ -29,7 +29,7 @@ from robench.objectives import (
 )
 from robench.objectives.standard import ce_at_images
 
-GUIDE = Path(__file__).parents[1] / "docs" / "adding-a-regularizer.md"
+GUIDE = Path(__file__).parents[2] / "docs" / "adding-a-regularizer.md"
 THREATS = [Threat("linf", 0.1), Threat("l2", 0.5), Threat("l1", 2.0)]
 
 
