@@ -58,7 +58,7 @@ def serve():
         "torch._dynamo",
         "matplotlib.pyplot",
         "robench.evaluation.api",
-        "robench.cli.evaluate_command",
+        "robench.cli.evaluate",
         "robench.report.folder",
         "robench.evaluation.methods",
     ):
