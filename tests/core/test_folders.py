@@ -384,7 +384,7 @@ def test_a_file_that_is_no_checkpoint_of_ours_is_not_replaced(tmp_path):
 def test_resume_without_a_name_takes_up_the_newest_unfinished_training_of_these_words(tmp_path):
     words = [*TRAIN[:1], "--epochs", "200", *TRAIN[3:]]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    code = "import runpy, robench.training.states\nrobench.training.states.SAVE_SECONDS = 0.0\nrunpy.run_module('robench', run_name='__main__')"
+    code = "import runpy, robench.training.states as s\ns.SAVE_SECONDS = 0.0\nrunpy.run_module('robench', run_name='__main__')"
     for seed in (0, 1):
         process = subprocess.Popen(
             [sys.executable, "-c", code, *words, "--seed", str(seed)], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL

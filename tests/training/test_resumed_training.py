@@ -241,7 +241,7 @@ def stored(tmp_path):
 
 def started(tmp_path, out, saving="0"):
     """A training in a process of its own that saves its state after every step."""
-    code = INTERRUPTIBLE.replace("import runpy", f"import robench.training.states\nrobench.training.states.SAVE_SECONDS = {saving}\nimport runpy")
+    code = INTERRUPTIBLE.replace("import runpy", f"import robench.training.states as s\ns.SAVE_SECONDS = {saving}\nimport runpy")
     command = [sys.executable, "-c", code, *map(str, words(tmp_path, out))]
     return subprocess.Popen(
         command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
