@@ -72,11 +72,11 @@ def save_comparison(out: Path | None, found: Comparison, resume: bool, force: bo
 def print_comparison(title: str, lines: Sequence[ComparisonLine]) -> None:
     """Prints one line a probe: both accuracies, the change in points, the images that NEW lost and won, McNemar's p value."""
     from robench.core.recipes import eps_text
-    from robench.core.verdicts import WORST_THREAT
+    from robench.core.rows import WORST_NORM
     from robench.results.compare import attack_radii
 
     last = lines[-1]
-    norms = [norm for norm in dict.fromkeys(line.norm for line in lines) if norm not in ("", WORST_THREAT)]
+    norms = [norm for norm in dict.fromkeys(line.norm for line in lines) if norm not in ("", WORST_NORM)]
     threats = [f"{norm} eps = {', '.join(map(eps_text, attack_radii([line for line in lines if line.norm == norm])))}" for norm in norms]
     several = len({(line.norm, line.eps) for line in lines if line.norm}) > 1
     columns = ("probe", "BASE %", "NEW %", "change", "95 % interval", "lost", "won", "p")
@@ -85,7 +85,7 @@ def print_comparison(title: str, lines: Sequence[ComparisonLine]) -> None:
         if not several or not line.norm:
             return line.probe
         norm = [line.norm] * (len(norms) > 1)
-        return " ".join([line.probe, *norm, *([eps_text(line.eps)] if line.norm != WORST_THREAT else [])])
+        return " ".join([line.probe, *norm, *([eps_text(line.eps)] if line.norm != WORST_NORM else [])])
 
     print_table(f"{title}: {', '.join([f'{last.data} {last.split}', f'n = {last.n}', '; '.join(threats)])}", columns, [
         (

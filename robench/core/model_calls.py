@@ -124,6 +124,26 @@ def leaf_gradient(total: Tensor, leaf: Tensor, again: bool = False, enough: int 
     return grad.nan_to_num(0.0, 0.0, 0.0)
 
 
+def copies_per_call(images: int) -> int:
+    """How many variants of so many images go into one model call: as many as fit FULL_ROWS rows, at least one.
+
+    Args:
+        images: number of images, at least 1.
+    """
+    return max(1, FULL_ROWS // images)
+
+
+def call_ranges(images: int, count: int) -> Iterator[range]:
+    """The numbers 0 .. count - 1 of the variants of each image, in the groups that go into one model call together.
+
+    Args:
+        images: number of images, at least 1; a call has at most max(images, FULL_ROWS) rows.
+        count: number of variants of each image.
+    """
+    size = copies_per_call(images)
+    return (range(first, min(first + size, count)) for first in range(0, count, size))
+
+
 def leaf_of(x: Tensor) -> Tensor:
     """The images as a tensor that gradients are taken to; a copy where they were made in inference mode."""
     return autograd_tensor(x).detach().requires_grad_()

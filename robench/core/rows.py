@@ -6,6 +6,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+CLEAN = "clean"  # images as they are: their probe, the stage that classifies them, and the kind of images that methods explain
+OVERALL_PROBE = "corruptions"  # the probe of what is measured over several corruptions
+WORST_NORM = "worst"  # the norm of what stands under all threats, image by image
 SOURCE_ROLE = "role=source"  # a word in the setting of the accuracy on images that a stage only gives to others
 
 

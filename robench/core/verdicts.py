@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from robench.core.errors import InputError
-from robench.core.rows import SOURCE_ROLE
+from robench.core.rows import CLEAN, SOURCE_ROLE, WORST_NORM
 
 ROW_COLUMNS = ("checkpoint", "n", "norm", "eps", "probe", "setting", "metric", "value")
 SAMPLE_COLUMNS = ("sample", "label", "broken_by")
-CLEAN_STAGE, WORST_THREAT = "clean", "worst"  # the accuracy before any attack; the norm of what stands under all threats
 CLOSE = 1e-9  # how far the share of two counts may lie from the number in the table
 NEEDED = ("data.name", "data.split", "data.n", "data.sha256")
 
@@ -84,7 +83,7 @@ def attack_accuracy_rows(rows: Sequence[Mapping[str, str]]) -> list[Mapping[str,
         row
         for row in rows
         if row["metric"] == "accuracy"
-        and (row["probe"] == CLEAN_STAGE or (row["norm"] and row["probe"] not in corruptions and SOURCE_ROLE not in row["setting"].split()))
+        and (row["probe"] == CLEAN or (row["norm"] and row["probe"] not in corruptions and SOURCE_ROLE not in row["setting"].split()))
     ]
 
 
@@ -106,23 +105,23 @@ def model_results(
     for (norm, images), lines in groups.items():
         broken = {int(line["sample"]): (line["broken_by"], line.get("eps", "")) for line in lines}
         mine = [row for row in rows if is_of_cascade(row, norm, images, [other for _, other in groups])]
-        if all(" on " in row["probe"] for row in mine if row["probe"] != CLEAN_STAGE):  # begins on changed images
-            mine = [row for row in mine if row["probe"] != CLEAN_STAGE] or mine
+        if all(" on " in row["probe"] for row in mine if row["probe"] != CLEAN):  # begins on changed images
+            mine = [row for row in mine if row["probe"] != CLEAN] or mine
         found = stages_from_rows(mine, broken)
-        union &= found[-1].standing if images in ("", CLEAN_STAGE) else union
-        known = any(stage.probe == CLEAN_STAGE for stage in stages)
-        stages += [stage for stage in found if stage.probe != CLEAN_STAGE or not known]
+        union &= found[-1].standing if images in ("", CLEAN) else union
+        known = any(stage.probe == CLEAN for stage in stages)
+        stages += [stage for stage in found if stage.probe != CLEAN or not known]
     return ModelResults(
-        folder, name, manifest, labels, [*stages, *(worst_stage(row, union, len(labels)) for row in rows if row["norm"] == WORST_THREAT)]
+        folder, name, manifest, labels, [*stages, *(worst_stage(row, union, len(labels)) for row in rows if row["norm"] == WORST_NORM)]
     )
 
 
 def is_of_cascade(row: Mapping[str, str], norm: str, images: str, known: Iterable[str]) -> bool:
     """Whether a row is of the cascade in a norm on some images, "" where a run has one only; the clean accuracy is of all clean ones."""
-    if row["norm"] == WORST_THREAT or (norm and row["norm"] not in ("", norm)):
+    if row["norm"] == WORST_NORM or (norm and row["norm"] not in ("", norm)):
         return False
-    others = [other for other in known if other not in ("", CLEAN_STAGE) and row["probe"].endswith(f" on {other}")]
-    mine = max(others, key=len, default=CLEAN_STAGE)  # fog-3 of pgd on fog-3
+    others = [other for other in known if other not in ("", CLEAN) and row["probe"].endswith(f" on {other}")]
+    mine = max(others, key=len, default=CLEAN)  # fog-3 of pgd on fog-3
     return images in ("", mine)
 
 
@@ -130,7 +129,7 @@ def worst_stage(row: Mapping[str, str], standing: frozenset[int], n: int) -> Sta
     """What stands under all threats; ValueError where the row tells another number."""
     if not abs(float(row["value"]) - len(standing) / n) < CLOSE:
         raise ValueError(f"the worst threat leaves {row['value']} in rows.csv, but {len(standing) / n} in samples.csv")
-    return StageResult(row["probe"], row["setting"], WORST_THREAT, float(row["eps"]), standing)
+    return StageResult(row["probe"], row["setting"], WORST_NORM, float(row["eps"]), standing)
 
 
 def stages_from_rows(rows: Sequence[Mapping[str, str]], broken_by: Mapping[int, tuple[str, str]]) -> list[StageResult]:
@@ -141,8 +140,8 @@ def stages_from_rows(rows: Sequence[Mapping[str, str]], broken_by: Mapping[int, 
     ValueError where the two tables contradict each other.
     """
     changed = bool(rows) and all(" on " in row["probe"] for row in rows)
-    names = [*([(CLEAN_STAGE, 0.0)] if changed else []), *((row["probe"], float(row["eps"])) for row in rows)]
-    if not names or names[0][0] != CLEAN_STAGE or len(set(names)) < len(names):
+    names = [*([(CLEAN, 0.0)] if changed else []), *((row["probe"], float(row["eps"])) for row in rows)]
+    if not names or names[0][0] != CLEAN or len(set(names)) < len(names):
         raise ValueError("rows.csv must begin with the clean accuracy and name every probe once at a radius")
     places = {sample: breaking_place(*broken, names) for sample, broken in broken_by.items()}
     stages = []
@@ -160,7 +159,7 @@ def breaking_place(probe: str, eps: str, names: Sequence[tuple[str, float]]) -> 
     """Where in the cascade the stage lies that broke an image, None for a survivor; without a radius, the probe's only stage."""
     if not probe:
         return None
-    at_radius = probe != CLEAN_STAGE and eps
+    at_radius = probe != CLEAN and eps
     found = [place for place, (name, radius) in enumerate(names) if name == probe and (not at_radius or radius == float(eps))]
     if len(found) != 1:
         where = f" at eps {eps}" if at_radius else ""

@@ -15,8 +15,4 @@ EXTRA = {"speckle_noise": "noise", "gaussian_blur": "blur", "spatter": "weather"
 NINETEEN = (*FIFTEEN, *EXTRA)
 SETS = {"fifteen": FIFTEEN, "nineteen": NINETEEN, "noise": NOISES}
 SEVERITIES = (1, 2, 3, 4, 5)
-UNCORRUPTED, OVERALL_PROBE = (
-    "clean",
-    "corruptions",
-)  # the probes of what is measured on the images as they are, and over several corruptions
 CorruptionCell = tuple[str, int]  # a corruption and its severity

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from robench.core.checks import number_option, positive_option, whole_option
 from robench.core.draws import Draws
 from robench.core.errors import InputError
-from robench.core.model_calls import FULL_ROWS, padded_logits
+from robench.core.model_calls import FULL_ROWS, call_ranges, padded_logits
 from robench.explainers.baselines import NAMED_BASELINES, baseline_of
 
 
@@ -124,7 +124,7 @@ def gradient_shap(
     count, size, start = whole_option("samples", samples), number_option("stdev", stdev), sample_baselines(model, x, draws, baseline)
 
     def parts() -> Iterator[Tensor]:
-        for some in sample_ranges(x, count):
+        for some in call_ranges(len(x), count):
             ends, begins = sample_batch(some, partial(noised_images, x, draws, size)), sample_batch(some, start)
             share = sample_batch(some, lambda i: draws.child("coefficient").uniform((1, 1, 1), i).to(x))
             yield from (logit_gradients(model, torch.lerp(begins, ends, share), target) * (ends - begins)).split(len(x))
@@ -145,19 +145,13 @@ def sample_baselines(model: nn.Module, x: Tensor, draws: Draws, baseline: float 
 def noised_gradients(model: nn.Module, x: Tensor, target: Tensor, draws: Draws, samples: int, stdev: float) -> Iterator[Tensor]:
     """The gradients (B, C, H, W) at each of the noised copies of the images."""
     size = number_option("stdev", stdev)
-    for some in sample_ranges(x, whole_option("samples", samples)):
+    for some in call_ranges(len(x), whole_option("samples", samples)):
         yield from logit_gradients(model, sample_batch(some, partial(noised_images, x, draws, size)), target).split(len(x))
 
 
 def noised_images(x: Tensor, draws: Draws, stdev: float, i: int) -> Tensor:
     """The images with the noise of sample i."""
     return torch.add(x, draws.child("noise").normal(tuple(x.shape[1:]), i).to(x), alpha=stdev) if stdev else x
-
-
-def sample_ranges(x: Tensor, samples: int) -> Iterator[range]:
-    """The samples that go into one model call: FULL_ROWS rows, or one copy of the images where these are more."""
-    count = max(1, FULL_ROWS // len(x))
-    return (range(start, min(start + count, samples)) for start in range(0, samples, count))
 
 
 def sample_batch(some: range, made: Callable[[int], Tensor]) -> Tensor:

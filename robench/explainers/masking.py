@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from robench.core.checks import whole_option
 from robench.core.draws import Draws
 from robench.core.errors import InputError
-from robench.core.model_calls import FULL_ROWS, padded_logits
+from robench.core.model_calls import FULL_ROWS, copies_per_call, padded_logits
 from robench.explainers.baselines import baseline_of
 
 MANY = 1000  # forward passes a map that are worth a word [our choice]
@@ -65,7 +65,7 @@ def occlusion(
         strides=(x.shape[1], step, step),
         baselines=baseline_of(model, x, baseline),
         target=target,
-        perturbations_per_eval=variants_per_call(x),
+        perturbations_per_eval=copies_per_call(len(x)),
     )
     return maps.to(x.dtype)
 
@@ -94,7 +94,7 @@ def feature_ablation(
         baselines=torch.zeros_like(shown),
         target=target,
         additional_forward_args=(x, baseline_of(model, x, baseline)),
-        perturbations_per_eval=variants_per_call(x),
+        perturbations_per_eval=copies_per_call(len(x)),
     )
     return block_map(values, x, block).expand_as(x).to(x.dtype, copy=True)
 
@@ -134,7 +134,7 @@ def shapley_sampling(
         target=target,
         additional_forward_args=(x, baseline_of(model, x, baseline)),
         n_samples=samples,
-        perturbations_per_eval=variants_per_call(x),
+        perturbations_per_eval=copies_per_call(len(x)),
     )
     return block_map(values, x, block).expand_as(x).to(x.dtype, copy=True)
 
@@ -239,11 +239,6 @@ def block_map(values: Tensor, x: Tensor, block: int) -> Tensor:
 def gated_logits(model: nn.Module, block: int, gates: Tensor, x: Tensor, base: Tensor) -> Tensor:
     """The logits, (R, K), of x where the gates (R, rows, columns) are 1 and of the baseline where they are 0."""
     return padded_logits(model, torch.where(block_map(gates, x, block) > 0, x, base))
-
-
-def variants_per_call(x: Tensor) -> int:
-    """How many variants of the images x go into one model call: FULL_ROWS rows, or one variant where the images are more."""
-    return max(1, FULL_ROWS // len(x))
 
 
 def passes_per_map(method: str, x: Tensor, options: Mapping[str, Any]) -> int:

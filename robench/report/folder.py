@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from robench.core.recipes import eps_text
-from robench.core.rows import Row
+from robench.core.rows import CLEAN, WORST_NORM, Row
 from robench.data import Images
 from robench.report import page
 from robench.report.metric_meanings import METRICS, OWN_SCORE_MEANING, accuracy_sentence, metric_key
 from robench.report.pictures import captioned_groups, draw_pictures, measured_severities
-from robench.report.tables import CLEAN_PROBE, FATE, WORST_NORM, TextTable, report_tables, rows_by_kind
+from robench.report.tables import FATE, TextTable, report_tables, rows_by_kind
 from robench.results.corruption_errors import Reference
 from robench.results.files import save_tables
 from robench.results.measurement import Measurement
@@ -120,9 +120,9 @@ def accuracy_kinds(rows: Sequence[Row]) -> set[str]:
     found = [row for row in rows if row.metric == "accuracy"]
     attacked = {row.probe for row in rows_by_kind(rows).get("attack", [])}
     corrupted = {row.probe for row in rows if row.metric == "mean_accuracy"}
-    there = {"clean"} if any(row.probe == CLEAN_PROBE for row in found) else set[str]()
+    there = {"clean"} if any(row.probe == CLEAN for row in found) else set[str]()
     there |= {"corruption"} if any(row.probe in corrupted for row in found) else set()
-    there |= {"attack"} if any(row.probe in attacked and row.probe != CLEAN_PROBE and row.norm for row in found) else set()
+    there |= {"attack"} if any(row.probe in attacked and row.probe != CLEAN and row.norm for row in found) else set()
     there |= {"worst"} if any(row.norm == WORST_NORM for row in found) else set()
     return there | ({"on"} if any(" on " in row.probe for row in found) else set())
 

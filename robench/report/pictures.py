@@ -14,7 +14,7 @@ from torch import Tensor
 
 from robench.core.files import file_stem
 from robench.core.recipes import eps_text
-from robench.core.rows import Row
+from robench.core.rows import CLEAN, OVERALL_PROBE, Row
 from robench.data import Images
 from robench.report.figures.attacks import draw_accuracy_bars, draw_change_gallery, draw_security_curve
 from robench.report.figures.corruptions import draw_contact_sheet, draw_heat_map, draw_severity_curves
@@ -28,7 +28,7 @@ from robench.report.figures.saliency import (
     draw_saliency_gallery,
     draw_scatter,
 )
-from robench.report.tables import ALL_CORRUPTIONS, CLEAN_PROBE, setting_words
+from robench.report.tables import setting_words
 from robench.results.cascade import (
     Cascade,
     cascade_rows,
@@ -82,7 +82,7 @@ def draw_pictures(measurement: Measurement, folder: Path, *, title: str, images:
     title   as in `tables.report_tables`          images  gives the classes their names; without it they have their numbers
     """
     found, classes = measurement.found, images.classes if images else ()
-    attacked = found.of_kind("attack") or all(stage.kind == CLEAN_PROBE for stage in found.stages)
+    attacked = found.of_kind("attack") or all(stage.kind == "clean" for stage in found.stages)
     written = list(draw_attack_pictures(measurement, folder, title, classes)) if attacked else []
     if found.of_kind("method"):
         written += draw_saliency_pictures(audits_of(found), found, classes, title, folder)
@@ -114,7 +114,7 @@ def draw_attack_pictures(measurement: Measurement, folder: Path, title: str, cla
         end = "".join(f"-{file_stem(part)}" for part in cascade_labels(one, some))
         base = attack_base_row(found, one.case)
         rows = list(cascade_rows(one, base, measurement.suite, found.interval))
-        if one.stages[0].kind != CLEAN_PROBE:
+        if one.stages[0].kind != "clean":
             rows = [*cascade_stage_rows(one, 0, replace(base, n=one.n), found.interval), *rows]
         words = title if not end else f"{', '.join(cascade_labels(one, some))}: {title}"
         if len(one.radii()) > 1:
@@ -169,7 +169,7 @@ def draw_saliency_pictures(audits: Sequence[Audit], found: FinishedRun, classes:
     return written
 
 
-def scores_on(audit: Audit, method: str, images: str = CLEAN_PROBE) -> MethodScores | None:
+def scores_on(audit: Audit, method: str, images: str = CLEAN) -> MethodScores | None:
     """The scores of a method on a kind of images."""
     return next((some for some in audit.scored if (some.method, some.images) == (method, images)), None)
 
@@ -278,7 +278,7 @@ def draw_corruption_pictures(measurement: Measurement, title: str, folder: Path)
     told = {cell_of(stage)[0] for stage in cells}
     rows = [row for row in measurement.rows if row.metric == "accuracy"]
     of_cells = [row for row in rows if row.probe in told and "severity" in setting_words(row)]
-    clean = {row.checkpoint: row.value for row in rows if row.probe == CLEAN_PROBE}
+    clean = {row.checkpoint: row.value for row in rows if row.probe == CLEAN}
     values = {name: accuracy_by_cell(of_cells, name) for name in dict.fromkeys(row.checkpoint for row in of_cells)}
     data, n = of_cells[0].data, of_cells[0].n
     written = [
@@ -311,7 +311,7 @@ def draw_first_image_sheet(path: Path, found: FinishedRun, *words: str) -> list[
 
 def measured_severities(rows: Sequence[Row]) -> list[int]:
     """The severities that were measured."""
-    graded = [setting_words(row).get("severity", "") for row in rows if row.probe not in (CLEAN_PROBE, ALL_CORRUPTIONS)]
+    graded = [setting_words(row).get("severity", "") for row in rows if row.probe not in (CLEAN, OVERALL_PROBE)]
     return sorted({int(severity) for severity in graded if severity.isdigit()})
 
 

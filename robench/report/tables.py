@@ -10,12 +10,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from robench.core.recipes import eps_text
-from robench.core.rows import SOURCE_ROLE, Row
+from robench.core.rows import CLEAN, OVERALL_PROBE, SOURCE_ROLE, WORST_NORM, Row
 
 TABLE_KINDS = ("attack", "method", "probe", "corruption")  # in the order of their tables
-MOST_SHOWN_LEVELS = 3  # levels of a probe that a terminal shows
 SPACE = "\N{NO-BREAK SPACE}"
-CLEAN_PROBE, ALL_CORRUPTIONS, WORST_NORM = "clean", "corruptions", "worst"  # words of rows: two probes, and a norm
 OF_PROBES, OF_CORRUPTIONS = ("error_rate", "changed_share"), ("mean_accuracy", "mean_error", "mean_corruption_error")
 COSTS = {"seconds": ".1f", "forwards": ",.0f", "backwards": ",.0f"}  # and how they are written
 ASIDE = ("gini", "accuracy", "seconds")
@@ -63,18 +61,18 @@ def rows_by_kind(rows: Sequence[Row]) -> dict[str, list[Row]]:
     }
     left = {row.probe for row in rows if row.metric == "accuracy"}
     sources = {row.probe for row in rows if row.metric == "accuracy" and SOURCE_ROLE in row.setting.split()}
-    names["attack"] = left - {CLEAN_PROBE, *names["probe"], *names["corruption"], *sources}
+    names["attack"] = left - {CLEAN, *names["probe"], *names["corruption"], *sources}
     for kind in ("attack", "probe"):
         names[kind] |= sources & set(map(probe_source, names[kind]))
-    known = {CLEAN_PROBE, *sources, *names["probe"], *names["corruption"], *names["attack"]}
+    known = {CLEAN, *sources, *names["probe"], *names["corruption"], *names["attack"]}
     names["method"] = {row.probe for row in rows if not row.metric.startswith(("flag/", "check/"))} - known
     chosen = [kind for kind in TABLE_KINDS if names[kind]] or (["attack"] if rows else [])
-    return {kind: [row for row in rows if row.probe == CLEAN_PROBE or row.probe in names[kind]] for kind in chosen}
+    return {kind: [row for row in rows if row.probe == CLEAN or row.probe in names[kind]] for kind in chosen}
 
 
 def probe_source(probe: str) -> str:
     """On whose images a probe was measured, clean for those as they are."""
-    return probe.partition(" on ")[2] or CLEAN_PROBE
+    return probe.partition(" on ")[2] or CLEAN
 
 
 def setting_words(row: Row) -> dict[str, str]:
@@ -162,7 +160,7 @@ def error_tables(rows: Sequence[Row], names: Sequence[str], most: int | None) ->
         for source in sources
         for table in error_tables_on(
             source,
-            [row for row in rows if row.probe == source or (probe_source(row.probe) == source and row.probe != CLEAN_PROBE)],
+            [row for row in rows if row.probe == source or (probe_source(row.probe) == source and row.probe != CLEAN)],
             names,
             most,
         )
@@ -172,11 +170,11 @@ def error_tables(rows: Sequence[Row], names: Sequence[str], most: int | None) ->
 def error_tables_on(source: str, rows: Sequence[Row], names: Sequence[str], most: int | None) -> list[TextTable]:
     """The error rates on the images of a source that each model gets right, and, for several models, on those that all of them do."""
     start = {row.checkpoint: row for row in rows if row.probe == source and row.metric == "accuracy"}
-    when = "when clean" if source == CLEAN_PROBE else f"after {source}"
+    when = "when clean" if source == CLEAN else f"after {source}"
     own = TextTable(f"error rate % on the images that a model gets right {when}", ("probe", "changed %", *names), [])
     if start:
         found = [start.get(name) for name in names]
-        own.lines.append(("clean accuracy" if source == CLEAN_PROBE else f"accuracy {when}", "", *map(share_text, found)))
+        own.lines.append(("clean accuracy" if source == CLEAN else f"accuracy {when}", "", *map(share_text, found)))
         own.lines.append((f"n right {when}", "", *(f"{round(row.value * row.n)} of {row.n}" if row else "-" for row in found)))
     own.lines.extend(level_lines(rows, names, "error_rate", most))
     several = any(row.metric == "error_rate/sd" for row in rows)
@@ -233,11 +231,11 @@ def score_tables(rows: Sequence[Row], names: Sequence[str], title: str) -> list[
         (f", target {words['target']}, channels {words['channels']}" for words in map(setting_words, rows) if "channels" in words), ""
     )
     first = TextTable(f"saliency audit of {title}: Gini, mean over images (95 % bootstrap interval){how}", ("method", *names), [])
-    clean = {row.checkpoint: row for row in rows if row.probe == CLEAN_PROBE and row.metric == "accuracy"}
+    clean = {row.checkpoint: row for row in rows if row.probe == CLEAN and row.metric == "accuracy"}
     if clean:
         cells = (f"{100 * clean[name].value:.2f}, n = {clean[name].n}" if name in clean else "-" for name in names)
         first.lines.append(("clean accuracy %", *cells))
-    own = [row for row in rows if row.probe != CLEAN_PROBE]
+    own = [row for row in rows if row.probe != CLEAN]
     first.lines.extend((method, *cells) for method, _, *cells in score_lines(own, names, lambda row: row.metric == "gini"))
     second = TextTable(f"other scores, means over images{how}", ("method", "score", *names), [], 2)
     second.lines.extend(score_lines(own, names, is_other_score, brief=True))
@@ -267,7 +265,7 @@ def score_lines(rows: Sequence[Row], names: Sequence[str], wanted: Callable[[Row
 def method_label(row: Row) -> str:
     """The method of a row, with the kind of images that it speaks of and what they are set against, where these are not the clean ones."""
     words = setting_words(row)
-    on = f" on {words['images']}" if words.get("images", CLEAN_PROBE) != CLEAN_PROBE else ""
+    on = f" on {words['images']}" if words.get("images", CLEAN) != CLEAN else ""
     return f"{row.probe}{on}" + (f", {words['against']}" if "against" in words else "")
 
 
@@ -291,22 +289,18 @@ def corruption_tables(rows: Sequence[Row], names: Sequence[str], title: str, ref
     reference  what the manifest says of it, None or empty without one
     """
     first = TextTable(f"corruptions: {title}", ("metric", *names), [])
-    first.lines.extend(
-        share_lines(rows, names, lambda row: row.probe == CLEAN_PROBE and row.metric == "accuracy", lambda _: "clean accuracy %")
-    )
-    first.lines.extend(share_lines(rows, names, lambda row: row.probe == ALL_CORRUPTIONS and "severity=" not in row.setting, metric_label))
+    first.lines.extend(share_lines(rows, names, lambda row: row.probe == CLEAN and row.metric == "accuracy", lambda _: "clean accuracy %"))
+    first.lines.extend(share_lines(rows, names, lambda row: row.probe == OVERALL_PROBE and "severity=" not in row.setting, metric_label))
     graded = sorted({setting_words(row)["severity"] for row in rows if "severity" in setting_words(row)})
     over = f"severity {graded[0]}" if len(graded) == 1 else f"the severities {', '.join(graded)}"
     each = {
-        row.probe: setting_words(row).get("severities", "")
-        for row in rows
-        if row.metric == "mean_accuracy" and row.probe != ALL_CORRUPTIONS
+        row.probe: setting_words(row).get("severities", "") for row in rows if row.metric == "mean_accuracy" and row.probe != OVERALL_PROBE
     }
     alike = len(set(each.values())) < 2
     second = TextTable(f"mean accuracy % over {over if alike else 'the severities of each'}", ("corruption", *names), [])
     second.lines.extend(
         share_lines(
-            rows, names, lambda row: row.probe not in (CLEAN_PROBE, ALL_CORRUPTIONS) and row.metric == "mean_accuracy",
+            rows, names, lambda row: row.probe not in (CLEAN, OVERALL_PROBE) and row.metric == "mean_accuracy",
             lambda row: row.probe if alike else f"{row.probe}, severity {each[row.probe]}",
         )
     )  # fmt: skip
@@ -325,7 +319,7 @@ def reference_table(reference: Mapping[str, Any]) -> TextTable:
     who = f"reference {reference['name']}" + (f", sha256 {digest[:12]}" if digest else ", published errors")
     table = TextTable(f"{who}: its own accuracy", ("images", "accuracy %", "errors added, points"), [])
     if clean is not None:
-        table.lines.append((CLEAN_PROBE, percent(clean), "-"))
+        table.lines.append((CLEAN, percent(clean), "-"))
     for name, accuracy in reference["accuracy"].items():
         table.lines.append((name, percent(accuracy), "-" if clean is None else f"{100 * (clean - accuracy):+.2f}"))
     return table

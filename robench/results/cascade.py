@@ -11,14 +11,13 @@ import torch
 from torch import Tensor
 
 from robench.core.recipes import eps_text
-from robench.core.rows import SOURCE_ROLE, WILSON, Check, IntervalKind, Row, Sample
+from robench.core.rows import CLEAN, SOURCE_ROLE, WILSON, WORST_NORM, Check, IntervalKind, Row, Sample
 from robench.runs import diagnostics
 from robench.runs.execution import FinishedRun
 from robench.runs.images import image_from_json
 from robench.runs.ledger import Ledger, Record
 from robench.runs.types import Case, Stage
 
-WORST = "worst"  # the norm of what is left under all threats, image by image
 EXAMPLES_SHOWN = 8  # adversarial images of a cascade that are shown
 
 
@@ -214,13 +213,13 @@ def worst_rows(found: Sequence[Cascade], base: Row, suite: str, interval: Interv
     standing = torch.stack([cascade.standing(len(cascade.stages) - 1) for cascade in norms]).all(0)
     threats = ",".join(f"{cascade.norm}:{eps_text(max(cascade.radii()))}" for cascade in norms)
     name = suite or norms[0].stages[-1].name
-    named = replace(base, n=norms[0].n, probe=name, setting=f"threats={threats}", norm=WORST, eps=0.0, metric="accuracy")
+    named = replace(base, n=norms[0].n, probe=name, setting=f"threats={threats}", norm=WORST_NORM, eps=0.0, metric="accuracy")
     yield interval.around(named, int(standing.sum()), norms[0].n)
 
 
 def cascade_samples(cascade: Cascade) -> list[Sample]:
     """The per-sample table of a cascade, one line for each image that was seen."""
-    names = ["clean" if place == 0 else "" if place < 0 else cascade.stages[place].name for place in cascade.broken.tolist()]
+    names = [CLEAN if place == 0 else "" if place < 0 else cascade.stages[place].name for place in cascade.broken.tolist()]
     threats = [stage.threat for stage in cascade.stages]
     radii = [threat.eps if place > 0 and (threat := threats[place]) else math.nan for place in cascade.broken.tolist()]
     pred = cascade.record(0).columns.get("pred", torch.full((cascade.ledger.n,), -1))

@@ -12,8 +12,9 @@ from typing import Any
 from robench.core.errors import InputError
 from robench.core.files import write_whole
 from robench.core.recipes import ON_SEPARATOR, did_you_mean, eps_text
+from robench.core.rows import WORST_NORM
 from robench.core.statistics import least_significant_count, mcnemar, paired_difference
-from robench.core.verdicts import WORST_THREAT, ModelResults, StageResult, manifest_value
+from robench.core.verdicts import ModelResults, StageResult, manifest_value
 from robench.results.files import frame_of_entries
 
 FEWEST_IN_COMMON = 10  # images in common that a comparison needs
@@ -133,7 +134,7 @@ def check_alike(base: ModelResults, new: ModelResults) -> None:
 
 def attack_radii(stages: Iterable[StageResult] | Iterable[ComparisonLine]) -> list[float]:
     """The radii of the attacks, from the smallest."""
-    return sorted({stage.eps for stage in stages if stage.norm and stage.norm != WORST_THREAT})
+    return sorted({stage.eps for stage in stages if stage.norm and stage.norm != WORST_NORM})
 
 
 def refuse_difference(what: str, base: object, new: object) -> None:
@@ -236,7 +237,7 @@ def gate_fails(gate: Gate, line: ComparisonLine, alpha: float) -> bool:
 def failure_sentence(gate: Gate, line: ComparisonLine, alpha: float) -> str:
     """The sentence about a gate that failed."""
     threat = f" at {line.norm} eps {eps_text(line.eps)}" if line.norm else ""
-    threat = " under the worst threat" if line.norm == WORST_THREAT else threat
+    threat = " under the worst threat" if line.norm == WORST_NORM else threat
     fall, low, high = (-100 * value for value in (line.difference, line.high, line.low))
     return (
         f"{line.probe}{threat} fell from {100 * line.base:.2f} to {100 * line.new:.2f} %, by {fall:.2f} points where at most"

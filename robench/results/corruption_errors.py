@@ -14,9 +14,9 @@ from functools import partial
 import numpy as np
 
 from robench.core.errors import InputError
-from robench.core.rows import WILSON, Row, wilson, with_interval
+from robench.core.rows import CLEAN, OVERALL_PROBE, WILSON, Row, wilson, with_interval
 from robench.core.statistics import DRAWS_AT_ONCE, LEAST_VALUES, Floats, Values, bca_interval
-from robench.corruptions.benchmark import FAMILIES, FIFTEEN, NINETEEN, OVERALL_PROBE, SEVERITIES, UNCORRUPTED, CorruptionCell
+from robench.corruptions.benchmark import FAMILIES, FIFTEEN, NINETEEN, SEVERITIES, CorruptionCell
 
 RESAMPLES = 2000
 FEW_ADDED_ERRORS = (
@@ -91,7 +91,7 @@ def measured_reference(name: str, clean: Values, cells: Cells, sha256: str = "")
     """
     grades, columns = severities_by_corruption(cells), error_columns(clean, cells)
     errors = {c: np.mean([columns[False, c, severity] for severity in found], axis=0) for c, found in grades.items()}
-    return Reference(name, grades, columns[False, UNCORRUPTED, 0], errors, sha256)
+    return Reference(name, grades, columns[False, CLEAN, 0], errors, sha256)
 
 
 def alexnet_reference(classes: int, scale: str) -> Reference:
@@ -140,13 +140,13 @@ def degradation_rows(about: Row, clean: Values, cells: Cells, reference: Referen
     """
     table, grades = error_table(clean, cells, reference, about.seed), severities_by_corruption(cells)
     about = replace(about, n=len(table.errors))
-    rows = [cell_row(about, UNCORRUPTED, "", clean)]
+    rows = [cell_row(about, CLEAN, "", clean)]
     if reference is not None:
         rows.append(
             metric_row(
                 about,
                 table,
-                CellMetric(UNCORRUPTED, reference.words, "reference_accuracy", reference_clean_accuracy, reference_estimate(reference)),
+                CellMetric(CLEAN, reference.words, "reference_accuracy", reference_clean_accuracy, reference_estimate(reference)),
             )
         )
     for corruption, severities in grades.items():
@@ -179,7 +179,7 @@ def reference_warning(reference: Reference, corruptions: Sequence[str]) -> str:
 
 def reference_clean_accuracy(mean: ColumnMean) -> Floats:
     """The accuracy of the reference on the images as they are."""
-    return 1 - mean([(True, UNCORRUPTED, 0)])
+    return 1 - mean([(True, CLEAN, 0)])
 
 
 def reference_accuracy(corruptions: Iterable[str]) -> Statistic:
@@ -274,7 +274,7 @@ def reference_relative_metrics(probe: str, words: str, grades: Grades, metric: s
         return average([quotient(error_statistic({c: grades[c]})(mean), mean([(True, c, 0)])) for c in grades])
 
     def relative(mean: ColumnMean) -> Floats:
-        base = clean_error(mean), mean([(True, UNCORRUPTED, 0)])
+        base = clean_error(mean), mean([(True, CLEAN, 0)])
         return average([quotient(error_statistic({c: grades[c]})(mean) - base[0], mean([(True, c, 0)]) - base[1]) for c in grades])
 
     words = f"{words} {reference.words}"
@@ -295,7 +295,7 @@ def accuracy_statistic(grades: Grades) -> Statistic:
 
 def clean_error(mean: ColumnMean) -> Floats:
     """The error on the images as they are."""
-    return mean([(False, UNCORRUPTED, 0)])
+    return mean([(False, CLEAN, 0)])
 
 
 def average(values: Sequence[Floats]) -> Floats:
@@ -328,8 +328,8 @@ def severities_by_corruption(cells: Cells) -> dict[str, tuple[int, ...]]:
 def error_table(clean: Values, cells: Cells, reference: Reference | None, seed: int) -> ErrorTable:
     """All errors in one table with means of resampled images, the reference's in the same resamples: what is compared stays paired."""
     columns = error_columns(clean, cells)
-    n = len(columns[False, UNCORRUPTED, 0])
-    for corruption, values in ({**reference.errors, UNCORRUPTED: reference.clean} if reference else {}).items():
+    n = len(columns[False, CLEAN, 0])
+    for corruption, values in ({**reference.errors, CLEAN: reference.clean} if reference else {}).items():
         if len(values) not in (1, n):
             raise InputError(f"a reference that was measured on {len(values)} images cannot be compared with a model measured on {n}")
         columns[True, corruption, 0] = np.broadcast_to(values, n)
@@ -339,9 +339,9 @@ def error_table(clean: Values, cells: Cells, reference: Reference | None, seed: 
 
 def error_columns(clean: Values, cells: Cells) -> dict[Key, Floats]:
     """The errors of each cell, (N,) float64."""
-    given = {(False, UNCORRUPTED, 0): clean, **{(False, *cell): right for cell, right in cells.items()}}
+    given = {(False, CLEAN, 0): clean, **{(False, *cell): right for cell, right in cells.items()}}
     columns = {key: 1 - np.asarray(right, dtype=np.float64).ravel() for key, right in given.items()}
-    n = len(columns[False, UNCORRUPTED, 0])
+    n = len(columns[False, CLEAN, 0])
     if not cells or n == 0:
         raise InputError("accuracy under corruptions needs at least one image, and one corruption at one severity")
     for (_, corruption, severity), values in columns.items():
@@ -414,7 +414,7 @@ def clean_relative_estimate(usual: Callable[[ErrorTable, Statistic], Estimate]) 
     """The interval of what is compared with the clean images; where all of those are right, it is a share and has the interval of one."""
 
     def chosen(table: ErrorTable, statistic: Statistic) -> Estimate:
-        faultless = len(table.errors) >= LEAST_VALUES and not bool(table.errors[:, table.place[False, UNCORRUPTED, 0]].any())
+        faultless = len(table.errors) >= LEAST_VALUES and not bool(table.errors[:, table.place[False, CLEAN, 0]].any())
         return (share_estimate if faultless else usual)(table, statistic)
 
     return chosen

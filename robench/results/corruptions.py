@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from robench.core.rows import Row
+from robench.core.rows import CLEAN, OVERALL_PROBE, Row
 from robench.core.statistics import Values
-from robench.corruptions.benchmark import NINETEEN, OVERALL_PROBE, UNCORRUPTED, CorruptionCell
+from robench.corruptions.benchmark import NINETEEN, CorruptionCell
 from robench.results.cascade import threat_before
 from robench.results.corruption_errors import Reference, degradation_rows, measured_reference
 from robench.runs.execution import FinishedRun
@@ -54,7 +54,7 @@ def corruption_rows(measured: FinishedRun, case: Case, stages: Sequence[Stage], 
     for source in dict.fromkeys(stage.source for stage in stages if stage.source is not None):
         some = rows_of_cells(measured, case, [stage for stage in stages if stage.source is source], None)
         if rows:
-            some = [row for row in some if row.probe != UNCORRUPTED]
+            some = [row for row in some if row.probe != CLEAN]
         rows += [row for row in some if row.probe != OVERALL_PROBE and row.metric not in NEEDS_CLEAN]
     return rows
 
@@ -76,10 +76,10 @@ def rows_of_cells(measured: FinishedRun, case: Case, stages: Sequence[Stage], re
         for row in rows
     ]
     norm, eps = threat_before(stages[0])
-    rows = [row if row.probe == UNCORRUPTED else replace(row, norm=norm, eps=eps) for row in rows]
+    rows = [row if row.probe == CLEAN else replace(row, norm=norm, eps=eps) for row in rows]
     if measured.of_kind("clean"):
         return rows
-    return [row for row in rows if row.probe != UNCORRUPTED and row.metric not in NEEDS_CLEAN]
+    return [row for row in rows if row.probe != CLEAN and row.metric not in NEEDS_CLEAN]
 
 
 def shared_setting(settings: Sequence[str]) -> str:
@@ -101,12 +101,12 @@ def corruption_columns(measured: FinishedRun, cases: Sequence[Case], stages: Seq
     clean = measured.of_kind("clean")
     n, y, ids = int(seen.sum()), ledger.y[seen].tolist(), measured.pool.ids[seen].tolist()
     for case in cases:
-        for probe in (*(UNCORRUPTED for _ in clean), *dict.fromkeys(name for name, _ in cells)):
+        for probe in (*(CLEAN for _ in clean), *dict.fromkeys(name for name, _ in cells)):
             table["checkpoint"] += [case.subject.name] * n
             table["probe"] += [probe] * n
             table["sample"] += ids
             table["label"] += y
             for severity in severities:
-                stage = clean[0] if probe == UNCORRUPTED else cells.get((probe, severity))
+                stage = clean[0] if probe == CLEAN else cells.get((probe, severity))
                 table[f"pred_{severity}"] += [None] * n if stage is None else ledger.column(case.name, stage, "pred", -1)[seen].tolist()
     return table

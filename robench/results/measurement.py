@@ -11,7 +11,7 @@ from torch import Tensor
 from robench.core.errors import InputError
 from robench.core.inputs import Radius, as_radius
 from robench.core.recipes import did_you_mean, eps_text
-from robench.core.rows import Check, Row, Sample
+from robench.core.rows import CLEAN, WORST_NORM, Check, Row, Sample
 from robench.results import cascade as cascades
 from robench.results import corruptions, probes, scores
 from robench.results.corruption_errors import Reference, reference_warning
@@ -86,7 +86,7 @@ class Measurement:
 def accuracies_by_radius(rows: Sequence[Row], probe: str, norm: str | None) -> dict[float, float]:
     """The accuracies of a probe by radius in a norm, or in its only one. InputError where there is none, or more than one at a radius."""
     norms = list(dict.fromkeys(row.norm for row in rows))
-    each = [one for one in norms if one != cascades.WORST]
+    each = [one for one in norms if one != WORST_NORM]
     if norm is None and len(each) != 1:
         raise InputError(f"{probe!r} has accuracies in several norms: say which with norm=, one of {', '.join(norms)}")
     if norm is not None and norm not in norms:
@@ -111,7 +111,7 @@ def measurement_of_run(found: FinishedRun, suite: str = "", reference: Reference
     for rows_of_kind in (attack_rows, method_rows, probe_rows):
         rows += rows_of_kind(found, suite, told=bool(rows))
     some = [row for case in cases for row in corruptions.corruption_rows(found, case, cells, known)]
-    rows += [row for row in some if row.probe != "clean" or row.metric != "accuracy"] if rows else some
+    rows += [row for row in some if row.probe != CLEAN or row.metric != "accuracy"] if rows else some
     checks = checks_of(found)
     if has_cascades(found):
         n = int(found.ledger.seen.sum())
@@ -146,7 +146,7 @@ def attack_rows(found: FinishedRun, suite: str, told: bool) -> list[Row]:  # noq
             some = [stage for stage in unreported_sources(found, "attack") if stage is one.stages[0] and stage not in begun]
             rows += [cascades.source_row(case, found.ledger, stage, base, found.interval) for stage in some]
             begun += some
-            rows += [row for row in cascades.cascade_rows(one, base, suite, found.interval) if row.probe != "clean"]
+            rows += [row for row in cascades.cascade_rows(one, base, suite, found.interval) if row.probe != CLEAN]
         rows += cascades.worst_rows(mine, base, suite, found.interval)
     return rows
 
@@ -179,7 +179,7 @@ def method_rows(found: FinishedRun, suite: str, told: bool) -> list[Row]:  # noq
     if not found.of_kind("method"):
         return []
     rows = [row for audit in scores.audits_of(found) for row in scores.audit_rows(audit)]
-    return [row for row in rows if not (told and row.probe == "clean" and row.metric == "accuracy")]
+    return [row for row in rows if not (told and row.probe == CLEAN and row.metric == "accuracy")]
 
 
 def probe_rows(found: FinishedRun, suite: str, told: bool) -> list[Row]:  # noqa: ARG001

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from robench.core.rows import WILSON, Check, ProbeSample, Row
+from robench.core.rows import CLEAN, WILSON, Check, ProbeSample, Row
 from robench.results.cascade import threat_before
 from robench.runs.execution import FinishedRun
 from robench.runs.ledger import Record
@@ -43,7 +43,7 @@ def clean_row(measured: FinishedRun, case: Case, clean: Stage) -> Row:
     """The clean accuracy of a subject."""
     seen = measured.ledger.seen
     right = int((measured.ledger.right(case.name, clean) & seen).sum())
-    about = replace(case.subject.about, n=int(seen.sum()), seed=case.seed, norm="", eps=0.0, probe="clean", setting="")
+    about = replace(case.subject.about, n=int(seen.sum()), seed=case.seed, norm="", eps=0.0, probe=CLEAN, setting="")
     return WILSON.around(replace(about, metric="accuracy"), right, about.n)
 
 
@@ -106,7 +106,7 @@ def probe_samples(measured: FinishedRun, case: Case, clean: Stage, stages: Seque
     pred = ledger.column(case.name, clean, "pred", -1).tolist()
     wrong = (~ledger.right(case.name, clean)).double().tolist()
     for place in ledger.seen.nonzero().flatten().tolist():
-        yield ProbeSample(case.subject.name, "clean", "", ids[place], y[place], pred[place], wrong[place], 0.0)
+        yield ProbeSample(case.subject.name, CLEAN, "", ids[place], y[place], pred[place], wrong[place], 0.0)
     for stage in stages:
         for rates in rates_of(measured, case, stage):
             fooled, share, about = rates.fooled.tolist(), rates.share.tolist(), rates.about

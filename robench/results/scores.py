@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robench.core.model_calls import CUT_GRAPH
-from robench.core.rows import WILSON, Row, with_interval
+from robench.core.rows import CLEAN, WILSON, Row, with_interval
 from robench.core.statistics import bootstrap_interval, difference_of_means, spearman, superiority
 from robench.explainers.hooks import has_no_gradient
 from robench.results import cascade
@@ -21,7 +21,6 @@ from robench.runs.execution import FinishedRun
 from robench.runs.images import image_from_json, stage_images
 from robench.runs.ledger import Ledger
 from robench.runs.own_functions import WEIGHTS_CHANGED
-from robench.runs.stages.clean import CLEAN
 from robench.runs.stages.method import JACOBIAN, LORENZ_POINTS, applies_to_maps, explained_places
 from robench.runs.types import Case, Pixels, Stage
 from robench.scores import GROUPS

@@ -5,14 +5,14 @@ All ask the model again, at no more than max(B, 64) images a call. A map that is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robench.core.checks import positive_option, switch_option, whole_option
-from robench.core.model_calls import FULL_ROWS, padded_logits
+from robench.core.model_calls import call_ranges, padded_logits
 from robench.core.recipes import lookup
 from robench.core.types import ExplainedImages
 from robench.explainers.baselines import baseline_of
@@ -158,12 +158,6 @@ def blurred_images(x: Tensor) -> Tensor:
     bell = (bell / bell.sum()).expand(channels, 1, TAPS)
     padded_x = F.pad(x, (reach, reach, reach, reach), mode="replicate")
     return F.conv2d(F.conv2d(padded_x, bell[..., None], groups=channels), bell[:, :, None], groups=channels)
-
-
-def call_ranges(rows: int, count: int) -> Iterator[range]:
-    """The numbers 0 .. count - 1 in groups: as many together as fit a call of max(rows, FULL_ROWS) images."""
-    size = max(1, FULL_ROWS // rows)
-    return (range(first, min(first + size, count)) for first in range(0, count, size))
 
 
 def grouped_logits(model: nn.Module, images: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from robench.core.rows import Row
+from robench.core.rows import CLEAN, Row
 from robench.report.figures.style import (
     INK,
     WARM,
@@ -45,7 +45,7 @@ def draw_accuracy_bars(path: Path, rows: Sequence[Row], title: str) -> Path:
 
 def bar_colour(row: Row) -> str:
     """The colour of a bar: blue for the clean images."""
-    return INK if row.probe == "clean" else WARM
+    return INK if row.probe == CLEAN else WARM
 
 
 @house_style()
@@ -67,7 +67,7 @@ def draw_security_curve(path: Path, rows: Sequence[Row], title: str) -> Path:
 @house_style()
 def draw_change_gallery(
     path: Path, x: Tensor, x_adv: Tensor, captions: Sequence[tuple[str, str]], title: str, changed: str = "adversarial",
-    before: str = "clean",
+    before: str = CLEAN,
 ) -> Path:  # fmt: skip
     """The image as it was, the changed image and their difference (amplified to the full range, grey = 0), one sample a column.
 

@@ -11,12 +11,11 @@ from torch import Tensor
 from robench.attacks.losses import margin
 from robench.core.errors import InputError
 from robench.core.model_calls import padded_logits
+from robench.core.rows import CLEAN
 from robench.models.contract import refuse_one_output
 from robench.runs.ledger import Ledger
 from robench.runs.store import write_array_rows
 from robench.runs.types import Case, Chunk, Outcome, ReadyStage, Stage
-
-CLEAN = "clean"  # the images as they are
 
 
 def clean_stage() -> Stage:

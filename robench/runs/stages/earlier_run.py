@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from robench.core.errors import InputError
+from robench.core.rows import WORST_NORM
 from robench.core.threat import Threat
-from robench.core.verdicts import WORST_THREAT, ModelResults
+from robench.core.verdicts import ModelResults
 from robench.runs.ledger import Ledger
 from robench.runs.types import Chunk, MakeImages, Outcome, Pixels, Pool, ReadyStage, Stage
 
@@ -38,7 +39,7 @@ def joined_stage(results: ModelResults, pool: Pool, subject: str, clean: Stage) 
         yield Outcome({"tried": tried[chunk.places], "fell": fell[chunk.places]})
 
     kept = saved_images(results, pool, where)
-    threat = Threat(last.norm, last.eps) if last.norm not in ("", WORST_THREAT) else None
+    threat = Threat(last.norm, last.eps) if last.norm not in ("", WORST_NORM) else None
     about = {"clean": clean, "subject": subject, "has images": kept is not None, "folder": str(results.folder)}
     none = torch.zeros(len(pool), dtype=torch.bool)
 

@@ -19,12 +19,13 @@ from robench.core.errors import InputError
 from robench.core.inputs import dtype_name
 from robench.core.model_calls import CUT_GRAPH, are_probabilities
 from robench.core.recipes import Recipe, lookup, options_of, recipe_text, resolve, setting_text
+from robench.core.rows import CLEAN
 from robench.core.types import Explain, ExplainedImages
 from robench.explainers import COMPLETE, EXPLAINERS, LAYERED, chosen_layer, explainable_model
 from robench.runs.images import image_json
 from robench.runs.ledger import Ledger
 from robench.runs.own_functions import is_own, method_on_copies, restore_weights, score_on_copies, weight_copies
-from robench.runs.stages.clean import CLEAN, check_logits
+from robench.runs.stages.clean import check_logits
 from robench.runs.store import make_array_file, write_array_rows
 from robench.runs.types import Case, Chunk, Outcome, ReadyStage, Stage
 from robench.scores import AUDITS, GROUPS
