@@ -18,7 +18,7 @@ GREY_LEVEL_TRIES = 18  # of other grey levels: half of them by chance, half alon
 
 def rounded_labels(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, threat: Threat) -> Tensor:
     """The labels (B,) that the model gives x_adv, (B, C, H, W), in 8 bits inside the threat; y where its logits are not finite."""
-    return labels_at(model, threat.rounded(x, x_adv), y)
+    return labels_at(model, threat.project_to_grey_levels(x, x_adv), y)
 
 
 @torch.no_grad()
@@ -36,7 +36,7 @@ def eight_bit_points(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, thre
     First x_adv rounded; where that does not fool, up to TRIES other points: in turn each subpixel up or down by chance, the nearer level
     more likely, and from the last point one level further along the slopes of the margin.
     """
-    points = threat.rounded(x, x_adv)
+    points = threat.project_to_grey_levels(x, x_adv)
     fooled = (labels_at(model, points, y) != y) & threat.contains(x, points)
     for turn in range(GREY_LEVEL_TRIES):
         rows = (~fooled).nonzero().flatten()
@@ -48,7 +48,7 @@ def eight_bit_points(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, thre
             levels = 255 * x_adv[rows]
             up = draws.take(rows).child("up", turn).uniform(x.shape[1:]).to(x.dtype) < levels - levels.floor()
             moved = (levels.floor() + up) / 255
-        moved = threat.rounded(x[rows], threat.project(x[rows], moved))
+        moved = threat.project_to_grey_levels(x[rows], threat.project(x[rows], moved))
         points[rows], fooled[rows] = moved, (labels_at(model, moved, y[rows]) != y[rows]) & threat.contains(x[rows], moved)
     return points, fooled
 

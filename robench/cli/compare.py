@@ -64,7 +64,7 @@ def save_comparison(out: Path | None, found: Comparison, resume: bool, force: bo
         return ""
     with claim_destination(out, found.words(), resume=resume, force=force) as place:
         if not place.finished:
-            with place.results() as folder:
+            with place.staged_results() as folder:
                 write_comparison(folder, found.lines)
     return f"This comparison is finished, and nothing was changed: {out}" if place.finished else f"Written: {out / 'compare.csv'}"
 

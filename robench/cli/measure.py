@@ -215,7 +215,7 @@ def measure_and_report(
             result = measure(place, common.quiet or not first)
             flags = [*loading_flags(what), *(flag for flag in result.flags if flag not in loading_flags(what))]
             if first:
-                with place.results(arrays) as folder:
+                with place.staged_results(arrays) as folder:
                     written = write_results(what, result, title, told, common, folder, flags, time.perf_counter() - begin)
                 there = [path for pattern in arrays for path in sorted(place.folder.glob(pattern))]
                 pngs = [path for path in there if path.suffix == ".png"]
@@ -485,7 +485,7 @@ def run_place(
         try:
             yield place
         except KeyboardInterrupt:
-            if not place.begun or place.finished:
+            if not place.has_begun or place.finished:
                 raise
             print_to_stderr(f"Interrupted: go on with the same words and {'--force ' if place.replaces else ''}--resume --out {folder}")
             raise typer.Exit(130) from None
@@ -499,7 +499,7 @@ def shared_place(world: World, stack: ExitStack, claim: Callable[[], AbstractCon
             place = stack.enter_context(claim())
         except InputError as error:
             refusal = error
-    place, refusal = world.agree((place, refusal))
+    place, refusal = world.first_of((place, refusal))
     if place is None:
         raise refusal if refusal and world.rank == 0 else typer.Exit(2)
     return place

@@ -59,7 +59,7 @@ def train_sweep(
         title += f"{done[0].rows[0].data or Path(words['data']).name}, measured on {measure} images"
         if not place.finished:
             also = [pattern for cell in cells for pattern in (f"{cell.name}.pt", f"{cell.name}.*.*", f"{cell.name}.json")]
-            with place.results([*also, "teacher-????????.*", "rows.csv", "sweep.json"]) as folder:
+            with place.staged_results([*also, "teacher-????????.*", "rows.csv", "sweep.json"]) as folder:
                 write_front_and_manifest(folder, done, suite, title, words, time.perf_counter() - begin)
     print_sweep_table(done, suite, title)
     for one in done:

@@ -57,12 +57,12 @@ class Destination:
         return self.work != self.folder
 
     @property
-    def begun(self) -> bool:
+    def has_begun(self) -> bool:
         """Whether there is a state with work in it."""
         return any(len(complete_lines(path)) > 1 for path in state_files(self.work))
 
     @contextmanager
-    def results(self, also: Sequence[str] = ()) -> Iterator[Path]:
+    def staged_results(self, also: Sequence[str] = ()) -> Iterator[Path]:
         """An empty folder for results, which move into their place when all are written, with manifest.json last.
 
         also  patterns of the files in `work` that belong to the run too: arrays, checkpoints
@@ -122,7 +122,7 @@ def claim_destination(
                 if not isinstance(error, UnfinishedError):  # which says what lies there
                     shutil.rmtree(folder / STAGED, ignore_errors=True)
                 remove_unusable_state(place)
-                if isinstance(error, InputError) and place.begun and not place.finished and is_disk_failure(error):
+                if isinstance(error, InputError) and place.has_begun and not place.finished and is_disk_failure(error):
                     raise kept_state_error(error, place.replaces) from error
                 raise
     finally:
@@ -297,7 +297,7 @@ def make_empty_folder(folder: Path) -> Path:
 
 def remove_unusable_state(place: Destination) -> None:
     """Removes the state that a run which was refused or broken off leaves, unless it can go on from there."""
-    if place.finished or place.begun or ((place.folder / MANIFEST).exists() and not place.replaces):
+    if place.finished or place.has_begun or ((place.folder / MANIFEST).exists() and not place.replaces):
         return
     for path in [*state_files(place.work), *matching_files(place.work, ARRAYS)]:
         path.unlink(missing_ok=True)

@@ -70,7 +70,7 @@ class Journal:
             self._write(FINISHED)
 
     @contextmanager
-    def kept(self) -> Iterator[None]:
+    def remove_if_refused(self) -> Iterator[None]:
         """Removes the file where the work inside is refused, unless it began in an earlier run; where it could not go on it stays."""
         try:
             yield

@@ -32,7 +32,7 @@ class World:
         torch.distributed.all_gather_object(parts, mine)
         return parts
 
-    def agree(self, mine: Sent) -> Sent:
+    def first_of(self, mine: Sent) -> Sent:
         """What the first process has, on all of them."""
         return self.gather(mine)[0]
 

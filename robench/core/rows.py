@@ -47,11 +47,11 @@ class IntervalKind:
     """How the 95 % interval of a share is found, and the name that the rows give it."""
 
     name: str
-    of: Callable[[float, int], tuple[float, float]]
+    bounds: Callable[[float, int], tuple[float, float]]
 
-    def around(self, row: Row, successes: float, n: int) -> Row:
+    def row_with(self, row: Row, successes: float, n: int) -> Row:
         """The row with the share and its interval."""
-        low, high = self.of(successes, n)
+        low, high = self.bounds(successes, n)
         return replace(row, value=successes / n, low=low, high=high, interval=self.name)
 
 

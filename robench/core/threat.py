@@ -49,7 +49,7 @@ class Threat:
         shrink = l2_projection if self.norm == "l2" else l1_projection
         return (x + shrink(x, x_adv - x, self.eps)).clamp(0, 1)
 
-    def rounded(self, x: Tensor, x_adv: Tensor) -> Tensor:
+    def project_to_grey_levels(self, x: Tensor, x_adv: Tensor) -> Tensor:
         """The point near x_adv whose subpixels are grey levels k / 255 and that lies in the threat, if x is on the grey levels itself.
 
         linf: the nearest level inside the ball, subpixel by subpixel. l2 and l1: the nearest levels where the ball allows them, those

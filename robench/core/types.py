@@ -103,7 +103,7 @@ class ExplainedImages:
     masks: Tensor | None = None
 
     @cached_property
-    def ordered(self) -> Tensor:
+    def sorted_sizes(self) -> Tensor:
         """The sizes of each image from the smallest to the largest, (B, n) float32; sorted on the CPU by numpy, which is quicker there."""
         flat = self.sizes.flatten(1)
         if flat.device.type != "cpu":

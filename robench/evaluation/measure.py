@@ -79,7 +79,7 @@ def measure_models(
     refuse_repeated_threats(asked.threats)
     refuse_beside_results(save, pngs, how.folder.work if isinstance(how.folder, Destination) else None)
     stages = stages_of(asked, images, how) if stages is None else stages
-    attacks = [stage for stage in stages if stage.kind == "attack" and stage.reported]
+    attacks = [stage for stage in stages if stage.kind == "attack" and stage.is_reported]
     if how.until is not None and not attacks:
         raise InputError("--until stops at the interval of an accuracy after attacks, and none is asked for: leave it out")
     if (how.until is not None or how.budget is not None) and (save or how.made or asked.save_maps is not no_map_path):
@@ -108,7 +108,7 @@ def measure_models(
     for case in found.cases:
         told = few_classes_notes([(stage.about["recipe"], stage.about["attack"]) for stage in attacks], case.classes, how.engine)
         case.notes += [note for note in told if note not in case.notes]
-    return measurement_of_run(found, asked.verdict(), found.cases[-1] if isinstance(reference, Subject) else reference)
+    return measurement_of_run(found, asked.verdict_suite(), found.cases[-1] if isinstance(reference, Subject) else reference)
 
 
 def file_suffix(subject: str, cascade: str) -> str:

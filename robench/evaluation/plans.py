@@ -265,7 +265,7 @@ class RunRequest:
         """Every recipe with its suite, those of attacks as the first norm has them."""
         return expanded_recipes(self.chosen, self.threats[0].norm)
 
-    def verdict(self) -> str:
+    def verdict_suite(self) -> str:
         """The name of the suite whose verdict has rows of its own, "" for none."""
         return verdict_suite(
             self.chosen, [name for name, recipe in self.recipes() if recipe_kind(recipe) == "attack" and recipe.on is None]
@@ -321,7 +321,7 @@ def cascade_stages(asked: RunRequest, key: str, how: RunOptions, clean: Stage, s
 
 def method_stages(recipe: Recipe, asked: RunRequest, clean: Stage, source: Stage | None, changes: Sequence[Stage]) -> list[Stage]:
     """A method on the images that its recipe names and, where those are the clean ones, on each change of them."""
-    sources = [source] if source is not None else [None, *(one for one in changes if one.kept or one.images is not None)]
+    sources = [source] if source is not None else [None, *(one for one in changes if one.keeps_images or one.images is not None)]
     return [
         method_stage(
             replace(recipe, on=None), asked.scores, clean=clean, source=one, target=asked.target, channels=asked.channels, changes=changes,
@@ -403,4 +403,4 @@ def twin_advice(stage: Stage) -> str:
 
 def name_of_rows(stage: Stage) -> object:
     """What the rows of a stage are known by."""
-    return (stage.about["corruption"], stage.about["severity"]) if stage.kind == "corruption" and stage.reported else stage.key
+    return (stage.about["corruption"], stage.about["severity"]) if stage.kind == "corruption" and stage.is_reported else stage.key

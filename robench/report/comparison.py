@@ -60,7 +60,7 @@ class Comparison:
         path = Path(folder)
         if path.is_dir() and destinations.finished_run_words(path) is not None:
             raise InputError(f"{path} holds a finished run: choose another folder")
-        with destinations.claim_destination(path, self.words()) as place, place.results() as staged:
+        with destinations.claim_destination(path, self.words()) as place, place.staged_results() as staged:
             written = write_comparison(staged, self.lines)
         return [path / written.name]
 

@@ -82,13 +82,13 @@ def draw_pictures(measurement: Measurement, folder: Path, *, title: str, images:
     title   as in `tables.report_tables`          images  gives the classes their names; without it they have their numbers
     """
     found, classes = measurement.found, images.classes if images else ()
-    attacked = found.of_kind("attack") or all(stage.kind == "clean" for stage in found.stages)
+    attacked = found.stages_of_kind("attack") or all(stage.kind == "clean" for stage in found.stages)
     written = list(draw_attack_pictures(measurement, folder, title, classes)) if attacked else []
-    if found.of_kind("method"):
+    if found.stages_of_kind("method"):
         written += draw_saliency_pictures(audits_of(found), found, classes, title, folder)
-    if found.of_kind("probe"):
+    if found.stages_of_kind("probe"):
         written += draw_probe_pictures(measurement.rows, title, folder)
-    if found.of_kind("corruption"):
+    if found.stages_of_kind("corruption"):
         written += draw_corruption_pictures(measurement, title, folder)
     return written
 
@@ -274,7 +274,7 @@ def box_groups(rows: Sequence[Row]) -> Iterator[tuple[str, list[tuple[str, float
 def draw_corruption_pictures(measurement: Measurement, title: str, folder: Path) -> list[Path]:
     """A heat map a model, curves over severity, and the first image under everything."""
     found = measurement.found
-    cells = found.of_kind("corruption")
+    cells = found.stages_of_kind("corruption")
     told = {cell_of(stage)[0] for stage in cells}
     rows = [row for row in measurement.rows if row.metric == "accuracy"]
     of_cells = [row for row in rows if row.probe in told and "severity" in setting_words(row)]
@@ -301,7 +301,7 @@ def accuracy_by_cell(rows: Sequence[Row], checkpoint: str) -> dict[tuple[str, in
 
 def draw_first_image_sheet(path: Path, found: FinishedRun, *words: str) -> list[Path]:
     """The first image under every corruption that all models share, if there is one."""
-    shown = {cell_of(stage): first_corrupted_image(stage, found.pool) for stage in found.of_kind("corruption") if stage.shared}
+    shown = {cell_of(stage): first_corrupted_image(stage, found.pool) for stage in found.stages_of_kind("corruption") if stage.is_shared}
     clean = float_pixels(stage_images(None, torch.tensor([0]), found.pool, None))[0]
     return [draw_contact_sheet(path, shown, clean, ", ".join(filter(None, words)))] if shown else []
 

@@ -53,7 +53,7 @@ class Result(Measurement):
         path = Path(folder)
         if path.is_dir() and destinations.finished_run_words(path) is not None:
             raise InputError(f"{path} holds a finished run: choose another folder")
-        with destinations.claim_destination(path, self.words()) as place, place.results() as staged:
+        with destinations.claim_destination(path, self.words()) as place, place.staged_results() as staged:
             written = save_measurement(self, staged, title=self.title(), images=self.images, manifest=self.manifest())
         return [path / one.name for one in written]
 
@@ -94,8 +94,8 @@ class Result(Measurement):
         known = [
             {"name": one.name, "sha256": one.sha256, "preset": one.about.preset, "architecture": dict(one.architecture)} for one in subjects
         ]
-        layers = layers_of(audits_of(self.found)) if self.found.of_kind("method") else {}
-        reference = {} if self.reference is None else reference_entry(self.reference, bool(self.found.of_kind("clean")))
+        layers = layers_of(audits_of(self.found)) if self.found.stages_of_kind("method") else {}
+        reference = {} if self.reference is None else reference_entry(self.reference, bool(self.found.stages_of_kind("clean")))
         threats = [{"norm": norm, "eps": radii if len(radii) > 1 else radii[0]} for norm, radii in radii_by_norm(self).items()]
         about: dict[str, Any] = {
             "checkpoint": known[0] if len(known) == 1 else known, "data": self.data(),

@@ -101,7 +101,7 @@ def run_cascades(measured: FinishedRun) -> list[Cascade]:
     found = []
     for case in measured.cases:
         groups: dict[str, list[Stage]] = {}
-        for stage in measured.of_kind("attack"):
+        for stage in measured.stages_of_kind("attack"):
             groups.setdefault(stage.about["cascade"], []).append(stage)
         for attacks in groups.values():
             found.append(cascade_of(case, measured.ledger, [attacks[0].source or attacks[0].about["clean"], *attacks]))
@@ -137,7 +137,7 @@ def source_row(case: Case, ledger: Ledger, stage: Stage, base: Row, interval: In
     start = cascade_of(case, ledger, [stage])
     norm, eps = threat_before(stage)
     words = f"{case.settings.get(stage.key, '')} {SOURCE_ROLE}".strip()
-    return interval.around(
+    return interval.row_with(
         replace(base, n=start.n, probe=stage.name, setting=words, norm=norm, eps=eps, metric="accuracy"), start.left(0), start.n
     )
 
@@ -161,14 +161,14 @@ def cascade_stage_rows(cascade: Cascade, place: int, base: Row, interval: Interv
     named = replace(base, probe=stage.name, setting=cascade.case.settings.get(stage.key, ""))
     norm, eps = (stage.threat.norm, stage.threat.eps) if stage.threat is not None else ("", 0.0)
     named = replace(named, norm=norm, eps=eps)
-    yield interval.around(replace(named, metric="accuracy"), cascade.left(place), base.n)
+    yield interval.row_with(replace(named, metric="accuracy"), cascade.left(place), base.n)
     yield replace(named, metric="seconds", value=float(cascade.record(place).seconds))
     for metric in ("forwards", "backwards"):
         yield replace(named, metric=metric, value=float(cascade.passes(place, metric)))
     tried = int(cascade.tried(place).sum())
     if stage.threat is not None and tried:
         reached = int((cascade.record(place).columns["reached"] & cascade.seen).sum())
-        yield WILSON.around(replace(named, metric="success_rate", n=tried), reached, tried)
+        yield WILSON.row_with(replace(named, metric="success_rate", n=tried), reached, tried)
 
 
 def verdict_rows(cascade: Cascade, eps: float, base: Row, suite: str, interval: IntervalKind) -> Iterator[Row]:
@@ -179,7 +179,7 @@ def verdict_rows(cascade: Cascade, eps: float, base: Row, suite: str, interval: 
     places = places_at_radius(cascade, eps)
     counted = [*([0] if eps == min(cascade.radii()) and cascade.stages[0].kind == "clean" else []), *places]
     named = replace(base, probe=suite, norm=cascade.norm, eps=eps)
-    yield interval.around(replace(named, metric="accuracy"), cascade.left(places[-1]), base.n)
+    yield interval.row_with(replace(named, metric="accuracy"), cascade.left(places[-1]), base.n)
     yield replace(named, metric="seconds", value=float(sum(cascade.record(place).seconds for place in counted)))
     for metric in ("forwards", "backwards"):
         yield replace(named, metric=metric, value=float(sum(cascade.passes(place, metric) for place in counted)))
@@ -199,7 +199,7 @@ def eight_bit_row(cascade: Cascade, eps: float, base: Row, suite: str, interval:
     stage = cascade.stages[last]
     name = suite or stage.name
     named = replace(base, probe=name, setting="" if suite else cascade.case.settings.get(stage.key, ""), norm=cascade.norm, eps=eps)
-    return interval.around(replace(named, metric="rounded_accuracy"), cascade.left_in_eight_bits(last), base.n)
+    return interval.row_with(replace(named, metric="rounded_accuracy"), cascade.left_in_eight_bits(last), base.n)
 
 
 def worst_rows(found: Sequence[Cascade], base: Row, suite: str, interval: IntervalKind = WILSON) -> Iterator[Row]:
@@ -214,7 +214,7 @@ def worst_rows(found: Sequence[Cascade], base: Row, suite: str, interval: Interv
     threats = ",".join(f"{cascade.norm}:{eps_text(max(cascade.radii()))}" for cascade in norms)
     name = suite or norms[0].stages[-1].name
     named = replace(base, n=norms[0].n, probe=name, setting=f"threats={threats}", norm=WORST_NORM, eps=0.0, metric="accuracy")
-    yield interval.around(named, int(standing.sum()), norms[0].n)
+    yield interval.row_with(named, int(standing.sum()), norms[0].n)
 
 
 def cascade_samples(cascade: Cascade) -> list[Sample]:

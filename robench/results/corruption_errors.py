@@ -199,7 +199,7 @@ def reference_estimate(reference: Reference) -> Callable[[ErrorTable, Statistic]
 def cell_row(about: Row, probe: str, words: str, right: Values) -> Row:
     """The accuracy in one cell with its Wilson interval."""
     count = float(np.asarray(right, dtype=np.float64).sum())
-    return WILSON.around(
+    return WILSON.row_with(
         replace(about, probe=probe, setting=full_setting(words, about) if words else "", metric="accuracy"), count, about.n
     )
 

@@ -32,7 +32,7 @@ def right_by_cell(measured: FinishedRun, case: Case, stages: Sequence[Stage]) ->
 
 def right_on_clean(measured: FinishedRun, case: Case, cells: Mapping[CorruptionCell, Values]) -> Values:
     """What a subject gets right as it is, (n,); all of them where those images are not known."""
-    stages = measured.of_kind("clean")
+    stages = measured.stages_of_kind("clean")
     if stages:
         return measured.ledger.right(case.name, stages[0])[measured.ledger.seen].double().numpy()
     first: Any = next(iter(cells.values()))
@@ -77,7 +77,7 @@ def rows_of_cells(measured: FinishedRun, case: Case, stages: Sequence[Stage], re
     ]
     norm, eps = threat_before(stages[0])
     rows = [row if row.probe == CLEAN else replace(row, norm=norm, eps=eps) for row in rows]
-    if measured.of_kind("clean"):
+    if measured.stages_of_kind("clean"):
         return rows
     return [row for row in rows if row.probe != CLEAN and row.metric not in NEEDS_CLEAN]
 
@@ -98,7 +98,7 @@ def corruption_columns(measured: FinishedRun, cases: Sequence[Case], stages: Seq
     severities = sorted({severity for _, severity in map(cell_of, stages)})
     table: dict[str, list[Any]] = {name: [] for name in ("checkpoint", "probe", "sample", "label", *(f"pred_{s}" for s in severities))}
     cells = {cell_of(stage): stage for stage in stages}
-    clean = measured.of_kind("clean")
+    clean = measured.stages_of_kind("clean")
     n, y, ids = int(seen.sum()), ledger.y[seen].tolist(), measured.pool.ids[seen].tolist()
     for case in cases:
         for probe in (*(CLEAN for _ in clean), *dict.fromkeys(name for name, _ in cells)):

@@ -104,7 +104,7 @@ def measurement_of_run(found: FinishedRun, suite: str = "", reference: Reference
     suite      the name of a suite whose verdict gets rows of its own
     reference  by whose errors under corruptions others are divided: known errors, or the case of a model that was measured along
     """
-    cells = found.of_kind("corruption")
+    cells = found.stages_of_kind("corruption")
     cases = [case for case in found.cases if case is not reference]
     known = corruptions.subject_reference(found, reference, cells) if isinstance(reference, Case) else reference
     rows: list[Row] = []
@@ -123,12 +123,12 @@ def measurement_of_run(found: FinishedRun, suite: str = "", reference: Reference
 
 def has_cascades(found: FinishedRun) -> bool:
     """Whether there are cascades: of attacks, or of the clean pass alone."""
-    return bool(found.of_kind("attack")) or all(stage.kind == "clean" for stage in found.stages)
+    return bool(found.stages_of_kind("attack")) or all(stage.kind == "clean" for stage in found.stages)
 
 
 def attack_base_row(found: FinishedRun, case: Case) -> Row:
     """The columns that the rows of a subject under attacks share: with the first threat."""
-    threat = next((stage.threat for stage in found.of_kind("attack") if stage.threat), None)
+    threat = next((stage.threat for stage in found.stages_of_kind("attack") if stage.threat), None)
     norm, eps = (threat.norm, threat.eps) if threat else ("", 0.0)
     return replace(case.subject.about, seed=case.seed, norm=norm, eps=eps)
 
@@ -139,7 +139,7 @@ def attack_rows(found: FinishedRun, suite: str, told: bool) -> list[Row]:  # noq
     for case in found.cases:
         mine, base = [one for one in cascades.run_cascades(found) if one.case is case], attack_base_row(found, case)
         if mine:
-            start = cascades.cascade_of(case, found.ledger, found.of_kind("clean"))
+            start = cascades.cascade_of(case, found.ledger, found.stages_of_kind("clean"))
             rows += cascades.cascade_stage_rows(start, 0, replace(base, n=start.n), found.interval)
         begun = list[Stage]()
         for one in mine:
@@ -153,8 +153,8 @@ def attack_rows(found: FinishedRun, suite: str, told: bool) -> list[Row]:  # noq
 
 def unreported_sources(found: FinishedRun, kind: str) -> list[Stage]:
     """The stages that give their images to those of a kind, and have no accuracy of their own in the rows."""
-    reported = [stage for stage in found.stages if stage.reported]
-    sources = dict.fromkeys(stage.source for stage in found.of_kind(kind) if stage.source is not None)
+    reported = [stage for stage in found.stages if stage.is_reported]
+    sources = dict.fromkeys(stage.source for stage in found.stages_of_kind(kind) if stage.source is not None)
     return [stage for stage in sources if not any(makes_same_images(stage, other) for other in reported)]
 
 
@@ -176,7 +176,7 @@ def given_options(stage: Stage) -> dict[str, Any]:
 
 def method_rows(found: FinishedRun, suite: str, told: bool) -> list[Row]:  # noqa: ARG001
     """The rows of saliency maps; the clean accuracy only where nothing has told it."""
-    if not found.of_kind("method"):
+    if not found.stages_of_kind("method"):
         return []
     rows = [row for audit in scores.audits_of(found) for row in scores.audit_rows(audit)]
     return [row for row in rows if not (told and row.probe == CLEAN and row.metric == "accuracy")]
@@ -184,9 +184,9 @@ def method_rows(found: FinishedRun, suite: str, told: bool) -> list[Row]:  # noq
 
 def probe_rows(found: FinishedRun, suite: str, told: bool) -> list[Row]:  # noqa: ARG001
     """The rows of probes; the clean accuracy only where nothing has told it."""
-    stages, rows = found.of_kind("probe"), list[Row]()
+    stages, rows = found.stages_of_kind("probe"), list[Row]()
     for case in found.cases if stages else ():
-        rows += [] if told else [probes.clean_row(found, case, found.of_kind("clean")[0])]
+        rows += [] if told else [probes.clean_row(found, case, found.stages_of_kind("clean")[0])]
         some = [source for source in unreported_sources(found, "probe") if source not in unreported_sources(found, "attack")]
         rows += [cascades.source_row(case, found.ledger, source, attack_base_row(found, case), found.interval) for source in some]
         rows += [row for stage in stages for row in probes.probe_stage_rows(found, case, stage)]
@@ -198,7 +198,7 @@ def probe_flags(found: FinishedRun) -> list[tuple[Case, Row, Check]]:
     return [
         (case, about, check)
         for case in found.cases
-        for stage in found.of_kind("probe")
+        for stage in found.stages_of_kind("probe")
         for about, check in probes.probe_warnings(found, case, stage)
     ]
 
@@ -224,7 +224,7 @@ def checks_with_rows(found: FinishedRun, case: Case) -> list[tuple[Check, Row]]:
             known = [check for check, _ in checks]
             checks += [(check, mine) for check in cascades.cascade_checks(one) if check.name != "near_chance" or check not in known]
     for stage in found.stages:
-        if not stage.reported:
+        if not stage.is_reported:
             norm, eps = cascades.threat_before(stage)
             told = dict.fromkeys(cascades.source_checks(found.ledger, case.name, stage))
             checks += [(check, replace(base, norm=norm, eps=eps)) for check in told]
@@ -244,7 +244,7 @@ def reference_notes(rows: Sequence[Row], reference: Reference | None) -> list[st
 
 def raised_chance_checks(found: FinishedRun, case: Case) -> list[Check]:
     """The check of a clean accuracy that is that of a guess, where it is raised."""
-    clean, seen = found.of_kind("clean"), found.ledger.seen
+    clean, seen = found.stages_of_kind("clean"), found.ledger.seen
     checks = [near_chance_check(int((found.ledger.right(case.name, stage) & seen).sum()), int(seen.sum()), case.classes) for stage in clean]
     return [check for check in checks if check.raised]
 
@@ -252,7 +252,7 @@ def raised_chance_checks(found: FinishedRun, case: Case) -> list[Check]:
 def subject_notes(found: FinishedRun, case: Case) -> list[str]:
     """What was done otherwise than asked for one subject, with its name where there are several."""
     notes = list(case.notes)
-    if found.of_kind("method"):
+    if found.stages_of_kind("method"):
         notes = scores.audit_of(found, case).notes
     return notes if len(found.cases) == 1 else [f"{case.name}: {note}" for note in notes]
 
@@ -262,12 +262,12 @@ def tables_of(found: FinishedRun, cases: Sequence[Case]) -> dict[str, SampleTabl
     tables: dict[str, SampleTable] = {}
     if has_cascades(found):
         tables["attack"] = samples_of_cascades(found)
-    if found.of_kind("method"):
+    if found.stages_of_kind("method"):
         tables["method"] = scores.audit_columns(scores.audits_of(found))
-    if stages := found.of_kind("probe"):
-        clean = found.of_kind("clean")[0]
+    if stages := found.stages_of_kind("probe"):
+        clean = found.stages_of_kind("clean")[0]
         tables["probe"] = [line for case in cases for line in probes.probe_samples(found, case, clean, stages)]
-    if cells := found.of_kind("corruption"):
+    if cells := found.stages_of_kind("corruption"):
         tables["corruption"] = corruptions.corruption_columns(found, cases, cells)
     named = [(kind, tables[kind]) for kind in SAMPLE_TABLE_KINDS if kind in tables]
     return {("samples" if not place else f"samples-{kind}s"): table for place, (kind, table) in enumerate(named)}

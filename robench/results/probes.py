@@ -44,7 +44,7 @@ def clean_row(measured: FinishedRun, case: Case, clean: Stage) -> Row:
     seen = measured.ledger.seen
     right = int((measured.ledger.right(case.name, clean) & seen).sum())
     about = replace(case.subject.about, n=int(seen.sum()), seed=case.seed, norm="", eps=0.0, probe=CLEAN, setting="")
-    return WILSON.around(replace(about, metric="accuracy"), right, about.n)
+    return WILSON.row_with(replace(about, metric="accuracy"), right, about.n)
 
 
 def rates_of(measured: FinishedRun, case: Case, stage: Stage) -> list[Rates]:
@@ -89,7 +89,7 @@ def error_rows(rates: Rates, name: str, among: Tensor) -> Iterator[Row]:
     n = int(among.sum())
     if not n:
         return
-    yield WILSON.around(replace(rates.about, n=n, metric=name), float(rates.fooled[among].sum()), n)
+    yield WILSON.row_with(replace(rates.about, n=n, metric=name), float(rates.fooled[among].sum()), n)
     if len(rates.draws) > 1:
         each = torch.stack([record.columns["fell"][among].double().mean() for record in rates.draws])
         yield replace(rates.about, n=n, metric=f"{name}/sd", value=float(each.std()))

@@ -111,12 +111,12 @@ def audits_of(measured: FinishedRun) -> list[Audit]:
 
 def audit_of(measured: FinishedRun, case: Case) -> Audit:
     """What a run found on the maps of one subject."""
-    ledger, clean = measured.ledger, measured.of_kind("clean")[0]
+    ledger, clean = measured.ledger, measured.stages_of_kind("clean")[0]
     about = replace(case.subject.about, n=int(ledger.seen.sum()), seed=case.seed, norm="", eps=0.0)
-    stages = [stage for stage in measured.of_kind("method") if stage.source is None or not is_of_other_subject(case, stage.source)]
+    stages = [stage for stage in measured.stages_of_kind("method") if stage.source is None or not is_of_other_subject(case, stage.source)]
     scored = [one for stage in stages if (one := method_scores(measured, case, stage)) is not None]
     changes = [change_of(measured, case, stage) for stage in changes_in(measured) if not is_of_other_subject(case, stage)]
-    is_cut = has_no_gradient(case.subject.model, case.few[:1])
+    is_cut = has_no_gradient(case.subject.model, case.first_images[:1])
     flags = [f"{CLEAN}: {CUT_GRAPH}"] if is_cut else []
     flags += [
         f"{check.probe}: {check.sentence}" for stage in changes_in(measured) for check in cascade.source_checks(ledger, case.name, stage)
@@ -164,7 +164,7 @@ def is_of_other_subject(case: Case, stage: Stage) -> bool:
 
 def changes_in(measured: FinishedRun) -> list[Stage]:
     """The stages that change images which methods explain, or whose verdicts are set against the scores."""
-    methods = measured.of_kind("method")
+    methods = measured.stages_of_kind("method")
     return list(methods[0].about["changes"]) if methods else []
 
 
@@ -172,7 +172,7 @@ def change_of(measured: FinishedRun, case: Case, stage: Stage) -> ImageChange:
     """What a stage made of the images of one subject."""
     ledger, seen = measured.ledger, measured.ledger.seen
     places = (explained_places(stage)(ledger, case.name) & seen).nonzero().flatten()
-    known = stage.kept or stage.images is not None
+    known = stage.keeps_images or stage.images is not None
 
     def x(some: Tensor) -> Tensor:
         found = stage_images(stage, some, measured.pool, case).cpu()
@@ -285,7 +285,7 @@ def add_score_lines(table: dict[str, list[Any]], audit: Audit, some: MethodScore
 def audit_rows(audit: Audit) -> list[Row]:
     """Every row of an audit: the clean accuracy, each method's scores on each kind of images, then what joins them with attacks."""
     right = ((audit.pred == audit.y) & audit.seen).numpy()
-    rows = [WILSON.around(replace(audit.about, probe=CLEAN, setting="", metric="accuracy"), int(right.sum()), audit.about.n)]
+    rows = [WILSON.row_with(replace(audit.about, probe=CLEAN, setting="", metric="accuracy"), int(right.sum()), audit.about.n)]
     for some in audit.scored:
         rows += method_score_rows(audit, some, right)
     for some in audit.scored:

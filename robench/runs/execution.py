@@ -81,9 +81,9 @@ class FinishedRun:
     notes: Sequence[str]
     spent: float = 0.0
 
-    def of_kind(self, kind: str) -> list[Stage]:
+    def stages_of_kind(self, kind: str) -> list[Stage]:
         """The stages of a kind that have rows of their own, in order."""
-        return [stage for stage in self.stages if stage.kind == kind and stage.reported]
+        return [stage for stage in self.stages if stage.kind == kind and stage.is_reported]
 
 
 def execute(
@@ -130,12 +130,12 @@ def execute(
         header = header_of(cases, stages, pool, how, images=images, data=data, words=words or {}) if work else {}
         store = stack.enter_context(open_store(world, folder, header, resume=how.resume, adds=partial(can_resume, adds)))
         restore_ledger(ledger, cases, stages, store)
-        world.agree(0)
+        world.first_of(0)
         before = max((entry.get("spent", 0.0) for entry in store.journal.entries), default=0.0)
         run = replace(run, store=store, made=how.made, clock=(lambda: before + now() - begin) if how.budget is not None else None)
         refuse_lost_maps(cases, stages, store)
         for case in cases:
-            case.makes = how.made is not None
+            case.saves_made_images = how.made is not None
             case.store, case.remembers = store, any(stage.kind == "method" for stage in stages)
             case.saved = adversarial_files(case, save, store, world)
             case.pngs = {cascade: path for (name, cascade), path in pngs.items() if name == case.name}
@@ -215,13 +215,15 @@ def stand_in_model(case: Case, how: RunOptions) -> tuple[nn.Module, list[str]]:
     if how.engine == "reference":
         if how.precision != "fp32":
             raise InputError(f"the reference engine runs in fp32: leave --precision {how.precision} out")
-        return case.exact, []
+        return case.exact_model, []
     if how.precision == "fp32" and not how.prepare:
-        return case.exact, []
-    x = pixels_for_model(first_pixels(case.pool, torch.arange(min(DIAGNOSED_IMAGES, len(case.pool)))), case.exact, how.device)
-    normed = any(isinstance(module, nn.BatchNorm2d) for module in case.exact.modules())  # a rule, not a race: the same bits in every run
+        return case.exact_model, []
+    x = pixels_for_model(first_pixels(case.pool, torch.arange(min(DIAGNOSED_IMAGES, len(case.pool)))), case.exact_model, how.device)
+    normed = any(
+        isinstance(module, nn.BatchNorm2d) for module in case.exact_model.modules()
+    )  # a rule, not a race: the same bits in every run
     return cheaper_stand_in(
-        case.exact, x, precision=how.precision, channels_last=normed if x.device.type == "cpu" else how.precision != "fp32"
+        case.exact_model, x, precision=how.precision, channels_last=normed if x.device.type == "cpu" else how.precision != "fp32"
     )
 
 
@@ -234,7 +236,7 @@ def adversarial_files(case: Case, save: Mapping[tuple[str, str], Path], store: S
         elif world.rank == 0:
             path.unlink(missing_ok=True)
             make_array_file(path, (len(case.pool), *case.pool.shape))
-    world.agree(0)
+    world.first_of(0)
     return found
 
 
@@ -263,7 +265,7 @@ def lost_places(known: Ledger, cases: Sequence[Case], stages: Sequence[Stage], s
     found = {}
     for case in cases:
         for stage in stages:
-            if not stage.kept or stage.images is not None:
+            if not stage.keeps_images or stage.images is not None:
                 continue
             needed = torch.zeros(known.n, dtype=torch.bool)
             for later in stages:
@@ -299,12 +301,12 @@ def case_diagnostics(run: Run, case: Case) -> list[Check]:
         draws = Draws(case.seed, run.pool.ids[places].to(case.device), "diagnostics")
         y = run.pool.y[places].to(case.device)
         random = any(options_of(stage.about["attack"]).get("eot", 1) > 1 for stage in attacks)
-        x, threat = pixels_for_model(first_pixels(run.pool, places), case.exact, case.device), attacks[-1].threat
+        x, threat = pixels_for_model(first_pixels(run.pool, places), case.exact_model, case.device), attacks[-1].threat
         assert threat is not None
-        found = diagnostics.model_checks(case.exact, x, y, threat, draws, randomised_ok=random)
+        found = diagnostics.model_checks(case.exact_model, x, y, threat, draws, randomised_ok=random)
         known = [[[check.probe, check.name, check.value, check.raised, check.sentence] for check in found]]
         run.store.journal.append({"checks": known[0], "subject": case.name})
-    return [Check(*values) for values in run.world.agree(known)[0]]
+    return [Check(*values) for values in run.world.first_of(known)[0]]
 
 
 def run_in_blocks(run: Run, how: RunOptions) -> tuple[IntervalKind, list[str], float]:
@@ -317,9 +319,9 @@ def run_in_blocks(run: Run, how: RunOptions) -> tuple[IntervalKind, list[str], f
     order, seen, since, notes = shuffled_places(n, how.seed), 0, 0, list[str]()
     interval = anytime_interval(n) if how.until is not None else WILSON
     blocks, narrowed = BlockSizes(run, how), False
-    while not narrowed and (size := blocks.next(seen)):
+    while not narrowed and (size := blocks.next_size(seen)):
         seen += size
-        run_block(replace(run, telling=partial(progress_sentence, interval, order[:seen], how)), order[seen - size : seen])
+        run_block(replace(run, sentence_of=partial(progress_sentence, interval, order[:seen], how)), order[seen - size : seen])
         since = exchange_entries(run, since)
         narrowed = how.until is not None and is_narrow_enough(run, interval, order[:seen], how.until)
     run.ledger.seen = torch.zeros(n, dtype=torch.bool)
@@ -349,21 +351,21 @@ class BlockSizes:
         """The seconds that the run has taken over all resumes, on the slowest process; 0 without a budget."""
         return max(self.run.world.gather(self.run.clock())) if self.run.clock is not None else 0.0
 
-    def next(self, seen: int) -> int:
+    def next_size(self, seen: int) -> int:
         """The size of the next block after `seen` images, 0 where the run is to stop."""
         size = min(self.how.batch_size, self.n - seen)
         if self.how.budget is None or not size:
             return size
         if self.count == len(self.begun):
             spent = self.spent()
-            if size := self.fitting(seen, size, self.how.budget, spent):
+            if size := self.fitting_size(seen, size, self.how.budget, spent):
                 self.begun.append((size, spent))
                 if self.run.world.rank == 0:
                     self.run.store.journal.append({"block": size, "spent": spent})
         self.count += bool(size)
         return self.begun[self.count - 1][0] if size else 0
 
-    def fitting(self, seen: int, size: int, budget: float, spent: float) -> int:
+    def fitting_size(self, seen: int, size: int, budget: float, spent: float) -> int:
         """How many of the next `size` images the time is enough for, 0 for none. UnfinishedError where the first image took all of it."""
         if not seen:
             return 1
@@ -387,7 +389,7 @@ class BlockSizes:
 
 def last_attacks(run: Run) -> list[Stage]:
     """The last attack of each cascade, whose verdicts are estimated."""
-    return list({stage.about["cascade"]: stage for stage in run.stages if stage.kind == "attack" and stage.reported}.values())
+    return list({stage.about["cascade"]: stage for stage in run.stages if stage.kind == "attack" and stage.is_reported}.values())
 
 
 def is_narrow_enough(run: Run, interval: IntervalKind, seen: Tensor, until: float) -> bool:
@@ -399,7 +401,7 @@ def is_narrow_enough(run: Run, interval: IntervalKind, seen: Tensor, until: floa
         standing += left.values()
         if several := [some for stage, some in left.items() if stage.source is None]:
             standing.append(torch.stack(several).all(0))
-    spans = [interval.of(int(some.sum()), len(seen)) for some in standing]
+    spans = [interval.bounds(int(some.sum()), len(seen)) for some in standing]
     return all((high - low) / 2 <= until for low, high in spans)
 
 
@@ -407,11 +409,11 @@ def progress_sentence(interval: IntervalKind, seen: Tensor, how: RunOptions, run
     """What is known once the images at the places `seen` have been through the last stage, as a sentence; "" before."""
     if stage is not run.stages[-1]:
         return ""
-    who = f"{case.name}: " if run.several else ""
+    who = f"{case.name}: " if run.has_several_subjects else ""
     if how.until is None or stage.kind != "attack":
         return f"{who}{len(seen)} images seen"
     left = int(run.ledger.right(case.name, stage)[seen].sum())
-    low, high = interval.of(left, len(seen))
+    low, high = interval.bounds(left, len(seen))
     span = f"95 % interval of the {len(run.pool)} chosen images {100 * low:.1f} - {100 * high:.1f}"
     return f"{who}{len(seen)} images seen: {100 * left / len(seen):.2f} % left, {span}"
 

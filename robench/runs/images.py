@@ -29,7 +29,7 @@ def stage_images(stage: Stage | None, places: Tensor, pool: Pool, case: Case | N
 
     case  the subject by whom an attack or a probe found them; None where all subjects share them
     """
-    if stage is None or (stage.images is None and not stage.kept and stage.kind in ("clean", "method")):
+    if stage is None or (stage.images is None and not stage.keeps_images and stage.kind in ("clean", "method")):
         if pool.pixels is None:
             raise InputError("the images as they are are not known here: name them with --data")
         return pool.pixels(places)

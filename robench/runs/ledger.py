@@ -46,7 +46,7 @@ class Record:
     extras: list[Mapping[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
 
-    def put(self, places: Tensor, columns: Mapping[str, Sequence[Any]], n: int) -> None:
+    def write_values(self, places: Tensor, columns: Mapping[str, Sequence[Any]], n: int) -> None:
         """Writes the values of some images."""
         for name, values in columns.items():
             kind = type(values[0])
@@ -59,11 +59,6 @@ class Record:
             if name not in self.columns:
                 self.columns[name] = torch.full((n,), BLANKS[kind], dtype=dtype)
             self.columns[name][places] = torch.tensor(values, dtype=dtype)
-
-    def sum_of(self, name: str) -> int:
-        """The sum of a column of counts over the images that went through."""
-        values = self.columns.get(name)
-        return 0 if values is None else int(values.clamp_min(0).sum())
 
 
 class Ledger:
@@ -87,7 +82,7 @@ class Ledger:
         done[places] = True
         for told in entry["levels"]:
             record = self._records.setdefault(where, {}).setdefault((told["level"], told["repeat"]), Record())
-            record.put(places, told["columns"], self.n)
+            record.write_values(places, told["columns"], self.n)
             record.seconds += told["seconds"]
             if told["extras"]:
                 record.extras.append(told["extras"])

@@ -54,12 +54,12 @@ class Run:
     device: str
     track: Track = untracked_chunks
     taker: Taker | None = None
-    telling: Callable[[Run, Stage, Case], str | None] | None = None
+    sentence_of: Callable[[Run, Stage, Case], str | None] | None = None
     made: Path | None = None  # the folder that takes the images that probes and corruptions make
     clock: Callable[[], float] | None = None  # the seconds that a run with a budget has taken over all resumes
 
     @property
-    def several(self) -> bool:
+    def has_several_subjects(self) -> bool:
         """Whether there are several subjects, so that each must be named."""
         return len(self.cases) > 1
 
@@ -71,14 +71,14 @@ def admit(run: Run) -> None:
     """
     sole = len(run.cases) * sum(stage.kind != "clean" for stage in run.stages) == 1
     for case in run.cases:
-        trial = replace(case, few_only=True, ledger=Ledger(run.pool.y), saved={}, pngs={}, checks=[], notes=[], remembers=False)
+        trial = replace(case, is_trial=True, ledger=Ledger(run.pool.y), saved={}, pngs={}, checks=[], notes=[], remembers=False)
         seen: set[str] = set()
         for stage in run.stages:
             begun = stage.begin(trial)
             case.settings[stage.key] = begun.setting
             case.notes += [note for note in begun.notes if note not in case.notes]
             if (
-                stage.tried
+                stage.needs_trial
                 and not is_tried_already(stage, seen)
                 and (stage.kind in ("probe", "method") or not sole)
                 and run.pool.pixels is not None
@@ -100,12 +100,12 @@ def try_out(case: Case, stage: Stage, begun: ReadyStage, pool: Pool) -> None:
     """Asks a stage for its first outcome on two clean images with the model's own labels, so that all of them count as right."""
     assert pool.pixels is not None
     places = torch.arange(min(TRIAL_IMAGES, len(pool)))
-    x = pixels_for_model(pool.pixels(places), case.exact, case.device)
+    x = pixels_for_model(pool.pixels(places), case.exact_model, case.device)
     with torch.no_grad():
-        logits = padded_logits(case.exact, x).cpu()
+        logits = padded_logits(case.exact_model, x).cpu()
     check_logits(logits, pool.y)
     if stage.images is not None:
-        x = pixels_for_model(stage.images(places, pool.pixels), case.exact, case.device)
+        x = pixels_for_model(stage.images(places, pool.pixels), case.exact_model, case.device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # what is to be told is told when the stage runs
         next(iter(begun.measure(Chunk(x, logits.argmax(1), pool.ids[places], places))), None)
@@ -116,7 +116,7 @@ def run_block(run: Run, places: Tensor) -> None:
     mine = torch.zeros(len(run.pool), dtype=torch.bool)
     mine[run.world.share(places)] = True
     for stage in run.stages:
-        if stage.shared:
+        if stage.is_shared:
             run_shared_stage(run, stage, places, mine)
         else:
             for case in run.cases:
@@ -134,19 +134,19 @@ def run_subject_stage(run: Run, stage: Stage, case: Case, places: Tensor, mine: 
     waiting = waiting_places(run, stage, case, places, mine)
     chunks = waiting.split(run.batch_size) if len(waiting) else ()
     measure = stage.begin(case).measure if len(waiting) else None
-    for chunk in run.track(chunks, progress_label(run, stage, case), partial(run.telling or standing_sentence, run, stage, case)):
+    for chunk in run.track(chunks, progress_label(run, stage, case), partial(run.sentence_of or standing_sentence, run, stage, case)):
         assert measure is not None
         begin = time.perf_counter()
         x = stage_images(stage if stage.images is not None else stage.source, chunk, run.pool, case)
-        x = pixels_for_model(x, case.exact, case.device)
-        if stage.kind == "corruption" and stage.reported:
+        x = pixels_for_model(x, case.exact_model, case.device)
+        if stage.kind == "corruption" and stage.is_reported:
             write_made_images(run, stage, "", case, chunk, x)
         measure_chunk(run, stage, case, measure, chunk, x, begin)
 
 
 def write_source_images(run: Run, stage: Stage, case: Case, places: Tensor, x: Tensor) -> None:
     """Writes the images of a source into the files of adversarial images of the cascades on them: they stay where nothing is found."""
-    attacks = [other for other in run.stages if other.kind == "attack" and other.reported and other.source is stage]
+    attacks = [other for other in run.stages if other.kind == "attack" and other.is_reported and other.source is stage]
     for cascade in dict.fromkeys(str(attack.about["cascade"]) for attack in attacks):
         write_array_rows(case.saved.get(cascade), places, x)
 
@@ -168,12 +168,12 @@ def run_shared_stage(run: Run, stage: Stage, places: Tensor, mine: Tensor) -> No
         x = stage_images(stage, chunk, run.pool, None)
         if takes and run.taker is not None:
             run.taker.take(stage, chunk, x)
-        if stage.reported:
-            write_made_images(run, stage, "", None, chunk, pixels_for_model(x, run.cases[0].exact, run.device) if run.cases else x)
+        if stage.is_reported:
+            write_made_images(run, stage, "", None, chunk, pixels_for_model(x, run.cases[0].exact_model, run.device) if run.cases else x)
         for case in run.cases:
             rows = (~run.ledger.done(case.name, stage) & mine)[chunk] & stage.on(run.ledger, case.name)[chunk]
             if bool(rows.any()):
-                own = pixels_for_model(x if bool(rows.all()) else x[rows.to(x.device)], case.exact, case.device)
+                own = pixels_for_model(x if bool(rows.all()) else x[rows.to(x.device)], case.exact_model, case.device)
                 measure_chunk(run, stage, case, measures[case.name], chunk[rows], own, begin)
                 begin = time.perf_counter()
 
@@ -183,14 +183,14 @@ def measure_chunk(
 ) -> None:
     """Measures a chunk, and adds its entry to the journal and the ledger."""
     chunk = Chunk(x, run.pool.y[places], run.pool.ids[places], places)
-    if stage.kind == "corruption" and not stage.reported:
+    if stage.kind == "corruption" and not stage.is_reported:
         write_source_images(run, stage, case, places, x)
     timed = []
     for outcome in measure(chunk):
-        if stage.kept and outcome.x is not None:
+        if stage.keeps_images and outcome.x is not None:
             write_stage_images(case, stage, places, outcome.x, run.pool)
             write_source_images(run, stage, case, places, outcome.x)
-        if stage.reported and outcome.x is not None:
+        if stage.is_reported and outcome.x is not None:
             write_made_images(run, stage, outcome.level, case, places, outcome.x)
         now = time.perf_counter()
         timed.append((replace(outcome, x=None), now - begin))
@@ -204,7 +204,7 @@ def write_made_images(run: Run, stage: Stage, level: str, case: Case | None, pla
     """Writes the images that a probe or a corruption made into their file, x-NAME-LEVEL.npy; those that it was not tried on stay zero."""
     if run.made is None or stage.kind not in ("probe", "corruption"):
         return
-    who = [case.name] if case is not None and run.several else []
+    who = [case.name] if case is not None and run.has_several_subjects else []
     file = run.made / f"x-{'-'.join(file_stem(word) for word in (*who, stage.name, level) if word)}.npy"
     done = any(bool(run.ledger.done(one.name, stage).any()) for one in ([case] if case is not None else run.cases))
     run.store.check(file, done)
@@ -229,7 +229,7 @@ def progress_label(run: Run, stage: Stage, case: Case | None) -> str:
         name = f"{stage.about['method']} {stage.about['images']}"
     else:
         name = stage.name
-    return f"{case.name}: {name}" if case is not None and run.several else name
+    return f"{case.name}: {name}" if case is not None and run.has_several_subjects else name
 
 
 def standing_sentence(run: Run, stage: Stage, case: Case) -> str | None:
@@ -246,7 +246,7 @@ def standing_sentence(run: Run, stage: Stage, case: Case) -> str | None:
         name = f"{stage.name} at {stage.threat.norm} {eps_text(stage.threat.eps)}"
     share = " of this process" if run.world.size > 1 else ""
     seconds = sum(record.seconds for record in ledger.levels(case.name, stage).values())
-    who = f"{case.name}: " if run.several else ""
+    who = f"{case.name}: " if run.has_several_subjects else ""
     return f"{who}{name}: {left} of {n} images{share} stand, {seconds:.1f} s"
 
 

@@ -62,7 +62,7 @@ def open_store(
         if not state_files(work):  # arrays without a state say nothing
             shutil.rmtree(work / HIDDEN, ignore_errors=True)
     journal = process_journal(world, work, header, resume, adds)
-    with journal.kept(), ExitStack() as stack:
+    with journal.remove_if_refused(), ExitStack() as stack:
         if work is not None:
             stack.enter_context(keep_state_on_full_disk(journal, isinstance(folder, Destination) and folder.replaces))
         arrays = folder_of_arrays(work)
@@ -72,7 +72,7 @@ def open_store(
         if work is None:
             weakref.finalize(store, shutil.rmtree, arrays, ignore_errors=True)
         yield store
-        world.agree(0)
+        world.first_of(0)
         journal.finish()
         if work is not None:
             shutil.rmtree(arrays, ignore_errors=True)
@@ -118,7 +118,7 @@ def hold_run_files(world: World, folder: Path | Destination | None, *files: Path
                     stack.enter_context(hold_file(file))
             except InputError as error:
                 refusal = error
-        if (refusal := world.agree(refusal)) is not None:
+        if (refusal := world.first_of(refusal)) is not None:
             raise refusal
         yield
 
@@ -126,9 +126,9 @@ def hold_run_files(world: World, folder: Path | Destination | None, *files: Path
 def process_journal(world: World, folder: Path | None, header: Mapping[str, Any], resume: bool, adds: Adds | None) -> Journal:
     """The journal of this process; the first process opens its own first, as it may clear away a finished run."""
     journal = Journal(folder, header, resume=resume, adds=adds) if world.rank == 0 else None
-    world.agree(0)
+    world.first_of(0)
     journal = journal or Journal(folder, header, rank=world.rank, resume=True, adds=adds)
-    world.agree(0)
+    world.first_of(0)
     return journal
 
 

@@ -30,7 +30,13 @@ class Track(Protocol):
     """Wraps chunks of images to show how far their work is; the plain `untracked_chunks` shows nothing."""
 
     def __call__(self, chunks: Sequence[Tensor], what: str, told: EndSentence = ...) -> Iterable[Tensor]:
-        """The chunks themselves; `told` gives what is to be said at their end, "" where nothing is, None for what is usual."""
+        """Yields the chunks one after the other.
+
+        Args:
+            chunks: places of images, (M,) int64 each.
+            what: the name of the work, for the display.
+            told: called at the end, returns the sentence to show: "" to show nothing, None for the usual one.
+        """
 
 
 def untracked_chunks(chunks: Sequence[Tensor], what: str, told: EndSentence = lambda: None) -> Iterable[Tensor]:  # noqa: ARG001
@@ -40,9 +46,13 @@ def untracked_chunks(chunks: Sequence[Tensor], what: str, told: EndSentence = la
 
 @dataclass(frozen=True)
 class Subject:
-    """A model under measurement, with the name, preset, data set and split of its rows; sha256 says which it is, where a row has to.
+    """A model under measurement.
 
-    architecture  what tells the model apart beside its weights, modules and own code, for the state of a run; plain values
+    Attributes:
+        model: maps pixels (B, C, H, W) in [0, 1] to logits (B, K).
+        about: a row that holds the checkpoint, preset, data set and split that all rows of this model carry.
+        sha256: digest of the checkpoint file, "" where there is none.
+        architecture: plain values that identify the model beside its weights, modules and own code; kept in the state of a run.
     """
 
     model: nn.Module
@@ -58,12 +68,16 @@ class Subject:
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """The N images of a run, asked for by their places in it.
+    """The N images of a run. They are asked for by their places in it, 0 to N - 1.
 
-    pixels  the images as they are at some places, uint8 or float in [0, 1]; None where only changed ones are known, as in a released set
-    y, ids  (N,) labels and sample ids                       masks  (N, H, W) bool, where the object is, or None
-    shape   (C, H, W) of an image
-    mild    gives slightly changed ones, by which a model can be looked at where those as they are are not known
+    Attributes:
+        pixels: gives the clean images at some places, uint8 or float in [0, 1]; None where only changed images are known, as in a
+            released set of corrupted images.
+        y: labels, (N,) int64 on the CPU.
+        ids: sample ids, (N,) int64 on the CPU; the random numbers of an image belong to its id.
+        shape: (C, H, W) of one image.
+        masks: (N, H, W) bool, True on the object; None where it is not known.
+        mild: gives slightly changed images, on which a model is examined where the clean ones are not known.
     """
 
     pixels: Pixels | None
@@ -89,11 +103,14 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one level of a stage says of a chunk.
+    """What one level of a stage found on a chunk of M images.
 
-    columns  name -> (M,) tensor, or list of M words          level   the level as key=value words, "" where a stage has one only
-    repeat   which of several draws of the level, from 0      x       the images that it made, (M, C, H, W), for later stages
-    extras   what belongs to the chunk as a whole, as plain JSON values
+    Attributes:
+        columns: name -> one value an image: a tensor (M,) or a list of M words.
+        level: the level as key=value words; "" where the stage has a single level.
+        repeat: number of the random draw at this level, from 0.
+        x: the images that the stage made, (M, C, H, W), for later stages; None where none are needed.
+        extras: plain JSON values that belong to the chunk as a whole.
     """
 
     columns: Mapping[str, Tensor | list[str]]
@@ -108,7 +125,13 @@ Measure = Callable[[Chunk], Iterable[Outcome]]
 
 @dataclass(frozen=True)
 class ReadyStage:
-    """A stage made ready for one model: what measures chunks, the options as the rows tell them, and notes on what was done for that."""
+    """A stage made ready for one model.
+
+    Attributes:
+        measure: measures one chunk and yields an outcome for each level.
+        setting: the options of the stage as key=value words, as the rows show them.
+        notes: sentences on what was changed in the model or the options for this.
+    """
 
     measure: Measure
     setting: str = ""
@@ -119,16 +142,20 @@ class ReadyStage:
 class Stage:
     """One step of a run.
 
-    kind    clean, attack, probe, corruption, method, ...      name    what rows and files call it
-    begin   makes it ready for one model; what cannot be done with it is refused here or by the first chunk
-    on      on(ledger, subject) -> (N,) bool, the images that the stage is for
-    source  the stage whose images it is given; None for the images as they are
-    images  images(places, before) -> what it shows to the models, where it changes the images without asking them (a corruption);
-            `before` gives the pixels that its source shows
-    threat  of an attack                                       kept    whether a later stage needs the images that it makes
-    tried   whether it is tried on two images before the run   about   what its rows need to know, by name
-    reported  whether it has rows of its own, or only gives images to others
-    words   what identifies it, for the state of a run: plain JSON values
+    Attributes:
+        kind: "clean", "attack", "probe", "corruption", "method" or "joined".
+        name: the name in rows and files.
+        begin: makes the stage ready for one model. InputError where the model cannot be used; some errors come with the first chunk only.
+        on: on(ledger, subject) -> (N,) bool, the images that the stage is for.
+        source: the stage whose images it is given; None for the clean ones.
+        images: images(places, before) -> the images that it shows to every model, where it makes them without asking a model (a
+            corruption); `before` gives the images of its source. None for other stages.
+        threat: the threat of an attack, else None.
+        keeps_images: whether the images that it makes are kept for a later stage.
+        needs_trial: whether it is run on two images before the run begins, to see that it can be used.
+        is_reported: whether it has rows of its own; False where it only gives its images to other stages.
+        about: what its rows need to know, by name.
+        words: plain JSON values that identify it in the state of a run.
     """
 
     kind: str
@@ -138,45 +165,58 @@ class Stage:
     source: Stage | None = None
     images: Callable[[Tensor, Pixels], Tensor] | None = None
     threat: Threat | None = None
-    kept: bool = False
-    tried: bool = True
-    reported: bool = True
+    keeps_images: bool = False
+    needs_trial: bool = True
+    is_reported: bool = True
     about: Mapping[str, Any] = field(default_factory=dict)
     words: Sequence[Any] = ()
 
     @property
     def key(self) -> str:
-        """What tells it from the other stages of a run."""
+        """The text that identifies the stage within its run, also in the journal."""
         threat = f" {self.threat.norm} {self.threat.eps!r}" if self.threat else ""
-        return f"{'' if self.reported else 'images of '}{self.kind} {self.name}{threat}"
+        return f"{'' if self.is_reported else 'images of '}{self.kind} {self.name}{threat}"
 
     @property
-    def shared(self) -> bool:
-        """Whether all models are shown the same images, which are then made once."""
-        return self.images is not None and (self.source is None or self.source.shared)
+    def is_shared(self) -> bool:
+        """Whether all models are shown the same images, so that they are made once for all."""
+        return self.images is not None and (self.source is None or self.source.is_shared)
 
 
 @dataclass(eq=False)
 class Case:
-    """One subject of a run, made ready: all that its stages share.
+    """One subject of a run, made ready: what its stages share.
 
-    name     what the ledger calls the subject: its name, if no other has it
-    exact    the model that has the last word: the user's, or that behind what it needs to keep the contract
-    model    what the attacks are given: that one, or a cheaper stand-in
-    few      the first images, float on the device             classes  how many logits the model has
-    logits   of the images as they are, (N, K), NaN where they are not known; kept where `remembers` says that a stage needs them again
-    makes    whether the images that probes make are saved
-    few_only whether the stages are only tried out on a few images
-    checks   the diagnostics, raised or not                    notes    sentences on what was done otherwise than asked
-    saved    cascade -> the file that takes its x_adv          pngs     cascade -> the beginning of the paths of its pictures
-    settings of the stages, as the rows tell them, by key
+    Attributes:
+        subject: the model as the user gave it, with the words of its rows.
+        name: the subject's name in the ledger: its own, with a number behind it where an earlier subject has the same.
+        exact_model: the model whose logits decide: the user's, wrapped where it does not keep the contract.
+        model: the model that attacks are given: `exact_model` or a cheaper stand-in.
+        first_images: the first images of the pool, float on the device.
+        classes: number of logits.
+        pool: all images.
+        ledger: what is known so far.
+        store: keeps journal and arrays.
+        seed: of all random draws.
+        batch_size: images in a chunk.
+        device: where the model runs.
+        precision: of attacks' passes: "fp32", "tf32" or "bf16".
+        logits: clean logits (N, K), NaN where they are not known yet; None unless `remembers`.
+        remembers: whether the clean logits are kept because a stage needs them again.
+        saves_made_images: whether the images that probes make are saved.
+        is_trial: whether the stages are only tried on a few images.
+        checks: the diagnostics, raised or not.
+        notes: sentences on what was done otherwise than asked.
+        settings: key of a stage -> its options as the rows show them.
+        saved: cascade -> the .npy file that takes its adversarial images.
+        pngs: cascade -> the beginning of the paths of its pictures.
     """
 
     subject: Subject
     name: str
-    exact: nn.Module
+    exact_model: nn.Module
     model: nn.Module
-    few: Tensor
+    first_images: Tensor
     classes: int
     pool: Pool
     ledger: Ledger
@@ -187,8 +227,8 @@ class Case:
     precision: str = "fp32"
     logits: Tensor | None = None
     remembers: bool = False
-    makes: bool = False
-    few_only: bool = False
+    saves_made_images: bool = False
+    is_trial: bool = False
     checks: list[Check] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     settings: dict[str, str] = field(default_factory=dict)
@@ -196,14 +236,19 @@ class Case:
     pngs: dict[str, Path] = field(default_factory=dict)
 
     def logits_at(self, chunk: Chunk, *, clean: bool) -> Tensor:
-        """The logits (M, K) of a chunk on the CPU: those that are known where it shows the images as they are."""
+        """The logits (M, K) of a chunk, float on the CPU.
+
+        Args:
+            chunk: the images.
+            clean: whether the chunk shows the clean images, so that logits that are known already are used.
+        """
         if clean and self.logits is not None and bool(self.logits[chunk.places].isfinite().all()):
             return self.logits[chunk.places]
         with torch.no_grad():
-            return padded_logits(self.exact, chunk.x).cpu()
+            return padded_logits(self.exact_model, chunk.x).cpu()
 
     def remember(self, places: Tensor, logits: Tensor) -> None:
-        """Keeps the logits (M, K) of the images as they are, if a stage needs them again."""
+        """Keeps the logits (M, K) of the clean images at `places` (M,), if a stage needs them again."""
         if self.remembers:
             if self.logits is None:
                 self.logits = logits.new_full((len(self.pool), logits.shape[1]), float("nan"))
@@ -211,6 +256,12 @@ class Case:
 
 
 def pixels_for_model(x: Tensor, model: nn.Module, device: str) -> Tensor:
-    """Images as float pixels in [0, 1] on the device, in the type of the model's weights."""
+    """The images as float pixels in [0, 1] on the device, in the dtype of the model's weights.
+
+    Args:
+        x: images (M, C, H, W), uint8 or float in [0, 1].
+        model: the model that they are for.
+        device: the device that they are moved to.
+    """
     x = x.to(device).contiguous()
     return as_model_dtype(x if x.is_floating_point() else x.float() / 255, model)

@@ -46,7 +46,7 @@ def gini(explained: ExplainedImages) -> Tensor:
     no offset: the scale of the map does not matter. As a score of saliency maps: Chalasani et al. 2020 (1810.06583), and on robust models
     Duan et al. (ICLR 2023) and Chen et al. 2023 (2305.09305). NaN for a map that is 0 everywhere or not finite somewhere.
     """
-    return gini_of_sorted(explained.ordered)
+    return gini_of_sorted(explained.sorted_sizes)
 
 
 def gini_of_sorted(ordered: Tensor) -> Tensor:
@@ -143,7 +143,7 @@ def entropy(explained: ExplainedImages) -> Tensor:
         terms: Tensor = torch.special.entr(sizes / sizes.sum(1, keepdim=True))
         return terms.sum(1).clamp_min(0)
 
-    return scores_in_parts(index, explained.ordered)
+    return scores_in_parts(index, explained.sorted_sizes)
 
 
 def top_mass(explained: ExplainedImages, *, share: float = 0.01) -> Tensor:
@@ -155,12 +155,12 @@ def top_mass(explained: ExplainedImages, *, share: float = 0.01) -> Tensor:
     """
     if not number_option("share", share, most=1):
         raise InputError("share must be above 0: the part of the sizes that counts as the top")
-    count = max(1, math.ceil(round(share * explained.ordered.shape[1], 6)))  # 0.07 * 100 is a little more than 7
+    count = max(1, math.ceil(round(share * explained.sorted_sizes.shape[1], 6)))  # 0.07 * 100 is a little more than 7
 
     def index(part: Tensor) -> Tensor:
         return part[:, -count:].sum(1, dtype=torch.float64) / part.sum(1, dtype=torch.float64)
 
-    return scores_in_parts(index, explained.ordered)
+    return scores_in_parts(index, explained.sorted_sizes)
 
 
 def lorenz_heights(ordered: Tensor, points: int = 101) -> Tensor:

@@ -173,7 +173,7 @@ def claimed_checkpoint(
                 refuse_finished(chosen, words, resume, force)
             except InputError as error:
                 refusal = error
-        chosen, refusal = world.agree((chosen, refusal))
+        chosen, refusal = world.first_of((chosen, refusal))
         if refusal is not None:
             raise refusal
         yield chosen

@@ -283,7 +283,7 @@ def sweep_in_folder(
     for cell in cells:
         if cell.setting in known:
             continue
-        with nullcontext() if done else journal.kept():
+        with nullcontext() if done else journal.remove_if_refused():
             rows = train_cell(cell, train_one, folder / f"{cell.name}.pt", measure)
         journal.append({"setting": cell.setting, "rows": [vars(row) for row in rows]})
         done.append(FinishedCell(cell, rows, fresh=True))

@@ -31,17 +31,17 @@ def test_rounding_gives_grey_levels_inside_the_threat_that_are_next_to_the_point
     x, g = grey(40)
     threat = Threat(norm, eps)
     x_adv = threat.project(x, x + eps * torch.randn(x.shape, generator=g))
-    rounded = threat.rounded(x, x_adv)
+    rounded = threat.project_to_grey_levels(x, x_adv)
     assert torch.equal((255 * rounded).round() / 255, rounded)
     assert bool(threat.contains(x, rounded).all())
     assert float((rounded - x_adv).abs().max()) < (1 + 1e-3) / 255
-    assert torch.equal(threat.rounded(x, x), x)
+    assert torch.equal(threat.project_to_grey_levels(x, x), x)
 
 
 def test_linf_takes_the_nearest_level_that_lies_in_the_ball():
     x = torch.tensor([100.0, 100.0, 100.0, 0.0, 255.0]).view(1, 1, 1, 5) / 255
     x_adv = torch.tensor([101.4, 101.5, 98.5, 1.4, 253.6]).view(1, 1, 1, 5) / 255
-    levels = 255 * Threat("linf", 1.5 / 255).rounded(x, x_adv)
+    levels = 255 * Threat("linf", 1.5 / 255).project_to_grey_levels(x, x_adv)
     assert levels.flatten().tolist() == pytest.approx([101, 101, 99, 1, 254])
 
 
@@ -49,7 +49,7 @@ def test_l2_takes_the_nearest_levels_as_far_as_the_ball_allows_and_the_cheapest_
     x = torch.full((1, 1, 1, 2), 100 / 255)
     x_adv = torch.tensor([100.6, 102.6]).view(1, 1, 1, 2) / 255  # nearest: 101 and 103, of length 3.16; towards x: 100 and 102, of length 2
     for eps, levels in ((3.2, [101, 103]), (2.7, [101, 102]), (2.1, [100, 102])):
-        assert (255 * Threat("l2", eps / 255).rounded(x, x_adv)).flatten().tolist() == pytest.approx(levels)
+        assert (255 * Threat("l2", eps / 255).project_to_grey_levels(x, x_adv)).flatten().tolist() == pytest.approx(levels)
 
 
 class Edge(nn.Module):

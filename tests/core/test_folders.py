@@ -33,7 +33,7 @@ def finish(folder, text="old", words=WORDS, **how):
             journal = Journal(place.work, words, resume=place.resume)
             journal.append({"stage": 0, "text": text})
             journal.finish()
-            with place.results() as staged:
+            with place.staged_results() as staged:
                 (staged / "rows.csv").write_text(text)
                 (staged / f"{text}.png").write_text(text)
     return place
@@ -139,7 +139,7 @@ def test_an_unfinished_run_is_kept_unless_it_is_to_be_replaced(tmp_path):
 
 def test_a_run_that_is_refused_removes_its_own_files_only(tmp_path):
     def run(folder):
-        with claim_destination(folder, WORDS) as place, place.results() as staged:
+        with claim_destination(folder, WORDS) as place, place.staged_results() as staged:
             (staged / "rows.csv").write_text("")
             raise InputError("wrong")
 
@@ -180,7 +180,7 @@ def test_words_that_only_add_go_on(tmp_path):
     finish(tmp_path)
     with claim_destination(tmp_path, WORDS | {"data": {"n": 200}}, resume=True, adds=adds) as place:
         assert (place.resume, place.finished, place.work) == (True, False, tmp_path)
-        with place.results() as staged:
+        with place.staged_results() as staged:
             (staged / "rows.csv").write_text("more")
     assert names(tmp_path) == ["manifest.json", "rows.csv", "state-0.jsonl"]
     with pytest.raises(InputError, match=r"data\.n was 200 and is 100"):
@@ -440,7 +440,7 @@ def unwritten(folder, monkeypatch, entries, **how):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def run(patched):
-        with claim_destination(folder, WORDS, **how) as place, place.results() as staged:
+        with claim_destination(folder, WORDS, **how) as place, place.staged_results() as staged:
             for entry in entries:
                 Journal(place.work, WORDS, resume=place.resume).append(entry)
             patched.setattr("robench.core.files.write_synced", full)

@@ -124,7 +124,10 @@ def test_on_a_full_disk_the_run_ends_with_one_sentence_and_goes_on_later(tmp_pat
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UnfinishedError, match=r"cannot write .*No space left on device; make room, and go on .* --resume"), journal.kept():
+    with (
+        pytest.raises(UnfinishedError, match=r"cannot write .*No space left on device; make room, and go on .* --resume"),
+        journal.remove_if_refused(),
+    ):
         journal.append({"stage": 1})
     monkeypatch.setattr(os, "fsync", sync)
     again = Journal(tmp_path, RUN, resume=True)

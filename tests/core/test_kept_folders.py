@@ -21,8 +21,8 @@ from robench.evaluation.corruption_sources import source_from_images
 HELD = """
 import sys, time
 from pathlib import Path
-from robench.core.files import locked
-with locked(Path(sys.argv[1]), Path(sys.argv[2])):
+from robench.core.files import hold_lock
+with hold_lock(Path(sys.argv[1]), Path(sys.argv[2])):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -49,7 +49,7 @@ def held():
 
 
 def finished(folder):
-    with claim_destination(folder, {"command": "eval"}) as place, place.results() as staged:
+    with claim_destination(folder, {"command": "eval"}) as place, place.staged_results() as staged:
         (staged / "x_adv.npy").write_bytes(b"saved")
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 

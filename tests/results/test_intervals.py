@@ -53,7 +53,7 @@ def test_the_rows_say_how_their_interval_was_found(problem):
 
 def test_an_interval_that_is_not_there_has_no_name():
     assert with_interval(ABOUT, 1.0, math.nan, math.nan, "bootstrap").interval == ""
-    assert WILSON.around(ABOUT, 3, 10).interval == "wilson"
+    assert WILSON.row_with(ABOUT, 3, 10).interval == "wilson"
 
 
 def test_compare_reads_rows_that_were_written_before_intervals_had_names(problem, tmp_path):

@@ -179,9 +179,9 @@ def test_until_waits_for_every_verdict_of_several_models_and_threats(run):
     n = int(part.ledger.seen.sum())
     assert 0 < n < 60
     for case in part.cases:
-        for stage in part.of_kind("attack"):
+        for stage in part.stages_of_kind("attack"):
             left = int((part.ledger.right(case.name, stage) & part.ledger.seen).sum())
-            low, high = part.interval.of(left, n)
+            low, high = part.interval.bounds(left, n)
             assert (high - low) / 2 <= 0.12
     within(run(chosen=chosen, threats=threats, models=2), part)
 

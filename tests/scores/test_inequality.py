@@ -143,7 +143,7 @@ def test_a_map_that_is_zero_everywhere_or_not_finite_somewhere_has_no_score_and_
         found = score(explained(broken))
         assert found.isnan().tolist() == [False, True, False]
         torch.testing.assert_close(found[::2], score(whole)[::2])
-    curves = lorenz_heights(explained(broken).ordered)
+    curves = lorenz_heights(explained(broken).sorted_sizes)
     assert curves[1].isnan().all()
     assert curves[::2].isfinite().all()
 
@@ -246,14 +246,14 @@ def test_a_share_that_is_none_is_refused(share):
 
 def test_gini_is_one_less_twice_the_area_under_the_exact_lorenz_curve():
     maps = explained(random_maps())
-    n = maps.ordered.shape[1]
-    curve = lorenz_heights(maps.ordered, n + 1)
+    n = maps.sorted_sizes.shape[1]
+    curve = lorenz_heights(maps.sorted_sizes, n + 1)
     torch.testing.assert_close(1 - 2 * torch.trapezoid(curve, dx=1 / n, dim=1), gini(maps), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("points", [2, 7, 101, 500])
 def test_lorenz_curves_rise_from_0_to_1_below_the_diagonal_and_bend_upwards(points):
-    curve = lorenz_heights(explained(random_maps()).ordered, points)
+    curve = lorenz_heights(explained(random_maps()).sorted_sizes, points)
     shares = torch.linspace(0, 1, points, dtype=torch.float64)
     assert curve.shape == (20, points)
     assert (curve[:, 0] == 0).all()

@@ -58,7 +58,7 @@ def attack_stage(
 
     def begin(case: Case) -> ReadyStage:
         fit = attack_for_classes(attack, case.classes)
-        run = trial_attack(fit) if case.few_only and not needs_trial(stage) else fit
+        run = trial_attack(fit) if case.is_trial and not is_own_or_transfer(stage) else fit
         return ReadyStage(partial(attack_outcomes, case, stage, run), f"{setting_text(fit)} {how}".strip())
 
     def on(ledger: Ledger, subject: str) -> Tensor:
@@ -67,8 +67,7 @@ def attack_stage(
             standing = standing & ~ledger.column(subject, earlier, "fell", False)
         return standing
 
-    strange = is_own(recipe.name) or recipe.name.startswith(TRANSFER) or bool(recipe.options)  # ours by their defaults fit every model
-    tried = strange and "reference" not in how
+    unproven = is_own(recipe.name) or recipe.name.startswith(TRANSFER) or bool(recipe.options)  # ours by their defaults fit every model
     stage = Stage(
         "attack",
         name,
@@ -76,9 +75,9 @@ def attack_stage(
         on,
         source,
         threat=threat,
-        kept=not reported,
-        tried=tried,
-        reported=reported,
+        keeps_images=not reported,
+        needs_trial=unproven and "reference" not in how,
+        is_reported=reported,
         about=about,
         words=[setting_text(attack), how],
     )
@@ -103,19 +102,19 @@ def attack_outcomes(case: Case, stage: Stage, attack: Attack, chunk: Chunk) -> I
     draws = Draws(case.seed, chunk.ids.to(case.device), label)
     with warnings.catch_warnings(record=True) as caught, arithmetic(case.precision):
         warnings.simplefilter("always", RuntimeWarning)
-        with keep_weights(label, case.exact, case.model):
+        with keep_weights(label, case.exact_model, case.model):
             found = attack(case.model, x.clone(), y.clone().to(case.device), stage.threat, draws)
     if not isinstance(found, AttackResult):
         raise InputError(f"attack {label!r} returned {type(found).__name__} and no Found: see docs/adding-an-attack.md")
     refuse_found(found, len(x), label)
     x_adv, outside = points_inside(x, found.x_adv.detach().to(x), stage.threat, label)
     with torch.no_grad():
-        logits = padded_logits(case.exact, x_adv).cpu()
+        logits = padded_logits(case.exact_model, x_adv).cpu()
     finite = torch.isfinite(logits).all(1)
     fell = (logits.argmax(1) != y) & finite
     kept, fallen = x_adv.cpu(), fell.to(x.device)
     rounded, names = eight_bit_verdicts(case, stage, x[fallen], x_adv[fallen], chunk.places[fell])
-    file = case.saved.get(stage.about["cascade"]) if stage.reported else None
+    file = case.saved.get(stage.about["cascade"]) if stage.is_reported else None
     write_array_rows(file, chunk.places[fell], kept[fell])
     claimed = found.fooled.cpu().bool()
     reached = claimed & fell if is_own(label) else claimed  # ours are believed in what they were after
@@ -135,7 +134,7 @@ def attack_outcomes(case: Case, stage: Stage, attack: Attack, chunk: Chunk) -> I
         **({"before": {str(int(chunk.places[i])): image_json(x[i].cpu()) for i in wanted}} if stage.source else {}),
     }  # fmt: skip
     columns["rounded"] = torch.tensor(columns["rounded"], dtype=torch.int64)
-    yield Outcome(columns, x=torch.where(per_sample(fallen, x), x_adv, x) if stage.kept else None, extras=extras)
+    yield Outcome(columns, x=torch.where(per_sample(fallen, x), x_adv, x) if stage.keeps_images else None, extras=extras)
 
 
 def attack_label(stage: Stage) -> str:
@@ -157,12 +156,12 @@ def kept_example_count(case: Case, stage: Stage) -> int:
 def eight_bit_verdicts(case: Case, stage: Stage, x: Tensor, x_adv: Tensor, places: Tensor) -> tuple[list[int], list[str]]:
     """The labels of fallen images, (M, C, H, W), in 8 bits, and the names of the pictures that were written of them: uncounted passes."""
     assert stage.threat is not None
-    y, prefix = case.pool.y[places].to(case.device), case.pngs.get(stage.about["cascade"]) if stage.reported else None
-    found = rounded_labels(case.exact, x, x_adv, y, stage.threat).tolist()
+    y, prefix = case.pool.y[places].to(case.device), case.pngs.get(stage.about["cascade"]) if stage.is_reported else None
+    found = rounded_labels(case.exact_model, x, x_adv, y, stage.threat).tolist()
     if prefix is None or not len(places):
         return found, [""] * len(places)
     ids = case.pool.ids[places]
-    points, fooled = eight_bit_points(case.exact, x, x_adv, y, stage.threat, Draws(case.seed, ids.to(case.device), "png"))
+    points, fooled = eight_bit_points(case.exact_model, x, x_adv, y, stage.threat, Draws(case.seed, ids.to(case.device), "png"))
     names = [f"{prefix.name}{sample}.png" if fools else "none" for sample, fools in zip(ids.tolist(), fooled.tolist(), strict=True)]
     pictures = {prefix.parent / name: png_bytes(point) for name, point in zip(names, points.cpu(), strict=True) if name != "none"}
     if pictures:
@@ -186,6 +185,6 @@ def points_inside(x: Tensor, x_adv: Tensor, threat: Threat, label: str) -> tuple
     )
 
 
-def needs_trial(stage: Stage) -> bool:
+def is_own_or_transfer(stage: Stage) -> bool:
     """Whether only running an attack tells that it cannot be used: the user's own, and one from a surrogate."""
     return is_own(stage.name) or stage.name.startswith(TRANSFER)

@@ -20,7 +20,7 @@ from robench.runs.types import Case, Chunk, Outcome, ReadyStage, Stage
 
 def clean_stage() -> Stage:
     """The clean pass over all images."""
-    return Stage("clean", CLEAN, lambda case: ReadyStage(partial(clean_outcomes, case)), all_images_mask, tried=False)
+    return Stage("clean", CLEAN, lambda case: ReadyStage(partial(clean_outcomes, case)), all_images_mask, needs_trial=False)
 
 
 def all_images_mask(ledger: Ledger, subject: str) -> Tensor:  # noqa: ARG001 - the same for all subjects
@@ -31,7 +31,7 @@ def all_images_mask(ledger: Ledger, subject: str) -> Tensor:  # noqa: ARG001 - t
 def clean_outcomes(case: Case, chunk: Chunk) -> Iterator[Outcome]:
     """Labels and margins. InputError where logits are not finite or a label is no class."""
     with torch.no_grad():
-        logits = padded_logits(case.exact, chunk.x).cpu()
+        logits = padded_logits(case.exact_model, chunk.x).cpu()
     check_logits(logits, chunk.y)
     case.remember(chunk.places, logits)
     for file in case.saved.values():

@@ -67,13 +67,13 @@ def cell_stage(
     def begin(case: Case) -> ReadyStage:
         return ReadyStage(partial(corruption_outcomes, case, name, reported), str(words.get("setting", "")))
 
-    return Stage("corruption", name, begin, all_images_mask, source, images, reported=reported, about=about, words=told)
+    return Stage("corruption", name, begin, all_images_mask, source, images, is_reported=reported, about=about, words=told)
 
 
 def corruption_outcomes(case: Case, name: str, reported: bool, chunk: Chunk) -> Iterator[Outcome]:
     """The labels that a model gives, and the margins where later stages begin there; InputError where its logits cannot be used."""
     with torch.no_grad():
-        logits = padded_logits(case.exact, chunk.x).cpu()
+        logits = padded_logits(case.exact_model, chunk.x).cpu()
     check_logits(logits, chunk.y, f"images under {name}")
     more = {} if reported else {"margin": -margin(logits, chunk.y)}
     yield Outcome({"pred": logits.argmax(1), **more})

@@ -46,7 +46,7 @@ def joined_stage(results: ModelResults, pool: Pool, subject: str, clean: Stage) 
     def on(_: Ledger, name: str) -> Tensor:
         return ~none if name == subject else none
 
-    return Stage("joined", last.probe, lambda _: ReadyStage(measure), on, None, kept, threat, tried=False, about=about)
+    return Stage("joined", last.probe, lambda _: ReadyStage(measure), on, None, kept, threat, needs_trial=False, about=about)
 
 
 def saved_images(results: ModelResults, pool: Pool, where: dict[int, int]) -> MakeImages | None:

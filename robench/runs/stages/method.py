@@ -58,10 +58,10 @@ def method_stage(
     }  # fmt: skip
 
     def begin(case: Case) -> ReadyStage:
-        model, notes = explainable_model(recipe.name, case.subject.model, case.few)
+        model, notes = explainable_model(recipe.name, case.subject.model, case.first_images)
         bound = recipe
         if recipe.name in LAYERED:
-            layer, _ = chosen_layer(model, case.few, recipe.options.get("layer", ""))
+            layer, _ = chosen_layer(model, case.first_images, recipe.options.get("layer", ""))
             bound, notes = replace(recipe, options=recipe.options | {"layer": layer}), [*notes, f"the layer is {layer!r}"]
         explain: Explain = resolve(bound, EXPLAINERS, "method")
         explain = method_on_copies(explain) if is_own(recipe.name) else explain
@@ -126,7 +126,7 @@ def explained_logits(case: Case, stage: Stage, chunk: Chunk) -> Tensor:
     """The logits (M, K) of the images that are explained; InputError where they are probabilities or cannot be used."""
     logits = case.logits_at(chunk, clean=stage.source is None)
     check_logits(logits, chunk.y)
-    if case.few_only and bool(are_probabilities(logits).all()):
+    if case.is_trial and bool(are_probabilities(logits).all()):
         raise InputError("the model returns probabilities, whose gradients vanish where it is sure: leave the softmax out of the model")
     return logits
 
@@ -157,7 +157,7 @@ def method_outcomes(
         values = {f"score {name}": values_from(score(some), len(some.x), name) for name, score in scorers.items()}
     changed = restore_weights(kept)
     zero = zero_map_mask(some) & ~bad.cpu()
-    curves = lorenz_heights(some.ordered, LORENZ_POINTS).cpu()
+    curves = lorenz_heights(some.sorted_sizes, LORENZ_POINTS).cpu()
     known = ~curves.isnan().any(1)
     save_maps(case, stage, chunk.places, some.maps)
     wanted = gallery_places(case, stage)
@@ -232,7 +232,7 @@ def gallery_places(case: Case, stage: Stage) -> list[int]:
 
 def save_maps(case: Case, stage: Stage, places: Tensor, maps: Tensor) -> None:
     """Writes the maps of the clean images into their file, if there is to be one."""
-    file = None if stage.source is not None or case.few_only else stage.about["save"](case.name, stage.about["method"])
+    file = None if stage.source is not None or case.is_trial else stage.about["save"](case.name, stage.about["method"])
     if file is not None:
         if not file.exists():
             make_array_file(file, (len(case.pool), *maps.shape[1:]))

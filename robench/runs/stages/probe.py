@@ -33,7 +33,9 @@ def probe_stage(recipe: Recipe, *, clean: Stage, source: Stage | None = None, re
         return ledger.tried(subject, stage)
 
     about = {"clean": clean, "recipe": recipe}
-    stage = Stage("probe", name, begin, on, source, kept=not reported, reported=reported, about=about, words=[setting_text(function)])
+    stage = Stage(
+        "probe", name, begin, on, source, keeps_images=not reported, is_reported=reported, about=about, words=[setting_text(function)]
+    )
     return stage
 
 
@@ -43,9 +45,9 @@ def probe_outcomes(case: Case, stage: Stage, label: str, function: Probe, chunk:
     last, settings = None, set[str]()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", RuntimeWarning)
-        for level in probe_levels(function, case.exact, chunk.x, chunk.y.to(case.device), draws, label):
+        for level in probe_levels(function, case.exact_model, chunk.x, chunk.y.to(case.device), draws, label):
             settings.add(level.setting)
-            if stage.kept and len(settings) > 1:
+            if stage.keeps_images and len(settings) > 1:
                 raise InputError(f"{label} has several levels ({', '.join(sorted(settings))}): choose one, such as random-noise,t=0.1")
             if last is not None:
                 yield last
@@ -53,7 +55,7 @@ def probe_outcomes(case: Case, stage: Stage, label: str, function: Probe, chunk:
                 "fell": level.fooled.cpu().bool(), "share": level.share.cpu().double(), "forwards": level.forwards.cpu(),
                 "backwards": level.backwards.cpu(),
             }  # fmt: skip
-            wanted = level.repeat == 0 and (stage.kept or case.makes)
+            wanted = level.repeat == 0 and (stage.keeps_images or case.saves_made_images)
             last = Outcome(columns, level.setting, level.repeat, level.x if wanted else None)
     refuse_other_levels(case, stage, label, settings)
     told = list(dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, RuntimeWarning)))
