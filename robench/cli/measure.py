@@ -22,7 +22,8 @@ from robench.core.files import file_stem
 from robench.core.recipes import Recipe, eps_text
 
 if TYPE_CHECKING:
-    from robench.core.folders import Adds, Destination
+    from robench.core.folders import Destination
+    from robench.core.journal import Adds
     from robench.core.processes import World
     from robench.core.threat import Threat
     from robench.report.result import Result
@@ -362,6 +363,7 @@ def job_words(
 ) -> dict[str, Any]:
     """What was asked of a run: all that its numbers depend on."""
     from robench.corruptions.frost import photos_digest
+    from robench.evaluation.run_words import recipe_words, results_words, score_words, suite_words
 
     kinds, attacks = job.kinds(), job.attacks()
     words: dict[str, Any] = {"command": job.command, **checkpoint_and_data(what), "seed": common.seed}
@@ -407,44 +409,6 @@ def checkpoint_and_data(what: Sequence[LoadedSubject]) -> dict[str, Any]:
         "checkpoint": checkpoint_words([one.loaded for one in what]),
         "data": {"name": images.name, "split": images.split, "n": len(images), "sha256": images.sha256},
     }
-
-
-def recipe_words(recipe: Recipe) -> dict[str, Any]:
-    """What identifies a recipe: its name, weight and options, the content of the file that it names, and on whose images it is measured."""
-    from robench.models.identity import file_digest
-
-    name = recipe.name.removeprefix("transfer:")
-    digest = file_digest(Path(name.rpartition(":")[0] if ".py:" in name else name))
-    more = {"on": recipe_words(recipe.on)} if recipe.on else {}
-    return {"name": recipe.name, "weight": recipe.weight, "options": dict(recipe.options), "sha256": digest, **more}
-
-
-def suite_words(chosen: Sequence[str | Recipe]) -> Any:
-    """What identifies a suite: its name, and the recipes that the user wrote, those of a file one by one."""
-    from robench.evaluation.suites import expanded_recipes, is_suite_file
-
-    each: list[Any] = []
-    for one in chosen:
-        if isinstance(one, Recipe):
-            each.append(recipe_words(one))
-        else:
-            each.append({one: [recipe_words(recipe) for _, recipe in expanded_recipes([one])]} if is_suite_file(one) else one)
-    return each[0] if len(each) == 1 and isinstance(chosen[0], str) else each
-
-
-def score_words(scores: Sequence[str]) -> list[Any]:
-    """What identifies scores: their names, and of the user's own the content of their files."""
-    from robench.core.recipes import parse_recipe
-    from robench.runs.own_functions import is_own
-
-    return [recipe_words(parse_recipe(score)) if is_own(score) else score for score in scores]
-
-
-def results_words(folder: Path) -> dict[str, str]:
-    """What identifies earlier results: their folder, and the content of what an audit reads there."""
-    from robench.models.identity import file_digest
-
-    return {"path": str(folder), **{name: file_digest(folder / name) for name in ("manifest.json", "rows.csv", "samples.csv")}}
 
 
 def threat_text(threat: Threat) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 
 from robench.core.errors import InputError, UnfinishedError
 from robench.core.files import ELSEWHERE_ADVICE, FULL, hold_lock, prepare_folder, write_whole
-from robench.core.journal import LONGEST_EXCERPT, complete_lines, differing_excerpts, state_files
+from robench.core.journal import LONGEST_EXCERPT, Adds, differing_excerpts, has_begun, state_files
 from robench.core.recipes import Recipe, recipe_text, value_text
 
 MANIFEST = "manifest.json"
@@ -33,7 +33,6 @@ NUMBERED_FILES = (*ARRAYS, "samples-*.csv")  # whose names a run makes up
 HIDDEN = ".images"  # images that later stages of a run are given, until its end
 REPEATED = {"methods": "--method", "scores": "--score", "against": "--against", "join": "--join"}  # options by their word
 Words = Mapping[str, Any]
-Adds = Callable[[Words, Words], bool]
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class Destination:
     @property
     def has_begun(self) -> bool:
         """Whether there is a state with work in it."""
-        return any(len(complete_lines(path)) > 1 for path in state_files(self.work))
+        return has_begun(self.work)
 
     @contextmanager
     def staged_results(self, also: Sequence[str] = ()) -> Iterator[Path]:

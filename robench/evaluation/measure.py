@@ -12,7 +12,7 @@ from torch import nn
 
 from robench.core.errors import InputError
 from robench.core.files import file_stem
-from robench.core.folders import Adds, Destination, refuse_beside_results
+from robench.core.folders import Destination, refuse_beside_results
 from robench.core.inputs import (
     PathLike,
     Suite,
@@ -23,6 +23,7 @@ from robench.core.inputs import (
     as_suite_list,
     as_whole_number,
 )
+from robench.core.journal import Adds
 from robench.core.rows import blank_row
 from robench.core.threat import Threat, refuse_too_large_eps
 from robench.data import Images

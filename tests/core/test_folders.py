@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 from commandline import read, refused, robench
 
-from robench.cli.measure import recipe_words
 from robench.core import folders as destinations
 from robench.core.errors import InputError, UnfinishedError
 from robench.core.files import write_whole
 from robench.core.folders import REPLACING, STAGED, WHOLE_MARK, claim_destination, make_numbered_folder, word_difference
 from robench.core.journal import Journal
 from robench.core.recipes import parse_recipe
+from robench.evaluation.run_words import recipe_words
 from robench.training.settings import checkpoint_stem, resolved_settings
 
 WORDS = {"command": "eval", "data": {"n": 100}, "seed": 0}

@@ -27,7 +27,7 @@ LAYERS = {
     "runs": "store ledger types diagnostics own_functions images pools stages loop execution",
     "results": "files corruption_errors cascade probes corruptions scores compare measurement",
     "report": "metric_meanings manifest tables page figures pictures folder result comparison",
-    "evaluation": "suites methods corruption_sources plans measure api",
+    "evaluation": "suites run_words methods corruption_sources plans measure api",
     "training": "presets guards fitting settings states train sweeps",
     "cli": "",
 }
