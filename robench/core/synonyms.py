@@ -111,30 +111,9 @@ ABSENT: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("rain", "fogging"), ("spatter", "fog")),
 }
 HINTED_SUITES = ("smoke", "fast", "autoattack", "autoattack-plus", "autoattack-rand", "inductive")
-HINTED_REGULARISERS = (
-    "sagr",
-    "igd",
-    "emr",
-    "arr",
-    "jacobian",
-    "cross-lipschitz",
-    "double-backprop",
-    "tulip",
-    "cure",
-    "gradalign",
-    "vat",
-    "gini",
-    "l1",
-    "l2",
-)
-# what is asked for, where another option takes the name
+# what is asked for, where another option takes the name; robench.objectives adds those of objectives and regularisers
 OTHER_OPTION_HINTS: dict[str, dict[str, str]] = {
     "attack": {name: f"it is a suite: robench eval MODEL --suite {name}" for name in HINTED_SUITES},
-    "regulariser": {
-        name: f"it is an objective: --objective {name}"
-        for name in ("pgd-at", "fgsm-at", "fgsm-rs", "n-fgsm", "free-at", "trades", "mart", "mail-at", "mail-trades", "alp", "hat")
-    },
-    "objective": {name: f"it is a regulariser: --reg {name}" for name in HINTED_REGULARISERS},
 }
 
 

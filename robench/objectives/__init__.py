@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from torch import Tensor
 
 from robench.core.errors import InputError
-from robench.core.recipes import Recipe, parse_recipe, resolve
+from robench.core.recipes import Recipe, options_of, parse_recipe, resolve
 from robench.core.schedules import training_shares
+from robench.core.synonyms import OTHER_OPTION_HINTS
 from robench.core.threat import Threat, length_option, refuse_too_large_eps
 from robench.objectives.adversarial import pgd_at
 from robench.objectives.alp import alp
@@ -22,6 +24,7 @@ from robench.objectives.cross_lipschitz import cross_lipschitz
 from robench.objectives.cure import cure
 from robench.objectives.double_backprop import double_backprop
 from robench.objectives.emr import emr
+from robench.objectives.facts import Facts, facts_of_function
 from robench.objectives.fgsm import fgsm_at
 from robench.objectives.free import free_at
 from robench.objectives.gini import gini_penalty
@@ -33,7 +36,6 @@ from robench.objectives.jacobian import jacobian
 from robench.objectives.mail import mail_at, mail_trades
 from robench.objectives.mart import mart
 from robench.objectives.sagr import sagr
-from robench.objectives.sagr import sagr_notes as sagr_remarks
 from robench.objectives.standard import standard
 from robench.objectives.terms import Loss, Objective, Penalty, Regularizer, WeightSchedule, penalised_loss, weight_schedule
 from robench.objectives.trades import trades
@@ -42,17 +44,16 @@ from robench.objectives.vat import vat
 from robench.objectives.weight_norms import l1, l2
 
 __all__ = [
-    "DEFAULT_BASES",
-    "DEFAULT_WARMUPS",
-    "DEFAULT_WEIGHTS",
-    "NEED_TEACHER",
     "OBJECTIVES",
     "REGULARIZERS",
+    "Facts",
     "Loss",
     "Objective",
     "Penalty",
     "Regularizer",
     "WeightSchedule",
+    "default_options",
+    "facts_of",
     "penalised_loss",
     "refuse_unreachable",
     "regularizer_notes",
@@ -95,26 +96,23 @@ REGULARIZERS: dict[str, Callable[..., Tensor]] = {
     "l2": l2,
 }
 
-# Where a sentence gives none: the weight (1 for others), the share of training over which it grows (0 for others), the objective.
-DEFAULT_WEIGHTS = {
-    "sagr": 0.1,
-    "emr": 3 / 128,
-    "arr": 6.0,
-    "jacobian": 0.01,
-    "cross-lipschitz": 0.03,
-    "input-l2": 0.1,
-    "double-backprop": 0.3,
-    "gradalign": 0.2,
-    "gini": 0.1,
-    "l1": 1e-5,
-    "l2": 5e-4,
-}
-DEFAULT_WARMUPS = {"sagr": 0.25}
-ADVERSARIAL_BASES = {"igd": "pgd-at", "emr": "pgd-at", "gini": "pgd-at", "gradalign": "fgsm-at"}
-DEFAULT_BASES = {name: ADVERSARIAL_BASES.get(name, "standard") for name in REGULARIZERS}
-LENGTHS = {"vat": ("radius", "xi"), "sagr": ("h",), "tulip": ("h",), "cure": ("h",)}  # options that are Euclidean, in pixel units
-NO_INPUT_GRADIENT = ("standard", "l1", "l2")  # what takes no gradient by the images
-NEED_TEACHER = ("igd", "hat")  # what learns from a network trained without a defence
+OTHER_OPTION_HINTS["regulariser"] = {name: f"it is an objective: --objective {name}" for name in OBJECTIVES}
+OTHER_OPTION_HINTS["objective"] = {name: f"it is a regulariser: --reg {name}" for name in REGULARIZERS}
+
+
+def facts_of(name: str) -> Facts:
+    """What is known of a key of OBJECTIVES or REGULARIZERS; the defaults for another name, which is that of the user's own function."""
+    return facts_of_function({**OBJECTIVES, **REGULARIZERS}[name]) if is_built_in(name) else Facts()
+
+
+def default_options(name: str) -> dict[str, Any]:
+    """The options of a key of OBJECTIVES or REGULARIZERS with their defaults; none of another name, whose function is the user's own."""
+    return options_of({**OBJECTIVES, **REGULARIZERS}[name]) if is_built_in(name) else {}
+
+
+def is_built_in(name: str) -> bool:
+    """Whether a name is a key of OBJECTIVES or of REGULARIZERS."""
+    return name in OBJECTIVES or name in REGULARIZERS
 
 
 def regularizers_of(sentences: Iterable[str]) -> dict[str, Regularizer]:
@@ -131,8 +129,7 @@ def refuse_unreachable(recipes: Iterable[Recipe], threat: Threat, shape: Sequenc
     """InputError where the radius, or a length in pixel units among the options of built-in methods, exceeds the diameter of the box."""
     refuse_too_large_eps(threat, shape)
     for recipe in recipes:
-        built_in = recipe.name in OBJECTIVES or recipe.name in REGULARIZERS
-        for option in ("step_size", *LENGTHS.get(recipe.name, ())) if built_in else ():
+        for option in ("step_size", *facts_of(recipe.name).lengths) if is_built_in(recipe.name) else ():
             if option in recipe.options:
                 norm = threat.norm if option == "step_size" else "l2"
                 length_option(f"{recipe.name} with {option}", recipe.options[option], norm, shape)
@@ -140,18 +137,15 @@ def refuse_unreachable(recipes: Iterable[Recipe], threat: Threat, shape: Sequenc
 
 def takes_input_gradient(recipe: Recipe) -> bool:
     """Whether a built-in objective or regulariser takes the gradient of the model by its images; of the user's own nothing is known."""
-    asked = (recipe.name, recipe.options.get("estimator"), recipe.options.get("iterations"))
-    if recipe.name in NO_INPUT_GRADIENT or asked[:2] == ("sagr", "fd-input") or asked[::2] == ("vat", 0):
-        return False
-    return recipe.name in OBJECTIVES or recipe.name in REGULARIZERS
+    facts = facts_of(recipe.name)
+    gradient_free = any(recipe.options.get(option) == value for option, value in facts.gradient_free_options.items())
+    return is_built_in(recipe.name) and facts.input_gradient and not gradient_free
 
 
 def regularizer_notes(sentences: Iterable[str], classes: int) -> list[str]:
     """What a training on this many classes is to say of its regularisers; InputError for an option that changes nothing there."""
-    found: list[str] = []
-    for recipe in map(parse_recipe, sentences):
-        found += sagr_remarks(classes, **recipe.options) if recipe.name == "sagr" else []
-    return found
+    asked = [(recipe, facts_of(recipe.name).notes) for recipe in map(parse_recipe, sentences)]
+    return [note for recipe, notes_of in asked if notes_of for note in notes_of(classes, **recipe.options)]
 
 
 def weighted_regularizer(recipe: Recipe) -> Regularizer:
@@ -159,9 +153,9 @@ def weighted_regularizer(recipe: Recipe) -> Regularizer:
 
     `warmup` and `drops` belong to the weight and are understood with every regulariser; the other options are the function's own.
     """
-    options = dict(recipe.options)
-    warmup, drops = options.pop("warmup", DEFAULT_WARMUPS.get(recipe.name, 0.0)), options.pop("drops", None)
-    weight = DEFAULT_WEIGHTS.get(recipe.name, 1.0) if recipe.weight is None else recipe.weight
+    options, facts = dict(recipe.options), facts_of(recipe.name)
+    warmup, drops = options.pop("warmup", facts.warmup), options.pop("drops", None)
+    weight = facts.weight if recipe.weight is None else recipe.weight
     return weight_schedule(weight, warmup, () if drops is None else tuple(training_shares(drops))), resolve(
         replace(recipe, options=options), REGULARIZERS, "regulariser"
     )

@@ -29,10 +29,12 @@ from robench.core.errors import InputError
 from robench.core.recipes import lookup
 from robench.core.types import Batch
 from robench.objectives.adversarial import check_steps, projected_ascent
+from robench.objectives.facts import Facts
 from robench.objectives.gradients import at_least_float32, unrecorded_logits
 from robench.objectives.terms import clean_logits, cross_entropies, kl
 
 
+@Facts(weight=6.0, second_derivative=False)
 def arr(
     model: nn.Module,
     batch: Batch,

@@ -22,10 +22,12 @@ from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.recipes import lookup
 from robench.core.types import Batch
+from robench.objectives.facts import Facts
 from robench.objectives.gradients import Field, class_gradients, field_of, squared_vjp_norm
 from robench.objectives.sagr import centred_logits
 
 
+@Facts(weight=0.03)
 def cross_lipschitz(model: nn.Module, batch: Batch, *, estimator: str = "rademacher", projections: int = 1, at: str = "base") -> Tensor:
     """Squared distances between the class gradients (Hein & Andriushchenko 2017): the scalar R = 1/K^2 mean_B sum_lm ||g_l - g_m||^2.
 

@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from robench.core.checks import positive_option, switch_option
 from robench.core.types import Batch
 from robench.objectives.double_backprop import loss_field, loss_gradient
+from robench.objectives.facts import Facts
 from robench.objectives.gradients import Field
 
 STEP_SHARES = tuple(step / 3 for step in (0.1, 0.4, 0.8, 1.8, 3.0))  # shares of h, each for a tenth of the training, the last from there on
 
 
+@Facts(lengths=("h",))
 def cure(model: nn.Module, batch: Batch, *, h: float = 0.6, ramp: bool = True, at: str = "base") -> Tensor:
     """Squared change of the cross-entropy's input gradient over a step uphill (Moosavi-Dezfooli et al. 2019): the scalar R of the head.
 

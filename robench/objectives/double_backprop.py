@@ -14,11 +14,13 @@ from torch import Tensor, nn
 
 from robench.core.recipes import lookup
 from robench.core.types import Batch
+from robench.objectives.facts import Facts
 from robench.objectives.gradients import Field, at_least_float32, field_of, vjp
 from robench.objectives.sagr import GRADIENT_NORMS
 from robench.objectives.terms import cross_entropies
 
 
+@Facts(weight=0.3)
 def double_backprop(model: nn.Module, batch: Batch, *, norm: str = "l2sq", at: str = "base") -> Tensor:
     """Norm of the cross-entropy's input gradient g (Drucker & LeCun 1992; Ross & Doshi-Velez 2018): the scalar R = mean_B N(g).
 

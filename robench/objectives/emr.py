@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from robench.core.checks import positive_option
 from robench.core.types import Batch
+from robench.objectives.facts import Facts
 from robench.objectives.gradients import at_least_float32, field_of, squared_vjp_norm
 
 
+@Facts(weight=3 / 128, base="pgd-at")
 def emr(model: nn.Module, batch: Batch, *, temperature: float = 40.0, at: str = "base") -> Tensor:
     """The squared length of the gradient of the expected logit (Liu & Chan 2022): a scalar, a mean over the batch.
 

@@ -20,10 +20,12 @@ from robench.core.checks import number_option, positive_option, switch_option
 from robench.core.model_calls import freeze_model
 from robench.core.threat import Threat
 from robench.core.types import Batch
+from robench.objectives.facts import Facts
 from robench.objectives.standard import ce_at_images
 from robench.objectives.terms import Objective, cross_entropies
 
 
+@Facts(single_step=True)
 def fgsm_at(*, start: float = 0.0, step: float = 1.0, clip: bool = True) -> Objective:
     """Cross-entropy at the end of one steepest step (Goodfellow et al. 2015, 1412.6572; Wong et al. 2020, 2001.03994).
 

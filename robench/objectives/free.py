@@ -19,12 +19,14 @@ from torch import Tensor, nn
 from robench.core.checks import positive_option, whole_option
 from robench.core.threat import Threat
 from robench.core.types import Batch
+from robench.objectives.facts import Facts
 from robench.objectives.standard import ce_at_images
 from robench.objectives.terms import Objective
 
 DELTA = "free-at/delta"  # the perturbations in multiples of eps, (B, C, H, W), one for each place in the batch
 
 
+@Facts(single_step=True)
 def free_at(*, replays: int = 8, step: float = 1.0) -> Objective:
     """Cross-entropy at the image with a perturbation that the same backward passes improve (Shafahi et al. 2019, 1904.12843).
 

@@ -12,10 +12,12 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from robench.core.types import Batch
+from robench.objectives.facts import Facts
 from robench.objectives.igd import points_and_gradients
 from robench.scores.inequality import gini_of_sorted, map_sizes
 
 
+@Facts(weight=0.1, base="pgd-at")
 def gini_penalty(model: nn.Module, batch: Batch, *, of: str = "logit", channels: str = "none", at: str = "clean") -> Tensor:
     """The mean Gini index of the sizes of the input gradient (Chen et al. 2023): a scalar in [0, 1), 0 where all sizes are equal.
 

@@ -17,10 +17,12 @@ from torch import Tensor, nn
 
 from robench.core.checks import switch_option
 from robench.core.types import Batch
+from robench.objectives.facts import Facts
 from robench.objectives.gradients import at_least_float32, evaluation_logits, points_and_logits, unit_vectors
 from robench.objectives.terms import cross_entropies
 
 
+@Facts(weight=0.2, base="fgsm-at", single_step=True)
 def gradalign(model: nn.Module, batch: Batch, *, constant: bool = False) -> Tensor:
     """One minus the cosine between the input gradients at x and at a random point near it (Andriushchenko & Flammarion 2020), in [0, 2].
 

@@ -22,10 +22,12 @@ from robench.core.checks import number_option, positive_option
 from robench.core.errors import InputError
 from robench.core.types import Batch
 from robench.objectives.adversarial import check_steps
+from robench.objectives.facts import Facts
 from robench.objectives.terms import Objective
 from robench.objectives.trades import ce_and_kl, kl_pgd_images
 
 
+@Facts(teacher=True)
 def hat(*, beta: float = 2.5, gamma: float = 0.5, h: float = 2.0, steps: int = 10, step_size: float | None = None) -> Objective:
     """TRADES plus gamma times the cross-entropy of a helper image with an undefended teacher's label (Rade & Moosavi-Dezfooli 2022).
 

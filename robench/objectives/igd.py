@@ -19,6 +19,7 @@ from robench.core.errors import InputError
 from robench.core.model_calls import freeze_model
 from robench.core.recipes import lookup
 from robench.core.types import Batch
+from robench.objectives.facts import Facts
 from robench.objectives.gradients import at_least_float32, points_and_logits
 from robench.objectives.terms import cross_entropies
 
@@ -29,6 +30,7 @@ SCALARS: Mapping[str, Callable[[Tensor, Batch], Tensor]] = {
 LEAST_GRADIENT = 1e-30  # the derivative of a direction is 1 / length, which float32 must hold after more products
 
 
+@Facts(base="pgd-at", teacher=True)
 def igd(model: nn.Module, batch: Batch, *, of: str = "logit", at: str = "clean") -> Tensor:
     """One minus the cosine between the input gradients of the network and of its teacher (Chen et al. 2023): a scalar in [0, 2].
 

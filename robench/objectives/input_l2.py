@@ -13,9 +13,11 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from robench.core.types import Batch
+from robench.objectives.facts import Facts
 from robench.objectives.gradients import class_gradient, field_of
 
 
+@Facts(weight=0.1)
 def input_l2(model: nn.Module, batch: Batch, *, at: str = "base") -> Tensor:
     """Squared Euclidean norm of the correct logit's input gradient (after Chen et al. 2023): the scalar R = mean_B ||g_y||^2.
 

@@ -10,9 +10,11 @@ from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.recipes import lookup
 from robench.core.types import Batch
+from robench.objectives.facts import Facts
 from robench.objectives.gradients import Field, class_gradients, field_of, squared_vjp_norm
 
 
+@Facts(weight=0.01)
 def jacobian(model: nn.Module, batch: Batch, *, estimator: str = "sphere", projections: int = 1, at: str = "base") -> Tensor:
     """Squared norm of the Jacobian J of the logits (Hoffman et al. 2019): the scalar R = 1/2 mean_B ||J||_F^2.
 

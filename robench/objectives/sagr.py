@@ -27,6 +27,7 @@ from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.recipes import lookup
 from robench.core.types import Batch
+from robench.objectives.facts import Facts
 from robench.objectives.gradients import Field, class_gradient, class_gradients, field_of, squared_vjp_norm, squared_vjp_norm_fd, vjp
 
 RHO = 0.1  # if none is given
@@ -44,6 +45,22 @@ class SagrTask(NamedTuple):
     h: float
 
 
+def sagr_notes(
+    classes: int, *, form: str = "jacobian", rho: float | None = None, sign: str = "all", output: str = "centred", **_: Any
+) -> list[str]:
+    """What a training with this many classes and these options is to say of the method; InputError for a rho that changes nothing."""
+    refuse_idle_rho(classes, rho, form, sign, output)
+    found = ["sagr is our reconstruction of SAGR (Li et al. 2023), of which only the abstract is public: docs/sagr.md"]
+    if rho_is_idle(classes, form, sign, output):
+        others = "output=logprobs tells" if form == "loss" else "sign=positive and output=logprobs tell"
+        found.append(
+            f"with two classes, {idle_rho_words(form, sign, output)} sagr weighs both classes alike: the penalty is the same for every rho "
+            f"(output=logits is not taken in its place, as training can escape it; {others} the classes apart)"
+        )
+    return found
+
+
+@Facts(weight=0.1, warmup=0.25, lengths=("h",), gradient_free_options={"estimator": "fd-input"}, notes=sagr_notes)
 def sagr(
     model: nn.Module,
     batch: Batch,
@@ -137,21 +154,6 @@ def refuse_idle_rho(classes: int, rho: float | None, form: str, sign: str, outpu
 def idle_rho_words(form: str, sign: str, output: str) -> str:
     """The options that make rho idle, as the user writes them."""
     return f"{'form=loss' if form == 'loss' else f'sign={sign}'} and output={output}"
-
-
-def sagr_notes(
-    classes: int, *, form: str = "jacobian", rho: float | None = None, sign: str = "all", output: str = "centred", **_: Any
-) -> list[str]:
-    """What a training with this many classes and these options is to say of the method; InputError for a rho that changes nothing."""
-    refuse_idle_rho(classes, rho, form, sign, output)
-    found = ["sagr is our reconstruction of SAGR (Li et al. 2023), of which only the abstract is public: docs/sagr.md"]
-    if rho_is_idle(classes, form, sign, output):
-        others = "output=logprobs tells" if form == "loss" else "sign=positive and output=logprobs tell"
-        found.append(
-            f"with two classes, {idle_rho_words(form, sign, output)} sagr weighs both classes alike: the penalty is the same for every rho "
-            f"(output=logits is not taken in its place, as training can escape it; {others} the classes apart)"
-        )
-    return found
 
 
 def refuse_bias(estimator: str, sign: str, norm: str) -> None:

@@ -12,6 +12,7 @@ from torch.autograd.function import BackwardCFunction
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from robench.core.errors import InputError
+from robench.objectives import REGULARIZERS, facts_of
 
 FUSED_ATTENTION = "ScaledDotProduct"  # how the names of its nodes in an autograd graph begin
 NO_DERIVATIVE = re.compile(
@@ -19,12 +20,11 @@ NO_DERIVATIVE = re.compile(
 )
 ONCE_ONLY = "once_differentiable"
 LOST_DERIVATIVE = "Error"  # the node in a graph that once_differentiable leaves in place of a derivative
-FIRST_ORDER = ("arr", "tulip", "vat", "l1", "l2")  # the keys of REGULARIZERS that need no second derivative
 
 
 def differentiates_twice(regularizers: Iterable[str]) -> bool:
     """Whether one of the regularisers of these names takes a gradient of a gradient; the user's own are taken to do so."""
-    return any(name not in FIRST_ORDER for name in regularizers)
+    return any(facts_of(name).second_derivative for name in regularizers)
 
 
 def attention_by_products(wanted: bool = True) -> AbstractContextManager[None]:
@@ -107,7 +107,8 @@ def own_function_names(outputs: Tensor) -> str:
 
 def second_derivative_error(operator: str) -> InputError:
     """What is said of an operator whose second derivative is needed and does not exist."""
+    none = [name for name in REGULARIZERS if not facts_of(name).second_derivative]
     return InputError(
         f"the regulariser differentiates the network twice, and {operator} in it has no second derivative: "
-        f"replace that operator, or choose a regulariser that needs none ({', '.join(FIRST_ORDER)})"
+        f"replace that operator, or choose a regulariser that needs none ({', '.join(none)})"
     )

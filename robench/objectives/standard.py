@@ -5,9 +5,11 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from robench.core.types import Batch
+from robench.objectives.facts import Facts
 from robench.objectives.terms import Objective, cross_entropy
 
 
+@Facts(defence=False, input_gradient=False)
 def standard() -> Objective:
     """Cross-entropy on the clean images."""
     return Objective(clean_images, ce_at_images)

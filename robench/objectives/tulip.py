@@ -28,9 +28,11 @@ from robench.core.checks import positive_option
 from robench.core.recipes import lookup
 from robench.core.types import Batch
 from robench.objectives.double_backprop import loss_field
+from robench.objectives.facts import Facts
 from robench.objectives.gradients import unit_vectors
 
 
+@Facts(second_derivative=False, lengths=("h",))
 def tulip(model: nn.Module, batch: Batch, *, norm: str = "threat", h: float = 1e-2, at: str = "base") -> Tensor:
     """Half the mean squared slope of the cross-entropy along its steepest direction (Finlay & Oberman 2019): the scalar R of the head.
 

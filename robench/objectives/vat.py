@@ -32,10 +32,12 @@ from torch import Tensor, nn
 from robench.core.checks import positive_option, whole_option
 from robench.core.model_calls import freeze_model
 from robench.core.types import Batch
+from robench.objectives.facts import Facts
 from robench.objectives.gradients import at_least_float32, unit_vectors, unrecorded_logits
 from robench.objectives.terms import clean_logits, kl
 
 
+@Facts(second_derivative=False, lengths=("radius", "xi"), gradient_free_options={"iterations": 0})
 def vat(model: nn.Module, batch: Batch, *, radius: float | None = None, iterations: int = 1, xi: float = 0.1) -> Tensor:
     """The divergence between the answers at x and at the worst point of an L2 sphere (Miyato et al. 2018): the scalar R of the head.
 

@@ -17,13 +17,16 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from robench.core.types import Batch
+from robench.objectives.facts import Facts
 
 
+@Facts(weight=1e-5, defence=False, input_gradient=False, second_derivative=False)
 def l1(model: nn.Module, batch: Batch) -> Tensor:
     """The sum of |w| over all trainable weight matrices and kernels (Tibshirani 1996), a scalar; the batch plays no part."""
     return weight_sum(model, batch, lambda weight: weight.abs().sum())
 
 
+@Facts(weight=5e-4, defence=False, input_gradient=False, second_derivative=False)
 def l2(model: nn.Module, batch: Batch) -> Tensor:
     """Half the sum of w^2 over all trainable weight matrices and kernels (Krogh & Hertz 1991), a scalar; the batch plays no part."""
     return weight_sum(model, batch, lambda weight: weight.square().sum() / 2)

@@ -8,6 +8,7 @@ from typing import Any
 
 from robench.core.recipes import Recipe
 from robench.core.rows import wilson
+from robench.objectives import default_options, facts_of
 
 GUARDS = ("stop", "roll-back", "off")
 ONCE_ROBUST = 0.2  # accuracy under PGD from which a network has robustness to lose
@@ -17,20 +18,19 @@ FGSM_GAP = 3.0  # how many times the accuracy under PGD is below that under FGSM
 EXPLOSION = 1000.0  # times the loss of the first step
 ROBUST_FALL = 0.05
 FEW_STEPS = 3
-SINGLE_STEP_METHODS = ("fgsm-at", "fgsm-rs", "n-fgsm", "free-at", "gradalign")
 
 
 def has_weak_adversary(recipes: Sequence[Recipe]) -> bool:
     """Whether an objective or a regulariser of these trains against an adversary of one to three steps, which a network can learn to fool.
 
-    That is so of the single-step methods by name, of arr with its three steps, and of whatever is given an option `steps` of up to three.
+    That is so of what says that it belongs to single-step training, and of whatever has or is given an option `steps` of up to three.
     """
-    return any(recipe.name in SINGLE_STEP_METHODS or adversary_steps(recipe) in range(1, FEW_STEPS + 1) for recipe in recipes)
+    return any(facts_of(recipe.name).single_step or adversary_steps(recipe) in range(1, FEW_STEPS + 1) for recipe in recipes)
 
 
 def adversary_steps(recipe: Recipe) -> Any:
-    """The option `steps` as it was given, which need not be a number; else 3 for arr, whose default that is, and 0 for the others."""
-    return recipe.options.get("steps", 3 if recipe.name == "arr" else 0)
+    """The option `steps` as it was given, which need not be a number; else its default, and 0 for what has none or is the user's own."""
+    return recipe.options.get("steps", default_options(recipe.name).get("steps", 0))
 
 
 def divergence_alarm(terms: Mapping[str, float], first: float) -> str:

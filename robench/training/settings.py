@@ -23,7 +23,7 @@ from robench.models import build_network
 from robench.models.architectures import is_foreign
 from robench.models.contract import CONTRACT_IMAGES, examine_model
 from robench.models.identity import code_digests
-from robench.objectives import DEFAULT_BASES, OBJECTIVES, Objective, regularizers_of
+from robench.objectives import OBJECTIVES, REGULARIZERS, Objective, facts_of, regularizers_of
 from robench.training.fitting import OPTIMIZERS, TrainingPlan
 from robench.training.guards import GUARDS, has_weak_adversary
 from robench.training.presets import PRESETS
@@ -32,7 +32,6 @@ PLAN_SETTINGS = (
     "epochs", "batch_size", "optimizer", "lr", "momentum", "weight_decay", "schedule", "augment", "ema", "label_smoothing", "probe_n",
     "mixup", "cutmix", "awp", "awp_warmup", "precision", "compiled", "guard",
 )  # fmt: skip
-UNDEFENDED_METHODS = ("standard", "l1", "l2")  # no defence, as weight decay is none
 SHARE_SETTINGS = ("ema", "label_smoothing", "awp_warmup", "momentum")
 TRAINING_PRECISIONS = ("fp32", "tf32", "bf16")
 CHOICES = {"optimizer": "optimizer", "augment": "augmentation", "guard": "guard", "precision": "precision"}
@@ -128,12 +127,12 @@ def objective_sentence(objective: str | None, reg: Sequence[str]) -> tuple[str, 
     """The objective's sentence, and a note where the regularisers have chosen it; InputError where their papers disagree."""
     if objective is not None:
         return objective, []
-    bases = {name: DEFAULT_BASES.get(name, "standard") for name in (parse_recipe(sentence).name for sentence in reg)}
+    bases = {name: facts_of(name).base for name in (parse_recipe(sentence).name for sentence in reg)}
     wanted = sorted(set(bases.values()) - {"standard"})
     if len(wanted) > 1:
         raise InputError(f"{' and '.join(bases)} build on different objectives ({', '.join(wanted)}): choose one with --objective")
     chosen = wanted[0] if wanted else "standard"
-    of = [name for name, base in bases.items() if base == chosen and name in DEFAULT_BASES]
+    of = [name for name, base in bases.items() if base == chosen and name in REGULARIZERS]
     return chosen, [f"the objective is {chosen}, the base of {' and '.join(of)}; --objective chooses another"] if of else []
 
 
@@ -150,7 +149,7 @@ def plan_of(settings: Mapping[str, Any], seed: int, teacher: nn.Module | None) -
         regularizers=regularizers_of(settings["reg"]),
         threat=Threat(settings["norm"], settings["eps"]),
         seed=seed,
-        defended=any(recipe.name not in UNDEFENDED_METHODS and recipe.weight != 0 for recipe in methods),
+        defended=any(facts_of(recipe.name).defence and recipe.weight != 0 for recipe in methods),
         watched=has_weak_adversary(methods),
         teacher=teacher,
         **{key: settings[key] for key in PLAN_SETTINGS},

@@ -35,7 +35,7 @@ from robench.models import checkpoint, checkpoint_meta, load_with_origin
 from robench.models.architectures import is_foreign, runs_code
 from robench.models.identity import code_digests, file_digest
 from robench.models.loading import source_kind
-from robench.objectives import NEED_TEACHER, refuse_unreachable, regularizer_notes, takes_input_gradient
+from robench.objectives import REGULARIZERS, facts_of, refuse_unreachable, regularizer_notes, takes_input_gradient
 from robench.objectives.gradients import evaluation_mode
 from robench.objectives.second_order import attention_by_products, differentiates_twice, has_fused_attention, name_failing_operators
 from robench.report.figures.training import draw_training_curves, write_epoch_log
@@ -461,9 +461,10 @@ def cut_notes(methods: Sequence[Recipe], model: nn.Module, images: Images) -> li
         raise InputError("the logits have no gradient by the weights: nothing can be trained; change its forward")
     if blind := [method.label for method in methods if takes_input_gradient(method)]:
         need = "needs" if len(blind) == 1 else "need"
+        others = " and ".join(name for name in REGULARIZERS if not facts_of(name).input_gradient)
         raise InputError(
             f"the logits have no gradient by the images, and {' and '.join(blind)} {need} it: change its forward, "
-            "or train with --objective standard and no regulariser but l1 and l2"
+            f"or train with --objective standard and no regulariser but {others}"
         )
     return [CUT_GRAPH]
 
@@ -563,7 +564,7 @@ def teacher_of(
     methods: Sequence[Recipe], given: Path | None, student: nn.Module, about: Mapping[str, Any], trained: Callable[[], Trained]
 ) -> tuple[nn.Module | None, dict[str, str] | None]:
     """The network to learn from, frozen and in evaluation mode, and what the checkpoint says of it; None where nothing learns from one."""
-    learners = [method.label for method in methods if method.name in NEED_TEACHER or ".py:" in method.name]
+    learners = [method.label for method in methods if facts_of(method.name).teacher or ".py:" in method.name]
     if given is not None:
         if not learners:
             raise InputError(
@@ -571,7 +572,7 @@ def teacher_of(
             )
         loaded = load_with_origin(given, **teacher_load_options(given, about))
         model, name = loaded.model, loaded.name
-    elif any(method.name in NEED_TEACHER for method in methods):
+    elif any(facts_of(method.name).teacher for method in methods):
         done = trained()
         model, name = done.model, done.path.name if done.path else "trained first"
     else:

@@ -54,7 +54,7 @@ from robench.core.recipes import Recipe, parse_recipe
 from robench.data import Images, load_images
 from robench.evaluation.suites import suite_recipes
 from robench.models import load_model
-from robench.objectives import NEED_TEACHER
+from robench.objectives import facts_of
 from robench.results.scores import audits_of
 from robench.training.train import Trained, train
 
@@ -134,7 +134,7 @@ def order(only: list[str] | None, seeds: list[int] | None) -> list[tuple[str, in
 def trained(folder: Path, data: str, name: str, seed: int) -> Trained:
     """The network of a method, trained now or before; the standard one of the same seed is trained first where it is the teacher."""
     objective, reg, more = METHODS[name]
-    learns = any(parse_recipe(sentence).name in NEED_TEACHER for sentence in (objective, *reg))
+    learns = any(facts_of(parse_recipe(sentence).name).teacher for sentence in (objective, *reg))
     teacher = trained(folder, data, "standard", seed).path if learns else None
     return train(
         data, seed=seed, out=folder / f"{name}-s{seed}.pt", teacher=teacher, resume=True, eval_n=1, suite=(), select="last",

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robench.core.errors import InputError
-from robench.objectives import DEFAULT_BASES, OBJECTIVES, REGULARIZERS
+from robench.objectives import OBJECTIVES, REGULARIZERS, facts_of
 from robench.objectives.gradients import mixes_samples
 
 BARE, BARE_PGD = "a bare plain step", "ten bare input gradients and a bare plain step"
@@ -57,7 +57,7 @@ def bare_step(model: nn.Module, x: Tensor, y: Tensor, gradients: int = 0) -> Cal
 
 def known() -> list[str]:
     """Every objective, every regulariser on its default objective, and what has a target."""
-    regularised = [f"{DEFAULT_BASES.get(name, 'standard')}+{name}" for name in REGULARIZERS]
+    regularised = [f"{facts_of(name).base}+{name}" for name in REGULARIZERS]
     return [*OBJECTIVES, *regularised, *TARGETS]
 
 

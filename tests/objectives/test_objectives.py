@@ -18,11 +18,11 @@ from robench.core.recipes import parse_recipe, resolve
 from robench.core.threat import Threat
 from robench.core.types import Batch
 from robench.objectives import (
-    DEFAULT_BASES,
-    DEFAULT_WARMUPS,
-    DEFAULT_WEIGHTS,
     OBJECTIVES,
     REGULARIZERS,
+    Facts,
+    default_options,
+    facts_of,
     penalised_loss,
     regularizers_of,
     weight_schedule,
@@ -229,7 +229,7 @@ def test_sentences_name_regularisers_with_weight_warm_up_and_options():
     found = regularizers_of(["sagr=0.2,rho=0.3,warmup=0.5", "jacobian"])
     assert list(found) == ["sagr", "jacobian"]
     assert found["sagr"][0](0.25) == pytest.approx(0.1)
-    assert found["jacobian"][0](0.0) == DEFAULT_WEIGHTS["jacobian"]
+    assert found["jacobian"][0](0.0) == 0.01
     batch = batch_of(model)
     assert found["sagr"][1](model, batch) == REGULARIZERS["sagr"](model, batch, rho=0.3)
     assert found["sagr"][1](model, batch) != REGULARIZERS["sagr"](model, batch)
@@ -237,7 +237,7 @@ def test_sentences_name_regularisers_with_weight_warm_up_and_options():
 
 def test_sagr_warms_up_over_the_first_quarter_if_nothing_is_said():
     schedule = regularizers_of(["sagr"])["sagr"][0]
-    assert [schedule(progress) / DEFAULT_WEIGHTS["sagr"] for progress in (0.0, 0.125, 0.25, 0.75)] == [0, 0.5, 1, 1]
+    assert [schedule(progress) / 0.1 for progress in (0.0, 0.125, 0.25, 0.75)] == [0, 0.5, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -258,11 +258,34 @@ def test_wrong_sentences_are_refused(sentences, says):
 # every regulariser
 
 
-def test_the_defaults_name_what_there_is():
-    assert DEFAULT_BASES.keys() == REGULARIZERS.keys()
-    assert set(DEFAULT_BASES.values()) <= OBJECTIVES.keys()
-    assert DEFAULT_WEIGHTS.keys() <= REGULARIZERS.keys()
-    assert DEFAULT_WARMUPS.keys() <= REGULARIZERS.keys()
+def test_no_name_is_both_an_objective_and_a_regulariser():
+    assert not OBJECTIVES.keys() & REGULARIZERS.keys()
+
+
+@pytest.mark.parametrize("name", [*OBJECTIVES, *REGULARIZERS])
+def test_the_facts_above_a_function_name_what_there_is(name):
+    facts, options = facts_of(name), default_options(name)
+    assert facts.base in OBJECTIVES
+    assert {*facts.lengths, *facts.gradient_free_options} <= options.keys()
+    assert facts.weight > 0
+    assert 0 <= facts.warmup <= 1
+    assert name in REGULARIZERS or replace(facts, teacher=False, defence=True, single_step=False, input_gradient=True) == Facts()
+
+
+def test_the_facts_say_what_holds_of_each_by_name():
+    everything = [*OBJECTIVES, *REGULARIZERS]
+    assert [name for name in everything if facts_of(name).teacher] == ["hat", "igd"]
+    assert [name for name in everything if not facts_of(name).defence] == ["standard", "l1", "l2"]
+    assert [name for name in everything if not facts_of(name).input_gradient] == ["standard", "l1", "l2"]
+    assert [name for name in everything if facts_of(name).single_step] == ["fgsm-at", "fgsm-rs", "n-fgsm", "free-at", "gradalign"]
+    assert {name: facts_of(name).base for name in REGULARIZERS if facts_of(name).base != "standard"} == {
+        "igd": "pgd-at", "emr": "pgd-at", "gradalign": "fgsm-at", "gini": "pgd-at",
+    }  # fmt: skip
+
+
+def test_of_a_function_of_the_users_own_the_defaults_are_known():
+    assert facts_of("mine.py:sagr") == Facts()
+    assert default_options("mine.py:sagr") == {}
 
 
 @pytest.mark.parametrize("name", REGULARIZERS)
