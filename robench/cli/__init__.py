@@ -12,9 +12,8 @@ from typer.core import TyperGroup
 
 from robench.cli.attack import attack_command
 from robench.cli.compare import compare_command
-from robench.cli.console import print_to_stderr, reconfigure_streams
+from robench.cli.console import error_origin, exits_by_user, print_to_stderr, reconfigure_streams
 from robench.cli.corrupt import corrupt_command
-from robench.cli.crash import error_origin, is_robench_frame, relevant_frames
 from robench.cli.evaluate import evaluate_command
 from robench.cli.lists import list_command
 from robench.cli.saliency import saliency_command
@@ -95,9 +94,3 @@ def main() -> None:
         print_exception(error)
         print_to_stderr(error_origin(error))
         sys.exit(3)
-
-
-def exits_by_user(error: SystemExit) -> bool:
-    """Whether own code of the user's called sys.exit: the command has not done its work then, whatever the code says."""
-    frames = list(relevant_frames(error))
-    return bool(frames) and not is_robench_frame(frames[-1])

@@ -1,4 +1,4 @@
-"""What a person sees: tables on stdout, messages and progress on stderr."""
+"""What a person sees: tables on stdout, messages and progress on stderr, and whose fault an unexpected error is."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import codecs
 import io
 import math
 import sys
+import sysconfig
 import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from traceback import FrameSummary, extract_tb
 from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from robench.core.errors import InputError
 from robench.report.tables import percent
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from robench.training.fitting import Epoch
     from robench.training.states import Event
     from robench.training.train import EventWatcher
+
+PACKAGE_FOLDER = Path(__file__).resolve().parents[1]
 
 
 class PipeConsole(Console):
@@ -61,14 +65,6 @@ def nearest_letters(error: UnicodeError) -> tuple[str, int]:
 def print_to_stderr(sentence: str) -> None:
     """Writes one sentence to stderr, as it is."""
     err.print(sentence, markup=False, soft_wrap=True)
-
-
-def refuse_probe_options(what: str, **given: object) -> None:
-    """InputError where an option was given that a probe has no use for: it has no radius, and one engine, in fp32, in one go."""
-    usual = {"engine": "robench", "precision": "fp32"}
-    for name, value in given.items():
-        if value not in (None, False, usual.get(name)):
-            raise InputError(f"{what} is a probe, which has no use for --{name}: leave it out")
 
 
 def print_table(title: str, columns: Sequence[str], lines: Iterable[Sequence[str]], left: int = 1, whole: bool = False) -> None:
@@ -170,3 +166,62 @@ def print_message(sentence: str, quiet: bool = False) -> None:
     """A message on stderr, unless quiet."""
     if not quiet:
         print_to_stderr(sentence)
+
+
+def error_origin(error: BaseException) -> str:
+    """One sentence on an unexpected error: a bug of ours, an error in the user's own code (with file and line), or the system's word.
+
+    The innermost line of the traceback that belongs to robench or to the user decides, as libraries only do what they are told.
+    """
+    if isinstance(error, OSError) and error.strerror:
+        where = f" ({error.filename})" if error.filename else ""
+        return f"The operating system refused: {error.strerror}{where}. That is neither a bug of robench nor of your code."
+    frames = list(relevant_frames(error))
+    theirs = [frame for frame in frames if not is_robench_frame(frame)]
+    if theirs and frames[-1] is theirs[-1]:
+        return f"This error was raised in your own code: {frame_text(theirs[-1])}."
+    last = f" ({frame_text(frames[-1])})" if frames else ""
+    if theirs:
+        return f"This error was raised in robench{last}, called by your own code: {frame_text(theirs[-1])}. One of the two is wrong."
+    if files := user_file_names():
+        return (
+            f"This error was raised in robench{last}: a bug of ours, unless {', '.join(files)} gave it something else than docs/ ask for."
+        )
+    return f"This is a bug of robench{last}: please report it with the lines above."
+
+
+def relevant_frames(error: BaseException) -> Iterator[FrameSummary]:
+    """The lines of the traceback that are robench's or the user's, the innermost last: no interpreter, library or compiled code."""
+    libraries = [Path(path).resolve() for path in {*sysconfig.get_paths().values(), sys.prefix, sys.base_prefix}]
+    for frame in extract_tb(error.__traceback__):
+        path = Path(frame.filename).resolve()
+        foreign = (
+            {"site-packages", "dist-packages"} & set(path.parts)
+            or "torchinductor" in str(path)
+            or any(path.is_relative_to(folder) for folder in libraries)
+        )
+        if is_robench_frame(frame) or not (frame.filename.startswith("<") or foreign):
+            yield frame
+
+
+def is_robench_frame(frame: FrameSummary) -> bool:
+    """Whether a line of a traceback is robench's."""
+    return Path(frame.filename).resolve().is_relative_to(PACKAGE_FOLDER)
+
+
+def frame_text(frame: FrameSummary) -> str:
+    """A line of a traceback as people say it."""
+    return f"{Path(frame.filename).name}, line {frame.lineno}, in {frame.name}"
+
+
+def user_file_names() -> list[str]:
+    """The files of the user's that were run in this process."""
+    from robench.core.recipes import USER_MODULE_PREFIX
+
+    return [Path(module.__file__).name for name, module in sys.modules.items() if name.startswith(USER_MODULE_PREFIX) and module.__file__]
+
+
+def exits_by_user(error: SystemExit) -> bool:
+    """Whether own code of the user's called sys.exit: the command has not done its work then, whatever the code says."""
+    frames = list(relevant_frames(error))
+    return bool(frames) and not is_robench_frame(frames[-1])

@@ -1,14 +1,46 @@
-"""`robench corrupt`: accuracy under common corruptions."""
+"""`robench corrupt`: accuracy under common corruptions: finds the images, measures models on them or writes them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from robench.cli import options as o
-from robench.cli.common import CommonOptions, with_option_groups
+from robench.cli.console import print_message, tracker
+from robench.cli.loading import (
+    DEFAULT_IMAGE_LIMIT,
+    LoadedSubject,
+    checkpoint_words,
+    images_by_options,
+    load_models,
+    missing_classes_note,
+    print_image_notes,
+    refuse_other_orders,
+    set_up_device,
+    training_data_name,
+)
+from robench.cli.measure import BATCH_SIZE, batch_size_of, measure_and_report, refuse_several_processes
+from robench.cli.options import CommonOptions, with_option_groups
+from robench.core.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from robench.core.folders import Destination
+    from robench.core.recipes import Recipe
+    from robench.data import Images
+    from robench.data.corrupted_sets import CorruptedSet
+    from robench.data.export import Export
+    from robench.evaluation.corruption_sources import CorruptionSource
+    from robench.report.result import Result
+    from robench.runs.types import Subject as Measured
+
+ROBUSTBENCH_ROWS = 10_000  # images of a severity, whatever the length of the files, in RobustBench's loader of CIFAR-10-C and CIFAR-100-C
 
 
 @with_option_groups
@@ -49,7 +81,6 @@ def corrupt_command(
 
     Example: robench corrupt MODEL --corruption nineteen --reference STANDARD.pt
     """
-    from robench.cli.corrupting import CorruptOptions, run_corrupt
     from robench.core.recipes import split_recipes
     from robench.evaluation.corruption_sources import corruption_recipes
 
@@ -59,3 +90,262 @@ def corrupt_command(
         reference, export, save,
     )  # fmt: skip
     run_corrupt(models or [], wanted, common)
+
+
+@dataclass(frozen=True)
+class CorruptOptions:
+    """What the user asked of corruptions; `chosen` and `graded` say whether corruptions and severities were named."""
+
+    corruptions: tuple[Recipe, ...]
+    severities: tuple[int, ...]
+    chosen: bool
+    graded: bool
+    source: Path | None
+    scale: str
+    photos: str
+    reference: str | None
+    export: Path | None
+    save: bool = False
+
+
+def run_corrupt(models: Sequence[str], wanted: CorruptOptions, common: CommonOptions) -> None:
+    """Measures the models on corrupted images, or writes the images, or both."""
+    refuse_corrupt_options(models, wanted, common)
+    if wanted.export is not None:
+        refuse_several_processes("an export of corrupted images")
+    on = set_up_device(common.device, common.threads)
+    with export_lock(wanted.export):
+        images, source, notes, choice = images_and_source(models, wanted, common, on)
+        target = export_target(images, source, wanted, common)
+        if models:
+            measure_corrupted_images(models, images, source, notes, wanted, common, on, target, choice)
+            return
+        if images_missed := missing_classes_note(source.y, source.classes):
+            print_message(f"Note: {images_missed}", common.quiet)
+        write_export(source, target, common, on)
+
+
+@contextmanager
+def export_lock(folder: Path | None) -> Iterator[None]:
+    """The folder of an export for this run alone; InputError where another run writes there."""
+    from robench.core.files import hold_lock, prepare_folder
+
+    if folder is None:
+        yield
+        return
+    with hold_lock(prepare_folder(folder) / ".lock", folder):
+        yield
+
+
+def measure_corrupted_images(
+    models: Sequence[str], images: Images, source: CorruptionSource, notes: Sequence[str], wanted: CorruptOptions, common: CommonOptions,
+    on: str,
+    target: Export | None, way: str | None,
+) -> None:  # fmt: skip
+    """What `run_corrupt` does where there are models."""
+    from robench.evaluation import api
+    from robench.evaluation.corruption_sources import only_adds
+    from robench.results.corruption_errors import manifest_reference
+
+    shown = source.y if len(source.classes) == len(images.classes) else None  # of a part of a model's classes nothing is missed
+    images = replace(images, y=source.y[: len(images)], classes=source.classes)  # as the models count them
+    found = load_models(models, images, on, common.quiet, split=common.split, y=shown, noticed=notes, **common.loading_options())
+    if wanted.reference not in (None, "alexnet"):
+        refuse_other_orders(source.classes, [str(wanted.reference)], way, "reference")
+    what = [LoadedSubject(one, images, "", (), on, way) for one in found]
+    reference = load_reference(wanted, images, source, common, on)
+    kept: list[Result] = []
+
+    def measured(place: Destination, quiet: bool) -> Result:
+        kept.append(api.corrupt(
+            [subject_on_source(one, source) for one in what], source, reference=reference, target=target, seed=common.seed,
+            batch_size=batch_size_of(what[0], common), device=on, budget=common.budget, folder=place, resume=place.resume,
+            track=tracker(quiet), save=place.work if wanted.save else None,
+        ))  # fmt: skip
+        if target is not None:
+            target.adopt()
+        return kept[0]
+
+    names = [one.loaded.name for one in what] + ([reference.name] if is_model(reference) else [])
+    words = {
+        "command": "corrupt", "checkpoint": checkpoint_words([one.loaded for one in what]), "source": source.name, **source.about,
+        "cells": [list(cell) for cell in source.cells], "names": names, "measured": len(what), "reference": wanted.reference or "",
+        "models": [one.loaded.sha256 for one in what] + ([reference.sha256] if is_model(reference) else []),
+        **({"budget": common.budget} if common.budget is not None else {}), **({"save": True} if wanted.save else {}),
+    }  # fmt: skip
+    title = ", ".join(filter(None, (
+        f"{what[0].loaded.name if len(what) == 1 else f'{len(what)} models'} on {source.name} {source.split}", "n = {n}", source.setting,
+        f"seed {common.seed}",
+    )))  # fmt: skip
+    data = {"name": source.name, "split": source.split, "n": len(source.y), **source.about}
+    told = {"data": data, "corruptions": lambda result: {"reference": manifest_reference(result.reference, source.clean is not None)}}
+    measure_and_report(what, "corrupt", words, title, common, measured, arrays=["x-*.npy"] * wanted.save, told=told, adds=only_adds)
+    if target is not None and not kept:
+        write_export(source, target, common, on)
+
+
+def is_model(reference: Any) -> bool:
+    """Whether a reference is a model that is measured along."""
+    from robench.runs.types import Subject as Measured
+
+    return isinstance(reference, Measured)
+
+
+def subject_on_source(one: LoadedSubject, source: CorruptionSource) -> Measured:
+    """A model under the name of its rows."""
+    measured = one.run_subject()
+    return replace(measured, about=replace(measured.about, data=source.name, split=source.split))
+
+
+def load_reference(wanted: CorruptOptions, images: Images, source: CorruptionSource, common: CommonOptions, on: str) -> Any:
+    """The model by whose errors others are divided, the published errors of AlexNet, or None."""
+    from robench.evaluation.api import as_reference as known
+
+    if wanted.reference in (None, "alexnet"):
+        return known(wanted.reference, images, source)
+    one = load_models([str(wanted.reference)], images, on, common.quiet)[0]
+    return subject_on_source(LoadedSubject(one, images, "", (), on), source)
+
+
+def refuse_corrupt_options(models: Sequence[str], wanted: CorruptOptions, common: CommonOptions) -> None:
+    """InputError for options that do not go together."""
+    if not models and wanted.export is None:
+        raise InputError("name a model to measure, or a folder with --export to write the images into")
+    if wanted.export is not None and wanted.source is not None:
+        raise InputError("--export writes images that are made here: leave --from out")
+    if wanted.export is not None and wanted.graded and len(wanted.severities) < 5:
+        raise InputError("--export writes all five severities, as the layout of CIFAR-10-C needs them: leave --severity out")
+    refuse_unfit_corruptions(wanted)
+    if wanted.export is not None and common.budget is not None:
+        raise InputError("--export writes all images: leave --budget out")
+    if common.force and wanted.export is None and common.out is None:
+        raise InputError("--force replaces the run in --out, or the set in --export: name a folder, or leave it out")
+    if wanted.source is not None and (wanted.photos or wanted.scale != "auto"):
+        raise InputError("--frost-dir and --scale are for images that are made here: leave them out, or leave --from out")
+    if not models and (common.resume or common.out is not None or wanted.reference or wanted.save):
+        raise InputError("--out, --resume, --save and --reference belong to a measurement: name a model, or leave them out")
+
+
+def refuse_unfit_corruptions(wanted: CorruptOptions) -> None:
+    """InputError for corruptions that an export or a set on the disk cannot have."""
+    from robench.runs.own_functions import is_own
+
+    where = "--export" if wanted.export is not None else "--from" if wanted.source is not None else ""
+    for recipe in wanted.corruptions if where else ():
+        if is_own(recipe.label):
+            what = (
+                "the layout of CIFAR-10-C, which --export writes, has"
+                if where == "--export"
+                else "a set on the disk, which --from reads, has"
+            )
+            raise InputError(f"{what} no {recipe.label}: measure it without {where}")
+        if "severity" in recipe.options:
+            instead = "it writes all five" if where == "--export" else "name severities with --severity"
+            raise InputError(f"{where} does not know the severity of {recipe.label} alone: leave severity= out, {instead}")
+
+
+def images_and_source(
+    models: Sequence[str], wanted: CorruptOptions, common: CommonOptions, device: str
+) -> tuple[Images, CorruptionSource, list[str], str | None]:
+    """The images as they are (of a set alone: mild ones), where the corrupted ones come from, as the models count, notes, --classes."""
+    from robench.data.class_names import class_order_for, label_mapping_for
+    from robench.data.corrupted_sets import mildest_cell
+    from robench.evaluation.corruption_sources import relabelled_source, source_from_images, source_from_set
+    from robench.models import checkpoint_meta
+    from robench.models.forgotten_normalisation import NORMALISATION_IMAGES
+
+    choice, way, data, known = common.image_options(), common.classes, common.data, [checkpoint_meta(model) for model in models]
+    order = choice["class_order"]
+    data = data if data or wanted.source is not None else training_data_name(known)
+    from_set = wanted.source is not None  # whose classes may be those of a folder, whatever the clean images are
+    choice["class_order"] = class_order_for("folder:" if from_set else str(data), models, known, order, way)
+    if from_set:
+        corrupted, clean, rows = corrupted_from_folder(wanted, data, choice, order is not None, common)
+        images = (
+            clean
+            if clean is not None
+            else corrupted.load(*mildest_cell(corrupted.corruptions, corrupted.severities), rows[:NORMALISATION_IMAGES])
+        )
+        source = source_from_set(corrupted, rows, clean)
+        for note in source.notes:
+            print_message(f"Note: {note}", common.quiet)
+        labels = label_mapping_for((clean or corrupted).classes, (clean or corrupted).name, models, known, way, order)
+        return images, relabelled_source(source, labels), labels.notes, way
+    images = images_by_options(str(data), seed=common.seed, **choice)
+    print_image_notes(images, common.quiet)
+    labels = label_mapping_for(images.classes, images.name, models, known, way, order)
+    source = source_from_images(
+        images, wanted.corruptions, wanted.severities, scale=wanted.scale, photos=wanted.photos, seed=common.seed, device=device
+    )
+    return images, relabelled_source(source, labels), labels.notes, way
+
+
+def corrupted_from_folder(
+    wanted: CorruptOptions, data: str | None, choice: dict[str, Any], asked_order: bool, common: CommonOptions
+) -> tuple[CorruptedSet, Images | None, Tensor]:
+    """The set in the folder, the same images as they are where the user names them, and the places of the images in the set.
+
+    asked_order  whether the order of the classes is the user's word, which must not be idle
+    """
+    from robench.data.corrupted_sets import clean_image_rows, has_folder_classes, pixel_checked_set, read_corrupted_set, with_class_order
+
+    assert wanted.source is not None
+    names = tuple(recipe.name for recipe in wanted.corruptions)
+    asked = names if wanted.chosen else None, wanted.severities if wanted.graded else None
+    corrupted = read_corrupted_set(wanted.source, *asked, choice["data_dir"])
+    if has_folder_classes(corrupted, wanted.source):
+        corrupted = with_class_order(corrupted, choice["class_order"])
+    elif asked_order and not (data or "").startswith("folder:"):
+        raise InputError(f"{corrupted.name} says by its labels how its classes count: leave --class-order out")
+    if not data:
+        return corrupted, None, chosen_set_rows(corrupted, choice, common)
+    order = choice["class_order"] if data.startswith("folder:") else None
+    clean = images_by_options(data, seed=common.seed, **{**choice, "class_order": order})
+    print_image_notes(clean, common.quiet)
+    rows = clean_image_rows(corrupted, clean)
+    return pixel_checked_set(corrupted, wanted.source, clean, rows), clean, rows
+
+
+def chosen_set_rows(corrupted: CorruptedSet, choice: dict[str, Any], common: CommonOptions) -> Tensor:
+    """The places in the set of the images that the user chose, where no clean ones are named."""
+    from robench.data import Choice, indices_in
+    from robench.data.corrupted_sets import CIFAR
+
+    idle = [name for name in ("data_dir", "image_size") if choice[name] is not None]
+    if corrupted.kind == "released" or corrupted.layout in CIFAR.values():
+        idle = [name for name in idle if name != "data_dir"]  # where CIFAR itself lies, by whose labels the set is known
+    if idle:
+        raise InputError(f"--{idle[0].replace('_', '-')} is for the clean images: name them with --data, or leave it out")
+    indices = None if choice["indices"] is None else indices_in(choice["indices"])
+    at_most = DEFAULT_IMAGE_LIMIT if choice["n"] is None and indices is None else None
+    return corrupted.rows(Choice(choice["n"] or None, choice["shuffle"], indices, common.seed, at_most))
+
+
+def export_target(images: Images, source: CorruptionSource, wanted: CorruptOptions, common: CommonOptions) -> Export | None:
+    """The folder that takes the images, if one is wanted; says who would read a set of this length wrongly."""
+    from robench.corruptions.severities import scale_of
+    from robench.data.export import prepare_export
+
+    if wanted.export is None:
+        return None
+    if len(images) != ROBUSTBENCH_ROWS:
+        sizes = f"RobustBench reads {ROBUSTBENCH_ROWS:,} rows a severity, and this set has {len(images):,}"
+        print_message(
+            f"Note: {sizes}: its loader would find images of another severity, or none; --from reads the set as it is", common.quiet
+        )
+    frost = None if all(recipe.name != "frost" for recipe in wanted.corruptions) else "photos" if wanted.photos else "procedural"
+    scale = scale_of(images.x[:1], wanted.scale)
+    return prepare_export(
+        wanted.export, images, seed=common.seed, scale=scale, frost=frost, photos=str(source.about["photos"]), force=common.force
+    )
+
+
+def write_export(source: CorruptionSource, target: Export | None, common: CommonOptions, device: str) -> None:
+    """Writes the images into the folder; those that are there already are passed over."""
+    from robench.evaluation import api
+
+    assert target is not None
+    api.corrupt([], source, batch_size=common.batch_size or BATCH_SIZE, device=device, target=target, track=tracker(common.quiet))
+    names = dict.fromkeys(name for name, _ in source.cells)
+    folder = target.adopt()
+    print_message(f"Written: {', '.join(f'{name}.npy' for name in names)}, labels.npy in {folder}", common.quiet)

@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robench.cli.common import CommonOptions
 from robench.cli.console import print_message, print_to_stderr
-from robench.cli.labels import class_order_for, label_mapping_for
+from robench.cli.options import CommonOptions
 from robench.core.errors import InputError
 from robench.core.recipes import eps_text
 
@@ -29,7 +28,7 @@ DEFAULT_IMAGE_LIMIT = 500  # images, where the user does not say how many
 class LoadedSubject:
     """A model with the images it is measured on, and the threats: the user's words, then the checkpoint's, then the defaults.
 
-    The labels of the images are those of the model's outputs, and `classes` says how they were found (see labels.labels_for).
+    The labels of the images are those of the model's outputs, and `classes` says how they were found (see `label_mapping_for`).
     """
 
     loaded: LoadedModel
@@ -39,7 +38,7 @@ class LoadedSubject:
     device: str
     classes: str | None = None
 
-    def measured(self) -> Measured:
+    def run_subject(self) -> Measured:
         """The model as a run knows it."""
         from robench.core.rows import Row
         from robench.runs.types import Subject as Measured
@@ -55,6 +54,7 @@ def load_subjects(models: Sequence[str], norm: str | None, radii: tuple[float, .
     Several models get the same images: the first that names a data set decides where the user did not.
     """
     from robench.core.threat import Threat, refuse_too_large_eps
+    from robench.data.class_names import class_order_for, label_mapping_for
     from robench.models import checkpoint_meta
 
     on = set_up_device(common.device, common.threads)
@@ -63,7 +63,7 @@ def load_subjects(models: Sequence[str], norm: str | None, radii: tuple[float, .
     for its_norm, its_radii in threats:
         for eps in its_radii:
             refuse_too_large_eps(Threat(its_norm, eps), None)
-    choice, way, data = common.choice(), common.classes, common.data or training_data_name(known)
+    choice, way, data = common.image_options(), common.classes, common.data or training_data_name(known)
     order = choice["class_order"]
     choice["class_order"] = class_order_for(data, models, known, order, way)
     images = images_by_options(data, seed=common.seed, **choice)
@@ -73,7 +73,7 @@ def load_subjects(models: Sequence[str], norm: str | None, radii: tuple[float, .
     labels = label_mapping_for(images.classes, images.name, models, known, way, order)
     y = images.y if len(labels.classes) == len(images.classes) else None  # of a part of a model's classes nothing is missed
     images = images.relabelled(labels.outputs, labels.classes)
-    found = load_models(models, images, on, common.quiet, split=common.split, noticed=labels.notes, y=y, **common.loading())
+    found = load_models(models, images, on, common.quiet, split=common.split, noticed=labels.notes, y=y, **common.loading_options())
     return [LoadedSubject(one, images, *threat, on, way) for one, threat in zip(found, threats, strict=True)]
 
 
@@ -234,3 +234,14 @@ def checkpoint_words(found: Sequence[LoadedModel]) -> Any:
     """What the manifest says of one model, or a list of that for several."""
     each = [{"name": o.name, "sha256": o.sha256, "preset": o.meta.get("preset", ""), "architecture": dict(o.architecture)} for o in found]
     return each[0] if len(each) == 1 else each
+
+
+def refuse_other_orders(classes: Sequence[str], others: Sequence[str], way: str | None, what: str) -> None:
+    """InputError where a checkpoint among `others`, which gets the same labels, counts these classes (by output) otherwise."""
+    from robench.data.class_names import outputs_for, stored_class_names
+    from robench.models import checkpoint_meta
+
+    for other in others:
+        names = stored_class_names(checkpoint_meta(other))
+        if outputs_for(classes, names, way, Path(other).name, "the data")[0] != list(range(len(classes))):
+            raise InputError(f"the {what} {Path(other).name} does not count the classes as the model does: its labels would be wrong")

@@ -13,10 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from robench.cli.common import AttackOptions, CommonOptions
 from robench.cli.console import print_message, print_table, print_to_stderr, tracker
-from robench.cli.labels import refuse_other_orders, surrogates
-from robench.cli.loading import LoadedSubject, checkpoint_words, load_subjects, loading_flags, loading_notes, quickest_batch_size
+from robench.cli.loading import (
+    LoadedSubject,
+    checkpoint_words,
+    load_subjects,
+    loading_flags,
+    loading_notes,
+    quickest_batch_size,
+    refuse_other_orders,
+)
+from robench.cli.options import AttackOptions, CommonOptions
 from robench.core.errors import InputError
 from robench.core.files import file_stem
 from robench.core.recipes import Recipe, eps_text
@@ -62,7 +69,7 @@ class Job:
         return [recipe for _, recipe in expanded_recipes(self.chosen, norm)]
 
     @staticmethod
-    def kind_is(recipe: Recipe, wanted: str) -> bool:
+    def is_of_kind(recipe: Recipe, wanted: str) -> bool:
         """Whether a recipe names a stage of a kind."""
         from robench.evaluation.plans import recipe_kind
 
@@ -155,7 +162,7 @@ def run_job(models: Sequence[str], job: Job, common: CommonOptions, attacking: A
     from robench.core.threat import Threat
     from robench.evaluation.api import as_threat
     from robench.evaluation.methods import score_recipe
-    from robench.evaluation.plans import RunRequest, refuse_unknown
+    from robench.evaluation.plans import RunRequest, refuse_unknown, surrogate_names
 
     refuse_unused_options(job, attacking)
     norms = [as_threat(words).norm for words in attacking.threat or ()] or [attacking.norm or "linf"]
@@ -166,7 +173,7 @@ def run_job(models: Sequence[str], job: Job, common: CommonOptions, attacking: A
     radii = attacking.eps.values if attacking.eps else (0.0,) if attacking.threat else None
     what = load_subjects(models, norms[0] if attacking.threat else attacking.norm, radii, common)
     threats = threats_of(what, job, attacking)
-    others = surrogates([*job.recipes(threats[0].norm), *job.against])
+    others = surrogate_names([*job.recipes(threats[0].norm), *job.against])
     refuse_other_orders(what[0].images.classes, others, what[0].classes, "surrogate")
     size = batch_size_of(what[0], common)
     notes = compiler_notes() if attacking.compiled else []
@@ -315,7 +322,7 @@ def manifest_audit(job: Job, result: Result) -> dict[str, Any]:
     layers = layers_of(audits_of(result.found))
     return {
         **({"layers": layers} if layers else {}),
-        "methods": [recipe.title for recipe in job.recipes() if job.kind_is(recipe, "method")], "scores": list(job.scores or ()),
+        "methods": [recipe.title for recipe in job.recipes() if job.is_of_kind(recipe, "method")], "scores": list(job.scores or ()),
         "target": job.target, "channels": job.channels,
         "against": [f"{recipe.title} {recipe.options}" if recipe.options else recipe.title for recipe in job.against],
     }  # fmt: skip
@@ -334,10 +341,10 @@ def job_result(
         "seed": common.seed, "batch_size": size, "device": what[0].device, "budget": common.budget, "folder": place, "resume": place.resume,
         "track": tracker(quiet), "prepare": bool(job.attacks()),
     }  # fmt: skip
-    models = [one.measured() for one in what]
+    models = [one.run_subject() for one in what]
     if job.command == "saliency":
         return api.saliency(
-            models, images, methods=[recipe for recipe in job.recipes() if job.kind_is(recipe, "method")], scores=job.scores or (),
+            models, images, methods=[recipe for recipe in job.recipes() if job.is_of_kind(recipe, "method")], scores=job.scores or (),
             target=int(job.target) if job.target.isdecimal() else job.target, channels=job.channels, against=job.against,
             join=job.join, inductive="inductive" in job.chosen, threats=threats, save=place.work if job.save else None,
             tell=partial(print_notes, quiet=quiet), **how,
@@ -369,7 +376,7 @@ def job_words(
     words: dict[str, Any] = {"command": job.command, **checkpoint_and_data(what), "seed": common.seed}
     if job.command == "saliency":
         words |= {
-            "methods": [recipe_words(recipe) for recipe in job.recipes() if job.kind_is(recipe, "method")],
+            "methods": [recipe_words(recipe) for recipe in job.recipes() if job.is_of_kind(recipe, "method")],
             "against": [recipe_words(recipe) for recipe in job.against], "scores": score_words(job.scores or ()), "target": job.target,
             "channels": job.channels, "join": [results_words(folder) for folder in sorted(job.join)],
             "inductive": "probe" in kinds, "save": job.save,

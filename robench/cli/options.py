@@ -1,11 +1,13 @@
-"""Options that several commands share: one name, one meaning, one help text."""
+"""Options that several commands share, each written once, and the groups of them that measuring commands take as one argument."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
@@ -236,3 +238,94 @@ Std = Annotated[
     typer.Option("--std", parser=parse_channels, metavar="S,S,S", help="Spread that a bare state_dict expects divided out."),
 ]
 Trust = Annotated[bool, typer.Option("--trust", help="Allow model files that can run code: pickles, TorchScript, .pt2.")]
+
+
+@dataclass(frozen=True)
+class CommonOptions:
+    """What every measuring command is told: the images, how models are loaded, where results go."""
+
+    data: Data = None
+    data_dir: DataDir = None
+    download: Download = False
+    split: Split = "test"
+    image_size: ImageSize = None
+    resize: Resize = None
+    layout: Layout = None
+    class_order: ClassOrder = None
+    classes: Classes = None
+    n: N = None
+    shuffle: Shuffle = False
+    indices: Indices = None
+    budget: Budget = None
+    seed: Seed = 0
+    batch_size: BatchSize = None
+    arch: Arch = None
+    activation: Activation = None
+    weights: Weights = None
+    mean: Mean = None
+    std: Std = None
+    trust: Trust = False
+    device: Device = "auto"
+    threads: Threads = None
+    out: Out = None
+    resume: Resume = False
+    force: Force = False
+    strict: Strict = False
+    quiet: Quiet = False
+
+    def image_options(self) -> dict[str, Any]:
+        """The options that choose the images."""
+        return {name: getattr(self, name) for name in IMAGE_OPTIONS}
+
+    def loading_options(self) -> dict[str, Any]:
+        """The options that say how models are loaded."""
+        return {
+            "arch": self.arch, "activation": self.activation, "weights": self.weights, "mean": self.mean and self.mean.values,
+            "std": self.std and self.std.values, "trust": self.trust,
+        }  # fmt: skip
+
+
+IMAGE_OPTIONS = ("data_dir", "download", "split", "image_size", "resize", "layout", "class_order", "n", "shuffle", "indices")
+
+
+@dataclass(frozen=True)
+class AttackOptions:
+    """What commands that attack are told besides."""
+
+    norm: Norm = None
+    eps: RadiusOption = None
+    threat: Threats = None
+    until: Until = None
+    engine: Engine = "robench"
+    precision: Precision = "fp32"
+    compiled: Compile = False
+    scale: Scale = "auto"
+    frost_dir: FrostDir = None
+    score: Scores = None
+    save: Save = False
+    save_png: SavePng = False
+
+
+def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the options of its groups written out, as Typer reads them."""
+    hints, signature = get_type_hints(command, include_extras=True), inspect.signature(command)
+    groups = {name: kind for name, kind in hints.items() if kind in (CommonOptions, AttackOptions)}
+    own = [p.replace(annotation=hints[p.name]) for p in signature.parameters.values() if p.name not in groups]
+    parts = {
+        name: [
+            inspect.Parameter(part.name, inspect.Parameter.KEYWORD_ONLY, default=part.default, annotation=its[part.name])
+            for its in [get_type_hints(kind, include_extras=True)]
+            for part in fields(kind)
+        ]
+        for name, kind in groups.items()
+    }
+
+    @wraps(command)
+    def flat(**given: Any) -> None:
+        held = {name: kind(**{part.name: given.pop(part.name) for part in parts[name]}) for name, kind in groups.items()}
+        command(**given, **held)
+
+    each = [*(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own), *(part for its in parts.values() for part in its)]
+    flat.__signature__ = signature.replace(parameters=each)  # type: ignore[attr-defined]
+    flat.__annotations__ = {part.name: part.annotation for part in each} | {"return": None}
+    return flat

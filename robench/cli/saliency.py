@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from robench.cli import options as o
-from robench.cli.common import AttackOptions, CommonOptions, with_option_groups
+from robench.cli.options import AttackOptions, CommonOptions, with_option_groups
 
 
 @with_option_groups

@@ -25,7 +25,7 @@ def train_sweep(
     from robench.cli.measure import refuse_several_processes, run_place
     from robench.core.recipes import lookup
     from robench.training.presets import PRESETS
-    from robench.training.sweeps import adds_cells, sweep, sweep_cells, sweep_header
+    from robench.training.sweeps import adds_cells, read_finished_cells, sweep, sweep_cells, sweep_header
     from robench.training.train import refuse_untrainable
 
     refuse_several_processes("a sweep")
@@ -71,15 +71,6 @@ def train_sweep(
     print_message(
         f"This sweep is finished, and nothing was changed: {files}" if place.finished else f"Written: {files}, in {seconds:.0f} s", quiet
     )
-
-
-def read_finished_cells(cells: Sequence[SweepCell], folder: Path) -> list[FinishedCell]:
-    """The cells of a finished sweep."""
-    from robench.results.files import read_rows
-    from robench.training.sweeps import FinishedCell
-
-    rows = [row for row in read_rows(folder) if row.metric != "on_front"]
-    return [FinishedCell(cell, [row for row in rows if row.setting == cell.setting], fresh=False) for cell in cells]
 
 
 def content_digests(words: dict[str, Any], named: dict[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from robench.corruptions.benchmark import NINETEEN, SEVERITIES
 from robench.corruptions.severities import valid_severity
 from robench.data import files, layouts
 from robench.data import torchvision_sets as official
+from robench.data.class_names import classes_by_number, ordered_classes
 from robench.data.images import Choice, Images, rows_of_ids
 
 CORRUPTION_NAMES = NINETEEN
@@ -500,3 +501,22 @@ def centre_crop(image: Tensor) -> Tensor:
         return image
     top, left = round((height - CROP) / 2), round((width - CROP) / 2)
     return image[:, top : top + CROP, left : left + CROP]
+
+
+def mildest_cell(corruptions: Sequence[str], severities: Sequence[int]) -> tuple[str, int]:
+    """The cell in which a model that is right at all is most likely right: the lowest severity, of brightness where that is there."""
+    return min(corruptions, key=lambda name: name != "brightness"), min(severities)
+
+
+def has_folder_classes(corrupted: CorruptedSet, folder: Path) -> bool:
+    """Whether the classes of a set have the names of class folders: those of a tree, and of our own sets that were made of one."""
+    text = tuple(sorted(corrupted.classes))
+    ours = corrupted.kind == "made" and corrupted.name.startswith("folder:") and corrupted.classes in (text, classes_by_number(text))
+    return ours or corrupted_set_layout(folder.expanduser()) == "tree"
+
+
+def with_class_order(corrupted: CorruptedSet, order: str | None) -> CorruptedSet:
+    """The set with the labels that the order of its class folders gives."""
+    classes = ordered_classes(corrupted.classes, order, corrupted.name)
+    y = torch.tensor([classes.index(kind) for kind in corrupted.classes])[corrupted.y]
+    return replace(corrupted, y=y, classes=classes)

@@ -27,6 +27,7 @@ from robench.corruptions.benchmark import SETS
 from robench.corruptions.frost import photos_digest
 from robench.corruptions.severities import scale_of
 from robench.data import Images
+from robench.data.class_names import LabelMapping
 from robench.data.corrupted_sets import SYNTH, CorruptedSet
 from robench.data.export import Export, StoreImages
 from robench.models.identity import file_digest
@@ -260,3 +261,11 @@ def only_adds(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
         and theirs.get("measured") in (ours.get("measured"), count)  # a reference does not become a model
         and theirs.get("reference", "") in ("", ours.get("reference", ""))
     )
+
+
+def relabelled_source(source: CorruptionSource, labels: LabelMapping) -> CorruptionSource:
+    """The same images under the labels of the models' outputs; a state that was begun with others cannot go on."""
+    if not labels.moved:
+        return replace(source, classes=labels.classes)
+    about = {**source.about, "outputs": labels.outputs}
+    return replace(source, y=torch.tensor(labels.outputs)[source.y], classes=labels.classes, about=about)

@@ -135,6 +135,11 @@ def transfer_attack(recipe: Recipe, device: str) -> Attack:
     return resolve(Recipe("transfer", recipe.weight, recipe.options), {"transfer": attack}, "attack")
 
 
+def surrogate_names(recipes: Sequence[Recipe]) -> list[str]:
+    """The models whose points are tried on another, in `transfer:MODEL`."""
+    return [recipe.name.removeprefix(TRANSFER) for recipe in recipes if recipe.name.startswith(TRANSFER)]
+
+
 def attack_stages(
     chosen: Sequence[tuple[Recipe, Attack]],
     threats: Sequence[Threat],

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -418,3 +419,12 @@ def clean_relative_estimate(usual: Callable[[ErrorTable, Statistic], Estimate]) 
         return (share_estimate if faultless else usual)(table, statistic)
 
     return chosen
+
+
+def manifest_reference(reference: Reference | None, clean: bool) -> dict[str, Any] | str:
+    """What the manifest says of the reference: who it is, and what it gets right itself."""
+    if reference is None:
+        return ""
+    accuracies = {name: 1 - float(errors.mean()) for name, errors in reference.errors.items()}
+    at_all = {"clean_accuracy": 1 - float(reference.clean.mean())} if clean else {}
+    return {"name": reference.name, "sha256": reference.sha256, **at_all, "accuracy": accuracies}

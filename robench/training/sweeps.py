@@ -40,7 +40,7 @@ from robench.core.recipes import (
 from robench.core.rows import Row
 from robench.objectives import OBJECTIVES, REGULARIZERS
 from robench.report.figures.training import FrontPoint
-from robench.results.files import frame_of_entries
+from robench.results.files import frame_of_entries, read_rows
 from robench.training.presets import PRESETS
 from robench.training.settings import objective_sentence, plan_of, resolved_settings
 
@@ -415,3 +415,9 @@ def sweep_lines(rows: Sequence[Row]) -> list[dict[str, Any]]:
         else:
             line[row.metric] = row.value
     return list(lines.values())
+
+
+def read_finished_cells(cells: Sequence[SweepCell], folder: Path) -> list[FinishedCell]:
+    """The cells of a finished sweep."""
+    rows = [row for row in read_rows(folder) if row.metric != "on_front"]
+    return [FinishedCell(cell, [row for row in rows if row.setting == cell.setting], fresh=False) for cell in cells]

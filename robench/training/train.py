@@ -28,7 +28,7 @@ from robench.data import Images, class_coverage, holdout, load_images, stratifie
 from robench.data.class_names import classes_by_number, outputs_for
 from robench.data.class_names import first_class_names as few_of
 from robench.evaluation.measure import suite_measurement
-from robench.evaluation.plans import refuse_unresolvable
+from robench.evaluation.plans import refuse_unresolvable, surrogate_names
 from robench.evaluation.suites import suite_recipes
 from robench.explainers.hooks import has_no_gradient
 from robench.models import checkpoint, checkpoint_meta, load_with_origin
@@ -40,6 +40,7 @@ from robench.objectives.gradients import evaluation_mode
 from robench.objectives.second_order import attention_by_products, differentiates_twice, has_fused_attention, name_failing_operators
 from robench.report.figures.training import draw_training_curves, write_epoch_log
 from robench.results.measurement import Measurement
+from robench.runs.stages.attack import TRANSFER
 from robench.training.fitting import (
     Epoch,
     TrainingNote,
@@ -418,11 +419,11 @@ def sentence_of(recipe: Recipe) -> str:
 
 def named_file_digests(methods: Sequence[str], suite: str | Sequence[Recipe]) -> dict[str, dict[str, str]]:
     """The sha256 of the files that methods and attacks name, by file: "code" of the user's own, "surrogates" that attacks transfer from."""
-    attacks = [] if isinstance(suite, str) else [recipe.name for recipe in suite]
-    surrogates = [Path(name.removeprefix("transfer:")) for name in attacks if name.startswith("transfer:")]
+    attacks = [] if isinstance(suite, str) else suite
+    own = [recipe.name for recipe in attacks if not recipe.name.startswith(TRANSFER)]
     found = {
-        "code": code_digests(*methods, *(name for name in attacks if not name.startswith("transfer:"))),
-        "surrogates": {file.name: file_digest(file) for file in surrogates},
+        "code": code_digests(*methods, *own),
+        "surrogates": {Path(model).name: file_digest(Path(model)) for model in surrogate_names(attacks)},
     }
     return {key: files for key, files in found.items() if files}
 

@@ -114,7 +114,7 @@ def test_a_bug_of_ours_exits_3_and_says_so(ends, monkeypatch, tmp_path):
     monkeypatch.setattr("robench.runs.execution.case_of", None)
     code, stderr = ends("attack", MODEL, "--n", 20, "--out", tmp_path / "out")
     assert code == 3
-    assert "robench (measure.py, line" in stderr.rstrip().splitlines()[-1]
+    assert "robench (execution.py, line" in stderr.rstrip().splitlines()[-1]
     assert "bug" in stderr.rstrip().splitlines()[-1]
 
 
