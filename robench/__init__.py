@@ -27,19 +27,20 @@ if TYPE_CHECKING:
     from robench.report.comparison import compare as compare
     from robench.report.result import Result as Result
     from robench.runs.types import Subject as Subject
-    from robench.training.train import Trained as Trained
     from robench.training.train import train as train
+    from robench.training.types import Trained as Trained
 
 HOMES = {
     **dict.fromkeys(("attack", "corrupt", "evaluate", "gini", "probe", "saliency"), "robench.evaluation.api"),
     **dict.fromkeys(("Comparison", "compare"), "robench.report.comparison"),
-    **dict.fromkeys(("Trained", "train"), "robench.training.train"),
     "Images": "robench.data",
     "InputError": "robench.core.errors",
     "Result": "robench.report.result",
     "Subject": "robench.runs.types",
     "Threat": "robench.core.threat",
+    "Trained": "robench.training.types",
     "load_model": "robench.models",
+    "train": "robench.training.train",
 }
 __all__ = [
     "Comparison", "Images", "InputError", "Result", "Subject", "Threat", "Trained", "attack", "compare", "corrupt", "evaluate", "gini",

@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from robench.runs.types import Track
-    from robench.training.fitting import Epoch
-    from robench.training.states import Event
-    from robench.training.train import EventWatcher
+    from robench.training.types import Epoch, Event, EventWatcher
 
 PACKAGE_FOLDER = Path(__file__).resolve().parents[1]
 
@@ -122,7 +120,7 @@ def training_progress(quiet: bool) -> EventWatcher:
     def follow(events: Iterator[Event], epochs: int) -> Iterator[Event]:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        from robench.training.fitting import Step, TrainingNote
+        from robench.training.types import Step, TrainingNote
 
         columns = (
             TextColumn("{task.description}"),

@@ -76,7 +76,7 @@ def train_sweep(
 def content_digests(words: dict[str, Any], named: dict[str, Any]) -> dict[str, Any]:
     """The sha256 of what the words of a sweep name: images, a teacher, own code, models that attacks transfer from."""
     from robench.models.identity import code_digests, file_digest
-    from robench.training.train import images_of_split, named_file_digests
+    from robench.training.preparation import images_of_split, named_file_digests
 
     shown = {key: words[key] for key in ("data_dir", "download", "image_size", "resize", "layout")}
     found: dict[str, Any] = {

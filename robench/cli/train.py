@@ -14,7 +14,7 @@ from robench.cli import options as o
 from robench.core.errors import InputError
 
 if TYPE_CHECKING:
-    from robench.training.train import Trained
+    from robench.training.types import Trained
 
 # The options that stand for a key of a preset; what is not given is left to the preset.
 Text: TypeAlias = str | None

@@ -24,9 +24,10 @@ from robench.models.architectures import is_foreign
 from robench.models.contract import CONTRACT_IMAGES, examine_model
 from robench.models.identity import code_digests
 from robench.objectives import OBJECTIVES, REGULARIZERS, Objective, facts_of, regularizers_of
-from robench.training.fitting import OPTIMIZERS, TrainingPlan
 from robench.training.guards import GUARDS, has_weak_adversary
 from robench.training.presets import PRESETS
+from robench.training.steps import OPTIMIZERS
+from robench.training.types import TrainingPlan
 
 PLAN_SETTINGS = (
     "epochs", "batch_size", "optimizer", "lr", "momentum", "weight_decay", "schedule", "augment", "ema", "label_smoothing", "probe_n",

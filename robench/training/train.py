@@ -3,87 +3,65 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from robench.attacks.kernels import compile_failure
-from robench.core.draws import Draws
 from robench.core.errors import InputError
-from robench.core.inputs import PathLike, Suite, as_device, as_path, as_seed, as_suite, as_whole_number, as_word
+from robench.core.inputs import PathLike, Suite, as_device, as_path, as_suite
 from robench.core.memory import explain_out_of_memory
-from robench.core.model_calls import CUT_GRAPH, freeze_model, padded_logits, with_gradients
+from robench.core.model_calls import with_gradients
 from robench.core.processes import current_world
-from robench.core.recipes import Recipe, parse_recipe, recipe_text
+from robench.core.recipes import Recipe, parse_recipe
 from robench.core.threat import Threat
-from robench.core.types import Batch
-from robench.data import Images, class_coverage, holdout, load_images, stratified_images
-from robench.data.class_names import classes_by_number, outputs_for
-from robench.data.class_names import first_class_names as few_of
+from robench.data import Images, holdout, stratified_images
 from robench.evaluation.measure import suite_measurement
-from robench.evaluation.plans import refuse_unresolvable, surrogate_names
+from robench.evaluation.plans import refuse_unresolvable
 from robench.evaluation.suites import suite_recipes
-from robench.explainers.hooks import has_no_gradient
-from robench.models import checkpoint, checkpoint_meta, load_with_origin
-from robench.models.architectures import is_foreign, runs_code
-from robench.models.identity import code_digests, file_digest
-from robench.models.loading import source_kind
-from robench.objectives import REGULARIZERS, facts_of, refuse_unreachable, regularizer_notes, takes_input_gradient
-from robench.objectives.gradients import evaluation_mode
-from robench.objectives.second_order import attention_by_products, differentiates_twice, has_fused_attention, name_failing_operators
+from robench.models import checkpoint
+from robench.objectives import refuse_unreachable
 from robench.report.figures.training import draw_training_curves, write_epoch_log
 from robench.results.measurement import Measurement
-from robench.runs.stages.attack import TRANSFER
-from robench.training.fitting import (
-    Epoch,
-    TrainingNote,
-    TrainingPlan,
-    attacked_count,
-    batch_with_logits,
-    begin_training,
-    fit,
-    refuse_batch_size,
-    selected_epoch,
-)
-from robench.training.guards import robust_overfitting_note
-from robench.training.presets import default_preset
-from robench.training.settings import checkpoint_stem, held_out_size, new_network, plan_of, resolved_settings
-from robench.training.states import (
-    Event,
-    ResumableRun,
+from robench.training.checkpoint_files import (
     checkpoint_replacement,
     claimed_checkpoint,
     finished_training,
     has_unfinished_training,
-    resumable_events,
-    resume_from_state,
+    save_weights,
 )
+from robench.training.epochs import attacked_count, fit, selected_epoch
+from robench.training.guards import robust_overfitting_note
+from robench.training.preparation import (
+    HELD_OUT_ENDING,
+    attention_notes,
+    class_order_notes,
+    cut_notes,
+    data_arguments,
+    held_out_as_test,
+    images_of_split,
+    meta_of_test_set,
+    missing_class_notes,
+    named_file_digests,
+    penalty_notes,
+    refuse_other_choice,
+    refuse_other_shape,
+    refuse_penalty_options,
+    refuse_too_little,
+    sentence_of,
+)
+from robench.training.presets import default_preset
+from robench.training.settings import checkpoint_stem, held_out_size, new_network, plan_of, resolved_settings
+from robench.training.states import ResumableRun, resumable_events, resume_from_state
+from robench.training.steps import begin_training, refuse_batch_size
+from robench.training.teachers import TEACHER_SETTINGS, own_teacher_digest, refuse_other_teacher, teacher_notes, teacher_of, teacher_path
+from robench.training.types import Epoch, EventWatcher, Trained, TrainingNote, TrainingPlan
 
-TEACHER_SETTINGS: dict[str, Any] = {"objective": "standard", "reg": (), "awp": 0.0}  # how a teacher's settings differ from its student's
-HELD_OUT_ENDING = " held out"  # ends the name of held-out images that are measured
 CLEAN_ATTACKED = "clean, attacked images"  # so that what the attacks leave is not held against the clean accuracy of other images
-EventWatcher: TypeAlias = Callable[[Iterator[Event], int], Iterator[Event]]
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What `train` returns.
-
-    model       the network with the chosen weights            meta   what the checkpoint holds beside them
-    evaluation  what was measured at the end; empty where the checkpoint was there already          path  the checkpoint, or None
-    """
-
-    model: nn.Module
-    meta: dict[str, Any]
-    evaluation: list[Measurement]
-    path: Path | None
 
 
 @dataclass(frozen=True)
@@ -357,41 +335,6 @@ def refuse_untrainable(cells: Mapping[str, Mapping[str, Any]], words: Mapping[st
         tried.append(overrides)
 
 
-def refuse_penalty_options(reg: Sequence[str], model: nn.Module, images: Images, plan: TrainingPlan) -> None:
-    """InputError for an option of our regularisers that only their call refuses: each is called with two images, the student as teacher.
-
-    Those of the user's files are left alone, for they may keep a state or need more images.
-    """
-    ours = [recipe.label for recipe in map(parse_recipe, reg) if ".py:" not in recipe.name]
-    if not ours:
-        return
-    some = images.take(slice(0, 2))
-    student, teacher = copy.deepcopy(model).train(), copy.deepcopy(model).eval().requires_grad_(False)
-    x, draws = some.pixels(slice(None)), Draws(plan.seed, some.ids, "words")
-    batch = Batch(x, some.y, x.clone().requires_grad_(), x.new_empty(0), some.ids, 0.0, draws, teacher=teacher, threat=plan.threat)
-    with torch.random.fork_rng(devices=[]), attention_by_products(differentiates_twice(plan.regularizers)):
-        answered = batch_with_logits(student, batch)
-        with name_failing_operators(answered.logits):
-            for label in ours:
-                plan.regularizers[label][1](student, answered)
-
-
-def refuse_other_shape(training: Images, test: Images) -> None:
-    """InputError where the images that are measured differ in shape from those of the training."""
-    if test.shape == training.shape:
-        return
-    (channels, *size), (others, *other) = training.shape, test.shape
-    told = f"training images of {training.name} are {channels}x{size[0]}x{size[1]}, test images {others}x{other[0]}x{other[1]}"
-    how = "bring them to one size with --image-size" if channels == others else "give all the same number of channels"
-    raise InputError(f"{told} (channels x height x width): {how}")
-
-
-def data_arguments(data: Any, seed: Any, n_train: Any, eval_n: Any) -> tuple[str, int, int | None, int]:
-    """The data set, the seed, how many images are trained on, None for all, and how many are attacked; InputError for what is none."""
-    wanted = None if n_train is None else as_whole_number(n_train, "n_train", 1)
-    return as_word(data, "data"), as_seed(seed), wanted, as_whole_number(eval_n, "eval_n", 1)
-
-
 def train_to_end(
     going: ResumableRun, plan: TrainingPlan, training: Images, held_out: Images, notes: list[str], select: str, watch: EventWatcher
 ) -> tuple[Epoch, list[str]]:
@@ -407,214 +350,10 @@ def train_to_end(
     return best, notes + late
 
 
-def meta_of_test_set(test: Images) -> dict[str, str]:
-    """What a training says of the test images that it is measured on; nothing of held-out ones, which are training images."""
-    return {} if test.name.endswith(HELD_OUT_ENDING) else {"test_sha256": test.sha256}
-
-
-def sentence_of(recipe: Recipe) -> str:
-    """A recipe as it is written, without the folders of a user's file."""
-    return recipe_text(replace(recipe, name=recipe.label))
-
-
-def named_file_digests(methods: Sequence[str], suite: str | Sequence[Recipe]) -> dict[str, dict[str, str]]:
-    """The sha256 of the files that methods and attacks name, by file: "code" of the user's own, "surrogates" that attacks transfer from."""
-    attacks = [] if isinstance(suite, str) else suite
-    own = [recipe.name for recipe in attacks if not recipe.name.startswith(TRANSFER)]
-    found = {
-        "code": code_digests(*methods, *own),
-        "surrogates": {Path(model).name: file_digest(Path(model)) for model in surrogate_names(attacks)},
-    }
-    return {key: files for key, files in found.items() if files}
-
-
-def own_teacher_digest(meta: Mapping[str, Any], place: Path | None) -> str | None:
-    """The sha256 of the teacher from which a training that names none learns: the one in `place`, or which lay there and is gone."""
-    its = meta["recipe"].get("teacher") or {}
-    if place is None or its.get("name") != place.name:
-        return None
-    return checkpoint.fingerprint(checkpoint.read_checkpoint(place)[0]) if place.exists() else its.get("sha256")
-
-
-def refuse_other_teacher(meta: Mapping[str, Any], known: str | None) -> None:
-    """InputError where a finished training has learnt from a teacher of other weights than those of this sha256 (None: no teacher)."""
-    its = meta["recipe"].get("teacher") or {}
-    if its.get("sha256") != known:
-        whom = f"{its['name']} (sha256 {its['sha256'][:12]}..., not {known[:12] + '...' if known else 'none'})" if its else "no teacher"
-        raise InputError(f"the finished training has learnt from {whom}: pass --force to replace it, or choose another --out")
-
-
 def loaded_training(model: nn.Module, done: tuple[dict[str, Tensor], dict[str, Any]], device: str, out: Path | None) -> Trained:
     """A training that was finished earlier."""
     model.load_state_dict(done[0])
     return Trained(model.to(device).eval(), done[1], [], out)
-
-
-def cut_notes(methods: Sequence[Recipe], model: nn.Module, images: Images) -> list[str]:
-    """A note where the logits have no gradient by the images; InputError where one of the methods needs it, or the weights have none."""
-    x = images.pixels(slice(0, 2))
-    with evaluation_mode(model):
-        if not has_no_gradient(model, x):
-            return []
-        with torch.enable_grad():
-            trains = model(x).requires_grad
-    if not trains:
-        raise InputError("the logits have no gradient by the weights: nothing can be trained; change its forward")
-    if blind := [method.label for method in methods if takes_input_gradient(method)]:
-        need = "needs" if len(blind) == 1 else "need"
-        others = " and ".join(name for name in REGULARIZERS if not facts_of(name).input_gradient)
-        raise InputError(
-            f"the logits have no gradient by the images, and {' and '.join(blind)} {need} it: change its forward, "
-            f"or train with --objective standard and no regulariser but {others}"
-        )
-    return [CUT_GRAPH]
-
-
-def attention_notes(model: nn.Module, images: Images, plan: TrainingPlan) -> list[str]:
-    """A note where fused attention of the network gives way to one that has a second derivative."""
-    if not differentiates_twice(plan.regularizers):
-        return []
-    with evaluation_mode(model):
-        fused = has_fused_attention(model, images.pixels(slice(0, 2)))
-    sentence = "its attention runs as matrix products: the regularisers differentiate the network twice, which fused kernels do not allow"
-    return [sentence] if fused else []
-
-
-def penalty_notes(reg: Sequence[str], model: nn.Module, images: Images) -> list[str]:
-    """What is to be said of the regularisers of this model; InputError for an option that changes nothing with its number of logits."""
-    if not reg:
-        return []
-    with freeze_model(model), torch.no_grad():
-        return regularizer_notes(reg, padded_logits(model, images.pixels(torch.arange(1))).shape[1])
-
-
-def refuse_other_choice(name: str, value: str, choices: tuple[str, str]) -> None:
-    """InputError where an option is neither of its two values."""
-    if value not in choices:
-        raise InputError(f"{name} is {choices[0]!r} or {choices[1]!r}, not {value!r}")
-
-
-def images_of_split(data: str, split: str, n: int | None = None, seed: int = 0, **shown: Any) -> Images:
-    """The images of a training: of "train" all, or n drawn with the seed, the same share of each class; of "test" all."""
-    order = "text" if data.startswith("folder:") else None  # a checkpoint stores the names of its classes
-    return load_images(data, split, n=n, seed=seed, by_class=split == "train", class_order=order, **shown)
-
-
-def held_out_as_test(held_out: Images) -> Images:
-    """The held-out images in place of a test split; InputError where none are held out."""
-    if len(held_out) == 0:
-        raise InputError(
-            f"{held_out.name} has no test split to measure on, or is not to be measured on it: hold out images with --held-out N"
-        )
-    return replace(held_out, name=f"{held_out.name}{HELD_OUT_ENDING}")
-
-
-def missing_class_notes(training: Images, few: Images) -> list[str]:
-    """Notes where some classes have no image among those of the training, or among those that are attacked at the end."""
-    lacks = class_coverage(training.y, training.classes), class_coverage(few.y, few.classes)
-    attacked = f"the {len(few)} images that are attacked" if len(few) > 1 else "the one image that is attacked"
-    return [
-        *([f"the {len(training)} training images hold {lacks[0]}"] if lacks[0] else []),
-        *([f"{attacked} at the end {'hold' if len(few) > 1 else 'holds'} {lacks[1]}; --eval-n chooses more"] if lacks[1] else []),
-    ]
-
-
-def refuse_too_little(training: Images, settings: Mapping[str, Any]) -> None:
-    """InputError where the images do not fill a batch, or are all of one class."""
-    if len(training) < settings["batch_size"]:
-        raise InputError(
-            f"{len(training)} training images are fewer than one batch of {settings['batch_size']}: lower --batch-size or --held-out"
-        )
-    if len(training.y.unique()) < 2:
-        raise InputError(f"all {len(training)} training images are of one class: a classifier needs at least two")
-
-
-# the teacher
-
-
-def teacher_path(out: Path | None, teachers: Path | None, its: Mapping[str, Any]) -> Path | None:
-    """Where a teacher that is trained first is kept: beside `out`, or in `teachers` under a name made of its settings."""
-    if teachers is None:
-        return out.with_name(f"{out.stem}.teacher.pt") if out else None
-    words = json.dumps(checkpoint.plain_values(dict(its)), sort_keys=True)
-    return teachers / f"teacher-{hashlib.sha256(words.encode()).hexdigest()[:8]}.pt"
-
-
-def class_order_notes(images: Images) -> list[str]:
-    """A note where numbered classes count in an order that a reader may not expect."""
-    told = f"the numbered classes of {images.name} count in text order, as in torchvision's ImageFolder"
-    return (
-        [f"{told}: {few_of(images.classes)}"]
-        if images.name.startswith("folder:") and classes_by_number(images.classes) != images.classes
-        else []
-    )
-
-
-def teacher_notes(teacher: Path, images: Images, about: Mapping[str, Any]) -> list[str]:
-    """What is to be said of a teacher that was named; InputError where it stores class names in another order than those of the images."""
-    known = checkpoint_meta(teacher).get("classes")
-    if isinstance(known, list) and outputs_for(images.classes, known, None, teacher.name, images.name)[0] != list(
-        range(len(images.classes))
-    ):
-        raise InputError(f"the teacher {teacher.name} counts the classes of {images.name} in another order: train one on these images")
-    told = f"{teacher.name} holds weights only: the teacher is taken as {about['arch']} with the student's normalisation"
-    return [told] if "mean" in teacher_load_options(teacher, about) else []
-
-
-def teacher_of(
-    methods: Sequence[Recipe], given: Path | None, student: nn.Module, about: Mapping[str, Any], trained: Callable[[], Trained]
-) -> tuple[nn.Module | None, dict[str, str] | None]:
-    """The network to learn from, frozen and in evaluation mode, and what the checkpoint says of it; None where nothing learns from one."""
-    learners = [method.label for method in methods if facts_of(method.name).teacher or ".py:" in method.name]
-    if given is not None:
-        if not learners:
-            raise InputError(
-                f"a teacher is given, but {' and '.join(method.label for method in methods)} learns from none: leave --teacher out"
-            )
-        loaded = load_with_origin(given, **teacher_load_options(given, about))
-        model, name = loaded.model, loaded.name
-    elif any(facts_of(method.name).teacher for method in methods):
-        done = trained()
-        model, name = done.model, done.path.name if done.path else "trained first"
-    else:
-        return None, None
-    if parameter_shapes(model) != parameter_shapes(student):
-        raise InputError(
-            f"the teacher {name} is not of the student's architecture and number of classes: {parameter_difference(model, student)}"
-        )
-    return model.eval().requires_grad_(False), {"name": name, "sha256": checkpoint.fingerprint(model.state_dict())}
-
-
-def teacher_load_options(given: Path, about: Mapping[str, Any]) -> dict[str, Any]:
-    """What `load` must be told of a teacher: nothing where the file says it, else what the student is, for the two are of one kind.
-
-    Code that a checkpoint names for its network is run only if the user has named code for the student.
-    """
-    kind, known = source_kind(str(given)), checkpoint_meta(given)
-    sizes = {"classes": about["classes"], "shape": tuple(about["shape"])}
-    if known:
-        return {"arch": about["arch"]} if runs_code(str(known["model"]["arch"])) and runs_code(about["arch"]) else {}
-    if kind not in ("torch", "safetensors"):
-        return sizes
-    own = {} if is_foreign(about["arch"]) else {"activation": about["activation"]}
-    return {"arch": about["arch"], "mean": about["mean"], "std": about["std"], **own, **sizes}
-
-
-def parameter_shapes(model: nn.Module) -> list[tuple[int, ...]]:
-    """The shapes of the parameters, in their order."""
-    return [tuple(parameter.shape) for parameter in model.parameters()]
-
-
-def parameter_difference(one: nn.Module, other: nn.Module) -> str:
-    """How the parameters of two networks differ, in a few words."""
-    sizes = [
-        f"{sum(parameter.numel() for parameter in model.parameters()):,} parameters, {parameter_shapes(model)[-1][0]} outputs"
-        for model in (one, other)
-    ]
-    return " against ".join(sizes)
-
-
-# its end
 
 
 def conclude_training(
@@ -678,20 +417,3 @@ def flag_sentences(found: Sequence[Measurement]) -> list[str]:
     """A sentence for each raised flag; what is told of all images is not told of few of them again."""
     checks = {(check.probe, check.name): check for evaluation in reversed(found) for check in evaluation.checks if check.raised}
     return [f"{check.probe}: {check.sentence}" for check in checks.values()]
-
-
-def save_weights(out: Path | None, model: nn.Module, meta: dict[str, Any], chosen: Epoch, others: Mapping[str, Epoch]) -> Path | None:
-    """Writes the chosen weights to `out`, and those of `others` that are not the same to FILE.<name>.pt; returns `out`."""
-    if out is None:
-        return None
-    for name, epoch in others.items():
-        beside = out.with_name(f"{out.stem}.{name}{out.suffix}")
-        if epoch is chosen:
-            continue
-        other = copy.deepcopy(model)
-        other.load_state_dict(epoch.weights)
-        checkpoint.save_checkpoint(
-            beside, other, {**meta, "metrics": {}, "flags": [], "recipe": {**meta["recipe"], "select": name, "epoch": epoch.epoch + 1}}
-        )
-    checkpoint.save_checkpoint(out, model, meta)
-    return out

@@ -56,7 +56,8 @@ from robench.evaluation.suites import suite_recipes
 from robench.models import load_model
 from robench.objectives import facts_of
 from robench.results.scores import audits_of
-from robench.training.train import Trained, train
+from robench.training.train import train
+from robench.training.types import Trained
 
 Method: TypeAlias = tuple[str, tuple[str, ...], dict[str, Any]]
 SHARED: dict[str, Any] = {

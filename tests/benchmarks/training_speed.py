@@ -24,8 +24,10 @@ from torchvision import transforms
 from robench.core.memory import keep_freed_memory
 from robench.data import Images
 from robench.models import build_network
-from robench.training.fitting import Step, begin_training, fit
+from robench.training.epochs import fit
 from robench.training.settings import plan_of, resolved_settings
+from robench.training.steps import begin_training
+from robench.training.types import Step
 
 EPS, STEPS = 8 / 255, 10
 

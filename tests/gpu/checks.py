@@ -27,9 +27,11 @@ from robench.core.recipes import Recipe
 from robench.data import Images, load_images
 from robench.models import build_network, load_model
 from robench.results.measurement import Measurement
-from robench.training.fitting import Step, begin_training, fit
+from robench.training.epochs import fit
 from robench.training.presets import PRESETS
 from robench.training.settings import plan_of, resolved_settings
+from robench.training.steps import begin_training
+from robench.training.types import Step
 
 ROOT = Path(__file__).parents[2]
 CHECKPOINT = ROOT / "checkpoints" / "shapes-cnn-pgd-at.pt"

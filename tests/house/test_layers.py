@@ -28,7 +28,7 @@ LAYERS = {
     "results": "files corruption_errors cascade probes corruptions scores compare measurement",
     "report": "metric_meanings manifest tables page figures pictures folder result comparison",
     "evaluation": "suites run_words methods corruption_sources plans measure api",
-    "training": "presets guards fitting settings states train sweeps",
+    "training": "presets guards types steps states epochs settings checkpoint_files teachers preparation train sweeps",
     "cli": "",
 }
 OPEN = ("__init__", "__main__")  # the public names, handed out lazily, and `python -m robench`

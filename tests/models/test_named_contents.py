@@ -8,7 +8,7 @@ from robench import train
 from robench.core.errors import InputError
 from robench.models.identity import code_digests
 from robench.training import states as resuming
-from robench.training.fitting import TrainingNote
+from robench.training.types import TrainingNote
 
 SHORT = {"arch": "mlp,width=8", "epochs": 1, "batch_size": 8, "held_out": 8, "eval_n": 4}
 TRAIN = ["train", "--arch", "mlp,width=8", "--epochs", 1, "--batch-size", 8, "--held-out", 8, "--eval-n", 4, "--threads", 1]

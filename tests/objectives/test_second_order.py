@@ -23,9 +23,10 @@ from robench.objectives.second_order import (
     name_failing_operators,
     refuse_lost_derivatives,
 )
-from robench.training.fitting import begin_training, fit
+from robench.training.epochs import fit
 from robench.training.settings import plan_of, resolved_settings
-from robench.training.states import Step
+from robench.training.steps import begin_training
+from robench.training.types import Step
 
 VIT = """
 from torchvision.models import VisionTransformer

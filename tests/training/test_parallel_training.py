@@ -15,8 +15,10 @@ from robench.core.processes import World, join_world
 from robench.data import Images
 from robench.models import checkpoint
 from robench.objectives import OBJECTIVES, REGULARIZERS
-from robench.training.fitting import Epoch, Step, begin_training, fit
+from robench.training.epochs import fit
 from robench.training.settings import plan_of, resolved_settings
+from robench.training.steps import begin_training
+from robench.training.types import Epoch, Step
 
 LAUNCHER = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 ENV = {**os.environ, "OMP_NUM_THREADS": "1"}

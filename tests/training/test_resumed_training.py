@@ -21,12 +21,16 @@ from robench.data import Images
 from robench.models import checkpoint
 from robench.objectives import REGULARIZERS, regularizers_of
 from robench.objectives.standard import standard
+from robench.training import preparation
 from robench.training import states as resuming
-from robench.training import train as training
-from robench.training.fitting import Epoch, Step, TrainingPlan, begin_training, fit, restore_run, run_state
+from robench.training.epochs import fit
+from robench.training.preparation import refuse_penalty_options
 from robench.training.presets import PRESETS
 from robench.training.settings import PLAN_SETTINGS, plan_of, resolved_settings
+from robench.training.states import restore_run, run_state
+from robench.training.steps import begin_training
 from robench.training.train import train
+from robench.training.types import Epoch, Step, TrainingPlan
 
 
 def images(n=32, split="train"):
@@ -100,7 +104,7 @@ def breaking(after):
 
 @pytest.fixture
 def toys(monkeypatch):
-    monkeypatch.setattr(training, "load_images", lambda name, split, **how: images(40, split))
+    monkeypatch.setattr(preparation, "load_images", lambda name, split, **how: images(40, split))
     monkeypatch.setattr(resuming, "SAVE_SECONDS", 0.0)
 
 
@@ -421,9 +425,7 @@ def test_a_wrong_value_of_an_option_is_told_before_a_teacher_is_trained(toys, tm
 def test_trying_a_regularisers_words_changes_no_weight_and_no_random_number(reg):
     model, some = network(), images(8)
     before, dice = copy.deepcopy(model.state_dict()), torch.get_rng_state()
-    training.refuse_penalty_options(
-        [reg], model, some, plan_of(resolved_settings("small", {"reg": (reg,), "objective": "standard"})[0], 0, None)
-    )
+    refuse_penalty_options([reg], model, some, plan_of(resolved_settings("small", {"reg": (reg,), "objective": "standard"})[0], 0, None))
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in before.items())
     assert torch.equal(dice, torch.get_rng_state())
     assert all(weight.grad is None and weight.requires_grad for weight in model.parameters())

@@ -15,23 +15,16 @@ from robench.core.threat import Threat
 from robench.data import Images
 from robench.models import checkpoint
 from robench.objectives import OBJECTIVES, regularizers_of
-from robench.training import fitting
-from robench.training.fitting import (
-    OPTIMIZERS,
-    Epoch,
-    Step,
-    TrainingPlan,
-    begin_training,
-    restore_run,
-    run_state,
-    shuffled_batches,
-    update_average,
-)
-from robench.training.fitting import fit as steps_of
+from robench.training import epochs, preparation, steps
+from robench.training.checkpoint_files import checkpoint_replacement, save_weights
+from robench.training.epochs import fit as steps_of
+from robench.training.epochs import shuffled_batches
 from robench.training.presets import PRESET_DESCRIPTIONS, PRESETS, default_preset
 from robench.training.settings import PLAN_SETTINGS, held_out_size, images_of_all_classes, plan_of, resolved_settings
-from robench.training.states import checkpoint_replacement
-from robench.training.train import save_weights, train
+from robench.training.states import restore_run, run_state
+from robench.training.steps import OPTIMIZERS, begin_training, update_average
+from robench.training.train import train
+from robench.training.types import Epoch, Step, TrainingPlan
 
 PLAIN = {key: PRESETS["small"][key] for key in PLAN_SETTINGS}
 PLAIN |= {"optimizer": "sgd", "lr": 0.05, "schedule": "cosine", "epochs": 2, "batch_size": 8, "guard": "off"}
@@ -168,10 +161,10 @@ def finished(accuracies, n=200, guard="off", classes=10, **changes):
     plan = TrainingPlan(objective=OBJECTIVES["standard"](), regularizers={}, threat=Threat("linf", 0.05), seed=0, **settings)
     going, held_out = begin_training(network(), plan), replace(images(n), classes=tuple(map(str, range(classes))))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting, "held_out_measures", lambda *args: next(measured))
+        patch.setattr(epochs, "held_out_measures", lambda *args: next(measured))
         for number in range(len(accuracies)):
-            fitting.close_epoch(going, plan, held_out, Epoch(number, 0.0, 0.0, {}, math.nan, math.nan, {}), "")
-    epoch, note = fitting.selected_epoch(going, plan, held_out)
+            epochs.close_epoch(going, plan, held_out, Epoch(number, 0.0, 0.0, {}, math.nan, math.nan, {}), "")
+    epoch, note = epochs.selected_epoch(going, plan, held_out)
     return epoch.epoch + 1, note, going
 
 
@@ -230,16 +223,16 @@ def test_a_roll_back_goes_to_before_the_gap_and_takes_the_kept_epochs_along():
     plan = TrainingPlan(objective=OBJECTIVES["standard"](), regularizers={}, threat=Threat("linf", 0.05), seed=0, **settings)
     going = begin_training(network(), plan)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting, "held_out_measures", lambda *args: next(measured))
+        patch.setattr(epochs, "held_out_measures", lambda *args: next(measured))
         found = [
-            fitting.close_epoch(going, plan, images(200), Epoch(number, 0.0, 0.0, {}, math.nan, math.nan, {}), "") for number in range(3)
+            epochs.close_epoch(going, plan, images(200), Epoch(number, 0.0, 0.0, {}, math.nan, math.nan, {}), "") for number in range(3)
         ]
         assert going.best.epoch == going.last.epoch == 1
         again = begin_training(network(1), plan)
-        fitting.restore_run(again, fitting.run_state(going))
+        restore_run(again, run_state(going))
     for run in (going, again):
         assert found[2].alarm
-        assert fitting.roll_back(run, plan)
+        assert epochs.roll_back(run, plan)
         assert (run.best.epoch, run.last.epoch) == (0, 0)
         assert [record["epoch"] for record in run.history] == [0]
         assert [record["epoch"] for record in run.lost] == [2]
@@ -292,10 +285,8 @@ def test_every_preset_is_complete_and_names_what_exists(name):
 
 
 def test_train_writes_best_and_last_and_never_selects_on_the_test_images(tmp_path, monkeypatch):
-    from robench.training import train as training
-
     asked = []
-    monkeypatch.setattr(training, "load_images", lambda name, split, **how: asked.append(split) or images(60, split=split))
+    monkeypatch.setattr(preparation, "load_images", lambda name, split, **how: asked.append(split) or images(60, split=split))
     path = tmp_path / "toy.pt"
     done = train("toy", preset="small", out=path, epochs=4, batch_size=8, held_out=20, eval_n=10, arch="mlp", eps=0.05, reg=("sagr",))
     robust = [epoch["held_out_robust"] for epoch in done.meta["history"]]
@@ -355,10 +346,10 @@ def sorted_by_class(folder, n=200, classes=10):
 
 
 def test_training_sees_every_class_of_a_file_that_is_sorted_by_class(tmp_path, monkeypatch):
-    seen = {}
-    from robench.training import train as training
+    from robench.training import train as train_module
 
-    attacked, begun = fitting.suite_measurement, training.fit
+    seen = {}
+    attacked, begun = epochs.suite_measurement, train_module.fit
 
     def by_suite(model, images_, suite, threat, **how):
         seen["attacked" if suite else "clean"] = images_.y
@@ -368,8 +359,8 @@ def test_training_sees_every_class_of_a_file_that_is_sorted_by_class(tmp_path, m
         seen["train"] = images_.y
         return begun(run, plan, images_, held_out)
 
-    monkeypatch.setattr(fitting, "suite_measurement", by_suite)
-    monkeypatch.setattr(training, "fit", fit_)
+    monkeypatch.setattr(epochs, "suite_measurement", by_suite)
+    monkeypatch.setattr(train_module, "fit", fit_)
     monkeypatch.setitem(PRESETS["small"], "probe_n", 20)
     short = {"n_train": 80, "held_out": 30, "epochs": 1, "batch_size": 8, "arch": "mlp,width=8", "eval_n": 20}
     done = train(sorted_by_class(tmp_path), objective="pgd-at,steps=1", **short)
@@ -404,9 +395,8 @@ def test_at_most_a_fifth_is_held_out_unless_asked_for(tmp_path):
 
 def test_a_trained_checkpoint_loads_as_the_network_that_was_measured(tmp_path, monkeypatch):
     from robench.models import load_with_origin
-    from robench.training import train as training
 
-    monkeypatch.setattr(training, "load_images", lambda name, split, **how: images(60, split=split))
+    monkeypatch.setattr(preparation, "load_images", lambda name, split, **how: images(60, split=split))
     done = train("toy", out=tmp_path / "toy.pt", epochs=1, batch_size=8, held_out=10, eval_n=10, arch="mlp,width=8", activation="silu")
     loaded = load_with_origin(tmp_path / "toy.pt")
     x = images(5).pixels(slice(None))
@@ -416,23 +406,19 @@ def test_a_trained_checkpoint_loads_as_the_network_that_was_measured(tmp_path, m
 
 def test_a_gradient_in_another_memory_layout_is_put_into_that_of_its_weight(monkeypatch):
     """Second derivatives of convolutions come so, and fused optimisers of torch 2.15 read their entries in the wrong order."""
-    from robench.training import fitting
-
     plain, fused = network(), network()
     run(plain, reg=("jacobian=0.5",))
-    monkeypatch.setattr(fitting, "is_on_gpu", lambda weights: True)
+    monkeypatch.setattr(steps, "is_on_gpu", lambda weights: True)
     run(fused, reg=("jacobian=0.5",))
     for a, b in zip(plain.state_dict().values(), fused.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
     weight, grad = torch.zeros(2, 3), torch.arange(6.0).view(3, 2).T
-    assert fitting.gradient_in_layout(grad, weight).stride() == weight.stride()
-    assert torch.equal(fitting.gradient_in_layout(grad, weight), grad)
+    assert steps.gradient_in_layout(grad, weight).stride() == weight.stride()
+    assert torch.equal(steps.gradient_in_layout(grad, weight), grad)
 
 
 def test_bf16_trains_almost_as_fp32_does_and_is_told(monkeypatch):
-    from robench.training import train as training
-
-    monkeypatch.setattr(training, "load_images", lambda name, split, **how: images(60, split=split))
+    monkeypatch.setattr(preparation, "load_images", lambda name, split, **how: images(60, split=split))
     short = {"epochs": 2, "batch_size": 8, "held_out": 10, "eval_n": 10, "arch": "cnn,width=4", "objective": "pgd-at,steps=2", "seed": 3}
     full = train("toy", reg=("emr=1", "sagr=0.1"), **short)
     low = train("toy", reg=("emr=1", "sagr=0.1"), precision="bf16", **short)
@@ -446,6 +432,6 @@ def test_memory_that_ends_in_a_training_is_one_sentence_that_names_the_batch_siz
     def full(*args, **options):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("robench.training.fitting.step_gradients", full)
+    monkeypatch.setattr("robench.training.steps.step_gradients", full)
     with pytest.raises(InputError, match="does not hold a batch of 64 images: pass a --batch-size below 64"):
         train("shapes", arch="mlp,width=8", n_train=128, batch_size=64, epochs=1, out=tmp_path / "mlp.pt")

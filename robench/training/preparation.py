@@ -1,0 +1,178 @@
+"""What is known before the first step: images, refusals of what would end a training later, and notes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.inputs import as_seed, as_whole_number, as_word
+from robench.core.model_calls import CUT_GRAPH, freeze_model, padded_logits
+from robench.core.recipes import Recipe, parse_recipe, recipe_text
+from robench.core.types import Batch
+from robench.data import Images, class_coverage, load_images
+from robench.data.class_names import classes_by_number
+from robench.data.class_names import first_class_names as few_of
+from robench.evaluation.plans import surrogate_names
+from robench.explainers.hooks import has_no_gradient
+from robench.models.identity import code_digests, file_digest
+from robench.objectives import REGULARIZERS, facts_of, regularizer_notes, takes_input_gradient
+from robench.objectives.gradients import evaluation_mode
+from robench.objectives.second_order import attention_by_products, differentiates_twice, has_fused_attention, name_failing_operators
+from robench.runs.stages.attack import TRANSFER
+from robench.training.steps import batch_with_logits
+from robench.training.types import TrainingPlan
+
+HELD_OUT_ENDING = " held out"  # ends the name of held-out images that are measured
+
+
+def data_arguments(data: Any, seed: Any, n_train: Any, eval_n: Any) -> tuple[str, int, int | None, int]:
+    """The data set, the seed, how many images are trained on, None for all, and how many are attacked; InputError for what is none."""
+    wanted = None if n_train is None else as_whole_number(n_train, "n_train", 1)
+    return as_word(data, "data"), as_seed(seed), wanted, as_whole_number(eval_n, "eval_n", 1)
+
+
+def refuse_other_choice(name: str, value: str, choices: tuple[str, str]) -> None:
+    """InputError where an option is neither of its two values."""
+    if value not in choices:
+        raise InputError(f"{name} is {choices[0]!r} or {choices[1]!r}, not {value!r}")
+
+
+def images_of_split(data: str, split: str, n: int | None = None, seed: int = 0, **shown: Any) -> Images:
+    """The images of a training: of "train" all, or n drawn with the seed, the same share of each class; of "test" all."""
+    order = "text" if data.startswith("folder:") else None  # a checkpoint stores the names of its classes
+    return load_images(data, split, n=n, seed=seed, by_class=split == "train", class_order=order, **shown)
+
+
+def held_out_as_test(held_out: Images) -> Images:
+    """The held-out images in place of a test split; InputError where none are held out."""
+    if len(held_out) == 0:
+        raise InputError(
+            f"{held_out.name} has no test split to measure on, or is not to be measured on it: hold out images with --held-out N"
+        )
+    return replace(held_out, name=f"{held_out.name}{HELD_OUT_ENDING}")
+
+
+def class_order_notes(images: Images) -> list[str]:
+    """A note where numbered classes count in an order that a reader may not expect."""
+    told = f"the numbered classes of {images.name} count in text order, as in torchvision's ImageFolder"
+    return (
+        [f"{told}: {few_of(images.classes)}"]
+        if images.name.startswith("folder:") and classes_by_number(images.classes) != images.classes
+        else []
+    )
+
+
+def missing_class_notes(training: Images, few: Images) -> list[str]:
+    """Notes where some classes have no image among those of the training, or among those that are attacked at the end."""
+    lacks = class_coverage(training.y, training.classes), class_coverage(few.y, few.classes)
+    attacked = f"the {len(few)} images that are attacked" if len(few) > 1 else "the one image that is attacked"
+    return [
+        *([f"the {len(training)} training images hold {lacks[0]}"] if lacks[0] else []),
+        *([f"{attacked} at the end {'hold' if len(few) > 1 else 'holds'} {lacks[1]}; --eval-n chooses more"] if lacks[1] else []),
+    ]
+
+
+def refuse_too_little(training: Images, settings: Mapping[str, Any]) -> None:
+    """InputError where the images do not fill a batch, or are all of one class."""
+    if len(training) < settings["batch_size"]:
+        raise InputError(
+            f"{len(training)} training images are fewer than one batch of {settings['batch_size']}: lower --batch-size or --held-out"
+        )
+    if len(training.y.unique()) < 2:
+        raise InputError(f"all {len(training)} training images are of one class: a classifier needs at least two")
+
+
+def refuse_other_shape(training: Images, test: Images) -> None:
+    """InputError where the images that are measured differ in shape from those of the training."""
+    if test.shape == training.shape:
+        return
+    (channels, *size), (others, *other) = training.shape, test.shape
+    told = f"training images of {training.name} are {channels}x{size[0]}x{size[1]}, test images {others}x{other[0]}x{other[1]}"
+    how = "bring them to one size with --image-size" if channels == others else "give all the same number of channels"
+    raise InputError(f"{told} (channels x height x width): {how}")
+
+
+def refuse_penalty_options(reg: Sequence[str], model: nn.Module, images: Images, plan: TrainingPlan) -> None:
+    """InputError for an option of our regularisers that only their call refuses: each is called with two images, the student as teacher.
+
+    Those of the user's files are left alone, for they may keep a state or need more images.
+    """
+    ours = [recipe.label for recipe in map(parse_recipe, reg) if ".py:" not in recipe.name]
+    if not ours:
+        return
+    some = images.take(slice(0, 2))
+    student, teacher = copy.deepcopy(model).train(), copy.deepcopy(model).eval().requires_grad_(False)
+    x, draws = some.pixels(slice(None)), Draws(plan.seed, some.ids, "words")
+    batch = Batch(x, some.y, x.clone().requires_grad_(), x.new_empty(0), some.ids, 0.0, draws, teacher=teacher, threat=plan.threat)
+    with torch.random.fork_rng(devices=[]), attention_by_products(differentiates_twice(plan.regularizers)):
+        answered = batch_with_logits(student, batch)
+        with name_failing_operators(answered.logits):
+            for label in ours:
+                plan.regularizers[label][1](student, answered)
+
+
+def penalty_notes(reg: Sequence[str], model: nn.Module, images: Images) -> list[str]:
+    """What is to be said of the regularisers of this model; InputError for an option that changes nothing with its number of logits."""
+    if not reg:
+        return []
+    with freeze_model(model), torch.no_grad():
+        return regularizer_notes(reg, padded_logits(model, images.pixels(torch.arange(1))).shape[1])
+
+
+def cut_notes(methods: Sequence[Recipe], model: nn.Module, images: Images) -> list[str]:
+    """A note where the logits have no gradient by the images; InputError where one of the methods needs it, or the weights have none."""
+    x = images.pixels(slice(0, 2))
+    with evaluation_mode(model):
+        if not has_no_gradient(model, x):
+            return []
+        with torch.enable_grad():
+            trains = model(x).requires_grad
+    if not trains:
+        raise InputError("the logits have no gradient by the weights: nothing can be trained; change its forward")
+    if blind := [method.label for method in methods if takes_input_gradient(method)]:
+        need = "needs" if len(blind) == 1 else "need"
+        others = " and ".join(name for name in REGULARIZERS if not facts_of(name).input_gradient)
+        raise InputError(
+            f"the logits have no gradient by the images, and {' and '.join(blind)} {need} it: change its forward, "
+            f"or train with --objective standard and no regulariser but {others}"
+        )
+    return [CUT_GRAPH]
+
+
+def attention_notes(model: nn.Module, images: Images, plan: TrainingPlan) -> list[str]:
+    """A note where fused attention of the network gives way to one that has a second derivative."""
+    if not differentiates_twice(plan.regularizers):
+        return []
+    with evaluation_mode(model):
+        fused = has_fused_attention(model, images.pixels(slice(0, 2)))
+    sentence = "its attention runs as matrix products: the regularisers differentiate the network twice, which fused kernels do not allow"
+    return [sentence] if fused else []
+
+
+def meta_of_test_set(test: Images) -> dict[str, str]:
+    """What a training says of the test images that it is measured on; nothing of held-out ones, which are training images."""
+    return {} if test.name.endswith(HELD_OUT_ENDING) else {"test_sha256": test.sha256}
+
+
+def sentence_of(recipe: Recipe) -> str:
+    """A recipe as it is written, without the folders of a user's file."""
+    return recipe_text(replace(recipe, name=recipe.label))
+
+
+def named_file_digests(methods: Sequence[str], suite: str | Sequence[Recipe]) -> dict[str, dict[str, str]]:
+    """The sha256 of the files that methods and attacks name, by file: "code" of the user's own, "surrogates" that attacks transfer from."""
+    attacks = [] if isinstance(suite, str) else suite
+    own = [recipe.name for recipe in attacks if not recipe.name.startswith(TRANSFER)]
+    found = {
+        "code": code_digests(*methods, *own),
+        "surrogates": {Path(model).name: file_digest(Path(model)) for model in surrogate_names(attacks)},
+    }
+    return {key: files for key, files in found.items() if files}

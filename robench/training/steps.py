@@ -1,0 +1,183 @@
+"""One step of a training: a batch of images, what the adversary makes of it, the gradients, the weights after it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.processes import World
+from robench.core.recipes import lookup
+from robench.core.types import Batch
+from robench.data import Images
+from robench.data.augment import AUGMENTATIONS
+from robench.data.mixing import MIXINGS, box_centre, mixing_partners, mixing_share
+from robench.models.stand_ins import arithmetic
+from robench.models.synced_batch_norm import synchronise
+from robench.objectives import penalised_loss
+from robench.objectives.awp import perturbed_weights
+from robench.objectives.gradients import applies_dropout
+from robench.objectives.second_order import attention_by_products, differentiates_twice, name_failing_operators, refuse_lost_derivatives
+from robench.training.types import TrainingPlan, TrainingRun
+
+BITS = 2**63 - 1  # of a seed of torch's generators
+
+
+def sgd(weights: list[nn.Parameter], lr: float, momentum: float, weight_decay: float) -> torch.optim.Optimizer:
+    """Stochastic gradient descent, with Nesterov's momentum if there is any."""
+    return torch.optim.SGD(weights, lr, momentum=momentum, weight_decay=weight_decay, nesterov=momentum > 0, fused=is_on_gpu(weights))
+
+
+def adamw(weights: list[nn.Parameter], lr: float, momentum: float, weight_decay: float) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov & Hutter 2019, 1711.05101) with beta1 = momentum."""
+    return torch.optim.AdamW(weights, lr, (momentum, 0.999), weight_decay=weight_decay, fused=is_on_gpu(weights))
+
+
+def is_on_gpu(weights: Sequence[Tensor]) -> bool:
+    """Whether one fused kernel makes the step: on a GPU. On the CPU it is a small part of one, and would round otherwise."""
+    return all(weight.device.type == "cuda" for weight in weights)
+
+
+OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], float, float, float], torch.optim.Optimizer]] = {"sgd": sgd, "adamw": adamw}
+
+
+def begin_training(model: nn.Module, plan: TrainingPlan, world: World | None = None) -> TrainingRun:
+    """A run at its first step; `model` is trained in place. Several processes each take an even part of every batch."""
+    world = world or World()
+    refuse_batch_size(model, plan, world.size)
+    if world.size > 1:
+        synchronise(model)
+    weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    descent = lookup(plan.optimizer, OPTIMIZERS, "optimizer")(weights, plan.lr, plan.momentum, plan.weight_decay)
+    average = copy.deepcopy(model).eval() if plan.ema else model
+    quick = torch.compile(model) if plan.compiled else model
+    return TrainingRun(model, average, descent, weights, quick, world)  # type: ignore[arg-type]
+
+
+def refuse_batch_size(model: nn.Module, plan: TrainingPlan, processes: int) -> None:
+    """InputError for a batch size that the processes cannot share evenly, or that the network's batch norm cannot take."""
+    if plan.batch_size % processes:
+        raise InputError(f"{processes} processes cannot share batches of {plan.batch_size} evenly: choose a multiple for --batch-size")
+    norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+    if norms and plan.batch_size < 2:
+        raise InputError("batch norm needs batches of at least 2 images: raise --batch-size or choose an architecture without it")
+
+
+def train_step(run: TrainingRun, plan: TrainingPlan, train: Images, rows: Tensor, lr: float, steps: int) -> dict[str, float]:
+    """One step on the images at `rows`, of which each process takes its share; returns the terms of the loss over all of them."""
+    for group in run.descent.param_groups:
+        group["lr"] = lr
+    device = run.weights[0].device
+    with plan_precision(plan, device), seeded_dropout(run, plan, device):
+        batch = crafted_batch(run, plan, training_batch(run, plan, train, rows, run.done / (plan.epochs * steps)))
+        grads, grad_x, terms = step_gradients(run, plan, batch)
+    with torch.no_grad():
+        numbers = torch.stack([term.detach().double() for term in terms.values()])
+        run.world.average([*grads, numbers])
+        for weight, grad in zip(run.weights, grads, strict=True):
+            weight.grad = gradient_in_layout(grad, weight)
+        run.descent.step()
+        if plan.objective.absorb and grad_x is not None:
+            plan.objective.absorb(batch, grad_x)
+        if plan.ema:
+            update_average(run.average, run.model, min(plan.ema, (1 + run.done) / (10 + run.done)))
+    return dict(zip(terms, numbers.tolist(), strict=True))
+
+
+def gradient_in_layout(grad: Tensor, weight: Tensor) -> Tensor:
+    """The gradient in the memory layout of its weight: a second derivative can come in another, which fused optimisers read wrongly."""
+    return grad if grad.stride() == weight.stride() else torch.empty_like(weight).copy_(grad)
+
+
+@contextmanager
+def plan_precision(plan: TrainingPlan, device: torch.device) -> Iterator[None]:
+    """The arithmetic of the plan's precision."""
+    low = torch.autocast(device.type, torch.bfloat16) if plan.precision == "bf16" else nullcontext()
+    with arithmetic(plan.precision), low:
+        yield
+
+
+@contextmanager
+def seeded_dropout(run: TrainingRun, plan: TrainingPlan, device: torch.device) -> Iterator[None]:
+    """Where the model has dropout: torch's generators start from a seed made of the run's seed, the step and the process."""
+    if not any(applies_dropout(module) for module in run.model.modules()):
+        yield
+        return
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(((plan.seed * 1_000_003 + run.done) * 64 + len(run.lost)) * 1024 + run.world.rank & BITS)
+        yield
+
+
+def training_batch(run: TrainingRun, plan: TrainingPlan, train: Images, rows: Tensor, progress: float) -> Batch:
+    """This process's images, augmented and mixed, with nothing made of them yet."""
+    key = "/".join(["train", *(["again", str(len(run.lost))] if run.lost else [])])
+    number = run.done // plan.objective.replays * plan.objective.replays  # the same images in every replay
+    mine = run.world.share(rows)
+    x, draws = augmented_images(plan, train, mine, key, number)
+    y, mixed = train.y[mine], None
+    for name, alpha in (("mixup", plan.mixup), ("cutmix", plan.cutmix)):
+        if alpha:
+            others = run.world.share(rows[mixing_partners(len(rows), plan.seed, number)])
+            other, _ = augmented_images(plan, train, others, key, number)
+            lam = mixing_share(alpha, plan.seed, number)
+            x, y, mixed = MIXINGS[name](x, other, y, train.y[others], len(train.classes), lam, box_centre(plan.seed, number))
+    draws = Draws(plan.seed, draws.ids, key).child(run.done)
+    return Batch(
+        x, y, x, x.new_empty(0), draws.ids, progress, draws, plan.label_smoothing, plan.teacher, plan.threat, mixed, run.kept
+    )  # fmt: skip
+
+
+def augmented_images(plan: TrainingPlan, train: Images, rows: Tensor, key: str, number: int) -> tuple[Tensor, Draws]:
+    """The images at `rows` under the plan's augmentation in this step, and their random numbers."""
+    draws = Draws(plan.seed, train.ids[rows], key).child(number)
+    return lookup(plan.augment, AUGMENTATIONS, "augmentation")(train.pixels(rows), draws.child("augment")), draws
+
+
+def crafted_batch(run: TrainingRun, plan: TrainingPlan, batch: Batch) -> Batch:
+    """The batch with the images that the loss is taken at."""
+    run.model.train()
+    x_adv = plan.objective.craft(run.quick, batch).detach()
+    return replace(batch, x_adv=x_adv.requires_grad_(bool(plan.regularizers) or plan.objective.absorb is not None))
+
+
+def step_gradients(run: TrainingRun, plan: TrainingPlan, batch: Batch) -> tuple[list[Tensor], Tensor | None, dict[str, Tensor]]:
+    """The gradients of the loss by the weights and, where the objective wants to know it, by x_adv; and the loss with its terms."""
+    model = run.model if plan.regularizers else run.quick
+    loss_of = penalised_loss(plan.objective.loss, plan.regularizers)
+
+    def base() -> Tensor:
+        return plan.objective.loss(model, batch_with_logits(model, batch))[0]
+
+    with ExitStack() as stack:
+        stack.enter_context(attention_by_products(differentiates_twice(plan.regularizers)))
+        if plan.awp and batch.progress >= plan.awp_warmup:
+            stack.enter_context(perturbed_weights(run.model, base, plan.awp, reduce=run.world.average))
+        answered = batch_with_logits(model, batch)
+        leaves = [*run.weights, *([batch.x_adv] if plan.objective.absorb else [])]
+        with name_failing_operators(answered.logits):
+            loss, terms = loss_of(model, answered)
+            if run.done == 0:
+                refuse_lost_derivatives(loss, answered.logits)
+            found = torch.autograd.grad(loss, leaves, allow_unused=True)
+    grads = [torch.zeros_like(leaf) if grad is None else grad for leaf, grad in zip(leaves, found, strict=True)]
+    return grads[: len(run.weights)], grads[-1] if plan.objective.absorb else None, {"loss": loss, **terms}
+
+
+def batch_with_logits(model: nn.Module, batch: Batch) -> Batch:
+    """The batch with the model's logits at x_adv, and nothing remembered from other passes."""
+    return replace(batch, logits=model(batch.x_adv), memo={})
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
+    """Moves the average's weights a share 1 - decay towards the model's, and copies its buffers (batch norm's statistics)."""
+    for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
+        slow.lerp_(fast, 1 - decay)
+    for kept, new in zip(average.buffers(), model.buffers(), strict=True):
+        kept.copy_(new)

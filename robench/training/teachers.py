@@ -1,0 +1,111 @@
+"""The teacher that a training learns from: named by the user, or trained first."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from robench.core.errors import InputError
+from robench.core.recipes import Recipe
+from robench.data import Images
+from robench.data.class_names import outputs_for
+from robench.models import checkpoint, checkpoint_meta, load_with_origin
+from robench.models.architectures import is_foreign, runs_code
+from robench.models.loading import source_kind
+from robench.objectives import facts_of
+from robench.training.types import Trained
+
+TEACHER_SETTINGS: dict[str, Any] = {"objective": "standard", "reg": (), "awp": 0.0}  # how a teacher's settings differ from its student's
+
+
+def teacher_path(out: Path | None, teachers: Path | None, its: Mapping[str, Any]) -> Path | None:
+    """Where a teacher that is trained first is kept: beside `out`, or in `teachers` under a name made of its settings."""
+    if teachers is None:
+        return out.with_name(f"{out.stem}.teacher.pt") if out else None
+    words = json.dumps(checkpoint.plain_values(dict(its)), sort_keys=True)
+    return teachers / f"teacher-{hashlib.sha256(words.encode()).hexdigest()[:8]}.pt"
+
+
+def teacher_notes(teacher: Path, images: Images, about: Mapping[str, Any]) -> list[str]:
+    """What is to be said of a teacher that was named; InputError where it stores class names in another order than those of the images."""
+    known = checkpoint_meta(teacher).get("classes")
+    if isinstance(known, list) and outputs_for(images.classes, known, None, teacher.name, images.name)[0] != list(
+        range(len(images.classes))
+    ):
+        raise InputError(f"the teacher {teacher.name} counts the classes of {images.name} in another order: train one on these images")
+    told = f"{teacher.name} holds weights only: the teacher is taken as {about['arch']} with the student's normalisation"
+    return [told] if "mean" in teacher_load_options(teacher, about) else []
+
+
+def teacher_of(
+    methods: Sequence[Recipe], given: Path | None, student: nn.Module, about: Mapping[str, Any], trained: Callable[[], Trained]
+) -> tuple[nn.Module | None, dict[str, str] | None]:
+    """The network to learn from, frozen and in evaluation mode, and what the checkpoint says of it; None where nothing learns from one."""
+    learners = [method.label for method in methods if facts_of(method.name).teacher or ".py:" in method.name]
+    if given is not None:
+        if not learners:
+            raise InputError(
+                f"a teacher is given, but {' and '.join(method.label for method in methods)} learns from none: leave --teacher out"
+            )
+        loaded = load_with_origin(given, **teacher_load_options(given, about))
+        model, name = loaded.model, loaded.name
+    elif any(facts_of(method.name).teacher for method in methods):
+        done = trained()
+        model, name = done.model, done.path.name if done.path else "trained first"
+    else:
+        return None, None
+    if parameter_shapes(model) != parameter_shapes(student):
+        raise InputError(
+            f"the teacher {name} is not of the student's architecture and number of classes: {parameter_difference(model, student)}"
+        )
+    return model.eval().requires_grad_(False), {"name": name, "sha256": checkpoint.fingerprint(model.state_dict())}
+
+
+def teacher_load_options(given: Path, about: Mapping[str, Any]) -> dict[str, Any]:
+    """What `load` must be told of a teacher: nothing where the file says it, else what the student is, for the two are of one kind.
+
+    Code that a checkpoint names for its network is run only if the user has named code for the student.
+    """
+    kind, known = source_kind(str(given)), checkpoint_meta(given)
+    sizes = {"classes": about["classes"], "shape": tuple(about["shape"])}
+    if known:
+        return {"arch": about["arch"]} if runs_code(str(known["model"]["arch"])) and runs_code(about["arch"]) else {}
+    if kind not in ("torch", "safetensors"):
+        return sizes
+    own = {} if is_foreign(about["arch"]) else {"activation": about["activation"]}
+    return {"arch": about["arch"], "mean": about["mean"], "std": about["std"], **own, **sizes}
+
+
+def parameter_shapes(model: nn.Module) -> list[tuple[int, ...]]:
+    """The shapes of the parameters, in their order."""
+    return [tuple(parameter.shape) for parameter in model.parameters()]
+
+
+def parameter_difference(one: nn.Module, other: nn.Module) -> str:
+    """How the parameters of two networks differ, in a few words."""
+    sizes = [
+        f"{sum(parameter.numel() for parameter in model.parameters()):,} parameters, {parameter_shapes(model)[-1][0]} outputs"
+        for model in (one, other)
+    ]
+    return " against ".join(sizes)
+
+
+def own_teacher_digest(meta: Mapping[str, Any], place: Path | None) -> str | None:
+    """The sha256 of the teacher from which a training that names none learns: the one in `place`, or which lay there and is gone."""
+    its = meta["recipe"].get("teacher") or {}
+    if place is None or its.get("name") != place.name:
+        return None
+    return checkpoint.fingerprint(checkpoint.read_checkpoint(place)[0]) if place.exists() else its.get("sha256")
+
+
+def refuse_other_teacher(meta: Mapping[str, Any], known: str | None) -> None:
+    """InputError where a finished training has learnt from a teacher of other weights than those of this sha256 (None: no teacher)."""
+    its = meta["recipe"].get("teacher") or {}
+    if its.get("sha256") != known:
+        whom = f"{its['name']} (sha256 {its['sha256'][:12]}..., not {known[:12] + '...' if known else 'none'})" if its else "no teacher"
+        raise InputError(f"the finished training has learnt from {whom}: pass --force to replace it, or choose another --out")
