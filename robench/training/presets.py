@@ -1,7 +1,7 @@
 """Presets: complete training settings under a name, small ones for two cores and one per published recipe that can be run here.
 
-A preset holds the keyword arguments of `robench.training.train.train`; what the user gives on the command line comes on top.
-`reg` and `objective` are recipe sentences. Published settings name their paper; the small ones are ours.
+A preset holds keyword arguments of `robench.train`, a value for every key of SMALL_SETTINGS; what the user gives comes on top. `reg` and
+`objective` are recipe sentences. Published settings name their paper; the small ones are ours. A new preset is a line in DESCRIBED_PRESETS.
 """
 
 from __future__ import annotations
@@ -52,7 +52,16 @@ RICE: dict[str, Any] = SMALL_SETTINGS | {
 
 
 def milestone_schedule(epochs: int, *at: int) -> str:
-    """The schedule whose rate falls to a tenth at the start of each of these epochs (counted from 0) of so many."""
+    """The sentence of the schedule whose rate falls to a tenth at the start of some epochs.
+
+    Args:
+        epochs: length of the training.
+        at: the epochs at whose start the rate falls, counted from 0.
+
+    Example:
+        >>> milestone_schedule(110, 100, 105)
+        'milestones,at=100/110:105/110'
+    """
     return f"milestones,at={':'.join(f'{epoch}/{epochs}' for epoch in at)}"
 
 
@@ -68,129 +77,160 @@ ARR: dict[str, Any] = RICE | {
 }
 EMR_WEIGHT = 3 / 128  # the paper's 3 belongs to the squared norm of the gradient of a mean over 128 images
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "small": SMALL_SETTINGS,
-    "cifar-small": SMALL_SETTINGS | {"augment": "crop-flip", "epochs": 12, "eps": 2 / 255, "ema": 0.995},
-    "cifar-two-conv": SMALL_SETTINGS | {"arch": "two-conv", "activation": "relu", "augment": "flip", "epochs": 10, "eps": 2 / 255},
-    "mnist-small": SMALL_SETTINGS | {"arch": "two-conv", "activation": "relu", "eps": 0.3, "epochs": 5, "lr": 2e-3, "normalize": "none"},
-    "mnist-l2": SMALL_SETTINGS
-    | {
-        "arch": "two-conv",
-        "activation": "relu",
-        "norm": "l2",
-        "eps": 2.0,
-        "epochs": 5,
-        "lr": 2e-3,
-        "normalize": "none",
-        "objective": "pgd-at",
-    },
-    "hoffman2019": SMALL_SETTINGS
-    | {
-        "arch": "mlp",
-        "activation": "relu",
-        "objective": "standard",
-        "reg": ("jacobian=0.1",),
-        "eps": 0.1,
-        "epochs": 5,
-        "batch_size": 100,
-        "optimizer": "sgd",
-        "lr": 0.1,
-        "weight_decay": 0.0,
-        "schedule": "constant",
-        "normalize": "none",
-        "held_out": 1000,
-    },
-    "emr-mlp": SMALL_SETTINGS
-    | {
-        "arch": "mlp,width=512,depth=3",
-        "activation": "relu",
-        "objective": "standard",
-        "reg": (f"emr={EMR_WEIGHT:.6f},temperature=1",),
-        "eps": 0.1,
-        "epochs": 20,
-        "batch_size": 128,
-        "optimizer": "sgd",
-        "lr": 0.05,
-        "schedule": milestone_schedule(20, 15, 18),
-        "normalize": "none",
-        "held_out": 1000,
-    },
-    "standard-cifar": RICE | {"arch": "resnet18", "objective": "standard"},
-    "sagr-cifar": RICE | {"arch": "resnet18", "activation": "silu", "objective": "standard", "reg": ("sagr=0.1,rho=0.1",)},
-    "igd-cifar10": IGD | {"reg": ("igd=1",)},
-    "igd-cifar100": IGD | {"reg": ("igd=2",)},
-    "igd-tinyimagenet": IGD | {"reg": ("igd=3",)},
-    "igd-imagenet100": IGD | {"arch": "tv/resnet18", "reg": ("igd=4",)},
-    "emr-at": EMR | {"reg": (f"emr={EMR_WEIGHT:.6f},temperature=40,drops=75/100:90/100",)},
-    "emr-trades": EMR
-    | {"objective": "trades,beta=12", "weight_decay": 1e-3, "reg": (f"emr={1 / 128:.6f},temperature=1,drops=75/100:90/100",)},
-    "emr-mail": EMR | {"objective": "mail-at", "reg": (f"emr={1 / 128:.6f},temperature=0.1,drops=75/100:90/100",)},
-    "emr-mart": EMR | {"objective": "mart", "reg": (f"emr={EMR_WEIGHT:.6f},temperature=40,drops=75/100:90/100",)},
-    "arr-cifar10": ARR,
-    "arr-cifar100": ARR,
-    "rice2020": RICE,
-    "pang2021": PANG,
-    "pang2021-wa-ls": PANG | {"ema": 0.9995, "label_smoothing": 0.4},
-    "trades2019": RICE
-    | {"arch": "wrn-34-10", "objective": "trades", "epochs": 76, "weight_decay": 2e-4, "schedule": milestone_schedule(76, 75)},
-    "trades-pang": PANG | {"objective": "trades"},
-    "mart2020": RICE
-    | {
-        "arch": "resnet18",
-        "objective": "mart",
-        "lr": 0.01,
-        "epochs": 120,
-        "weight_decay": 3.5e-3,
-        "schedule": milestone_schedule(120, 75, 90, 100),
-    },
-    "mail2021-at": RICE | {"arch": "resnet18", "objective": "mail-at", "epochs": 100, "schedule": milestone_schedule(100, 75, 90)},
-    "mail2021-trades": RICE | {"arch": "resnet18", "objective": "mail-trades", "epochs": 100, "schedule": milestone_schedule(100, 75, 90)},
-    "awp2020": RICE | {"awp": 0.01},
-    "awp2020-trades": RICE | {"objective": "trades", "awp": 0.005, "awp_warmup": 10 / 200},
-    "hat2022": RICE | {"objective": "hat", "epochs": 50, "schedule": "cyclic", "lr": 0.21},
-    "wong2020": SINGLE_STEP_SETTINGS | {"objective": "fgsm-rs"},
-    "n-fgsm2022": SINGLE_STEP_SETTINGS | {"objective": "n-fgsm"},
-    "gradalign2020": SINGLE_STEP_SETTINGS | {"objective": "fgsm-at", "reg": ("gradalign=0.2",), "lr": 0.3},
-    "free2019": SINGLE_STEP_SETTINGS | {"objective": "free-at,replays=8", "epochs": 10, "lr": 0.04},
+DESCRIBED_PRESETS: dict[str, tuple[str, dict[str, Any]]] = {  # what it is, and its settings
+    "small": ("a small CNN on 32 px images, minutes on two cores; the default", SMALL_SETTINGS),
+    "cifar-small": (
+        "the same for CIFAR-10 at eps 2/255, with crops, flips and averaged weights",
+        SMALL_SETTINGS | {"augment": "crop-flip", "epochs": 12, "eps": 2 / 255, "ema": 0.995},
+    ),
+    "cifar-two-conv": (
+        "two strided convolutions for CIFAR-10 at eps 2/255, 10 epochs; the study of all methods (docs/results.md)",
+        SMALL_SETTINGS | {"arch": "two-conv", "activation": "relu", "augment": "flip", "epochs": 10, "eps": 2 / 255},
+    ),
+    "mnist-small": (
+        "two strided convolutions on MNIST at eps 0.3, minutes on two cores; the default for 28 px grey images",
+        SMALL_SETTINGS | {"arch": "two-conv", "activation": "relu", "eps": 0.3, "epochs": 5, "lr": 2e-3, "normalize": "none"},
+    ),
+    "mnist-l2": (
+        "PGD-AT of the same against l2 at eps 2",
+        SMALL_SETTINGS
+        | {
+            "arch": "two-conv",
+            "activation": "relu",
+            "norm": "l2",
+            "eps": 2.0,
+            "epochs": 5,
+            "lr": 2e-3,
+            "normalize": "none",
+            "objective": "pgd-at",
+        },
+    ),
+    "hoffman2019": (
+        "the MNIST example of Jacobian regularisation, an MLP for 5 epochs (Hoffman et al. 2019, 1908.02729)",
+        SMALL_SETTINGS
+        | {
+            "arch": "mlp",
+            "activation": "relu",
+            "objective": "standard",
+            "reg": ("jacobian=0.1",),
+            "eps": 0.1,
+            "epochs": 5,
+            "batch_size": 100,
+            "optimizer": "sgd",
+            "lr": 0.1,
+            "weight_decay": 0.0,
+            "schedule": "constant",
+            "normalize": "none",
+            "held_out": 1000,
+        },
+    ),
+    "emr-mlp": (
+        "EMR of an MLP in standard training, MNIST; width, depth and schedule are ours (Liu & Chan 2022, 2210.05118)",
+        SMALL_SETTINGS
+        | {
+            "arch": "mlp,width=512,depth=3",
+            "activation": "relu",
+            "objective": "standard",
+            "reg": (f"emr={EMR_WEIGHT:.6f},temperature=1",),
+            "eps": 0.1,
+            "epochs": 20,
+            "batch_size": 128,
+            "optimizer": "sgd",
+            "lr": 0.05,
+            "schedule": milestone_schedule(20, 15, 18),
+            "normalize": "none",
+            "held_out": 1000,
+        },
+    ),
+    "standard-cifar": (
+        "ResNet-18 on CIFAR without a defence, the schedule of rice2020",
+        RICE | {"arch": "resnet18", "objective": "standard"},
+    ),
+    "sagr-cifar": (
+        "SAGR, our reconstruction, of ResNet-18 with SiLU; the schedule of rice2020 (after Li et al. 2023; all settings ours)",
+        RICE | {"arch": "resnet18", "activation": "silu", "objective": "standard", "reg": ("sagr=0.1,rho=0.1",)},
+    ),
+    "igd-cifar10": (
+        "IGD with weight 1 on PGD-AT, ResNet-18, 150 epochs, rate by plateau (Chen et al. 2023, 2305.09305)",
+        IGD | {"reg": ("igd=1",)},
+    ),
+    "igd-cifar100": ("the same with weight 2", IGD | {"reg": ("igd=2",)}),
+    "igd-tinyimagenet": ("the same with weight 3, for images of 64 px", IGD | {"reg": ("igd=3",)}),
+    "igd-imagenet100": (
+        "the same with weight 4, torchvision's ResNet-18 for images of 224 px",
+        IGD | {"arch": "tv/resnet18", "reg": ("igd=4",)},
+    ),
+    "emr-at": (
+        "EMR on PGD-AT of WRN-34-10 (Liu & Chan 2022, 2210.05118); the epochs of the drops are ours",
+        EMR | {"reg": (f"emr={EMR_WEIGHT:.6f},temperature=40,drops=75/100:90/100",)},
+    ),
+    "emr-trades": (
+        "EMR on TRADES with beta 12",
+        EMR | {"objective": "trades,beta=12", "weight_decay": 1e-3, "reg": (f"emr={1 / 128:.6f},temperature=1,drops=75/100:90/100",)},
+    ),
+    "emr-mail": ("EMR on MAIL-AT", EMR | {"objective": "mail-at", "reg": (f"emr={1 / 128:.6f},temperature=0.1,drops=75/100:90/100",)}),
+    "emr-mart": (
+        "EMR on MART, with the weight and temperature of emr-at (ours)",
+        EMR | {"objective": "mart", "reg": (f"emr={EMR_WEIGHT:.6f},temperature=40,drops=75/100:90/100",)},
+    ),
+    "arr-cifar10": ("ARR of ResNet-18, one FGSM step, rate 0.1, a tenth from epochs 100 and 150 of 200; the weight is ours", ARR),
+    "arr-cifar100": ("the same, for CIFAR-100", ARR),
+    "rice2020": ("PGD-AT of PreAct ResNet-18, 200 epochs (Rice et al. 2020, 2002.11569)", RICE),
+    "pang2021": ("PGD-AT of PreAct ResNet-18, 110 epochs (Pang et al. 2021, 2010.00467)", PANG),
+    "pang2021-wa-ls": ("pang2021 with averaged weights and label smoothing 0.4", PANG | {"ema": 0.9995, "label_smoothing": 0.4}),
+    "trades2019": (
+        "TRADES with beta 6 of WRN-34-10, 76 epochs (Zhang et al. 2019, 1901.08573)",
+        RICE | {"arch": "wrn-34-10", "objective": "trades", "epochs": 76, "weight_decay": 2e-4, "schedule": milestone_schedule(76, 75)},
+    ),
+    "trades-pang": ("TRADES of PreAct ResNet-18 by the schedule of pang2021", PANG | {"objective": "trades"}),
+    "mart2020": (
+        "MART with beta 5 of ResNet-18, 120 epochs from rate 0.01 (Wang et al. 2020, OpenReview rklOg6EFwS)",
+        RICE
+        | {
+            "arch": "resnet18",
+            "objective": "mart",
+            "lr": 0.01,
+            "epochs": 120,
+            "weight_decay": 3.5e-3,
+            "schedule": milestone_schedule(120, 75, 90, 100),
+        },
+    ),
+    "mail2021-at": (
+        "MAIL on PGD-AT of ResNet-18, weights from epoch 75 (Liu et al. 2021, 2106.07904)",
+        RICE | {"arch": "resnet18", "objective": "mail-at", "epochs": 100, "schedule": milestone_schedule(100, 75, 90)},
+    ),
+    "mail2021-trades": (
+        "MAIL on TRADES of ResNet-18, weights from epoch 75",
+        RICE | {"arch": "resnet18", "objective": "mail-trades", "epochs": 100, "schedule": milestone_schedule(100, 75, 90)},
+    ),
+    "awp2020": ("rice2020 with weights perturbed by 0.01 (Wu et al. 2020, 2004.05884)", RICE | {"awp": 0.01}),
+    "awp2020-trades": (
+        "TRADES with weights perturbed by 0.005 from epoch 10 on",
+        RICE | {"objective": "trades", "awp": 0.005, "awp_warmup": 10 / 200},
+    ),
+    "hat2022": (
+        "HAT of PreAct ResNet-18; epochs and schedule are ours (Rade & Moosavi-Dezfooli 2022)",
+        RICE | {"objective": "hat", "epochs": 50, "schedule": "cyclic", "lr": 0.21},
+    ),
+    "wong2020": ("FGSM from a random start, 30 epochs (Wong et al. 2020, 2001.03994)", SINGLE_STEP_SETTINGS | {"objective": "fgsm-rs"}),
+    "n-fgsm2022": ("N-FGSM, 30 epochs (de Jorge et al. 2022, 2202.01181)", SINGLE_STEP_SETTINGS | {"objective": "n-fgsm"}),
+    "gradalign2020": (
+        "FGSM with GradAlign 0.2, 30 epochs (Andriushchenko & Flammarion 2020, 2007.02617)",
+        SINGLE_STEP_SETTINGS | {"objective": "fgsm-at", "reg": ("gradalign=0.2",), "lr": 0.3},
+    ),
+    "free2019": (
+        "Free-AT, 10 epochs of 8 replays (Shafahi et al. 2019, 1904.12843)",
+        SINGLE_STEP_SETTINGS | {"objective": "free-at,replays=8", "epochs": 10, "lr": 0.04},
+    ),
 }
-PRESET_DESCRIPTIONS = {
-    "small": "a small CNN on 32 px images, minutes on two cores; the default",
-    "cifar-small": "the same for CIFAR-10 at eps 2/255, with crops, flips and averaged weights",
-    "cifar-two-conv": "two strided convolutions for CIFAR-10 at eps 2/255, 10 epochs; the study of all methods (docs/results.md)",
-    "mnist-small": "two strided convolutions on MNIST at eps 0.3, minutes on two cores; the default for 28 px grey images",
-    "mnist-l2": "PGD-AT of the same against l2 at eps 2",
-    "hoffman2019": "the MNIST example of Jacobian regularisation, an MLP for 5 epochs (Hoffman et al. 2019, 1908.02729)",
-    "emr-mlp": "EMR of an MLP in standard training, MNIST; width, depth and schedule are ours (Liu & Chan 2022, 2210.05118)",
-    "standard-cifar": "ResNet-18 on CIFAR without a defence, the schedule of rice2020",
-    "sagr-cifar": "SAGR, our reconstruction, of ResNet-18 with SiLU; the schedule of rice2020 (after Li et al. 2023; all settings ours)",
-    "igd-cifar10": "IGD with weight 1 on PGD-AT, ResNet-18, 150 epochs, rate by plateau (Chen et al. 2023, 2305.09305)",
-    "igd-cifar100": "the same with weight 2",
-    "igd-tinyimagenet": "the same with weight 3, for images of 64 px",
-    "igd-imagenet100": "the same with weight 4, torchvision's ResNet-18 for images of 224 px",
-    "emr-at": "EMR on PGD-AT of WRN-34-10 (Liu & Chan 2022, 2210.05118); the epochs of the drops are ours",
-    "emr-trades": "EMR on TRADES with beta 12",
-    "emr-mail": "EMR on MAIL-AT",
-    "emr-mart": "EMR on MART, with the weight and temperature of emr-at (ours)",
-    "arr-cifar10": "ARR of ResNet-18, one FGSM step, rate 0.1, a tenth from epochs 100 and 150 of 200; the weight is ours",
-    "arr-cifar100": "the same, for CIFAR-100",
-    "rice2020": "PGD-AT of PreAct ResNet-18, 200 epochs (Rice et al. 2020, 2002.11569)",
-    "pang2021": "PGD-AT of PreAct ResNet-18, 110 epochs (Pang et al. 2021, 2010.00467)",
-    "pang2021-wa-ls": "pang2021 with averaged weights and label smoothing 0.4",
-    "trades2019": "TRADES with beta 6 of WRN-34-10, 76 epochs (Zhang et al. 2019, 1901.08573)",
-    "trades-pang": "TRADES of PreAct ResNet-18 by the schedule of pang2021",
-    "mart2020": "MART with beta 5 of ResNet-18, 120 epochs from rate 0.01 (Wang et al. 2020, OpenReview rklOg6EFwS)",
-    "mail2021-at": "MAIL on PGD-AT of ResNet-18, weights from epoch 75 (Liu et al. 2021, 2106.07904)",
-    "mail2021-trades": "MAIL on TRADES of ResNet-18, weights from epoch 75",
-    "awp2020": "rice2020 with weights perturbed by 0.01 (Wu et al. 2020, 2004.05884)",
-    "awp2020-trades": "TRADES with weights perturbed by 0.005 from epoch 10 on",
-    "hat2022": "HAT of PreAct ResNet-18; epochs and schedule are ours (Rade & Moosavi-Dezfooli 2022)",
-    "wong2020": "FGSM from a random start, 30 epochs (Wong et al. 2020, 2001.03994)",
-    "n-fgsm2022": "N-FGSM, 30 epochs (de Jorge et al. 2022, 2202.01181)",
-    "gradalign2020": "FGSM with GradAlign 0.2, 30 epochs (Andriushchenko & Flammarion 2020, 2007.02617)",
-    "free2019": "Free-AT, 10 epochs of 8 replays (Shafahi et al. 2019, 1904.12843)",
-}
+PRESETS = {name: settings for name, (_, settings) in DESCRIBED_PRESETS.items()}
+PRESET_DESCRIPTIONS = {name: text for name, (text, _) in DESCRIBED_PRESETS.items()}
 
 
 def default_preset(shape: tuple[int, int, int]) -> str:
-    """The preset for images of a shape (C, H, W) when the user names none."""
+    """The key of PRESETS that is taken when the user names none.
+
+    Args:
+        shape: (C, H, W) of the images.
+    """
     return "mnist-small" if shape == (1, 28, 28) else "small"

@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 from commandline import read, robench
 
+from robench.training import presets
+from robench.training.presets import PRESETS
+
 DOCS = Path(__file__).parents[2] / "docs"
 MODEL = DOCS.parent / "checkpoints" / "shapes-cnn-pgd-at.pt"
-KINDS = {"an-attack", "a-probe", "a-corruption", "a-method", "a-score", "a-regularizer", "an-objective"}
+KINDS = {"an-attack", "a-probe", "a-corruption", "a-method", "a-score", "a-regularizer", "an-objective", "a-preset"}
 QUICK = {"train": ["--arch", "mlp", "--epochs", 1, "--n-train", 200, "--eval-n", 4, "--suite", "fgsm"]}
 
 
@@ -44,3 +47,26 @@ def test_every_command_of_a_page_runs_with_its_example(kind, words, tmp_path, mo
         return
     told = {str(cell) for path in Path(out).glob("*.csv") for row in read(path) for cell in (*row, *row.values())}
     assert any("mine.py:" in cell for cell in told)
+
+
+def test_the_script_of_the_page_on_presets_trains_with_its_preset(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(PRESETS, "tiny", {})  # which takes the script's preset out again
+    names: dict[str, object] = {}
+    (script,) = blocks("a-preset", "python")
+    exec(script, names)
+    done, other = names["done"].meta, names["other"].meta
+    assert {done["preset"], other["preset"]} == {"tiny"}
+    assert done["recipe"]["reg"] == ["jacobian=0.01"]
+    assert other["recipe"]["reg"] == []
+    assert [len(meta["history"]) for meta in (done, other)] == [1, 1]
+    measured, reg = capsys.readouterr().out.splitlines()
+    assert {"clean", "fgsm"} <= {*eval(measured)}
+    assert reg == "[]"
+
+
+def test_the_page_on_presets_shows_a_line_of_the_table_as_it_stands():
+    page = (DOCS / "adding-a-preset.md").read_text()
+    (line,) = [line.strip() for line in page.splitlines() if line.startswith("    ") and "SINGLE_STEP_SETTINGS" in line]
+    settings = {"SINGLE_STEP_SETTINGS": presets.SINGLE_STEP_SETTINGS}
+    assert eval(f"{{{line}}}", settings)["wong2020"] == presets.DESCRIBED_PRESETS["wong2020"]
