@@ -163,7 +163,7 @@ def measure_corrupted_images(
             track=tracker(quiet), save=place.work if wanted.save else None,
         ))  # fmt: skip
         if target is not None:
-            target.adopt()
+            target.replace_earlier_set()
         return kept[0]
 
     names = [one.loaded.name for one in what] + ([reference.name] if is_model(reference) else [])
@@ -347,5 +347,5 @@ def write_export(source: CorruptionSource, target: Export | None, common: Common
     assert target is not None
     api.corrupt([], source, batch_size=common.batch_size or BATCH_SIZE, device=device, target=target, track=tracker(common.quiet))
     names = dict.fromkeys(name for name, _ in source.cells)
-    folder = target.adopt()
+    folder = target.replace_earlier_set()
     print_message(f"Written: {', '.join(f'{name}.npy' for name in names)}, labels.npy in {folder}", common.quiet)

@@ -38,7 +38,6 @@ CORRUPTION_NAMES = NINETEEN
 LABELS_FILE = "labels.npy"
 DESCRIPTION_FILE = "robench.json"  # what our own sets carry besides
 SYNTH = "-c-synth"
-LABEL_LIMIT = 100_000  # a label beyond is no label
 CROP = 224  # the side of ImageNet's images; released larger (299) for some networks
 BROKEN_NPY = (OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError, MemoryError, TokenError)
 
@@ -78,7 +77,7 @@ class CorruptedSet:
     made: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     layout: str = ""
-    there: tuple[str, ...] = ()
+    present: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.y)
@@ -159,7 +158,7 @@ def pixel_checked_set(corrupted: CorruptedSet, folder: Path, clean: Images, rows
     """
     if corrupted.kind != "released":
         return corrupted
-    if "brightness" not in corrupted.there:
+    if "brightness" not in corrupted.present:
         return replace(corrupted, notes=(*corrupted.notes, "its pixels were not compared with the clean images: it has no brightness"))
     common_shape(
         folder.expanduser(), (corrupted.corruptions[0], "brightness")
@@ -281,9 +280,9 @@ def labels_of_arrays(folder: Path, n: int) -> Tensor:
         raise InputError(
             f"{folder / LABELS_FILE} is in another order: image {image} has label {pair}, where all severities show the same images"
         )
-    if not 0 <= int(stored.min()) <= int(stored.max()) < LABEL_LIMIT:
+    if not 0 <= int(stored.min()) <= int(stored.max()) < files.MOST_CLASSES:
         span = f"{int(stored.min())} to {int(stored.max())}"
-        raise InputError(f"{folder / LABELS_FILE} has labels of {span}: they count from 0, and {LABEL_LIMIT} classes are the most")
+        raise InputError(f"{folder / LABELS_FILE} has labels of {span}: they count from 0, and {files.MOST_CLASSES} classes are the most")
     return by_severity[0].clone()
 
 
@@ -400,7 +399,7 @@ def read_tree_set(folder: Path, corruptions: Sequence[str] | None = None, severi
             ),
         ),
         layout=layout,
-        there=tuple(tops),
+        present=tuple(tops),
     )
 
 

@@ -39,26 +39,29 @@ SET_DIFFERENCES = {
 class Export:
     """A folder to which a corrupted set is written in the layout of CIFAR-10-C; `prepare_export` makes it.
 
-    n      how many images                   shape  their channels, height and width
-    into   the folder whose set this one replaces once all is written (`adopt`), or None
+    Attributes:
+        folder: where the arrays are written.
+        n: the number of images.
+        shape: channels, height and width of an image.
+        replaced_folder: the folder whose set this one replaces once all is written (`replace_earlier_set`); None where there is none.
     """
 
     folder: Path
     n: int
     shape: tuple[int, int, int]
-    into: Path | None = None
+    replaced_folder: Path | None = None
 
     def path(self, corruption: str) -> Path:
         """Where the array of a corruption goes; InputError if the layout knows no such corruption."""
         lookup(corruption, dict.fromkeys(CORRUPTION_NAMES), "corruption of the released layout")
         return self.folder / f"{corruption}.npy"
 
-    def has(self, corruption: str) -> bool:
+    def has_corruption(self, corruption: str) -> bool:
         """Whether the array of this corruption is there, whole: it can be passed over when a run is taken up again."""
         return self.path(corruption).exists()
 
     @contextmanager
-    def writing(self, corruption: str) -> Iterator[StoreImages]:
+    def array_writer(self, corruption: str) -> Iterator[StoreImages]:
         """Gives put(severity, places (M,), x (M, C, H, W)) for one corruption; its file appears at the end, when all is in it.
 
         places are those among the exported images; x is uint8, or float in [0, 1] (rounded to 8 bits). A grey image is stored with
@@ -81,23 +84,25 @@ class Export:
         finally:
             temporary.unlink(missing_ok=True)
 
-    def adopt(self) -> Path:
+    def replace_earlier_set(self) -> Path:
         """Puts the set in the place of the one that it replaces, if it replaces one; the folder in which it then lies.
 
         The old json goes first and the new one comes last: what a kill in between leaves is known as nobody's set.
         """
-        if self.into is None:
+        if self.replaced_folder is None:
             return self.folder
         try:
-            (self.into / DESCRIPTION_FILE).unlink(missing_ok=True)
-            for name in set(array_names(self.into)) & {*CORRUPTION_NAMES}:
-                (self.into / f"{name}.npy").unlink()
+            (self.replaced_folder / DESCRIPTION_FILE).unlink(missing_ok=True)
+            for name in set(array_names(self.replaced_folder)) & {*CORRUPTION_NAMES}:
+                (self.replaced_folder / f"{name}.npy").unlink()
             for path in sorted(self.folder.iterdir(), key=lambda path: path.name == DESCRIPTION_FILE):
-                path.replace(self.into / path.name)
+                path.replace(self.replaced_folder / path.name)
             self.folder.rmdir()
         except OSError as error:
-            raise InputError(f"cannot write into {self.into}: {error.strerror or error}; the new set lies in {self.folder}") from error
-        return self.into
+            raise InputError(
+                f"cannot write into {self.replaced_folder}: {error.strerror or error}; the new set lies in {self.folder}"
+            ) from error
+        return self.replaced_folder
 
 
 def prepare_export(
@@ -106,7 +111,7 @@ def prepare_export(
     """A folder ready to take these images under corruptions made with this seed and scale: with labels.npy and a json that says so.
 
     frost   procedural or photos, and `photos` a digest of those used; None where no frost is made: then any that lies there may stay
-    force   a set made otherwise is replaced, once the new one is whole (`adopt`)
+    force   a set made otherwise is replaced, once the new one is whole (`Export.replace_earlier_set`)
 
     labels.npy is as released: the labels five times over, uint8 (int64 above 256 classes). A folder that already holds the same set
     (same images, seed, scale, frost and version) is gone on with. InputError if it holds another, or arrays that are not ours.
@@ -116,19 +121,19 @@ def prepare_export(
     prepare_folder(folder)
     remove_leftovers(folder)
     about = set_description(images, seed, scale) | {"frost": frost or "procedural", "photos": photos}
-    into = None
+    replaced = None
     if (
         not (folder / DESCRIPTION_FILE).exists()
         and (folder / STAGED_SET / DESCRIPTION_FILE).exists()
         and not export_difference(folder / STAGED_SET, about, frost is None)
     ):
-        into, folder = folder, folder / STAGED_SET  # a replacement that was killed as it moved in: once more
+        replaced, folder = folder, folder / STAGED_SET  # a replacement that was killed as it moved in: once more
     elif other := export_difference(folder, about, frost is None):
         if not force:
             raise InputError(
                 f"{folder} holds a set {other}: choose another folder, or pass --force to replace it once the new one is whole"
             )
-        into, folder = folder, prepare_folder(folder / STAGED_SET)
+        replaced, folder = folder, prepare_folder(folder / STAGED_SET)
         if export_difference(folder, about, frost is None):
             remove_unfinished_set(folder)
     there = json_or_none(folder / DESCRIPTION_FILE)
@@ -137,7 +142,7 @@ def prepare_export(
     y = np.tile(images.y.cpu().numpy(), len(SEVERITIES)).astype(np.uint8 if len(images.classes) <= 256 else np.int64)
     # the json first: arrays without it would pass for another's
     write_whole({folder / DESCRIPTION_FILE: json.dumps(about).encode(), folder / LABELS_FILE: npy_bytes(y)})
-    return Export(folder, len(images), images.shape, into)
+    return Export(folder, len(images), images.shape, replaced)
 
 
 def export_difference(folder: Path, about: Mapping[str, Any], any_frost: bool) -> str:

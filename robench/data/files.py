@@ -236,9 +236,9 @@ def read_image(file: Path, size: Size | None) -> Tensor:
 
 def fitted_image(image: Image.Image, size: Size) -> Image.Image:
     """An image file resized and cut to the middle."""
-    height, width = size.target(image.height, image.width)
+    height, width = size.resized_shape(image.height, image.width)
     whole = image.resize((width, height), Image.Resampling.BILINEAR)
-    top, left = size.corner(height, width)
+    top, left = size.crop_corner(height, width)
     return whole.crop((left, top, left + size.crop, top + size.crop))
 
 

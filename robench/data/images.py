@@ -54,7 +54,7 @@ class Images:
         chosen = self.x[rows]
         return chosen.to(torch.float32) / 255 if chosen.dtype == torch.uint8 else chosen
 
-    def word(self, label: int) -> str:
+    def class_name(self, label: int) -> str:
         """The name of a class; its number where a model has more outputs than the data has names."""
         return self.classes[label] if label < len(self.classes) else str(label)
 
@@ -202,14 +202,14 @@ class Size:
     short: int
     crop: int
 
-    def target(self, height: int, width: int) -> tuple[int, int]:
+    def resized_shape(self, height: int, width: int) -> tuple[int, int]:
         """Height and width after resizing; the longer side is rounded down."""
         longer = int(self.short * max(height, width) / min(height, width))
         if self.short * longer > MOST_PIXELS:
             raise InputError(f"an image of {height}x{width} becomes {self.short} by {longer} pixels: lower --resize, or leave it out")
         return (self.short, longer) if height <= width else (longer, self.short)
 
-    def corner(self, height: int, width: int) -> tuple[int, int]:
+    def crop_corner(self, height: int, width: int) -> tuple[int, int]:
         """Top and left of the crop; halves are rounded to even."""
         return round((height - self.crop) / 2), round((width - self.crop) / 2)
 
@@ -248,11 +248,11 @@ def machine_memory() -> float:
 
 def resized_crops(x: Tensor, size: Size) -> Tensor:
     """Images (N, C, H, W), resized (bilinear, anti-aliased) and cut to the middle as torchvision does with tensors."""
-    target = size.target(*x.shape[-2:])
+    target = size.resized_shape(*x.shape[-2:])
     if target != x.shape[-2:]:
         resized = F.interpolate(x.to(torch.float32), size=target, mode="bilinear", antialias=True)
         x = resized.round().clamp(0, 255).to(torch.uint8) if x.dtype == torch.uint8 else resized.clamp(0, 1)
-    top, left = size.corner(*target)
+    top, left = size.crop_corner(*target)
     return x[..., top : top + size.crop, left : left + size.crop]
 
 

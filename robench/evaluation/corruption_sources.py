@@ -228,14 +228,14 @@ class ExportTaker(ExitStack):
         """Whether the images of a stage are still to be written."""
         if stage.kind != "corruption":
             return False
-        return stage.about["corruption"] == self.corruption or not self.target.has(stage.about["corruption"])
+        return stage.about["corruption"] == self.corruption or not self.target.has_corruption(stage.about["corruption"])
 
     def take(self, stage: Stage, places: Tensor, x: Tensor) -> None:
         """Writes some images."""
         if stage.about["corruption"] != self.corruption:
             self.close()
             self.corruption = stage.about["corruption"]
-            self.put = self.enter_context(self.target.writing(self.corruption))
+            self.put = self.enter_context(self.target.array_writer(self.corruption))
         assert self.put is not None
         self.put(stage.about["severity"], places, x)
 

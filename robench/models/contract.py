@@ -56,9 +56,9 @@ class ContractKeeper(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled()):  # which comes back, whatever the network sets
             if self.multiple == 1 and self.most is None:
                 return self.network(x.clone())  # type: ignore[no-any-return]
-            return torch.cat([self.piece(part) for part in (x.split(self.most) if self.most else (x,))])
+            return torch.cat([self.part_logits(part) for part in (x.split(self.most) if self.most else (x,))])
 
-    def piece(self, x: Tensor) -> Tensor:
+    def part_logits(self, x: Tensor) -> Tensor:
         """The logits of at most `most` images."""
         fill = x[-1:].expand(-len(x) % self.multiple, *x.shape[1:])
         return self.network(torch.cat((x, fill)) if len(fill) else x.clone())[: len(x)]  # type: ignore[no-any-return]

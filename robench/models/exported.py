@@ -23,9 +23,9 @@ class Exported(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The logits, (B, K)."""
-        return torch.cat([self.piece(part) for part in (x.split(self.most) if self.most else (x,))])
+        return torch.cat([self.part_logits(part) for part in (x.split(self.most) if self.most else (x,))])
 
-    def piece(self, x: Tensor) -> Tensor:
+    def part_logits(self, x: Tensor) -> Tensor:
         """The logits of at most `most` images."""
         fill = x[-1:].expand(max(0, self.least - len(x)), *x.shape[1:])
         logits = self.program(torch.cat((x, fill)) if len(fill) else x)

@@ -68,7 +68,7 @@ def refuse_small_images(side: int, shape: Shape, name: str) -> None:
 def he_init(network: nn.Sequential, mode: str) -> nn.Sequential:
     """The network with normal weights of variance 2 / fan (He et al. 2015, 1502.01852) in convolutions; `mode` is fan_in or fan_out."""
     for module in network.modules():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d) and not module.weight.is_meta:  # nothing to draw there, and torch would import its compiler for it
             nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")  # type: ignore[arg-type]
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

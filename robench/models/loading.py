@@ -77,7 +77,7 @@ class ModelOptions:
     trust: bool
     device: str
 
-    def refuse(self, names: str, why: str) -> None:
+    def refuse_options(self, names: str, why: str) -> None:
         """InputError where one of the options in `names` was given though it cannot apply."""
         for name in names.split():
             if getattr(self, name) is not None:
@@ -246,7 +246,7 @@ def named_code(source: str) -> tuple[str, dict[str, Any]]:
 
 def open_library(source: str, wanted: ModelOptions) -> Opened:
     """torchvision's or timm's network, with random weights."""
-    wanted.refuse("arch activation weights", f"{source} names its own architecture")
+    wanted.refuse_options("arch activation weights", f"{source} names its own architecture")
     classes, shape = classes_and_shape(source, wanted)
     model = build_network(source, classes=classes, shape=shape, mean=wanted.mean, std=wanted.std)
     return model, {}, [f"{source} has random weights: for trained ones name a file of weights, with --arch {source}"]
@@ -256,7 +256,7 @@ def open_code(source: str, wanted: ModelOptions) -> Opened:
     """What the user's factory returns."""
     reference, options = named_code(source)
     name = Path(reference).name
-    wanted.refuse("arch activation weights", f"{name} makes its own network")
+    wanted.refuse_options("arch activation weights", f"{name} makes its own network")
     model = network_from_code(reference, wanted.classes, wanted.shape, **options)
     return normalised_network(model, wanted.mean, wanted.std, wanted.shape), {}, [f"{name} ran code of the user's"]
 
@@ -270,7 +270,7 @@ def open_torch(source: str, wanted: ModelOptions) -> Opened:
         return rebuilt_network(state, meta, name, wanted), meta, notes + other_code_notes(meta, name, wanted)
     found, more = weights_in(content, name, wanted.weights)
     if isinstance(found, nn.Module):
-        wanted.refuse("arch activation", f"{name} holds a whole model")
+        wanted.refuse_options("arch activation", f"{name} holds a whole model")
         return normalised_network(found, wanted.mean, wanted.std, wanted.shape), {}, notes + more
     model, told = network_from_state(found, name, wanted)
     return model, {}, notes + more + told
@@ -287,7 +287,7 @@ def open_safetensors(source: str, wanted: ModelOptions) -> Opened:
         state = load_file(source)
     except Exception as error:
         raise InputError(f"{name} is damaged or no safetensors file ({first_line(error)})") from error
-    wanted.refuse("weights", f"{name} holds one set of weights")
+    wanted.refuse_options("weights", f"{name} holds one set of weights")
     model, notes = network_from_state(state, name, wanted)
     return model, {}, notes
 
@@ -317,13 +317,13 @@ def refuse_untrusted(name: str, what: str, wanted: ModelOptions) -> None:
     """InputError for a stored program unless the user trusts it."""
     if not wanted.trust:
         raise InputError(f"{name} is {what}: {TRUST} to run it, or save a state_dict and name its network with --arch")
-    wanted.refuse("arch activation weights", f"{name} is a stored program")
+    wanted.refuse_options("arch activation weights", f"{name} is a stored program")
 
 
 def rebuilt_network(state: Mapping[str, Tensor], meta: dict[str, Any], name: str, wanted: ModelOptions) -> nn.Module:
     """The network that our checkpoint describes, with its weights."""
-    wanted.refuse("mean std", f"{name} is a checkpoint of robench and knows its own normalisation")
-    wanted.refuse("weights", f"{name} is a checkpoint of robench and holds one set of weights")
+    wanted.refuse_options("mean std", f"{name} is a checkpoint of robench and knows its own normalisation")
+    wanted.refuse_options("weights", f"{name} is a checkpoint of robench and holds one set of weights")
     try:
         described = meta["model"]
         arch, activation, classes = str(described["arch"]), str(described["activation"]), described["classes"]
@@ -364,7 +364,7 @@ def other_code_notes(meta: Mapping[str, Any], name: str, wanted: ModelOptions) -
 def architecture_to_build(arch: str, name: str, wanted: ModelOptions) -> str:
     """The architecture in a checkpoint; where that is code, which no file may start by itself, the user names it or trusts the file."""
     if not runs_code(arch):
-        wanted.refuse("arch", f"{name} is a checkpoint of robench and knows its own network")
+        wanted.refuse_options("arch", f"{name} is a checkpoint of robench and knows its own network")
         return arch
     if wanted.arch is None and not wanted.trust:
         raise InputError(f"{name} wants to run {arch} for its network: name that code yourself with --arch, or {TRUST}")

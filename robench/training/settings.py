@@ -23,6 +23,7 @@ from robench.models import build_network
 from robench.models.architectures import is_foreign
 from robench.models.contract import CONTRACT_IMAGES, examine_model
 from robench.models.identity import code_digests
+from robench.models.stand_ins import PRECISIONS
 from robench.objectives import OBJECTIVES, REGULARIZERS, Objective, facts_of, regularizers_of
 from robench.training.guards import GUARDS, has_weak_adversary
 from robench.training.presets import PRESETS
@@ -34,7 +35,6 @@ PLAN_SETTINGS = (
     "mixup", "cutmix", "awp", "awp_warmup", "precision", "compiled", "guard",
 )  # fmt: skip
 SHARE_SETTINGS = ("ema", "label_smoothing", "awp_warmup", "momentum")
-TRAINING_PRECISIONS = ("fp32", "tf32", "bf16")
 CHOICES = {"optimizer": "optimizer", "augment": "augmentation", "guard": "guard", "precision": "precision"}
 FIFTH = 5  # at most that part of the training images is held out, unless asked for
 SETTING_READERS: dict[str, Callable[[Any], Any]] = {  # what may be written in several ways from Python
@@ -83,7 +83,7 @@ def resolved_settings(preset: str, overrides: Mapping[str, Any]) -> tuple[dict[s
         raise InputError(f"out of range: {', '.join(dict.fromkeys(wrong))}")
     if settings["mixup"] and settings["cutmix"]:
         raise InputError("mixup and cutmix both mix the images of a batch: choose one of them")
-    for key, table in (("optimizer", OPTIMIZERS), ("augment", AUGMENTATIONS), ("guard", GUARDS), ("precision", TRAINING_PRECISIONS)):
+    for key, table in (("optimizer", OPTIMIZERS), ("augment", AUGMENTATIONS), ("guard", GUARDS), ("precision", PRECISIONS)):
         lookup(settings[key], dict.fromkeys(table), CHOICES[key])
     if is_foreign(parse_recipe(settings["arch"]).name) and overrides.get("activation") is None:
         settings["activation"] = "relu"  # the preset's is for our own architectures

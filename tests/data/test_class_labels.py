@@ -264,8 +264,8 @@ def test_weights_with_more_outputs_than_the_data_has_classes_are_judged_over_all
 
 def test_pictures_name_an_output_without_a_class_by_its_number():
     toy = data.load_images("shapes", n=3)
-    assert toy.word(0) == toy.classes[0]
-    assert toy.word(12) == "12"
+    assert toy.class_name(0) == toy.classes[0]
+    assert toy.class_name(12) == "12"
 
 
 # --- training

@@ -464,7 +464,7 @@ def corrupted(images, severity):
 
 def write(folder, images, corruption="fog", seed=0):
     """All five severities, in chunks and out of order."""
-    with prepare_export(folder, images, seed=seed, scale="cifar").writing(corruption) as put:
+    with prepare_export(folder, images, seed=seed, scale="cifar").array_writer(corruption) as put:
         for severity in (3, 1, 2, 5, 4):
             for places in torch.arange(len(images)).flip(0).split(4):
                 put(severity, places, corrupted(images.take(places), severity))
@@ -501,7 +501,7 @@ def test_the_files_are_as_other_tools_expect_them(tmp_path):
 def test_every_grey_level_survives_as_float_and_as_byte(tmp_path):
     levels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
     images = Images("toy", "test", levels, torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64), ("a",))
-    with prepare_export(tmp_path, images, seed=0, scale="cifar").writing("snow") as put:
+    with prepare_export(tmp_path, images, seed=0, scale="cifar").array_writer("snow") as put:
         for severity in SEVERITIES:
             put(severity, torch.arange(1), levels if severity % 2 else levels.float() / 255)
     data = read_corrupted_set(tmp_path)
@@ -537,8 +537,8 @@ def test_nothing_is_overwritten_and_a_finished_corruption_can_be_passed_over(tmp
     write(tmp_path, clean())
     before = (tmp_path / "fog.npy").read_bytes()
     target = prepare_export(tmp_path, clean(), seed=0, scale="cifar")
-    assert (target.has("fog"), target.has("snow")) == (True, False)
-    with pytest.raises(InputError, match=r"fog\.npy is there already"), target.writing("fog"):
+    assert (target.has_corruption("fog"), target.has_corruption("snow")) == (True, False)
+    with pytest.raises(InputError, match=r"fog\.npy is there already"), target.array_writer("fog"):
         pass
     write(tmp_path, clean(), "snow")
     assert read_corrupted_set(tmp_path).corruptions == ("snow", "fog")
@@ -553,7 +553,7 @@ def test_nothing_is_overwritten_and_a_finished_corruption_can_be_passed_over(tmp
     with pytest.raises(InputError, match=r"holds fog\.npy, which robench did not write"):
         prepare_export(folder_of(tmp_path / "theirs"), clean(), seed=0, scale="cifar")
     with pytest.raises(InputError, match="unknown corruption of the released layout 'mist'"):
-        target.has("mist")
+        target.has_corruption("mist")
 
 
 def test_frost_photos_must_be_the_same_where_frost_is_made(tmp_path):
@@ -567,7 +567,7 @@ def test_frost_photos_must_be_the_same_where_frost_is_made(tmp_path):
 
 def whole(target, corruption, images):
     """Writes images as they are at all severities of a corruption."""
-    with target.writing(corruption) as put:
+    with target.array_writer(corruption) as put:
         for severity in SEVERITIES:
             put(severity, torch.arange(len(images)), images.x)
 
@@ -580,12 +580,12 @@ def test_a_set_is_replaced_when_the_new_one_is_whole_and_not_before(tmp_path):
     assert read_corrupted_set(tmp_path).corruptions == ("snow", "fog")
     assert read_corrupted_set(tmp_path).load("fog", 1, torch.arange(N)).x.equal(clean().x)
     again = prepare_export(tmp_path, clean(seed=2), seed=0, scale="cifar", force=True)  # after a kill
-    assert again.has("fog")
+    assert again.has_corruption("fog")
     prepare_export(tmp_path, clean(seed=3), seed=0, scale="cifar", force=True)  # after a kill, and with a third set
     again = prepare_export(tmp_path, clean(seed=2), seed=0, scale="cifar", force=True)
-    assert not again.has("fog")
+    assert not again.has_corruption("fog")
     whole(again, "fog", clean(seed=2))
-    assert again.adopt() == tmp_path
+    assert again.replace_earlier_set() == tmp_path
     data = read_corrupted_set(tmp_path)
     assert data.corruptions == ("fog",)
     assert data.load("fog", 5, torch.arange(N)).x.equal(clean(seed=2).x)
@@ -605,26 +605,26 @@ def test_a_replacement_that_is_killed_as_it_moves_in_is_nobodys_set_and_can_be_g
 
     monkeypatch.setattr(Path, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        target.adopt()
+        target.replace_earlier_set()
     monkeypatch.undo()
     assert not (tmp_path / "robench.json").exists()
     target = prepare_export(tmp_path, clean(seed=2), seed=0, scale="cifar")
-    assert target.has("snow")
-    target.adopt()
+    assert target.has_corruption("snow")
+    target.replace_earlier_set()
     assert read_corrupted_set(tmp_path).load("snow", 5, torch.arange(N)).x.equal(clean(seed=2).x)
 
 
 def test_a_corruption_that_is_not_whole_leaves_no_file(tmp_path):
     images = clean()
     target = prepare_export(tmp_path, images, seed=0, scale="cifar")
-    with pytest.raises(InputError, match="it lacks 46 of 50 images, first image 0"), target.writing("fog") as put:
+    with pytest.raises(InputError, match="it lacks 46 of 50 images, first image 0"), target.array_writer("fog") as put:
         put(5, torch.arange(4), images.x[:4])
-    with pytest.raises(KeyError), target.writing("fog") as put:
+    with pytest.raises(KeyError), target.array_writer("fog") as put:
         {}[put(1, torch.arange(N), images.x)]
     for wrong in (images.x[:, :, :8], images.x[:1]):
-        with pytest.raises(InputError, match="cannot store x"), target.writing("fog") as put:
+        with pytest.raises(InputError, match="cannot store x"), target.array_writer("fog") as put:
             put(1, torch.arange(N), wrong)
-    with pytest.raises(InputError, match="severity must be"), target.writing("fog") as put:
+    with pytest.raises(InputError, match="severity must be"), target.array_writer("fog") as put:
         put(6, torch.arange(N), images.x)
     assert {path.name for path in tmp_path.iterdir()} == {"labels.npy", "robench.json"}
     with pytest.raises(InputError, match="holds none of the 19 corruptions"):
@@ -639,7 +639,7 @@ from robench.data import Images
 from robench.data.export import export
 n = torch.arange(4)
 images = Images("toy", "test", torch.full((4, 3, 8, 8), 9, dtype=torch.uint8), n % 2, n, ("a", "b"))
-with export(Path(sys.argv[1]), images, seed=0, scale="cifar").writing("fog") as put:
+with export(Path(sys.argv[1]), images, seed=0, scale="cifar").array_writer("fog") as put:
     for severity in (1, 2, 3, 4, 5):
         put(severity, n, images.x)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -668,7 +668,7 @@ def test_a_full_disk_is_a_sentence_before_anything_is_made(tmp_path, monkeypatch
 
     target = prepare_export(tmp_path, clean(), seed=0, scale="cifar")
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
-    with pytest.raises(InputError, match="No space left on device"), target.writing("fog"):
+    with pytest.raises(InputError, match="No space left on device"), target.array_writer("fog"):
         pytest.fail("there is no room")
     assert {path.name for path in tmp_path.iterdir()} == {"labels.npy", "robench.json"}
 

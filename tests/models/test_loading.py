@@ -541,3 +541,9 @@ def test_the_weights_of_others_load_by_name_and_equal_their_factory(zoo):
     assert theirs.sha256 == ours.sha256
     x = torch.rand(4, 1, 28, 28)
     torch.testing.assert_close(ours.model(x), theirs.model(x), atol=1e-5, rtol=0)
+
+
+def test_a_checkpoint_is_opened_without_torchs_compiler_whose_import_takes_seconds():
+    code = "import sys, robench\nrobench.load_model(sys.argv[1])\nassert 'torch._dynamo' not in sys.modules\n"
+    checkpoint = Path(__file__).parents[2] / "checkpoints" / "shapes-cnn-pgd-at.pt"
+    subprocess.run([sys.executable, "-c", code, checkpoint], check=True, capture_output=True)
