@@ -636,10 +636,10 @@ import os, signal, sys
 from pathlib import Path
 import torch
 from robench.data import Images
-from robench.data.export import export
+from robench.data.export import prepare_export
 n = torch.arange(4)
 images = Images("toy", "test", torch.full((4, 3, 8, 8), 9, dtype=torch.uint8), n % 2, n, ("a", "b"))
-with export(Path(sys.argv[1]), images, seed=0, scale="cifar").array_writer("fog") as put:
+with prepare_export(Path(sys.argv[1]), images, seed=0, scale="cifar").array_writer("fog") as put:
     for severity in (1, 2, 3, 4, 5):
         put(severity, n, images.x)
     os.kill(os.getpid(), signal.SIGKILL)
