@@ -16,13 +16,13 @@ PENALTY = "def fn(model, batch):\n    return {} * model(batch.x).square().mean()
 ATTACK = """
 import torch
 
-from robench.attacks import Found
+from robench.core.types import AttackResult
 
 
 def attack(model, x, y, threat, draws):
     x_adv = threat.project(x, x + {})
     one = torch.ones_like(y)
-    return Found(x_adv, model(x_adv).argmax(1) != y, 0 * one, one, 0 * one, one < 0)
+    return AttackResult(x_adv, model(x_adv).argmax(1) != y, 0 * one, one, 0 * one, one < 0)
 """
 
 
