@@ -8,7 +8,7 @@ from robench.core.recipes import parse_recipe
 from robench.core.rows import blank_row
 from robench.core.threat import Threat
 from robench.evaluation.plans import change_stage
-from robench.results.scores import audits_of, change_of
+from robench.results.scores import all_subject_scores, change_of
 from robench.runs.execution import RunOptions, execute
 from robench.runs.pools import pool_of
 from robench.runs.stages.clean import clean_stage
@@ -28,4 +28,4 @@ def changed(sentence, model, x, y, *, ids=None, norm="linf", eps=0.05, seed=0, b
 @with_gradients
 def audited(model, x, y, **words):
     """The audit of one model, as rows and samples follow from it; the words are those of `robench.saliency`."""
-    return audits_of(saliency(Subject(model, ABOUT), x, y, **words).found)[0]
+    return all_subject_scores(saliency(Subject(model, ABOUT), x, y, **words).run)[0]

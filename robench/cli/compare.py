@@ -62,7 +62,7 @@ def save_comparison(out: Path | None, found: Comparison, resume: bool, force: bo
         if resume or force:
             raise InputError("--resume and --force belong to the folder of --out: name one, or leave them out")
         return ""
-    with claim_destination(out, found.words(), resume=resume, force=force) as place:
+    with claim_destination(out, found.manifest_identity(), resume=resume, force=force) as place:
         if not place.finished:
             with place.staged_results() as folder:
                 write_comparison(folder, found.lines)

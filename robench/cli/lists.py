@@ -95,7 +95,7 @@ FUNCTION_TABLES = {
     "attacks": ("robench.attacks", "ATTACKS"),
     "probes": ("robench.probes", "PROBES"),
     "methods": ("robench.explainers", "EXPLAINERS"),
-    "scores": ("robench.scores", "AUDITS"),
+    "scores": ("robench.scores", "SCORES"),
     "models": ("robench.models", "ARCHITECTURES"),
     "corruptions": ("robench.corruptions", "CORRUPTIONS"),
     "objectives": ("robench.objectives", "OBJECTIVES"),

@@ -243,13 +243,13 @@ def write_results(
     from robench.report.folder import save_measurement
     from robench.report.manifest import new_manifest
 
-    n = int(result.found.ledger.seen.sum())
+    n = int(result.run.ledger.seen.sum())
     words = checkpoint_and_data(what)
     more = {key: value(result) if callable(value) else value for key, value in told.items()}
     words |= more
-    words["data"] = {**words["data"], "n": n, **({"chosen": len(result.found.pool)} if n < len(result.found.pool) else {})}
+    words["data"] = {**words["data"], "n": n, **({"chosen": len(result.run.pool)} if n < len(result.run.pool) else {})}
     notes = [*loading_notes(what), *(note for note in result.notes if note not in loading_notes(what))]
-    content = new_manifest(what[0].device, common.seed, result.found.spent or seconds, flags, **words, notes=notes)
+    content = new_manifest(what[0].device, common.seed, result.run.spent or seconds, flags, **words, notes=notes)
     return save_measurement(result, folder, title=title.format(n=n), images=what[0].images, manifest=content)
 
 
@@ -260,12 +260,12 @@ def print_results(
     from robench.report.tables import report_tables
 
     shown = report_tables(
-        result.rows, title=title.format(n=int(result.found.ledger.seen.sum())), most=MOST_LEVELS, reference=stored_reference(place)
+        result.rows, title=title.format(n=int(result.run.ledger.seen.sum())), most=MOST_LEVELS, reference=stored_reference(place)
     )
     for table in shown:
         print_table(*table)
     for note in result.notes:
-        if note not in loading_notes(what) and note not in result.told:
+        if note not in loading_notes(what) and note not in result.notes_before_run:
             print_message(f"Note: {note}", quiet)
     for flag in result.flags:
         if flag not in loading_flags(what):  # those were told as the models were loaded
@@ -317,9 +317,9 @@ def manifest_attack_options(attacking: AttackOptions) -> dict[str, Any]:
 
 def manifest_audit(job: Job, result: Result) -> dict[str, Any]:
     """What the manifest says of an audit."""
-    from robench.results.scores import audits_of, layers_of
+    from robench.results.scores import all_subject_scores, layers_of
 
-    layers = layers_of(audits_of(result.found))
+    layers = layers_of(all_subject_scores(result.run))
     return {
         **({"layers": layers} if layers else {}),
         "methods": [recipe.title for recipe in job.recipes() if job.is_of_kind(recipe, "method")], "scores": list(job.scores or ()),

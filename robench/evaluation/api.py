@@ -547,7 +547,7 @@ def result_of_run(
     refuse_unknown(asked, how.get("engine", "robench"))
     found = measure_models(subjects, images, asked, as_run_options(**how), **more)
     parts = {part.name: getattr(found, part.name) for part in fields(found)}
-    return Result(**{**parts, "notes": [*told, *found.notes]}, images=images, told=tuple(told))
+    return Result(**{**parts, "notes": [*told, *found.notes]}, images=images, notes_before_run=tuple(told))
 
 
 def run_score_recipes(names: Sequence[str], images: Images, chosen: Sequence[str | Recipe]) -> list[Recipe]:

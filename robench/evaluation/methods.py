@@ -14,7 +14,7 @@ from robench.core.verdicts import ModelResults, load_results, manifest_value
 from robench.data import Images
 from robench.explainers import EXPLAINERS, MASKING, masking_remarks
 from robench.runs.types import Subject
-from robench.scores import AUDITS, GROUPS
+from robench.scores import GROUPS, SCORES
 from robench.scores.inequality import block_side
 
 REGIONAL = "regional-gini"
@@ -83,8 +83,8 @@ def score_recipe(name: str) -> Recipe:
     recipe = parse_recipe(name)
     if recipe.name not in (*GROUPS["jacobian"], *GROUPS):
         if ".py:" not in recipe.name:
-            lookup(recipe.name, AUDITS | dict.fromkeys(GROUPS), "score")
-        resolve(recipe, AUDITS, "score")
+            lookup(recipe.name, SCORES | dict.fromkeys(GROUPS), "score")
+        resolve(recipe, SCORES, "score")
     return recipe
 
 

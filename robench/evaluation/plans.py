@@ -45,7 +45,7 @@ from robench.runs.stages.earlier_run import joined_stage
 from robench.runs.stages.method import MapPaths, jacobian_stage, method_stage
 from robench.runs.stages.probe import probe_stage
 from robench.runs.types import Pool, Stage
-from robench.scores import AUDITS, GROUPS
+from robench.scores import GROUPS, SCORES
 
 
 def no_map_path(*_: str) -> None:
@@ -188,7 +188,7 @@ def recipe_kind(recipe: Recipe) -> str:
             return kind
     if recipe.name in SETS:
         return "corruption"
-    if recipe.name in AUDITS:
+    if recipe.name in SCORES:
         raise InputError(f"{recipe.name} is a score of saliency maps, which is named with --score: name a method here, such as saliency")
     known = [*SUITES, *SETS, *(name for table in RECIPE_KINDS.values() for name in table)]
     raise InputError(f"unknown attack, probe, corruption or method {recipe.name!r}{did_you_mean(recipe.name, known)}")

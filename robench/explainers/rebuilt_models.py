@@ -50,12 +50,12 @@ class Rules:
 class ForwardSurvey:
     """What one forward pass showed.
 
-    sites    how many calls of nonlinearities that the method treats      faults  why it would treat them wrongly, one reason each
+    calls    how many calls of nonlinearities that the method treats      faults  why it would treat them wrongly, one reason each
     foreign  nonlinearities that no rule exists for, with the module that calls them
     kinks    operations that may be the user's own nonlinearity, such as a maximum or a comparison, or only arithmetic
     """
 
-    sites: int
+    calls: int
     faults: list[str]
     foreign: list[str]
     kinks: list[str]
@@ -79,7 +79,7 @@ def explainable_model(method: str, model: nn.Module, x: Tensor) -> tuple[nn.Modu
         raise InputError(
             f"deeplift has no rule for {brief_list(seen.foreign)}, and would be the plain gradient there: {OTHER_METHOD_ADVICE}"
         )
-    if not seen.sites and method != "deeplift":
+    if not seen.calls and method != "deeplift":
         spared = f" that it could treat, but {brief_list([*seen.foreign, *seen.kinks])}" if seen.foreign or seen.kinks else ""
         raise InputError(f"{method} changes the gradient at ReLUs alone, and this model calls none{spared}: {OTHER_METHOD_ADVICE}")
     if seen.faults:
@@ -106,51 +106,51 @@ def hookable_modules(model: nn.Module) -> list[nn.Module]:
 
 
 class RebuiltModel(nn.Module):
-    """A network whose calls of nonlinearities go to `parts`, one module for each call, in the order of the forward pass."""
+    """A network whose calls of nonlinearities go to `call_modules`, one module for each call, in the order of the forward pass."""
 
     def __init__(self, model: nn.Module, rules: Rules) -> None:
         super().__init__()
-        self.model, self.parts, self.rules = model, nn.ModuleList(), rules
+        self.model, self.call_modules, self.rules = model, nn.ModuleList(), rules
         self.growing = True
 
     def forward(self, x: Tensor) -> Tensor:
         """The network's logits, (B, K); InputError where it called other nonlinearities than when it was rebuilt."""
-        with CallRedirector(self.rules, self.parts, self.growing) as calls:
+        with CallRedirector(self.rules, self.call_modules, self.growing) as calls:
             logits: Tensor = self.model(x)
-        if calls.count != len(self.parts):
+        if calls.count != len(self.call_modules):
             raise InputError(CHANGES)
         return logits
 
 
 class CallRedirector(TorchFunctionMode):
-    """While it is active, calls that the makers know go to the modules in `parts`; new ones are put there while `growing`."""
+    """While it is active, calls that the makers know go to the modules in `call_modules`; new ones are put there while `growing`."""
 
-    def __init__(self, rules: Rules, parts: nn.ModuleList, growing: bool) -> None:
+    def __init__(self, rules: Rules, call_modules: nn.ModuleList, growing: bool) -> None:
         super().__init__()
-        self.makers, self.parts, self.growing, self.count = rules.makers, parts, growing, 0
+        self.makers, self.call_modules, self.growing, self.count = rules.makers, call_modules, growing, 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, given = operation_name(func), dict(kwargs or {})
         pair = (*args, given["other"]) if set(given) == {"other"} else args
         if not given.keys() - {"other"} and (x := rectified_operand(name, pair)) is not None:
-            return self.part(nn.ReLU())(x.clone())
+            return self.module_for_call(nn.ReLU())(x.clone())
         if name not in self.makers or "out" in given:
             return func(*args, **given)
         image, *rest = args or (given.pop("input"),)
         made = self.makers[name](*rest, **{key: value for key, value in given.items() if key != "inplace"})
         if made is None:
             return func(image, *rest, **given)
-        out = self.part(made)(image.clone())  # a clone, so that a hook on the tensor sees what comes back from this call alone
+        out = self.module_for_call(made)(image.clone())  # a clone, so that a hook on the tensor sees what comes back from this call alone
         return image.copy_(out) if given.get("inplace") or is_in_place(func) else out
 
-    def part(self, made: nn.Module) -> nn.Module:
+    def module_for_call(self, made: nn.Module) -> nn.Module:
         """The module for this call, which is like the one made for it."""
         if self.growing:
-            self.parts.append(made)
+            self.call_modules.append(made)
         place, self.count = self.count, self.count + 1
-        if place >= len(self.parts) or repr(made) != repr(self.parts[place]):
+        if place >= len(self.call_modules) or repr(made) != repr(self.call_modules[place]):
             raise InputError(CHANGES)
-        return self.parts[place]
+        return self.call_modules[place]
 
 
 class HiddenNonlinearity(nn.Module):
@@ -158,11 +158,11 @@ class HiddenNonlinearity(nn.Module):
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
-        self.hidden = (module,)  # in a tuple, so that it is no submodule
+        self.module_in_tuple = (module,)  # in a tuple, so that it is no submodule
 
     def forward(self, x: Tensor) -> Any:
         """What the nonlinearity gives."""
-        return self.hidden[0](x)
+        return self.module_in_tuple[0](x)
 
 
 class PoolingWindows(nn.Module):

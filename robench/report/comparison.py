@@ -44,7 +44,7 @@ class Comparison:
         told += [f"<p>Note: {html.escape(one)}</p>" for one in self.notes]
         return self.to_frame().to_html(index=False, escape=True, na_rep="") + "".join(told)
 
-    def words(self) -> dict[str, Any]:
+    def manifest_identity(self) -> dict[str, Any]:
         """What was compared, for the manifest: what tells the comparison from others, as plain values."""
         return {"command": "compare", "base": self.base[0].manifest, "new": self.new[0].manifest}
 
@@ -60,7 +60,7 @@ class Comparison:
         path = Path(folder)
         if path.is_dir() and destinations.finished_run_words(path) is not None:
             raise InputError(f"{path} holds a finished run: choose another folder")
-        with destinations.claim_destination(path, self.words()) as place, place.staged_results() as staged:
+        with destinations.claim_destination(path, self.manifest_identity()) as place, place.staged_results() as staged:
             written = write_comparison(staged, self.lines)
         return [path / written.name]
 

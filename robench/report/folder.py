@@ -103,7 +103,7 @@ def measurement_facts(measurement: Measurement, manifest: Mapping[str, Any]) -> 
 def radii_by_norm(measurement: Measurement) -> dict[str, list[float]]:
     """The radii of all attacks of a run by norm, those that only gave their images to other stages too."""
     radii: dict[str, set[float]] = {}
-    for stage in measurement.found.stages:
+    for stage in measurement.run.stages:
         if stage.kind == "attack" and stage.threat is not None:
             radii.setdefault(stage.threat.norm, set()).add(stage.threat.eps)
     return {norm: sorted(some) for norm, some in radii.items()}

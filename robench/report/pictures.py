@@ -40,7 +40,7 @@ from robench.results.cascade import (
 )
 from robench.results.corruptions import cell_of
 from robench.results.measurement import Measurement, attack_base_row
-from robench.results.scores import Audit, ImageChange, MethodScores, audits_of
+from robench.results.scores import ImageChange, MethodScores, SubjectScores, all_subject_scores
 from robench.runs.execution import FinishedRun
 from robench.runs.images import stage_images
 from robench.runs.stages.corruption import first_corrupted_image
@@ -81,11 +81,11 @@ def draw_pictures(measurement: Measurement, folder: Path, *, title: str, images:
 
     title   as in `tables.report_tables`          images  gives the classes their names; without it they have their numbers
     """
-    found, classes = measurement.found, images.classes if images else ()
+    found, classes = measurement.run, images.classes if images else ()
     attacked = found.stages_of_kind("attack") or all(stage.kind == "clean" for stage in found.stages)
     written = list(draw_attack_pictures(measurement, folder, title, classes)) if attacked else []
     if found.stages_of_kind("method"):
-        written += draw_saliency_pictures(audits_of(found), found, classes, title, folder)
+        written += draw_saliency_pictures(all_subject_scores(found), found, classes, title, folder)
     if found.stages_of_kind("probe"):
         written += draw_probe_pictures(measurement.rows, title, folder)
     if found.stages_of_kind("corruption"):
@@ -108,7 +108,7 @@ def float_pixels(x: Tensor) -> Tensor:
 
 def draw_attack_pictures(measurement: Measurement, folder: Path, title: str, classes: Sequence[str]) -> Iterator[Path]:
     """What attacks leave, after each or over radii, and the first images that fell: one of each for each model and cascade."""
-    found = measurement.found
+    found = measurement.run
     some = run_cascades(found)
     for one in some:
         end = "".join(f"-{file_stem(part)}" for part in cascade_labels(one, some))
@@ -159,75 +159,79 @@ def images_before_attacks(one: Cascade, found: FinishedRun, places: Sequence[int
 # saliency maps
 
 
-def draw_saliency_pictures(audits: Sequence[Audit], found: FinishedRun, classes: Sequence[str], title: str, folder: Path) -> list[Path]:
+def draw_saliency_pictures(
+    subjects: Sequence[SubjectScores], found: FinishedRun, classes: Sequence[str], title: str, folder: Path
+) -> list[Path]:
     """Lorenz curves and Gini histograms, a picture a method with all models; a gallery for each model and method; Gini beside margin."""
-    methods = list(dict.fromkeys(some.method for audit in audits for some in audit.scored if some.maps))
+    methods = list(dict.fromkeys(some.method for subject in subjects for some in subject.methods if some.maps))
     written: list[Path] = []
     for method in methods:
-        written += draw_method_pictures(audits, method, title, folder)
-        written += [draw_map_gallery(audit, method, found, classes, folder) for audit in audits if scores_on(audit, method) is not None]
+        written += draw_method_pictures(subjects, method, title, folder)
+        written += [
+            draw_map_gallery(subject, method, found, classes, folder) for subject in subjects if scores_on(subject, method) is not None
+        ]
     return written
 
 
-def scores_on(audit: Audit, method: str, images: str = CLEAN) -> MethodScores | None:
+def scores_on(subject: SubjectScores, method: str, images: str = CLEAN) -> MethodScores | None:
     """The scores of a method on a kind of images."""
-    return next((some for some in audit.scored if (some.method, some.images) == (method, images)), None)
+    return next((some for some in subject.methods if (some.method, some.images) == (method, images)), None)
 
 
-def draw_method_pictures(audits: Sequence[Audit], method: str, name: str, folder: Path) -> Iterator[Path]:
+def draw_method_pictures(subjects: Sequence[SubjectScores], method: str, name: str, folder: Path) -> Iterator[Path]:
     """The pictures of one method that hold all models; those of scores that were not asked for are left out."""
-    found = [(audit, some) for audit in audits if (some := scores_on(audit, method)) is not None]
+    found = [(subject, some) for subject in subjects if (some := scores_on(subject, method)) is not None]
     title, end = f"{method} of {name}", f"{file_stem(method)}.png"
-    ginis = [(audit, some, some.values["gini"].numpy()) for audit, some in found if "gini" in some.values]
-    known = [(audit.about.checkpoint, some.lorenz, values) for audit, some, values in ginis if bool(some.lorenz.isfinite().all())]
+    ginis = [(subject, some, some.values["gini"].numpy()) for subject, some in found if "gini" in some.values]
+    known = [(subject.about.checkpoint, some.lorenz, values) for subject, some, values in ginis if bool(some.lorenz.isfinite().all())]
     curves = [(model, lorenz.numpy(), float(np.nanmean(values))) for model, lorenz, values in known]
     if curves:
         yield draw_lorenz_curves(folder / f"lorenz-{end}", curves, title)
         yield draw_histograms(folder / f"gini-{end}", list(gini_groups(ginis)), title)
-    for audit, some, values in ginis:
-        if audit.altered and bool(some.lorenz.isfinite().all()):
-            yield draw_gini_by_margin(audit, some, values, folder / f"margin-{file_stem(audit.about.checkpoint)}-{end}")
+    for subject, some, values in ginis:
+        if subject.changes and bool(some.lorenz.isfinite().all()):
+            yield draw_gini_by_margin(subject, some, values, folder / f"margin-{file_stem(subject.about.checkpoint)}-{end}")
 
 
-def draw_gini_by_margin(audit: Audit, some: MethodScores, values: NDArray[np.float64], path: Path) -> Path:
+def draw_gini_by_margin(subject: SubjectScores, some: MethodScores, values: NDArray[np.float64], path: Path) -> Path:
     """The Gini of each image beside its margin, and which fell under the first change, of those that were tried."""
-    change, places = audit.altered[0], some.places
+    change, places = subject.changes[0], some.places
     tried = change.tried[places].numpy()
-    title = f"{some.method} of {audit.about.checkpoint}, fallen under {change.name}"
-    across, fallen = audit.margin[places].numpy()[tried], change.fallen[places].numpy()[tried]
+    title = f"{some.method} of {subject.about.checkpoint}, fallen under {change.name}"
+    across, fallen = subject.margin[places].numpy()[tried], change.fallen[places].numpy()[tried]
     return draw_scatter(path, across, values[tried], fallen, title, ("clean margin", "Gini"))
 
 
-def gini_groups(ginis: Sequence[tuple[Audit, MethodScores, NDArray[np.float64]]]) -> Iterator[tuple[str, NDArray[np.float64]]]:
+def gini_groups(ginis: Sequence[tuple[SubjectScores, MethodScores, NDArray[np.float64]]]) -> Iterator[tuple[str, NDArray[np.float64]]]:
     """Each model's Gini on the clean images and, where there are changed ones, on those."""
-    for audit, some, values in ginis:
-        yield audit.about.checkpoint, values
-        for change in audit.altered:
-            other = scores_on(audit, some.method, change.name)
-            if other is not None and len(ginis) * len(audit.altered) <= 3:
-                yield f"{audit.about.checkpoint}, {change.name}", other.values["gini"].numpy()
+    for subject, some, values in ginis:
+        yield subject.about.checkpoint, values
+        for change in subject.changes:
+            other = scores_on(subject, some.method, change.name)
+            if other is not None and len(ginis) * len(subject.changes) <= 3:
+                yield f"{subject.about.checkpoint}, {change.name}", other.values["gini"].numpy()
 
 
-def draw_map_gallery(audit: Audit, method: str, found: FinishedRun, classes: Sequence[str], folder: Path) -> Path:
+def draw_map_gallery(subject: SubjectScores, method: str, found: FinishedRun, classes: Sequence[str], folder: Path) -> Path:
     """The gallery of one model and method: the first images, or the first that an attack broke, with that image and its map."""
-    clean = scores_on(audit, method)
+    clean = scores_on(subject, method)
     assert clean is not None
-    change = next((change for change in audit.altered if (some := scores_on(audit, method, change.name)) is not None and some.x), None)
-    shown = [place for place in audit.shown if place in clean.maps]
-    tiles = [gallery_tile(audit, clean, change, place, found, classes) for place in shown]
-    title = f"{method} of {audit.about.checkpoint}" + (f", clean and under {change.name}" if change else "")
+    change = next((change for change in subject.changes if (some := scores_on(subject, method, change.name)) is not None and some.x), None)
+    shown = [place for place in subject.gallery_places if place in clean.maps]
+    tiles = [gallery_tile(subject, clean, change, place, found, classes) for place in shown]
+    title = f"{method} of {subject.about.checkpoint}" + (f", clean and under {change.name}" if change else "")
     row = "adversarial" if change and change.norm else "changed"  # a probe or a corruption looks for no class
-    return draw_saliency_gallery(folder / f"gallery-{file_stem(audit.about.checkpoint)}-{file_stem(method)}.png", tiles, title, row)
+    return draw_saliency_gallery(folder / f"gallery-{file_stem(subject.about.checkpoint)}-{file_stem(method)}.png", tiles, title, row)
 
 
 def gallery_tile(
-    audit: Audit, clean: MethodScores, change: ImageChange | None, place: int, found: FinishedRun, classes: Sequence[str]
+    subject: SubjectScores, clean: MethodScores, change: ImageChange | None, place: int, found: FinishedRun, classes: Sequence[str]
 ) -> Tile:
     """One column of the gallery: an image with its map, and below what one change made of it where it was changed."""
-    other = None if change is None else scores_on(audit, clean.method, change.name)
+    other = None if change is None else scores_on(subject, clean.method, change.name)
     at = torch.tensor([place])
     x = float_pixels(stage_images(None, at, found.pool, None))[0]
-    label, pred = class_label(int(audit.y[place]), classes), class_label(int(audit.pred[place]), classes)
+    label, pred = class_label(int(subject.y[place]), classes), class_label(int(subject.pred[place]), classes)
     caption = label if label == pred else f"{label}, taken for {pred}"
     if change is None or other is None or place not in other.maps or place not in other.x:
         return Tile(caption, x, clean.maps[place])
@@ -273,7 +277,7 @@ def box_groups(rows: Sequence[Row]) -> Iterator[tuple[str, list[tuple[str, float
 
 def draw_corruption_pictures(measurement: Measurement, title: str, folder: Path) -> list[Path]:
     """A heat map a model, curves over severity, and the first image under everything."""
-    found = measurement.found
+    found = measurement.run
     cells = found.stages_of_kind("corruption")
     told = {cell_of(stage)[0] for stage in cells}
     rows = [row for row in measurement.rows if row.metric == "accuracy"]

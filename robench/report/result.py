@@ -19,7 +19,7 @@ from robench.report.folder import radii_by_norm, reference_entry, save_measureme
 from robench.report.manifest import new_manifest
 from robench.results.files import frame_of_entries
 from robench.results.measurement import Measurement
-from robench.results.scores import audits_of, layers_of
+from robench.results.scores import all_subject_scores, layers_of
 from robench.runs.execution import recipes_of
 
 ALWAYS = ("probe", "metric", "value")  # columns that a notebook shows in any case
@@ -28,10 +28,15 @@ MOST_NOTEBOOK_ROWS = 60  # rows that a notebook shows
 
 @dataclass(frozen=True, eq=False)
 class Result(Measurement):
-    """What was measured, with the images, which its pictures and its files need; `told` are notes that were said before the run."""
+    """What was measured, with the images, which its pictures and its files need.
+
+    Attributes:
+        images: the images that were measured on; None where they are not at hand.
+        notes_before_run: sentences that were already printed before the run began; `notes` holds them too.
+    """
 
     images: Images | None = None
-    told: tuple[str, ...] = ()
+    notes_before_run: tuple[str, ...] = ()
 
     def to_frame(self) -> pd.DataFrame:
         """The rows as a pandas DataFrame: one measurement a line, the columns of `Row`."""
@@ -53,20 +58,20 @@ class Result(Measurement):
         path = Path(folder)
         if path.is_dir() and destinations.finished_run_words(path) is not None:
             raise InputError(f"{path} holds a finished run: choose another folder")
-        with destinations.claim_destination(path, self.words()) as place, place.staged_results() as staged:
+        with destinations.claim_destination(path, self.manifest_identity()) as place, place.staged_results() as staged:
             written = save_measurement(self, staged, title=self.title(), images=self.images, manifest=self.manifest())
         return [path / one.name for one in written]
 
-    def words(self) -> dict[str, Any]:
+    def manifest_identity(self) -> dict[str, Any]:
         """What was measured, for the manifest: what tells the run from others, as plain values."""
-        cases, stages = self.found.cases, self.found.stages
+        cases, stages = self.run.cases, self.run.stages
         recipes = [[stage.key, *(recipe_text(recipe) for recipe in recipes_of(stage))] for stage in stages]
         return {"command": "python", "subjects": [case.name for case in cases], "seed": self.seed, "stages": recipes}
 
     @property
     def seed(self) -> int:
         """The seed of all draws."""
-        return self.found.cases[0].seed
+        return self.run.cases[0].seed
 
     def title(self) -> str:
         """Models, images, threat and seed."""
@@ -80,22 +85,22 @@ class Result(Measurement):
 
     def data(self) -> dict[str, Any]:
         """What the manifest says of the images."""
-        about, seen, images = self.found.cases[0].subject.about, int(self.found.ledger.seen.sum()), self.images
-        chosen = {"chosen": len(self.found.pool)} if seen < len(self.found.pool) else {}
+        about, seen, images = self.run.cases[0].subject.about, int(self.run.ledger.seen.sum()), self.images
+        chosen = {"chosen": len(self.run.pool)} if seen < len(self.run.pool) else {}
         digest = {} if images is None else {"sha256": images.sha256}
         return {"name": about.data, "split": about.split, "n": seen, **chosen, **digest}
 
     def manifest(self) -> dict[str, Any]:
         """The manifest of the files: what one must know to measure again."""
-        ledger, cases = self.found.ledger, self.found.cases
-        records = [record for case in cases for stage in self.found.stages for record in ledger.levels(case.name, stage).values()]
+        ledger, cases = self.run.ledger, self.run.cases
+        records = [record for case in cases for stage in self.run.stages for record in ledger.levels(case.name, stage).values()]
         measured = {row.checkpoint for row in self.rows}
         subjects = [case.subject for case in cases if case.subject.name in measured]
         known = [
             {"name": one.name, "sha256": one.sha256, "preset": one.about.preset, "architecture": dict(one.architecture)} for one in subjects
         ]
-        layers = layers_of(audits_of(self.found)) if self.found.stages_of_kind("method") else {}
-        reference = {} if self.reference is None else reference_entry(self.reference, bool(self.found.stages_of_kind("clean")))
+        layers = layers_of(all_subject_scores(self.run)) if self.run.stages_of_kind("method") else {}
+        reference = {} if self.reference is None else reference_entry(self.reference, bool(self.run.stages_of_kind("clean")))
         threats = [{"norm": norm, "eps": radii if len(radii) > 1 else radii[0]} for norm, radii in radii_by_norm(self).items()]
         about: dict[str, Any] = {
             "checkpoint": known[0] if len(known) == 1 else known, "data": self.data(),

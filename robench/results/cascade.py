@@ -63,16 +63,16 @@ class Cascade:
         """How many of the images stand after a stage."""
         return int(self.standing(place).sum())
 
-    def left_in_eight_bits(self, place: int) -> int:
+    def eight_bit_count(self, place: int) -> int:
         """How many of them stand after a stage where x_adv is rounded to 8 bits."""
-        again = (self.broken > 0) & (self.of_breaker("rounded", -1) == self.ledger.y)
+        again = (self.broken > 0) & (self.breaker_column("rounded", -1) == self.ledger.y)
         return int((self.standing(place) | (self.seen & again)).sum())
 
     def record(self, place: int) -> Record:
         """What is known of a stage."""
         return self.ledger.record(self.case.name, self.stages[place])
 
-    def of_breaker(self, name: str, blank: Any) -> Any:
+    def breaker_column(self, name: str, blank: Any) -> Any:
         """A column, (N,), as the attack that broke the image tells it; `blank` where none did."""
         found: Any = [blank] * self.ledger.n if isinstance(blank, str) else torch.full((self.ledger.n,), blank)
         for place in range(1, len(self.stages)):
@@ -199,7 +199,7 @@ def eight_bit_row(cascade: Cascade, eps: float, base: Row, suite: str, interval:
     stage = cascade.stages[last]
     name = suite or stage.name
     named = replace(base, probe=name, setting="" if suite else cascade.case.settings.get(stage.key, ""), norm=cascade.norm, eps=eps)
-    return interval.row_with(replace(named, metric="rounded_accuracy"), cascade.left_in_eight_bits(last), base.n)
+    return interval.row_with(replace(named, metric="rounded_accuracy"), cascade.eight_bit_count(last), base.n)
 
 
 def worst_rows(found: Sequence[Cascade], base: Row, suite: str, interval: IntervalKind = WILSON) -> Iterator[Row]:
@@ -229,10 +229,10 @@ def cascade_samples(cascade: Cascade) -> list[Sample]:
     totals = {name: passes_by_image(cascade, name) for name in ("forwards", "backwards")}
     columns: Sequence[list[Any]] = [
         cascade.case.pool.ids.tolist(), cascade.ledger.y.tolist(), pred.tolist(),
-        torch.where(fell, cascade.of_breaker("pred", -1), pred).tolist(), names, radii, cascade.of_breaker("step", -1).tolist(),
-        margin.tolist(), cascade.of_breaker("margin", math.nan).tolist(), cascade.of_breaker("distance", math.nan).tolist(),
-        totals["forwards"].tolist(), totals["backwards"].tolist(), cascade.of_breaker("rounded", -1).tolist(),
-        cascade.of_breaker("png", ""),
+        torch.where(fell, cascade.breaker_column("pred", -1), pred).tolist(), names, radii, cascade.breaker_column("step", -1).tolist(),
+        margin.tolist(), cascade.breaker_column("margin", math.nan).tolist(), cascade.breaker_column("distance", math.nan).tolist(),
+        totals["forwards"].tolist(), totals["backwards"].tolist(), cascade.breaker_column("rounded", -1).tolist(),
+        cascade.breaker_column("png", ""),
     ]  # fmt: skip
     lines = zip(zip(*columns, strict=True), cascade.seen.tolist(), strict=True)
     return [Sample(*line) for line, known in lines if known]

@@ -35,10 +35,10 @@ class Measurement:
 
     rows: list[Row]
     tables: dict[str, SampleTable]
-    noticed: list[tuple[str, Check]]
+    checks_by_model: list[tuple[str, Check]]
     notes: list[str]
     suite: str
-    found: FinishedRun
+    run: FinishedRun
     reference: Reference | None = None
 
     @property
@@ -49,19 +49,21 @@ class Measurement:
     @property
     def checks(self) -> list[Check]:
         """The diagnostics of all models, raised or not."""
-        return [check for _, check in self.noticed]
+        return [check for _, check in self.checks_by_model]
 
     @property
     def flags(self) -> list[str]:
         """A sentence for each raised flag, with the model where there are several."""
-        several = len(self.found.cases) > 1
-        told = [(f"{model}: " if several else "") + f"{check.probe}: {check.sentence}" for model, check in self.noticed if check.raised]
+        several = len(self.run.cases) > 1
+        told = [
+            (f"{model}: " if several else "") + f"{check.probe}: {check.sentence}" for model, check in self.checks_by_model if check.raised
+        ]
         return list(dict.fromkeys(told))
 
     @property
     def examples(self) -> list[tuple[int, Sample, Tensor]]:
         """Some adversarial images of the first cascade, as (place among the images, line of samples, x_adv)."""
-        found = cascades.run_cascades(self.found)
+        found = cascades.run_cascades(self.run)
         return cascades.examples_of(found[0], cascades.cascade_samples(found[0])) if found else []
 
     def accuracy(self, probe: str, eps: Radius | None = None, *, norm: str | None = None) -> float:
@@ -178,7 +180,7 @@ def method_rows(found: FinishedRun, suite: str, told: bool) -> list[Row]:  # noq
     """The rows of saliency maps; the clean accuracy only where nothing has told it."""
     if not found.stages_of_kind("method"):
         return []
-    rows = [row for audit in scores.audits_of(found) for row in scores.audit_rows(audit)]
+    rows = [row for subject in scores.all_subject_scores(found) for row in scores.subject_score_rows(subject)]
     return [row for row in rows if not (told and row.probe == CLEAN and row.metric == "accuracy")]
 
 
@@ -253,7 +255,7 @@ def subject_notes(found: FinishedRun, case: Case) -> list[str]:
     """What was done otherwise than asked for one subject, with its name where there are several."""
     notes = list(case.notes)
     if found.stages_of_kind("method"):
-        notes = scores.audit_of(found, case).notes
+        notes = scores.subject_scores(found, case).notes
     return notes if len(found.cases) == 1 else [f"{case.name}: {note}" for note in notes]
 
 
@@ -263,7 +265,7 @@ def tables_of(found: FinishedRun, cases: Sequence[Case]) -> dict[str, SampleTabl
     if has_cascades(found):
         tables["attack"] = samples_of_cascades(found)
     if found.stages_of_kind("method"):
-        tables["method"] = scores.audit_columns(scores.audits_of(found))
+        tables["method"] = scores.score_columns(scores.all_subject_scores(found))
     if stages := found.stages_of_kind("probe"):
         clean = found.stages_of_kind("clean")[0]
         tables["probe"] = [line for case in cases for line in probes.probe_samples(found, case, clean, stages)]

@@ -88,8 +88,8 @@ class MethodScores:
 
 
 @dataclass(frozen=True)
-class Audit:
-    """The audit of one model: its predictions (N,) and margins (N,) on the clean images, and the scores of its maps."""
+class SubjectScores:
+    """Scores of the maps of one subject, its predictions (N,) and margins (N,) on the clean images."""
 
     about: Row
     ids: Tensor
@@ -97,19 +97,19 @@ class Audit:
     pred: Tensor
     margin: Tensor
     seen: Tensor
-    scored: list[MethodScores]
-    altered: Sequence[ImageChange]
-    shown: list[int]
+    methods: list[MethodScores]
+    changes: Sequence[ImageChange]
+    gallery_places: list[int]
     notes: list[str]
     flags: list[str] = field(default_factory=list)
 
 
-def audits_of(measured: FinishedRun) -> list[Audit]:
+def all_subject_scores(measured: FinishedRun) -> list[SubjectScores]:
     """What a run found on the maps of each subject."""
-    return [audit_of(measured, case) for case in measured.cases]
+    return [subject_scores(measured, case) for case in measured.cases]
 
 
-def audit_of(measured: FinishedRun, case: Case) -> Audit:
+def subject_scores(measured: FinishedRun, case: Case) -> SubjectScores:
     """What a run found on the maps of one subject."""
     ledger, clean = measured.ledger, measured.stages_of_kind("clean")[0]
     about = replace(case.subject.about, n=int(ledger.seen.sum()), seed=case.seed, norm="", eps=0.0)
@@ -133,7 +133,7 @@ def audit_of(measured: FinishedRun, case: Case) -> Audit:
         + missing_score_notes(stages, scored)
         + unusable_map_notes(scored, zero_maps_clause(case.logits, is_cut))
     )
-    return Audit(about, measured.pool.ids, ledger.y, pred, margin.double(), ledger.seen, scored, changes, shown, notes, flags)
+    return SubjectScores(about, measured.pool.ids, ledger.y, pred, margin.double(), ledger.seen, scored, changes, shown, notes, flags)
 
 
 def missing_score_notes(stages: Sequence[Stage], scored: Sequence[MethodScores]) -> list[str]:
@@ -242,60 +242,62 @@ def unusable_map_notes(scored: Iterable[MethodScores], seen: str) -> list[str]:
     return found
 
 
-def layers_of(audits: Sequence[Audit]) -> dict[str, dict[str, str]]:
+def layers_of(subjects: Sequence[SubjectScores]) -> dict[str, dict[str, str]]:
     """The layer that each method looked at, by model and method; only those that look at one."""
     found: dict[str, dict[str, str]] = {}
-    for audit in audits:
-        for some in audit.scored:
+    for subject in subjects:
+        for some in subject.methods:
             layer = dict(word.partition("=")[::2] for word in some.setting.split()).get("layer")
             if layer:
-                found.setdefault(audit.about.checkpoint, {})[some.method] = layer
+                found.setdefault(subject.about.checkpoint, {})[some.method] = layer
     return found
 
 
-def audit_columns(audits: Sequence[Audit]) -> dict[str, list[Any]]:
-    """The per-sample table of several audits as columns: a line for each model, method, kind of images and image; "" where undefined."""
-    scores = list(dict.fromkeys(name for audit in audits for some in audit.scored for name in some.values))
-    changes = list(dict.fromkeys(change.name for audit in audits for change in audit.altered))
+def score_columns(subjects: Sequence[SubjectScores]) -> dict[str, list[Any]]:
+    """The per-sample table of several subjects as columns: a line for each model, method, kind of images and image; "" where undefined."""
+    scores = list(dict.fromkeys(name for subject in subjects for some in subject.methods for name in some.values))
+    changes = list(dict.fromkeys(change.name for subject in subjects for change in subject.changes))
     names = ["checkpoint", "method", "images", "sample", "label", "clean_pred", "target", "clean_margin", "zero_map"]
     table: dict[str, list[Any]] = {name: [] for name in [*names, *scores, *(f"fallen_{name}" for name in changes)]}
-    for audit in audits:
-        for some in audit.scored:
-            add_score_lines(table, audit, some, scores, changes)
+    for subject in subjects:
+        for some in subject.methods:
+            add_score_lines(table, subject, some, scores, changes)
     return table
 
 
-def add_score_lines(table: dict[str, list[Any]], audit: Audit, some: MethodScores, scores: Sequence[str], changes: Sequence[str]) -> None:
+def add_score_lines(
+    table: dict[str, list[Any]], subject: SubjectScores, some: MethodScores, scores: Sequence[str], changes: Sequence[str]
+) -> None:
     """Adds the lines of one method on one kind of images to the table."""
     places, n = some.places, len(some.places)
-    table["checkpoint"] += [audit.about.checkpoint] * n
+    table["checkpoint"] += [subject.about.checkpoint] * n
     table["method"] += [some.method] * n
     table["images"] += [some.images] * n
-    for name, values in (("sample", audit.ids), ("label", audit.y), ("clean_pred", audit.pred), ("clean_margin", audit.margin)):
+    for name, values in (("sample", subject.ids), ("label", subject.y), ("clean_pred", subject.pred), ("clean_margin", subject.margin)):
         table[name] += values[places].tolist()
     table["target"] += some.target.tolist()
     table["zero_map"] += some.zero.long().tolist()
     for name in scores:
         table[name] += some.values[name].tolist() if name in some.values else [None] * n
-    fallen = {change.name: change for change in audit.altered}
+    fallen = {change.name: change for change in subject.changes}
     for name in changes:
         table[f"fallen_{name}"] += fallen[name].words(places) if name in fallen else [None] * n
 
 
-def audit_rows(audit: Audit) -> list[Row]:
-    """Every row of an audit: the clean accuracy, each method's scores on each kind of images, then what joins them with attacks."""
-    right = ((audit.pred == audit.y) & audit.seen).numpy()
-    rows = [WILSON.row_with(replace(audit.about, probe=CLEAN, setting="", metric="accuracy"), int(right.sum()), audit.about.n)]
-    for some in audit.scored:
-        rows += method_score_rows(audit, some, right)
-    for some in audit.scored:
-        rows += association_rows(audit, some, right)
+def subject_score_rows(subject: SubjectScores) -> list[Row]:
+    """The rows of one subject: the clean accuracy, each method's scores on each kind of images, then what joins them with attacks."""
+    right = ((subject.pred == subject.y) & subject.seen).numpy()
+    rows = [WILSON.row_with(replace(subject.about, probe=CLEAN, setting="", metric="accuracy"), int(right.sum()), subject.about.n)]
+    for some in subject.methods:
+        rows += method_score_rows(subject, some, right)
+    for some in subject.methods:
+        rows += association_rows(subject, some, right)
     return rows
 
 
-def method_score_rows(audit: Audit, some: MethodScores, right: NDArray[np.bool_]) -> Iterator[Row]:
+def method_score_rows(subject: SubjectScores, some: MethodScores, right: NDArray[np.bool_]) -> Iterator[Row]:
     """Mean, spread and quantiles of each score, the mean over the images that are classified right, and how many maps were left out."""
-    about = method_base_row(audit, some)
+    about = method_base_row(subject, some)
     for name, tensor in some.values.items():
         values, words = tensor.numpy(), some.options.get(name, "")
         own = replace(about, setting=f"{some.setting} score:{words}") if words else about
@@ -306,9 +308,9 @@ def method_score_rows(audit: Audit, some: MethodScores, right: NDArray[np.bool_]
         yield replace(about, n=len(some.places), metric=metric, value=float(value))
 
 
-def method_base_row(audit: Audit, some: MethodScores) -> Row:
+def method_base_row(subject: SubjectScores, some: MethodScores) -> Row:
     """The columns that the rows of a method on one kind of images share: for adversarial images with the threat of their attack."""
-    return replace(audit.about, probe=some.method, setting=some.setting, norm=some.norm, eps=some.eps)
+    return replace(subject.about, probe=some.method, setting=some.setting, norm=some.norm, eps=some.eps)
 
 
 def score_rows(about: Row, name: str, values: ScoreValues) -> Iterator[Row]:
@@ -328,18 +330,18 @@ def mean_row(about: Row, metric: str, values: ScoreValues) -> Row:
     return with_interval(replace(about, n=len(values), metric=metric), value, *bootstrap_interval(values, about.seed), "bootstrap")
 
 
-def association_rows(audit: Audit, some: MethodScores, right: NDArray[np.bool_]) -> Iterator[Row]:
+def association_rows(subject: SubjectScores, some: MethodScores, right: NDArray[np.bool_]) -> Iterator[Row]:
     """How a method's scores on the clean images go with the margin and with who falls, and how they differ on the changed images."""
-    about = method_base_row(audit, some)
+    about = method_base_row(subject, some)
     if some.images != CLEAN:
-        clean = [other for other in audit.scored if other.method == some.method and other.images == CLEAN]
+        clean = [other for other in subject.methods if other.method == some.method and other.images == CLEAN]
         for name, values in some.values.items() if clean else ():
             yield mean_row(about, f"{name}/shift", values.numpy() - score_values_at(clean[0], name, some.places))
         return
     for name, values in some.values.items():
         mine = right[some.places.numpy()]
-        yield margin_correlation_row(about, name, values.numpy()[mine], audit.margin.numpy()[some.places.numpy()][mine])
-        for change in audit.altered:
+        yield margin_correlation_row(about, name, values.numpy()[mine], subject.margin.numpy()[some.places.numpy()][mine])
+        for change in subject.changes:
             words = f"{some.setting} against={change.name}".strip()
             yield from fallen_standing_rows(
                 replace(about, setting=words, norm=change.norm, eps=change.eps), name, values.numpy(), change, some.places

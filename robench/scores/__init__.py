@@ -1,4 +1,4 @@
-"""Audits: score(explained, *, options) -> (B,) float64, one number an image, NaN where it is not defined; AUDITS at the foot is the list.
+"""Scores: score(explained, *, options) -> (B,) float64, one number an image, NaN where it is not defined; SCORES at the foot is the list.
 
 The caller has made the maps (types.Explained) in eval mode with frozen parameters. Scores that ask the model or the method again take their
 random numbers from `explained.draws`, so that no score depends on the batch. What belongs to the model and not to a map, row norms and
@@ -12,6 +12,7 @@ from functools import partial
 
 from torch import Tensor
 
+from robench.core.moved import names_of_before
 from robench.scores.faithfulness import completeness, deletion, infidelity, insertion
 from robench.scores.geometry import alignment
 from robench.scores.inequality import entropy, gini, gini_positive, regional_gini, regional_gini_positive, top_mass
@@ -19,7 +20,7 @@ from robench.scores.localisation import mass_gain, mass_in_mask, pointing_game
 from robench.scores.randomisation import randomisation
 from robench.scores.stability import max_sensitivity
 
-AUDITS: dict[str, Callable[..., Tensor]] = {
+SCORES: dict[str, Callable[..., Tensor]] = {
     "gini": gini,
     "gini-positive": gini_positive,
     "regional-gini": regional_gini,
@@ -46,3 +47,5 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "jacobian": ("row-norm-true", "row-norm-mean", "margin", "effective-margin", "effective-margin-min", "slope-alignment"),
 }
 GROUPS["all"] = (*GROUPS["maps"], *GROUPS["masks"], *GROUPS["trust"], *GROUPS["jacobian"])
+
+__getattr__ = names_of_before(__name__, {"AUDITS": "SCORES"})

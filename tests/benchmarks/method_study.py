@@ -55,7 +55,7 @@ from robench.data import Images, load_images
 from robench.evaluation.suites import suite_recipes
 from robench.models import load_model
 from robench.objectives import facts_of
-from robench.results.scores import audits_of
+from robench.results.scores import all_subject_scores
 from robench.training.train import train
 from robench.training.types import Trained
 
@@ -158,8 +158,8 @@ def measured(model: nn.Module, images: Images, surrogate: Path | None) -> dict[s
     found |= {"pgd20": left(model, few, Recipe("pgd-20")), "fast": left(model, few, "fast"), "square": left(model, few, SQUARE)}
     found["transfer"] = "" if surrogate is None else left(model, few, Recipe(f"transfer:{surrogate}"))
     scores = ("gini", "effective-margin", "row-norm-true")
-    maps = audits_of(saliency(model, few.x, few.y, scores=scores, ids=few.ids).found)[0]
-    values = {name: score for some in maps.scored for name, score in some.values.items()}
+    maps = all_subject_scores(saliency(model, few.x, few.y, scores=scores, ids=few.ids).run)[0]
+    values = {name: score for some in maps.methods for name, score in some.values.items()}
     found["gini"], found["row_norm"] = float(values["gini"].nanmean()), float(values["row-norm-true"].nanmean())
     found["effective_margin"] = float(values["effective-margin"][maps.pred == maps.y].nanmedian())
     noises = {"inductive_noise": parse_recipe("inductive-noise,t=0.01"), "random_noise": parse_recipe("random-noise,t=0.01")}

@@ -14,7 +14,7 @@ from robench.evaluation.suites import SUITES
 from robench.explainers import EXPLAINERS
 from robench.objectives import OBJECTIVES, REGULARIZERS
 from robench.probes import PROBES
-from robench.scores import AUDITS
+from robench.scores import SCORES
 
 
 def attack(model, *, steps=10, loss="ce"):
@@ -100,7 +100,7 @@ def test_names_of_the_field_are_told_ours(name, known, end):
 
 
 def test_every_name_that_is_told_exists():
-    everything = {*EXPLAINERS, *ATTACKS, *CORRUPTIONS, *REGULARIZERS, *OBJECTIVES, *PROBES, *AUDITS, *SUITES, "nineteen"}
+    everything = {*EXPLAINERS, *ATTACKS, *CORRUPTIONS, *REGULARIZERS, *OBJECTIVES, *PROBES, *SCORES, *SUITES, "nineteen"}
     told = {ours for names in OTHER_NAMES.values() for ours in names}
     told |= {ours.partition(",")[0] for names in ABSENT.values() for ours in names} - {"transfer:MODEL"}
     assert told <= everything

@@ -62,8 +62,8 @@ def test_the_accuracy_of_a_cell_is_that_of_the_model_on_the_corrupted_images():
     assert 0 < float(right) < 1
     table = {(p, s): v for p, s, v in zip(*(found.samples[name] for name in ("probe", "sample", "pred_5")), strict=True)}
     assert [table["brightness", i] for i in range(30)] == Bright()(by_hand).argmax(1).tolist()
-    stage = next(stage for stage in found.found.stages if stage.name == "brightness-5")
-    assert torch.equal(first_corrupted_image(stage, found.found.pool), by_hand[0])
+    stage = next(stage for stage in found.run.stages if stage.name == "brightness-5")
+    assert torch.equal(first_corrupted_image(stage, found.run.pool), by_hand[0])
 
 
 @pytest.mark.parametrize("name", NINETEEN)

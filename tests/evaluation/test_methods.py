@@ -15,7 +15,7 @@ from robench.core.statistics import spearman
 from robench.core.threat import Threat
 from robench.evaluation.methods import chosen_methods, chosen_scores
 from robench.evaluation.plans import recipe_kind
-from robench.results.scores import ImageChange, audit_columns, audit_rows, matching_row
+from robench.results.scores import ImageChange, matching_row, score_columns, subject_score_rows
 from robench.scores.inequality import gini_of_sorted
 
 SIZE = (32, 32)
@@ -31,7 +31,7 @@ def against(sentence, eps=0.05):
 
 def test_the_gini_is_that_of_the_weights_that_belong_to_the_label(problem):
     images = problem("linear")
-    some = run(images).scored[0]
+    some = run(images).methods[0]
     weights = images.model.w.detach()[images.y].flatten(1).abs().sort(1).values.double()
     torch.testing.assert_close(some.values["gini"], gini_of_sorted(weights), rtol=0, atol=1e-6)
 
@@ -39,10 +39,10 @@ def test_the_gini_is_that_of_the_weights_that_belong_to_the_label(problem):
 def test_a_score_can_be_asked_of_a_class_or_of_the_prediction(problem):
     images = problem("linear")
     wrong = replace(images, y=(images.y + 1) % 5)
-    one = run(wrong, target=2).scored[0]
+    one = run(wrong, target=2).methods[0]
     assert (one.values["gini"] - one.values["gini"][0]).abs().max() < 1e-6  # a linear model has one map a class
-    predicted = run(wrong, target="predicted").scored[0].values["gini"]
-    torch.testing.assert_close(predicted, run(images).scored[0].values["gini"])
+    predicted = run(wrong, target="predicted").methods[0].values["gini"]
+    torch.testing.assert_close(predicted, run(images).methods[0].values["gini"])
     with pytest.raises(InputError, match="--target 5 is no class of the model: it has 5 classes"):
         run(images, target=5)
     with pytest.raises(InputError, match="unknown target 'ture': did you mean 'true'"):
@@ -53,7 +53,7 @@ def test_the_scores_do_not_depend_on_the_batch(problem):
     images = problem("convolutional")
     methods = ("saliency", "smoothgrad,samples=3", "occlusion")
     one, other = run(images, methods, batch_size=16), run(images, methods, batch_size=5)
-    for some, same in zip(one.scored, other.scored, strict=True):
+    for some, same in zip(one.methods, other.methods, strict=True):
         for name, values in some.values.items():
             torch.testing.assert_close(values, same.values[name], rtol=1e-4, atol=1e-5, equal_nan=True)
         torch.testing.assert_close(some.lorenz, same.lorenz, rtol=1e-4, atol=1e-5)
@@ -84,10 +84,10 @@ def test_maps_of_zero_are_not_put_down_to_a_model_that_does_react(model, method)
 def test_a_constant_model_gets_a_report_that_says_so():
     x = torch.rand(9, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     done = audited(Deaf(), x, torch.zeros(9).long(), methods=["saliency", "integrated-gradients,steps=4"], scores=["maps"])
-    assert [bool(some.zero.all()) for some in done.scored] == [True, True]
-    assert all(values.isnan().all() for some in done.scored for values in some.values.values())
+    assert [bool(some.zero.all()) for some in done.methods] == [True, True]
+    assert all(values.isnan().all() for some in done.methods for values in some.values.values())
     assert "all 9 maps of the model are zero, and it gives every image the same logits: there is no Gini" in done.notes[0]
-    rows = audit_rows(done)
+    rows = subject_score_rows(done)
     gini = matching_row(rows, "model", "saliency", "gini")
     assert (gini.n, math.isnan(gini.value)) == (0, True)
     assert matching_row(rows, "model", "saliency", "zero_maps").value == 9
@@ -107,9 +107,9 @@ def test_maps_that_are_zero_are_counted_and_left_out_of_the_mean():
     dark = int((x[:, 0, 0, 0] <= 0.5).sum())
     assert 0 < dark < 20
     assert f"{dark} of 20 maps are zero everywhere" in done.notes[0]
-    row = matching_row(audit_rows(done), "model", "saliency", "gini")
+    row = matching_row(subject_score_rows(done), "model", "saliency", "gini")
     assert (row.n, row.value) == (20 - dark, pytest.approx(0, abs=1e-12))
-    table = audit_columns([done])
+    table = score_columns([done])
     assert sum(table["zero_map"]) == dark
 
 
@@ -117,7 +117,7 @@ def test_means_quantiles_and_the_part_that_is_right_are_those_of_the_column(prob
     images = problem("convolutional")
     half = replace(images, y=torch.where(torch.arange(16) < 6, (images.y + 1) % 10, images.y))
     done = run(half, target="predicted")
-    rows, table = audit_rows(done), audit_columns([done])
+    rows, table = subject_score_rows(done), score_columns([done])
     gini = np.array(table["gini"])
     assert matching_row(rows, "model", "saliency", "gini").value == pytest.approx(gini.mean())
     assert matching_row(rows, "model", "saliency", "gini/sd").value == pytest.approx(gini.std(ddof=1))
@@ -132,9 +132,9 @@ def test_means_quantiles_and_the_part_that_is_right_are_those_of_the_column(prob
 def test_what_falls_is_set_against_what_stands(problem):
     images = problem("convolutional", n=40)
     done = run(images, **against("pgd-10", eps=0.01))
-    fell = done.altered[0].fallen.numpy()
+    fell = done.changes[0].fallen.numpy()
     assert 0 < fell.sum() < 40
-    rows, gini = audit_rows(done), done.scored[0].values["gini"].numpy()
+    rows, gini = subject_score_rows(done), done.methods[0].values["gini"].numpy()
     words = {"checkpoint": "model", "probe": "saliency", "against": "pgd-10"}
     assert matching_row(rows, **words, metric="gini/fallen").value == pytest.approx(gini[fell].mean())
     assert matching_row(rows, **words, metric="gini/standing").value == pytest.approx(gini[~fell].mean())
@@ -143,26 +143,26 @@ def test_what_falls_is_set_against_what_stands(problem):
     assert matching_row(rows, **words, metric="gini/superiority").value == pytest.approx(((pairs > 0) + 0.5 * (pairs == 0)).mean())
     margins = done.margin.numpy()
     assert matching_row(rows, "model", "saliency", "gini/margin_correlation").value == pytest.approx(spearman(gini, margins)[0])
-    adversarial = done.scored[1]
+    adversarial = done.methods[1]
     assert adversarial.places.tolist() == fell.nonzero()[0].tolist()
     shift = adversarial.values["gini"].numpy() - gini[fell]
     assert matching_row(rows, "model", "saliency", "gini/shift", images="pgd-10").value == pytest.approx(shift.mean())
-    table = audit_columns([done])
+    table = score_columns([done])
     assert table["fallen_pgd-10"][:40] == fell.astype(int).tolist()
 
 
 def test_the_maps_of_adversarial_images_are_maps_of_these_images(problem):
     images = problem("convolutional", n=12)
     done = run(images, **against("pgd-10"))
-    (change,) = done.altered
+    (change,) = done.changes
     alone = run(replace(images, x=change.x(change.places), y=images.y[change.places]))
-    torch.testing.assert_close(done.scored[1].values["gini"], alone.scored[0].values["gini"], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(done.methods[1].values["gini"], alone.methods[0].values["gini"], rtol=1e-4, atol=1e-6)
 
 
 def test_the_class_explained_on_a_changed_image_is_the_one_of_that_image(problem):
     images = problem("convolutional", n=12)
     done = run(images, target="predicted", **against("pgd-10"))
-    table, (change,) = audit_columns([done]), done.altered
+    table, (change,) = score_columns([done]), done.changes
     with torch.no_grad():
         taken = images.model(change.x(change.places)).argmax(1)
     assert len(taken)
@@ -219,7 +219,7 @@ def test_methods_and_scores_of_the_user_join(problem, tmp_path):
         "def largest(explained, *, power=1):\n    return explained.sizes.flatten(1).amax(1).double() ** power\n"
     )
     images = problem("convolutional")
-    (some,) = run(images, (f"{tmp_path}/mine.py:flipped",), (f"{tmp_path}/mine.py:largest,power=2", "alignment")).scored
+    (some,) = run(images, (f"{tmp_path}/mine.py:flipped",), (f"{tmp_path}/mine.py:largest,power=2", "alignment")).methods
     assert some.method == "mine.py:flipped"
     torch.testing.assert_close(some.values["mine.py:largest"], images.x.flatten(1).amax(1).double() ** 2)
     torch.testing.assert_close(some.values["alignment"], -torch.ones(16, dtype=torch.float64))

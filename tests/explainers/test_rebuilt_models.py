@@ -241,7 +241,7 @@ def test_torchvisions_resnet_is_rebuilt():
             fit, notes = explainable_model(method, model, x)
             assert "ReLU is called 2 times" in notes[0]
             assert copy_deviation(model, fit, x) < 1e-6
-            assert len(fit.parts) == 17 + (method == "deeplift")
+            assert len(fit.call_modules) == 17 + (method == "deeplift")
     assert isinstance(fit, RebuiltModel)
 
 

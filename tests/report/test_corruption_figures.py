@@ -134,7 +134,7 @@ def test_two_equal_models_differ_by_0_in_white(drawn):
 
 def test_damage_gets_lighter_all_the_way_so_that_it_needs_no_hue():
     shades = ColourScale(DAMAGE_COLOURS, 0, 100, str, "")
-    light = [luminance(shades.of(value)) for value in range(101)]
+    light = [luminance(shades.colour_of(value)) for value in range(101)]
     assert all(a < b for a, b in pairwise(light))
     assert (light[0], light[-1]) == (pytest.approx(0.01, abs=0.01), pytest.approx(0.93, abs=0.03))
 
@@ -143,7 +143,7 @@ def test_damage_gets_lighter_all_the_way_so_that_it_needs_no_hue():
 def test_every_number_can_be_read(colours):
     shades = ColourScale(colours, 0, 100, str, "")
     for value in range(101):
-        colour = shades.of(value)
+        colour = shades.colour_of(value)
         contrast = (luminance(colour) + 0.05) / 0.05 if readable_colour(colour) == "black" else 1.05 / (luminance(colour) + 0.05)
         assert contrast >= 4.5
 

@@ -184,7 +184,7 @@ def test_a_score_and_a_method_that_change_things_in_place_disturb_no_other_score
     x, y = images
 
     def gini(methods, scores):
-        (some,) = audited(Bright(), x, y, methods=methods, scores=scores).scored
+        (some,) = audited(Bright(), x, y, methods=methods, scores=scores).methods
         return some
 
     plain = gini([own("erasing")], ["gini", "alignment"])

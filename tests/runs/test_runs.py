@@ -18,7 +18,7 @@ from robench.core.threat import Threat
 from robench.evaluation.corruption_sources import only_adds
 from robench.evaluation.measure import as_run_options, measure_models
 from robench.evaluation.plans import RunRequest, stages_of
-from robench.results.scores import audits_of
+from robench.results.scores import all_subject_scores
 from robench.runs.execution import execute
 from robench.runs.ledger import Ledger
 from robench.runs.pools import images_from_arrays, pool_of_images
@@ -322,7 +322,7 @@ def test_a_finished_run_takes_up_stages_that_need_its_images_again(p, tmp_path):
 @pytest.mark.parametrize("how", [{"until": 0.2}])
 def test_a_run_that_stops_early_speaks_of_the_images_that_it_has_seen_in_all_tables(p, how):
     found = run([p.model], p, ["pgd-10", "random-noise,t=0.1", "fog,severity=2", "saliency"], batch_size=4, **how)
-    seen = int(found.found.ledger.seen.sum())
+    seen = int(found.run.ledger.seen.sum())
     assert 0 < seen <= 20
     clean = next(row for row in found.rows if (row.probe, row.metric) == ("clean", "accuracy"))
     assert clean.n == seen == len(found.tables["samples"])
@@ -334,10 +334,10 @@ def test_a_run_that_stops_early_speaks_of_the_images_that_it_has_seen_in_all_tab
 
 def test_a_gallery_has_the_maps_and_the_images_of_the_places_that_it_shows(p, tmp_path):
     found = run([p.model], p, ["saliency", "saliency on pgd-10"], folder=tmp_path, batch_size=6)
-    (audit,) = audits_of(found.found)
-    clean, changed_ones = audit.scored
-    assert len(audit.shown) == 8
-    assert set(audit.shown) <= set(clean.maps)
+    (audit,) = all_subject_scores(found.run)
+    clean, changed_ones = audit.methods
+    assert len(audit.gallery_places) == 8
+    assert set(audit.gallery_places) <= set(clean.maps)
     made = changed("pgd-10", p.model, p.x, p.y, eps=LINF.eps)
     for place, x in changed_ones.x.items():
         assert torch.equal(x, made.x(torch.tensor([place]))[0])
@@ -348,7 +348,7 @@ def test_a_run_with_a_budget_that_is_broken_off_keeps_the_images_that_it_has_see
     with pytest.raises(BrokenOffError):
         run([p.model], p, ["pgd-10", FOG], batch_size=2, budget=1e6, folder=tmp_path, track=breaking(26))
     again = run([p.model], p, ["pgd-10", FOG], batch_size=2, budget=1e-9, folder=tmp_path, resume=True)
-    seen = again.found.ledger.seen
+    seen = again.run.ledger.seen
     kept = int(seen.sum())
     assert 10 < kept < 20
     assert any(f"the budget ended after {kept} of the 20 chosen images" in note for note in again.notes)

@@ -55,7 +55,7 @@ class ColourScale:
     words: Callable[[float], str]
     label: str
 
-    def of(self, value: float) -> str:
+    def colour_of(self, value: float) -> str:
         """The colour of a number."""
         return to_hex(self.colours((value - self.least) / (self.most - self.least))) if math.isfinite(value) else EMPTY
 
@@ -115,7 +115,7 @@ def draw_grid_map(path: Path, values: Accuracy, shades: ColourScale, mark: float
 
 def draw_cell(axes: Axes, left: float, top: float, value: float, shades: ColourScale) -> None:
     """Draws one cell; its number is black or white, whichever can be read."""
-    colour = shades.of(value)
+    colour = shades.colour_of(value)
     axes.add_patch(Rectangle((left + 0.02, top + 0.03), 0.96, 0.94, facecolor=colour, linewidth=0))
     if math.isfinite(value):
         axes.text(left + 0.5, top + 0.53, shades.words(value), ha="center", va="center", fontsize=7.5, color=readable_colour(colour))

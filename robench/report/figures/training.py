@@ -206,7 +206,7 @@ class FrontPoint:
     robust: tuple[float, float, float]
 
     @property
-    def pair(self) -> Pair:
+    def accuracies(self) -> Pair:
         """Clean and robust accuracy."""
         return self.clean[0], self.robust[0]
 
@@ -221,11 +221,11 @@ def draw_front(path: Path, points: Sequence[FrontPoint], title: str, robust: str
     the best robust accuracy at no less of it. Thin steps in a series' own colour are its own front. Where labels have no room left, those
     of dominated dots are left out.
     """
-    shown = [point for point in points if all(map(math.isfinite, point.pair))]
-    kept = undominated([point.pair for point in shown])
+    shown = [point for point in points if all(map(math.isfinite, point.accuracies))]
+    kept = undominated([point.accuracies for point in shown])
     figure = Figure(figsize=(6.4, 4.8))
     axes = figure.subplots()
-    draw_front_steps(axes, [point.pair for point in shown], to_edges=True, color=EDGE, linewidth=3.2)
+    draw_front_steps(axes, [point.accuracies for point in shown], to_edges=True, color=EDGE, linewidth=3.2)
     names = list(dict.fromkeys(point.series for point in points))
     handles: list[Artist] = []
     for place, name in enumerate(names):
@@ -248,7 +248,9 @@ def draw_series(axes: Axes, points: Sequence[tuple[FrontPoint, bool]], place: in
         axes.errorbar([x], [y], xerr=spans[0], yerr=spans[1], fmt="none", ecolor=colour, elinewidth=0.7, alpha=0.45, zorder=2)
         axes.plot([x], [y], marker=marker, markersize=6, color=colour, markerfacecolor=colour if best else "white", linestyle="", zorder=4)
     if several:
-        draw_front_steps(axes, [point.pair for point, _ in points], to_edges=False, color=colour, linestyle=style, linewidth=0.9, alpha=0.7)
+        draw_front_steps(
+            axes, [point.accuracies for point, _ in points], to_edges=False, color=colour, linestyle=style, linewidth=0.9, alpha=0.7
+        )
     return Line2D(
         [], [], color=colour, linestyle=style if several else "", linewidth=0.9, marker=marker, markersize=6, label=drawable_text(name)
     )

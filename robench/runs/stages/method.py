@@ -28,7 +28,7 @@ from robench.runs.own_functions import is_own, method_on_copies, restore_weights
 from robench.runs.stages.clean import check_logits
 from robench.runs.store import make_array_file, write_array_rows
 from robench.runs.types import Case, Chunk, Outcome, ReadyStage, Stage
-from robench.scores import AUDITS, GROUPS
+from robench.scores import GROUPS, SCORES
 from robench.scores.geometry import jacobian_geometry
 from robench.scores.inequality import lorenz_heights, map_sizes
 
@@ -111,7 +111,7 @@ def explained_places(source: Stage | None) -> Callable[[Ledger, str], Tensor]:
 def scorer(recipe: Recipe, explain: Explain) -> Score:
     """The score with its options; completeness gets the method's own baseline where the user gave none."""
     baseline = options_of(explain).get("baseline", inspect.Parameter.empty)
-    score = resolve(recipe, AUDITS, "score")
+    score = resolve(recipe, SCORES, "score")
     if recipe.name == "completeness" and "baseline" not in recipe.options and baseline is not inspect.Parameter.empty:
         return partial(score, baseline=baseline)
     return score_on_copies(score) if is_own(recipe.name) else score
