@@ -317,7 +317,8 @@ def manifest_attack_options(attacking: AttackOptions) -> dict[str, Any]:
 
 def manifest_audit(job: Job, result: Result) -> dict[str, Any]:
     """What the manifest says of an audit."""
-    from robench.results.scores import all_subject_scores, layers_of
+    from robench.results.score_rows import layers_of
+    from robench.results.scores import all_subject_scores
 
     layers = layers_of(all_subject_scores(result.run))
     return {

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.recipes import did_you_mean, lookup, parse_literal
+from robench.explainers.forward_survey import OperationRecorder, hookable_modules
 from robench.explainers.hooks import filled_batch, maps_or_zeros, without_captum_traces
-from robench.explainers.rebuilt_models import OperationRecorder, hookable_modules, unwrapped_network
+from robench.explainers.rebuilt_models import unwrapped_network
 
 ATTENTION = ("scaled_dot_product", "multi_head_attention", "transformer_encoder_layer")  # parts of the names of operations
 MODES = {"bilinear": "bilinear", "nearest": "nearest", "bicubic": "bicubic"}

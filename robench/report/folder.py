@@ -13,7 +13,6 @@ from robench.report import page
 from robench.report.metric_meanings import METRICS, OWN_SCORE_MEANING, accuracy_sentence, metric_key
 from robench.report.pictures import captioned_groups, draw_pictures, measured_severities
 from robench.report.tables import FATE, TextTable, report_tables, rows_by_kind
-from robench.results.corruption_errors import Reference
 from robench.results.files import save_tables
 from robench.results.measurement import Measurement
 
@@ -41,13 +40,6 @@ def save_measurement(
 def reference_in(manifest: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """What a manifest says of the model by whose errors others are divided; None without one."""
     return (manifest.get("corruptions") or {}).get("reference") or None
-
-
-def reference_entry(reference: Reference, clean: bool) -> dict[str, Any]:
-    """What the manifest says of the reference: who it is, and what it gets right itself; `clean` says whether on the images as they are."""
-    accuracies = {name: 1 - float(errors.mean()) for name, errors in reference.errors.items()}
-    at_all = {"clean_accuracy": 1 - float(reference.clean.mean())} if clean else {}
-    return {"name": reference.name, "sha256": reference.sha256, **at_all, "accuracy": accuracies}
 
 
 def page_parts(

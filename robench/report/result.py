@@ -15,11 +15,13 @@ from robench.core.inputs import PathLike
 from robench.core.recipes import recipe_text
 from robench.core.rows import Row
 from robench.data import Images
-from robench.report.folder import radii_by_norm, reference_entry, save_measurement, threat_description
+from robench.report.folder import radii_by_norm, save_measurement, threat_description
 from robench.report.manifest import new_manifest
+from robench.results.corruption_errors import manifest_reference
 from robench.results.files import frame_of_entries
 from robench.results.measurement import Measurement
-from robench.results.scores import all_subject_scores, layers_of
+from robench.results.score_rows import layers_of
+from robench.results.scores import all_subject_scores
 from robench.runs.execution import recipes_of
 
 ALWAYS = ("probe", "metric", "value")  # columns that a notebook shows in any case
@@ -100,7 +102,7 @@ class Result(Measurement):
             {"name": one.name, "sha256": one.sha256, "preset": one.about.preset, "architecture": dict(one.architecture)} for one in subjects
         ]
         layers = layers_of(all_subject_scores(self.run)) if self.run.stages_of_kind("method") else {}
-        reference = {} if self.reference is None else reference_entry(self.reference, bool(self.run.stages_of_kind("clean")))
+        reference = manifest_reference(self.reference, bool(self.run.stages_of_kind("clean")))
         threats = [{"norm": norm, "eps": radii if len(radii) > 1 else radii[0]} for norm, radii in radii_by_norm(self).items()]
         about: dict[str, Any] = {
             "checkpoint": known[0] if len(known) == 1 else known, "data": self.data(),

@@ -13,7 +13,7 @@ from robench.core.inputs import Radius, as_radius
 from robench.core.recipes import did_you_mean, eps_text
 from robench.core.rows import CLEAN, WORST_NORM, Check, Row, Sample
 from robench.results import cascade as cascades
-from robench.results import corruptions, probes, scores
+from robench.results import corruptions, probes, score_rows, scores
 from robench.results.corruption_errors import Reference, reference_warning
 from robench.runs.diagnostics import near_chance_check
 from robench.runs.execution import FinishedRun
@@ -180,7 +180,7 @@ def method_rows(found: FinishedRun, suite: str, told: bool) -> list[Row]:  # noq
     """The rows of saliency maps; the clean accuracy only where nothing has told it."""
     if not found.stages_of_kind("method"):
         return []
-    rows = [row for subject in scores.all_subject_scores(found) for row in scores.subject_score_rows(subject)]
+    rows = [row for subject in scores.all_subject_scores(found) for row in score_rows.subject_score_rows(subject)]
     return [row for row in rows if not (told and row.probe == CLEAN and row.metric == "accuracy")]
 
 
@@ -265,7 +265,7 @@ def tables_of(found: FinishedRun, cases: Sequence[Case]) -> dict[str, SampleTabl
     if has_cascades(found):
         tables["attack"] = samples_of_cascades(found)
     if found.stages_of_kind("method"):
-        tables["method"] = scores.score_columns(scores.all_subject_scores(found))
+        tables["method"] = score_rows.score_columns(scores.all_subject_scores(found))
     if stages := found.stages_of_kind("probe"):
         clean = found.stages_of_kind("clean")[0]
         tables["probe"] = [line for case in cases for line in probes.probe_samples(found, case, clean, stages)]

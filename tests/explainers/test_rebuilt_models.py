@@ -12,7 +12,8 @@ from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.model_calls import freeze_model
 from robench.explainers.hooks import deeplift, deeplift_attributions, guided_backprop
-from robench.explainers.rebuilt_models import PoolingWindows, RebuiltModel, copy_deviation, explainable_model
+from robench.explainers.nonlinearities import PoolingWindows
+from robench.explainers.rebuilt_models import RebuiltModel, copy_deviation, explainable_model
 from robench.models import build_network, load_with_origin
 
 METHODS = {"deeplift": deeplift, "guided-backprop": guided_backprop}

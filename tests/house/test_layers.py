@@ -25,7 +25,7 @@ LAYERS = {
     "data": "class_names layouts images augment mixing npz_arrays torchvision_sets shapes files __init__ corrupted_sets export",
     "models": "",
     "runs": "store ledger types diagnostics own_functions images pools stages loop execution",
-    "results": "files corruption_errors cascade probes corruptions scores compare measurement",
+    "results": "files corruption_estimates corruption_errors cascade probes corruptions scores score_rows compare measurement",
     "report": "metric_meanings manifest tables page figures pictures folder result comparison",
     "evaluation": "suites run_words methods corruption_sources plans measure api",
     "training": "presets guards types steps states epochs settings checkpoint_files teachers preparation train sweeps",

@@ -12,7 +12,7 @@ from robench.core.errors import InputError
 from robench.core.rows import blank_row, wilson
 from robench.core.statistics import bootstrap_interval
 from robench.corruptions.benchmark import EXTRA, FAMILIES, FIFTEEN, NINETEEN, NOISES, SEVERITIES
-from robench.results import corruption_errors as degradation
+from robench.results import corruption_estimates
 from robench.results.corruption_errors import ALEXNET, alexnet_reference, degradation_rows, measured_reference, reference_warning
 
 ABOUT = replace(blank_row(), checkpoint="m", data="cifar10-c-synth", seed=7, setting="scale=cifar")
@@ -283,7 +283,7 @@ def test_rows_depend_on_the_seed_but_not_on_the_order_of_images_nor_on_chunks(mo
     again = degradation_rows(ABOUT, clean[order], {cell: values[order] for cell, values in cells.items()}, turned)
     for one, other in zip(rows, again, strict=True):
         assert (one.value, one.low, one.high) == pytest.approx((other.value, other.low, other.high), nan_ok=True, abs=1e-9)
-    monkeypatch.setattr(degradation, "DRAWS_AT_ONCE", 50 * 17)
+    monkeypatch.setattr(corruption_estimates, "DRAWS_AT_ONCE", 50 * 17)
     chunked = degradation_rows(ABOUT, clean, cells, reference)
     assert found(chunked, "corruptions", "mce").low == pytest.approx(found(rows, "corruptions", "mce").low, abs=1e-9)
     assert (
