@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import os
 from dataclasses import dataclass
@@ -14,6 +15,26 @@ from torch import Tensor, nn
 
 from robench.core.draws import Draws
 from robench.core.recipes import run_user_file
+
+SLOW_LIST = Path(__file__).parent / "slow.csv"
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start; two of several threads each are in one another's way
+torch.set_num_threads(1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks what tests/slow.csv lists as slow; a line of it without its test is an error, so that the list stays true."""
+    with SLOW_LIST.open(newline="") as file:
+        slow = {line["test"] for line in csv.DictReader(file)}
+    for item in items:
+        if item.nodeid in slow:
+            item.add_marker(pytest.mark.slow)
+    if not any("::" in word for word in config.args):
+        files = {item.nodeid.partition("::")[0] for item in items}
+        gone = [test for test in slow - {item.nodeid for item in items} if test.partition("::")[0] in files]
+        if gone:
+            raise pytest.UsageError(f"tests/slow.csv lists {gone[0]}, which there is not: rename it there, or see tests/slow_list.py")
 
 
 class Affine(nn.Module):

@@ -70,8 +70,8 @@ def least_significant_count(alpha: float) -> int:
         InputError: for alpha outside (0, 1].
 
     Example:
-        >>> from robench.core.statistics import least_significant
-        >>> least_significant(0.05), least_significant(1.0)
+        >>> from robench.core.statistics import least_significant_count
+        >>> least_significant(0.05), least_significant_count(1.0)
         (6, 0)
     """
     if not 0 < alpha <= 1:
@@ -151,8 +151,8 @@ def anytime_valid_interval(successes: int, n: int, population: int, alpha: float
         InputError: for counts that cannot be, and alpha outside (0, 1).
 
     Example:
-        >>> from robench.core.statistics import anytime
-        >>> anytime(0, 0, 500), anytime(300, 500, 500)
+        >>> from robench.core.statistics import anytime_valid_interval
+        >>> anytime(0, 0, 500), anytime_valid_interval(300, 500, 500)
         ((0.0, 1.0), (0.6, 0.6))
     """
     if not (0 <= successes <= n <= population and population > 0 and 0 < alpha < 1):
@@ -205,8 +205,8 @@ def bootstrap_interval(values: Values, seed: int, resamples: int = 2000) -> tupl
         InputError: for fewer than 100 resamples.
 
     Example:
-        >>> from robench.core.statistics import bootstrap_mean
-        >>> low, high = bootstrap_mean(range(20), seed=0)
+        >>> from robench.core.statistics import bootstrap_interval
+        >>> low, high = bootstrap_interval(range(20), seed=0)
         >>> low < 9.5 < high
         True
     """
@@ -401,4 +401,4 @@ def quantiles(values: Values, levels: Sequence[float]) -> list[float]:
     return [float(found) for found in np.quantile(kept, levels)] if len(kept) else [math.nan] * len(levels)
 
 
-__getattr__ = names_of_before(__name__, {"anytime": "anytime_valid_interval", "bootstrap_mean": "bootstrap_interval"})
+__getattr__ = names_of_before(__name__, {"least_significant": "least_significant_count", "anytime": "anytime_valid_interval", "bootstrap_mean": "bootstrap_interval"})

@@ -157,8 +157,8 @@ def evaluate(
             wherever it can be known then.
 
     Example:
-        >>> from robench.data import load
-        >>> images, model = load("shapes", "test", n=12), robench.load_model("checkpoints/shapes-cnn-pgd-at.pt")
+        >>> from robench.data import load_images
+        >>> images, model = load_images("shapes", "test", n=12), robench.load_model("checkpoints/shapes-cnn-pgd-at.pt")
         >>> found = robench.evaluate({"pgd-at": model}, images, suite=["fgsm", "pgd,steps=5"], eps="4/255")
         >>> found.accuracy("pgd") <= found.accuracy("fgsm") <= found.accuracy("clean")
         True
@@ -242,8 +242,8 @@ def attack(
         InputError: one sentence, as in `evaluate`, and for a recipe that is no attack.
 
     Example:
-        >>> from robench.data import load
-        >>> images, model = load("shapes", "test", n=12), robench.load_model("checkpoints/shapes-cnn-pgd-at.pt")
+        >>> from robench.data import load_images
+        >>> images, model = load_images("shapes", "test", n=12), robench.load_model("checkpoints/shapes-cnn-pgd-at.pt")
         >>> found = robench.attack(model, images, recipe="pgd,steps=5", threats=["linf:4/255", "l2:0.3"])
         >>> [row.norm for row in found.rows if row.metric == "accuracy" and row.probe != "clean"]
         ['linf', 'l2', 'worst']
@@ -298,8 +298,8 @@ def probe(
         InputError: one sentence, as in `evaluate`, and for a recipe that is no probe.
 
     Example:
-        >>> from robench.data import load
-        >>> images, model = load("shapes", "test", n=12), robench.load_model("checkpoints/shapes-cnn-pgd-at.pt")
+        >>> from robench.data import load_images
+        >>> images, model = load_images("shapes", "test", n=12), robench.load_model("checkpoints/shapes-cnn-pgd-at.pt")
         >>> found = robench.probe(model, images, recipes="random-noise,t=0.2,repeats=2")
         >>> [round(row.value, 1) for row in found.rows if row.metric == "changed_share"]
         [0.2]
@@ -340,7 +340,7 @@ def corrupt(
     Args:
         model: as in `evaluate`, and so are x, y and ids.
         x: images (N, C, H, W), an `Images`, or a DataLoader of (x, y), which are corrupted here; or the `CorruptionSource` of a released
-        set (`robench.evaluation.corruption_sources.source_from_set`), which has its own corruptions, severities and scale.
+            set (`robench.evaluation.corruption_sources.source_from_set`), which has its own corruptions, severities and scale.
         y: labels (N,); left out where x brings them.
         corruptions: names, your own as "FILE.py:FUNCTION", and the sets "fifteen", "nineteen" and "noise".
         severities: from 1 to 5.
@@ -365,8 +365,8 @@ def corrupt(
         InputError: one sentence, as in `evaluate`, and for an unknown corruption, severity or scale.
 
     Example:
-        >>> from robench.data import load
-        >>> images, model = load("shapes", "test", n=12), robench.load_model("checkpoints/shapes-cnn-pgd-at.pt")
+        >>> from robench.data import load_images
+        >>> images, model = load_images("shapes", "test", n=12), robench.load_model("checkpoints/shapes-cnn-pgd-at.pt")
         >>> found = robench.corrupt(model, images, corruptions=["fog", "contrast"], severities=[1, 5])
         >>> frame = found.to_frame().query("metric == 'accuracy' and setting.str.contains('severity=')", engine="python")
         >>> frame["probe"].tolist()
@@ -465,8 +465,8 @@ def saliency(
             needs and that are not there.
 
     Example:
-        >>> from robench.data import load
-        >>> images, model = load("shapes", "test", n=12), robench.load_model("checkpoints/shapes-cnn-pgd-at.pt")
+        >>> from robench.data import load_images
+        >>> images, model = load_images("shapes", "test", n=12), robench.load_model("checkpoints/shapes-cnn-pgd-at.pt")
         >>> found = robench.saliency(model, images, methods="saliency", scores="gini", against="pgd,steps=3")
         >>> [0 < row.value < 1 for row in found.rows if row.metric == "gini"]
         [True, True]

@@ -86,8 +86,8 @@ def compare(
 
     Example:
         >>> import tempfile
-        >>> from robench.data import load
-        >>> images, model = load("shapes", "test", n=12), robench.load_model("checkpoints/shapes-cnn-pgd-at.pt")
+        >>> from robench.data import load_images
+        >>> images, model = load_images("shapes", "test", n=12), robench.load_model("checkpoints/shapes-cnn-pgd-at.pt")
         >>> folder = tempfile.mkdtemp()
         >>> for seed in (0, 1):
         ...     _ = robench.attack(model, images, recipe="pgd,steps=3", seed=seed).save(f"{folder}/{seed}")

@@ -126,7 +126,7 @@ def test_the_best_point_reaches_the_affine_models_optimum(problem, norm, steps, 
 @pytest.mark.parametrize(("norm", "engine", "rtol", "atol"), [("linf", "Linf", 0, 2e-9), ("l2", "L2", 0, 1e-3)])
 def test_points_and_verdicts_equal_those_of_the_authors(monkeypatch, problem, kind, loss, steps, norm, engine, rtol, atol):
     base = pytest.importorskip("pyautoattack.autopgd_base")
-    monkeypatch.setattr(importlib.import_module("robench.attacks.apgd"), "ROUNDS", 0)  # their l2 projection
+    monkeypatch.setattr(importlib.import_module("robench.attacks.apgd"), "PROJECTION_ROUNDS", 0)  # their l2 projection
     p = problem(kind, n=20)
     threat = Threat(norm, {"linf": 0.02, "l2": 0.3}[norm])
     start = random_start(p.x, threat, p.draws())

@@ -9,7 +9,7 @@ from robench.evaluation import api
 from robench.report.folder import accuracy_kinds
 from robench.report.metric_meanings import accuracy_sentence, metric_meaning
 from robench.report.tables import report_tables
-from robench.results import compare
+from robench.core.verdicts import load_results
 
 FOG = "fog,severity=3"
 
@@ -82,7 +82,7 @@ def test_a_folder_of_attacks_on_changed_images_is_compared_with_itself(p, tmp_pa
     suites = {"a": [f"pgd-10 on {FOG}"], "b": [f"pgd-10 on {FOG}", "fgsm", "spatter,severity=1 on fgsm", f"random-noise,t=0.1 on {FOG}"]}
     for name, suite in suites.items():
         measured(p, *suite, eps=0.01).save(tmp_path / name)
-    stages = [[stage.probe for stage in compare.load(tmp_path / name).stages] for name in suites]
+    stages = [[stage.probe for stage in load_results(tmp_path / name).stages] for name in suites]
     assert stages[0] == ["pgd-10 on fog-3"]
     assert sorted(stages[1]) == ["clean", "fgsm", "pgd-10 on fog-3"]
 

@@ -13,7 +13,7 @@ from robench.evaluation.plans import recipe_kind
 
 CODE = """
 import torch
-from robench.core.types import Found, Level
+from robench.core.types import AttackResult, Level
 
 def flip(model, x, y, draws, *, axis=3, severity=1):
     turned = x.flip(axis)
@@ -23,7 +23,7 @@ def flip(model, x, y, draws, *, axis=3, severity=1):
 def up(model, x, y, threat, draws):
     x_adv = threat.project(x, x + threat.eps)
     fooled, one = model(x_adv).argmax(1) != y, torch.ones_like(y)
-    return Found(x_adv, fooled, one, one, 0 * one, fooled & False)
+    return AttackResult(x_adv, fooled, one, one, 0 * one, fooled & False)
 
 def dark(x, severity, draws, *, power=1):
     return x * (1 - 0.15 * severity) ** power

@@ -11,11 +11,11 @@ from robench.core.recipes import parse_recipe
 
 OWN = """
 import torch
-from robench.core.types import Found, Level
+from robench.core.types import AttackResult, Level
 
 def found(x_adv, n=None):
     zero = torch.zeros(len(x_adv) if n is None else n, dtype=torch.int64)
-    return Found(x_adv, zero == 0, zero, zero, zero, zero != 0)
+    return AttackResult(x_adv, zero == 0, zero, zero, zero, zero != 0)
 
 def blanks(model, x, y, threat, draws):
     y.zero_(); x.zero_()
@@ -37,7 +37,7 @@ def short(model, x, y, threat, draws):
     return found(x, 1)
 
 def numpy(model, x, y, threat, draws):
-    return Found(x.numpy(), *[torch.zeros(len(x))] * 5)
+    return AttackResult(x.numpy(), *[torch.zeros(len(x))] * 5)
 
 def level(x, *, share=0.0, n=None):
     zero = torch.zeros(len(x) if n is None else n, dtype=torch.int64)

@@ -26,7 +26,7 @@ N, SEED = 12, 3
 PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==")
 CODE = """
 import torch
-from robench.core.types import Found, Level
+from robench.core.types import AttackResult, Level
 
 def dusk(x, severity, draws, *, grain=0.05):
     noise = draws.child("dusk", severity).normal(tuple(x.shape[1:]))
@@ -45,7 +45,7 @@ def noisy(model, x, y, threat, draws):
     with torch.no_grad():
         fooled = model(x_adv).argmax(1) != y
     one = torch.ones_like(y)
-    return Found(x_adv, fooled, one, one, 0 * one, fooled & False)
+    return AttackResult(x_adv, fooled, one, one, 0 * one, fooled & False)
 """
 OURS = (
     "gaussian_noise,severity=3",

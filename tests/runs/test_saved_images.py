@@ -45,9 +45,9 @@ def test_models_whose_names_are_one_in_file_names_are_refused(tmp_path):
 
 def test_an_own_attack_that_lies_has_no_success(tmp_path):
     (tmp_path / "own.py").write_text(
-        "import torch\nfrom robench.core.types import Found\n\n\ndef lie(model, x, y, threat, draws):\n"
+        "import torch\nfrom robench.core.types import AttackResult\n\n\ndef lie(model, x, y, threat, draws):\n"
         "    n = len(x)\n    z = torch.zeros(n).long()\n"
-        "    return Found(x, torch.ones(n).bool(), z, z, z, torch.zeros(n).bool())\n"
+        "    return AttackResult(x, torch.ones(n).bool(), z, z, z, torch.zeros(n).bool())\n"
     )
     robench("attack", CHECKPOINT, "--attack", f"{tmp_path}/own.py:lie", "--n", 12, "--out", tmp_path / "out")
     rows = {row["metric"]: row["value"] for row in read(tmp_path / "out" / "rows.csv") if row["probe"] == "own.py:lie"}
