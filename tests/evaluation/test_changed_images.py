@@ -5,11 +5,11 @@ import torch
 from commandline import robench
 
 from robench.core.errors import InputError
+from robench.core.verdicts import load_results
 from robench.evaluation import api
 from robench.report.folder import accuracy_kinds
 from robench.report.metric_meanings import accuracy_sentence, metric_meaning
 from robench.report.tables import report_tables
-from robench.core.verdicts import load_results
 
 FOG = "fog,severity=3"
 
