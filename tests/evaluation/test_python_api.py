@@ -32,7 +32,8 @@ ROOT = Path(__file__).parents[2]
 CHECKPOINT = ROOT / "checkpoints" / "shapes-cnn-pgd-at.pt"
 FUNCTIONS = ("attack", "compare", "corrupt", "evaluate", "gini", "load_model", "probe", "saliency", "train")
 OF_STATISTICS = (
-    "anytime_valid_interval", "bootstrap_interval", "difference_of_means", "least_significant_count", "mcnemar", "paired_difference", "quantiles", "spearman",
+    "anytime_valid_interval", "bootstrap_interval", "difference_of_means", "least_significant_count",
+    "mcnemar", "paired_difference", "quantiles", "spearman",
     "superiority",
 )  # fmt: skip
 CALLS = {
