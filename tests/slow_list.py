@@ -58,9 +58,8 @@ def main(reports: list[str]) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("seconds", "test"))
         writer.writerows((f"{taken:.1f}", test) for test, taken in slow.items())
-    print(
-        f"{len(slow)} slow tests of {sum(slow.values()):.0f} s, {len(seconds) - len(slow)} quick ones of {sum(seconds.values()) - sum(slow.values()):.0f} s"
-    )
+    quick = sum(seconds.values()) - sum(slow.values())
+    print(f"{len(slow)} slow tests of {sum(slow.values()):.0f} s, {len(seconds) - len(slow)} quick ones of {quick:.0f} s")
     files = {test.partition("::")[0] for test in seconds}
     for file in sorted(files - {test.partition("::")[0] for test in seconds if test not in slow}):
         print(f"no quick test is left in {file}")
