@@ -1,19 +1,26 @@
 """APGD: projected gradient ascent with momentum that sets its own step size, untargeted and targeted, in three norms.
 
-Croce & Hein 2020, 2003.01690; in l1 Croce & Hein 2021, 2103.01208 (the l1 rules are in `apgd_l1`). Where the paper and the
-authors' code part we follow the code, which published numbers were made with; what is ours is marked [change].
+Croce & Hein 2020, 2003.01690; in l1 Croce & Hein 2021, 2103.01208: sparse steps, their size and share, and the schedule of falling
+radii. Where the paper and the authors' code part we follow the code, which published numbers were made with; what is ours is marked
+[change].
+
+Two things differ in l1 from the authors' code [change]. Our projection is exact also where fewer than two subpixels end inside the
+box, and leaves no residue that would count as moved. Hence the first step of the schedule for large eps moves a fifth of the
+subpixels, as without it; theirs goes by that count, residue included. As many samples fall: of 3,200 pairs of image and seed on three
+small networks 767, theirs 763; of 832 on a CIFAR-10 network at eps 1 and 2 296, theirs 289.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from robench.attacks.active import Search
-from robench.attacks.apgd_l1 import FIRST_SHARE, check_period, moved_subpixel_count, next_step_size, radius_schedule, sparse_step
 from robench.attacks.kernels import kernel
 from robench.attacks.losses import fitting_loss
 from robench.attacks.targets import chosen_target, is_targeted
@@ -25,6 +32,10 @@ from robench.core.types import AttackResult
 
 LossFunction = Callable[..., Tensor]
 PROJECTION_ROUNDS = 3  # of the l2 projection, each three passes over memory: see `l2_step`
+FIRST_SHARE = 0.2  # of the subpixels that the first step from a random start moves
+SHRINK = 1.5  # what the step is divided by where the best point has not become sparser; a step moves 1/SHRINK of what it moved
+LEAST_STEP = 0.1  # of eps
+SPARSER = 0.95  # below this share of the subpixels moved before, the best point has become sparser
 
 
 def apgd(
@@ -136,18 +147,10 @@ def apgd_runner(
     return climb
 
 
-def run_apgd_schedule(
-    search: Search, x_adv: Tensor, objective: LossFunction, schedule: list[tuple[float, int]], *, rho: float, eot: int, dense: bool = True
-) -> Tensor:
-    """The points of largest loss after runs in balls of given radii and iterations, each from where the last one was best.
-
-    x_adv must lie in the first of the balls; dense as in `run_apgd`, for the first run.
-    """
-    for number, (eps, steps) in enumerate(schedule):
-        stage = Threat(search.threat.norm, eps)
-        x_adv = stage.project(search.x, x_adv) if number else x_adv
-        x_adv = run_apgd(search, x_adv, objective, stage, steps, rho=rho, eot=eot, dense=dense and not number)
-    return x_adv
+def radius_schedule(eps: float, steps: int) -> list[tuple[float, int]]:
+    """The radii and iterations of the schedule for large eps: 3 eps and 2 eps for 30 % of the iterations each, then eps."""
+    part = min(math.ceil(0.3 * steps), (steps - 1) // 2)  # the last stage gets an iteration also where there are fewer than 5
+    return [(radius, count) for radius, count in ((3 * eps, part), (2 * eps, part), (eps, steps - 2 * part)) if count > 0]
 
 
 def drop_fooled(search: Search) -> None:
@@ -164,6 +167,20 @@ def random_start(x: Tensor, threat: Threat, draws: Draws) -> Tensor:
         return threat.project(x, x + draws.normal(x.shape[1:]).to(x.dtype))
     noise = (2 * draws.uniform(x.shape[1:]) - 1 if threat.norm == "linf" else draws.normal(x.shape[1:])).to(x.dtype)
     return (x + threat.eps * (noise / per_sample(delta_norms(threat.norm, noise) + 1e-12, noise))).clamp(0, 1)
+
+
+def run_apgd_schedule(
+    search: Search, x_adv: Tensor, objective: LossFunction, schedule: list[tuple[float, int]], *, rho: float, eot: int, dense: bool = True
+) -> Tensor:
+    """The points of largest loss after runs in balls of given radii and iterations, each from where the last one was best.
+
+    x_adv must lie in the first of the balls; dense as in `run_apgd`, for the first run.
+    """
+    for number, (eps, steps) in enumerate(schedule):
+        stage = Threat(search.threat.norm, eps)
+        x_adv = stage.project(search.x, x_adv) if number else x_adv
+        x_adv = run_apgd(search, x_adv, objective, stage, steps, rho=rho, eot=eot, dense=dense and not number)
+    return x_adv
 
 
 class ApgdState(NamedTuple):
@@ -236,6 +253,11 @@ def check_intervals(steps: int) -> dict[int, int]:
         length = max(length - cut, least)
         done += length
     return due
+
+
+def check_period(steps: int) -> int:
+    """After how many iterations share and step are set anew."""
+    return max(int(0.04 * steps), 1)
 
 
 def losses_and_gradient(search: Search, x_adv: Tensor, objective: LossFunction, eot: int) -> tuple[Tensor, Tensor]:
@@ -326,6 +348,25 @@ def approximate_l2_projection(x: Tensor, x_adv: Tensor, eps: float, rounds: int 
     return torch.addcmul(x, delta, s).clamp_(0, 1)
 
 
+def sparse_step(x: Tensor, x_adv: Tensor, grad: Tensor, share: Tensor, length: Tensor, eps: float) -> Tensor:
+    """A step of l1 length `length` (B, 1, 1, 1), shared evenly by the `share` (B,) of subpixels with the largest |grad|, projected.
+
+    Subpixels that tie with the last of these move too, those without gradient do not (Croce & Hein 2021, 2103.01208).
+    """
+    sizes = grad.abs().flatten(1)
+    width = sizes.shape[1]
+    place = ((1 - share) * width).clamp(0, width - 1).long()
+    least = sorted_rows(sizes).gather(1, place[:, None])
+    step = grad.sign() * (sizes >= least).view_as(grad)
+    count = step.abs().flatten(1).sum(1)
+    return Threat("l1", eps).project(x, x_adv + length / per_sample(count + 1e-10, x) * step)
+
+
+def sorted_rows(values: Tensor) -> Tensor:
+    """Each row sorted, (B, D); on the CPU by NumPy, which is some thirty times quicker here."""
+    return torch.from_numpy(np.sort(values.numpy(), axis=1)) if values.device.type == "cpu" else values.sort(1).values
+
+
 def state_after_evaluation(state: ApgdState, losses: Tensor, grad: Tensor) -> ApgdState:
     """The state once the iterate has been evaluated: what is best, and whether the loss rose."""
     better = losses > state.best
@@ -363,3 +404,19 @@ def state_after_check(x: Tensor, state: ApgdState, threat: Threat, enough: float
         state = state._replace(length=length, halved=back, best_before=state.best, rises=torch.zeros_like(state.rises))
     mask = per_sample(back, state.x)
     return state._replace(x=torch.where(mask, state.x_best, state.x), grad=torch.where(mask, state.grad_best, state.grad))
+
+
+def moved_subpixel_count(x: Tensor, x_adv: Tensor) -> Tensor:
+    """How many subpixels of each x_adv differ from x, (B,) float32."""
+    return (x_adv != x).flatten(1).sum(1).float()
+
+
+def next_step_size(moved: Tensor, before: Tensor, length: Tensor, eps: float, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The next share (B,) and step length (B, 1, 1, 1), and where to go back to the best point, (B,) bool.
+
+    moved, before  (B,) how many subpixels the best point has moved, now and at the last check. Where they have become
+    fewer, the step is as long as at the start again; elsewhere it is cut, to no less than eps / 10
+    """
+    sparser = moved / before < SPARSER  # 0 / 0 is not sparser
+    cut = (length / SHRINK).clamp(eps * LEAST_STEP, eps)
+    return moved / width / SHRINK, torch.where(per_sample(sparser, length), torch.full_like(cut, eps), cut), sparser

@@ -4,8 +4,19 @@ import pytest
 import torch
 
 from robench.attacks.active import Search
-from robench.attacks.apgd import apgd, apgd_t, random_start, run_apgd, run_apgd_schedule
-from robench.attacks.apgd_l1 import check_period, moved_subpixel_count, next_step_size, radius_schedule, sorted_rows, sparse_step
+from robench.attacks.apgd import (
+    apgd,
+    apgd_t,
+    check_period,
+    moved_subpixel_count,
+    next_step_size,
+    radius_schedule,
+    random_start,
+    run_apgd,
+    run_apgd_schedule,
+    sorted_rows,
+    sparse_step,
+)
 from robench.attacks.losses import loss_of
 from robench.core.draws import Draws
 from robench.core.threat import Threat
