@@ -7,8 +7,16 @@ from torch import nn
 
 from robench.attacks.active import Search
 from robench.attacks.losses import margin
-from robench.attacks.square import candidate_delta, last_axis_norm, square
-from robench.attacks.square_windows import QUERY_BLOCK, window_patterns, window_places, window_share, window_side
+from robench.attacks.square import (
+    QUERY_BLOCK,
+    candidate_delta,
+    last_axis_norm,
+    square,
+    window_patterns,
+    window_places,
+    window_share,
+    window_side,
+)
 from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.threat import NORMS, Threat

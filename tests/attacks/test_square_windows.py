@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from robench.attacks.square_windows import (
+from robench.attacks.square import (
     FULL_LENGTH,
     QUERY_BLOCK,
     STRETCH,
