@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 from robench.attacks.active import Search
 from robench.attacks.apgd import apgd_runner
-from robench.attacks.fab import DUAL
 from robench.attacks.losses import class_logits, fitting_loss
 from robench.core.checks import positive_option, whole_option
 from robench.core.draws import Draws
-from robench.core.threat import Threat, delta_norms
+from robench.core.threat import DUAL_NORMS, Threat, delta_norms
 from robench.core.types import AttackResult
 
 CANDIDATES = 20  # classes of the largest logits whose slopes are looked at: a backward pass each
@@ -78,7 +77,7 @@ def nearest_classes(search: Search, x: Tensor, count: int) -> Tensor:
         return logits.gather(1, likely) - class_logits(logits, search.y)[:, None]
 
     logits, values, gradients = search.slopes(x, gaps)
-    dual = DUAL[search.threat.norm]
+    dual = DUAL_NORMS[search.threat.norm]
     slopes = torch.stack([delta_norms(dual, grad) for grad in gradients], 1)
     order = (values / slopes.clamp_min(1e-12)).argsort(dim=1, descending=True, stable=True)  # gaps are below 0: the least far first
     return candidate_classes(logits, search.y).gather(1, order)[:, :count]

@@ -15,6 +15,7 @@ from robench.core.draws import Draws
 from robench.core.errors import InputError
 
 NORMS = ("linf", "l2", "l1")
+DUAL_NORMS = {"linf": "l1", "l2": "l2", "l1": "linf"}  # how far a plane is in a norm: the gap over the dual norm of its normal
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import torch
 from pyautoattack.fab_pt import FABAttack_PT
 from torch import nn
 
-from robench.attacks import fab_fused, kernels
-from robench.attacks.fab import fab, fab_step, fab_t
+from robench.attacks import kernels
+from robench.attacks.fab import fab, fab_step, fab_t, fused_fab_step
 from robench.attacks.kernels import compile_failure, compiled_kernels
 from robench.core.draws import Draws
 from robench.core.errors import InputError
@@ -275,7 +275,7 @@ def steps_of_both_kinds(norm, fused, shape=(1, 5, 5)):
 @pytest.mark.parametrize("look", [True, False])
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_the_fused_step_is_the_plain_one(norm, look):
-    plain, fused = steps_of_both_kinds(norm, functools.partial(fab_fused.fused_fab_step, look=look))
+    plain, fused = steps_of_both_kinds(norm, functools.partial(fused_fab_step, look=look))
     torch.testing.assert_close(fused, plain, atol=2e-6, rtol=1e-5)
 
 
@@ -283,7 +283,7 @@ def test_compiled_it_is_still_the_same():
     if reason := compile_failure():
         pytest.skip(reason)
     with compiled_kernels():
-        plain, fused = steps_of_both_kinds("linf", functools.partial(fab_fused.fused_fab_step, look=True))
+        plain, fused = steps_of_both_kinds("linf", functools.partial(fused_fab_step, look=True))
     torch.testing.assert_close(fused, plain, atol=2e-6, rtol=1e-5)
 
 

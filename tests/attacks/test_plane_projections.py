@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from robench.attacks.plane_projections import plane_projection
+from robench.attacks.fab import plane_projection
 
 NORMS = ("linf", "l2", "l1")
 
