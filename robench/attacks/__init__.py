@@ -1,10 +1,13 @@
-"""Attacks: attack(model, x, y, threat, draws, *, options) -> Found, one paper per file; ATTACKS at the foot is the list.
+"""Attacks: attack(model, x, y, threat, draws, *, options) -> AttackResult, one paper a file; ATTACKS at the foot is the list.
 
 The contract. The caller has put the model into eval mode with frozen parameters (`model_calls.freeze_model`), hands over only samples
 that are right when clean, x (B, C, H, W) in [0, 1] and y (B,), asserts that x_adv lies inside the threat, and evaluates it
 again: an attack proposes, the caller decides. The attack returns the worst point it found, or clean x, for each sample; its
 randomness is a pure function of `draws`. A sample that is wrong when clean is fooled at step 0. Options are keyword-only
 with plain defaults, and a wrong one is an InputError.
+
+Each file reads top to bottom: the paper, the attack, its loop, its steps, their helpers. Four modules serve several attacks: `active`
+(the samples that still stand, passes, verdicts), `losses`, `targets` (the class to reach) and `kernels` (what may be compiled).
 
 A new attack is a function in a file of its own on top of `active.Search`, and a line in ATTACKS; a user's own joins as
 `file.py:function` with the same signature. A name is a complete recipe: `pgd-50-10` is what ran, whatever pgd's defaults are.
@@ -29,7 +32,12 @@ from robench.core.types import AttackResult
 
 
 def attack_variant(attack: Callable[..., AttackResult], **options: Any) -> Callable[..., AttackResult]:
-    """The attack with other defaults, and a docstring that says which."""
+    """The attack with other defaults, and a docstring that says which.
+
+    Args:
+        attack: an attack function.
+        options: the new defaults, by the names of its options.
+    """
     bound = partial(attack, **options)
     words = ", ".join(f"{key}={value}" for key, value in options.items())
     bound.__doc__ = f"{attack.__name__} with {words}. {attack.__doc__}"
@@ -37,7 +45,15 @@ def attack_variant(attack: Callable[..., AttackResult], **options: Any) -> Calla
 
 
 def attack_for_classes(attack: Callable[..., AttackResult], classes: int) -> Callable[..., AttackResult]:
-    """The attack with the options that so many classes allow: at most classes - 1 targets, and the margin where DLR is undefined."""
+    """The attack with the options that so many classes allow: at most classes - 1 targets, and the margin where DLR is undefined.
+
+    Args:
+        attack: an attack function, or a partial of one.
+        classes: number of classes K of the model.
+
+    Returns:
+        A partial with the changed options; the attack itself where nothing has to change.
+    """
     options = options_of(attack)
     changes: dict[str, Any] = {}
     if isinstance(options.get("targets"), int) and options["targets"] > classes - 1 > 0:

@@ -28,11 +28,26 @@ class Search:
 
     The goal is argmax != y, or argmax == target once `aim` has set targets. Only a point inside the threat with finite
     logits reaches it. A targeted search also keeps the last wrong point of a sample that has not reached its target.
-    With `stay`, fooled samples go on to the end of the run and their last wrong point is kept: for attacks on randomised
-    models, where one lucky pass must not end the search.
 
     A model that is a cheaper stand-in carries the true one as `exact`: that one is asked about every claim before it counts,
     so a stand-in can miss an adversarial point but not invent one.
+
+    Args:
+        model: the classifier in eval mode with frozen parameters.
+        x: clean images (B, C, H, W), float in [0, 1].
+        y: labels (B,) int64.
+        threat: only points inside it count.
+        stay: true: fooled samples go on to the end of the run and their last wrong point is kept. For attacks on randomised models,
+            where one lucky pass must not end the search.
+
+    Attributes:
+        rows: the working rows, (R,) int64 indices of the samples given.
+        standing: which working rows are not fooled and not given up, (R,) bool.
+        alive: how many stand, as far as the host knows; never too few.
+        target: the classes to reach, (R,) int64, or None.
+
+    Raises:
+        InputError: the radius is larger than any distance of two images, or the call is made inside torch.inference_mode().
     """
 
     def __init__(self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, stay: bool = False) -> None:
@@ -53,33 +68,52 @@ class Search:
         self._begin()
 
     def aim(self, target: Tensor) -> None:
-        """Sets the class (B,) each sample is to get; one that is its own label cannot be attacked and does not stand."""
+        """Sets the class that each sample is to get; a sample whose target is its own label cannot be attacked and stands no more.
+
+        Args:
+            target: classes (B,) int64, for all samples given.
+        """
         self.target = target[self.rows]
         self.standing = self.standing & (self.target != self.y)
         self.alive = int(self.standing.sum())
 
     def dismiss(self, hopeless: Tensor) -> None:
-        """Gives up the working rows that `hopeless`, (R,) bool, names: they stand no more and nothing was found for them."""
+        """Gives up working rows: they stand no more, and nothing was found for them.
+
+        Args:
+            hopeless: which working rows to give up, (R,) bool.
+        """
         self.standing = self.standing & ~hopeless
         self.alive = int(self.standing.sum())
 
     def turns(self, count: int) -> Iterator[int]:
-        """0, 1, ... up to `count` turns, as long as a sample stands."""
+        """0, 1, ... up to `count` turns, as long as a sample stands.
+
+        Args:
+            count: the largest number of turns.
+        """
         for turn in range(count):
             if not self.alive:
                 return
             yield turn
 
     def logits(self, x_adv: Tensor, at: Tensor | None = None) -> Tensor:
-        """The logits at x_adv, one point per working row (or per row of `at`), (R, K): one counted forward pass, no verdict."""
+        """The logits at x_adv, (R, K): one counted forward pass, no verdict.
+
+        Args:
+            x_adv: one point per working row, (R, C, H, W), or per row of `at`, (M, C, H, W).
+            at: indices (M,) of the working rows that the points belong to; None for all.
+        """
         self._count(self._forwards, at)
         return padded_logits(self.model, x_adv)
 
     @torch.no_grad()
     def test(self, x_adv: Tensor, at: Tensor | None = None) -> Tensor:
-        """Takes the verdict at x_adv, (R, C, H, W), and returns the logits there, (R, K); (R, 0) and no pass where none stands.
+        """Takes the verdict at x_adv and returns the logits there, (R, K); (R, 0) and no pass where none stands.
 
-        at  (M,) indices of working rows: x_adv (M, C, H, W) are points of these only, and so are the logits
+        Args:
+            x_adv: one point per working row, (R, C, H, W), or per row of `at`, (M, C, H, W).
+            at: indices (M,) of the working rows that the points belong to; the logits are then (M, K). None for all.
         """
         if not self.alive:
             return x_adv.new_zeros(len(x_adv), 0)
@@ -89,11 +123,17 @@ class Search:
 
     @torch.no_grad()
     def ask(self, x_adv: Tensor, new: Tensor) -> Tensor:
-        """Like `test`, where only the points of `new`, (R,) bool, are untested: the others count a step but no pass, and get no verdict.
+        """As `test`, where only some points are untested: the others count a step but no pass, and get no verdict.
 
         Where the host looks anyway, rows are left out of the pass if that makes it smaller by an eighth: below that the copy of
-        the others costs what it saves. The logits, (R, K), are true for `new` alone; (R, 0) and no pass where none stands or,
-        as far as the host knows, none is new.
+        the others costs what it saves.
+
+        Args:
+            x_adv: one point per working row, (R, C, H, W).
+            new: which of these points are untested, (R,) bool.
+
+        Returns:
+            The logits, (R, K), true for `new` alone; (R, 0) and no pass where none stands or, as far as the host knows, none is new.
         """
         new, at = new & self.standing, None
         wanted = -(-int(new.sum()) // ROUND) * ROUND if self._patience == 1 else len(new)
@@ -113,11 +153,14 @@ class Search:
     ) -> tuple[Tensor, Tensor]:
         """Takes the verdict at x_adv; the losses there, (R,), and their gradients, (R, C, H, W), from the same forward pass.
 
-        The loss is called as loss(logits, y), or loss(logits, y, target) in a targeted search, and taken in the type of x_adv,
-        whatever that of the logits. A gradient entry that is not finite is 0. Once none stands, no backward pass is made: losses
-        and gradients are 0. `at` as in `test`.
+        A gradient entry that is not finite is 0. Once none stands, no backward pass is made: losses and gradients are 0.
 
-        judged  false: the pass is counted, and no verdict taken
+        Args:
+            x_adv: one point per working row, (R, C, H, W), or per row of `at`, (M, C, H, W).
+            loss: called as loss(logits, y), or loss(logits, y, target) in a targeted search; its values (R,) are taken in the type of
+                x_adv, whatever that of the logits.
+            at: indices (M,) of the working rows that the points belong to; None for all.
+            judged: false: the pass is counted, and no verdict taken.
         """
         if not self.alive:
             return x_adv.new_zeros(len(x_adv)), torch.zeros_like(x_adv)
@@ -136,10 +179,17 @@ class Search:
         return losses.detach(), leaf_gradient(total, leaf, enough=ENOUGH if first else None, tell=True)
 
     def slopes(self, x_adv: Tensor, goals: Callable[[Tensor], Tensor], at: Tensor | None = None) -> tuple[Tensor, Tensor, Iterator[Tensor]]:
-        """Takes the verdict at x_adv; the logits there (R, K), goals(logits) (R, J), and the J gradients (R, C, H, W) of its columns.
+        """Takes the verdict at x_adv; logits, quantities of them, and the gradient of each quantity, all from one forward pass.
 
-        All come from one forward pass; each gradient is one backward pass, made and counted when it is asked for. A gradient
-        entry that is not finite is 0, and so are all of them, without a pass, once none stands. `at` as in `test`.
+        Args:
+            x_adv: one point per working row, (R, C, H, W), or per row of `at`, (M, C, H, W).
+            goals: maps the logits (R, K) to J quantities, (R, J).
+            at: indices (M,) of the working rows that the points belong to; None for all.
+
+        Returns:
+            The logits (R, K), the quantities (R, J), and an iterator over the J gradients (R, C, H, W). Each gradient is one backward pass,
+            made and counted when it is asked for. A gradient entry that is not finite is 0, and so are all of them, without a pass, once
+            none stands.
         """
         with torch.enable_grad():
             leaf = leaf_of(x_adv)
@@ -172,7 +222,11 @@ class Search:
         return keep
 
     def pack(self, *state: Tensor) -> tuple[Tensor, ...]:
-        """The state tensors, each (R, ...), cut along with the working rows where `repack` cuts them."""
+        """The state tensors cut along with the working rows where `repack` cuts them.
+
+        Args:
+            state: tensors (R, ...), one row per working row.
+        """
         keep = self.repack()
         return state if keep is None else tuple(part[keep] for part in state)
 

@@ -55,15 +55,27 @@ def apgd(
 ) -> AttackResult:
     """Auto-PGD (Croce & Hein 2020, 2003.01690; in l1 2103.01208): every iterate is tested, a fooled sample leaves.
 
-    loss       ce, dlr, margin or prob-margin; below 3 classes (4 if targeted) the margin stands in for dlr
-    steps      iterations per restart: steps + 1 forward and `steps` backward passes
-    restarts   independent random starts; each runs on the samples that still stand
-    rho        the step is halved unless the loss rose in more than this share of the steps since the last check (linf, l2)
-    eot        passes whose gradients are averaged, for randomised models; loss and verdict are those of the last one, and
-               fooled samples stay to the end of the run
-    large_eps  l1 only: start in a ball of 3 eps, then 2 eps, then eps
-    target     none; or a class to reach: second or least-likely by the clean logits, random, or its number
-               (as in pgd; choosing the target costs one forward pass)
+    Args:
+        model: the classifier in eval mode with frozen parameters; it maps images to logits (B, K).
+        x: clean images (B, C, H, W), float in [0, 1], that the model classifies right.
+        y: labels (B,) int64.
+        threat: the set in which every x_adv must lie.
+        draws: random numbers of the samples; the result is a pure function of them.
+        loss: ce, dlr, margin or prob-margin; below 3 classes (4 if targeted) the margin stands in for dlr.
+        steps: iterations per restart, at least 1; they cost steps + 1 forward and `steps` backward passes.
+        restarts: independent random starts, at least 1; each runs on the samples that still stand.
+        rho: share in (0, 1]; the step is halved unless the loss rose in more than this share of the steps since the last check (linf, l2).
+        eot: passes whose gradients are averaged, at least 1, for randomised models; loss and verdict are those of the last pass, and
+            fooled samples stay to the end of the run.
+        large_eps: true starts in a ball of radius 3 eps, then 2 eps, then eps; l1 only.
+        target: none; or a class to reach: second or least-likely by the clean logits, random, or its number. Choosing it costs one
+            forward pass.
+
+    Returns:
+        The worst point that was found for each sample, or clean x, with what was spent on it.
+
+    Raises:
+        InputError: an option is out of its range.
     """
     targeted = is_targeted(target)
     climb = apgd_runner(threat, fitting_loss(loss, targeted), steps=steps, restarts=restarts, rho=rho, eot=eot, large_eps=large_eps)
@@ -93,9 +105,25 @@ def apgd_t(
 ) -> AttackResult:
     """Auto-PGD on a targeted loss towards one class after the other (Croce & Hein 2020, 2003.01690); any wrong label counts.
 
-    targets    how many classes, from rank 2 of the clean logits on; no more than there are. One pass finds the ranks
-    loss       dlr, ce, margin or prob-margin, in the targeted form; below 4 classes the margin stands in for dlr
-    The other options are those of apgd; `restarts` is per target.
+    Args:
+        model: the classifier in eval mode with frozen parameters; it maps images to logits (B, K).
+        x: clean images (B, C, H, W), float in [0, 1], that the model classifies right.
+        y: labels (B,) int64.
+        threat: the set in which every x_adv must lie.
+        draws: random numbers of the samples; the result is a pure function of them.
+        loss: dlr, ce, margin or prob-margin, in the targeted form; below 4 classes the margin stands in for dlr.
+        steps: iterations per target and restart, at least 1.
+        targets: how many classes, from rank 2 of the clean logits on, no more than there are; one forward pass finds the ranks.
+        restarts: independent random starts per target, at least 1.
+        rho: as in `apgd`.
+        eot: as in `apgd`.
+        large_eps: as in `apgd`.
+
+    Returns:
+        The worst point that was found for each sample, or clean x, with what was spent on it.
+
+    Raises:
+        InputError: an option is out of its range.
     """
     whole_option("targets", targets)
     target = torch.zeros_like(y)
@@ -129,7 +157,20 @@ def classes_by_logit(logits: Tensor, y: Tensor) -> Tensor:
 def apgd_runner(
     threat: Threat, objective: LossFunction, *, steps: int, restarts: int, rho: float, eot: int, large_eps: bool
 ) -> Callable[[Search, Draws], None]:
-    """One run from a random start, as a function of search and draws; InputError for a wrong option."""
+    """One run from a random start, as a function of search and draws.
+
+    Args:
+        threat: its norm and radius.
+        objective: the loss to climb, called as in `Search.evaluate`.
+        steps: iterations of the run, at least 1.
+        restarts: only checked: at least 1.
+        rho: share in (0, 1], as in `apgd`.
+        eot: passes whose gradients are averaged, at least 1.
+        large_eps: whether the run follows `radius_schedule`; l1 only.
+
+    Raises:
+        InputError: an option is out of its range.
+    """
     for name, value in (("steps", steps), ("restarts", restarts), ("eot", eot)):
         whole_option(name, value)
     if positive_option("rho", rho) > 1:
@@ -148,7 +189,12 @@ def apgd_runner(
 
 
 def radius_schedule(eps: float, steps: int) -> list[tuple[float, int]]:
-    """The radii and iterations of the schedule for large eps: 3 eps and 2 eps for 30 % of the iterations each, then eps."""
+    """The radii and iterations of the schedule for large eps: 3 eps and 2 eps for 30 % of the iterations each, then eps.
+
+    Example:
+        >>> radius_schedule(0.5, 10)
+        [(1.5, 3), (1.0, 3), (0.5, 4)]
+    """
     part = min(math.ceil(0.3 * steps), (steps - 1) // 2)  # the last stage gets an iteration also where there are fewer than 5
     return [(radius, count) for radius, count in ((3 * eps, part), (2 * eps, part), (eps, steps - 2 * part)) if count > 0]
 
@@ -174,7 +220,14 @@ def run_apgd_schedule(
 ) -> Tensor:
     """The points of largest loss after runs in balls of given radii and iterations, each from where the last one was best.
 
-    x_adv must lie in the first of the balls; dense as in `run_apgd`, for the first run.
+    Args:
+        search: the samples that still stand.
+        x_adv: one start per working row, (R, C, H, W), in the first of the balls.
+        objective: the loss to climb.
+        schedule: the radius and the iterations of each run.
+        rho: as in `apgd`.
+        eot: as in `apgd`.
+        dense: as in `run_apgd`, for the first run.
     """
     for number, (eps, steps) in enumerate(schedule):
         stage = Threat(search.threat.norm, eps)
@@ -186,14 +239,22 @@ def run_apgd_schedule(
 class ApgdState(NamedTuple):
     """Where the run of each working row stands; all tensors are (R, ...), so that `Search.pack` can cut them.
 
-    x, x_prev, grad        the iterate, the one before, and the gradient at the iterate
-    x_best, grad_best      where the loss was largest, and its gradient
-    best, last             the largest and the last loss
-    best_before, halved    at the last check: the largest loss, and whether the step was halved
-    rises                  how often the loss rose since then
-    length                 the step length (R, 1, 1, 1)
-    share, moved           l1: the share of subpixels in a step; how many the best point had moved at the last check
-    low, high              linf: ball and box in one
+    Attributes:
+        x: the iterate, (R, C, H, W).
+        x_prev: the iterate before, (R, C, H, W).
+        grad: the gradient at the iterate, (R, C, H, W).
+        x_best: where the loss was largest, (R, C, H, W).
+        grad_best: the gradient there, (R, C, H, W).
+        best: the largest loss, (R,).
+        last: the last loss, (R,).
+        best_before: the largest loss at the last check, (R,).
+        halved: whether the step was halved at the last check, (R,) bool.
+        rises: how often the loss rose since the last check, (R,).
+        length: the step length, (R, 1, 1, 1).
+        share: l1: the share of subpixels in a step, (R,).
+        moved: l1: how many subpixels the best point had moved at the last check, (R,).
+        low: linf: the lower corner of ball and box, (R, C, H, W); else x.
+        high: linf: the upper corner of ball and box, (R, C, H, W); else x.
     """
 
     x: Tensor
@@ -226,8 +287,16 @@ def run_apgd(
 ) -> Tensor:
     """The points of largest loss (R, C, H, W) that `steps` iterations from x_adv meet; all iterates are tested.
 
-    threat  the ball of this run, wider than the search's in the first stages of the schedule for large eps
-    dense   l1: x_adv is a random start, whose first step moves a fifth of the subpixels; else their count at x_adv tells
+    Args:
+        search: the samples that still stand.
+        x_adv: one start per working row, (R, C, H, W).
+        objective: the loss to climb.
+        threat: the ball of this run, wider than the search's in the first stages of the schedule for large eps.
+        steps: iterations, at least 1.
+        rho: as in `apgd`.
+        eot: as in `apgd`.
+        dense: l1: true where x_adv is a random start, whose first step moves a fifth of the subpixels; else the first step moves as many
+            as the count at x_adv says.
     """
     due = check_intervals(steps) if threat.norm != "l1" else dict.fromkeys(range(0, steps, check_period(steps)), 0)
     state = initial_state(search, x_adv, threat, *losses_and_gradient(search, x_adv, objective, eot), dense)
@@ -323,7 +392,7 @@ def linf_step(x_adv: Tensor, x_prev: Tensor, grad: Tensor, length: Tensor, low: 
 def l2_step(x: Tensor, x_adv: Tensor, x_prev: Tensor, grad: Tensor, length: Tensor, eps: float, keep: float) -> Tensor:
     """The next l2 iterate: a step along the gradient, drawn into ball and box, mixed with the last movement and drawn in again.
 
-    [change] The first of the two projections is nearly exact (ROUNDS): as strong as the exact one, and stronger than the
+    [change] The first of the two projections is nearly exact (PROJECTION_ROUNDS): as strong as the exact one, and stronger than the
     authors' where the box is met. On an affine model with the box active 10 iterations reach 1.000 of the optimum instead of .996; of 298
     MNIST images 53 instead of 48 fall to 100 iterations at eps 2 (cross-entropy), 43 instead of 40 (dlr).
     [change] Tiny gradients keep their direction; in the authors' code they fade below a norm of 1e-12.
@@ -412,10 +481,16 @@ def moved_subpixel_count(x: Tensor, x_adv: Tensor) -> Tensor:
 
 
 def next_step_size(moved: Tensor, before: Tensor, length: Tensor, eps: float, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The next share (B,) and step length (B, 1, 1, 1), and where to go back to the best point, (B,) bool.
+    """The next share (R,) and step length (R, 1, 1, 1) in l1, and where to go back to the best point, (R,) bool.
 
-    moved, before  (B,) how many subpixels the best point has moved, now and at the last check. Where they have become
-    fewer, the step is as long as at the start again; elsewhere it is cut, to no less than eps / 10
+    Where the best point has become sparser, the step is as long as at the start again; elsewhere it is cut, to no less than eps / 10.
+
+    Args:
+        moved: how many subpixels the best point has moved now, (R,).
+        before: how many it had moved at the last check, (R,).
+        length: the step length, (R, 1, 1, 1).
+        eps: radius of the ball.
+        width: number of subpixels of an image.
     """
     sparser = moved / before < SPARSER  # 0 / 0 is not sparser
     cut = (length / SHRINK).clamp(eps * LEAST_STEP, eps)

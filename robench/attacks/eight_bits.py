@@ -17,7 +17,15 @@ GREY_LEVEL_TRIES = 18  # of other grey levels: half of them by chance, half alon
 
 
 def rounded_labels(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, threat: Threat) -> Tensor:
-    """The labels (B,) that the model gives x_adv, (B, C, H, W), in 8 bits inside the threat; y where its logits are not finite."""
+    """The labels (B,) that the model gives x_adv in 8 bits inside the threat; y where its logits are not finite.
+
+    Args:
+        model: the classifier in eval mode.
+        x: clean images (B, C, H, W), float in [0, 1].
+        x_adv: adversarial images (B, C, H, W).
+        y: labels (B,) int64.
+        threat: the ball that the rounded images must not leave.
+    """
     return labels_at(model, threat.project_to_grey_levels(x, x_adv), y)
 
 
@@ -31,10 +39,21 @@ def labels_at(model: nn.Module, points: Tensor, y: Tensor) -> Tensor:
 
 
 def eight_bit_points(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, threat: Threat, draws: Draws) -> tuple[Tensor, Tensor]:
-    """Points on the grey levels k / 255 inside the threat, (B, C, H, W), and which of them the model gives another label than y, (B,) bool.
+    """Points on the grey levels k / 255 inside the threat that fool the model, where some can be found near x_adv.
 
-    First x_adv rounded; where that does not fool, up to TRIES other points: in turn each subpixel up or down by chance, the nearer level
-    more likely, and from the last point one level further along the slopes of the margin.
+    First x_adv rounded; where that does not fool, up to GREY_LEVEL_TRIES other points: in turn each subpixel up or down by chance, the
+    nearer level more likely, and from the last point one level further along the slopes of the margin.
+
+    Args:
+        model: the classifier in eval mode with frozen parameters.
+        x: clean images (B, C, H, W), float in [0, 1].
+        x_adv: adversarial images (B, C, H, W).
+        y: labels (B,) int64.
+        threat: the set that the points must lie in.
+        draws: random numbers of the samples.
+
+    Returns:
+        The points (B, C, H, W), and which of them lie in the threat and get another label than y, (B,) bool.
     """
     points = threat.project_to_grey_levels(x, x_adv)
     fooled = (labels_at(model, points, y) != y) & threat.contains(x, points)
@@ -54,7 +73,14 @@ def eight_bit_points(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, thre
 
 
 def points_along_slopes(model: nn.Module, points: Tensor, y: Tensor, share: float) -> Tensor:
-    """The points with that share of their subpixels, those of the steepest slopes, moved by one grey level up the margin."""
+    """The points with a share of their subpixels, those of the steepest slopes, moved by one grey level up the margin.
+
+    Args:
+        model: the classifier in eval mode with frozen parameters.
+        points: images (M, C, H, W) on grey levels.
+        y: labels (M,) int64.
+        share: share of the subpixels that move, in (0, 1].
+    """
     with torch.enable_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a model without gradients has been told
         leaf = leaf_of(points)

@@ -51,16 +51,28 @@ def fab_t(
 ) -> AttackResult:
     """FAB towards one class after the other, the most likely ones first (Croce & Hein 2019, 1907.02044; so in 2003.01690).
 
-    steps      iterations per target and restart: one linearisation and one test each. The points linearised at are tested
-               too, which the authors do not do: their logits are there, and it can only break more
-    targets    how many classes, in the order of the clean logits; at most all but the label
-    restarts   runs per target: the first from the clean image, the others from random points at eps / 2
-    alpha_max  largest pull towards the original's own projection
-    eta        overshoot of the projections
-    beta       share of its distance from the original that a wrong point keeps
-
     A sample that survives spends 2 * steps * targets forward passes less targets - 1, and steps * targets backward ones:
     the clean image is linearised for all targets at once.
+
+    Args:
+        model: the classifier in eval mode with frozen parameters; it maps images to logits (B, K).
+        x: clean images (B, C, H, W), float in [0, 1], that the model classifies right.
+        y: labels (B,) int64.
+        threat: the set in which every x_adv must lie.
+        draws: random numbers of the samples; the result is a pure function of them.
+        steps: iterations per target and restart, at least 1: one linearisation and one test each. The points linearised at are tested
+            too, which the authors do not do: their logits are there, and it can only break more.
+        targets: how many classes, in the order of the clean logits, at least 1; no more than all but the label.
+        restarts: runs per target, at least 1: the first from the clean image, the others from random points at eps / 2.
+        alpha_max: largest pull towards the original's own projection, in (0, 1].
+        eta: factor by which the projections overshoot, above 0.
+        beta: share of its distance from the original that a wrong point keeps, in (0, 1].
+
+    Returns:
+        The worst point that was found for each sample, or clean x, with what was spent on it.
+
+    Raises:
+        InputError: an option is out of its range.
     """
     step = stepper(threat, alpha_max, eta)
     _, targets, _, keep = (
@@ -97,7 +109,25 @@ def fab(
 ) -> AttackResult:
     """FAB towards the nearest of the K - 1 linearised boundaries in each iteration (Croce & Hein 2019, 1907.02044).
 
-    The options are those of fab_t. An iteration costs two forward passes and K - 1 backward passes.
+    An iteration costs two forward passes and K - 1 backward passes.
+
+    Args:
+        model: the classifier in eval mode with frozen parameters; it maps images to logits (B, K).
+        x: clean images (B, C, H, W), float in [0, 1], that the model classifies right.
+        y: labels (B,) int64.
+        threat: the set in which every x_adv must lie.
+        draws: random numbers of the samples; the result is a pure function of them.
+        steps: iterations per restart, at least 1.
+        restarts: runs, at least 1: the first from the clean image, the others from random points at eps / 2.
+        alpha_max: as in `fab_t`.
+        eta: as in `fab_t`.
+        beta: as in `fab_t`.
+
+    Returns:
+        The worst point that was found for each sample, or clean x, with what was spent on it.
+
+    Raises:
+        InputError: an option is out of its range.
     """
     step = stepper(threat, alpha_max, eta)
     _, _, keep = whole_option("steps", steps), whole_option("restarts", restarts), positive_share("beta", beta)
@@ -117,7 +147,17 @@ def run_fab(
     keep: float,
     known: Plane | None = None,
 ) -> None:
-    """Up to `steps` iterations from x_adv, one point per working row; `known` is the plane at x_adv, if it is known."""
+    """Up to `steps` iterations from x_adv.
+
+    Args:
+        search: the samples that still stand.
+        x_adv: one start per working row, (R, C, H, W).
+        plane: the linearised boundary at points (R, C, H, W).
+        step: the next iterate, as made by `stepper`.
+        steps: iterations.
+        keep: share of its distance from the original that a wrong point keeps.
+        known: the plane at x_adv, if it is known.
+    """
     for turn in search.turns(steps):
         f, w = known if known is not None and turn == 0 else plane(x_adv)
         x_adv, f, w = search.pack(x_adv, f, w)
@@ -233,10 +273,12 @@ def fab_step(norm: str, x: Tensor, x_adv: Tensor, f: Tensor, w: Tensor, alpha_ma
 def plane_projection(norm: str, t: Tensor, w: Tensor, c: Tensor, look: bool) -> tuple[Tensor, Tensor]:
     """The least delta that takes each point to its plane, or as near as the box allows, (P, R, D), and its norm, (P, R).
 
-    t     (P, R, D): P stacks of points in [0, 1]
-    w     (R, D): the normals, one for all stacks; where w is 0, so is delta
-    c     (P, R): the offsets, c + <w, u - t> = 0 on the plane
-    look  the host looks whether all rows have converged and stops then; else a fixed number of rounds is made
+    Args:
+        norm: linf, l2 or l1.
+        t: P stacks of points in [0, 1], (P, R, D).
+        w: the normals, (R, D), one for all stacks; where w is 0, so is delta.
+        c: the offsets, (P, R): c + <w, u - t> = 0 on the plane.
+        look: true: the host looks whether all rows have converged and stops then; false: a fixed number of rounds is made.
     """
     scale = w.abs().amax(1, keepdim=True).clamp_min(LEAST_DIVISOR)
     a, goal = w.abs().div_(scale), c.abs() / scale.squeeze(1)
@@ -304,7 +346,7 @@ def partial_filling(a: Tensor, room: Tensor, goal: Tensor, count: int) -> tuple[
 
 
 def fused_fab_step(norm: str, x: Tensor, x_adv: Tensor, f: Tensor, w: Tensor, alpha_max: float, eta: float, look: bool) -> Tensor:
-    """The next iterate, (R, C, H, W); norm linf or l2. The arguments are those of fab.stepped."""
+    """The next iterate, (R, C, H, W), as `fab_step` finds it, with the same arguments; norm linf or l2."""
     point, original = x_adv.flatten(1), x.flatten(1)
     normal, f = scaled_plane(w.flatten(1), f)
     near, far, c = newton_start(norm, point, original, normal, f)
@@ -367,7 +409,7 @@ def projection_mixture(
 
 
 def projection_delta(norm: str, t: Tensor, w: Tensor, c: Tensor, level: Tensor) -> Levels:
-    """The projection's delta (R, D), and its norm (R,), at least LEAST."""
+    """The projection's delta (R, D), and its norm (R,), at least LEAST_DISTANCE."""
     reach = level[:, None] * (torch.ones_like(w) if norm == "linf" else w.abs())
     delta = torch.minimum(room_of(t, w, c), reach) * w.sign() * torch.where(c < 0, 1.0, -1.0)[:, None].to(w.dtype)
     size = delta.abs().amax(1) if norm == "linf" else delta.square().sum(1).sqrt()

@@ -15,8 +15,17 @@ def fgsm(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws) -
     """One step of size eps from the clean image up the cross-entropy (Goodfellow et al. 2015, 1412.6572).
 
     The step goes along threat.ascend: the sign of the gradient for linf, the gradient itself for l2; for l1 the ceil(eps) subpixels of
-    largest gradient that have room share it evenly [our reading for l2 and l1: the paper treats linf].
-    Takes no options and draws no numbers.
+    largest gradient that have room share it evenly [our reading for l2 and l1: the paper treats linf]. There are no options.
+
+    Args:
+        model: the classifier in eval mode with frozen parameters; it maps images to logits (B, K).
+        x: clean images (B, C, H, W), float in [0, 1], that the model classifies right.
+        y: labels (B,) int64.
+        threat: the set in which every x_adv must lie.
+        draws: not used.
+
+    Returns:
+        The stepped point where it fools, else clean x, with what was spent on it.
     """
     search = Search(model, x, y, threat)
     for _ in search.turns(1):

@@ -22,7 +22,11 @@ LEAST_COMPILED_ROWS = 2  # a batch of one row would be compiled for that size al
 
 @contextmanager
 def compiled_kernels(wanted: bool = True) -> Iterator[None]:
-    """Kernels called inside run compiled, if wanted."""
+    """Inside this context kernels run compiled, if wanted.
+
+    Args:
+        wanted: false: they run as without the context.
+    """
     token = COMPILED.set(wanted)
     try:
         yield
@@ -31,7 +35,11 @@ def compiled_kernels(wanted: bool = True) -> Iterator[None]:
 
 
 def kernel(function: F) -> F:
-    """The function, which inside `compiled_kernels` runs compiled, once for all sizes of the first dimension of its tensors."""
+    """The function, which inside `compiled_kernels` runs compiled, once for all sizes of the first dimension of its tensors.
+
+    Args:
+        function: a pure function of tensors and numbers, given by position; at least one argument is a tensor.
+    """
     fast: Callable[..., Any] | None = None
 
     @functools.wraps(function)

@@ -35,13 +35,27 @@ def malt(
 ) -> AttackResult:
     """Rounds of targeted APGD towards the nearest classes of each sample; a round is one run from a random start towards each.
 
-    targets  how many classes: those of the smallest (z_y - z_t) / ||gradient of it||, in the norm dual to the threat's, at the clean image
-    steps    iterations of a run                 rounds  at most so many: the second is for all, the others where there is doubt
-    loss     dlr, margin, ce or prob-margin, in the targeted form; below 4 classes the margin stands in for dlr
-    doubt    a sample is given up once its best loss would have to rise by more than so many times the range of its rounds' best losses
-             to become 0, where the label changes [our rule; for ce the change comes at another value, so none is given up]
-
     One forward and up to 20 backward passes find the order; a run costs steps + 1 forward and `steps` backward passes.
+
+    Args:
+        model: the classifier in eval mode with frozen parameters; it maps images to logits (B, K).
+        x: clean images (B, C, H, W), float in [0, 1], that the model classifies right.
+        y: labels (B,) int64.
+        threat: the set in which every x_adv must lie.
+        draws: random numbers of the samples; the result is a pure function of them.
+        targets: how many classes, at least 1: those of the smallest (z_y - z_t) / ||gradient of it||, in the norm dual to the threat's, at
+            the clean image.
+        steps: iterations of a run, at least 1.
+        rounds: at most so many rounds, at least 1: the first two are for all samples, the others for those in doubt.
+        loss: dlr, margin, ce or prob-margin, in the targeted form; below 4 classes the margin stands in for dlr.
+        doubt: a sample is given up once its best loss would have to rise by more than so many times the range of its rounds' best losses
+            to become 0, where the label changes; above 0 [our rule; for ce the change comes at another value, so none is given up].
+
+    Returns:
+        The worst point that was found for each sample, or clean x, with what was spent on it.
+
+    Raises:
+        InputError: an option is out of its range.
     """
     whole_option("targets", targets), whole_option("rounds", rounds), positive_option("doubt", doubt)
     search = Search(model, x, y, threat)

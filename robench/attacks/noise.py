@@ -14,7 +14,19 @@ from robench.core.types import AttackResult
 def noise(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws, *, tries: int = 1) -> AttackResult:
     """Random points of norm eps, clipped to the box: the null baseline (asked for by Carlini et al. 2019, 1902.06705).
 
-    tries  independent draws per sample; the first one that fools counts. No gradients.
+    Args:
+        model: the classifier in eval mode with frozen parameters; it maps images to logits (B, K).
+        x: clean images (B, C, H, W), float in [0, 1], that the model classifies right.
+        y: labels (B,) int64.
+        threat: the set in which every x_adv must lie.
+        draws: random numbers of the samples; the result is a pure function of them.
+        tries: independent points per sample, at least 1; the first one that fools counts. No gradients are taken.
+
+    Returns:
+        The worst point that was found for each sample, or clean x, with what was spent on it.
+
+    Raises:
+        InputError: an option is out of its range.
     """
     search = Search(model, x, y, threat)
     for turn in search.turns(whole_option("tries", tries)):

@@ -33,14 +33,25 @@ def pgd(
 ) -> AttackResult:
     """Projected gradient ascent from random starts in the threat (Madry et al. 2018, 1706.06083).
 
-    steps         steps per restart; each iterate is tested, the start and the last one included
-    step_size     length of a step in the threat's norm, pixel units; 2.5 eps / steps if not given
-    restarts      independent random starts; each runs on the samples that still stand
-    loss          ce, margin or dlr
-    random_start  false starts at the clean image (and then allows one restart only)
-    target        none; or a class to reach: second or least-likely by the clean logits, random, or its number.
-                  A sample whose label is that number cannot be attacked: it comes back clean and not fooled.
-                  Choosing the target costs one forward pass
+    Args:
+        model: the classifier in eval mode with frozen parameters; it maps images to logits (B, K).
+        x: clean images (B, C, H, W), float in [0, 1], that the model classifies right.
+        y: labels (B,) int64.
+        threat: the set in which every x_adv must lie.
+        draws: random numbers of the samples; the result is a pure function of them.
+        steps: steps per restart, at least 1; each iterate is tested, the start and the last one included.
+        step_size: length of a step in the threat's norm, pixel units; None for 2.5 eps / steps.
+        restarts: independent random starts, at least 1; each runs on the samples that still stand.
+        loss: ce, margin, dlr or prob-margin; dlr needs at least 3 classes, with a target 4.
+        random_start: false starts at the clean image, and then allows one restart only.
+        target: none; or a class to reach: second or least-likely by the clean logits, random, or its number. A sample whose label is that
+            number cannot be attacked: it comes back clean and not fooled. Choosing the target costs one forward pass.
+
+    Returns:
+        The worst point that was found for each sample, or clean x, with what was spent on it.
+
+    Raises:
+        InputError: an option is out of its range.
     """
     _, _, random_start = whole_option("steps", steps), whole_option("restarts", restarts), switch_option("random_start", random_start)
     length = 2.5 * threat.eps / steps if step_size is None else length_option("step_size", step_size, threat.norm, x.shape[1:])
@@ -59,7 +70,15 @@ def pgd(
 
 
 def run_pgd(search: Search, x_adv: Tensor, objective: Callable[..., Tensor], length: float, steps: int) -> Tensor:
-    """The last iterate of `steps` projected steps from x_adv, one point per working row; all iterates are tested."""
+    """The last iterate of `steps` projected steps from x_adv; all iterates are tested.
+
+    Args:
+        search: the samples that still stand.
+        x_adv: one start per working row, (R, C, H, W).
+        objective: the loss to climb, called as in `Search.evaluate`.
+        length: length of a step in the threat's norm, pixel units.
+        steps: number of steps.
+    """
     for _ in search.turns(steps):
         _, grad = search.evaluate(x_adv, objective)
         x_adv, grad = search.pack(x_adv, grad)

@@ -40,7 +40,25 @@ def reference_apgd_ce(
     model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws,
     *, steps: int = 100, restarts: int = 1, eot: int = 1, large_eps: bool = False,
 ) -> AttackResult:  # fmt: skip
-    """APGD on the cross-entropy by its authors' code (Croce & Hein 2020, 2003.01690); options as in our own."""
+    """APGD on the cross-entropy by its authors' code (Croce & Hein 2020, 2003.01690); options as in our own.
+
+    Args:
+        model: the classifier in eval mode with frozen parameters; it maps images to logits (B, K).
+        x: clean images (B, C, H, W), float in [0, 1], that the model classifies right.
+        y: labels (B,) int64.
+        threat: the set in which every x_adv must lie.
+        draws: random numbers of the samples; the result is a pure function of them.
+        steps: iterations per restart, at least 1.
+        restarts: independent random starts, at least 1.
+        eot: passes whose gradients are averaged, at least 1.
+        large_eps: true starts in balls of larger radius, as in `apgd`.
+
+    Returns:
+        The worst point that was found for each sample, or clean x, with what was spent on it.
+
+    Raises:
+        InputError: an option is out of its range.
+    """
     return run_engine(model, x, y, threat, draws, engine=APGDAttack, loss="ce", **apgd_settings(steps, restarts, eot, large_eps))
 
 
@@ -48,7 +66,25 @@ def reference_apgd_dlr(
     model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws,
     *, steps: int = 100, restarts: int = 1, eot: int = 1, large_eps: bool = False,
 ) -> AttackResult:  # fmt: skip
-    """APGD on the DLR loss by its authors' code (Croce & Hein 2020, 2003.01690); nothing is found below 3 classes."""
+    """APGD on the DLR loss by its authors' code (Croce & Hein 2020, 2003.01690); nothing is found below 3 classes.
+
+    Args:
+        model: the classifier in eval mode with frozen parameters; it maps images to logits (B, K).
+        x: clean images (B, C, H, W), float in [0, 1], that the model classifies right.
+        y: labels (B,) int64.
+        threat: the set in which every x_adv must lie.
+        draws: random numbers of the samples; the result is a pure function of them.
+        steps: iterations per restart, at least 1.
+        restarts: independent random starts, at least 1.
+        eot: passes whose gradients are averaged, at least 1.
+        large_eps: true starts in balls of larger radius, as in `apgd`.
+
+    Returns:
+        The worst point that was found for each sample, or clean x, with what was spent on it.
+
+    Raises:
+        InputError: an option is out of its range.
+    """
     if class_count(model, x) < 3:
         return empty_result(x)
     return run_engine(model, x, y, threat, draws, engine=APGDAttack, loss="dlr", **apgd_settings(steps, restarts, eot, large_eps))
@@ -60,7 +96,24 @@ def reference_apgd_t(
 ) -> AttackResult:  # fmt: skip
     """Targeted APGD on the DLR loss by its authors' code (Croce & Hein 2020, 2003.01690).
 
-    Nothing is found below 4 classes, where the targeted DLR loss is not defined; fewer targets where the model has fewer classes.
+    Nothing is found below 4 classes, where the targeted DLR loss is not defined.
+
+    Args:
+        model: the classifier in eval mode with frozen parameters; it maps images to logits (B, K).
+        x: clean images (B, C, H, W), float in [0, 1], that the model classifies right.
+        y: labels (B,) int64.
+        threat: the set in which every x_adv must lie.
+        draws: random numbers of the samples; the result is a pure function of them.
+        steps: iterations per target and restart, at least 1.
+        targets: how many classes, at least 1; fewer where the model has fewer classes.
+        restarts: independent random starts per target, at least 1.
+        large_eps: true starts in balls of larger radius, as in `apgd`.
+
+    Returns:
+        The worst point that was found for each sample, or clean x, with what was spent on it.
+
+    Raises:
+        InputError: an option is out of its range.
     """
     known = class_count(model, x)
     if known < 4:
@@ -72,7 +125,24 @@ def reference_apgd_t(
 def reference_fab_t(
     model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws, *, steps: int = 100, targets: int = 9, restarts: int = 1
 ) -> AttackResult:
-    """Targeted FAB by its authors' code (Croce & Hein 2020, 1907.02044); fewer targets where the model has fewer classes."""
+    """Targeted FAB by its authors' code (Croce & Hein 2020, 1907.02044); fewer targets where the model has fewer classes.
+
+    Args:
+        model: the classifier in eval mode with frozen parameters; it maps images to logits (B, K).
+        x: clean images (B, C, H, W), float in [0, 1], that the model classifies right.
+        y: labels (B,) int64.
+        threat: the set in which every x_adv must lie.
+        draws: random numbers of the samples; the result is a pure function of them.
+        steps: iterations per target and restart, at least 1.
+        targets: how many classes, at least 1.
+        restarts: runs per target, at least 1.
+
+    Returns:
+        The worst point that was found for each sample, or clean x, with what was spent on it.
+
+    Raises:
+        InputError: an option is out of its range.
+    """
     settings = {"n_iter": whole_option("steps", steps), "n_restarts": whole_option("restarts", restarts)}
     known = min(whole_option("targets", targets), class_count(model, x) - 1)
     return run_engine(model, x, y, threat, draws, engine=FABAttack_PT, targeted=True, n_target_classes=known, **settings)
@@ -81,13 +151,44 @@ def reference_fab_t(
 def reference_fab(
     model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws, *, steps: int = 100, restarts: int = 5
 ) -> AttackResult:
-    """FAB towards the nearest class by its authors' code (Croce & Hein 2020, 1907.02044)."""
+    """FAB towards the nearest class by its authors' code (Croce & Hein 2020, 1907.02044).
+
+    Args:
+        model: the classifier in eval mode with frozen parameters; it maps images to logits (B, K).
+        x: clean images (B, C, H, W), float in [0, 1], that the model classifies right.
+        y: labels (B,) int64.
+        threat: the set in which every x_adv must lie.
+        draws: random numbers of the samples; the result is a pure function of them.
+        steps: iterations per restart, at least 1.
+        restarts: runs, at least 1.
+
+    Returns:
+        The worst point that was found for each sample, or clean x, with what was spent on it.
+
+    Raises:
+        InputError: an option is out of its range.
+    """
     settings = {"n_iter": whole_option("steps", steps), "n_restarts": whole_option("restarts", restarts)}
     return run_engine(model, x, y, threat, draws, engine=FABAttack_PT, targeted=False, **settings)
 
 
 def reference_square(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws, *, queries: int = 5000) -> AttackResult:
-    """Square, a black-box search, by its authors' code (Andriushchenko et al. 2020, 1912.00049)."""
+    """Square, a black-box search, by its authors' code (Andriushchenko et al. 2020, 1912.00049).
+
+    Args:
+        model: the classifier in eval mode with frozen parameters; it maps images to logits (B, K).
+        x: clean images (B, C, H, W), float in [0, 1], that the model classifies right.
+        y: labels (B,) int64.
+        threat: the set in which every x_adv must lie.
+        draws: random numbers of the samples; the result is a pure function of them.
+        queries: candidates per sample, at least 1.
+
+    Returns:
+        The worst point that was found for each sample, or clean x, with what was spent on it.
+
+    Raises:
+        InputError: `queries` is out of its range, or the engine's start pattern in l2 and l1 does not fit the images.
+    """
     if threat.norm != "linf" and not tiles_fit(*x.shape[-2:]):
         height, width = x.shape[-2:]
         raise InputError(f"the reference Square cannot start on images of {height}x{width} in {threat.norm}: leave it out or resize them")
@@ -106,11 +207,15 @@ def reference_square(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, dra
 
 
 def reference_limits(known: int) -> dict[str, str]:
-    """What this engine cannot do with a model of `known` classes, by the attack's name."""
-    found = {"apgd-dlr": f"left out: the DLR loss needs 3 classes, the model has {known}"} if known < 3 else {}
+    """What this engine cannot do with a model of so many classes, by the attack's name; empty where nothing is left out.
+
+    Args:
+        known: number of classes K of the model.
+    """
+    limits = {"apgd-dlr": f"left out: the DLR loss needs 3 classes, the model has {known}"} if known < 3 else {}
     if known < 4:
-        found["apgd-t"] = f"left out: the targeted DLR loss needs 4 classes, the model has {known}"
-    return found
+        limits["apgd-t"] = f"left out: the targeted DLR loss needs 4 classes, the model has {known}"
+    return limits
 
 
 def apgd_settings(steps: int, restarts: int, eot: int, large_eps: bool) -> dict[str, Any]:

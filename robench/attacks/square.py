@@ -49,13 +49,27 @@ def square(
 ) -> AttackResult:
     """Square, a black-box random search that needs logits only (Andriushchenko et al. 2020, 1912.00049).
 
-    queries   candidates per restart, after one query at the start. One that equals the best point counts and costs no pass
-    p_init    share of the image's area that the first windows cover, at most 1; it is halved up to nine times
-    rescale   fits the schedule of the halvings, made for 10,000 queries, to `queries`; AutoAttack does not
-    restarts  independent runs; each runs on the samples that still stand
-    hope      from 256 queries on, each time they have doubled, gives up an image whose loss would stay below 0 although it rose this many
-              times as far again as since they last doubled; if not given no image is given up, as in AutoAttack (ours, for the suite fast)
-    loss      margin, ce, dlr or prob-margin: a candidate is taken if it raises it; a wrong label ends the search
+    Args:
+        model: the classifier in eval mode with frozen parameters; it maps images to logits (B, K).
+        x: clean images (B, C, H, W), float in [0, 1], that the model classifies right.
+        y: labels (B,) int64.
+        threat: the set in which every x_adv must lie.
+        draws: random numbers of the samples; the result is a pure function of them.
+        queries: candidates per restart, at least 1, after one query at the start. In linf a candidate that equals the best point counts and
+            costs no pass.
+        p_init: share of the image's area that the first windows cover, in (0, 1]; it is halved up to nine times.
+        rescale: true fits the schedule of the halvings, made for 10,000 queries, to `queries`; AutoAttack does not.
+        restarts: independent runs, at least 1; each runs on the samples that still stand.
+        loss: margin, ce, dlr or prob-margin: a candidate is taken if it raises it; a wrong label ends the search. Below 3 classes the
+            margin stands in for dlr.
+        hope: above 0: at 256 queries and each time they have doubled, an image is given up if its loss would stay below 0 although it rose
+            this many times as far again as since they last doubled. None gives up no image, as AutoAttack does (ours, for the suite fast).
+
+    Returns:
+        The worst point that was found for each sample, or clean x, with what was spent on it.
+
+    Raises:
+        InputError: an option is out of its range.
     """
     for name, value in (("queries", queries), ("restarts", restarts)):
         whole_option(name, value)
@@ -89,7 +103,13 @@ def window_side(area: float, height: int, width: int, odd: bool) -> int:
 
 
 def query_stretches(queries: int, channels: int, side_at: Callable[[int], int]) -> Iterator[tuple[int, int, int]]:
-    """(first, last, side) for runs of queries that are prepared at once: equal sides, within one block of random numbers."""
+    """(first, last, side) for runs of queries that are prepared at once: equal sides, within one block of random numbers.
+
+    Args:
+        queries: number of queries.
+        channels: channels C of the images.
+        side_at: the side of the window of a query, counted from 0.
+    """
     for (_, length), run in groupby(range(queries), key=lambda query: (query // QUERY_BLOCK, side_at(query))):
         members = list(run)
         most = max(1, min(STRETCH, STRETCH_AREA // (channels * length**2)))
@@ -98,10 +118,17 @@ def query_stretches(queries: int, channels: int, side_at: Callable[[int], int]) 
 
 
 def try_candidates(search: Search, x_new: Tensor, new: Tensor, best: Tensor, objective: UntargetedLoss) -> tuple[Tensor, Tensor]:
-    """Takes the verdict at the points x_new, of which `new` (R,) differ from the best: which of them are taken, and the best losses now.
+    """Takes the verdict at the points x_new: which of them are taken, (R,) bool, and the best losses now, (R,).
 
     A wrong label is always taken in the paper; here it ends the search of its sample, unless the claim is refused or refuted. A margin of
     exactly 0 with the right label ends it in the authors' code; here the search goes on [change].
+
+    Args:
+        search: the samples that still stand.
+        x_new: one candidate per working row, (R, C, H, W).
+        new: which candidates differ from the best point, (R,) bool.
+        best: the largest losses so far, (R,).
+        objective: the loss that a candidate has to raise.
     """
     logits = search.ask(x_new, new)
     if not logits.shape[1]:
@@ -118,7 +145,15 @@ def start_losses(search: Search, x_new: Tensor, objective: UntargetedLoss) -> Te
 
 
 def dismiss_hopeless(search: Search, query: int, best: Tensor, before: Tensor, hope: float | None) -> Tensor:
-    """At 128 queries and each time they have doubled: gives up samples without hope; the losses to compare with the next time, (R,)."""
+    """At 128 queries and each time they have doubled: gives up samples without hope; the losses to compare with the next time, (R,).
+
+    Args:
+        search: the samples that still stand.
+        query: how many queries were made.
+        best: the largest losses so far, (R,).
+        before: the losses when the queries last doubled, (R,).
+        hope: as in `square`; None gives up no sample.
+    """
     if hope is None or query < QUERY_BLOCK or query & (query - 1):
         return before
     if query > QUERY_BLOCK:
@@ -224,10 +259,17 @@ def query_patterns(search: Search, delta: Tensor, best: Tensor, drawn: Tensor, l
 
 
 def candidate_delta(threat: Threat, delta: Tensor, into: Tensor, source: Tensor, pattern: Tensor, out: Tensor) -> Tensor:
-    """Delta (R, C, H, W) with a pattern (R, C, S) mixed into one window at the cost of another, before it is `delta_in_threat`; in `out`.
+    """Delta (R, C, H, W) with a pattern mixed into one window at the cost of another, before it is `delta_in_threat`; in `out`.
 
     The window `into` gets the mass of both windows and what the ball had left unused; `source` becomes 0 outside of it.
-    into, source  flat indices, (R, C, S)
+
+    Args:
+        threat: its norm, l2 or l1, and radius.
+        delta: the best delta, (R, C, H, W).
+        into: flat indices of the window that gets the pattern, (R, C, S).
+        source: flat indices of the window that gives its mass, (R, C, S).
+        pattern: the signed pattern, (R, C, S).
+        out: where the candidate is written, (R, C, H, W).
     """
     order, eps, channels = ORDER[threat.norm], threat.eps, delta.shape[1]
     pixels = out.copy_(delta).flatten(2)

@@ -13,7 +13,14 @@ from robench.core.recipes import did_you_mean, lookup
 
 
 def is_targeted(target: object) -> bool:
-    """Whether a class is to be reached; InputError for a word that names no way to choose one."""
+    """Whether a class is to be reached.
+
+    Args:
+        target: none, least-likely, second or random, or the number of a class.
+
+    Raises:
+        InputError: a word that names no way to choose a class, or another type.
+    """
     if isinstance(target, str) and target not in ("none", *TARGETS):
         raise InputError(f"unknown target {target!r}{did_you_mean(target, ['none', *TARGETS])}, or give the number of a class")
     if isinstance(target, bool) or not isinstance(target, (str, int)):
@@ -22,7 +29,17 @@ def is_targeted(target: object) -> bool:
 
 
 def chosen_target(target: str | int, logits: Tensor, y: Tensor, draws: Draws) -> Tensor:
-    """The target class of each sample, (B,), from the clean logits; InputError for a number that is no class of the model."""
+    """The target class of each sample, (B,) int64.
+
+    Args:
+        target: least-likely, second or random, or the number of a class.
+        logits: clean logits (B, K).
+        y: labels (B,) int64.
+        draws: random numbers of the samples.
+
+    Raises:
+        InputError: a number that is no class of the model.
+    """
     if isinstance(target, str):
         return lookup(target, TARGETS, "target")(logits, y, draws)
     if not 0 <= target < logits.shape[1]:
@@ -31,17 +48,35 @@ def chosen_target(target: str | int, logits: Tensor, y: Tensor, draws: Draws) ->
 
 
 def least_likely(logits: Tensor, y: Tensor, draws: Draws) -> Tensor:  # noqa: ARG001 (one signature for all)
-    """The class of the lowest logit that is not y, (B,)."""
+    """The class of the lowest logit that is not y, (B,).
+
+    Args:
+        logits: clean logits (B, K).
+        y: labels (B,) int64.
+        draws: not used.
+    """
     return logits.scatter(1, y[:, None], float("inf")).argmin(1)
 
 
 def second(logits: Tensor, y: Tensor, draws: Draws) -> Tensor:  # noqa: ARG001 (one signature for all)
-    """The class of the highest logit that is not y, (B,)."""
+    """The class of the highest logit that is not y, (B,).
+
+    Args:
+        logits: clean logits (B, K).
+        y: labels (B,) int64.
+        draws: not used.
+    """
     return logits.scatter(1, y[:, None], float("-inf")).argmax(1)
 
 
 def any_other(logits: Tensor, y: Tensor, draws: Draws) -> Tensor:
-    """A class drawn evenly from those that are not y, (B,)."""
+    """A class drawn evenly from those that are not y, (B,).
+
+    Args:
+        logits: clean logits (B, K); only their number is used.
+        y: labels (B,) int64.
+        draws: random numbers of the samples.
+    """
     drawn = draws.child("target").integers(logits.shape[1] - 1)
     return drawn + (drawn >= y)
 

@@ -36,13 +36,26 @@ def transfer(
     A black-box attack: of the attacked model it needs no gradient and one answer per standing sample and restart, which is what
     `forwards` counts; `backwards` is 0. The passes over the surrogate are the attacker's own and not counted.
 
-    surrogate  the model whose gradients are climbed, frozen by the caller, on the device of x; it knows the labels y
-    steps      steps on the surrogate; the climb does not stop when the surrogate is fooled, because deep points transfer best
-    step_size  length of a step in the threat's norm, pixel units; 2 eps / steps if not given: the paper's eps / steps is too short
-               to turn along the box in l2, and to cross the ball from a random start (our choice)
-    restarts   points tried per sample: the first climb starts at the clean image, the further ones at random points of the threat
-    decay      share of the push that is kept from step to step; 0 leaves plain iterative steps
-    loss       ce, margin or dlr
+    Args:
+        model: the classifier in eval mode with frozen parameters; it maps images to logits (B, K).
+        x: clean images (B, C, H, W), float in [0, 1], that the model classifies right.
+        y: labels (B,) int64.
+        threat: the set in which every x_adv must lie.
+        draws: random numbers of the samples; the result is a pure function of them.
+        surrogate: the model whose gradients are climbed, frozen by the caller, on the device of x; it knows the labels y.
+        steps: steps on the surrogate, at least 1; the climb does not stop when the surrogate is fooled, because deep points transfer best.
+        step_size: length of a step in the threat's norm, pixel units; None for 2 eps / steps: the paper's eps / steps is too short to turn
+            along the box in l2, and to cross the ball from a random start (our choice).
+        restarts: points tried per sample, at least 1: the first climb starts at the clean image, the further ones at random points of the
+            threat.
+        decay: factor of the push from step to step, at least 0; 0 leaves plain iterative steps.
+        loss: ce, margin, dlr or prob-margin; dlr needs at least 3 classes.
+
+    Returns:
+        The worst point that was found for each sample, or clean x, with what was spent on it.
+
+    Raises:
+        InputError: an option is out of its range, or the surrogate has too few classes or gives no gradient.
     """
     objective, keep = loss_of(loss, targeted=False), number_option("decay", decay)
     _ = whole_option("steps", steps)
@@ -66,7 +79,19 @@ def transfer_points(
     steps: int,
     decay: float,
 ) -> Tensor:
-    """The end, (B, C, H, W), of `steps` steps of the given length from `start`, along the decaying sum of unit gradients (mean |g| = 1)."""
+    """The ends, (B, C, H, W), of climbs along the decaying sum of unit gradients (mean |g| = 1).
+
+    Args:
+        surrogate: the model whose gradients are climbed.
+        x: clean images (B, C, H, W).
+        y: labels (B,) int64.
+        start: where the climbs start, (B, C, H, W).
+        threat: the set that no step leaves.
+        objective: the loss to climb.
+        length: length of a step in the threat's norm, pixel units.
+        steps: number of steps.
+        decay: factor of the push from step to step.
+    """
     x_adv, push = start, torch.zeros_like(start)
     for _ in range(steps):
         grad = surrogate_gradient(surrogate, x_adv, y, objective)
