@@ -22,7 +22,13 @@ NEGLIGIBLE = 6.5  # standard deviations beyond which the weights of motion blur,
     cifar=((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)), imagenet=((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5))
 )
 def defocus_blur(x: Tensor, lens: tuple[float, float], _draws: Draws) -> Tensor:
-    """Images seen through a round opening of the severity's radius in pixels, its edge smoothed; mirrored at the border."""
+    """Images seen through a round opening of the severity's radius in pixels, its edge smoothed; mirrored at the border.
+
+    Args:
+        x: images (B, C, H, W), float64 in [0, 1].
+        lens: radius of the opening and standard deviation of its edge's smoothing, both in pixels.
+        _draws: not used.
+    """
     kernel = disk_kernel(*lens)
     reach = len(kernel) // 2
     wide = x[:, :, mirrored_places(x.shape[2], reach)][:, :, :, mirrored_places(x.shape[3], reach)]
@@ -34,7 +40,13 @@ def defocus_blur(x: Tensor, lens: tuple[float, float], _draws: Draws) -> Tensor:
 
 @graded_corruption(cifar=(0.4, 0.6, 0.7, 0.8, 1), imagenet=(1, 2, 3, 4, 6))
 def gaussian_blur(x: Tensor, deviation: float, _draws: Draws) -> Tensor:
-    """Images smoothed by a Gaussian of the severity's deviation in pixels, cut at 4 deviations; the border goes on outside."""
+    """Images smoothed by a Gaussian of the severity's deviation in pixels, cut at 4 deviations; the border goes on outside.
+
+    Args:
+        x: images (B, C, H, W), float64 in [0, 1].
+        deviation: standard deviation of the Gaussian in pixels.
+        _draws: not used.
+    """
     return smoothed_images(smoothed_images(x, deviation, 2), deviation, 3)
 
 
@@ -46,6 +58,11 @@ def zoom_blur(x: Tensor, factors: list[float], _draws: Draws) -> Tensor:
     """The mean of the image and its centre at the severity's zooms, linear in between: as of a camera that moves towards the scene.
 
     Taken in float32 as the published generator does, which decides what is cut off to the level below.
+
+    Args:
+        x: images (B, C, H, W), float64 in [0, 1].
+        factors: the zooms, each at least 1.
+        _draws: not used.
     """
     (height, width), start = x.shape[2:], x.to(torch.float32)
     rights = torch.cat([zoom_weights(width, factor).T for factor in factors], 1).to(x.device)  # all zooms along the rows in one product
@@ -64,6 +81,11 @@ def motion_blur(x: Tensor, exposure: tuple[int, float], draws: Draws) -> Tensor:
     """Images smeared to one side along a line, at an angle that each image draws between -45 and 45 degrees.
 
     ImageMagick, which the published generator asks, rounds to 16 bits first: what is next to a whole grey level is not cut off below it.
+
+    Args:
+        x: images (B, C, H, W), float64 in [0, 1].
+        exposure: radius and standard deviation of the one-sided Gaussian, in pixels.
+        draws: random numbers of the images.
     """
     radius, deviation = exposure
     angle = draws.uniform(()).to(x) * 90 - 45
@@ -74,7 +96,11 @@ def motion_blur(x: Tensor, exposure: tuple[int, float], draws: Draws) -> Tensor:
 def smeared_images(x: Tensor, radius: int, deviation: float, angle: Tensor) -> Tensor:
     """Images (B, C, H, W) under ImageMagick's motion blur: one-sided Gaussian weights along a line, the border going on outside.
 
-    radius, deviation  2 radius + 1 taps, a pixel apart, with the weights of a Gaussian of that deviation        angle  (B,), degrees
+    Args:
+        x: images (B, C, H, W) float64.
+        radius: 2 radius + 1 taps are weighed, a pixel apart.
+        deviation: standard deviation of the Gaussian, in pixels.
+        angle: direction of the line, (B,), degrees.
     """
     weights = gaussian_weights(range(2 * radius + 1), deviation)
     height, width = x.shape[2:]

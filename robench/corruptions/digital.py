@@ -17,7 +17,13 @@ COLOURED = 0.587 + 0.114  # what green and blue give to the grey of a colour (IT
 
 @graded_corruption(cifar=(0.75, 0.5, 0.4, 0.3, 0.15), imagenet=(0.4, 0.3, 0.2, 0.1, 0.05))
 def contrast(x: Tensor, share: float, _draws: Draws) -> Tensor:
-    """Images with each subpixel's distance from the mean of its channel cut down to the severity's share."""
+    """Images with each subpixel's distance from the mean of its channel cut down to the severity's share.
+
+    Args:
+        x: images (B, C, H, W), float64 in [0, 1].
+        share: share of the distance that is left, in [0, 1].
+        _draws: not used.
+    """
     total = (x * 255).round().sum((2, 3), keepdim=True)  # whole numbers: the sum is exact in any order
     mean = total / 255 / (x.shape[2] * x.shape[3])
     return (x - mean) * share + mean
@@ -25,7 +31,13 @@ def contrast(x: Tensor, share: float, _draws: Draws) -> Tensor:
 
 @graded_corruption(cifar=(0.05, 0.1, 0.15, 0.2, 0.3), imagenet=(0.1, 0.2, 0.3, 0.4, 0.5))
 def brightness(x: Tensor, more: float, _draws: Draws) -> Tensor:
-    """Images with the severity's number added to the value of hue, saturation and value; grey images get it added to the pixels."""
+    """Images with the severity's number added to the value of hue, saturation and value; grey images get it added to the pixels.
+
+    Args:
+        x: images (B, C, H, W), float64 in [0, 1].
+        more: what is added, pixel units.
+        _draws: not used.
+    """
     if x.shape[1] == 1:
         return x + more
     hue, saturation, value = to_hsv(x)
@@ -38,6 +50,11 @@ def saturate(x: Tensor, change: tuple[float, float], _draws: Draws) -> Tensor:
 
     The published generator gives a grey pixel (s = 0) the hue red, so that c1 > 0 darkens its green and blue. Images of one channel get
     the grey of that colour [our choice]: unchanged at severities 1 to 3, darker by 7 and 14 percent at 4 and 5.
+
+    Args:
+        x: images (B, C, H, W), float64 in [0, 1].
+        change: the pair (c0, c1).
+        _draws: not used.
     """
     scale, shift = change
     if x.shape[1] == 1:
@@ -48,7 +65,13 @@ def saturate(x: Tensor, change: tuple[float, float], _draws: Draws) -> Tensor:
 
 @graded_corruption(cifar=(0.95, 0.9, 0.85, 0.75, 0.65), imagenet=(0.6, 0.5, 0.4, 0.3, 0.25))
 def pixelate(x: Tensor, share: float, _draws: Draws) -> Tensor:
-    """Images made smaller to the severity's share of each side, and as large again, both by boxes."""
+    """Images made smaller to the severity's share of each side, and as large again, both by boxes.
+
+    Args:
+        x: images (B, C, H, W), float64 in [0, 1].
+        share: share of each side, in (0, 1].
+        _draws: not used.
+    """
     height, width = x.shape[2:]
     small = box_resized_images((x * 255).round(), int(height * share), int(width * share))
     return box_resized_images(small, height, width) / 255
@@ -56,7 +79,13 @@ def pixelate(x: Tensor, share: float, _draws: Draws) -> Tensor:
 
 @graded_corruption(cifar=(80, 65, 58, 50, 40), imagenet=(25, 18, 15, 10, 7))
 def jpeg_compression(x: Tensor, quality: int, _draws: Draws) -> Tensor:
-    """Images written and read as JPEG of the severity's quality by Pillow: colours at half the resolution (4:2:0), grey as grey."""
+    """Images written and read as JPEG of the severity's quality by Pillow: colours at half the resolution (4:2:0), grey as grey.
+
+    Args:
+        x: images (B, C, H, W), float64 in [0, 1].
+        quality: Pillow's quality, 1 to 95.
+        _draws: not used.
+    """
     images = (x * 255).round().to(torch.uint8).movedim(1, 3).cpu().numpy()
     read = [jpeg_round_trip(image if image.shape[2] == 3 else image[:, :, 0], quality) for image in images]
     back = torch.from_numpy(np.stack(read).reshape(images.shape)) if read else torch.empty(images.shape)

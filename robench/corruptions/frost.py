@@ -33,13 +33,23 @@ FERNS, STEM_STEPS, TWIGS = 700, 20, 32  # how many on a sheet, twigs on each sid
 def frost(x: Tensor, severity: int, draws: Draws, *, scale: str = "auto", photos: str = "") -> Tensor:
     """Images under a sheet of ice, c0 x + c1 ice: a part of a frost photo, or of a drawn sheet, at a place that each image draws.
 
-    photos  a folder with frost photos (.png, .jpg), of which the first five by name are used, as by the published generator, which has
-            its own; empty: five sheets of ferns drawn here [our choice], which have the brightness and colours of the published photos
-            but not their details. The frost of grey images is the grey of the ice [our choice].
-
     At the severities of CIFAR every fifth pixel of the ice is taken (fewer are left out where the image would not fit), at those of
-    ImageNet all. Drawn sheets go on without end, photos do not. InputError as for all corruptions, and for a folder without photos,
-    a photo that cannot be read, or one smaller than the images.
+    ImageNet all. Drawn sheets go on without end, photos do not. The frost of grey images is the grey of the ice [our choice].
+
+    Args:
+        x: images (B, C, H, W), float in [0, 1].
+        severity: 1 to 5.
+        draws: random numbers of the images.
+        scale: the table of severities: auto, cifar or imagenet.
+        photos: a folder with frost photos (.png, .jpg, .jpeg), of which the first five by name are used, as by the published generator,
+            which has its own; empty: five sheets of ferns drawn here [our choice], which have the brightness and colours of the published
+            photos but not their details.
+
+    Returns:
+        Images (B, C, H, W) float32 in [0, 1], whole multiples of 1/255.
+
+    Raises:
+        InputError: as for all corruptions; and a folder without photos, a photo that cannot be read, or one smaller than the images.
     """
 
     sheets = frost_photos(str(photos)) if photos else drawn_sheets()
@@ -59,7 +69,11 @@ def frost(x: Tensor, severity: int, draws: Draws, *, scale: str = "auto", photos
 def cuttings(x: Tensor, draws: Draws, sheets: list[Tensor], *, endless: bool) -> Tensor:
     """A part of a sheet for each image of x, (B, 3, H, W) in grey levels, the sheet and the place being drawn.
 
-    sheets   (3, rows, columns) each        endless  whether a sheet goes on with its other end, so that a part may begin anywhere
+    Args:
+        x: images (B, C, H, W); only size, type and device are used.
+        draws: random numbers of the images.
+        sheets: (3, rows, columns) uint8 each.
+        endless: whether a sheet goes on with its other end, so that a part may begin anywhere.
     """
     height, width = x.shape[2:]
     ice = torch.empty(len(x), 3, height, width, dtype=torch.uint8)
@@ -99,7 +113,14 @@ def frost_photos(folder: str) -> list[Tensor]:
 
 
 def photos_digest(folder: str) -> str:
-    """A digest of the frost photos in a folder that are used, "" without a folder."""
+    """A digest of the frost photos in a folder that are used, "" without a folder.
+
+    Args:
+        folder: path of the folder, or "".
+
+    Raises:
+        InputError: there is no such folder, no photo in it, or one that cannot be read.
+    """
     digest = hashlib.sha256()
     for photo in frost_photos(folder) if folder else ():
         digest.update(photo.numpy().tobytes())
@@ -117,7 +138,7 @@ def read_frost_photo(file: Path) -> Tensor:
 
 @cache
 def drawn_sheets() -> list[Tensor]:
-    """Five sheets of ferns of ice, (3, SIDE, SIDE) uint8, the same in every run, whose edges fit to the opposite ones [our choice]."""
+    """Five sheets of ferns of ice, (3, SHEET_SIDE, SHEET_SIDE) uint8, the same in every run; opposite edges fit together [our choice]."""
     sheets = []
     for which, (mean, deviation, length, spread) in enumerate(LOOKS):
         draws = Draws(0, torch.tensor([which]), "frost")
@@ -129,9 +150,12 @@ def drawn_sheets() -> list[Tensor]:
 
 
 def ferns(draws: Draws, length: float, spread: float) -> Tensor:
-    """How bright ferns of ice are, (SIDE, SIDE) float64 from 0 to 1: bent stems with twigs to both sides, the brightest on top.
+    """How bright ferns of ice are, (SHEET_SIDE, SHEET_SIDE) float64 from 0 to 1: bent stems with twigs to both sides, the brightest on top.
 
-    length  of an average stem, in pixels        spread  the angle between stem and twigs, in degrees
+    Args:
+        draws: random numbers of one sheet.
+        length: length of an average stem, in pixels.
+        spread: the angle between stem and twigs, in degrees.
     """
     u = draws.uniform((FERNS, 6)).to(torch.float64)[0]
     along = torch.arange(STEM_STEPS, dtype=torch.float64) / STEM_STEPS

@@ -42,7 +42,10 @@ FAR, LONGEST_DISTANCE = 1 << 28, 20
 def spatter(x: Tensor, liquid: tuple[float, float, float, float, float, int], draws: Draws) -> Tensor:
     """Images with splashes of water (severities 1 to 3) or mud (4 and 5): normal noise, smoothed, where it is above a limit.
 
-    The row: mean and deviation of the noise, smoothing, limit, strength of the water or smoothing of the mud, and 1 for mud.
+    Args:
+        x: images (B, C, H, W), float64 in [0, 1].
+        liquid: mean and deviation of the noise, smoothing, limit, strength of the water or smoothing of the mud, and 1 for mud.
+        draws: random numbers of the images.
     """
     mean, deviation, smooth, limit, strength, mud = liquid
     noise = mean + deviation * draws.normal((1, *x.shape[2:])).to(x)
@@ -57,7 +60,8 @@ def spatter(x: Tensor, liquid: tuple[float, float, float, float, float, int], dr
 def water_brightness(layer: Tensor) -> Tensor:
     """How bright the water is, (B, 1, H, W) with maximum 1 in each image (0 where there is none): drops lit from one side.
 
-    layer  the drops, (B, 1, H, W), nothing being 0; above 1 their 8 bits run over, as in the published generator
+    Args:
+        layer: the drops, (B, 1, H, W), nothing being 0; above 1 their 8 bits run over, as in the published generator.
     """
     drops = ((layer[:, 0] * 255).floor() % 256).to(torch.int32)
     rise = local_means(edge_distances(edges(drops, 50, 150)).to(torch.float64) / ONE).floor().to(torch.int32)
@@ -76,7 +80,10 @@ def liquid_colour(levels: tuple[int, int, int], x: Tensor) -> Tensor:
 def edges(levels: Tensor, low: int, high: int) -> Tensor:
     """The edges of 8-bit images, (B, H, W) bool: Canny (TPAMI 1986) with a 3 x 3 Sobel filter and the sum of the slopes as in OpenCV.
 
-    levels  (B, H, W) int32        low, high  slopes above which an edge goes on, and above which it begins
+    Args:
+        levels: grey levels, (B, H, W) int32.
+        low: the slope above which an edge goes on.
+        high: the slope above which an edge begins.
     """
     wide = pad(levels[:, None].to(torch.float32), (1, 1, 1, 1), mode="replicate")[:, 0].to(torch.int32)
     down = wide[:, :-2] + 2 * wide[:, 1:-1] + wide[:, 2:]

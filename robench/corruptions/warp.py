@@ -32,6 +32,11 @@ def glass_blur(x: Tensor, glass: tuple[float, int, int], draws: Draws) -> Tensor
     """Images smoothed, their pixels copied over neighbours in so many rounds, and smoothed again: as through frosted glass.
 
     Pixels are copied and not swapped, as in the published generator and the data that it made: see `copy_sources`.
+
+    Args:
+        x: images (B, C, H, W), float64 in [0, 1].
+        glass: standard deviation of the smoothing and reach of the copies, both in pixels, and number of rounds.
+        draws: random numbers of the images.
     """
     deviation, reach, rounds = glass
     grey = (smoothed_images(smoothed_images(x, deviation, 2), deviation, 3) * 255).floor()
@@ -51,6 +56,11 @@ def elastic_transform(x: Tensor, stretch: tuple[float, float, float], draws: Dra
 
     Severity 1 at the scale of CIFAR is the affine map alone. Each step is rounded to float32 as in the published generator, which
     decides what is cut off to the level below.
+
+    Args:
+        x: images (B, C, H, W), float64 in [0, 1].
+        stretch: strength of the moves, deviation of their smoothing, and largest shift of the map's corners, all in pixels.
+        draws: random numbers of the images.
     """
     strength, deviation, shift = stretch
     corners = (draws.uniform((3, 2)).to(x) * 2 - 1) * shift
@@ -65,11 +75,15 @@ def elastic_transform(x: Tensor, stretch: tuple[float, float, float], draws: Dra
 def copy_sources(chosen: Tensor, reach: int, height: int, width: int) -> Tensor:
     """Where each pixel comes from, (B, height * width) int64, after one round of copies over neighbours.
 
-    chosen  (B, height - 2 reach, width - 2 reach) int64: for the pixel in row reach + 1 + i and column reach + 1 + j the neighbour that
-            it becomes a copy of, (down + reach) * 2 reach + right + reach, both steps from -reach to reach - 1
-
     The round goes from the last pixel to the first. A neighbour that comes later in the image has thus been changed itself, and stands
     for what it was changed into; the chains of such neighbours are followed by doubling. At a reach of 1 there are none.
+
+    Args:
+        chosen: (B, height - 2 reach, width - 2 reach) int64: for the pixel in row reach + 1 + i and column reach + 1 + j the neighbour that
+            it becomes a copy of, (down + reach) * 2 reach + right + reach, both steps from -reach to reach - 1.
+        reach: the longest step to a neighbour, in pixels.
+        height: rows of the image.
+        width: columns of the image.
     """
     place = torch.arange(height * width, device=chosen.device).expand(len(chosen), -1).clone()
     down, right = chosen // (2 * reach) - reach, chosen % (2 * reach) - reach
@@ -84,9 +98,14 @@ def copy_sources(chosen: Tensor, reach: int, height: int, width: int) -> Tensor:
 def affine_places(corners: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """Where the pixels of a new image lie in the old one, right and down, each (B, height, width) float64.
 
-    corners  (B, 3, 2), right and down: how far the affine map moves three corners of the square around the centre whose half side is a
-             third of the shorter side. The new image is made by the map's inverse. The centre of images that are not square, which the
-             published generator never makes, is theirs in both directions [our choice].
+    The new image is made by the map's inverse. The centre of images that are not square, which the published generator never makes, is
+    theirs in both directions [our choice].
+
+    Args:
+        corners: (B, 3, 2), right and down: how far the affine map moves three corners of the square around the centre whose half side is a
+            third of the shorter side.
+        height: rows of the image.
+        width: columns of the image.
     """
     half = min(height, width) // 3
     middle = torch.tensor([width // 2, height // 2], dtype=corners.dtype, device=corners.device)
@@ -131,8 +150,8 @@ def sampled_images(x: Tensor, right: Tensor, down: Tensor, *, edge: int) -> Tens
     columns = [folded_places(left + step, width, edge).long() for step in (0, 1)]
     rows = [folded_places(top + step, height, edge).long() * width for step in (0, 1)]
     flat = x.flatten(2)
-    found = [[flat.gather(2, (row + column).flatten(1)[:, None].expand_as(flat)).view_as(x) for column in columns] for row in rows]
-    upper, lower = (first.lerp(second, beside) for first, second in found)
+    corners = [[flat.gather(2, (row + column).flatten(1)[:, None].expand_as(flat)).view_as(x) for column in columns] for row in rows]
+    upper, lower = (first.lerp(second, beside) for first, second in corners)
     return upper.lerp(lower, below)
 
 

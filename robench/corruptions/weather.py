@@ -32,8 +32,13 @@ WIBBLE = 100.0  # the first kick of a plasma is uniform in +-100 times 100; the 
 def snow(x: Tensor, weather: tuple[float, float, float, float, int, float, float], draws: Draws) -> Tensor:
     """Images made paler and strewn with flakes, which fall along a line that each image draws, and with the same flakes turned around.
 
-    Flakes are normal noise (mean, deviation), enlarged (zoom), where it is above a limit; smeared (radius, deviation) at an angle between
-    -135 and -45 degrees. The last number of the row is the share of the image that is not made paler.
+    Flakes are normal noise, enlarged, where it is above a limit; smeared at an angle between -135 and -45 degrees.
+
+    Args:
+        x: images (B, C, H, W), float64 in [0, 1].
+        weather: mean and deviation of the noise, zoom, limit, radius and deviation of the smear in pixels, and the share of the image
+            that is not made paler.
+        draws: random numbers of the images.
     """
     mean, deviation, factor, limit, radius, smear, share = weather
     height, width = x.shape[2:]
@@ -52,7 +57,13 @@ def snow(x: Tensor, weather: tuple[float, float, float, float, int, float, float
     imagenet=((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4)),
 )
 def fog(x: Tensor, weather: tuple[float, float], draws: Draws) -> Tensor:
-    """Images behind a plasma fractal of the severity's thickness and roughness, scaled back to their own brightest subpixel."""
+    """Images behind a plasma fractal of the severity's thickness and roughness, scaled back to their own brightest subpixel.
+
+    Args:
+        x: images (B, C, H, W), float64 in [0, 1].
+        weather: thickness, and by what the roughness is divided from one step to the next finer one.
+        draws: random numbers of the images.
+    """
     thickness, decay = weather
     height, width = x.shape[2:]
     side = 1 << (max(height, width) - 1).bit_length()
@@ -64,11 +75,12 @@ def fog(x: Tensor, weather: tuple[float, float], draws: Draws) -> Tensor:
 def plasma(u: Tensor, decay: float) -> Tensor:
     """Plasma fractals, (B, S, S) in [0, 1], S a power of two, whose edges fit to the opposite ones: the diamond-square algorithm.
 
-    u      uniform numbers in [0, 1), (B, S, S): each place takes its own, but for the first corner, which is 0
-    decay  by what the wibble is divided from one step to the next finer one
-
     Fournier, Fussell & Carpenter (CACM 1982). As in the published generator the kick of a place is the wibble times a uniform number
     in +-wibble, so that it shrinks by the square of the decay.
+
+    Args:
+        u: uniform numbers in [0, 1), (B, S, S): each place takes its own, but for the first corner, which is 0.
+        decay: by what the wibble is divided from one step to the next finer one.
     """
     kicks, heights = 2 * u - 1, torch.zeros_like(u)
     step, wibble = u.shape[1], WIBBLE
