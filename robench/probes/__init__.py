@@ -27,7 +27,12 @@ Probe = Callable[..., Iterator[Level]]
 
 
 def probe_variant(probe: Probe, **options: Any) -> Probe:
-    """The probe with other defaults, and a docstring that says which."""
+    """The probe with other defaults, and a docstring that says which.
+
+    Args:
+        probe: a probe function.
+        options: the new defaults, by the names of its options.
+    """
     bound = partial(probe, **options)
     words = ", ".join(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in options.items())
     bound.__doc__ = f"{probe.__name__} with {words}. {probe.__doc__}"

@@ -40,25 +40,36 @@ def inductive_noise(
 ) -> Iterator[Level]:
     """Noise on the subpixels that speak most for the true class (Duan et al., ICLR 2023; Chen et al. 2023, 2305.09305).
 
-    kind      add: x + noise there (their noise I); replace: the noise alone (their noise II); then clamped to [0, 1]
-    t         int(C*H*W*t) subpixels are changed: a share; paper: the ten shares .002, .004, ..., .02; random: .02, .04, ..., .2. A share
-              below one subpixel changes nothing
-    k         so many subpixels instead; paper: 500, 1000, 5000, 10000, 20000 of the 150,528 of ImageNet, in proportion to the image,
-              rounded and at least 1 (the scaling is ours)
-    saliency  of the true logit, once for all levels: gradient, or integrated-gradients (50 steps from the baseline)
-    baseline  of integrated-gradients: as in `baselines.baseline_of`; mean in the code of Duan et al.
-    order     signed: the largest attributions come first; absolute: the largest sizes. Ties by index, so a map of zeros means the first
-              subpixels
-    noise     normal; uniform: as in the code of Duan et al., between the least and the largest number of the image as the model
-              normalises it, added and clamped there. Needs a model that normalises its input itself
-    sigma     standard deviation of the normal noise, in pixel units
-    repeats   independent draws of the noise
-
     The level is one model call of all images. A subpixel gets the same noise at every t of a repeat, so the levels are nested and their
     curve is smooth (our choice). The passes of the saliency are counted in the first level. Setting: t=0.002 k=6.
 
     The code of Duan et al. is nearest with saliency=integrated-gradients,baseline=mean,noise=uniform,k=paper. Unlike it, images stay in
     [0, 1] (there each channel may leave it, up to the range of the whole image after normalisation), and k means k subpixels (there k + 1).
+
+    Args:
+        model: the classifier in eval mode with frozen parameters; it maps images to logits (B, K).
+        x: clean images (B, C, H, W), float in [0, 1], that the model classifies right.
+        y: labels (B,) int64.
+        draws: random numbers of the samples; the result is a pure function of them.
+        kind: add: x + noise there (their noise I); replace: the noise alone (their noise II); then clamped to [0, 1].
+        t: int(C*H*W*t) subpixels are changed: a share in [0, 1]; paper or inductive: the ten shares .002, .004, ..., .02; random: .02, .04,
+            ..., .2. A share below one subpixel changes nothing.
+        k: so many subpixels instead, at least 1; paper: 500, 1000, 5000, 10000, 20000 of the 150,528 of ImageNet, in proportion to the
+            image, rounded and at least 1 (the scaling is ours). None: t decides.
+        saliency: of the true logit, once for all levels: gradient, or integrated-gradients (50 steps from the baseline).
+        baseline: of integrated-gradients: as in `baselines.baseline_of`; mean in the code of Duan et al.
+        order: signed: the largest attributions come first; absolute: the largest sizes. Ties by index, so a map of zeros means the first
+            subpixels.
+        noise: normal; uniform: as in the code of Duan et al., between the least and the largest number of the image as the model
+            normalises it, added and clamped there. Needs a model that normalises its input itself.
+        sigma: standard deviation of the normal noise, above 0, in pixel units.
+        repeats: independent draws of the noise, at least 1.
+
+    Yields:
+        A Level for each setting and repeat.
+
+    Raises:
+        InputError: an option is out of its range; raised when the first level is asked for.
     """
     levels, rank, repeats = (
         subpixel_counts(x, t, k, INDUCTIVE_SHARES),
@@ -87,10 +98,26 @@ def random_noise(
 ) -> Iterator[Level]:
     """Noise on random subpixels, the baseline of inductive noise (Chen et al. 2023, 2305.09305). No gradients.
 
-    t        a share; paper: the ten shares .02, .04, ..., .2; inductive: .002, .004, ..., .02, to compare at equal shares
-    repeats  independent draws of the subpixels and of the noise
+    The subpixels of a smaller t are among those of a larger one, with the same noise.
 
-    kind, k, noise, sigma as in `inductive_noise`. The subpixels of a smaller t are among those of a larger one, with the same noise.
+    Args:
+        model: the classifier in eval mode with frozen parameters; it maps images to logits (B, K).
+        x: clean images (B, C, H, W), float in [0, 1], that the model classifies right.
+        y: labels (B,) int64.
+        draws: random numbers of the samples; the result is a pure function of them.
+        kind: as in `inductive_noise`.
+        t: a share in [0, 1]; paper or random: the ten shares .02, .04, ..., .2; inductive: .002, .004, ..., .02, to compare at equal
+            shares.
+        k: as in `inductive_noise`.
+        noise: as in `inductive_noise`.
+        sigma: as in `inductive_noise`.
+        repeats: independent draws of the subpixels and of the noise, at least 1.
+
+    Yields:
+        A Level for each setting and repeat.
+
+    Raises:
+        InputError: an option is out of its range; raised when the first level is asked for.
     """
     levels, repeats, change = (
         subpixel_counts(x, t, k, RANDOM_SHARES),
@@ -161,7 +188,15 @@ def attribution(model: nn.Module, x: Tensor, y: Tensor, draws: Draws, saliency: 
 
 
 def logit_gradient(model: nn.Module, x: Tensor, y: Tensor, draws: Draws, baseline: float | str) -> Tensor:  # noqa: ARG001
-    """The gradient of the logit of y at x, (B, C, H, W)."""
+    """The gradient of the logit of y at x, (B, C, H, W).
+
+    Args:
+        model: the classifier in eval mode with frozen parameters.
+        x: images (B, C, H, W), float in [0, 1].
+        y: labels (B,) int64.
+        draws: not used.
+        baseline: not used.
+    """
     with torch.enable_grad():
         leaf = leaf_of(x)
         total = padded_logits(model, leaf).gather(1, y[:, None]).sum()
@@ -169,7 +204,15 @@ def logit_gradient(model: nn.Module, x: Tensor, y: Tensor, draws: Draws, baselin
 
 
 def integrated_logit_gradients(model: nn.Module, x: Tensor, y: Tensor, draws: Draws, baseline: float | str) -> Tensor:
-    """Integrated gradients of the logit of y from the baseline, (B, C, H, W)."""
+    """Integrated gradients of the logit of y from the baseline, (B, C, H, W).
+
+    Args:
+        model: the classifier in eval mode with frozen parameters.
+        x: images (B, C, H, W), float in [0, 1].
+        y: labels (B,) int64.
+        draws: handed on to `gradients.integrated_gradients`.
+        baseline: as in `baselines.baseline_of`.
+    """
     from robench.explainers.gradients import integrated_gradients
 
     return integrated_gradients(model, x, y, draws, steps=INTEGRATION_STEPS, baseline=baseline)
@@ -197,9 +240,20 @@ def repeat_levels(
     model: nn.Module, x: Tensor, y: Tensor, draws: Draws, places: Tensor,
     levels: dict[str, int], change: NoiseChange, repeat: int, passes: int,
 ) -> Iterator[Level]:  # fmt: skip
-    """The levels of one repeat: noise on the first subpixels of `places`, (B, most); `passes` were made before and go to the first level.
+    """The levels of one repeat: noise on the first subpixels of `places`.
 
     A noise number belongs to a place in this list: as many are drawn as the largest level changes, not one for each subpixel.
+
+    Args:
+        model: the classifier in eval mode with frozen parameters.
+        x: images (B, C, H, W), float in [0, 1].
+        y: labels (B,) int64.
+        draws: random numbers of this repeat.
+        places: flat indices of the subpixels in the order in which they are changed, (B, most).
+        levels: the number of subpixels of each level, by its setting.
+        change: the noisy values of the subpixels at some places, as made by `noise_function`.
+        repeat: which of several draws, from 0.
+        passes: how many passes of each direction were made before; they are counted in the first level.
     """
     changed = change(x, places, draws)
     for setting, count in levels.items():

@@ -33,18 +33,29 @@ def inductive_occlusion(
 ) -> Iterator[Level]:
     """Boxes on the pixels that speak most for the true class, ever more of them and larger, until one union fools.
 
-    count     N: the top n = 1 .. N pixels by the channel mean of the signed attributions; ties by index
-    radius    R: boxes [i - r, i + r) x [j - r, j + r) with r = 1 .. R, cut at the border. A whole number: R pixels; a fraction: of the
-              shorter side, rounded, at least 1. Published for 224 pixels: (N, R) = (5, 10) and (10, 20); at 32, 20/224 is 3, 10/224 is 1
-    colour    black, grey or white; all: each of them, as a level of its own
-    saliency  of the true logit: gradient, or integrated-gradients (50 steps from the baseline)
-    baseline  of integrated-gradients: as in `baselines.baseline_of`; mean in the code of Duan et al.
-
     Duan et al. (ICLR 2023), Chen et al. (2023, 2305.09305): an image falls if any of the N * R unions of boxes fools. They are tried by
     their areas, the smallest first, equal ones by n and then r (our choice: the verdict is the same in any order). So x and share of a
     fallen image are those of the least union that fools, and of one that stands those of the largest; a union that was already tried
     under another (n, r) is left out. Forward passes are counted until the image falls; those of the saliency go to the first level.
     Setting: colour=black radius=3, with the radius in pixels.
+
+    Args:
+        model: the classifier in eval mode with frozen parameters; it maps images to logits (B, K).
+        x: clean images (B, C, H, W), float in [0, 1], that the model classifies right.
+        y: labels (B,) int64.
+        draws: random numbers of the samples; the result is a pure function of them.
+        count: N, at least 1 and at most H*W: the top n = 1 .. N pixels by the channel mean of the signed attributions; ties by index.
+        radius: R: boxes [i - r, i + r) x [j - r, j + r) with r = 1 .. R, cut at the border. A whole number: R pixels; a fraction: of the
+            shorter side, rounded, at least 1. Published for 224 pixels: (N, R) = (5, 10) and (10, 20); at 32, 20/224 is 3, 10/224 is 1.
+        colour: black, grey or white; all: each of them, as a level of its own.
+        saliency: of the true logit: gradient, or integrated-gradients (50 steps from the baseline).
+        baseline: of integrated-gradients: as in `baselines.baseline_of`; mean in the code of Duan et al.
+
+    Yields:
+        A Level for each setting and repeat.
+
+    Raises:
+        InputError: an option is out of its range; raised when the first level is asked for.
     """
     fills, reach = fills_of(colour), reach_of(x, count, radius)
     maps, passes = attribution(model, x, y, draws, saliency, baseline)
@@ -66,10 +77,23 @@ def random_occlusion(
 ) -> Iterator[Level]:
     """The boxes of inductive occlusion on random pixels, its baseline (Chen et al. 2023, 2305.09305). No gradients.
 
-    repeats  independent draws of the pixels, which are distinct and the same for all colours
+    Random boxes overlap less than those on the peaks of a map, so they cover more at the same (N, R): read the error rate with the share.
 
-    count, radius and colour as in `inductive_occlusion`. Random boxes overlap less than those on the peaks of a map, so they cover more at
-    the same (N, R): read the error rate with the share.
+    Args:
+        model: the classifier in eval mode with frozen parameters; it maps images to logits (B, K).
+        x: clean images (B, C, H, W), float in [0, 1], that the model classifies right.
+        y: labels (B,) int64.
+        draws: random numbers of the samples; the result is a pure function of them.
+        count: as in `inductive_occlusion`.
+        radius: as in `inductive_occlusion`.
+        colour: as in `inductive_occlusion`.
+        repeats: independent draws of the pixels, which are distinct and the same for all colours; at least 1.
+
+    Yields:
+        A Level for each setting and repeat.
+
+    Raises:
+        InputError: an option is out of its range; raised when the first level is asked for.
     """
     fills, reach, repeats = fills_of(colour), reach_of(x, count, radius), whole_option("repeats", repeats)
     for repeat in range(repeats):
@@ -99,10 +123,13 @@ def reach_of(x: Tensor, count: int, radius: float) -> int:
 class Trials:
     """The unions to be tried on B images: P = N * R of them, union p of the top n = p // R + 1 pixels with boxes of r = p % R + 1.
 
-    rows     (B, N, H): how far each row lies from each pixel, from .5 on: a box of r holds those below r
-    columns  (B, N, W): likewise                                     reach  R
-    order    (B, P): the unions by area, the smallest first; those that only repeat another one at the end
-    number   (B,): how many of these are to be tried                 areas  (B, P): pixels covered, by union
+    Attributes:
+        rows: how far each row lies from each pixel, from .5 on, (B, N, H): a box of r holds those below r.
+        columns: how far each column lies from each pixel, likewise, (B, N, W).
+        reach: R, the largest radius in pixels.
+        order: the unions by area, the smallest first, (B, P); those that only repeat another one at the end.
+        number: how many of these are to be tried, (B,).
+        areas: pixels covered, by union, (B, P).
     """
 
     rows: Tensor
