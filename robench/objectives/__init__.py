@@ -1,6 +1,8 @@
 """Training losses: base objectives and regularisers, one paper per file.
 
-A regulariser is a function (model, batch, *, options...) -> scalar; a new one is a file and a line in REGULARIZERS.
+A regulariser is a function (model, batch, *, options...) -> scalar, an objective a function of options -> `Objective`. A new one is a
+function in a file and a line in REGULARIZERS or OBJECTIVES; what else is known of it, such as its default weight or that it needs a
+teacher, stands above the function as `@Facts(...)`.
 """
 
 from __future__ import annotations
@@ -101,12 +103,28 @@ OTHER_OPTION_HINTS["objective"] = {name: f"it is a regulariser: --reg {name}" fo
 
 
 def facts_of(name: str) -> Facts:
-    """What is known of a key of OBJECTIVES or REGULARIZERS; the defaults for another name, which is that of the user's own function."""
+    """What is known of an objective or a regulariser by its name.
+
+    Args:
+        name: a key of OBJECTIVES or of REGULARIZERS; another name is that of the user's own function, of which the defaults are known.
+
+    Example:
+        >>> facts_of("fgsm-rs").single_step, facts_of("igd").base, facts_of("mine.py:penalty") == Facts()
+        (True, 'pgd-at', True)
+    """
     return facts_of_function({**OBJECTIVES, **REGULARIZERS}[name]) if is_built_in(name) else Facts()
 
 
 def default_options(name: str) -> dict[str, Any]:
-    """The options of a key of OBJECTIVES or REGULARIZERS with their defaults; none of another name, whose function is the user's own."""
+    """The options of an objective or a regulariser with their defaults.
+
+    Args:
+        name: a key of OBJECTIVES or of REGULARIZERS; another name is that of the user's own function, and has none here.
+
+    Example:
+        >>> default_options("trades")
+        {'beta': 6.0, 'steps': 10, 'step_size': None}
+    """
     return options_of({**OBJECTIVES, **REGULARIZERS}[name]) if is_built_in(name) else {}
 
 
@@ -116,7 +134,22 @@ def is_built_in(name: str) -> bool:
 
 
 def regularizers_of(sentences: Iterable[str]) -> dict[str, Regularizer]:
-    """The regularisers that sentences such as `sagr=0.1,rho=0.3,warmup=0.5` or `mine.py:penalty=2` name, ready for `penalised_loss`."""
+    """The regularisers that sentences name, each with its weight by progress, ready for `penalised_loss`.
+
+    Args:
+        sentences: such as "sagr=0.1,rho=0.3,warmup=0.5" or "mine.py:penalty=2"; the function's file is run.
+
+    Returns:
+        (weight, penalty) by label, in the order of the sentences.
+
+    Raises:
+        InputError: for a name or an option that is unknown or cannot be, and for a regulariser that is given twice.
+
+    Example:
+        >>> weight, _ = regularizers_of(["jacobian=0.01,warmup=0.5"])["jacobian"]
+        >>> weight(0.25), weight(0.75)
+        (0.005, 0.01)
+    """
     regularizers: dict[str, Regularizer] = {}
     for recipe in map(parse_recipe, sentences):
         if recipe.label in regularizers:
@@ -126,7 +159,16 @@ def regularizers_of(sentences: Iterable[str]) -> dict[str, Regularizer]:
 
 
 def refuse_unreachable(recipes: Iterable[Recipe], threat: Threat, shape: Sequence[int]) -> None:
-    """InputError where the radius, or a length in pixel units among the options of built-in methods, exceeds the diameter of the box."""
+    """Refuses a radius, or a length in pixel units among the options of built-in recipes, that exceeds the diameter of the box.
+
+    Args:
+        recipes: of the objective and the regularisers.
+        threat: what an adversary of training may do.
+        shape: (C, H, W) of the images.
+
+    Raises:
+        InputError: naming the length.
+    """
     refuse_too_large_eps(threat, shape)
     for recipe in recipes:
         for option in ("step_size", *facts_of(recipe.name).lengths) if is_built_in(recipe.name) else ():
@@ -136,14 +178,26 @@ def refuse_unreachable(recipes: Iterable[Recipe], threat: Threat, shape: Sequenc
 
 
 def takes_input_gradient(recipe: Recipe) -> bool:
-    """Whether a built-in objective or regulariser takes the gradient of the model by its images; of the user's own nothing is known."""
+    """Whether a built-in objective or regulariser takes the gradient of the model by its images.
+
+    Args:
+        recipe: names it, with its options; of the user's own nothing is known, and the answer is False.
+    """
     facts = facts_of(recipe.name)
     gradient_free = any(recipe.options.get(option) == value for option, value in facts.gradient_free_options.items())
     return is_built_in(recipe.name) and facts.input_gradient and not gradient_free
 
 
 def regularizer_notes(sentences: Iterable[str], classes: int) -> list[str]:
-    """What a training on this many classes is to say of its regularisers; InputError for an option that changes nothing there."""
+    """What a training is to say of its regularisers.
+
+    Args:
+        sentences: name the regularisers.
+        classes: number of logits of the model.
+
+    Raises:
+        InputError: for an option that changes nothing with so many classes.
+    """
     asked = [(recipe, facts_of(recipe.name).notes) for recipe in map(parse_recipe, sentences)]
     return [note for recipe, notes_of in asked if notes_of for note in notes_of(classes, **recipe.options)]
 
@@ -152,6 +206,12 @@ def weighted_regularizer(recipe: Recipe) -> Regularizer:
     """The weight by progress and the penalty that a recipe names.
 
     `warmup` and `drops` belong to the weight and are understood with every regulariser; the other options are the function's own.
+
+    Args:
+        recipe: the name, the weight and the options; what it leaves out comes from the facts of the regulariser.
+
+    Raises:
+        InputError: for a name or an option that is unknown or cannot be.
     """
     options, facts = dict(recipe.options), facts_of(recipe.name)
     warmup, drops = options.pop("warmup", facts.warmup), options.pop("drops", None)

@@ -23,9 +23,16 @@ from robench.objectives.terms import Objective, clean_logits, cross_entropy
 def alp(*, steps: int = 10, step_size: float | None = None, weight: float = 0.5) -> Objective:
     """Cross-entropy at adversarial and at clean images, and the distance of their logits (Kannan et al. 2018, 1803.06373).
 
-    steps      steps of the PGD adversary, from an even random start in the threat
-    step_size  their length in pixel units, 2.5 eps / steps if not given
-    weight     of the pairing, the mean square over samples and classes; at least 0
+    Args:
+        steps: steps of the PGD adversary, from an even random start in the threat.
+        step_size: length of a step in pixel units; 2.5 eps / steps if not given.
+        weight: of the pairing, the mean square over samples and classes; at least 0.
+
+    Returns:
+        The objective; it logs "ce", "ce-clean" and "pairing".
+
+    Raises:
+        InputError: for an option that cannot be.
     """
     check_steps("alp", steps, step_size)
     return Objective(
@@ -34,7 +41,16 @@ def alp(*, steps: int = 10, step_size: float | None = None, weight: float = 0.5)
 
 
 def alp_loss(model: nn.Module, batch: Batch, *, weight: float) -> tuple[Tensor, dict[str, Tensor]]:
-    """The two mean cross-entropies plus weight times the pairing, and the three as the terms "ce", "ce-clean" and "pairing"."""
+    """The two mean cross-entropies plus weight times the pairing.
+
+    Args:
+        model: the network in training.
+        batch: with x_adv and its logits.
+        weight: of the pairing.
+
+    Returns:
+        The scalar loss, and the terms "ce", "ce-clean" and "pairing", detached.
+    """
     clean = clean_logits(model, batch)
     terms = {
         "ce": cross_entropy(batch.logits, batch),
@@ -46,5 +62,10 @@ def alp_loss(model: nn.Module, batch: Batch, *, weight: float) -> tuple[Tensor, 
 
 
 def logit_pairing(logits: Tensor, other: Tensor) -> Tensor:
-    """The mean square of the difference of two logits, (B, K) each, over samples and classes; in float32 at least."""
+    """The mean square of the difference of two logits over samples and classes, a scalar in float32 at least.
+
+    Args:
+        logits: (B, K).
+        other: (B, K).
+    """
     return F.mse_loss(at_least_float32(logits), at_least_float32(other))

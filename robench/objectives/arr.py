@@ -45,15 +45,25 @@ def arr(
     step_size: float | None = None,
     start: str = "auto",
 ) -> Tensor:
-    """The mean distance between the answers at x and at an adversarial point made from x: the scalar R of the module's head.
-
-    distance   kl: the divergence; logits, probs: a norm of the difference of logits or of probabilities
-    order      q of that Lq norm, in [1, inf]
-    steps      ascents of the adversary; 1 from the image itself is FGSM, which networks learn to fool at large radii
-    step_size  in pixel units; if not given eps for FGSM, else 2.5 eps / steps, but at most the 1.25 eps of Wong et al. 2020 (2001.03994)
-    start      clean: at the image; random: at an even draw from the threat; auto (our choice): clean for one step, random for more
+    """The mean distance between the answers at an image and at an adversarial point made from it.
 
     The point is the regulariser's own whatever the base objective is, and its distance is to the clean image.
+
+    Args:
+        model: the network in training, which gives logits (B, K).
+        batch: the images of one step, with the x_adv and the logits of the base loss.
+        distance: "kl" for the divergence; "logits" or "probs" for a norm of the difference of logits or of probabilities.
+        order: q of that Lq norm, in [1, inf].
+        steps: ascents of the adversary; 1 from the image itself is FGSM, which networks learn to fool at large radii.
+        step_size: in pixel units; if not given eps for FGSM, else 2.5 eps / steps, but at most the 1.25 eps of Wong et al. 2020
+            (2001.03994).
+        start: "clean" at the image; "random" at an even draw from the threat; "auto" (our choice) clean for one step, random for more.
+
+    Returns:
+        The scalar R of the module's head, at least 0.
+
+    Raises:
+        InputError: for an option that cannot be.
     """
     measure = lookup(distance, DISTANCES, "distance of arr")
     refuse_norm_order(distance, order)
@@ -64,7 +74,15 @@ def arr(
 
 
 def refuse_norm_order(distance: str, order: float) -> None:
-    """InputError for an order that is no norm's, or that the divergence would not read."""
+    """Refuses an order that is no norm's, or that the divergence would not read.
+
+    Args:
+        distance: a key of DISTANCES.
+        order: q of the Lq norm.
+
+    Raises:
+        InputError: for an order below 1, or one that is given with distance=kl.
+    """
     if order != math.inf:
         number_option("the order of arr (unless it is inf)", order, least=1)
     if distance == "kl" and order != 2:
@@ -72,7 +90,15 @@ def refuse_norm_order(distance: str, order: float) -> None:
 
 
 def arr_images(model: nn.Module, batch: Batch, steps: int, step_size: float | None, drawn: bool) -> Tensor:
-    """The point where the ascent on the cross-entropy ends, (B, C, H, W), without a graph; from a random start if `drawn`."""
+    """The point where the ascent on the cross-entropy ends, (B, C, H, W), without a graph.
+
+    Args:
+        model: the network that is attacked.
+        batch: gives images, labels, threat and the random numbers of the start.
+        steps: number of ascents.
+        step_size: in pixel units, or None for the default of `arr`.
+        drawn: start at an even draw from the threat, else at the image.
+    """
     x, eps = batch.x.detach(), batch.threat.eps
     begin = batch.threat.sample(x, batch.draws.child("arr")) if drawn else x
     if step_size is None:
@@ -81,12 +107,23 @@ def arr_images(model: nn.Module, batch: Batch, steps: int, step_size: float | No
 
 
 def divergence(clean: Tensor, moved: Tensor, order: float) -> Tensor:  # noqa: ARG001 - the signature of every distance
-    """KL(softmax clean || softmax moved) of each sample, (B,)."""
+    """KL(softmax clean || softmax moved) of each sample, (B,).
+
+    Args:
+        clean: logits (B, K).
+        moved: logits (B, K) at the adversarial point.
+        order: not read.
+    """
     return kl(clean, moved)
 
 
 def norm_of(difference: Tensor, order: float) -> Tensor:
-    """The Lq norm of each row, (B,); its derivative at 0 is 0."""
+    """The Lq norm of each row, (B,); its derivative at 0 is 0.
+
+    Args:
+        difference: (B, K).
+        order: q, in [1, inf].
+    """
     length: Tensor = torch.linalg.vector_norm(difference, ord=order, dim=1)
     return length
 

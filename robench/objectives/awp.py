@@ -40,10 +40,15 @@ def perturbed_weights(
     Moved are the parameters of two dimensions and more that require grad: kernels and matrices, no biases and no scales.
     The paper adds v, steps and subtracts v; as v is taken away before the step here, weight decay acts on w, not on w + v.
 
-    loss_of  the loss to raise, as a scalar with a graph to the weights; called once, in the model's own mode
-    gamma    size of the move relative to each weight tensor, 0 or more; the paper takes 0.01 with PGD-AT and 0.005 with TRADES.
-             At 0 nothing is computed: that is how a warm-up is written
-    reduce   averages the gradients (a list of tensors, in place) over the processes that share a batch
+    Args:
+        model: the network whose weights are moved in place.
+        loss_of: the loss to raise, as a scalar with a graph to the weights; called once, in the model's own mode.
+        gamma: size of the move relative to each weight tensor, at least 0; 0.01 with PGD-AT and 0.005 with TRADES in the paper. At 0
+            nothing is computed: that is how a warm-up is written.
+        reduce: averages the gradients (a list of tensors, in place) over the processes that share a batch.
+
+    Raises:
+        InputError: for a gamma below 0 or not finite.
     """
     if number_option("the gamma of awp", gamma) == 0:
         yield
@@ -51,14 +56,14 @@ def perturbed_weights(
     weights = perturbable_weights(model)
     gradients = weight_gradients(model, loss_of, weights)
     reduce(gradients)
-    kept = [weight.detach().clone() for weight in weights]
+    originals = [weight.detach().clone() for weight in weights]
     try:
         with torch.no_grad():
             for weight, grad in zip(weights, gradients, strict=True):
                 weight.add_(weight_perturbation(weight, grad, gamma))
         yield
     finally:
-        overwrite(weights, kept)
+        overwrite(weights, originals)
 
 
 def perturbable_weights(model: nn.Module) -> list[nn.Parameter]:
@@ -67,23 +72,40 @@ def perturbable_weights(model: nn.Module) -> list[nn.Parameter]:
 
 
 def weight_gradients(model: nn.Module, loss_of: Callable[[], Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
-    """dL/dw for each of the weights, 0 where the loss does not depend on one; no .grad and no buffer of the model is changed."""
-    kept = [buffer.clone() for buffer in model.buffers()]
+    """dL/dw for each of the weights, 0 where the loss does not depend on one; no .grad and no buffer of the model is changed.
+
+    Args:
+        model: its buffers, such as running statistics, are put back.
+        loss_of: the loss as a scalar with a graph; called once.
+        weights: the parameters by which the gradient is taken.
+    """
+    originals = [buffer.clone() for buffer in model.buffers()]
     try:
         return list(torch.autograd.grad(loss_of(), weights, materialize_grads=True))
     finally:
-        overwrite(list(model.buffers()), kept)
+        overwrite(list(model.buffers()), originals)
 
 
 def weight_perturbation(weight: Tensor, grad: Tensor, gamma: float) -> Tensor:
-    """gamma ||w|| g / ||g||, in the shape of the weight; 0 where g is 0."""
+    """gamma ||w|| g / ||g||, in the shape of the weight; 0 where g is 0.
+
+    Args:
+        weight: w, of any shape.
+        grad: g, in the same shape.
+        gamma: length of the move relative to that of the weight.
+    """
     grad = grad / grad.abs().amax().clamp_min(torch.finfo(grad.dtype).tiny)  # no square can vanish now: the norm is 0 or at least 1
     moved: Tensor = gamma * torch.linalg.vector_norm(weight) * grad / torch.linalg.vector_norm(grad).clamp_min(1)
     return moved
 
 
 @torch.no_grad()
-def overwrite(tensors: Sequence[Tensor], kept: Sequence[Tensor]) -> None:
-    """Puts the kept values back in place."""
-    for tensor, value in zip(tensors, kept, strict=True):
+def overwrite(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    """Copies values into tensors in place.
+
+    Args:
+        tensors: what is overwritten.
+        values: the values, one tensor each.
+    """
+    for tensor, value in zip(tensors, values, strict=True):
         tensor.copy_(value)

@@ -29,10 +29,20 @@ from robench.objectives.sagr import centred_logits
 
 @Facts(weight=0.03)
 def cross_lipschitz(model: nn.Module, batch: Batch, *, estimator: str = "rademacher", projections: int = 1, at: str = "base") -> Tensor:
-    """Squared distances between the class gradients (Hein & Andriushchenko 2017): the scalar R = 1/K^2 mean_B sum_lm ||g_l - g_m||^2.
+    """The squared distances between the gradients of the classes (Hein & Andriushchenko 2017).
 
-    estimator    rademacher: unbiased, by n = projections random signs on the centred logits (our choice); exact: all classes
-    at           base: at the images of the base loss; clean: at the clean images
+    Args:
+        model: the network in training, which gives logits (B, K).
+        batch: the images of one step, with the x_adv and the logits of the base loss.
+        estimator: "rademacher", unbiased, by random signs on the centred logits (our choice); "exact", class by class.
+        projections: number n of random sign vectors of the rademacher estimator.
+        at: "base" for the images of the base loss, "clean" for the clean images.
+
+    Returns:
+        The scalar R = 1/K^2 mean_B sum_lm ||g_l - g_m||^2, at least 0.
+
+    Raises:
+        InputError: for an option that cannot be.
     """
     field = field_of(model, batch, at, centred_logits)
     estimate = lookup(estimator, CROSS_LIPSCHITZ_ESTIMATORS, "estimator of cross_lipschitz")
@@ -41,12 +51,27 @@ def cross_lipschitz(model: nn.Module, batch: Batch, *, estimator: str = "rademac
 
 
 def cross_lipschitz_rademacher(field: Field, draws: Draws, n: int) -> Tensor:
-    """An unbiased estimate of ||P J||_F^2 per sample, (B,): the mean of ||J^T P s||^2 over n vectors s of random signs."""
+    """An unbiased estimate of ||P J||_F^2 per sample, (B,): the mean of ||J^T P s||^2 over vectors s of random signs.
+
+    Args:
+        field: of the centred logits.
+        draws: random numbers of the samples.
+        n: number of vectors s.
+    """
     return torch.stack([squared_vjp_norm(field, draws.signs(field.out.shape[1:], step)) for step in range(n)]).mean(0)
 
 
 def cross_lipschitz_exact(field: Field, draws: Draws, n: int) -> Tensor:  # noqa: ARG001 - the signature of every estimator
-    """||P J||_F^2 per sample, (B,), class by class."""
+    """||P J||_F^2 per sample, (B,), class by class.
+
+    Args:
+        field: of the centred logits.
+        draws: not read.
+        n: 1.
+
+    Raises:
+        InputError: for another n, which this estimator does not read.
+    """
     if n != 1:
         raise InputError(
             "the exact estimator of cross_lipschitz projects on nothing: leave projections out, or choose estimator=rademacher"

@@ -27,13 +27,22 @@ STEP_SHARES = tuple(step / 3 for step in (0.1, 0.4, 0.8, 1.8, 3.0))  # shares of
 
 @Facts(lengths=("h",))
 def cure(model: nn.Module, batch: Batch, *, h: float = 0.6, ramp: bool = True, at: str = "base") -> Tensor:
-    """Squared change of the cross-entropy's input gradient over a step uphill (Moosavi-Dezfooli et al. 2019): the scalar R of the head.
+    """The squared change of the loss's input gradient over a step uphill (Moosavi-Dezfooli et al. 2019).
 
     The cross-entropy is the plain one, without label smoothing. The moved image may leave [0, 1].
 
-    h       length of the step, the Euclidean norm in pixel units, above 0; in D subpixels each moves by h / sqrt(D)
-    ramp    true: h grows in five stages over the first four tenths of the training; false: h from the start
-    at      base: at the images of the base loss; clean: at the clean images
+    Args:
+        model: the network in training, which gives logits (B, K).
+        batch: the images of one step, with the x_adv and the logits of the base loss.
+        h: length of the step, the Euclidean norm in pixel units, above 0; in D subpixels each moves by h / sqrt(D).
+        ramp: h grows in five stages over the first four tenths of the training; False takes h from the start.
+        at: "base" for the images of the base loss, "clean" for the clean images.
+
+    Returns:
+        The scalar R of the module's head, at least 0.
+
+    Raises:
+        InputError: for an option that cannot be.
     """
     length = positive_option("the step h of cure", h) * (step_share(batch.progress) if switch_option("ramp", ramp) else 1.0)
     field = loss_field(model, batch, at)
@@ -44,12 +53,24 @@ def cure(model: nn.Module, batch: Batch, *, h: float = 0.6, ramp: bool = True, a
 
 
 def step_share(progress: float) -> float:
-    """The share of h at a share of training in [0, 1)."""
+    """The share of h, in (0, 1], at a point of the training.
+
+    Args:
+        progress: share of the training that is done, in [0, 1).
+
+    Example:
+        >>> step_share(0.45)
+        1.0
+    """
     return STEP_SHARES[min(int(10 * progress), len(STEP_SHARES) - 1)]
 
 
 def unit_signs(grads: Tensor) -> Tensor:
-    """The signs of gradients (B, D) at Euclidean length 1; 0 where the whole gradient is 0."""
+    """The signs of gradients at Euclidean length 1, (B, D); 0 where the whole gradient is 0.
+
+    Args:
+        grads: (B, D).
+    """
     signs = grads.sign()
     length: Tensor = torch.linalg.vector_norm(signs, dim=1, keepdim=True)
     return signs / length.clamp_min(1)

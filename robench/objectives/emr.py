@@ -22,14 +22,23 @@ from robench.objectives.gradients import at_least_float32, field_of, squared_vjp
 
 @Facts(weight=3 / 128, base="pgd-at")
 def emr(model: nn.Module, batch: Batch, *, temperature: float = 40.0, at: str = "base") -> Tensor:
-    """The squared length of the gradient of the expected logit (Liu & Chan 2022): a scalar, a mean over the batch.
-
-    temperature  T of the paper, above 0: a small one leaves the predicted class alone, a large one weighs all classes alike; 40 is the
-                 paper's with PGD training. Where logits are far below T, little more than the slope of their mean is penalised, and
-                 no prediction depends on that
-    at           base: at the images of the base loss, as in the paper; clean: at the clean images
+    """The squared length of the gradient of the expected logit (Liu & Chan 2022, 2210.05118).
 
     One double backward pass. Batch norm is in evaluation mode, and p comes from the same pass as the gradient.
+
+    Args:
+        model: the network in training, which gives logits (B, K).
+        batch: the images of one step, with the x_adv and the logits of the base loss.
+        temperature: T of the paper, above 0: a small one leaves the predicted class alone, a large one weighs all classes alike; 40 is the
+            paper's with PGD training. Where logits are far below T, little more than the slope of their mean is penalised, and no
+            prediction depends on that.
+        at: "base" for the images of the base loss, as in the paper; "clean" for the clean images.
+
+    Returns:
+        The scalar R = mean_B ||J^T p||^2, at least 0.
+
+    Raises:
+        InputError: for an option that cannot be.
     """
     positive_option("temperature", temperature)
     field = field_of(model, batch, at, lambda logits: logits)

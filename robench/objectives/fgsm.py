@@ -29,9 +29,16 @@ from robench.objectives.terms import Objective, cross_entropies
 def fgsm_at(*, start: float = 0.0, step: float = 1.0, clip: bool = True) -> Objective:
     """Cross-entropy at the end of one steepest step (Goodfellow et al. 2015, 1412.6572; Wong et al. 2020, 2001.03994).
 
-    start    radius of the ball from which the start is drawn evenly, in multiples of eps, at least 0; 0 starts at the image itself
-    step     length of the step, in multiples of eps, above 0
-    clip     true: project the end to the threat; false: keep its pixels in [0, 1] and nothing else (de Jorge et al. 2022, 2202.01181)
+    Args:
+        start: radius of the ball from which the start is drawn evenly, in multiples of eps, at least 0; 0 starts at the image itself.
+        step: length of the step, in multiples of eps, above 0.
+        clip: project the end to the threat; False keeps its pixels in [0, 1] and nothing else (de Jorge et al. 2022, 2202.01181).
+
+    Returns:
+        The objective; it logs "ce".
+
+    Raises:
+        InputError: for an option that cannot be.
     """
     number_option("the start of fgsm-at, in multiples of eps,", start)
     positive_option("the step of fgsm-at, in multiples of eps,", step)
@@ -44,6 +51,13 @@ def fgsm_images(model: nn.Module, batch: Batch, *, start: float, step: float, cl
     The papers give it for linf, where the direction is the sign of the gradient; that of l2 and l1 is our reading. The network is in
     evaluation mode with frozen parameters, as for every adversary here (our choice: Wong et al. and de Jorge et al. attack it in
     training mode in their code).
+
+    Args:
+        model: the network that is attacked.
+        batch: gives images, labels, threat and the random numbers of the start.
+        start: radius of the ball from which the start is drawn, in multiples of eps.
+        step: length of the step, in multiples of eps.
+        clip: project the end to the threat, else to [0, 1] alone.
     """
     x, threat = batch.x.detach(), batch.threat
     x_0 = Threat(threat.norm, start * threat.eps).sample(x, batch.draws.child("fgsm")) if start else x

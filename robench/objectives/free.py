@@ -30,8 +30,15 @@ DELTA = "free-at/delta"  # the perturbations in multiples of eps, (B, C, H, W), 
 def free_at(*, replays: int = 8, step: float = 1.0) -> Objective:
     """Cross-entropy at the image with a perturbation that the same backward passes improve (Shafahi et al. 2019, 1904.12843).
 
-    replays  how many steps in a row are made on the same images, m in the paper
-    step     length of the perturbation's step, in multiples of eps, above 0
+    Args:
+        replays: how many steps in a row are made on the same images, m in the paper, at least 1.
+        step: length of the perturbation's step, in multiples of eps, above 0.
+
+    Returns:
+        The objective; it logs "ce".
+
+    Raises:
+        InputError: for an option that cannot be.
     """
     positive_option("the step of free-at, in multiples of eps,", step)
     return Objective(
@@ -40,29 +47,48 @@ def free_at(*, replays: int = 8, step: float = 1.0) -> Objective:
 
 
 def free_at_images(model: nn.Module, batch: Batch) -> Tensor:  # noqa: ARG001 - the signature of every craft
-    """The images with the perturbations that were kept, inside the threat, (B, C, H, W)."""
+    """The images with the perturbations of the steps before, inside the threat, (B, C, H, W).
+
+    Args:
+        model: not read.
+        batch: gives images and threat; its state holds the perturbations.
+    """
     return batch.threat.project(batch.x, batch.x + batch.threat.eps * kept_perturbations(batch))
 
 
 def kept_perturbations(batch: Batch) -> Tensor:
-    """The perturbations in multiples of eps, (B, C, H, W): zeros at the start of training and after a batch of another shape."""
+    """The perturbations in multiples of eps, (B, C, H, W): zeros at the start of training and after a batch of another shape.
+
+    Args:
+        batch: its state holds them.
+    """
     delta = batch.state.get(DELTA)
     return torch.zeros_like(batch.x) if delta is None or delta.shape != batch.x.shape else delta.to(batch.x)
 
 
 def update_perturbations(batch: Batch, grad: Tensor, *, step: float) -> None:
-    """Moves the perturbations up the loss, whose gradient by x_adv is `grad`, (B, C, H, W), and keeps them for the next step.
+    """Moves the perturbations up the loss and keeps them in the batch's state for the next step.
 
     Where [0, 1] cuts a perturbation short the gradient still moves it (our choice: the published code leaves such a pixel as it is).
+
+    Args:
+        batch: its state holds the perturbations.
+        grad: gradient of the whole loss by x_adv, (B, C, H, W).
+        step: length of the move, in multiples of eps.
     """
     moved = kept_perturbations(batch) + step * batch.threat.ascend(batch.x_adv.detach(), grad)
     batch.state[DELTA] = unit_ball_projection(moved, batch.threat.norm, 1 + step).detach()
 
 
 def unit_ball_projection(delta: Tensor, norm: str, most: float) -> Tensor:
-    """The Euclidean projection of delta, (B, C, H, W), to the unit ball of the norm; no entry of delta exceeds `most`, at least 1.
+    """The Euclidean projection to the unit ball of a norm, (B, C, H, W).
 
     The box [0, 1] plays no part: all of delta is made so small that it fits around mid-grey.
+
+    Args:
+        delta: (B, C, H, W).
+        norm: "linf", "l2" or "l1".
+        most: at least 1, and at least the size of every entry of delta.
     """
     radius, grey = 0.5 / most, torch.full_like(delta, 0.5)
     return (Threat(norm, radius).project(grey, grey + radius * delta) - grey) / radius

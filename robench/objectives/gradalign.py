@@ -24,12 +24,21 @@ from robench.objectives.terms import cross_entropies
 
 @Facts(weight=0.2, base="fgsm-at", single_step=True)
 def gradalign(model: nn.Module, batch: Batch, *, constant: bool = False) -> Tensor:
-    """One minus the cosine between the input gradients at x and at a random point near it (Andriushchenko & Flammarion 2020), in [0, 2].
-
-    constant  true: g(x) is a target that is not trained; false: the weights are trained through both gradients
+    """One minus the cosine between the gradients at an image and near it (Andriushchenko & Flammarion 2020, 2007.02617).
 
     The cross-entropy is the plain one, without label smoothing, and batch norm is in evaluation mode. A sample where a gradient is 0
     has no angle and counts as 0 (the authors' code leaves it out of the mean, which would make the weight depend on the batch).
+
+    Args:
+        model: the network in training, which gives logits (B, K).
+        batch: the images of one step, with the x_adv and the logits of the base loss.
+        constant: take g(x) as a target that is not trained; False trains the weights through both gradients.
+
+    Returns:
+        The mean over the batch, a scalar in [0, 2].
+
+    Raises:
+        InputError: for an option that cannot be.
     """
     here = flat_loss_gradients(*points_and_logits(model, batch, "clean"), batch)
     near = batch.threat.sample(batch.x.detach(), batch.draws.child("gradalign")).requires_grad_()
@@ -38,12 +47,23 @@ def gradalign(model: nn.Module, batch: Batch, *, constant: bool = False) -> Tens
 
 
 def flat_loss_gradients(x: Tensor, logits: Tensor, batch: Batch) -> Tensor:
-    """The gradient of each sample's cross-entropy by x, (B, D), in at least float32 and with its graph."""
+    """The gradient of each sample's cross-entropy by x, (B, D), in at least float32 and with its graph.
+
+    Args:
+        x: (B, C, H, W), requires grad.
+        logits: (B, K), with a graph to x.
+        batch: gives the labels.
+    """
     (grad,) = torch.autograd.grad(cross_entropies(logits, batch).sum(), x, create_graph=True, materialize_grads=True)
     return at_least_float32(grad.flatten(1))
 
 
 def cosine_distances(a: Tensor, b: Tensor) -> Tensor:
-    """One minus the cosine of the angle between rows, (B,), of whatever length; 0 where a row is 0."""
+    """One minus the cosine of the angle between rows, (B,), of whatever length; 0 where a row is 0.
+
+    Args:
+        a: (B, D).
+        b: (B, D).
+    """
     cosine = (unit_vectors(a) * unit_vectors(b)).sum(1)
     return torch.where((a != 0).any(1) & (b != 0).any(1), 1 - cosine, 0.0)

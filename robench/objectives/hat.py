@@ -33,11 +33,18 @@ def hat(*, beta: float = 2.5, gamma: float = 0.5, h: float = 2.0, steps: int = 1
 
     Label smoothing and mixed labels act on the clean cross-entropy only; the teacher's labels are taken as they are (our choice).
 
-    beta       weight of the KL, at least 0; 2.5 in the published settings
-    gamma      weight of the helper's cross-entropy, at least 0; 0.5 in the published settings
-    h          how far the helper image lies along x' - x, above 0; 2 in the paper, 3.5 is the default of its code
-    steps      steps of the ascent on the KL
-    step_size  length of a step in pixel units; 2.5 eps / steps if not given
+    Args:
+        beta: weight of the KL, at least 0; 2.5 in the published settings.
+        gamma: weight of the helper's cross-entropy, at least 0; 0.5 in the published settings.
+        h: how far the helper image lies along x' - x, above 0; 2 in the paper, 3.5 is the default of its code.
+        steps: steps of the ascent on the KL.
+        step_size: length of a step in pixel units; 2.5 eps / steps if not given.
+
+    Returns:
+        The objective; it logs "ce", "kl" and "helper".
+
+    Raises:
+        InputError: for an option that cannot be.
     """
     check_steps("hat", steps, step_size)
     beta, gamma = number_option("the beta of hat", beta), number_option("the gamma of hat", gamma)
@@ -46,7 +53,21 @@ def hat(*, beta: float = 2.5, gamma: float = 0.5, h: float = 2.0, steps: int = 1
 
 
 def hat_loss(model: nn.Module, batch: Batch, *, beta: float, gamma: float, h: float) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss of the module's head with its terms "ce", "kl" and "helper"; InputError where the batch has no teacher."""
+    """The loss of the module's head.
+
+    Args:
+        model: the network in training.
+        batch: with x_adv, its logits and a teacher.
+        beta: weight of the KL.
+        gamma: weight of the helper's cross-entropy.
+        h: how far the helper image lies along x' - x.
+
+    Returns:
+        The scalar loss, and the terms "ce", "kl" and "helper", detached.
+
+    Raises:
+        InputError: where the batch has no teacher.
+    """
     if batch.teacher is None:
         raise InputError("hat needs a network trained without a defence as its teacher: pass --teacher FILE")
     x_adv = batch.x_adv.detach()

@@ -32,13 +32,22 @@ LEAST_GRADIENT = 1e-30  # the derivative of a direction is 1 / length, which flo
 
 @Facts(base="pgd-at", teacher=True)
 def igd(model: nn.Module, batch: Batch, *, of: str = "logit", at: str = "clean") -> Tensor:
-    """One minus the cosine between the input gradients of the network and of its teacher (Chen et al. 2023): a scalar in [0, 2].
-
-    of  logit: the logit of the label (of the larger part of a mixed image); loss: the cross-entropy, mixed labels included
-    at  clean: both gradients at the clean images, as in the paper; base: at the images of the base loss
+    """One minus the cosine between the input gradients of the network and of its teacher (Chen et al. 2023, 2305.09305).
 
     The lengths of the gradients do not matter. A gradient that is 0 everywhere has cosine 0 with any other. Batch norm and dropout
-    of the network are in evaluation mode here, as the teacher's are. InputError where the batch has no teacher.
+    of the network are in evaluation mode here, as the teacher's are.
+
+    Args:
+        model: the network in training, which gives logits (B, K).
+        batch: the images of one step, with the x_adv and the logits of the base loss.
+        of: "logit" for the logit of the label (of the larger part of a mixed image); "loss" for the cross-entropy, mixed labels included.
+        at: "clean" for both gradients at the clean images, as in the paper; "base" for the images of the base loss.
+
+    Returns:
+        The mean over the batch, a scalar in [0, 2].
+
+    Raises:
+        InputError: for an option that cannot be, and where the batch has no teacher.
     """
     if batch.teacher is None:
         raise InputError("igd distils from a teacher: pass --teacher FILE")
@@ -48,14 +57,28 @@ def igd(model: nn.Module, batch: Batch, *, of: str = "logit", at: str = "clean")
 
 
 def points_and_gradients(model: nn.Module, batch: Batch, of: str, at: str) -> tuple[Tensor, Tensor]:
-    """The points of the place `at` and the gradients there of the scalar `of`, (B, C, H, W) each, the latter with their graph."""
+    """The points at which a gradient is taken, and the gradients there, (B, C, H, W) each, the latter with their graph.
+
+    Args:
+        model: the network in training.
+        batch: the images of one step.
+        of: a key of SCALARS, what is differentiated.
+        at: "base" or "clean", see `points_and_logits`.
+    """
     x, logits = points_and_logits(model, batch, at)
     (slopes,) = torch.autograd.grad(differentiated_scalars(logits, batch, of).sum(), x, create_graph=True, materialize_grads=True)
     return x, slopes
 
 
 def teacher_gradients(teacher: nn.Module, batch: Batch, x: Tensor, of: str) -> Tensor:
-    """The gradients at x of the teacher's scalar, (B, C, H, W), without a graph; the teacher is left as it was."""
+    """The gradients of the teacher's scalar, (B, C, H, W), without a graph; the teacher is left as it was.
+
+    Args:
+        teacher: a network that gives logits (B, K).
+        batch: gives the labels.
+        x: (B, C, H, W), where the gradients are taken.
+        of: a key of SCALARS, what is differentiated.
+    """
     x = x.detach().requires_grad_()
     with freeze_model(teacher), torch.enable_grad():
         (slopes,) = torch.autograd.grad(differentiated_scalars(teacher(x), batch, of).sum(), x, materialize_grads=True)
@@ -63,15 +86,27 @@ def teacher_gradients(teacher: nn.Module, batch: Batch, x: Tensor, of: str) -> T
 
 
 def differentiated_scalars(logits: Tensor, batch: Batch, of: str) -> Tensor:
-    """What is differentiated of each sample, (B,)."""
+    """What is differentiated of each sample, (B,).
+
+    Args:
+        logits: (B, K).
+        batch: gives the labels.
+        of: a key of SCALARS.
+
+    Raises:
+        InputError: for another word.
+    """
     return lookup(of, SCALARS, "scalar to differentiate (option of)")(logits, batch)
 
 
 def unit_gradients(slopes: Tensor) -> Tensor:
-    """The gradients scaled to length 1, (B, D), in float32 or better; one without an entry of LEAST counts as 0, with a finite derivative.
+    """The gradients scaled to length 1, (B, D), in float32 at least.
 
     Each is divided by its largest entry first, so that the squares of very small or large ones neither vanish nor overflow. The length
     is then 1 or more.
+
+    Args:
+        slopes: (B, C, H, W); one without an entry of LEAST_GRADIENT counts as 0, with a finite derivative.
     """
     flat = at_least_float32(slopes.flatten(1))
     largest = flat.detach().abs().amax(1, keepdim=True)

@@ -19,11 +19,20 @@ from robench.objectives.gradients import class_gradient, field_of
 
 @Facts(weight=0.1)
 def input_l2(model: nn.Module, batch: Batch, *, at: str = "base") -> Tensor:
-    """Squared Euclidean norm of the correct logit's input gradient (after Chen et al. 2023): the scalar R = mean_B ||g_y||^2.
+    """The squared norm of the true class's input gradient (after Chen et al. 2023).
 
-    Of a mixed image the correct class is the label of its larger part.
+    Of a mixed image the true class is the label of its larger part.
 
-    at      base: at the images of the base loss; clean: at the clean images
+    Args:
+        model: the network in training, which gives logits (B, K).
+        batch: the images of one step, with the x_adv and the logits of the base loss.
+        at: "base" for the images of the base loss, "clean" for the clean images.
+
+    Returns:
+        The scalar R = mean_B ||g_y||^2, at least 0.
+
+    Raises:
+        InputError: for an option that cannot be.
     """
     field = field_of(model, batch, at, lambda logits: logits)
     return class_gradient(field, batch.y).square().sum(1).mean()

@@ -16,10 +16,20 @@ from robench.objectives.gradients import Field, class_gradients, field_of, squar
 
 @Facts(weight=0.01)
 def jacobian(model: nn.Module, batch: Batch, *, estimator: str = "sphere", projections: int = 1, at: str = "base") -> Tensor:
-    """Squared norm of the Jacobian J of the logits (Hoffman et al. 2019): the scalar R = 1/2 mean_B ||J||_F^2.
+    """The squared norm of the Jacobian of the logits (Hoffman et al. 2019, 1908.02729).
 
-    estimator    sphere: K/n times the sum of ||J^T v||^2 over n = projections random v of length 1; exact: all classes
-    at           base: at the images of the base loss; clean: at the clean images
+    Args:
+        model: the network in training, which gives logits (B, K).
+        batch: the images of one step, with the x_adv and the logits of the base loss.
+        estimator: "sphere", K/n times the sum of ||J^T v||^2 over random v of length 1; "exact", class by class.
+        projections: number n of the random v of the sphere estimator.
+        at: "base" for the images of the base loss, "clean" for the clean images.
+
+    Returns:
+        The scalar R = 1/2 mean_B ||J||_F^2, at least 0.
+
+    Raises:
+        InputError: for an option that cannot be.
     """
     field = field_of(model, batch, at, lambda logits: logits)
     estimate = lookup(estimator, JACOBIAN_ESTIMATORS, "estimator of jacobian")
@@ -27,7 +37,13 @@ def jacobian(model: nn.Module, batch: Batch, *, estimator: str = "sphere", proje
 
 
 def jacobian_sphere(field: Field, draws: Draws, n: int) -> Tensor:
-    """An unbiased estimate of ||J||_F^2 per sample, (B,): K times the mean of ||J^T v||^2 over n even directions v."""
+    """An unbiased estimate of ||J||_F^2 per sample, (B,): K times the mean of ||J^T v||^2 over even directions v.
+
+    Args:
+        field: of the logits.
+        draws: random numbers of the samples.
+        n: number of directions v.
+    """
     K = field.out.shape[1]
     normals = [draws.normal((K,), step).to(field.out) for step in range(n)]
     squares = [squared_vjp_norm(field, v / torch.linalg.vector_norm(v, dim=1, keepdim=True)) for v in normals]
@@ -35,7 +51,16 @@ def jacobian_sphere(field: Field, draws: Draws, n: int) -> Tensor:
 
 
 def jacobian_exact(field: Field, draws: Draws, n: int) -> Tensor:  # noqa: ARG001 - the signature of every estimator
-    """||J||_F^2 per sample, (B,), class by class."""
+    """||J||_F^2 per sample, (B,), class by class.
+
+    Args:
+        field: of the logits.
+        draws: not read.
+        n: 1.
+
+    Raises:
+        InputError: for another n, which this estimator does not read.
+    """
     if n != 1:
         raise InputError("the exact estimator of jacobian projects on nothing: leave projections out, or choose estimator=sphere")
     return torch.stack([grad.square().sum(1) for grad in class_gradients(field)]).sum(0)

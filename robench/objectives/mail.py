@@ -31,10 +31,18 @@ def mail_at(*, slope: float = 10.0, bias: float = -0.5, begin: float = 0.75, ste
 
     PM is taken with the label of the larger part where images are mixed (our choice). PGD starts evenly in the threat, as in pgd-at.
 
-    slope, bias  of the sigmoid; bias in [-2, 2]
-    begin        share of training, in [0, 1], before which all weights are 1: 0.75 is epoch 75 of the 100 that the published code trains
-    steps        steps of PGD
-    step_size    length of a step in pixel units; 2.5 eps / steps if not given
+    Args:
+        slope: of the sigmoid, at least 0.
+        bias: of the sigmoid, in [-2, 2].
+        begin: share of training, in [0, 1], before which all weights are 1: 0.75 is epoch 75 of the 100 that the published code trains.
+        steps: steps of PGD.
+        step_size: length of a step in pixel units; 2.5 eps / steps if not given.
+
+    Returns:
+        The objective; it logs "ce" (weighted) and "weight", the mean weight.
+
+    Raises:
+        InputError: for an option that cannot be.
     """
     check_steps("mail-at", steps, step_size)
     check_margin_weights("mail-at", slope, bias, begin)
@@ -53,8 +61,19 @@ def mail_trades(
 ) -> Objective:
     """TRADES with the KL weighted by the probabilistic margin (Liu et al. 2021, 2106.07904).
 
-    beta  weight of the KL, at least 0; 5 is the default of the published code (trades itself has 6)
-    The other options are those of mail-at; the steps ascend the KL, as in trades.
+    Args:
+        beta: weight of the KL, at least 0; 5 is the default of the published code (trades itself has 6).
+        slope: of the sigmoid, at least 0.
+        bias: of the sigmoid, in [-2, 2].
+        begin: share of training, in [0, 1], before which all weights are 1: 0.75 is epoch 75 of the 100 that the published code trains.
+        steps: steps of the ascent on the KL, as in trades.
+        step_size: length of a step in pixel units; 2.5 eps / steps if not given.
+
+    Returns:
+        The objective; it logs "ce", "kl" (weighted) and "weight", the mean weight.
+
+    Raises:
+        InputError: for an option that cannot be.
     """
     check_steps("mail-trades", steps, step_size)
     check_margin_weights("mail-trades", slope, bias, begin)
@@ -63,14 +82,35 @@ def mail_trades(
 
 
 def check_margin_weights(name: str, slope: float, bias: float, begin: float) -> None:
-    """InputError where the options of the weights cannot be."""
+    """Refuses options of the weights that cannot be.
+
+    Args:
+        name: of the objective, for the message.
+        slope: at least 0.
+        bias: in [-2, 2].
+        begin: in [0, 1].
+
+    Raises:
+        InputError: naming the option.
+    """
     number_option(f"the slope of {name}", slope)
     number_option(f"the bias of {name}", bias, least=-2, most=2)
     number_option(f"begin, a share of training, of {name}", begin, most=1)
 
 
 def weighted_ce(model: nn.Module, batch: Batch, *, slope: float, bias: float, begin: float) -> tuple[Tensor, dict[str, Tensor]]:  # noqa: ARG001
-    """The loss of mail-at, which is also the term "ce", and the mean weight as "weight"."""
+    """The loss of mail-at.
+
+    Args:
+        model: not read.
+        batch: with x_adv and its logits.
+        slope: of the sigmoid.
+        bias: of the sigmoid.
+        begin: share of training before which all weights are 1.
+
+    Returns:
+        The scalar loss, and the terms "ce", which is the loss, and "weight", the mean weight, detached.
+    """
     w = margin_weights(batch, slope, bias, begin)
     ce = (w * cross_entropies(batch.logits, batch, batch.smoothing)).mean()
     return ce, {"ce": ce.detach(), "weight": w.mean()}
@@ -79,7 +119,19 @@ def weighted_ce(model: nn.Module, batch: Batch, *, slope: float, bias: float, be
 def ce_and_weighted_kl(
     model: nn.Module, batch: Batch, *, beta: float, slope: float, bias: float, begin: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss of mail-trades, its terms "ce" and "kl" (weighted), and the mean weight as "weight"."""
+    """The loss of mail-trades.
+
+    Args:
+        model: the network in training.
+        batch: with x_adv and its logits.
+        beta: weight of the KL.
+        slope: of the sigmoid.
+        bias: of the sigmoid.
+        begin: share of training before which all weights are 1.
+
+    Returns:
+        The scalar loss, and the terms "ce", "kl" (weighted) and "weight", the mean weight, detached.
+    """
     w, clean = margin_weights(batch, slope, bias, begin), clean_logits(model, batch)
     ce, divergence = cross_entropy(clean, batch), (w * kl(clean, batch.logits)).mean()
     return ce + beta * divergence, {"ce": ce.detach(), "kl": divergence.detach(), "weight": w.mean()}
@@ -87,7 +139,14 @@ def ce_and_weighted_kl(
 
 @torch.no_grad()
 def margin_weights(batch: Batch, slope: float, bias: float, begin: float) -> Tensor:
-    """w of each sample, (B,), in [0, 3]; 1 while the progress is below `begin`."""
+    """w of each sample, (B,), in [0, 3]; 1 at the start of training.
+
+    Args:
+        batch: gives labels and the logits at x_adv.
+        slope: of the sigmoid.
+        bias: of the sigmoid.
+        begin: share of training before which all weights are 1.
+    """
     p = batch.logits.softmax(1)
     if batch.progress < begin:
         return torch.ones_like(p[:, 0])

@@ -28,9 +28,16 @@ def mart(*, beta: float = 5.0, steps: int = 10, step_size: float | None = None) 
     Of mixed or smoothed labels only the cross-entropy knows; the margin and 1 - p_x[y] are taken with the label of the larger
     part (our choice). PGD starts evenly in the threat, as in pgd-at (our choice: the published code starts at x plus small noise).
 
-    beta       weight of the KL, at least 0; 5 in the published settings
-    steps      steps of PGD
-    step_size  length of a step in pixel units; 2.5 eps / steps if not given
+    Args:
+        beta: weight of the KL, at least 0; 5 in the published settings.
+        steps: steps of PGD.
+        step_size: length of a step in pixel units; 2.5 eps / steps if not given.
+
+    Returns:
+        The objective; it logs "ce" and "margin", the two parts of BCE, and "kl" (weighted).
+
+    Raises:
+        InputError: for an option that cannot be.
     """
     check_steps("mart", steps, step_size)
     loss = partial(bce_and_weighted_kl, beta=number_option("the beta of mart", beta))
@@ -38,9 +45,15 @@ def mart(*, beta: float = 5.0, steps: int = 10, step_size: float | None = None) 
 
 
 def bce_and_weighted_kl(model: nn.Module, batch: Batch, *, beta: float) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss of the module's head, and its terms "ce", "margin" (the two parts of BCE) and "kl" (weighted by 1 - p_x[y]).
+    """The loss of the module's head. Gradients flow through 1 - p_x[y] too, as in the published code.
 
-    Gradients flow through 1 - p_x[y] too, as in the published code.
+    Args:
+        model: the network in training.
+        batch: with x_adv and its logits.
+        beta: weight of the KL.
+
+    Returns:
+        The scalar loss, and the terms "ce" and "margin" (the two parts of BCE) and "kl" (weighted by 1 - p_x[y]), detached.
     """
     clean = clean_logits(model, batch)
     ce = cross_entropy(batch.logits, batch)
@@ -50,16 +63,31 @@ def bce_and_weighted_kl(model: nn.Module, batch: Batch, *, beta: float) -> tuple
 
 
 def margin_losses(logits: Tensor, y: Tensor) -> Tensor:
-    """-log(1 - max_{k != y} p[k] + 1e-4) per sample, (B,)."""
+    """-log(1 - max_{k != y} p[k] + 1e-4) per sample, (B,).
+
+    Args:
+        logits: (B, K).
+        y: labels (B,).
+    """
     p = logits.softmax(1)
     return -(complement_probabilities(p, likeliest_wrong_classes(p, y)) + LOG_OFFSET).log()
 
 
 def complement_probabilities(p: Tensor, k: Tensor) -> Tensor:
-    """1 - p[k] per sample, (B,), as the sum of the other probabilities: the difference would lose all digits where p[k] is near 1."""
+    """1 - p[k] per sample, (B,), as the sum of the other probabilities: the difference would lose all digits where p[k] is near 1.
+
+    Args:
+        p: probabilities (B, K).
+        k: (B,) int64, a class of each sample.
+    """
     return p.scatter(1, k[:, None], 0.0).sum(1)
 
 
 def likeliest_wrong_classes(p: Tensor, y: Tensor) -> Tensor:
-    """The most probable class other than y, (B,); of equals the first."""
+    """The most probable class other than y, (B,); of equals the first.
+
+    Args:
+        p: probabilities (B, K).
+        y: labels (B,).
+    """
     return p.scatter(1, y[:, None], -1.0).argmax(1)

@@ -23,7 +23,15 @@ LOST_DERIVATIVE = "Error"  # the node in a graph that once_differentiable leaves
 
 
 def differentiates_twice(regularizers: Iterable[str]) -> bool:
-    """Whether one of the regularisers of these names takes a gradient of a gradient; the user's own are taken to do so."""
+    """Whether one of the regularisers takes a derivative of a derivative of the network.
+
+    Args:
+        regularizers: their names; those of the user's own functions are taken to do so.
+
+    Example:
+        >>> differentiates_twice(["vat", "l2"]), differentiates_twice(["vat", "jacobian"])
+        (False, True)
+    """
     return any(facts_of(name).second_derivative for name in regularizers)
 
 
@@ -54,7 +62,11 @@ def has_fused_attention(model: nn.Module, x: Tensor) -> bool:
 
 
 def graph_nodes(outputs: Tensor) -> Iterator[object]:
-    """Every node of the autograd graph behind `outputs`, once."""
+    """Every node of an autograd graph, once.
+
+    Args:
+        outputs: what the graph computes.
+    """
     todo, seen = [outputs.grad_fn], set()
     while todo:
         node = todo.pop()
@@ -77,10 +89,10 @@ def name_failing_operators(outputs: Tensor) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        found = NO_DERIVATIVE.search(str(error))
-        if found is None and ONCE_ONLY not in str(error):
+        match = NO_DERIVATIVE.search(str(error))
+        if match is None and ONCE_ONLY not in str(error):
             raise
-        raise second_derivative_error(found[1] if found else own_function_names(outputs)) from error
+        raise second_derivative_error(match[1] if match else own_function_names(outputs)) from error
 
 
 def refuse_lost_derivatives(loss: Tensor, outputs: Tensor) -> None:
@@ -100,15 +112,23 @@ def refuse_lost_derivatives(loss: Tensor, outputs: Tensor) -> None:
 
 
 def own_function_names(outputs: Tensor) -> str:
-    """The names of the torch.autograd.Function classes in the graph of `outputs`."""
+    """The names of the torch.autograd.Function classes in a graph, with "or" between them.
+
+    Args:
+        outputs: what the graph computes.
+    """
     names = {type(node).__name__.removesuffix("Backward") for node in graph_nodes(outputs) if isinstance(node, BackwardCFunction)}
     return " or ".join(sorted(names)) or "a function marked once_differentiable"
 
 
 def second_derivative_error(operator: str) -> InputError:
-    """What is said of an operator whose second derivative is needed and does not exist."""
-    none = [name for name in REGULARIZERS if not facts_of(name).second_derivative]
+    """What is said of an operator whose second derivative is needed and does not exist.
+
+    Args:
+        operator: its name.
+    """
+    first_order = [name for name in REGULARIZERS if not facts_of(name).second_derivative]
     return InputError(
         f"the regulariser differentiates the network twice, and {operator} in it has no second derivative: "
-        f"replace that operator, or choose a regulariser that needs none ({', '.join(none)})"
+        f"replace that operator, or choose a regulariser that needs none ({', '.join(first_order)})"
     )

@@ -23,10 +23,11 @@ Regularizer: TypeAlias = tuple[float | WeightSchedule, Penalty]  # a penalty wit
 class Objective(NamedTuple):
     """A base objective as two functions: the images to train on, and the loss there with the terms to log.
 
-    craft(model, batch) -> x_adv, (B, C, H, W); the batch has no x_adv and no logits yet
-    loss(model, batch) -> the scalar to minimise, and detached scalars by name
-    absorb(batch, grad), where there is one, is told the gradient of the whole loss by x_adv, (B, C, H, W), after each step
-    replays  how many steps in a row are made on the same images
+    Attributes:
+        craft: craft(model, batch) -> x_adv, (B, C, H, W); the batch has no x_adv and no logits yet.
+        loss: loss(model, batch) -> the scalar to minimise, and detached scalars by name.
+        absorb: absorb(batch, grad), where there is one, is given the gradient of the whole loss by x_adv, (B, C, H, W), after each step.
+        replays: how many steps in a row are made on the same images.
     """
 
     craft: Craft
@@ -36,24 +37,49 @@ class Objective(NamedTuple):
 
 
 def cross_entropies(logits: Tensor, batch: Batch, smoothing: float = 0.0) -> Tensor:
-    """The cross-entropy of each sample with its label, (B,), or with the mixed labels where images were mixed."""
+    """The cross-entropy of each sample with its label, (B,), or with the mixed labels where images were mixed.
+
+    Args:
+        logits: (B, K).
+        batch: gives the labels.
+        smoothing: label smoothing, in [0, 1); that of the batch is not read.
+    """
     target = batch.y if batch.mixed is None else batch.mixed.to(logits.dtype)
     return F.cross_entropy(logits, target, reduction="none", label_smoothing=smoothing)
 
 
 def cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
-    """The mean cross-entropy of logits (B, K) with the batch's labels, mixed or not, and its label smoothing."""
+    """The mean cross-entropy with the batch's labels, mixed or not, and its label smoothing: a scalar.
+
+    Args:
+        logits: (B, K).
+        batch: gives the labels and the smoothing.
+    """
     target = batch.y if batch.mixed is None else batch.mixed.to(logits.dtype)
     return F.cross_entropy(logits, target, label_smoothing=batch.smoothing)
 
 
 def kl(logits: Tensor, other: Tensor) -> Tensor:
-    """KL(softmax(logits) || softmax(other)) of each sample, (B,); gradients flow through both."""
+    """KL(softmax(logits) || softmax(other)) of each sample, (B,); gradients flow through both.
+
+    Args:
+        logits: (B, K).
+        other: (B, K).
+
+    Example:
+        >>> kl(torch.tensor([[0.0, 0.0]]), torch.tensor([[1.0, 1.0]])).item()
+        0.0
+    """
     return F.kl_div(other.log_softmax(1), logits.log_softmax(1), reduction="none", log_target=True).sum(1)
 
 
 def clean_logits(model: nn.Module, batch: Batch) -> Tensor:
-    """model(x) in the model's mode, (B, K): the base loss's own logits where it is taken at x, else one more pass, made once a batch."""
+    """model(x) in the model's mode, (B, K): the base loss's own logits where it is taken at x, else one more pass, made once a batch.
+
+    Args:
+        model: the network in training.
+        batch: its memo keeps the logits of the pass.
+    """
     if torch.equal(batch.x_adv, batch.x) and len(batch.logits):
         return batch.logits
     if "clean logits" not in batch.memo:
@@ -62,9 +88,23 @@ def clean_logits(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def weight_schedule(weight: float, warmup: float = 0.0, drops: tuple[float, ...] = ()) -> WeightSchedule:
-    """The weight by progress in [0, 1): it grows in a straight line from 0 over the first `warmup` share of training, then stays.
+    """The weight of a regulariser by progress: it grows in a straight line from 0, then stays, or falls in steps.
 
-    From each share of training in `drops` on it is a tenth of what it was.
+    Args:
+        weight: the full weight, at least 0.
+        warmup: share of training, in [0, 1], over which it grows.
+        drops: shares of training, in [0, 1], from each of which on it is a tenth of what it was.
+
+    Returns:
+        A function of the progress in [0, 1).
+
+    Raises:
+        InputError: for a number out of its range.
+
+    Example:
+        >>> at = weight_schedule(2.0, warmup=0.5)
+        >>> at(0.25), at(0.75)
+        (1.0, 2.0)
     """
     number_option("the weight of a regulariser", weight)
     number_option("warmup, a share of training,", warmup, most=1)
@@ -79,7 +119,18 @@ def weight_schedule(weight: float, warmup: float = 0.0, drops: tuple[float, ...]
 
 
 def penalised_loss(base: Loss, regularizers: Mapping[str, Regularizer]) -> Loss:
-    """The loss base + sum of weight * R; it logs the base's terms and each R, without its weight, under its name."""
+    """The loss base + sum of weight * R.
+
+    Args:
+        base: the loss of the objective.
+        regularizers: weight, fixed or by progress, and penalty of each, by its name.
+
+    Returns:
+        A loss that logs the base's terms and each R, without its weight, under its name.
+
+    Raises:
+        InputError: from the loss, where a penalty is no scalar tensor.
+    """
 
     def loss(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         total, terms = base(model, batch)
@@ -93,8 +144,16 @@ def penalised_loss(base: Loss, regularizers: Mapping[str, Regularizer]) -> Loss:
 
 
 def scalar_penalty(name: str, value: object) -> Tensor:
-    """The value, if it is a tensor of one number; InputError for what else a user's regulariser may return."""
+    """The value of a penalty, if it is a tensor of one number.
+
+    Args:
+        name: of the regulariser, for the message.
+        value: what it returned.
+
+    Raises:
+        InputError: for what else a user's regulariser may return.
+    """
     if isinstance(value, Tensor) and value.dim() == 0:
         return value
-    found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-    raise InputError(f"regulariser {name!r} must return a scalar tensor, not {found}: average it over the batch")
+    returned = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+    raise InputError(f"regulariser {name!r} must return a scalar tensor, not {returned}: average it over the batch")

@@ -26,9 +26,16 @@ START = 0.001  # standard deviation of the start, in pixel units: at x itself th
 def trades(*, beta: float = 6.0, steps: int = 10, step_size: float | None = None) -> Objective:
     """Clean cross-entropy plus beta times the KL from the clean to the adversarial prediction (Zhang et al. 2019, 1901.08573).
 
-    beta       weight of the KL, at least 0; 6 in the paper
-    steps      steps of the ascent on the KL; 10 in the paper
-    step_size  length of a step in pixel units; 2.5 eps / steps if not given, which is the usual 2/255 at eps 8/255 and 10 steps
+    Args:
+        beta: weight of the KL, at least 0; 6 in the paper.
+        steps: steps of the ascent on the KL; 10 in the paper.
+        step_size: length of a step in pixel units; 2.5 eps / steps if not given, which is the usual 2/255 at eps 8/255 and 10 steps.
+
+    Returns:
+        The objective; it logs "ce" and "kl".
+
+    Raises:
+        InputError: for an option that cannot be.
     """
     check_steps("trades", steps, step_size)
     loss = partial(ce_and_kl, beta=number_option("the beta of trades", beta))
@@ -36,10 +43,16 @@ def trades(*, beta: float = 6.0, steps: int = 10, step_size: float | None = None
 
 
 def kl_pgd_images(model: nn.Module, batch: Batch, *, steps: int = 10, step_size: float | None = None) -> Tensor:
-    """The last point of `steps` ascents on KL(p_x || p_x'), (B, C, H, W), from x plus normal noise of standard deviation 0.001.
+    """The last point of an ascent on KL(p_x || p_x'), (B, C, H, W), from x plus normal noise of standard deviation 0.001.
 
     The clean prediction is computed once, in evaluation mode, and held fixed: steps + 1 forward passes. No label is used.
     The start may lie outside a threat smaller than the noise, as in the paper; every later point is inside.
+
+    Args:
+        model: the network that is attacked.
+        batch: gives images, threat and the random numbers of the start.
+        steps: number of ascents.
+        step_size: length of a step in pixel units; 2.5 eps / steps if not given.
     """
     noise = batch.draws.child("kl-pgd").normal(batch.x.shape[1:]).to(batch.x)
     with freeze_model(model), torch.no_grad():
@@ -49,7 +62,16 @@ def kl_pgd_images(model: nn.Module, batch: Batch, *, steps: int = 10, step_size:
 
 
 def ce_and_kl(model: nn.Module, batch: Batch, *, beta: float) -> tuple[Tensor, dict[str, Tensor]]:
-    """CE(f(x), y) + beta mean KL(p_x || p_x') with gradients through both predictions, and its two terms "ce" and "kl"."""
+    """CE(f(x), y) + beta mean KL(p_x || p_x') with gradients through both predictions.
+
+    Args:
+        model: the network in training.
+        batch: with x_adv and its logits.
+        beta: weight of the KL.
+
+    Returns:
+        The scalar loss, and the terms "ce" and "kl", detached.
+    """
     clean = clean_logits(model, batch)
     ce, divergence = cross_entropy(clean, batch), kl(clean, batch.logits).mean()
     return ce + beta * divergence, {"ce": ce.detach(), "kl": divergence.detach()}

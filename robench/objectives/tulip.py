@@ -34,13 +34,22 @@ from robench.objectives.gradients import unit_vectors
 
 @Facts(second_derivative=False, lengths=("h",))
 def tulip(model: nn.Module, batch: Batch, *, norm: str = "threat", h: float = 1e-2, at: str = "base") -> Tensor:
-    """Half the mean squared slope of the cross-entropy along its steepest direction (Finlay & Oberman 2019): the scalar R of the head.
+    """Half the squared slope of the loss along its steepest direction (Finlay & Oberman 2019).
 
     The cross-entropy is the plain one, without label smoothing. R belongs to the paper's weight lambda: it has the 1/2.
 
-    norm    the adversary's norm, which settles the direction: threat (the norm trained against), linf, l2 or l1
-    h       length of the step, the Euclidean norm in pixel units, above 0
-    at      base: at the images of the base loss; clean: at the clean images
+    Args:
+        model: the network in training, which gives logits (B, K).
+        batch: the images of one step, with the x_adv and the logits of the base loss.
+        norm: the adversary's norm, which settles the direction: "threat" (the norm trained against), "linf", "l2" or "l1".
+        h: length of the step, the Euclidean norm in pixel units, above 0.
+        at: "base" for the images of the base loss, "clean" for the clean images.
+
+    Returns:
+        The scalar R of the module's head, at least 0.
+
+    Raises:
+        InputError: for an option that cannot be.
     """
     steepest = lookup(norm, {**DIRECTIONS, "threat": DIRECTIONS[batch.threat.norm]}, "norm of tulip")
     step = positive_option("the step h of tulip", h)
@@ -51,12 +60,24 @@ def tulip(model: nn.Module, batch: Batch, *, norm: str = "threat", h: float = 1e
 
 
 def sign_directions(grads: Tensor) -> Tensor:
-    """The signs of the gradients (B, D), divided by sqrt(D)."""
+    """The signs of the gradients, divided by sqrt(D), (B, D).
+
+    Args:
+        grads: (B, D).
+    """
     return grads.sign() / math.sqrt(grads.shape[1])
 
 
 def largest_entry_directions(grads: Tensor) -> Tensor:
-    """The sign of the largest entry of each gradient (B, D) in its place, and 0 elsewhere."""
+    """The sign of the largest entry of each gradient in its place, and 0 elsewhere, (B, D).
+
+    Args:
+        grads: (B, D).
+
+    Example:
+        >>> largest_entry_directions(torch.tensor([[1.0, -3.0, 2.0]])).tolist()
+        [[0.0, -1.0, 0.0]]
+    """
     place = grads.abs().argmax(1, keepdim=True)
     return torch.zeros_like(grads).scatter(1, place, grads.gather(1, place).sign())
 

@@ -39,11 +39,20 @@ from robench.objectives.terms import clean_logits, kl
 
 @Facts(second_derivative=False, lengths=("radius", "xi"), gradient_free_options={"iterations": 0})
 def vat(model: nn.Module, batch: Batch, *, radius: float | None = None, iterations: int = 1, xi: float = 0.1) -> Tensor:
-    """The divergence between the answers at x and at the worst point of an L2 sphere (Miyato et al. 2018): the scalar R of the head.
+    """The divergence between the answers at an image and at the worst point of a sphere around it (Miyato et al. 2018).
 
-    radius      Euclidean length of r in pixel units, above 0; sqrt(D) / 20 if not given: 2.8 for 3x32x32
-    iterations  of the power method; 0 takes the random start itself, which is the paper's random perturbation training
-    xi          Euclidean length of the probe in pixel units, above 0; x + r is not cut to [0, 1]
+    Args:
+        model: the network in training, which gives logits (B, K).
+        batch: the images of one step, with the x_adv and the logits of the base loss.
+        radius: Euclidean length of r in pixel units, above 0; sqrt(D) / 20 if not given: 2.8 for 3x32x32.
+        iterations: of the power method; 0 takes the random start itself, which is the paper's random perturbation training.
+        xi: Euclidean length of the probe in pixel units, above 0; x + r is not cut to [0, 1].
+
+    Returns:
+        The scalar R of the module's head, at least 0.
+
+    Raises:
+        InputError: for an option that cannot be.
     """
     length = math.sqrt(batch.x[0].numel()) / 20 if radius is None else positive_option("the radius of vat", radius)
     target = clean_logits(model, batch).detach()
@@ -54,7 +63,14 @@ def vat(model: nn.Module, batch: Batch, *, radius: float | None = None, iteratio
 
 
 def adversarial_direction(model: nn.Module, batch: Batch, iterations: int, xi: float) -> Tensor:
-    """The direction d that the power method has reached, (B, C, H, W) of Euclidean length 1; 0 where the divergence is flat."""
+    """The direction d that the power method has reached, (B, C, H, W) of Euclidean length 1; 0 where the divergence is flat.
+
+    Args:
+        model: the network in training; it is in evaluation mode meanwhile.
+        batch: gives images and the random numbers of the start.
+        iterations: of the power method, at least 0.
+        xi: Euclidean length of the probe in pixel units.
+    """
     x = batch.x.detach()
     d = unit_vectors(batch.draws.child("vat").normal(x.shape[1:]).to(x))
     if iterations == 0:

@@ -22,17 +22,39 @@ from robench.objectives.facts import Facts
 
 @Facts(weight=1e-5, defence=False, input_gradient=False, second_derivative=False)
 def l1(model: nn.Module, batch: Batch) -> Tensor:
-    """The sum of |w| over all trainable weight matrices and kernels (Tibshirani 1996), a scalar; the batch plays no part."""
+    """The sum of the sizes of all trainable weights of matrices and kernels (Tibshirani 1996).
+
+    Args:
+        model: the network in training.
+        batch: tells the type and the device of a sum over nothing; else it plays no part.
+
+    Returns:
+        The scalar sum |w|.
+    """
     return weight_sum(model, batch, lambda weight: weight.abs().sum())
 
 
 @Facts(weight=5e-4, defence=False, input_gradient=False, second_derivative=False)
 def l2(model: nn.Module, batch: Batch) -> Tensor:
-    """Half the sum of w^2 over all trainable weight matrices and kernels (Krogh & Hertz 1991), a scalar; the batch plays no part."""
+    """Half the sum of squares of all trainable weights of matrices and kernels (Krogh & Hertz 1991).
+
+    Args:
+        model: the network in training.
+        batch: tells the type and the device of a sum over nothing; else it plays no part.
+
+    Returns:
+        The scalar 1/2 sum w^2.
+    """
     return weight_sum(model, batch, lambda weight: weight.square().sum() / 2)
 
 
 def weight_sum(model: nn.Module, batch: Batch, measure: Callable[[Tensor], Tensor]) -> Tensor:
-    """The sum of measure(weight) over the trainable parameters with at least two dimensions, each once; 0 if there is none."""
+    """The sum of a measure over the trainable parameters with at least two dimensions, each once; 0 if there is none.
+
+    Args:
+        model: the network in training.
+        batch: tells the type and the device.
+        measure: measure(weight) -> a scalar.
+    """
     weights = (weight for weight in model.parameters() if weight.requires_grad and weight.dim() >= 2)
     return sum(map(measure, weights), start=batch.x.new_zeros(()))
