@@ -71,7 +71,7 @@ def least_significant_count(alpha: float) -> int:
 
     Example:
         >>> from robench.core.statistics import least_significant_count
-        >>> least_significant(0.05), least_significant_count(1.0)
+        >>> least_significant_count(0.05), least_significant_count(1.0)
         (6, 0)
     """
     if not 0 < alpha <= 1:
@@ -152,7 +152,7 @@ def anytime_valid_interval(successes: int, n: int, population: int, alpha: float
 
     Example:
         >>> from robench.core.statistics import anytime_valid_interval
-        >>> anytime(0, 0, 500), anytime_valid_interval(300, 500, 500)
+        >>> anytime_valid_interval(0, 0, 500), anytime_valid_interval(300, 500, 500)
         ((0.0, 1.0), (0.6, 0.6))
     """
     if not (0 <= successes <= n <= population and population > 0 and 0 < alpha < 1):

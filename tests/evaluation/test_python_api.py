@@ -1,6 +1,5 @@
 """The public functions: whatever images and models come in, the same rows come out; results as frames, notebooks and folders; refusals."""
 
-import doctest
 import importlib
 import inspect
 import typing
@@ -61,8 +60,7 @@ def told(found):
 
 
 @pytest.mark.parametrize("name", [*FUNCTIONS, *(f"statistics.{name}" for name in OF_STATISTICS)])
-def test_every_public_function_says_all_it_takes_and_gives_and_its_example_runs(name, monkeypatch):
-    monkeypatch.chdir(ROOT)
+def test_every_public_function_says_all_it_takes_and_gives_with_an_example(name):
     home = statistics if "." in name else public
     function = getattr(home, name.rpartition(".")[2])
     words = inspect.signature(function).parameters
@@ -74,11 +72,7 @@ def test_every_public_function_says_all_it_takes_and_gives_and_its_example_runs(
     assert described == list(words)
     hints = typing.get_type_hints(inspect.unwrap(function), vars(importlib.import_module(inspect.unwrap(function).__module__)))
     assert {*hints} == {*words, "return"}
-    (example,) = doctest.DocTestFinder(recurse=False).find(function, name, globs={"robench": public, "torch": torch})
-    assert example.examples
-    runner = doctest.DocTestRunner(verbose=False, optionflags=doctest.NORMALIZE_WHITESPACE)
-    with torch.random.fork_rng():
-        assert runner.run(example).failed == 0
+    assert ">>> " in text.split("Example:\n")[1]  # tests/house/test_docs.py runs it
 
 
 def test_a_training_takes_every_key_of_a_preset():

@@ -1,15 +1,48 @@
-"""The documentation: its Python runs, its links lead somewhere, and the commands it shows are understood."""
+"""The documentation: its Python runs, its links lead somewhere, the commands it shows are understood, examples of docstrings give what
+they say."""
 
+import ast
+import doctest
+import importlib
 import re
 from pathlib import Path
 
 import pytest
+import torch
 from typer.main import get_command
 
+import robench
 from robench.cli import app
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "checkpoints" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def docstrings_with_examples(path):
+    """(name, line, docstring) of what a file documents with an example: itself, its classes, functions and methods, inner ones too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ">>>" in (text := ast.get_docstring(node) or ""):
+            yield getattr(node, "name", path.stem), node.body[0].lineno, text
+
+
+def module_name(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+WITH_EXAMPLES = [path for path in sorted((ROOT / "robench").rglob("*.py")) if [*docstrings_with_examples(path)]]
+
+
+@pytest.mark.parametrize("path", WITH_EXAMPLES, ids=module_name)
+def test_the_examples_in_the_docstrings_of_a_module_give_what_they_say(path, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "checkpoints").symlink_to(ROOT / "checkpoints")
+    runner, said = doctest.DocTestRunner(verbose=False, optionflags=doctest.NORMALIZE_WHITESPACE), []
+    names = {"robench": robench, "torch": torch, **vars(importlib.import_module(module_name(path)))}
+    for name, line, text in docstrings_with_examples(path):
+        example = doctest.DocTestParser().get_doctest(text, names, name, str(path), line - 1)
+        with torch.random.fork_rng(devices=[]):
+            runner.run(example, out=said.append)
+    assert runner.failures == 0, "".join(said)
 
 
 def test_the_python_of_the_page_runs(monkeypatch, capsys, tmp_path):
