@@ -9,10 +9,10 @@ from robench.core.rows import blank_row
 from robench.core.threat import Threat
 from robench.evaluation.plans import change_stage
 from robench.results.scores import all_subject_scores, change_of
-from robench.runs.execution import RunOptions, execute
+from robench.runs.execution import execute
 from robench.runs.pools import pool_of
 from robench.runs.stages.clean import clean_stage
-from robench.runs.types import Subject
+from robench.runs.types import RunOptions, Subject
 
 ABOUT = replace(blank_row(), checkpoint="model")
 

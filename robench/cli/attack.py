@@ -30,7 +30,7 @@ def attack_command(
     from robench.cli.measure import Job, run_job
     from robench.core.errors import InputError
     from robench.core.recipes import parse_recipe
-    from robench.evaluation.plans import recipe_kind
+    from robench.evaluation.recipe_kinds import recipe_kind
 
     chosen = parse_recipe(recipe)
     if recipe_kind(chosen) == "method":

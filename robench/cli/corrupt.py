@@ -199,7 +199,7 @@ def subject_on_source(one: LoadedSubject, source: CorruptionSource) -> Measured:
 
 def load_reference(wanted: CorruptOptions, images: Images, source: CorruptionSource, common: CommonOptions, on: str) -> Any:
     """The model by whose errors others are divided, the published errors of AlexNet, or None."""
-    from robench.evaluation.api import as_reference as known
+    from robench.evaluation.arguments import as_reference as known
 
     if wanted.reference in (None, "alexnet"):
         return known(wanted.reference, images, source)

@@ -71,19 +71,19 @@ class Job:
     @staticmethod
     def is_of_kind(recipe: Recipe, wanted: str) -> bool:
         """Whether a recipe names a stage of a kind."""
-        from robench.evaluation.plans import recipe_kind
+        from robench.evaluation.recipe_kinds import recipe_kind
 
         return recipe_kind(recipe) == wanted
 
     def kinds(self) -> set[str]:
         """What kinds of stage have rows."""
-        from robench.evaluation.plans import recipe_kind
+        from robench.evaluation.recipe_kinds import recipe_kind
 
         return {recipe_kind(recipe) for recipe in self.recipes()}
 
     def attacks(self) -> list[Recipe]:
         """The recipes that have a radius, whether for their rows or for their images."""
-        from robench.evaluation.plans import recipe_kind
+        from robench.evaluation.recipe_kinds import recipe_kind
 
         every = [part for recipe in [*self.recipes(), *self.against] for part in recipe_chain(recipe)]
         return [recipe for recipe in every if recipe_kind(recipe) == "attack"]
@@ -145,7 +145,7 @@ def refuse_unused_radius(job: Job, norm: str | None, eps: float | None) -> None:
 def threats_of(what: Sequence[LoadedSubject], job: Job, attacking: AttackOptions) -> list[Threat]:
     """The threats of a run: those of --threat, else the norm and radii of the models, which must be the same for all that are attacked."""
     from robench.core.threat import Threat
-    from robench.evaluation.api import as_threat
+    from robench.evaluation.arguments import as_threat
 
     if attacking.threat:
         return [as_threat(words) for words in attacking.threat]
@@ -160,7 +160,7 @@ def threats_of(what: Sequence[LoadedSubject], job: Job, attacking: AttackOptions
 def run_job(models: Sequence[str], job: Job, common: CommonOptions, attacking: AttackOptions) -> None:
     """Measures models by what a job names."""
     from robench.core.threat import Threat
-    from robench.evaluation.api import as_threat
+    from robench.evaluation.arguments import as_threat
     from robench.evaluation.methods import score_recipe
     from robench.evaluation.plans import RunRequest, refuse_unknown, surrogate_names
 

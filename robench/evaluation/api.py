@@ -10,11 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch import Tensor
 
 from robench.attacks import ATTACKS
 from robench.core.errors import InputError
@@ -26,23 +24,29 @@ from robench.core.inputs import (
     Radius,
     Suite,
     as_device,
-    as_images,
     as_list,
-    as_masks,
-    as_model,
     as_path,
-    as_radii,
     as_seed,
     as_suite_list,
     as_tensor,
-    as_whole_number,
 )
 from robench.core.model_calls import with_gradients
-from robench.core.recipes import Recipe, parse_fraction, parse_recipe, recipe_text
-from robench.core.rows import Row, blank_row
-from robench.core.threat import Threat, default_eps
+from robench.core.recipes import Recipe, parse_recipe, recipe_text
+from robench.core.rows import Row
+from robench.core.threat import Threat
 from robench.data import Images
 from robench.data.export import Export
+from robench.evaluation.arguments import (
+    Model,
+    Models,
+    Pictures,
+    as_labelled_images,
+    as_reference,
+    as_severity,
+    as_subjects,
+    as_threats,
+    refuse_second,
+)
 from robench.evaluation.corruption_sources import (
     CorruptionSource,
     ExportTaker,
@@ -55,17 +59,13 @@ from robench.evaluation.corruption_sources import (
 )
 from robench.evaluation.measure import as_run_options, measure_models
 from robench.evaluation.methods import advance_notes, chosen_methods, chosen_scores, joined_results
-from robench.evaluation.plans import RunRequest, no_map_path, recipe_kind, refuse_unknown
+from robench.evaluation.plans import RunRequest, no_map_path, refuse_unknown
+from robench.evaluation.recipe_kinds import recipe_kind
 from robench.evaluation.suites import SUITES, expanded_recipes
 from robench.report.result import Result
-from robench.results.corruption_errors import Reference, alexnet_reference
-from robench.runs.pools import images_from_arrays
+from robench.results.corruption_errors import Reference
 from robench.runs.types import Subject, Track, untracked_chunks
 from robench.scores.inequality import gini_of_sorted
-
-Model: TypeAlias = nn.Module | Callable[[Tensor], Tensor]
-Models: TypeAlias = Model | Subject | Mapping[str, Model | Subject] | Sequence[Subject]
-Pictures: TypeAlias = Array | Images | DataLoader[Any]
 
 
 def tell_nothing(notes: Sequence[str]) -> None:
@@ -555,119 +555,3 @@ def run_score_recipes(names: Sequence[str], images: Images, chosen: Sequence[str
     if not any(recipe_kind(recipe) == "method" for _, recipe in expanded_recipes(chosen)):
         return []
     return chosen_scores(names, images.masks is not None, images.shape[1:])[0]
-
-
-def as_reference(reference: Any, images: Images, source: CorruptionSource) -> Subject | Reference | None:
-    """By whose errors others are divided: a model to be measured along, AlexNet's published errors, or None."""
-    if reference is None or isinstance(reference, (Subject, Reference)):
-        return reference
-    if isinstance(reference, str) and reference == "alexnet":
-        setting = dict(word.partition("=")[::2] for word in source.setting.split())
-        return alexnet_reference(len(source.classes), "imagenet" if setting.get("layout") == "imagenet-c" else setting.get("scale", ""))
-    return as_subjects({"reference": reference}, images)[0]
-
-
-def as_subjects(
-    model: Models, images: Images, about: Row | None = None, architecture: Mapping[str, Any] | None = None, none: bool = False
-) -> list[Subject]:
-    """The models under measurement, each with the name, data set and split of its rows; "" is the name of one that came without.
-
-    about, architecture  of one model            none  whether there need not be any
-    InputError for what is no model, for two of one name, and for a list of anything but subjects.
-    """
-    if isinstance(model, Mapping):
-        found = [as_subject(one, str(name)) for name, one in model.items()]
-    elif isinstance(model, (list, tuple)):
-        wrong = next((type(one).__name__ for one in model if not isinstance(one, Subject)), None)
-        if wrong is not None:
-            raise InputError(f"the list of models holds {wrong}: hand over a mapping of names to models, or a list of robench.Subject")
-        found = list(model)
-    else:
-        one = as_subject(model)
-        found = [replace(one, about=about or one.about, architecture=architecture or one.architecture)]
-    if (about or architecture) and isinstance(model, (Mapping, list, tuple, Subject)):
-        raise InputError("about and architecture are for one model: hand over subjects, robench.Subject(model, about), in place of them")
-    if not found and not none:
-        raise InputError("no model is given: hand over one, a mapping of names to models, or a list of robench.Subject")
-    names = [one.name for one in found]
-    if twins := [name for name in names if names.count(name) > 1]:
-        raise InputError(f"two models are called {twins[0]!r}: give each a name of its own, as in {{'a': model, 'b': other}}")
-    return [
-        replace(one, about=replace(one.about, data=one.about.data or images.name, split=one.about.split or images.split)) for one in found
-    ]
-
-
-def as_subject(model: Any, name: str | None = None) -> Subject:
-    """One model under measurement, under the name that a mapping gives it."""
-    try:
-        one = model if isinstance(model, Subject) else Subject(as_model(model), blank_row())
-    except InputError as error:
-        if name is None:
-            raise
-        raise InputError(f"what is of type dict must map names to models, and {name!r} is none: {error}") from None
-    return one if name is None else replace(one, about=replace(one.about, checkpoint=name))
-
-
-def as_labelled_images(x: Pictures, y: Array | None, ids: Array | None, masks: Array | None = None, *, about: Row | None = None) -> Images:
-    """Images with labels, from whatever a caller has. InputError for images without labels, and where a second word is given on some."""
-    if isinstance(x, Images):
-        refuse_second(x, y=y, ids=ids, masks=masks)
-        return x
-    if isinstance(x, DataLoader):
-        refuse_second(x, y=y)
-        x, y = read_loader(x)
-    elif y is None:
-        raise InputError("y is of type NoneType, and x has no labels of its own: hand over y, an Images, or a DataLoader of (x, y)")
-    name, split = (about.data, about.split) if about else ("", "")
-    images = images_from_arrays(x, y, ids, name=name, split=split)
-    return images if masks is None else replace(images, masks=as_masks(masks, images.x))
-
-
-def refuse_second(x: Any, **given: Any) -> None:
-    """InputError where x has what is handed over beside it as well."""
-    for name, value in given.items():
-        if value is not None:
-            more = ", and name what follows it by its keyword" if name == "y" else ""
-            raise InputError(f"x is of type {type(x).__name__}, which brings its own {name}: leave {name} out{more}")
-
-
-def read_loader(loader: DataLoader[Any]) -> tuple[Tensor, Tensor]:
-    """All images (N, C, H, W) and labels (N,) of a loader. InputError where its batches are no pairs, or there is none."""
-    parts: list[tuple[Tensor, Tensor]] = []
-    for batch in loader:
-        if not isinstance(batch, (list, tuple)) or len(batch) < 2:
-            raise InputError(f"the DataLoader gives batches of type {type(batch).__name__} and no pairs: its data set must give (x, y)")
-        parts.append((as_images(batch[0]), as_tensor(batch[1], "y")))
-    if not parts:
-        raise InputError("the DataLoader gives no batch: its data set is empty, or all of it is dropped as an incomplete one")
-    if len(shapes := {tuple(images.shape[1:]) for images, _ in parts}) > 1:
-        raise InputError(f"the DataLoader gives images of several shapes, {' and '.join(map(str, sorted(shapes)))}: bring them to one")
-    return torch.cat([images for images, _ in parts]), torch.cat([labels for _, labels in parts])
-
-
-def as_severity(value: Any) -> int:
-    """A severity from 1 to 5; InputError for anything else."""
-    found = as_whole_number(value, "a severity", 1)
-    if found > 5:
-        raise InputError(f"a severity must be a whole number from 1 to 5, not {found}")
-    return found
-
-
-def as_threats(norm: str, eps: Radius | None, threats: str | Threat | Sequence[str | Threat]) -> list[Threat]:
-    """The threats of attacks: those that are spelled out (linf:8/255), else a norm with its radii."""
-    spelled_out = as_list(threats)
-    if not spelled_out:
-        return [Threat(norm, one) for one in as_radii(default_eps(norm) if eps is None else eps)]
-    if eps is not None or norm != "linf":
-        raise InputError("a threat says its norm and radius: leave norm and eps out (--norm, --eps)")
-    return [one if isinstance(one, Threat) else as_threat(one) for one in spelled_out]
-
-
-def as_threat(words: str) -> Threat:
-    """The threat that `NORM:EPS` spells, such as linf:8/255; InputError for anything else."""
-    norm, colon, eps = str(words).partition(":")
-    try:
-        radius = parse_fraction(eps.strip() if colon else "none")
-    except ValueError:
-        raise InputError(f"cannot read the threat {words!r}: write NORM:EPS, such as linf:8/255 or l2:0.5") from None
-    return Threat(norm.strip(), radius)

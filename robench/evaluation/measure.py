@@ -30,10 +30,10 @@ from robench.data import Images
 from robench.evaluation.plans import RunRequest, few_classes_notes, no_map_path, stages_of
 from robench.results.corruption_errors import Reference
 from robench.results.measurement import Measurement, measurement_of_run
-from robench.runs.execution import RunOptions, execute
+from robench.runs.execution import execute
 from robench.runs.loop import Taker
 from robench.runs.pools import pool_of_images
-from robench.runs.types import Pool, Stage, Subject
+from robench.runs.types import Pool, RunOptions, Stage, Subject
 
 
 def suite_measurement(

@@ -22,7 +22,7 @@ from robench.results.files import frame_of_entries
 from robench.results.measurement import Measurement
 from robench.results.score_rows import layers_of
 from robench.results.scores import all_subject_scores
-from robench.runs.execution import recipes_of
+from robench.runs.resuming import recipes_of
 
 ALWAYS = ("probe", "metric", "value")  # columns that a notebook shows in any case
 MOST_NOTEBOOK_ROWS = 60  # rows that a notebook shows

@@ -13,13 +13,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from robench.core.draws import Draws
 from robench.core.files import file_stem
 from robench.core.model_calls import padded_logits
 from robench.core.processes import World
 from robench.core.recipes import eps_text
-from robench.core.rows import IntervalKind
-from robench.core.statistics import anytime_valid_interval
 from robench.runs.images import stage_file_name, stage_images
 from robench.runs.ledger import Ledger
 from robench.runs.own_functions import is_own
@@ -248,31 +245,6 @@ def standing_sentence(run: Run, stage: Stage, case: Case) -> str | None:
     seconds = sum(record.seconds for record in ledger.levels(case.name, stage).values())
     who = f"{case.name}: " if run.has_several_subjects else ""
     return f"{who}{name}: {left} of {n} images{share} stand, {seconds:.1f} s"
-
-
-def exchange_entries(run: Run, since: int) -> int:
-    """Adds what the other processes found since the last time; how many entries of this one are known everywhere now."""
-    added = run.store.journal.added
-    for rank, theirs in enumerate(run.world.gather(added[since:])):
-        for entry in theirs if rank != run.world.rank else ():
-            if "stage" in entry:
-                run.ledger.add(entry)
-    return len(added)
-
-
-def shuffled_places(n: int, seed: int) -> Tensor:
-    """All n places in random order."""
-    return Draws(seed, torch.arange(n), "order").uniform(()).argsort(stable=True)
-
-
-def anytime_bounds(successes: float, n: int, population: int) -> tuple[float, float]:
-    """The anytime-valid interval of a count."""
-    return anytime_valid_interval(int(successes), n, population)
-
-
-def anytime_interval(n: int) -> IntervalKind:
-    """The interval of a share of n images that is valid whenever one stops."""
-    return IntervalKind(f"anytime, of {n} images", partial(anytime_bounds, population=n))
 
 
 def entry_of(subject: str, stage: Stage, chunk: Chunk, timed: Iterable[tuple[Outcome, float]]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from robench.core.folders import Destination
 from robench.core.inputs import as_model_dtype
 from robench.core.model_calls import padded_logits
 from robench.core.rows import Check, Row
@@ -253,6 +254,26 @@ class Case:
             if self.logits is None:
                 self.logits = logits.new_full((len(self.pool), logits.shape[1]), float("nan"))
             self.logits[places] = logits
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run is made, beside its subjects, images and stages; see `evaluation.evaluate` for each."""
+
+    seed: int = 0
+    batch_size: int = 250
+    device: str = "cpu"
+    engine: str = "robench"
+    precision: str = "fp32"
+    compiled: bool = False
+    until: float | None = None
+    budget: float | None = None
+    folder: Path | Destination | None = None
+    resume: bool = False
+    examine: bool = False
+    prepare: bool = False
+    track: Track = untracked_chunks
+    made: Path | None = None
 
 
 def pixels_for_model(x: Tensor, model: nn.Module, device: str) -> Tensor:

@@ -21,7 +21,7 @@ from robench.core.recipes import Recipe, parse_recipe
 from robench.core.threat import Threat
 from robench.data import Images, holdout, stratified_images
 from robench.evaluation.measure import suite_measurement
-from robench.evaluation.plans import refuse_unresolvable
+from robench.evaluation.recipe_kinds import refuse_unresolvable
 from robench.evaluation.suites import suite_recipes
 from robench.models import checkpoint
 from robench.objectives import refuse_unreachable

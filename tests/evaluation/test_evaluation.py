@@ -198,7 +198,8 @@ def test_accuracy_at_chance_raises_a_flag(problem):
 def test_every_recipe_of_every_suite_is_known():
     from robench.attacks import ENGINES
     from robench.core.threat import NORMS, Threat
-    from robench.evaluation.plans import RunRequest, refuse_unknown, refuse_unresolvable
+    from robench.evaluation.plans import RunRequest, refuse_unknown
+    from robench.evaluation.recipe_kinds import refuse_unresolvable
     from robench.evaluation.suites import SUITE_SUMMARIES
 
     assert set(SUITE_SUMMARIES) == set(SUITES)
@@ -344,11 +345,11 @@ class Inventive(nn.Module):
 
 
 def test_a_stand_in_that_invents_is_not_believed_and_ends_no_search(problem, monkeypatch):
-    from robench.runs import execution as measure
+    from robench.runs import cases
 
     p = problem("linear", n=12)
     eps = float(p.distances("linf").quantile(0.5))
-    monkeypatch.setattr(measure, "cheaper_stand_in", lambda model, x, **how: (Inventive(model, p.x), ["stand-in"]))
+    monkeypatch.setattr(cases, "cheaper_stand_in", lambda model, x, **how: (Inventive(model, p.x), ["stand-in"]))
     found = evaluate(p.model, p.x, p.y, suite=[parse_recipe("noise,tries=20")], eps=eps, prepare=True)
     plain = evaluate(p.model, p.x, p.y, suite=[parse_recipe("noise,tries=20")], eps=eps)
     assert [s.broken_by for s in found.samples] == [s.broken_by for s in plain.samples]

@@ -14,7 +14,7 @@ from robench.core.recipes import parse_recipe
 from robench.core.statistics import spearman
 from robench.core.threat import Threat
 from robench.evaluation.methods import chosen_methods, chosen_scores
-from robench.evaluation.plans import recipe_kind
+from robench.evaluation.recipe_kinds import recipe_kind
 from robench.results.score_rows import matching_row, score_columns, subject_score_rows
 from robench.results.scores import ImageChange
 from robench.scores.inequality import gini_of_sorted

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from robench.core.errors import InputError
 from robench.core.recipes import parse_recipe
-from robench.evaluation.plans import recipe_kind
+from robench.evaluation.recipe_kinds import recipe_kind
 
 CODE = """
 import torch

@@ -26,10 +26,10 @@ LAYERS = {
     "objectives": "",
     "data": "class_names layouts images augment mixing npz_arrays torchvision_sets shapes files __init__ corrupted_sets export",
     "models": "",
-    "runs": "store ledger types diagnostics own_functions images pools stages loop execution",
+    "runs": "store ledger types diagnostics own_functions images pools stages loop blocks cases resuming execution",
     "results": "files corruption_estimates corruption_errors cascade probes corruptions scores score_rows compare measurement",
     "report": "metric_meanings manifest tables page figures pictures folder result comparison",
-    "evaluation": "suites run_words methods corruption_sources plans measure api",
+    "evaluation": "suites run_words recipe_kinds methods corruption_sources plans measure arguments api",
     "training": "presets guards types steps states epochs settings checkpoint_files teachers preparation train sweeps",
     "cli": "",
 }

@@ -16,10 +16,10 @@ from robench.core.recipes import run_user_file
 from robench.core.rows import blank_row
 from robench.models import build_network, checkpoint, load_with_origin
 from robench.models.identity import code_digests, model_identity
-from robench.runs.execution import RunOptions, header_of
 from robench.runs.pools import pool_of
+from robench.runs.resuming import header_of
 from robench.runs.stages.clean import clean_stage
-from robench.runs.types import Subject
+from robench.runs.types import RunOptions, Subject
 
 SHAPE = (3, 32, 32)
 OWN = """import torch

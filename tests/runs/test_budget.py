@@ -16,9 +16,9 @@ from robench.core.threat import Threat
 from robench.data import Images
 from robench.evaluation.plans import RunRequest, stages_of
 from robench.runs import execution as measure
-from robench.runs.execution import RunOptions, execute
+from robench.runs.execution import execute
 from robench.runs.pools import pool_of_images
-from robench.runs.types import Subject
+from robench.runs.types import RunOptions, Subject
 
 LINF = (Threat("linf", 0.05),)
 

@@ -13,11 +13,11 @@ from robench.core.recipes import parse_recipe
 from robench.core.rows import blank_row, wilson
 from robench.report.tables import report_tables
 from robench.results.probes import level_setting
-from robench.runs.execution import RunOptions, execute
+from robench.runs.execution import execute
 from robench.runs.pools import pool_of
 from robench.runs.stages.clean import clean_stage
 from robench.runs.stages.probe import probe_stage
-from robench.runs.types import Subject
+from robench.runs.types import RunOptions, Subject
 
 
 class Threshold(nn.Module):

@@ -1,0 +1,153 @@
+"""The images of a run, block after block: how large a block is, and when a run with a half-width or a budget ends."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from robench.core.draws import Draws
+from robench.core.errors import UnfinishedError
+from robench.core.rows import WILSON, IntervalKind
+from robench.core.statistics import anytime_valid_interval
+from robench.runs.loop import Run, run_block
+from robench.runs.types import Case, RunOptions, Stage
+
+RAMP = 4  # a block of a run with a budget has at most RAMP times the images that were seen before it
+MARGIN = 1.1  # an image of the next block is expected to take at most MARGIN times as long as one of the last block
+
+
+def run_in_blocks(run: Run, how: RunOptions) -> tuple[IntervalKind, list[str], float]:
+    """Takes all images through the stages at once, or block after block until an interval is narrow or the budget is spent."""
+    n = len(run.pool)
+    if how.until is None and how.budget is None:
+        run_block(run, torch.arange(n))
+        exchange_entries(run, 0)
+        return WILSON, [], 0.0
+    order, seen, since, notes = shuffled_places(n, how.seed), 0, 0, list[str]()
+    interval = anytime_interval(n) if how.until is not None else WILSON
+    blocks, narrowed = BlockSizes(run, how), False
+    while not narrowed and (size := blocks.next_size(seen)):
+        seen += size
+        run_block(replace(run, sentence_of=partial(progress_sentence, interval, order[:seen], how)), order[seen - size : seen])
+        since = exchange_entries(run, since)
+        narrowed = how.until is not None and is_narrow_enough(run, interval, order[:seen], how.until)
+    run.ledger.seen = torch.zeros(n, dtype=torch.bool)
+    run.ledger.seen[order[:seen]] = True
+    what = f"of which {seen} were seen" if seen < n or how.until is not None else ""
+    if how.until is not None:
+        notes.append(f"the intervals speak of the {n} chosen images alone, {what}, not of others like them")
+    notes += [] if narrowed else blocks.notes(seen)
+    return interval, notes, blocks.spent()
+
+
+class BlockSizes:
+    """How large the next block of a run is: the batch size, or as many images as the time that is left is enough for.
+
+    A first block that would not fit is made smaller: of a run with a budget the first images come one, then four times as many as were
+    seen before, until a block is full or the time is spent. What a block will take is judged by the time an image took in the block before.
+    The sizes of these blocks are in the journal, so that a run that was broken off in the middle of one ends it first.
+    """
+
+    def __init__(self, run: Run, how: RunOptions) -> None:
+        self.run, self.how, self.n = run, how, len(run.pool)
+        entries = run.store.journal.entries if how.budget is not None else []
+        self.begun: list[tuple[int, float]] = [(entry["block"], entry["spent"]) for entry in entries if "block" in entry]
+        self.count = 0
+
+    def spent(self) -> float:
+        """The seconds that the run has taken over all resumes, on the slowest process; 0 without a budget."""
+        return max(self.run.world.gather(self.run.clock())) if self.run.clock is not None else 0.0
+
+    def next_size(self, seen: int) -> int:
+        """The size of the next block after `seen` images, 0 where the run is to stop."""
+        size = min(self.how.batch_size, self.n - seen)
+        if self.how.budget is None or not size:
+            return size
+        if self.count == len(self.begun):
+            spent = self.spent()
+            if size := self.fitting_size(seen, size, self.how.budget, spent):
+                self.begun.append((size, spent))
+                if self.run.world.rank == 0:
+                    self.run.store.journal.append({"block": size, "spent": spent})
+        self.count += bool(size)
+        return self.begun[self.count - 1][0] if size else 0
+
+    def fitting_size(self, seen: int, size: int, budget: float, spent: float) -> int:
+        """How many of the next `size` images the time is enough for, 0 for none. UnfinishedError where the first image took all of it."""
+        if not seen:
+            return 1
+        if seen == 1 and spent > budget:
+            way = "give more, with --resume" if self.run.store.kept else "give more"
+            raise UnfinishedError(f"a budget of {budget:g} s is too small: the first image was through after {spent:.1f} s: {way}")
+        last, begin = self.begun[-1]
+        took, wanted = MARGIN * (spent - begin), min(size, RAMP * seen)
+        fits = wanted if took <= 0 else int(last * (budget - spent) / took)
+        return min(wanted, fits) if fits >= min(last, wanted) else 0  # a smaller block may take as long as the last one
+
+    def notes(self, seen: int) -> list[str]:
+        """What is to be said where the budget ended the run."""
+        if self.how.budget is None or seen == self.n:
+            return []
+        found = [f"the budget ended after {seen} of the {self.n} chosen images, which were drawn with the seed"]
+        if seen < self.how.batch_size:
+            found.append(f"a block of {min(self.how.batch_size, self.n)} images would not fit into the budget: the first one has {seen}")
+        return found
+
+
+def last_attacks(run: Run) -> list[Stage]:
+    """The last attack of each cascade, whose verdicts are estimated."""
+    return list({stage.about["cascade"]: stage for stage in run.stages if stage.kind == "attack" and stage.is_reported}.values())
+
+
+def is_narrow_enough(run: Run, interval: IntervalKind, seen: Tensor, until: float) -> bool:
+    """Whether every verdict's interval is narrow enough, that of the worst of several threats too."""
+    # a journal may hold part of a later block: what has not been through all stages says nothing yet
+    standing: list[Tensor] = []
+    for case in run.cases:
+        left = {stage: run.ledger.right(case.name, stage)[seen] for stage in last_attacks(run)}
+        standing += left.values()
+        if several := [some for stage, some in left.items() if stage.source is None]:
+            standing.append(torch.stack(several).all(0))
+    spans = [interval.bounds(int(some.sum()), len(seen)) for some in standing]
+    return all((high - low) / 2 <= until for low, high in spans)
+
+
+def progress_sentence(interval: IntervalKind, seen: Tensor, how: RunOptions, run: Run, stage: Stage, case: Case) -> str:
+    """What is known once the images at the places `seen` have been through the last stage, as a sentence; "" before."""
+    if stage is not run.stages[-1]:
+        return ""
+    who = f"{case.name}: " if run.has_several_subjects else ""
+    if how.until is None or stage.kind != "attack":
+        return f"{who}{len(seen)} images seen"
+    left = int(run.ledger.right(case.name, stage)[seen].sum())
+    low, high = interval.bounds(left, len(seen))
+    span = f"95 % interval of the {len(run.pool)} chosen images {100 * low:.1f} - {100 * high:.1f}"
+    return f"{who}{len(seen)} images seen: {100 * left / len(seen):.2f} % left, {span}"
+
+
+def exchange_entries(run: Run, since: int) -> int:
+    """Adds what the other processes found since the last time; how many entries of this one are known everywhere now."""
+    added = run.store.journal.added
+    for rank, theirs in enumerate(run.world.gather(added[since:])):
+        for entry in theirs if rank != run.world.rank else ():
+            if "stage" in entry:
+                run.ledger.add(entry)
+    return len(added)
+
+
+def shuffled_places(n: int, seed: int) -> Tensor:
+    """All n places in random order."""
+    return Draws(seed, torch.arange(n), "order").uniform(()).argsort(stable=True)
+
+
+def anytime_bounds(successes: float, n: int, population: int) -> tuple[float, float]:
+    """The anytime-valid interval of a count."""
+    return anytime_valid_interval(int(successes), n, population)
+
+
+def anytime_interval(n: int) -> IntervalKind:
+    """The interval of a share of n images that is valid whenever one stops."""
+    return IntervalKind(f"anytime, of {n} images", partial(anytime_bounds, population=n))

@@ -1,0 +1,125 @@
+"""Subjects made ready for a run: examined, given a stand-in for attacks and files for their images, diagnosed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from robench.core.draws import Draws
+from robench.core.errors import InputError
+from robench.core.inputs import FunctionModule
+from robench.core.model_calls import padded_logits
+from robench.core.processes import World
+from robench.core.recipes import options_of
+from robench.core.rows import Check
+from robench.models.contract import CONTRACT_IMAGES, examine_model
+from robench.models.stand_ins import cheaper_stand_in
+from robench.runs import diagnostics
+from robench.runs.ledger import Ledger
+from robench.runs.loop import Run
+from robench.runs.stages.clean import check_logits
+from robench.runs.store import Store, make_array_file
+from robench.runs.types import Case, Pool, RunOptions, Subject, pixels_for_model
+
+DIAGNOSED_IMAGES = 64  # how many images the diagnostics look at
+
+
+def refuse_function(model: nn.Module, folder: Path | None) -> None:
+    """InputError where a run that can go on would have to know a plain function again."""
+    if isinstance(model, FunctionModule) and folder is not None:
+        raise InputError(
+            "a run that keeps its state in a folder must know its model by its weights: hand over a torch.nn.Module, or no folder"
+        )
+
+
+def distinct_names(subjects: Sequence[Subject]) -> list[str]:
+    """A name for each subject: its own, with its number behind it where one before it has the same."""
+    names = [subject.name for subject in subjects]
+    return [name if name not in names[:place] else f"{name}#{place}" for place, name in enumerate(names)]
+
+
+def case_of(subject: Subject, name: str, pool: Pool, ledger: Ledger, how: RunOptions, modes: Sequence[bool]) -> Case:
+    """A subject made ready: looked at on a few images, and behind what it needs to keep the contract."""
+    first = torch.arange(min(max(CONTRACT_IMAGES, 8), len(pool)))
+    few = pixels_for_model(first_pixels(pool, first), subject.model, how.device)
+    seen = examine_model(subject.model, few[:CONTRACT_IMAGES])
+    trained = diagnostics.train_mode_check(modes, seen.checks)
+    logits = uncounted_logits(seen.model, few)
+    check_logits(logits, pool.y)
+    notes = [
+        *(["the model is a plain function: what it calls runs in the mode that it is in, so put that into eval mode yourself"]
+          if isinstance(subject.model, FunctionModule) else []),
+        *seen.notes,
+    ]  # fmt: skip
+    return Case(
+        subject, name, seen.model, seen.model, few, logits.shape[1], pool, ledger, Store.nowhere(World()), how.seed, how.batch_size,
+        how.device, how.precision, checks=[trained, *seen.checks], notes=notes,
+    )  # fmt: skip
+
+
+def first_pixels(pool: Pool, places: Tensor) -> Tensor:
+    """Some images of the pool to look at a model with: mild ones where those as they are are not known."""
+    if pool.pixels is not None:
+        return pool.pixels(places)
+    if pool.mild is None:
+        raise InputError("there are no images to look at the model with")
+    return pool.mild(places)
+
+
+def uncounted_logits(model: nn.Module, x: Tensor) -> Tensor:
+    """The logits (B, K) of some images on the CPU, by an uncounted pass; InputError where the model returns something else."""
+    with torch.no_grad():
+        logits = padded_logits(model, x)
+    if logits.dim() != 2 or len(logits) != len(x):
+        raise InputError(f"the model returns {tuple(logits.shape)} for {len(x)} images: expected logits (B, K)")
+    return logits.cpu()
+
+
+def stand_in_model(case: Case, how: RunOptions) -> tuple[nn.Module, list[str]]:
+    """The stand-in that the attacks are given, and notes on it; the reference engine gets the model itself."""
+    if how.engine == "reference":
+        if how.precision != "fp32":
+            raise InputError(f"the reference engine runs in fp32: leave --precision {how.precision} out")
+        return case.exact_model, []
+    if how.precision == "fp32" and not how.prepare:
+        return case.exact_model, []
+    x = pixels_for_model(first_pixels(case.pool, torch.arange(min(DIAGNOSED_IMAGES, len(case.pool)))), case.exact_model, how.device)
+    normed = any(
+        isinstance(module, nn.BatchNorm2d) for module in case.exact_model.modules()
+    )  # a rule, not a race: the same bits in every run
+    return cheaper_stand_in(
+        case.exact_model, x, precision=how.precision, channels_last=normed if x.device.type == "cpu" else how.precision != "fp32"
+    )
+
+
+def adversarial_files(case: Case, save: Mapping[tuple[str, str], Path], store: Store, world: World) -> dict[str, Path]:
+    """The files of adversarial images of a case, made anew unless the run goes on. InputError if one is gone."""
+    found = {cascade: path for (name, cascade), path in save.items() if name == case.name}
+    for path in found.values():
+        if any("stage" in entry for entry in store.journal.entries):
+            store.check(path, True)
+        elif world.rank == 0:
+            path.unlink(missing_ok=True)
+            make_array_file(path, (len(case.pool), *case.pool.shape))
+    world.first_of(0)
+    return found
+
+
+def case_diagnostics(run: Run, case: Case) -> list[Check]:
+    """The diagnostics on the first images, of the first process, from the journal where they are there already."""
+    known = [entry["checks"] for entry in run.store.journal.entries if "checks" in entry and entry["subject"] == case.name]
+    if not known and run.world.rank == 0:
+        places = torch.arange(min(DIAGNOSED_IMAGES, len(run.pool)))
+        attacks = [stage for stage in run.stages if stage.kind == "attack"]
+        draws = Draws(case.seed, run.pool.ids[places].to(case.device), "diagnostics")
+        y = run.pool.y[places].to(case.device)
+        random = any(options_of(stage.about["attack"]).get("eot", 1) > 1 for stage in attacks)
+        x, threat = pixels_for_model(first_pixels(run.pool, places), case.exact_model, case.device), attacks[-1].threat
+        assert threat is not None
+        found = diagnostics.model_checks(case.exact_model, x, y, threat, draws, randomised_ok=random)
+        known = [[[check.probe, check.name, check.value, check.raised, check.sentence] for check in found]]
+        run.store.journal.append({"checks": known[0], "subject": case.name})
+    return [Check(*values) for values in run.world.first_of(known)[0]]

@@ -1,0 +1,117 @@
+"""What identifies a run in its state, and what a run takes up of the state of an earlier one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robench.core.journal import Adds
+from robench.core.recipes import Recipe, options_of
+from robench.models.identity import code_digests, model_identity
+from robench.runs.images import stage_file_name
+from robench.runs.ledger import Ledger
+from robench.runs.store import Store, unwritten_mask
+from robench.runs.types import Case, Pool, RunOptions, Stage
+
+ENTRY_FORMAT = 3  # counts the forms that the entries of a state have had: one of another form is not taken up
+
+
+def can_resume(adds: Adds | None, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
+    """Whether a run may go on with the state of another: one that only adds to it, or one that goes on without the other's budget."""
+    same = {**theirs, "budget": theirs.get("budget") and ours["budget"]}
+    return same == ours or (adds is not None and adds(same, ours))
+
+
+def restore_ledger(ledger: Ledger, cases: Sequence[Case], stages: Sequence[Stage], store: Store) -> None:
+    """Adds what the journal holds to the ledger, but for stages whose images are gone and still asked for: these are made again."""
+    entries = [entry for entry in store.journal.entries if "stage" in entry]
+    lost: dict[tuple[str, str], Tensor] = {}
+    while True:
+        known = Ledger(ledger.y)
+        for entry in entries:
+            where = (entry["subject"], entry["stage"])
+            if where not in lost or not bool(lost[where][entry["places"]].any()):
+                known.add(entry)
+        more = {where: gone for where, gone in lost_places(known, cases, stages, store).items() if bool(gone.any())}
+        if not more:
+            break
+        lost |= {where: gone | lost.get(where, False) for where, gone in more.items()}
+    for entry in entries:
+        where = (entry["subject"], entry["stage"])
+        if where not in lost or not bool(lost[where][entry["places"]].any()):
+            ledger.add(entry)
+
+
+def lost_places(known: Ledger, cases: Sequence[Case], stages: Sequence[Stage], store: Store) -> dict[tuple[str, str], Tensor]:
+    """The places, (N,) bool, where a stage is done but its images are not there, by (subject, stage), if a later stage needs them yet."""
+    found = {}
+    for case in cases:
+        for stage in stages:
+            if not stage.keeps_images or stage.images is not None:
+                continue
+            needed = torch.zeros(known.n, dtype=torch.bool)
+            for later in stages:
+                if stage in source_chain(later):
+                    needed |= later.on(known, case.name) & ~known.done(case.name, later)
+            places = (needed & known.done(case.name, stage)).nonzero().flatten()
+            gone = torch.zeros(known.n, dtype=torch.bool)
+            gone[places] = unwritten_mask(store.file(stage_file_name(stage, case)), places)
+            found[case.name, stage.key] = gone
+    return found
+
+
+def source_chain(stage: Stage) -> list[Stage]:
+    """The stages through which the images of a stage have come."""
+    return [] if stage.source is None else [stage.source, *source_chain(stage.source)]
+
+
+def refuse_lost_maps(cases: Sequence[Case], stages: Sequence[Stage], store: Store) -> None:
+    """InputError where a run goes on whose maps are gone."""
+    for case in cases:
+        for stage in stages:
+            file = stage.about["save"](case.name, stage.about["method"]) if "save" in stage.about and stage.source is None else None
+            if file is not None:
+                store.check(file, bool(case.ledger.done(case.name, stage).any()))
+
+
+def header_of(
+    cases: Sequence[Case], stages: Sequence[Stage], pool: Pool, how: RunOptions, *, images: str, data: str, words: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a run is, for its journal: a run with another header cannot go on with its state, unless it only adds to it."""
+    digest = hashlib.sha256()
+    for tensor in (pool.y, pool.ids):
+        digest.update(tensor.contiguous().numpy().tobytes())
+    models = [
+        value for stage in stages if "attack" in stage.about for value in options_of(stage.about["attack"]).values()
+        if isinstance(value, nn.Module)
+    ]  # fmt: skip
+    known = [model_identity(case.subject.model) for case in cases]
+    told = how.engine == "reference" or how.until is not None  # where verdicts or the end depend on it
+    return {
+        "robench": version("robench"), "entries": ENTRY_FORMAT,
+        "subjects": [case.name for case in cases],
+        "architecture": [dict(case.subject.architecture) for case in cases],
+        **{key: [one[key] for one in known] for key in ("weights", "modules", "code")},
+        "surrogates": [model_identity(model) for model in models],
+        "code of recipes": code_digests(*(recipe.name for stage in stages for recipe in recipes_of(stage))),
+        "data": data, "n": len(pool), "images": images or digest.hexdigest(), "labels": digest.hexdigest(),
+        "seed": how.seed, "until": how.until, "budget": how.budget is not None,
+        "batch_size": how.batch_size if told else None, "precision": how.precision, **words,
+        "stages": [[stage.key, *stage.words] for stage in stages],
+        **({"masks": tensor_digest(pool.masks)} if pool.masks is not None and any(stage.kind == "method" for stage in stages) else {}),
+    }  # fmt: skip
+
+
+def tensor_digest(tensor: Tensor) -> str:
+    """The sha256 of a tensor's numbers."""
+    return hashlib.sha256(tensor.cpu().contiguous().numpy().tobytes()).hexdigest()
+
+
+def recipes_of(stage: Stage) -> list[Recipe]:
+    """The recipes that a stage was made from: its own, and those of the scores of its maps."""
+    return [*([stage.about["recipe"]] if "recipe" in stage.about else []), *stage.about.get("scores", ())]
