@@ -20,7 +20,15 @@ WEYL = (0x9E3779B9, 0xBB67AE85)
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
-    """Four random 32-bit words, as int64 tensors, for each four-word counter (tensors that broadcast together)."""
+    """Four random 32-bit words for each counter, by Philox-4x32-10.
+
+    Args:
+        counter: four int64 tensors that broadcast together, each a 32-bit word.
+        key: two 32-bit words.
+
+    Returns:
+        Four int64 tensors of the broadcast shape, with values in [0, 2^32).
+    """
     c0, c1, c2, c3 = torch.broadcast_tensors(*counter)
     k0, k1 = key
     for _ in range(10):
@@ -34,26 +42,50 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int])
 
 @dataclass(frozen=True)
 class Draws:
-    """Random numbers for the samples `ids` (B,) int64, under a seed and a key such as "eval/pgd/restart-0"."""
+    """Random numbers for the samples `ids`: every number depends on the seed, the key, the id and the step alone.
+
+    Attributes:
+        seed: the seed of the run.
+        ids: sample ids, (B,) int64.
+        key: what the numbers are for, such as "eval/pgd/restart-0".
+    """
 
     seed: int
     ids: Tensor
     key: str = ""
 
     def child(self, *names: object) -> Draws:
-        """The same samples under a longer key: other numbers, independent of these."""
+        """The same samples under a longer key: other numbers, independent of these.
+
+        Args:
+            *names: parts that are added to the key, separated by slashes.
+        """
         return replace(self, key="/".join([self.key, *map(str, names)]))
 
     def take(self, keep: Tensor) -> Draws:
-        """Only the samples that `keep` selects (a mask or indices); their numbers stay what they were."""
+        """The draws of some samples alone; their numbers stay what they were.
+
+        Args:
+            keep: which samples: a mask (B,) bool, or indices.
+        """
         return replace(self, ids=self.ids[keep])
 
     def uniform(self, shape: tuple[int, ...], step: int = 0) -> Tensor:
-        """Uniform numbers in [0, 1), (B, *shape) float32, multiples of 2^-24: equal to the bit on every device."""
+        """Uniform numbers in [0, 1), (B, *shape) float32, multiples of 2^-24: equal to the bit on every device.
+
+        Args:
+            shape: of the numbers of one sample.
+            step: number of the draw; another step gives other numbers.
+        """
         return (self._words("uniform", shape, step) >> 8).to(torch.float32) * 2.0**-24
 
     def normal(self, shape: tuple[int, ...], step: int = 0) -> Tensor:
-        """Standard normal numbers, (B, *shape) float32: equal to about 1e-6 on every device (Box-Muller in float64)."""
+        """Standard normal numbers, (B, *shape) float32: equal to about 1e-6 on every device (Box-Muller in float64).
+
+        Args:
+            shape: of the numbers of one sample.
+            step: number of the draw; another step gives other numbers.
+        """
         even = math.prod(shape) + 1 & ~1
         pairs = self._words("normal", (even // 2, 2), step).to(torch.float64)
         radius = (-2 * ((pairs[..., 0] + 1) * 2.0**-32).log()).sqrt()
@@ -62,11 +94,22 @@ class Draws:
         return both.flatten(1)[:, : math.prod(shape)].reshape(len(self.ids), *shape).to(torch.float32)
 
     def signs(self, shape: tuple[int, ...], step: int = 0) -> Tensor:
-        """Random signs, -1.0 or +1.0 with equal chance, (B, *shape) float32."""
+        """Random signs, -1.0 or +1.0 with equal probability, (B, *shape) float32.
+
+        Args:
+            shape: of the signs of one sample.
+            step: number of the draw; another step gives other signs.
+        """
         return (self._words("signs", shape, step) >> 31).to(torch.float32) * 2 - 1
 
     def integers(self, high: int, shape: tuple[int, ...] = (), step: int = 0) -> Tensor:
-        """Whole numbers in [0, high), (B, *shape) int64; high at most 2^31 (the bias is under high * 2^-32)."""
+        """Whole numbers in [0, high), (B, *shape) int64.
+
+        Args:
+            high: at most 2^31; the bias is below high * 2^-32.
+            shape: of the numbers of one sample.
+            step: number of the draw; another step gives other numbers.
+        """
         return self._words("integers", shape, step) * high >> 32
 
     def _words(self, kind: str, shape: tuple[int, ...], step: int) -> Tensor:

@@ -17,17 +17,36 @@ NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)  # what 
 
 
 def file_stem(name: str) -> str:
-    """A name as a part of a file's name."""
+    """A name as a part of a file's name: all but letters, digits, "-" and "_" become "-".
+
+    Args:
+        name: such as the name of a model or a recipe.
+
+    Example:
+        >>> file_stem("my model.pt")
+        'my-model-pt'
+    """
     return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in name)
 
 
 def room_advice(error: OSError) -> str:
-    """What helps against an error of the disk: ", or make room" where it is full, else ""."""
+    """The advice against an error of the disk: ", or make room" where the disk is full, else "".
+
+    Args:
+        error: the error of the write.
+    """
     return ", or make room" if error.errno in FULL else ""
 
 
 def prepare_folder(folder: Path) -> Path:
-    """The folder, made if need be and known to be writable before hours are spent; InputError if it is not."""
+    """The folder, which is made if need be and known to be writable before hours are spent.
+
+    Args:
+        folder: the folder to write into.
+
+    Raises:
+        InputError: if it cannot be written into.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -37,9 +56,16 @@ def prepare_folder(folder: Path) -> Path:
 
 
 def write_whole(files: Mapping[Path, bytes]) -> list[Path]:
-    """Writes each file under a temporary name in its folder, then moves all into place; returns their paths.
+    """Writes each file under a temporary name in its folder, then moves all into place. No temporary file is left behind.
 
-    No temporary file is left behind. InputError where the place cannot be written.
+    Args:
+        files: path -> content; one at least. The folder of the first is made if need be.
+
+    Returns:
+        The paths.
+
+    Raises:
+        InputError: where they cannot be written.
     """
     moves = {path.with_name(f".{path.name}.{os.getpid()}.tmp"): path for path in files}
     first = next(iter(files))
@@ -59,7 +85,15 @@ def write_whole(files: Mapping[Path, bytes]) -> list[Path]:
 
 
 def allocate_file(path: Path, size: int) -> None:
-    """Takes the room for a file where the system can: writing through a map to a full disk kills the process. OSError if it is full."""
+    """Reserves the disk space of a file where the system can: writing through a memory map to a full disk kills the process.
+
+    Args:
+        path: an existing file.
+        size: bytes.
+
+    Raises:
+        OSError: if the disk is full.
+    """
     if hasattr(os, "posix_fallocate"):
         with path.open("r+b") as handle:
             try:
@@ -73,7 +107,14 @@ def allocate_file(path: Path, size: int) -> None:
 def hold_lock(path: Path, what: Path) -> Iterator[None]:
     """Holds a lock file while a run writes to `what`; the system frees it when the process ends, however it ends.
 
-    InputError where another process holds it. The file is removed at the end. Where the system or the disk knows no locks there is none.
+    The file is removed at the end. Where the system or the disk knows no locks there is none.
+
+    Args:
+        path: the lock file.
+        what: the file or folder that the lock protects, for the error.
+
+    Raises:
+        InputError: where another process holds the lock.
     """
     handle = open_lock(path, what)
     try:

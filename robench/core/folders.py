@@ -39,9 +39,12 @@ Words = Mapping[str, Any]
 class Destination:
     """Where a run writes.
 
-    folder    where its results lie in the end                words     what was asked for, as plain JSON values; "command" among them
-    work      where it keeps its state and large arrays: the folder, or a hidden one inside where it replaces an earlier run
-    resume    whether it goes on with the state in `work`     finished  whether the folder holds the finished run of these words already
+    Attributes:
+        folder: where its results lie in the end.
+        words: what was asked for, as plain JSON values; "command" is among them.
+        work: where it keeps its state and large arrays: `folder`, or a hidden folder inside where it replaces an earlier run.
+        resume: whether it goes on with the state in `work`.
+        finished: whether the folder holds the finished run of these words already.
     """
 
     folder: Path
@@ -62,9 +65,10 @@ class Destination:
 
     @contextmanager
     def staged_results(self, also: Sequence[str] = ()) -> Iterator[Path]:
-        """An empty folder for results, which move into their place when all are written, with manifest.json last.
+        """Gives an empty folder for results, which move into their place when all are written, with manifest.json last.
 
-        also  patterns of the files in `work` that belong to the run too: arrays, checkpoints
+        Args:
+            also: patterns of the files in `work` that belong to the run too, such as arrays and checkpoints.
         """
         staged = self.work if self.replaces else make_empty_folder(self.folder / STAGED)
         yield staged
@@ -84,12 +88,22 @@ class Destination:
 
 
 def never_adds(theirs: Words, ours: Words) -> bool:  # noqa: ARG001
-    """No other words only add to a finished run."""
+    """False: no other words only add to those of a finished run.
+
+    Args:
+        theirs: the words of the finished run.
+        ours: the words of this run.
+    """
     return False
 
 
 def can_go_on_by_budget(theirs: Words, ours: Words) -> bool:
-    """Whether a run may go on by its budget: it has the same one, a larger one, or none any more."""
+    """Whether a run may go on by its budget: it has the same one, a larger one, or none any more.
+
+    Args:
+        theirs: the words of the earlier run.
+        ours: the words of this run.
+    """
     before, now = theirs.get("budget"), ours.get("budget")
     return bool(before == now or (before is not None and (now is None or now > before)))
 
@@ -98,15 +112,19 @@ def can_go_on_by_budget(theirs: Words, ours: Words) -> bool:
 def claim_destination(
     folder: Path, words: Words, *, resume: bool = False, force: bool = False, adds: Adds = never_adds
 ) -> Iterator[Destination]:
-    """The place of a run in a folder, which nobody else can write to as long as this lasts.
+    """Gives the place of a run in a folder, which no other process can write to in the meantime.
 
-    words   what was asked for, as plain JSON values; "command" names the kind of the run
-    resume  go on with the unfinished run that lies there, or show the finished one of the same words
-    force   replace the run that lies there once this one is whole
-    adds    adds(theirs, ours) -> whether our words only add to those of the finished run that lies there, so that it can go on
+    Afterwards hidden files that nothing can go on with are removed, and so is an empty folder.
 
-    InputError where the folder holds a run or files that the words do not allow to go on with. Afterwards hidden files that nothing can
-    go on with are removed, and so is an empty folder.
+    Args:
+        folder: the results folder; it is made if need be.
+        words: what was asked for, as plain JSON values; "command" names the kind of the run.
+        resume: go on with the unfinished run that lies there, or show the finished one of the same words.
+        force: replace the run that lies there once this one is whole.
+        adds: adds(theirs, ours) -> whether our words only add to those of the finished run that lies there, so that it can go on.
+
+    Raises:
+        InputError: where the folder holds a run or files with which these words cannot go on.
     """
     plain: dict[str, Any] = json.loads(json.dumps(words))
     made = not folder.exists()
@@ -131,12 +149,21 @@ def claim_destination(
 
 
 def is_disk_failure(error: InputError) -> bool:
-    """Whether it was the disk that ended a run, and nothing has said yet how it goes on."""
+    """Whether it was the disk that ended a run, and the error does not yet say how the run goes on.
+
+    Args:
+        error: the error that ended it.
+    """
     return isinstance(error.__cause__, OSError) and not isinstance(error, UnfinishedError)
 
 
 def kept_state_error(error: InputError, replaces: bool) -> UnfinishedError:
-    """What to say where the disk has ended a run whose state is kept."""
+    """The error to raise where the disk has ended a run whose state is kept: it says how the run goes on.
+
+    Args:
+        error: the error of the disk.
+        replaces: whether the run replaces an earlier one, so that --force belongs to the advice.
+    """
     reason, full = str(error).partition(ELSEWHERE_ADVICE)[0], getattr(error.__cause__, "errno", None) in FULL
     way = f"{'make room, and ' * full}go on with the same words and {'--force ' * replaces}--resume"
     return UnfinishedError(f"{reason}; the state is kept: {way}")
@@ -144,10 +171,15 @@ def kept_state_error(error: InputError, replaces: bool) -> UnfinishedError:
 
 @contextmanager
 def hold_state_folder(folder: Path | Destination | None) -> Iterator[Path | None]:
-    """The folder of a run's state, made if need be, which nobody else can write to as long as this lasts; a Place is held already.
+    """Gives the folder of a run's state, made if need be, which no other process can write to in the meantime.
 
-    InputError where another run writes there, and where a finished run of the command line lies there. Afterwards a folder that was made
-    for nothing is removed.
+    A folder that was made for nothing is removed afterwards.
+
+    Args:
+        folder: a path; a `Destination`, which is locked already; or None, which gives None.
+
+    Raises:
+        InputError: where another run writes there, and where a finished run of the command line lies there.
     """
     if not isinstance(folder, Path):
         yield None if folder is None else folder.work
@@ -161,14 +193,30 @@ def hold_state_folder(folder: Path | Destination | None) -> Iterator[Path | None
 
 @contextmanager
 def hold_file(file: Path | None) -> Iterator[None]:
-    """A file that nobody else writes as long as this lasts; its folder is made if need be. InputError where another run writes it."""
+    """Locks a file, so that no other process writes it in the meantime; its folder is made if need be.
+
+    Args:
+        file: the file; for None nothing is locked.
+
+    Raises:
+        InputError: where another run writes it.
+    """
     with nullcontext() if file is None else hold_lock_in(file.parent, f".{file.name}.lock", file):
         yield
 
 
 @contextmanager
 def hold_lock_in(folder: Path, name: str, what: Path) -> Iterator[None]:
-    """Holds the lock of this name in a folder, which is made if need be, and removed at the end if it was made for nothing."""
+    """Holds a lock in a folder, which is made if need be, and removed at the end if it was made for nothing.
+
+    Args:
+        folder: where the lock file lies.
+        name: the name of the lock file.
+        what: the file or folder that the lock protects, for the error.
+
+    Raises:
+        InputError: where another process holds the lock.
+    """
     made = not folder.exists()
     try:
         with hold_lock(prepare_folder(folder) / name, what):
@@ -180,7 +228,16 @@ def hold_lock_in(folder: Path, name: str, what: Path) -> Iterator[None]:
 
 
 def refuse_beside_results(save: Path | None, pngs: Path | None, held: Path | None) -> None:
-    """InputError where an array or pictures would replace files of a finished run, or lie among them; `held` is the run's own folder."""
+    """Refuses an array or pictures that would replace files of a finished run, or lie among them.
+
+    Args:
+        save: the array that takes adversarial images, or None.
+        pngs: the folder that takes pictures, or None.
+        held: the run's own folder, in which both are allowed, or None.
+
+    Raises:
+        InputError: where that is so.
+    """
     if (
         save is not None
         and save.parent != held
@@ -242,7 +299,14 @@ def finished_run_words(folder: Path) -> Words | None:
 
 
 def manifest_of(folder: Path) -> dict[str, Any]:
-    """The manifest of a finished run; InputError where it cannot be read."""
+    """The content of manifest.json in a results folder.
+
+    Args:
+        folder: the folder of a finished run.
+
+    Raises:
+        InputError: where it cannot be read, or is no manifest.
+    """
     try:
         content = json.loads((folder / MANIFEST).read_bytes())
     except (OSError, ValueError, RecursionError) as error:
@@ -282,14 +346,25 @@ def matching_files(folder: Path, patterns: Sequence[str]) -> list[Path]:
 
 
 def remove_half_written(folder: Path) -> None:
-    """Removes what a killed run left half-written under names of its own: nobody else writes there now."""
+    """Removes the temporary files that a killed run left. To be called while the folder is locked.
+
+    Args:
+        folder: the folder that the run wrote into.
+    """
     for path in folder.glob(".*.tmp"):
         if re.fullmatch(r"\.(x_adv|x-|maps-|state-|rows|samples|manifest).*\.[0-9]+\.tmp", path.name):
             path.unlink(missing_ok=True)
 
 
 def make_empty_folder(folder: Path) -> Path:
-    """A hidden folder of ours, empty."""
+    """The hidden folder, made anew and empty.
+
+    Args:
+        folder: its path; what lies there is removed.
+
+    Raises:
+        InputError: if it cannot be written into.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     return prepare_folder(folder)
 
@@ -306,10 +381,18 @@ def remove_unusable_state(place: Destination) -> None:
 
 
 def exchange_files(staged: Path, folder: Path, old: set[str], last: str) -> None:
-    """Moves all files of `staged` into the folder, `last` at the end, and removes the old ones that have no successor.
+    """Moves all files of `staged` into the folder, and removes the old ones that have no successor.
 
-    From the moment when the mark is written the exchange is settled: `finish_exchange` ends it after a kill. InputError where a file
-    that is not of the earlier run would be overwritten; the new ones then stay where they are.
+    From the moment when the mark is written the exchange is settled: `finish_exchange` ends it after a kill.
+
+    Args:
+        staged: the folder of the new files, which is removed.
+        folder: where they belong.
+        old: names of the files of the earlier run in `folder`.
+        last: the name of the file that moves at the end.
+
+    Raises:
+        UnfinishedError: where a file that is not of the earlier run would be overwritten; the new files then stay where they are.
     """
     new = [path.name for path in staged.iterdir() if path.name not in (LOCK, WHOLE_MARK)]
     foreign = [name for name in sorted(new) if name not in old and (folder / name).exists()]
@@ -331,7 +414,16 @@ def clean_up_killed_runs(folder: Path) -> None:
 
 
 def finish_exchange(staged: Path, folder: Path, last: str) -> None:
-    """Ends an exchange that was settled; does nothing where there is none."""
+    """Ends an exchange of files that was settled; does nothing where there is none.
+
+    Args:
+        staged: the folder of the new files.
+        folder: where they belong.
+        last: the name of the file that moves at the end.
+
+    Raises:
+        UnfinishedError: where they cannot be moved.
+    """
     mark = staged / WHOLE_MARK
     try:
         if not mark.exists():
@@ -348,7 +440,14 @@ def finish_exchange(staged: Path, folder: Path, last: str) -> None:
 
 
 def make_numbered_folder(folder: Path) -> Path:
-    """A new folder of this name, with the next free number behind it where there is one already; made, so that no other run gets it."""
+    """Makes a new folder of this name, with the next free number behind it where there is one already, and returns its path.
+
+    Args:
+        folder: the path that is wanted.
+
+    Raises:
+        InputError: where it cannot be made.
+    """
     number = 1
     while True:
         path = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
@@ -363,7 +462,15 @@ def make_numbered_folder(folder: Path) -> Path:
 
 
 def word_difference(one: Words, other: Words, where: str = "") -> str:
-    """The first word in which two dicts differ, with both values, lists and dicts of lists (a grid) last; "" if none."""
+    """The first word in which two dicts differ, with both values, as a sentence; "" if they are equal.
+
+    Lists and dicts of lists (a grid) come last.
+
+    Args:
+        one: the words of the earlier run.
+        other: the words of this run.
+        where: what stands before the keys in the sentence, such as "data.".
+    """
     for key in sorted({*one, *other}, key=lambda key: (holds_lists(one.get(key)), key)):
         a, b = one.get(key), other.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):

@@ -37,7 +37,14 @@ class FunctionModule(nn.Module):
 
 
 def as_model(model: Any) -> nn.Module:
-    """A module as it is, a module's own method as that module, a plain function behind `FunctionModule`; InputError for anything else."""
+    """The model as a module: a module as it is, a module's own method as that module, a plain function behind `FunctionModule`.
+
+    Args:
+        model: a torch.nn.Module or a function from images (B, C, H, W) to logits (B, K).
+
+    Raises:
+        InputError: for anything else, such as a path or a class.
+    """
     if isinstance(model, (str, Path)):
         raise InputError(f"the model is {str(model)!r}: load it first, with robench.load_model({str(model)!r})")
     owner = getattr(model, "__self__", None)
@@ -52,7 +59,14 @@ def as_model(model: Any) -> nn.Module:
 
 
 def as_images(x: Any) -> Tensor:
-    """Images as a tensor (N, C, H, W), uint8 or float; InputError for other shapes, other types, and for (N, H, W, C)."""
+    """The images as a tensor (N, C, H, W), uint8 or float.
+
+    Args:
+        x: a tensor, an array or nested lists.
+
+    Raises:
+        InputError: for other shapes and types, for (N, H, W, C), and for bytes of 0 and 1 alone.
+    """
     images = as_tensor(x, "x")
     shape = tuple(images.shape)
     if images.dim() != 4 or len(images) == 0:
@@ -70,13 +84,28 @@ def as_images(x: Any) -> Tensor:
 
 
 def as_model_dtype(x: Tensor, model: nn.Module) -> Tensor:
-    """Float images in the type that the model's weights have; float32 for one without (numpy's own type is float64)."""
+    """The float images in the dtype of the model's weights, if that is float32 or float64; images of another dtype stay as they are.
+
+    Args:
+        x: images (B, C, H, W); numpy's own floats are float64.
+        model: the model that they are for; one without floating-point weights counts as float32.
+    """
     own = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     return x if not x.is_floating_point() or x.dtype == own or own not in (torch.float32, torch.float64) else x.to(own)
 
 
 def as_labels(y: Any, n: int, what: str = "y", each: str = "label") -> Tensor:
-    """Whole numbers (N,) as int64, one an image; InputError for another shape or type."""
+    """Whole numbers as a tensor (N,) int64, one an image.
+
+    Args:
+        y: a tensor, an array or a list.
+        n: number of images.
+        what: the name of the argument, for errors.
+        each: what one number is called, for errors.
+
+    Raises:
+        InputError: for another shape, and for numbers that are not of an integer type.
+    """
     labels = as_tensor(y, what)
     if labels.shape != (n,):
         hint = f": for one-hot rows hand over {what}.argmax(1)" if labels.dim() == 2 and len(labels) == n and labels.shape[1] > 1 else ""
@@ -87,7 +116,15 @@ def as_labels(y: Any, n: int, what: str = "y", each: str = "label") -> Tensor:
 
 
 def as_tensor(value: Any, name: str) -> Tensor:
-    """A tensor as it is, a numpy array or a list of numbers as one; InputError for anything else."""
+    """A tensor (detached), or a numpy array or list of numbers as one.
+
+    Args:
+        value: what the caller handed over.
+        name: the name of the argument, for errors.
+
+    Raises:
+        InputError: for anything else.
+    """
     if isinstance(value, Tensor):
         return value.detach()
     try:
@@ -98,7 +135,15 @@ def as_tensor(value: Any, name: str) -> Tensor:
 
 
 def as_masks(masks: Any, x: Tensor) -> Tensor:
-    """Where the object is on images x (N, C, H, W), as (N, H, W) bool; InputError for another shape."""
+    """The masks of the object as a tensor (N, H, W) bool on the CPU.
+
+    Args:
+        masks: (N, H, W), true or 1 where the object is; a tensor or an array.
+        x: the images (N, C, H, W) that they belong to.
+
+    Raises:
+        InputError: for another shape.
+    """
     found, shape = as_tensor(masks, "masks"), (len(x), *x.shape[2:])
     if tuple(found.shape) != shape:
         raise InputError(f"masks has shape {tuple(found.shape)}, and must be {shape}: true or 1 where the object is on each image")
@@ -106,18 +151,37 @@ def as_masks(masks: Any, x: Tensor) -> Tensor:
 
 
 def as_list(value: Any) -> list[Any]:
-    """Several things as a list, and a list of one where there is one alone: a word, a path, a number, a recipe, a threat."""
+    """The values as a list; a word, a path, a number, a recipe or a threat becomes a list of one.
+
+    Args:
+        value: one value, or an iterable of several.
+
+    Example:
+        >>> as_list("gini"), as_list(("gini", "hoyer"))
+        (['gini'], ['gini', 'hoyer'])
+    """
     several = isinstance(value, Iterable) and not isinstance(value, (str, bytes, os.PathLike))
     return list(value) if several else [value]
 
 
 def dtype_name(x: Tensor) -> str:
-    """The type of a tensor's numbers in one word."""
+    """The dtype of a tensor in one word, such as "float32".
+
+    Args:
+        x: any tensor.
+    """
     return str(x.dtype).removeprefix("torch.")
 
 
 def as_radius(eps: Any) -> float:
-    """A radius as a number, also one written 8/255; InputError for what is no finite number of at least 0."""
+    """A radius as a float, in pixel units.
+
+    Args:
+        eps: a number, or a fraction such as "8/255".
+
+    Raises:
+        InputError: for what is no finite number of at least 0.
+    """
     try:
         found = parse_fraction(eps) if isinstance(eps, str) else math.nan if eps is None or isinstance(eps, bool) else float(eps)
     except (TypeError, ValueError):
@@ -128,7 +192,18 @@ def as_radius(eps: Any) -> float:
 
 
 def as_radii(eps: Any) -> list[float]:
-    """One radius or several, also as words parted by commas, each once, from the smallest on; InputError where there is none."""
+    """The radii as floats in ascending order, each once.
+
+    Args:
+        eps: one radius, several, or several in one string, separated by commas.
+
+    Raises:
+        InputError: where there is none, and for what is no radius.
+
+    Example:
+        >>> as_radii("0.5,0.25")
+        [0.25, 0.5]
+    """
     if isinstance(eps, str):
         eps = eps.split(",")
     several = isinstance(eps, Iterable) and getattr(eps, "ndim", 1) > 0
@@ -139,14 +214,28 @@ def as_radii(eps: Any) -> list[float]:
 
 
 def as_seed(seed: Any) -> int:
-    """A seed as it is; InputError for what is no whole number from 0 to 2^32 - 1, which every generator takes."""
+    """The seed as an int.
+
+    Args:
+        seed: a whole number from 0 to 2^32 - 1, which every generator takes.
+
+    Raises:
+        InputError: for anything else.
+    """
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed <= LARGEST_SEED:
         raise InputError(f"the seed must be a whole number from 0 to {LARGEST_SEED}, not {seed!r}")
     return int(seed)
 
 
 def as_suite(suite: Suite) -> str | list[Recipe]:
-    """The name of a suite as it is, else recipes: sentences such as "pgd,steps=50" are read."""
+    """The name of a suite as it is, else a list of recipes, for which sentences such as "pgd,steps=50" are read.
+
+    Args:
+        suite: a name, a recipe, or several sentences and recipes.
+
+    Raises:
+        InputError: for anything else, and for a sentence that cannot be read.
+    """
     if isinstance(suite, str):
         return suite
     if isinstance(suite, Recipe):
@@ -163,6 +252,12 @@ def as_suite_list(suite: Suite) -> list[str | Recipe]:
     """What is to be measured, as a list: names of suites and of files of recipes as they are, all else read as recipes.
 
     In a list "pgd" is the attack; alone it is the suite of that name.
+
+    Args:
+        suite: a name, a recipe, or several sentences and recipes.
+
+    Raises:
+        InputError: for anything else, and for a sentence that cannot be read.
     """
     found = as_suite(suite)
     return (
@@ -171,7 +266,16 @@ def as_suite_list(suite: Suite) -> list[str | Recipe]:
 
 
 def as_whole_number(value: Any, name: str, least: int | None = None) -> int:
-    """A whole number, of numpy's too, as a plain one; InputError for anything else, and for one below `least`."""
+    """A whole number as an int; numpy's integers are accepted.
+
+    Args:
+        value: what the caller handed over.
+        name: the name of the argument, for the error.
+        least: the smallest value that is allowed; None for no bound.
+
+    Raises:
+        InputError: for anything else, also for true and false.
+    """
     found = int(value) if isinstance(value, (int, np.integer)) and not isinstance(value, bool) else None
     if found is None or (least is not None and found < least):
         raise InputError(f"{name} must be a whole number{'' if least is None else f' of at least {least}'}, not {value!r}")
@@ -179,14 +283,29 @@ def as_whole_number(value: Any, name: str, least: int | None = None) -> int:
 
 
 def as_number(value: Any, name: str) -> float:
-    """A number, of numpy's too, as a plain float; InputError for anything else."""
+    """A number as a float; numpy's numbers are accepted.
+
+    Args:
+        value: what the caller handed over.
+        name: the name of the argument, for the error.
+
+    Raises:
+        InputError: for anything else, also for true and false.
+    """
     if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
         return float(value)
     raise InputError(f"{name} must be a number, not {value!r}")
 
 
 def as_device(device: Any) -> str:
-    """The name of a device that torch has here; InputError for another."""
+    """The name of a device, such as "cpu" or "cuda:1".
+
+    Args:
+        device: a name or a torch.device.
+
+    Raises:
+        InputError: for a name that torch does not know, and for a device that is not there.
+    """
     try:
         found = torch.device(device if isinstance(device, torch.device) else str(device))
     except RuntimeError:
@@ -199,14 +318,30 @@ def as_device(device: Any) -> str:
 
 
 def as_word(value: Any, name: str) -> str:
-    """A string; InputError for anything else."""
+    """The string itself.
+
+    Args:
+        value: what the caller handed over.
+        name: the name of the argument, for the error.
+
+    Raises:
+        InputError: for anything else.
+    """
     if isinstance(value, str):
         return value
     raise InputError(f"{name} must be a string, not {value!r}")
 
 
 def as_path(value: Any, name: str) -> Path | None:
-    """A path as one, also where it is a string; None stays. InputError for anything else."""
+    """A string or path as a `Path`; None stays None.
+
+    Args:
+        value: what the caller handed over.
+        name: the name of the argument, for the error.
+
+    Raises:
+        InputError: for anything else, and for an empty string.
+    """
     if isinstance(value, str) and not value.strip():
         raise InputError(f"{name} is an empty path: name a place, or leave it out")
     if value is None or isinstance(value, (str, os.PathLike)):

@@ -29,18 +29,28 @@ FINISHED = {"finished": True}
 class Journal:
     """The finished pieces of work of one run, in memory and, with a folder, in `state-RANK.jsonl` there.
 
-    header  what the run is: plain JSON values; entries of a file with another header are not taken
-    rank    number of this process among those that share the work; each writes a file of its own
-    adds    adds(theirs, ours) -> whether a header only adds to that of an earlier run, whose entries are then taken up
-    resume  take up what the files of an earlier run in the folder hold, of however many processes it was.
-            InputError where they belong to another run, and where there is an unfinished run but `resume` is false
-
-    `entries` are the pieces taken up, `added` those of this process.
+    Attributes:
+        header: what identifies the run, as plain JSON values.
+        path: the file of this process, None without a folder.
+        entries: the pieces that were taken up from an earlier run.
+        added: the pieces of this process.
     """
 
     def __init__(
         self, folder: Path | None, header: Mapping[str, Any], *, rank: int = 0, resume: bool = False, adds: Adds | None = None
     ) -> None:
+        """Opens the journal and takes up what the files of an earlier run in the folder hold, of however many processes it was.
+
+        Args:
+            folder: where the files lie; None keeps nothing on the disk.
+            header: what identifies the run, as plain JSON values; entries of a file with another header are not taken up.
+            rank: number of this process among those that share the work; each writes a file of its own.
+            resume: whether entries of an unfinished run are taken up.
+            adds: adds(theirs, ours) -> whether our header only adds to that of an earlier run, whose entries are then taken up.
+
+        Raises:
+            InputError: where the files belong to another run, or are damaged, and where there is an unfinished run but `resume` is false.
+        """
         self.header: dict[str, Any] = json.loads(json.dumps(header))
         self.path = None if folder is None else folder / f"{NAME}-{rank}.jsonl"
         self._adds = adds
@@ -58,7 +68,14 @@ class Journal:
             self._write(self.header)
 
     def append(self, entry: Mapping[str, Any]) -> None:
-        """Adds a finished piece of work; it is on the disk when this returns."""
+        """Adds a finished piece of work; it is on the disk when this returns.
+
+        Args:
+            entry: plain JSON values.
+
+        Raises:
+            UnfinishedError: where it cannot be written; the file then stays as it was.
+        """
         plain: dict[str, Any] = json.loads(json.dumps(entry))
         self.added.append(plain)
         if self.path is not None:
@@ -153,18 +170,30 @@ def checked_entries(lines: Iterable[bytes], path: Path) -> list[dict[str, Any]]:
 
 
 def has_finished(folder: Path) -> bool:
-    """Whether the run whose state lies in a folder came to its end."""
+    """Whether the run whose state lies in a folder came to its end.
+
+    Args:
+        folder: the folder of the state files.
+    """
     sign = json.dumps(FINISHED, separators=(",", ":")).encode()[:-1]
     return any(line.startswith(sign) for path in state_files(folder) for line in complete_lines(path))
 
 
 def state_files(folder: Path) -> list[Path]:
-    """The state files in a folder, of all processes."""
+    """The state files in a folder, of all processes, in the order of their names.
+
+    Args:
+        folder: the folder of the state.
+    """
     return sorted(folder.glob(f"{NAME}-*.jsonl"))
 
 
 def has_begun(folder: Path | None) -> bool:
-    """Whether the state files in a folder hold finished work."""
+    """Whether the state files in a folder hold finished work.
+
+    Args:
+        folder: the folder of the state; False for None.
+    """
     return folder is not None and any(len(complete_lines(path)) > 1 for path in state_files(folder))
 
 
@@ -189,7 +218,12 @@ def _cut_torn_line(path: Path) -> None:
 
 
 def header_difference(theirs: object, ours: Mapping[str, Any]) -> str:
-    """The first thing in which two runs differ, in words."""
+    """The first thing in which two runs differ, in words.
+
+    Args:
+        theirs: the header of the earlier run, whatever was read.
+        ours: the header of this run.
+    """
     if not isinstance(theirs, dict):
         return "its first line does not say which"
     keys: Iterable[str] = [*ours, *theirs]
@@ -199,7 +233,7 @@ def header_difference(theirs: object, ours: Mapping[str, Any]) -> str:
 
 
 def differing_excerpts(one: str, other: str) -> tuple[str, str, str]:
-    """Two texts in at most LONG letters each, from shortly before their first difference, and what they are where they are digests."""
+    """Two texts in at most LONGEST_EXCERPT letters each, from shortly before their first difference, and a remark if both are digests."""
     if all(re.fullmatch("['\"]?[0-9a-f]{64}['\"]?", text) for text in (one, other)):
         return f"{one[:13]}...", f"{other[:13]}...", " (digests: the content is another)"
     same = next((place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))

@@ -34,7 +34,11 @@ ENDED = ("DefaultCPUAllocator", "out of memory", "STATUS_ALLOC_FAILED")  # in th
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory has ended."""
+    """Whether an exception says that the memory of the process or of a device was not enough.
+
+    Args:
+        error: any exception.
+    """
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in ENDED)
@@ -42,7 +46,17 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def explain_out_of_memory(batch_size: int, resumable: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Where memory ends inside, an UnfinishedError: one sentence that names the batch size, and says how a run with a state goes on."""
+    """Raises an UnfinishedError in place of the errors that say that memory was not enough.
+
+    Its sentence names the batch size, and says how a run with a state goes on.
+
+    Args:
+        batch_size: of the work inside.
+        resumable: whether finished work is kept, asked when memory ends.
+
+    Raises:
+        UnfinishedError: where memory ends inside.
+    """
     try:
         yield
     except (MemoryError, RuntimeError) as error:

@@ -26,7 +26,13 @@ FULL_ROWS = 64  # where one image asks for many passes, a call takes so many row
 def freeze_model(model: nn.Module, device: str | torch.device | None = None) -> Iterator[None]:
     """Puts the model into eval mode with frozen parameters; each module's mode and each parameter's flag come back at the end.
 
-    device  move the model there meanwhile; then its buffers too come back, with the values that they had, where a forward pass changed them
+    Args:
+        model: any module.
+        device: the device that the model is moved to meanwhile; then its buffers too come back, with the values that they had, where a
+            forward pass changed them. None leaves it where it is.
+
+    Raises:
+        InputError: where its weights were made inside torch.inference_mode().
     """
     if any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
         raise InputError("the model's weights were made inside torch.inference_mode() and allow no gradients: build or load it outside")
@@ -49,6 +55,9 @@ def into_eval(model: nn.Module) -> nn.Module:
     """The model in eval mode, also where its own `train` fails, takes no mode or leaves modules in training mode.
 
     A stored program has no modes: its flag alone changes, as it refuses everything else.
+
+    Args:
+        model: any module; it is changed in place.
     """
     with suppress(Exception):  # the user's code may do anything here; what it leaves undone is done below
         model.eval()
@@ -81,9 +90,12 @@ def hold_on_device(model: nn.Module, device: str | torch.device) -> Iterator[Non
 
 
 def are_probabilities(logits: Tensor) -> Tensor:
-    """Which rows of the outputs (B, K) are probabilities, (B,) bool: between 0 and 1, with the sum 1, to 1e-5 or what their type resolves.
+    """Which rows of the outputs are probabilities, (B,) bool: between 0 and 1, with the sum 1, to 1e-5 or to what their dtype resolves.
 
     This is AutoAttack's rule (Croce & Hein 2020, 2003.01690, its code); one output alone is none.
+
+    Args:
+        logits: outputs of a model, (B, K).
     """
     slack = max(1e-5, 4 * torch.finfo(logits.dtype).eps)
     rows = logits.double()
@@ -92,7 +104,14 @@ def are_probabilities(logits: Tensor) -> Tensor:
 
 
 def padded_logits(model: nn.Module, x: Tensor) -> Tensor:
-    """The model's logits at x, (R, K), from a call with at least LEAST_ROWS rows: the first row fills up; `widened_logits`."""
+    """The model's logits at x, (R, K) float, from a call with at least LEAST_ROWS rows: copies of the first row fill it up.
+
+    Logits in bf16 or fp16 come back in float32, as in `widened_logits`.
+
+    Args:
+        model: maps images to logits.
+        x: images (R, C, H, W), R at least 1.
+    """
     missing = LEAST_ROWS - len(x)
     filled = torch.cat((x, x[:1].expand(missing, *x.shape[1:]))) if missing > 0 else x
     logits: Tensor = model(filled)
@@ -105,13 +124,16 @@ def widened_logits(logits: Tensor) -> Tensor:
 
 
 def leaf_gradient(total: Tensor, leaf: Tensor, again: bool = False, enough: int | None = None, tell: bool = False) -> Tensor:
-    """The gradient of `total` at the leaf, (R, C, H, W), entries that are not finite as 0; all 0 where the model has cut the graph.
+    """The gradient of `total` at the leaf, (R, C, H, W); entries that are not finite are 0.
 
-    A RuntimeWarning says where it has.
+    Where the model has cut the graph, all of it is 0, and a RuntimeWarning says so.
 
-    again   keep the graph for another backward pass
-    enough  warn also where the gradients of so many images or more are all exactly 0, though the graph is whole
-    tell    warn also where an entry is not finite
+    Args:
+        total: the sum of the losses, a scalar.
+        leaf: the images (R, C, H, W) that gradients are taken to.
+        again: keep the graph for another backward pass.
+        enough: warn also where the gradients of so many images or more are all exactly 0, though the graph is whole; None never does.
+        tell: warn also where an entry is not finite.
     """
     grad = torch.autograd.grad(total, leaf, retain_graph=again, allow_unused=True)[0] if total.requires_grad else None
     if grad is None:
@@ -145,17 +167,29 @@ def call_ranges(images: int, count: int) -> Iterator[range]:
 
 
 def leaf_of(x: Tensor) -> Tensor:
-    """The images as a tensor that gradients are taken to; a copy where they were made in inference mode."""
+    """The images as a tensor that gradients are taken to; a copy where they were made in inference mode.
+
+    Args:
+        x: images (R, C, H, W).
+    """
     return autograd_tensor(x).detach().requires_grad_()
 
 
 def autograd_tensor(x: Tensor) -> Tensor:
-    """The tensor itself, or a copy where it was made in inference mode: autograd refuses such a one."""
+    """The tensor itself, or a copy where it was made in inference mode, because autograd refuses such a tensor.
+
+    Args:
+        x: any tensor.
+    """
     return x.clone() if x.is_inference() else x
 
 
 def with_gradients(function: Callable[P, R]) -> Callable[P, R]:
-    """The function outside of torch.inference_mode(), where no gradient can be had, whatever mode its caller is in."""
+    """The function, called outside of torch.inference_mode() whatever mode its caller is in: inside there are no gradients.
+
+    Args:
+        function: any function that takes gradients.
+    """
 
     @wraps(function)
     def outside(*args: P.args, **options: P.kwargs) -> R:

@@ -15,17 +15,30 @@ Sent = TypeVar("Sent")
 
 @dataclass(frozen=True)
 class World:
-    """Which process this is, of how many."""
+    """Which process this is, of how many.
+
+    Attributes:
+        rank: number of this process, from 0.
+        size: number of processes.
+    """
 
     rank: int = 0
     size: int = 1
 
     def share(self, places: torch.Tensor) -> torch.Tensor:
-        """This process's part of the places: every size-th one."""
+        """This process's part of the places: every size-th one.
+
+        Args:
+            places: (M,) int64.
+        """
         return places[self.rank :: self.size]
 
     def gather(self, mine: Sent) -> list[Sent]:
-        """What each process has, in the order of their ranks, on all of them."""
+        """What each process has, in the order of their ranks, on all of them.
+
+        Args:
+            mine: what this process has; it must be picklable.
+        """
         if self.size == 1:
             return [mine]
         parts: list[Any] = [None] * self.size
@@ -33,11 +46,19 @@ class World:
         return parts
 
     def first_of(self, mine: Sent) -> Sent:
-        """What the first process has, on all of them."""
+        """What the first process has, on all of them.
+
+        Args:
+            mine: what this process has; only that of the first process is used.
+        """
         return self.gather(mine)[0]
 
     def average(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Puts the mean over the processes into each tensor, by one exchange for each type of number."""
+        """Puts the mean over the processes into each tensor, by one exchange for each dtype.
+
+        Args:
+            tensors: of the same number, shapes and dtypes on all processes; they are changed in place.
+        """
         if self.size == 1:
             return
         for kind in dict.fromkeys(tensor.dtype for tensor in tensors):  # in the same order on all of them

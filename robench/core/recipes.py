@@ -50,10 +50,14 @@ USER_MODULE_PREFIX = "robench_user_"  # how the modules of the user's files are 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A name with its weight (None if not given) and its options, as read from one sentence.
+    """A name with its weight and its options, as read from one sentence.
 
-    kind  attack, probe, corruption, method, score, ... where the sentence says it, else ""
-    on    the recipe whose images it is given, or None
+    Attributes:
+        name: a name in a table of functions, or `FILE.py:FUNCTION`, or `transfer:MODEL`.
+        weight: the number behind `NAME=`, None where there is none.
+        options: option -> value.
+        kind: "attack", "probe", "corruption", "method", "score", "objective" or "regulariser" where the sentence says it, else "".
+        on: the recipe whose images it is given, or None.
     """
 
     name: str
@@ -76,7 +80,19 @@ class Recipe:
 
 
 def parse_recipe(sentence: str) -> Recipe:
-    """Reads `[KIND:]NAME[=WEIGHT][,option=value,...][ on RECIPE]`; numbers and fractions become numbers, true/false become booleans."""
+    """Reads `[KIND:]NAME[=WEIGHT][,option=value,...][ on RECIPE]`.
+
+    Args:
+        sentence: the text; numbers and fractions in it become numbers, true and false become booleans.
+
+    Raises:
+        InputError: for a sentence of another form, and for an option that is given twice.
+
+    Example:
+        >>> recipe = parse_recipe("pgd,steps=50 on fog,severity=3")
+        >>> recipe.name, recipe.options, recipe.on.name
+        ('pgd', {'steps': 50}, 'fog')
+    """
     first, chained, second = sentence.partition(ON_SEPARATOR)
     if chained:
         if not first.strip() or not second.strip():
@@ -113,9 +129,16 @@ def kind_and_name(name: str) -> tuple[str, str]:
 
 
 def split_recipes(sentences: Iterable[str]) -> list[str]:
-    """The sentences of an option that may be repeated, with those that were joined by commas apart.
+    """The sentences of an option that may be repeated; those that were joined by commas are separated.
 
-    A part with an equals sign is an option of the sentence before it: `saliency,occlusion,block=2` are two.
+    A part with an equals sign is an option of the sentence before it.
+
+    Args:
+        sentences: what the user wrote, one string for each time the option was given.
+
+    Example:
+        >>> split_recipes(["saliency,occlusion,block=2"])
+        ['saliency', 'occlusion,block=2']
     """
     found: list[str] = []
     for sentence in sentences:
@@ -130,7 +153,11 @@ def split_recipes(sentences: Iterable[str]) -> list[str]:
 
 
 def parse_literal(text: str) -> Any:
-    """The number, fraction, boolean or plain word that `text` spells."""
+    """The number, fraction, boolean or plain word that a text spells.
+
+    Args:
+        text: such as "20", "8/255", "true" or "linf".
+    """
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     for kind in (int, float, parse_fraction):
@@ -142,7 +169,14 @@ def parse_literal(text: str) -> Any:
 
 
 def parse_fraction(text: str) -> float:
-    """A number or a quotient of two, such as 8/255; ValueError with a sentence for anything else, 8/0 included."""
+    """A number or a quotient of two, such as 8/255, as a float.
+
+    Args:
+        text: the number as it is written.
+
+    Raises:
+        ValueError: for anything else, also for 8/0 and numbers that are not finite.
+    """
     above, slash, below = text.partition("/")
     try:
         number = float(above) / (float(below) if slash else 1.0)
@@ -156,7 +190,15 @@ def parse_fraction(text: str) -> float:
 
 
 def eps_text(eps: float) -> str:
-    """A radius as people write it, the counterpart of `parse_fraction`: 0.3 and 0.05 as such, 8/255, 0.25/255; six digits of others."""
+    """A radius as people write it: 0.3 and 0.05 as such, 8/255, 0.25/255; others with six digits. The counterpart of `parse_fraction`.
+
+    Args:
+        eps: the radius in pixel units.
+
+    Example:
+        >>> eps_text(8 / 255), eps_text(0.5)
+        ('8/255', '0.5')
+    """
     short, steps = f"{eps:g}", f"{255 * eps:.4g}"
     if float(short) == eps or float(steps) > 255 or abs(float(steps) - 255 * eps) > 1e-5 * float(steps) or ("." in steps and eps > 0.2):
         return short
@@ -164,7 +206,11 @@ def eps_text(eps: float) -> str:
 
 
 def value_text(value: object) -> str:
-    """A value as one writes it: numbers short but exact, 1.0 as 1, thirds and 255ths and the like as fractions, true and false."""
+    """A value as one writes it: numbers short but exact, 1.0 as 1, thirds and 255ths and the like as fractions, true and false.
+
+    Args:
+        value: a boolean, a number, or anything that str() takes.
+    """
     if isinstance(value, bool):
         return str(value).lower()
     if not isinstance(value, float):
@@ -178,7 +224,11 @@ def value_text(value: object) -> str:
 
 
 def recipe_text(recipe: Recipe) -> str:
-    """The sentence from which `parse_recipe` reads a recipe."""
+    """The sentence from which `parse_recipe` reads a recipe.
+
+    Args:
+        recipe: any recipe.
+    """
     pairs = [(recipe.name, recipe.weight)] if recipe.weight is not None else []
     words = [f"{key}={exact_value_text(value)}" for key, value in (*pairs, *recipe.options.items())]
     kind = f"{recipe.kind}:" if recipe.kind else ""
@@ -191,7 +241,16 @@ def exact_value_text(value: object) -> str:
 
 
 def lookup(name: str, table: Mapping[str, T], what: str) -> T:
-    """The entry of `table` under `name`; InputError with a "did you mean" if there is none."""
+    """The entry of a table under a name.
+
+    Args:
+        name: what the user wrote.
+        table: name -> entry.
+        what: what the entries are, such as "attack", for the error.
+
+    Raises:
+        InputError: if there is none, with the nearest name that there is.
+    """
     if name in table:
         return table[name]
     elsewhere = OTHER_OPTION_HINTS.get(what, {}).get(name)
@@ -199,7 +258,12 @@ def lookup(name: str, table: Mapping[str, T], what: str) -> T:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence about an unknown name: ours for a name of the field, the nearest known one, or all of them."""
+    """The end of a sentence about an unknown name: our name for a name of the field, the nearest known one, or all of them.
+
+    Args:
+        name: what the user wrote.
+        known: the names that there are.
+    """
     names = sorted(known)
     ours, same = our_names_for(name, names)
     if ours:
@@ -212,8 +276,17 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def resolve(recipe: Recipe, table: Mapping[str, Callable[..., Any]], what: str) -> Callable[..., Any]:
     """The function that a recipe names, with its options bound.
 
-    It comes from `table` or from the user's `file.py:function` (which runs that file). InputError for an option that it
-    does not have, or that its name already settles: `pgd-20` has 20 steps.
+    Args:
+        recipe: names an entry of `table`, or a function in the user's `file.py:function`; that file is run.
+        table: name -> function, whose keyword-only arguments are its options.
+        what: the kind that is asked for, such as "attack".
+
+    Returns:
+        A functools.partial.
+
+    Raises:
+        InputError: for an unknown name, for an option that the function does not have or that its name already settles (`pgd-20` has 20
+            steps), for one that needs a value and has none, and for a recipe of another kind.
     """
     refuse_unfit_recipe(recipe, what)
     function = user_function(recipe, what) if ".py:" in recipe.name else lookup(recipe.name, table, what)
@@ -252,7 +325,15 @@ def refuse_unfit_recipe(recipe: Recipe, what: str) -> None:
 
 
 def with_article(what: str) -> str:
-    """A kind with its article."""
+    """A word with its article.
+
+    Args:
+        what: such as "attack".
+
+    Example:
+        >>> with_article("attack"), with_article("probe")
+        ('an attack', 'a probe')
+    """
     return f"{'an' if what[0] in 'aeiou' else 'a'} {what}"
 
 
@@ -281,7 +362,12 @@ def signature_text(what: str) -> str:
 
 
 def takes_arguments(function: Callable[..., Any], names: tuple[str, ...]) -> bool:
-    """Whether a function can be called with so many arguments by place; true where it does not tell (builtins)."""
+    """Whether a function can be called with so many arguments by place; True where it does not tell (builtins).
+
+    Args:
+        function: any callable.
+        names: the arguments; only their number counts.
+    """
     try:
         parameters = inspect.signature(function).parameters.values()
     except ValueError:
@@ -292,7 +378,11 @@ def takes_arguments(function: Callable[..., Any], names: tuple[str, ...]) -> boo
 
 
 def parameter_names(function: Callable[..., Any]) -> tuple[str, ...]:
-    """The names of a function's parameters; none for a builtin that does not tell."""
+    """The names of a function's parameters; none for a builtin that does not tell.
+
+    Args:
+        function: any callable.
+    """
     try:
         return tuple(inspect.signature(function).parameters)
     except ValueError:
@@ -300,7 +390,11 @@ def parameter_names(function: Callable[..., Any]) -> tuple[str, ...]:
 
 
 def positional_names(function: Callable[..., Any]) -> tuple[str, ...]:
-    """The names of the arguments that a function takes by place; none for a builtin that does not tell."""
+    """The names of the arguments that a function takes by place; none for a builtin that does not tell.
+
+    Args:
+        function: any callable.
+    """
     try:
         parameters = inspect.signature(function).parameters.values()
     except ValueError:
@@ -309,18 +403,33 @@ def positional_names(function: Callable[..., Any]) -> tuple[str, ...]:
 
 
 def options_of(function: Callable[..., Any]) -> dict[str, Any]:
-    """The options of a function (its keyword-only arguments) with the values they have unless given."""
+    """The options of a function, which are its keyword-only arguments: name -> default; inspect.Parameter.empty where there is none.
+
+    Args:
+        function: any callable; options that a partial has bound have the bound values.
+    """
     return {p.name: p.default for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}
 
 
 def setting_text(function: Callable[..., Any]) -> str:
-    """Every option of a resolved function as `key=value` words, given or by default: the form that the CSV carries."""
+    """Every option of a resolved function as `key=value` words, given or by default: the form that the CSV carries.
+
+    Args:
+        function: a function with its options bound; values that are no plain numbers or words are left out.
+    """
     plain = {key: value for key, value in options_of(function).items() if value is None or isinstance(value, (bool, int, float, str))}
     return " ".join(f"{key}={value}" for key, value in plain.items())
 
 
 def function_from_file(reference: str) -> Callable[..., Any]:
-    """The function that `file.py:function` names; runs the file."""
+    """The function that `file.py:function` names. The file is run once as long as its content is the same.
+
+    Args:
+        reference: the path of a Python file, a colon, and the name of a function in it.
+
+    Raises:
+        InputError: where the file is not there, fails, or has no such function.
+    """
     path, _, name = reference.rpartition(":")
     function = getattr(user_module(Path(path)), name, None)
     if not callable(function):

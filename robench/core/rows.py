@@ -16,13 +16,23 @@ SOURCE_ROLE = "role=source"  # a word in the setting of the accuracy on images t
 class Row:
     """One measurement; a table of them is in long form, so that every report is a pivot.
 
-    checkpoint  what was measured, as the user named it          preset   the training preset, empty for foreign models
-    data, split the images' data set and split                   n, seed  how many images; the seed of all draws
-    norm, eps   the threat, empty and 0 where there is none      probe    the recipe: clean, fgsm, pgd-20, autoattack, ...
-    setting     the probe's options, key=value                   metric   accuracy, seconds, forwards, backwards, ...
-    value       a fraction (not percent), seconds or a count     low, high  95 % interval, nan where there is none
-    interval    how it was found: wilson, bootstrap (over images), fisher (of a rank correlation), or "anytime, of 500 images", which
-                speaks of those 500 images alone; empty where there is none
+    Attributes:
+        checkpoint: what was measured, as the user named it.
+        preset: the training preset; "" for foreign models.
+        data: the images' data set.
+        split: its split.
+        n: number of images.
+        seed: of all draws.
+        norm: of the threat; "" where there is none.
+        eps: radius of the threat in pixel units; 0 where there is none.
+        probe: what was done: "clean", or the label of an attack, probe, corruption, method or suite.
+        setting: its options as key=value words.
+        metric: what `value` is: accuracy, seconds, forwards, backwards, ...
+        value: a fraction (not percent), seconds or a count.
+        low: lower end of the 95 % interval, nan where there is none.
+        high: its upper end.
+        interval: how it was found: "wilson", "bootstrap" (over images), "fisher" (of a rank correlation), or "anytime, of 500 images",
+            which speaks of those 500 images alone; "" where there is none.
     """
 
     checkpoint: str
@@ -44,19 +54,38 @@ class Row:
 
 @dataclass(frozen=True)
 class IntervalKind:
-    """How the 95 % interval of a share is found, and the name that the rows give it."""
+    """How the 95 % interval of a share is found.
+
+    Attributes:
+        name: the word that the rows carry.
+        bounds: bounds(successes, n) -> (low, high).
+    """
 
     name: str
     bounds: Callable[[float, int], tuple[float, float]]
 
     def row_with(self, row: Row, successes: float, n: int) -> Row:
-        """The row with the share and its interval."""
+        """The row with the share as its value, and with its interval.
+
+        Args:
+            row: the row to fill in.
+            successes: the count, from 0 to n; a mean over several draws need not be whole.
+            n: of how many, at least 1.
+        """
         low, high = self.bounds(successes, n)
         return replace(row, value=successes / n, low=low, high=high, interval=self.name)
 
 
 def with_interval(row: Row, value: float, low: float, high: float, name: str) -> Row:
-    """The row with a value and its interval; without the name where there is no interval."""
+    """The row with a value and its interval.
+
+    Args:
+        row: the row to fill in.
+        value: the value.
+        low: lower end of the interval, nan where there is none.
+        high: its upper end.
+        name: how the interval was found; it is left out where `low` is nan.
+    """
     return replace(row, value=value, low=low, high=high, interval="" if math.isnan(low) else name)
 
 
@@ -64,15 +93,21 @@ def with_interval(row: Row, value: float, low: float, high: float, name: str) ->
 class Sample:
     """What became of one image.
 
-    sample         its index in the official split               label        its label
-    clean_pred     the label the model gives it                  adv_pred     the label at x_adv; clean_pred where it stands
-    broken_by      "clean", the attack that broke it, or "" for a survivor
-    eps            the radius at which it was broken, nan if it was not, or when clean
-    step           the iteration of that attack, -1 if none      clean_margin true logit minus the largest other one
-    adv_margin     the same at x_adv, nan where it stands        distance     norm of x_adv - x, nan where it stands
-    forwards, backwards   passes spent on it over all attacks
-    rounded_pred   the label at x_adv in 8 bits, -1 where it stands or was wrong when clean
-    png            its picture, x_adv-12.png, or "none" where no grey levels were found that fool within eps; else ""
+    Attributes:
+        sample: its index in the official split.
+        label: its label.
+        clean_pred: the label that the model gives it.
+        adv_pred: the label at x_adv; clean_pred where the image stands.
+        broken_by: "clean", the attack that broke it, or "" for a survivor.
+        eps: the radius at which it was broken; nan if it was not, or when clean.
+        step: the iteration of that attack, -1 if there is none.
+        clean_margin: logit of the label minus the largest other logit.
+        adv_margin: the same at x_adv; nan where the image stands.
+        distance: norm of x_adv - x; nan where it stands.
+        forwards: forward passes spent on it over all attacks.
+        backwards: backward passes likewise.
+        rounded_pred: the label at x_adv in 8 bits; -1 where it stands or was wrong when clean.
+        png: its picture, such as x_adv-12.png; "none" where no grey levels were found that fool within eps; else "".
     """
 
     sample: int
@@ -95,8 +130,15 @@ class Sample:
 class ProbeSample:
     """What one level of a probe did to one image; the probe "clean" stands for the image as it is, and has a line for every image.
 
-    checkpoint, probe, setting   the columns of the level's rows       sample, label, clean_pred   as in Sample
-    fooled         share of the draws in which the model was wrong     changed_share   share of the image that was to be changed, mean
+    Attributes:
+        checkpoint: that of the level's rows.
+        probe: likewise.
+        setting: likewise.
+        sample: index of the image in the official split.
+        label: its label.
+        clean_pred: the label that the model gives the clean image.
+        fooled: share of the draws in which the model was wrong.
+        changed_share: mean share of the image that was to be changed.
     """
 
     checkpoint: str
@@ -113,9 +155,12 @@ class ProbeSample:
 class Check:
     """One diagnostic: what was looked at, the evidence, and whether it is a sign that the numbers cannot be trusted as they are.
 
-    probe     clean, or the attack it belongs to             name     randomised, zero_gradient, ...
-    value     the evidence, a number                         raised   whether the flag is raised
-    sentence  what it means, for people
+    Attributes:
+        probe: "clean", or the attack it belongs to.
+        name: such as randomised or zero_gradient.
+        value: the evidence, a number.
+        raised: whether the flag is raised.
+        sentence: what it means, for people.
     """
 
     probe: str
@@ -131,9 +176,19 @@ def blank_row() -> Row:
 
 
 def wilson(successes: float, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
-    """The Wilson score interval (Wilson 1927) of a proportion; z = 1.96 gives 95 %. n = 0 gives (0, 1).
+    """The Wilson score interval (Wilson 1927) of a proportion.
 
-    Successes may be a mean over several draws on the same n samples; the interval is then wider than need be.
+    Args:
+        successes: from 0 to n; may be a mean over several draws on the same n samples, for which the interval is wider than need be.
+        n: number of samples; 0 gives (0, 1).
+        z: normal quantile, 1.96 for 95 %.
+
+    Returns:
+        (low, high), which hold the proportion.
+
+    Example:
+        >>> [round(end, 3) for end in wilson(8, 10)]
+        [0.49, 0.943]
     """
     if n == 0:
         return 0.0, 1.0

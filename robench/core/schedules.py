@@ -16,12 +16,38 @@ from robench.core.recipes import parse_fraction
 
 
 def constant(t: float, losses: Sequence[float] = ()) -> float:  # noqa: ARG001 - the signature of every schedule
-    """The top rate all the time."""
+    """The top rate all the time.
+
+    Args:
+        t: share of the training that is done, in [0, 1).
+        losses: mean training losses of the finished epochs, in order.
+
+    Returns:
+        1.
+    """
     return 1.0
 
 
 def piecewise(t: float, losses: Sequence[float] = (), *, first: float = 0.5, second: float = 0.75, factor: float = 0.1) -> float:  # noqa: ARG001
-    """The top rate, times `factor` from `first` on and once more from `second` on (shares of the training)."""
+    """The top rate, times `factor` from `first` on and once more from `second` on.
+
+    Args:
+        t: share of the training that is done, in [0, 1).
+        losses: mean training losses of the finished epochs, in order.
+        first: share of the training, in [0, 1].
+        second: share of the training, in [first, 1].
+        factor: in [0, 1].
+
+    Returns:
+        The share of the top rate.
+
+    Raises:
+        InputError: for an option out of its range.
+
+    Example:
+        >>> [round(piecewise(t), 3) for t in (0, 0.5, 0.75)]
+        [1.0, 0.1, 0.01]
+    """
     factor, first = number_option("the factor of piecewise", factor, most=1), number_option("first of piecewise", first, most=1)
     second = number_option("second of piecewise, not before first,", second, first, 1)
     return factor ** ((t >= first) + (t >= second))
@@ -30,14 +56,34 @@ def piecewise(t: float, losses: Sequence[float] = (), *, first: float = 0.5, sec
 def milestones(t: float, losses: Sequence[float] = (), *, at: str | float = "0.5:0.75", factor: float = 0.1) -> float:  # noqa: ARG001
     """The top rate, times `factor` from each of the shares of the training in `at` on.
 
-    at      one share in [0, 1] or several joined by colons; a fraction such as 75/120 drops at the very start of epoch 75 of 120
-    factor  in [0, 1]
+    Args:
+        t: share of the training that is done, in [0, 1).
+        losses: mean training losses of the finished epochs, in order.
+        at: one share in [0, 1] or several joined by colons; a fraction such as 75/120 drops at the very start of epoch 75 of 120.
+        factor: in [0, 1].
+
+    Returns:
+        The share of the top rate.
+
+    Raises:
+        InputError: for an option out of its range, and for shares that decrease.
     """
     return number_option("the factor of milestones", factor, most=1) ** sum(t >= share for share in training_shares(at))
 
 
 def training_shares(at: str | float) -> list[float]:
-    """The shares of the training that `at` names; InputError for what is no number in [0, 1]."""
+    """The shares of the training that the option `at` names.
+
+    Args:
+        at: one share in [0, 1], or several joined by colons, which must not decrease.
+
+    Raises:
+        InputError: for anything else.
+
+    Example:
+        >>> training_shares("1/2:0.75")
+        [0.5, 0.75]
+    """
     try:
         found = [parse_fraction(part) for part in str(at).split(":")]
     except ValueError as error:
@@ -61,9 +107,18 @@ def plateau(
     The rule of torch's ReduceLROnPlateau in its relative mode, without its cooldown and its least change. The defaults are
     the setting of Chen, Dong & Xie 2023 (2305.09305), with torch's factor.
 
-    patience   epochs that are waited for a lower loss, 0 or more
-    threshold  an epoch counts where its loss is below (1 - threshold) times the lowest that counted; in [0, 1)
-    factor     in [0, 1]
+    Args:
+        t: share of the training that is done, in [0, 1).
+        losses: mean training losses of the finished epochs, in order.
+        patience: number of epochs to wait for a lower loss, at least 0.
+        threshold: an epoch counts where its loss is below (1 - threshold) times the lowest that counted; in [0, 1].
+        factor: in [0, 1].
+
+    Returns:
+        The share of the top rate.
+
+    Raises:
+        InputError: for an option out of its range.
     """
     patience, keep = whole_option("the patience of plateau", patience, 0), 1 - number_option("the threshold of plateau", threshold, most=1)
     lowest, waited, drops = math.inf, 0, 0
@@ -75,13 +130,38 @@ def plateau(
 
 
 def cyclic(t: float, losses: Sequence[float] = (), *, peak: float = 0.5) -> float:  # noqa: ARG001
-    """A triangle: from 0 up to the top rate at `peak`, then down to 0 (Wong et al. 2020, 2001.03994)."""
+    """A triangle: from 0 up to the top rate at `peak`, then down to 0 (Wong et al. 2020, 2001.03994).
+
+    Args:
+        t: share of the training that is done, in [0, 1).
+        losses: mean training losses of the finished epochs, in order.
+        peak: share of the training at which the rate is highest, in [0, 1].
+
+    Returns:
+        The share of the top rate.
+
+    Raises:
+        InputError: for an option out of its range.
+    """
     peak = number_option("the peak of cyclic", peak, most=1)
     return t / peak if t < peak else (1 - t) / (1 - peak)
 
 
 def one_cycle(t: float, losses: Sequence[float] = (), *, peak: float = 0.25, start: float = 0.04) -> float:  # noqa: ARG001
-    """From `start` of the top rate up to it at `peak`, then down to 0, along half cosines (Smith & Topin 2017, 1708.07120)."""
+    """From `start` of the top rate up to it at `peak`, then down to 0, along half cosines (Smith & Topin 2017, 1708.07120).
+
+    Args:
+        t: share of the training that is done, in [0, 1).
+        losses: mean training losses of the finished epochs, in order.
+        peak: share of the training at which the rate is highest, in [0, 1].
+        start: share of the top rate at the beginning, in [0, 1].
+
+    Returns:
+        The share of the top rate.
+
+    Raises:
+        InputError: for an option out of its range.
+    """
     peak, start = number_option("the peak of one-cycle", peak, most=1), number_option("the start of one-cycle", start, most=1)
     if t < peak:
         return start + (1 - start) * (1 - math.cos(math.pi * t / peak)) / 2
@@ -89,7 +169,15 @@ def one_cycle(t: float, losses: Sequence[float] = (), *, peak: float = 0.25, sta
 
 
 def cosine(t: float, losses: Sequence[float] = ()) -> float:  # noqa: ARG001
-    """From the top rate down to 0 along half a cosine (Loshchilov & Hutter 2017, 1608.03983)."""
+    """From the top rate down to 0 along half a cosine (Loshchilov & Hutter 2017, 1608.03983).
+
+    Args:
+        t: share of the training that is done, in [0, 1).
+        losses: mean training losses of the finished epochs, in order.
+
+    Returns:
+        The share of the top rate.
+    """
     return (1 + math.cos(math.pi * t)) / 2
 
 

@@ -268,7 +268,14 @@ def float_array(values: Values) -> Floats:
 
 
 def sorted_finite_values(values: Values) -> Floats:
-    """The finite values in ascending order, (n,): without their order, what is made of them cannot depend on it."""
+    """The finite values in ascending order, (n,) float64: what is made of them cannot depend on the order in which they came.
+
+    Args:
+        values: numbers; what is nan or infinite is left out.
+
+    Raises:
+        InputError: for what are no numbers.
+    """
     flat = float_array(values)
     return np.sort(flat[np.isfinite(flat)])
 
@@ -285,6 +292,14 @@ def bca_interval(means: Floats, estimate: float, groups: Sequence[Floats]) -> tu
 
     The bias is the normal quantile of the share of resampled values below the estimate, ties half. The acceleration is a sixth of the
     skewness of the estimate, from the third and second moments of the groups: for one group what the jackknife gives.
+
+    Args:
+        means: the resampled values of the sum, (resamples,).
+        estimate: the sum of the means of the groups as they are.
+        groups: the values of each group, (n,), in ascending or descending order.
+
+    Returns:
+        (low, high); twice the estimate where no group has two different values.
     """
     deviations = [group - group.mean() for group in groups]
     square, cube = (sum(float((d**power).sum()) / len(d) ** power for d in deviations) for power in (2, 3))
@@ -401,6 +416,4 @@ def quantiles(values: Values, levels: Sequence[float]) -> list[float]:
     return [float(found) for found in np.quantile(kept, levels)] if len(kept) else [math.nan] * len(levels)
 
 
-__getattr__ = names_of_before(
-    __name__, {"least_significant": "least_significant_count", "anytime": "anytime_valid_interval", "bootstrap_mean": "bootstrap_interval"}
-)
+__getattr__ = names_of_before(__name__, {"anytime": "anytime_valid_interval", "bootstrap_mean": "bootstrap_interval"})

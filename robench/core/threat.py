@@ -20,7 +20,17 @@ DUAL_NORMS = {"linf": "l1", "l2": "l2", "l1": "linf"}  # how far a plane is in a
 
 @dataclass(frozen=True)
 class Threat:
-    """All x_adv with ||x_adv - x|| <= eps in `norm` ("linf", "l2" or "l1") and pixels in [0, 1]; eps in pixel units."""
+    """All x_adv with ||x_adv - x|| <= eps and pixels in [0, 1].
+
+    Attributes:
+        norm: "linf", "l2" or "l1".
+        eps: radius in pixel units, a finite number of at least 0.
+
+    Example:
+        >>> x = torch.full((1, 3, 2, 2), 0.5)
+        >>> round(Threat("linf", 0.1).project(x, x + 0.3).max().item(), 4)
+        0.6
+    """
 
     norm: str
     eps: float
@@ -33,28 +43,47 @@ class Threat:
             raise InputError(f"eps must be a finite number of at least 0, not {self.eps!r}")
 
     def distance(self, x: Tensor, x_adv: Tensor) -> Tensor:
-        """Norm of x_adv - x per sample, (B,)."""
+        """Norm of x_adv - x for each sample, (B,).
+
+        Args:
+            x: clean images (B, C, H, W).
+            x_adv: changed images (B, C, H, W).
+        """
         return delta_norms(self.norm, x_adv - x)
 
     def contains(self, x: Tensor, x_adv: Tensor) -> Tensor:
-        """Whether each x_adv lies in the ball and in the box, (B,) bool; rounding is allowed 1e-6 (linf) or 1e-5 eps + 1e-6."""
+        """Whether each x_adv lies in the ball and in the box, (B,) bool; rounding is allowed 1e-6 (linf) or 1e-5 eps + 1e-6.
+
+        Args:
+            x: clean images (B, C, H, W).
+            x_adv: changed images (B, C, H, W).
+        """
         slack = 1e-6 if self.norm == "linf" else 1e-5 * self.eps + 1e-6
         flat = x_adv.flatten(1)
         inside = (flat.amin(1) >= 0) & (flat.amax(1) <= 1)  # false for NaN
         return inside & (self.distance(x, x_adv) <= self.eps + slack)
 
     def project(self, x: Tensor, x_adv: Tensor) -> Tensor:
-        """The point of the threat nearest to x_adv in the Euclidean norm, (B, C, H, W); x in [0, 1]."""
+        """The point of the threat that is nearest to x_adv in the Euclidean norm, (B, C, H, W).
+
+        Args:
+            x: clean images (B, C, H, W), in [0, 1].
+            x_adv: any points (B, C, H, W).
+        """
         if self.norm == "linf":
             return x_adv.clamp(x - self.eps, x + self.eps).clamp_(0, 1)
         shrink = l2_projection if self.norm == "l2" else l1_projection
         return (x + shrink(x, x_adv - x, self.eps)).clamp(0, 1)
 
     def project_to_grey_levels(self, x: Tensor, x_adv: Tensor) -> Tensor:
-        """The point near x_adv whose subpixels are grey levels k / 255 and that lies in the threat, if x is on the grey levels itself.
+        """The point near x_adv on the grey levels k / 255, (B, C, H, W); it lies in the threat if x is on the grey levels itself.
 
         linf: the nearest level inside the ball, subpixel by subpixel. l2 and l1: the nearest levels where the ball allows them, those
         that cost least first, and elsewhere the next level towards x. Where linf has no level inside the ball, the nearest one.
+
+        Args:
+            x: clean images (B, C, H, W), in [0, 1].
+            x_adv: points inside the threat (B, C, H, W).
         """
         near, levels, hair = (255 * x_adv).round().clamp(0, 255), 255 * x, 1e-4
         if self.norm == "linf":
@@ -70,18 +99,26 @@ class Threat:
         return torch.where(allowed.view_as(x), near, inner) / 255
 
     def projector(self, x: Tensor) -> Callable[[Tensor], Tensor]:
-        """`project` for these images x, to be used many times: what depends on x alone is computed once."""
+        """`project` for one batch of images, to be used many times: what depends on x alone is computed once.
+
+        Args:
+            x: clean images (B, C, H, W), in [0, 1].
+        """
         if self.norm == "linf":
             low, high = (x - self.eps).clamp_(0, 1), (x + self.eps).clamp_(0, 1)
             return lambda x_adv: x_adv.clamp(low, high)
         return partial(self.project, x)
 
     def ascend(self, x_adv: Tensor, grad: Tensor) -> Tensor:
-        """The direction of unit norm along which a function with gradient `grad` rises fastest; 0 where grad is 0.
+        """The direction of unit norm along which a function with gradient `grad` rises fastest, (B, C, H, W); 0 where grad is 0.
 
         For l1 the step is shared evenly by the ceil(eps) subpixels of largest |grad| with room to move, after the sparse steps of
         Tramer & Boneh 2019 (1904.13000): all on one subpixel would be steepest and hit the box at once. A subpixel holds at most 1,
         so the best point moves about eps of them; a fixed share of the image, as in the paper, is far too many at small eps (our choice).
+
+        Args:
+            x_adv: the points (B, C, H, W), in [0, 1]; only l1 looks at them.
+            grad: the gradient there (B, C, H, W).
         """
         if self.norm == "linf":
             return grad.sign()
@@ -95,14 +132,26 @@ class Threat:
         return sparse.view_as(grad) * grad.sign()
 
     def sample(self, x: Tensor, draws: Draws, step: int = 0) -> Tensor:
-        """A point drawn evenly from the ball, then clipped to the box."""
+        """A point drawn evenly from the ball, then clipped to the box, (B, C, H, W).
+
+        Args:
+            x: clean images (B, C, H, W), in [0, 1].
+            draws: random numbers of these samples.
+            step: number of the draw; another step gives another point.
+        """
         volume = draws.child("radius").uniform((1, 1, 1), step).to(x.dtype) ** (1 / x[0].numel())
         if self.norm == "linf":
             return (x + self.eps * (2 * draws.uniform(x.shape[1:], step).to(x.dtype) - 1)).clamp(0, 1)
         return (x + self.eps * volume * self._direction(x, draws, step)).clamp(0, 1)
 
     def surface(self, x: Tensor, draws: Draws, step: int = 0) -> Tensor:
-        """A random point of norm eps (before the clip to the box): random signs for linf, an even direction for l2 and l1."""
+        """A random point of norm eps (before the clip to the box), (B, C, H, W): random signs for linf, an even direction for l2 and l1.
+
+        Args:
+            x: clean images (B, C, H, W), in [0, 1].
+            draws: random numbers of these samples.
+            step: number of the draw; another step gives another point.
+        """
         return (x + self.eps * self._direction(x, draws, step)).clamp(0, 1)
 
     def _direction(self, x: Tensor, draws: Draws, step: int) -> Tensor:
@@ -122,9 +171,16 @@ def diameter(norm: str, shape: Sequence[int]) -> float:
 
 
 def refuse_too_large_eps(threat: Threat, shape: Sequence[int] | None) -> None:
-    """InputError for a radius that a user gave and that is larger than any distance of two images; shape None: only linf is looked at.
+    """Refuses a radius that a user gave and that is larger than any distance of two images.
 
     A Threat itself may be larger: some methods start in a ball of two or three times the radius.
+
+    Args:
+        threat: what the user asked for.
+        shape: (C, H, W) of the images; None where it is not known, so that only linf is looked at.
+
+    Raises:
+        InputError: for such a radius.
     """
     if shape is None and threat.norm != "linf":
         return
@@ -143,14 +199,29 @@ def refuse_too_large_length(what: str, length: float, norm: str, shape: Sequence
 
 
 def length_option(name: str, value: object, norm: str, shape: Sequence[int]) -> float:
-    """The option as a float, if it is a length in pixel units above 0 and no larger than any distance of two images (C, H, W)."""
+    """The option as a float, if it is a length in pixel units above 0 and no larger than any distance of two images.
+
+    Args:
+        name: the name of the option, for the error.
+        value: what the user wrote.
+        norm: "linf", "l2" or "l1".
+        shape: (C, H, W) of the images.
+
+    Raises:
+        InputError: for anything else.
+    """
     length = positive_option(name, value)
     refuse_too_large_length(f"{name}={length:g}", length, norm, shape)
     return length
 
 
 def delta_norms(norm: str, delta: Tensor) -> Tensor:
-    """The norm of each sample's delta, (B,); taken in float64 and returned in the type of delta."""
+    """The norm of each sample's delta, (B,), in the dtype of delta; l2 and l1 are summed in float64.
+
+    Args:
+        norm: "linf", "l2" or "l1".
+        delta: differences of images (B, C, H, W).
+    """
     flat = delta.flatten(1)
     if norm == "linf":
         return flat.abs().amax(1)
@@ -159,7 +230,12 @@ def delta_norms(norm: str, delta: Tensor) -> Tensor:
 
 
 def per_sample(values: Tensor, like: Tensor) -> Tensor:
-    """Values (B,) in the shape (B, 1, 1, 1) that multiplies images."""
+    """Values (B,) in the shape (B, 1, 1, 1), which multiplies images.
+
+    Args:
+        values: one number a sample, (B,).
+        like: a tensor (B, ...) with as many dimensions as the result.
+    """
     return values.view(-1, *[1] * (like.dim() - 1))
 
 
@@ -194,6 +270,11 @@ def l1_projection(x: Tensor, delta: Tensor, eps: float) -> Tensor:
     u = sign(delta) clip(|delta| - t, 0, room) with the threshold t of each sample at which ||u||_1 = eps: a falling,
     piecewise linear function of t. Its root is found by regula falsi in the Illinois form (Dowell & Jarratt 1971): where
     the same end of the bracket stays twice, the value kept for it is halved. The bracket's feasible end is used if need be.
+
+    Args:
+        x: clean images (B, C, H, W), in [0, 1].
+        delta: what is to be projected (B, C, H, W).
+        eps: radius of the ball, at least 0.
     """
     size_, room = delta.flatten(1).abs(), room_along(x, delta).flatten(1)
     zero, top, radius = delta.new_zeros(()), size_.amax(1), eps * (1 - 1e-6)
@@ -218,7 +299,14 @@ def l1_projection(x: Tensor, delta: Tensor, eps: float) -> Tensor:
 
 
 def default_eps(norm: str) -> float:
-    """The radius where none is given: 8/255, which belongs to linf; InputError for another norm, in which it says nothing."""
+    """The radius where none is given: 8/255, which belongs to linf.
+
+    Args:
+        norm: "linf", "l2" or "l1".
+
+    Raises:
+        InputError: for l2 and l1, in which 8/255 says nothing.
+    """
     if norm in NORMS and norm != "linf":
         raise InputError(f"which radius in {norm}? The default 8/255 is of linf, which says nothing about {norm}: give eps (--eps)")
     return 8 / 255

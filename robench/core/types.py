@@ -28,12 +28,13 @@ Explain = Callable[[nn.Module, Tensor, Tensor, Draws], Tensor]  # explain(model,
 class AttackResult:
     """What an attack found for each of B samples.
 
-    x_adv      (B, C, H, W): the worst point found, inside the threat; the clean image where nothing was found
-    fooled     (B,) bool: the attack reached its goal (another label than y; for a targeted attack, its target)
-    step       (B,) int64: the iteration at which it did, counted over restarts from 0; -1 where it did not
-    forwards   (B,) int64: forward passes spent on the sample until it fell
-    backwards  (B,) int64: backward passes, likewise
-    nonfinite  (B,) bool: a logit was NaN or infinite at some point; such a point never counts as adversarial
+    Attributes:
+        x_adv: (B, C, H, W), the worst point found, inside the threat; the clean image where nothing was found.
+        fooled: (B,) bool, whether the attack reached its goal: another label than y; for a targeted attack, its target.
+        step: (B,) int64, the iteration at which it did, counted over restarts from 0; -1 where it did not.
+        forwards: (B,) int64, forward passes spent on the sample until it fell.
+        backwards: (B,) int64, backward passes likewise.
+        nonfinite: (B,) bool, whether a logit was NaN or infinite at some point; such a point never counts as adversarial.
     """
 
     x_adv: Tensor
@@ -48,20 +49,21 @@ class AttackResult:
 class Batch:
     """One training batch, as objectives and regularisers see it.
 
-    x         (B, C, H, W): clean images (augmented)
-    y         (B,): labels; of a mixed image, the label of its larger part
-    x_adv     (B, C, H, W): the images the base loss is taken at; equal to x for clean training, and while they are being made.
-              It requires grad, and `logits` is its graph, whenever a regulariser is in use
-    logits    (B, K): model(x_adv) in training mode; empty while x_adv is being made
-    ids       (B,): sample ids
-    progress  share of the training that is done, in [0, 1)
-    draws     random numbers of this step: a pure function of seed, step and sample id
-    smoothing label smoothing of the cross-entropy, in [0, 1)
-    teacher   a frozen network in evaluation mode to learn from, or None
-    threat    what an adversary of training may do
-    mixed     (B, K): the probabilities of the labels where images were mixed (mixup, cutmix), or None
-    state     what an objective keeps from one step to the next; it is saved with the training
-    memo      what was computed for this batch already and serves again, such as the clean logits
+    Attributes:
+        x: (B, C, H, W), clean images, augmented.
+        y: (B,), labels; of a mixed image, the label of its larger part.
+        x_adv: (B, C, H, W), the images the base loss is taken at; equal to x for clean training, and while they are being made. It requires
+            grad, and `logits` is its graph, whenever a regulariser is in use.
+        logits: (B, K), model(x_adv) in training mode; empty while x_adv is being made.
+        ids: (B,), sample ids.
+        progress: share of the training that is done, in [0, 1).
+        draws: random numbers of this step: a pure function of seed, step and sample id.
+        smoothing: label smoothing of the cross-entropy, in [0, 1).
+        teacher: a frozen network in evaluation mode to learn from, or None.
+        threat: what an adversary of training may do.
+        mixed: (B, K), the probabilities of the labels where images were mixed (mixup, cutmix), or None.
+        state: what an objective keeps from one step to the next; it is saved with the training.
+        memo: what was computed for this batch already and serves again, such as the clean logits.
     """
 
     x: Tensor
@@ -83,12 +85,17 @@ class Batch:
 class ExplainedImages:
     """B images with their saliency maps, as the scores see them.
 
-    model    in eval mode with frozen parameters                     x        (B, C, H, W)
-    y        (B,): labels                                            target   (B,): the class whose logit is explained
-    logits   (B, K): model(x)                                        draws    random numbers of these samples
-    maps     (B, C, H, W), or (B, 1, H, W) for a method without channels: signed attributions, as the method gives them
-    sizes    (B, c, H, W): |maps|, with the channels put together or not, as the user asked
-    explain  the method that made the maps, to be asked again        masks    (B, H, W) bool, where the object is, or None
+    Attributes:
+        model: in eval mode with frozen parameters.
+        x: (B, C, H, W).
+        y: (B,), labels.
+        target: (B,), the class whose logit is explained.
+        logits: (B, K), model(x).
+        maps: (B, C, H, W), or (B, 1, H, W) for a method without channels: signed attributions, as the method gives them.
+        sizes: (B, c, H, W), |maps|, with the channels put together or not, as the user asked.
+        explain: the method that made the maps, to be asked again.
+        draws: random numbers of these samples.
+        masks: (B, H, W) bool, where the object is, or None.
     """
 
     model: nn.Module
@@ -115,11 +122,14 @@ class ExplainedImages:
 class Level:
     """What one level of a probe, such as t=0.002, did to B samples.
 
-    setting    the level as key=value words                           repeat    which of several draws, from 0
-    x          (B, C, H, W): the changed images; where several were tried, the first that fooled, else the last
-    fooled     (B,) bool: another label than y, with finite logits
-    share      (B,) float: share of the subpixels (noise) or pixels (occlusion) of x that were chosen to be changed
-    forwards   (B,) int64: forward passes spent on the sample          backwards  (B,) int64
+    Attributes:
+        setting: the level as key=value words.
+        repeat: number of the random draw, from 0.
+        x: (B, C, H, W), the changed images; where several were tried, the first that fooled, else the last.
+        fooled: (B,) bool, another label than y, with finite logits.
+        share: (B,) float, share of the subpixels (noise) or pixels (occlusion) of x that were chosen to be changed.
+        forwards: (B,) int64, forward passes spent on the sample.
+        backwards: (B,) int64, backward passes likewise.
     """
 
     setting: str

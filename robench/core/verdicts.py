@@ -25,7 +25,15 @@ NEEDED = ("data.name", "data.split", "data.n", "data.sha256")
 
 @dataclass(frozen=True)
 class StageResult:
-    """A probe with its setting and threat, or a suite's verdict at a radius, and the ids of the images that still stand after it."""
+    """What stands after a stage of a cascade, or after a suite at a radius.
+
+    Attributes:
+        probe: the label of the attack or suite.
+        setting: its options as key=value words.
+        norm: of the threat.
+        eps: its radius in pixel units.
+        standing: ids of the images that still stand.
+    """
 
     probe: str
     setting: str
@@ -36,7 +44,15 @@ class StageResult:
 
 @dataclass(frozen=True)
 class ModelResults:
-    """One results folder: what was measured, its manifest, the label of every image by its id, the stages of the cascade in order."""
+    """What a results folder says of one model.
+
+    Attributes:
+        folder: the results folder.
+        checkpoint: the model's name in it.
+        manifest: the content of manifest.json.
+        labels: sample id -> label.
+        stages: the stages of the cascade, in order.
+    """
 
     folder: Path
     checkpoint: str
@@ -46,7 +62,14 @@ class ModelResults:
 
 
 def load_results(folder: Path) -> ModelResults:
-    """What lies in a results folder of one model. InputError as in `load_all_results`, and for a folder of several models."""
+    """What lies in a results folder of one model.
+
+    Args:
+        folder: the folder of a finished run of `robench eval` or `robench attack`.
+
+    Raises:
+        InputError: as in `load_all_results`, and for a folder of several models.
+    """
     found = load_all_results(folder)
     if len(found) > 1:
         names = ", ".join(results.checkpoint for results in found)
@@ -58,7 +81,12 @@ def load_all_results(folder: Path) -> list[ModelResults]:
     """What lies in a results folder of `robench eval` or `robench attack`, model by model.
 
     Rows of probes, corruptions and saliency maps are left alone: what is read is what attacks leave of the accuracy.
-    InputError where a file is missing, cut short or not as it was written, or where the three files contradict each other.
+
+    Args:
+        folder: the folder of a finished run.
+
+    Raises:
+        InputError: where a file is missing, cut short or not as it was written, or where the three files contradict each other.
     """
     if not folder.is_dir():
         raise InputError(f"no results folder: {folder}")
@@ -135,9 +163,12 @@ def worst_stage(row: Mapping[str, str], standing: frozenset[int], n: int) -> Sta
 def stages_from_rows(rows: Sequence[Mapping[str, str]], broken_by: Mapping[int, tuple[str, str]]) -> list[StageResult]:
     """The stages in the order of the rows, which is that in which they ran, radius after radius, and then the suite's verdicts.
 
-    rows       the accuracies of rows.csv; of a cascade on changed images without a clean one
-    broken_by  what broke the image with this id, "" for a survivor, and the radius at which it did
-    ValueError where the two tables contradict each other.
+    Args:
+        rows: the accuracies of rows.csv; of a cascade on changed images without a clean one.
+        broken_by: sample id -> what broke the image, "" for a survivor, and the radius at which it did.
+
+    Raises:
+        ValueError: where the two tables contradict each other.
     """
     changed = bool(rows) and all(" on " in row["probe"] for row in rows)
     names = [*([(CLEAN, 0.0)] if changed else []), *((row["probe"], float(row["eps"])) for row in rows)]
@@ -181,7 +212,16 @@ def manifest_at(path: Path) -> dict[str, Any]:
 
 
 def manifest_value(manifest: Mapping[str, Any], words: str) -> Any:
-    """What a manifest says under `part.key`, None if it says nothing."""
+    """The value in a manifest under `part.key`, None if there is none.
+
+    Args:
+        manifest: the content of manifest.json.
+        words: keys joined by dots.
+
+    Example:
+        >>> manifest_value({"data": {"n": 100}}, "data.n")
+        100
+    """
     value: Any = manifest
     for key in words.split("."):
         value = value.get(key) if isinstance(value, Mapping) else None
