@@ -28,14 +28,23 @@ PIXEL_ORDERS: dict[str, Callable[[Tensor], Tensor]] = {
 def completeness(explained: ExplainedImages, *, baseline: float | str = 0.0) -> Tensor:
     """By how much the sum of each map misses the rise of the logit, as a part of that rise, (B,) float64 >= 0: 0 is complete.
 
-    baseline  the image from which the rise is counted, as in `baselines.baseline_of`; it must be the method's own
+    |sum of the map - (z(x) - z(baseline))| / |z(x) - z(baseline)| for the logit z that is explained. The sign is left out (our choice), so
+    that misses above and below do not cancel in a mean. Integrated gradients and DeepLift promise 0, and gradient SHAP promises it on
+    average over its draws; for input x gradient the score says how far the logit is from linear, for other methods nothing. Occlusion,
+    ablation and the Shapley methods give every subpixel the value of its whole block: their sum over subpixels means nothing here. The
+    quotient is large where the rise is small, so a median says more than a mean. Cost: one forward pass. Source: Sundararajan et al. 2017
+    (1703.01365).
 
-    |sum of the map - (z(x) - z(baseline))| / |z(x) - z(baseline)| for the logit z that is explained (Sundararajan et al. 2017, 1703.01365).
-    Without its sign (our choice), so that misses above and below do not cancel in a mean. Integrated gradients and DeepLift promise 0 and
-    gradient SHAP promises it on average over its draws; for input x gradient it says how far the logit is from linear, for other methods
-    nothing. Occlusion, ablation and the Shapley methods give every subpixel the value of its whole block: their sum over subpixels means
-    nothing here. NaN as above, and where the rise is below a thousandth of the largest logit: a quotient by rounding (our choice). The
-    quotient is large where the rise is small, so a median says more than a mean. One forward pass.
+    Args:
+        explained: maps (B, c, H, W) of images (B, C, H, W), and the model that made them.
+        baseline: the image from which the rise is counted, as in `baselines.baseline_of`; it must be the method's own.
+
+    Returns:
+        The misses (B,) float64; NaN where a map is 0 everywhere or not finite somewhere, and where the rise is below a thousandth of the
+        largest logit, as the quotient is rounding there (our choice).
+
+    Raises:
+        InputError: where the baseline is unknown.
     """
     model, x = explained.model, explained.x
     with torch.no_grad():
@@ -50,20 +59,26 @@ def completeness(explained: ExplainedImages, *, baseline: float | str = 0.0) -> 
 def infidelity(explained: ExplainedImages, *, perturbations: int = 20, stdev: float = 0.01, normalize: bool = True) -> Tensor:
     """How far the map is from foretelling what noise does to the logit, (B,) float64 >= 0, in squared logits: 0 foretells it.
 
-    perturbations  draws of noise for each image, at least 2 if `normalize`: a scale fits one draw exactly
-    stdev          standard deviation of the noise, in pixel units
-    normalize      scale each map first as fits its image best; false takes the map as it is
+    The mean over I of (<I, a> - (z(x) - z(x - I)))^2 with normal noise I; with `normalize`, a is multiplied by the factor that makes this
+    least, mean <I, a> (z(x) - z(x - I)) / mean <I, a>^2, which may be negative. It is Captum's infidelity under the same noise. Captum does
+    not scale by default; we do, because only gradients are in logits per pixel: attributions, guided gradients and squares are not, and
+    unscaled methods could not be compared (our choice). The factor uses up one draw: the score is too low by about 1 / perturbations. It
+    grows with the square of the logits, so models of different logits do not compare. Where the noise reaches beyond what is linear in the
+    model, as 0.1 does in undefended networks, no map foretells anything and all maps score alike, random ones too: hence the small default
+    (our choice). Noised images are not clipped to [0, 1], as with Captum. A map of one channel counts for each channel. Cost:
+    `perturbations` forward passes. Source: Yeh et al. 2019 (1901.09392).
 
-    mean over I of (<I, a> - (z(x) - z(x - I)))^2 with normal noise I (Yeh et al. 2019, 1901.09392); with `normalize` a is multiplied by
-    the factor that makes this least, mean <I, a> (z(x) - z(x - I)) / mean <I, a>^2, which may be negative. Equal to Captum's infidelity
-    under the same noise. Captum does not scale by default; we do, because only gradients are in logits per pixel: attributions, guided
-    gradients and squares are not, and unscaled methods could not be compared (our choice). The factor uses up one draw: the score is
-    too low by about 1 / perturbations. It grows with the square of the logits, so models of different logits do not compare. Where the
-    noise reaches beyond what is linear in the model, as 0.1 does in undefended networks, no map foretells anything and all maps score
-    alike, random ones too: hence the small default (our choice).
+    Args:
+        explained: maps (B, c, H, W) of images (B, C, H, W), the model and the draws.
+        perturbations: draws of noise for each image, at least 2 with `normalize` (a scale fits one draw exactly), else at least 1.
+        stdev: standard deviation of the noise in pixel units, above 0.
+        normalize: whether each map is first scaled as fits its image best.
 
-    Images are not kept in [0, 1], as with Captum. A map of one channel counts for each channel. NaN as above. It costs `perturbations`
-    forward passes.
+    Returns:
+        The infidelities (B,) float64; NaN where a map is 0 everywhere or not finite somewhere.
+
+    Raises:
+        InputError: where an option is out of its range.
     """
     count, stdev = (
         whole_option("perturbations", perturbations, 2 if switch_option("normalize", normalize) else 1),
@@ -85,15 +100,24 @@ def deletion(
 ) -> Tensor:
     """The area under the target's probability while the image's pixels go, (B,) float64 in [0, 1]: low if the first to go mattered.
 
-    steps     portions, as equal as can be, in which the pixels go; at most as many as there are pixels or blocks
-    baseline  what takes their place: as in `baselines.baseline_of`, or blur (see `insertion`)
-    block     pixels a side of square blocks that go as a whole, by the mean of their pixels; single pixels if not given
-    order     signed: the largest sum of a pixel's channels goes first; absolute: the largest sum of sizes
+    By the trapezoid rule over the share of pixels that are gone. The paper puts 0 into normalised images, which is baseline=mean here.
+    Where pixels or blocks share a value, the first in reading order goes first. Images with holes are unlike any the model has learned
+    from, and single pixels act like adversarial noise: hold values to those of another map of the same model. Cost: `steps` + 1 forward
+    passes.
+    Source: Petsiuk et al. 2018 (1806.07421).
 
-    Petsiuk et al. 2018 (1806.07421), the trapezoid rule over the share of pixels that are gone. They put 0 into normalised images, which is
-    baseline=mean here. Where pixels or blocks share a value, the first in reading order goes first. Images with holes are unlike any
-    the model has learned from, and single pixels act like adversarial noise: hold values to those of another map of the same model.
-    NaN as above, and for a map without an order, all of whose pixels or blocks share one value. `steps` + 1 forward passes.
+    Args:
+        explained: maps (B, c, H, W) of images (B, C, H, W), and the model that made them.
+        steps: number of portions, as equal as can be, in which the pixels go, at least 1; no more than there are pixels or blocks.
+        baseline: what takes the place of a pixel: as in `baselines.baseline_of`, or "blur" (see `insertion`).
+        block: side in pixels of square blocks that go as a whole, by the mean of their pixels; single pixels if not given.
+        order: "signed", where the largest sum of a pixel's channels goes first, or "absolute", where the largest sum of sizes does.
+
+    Returns:
+        The areas (B,) float64; NaN where a map is 0 everywhere or not finite somewhere, and where all its pixels or blocks share one value.
+
+    Raises:
+        InputError: where an option is out of its range or unknown.
     """
     return probability_area(explained, explained.x, baseline_images(explained, baseline), steps, block, order)
 
@@ -103,11 +127,23 @@ def insertion(
 ) -> Tensor:
     """The area under the target's probability while the image's pixels come, (B,) float64 in [0, 1]: high if the first to come mattered.
 
-    baseline  what they come into: as in `baselines.baseline_of`, or blur: the image itself, blurred by a Gaussian of 11 pixels a side
-              with standard deviation 5, the setting of the paper's code; on images of 32 px much more is lost by it than on their 224 px.
-              Beyond the edges the image goes on as its last pixel (our choice: black there would darken the edges)
+    The reverse of `deletion`, with its remarks and costs. The blur is the setting of the paper's code; on images of 32 px much more is lost
+    by it than on the paper's 224 px. Beyond the edges the image goes on as its last pixel (our choice: black there would darken the edges).
+    Source: Petsiuk et al. 2018 (1806.07421).
 
-    The reverse of `deletion` (Petsiuk et al. 2018, 1806.07421), with its options, remarks and costs.
+    Args:
+        explained: maps (B, c, H, W) of images (B, C, H, W), and the model that made them.
+        steps: number of portions, as equal as can be, in which the pixels come; at least 1.
+        baseline: what the pixels come into: as in `baselines.baseline_of`, or "blur", the image itself under a Gaussian of 11 pixels a side
+            with standard deviation 5.
+        block: side in pixels of square blocks that come as a whole, by the mean of their pixels; single pixels if not given.
+        order: "signed" or "absolute", as in `deletion`.
+
+    Returns:
+        The areas (B,) float64; NaN as in `deletion`.
+
+    Raises:
+        InputError: where an option is out of its range or unknown.
     """
     return probability_area(explained, baseline_images(explained, baseline), explained.x, steps, block, order)
 

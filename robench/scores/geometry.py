@@ -18,24 +18,35 @@ from robench.core.types import ExplainedImages
 
 @with_gradients
 def jacobian_geometry(model: nn.Module, x: Tensor, y: Tensor, *, classes: int = 32, rows: int = 256) -> dict[str, Tensor]:
-    """What the slopes of the logits say at images x (B, C, H, W) with labels y (B,): a dict of (B,) float64.
+    """What the slopes of the logits say at images x with labels y: a dict of (B,) float64.
 
-    row-norm-true         ||g_y||_2
-    row-norm-mean         mean of ||g_c||_2 over the other classes that are looked at
-    margin                z_y - max_{c != y} z_c; below 0 where the label is wrong
-    effective-margin      margin / ||g_y - g_c||_2 with the runner-up c (Liu & Chan 2022, 2210.05118; our reading)
-    effective-margin-min  the least (z_y - z_c) / ||g_y - g_c||_2 of the other classes that are looked at: where the label is right, the
-                          l2 distance to the linearised boundary, the box of pixels aside (Moosavi-Dezfooli et al. 2016, 1511.04599)
-    slope-alignment       |<x, g_y>| / ||g_y||_2 of Etmann et al. 2019 (1905.04172, there for the predicted class), in units of x, which is
-                          taken as it is, with pixels in [0, 1]; its cosine is the score `alignment` of the map `saliency`
+    The model is in eval mode with frozen parameters. Cost: one forward pass and min(classes, K - 1) + 1 backward passes over the images. A
+    term common to all logits moves the row norms and the alignments, but no margin. Entries of a gradient that are not finite count as 0.
 
-    classes  how many other classes are looked at, for each image those of the largest logits; with fewer than all K - 1 the mean is of
-             these alone and the least distance may be too large (our choice: the nearest boundary is rarely that of an unlikely class)
-    rows     images per model call; more are split
+    Args:
+        model: a classifier with logits (B, K), K at least 2.
+        x: images (B, C, H, W), float in [0, 1].
+        y: labels (B,) int64.
+        classes: how many other classes are looked at, at least 1: for each image those of the largest logits. With fewer than all K - 1 the
+            mean is of these alone and the least distance may be too large (our choice: the nearest boundary is rarely that of an unlikely
+            class).
+        rows: images per model call, at least 1; more are split.
 
-    The model is in eval mode with frozen parameters. One forward pass and min(classes, K - 1) + 1 backward passes over the images. A
-    term common to all logits moves the row norms and the alignments, but no margin. NaN: all scores of an image with a logit that is not
-    finite; quotients whose slope is 0, as where the model gives no gradient. Entries of a gradient that are not finite count as 0.
+    Returns:
+        A dict with these keys, each (B,) float64. All are NaN for an image with a logit that is not finite; a quotient is NaN where its
+        slope is 0, as where the model gives no gradient.
+
+        * row-norm-true: ||g_y||_2.
+        * row-norm-mean: the mean of ||g_c||_2 over the other classes that are looked at.
+        * margin: z_y - max_{c != y} z_c; below 0 where the label is wrong.
+        * effective-margin: margin / ||g_y - g_c||_2 with the runner-up c (Liu & Chan 2022, 2210.05118; our reading).
+        * effective-margin-min: the least (z_y - z_c) / ||g_y - g_c||_2 of the other classes that are looked at: where the label is right,
+          the l2 distance to the linearised boundary, the box of pixels aside (Moosavi-Dezfooli et al. 2016, 1511.04599).
+        * slope-alignment: |<x, g_y>| / ||g_y||_2 of Etmann et al. 2019 (1905.04172, there for the predicted class), in units of x, which is
+          taken as it is, with pixels in [0, 1]; its cosine is the score `alignment` of the map `saliency`.
+
+    Raises:
+        InputError: where `classes` or `rows` is no whole number of at least 1, and where the model has one logit.
     """
     whole_option("classes", classes), whole_option("rows", rows)
     parts = [jacobian_scores(model, some, labels, classes) for some, labels in zip(x.split(rows), y.split(rows), strict=True)]
@@ -113,12 +124,17 @@ def image_cosines(one: Tensor, other: Tensor) -> Tensor:
 def alignment(explained: ExplainedImages, *, centred: bool = False) -> Tensor:
     """The cosine of the angle between each image and its signed map, (B,) float64 in [-1, 1].
 
-    centred  take the mean of each channel off the image first: else an image of pixels in [0, 1] is mostly its own brightness, and the
-             score mostly the mean of the map
-
     After the alignment of Etmann et al. 2019 (1905.04172), who take |<x, g>| / ||g|| with the gradient as the map; the sign and the
-    division by ||x|| are our choice; `slope-alignment` of `jacobian_geometry` is his. A map of one channel is compared with the mean of
-    the image over its channels. NaN for a map or an image that is 0 everywhere or not finite somewhere.
+    division by ||x|| are our choice; `slope-alignment` of `jacobian_geometry` is theirs. A map of one channel is compared with the mean of
+    the image over its channels.
+
+    Args:
+        explained: maps (B, c, H, W) of images (B, C, H, W).
+        centred: whether the mean of each channel is taken off the image first: else an image of pixels in [0, 1] is mostly its own
+            brightness, and the score mostly the mean of the map.
+
+    Returns:
+        The cosines (B,) float64; NaN for a map or an image that is 0 everywhere or not finite somewhere.
     """
     x = explained.x.double()
     image = x - x.mean((2, 3), keepdim=True) if switch_option("centred", centred) else x

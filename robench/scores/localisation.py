@@ -17,10 +17,18 @@ from robench.core.types import ExplainedImages
 def pointing_game(explained: ExplainedImages, *, margin: int = 0) -> Tensor:
     """Whether the largest pixel of each map lies on the object, (B,) float64: 1 for a hit, 0 for a miss; the mean is the score.
 
-    margin  a miss by at most so many pixels, measured between pixel centres, is a hit too (15 is usual at 224 px and more)
+    A pixel's value is the sum of its sizes over channels. Where several pixels share the largest value the score is the part of them that
+    hits (our choice). Source: Zhang et al. 2016 (1608.00507).
 
-    Zhang et al. 2016 (1608.00507). A pixel's value is the sum of its sizes over channels. Where several pixels share the largest value the
-    score is the part of them that hits (our choice). NaN for a map that is 0 everywhere or not finite somewhere and for an empty mask.
+    Args:
+        explained: maps with sizes (B, c, H, W) and masks (B, H, W) of the objects.
+        margin: a miss by at most so many pixels, measured between pixel centres, is a hit too; at least 0 (15 is usual at 224 px and more).
+
+    Returns:
+        The shares (B,) float64; NaN for a map that is 0 everywhere or not finite somewhere and for an empty mask.
+
+    Raises:
+        InputError: where there are no masks, or masks of another shape, and where the margin is no whole number of at least 0.
     """
     mask, heat = widened_masks(masks_of(explained), whole_option("margin", margin, 0)), pixel_sizes(explained)
     top = heat == heat.amax((1, 2), keepdim=True)
@@ -30,9 +38,17 @@ def pointing_game(explained: ExplainedImages, *, margin: int = 0) -> Tensor:
 def mass_in_mask(explained: ExplainedImages) -> Tensor:
     """The part of the sum of sizes that lies on the object, (B,) float64 in [0, 1].
 
-    The relevance mass accuracy of Arras et al. 2020 (2003.07258); Kohlbrenner et al. 2020 (1910.09840) take the positive entries alone.
-    An even map gets the object's share of the image, which is what a value has to be held against: see `mass_gain`. NaN as for
-    `pointing_game`.
+    An even map gets the object's share of the image, which is what a value has to be held against: see `mass_gain`. Source: the relevance
+    mass accuracy of Arras et al. 2020 (2003.07258); Kohlbrenner et al. 2020 (1910.09840) take the positive entries alone.
+
+    Args:
+        explained: maps with sizes (B, c, H, W) and masks (B, H, W) of the objects.
+
+    Returns:
+        The parts (B,) float64; NaN as for `pointing_game`.
+
+    Raises:
+        InputError: where there are no masks, or masks of another shape.
     """
     return values_where_defined(explained, share_inside(pixel_sizes(explained), masks_of(explained)))
 
@@ -40,8 +56,17 @@ def mass_in_mask(explained: ExplainedImages) -> Tensor:
 def mass_gain(explained: ExplainedImages) -> Tensor:
     """`mass_in_mask` over the object's share of the pixels, (B,) float64: 1 is what an even map gets, more is on the object.
 
-    The weighted localisation of Kohlbrenner et al. 2020 (1910.09840), on sizes. At most the inverse of the object's share, so images with
-    large objects cannot score high. NaN as for `pointing_game`.
+    It is at most the inverse of the object's share, so images with large objects cannot score high. Source: the weighted localisation of
+    Kohlbrenner et al. 2020 (1910.09840), on sizes.
+
+    Args:
+        explained: maps with sizes (B, c, H, W) and masks (B, H, W) of the objects.
+
+    Returns:
+        The gains (B,) float64; NaN as for `pointing_game`.
+
+    Raises:
+        InputError: where there are no masks, or masks of another shape.
     """
     return mass_in_mask(explained) / masks_of(explained).double().mean((1, 2))
 

@@ -25,17 +25,23 @@ MEASURES: dict[str, Callable[[Tensor], Tensor]] = {
 def randomisation(explained: ExplainedImages, *, layers: str = "all", measure: str = "spearman") -> Tensor:
     """The rank correlation of each map with that of the same model under random weights, (B,) float64 in [-1, 1].
 
-    layers   all: every layer is drawn anew, or last: the last one alone; see `randomised_copy`
-    measure  what is ranked, pixel by pixel: spearman the sums of sizes over channels, spearman-signed the signed sums
+    A value near 1 is a bad sign: the map would look the same had the model learned nothing, as edge detectors do. A value near 0 is no good
+    sign in itself: noise has it as well, and methods cannot be ranked by it (Binder et al. 2023, 2211.12486, who also show why some
+    likeness is to be expected: large activations stay large under random layers above them). Maps of one convolutional network are alike
+    to some degree whatever its weights, so hold a method to the plain gradient. Both maps are made with the same random numbers, so the
+    map of the model is made anew; the target stays. The random weights depend on the seed and are the same for every image and method: one
+    draw of a network. Cost: two maps of each image. Source: Adebayo et al. 2018 (1810.03307).
 
-    Adebayo et al. 2018 (1810.03307). A value near 1 is a bad sign: the map would look the same had the model learned nothing, as edge
-    detectors do. A value near 0 is no good sign in itself: noise has it as well, and methods cannot be ranked by it (Binder et al. 2023,
-    2211.12486, who also show why some likeness is to be expected: large activations stay large under random layers above them). Maps
-    of one convolutional network are alike to some degree whatever its weights, so hold a method to the plain gradient.
+    Args:
+        explained: images (B, C, H, W), the model, and the method that maps are made by.
+        layers: "all", where every layer is drawn anew, or "last" for the last one alone; see `randomised_copy`.
+        measure: what is ranked, pixel by pixel: "spearman", the sums of sizes over channels, or "spearman-signed", the signed sums.
 
-    Both maps are made with the same random numbers, so the map of the model is made anew; the target stays. The random weights depend on
-    the seed and are the same for every image and method: one draw of a network. NaN where a map is constant or not finite. It costs two
-    maps of each image.
+    Returns:
+        The correlations (B,) float64; NaN where a map is constant or not finite.
+
+    Raises:
+        InputError: where an option is unknown, and where the model cannot be copied or has no weights that could be drawn.
     """
     keyed = lookup(measure, MEASURES, "measure")
     twin = randomised_copy(explained.model, explained.draws.seed, layers)
@@ -49,14 +55,20 @@ def randomisation(explained: ExplainedImages, *, layers: str = "all", measure: s
 def randomised_copy(model: nn.Module, seed: int, how: str = "all") -> nn.Module:
     """A copy of the model with random weights, frozen and in eval mode; the model is left as it is.
 
-    how  all: every module that has a parameter of two or more dimensions (convolutions, linear maps, embeddings) gets all its parameters
-         drawn anew; last: only the last of these in the order of the parameters, which in most networks gives the logits
-
     A parameter is drawn from a normal distribution with its own mean and standard deviation, from the seed and its name alone: neither
     the order of layers nor other parameters matter. Normalisations and whatever else holds vectors only stay as they are, buffers
     included. That is our choice, for the sake of range: statistics that no longer fit their weights multiply from layer to layer, and a
     trained ResNet-20 whose batch norms were drawn too gave logits of 1e9. So the check does not see what a map owes to these vectors.
-    InputError where the model has no such parameter or cannot be copied.
+
+    Args:
+        model: any module.
+        seed: seed of the random weights.
+        how: "all", where every module that has a parameter of two or more dimensions (convolutions, linear maps, embeddings) gets all its
+            parameters drawn anew; or "last", only the last of these in the order of the parameters, which in most networks gives the
+            logits.
+
+    Raises:
+        InputError: where the model has no such parameter or cannot be copied.
     """
     twin = into_eval(copy_for_randomisation(model))
     for weight in twin.parameters():  # one by one: a TorchScript program has no requires_grad_ of its own
