@@ -12,11 +12,24 @@ NAMED_BASELINES = {"black": 0.0, "grey": 0.5, "white": 1.0}
 
 
 def baseline_of(model: nn.Module, x: Tensor, baseline: float | str) -> Tensor:
-    """The baseline of images x (B, C, H, W), of the same shape, type and device; a tensor of its own.
+    """The baseline of images, of the same shape, type and device; a tensor of its own.
 
-    baseline  a pixel value in [0, 1]; black, grey or white; or mean: what the model's own normalisation maps to 0, the baseline of
-              those who work on normalised inputs (InputError where the model has none). Black pixels get no attribution from a black
-              baseline, so the choice moves every Gini and belongs to the number.
+    Black pixels get no attribution from a black baseline, so the choice moves every Gini and belongs to the number.
+
+    Args:
+        model: the classifier; read for "mean" alone.
+        x: images (B, C, H, W), float in [0, 1].
+        baseline: a pixel value in [0, 1]; "black", "grey" or "white"; or "mean", which is what the model's own normalisation maps to 0, the
+            baseline of those who work on normalised inputs.
+
+    Raises:
+        InputError: where the baseline is unknown or outside [0, 1], and for "mean" where the model has no normalisation of pixels in [0,
+            1].
+
+    Example:
+        >>> import torch
+        >>> baseline_of(torch.nn.Identity(), torch.zeros(1, 1, 1, 2), "grey").tolist()
+        [[[[0.5, 0.5]]]]
     """
     if baseline == "mean":
         return torch.zeros_like(x).add_(normalisation_mean(model, x.shape[1]).to(x))
@@ -34,10 +47,17 @@ def normalisation_mean(model: nn.Module, channels: int) -> Tensor:
 def normalisation_of(model: nn.Module, channels: int, what: str, instead: str) -> tuple[Tensor, Tensor]:
     """The mean and the standard deviation of the model's first normalisation, (C, 1, 1) or (1, 1, 1) each.
 
-    what     the option that needs them, for the sentence of an error       instead  what to give in its place
-
     A normalisation is a module with one `mean` and one `std` for each channel, or for all: tensors, as in our Normalize, or numbers, as in
-    torchvision's. InputError where there is none, and where its mean is no pixel in [0, 1]: it then works on another scale.
+    torchvision's.
+
+    Args:
+        model: the classifier whose modules are searched, in the order of `model.modules()`.
+        channels: number of channels of the images.
+        what: the option that needs the normalisation, for the sentence of an error.
+        instead: what to give in its place, for that sentence.
+
+    Raises:
+        InputError: where there is none, and where its mean is no pixel in [0, 1]: it then works on another scale.
     """
     for module in model.modules():
         mean, std = as_flat_tensor(getattr(module, "mean", None)), as_flat_tensor(getattr(module, "std", None))

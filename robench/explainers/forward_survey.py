@@ -31,9 +31,11 @@ NOWHERE: Edge = (None, 0)
 class ForwardSurvey:
     """What one forward pass showed.
 
-    calls    how many calls of nonlinearities that the method treats      faults  why it would treat them wrongly, one reason each
-    foreign  nonlinearities that no rule exists for, with the module that calls them
-    kinks    operations that may be the user's own nonlinearity, such as a maximum or a comparison, or only arithmetic
+    Attributes:
+        calls: number of calls of nonlinearities that the method treats.
+        faults: why the method would treat them wrongly, one reason each.
+        foreign: nonlinearities that no rule exists for, by the module that calls them or the operation.
+        kinks: operations that may be the user's own nonlinearity, such as a maximum or a comparison, or only arithmetic.
     """
 
     calls: int

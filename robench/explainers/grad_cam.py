@@ -22,7 +22,12 @@ MODES = {"bilinear": "bilinear", "nearest": "nearest", "bicubic": "bicubic"}
 
 @dataclass(frozen=True)
 class Visit:
-    """A call of a module in a forward pass: how often it was called so far, and the shape of its output; () if that is no tensor."""
+    """How a module was called in a forward pass.
+
+    Attributes:
+        calls: how often it was called so far.
+        shape: the shape of its last output; () if that is no tensor.
+    """
 
     calls: int
     shape: tuple[int, ...]
@@ -39,13 +44,21 @@ def grad_cam(
 ) -> Tensor:
     """The Grad-CAM maps of logit[target] at a layer, brought to the size of the images: (B, 1, H, W), at least 0 (bicubic may overshoot).
 
-    The layer's channels, weighted by the mean over all places of the logit's gradient, summed, and cut at 0: Selvaraju et al. 2017
-    (1610.02391), by Captum. An image without evidence for the class has an all-zero map.
+    The layer's channels, weighted by the mean over all places of the logit's gradient, are summed and cut at 0. An image without evidence
+    for the class has an all-zero map. Source: Selvaraju et al. 2017 (1610.02391), by Captum.
 
-    layer        a module's name as in model.named_modules(), or its end where that is unambiguous, such as layer3 for network.layer3;
-                 empty: the last convolution (nn.Conv2d) in the order of the forward pass, refused where layers of tokens follow it, as in a
-                 ViT, whose last convolution only cuts the image into patches. Its output must be (B, c, h, w)
-    interpolate  bilinear, as in the paper; nearest shows the layer's places as they are, and is Captum's default; bicubic
+    Args:
+        model: the classifier, in eval mode with frozen parameters.
+        x: images (B, C, H, W), float in [0, 1].
+        target: classes (B,) int64 whose logits are explained.
+        draws: not read.
+        layer: a module's name as in model.named_modules(), or its end where that is unambiguous, such as layer3 for network.layer3. Empty
+            for the last convolution (nn.Conv2d) in the order of the forward pass, refused where layers of tokens follow it, as in a ViT,
+            whose last convolution only cuts the image into patches. The output of the layer must be (B, c, h, w).
+        interpolate: "bilinear", as in the paper; "nearest" shows the layer's places as they are, and is Captum's default; or "bicubic".
+
+    Raises:
+        InputError: where the layer or the interpolation cannot be used, as in `chosen_layer`.
     """
     from captum.attr import LayerAttribution, LayerGradCam
 
@@ -68,11 +81,20 @@ def guided_grad_cam(
     *,
     layer: str | int | float = "",
 ) -> Tensor:
-    """Guided backpropagation times the Grad-CAM maps of logit[target], (B, C, H, W), signed: Selvaraju et al. 2017 (1610.02391), by Captum.
+    """Guided backpropagation times the Grad-CAM maps of logit[target], (B, C, H, W), signed.
 
-    The Grad-CAM maps come to the image's size bilinearly, as in the paper (Captum's default is nearest).
+    The Grad-CAM maps come to the image's size bilinearly, as in the paper (Captum's default is nearest). Source: Selvaraju et al. 2017
+    (1610.02391), by Captum.
 
-    layer  as in `grad_cam`
+    Args:
+        model: the classifier, in eval mode with frozen parameters; see `explainable_model`.
+        x: images (B, C, H, W), float in [0, 1].
+        target: classes (B,) int64 whose logits are explained.
+        draws: not read.
+        layer: as in `grad_cam`.
+
+    Raises:
+        InputError: where the layer cannot be used, as in `chosen_layer`.
     """
     from captum.attr import GuidedGradCam
 
@@ -91,9 +113,16 @@ def layer_module(model: nn.Module, x: Tensor, layer: str | int | float) -> nn.Mo
 
 
 def chosen_layer(model: nn.Module, x: Tensor, layer: str | int | float) -> tuple[str, nn.Module]:
-    """The full name of the layer and its module: the one that `layer` names, or the last convolution.
+    """The full name of the layer that Grad-CAM looks at, and its module.
 
-    InputError unless the model calls it once, with output (B, c, h, w), and where layers of tokens follow the last convolution.
+    Args:
+        model: the classifier.
+        x: images (B, C, H, W) for a forward pass of the first two.
+        layer: the layer's name as in `grad_cam`; "" for the last convolution.
+
+    Raises:
+        InputError: where no layer or several have the name, where the model calls the layer other than once or its output is not
+            (B, c, h, w), and where layers of tokens follow the last convolution.
     """
     names = dict(unwrapped_network(model).named_modules(remove_duplicate=False))
     del names[""]

@@ -25,7 +25,13 @@ from robench.explainers.baselines import NAMED_BASELINES, baseline_of
 def saliency(model: nn.Module, x: Tensor, target: Tensor, draws: Draws) -> Tensor:  # noqa: ARG001
     """The gradient of logit[target] by the pixels, (B, C, H, W), signed.
 
-    Simonyan et al. 2013 (1312.6034), who took its size; by Captum. One pass.
+    Cost: one forward and one backward pass. Source: Simonyan et al. 2013 (1312.6034), who took its size; by Captum.
+
+    Args:
+        model: the classifier, in eval mode with frozen parameters.
+        x: images (B, C, H, W), float in [0, 1].
+        target: classes (B,) int64 whose logits are explained.
+        draws: not read.
     """
     return logit_gradients(model, x, target)
 
@@ -33,7 +39,13 @@ def saliency(model: nn.Module, x: Tensor, target: Tensor, draws: Draws) -> Tenso
 def input_x_gradient(model: nn.Module, x: Tensor, target: Tensor, draws: Draws) -> Tensor:  # noqa: ARG001
     """The image times the gradient of logit[target], (B, C, H, W), signed.
 
-    Shrikumar et al. 2016 (1605.01713), by Captum. Black subpixels get nothing. One pass.
+    Black subpixels get nothing. Cost: one forward and one backward pass. Source: Shrikumar et al. 2016 (1605.01713), by Captum.
+
+    Args:
+        model: the classifier, in eval mode with frozen parameters.
+        x: images (B, C, H, W), float in [0, 1].
+        target: classes (B,) int64 whose logits are explained.
+        draws: not read.
     """
     from captum.attr import InputXGradient
 
@@ -51,11 +63,19 @@ def integrated_gradients(
 ) -> Tensor:
     """The integrated gradients of logit[target], (B, C, H, W), signed: they add up to f(x) - f(baseline), to the error of the quadrature.
 
-    The difference to the baseline times the mean gradient on the straight way from there: Sundararajan et al. 2017 (1703.01365), by Captum
-    with its default, Gauss-Legendre quadrature.
+    They are the difference to the baseline times the mean gradient on the straight way from there. Source: Sundararajan et al. 2017
+    (1703.01365), by Captum with its default, Gauss-Legendre quadrature.
 
-    steps     gradients on the way; 20 to 300 in the paper, 50 is also Captum's
-    baseline  as in `baselines.baseline_of`
+    Args:
+        model: the classifier, in eval mode with frozen parameters.
+        x: images (B, C, H, W), float in [0, 1].
+        target: classes (B,) int64 whose logits are explained.
+        draws: not read.
+        steps: number of gradients on the way, at least 1; 20 to 300 in the paper, 50 is also Captum's.
+        baseline: the image where the way begins, as in `baselines.baseline_of`.
+
+    Raises:
+        InputError: where an option is out of its range.
     """
     from captum.attr import IntegratedGradients
 
@@ -67,10 +87,18 @@ def integrated_gradients(
 def smoothgrad(model: nn.Module, x: Tensor, target: Tensor, draws: Draws, *, samples: int = 25, stdev: float = 0.15) -> Tensor:
     """The mean gradient of logit[target] under normal noise on the image, (B, C, H, W), signed.
 
-    Smilkov et al. 2017 (1706.03825), who take noise of 10 to 20 % of the range of the image; here of [0, 1].
+    Source: Smilkov et al. 2017 (1706.03825), who take noise of 10 to 20 % of the range of the image; here of [0, 1].
 
-    samples  noised copies of each image, one pass each
-    stdev    standard deviation of the noise, in pixel units; 0 gives `saliency`
+    Args:
+        model: the classifier, in eval mode with frozen parameters.
+        x: images (B, C, H, W), float in [0, 1].
+        target: classes (B,) int64 whose logits are explained.
+        draws: random numbers of the noise.
+        samples: number of noised copies of each image, one forward and one backward pass each, at least 1.
+        stdev: standard deviation of the noise in pixel units, at least 0; 0 gives `saliency`.
+
+    Raises:
+        InputError: where an option is out of its range.
     """
     return mean_tensor(noised_gradients(model, x, target, draws, samples, stdev), samples)
 
@@ -78,9 +106,18 @@ def smoothgrad(model: nn.Module, x: Tensor, target: Tensor, draws: Draws, *, sam
 def smoothgrad_sq(model: nn.Module, x: Tensor, target: Tensor, draws: Draws, *, samples: int = 25, stdev: float = 0.15) -> Tensor:
     """The mean square of the gradient of logit[target] under normal noise on the image, (B, C, H, W), at least 0.
 
-    Hooker et al. 2019 (1806.10758). Squares raise the Gini by construction.
+    Squares raise the Gini by construction. Source: Hooker et al. 2019 (1806.10758).
 
-    samples, stdev  as in `smoothgrad`
+    Args:
+        model: the classifier, in eval mode with frozen parameters.
+        x: images (B, C, H, W), float in [0, 1].
+        target: classes (B,) int64 whose logits are explained.
+        draws: random numbers of the noise.
+        samples: number of noised copies of each image, as in `smoothgrad`.
+        stdev: standard deviation of the noise, as in `smoothgrad`.
+
+    Raises:
+        InputError: where an option is out of its range.
     """
     return mean_tensor((grad.square() for grad in noised_gradients(model, x, target, draws, samples, stdev)), samples)
 
@@ -88,10 +125,19 @@ def smoothgrad_sq(model: nn.Module, x: Tensor, target: Tensor, draws: Draws, *, 
 def vargrad(model: nn.Module, x: Tensor, target: Tensor, draws: Draws, *, samples: int = 25, stdev: float = 0.15) -> Tensor:
     """The variance of the gradient of logit[target] under normal noise on the image, (B, C, H, W), at least 0.
 
-    Adebayo et al. 2018 (1810.03307). Divided by the number of samples, as in Captum, but gathered by the updates of Welford 1962:
-    Captum's difference of the mean square and the squared mean loses its digits, and may be below 0, where the variance is small.
+    It is divided by the number of samples, as in Captum, but gathered by the updates of Welford 1962: Captum's difference of the mean
+    square and the squared mean loses its digits, and may be below 0, where the variance is small. Source: Adebayo et al. 2018 (1810.03307).
 
-    samples  as in `smoothgrad`, at least 2         stdev  as in `smoothgrad`, above 0
+    Args:
+        model: the classifier, in eval mode with frozen parameters.
+        x: images (B, C, H, W), float in [0, 1].
+        target: classes (B,) int64 whose logits are explained.
+        draws: random numbers of the noise.
+        samples: number of noised copies of each image, as in `smoothgrad`, at least 2.
+        stdev: standard deviation of the noise in pixel units, above 0.
+
+    Raises:
+        InputError: where an option is out of its range.
     """
     whole_option("samples", samples, 2)
     mean = spread = torch.zeros_like(x)
@@ -114,12 +160,22 @@ def gradient_shap(
 ) -> Tensor:
     """The expected gradients of logit[target], (B, C, H, W), signed: on average over the draws they add up to f(x) - f(baseline).
 
-    The mean of (image - baseline) times the gradient at a random point between the two: Lundberg & Lee 2017 (1705.07874), Erion et al.
-    2019 (1906.10670). Equal to Captum's GradientShap under the same random numbers.
+    They are the mean of (image - baseline) times the gradient at a random point between the two, equal to Captum's GradientShap under the
+    same random numbers. Source: Lundberg & Lee 2017 (1705.07874), Erion et al. 2019 (1906.10670).
 
-    samples   random points for each image, one pass each
-    stdev     standard deviation of normal noise on the image, in pixel units; above 0 the maps add up to f(x + noise) - f(baseline)
-    baseline  as in `baselines.baseline_of`; or uniform: another image of uniform noise for each sample (Sturmfels et al. 2020, Distill)
+    Args:
+        model: the classifier, in eval mode with frozen parameters.
+        x: images (B, C, H, W), float in [0, 1].
+        target: classes (B,) int64 whose logits are explained.
+        draws: random numbers of the points, the noise and uniform baselines.
+        samples: number of random points for each image, one forward and one backward pass each, at least 1.
+        stdev: standard deviation of normal noise on the image in pixel units, at least 0; above 0 the maps add up to
+            f(x + noise) - f(baseline).
+        baseline: as in `baselines.baseline_of`; or "uniform", another image of uniform noise for each sample (Sturmfels et al. 2020,
+            Distill).
+
+    Raises:
+        InputError: where an option is out of its range or unknown.
     """
     count, size, start = whole_option("samples", samples), number_option("stdev", stdev), sample_baselines(model, x, draws, baseline)
 

@@ -28,10 +28,18 @@ DEEPLIFT_LEFTOVERS = (
 def deeplift(model: nn.Module, x: Tensor, target: Tensor, draws: Draws, *, baseline: float | str = 0.0) -> Tensor:  # noqa: ARG001
     """The DeepLift attributions of logit[target], (B, C, H, W), signed: their sum is f(x) - f(baseline).
 
-    The rescale rule of Shrikumar et al. 2017 (1704.02685) as a modified gradient (Ancona et al. 2018, 1711.06104), by Captum. It holds
-    for the modules ReLU, LeakyReLU, ELU, Sigmoid, Tanh, Softplus and MaxPool2d; every call of the model has 2B rows.
+    The rescale rule as a modified gradient (Ancona et al. 2018, 1711.06104). It holds for the modules ReLU, LeakyReLU, ELU, Sigmoid, Tanh,
+    Softplus and MaxPool2d; every call of the model has 2B rows. Source: Shrikumar et al. 2017 (1704.02685), by Captum.
 
-    baseline  as in `baselines.baseline_of`
+    Args:
+        model: the classifier, in eval mode with frozen parameters; see `explainable_model`.
+        x: images (B, C, H, W), float in [0, 1].
+        target: classes (B,) int64 whose logits are explained.
+        draws: not read.
+        baseline: the image from which the rise is counted, as in `baselines.baseline_of`.
+
+    Raises:
+        InputError: where the baseline is unknown.
     """
     return deeplift_attributions(model, x, target, baseline_of(model, x, baseline))
 
@@ -39,7 +47,13 @@ def deeplift(model: nn.Module, x: Tensor, target: Tensor, draws: Draws, *, basel
 def guided_backprop(model: nn.Module, x: Tensor, target: Tensor, draws: Draws) -> Tensor:  # noqa: ARG001
     """The gradient of logit[target] whose negative entries are cut at every ReLU on the way back, (B, C, H, W), signed.
 
-    Springenberg et al. 2014 (1412.6806), by Captum. Only modules nn.ReLU are seen; for all else it is the plain gradient.
+    Only modules nn.ReLU are seen; for all else it is the plain gradient. Source: Springenberg et al. 2014 (1412.6806), by Captum.
+
+    Args:
+        model: the classifier, in eval mode with frozen parameters; see `explainable_model`.
+        x: images (B, C, H, W), float in [0, 1].
+        target: classes (B,) int64 whose logits are explained.
+        draws: not read.
     """
     from captum.attr import GuidedBackprop
 
@@ -82,7 +96,13 @@ def filled_batch(rows: Tensor) -> Tensor:
 
 
 def has_no_gradient(model: nn.Module, x: Tensor, layer: nn.Module | None = None) -> bool:
-    """Whether the model's logits have no gradient with respect to its input, or to the output of the layer."""
+    """Whether the model's logits have no gradient with respect to its input, or to the output of a layer.
+
+    Args:
+        model: the classifier.
+        x: images (B, C, H, W) for one forward and one backward pass.
+        layer: a module of the model whose output counts too; None for the input alone.
+    """
     places = [filled_batch(x).requires_grad_()]
     handle = layer.register_forward_hook(lambda module, args, output: places.append(output)) if layer is not None else None  # noqa: ARG005
     try:

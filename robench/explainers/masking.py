@@ -44,14 +44,22 @@ def occlusion(
     stride: int | None = None,
     baseline: float | str = 0.0,
 ) -> Tensor:
-    """Maps (B, C, H, W): how far the logit falls when a window that slides over the image hides a place (Zeiler & Fergus 2014, 1311.2901).
+    """Maps (B, C, H, W): how far logit[target] falls when a window that slides over the image hides a place.
 
-    block     height and width of the window in pixels; it covers all channels
-    stride    pixels from one window to the next, at most `block`; a place under several windows gets their mean. `block` if not given:
-              the windows then lie side by side and the maps are those of feature_ablation
-    baseline  what a hidden pixel shows, as in baseline_of
+    Cost: one forward pass per window and one for the image. Source: Zeiler & Fergus 2014 (1311.2901), by Captum.
 
-    One forward pass per window and one for the image. InputError where the image is smaller than a block or the stride leaves gaps.
+    Args:
+        model: the classifier, in eval mode; no gradient is asked for.
+        x: images (B, C, H, W), float in [0, 1].
+        target: classes (B,) int64 whose logits are explained.
+        draws: not read.
+        block: height and width of the window in pixels; it covers all channels.
+        stride: pixels from one window to the next, at most `block`; a place under several windows gets their mean. `block` if not given:
+            the windows then lie side by side and the maps are those of `feature_ablation`.
+        baseline: what a hidden pixel shows, as in `baselines.baseline_of`.
+
+    Raises:
+        InputError: where the image is smaller than a block, or the stride leaves gaps.
     """
     from captum.attr import Occlusion
 
@@ -79,12 +87,20 @@ def feature_ablation(
     block: int = 4,
     baseline: float | str = 0.0,
 ) -> Tensor:
-    """Maps (B, C, H, W): how far the logit falls when one block alone is hidden.
+    """Maps (B, C, H, W): how far logit[target] falls when one block alone is hidden.
 
-    block     height and width of the blocks in pixels; 1 hides pixel by pixel
-    baseline  what a hidden pixel shows, as in baseline_of
+    Cost: one forward pass per block and one for the image.
 
-    One forward pass per block and one for the image. InputError where the image is smaller than a block.
+    Args:
+        model: the classifier, in eval mode; no gradient is asked for.
+        x: images (B, C, H, W), float in [0, 1].
+        target: classes (B,) int64 whose logits are explained.
+        draws: not read.
+        block: height and width of the blocks in pixels; 1 hides pixel by pixel.
+        baseline: what a hidden pixel shows, as in `baselines.baseline_of`.
+
+    Raises:
+        InputError: where the image is smaller than a block.
     """
     from captum.attr import FeatureAblation
 
@@ -109,18 +125,26 @@ def shapley_sampling(
     samples: int = 25,
     baseline: float | str = 0.0,
 ) -> Tensor:
-    """Maps (B, C, H, W): estimates of the Shapley values of the blocks (Castro et al. 2009; Strumbelj & Kononenko 2010).
+    """Maps (B, C, H, W): estimates of the Shapley values of the blocks by random orders.
 
-    block     height and width of the blocks in pixels
-    samples   random orders; in each the blocks are shown one after the other, and a block gets by how much the logit rises, on average
-    baseline  what a hidden pixel shows, as in baseline_of
+    In each order the blocks are shown one after the other, and a block gets by how much the logit rises, on average. The sum over blocks is
+    f(x) - f(baseline) for any number of samples. All images share the orders, which come from the seed and the key of the draws, not from
+    the ids: Captum takes one order for a batch, and so a map depends on no other image. Each order is uniform, so the estimate of each
+    image is unbiased; the errors of different images are not independent. Every other order is the one before it reversed: a block that
+    came early comes late, which lowers the variance (Mitchell et al. 2022, 2104.12199, antithetic sampling). Cost: `samples` forward
+    passes per block, and one. Source: Castro et al. 2009; Strumbelj & Kononenko 2010; by Captum.
 
-    The sum over blocks is f(x) - f(baseline) for any number of samples. All images share the orders, which come from the seed and the key
-    of the draws, not from the ids: Captum takes one order for a batch, and so a map depends on no other image. Each order is uniform,
-    so the estimate of each image is unbiased; the errors of different images are not independent. Every other order is the one before
-    it reversed: a block that came early comes late, which lowers the variance (Mitchell et al. 2022, 2104.12199, antithetic sampling).
+    Args:
+        model: the classifier, in eval mode; no gradient is asked for.
+        x: images (B, C, H, W), float in [0, 1].
+        target: classes (B,) int64 whose logits are explained.
+        draws: random numbers of the orders.
+        block: height and width of the blocks in pixels.
+        samples: number of random orders, at least 1.
+        baseline: what a hidden pixel shows, as in `baselines.baseline_of`.
 
-    `samples` forward passes per block, and one. InputError where the image is smaller than a block.
+    Raises:
+        InputError: where the image is smaller than a block, or an option is out of its range.
     """
     from captum.attr import ShapleyValueSampling
 
@@ -149,18 +173,26 @@ def kernel_shap(
     samples: int = 2176,
     baseline: float | str = 0.0,
 ) -> Tensor:
-    """Maps (B, C, H, W): estimates of the Shapley values of the blocks by weighted least squares (Lundberg & Lee 2017, 1705.07874).
-
-    block     height and width of the blocks in pixels
-    samples   coalitions of blocks that are shown, the full and the empty one included, for each image; at least twice the blocks.
-              2176 are 2 * 64 + 2048, the rule of the authors' package for the 64 blocks of a 32x32 image; more blocks need more
-    baseline  what a hidden pixel shows, as in baseline_of
+    """Maps (B, C, H, W): estimates of the Shapley values of the blocks by weighted least squares.
 
     The full and the empty coalition weigh 10^6, so that the sum over blocks is close to f(x) - f(baseline). The others are drawn with the
     chances of the Shapley kernel, for each image its own, each followed by its complement, which lowers the variance (Covert & Lee
-    2021, 2012.01536, paired sampling). Each image is explained by itself: Captum fits one regression at a time.
+    2021, 2012.01536, paired sampling). Each image is explained by itself: Captum fits one regression at a time. Cost: `samples` forward
+    passes. Source: Lundberg & Lee 2017 (1705.07874), by Captum.
 
-    `samples` forward passes. InputError without scikit-learn, for too few samples, and where the image is smaller than a block.
+    Args:
+        model: the classifier, in eval mode; no gradient is asked for.
+        x: images (B, C, H, W), float in [0, 1].
+        target: classes (B,) int64 whose logits are explained.
+        draws: random numbers of the coalitions.
+        block: height and width of the blocks in pixels.
+        samples: number of coalitions of blocks that are shown, the full and the empty one included, for each image; at least twice the
+            blocks. The default is 2 * 64 + 2048, the rule of the authors' package for the 64 blocks of a 32x32 image; more blocks need
+            more.
+        baseline: what a hidden pixel shows, as in `baselines.baseline_of`.
+
+    Raises:
+        InputError: without scikit-learn, for too few samples, and where the image is smaller than a block.
     """
     refuse_without_sklearn()
     rows, columns = block_grid(x, block)
@@ -190,10 +222,18 @@ def kernel_shap_values(
     samples: int,
     rows: int,
 ) -> Tensor:
-    """Captum's KernelShap of one image x (1, C, H, W) on the coalitions of the stream: the values of the blocks, of shape `cells`.
+    """Captum's KernelShap of one image on the coalitions of the stream: the values of the blocks, of shape `cells`.
 
-    ask   the logits of images with some blocks hidden, as `gated_logits`; where the target's is not finite the values are NaN, since
-          scikit-learn refuses such numbers                            rows  of the caller's batch: a model call may have as many
+    Args:
+        ask: gives the logits of images with some blocks hidden, as `gated_logits`; where the target's is not finite the values are NaN,
+            since scikit-learn refuses such numbers.
+        x: the image (1, C, H, W).
+        base: its baseline (1, C, H, W).
+        target: its class (1,) int64.
+        cells: rows and columns of blocks.
+        stream: the coalitions, (1, blocks) each.
+        samples: how many coalitions are taken from the stream.
+        rows: number of images in the caller's batch: a model call may have as many rows.
     """
     from captum.attr import KernelShap
 
@@ -253,7 +293,16 @@ def passes_per_map(method: str, x: Tensor, options: Mapping[str, Any]) -> int:
 
 
 def masking_remarks(method: str, x: Tensor, options: Mapping[str, Any]) -> list[str]:
-    """What to know before such maps of the images x are made: many forward passes, or few samples for so many blocks."""
+    """What to know before such maps are made, a sentence each: many forward passes, or few samples for so many blocks.
+
+    Args:
+        method: "occlusion", "feature-ablation", "shapley-sampling" or "kernel-shap".
+        x: images (B, C, H, W); only their size is read.
+        options: all options of the method by name, defaults included.
+
+    Raises:
+        InputError: for options that cannot be.
+    """
     passes, (rows, columns) = passes_per_map(method, x, options), block_grid(x, options["block"])
     blocks, found = f"{rows} x {columns} blocks of {options['block']} pixels", list[str]()
     if passes >= MANY:

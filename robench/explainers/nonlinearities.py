@@ -13,7 +13,13 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Rules:
-    """What a method treats: module classes (`exactly`, or with subclasses) and, by the name of the function, calls that can become one."""
+    """What a method treats.
+
+    Attributes:
+        modules: the classes of modules that Captum hooks.
+        exactly: whether it hooks these classes alone and not their subclasses.
+        makers: the name of a function -> what makes the module that a call of it becomes, or None where that call is no nonlinearity.
+    """
 
     modules: tuple[type[nn.Module], ...]
     exactly: bool
@@ -97,12 +103,22 @@ def row_column_pair(value: int | Iterable[int]) -> tuple[int, int]:
 
 
 def relu_for_clamp(min: Any = None, max: Any = None) -> nn.Module | None:
-    """For clamp, clip and clamp_min: a ReLU at 0."""
+    """The module that a call of clamp, clip or clamp_min becomes: a ReLU where it cuts at 0 from below alone, else None.
+
+    Args:
+        min: the lower bound of the call, a number or a tensor.
+        max: the upper bound of the call.
+    """
     return nn.ReLU() if max is None and is_zero(min) else None
 
 
 def relu_for_threshold(threshold: Any, value: Any) -> nn.Module | None:
-    """For threshold: a ReLU where what is not above 0 becomes 0."""
+    """The module that a call of threshold becomes: a ReLU where what is not above 0 becomes 0, else None.
+
+    Args:
+        threshold: the threshold of the call.
+        value: what takes the place of what is not above it.
+    """
     return nn.ReLU() if is_zero(threshold) and is_zero(value) else None
 
 

@@ -37,10 +37,16 @@ TOLERANCE = 1e-3  # of max |f(x) - f(baseline)|, for DeepLift's completeness; ex
 def explainable_model(method: str, model: nn.Module, x: Tensor) -> tuple[nn.Module, list[str]]:
     """The model that `method` may explain, and notes, a sentence each: the model itself where it is fit, else a copy with equal logits.
 
-    x  a few images (B, C, H, W), at which the copy is compared and DeepLift's completeness is tried out with a black baseline
-    Only deeplift, guided-backprop and guided-grad-cam need it; any other method gets the model and no note, and so does a model that
-    gives no gradient to its input (its maps are 0). The copy shares the model's parameters and buffers.
-    InputError, one sentence, where the method has no rule for the model's nonlinearities.
+    Only deeplift, guided-backprop and guided-grad-cam need it; any other method gets the model and no note, and so does a model that gives
+    no gradient to its input (its maps are 0). The copy shares the model's parameters and buffers.
+
+    Args:
+        method: a name in `EXPLAINERS`.
+        model: the classifier, in eval mode.
+        x: a few images (B, C, H, W), at which the copy is compared and DeepLift's completeness is tried out with a black baseline.
+
+    Raises:
+        InputError: one sentence, where the method has no rule for the model's nonlinearities, and where no copy without faults can be had.
     """
     rules = RULES.get(method)
     if rules is None or has_no_gradient(model, x):
@@ -66,7 +72,14 @@ def explainable_model(method: str, model: nn.Module, x: Tensor) -> tuple[nn.Modu
 
 
 def unwrapped_network(model: nn.Module) -> nn.Module:
-    """The network that carries the names of the layers: what is inside of a rebuilt model, else the model itself."""
+    """The network that carries the names of the layers.
+
+    Args:
+        model: any module.
+
+    Returns:
+        What is inside of a rebuilt model, else the model itself.
+    """
     return model.model if isinstance(model, RebuiltModel) else model
 
 
@@ -74,7 +87,14 @@ def unwrapped_network(model: nn.Module) -> nn.Module:
 
 
 class RebuiltModel(nn.Module):
-    """A network whose calls of nonlinearities go to `call_modules`, one module for each call, in the order of the forward pass."""
+    """A network whose calls of nonlinearities go to modules of their own.
+
+    Attributes:
+        model: the network, with its nonlinearities hidden.
+        call_modules: one module for each call, in the order of the forward pass.
+        rules: what the method treats.
+        growing: whether calls add modules; true in the first forward pass alone.
+    """
 
     def __init__(self, model: nn.Module, rules: Rules) -> None:
         super().__init__()
