@@ -72,14 +72,14 @@ def sagr_notes(
         InputError: for a rho that changes nothing.
     """
     refuse_idle_rho(classes, rho, form, sign, output)
-    found = ["sagr is our reconstruction of SAGR (Li et al. 2023), of which only the abstract is public: docs/sagr.md"]
+    notes = ["sagr is our reconstruction of SAGR (Li et al. 2023), of which only the abstract is public: docs/sagr.md"]
     if rho_is_idle(classes, form, sign, output):
         others = "output=logprobs tells" if form == "loss" else "sign=positive and output=logprobs tell"
-        found.append(
+        notes.append(
             f"with two classes, {idle_rho_words(form, sign, output)} sagr weighs both classes alike: the penalty is the same for every rho "
             f"(output=logits is not taken in its place, as training can escape it; {others} the classes apart)"
         )
-    return found
+    return notes
 
 
 @Facts(weight=0.1, warmup=0.25, lengths=("h",), gradient_free_options={"estimator": "fd-input"}, notes=sagr_notes)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from robench.cli.lists import list_entries
 from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.recipes import parse_recipe, resolve
@@ -24,10 +25,14 @@ from robench.objectives import (
     default_options,
     facts_of,
     penalised_loss,
+    refuse_unreachable,
+    regularizer_notes,
     regularizers_of,
     weight_schedule,
 )
+from robench.objectives.second_order import differentiates_twice
 from robench.objectives.standard import ce_at_images
+from robench.training.settings import objective_sentence
 
 GUIDE = Path(__file__).parents[2] / "docs" / "adding-a-regularizer.md"
 THREATS = [Threat("linf", 0.1), Threat("l2", 0.5), Threat("l1", 2.0)]
@@ -281,6 +286,26 @@ def test_the_facts_say_what_holds_of_each_by_name():
     assert {name: facts_of(name).base for name in REGULARIZERS if facts_of(name).base != "standard"} == {
         "igd": "pgd-at", "emr": "pgd-at", "gradalign": "fgsm-at", "gini": "pgd-at",
     }  # fmt: skip
+
+
+def test_a_function_with_its_facts_and_a_line_in_the_table_is_all_that_a_regulariser_takes(monkeypatch):
+    @Facts(
+        weight=0.25, warmup=0.5, base="trades", second_derivative=False, lengths=("h",), notes=lambda classes, **_: [f"{classes} classes"]
+    )
+    def mine(model, batch, *, h=0.1):
+        """A penalty of nothing."""
+        return batch.x.new_zeros(())
+
+    monkeypatch.setitem(REGULARIZERS, "mine", mine)
+    weight, penalty = regularizers_of(["mine,h=0.2"])["mine"]
+    assert [weight(0.25), weight(0.75)] == [0.125, 0.25]
+    assert penalty.keywords == {"h": 0.2}
+    assert objective_sentence(None, ["mine"])[0] == "trades"
+    assert not differentiates_twice(["mine"])
+    assert regularizer_notes(["mine"], 3) == ["3 classes"]
+    assert list_entries("regularizers")[-1] == ("mine", "A penalty of nothing.", "h=0.1")
+    with pytest.raises(InputError, match="mine with h"):
+        refuse_unreachable([parse_recipe("mine,h=99")], Threat("linf", 0.1), (3, 8, 8))
 
 
 def test_of_a_function_of_the_users_own_the_defaults_are_known():
