@@ -82,6 +82,8 @@ def training_data_name(known: Sequence[dict[str, Any]]) -> str:
     name = next((str(meta["data"]["name"]) for meta in known if meta.get("data", {}).get("name")), None)
     if not name:
         raise InputError("which images? The model does not say what it was trained on: pass --data NAME (see 'robench list data')")
+    if ".py:" in name:  # no file may start code by itself
+        raise InputError(f"which images? The model was trained on those of {name}, which runs code: name it yourself, with --data {name}")
     return name
 
 

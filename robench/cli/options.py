@@ -148,14 +148,20 @@ ModelArguments = Annotated[
     list[str],
     typer.Argument(metavar="MODEL...", help="Checkpoints, weights with --arch, file.py:factory, tv/NAME, ...: one or several."),
 ]
-Data = Annotated[str | None, typer.Option("--data", help="Data set: see 'robench list data'. Default: that of the checkpoint.")]
+Data = Annotated[
+    str | None,
+    typer.Option("--data", help="Data set: see 'robench list data', or your own file.py:function. Default: that of the checkpoint."),
+]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder that holds the data sets of torchvision.")]
 Download = Annotated[bool, typer.Option("--download", help="Fetch a data set that is missing.")]
 Split = Annotated[str, typer.Option("--split", help="train or test.")]
 ImageSize = Annotated[int | None, typer.Option("--image-size", help="Resize and centre-crop images to this size.")]
 Resize = Annotated[int | None, typer.Option("--resize", help="Shorter side before the crop, such as 256. Default: --image-size.")]
 Layout = Annotated[
-    str | None, typer.Option("--layout", help="splits or classes: what the folders in folder:PATH are, where their names do not tell.")
+    str | None,
+    typer.Option(
+        "--layout", help="splits, classes or file.py:function: what the folders in folder:PATH are, where their names do not tell."
+    ),
 ]
 ClassOrder = Annotated[
     str | None,

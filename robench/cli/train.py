@@ -23,7 +23,7 @@ Real: TypeAlias = float | None
 
 
 def train_command(
-    data: Annotated[str, typer.Option("--data", help="Data set: see 'robench list data'.")] = "shapes",
+    data: Annotated[str, typer.Option("--data", help="Data set: see 'robench list data', or your own file.py:function.")] = "shapes",
     data_dir: o.DataDir = None,
     download: o.Download = False,
     image_size: o.ImageSize = None,

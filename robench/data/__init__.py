@@ -1,16 +1,20 @@
-"""Data sets by name: built in, torchvision's, npz files and image folders. A sample's id is its index in the official split."""
+"""Data sets by name: built in, torchvision's, npz files, image folders and the user's own. An image's id is its index in the split.
+
+DATASETS and FORMATS list them; docs/adding-a-data-set.md and docs/adding-a-layout.md say how one is added.
+"""
 
 from __future__ import annotations
 
 import codecs
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from robench.core.errors import InputError
 from robench.core.inputs import PathLike, as_seed
 from robench.core.moved import names_of_before
-from robench.core.recipes import did_you_mean
+from robench.core.recipes import did_you_mean, parse_recipe, recipe_text, resolve
 from robench.data import files, shapes
 from robench.data import torchvision_sets as official
 from robench.data.images import (
@@ -24,12 +28,13 @@ from robench.data.images import (
     stratified_images,
     stratified_mask,
 )
+from robench.data.own_sets import images_of_function
 
 __all__ = ["DATASETS", "DATASET_SUMMARIES", "FORMATS", "Choice", "Images", "class_coverage", "holdout", "load_images", "stratified_images"]
 
 
 def load_built_in(split: str, data_dir: Path, download: bool, choice: Choice) -> Images:  # noqa: ARG001
-    """The set `shapes`, which is drawn and not stored."""
+    """Ten shapes on textured backgrounds, 32x32 RGB, with object masks; built in, drawn in seconds."""
     return shapes.load_shapes(split, choice)
 
 
@@ -48,15 +53,28 @@ FORMATS: dict[str, Callable[[Path, str, Choice, Size | None, str | None, str | N
     "npz": files.read_npz,
     "folder": files.read_image_folder,
 }
-DATASET_SUMMARIES = {
-    "shapes": "ten shapes on textured backgrounds, 32x32 RGB, with object masks; built in, drawn in seconds",
+# what `robench list data` says of names whose function does not say it in the first line of its docstring
+SUMMARIES_OF_SHARED = {
     "cifar10": "CIFAR-10, 32x32 RGB; with --download or in --data-dir, as are the next four",
     "cifar100": "CIFAR-100, 32x32 RGB",
     "svhn": "house numbers, 32x32 RGB (needs scipy)",
     "mnist": "handwritten digits, 28x28 grey",
     "fashion-mnist": "clothes, 28x28 grey",
-    "npz:PATH": "an npz file with x_train, y_train, x_test, y_test, or x and y (other usual keys too)",
-    "folder:PATH": "image files as PATH/train/CLASS/* and PATH/test/CLASS/*, or PATH/CLASS/*",
+    "npz": "an npz file with x_train, y_train, x_test, y_test, or x and y (other usual keys too)",
+    "folder": "image files as PATH/train/CLASS/* and PATH/test/CLASS/*, or PATH/CLASS/*",
+}
+
+
+def data_summary(name: str, loader: Callable[..., Images]) -> str:
+    """What a data set or format is, in one line: its words above, else the first line of its function's docstring."""
+    function = loader.args[0] if isinstance(loader, partial) else loader
+    return SUMMARIES_OF_SHARED.get(name) or (function.__doc__ or "").partition("\n")[0].removesuffix(".")
+
+
+DATASET_SUMMARIES = {
+    **{name: data_summary(name, loader) for name, loader in DATASETS.items()},
+    **{f"{kind}:PATH": data_summary(kind, reader) for kind, reader in FORMATS.items()},
+    "file.py:function": "your own: function(split, data_dir) returns x and y, or a robench.Images; the file is run",
 }
 
 
@@ -77,14 +95,32 @@ def load_images(
     class_order: str | None = None,
     layout: str | None = None,
 ) -> Images:
-    """The images of a data set: a name in DATASETS, `npz:PATH` or `folder:PATH`.
+    """The images of a data set.
 
-    n takes the first n images, as RobustBench does; with shuffle, n drawn with the seed; with by_class, n drawn with the seed, the
-    same share of each class, in their order. at_most takes the first ones, where the set may have fewer. `indices` is a text file of
-    the ids to use, one a line. data_dir is ./data unless given. `resize` brings the shorter side to that many pixels (image_size unless
-    given), `image_size` cuts the middle, as torchvision's Resize and CenterCrop do.
-    class_order, "text" or "number", says how the classes of a folder count where their names are numbers and the two differ; without
-    it such a folder is refused. layout, "splits" or "classes", says what the folders in it are, where their names leave two readings.
+    Args:
+        name: a key of DATASETS, "npz:PATH", "folder:PATH", or "file.py:function" (runs that file), with options: "mine.py:digits,side=14".
+        split: "train" or "test". A source without splits is used whole, and says "all".
+        data_dir: the folder of torchvision's sets, where relative paths are looked up too; ./data unless given.
+        download: whether torchvision may fetch what is missing into data_dir.
+        n: take the first n images, as RobustBench does; with shuffle or by_class, n that are drawn. None takes all.
+        shuffle: draw with the seed, in an order of its own.
+        indices: a text file of the ids to use, one a line, in that order.
+        seed: of shuffle and by_class.
+        image_size: cut the middle to so many pixels a side, as torchvision's CenterCrop does.
+        resize: bring the shorter side to so many pixels first, as torchvision's Resize does; image_size unless given.
+        at_most: take the first ones where n is None; the set may have fewer.
+        by_class: with n, draw the same share of each class with the seed, in their order.
+        class_order: "text" or "number", how the classes of a folder count where their names are numbers and the two differ.
+        layout: "splits", "classes" or the user's own "file.py:function", what the folders in a folder are, where their names leave two
+            readings.
+
+    Raises:
+        InputError: one sentence, for whatever is missing, damaged or does not fit.
+
+    Example:
+        >>> images = load_images("shapes", "test", n=12)
+        >>> images.x.shape, images.x.dtype, images.classes[:2]
+        (torch.Size([12, 3, 32, 32]), torch.uint8, ('disk', 'ring'))
     """
     seed, size = as_seed(seed), size_of(image_size, resize)
     if n is not None and n < 1:
@@ -98,6 +134,10 @@ def load_images(
         raise InputError(f"the order of classes is a question for folders, and {name} says itself how it counts: leave --class-order out")
     if kind in FORMATS and path:
         images = FORMATS[kind](files.dataset_path(Path(path).expanduser(), place, kind), split, choice, size, class_order, layout)
+    elif ".py:" in name:
+        recipe = parse_recipe(name)
+        known_as = recipe_text(replace(recipe, name=recipe.label))
+        images = images_of_function(resolve(recipe, DATASETS, "data set"), known_as, split, place, download, choice)
     elif name in DATASETS:
         images = DATASETS[name](split, place, download, choice)
     else:

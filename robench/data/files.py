@@ -17,7 +17,7 @@ from robench.core.errors import InputError
 from robench.data import npz_arrays as archives
 from robench.data.class_names import ordered_classes
 from robench.data.images import Choice, Images, Size, refuse_labels, refuse_too_many
-from robench.data.layouts import SPLIT_WORDS, STAND_INS, WHOLE_SET, TreeLayout, sorted_image_files, tree_layout
+from robench.data.layouts import SPLIT_WORDS, STAND_INS, WHOLE_SET, TreeLayout, tree_layout
 
 NAMED = 6  # classes of a folder that one line names, before it names the first and the last alone
 BROKEN_IMAGE = (OSError, ValueError, EOFError, SyntaxError, Image.DecompressionBombError)
@@ -180,9 +180,8 @@ def read_image_folder(path: Path, split: str, choice: Choice, size: Size | None,
     """
     name = f"folder:{path.resolve().name}"
     tree = tree_layout(path, split, layout, name)
-    top, split, classes = tree.top, tree.split, tree.classes
+    split, classes, by_class = tree.split, tuple(tree.files), list(tree.files.values())
     by_label = ordered_classes(classes, class_order, name)
-    by_class = [sorted_image_files(top / kind) for kind in classes]
     listed = [(rank, label, file) for label, kind in enumerate(by_class) for rank, file in enumerate(kind)]
     order = sorted(range(len(listed)), key=lambda place: listed[place][:2])
     y = torch.tensor([listed[place][1] for place in order], dtype=torch.int64)
@@ -199,7 +198,8 @@ def tree_note(tree: TreeLayout, counts: Sequence[int], name: str) -> str:
     least, most = min(counts), max(counts)
     each = f"{least} to {most}" if least < most else str(least)
     what = "all images" if tree.split == WHOLE_SET else f"split {tree.split!r}"
-    few = tree.classes if len(tree.classes) <= NAMED else (tree.classes[0], "...", tree.classes[-1])
+    classes = tuple(tree.files)
+    few = classes if len(classes) <= NAMED else (classes[0], "...", classes[-1])
     return f"{name} was read as {tree.shape}; {what}: {len(counts)} classes ({', '.join(few)}), {sum(counts)} images, {each} a class"
 
 

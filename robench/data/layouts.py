@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from robench.core.errors import InputError
-from robench.core.recipes import lookup
+from robench.core.recipes import parse_recipe, resolve
+from robench.data.own_code import own_result
 
 ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 SPLIT_WORDS = {
     "train": "train", "training": "train", "test": "test", "testing": "test", "val": "val", "valid": "val", "validation": "val",
 }  # fmt: skip
 STAND_INS = {"train": ("train",), "test": ("test", "val"), "val": ("val",)}
-LAYOUTS = ("splits", "classes")
 JUNK = "__MACOSX"  # what macOS adds to a zip file
 WHOLE_SET = "all"  # the split of a source that has none
 EXPECTED = "PATH/CLASS/* or PATH/train/CLASS/* and PATH/test/CLASS/* is expected"
@@ -22,53 +22,99 @@ EXPECTED = "PATH/CLASS/* or PATH/train/CLASS/* and PATH/test/CLASS/* is expected
 
 @dataclass(frozen=True)
 class TreeLayout:
-    """What was understood of a tree.
+    """What was understood of a tree of image folders, for one split.
 
-    top      the folder of the class folders of the split       split    its name: "all" where there are none
-    classes  the names of all splits together, sorted as text: a class that one of them lacks must not shift the labels of the others
-    shape    the layout in words                                notes    what was left out, entered or taken in place of something else
+    Attributes:
+        split: the name of the split: "train", "test" or "val"; "all" where the tree has none.
+        files: the sorted image files of each class in this split. It has the classes of all splits, sorted by their names as text, also
+            one without files in this split, which else would shift the labels of the others.
+        shape: the layout in words.
+        notes: one sentence each on what was left out, entered, or taken in place of something else.
     """
 
-    top: Path
     split: str
-    classes: tuple[str, ...]
+    files: Mapping[str, Sequence[Path]]
     shape: str
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def tree_layout(path: Path, split: str, layout: str | None, name: str) -> TreeLayout:
-    """The layout of a tree, for one split; `layout`, "splits" or "classes", decides where the names of the folders do not.
+    """The layout of a tree, for one split: that of the first function of LAYOUTS that recognises it, or of the one that is asked for.
 
-    InputError where nothing of that kind is there, and where two readings are possible.
+    Args:
+        path: the folder.
+        split: "train", "test" or "val".
+        layout: a key of LAYOUTS or the user's own `file.py:function`, where the names of the folders do not tell; else None.
+        name: what sentences call the tree.
+
+    Raises:
+        InputError: where nothing of that kind is there, and where two readings are possible.
     """
     if split not in STAND_INS:
         raise InputError(f"{name} has no split {split!r}: choose one of {', '.join(sorted(STAND_INS))}")
-    if layout is not None:
-        lookup(layout, dict.fromkeys(LAYOUTS), "layout")
+    recipe = None if layout is None else parse_recipe(layout)
+    tried = list(LAYOUTS.values()) if recipe is None else [resolve(recipe, LAYOUTS, "layout")]
     if not path.is_dir():
         raise InputError(f"{name} is a file and no folder: unpack it, and name the folder ({EXPECTED})")
-    path, notes = unwrapped_folder(path, name, layout)
-    found = split_folders(path, name, layout)
+    path, notes = unwrapped_folder(path, name) if layout in (None, "splits") else (path, [])
+    for read_layout in tried:
+        tree = own_result(recipe.label if recipe else "", read_layout, path, split, name, recipe is not None)
+        if isinstance(tree, TreeLayout):
+            return replace(tree, notes=(*notes, *tree.notes))
+    raise InputError(f"{name} does not have the layout {layout}: it has {folder_contents(path, {})}")
+
+
+def split_layout(path: Path, split: str, name: str, asked: bool) -> TreeLayout | None:
+    """PATH/SPLIT/CLASS/*; None where the tree has no split folders.
+
+    Args:
+        path: the folder, unwrapped.
+        split: "train", "test" or "val"; val stands in for test.
+        name: what sentences call the tree.
+        asked: whether the user has said that it is laid out so.
+
+    Raises:
+        InputError: where a folder could be a split as well as a class, and where the split is not there.
+    """
+    found = split_folders(path, name, asked)
     if not found:
-        classes = tuple(kid.name for kid in folders_with_images(path))
-        refuse_empty(path, classes, name)
-        return TreeLayout(path, WHOLE_SET, classes, "PATH/CLASS, no splits", (*notes, *left_out_notes(path, [path], classes, name)))
+        return None
     top = next((found[one] for one in STAND_INS[split] if one in found), None)
     if top is None:
         raise InputError(f"{name} has no folder for the split {split!r}: it has {folder_contents(path, found)}")
+    notes = list[str]()
     if SPLIT_WORDS[top.name.casefold()] != split:
         notes.append(f"{name} has no folder for the split {split!r}: {top.name} stands in for it")
-    classes = tuple(sorted({kid.name for each in found.values() for kid in folders_with_images(each)}))
+    classes = sorted({kid.name for each in found.values() for kid in folders_with_images(each)})
     beside = [kid.name for kid in folders_with_images(path) if kid not in found.values()]
     notes += [f"{name}: left out beside its splits: {', '.join(beside)}"] if beside else []
     shape = f"PATH/SPLIT/CLASS, splits {', '.join(each.name for each in found.values())}"
-    return TreeLayout(top, split, classes, shape, (*notes, *left_out_notes(path, list(found.values()), classes, name)))
+    files = {kind: sorted_image_files(top / kind) for kind in classes}
+    return TreeLayout(split, files, shape, (*notes, *left_out_notes(path, list(found.values()), classes, name)))
 
 
-def unwrapped_folder(path: Path, name: str, layout: str | None) -> tuple[Path, list[str]]:
+def class_layout(path: Path, split: str, name: str, asked: bool) -> TreeLayout:  # noqa: ARG001 - the signature of every layout
+    """PATH/CLASS/*, without splits, which any folder is read as where no other layout is recognised.
+
+    Args:
+        path: the folder of the class folders.
+        split: any; all images are taken whichever is asked for.
+        name: what sentences call the tree.
+        asked: whether the user has said that it is laid out so.
+
+    Raises:
+        InputError: where no folder in it holds images.
+    """
+    classes = [kid.name for kid in folders_with_images(path)]
+    refuse_empty(path, classes, name)
+    files = {kind: sorted_image_files(path / kind) for kind in classes}
+    return TreeLayout(WHOLE_SET, files, "PATH/CLASS, no splits", tuple(left_out_notes(path, [path], classes, name)))
+
+
+def unwrapped_folder(path: Path, name: str) -> tuple[Path, list[str]]:
     """The folder itself, or the one inside that wraps everything, as archives unpack, and a note."""
     notes = list[str]()
-    while layout != "classes":
+    while True:
         kids = folders_with_images(path)
         if len(kids) != 1 or kids[0].name.casefold() in SPLIT_WORDS or not folders_with_images(kids[0]) or image_files_in(kids[0]):
             break
@@ -77,17 +123,15 @@ def unwrapped_folder(path: Path, name: str, layout: str | None) -> tuple[Path, l
     return path, notes
 
 
-def split_folders(path: Path, name: str, layout: str | None) -> dict[str, Path]:
+def split_folders(path: Path, name: str, asked: bool) -> dict[str, Path]:
     """The folder of each split; {} where the class folders lie in the folder itself. InputError where two readings are possible."""
     kids = folders_with_images(path)
     named = [kid for kid in kids if kid.name.casefold() in SPLIT_WORDS]
     deep = [kid for kid in named if folders_with_images(kid)]
     others = [kid for kid in kids if kid not in deep]
-    if layout == "classes":
-        return {}
-    if layout == "splits" and not deep:
+    if asked and not deep:
         raise InputError(f"{name} has no train, test or val folder with class folders: it has {folder_contents(path, {})}")
-    if layout is None:
+    if not asked:
         refuse_ambiguous_folders(kids, named, deep, others, name)
     found: dict[str, Path] = {}
     for kid in deep:
@@ -192,3 +236,10 @@ def sorted_image_files(path: Path) -> list[Path]:
 def is_visible(name: str) -> bool:
     """Whether a file or folder counts: not what begins with a dot, and not what macOS adds to archives."""
     return not name.startswith(".") and name != JUNK
+
+
+# name: recognise(path, split, name, asked) -> TreeLayout, or None where the tree is laid out otherwise; tried in this order
+LAYOUTS: dict[str, Callable[[Path, str, str, bool], TreeLayout | None]] = {
+    "splits": split_layout,
+    "classes": class_layout,
+}

@@ -197,7 +197,7 @@ def test_an_unknown_name_gets_a_suggestion():
         load_images("npz")
     with pytest.raises(InputError, match="unknown data set 'zip:x'"):
         load_images("zip:x")
-    assert set(data.DATASET_SUMMARIES) == set(data.DATASETS) | {f"{kind}:PATH" for kind in data.FORMATS}
+    assert set(data.DATASET_SUMMARIES) == set(data.DATASETS) | {f"{kind}:PATH" for kind in data.FORMATS} | {"file.py:function"}
 
 
 def test_an_image_size_below_1_is_refused():

@@ -24,7 +24,8 @@ LAYERS = {
     "probes": "",
     "scores": "",
     "objectives": "",
-    "data": "class_names layouts images augment mixing npz_arrays torchvision_sets shapes files __init__ corrupted_sets export",
+    "data": "class_names own_code layouts images augment mixing npz_arrays torchvision_sets shapes files own_sets __init__ corrupted_sets"
+    " export",
     "models": "",
     "runs": "store ledger types diagnostics own_functions images pools stages loop blocks cases resuming execution",
     "results": "files corruption_estimates corruption_errors cascade probes corruptions scores score_rows compare measurement",
