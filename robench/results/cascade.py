@@ -25,8 +25,12 @@ EXAMPLES_SHOWN = 8  # adversarial images of a cascade that are shown
 class Cascade:
     """What one subject's images went through in one norm: the stage before, then the attacks, from the smallest radius on.
 
-    stages  (S) the clean pass, or what changed the images before the attacks, and the attacks       seen  (N,) bool, as in Ledger
-    broken  (N,) the place in `stages` of what broke the image: 0 where it was wrong before, -1 where it stands
+    Attributes:
+        case: the subject with its settings.
+        ledger: what is known of all stages.
+        stages: (S) the clean pass, or what changed the images before the attacks, and the attacks.
+        broken: (N,) the place in `stages` of what broke the image: 0 where it was wrong before, -1 where it stands.
+        seen: (N,) bool, the images that came as far as the first stage.
     """
 
     case: Case
@@ -73,7 +77,12 @@ class Cascade:
         return self.ledger.record(self.case.name, self.stages[place])
 
     def breaker_column(self, name: str, blank: Any) -> Any:
-        """A column, (N,), as the attack that broke the image tells it; `blank` where none did."""
+        """A column, (N,), with the value that the attack which broke the image recorded.
+
+        Args:
+            name: the column's name in the records of stages.
+            blank: the value where no attack broke the image; a str makes the column a list, else it is a tensor.
+        """
         found: Any = [blank] * self.ledger.n if isinstance(blank, str) else torch.full((self.ledger.n,), blank)
         for place in range(1, len(self.stages)):
             values = self.record(place).columns.get(name)
@@ -97,7 +106,11 @@ class Cascade:
 
 
 def run_cascades(measured: FinishedRun) -> list[Cascade]:
-    """The cascades of a run, subject by subject; one of the clean pass alone for each subject where nothing is attacked."""
+    """The cascades of a run, subject by subject; one of the clean pass alone for each subject where nothing is attacked.
+
+    Args:
+        measured: a run that has come to its end.
+    """
     found = []
     for case in measured.cases:
         groups: dict[str, list[Stage]] = {}
@@ -143,7 +156,14 @@ def source_row(case: Case, ledger: Ledger, stage: Stage, base: Row, interval: In
 
 
 def cascade_rows(cascade: Cascade, base: Row, suite: str, interval: IntervalKind = WILSON) -> Iterator[Row]:
-    """Every attack's rows at every radius, then, for a named suite, its verdict at every radius on the images as they are."""
+    """Every attack's rows at every radius, then, for a named suite, its verdict at every radius on the images as they are.
+
+    Args:
+        cascade: what the images went through.
+        base: the columns that all rows share; its n is replaced.
+        suite: the name of the suite, "" where recipes were given.
+        interval: how the 95 % intervals of accuracies are found.
+    """
     base, suite = replace(base, n=cascade.n), suite if cascade.stages[0].kind == "clean" else ""
     for place in range(len(cascade.stages)):
         if place or cascade.stages[0].kind == "clean":
@@ -156,7 +176,14 @@ def cascade_rows(cascade: Cascade, base: Row, suite: str, interval: IntervalKind
 
 
 def cascade_stage_rows(cascade: Cascade, place: int, base: Row, interval: IntervalKind) -> Iterator[Row]:
-    """The rows of one stage: accuracy that is left, seconds, passes summed over the samples, and the attack's own success rate."""
+    """The rows of one stage: accuracy that is left, seconds, passes summed over the samples, and the attack's own success rate.
+
+    Args:
+        cascade: what the images went through.
+        place: the stage's place in `cascade.stages`.
+        base: the columns that all rows share.
+        interval: how the 95 % interval of the accuracy is found.
+    """
     stage = cascade.stages[place]
     named = replace(base, probe=stage.name, setting=cascade.case.settings.get(stage.key, ""))
     norm, eps = (stage.threat.norm, stage.threat.eps) if stage.threat is not None else ("", 0.0)
@@ -218,7 +245,11 @@ def worst_rows(found: Sequence[Cascade], base: Row, suite: str, interval: Interv
 
 
 def cascade_samples(cascade: Cascade) -> list[Sample]:
-    """The per-sample table of a cascade, one line for each image that was seen."""
+    """The per-sample table of a cascade, one line for each image that was seen.
+
+    Args:
+        cascade: what the images went through.
+    """
     names = [CLEAN if place == 0 else "" if place < 0 else cascade.stages[place].name for place in cascade.broken.tolist()]
     threats = [stage.threat for stage in cascade.stages]
     radii = [threat.eps if place > 0 and (threat := threats[place]) else math.nan for place in cascade.broken.tolist()]
@@ -245,7 +276,12 @@ def passes_by_image(cascade: Cascade, name: str) -> Tensor:
 
 
 def examples_of(cascade: Cascade, samples: Sequence[Sample]) -> list[tuple[int, Sample, Tensor]]:
-    """The first kept images as (place among the images, line of the per-sample table, x_adv)."""
+    """The first stored adversarial images, at most EXAMPLES_SHOWN, as (place among the images, line of the per-sample table, x_adv).
+
+    Args:
+        cascade: what the images went through.
+        samples: the lines of `cascade_samples`.
+    """
     line = cascade.seen.cumsum(0) - 1
     kept = {
         int(place): image_from_json(image)
@@ -258,7 +294,11 @@ def examples_of(cascade: Cascade, samples: Sequence[Sample]) -> list[tuple[int, 
 
 
 def images_before_attack(cascade: Cascade) -> dict[int, Tensor]:
-    """What another stage had made of the kept images before they were attacked, by place; nothing where clean ones are attacked."""
+    """What another stage had made of the stored images before they were attacked, (C, H, W) by place; empty where clean ones are attacked.
+
+    Args:
+        cascade: what the images went through.
+    """
     some = (cascade.ledger.extras(cascade.case.name, stage, "before") for stage in cascade.stages[1:])
     return {int(place): image_from_json(image) for parts in some for images in parts for place, image in images.items()}
 

@@ -27,10 +27,24 @@ BLIND_SHARE = Fraction(1, 100)  # of the images: a gate of any drop that needs m
 class ComparisonLine:
     """One line of compare.csv: one probe, on the same n images under both models.
 
-    base, new            accuracies that are left, as fractions
-    difference           new - base, with its 95 % interval low, high (Newcombe 1998, method 10)
-    only_base, only_new  how many images stand in one of the two only
-    p                    exact two-sided McNemar p value
+    Attributes:
+        base_checkpoint: the model of BASE, as the user named it.
+        new_checkpoint: the model of NEW.
+        data: the data set.
+        split: its split.
+        n: number of images that are compared.
+        norm: the threat's norm, empty where there is none, "worst" for what stands under all threats.
+        eps: the threat's radius, 0 where there is none.
+        probe: the recipe, as in `Row`.
+        setting: the probe's options, key=value.
+        base: accuracy that is left in BASE, a fraction.
+        new: accuracy that is left in NEW, a fraction.
+        difference: new - base.
+        low: lower end of its 95 % interval (Newcombe 1998, method 10).
+        high: upper end of its 95 % interval.
+        only_base: number of images that stand in BASE alone.
+        only_new: number of images that stand in NEW alone.
+        p: exact two-sided McNemar p value.
     """
 
     base_checkpoint: str
@@ -133,7 +147,11 @@ def check_alike(base: ModelResults, new: ModelResults) -> None:
 
 
 def attack_radii(stages: Iterable[StageResult] | Iterable[ComparisonLine]) -> list[float]:
-    """The radii of the attacks, from the smallest."""
+    """The radii of the attacks, each once, from the smallest.
+
+    Args:
+        stages: stages of a results folder, or lines of a comparison.
+    """
     return sorted({stage.eps for stage in stages if stage.norm and stage.norm != WORST_NORM})
 
 
@@ -166,7 +184,15 @@ def compare_results(base: ModelResults, new: ModelResults) -> list[ComparisonLin
 
 
 def compare_folders(base: Sequence[ModelResults], new: Sequence[ModelResults]) -> tuple[list[ComparisonLine], list[str]]:
-    """The lines of all models of two folders that are compared, model by model, and the notes on them."""
+    """The lines of all models of two folders that are compared, model by model, and the notes on them.
+
+    Args:
+        base: the models of the one folder.
+        new: the models of the other folder.
+
+    Raises:
+        InputError: where no model is in both, or where images, probes, settings or threats differ.
+    """
     matched = compared_pairs(base, new)
     left = [
         f"{results.checkpoint} is in {where} alone and is left out"
@@ -193,11 +219,20 @@ def comparison_line(base: ModelResults, new: ModelResults, one: StageResult, ano
 
 
 def parse_gates(sentences: Sequence[str], probes: Sequence[str]) -> list[Gate]:
-    """The gates that the sentences spell, each `PROBE:drop`, `PROBE:drop>1%` or `PROBE:drop>0.01`; without any, a drop of the verdict.
+    """The gates that the sentences spell; without any, one that forbids any drop of the verdict.
 
     The verdict is the last probe on the images as they are: the suite's, under several threats that of each and of the worst.
 
-    InputError for what cannot be read, for a probe that was not run, and for drops of 100 % or more, which cannot be exceeded.
+    Args:
+        sentences: each `PROBE:drop`, `PROBE:drop>1%` or `PROBE:drop>0.01`.
+        probes: the names of the probes that were run, in their order.
+
+    Raises:
+        InputError: for what cannot be read, for a probe that was not run, and for drops of 100 % or more, which cannot be exceeded.
+
+    Example:
+        >>> parse_gates(["pgd:drop>1%"], ["clean", "pgd"])
+        [Gate(probe='pgd', allowed=Fraction(1, 100))]
     """
     verdict = [*(probe for probe in probes[:1]), *(probe for probe in probes if ON_SEPARATOR not in probe)][-1]
     return [parse_gate(sentence, probes) for sentence in sentences] or [Gate(verdict, Fraction(0))]
@@ -220,7 +255,13 @@ def parse_gate(sentence: str, probes: Sequence[str]) -> Gate:
 
 
 def gate_failures(wanted: Sequence[Gate], lines: Sequence[ComparisonLine], alpha: float) -> list[str]:
-    """A sentence with the numbers for each gate that fails, at each radius: the drop is larger than allowed, and p at most alpha."""
+    """A sentence with the numbers for each gate that fails, at each radius: the drop is larger than allowed, and p at most alpha.
+
+    Args:
+        wanted: the gates.
+        lines: the lines of the comparison.
+        alpha: a drop counts if its McNemar p value is at most this, in (0, 1].
+    """
     return [
         failure_sentence(gate, line, alpha)
         for gate in wanted
@@ -249,7 +290,12 @@ def failure_sentence(gate: Gate, line: ComparisonLine, alpha: float) -> str:
 def blind_gate_notes(wanted: Sequence[Gate], n: int, alpha: float) -> list[str]:
     """A sentence for each gate that allows less than n images can show: so few lost ones are never significant.
 
-    Any drop is told where that is more than TOLD of the images; some drop is always too small.
+    A gate that allows no drop is named only where that is more than BLIND_SHARE of the images; some drop is always too small.
+
+    Args:
+        wanted: the gates.
+        n: number of images that are compared.
+        alpha: the level of significance, in (0, 1].
     """
     least = least_significant_count(alpha)
     told_apart = f"{least} of {n} images ({100 * least / n:.2f} %) are the fewest lost ones that differ from chance at alpha {alpha:g}"
@@ -261,5 +307,10 @@ def blind_gate_notes(wanted: Sequence[Gate], n: int, alpha: float) -> list[str]:
 
 
 def write_comparison(out: Path, lines: Sequence[ComparisonLine]) -> Path:
-    """Writes compare.csv into `out`, whole or not at all; returns its path."""
+    """Writes compare.csv into a folder, whole or not at all; returns its path.
+
+    Args:
+        out: the folder, which exists.
+        lines: the lines of the comparison.
+    """
     return write_whole({out / "compare.csv": frame_of_entries(lines, ComparisonLine).to_csv(index=False).encode()})[0]

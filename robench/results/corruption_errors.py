@@ -56,9 +56,12 @@ Cells = Mapping[CorruptionCell, Values]
 class Reference:
     """The model by whose errors others are divided.
 
-    name    as it stands in the rows           clean   its errors on the images as they are, (N,), or their mean, (1,)
-    grades  the severities of each corruption  errors  corruption -> its errors averaged over those severities, likewise
-    sha256  of its weights; empty for published errors
+    Attributes:
+        name: as it stands in the rows.
+        grades: the severities of each corruption.
+        clean: its errors on the images as they are, (N,), or their mean, (1,).
+        errors: corruption -> its errors averaged over those severities, (N,) or (1,).
+        sha256: hash of its weights; empty for published errors.
     """
 
     name: str
@@ -91,7 +94,14 @@ class CellMetric:
 def measured_reference(name: str, clean: Values, cells: Cells, sha256: str = "") -> Reference:
     """The user's own reference model, from what it gets right on the images that the other model is measured on, in the same order.
 
-    name, clean, cells  as in `degradation_rows`; a name without blanks          sha256  of its weights
+    Args:
+        name: a name without blanks.
+        clean: 1 where it is right on the image as it is, else 0, (N,).
+        cells: (corruption, severity) -> the same on the corrupted images, (N,).
+        sha256: hash of its weights.
+
+    Raises:
+        InputError: for cells of unequal lengths or with values outside [0, 1], and where there are no cells or images.
     """
     grades, columns = severities_by_corruption(cells), error_columns(clean, cells)
     errors = {c: np.mean([columns[False, c, severity] for severity in found], axis=0) for c, found in grades.items()}
@@ -101,8 +111,13 @@ def measured_reference(name: str, clean: Values, cells: Cells, sha256: str = "")
 def alexnet_reference(classes: int, scale: str) -> Reference:
     """The published errors of AlexNet, by which the mCE of ImageNet-C is defined; they are taken as exact.
 
-    InputError unless there are ImageNet-1k's 1000 classes and the severities are those of ImageNet-C: elsewhere AlexNet's errors differ,
-    and dividing by these means nothing.
+    Args:
+        classes: number of classes of the data.
+        scale: the scale of the severities, "imagenet" for those of ImageNet-C.
+
+    Raises:
+        InputError: unless there are ImageNet-1k's 1000 classes and the severities are those of ImageNet-C: elsewhere AlexNet's errors
+            differ, and dividing by these means nothing.
     """
     if classes != 1000 or scale != "imagenet":
         raise InputError(
@@ -116,31 +131,41 @@ def alexnet_reference(classes: int, scale: str) -> Reference:
 def degradation_rows(about: Row, clean: Values, cells: Cells, reference: Reference | None = None) -> list[Row]:
     """All rows of one model under corruptions.
 
-    about      gives checkpoint, data (cifar10-c: released files, cifar10-c-synth: made here), split, seed, and words that all settings end
-               with, such as scale=cifar
-    clean      1 where the model is right on the image as it is, else 0, (N,)
-    cells      (corruption, severity) -> the same on the corrupted images, (N,), image by image in the same order
-    reference  `measured_reference(...)`, or `alexnet(...)` for ImageNet-1k; without it no row is normalised
-
     Rows of each corruption (probe = its name):
-      accuracy           of one cell, setting severity=3; and of the images as they are under the probe clean. Wilson intervals
-      mean_accuracy      mean over the severities that were measured, which the setting lists
-      relative_error     1 - mean_accuracy less the clean error          relative_accuracy  mean_accuracy / clean accuracy
-      ce, relative_ce    sum of the errors over the severities / the reference's; the clean errors taken off both sums first
-      reference_accuracy the reference's own, a mean over these severities; and of the images as they are under the probe clean
+
+    * accuracy: of one cell, setting severity=3; and of the images as they are under the probe clean. Wilson intervals.
+    * mean_accuracy: the mean over the severities that were measured, which the setting lists.
+    * relative_error: 1 - mean_accuracy less the clean error.
+    * relative_accuracy: mean_accuracy / clean accuracy.
+    * ce: the sum of the errors over the severities, over the reference's.
+    * relative_ce: the same, with the clean errors taken off both sums first.
+    * reference_accuracy: the reference's own, a mean over these severities; and of the images as they are under the probe clean.
+
     Rows over corruptions (probe = corruptions), all means over corruptions of means over severities:
-      mean_corruption_error, mean_corruption_error_19   unnormalised, as is usual for CIFAR; of the fifteen, and with the four
-      mean_accuracy, relative_error, relative_accuracy  of the fifteen; mean_accuracy also with setting severity=3
-      noise_accuracy, blur_accuracy, weather_accuracy, digital_accuracy   of a family; noise_accuracy is IGD's three noises
-      mce, relative_mce  means of ce and relative_ce over the fifteen: 1 (100 %) is as bad as the reference; reference_accuracy likewise
+
+    * mean_corruption_error, mean_corruption_error_19: unnormalised, as is usual for CIFAR; of the fifteen, and with the four.
+    * mean_accuracy, relative_error, relative_accuracy: of the fifteen; mean_accuracy also with setting severity=3.
+    * noise_accuracy, blur_accuracy, weather_accuracy, digital_accuracy: of a family; noise_accuracy is IGD's three noises.
+    * mce, relative_mce: means of ce and relative_ce over the fifteen: 1 (100 %) is as bad as the reference.
+    * reference_accuracy: the reference's own, likewise.
+
     A number of a named set is given only where all its cells were measured. Where the fifteen are not complete, mean_error stands for
     mean_corruption_error and goes, like the others over corruptions, over all that was measured: the setting counts corruptions and cells.
 
     A row that needs the reference is given only where that was measured at the same severities; it is nan where the reference makes no
     errors, or none beyond its clean ones. The images are the same in all cells, so the intervals of all means are bootstraps over images:
     BCa for means, their differences and ratios (where all images agree on a share, Wilson's); nan where some resample has no ratio.
-    InputError for tables without cells or images, of unequal lengths, or with values outside [0, 1], and for a reference that
-    was measured on another number of images.
+
+    Args:
+        about: gives checkpoint, data (cifar10-c: released files, cifar10-c-synth: made here), split, seed, and words that all settings end
+            with, such as scale=cifar.
+        clean: 1 where the model is right on the image as it is, else 0, (N,).
+        cells: (corruption, severity) -> the same on the corrupted images, (N,), image by image in the same order.
+        reference: `measured_reference(...)`, or `alexnet_reference(...)` for ImageNet-1k; without it no row is normalised.
+
+    Raises:
+        InputError: for tables without cells or images, of unequal lengths, or with values outside [0, 1], and for a reference that was
+            measured on another number of images.
     """
     table, grades = error_table(clean, cells, reference, about.seed), severities_by_corruption(cells)
     about = replace(about, n=len(table.errors))
@@ -333,7 +358,12 @@ def error_columns(clean: Values, cells: Cells) -> dict[Key, Floats]:
 
 
 def manifest_reference(reference: Reference | None, clean: bool) -> dict[str, Any] | str:
-    """What the manifest says of the reference: who it is, and what it gets right itself."""
+    """What the manifest says of the reference: who it is, and what it gets right itself; "" without one.
+
+    Args:
+        reference: the model by whose errors others are divided.
+        clean: whether its accuracy on the images as they are is among the results.
+    """
     if reference is None:
         return ""
     accuracies = {name: 1 - float(errors.mean()) for name, errors in reference.errors.items()}

@@ -20,7 +20,11 @@ NEEDS_CLEAN = ("relative_error", "relative_accuracy", "relative_ce", "relative_m
 
 
 def cell_of(stage: Stage) -> CorruptionCell:
-    """The corruption, with what it is made of where that is not the images as they are, and the severity of a stage."""
+    """The corruption and the severity of a stage; the corruption's name says what it was applied to where that is not the clean images.
+
+    Args:
+        stage: a stage of kind "corruption".
+    """
     return str(stage.about["corruption"]), int(stage.about["severity"])
 
 

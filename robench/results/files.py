@@ -19,7 +19,12 @@ Entries = Sequence[Any] | Mapping[str, Sequence[Any]]  # lines of one dataclass,
 
 
 def frame_of_entries(entries: Sequence[Any], kind: type[Any]) -> pd.DataFrame:
-    """A table with one entry a line and one column a field, in the order of the dataclass `kind`."""
+    """A table with one entry a line and one column a field.
+
+    Args:
+        entries: instances of `kind`.
+        kind: the dataclass whose fields, in their order, are the columns.
+    """
     return pd.DataFrame([asdict(entry) for entry in entries], columns=[field.name for field in fields(kind)])
 
 
@@ -35,9 +40,14 @@ def frame_of(entries: Entries, kind: type[Any] = Sample) -> pd.DataFrame:
 
 
 def save_tables(out: Path, rows: Sequence[Row], samples: Entries, manifest: Mapping[str, Any], **more: Entries) -> list[Path]:
-    """Writes rows.csv, samples.csv and manifest.json into `out`, all or none; returns their paths.
+    """Writes rows.csv, samples.csv and manifest.json into a folder, all or none; returns their paths.
 
-    samples  the per-image table as entries of one dataclass, or as columns by name          more  others likewise, by the names of files
+    Args:
+        out: the folder, which exists.
+        rows: the measurements.
+        samples: the per-image table as entries of one dataclass, or as columns by name.
+        manifest: plain values, without nan or infinity.
+        more: further per-image tables, as `samples`, by the names of their files without .csv.
     """
     tables = {"rows": frame_of_entries(rows, Row), **{name: frame_of(entries) for name, entries in {"samples": samples, **more}.items()}}
     files = {out / f"{name}.csv": frame.to_csv(index=False).encode() for name, frame in tables.items()}
@@ -46,7 +56,14 @@ def save_tables(out: Path, rows: Sequence[Row], samples: Entries, manifest: Mapp
 
 
 def read_rows(folder: Path) -> list[Row]:
-    """The rows of rows.csv in a folder; InputError where it cannot be read as such."""
+    """The rows of rows.csv.
+
+    Args:
+        folder: the results folder.
+
+    Raises:
+        InputError: where it cannot be read as such.
+    """
     kinds: dict[str, Callable[[str], Any]] = {"int": int, "float": lambda word: float(word or "nan"), "str": str}
     try:
         with (folder / "rows.csv").open(newline="", encoding="utf-8") as handle:

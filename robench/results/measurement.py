@@ -27,10 +27,14 @@ SAMPLE_TABLE_KINDS = ("attack", "method", "probe", "corruption")  # whose per-im
 class Measurement:
     """The result of a measuring function.
 
-    rows      measurements; the checks of attacks are among them, as metric flag/NAME where raised and check/NAME where not
-    tables    what became of each image, by the name of the file: samples, and samples-probes and the like where there are several
-    noticed   (model, check): the diagnostics, raised or not            notes  sentences on what was done otherwise than asked
-    suite     the name of the suite, "" where recipes were given        found  what the rows follow from
+    Attributes:
+        rows: measurements; the checks of attacks are among them, as metric flag/NAME where raised and check/NAME where not.
+        tables: what became of each image, by the name of the file: samples, and samples-probes and the like where there are several.
+        checks_by_model: the diagnostics as (model, check), raised or not.
+        notes: sentences on what was done otherwise than asked.
+        suite: the name of the suite, "" where recipes were given.
+        run: the run that the rows follow from.
+        reference: the model by whose errors under corruptions others are divided; None without one.
     """
 
     rows: list[Row]
@@ -67,11 +71,15 @@ class Measurement:
         return cascades.examples_of(found[0], cascades.cascade_samples(found[0])) if found else []
 
     def accuracy(self, probe: str, eps: Radius | None = None, *, norm: str | None = None) -> float:
-        """The accuracy of the first model after a probe: "clean", an attack or the suite; at the smallest radius if eps is not given.
+        """The accuracy of the first model after a probe, a fraction.
 
-        norm  linf, l2 or l1, or worst: what is left under all threats; may be left out where the probe was run in one norm
+        Args:
+            probe: "clean", an attack or the suite.
+            eps: radius of the threat, a number or text such as 8/255; the smallest radius if not given.
+            norm: linf, l2 or l1, or worst for what is left under all threats; may be left out where the probe was run in one norm.
 
-        Raises InputError for a probe, a norm or a radius that was not run, and where the probe has several accuracies.
+        Raises:
+            InputError: for a probe, a norm or a radius that was not run, and where the probe has several accuracies.
         """
         first = self.rows[0].checkpoint if self.rows else ""
         mine = [row for row in self.rows if row.metric == "accuracy" and row.checkpoint == first]
@@ -103,8 +111,10 @@ def accuracies_by_radius(rows: Sequence[Row], probe: str, norm: str | None) -> d
 def measurement_of_run(found: FinishedRun, suite: str = "", reference: Reference | Case | None = None) -> Measurement:
     """The tables of a run.
 
-    suite      the name of a suite whose verdict gets rows of its own
-    reference  by whose errors under corruptions others are divided: known errors, or the case of a model that was measured along
+    Args:
+        found: a run that has come to its end.
+        suite: the name of a suite whose verdict gets rows of its own, "" for none.
+        reference: by whose errors under corruptions others are divided: known errors, or the case of a model that was measured along.
     """
     cells = found.stages_of_kind("corruption")
     cases = [case for case in found.cases if case is not reference]
@@ -129,7 +139,12 @@ def has_cascades(found: FinishedRun) -> bool:
 
 
 def attack_base_row(found: FinishedRun, case: Case) -> Row:
-    """The columns that the rows of a subject under attacks share: with the first threat."""
+    """The columns that the rows of a subject under attacks share: with the run's first threat.
+
+    Args:
+        found: the run.
+        case: the subject.
+    """
     threat = next((stage.threat for stage in found.stages_of_kind("attack") if stage.threat), None)
     norm, eps = (threat.norm, threat.eps) if threat else ("", 0.0)
     return replace(case.subject.about, seed=case.seed, norm=norm, eps=eps)

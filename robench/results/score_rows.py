@@ -21,7 +21,11 @@ QUANTILES = {"q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95}
 
 
 def layers_of(subjects: Sequence[SubjectScores]) -> dict[str, dict[str, str]]:
-    """The layer that each method looked at, by model and method; only those that look at one."""
+    """The layer that each method looked at, by model and method; only those that look at one.
+
+    Args:
+        subjects: what `all_subject_scores` gives.
+    """
     found: dict[str, dict[str, str]] = {}
     for subject in subjects:
         for some in subject.methods:

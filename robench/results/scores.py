@@ -29,12 +29,15 @@ SHOWN_IMAGES = 8  # how many images the gallery shows
 class ImageChange:
     """What an earlier stage made of the N images of one subject: an attack, a probe, a corruption, or an earlier run.
 
-    name     pgd-20, random-noise, gaussian_noise-3, autoattack, ...: the word that rows and columns carry
-    fallen   (N,) bool: the model is wrong on the changed image         tried   (N,) bool: right when clean, and tried
-    x        x(places) gives the changed images, float32 in [0, 1]; None where only the verdicts are known. Those that an attack or a
-             probe found in a run with a folder are there until it ends
-    places   (M,) whose changed image is explained: of an attack the fallen ones, else all that were tried
-    norm     and eps: the threat of an attack, as the columns of its rows; empty and 0 for what has none
+    Attributes:
+        name: pgd-20, random-noise, gaussian_noise-3, autoattack, ...: the word that rows and columns carry.
+        fallen: (N,) bool: the model is wrong on the changed image.
+        tried: (N,) bool: the model was right on the clean image, and the change was tried.
+        x: x(places) gives the changed images, float32 in [0, 1]; None where only the verdicts are known. Those that an attack or a probe
+            found in a run with a folder are there until the run ends.
+        places: (M,) the images whose changed version is explained: of an attack the fallen ones, else all that were tried.
+        norm: the norm of the attack's threat, as in the column of its rows; empty for what has none.
+        eps: the radius of that threat, 0 for what has none.
     """
 
     name: str
@@ -55,13 +58,23 @@ class ImageChange:
 class MethodScores:
     """The scores of one method on one kind of images of one model: the rows of the per-sample table that belong together.
 
-    images   clean, or the name of what changed them            places  (M,) which of the N images these are
-    values   score by name, (M,) float64, NaN where undefined    lorenz  (POINTS,) mean Lorenz curve, NaN where there is none
-    zero     (M,) bool: the map is zero everywhere               bad     (M,) bool: the map is not finite
-    pred     (M,) the labels that the model gives these images   target  (M,) the class explained
-    maps     maps (C or 1, H, W) of the images that are shown, by place      x  these images (C, H, W), where they are not the clean ones
-    options  each score's own options, key=value words with commas between them
-    norm     and eps: the threat of the attack that made the images; empty and 0 for others
+    Attributes:
+        method: the method's name.
+        setting: its options, key=value.
+        images: "clean", or the name of what changed the images.
+        places: (M,) which of the N images these are.
+        values: the scores by name, (M,) float64 each, NaN where undefined.
+        zero: (M,) bool: the map is zero everywhere.
+        bad: (M,) bool: the map is not finite.
+        pred: (M,) the labels that the model gives these images.
+        target: (M,) the classes explained.
+        lorenz: (LORENZ_POINTS,) mean Lorenz curve, NaN where there is none.
+        seconds: time spent on the maps and their scores.
+        maps: maps (C or 1, H, W) of the images in the gallery, by place.
+        x: these images (C, H, W) by place, where they are not the clean ones.
+        options: each score's own options, key=value words with commas between them.
+        norm: the norm of the attack that made the images; empty for others.
+        eps: the radius of that attack; 0 for others.
     """
 
     method: str
@@ -84,7 +97,21 @@ class MethodScores:
 
 @dataclass(frozen=True)
 class SubjectScores:
-    """Scores of the maps of one subject, its predictions (N,) and margins (N,) on the clean images."""
+    """The scores of the maps of one subject on N images.
+
+    Attributes:
+        about: the columns that all rows of the subject share.
+        ids: (N,) the images' indices in the official split.
+        y: (N,) labels.
+        pred: (N,) the labels that the model gives the clean images.
+        margin: (N,) the margins on the clean images.
+        seen: (N,) bool: the run has come to the image.
+        methods: the scores of each method on each kind of images.
+        changes: what changed the images that are explained, or whose verdicts are set against the scores.
+        gallery_places: places of the images that the gallery shows.
+        notes: sentences on what was done otherwise than asked.
+        flags: sentences on what makes the numbers doubtful.
+    """
 
     about: Row
     ids: Tensor
@@ -100,7 +127,11 @@ class SubjectScores:
 
 
 def all_subject_scores(measured: FinishedRun) -> list[SubjectScores]:
-    """What a run found on the maps of each subject."""
+    """The scores of the maps of each subject of a run.
+
+    Args:
+        measured: a run that has come to its end.
+    """
     return [subject_scores(measured, case) for case in measured.cases]
 
 
