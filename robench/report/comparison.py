@@ -23,9 +23,12 @@ from robench.results.files import frame_of_entries
 class Comparison:
     """Two runs image by image.
 
-    lines      a `ComparisonLine` a probe and radius: both accuracies, the difference with its interval, lost and won images, p
-    failures   a sentence for each gate that failed            notes  sentences on what differs beside the model, and on blind gates
-    base, new  what lies in the two folders, model by model
+    Attributes:
+        lines: a `ComparisonLine` for each probe and radius: both accuracies, the difference with its interval, lost and won images, p.
+        failures: a sentence for each gate that failed.
+        notes: sentences on what differs beside the model, and on gates that could not see a drop.
+        base: what lies in the folder BASE, model by model.
+        new: what lies in the folder NEW, model by model.
     """
 
     lines: list[ComparisonLine]

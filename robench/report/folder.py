@@ -25,9 +25,12 @@ def save_measurement(
 ) -> list[Path]:  # fmt: skip
     """Writes all files of a run into a folder; returns the paths.
 
-    title     of tables and pictures: models, images, seed, and for attacks the threat
-    images    gives the classes their names; None where these are not known
-    manifest  what `manifest.new_manifest` gives, with checkpoint, data, notes and flags; corruptions.reference describes a reference
+    Args:
+        measurement: what was measured.
+        folder: the folder, which exists.
+        title: of tables and pictures: models, images, seed, and for attacks the threat.
+        images: give the classes their names; None where these are not known.
+        manifest: what `manifest.new_manifest` gives, with checkpoint, data, notes and flags; corruptions.reference describes a reference.
     """
     more = dict(measurement.tables)
     written = save_tables(folder, measurement.rows, more.pop("samples", []), manifest, **more)

@@ -18,7 +18,15 @@ PACKAGES = ("robench", "torch", "torchvision", "pyautoattack", "captum", "numpy"
 def new_manifest(
     device: str, seed: int, seconds: float, flags: Sequence[str], **about: Mapping[str, Any] | Sequence[str]
 ) -> dict[str, Any]:
-    """A plain dict for manifest.json: versions, device, seed, command line, flags, and what the caller adds (data, checkpoint, threat)."""
+    """A plain dict for manifest.json: versions, device, seed, command line, flags, and what the caller adds.
+
+    Args:
+        device: the device that was used, such as cpu or cuda:0.
+        seed: the seed of all draws.
+        seconds: how long the measurement took.
+        flags: sentences on what makes the numbers doubtful.
+        about: what else belongs there by key, such as data, checkpoint and threat, as plain values.
+    """
     return {
         "command": shlex.join(["robench", *sys.argv[1:]]),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

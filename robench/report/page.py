@@ -51,9 +51,12 @@ class NoteBox:
 class DataTable:
     """A table. Texts are shown as given; floats of a column with as many decimals as suit its largest; None and nan as a dash.
 
-    rows     as long as the header; the first column names the row and stays in sight when the rest is scrolled
-    grouped  the first column stands as a line of its own over the rows that share it, and the second column names the rows: 15 methods x
-             3 models stay readable on a phone
+    Attributes:
+        header: the titles of the columns.
+        rows: each as long as the header; the first column names the row and stays in sight when the rest is scrolled.
+        caption: a sentence under the table, "" for none.
+        grouped: whether the first column stands as a line of its own over the rows that share it, and the second column names the rows: 15
+            methods x 3 models stay readable on a phone.
     """
 
     header: Sequence[str]

@@ -79,7 +79,11 @@ HEADINGS = {
 def draw_pictures(measurement: Measurement, folder: Path, *, title: str, images: Images | None = None) -> list[Path]:
     """Draws what was measured into a folder; returns the paths.
 
-    title   as in `tables.report_tables`          images  gives the classes their names; without it they have their numbers
+    Args:
+        measurement: what was measured.
+        folder: the folder, which exists.
+        title: as in `tables.report_tables`.
+        images: give the classes their names; without them they have their numbers.
     """
     found, classes = measurement.run, images.classes if images else ()
     attacked = found.stages_of_kind("attack") or all(stage.kind == "clean" for stage in found.stages)

@@ -21,7 +21,14 @@ FATE = tuple(f"gini/{what}" for what in ("margin_correlation", "fallen", "standi
 
 
 class TextTable(NamedTuple):
-    """A table with its title; the first `left` columns are words, the others numbers."""
+    """A table with its title.
+
+    Attributes:
+        title: what the table shows.
+        columns: the titles of the columns.
+        lines: the cells as texts, line by line.
+        left: how many of the first columns hold words; the others hold numbers.
+    """
 
     title: str
     columns: Sequence[str]
@@ -34,9 +41,11 @@ def report_tables(
 ) -> list[TextTable]:
     """The tables of all kinds of rows.
 
-    title      of the run: models, images, seed, and for attacks the threat
-    reference  what the manifest says of the model by whose errors others are divided; None without one
-    most       show so many levels of a probe at most, evenly chosen; all of them if not given
+    Args:
+        rows: the rows of one run.
+        title: of the run: models, images, seed, and for attacks the threat.
+        reference: what the manifest says of the model by whose errors others are divided; None without one.
+        most: show so many levels of a probe at most, evenly chosen; all of them if not given.
     """
     found = rows_by_kind(rows)
     names = list(dict.fromkeys(row.checkpoint for row in rows))
@@ -81,12 +90,25 @@ def setting_words(row: Row) -> dict[str, str]:
 
 
 def percent(value: float) -> str:
-    """A fraction as percent with two digits."""
+    """A fraction as percent with two digits.
+
+    Args:
+        value: a fraction, 1 is 100 %.
+
+    Example:
+        >>> percent(0.5)
+        '50.00'
+    """
     return f"{100 * value:.2f}"
 
 
 def interval_text(low: float, high: float) -> str:
-    """An interval of fractions in percent."""
+    """An interval of fractions in percent.
+
+    Args:
+        low: the lower end, a fraction.
+        high: the upper end, a fraction.
+    """
     return f"{100 * low:.1f}{SPACE}-{SPACE}{100 * high:.1f}"
 
 
@@ -286,7 +308,11 @@ def score_text(row: Row | None, brief: bool) -> str:
 def corruption_tables(rows: Sequence[Row], names: Sequence[str], title: str, reference: Mapping[str, Any] | None) -> list[TextTable]:
     """Models side by side: means over corruptions, each corruption's mean accuracy, and the reference's own.
 
-    reference  what the manifest says of it, None or empty without one
+    Args:
+        rows: the rows of kind "corruption".
+        names: the models, in the order of the columns.
+        title: as in `report_tables`.
+        reference: what the manifest says of it, None or empty without one.
     """
     first = TextTable(f"corruptions: {title}", ("metric", *names), [])
     first.lines.extend(share_lines(rows, names, lambda row: row.probe == CLEAN and row.metric == "accuracy", lambda _: "clean accuracy %"))

@@ -69,12 +69,18 @@ def draw_change_gallery(
     path: Path, x: Tensor, x_adv: Tensor, captions: Sequence[tuple[str, str]], title: str, changed: str = "adversarial",
     before: str = CLEAN,
 ) -> Path:  # fmt: skip
-    """The image as it was, the changed image and their difference (amplified to the full range, grey = 0), one sample a column.
-
-    x, x_adv (M, C, H, W) in [0, 1] on the CPU; captions: the true label, which the model gives x, and the label at x_adv.
-    changed  what the row of x_adv is called          before   what that of x is called
+    """Draws image, changed image and their difference (amplified to the full range, grey = 0), one sample a column; returns the path.
 
     Above each difference stands by how much it is amplified: its largest change of a subpixel becomes black or white.
+
+    Args:
+        path: the PNG file.
+        x: images (M, C, H, W) in [0, 1] on the CPU.
+        x_adv: the changed images, likewise.
+        captions: for each image the true label, which the model gives x, and the label at x_adv.
+        title: of the picture.
+        changed: what the row of x_adv is called.
+        before: what the row of x is called.
     """
     change = x_adv - x
     span = change.flatten(1).abs().amax(1).clamp_min(1e-12).view(-1, 1, 1, 1)

@@ -47,7 +47,15 @@ Grid = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ColourScale:
-    """How a number becomes a colour and words: the colours, the numbers at their ends, the words in a cell, and those under the scale."""
+    """How a number becomes a colour and words.
+
+    Attributes:
+        colours: the colours from the least to the largest number.
+        least: the number at the low end.
+        most: the number at the high end.
+        words: gives the words in the cell of a number.
+        label: the words under the scale.
+    """
 
     colours: Colormap
     least: float
@@ -64,11 +72,14 @@ class ColourScale:
 def draw_heat_map(path: Path, accuracy: Accuracy, clean: float, title: str) -> Path:
     """Draws the accuracy of one model, a row a corruption and a column a severity, with means; returns the path.
 
-    accuracy  (corruption, severity) -> a share in [0, 1]; a cell that is missing or nan stays grey and counts in no mean
-    clean     the accuracy on the images as they are, marked at the scale
-
     Colours go from dark (0 %) to light (100 %) in every picture, so that pictures of several models can be laid side by side. The lowest
     rows are means over the fifteen of the benchmark where all are there, and over all that are there.
+
+    Args:
+        path: the PNG file.
+        accuracy: (corruption, severity) -> a share in [0, 1]; a cell that is missing or nan stays grey and counts in no mean.
+        clean: the accuracy on the images as they are, marked at the scale.
+        title: of the picture.
     """
     shades = ColourScale(DAMAGE_COLOURS, 0.0, 100.0, "{:.1f}".format, f"accuracy (%); clean {100 * clean:.1f}")
     return draw_grid_map(path, accuracy, shades, 100 * clean, title)
@@ -78,9 +89,14 @@ def draw_heat_map(path: Path, accuracy: Accuracy, clean: float, title: str) -> P
 def draw_difference_map(path: Path, base: Accuracy, new: Accuracy, title: str, clean: tuple[float, float] = (math.nan, math.nan)) -> Path:
     """Draws the accuracy of one model less that of another, likewise: red where the new one is better, blue where it is worse.
 
-    base, new  as in `draw_heat_map`; a cell that one of them lacks stays grey          clean  their clean accuracies, nan where unknown
-
     The colours are symmetric about 0, which is white, and end at the largest difference of any cell, at 5 points at least (our choice).
+
+    Args:
+        path: the PNG file.
+        base: accuracies of the one model, as in `draw_heat_map`; a cell that one of the two lacks stays grey.
+        new: accuracies of the other model.
+        title: of the picture.
+        clean: their clean accuracies (base, new), nan where unknown.
     """
     gain = {cell: new[cell] - base[cell] if cell in base and cell in new else math.nan for cell in {**base, **new}}
     largest = max((100 * abs(value) for value in gain.values() if math.isfinite(value)), default=0.0)
@@ -234,10 +250,14 @@ def draw_colour_scale(axes: Axes, shades: ColourScale, mark: float, starred: boo
 def draw_contact_sheet(path: Path, tiles: Mapping[CorruptionCell, Tensor], clean: Tensor, title: str) -> Path:
     """Draws one image under everything, a row a corruption and a column a severity, after the image as it is; returns the path.
 
-    tiles  (corruption, severity) -> the corrupted image, (C, H, W) in [0, 1]        clean  the image as it is, of the same shape
-
     A dot of the picture is a pixel, or a part of one; only of images above 128 pixels a side several pixels are averaged to a dot, which
     makes noise look weaker than it is, so the picture says so.
+
+    Args:
+        path: the PNG file.
+        tiles: (corruption, severity) -> the corrupted image, (C, H, W) in [0, 1].
+        clean: the image as it is, of the same shape.
+        title: of the picture.
     """
     names, severities = corruptions_and_severities(tiles)
     if any(tile.shape != clean.shape for tile in tiles.values()):
@@ -287,11 +307,13 @@ def image_dots(image: Tensor, shrunk: int) -> NDArray[np.uint8]:
 def draw_severity_curves(path: Path, models: Sequence[tuple[str, Accuracy, float]], title: str) -> Path:
     """Draws the mean accuracy of each family over the severity, a panel a family and a line a model, from the clean accuracy at 0.
 
-    models  name, accuracy as in `draw_heat_map`, clean accuracy
+    A line joins the severities that were measured on some model. A family's mean goes over those of the fifteen that some model was
+    measured on, and over others only where it has none of these. Returns the path.
 
-    A line joins the severities that were measured on some model.
-
-    A family's mean goes over those of the fifteen that some model was measured on, and over others only where it has none of these.
+    Args:
+        path: the PNG file.
+        models: for each model its name, its accuracies as in `draw_heat_map`, and its clean accuracy.
+        title: of the picture.
     """
     names, severities = corruptions_and_severities([cell for _, accuracy, _ in models for cell in accuracy])
     panels = corruptions_by_family(names)

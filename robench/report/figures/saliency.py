@@ -51,9 +51,14 @@ FloatValues = Sequence[float] | NDArray[np.float64]
 class Tile:
     """One column of a gallery: an image with its map, and its adversarial image with that one's map where there is one.
 
-    x, map          (C, H, W) in [0, 1] and (c, H, W) signed, on the CPU       caption      for instance the label
-    x_adv, map_adv  likewise, or None                                          caption_adv  for instance the label at x_adv
-    fallen          whether x_adv fools the model: then its caption is red
+    Attributes:
+        caption: for instance the label.
+        x: the image (C, H, W) in [0, 1], on the CPU.
+        map: its map (c, H, W), signed, on the CPU.
+        x_adv: the adversarial image (C, H, W), or None.
+        map_adv: its map (c, H, W), or None.
+        caption_adv: for instance the label at x_adv.
+        fallen: whether x_adv fools the model: then its caption is red.
     """
 
     caption: str
@@ -67,7 +72,13 @@ class Tile:
 
 @dataclass(frozen=True)
 class ErrorCurve:
-    """The error rates of one model under one probe: points (t, mean, low, high) with shares in [0, 1] and t above 0."""
+    """The error rates of one model under one probe.
+
+    Attributes:
+        model: the model's name.
+        probe: the probe's name.
+        points: (t, mean, low, high) with shares in [0, 1] and t above 0.
+    """
 
     model: str
     probe: str
@@ -78,7 +89,11 @@ class ErrorCurve:
 def draw_lorenz_curves(path: Path, curves: Sequence[tuple[str, FloatValues, float]], title: str) -> Path:
     """Draws mean Lorenz curves of several models, with the diagonal on which all entries of a map are equal; returns the path.
 
-    curves  name, heights in [0, 1] at evenly spaced shares from 0 to 1, and the mean Gini, which stands in the legend
+    Args:
+        path: the PNG file.
+        curves: for each model its name, heights in [0, 1] at evenly spaced shares from 0 to 1, and the mean Gini, which stands in the
+            legend.
+        title: of the picture.
     """
     figure = Figure(figsize=(4.8, 4.8))
     axes = figure.subplots()
@@ -176,10 +191,14 @@ def common_bins(groups: Sequence[NDArray[np.float64]], most: int = 60) -> NDArra
 def draw_saliency_gallery(path: Path, tiles: Sequence[Tile], title: str, changed: str = "adversarial") -> Path:
     """Draws image, map and the map over the grey image, one image a column, and below the changed image and its map; returns the path.
 
-    changed  what the row of changed images is called
-
     The channels of a map are added up. Its colours are symmetric about 0, which is white, and end at the 99th percentile of its own sizes:
     red where it is positive, blue where it is negative. So the strength of two maps cannot be compared by eye. nan is grey.
+
+    Args:
+        path: the PNG file.
+        tiles: the columns.
+        title: of the picture.
+        changed: what the row of changed images is called.
     """
     attacked = any(tile.x_adv is not None or tile.map_adv is not None for tile in tiles)
     names = ("image", "map", "map on image", *((drawable_text(changed, 18), "its map") if attacked else ()))
@@ -301,7 +320,11 @@ def draw_bars(
 ) -> Path:
     """Draws shares as bars in percent; returns the path.
 
-    groups  the name under a group of bars, such as a model, and its bars as (name, value, low, high); equal names have equal colours
+    Args:
+        path: the PNG file.
+        groups: the name under a group of bars, such as a model, and its bars as (name, value, low, high); equal names have equal colours.
+        title: of the picture.
+        label: of the upright axis.
     """
     names = list(dict.fromkeys(bar[0] for _, found in groups for bar in found))
     width = 0.84 / max(1, len(names))
@@ -334,8 +357,13 @@ def draw_scatter(
 ) -> Path:
     """Draws a point an image, those that fell in another colour and shape than those that stand, and both medians; returns the path.
 
-    x, y, fallen  of equal length; an image with a number that is not finite is left out
-    labels        what x and y are, such as ("margin", "Gini")
+    Args:
+        path: the PNG file.
+        x: where the images stand across; an image with a number that is not finite is left out.
+        y: where they stand upwards, of the same length.
+        fallen: which of them fell, of the same length.
+        title: of the picture.
+        labels: what x and y are, such as ("margin", "Gini").
     """
     across, up, fell = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64), np.asarray(fallen, dtype=bool)
     figure = Figure(figsize=(4.8, 3.8))

@@ -46,10 +46,13 @@ LABEL_SIZE, LABEL_HEIGHT, LABEL_DISTANCE = 6.5, 8.0, 5.0  # points: letters of a
 def write_epoch_log(path: Path, history: History) -> Path:
     """Writes the epochs of a training as CSV, one a line, whole or not at all; returns the path.
 
-    history  one dict an epoch: epoch from 0, seconds, lr, numbers on the held-out images, and the mean terms of the loss by name
-
     The columns are epoch (from 1), seconds, lr, those on held-out images, other numbers, then one for each term, and last what is said in
     words, such as an alarm; a term with the name of another column is called terms/NAME. What an epoch lacks is empty.
+
+    Args:
+        path: the CSV file.
+        history: one dict an epoch: epoch from 0, seconds, lr, numbers on the held-out images, and in `terms` the mean terms of the loss by
+            name.
     """
     scalars, names = scalar_keys(history), term_keys(history)
     words = list(dict.fromkeys(key for epoch in history for key, value in epoch.items() if isinstance(value, str)))
@@ -94,10 +97,17 @@ class Panel:
 def draw_training_curves(path: Path, history: History, title: str, chosen: int | None = None) -> Path:
     """Draws the epochs of a training, a panel for the loss, the held-out accuracies, the learning rate and each other number; the path.
 
-    history  as in `write_epoch_log`          chosen  the epoch, from 1, whose weights were kept: an upright line
-
     What is not finite is left out, and the line goes on from the epoch before to the next. The axis of the loss is logarithmic where no
     term is negative and they span a factor of ten or more; what is 0 then has no place on it.
+
+    Args:
+        path: the PNG file.
+        history: as in `write_epoch_log`, at least one epoch.
+        title: of the picture.
+        chosen: the epoch, from 1, whose weights were kept: an upright line; None for no line.
+
+    Raises:
+        InputError: where there is no epoch.
     """
     if not history:
         raise InputError("the curves of a training need at least one epoch")
@@ -198,7 +208,14 @@ def label_decades(axes: Axes) -> None:
 
 @dataclass(frozen=True)
 class FrontPoint:
-    """One training in the picture of a front: its series, its label within it, and its accuracies as shares (value, low, high)."""
+    """One training in the picture of a front.
+
+    Attributes:
+        series: the name of its series.
+        label: its label within the series.
+        clean: its clean accuracy as shares (value, low, high).
+        robust: its robust accuracy as shares (value, low, high).
+    """
 
     series: str
     label: str
@@ -215,11 +232,15 @@ class FrontPoint:
 def draw_front(path: Path, points: Sequence[FrontPoint], title: str, robust: str = "robust") -> Path:
     """Draws the robust over the clean accuracy of several trainings with their 95 % intervals, and the front among them; returns the path.
 
-    points  one a training; one whose accuracy is not finite is left out          robust  how the robust accuracy was measured
-
     A series has one colour and one shape. Full dots are those that no other dominates, joined by the grey steps: for each clean accuracy
     the best robust accuracy at no less of it. Thin steps in a series' own colour are its own front. Where labels have no room left, those
     of dominated dots are left out.
+
+    Args:
+        path: the PNG file.
+        points: one a training; one whose accuracy is not finite is left out.
+        title: of the picture.
+        robust: how the robust accuracy was measured.
     """
     shown = [point for point in points if all(map(math.isfinite, point.accuracies))]
     kept = undominated([point.accuracies for point in shown])
