@@ -34,7 +34,14 @@ __all__ = ["DATASETS", "DATASET_SUMMARIES", "FORMATS", "Choice", "Images", "clas
 
 
 def load_built_in(split: str, data_dir: Path, download: bool, choice: Choice) -> Images:  # noqa: ARG001
-    """Ten shapes on textured backgrounds, 32x32 RGB, with object masks; built in, drawn in seconds."""
+    """Ten shapes on textured backgrounds, 32x32 RGB, with object masks; built in, drawn in seconds.
+
+    Args:
+        split: "train" or "test".
+        data_dir: not used.
+        download: not used.
+        choice: which images are wanted; n may go beyond the usual size of the split.
+    """
     return shapes.load_shapes(split, choice)
 
 
@@ -146,7 +153,14 @@ def load_images(
 
 
 def indices_in(path: Path) -> tuple[int, ...]:
-    """The whole numbers in a text file, one a line; empty lines are skipped."""
+    """The whole numbers in a text file, one a line; empty lines are skipped.
+
+    Args:
+        path: the file, in UTF-8 or UTF-16 with its mark.
+
+    Raises:
+        InputError: where there is no such text, a line is no whole number from 0 to 999,999,999, or a number stands twice.
+    """
     try:
         raw = path.read_bytes()
         marked = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # as Windows writes it
@@ -172,10 +186,20 @@ def indices_in(path: Path) -> tuple[int, ...]:
 
 
 def holdout(images: Images, share_or_n: float, seed: int) -> tuple[Images, Images]:
-    """The images in two parts, (to train on, held out), the same share of each class in both.
+    """The images in two parts, (to train on, held out), with the same share of each class in both.
 
-    Below 1, share_or_n is the share to hold out, else their number; 0 holds out none. Which ones depends on the seed and
-    their ids only, not on their order. Class sizes are rounded by largest remainder.
+    Class sizes are rounded by largest remainder. Which images are held out depends on the seed and their ids only, not on their order.
+
+    Args:
+        images: the images.
+        share_or_n: below 1 the share to hold out, else their number; 0 holds out none.
+        seed: of the draw.
+
+    Returns:
+        The images to train on, and those that are held out.
+
+    Raises:
+        InputError: where all would be held out, or a number from 1 on is not whole.
     """
     n = round(share_or_n * len(images)) if share_or_n < 1 else int(share_or_n)
     if not share_or_n >= 0 or not n < len(images) or (share_or_n >= 1 and n != share_or_n):

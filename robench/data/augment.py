@@ -17,6 +17,13 @@ def crop_flip(x: Tensor, draws: Draws, step: int = 0, *, padding: int = 4, flip:
     """Images (B, C, H, W) moved by up to `padding` pixels either way along both axes (zeros come in), then mirrored or not, evenly.
 
     Cutting the old size out of the padded image and mirroring it are both a choice of rows and of columns, so each axis is one gather.
+
+    Args:
+        x: images (B, C, H, W), float.
+        draws: the random numbers of the samples.
+        step: the step of the training, which has numbers of its own.
+        padding: the most pixels of a move along either axis, a whole number of at least 0.
+        flip: whether half of the images are mirrored.
     """
     height, width = x.shape[-2:]
     top, left = draws.child("augment/crop").integers(2 * padding + 1, (2,), step).unbind(1)
@@ -41,7 +48,14 @@ def cutout(x: Tensor, draws: Draws, step: int = 0, *, size: int | None = None) -
     The centre is an even random pixel and the square is cut at the border, so that it may lie partly outside. The paper fills
     with 0 after normalisation, which is the mean colour; ours are pixels and 0 is black, as where a crop comes in (our choice).
 
-    size  side of the square in pixels; half of the image's shorter side if None: 16 at 32 pixels, the paper's for CIFAR-10
+    Args:
+        x: images (B, C, H, W), float.
+        draws: the random numbers of the samples.
+        step: the step of the training, which has numbers of its own.
+        size: the side of the square in pixels; None takes half of the shorter side, 16 at 32 pixels, the paper's for CIFAR-10.
+
+    Raises:
+        InputError: where size is no whole number of at least 1.
     """
     side = min(x.shape[-2:]) // 2 if size is None else whole_option("the size of cutout", size)
     hidden_rows, hidden_columns = (
@@ -58,12 +72,24 @@ def cutout_mask(centre: Tensor, length: int, side: int) -> Tensor:
 
 
 def crop_flip_cutout(x: Tensor, draws: Draws, step: int = 0) -> Tensor:
-    """Images (B, C, H, W) moved and mirrored by `crop_flip`, then with a square cut out by `cutout`."""
+    """Images (B, C, H, W) moved and mirrored by `crop_flip`, then with a square cut out by `cutout`.
+
+    Args:
+        x: images (B, C, H, W), float.
+        draws: the random numbers of the samples.
+        step: the step of the training, which has numbers of its own.
+    """
     return cutout(crop_flip(x, draws, step), draws, step)
 
 
 def none(x: Tensor, draws: Draws, step: int = 0) -> Tensor:  # noqa: ARG001
-    """The images as they are."""
+    """The images as they are.
+
+    Args:
+        x: images (B, C, H, W).
+        draws: not used.
+        step: not used.
+    """
     return x
 
 

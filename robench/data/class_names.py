@@ -22,7 +22,17 @@ NUMBERED_NAME = re.compile(r"([^0-9]*)([0-9]+)(?:[^0-9].*)?", re.DOTALL)
 def ordered_classes(classes: Sequence[str], order: str | None, name: str) -> tuple[str, ...]:
     """The classes of a folder in text order, as torchvision's ImageFolder counts them, or in number order.
 
-    InputError where the two differ and `order` is None.
+    Args:
+        classes: the names, in any order.
+        order: "text" or "number"; None takes text order where both are the same.
+        name: what sentences call the folder.
+
+    Raises:
+        InputError: where the two orders differ and `order` is None, and for an unknown order.
+
+    Example:
+        >>> ordered_classes(["class10", "class2"], "number", "folder:pets")
+        ('class2', 'class10')
     """
     text = tuple(sorted(classes))
     number = classes_by_number(text)
@@ -39,7 +49,15 @@ def ordered_classes(classes: Sequence[str], order: str | None, name: str) -> tup
 
 
 def classes_by_number(classes: Sequence[str]) -> tuple[str, ...]:
-    """The classes by the numbers in their names (3, class3, 3_cat), where all names are of one such form; else as they are."""
+    """The classes by the numbers in their names (3, class3, 3_cat), where all names are of one such form; else as they are.
+
+    Args:
+        classes: the names.
+
+    Example:
+        >>> classes_by_number(["1_dog", "10_fox", "2_cat"])
+        ('1_dog', '2_cat', '10_fox')
+    """
     found = [match for match in map(NUMBERED_NAME.fullmatch, classes) if match]
     numbers = [int(match[2]) for match in found]
     if len(set(numbers)) < len(classes) or len({match[1] for match in found}) > 1:
@@ -48,18 +66,30 @@ def classes_by_number(classes: Sequence[str]) -> tuple[str, ...]:
 
 
 def has_telling_names(classes: Sequence[str]) -> bool:
-    """Whether the names say more than the labels themselves, which "0", "1", "2", ... do not."""
+    """Whether the names say more than the labels themselves, which "0", "1", "2", ... do not.
+
+    Args:
+        classes: the names, in the order of the labels.
+    """
     return list(classes) != [str(k) for k in range(len(classes))]
 
 
 def outputs_for(classes: Sequence[str], known: Sequence[str] | None, how: str | None, model: str, data: str) -> tuple[list[int], str]:
-    """For each class of the data the output of the model that stands for it, and a note; "" where there is nothing to say.
+    """For each class of the data the output of the model that stands for it, and a note.
 
-    known  the model's class names in the order of its outputs; None where it stores none
-    how    "by-name", or "as-is" for label k on output k; None: by name where names on both sides tell something
+    Args:
+        classes: the names of the data's classes, in the order of its labels.
+        known: the model's class names in the order of its outputs; None where it stores none.
+        how: "by-name", or "as-is" for label k on output k; None goes by name where the names on both sides tell something.
+        model: what sentences call the model.
+        data: what sentences call the data.
 
-    InputError for a class that the model does not know, for a name that stands twice, and where labels without names meet a model whose
-    names are numbers in an order of their own.
+    Returns:
+        The output for each class, and one sentence for the user, "" where there is nothing to say.
+
+    Raises:
+        InputError: for a class that the model does not know, for a name that stands twice, and where labels without names meet a model
+            whose names are numbers in an order of their own.
     """
     same, names = list(range(len(classes))), list(known or ())
     if how is not None:
@@ -106,7 +136,11 @@ def outputs_by_name(classes: Sequence[str], names: Sequence[str], model: str, da
 
 
 def first_class_names(names: Sequence[str]) -> str:
-    """The first names, as a list in a sentence."""
+    """The first names, as a list in a sentence.
+
+    Args:
+        names: the names of all classes.
+    """
     return ", ".join(names) if len(names) <= 5 else f"{', '.join(names[:4])}, ... ({len(names)} of them)"
 
 

@@ -51,17 +51,21 @@ SAMPLED = 16  # images of each corruption and severity by whose pixels a set is 
 class CorruptedSet:
     """N images under several corruptions and severities; their pixels stay on the disk until `load` asks for some.
 
-    name         as the rows spell it: cifar10-c and cifar100-c for the released sets alone, NAME-c-synth for our own, folder:NAME-c for
-                 any other
-    kind         released, made (by us) or other
-    layout       the released set whose shape the folder has although it is not known to be that set; else empty
-    there        all corruptions in the folder
-    corruptions  those to use, and severities likewise          classes  the K names
-    y            (N,) int64 labels, in the order of use         ids      (N,) int64, index in the official split
-    shape        channels, height and width of an image         split    "test", or the split our own were made of
-    pixels       pixels(corruption, severity, rows (M,)) -> (M, C, H, W) uint8
-    made         how our own were made (seed, scale, version of robench, digest of the images); empty for others
-    notes        sentences on what in the folder is left out
+    Attributes:
+        name: as the rows spell it: cifar10-c and cifar100-c for the released sets alone, NAME-c-synth for our own, else folder:NAME-c.
+        kind: "released", "made" (by us) or "other".
+        corruptions: the names of the corruptions to use.
+        severities: the severities to use, from 1 to 5.
+        y: (N,) int64 labels, in the order of use.
+        ids: (N,) int64, the index of each image in the official split.
+        classes: the K names.
+        shape: channels, height and width of an image.
+        pixels: pixels(corruption, severity, rows (M,)) -> (M, C, H, W) uint8.
+        split: "test", or the split that our own were made of.
+        made: how our own were made (seed, scale, version of robench, digest of the images); empty for others.
+        notes: sentences on what in the folder is left out.
+        layout: the released set whose shape the folder has although it is not known to be that set; else "".
+        present: the names of all arrays or corruptions in the folder.
     """
 
     name: str
@@ -83,18 +87,36 @@ class CorruptedSet:
         return len(self.y)
 
     def rows(self, choice: Choice) -> Tensor:
-        """The places of the chosen images, the same under every corruption and severity."""
+        """The places of the chosen images, the same under every corruption and severity.
+
+        Args:
+            choice: which images are wanted.
+        """
         return choice.rows(self.ids, self.name)
 
     def load(self, corruption: str, severity: int, rows: Tensor) -> Images:
-        """The images at these places under one corruption at one severity; and no others read. InputError if it is not in use."""
+        """The images at these places under one corruption at one severity; no others are read.
+
+        Args:
+            corruption: one of `corruptions`.
+            severity: one of `severities`.
+            rows: (M,) int64, the places of the images.
+
+        Raises:
+            InputError: where the set was opened without that corruption or severity.
+        """
         if corruption not in self.corruptions or severity not in self.severities:
             raise InputError(f"{self.name} was opened without {corruption} at severity {severity}")
         rows = rows.cpu()
         return Images(self.name, self.split, self.pixels(corruption, severity, rows), self.y[rows], self.ids[rows], self.classes)
 
     def digest(self, corruption: str, rows: Tensor) -> str:
-        """A short hex digest by which a corruption of the set is known: its size, and the pixels of some of these rows at each severity."""
+        """A short hex digest by which a corruption of the set is known: its size, and the pixels of some of these rows at each severity.
+
+        Args:
+            corruption: one of `corruptions`.
+            rows: (M,) int64, the places of the images in use, of which at most 16 are read.
+        """
         some = rows[torch.linspace(0, len(rows) - 1, min(SAMPLED, len(rows))).round().long()].cpu()
         digest = hashlib.sha256(f"{len(self)} {self.shape} {some.tolist()}".encode())
         for severity in self.severities:
@@ -107,9 +129,15 @@ def read_corrupted_set(
 ) -> CorruptedSet:
     """The corrupted set in a folder, of either layout; all its corruptions and severities unless some are named.
 
-    data_dir  where CIFAR itself may lie (./data unless given): a set is called released only if its labels are those of CIFAR's test split
+    Args:
+        folder: the folder that holds the arrays, or the tree.
+        corruptions: the names to use; None takes all that are there.
+        severities: the severities to use, from 1 to 5; None takes all.
+        data_dir: where CIFAR itself may lie (./data unless given): a set is called released only if its labels are
+            those of CIFAR's test split.
 
-    InputError for an unknown corruption or severity, and where what was asked for is missing, damaged or does not fit together.
+    Raises:
+        InputError: for an unknown corruption or severity, and where what was asked for is missing, damaged or does not fit together.
     """
     folder = folder.expanduser()
     if corrupted_set_layout(folder) == "tree":
@@ -118,7 +146,14 @@ def read_corrupted_set(
 
 
 def corrupted_set_layout(folder: Path) -> str:
-    """The layout of a corrupted set: "arrays" or "tree"; InputError where the folder is neither."""
+    """The layout of a corrupted set: "arrays" or "tree".
+
+    Args:
+        folder: the folder.
+
+    Raises:
+        InputError: where the folder is neither, with the folder inside that is one, if there is one.
+    """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder: name the one that holds CORRUPTION.npy files or CORRUPTION/SEVERITY/CLASS folders")
     if array_names(folder):
@@ -131,9 +166,15 @@ def corrupted_set_layout(folder: Path) -> str:
 
 
 def clean_image_rows(corrupted: CorruptedSet, clean: Images) -> Tensor:
-    """Where each clean image stands in the corrupted set, (M,), found by id; InputError unless labels and sizes are the same.
+    """Where each clean image stands in the corrupted set, (M,) int64, found by id.
 
-    So a released set is known to be in the order of the clean images, and its labels to be theirs.
+    Args:
+        corrupted: the corrupted set.
+        clean: M clean images, of the split that the set was made of.
+
+    Raises:
+        InputError: where an image is not in the set, or where labels or sizes differ. So a released set is known to be in the order of the
+            clean images, and its labels to be theirs.
     """
     rows = rows_of_ids(corrupted.ids, tuple(clean.ids.tolist()), corrupted.name)
     if corrupted.shape != clean.shape:
@@ -152,9 +193,16 @@ def clean_image_rows(corrupted: CorruptedSet, clean: Images) -> Tensor:
 def pixel_checked_set(corrupted: CorruptedSet, folder: Path, clean: Images, rows: Tensor) -> CorruptedSet:
     """The set in a folder, called released no more where its brightness of severity 1 is not ours on the clean images to one grey level.
 
-    rows  where the clean images stand in the set. Brightness draws nothing, so that ours has the pixels of the released files.
+    Brightness draws nothing, so that ours has the pixels of the released files.
 
-    InputError where brightness.npy is damaged or is not of the shape of the other arrays.
+    Args:
+        corrupted: the set.
+        folder: the folder that it was read from.
+        clean: M clean images.
+        rows: (M,) int64, where the clean images stand in the set.
+
+    Raises:
+        InputError: where brightness.npy is damaged or is not of the shape of the other arrays.
     """
     if corrupted.kind != "released":
         return corrupted

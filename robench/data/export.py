@@ -57,17 +57,26 @@ class Export:
         return self.folder / f"{corruption}.npy"
 
     def has_corruption(self, corruption: str) -> bool:
-        """Whether the array of this corruption is there, whole: it can be passed over when a run is taken up again."""
+        """Whether the array of this corruption is there, whole: it can be passed over when a run is taken up again.
+
+        Args:
+            corruption: the name of the corruption, as the released sets spell it.
+        """
         return self.path(corruption).exists()
 
     @contextmanager
     def array_writer(self, corruption: str) -> Iterator[StoreImages]:
-        """Gives put(severity, places (M,), x (M, C, H, W)) for one corruption; its file appears at the end, when all is in it.
+        """A context that takes the images of one corruption; its file appears at the end, when all are in it.
 
-        places are those among the exported images; x is uint8, or float in [0, 1] (rounded to 8 bits). A grey image is stored with
-        three equal channels. InputError if the file is there already, if it cannot be written, and if not all N images were put at
-        all five severities. Whatever goes wrong, no file of that name is left; a killed run leaves a hidden .tmp file, which the
-        next one removes.
+        It gives put(severity, places (M,), x (M, C, H, W)): places are those among the exported images; x is uint8, or float in
+        [0, 1] (rounded to 8 bits). A grey image is stored with three equal channels. Whatever goes wrong, no file of that name is
+        left; a killed run leaves a hidden .tmp file, which the next one removes.
+
+        Args:
+            corruption: the name of the corruption, as the released sets spell it.
+
+        Raises:
+            InputError: where the file is there already or cannot be written, and where not all N images were put at all five severities.
         """
         path = self.path(corruption)
         if path.exists():
@@ -110,11 +119,20 @@ def prepare_export(
 ) -> Export:
     """A folder ready to take these images under corruptions made with this seed and scale: with labels.npy and a json that says so.
 
-    frost   procedural or photos, and `photos` a digest of those used; None where no frost is made: then any that lies there may stay
-    force   a set made otherwise is replaced, once the new one is whole (`Export.replace_earlier_set`)
-
     labels.npy is as released: the labels five times over, uint8 (int64 above 256 classes). A folder that already holds the same set
-    (same images, seed, scale, frost and version) is gone on with. InputError if it holds another, or arrays that are not ours.
+    (same images, seed, scale, frost and version) is gone on with.
+
+    Args:
+        folder: where the set is written; it is made if need be.
+        images: the N clean images, of 1 or 3 channels.
+        seed: the seed of the corruptions.
+        scale: the scale of their severities, "cifar" or "imagenet".
+        frost: "procedural" or "photos"; None where no frost is made: then any that lies there may stay.
+        photos: a digest of the photos of frost.
+        force: whether a set that was made otherwise is replaced, once the new one is whole (`Export.replace_earlier_set`).
+
+    Raises:
+        InputError: where the folder holds another set and `force` is not given, or arrays that are not ours, or cannot be written.
     """
     if images.shape[0] not in (1, 3):
         raise InputError(f"{images.name} has {images.shape[0]} channels: the released layout has three, for colour or grey images")

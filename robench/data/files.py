@@ -36,6 +36,17 @@ def read_npz(path: Path, split: str, choice: Choice, size: Size | None, class_or
     """The chosen images of an npz file, under the usual keys: x_train and y_train, images and labels, test_images and test_labels, ...
 
     Only headers, labels and the rows that are chosen are read.
+
+    Args:
+        path: the file.
+        split: "train" or "test"; val stands in for test. A file without splits is read whole, and says "all".
+        choice: which images are wanted.
+        size: not used: `load_images` resizes arrays.
+        class_order: not used.
+        layout: not used.
+
+    Raises:
+        InputError: where the file is damaged, holds Python objects, or its arrays are not one set of images and labels.
     """
     name = f"npz:{path.stem}"
     there = archives.members(path, name, key_meaning)
@@ -177,6 +188,17 @@ def read_image_folder(path: Path, split: str, choice: Choice, size: Size | None,
 
     An id is the place in the list sorted by class, as text, and file, whatever the order of the labels. In the order of use the classes
     take turns (first file of each, second file of each, ...), so that the first n are balanced.
+
+    Args:
+        path: the folder.
+        split: "train" or "test"; val stands in for test. A tree without splits is read whole, and says "all".
+        choice: which images are wanted.
+        size: what the images are resized and cut to; None leaves them as they are.
+        class_order: "text" or "number", where the classes are numbered.
+        layout: a key of LAYOUTS or the user's own "file.py:function"; None recognises it.
+
+    Raises:
+        InputError: where the tree has two readings or holds no images, and where an image is damaged or of another size than the others.
     """
     name = f"folder:{path.resolve().name}"
     tree = tree_layout(path, split, layout, name)
@@ -254,7 +276,11 @@ def int_or_zero(value: object) -> int:
 
 
 def png_bytes(image: Tensor) -> bytes:
-    """An image (1 or 3, H, W) with pixels k / 255 as the bytes of a PNG file."""
+    """An image (1 or 3, H, W) with pixels k / 255 as the bytes of a PNG file.
+
+    Args:
+        image: (1, H, W) or (3, H, W), float, on the CPU.
+    """
     levels = (255 * image).round().to(torch.uint8)
     drawn = io.BytesIO()
     Image.fromarray((levels[0] if len(levels) == 1 else levels.permute(1, 2, 0)).numpy()).save(drawn, format="PNG")

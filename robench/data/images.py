@@ -24,11 +24,21 @@ MOST_PIXELS = 2**26  # of what is resized at once
 class Images:
     """N labelled images of one split, in the order in which they are to be used.
 
-    name     as the rows spell it: "mnist", "npz:cifar10-lossless"; never a path
-    split    "train" or "test"; "all" where the source has no splits
-    x        (N, C, H, W) uint8, or float32 in [0, 1]      y    (N,) int64, labels in [0, K)
-    ids      (N,) int64, index in the official split       masks  (N, H, W) bool, where the object is; built-in data only
-    classes  the K names                                    notes  sentences on how the source was read
+    Attributes:
+        name: as the rows spell it: "mnist", "npz:cifar10-lossless"; never a path.
+        split: "train" or "test"; "all" where the source has no splits.
+        x: (N, C, H, W) uint8, or float32 in [0, 1].
+        y: (N,) int64, labels in [0, K).
+        ids: (N,) int64, the index of each image in the official split, to which random numbers belong.
+        classes: the K names.
+        masks: (N, H, W) bool, where the object is; None where that is not known.
+        notes: sentences on how the source was read.
+
+    Example:
+        >>> n = torch.arange(4)
+        >>> images = Images("toy", "test", torch.zeros(4, 3, 8, 8), n % 2, n, ("cat", "dog"))
+        >>> len(images), images.shape, images.class_name(1), images.take(slice(1, 3)).ids.tolist()
+        (4, (3, 8, 8), 'dog', [1, 2])
     """
 
     name: str
@@ -50,21 +60,38 @@ class Images:
         return c, h, w
 
     def pixels(self, rows: Tensor | slice) -> Tensor:
-        """The images of these rows, float32 in [0, 1]."""
+        """The images of these rows, float32 in [0, 1].
+
+        Args:
+            rows: a mask, indices or a slice.
+        """
         chosen = self.x[rows]
         return chosen.to(torch.float32) / 255 if chosen.dtype == torch.uint8 else chosen
 
     def class_name(self, label: int) -> str:
-        """The name of a class; its number where a model has more outputs than the data has names."""
+        """The name of a class; its number where a model has more outputs than the data has names.
+
+        Args:
+            label: a label, from 0.
+        """
         return self.classes[label] if label < len(self.classes) else str(label)
 
     def take(self, rows: Tensor | slice) -> Images:
-        """Only these rows (a mask, indices or a slice), in their order; ids stay what they were."""
+        """Only these rows (a mask, indices or a slice), in their order; ids stay what they were.
+
+        Args:
+            rows: a mask, indices or a slice.
+        """
         masks = None if self.masks is None else self.masks[rows]
         return replace(self, x=self.x[rows], y=self.y[rows], ids=self.ids[rows], masks=masks)
 
     def relabelled(self, outputs: Sequence[int], classes: Sequence[str]) -> Images:
-        """The same images with the label outputs[k] in place of k, under these names."""
+        """The same images with the label outputs[k] in place of k, under these names.
+
+        Args:
+            outputs: for each label the one that takes its place.
+            classes: the names of the new labels.
+        """
         return replace(self, y=torch.tensor(outputs, device=self.y.device)[self.y], classes=tuple(classes))
 
     def to(self, device: torch.device | str) -> Images:
@@ -84,10 +111,15 @@ class Images:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which images are wanted: those listed in `indices` (else all), in their order or shuffled with the seed, the first n of them.
+    """Which images of a split are wanted.
 
-    n asks for exactly that many, at_most for no more than that many. With by_class they are not the first n, but n drawn with the seed,
-    the same share of each class, in their order.
+    Attributes:
+        n: exactly so many images, the first; None for all.
+        shuffle: whether the first are those of an order that is drawn with the seed.
+        indices: the ids that are chosen from, in this order; None for all.
+        seed: of shuffle and by_class.
+        at_most: where n is None, no more than so many; None for no limit.
+        by_class: whether the n are drawn with the seed, the same share of each class, in their order, in place of the first.
     """
 
     n: int | None = None
@@ -98,7 +130,19 @@ class Choice:
     by_class: bool = False
 
     def rows(self, ids: Tensor, what: str, y: Tensor | None = None) -> Tensor:
-        """Places in `ids` (those of a whole split, in its order) of the chosen images, in the order of use; `y` are its labels."""
+        """The places of the chosen images, in the order of use.
+
+        Args:
+            ids: (N,) int64, those of a whole split, in its order.
+            what: what sentences call the split.
+            y: (N,) int64 labels, which by_class needs.
+
+        Returns:
+            Places in `ids`, (M,) int64.
+
+        Raises:
+            InputError: where there are none, fewer than n, or no image of a listed id.
+        """
         if len(ids) == 0:
             raise InputError(f"{what} is empty: it has no images to use")
         rows = torch.arange(len(ids)) if self.indices is None else rows_of_ids(ids, self.indices, what)
@@ -138,12 +182,27 @@ def quotas(sizes: Tensor, n: int) -> list[int]:
 
 
 def stratified_images(images: Images, n: int, seed: int) -> Images:
-    """At most n of the images, drawn with the seed, the same share of each class, in their order."""
+    """At most n of the images, drawn with the seed, the same share of each class, in their order.
+
+    Args:
+        images: the images.
+        n: how many are drawn.
+        seed: of the draw.
+    """
     return images if n >= len(images) else images.take(stratified_mask(images.y, images.ids, n, seed, "data/subset"))
 
 
 def class_coverage(y: Tensor, classes: Sequence[str]) -> str:
-    """How many classes have an image among those with labels y, as in "5 of 10 classes"; "" where each has one."""
+    """How many classes have an image among those with labels y, as in "5 of 10 classes"; "" where each has one.
+
+    Args:
+        y: (N,) int64 labels.
+        classes: the K names.
+
+    Example:
+        >>> class_coverage(torch.tensor([0, 0, 2]), ("cat", "dog", "fox"))
+        '2 of 3 classes'
+    """
     seen = len(y.unique())
     return f"{seen} of {len(classes)} classes" if seen < len(classes) else ""
 
@@ -178,7 +237,15 @@ def checked_images(images: Images) -> Images:
 
 
 def pixel_range_fault(x: Tensor) -> str:
-    """What is wrong with float pixels that must lie in [0, 1], and what to do about it; "" where nothing is."""
+    """What is wrong with float pixels that must lie in [0, 1], and what to do about it; "" where nothing is.
+
+    Args:
+        x: (N, C, H, W), float.
+
+    Example:
+        >>> pixel_range_fault(torch.full((1, 1, 2, 2), 255.0))
+        'these span 255 to 255: divide by 255'
+    """
     if len(x) == 0 or all(bool(((part >= 0) & (part <= 1)).all()) for part in x.split(1000)):
         return ""
     bad = sum(int((~part.isfinite()).sum()) for part in x.split(1000))

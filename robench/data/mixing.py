@@ -34,21 +34,38 @@ class MixedBatch(NamedTuple):
 
 
 def mixing_partners(n: int, seed: int, step: int) -> Tensor:
-    """A random permutation of the n places of the whole batch, (n,) int64 on the CPU: whom each sample is mixed with."""
+    """A random permutation of the n places of the whole batch, (n,) int64 on the CPU: whom each sample is mixed with.
+
+    Args:
+        n: the samples of the whole batch, over all processes.
+        seed: the seed of the training.
+        step: the step of the training.
+    """
     return torch.from_numpy(step_generator(PARTNERS, seed, step).permutation(n))
 
 
 def mixing_share(alpha: float, seed: int, step: int) -> float:
     """The share lam in [0, 1] that the samples of one step keep of themselves, from Beta(alpha, alpha).
 
-    alpha  above 0: near 0 hardly anything is mixed, 1 is even, large numbers mix all by halves. Both papers take 1 for CIFAR-10.
+    Args:
+        alpha: above 0: near 0 hardly anything is mixed, 1 is even, large numbers mix all by halves. Both papers take 1 for CIFAR-10.
+        seed: the seed of the training.
+        step: the step of the training.
+
+    Raises:
+        InputError: where alpha is not above 0.
     """
     alpha = positive_option("the alpha of mixup and cutmix", alpha)
     return float(step_generator(SHARE, seed, step).beta(alpha, alpha))
 
 
 def box_centre(seed: int, step: int) -> tuple[float, float]:
-    """Where the centre of the box of one step lies along height and width, two even numbers in [0, 1)."""
+    """Where the centre of the box of one step lies along height and width, two even numbers in [0, 1).
+
+    Args:
+        seed: the seed of the training.
+        step: the step of the training.
+    """
     down, right = step_generator(PLACE, seed, step).random(2).tolist()
     return down, right
 
@@ -69,9 +86,14 @@ def mixup(
 ) -> MixedBatch:
     """The images lam x + (1 - lam) other with their labels (Zhang et al. 2018).
 
-    x, other    (B, C, H, W) float: the images and their partners
-    y, other_y  (B,): their labels; of two equal halves x counts as the larger part
-    lam         the share of x, in [0, 1]
+    Args:
+        x: images (B, C, H, W), float.
+        other: their partners, (B, C, H, W).
+        y: (B,) labels of x.
+        other_y: (B,) labels of the partners.
+        classes: K.
+        lam: the share of x, in [0, 1]; of two equal halves x counts as the larger part.
+        centre: not used.
     """
     return MixedBatch(torch.lerp(other, x, lam), y if lam >= 0.5 else other_y, mixed_probabilities(y, other_y, classes, lam, x))
 
@@ -84,8 +106,14 @@ def cutmix(
     The box has the share 1 - lam of the area and the shape of the image before it is cut at the border; the labels are
     shared as the pixels are afterwards.
 
-    x, other, y, other_y, lam  as in `mixup`
-    centre                     where the box's centre lies along height and width, in [0, 1)
+    Args:
+        x: images (B, C, H, W), float.
+        other: their partners, (B, C, H, W).
+        y: (B,) labels of x.
+        other_y: (B,) labels of the partners.
+        classes: K.
+        lam: the share of x, in [0, 1]; of two equal halves x counts as the larger part.
+        centre: where the box's centre lies along height and width, in [0, 1).
     """
     height, width = x.shape[-2:]
     (top, bottom), (left, right) = (box_span(length, math.sqrt(1 - lam), at) for length, at in zip((height, width), centre, strict=True))

@@ -45,27 +45,52 @@ def rectangle_distance(x: Tensor, y: Tensor, width: float, height: float) -> Ten
 
 
 def disk(x: Tensor, y: Tensor) -> Tensor:
-    """A filled circle."""
+    """A filled circle.
+
+    Args:
+        x: how far places lie to the right of the centre, in units of the radius.
+        y: how far they lie below it, of the same shape.
+    """
     return torch.hypot(x, y) - 0.86
 
 
 def ring(x: Tensor, y: Tensor) -> Tensor:
-    """A circle with a hole."""
+    """A circle with a hole.
+
+    Args:
+        x: how far places lie to the right of the centre, in units of the radius.
+        y: how far they lie below it, of the same shape.
+    """
     return (torch.hypot(x, y) - 0.60).abs() - 0.32
 
 
 def square_shape(x: Tensor, y: Tensor) -> Tensor:
-    """A square."""
+    """A square.
+
+    Args:
+        x: how far places lie to the right of the centre, in units of the radius.
+        y: how far they lie below it, of the same shape.
+    """
     return rectangle_distance(x, y, 0.72, 0.72)
 
 
 def triangle(x: Tensor, y: Tensor) -> Tensor:
-    """A triangle of equal sides."""
+    """A triangle of equal sides.
+
+    Args:
+        x: how far places lie to the right of the centre, in units of the radius.
+        y: how far they lie below it, of the same shape.
+    """
     return torch.maximum(-y, math.sqrt(3) / 2 * x.abs() + y / 2) - 0.53
 
 
 def star(x: Tensor, y: Tensor) -> Tensor:
-    """A star of five points: folded to half a point, it has one straight edge."""
+    """A star of five points: folded to half a point, it has one straight edge.
+
+    Args:
+        x: how far places lie to the right of the centre, in units of the radius.
+        y: how far they lie below it, of the same shape.
+    """
     sector, tip, notch = 2 * math.pi / 5, 1.08, 0.4
     angle = ((torch.atan2(y, x) + sector / 2) % sector - sector / 2).abs()
     edge_x, edge_y = notch * math.cos(sector / 2) - tip, notch * math.sin(sector / 2)
@@ -75,30 +100,55 @@ def star(x: Tensor, y: Tensor) -> Tensor:
 
 
 def cross(x: Tensor, y: Tensor) -> Tensor:
-    """A plus sign."""
+    """A plus sign.
+
+    Args:
+        x: how far places lie to the right of the centre, in units of the radius.
+        y: how far they lie below it, of the same shape.
+    """
     return torch.minimum(rectangle_distance(x, y, 0.95, 0.28), rectangle_distance(x, y, 0.28, 0.95))
 
 
 def crescent(x: Tensor, y: Tensor) -> Tensor:
-    """A disk with a smaller disk cut from its side."""
+    """A disk with a smaller disk cut from its side.
+
+    Args:
+        x: how far places lie to the right of the centre, in units of the radius.
+        y: how far they lie below it, of the same shape.
+    """
     return torch.maximum(torch.hypot(x, y) - 0.95, 0.74 - torch.hypot(x - 0.62, y))
 
 
 def heart(x: Tensor, y: Tensor) -> Tensor:
-    """A square on its corner with disks over its two upper sides."""
+    """A square on its corner with disks over its two upper sides.
+
+    Args:
+        x: how far places lie to the right of the centre, in units of the radius.
+        y: how far they lie below it, of the same shape.
+    """
     u, v = (x + y) * math.sqrt(0.5), (y - x) * math.sqrt(0.5)
     lobes = torch.minimum(torch.hypot(u - 0.62, v - 0.05), torch.hypot(u - 0.05, v - 0.62)) - 0.44
     return torch.minimum(rectangle_distance(u, v, 0.5, 0.5), lobes)
 
 
 def arrow(x: Tensor, y: Tensor) -> Tensor:
-    """A shaft with a triangular head."""
+    """A shaft with a triangular head.
+
+    Args:
+        x: how far places lie to the right of the centre, in units of the radius.
+        y: how far they lie below it, of the same shape.
+    """
     head = torch.maximum(0.05 - x, (x + y.abs() - 1) * math.sqrt(0.5))
     return torch.minimum(rectangle_distance(x + 0.4, y, 0.58, 0.2), head)
 
 
 def bar(x: Tensor, y: Tensor) -> Tensor:
-    """A long rectangle."""
+    """A long rectangle.
+
+    Args:
+        x: how far places lie to the right of the centre, in units of the radius.
+        y: how far they lie below it, of the same shape.
+    """
     return rectangle_distance(x, y, 0.92, 0.44)
 
 
@@ -118,7 +168,15 @@ SHAPE_CLASSES = tuple(SHAPES)
 
 
 def load_shapes(split: str, choice: Choice) -> Images:
-    """The chosen images of the official set (seed 0); n and indices may go beyond the usual size of the split."""
+    """The chosen images of the official set (seed 0); n and indices may go beyond the usual size of the split.
+
+    Args:
+        split: "train" or "test".
+        choice: which images are wanted.
+
+    Raises:
+        InputError: for another split.
+    """
     if split not in SPLIT_SIZES:
         raise InputError(f"shapes has no split {split!r}: choose one of {', '.join(sorted(SPLIT_SIZES))}")
     ids = torch.arange(max(SPLIT_SIZES[split], choice.n or 0)) if choice.indices is None else torch.tensor(choice.indices)

@@ -20,7 +20,18 @@ DAMAGE_ERRORS = (RuntimeError, ValueError, AssertionError, IndexError, KeyError,
 
 
 def load_official(name: str, split: str, data_dir: Path, download: bool, choice: Choice) -> Images:
-    """The chosen images of a set that torchvision knows, from `data_dir` in torchvision's layout."""
+    """The chosen images of a set that torchvision knows, from `data_dir` in torchvision's layout.
+
+    Args:
+        name: a key of TORCHVISION_NAMES.
+        split: "train" or "test".
+        data_dir: the folder that torchvision reads and fetches into.
+        download: whether torchvision may fetch what is missing.
+        choice: which images are wanted.
+
+    Raises:
+        InputError: where files are missing, damaged or not as published, or cannot be fetched.
+    """
     if split not in OFFICIAL_SPLITS:
         raise InputError(f"{name} has no split {split!r}: choose one of {', '.join(OFFICIAL_SPLITS)}")
     x, y, classes = dataset_tensors(torchvision_dataset(name, split, data_dir, download))
