@@ -416,4 +416,6 @@ def quantiles(values: Values, levels: Sequence[float]) -> list[float]:
     return [float(found) for found in np.quantile(kept, levels)] if len(kept) else [math.nan] * len(levels)
 
 
-__getattr__ = names_of_before(__name__, {"anytime": "anytime_valid_interval", "bootstrap_mean": "bootstrap_interval"})
+__getattr__ = names_of_before(
+    __name__, {"least_significant": "least_significant_count", "anytime": "anytime_valid_interval", "bootstrap_mean": "bootstrap_interval"}
+)

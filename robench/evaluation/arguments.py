@@ -39,7 +39,13 @@ Pictures: TypeAlias = Array | Images | DataLoader[Any]
 
 
 def as_reference(reference: Any, images: Images, source: CorruptionSource) -> Subject | Reference | None:
-    """By whose errors others are divided: a model to be measured along, AlexNet's published errors, or None."""
+    """The model by whose errors those of others are divided, or known errors.
+
+    Args:
+        reference: a model or `Subject` that is measured along; "alexnet" for its published errors; a `Reference`; or None.
+        images: the images of the run.
+        source: the corruptions of the run, whose severities choose among the published errors.
+    """
     if reference is None or isinstance(reference, (Subject, Reference)):
         return reference
     if isinstance(reference, str) and reference == "alexnet":
@@ -53,8 +59,15 @@ def as_subjects(
 ) -> list[Subject]:
     """The models under measurement, each with the name, data set and split of its rows; "" is the name of one that came without.
 
-    about, architecture  of one model            none  whether there need not be any
-    InputError for what is no model, for two of one name, and for a list of anything but subjects.
+    Args:
+        model: one model, a mapping of names to models, or a list of `Subject`.
+        images: the images of the run.
+        about: a row with checkpoint, preset, data set and split, for one model.
+        architecture: plain values that identify one model beside its weights.
+        none: whether there need not be any model.
+
+    Raises:
+        InputError: for what is no model, for two of one name, and for a list of anything but subjects.
     """
     if isinstance(model, Mapping):
         found = [as_subject(one, str(name)) for name, one in model.items()]
@@ -145,7 +158,18 @@ def as_threats(norm: str, eps: Radius | None, threats: str | Threat | Sequence[s
 
 
 def as_threat(words: str) -> Threat:
-    """The threat that `NORM:EPS` spells, such as linf:8/255; InputError for anything else."""
+    """The threat that a word spells.
+
+    Args:
+        words: `NORM:EPS`, such as linf:8/255.
+
+    Raises:
+        InputError: for anything else.
+
+    Example:
+        >>> as_threat("l2:0.5")
+        Threat(norm='l2', eps=0.5)
+    """
     norm, colon, eps = str(words).partition(":")
     try:
         radius = parse_fraction(eps.strip() if colon else "none")

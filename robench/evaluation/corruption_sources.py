@@ -45,12 +45,19 @@ SourceCell = tuple[str, int]
 class CorruptionSource:
     """N corrupted images, asked for by corruption, severity and place.
 
-    name     as the rows spell it: cifar10-c (released), cifar10-c-synth (made here), ...
-    y, ids   (N,) labels and sample ids; split and classes as in Images          setting  words of every row: scale=cifar
-    pixels   pixels(corruption, severity, places (M,)) -> (M, C, H, W), uint8 or float in [0, 1]
-    clean    clean(places) -> the images as they are, or None where there are none
-    about    plain values that say which images these are, for the journal          notes  sentences on them, for the reader
-    own      label -> the recipe of a corruption of the user's own
+    Attributes:
+        name: as the rows spell it: cifar10-c (released), cifar10-c-synth (made here), ...
+        split: of the data set.
+        y: labels, (N,) int64.
+        ids: sample ids, (N,) int64.
+        classes: names of the classes, () where they have none.
+        cells: each corruption with each of its severities.
+        setting: words of every row, such as scale=cifar.
+        pixels: pixels(corruption, severity, places (M,)) -> (M, C, H, W), uint8 or float in [0, 1].
+        clean: clean(places) -> the clean images; None where they are not known.
+        about: plain values that identify these images, for the journal.
+        notes: sentences on them, for the reader.
+        own: label -> the recipe of a corruption of the user's own.
     """
 
     name: str
@@ -70,7 +77,11 @@ class CorruptionSource:
 def corruption_recipes(corruptions: Sequence[str | Recipe]) -> tuple[Recipe, ...]:
     """The corruptions that sentences, and the words fifteen, nineteen and noise, stand for, each once.
 
-    InputError for an unknown one, for an option that it does not have, and for one asked for with options in two ways.
+    Args:
+        corruptions: sentences such as "fog" or "mine.py:rain,severity=2", and recipes.
+
+    Raises:
+        InputError: for an unknown one, for an option that it does not have, and for one asked for with options in two ways.
     """
     found: dict[str, Recipe] = {}
     for recipe in (parse_recipe(one) if isinstance(one, str) else one for one in corruptions):
@@ -99,9 +110,19 @@ def refuse_wrong_corruption(recipe: Recipe) -> None:
 def source_from_images(
     images: Images, corruptions: Sequence[str | Recipe], severities: Sequence[int], *, scale: str, photos: str, seed: int, device: str
 ) -> CorruptionSource:
-    """The images under corruptions made here; `photos` is a folder of frost photos, empty for the procedural texture.
+    """The images under corruptions made here.
 
-    severities  of all whose recipes do not name one
+    Args:
+        images: the clean images.
+        corruptions: sentences and recipes.
+        severities: of all whose recipes do not name one, from 1 to 5.
+        scale: of the severities: "cifar", "imagenet", or "auto", by the size of the images.
+        photos: a folder of frost photos, "" for the procedural texture.
+        seed: of the draws.
+        device: where they are made.
+
+    Raises:
+        InputError: for an unknown corruption, severity or scale, and for a scale or photos that nothing has a use for.
     """
     recipes = {recipe.label: recipe for recipe in corruption_recipes(corruptions)}
     own = {label: recipe for label, recipe in recipes.items() if is_own(label)}
@@ -140,7 +161,13 @@ def own_corruption_identity(recipe: Recipe) -> dict[str, Any]:
 
 
 def source_from_set(corrupted: CorruptedSet, rows: Tensor, clean: Images | None) -> CorruptionSource:
-    """The images at `rows` of a set on the disk; `clean` are the same images as they are, in the same order, if they are known."""
+    """The corrupted images of a set on the disk.
+
+    Args:
+        corrupted: the set.
+        rows: which of its images, (N,) int64.
+        clean: the same images uncorrupted, in the same order; None where they are not known.
+    """
     digest = hashlib.sha256()
     for tensor in (corrupted.y[rows], corrupted.ids[rows]):
         digest.update(tensor.contiguous().numpy().tobytes())
@@ -243,7 +270,9 @@ class ExportTaker(ExitStack):
 def only_adds(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
     """Whether a run asks for what another did and for more: corruptions, severities, models, or a reference where there was none.
 
-    theirs, ours  the header of a run's state, or its words
+    Args:
+        theirs: the header of the earlier run's state, or its words.
+        ours: that of this run.
     """
     each = ("models", "names", "subjects", "architectures", "architecture", "weights", "modules", "code")  # models, then the reference
     entries = ("code of recipes", "own")  # by file, and by label
@@ -264,7 +293,12 @@ def only_adds(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
 
 
 def relabelled_source(source: CorruptionSource, labels: LabelMapping) -> CorruptionSource:
-    """The same images under the labels of the models' outputs; a state that was begun with others cannot go on."""
+    """The same images under the labels of the models' outputs; a state that was begun with other labels cannot go on.
+
+    Args:
+        source: the images under the labels of the data set.
+        labels: label of the data set -> output of the models.
+    """
     if not labels.moved:
         return replace(source, classes=labels.classes)
     about = {**source.about, "outputs": labels.outputs}

@@ -39,7 +39,16 @@ from robench.runs.types import Pool, RunOptions, Stage, Subject
 def suite_measurement(
     model: nn.Module, images: Images, suite: Suite, threat: Threat, *, seed: int = 0, device: str = "cpu"
 ) -> Measurement:  # fmt: skip
-    """The measurement of one model without a name by a suite or recipes, as a training asks for it."""
+    """The measurement of one model without a name by a suite or recipes, as a training asks for it.
+
+    Args:
+        model: maps pixels (B, C, H, W) in [0, 1] to logits (B, K).
+        images: the images with labels.
+        suite: the name of a suite, or recipes.
+        threat: of the attacks.
+        seed: of all draws.
+        device: where the model runs.
+    """
     return measure_models(
         [Subject(model, blank_row())], images, RunRequest(as_suite_list(suite), [threat]), RunOptions(seed=seed, device=device)
     )
@@ -70,10 +79,22 @@ def measure_models(
 ) -> Measurement:  # fmt: skip
     """The measurement of models by all that is asked for.
 
-    save, pngs  where adversarial images go; several models or threats have their names in theirs
-    stages      those of the run where the caller has made them         words, adds, taker  as in `execution.execute`
-    pool        the images where they are not those of `images` themselves
-    reference   by whose errors under corruptions others are divided: a model that is measured along, or known errors
+    Args:
+        subjects: the models.
+        images: the images with labels.
+        asked: what is measured.
+        how: the options of the run.
+        save: the .npy file that takes adversarial images; several models or threats have their names behind its own.
+        pngs: the folder that takes their pictures, named likewise.
+        stages: the stages of the run, where the caller has made them.
+        words: as in `execution.execute`.
+        adds: as in `execution.execute`.
+        taker: as in `execution.execute`.
+        reference: by whose errors under corruptions others are divided: a model that is measured along, or known errors.
+        pool: the images where they are not those of `images` themselves.
+
+    Raises:
+        InputError: for what cannot be measured, or does not go together.
     """
     for threat in asked.threats:
         refuse_too_large_eps(threat, images.shape)

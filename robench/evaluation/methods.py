@@ -22,9 +22,14 @@ REMADE = ("max-sensitivity", "randomisation")  # scores that ask the method for 
 
 
 def chosen_methods(methods: Sequence[str], **common: int | str | None) -> list[Recipe]:
-    """The recipes of the methods, with the options in `common` where a method has them and the user did not give them there.
+    """The recipes of the methods, with options that are common to them.
 
-    InputError for a method or an option that is unknown, for one asked for twice, and for a common option that no method has.
+    Args:
+        methods: sentences such as "integrated-gradients,steps=50".
+        **common: options for each method that has them, unless its sentence gives them; None is left out.
+
+    Raises:
+        InputError: for a method or an option that is unknown, for one asked for twice, and for a common option that no method has.
     """
     recipes = [parse_recipe(sentence) for sentence in methods]
     used: set[str] = set()
@@ -56,9 +61,16 @@ def no_blocks_note(size: tuple[int, int]) -> str:
 def chosen_scores(names: Sequence[str], masks: bool, size: tuple[int, int]) -> tuple[list[Recipe], list[str]]:
     """The recipes of the scores that names of scores and of groups stand for, each once, and notes.
 
-    Of a group, scores that need masks are chosen only where there are some, and the regional Gini only where blocks divide images of
-    size (H, W), with a note otherwise.
-    InputError for an unknown name, and for a score that was named itself and cannot be had.
+    Of a group, scores that need masks are chosen only where there are some, and the regional Gini only where blocks divide the images,
+    with a note otherwise.
+
+    Args:
+        names: of scores and groups.
+        masks: whether there are masks.
+        size: (H, W) of the images.
+
+    Raises:
+        InputError: for an unknown name, and for a score that was named itself and cannot be had.
     """
     found: dict[str, Recipe] = {}
     named: dict[str, Recipe] = {}
@@ -79,7 +91,14 @@ def chosen_scores(names: Sequence[str], masks: bool, size: tuple[int, int]) -> t
 
 
 def score_recipe(name: str) -> Recipe:
-    """The recipe of a score, or of a group by its name; InputError for an unknown one."""
+    """The recipe of a score, or of a group by its name.
+
+    Args:
+        name: a sentence that names a score, or the name of a group.
+
+    Raises:
+        InputError: for an unknown one.
+    """
     recipe = parse_recipe(name)
     if recipe.name not in (*GROUPS["jacobian"], *GROUPS):
         if ".py:" not in recipe.name:

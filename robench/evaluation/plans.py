@@ -45,7 +45,15 @@ def no_map_path(*_: str) -> None:
 
 
 def refuse_unknown(asked: RunRequest, engine: str) -> None:
-    """InputError where a recipe, an option of one, or the engine is unknown, before anything is loaded."""
+    """Refuses a recipe, an option of one, or an engine that is unknown, before anything is loaded.
+
+    Args:
+        asked: what is to be measured.
+        engine: of the attacks.
+
+    Raises:
+        InputError: where one is unknown.
+    """
     lookup(engine, ENGINES, "engine")
     for _, recipe in asked.recipes():
         refuse_unknown_recipe(recipe, engine)
@@ -73,7 +81,11 @@ def transfer_attack(recipe: Recipe, device: str) -> Attack:
 
 
 def surrogate_names(recipes: Sequence[Recipe]) -> list[str]:
-    """The models whose points are tried on another, in `transfer:MODEL`."""
+    """The models whose points are tried on another, in `transfer:MODEL`.
+
+    Args:
+        recipes: recipes of any kind.
+    """
     return [recipe.name.removeprefix(TRANSFER) for recipe in recipes if recipe.name.startswith(TRANSFER)]
 
 
@@ -113,7 +125,18 @@ def change_stage(
 ) -> Stage:  # fmt: skip
     """A stage whose images later ones are given: an attack, a probe of one level, or a corruption.
 
-    scale, photos  of corruptions whose recipes do not say them, as in `RunRequest`
+    Args:
+        recipe: what makes the images.
+        pool: the images.
+        threat: of an attack.
+        how: the options of the run.
+        clean: the clean pass, or None where the clean images are not known.
+        source: the stage whose images it is given; None for the clean ones.
+        scale: of a corruption whose recipe does not say it, as in `RunRequest`.
+        photos: likewise.
+
+    Raises:
+        InputError: for a recipe that makes no images, and for one that needs clean images where there are none.
     """
     refuse_no_images(recipe)
     kind, recipe = recipe_kind(recipe), replace(recipe, on=None)
@@ -139,11 +162,17 @@ def usual_options(recipe: Recipe, scale: str, photos: str) -> dict[str, str]:
 class RunRequest:
     """What a run is to measure.
 
-    chosen   names of suites, files of recipes, recipes               threats  of the attacks, one at least
-    against  recipes whose images all methods explain, too, and whose verdicts are set against the scores
-    joined   results folders of earlier runs, with the subject of each, likewise
-    scores   of the maps of methods; names of scores and groups       target, channels  as in `method_stage`
-    scale    the severities of corruptions: cifar, imagenet or auto   photos   folder of frost photos, "" for a texture drawn here
+    Attributes:
+        chosen: names of suites, files of recipes, recipes.
+        threats: of the attacks, one at least.
+        against: recipes whose images all methods explain, too, and whose verdicts are set against the scores.
+        joined: results of earlier runs, each with its subject, which are used likewise.
+        scores: recipes of the scores of maps.
+        target: which logit is explained, as in `method_stage`.
+        channels: how channels are put together, as in `method_stage`.
+        scale: the severities of corruptions: "cifar", "imagenet" or "auto".
+        photos: folder of frost photos, "" for a texture drawn here.
+        save_maps: save_maps(subject, method) -> the file that takes the maps, or None.
     """
 
     chosen: Sequence[str | Recipe]

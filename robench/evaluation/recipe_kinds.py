@@ -72,7 +72,15 @@ def refuse_no_images(recipe: Recipe) -> None:
 
 
 def refuse_unresolvable(chosen: Sequence[Recipe], engine: str) -> None:
-    """InputError where a recipe is no attack, or the engine is unknown, before anything is loaded."""
+    """Refuses recipes that are no attacks, and an unknown engine, before anything is loaded.
+
+    Args:
+        chosen: recipes of attacks.
+        engine: the name of an engine.
+
+    Raises:
+        InputError: where one is not known.
+    """
     table = lookup(engine, ENGINES, "engine")
     for recipe in chosen:
         if recipe.name.startswith(TRANSFER):
@@ -82,9 +90,15 @@ def refuse_unresolvable(chosen: Sequence[Recipe], engine: str) -> None:
 
 
 def recipe_kind(recipe: Recipe) -> str:
-    """What a recipe names: an attack, a probe, a corruption or a method; InputError for an unknown name.
+    """What a recipe names: "attack", "probe", "corruption" or "method".
 
-    Of a function of the user's own, what its arguments say, unless the recipe says it: `probe:mine.py:flip`.
+    Of a function of the user's own it is what its arguments say, unless the recipe says it: `probe:mine.py:flip`.
+
+    Args:
+        recipe: any recipe.
+
+    Raises:
+        InputError: for an unknown name, and for a kind that is named elsewhere, such as a score.
     """
     if recipe.kind in RECIPE_KINDS:
         return recipe.kind

@@ -46,7 +46,15 @@ SUITE_SUMMARIES = {
 
 
 def suite_recipes(suite: str, norm: str = "linf") -> list[Recipe]:
-    """The recipes of a suite for a norm, in the order in which they run; InputError for an unknown name, or a norm it is not made for."""
+    """The recipes of a suite for a norm, in the order in which they run.
+
+    Args:
+        suite: the name of a suite, or a file of recipes.
+        norm: "linf", "l2" or "l1".
+
+    Raises:
+        InputError: for an unknown name, or a norm it is not made for.
+    """
     if not is_suite_file(suite):
         lookup(suite, SUITES, "suite")
     return [recipe for _, recipe in expanded_recipes([suite], norm)]
@@ -55,7 +63,13 @@ def suite_recipes(suite: str, norm: str = "linf") -> list[Recipe]:
 def expanded_recipes(chosen: Sequence[str | Recipe], norm: str = "linf", inside: str = "") -> list[tuple[str, Recipe]]:
     """The recipes that names of suites, files of recipes and recipes stand for, each with the suite that it comes from, "" for none.
 
-    InputError for a suite that is not made for the norm, and for a file that cannot be read as recipes.
+    Args:
+        chosen: names of suites, paths of files, sentences, recipes.
+        norm: of the attacks; some suites are others in l1.
+        inside: the suite that single recipes come from.
+
+    Raises:
+        InputError: for a suite that is not made for the norm, and for a file that cannot be read as recipes.
     """
     found: list[tuple[str, Recipe]] = []
     for one in chosen:
@@ -83,7 +97,11 @@ def recipes_with_suite(recipe: Recipe, norm: str, inside: str) -> list[tuple[str
 
 
 def is_suite_file(name: str) -> bool:
-    """Whether a name is that of a text file with recipes, one a line."""
+    """Whether a name is that of a text file with recipes, one a line.
+
+    Args:
+        name: what the user wrote.
+    """
     return name.endswith((".txt", ".suite")) and ":" not in name
 
 
@@ -102,9 +120,11 @@ def recipe_lines(path: Path) -> list[str]:
 
 
 def verdict_suite(chosen: Sequence[str | Recipe], named: Sequence[str]) -> str:
-    """The name of the suite whose verdict the attacks of a run give: that which all of them come from, "" where there is none.
+    """The name of the suite whose verdict the attacks of a run give: the suite that all of them come from, "" where there is none.
 
-    named  the suite of each attack
+    Args:
+        chosen: what the user asked for.
+        named: the suite of each attack.
     """
     own = set(named)
     if len(own) == 1:

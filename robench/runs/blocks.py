@@ -46,9 +46,16 @@ def run_in_blocks(run: Run, how: RunOptions) -> tuple[IntervalKind, list[str], f
 class BlockSizes:
     """How large the next block of a run is: the batch size, or as many images as the time that is left is enough for.
 
-    A first block that would not fit is made smaller: of a run with a budget the first images come one, then four times as many as were
-    seen before, until a block is full or the time is spent. What a block will take is judged by the time an image took in the block before.
-    The sizes of these blocks are in the journal, so that a run that was broken off in the middle of one ends it first.
+    A run with a budget begins with one image and goes on with at most RAMP times as many as were seen before, until a block has the batch
+    size or the time is spent. How long a block will take is estimated from the seconds an image took in the block before. The sizes of
+    these blocks are in the journal, so that a run that was broken off in the middle of one ends it first.
+
+    Attributes:
+        run: the run under way.
+        how: its options.
+        n: number of images.
+        begun: size of each block and the seconds spent before it, over all resumes; empty without a budget.
+        count: how many blocks this process has asked for.
     """
 
     def __init__(self, run: Run, how: RunOptions) -> None:
@@ -62,7 +69,7 @@ class BlockSizes:
         return max(self.run.world.gather(self.run.clock())) if self.run.clock is not None else 0.0
 
     def next_size(self, seen: int) -> int:
-        """The size of the next block after `seen` images, 0 where the run is to stop."""
+        """The size of the next block after `seen` images; 0 where the run is to stop."""
         size = min(self.how.batch_size, self.n - seen)
         if self.how.budget is None or not size:
             return size
@@ -76,7 +83,17 @@ class BlockSizes:
         return self.begun[self.count - 1][0] if size else 0
 
     def fitting_size(self, seen: int, size: int, budget: float, spent: float) -> int:
-        """How many of the next `size` images the time is enough for, 0 for none. UnfinishedError where the first image took all of it."""
+        """How many of the next `size` images the time is enough for, 0 for none.
+
+        Args:
+            seen: number of images before.
+            size: the most that a block may have.
+            budget: seconds of the whole run.
+            spent: seconds that are spent already.
+
+        Raises:
+            UnfinishedError: where the first image took all the time.
+        """
         if not seen:
             return 1
         if seen == 1 and spent > budget:
@@ -88,7 +105,7 @@ class BlockSizes:
         return min(wanted, fits) if fits >= min(last, wanted) else 0  # a smaller block may take as long as the last one
 
     def notes(self, seen: int) -> list[str]:
-        """What is to be said where the budget ended the run."""
+        """Sentences for a run that the budget ended after `seen` images; none for another."""
         if self.how.budget is None or seen == self.n:
             return []
         found = [f"the budget ended after {seen} of the {self.n} chosen images, which were drawn with the seed"]
@@ -129,7 +146,15 @@ def progress_sentence(interval: IntervalKind, seen: Tensor, how: RunOptions, run
 
 
 def exchange_entries(run: Run, since: int) -> int:
-    """Adds what the other processes found since the last time; how many entries of this one are known everywhere now."""
+    """Adds to the ledger what the other processes found since the last exchange.
+
+    Args:
+        run: the run, whose journal holds the entries of this process.
+        since: how many entries of this process were exchanged before.
+
+    Returns:
+        How many entries of this process are known everywhere now.
+    """
     added = run.store.journal.added
     for rank, theirs in enumerate(run.world.gather(added[since:])):
         for entry in theirs if rank != run.world.rank else ():

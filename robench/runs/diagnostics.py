@@ -35,13 +35,19 @@ BLACK_BOX = ("square", "transfer", "noise")  # attacks that take no gradient of 
 
 
 def model_checks(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws, *, randomised_ok: bool = False) -> list[Check]:
-    """The checks that need the model, on images x (B, C, H, W) with labels y (B,): all of them, raised or not.
+    """The checks that need the model: all of them, raised or not.
 
     The attacks among them try to change the model's own decisions, so that every image counts, also one that is wrong when
     clean. At most 39 forward and 26 backward passes over the images, and 11 and 10 more over those that the attack without
-    a bound leaves. The model is in eval mode with frozen parameters.
+    a bound leaves.
 
-    randomised_ok  the suite is made for a randomised model: its randomness is reported and raises no flag
+    Args:
+        model: in eval mode with frozen parameters.
+        x: images (B, C, H, W) in [0, 1].
+        y: labels (B,).
+        threat: the threat of the run's attacks.
+        draws: random numbers of these samples.
+        randomised_ok: whether the suite is made for a randomised model, so that its randomness raises no flag.
     """
     with torch.no_grad(), watch_autograd() as calls:
         first = model(x)
@@ -180,9 +186,11 @@ def modes_of(model: nn.Module) -> list[bool]:
 
 
 def train_mode_check(modes: Sequence[bool], ran: Sequence[Check] = ()) -> Check:
-    """The share of mode-dependent modules that came in training mode (`modes_of`); raised if any did.
+    """The share of mode-dependent modules that came in training mode; raised if any did.
 
-    ran  what was seen of the modes while the model ran: only where no module was in training mode was it measured in eval mode
+    Args:
+        modes: whether each such module was in training mode, from `modes_of`.
+        ran: the checks of modes that were made while the model ran. Where one was raised, it was not measured in eval mode.
     """
     evidence = f"{sum(modes)} of {len(modes)} modules that depend on it came in training mode"
     measured = "" if any(check.raised for check in ran) else "measured here in eval mode; "
@@ -333,7 +341,13 @@ def black_box_check(left: Mapping[str, float]) -> Check:
 
 
 def near_chance_check(right: int, n: int, classes: int) -> Check:
-    """Clean accuracy; raised where its 95 % interval reaches below 1.2 / K, from 30 images on."""
+    """Clean accuracy; raised where its 95 % interval reaches down to 1.2 / K, from 30 images on.
+
+    Args:
+        right: number of images that are right.
+        n: number of images.
+        classes: K, number of logits.
+    """
     raised = n >= 30 and wilson(right, n)[0] <= 1.2 / classes
     advice = "check the data, the order of the labels and the normalisation"
     share = right / max(n, 1)

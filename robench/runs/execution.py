@@ -34,8 +34,14 @@ from robench.runs.types import Case, Pool, RunOptions, Stage, Subject
 class FinishedRun:
     """What a run found: the ledger with all that its rows follow from.
 
-    interval  how the intervals of accuracies after attacks are found        notes  sentences on the run as a whole
-    spent     seconds that a run with a budget has taken, over all resumes
+    Attributes:
+        cases: the subjects, made ready.
+        stages: all stages in their order.
+        pool: the images.
+        ledger: every outcome.
+        interval: how the intervals of accuracies after attacks are found.
+        notes: sentences on the run as a whole.
+        spent: seconds that a run with a budget has taken, over all resumes; 0 without a budget.
     """
 
     cases: Sequence[Case]
@@ -58,14 +64,24 @@ def execute(
 ) -> FinishedRun:  # fmt: skip
     """Runs the stages on the images for all subjects.
 
-    images  digest of the images                   data   their name
-    save    (subject, cascade) -> the .npy file that takes the adversarial images; pngs likewise the beginning of the pictures' paths
-    words   what else tells the run apart, for its state; plain values
-    adds    adds(theirs, ours) -> whether a header only adds to that of an earlier run, which can then go on
-    taker   what else wants the images of shared stages
-
     In a torch.distributed process group each process takes its share of the images, and all return the whole.
-    Raises InputError for images, labels or logits that cannot be measured, and for what does not go together.
+
+    Args:
+        subjects: the models.
+        pool: the images.
+        stages: the clean pass first, then the others; a stage stands behind those whose images it is given.
+        how: the options of the run.
+        images: digest of the images; "" for a digest of labels and ids.
+        data: the name of the images.
+        save: (subject, cascade) -> the .npy file that takes the adversarial images.
+        pngs: (subject, cascade) -> the beginning of the paths of their pictures.
+        words: plain values that identify the run in its state beside what is known here.
+        adds: adds(theirs, ours) -> whether a header only adds to that of an earlier run, which can then go on.
+        taker: what else takes the images of shared stages, such as an export.
+
+    Raises:
+        InputError: for images, labels or logits that cannot be measured, and for what does not go together.
+        UnfinishedError: where the disk, the memory or the budget ends a run whose state is kept.
     """
     world, folder, begin = current_world(), how.folder, now()
     work = folder.work if isinstance(folder, Destination) else folder

@@ -23,11 +23,18 @@ EXAMPLES_KEPT = 8  # how many changed images of a stage are kept for the picture
 
 
 def stage_images(stage: Stage | None, places: Tensor, pool: Pool, case: Case | None) -> Tensor:
-    """The images at `places` as a stage leaves them, (M, C, H, W), uint8 or float; None: as they are.
+    """The images at some places as a stage leaves them, (M, C, H, W), uint8 or float.
 
     Those that an attack or a probe was not tried on are left as its source shows them.
 
-    case  the subject by whom an attack or a probe found them; None where all subjects share them
+    Args:
+        stage: the stage; None for the clean images.
+        places: (M,) int64.
+        pool: all images.
+        case: the subject on whom an attack or a probe found them; None where all subjects share them.
+
+    Raises:
+        InputError: where the clean images are wanted and not known.
     """
     if stage is None or (stage.images is None and not stage.keeps_images and stage.kind in ("clean", "method")):
         if pool.pixels is None:
@@ -58,5 +65,9 @@ def image_json(image: Tensor) -> dict[str, Any]:
 
 
 def image_from_json(image: Mapping[str, Any]) -> Tensor:
-    """The image that `image_json` packed."""
+    """The image (C, H, W) float32 that `image_json` packed.
+
+    Args:
+        image: plain values with its shape and bytes.
+    """
     return torch.from_numpy(np.frombuffer(b64decode(image["float32"]), dtype=np.float32).copy()).view(image["shape"])

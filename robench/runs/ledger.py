@@ -62,9 +62,12 @@ class Record:
 
 
 class Ledger:
-    """The sum of the entries of a run on N images with labels y (N,).
+    """The sum of the entries of a run on N images.
 
-    seen  (N,) bool: the images that rows and samples speak of; all of them unless a run stopped early
+    Attributes:
+        y: labels, (N,).
+        n: N.
+        seen: (N,) bool, the images that rows and samples speak of; all of them unless a run stopped early.
     """
 
     def __init__(self, y: Tensor) -> None:
@@ -74,7 +77,11 @@ class Ledger:
         self._done: dict[tuple[str, str], Tensor] = {}
 
     def add(self, entry: Entry) -> None:
-        """Takes up an entry; images that were through its stage already are left as they are."""
+        """Takes up an entry; one whose images went through its stage already changes nothing.
+
+        Args:
+            entry: plain values from `entry_of`.
+        """
         where, places = (entry["subject"], entry["stage"]), torch.tensor(entry["places"], dtype=torch.int64)
         done = self._done.setdefault(where, torch.zeros(self.n, dtype=torch.bool))
         if bool(done[places].any()):
@@ -100,7 +107,14 @@ class Ledger:
         return next(iter(self.levels(subject, stage).values()), Record())
 
     def column(self, subject: str, stage: LedgerStage, name: str, blank: Any) -> Any:
-        """A column of a stage of one level, (N,); filled with `blank` where no image went through it."""
+        """A column of a stage of one level, (N,).
+
+        Args:
+            subject: the subject's name.
+            stage: the stage.
+            name: the column.
+            blank: the value of all images where none went through the stage.
+        """
         columns = self.record(subject, stage).columns
         return columns[name] if name in columns else torch.full((self.n,), blank)
 
@@ -130,5 +144,11 @@ class Ledger:
         return torch.ones(self.n, dtype=torch.bool) if before is None else self.right(subject, before)
 
     def extras(self, subject: str, stage: LedgerStage, name: str) -> list[Any]:
-        """What the chunks of a stage tell under a name, over all levels."""
+        """The values that the chunks of a stage have under a name, over all levels.
+
+        Args:
+            subject: the subject's name.
+            stage: the stage.
+            name: the key.
+        """
         return [more[name] for record in self.levels(subject, stage).values() for more in record.extras if name in more]

@@ -34,12 +34,34 @@ class Taker(Protocol):
         """Whether it takes the images of a stage."""
 
     def take(self, stage: Stage, places: Tensor, x: Tensor) -> None:
-        """Takes some of them, (M, C, H, W), in the order of the places."""
+        """Takes some images.
+
+        Args:
+            stage: the stage that they are of.
+            places: (M,) int64.
+            x: (M, C, H, W), in the order of the places.
+        """
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A run under way: what its steps share."""
+    """A run under way: what its steps share.
+
+    Attributes:
+        cases: the subjects, made ready.
+        stages: all stages in their order.
+        pool: the images.
+        ledger: every outcome so far.
+        store: journal and arrays.
+        world: the processes that share the images.
+        batch_size: images in a chunk.
+        device: where the models run.
+        track: shows progress.
+        taker: what else takes the images of shared stages, or None.
+        sentence_of: gives the sentence that is shown once a stage is through; None for `standing_sentence`.
+        made: the folder that takes the images that probes and corruptions make, or None.
+        clock: gives the seconds that a run with a budget has taken over all resumes; None without a budget.
+    """
 
     cases: Sequence[Case]
     stages: Sequence[Stage]

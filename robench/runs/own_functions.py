@@ -27,7 +27,11 @@ WEIGHTS_CHANGED = "it changed the weights of the model, which were put back: no 
 
 
 def is_own(label: str) -> bool:
-    """Whether the label of a recipe names a function of the user's own."""
+    """Whether the label of a recipe names a function of the user's own.
+
+    Args:
+        label: the name or label of a recipe.
+    """
     return ".py:" in label
 
 
@@ -83,10 +87,20 @@ def restore_weights(kept: Sequence[tuple[Tensor, Tensor]]) -> bool:
 def probe_levels(
     function: Callable[..., Iterator[Level]], model: nn.Module, x: Tensor, y: Tensor, draws: object, label: str
 ) -> Iterator[Level]:
-    """The levels of a probe on images x (B, C, H, W) with labels y (B,).
+    """The levels of a probe on some images.
 
-    Of the user's own probes each is checked, and the model is asked again at its images. InputError where there is none, one comes twice,
-    or one is no level of these images.
+    Of the user's own probes each level is checked, and the model is asked again at its images.
+
+    Args:
+        function: the probe, with its options bound.
+        model: the model that is probed.
+        x: images (B, C, H, W) in [0, 1].
+        y: labels (B,).
+        draws: random numbers of these samples.
+        label: the recipe's label.
+
+    Raises:
+        InputError: where there is no level, one comes twice, or one is no level of these images.
     """
     if not is_own(label):
         yield from function(model, x, y, draws)
@@ -161,7 +175,18 @@ def score_on_copies(score: Callable[[ExplainedImages], Tensor]) -> Callable[[Exp
 
 
 def own_corrupted_images(function: Callable[..., Tensor], x: Tensor, severity: int, draws: object, label: str) -> Tensor:
-    """The images x (B, C, H, W) under a corruption of the user's own; InputError where it made no such images."""
+    """The images under a corruption of the user's own, (B, C, H, W).
+
+    Args:
+        function: the corruption, with its options bound.
+        x: images (B, C, H, W) in [0, 1].
+        severity: from 1 to 5.
+        draws: random numbers of these samples.
+        label: the recipe's label, for errors.
+
+    Raises:
+        InputError: where it returned no such images.
+    """
     made: object = function(x.clone(), severity, draws)
     refuse_non_tensor(made, f"corruption {label!r} returned its images")
     assert isinstance(made, Tensor)

@@ -25,7 +25,14 @@ def pool_tensors(x: Array, y: Array, ids: Array | None) -> tuple[Tensor, Tensor,
 
 
 def pool_of(x: Array, y: Array, ids: Array | None = None, masks: Tensor | None = None) -> Pool:
-    """The pool of images x (N, C, H, W), uint8 or float in [0, 1], with labels y (N,) and ids (N,), 0..N-1 if not given."""
+    """The pool of some images.
+
+    Args:
+        x: images (N, C, H, W), uint8 or float in [0, 1].
+        y: labels (N,).
+        ids: sample ids (N,), each once; 0 to N - 1 if not given.
+        masks: (N, H, W) bool, where the object is, or None.
+    """
     images, labels, numbers = pool_tensors(x, y, ids)
     return Pool(lambda places: images[places.to(images.device)], labels, numbers, tuple(images.shape[1:]), masks)
 
@@ -33,11 +40,27 @@ def pool_of(x: Array, y: Array, ids: Array | None = None, masks: Tensor | None =
 def images_from_arrays(
     x: Array, y: Array, ids: Array | None = None, *, name: str = "", split: str = "", masks: Tensor | None = None
 ) -> Images:
-    """Images (N, C, H, W), uint8 or float in [0, 1], with labels (N,) and ids (N,), as a data set; its classes have no names."""
+    """The images as a data set whose classes have no names.
+
+    Args:
+        x: images (N, C, H, W), uint8 or float in [0, 1].
+        y: labels (N,).
+        ids: sample ids (N,), each once; 0 to N - 1 if not given.
+        name: of the data set.
+        split: of the data set.
+        masks: (N, H, W) bool, where the object is, or None.
+
+    Raises:
+        InputError: where these do not go together.
+    """
     images, labels, numbers = pool_tensors(x, y, ids)
     return Images(name, split, images, labels, numbers, (), masks)
 
 
 def pool_of_images(images: Images) -> Pool:
-    """The pool of a data set."""
+    """The pool of a data set.
+
+    Args:
+        images: the data set.
+    """
     return pool_of(images.x, images.y, images.ids, images.masks)

@@ -113,5 +113,9 @@ def tensor_digest(tensor: Tensor) -> str:
 
 
 def recipes_of(stage: Stage) -> list[Recipe]:
-    """The recipes that a stage was made from: its own, and those of the scores of its maps."""
+    """The recipes that a stage was made from: its own, and those of the scores of its maps.
+
+    Args:
+        stage: any stage.
+    """
     return [*([stage.about["recipe"]] if "recipe" in stage.about else []), *stage.about.get("scores", ())]

@@ -41,7 +41,13 @@ class Track(Protocol):
 
 
 def untracked_chunks(chunks: Sequence[Tensor], what: str, told: EndSentence = lambda: None) -> Iterable[Tensor]:  # noqa: ARG001
-    """The chunks themselves: no progress is shown."""
+    """The chunks themselves: no progress is shown.
+
+    Args:
+        chunks: places of images, (M,) int64 each.
+        what: ignored.
+        told: ignored.
+    """
     return chunks
 
 

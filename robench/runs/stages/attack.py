@@ -42,9 +42,15 @@ def attack_stage(
 ) -> Stage:  # fmt: skip
     """One attack at one radius.
 
-    attack  the function that the recipe names      how     words on the engine and the precision, for the rows
-    clean   the clean pass                          source  the stage whose images are attacked, None for the clean ones
-    before  the attacks of the same cascade that run earlier          reported  False where it only gives its images to later stages
+    Args:
+        recipe: the attack.
+        attack: the function that the recipe names.
+        threat: norm and radius.
+        how: words on the engine and the precision, for the rows.
+        clean: the clean pass.
+        source: the stage whose images are attacked; None for the clean ones.
+        before: the attacks of the same cascade that run earlier.
+        reported: False where the attack only gives its images to later stages.
     """
     name = recipe.label if source is None else f"{recipe.label} on {source.name}"
     about = {

@@ -29,9 +29,20 @@ def corruption_stage(
     recipe: Recipe, pool: Pool, *, seed: int, device: str, clean: Stage | None, source: Stage | None = None,
     words: Mapping[str, Any] = {}, reported: bool = True,
 ) -> Stage:  # fmt: skip
-    """All images under a corruption made here, `NAME,severity=3,option=value`.
+    """All images under a corruption made here.
 
-    words     as in `cell_stage`          reported  False where it only gives its images to later stages
+    Args:
+        recipe: `NAME,severity=3,option=value`; severity 3 where it names none.
+        pool: the images.
+        seed: of the draws.
+        device: where they are made.
+        clean: the clean pass, or None where the clean images are not known.
+        source: the stage whose images are corrupted; None for the clean ones.
+        words: what the rows need to know, as in `cell_stage`.
+        reported: False where the corruption only gives its images to later stages.
+
+    Raises:
+        InputError: for an unknown corruption or option.
     """
     plain, severity = recipe_and_severity(recipe)
     function = resolve(plain, CORRUPTIONS, "corruption")
@@ -57,10 +68,18 @@ def cell_stage(
     name: str, corruption: str, severity: int, images: MakeImages, *, clean: Stage | None, source: Stage | None = None,
     words: Mapping[str, Any] = {}, told: Sequence[str] = (), reported: bool = True,
 ) -> Stage:  # fmt: skip
-    """The labels of the images that `images(places, before)` gives.
+    """A stage that asks for the labels of corrupted images.
 
-    words  what its rows need to know: setting, and data and split where these are not those of the subject
-    told   what identifies it beside its name, for the state of a run
+    Args:
+        name: of the stage.
+        corruption: the word of the rows.
+        severity: from 1 to 5.
+        images: images(places, before) -> the corrupted images; `before` gives those of the source.
+        clean: the clean pass, or None where the clean images are not known.
+        source: the stage whose images are corrupted; None for the clean ones.
+        words: what the rows need to know: setting, and data and split where these are not those of the subject.
+        told: what identifies the stage beside its name, for the state of a run.
+        reported: False where it only gives its images to later stages.
     """
     about = {"clean": clean, "corruption": corruption, "severity": severity, **words}
 
@@ -80,14 +99,26 @@ def corruption_outcomes(case: Case, name: str, reported: bool, chunk: Chunk) -> 
 
 
 def recipe_and_severity(recipe: Recipe) -> tuple[Recipe, int]:
-    """The recipe of a corruption without its severity, and the severity, 3 if the user gave none."""
+    """The recipe of a corruption without its severity, and the severity, 3 if the user gave none.
+
+    Args:
+        recipe: `NAME,severity=3,option=value`.
+    """
     options = dict(recipe.options)
     severity = options.pop("severity", DEFAULT_SEVERITY)
     return replace(recipe, options=options), severity
 
 
 def refuse_severity(recipe: Recipe, severity: object) -> None:
-    """InputError for what is no severity of a corruption."""
+    """Refuses what is no severity of a corruption.
+
+    Args:
+        recipe: the corruption, for the error.
+        severity: what the user wrote.
+
+    Raises:
+        InputError: for anything but a whole number from 1 to 5.
+    """
     if severity not in SEVERITIES or isinstance(severity, bool):
         raise InputError(f"{recipe.label}: severity must be a whole number from 1 to 5, not {severity!r}")
 
@@ -100,7 +131,12 @@ def corruption_stage_name(recipe: Recipe) -> str:
 
 
 def first_corrupted_image(stage: Stage, pool: Pool) -> Tensor:
-    """The first image of the pool under a corruption that all subjects share, (C, H, W) float on the CPU."""
+    """The first image of the pool under a corruption that all subjects share, (C, H, W) float on the CPU.
+
+    Args:
+        stage: the corruption.
+        pool: the images.
+    """
     from robench.runs.images import stage_images
 
     x = stage_images(stage, torch.arange(1), pool, None)

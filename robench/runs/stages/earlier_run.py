@@ -18,9 +18,18 @@ from robench.runs.types import Chunk, MakeImages, Outcome, Pixels, Pool, ReadySt
 
 
 def joined_stage(results: ModelResults, pool: Pool, subject: str, clean: Stage) -> Stage:
-    """What `robench eval` or `attack` found on these images for one subject: its last probe's verdicts, and its x_adv.npy if any.
+    """What an earlier run found on these images for one subject: its last probe's verdicts, and its x_adv.npy if there is one.
 
-    Images that the run did not see count as not tried. InputError where it saw others, or other labels, under the same ids.
+    Images that the run did not see count as not tried.
+
+    Args:
+        results: the earlier run, of `robench eval` or `robench attack`.
+        pool: the images of this run.
+        subject: the name of the subject that it is of.
+        clean: the clean pass.
+
+    Raises:
+        InputError: where the run saw none of these images, or had other labels under the same ids.
     """
     where = {sample: place for place, sample in enumerate(pool.ids.tolist())}
     shared = [sample for sample in results.labels if sample in where]

@@ -45,11 +45,19 @@ def method_stage(
 ) -> Stage:  # fmt: skip
     """The maps of one method with their scores.
 
-    source    the stage whose images are explained: of an attack those that fell, else those that were right before; None for all, as
-              they are
-    target    which logit is explained: true, predicted (on the images that are explained), or the number of a class
-    channels  none: every subpixel counts for itself; sum, max or mean: the sizes of a pixel's channels are put together first
-    changes   the stages that change the images, of which the pictures show the first
+    Args:
+        recipe: the method.
+        scores: recipes of the scores.
+        clean: the clean pass.
+        source: the stage whose images are explained: of an attack those that fell, else those that were right before; None explains all
+            images as they are.
+        target: which logit is explained: "true", "predicted" (on the images that are explained), or the number of a class.
+        channels: "none" counts every subpixel for itself; "sum", "max" or "mean" puts the sizes of a pixel's channels together first.
+        changes: the stages that change the images, of which the pictures show the first.
+        save: save(subject, method) -> the file that takes the maps of the clean images, or None.
+
+    Raises:
+        InputError: for an unknown method or option.
     """
     images = CLEAN if source is None else source.name
     about = {
@@ -85,7 +93,14 @@ def method_stage(
 
 
 def jacobian_stage(scores: Sequence[Recipe], *, clean: Stage, target: str | int = "true", changes: Sequence[Stage] = ()) -> Stage:
-    """The scores that belong to the model and to no method, on the images as they are."""
+    """The scores that belong to the model and to no method, on the clean images.
+
+    Args:
+        scores: their recipes.
+        clean: the clean pass.
+        target: which logit is explained: "true", "predicted", or the number of a class.
+        changes: the stages that change the images.
+    """
     about = {"clean": clean, "images": CLEAN, "scores": list(scores), "target": target, "changes": tuple(changes), "method": JACOBIAN}
     names = [score.name for score in scores]
 
@@ -96,7 +111,11 @@ def jacobian_stage(scores: Sequence[Recipe], *, clean: Stage, target: str | int 
 
 
 def explained_places(source: Stage | None) -> Callable[[Ledger, str], Tensor]:
-    """Which images a method explains: all as they are, those that fell under an attack, those that were tried under anything else."""
+    """Which images a method explains, as the `on` of a stage.
+
+    Args:
+        source: None explains all images as they are; of an attack those that fell, of any other stage those that were right before it.
+    """
 
     def on(ledger: Ledger, subject: str) -> Tensor:
         if source is None:
@@ -118,7 +137,12 @@ def scorer(recipe: Recipe, explain: Explain) -> Score:
 
 
 def applies_to_maps(score: str, complete: bool) -> bool:
-    """Whether a score is one of maps, and one that a method can have whose maps add up to the difference to one baseline, or do not."""
+    """Whether a score can be had from the maps of a method.
+
+    Args:
+        score: the name of a score.
+        complete: whether the method's maps add up to the difference to one baseline, without which there is no completeness.
+    """
     return score not in GROUPS["jacobian"] and (score != "completeness" or complete)
 
 

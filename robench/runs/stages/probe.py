@@ -19,9 +19,16 @@ from robench.runs.types import Case, Chunk, Outcome, ReadyStage, Stage
 
 
 def probe_stage(recipe: Recipe, *, clean: Stage, source: Stage | None = None, reported: bool = True) -> Stage:
-    """One probe with all its levels; InputError for an unknown one, and for an option that it does not have.
+    """One probe with all its levels.
 
-    reported  False where it only gives the images of its one level to later stages
+    Args:
+        recipe: the probe.
+        clean: the clean pass.
+        source: the stage whose images are probed; None for the clean ones.
+        reported: False where the probe only gives the images of its one level to later stages.
+
+    Raises:
+        InputError: for an unknown probe, and for an option that it does not have.
     """
     function: Probe = resolve(recipe, PROBES, "probe")
     name = recipe.label if source is None else f"{recipe.label} on {source.name}"
