@@ -317,7 +317,7 @@ def manifest_of(folder: Path) -> dict[str, Any]:
 
 
 def refuse_foreign_files(folder: Path) -> None:
-    """InputError where a folder without a run holds a file whose name a run would take."""
+    """Raises InputError where a folder without a run holds a file whose name a run would take."""
     there = [*(name for name in OUR_FILES if (folder / name).exists()), *(path.name for path in matching_files(folder, NUMBERED_FILES))]
     if there:
         raise InputError(f"{folder} holds {there[0]}, which belongs to no finished run of robench: choose another folder")

@@ -311,7 +311,7 @@ def resolve(recipe: Recipe, table: Mapping[str, Callable[..., Any]], what: str) 
 
 
 def refuse_unfit_recipe(recipe: Recipe, what: str) -> None:
-    """InputError where a recipe says that it is of another kind than is asked for, or says more than such a one has."""
+    """Raises InputError where a recipe says that it is of another kind than is asked for, or says more than such a one has."""
     if recipe.kind and recipe.kind != what:
         raise InputError(
             f"{recipe.kind}:{recipe.label} says that it is {with_article(recipe.kind)}, and {with_article(what)} is asked for here"
@@ -340,7 +340,7 @@ def with_article(what: str) -> str:
 
 
 def refuse_option_type(recipe: Recipe, key: str, function: Callable[..., Any]) -> None:
-    """InputError where the value of an option of the user's own function is of another kind than its annotation or its default."""
+    """Raises InputError where the value of an option of the user's own function is of another kind than its annotation or its default."""
     value, parameter = recipe.options[key], inspect.signature(function).parameters[key]
     annotation = getattr(parameter.annotation, "__name__", parameter.annotation)
     kind = annotation if annotation in OPTION_TYPES else type(parameter.default).__name__

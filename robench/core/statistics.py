@@ -253,7 +253,7 @@ def difference_of_means(a: Values, b: Values, seed: int, resamples: int = 2000) 
 
 
 def refuse_negative(**counts: int) -> None:
-    """InputError for a count of images below 0."""
+    """Raises InputError for a count of images below 0."""
     for name, count in counts.items():
         if count < 0:
             raise InputError(f"{name} must be a count of at least 0, not {count}")

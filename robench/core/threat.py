@@ -188,7 +188,7 @@ def refuse_too_large_eps(threat: Threat, shape: Sequence[int] | None) -> None:
 
 
 def refuse_too_large_length(what: str, length: float, norm: str, shape: Sequence[int]) -> None:
-    """InputError for a length that a user gave, told as `what`, that is larger than any distance of two images of this shape."""
+    """Raises InputError for a length that a user gave, told as `what`, that is larger than any distance of two images of this shape."""
     most = diameter(norm, shape)
     if length > most * (1 + 1e-6):
         meant = f": did you mean {length:g}/255?" if length <= 255 else ""

@@ -1,10 +1,15 @@
 """Words shared by every module: the shape legend, what an attack found, a training batch, explained images, a level of a probe.
 
 Shape legend, used in all docstrings:
-    B  samples in a batch            N  samples in a data set        K  classes
-    C, H, W  channels, height, width of an image                     D = C*H*W
-    x       (B, C, H, W) float, pixels in [0, 1]                     y  (B,) int64, labels in [0, K)
-    logits  (B, K) float, before softmax                             ids  (B,) int64, index in the official split
+    B: samples in a batch.
+    N: samples in a data set.
+    K: classes.
+    C, H, W: channels, height and width of an image.
+    D: C * H * W.
+    x: (B, C, H, W) float, pixels in [0, 1].
+    y: (B,) int64, labels in [0, K).
+    logits: (B, K) float, before the softmax.
+    ids: (B,) int64, index in the official split.
 """
 
 from __future__ import annotations

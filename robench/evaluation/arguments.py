@@ -118,7 +118,7 @@ def as_labelled_images(x: Pictures, y: Array | None, ids: Array | None, masks: A
 
 
 def refuse_second(x: Any, **given: Any) -> None:
-    """InputError where x has what is handed over beside it as well."""
+    """Raises InputError where x has what is handed over beside it as well."""
     for name, value in given.items():
         if value is not None:
             more = ", and name what follows it by its keyword" if name == "y" else ""

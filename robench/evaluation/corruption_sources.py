@@ -98,7 +98,7 @@ def corruption_recipes(corruptions: Sequence[str | Recipe]) -> tuple[Recipe, ...
 
 
 def refuse_wrong_corruption(recipe: Recipe) -> None:
-    """InputError for a corruption that cannot be made as its recipe says it, or not with the options that a table has for all."""
+    """Raises InputError for a corruption that cannot be made as its recipe says it, or not with the options that a table has for all."""
     plain, severity = recipe_and_severity(recipe)
     resolve(plain, CORRUPTIONS, "corruption")
     refuse_severity(recipe, severity)

@@ -139,7 +139,7 @@ def file_suffix(subject: str, cascade: str) -> str:
 
 
 def refuse_one_file_name(names: Sequence[str]) -> None:
-    """InputError where two names become one in the names of files."""
+    """Raises InputError where two names become one in the names of files."""
     for place, name in enumerate(names):
         twin = next((other for other in names[:place] if other != name and file_stem(other) == file_stem(name)), None)
         if twin is not None:
@@ -147,7 +147,7 @@ def refuse_one_file_name(names: Sequence[str]) -> None:
 
 
 def refuse_repeated_threats(threats: Sequence[Threat]) -> None:
-    """InputError where a threat is given twice, or none is."""
+    """Raises InputError where a threat is given twice, or none is."""
     if not threats:
         raise InputError("no threat is given: name one, such as linf:8/255")
     if len(set(threats)) < len(threats):

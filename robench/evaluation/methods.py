@@ -108,7 +108,13 @@ def score_recipe(name: str) -> Recipe:
 
 
 def advance_notes(methods: Sequence[Recipe], scores: Sequence[Recipe], x: Tensor) -> list[str]:
-    """What to know before maps of the images x (N, C, H, W) are made: what the methods that hide blocks cost, and whether they can do."""
+    """Sentences to know before maps are made: what the methods that hide blocks cost, and what they cannot do.
+
+    Args:
+        methods: recipes of methods.
+        scores: recipes of scores, of which some ask for maps again.
+        x: images (N, C, H, W).
+    """
     found: list[str] = []
     again = [score.label for score in scores if score.name in REMADE]
     for recipe in methods:
@@ -124,7 +130,13 @@ def advance_notes(methods: Sequence[Recipe], scores: Sequence[Recipe], x: Tensor
 def joined_results(subjects: Sequence[Subject], images: Images, folders: Sequence[Path]) -> list[tuple[str, ModelResults]]:
     """The results of earlier runs in folders, each with the name of its model.
 
-    InputError for a folder whose model is not among the subjects, or of which the data are others.
+    Args:
+        subjects: the models of this run.
+        images: the images of this run.
+        folders: results folders.
+
+    Raises:
+        InputError: for a folder whose model is not among the subjects, or whose data set is another.
     """
     found = []
     for folder in folders:

@@ -311,7 +311,7 @@ def frost_word(chosen: Sequence[Recipe], photos: str) -> str:
 
 
 def refuse_twins(stages: Sequence[Stage]) -> None:
-    """InputError where two stages have one name, so that their rows could not be told apart."""
+    """Raises InputError where two stages have one name, so that their rows could not be told apart."""
     keys = [name_of_rows(stage) for stage in stages]
     for stage, key in zip(stages, keys, strict=True):
         if keys.count(key) > 1:

@@ -38,7 +38,7 @@ FLAGS_BY_KIND = {"score": "--score", "regulariser": "--reg of robench train", "o
 
 
 def refuse_unknown_recipe(recipe: Recipe, engine: str) -> None:
-    """InputError where a recipe or an option of it is unknown, or that on whose images it is measured."""
+    """Raises InputError where a recipe or an option of it is unknown, or that on whose images it is measured."""
     kind = recipe_kind(recipe)
     plain = replace(recipe, on=None)
     if recipe.name.startswith(TRANSFER):
@@ -64,7 +64,7 @@ def refuse_unknown_recipe(recipe: Recipe, engine: str) -> None:
 
 
 def refuse_no_images(recipe: Recipe) -> None:
-    """InputError where nothing can be measured on the images of a recipe: it makes none, or more than one of each."""
+    """Raises InputError where nothing can be measured on the images of a recipe: it makes none, or more than one of each."""
     if recipe_kind(recipe) == "method":
         raise InputError(f"{recipe.label} makes maps and no images: nothing can be measured on them")
     if recipe.name in SETS:

@@ -28,7 +28,7 @@ DIAGNOSED_IMAGES = 64  # how many images the diagnostics look at
 
 
 def refuse_function(model: nn.Module, folder: Path | None) -> None:
-    """InputError where a run that can go on would have to know a plain function again."""
+    """Raises InputError where a run that can go on would have to know a plain function again."""
     if isinstance(model, FunctionModule) and folder is not None:
         raise InputError(
             "a run that keeps its state in a folder must know its model by its weights: hand over a torch.nn.Module, or no folder"

@@ -86,7 +86,11 @@ class Run:
 def admit(run: Run) -> None:
     """Makes every stage ready for every model, and tries it on two images where only that tells whether it can be used.
 
-    Raises InputError where one is refused, before the first image is computed.
+    Args:
+        run: the run, of which no image is computed yet.
+
+    Raises:
+        InputError: where a stage is refused.
     """
     sole = len(run.cases) * sum(stage.kind != "clean" for stage in run.stages) == 1
     for case in run.cases:

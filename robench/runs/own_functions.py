@@ -36,7 +36,7 @@ def is_own(label: str) -> bool:
 
 
 def refuse_found(found: AttackResult, n: int, label: str) -> None:
-    """InputError where what an attack hands back for n images is not one number for each, or its points are no tensor."""
+    """Raises InputError where what an attack hands back for n images is not one number for each, or its points are no tensor."""
     for name in ("x_adv", *PER_SAMPLE):
         refuse_non_tensor(getattr(found, name), f"attack {label!r} returned {name}")
     for name in PER_SAMPLE:
@@ -47,13 +47,13 @@ def refuse_found(found: AttackResult, n: int, label: str) -> None:
 
 
 def refuse_non_tensor(value: object, what: str) -> None:
-    """InputError for what is no tensor."""
+    """Raises InputError for what is no tensor."""
     if not isinstance(value, Tensor):
         raise InputError(f"{what} as {type(value).__name__}, which must be a tensor")
 
 
 def refuse_length(value: Tensor, n: int, what: str) -> None:
-    """InputError for what has not one number for each of n images."""
+    """Raises InputError for what has not one number for each of n images."""
     if value.shape != (n,):
         raise InputError(f"{what} of shape {tuple(value.shape)} for {n} images: expected ({n},)")
 
@@ -123,7 +123,7 @@ def probe_levels(
 
 
 def refuse_level(level: Level, x: Tensor, label: str) -> None:
-    """InputError where a level's parts do not fit the images x (B, C, H, W), or its share or pixels do not lie in [0, 1]."""
+    """Raises InputError where a level's parts do not fit the images x (B, C, H, W), or its share or pixels do not lie in [0, 1]."""
     what = f"probe {label!r} yielded"
     for name in ("x", "fooled", "share", "forwards", "backwards"):
         refuse_non_tensor(getattr(level, name), f"{what} {name}")

@@ -71,7 +71,7 @@ def source_chain(stage: Stage) -> list[Stage]:
 
 
 def refuse_lost_maps(cases: Sequence[Case], stages: Sequence[Stage], store: Store) -> None:
-    """InputError where a run goes on whose maps are gone."""
+    """Raises InputError where a run goes on whose maps are gone."""
     for case in cases:
         for stage in stages:
             file = stage.about["save"](case.name, stage.about["method"]) if "save" in stage.about and stage.source is None else None

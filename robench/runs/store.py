@@ -23,7 +23,13 @@ from robench.core.processes import World
 
 
 class Store:
-    """The state of one process of a run: the journal, and the folder of arrays, a temporary one where the run keeps no state."""
+    """The state of one process of a run.
+
+    Attributes:
+        journal: the finished pieces of work.
+        folder: where arrays lie; a temporary folder where the run keeps no state.
+        world: the processes that share the images.
+    """
 
     def __init__(self, journal: Journal, folder: Path, world: World) -> None:
         self.journal, self.folder, self.world = journal, folder, world
@@ -43,7 +49,7 @@ class Store:
         return self.journal.path is not None
 
     def check(self, file: Path, begun: bool) -> None:
-        """InputError where the array of a run that goes on is gone."""
+        """Raises InputError where the array of a run that has begun is gone."""
         if begun and not file.exists():
             raise InputError(f"the run cannot go on: {file} is gone, and with it what was saved; start anew in another folder")
 
@@ -133,9 +139,14 @@ def process_journal(world: World, folder: Path | None, header: Mapping[str, Any]
 
 
 def make_array_file(file: Path, shape: tuple[int, ...]) -> None:
-    """Makes the file that `write_array_rows` writes into, (N, C, H, W) float32 in .npy format, all zero, unless another process just has.
+    """Makes the file that `write_array_rows` writes into, all zero, unless another process just has.
 
-    InputError where there is no room.
+    Args:
+        file: a .npy file.
+        shape: (N, C, H, W) of its float32 numbers.
+
+    Raises:
+        InputError: where there is no room.
     """
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     with refuse_failed_writes(file):
@@ -163,7 +174,7 @@ def publish_file(temporary: Path, file: Path) -> None:
 
 @contextmanager
 def refuse_failed_writes(file: Path) -> Iterator[None]:
-    """InputError where the disk does not take what is written to a file."""
+    """Raises InputError where the disk does not take what is written to a file."""
     try:
         yield
     except OSError as error:

@@ -41,7 +41,7 @@ def clean_outcomes(case: Case, chunk: Chunk) -> Iterator[Outcome]:
 
 
 def check_logits(logits: Tensor, y: Tensor, images: str = "clean images") -> None:
-    """InputError where a model cannot be evaluated on images: logits that are not finite, labels out of range, one output alone."""
+    """Raises InputError where a model cannot be evaluated on images: logits that are not finite, labels out of range, one output alone."""
     refuse_one_output(logits)
     if not bool(torch.isfinite(logits).all()):
         raise InputError(f"the model gives NaN or infinite logits on {images}: it cannot be evaluated")

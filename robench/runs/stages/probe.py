@@ -71,7 +71,7 @@ def probe_outcomes(case: Case, stage: Stage, label: str, function: Probe, chunk:
 
 
 def refuse_other_levels(case: Case, stage: Stage, label: str, settings: set[str]) -> None:
-    """InputError where a probe yields other levels for one batch than for another: their rates would be of different images."""
+    """Raises InputError where a probe yields other levels for one batch than for another: their rates would be of different images."""
     known = {level for level, _ in case.ledger.levels(case.name, stage)}
     if known and known != settings:
         other = ", ".join(sorted(known ^ settings))
