@@ -27,7 +27,8 @@ def attack_command(
 
     Example: robench attack MODEL --attack pgd,steps=50,restarts=10,loss=margin --eps 2/255,4/255,8/255
     """
-    from robench.cli.measure import Job, run_job
+    from robench.cli.jobs import Job
+    from robench.cli.measure import run_job
     from robench.core.errors import InputError
     from robench.core.recipes import parse_recipe
     from robench.evaluation.recipe_kinds import recipe_kind

@@ -66,9 +66,14 @@ def print_to_stderr(sentence: str) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], lines: Iterable[Sequence[str]], left: int = 1, whole: bool = False) -> None:
-    """Prints a title and a table to stdout; the first `left` columns are words, the others numbers.
+    """Prints a title and a table to stdout.
 
-    whole  off a terminal no line is broken, however long: what is searched by grep
+    Args:
+        title: line above the table.
+        columns: names of the columns.
+        lines: one sequence of texts a line, as long as `columns`.
+        left: number of columns at the left that hold words; the others hold numbers.
+        whole: whether no line is broken off a terminal, however long, so that grep finds it.
     """
     out.print(title, markup=False, soft_wrap=True)
     table = RichTable()

@@ -12,6 +12,7 @@ import typer
 
 from robench.cli import options as o
 from robench.cli.console import print_message, tracker
+from robench.cli.jobs import refuse_several_processes, subjects_text
 from robench.cli.loading import (
     DEFAULT_IMAGE_LIMIT,
     LoadedSubject,
@@ -24,7 +25,7 @@ from robench.cli.loading import (
     set_up_device,
     training_data_name,
 )
-from robench.cli.measure import BATCH_SIZE, batch_size_of, measure_and_report, refuse_several_processes
+from robench.cli.measure import BATCH_SIZE, RunDescription, batch_size_of, measure_and_report
 from robench.cli.options import CommonOptions, with_option_groups
 from robench.core.errors import InputError
 
@@ -94,7 +95,20 @@ def corrupt_command(
 
 @dataclass(frozen=True)
 class CorruptOptions:
-    """What the user asked of corruptions; `chosen` and `graded` say whether corruptions and severities were named."""
+    """What the user asked of corruptions.
+
+    Attributes:
+        corruptions: the corruptions, each once.
+        severities: severities of all whose recipes do not name one, 1 to 5.
+        chosen: whether the user named corruptions.
+        graded: whether the user named severities.
+        source: folder of a set on the disk, None for images that are made here.
+        scale: severities of "cifar" or "imagenet", or "auto" by the size of the images.
+        photos: folder of frost photos, "" for a texture that is drawn here.
+        reference: model by whose errors others are divided, "alexnet", or None.
+        export: folder into which the images are written, None for none.
+        save: whether the corrupted images are written beside the results, as floats.
+    """
 
     corruptions: tuple[Recipe, ...]
     severities: tuple[int, ...]
@@ -109,7 +123,13 @@ class CorruptOptions:
 
 
 def run_corrupt(models: Sequence[str], wanted: CorruptOptions, common: CommonOptions) -> None:
-    """Measures the models on corrupted images, or writes the images, or both."""
+    """Measures the models on corrupted images, or writes the images, or both.
+
+    Args:
+        models: the models, as the command line spells them; none to write the images alone.
+        wanted: what the user asked of corruptions.
+        common: options that every measuring command has.
+    """
     refuse_corrupt_options(models, wanted, common)
     if wanted.export is not None:
         refuse_several_processes("an export of corrupted images")
@@ -139,49 +159,64 @@ def export_lock(folder: Path | None) -> Iterator[None]:
 
 def measure_corrupted_images(
     models: Sequence[str], images: Images, source: CorruptionSource, notes: Sequence[str], wanted: CorruptOptions, common: CommonOptions,
-    on: str,
-    target: Export | None, way: str | None,
+    on: str, target: Export | None, way: str | None,
 ) -> None:  # fmt: skip
     """What `run_corrupt` does where there are models."""
     from robench.evaluation import api
     from robench.evaluation.corruption_sources import only_adds
-    from robench.results.corruption_errors import manifest_reference
 
     shown = source.y if len(source.classes) == len(images.classes) else None  # of a part of a model's classes nothing is missed
     images = replace(images, y=source.y[: len(images)], classes=source.classes)  # as the models count them
-    found = load_models(models, images, on, common.quiet, split=common.split, y=shown, noticed=notes, **common.loading_options())
+    loaded = load_models(models, images, on, common.quiet, split=common.split, y=shown, noticed=notes, **common.loading_options())
     if wanted.reference not in (None, "alexnet"):
         refuse_other_orders(source.classes, [str(wanted.reference)], way, "reference")
-    what = [LoadedSubject(one, images, "", (), on, way) for one in found]
+    subjects = [LoadedSubject(one, images, "", (), on, way) for one in loaded]
     reference = load_reference(wanted, images, source, common, on)
-    kept: list[Result] = []
+    results: list[Result] = []
 
-    def measured(place: Destination, quiet: bool) -> Result:
-        kept.append(api.corrupt(
-            [subject_on_source(one, source) for one in what], source, reference=reference, target=target, seed=common.seed,
-            batch_size=batch_size_of(what[0], common), device=on, budget=common.budget, folder=place, resume=place.resume,
+    def measure(place: Destination, quiet: bool) -> Result:
+        results.append(api.corrupt(
+            [subject_on_source(one, source) for one in subjects], source, reference=reference, target=target, seed=common.seed,
+            batch_size=batch_size_of(subjects[0], common), device=on, budget=common.budget, folder=place, resume=place.resume,
             track=tracker(quiet), save=place.work if wanted.save else None,
         ))  # fmt: skip
         if target is not None:
             target.replace_earlier_set()
-        return kept[0]
+        return results[0]
 
-    names = [one.loaded.name for one in what] + ([reference.name] if is_model(reference) else [])
-    words = {
-        "command": "corrupt", "checkpoint": checkpoint_words([one.loaded for one in what]), "source": source.name, **source.about,
-        "cells": [list(cell) for cell in source.cells], "names": names, "measured": len(what), "reference": wanted.reference or "",
-        "models": [one.loaded.sha256 for one in what] + ([reference.sha256] if is_model(reference) else []),
+    words, arrays = corrupt_words(subjects, source, reference, wanted, common), ["x-*.npy"] * wanted.save
+    run = RunDescription("corrupt", corrupt_title(subjects, source, common), words, corrupt_entries(source), arrays, only_adds)
+    measure_and_report(subjects, run, common, measure)
+    if target is not None and not results:
+        write_export(source, target, common, on)
+
+
+def corrupt_words(
+    subjects: Sequence[LoadedSubject], source: CorruptionSource, reference: Any, wanted: CorruptOptions, common: CommonOptions
+) -> dict[str, Any]:
+    """What was asked of a run, as plain JSON values: everything that its numbers depend on."""
+    beside = [reference] if is_model(reference) else []
+    return {
+        "command": "corrupt", "checkpoint": checkpoint_words([one.loaded for one in subjects]), "source": source.name, **source.about,
+        "cells": [list(cell) for cell in source.cells], "names": [*(one.loaded.name for one in subjects), *(one.name for one in beside)],
+        "measured": len(subjects), "reference": wanted.reference or "",
+        "models": [*(one.loaded.sha256 for one in subjects), *(one.sha256 for one in beside)],
         **({"budget": common.budget} if common.budget is not None else {}), **({"save": True} if wanted.save else {}),
     }  # fmt: skip
-    title = ", ".join(filter(None, (
-        f"{what[0].loaded.name if len(what) == 1 else f'{len(what)} models'} on {source.name} {source.split}", "n = {n}", source.setting,
-        f"seed {common.seed}",
-    )))  # fmt: skip
+
+
+def corrupt_title(subjects: Sequence[LoadedSubject], source: CorruptionSource, common: CommonOptions) -> str:
+    """The title of tables and pictures; {n} is the number of images."""
+    what = f"{subjects_text(subjects)} on {source.name} {source.split}"
+    return ", ".join(filter(None, (what, "n = {n}", source.setting, f"seed {common.seed}")))
+
+
+def corrupt_entries(source: CorruptionSource) -> dict[str, Any]:
+    """What the manifest says of the images and of the reference."""
+    from robench.results.corruption_errors import manifest_reference
+
     data = {"name": source.name, "split": source.split, "n": len(source.y), **source.about}
-    told = {"data": data, "corruptions": lambda result: {"reference": manifest_reference(result.reference, source.clean is not None)}}
-    measure_and_report(what, "corrupt", words, title, common, measured, arrays=["x-*.npy"] * wanted.save, told=told, adds=only_adds)
-    if target is not None and not kept:
-        write_export(source, target, common, on)
+    return {"data": data, "corruptions": lambda result: {"reference": manifest_reference(result.reference, source.clean is not None)}}
 
 
 def is_model(reference: Any) -> bool:
@@ -285,7 +320,15 @@ def corrupted_from_folder(
 ) -> tuple[CorruptedSet, Images | None, Tensor]:
     """The set in the folder, the same images as they are where the user names them, and the places of the images in the set.
 
-    asked_order  whether the order of the classes is the user's word, which must not be idle
+    Args:
+        wanted: what the user asked of corruptions; its `source` is the folder.
+        data: name of the clean images, None where the user names none.
+        choice: options that choose images, as `load_images` takes them.
+        asked_order: whether the user gave the order of the classes, which must then be of use.
+        common: options that every measuring command has.
+
+    Raises:
+        InputError: where an option has no use, and where the set and the clean images do not belong together.
     """
     from robench.data.corrupted_sets import clean_image_rows, has_folder_classes, pixel_checked_set, read_corrupted_set, with_class_order
 

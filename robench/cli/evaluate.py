@@ -24,7 +24,8 @@ def evaluate_command(
 
     Prints the accuracy that is left after each attack; writes rows.csv, samples.csv, manifest.json, pictures and report.html.
     """
-    from robench.cli.measure import Job, run_job, suite_and_title
+    from robench.cli.jobs import Job, suite_and_title
+    from robench.cli.measure import run_job
 
     chosen, title = suite_and_title(suite or ["autoattack"])
     run_job(models, Job("eval", title, chosen, examine=True), common, attacking)

@@ -26,9 +26,15 @@ DEFAULT_IMAGE_LIMIT = 500  # images, where the user does not say how many
 
 @dataclass(frozen=True)
 class LoadedSubject:
-    """A model with the images it is measured on, and the threats: the user's words, then the checkpoint's, then the defaults.
+    """A model with the images on which it is measured, and its threats.
 
-    The labels of the images are those of the model's outputs, and `classes` says how they were found (see `label_mapping_for`).
+    Attributes:
+        loaded: the model, its name and what its checkpoint says.
+        images: the images; their labels count the model's outputs.
+        norm: norm of the threats: the user's, else the checkpoint's, else linf.
+        radii: radii of the threats in ascending order, from the same sources, else 8/255.
+        device: the device that torch uses.
+        classes: the option --classes, by which labels were found; see `label_mapping_for`.
     """
 
     loaded: LoadedModel
@@ -49,9 +55,18 @@ class LoadedSubject:
 
 
 def load_subjects(models: Sequence[str], norm: str | None, radii: tuple[float, ...] | None, common: CommonOptions) -> list[LoadedSubject]:
-    """Loads the images and the models, and settles what the user left open.
+    """The models with their images and threats.
 
     Several models get the same images: the first that names a data set decides where the user did not.
+
+    Args:
+        models: the models, as the command line spells them.
+        norm: norm of the attacks, None for that of the checkpoint.
+        radii: radii of the attacks, None for that of the checkpoint.
+        common: options that every measuring command has.
+
+    Raises:
+        InputError: where a model, an image or a label cannot be used, and for a radius that no image could need.
     """
     from robench.core.threat import Threat, refuse_too_large_eps
     from robench.data.class_names import class_order_for, label_mapping_for
@@ -110,9 +125,16 @@ def print_image_notes(images: Images, quiet: bool) -> None:
 def load_models(
     models: Sequence[str], images: Images, device: str, quiet: bool, *, noticed: Sequence[str] = (), **how: Any
 ) -> list[LoadedModel]:
-    """The models, tried out on such images, under names that tell them apart; says what was noticed, before and now.
+    """The models, tried on such images, under names that tell them apart; prints the notes and flags of loading.
 
-    `how` goes to models.load, but for y: labels of the images that will be measured, where it shall be said that they miss classes.
+    Args:
+        models: the models, as the command line spells them.
+        images: images of the shape and classes that will be measured.
+        device: the device for the models.
+        quiet: whether notes are left out.
+        noticed: notes that are told with those of the models.
+        how: keyword arguments of `models.load_with_origin`; besides, `split` (the split that the user asked for) and `y` (labels of the
+            images that will be measured, where classes without an image are to be told).
     """
     from robench.models import load_with_origin
 

@@ -248,7 +248,7 @@ Trust = Annotated[bool, typer.Option("--trust", help="Allow model files that can
 
 @dataclass(frozen=True)
 class CommonOptions:
-    """What every measuring command is told: the images, how models are loaded, where results go."""
+    """The options of every measuring command: the images, how models are loaded, where results go."""
 
     data: Data = None
     data_dir: DataDir = None
@@ -296,7 +296,7 @@ IMAGE_OPTIONS = ("data_dir", "download", "split", "image_size", "resize", "layou
 
 @dataclass(frozen=True)
 class AttackOptions:
-    """What commands that attack are told besides."""
+    """The further options of commands that attack."""
 
     norm: Norm = None
     eps: RadiusOption = None
@@ -313,7 +313,14 @@ class AttackOptions:
 
 
 def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with the options of its groups written out, as Typer reads them."""
+    """The command with the options of its groups written out, as Typer reads them.
+
+    Args:
+        command: a function with arguments annotated `CommonOptions` or `AttackOptions`, and options of its own.
+
+    Returns:
+        A function that takes every field of the groups as an option of its own.
+    """
     hints, signature = get_type_hints(command, include_extras=True), inspect.signature(command)
     groups = {name: kind for name, kind in hints.items() if kind in (CommonOptions, AttackOptions)}
     own = [p.replace(annotation=hints[p.name]) for p in signature.parameters.values() if p.name not in groups]

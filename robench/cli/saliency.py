@@ -63,7 +63,8 @@ def saliency_command(
     """
     from dataclasses import replace
 
-    from robench.cli.measure import Job, refuse_unused_radius, run_job
+    from robench.cli.jobs import Job, refuse_unused_radius
+    from robench.cli.measure import run_job
     from robench.core.recipes import parse_recipe, split_recipes
     from robench.evaluation.methods import chosen_methods
 

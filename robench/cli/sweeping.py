@@ -20,9 +20,20 @@ def train_sweep(
 ) -> None:
     """Trains every cell into the folder `words["out"]`, writes rows.csv, sweep.json and front.png there, and prints the table.
 
-    run    robench.training.train.train      words  its arguments but for the settings, which are `given` where they are not None
+    Args:
+        sentence: the grid, such as "lambda=0.03:0.1,rho=0.1:1".
+        run: `training.train.train`.
+        words: arguments of `run` that are no settings; "preset", "out", "resume" and "force" are taken out.
+        given: settings by name, None for what the user left to the preset.
+        suite: what is run at the end of each training.
+        measure: the images that are measured at the end, "test" or "held-out".
+        quiet: whether progress and messages are left out.
+
+    Raises:
+        InputError: for a grid that cannot be read or trained, and where the folder is refused.
     """
-    from robench.cli.measure import refuse_several_processes, run_place
+    from robench.cli.jobs import refuse_several_processes
+    from robench.cli.measure import run_place
     from robench.core.recipes import lookup
     from robench.training.presets import PRESETS
     from robench.training.sweeps import adds_cells, read_finished_cells, sweep, sweep_cells, sweep_header
