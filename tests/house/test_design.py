@@ -53,6 +53,8 @@ def test_what_the_design_names_exists(name):
     thing = importlib.import_module(f"robench.{'.'.join(parts[:depth])}")
     for part in parts[depth:]:
         thing = getattr(thing, part)
+    home = getattr(thing, "__module__", None) if depth < len(parts) else None  # constants have none
+    assert home in (None, f"robench.{'.'.join(parts[:depth])}"), f"{name} is defined in {home}"
 
 
 def test_the_design_names_modules_and_functions_in_plenty():
