@@ -1,4 +1,4 @@
-"""`robench saliency`: the audit of one or several models' saliency maps."""
+"""`robench saliency`: scores of one or several models' saliency maps."""
 
 from __future__ import annotations
 

@@ -52,36 +52,45 @@ def train_sweep(
         apart = {key: value for key, value in words.items() if key != "seed"}
         return run(**apart, **settings, preset=preset, out=path, teachers=path.parent, resume=place.resume).meta  # type: ignore[no-any-return]
 
-    about = json_words(
-        {**{key: value for key, value in words.items() if key not in ("watch", "device", "suite")}, "preset": preset, **named}
-    )
-    about |= content_digests(words, named)
+    about = {**sweep_words(words, preset, named), **content_digests(words, named)}
     begin = time.perf_counter()
     asked = {"command": "sweep", **sweep_header(cells, suite, measure, about)}
-    methods = [named.get("objective"), *named.get("reg", ())]
-    of = ", ".join(filter(None, (sentence, " + ".join(word for word in methods if word))))
-    title = f"Sweep of {of} on "
     with run_place(out, words["data"], "sweep", asked, resume=resume, force=force, adds=adds_cells) as place:
         if place.finished:
             done = read_finished_cells(cells, place.folder)
         else:
             refuse_untrainable({cell.setting: {**named, **cell.overrides} for cell in cells}, words, preset)
             done = list(sweep(cells, train_one, folder=place, about=about, suite=suite, measure=measure, resume=place.resume))
-        title += f"{done[0].rows[0].data or Path(words['data']).name}, measured on {measure} images"
+        title = f"{sweep_subject(sentence, named)} on {done[0].rows[0].data or Path(words['data']).name}, measured on {measure} images"
         if not place.finished:
             also = [pattern for cell in cells for pattern in (f"{cell.name}.pt", f"{cell.name}.*.*", f"{cell.name}.json")]
             with place.staged_results([*also, "teacher-????????.*", "rows.csv", "sweep.json"]) as folder:
                 write_front_and_manifest(folder, done, suite, title, words, time.perf_counter() - begin)
     print_sweep_table(done, suite, title)
+    print_sweep_files(done, place.folder, f"in {time.perf_counter() - begin:.0f} s" if not place.finished else "", quiet)
+
+
+def sweep_subject(sentence: str, named: dict[str, Any]) -> str:
+    """What is trained, for a title: the grid, the objective and the regularisers."""
+    methods = " + ".join(word for word in (named.get("objective"), *named.get("reg", ())) if word)
+    return f"Sweep of {', '.join(filter(None, (sentence, methods)))}"
+
+
+def print_sweep_files(done: Sequence[FinishedCell], folder: Path, time_spent: str, quiet: bool) -> None:
+    """Prints the flags of all cells, and which files were written; `time_spent` is "" where nothing was changed."""
     for one in done:
         if (count := one.number("flags")) > 0:
             print_to_stderr(f"Flag: {one.cell.setting}: the final measurement raised {count:.0f}, see {one.cell.name}.json")
-    seconds = time.perf_counter() - begin
-    there = sum((place.folder / f"{cell.name}.pt").exists() for cell in cells)  # a training that diverged leaves none
-    files = f"rows.csv, sweep.json, front.png and {there} checkpoint{'' if there == 1 else 's'} in {place.folder}"
-    print_message(
-        f"This sweep is finished, and nothing was changed: {files}" if place.finished else f"Written: {files}, in {seconds:.0f} s", quiet
-    )
+    there = sum((folder / f"{one.cell.name}.pt").exists() for one in done)  # a training that diverged leaves none
+    files = f"rows.csv, sweep.json, front.png and {there} checkpoint{'' if there == 1 else 's'} in {folder}"
+    sentence = f"Written: {files}, {time_spent}" if time_spent else f"This sweep is finished, and nothing was changed: {files}"
+    print_message(sentence, quiet)
+
+
+def sweep_words(words: dict[str, Any], preset: str | None, named: dict[str, Any]) -> dict[str, Any]:
+    """What was asked of a sweep, as plain JSON values, without what its numbers do not depend on."""
+    kept = {key: value for key, value in words.items() if key not in ("watch", "device", "suite")}
+    return json_words({**kept, "preset": preset, **named})
 
 
 def content_digests(words: dict[str, Any], named: dict[str, Any]) -> dict[str, Any]:
