@@ -30,8 +30,23 @@ def build_network(
 ) -> nn.Module:
     """A network with random weights (torch's global generator) that maps pixels in [0, 1], (B, *shape), to logits (B, classes).
 
-    `name` is a key of ARCHITECTURES, `tv/NAME`, `timm/NAME`, or the user's `file.py:factory` or `module:factory`; options may follow
-    it, as in `cnn,width=32`. With `mean` and `std` (one number a channel) the network starts with a Normalize layer.
+    Args:
+        name: a key of ARCHITECTURES, "tv/NAME", "timm/NAME", or the user's "file.py:factory" or "module:factory"; options may follow it,
+            as in "cnn,width=32".
+        classes: K, at least 1.
+        shape: channels, height and width of an image.
+        activation: a key of ACTIVATIONS, for our own architectures.
+        mean: one number a channel, with which the network starts with a Normalize layer; None for none.
+        std: likewise, above 0.
+        options: options of the architecture, as after its name.
+
+    Raises:
+        InputError: for an unknown name or option, and for images that are too small.
+
+    Example:
+        >>> network = build_network("cnn", classes=10, shape=(3, 32, 32))
+        >>> sum(weight.numel() for weight in network.parameters())
+        156074
     """
     if len(shape) != 3:
         raise InputError(f"the shape of an image is channels, height and width, not {tuple(shape)}")
@@ -63,12 +78,20 @@ def is_library(name: str) -> bool:
 
 
 def is_foreign(name: str) -> bool:
-    """Whether the architecture `name` is none of ours."""
+    """Whether the architecture `name` is none of ours.
+
+    Args:
+        name: an architecture, without its options.
+    """
     return is_library(name) or runs_code(name)
 
 
 def runs_code(name: str) -> bool:
-    """Whether building the architecture `name` runs the user's own code."""
+    """Whether building the architecture `name` runs the user's own code.
+
+    Args:
+        name: an architecture, without its options.
+    """
     return ":" in name and not is_library(name)
 
 

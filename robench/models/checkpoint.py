@@ -25,8 +25,14 @@ MOST_NUMBERS = 2**28  # of one image that a network was trained on
 def save_checkpoint(path: str | Path, model: nn.Module, meta: dict[str, Any]) -> None:
     """Writes weights and meta to `path`, and meta with the weights' sha256 to the `.json` beside it; both appear whole or not at all.
 
-    meta["model"] must hold arch, classes, shape, activation, mean, std and options, from which `load` rebuilds the network.
-    InputError where the place cannot be written.
+    Args:
+        path: the file, of any ending but .json.
+        model: the network.
+        meta: plain values; meta["model"] must hold arch, classes, shape, activation, mean, std and options, from which `load_model`
+            rebuilds it.
+
+    Raises:
+        InputError: where the place cannot be written.
     """
     path = Path(path)
     if path.suffix == ".json":
@@ -39,7 +45,14 @@ def save_checkpoint(path: str | Path, model: nn.Module, meta: dict[str, Any]) ->
 
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The state_dict and the meta of a checkpoint of ours; InputError for any other file, and for one of which a byte was changed."""
+    """The state_dict and the meta of a checkpoint of ours.
+
+    Args:
+        path: the file.
+
+    Raises:
+        InputError: for any other file, and for one of which a byte was changed.
+    """
     if existing_file(path).read_bytes()[:2] == b"PK":
         zip_file_kind(Path(path))  # which tests the checksums; torch does not
     content, _ = read_torch(Path(path), trust=False)

@@ -33,7 +33,13 @@ STEADY = 1e-4  # how far the logits of two passes over the same images may lie a
 
 @dataclass(frozen=True)
 class Examination:
-    """A model that keeps the contract, sentences on what was done for that or seen, and the checks that can raise a flag."""
+    """What came of looking at a model.
+
+    Attributes:
+        model: the model, or a wrapper around it that keeps the contract.
+        notes: one sentence each on what was done for that, or seen.
+        checks: the checks that can raise a flag.
+    """
 
     model: nn.Module
     notes: tuple[str, ...]
@@ -43,8 +49,10 @@ class Examination:
 class ContractKeeper(nn.Module):
     """A model behind what it needs to keep the contract: a copy of the images, batches of a size that it takes, gradients on after it.
 
-    multiple  batches are filled up to a multiple of this with copies of their last image, whose logits are dropped
-    most      no batch is larger than this (None: no limit)
+    Attributes:
+        network: the model itself.
+        multiple: batches are filled up to a multiple of this with copies of their last image, whose logits are dropped.
+        most: no batch is larger than this; None for no limit.
     """
 
     def __init__(self, network: nn.Module, *, multiple: int = 1, most: int | None = None) -> None:
@@ -65,9 +73,16 @@ class ContractKeeper(nn.Module):
 
 
 def examine_model(model: nn.Module, x: Tensor) -> Examination:
-    """Looks at a model in eval mode on images x (B, C, H, W), of which at most four are used; the random numbers stay as they were.
+    """Looks at a model on a few images and puts it behind what it needs to keep the contract.
 
-    Raises: InputError where the model does not give floating-point logits (B, K) for such images.
+    The random numbers and the modes of the modules stay as they were.
+
+    Args:
+        model: the model, in eval mode.
+        x: images (B, C, H, W) in [0, 1] on the model's device, of which at most four are used.
+
+    Raises:
+        InputError: where the model does not give floating-point logits (B, K), K at least 2, for such images in some batch size.
     """
     x = x[:CONTRACT_IMAGES].detach()
     with (
@@ -109,7 +124,11 @@ def trial_logits(model: nn.Module, x: Tensor, n: int) -> Tensor:
 
 
 def refuse_one_output(logits: Tensor) -> None:
-    """InputError for outputs (B, K) with K below 2: the largest of one is always the same, so that nothing could ever be wrong."""
+    """InputError for outputs (B, K) with K below 2: the largest of one is always the same, so that nothing could ever be wrong.
+
+    Args:
+        logits: (B, K).
+    """
     if logits.shape[1] < 2:
         raise InputError(
             f"the model returns {logits.shape[1]} output for each image, and classes need at least 2: for one logit z return (0, z)"
@@ -272,7 +291,11 @@ def training_mode_check(model: nn.Module, ran: set[nn.Module]) -> Check:
 
 
 def reads_training(module: nn.Module) -> bool:
-    """Whether the module's forward reads its `training` flag; True where its code cannot be seen."""
+    """Whether the module's forward reads its `training` flag; True where its code cannot be seen.
+
+    Args:
+        module: any module.
+    """
     if isinstance(module, torch.jit.ScriptModule):
         return True
     code = getattr(type(module).forward, "__code__", None)
@@ -283,7 +306,12 @@ def reads_training(module: nn.Module) -> bool:
 
 
 def refuse_absent_weights(model: nn.Module, name: str) -> None:
-    """InputError where weights have no values: those of lazy layers that never saw an image, and those on the meta device."""
+    """InputError where weights have no values: those of lazy layers that never saw an image, and those on the meta device.
+
+    Args:
+        model: the model.
+        name: what sentences call it.
+    """
     for key, value in (*model.named_parameters(), *model.named_buffers()):
         if isinstance(value, LAZY):
             raise InputError(

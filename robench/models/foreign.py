@@ -21,7 +21,17 @@ DOWNLOADS = ("weights", "weights_backbone", "pretrained", "pretrained_cfg", "pre
 
 
 def torchvision_network(name: str, classes: int, shape: Shape, **options: Any) -> nn.Module:
-    """torchvision's classifier of that name with random weights; `options` go to its builder."""
+    """torchvision's classifier of that name with random weights; `options` go to its builder.
+
+    Args:
+        name: the name in torchvision, such as "resnet50".
+        classes: K.
+        shape: channels, height and width of an image; there must be 3 channels.
+        options: options of torchvision's builder; those that would download are refused.
+
+    Raises:
+        InputError: for an unknown name, other channels, and options that the builder does not take.
+    """
     import torchvision
 
     if shape[0] != 3:
@@ -32,7 +42,17 @@ def torchvision_network(name: str, classes: int, shape: Shape, **options: Any) -
 
 
 def timm_network(name: str, classes: int, shape: Shape, **options: Any) -> nn.Module:
-    """timm's model of that name with random weights; `options` go to timm.create_model, such as img_size for a transformer."""
+    """timm's model of that name with random weights.
+
+    Args:
+        name: the name in timm.
+        classes: K.
+        shape: channels, height and width of an image.
+        options: options of timm.create_model, such as img_size for a transformer; those that would download are refused.
+
+    Raises:
+        InputError: where timm is not installed, for an unknown name, and for options that timm does not take.
+    """
     try:
         import timm
     except ImportError:

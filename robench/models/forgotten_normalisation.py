@@ -22,14 +22,27 @@ USUAL: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 
 
 def normalises(model: nn.Module) -> bool:
-    """Whether the model starts with a normalisation that robench has put there."""
+    """Whether the model starts with a normalisation that robench has put there.
+
+    Args:
+        model: the model.
+    """
     return any(isinstance(module, Normalize) for module in model.modules())
 
 
 def forgotten_normalisation_notes(model: nn.Module, name: str, x: Tensor, y: Tensor) -> list[str]:
-    """A note where the model is right on clearly more of the images x (N, C, H, W) in [0, 1] with a usual normalisation than without.
+    """A note where the model is right on clearly more of the images with a usual normalisation than without.
 
-    y  (N,) labels on the CPU; the first 64 images are looked at, in one pass for each normalisation. The random numbers stay as they were
+    One pass is made for each normalisation; the random numbers stay as they were.
+
+    Args:
+        model: in eval mode, on the device of x.
+        name: what the note calls it.
+        x: images (N, C, H, W) in [0, 1], of which the first 64 are used.
+        y: (N,) labels on the CPU.
+
+    Returns:
+        One sentence, or nothing where the difference could be chance (exact McNemar test, p above 0.001).
     """
     x, y = x[:NORMALISATION_IMAGES], y[:NORMALISATION_IMAGES]
     fitting = {what: pair for what, pair in USUAL.items() if len(pair[0]) in (1, x.shape[1])}

@@ -18,7 +18,14 @@ LIBRARY_PACKAGES = ("torch", "torchvision", "timm", "robench", "captum")
 
 
 def model_identity(model: nn.Module) -> dict[str, Any]:
-    """Hashes of a model's weights, of its modules as torch prints them (activations among them), and of the source files of own classes."""
+    """Hashes of a model's weights, of its modules as torch prints them (activations among them), and of the source files of own classes.
+
+    Args:
+        model: the model.
+
+    Returns:
+        A dict with "weights", "modules" and "code", as the states of runs keep it.
+    """
     printed = re.sub(r"0x[0-9a-f]+", "", repr(model))
     return {
         "weights": fingerprint(model.state_dict()),
@@ -54,5 +61,9 @@ def code_digests(*references: str | None) -> dict[str, str]:
 
 
 def file_digest(file: Path) -> str:
-    """The sha256 of a file, "" where there is none."""
+    """The sha256 of a file, "" where there is none.
+
+    Args:
+        file: the path.
+    """
     return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""

@@ -6,7 +6,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -46,12 +46,14 @@ from robench.models.weights import (
 class LoadedModel:
     """A model in eval mode and where it came from.
 
-    name    what the user wrote without its folders: shapes-cnn-sagr.pt, zoo.py:wong2020_fgsm, tv/resnet18
-    sha256  of the weights (checkpoint.fingerprint), so that it does not depend on the file; of the file for a stored program
-    meta    what our checkpoint says of itself, {} for any other model
-    notes   one sentence each on what the user should know
-    flags   one sentence each on what makes the numbers of this model doubtful, whatever is measured
-    architecture  its name, activation, normalisation and key in the file as the user or the checkpoint gave them; the sha256 of own code
+    Attributes:
+        model: the network.
+        name: what the user wrote without its folders: shapes-cnn-sagr.pt, zoo.py:wong2020_fgsm, tv/resnet18.
+        sha256: of the weights (`checkpoint.fingerprint`), whatever the file; of the file for a stored program.
+        meta: what our checkpoint says of itself; {} for any other model.
+        notes: one sentence each on what the user should know.
+        flags: one sentence each on what makes the numbers of this model doubtful, whatever is measured.
+        architecture: its name, activation, normalisation and key in the file, as the user or the checkpoint gave them; the sha256 of own code.
     """
 
     model: nn.Module
@@ -65,20 +67,37 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """What the user said about the model; None where nothing was said."""
+    """What the user said about the model; None where nothing was said.
 
-    arch: str | None
-    activation: str | None
-    weights: str | None
-    classes: int | None
-    shape: Shape | None
-    mean: Sequence[float] | None
-    std: Sequence[float] | None
-    trust: bool
-    device: str
+    Attributes:
+        arch: the architecture of a file of weights.
+        activation: of `arch`.
+        weights: the key of a set of weights, in a file that holds several.
+        classes: K of the data.
+        shape: channels, height and width of the images.
+        mean: one number a channel, of the normalisation.
+        std: likewise.
+        trust: whether a stored program may be run.
+        device: where the model is to lie.
+    """
+
+    arch: str | None = None
+    activation: str | None = None
+    weights: str | None = None
+    classes: int | None = None
+    shape: Shape | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    trust: bool = False
+    device: str = "cpu"
 
     def refuse_options(self, names: str, why: str) -> None:
-        """InputError where one of the options in `names` was given though it cannot apply."""
+        """InputError where one of the options in `names` was given though it cannot apply.
+
+        Args:
+            names: names of options, parted by spaces.
+            why: the begin of the sentence.
+        """
         for name in names.split():
             if getattr(self, name) is not None:
                 raise InputError(f"{why}: leave --{name} out")
@@ -87,49 +106,36 @@ class ModelOptions:
 Opened = tuple[nn.Module, dict[str, Any], list[str]]
 
 
-def load_with_origin(
-    source: str | Path,
-    *,
-    arch: str | None = None,
-    activation: str | None = None,
-    weights: str | None = None,
-    classes: int | None = None,
-    shape: Shape | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    trust: bool = False,
-    device: str = "cpu",
-) -> LoadedModel:
-    """The model that `source` names, in eval mode on `device`: pixels in [0, 1], (B, *shape), to logits (B, classes).
+def load_with_origin(source: str | Path, **options: Any) -> LoadedModel:
+    """The model that `source` names, in eval mode, with its name, hash, description and notes.
 
-    source      our checkpoint, a state_dict or safetensors file with `arch`, a TorchScript archive or torch.export program (with `trust`),
-                `file.py:factory` or `module:factory` (runs that code), `tv/NAME` or `timm/NAME` (random weights)
-    activation  of `arch`, relu if not given; a checkpoint knows its own
-    weights     which set of weights of a file that holds several, by its key: state_dict_ema, best.model, ...
-    mean, std   one number a channel, for a model that takes normalised pixels; a checkpoint and a model that we saved know their own
-    classes, shape   of the data; where both are known the model is tried out on a few images (`trial_notes`)
-    InputError, one sentence, for whatever does not fit.
+    Args:
+        source: as in `load_model`.
+        options: those of `load_model`, by name; TypeError for others.
+
+    Raises:
+        InputError: one sentence, for whatever does not fit.
     """
     if not isinstance(source, (str, Path)):
         raise InputError(
             f"the model to load is of type {type(source).__name__}: name a file, a factory or an architecture, as words or a path"
         )
-    device = as_device(device)
-    wanted = ModelOptions(arch, activation, weights, classes, shape, mean, std, trust, device)
+    wanted = ModelOptions(**options)
+    wanted = replace(wanted, device=as_device(wanted.device))
     kind = source_kind(str(source))
     model, meta, notes = OPENERS[kind](str(source), wanted)
     refuse_absent_weights(model, Path(source).name)
     refuse_nonfinite_weights(model, Path(source).name)
-    model = into_eval(model.to(device))
+    model = into_eval(model.to(wanted.device))
     described = meta.get("model", {})
-    notes += other_size_notes(described.get("shape"), shape, Path(source).name)
-    classes, shape = classes or described.get("classes"), shape or described.get("shape")
+    notes += other_size_notes(described.get("shape"), wanted.shape, Path(source).name)
+    classes, shape = wanted.classes or described.get("classes"), wanted.shape or described.get("shape")
     stored, flags = kind in ("torchscript", "pt2"), list[str]()
     digest = sha256(Path(source).read_bytes()).hexdigest() if stored else fingerprint(model.state_dict())
     if classes is not None and shape is not None:
-        seen = examine_model(model, trial_images((shape[0], shape[1], shape[2])).to(device))
+        seen = examine_model(model, trial_images((shape[0], shape[1], shape[2])).to(wanted.device))
         model, flags = seen.model, [f"{check.probe}: {check.sentence}" for check in seen.checks if check.raised]
-        notes += [*seen.notes, *trial_notes(model, (shape[0], shape[1], shape[2]), classes, device)]
+        notes += [*seen.notes, *trial_notes(model, (shape[0], shape[1], shape[2]), classes, wanted.device)]
     return LoadedModel(
         model, source_name(str(source), kind), digest, meta, tuple(notes), tuple(flags), architecture_of(str(source), kind, meta, wanted)
     )
@@ -211,10 +217,15 @@ def load_model(
 
 
 def checkpoint_meta(source: str | Path) -> dict[str, Any]:
-    """What our checkpoint says of itself (its meta), without its network; {} for any other model, also for one that `load_with_origin`
-    will refuse.
+    """What our checkpoint says of itself (its meta), without its network.
 
-    InputError where there is no such file, and for a checkpoint of ours that is damaged.
+    It is {} for any other model, also for one that `load_with_origin` will refuse.
+
+    Args:
+        source: what names a model, as in `load_model`.
+
+    Raises:
+        InputError: where there is no such file, and for a checkpoint of ours that is damaged.
     """
     if source_kind(str(source)) != "torch":
         return {}
@@ -226,7 +237,14 @@ def checkpoint_meta(source: str | Path) -> dict[str, Any]:
 
 
 def source_kind(source: str) -> str:
-    """The kind of a source, a key of KINDS."""
+    """The kind of a source, a key of OPENERS.
+
+    Args:
+        source: what names a model.
+
+    Raises:
+        InputError: where nothing is named, or a file is missing or no model file.
+    """
     if not source.strip():
         raise InputError("no model is named: give a checkpoint, a file of weights, file.py:factory or tv/NAME")
     if is_library(source) and not Path(source).exists():
@@ -245,7 +263,15 @@ def named_code(source: str) -> tuple[str, dict[str, Any]]:
 
 
 def open_library(source: str, wanted: ModelOptions) -> Opened:
-    """torchvision's or timm's network, with random weights."""
+    """torchvision's or timm's network, with random weights.
+
+    Args:
+        source: "tv/NAME" or "timm/NAME".
+        wanted: what the user said about the model.
+
+    Raises:
+        InputError: where the number of classes or the shape of the images is not known, and for options that cannot apply.
+    """
     wanted.refuse_options("arch activation weights", f"{source} names its own architecture")
     classes, shape = classes_and_shape(source, wanted)
     model = build_network(source, classes=classes, shape=shape, mean=wanted.mean, std=wanted.std)
@@ -253,7 +279,15 @@ def open_library(source: str, wanted: ModelOptions) -> Opened:
 
 
 def open_code(source: str, wanted: ModelOptions) -> Opened:
-    """What the user's factory returns."""
+    """What the user's factory returns.
+
+    Args:
+        source: "file.py:factory" or "module:factory", with options.
+        wanted: what the user said about the model.
+
+    Raises:
+        InputError: where the factory fails or returns no torch module.
+    """
     reference, options = named_code(source)
     name = Path(reference).name
     wanted.refuse_options("arch activation weights", f"{name} makes its own network")
@@ -262,7 +296,15 @@ def open_code(source: str, wanted: ModelOptions) -> Opened:
 
 
 def open_torch(source: str, wanted: ModelOptions) -> Opened:
-    """What torch.save wrote: our checkpoint, a state_dict, or, with trust, a whole model."""
+    """What torch.save wrote: our checkpoint, a state_dict, or, with trust, a whole model.
+
+    Args:
+        source: the path of the file.
+        wanted: what the user said about the model.
+
+    Raises:
+        InputError: where it holds no weights or code without trust, and where its weights do not fit.
+    """
     name = Path(source).name
     content, notes = read_torch(Path(source), wanted.trust)
     if is_our_checkpoint(content):
@@ -277,7 +319,15 @@ def open_torch(source: str, wanted: ModelOptions) -> Opened:
 
 
 def open_safetensors(source: str, wanted: ModelOptions) -> Opened:
-    """A state_dict in safetensors format."""
+    """A state_dict in safetensors format.
+
+    Args:
+        source: the path of the file.
+        wanted: what the user said about the model.
+
+    Raises:
+        InputError: where it is damaged, safetensors is not installed, or its weights do not fit.
+    """
     name = Path(source).name
     try:
         from safetensors.torch import load_file
@@ -293,7 +343,15 @@ def open_safetensors(source: str, wanted: ModelOptions) -> Opened:
 
 
 def open_torchscript(source: str, wanted: ModelOptions) -> Opened:
-    """A TorchScript archive, with trust."""
+    """A TorchScript archive, with trust.
+
+    Args:
+        source: the path of the file.
+        wanted: what the user said about the model.
+
+    Raises:
+        InputError: where it is not trusted, or cannot be read.
+    """
     name = Path(source).name
     refuse_untrusted(name, "a TorchScript archive, a stored program (deprecated since torch 2.14)", wanted)
     try:
@@ -306,7 +364,15 @@ def open_torchscript(source: str, wanted: ModelOptions) -> Opened:
 
 
 def open_pt2(source: str, wanted: ModelOptions) -> Opened:
-    """A torch.export program, with trust."""
+    """A torch.export program, with trust.
+
+    Args:
+        source: the path of the file.
+        wanted: what the user said about the model.
+
+    Raises:
+        InputError: where it is not trusted, cannot be read, or takes no single batch of images in eval mode.
+    """
     name = Path(source).name
     refuse_untrusted(name, "a torch.export program, which torch reads by unpickling", wanted)
     model = read_program(Path(source), wanted.device)
@@ -441,7 +507,17 @@ def trial_images(shape: Shape) -> Tensor:
 
 
 def trial_notes(model: nn.Module, shape: Shape, classes: int, device: str) -> list[str]:
-    """Notes on a model that was tried on four random images of `shape`; InputError where it does not give finite logits (B, classes)."""
+    """Notes on a model that was tried on four random images of `shape`.
+
+    Args:
+        model: in eval mode, on `device`.
+        shape: channels, height and width of an image.
+        classes: K of the data.
+        device: where the model lies.
+
+    Raises:
+        InputError: where it does not give finite logits (B, K) for them, with at least as many outputs as classes.
+    """
     x = trial_images(shape).to(device)
     logits = trial_logits_or_error(model, x, len(x))
     if logits.shape[1] < classes:

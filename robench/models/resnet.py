@@ -43,7 +43,7 @@ class ResidualBlock(nn.Module):
 class PreActBlock(nn.Module):
     """Batch norm and activation before each convolution (He et al. 2016, 1603.05027); a projection starts from the activated input.
 
-    `projection` holds the 1x1 convolution under its name, where the shape changes.
+    `projection` holds the 1x1 convolution under its name in the state_dict, where the shape changes, else nothing.
     """
 
     def __init__(self, inputs: int, planes: int, stride: int, act: Act, projection: dict[str, nn.Module], dropout: float = 0.0) -> None:
@@ -92,7 +92,14 @@ def head_modules(features: int, classes: int, name: str) -> dict[str, nn.Module]
 
 
 def cifar_resnet(n: int, classes: int, shape: Shape, act: Act) -> nn.Sequential:
-    """The CIFAR ResNet of depth 6n + 2 with shortcuts of option A (He et al. 2016, 1512.03385)."""
+    """The CIFAR ResNet of depth 6n + 2 with shortcuts of option A (He et al. 2016, 1512.03385).
+
+    Args:
+        n: the number of blocks a stage.
+        classes: K.
+        shape: channels, height and width of an image, at least 4 pixels a side.
+        act: makes a new activation.
+    """
     refuse_small_images(4, shape, f"resnet{6 * n + 2}")
     block = partial(ResidualBlock, act=act, shortcut=padded_shortcut)
     network = named_sequence(
@@ -104,7 +111,13 @@ def cifar_resnet(n: int, classes: int, shape: Shape, act: Act) -> nn.Sequential:
 
 
 def resnet18(classes: int, shape: Shape, act: Act) -> nn.Sequential:
-    """ResNet-18 (He et al. 2016, 1512.03385) with the 3x3 stem without pooling that is usual on CIFAR; shortcuts of option B."""
+    """ResNet-18 (He et al. 2016, 1512.03385) with the 3x3 stem without pooling that is usual on CIFAR; shortcuts of option B.
+
+    Args:
+        classes: K.
+        shape: channels, height and width of an image, at least 8 pixels a side.
+        act: makes a new activation.
+    """
     refuse_small_images(8, shape, "resnet18")
     block = partial(ResidualBlock, act=act, shortcut=projected_shortcut)
     network = named_sequence(
@@ -117,7 +130,13 @@ def resnet18(classes: int, shape: Shape, act: Act) -> nn.Sequential:
 
 
 def preact_resnet18(classes: int, shape: Shape, act: Act) -> nn.Sequential:
-    """ResNet-18 with pre-activation (He et al. 2016, 1603.05027), batch norm before the pooling included."""
+    """ResNet-18 with pre-activation (He et al. 2016, 1603.05027), batch norm before the pooling included.
+
+    Args:
+        classes: K.
+        shape: channels, height and width of an image, at least 8 pixels a side.
+        act: makes a new activation.
+    """
     refuse_small_images(8, shape, "preact-resnet18")
 
     def block(inputs: int, planes: int, stride: int) -> nn.Module:
@@ -134,7 +153,16 @@ def preact_resnet18(classes: int, shape: Shape, act: Act) -> nn.Sequential:
 
 
 def wide_resnet(depth: int, width: int, classes: int, shape: Shape, act: Act, *, dropout: float = 0.0) -> nn.Sequential:
-    """The wide residual network WRN-depth-width (Zagoruyko & Komodakis 2016, 1605.07146); dropout sits between a block's convolutions."""
+    """The wide residual network WRN-depth-width (Zagoruyko & Komodakis 2016, 1605.07146); dropout sits between a block's convolutions.
+
+    Args:
+        depth: 6 n + 4 layers, for n blocks a stage.
+        width: the factor by which the 16, 32 and 64 channels are widened.
+        classes: K.
+        shape: channels, height and width of an image, at least 4 pixels a side.
+        act: makes a new activation.
+        dropout: the share that is dropped in training, at least 0 and below 1.
+    """
     refuse_small_images(4, shape, f"wrn-{depth}-{width}")
     count, widths = (depth - 4) // 6, [16, 16 * width, 32 * width, 64 * width]
 

@@ -12,7 +12,16 @@ from robench.models.layers import Act, Shape, activation_layer, he_init, named_s
 
 
 def mlp(classes: int, shape: Shape, act: Act, *, width: int = 200, depth: int = 2, dropout: float = 0.0) -> nn.Sequential:
-    """`depth` hidden layers of `width` units; 784-200-200-10 has 199,210 parameters."""
+    """`depth` hidden layers of `width` units; 784-200-200-10 has 199,210 parameters.
+
+    Args:
+        classes: K.
+        shape: channels, height and width of an image.
+        act: makes a new activation.
+        width: units of a hidden layer, at least 1.
+        depth: hidden layers, at least 1.
+        dropout: the share that is dropped in training, at least 0 and below 1.
+    """
     sizes = [math.prod(shape)] + [whole_option("width", width)] * whole_option("depth", depth)
     hidden = chain.from_iterable((nn.Linear(a, b), activation_layer(act, dropout)) for a, b in pairwise(sizes))
     return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(width, classes))
@@ -22,6 +31,13 @@ def cnn(classes: int, shape: Shape, act: Act, *, width: int = 16, dropout: float
     """Three 3x3 convolutions of width, 2 width, 4 width channels, the first and last of stride 2; pooling to 4x4; 128 units. Our layout.
 
     The early stride keeps it cheap: 2.6 million multiplications for a 32x32 image.
+
+    Args:
+        classes: K.
+        shape: channels, height and width of an image, at least 4 pixels a side.
+        act: makes a new activation.
+        width: channels of the first convolution, at least 1.
+        dropout: the share that is dropped in training, at least 0 and below 1.
     """
     refuse_small_images(4, shape, "cnn")
     w = whole_option("width", width)
@@ -40,7 +56,14 @@ def cnn(classes: int, shape: Shape, act: Act, *, width: int = 16, dropout: float
 
 
 def two_conv(classes: int, shape: Shape, act: Act, *, dropout: float = 0.0) -> nn.Sequential:
-    """Two 4x4 convolutions of stride 2 and 100 units: the MNIST network of Wong et al. 2020 (2001.03994) and others before them."""
+    """Two 4x4 convolutions of stride 2 and 100 units: the MNIST network of Wong et al. 2020 (2001.03994) and others before them.
+
+    Args:
+        classes: K.
+        shape: channels, height and width of an image, at least 4 pixels a side.
+        act: makes a new activation.
+        dropout: the share that is dropped in training, at least 0 and below 1.
+    """
     refuse_small_images(4, shape, "two-conv")
     features = 32 * (shape[1] // 4) * (shape[2] // 4)
     return nn.Sequential(
@@ -51,7 +74,14 @@ def two_conv(classes: int, shape: Shape, act: Act, *, dropout: float = 0.0) -> n
 
 
 def lenet(classes: int, shape: Shape, act: Act, *, dropout: float = 0.0) -> nn.Sequential:
-    """LeNet-5 (LeCun et al. 1998), with maximum pooling and a dense second convolution as it is built today; 61,706 parameters on MNIST."""
+    """LeNet-5 (LeCun et al. 1998), with maximum pooling and a dense second convolution as it is built today; 61,706 parameters on MNIST.
+
+    Args:
+        classes: K.
+        shape: channels, height and width of an image, at least 12 pixels a side.
+        act: makes a new activation.
+        dropout: the share that is dropped in training, at least 0 and below 1.
+    """
     refuse_small_images(12, shape, "lenet")
     features = 16 * math.prod((side // 2 - 4) // 2 for side in shape[1:])
     return named_sequence(
@@ -67,6 +97,12 @@ def smallcnn(classes: int, shape: Shape, act: Act, *, dropout: float = 0.0) -> n
 
     The names in the state_dict are those of its published weights. TRADES trained it with dropout 0.5, and with a last layer that
     starts at 0; ours does not, because all input gradients would be 0 in the first step.
+
+    Args:
+        classes: K.
+        shape: channels, height and width of an image, at least 16 pixels a side.
+        act: makes a new activation.
+        dropout: the share that is dropped in training, at least 0 and below 1.
     """
     refuse_small_images(16, shape, "smallcnn")
     features = 64 * math.prod(((side - 4) // 2 - 4) // 2 for side in shape[1:])

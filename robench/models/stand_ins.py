@@ -83,13 +83,17 @@ def cheaper_stand_in(
 ) -> tuple[nn.Module, list[str]]:
     """A stand-in whose passes cost less than the model's (the model itself where nothing pays), and a sentence on each thing done.
 
-    model          in eval mode on the device of x; it stays as it is
-    x              (B, C, H, W), a sample of clean float images, of which at most 64 are used
-    precision      fp32, or for the search alone tf32 (CUDA only) or bf16. Hold `arithmetic(precision)` around all passes, backward ones too
-    compile        torch.compile on CUDA, which takes some ten seconds and more; kept only where it wins a race. Not on the CPU: there it
-                   took mostly 1.1 to 2 times as long on two of three networks, and 0.9 of the time on the third, after 5 to 30 s
-    channels_last  None: used where it wins a race, whose outcome may differ between two runs for a model that gains little
-    InputError for a precision that is unknown or that the device has not.
+    Args:
+        model: in eval mode on the device of x; it stays as it is.
+        x: (B, C, H, W), a sample of clean float images, of which at most 64 are used.
+        precision: "fp32", or for the search alone "tf32" (CUDA only) or "bf16". Hold `arithmetic(precision)` around all passes,
+            backward ones too.
+        compile: torch.compile on CUDA, which takes some ten seconds and more; kept only where it wins a race. Not on the CPU: there it took
+            mostly 1.1 to 2 times as long on two of three networks, and 0.9 of the time on the third, after 5 to 30 s.
+        channels_last: None uses it where it wins a race, whose outcome may differ between two runs for a model that gains little.
+
+    Raises:
+        InputError: for a precision that is unknown or that the device does not have.
     """
     refuse_precision(precision, x.device)
     if model.training:
@@ -137,10 +141,13 @@ def precision_notes(model: nn.Module, stand_in: StandIn, x: Tensor, precision: s
 
 @contextmanager
 def arithmetic(precision: str) -> Iterator[None]:
-    """Within it float32 products are exact to float32 ("fp32", and what autocast leaves alone in "bf16") or rounded to TF32 ("tf32").
+    """A context for float32 products: exact to float32 ("fp32", and what autocast leaves alone in "bf16") or rounded to TF32 ("tf32").
 
     torch's own default rounds convolutions on CUDA to TF32. The caller's settings come back at the end. They hold for whatever is
     computed meanwhile, so that a backward pass belongs inside as well.
+
+    Args:
+        precision: "fp32", "tf32" or "bf16".
     """
     backends = torch.backends
     device = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn)  # type: ignore[attr-defined]
@@ -369,9 +376,18 @@ def fitting_batch_size(model: nn.Module, x: Tensor, device: str | torch.device, 
     """The batch size that gives the most images a second in forward and backward passes, at most `most`.
 
     The size is doubled from `start` until the images per second rise by less than 5 % (fall by as much, while a pass takes under 20 ms),
-    memory ends (a first size that does not fit is halved), or a few seconds are over. The images x (B, C, H, W) are repeated to fill a
-    batch. Only the accelerator's memory is watched: on the CPU speed stops rising long before memory ends.
-    InputError where not even one image fits.
+    memory ends (a first size that does not fit is halved), or a few seconds are over. Only the accelerator's memory is watched: on the
+    CPU speed stops rising long before memory ends.
+
+    Args:
+        model: in eval mode, on `device`.
+        x: images (B, C, H, W), of which at most 64 are used, repeated to fill a batch.
+        device: where the passes are made.
+        start: the size that is tried first.
+        most: the largest size; None for 65,536.
+
+    Raises:
+        InputError: where not even one image fits into memory.
     """
     x, most = x[:MOST_IMAGES].detach().to(device), max(1, most or 2**16)
     size = min(start, most)

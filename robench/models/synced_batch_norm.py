@@ -16,6 +16,9 @@ def synchronise(model: nn.Module) -> int:
     """Makes every batch norm of the model take its statistics over the samples of all processes; returns how many there are.
 
     Parameters, buffers and names stay what they are, and in evaluation mode nothing changes.
+
+    Args:
+        model: the model of this process, the same in all; it is changed in place.
     """
     found = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     for module in found:

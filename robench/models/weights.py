@@ -24,9 +24,15 @@ CHOOSES = "--weights KEY (weights=KEY in Python)"
 
 
 def weights_in(content: Any, name: str, wanted: str | None = None) -> tuple[dict[str, Tensor] | nn.Module, list[str]]:
-    """The state_dict or the whole model that a file holds, and notes; InputError where there is none, or where it is open which.
+    """The state_dict or the whole model that a file holds, and notes.
 
-    wanted  the key under which it lies, with dots between the levels; else it lies at the top, or under the first usual name
+    Args:
+        content: what the file holds.
+        name: what sentences call the file.
+        wanted: the key under which the weights lie, with dots between the levels; None takes the top, or the first usual name.
+
+    Raises:
+        InputError: where there are none, or where it is open which.
     """
     found = weight_sets_in(content)
     if not found:
@@ -82,7 +88,15 @@ def is_state_dict(content: object) -> bool:
 
 @dataclass(frozen=True)
 class StoredNormalisation:
-    """What looks like a normalisation among weights: its two names and numbers, the other weights, and whether it is our own layer."""
+    """What looks like a normalisation among weights.
+
+    Attributes:
+        names: the names of mean and std among the weights.
+        mean: its numbers, one a channel or one for all.
+        std: likewise.
+        rest: the other weights, without the prefix that they share.
+        own: whether it is the layer that robench puts before a network.
+    """
 
     names: tuple[str, str]
     mean: tuple[float, ...]
