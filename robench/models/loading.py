@@ -53,7 +53,7 @@ class LoadedModel:
         meta: what our checkpoint says of itself; {} for any other model.
         notes: one sentence each on what the user should know.
         flags: one sentence each on what makes the numbers of this model doubtful, whatever is measured.
-        architecture: its name, activation, normalisation and key in the file, as the user or the checkpoint gave them; the sha256 of own code.
+        architecture: its name, activation, normalisation and key in the file, as user or checkpoint gave them; the sha256 of own code.
     """
 
     model: nn.Module
@@ -206,6 +206,7 @@ def load_model(
         InputError: one sentence, for whatever does not fit.
 
     Example:
+        >>> import robench
         >>> model = robench.load_model("checkpoints/shapes-cnn-pgd-at.pt")
         >>> model(torch.rand(2, 3, 32, 32)).shape, model.training
         (torch.Size([2, 10]), False)
