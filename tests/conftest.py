@@ -6,6 +6,7 @@ import csv
 import math
 import os
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -22,13 +23,21 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests sta
 torch.set_num_threads(1)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Sets how many examples property tests try: many in `pytest -m slow`. Where they cannot run, hypothesis may be missing."""
+    if find_spec("hypothesis") is not None:
+        from properties import load_examples
+
+        load_examples("slow" if config.option.markexpr == "slow" else "quick")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Marks what tests/slow.csv lists as slow; a line of it without its test is an error, so that the list stays true."""
     with SLOW_LIST.open(newline="") as file:
         slow = {line["test"] for line in csv.DictReader(file)}
     for item in items:
-        if item.nodeid in slow:
+        if item.nodeid in slow or (config.option.markexpr == "slow" and item.path.stem.endswith("_properties")):
             item.add_marker(pytest.mark.slow)
     if not any("::" in word for word in config.args):
         files = {item.nodeid.partition("::")[0] for item in items}
