@@ -43,9 +43,9 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         """The lines for a notebook, with what failed and the notes; whatever is in them is escaped."""
-        told = [f"<p><b>Failed:</b> {html.escape(one)}</p>" for one in self.failures]
-        told += [f"<p>Note: {html.escape(one)}</p>" for one in self.notes]
-        return self.to_frame().to_html(index=False, escape=True, na_rep="") + "".join(told)
+        paragraphs = [f"<p><b>Failed:</b> {html.escape(one)}</p>" for one in self.failures]
+        paragraphs += [f"<p>Note: {html.escape(one)}</p>" for one in self.notes]
+        return self.to_frame().to_html(index=False, escape=True, na_rep="") + "".join(paragraphs)
 
     def manifest_identity(self) -> dict[str, Any]:
         """What was compared, for the manifest: what tells the comparison from others, as plain values."""

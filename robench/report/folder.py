@@ -106,8 +106,8 @@ def radii_by_norm(measurement: Measurement) -> dict[str, list[float]]:
 
 def threat_description(measurement: Measurement) -> str:
     """The threat in words."""
-    told = [f"{norm} eps = {', '.join(map(eps_text, some))}" for norm, some in radii_by_norm(measurement).items()]
-    return "; ".join(told) or "none: nothing was attacked within a norm ball"
+    threats = [f"{norm} eps = {', '.join(map(eps_text, some))}" for norm, some in radii_by_norm(measurement).items()]
+    return "; ".join(threats) or "none: nothing was attacked within a norm ball"
 
 
 def accuracy_kinds(rows: Sequence[Row]) -> set[str]:

@@ -85,14 +85,14 @@ def draw_pictures(measurement: Measurement, folder: Path, *, title: str, images:
         title: as in `tables.report_tables`.
         images: give the classes their names; without them they have their numbers.
     """
-    found, classes = measurement.run, images.classes if images else ()
-    attacked = found.stages_of_kind("attack") or all(stage.kind == "clean" for stage in found.stages)
+    run, classes = measurement.run, images.classes if images else ()
+    attacked = run.stages_of_kind("attack") or all(stage.kind == "clean" for stage in run.stages)
     written = list(draw_attack_pictures(measurement, folder, title, classes)) if attacked else []
-    if found.stages_of_kind("method"):
-        written += draw_saliency_pictures(all_subject_scores(found), found, classes, title, folder)
-    if found.stages_of_kind("probe"):
+    if run.stages_of_kind("method"):
+        written += draw_saliency_pictures(all_subject_scores(run), run, classes, title, folder)
+    if run.stages_of_kind("probe"):
         written += draw_probe_pictures(measurement.rows, title, folder)
-    if found.stages_of_kind("corruption"):
+    if run.stages_of_kind("corruption"):
         written += draw_corruption_pictures(measurement, title, folder)
     return written
 
@@ -112,20 +112,20 @@ def float_pixels(x: Tensor) -> Tensor:
 
 def draw_attack_pictures(measurement: Measurement, folder: Path, title: str, classes: Sequence[str]) -> Iterator[Path]:
     """What attacks leave, after each or over radii, and the first images that fell: one of each for each model and cascade."""
-    found = measurement.run
-    some = run_cascades(found)
+    run = measurement.run
+    some = run_cascades(run)
     for one in some:
         end = "".join(f"-{file_stem(part)}" for part in cascade_labels(one, some))
-        base = attack_base_row(found, one.case)
-        rows = list(cascade_rows(one, base, measurement.suite, found.interval))
+        base = attack_base_row(run, one.case)
+        rows = list(cascade_rows(one, base, measurement.suite, run.interval))
         if one.stages[0].kind != "clean":
-            rows = [*cascade_stage_rows(one, 0, replace(base, n=one.n), found.interval), *rows]
+            rows = [*cascade_stage_rows(one, 0, replace(base, n=one.n), run.interval), *rows]
         words = title if not end else f"{', '.join(cascade_labels(one, some))}: {title}"
         if len(one.radii()) > 1:
             yield draw_security_curve(folder / f"curve{end}.png", rows, words)
         else:
             yield draw_accuracy_bars(folder / f"accuracy{end}.png", rows, words)
-        yield from draw_examples(folder / f"examples{end}.png", one, found, classes)
+        yield from draw_examples(folder / f"examples{end}.png", one, run, classes)
 
 
 def cascade_labels(one: Cascade, some: Sequence[Cascade]) -> list[str]:
@@ -134,7 +134,7 @@ def cascade_labels(one: Cascade, some: Sequence[Cascade]) -> list[str]:
     return [part for place, part in enumerate((one.case.name, one.norm, one.images)) if len({its[place] for its in each}) > 1]
 
 
-def draw_examples(path: Path, one: Cascade, found: FinishedRun, classes: Sequence[str]) -> Iterator[Path]:
+def draw_examples(path: Path, one: Cascade, run: FinishedRun, classes: Sequence[str]) -> Iterator[Path]:
     """The picture of the first adversarial images of a cascade, where some fell."""
     kept = examples_of(one, cascade_samples(one))
     if not kept:
@@ -143,20 +143,20 @@ def draw_examples(path: Path, one: Cascade, found: FinishedRun, classes: Sequenc
     captions = [(class_label(sample.label, classes), class_label(sample.adv_pred, classes)) for sample in samples]
     threat = f"{one.norm} eps = {', '.join(map(eps_text, one.radii()))}"
     title = f"{one.case.subject.name}: {threat}, broken by {', '.join(dict.fromkeys(sample.broken_by for sample in samples))}"
-    x = images_before_attacks(one, found, [place for place, _, _ in kept])
+    x = images_before_attacks(one, run, [place for place, _, _ in kept])
     led = any(not sample.broken_by.startswith("noise") for sample in samples)  # noise looks for no class
     yield draw_change_gallery(
         path, x, torch.stack([image for _, _, image in kept]), captions, title, "adversarial" if led else "changed", one.images
     )
 
 
-def images_before_attacks(one: Cascade, found: FinishedRun, places: Sequence[int]) -> Tensor:
+def images_before_attacks(one: Cascade, run: FinishedRun, places: Sequence[int]) -> Tensor:
     """The images of a cascade as they were before its attacks, (M, C, H, W): those of the pool, or what was kept of changed ones."""
     changed = images_before_attack(one)
     return (
         torch.stack([changed[place] for place in places])
         if changed
-        else float_pixels(stage_images(None, torch.tensor(places), found.pool, None))
+        else float_pixels(stage_images(None, torch.tensor(places), run.pool, None))
     )
 
 
@@ -164,7 +164,7 @@ def images_before_attacks(one: Cascade, found: FinishedRun, places: Sequence[int
 
 
 def draw_saliency_pictures(
-    subjects: Sequence[SubjectScores], found: FinishedRun, classes: Sequence[str], title: str, folder: Path
+    subjects: Sequence[SubjectScores], run: FinishedRun, classes: Sequence[str], title: str, folder: Path
 ) -> list[Path]:
     """Lorenz curves and Gini histograms, a picture a method with all models; a gallery for each model and method; Gini beside margin."""
     methods = list(dict.fromkeys(some.method for subject in subjects for some in subject.methods if some.maps))
@@ -172,7 +172,7 @@ def draw_saliency_pictures(
     for method in methods:
         written += draw_method_pictures(subjects, method, title, folder)
         written += [
-            draw_map_gallery(subject, method, found, classes, folder) for subject in subjects if scores_on(subject, method) is not None
+            draw_map_gallery(subject, method, run, classes, folder) for subject in subjects if scores_on(subject, method) is not None
         ]
     return written
 
@@ -216,25 +216,25 @@ def gini_groups(ginis: Sequence[tuple[SubjectScores, MethodScores, NDArray[np.fl
                 yield f"{subject.about.checkpoint}, {change.name}", other.values["gini"].numpy()
 
 
-def draw_map_gallery(subject: SubjectScores, method: str, found: FinishedRun, classes: Sequence[str], folder: Path) -> Path:
+def draw_map_gallery(subject: SubjectScores, method: str, run: FinishedRun, classes: Sequence[str], folder: Path) -> Path:
     """The gallery of one model and method: the first images, or the first that an attack broke, with that image and its map."""
     clean = scores_on(subject, method)
     assert clean is not None
     change = next((change for change in subject.changes if (some := scores_on(subject, method, change.name)) is not None and some.x), None)
     shown = [place for place in subject.gallery_places if place in clean.maps]
-    tiles = [gallery_tile(subject, clean, change, place, found, classes) for place in shown]
+    tiles = [gallery_tile(subject, clean, change, place, run, classes) for place in shown]
     title = f"{method} of {subject.about.checkpoint}" + (f", clean and under {change.name}" if change else "")
     row = "adversarial" if change and change.norm else "changed"  # a probe or a corruption looks for no class
     return draw_saliency_gallery(folder / f"gallery-{file_stem(subject.about.checkpoint)}-{file_stem(method)}.png", tiles, title, row)
 
 
 def gallery_tile(
-    subject: SubjectScores, clean: MethodScores, change: ImageChange | None, place: int, found: FinishedRun, classes: Sequence[str]
+    subject: SubjectScores, clean: MethodScores, change: ImageChange | None, place: int, run: FinishedRun, classes: Sequence[str]
 ) -> Tile:
     """One column of the gallery: an image with its map, and below what one change made of it where it was changed."""
     other = None if change is None else scores_on(subject, clean.method, change.name)
     at = torch.tensor([place])
-    x = float_pixels(stage_images(None, at, found.pool, None))[0]
+    x = float_pixels(stage_images(None, at, run.pool, None))[0]
     label, pred = class_label(int(subject.y[place]), classes), class_label(int(subject.pred[place]), classes)
     caption = label if label == pred else f"{label}, taken for {pred}"
     if change is None or other is None or place not in other.maps or place not in other.x:
@@ -281,11 +281,11 @@ def box_groups(rows: Sequence[Row]) -> Iterator[tuple[str, list[tuple[str, float
 
 def draw_corruption_pictures(measurement: Measurement, title: str, folder: Path) -> list[Path]:
     """A heat map a model, curves over severity, and the first image under everything."""
-    found = measurement.run
-    cells = found.stages_of_kind("corruption")
-    told = {cell_of(stage)[0] for stage in cells}
+    run = measurement.run
+    cells = run.stages_of_kind("corruption")
+    corruptions = {cell_of(stage)[0] for stage in cells}
     rows = [row for row in measurement.rows if row.metric == "accuracy"]
-    of_cells = [row for row in rows if row.probe in told and "severity" in setting_words(row)]
+    of_cells = [row for row in rows if row.probe in corruptions and "severity" in setting_words(row)]
     clean = {row.checkpoint: row.value for row in rows if row.probe == CLEAN}
     values = {name: accuracy_by_cell(of_cells, name) for name in dict.fromkeys(row.checkpoint for row in of_cells)}
     data, n = of_cells[0].data, of_cells[0].n
@@ -296,9 +296,9 @@ def draw_corruption_pictures(measurement: Measurement, title: str, folder: Path)
     if len({severity for _, severity in map(cell_of, cells)}) > 1:
         lines = [(name, table, clean.get(name, float("nan"))) for name, table in values.items()]
         written.append(draw_severity_curves(folder / "severities.png", lines, title))
-    if found.pool.pixels is not None:
-        words = f"image {int(found.pool.ids[0])} of {data}", str(cells[0].about.get("setting", ""))
-        written += draw_first_image_sheet(folder / "sheet.png", found, *words)
+    if run.pool.pixels is not None:
+        words = f"image {int(run.pool.ids[0])} of {data}", str(cells[0].about.get("setting", ""))
+        written += draw_first_image_sheet(folder / "sheet.png", run, *words)
     return written
 
 
@@ -307,10 +307,10 @@ def accuracy_by_cell(rows: Sequence[Row], checkpoint: str) -> dict[tuple[str, in
     return {(row.probe, int(setting_words(row)["severity"])): row.value for row in rows if row.checkpoint == checkpoint}
 
 
-def draw_first_image_sheet(path: Path, found: FinishedRun, *words: str) -> list[Path]:
+def draw_first_image_sheet(path: Path, run: FinishedRun, *words: str) -> list[Path]:
     """The first image under every corruption that all models share, if there is one."""
-    shown = {cell_of(stage): first_corrupted_image(stage, found.pool) for stage in found.stages_of_kind("corruption") if stage.is_shared}
-    clean = float_pixels(stage_images(None, torch.tensor([0]), found.pool, None))[0]
+    shown = {cell_of(stage): first_corrupted_image(stage, run.pool) for stage in run.stages_of_kind("corruption") if stage.is_shared}
+    clean = float_pixels(stage_images(None, torch.tensor([0]), run.pool, None))[0]
     return [draw_contact_sheet(path, shown, clean, ", ".join(filter(None, words)))] if shown else []
 
 

@@ -153,8 +153,8 @@ def row_labeller(rows: Sequence[Row]) -> Callable[[Row], str]:
 
     def label(row: Row) -> str:
         if row.norm == WORST_NORM:
-            told = setting_words(row).get("threats", "").replace(":", SPACE).replace(",", f",{SPACE}")
-            return f"{WORST_NORM} of {told}" if told else WORST_NORM
+            threats_text = setting_words(row).get("threats", "").replace(":", SPACE).replace(",", f",{SPACE}")
+            return f"{WORST_NORM} of {threats_text}" if threats_text else WORST_NORM
         name = row.probe
         if row.metric == "rounded_accuracy":
             name = "after 8-bit rounding" + (f" of {row.probe}" if rounded.count([row.norm, row.eps]) > 1 else "")

@@ -105,21 +105,21 @@ class Cascade:
         return self.ledger.done(self.case.name, self.stages[place]) & self.seen
 
 
-def run_cascades(measured: FinishedRun) -> list[Cascade]:
+def run_cascades(run: FinishedRun) -> list[Cascade]:
     """The cascades of a run, subject by subject; one of the clean pass alone for each subject where nothing is attacked.
 
     Args:
-        measured: a run that has come to its end.
+        run: a run that has come to its end.
     """
     found = []
-    for case in measured.cases:
+    for case in run.cases:
         groups: dict[str, list[Stage]] = {}
-        for stage in measured.stages_of_kind("attack"):
+        for stage in run.stages_of_kind("attack"):
             groups.setdefault(stage.about["cascade"], []).append(stage)
         for attacks in groups.values():
-            found.append(cascade_of(case, measured.ledger, [attacks[0].source or attacks[0].about["clean"], *attacks]))
-        if not groups and all(stage.kind == "clean" for stage in measured.stages):
-            found.append(cascade_of(case, measured.ledger, measured.stages))
+            found.append(cascade_of(case, run.ledger, [attacks[0].source or attacks[0].about["clean"], *attacks]))
+        if not groups and all(stage.kind == "clean" for stage in run.stages):
+            found.append(cascade_of(case, run.ledger, run.stages))
     return found
 
 
@@ -326,8 +326,8 @@ def cascade_checks(cascade: Cascade) -> Iterator[Check]:
 
 def warning_checks(ledger: Ledger, subject: str, name: str, stages: Sequence[Stage]) -> Iterator[Check]:
     """What an attack or a probe warned of, each sentence once."""
-    told = dict.fromkeys(sentence for stage in stages for some in ledger.extras(subject, stage, "warnings") for sentence in some)
-    yield from (Check(name, "warning", 1.0, True, sentence) for sentence in told)
+    sentences = dict.fromkeys(sentence for stage in stages for some in ledger.extras(subject, stage, "warnings") for sentence in some)
+    yield from (Check(name, "warning", 1.0, True, sentence) for sentence in sentences)
 
 
 def nonfinite_logit_checks(ledger: Ledger, subject: str, name: str, stages: Sequence[Stage]) -> Iterator[Check]:

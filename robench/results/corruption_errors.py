@@ -198,10 +198,10 @@ def reference_warning(reference: Reference, corruptions: Sequence[str]) -> str:
     And one on those under which the reference makes no errors, so that they have no ce.
     """
     small = {name: reference.added(name) for name in corruptions if reference.added(name) < FEW_ADDED_ERRORS}
-    told = ", ".join(f"{name} {100 * value:+.2f}{'' if value > 1e-12 else ' (no ratio)'}" for name, value in small.items())
+    added = ", ".join(f"{name} {100 * value:+.2f}{'' if value > 1e-12 else ' (no ratio)'}" for name, value in small.items())
     head = f"relative_mce and relative_ce divide by the errors that a corruption adds to the clean ones of {reference.name}"
     none = ", ".join(name for name in corruptions if reference.errors[name].mean() <= 1e-12)
-    sentences = [f"{head}, and these are few, in points: {told}"] if small else []
+    sentences = [f"{head}, and these are few, in points: {added}"] if small else []
     sentences += [f"there is no ce of {none}, and no mce: {reference.name} makes no errors there"] if none else []
     return "; ".join(sentences)
 

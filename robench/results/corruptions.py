@@ -28,52 +28,52 @@ def cell_of(stage: Stage) -> CorruptionCell:
     return str(stage.about["corruption"]), int(stage.about["severity"])
 
 
-def right_by_cell(measured: FinishedRun, case: Case, stages: Sequence[Stage]) -> dict[CorruptionCell, Values]:
+def right_by_cell(run: FinishedRun, case: Case, stages: Sequence[Stage]) -> dict[CorruptionCell, Values]:
     """What a subject gets right in each cell, (n,) over the images that were seen."""
-    seen = measured.ledger.seen
-    return {cell_of(stage): measured.ledger.right(case.name, stage)[seen].double().numpy() for stage in stages}
+    seen = run.ledger.seen
+    return {cell_of(stage): run.ledger.right(case.name, stage)[seen].double().numpy() for stage in stages}
 
 
-def right_on_clean(measured: FinishedRun, case: Case, cells: Mapping[CorruptionCell, Values]) -> Values:
+def right_on_clean(run: FinishedRun, case: Case, cells: Mapping[CorruptionCell, Values]) -> Values:
     """What a subject gets right as it is, (n,); all of them where those images are not known."""
-    stages = measured.stages_of_kind("clean")
+    stages = run.stages_of_kind("clean")
     if stages:
-        return measured.ledger.right(case.name, stages[0])[measured.ledger.seen].double().numpy()
+        return run.ledger.right(case.name, stages[0])[run.ledger.seen].double().numpy()
     first: Any = next(iter(cells.values()))
     return np.ones(len(first))
 
 
-def subject_reference(measured: FinishedRun, case: Case, stages: Sequence[Stage]) -> Reference | None:
+def subject_reference(run: FinishedRun, case: Case, stages: Sequence[Stage]) -> Reference | None:
     """A subject as the model by whose errors others are divided; None without cells."""
-    cells = right_by_cell(measured, case, [stage for stage in stages if stage.source is None])
+    cells = right_by_cell(run, case, [stage for stage in stages if stage.source is None])
     if not cells:
         return None
-    return measured_reference("_".join(case.subject.name.split()), right_on_clean(measured, case, cells), cells, case.subject.sha256)
+    return measured_reference("_".join(case.subject.name.split()), right_on_clean(run, case, cells), cells, case.subject.sha256)
 
 
-def corruption_rows(measured: FinishedRun, case: Case, stages: Sequence[Stage], reference: Reference | None = None) -> list[Row]:
+def corruption_rows(run: FinishedRun, case: Case, stages: Sequence[Stage], reference: Reference | None = None) -> list[Row]:
     """All rows of one subject under corruptions; of those of images that a stage has changed before, accuracies alone."""
     plain = [stage for stage in stages if stage.source is None]
-    rows = rows_of_cells(measured, case, plain, reference)
+    rows = rows_of_cells(run, case, plain, reference)
     for source in dict.fromkeys(stage.source for stage in stages if stage.source is not None):
-        some = rows_of_cells(measured, case, [stage for stage in stages if stage.source is source], None)
+        some = rows_of_cells(run, case, [stage for stage in stages if stage.source is source], None)
         if rows:
             some = [row for row in some if row.probe != CLEAN]
         rows += [row for row in some if row.probe != OVERALL_PROBE and row.metric not in NEEDS_CLEAN]
     return rows
 
 
-def rows_of_cells(measured: FinishedRun, case: Case, stages: Sequence[Stage], reference: Reference | None) -> list[Row]:
+def rows_of_cells(run: FinishedRun, case: Case, stages: Sequence[Stage], reference: Reference | None) -> list[Row]:
     """All rows of one subject in cells that belong together."""
-    cells = right_by_cell(measured, case, stages)
+    cells = right_by_cell(run, case, stages)
     if not cells:
         return []
-    own, told = case.subject.about, stages[0].about
+    own, source = case.subject.about, stages[0].about
     settings = {cell_of(stage)[0]: str(stage.about.get("setting", "")) for stage in stages}
     common = shared_setting([words for name, words in settings.items() if name in NINETEEN] or list(settings.values()))
-    data, split = str(told.get("data", own.data)), str(told.get("split", own.split))
+    data, split = str(source.get("data", own.data)), str(source.get("split", own.split))
     about = replace(own, seed=case.seed, norm="", eps=0.0, setting=common, data=data, split=split)
-    rows = degradation_rows(about, right_on_clean(measured, case, cells), cells, reference)
+    rows = degradation_rows(about, right_on_clean(run, case, cells), cells, reference)
     differs = {name: words for name, words in settings.items() if words != common}
     rows = [
         replace(row, setting=setting_with_own_words(row.setting, common, differs[row.probe])) if row.probe in differs else row
@@ -81,7 +81,7 @@ def rows_of_cells(measured: FinishedRun, case: Case, stages: Sequence[Stage], re
     ]
     norm, eps = threat_before(stages[0])
     rows = [row if row.probe == CLEAN else replace(row, norm=norm, eps=eps) for row in rows]
-    if measured.stages_of_kind("clean"):
+    if run.stages_of_kind("clean"):
         return rows
     return [row for row in rows if row.probe != CLEAN and row.metric not in NEEDS_CLEAN]
 
@@ -96,14 +96,14 @@ def setting_with_own_words(words: str, common: str, own: str) -> str:
     return f"{words.removesuffix(common).strip()} {own}".strip()
 
 
-def corruption_columns(measured: FinishedRun, cases: Sequence[Case], stages: Sequence[Stage]) -> dict[str, list[Any]]:
+def corruption_columns(run: FinishedRun, cases: Sequence[Case], stages: Sequence[Stage]) -> dict[str, list[Any]]:
     """The per-image table as columns: a line for each subject, corruption and image, with the label that it gets at each severity."""
-    ledger, seen = measured.ledger, measured.ledger.seen
+    ledger, seen = run.ledger, run.ledger.seen
     severities = sorted({severity for _, severity in map(cell_of, stages)})
     table: dict[str, list[Any]] = {name: [] for name in ("checkpoint", "probe", "sample", "label", *(f"pred_{s}" for s in severities))}
     cells = {cell_of(stage): stage for stage in stages}
-    clean = measured.stages_of_kind("clean")
-    n, y, ids = int(seen.sum()), ledger.y[seen].tolist(), measured.pool.ids[seen].tolist()
+    clean = run.stages_of_kind("clean")
+    n, y, ids = int(seen.sum()), ledger.y[seen].tolist(), run.pool.ids[seen].tolist()
     for case in cases:
         for probe in (*(CLEAN for _ in clean), *dict.fromkeys(name for name, _ in cells)):
             table["checkpoint"] += [case.subject.name] * n

@@ -59,16 +59,16 @@ class Measurement:
     def flags(self) -> list[str]:
         """A sentence for each raised flag, with the model where there are several."""
         several = len(self.run.cases) > 1
-        told = [
+        sentences = [
             (f"{model}: " if several else "") + f"{check.probe}: {check.sentence}" for model, check in self.checks_by_model if check.raised
         ]
-        return list(dict.fromkeys(told))
+        return list(dict.fromkeys(sentences))
 
     @property
     def examples(self) -> list[tuple[int, Sample, Tensor]]:
         """Some adversarial images of the first cascade, as (place among the images, line of samples, x_adv)."""
-        found = cascades.run_cascades(self.run)
-        return cascades.examples_of(found[0], cascades.cascade_samples(found[0])) if found else []
+        some = cascades.run_cascades(self.run)
+        return cascades.examples_of(some[0], cascades.cascade_samples(some[0])) if some else []
 
     def accuracy(self, probe: str, eps: Radius | None = None, *, norm: str | None = None) -> float:
         """The accuracy of the first model after a probe, a fraction.
@@ -86,11 +86,11 @@ class Measurement:
         rows = [row for row in mine if row.probe == probe]
         if not rows:
             raise InputError(f"nothing here is called {probe!r}{did_you_mean(probe, dict.fromkeys(row.probe for row in mine))}")
-        found = accuracies_by_radius(rows, probe, norm)
-        wanted = min(found) if eps is None else min(found, key=lambda known: abs(known - as_radius(eps)))
+        by_radius = accuracies_by_radius(rows, probe, norm)
+        wanted = min(by_radius) if eps is None else min(by_radius, key=lambda known: abs(known - as_radius(eps)))
         if eps is not None and abs(wanted - as_radius(eps)) > 1e-9:
-            raise InputError(f"{probe!r} was not run at eps {eps}: choose one of {', '.join(map(eps_text, found))}")
-        return found[wanted]
+            raise InputError(f"{probe!r} was not run at eps {eps}: choose one of {', '.join(map(eps_text, by_radius))}")
+        return by_radius[wanted]
 
 
 def accuracies_by_radius(rows: Sequence[Row], probe: str, norm: str | None) -> dict[float, float]:
@@ -102,76 +102,76 @@ def accuracies_by_radius(rows: Sequence[Row], probe: str, norm: str | None) -> d
     if norm is not None and norm not in norms:
         raise InputError(f"{probe!r} was not run in the norm {norm!r}: it has {', '.join(one or 'no norm' for one in norms)}")
     mine = [row for row in rows if row.norm == (each[0] if norm is None else norm)]
-    found = {row.eps: row.value for row in mine}
-    if len(found) < len(mine):
+    by_radius = {row.eps: row.value for row in mine}
+    if len(by_radius) < len(mine):
         raise InputError(f"{probe!r} has {len(mine)} accuracies, which differ in their setting: choose one from to_frame()")
-    return found
+    return by_radius
 
 
-def measurement_of_run(found: FinishedRun, suite: str = "", reference: Reference | Case | None = None) -> Measurement:
+def measurement_of_run(run: FinishedRun, suite: str = "", reference: Reference | Case | None = None) -> Measurement:
     """The tables of a run.
 
     Args:
-        found: a run that has come to its end.
+        run: a run that has come to its end.
         suite: the name of a suite whose verdict gets rows of its own, "" for none.
         reference: by whose errors under corruptions others are divided: known errors, or the case of a model that was measured along.
     """
-    cells = found.stages_of_kind("corruption")
-    cases = [case for case in found.cases if case is not reference]
-    known = corruptions.subject_reference(found, reference, cells) if isinstance(reference, Case) else reference
+    cells = run.stages_of_kind("corruption")
+    cases = [case for case in run.cases if case is not reference]
+    known = corruptions.subject_reference(run, reference, cells) if isinstance(reference, Case) else reference
     rows: list[Row] = []
     for rows_of_kind in (attack_rows, method_rows, probe_rows):
-        rows += rows_of_kind(found, suite, told=bool(rows))
-    some = [row for case in cases for row in corruptions.corruption_rows(found, case, cells, known)]
+        rows += rows_of_kind(run, suite, clean_known=bool(rows))
+    some = [row for case in cases for row in corruptions.corruption_rows(run, case, cells, known)]
     rows += [row for row in some if row.probe != CLEAN or row.metric != "accuracy"] if rows else some
-    checks = checks_of(found)
-    if has_cascades(found):
-        n = int(found.ledger.seen.sum())
-        rows += [row for case in cases for check, base in checks_with_rows(found, case) for row in cascades.check_rows([check], base, n)]
-    rows += [replace(about, metric=f"flag/{check.name}", value=check.value) for _, about, check in probe_flags(found)]
-    notes = [*(told for case in cases for told in subject_notes(found, case)), *found.notes, *reference_notes(rows, known)]
-    return Measurement(rows, tables_of(found, cases), checks, list(dict.fromkeys(notes)), suite, found, known)
+    checks = checks_of(run)
+    if has_cascades(run):
+        n = int(run.ledger.seen.sum())
+        rows += [row for case in cases for check, base in checks_with_rows(run, case) for row in cascades.check_rows([check], base, n)]
+    rows += [replace(about, metric=f"flag/{check.name}", value=check.value) for _, about, check in probe_flags(run)]
+    notes = [*(note for case in cases for note in subject_notes(run, case)), *run.notes, *reference_notes(rows, known)]
+    return Measurement(rows, tables_of(run, cases), checks, list(dict.fromkeys(notes)), suite, run, known)
 
 
-def has_cascades(found: FinishedRun) -> bool:
+def has_cascades(run: FinishedRun) -> bool:
     """Whether there are cascades: of attacks, or of the clean pass alone."""
-    return bool(found.stages_of_kind("attack")) or all(stage.kind == "clean" for stage in found.stages)
+    return bool(run.stages_of_kind("attack")) or all(stage.kind == "clean" for stage in run.stages)
 
 
-def attack_base_row(found: FinishedRun, case: Case) -> Row:
+def attack_base_row(run: FinishedRun, case: Case) -> Row:
     """The columns that the rows of a subject under attacks share: with the run's first threat.
 
     Args:
-        found: the run.
+        run: the run.
         case: the subject.
     """
-    threat = next((stage.threat for stage in found.stages_of_kind("attack") if stage.threat), None)
+    threat = next((stage.threat for stage in run.stages_of_kind("attack") if stage.threat), None)
     norm, eps = (threat.norm, threat.eps) if threat else ("", 0.0)
     return replace(case.subject.about, seed=case.seed, norm=norm, eps=eps)
 
 
-def attack_rows(found: FinishedRun, suite: str, told: bool) -> list[Row]:  # noqa: ARG001
+def attack_rows(run: FinishedRun, suite: str, clean_known: bool) -> list[Row]:  # noqa: ARG001
     """The clean accuracy, the rows of all cascades, each after the accuracy with which it begins, and the worst of several threats."""
     rows: list[Row] = []
-    for case in found.cases:
-        mine, base = [one for one in cascades.run_cascades(found) if one.case is case], attack_base_row(found, case)
+    for case in run.cases:
+        mine, base = [one for one in cascades.run_cascades(run) if one.case is case], attack_base_row(run, case)
         if mine:
-            start = cascades.cascade_of(case, found.ledger, found.stages_of_kind("clean"))
-            rows += cascades.cascade_stage_rows(start, 0, replace(base, n=start.n), found.interval)
+            start = cascades.cascade_of(case, run.ledger, run.stages_of_kind("clean"))
+            rows += cascades.cascade_stage_rows(start, 0, replace(base, n=start.n), run.interval)
         begun = list[Stage]()
         for one in mine:
-            some = [stage for stage in unreported_sources(found, "attack") if stage is one.stages[0] and stage not in begun]
-            rows += [cascades.source_row(case, found.ledger, stage, base, found.interval) for stage in some]
+            some = [stage for stage in unreported_sources(run, "attack") if stage is one.stages[0] and stage not in begun]
+            rows += [cascades.source_row(case, run.ledger, stage, base, run.interval) for stage in some]
             begun += some
-            rows += [row for row in cascades.cascade_rows(one, base, suite, found.interval) if row.probe != CLEAN]
-        rows += cascades.worst_rows(mine, base, suite, found.interval)
+            rows += [row for row in cascades.cascade_rows(one, base, suite, run.interval) if row.probe != CLEAN]
+        rows += cascades.worst_rows(mine, base, suite, run.interval)
     return rows
 
 
-def unreported_sources(found: FinishedRun, kind: str) -> list[Stage]:
+def unreported_sources(run: FinishedRun, kind: str) -> list[Stage]:
     """The stages that give their images to those of a kind, and have no accuracy of their own in the rows."""
-    reported = [stage for stage in found.stages if stage.is_reported]
-    sources = dict.fromkeys(stage.source for stage in found.stages_of_kind(kind) if stage.source is not None)
+    reported = [stage for stage in run.stages if stage.is_reported]
+    sources = dict.fromkeys(stage.source for stage in run.stages_of_kind(kind) if stage.source is not None)
     return [stage for stage in sources if not any(makes_same_images(stage, other) for other in reported)]
 
 
@@ -191,60 +191,60 @@ def given_options(stage: Stage) -> dict[str, Any]:
     return {} if recipe is None else {key: value for key, value in recipe.options.items() if value not in ("", "auto")}
 
 
-def method_rows(found: FinishedRun, suite: str, told: bool) -> list[Row]:  # noqa: ARG001
-    """The rows of saliency maps; the clean accuracy only where nothing has told it."""
-    if not found.stages_of_kind("method"):
+def method_rows(run: FinishedRun, suite: str, clean_known: bool) -> list[Row]:  # noqa: ARG001
+    """The rows of saliency maps; the clean accuracy only where no other rows have it."""
+    if not run.stages_of_kind("method"):
         return []
-    rows = [row for subject in scores.all_subject_scores(found) for row in score_rows.subject_score_rows(subject)]
-    return [row for row in rows if not (told and row.probe == CLEAN and row.metric == "accuracy")]
+    rows = [row for subject in scores.all_subject_scores(run) for row in score_rows.subject_score_rows(subject)]
+    return [row for row in rows if not (clean_known and row.probe == CLEAN and row.metric == "accuracy")]
 
 
-def probe_rows(found: FinishedRun, suite: str, told: bool) -> list[Row]:  # noqa: ARG001
-    """The rows of probes; the clean accuracy only where nothing has told it."""
-    stages, rows = found.stages_of_kind("probe"), list[Row]()
-    for case in found.cases if stages else ():
-        rows += [] if told else [probes.clean_row(found, case, found.stages_of_kind("clean")[0])]
-        some = [source for source in unreported_sources(found, "probe") if source not in unreported_sources(found, "attack")]
-        rows += [cascades.source_row(case, found.ledger, source, attack_base_row(found, case), found.interval) for source in some]
-        rows += [row for stage in stages for row in probes.probe_stage_rows(found, case, stage)]
+def probe_rows(run: FinishedRun, suite: str, clean_known: bool) -> list[Row]:  # noqa: ARG001
+    """The rows of probes; the clean accuracy only where no other rows have it."""
+    stages, rows = run.stages_of_kind("probe"), list[Row]()
+    for case in run.cases if stages else ():
+        rows += [] if clean_known else [probes.clean_row(run, case, run.stages_of_kind("clean")[0])]
+        some = [source for source in unreported_sources(run, "probe") if source not in unreported_sources(run, "attack")]
+        rows += [cascades.source_row(case, run.ledger, source, attack_base_row(run, case), run.interval) for source in some]
+        rows += [row for stage in stages for row in probes.probe_stage_rows(run, case, stage)]
     return rows
 
 
-def probe_flags(found: FinishedRun) -> list[tuple[Case, Row, Check]]:
+def probe_flags(run: FinishedRun) -> list[tuple[Case, Row, Check]]:
     """What probes warned of."""
     return [
         (case, about, check)
-        for case in found.cases
-        for stage in found.stages_of_kind("probe")
-        for about, check in probes.probe_warnings(found, case, stage)
+        for case in run.cases
+        for stage in run.stages_of_kind("probe")
+        for about, check in probes.probe_warnings(run, case, stage)
     ]
 
 
-def checks_of(found: FinishedRun) -> list[tuple[str, Check]]:
+def checks_of(run: FinishedRun) -> list[tuple[str, Check]]:
     """The checks of every subject: those of the model itself, of its cascades, its probes and its maps."""
     checks = list[tuple[str, Check]]()
-    for case in found.cases:
-        mine = [check for check, _ in checks_with_rows(found, case)]
-        more = [] if has_cascades(found) else raised_chance_checks(found, case)
-        more += [check for other, _, check in probe_flags(found) if other is case]
+    for case in run.cases:
+        mine = [check for check, _ in checks_with_rows(run, case)]
+        more = [] if has_cascades(run) else raised_chance_checks(run, case)
+        more += [check for other, _, check in probe_flags(run) if other is case]
         checks += [(case.name, check) for check in [*mine, *dict.fromkeys(more)]]
     return checks
 
 
-def checks_with_rows(found: FinishedRun, case: Case) -> list[tuple[Check, Row]]:
+def checks_with_rows(run: FinishedRun, case: Case) -> list[tuple[Check, Row]]:
     """The checks of a subject with the columns of their rows: the model's own with the first threat, others with that of their attacks."""
-    base = attack_base_row(found, case)
-    checks = [(check, base) for check in case.checks] if has_cascades(found) else []
-    for one in cascades.run_cascades(found):
+    base = attack_base_row(run, case)
+    checks = [(check, base) for check in case.checks] if has_cascades(run) else []
+    for one in cascades.run_cascades(run):
         if one.case is case:
             mine = replace(base, norm=one.norm, eps=min(one.radii(), default=0.0))
             known = [check for check, _ in checks]
             checks += [(check, mine) for check in cascades.cascade_checks(one) if check.name != "near_chance" or check not in known]
-    for stage in found.stages:
+    for stage in run.stages:
         if not stage.is_reported:
             norm, eps = cascades.threat_before(stage)
-            told = dict.fromkeys(cascades.source_checks(found.ledger, case.name, stage))
-            checks += [(check, replace(base, norm=norm, eps=eps)) for check in told]
+            source_checks = dict.fromkeys(cascades.source_checks(run.ledger, case.name, stage))
+            checks += [(check, replace(base, norm=norm, eps=eps)) for check in source_checks]
     return checks
 
 
@@ -255,44 +255,44 @@ def reference_notes(rows: Sequence[Row], reference: Reference | None) -> list[st
     notes = [] if any(row.metric == "mce" for row in rows) else [
         "there is no mCE: it needs all fifteen corruptions at all five severities, of the model and of the reference"
     ]  # fmt: skip
-    told = reference_warning(reference, list(dict.fromkeys(row.probe for row in rows if row.metric == "relative_ce")))
-    return [*notes, *([told] if told else [])]
+    warning = reference_warning(reference, list(dict.fromkeys(row.probe for row in rows if row.metric == "relative_ce")))
+    return [*notes, *([warning] if warning else [])]
 
 
-def raised_chance_checks(found: FinishedRun, case: Case) -> list[Check]:
+def raised_chance_checks(run: FinishedRun, case: Case) -> list[Check]:
     """The check of a clean accuracy that is that of a guess, where it is raised."""
-    clean, seen = found.stages_of_kind("clean"), found.ledger.seen
-    checks = [near_chance_check(int((found.ledger.right(case.name, stage) & seen).sum()), int(seen.sum()), case.classes) for stage in clean]
+    clean, seen = run.stages_of_kind("clean"), run.ledger.seen
+    checks = [near_chance_check(int((run.ledger.right(case.name, stage) & seen).sum()), int(seen.sum()), case.classes) for stage in clean]
     return [check for check in checks if check.raised]
 
 
-def subject_notes(found: FinishedRun, case: Case) -> list[str]:
+def subject_notes(run: FinishedRun, case: Case) -> list[str]:
     """What was done otherwise than asked for one subject, with its name where there are several."""
     notes = list(case.notes)
-    if found.stages_of_kind("method"):
-        notes = scores.subject_scores(found, case).notes
-    return notes if len(found.cases) == 1 else [f"{case.name}: {note}" for note in notes]
+    if run.stages_of_kind("method"):
+        notes = scores.subject_scores(run, case).notes
+    return notes if len(run.cases) == 1 else [f"{case.name}: {note}" for note in notes]
 
 
-def tables_of(found: FinishedRun, cases: Sequence[Case]) -> dict[str, SampleTable]:
+def tables_of(run: FinishedRun, cases: Sequence[Case]) -> dict[str, SampleTable]:
     """What became of each image, a table for each kind of stage; the first is called samples."""
     tables: dict[str, SampleTable] = {}
-    if has_cascades(found):
-        tables["attack"] = samples_of_cascades(found)
-    if found.stages_of_kind("method"):
-        tables["method"] = score_rows.score_columns(scores.all_subject_scores(found))
-    if stages := found.stages_of_kind("probe"):
-        clean = found.stages_of_kind("clean")[0]
-        tables["probe"] = [line for case in cases for line in probes.probe_samples(found, case, clean, stages)]
-    if cells := found.stages_of_kind("corruption"):
-        tables["corruption"] = corruptions.corruption_columns(found, cases, cells)
+    if has_cascades(run):
+        tables["attack"] = samples_of_cascades(run)
+    if run.stages_of_kind("method"):
+        tables["method"] = score_rows.score_columns(scores.all_subject_scores(run))
+    if stages := run.stages_of_kind("probe"):
+        clean = run.stages_of_kind("clean")[0]
+        tables["probe"] = [line for case in cases for line in probes.probe_samples(run, case, clean, stages)]
+    if cells := run.stages_of_kind("corruption"):
+        tables["corruption"] = corruptions.corruption_columns(run, cases, cells)
     named = [(kind, tables[kind]) for kind in SAMPLE_TABLE_KINDS if kind in tables]
     return {("samples" if not place else f"samples-{kind}s"): table for place, (kind, table) in enumerate(named)}
 
 
-def samples_of_cascades(found: FinishedRun) -> SampleTable:
+def samples_of_cascades(run: FinishedRun) -> SampleTable:
     """The per-image table of cascades: lines, or, where there are several subjects or cascades, columns that say which."""
-    some = cascades.run_cascades(found)
+    some = cascades.run_cascades(run)
     if len(some) == 1 and some[0].stages[0].kind == "clean":
         return cascades.cascade_samples(some[0])
     names = ["checkpoint", "norm", "images", *(part.name for part in fields(Sample))]

@@ -39,17 +39,17 @@ class Rates:
         return torch.stack([record.columns["share"].nan_to_num(0.0) for record in self.draws]).sum(0) / len(self.draws)
 
 
-def clean_row(measured: FinishedRun, case: Case, clean: Stage) -> Row:
+def clean_row(run: FinishedRun, case: Case, clean: Stage) -> Row:
     """The clean accuracy of a subject."""
-    seen = measured.ledger.seen
-    right = int((measured.ledger.right(case.name, clean) & seen).sum())
+    seen = run.ledger.seen
+    right = int((run.ledger.right(case.name, clean) & seen).sum())
     about = replace(case.subject.about, n=int(seen.sum()), seed=case.seed, norm="", eps=0.0, probe=CLEAN, setting="")
     return WILSON.row_with(replace(about, metric="accuracy"), right, about.n)
 
 
-def rates_of(measured: FinishedRun, case: Case, stage: Stage) -> list[Rates]:
+def rates_of(run: FinishedRun, case: Case, stage: Stage) -> list[Rates]:
     """The levels of a probe for one subject, in the order in which it yields them."""
-    ledger = measured.ledger
+    ledger = run.ledger
     norm, eps = threat_before(stage)
     about = replace(case.subject.about, n=int(ledger.seen.sum()), seed=case.seed, norm=norm, eps=eps, probe=stage.name)
     groups: dict[str, list[Record]] = {}
@@ -66,14 +66,14 @@ def level_setting(level: str, options: str) -> str:
     return " ".join([*level.split(), *(word for word in options.split() if word.partition("=")[0] not in settled)])
 
 
-def probe_stage_rows(measured: FinishedRun, case: Case, stage: Stage) -> Iterator[Row]:
+def probe_stage_rows(run: FinishedRun, case: Case, stage: Stage) -> Iterator[Row]:
     """The rows of a probe: error rates on both denominators, their spread over the draws, the share changed, seconds and passes.
 
     The interval is Wilson's over images, at the mean over the draws.
     """
-    shared = torch.stack([measured.ledger.tried(one.name, stage) for one in measured.cases]).all(0) & measured.ledger.seen
-    for rates in rates_of(measured, case, stage):
-        several = [("error_rate_shared", shared)] if len(measured.cases) > 1 else []
+    shared = torch.stack([run.ledger.tried(one.name, stage) for one in run.cases]).all(0) & run.ledger.seen
+    for rates in rates_of(run, case, stage):
+        several = [("error_rate_shared", shared)] if len(run.cases) > 1 else []
         for name, among in (("error_rate", rates.right), *several):
             yield from error_rows(rates, name, among)
         n = int(rates.right.sum())
@@ -100,15 +100,15 @@ def mean_or_nan(values: Tensor) -> float:
     return float(values.mean()) if len(values) else math.nan
 
 
-def probe_samples(measured: FinishedRun, case: Case, clean: Stage, stages: Sequence[Stage]) -> Iterator[ProbeSample]:
+def probe_samples(run: FinishedRun, case: Case, clean: Stage, stages: Sequence[Stage]) -> Iterator[ProbeSample]:
     """The per-sample table of a subject: a line for each image as it is, then for each level those that it was tried on."""
-    ledger, ids, y = measured.ledger, measured.pool.ids.tolist(), measured.ledger.y.tolist()
+    ledger, ids, y = run.ledger, run.pool.ids.tolist(), run.ledger.y.tolist()
     pred = ledger.column(case.name, clean, "pred", -1).tolist()
     wrong = (~ledger.right(case.name, clean)).double().tolist()
     for place in ledger.seen.nonzero().flatten().tolist():
         yield ProbeSample(case.subject.name, CLEAN, "", ids[place], y[place], pred[place], wrong[place], 0.0)
     for stage in stages:
-        for rates in rates_of(measured, case, stage):
+        for rates in rates_of(run, case, stage):
             fooled, share, about = rates.fooled.tolist(), rates.share.tolist(), rates.about
             for place in rates.right.nonzero().flatten().tolist():
                 yield ProbeSample(
@@ -116,12 +116,12 @@ def probe_samples(measured: FinishedRun, case: Case, clean: Stage, stages: Seque
                 )  # fmt: skip
 
 
-def probe_warnings(measured: FinishedRun, case: Case, stage: Stage) -> list[tuple[Row, Check]]:
+def probe_warnings(run: FinishedRun, case: Case, stage: Stage) -> list[tuple[Row, Check]]:
     """What a probe warned of, each sentence once, with the row that it belongs to."""
     norm, eps = threat_before(stage)
     about = replace(
-        case.subject.about, n=int(measured.ledger.seen.sum()), seed=case.seed, norm=norm, eps=eps, probe=stage.name,
+        case.subject.about, n=int(run.ledger.seen.sum()), seed=case.seed, norm=norm, eps=eps, probe=stage.name,
         setting=case.settings[stage.key],
     )  # fmt: skip
-    told = dict.fromkeys(sentence for some in measured.ledger.extras(case.name, stage, "warnings") for sentence in some)
-    return [(about, Check(stage.name, "warning", 1.0, True, sentence)) for sentence in told]
+    sentences = dict.fromkeys(sentence for some in run.ledger.extras(case.name, stage, "warnings") for sentence in some)
+    return [(about, Check(stage.name, "warning", 1.0, True, sentence)) for sentence in sentences]

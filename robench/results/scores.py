@@ -126,27 +126,25 @@ class SubjectScores:
     flags: list[str] = field(default_factory=list)
 
 
-def all_subject_scores(measured: FinishedRun) -> list[SubjectScores]:
+def all_subject_scores(run: FinishedRun) -> list[SubjectScores]:
     """The scores of the maps of each subject of a run.
 
     Args:
-        measured: a run that has come to its end.
+        run: a run that has come to its end.
     """
-    return [subject_scores(measured, case) for case in measured.cases]
+    return [subject_scores(run, case) for case in run.cases]
 
 
-def subject_scores(measured: FinishedRun, case: Case) -> SubjectScores:
+def subject_scores(run: FinishedRun, case: Case) -> SubjectScores:
     """What a run found on the maps of one subject."""
-    ledger, clean = measured.ledger, measured.stages_of_kind("clean")[0]
+    ledger, clean = run.ledger, run.stages_of_kind("clean")[0]
     about = replace(case.subject.about, n=int(ledger.seen.sum()), seed=case.seed, norm="", eps=0.0)
-    stages = [stage for stage in measured.stages_of_kind("method") if stage.source is None or not is_of_other_subject(case, stage.source)]
-    scored = [one for stage in stages if (one := method_scores(measured, case, stage)) is not None]
-    changes = [change_of(measured, case, stage) for stage in changes_in(measured) if not is_of_other_subject(case, stage)]
+    stages = [stage for stage in run.stages_of_kind("method") if stage.source is None or not is_of_other_subject(case, stage.source)]
+    scored = [one for stage in stages if (one := method_scores(run, case, stage)) is not None]
+    changes = [change_of(run, case, stage) for stage in changes_in(run) if not is_of_other_subject(case, stage)]
     is_cut = has_no_gradient(case.subject.model, case.first_images[:1])
     flags = [f"{CLEAN}: {CUT_GRAPH}"] if is_cut else []
-    flags += [
-        f"{check.probe}: {check.sentence}" for stage in changes_in(measured) for check in cascade.source_checks(ledger, case.name, stage)
-    ]
+    flags += [f"{check.probe}: {check.sentence}" for stage in changes_in(run) for check in cascade.source_checks(ledger, case.name, stage)]
     flags += [
         f"{own}: {WEIGHTS_CHANGED}" for own in dict.fromkeys(own for stage in stages for own in ledger.extras(case.name, stage, "changed"))
     ]
@@ -159,7 +157,7 @@ def subject_scores(measured: FinishedRun, case: Case) -> SubjectScores:
         + missing_score_notes(stages, scored)
         + unusable_map_notes(scored, zero_maps_clause(case.logits, is_cut))
     )
-    return SubjectScores(about, measured.pool.ids, ledger.y, pred, margin.double(), ledger.seen, scored, changes, shown, notes, flags)
+    return SubjectScores(about, run.pool.ids, ledger.y, pred, margin.double(), ledger.seen, scored, changes, shown, notes, flags)
 
 
 def missing_score_notes(stages: Sequence[Stage], scored: Sequence[MethodScores]) -> list[str]:
@@ -188,20 +186,20 @@ def is_of_other_subject(case: Case, stage: Stage) -> bool:
     return stage.kind == "joined" and stage.about["subject"] != case.name
 
 
-def changes_in(measured: FinishedRun) -> list[Stage]:
+def changes_in(run: FinishedRun) -> list[Stage]:
     """The stages that change images which methods explain, or whose verdicts are set against the scores."""
-    methods = measured.stages_of_kind("method")
+    methods = run.stages_of_kind("method")
     return list(methods[0].about["changes"]) if methods else []
 
 
-def change_of(measured: FinishedRun, case: Case, stage: Stage) -> ImageChange:
+def change_of(run: FinishedRun, case: Case, stage: Stage) -> ImageChange:
     """What a stage made of the images of one subject."""
-    ledger, seen = measured.ledger, measured.ledger.seen
+    ledger, seen = run.ledger, run.ledger.seen
     places = (explained_places(stage)(ledger, case.name) & seen).nonzero().flatten()
     known = stage.keeps_images or stage.images is not None
 
     def x(some: Tensor) -> Tensor:
-        found = stage_images(stage, some, measured.pool, case).cpu()
+        found = stage_images(stage, some, run.pool, case).cpu()
         return found if found.is_floating_point() else found.float() / 255
 
     norm, eps = cascade.threat_before(stage)
@@ -209,9 +207,9 @@ def change_of(measured: FinishedRun, case: Case, stage: Stage) -> ImageChange:
     return ImageChange(stage.name, fallen & tried, tried, x if known else None, places, norm, eps)
 
 
-def method_scores(measured: FinishedRun, case: Case, stage: Stage) -> MethodScores | None:
+def method_scores(run: FinishedRun, case: Case, stage: Stage) -> MethodScores | None:
     """The scores of one method on one kind of images; None where there was no such image."""
-    ledger = measured.ledger
+    ledger = run.ledger
     places = (stage.on(ledger, case.name) & ledger.seen).nonzero().flatten()
     if not len(places):
         return None
@@ -255,14 +253,14 @@ def zero_maps_clause(logits: Tensor | None, is_cut: bool) -> str:
 
 def unusable_map_notes(scored: Iterable[MethodScores], seen: str) -> list[str]:
     """Sentences on maps that are zero or not finite; `seen` says how the model reacted."""
-    found = []
+    notes = []
     for some in scored:
         zero, bad, n = int(some.zero.sum()), int(some.bad.sum()), len(some.places)
         where = f"{some.method} on {some.images} images"
         if zero == n > 0:
-            found.append(f"{where}: all {n} maps of the model are zero{seen}: there is no Gini to report")
+            notes.append(f"{where}: all {n} maps of the model are zero{seen}: there is no Gini to report")
         elif zero:
-            found.append(f"{where}: {zero} of {n} maps are zero everywhere; they have no Gini and are left out")
+            notes.append(f"{where}: {zero} of {n} maps are zero everywhere; they have no Gini and are left out")
         if bad:
-            found.append(f"{where}: {bad} of {n} maps hold NaN or infinite numbers; they are left out")
-    return found
+            notes.append(f"{where}: {bad} of {n} maps hold NaN or infinite numbers; they are left out")
+    return notes
