@@ -20,6 +20,8 @@ from robench.core.files import hold_lock, prepare_folder
 from robench.core.folders import exchange_files, finish_exchange, make_empty_folder, word_difference
 from robench.core.processes import World
 from robench.models import checkpoint
+from robench.report.figures.training import draw_training_curves, write_epoch_log
+from robench.training.settings import method_sentences
 from robench.training.states import STATE_FORMAT, foreign_state_sentence, read_state, setting_difference
 from robench.training.types import Epoch, StateDict
 
@@ -260,10 +262,25 @@ def checkpoint_replacement(out: Path) -> Iterator[Path]:
         raise
 
 
-def save_weights(out: Path | None, model: nn.Module, meta: dict[str, Any], chosen: Epoch, others: Mapping[str, Epoch]) -> Path | None:
-    """Writes the chosen weights to `out`, and those of `others` that are not the same to FILE.<name>.pt; returns `out`."""
-    if out is None:
-        return None
+def write_training(out: Path, model: nn.Module, meta: dict[str, Any], chosen: Epoch, others: Mapping[str, Epoch]) -> None:
+    """Writes FILE.pt and all that belongs to it, in the place of the files of an earlier training, whole or not at all.
+
+    Args:
+        out: FILE.pt.
+        model: the network with the weights of the chosen epoch.
+        meta: what the checkpoint says of it.
+        chosen: the epoch.
+        others: epochs whose weights are written too, where they are not the chosen one, by "best" and "last".
+    """
+    with checkpoint_replacement(out) as file:
+        save_weights(file, model, meta, chosen, others)
+        write_epoch_log(file.with_name(f"{file.stem}.log.csv"), meta["history"])
+        title = f"{file.stem}: {' + '.join(method_sentences(meta['recipe']))}"
+        draw_training_curves(file.with_name(f"{file.stem}.curves.png"), meta["history"], title, chosen.epoch + 1)
+
+
+def save_weights(out: Path, model: nn.Module, meta: dict[str, Any], chosen: Epoch, others: Mapping[str, Epoch]) -> None:
+    """Writes the chosen weights to `out`, and those of `others` that are not the same to FILE.<name>.pt."""
     for name, epoch in others.items():
         beside = out.with_name(f"{out.stem}.{name}{out.suffix}")
         if epoch is chosen:
@@ -274,4 +291,3 @@ def save_weights(out: Path | None, model: nn.Module, meta: dict[str, Any], chose
             beside, other, {**meta, "metrics": {}, "flags": [], "recipe": {**meta["recipe"], "select": name, "epoch": epoch.epoch + 1}}
         )
     checkpoint.save_checkpoint(out, model, meta)
-    return out

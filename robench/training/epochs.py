@@ -21,7 +21,14 @@ from robench.core.threat import Threat
 from robench.data import Images, stratified_images
 from robench.evaluation.measure import suite_measurement
 from robench.scores.geometry import jacobian_geometry
-from robench.training.guards import divergence_alarm, has_fgsm_gap, is_near_best, overfitting_alarm, unproven_choice_note
+from robench.training.guards import (
+    divergence_alarm,
+    has_fgsm_gap,
+    is_near_best,
+    overfitting_alarm,
+    robust_overfitting_note,
+    unproven_choice_note,
+)
 from robench.training.states import KEPT_EPOCHS, restore_run, rollback_state, snapshot
 from robench.training.steps import train_step
 from robench.training.types import Epoch, Step, TrainingPlan, TrainingRun
@@ -37,15 +44,15 @@ def fit(run: TrainingRun, plan: TrainingPlan, train: Images, held_out: Images) -
     numbers, three times at most. InputError where the loss diverges and there is nothing to go back to.
     Same seed, same threads, same number of processes: same weights.
     """
-    steps, pace = steps_per_epoch(plan, train), learning_rate_schedule(plan)
+    steps, rate = steps_per_epoch(plan, train), learning_rate_schedule(plan)
     if run.history and run.history[-1]["alarm"]:
         return  # it had ended before it was saved
     while run.done < plan.epochs * steps:
-        epoch, begin_, lr, trouble = run.done // steps, time.perf_counter(), 0.0, ""
+        epoch, begin, lr, trouble = run.done // steps, time.perf_counter(), 0.0, ""
         batches = shuffled_batches(len(train), steps // plan.objective.replays, plan.batch_size, plan.seed, epoch)
         while run.done < (epoch + 1) * steps and not trouble:
             step = run.done % steps
-            lr = pace(run.done / (plan.epochs * steps), run)
+            lr = rate(run.done / (plan.epochs * steps), run)
             terms = train_step(run, plan, train, batches[step // plan.objective.replays], lr, steps)
             run.first = terms["loss"] if math.isnan(run.first) else run.first
             trouble = divergence_alarm(terms, run.first)
@@ -56,12 +63,12 @@ def fit(run: TrainingRun, plan: TrainingPlan, train: Images, held_out: Images) -
             trouble = f"the training diverged in epoch {epoch + 1}, step {run.done - epoch * steps}: {trouble}"
             if run.best is None or plan.guard == "off":
                 raise DivergedError(f"{trouble}; lower --lr or the weights")
-        found = close_epoch(
-            run, plan, held_out, Epoch(epoch, time.perf_counter() - begin_, lr, mean_terms(run, steps), math.nan, math.nan, {}), trouble
-        )
-        back = bool(found.alarm) and roll_back(run, plan)
-        yield found
-        if found.alarm and not back:
+        mean_terms = {name: total / (step + 1) for name, total in run.sums.items()}
+        unmeasured = Epoch(epoch, time.perf_counter() - begin, lr, mean_terms, math.nan, math.nan, {})
+        closed = close_epoch(run, plan, held_out, unmeasured, trouble)
+        back = bool(closed.alarm) and roll_back(run, plan)
+        yield closed
+        if closed.alarm and not back:
             return
 
 
@@ -81,12 +88,6 @@ def shuffled_batches(n: int, steps: int, batch_size: int, seed: int, epoch: int)
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     order = torch.randperm(n, generator=generator)[: steps * batch_size]
     return tuple(torch.split(order, batch_size))
-
-
-def mean_terms(run: TrainingRun, steps: int) -> dict[str, float]:
-    """The mean of each term over the steps of the epoch so far."""
-    made = (run.done - 1) % steps + 1
-    return {name: total / made for name, total in run.sums.items()}
 
 
 def close_epoch(run: TrainingRun, plan: TrainingPlan, held_out: Images, epoch: Epoch, trouble: str) -> Epoch:
@@ -167,9 +168,16 @@ def epoch_rank(epoch: Epoch) -> tuple[float, float]:
     return (0.0, 0.0) if math.isnan(held[0]) else held
 
 
-def selected_epoch(run: TrainingRun, plan: TrainingPlan, held_out: Images) -> tuple[Epoch, str]:
-    """The epoch whose weights are to be used, and a note where the most robust one cannot be told; InputError where there is none."""
+def selected_epoch(run: TrainingRun, plan: TrainingPlan, held_out: Images) -> tuple[Epoch, list[str]]:
+    """The epoch whose weights are to be used, with notes where the most robust one cannot be told, and where later ones are less robust.
+
+    Raises:
+        InputError: where the run has no epoch without an alarm.
+    """
     if run.best is None or run.last is None:
         raise InputError("nothing was trained: the run has no epoch")
-    note = unproven_choice_note(run.history, attacked_count(held_out, plan), len(held_out.classes)) if plan.defended else ""
-    return ((run.steady or run.last) if note else run.best), note
+    if not plan.defended:
+        return run.best, []
+    n = attacked_count(held_out, plan)
+    unproven, overfitting = unproven_choice_note(run.history, n, len(held_out.classes)), robust_overfitting_note(run.history, n)
+    return (run.steady or run.last) if unproven else run.best, [note for note in (unproven, overfitting) if note]

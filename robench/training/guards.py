@@ -25,12 +25,8 @@ def has_weak_adversary(recipes: Sequence[Recipe]) -> bool:
 
     That is so of what says that it belongs to single-step training, and of whatever has or is given an option `steps` of up to three.
     """
-    return any(facts_of(recipe.name).single_step or adversary_steps(recipe) in range(1, FEW_STEPS + 1) for recipe in recipes)
-
-
-def adversary_steps(recipe: Recipe) -> Any:
-    """The option `steps` as it was given, which need not be a number; else its default, and 0 for what has none or is the user's own."""
-    return recipe.options.get("steps", default_options(recipe.name).get("steps", 0))
+    steps = [recipe.options.get("steps", default_options(recipe.name).get("steps", 0)) for recipe in recipes]  # need not be numbers
+    return any(facts_of(recipe.name).single_step or its in range(1, FEW_STEPS + 1) for recipe, its in zip(recipes, steps, strict=True))
 
 
 def divergence_alarm(terms: Mapping[str, float], first: float) -> str:

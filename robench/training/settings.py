@@ -137,9 +137,19 @@ def objective_sentence(objective: str | None, reg: Sequence[str]) -> tuple[str, 
     return chosen, [f"the objective is {chosen}, the base of {' and '.join(of)}; --objective chooses another"] if of else []
 
 
+def method_sentences(settings: Mapping[str, Any]) -> list[str]:
+    """The objective and the regularisers, as they are written."""
+    return [settings["objective"], *settings["reg"]]
+
+
+def method_recipes(settings: Mapping[str, Any]) -> list[Recipe]:
+    """The objective and the regularisers, in this order, as recipes."""
+    return [parse_recipe(sentence) for sentence in method_sentences(settings)]
+
+
 def plan_of(settings: Mapping[str, Any], seed: int, teacher: nn.Module | None) -> TrainingPlan:
     """The plan of a training with these settings."""
-    methods = [parse_recipe(sentence) for sentence in (settings["objective"], *settings["reg"])]
+    methods = method_recipes(settings)
     refuse_too_large_eps(Threat(settings["norm"], settings["eps"]), None)
     resolve(parse_recipe(settings["schedule"]), SCHEDULES, "schedule")(0.0)  # which checks its options
     objective = resolve(methods[0], OBJECTIVES, "objective")()

@@ -64,7 +64,7 @@ def rollback_state(run: TrainingRun) -> dict[str, Any]:
         {
             "model": snapshot(run.model),
             "average": None if run.average is run.model else snapshot(run.average),
-            "optimizer": run.descent.state_dict(),
+            "optimizer": run.optimizer.state_dict(),
             "kept": {name: tensor.cpu() for name, tensor in run.kept.items()},
             **{name: getattr(run, name) for name in PROGRESS_FIELDS},
         }
@@ -76,7 +76,7 @@ def restore_run(run: TrainingRun, state: Mapping[str, Any]) -> None:
     run.model.load_state_dict(state["model"])
     if run.average is not run.model:
         run.average.load_state_dict(state["average"])
-    run.descent.load_state_dict(copy.deepcopy(state["optimizer"]))
+    run.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
     device = run.weights[0].device
     run.kept = {name: tensor.to(device) for name, tensor in state["kept"].items()}
     for name in PROGRESS_FIELDS:
@@ -160,7 +160,7 @@ def resumable_events(going: ResumableRun, events: Iterator[Event]) -> Iterator[E
     try:
         yield from interruptible_events(going, events)
     except DivergedError:
-        going.state.unlink(missing_ok=True)
+        remove_state(going)
         raise
     write_state(going)
 
@@ -187,6 +187,12 @@ def write_state(going: ResumableRun) -> None:
         torch.save(content, buffer)
         data = buffer.getvalue()
         write_whole({going.state: STATE_FORMAT + hashlib.sha256(data).hexdigest().encode() + b"\n" + data})
+
+
+def remove_state(going: ResumableRun) -> None:
+    """Removes the state file of a run that is finished, or cannot go on."""
+    if going.state is not None:
+        going.state.unlink(missing_ok=True)
 
 
 @contextmanager

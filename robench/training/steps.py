@@ -54,10 +54,10 @@ def begin_training(model: nn.Module, plan: TrainingPlan, world: World | None = N
     if world.size > 1:
         synchronise(model)
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    descent = lookup(plan.optimizer, OPTIMIZERS, "optimizer")(weights, plan.lr, plan.momentum, plan.weight_decay)
+    optimizer = lookup(plan.optimizer, OPTIMIZERS, "optimizer")(weights, plan.lr, plan.momentum, plan.weight_decay)
     average = copy.deepcopy(model).eval() if plan.ema else model
-    quick = torch.compile(model) if plan.compiled else model
-    return TrainingRun(model, average, descent, weights, quick, world)  # type: ignore[arg-type]
+    adversary_model = torch.compile(model) if plan.compiled else model
+    return TrainingRun(model, average, optimizer, weights, adversary_model, world)  # type: ignore[arg-type]
 
 
 def refuse_batch_size(model: nn.Module, plan: TrainingPlan, processes: int) -> None:
@@ -71,7 +71,7 @@ def refuse_batch_size(model: nn.Module, plan: TrainingPlan, processes: int) -> N
 
 def train_step(run: TrainingRun, plan: TrainingPlan, train: Images, rows: Tensor, lr: float, steps: int) -> dict[str, float]:
     """One step on the images at `rows`, of which each process takes its share; returns the terms of the loss over all of them."""
-    for group in run.descent.param_groups:
+    for group in run.optimizer.param_groups:
         group["lr"] = lr
     device = run.weights[0].device
     with plan_precision(plan, device), seeded_dropout(run, plan, device):
@@ -82,7 +82,7 @@ def train_step(run: TrainingRun, plan: TrainingPlan, train: Images, rows: Tensor
         run.world.average([*grads, numbers])
         for weight, grad in zip(run.weights, grads, strict=True):
             weight.grad = gradient_in_layout(grad, weight)
-        run.descent.step()
+        run.optimizer.step()
         if plan.objective.absorb and grad_x is not None:
             plan.objective.absorb(batch, grad_x)
         if plan.ema:
@@ -142,13 +142,13 @@ def augmented_images(plan: TrainingPlan, train: Images, rows: Tensor, key: str, 
 def crafted_batch(run: TrainingRun, plan: TrainingPlan, batch: Batch) -> Batch:
     """The batch with the images that the loss is taken at."""
     run.model.train()
-    x_adv = plan.objective.craft(run.quick, batch).detach()
+    x_adv = plan.objective.craft(run.adversary_model, batch).detach()
     return replace(batch, x_adv=x_adv.requires_grad_(bool(plan.regularizers) or plan.objective.absorb is not None))
 
 
 def step_gradients(run: TrainingRun, plan: TrainingPlan, batch: Batch) -> tuple[list[Tensor], Tensor | None, dict[str, Tensor]]:
     """The gradients of the loss by the weights and, where the objective wants to know it, by x_adv; and the loss with its terms."""
-    model = run.model if plan.regularizers else run.quick
+    model = run.model if plan.regularizers else run.adversary_model
     loss_of = penalised_loss(plan.objective.loss, plan.regularizers)
 
     def base() -> Tensor:

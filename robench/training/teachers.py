@@ -18,7 +18,7 @@ from robench.models import checkpoint, checkpoint_meta, load_with_origin
 from robench.models.architectures import is_foreign, runs_code
 from robench.models.loading import source_kind
 from robench.objectives import facts_of
-from robench.training.types import Trained
+from robench.training.types import EventWatcher, Trained, TrainingNote
 
 TEACHER_SETTINGS: dict[str, Any] = {"objective": "standard", "reg": (), "awp": 0.0}  # how a teacher's settings differ from its student's
 
@@ -64,6 +64,24 @@ def teacher_of(
             f"the teacher {name} is not of the student's architecture and number of classes: {parameter_difference(model, student)}"
         )
     return model.eval().requires_grad_(False), {"name": name, "sha256": checkpoint.fingerprint(model.state_dict())}
+
+
+def first_trained_teacher(
+    place: Path | None, train_undefended: Callable[..., Trained], *, resume: bool, force: bool, watch: EventWatcher
+) -> Trained:
+    """The teacher of a training that names none: trained first, without a defence, or found where an earlier training has kept it.
+
+    Args:
+        place: where it is kept; None: nowhere.
+        train_undefended: trains it, given out, resume and force.
+        resume: whether the student's training goes on.
+        force: whether the student's training replaces another.
+        watch: sees a note that says which of the two it is.
+    """
+    there = place is not None and place.exists() and not (force and not resume)
+    how = f"{place.name} serves again as the teacher" if place and there else "a network without a defence is trained first, as the teacher"
+    tuple(watch(iter([TrainingNote(f"{how}; --teacher FILE names another")]), 0))
+    return train_undefended(out=place, resume=resume or there, force=force and not resume)
 
 
 def teacher_load_options(given: Path, about: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from robench.core.inputs import PathLike, Suite, as_device, as_path, as_suite
 from robench.core.memory import explain_out_of_memory
 from robench.core.model_calls import with_gradients
 from robench.core.processes import current_world
-from robench.core.recipes import Recipe, parse_recipe
+from robench.core.recipes import Recipe
 from robench.core.threat import Threat
 from robench.data import Images, holdout, stratified_images
 from robench.evaluation.measure import suite_measurement
@@ -25,17 +26,14 @@ from robench.evaluation.recipe_kinds import refuse_unresolvable
 from robench.evaluation.suites import suite_recipes
 from robench.models import checkpoint
 from robench.objectives import refuse_unreachable
-from robench.report.figures.training import draw_training_curves, write_epoch_log
 from robench.results.measurement import Measurement
 from robench.training.checkpoint_files import (
-    checkpoint_replacement,
     claimed_checkpoint,
     finished_training,
     has_unfinished_training,
-    save_weights,
+    write_training,
 )
-from robench.training.epochs import attacked_count, fit, selected_epoch
-from robench.training.guards import robust_overfitting_note
+from robench.training.epochs import fit, selected_epoch
 from robench.training.preparation import (
     HELD_OUT_ENDING,
     attention_notes,
@@ -55,10 +53,26 @@ from robench.training.preparation import (
     sentence_of,
 )
 from robench.training.presets import default_preset
-from robench.training.settings import checkpoint_stem, held_out_size, new_network, plan_of, resolved_settings
-from robench.training.states import ResumableRun, resumable_events, resume_from_state
+from robench.training.settings import (
+    checkpoint_stem,
+    held_out_size,
+    method_recipes,
+    method_sentences,
+    new_network,
+    plan_of,
+    resolved_settings,
+)
+from robench.training.states import ResumableRun, remove_state, resumable_events, resume_from_state
 from robench.training.steps import begin_training, refuse_batch_size
-from robench.training.teachers import TEACHER_SETTINGS, own_teacher_digest, refuse_other_teacher, teacher_notes, teacher_of, teacher_path
+from robench.training.teachers import (
+    TEACHER_SETTINGS,
+    first_trained_teacher,
+    own_teacher_digest,
+    refuse_other_teacher,
+    teacher_notes,
+    teacher_of,
+    teacher_path,
+)
 from robench.training.types import Epoch, EventWatcher, Trained, TrainingNote, TrainingPlan
 
 CLEAN_ATTACKED = "clean, attacked images"  # so that what the attacks leave is not held against the clean accuracy of other images
@@ -220,64 +234,101 @@ def train(
     }  # fmt: skip
     overrides = {key: value for key, value in given.items() if value is not None}
     data_dir, out, teacher = as_path(data_dir, "data_dir"), as_path(out, "out"), as_path(teacher, "teacher")
-    teachers, suite, device, (data, seed, n_train, eval_n) = (
-        as_path(teachers, "teachers"), as_suite(suite), as_device(device), data_arguments(data, seed, n_train, eval_n),
-    )  # fmt: skip
+    teachers, suite, device = as_path(teachers, "teachers"), as_suite(suite), as_device(device)
+    data, seed, n_train, eval_n = data_arguments(data, seed, n_train, eval_n)
+
+    # the images; the settings, the split of the images, the network and the plan
     shown: dict[str, Any] = {"data_dir": data_dir, "download": download, "image_size": image_size, "resize": resize, "layout": layout}
     images = images_of_split(data, "train", n_train, seed, **shown)
-    measured_on = None if measure == "held-out" else images_of_split(data, "test", **shown)
-    name = preset or default_preset(images.shape)
-    world = current_world()
-    made = prepare_training(images, measured_on, name, overrides, seed=seed, suite=suite, eval_n=eval_n, processes=world.size)
-    settings, training, held, test, few = made.settings, made.training, made.held_out, made.test, made.few
-    model, about, plan, notes = made.model, made.about, made.plan, [*made.notes]
-    methods = [parse_recipe(sentence) for sentence in (settings["objective"], *settings["reg"])]
+    test = None if measure == "held-out" else images_of_split(data, "test", **shown)
+    usual, world = default_preset(images.shape), current_world()
+    preset = preset or usual
+    prepared = prepare_training(images, test, preset, overrides, seed=seed, suite=suite, eval_n=eval_n, processes=world.size)
+    settings, plan, notes = prepared.settings, prepared.plan, [*prepared.notes]
+    meta = initial_meta(prepared, images, preset, seed=seed, select=select, measure=measure, eval_n=eval_n, suite=suite)
 
-    meta: dict[str, Any] = {
-        "model": about,
-        "data": {"name": images.name, "n": len(training), "held_out": len(held), "sha256": images.sha256, **meta_of_test_set(test)},
-        "preset": name,
-        "recipe": {
-            **settings, "reg": list(settings["reg"]), "seed": seed, "select": select, "measure": measure,
-            "eval_n": eval_n, "suite": suite if isinstance(suite, str) else list(map(sentence_of, suite)),
-            **named_file_digests((settings["objective"], *settings["reg"]), suite),
-        },
-    }  # fmt: skip
-    called = checkpoint_stem(settings, name, default_preset(images.shape), images.name, seed)
-    with claimed_checkpoint(out, called, meta, world, resume=resume, force=force) as file:
-
-        def first() -> Trained:
-            place = teacher_path(file, teachers, {**settings, **TEACHER_SETTINGS, "seed": seed})
-            there = place is not None and place.exists() and not (force and not resume)
-            how = (
-                f"{place.name} serves again as the teacher"
-                if place and there
-                else "a network without a defence is trained first, as the teacher"
-            )
-            tuple(watch(iter([TrainingNote(f"{how}; --teacher FILE names another")]), 0))
-            return train(
-                data, preset=name, **shown, n_train=n_train, eval_n=eval_n, suite=(), measure=measure, seed=seed, device=device,
-                out=place, resume=resume or there, force=force and not resume, watch=watch, **{**settings, **TEACHER_SETTINGS},
-            )  # fmt: skip
-
-        done = finished_training(file, meta) if resume and not (force and has_unfinished_training(file)) else None
-        if done and teacher is None:
-            its = teacher_path(file, teachers, {**settings, **TEACHER_SETTINGS, "seed": seed})
-            refuse_other_teacher(done[1], own_teacher_digest(done[1], its))
-            return loaded_training(model, done, device, file)
-        master, origin = teacher_of(methods, teacher, model, about, first)
+    stem = checkpoint_stem(settings, preset, usual, images.name, seed)
+    with claimed_checkpoint(out, stem, meta, world, resume=resume, force=force) as file:
+        # what an earlier run has finished, and the teacher
+        finished = finished_training(file, meta) if resume and not (force and has_unfinished_training(file)) else None
+        place = teacher_path(file, teachers, {**settings, **TEACHER_SETTINGS, "seed": seed})
+        if finished and teacher is None:
+            refuse_other_teacher(finished[1], own_teacher_digest(finished[1], place))
+            return loaded_training(prepared.model, finished, device, file)
+        train_undefended = partial(
+            train, data, preset=preset, **shown, n_train=n_train, eval_n=eval_n, suite=(), measure=measure, seed=seed, device=device,
+            watch=watch, **{**settings, **TEACHER_SETTINGS},
+        )  # fmt: skip
+        own_teacher = partial(first_trained_teacher, place, train_undefended, resume=resume, force=force, watch=watch)
+        teacher_network, origin = teacher_of(method_recipes(settings), teacher, prepared.model, prepared.about, own_teacher)
         meta["recipe"]["teacher"] = origin
-        notes += teacher_notes(teacher, images, about) if teacher else []
-        plan = replace(plan, teacher=None if master is None else master.to(device))
-        if done:
-            refuse_other_teacher(done[1], (origin or {}).get("sha256"))
-            return loaded_training(model, done, device, file)
-        run = begin_training(model.to(device), plan, world)
+        notes += teacher_notes(teacher, images, prepared.about) if teacher else []
+        if finished:
+            refuse_other_teacher(finished[1], (origin or {}).get("sha256"))
+            return loaded_training(prepared.model, finished, device, file)
+        plan = replace(plan, teacher=None if teacher_network is None else teacher_network.to(device))
+
+        # the run at its first step, or where its state file says
+        run = begin_training(prepared.model.to(device), plan, world)
         going = ResumableRun(file, checkpoint.plain_values({**meta, "processes": world.size}), run)
         notes += resume_from_state(going, resume, force)
-        best, notes = train_to_end(going, plan, training.to(device), held.to(device), notes, select, watch)
-        meta = {**meta, "classes": list(images.classes), "history": run.history, "rolled_back": run.lost, "notes": notes}
-        return conclude_training(going, meta, best, test, few, select, suite, seed, device, plan.threat)
+
+        # epochs of steps, with `watch` looking on
+        steps = resumable_events(going, fit(run, plan, prepared.training.to(device), prepared.held_out.to(device)))
+        with explain_out_of_memory(plan.batch_size):
+            for event in watch(chain(map(TrainingNote, [*notes]), steps), plan.epochs):
+                notes += [event.alarm] if isinstance(event, Epoch) and event.alarm else []
+
+        # the choice of the epoch
+        best, late_notes = selected_epoch(run, plan, prepared.held_out)
+        last = run.last or best
+        chosen = best if select == "best" else last
+        if select == "best":
+            tuple(watch(iter(map(TrainingNote, late_notes)), 0))
+            notes += late_notes
+
+        # the final measurement
+        network = copy.deepcopy(run.average)
+        network.load_state_dict(chosen.weights)
+        measurements = final_measurements(network, prepared.test, prepared.few, suite, plan.threat, seed, device)
+        meta = {
+            **meta, "classes": list(images.classes), "history": run.history, "rolled_back": run.lost, "notes": notes,
+            "recipe": {**meta["recipe"], "epoch": chosen.epoch + 1}, **measured_words(measurements, prepared.test),
+        }  # fmt: skip
+
+        # the files
+        if file is not None and world.rank == 0:
+            write_training(file, network, meta, chosen, {"best": best, "last": last})
+            remove_state(going)
+        return Trained(network, meta, measurements, file)
+
+
+def initial_meta(
+    prepared: PreparedTraining, images: Images, preset: str, *, suite: str | Sequence[Recipe], **choices: Any
+) -> dict[str, Any]:
+    """What a checkpoint says of its training, as far as it is known before the teacher is.
+
+    Args:
+        prepared: the training.
+        images: all its images, those that are held out among them.
+        preset: the name of its preset.
+        suite: what is run at the end.
+        choices: the seed, and the other arguments of `train` by which two trainings differ.
+    """
+    settings = prepared.settings
+    return {
+        "model": prepared.about,
+        "data": {
+            "name": images.name, "n": len(prepared.training), "held_out": len(prepared.held_out), "sha256": images.sha256,
+            **meta_of_test_set(prepared.test),
+        },
+        "preset": preset,
+        "recipe": {
+            **settings, "reg": list(settings["reg"]), **choices,
+            "suite": suite if isinstance(suite, str) else list(map(sentence_of, suite)),
+            **named_file_digests(method_sentences(settings), suite),
+        },
+    }  # fmt: skip
 
 
 def prepare_training(
@@ -302,7 +353,7 @@ def prepare_training(
     model, about, more = new_network(settings, training, seed)
     notes += more
     plan = plan_of(settings, seed, None)
-    methods = [parse_recipe(sentence) for sentence in (settings["objective"], *settings["reg"])]
+    methods = method_recipes(settings)
     refuse_unreachable(methods, plan.threat, images.shape)
     refuse_batch_size(model, plan, processes)
     refuse_unresolvable(suite_recipes(suite, plan.threat.norm) if isinstance(suite, str) else suite, "robench")
@@ -335,57 +386,10 @@ def refuse_untrainable(cells: Mapping[str, Mapping[str, Any]], words: Mapping[st
         tried.append(overrides)
 
 
-def train_to_end(
-    going: ResumableRun, plan: TrainingPlan, training: Images, held_out: Images, notes: list[str], select: str, watch: EventWatcher
-) -> tuple[Epoch, list[str]]:
-    """Trains to the end, with `watch` looking on; the best epoch, and the notes with those that came up."""
-    run, notes = going.run, [*notes]
-    with explain_out_of_memory(plan.batch_size):
-        for event in watch(chain(map(TrainingNote, [*notes]), resumable_events(going, fit(run, plan, training, held_out))), plan.epochs):
-            notes += [event.alarm] if isinstance(event, Epoch) and event.alarm else []
-    best, unproven = selected_epoch(run, plan, held_out)
-    overfitting = robust_overfitting_note(run.history, attacked_count(held_out, plan)) if plan.defended else ""
-    late = [sentence for sentence in (unproven, overfitting) if sentence and select == "best"]
-    tuple(watch(iter(map(TrainingNote, late)), 0))
-    return best, notes + late
-
-
 def loaded_training(model: nn.Module, done: tuple[dict[str, Tensor], dict[str, Any]], device: str, out: Path | None) -> Trained:
     """A training that was finished earlier."""
     model.load_state_dict(done[0])
     return Trained(model.to(device).eval(), done[1], [], out)
-
-
-def conclude_training(
-    going: ResumableRun, meta: dict[str, Any], best: Epoch, test: Images, few: Images, select: str, suite: str | Sequence[Recipe],
-    seed: int,
-    device: str, threat: Threat,
-) -> Trained:  # fmt: skip
-    """The network with its chosen weights, measured and written; the state of the run is removed."""
-    run = going.run
-    last = run.last or best
-    chosen, network_ = best if select == "best" else last, copy.deepcopy(run.average)
-    network_.load_state_dict(chosen.weights)
-    found = final_measurements(network_, test, few, suite, threat, seed, device)
-    meta = {
-        **meta,
-        "recipe": {**meta["recipe"], "epoch": chosen.epoch + 1},
-        "metrics": metrics(found, test.name, "" if test.name.endswith(HELD_OUT_ENDING) else test.split),
-        "flags": flag_sentences(found),
-    }
-    if run.world.rank == 0 and going.out is not None and going.state is not None:
-        with checkpoint_replacement(going.out) as file:
-            save_weights(file, network_, meta, chosen, {"best": best, "last": last})
-            write_epoch_log(file.with_name(f"{file.stem}.log.csv"), run.history)
-            title = f"{file.stem}: {' + '.join(method_sentences(meta))}"
-            draw_training_curves(file.with_name(f"{file.stem}.curves.png"), run.history, title, chosen.epoch + 1)
-        going.state.unlink(missing_ok=True)
-    return Trained(network_, meta, found, going.out)
-
-
-def method_sentences(meta: Mapping[str, Any]) -> list[str]:
-    """The objective and the regularisers of a checkpoint, as they were written."""
-    return [meta["recipe"]["objective"], *meta["recipe"]["reg"]]
 
 
 def final_measurements(
@@ -411,6 +415,12 @@ def metrics(found: Sequence[Measurement], data: str, split: str) -> dict[str, An
         row.probe: {"accuracy": row.value, "low": row.low, "high": row.high, "n": row.n, "norm": row.norm, "eps": row.eps, **images}
         for row in rows
     }
+
+
+def measured_words(measurements: Sequence[Measurement], test: Images) -> dict[str, Any]:
+    """What a checkpoint says of its final measurement: the accuracies as "metrics", the raised flags as "flags"."""
+    split = "" if test.name.endswith(HELD_OUT_ENDING) else test.split
+    return {"metrics": metrics(measurements, test.name, split), "flags": flag_sentences(measurements)}
 
 
 def flag_sentences(found: Sequence[Measurement]) -> list[str]:

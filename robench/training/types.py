@@ -114,7 +114,7 @@ class TrainingPlan:
 
 @dataclass
 class TrainingRun:
-    """A training under way: what every step changes, and `quick`, the model as the adversary calls it.
+    """A training under way: what every step changes, and `adversary_model`, the model as the adversary calls it.
 
     average  the network that is measured and handed out: the moving average of the weights, or the model itself
     kept     what the objective keeps from step to step       done     steps so far
@@ -127,9 +127,9 @@ class TrainingRun:
 
     model: nn.Module
     average: nn.Module
-    descent: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer
     weights: list[nn.Parameter]
-    quick: nn.Module
+    adversary_model: nn.Module
     world: World
     kept: StateDict = field(default_factory=dict)
     done: int = 0
