@@ -35,9 +35,9 @@ def train_sweep(
     from robench.cli.jobs import refuse_several_processes
     from robench.cli.measure import run_place
     from robench.core.recipes import lookup
+    from robench.training.preparation import refuse_untrainable
     from robench.training.presets import PRESETS
     from robench.training.sweeps import adds_cells, read_finished_cells, sweep, sweep_cells, sweep_header
-    from robench.training.train import refuse_untrainable
 
     refuse_several_processes("a sweep")
     preset, out, resume, force = words.pop("preset"), words.pop("out"), words.pop("resume"), words.pop("force")

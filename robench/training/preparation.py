@@ -4,33 +4,139 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from robench.attacks.kernels import compile_failure
 from robench.core.draws import Draws
 from robench.core.errors import InputError
-from robench.core.inputs import as_seed, as_whole_number, as_word
+from robench.core.inputs import as_seed, as_suite, as_whole_number, as_word
 from robench.core.model_calls import CUT_GRAPH, freeze_model, padded_logits
 from robench.core.recipes import Recipe, parse_recipe, recipe_text
 from robench.core.types import Batch
-from robench.data import Images, class_coverage, load_images
+from robench.data import Images, class_coverage, holdout, load_images, stratified_images
 from robench.data.class_names import classes_by_number
 from robench.data.class_names import first_class_names as few_of
 from robench.evaluation.plans import surrogate_names
+from robench.evaluation.recipe_kinds import refuse_unresolvable
+from robench.evaluation.suites import suite_recipes
 from robench.explainers.hooks import has_no_gradient
 from robench.models.identity import code_digests, file_digest
-from robench.objectives import REGULARIZERS, facts_of, regularizer_notes, takes_input_gradient
+from robench.objectives import REGULARIZERS, facts_of, refuse_unreachable, regularizer_notes, takes_input_gradient
 from robench.objectives.gradients import evaluation_mode
 from robench.objectives.second_order import attention_by_products, differentiates_twice, has_fused_attention, name_failing_operators
 from robench.runs.stages.attack import TRANSFER
-from robench.training.steps import batch_with_logits
+from robench.training.presets import default_preset
+from robench.training.settings import held_out_size, method_recipes, method_sentences, new_network, plan_of, resolved_settings
+from robench.training.steps import batch_with_logits, refuse_batch_size
 from robench.training.types import TrainingPlan
 
 HELD_OUT_ENDING = " held out"  # ends the name of held-out images that are measured
+
+
+@dataclass(frozen=True)
+class PreparedTraining:
+    """A training that nothing refuses before its first step: its settings, images, network with its description, plan, and notes.
+
+    test, few  the images that are measured at its end, and those of them that are attacked
+    """
+
+    settings: dict[str, Any]
+    training: Images
+    held_out: Images
+    test: Images
+    few: Images
+    model: nn.Module
+    about: dict[str, Any]
+    plan: TrainingPlan
+    notes: list[str]
+
+
+def prepare_training(
+    images: Images, test: Images | None, preset: str, overrides: Mapping[str, Any], *, seed: int, suite: str | Sequence[Recipe],
+    eval_n: int, processes: int = 1,
+) -> PreparedTraining:  # fmt: skip
+    """A training as far as that goes before its first step; InputError for whatever would end it, before hours are spent on a teacher.
+
+    test  the images of the test split; None where held-out images are measured
+    """
+    settings, notes = resolved_settings(preset, overrides)
+    settings["held_out"], more = held_out_size(settings["held_out"], len(images), overrides.get("held_out") is not None)
+    notes += [*more, *images.notes, *class_order_notes(images)]
+    if settings["compiled"] and (why := compile_failure()):
+        settings["compiled"], notes = False, [*notes, f"{why}: the training runs without it"]
+    training, held_out = holdout(images, settings["held_out"], seed)
+    test = held_out_as_test(held_out) if test is None or test.split == "all" else test
+    refuse_other_shape(images, test)
+    few = stratified_images(test, eval_n, seed) if test.name.endswith(HELD_OUT_ENDING) else test.take(slice(0, eval_n))
+    notes += missing_class_notes(training, few)
+    refuse_too_little(training, settings)
+    model, about, more = new_network(settings, training, seed)
+    notes += more
+    plan = plan_of(settings, seed, None)
+    methods = method_recipes(settings)
+    refuse_unreachable(methods, plan.threat, images.shape)
+    refuse_batch_size(model, plan, processes)
+    refuse_unresolvable(suite_recipes(suite, plan.threat.norm) if isinstance(suite, str) else suite, "robench")
+    notes += [
+        *penalty_notes(settings["reg"], model, training),
+        *cut_notes(methods, model, training),
+        *attention_notes(model, training, plan),
+    ]
+    refuse_penalty_options(settings["reg"], model, training, plan)
+    return PreparedTraining(settings, training, held_out, test, few, model, about, plan, notes)
+
+
+def refuse_untrainable(cells: Mapping[str, Mapping[str, Any]], words: Mapping[str, Any], preset: str | None) -> None:
+    """InputError where one of several trainings would be refused before its first step, so that none is begun.
+
+    cells  the overrides of each by the name that the sentence gives it          words  the other arguments of `train`
+    """
+    shown = {key: words[key] for key in ("data_dir", "download", "image_size", "resize", "layout")}
+    images = images_of_split(words["data"], "train", words["n_train"], words["seed"], **shown)
+    test = None if words["measure"] == "held-out" else images_of_split(words["data"], "test", **shown)
+    name, suite = preset or default_preset(images.shape), as_suite(words["suite"])
+    tried: list[dict[str, Any]] = []
+    for setting, given in cells.items():
+        overrides = {key: value for key, value in given.items() if key != "seed"}
+        if overrides not in tried:
+            try:
+                prepare_training(images, test, name, overrides, seed=words["seed"], suite=suite, eval_n=words["eval_n"])
+            except InputError as error:
+                raise InputError(f"the cell {setting} cannot be trained: {error}") from error
+        tried.append(overrides)
+
+
+def initial_meta(
+    prepared: PreparedTraining, images: Images, preset: str, *, suite: str | Sequence[Recipe], **choices: Any
+) -> dict[str, Any]:
+    """What a checkpoint says of its training, as far as it is known before the teacher is.
+
+    Args:
+        prepared: the training.
+        images: all its images, those that are held out among them.
+        preset: the name of its preset.
+        suite: what is run at the end.
+        choices: the seed, and the other arguments of `train` by which two trainings differ.
+    """
+    settings = prepared.settings
+    return {
+        "model": prepared.about,
+        "data": {
+            "name": images.name, "n": len(prepared.training), "held_out": len(prepared.held_out), "sha256": images.sha256,
+            **meta_of_test_set(prepared.test),
+        },
+        "preset": preset,
+        "recipe": {
+            **settings, "reg": list(settings["reg"]), **choices,
+            "suite": suite if isinstance(suite, str) else list(map(sentence_of, suite)),
+            **named_file_digests(method_sentences(settings), suite),
+        },
+    }  # fmt: skip
 
 
 def data_arguments(data: Any, seed: Any, n_train: Any, eval_n: Any) -> tuple[str, int, int | None, int]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -12,20 +12,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from robench.attacks.kernels import compile_failure
-from robench.core.errors import InputError
 from robench.core.inputs import PathLike, Suite, as_device, as_path, as_suite
 from robench.core.memory import explain_out_of_memory
 from robench.core.model_calls import with_gradients
 from robench.core.processes import current_world
 from robench.core.recipes import Recipe
 from robench.core.threat import Threat
-from robench.data import Images, holdout, stratified_images
+from robench.data import Images
 from robench.evaluation.measure import suite_measurement
-from robench.evaluation.recipe_kinds import refuse_unresolvable
-from robench.evaluation.suites import suite_recipes
 from robench.models import checkpoint
-from robench.objectives import refuse_unreachable
 from robench.results.measurement import Measurement
 from robench.training.checkpoint_files import (
     claimed_checkpoint,
@@ -36,34 +31,19 @@ from robench.training.checkpoint_files import (
 from robench.training.epochs import fit, selected_epoch
 from robench.training.preparation import (
     HELD_OUT_ENDING,
-    attention_notes,
-    class_order_notes,
-    cut_notes,
     data_arguments,
-    held_out_as_test,
     images_of_split,
-    meta_of_test_set,
-    missing_class_notes,
-    named_file_digests,
-    penalty_notes,
+    initial_meta,
+    prepare_training,
     refuse_other_choice,
-    refuse_other_shape,
-    refuse_penalty_options,
-    refuse_too_little,
-    sentence_of,
 )
 from robench.training.presets import default_preset
 from robench.training.settings import (
     checkpoint_stem,
-    held_out_size,
     method_recipes,
-    method_sentences,
-    new_network,
-    plan_of,
-    resolved_settings,
 )
 from robench.training.states import ResumableRun, remove_state, resumable_events, resume_from_state
-from robench.training.steps import begin_training, refuse_batch_size
+from robench.training.steps import begin_training
 from robench.training.teachers import (
     TEACHER_SETTINGS,
     first_trained_teacher,
@@ -73,27 +53,9 @@ from robench.training.teachers import (
     teacher_of,
     teacher_path,
 )
-from robench.training.types import Epoch, EventWatcher, Trained, TrainingNote, TrainingPlan
+from robench.training.types import Epoch, EventWatcher, Trained, TrainingNote
 
 CLEAN_ATTACKED = "clean, attacked images"  # so that what the attacks leave is not held against the clean accuracy of other images
-
-
-@dataclass(frozen=True)
-class PreparedTraining:
-    """A training that nothing refuses before its first step: its settings, images, network with its description, plan, and notes.
-
-    test, few  the images that are measured at its end, and those of them that are attacked
-    """
-
-    settings: dict[str, Any]
-    training: Images
-    held_out: Images
-    test: Images
-    few: Images
-    model: nn.Module
-    about: dict[str, Any]
-    plan: TrainingPlan
-    notes: list[str]
 
 
 @with_gradients
@@ -301,89 +263,6 @@ def train(
             write_training(file, network, meta, chosen, {"best": best, "last": last})
             remove_state(going)
         return Trained(network, meta, measurements, file)
-
-
-def initial_meta(
-    prepared: PreparedTraining, images: Images, preset: str, *, suite: str | Sequence[Recipe], **choices: Any
-) -> dict[str, Any]:
-    """What a checkpoint says of its training, as far as it is known before the teacher is.
-
-    Args:
-        prepared: the training.
-        images: all its images, those that are held out among them.
-        preset: the name of its preset.
-        suite: what is run at the end.
-        choices: the seed, and the other arguments of `train` by which two trainings differ.
-    """
-    settings = prepared.settings
-    return {
-        "model": prepared.about,
-        "data": {
-            "name": images.name, "n": len(prepared.training), "held_out": len(prepared.held_out), "sha256": images.sha256,
-            **meta_of_test_set(prepared.test),
-        },
-        "preset": preset,
-        "recipe": {
-            **settings, "reg": list(settings["reg"]), **choices,
-            "suite": suite if isinstance(suite, str) else list(map(sentence_of, suite)),
-            **named_file_digests(method_sentences(settings), suite),
-        },
-    }  # fmt: skip
-
-
-def prepare_training(
-    images: Images, test: Images | None, preset: str, overrides: Mapping[str, Any], *, seed: int, suite: str | Sequence[Recipe],
-    eval_n: int, processes: int = 1,
-) -> PreparedTraining:  # fmt: skip
-    """A training as far as that goes before its first step; InputError for whatever would end it, before hours are spent on a teacher.
-
-    test  the images of the test split; None where held-out images are measured
-    """
-    settings, notes = resolved_settings(preset, overrides)
-    settings["held_out"], more = held_out_size(settings["held_out"], len(images), overrides.get("held_out") is not None)
-    notes += [*more, *images.notes, *class_order_notes(images)]
-    if settings["compiled"] and (why := compile_failure()):
-        settings["compiled"], notes = False, [*notes, f"{why}: the training runs without it"]
-    training, held_out = holdout(images, settings["held_out"], seed)
-    test = held_out_as_test(held_out) if test is None or test.split == "all" else test
-    refuse_other_shape(images, test)
-    few = stratified_images(test, eval_n, seed) if test.name.endswith(HELD_OUT_ENDING) else test.take(slice(0, eval_n))
-    notes += missing_class_notes(training, few)
-    refuse_too_little(training, settings)
-    model, about, more = new_network(settings, training, seed)
-    notes += more
-    plan = plan_of(settings, seed, None)
-    methods = method_recipes(settings)
-    refuse_unreachable(methods, plan.threat, images.shape)
-    refuse_batch_size(model, plan, processes)
-    refuse_unresolvable(suite_recipes(suite, plan.threat.norm) if isinstance(suite, str) else suite, "robench")
-    notes += [
-        *penalty_notes(settings["reg"], model, training),
-        *cut_notes(methods, model, training),
-        *attention_notes(model, training, plan),
-    ]
-    refuse_penalty_options(settings["reg"], model, training, plan)
-    return PreparedTraining(settings, training, held_out, test, few, model, about, plan, notes)
-
-
-def refuse_untrainable(cells: Mapping[str, Mapping[str, Any]], words: Mapping[str, Any], preset: str | None) -> None:
-    """InputError where one of several trainings would be refused before its first step, so that none is begun.
-
-    cells  the overrides of each by the name that the sentence gives it          words  the other arguments of `train`
-    """
-    shown = {key: words[key] for key in ("data_dir", "download", "image_size", "resize", "layout")}
-    images = images_of_split(words["data"], "train", words["n_train"], words["seed"], **shown)
-    test = None if words["measure"] == "held-out" else images_of_split(words["data"], "test", **shown)
-    name, suite = preset or default_preset(images.shape), as_suite(words["suite"])
-    tried: list[dict[str, Any]] = []
-    for setting, given in cells.items():
-        overrides = {key: value for key, value in given.items() if key != "seed"}
-        if overrides not in tried:
-            try:
-                prepare_training(images, test, name, overrides, seed=words["seed"], suite=suite, eval_n=words["eval_n"])
-            except InputError as error:
-                raise InputError(f"the cell {setting} cannot be trained: {error}") from error
-        tried.append(overrides)
 
 
 def loaded_training(model: nn.Module, done: tuple[dict[str, Tensor], dict[str, Any]], device: str, out: Path | None) -> Trained:
