@@ -12,7 +12,8 @@ from robench.cli.console import print_message, print_to_stderr
 from robench.core.errors import InputError
 
 if TYPE_CHECKING:
-    from robench.training.sweeps import FinishedCell, SweepCell
+    from robench.training.grids import SweepCell
+    from robench.training.sweeps import FinishedCell
 
 
 def train_sweep(
@@ -35,9 +36,10 @@ def train_sweep(
     from robench.cli.jobs import refuse_several_processes
     from robench.cli.measure import run_place
     from robench.core.recipes import lookup
+    from robench.training.grids import sweep_cells
     from robench.training.preparation import refuse_untrainable
     from robench.training.presets import PRESETS
-    from robench.training.sweeps import adds_cells, read_finished_cells, sweep, sweep_cells, sweep_header
+    from robench.training.sweeps import adds_cells, read_finished_cells, sweep, sweep_header
 
     refuse_several_processes("a sweep")
     preset, out, resume, force = words.pop("preset"), words.pop("out"), words.pop("resume"), words.pop("force")

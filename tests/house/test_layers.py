@@ -31,7 +31,7 @@ LAYERS = {
     "results": "files corruption_estimates corruption_errors cascade probes corruptions scores score_rows compare measurement",
     "report": "metric_meanings manifest tables page figures pictures folder result comparison",
     "evaluation": "suites run_words recipe_kinds methods corruption_sources plans measure arguments api",
-    "training": "presets guards types steps states epochs settings checkpoint_files teachers preparation train sweeps",
+    "training": "presets guards types steps states epochs settings checkpoint_files teachers preparation train grids sweeps",
     "cli": "console options loading jobs measure sweeping attack compare corrupt evaluate lists saliency train __init__",
 }
 OPEN = ("__init__", "__main__")  # the public names, handed out lazily, and `python -m robench`

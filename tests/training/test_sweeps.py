@@ -10,18 +10,9 @@ from commandline import read, refused, robench
 from robench.core.errors import DivergedError, InputError
 from robench.core.recipes import exact_value_text, parse_recipe, recipe_text, value_text
 from robench.core.rows import wilson
+from robench.training.grids import cell_overrides, grid_cells, sweep_cells
 from robench.training.presets import PRESETS
-from robench.training.sweeps import (
-    FinishedCell,
-    cell_overrides,
-    front_points,
-    grid_cells,
-    robust_probe,
-    rows_with_front,
-    sweep,
-    sweep_cells,
-    sweep_lines,
-)
+from robench.training.sweeps import FinishedCell, front_points, robust_probe, rows_with_front, sweep, sweep_lines
 
 SAGR = {"objective": None, "reg": ("sagr=0.1,rho=0.3",)}
 BOTH = {"objective": "pgd-at,steps=3", "reg": ("sagr", "jacobian=0.01")}
