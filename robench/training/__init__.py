@@ -1,1 +1,1 @@
-"""Training: its steps in `train`, what they need in the modules beside it."""
+"""Training, to be read from `train`: `preparation` before the first step, `epochs` of `steps`, and what those need beside them."""

@@ -36,11 +36,19 @@ def claimed_checkpoint(
 ) -> Iterator[Path | None]:
     """The checkpoint that a training writes, FILE.pt, which nobody else can write to as long as this lasts.
 
-    out    FILE.pt; or a folder: then the file is called `name`, with the next free number, or with `resume` is that of the newest
-           unfinished training of these words, else of a finished one
-    words  what the checkpoint says of itself, as far as it is known before a teacher is
+    Of several processes the first one chooses.
 
-    Of several processes the first one chooses. InputError where a finished training would be replaced and `force` is not given.
+    Args:
+        out: FILE.pt; or a folder; None: nothing is written.
+        name: what a file in a folder is called, with the next free number; with `resume` the newest unfinished training of these words is
+            taken, else a finished one.
+        words: what the checkpoint says of itself, as far as it is known before a teacher is.
+        world: which process this is, of how many.
+        resume: whether an earlier training of these words is gone on with.
+        force: whether a finished training may be replaced.
+
+    Raises:
+        InputError: where a finished training would be replaced without `force`, and where other files are in the way.
     """
     if out is None:
         yield None
@@ -280,7 +288,15 @@ def write_training(out: Path, model: nn.Module, meta: dict[str, Any], chosen: Ep
 
 
 def save_weights(out: Path, model: nn.Module, meta: dict[str, Any], chosen: Epoch, others: Mapping[str, Epoch]) -> None:
-    """Writes the chosen weights to `out`, and those of `others` that are not the same to FILE.<name>.pt."""
+    """Writes the chosen weights to FILE.pt, and those of other epochs to FILE.<name>.pt.
+
+    Args:
+        out: FILE.pt.
+        model: the network with the chosen weights.
+        meta: what the checkpoint says of it; of other weights nothing measured is said.
+        chosen: the epoch of the chosen weights.
+        others: epochs by name; one that is the chosen epoch itself is left out.
+    """
     for name, epoch in others.items():
         beside = out.with_name(f"{out.stem}.{name}{out.suffix}")
         if epoch is chosen:

@@ -39,10 +39,18 @@ RETRIES = 3  # how often a training is rolled back before it is given up
 def fit(run: TrainingRun, plan: TrainingPlan, train: Images, held_out: Images) -> Iterator[Step | Epoch]:
     """Trains from where the run stands to its end; yields a Step after every step, an Epoch after every epoch.
 
-    The held-out split is only measured. Of several processes each yields the same events. Where the guard raises an alarm, the run
-    ends with that epoch, or goes back to the end of the last sound one and on from there with half the learning rate and other random
-    numbers, three times at most. InputError where the loss diverges and there is nothing to go back to.
-    Same seed, same threads, same number of processes: same weights.
+    The held-out images are only measured. Of several processes each yields the same events. Where the guard raises an alarm, the run ends
+    with that epoch; or it goes back to the end of the last sound one and on from there with half the learning rate and other random
+    numbers, three times at most. Same seed, same threads, same number of processes: same weights.
+
+    Args:
+        run: the run, which is changed.
+        plan: its plan.
+        train: the training images, on the device of the model.
+        held_out: the held-out images, on the device of the model; there may be none.
+
+    Raises:
+        DivergedError: where the loss diverges, and no epoch is there whose weights could be used, or the guard is off.
     """
     steps, rate = steps_per_epoch(plan, train), learning_rate_schedule(plan)
     if run.history and run.history[-1]["alarm"]:
@@ -84,7 +92,17 @@ def learning_rate_schedule(plan: TrainingPlan) -> Callable[[float, TrainingRun],
 
 
 def shuffled_batches(n: int, steps: int, batch_size: int, seed: int, epoch: int) -> tuple[Tensor, ...]:
-    """The places of each batch of one epoch: a permutation drawn from (seed, epoch), the incomplete last batch left out."""
+    """The places of each batch of one epoch: a permutation drawn from (seed, epoch), the incomplete last batch left out.
+
+    It is torch's permutation and not one of `Draws`, whose numbers belong to single images; a torch of another version may draw another.
+
+    Args:
+        n: how many images there are.
+        steps: how many batches.
+        batch_size: images a batch.
+        seed: of the training.
+        epoch: the number of the epoch, from 0.
+    """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     order = torch.randperm(n, generator=generator)[: steps * batch_size]
     return tuple(torch.split(order, batch_size))

@@ -39,7 +39,12 @@ SETTINGS = PRESETS["small"]
 
 @dataclass(frozen=True)
 class SweepCell:
-    """One cell of a grid: its keys with their values as the user named them, and the keyword arguments of `train` that they become."""
+    """One cell of a grid.
+
+    Attributes:
+        values: its keys with their values, as the user named them.
+        overrides: the keyword arguments of `train` that they become.
+    """
 
     values: dict[str, Any]
     overrides: dict[str, Any]
@@ -57,7 +62,13 @@ class SweepCell:
 
 
 class KeyOwner(NamedTuple):
-    """Whose keys are meant: what it is (a regulariser, the objective or the training), its name in the sentence, and which keys it has."""
+    """Whose keys are meant.
+
+    Attributes:
+        what: "regulariser", "objective" or "train".
+        name: its name in the sentence of the sweep.
+        keys: the keys that it has.
+    """
 
     what: str
     name: str
@@ -65,10 +76,17 @@ class KeyOwner(NamedTuple):
 
 
 def grid_cells(sentence: str) -> list[dict[str, Any]]:
-    """The cells that a sentence such as `lambda=0.03:0.1,eps=2/255:4/255` spells, the last key changing fastest.
+    """The cells that a sentence spells, the last key changing fastest.
 
-    Values are numbers, fractions, inf, true, false or words. InputError for parts that are empty or cannot be read, and for a key or a
-    value that is given twice.
+    Args:
+        sentence: keys parted by commas, their values by colons; values are numbers, fractions, inf, true, false or words.
+
+    Raises:
+        InputError: for parts that are empty or cannot be read, and for a key or a value that is given twice.
+
+    Example:
+        >>> grid_cells("lambda=0.1:1,epochs=5")
+        [{'lambda': 0.1, 'epochs': 5}, {'lambda': 1, 'epochs': 5}]
     """
     axes: dict[str, list[Any]] = {}
     for part in sentence.split(","):
@@ -98,11 +116,17 @@ def value_of(key: str, word: str) -> Any:
 def cell_overrides(cell: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """The keyword arguments of `train` that a cell of a grid becomes: reg, objective, seed, or keys of a preset.
 
-    settings  what is trained otherwise, keys of a preset: `objective`, where None stands for the base of the regularisers, and `reg`
-
     A key is looked for among the options of the regularisers, with `lambda`, their weight, `warmup` and `drops`; among those of the
     objective; and among the training's settings with `seed`. One that several of them have is written with its owner: `sagr.lambda`,
-    `sagr.norm`, `pgd-at.steps`, `train.norm`. InputError for a key that nothing or several have, and for a value that cannot be.
+    `sagr.norm`, `pgd-at.steps`, `train.norm`.
+
+    Args:
+        cell: the values of its keys.
+        settings: keys of a preset for what is trained otherwise: `objective`, where None stands for the base of the regularisers, and
+            `reg`.
+
+    Raises:
+        InputError: for a key that nothing or several have, and for a value that cannot be.
     """
     found: dict[str, Any] = {key: setting_value(key, cell[key]) for key in METHOD_KEYS if key in cell}
     objective, regs = objective_and_regularizers({**settings, **found})
@@ -186,7 +210,12 @@ def setting_value(key: str, value: Any) -> Any:
 def sweep_cells(sentence: str, settings: dict[str, Any]) -> list[SweepCell]:
     """The cells of a sweep, each tried as far as that goes without training: hours are not to end at a misspelt option.
 
-    settings  as in `cell_overrides`
+    Args:
+        sentence: as in `grid_cells`.
+        settings: as in `cell_overrides`.
+
+    Raises:
+        InputError: for a sentence, a key or a value that cannot be, and for two cells of one file name.
     """
     cells = [SweepCell(values, cell_overrides(values, settings)) for values in grid_cells(sentence)]
     for cell in cells:

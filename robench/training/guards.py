@@ -30,7 +30,12 @@ def has_weak_adversary(recipes: Sequence[Recipe]) -> bool:
 
 
 def divergence_alarm(terms: Mapping[str, float], first: float) -> str:
-    """What is wrong with the terms of one step, "" if nothing: a number that is not finite, a loss far above that of the first step."""
+    """What is wrong with the terms of one step, "" if nothing: a number that is not finite, a loss far above that of the first step.
+
+    Args:
+        terms: the loss under "loss", and its terms.
+        first: the loss of the first step.
+    """
     lost = [name for name, term in terms.items() if not math.isfinite(term)]
     if lost:
         return f"{', '.join(lost)} became NaN or infinite"
@@ -74,17 +79,28 @@ def sound_accuracies(history: Sequence[Mapping[str, Any]]) -> list[float]:
 
 
 def is_near_best(robust: float, history: Sequence[Mapping[str, Any]], n: int) -> bool:
-    """Whether an accuracy under PGD on n images lies within one standard error of the best of the epochs; so where nothing was measured.
+    """Whether an accuracy under PGD lies within one standard error of the best of the epochs; so where nothing was measured.
 
     The latest such epoch is the one to keep. One that is not near the best so far is not near a later, larger best; one that raises the
     best is near it, and later than all before. So the epoch to keep is known after every epoch, and no others need to be kept for later.
+
+    Args:
+        robust: the accuracy, in [0, 1].
+        history: the records of the epochs.
+        n: how many images it was measured on.
     """
     best = max((value for value in sound_accuracies(history) if not math.isnan(value)), default=math.nan)
     return not robust < best - math.sqrt(best * (1 - best) / max(n, 1))
 
 
 def unproven_choice_note(history: Sequence[Mapping[str, Any]], n: int, classes: int) -> str:
-    """A sentence where no epoch's accuracy under PGD on n images is surely above 1.5 times chance, so that it cannot choose the epoch."""
+    """A sentence where no epoch's accuracy under PGD is surely above 1.5 times chance, so that it cannot choose the epoch.
+
+    Args:
+        history: the records of the epochs.
+        n: how many held-out images are attacked.
+        classes: how many classes there are; chance is one in that many.
+    """
     best, floor = max((value for value in sound_accuracies(history) if not math.isnan(value)), default=math.nan), 1.5 / classes
     if math.isnan(best) or wilson(round(best * n), n)[0] > floor:
         return ""
@@ -104,8 +120,12 @@ def has_late_gap(history: Sequence[Mapping[str, Any]]) -> bool:
 def robust_overfitting_note(history: Sequence[Mapping[str, Any]], n: int) -> str:
     """A sentence where the last epoch is less robust than the best, by over 5 points and more than noise (Rice et al. 2020, 2002.11569).
 
-    n  held-out images under PGD-10; the 95 % interval of the difference of the two accuracies must exclude 0. It is Newcombe's (1998,
-       method 10) without the pairing, which makes it too wide: the images are the same in both epochs.
+    The 95 % interval of the difference of the two accuracies must exclude 0. It is Newcombe's (1998, method 10) without the pairing, which
+    makes it too wide: the images are the same in both epochs.
+
+    Args:
+        history: the records of the epochs.
+        n: how many held-out images are attacked with PGD-10.
     """
     robust = sound_accuracies(history)
     best, now = max(robust, default=math.nan), robust[-1] if robust else math.nan

@@ -40,9 +40,18 @@ HELD_OUT_ENDING = " held out"  # ends the name of held-out images that are measu
 
 @dataclass(frozen=True)
 class PreparedTraining:
-    """A training that nothing refuses before its first step: its settings, images, network with its description, plan, and notes.
+    """A training that nothing refuses before its first step.
 
-    test, few  the images that are measured at its end, and those of them that are attacked
+    Attributes:
+        settings: the preset's with the user's on top.
+        training: the images that are trained on.
+        held_out: the images that are held out of them.
+        test: the images that are measured at the end: a test split, or the held-out ones.
+        few: those of them that are attacked.
+        model: the network with its first weights, on the CPU.
+        about: its description, from which a checkpoint rebuilds it.
+        plan: the plan, without a teacher.
+        notes: sentences on what it does otherwise than its words say, or adds to them.
     """
 
     settings: dict[str, Any]
@@ -60,9 +69,22 @@ def prepare_training(
     images: Images, test: Images | None, preset: str, overrides: Mapping[str, Any], *, seed: int, suite: str | Sequence[Recipe],
     eval_n: int, processes: int = 1,
 ) -> PreparedTraining:  # fmt: skip
-    """A training as far as that goes before its first step; InputError for whatever would end it, before hours are spent on a teacher.
+    """A training as far as that goes before its first step.
 
-    test  the images of the test split; None where held-out images are measured
+    Whatever would end it is refused here, before hours are spent on a teacher.
+
+    Args:
+        images: all images of the training; the held-out ones come out of them.
+        test: the images of the test split; None where held-out images are measured.
+        preset: the name of the preset.
+        overrides: settings on top of it.
+        seed: of the held-out images, of the first weights and of the training.
+        suite: what is run at the end.
+        eval_n: how many images are attacked then.
+        processes: how many share each batch.
+
+    Raises:
+        InputError: one sentence, for the first thing that cannot be.
     """
     settings, notes = resolved_settings(preset, overrides)
     settings["held_out"], more = held_out_size(settings["held_out"], len(images), overrides.get("held_out") is not None)
@@ -92,9 +114,15 @@ def prepare_training(
 
 
 def refuse_untrainable(cells: Mapping[str, Mapping[str, Any]], words: Mapping[str, Any], preset: str | None) -> None:
-    """InputError where one of several trainings would be refused before its first step, so that none is begun.
+    """Refuses a sweep in which one of the trainings would be refused before its first step, so that none is begun.
 
-    cells  the overrides of each by the name that the sentence gives it          words  the other arguments of `train`
+    Args:
+        cells: the overrides of each training, by the name that the sentence of refusal gives it.
+        words: the other arguments of `train`.
+        preset: the name of the preset; None for the one of the images.
+
+    Raises:
+        InputError: with the name of the cell that cannot be trained.
     """
     shown = {key: words[key] for key in ("data_dir", "download", "image_size", "resize", "layout")}
     images = images_of_split(words["data"], "train", words["n_train"], words["seed"], **shown)
@@ -152,7 +180,18 @@ def refuse_other_choice(name: str, value: str, choices: tuple[str, str]) -> None
 
 
 def images_of_split(data: str, split: str, n: int | None = None, seed: int = 0, **shown: Any) -> Images:
-    """The images of a training: of "train" all, or n drawn with the seed, the same share of each class; of "test" all."""
+    """The images of a training: of "train" all, or n with the same share of each class; of "test" all.
+
+    Args:
+        data: the name of a data set, as `--data` takes it.
+        split: "train" or "test".
+        n: how many are drawn; None for all.
+        seed: of the draw.
+        shown: data_dir, download, image_size, resize and layout, as `train` takes them.
+
+    Raises:
+        InputError: for a data set that is unknown, is not there, or cannot be read.
+    """
     order = "text" if data.startswith("folder:") else None  # a checkpoint stores the names of its classes
     return load_images(data, split, n=n, seed=seed, by_class=split == "train", class_order=order, **shown)
 
@@ -274,7 +313,16 @@ def sentence_of(recipe: Recipe) -> str:
 
 
 def named_file_digests(methods: Sequence[str], suite: str | Sequence[Recipe]) -> dict[str, dict[str, str]]:
-    """The sha256 of the files that methods and attacks name, by file: "code" of the user's own, "surrogates" that attacks transfer from."""
+    """The sha256 of the files that methods and attacks name.
+
+    Args:
+        methods: the objective and the regularisers, as they are written.
+        suite: the attacks; a named suite names no file.
+
+    Returns:
+        The digests by file, under "code" of the user's own functions, under "surrogates" of models that attacks transfer from; neither
+        where there is none.
+    """
     attacks = [] if isinstance(suite, str) else suite
     own = [recipe.name for recipe in attacks if not recipe.name.startswith(TRANSFER)]
     found = {

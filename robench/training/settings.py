@@ -52,9 +52,16 @@ NUMBER_SETTINGS = (*POSITIVE_SETTINGS, *SHARE_SETTINGS, *NOT_NEGATIVE_SETTINGS)
 
 
 def resolved_settings(preset: str, overrides: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The preset's settings with the user's on top, and notes; InputError for unknown names and for numbers that cannot be.
+    """The preset's settings with the user's on top, and notes.
 
     Where neither names an objective it is the base of the regularisers' papers, or standard training without any.
+
+    Args:
+        preset: its name.
+        overrides: what the user gives, by the name of the setting; None leaves the preset's.
+
+    Raises:
+        InputError: for unknown names, and for values that cannot be.
     """
     settings = dict(lookup(preset, PRESETS, "preset"))
     overrides, usual = overrides_with_normalisation(overrides), settings["normalize"]
@@ -94,7 +101,18 @@ def resolved_settings(preset: str, overrides: Mapping[str, Any]) -> tuple[dict[s
 
 
 def overrides_with_normalisation(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The overrides with `mean` and `std`, one number a channel, as a normalisation among them."""
+    """The overrides with `mean` and `std` as a normalisation among them.
+
+    Args:
+        overrides: settings by name; mean and std are one number a channel.
+
+    Raises:
+        InputError: where one of the two is missing, or `normalize` is given beside them.
+
+    Example:
+        >>> overrides_with_normalisation({"lr": 0.1, "mean": [0.5], "std": [0.25]})
+        {'lr': 0.1, 'normalize': 'given,mean=0.5,std=0.25'}
+    """
     rest = dict(overrides)
     mean, std = rest.pop("mean", None), rest.pop("std", None)
     if mean is None and std is None:
@@ -118,7 +136,13 @@ def given_normalisation(normalize: str) -> dict[str, list[float]]:
 
 
 def held_out_size(wanted: float, n: int, asked: bool) -> tuple[float, list[str]]:
-    """How many of n training images are held out, and a note: what was asked for, else the preset's number, but at most a fifth."""
+    """How many training images are held out, and a note where that is not the preset's number.
+
+    Args:
+        wanted: a number of images, or a share below 1.
+        n: how many images there are.
+        asked: whether the user has asked for it; else at most a fifth of the images is held out.
+    """
     if asked or wanted <= n // FIFTH:
         return wanted, []
     return n // FIFTH, [f"{n // FIFTH} of the {n} training images are held out, a fifth; --held-out chooses another number or a share"]
@@ -148,7 +172,16 @@ def method_recipes(settings: Mapping[str, Any]) -> list[Recipe]:
 
 
 def plan_of(settings: Mapping[str, Any], seed: int, teacher: nn.Module | None) -> TrainingPlan:
-    """The plan of a training with these settings."""
+    """The plan of a training with these settings.
+
+    Args:
+        settings: from `resolved_settings`.
+        seed: of all random numbers of the training.
+        teacher: the network that is learnt from, if there is one.
+
+    Raises:
+        InputError: for an unknown method, and for options of an objective, a schedule or a threat that cannot be.
+    """
     methods = method_recipes(settings)
     refuse_too_large_eps(Threat(settings["norm"], settings["eps"]), None)
     resolve(parse_recipe(settings["schedule"]), SCHEDULES, "schedule")(0.0)  # which checks its options
@@ -168,9 +201,16 @@ def plan_of(settings: Mapping[str, Any], seed: int, teacher: nn.Module | None) -
 
 
 def checkpoint_stem(settings: Mapping[str, Any], preset: str, usual: str, data: str, seed: int) -> str:
-    """The name of a checkpoint without its end: data, architecture, method with weight and options, what else is not the preset's, seed.
+    """The name of a checkpoint without its end: data, architecture, methods, what else is not the preset's, seed.
 
-    usual  the preset that is not named; letters, digits, dots and dashes, at most 100 of them, of which the last are then a digest
+    It has letters, digits, dots and dashes, at most 100 of them; of a longer name the last nine become a dash and a digest.
+
+    Args:
+        settings: of the training.
+        preset: the name of its preset.
+        usual: the preset that the name leaves out.
+        data: the name of the data set.
+        seed: of the training; 0 is left out.
     """
     its = PRESETS[preset]
     regs = [recipe_slug(parse_recipe(sentence)) for sentence in settings["reg"]]
@@ -208,7 +248,18 @@ def images_of_all_classes(images: Images, n: int, seed: int) -> Images:
 
 
 def new_network(settings: Mapping[str, Any], images: Images, seed: int) -> tuple[nn.Module, dict[str, Any], list[str]]:
-    """A network with weights drawn from the seed, the description from which a checkpoint rebuilds it, and notes."""
+    """A network with weights drawn from the seed, the description from which a checkpoint rebuilds it, and notes.
+
+    Initialisers are torch's, so the weights are drawn from torch's generator, which is put back afterwards.
+
+    Args:
+        settings: of the training.
+        images: the training images, which give classes, shape, mean and std.
+        seed: of the weights.
+
+    Raises:
+        InputError: for an architecture that is unknown or cannot be trained on these images.
+    """
     given = given_normalisation(settings["normalize"])
     some = images_of_all_classes(images, 5000, seed).pixels(slice(None))
     scaled = settings["normalize"] == "data"

@@ -72,7 +72,12 @@ def rollback_state(run: TrainingRun) -> dict[str, Any]:
 
 
 def restore_run(run: TrainingRun, state: Mapping[str, Any]) -> None:
-    """Brings a run to where it was when `state` was saved."""
+    """Brings a run to where it was when `state` was saved.
+
+    Args:
+        run: the run, at any step; it is changed.
+        state: from `run_state`, or from `rollback_state`, which leaves the best and the last epochs as they are.
+    """
     run.model.load_state_dict(state["model"])
     if run.average is not run.model:
         run.average.load_state_dict(state["average"])
@@ -90,7 +95,13 @@ def restore_run(run: TrainingRun, state: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class ResumableRun:
-    """A run with its checkpoint-to-be (None: nothing is written) and the words that a resumed run must repeat."""
+    """A run with the file that it will write, and what a resumed run must repeat.
+
+    Attributes:
+        out: the checkpoint-to-be, FILE.pt; None: nothing is written.
+        words: the settings of the training as plain values; a state with others is refused.
+        run: the run.
+    """
 
     out: Path | None
     words: dict[str, Any]
@@ -103,7 +114,19 @@ class ResumableRun:
 
 
 def resume_from_state(going: ResumableRun, resume: bool, force: bool = False) -> list[str]:
-    """Brings the run to where its state file says; a note that it did. InputError for the state of other settings, or one in the way."""
+    """Brings a run to where its state file says, if there is one.
+
+    Args:
+        going: the run; it is changed.
+        resume: go on from the file.
+        force: without `resume`: begin anew, whatever the file holds.
+
+    Returns:
+        A note that the run was taken up; none where it begins.
+
+    Raises:
+        InputError: for the state of other settings, and for any state where neither is wanted.
+    """
     path = going.state
     if path is None or not path.exists() or (force and not resume):
         return []

@@ -30,12 +30,26 @@ BITS = 2**63 - 1  # of a seed of torch's generators
 
 
 def sgd(weights: list[nn.Parameter], lr: float, momentum: float, weight_decay: float) -> torch.optim.Optimizer:
-    """Stochastic gradient descent, with Nesterov's momentum if there is any."""
+    """Stochastic gradient descent, with Nesterov's momentum if there is any.
+
+    Args:
+        weights: the parameters.
+        lr: the learning rate.
+        momentum: in [0, 1); 0 for none.
+        weight_decay: at least 0.
+    """
     return torch.optim.SGD(weights, lr, momentum=momentum, weight_decay=weight_decay, nesterov=momentum > 0, fused=is_on_gpu(weights))
 
 
 def adamw(weights: list[nn.Parameter], lr: float, momentum: float, weight_decay: float) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov & Hutter 2019, 1711.05101) with beta1 = momentum."""
+    """AdamW (Loshchilov & Hutter 2019, 1711.05101) with beta1 = momentum and beta2 = 0.999.
+
+    Args:
+        weights: the parameters.
+        lr: the learning rate.
+        momentum: beta1, in [0, 1).
+        weight_decay: at least 0.
+    """
     return torch.optim.AdamW(weights, lr, (momentum, 0.999), weight_decay=weight_decay, fused=is_on_gpu(weights))
 
 
@@ -48,7 +62,16 @@ OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], float, float, float], torch.
 
 
 def begin_training(model: nn.Module, plan: TrainingPlan, world: World | None = None) -> TrainingRun:
-    """A run at its first step; `model` is trained in place. Several processes each take an even part of every batch."""
+    """A run at its first step. Several processes each take an even part of every batch.
+
+    Args:
+        model: the network, which is trained in place; of several processes its batch norm is synchronised.
+        plan: what is settled.
+        world: which process this is, of how many; by default the only one.
+
+    Raises:
+        InputError: where the processes cannot share a batch, or batch norm cannot take it.
+    """
     world = world or World()
     refuse_batch_size(model, plan, world.size)
     if world.size > 1:
@@ -70,7 +93,19 @@ def refuse_batch_size(model: nn.Module, plan: TrainingPlan, processes: int) -> N
 
 
 def train_step(run: TrainingRun, plan: TrainingPlan, train: Images, rows: Tensor, lr: float, steps: int) -> dict[str, float]:
-    """One step on the images at `rows`, of which each process takes its share; returns the terms of the loss over all of them."""
+    """One step on the images at `rows`, of which each process takes its share.
+
+    Args:
+        run: the run, whose weights, average and kept tensors are changed.
+        plan: the plan.
+        train: all training images.
+        rows: the places (B,) of the images of the batch.
+        lr: the learning rate.
+        steps: how many steps an epoch has.
+
+    Returns:
+        The terms of the loss, means over the images of all processes.
+    """
     for group in run.optimizer.param_groups:
         group["lr"] = lr
     device = run.weights[0].device
@@ -105,7 +140,10 @@ def plan_precision(plan: TrainingPlan, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def seeded_dropout(run: TrainingRun, plan: TrainingPlan, device: torch.device) -> Iterator[None]:
-    """Where the model has dropout: torch's generators start from a seed made of the run's seed, the step and the process."""
+    """Where the model has dropout: torch's generators start from a seed made of the run's seed, the step and the process.
+
+    Layers of dropout take no generator of their own, so they cannot draw from `Draws`.
+    """
     if not any(applies_dropout(module) for module in run.model.modules()):
         yield
         return
@@ -115,7 +153,17 @@ def seeded_dropout(run: TrainingRun, plan: TrainingPlan, device: torch.device) -
 
 
 def training_batch(run: TrainingRun, plan: TrainingPlan, train: Images, rows: Tensor, progress: float) -> Batch:
-    """This process's images, augmented and mixed, with nothing made of them yet."""
+    """This process's images, augmented and mixed, before the adversary changes them.
+
+    Augmentations draw from `Draws`, by image. Partners, share and box of a mixing belong to the whole batch, see `data.mixing`.
+
+    Args:
+        run: the run, which gives the number of the step.
+        plan: the plan.
+        train: all training images.
+        rows: the places (B,) of the images of the batch.
+        progress: the share of the training that is done, in [0, 1).
+    """
     key = "/".join(["train", *(["again", str(len(run.lost))] if run.lost else [])])
     number = run.done // plan.objective.replays * plan.objective.replays  # the same images in every replay
     mine = run.world.share(rows)

@@ -38,7 +38,13 @@ HELD_OUT_SPLIT = "held-out"
 
 @dataclass(frozen=True)
 class FinishedCell:
-    """A cell that was trained: its accuracies, seconds, chosen epoch and failures as rows, and whether that was in this run."""
+    """A cell that was trained.
+
+    Attributes:
+        cell: the cell.
+        rows: its accuracies, seconds, chosen epoch and failures.
+        fresh: whether it was trained in this run.
+    """
 
     cell: SweepCell
     rows: list[Row]
@@ -69,16 +75,20 @@ def sweep(
 ) -> Iterator[FinishedCell]:
     """Trains every cell and yields it when its numbers are on the disk; those of an earlier run come first, untrained.
 
-    train_one  train_one(cell, FILE.pt) trains with cell.overrides, writes FILE.pt and returns the meta of `Trained`
-    folder     gets <cell>.pt of each cell, rows.csv (rewritten whole after each), sweep.json and the state; it is locked meanwhile, unless
-               the caller holds it already as a Place
-    about      what else the numbers depend on, as plain JSON values: data, preset, settings, seed
-    suite      what runs at the end; its verdict, else the last probe, is the robust accuracy
-    measure    the images of the numbers, "held-out" or "test": goes into the rows
-    resume     go on with an unfinished sweep
+    A training that diverges is a result: the sweep goes on.
 
-    A training that diverges is a result: the sweep goes on. InputError where the folder holds another sweep or other results, or an
-    unfinished sweep but `resume` is false.
+    Args:
+        cells: from `sweep_cells`.
+        train_one: train_one(cell, FILE.pt) trains with cell.overrides, writes FILE.pt and returns the meta of `Trained`.
+        folder: gets <cell>.pt of each cell, rows.csv (rewritten whole after each), sweep.json and the state; it is locked meanwhile,
+            unless the caller holds it already as a Destination.
+        about: what else the numbers depend on, as plain JSON values: data, preset, settings, seed.
+        suite: what runs at the end; its verdict, else the last probe, is the robust accuracy.
+        measure: the images of the numbers, "held-out" or "test", as the rows name them.
+        resume: go on with an unfinished sweep.
+
+    Raises:
+        InputError: where the folder holds another sweep or other results, or a sweep and `resume` is false.
     """
     if isinstance(folder, Destination):
         yield from sweep_in_folder(cells, train_one, folder.work, sweep_header(cells, suite, measure, about), measure, resume)
@@ -114,12 +124,24 @@ def sweep_in_folder(
 
 
 def sweep_header(cells: Sequence[SweepCell], suite: str, measure: str, about: Mapping[str, Any]) -> dict[str, Any]:
-    """What a sweep is, for its journal and for sweep.json."""
+    """What a sweep is, for its journal and for sweep.json.
+
+    Args:
+        cells: its cells.
+        suite: what runs at the end.
+        measure: "held-out" or "test".
+        about: what else the numbers depend on.
+    """
     return {"grid": axes_of(cells), "suite": suite, "measure": measure, **about}
 
 
 def adds_cells(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
-    """Whether a sweep has all cells of another and more values of the same keys, and differs in nothing else."""
+    """Whether a sweep has all cells of another and more values of the same keys, and differs in nothing else.
+
+    Args:
+        theirs: the header of the other.
+        ours: its own header.
+    """
     one, other = theirs.get("grid"), ours["grid"]
     if not isinstance(one, dict) or [*one] != [*other] or {**theirs, "grid": other} != ours:
         return False
@@ -180,7 +202,12 @@ def write_sweep(folder: Path, done: Sequence[FinishedCell], header: Mapping[str,
 
 
 def rows_with_front(done: Sequence[FinishedCell], suite: str = "") -> list[Row]:
-    """The rows of all cells; each cell that did not diverge has one more, on_front, under the robust probe, 1 or 0."""
+    """The rows of all cells; each cell that did not diverge has one more, on_front, under the robust probe, 1 or 0.
+
+    Args:
+        done: the cells.
+        suite: what ran at the end.
+    """
     robust = robust_probe(done, suite)
     kept = front_membership([(point.clean[0], point.robust[0]) for point in front_points(done, suite)])
     rows: list[Row] = []
@@ -192,7 +219,12 @@ def rows_with_front(done: Sequence[FinishedCell], suite: str = "") -> list[Row]:
 
 
 def robust_probe(done: Sequence[FinishedCell], suite: str = "") -> str:
-    """The probe that counts as robust accuracy: the suite's verdict where there is one, else the last probe; "" where all diverged."""
+    """The probe that counts as robust accuracy: the suite's verdict where there is one, else the last probe; "" where all diverged.
+
+    Args:
+        done: the cells.
+        suite: what ran at the end.
+    """
     probes = next((list(one.accuracies) for one in done if one.accuracies), [""])
     return suite if suite in probes else probes[-1]
 
@@ -201,6 +233,10 @@ def front_points(done: Sequence[FinishedCell], suite: str = "") -> list[FrontPoi
     """The cells as points of the picture of their front, in their order; nan where the training diverged.
 
     The last key but the seed makes the series, the others the label; a single key makes labels only.
+
+    Args:
+        done: the cells.
+        suite: what ran at the end.
     """
     robust = robust_probe(done, suite)
     return [
@@ -222,7 +258,11 @@ def accuracy_with_interval(one: FinishedCell, probe: str) -> tuple[float, float,
 
 
 def sweep_lines(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """One dict a cell from its rows, for tables: the words of its keys, each probe with its low, high and n, and the other numbers."""
+    """One dict a cell, for tables: the words of its keys, each probe with its low, high and n, and the other numbers.
+
+    Args:
+        rows: the rows of all cells.
+    """
     lines: dict[str, dict[str, Any]] = {}
     for row in rows:
         line = lines.setdefault(row.setting, dict(word.split("=", 1) for word in row.setting.split(" ")))
@@ -234,6 +274,11 @@ def sweep_lines(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def read_finished_cells(cells: Sequence[SweepCell], folder: Path) -> list[FinishedCell]:
-    """The cells of a finished sweep."""
+    """The cells of a finished sweep, as they lie on the disk.
+
+    Args:
+        cells: from `sweep_cells`.
+        folder: with rows.csv.
+    """
     rows = [row for row in read_rows(folder) if row.metric != "on_front"]
     return [FinishedCell(cell, [row for row in rows if row.setting == cell.setting], fresh=False) for cell in cells]

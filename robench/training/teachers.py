@@ -24,7 +24,13 @@ TEACHER_SETTINGS: dict[str, Any] = {"objective": "standard", "reg": (), "awp": 0
 
 
 def teacher_path(out: Path | None, teachers: Path | None, its: Mapping[str, Any]) -> Path | None:
-    """Where a teacher that is trained first is kept: beside `out`, or in `teachers` under a name made of its settings."""
+    """Where a teacher that is trained first is kept.
+
+    Args:
+        out: the student's FILE.pt, beside which it is FILE.teacher.pt; None: it is not kept.
+        teachers: a folder in place of that, where its name is made of its settings.
+        its: its settings and seed.
+    """
     if teachers is None:
         return out.with_name(f"{out.stem}.teacher.pt") if out else None
     words = json.dumps(checkpoint.plain_values(dict(its)), sort_keys=True)
@@ -45,7 +51,18 @@ def teacher_notes(teacher: Path, images: Images, about: Mapping[str, Any]) -> li
 def teacher_of(
     methods: Sequence[Recipe], given: Path | None, student: nn.Module, about: Mapping[str, Any], trained: Callable[[], Trained]
 ) -> tuple[nn.Module | None, dict[str, str] | None]:
-    """The network to learn from, frozen and in evaluation mode, and what the checkpoint says of it; None where nothing learns from one."""
+    """The network to learn from, frozen and in evaluation mode, and its name and sha256; None for both where nothing learns from one.
+
+    Args:
+        methods: the objective and the regularisers.
+        given: a file that the user has named.
+        student: the network that is trained.
+        about: its description.
+        trained: trains a teacher first, or finds one, where none is named and a method needs one.
+
+    Raises:
+        InputError: where a teacher is named and nothing learns from one, and for a teacher of another architecture.
+    """
     learners = [method.label for method in methods if facts_of(method.name).teacher or ".py:" in method.name]
     if given is not None:
         if not learners:

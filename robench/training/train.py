@@ -1,4 +1,7 @@
-"""Trains a network from a preset and a few words: data, teacher, selection on a held-out split, final measurement, files."""
+"""Trains a network from a preset and a few words: images, plan, teacher, epochs, choice of the epoch, final measurement, files.
+
+`train` shows these steps one after the other. What is checked before the first step lies in `preparation`, the loop in `epochs`.
+"""
 
 from __future__ import annotations
 
@@ -143,7 +146,7 @@ def train(
         resume: go on from FILE.state.pt, to the weights of an unbroken training; what is finished is handed back as it is. Without a
             file name, with the newest unfinished training of these words.
         force: replace a finished training in FILE.pt once this one is whole; without it that is refused.
-        watch: wraps the iterator of Step, Epoch and Note, to show progress.
+        watch: wraps the iterator of Step, Epoch and TrainingNote, to show progress; it is given the number of epochs too.
         arch: the architecture with its options: "resnet18", "cnn,dropout=0.1", "tv/resnet50", "mine.py:factory".
         activation: of `arch`: "relu", "gelu", "silu" or "softplus".
         objective: the loss: "standard", "pgd-at,steps=10", "trades,beta=6", "mine.py:function".
@@ -177,8 +180,8 @@ def train(
         A `Trained`: the network, its meta, what was measured, and the path of the checkpoint.
 
     Raises:
-        InputError: one sentence, for settings that cannot be, before the first step wherever it can be known then; DivergedError, one of
-            them, where the guard has ended the training.
+        InputError: one sentence, for settings that cannot be; before the first step wherever it can be known then.
+        DivergedError: an InputError, where the loss has diverged and no earlier epoch can be used.
 
     Example:
         >>> done = robench.train("shapes", arch="mlp,width=8", n_train=200, held_out=50, epochs=1, eval_n=12, suite=["fgsm"])
@@ -282,9 +285,14 @@ def final_measurements(
 
 
 def metrics(found: Sequence[Measurement], data: str, split: str) -> dict[str, Any]:
-    """The measured accuracies with interval, n and images: clean on all, on the attacked ones where these are fewer, then the suite's.
+    """The measured accuracies by probe, each with interval, n and images.
 
-    split  of the images, "" where `data` says it
+    Clean accuracy on all images comes first, then on the attacked ones where these are fewer, then the suite's.
+
+    Args:
+        found: from `final_measurements`.
+        data: the name of the images.
+        split: of the images; "" where `data` says it.
     """
     (everywhere, *_), few = ([row for row in evaluation.rows if row.metric == "accuracy"] for evaluation in found)
     again = few[:1] if len(few) > 1 and few[0].n != everywhere.n else []

@@ -21,7 +21,15 @@ StateDict = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Step:
-    """One step of the training: where it stands, of how many steps an epoch, its number of images, and the terms of the loss."""
+    """One step of the training.
+
+    Attributes:
+        epoch: the number of the epoch, from 0.
+        step: the number of the step in it, from 0.
+        steps: how many steps an epoch has.
+        images: how many images the step takes, over all processes.
+        terms: the loss under "loss", then its terms by name, means over the images.
+    """
 
     epoch: int
     step: int
@@ -39,13 +47,25 @@ class TrainingNote:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch: mean terms of the loss, measures on the held-out split, the weights that were measured, and what the guard says.
+    """One epoch: what was trained and measured in it, and what the guard says of it.
 
-    held_out_clean  accuracy on all held-out images; held_out_robust under PGD-10, held_out_fgsm under FGSM, on `probe_n` of them, with
-                    the same share of each class; held_out_attacked_clean is the clean accuracy on those
-    held_out_margin, held_out_weight_norm  medians on those of the effective margin and of ||g_y||, the norm of the true logit's slope
-    held_out_n, held_out_attacked_n  how many images all and those are
-    alarm           why the training ends with this epoch or goes back before it; "" if it does neither
+    All accuracies are shares in [0, 1], nan where nothing was measured.
+
+    Attributes:
+        epoch: its number, from 0.
+        seconds: how long its steps took.
+        lr: the learning rate of its last step.
+        terms: the mean of each term of the loss over its steps.
+        held_out_clean: accuracy on all held-out images.
+        held_out_robust: accuracy under PGD-10 on the attacked ones: `probe_n` of them, the same share of each class.
+        weights: the weights that were measured, on the CPU; empty where the training has diverged.
+        held_out_fgsm: accuracy under FGSM on the attacked ones; nan where the guard does not look for it.
+        held_out_attacked_clean: clean accuracy on the attacked ones.
+        held_out_margin: median of the effective margin on the attacked ones.
+        held_out_weight_norm: median of ||g_y|| on them, the norm of the gradient of the true class's logit by the image.
+        held_out_n: how many images are held out.
+        held_out_attacked_n: how many of them are attacked.
+        alarm: why the training ends with this epoch or goes back before it; "" if it does neither.
     """
 
     epoch: int
@@ -76,13 +96,32 @@ EventWatcher: TypeAlias = Callable[[Iterator[Event], int], Iterator[Event]]
 class TrainingPlan:
     """What is settled before the first step.
 
-    mixup, cutmix  the parameter of their Beta distribution, 0 for none       ema        decay of the average of the weights, 0 for none
-    awp            size of the adversarial weight perturbation, 0 for none    awp_warmup share of the training before it begins
-    precision      fp32, tf32, or bf16 (autocast; gradients of gradients stay in fp32)
-    compiled       the adversary's passes go through torch.compile, and all passes where there is no regulariser
-    defended       whether the epoch is chosen by robust accuracy on the held-out images, or by clean accuracy
-    watched        whether the adversary is one that a network can learn to fool, so that the guard looks for it
-    guard          what happens where it does, or where the loss diverges: stop, roll-back or off
+    Attributes:
+        objective: the loss, and how its x_adv are made.
+        regularizers: by label their weights over the training and their functions.
+        threat: of training, and of the attacks on the held-out images.
+        seed: of all random numbers.
+        epochs: passes over the training images.
+        batch_size: images a step, over all processes.
+        optimizer: a name in `steps.OPTIMIZERS`.
+        lr: the largest learning rate.
+        momentum: of the optimizer; beta1 of AdamW.
+        weight_decay: of the optimizer.
+        schedule: of the learning rate, as a recipe.
+        augment: a name in `data.augment.AUGMENTATIONS`.
+        ema: the decay of the average of the weights, 0 for none.
+        label_smoothing: the share of the labels that is spread over all classes.
+        probe_n: how many held-out images are attacked after each epoch.
+        mixup: the parameter of its Beta distribution, 0 for none.
+        cutmix: likewise.
+        awp: the relative size of the adversarial weight perturbation, 0 for none.
+        awp_warmup: the share of the training before it begins.
+        precision: "fp32", "tf32" or "bf16" (autocast; gradients of gradients stay in fp32).
+        compiled: whether the adversary's passes go through torch.compile, and all passes where there is no regulariser.
+        defended: whether the epoch is chosen by robust accuracy on the held-out images, and not by clean accuracy.
+        watched: whether the adversary is one that a network can learn to fool, so that the guard looks for it.
+        guard: what happens where it does, or where the loss diverges: "stop", "roll-back" or "off".
+        teacher: the network that is learnt from, frozen.
     """
 
     objective: Objective
@@ -114,15 +153,26 @@ class TrainingPlan:
 
 @dataclass
 class TrainingRun:
-    """A training under way: what every step changes, and `adversary_model`, the model as the adversary calls it.
+    """A training under way: all that a step or an epoch changes.
 
-    average  the network that is measured and handed out: the moving average of the weights, or the model itself
-    kept     what the objective keeps from step to step       done     steps so far
-    sums     of the terms in the epoch so far                 history  records of the epochs so far
-    best     of the epochs without an alarm the one that their held-out accuracies choose, with its weights; last  the last of them
-    steady   the last of them that shows no gap of FGSM over PGD-10, where a later one does
-    good     what a roll-back goes back to, where it may be needed: the moment, best, last and steady at the end of the last sound epoch
-    lost     records of epochs that were rolled back          first    loss of the first step
+    Attributes:
+        model: the network that is trained, in place.
+        average: the network that is measured and handed out: the moving average of the weights, or the model itself.
+        optimizer: torch's optimizer of the weights.
+        weights: the parameters that are trained.
+        adversary_model: the model as the adversary calls it; compiled where the plan says so.
+        world: which process this is, of how many.
+        kept: what the objective keeps from step to step, by name.
+        done: how many steps are done.
+        sums: the sum of each term over the steps of the epoch so far.
+        history: the records of the epochs so far.
+        best: of the epochs without an alarm the one that the held-out accuracies choose, with its weights.
+        last: the last epoch without an alarm.
+        steady: the last of them without a gap of FGSM over PGD-10, where a later one has it.
+        good: what a roll-back goes back to: the moment and best, last and steady at the end of the last sound epoch; None where no
+            roll-back can come.
+        lost: the records of epochs that were rolled back.
+        first: the loss of the first step; nan before it.
     """
 
     model: nn.Module
@@ -147,8 +197,11 @@ class TrainingRun:
 class Trained:
     """What `train` returns.
 
-    model       the network with the chosen weights            meta   what the checkpoint holds beside them
-    evaluation  what was measured at the end; empty where the checkpoint was there already          path  the checkpoint, or None
+    Attributes:
+        model: the network with the chosen weights; put it into evaluation mode before you call it.
+        meta: what the checkpoint holds beside the weights.
+        evaluation: what was measured at the end; empty where an earlier run had finished the training.
+        path: the checkpoint; None where none was written.
     """
 
     model: nn.Module
