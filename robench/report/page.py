@@ -80,7 +80,13 @@ Part = Heading | Paragraph | NoteBox | DataTable | Picture
 def write_page(path: Path, title: str, parts: Sequence[Part]) -> Path:
     """Writes one self-contained HTML page with the title and the parts from top to bottom, whole or not at all; returns the path.
 
-    Raises InputError for a picture that cannot be read or is no PNG, and for a row that is not as long as its header.
+    Args:
+        path: the HTML file.
+        title: of the page.
+        parts: what stands under the title, in this order.
+
+    Raises:
+        InputError: for a picture that cannot be read or is no PNG, and for a row that is not as long as its header.
     """
     body = [f"<h1>{html_text(title)}</h1>", *contents_links(parts), *parts_html(parts)]
     head = f'<meta charset="utf-8">\n<meta {POLICY}>\n<meta {VIEW}>\n<title>{html_text(title)}</title>\n<style>{STYLE}</style>'

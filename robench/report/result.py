@@ -55,7 +55,11 @@ class Result(Measurement):
     def save(self, folder: PathLike) -> list[Path]:
         """Writes the files that the command line writes: tables, manifest, pictures, and a page; returns their paths.
 
-        InputError where the folder holds results of a run, or files with the names of results.
+        Args:
+            folder: is made if need be.
+
+        Raises:
+            InputError: where the folder holds results of a run, or files with the names of results.
         """
         path = Path(folder)
         if path.is_dir() and destinations.finished_run_words(path) is not None:

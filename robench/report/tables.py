@@ -248,7 +248,7 @@ def level_words(settings: Sequence[str], setting: str) -> str:
 
 
 def score_tables(rows: Sequence[Row], names: Sequence[str], title: str) -> list[TextTable]:
-    """The tables of an audit, models side by side: the Gini and the other scores, means over images; the Gini beside margin and fate."""
+    """The tables of saliency scores, models side by side: the Gini, the other scores, and the Gini beside margin and fate."""
     how = next(
         (f", target {words['target']}, channels {words['channels']}" for words in map(setting_words, rows) if "channels" in words), ""
     )

@@ -80,7 +80,8 @@ class Gate:
 def compared_pairs(base: Sequence[ModelResults], new: Sequence[ModelResults]) -> list[tuple[ModelResults, ModelResults]]:
     """The models of two runs that are compared: one with one whatever they are called, else those of one name, on images in common.
 
-    InputError where no name is in both, or the runs are not of the same images.
+    Raises:
+        InputError: where no name is in both, or the runs are not of the same images.
     """
     if len(base) == len(new) == 1:
         return [pair_on_common_images(base[0], new[0])]
@@ -97,7 +98,8 @@ def compared_pairs(base: Sequence[ModelResults], new: Sequence[ModelResults]) ->
 def pair_on_common_images(base: ModelResults, new: ModelResults) -> tuple[ModelResults, ModelResults]:
     """Two runs on the same chosen images, one of which stopped early, on those that both have seen; others as they are.
 
-    InputError where fewer than FEWEST are in common.
+    Raises:
+        InputError: where fewer than FEWEST_IN_COMMON images are in common.
     """
     for words, what in (("data.name", "data set"), ("data.split", "split")):
         refuse_difference(what, manifest_value(base.manifest, words), manifest_value(new.manifest, words))

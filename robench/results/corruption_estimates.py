@@ -79,14 +79,14 @@ def statistic_with_resamples(table: ErrorTable, statistic: Statistic) -> tuple[f
 
 
 def difference_estimate(table: ErrorTable, statistic: Statistic) -> Estimate:
-    """A mean over images, or a difference of such means, with its BCa interval; none for fewer than LEAST images."""
+    """A mean over images, or a difference of such means, with its BCa interval; none for fewer than LEAST_VALUES images."""
     value, drawn = statistic_with_resamples(table, statistic)
     images = np.sort(statistic(partial(mean_over, table.errors, table.place)))
     return value, *(bca_interval(drawn, value, [images]) if len(images) >= LEAST_VALUES else (math.nan, math.nan)), "bootstrap"
 
 
 def share_estimate(table: ErrorTable, statistic: Statistic) -> Estimate:
-    """A share in [0, 1] with its BCa interval; Wilson's where it is 0 or 1 (no resample differs there) and for fewer than LEAST images."""
+    """A share in [0, 1] with its BCa interval; Wilson's where it is 0 or 1, as no resample differs there, and below LEAST_VALUES images."""
     n = len(table.errors)
     value, low, high, name = difference_estimate(table, statistic)
     if n < LEAST_VALUES or value in (0.0, 1.0):
@@ -97,7 +97,7 @@ def share_estimate(table: ErrorTable, statistic: Statistic) -> Estimate:
 def ratio_estimate(table: ErrorTable, statistic: Statistic) -> Estimate:
     """A ratio of means over images with its BCa interval, whose acceleration is the jackknife's (Efron 1987).
 
-    No interval for fewer than LEAST images and where a resample leaves the ratio undefined; a point where no image changes it.
+    No interval for fewer than LEAST_VALUES images and where a resample leaves the ratio undefined; a point where no image changes it.
     """
     value, drawn = statistic_with_resamples(table, statistic)
     n = len(table.errors)

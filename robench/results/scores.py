@@ -233,7 +233,7 @@ def method_scores(run: FinishedRun, case: Case, stage: Stage) -> MethodScores | 
 
 
 def mean_lorenz_curve(parts: Sequence[tuple[Sequence[float], int]]) -> Tensor:
-    """The mean of Lorenz curves, (POINTS,), from the sums over chunks and their counts; NaN where there is none."""
+    """The mean of Lorenz curves, (LORENZ_POINTS,), from the sums over chunks and their counts; NaN where there is none."""
     count = sum(number for _, number in parts)
     if not count:
         return torch.full((LORENZ_POINTS,), torch.nan, dtype=torch.float64)
