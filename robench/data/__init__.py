@@ -73,7 +73,12 @@ SUMMARIES_OF_SHARED = {
 
 
 def data_summary(name: str, loader: Callable[..., Images]) -> str:
-    """What a data set or format is, in one line: its words above, else the first line of its function's docstring."""
+    """What a data set or format is, in one line: its words above, else the first line of its function's docstring.
+
+    Args:
+        name: the key in DATASETS or FORMATS.
+        loader: its function, or a partial of `images_of_function`.
+    """
     function = loader.args[0] if isinstance(loader, partial) else loader
     return SUMMARIES_OF_SHARED.get(name) or (function.__doc__ or "").partition("\n")[0].removesuffix(".")
 

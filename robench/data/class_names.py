@@ -146,7 +146,13 @@ def first_class_names(names: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class LabelMapping:
-    """For each label of the data the output that stands for it, the same for all models; the class names by output; notes."""
+    """How the labels of the data are counted as the models count them.
+
+    Attributes:
+        outputs: for each label of the data the output that stands for it, the same for all models.
+        classes: the class names, by output.
+        notes: one sentence each for the user.
+    """
 
     outputs: list[int]
     classes: tuple[str, ...]
@@ -159,7 +165,11 @@ class LabelMapping:
 
 
 def stored_class_names(meta: dict[str, Any]) -> list[str] | None:
-    """The class names in a checkpoint's meta, in the order of its outputs; None where it holds none, as all other models."""
+    """The class names in a checkpoint's meta, in the order of its outputs; None where it holds none, as all other models.
+
+    Args:
+        meta: what a checkpoint says of itself; {} for any other model.
+    """
     names = meta.get("classes")
     return names if isinstance(names, list) and names and all(isinstance(name, str) for name in names) else None
 
@@ -168,7 +178,17 @@ def class_order_for(data: str, models: Sequence[str], known: Sequence[dict[str, 
     """The order in which the classes of a folder are to count; None where nothing but their names could tell, as without a model.
 
     Checkpoints that store their class names are matched by name afterwards, whatever the order; those of ours from before names were
-    stored were trained in text order. InputError for a given order that names make idle.
+    stored were trained in text order.
+
+    Args:
+        data: the data set, as `load_images` takes it.
+        models: what the user named, in order.
+        known: what each says of itself; {} for other models than our checkpoints.
+        given: the order that the user gave, "text" or "number"; else None.
+        way: the user's way to find the labels, "by-name" or "as-is"; else None.
+
+    Raises:
+        InputError: for a given order that names make idle.
     """
     by_names = way != "as-is" and bool(known) and all(has_telling_names(stored_class_names(meta) or ()) for meta in known)
     if given is not None and by_names:
@@ -184,7 +204,19 @@ def class_order_for(data: str, models: Sequence[str], known: Sequence[dict[str, 
 def label_mapping_for(
     classes: Sequence[str], data: str, models: Sequence[str], known: Sequence[dict[str, Any]], way: str | None, given_order: str | None
 ) -> LabelMapping:
-    """Where the labels of the data belong for these models. InputError where a model does not know a class, or where models differ."""
+    """Where the labels of the data belong for these models.
+
+    Args:
+        classes: the names of the data's classes, in the order of its labels.
+        data: what sentences call the data.
+        models: what the user named, in order.
+        known: what each says of itself; {} for other models than our checkpoints.
+        way: the user's way to find the labels, "by-name" or "as-is"; else None.
+        given_order: the order of classes that the user gave; else None.
+
+    Raises:
+        InputError: where a model does not know a class, or where models count the classes differently.
+    """
     names = [stored_class_names(meta) for meta in known]
     if way == "by-name" and not any(names):
         raise InputError("--classes by-name needs a checkpoint that stores its class names: leave it out")

@@ -551,19 +551,37 @@ def centre_crop(image: Tensor) -> Tensor:
 
 
 def mildest_cell(corruptions: Sequence[str], severities: Sequence[int]) -> tuple[str, int]:
-    """The cell in which a model that is right at all is most likely right: the lowest severity, of brightness where that is there."""
+    """The cell in which a model that is right at all is most likely right: the lowest severity, of brightness where that is there.
+
+    Args:
+        corruptions: the names of the corruptions.
+        severities: the severities.
+    """
     return min(corruptions, key=lambda name: name != "brightness"), min(severities)
 
 
 def has_folder_classes(corrupted: CorruptedSet, folder: Path) -> bool:
-    """Whether the classes of a set have the names of class folders: those of a tree, and of our own sets that were made of one."""
+    """Whether the classes of a set have the names of class folders: those of a tree, and of our own sets that were made of one.
+
+    Args:
+        corrupted: the set.
+        folder: the folder that it was read from.
+    """
     text = tuple(sorted(corrupted.classes))
     ours = corrupted.kind == "made" and corrupted.name.startswith("folder:") and corrupted.classes in (text, classes_by_number(text))
     return ours or corrupted_set_layout(folder.expanduser()) == "tree"
 
 
 def with_class_order(corrupted: CorruptedSet, order: str | None) -> CorruptedSet:
-    """The set with the labels that the order of its class folders gives."""
+    """The set with the labels that the order of its class folders gives.
+
+    Args:
+        corrupted: the set.
+        order: "text" or "number"; None takes text order where both are the same.
+
+    Raises:
+        InputError: where the two orders differ and `order` is None.
+    """
     classes = ordered_classes(corrupted.classes, order, corrupted.name)
     y = torch.tensor([classes.index(kind) for kind in corrupted.classes])[corrupted.y]
     return replace(corrupted, y=y, classes=classes)
