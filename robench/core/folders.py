@@ -73,8 +73,8 @@ class Destination:
         staged = self.work if self.replaces else make_empty_folder(self.folder / STAGED)
         yield staged
         before = finished_run_files(self.folder)
-        kept = [] if self.replaces else [path.name for pattern in also for path in sorted(self.folder.glob(pattern))]
-        files = sorted({*kept, *(path.name for path in staged.iterdir() if path.name not in (LOCK, WHOLE_MARK)), MANIFEST})
+        arrays = [] if self.replaces else [path.name for pattern in also for path in sorted(self.folder.glob(pattern))]
+        files = sorted({*arrays, *(path.name for path in staged.iterdir() if path.name not in (LOCK, WHOLE_MARK)), MANIFEST})
         manifest = json.loads((staged / MANIFEST).read_bytes()) if (staged / MANIFEST).exists() else {}
         results = [name for name in files if name not in {path.name for path in state_files(staged)}]
         text = json.dumps({**manifest, "words": self.words, "files": results}, indent=2, allow_nan=False)
@@ -82,7 +82,7 @@ class Destination:
         old = (
             {*before, *(path.name for path in state_files(self.folder)), *unfinished_run_arrays(self.folder)}
             if self.replaces
-            else {*before} - {*kept}
+            else {*before} - {*arrays}
         )
         exchange_files(staged, self.folder, old, last=MANIFEST)
 

@@ -142,16 +142,16 @@ def split_recipes(sentences: Iterable[str]) -> list[str]:
         >>> split_recipes(["saliency,occlusion,block=2"])
         ['saliency', 'occlusion,block=2']
     """
-    found: list[str] = []
+    recipes: list[str] = []
     for sentence in sentences:
         first, *rest = sentence.split(",")
-        found.append(first)
+        recipes.append(first)
         for part in rest:
             if "=" in part:
-                found[-1] += f",{part}"
+                recipes[-1] += f",{part}"
             else:
-                found.append(part)
-    return found
+                recipes.append(part)
+    return recipes
 
 
 def parse_literal(text: str) -> Any:

@@ -70,11 +70,11 @@ def load_results(folder: Path) -> ModelResults:
     Raises:
         InputError: as in `load_all_results`, and for a folder of several models.
     """
-    found = load_all_results(folder)
-    if len(found) > 1:
-        names = ", ".join(results.checkpoint for results in found)
+    models = load_all_results(folder)
+    if len(models) > 1:
+        names = ", ".join(results.checkpoint for results in models)
         raise InputError(f"{folder} holds the results of several models ({names}): name a run of one")
-    return found[0]
+    return models[0]
 
 
 def load_all_results(folder: Path) -> list[ModelResults]:

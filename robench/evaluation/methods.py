@@ -115,7 +115,7 @@ def advance_notes(methods: Sequence[Recipe], scores: Sequence[Recipe], x: Tensor
         scores: recipes of scores, of which some ask for maps again.
         x: images (N, C, H, W).
     """
-    found: list[str] = []
+    sentences: list[str] = []
     again = [score.label for score in scores if score.name in REMADE]
     for recipe in methods:
         if recipe.name not in MASKING:
@@ -123,8 +123,8 @@ def advance_notes(methods: Sequence[Recipe], scores: Sequence[Recipe], x: Tensor
         notes = masking_remarks(recipe.name, x, options_of(resolve(replace(recipe, on=None), EXPLAINERS, "method")))
         if notes and again:
             notes.append(f"{' and '.join(again)} make{'s' if len(again) == 1 else ''} maps anew, which multiplies its passes")
-        found += [f"{recipe.label}: {note}" for note in notes]
-    return found
+        sentences += [f"{recipe.label}: {note}" for note in notes]
+    return sentences
 
 
 def joined_results(subjects: Sequence[Subject], images: Images, folders: Sequence[Path]) -> list[tuple[str, ModelResults]]:

@@ -111,12 +111,12 @@ def attack_stages(
 def few_classes_notes(chosen: Sequence[tuple[Recipe, Attack]], classes: int, engine: str) -> list[str]:
     """What a model of few classes changes in the attacks."""
     left_out = reference.reference_limits(classes) if engine == "reference" else {}
-    found = [f"{recipe.label}: {left_out[recipe.label]}" for recipe, _ in chosen if recipe.label in left_out]
+    sentences = [f"{recipe.label}: {left_out[recipe.label]}" for recipe, _ in chosen if recipe.label in left_out]
     for recipe, attack in chosen:
         before, after = setting_text(attack).split(), setting_text(attack_for_classes(attack, classes)).split()
         words = " ".join(word for word in after if word not in before)
-        found += [f"{recipe.label}: {words}, as the model has {classes} classes"] if words else []
-    return list(dict.fromkeys(found))
+        sentences += [f"{recipe.label}: {words}, as the model has {classes} classes"] if words else []
+    return list(dict.fromkeys(sentences))
 
 
 def change_stage(

@@ -71,20 +71,20 @@ def expanded_recipes(chosen: Sequence[str | Recipe], norm: str = "linf", inside:
     Raises:
         InputError: for a suite that is not made for the norm, and for a file that cannot be read as recipes.
     """
-    found: list[tuple[str, Recipe]] = []
+    recipes: list[tuple[str, Recipe]] = []
     for one in chosen:
         if isinstance(one, Recipe):
-            found += recipes_with_suite(one, norm, inside)
+            recipes += recipes_with_suite(one, norm, inside)
         elif one in SUITES:
             if norm not in SUITE_NORMS.get(one, (norm,)):
                 ours = " and ".join(SUITE_NORMS[one])
                 raise InputError(f"the suite {one!r} is for {ours}: in {norm} it leaves far too much; choose autoattack")
-            found += expanded_recipes(SUITES_L1.get(one, SUITES[one]) if norm == "l1" else SUITES[one], norm, one)
+            recipes += expanded_recipes(SUITES_L1.get(one, SUITES[one]) if norm == "l1" else SUITES[one], norm, one)
         elif is_suite_file(one):
-            found += expanded_recipes(recipe_lines(Path(one)), norm, Path(one).stem)
+            recipes += expanded_recipes(recipe_lines(Path(one)), norm, Path(one).stem)
         else:
-            found += recipes_with_suite(parse_recipe(one), norm, inside)
-    return found
+            recipes += recipes_with_suite(parse_recipe(one), norm, inside)
+    return recipes
 
 
 def recipes_with_suite(recipe: Recipe, norm: str, inside: str) -> list[tuple[str, Recipe]]:
@@ -111,12 +111,12 @@ def recipe_lines(path: Path) -> list[str]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the suite {path}: {getattr(error, 'strerror', None) or 'it is not text'}") from None
-    found = [line.partition("#")[0].strip() for line in lines]
-    if not any(found):
+    sentences = [line.partition("#")[0].strip() for line in lines]
+    if not any(sentences):
         raise InputError(f"the suite {path} names nothing: write one recipe a line, such as pgd-20")
-    if any(is_suite_file(line) for line in found):
+    if any(is_suite_file(line) for line in sentences):
         raise InputError(f"the suite {path} names another file: write its recipes out")
-    return [line for line in found if line]
+    return [line for line in sentences if line]
 
 
 def verdict_suite(chosen: Sequence[str | Recipe], named: Sequence[str]) -> str:

@@ -20,7 +20,15 @@ MARGIN = 1.1  # an image of the next block is expected to take at most MARGIN ti
 
 
 def run_in_blocks(run: Run, how: RunOptions) -> tuple[IntervalKind, list[str], float]:
-    """Takes all images through the stages at once, or block after block until an interval is narrow or the budget is spent."""
+    """Takes all images through the stages at once, or block after block until an interval is narrow or the budget is spent.
+
+    Args:
+        run: the run; its ledger is filled in.
+        how: its options.
+
+    Returns:
+        How the intervals of accuracies are found, sentences on the run as a whole, and the seconds that a run with a budget has taken.
+    """
     n = len(run.pool)
     if how.until is None and how.budget is None:
         run_block(run, torch.arange(n))
@@ -97,7 +105,7 @@ class BlockSizes:
         if not seen:
             return 1
         if seen == 1 and spent > budget:
-            way = "give more, with --resume" if self.run.store.kept else "give more"
+            way = "give more, with --resume" if self.run.store.keeps_state else "give more"
             raise UnfinishedError(f"a budget of {budget:g} s is too small: the first image was through after {spent:.1f} s: {way}")
         last, begin = self.begun[-1]
         took, wanted = MARGIN * (spent - begin), min(size, RAMP * seen)
@@ -108,10 +116,12 @@ class BlockSizes:
         """Sentences for a run that the budget ended after `seen` images; none for another."""
         if self.how.budget is None or seen == self.n:
             return []
-        found = [f"the budget ended after {seen} of the {self.n} chosen images, which were drawn with the seed"]
+        sentences = [f"the budget ended after {seen} of the {self.n} chosen images, which were drawn with the seed"]
         if seen < self.how.batch_size:
-            found.append(f"a block of {min(self.how.batch_size, self.n)} images would not fit into the budget: the first one has {seen}")
-        return found
+            sentences.append(
+                f"a block of {min(self.how.batch_size, self.n)} images would not fit into the budget: the first one has {seen}"
+            )
+        return sentences
 
 
 def last_attacks(run: Run) -> list[Stage]:

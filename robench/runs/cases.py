@@ -42,7 +42,19 @@ def distinct_names(subjects: Sequence[Subject]) -> list[str]:
 
 
 def case_of(subject: Subject, name: str, pool: Pool, ledger: Ledger, how: RunOptions, modes: Sequence[bool]) -> Case:
-    """A subject made ready: looked at on a few images, and behind what it needs to keep the contract."""
+    """A subject made ready: looked at on a few images, and behind what it needs to keep the contract.
+
+    Args:
+        subject: the model as the user gave it.
+        name: its name in the ledger.
+        pool: the images.
+        ledger: takes the outcomes.
+        how: the options of the run.
+        modes: whether each mode-dependent module came in training mode.
+
+    Raises:
+        InputError: where the model does not give usable logits.
+    """
     first = torch.arange(min(max(CONTRACT_IMAGES, 8), len(pool)))
     few = pixels_for_model(first_pixels(pool, first), subject.model, how.device)
     seen = examine_model(subject.model, few[:CONTRACT_IMAGES])
@@ -97,15 +109,15 @@ def stand_in_model(case: Case, how: RunOptions) -> tuple[nn.Module, list[str]]:
 
 def adversarial_files(case: Case, save: Mapping[tuple[str, str], Path], store: Store, world: World) -> dict[str, Path]:
     """The files of adversarial images of a case, made anew unless the run goes on. InputError if one is gone."""
-    found = {cascade: path for (name, cascade), path in save.items() if name == case.name}
-    for path in found.values():
+    files = {cascade: path for (name, cascade), path in save.items() if name == case.name}
+    for path in files.values():
         if any("stage" in entry for entry in store.journal.entries):
             store.check(path, True)
         elif world.rank == 0:
             path.unlink(missing_ok=True)
             make_array_file(path, (len(case.pool), *case.pool.shape))
     world.first_of(0)
-    return found
+    return files
 
 
 def case_diagnostics(run: Run, case: Case) -> list[Check]:
@@ -119,7 +131,7 @@ def case_diagnostics(run: Run, case: Case) -> list[Check]:
         random = any(options_of(stage.about["attack"]).get("eot", 1) > 1 for stage in attacks)
         x, threat = pixels_for_model(first_pixels(run.pool, places), case.exact_model, case.device), attacks[-1].threat
         assert threat is not None
-        found = diagnostics.model_checks(case.exact_model, x, y, threat, draws, randomised_ok=random)
-        known = [[[check.probe, check.name, check.value, check.raised, check.sentence] for check in found]]
+        checks = diagnostics.model_checks(case.exact_model, x, y, threat, draws, randomised_ok=random)
+        known = [[[check.probe, check.name, check.value, check.raised, check.sentence] for check in checks]]
         run.store.journal.append({"checks": known[0], "subject": case.name})
     return [Check(*values) for values in run.world.first_of(known)[0]]

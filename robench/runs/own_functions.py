@@ -61,23 +61,23 @@ def refuse_length(value: Tensor, n: int, what: str) -> None:
 @contextmanager
 def keep_weights(label: str, *models: nn.Module) -> Iterator[None]:
     """Puts weights back that a function of the user's own changes meanwhile, with a RuntimeWarning; others are trusted."""
-    kept = weight_copies(*models) if is_own(label) else []
+    copies = weight_copies(*models) if is_own(label) else []
     try:
         yield
     finally:
-        if restore_weights(kept):
+        if restore_weights(copies):
             warnings.warn(WEIGHTS_CHANGED, RuntimeWarning, stacklevel=3)
 
 
 def weight_copies(*models: nn.Module) -> list[tuple[Tensor, Tensor]]:
     """The weights and floating-point buffers of models, each with a copy."""
-    found = {id(value): value for model in models for value in (*model.parameters(), *model.buffers()) if value.is_floating_point()}
-    return [(value, value.detach().clone()) for value in found.values()]
+    weights = {id(value): value for model in models for value in (*model.parameters(), *model.buffers()) if value.is_floating_point()}
+    return [(value, value.detach().clone()) for value in weights.values()]
 
 
-def restore_weights(kept: Sequence[tuple[Tensor, Tensor]]) -> bool:
+def restore_weights(copies: Sequence[tuple[Tensor, Tensor]]) -> bool:
     """Gives weights the values of their copies; whether any had others."""
-    changed = [(value, before) for value, before in kept if not torch.equal(value, before)]
+    changed = [(value, before) for value, before in copies if not torch.equal(value, before)]
     with torch.no_grad():
         for value, before in changed:
             value.copy_(before)

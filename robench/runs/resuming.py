@@ -49,7 +49,7 @@ def restore_ledger(ledger: Ledger, cases: Sequence[Case], stages: Sequence[Stage
 
 def lost_places(known: Ledger, cases: Sequence[Case], stages: Sequence[Stage], store: Store) -> dict[tuple[str, str], Tensor]:
     """The places, (N,) bool, where a stage is done but its images are not there, by (subject, stage), if a later stage needs them yet."""
-    found = {}
+    lost = {}
     for case in cases:
         for stage in stages:
             if not stage.keeps_images or stage.images is not None:
@@ -61,8 +61,8 @@ def lost_places(known: Ledger, cases: Sequence[Case], stages: Sequence[Stage], s
             places = (needed & known.done(case.name, stage)).nonzero().flatten()
             gone = torch.zeros(known.n, dtype=torch.bool)
             gone[places] = unwritten_mask(store.file(stage_file_name(stage, case)), places)
-            found[case.name, stage.key] = gone
-    return found
+            lost[case.name, stage.key] = gone
+    return lost
 
 
 def source_chain(stage: Stage) -> list[Stage]:
@@ -82,7 +82,17 @@ def refuse_lost_maps(cases: Sequence[Case], stages: Sequence[Stage], store: Stor
 def header_of(
     cases: Sequence[Case], stages: Sequence[Stage], pool: Pool, how: RunOptions, *, images: str, data: str, words: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What a run is, for its journal: a run with another header cannot go on with its state, unless it only adds to it."""
+    """What identifies a run, for its journal: a run with another header cannot go on with its state, unless it only adds to it.
+
+    Args:
+        cases: the subjects, made ready.
+        stages: all stages in their order.
+        pool: the images.
+        how: the options of the run.
+        images: digest of the images; "" for a digest of labels and ids.
+        data: the name of the images.
+        words: plain values that identify the run beside these.
+    """
     digest = hashlib.sha256()
     for tensor in (pool.y, pool.ids):
         digest.update(tensor.contiguous().numpy().tobytes())
@@ -91,7 +101,7 @@ def header_of(
         if isinstance(value, nn.Module)
     ]  # fmt: skip
     known = [model_identity(case.subject.model) for case in cases]
-    told = how.engine == "reference" or how.until is not None  # where verdicts or the end depend on it
+    batched = how.engine == "reference" or how.until is not None  # where verdicts or the end depend on it
     return {
         "robench": version("robench"), "entries": ENTRY_FORMAT,
         "subjects": [case.name for case in cases],
@@ -101,7 +111,7 @@ def header_of(
         "code of recipes": code_digests(*(recipe.name for stage in stages for recipe in recipes_of(stage))),
         "data": data, "n": len(pool), "images": images or digest.hexdigest(), "labels": digest.hexdigest(),
         "seed": how.seed, "until": how.until, "budget": how.budget is not None,
-        "batch_size": how.batch_size if told else None, "precision": how.precision, **words,
+        "batch_size": how.batch_size if batched else None, "precision": how.precision, **words,
         "stages": [[stage.key, *stage.words] for stage in stages],
         **({"masks": tensor_digest(pool.masks)} if pool.masks is not None and any(stage.kind == "method" for stage in stages) else {}),
     }  # fmt: skip

@@ -44,8 +44,8 @@ class Store:
         return self.folder / f"{name}.npy"
 
     @property
-    def kept(self) -> bool:
-        """Whether the state is there after the run."""
+    def keeps_state(self) -> bool:
+        """Whether the state is still there after the run."""
         return self.journal.path is not None
 
     def check(self, file: Path, begun: bool) -> None:
@@ -58,9 +58,19 @@ class Store:
 def open_store(
     world: World, folder: Path | Destination | None, header: Mapping[str, Any], *, resume: bool, adds: Adds | None
 ) -> Iterator[Store]:
-    """The store of a run whose folder is held already (`hold_run_files`); of a run that is refused at once nothing is left behind.
+    """Opens the store of a run whose folder is held already (`hold_run_files`); of a run that is refused at once nothing is left behind.
 
     The arrays of a run without a folder are there as long as its store is.
+
+    Args:
+        world: the processes that share the images.
+        folder: where the state lies; None keeps none.
+        header: what identifies the run, as plain JSON values.
+        resume: whether it goes on with the state that is there.
+        adds: adds(theirs, ours) -> whether a header only adds to that of an earlier run, which can then go on.
+
+    Raises:
+        InputError: where the state belongs to another run, or the folder cannot be written into.
     """
     work = folder.work if isinstance(folder, Destination) else folder
     if work is not None and world.rank == 0:

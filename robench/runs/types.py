@@ -100,7 +100,14 @@ class Pool:
 
 @dataclass(frozen=True)
 class Chunk:
-    """M images of the pool as a stage sees them: x (M, C, H, W) float in [0, 1] on the device; y, ids, places (M,) on the CPU."""
+    """M images of the pool as a stage sees them.
+
+    Attributes:
+        x: (M, C, H, W) float in [0, 1], on the device.
+        y: labels, (M,) int64 on the CPU.
+        ids: sample ids, (M,) int64 on the CPU.
+        places: places in the pool, (M,) int64 on the CPU.
+    """
 
     x: Tensor
     y: Tensor

@@ -102,7 +102,7 @@ def trial_attack(attack: Attack) -> Attack:
 
 
 def attack_outcomes(case: Case, stage: Stage, attack: Attack, chunk: Chunk) -> Iterator[Outcome]:
-    """What became of images that stand."""
+    """Yields what became of images that stand."""
     assert stage.threat is not None
     x, y, label = chunk.x, chunk.y, attack_label(stage)
     draws = Draws(case.seed, chunk.ids.to(case.device), label)
@@ -118,10 +118,10 @@ def attack_outcomes(case: Case, stage: Stage, attack: Attack, chunk: Chunk) -> I
         logits = padded_logits(case.exact_model, x_adv).cpu()
     finite = torch.isfinite(logits).all(1)
     fell = (logits.argmax(1) != y) & finite
-    kept, fallen = x_adv.cpu(), fell.to(x.device)
+    points, fallen = x_adv.cpu(), fell.to(x.device)
     rounded, names = eight_bit_verdicts(case, stage, x[fallen], x_adv[fallen], chunk.places[fell])
     file = case.saved.get(stage.about["cascade"]) if stage.is_reported else None
-    write_array_rows(file, chunk.places[fell], kept[fell])
+    write_array_rows(file, chunk.places[fell], points[fell])
     claimed = found.fooled.cpu().bool()
     reached = claimed & fell if is_own(label) else claimed  # ours are believed in what they were after
     columns: dict[str, Any] = {
@@ -130,13 +130,13 @@ def attack_outcomes(case: Case, stage: Stage, attack: Attack, chunk: Chunk) -> I
         "reached": reached, "rounded": scattered_values(fell, rounded, -1), "png": scattered_values(fell, names, ""),
     }  # fmt: skip
     wanted = fell.nonzero().flatten()[: max(0, EXAMPLES_KEPT - kept_example_count(case, stage))]
-    told = [str(warning.message) for warning in caught]
+    sentences = [str(warning.message) for warning in caught]
     if is_own(label) and bool((claimed & ~fell).any()):
-        told.append(f"what {label} says of fooled images is not what the model says when asked again: the model's word counts")
+        sentences.append(f"what {label} says of fooled images is not what the model says when asked again: the model's word counts")
     extras = {
         "nonfinite": int((found.nonfinite.cpu() | ~finite).sum()), "outside": list(outside),
-        "warnings": list(dict.fromkeys(told)),
-        "images": {str(int(chunk.places[i])): image_json(kept[i]) for i in wanted},
+        "warnings": list(dict.fromkeys(sentences)),
+        "images": {str(int(chunk.places[i])): image_json(points[i]) for i in wanted},
         **({"before": {str(int(chunk.places[i])): image_json(x[i].cpu()) for i in wanted}} if stage.source else {}),
     }  # fmt: skip
     columns["rounded"] = torch.tensor(columns["rounded"], dtype=torch.int64)
@@ -163,16 +163,16 @@ def eight_bit_verdicts(case: Case, stage: Stage, x: Tensor, x_adv: Tensor, place
     """The labels of fallen images, (M, C, H, W), in 8 bits, and the names of the pictures that were written of them: uncounted passes."""
     assert stage.threat is not None
     y, prefix = case.pool.y[places].to(case.device), case.pngs.get(stage.about["cascade"]) if stage.is_reported else None
-    found = rounded_labels(case.exact_model, x, x_adv, y, stage.threat).tolist()
+    labels = rounded_labels(case.exact_model, x, x_adv, y, stage.threat).tolist()
     if prefix is None or not len(places):
-        return found, [""] * len(places)
+        return labels, [""] * len(places)
     ids = case.pool.ids[places]
     points, fooled = eight_bit_points(case.exact_model, x, x_adv, y, stage.threat, Draws(case.seed, ids.to(case.device), "png"))
     names = [f"{prefix.name}{sample}.png" if fools else "none" for sample, fools in zip(ids.tolist(), fooled.tolist(), strict=True)]
     pictures = {prefix.parent / name: png_bytes(point) for name, point in zip(names, points.cpu(), strict=True) if name != "none"}
     if pictures:
         write_whole(pictures)
-    return found, names
+    return labels, names
 
 
 def points_inside(x: Tensor, x_adv: Tensor, threat: Threat, label: str) -> tuple[Tensor, tuple[int, float, int]]:

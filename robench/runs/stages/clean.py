@@ -29,7 +29,7 @@ def all_images_mask(ledger: Ledger, subject: str) -> Tensor:  # noqa: ARG001 - t
 
 
 def clean_outcomes(case: Case, chunk: Chunk) -> Iterator[Outcome]:
-    """Labels and margins. InputError where logits are not finite or a label is no class."""
+    """Yields labels and margins. Raises InputError where logits are not finite or a label is no class."""
     with torch.no_grad():
         logits = padded_logits(case.exact_model, chunk.x).cpu()
     check_logits(logits, chunk.y)

@@ -90,7 +90,10 @@ def cell_stage(
 
 
 def corruption_outcomes(case: Case, name: str, reported: bool, chunk: Chunk) -> Iterator[Outcome]:
-    """The labels that a model gives, and the margins where later stages begin there; InputError where its logits cannot be used."""
+    """Yields the labels that a model gives, and the margins where later stages begin there.
+
+    Raises InputError where the model's logits cannot be used.
+    """
     with torch.no_grad():
         logits = padded_logits(case.exact_model, chunk.x).cpu()
     check_logits(logits, chunk.y, f"images under {name}")

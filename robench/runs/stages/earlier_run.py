@@ -47,15 +47,15 @@ def joined_stage(results: ModelResults, pool: Pool, subject: str, clean: Stage) 
     def measure(chunk: Chunk) -> Iterator[Outcome]:
         yield Outcome({"tried": tried[chunk.places], "fell": fell[chunk.places]})
 
-    kept = saved_images(results, pool, where)
+    images = saved_images(results, pool, where)
     threat = Threat(last.norm, last.eps) if last.norm not in ("", WORST_NORM) else None
-    about = {"clean": clean, "subject": subject, "has images": kept is not None, "folder": str(results.folder)}
+    about = {"clean": clean, "subject": subject, "has images": images is not None, "folder": str(results.folder)}
     none = torch.zeros(len(pool), dtype=torch.bool)
 
     def on(_: Ledger, name: str) -> Tensor:
         return ~none if name == subject else none
 
-    return Stage("joined", last.probe, lambda _: ReadyStage(measure), on, None, kept, threat, needs_trial=False, about=about)
+    return Stage("joined", last.probe, lambda _: ReadyStage(measure), on, None, images, threat, needs_trial=False, about=about)
 
 
 def saved_images(results: ModelResults, pool: Pool, where: dict[int, int]) -> MakeImages | None:
@@ -82,9 +82,9 @@ def saved_images(results: ModelResults, pool: Pool, where: dict[int, int]) -> Ma
 def saved_array(path: Path, n: int, shape: tuple[int, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     """The array of a run of n images; InputError where it is none of such images."""
     try:
-        kept = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read as saved images: {error}") from None
-    if kept.shape != (n, *shape) or kept.dtype != np.float32:
-        raise InputError(f"{path} holds {kept.dtype} {kept.shape}, and the run it belongs to has {n} images of other shape")
-    return kept  # type: ignore[no-any-return]
+    if array.shape != (n, *shape) or array.dtype != np.float32:
+        raise InputError(f"{path} holds {array.dtype} {array.shape}, and the run it belongs to has {n} images of other shape")
+    return array  # type: ignore[no-any-return]

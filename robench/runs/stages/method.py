@@ -156,7 +156,7 @@ def explained_logits(case: Case, stage: Stage, chunk: Chunk) -> Tensor:
 
 
 def jacobian_outcomes(case: Case, names: Sequence[str], target: str | int, chunk: Chunk) -> Iterator[Outcome]:
-    """The values of the scores that ask for no map."""
+    """Yields the values of the scores that ask for no map."""
     logits = case.logits_at(chunk, clean=True)
     check_logits(logits, chunk.y)
     with warnings.catch_warnings():
@@ -169,17 +169,17 @@ def jacobian_outcomes(case: Case, names: Sequence[str], target: str | int, chunk
 def method_outcomes(
     case: Case, stage: Stage, model: Any, explain: Explain, scorers: Mapping[str, Score], chunk: Chunk
 ) -> Iterator[Outcome]:
-    """The scores of the maps of a chunk, and the maps that the pictures show."""
+    """Yields the scores of the maps of a chunk, and the maps that the pictures show."""
     logits = explained_logits(case, stage, chunk)
     own = [one for one in (stage.about["method"], *scorers) if is_own(one)]
-    kept = weight_copies(case.subject.model) if own else []
+    copies = weight_copies(case.subject.model) if own else []
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=re.escape(CUT_GRAPH), category=RuntimeWarning)
         some = explained_chunk(case, stage, model, explain, chunk, logits)
         bad = ~some.maps.isfinite().flatten(1).all(1)
         some = some if not bool(bad.any()) else without_bad_maps(some, bad)
         values = {f"score {name}": values_from(score(some), len(some.x), name) for name, score in scorers.items()}
-    changed = restore_weights(kept)
+    changed = restore_weights(copies)
     zero = zero_map_mask(some) & ~bad.cpu()
     curves = lorenz_heights(some.sorted_sizes, LORENZ_POINTS).cpu()
     known = ~curves.isnan().any(1)

@@ -47,7 +47,10 @@ def probe_stage(recipe: Recipe, *, clean: Stage, source: Stage | None = None, re
 
 
 def probe_outcomes(case: Case, stage: Stage, label: str, function: Probe, chunk: Chunk) -> Iterator[Outcome]:
-    """What each level did to images that are right; a stage that later ones build on must have one level, whose first draw they get."""
+    """Yields what each level did to images that are right.
+
+    A stage that later ones build on must have one level, of which they get the images of the first draw.
+    """
     draws = Draws(case.seed, chunk.ids.to(case.device), label)
     last, settings = None, set[str]()
     with warnings.catch_warnings(record=True) as caught:
@@ -65,9 +68,9 @@ def probe_outcomes(case: Case, stage: Stage, label: str, function: Probe, chunk:
             wanted = level.repeat == 0 and (stage.keeps_images or case.saves_made_images)
             last = Outcome(columns, level.setting, level.repeat, level.x if wanted else None)
     refuse_other_levels(case, stage, label, settings)
-    told = list(dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, RuntimeWarning)))
+    sentences = list(dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, RuntimeWarning)))
     if last is not None:
-        yield replace(last, extras={"warnings": told} if told else {})
+        yield replace(last, extras={"warnings": sentences} if sentences else {})
 
 
 def refuse_other_levels(case: Case, stage: Stage, label: str, settings: set[str]) -> None:
