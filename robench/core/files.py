@@ -126,7 +126,7 @@ def hold_lock(path: Path, what: Path) -> Iterator[None]:
 
 
 def open_lock(path: Path, what: Path) -> int | None:
-    """The open and locked lock file, None where there are no locks; InputError where another process holds it."""
+    """The open and locked lock file, None where there are no locks. Raises InputError where another process holds it."""
     if os.name != "posix":
         return None
     import fcntl

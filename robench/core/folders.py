@@ -250,7 +250,7 @@ def refuse_beside_results(save: Path | None, pngs: Path | None, held: Path | Non
 
 
 def allowed_destination(folder: Path, words: dict[str, Any], resume: bool, force: bool, adds: Adds) -> Destination:
-    """What a run with these words may do in a folder; InputError where that is nothing."""
+    """What a run with these words may do in a folder. Raises InputError where that is nothing."""
     theirs, unfinished = finished_run_words(folder), bool(state_files(folder))
     if theirs is None and not unfinished:
         refuse_foreign_files(folder)
@@ -286,7 +286,7 @@ def allowed_destination(folder: Path, words: dict[str, Any], resume: bool, force
 
 
 def finished_run_words(folder: Path) -> Words | None:
-    """The words of the finished run in a folder, as far as it tells; None without one. InputError for a manifest that is not ours."""
+    """The words of the finished run in a folder, None without one; InputError for a manifest that robench did not write."""
     if not (folder / MANIFEST).exists():
         return None
     content = manifest_of(folder)

@@ -153,7 +153,7 @@ def sealed_lines(entries: Iterable[Mapping[str, Any]]) -> bytes:
 
 
 def checked_entries(lines: Iterable[bytes], path: Path) -> list[dict[str, Any]]:
-    """The entries of the lines; InputError where one is not as it was written."""
+    """The entries of the lines. Raises InputError where one is not as it was written."""
     last, entries = "", []
     for line in lines:
         try:

@@ -119,7 +119,7 @@ def parse_recipe(sentence: str) -> Recipe:
 
 
 def kind_and_name(name: str) -> tuple[str, str]:
-    """The kind that a name begins with, "" for none, and the rest: probe:mine.py:flip. InputError for a word that is no kind."""
+    """The kind that a name begins with, "" for none, and the rest: probe:mine.py:flip. Raises InputError for a word that is no kind."""
     word, colon, rest = name.partition(":")
     if colon and word in KIND_WORDS and rest.strip():
         return KIND_WORDS[word], rest.strip()
@@ -351,7 +351,7 @@ def refuse_option_type(recipe: Recipe, key: str, function: Callable[..., Any]) -
 
 
 def user_function(recipe: Recipe, what: str) -> Callable[..., Any]:
-    """The user's own function that a recipe names; InputError where it cannot be called as an attack, a probe, ... is."""
+    """The user's own function that a recipe names. Raises InputError where it cannot be called as an attack, a probe, ... is."""
     function, wanted = function_from_file(recipe.name), SIGNATURES.get(what)
     if wanted is None or takes_arguments(function, wanted):
         return function

@@ -260,7 +260,7 @@ def refuse_negative(**counts: int) -> None:
 
 
 def float_array(values: Values) -> Floats:
-    """The values as float64, (n,); InputError for what are no numbers."""
+    """The values as float64, (n,). Raises InputError for what are no numbers."""
     try:
         return np.asarray(values, dtype=np.float64).ravel()
     except (TypeError, ValueError):

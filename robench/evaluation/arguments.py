@@ -103,7 +103,18 @@ def as_subject(model: Any, name: str | None = None) -> Subject:
 
 
 def as_labelled_images(x: Pictures, y: Array | None, ids: Array | None, masks: Array | None = None, *, about: Row | None = None) -> Images:
-    """Images with labels, from whatever a caller has. InputError for images without labels, and where a second word is given on some."""
+    """Images with labels, from whatever a caller has.
+
+    Args:
+        x: images (N, C, H, W), an `Images`, or a DataLoader of (x, y).
+        y: labels (N,); None where x brings them.
+        ids: sample ids (N,); 0 to N - 1 for None.
+        masks: (N, H, W), true where the object is, or None.
+        about: a row that names the data set and the split, or None.
+
+    Raises:
+        InputError: for images without labels, and where x brings what is handed over beside it.
+    """
     if isinstance(x, Images):
         refuse_second(x, y=y, ids=ids, masks=masks)
         return x
@@ -126,7 +137,7 @@ def refuse_second(x: Any, **given: Any) -> None:
 
 
 def read_loader(loader: DataLoader[Any]) -> tuple[Tensor, Tensor]:
-    """All images (N, C, H, W) and labels (N,) of a loader. InputError where its batches are no pairs, or there is none."""
+    """All images (N, C, H, W) and labels (N,) of a loader. Raises InputError where its batches are no pairs, or there is none."""
     parts: list[tuple[Tensor, Tensor]] = []
     for batch in loader:
         if not isinstance(batch, (list, tuple)) or len(batch) < 2:
@@ -140,7 +151,7 @@ def read_loader(loader: DataLoader[Any]) -> tuple[Tensor, Tensor]:
 
 
 def as_severity(value: Any) -> int:
-    """A severity from 1 to 5; InputError for anything else."""
+    """A severity from 1 to 5. Raises InputError for anything else."""
     found = as_whole_number(value, "a severity", 1)
     if found > 5:
         raise InputError(f"a severity must be a whole number from 1 to 5, not {found}")

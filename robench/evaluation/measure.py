@@ -58,7 +58,7 @@ def as_run_options(
     *, seed: int = 0, batch_size: int = 250, device: str = "cpu", until: float | None = None, budget: float | None = None,
     folder: PathLike | Destination | None = None, **more: Any,
 ) -> RunOptions:  # fmt: skip
-    """How a run is made, from what a caller hands over; InputError for what is none of it."""
+    """How a run is made, from what a caller hands over. Raises InputError for what is none of it."""
     until = None if until is None else as_number(until, "until")
     if until is not None and not 0 < until < 0.5:
         raise InputError(f"the half-width to stop at must lie between 0 and 0.5, not {until:g}")

@@ -120,7 +120,7 @@ def recipe_kind(recipe: Recipe) -> str:
 
 
 def own_recipe_kind(recipe: Recipe) -> str:
-    """What a function of the user's own is, by its arguments. InputError where they do not tell."""
+    """What a function of the user's own is, by its arguments. Raises InputError where they do not tell."""
     function = function_from_file(recipe.name)
     names, called = positional_names(function), f"{recipe.label}({', '.join(parameter_names(function))})"
     for name, kind in KIND_ARGUMENTS.items():

@@ -106,7 +106,7 @@ def is_suite_file(name: str) -> bool:
 
 
 def recipe_lines(path: Path) -> list[str]:
-    """The recipes in a text file, one a line; what follows a # is a comment. InputError where it holds none or cannot be read."""
+    """The recipes in a text file, one a line; what follows a # is a comment. Raises InputError where it holds none or cannot be read."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -82,7 +82,7 @@ def first_pixels(pool: Pool, places: Tensor) -> Tensor:
 
 
 def uncounted_logits(model: nn.Module, x: Tensor) -> Tensor:
-    """The logits (B, K) of some images on the CPU, by an uncounted pass; InputError where the model returns something else."""
+    """The logits (B, K) of some images on the CPU, by an uncounted pass. Raises InputError where the model returns something else."""
     with torch.no_grad():
         logits = padded_logits(model, x)
     if logits.dim() != 2 or len(logits) != len(x):
@@ -108,7 +108,7 @@ def stand_in_model(case: Case, how: RunOptions) -> tuple[nn.Module, list[str]]:
 
 
 def adversarial_files(case: Case, save: Mapping[tuple[str, str], Path], store: Store, world: World) -> dict[str, Path]:
-    """The files of adversarial images of a case, made anew unless the run goes on. InputError if one is gone."""
+    """The files of adversarial images of a case, made anew unless the run goes on. Raises InputError if one is gone."""
     files = {cascade: path for (name, cascade), path in save.items() if name == case.name}
     for path in files.values():
         if any("stage" in entry for entry in store.journal.entries):

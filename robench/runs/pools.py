@@ -14,7 +14,7 @@ from robench.runs.types import Pool
 
 
 def pool_tensors(x: Array, y: Array, ids: Array | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Images, labels and ids as tensors, the last two on the CPU; InputError where they do not go together."""
+    """Images, labels and ids as tensors, the last two on the CPU. Raises InputError where they do not go together."""
     x = as_images(x)
     y, ids = as_labels(y, len(x)), torch.arange(len(x)) if ids is None else as_labels(ids, len(x), "ids", "id")
     if x.is_floating_point() and (fault := pixel_range_fault(x)):

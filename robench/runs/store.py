@@ -95,7 +95,7 @@ def open_store(
 
 
 def folder_of_arrays(work: Path | None) -> Path:
-    """The folder of the arrays of a run, made: a temporary one where it keeps no state. InputError where it cannot be made."""
+    """The folder of the arrays of a run, made: a temporary one where it keeps no state. Raises InputError where it cannot be made."""
     try:
         if work is None:
             return Path(tempfile.mkdtemp())

@@ -159,7 +159,7 @@ class Stage:
     Attributes:
         kind: "clean", "attack", "probe", "corruption", "method" or "joined".
         name: the name in rows and files.
-        begin: makes the stage ready for one model. InputError where the model cannot be used; some errors come with the first chunk only.
+        begin: makes the stage ready for one model; InputError where it cannot be used, though some errors come with the first chunk only.
         on: on(ledger, subject) -> (N,) bool, the images that the stage is for.
         source: the stage whose images it is given; None for the clean ones.
         images: images(places, before) -> the images that it shows to every model, where it makes them without asking a model (a

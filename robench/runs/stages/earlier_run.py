@@ -80,7 +80,7 @@ def saved_images(results: ModelResults, pool: Pool, where: dict[int, int]) -> Ma
 
 
 def saved_array(path: Path, n: int, shape: tuple[int, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """The array of a run of n images; InputError where it is none of such images."""
+    """The array of a run of n images. Raises InputError where it is none of such images."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:

@@ -147,7 +147,7 @@ def applies_to_maps(score: str, complete: bool) -> bool:
 
 
 def explained_logits(case: Case, stage: Stage, chunk: Chunk) -> Tensor:
-    """The logits (M, K) of the images that are explained; InputError where they are probabilities or cannot be used."""
+    """The logits (M, K) of the images that are explained. Raises InputError where they are probabilities or cannot be used."""
     logits = case.logits_at(chunk, clean=stage.source is None)
     check_logits(logits, chunk.y)
     if case.is_trial and bool(are_probabilities(logits).all()):
@@ -209,7 +209,7 @@ def explained_chunk(case: Case, stage: Stage, model: Any, explain: Explain, chun
 
 
 def target_classes(target: str | int, y: Tensor, logits: Tensor) -> Tensor:
-    """The class explained for each image, (M,); InputError for a word or number that names none."""
+    """The class explained for each image, (M,). Raises InputError for a word or number that names none."""
     if isinstance(target, int):
         if not 0 <= target < logits.shape[1]:
             raise InputError(f"--target {target} is no class of the model: it has {logits.shape[1]} classes, 0 to {logits.shape[1] - 1}")
@@ -218,7 +218,7 @@ def target_classes(target: str | int, y: Tensor, logits: Tensor) -> Tensor:
 
 
 def maps_from(made: object, x: Tensor, method: str) -> Tensor:
-    """The maps that a method made of the images x (B, C, H, W); InputError where it made something else."""
+    """The maps that a method made of the images x (B, C, H, W). Raises InputError where it made something else."""
     shape = tuple(x.shape)
     if isinstance(made, Tensor) and made.is_floating_point() and tuple(made.shape) in (shape, (shape[0], 1, *shape[2:])):
         return made.detach()
@@ -227,7 +227,7 @@ def maps_from(made: object, x: Tensor, method: str) -> Tensor:
 
 
 def values_from(made: object, n: int, score: str) -> Tensor:
-    """The values that a score gave n images, (n,) float64 on the CPU; InputError where it gave something else."""
+    """The values that a score gave n images, (n,) float64 on the CPU. Raises InputError where it gave something else."""
     if isinstance(made, Tensor) and tuple(made.shape) == (n,):
         return made.detach().cpu().double()
     found = f"a tensor of shape {tuple(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
