@@ -72,6 +72,31 @@ def case_of(subject: Subject, name: str, pool: Pool, ledger: Ledger, how: RunOpt
     )  # fmt: skip
 
 
+def equip_case(run: Run, case: Case, how: RunOptions, save: Mapping[tuple[str, str], Path], pngs: Mapping[tuple[str, str], Path]) -> None:
+    """Gives a case its store and files and, where attacks run, its stand-in and diagnostics.
+
+    Args:
+        run: the run, whose store is open.
+        case: the case; it is changed in place.
+        how: the options of the run.
+        save: (subject, cascade) -> the .npy file that takes the adversarial images.
+        pngs: (subject, cascade) -> the beginning of the paths of their pictures.
+
+    Raises:
+        InputError: where a file of a run that goes on is gone.
+    """
+    attacks = any(stage.kind == "attack" for stage in run.stages)
+    case.saves_made_images = how.made is not None
+    case.store, case.remembers = run.store, any(stage.kind == "method" for stage in run.stages)
+    case.saved = adversarial_files(case, save, run.store, run.world)
+    case.pngs = {cascade: path for (name, cascade), path in pngs.items() if name == case.name}
+    if attacks:
+        case.model, notes = stand_in_model(case, how)
+        case.notes += notes
+    if how.examine and attacks:
+        case.checks += case_diagnostics(run, case)
+
+
 def first_pixels(pool: Pool, places: Tensor) -> Tensor:
     """Some images of the pool to look at a model with: mild ones where those as they are are not known."""
     if pool.pixels is not None:

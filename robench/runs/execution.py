@@ -22,7 +22,7 @@ from robench.models.contract import refuse_absent_weights
 from robench.models.stand_ins import arithmetic
 from robench.runs import diagnostics
 from robench.runs.blocks import run_in_blocks
-from robench.runs.cases import adversarial_files, case_diagnostics, case_of, distinct_names, refuse_function, stand_in_model
+from robench.runs.cases import case_of, distinct_names, equip_case, refuse_function
 from robench.runs.ledger import Ledger
 from robench.runs.loop import Run, Taker, admit
 from robench.runs.resuming import can_resume, header_of, refuse_lost_maps, restore_ledger
@@ -101,7 +101,6 @@ def execute(
             stack.enter_context(freeze_model(subject.model, how.device))
         stack.enter_context(compiled_kernels(how.compiled))
         stack.enter_context(arithmetic("fp32"))
-        attacks = any(stage.kind == "attack" for stage in stages)
         cases = [
             case_of(subject, name, pool, ledger, how, mode)
             for subject, name, mode in zip(subjects, distinct_names(subjects), modes, strict=True)
@@ -116,15 +115,7 @@ def execute(
         run = replace(run, store=store, made=how.made, clock=(lambda: before + now() - begin) if how.budget is not None else None)
         refuse_lost_maps(cases, stages, store)
         for case in cases:
-            case.saves_made_images = how.made is not None
-            case.store, case.remembers = store, any(stage.kind == "method" for stage in stages)
-            case.saved = adversarial_files(case, save, store, world)
-            case.pngs = {cascade: path for (name, cascade), path in pngs.items() if name == case.name}
-            if attacks:
-                case.model, notes = stand_in_model(case, how)
-                case.notes += notes
-            if how.examine and attacks:
-                case.checks += case_diagnostics(run, case)
+            equip_case(run, case, how, save, pngs)
         interval, notes, spent = run_in_blocks(run, how)
     return FinishedRun(cases, stages, pool, ledger, interval, notes, spent)
 
