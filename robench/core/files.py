@@ -38,6 +38,18 @@ def room_advice(error: OSError) -> str:
     return ", or make room" if error.errno in FULL else ""
 
 
+def is_existing_file(path: Path) -> bool:
+    """Whether there is a file at a path; false also where its name is longer than the system allows.
+
+    Args:
+        path: any path.
+    """
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def prepare_folder(folder: Path) -> Path:
     """The folder, which is made if need be and known to be writable before hours are spent.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -160,7 +161,7 @@ def as_list(value: Any) -> list[Any]:
         >>> as_list("gini"), as_list(("gini", "hoyer"))
         (['gini'], ['gini', 'hoyer'])
     """
-    several = isinstance(value, Iterable) and not isinstance(value, (str, bytes, os.PathLike))
+    several = isinstance(value, Iterable) and not isinstance(value, (str, bytes, os.PathLike)) and getattr(value, "ndim", 1) > 0
     return list(value) if several else [value]
 
 
@@ -184,7 +185,7 @@ def as_radius(eps: Any) -> float:
     """
     try:
         found = parse_fraction(eps) if isinstance(eps, str) else math.nan if eps is None or isinstance(eps, bool) else float(eps)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         found = math.nan
     if not 0 <= found < math.inf:
         raise InputError(f"eps must be a finite number of at least 0, or a fraction such as '8/255', not {eps!r}")
@@ -238,14 +239,12 @@ def as_suite(suite: Suite) -> str | list[Recipe]:
     """
     if isinstance(suite, str):
         return suite
-    if isinstance(suite, Recipe):
-        return [suite]
-    if not isinstance(suite, Iterable):
-        raise InputError(f"suite is {type(suite).__name__}: name attacks, such as 'pgd,steps=50', or a suite, such as 'autoattack'")
-    wrong = next((one for one in suite if not isinstance(one, (str, Recipe))), None)
-    if wrong is not None:
-        raise InputError(f"suite holds {type(wrong).__name__}: name attacks, such as 'pgd,steps=50', or a suite, such as 'autoattack'")
-    return [parse_recipe(one) if isinstance(one, str) else one for one in suite]
+    recipes = as_list(suite)
+    wrong = next((one for one in recipes if not isinstance(one, (str, Recipe))), recipes)
+    if wrong is not recipes:
+        verb = "holds" if isinstance(suite, Iterable) else "is"
+        raise InputError(f"suite {verb} {type(wrong).__name__}: name attacks, such as 'pgd,steps=50', or a suite, such as 'autoattack'")
+    return [parse_recipe(one) if isinstance(one, str) else one for one in recipes]
 
 
 def as_suite_list(suite: Suite) -> list[str | Recipe]:
@@ -293,7 +292,8 @@ def as_number(value: Any, name: str) -> float:
         InputError: for anything else, also for true and false.
     """
     if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
-        return float(value)
+        with suppress(OverflowError):
+            return float(value)
     raise InputError(f"{name} must be a number, not {value!r}")
 
 

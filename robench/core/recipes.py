@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from robench.core.errors import InputError
+from robench.core.files import is_existing_file
 from robench.core.synonyms import OTHER_OPTION_HINTS, our_names_for
 
 T = TypeVar("T")
@@ -124,7 +125,7 @@ def kind_and_name(name: str) -> tuple[str, str]:
     if colon and word in KIND_WORDS and rest.strip():
         return KIND_WORDS[word], rest.strip()
     file = Path(name.rpartition(":")[0])
-    if ".py:" in rest and word.isalpha() and len(word) > 1 and word != "transfer" and not file.is_file():  # one letter is a drive
+    if ".py:" in rest and word.isalpha() and len(word) > 1 and word != "transfer" and not is_existing_file(file):  # one letter is a drive
         begun = [kind for kind in KIND_WORDS if kind.startswith(word)]
         raise InputError(f"unknown kind {word!r} of {name!r}{f': did you mean {begun[0]!r}?' if begun else did_you_mean(word, KIND_WORDS)}")
     return "", name
@@ -162,12 +163,18 @@ def parse_literal(text: str) -> Any:
     """
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
-    for kind in (int, float, parse_fraction):
+    for kind in (whole_number, float, parse_fraction):
         try:
             return kind(text)
         except ValueError:
             continue
     return text
+
+
+def whole_number(text: str) -> float:
+    """The int that a text spells; inf for one beyond the range of floats, as for 1e400. ValueError for anything else."""
+    number = float(text)
+    return int(text) if math.isfinite(number) else number
 
 
 def parse_fraction(text: str) -> float:
@@ -218,11 +225,11 @@ def value_text(value: object) -> str:
     if not isinstance(value, float):
         return str(value)
     short, whole = (re.sub(r"e([+-])0*", r"e\1", text).replace("e+", "e") for text in (f"{value:g}", repr(value)))  # a file name loses a +
-    if float(short) == value:
+    if float(short) == value or not math.isfinite(value):
         return short
     parted = (f"{round(parts * value)}/{parts}" for parts in DENOMINATORS if abs(value) < 100 and round(parts * value) / parts == value)
     steps = f"{255 * value:.4g}/255"
-    return next(parted, steps if parse_fraction(steps) == value else whole)
+    return next(parted, steps if math.isfinite(255 * value) and parse_fraction(steps) == value else whole)
 
 
 def recipe_text(recipe: Recipe) -> str:
@@ -441,7 +448,7 @@ def function_from_file(reference: str) -> Callable[..., Any]:
 
 def user_module(path: Path) -> ModuleType:
     """The module a Python file defines, run once as long as the file is the same."""
-    key = (str(path.resolve()), path.read_bytes() if path.is_file() else b"")
+    key = (str(path.resolve()), path.read_bytes() if is_existing_file(path) else b"")
     if key not in USER_MODULES:
         USER_MODULES[key] = run_user_file(path)
     return USER_MODULES[key]
@@ -449,7 +456,7 @@ def user_module(path: Path) -> ModuleType:
 
 def run_user_file(path: Path) -> ModuleType:
     """The module a Python file defines; runs the file. Its folder is importable meanwhile, as for a script."""
-    if not path.is_file():
+    if not is_existing_file(path):
         raise InputError(f"no such file: {path}")
     spec = importlib.util.spec_from_file_location(USER_MODULE_PREFIX + path.stem, path)
     if spec is None or spec.loader is None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,8 +39,7 @@ class Threat:
     def __post_init__(self) -> None:
         if self.norm not in NORMS:
             raise InputError(f"unknown norm {self.norm!r}: choose one of {', '.join(NORMS)}")
-        words: object = self.eps  # whatever the caller has handed over
-        if words is None or isinstance(words, (str, bool)) or not 0 <= self.eps < float("inf"):
+        if not is_radius(self.eps):
             raise InputError(f"eps must be a finite number of at least 0, not {self.eps!r}")
 
     def distance(self, x: Tensor, x_adv: Tensor) -> Tensor:
@@ -163,6 +163,14 @@ class Threat:
             sizes = -(1 - draws.child("sizes").uniform(x.shape[1:], step)).log()
             drawn = sizes.to(x.dtype) * drawn.sign()
         return drawn / per_sample(delta_norms(self.norm, drawn), drawn)
+
+
+def is_radius(value: Any) -> bool:
+    """Whether what a caller hands over is a finite number of at least 0; no text, and neither true nor false."""
+    try:
+        return not isinstance(value, (str, bytes, bool)) and 0 <= float(value) < math.inf
+    except (TypeError, ValueError, OverflowError):
+        return False
 
 
 def diameter(norm: str, shape: Sequence[int]) -> float:
