@@ -112,6 +112,54 @@ class Draws:
         """
         return self._words("integers", shape, step) * high >> 32
 
+    def permutation(self, step: int = 0) -> Tensor:
+        """A random order of the samples: their places 0 to B - 1 sorted by a random 64-bit word of each, (B,) int64.
+
+        So the relative order of two samples does not depend on which others there are.
+
+        Args:
+            step: number of the draw; another step gives another order.
+        """
+        high, low = self._words("permutation", (2,), step).unbind(1)
+        first = low.argsort(stable=True)
+        return first[high[first].argsort(stable=True)]
+
+    def beta(self, a: float, b: float, step: int = 0) -> Tensor:
+        """Numbers in [0, 1] from the Beta(a, b) distribution, (B,) float64: the share of one of two gamma numbers in their sum.
+
+        Args:
+            a: above 0.
+            b: above 0.
+            step: number of the draw; another step gives other numbers.
+        """
+        return (self.child("a").log_gamma(a, step) - self.child("b").log_gamma(b, step)).sigmoid()
+
+    def log_gamma(self, shape: float, step: int = 0) -> Tensor:
+        """The logarithm of numbers from the gamma distribution of scale 1, (B,) float64: a small shape leaves numbers below any float.
+
+        By rejection, Marsaglia & Tsang, "A simple method for generating gamma variables", ACM Transactions on Mathematical Software 2000;
+        shapes below 1 by the number of shape + 1 times U^(1 / shape).
+
+        Args:
+            shape: of the distribution, above 0.
+            step: number of the draw; another step gives other numbers.
+        """
+        d = (shape if shape >= 1 else shape + 1) - 1 / 3
+        result = torch.full((len(self.ids),), float("nan"), dtype=torch.float64, device=self.ids.device)
+        attempt = 0
+        while bool((open_places := result.isnan().nonzero().flatten()).numel()):
+            draws = self.take(open_places).child("attempt", attempt)
+            x, u = draws.normal((), step).double(), draws._open_uniform(step)
+            v = (1 + x / math.sqrt(9 * d)) ** 3
+            accepted = (v > 0) & (u.log() < 0.5 * x.square() + d * (1 - v + v.clamp_min(1e-300).log()))
+            result[open_places[accepted]] = math.log(d) + v[accepted].log()
+            attempt += 1
+        return result if shape >= 1 else result + self.child("boost")._open_uniform(step).log() / shape
+
+    def _open_uniform(self, step: int) -> Tensor:
+        """Uniform numbers in (0, 1), (B,) float64, whose logarithm is finite."""
+        return (self._words("open", (), step).double() + 0.5) * 2.0**-32
+
     def _words(self, kind: str, shape: tuple[int, ...], step: int) -> Tensor:
         """Random 32-bit words, (B, *shape) int64: Philox with block, step and id in the counter, seed and keys in the key."""
         digest = hashlib.blake2b(f"{self.seed}|{self.key}|{kind}".encode(), digest_size=8).digest()

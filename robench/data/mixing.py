@@ -5,8 +5,8 @@
     label    lam onehot(y) + (1 - lam) onehot(y2)
 
 The share lam ~ Beta(alpha, alpha), the partners and the place of the box belong to a step of the training and to the whole
-batch, as in both papers: each is a pure function of (seed, step), and processes that each hold a part of the batch agree
-without a word. The numbers come from numpy's Generator; they repeat under one version of numpy.
+batch, as in both papers: each is a pure function of (seed, step), drawn from `Draws`, and processes that each hold a part of the
+batch agree without a word.
 """
 
 from __future__ import annotations
@@ -15,14 +15,12 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from robench.core.checks import positive_option
-
-PARTNERS, SHARE, PLACE = 1, 2, 3  # streams of random numbers that know nothing of each other
+from robench.core.draws import Draws
 
 
 class MixedBatch(NamedTuple):
@@ -41,7 +39,7 @@ def mixing_partners(n: int, seed: int, step: int) -> Tensor:
         seed: the seed of the training.
         step: the step of the training.
     """
-    return torch.from_numpy(step_generator(PARTNERS, seed, step).permutation(n))
+    return Draws(seed, torch.arange(n), "train/mixing/partners").permutation(step)
 
 
 def mixing_share(alpha: float, seed: int, step: int) -> float:
@@ -56,7 +54,7 @@ def mixing_share(alpha: float, seed: int, step: int) -> float:
         InputError: where alpha is not above 0.
     """
     alpha = positive_option("the alpha of mixup and cutmix", alpha)
-    return float(step_generator(SHARE, seed, step).beta(alpha, alpha))
+    return float(Draws(seed, torch.zeros(1, dtype=torch.int64), "train/mixing/share").beta(alpha, alpha, step))
 
 
 def box_centre(seed: int, step: int) -> tuple[float, float]:
@@ -66,13 +64,8 @@ def box_centre(seed: int, step: int) -> tuple[float, float]:
         seed: the seed of the training.
         step: the step of the training.
     """
-    down, right = step_generator(PLACE, seed, step).random(2).tolist()
+    down, right = Draws(seed, torch.zeros(1, dtype=torch.int64), "train/mixing/place").uniform((2,), step)[0].tolist()
     return down, right
-
-
-def step_generator(stream: int, seed: int, step: int) -> np.random.Generator:
-    """A fresh source of random numbers for one purpose in one step."""
-    return np.random.default_rng((stream, abs(seed), step))
 
 
 def mixup(

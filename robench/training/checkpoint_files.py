@@ -95,7 +95,7 @@ def refuse_foreign_state(out: Path) -> None:
         return
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from None
-    if not start.startswith(STATE_FORMAT.partition(b"-2")[0]):
+    if not start.startswith(STATE_FORMAT.partition(b"-3")[0]):
         raise InputError(foreign_state_sentence(path))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robench.core.draws import Draws
 from robench.core.errors import DivergedError, InputError
 from robench.core.model_calls import CUT_GRAPH, freeze_model
 from robench.core.recipes import parse_recipe, resolve
@@ -57,7 +58,7 @@ def fit(run: TrainingRun, plan: TrainingPlan, train: Images, held_out: Images) -
         return  # it had ended before it was saved
     while run.done < plan.epochs * steps:
         epoch, begin, lr, trouble = run.done // steps, time.perf_counter(), 0.0, ""
-        batches = shuffled_batches(len(train), steps // plan.objective.replays, plan.batch_size, plan.seed, epoch)
+        batches = shuffled_batches(train.ids, steps // plan.objective.replays, plan.batch_size, plan.seed, epoch)
         while run.done < (epoch + 1) * steps and not trouble:
             step = run.done % steps
             lr = rate(run.done / (plan.epochs * steps), run)
@@ -91,21 +92,18 @@ def learning_rate_schedule(plan: TrainingPlan) -> Callable[[float, TrainingRun],
     return lambda progress, run: plan.lr * rate(progress, [record["terms"]["loss"] for record in run.history]) * 0.5 ** len(run.lost)
 
 
-def shuffled_batches(n: int, steps: int, batch_size: int, seed: int, epoch: int) -> tuple[Tensor, ...]:
-    """The places of each batch of one epoch: a permutation drawn from (seed, epoch), the incomplete last batch left out.
-
-    It is torch's permutation and not one of `Draws`, whose numbers belong to single images; a torch of another version may draw another.
+def shuffled_batches(ids: Tensor, steps: int, batch_size: int, seed: int, epoch: int) -> tuple[Tensor, ...]:
+    """The places of each batch of one epoch: the images in a random order of their ids, the incomplete last batch left out.
 
     Args:
-        n: how many images there are.
+        ids: of the images, (N,) int64.
         steps: how many batches.
         batch_size: images a batch.
         seed: of the training.
         epoch: the number of the epoch, from 0.
     """
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    order = torch.randperm(n, generator=generator)[: steps * batch_size]
-    return tuple(torch.split(order, batch_size))
+    order = Draws(seed, ids.cpu(), "train/order").permutation(epoch)
+    return tuple(torch.split(order[: steps * batch_size], batch_size))
 
 
 def close_epoch(run: TrainingRun, plan: TrainingPlan, held_out: Images, epoch: Epoch, trouble: str) -> Epoch:

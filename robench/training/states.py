@@ -22,7 +22,7 @@ from robench.core.files import write_whole
 from robench.core.folders import word_difference
 from robench.training.types import Epoch, Event, StateDict, TrainingRun
 
-STATE_FORMAT = b"robench-training-2 "  # a state begins with this, the sha256 of the rest, and the end of the line
+STATE_FORMAT = b"robench-training-3 "  # a state begins with this, the sha256 of the rest, and the end of the line
 SAVE_SECONDS = 60.0  # a training that is killed loses that much at most, or twenty times what it takes to save
 PROGRESS_FIELDS = ("done", "sums", "history", "first")
 KEPT_EPOCHS = ("best", "last", "steady")

@@ -1,5 +1,7 @@
 """The random numbers: the generator against its published vectors, their law, and what they may depend on."""
 
+import itertools
+
 import pytest
 import torch
 from scipy import stats
@@ -88,3 +90,33 @@ def test_a_cuda_device_gives_the_same_numbers():
     here, there = Draws(5, IDS, "a"), Draws(5, IDS.cuda(), "a")
     assert torch.equal(here.uniform((777,)), there.uniform((777,)).cpu())
     assert torch.allclose(here.normal((777,)), there.normal((777,)).cpu(), atol=1e-6, rtol=0)
+
+
+def test_a_permutation_has_every_place_once_and_the_order_of_two_samples_does_not_hang_on_the_others():
+    draws = Draws(3, torch.arange(100) * 7, "order")
+    order = draws.permutation(2)
+    assert torch.equal(order.sort().values, torch.arange(100))
+    assert not torch.equal(order, draws.permutation(3))
+    some = torch.tensor([50, 3, 99, 20])
+    assert torch.equal(some[draws.take(some).permutation(2)], order[torch.isin(order, some)])
+
+
+def test_permutations_of_four_samples_are_even():
+    orders = [tuple(Draws(0, torch.arange(4), "order").permutation(step).tolist()) for step in range(2400)]
+    counts = torch.tensor([orders.count(order) for order in itertools.permutations(range(4))])
+    assert stats.chisquare(counts.numpy()).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(("a", "b"), [(1.0, 1.0), (0.3, 0.3), (2.0, 5.0), (0.5, 3.0)])
+def test_beta_numbers_follow_their_law_and_belong_to_their_sample(a, b):
+    draws = Draws(1, torch.arange(4000), "beta")
+    numbers = draws.beta(a, b)
+    assert stats.kstest(numbers.numpy(), stats.beta(a, b).cdf).pvalue > 1e-3
+    some = torch.tensor([17, 3999, 4])
+    assert torch.equal(draws.take(some).beta(a, b), numbers[some])
+
+
+@pytest.mark.parametrize("shape", [0.05, 0.9, 1.0, 7.5])
+def test_gamma_numbers_follow_their_law(shape):
+    numbers = Draws(2, torch.arange(4000), "gamma").log_gamma(shape)
+    assert stats.kstest(numbers.numpy(), stats.loggamma(shape).cdf).pvalue > 1e-3
