@@ -27,6 +27,7 @@ from robench.attacks.malt import malt
 from robench.attacks.noise import noise
 from robench.attacks.pgd import pgd
 from robench.attacks.square import square
+from robench.core.moved import names_of_before
 from robench.core.recipes import options_of
 from robench.core.types import AttackResult
 
@@ -84,3 +85,5 @@ ATTACKS: dict[str, Callable[..., AttackResult]] = {
     "square": square,
 }
 ENGINES: dict[str, dict[str, Callable[..., AttackResult]]] = {"robench": ATTACKS, "reference": ATTACKS | reference.REFERENCE_ATTACKS}
+
+__getattr__ = names_of_before(__name__, {"Found": "AttackResult"})

@@ -265,7 +265,7 @@ def train(
         if file is not None and world.rank == 0:
             write_training(file, network, meta, chosen, {"best": best, "last": last})
             remove_state(going)
-        return Trained(network, meta, measurements, file)
+        return Trained(network.eval(), meta, measurements, file)
 
 
 def loaded_training(model: nn.Module, done: tuple[dict[str, Tensor], dict[str, Any]], device: str, out: Path | None) -> Trained:

@@ -198,7 +198,7 @@ class Trained:
     """What `train` returns.
 
     Attributes:
-        model: the network with the chosen weights; put it into evaluation mode before you call it.
+        model: the network with the chosen weights, in evaluation mode.
         meta: what the checkpoint holds beside the weights.
         evaluation: what was measured at the end; empty where an earlier run had finished the training.
         path: the checkpoint; None where none was written.

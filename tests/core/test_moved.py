@@ -27,6 +27,7 @@ def test_a_name_that_never_was_is_not_found():
     ("module", "old", "new"),
     [
         ("core.types", "Found", "AttackResult"),
+        ("attacks", "Found", "AttackResult"),
         ("core.types", "Explained", "ExplainedImages"),
         ("objectives.gradients", "differentiable", "points_and_logits"),
         ("objectives.gradients", "square", "squared_vjp_norm"),
