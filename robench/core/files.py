@@ -50,6 +50,18 @@ def is_existing_file(path: Path) -> bool:
         return False
 
 
+def is_existing_path(path: Path) -> bool:
+    """Whether there is a file or a folder at a path; false also where its name is longer than the system allows.
+
+    Args:
+        path: any path.
+    """
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
 def prepare_folder(folder: Path) -> Path:
     """The folder, which is made if need be and known to be writable before hours are spent.
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from robench.core.errors import InputError
+from robench.core.files import is_existing_path
 from robench.core.rows import CLEAN, SOURCE_ROLE, WORST_NORM
 
 ROW_COLUMNS = ("checkpoint", "n", "norm", "eps", "probe", "setting", "metric", "value")
@@ -88,7 +89,7 @@ def load_all_results(folder: Path) -> list[ModelResults]:
     Raises:
         InputError: where a file is missing, cut short or not as it was written, or where the three files contradict each other.
     """
-    if not folder.is_dir():
+    if not is_existing_path(folder) or not folder.is_dir():
         raise InputError(f"no results folder: {folder}")
     manifest = manifest_at(folder / "manifest.json")
     rows = attack_accuracy_rows(table_at(folder / "rows.csv", ROW_COLUMNS))

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from robench.core.errors import InputError
+from robench.core.files import is_existing_file, is_existing_path
 from robench.data import npz_arrays as archives
 from robench.data.class_names import ordered_classes
 from robench.data.images import Choice, Images, Size, refuse_labels, refuse_too_many
@@ -27,7 +28,7 @@ def dataset_path(path: Path, data_dir: Path, kind: str) -> Path:
     """The path itself, or the one of that name under data_dir, for an npz file also without its ending; InputError if none is there."""
     names = [path, path.with_name(f"{path.name}.npz")] if kind == "npz" and path.suffix != ".npz" else [path]
     for candidate in (place / name for name in names for place in (Path(), data_dir)):
-        if candidate.is_file() or (candidate.exists() and kind != "npz"):
+        if is_existing_file(candidate) or (kind != "npz" and is_existing_path(candidate)):
             return candidate
     raise InputError(f"{kind}:{path} not found here or in {data_dir}: name it with --data {kind}:PATH, or pass --data-dir")
 

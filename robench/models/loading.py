@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from robench.core.errors import InputError
+from robench.core.files import is_existing_path
 from robench.core.inputs import as_device
 from robench.core.model_calls import are_probabilities, into_eval
 from robench.core.recipes import parse_recipe
@@ -248,11 +249,11 @@ def source_kind(source: str) -> str:
     """
     if not source.strip():
         raise InputError("no model is named: give a checkpoint, a file of weights, file.py:factory or tv/NAME")
-    if is_library(source) and not Path(source).exists():
+    if is_library(source) and not is_existing_path(Path(source)):
         return "library"
-    if named_code(source)[0] and not Path(source).exists():
+    if named_code(source)[0] and not is_existing_path(Path(source)):
         return "code"
-    if source in ARCHITECTURES and not Path(source).exists():
+    if source in ARCHITECTURES and not is_existing_path(Path(source)):
         raise InputError(f"{source!r} is an architecture without weights: name a model file, with --arch {source} for a state_dict")
     return model_file_kind(existing_file(source))
 
