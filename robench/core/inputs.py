@@ -184,7 +184,9 @@ def as_radius(eps: Any) -> float:
         InputError: for what is no finite number of at least 0.
     """
     try:
-        found = parse_fraction(eps) if isinstance(eps, str) else math.nan if eps is None or isinstance(eps, bool) else float(eps)
+        complex_or_array = getattr(getattr(eps, "dtype", None), "kind", "") == "c" or (isinstance(eps, np.ndarray) and eps.ndim > 0)
+        no_number = eps is None or isinstance(eps, bool) or complex_or_array
+        found = parse_fraction(eps) if isinstance(eps, str) else math.nan if no_number else float(eps)
     except (TypeError, ValueError, OverflowError):
         found = math.nan
     if not 0 <= found < math.inf:

@@ -26,7 +26,7 @@ BROKEN_IMAGE = (OSError, ValueError, EOFError, SyntaxError, Image.DecompressionB
 
 def dataset_path(path: Path, data_dir: Path, kind: str) -> Path:
     """The path itself, or the one of that name under data_dir, for an npz file also without its ending; InputError if none is there."""
-    names = [path, path.with_name(f"{path.name}.npz")] if kind == "npz" and path.suffix != ".npz" else [path]
+    names = [path, path.with_name(f"{path.name}.npz")] if kind == "npz" and path.name and path.suffix != ".npz" else [path]
     for candidate in (place / name for name in names for place in (Path(), data_dir)):
         if is_existing_file(candidate) or (kind != "npz" and is_existing_path(candidate)):
             return candidate

@@ -45,6 +45,8 @@ KINDS = {
 @pytest.mark.parametrize("what", READERS)
 @given(value=ANYTHING)
 @example(value=10**400)
+@example(value=np.zeros((1, 1)))
+@example(value=np.zeros(1, np.complex64))
 def test_anything_is_brought_to_its_form_or_refused(what, value):
     try:
         assert isinstance(READERS[what](value), KINDS[what])
@@ -65,7 +67,12 @@ def test_a_radius_is_the_same_however_it_is_written(eps):
     assert math.isfinite(radius)
     assert radius >= 0
     assert inputs.as_radius(str(eps)) == inputs.as_radius(radius) == radius
-    assert inputs.as_radii([eps, radius]) == [radius]
+    assert (
+        inputs.as_radii([eps, radius])
+        == inputs.as_radii(np.array(radius))
+        == inputs.as_radii(torch.tensor(radius, dtype=torch.float64))
+        == [radius]
+    )
 
 
 @given(st.lists(st.floats(0, 10), min_size=1, max_size=5))

@@ -97,7 +97,8 @@ def test_sentences_that_are_parted_give_the_text_when_they_are_joined(sentences)
 @example(1.2345678901e307)
 @example(math.nan)
 def test_a_number_is_read_from_its_text_as_the_same(value):
-    assert repr(float(parse_literal(value_text(value)))) == repr(value)
+    again = float(parse_literal(value_text(value)))
+    assert again == value or (math.isnan(again) and math.isnan(value))
 
 
 @given(st.integers(0, 2**32), st.sampled_from([3, 6, 7, 9, 255]))

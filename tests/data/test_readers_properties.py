@@ -6,7 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays, scalar_dtypes
 from properties import TEXTS, new_folder
@@ -93,6 +93,8 @@ def test_an_archive_of_anything_is_refused(members):
 
 
 @given(TEXTS.filter(lambda name: name != "shapes"))
+@example("/")
+@example(".")
 def test_any_name_of_a_data_set_is_loaded_or_refused(name):
     with new_folder() as folder:
         for words in (name, f"npz:{name}", f"folder:{name}", f"npz:{'a' * 300}"):
