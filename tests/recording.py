@@ -1,13 +1,11 @@
 """Models that write down every image that they are shown, for tests of the pixels that reach a model."""
 
-from pathlib import Path
-
 import torch
+from places import CHECKPOINT
 from torch import Tensor, nn
 
 from robench import load_model
 
-MODEL = Path(__file__).parents[1] / "checkpoints" / "shapes-cnn-pgd-at.pt"
 SEEN: list[Tensor] = []  # of all such models, and of their copies
 
 
@@ -26,7 +24,7 @@ class Recording(nn.Module):
 
 def plain() -> nn.Module:
     """The network of the checkpoint."""
-    return Recording(load_model(MODEL))
+    return Recording(load_model(CHECKPOINT))
 
 
 def normed() -> nn.Module:
@@ -38,7 +36,7 @@ def normed() -> nn.Module:
         norm.running_var.fill_(1.1)
         norm.weight.fill_(1.1**0.5)
         norm.bias.fill_(0.013)
-    return Recording(nn.Sequential(conv, norm, load_model(MODEL)).eval())
+    return Recording(nn.Sequential(conv, norm, load_model(CHECKPOINT)).eval())
 
 
 def seen_by(call, *words) -> set[bytes]:

@@ -3,13 +3,13 @@
 import csv
 import io
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from commandline import robench
 from PIL import Image
+from places import CHECKPOINT
 from torch import nn
 
 from robench import evaluate
@@ -157,9 +157,8 @@ def test_the_command_prints_the_line_and_writes_the_pictures(tmp_path):
 
 
 def test_pictures_are_named_as_written_only_where_there_are_some(tmp_path):
-    checkpoint = Path(__file__).parents[2] / "checkpoints" / "shapes-cnn-pgd-at.pt"
     for eps, some in (("0.01/255", False), ("64/255", True)):
         out = tmp_path / str(some)
-        said = robench("attack", checkpoint, "--attack", "fgsm", "--eps", eps, "--n", 8, "--save-png", "--out", out).stderr
+        said = robench("attack", CHECKPOINT, "--attack", "fgsm", "--eps", eps, "--n", 8, "--save-png", "--out", out).stderr
         assert ("x_adv-*.png" in said) is some
         assert bool(list(out.glob("x_adv-*.png"))) is some

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from commandline import INTERRUPTIBLE, read, refused, robench
+from places import DOCS
 from torch import nn
 from typer.main import get_command
 
@@ -160,7 +161,7 @@ def test_an_attack_that_refuses_the_model_leaves_nothing(checkpoint, tmp_path):
 
 
 def test_an_attack_of_the_users_own_joins(checkpoint, tmp_path):
-    page = (Path(__file__).parents[2] / "docs" / "adding-an-attack.md").read_text()
+    page = (DOCS / "adding-an-attack.md").read_text()
     (tmp_path / "my_attack.py").write_text(page.split("```python\n")[1].split("```")[0])
     robench("attack", checkpoint, "--attack", f"{tmp_path}/my_attack.py:momentum,steps=8", "--n", 40, "--out", tmp_path / "own")
     robench("attack", checkpoint, "--attack", "fgsm", "--n", 40, "--out", tmp_path / "fgsm")

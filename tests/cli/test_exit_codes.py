@@ -3,14 +3,13 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from commandline import read
+from places import ROOT
 
 from robench.cli import main
 
-ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "checkpoints" / "shapes-cnn-pgd-at.pt"
 OWN = """
 import torch

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 from commandline import read, refused, robench
+from places import CHECKPOINT
 
 from robench.core.errors import InputError
 from robench.scores.inequality import gini_of_sorted
 
-CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "shapes-cnn-pgd-at.pt"
 MODELS = """
 import torch
 from torch import nn

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from commandline import read, refused, robench
+from places import CHECKPOINT
 
 from robench.core import folders as destinations
 from robench.core.errors import InputError, UnfinishedError
@@ -23,7 +24,6 @@ from robench.evaluation.run_words import recipe_words
 from robench.training.settings import checkpoint_stem, resolved_settings
 
 WORDS = {"command": "eval", "data": {"n": 100}, "seed": 0}
-CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "shapes-cnn-pgd-at.pt"
 
 
 def finish(folder, text="old", words=WORDS, **how):

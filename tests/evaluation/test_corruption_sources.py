@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ import torch
 from changes import changed
 from commandline import INTERRUPTIBLE, read, refused, robench
 from PIL import Image
+from places import CHECKPOINT
 from torch import nn
 
 from robench import corrupt
@@ -28,7 +28,6 @@ from robench.data.export import prepare_export
 from robench.evaluation.corruption_sources import corruption_recipes, source_from_images
 from robench.runs.stages.corruption import first_corrupted_image
 
-CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "shapes-cnn-pgd-at.pt"
 FEW = ["--corruption", "contrast", "--corruption", "gaussian_noise"]
 
 

@@ -23,16 +23,15 @@ import math
 import os
 import re
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 from commandline import read, robench
 from matplotlib.figure import Figure
+from places import GOLDEN
 
 from robench import evaluate, load_model
 from robench.data import load_images
 
-HERE = Path(__file__).parents[1] / "golden"
 GELU, RELU = "../../checkpoints/shapes-cnn-pgd-at.pt", "twins.py:relu"
 EXACT, CLOSE, FLOOR = 1e-9, 1e-4, 2e-5
 METHODS = """saliency,input-x-gradient,integrated-gradients,smoothgrad,smoothgrad-sq,vargrad,gradient-shap,
@@ -188,7 +187,7 @@ def in_words(row):
 def matches(case, found):
     """Compares tables with the golden ones, or writes these anew."""
     for name, lines in found.items():
-        path = HERE / f"{case}.{name}.csv"
+        path = GOLDEN / f"{case}.{name}.csv"
         if os.environ.get("ROBENCH_GOLDEN") == "write":
             write(path, lines)
         wrong = list(differences(read(path), lines))
@@ -208,7 +207,7 @@ def folder(tmp_path_factory):
 
 @pytest.mark.parametrize("case", [pytest.param(case, marks=[pytest.mark.slow] if case in SLOW else []) for case in CASES])
 def test_the_tables_are_the_golden_ones(case, folder, monkeypatch):
-    monkeypatch.chdir(HERE)  # so that the rows name the models without a path of this machine
+    monkeypatch.chdir(GOLDEN)  # so that the rows name the models without a path of this machine
     matches(case, tables(case, run(case, folder)))
 
 
@@ -216,7 +215,7 @@ def test_a_suite_of_ones_own_in_python_gives_the_golden_rows():
     images = load_images("shapes", "test", n=12)
     suite = ["fgsm", "pgd,steps=5,loss=margin", "square,queries=50"]
     found = evaluate(
-        load_model(HERE / GELU), images.x.numpy(), images.y.tolist(), ids=images.ids + 100, suite=suite, eps=["8/255", 12 / 255], seed=2
+        load_model(GOLDEN / GELU), images.x.numpy(), images.y.tolist(), ids=images.ids + 100, suite=suite, eps=["8/255", 12 / 255], seed=2
     )
     lines = {
         "rows": [in_words(row) for row in found.rows if row.metric != "seconds"],

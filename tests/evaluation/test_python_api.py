@@ -5,13 +5,13 @@ import inspect
 import typing
 from dataclasses import fields, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from commandline import read, robench
+from places import ROOT
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -27,7 +27,6 @@ from robench.results.compare import ComparisonLine
 from robench.runs.pools import images_from_arrays
 from robench.training.presets import SMALL_SETTINGS
 
-ROOT = Path(__file__).parents[2]
 CHECKPOINT = ROOT / "checkpoints" / "shapes-cnn-pgd-at.pt"
 FUNCTIONS = ("attack", "compare", "corrupt", "evaluate", "gini", "load_model", "probe", "saliency", "train")
 OF_STATISTICS = (

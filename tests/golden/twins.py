@@ -1,14 +1,11 @@
 """A second network for the golden tables, the committed checkpoint with ReLU, which some methods ask for; and own functions."""
 
-from pathlib import Path
-
 import torch
+from places import CHECKPOINT
 from torch import nn
 
 import robench
 from robench.core.types import AttackResult, Level
-
-CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "shapes-cnn-pgd-at.pt"
 
 
 def relu() -> nn.Module:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from commandline import read, robench
+from places import CHECKPOINT, DOCS
 
 from robench.data import DATASETS, load_images
 from robench.data.layouts import LAYOUTS
@@ -14,8 +15,7 @@ from robench.data.own_sets import images_of_function
 from robench.training import presets
 from robench.training.presets import PRESETS
 
-DOCS = Path(__file__).parents[2] / "docs"
-MODEL = DOCS.parent / "checkpoints" / "shapes-cnn-pgd-at.pt"
+MODEL = CHECKPOINT
 KINDS = {
     "an-attack",
     "a-probe",

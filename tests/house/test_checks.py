@@ -1,9 +1,8 @@
 """What is checked before a commit is what is checked of every change."""
 
 import re
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from places import ROOT
 
 
 def test_the_hooks_of_a_commit_are_the_quick_checks_of_every_change():

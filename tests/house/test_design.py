@@ -3,12 +3,11 @@
 import importlib
 import re
 import xml.etree.ElementTree as ET
-from pathlib import Path
 
 import pytest
+from places import ROOT
 from test_layers import LAYERS, MODULES, own_imports
 
-ROOT = Path(__file__).parents[2]
 DESIGN = (ROOT / "docs" / "design.md").read_text()
 CONTRIBUTING = (ROOT / "docs" / "CONTRIBUTING.md").read_text()
 PICTURE = ET.parse(ROOT / "docs" / "flow.svg").getroot()

@@ -5,16 +5,15 @@ import ast
 import doctest
 import importlib
 import re
-from pathlib import Path
 
 import pytest
 import torch
+from places import ROOT
 from typer.main import get_command
 
 import robench
 from robench.cli import app
 
-ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "checkpoints" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
+from places import TESTS
 from torch import Tensor, nn
 
 from robench.core.errors import InputError
 from robench.core.recipes import run_user_file
 from robench.data import Images
 
-study = run_user_file(Path(__file__).parents[1] / "benchmarks" / "feature_study.py")
+study = run_user_file(TESTS / "benchmarks" / "feature_study.py")
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

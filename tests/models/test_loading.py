@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from places import CHECKPOINT
 from torch import nn
 
 import robench
@@ -545,5 +546,4 @@ def test_the_weights_of_others_load_by_name_and_equal_their_factory(zoo):
 
 def test_a_checkpoint_is_opened_without_torchs_compiler_whose_import_takes_seconds():
     code = "import sys, robench\nrobench.load_model(sys.argv[1])\nassert 'torch._dynamo' not in sys.modules\n"
-    checkpoint = Path(__file__).parents[2] / "checkpoints" / "shapes-cnn-pgd-at.pt"
-    subprocess.run([sys.executable, "-c", code, checkpoint], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-c", code, CHECKPOINT], check=True, capture_output=True)

@@ -2,17 +2,15 @@
 
 import re
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from places import ROOT
 
 from robench.core.errors import InputError
 from robench.data import load_images
 from robench.explainers.masking import refuse_without_sklearn
 from robench.models import load_with_origin as load_any
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

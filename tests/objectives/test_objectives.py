@@ -5,10 +5,10 @@ from __future__ import annotations
 import inspect
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from places import DOCS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -34,7 +34,7 @@ from robench.objectives.second_order import differentiates_twice
 from robench.objectives.standard import ce_at_images
 from robench.training.settings import objective_sentence
 
-GUIDE = Path(__file__).parents[2] / "docs" / "adding-a-regularizer.md"
+GUIDE = DOCS / "adding-a-regularizer.md"
 THREATS = [Threat("linf", 0.1), Threat("l2", 0.5), Threat("l1", 2.0)]
 
 

@@ -2,16 +2,15 @@
 
 import csv
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+from places import GOLDEN
 
 from robench.core.rows import Row
 from robench.report.metric_meanings import HIGHER, LOWER, METRICS, NEITHER, OWN_SCORE_MEANING, metric_key, metric_meaning
 from robench.report.tables import report_tables, rows_by_kind
 from robench.results.files import read_rows
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 SPACE = "\N{NO-BREAK SPACE}"
 ABOUT = Row("a.pt", "", "shapes", "test", 40, 0, "", 0.0, "", "", "", 0.0)
 

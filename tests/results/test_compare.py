@@ -10,13 +10,13 @@ import shutil
 import subprocess
 import sys
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import typer
 from commandline import refused, robench
+from places import ROOT, TESTS
 from typer.main import get_command
 
 from robench.cli import Group
@@ -27,7 +27,6 @@ from robench.core.statistics import mcnemar, paired_difference
 from robench.core.verdicts import load_results
 from robench.results.compare import ComparisonLine, Gate, blind_gate_notes, compare_results, gate_failures, parse_gate, parse_gates
 
-ROOT = Path(__file__).parents[2]
 WORKFLOW = ROOT / ".github" / "workflows" / "nightly.yml"
 EPS = 8 / 255
 app = typer.Typer(cls=Group, pretty_exceptions_enable=False, add_completion=False, rich_markup_mode=None)
@@ -497,7 +496,7 @@ def test_the_compare_step_passes_without_a_baseline_and_else_ends_as_the_command
     assert "called compare baseline results/new" in second.stdout
 
 
-EARLIER = Path(__file__).parents[1] / "earlier"  # a run of an earlier version, which stopped after 20 of 40 images
+EARLIER = TESTS / "earlier"  # a run of an earlier version, which stopped after 20 of 40 images
 GELU, RELU = ROOT / "checkpoints" / "shapes-cnn-pgd-at.pt", f"{ROOT}/tests/golden/twins.py:relu"
 
 

@@ -2,11 +2,11 @@
 
 import itertools
 import math
-from pathlib import Path
 
 import pytest
 import torch
 from commandline import read, refused, robench
+from places import CHECKPOINT
 from torch import nn
 
 from robench.core.errors import InputError, UnfinishedError
@@ -184,9 +184,6 @@ def test_until_waits_for_every_verdict_of_several_models_and_threats(run):
             low, high = part.interval.bounds(left, n)
             assert (high - low) / 2 <= 0.12
     within(run(chosen=chosen, threats=threats, models=2), part)
-
-
-CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "shapes-cnn-pgd-at.pt"
 
 
 @pytest.mark.parametrize(
