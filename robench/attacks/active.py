@@ -136,12 +136,12 @@ class Search:
             The logits, (R, K), true for `new` alone; (R, 0) and no pass where none stands or, as far as the host knows, none is new.
         """
         new, at = new & self.standing, None
-        wanted = -(-int(new.sum()) // ROUND) * ROUND if self._patience == 1 else len(new)
-        if not self.alive or not wanted:
+        row_count = -(-int(new.sum()) // ROUND) * ROUND if self._patience == 1 else len(new)
+        if not self.alive or not row_count:
             self._count(self._tested, None)
             return x_adv.new_zeros(len(x_adv), 0)
-        if REPACK * max(wanted, LEAST_ROWS) <= (REPACK - 1) * len(new):
-            at = new.byte().argsort(descending=True, stable=True)[:wanted]
+        if REPACK * max(row_count, LEAST_ROWS) <= (REPACK - 1) * len(new):
+            at = new.byte().argsort(descending=True, stable=True)[:row_count]
         self._forwards += new
         points = x_adv if at is None else x_adv[at]
         logits = padded_logits(self.model, points)
@@ -285,14 +285,14 @@ class Search:
         claims = wrong.nonzero().flatten()
         logits = padded_logits(self.exact, x_adv[claims])
         true = logits.argmax(1)
-        held = logits.isfinite().all(1) & (true != y[claims])
-        return wrong.index_copy(0, claims, held), labels.index_copy(0, claims, true)
+        verdicts = logits.isfinite().all(1) & (true != y[claims])
+        return wrong.index_copy(0, claims, verdicts), labels.index_copy(0, claims, true)
 
     def _record(self, x_adv: Tensor, labels: Tensor, wrong: Tensor, rows: Tensor | slice) -> None:
         """Stores the wrong points of `rows`; the samples whose goal is reached stand no more, unless they stay."""
         goal = wrong if self.target is None else wrong & (labels == self.target[rows])
-        kept = torch.where(per_sample(wrong, x_adv), x_adv, self._x_adv[rows])
-        self._x_adv = self._x_adv.index_copy(0, rows, kept) if isinstance(rows, Tensor) else kept
+        points = torch.where(per_sample(wrong, x_adv), x_adv, self._x_adv[rows])
+        self._x_adv = self._x_adv.index_copy(0, rows, points) if isinstance(rows, Tensor) else points
         self._step[rows] = torch.where(goal & ~self._fooled[rows], self._tested[rows], self._step[rows])
         self._fooled[rows] |= goal
         if not self.stay:

@@ -315,11 +315,11 @@ def run_apgd(
 
 def check_intervals(steps: int) -> dict[int, int]:
     """The iterations (counted from 1) after which the step size is checked, each with the number of iterations since the last check."""
-    length, least, cut = (max(int(share * steps), 1) for share in (0.22, 0.06, 0.03))
+    length, least, decrement = (max(int(share * steps), 1) for share in (0.22, 0.06, 0.03))
     due, done = {}, length
     while done <= steps:
         due[done] = length
-        length = max(length - cut, least)
+        length = max(length - decrement, least)
         done += length
     return due
 
@@ -350,7 +350,7 @@ def last_losses(search: Search, x_adv: Tensor, objective: LossFunction) -> Tenso
 def initial_state(search: Search, x_adv: Tensor, threat: Threat, losses: Tensor, grad: Tensor, dense: bool) -> ApgdState:
     """The state at the start. `last` is 0 there, as in the authors' code: their first iterate is compared with 0, not with the start."""
     x, width = search.x, search.x[0].numel() if len(search.x) else 1
-    moved_ = torch.full_like(losses, width) if dense else moved_subpixel_count(x, x_adv)
+    moved_count = torch.full_like(losses, width) if dense else moved_subpixel_count(x, x_adv)
     linf = threat.norm == "linf"
     return ApgdState(
         x=x_adv,
@@ -364,8 +364,8 @@ def initial_state(search: Search, x_adv: Tensor, threat: Threat, losses: Tensor,
         halved=torch.ones_like(losses, dtype=torch.bool),
         rises=torch.zeros_like(losses),
         length=per_sample(torch.full_like(losses, threat.eps if threat.norm == "l1" else 2 * threat.eps), x),
-        share=torch.full_like(losses, FIRST_SHARE) if dense else moved_ / width / 1.5,
-        moved=moved_,
+        share=torch.full_like(losses, FIRST_SHARE) if dense else moved_count / width / 1.5,
+        moved=moved_count,
         low=(x - threat.eps).clamp_min(0) if linf else x,
         high=(x + threat.eps).clamp_max(1) if linf else x,
     )
@@ -493,5 +493,5 @@ def next_step_size(moved: Tensor, before: Tensor, length: Tensor, eps: float, wi
         width: number of subpixels of an image.
     """
     sparser = moved / before < SPARSER  # 0 / 0 is not sparser
-    cut = (length / SHRINK).clamp(eps * LEAST_STEP, eps)
-    return moved / width / SHRINK, torch.where(per_sample(sparser, length), torch.full_like(cut, eps), cut), sparser
+    shorter = (length / SHRINK).clamp(eps * LEAST_STEP, eps)
+    return moved / width / SHRINK, torch.where(per_sample(sparser, length), torch.full_like(shorter, eps), shorter), sparser

@@ -62,13 +62,13 @@ def eight_bit_points(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, thre
         if not len(rows):
             break
         if turn % 2:
-            moved = points_along_slopes(model, points[rows], y[rows], STEEPEST_SHARES[turn // 2 % len(STEEPEST_SHARES)])
+            candidates = points_along_slopes(model, points[rows], y[rows], STEEPEST_SHARES[turn // 2 % len(STEEPEST_SHARES)])
         else:
             levels = 255 * x_adv[rows]
             up = draws.take(rows).child("up", turn).uniform(x.shape[1:]).to(x.dtype) < levels - levels.floor()
-            moved = (levels.floor() + up) / 255
-        moved = threat.project_to_grey_levels(x[rows], threat.project(x[rows], moved))
-        points[rows], fooled[rows] = moved, (labels_at(model, moved, y[rows]) != y[rows]) & threat.contains(x[rows], moved)
+            candidates = (levels.floor() + up) / 255
+        candidates = threat.project_to_grey_levels(x[rows], threat.project(x[rows], candidates))
+        points[rows], fooled[rows] = candidates, (labels_at(model, candidates, y[rows]) != y[rows]) & threat.contains(x[rows], candidates)
     return points, fooled
 
 

@@ -88,9 +88,9 @@ def fab_t(
     for rank in search.turns(classes.shape[1]):
         towards = partial(plane_towards, search, classes[:, rank])
         for restart in search.turns(restarts):
-            known = (f[search.rows, rank], w[search.rows, rank]) if restart == 0 else None
+            first_plane = (f[search.rows, rank], w[search.rows, rank]) if restart == 0 else None
             start = start_points(search, draws.child("target", rank), restart)
-            run_fab(search, start, towards, step, steps, keep, known)
+            run_fab(search, start, towards, step, steps, keep, first_plane)
     return search.found()
 
 
@@ -179,8 +179,8 @@ def start_points(search: Search, draws: Draws, restart: int) -> Tensor:
     x, norm = search.x, search.threat.norm
     if restart == 0:
         return x
-    drawn = draws.child("restart", restart).take(search.rows)
-    away = (2 * drawn.uniform(x.shape[1:]) - 1 if norm == "linf" else drawn.normal(x.shape[1:])).to(x.dtype)
+    restart_draws = draws.child("restart", restart).take(search.rows)
+    away = (2 * restart_draws.uniform(x.shape[1:]) - 1 if norm == "linf" else restart_draws.normal(x.shape[1:])).to(x.dtype)
     return (x + away * per_sample(search.threat.eps / 2 / delta_norms(norm, away), x)).clamp(0, 1)
 
 
@@ -259,8 +259,8 @@ def fab_step(norm: str, x: Tensor, x_adv: Tensor, f: Tensor, w: Tensor, alpha_ma
     deltas, sizes = plane_projection(norm, torch.stack((point, original)), normal, offsets, look)
     near, far = sizes.clamp_min(LEAST_DISTANCE).unbind()
     alpha = (near / (near + far)).clamp_max(alpha_max)[:, None]
-    moved = deltas[0] * (eta * (1 - alpha)) + deltas[1] * (eta * alpha)
-    return (moved + alpha * back).add_(point).clamp_(0, 1).view(x.shape)
+    mixture = deltas[0] * (eta * (1 - alpha)) + deltas[1] * (eta * alpha)
+    return (mixture + alpha * back).add_(point).clamp_(0, 1).view(x.shape)
 
 
 # Projection of a point on hyperplane and box, the one subproblem of FAB, without a sort. For a point t in [0, 1]^D and the plane
@@ -285,14 +285,14 @@ def plane_projection(norm: str, t: Tensor, w: Tensor, c: Tensor, look: bool) -> 
     direction = w.sign() * torch.where(c < 0, 1.0, -1.0).to(w.dtype)[..., None]
     room = direction.clamp_min(0).sub_(t).abs_().mul_(a > 0)
     if norm == "l1":
-        moved = l1_filling(a, room, goal, look)
-        return direction.mul_(moved), moved.sum(-1)
+        magnitudes = l1_filling(a, room, goal, look)
+        return direction.mul_(magnitudes), magnitudes.sum(-1)
     if norm == "linf":
-        moved = torch.minimum(room, goal_level(a, room, goal, look), out=room)
-        return direction.mul_(moved), moved.amax(-1)
+        magnitudes = torch.minimum(room, goal_level(a, room, goal, look), out=room)
+        return direction.mul_(magnitudes), magnitudes.amax(-1)
     rate = room.div_(a.clamp_min(LEAST_DIVISOR))
-    moved = torch.minimum(rate, goal_level(a * a, rate, goal, look), out=room).mul_(a)
-    return direction.mul_(moved), torch.linalg.vector_norm(moved, dim=-1)
+    magnitudes = torch.minimum(rate, goal_level(a * a, rate, goal, look), out=room).mul_(a)
+    return direction.mul_(magnitudes), torch.linalg.vector_norm(magnitudes, dim=-1)
 
 
 def goal_level(a: Tensor, room: Tensor, goal: Tensor, look: bool) -> Tensor:
@@ -305,11 +305,11 @@ def goal_level(a: Tensor, room: Tensor, goal: Tensor, look: bool) -> Tensor:
     goal = goal[..., None]
     v = goal / a.sum(-1, keepdim=True).clamp_min(LEAST_DIVISOR)
     precision = 16 * torch.finfo(v.dtype).eps
-    held, product = torch.empty_like(room), torch.empty_like(room)  # fresh memory in each round would cost more than the sums
+    filling, product = torch.empty_like(room), torch.empty_like(room)  # fresh memory in each round would cost more than the sums
     for _ in range(MOST_NEWTON_ROUNDS if look else NEWTON_ROUNDS):
-        torch.minimum(room, v, out=held)
-        lack = goal - torch.mul(held, a, out=product).sum(-1, keepdim=True)
-        slope = torch.sub(room, held, out=held).sign_().mul_(a).sum(-1, keepdim=True)
+        torch.minimum(room, v, out=filling)
+        lack = goal - torch.mul(filling, a, out=product).sum(-1, keepdim=True)
+        slope = torch.sub(room, filling, out=filling).sign_().mul_(a).sum(-1, keepdim=True)
         further = torch.where((slope > 0) & (lack > precision * goal), lack / slope.clamp_min(LEAST_DIVISOR), 0.0)
         v = v + further
         if look and not bool(further.any()):
@@ -322,11 +322,11 @@ def l1_filling(a: Tensor, room: Tensor, goal: Tensor, look: bool) -> Tensor:
     few = min(FEW_COORDINATES, a.shape[1])
     if not look or few == a.shape[1]:
         return partial_filling(a, room, goal, a.shape[1])[0]
-    moved, reached = partial_filling(a, room, goal, few)
-    rest = (~reached.all(0)).nonzero().flatten()
+    filling, reaches_goal = partial_filling(a, room, goal, few)
+    rest = (~reaches_goal.all(0)).nonzero().flatten()
     if len(rest):
-        moved[:, rest] = partial_filling(a[rest], room[:, rest], goal[:, rest], a.shape[1])[0]
-    return moved
+        filling[:, rest] = partial_filling(a[rest], room[:, rest], goal[:, rest], a.shape[1])[0]
+    return filling
 
 
 def partial_filling(a: Tensor, room: Tensor, goal: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -336,8 +336,8 @@ def partial_filling(a: Tensor, room: Tensor, goal: Tensor, count: int) -> tuple[
     gains = steepest.double() * space
     sums = gains.cumsum(2)
     lack = (goal.double()[..., None] - (sums - gains)).clamp_min(0)
-    moved = torch.minimum(lack / steepest.double().clamp_min(LEAST_DIVISOR), space).to(a.dtype)
-    return torch.zeros_like(room).scatter(2, order, moved), sums[..., -1] >= goal
+    filling = torch.minimum(lack / steepest.double().clamp_min(LEAST_DIVISOR), space).to(a.dtype)
+    return torch.zeros_like(room).scatter(2, order, filling), sums[..., -1] >= goal
 
 
 # The same step in kernels that read the images once, for linf and l2, where kernels are compiled: Newton's method for both projections

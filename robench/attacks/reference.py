@@ -115,10 +115,10 @@ def reference_apgd_t(
     Raises:
         InputError: an option is out of its range.
     """
-    known = class_count(model, x)
-    if known < 4:
+    classes = class_count(model, x)
+    if classes < 4:
         return empty_result(x)
-    settings = apgd_settings(steps, restarts, 1, large_eps) | {"n_target_classes": min(whole_option("targets", targets), known - 1)}
+    settings = apgd_settings(steps, restarts, 1, large_eps) | {"n_target_classes": min(whole_option("targets", targets), classes - 1)}
     return run_engine(model, x, y, threat, draws, engine=APGDAttack_targeted, **settings)
 
 
@@ -144,8 +144,8 @@ def reference_fab_t(
         InputError: an option is out of its range.
     """
     settings = {"n_iter": whole_option("steps", steps), "n_restarts": whole_option("restarts", restarts)}
-    known = min(whole_option("targets", targets), class_count(model, x) - 1)
-    return run_engine(model, x, y, threat, draws, engine=FABAttack_PT, targeted=True, n_target_classes=known, **settings)
+    target_count = min(whole_option("targets", targets), class_count(model, x) - 1)
+    return run_engine(model, x, y, threat, draws, engine=FABAttack_PT, targeted=True, n_target_classes=target_count, **settings)
 
 
 def reference_fab(
@@ -228,25 +228,25 @@ def run_engine(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Dr
     """What one component of the package finds; a RuntimeWarning hands on what it logs (points with zero gradient)."""
     if not len(x):
         return empty_result(x)
-    counted, heard = CountedModel(model), EngineLogger()
+    counted_model, logger = CountedModel(model), EngineLogger()
     if issubclass(engine, APGDAttack):
-        settings["logger"] = heard
+        settings["logger"] = logger
     common = {"norm": ENGINE_NORMS[threat.norm], "eps": threat.eps, "seed": draws.seed, "device": x.device, "verbose": False}
     with freeze_model(model), torch.no_grad(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        x_adv = engine(counted, **common, **settings).perturb(x.contiguous(), y).detach()
-        spent = counted.forwards, counted.backwards
+        x_adv = engine(counted_model, **common, **settings).perturb(x.contiguous(), y).detach()
+        passes = counted_model.forwards, counted_model.backwards
         x_adv = x_adv.where(threat.contains(x, x_adv).view(-1, 1, 1, 1), threat.project(x, x_adv))
-        logits = counted(x_adv)
-    for message in dict.fromkeys(heard.messages):
+        logits = counted_model(x_adv)
+    for message in dict.fromkeys(logger.messages):
         warnings.warn(message, RuntimeWarning, stacklevel=3)
     fooled = (logits.argmax(1) != y) & logits.isfinite().all(1)
     return AttackResult(
         x_adv=x_adv.where(fooled.view(-1, 1, 1, 1), x),
         fooled=fooled,
         step=fooled.long() - 1,
-        forwards=even_split(spent[0], y),
-        backwards=even_split(spent[1], y),
-        nonfinite=counted.nonfinite.expand(len(x)).clone(),
+        forwards=even_split(passes[0], y),
+        backwards=even_split(passes[1], y),
+        nonfinite=counted_model.nonfinite.expand(len(x)).clone(),
     )
 
 

@@ -183,15 +183,15 @@ def search_corners(search: Search, draws: Draws, plan: QueryPlan, objective: Unt
     stripes = draws.take(search.rows).child("start").signs((x.shape[1], 1, x.shape[3]))
     x_best = torch.where(stripes > 0, high, low).contiguous()
     best = start_losses(search, x_best, objective)
-    corners, drawn, before = torch.cat((low.flatten(2), high.flatten(2)), 2), low, best
+    corners, numbers, before = torch.cat((low.flatten(2), high.flatten(2)), 2), low, best
     for first, last, length in plan:
         if not search.alive:
             return
         if first % QUERY_BLOCK == 0:
             before = dismiss_hopeless(search, first, best, before, hope)
-            drawn = draws.take(search.rows).uniform((QUERY_BLOCK, 2 + x.shape[1]), first // QUERY_BLOCK)
-        x_best, corners, best, before, drawn = search.pack(x_best, corners, best, before, drawn)
-        now = drawn[:, first % QUERY_BLOCK : first % QUERY_BLOCK + last - first].transpose(0, 1)
+            numbers = draws.take(search.rows).uniform((QUERY_BLOCK, 2 + x.shape[1]), first // QUERY_BLOCK)
+        x_best, corners, best, before, numbers = search.pack(x_best, corners, best, before, numbers)
+        now = numbers[:, first % QUERY_BLOCK : first % QUERY_BLOCK + last - first].transpose(0, 1)
         best = query_corners(search, x_best, best, corners, now, length, objective)
 
 
@@ -226,18 +226,18 @@ def search_patterns(search: Search, draws: Draws, plan: QueryPlan, objective: Un
     x, own = search.x, draws.take(search.rows).child("start")
     down, across = tiling(*x.shape[2:])[1]
     signs = own.signs((x.shape[1], down, across)).to(x.dtype)
-    laid = tiled_start(own.integers(2, (down, across)), signs, x.shape[1:], ORDER[search.threat.norm])
-    delta = delta_in_threat(search.threat, x, laid, (-x, 1 - x))
-    best, drawn = start_losses(search, (x + delta).clamp(0, 1), objective), delta
+    tiles = tiled_start(own.integers(2, (down, across)), signs, x.shape[1:], ORDER[search.threat.norm])
+    delta = delta_in_threat(search.threat, x, tiles, (-x, 1 - x))
+    best, numbers = start_losses(search, (x + delta).clamp(0, 1), objective), delta
     before = best
     for first, last, length in plan:
         if not search.alive:
             return
         if first % QUERY_BLOCK == 0:
             before = dismiss_hopeless(search, first, best, before, hope)
-            drawn = draws.take(search.rows).uniform((QUERY_BLOCK, 5 + x.shape[1]), first // QUERY_BLOCK)
-        delta, best, before, drawn = search.pack(delta, best, before, drawn)
-        now = drawn[:, first % QUERY_BLOCK : first % QUERY_BLOCK + last - first].transpose(0, 1)
+            numbers = draws.take(search.rows).uniform((QUERY_BLOCK, 5 + x.shape[1]), first // QUERY_BLOCK)
+        delta, best, before, numbers = search.pack(delta, best, before, numbers)
+        now = numbers[:, first % QUERY_BLOCK : first % QUERY_BLOCK + last - first].transpose(0, 1)
         best = query_patterns(search, delta, best, now, length, objective)
 
 
@@ -303,9 +303,9 @@ def last_axis_norm(values: Tensor, order: float) -> Tensor:
 def tiled_start(coins: Tensor, signs: Tensor, shape: tuple[int, ...], norm: float) -> Tensor:
     """A start (R, C, H, W) made of patterns side by side: coins (R, n, m) of 0 or 1 transpose them, signs (R, C, n, m) flip them."""
     length, (down, across), (top, left) = tiling(*shape[1:])
-    laid = window_patterns(length, norm, signs)[coins][:, None] * signs[..., None, None]
+    tiles = window_patterns(length, norm, signs)[coins][:, None] * signs[..., None, None]
     start = signs.new_zeros(len(signs), *shape)
-    start[:, :, top : top + down * length, left : left + across * length] = laid.transpose(3, 4).reshape(
+    start[:, :, top : top + down * length, left : left + across * length] = tiles.transpose(3, 4).reshape(
         *signs.shape[:2], down * length, across * length
     )
     return start

@@ -77,8 +77,8 @@ def any_other(logits: Tensor, y: Tensor, draws: Draws) -> Tensor:
         y: labels (B,) int64.
         draws: random numbers of the samples.
     """
-    drawn = draws.child("target").integers(logits.shape[1] - 1)
-    return drawn + (drawn >= y)
+    index = draws.child("target").integers(logits.shape[1] - 1)
+    return index + (index >= y)
 
 
 TARGETS: dict[str, Callable[[Tensor, Tensor, Draws], Tensor]] = {"least-likely": least_likely, "second": second, "random": any_other}

@@ -33,7 +33,9 @@ def attack_command(
     from robench.core.recipes import parse_recipe
     from robench.evaluation.recipe_kinds import recipe_kind
 
-    chosen = parse_recipe(recipe)
-    if recipe_kind(chosen) == "method":
-        raise InputError(f"{chosen.title} makes saliency maps and is no attack: name it with robench saliency --method, or eval --suite")
-    run_job(models, Job("attack", chosen.title, [chosen]), common, attacking)
+    parsed_recipe = parse_recipe(recipe)
+    if recipe_kind(parsed_recipe) == "method":
+        raise InputError(
+            f"{parsed_recipe.title} makes saliency maps and is no attack: name it with robench saliency --method, or eval --suite"
+        )
+    run_job(models, Job("attack", parsed_recipe.title, [parsed_recipe]), common, attacking)

@@ -41,16 +41,16 @@ def compare_command(
     """
     from robench.report.comparison import compare as compared
 
-    found = compared(base, new, fail_on or (), alpha)
-    written = save_comparison(out, found, resume, force)
-    models = list(dict.fromkeys((line.base_checkpoint, line.new_checkpoint) for line in found.lines))
+    comparison = compared(base, new, fail_on or (), alpha)
+    message = save_comparison(out, comparison, resume, force)
+    models = list(dict.fromkeys((line.base_checkpoint, line.new_checkpoint) for line in comparison.lines))
     for pair in models:
-        mine = [line for line in found.lines if (line.base_checkpoint, line.new_checkpoint) == pair]
-        print_comparison(f"{pair[0]}: {new} against {base}" if len(models) > 1 else f"{new} against {base}", mine)
-    for note in found.notes:
+        pair_lines = [line for line in comparison.lines if (line.base_checkpoint, line.new_checkpoint) == pair]
+        print_comparison(f"{pair[0]}: {new} against {base}" if len(models) > 1 else f"{new} against {base}", pair_lines)
+    for note in comparison.notes:
         print_message(f"Note: {note}", quiet)
-    print_message(written, quiet or not written)
-    exit_if_gates_failed(found.failures)
+    print_message(message, quiet or not message)
+    exit_if_gates_failed(comparison.failures)
 
 
 def save_comparison(out: Path | None, found: Comparison, resume: bool, force: bool) -> str:

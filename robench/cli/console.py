@@ -105,11 +105,11 @@ def tracker(quiet: bool) -> Track:
             TimeRemainingColumn(),
         )
         n, begin = sum(map(len, chunks)), time.perf_counter()
-        with Progress(*columns, console=err, transient=True, disable=not is_progress_shown(quiet)) as shown:
-            task = shown.add_task(f"{what:<12}", total=n)
+        with Progress(*columns, console=err, transient=True, disable=not is_progress_shown(quiet)) as progress:
+            task = progress.add_task(f"{what:<12}", total=n)
             for chunk in chunks:
                 yield chunk
-                shown.advance(task, len(chunk))
+                progress.advance(task, len(chunk))
         sentence = told()
         print_message(
             f"{what}: {n} images, {time.perf_counter() - begin:.1f} s" if sentence is None else sentence,
@@ -159,10 +159,12 @@ def epoch_line(epoch: Epoch, epochs: int) -> str:
     """One finished epoch in one line; beside the accuracies under attack stands the clean one of the same images."""
     fgsm = "" if math.isnan(epoch.held_out_fgsm) else f"FGSM {percent(epoch.held_out_fgsm)} %, "
     few = f"attacked {epoch.held_out_attacked_n}: clean {percent(epoch.held_out_attacked_clean)} %, {fgsm}"
-    held = f"held-out clean {percent(epoch.held_out_clean)} % of {epoch.held_out_n}, {few}PGD-10 {percent(epoch.held_out_robust)} %"
+    held_out_text = (
+        f"held-out clean {percent(epoch.held_out_clean)} % of {epoch.held_out_n}, {few}PGD-10 {percent(epoch.held_out_robust)} %"
+    )
     slopes = f"margin {epoch.held_out_margin:.3g}, weight norm {epoch.held_out_weight_norm:.3g}"
     alarm = f"  ALARM: {epoch.alarm}" if epoch.alarm else ""
-    return f"epoch {epoch.epoch + 1}/{epochs}  {terms_text(epoch.terms)}  {held}, {slopes}  {epoch.seconds:.1f} s{alarm}"
+    return f"epoch {epoch.epoch + 1}/{epochs}  {terms_text(epoch.terms)}  {held_out_text}, {slopes}  {epoch.seconds:.1f} s{alarm}"
 
 
 def print_message(sentence: str, quiet: bool = False) -> None:

@@ -85,12 +85,12 @@ def corrupt_command(
     from robench.core.recipes import split_recipes
     from robench.evaluation.corruption_sources import corruption_recipes
 
-    chosen = corruption_recipes(split_recipes(corruption or ["fifteen"]))
-    wanted = CorruptOptions(
-        chosen, severity.values if severity else (1, 2, 3, 4, 5), bool(corruption), bool(severity), source, scale, str(frost_dir or ""),
+    recipes = corruption_recipes(split_recipes(corruption or ["fifteen"]))
+    options = CorruptOptions(
+        recipes, severity.values if severity else (1, 2, 3, 4, 5), bool(corruption), bool(severity), source, scale, str(frost_dir or ""),
         reference, export, save,
     )  # fmt: skip
-    run_corrupt(models or [], wanted, common)
+    run_corrupt(models or [], options, common)
 
 
 @dataclass(frozen=True)
@@ -165,9 +165,9 @@ def measure_corrupted_images(
     from robench.evaluation import api
     from robench.evaluation.corruption_sources import only_adds
 
-    shown = source.y if len(source.classes) == len(images.classes) else None  # of a part of a model's classes nothing is missed
+    labels = source.y if len(source.classes) == len(images.classes) else None  # of a part of a model's classes nothing is missed
     images = replace(images, y=source.y[: len(images)], classes=source.classes)  # as the models count them
-    loaded = load_models(models, images, on, common.quiet, split=common.split, y=shown, noticed=notes, **common.loading_options())
+    loaded = load_models(models, images, on, common.quiet, split=common.split, y=labels, noticed=notes, **common.loading_options())
     if wanted.reference not in (None, "alexnet"):
         refuse_other_orders(source.classes, [str(wanted.reference)], way, "reference")
     subjects = [LoadedSubject(one, images, "", (), on, way) for one in loaded]
@@ -228,8 +228,8 @@ def is_model(reference: Any) -> bool:
 
 def subject_on_source(one: LoadedSubject, source: CorruptionSource) -> Measured:
     """A model under the name of its rows."""
-    measured = one.run_subject()
-    return replace(measured, about=replace(measured.about, data=source.name, split=source.split))
+    subject = one.run_subject()
+    return replace(subject, about=replace(subject.about, data=source.name, split=source.split))
 
 
 def load_reference(wanted: CorruptOptions, images: Images, source: CorruptionSource, common: CommonOptions, on: str) -> Any:
@@ -289,11 +289,11 @@ def images_and_source(
     from robench.models import checkpoint_meta
     from robench.models.forgotten_normalisation import NORMALISATION_IMAGES
 
-    choice, way, data, known = common.image_options(), common.classes, common.data, [checkpoint_meta(model) for model in models]
+    choice, way, data, metas = common.image_options(), common.classes, common.data, [checkpoint_meta(model) for model in models]
     order = choice["class_order"]
-    data = data if data or wanted.source is not None else training_data_name(known)
+    data = data if data or wanted.source is not None else training_data_name(metas)
     from_set = wanted.source is not None  # whose classes may be those of a folder, whatever the clean images are
-    choice["class_order"] = class_order_for("folder:" if from_set else str(data), models, known, order, way)
+    choice["class_order"] = class_order_for("folder:" if from_set else str(data), models, metas, order, way)
     if from_set:
         corrupted, clean, rows = corrupted_from_folder(wanted, data, choice, order is not None, common)
         images = (
@@ -304,11 +304,11 @@ def images_and_source(
         source = source_from_set(corrupted, rows, clean)
         for note in source.notes:
             print_message(f"Note: {note}", common.quiet)
-        labels = label_mapping_for((clean or corrupted).classes, (clean or corrupted).name, models, known, way, order)
+        labels = label_mapping_for((clean or corrupted).classes, (clean or corrupted).name, models, metas, way, order)
         return images, relabelled_source(source, labels), labels.notes, way
     images = images_by_options(str(data), seed=common.seed, **choice)
     print_image_notes(images, common.quiet)
-    labels = label_mapping_for(images.classes, images.name, models, known, way, order)
+    labels = label_mapping_for(images.classes, images.name, models, metas, way, order)
     source = source_from_images(
         images, wanted.corruptions, wanted.severities, scale=wanted.scale, photos=wanted.photos, seed=common.seed, device=device
     )
@@ -334,8 +334,8 @@ def corrupted_from_folder(
 
     assert wanted.source is not None
     names = tuple(recipe.name for recipe in wanted.corruptions)
-    asked = names if wanted.chosen else None, wanted.severities if wanted.graded else None
-    corrupted = read_corrupted_set(wanted.source, *asked, choice["data_dir"])
+    selection = names if wanted.chosen else None, wanted.severities if wanted.graded else None
+    corrupted = read_corrupted_set(wanted.source, *selection, choice["data_dir"])
     if has_folder_classes(corrupted, wanted.source):
         corrupted = with_class_order(corrupted, choice["class_order"])
     elif asked_order and not (data or "").startswith("folder:"):

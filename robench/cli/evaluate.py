@@ -27,5 +27,5 @@ def evaluate_command(
     from robench.cli.jobs import Job, suite_and_title
     from robench.cli.measure import run_job
 
-    chosen, title = suite_and_title(suite or ["autoattack"])
-    run_job(models, Job("eval", title, chosen, examine=True), common, attacking)
+    entries, title = suite_and_title(suite or ["autoattack"])
+    run_job(models, Job("eval", title, entries, examine=True), common, attacking)

@@ -119,13 +119,13 @@ def suite_and_title(words: Sequence[str]) -> tuple[list[str | Recipe], str]:
 
     sentences = split_recipes(words)
     several = len(sentences) > 1  # where pgd is the attack of that name
-    chosen: list[str | Recipe] = [
+    entries: list[str | Recipe] = [
         one if (one in SUITES and not (several and one in ATTACKS)) or is_suite_file(one) else parse_recipe(one) for one in sentences
     ]
     names = [
-        Path(one).stem if isinstance(one, str) and is_suite_file(one) else one if isinstance(one, str) else one.title for one in chosen
+        Path(one).stem if isinstance(one, str) and is_suite_file(one) else one if isinstance(one, str) else one.title for one in entries
     ]
-    return chosen, names[0] if len(names) == 1 else "+".join(names) if len(names) < 4 else f"{len(names)} recipes"
+    return entries, names[0] if len(names) == 1 else "+".join(names) if len(names) < 4 else f"{len(names)} recipes"
 
 
 # --- what refuses a job
@@ -138,8 +138,8 @@ def refuse_unused_options(job: Job, attacking: AttackOptions) -> None:
     of_attacks = ("norm", "eps", "threat", "engine", "precision", "compiled", "until", "save_png")
     has_use = {**dict.fromkeys(of_attacks, bool(attacks)), "score": "method" in kinds}
     has_use |= {"scale": bool(corruptions), "frost_dir": "frost" in corruptions}
-    for name, used in has_use.items():
-        if getattr(attacking, name) not in (None, False, usual.get(name)) and not used:
+    for name, is_used in has_use.items():
+        if getattr(attacking, name) not in (None, False, usual.get(name)) and not is_used:
             option = {"compiled": "compile"}.get(name, name).replace("_", "-")
             what = f"{job.title} is a probe, which" if kinds == {"probe"} else f"nothing in {job.title}"
             raise InputError(f"{what} has {'no' if kinds == {'probe'} else 'a'} use for --{option}: leave it out")

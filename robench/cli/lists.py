@@ -116,8 +116,8 @@ def list_entries(what: str) -> list[tuple[str, str, str]]:
 
         return [(name, text, "") for name, text in SETS.items()]
     table = function_table(what)
-    known = {name: SUMMARIES.get(f"{what} {name}") or SUMMARIES.get(name) or function_summary(name, table) for name in table}
-    return [(name, known[name], options_text(setting_text(function))) for name, function in table.items()]
+    summaries = {name: SUMMARIES.get(f"{what} {name}") or SUMMARIES.get(name) or function_summary(name, table) for name in table}
+    return [(name, summaries[name], options_text(setting_text(function))) for name, function in table.items()]
 
 
 def function_table(what: str) -> Mapping[str, Callable[..., Any]]:
@@ -130,10 +130,10 @@ def function_summary(name: str, table: Mapping[str, Callable[..., Any]]) -> str:
     """What a function is: a setting of another name of the table, or the first line of its docstring without the shapes."""
     function = table[name]
     inner = function.func if isinstance(function, partial) else function
-    general = next((other for other, known in table.items() if known is inner and other != name), None)
+    general = next((other for other, candidate in table.items() if candidate is inner and other != name), None)
     if general is not None and isinstance(function, partial):
-        given = [f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in function.keywords.items()]
-        return f"{general} with {', '.join(given)}."
+        settings = [f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in function.keywords.items()]
+        return f"{general} with {', '.join(settings)}."
     return re.sub(r",? \(B[^)]*\)( float64)?", "", (inspect.getdoc(inner) or "").partition("\n")[0])
 
 

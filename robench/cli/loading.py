@@ -73,23 +73,23 @@ def load_subjects(models: Sequence[str], norm: str | None, radii: tuple[float, .
     from robench.models import checkpoint_meta
 
     on = set_up_device(common.device, common.threads)
-    known = [checkpoint_meta(model) for model in models]
-    threats = [norm_and_radii(meta.get("recipe", {}), norm, radii, Path(model).name) for meta, model in zip(known, models, strict=True)]
+    metas = [checkpoint_meta(model) for model in models]
+    threats = [norm_and_radii(meta.get("recipe", {}), norm, radii, Path(model).name) for meta, model in zip(metas, models, strict=True)]
     for its_norm, its_radii in threats:
         for eps in its_radii:
             refuse_too_large_eps(Threat(its_norm, eps), None)
-    choice, way, data = common.image_options(), common.classes, common.data or training_data_name(known)
+    choice, way, data = common.image_options(), common.classes, common.data or training_data_name(metas)
     order = choice["class_order"]
-    choice["class_order"] = class_order_for(data, models, known, order, way)
+    choice["class_order"] = class_order_for(data, models, metas, order, way)
     images = images_by_options(data, seed=common.seed, **choice)
     print_image_notes(images, common.quiet)
     for its_norm, its_radii in threats:
         refuse_too_large_eps(Threat(its_norm, max(its_radii)), images.shape)
-    labels = label_mapping_for(images.classes, images.name, models, known, way, order)
+    labels = label_mapping_for(images.classes, images.name, models, metas, way, order)
     y = images.y if len(labels.classes) == len(images.classes) else None  # of a part of a model's classes nothing is missed
     images = images.relabelled(labels.outputs, labels.classes)
-    found = load_models(models, images, on, common.quiet, split=common.split, noticed=labels.notes, y=y, **common.loading_options())
-    return [LoadedSubject(one, images, *threat, on, way) for one, threat in zip(found, threats, strict=True)]
+    loaded_models = load_models(models, images, on, common.quiet, split=common.split, noticed=labels.notes, y=y, **common.loading_options())
+    return [LoadedSubject(one, images, *threat, on, way) for one, threat in zip(loaded_models, threats, strict=True)]
 
 
 def training_data_name(known: Sequence[dict[str, Any]]) -> str:
@@ -139,30 +139,30 @@ def load_models(
     from robench.models import load_with_origin
 
     split, y = how.pop("split", images.split), how.pop("y", None)
-    found = uniquely_named_models(
+    loaded_models = uniquely_named_models(
         models, [load_with_origin(model, classes=len(images.classes), shape=images.shape, device=device, **how) for model in models]
     )
     if images.split != split:
         sentence = f"{images.name} has no {split} split: all its images are used, also those a model may have been trained on"
-        found = [replace(one, notes=(*one.notes, sentence)) for one in found]
+        loaded_models = [replace(one, notes=(*one.notes, sentence)) for one in loaded_models]
     if y is not None and (sentence := missing_classes_note(y, images.classes)):
-        found = [replace(one, notes=(*one.notes, sentence)) for one in found]
-    found = [replace(one, notes=(*one.notes, *noticed, *normalisation_notes(one, images, device))) for one in found]
-    for note in dict.fromkeys(note for one in found for note in one.notes):
+        loaded_models = [replace(one, notes=(*one.notes, sentence)) for one in loaded_models]
+    loaded_models = [replace(one, notes=(*one.notes, *noticed, *normalisation_notes(one, images, device))) for one in loaded_models]
+    for note in dict.fromkeys(note for one in loaded_models for note in one.notes):
         print_message(f"Note: {note}", quiet)
-    found = [replace(one, notes=(*one.notes, *images.notes)) for one in found]  # which `print_image_notes` has told
-    for flag in dict.fromkeys(flag for one in found for flag in one.flags):
+    loaded_models = [replace(one, notes=(*one.notes, *images.notes)) for one in loaded_models]  # which `print_image_notes` has told
+    for flag in dict.fromkeys(flag for one in loaded_models for flag in one.flags):
         print_to_stderr(f"Flag: {flag}")
-    return found
+    return loaded_models
 
 
 def missing_classes_note(y: Tensor, classes: Sequence[str]) -> str:
     """A sentence where classes have no image among those with labels y; "" where each has one."""
     from robench.data import class_coverage
 
-    held = class_coverage(y, classes)
+    coverage = class_coverage(y, classes)
     those = "the one image holds" if len(y) == 1 else f"the {len(y)} images hold"
-    return f"{those} {held}: --n takes more of them, --shuffle any instead of the first" if held else ""
+    return f"{those} {coverage}: --n takes more of them, --shuffle any instead of the first" if coverage else ""
 
 
 def normalisation_notes(one: LoadedModel, images: Images, device: str) -> list[str]:
@@ -191,11 +191,13 @@ def norm_and_radii(recipe: dict[str, Any], norm: str | None, radii: tuple[float,
     from robench.core.threat import NORMS
 
     its_norm, eps = recipe.get("norm", "linf"), recipe.get("eps", 8 / 255)
-    chosen = norm or its_norm
-    if not radii and chosen in NORMS and chosen != (its_norm if "eps" in recipe else "linf"):
-        known = f"{model} was trained with {its_norm} eps {eps_text(eps)}" if "eps" in recipe else f"the default {eps_text(eps)} is of linf"
-        raise InputError(f"which radius in {chosen}? {known}, which says nothing about {chosen}: pass --eps")
-    return chosen, tuple(sorted(set(radii or (eps,))))
+    threat_norm = norm or its_norm
+    if not radii and threat_norm in NORMS and threat_norm != (its_norm if "eps" in recipe else "linf"):
+        reason = (
+            f"{model} was trained with {its_norm} eps {eps_text(eps)}" if "eps" in recipe else f"the default {eps_text(eps)} is of linf"
+        )
+        raise InputError(f"which radius in {threat_norm}? {reason}, which says nothing about {threat_norm}: pass --eps")
+    return threat_norm, tuple(sorted(set(radii or (eps,))))
 
 
 def uniquely_named_models(sources: Sequence[str], loaded: Sequence[LoadedModel]) -> list[LoadedModel]:

@@ -216,8 +216,8 @@ def report_run(
 ) -> None:  # fmt: skip
     """Writes the results of a run and prints them."""
     with place.staged_results(run.arrays) as folder:
-        written = write_results(subjects, result, run.title, run.entries, common, folder, flags, seconds)
-    names = [*(path.name for path in written), *array_names_in(place.folder, run.arrays)]
+        paths = write_results(subjects, result, run.title, run.entries, common, folder, flags, seconds)
+    names = [*(path.name for path in paths), *array_names_in(place.folder, run.arrays)]
     print_results(subjects, result, run.title, place, names, common.quiet)
 
 
@@ -251,10 +251,10 @@ def print_results(
     """Prints the tables, the notes and the flags, and says what was written."""
     from robench.report.tables import report_tables
 
-    shown = report_tables(
+    tables = report_tables(
         result.rows, title=title.format(n=int(result.run.ledger.seen.sum())), most=MOST_LEVELS, reference=stored_reference(place)
     )
-    for table in shown:
+    for table in tables:
         print_table(*table)
     for note in result.notes:
         if note not in loading_notes(subjects) and note not in result.notes_before_run:
@@ -321,8 +321,8 @@ def run_place(
     """
     from robench.core.folders import claim_destination, make_numbered_folder
 
-    for name, given in (("resume", resume), ("force", force)):
-        if given and out is None:
+    for name, value in (("resume", resume), ("force", force)):
+        if value and out is None:
             raise InputError(f"which run is --{name} to {'go on with' if name == 'resume' else 'replace'}? Pass its folder with --out")
     folder = out or make_numbered_folder(Path("results") / f"{time.strftime('%Y%m%d-%H%M%S')}-{file_stem(model)}-{file_stem(what)}")
     with claim_destination(folder, words, resume=resume, force=force, adds=adds) as place:

@@ -81,12 +81,12 @@ def parse_seconds(text: str) -> float:
     """Reads a time, such as 90s, 20m or 1.5h; a bare number is of seconds."""
     unit = {"s": 1, "m": 60, "h": 3600}.get(text[-1:], 0)
     try:
-        found = parse_fraction(text[:-1] if unit else text) * (unit or 1)
+        seconds = parse_fraction(text[:-1] if unit else text) * (unit or 1)
     except ValueError:
         raise typer.BadParameter(f"{text!r} is no time: write it as 90s, 20m or 1.5h") from None
-    if found <= 0:
+    if seconds <= 0:
         raise typer.BadParameter(f"a budget must be longer than nothing: {text}")
-    return found
+    return seconds
 
 
 @dataclass(frozen=True)
@@ -335,8 +335,8 @@ def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def flat(**given: Any) -> None:
-        held = {name: kind(**{part.name: given.pop(part.name) for part in parts[name]}) for name, kind in groups.items()}
-        command(**given, **held)
+        group_values = {name: kind(**{part.name: given.pop(part.name) for part in parts[name]}) for name, kind in groups.items()}
+        command(**given, **group_values)
 
     each = [*(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own), *(part for its in parts.values() for part in its)]
     flat.__signature__ = signature.replace(parameters=each)  # type: ignore[attr-defined]

@@ -45,25 +45,27 @@ def train_sweep(
     preset, out, resume, force = words.pop("preset"), words.pop("out"), words.pop("resume"), words.pop("force")
     if out is not None and out.suffix in (".pt", ".pth"):
         raise InputError(f"a sweep writes into a folder, not a file: {out}")
-    named = {key: value for key, value in given.items() if value is not None}
-    cells = sweep_cells(sentence, {**lookup(preset or "small", PRESETS, "preset"), **named})
+    user_overrides = {key: value for key, value in given.items() if value is not None}
+    cells = sweep_cells(sentence, {**lookup(preset or "small", PRESETS, "preset"), **user_overrides})
 
     def train_one(cell: SweepCell, path: Path) -> dict[str, Any]:
         print_message(f"Cell {cells.index(cell) + 1} of {len(cells)}: {cell.setting}", quiet)
-        settings = {"seed": words["seed"], **named, **cell.overrides}
+        settings = {"seed": words["seed"], **user_overrides, **cell.overrides}
         apart = {key: value for key, value in words.items() if key != "seed"}
         return run(**apart, **settings, preset=preset, out=path, teachers=path.parent, resume=place.resume).meta  # type: ignore[no-any-return]
 
-    about = {**sweep_words(words, preset, named), **content_digests(words, named)}
+    about = {**sweep_words(words, preset, user_overrides), **content_digests(words, user_overrides)}
     begin = time.perf_counter()
-    asked = {"command": "sweep", **sweep_header(cells, suite, measure, about)}
-    with run_place(out, words["data"], "sweep", asked, resume=resume, force=force, adds=adds_cells) as place:
+    run_words = {"command": "sweep", **sweep_header(cells, suite, measure, about)}
+    with run_place(out, words["data"], "sweep", run_words, resume=resume, force=force, adds=adds_cells) as place:
         if place.finished:
             done = read_finished_cells(cells, place.folder)
         else:
-            refuse_untrainable({cell.setting: {**named, **cell.overrides} for cell in cells}, words, preset)
+            refuse_untrainable({cell.setting: {**user_overrides, **cell.overrides} for cell in cells}, words, preset)
             done = list(sweep(cells, train_one, folder=place, about=about, suite=suite, measure=measure, resume=place.resume))
-        title = f"{sweep_subject(sentence, named)} on {done[0].rows[0].data or Path(words['data']).name}, measured on {measure} images"
+        title = (
+            f"{sweep_subject(sentence, user_overrides)} on {done[0].rows[0].data or Path(words['data']).name}, measured on {measure} images"
+        )
         if not place.finished:
             also = [pattern for cell in cells for pattern in (f"{cell.name}.pt", f"{cell.name}.*.*", f"{cell.name}.json")]
             with place.staged_results([*also, "teacher-????????.*", "rows.csv", "sweep.json"]) as folder:
@@ -91,8 +93,8 @@ def print_sweep_files(done: Sequence[FinishedCell], folder: Path, time_spent: st
 
 def sweep_words(words: dict[str, Any], preset: str | None, named: dict[str, Any]) -> dict[str, Any]:
     """What was asked of a sweep, as plain JSON values, without what its numbers do not depend on."""
-    kept = {key: value for key, value in words.items() if key not in ("watch", "device", "suite")}
-    return json_words({**kept, "preset": preset, **named})
+    relevant_words = {key: value for key, value in words.items() if key not in ("watch", "device", "suite")}
+    return json_words({**relevant_words, "preset": preset, **named})
 
 
 def content_digests(words: dict[str, Any], named: dict[str, Any]) -> dict[str, Any]:
@@ -100,17 +102,17 @@ def content_digests(words: dict[str, Any], named: dict[str, Any]) -> dict[str, A
     from robench.models.identity import code_digests, file_digest
     from robench.training.preparation import images_of_split, named_file_digests
 
-    shown = {key: words[key] for key in ("data_dir", "download", "image_size", "resize", "layout")}
-    found: dict[str, Any] = {
-        "sha256 of the training images": images_of_split(words["data"], "train", words["n_train"], words["seed"], **shown).sha256
+    image_options = {key: words[key] for key in ("data_dir", "download", "image_size", "resize", "layout")}
+    digests: dict[str, Any] = {
+        "sha256 of the training images": images_of_split(words["data"], "train", words["n_train"], words["seed"], **image_options).sha256
     }
     if words["measure"] == "test":
-        found["sha256 of the test images"] = images_of_split(words["data"], "test", **shown).sha256
+        digests["sha256 of the test images"] = images_of_split(words["data"], "test", **image_options).sha256
     if words["teacher"] is not None:
-        found["sha256 of the teacher"] = file_digest(words["teacher"])
+        digests["sha256 of the teacher"] = file_digest(words["teacher"])
     files = named_file_digests(list(filter(None, (named.get("objective"), *named.get("reg", ())))), words["suite"])
     code = {**files.pop("code", {}), **code_digests(named.get("arch"))}
-    return {**found, **files, **({"code": code} if code else {})}
+    return {**digests, **files, **({"code": code} if code else {})}
 
 
 def json_words(words: dict[str, Any]) -> dict[str, Any]:

@@ -124,7 +124,7 @@ def train_command(
     from robench.core.processes import join_world
     from robench.core.recipes import split_recipes
 
-    given: dict[str, Any] = {
+    overrides: dict[str, Any] = {
         "objective": objective, "reg": reg and tuple(split_recipes(reg)), "arch": arch, "activation": activation, "normalize": normalize,
         "norm": norm, "eps": eps, "epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, "lr": lr, "momentum": momentum,
         "weight_decay": weight_decay, "schedule": schedule, "augment": augment, "ema": ema, "label_smoothing": label_smoothing,
@@ -134,7 +134,7 @@ def train_command(
     if mean is not None or std is not None:
         from robench.training.settings import overrides_with_normalisation
 
-        given = overrides_with_normalisation({**given, "mean": mean and mean.values, "std": std and std.values})
+        overrides = overrides_with_normalisation({**overrides, "mean": mean and mean.values, "std": std and std.values})
     begin = time.perf_counter()
     if force and (out is None or (sweep is None and out.suffix not in (".pt", ".pth"))):
         raise InputError(
@@ -153,9 +153,9 @@ def train_command(
             "watch": training_progress(quiet or world.rank > 0),
         }  # fmt: skip
         if sweep is not None:
-            train_sweep(sweep, run, words, given, suite=suite, measure=words["measure"], quiet=quiet)
+            train_sweep(sweep, run, words, overrides, suite=suite, measure=words["measure"], quiet=quiet)
             return
-        trained = run(**{**words, "out": out or Path("checkpoints")}, **given)
+        trained = run(**{**words, "out": out or Path("checkpoints")}, **overrides)
     if world.rank == 0:
         print_training_result(trained, time.perf_counter() - begin, quiet)
     if trained.meta["history"][-1].get("alarm"):

@@ -70,21 +70,21 @@ class Destination:
         Args:
             also: patterns of the files in `work` that belong to the run too, such as arrays and checkpoints.
         """
-        staged = self.work if self.replaces else make_empty_folder(self.folder / STAGED)
-        yield staged
+        staging = self.work if self.replaces else make_empty_folder(self.folder / STAGED)
+        yield staging
         before = finished_run_files(self.folder)
         arrays = [] if self.replaces else [path.name for pattern in also for path in sorted(self.folder.glob(pattern))]
-        files = sorted({*arrays, *(path.name for path in staged.iterdir() if path.name not in (LOCK, WHOLE_MARK)), MANIFEST})
-        manifest = json.loads((staged / MANIFEST).read_bytes()) if (staged / MANIFEST).exists() else {}
-        results = [name for name in files if name not in {path.name for path in state_files(staged)}]
+        files = sorted({*arrays, *(path.name for path in staging.iterdir() if path.name not in (LOCK, WHOLE_MARK)), MANIFEST})
+        manifest = json.loads((staging / MANIFEST).read_bytes()) if (staging / MANIFEST).exists() else {}
+        results = [name for name in files if name not in {path.name for path in state_files(staging)}]
         text = json.dumps({**manifest, "words": self.words, "files": results}, indent=2, allow_nan=False)
-        write_whole({staged / MANIFEST: f"{text}\n".encode()})
+        write_whole({staging / MANIFEST: f"{text}\n".encode()})
         old = (
             {*before, *(path.name for path in state_files(self.folder)), *unfinished_run_arrays(self.folder)}
             if self.replaces
             else {*before} - {*arrays}
         )
-        exchange_files(staged, self.folder, old, last=MANIFEST)
+        exchange_files(staging, self.folder, old, last=MANIFEST)
 
 
 def never_adds(theirs: Words, ours: Words) -> bool:  # noqa: ARG001
@@ -127,7 +127,7 @@ def claim_destination(
         InputError: where the folder holds a run or files with which these words cannot go on.
     """
     plain: dict[str, Any] = json.loads(json.dumps(words))
-    made = not folder.exists()
+    is_new = not folder.exists()
     place = None
     try:
         with hold_lock(prepare_folder(folder) / LOCK, folder):
@@ -143,7 +143,7 @@ def claim_destination(
                     raise kept_state_error(error, place.replaces) from error
                 raise
     finally:
-        if made or place is not None:
+        if is_new or place is not None:
             with suppress(OSError):
                 folder.rmdir()
 
@@ -217,12 +217,12 @@ def hold_lock_in(folder: Path, name: str, what: Path) -> Iterator[None]:
     Raises:
         InputError: where another process holds the lock.
     """
-    made = not folder.exists()
+    is_new = not folder.exists()
     try:
         with hold_lock(prepare_folder(folder) / name, what):
             yield
     finally:
-        if made:
+        if is_new:
             with suppress(OSError):
                 folder.rmdir()
 
@@ -279,9 +279,9 @@ def allowed_destination(folder: Path, words: dict[str, Any], resume: bool, force
         return Destination(folder, words, folder, finished=True)
     if adds(theirs, words):
         return Destination(folder, words, folder, resume=True)
-    begun = "; one that is to replace it is unfinished: --force --resume goes on with it" if state_files(work) else ""
+    resume_hint = "; one that is to replace it is unfinished: --force --resume goes on with it" if state_files(work) else ""
     raise InputError(
-        f"{folder} holds a finished run with other words ({other}): pass --force to replace it, or choose another folder{begun}"
+        f"{folder} holds a finished run with other words ({other}): pass --force to replace it, or choose another folder{resume_hint}"
     )
 
 
@@ -404,10 +404,10 @@ def exchange_files(staged: Path, folder: Path, old: set[str], last: str) -> None
 
 def clean_up_killed_runs(folder: Path) -> None:
     """Ends the exchanges of runs that were killed, and removes what they left and nothing can go on with."""
-    for staged in (folder / STAGED, folder / REPLACING):
-        finish_exchange(staged, folder, MANIFEST)
-        if not state_files(staged) and not (staged / MANIFEST).exists():
-            shutil.rmtree(staged, ignore_errors=True)
+    for staging in (folder / STAGED, folder / REPLACING):
+        finish_exchange(staging, folder, MANIFEST)
+        if not state_files(staging) and not (staging / MANIFEST).exists():
+            shutil.rmtree(staging, ignore_errors=True)
     remove_half_written(folder)
     if not state_files(folder):
         shutil.rmtree(folder / HIDDEN, ignore_errors=True)
@@ -474,8 +474,8 @@ def word_difference(one: Words, other: Words, where: str = "") -> str:
     for key in sorted({*one, *other}, key=lambda key: (holds_lists(one.get(key)), key)):
         a, b = one.get(key), other.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            if told := word_difference(a, b, f"{where}{key}."):
-                return told
+            if difference := word_difference(a, b, f"{where}{key}."):
+                return difference
         elif a != b:
             if are_lists_of_words(a, b):
                 return list_difference(where + key, [*(a or ())], [*(b or ())])
@@ -496,14 +496,14 @@ def are_lists_of_words(*values: object) -> bool:
 
 def list_difference(key: str, one: list[Any], other: list[Any]) -> str:
     """In what two lists differ, in the words of the command line; long ones without what they share."""
-    told, others = [*map(as_written, one)], [*map(as_written, other)]
-    if told == others:
-        changed = next(words for words, a, b in zip(told, one, other, strict=True) if a != b)
-        return f"what {option_words(key, [changed])} names has changed"
-    long = max(len(option_words(key, told)), len(option_words(key, others))) > LONGEST_EXCERPT
+    texts, other_texts = [*map(as_written, one)], [*map(as_written, other)]
+    if texts == other_texts:
+        text = next(words for words, a, b in zip(texts, one, other, strict=True) if a != b)
+        return f"what {option_words(key, [text])} names has changed"
+    long = max(len(option_words(key, texts)), len(option_words(key, other_texts))) > LONGEST_EXCERPT
     a, b = (
         [*(["..."] if long and {*its} & {*those} else []), *(word for word in its if not long or word not in those)]
-        for its, those in ((told, others), (others, told))
+        for its, those in ((texts, other_texts), (other_texts, texts))
     )
     return f"{key} was {option_words(key, a)} and is {option_words(key, b)}"
 

@@ -43,4 +43,4 @@ def front_corners(points: Sequence[Pair]) -> list[Pair]:
         >>> front_corners([(0.9, 0.3), (0.8, 0.5), (0.8, 0.4)])
         [(0.8, 0.5), (0.9, 0.3)]
     """
-    return sorted({point for point, kept in zip(points, front_membership(points), strict=True) if kept})
+    return sorted({point for point, is_corner in zip(points, front_membership(points), strict=True) if is_corner})

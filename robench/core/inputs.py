@@ -145,10 +145,10 @@ def as_masks(masks: Any, x: Tensor) -> Tensor:
     Raises:
         InputError: for another shape.
     """
-    found, shape = as_tensor(masks, "masks"), (len(x), *x.shape[2:])
-    if tuple(found.shape) != shape:
-        raise InputError(f"masks has shape {tuple(found.shape)}, and must be {shape}: true or 1 where the object is on each image")
-    return found.cpu().bool()
+    tensor, shape = as_tensor(masks, "masks"), (len(x), *x.shape[2:])
+    if tuple(tensor.shape) != shape:
+        raise InputError(f"masks has shape {tuple(tensor.shape)}, and must be {shape}: true or 1 where the object is on each image")
+    return tensor.cpu().bool()
 
 
 def as_list(value: Any) -> list[Any]:
@@ -186,12 +186,12 @@ def as_radius(eps: Any) -> float:
     try:
         complex_or_array = getattr(getattr(eps, "dtype", None), "kind", "") == "c" or (isinstance(eps, np.ndarray) and eps.ndim > 0)
         no_number = eps is None or isinstance(eps, bool) or complex_or_array
-        found = parse_fraction(eps) if isinstance(eps, str) else math.nan if no_number else float(eps)
+        radius = parse_fraction(eps) if isinstance(eps, str) else math.nan if no_number else float(eps)
     except (TypeError, ValueError, OverflowError):
-        found = math.nan
-    if not 0 <= found < math.inf:
+        radius = math.nan
+    if not 0 <= radius < math.inf:
         raise InputError(f"eps must be a finite number of at least 0, or a fraction such as '8/255', not {eps!r}")
-    return found
+    return radius
 
 
 def as_radii(eps: Any) -> list[float]:
@@ -260,9 +260,11 @@ def as_suite_list(suite: Suite) -> list[str | Recipe]:
     Raises:
         InputError: for anything else, and for a sentence that cannot be read.
     """
-    found = as_suite(suite)
+    name_or_recipes = as_suite(suite)
     return (
-        [found] if isinstance(found, str) else [one.name if one == Recipe(one.name) and one.name in SUITE_NAMES else one for one in found]
+        [name_or_recipes]
+        if isinstance(name_or_recipes, str)
+        else [one.name if one == Recipe(one.name) and one.name in SUITE_NAMES else one for one in name_or_recipes]
     )
 
 
@@ -277,10 +279,10 @@ def as_whole_number(value: Any, name: str, least: int | None = None) -> int:
     Raises:
         InputError: for anything else, also for true and false.
     """
-    found = int(value) if isinstance(value, (int, np.integer)) and not isinstance(value, bool) else None
-    if found is None or (least is not None and found < least):
+    number = int(value) if isinstance(value, (int, np.integer)) and not isinstance(value, bool) else None
+    if number is None or (least is not None and number < least):
         raise InputError(f"{name} must be a whole number{'' if least is None else f' of at least {least}'}, not {value!r}")
-    return found
+    return number
 
 
 def as_number(value: Any, name: str) -> float:
@@ -309,14 +311,14 @@ def as_device(device: Any) -> str:
         InputError: for a name that torch does not know, and for a device that is not there.
     """
     try:
-        found = torch.device(device if isinstance(device, torch.device) else str(device))
+        torch_device = torch.device(device if isinstance(device, torch.device) else str(device))
     except RuntimeError:
         raise InputError(f"unknown device {device!r}: choose one of cpu, cuda, mps") from None
-    if (found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count()) or (
-        found.type == "mps" and not torch.backends.mps.is_available()
+    if (torch_device.type == "cuda" and (torch_device.index or 0) >= torch.cuda.device_count()) or (
+        torch_device.type == "mps" and not torch.backends.mps.is_available()
     ):
-        raise InputError(f"there is no {found} device here: choose device='cpu', or another that is there")
-    return str(found)
+        raise InputError(f"there is no {torch_device} device here: choose device='cpu', or another that is there")
+    return str(torch_device)
 
 
 def as_word(value: Any, name: str) -> str:

@@ -63,5 +63,5 @@ def explain_out_of_memory(batch_size: int, resumable: Callable[[], bool] = lambd
         if not is_out_of_memory(error):
             raise
         way = f"pass a --batch-size below {batch_size}" if batch_size > 1 else "use a device with more memory, or smaller images"
-        kept = "; what is finished is kept: --resume goes on with it" if resumable() else ""
-        raise UnfinishedError(f"the memory does not hold a batch of {batch_size} images: {way}{kept}") from error
+        resume_hint = "; what is finished is kept: --resume goes on with it" if resumable() else ""
+        raise UnfinishedError(f"the memory does not hold a batch of {batch_size} images: {way}{resume_hint}") from error

@@ -78,8 +78,8 @@ class Recipe:
     @property
     def title(self) -> str:
         """The label with that of the recipe whose images it is given."""
-        graded = f"-{self.options['severity']}" if "severity" in self.options else ""
-        return f"{self.label}{graded}{ON_SEPARATOR}{self.on.title}" if self.on else f"{self.label}{graded}"
+        severity_suffix = f"-{self.options['severity']}" if "severity" in self.options else ""
+        return f"{self.label}{severity_suffix}{ON_SEPARATOR}{self.on.title}" if self.on else f"{self.label}{severity_suffix}"
 
 
 def parse_recipe(sentence: str) -> Recipe:
@@ -102,7 +102,7 @@ def parse_recipe(sentence: str) -> Recipe:
             raise InputError(f"cannot read {sentence!r}: write what is measured, then on, then what gives the images: pgd-20 on fog")
         return replace(parse_recipe(first), on=parse_recipe(second))
     head, *rest = sentence.split(",")
-    name, given, weight = head.partition("=")
+    name, sign, weight = head.partition("=")
     options: dict[str, Any] = {}
     for part in rest:
         key, equals, value = part.partition("=")
@@ -112,8 +112,8 @@ def parse_recipe(sentence: str) -> Recipe:
         if key in options:
             raise InputError(f"{sentence!r} gives {key} twice: give each option once")
         options[key] = parse_literal(value.strip())
-    number = parse_literal(weight.strip()) if given else None
-    if not name.strip() or (given and (isinstance(number, (bool, str)) or number is None)):
+    number = parse_literal(weight.strip()) if sign else None
+    if not name.strip() or (sign and (isinstance(number, (bool, str)) or number is None)):
         raise InputError(f"cannot read {sentence!r}: write NAME or NAME=WEIGHT, then options as key=value, parted by commas")
     kind, bare = kind_and_name(name.strip())
     return Recipe(bare, None if number is None else float(number), options, kind)
@@ -126,8 +126,10 @@ def kind_and_name(name: str) -> tuple[str, str]:
         return KIND_WORDS[word], rest.strip()
     file = Path(name.rpartition(":")[0])
     if ".py:" in rest and word.isalpha() and len(word) > 1 and word != "transfer" and not is_existing_file(file):  # one letter is a drive
-        begun = [kind for kind in KIND_WORDS if kind.startswith(word)]
-        raise InputError(f"unknown kind {word!r} of {name!r}{f': did you mean {begun[0]!r}?' if begun else did_you_mean(word, KIND_WORDS)}")
+        completions = [kind for kind in KIND_WORDS if kind.startswith(word)]
+        raise InputError(
+            f"unknown kind {word!r} of {name!r}{f': did you mean {completions[0]!r}?' if completions else did_you_mean(word, KIND_WORDS)}"
+        )
     return "", name
 
 
@@ -299,15 +301,15 @@ def resolve(recipe: Recipe, table: Mapping[str, Callable[..., Any]], what: str) 
     """
     refuse_unfit_recipe(recipe, what)
     function = user_function(recipe, what) if ".py:" in recipe.name else lookup(recipe.name, table, what)
-    known, settled = options_of(function), getattr(function, "keywords", {})
+    options, fixed_options = options_of(function), getattr(function, "keywords", {})
     for key in recipe.options:
-        if key not in known:
-            hint = did_you_mean(key, known) if known else ", it has none"
+        if key not in options:
+            hint = did_you_mean(key, options) if options else ", it has none"
             if {key, key.replace("_", "-")} & set(table):
                 hint = f": to ask for the {what} {key.replace('_', '-')!r} as well, repeat the option"
             raise InputError(f"{what} {recipe.name!r} has no option {key!r}{hint}")
-        if key in settled:
-            raise InputError(f"{what} {recipe.name!r} means {key}={settled[key]}: name the general {what} to choose {key} yourself")
+        if key in fixed_options:
+            raise InputError(f"{what} {recipe.name!r} means {key}={fixed_options[key]}: name the general {what} to choose {key} yourself")
         if ".py:" in recipe.name:
             refuse_option_type(recipe, key, function)
     bound = partial(function, **recipe.options)
@@ -351,16 +353,16 @@ def refuse_option_type(recipe: Recipe, key: str, function: Callable[..., Any]) -
     value, parameter = recipe.options[key], inspect.signature(function).parameters[key]
     annotation = getattr(parameter.annotation, "__name__", parameter.annotation)
     kind = annotation if annotation in OPTION_TYPES else type(parameter.default).__name__
-    allowed, words = OPTION_TYPES.get(kind, ((object,), ""))
-    if type(value) not in allowed and object not in allowed:
+    allowed_types, words = OPTION_TYPES.get(kind, ((object,), ""))
+    if type(value) not in allowed_types and object not in allowed_types:
         default = "" if parameter.default is inspect.Parameter.empty else f", as its default {parameter.default!r} is"
         raise InputError(f"{key} of {recipe.label} must be {words}{default}, not {value!r}")
 
 
 def user_function(recipe: Recipe, what: str) -> Callable[..., Any]:
     """The user's own function that a recipe names. Raises InputError where it cannot be called as an attack, a probe, ... is."""
-    function, wanted = function_from_file(recipe.name), SIGNATURES.get(what)
-    if wanted is None or takes_arguments(function, wanted):
+    function, argument_names = function_from_file(recipe.name), SIGNATURES.get(what)
+    if argument_names is None or takes_arguments(function, argument_names):
         return function
     raise InputError(f"{recipe.label}{inspect.signature(function)} cannot be used: {what}s are called as {signature_text(what)}")
 

@@ -85,13 +85,13 @@ def training_shares(at: str | float) -> list[float]:
         [0.5, 0.75]
     """
     try:
-        found = [parse_fraction(part) for part in str(at).split(":")]
+        shares = [parse_fraction(part) for part in str(at).split(":")]
     except ValueError as error:
         raise InputError(f"the option at of milestones must be shares of the training joined by colons, not {at!r}: {error}") from None
-    found = [number_option("a share of the training in milestones", share, most=1) for share in found]
-    if found != sorted(found):
+    shares = [number_option("a share of the training in milestones", share, most=1) for share in shares]
+    if shares != sorted(shares):
         raise InputError(f"the shares in the option at of milestones must not decrease, and these do: {at}")
-    return found
+    return shares
 
 
 def plateau(
@@ -121,11 +121,11 @@ def plateau(
         InputError: for an option out of its range.
     """
     patience, keep = whole_option("the patience of plateau", patience, 0), 1 - number_option("the threshold of plateau", threshold, most=1)
-    lowest, waited, drops = math.inf, 0, 0
+    lowest, stale_epochs, drops = math.inf, 0, 0
     for loss in losses:
-        lowest, waited = (loss, 0) if loss < lowest * keep else (lowest, waited + 1)
-        if waited > patience:
-            drops, waited = drops + 1, 0
+        lowest, stale_epochs = (loss, 0) if loss < lowest * keep else (lowest, stale_epochs + 1)
+        if stale_epochs > patience:
+            drops, stale_epochs = drops + 1, 0
     return number_option("the factor of plateau", factor, most=1) ** drops
 
 

@@ -210,11 +210,13 @@ def bootstrap_interval(values: Values, seed: int, resamples: int = 2000) -> tupl
         >>> low < 9.5 < high
         True
     """
-    kept = sorted_finite_values(values)
-    if len(kept) < LEAST_VALUES:
+    finite_values = sorted_finite_values(values)
+    if len(finite_values) < LEAST_VALUES:
         return math.nan, math.nan
     return bca_interval(
-        bootstrap_means(kept, np.random.default_rng(abs(seed)), whole_option("resamples", resamples, 100)), float(kept.mean()), [kept]
+        bootstrap_means(finite_values, np.random.default_rng(abs(seed)), whole_option("resamples", resamples, 100)),
+        float(finite_values.mean()),
+        [finite_values],
     )
 
 
@@ -241,15 +243,15 @@ def difference_of_means(a: Values, b: Values, seed: int, resamples: int = 2000) 
         >>> difference, 0 < low < 10 < high
         (10.0, True)
     """
-    kept = sorted_finite_values(a), sorted_finite_values(b)
-    if min(map(len, kept)) == 0:
+    groups = sorted_finite_values(a), sorted_finite_values(b)
+    if min(map(len, groups)) == 0:
         return math.nan, math.nan, math.nan
-    difference = float(kept[0].mean() - kept[1].mean())
-    if min(map(len, kept)) < LEAST_VALUES:
+    difference = float(groups[0].mean() - groups[1].mean())
+    if min(map(len, groups)) < LEAST_VALUES:
         return difference, math.nan, math.nan
     rng, count = np.random.default_rng(abs(seed)), whole_option("resamples", resamples, 100)
-    means = bootstrap_means(kept[0], rng, count) - bootstrap_means(kept[1], rng, count)
-    return difference, *bca_interval(means, difference, [kept[0], -kept[1]])
+    means = bootstrap_means(groups[0], rng, count) - bootstrap_means(groups[1], rng, count)
+    return difference, *bca_interval(means, difference, [groups[0], -groups[1]])
 
 
 def refuse_negative(**counts: int) -> None:
@@ -342,10 +344,10 @@ def spearman(a: Values, b: Values) -> tuple[float, float, float]:
     if n < LEAST_VALUES:
         return math.nan, math.nan, math.nan
     one, other = (average_ranks(side) - (n + 1) / 2 for side in pairs)
-    spread = math.sqrt(float(one @ one) * float(other @ other))
-    if spread == 0:
+    norm_product = math.sqrt(float(one @ one) * float(other @ other))
+    if norm_product == 0:
         return math.nan, math.nan, math.nan
-    rho = min(1.0, max(-1.0, float(one @ other) / spread))
+    rho = min(1.0, max(-1.0, float(one @ other) / norm_product))
     most = 1 - 6 / (n * (n * n - 1))
     z, half = math.atanh(min(most, max(-most, rho))), Z * math.sqrt((1 + rho * rho / 2) / (n - 3))
     return rho, min(rho, math.tanh(z - half)), max(rho, math.tanh(z + half))
@@ -410,10 +412,10 @@ def quantiles(values: Values, levels: Sequence[float]) -> list[float]:
         >>> quantiles([1, 2, 3, float("nan")], [0, 0.5, 0.75])
         [1.0, 2.0, 2.5]
     """
-    kept = sorted_finite_values(values)
+    finite_values = sorted_finite_values(values)
     if wrong := [level for level in levels if not 0 <= level <= 1]:
         raise InputError(f"a quantile's level must lie in [0, 1], not {wrong[0]}")
-    return [float(found) for found in np.quantile(kept, levels)] if len(kept) else [math.nan] * len(levels)
+    return [float(quantile) for quantile in np.quantile(finite_values, levels)] if len(finite_values) else [math.nan] * len(levels)
 
 
 __getattr__ = names_of_before(

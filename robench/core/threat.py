@@ -94,9 +94,9 @@ class Threat:
         spent = ((inner / 255 - x).abs().flatten(1).double() ** order).sum(1, keepdim=True)
         cost = ((near / 255 - x).abs().double() ** order - (inner / 255 - x).abs().double() ** order).flatten(1)
         sums = cost.sort(dim=1, stable=True)
-        allowed = torch.zeros_like(cost, dtype=torch.bool)
-        allowed.scatter_(1, sums.indices, spent + sums.values.cumsum(1) <= self.eps**order)
-        return torch.where(allowed.view_as(x), near, inner) / 255
+        within_radius = torch.zeros_like(cost, dtype=torch.bool)
+        within_radius.scatter_(1, sums.indices, spent + sums.values.cumsum(1) <= self.eps**order)
+        return torch.where(within_radius.view_as(x), near, inner) / 255
 
     def projector(self, x: Tensor) -> Callable[[Tensor], Tensor]:
         """`project` for one batch of images, to be used many times: what depends on x alone is computed once.
@@ -158,11 +158,11 @@ class Threat:
         """A random direction of unit norm; its law is even on the sphere (on the corners for linf)."""
         if self.norm == "linf":
             return draws.signs(x.shape[1:], step).to(x.dtype)
-        drawn = draws.normal(x.shape[1:], step).to(x.dtype)
+        direction = draws.normal(x.shape[1:], step).to(x.dtype)
         if self.norm == "l1":  # exponential sizes with random signs are even on the l1 sphere
             sizes = -(1 - draws.child("sizes").uniform(x.shape[1:], step)).log()
-            drawn = sizes.to(x.dtype) * drawn.sign()
-        return drawn / per_sample(delta_norms(self.norm, drawn), drawn)
+            direction = sizes.to(x.dtype) * direction.sign()
+        return direction / per_sample(delta_norms(self.norm, direction), direction)
 
 
 def is_radius(value: Any) -> bool:
@@ -263,9 +263,9 @@ def l2_projection(x: Tensor, delta: Tensor, eps: float) -> Tensor:
     s = (eps / size_.norm(dim=1).clamp_min(1e-300)).clamp_max(1)
     for _ in range(12):
         stuck = s[:, None] * size_ >= room
-        left = (eps**2 - (room.square() * stuck).sum(1)).clamp_min(0)
+        remaining_square = (eps**2 - (room.square() * stuck).sum(1)).clamp_min(0)
         free = (size_.square() * ~stuck).sum(1)
-        risen = torch.maximum(s, torch.where(free > 0, (left / free.clamp_min(1e-300)).sqrt(), 1.0)).clamp_max(1)
+        risen = torch.maximum(s, torch.where(free > 0, (remaining_square / free.clamp_min(1e-300)).sqrt(), 1.0)).clamp_max(1)
         if torch.equal(risen, s):  # a further round would change nothing
             break
         s = risen
@@ -287,7 +287,7 @@ def l1_projection(x: Tensor, delta: Tensor, eps: float) -> Tensor:
     size_, room = delta.flatten(1).abs(), room_along(x, delta).flatten(1)
     zero, top, radius = delta.new_zeros(()), size_.amax(1), eps * (1 - 1e-6)
     low, over, under = torch.zeros_like(top), torch.clamp(size_, zero, room).sum(1) - radius, torch.full_like(top, -radius)
-    high, moved = torch.where(over > 0, top, low), torch.zeros_like(top)
+    high, last_side = torch.where(over > 0, top, low), torch.zeros_like(top)
     slack = (1e-6 if delta.dtype == torch.float32 else 1e-9) * radius
     t, close = low, over.abs() <= slack
     for _ in range(60):
@@ -298,11 +298,11 @@ def l1_projection(x: Tensor, delta: Tensor, eps: float) -> Tensor:
         excess = torch.clamp(size_ - t[:, None], zero, room).sum(1) - radius
         more, close = excess > 0, excess.abs() <= slack
         over, under = (
-            torch.where(more, excess, torch.where(moved < 0, over / 2, over)),
-            torch.where(more, torch.where(moved > 0, under / 2, under), excess),
+            torch.where(more, excess, torch.where(last_side < 0, over / 2, over)),
+            torch.where(more, torch.where(last_side > 0, under / 2, under), excess),
         )
         low, high = torch.where(more & ~done, t, low), torch.where(more | done, high, t)
-        moved = more.to(t.dtype) * 2 - 1
+        last_side = more.to(t.dtype) * 2 - 1
     return torch.clamp(size_ - torch.where(close, t, high)[:, None], zero, room).view_as(delta) * delta.sign()
 
 

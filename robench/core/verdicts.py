@@ -132,14 +132,14 @@ def model_results(
     stages: list[StageResult] = []
     union = frozenset(labels)
     for (norm, images), lines in groups.items():
-        broken = {int(line["sample"]): (line["broken_by"], line.get("eps", "")) for line in lines}
-        mine = [row for row in rows if is_of_cascade(row, norm, images, [other for _, other in groups])]
-        if all(" on " in row["probe"] for row in mine if row["probe"] != CLEAN):  # begins on changed images
-            mine = [row for row in mine if row["probe"] != CLEAN] or mine
-        found = stages_from_rows(mine, broken)
-        union &= found[-1].standing if images in ("", CLEAN) else union
-        known = any(stage.probe == CLEAN for stage in stages)
-        stages += [stage for stage in found if stage.probe != CLEAN or not known]
+        broken_by = {int(line["sample"]): (line["broken_by"], line.get("eps", "")) for line in lines}
+        cascade_rows = [row for row in rows if is_of_cascade(row, norm, images, [other for _, other in groups])]
+        if all(" on " in row["probe"] for row in cascade_rows if row["probe"] != CLEAN):  # begins on changed images
+            cascade_rows = [row for row in cascade_rows if row["probe"] != CLEAN] or cascade_rows
+        cascade_stages = stages_from_rows(cascade_rows, broken_by)
+        union &= cascade_stages[-1].standing if images in ("", CLEAN) else union
+        has_clean_stage = any(stage.probe == CLEAN for stage in stages)
+        stages += [stage for stage in cascade_stages if stage.probe != CLEAN or not has_clean_stage]
     return ModelResults(
         folder, name, manifest, labels, [*stages, *(worst_stage(row, union, len(labels)) for row in rows if row["norm"] == WORST_NORM)]
     )
@@ -171,18 +171,18 @@ def stages_from_rows(rows: Sequence[Mapping[str, str]], broken_by: Mapping[int, 
     Raises:
         ValueError: where the two tables contradict each other.
     """
-    changed = bool(rows) and all(" on " in row["probe"] for row in rows)
-    names = [*([(CLEAN, 0.0)] if changed else []), *((row["probe"], float(row["eps"])) for row in rows)]
+    on_changed_images = bool(rows) and all(" on " in row["probe"] for row in rows)
+    names = [*([(CLEAN, 0.0)] if on_changed_images else []), *((row["probe"], float(row["eps"])) for row in rows)]
     if not names or names[0][0] != CLEAN or len(set(names)) < len(names):
         raise ValueError("rows.csv must begin with the clean accuracy and name every probe once at a radius")
-    places = {sample: breaking_place(*broken, names) for sample, broken in broken_by.items()}
+    places = {sample: breaking_place(*breaker, names) for sample, breaker in broken_by.items()}
     stages = []
-    for place, (row, (probe, eps)) in enumerate(zip(rows, names[changed:], strict=True), int(changed)):
-        gone = {other for other in range(place + 1) if names[other][1] <= eps}  # a verdict at a radius knows nothing of larger ones
-        standing = frozenset(sample for sample, broken in places.items() if broken not in gone)
-        left = len(standing) / len(broken_by)
-        if not abs(float(row["value"]) - left) < CLOSE:
-            raise ValueError(f"{probe} leaves {row['value']} in rows.csv, but {left} in samples.csv")
+    for place, (row, (probe, eps)) in enumerate(zip(rows, names[on_changed_images:], strict=True), int(on_changed_images)):
+        past_places = {other for other in range(place + 1) if names[other][1] <= eps}  # a verdict at a radius knows nothing of larger ones
+        standing = frozenset(sample for sample, breaker in places.items() if breaker not in past_places)
+        standing_share = len(standing) / len(broken_by)
+        if not abs(float(row["value"]) - standing_share) < CLOSE:
+            raise ValueError(f"{probe} leaves {row['value']} in rows.csv, but {standing_share} in samples.csv")
         stages.append(StageResult(probe, row["setting"], row["norm"], eps, standing))
     return stages
 
@@ -192,11 +192,11 @@ def breaking_place(probe: str, eps: str, names: Sequence[tuple[str, float]]) -> 
     if not probe:
         return None
     at_radius = probe != CLEAN and eps
-    found = [place for place, (name, radius) in enumerate(names) if name == probe and (not at_radius or radius == float(eps))]
-    if len(found) != 1:
+    matches = [place for place, (name, radius) in enumerate(names) if name == probe and (not at_radius or radius == float(eps))]
+    if len(matches) != 1:
         where = f" at eps {eps}" if at_radius else ""
         raise ValueError(f"samples.csv says that {probe!r}{where} broke an image, but rows.csv has no such probe, or several")
-    return found[0]
+    return matches[0]
 
 
 def manifest_at(path: Path) -> dict[str, Any]:

@@ -120,13 +120,13 @@ def box_weights(size: int, new: int) -> Tensor:
 def to_hsv(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Hue, saturation and value of colours (B, 3, H, W), each (B, H, W) in [0, 1] (Smith, SIGGRAPH 1978); the hue of grey is 0, red."""
     red, green, blue = x.unbind(1)
-    value, spread = x.amax(1), x.amax(1) - x.amin(1)
-    whole = torch.where(spread > 0, spread, 1.0)
+    value, chroma = x.amax(1), x.amax(1) - x.amin(1)
+    whole = torch.where(chroma > 0, chroma, 1.0)
     hue = torch.where(red == value, (green - blue) / whole, torch.zeros_like(value))
     hue = torch.where(green == value, 2 + (blue - red) / whole, hue)
     hue = torch.where(blue == value, 4 + (red - green) / whole, hue)
-    hue = torch.where(spread > 0, (hue / 6).remainder(1.0), torch.zeros_like(hue))
-    return hue, torch.where(spread > 0, spread / torch.where(value > 0, value, 1.0), torch.zeros_like(value)), value
+    hue = torch.where(chroma > 0, (hue / 6).remainder(1.0), torch.zeros_like(hue))
+    return hue, torch.where(chroma > 0, chroma / torch.where(value > 0, value, 1.0), torch.zeros_like(value)), value
 
 
 def to_rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:

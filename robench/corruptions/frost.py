@@ -59,9 +59,9 @@ def frost(x: Tensor, severity: int, draws: Draws, *, scale: str = "auto", photos
         imagenet=((1, 0.4, 1), (0.8, 0.6, 1), (0.7, 0.7, 1), (0.65, 0.7, 1), (0.6, 0.75, 1)),
     )
     def frosted(x: Tensor, cover: tuple[float, float, int], draws: Draws) -> Tensor:
-        kept, added, stride = cover
+        image_weight, ice_weight, stride = cover
         ice = cuttings(x, draws, [thinned_sheet(sheet, x, stride, endless=not photos) for sheet in sheets], endless=not photos)
-        return (kept * (x * 255).round() + added * (ice if x.shape[1] == 3 else grey_values(ice))) / 255
+        return (image_weight * (x * 255).round() + ice_weight * (ice if x.shape[1] == 3 else grey_values(ice))) / 255
 
     return frosted(x, severity, draws, scale=scale)
 
@@ -167,8 +167,8 @@ def ferns(draws: Draws, length: float, spread: float) -> Tensor:
     bright = u[:, 5].view(-1, 1, 1).expand(FERNS, STEM_STEPS, TWIGS)
     places, shades = [joints[..., None] + stem[..., None] * dots], [bright]
     for side in (-1, 1):
-        turned = heading + side * math.radians(spread)
-        reach = 0.45 * size * (1 - along) * torch.stack((turned.sin(), turned.cos()))
+        twig_heading = heading + side * math.radians(spread)
+        reach = 0.45 * size * (1 - along) * torch.stack((twig_heading.sin(), twig_heading.cos()))
         places.append(joints[..., None] + reach[..., None] * dots)
         shades.append(0.85 * bright * (1 - 0.6 * dots))
     rows, columns = torch.cat(places, 3).flatten(1).floor().long() % SHEET_SIDE

@@ -74,8 +74,8 @@ def poisson_numbers(rates: Tensor, which: Tensor, u: Tensor) -> Tensor:
         u: uniform in [0, 1), multiples of 2^-24, of the same shape; the middle of their step is taken.
     """
     steps = poisson_distributions(tuple(rates.tolist())).to(u.device)
-    sought = which.to(u.device) + (u.to(torch.float64) + 2.0**-25)
-    place = torch.searchsorted(steps, sought.contiguous(), right=True)
+    levels = which.to(u.device) + (u.to(torch.float64) + 2.0**-25)
+    place = torch.searchsorted(steps, levels.contiguous(), right=True)
     return place - which.to(u.device) * (len(steps) // len(rates))
 
 
@@ -85,5 +85,5 @@ def poisson_distributions(rates: tuple[float, ...]) -> Tensor:
     table, most = torch.tensor(rates, dtype=torch.float64)[:, None], max(rates)
     counts = torch.arange(math.ceil(most + 9 * math.sqrt(most)) + 20, dtype=torch.float64)
     chances = (torch.special.xlogy(counts, table) - table - torch.lgamma(counts + 1)).exp()
-    raised: Tensor = chances.cumsum(1).clamp(max=1) + torch.arange(len(table), dtype=torch.float64)[:, None]
-    return raised.flatten()
+    distributions: Tensor = chances.cumsum(1).clamp(max=1) + torch.arange(len(table), dtype=torch.float64)[:, None]
+    return distributions.flatten()

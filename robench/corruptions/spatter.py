@@ -168,8 +168,8 @@ def equalised_levels(levels: Tensor) -> Tensor:
     darkest = counts.gather(1, flat.amin(1, keepdim=True)) if flat.shape[0] else counts[:, :1]
     scale = 255 / (flat.shape[1] - darkest).to(torch.float32)
     table = ((counts.cumsum(1) - darkest).to(torch.float32) * scale).round()
-    spread = torch.where(darkest == flat.shape[1], flat.to(torch.float32), table.gather(1, flat))
-    return spread.to(torch.int32).view_as(levels)
+    new_levels = torch.where(darkest == flat.shape[1], flat.to(torch.float32), table.gather(1, flat))
+    return new_levels.to(torch.int32).view_as(levels)
 
 
 def kernel_sums(x: Tensor, kernel: Sequence[Sequence[int]]) -> Tensor:

@@ -64,12 +64,12 @@ def elastic_transform(x: Tensor, stretch: tuple[float, float, float], draws: Dra
     """
     strength, deviation, shift = stretch
     corners = (draws.uniform((3, 2)).to(x) * 2 - 1) * shift
-    turned = sampled_images(x, *affine_places(corners, *x.shape[2:]), edge=0).to(torch.float32)
+    affine_images = sampled_images(x, *affine_places(corners, *x.shape[2:]), edge=0).to(torch.float32)
     if strength == 0:
-        return turned
+        return affine_images
     moves = smoothed_noise(draws.uniform((2, *x.shape[2:]), step=1).to(x) * 2 - 1, deviation) * strength
     down, right = (torch.arange(size, device=x.device) for size in x.shape[2:])
-    return sampled_images(turned.to(torch.float64), moves[:, 0] + right, moves[:, 1] + down[:, None], edge=1).to(torch.float32)
+    return sampled_images(affine_images.to(torch.float64), moves[:, 0] + right, moves[:, 1] + down[:, None], edge=1).to(torch.float32)
 
 
 def copy_sources(chosen: Tensor, reach: int, height: int, width: int) -> Tensor:
@@ -89,9 +89,9 @@ def copy_sources(chosen: Tensor, reach: int, height: int, width: int) -> Tensor:
     down, right = chosen // (2 * reach) - reach, chosen % (2 * reach) - reach
     steps = down * width + right
     place.view(-1, height, width)[:, reach + 1 : height - reach + 1, reach + 1 : width - reach + 1] += steps
-    changed = place > torch.arange(height * width, device=chosen.device)
-    while bool(changed.any()):
-        place, changed = torch.where(changed, place.gather(1, place), place), changed & changed.gather(1, place)
+    later = place > torch.arange(height * width, device=chosen.device)
+    while bool(later.any()):
+        place, later = torch.where(later, place.gather(1, place), place), later & later.gather(1, place)
     return place
 
 

@@ -179,15 +179,15 @@ def indices_in(path: Path) -> tuple[int, ...]:
     except UnicodeDecodeError:
         raise InputError(f"the index file {path} is no text: it must have one index a line") from None
     for number, line in enumerate(lines, 1):
-        told = line if len(line) <= 40 else f"{line[:37]}..."
+        excerpt = line if len(line) <= 40 else f"{line[:37]}..."
         if line and not (line.isascii() and line.isdigit()):
-            raise InputError(f"line {number} of the index file {path} is {told!r}: each line must be one index, a whole number from 0")
+            raise InputError(f"line {number} of the index file {path} is {excerpt!r}: each line must be one index, a whole number from 0")
         if len(line.lstrip("0")) > 9:
-            raise InputError(f"line {number} of the index file {path} is {told}: indices above 999,999,999 are not supported")
-    found = tuple(int(line) for line in lines if line)
-    if not found or len(set(found)) < len(found):
-        raise InputError(f"the index file {path} {'names an index twice' if found else 'is empty'}: list each image once")
-    return found
+            raise InputError(f"line {number} of the index file {path} is {excerpt}: indices above 999,999,999 are not supported")
+    indices = tuple(int(line) for line in lines if line)
+    if not indices or len(set(indices)) < len(indices):
+        raise InputError(f"the index file {path} {'names an index twice' if indices else 'is empty'}: list each image once")
+    return indices
 
 
 def holdout(images: Images, share_or_n: float, seed: int) -> tuple[Images, Images]:
@@ -209,8 +209,8 @@ def holdout(images: Images, share_or_n: float, seed: int) -> tuple[Images, Image
     n = round(share_or_n * len(images)) if share_or_n < 1 else int(share_or_n)
     if not share_or_n >= 0 or not n < len(images) or (share_or_n >= 1 and n != share_or_n):
         raise InputError(f"cannot hold out {share_or_n} of {len(images)} images: give a share below 1 or a smaller whole number")
-    held = stratified_mask(images.y, images.ids, n, seed, "data/holdout")
-    return images.take(~held), images.take(held)
+    held_out_mask = stratified_mask(images.y, images.ids, n, seed, "data/holdout")
+    return images.take(~held_out_mask), images.take(held_out_mask)
 
 
 __getattr__ = names_of_before(__name__, {"load": "load_images"})

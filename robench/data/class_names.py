@@ -58,9 +58,9 @@ def classes_by_number(classes: Sequence[str]) -> tuple[str, ...]:
         >>> classes_by_number(["1_dog", "10_fox", "2_cat"])
         ('1_dog', '2_cat', '10_fox')
     """
-    found = [match for match in map(NUMBERED_NAME.fullmatch, classes) if match]
-    numbers = [int(match[2]) for match in found]
-    if len(set(numbers)) < len(classes) or len({match[1] for match in found}) > 1:
+    matches = [match for match in map(NUMBERED_NAME.fullmatch, classes) if match]
+    numbers = [int(match[2]) for match in matches]
+    if len(set(numbers)) < len(classes) or len({match[1] for match in matches}) > 1:
         return tuple(classes)
     return tuple(name for _, name in sorted(zip(numbers, classes, strict=True)))
 
@@ -128,11 +128,11 @@ def outputs_by_name(classes: Sequence[str], names: Sequence[str], model: str, da
         )
     if len(place) < len(names) or len(set(classes)) < len(classes):
         raise InputError(f"{model} or {data} has a class name twice, so that labels cannot be found by name: pass --classes as-is")
-    found = [place[name] for name in classes]
+    outputs = [place[name] for name in classes]
     if len(classes) == len(names):
-        return found, f"{data} has the classes of {model} in another order: its labels were put into the model's order"
-    told = f"{data} has {len(classes)} of the {len(names)} classes of {model}: its labels were put on the outputs of those names"
-    return found, f"{told}, and all {len(names)} outputs compete"
+        return outputs, f"{data} has the classes of {model} in another order: its labels were put into the model's order"
+    note = f"{data} has {len(classes)} of the {len(names)} classes of {model}: its labels were put on the outputs of those names"
+    return outputs, f"{note}, and all {len(names)} outputs compete"
 
 
 def first_class_names(names: Sequence[str]) -> str:
@@ -196,9 +196,11 @@ def class_order_for(data: str, models: Sequence[str], known: Sequence[dict[str, 
             f"{Path(models[0]).name} stores the names of its classes, by which labels are found: leave --class-order out, or add "
             "--classes as-is"
         )
-    names = [has_telling_names(stored_class_names(meta) or ()) and way != "as-is" for meta in known]
-    settled = bool(known) and all("model" in meta and ("classes" not in meta or tell) for meta, tell in zip(known, names, strict=True))
-    return given or ("text" if data.startswith("folder:") and settled else None)
+    telling = [has_telling_names(stored_class_names(meta) or ()) and way != "as-is" for meta in known]
+    has_text_order = bool(known) and all(
+        "model" in meta and ("classes" not in meta or tell) for meta, tell in zip(known, telling, strict=True)
+    )
+    return given or ("text" if data.startswith("folder:") and has_text_order else None)
 
 
 def label_mapping_for(

@@ -263,28 +263,28 @@ def read_array_set(folder: Path, corruptions: Sequence[str] | None, severities: 
     InputError for labels.npy missing, of another length or not the same at all severities, and for arrays that are cut short, of
     another type or shape, or differ in shape.
     """
-    found = array_names(folder)
-    names = wanted_corruptions(corruptions, [name for name in CORRUPTION_NAMES if name in found], folder)
+    present_names = array_names(folder)
+    names = wanted_corruptions(corruptions, [name for name in CORRUPTION_NAMES if name in present_names], folder)
     shape = common_shape(folder, names)
     y = labels_of_arrays(folder, shape[0] // len(SEVERITIES))
-    made = provenance(folder, y)
-    name, layout, notes = (made["name"], "", ()) if made else name_and_layout(folder, y, shape, data_dir)
-    channels = made.get("channels", 3)
+    description = provenance(folder, y)
+    name, layout, notes = (description["name"], "", ()) if description else name_and_layout(folder, y, shape, data_dir)
+    channels = description.get("channels", 3)
     return CorruptedSet(
         name,
-        "made" if made else "released" if name in PROPER else "other",
+        "made" if description else "released" if name in PROPER else "other",
         names,
         tuple(dict.fromkeys(valid_severity(severity) for severity in severities or SEVERITIES)),
         y,
-        torch.tensor(made["ids"]) if made else torch.arange(len(y)),
-        tuple(made.get("classes", map(str, range(int(y.max()) + 1)))),
+        torch.tensor(description["ids"]) if description else torch.arange(len(y)),
+        tuple(description.get("classes", map(str, range(int(y.max()) + 1)))),
         (channels, *shape[1:3]),
         partial(pixels_from_array, folder, len(y), channels),
-        made.get("split", "test"),
-        {key: value for key, value in made.items() if key not in ("ids", "classes")},
-        (*notes, *other_name_notes([name for name in found if name not in (*CORRUPTION_NAMES, Path(LABELS_FILE).stem)], folder)),
+        description.get("split", "test"),
+        {key: value for key, value in description.items() if key not in ("ids", "classes")},
+        (*notes, *other_name_notes([name for name in present_names if name not in (*CORRUPTION_NAMES, Path(LABELS_FILE).stem)], folder)),
         layout,
-        tuple(found),
+        tuple(present_names),
     )
 
 
@@ -317,10 +317,10 @@ def common_shape(folder: Path, names: Sequence[str]) -> tuple[int, int, int, int
 
 def labels_of_arrays(folder: Path, n: int) -> Tensor:
     """The labels (N,) int64 of a folder of arrays; InputError unless they are (N,), or (5 N,) and the same at every severity."""
-    stored = files.whole_numbers(mapped_array(folder / LABELS_FILE), f"{folder / LABELS_FILE}")
-    if len(stored) not in (n, len(SEVERITIES) * n):
-        raise InputError(f"{folder / LABELS_FILE} has {len(stored)} labels for {n} images at five severities: it must have {5 * n}, or {n}")
-    by_severity = stored.view(-1, n)
+    labels = files.whole_numbers(mapped_array(folder / LABELS_FILE), f"{folder / LABELS_FILE}")
+    if len(labels) not in (n, len(SEVERITIES) * n):
+        raise InputError(f"{folder / LABELS_FILE} has {len(labels)} labels for {n} images at five severities: it must have {5 * n}, or {n}")
+    by_severity = labels.view(-1, n)
     differs = (by_severity != by_severity[0]).nonzero().tolist()
     if differs:
         severity, image = differs[0]
@@ -328,8 +328,8 @@ def labels_of_arrays(folder: Path, n: int) -> Tensor:
         raise InputError(
             f"{folder / LABELS_FILE} is in another order: image {image} has label {pair}, where all severities show the same images"
         )
-    if not 0 <= int(stored.min()) <= int(stored.max()) < files.MOST_CLASSES:
-        span = f"{int(stored.min())} to {int(stored.max())}"
+    if not 0 <= int(labels.min()) <= int(labels.max()) < files.MOST_CLASSES:
+        span = f"{int(labels.min())} to {int(labels.max())}"
         raise InputError(f"{folder / LABELS_FILE} has labels of {span}: they count from 0, and {files.MOST_CLASSES} classes are the most")
     return by_severity[0].clone()
 
@@ -343,11 +343,13 @@ def name_and_layout(folder: Path, y: Tensor, shape: tuple[int, int, int, int], d
     for classes, name in CIFAR.items():
         if len(y) == 10_000 and shape[1:3] == (32, 32) and y.bincount().tolist() == [10_000 // classes] * classes:
             clean = name.removesuffix("-c")
-            known = official.official_test_labels(clean, data_dir)
-            if known is not None and torch.equal(known, y):
+            official_labels = official.official_test_labels(clean, data_dir)
+            if official_labels is not None and torch.equal(official_labels, y):
                 return name, "", ()
             why = (
-                f"its labels are not those of {clean}" if known is not None else f"there is no {clean} in {data_dir} to compare its labels"
+                f"its labels are not those of {clean}"
+                if official_labels is not None
+                else f"there is no {clean} in {data_dir} to compare its labels"
             )
             return name_after_folder(folder), name, (folder_name_note(folder, name, why),)
     return name_after_folder(folder), "", ()
@@ -359,15 +361,15 @@ def provenance(folder: Path, y: Tensor) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        made = json.loads(path.read_text(encoding="utf-8"))
+        description = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read ({error}): make the set again") from error
-    if not isinstance(made, dict) or not is_set_description(made):
+    if not isinstance(description, dict) or not is_set_description(description):
         raise InputError(f"{path} does not describe a set that robench made: make the set again")
-    if len(made["ids"]) != len(y) or int(y.max()) >= len(made["classes"]):
-        sizes = f"{len(made['ids'])} images of {len(made['classes'])} classes"
+    if len(description["ids"]) != len(y) or int(y.max()) >= len(description["classes"]):
+        sizes = f"{len(description['ids'])} images of {len(description['classes'])} classes"
         raise InputError(f"{path} speaks of {sizes}, but there are {len(y)}, with labels up to {int(y.max())}: make the set again")
-    return made
+    return description
 
 
 def is_set_description(made: Mapping[str, Any]) -> bool:
@@ -387,8 +389,8 @@ def is_set_description(made: Mapping[str, Any]) -> bool:
 
 def pixels_from_array(folder: Path, n: int, channels: int, corruption: str, severity: int, rows: Tensor) -> Tensor:
     """The pixels (M, C, H, W) uint8 at rows (M,); grey images, which are stored with three equal channels, get their one back."""
-    chosen = mapped_array(folder / f"{corruption}.npy")[(severity - 1) * n + rows.numpy()]
-    return torch.from_numpy(np.ascontiguousarray(chosen.transpose(0, 3, 1, 2)[:, :channels]))
+    pixels = mapped_array(folder / f"{corruption}.npy")[(severity - 1) * n + rows.numpy()]
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)[:, :channels]))
 
 
 # --- trees
@@ -398,11 +400,11 @@ def corruption_folders(folder: Path) -> dict[str, Path]:
     """The folder of each corruption of a tree, in the order of NAMES; InputError if one is there twice."""
     children = layouts.subfolders(folder)
     nested = [grandchild for child in children if child.name not in CORRUPTION_NAMES for grandchild in layouts.subfolders(child)]
-    found = [path for path in (*children, *nested) if path.name in CORRUPTION_NAMES]
-    twice = [name for name, count in Counter(path.name for path in found).items() if count > 1]
+    folders = [path for path in (*children, *nested) if path.name in CORRUPTION_NAMES]
+    twice = [name for name, count in Counter(path.name for path in folders).items() if count > 1]
     if twice:
-        raise InputError(f"{folder} holds {twice[0]} twice, as {' and '.join(str(path) for path in found if path.name == twice[0])}")
-    return {path.name: path for path in sorted(found, key=lambda path: CORRUPTION_NAMES.index(path.name))}
+        raise InputError(f"{folder} holds {twice[0]} twice, as {' and '.join(str(path) for path in folders if path.name == twice[0])}")
+    return {path.name: path for path in sorted(folders, key=lambda path: CORRUPTION_NAMES.index(path.name))}
 
 
 def read_tree_set(folder: Path, corruptions: Sequence[str] | None = None, severities: Sequence[int] | None = None) -> CorruptedSet:
@@ -417,13 +419,13 @@ def read_tree_set(folder: Path, corruptions: Sequence[str] | None = None, severi
     levels = wanted_severities(tops, names, severities)
     first = tops[names[0]] / str(levels[0])
     kinds = common_classes(tops, names, levels)
-    listed = class_file_names(first)
-    if not listed:
+    file_names = class_file_names(first)
+    if not file_names:
         raise InputError(f"{first} is empty: it has no images to use")
-    ranks, y = ranks_and_labels(listed, kinds)
-    order = sorted(range(len(listed)), key=lambda place: (ranks[place], y[place]))
-    shape = read_corrupted_image(first / listed[order[0]]).shape
-    layout = TREES.get((len(kinds), len(listed), shape[1]), "") if shape[1] == shape[2] else ""
+    ranks, y = ranks_and_labels(file_names, kinds)
+    order = sorted(range(len(file_names)), key=lambda place: (ranks[place], y[place]))
+    shape = read_corrupted_image(first / file_names[order[0]]).shape
+    layout = TREES.get((len(kinds), len(file_names), shape[1]), "") if shape[1] == shape[2] else ""
     ids = torch.tensor(order)
     return CorruptedSet(
         name_after_folder(folder),
@@ -434,7 +436,7 @@ def read_tree_set(folder: Path, corruptions: Sequence[str] | None = None, severi
         ids,
         kinds,
         (shape[0], shape[1], shape[2]),
-        partial(pixels_from_tree, tops, listed, ids, cache(partial(refuse_other_files, first, listed)), shape),
+        partial(pixels_from_tree, tops, file_names, ids, cache(partial(refuse_other_files, first, file_names)), shape),
         notes=(
             *((folder_name_note(folder, layout, "images stored as JPEG cannot be compared with ours to the pixel"),) if layout else ()),
             *other_name_notes(
@@ -453,8 +455,8 @@ def read_tree_set(folder: Path, corruptions: Sequence[str] | None = None, severi
 
 def wanted_severities(tops: Mapping[str, Path], names: Sequence[str], severities: Sequence[int] | None) -> tuple[int, ...]:
     """The severities to use: those asked for, else those of the first corruption; InputError where a corruption lacks one."""
-    asked = severities or [severity for severity in SEVERITIES if (tops[names[0]] / str(severity)).is_dir()]
-    levels = tuple(dict.fromkeys(valid_severity(severity) for severity in asked))
+    candidates = severities or [severity for severity in SEVERITIES if (tops[names[0]] / str(severity)).is_dir()]
+    levels = tuple(dict.fromkeys(valid_severity(severity) for severity in candidates))
     lacking = [tops[name] / str(severity) for name in names for severity in levels if not (tops[name] / str(severity)).is_dir()]
     if lacking or not levels:
         raise InputError(f"{lacking[0] if lacking else tops[names[0]] / '1'} is not there: leave it out, or unpack it")
@@ -485,11 +487,11 @@ def ranks_and_labels(listed: Sequence[str], kinds: Sequence[str]) -> tuple[list[
     """For each listed file its place within its class, and its label."""
     where = {kind: label for label, kind in enumerate(kinds)}
     y = [where[name.partition("/")[0]] for name in listed]
-    seen: Counter[int] = Counter()
+    counts: Counter[int] = Counter()
     ranks = []
     for label in y:
-        ranks.append(seen[label])
-        seen[label] += 1
+        ranks.append(counts[label])
+        counts[label] += 1
     return ranks, y
 
 

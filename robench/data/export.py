@@ -139,19 +139,19 @@ def prepare_export(
     prepare_folder(folder)
     remove_leftovers(folder)
     about = set_description(images, seed, scale) | {"frost": frost or "procedural", "photos": photos}
-    replaced = None
+    replaced_folder = None
     if (
         not (folder / DESCRIPTION_FILE).exists()
         and (folder / STAGED_SET / DESCRIPTION_FILE).exists()
         and not export_difference(folder / STAGED_SET, about, frost is None)
     ):
-        replaced, folder = folder, folder / STAGED_SET  # a replacement that was killed as it moved in: once more
+        replaced_folder, folder = folder, folder / STAGED_SET  # a replacement that was killed as it moved in: once more
     elif other := export_difference(folder, about, frost is None):
         if not force:
             raise InputError(
                 f"{folder} holds a set {other}: choose another folder, or pass --force to replace it once the new one is whole"
             )
-        replaced, folder = folder, prepare_folder(folder / STAGED_SET)
+        replaced_folder, folder = folder, prepare_folder(folder / STAGED_SET)
         if export_difference(folder, about, frost is None):
             remove_unfinished_set(folder)
     there = json_or_none(folder / DESCRIPTION_FILE)
@@ -160,7 +160,7 @@ def prepare_export(
     y = np.tile(images.y.cpu().numpy(), len(SEVERITIES)).astype(np.uint8 if len(images.classes) <= 256 else np.int64)
     # the json first: arrays without it would pass for another's
     write_whole({folder / DESCRIPTION_FILE: json.dumps(about).encode(), folder / LABELS_FILE: npy_bytes(y)})
-    return Export(folder, len(images), images.shape, replaced)
+    return Export(folder, len(images), images.shape, replaced_folder)
 
 
 def export_difference(folder: Path, about: Mapping[str, Any], any_frost: bool) -> str:

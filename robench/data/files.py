@@ -87,10 +87,10 @@ class Keys:
     def notes(self, name: str, asked: str) -> tuple[str, ...]:
         """What is to be said where the keys are not our own, or of another split."""
         mine = (self.x, self.y) in [("x", "y"), (f"x_{self.stored}", f"y_{self.stored}")]
-        found = [] if mine else [f"{name}: {self.x} was taken for the images, {self.y} for the labels"]
+        sentences = [] if mine else [f"{name}: {self.x} was taken for the images, {self.y} for the labels"]
         if self.stored not in (asked, WHOLE_SET):
-            found.append(f"{name} has no split {asked!r}: {self.stored} stands in for it")
-        return tuple(found)
+            sentences.append(f"{name} has no split {asked!r}: {self.stored} stands in for it")
+        return tuple(sentences)
 
 
 def key_meaning(key: str) -> tuple[str, str] | None:
@@ -98,33 +98,43 @@ def key_meaning(key: str) -> tuple[str, str] | None:
     words = re.split(r"[_\-. ]+", key.casefold())
     if len(words) == 1 and words[0][:1] in ("x", "y") and words[0][1:] in SPLIT_WORDS:
         words = [words[0][0], words[0][1:]]
-    for role, known in ROLES.items():
-        if " ".join(words) in known:
+    for role, synonyms in ROLES.items():
+        if " ".join(words) in synonyms:
             return role, WHOLE_SET
         for place in (0, -1):
             rest = words[1:] if place == 0 else words[:-1]
-            if words[place] in known and len(rest) == 1 and (rest[0] in SPLIT_WORDS or words[place] in ("x", "y", "index")):
+            if words[place] in synonyms and len(rest) == 1 and (rest[0] in SPLIT_WORDS or words[place] in ("x", "y", "index")):
                 return role, SPLIT_WORDS.get(rest[0], rest[0])
     return None
 
 
 def keys_of_split(there: Mapping[str, archives.ArchiveMember], split: str, name: str) -> Keys:
     """The keys of a split; InputError, with what is there, where none say so, and where several do."""
-    found: dict[tuple[str, str], list[str]] = {}
+    by_meaning: dict[tuple[str, str], list[str]] = {}
     for key in there:
-        found.setdefault(key_meaning(key) or ("", ""), []).append(key)
-    for (role, part), several in found.items():
+        by_meaning.setdefault(key_meaning(key) or ("", ""), []).append(key)
+    for (role, part), several in by_meaning.items():
         if role == "x" and len(several) > 1:  # of `data` and `images` of scikit-learn's digits, the ones that are images
-            found[role, part] = [key for key in several if len(there[key].shape) > 2] or several
-    stored = next((each for each in (*STAND_INS.get(split, (split,)), WHOLE_SET) if ("x", each) in found and ("y", each) in found), None)
-    held = ", ".join(member.words for member in there.values()) or "no arrays"
-    if stored is None:
-        raise InputError(f"{name} has no images and labels for {split!r}: it holds {held}, and needs x_{split} and y_{split}, or x and y")
+            by_meaning[role, part] = [key for key in several if len(there[key].shape) > 2] or several
+    stored_split = next(
+        (each for each in (*STAND_INS.get(split, (split,)), WHOLE_SET) if ("x", each) in by_meaning and ("y", each) in by_meaning), None
+    )
+    contents = ", ".join(member.words for member in there.values()) or "no arrays"
+    if stored_split is None:
+        raise InputError(
+            f"{name} has no images and labels for {split!r}: it holds {contents}, and needs x_{split} and y_{split}, or x and y"
+        )
     for role in ("x", "y", "index"):
-        if len(keys := found.get((role, stored), [])) > 1:
-            raise InputError(f"{name}: {' and '.join(keys)} could each be the {ROLE_WORDS[role]}: leave one out (it holds {held})")
-    index = found.get(("index", stored), [""])[0]
-    return Keys(found["x", stored][0], found["y", stored][0], index, WHOLE_SET if stored == WHOLE_SET else split, stored)
+        if len(keys := by_meaning.get((role, stored_split), [])) > 1:
+            raise InputError(f"{name}: {' and '.join(keys)} could each be the {ROLE_WORDS[role]}: leave one out (it holds {contents})")
+    index = by_meaning.get(("index", stored_split), [""])[0]
+    return Keys(
+        by_meaning["x", stored_split][0],
+        by_meaning["y", stored_split][0],
+        index,
+        WHOLE_SET if stored_split == WHOLE_SET else split,
+        stored_split,
+    )
 
 
 ROLE_WORDS = {"x": "images", "y": "labels", "index": "ids"}
@@ -133,8 +143,8 @@ MOST_CLASSES = 100_000  # a label beyond is no label
 
 def member_labels(member: archives.ArchiveMember, name: str) -> Tensor:
     """The labels (N,) of an array (N,) or (N, 1)."""
-    stored = archives.read_array(member, name)
-    return whole_numbers(stored[:, 0] if stored.ndim == 2 and stored.shape[1] == 1 else stored, f"{name}: {member.key}")
+    labels = archives.read_array(member, name)
+    return whole_numbers(labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels, f"{name}: {member.key}")
 
 
 def whole_numbers(array: np.ndarray, what: str) -> Tensor:
@@ -146,13 +156,13 @@ def whole_numbers(array: np.ndarray, what: str) -> Tensor:
 
 def npz_class_names(there: Mapping[str, archives.ArchiveMember], name: str) -> tuple[str, ...]:
     """The names in `classes`, or "0", "1", ... up to the largest label of any split."""
-    named = [member for key, member in there.items() if key_meaning(key) == ("classes", WHOLE_SET)]
-    if named:
-        if len(named[0].shape) != 1 or named[0].dtype.kind != "U":
-            raise InputError(f"{name}: {named[0].key} must be an array of strings of shape (K,)")
-        return tuple(archives.read_array(named[0], name).tolist())
-    stored = [member for key, member in there.items() if (key_meaning(key) or ("", ""))[0] == "y" and member.dtype.kind in "iu"]
-    most = max((int(array.max()) for array in (archives.read_array(member, name) for member in stored) if array.size), default=0)
+    name_members = [member for key, member in there.items() if key_meaning(key) == ("classes", WHOLE_SET)]
+    if name_members:
+        if len(name_members[0].shape) != 1 or name_members[0].dtype.kind != "U":
+            raise InputError(f"{name}: {name_members[0].key} must be an array of strings of shape (K,)")
+        return tuple(archives.read_array(name_members[0], name).tolist())
+    label_members = [member for key, member in there.items() if (key_meaning(key) or ("", ""))[0] == "y" and member.dtype.kind in "iu"]
+    most = max((int(array.max()) for array in (archives.read_array(member, name) for member in label_members) if array.size), default=0)
     if most >= MOST_CLASSES:
         raise InputError(f"{name} has labels up to {most}: they count from 0, and {MOST_CLASSES:,} classes are the most")
     return tuple(str(k) for k in range(1 + most))
@@ -205,15 +215,15 @@ def read_image_folder(path: Path, split: str, choice: Choice, size: Size | None,
     tree = tree_layout(path, split, layout, name)
     split, classes, by_class = tree.split, tuple(tree.files), list(tree.files.values())
     by_label = ordered_classes(classes, class_order, name)
-    listed = [(rank, label, file) for label, kind in enumerate(by_class) for rank, file in enumerate(kind)]
-    order = sorted(range(len(listed)), key=lambda place: listed[place][:2])
-    y = torch.tensor([listed[place][1] for place in order], dtype=torch.int64)
+    entries = [(rank, label, file) for label, kind in enumerate(by_class) for rank, file in enumerate(kind)]
+    order = sorted(range(len(entries)), key=lambda place: entries[place][:2])
+    y = torch.tensor([entries[place][1] for place in order], dtype=torch.int64)
     rows = choice.rows(torch.tensor(order, dtype=torch.int64), f"{name} ({split})", y)
     ids = torch.tensor(order)[rows]
-    _, labels, chosen = zip(*(listed[place] for place in ids.tolist()), strict=True)
+    _, labels, paths = zip(*(entries[place] for place in ids.tolist()), strict=True)
     y = torch.tensor([by_label.index(kind) for kind in classes])[torch.tensor(labels)]
     notes = (tree_note(tree, [len(files) for files in by_class], name), *tree.notes)
-    return Images(name, split, decoded_images(chosen, size, name), y, ids, by_label, notes=notes)
+    return Images(name, split, decoded_images(paths, size, name), y, ids, by_label, notes=notes)
 
 
 def tree_note(tree: TreeLayout, counts: Sequence[int], name: str) -> str:
@@ -283,6 +293,6 @@ def png_bytes(image: Tensor) -> bytes:
         image: (1, H, W) or (3, H, W), float, on the CPU.
     """
     levels = (255 * image).round().to(torch.uint8)
-    drawn = io.BytesIO()
-    Image.fromarray((levels[0] if len(levels) == 1 else levels.permute(1, 2, 0)).numpy()).save(drawn, format="PNG")
-    return drawn.getvalue()
+    buffer = io.BytesIO()
+    Image.fromarray((levels[0] if len(levels) == 1 else levels.permute(1, 2, 0)).numpy()).save(buffer, format="PNG")
+    return buffer.getvalue()

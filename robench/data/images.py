@@ -65,8 +65,8 @@ class Images:
         Args:
             rows: a mask, indices or a slice.
         """
-        chosen = self.x[rows]
-        return chosen.to(torch.float32) / 255 if chosen.dtype == torch.uint8 else chosen
+        values = self.x[rows]
+        return values.to(torch.float32) / 255 if values.dtype == torch.uint8 else values
 
     def class_name(self, label: int) -> str:
         """The name of a class; its number where a model has more outputs than the data has names.
@@ -151,8 +151,8 @@ class Choice:
         if self.n is None:
             return rows[: self.at_most]
         if not 1 <= self.n <= len(rows):
-            held = f"{what} has {len(rows)}" if self.indices is None else f"the index file lists {len(rows)}"
-            raise InputError(f"n must be between 1 and the number of images, and {held}: n = {self.n} is not possible")
+            count_text = f"{what} has {len(rows)}" if self.indices is None else f"the index file lists {len(rows)}"
+            raise InputError(f"n must be between 1 and the number of images, and {count_text}: n = {self.n} is not possible")
         if self.by_class and y is not None:
             return rows[stratified_mask(y[rows], ids[rows], self.n, self.seed, "data/subset")]
         return rows[: self.n]
@@ -163,13 +163,13 @@ def stratified_mask(y: Tensor, ids: Tensor, n: int, seed: int, key: str) -> Tens
 
     Which ones depends on the seed, the key and the ids only, not on their order.
     """
-    drawn = Draws(seed, ids, key).uniform(())
-    chosen = torch.zeros(len(y), dtype=torch.bool, device=y.device)
+    numbers = Draws(seed, ids, key).uniform(())
+    mask = torch.zeros(len(y), dtype=torch.bool, device=y.device)
     for label, count in enumerate(quotas(y.bincount(), n)):
         members = (y == label).nonzero().squeeze(1)
         members = members[ids[members].argsort()]  # ties of the drawn numbers fall by id
-        chosen[members[drawn[members].argsort(stable=True)[:count]]] = True
-    return chosen
+        mask[members[numbers[members].argsort(stable=True)[:count]]] = True
+    return mask
 
 
 def quotas(sizes: Tensor, n: int) -> list[int]:
@@ -203,8 +203,8 @@ def class_coverage(y: Tensor, classes: Sequence[str]) -> str:
         >>> class_coverage(torch.tensor([0, 0, 2]), ("cat", "dog", "fox"))
         '2 of 3 classes'
     """
-    seen = len(y.unique())
-    return f"{seen} of {len(classes)} classes" if seen < len(classes) else ""
+    count = len(y.unique())
+    return f"{count} of {len(classes)} classes" if count < len(classes) else ""
 
 
 def rows_of_ids(ids: Tensor, wanted: tuple[int, ...], what: str) -> Tensor:
@@ -299,9 +299,9 @@ def size_of(image_size: int | None, resize: int | None) -> Size | None:
 
 def refuse_too_many(n: int, shape: Sequence[int], width: int, name: str) -> None:
     """InputError where n images (C, H, W) of `width` bytes a number take more than half of the memory: they are copied at least once."""
-    needed, there = n * math.prod(shape) * width, machine_memory()
-    if needed > there / 2:
-        sizes = f"{needed / 1e9:.1f} GB, more than half of the memory of this machine ({there / 1e9:.1f} GB)"
+    demand, memory = n * math.prod(shape) * width, machine_memory()
+    if demand > memory / 2:
+        sizes = f"{demand / 1e9:.1f} GB, more than half of the memory of this machine ({memory / 1e9:.1f} GB)"
         raise InputError(f"{name}: {n} images of {'x'.join(map(str, shape))} take {sizes}: lower --n or --image-size")
 
 

@@ -53,11 +53,11 @@ def tree_layout(path: Path, split: str, layout: str | None, name: str) -> TreeLa
     if split not in STAND_INS:
         raise InputError(f"{name} has no split {split!r}: choose one of {', '.join(sorted(STAND_INS))}")
     recipe = None if layout is None else parse_recipe(layout)
-    tried = list(LAYOUTS.values()) if recipe is None else [resolve(recipe, LAYOUTS, "layout")]
+    readers = list(LAYOUTS.values()) if recipe is None else [resolve(recipe, LAYOUTS, "layout")]
     if not path.is_dir():
         raise InputError(f"{name} is a file and no folder: unpack it, and name the folder ({EXPECTED})")
     path, notes = unwrapped_folder(path, name) if layout in (None, "splits") else (path, [])
-    for read_layout in tried:
+    for read_layout in readers:
         tree = own_result(recipe.label if recipe else "", read_layout, path, split, name, recipe is not None)
         if isinstance(tree, TreeLayout):
             return replace(tree, notes=(*notes, *tree.notes))
@@ -76,21 +76,21 @@ def split_layout(path: Path, split: str, name: str, asked: bool) -> TreeLayout |
     Raises:
         InputError: where a folder could be a split as well as a class, and where the split is not there.
     """
-    found = split_folders(path, name, asked)
-    if not found:
+    folders = split_folders(path, name, asked)
+    if not folders:
         return None
-    top = next((found[one] for one in STAND_INS[split] if one in found), None)
+    top = next((folders[one] for one in STAND_INS[split] if one in folders), None)
     if top is None:
-        raise InputError(f"{name} has no folder for the split {split!r}: it has {folder_contents(path, found)}")
+        raise InputError(f"{name} has no folder for the split {split!r}: it has {folder_contents(path, folders)}")
     notes = list[str]()
     if SPLIT_WORDS[top.name.casefold()] != split:
         notes.append(f"{name} has no folder for the split {split!r}: {top.name} stands in for it")
-    classes = sorted({kid.name for each in found.values() for kid in folders_with_images(each)})
-    beside = [kid.name for kid in folders_with_images(path) if kid not in found.values()]
+    classes = sorted({kid.name for each in folders.values() for kid in folders_with_images(each)})
+    beside = [kid.name for kid in folders_with_images(path) if kid not in folders.values()]
     notes += [f"{name}: left out beside its splits: {', '.join(beside)}"] if beside else []
-    shape = f"PATH/SPLIT/CLASS, splits {', '.join(each.name for each in found.values())}"
+    shape = f"PATH/SPLIT/CLASS, splits {', '.join(each.name for each in folders.values())}"
     files = {kind: sorted_image_files(top / kind) for kind in classes}
-    return TreeLayout(split, files, shape, (*notes, *left_out_notes(path, list(found.values()), classes, name)))
+    return TreeLayout(split, files, shape, (*notes, *left_out_notes(path, list(folders.values()), classes, name)))
 
 
 def class_layout(path: Path, split: str, name: str, asked: bool) -> TreeLayout:  # noqa: ARG001 - the signature of every layout
@@ -126,23 +126,23 @@ def unwrapped_folder(path: Path, name: str) -> tuple[Path, list[str]]:
 def split_folders(path: Path, name: str, asked: bool) -> dict[str, Path]:
     """The folder of each split; {} where the class folders lie in the folder itself. InputError where two readings are possible."""
     kids = folders_with_images(path)
-    named = [kid for kid in kids if kid.name.casefold() in SPLIT_WORDS]
-    deep = [kid for kid in named if folders_with_images(kid)]
+    candidates = [kid for kid in kids if kid.name.casefold() in SPLIT_WORDS]
+    deep = [kid for kid in candidates if folders_with_images(kid)]
     others = [kid for kid in kids if kid not in deep]
     if asked and not deep:
         raise InputError(f"{name} has no train, test or val folder with class folders: it has {folder_contents(path, {})}")
     if not asked:
-        refuse_ambiguous_folders(kids, named, deep, others, name)
-    found: dict[str, Path] = {}
+        refuse_ambiguous_folders(kids, candidates, deep, others, name)
+    by_split: dict[str, Path] = {}
     for kid in deep:
-        meant = SPLIT_WORDS[kid.name.casefold()]
-        if meant in found:
+        split = SPLIT_WORDS[kid.name.casefold()]
+        if split in by_split:
             raise InputError(
-                f"{name} has two folders for the split {meant!r}, {found[meant].name} and {kid.name}: name the one that is meant, "
+                f"{name} has two folders for the split {split!r}, {by_split[split].name} and {kid.name}: name the one that is meant, "
                 f"as folder:PATH/{kid.name}, or rename the other"
             )
-        found[meant] = kid
-    return found
+        by_split[split] = kid
+    return by_split
 
 
 def refuse_ambiguous_folders(kids: Sequence[Path], named: Sequence[Path], deep: Sequence[Path], others: Sequence[Path], name: str) -> None:
@@ -151,8 +151,8 @@ def refuse_ambiguous_folders(kids: Sequence[Path], named: Sequence[Path], deep: 
     if len(deep) == 1 and any(kid not in named for kid in others):
         raise InputError(f"{name}: {deep[0].name} is a split, or a class beside {first_folder_names(others)}: {choose}")
     if named and not deep and len(named) == len(kids):
-        told = f"{first_folder_names(named)} hold{'' if len(named) > 1 else 's'} images and no class folders"
-        raise InputError(f"{name}: {told} ({EXPECTED}): pass --layout classes if they are the classes")
+        contents = f"{first_folder_names(named)} hold{'' if len(named) > 1 else 's'} images and no class folders"
+        raise InputError(f"{name}: {contents} ({EXPECTED}): pass --layout classes if they are the classes")
     inner = [{sub.name for sub in folders_with_images(kid)} for kid in kids]
     if len(kids) < 2 or not all(inner) or any(image_files_in(kid) for kid in kids) or deep:
         return
@@ -161,10 +161,10 @@ def refuse_ambiguous_folders(kids: Sequence[Path], named: Sequence[Path], deep: 
             f"{name}: the folders {first_folder_names(kids)} hold {first_folder_names(folders_with_images(kids[0]))} each, and "
             f"{EXPECTED}: move them, or pass --layout classes to take all images of a class, whatever their split"
         )
-    shared = set.intersection(*inner)
-    if len(shared) > 1:
+    overlap = set.intersection(*inner)
+    if len(overlap) > 1:
         raise InputError(
-            f"{name}: the folders {first_folder_names(kids)} all hold {', '.join(sorted(shared)[:3])}: if they are splits, name one, as "
+            f"{name}: the folders {first_folder_names(kids)} all hold {', '.join(sorted(overlap)[:3])}: if they are splits, name one, as "
             f"folder:PATH/{kids[0].name}; if they are classes, pass --layout classes"
         )
 

@@ -112,8 +112,8 @@ def cutmix(
     (top, bottom), (left, right) = (box_span(length, math.sqrt(1 - lam), at) for length, at in zip((height, width), centre, strict=True))
     mixed = x.clone()
     mixed[:, :, top:bottom, left:right] = other[:, :, top:bottom, left:right]
-    kept = 1 - (bottom - top) * (right - left) / (height * width)
-    return MixedBatch(mixed, y if kept >= 0.5 else other_y, mixed_probabilities(y, other_y, classes, kept, x))
+    own_share = 1 - (bottom - top) * (right - left) / (height * width)
+    return MixedBatch(mixed, y if own_share >= 0.5 else other_y, mixed_probabilities(y, other_y, classes, own_share, x))
 
 
 def box_span(length: int, part: float, at: float) -> tuple[int, int]:

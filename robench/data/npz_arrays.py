@@ -54,12 +54,12 @@ def members(path: Path, name: str, needed: Callable[[str], object]) -> dict[str,
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path} is not an npz file, or was cut short: make it with numpy.savez_compressed, or fetch it again")
     with refuse_damage(name), zipfile.ZipFile(path) as archive:
-        found = {}
+        arrays = {}
         for file in [info.filename for info in archive.infolist() if info.filename.endswith(".npy")]:
             key = file.removesuffix(".npy")
             with nullcontext() if needed(key) else suppress(*BROKEN):
-                found[key] = read_header(archive, path, file)
-        return found
+                arrays[key] = read_header(archive, path, file)
+        return arrays
 
 
 def read_header(archive: zipfile.ZipFile, path: Path, file: str) -> ArchiveMember:
@@ -85,9 +85,9 @@ def read_array(member: ArchiveMember, name: str) -> np.ndarray:
     """The whole array."""
     refuse_absurd(member, name, member.bytes)
     with refuse_damage(name), zipfile.ZipFile(member.path) as archive, archive.open(f"{member.key}.npy") as handle:
-        found: np.ndarray = np.lib.format.read_array(handle, allow_pickle=False)
+        array: np.ndarray = np.lib.format.read_array(handle, allow_pickle=False)
         handle.read(1)  # the end, where the checksum is compared
-        return found
+        return array
 
 
 def read_member_rows(member: ArchiveMember, wanted: np.ndarray, name: str) -> np.ndarray:
@@ -97,11 +97,11 @@ def read_member_rows(member: ArchiveMember, wanted: np.ndarray, name: str) -> np
     """
     size = math.prod(member.shape[1:]) * member.dtype.itemsize
     if member.columns or not size:
-        chosen: np.ndarray = read_array(member, name)[wanted]
-        return chosen
+        rows: np.ndarray = read_array(member, name)[wanted]
+        return rows
     refuse_absurd(member, name, len(wanted) * size)
-    found = np.empty((len(wanted), *member.shape[1:]), member.dtype)
-    flat = found.reshape(len(wanted), -1)
+    rows = np.empty((len(wanted), *member.shape[1:]), member.dtype)
+    flat = rows.reshape(len(wanted), -1)
     with refuse_damage(name), zipfile.ZipFile(member.path) as archive, archive.open(f"{member.key}.npy") as handle:
         skip_bytes(handle, member.begin)
         at = 0
@@ -110,11 +110,11 @@ def read_member_rows(member: ArchiveMember, wanted: np.ndarray, name: str) -> np
             skip_bytes(handle, (row - at) * size)
             flat[place] = np.frombuffer(read_exactly(handle, size), member.dtype)
             at = row + 1
-        left = member.bytes - at * size
-        if left <= VERIFIED:
-            skip_bytes(handle, left)
+        remaining_bytes = member.bytes - at * size
+        if remaining_bytes <= VERIFIED:
+            skip_bytes(handle, remaining_bytes)
             handle.read(1)
-    return found
+    return rows
 
 
 def refuse_absurd(member: ArchiveMember, name: str, wanted: int) -> None:

@@ -34,8 +34,8 @@ def images_of_function(function: Callable[..., Any], name: str, split: str, data
     """
     if download:
         raise InputError(f"{name} fetches nothing by itself: leave --download out")
-    made = own_result(name, function, split, data_dir)
-    images = made if isinstance(made, Images) else images_of_pair(made, name, split)
+    result = own_result(name, function, split, data_dir)
+    images = result if isinstance(result, Images) else images_of_pair(result, name, split)
     if images.split not in (split, WHOLE_SET):
         raise InputError(
             f"{name} returned the split {images.split!r} where {split!r} was asked for: return that, or {WHOLE_SET!r} without splits"

@@ -72,16 +72,18 @@ def published_file_fault(name: str, split: str, data_dir: Path) -> str:
     from torchvision import datasets
     from torchvision.datasets.utils import check_integrity
 
-    known: Any = getattr(datasets, TORCHVISION_NAMES[name])
+    dataset: Any = getattr(datasets, TORCHVISION_NAMES[name])
     if name == "svhn":
-        listed = [tuple(known.split_list[split][1:])]
+        published_files = [tuple(dataset.split_list[split][1:])]
     else:
-        listed = (
-            [(f"{known.base_folder}/{file}", md5) for file, md5 in known.train_list + known.test_list] if name.startswith("cifar") else []
+        published_files = (
+            [(f"{dataset.base_folder}/{file}", md5) for file, md5 in dataset.train_list + dataset.test_list]
+            if name.startswith("cifar")
+            else []
         )
-    missing = [file for file, _ in listed if not (data_dir / file).is_file()]
-    other = [file for file, md5 in listed if file not in missing and not check_integrity(str(data_dir / file), md5)]
-    if len(missing) == len(listed):
+    missing = [file for file, _ in published_files if not (data_dir / file).is_file()]
+    other = [file for file, md5 in published_files if file not in missing and not check_integrity(str(data_dir / file), md5)]
+    if len(missing) == len(published_files):
         return ""
     if other:
         return f"{other[0]} has another md5 than the published file, and being a pickle or the like it is not read"

@@ -167,10 +167,10 @@ def evaluate(
     """
     images = as_labelled_images(x, y, ids, about=about)
     subjects = as_subjects(model, images, about, architecture)
-    chosen = as_suite_list(suite)
+    recipes = as_suite_list(suite)
     folder_of = as_path(made, "made")
-    asked = RunRequest(
-        chosen, as_threats(norm, eps, threats), scores=run_score_recipes(as_list(scores), images, chosen), scale=scale,
+    request = RunRequest(
+        recipes, as_threats(norm, eps, threats), scores=run_score_recipes(as_list(scores), images, recipes), scale=scale,
         photos=str(photos or ""),
         save_maps=map_paths_in(folder_of),
     )  # fmt: skip
@@ -179,7 +179,7 @@ def evaluate(
         "until": until, "budget": budget, "folder": folder, "resume": resume, "examine": examine, "prepare": prepare, "track": track,
         "made": folder_of,
     }  # fmt: skip
-    return result_of_run(subjects, images, asked, how, save=as_path(save, "save"), pngs=as_path(pngs, "pngs"))
+    return result_of_run(subjects, images, request, how, save=as_path(save, "save"), pngs=as_path(pngs, "pngs"))
 
 
 def attack(
@@ -304,9 +304,9 @@ def probe(
         >>> [round(row.value, 1) for row in found.rows if row.metric == "changed_share"]
         [0.2]
     """
-    chosen = [recipe_of_kind(recipe, "probe") for _, recipe in expanded_recipes(as_suite_list(recipes))]
+    probes = [recipe_of_kind(recipe, "probe") for _, recipe in expanded_recipes(as_suite_list(recipes))]
     return evaluate(
-        model, x, y, suite=chosen, ids=ids, seed=seed, batch_size=batch_size, device=device, budget=budget, folder=folder, resume=resume,
+        model, x, y, suite=probes, ids=ids, seed=seed, batch_size=batch_size, device=device, budget=budget, folder=folder, resume=resume,
         made=save, track=track,
     )  # fmt: skip
 
@@ -473,21 +473,21 @@ def saliency(
     """
     images = as_labelled_images(x, y, ids, masks)
     subjects, recipes = as_subjects(model, images), recipes_of_methods(as_list(methods))
-    chosen, notes = chosen_scores(as_list(scores), images.masks is not None, images.shape[1:])
+    score_list, notes = chosen_scores(as_list(scores), images.masks is not None, images.shape[1:])
     maps = as_path(save, "save")
-    asked = RunRequest(
+    request = RunRequest(
         [*recipes, *(["inductive"] if inductive else [])], as_threats(norm, eps, threats),
         against=[parse_recipe(one) if isinstance(one, str) else one for one in as_list(against)],
-        joined=joined_results(subjects, images, [Path(one) for one in as_list(join)]), scores=chosen, target=target, channels=channels,
+        joined=joined_results(subjects, images, [Path(one) for one in as_list(join)]), scores=score_list, target=target, channels=channels,
         save_maps=map_paths_in(maps),
     )  # fmt: skip
     how = {
         "seed": seed, "batch_size": batch_size, "device": device, "budget": budget, "folder": folder, "resume": resume, "track": track,
         "prepare": prepare,
     }  # fmt: skip
-    told = [*notes, *advance_notes(recipes, chosen, images.x)]
-    tell(told)
-    return result_of_run(subjects, images, asked, how, told=told)
+    notes_before_run = [*notes, *advance_notes(recipes, score_list, images.x)]
+    tell(notes_before_run)
+    return result_of_run(subjects, images, request, how, told=notes_before_run)
 
 
 def gini(maps: Array) -> Tensor:
@@ -514,8 +514,8 @@ def gini(maps: Array) -> Tensor:
 
 def recipes_of_methods(methods: Sequence[str | Recipe]) -> list[Recipe]:
     """The recipes of methods, each once."""
-    found = chosen_methods([one if isinstance(one, str) else recipe_text(one) for one in methods])
-    return [replace(recipe_of_kind(one, "method"), kind="method") for one in found]
+    recipes = chosen_methods([one if isinstance(one, str) else recipe_text(one) for one in methods])
+    return [replace(recipe_of_kind(one, "method"), kind="method") for one in recipes]
 
 
 def recipe_of_kind(recipe: str | Recipe, wanted: str) -> Recipe:
@@ -527,10 +527,10 @@ def recipe_of_kind(recipe: str | Recipe, wanted: str) -> Recipe:
     one = parse_recipe(recipe) if isinstance(recipe, str) else recipe
     if not one.kind and ".py:" in one.name and not one.name.startswith("transfer:"):
         return replace(one, kind=wanted)
-    found = recipe_kind(one)
-    if found != wanted:
+    kind = recipe_kind(one)
+    if kind != wanted:
         raise InputError(
-            f"{one.label} is no {wanted} but {'an' if found == 'attack' else 'a'} {found}: robench.evaluate takes recipes of every kind"
+            f"{one.label} is no {wanted} but {'an' if kind == 'attack' else 'a'} {kind}: robench.evaluate takes recipes of every kind"
         )
     return one
 
@@ -545,9 +545,9 @@ def result_of_run(
 ) -> Result:  # fmt: skip
     """The measurement with what its pictures need; `told` are notes that were said before it began."""
     refuse_unknown(asked, how.get("engine", "robench"))
-    found = measure_models(subjects, images, asked, as_run_options(**how), **more)
-    parts = {part.name: getattr(found, part.name) for part in fields(found)}
-    return Result(**{**parts, "notes": [*told, *found.notes]}, images=images, notes_before_run=tuple(told))
+    measurement = measure_models(subjects, images, asked, as_run_options(**how), **more)
+    parts = {part.name: getattr(measurement, part.name) for part in fields(measurement)}
+    return Result(**{**parts, "notes": [*told, *measurement.notes]}, images=images, notes_before_run=tuple(told))
 
 
 def run_score_recipes(names: Sequence[str], images: Images, chosen: Sequence[str | Recipe]) -> list[Recipe]:

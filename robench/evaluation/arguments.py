@@ -70,24 +70,25 @@ def as_subjects(
         InputError: for what is no model, for two of one name, and for a list of anything but subjects.
     """
     if isinstance(model, Mapping):
-        found = [as_subject(one, str(name)) for name, one in model.items()]
+        subjects = [as_subject(one, str(name)) for name, one in model.items()]
     elif isinstance(model, (list, tuple)):
         wrong = next((type(one).__name__ for one in model if not isinstance(one, Subject)), None)
         if wrong is not None:
             raise InputError(f"the list of models holds {wrong}: hand over a mapping of names to models, or a list of robench.Subject")
-        found = list(model)
+        subjects = list(model)
     else:
         one = as_subject(model)
-        found = [replace(one, about=about or one.about, architecture=architecture or one.architecture)]
+        subjects = [replace(one, about=about or one.about, architecture=architecture or one.architecture)]
     if (about or architecture) and isinstance(model, (Mapping, list, tuple, Subject)):
         raise InputError("about and architecture are for one model: hand over subjects, robench.Subject(model, about), in place of them")
-    if not found and not none:
+    if not subjects and not none:
         raise InputError("no model is given: hand over one, a mapping of names to models, or a list of robench.Subject")
-    names = [one.name for one in found]
+    names = [one.name for one in subjects]
     if twins := [name for name in names if names.count(name) > 1]:
         raise InputError(f"two models are called {twins[0]!r}: give each a name of its own, as in {{'a': model, 'b': other}}")
     return [
-        replace(one, about=replace(one.about, data=one.about.data or images.name, split=one.about.split or images.split)) for one in found
+        replace(one, about=replace(one.about, data=one.about.data or images.name, split=one.about.split or images.split))
+        for one in subjects
     ]
 
 
@@ -152,10 +153,10 @@ def read_loader(loader: DataLoader[Any]) -> tuple[Tensor, Tensor]:
 
 def as_severity(value: Any) -> int:
     """A severity from 1 to 5. Raises InputError for anything else."""
-    found = as_whole_number(value, "a severity", 1)
-    if found > 5:
-        raise InputError(f"a severity must be a whole number from 1 to 5, not {found}")
-    return found
+    severity = as_whole_number(value, "a severity", 1)
+    if severity > 5:
+        raise InputError(f"a severity must be a whole number from 1 to 5, not {severity}")
+    return severity
 
 
 def as_threats(norm: str, eps: Radius | None, threats: str | Threat | Sequence[str | Threat]) -> list[Threat]:

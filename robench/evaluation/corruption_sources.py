@@ -83,18 +83,18 @@ def corruption_recipes(corruptions: Sequence[str | Recipe]) -> tuple[Recipe, ...
     Raises:
         InputError: for an unknown one, for an option that it does not have, and for one asked for with options in two ways.
     """
-    found: dict[str, Recipe] = {}
+    by_label: dict[str, Recipe] = {}
     for recipe in (parse_recipe(one) if isinstance(one, str) else one for one in corruptions):
         if recipe.name not in SETS and recipe.name not in CORRUPTIONS and not is_own(recipe.name):
             raise InputError(f"unknown corruption {recipe.name!r}{did_you_mean(recipe.name, [*SETS, *CORRUPTIONS])}")
         for name in SETS.get(recipe.name, (recipe.name,)):
-            checked = replace(recipe, name=name)
-            refuse_wrong_corruption(checked)
-            if found.setdefault(checked.label, checked) != checked:
+            corruption = replace(recipe, name=name)
+            refuse_wrong_corruption(corruption)
+            if by_label.setdefault(corruption.label, corruption) != corruption:
                 raise InputError(
-                    f"{checked.label} is asked for in two ways: its rows could not be told apart; run one in a call of its own"
+                    f"{corruption.label} is asked for in two ways: its rows could not be told apart; run one in a call of its own"
                 )
-    return tuple(found.values())
+    return tuple(by_label.values())
 
 
 def refuse_wrong_corruption(recipe: Recipe) -> None:
@@ -180,9 +180,9 @@ def source_from_set(corrupted: CorruptedSet, rows: Tensor, clean: Images | None)
         "clean": clean.sha256 if clean else "",
         **pixels,
     }
-    told = ("scale", "seed", *(("frost",) if "frost" in corrupted.corruptions else ()))
+    keys = ("scale", "seed", *(("frost",) if "frost" in corrupted.corruptions else ()))
     words = (
-        [f"layout={corrupted.layout}"] if corrupted.layout else [f"{key}={corrupted.made[key]}" for key in told if key in corrupted.made]
+        [f"layout={corrupted.layout}"] if corrupted.layout else [f"{key}={corrupted.made[key]}" for key in keys if key in corrupted.made]
     )
     return CorruptionSource(
         corrupted.name, corrupted.split, corrupted.y[rows], corrupted.ids[rows], corrupted.classes, cells, " ".join(words),
@@ -228,8 +228,8 @@ def stages_of_source(source: CorruptionSource) -> list[Stage]:
 def corruption_row_words(source: CorruptionSource, corruption: str) -> dict[str, Any]:
     """What the rows of a corruption of a source need to know."""
     recipe = source.own.get(corruption)
-    told = " ".join(own_corruption_settings(source, corruption)) if recipe else source.setting
-    return {"setting": told, "data": source.name, "split": source.split, **({"recipe": recipe} if recipe else {})}
+    setting = " ".join(own_corruption_settings(source, corruption)) if recipe else source.setting
+    return {"setting": setting, "data": source.name, "split": source.split, **({"recipe": recipe} if recipe else {})}
 
 
 def own_corruption_settings(source: CorruptionSource, corruption: str) -> list[str]:

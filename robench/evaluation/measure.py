@@ -117,7 +117,7 @@ def measure_models(
         (subject.name, cascade): file_suffix(subject.name if len(every) > 1 else "", cascade if len(cascades) > 1 else "")
         for subject in every for cascade in cascades
     }  # fmt: skip
-    found = execute(
+    run = execute(
         every, pool or pool_of_images(images), stages, how, images=images.sha256 if how.folder and pool is None else "", data=images.name,
         save={key: save.with_name(f"{save.stem}{name}{save.suffix}") for key, name in files.items()} if save else {},
         pngs={key: pngs / f"x_adv{name}-" for key, name in files.items()} if pngs else {},
@@ -127,10 +127,10 @@ def measure_models(
                "budget": how.budget is not None, **(words or {})},
         adds=adds, taker=taker,
     )  # fmt: skip
-    for case in found.cases:
-        told = few_classes_notes([(stage.about["recipe"], stage.about["attack"]) for stage in attacks], case.classes, how.engine)
-        case.notes += [note for note in told if note not in case.notes]
-    return measurement_of_run(found, asked.verdict_suite(), found.cases[-1] if isinstance(reference, Subject) else reference)
+    for case in run.cases:
+        notes = few_classes_notes([(stage.about["recipe"], stage.about["attack"]) for stage in attacks], case.classes, how.engine)
+        case.notes += [note for note in notes if note not in case.notes]
+    return measurement_of_run(run, asked.verdict_suite(), run.cases[-1] if isinstance(reference, Subject) else reference)
 
 
 def file_suffix(subject: str, cascade: str) -> str:

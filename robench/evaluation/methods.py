@@ -32,21 +32,21 @@ def chosen_methods(methods: Sequence[str], **common: int | str | None) -> list[R
         InputError: for a method or an option that is unknown, for one asked for twice, and for a common option that no method has.
     """
     recipes = [parse_recipe(sentence) for sentence in methods]
-    used: set[str] = set()
-    found: list[Recipe] = []
+    used_keys: set[str] = set()
+    full_recipes: list[Recipe] = []
     for recipe in recipes:
-        known = options_of(resolve(replace(recipe, on=None), EXPLAINERS, "method"))
-        fitting = {key: value for key, value in common.items() if value is not None and key in known}
-        used |= set(fitting)
-        found.append(replace(recipe, options=fitting | recipe.options))
-        resolve(replace(found[-1], on=None), EXPLAINERS, "method")
-    idle = [key for key, value in common.items() if value is not None and key not in used]
+        options = options_of(resolve(replace(recipe, on=None), EXPLAINERS, "method"))
+        fitting = {key: value for key, value in common.items() if value is not None and key in options}
+        used_keys |= set(fitting)
+        full_recipes.append(replace(recipe, options=fitting | recipe.options))
+        resolve(replace(full_recipes[-1], on=None), EXPLAINERS, "method")
+    idle = [key for key, value in common.items() if value is not None and key not in used_keys]
     if idle:
         raise InputError(f"none of the methods {', '.join(methods)} has a {idle[0]}: leave --{idle[0]} out")
-    twice = [recipe.title for recipe in found if sum(other.title == recipe.title for other in found) > 1]
+    twice = [recipe.title for recipe in full_recipes if sum(other.title == recipe.title for other in full_recipes) > 1]
     if twice:
         raise InputError(f"method {twice[0]!r} is asked for twice: rows could not be told apart; run it in a call of its own")
-    return found
+    return full_recipes
 
 
 def no_blocks_note(size: tuple[int, int]) -> str:
@@ -72,22 +72,22 @@ def chosen_scores(names: Sequence[str], masks: bool, size: tuple[int, int]) -> t
     Raises:
         InputError: for an unknown name, and for a score that was named itself and cannot be had.
     """
-    found: dict[str, Recipe] = {}
-    named: dict[str, Recipe] = {}
+    by_label: dict[str, Recipe] = {}
+    singles: dict[str, Recipe] = {}
     note = no_blocks_note(size) if any(REGIONAL in GROUPS.get(name, ()) for name in names) else ""
     missing = {*(() if masks else GROUPS["masks"]), *((REGIONAL,) if note else ())}
     for name in names:
         if name in GROUPS:
             fitting = [parse_recipe(score) for score in GROUPS[name] if score not in missing]
-            found |= {score.label: score for score in fitting if score.label not in found}
+            by_label |= {score.label: score for score in fitting if score.label not in by_label}
             continue
         recipe = score_recipe(name)
         if recipe.name in GROUPS["masks"] and not masks:
             raise InputError(f"score {recipe.name!r} needs the object's mask of each image: of the data here, only shapes has them")
-        if named.setdefault(recipe.label, recipe) != recipe:
+        if singles.setdefault(recipe.label, recipe) != recipe:
             raise InputError(f"score {recipe.label!r} is asked for twice: rows could not be told apart; run it in a call of its own")
-        found[recipe.label] = recipe
-    return list(found.values()), [note] if note and REGIONAL not in found else []
+        by_label[recipe.label] = recipe
+    return list(by_label.values()), [note] if note and REGIONAL not in by_label else []
 
 
 def score_recipe(name: str) -> Recipe:
@@ -138,7 +138,7 @@ def joined_results(subjects: Sequence[Subject], images: Images, folders: Sequenc
     Raises:
         InputError: for a folder whose model is not among the subjects, or whose data set is another.
     """
-    found = []
+    pairs = []
     for folder in folders:
         results = load_results(folder)
         digest = manifest_value(results.manifest, "checkpoint.sha256")
@@ -147,5 +147,5 @@ def joined_results(subjects: Sequence[Subject], images: Images, folders: Sequenc
             raise InputError(f"{folder} holds results of {results.checkpoint}, with other weights than any model named here")
         if manifest_value(results.manifest, "data.name") != images.name:
             raise InputError(f"{folder} holds results on {manifest_value(results.manifest, 'data.name')}, not on {images.name}")
-        found.append((names[0], results))
-    return found
+        pairs.append((names[0], results))
+    return pairs

@@ -65,10 +65,10 @@ def refuse_unknown(asked: RunRequest, engine: str) -> None:
 def resolved_attacks(suite: str | Sequence[Recipe], norm: str, engine: str, device: str) -> list[tuple[Recipe, Attack]]:
     """The recipes of a suite with the functions that they name in an engine."""
     table = lookup(engine, ENGINES, "engine")
-    chosen = suite_recipes(suite, norm) if isinstance(suite, str) else suite
+    recipes = suite_recipes(suite, norm) if isinstance(suite, str) else suite
     return [
         (recipe, transfer_attack(recipe, device) if recipe.name.startswith(TRANSFER) else resolve(recipe, table, "attack"))
-        for recipe in chosen
+        for recipe in recipes
     ]
 
 
@@ -200,28 +200,28 @@ class RunRequest:
 def stages_of(asked: RunRequest, images: Images, how: RunOptions) -> list[Stage]:
     """The clean pass and the stages of recipes of any kind, in their order; the attacks of one kind of images make one cascade a norm."""
     clean, pool = clean_stage(), pool_of_images(images)
-    chosen = [recipe for _, recipe in asked.recipes()]
+    recipes = [recipe for _, recipe in asked.recipes()]
     sources: dict[str, Stage] = {}
     source = partial(source_stage, pool=pool, how=how, clean=clean, known=sources, scale=asked.scale, photos=asked.photos)
     changes = [stage for recipe in asked.against if (stage := source(recipe, threats=asked.threats[:1]))]
-    joined = [joined_stage(results, pool, subject, clean) for subject, results in asked.joined]
-    changes += joined
-    stages: list[Stage] = [clean, *sources.values(), *joined]
-    attacked: set[str] = set()
-    methods = [recipe for recipe in chosen if recipe_kind(recipe) == "method"]
+    joined_stages = [joined_stage(results, pool, subject, clean) for subject, results in asked.joined]
+    changes += joined_stages
+    stages: list[Stage] = [clean, *sources.values(), *joined_stages]
+    attacked_sources: set[str] = set()
+    methods = [recipe for recipe in recipes if recipe_kind(recipe) == "method"]
     if methods and (own := [score for score in asked.scores if score.name in GROUPS["jacobian"]]):
         stages.append(jacobian_stage(own, clean=clean, target=asked.target, changes=changes))
-    for recipe in chosen:
+    for recipe in recipes:
         kind, before = recipe_kind(recipe), source(recipe.on, threats=asked.threats)
         stages += [one for one in sources.values() if one not in stages]
         if kind == "attack":
             key = recipe_text(recipe.on) if recipe.on else ""
-            stages += [] if key in attacked else cascade_stages(asked, key, how, clean, before)
-            attacked.add(key)
+            stages += [] if key in attacked_sources else cascade_stages(asked, key, how, clean, before)
+            attacked_sources.add(key)
         elif kind == "probe":
             stages.append(probe_stage(replace(recipe, on=None), clean=clean, source=before))
         elif kind == "corruption":
-            stages += corruption_stages(recipe, images, pool, how, clean, before, asked, chosen)
+            stages += corruption_stages(recipe, images, pool, how, clean, before, asked, recipes)
         else:
             stages += method_stages(recipe, asked, clean, before, changes)
     refuse_twins(stages)

@@ -115,14 +115,14 @@ def recipe_kind(recipe: Recipe) -> str:
         return "corruption"
     if recipe.name in SCORES:
         raise InputError(f"{recipe.name} is a score of saliency maps, which is named with --score: name a method here, such as saliency")
-    known = [*SUITES, *SETS, *(name for table in RECIPE_KINDS.values() for name in table)]
-    raise InputError(f"unknown attack, probe, corruption or method {recipe.name!r}{did_you_mean(recipe.name, known)}")
+    names = [*SUITES, *SETS, *(name for table in RECIPE_KINDS.values() for name in table)]
+    raise InputError(f"unknown attack, probe, corruption or method {recipe.name!r}{did_you_mean(recipe.name, names)}")
 
 
 def own_recipe_kind(recipe: Recipe) -> str:
     """What a function of the user's own is, by its arguments. Raises InputError where they do not tell."""
     function = function_from_file(recipe.name)
-    names, called = positional_names(function), f"{recipe.label}({', '.join(parameter_names(function))})"
+    names, signature = positional_names(function), f"{recipe.label}({', '.join(parameter_names(function))})"
     for name, kind in KIND_ARGUMENTS.items():
         if name in names:
             return kind
@@ -133,9 +133,9 @@ def own_recipe_kind(recipe: Recipe) -> str:
         return fitting[0]
     if fitting:
         ways = " or ".join(f"{kind}:{recipe.name}" for kind in fitting)
-        raise InputError(f"{called} may be more than one thing: say which, as in {ways}")
+        raise InputError(f"{signature} may be more than one thing: say which, as in {ways}")
     other = next((kind for kind in FLAGS_BY_KIND if takes_arguments(function, SIGNATURES[kind])), None)
     if other:
-        raise InputError(f"{called} takes what {with_article(other)} takes, which is named with {FLAGS_BY_KIND[other]}")
+        raise InputError(f"{signature} takes what {with_article(other)} takes, which is named with {FLAGS_BY_KIND[other]}")
     ways = ", ".join(f"{with_article(kind)} takes ({', '.join(SIGNATURES[kind])})" for kind in RECIPE_KINDS)
-    raise InputError(f"{called} can be none of what is asked for here: {ways}, and options by name")
+    raise InputError(f"{signature} can be none of what is asked for here: {ways}, and options by name")

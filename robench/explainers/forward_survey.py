@@ -64,8 +64,8 @@ class OperationRecorder(TorchDispatchMode):
 def forward_survey(model: nn.Module, x: Tensor, rules: Rules) -> ForwardSurvey:
     """What a forward pass at x shows; it leaves no hook on the model."""
     running: list[nn.Module] = []
-    entered: list[tuple[nn.Module, Edge]] = []
-    left: set[Edge] = set()
+    module_calls: list[tuple[nn.Module, Edge]] = []
+    outputs: set[Edge] = set()
     loose: list[str] = []
     foreign: list[str] = []
     kinks: list[str] = []
@@ -73,12 +73,12 @@ def forward_survey(model: nn.Module, x: Tensor, rules: Rules) -> ForwardSurvey:
     def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
         running.append(module)
         if rules.treats(module):
-            entered.append((module, graph_edge(args)))
+            module_calls.append((module, graph_edge(args)))
 
     def leave(module: nn.Module, _: tuple[Any, ...], output: Any) -> None:
         running.pop()
         if rules.treats(module):
-            left.add(graph_edge((output,)))
+            outputs.add(graph_edge((output,)))
 
     def record(name: str, args: tuple[Any, ...]) -> None:
         module = running[-1] if running else None
@@ -98,7 +98,9 @@ def forward_survey(model: nn.Module, x: Tensor, rules: Rules) -> ForwardSurvey:
     finally:
         for handle in handles:
             handle.remove()
-    return ForwardSurvey(len(entered) + len(loose), faults_of(entered, left, loose, logits), distinct_words(foreign), distinct_words(kinks))
+    return ForwardSurvey(
+        len(module_calls) + len(loose), faults_of(module_calls, outputs, loose, logits), distinct_words(foreign), distinct_words(kinks)
+    )
 
 
 def nonlinearity_name(name: str, module: nn.Module | None) -> str:
@@ -111,15 +113,15 @@ def faults_of(entered: list[tuple[nn.Module, Edge]], left: set[Edge], loose: lis
     """Why Captum would treat these calls wrongly: the modules entered with their inputs, the outputs they left, and the loose calls."""
     faults = [f"{FUNCTIONS.get(name, name)} is called outside of a module of its own" for name in loose]
     uses, times = consumer_counts(logits), Counter(module for module, _ in entered)
-    for module, given in entered:
+    for module, input_edge in entered:
         kind = type(module).__name__
         if times[module] > 1:
             faults.append(f"a {kind} is called {times[module]} times")
-        if given is NOWHERE:
+        if input_edge is NOWHERE:
             faults.append(f"no gradient passes through a {kind}")
-        elif uses[given] > 1:
+        elif uses[input_edge] > 1:
             faults.append(f"the input of a {kind} is also used elsewhere")
-        elif given in left:
+        elif input_edge in left:
             faults.append(f"a {kind} follows another nonlinearity directly")
         if getattr(module, "inplace", False):
             faults.append(f"a {kind} works in place")
@@ -138,14 +140,14 @@ def graph_edge(tensors: tuple[Any, ...]) -> Edge:
 def consumer_counts(logits: Tensor) -> Counter[Edge]:
     """How many operations on the way to the logits use each tensor of the graph."""
     uses: Counter[Edge] = Counter()
-    waiting, known = [logits.grad_fn], {logits.grad_fn}
+    waiting, visited = [logits.grad_fn], {logits.grad_fn}
     while waiting:
         node = waiting.pop()
-        for used, number in node.next_functions if node is not None else ():
-            uses[used, number] += 1
-            if used not in known:
-                known.add(used)
-                waiting.append(used)
+        for parent, number in node.next_functions if node is not None else ():
+            uses[parent, number] += 1
+            if parent not in visited:
+                visited.add(parent)
+                waiting.append(parent)
     return uses
 
 

@@ -62,15 +62,15 @@ def grad_cam(
     """
     from captum.attr import LayerAttribution, LayerGradCam
 
-    mode, chosen = lookup(interpolate, MODES, "interpolation"), layer_module(model, x, layer)
+    mode, module = lookup(interpolate, MODES, "interpolation"), layer_module(model, x, layer)
 
     def attribute(images: Tensor, classes: Tensor) -> Any:
-        method = LayerGradCam(model, chosen)
+        method = LayerGradCam(model, module)
         small = method.attribute(images, target=classes, relu_attributions=True, grad_kwargs={"materialize_grads": True})
         return LayerAttribution.interpolate(small, tuple(images.shape[2:]), mode)
 
     with without_captum_traces(model):
-        return maps_or_zeros(attribute, model, x, target, chosen)[:, :1]
+        return maps_or_zeros(attribute, model, x, target, module)[:, :1]
 
 
 def guided_grad_cam(
@@ -98,13 +98,13 @@ def guided_grad_cam(
     """
     from captum.attr import GuidedGradCam
 
-    chosen = layer_module(model, x, layer)
+    module = layer_module(model, x, layer)
 
     def attribute(images: Tensor, classes: Tensor) -> Any:
-        return GuidedGradCam(model, chosen).attribute(images, target=classes, interpolate_mode="bilinear")
+        return GuidedGradCam(model, module).attribute(images, target=classes, interpolate_mode="bilinear")
 
     with without_captum_traces(model, "Setting backward hooks on ReLU"):
-        return maps_or_zeros(attribute, model, x, target, chosen)
+        return maps_or_zeros(attribute, model, x, target, module)
 
 
 def layer_module(model: nn.Module, x: Tensor, layer: str | int | float) -> nn.Module:
@@ -152,18 +152,18 @@ def chosen_layer(model: nn.Module, x: Tensor, layer: str | int | float) -> tuple
 def refuse_tokens(model: nn.Module, x: Tensor, name: str, last: nn.Module) -> None:
     """InputError where attention or layers of tokens, (B, tokens, c), follow the model's last convolution."""
     after: list[str] = []
-    left = False
+    past_last = False
 
     def leave(module: nn.Module, _: tuple[object, ...], output: object) -> None:
-        nonlocal left
-        left = left or module is last
+        nonlocal past_last
+        past_last = past_last or module is last
         shape = tuple(output.shape) if isinstance(output, Tensor) else ()
-        if left and isinstance(module, (nn.Linear, nn.LayerNorm)) and len(shape) == 3 and shape[1] > 1:
+        if past_last and isinstance(module, (nn.Linear, nn.LayerNorm)) and len(shape) == 3 and shape[1] > 1:
             after.append("layers of tokens")
 
     def record(operation: str, args: tuple[Any, ...]) -> None:
         mixed = operation == "_softmax" and args[0].dim() > 2
-        if left and (mixed or any(part in operation for part in ATTENTION)):
+        if past_last and (mixed or any(part in operation for part in ATTENTION)):
             after.append("attention")
 
     handles = [module.register_forward_hook(leave) for module in hookable_modules(model)]
@@ -189,12 +189,12 @@ def has_channels_last(module: nn.Module, shape: tuple[int, ...]) -> bool:
 
 def matching_layer_name(layer: str | int | float, names: dict[str, nn.Module]) -> str:
     """The one name that is `layer`, reads as that number (a recipe turns `layer=6` into a number), or ends in it."""
-    found = [name for name in names if name == layer] or [name for name in names if reads_as_number(name, layer)]
-    found = found or [name for name in names if name.endswith(f".{layer}")]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise InputError(f"layer {str(layer)!r} may be {found[0]!r} or {found[1]!r}: write more of its name")
+    matches = [name for name in names if name == layer] or [name for name in names if reads_as_number(name, layer)]
+    matches = matches or [name for name in names if name.endswith(f".{layer}")]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise InputError(f"layer {str(layer)!r} may be {matches[0]!r} or {matches[1]!r}: write more of its name")
     ends = {end for name in names for end in accumulate(reversed(name.split(".")), lambda tail, head: f"{head}.{tail}")}
     near = did_you_mean(str(layer), ends)
     raise InputError(f"unknown layer {str(layer)!r}{near if 'did you mean' in near else ': it is a name of model.named_modules()'}")

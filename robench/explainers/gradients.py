@@ -140,12 +140,12 @@ def vargrad(model: nn.Module, x: Tensor, target: Tensor, draws: Draws, *, sample
         InputError: where an option is out of its range.
     """
     whole_option("samples", samples, 2)
-    mean = spread = torch.zeros_like(x)
+    mean = squares = torch.zeros_like(x)
     for count, grad in enumerate(noised_gradients(model, x, target, draws, samples, positive_option("stdev", stdev)), 1):
         step = grad - mean
         mean = mean + step / count
-        spread = spread + step * (grad - mean)
-    return spread / samples
+        squares = squares + step * (grad - mean)
+    return squares / samples
 
 
 def gradient_shap(

@@ -104,10 +104,10 @@ def feature_ablation(
     """
     from captum.attr import FeatureAblation
 
-    shown = torch.ones((len(x), *block_grid(x, block)), device=x.device)
+    open_gates = torch.ones((len(x), *block_grid(x, block)), device=x.device)
     values: Tensor = FeatureAblation(partial(gated_logits, model, block)).attribute(
-        shown,
-        baselines=torch.zeros_like(shown),
+        open_gates,
+        baselines=torch.zeros_like(open_gates),
         target=target,
         additional_forward_args=(x, baseline_of(model, x, baseline)),
         perturbations_per_eval=copies_per_call(len(x)),
@@ -149,12 +149,12 @@ def shapley_sampling(
     from captum.attr import ShapleyValueSampling
 
     whole_option("samples", samples)
-    shown = torch.ones((len(x), *block_grid(x, block)), device=x.device)
+    open_gates = torch.ones((len(x), *block_grid(x, block)), device=x.device)
     method = ShapleyValueSampling(partial(gated_logits, model, block))
     method.permutation_generator = partial(orders, draws)
     values: Tensor = method.attribute(
-        shown,
-        baselines=torch.zeros_like(shown),
+        open_gates,
+        baselines=torch.zeros_like(open_gates),
         target=target,
         additional_forward_args=(x, baseline_of(model, x, baseline)),
         n_samples=samples,
@@ -244,12 +244,12 @@ def kernel_shap_values(
         finite.append(logits[:, target].isfinite().all())
         return logits.nan_to_num(0.0, 0.0, 0.0)
 
-    shown = torch.ones((1, *cells), device=x.device)
+    open_gates = torch.ones((1, *cells), device=x.device)
     method = KernelShap(heard)
     method.perturb_func = lambda *_, **__: next(stream)
     values: Tensor = method.attribute(
-        shown,
-        baselines=torch.zeros_like(shown),
+        open_gates,
+        baselines=torch.zeros_like(open_gates),
         target=target,
         additional_forward_args=(x, base),
         n_samples=samples,
@@ -304,16 +304,16 @@ def masking_remarks(method: str, x: Tensor, options: Mapping[str, Any]) -> list[
         InputError: for options that cannot be.
     """
     passes, (rows, columns) = passes_per_map(method, x, options), block_grid(x, options["block"])
-    blocks, found = f"{rows} x {columns} blocks of {options['block']} pixels", list[str]()
+    blocks, remarks = f"{rows} x {columns} blocks of {options['block']} pixels", list[str]()
     if passes >= MANY:
-        found.append(f"each map takes {passes:,} forward passes of the model ({blocks}); larger blocks take fewer (--block)")
+        remarks.append(f"each map takes {passes:,} forward passes of the model ({blocks}); larger blocks take fewer (--block)")
     share = options["samples"] / (rows * columns) if method == "kernel-shap" else A_BLOCK
     if share < A_BLOCK:
-        found.append(
+        remarks.append(
             f"{options['samples']:,} samples are {share:.2g} for each of the {blocks}, fewer than the {A_BLOCK} of the default at 64 "
             "blocks: another seed may give another map; choose larger blocks (--block) or more samples"
         )
-    return found
+    return remarks
 
 
 # Random orders and coalitions
@@ -321,9 +321,9 @@ def masking_remarks(method: str, x: Tensor, options: Mapping[str, Any]) -> list[
 
 def orders(draws: Draws, blocks: int, samples: int) -> Iterator[list[int]]:
     """The orders of shapley_sampling: uniform, every other one the reverse of that before; they do not depend on the ids."""
-    shared = replace(draws, ids=torch.zeros(1, dtype=torch.int64)).child("orders")
+    shared_draws = replace(draws, ids=torch.zeros(1, dtype=torch.int64)).child("orders")
     for turn in range(0, samples, 2):
-        order: list[int] = shared.integers(2**31, (blocks,), turn)[0].argsort(stable=True).tolist()
+        order: list[int] = shared_draws.integers(2**31, (blocks,), turn)[0].argsort(stable=True).tolist()
         yield order
         if turn + 1 < samples:
             yield order[::-1]
@@ -339,11 +339,11 @@ def coalitions(draws: Draws, blocks: int, samples: int, device: torch.device) ->
     yield torch.zeros((1, blocks), dtype=torch.int64, device=device)
     sizes = torch.arange(1, blocks, dtype=torch.float64)
     bounds = (1 / (sizes * (blocks - sizes))).cumsum(0)
-    chosen = draws.child("coalitions")
+    coalition_draws = draws.child("coalitions")
     for turn in range(-(-(samples - 2) // (2 * PAIRS))):
-        level = chosen.uniform((PAIRS, 1), turn)[0].cpu().double() * bounds[-1]
+        level = coalition_draws.uniform((PAIRS, 1), turn)[0].cpu().double() * bounds[-1]
         size = torch.searchsorted(bounds, level, right=True) + 1
-        rank = chosen.integers(2**31, (PAIRS, blocks), turn)[0].cpu().argsort(stable=True).argsort()
+        rank = coalition_draws.integers(2**31, (PAIRS, blocks), turn)[0].cpu().argsort(stable=True).argsort()
         first = (rank < size).to(device=device, dtype=torch.int64)
         yield from torch.stack((first, 1 - first), 1).reshape(-1, 1, blocks)
 

@@ -53,21 +53,21 @@ def explainable_model(method: str, model: nn.Module, x: Tensor) -> tuple[nn.Modu
         return model, []
     if len(hookable_modules(model)) < len(list(model.modules())):
         raise InputError(f"{method} works by hooks, and a TorchScript program takes none: {OTHER_METHOD_ADVICE}")
-    seen, fit, notes = forward_survey(model, x, rules), model, []
-    if seen.foreign and method == "deeplift":
+    survey, fit, notes = forward_survey(model, x, rules), model, []
+    if survey.foreign and method == "deeplift":
         raise InputError(
-            f"deeplift has no rule for {brief_list(seen.foreign)}, and would be the plain gradient there: {OTHER_METHOD_ADVICE}"
+            f"deeplift has no rule for {brief_list(survey.foreign)}, and would be the plain gradient there: {OTHER_METHOD_ADVICE}"
         )
-    if not seen.calls and method != "deeplift":
-        spared = f" that it could treat, but {brief_list([*seen.foreign, *seen.kinks])}" if seen.foreign or seen.kinks else ""
-        raise InputError(f"{method} changes the gradient at ReLUs alone, and this model calls none{spared}: {OTHER_METHOD_ADVICE}")
-    if seen.faults:
-        fit = faultless_copy(method, model, x, rules, seen)
-        notes = [f"{method} explains a copy of the model with equal logits and gradients, made because {brief_list(seen.faults)}"]
+    if not survey.calls and method != "deeplift":
+        exceptions = f" that it could treat, but {brief_list([*survey.foreign, *survey.kinks])}" if survey.foreign or survey.kinks else ""
+        raise InputError(f"{method} changes the gradient at ReLUs alone, and this model calls none{exceptions}: {OTHER_METHOD_ADVICE}")
+    if survey.faults:
+        fit = faultless_copy(method, model, x, rules, survey)
+        notes = [f"{method} explains a copy of the model with equal logits and gradients, made because {brief_list(survey.faults)}"]
     if method == "deeplift":
         refuse_incomplete_deeplift(fit, x)
-    elif seen.foreign or seen.kinks:
-        notes.append(f"{method} treats the ReLUs alone, and takes the plain gradient of {brief_list([*seen.foreign, *seen.kinks])}")
+    elif survey.foreign or survey.kinks:
+        notes.append(f"{method} treats the ReLUs alone, and takes the plain gradient of {brief_list([*survey.foreign, *survey.kinks])}")
     return fit, notes
 
 
@@ -118,18 +118,18 @@ class CallRedirector(TorchFunctionMode):
         self.makers, self.call_modules, self.growing, self.count = rules.makers, call_modules, growing, 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name, given = operation_name(func), dict(kwargs or {})
-        pair = (*args, given["other"]) if set(given) == {"other"} else args
-        if not given.keys() - {"other"} and (x := rectified_operand(name, pair)) is not None:
+        name, keywords = operation_name(func), dict(kwargs or {})
+        pair = (*args, keywords["other"]) if set(keywords) == {"other"} else args
+        if not keywords.keys() - {"other"} and (x := rectified_operand(name, pair)) is not None:
             return self.module_for_call(nn.ReLU())(x.clone())
-        if name not in self.makers or "out" in given:
-            return func(*args, **given)
-        image, *rest = args or (given.pop("input"),)
-        made = self.makers[name](*rest, **{key: value for key, value in given.items() if key != "inplace"})
-        if made is None:
-            return func(image, *rest, **given)
-        out = self.module_for_call(made)(image.clone())  # a clone, so that a hook on the tensor sees what comes back from this call alone
-        return image.copy_(out) if given.get("inplace") or is_in_place(func) else out
+        if name not in self.makers or "out" in keywords:
+            return func(*args, **keywords)
+        image, *rest = args or (keywords.pop("input"),)
+        module = self.makers[name](*rest, **{key: value for key, value in keywords.items() if key != "inplace"})
+        if module is None:
+            return func(image, *rest, **keywords)
+        out = self.module_for_call(module)(image.clone())  # a clone, so that a hook on the tensor sees what comes back from this call alone
+        return image.copy_(out) if keywords.get("inplace") or is_in_place(func) else out
 
     def module_for_call(self, made: nn.Module) -> nn.Module:
         """The module for this call, which is like the one made for it."""
@@ -166,10 +166,10 @@ def faultless_copy(method: str, model: nn.Module, x: Tensor, rules: Rules, seen:
         padded_logits(twin, x)
     twin.growing = False
     twin.train(model.training)
-    left = forward_survey(twin, x, rules).faults
-    if left:
+    remaining = forward_survey(twin, x, rules).faults
+    if remaining:
         raise InputError(
-            f"{advice}; in a rebuilt copy still {brief_list(left)}: give each its module in the model's code, or {OTHER_METHOD_ADVICE}"
+            f"{advice}; in a rebuilt copy still {brief_list(remaining)}: give each its module in the model's code, or {OTHER_METHOD_ADVICE}"
         )
     gap = copy_deviation(model, twin, x)
     if not gap <= 1e-5:
@@ -181,8 +181,8 @@ def faultless_copy(method: str, model: nn.Module, x: Tensor, rules: Rules, seen:
 
 def redirecting_copy(model: nn.Module, rules: Rules) -> RebuiltModel:
     """A copy with the model's own parameters and buffers, in which every module that the method treats is hidden."""
-    shared = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
-    twin = copy.deepcopy(nn.ModuleList([model]), shared)  # in a list, so that the model itself may be hidden
+    memo = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
+    twin = copy.deepcopy(nn.ModuleList([model]), memo)  # in a list, so that the model itself may be hidden
     for parent in list(twin.modules()):
         for name, child in list(parent._modules.items()):  # named_children would leave out a module that has two names here
             if child is not None and rules.treats(child):
@@ -212,9 +212,9 @@ def refuse_incomplete_deeplift(model: nn.Module, x: Tensor) -> None:
         target = logits.argmax(1)
         rise = (logits - padded_logits(model, black)).gather(1, target[:, None])[:, 0]
     total = deeplift_attributions(model, x, target, black).flatten(1).sum(1)
-    missed = float((total - rise).abs().max() / rise.abs().max().clamp_min(1e-12))
-    if not missed <= TOLERANCE:
-        why = f"deeplift misses f(x) - f(baseline) by {missed:.1%} in this model, as where activations are multiplied or normalised"
+    gap = float((total - rise).abs().max() / rise.abs().max().clamp_min(1e-12))
+    if not gap <= TOLERANCE:
+        why = f"deeplift misses f(x) - f(baseline) by {gap:.1%} in this model, as where activations are multiplied or normalised"
         raise InputError(f"{why}: {OTHER_METHOD_ADVICE}")
 
 

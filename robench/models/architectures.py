@@ -50,9 +50,9 @@ def build_network(
     """
     if len(shape) != 3:
         raise InputError(f"the shape of an image is channels, height and width, not {tuple(shape)}")
-    checked = (whole_option("channels", shape[0]), whole_option("height", shape[1]), whole_option("width", shape[2]))
-    network = bare_network(name, whole_option("classes", classes), checked, activation, options)
-    return normalised_network(network, mean, std, checked)
+    image_shape = (whole_option("channels", shape[0]), whole_option("height", shape[1]), whole_option("width", shape[2]))
+    network = bare_network(name, whole_option("classes", classes), image_shape, activation, options)
+    return normalised_network(network, mean, std, image_shape)
 
 
 def bare_network(name: str, classes: int, shape: Shape, activation: str, options: dict[str, Any]) -> nn.Module:

@@ -37,10 +37,10 @@ def save_checkpoint(path: str | Path, model: nn.Module, meta: dict[str, Any]) ->
     path = Path(path)
     if path.suffix == ".json":
         raise InputError(f"{path} is the name of the description beside a checkpoint: name the checkpoint itself, such as {path.stem}.pt")
-    state, described = {name: value.detach().cpu() for name, value in model.state_dict().items()}, plain_values(meta)
+    state, plain_meta = {name: value.detach().cpu() for name, value in model.state_dict().items()}, plain_values(meta)
     buffer = io.BytesIO()
-    torch.save({"format": CHECKPOINT_FORMAT, "state": state, "meta": described}, buffer)
-    text = json.dumps({"format": CHECKPOINT_FORMAT, "sha256": fingerprint(state), "meta": described}, indent=2, allow_nan=False)
+    torch.save({"format": CHECKPOINT_FORMAT, "state": state, "meta": plain_meta}, buffer)
+    text = json.dumps({"format": CHECKPOINT_FORMAT, "sha256": fingerprint(state), "meta": plain_meta}, indent=2, allow_nan=False)
     write_whole({path: buffer.getvalue(), path.with_suffix(".json"): f"{text}\n".encode()})
 
 

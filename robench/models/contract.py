@@ -91,11 +91,11 @@ def examine_model(model: nn.Module, x: Tensor) -> Examination:
         refuse_too_little_memory(x),
         freeze_model(model),
     ):
-        kept, notes = batch_safe_model(model, x)
-        copied, more = input_safe_model(kept, x)
-        copied, others = gradient_safe_model(copied, x)
-        notes += [*more, *others, *repeat_notes(copied, x), *graph_notes(copied, x)]
-    return Examination(copied, tuple(notes), (training_mode_check(model, ran),))
+        batch_safe, notes = batch_safe_model(model, x)
+        safe_model, more = input_safe_model(batch_safe, x)
+        safe_model, others = gradient_safe_model(safe_model, x)
+        notes += [*more, *others, *repeat_notes(safe_model, x), *graph_notes(safe_model, x)]
+    return Examination(safe_model, tuple(notes), (training_mode_check(model, ran),))
 
 
 @contextmanager
@@ -149,19 +149,19 @@ def batch_safe_model(model: nn.Module, x: Tensor) -> tuple[nn.Module, list[str]]
     if not failed:
         return model, []
     n, why = next(iter(failed.items()))
-    seen = f"the model fails on a batch of {n} ({why})"
+    symptom = f"the model fails on a batch of {n} ({why})"
     for size in MULTIPLES:
         if not any(batch_failure(model, x, count * size) for count in (1, 2, 3)):
             return ContractKeeper(model, multiple=size), [
-                f"{seen}: batches are filled up to a multiple of {size} with copies of their last image"
+                f"{symptom}: batches are filled up to a multiple of {size} with copies of their last image"
             ]
     for size in FIXED if len(failed) > 1 else ():
         if not batch_failure(model, x, size):
             return ContractKeeper(model, multiple=size, most=size), [
-                f"{seen}, and takes {size}: it is given {size} at a time, filled up with copies"
+                f"{symptom}, and takes {size}: it is given {size} at a time, filled up with copies"
             ]
     trial_logits_or_error(model, x, n)
-    raise InputError(f"{seen}: a model must take batches of any size")
+    raise InputError(f"{symptom}: a model must take batches of any size")
 
 
 def batch_failure(model: nn.Module, x: Tensor, n: int) -> str:
@@ -210,8 +210,8 @@ def gradient_safe_model(model: nn.Module, x: Tensor) -> tuple[nn.Module, list[st
         left_on = torch.is_grad_enabled()
     if left_on:
         return model, []
-    told = "the model disables gradients for the whole process (torch.set_grad_enabled(False)): they are enabled again after each call"
-    return (model if isinstance(model, ContractKeeper) else ContractKeeper(model)), [told]
+    note = "the model disables gradients for the whole process (torch.set_grad_enabled(False)): they are enabled again after each call"
+    return (model if isinstance(model, ContractKeeper) else ContractKeeper(model)), [note]
 
 
 def repeat_notes(model: nn.Module, x: Tensor) -> list[str]:

@@ -79,8 +79,8 @@ def refuse_training_mode(program: torch.export.ExportedProgram, name: str) -> No
         if schema is None:
             continue
         flags = [argument.name for argument in schema.arguments]
-        given = dict(zip(flags, node.args, strict=False)) | dict(node.kwargs)
-        if given.get("train") is True or given.get("training") is True:
+        arguments = dict(zip(flags, node.args, strict=False)) | dict(node.kwargs)
+        if arguments.get("train") is True or arguments.get("training") is True:
             raise InputError(f"{name} was exported in training mode ({schema.name}): export model.eval()")
 
 

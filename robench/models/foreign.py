@@ -85,15 +85,15 @@ def network_from_code(reference: str, classes: int | None, shape: Shape | None, 
     A factory that has parameters named `classes` or `shape` is given them; it needs none.
     """
     factory = function_at(reference)
-    known = {
+    data_options = {
         key: value for key, value in {"classes": classes, "shape": shape}.items() if value is not None and key in parameter_names(factory)
     }
     for name in needed_parameters(factory):
-        if name not in known | options:
+        if name not in data_options | options:
             value = classes if name in CLASS_PARAMETERS and classes else "VALUE"
             raise InputError(f"{Path(reference).name} needs a value for {name!r}: write {reference},{name}={value}")
     try:
-        network = factory(**known | options)
+        network = factory(**data_options | options)
     except Exception as error:
         raise InputError(f"{Path(reference).name} failed: {type(error).__name__}: {first_line(error)}") from error
     return module_or_error(network, Path(reference).name)
@@ -123,8 +123,8 @@ def needed_parameters(function: Callable[..., Any]) -> list[str]:
         parameters = inspect.signature(function).parameters.values()
     except ValueError:
         return []
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return [parameter.name for parameter in parameters if parameter.kind in named and parameter.default is inspect.Parameter.empty]
+    keyword_kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [parameter.name for parameter in parameters if parameter.kind in keyword_kinds and parameter.default is inspect.Parameter.empty]
 
 
 def module_or_error(network: Any, name: str) -> nn.Module:

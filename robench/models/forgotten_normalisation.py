@@ -50,8 +50,8 @@ def forgotten_normalisation_notes(model: nn.Module, name: str, x: Tensor, y: Ten
         plain = padded_logits(model, x).argmax(1).cpu() == y
         right = {what: padded_logits(model, Normalize(*pair).to(x.device)(x)).argmax(1).cpu() == y for what, pair in fitting.items()}
     best = max(right, key=lambda what: int(right[what].sum()))
-    won, lost = int((right[best] & ~plain).sum()), int((plain & ~right[best]).sum())
-    if won <= lost or mcnemar(lost, won) > SURE:
+    newly_right, newly_wrong = int((right[best] & ~plain).sum()), int((plain & ~right[best]).sum())
+    if newly_right <= newly_wrong or mcnemar(newly_wrong, newly_right) > SURE:
         return []
     mean, std = fitting[best]
     numbers = f"--mean {numbers_as_option(mean)} --std {numbers_as_option(std)} ({best})"

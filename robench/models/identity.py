@@ -45,7 +45,7 @@ def own_code_digests(model: nn.Module) -> dict[str, str]:
 
 def code_digests(*references: str | None) -> dict[str, str]:
     """The sha256 of the source file behind each reference that names the user's own code (`file.py:function`, `module:function`)."""
-    found: dict[str, str] = {}
+    digests: dict[str, str] = {}
     for reference in references:
         name = parse_recipe(reference).name if reference else ""
         if ".py:" in name:
@@ -55,9 +55,9 @@ def code_digests(*references: str | None) -> dict[str, str]:
         else:
             continue
         if digest := file_digest(file):
-            twin = found.get(file.name, digest) != digest  # a file of this name in another folder
-            found[str(file) if twin else file.name] = digest
-    return found
+            twin = digests.get(file.name, digest) != digest  # a file of this name in another folder
+            digests[str(file) if twin else file.name] = digest
+    return digests
 
 
 def file_digest(file: Path) -> str:

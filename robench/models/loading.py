@@ -121,24 +121,30 @@ def load_with_origin(source: str | Path, **options: Any) -> LoadedModel:
         raise InputError(
             f"the model to load is of type {type(source).__name__}: name a file, a factory or an architecture, as words or a path"
         )
-    wanted = ModelOptions(**options)
-    wanted = replace(wanted, device=as_device(wanted.device))
+    model_options = ModelOptions(**options)
+    model_options = replace(model_options, device=as_device(model_options.device))
     kind = source_kind(str(source))
-    model, meta, notes = OPENERS[kind](str(source), wanted)
+    model, meta, notes = OPENERS[kind](str(source), model_options)
     refuse_absent_weights(model, Path(source).name)
     refuse_nonfinite_weights(model, Path(source).name)
-    model = into_eval(model.to(wanted.device))
-    described = meta.get("model", {})
-    notes += other_size_notes(described.get("shape"), wanted.shape, Path(source).name)
-    classes, shape = wanted.classes or described.get("classes"), wanted.shape or described.get("shape")
-    stored, flags = kind in ("torchscript", "pt2"), list[str]()
-    digest = sha256(Path(source).read_bytes()).hexdigest() if stored else fingerprint(model.state_dict())
+    model = into_eval(model.to(model_options.device))
+    network_meta = meta.get("model", {})
+    notes += other_size_notes(network_meta.get("shape"), model_options.shape, Path(source).name)
+    classes, shape = model_options.classes or network_meta.get("classes"), model_options.shape or network_meta.get("shape")
+    is_exported, flags = kind in ("torchscript", "pt2"), list[str]()
+    digest = sha256(Path(source).read_bytes()).hexdigest() if is_exported else fingerprint(model.state_dict())
     if classes is not None and shape is not None:
-        seen = examine_model(model, trial_images((shape[0], shape[1], shape[2])).to(wanted.device))
-        model, flags = seen.model, [f"{check.probe}: {check.sentence}" for check in seen.checks if check.raised]
-        notes += [*seen.notes, *trial_notes(model, (shape[0], shape[1], shape[2]), classes, wanted.device)]
+        examination = examine_model(model, trial_images((shape[0], shape[1], shape[2])).to(model_options.device))
+        model, flags = examination.model, [f"{check.probe}: {check.sentence}" for check in examination.checks if check.raised]
+        notes += [*examination.notes, *trial_notes(model, (shape[0], shape[1], shape[2]), classes, model_options.device)]
     return LoadedModel(
-        model, source_name(str(source), kind), digest, meta, tuple(notes), tuple(flags), architecture_of(str(source), kind, meta, wanted)
+        model,
+        source_name(str(source), kind),
+        digest,
+        meta,
+        tuple(notes),
+        tuple(flags),
+        architecture_of(str(source), kind, meta, model_options),
     )
 
 
@@ -152,15 +158,15 @@ def source_name(source: str, kind: str) -> str:
 
 def architecture_of(source: str, kind: str, meta: Mapping[str, Any], wanted: ModelOptions) -> dict[str, Any]:
     """What tells the model apart beside its weights: what the checkpoint says of its network, else what the user said of it."""
-    described = dict(meta.get("model", {}))
-    code = code_digests(source if kind == "code" else wanted.arch or described.get("arch"))
-    said = {"arch": wanted.arch, "activation": wanted.activation, "mean": wanted.mean, "std": wanted.std, "weights": wanted.weights}
+    network_meta = dict(meta.get("model", {}))
+    code = code_digests(source if kind == "code" else wanted.arch or network_meta.get("arch"))
+    user_options = {"arch": wanted.arch, "activation": wanted.activation, "mean": wanted.mean, "std": wanted.std, "weights": wanted.weights}
     if kind == "library":
-        said["arch"] = source
+        user_options["arch"] = source
     if kind == "code":
-        said["arch"] = source_name(source, kind)
-    known = {key: list(value) if isinstance(value, tuple) else value for key, value in said.items() if value is not None}
-    return {**known, **{key: value for key, value in described.items() if key != "code"}, **({"code": code} if code else {})}
+        user_options["arch"] = source_name(source, kind)
+    plain_options = {key: list(value) if isinstance(value, tuple) else value for key, value in user_options.items() if value is not None}
+    return {**plain_options, **{key: value for key, value in network_meta.items() if key != "code"}, **({"code": code} if code else {})}
 
 
 def other_size_notes(trained: Sequence[int] | None, given: Shape | None, name: str) -> list[str]:
@@ -260,8 +266,8 @@ def source_kind(source: str) -> str:
 
 def named_code(source: str) -> tuple[str, dict[str, Any]]:
     """The reference to the user's code and its options in `file.py:factory,option=value`; ("", {}) where it is none."""
-    found = re.fullmatch(r"(.+?:[^\W\d]\w*)((?:,[^,=]+=[^,]+)*)", source)
-    return (found[1], parse_recipe(f"factory{found[2]}").options) if found else ("", {})
+    match = re.fullmatch(r"(.+?:[^\W\d]\w*)((?:,[^,=]+=[^,]+)*)", source)
+    return (match[1], parse_recipe(f"factory{match[2]}").options) if match else ("", {})
 
 
 def open_library(source: str, wanted: ModelOptions) -> Opened:
@@ -312,12 +318,12 @@ def open_torch(source: str, wanted: ModelOptions) -> Opened:
     if is_our_checkpoint(content):
         state, meta = state_and_meta(content, name)
         return rebuilt_network(state, meta, name, wanted), meta, notes + other_code_notes(meta, name, wanted)
-    found, more = weights_in(content, name, wanted.weights)
-    if isinstance(found, nn.Module):
+    weights, more = weights_in(content, name, wanted.weights)
+    if isinstance(weights, nn.Module):
         wanted.refuse_options("arch activation", f"{name} holds a whole model")
-        return normalised_network(found, wanted.mean, wanted.std, wanted.shape), {}, notes + more
-    model, told = network_from_state(found, name, wanted)
-    return model, {}, notes + more + told
+        return normalised_network(weights, wanted.mean, wanted.std, wanted.shape), {}, notes + more
+    model, network_notes = network_from_state(weights, name, wanted)
+    return model, {}, notes + more + network_notes
 
 
 def open_safetensors(source: str, wanted: ModelOptions) -> Opened:
@@ -393,10 +399,10 @@ def rebuilt_network(state: Mapping[str, Tensor], meta: dict[str, Any], name: str
     wanted.refuse_options("mean std", f"{name} is a checkpoint of robench and knows its own normalisation")
     wanted.refuse_options("weights", f"{name} is a checkpoint of robench and holds one set of weights")
     try:
-        described = meta["model"]
-        arch, activation, classes = str(described["arch"]), str(described["activation"]), described["classes"]
-        mean, std = ([float(number) for number in described[key]] if described[key] else None for key in ("mean", "std"))
-        shape, options = tuple(described["shape"]), dict(described.get("options") or {})
+        network_meta = meta["model"]
+        arch, activation, classes = str(network_meta["arch"]), str(network_meta["activation"]), network_meta["classes"]
+        mean, std = ([float(number) for number in network_meta[key]] if network_meta[key] else None for key in ("mean", "std"))
+        shape, options = tuple(network_meta["shape"]), dict(network_meta.get("options") or {})
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{name} is a damaged checkpoint: it does not describe its network ({type(error).__name__}: {error})") from error
     if wanted.activation not in (None, activation):
@@ -413,20 +419,20 @@ def rebuilt_network(state: Mapping[str, Tensor], meta: dict[str, Any], name: str
 
 def refuse_oversized_network(built: Callable[[], nn.Module], state: Mapping[str, Tensor], name: str) -> None:
     """InputError where the network that a checkpoint describes is far larger than its weights, seen without memory for it."""
-    held = sum(value.numel() for value in state.values())
+    stored_count = sum(value.numel() for value in state.values())
     try:
         with torch.device("meta"):
-            due = sum(value.numel() for value in built().state_dict().values())
+            network_count = sum(value.numel() for value in built().state_dict().values())
     except (RuntimeError, OverflowError) as error:
         raise InputError(f"{name} is a damaged checkpoint: it describes a network that cannot be ({first_line(error)})") from error
-    if due > 2 * held + 2**20:
-        raise InputError(f"{name} is a damaged checkpoint: it describes a network of {due:,} numbers, and holds {held:,}")
+    if network_count > 2 * stored_count + 2**20:
+        raise InputError(f"{name} is a damaged checkpoint: it describes a network of {network_count:,} numbers, and holds {stored_count:,}")
 
 
 def other_code_notes(meta: Mapping[str, Any], name: str, wanted: ModelOptions) -> list[str]:
     """A note where the user's code that makes a checkpoint's network is not what it was when it was trained."""
-    stored, now = meta["model"].get("code"), code_digests(wanted.arch or str(meta["model"]["arch"]))
-    return [f"{name} was trained with other code than {', '.join(now)} holds now"] if stored and stored != now else []
+    training_code, now = meta["model"].get("code"), code_digests(wanted.arch or str(meta["model"]["arch"]))
+    return [f"{name} was trained with other code than {', '.join(now)} holds now"] if training_code and training_code != now else []
 
 
 def architecture_to_build(arch: str, name: str, wanted: ModelOptions) -> str:
@@ -445,21 +451,25 @@ def network_from_state(state: Mapping[str, Tensor], name: str, wanted: ModelOpti
         raise InputError(f"{name} holds weights only: name its network with --arch, such as one of {', '.join(ARCHITECTURES)}")
     classes, shape = classes_and_shape(name, wanted)
     network = build_network(wanted.arch, classes=classes, shape=shape, activation=wanted.activation or "relu")
-    due, given = network.state_dict(), wanted.mean is not None and wanted.std is not None
-    found = None if has_network_names(fitting_weights(state, due), due) else normalisation_in(state, shape[0])
+    due, has_user_normalisation = network.state_dict(), wanted.mean is not None and wanted.std is not None
+    normalisation = None if has_network_names(fitting_weights(state, due), due) else normalisation_in(state, shape[0])
     mean, std, notes, rest = wanted.mean, wanted.std, list[str](), dict(state)
-    if found and given and not has_same_numbers(found, mean or (), std or ()):
-        told = f"--mean {numbers_as_option(found.mean)} --std {numbers_as_option(found.std)}"
-        raise InputError(f"{name} has a normalisation of its own ({', '.join(found.names)}), which is {told}: leave other numbers out")
-    if found and (given or (found.own and mean is None and std is None)):
-        rest, mean, std = found.rest, found.mean, found.std
-        notes = [f"{name} brings its own normalisation: mean {numbers_as_option(found.mean)}, std {numbers_as_option(found.std)}"]
-    elif given:
+    if normalisation and has_user_normalisation and not has_same_numbers(normalisation, mean or (), std or ()):
+        options = f"--mean {numbers_as_option(normalisation.mean)} --std {numbers_as_option(normalisation.std)}"
+        raise InputError(
+            f"{name} has a normalisation of its own ({', '.join(normalisation.names)}), which is {options}: leave other numbers out"
+        )
+    if normalisation and (has_user_normalisation or (normalisation.own and mean is None and std is None)):
+        rest, mean, std = normalisation.rest, normalisation.mean, normalisation.std
+        notes = [
+            f"{name} brings its own normalisation: mean {numbers_as_option(normalisation.mean)}, std {numbers_as_option(normalisation.std)}"
+        ]
+    elif has_user_normalisation:
         rest = dict(state) if has_network_names(fitting_weights(state, due), due) else unwrapped_weights(fitting_weights(state, due))
     outputs = output_count(rest, network, classes)
     if outputs > classes:
         classes, network = outputs, build_network(wanted.arch, classes=outputs, shape=shape, activation=wanted.activation or "relu")
-    fit_weights(network, rest, name, wanted.arch, classes, partial(misfit_hint, state, found, wanted, classes, shape))
+    fit_weights(network, rest, name, wanted.arch, classes, partial(misfit_hint, state, normalisation, wanted, classes, shape))
     return normalised_network(network, mean, std, shape), notes
 
 
@@ -467,26 +477,28 @@ def misfit_hint(state: Mapping[str, Tensor], found: StoredNormalisation | None, 
     """What may help where weights do not fit: the normalisation among them or before the network, and architectures that they fit."""
     *_, bare = prefix_variants(state)
     rest = unwrapped_weights(bare) if found is None else found.rest
-    said = ""
+    hint = ""
     if found is not None and wanted.mean is None:
-        given = f"--mean {numbers_as_option(found.mean)} --std {numbers_as_option(found.std)}"
-        said = f"; its {' and '.join(found.names)} look like a normalisation: pass {given}"
+        options = f"--mean {numbers_as_option(found.mean)} --std {numbers_as_option(found.std)}"
+        hint = f"; its {' and '.join(found.names)} look like a normalisation: pass {options}"
     elif wanted.mean is None and rest.keys() != bare.keys():
-        said = "; its names start with a number, as a network's behind a normalisation do: pass --mean and --std (0 and 1 for none)"
+        hint = "; its names start with a number, as a network's behind a normalisation do: pass --mean and --std (0 and 1 for none)"
     fitting_too = [] if wanted.arch in (names := fitting_architectures(rest, classes, shape)) else names
-    return said + (f"; the names and shapes are those of --arch {' or '.join(fitting_too)}" if fitting_too else "")
+    return hint + (f"; the names and shapes are those of --arch {' or '.join(fitting_too)}" if fitting_too else "")
 
 
 def fitting_architectures(state: Mapping[str, Tensor], classes: int, shape: Shape) -> list[str]:
     """Our architectures whose names and shapes these weights have, the number of outputs aside."""
-    found = []
+    names = []
     for arch in ARCHITECTURES:
         with suppress(InputError), torch.device("meta"):  # no memory, and no numbers
             due = build_network(arch, classes=classes, shape=shape).state_dict()
-            seen = fitting_weights(state, due)
-            if has_network_names(seen, due) and all(seen[key].shape[1:] == value.shape[1:] for key, value in due.items() if key in seen):
-                found.append(arch)
-    return found
+            weights = fitting_weights(state, due)
+            if has_network_names(weights, due) and all(
+                weights[key].shape[1:] == value.shape[1:] for key, value in due.items() if key in weights
+            ):
+                names.append(arch)
+    return names
 
 
 def classes_and_shape(name: str, wanted: ModelOptions) -> tuple[int, Shape]:
@@ -537,8 +549,8 @@ def trial_notes(model: nn.Module, shape: Shape, classes: int, device: str) -> li
 
 def more_outputs_notes(outputs: int, classes: int) -> list[str]:
     """A note where the model has more outputs than the data has classes: the others may win, as where it is used."""
-    told = f"the model has {outputs} outputs, the data {classes} classes: label k is taken for output k, and all {outputs} outputs compete"
-    return [told] if outputs > classes else []
+    note = f"the model has {outputs} outputs, the data {classes} classes: label k is taken for output k, and all {outputs} outputs compete"
+    return [note] if outputs > classes else []
 
 
 OPENERS: dict[str, Callable[[str, ModelOptions], Opened]] = {

@@ -227,12 +227,12 @@ def agrees_with_model(candidate: nn.Module, model: nn.Module, x: Tensor, bf16: b
     In bf16 the bounds are 5 % and 50 %: they only tell a broken model from a sound one.
     """
     with arithmetic("fp32"):
-        (logits, grad), (wanted, true) = (
+        (logits, grad), (model_logits, model_grad) = (
             logits_and_input_gradient(candidate, x[:FEW_IMAGES]),
             logits_and_input_gradient(model, x[:FEW_IMAGES]),
         )
     share, bend = (0.05, 0.5) if bf16 else (1e-4, 0.01)
-    return is_close(logits, wanted, share) and bool((grad - true).norm() <= bend * true.norm())
+    return is_close(logits, model_logits, share) and bool((grad - model_grad).norm() <= bend * model_grad.norm())
 
 
 # Batch norm

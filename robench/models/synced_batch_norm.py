@@ -20,10 +20,10 @@ def synchronise(model: nn.Module) -> int:
     Args:
         model: the model of this process, the same in all; it is changed in place.
     """
-    found = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    for module in found:
+    batch_norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    for module in batch_norms:
         module.forward = partial(global_batch_norm, module)  # type: ignore[method-assign]
-    return len(found)
+    return len(batch_norms)
 
 
 def global_batch_norm(module: _BatchNorm, x: Tensor) -> Tensor:

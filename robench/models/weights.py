@@ -34,36 +34,36 @@ def weights_in(content: Any, name: str, wanted: str | None = None) -> tuple[dict
     Raises:
         InputError: where there are none, or where it is open which.
     """
-    found = weight_sets_in(content)
-    if not found:
+    weight_sets = weight_sets_in(content)
+    if not weight_sets:
         keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, Mapping) else ""
         raise InputError(f"{name} holds no state_dict, but {type(content).__name__}{f' of {keys}' if keys else ''}")
-    if "" in found:
+    if "" in weight_sets:
         if wanted is not None:
             raise InputError(f"{name} holds one set of weights, at its top: leave --weights out")
-        return found[""], []
+        return weight_sets[""], []
     if wanted is not None:
-        if wanted not in found:
-            raise InputError(f"{name} has no set of weights {wanted!r}{did_you_mean(wanted, found)}")
-        return found[wanted], []
-    chosen = usual_key(found)
-    if chosen is None:
-        raise InputError(f"{name} holds several sets of weights ({', '.join(found)}): choose one with {CHOOSES}")
-    others = ", ".join(repr(key) for key in found if key != chosen)
+        if wanted not in weight_sets:
+            raise InputError(f"{name} has no set of weights {wanted!r}{did_you_mean(wanted, weight_sets)}")
+        return weight_sets[wanted], []
+    chosen_key = usual_key(weight_sets)
+    if chosen_key is None:
+        raise InputError(f"{name} holds several sets of weights ({', '.join(weight_sets)}): choose one with {CHOOSES}")
+    others = ", ".join(repr(key) for key in weight_sets if key != chosen_key)
     if others:
-        return found[chosen], [f"{name} holds several sets of weights: {chosen!r} was taken, not {others}; {CHOOSES} chooses"]
-    return found[chosen], [] if is_usual_key(chosen) else [f"the weights of {name} are those under {chosen!r}"]
+        return weight_sets[chosen_key], [f"{name} holds several sets of weights: {chosen_key!r} was taken, not {others}; {CHOOSES} chooses"]
+    return weight_sets[chosen_key], [] if is_usual_key(chosen_key) else [f"the weights of {name} are those under {chosen_key!r}"]
 
 
 def weight_sets_in(content: Any, where: str = "", deep: int = DEEP) -> dict[str, Any]:
     """Every state_dict and whole model in what a file holds, by its key with dots between the levels, "" for the top."""
     if isinstance(content, nn.Module) or is_state_dict(content):
         return {where: content}
-    found: dict[str, Any] = {}
+    weight_sets: dict[str, Any] = {}
     for key, value in content.items() if isinstance(content, Mapping) and deep else ():
         if isinstance(key, str) and not any(word in key.lower() for word in NO_WEIGHTS):
-            found |= weight_sets_in(value, f"{where}.{key}" if where else key, deep - 1)
-    return found
+            weight_sets |= weight_sets_in(value, f"{where}.{key}" if where else key, deep - 1)
+    return weight_sets
 
 
 def usual_key(found: Mapping[str, Any]) -> str | None:
@@ -119,8 +119,8 @@ def normalisation_in(state: Mapping[str, Tensor], channels: int) -> StoredNormal
 
 def has_same_numbers(found: StoredNormalisation, mean: Sequence[float], std: Sequence[float]) -> bool:
     """Whether these are the numbers of the file, to the four digits that people write."""
-    wanted, seen = torch.tensor([*map(float, (*mean, *std))]), torch.tensor([*found.mean, *found.std])
-    return wanted.shape == seen.shape and torch.allclose(wanted, seen, rtol=0, atol=6e-5)
+    user_numbers, file_numbers = torch.tensor([*map(float, (*mean, *std))]), torch.tensor([*found.mean, *found.std])
+    return user_numbers.shape == file_numbers.shape and torch.allclose(user_numbers, file_numbers, rtol=0, atol=6e-5)
 
 
 def unwrapped_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -143,15 +143,19 @@ def fit_weights(
     network: nn.Module, state: Mapping[str, Tensor], name: str, arch: str, classes: int, hint: Callable[[], str] = lambda: ""
 ) -> None:
     """Puts the weights into the network; InputError, naming the first few and with the hint, where names or shapes do not fit `arch`."""
-    wanted = network.state_dict()
-    state = fitting_weights(state, wanted)
-    missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
-    unknown = [key for key in state if key not in wanted and not key.startswith(UNUSED)]
-    wrong = {key: (state[key].shape, wanted[key].shape) for key in wanted if key in state and state[key].shape != wanted[key].shape}
-    outputs = {seen[0] for seen, due in wrong.values() if seen[1:] == due[1:] and due[:1] == (classes,)}
+    network_state = network.state_dict()
+    state = fitting_weights(state, network_state)
+    missing = [key for key in network_state if key not in state and not key.endswith("num_batches_tracked")]
+    unknown = [key for key in state if key not in network_state and not key.startswith(UNUSED)]
+    wrong = {
+        key: (state[key].shape, network_state[key].shape)
+        for key in network_state
+        if key in state and state[key].shape != network_state[key].shape
+    }
+    outputs = {shape[0] for shape, due in wrong.values() if shape[1:] == due[1:] and due[:1] == (classes,)}
     if not missing and not unknown and len(outputs) == 1 and all(due[:1] == (classes,) for _, due in wrong.values()):
         raise InputError(f"{name} has {outputs.pop()} outputs, the data {classes} classes")
-    shapes = [f"{key} is {tuple(seen)} instead of {tuple(due)}" for key, (seen, due) in wrong.items()]
+    shapes = [f"{key} is {tuple(shape)} instead of {tuple(due)}" for key, (shape, due) in wrong.items()]
     faults = [first_items("lacks", missing), first_items("has the unknown", unknown), first_items("has other shapes:", shapes)]
     if any(faults):
         raise InputError(f"{name} does not fit {arch}: it {' and '.join(filter(None, faults))}{hint()}")
@@ -166,16 +170,20 @@ def fitting_weights(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -
 
 def has_network_names(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> bool:
     """Whether the weights have the network's names, but for what may be missing and what is never run."""
-    counted = {key for key in wanted if key.endswith("num_batches_tracked")}
-    seen = {key for key in state if key in wanted or not key.startswith(UNUSED)}
-    return seen | counted == wanted.keys()
+    batch_counters = {key for key in wanted if key.endswith("num_batches_tracked")}
+    names = {key for key in state if key in wanted or not key.startswith(UNUSED)}
+    return names | batch_counters == wanted.keys()
 
 
 def output_count(state: Mapping[str, Tensor], network: nn.Module, classes: int) -> int:
     """How many outputs the weights have: where the last layer alone differs from that of a network for so many classes, its length."""
-    wanted = network.state_dict()
-    seen = fitting_weights(state, wanted)
-    other = [(value.shape, wanted[key].shape) for key, value in seen.items() if key in wanted and value.shape != wanted[key].shape]
+    network_state = network.state_dict()
+    weights = fitting_weights(state, network_state)
+    other = [
+        (value.shape, network_state[key].shape)
+        for key, value in weights.items()
+        if key in network_state and value.shape != network_state[key].shape
+    ]
     lengths = {shape[:1] for shape, _ in other}
     alike = all(due[:1] == (classes,) and shape[1:] == due[1:] for shape, due in other)
     return int(next(iter(lengths))[0]) if alike and len(lengths) == 1 and () not in lengths else classes

@@ -198,8 +198,8 @@ def regularizer_notes(sentences: Iterable[str], classes: int) -> list[str]:
     Raises:
         InputError: for an option that changes nothing with so many classes.
     """
-    asked = [(recipe, facts_of(recipe.name).notes) for recipe in map(parse_recipe, sentences)]
-    return [note for recipe, notes_of in asked if notes_of for note in notes_of(classes, **recipe.options)]
+    regularizers = [(recipe, facts_of(recipe.name).notes) for recipe in map(parse_recipe, sentences)]
+    return [note for recipe, notes_of in regularizers if notes_of for note in notes_of(classes, **recipe.options)]
 
 
 def weighted_regularizer(recipe: Recipe) -> Regularizer:

@@ -68,8 +68,8 @@ def arr(
     measure = lookup(distance, DISTANCES, "distance of arr")
     refuse_norm_order(distance, order)
     check_steps("arr", steps, step_size)
-    drawn = lookup(start, STARTS, "start of arr")
-    x_adv = arr_images(model, batch, steps, step_size, steps > 1 if drawn is None else drawn)
+    random_start = lookup(start, STARTS, "start of arr")
+    x_adv = arr_images(model, batch, steps, step_size, steps > 1 if random_start is None else random_start)
     return measure(at_least_float32(clean_logits(model, batch)), at_least_float32(unrecorded_logits(model, x_adv)), order).mean()
 
 

@@ -95,8 +95,8 @@ def weight_perturbation(weight: Tensor, grad: Tensor, gamma: float) -> Tensor:
         gamma: length of the move relative to that of the weight.
     """
     grad = grad / grad.abs().amax().clamp_min(torch.finfo(grad.dtype).tiny)  # no square can vanish now: the norm is 0 or at least 1
-    moved: Tensor = gamma * torch.linalg.vector_norm(weight) * grad / torch.linalg.vector_norm(grad).clamp_min(1)
-    return moved
+    perturbation: Tensor = gamma * torch.linalg.vector_norm(weight) * grad / torch.linalg.vector_norm(grad).clamp_min(1)
+    return perturbation
 
 
 @torch.no_grad()

@@ -47,8 +47,8 @@ def cure(model: nn.Module, batch: Batch, *, h: float = 0.6, ramp: bool = True, a
     length = positive_option("the step h of cure", h) * (step_share(batch.progress) if switch_option("ramp", ramp) else 1.0)
     field = loss_field(model, batch, at)
     here = loss_gradient(field)
-    moved = (field.x.detach() + length * unit_signs(here.detach()).view_as(field.x)).requires_grad_()
-    there = loss_gradient(Field(moved, field.at(moved), field.at))
+    end = (field.x.detach() + length * unit_signs(here.detach()).view_as(field.x)).requires_grad_()
+    there = loss_gradient(Field(end, field.at(end), field.at))
     return (there - here).square().sum(1).mean()
 
 

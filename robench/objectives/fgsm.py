@@ -64,5 +64,5 @@ def fgsm_images(model: nn.Module, batch: Batch, *, start: float, step: float, cl
     leaf = x_0.detach().requires_grad_()
     with freeze_model(model), torch.enable_grad():
         (grad,) = torch.autograd.grad(cross_entropies(model(leaf), batch).sum(), leaf)
-    moved = x_0 + step * threat.eps * threat.ascend(x_0, grad)
-    return threat.project(x, moved) if clip else moved.clamp(0, 1)
+    end = x_0 + step * threat.eps * threat.ascend(x_0, grad)
+    return threat.project(x, end) if clip else end.clamp(0, 1)

@@ -76,8 +76,8 @@ def update_perturbations(batch: Batch, grad: Tensor, *, step: float) -> None:
         grad: gradient of the whole loss by x_adv, (B, C, H, W).
         step: length of the move, in multiples of eps.
     """
-    moved = kept_perturbations(batch) + step * batch.threat.ascend(batch.x_adv.detach(), grad)
-    batch.state[DELTA] = unit_ball_projection(moved, batch.threat.norm, 1 + step).detach()
+    perturbations = kept_perturbations(batch) + step * batch.threat.ascend(batch.x_adv.detach(), grad)
+    batch.state[DELTA] = unit_ball_projection(perturbations, batch.threat.norm, 1 + step).detach()
 
 
 def unit_ball_projection(delta: Tensor, norm: str, most: float) -> Tensor:

@@ -199,8 +199,8 @@ def squared_vjp_norm_fd(field: Field, v: Tensor, h: float) -> Tensor:
         h: Euclidean length of the difference in pixel units, above 0.
     """
     (grad,) = torch.autograd.grad(field.out, field.x, v.detach().to(field.out), retain_graph=True, materialize_grads=True)
-    moved = field.at(field.x.detach() + h * unit_vectors(grad))
-    return ((v.to(field.out) * (moved - field.out)).sum(1) / h).square()
+    end_outputs = field.at(field.x.detach() + h * unit_vectors(grad))
+    return ((v.to(field.out) * (end_outputs - field.out)).sum(1) / h).square()
 
 
 def class_gradient(field: Field, labels: Tensor) -> Tensor:

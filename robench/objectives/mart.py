@@ -58,8 +58,8 @@ def bce_and_weighted_kl(model: nn.Module, batch: Batch, *, beta: float) -> tuple
     clean = clean_logits(model, batch)
     ce = cross_entropy(batch.logits, batch)
     margin = margin_losses(batch.logits, batch.y).mean()
-    weighted = (kl(clean, batch.logits) * complement_probabilities(clean.softmax(1), batch.y)).mean()
-    return ce + margin + beta * weighted, {"ce": ce.detach(), "margin": margin.detach(), "kl": weighted.detach()}
+    weighted_kl = (kl(clean, batch.logits) * complement_probabilities(clean.softmax(1), batch.y)).mean()
+    return ce + margin + beta * weighted_kl, {"ce": ce.detach(), "margin": margin.detach(), "kl": weighted_kl.detach()}
 
 
 def margin_losses(logits: Tensor, y: Tensor) -> Tensor:

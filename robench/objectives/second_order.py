@@ -67,11 +67,11 @@ def graph_nodes(outputs: Tensor) -> Iterator[object]:
     Args:
         outputs: what the graph computes.
     """
-    todo, seen = [outputs.grad_fn], set()
+    todo, visited = [outputs.grad_fn], set()
     while todo:
         node = todo.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
+        if node is not None and node not in visited:
+            visited.add(node)
             todo += [parent for parent, _ in node.next_functions]
             yield node
 

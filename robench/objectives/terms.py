@@ -112,8 +112,8 @@ def weight_schedule(weight: float, warmup: float = 0.0, drops: tuple[float, ...]
         number_option("a share of training in drops", drop, most=1)
 
     def at(progress: float) -> float:
-        grown = min(1.0, progress / warmup) if warmup else 1.0
-        return weight * grown * 0.1 ** sum(progress >= drop for drop in drops)
+        growth = min(1.0, progress / warmup) if warmup else 1.0
+        return weight * growth * 0.1 ** sum(progress >= drop for drop in drops)
 
     return at
 
@@ -155,5 +155,5 @@ def scalar_penalty(name: str, value: object) -> Tensor:
     """
     if isinstance(value, Tensor) and value.dim() == 0:
         return value
-    returned = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-    raise InputError(f"regulariser {name!r} must return a scalar tensor, not {returned}: average it over the batch")
+    description = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+    raise InputError(f"regulariser {name!r} must return a scalar tensor, not {description}: average it over the batch")

@@ -55,8 +55,8 @@ def tulip(model: nn.Module, batch: Batch, *, norm: str = "threat", h: float = 1e
     step = positive_option("the step h of tulip", h)
     field = loss_field(model, batch, at)
     (grad,) = torch.autograd.grad(field.out, field.x, torch.ones_like(field.out), retain_graph=True, materialize_grads=True)
-    moved = field.at(field.x.detach() + step * steepest(grad.flatten(1)).view_as(grad))
-    return ((moved - field.out) / step).square().mean() / 2
+    end_losses = field.at(field.x.detach() + step * steepest(grad.flatten(1)).view_as(grad))
+    return ((end_losses - field.out) / step).square().mean() / 2
 
 
 def sign_directions(grads: Tensor) -> Tensor:

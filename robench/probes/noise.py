@@ -172,8 +172,8 @@ def subpixel_counts(x: Tensor, t: float | str, k: int | str | None, paper: tuple
         return {f"t={share:g} k={int(size * share)}": int(size * share) for share in shares}
     if t != "paper":
         raise InputError(f"t={t} and k={k} say the same thing twice: give one of them")
-    given = lookup(k, {"paper": PAPER_COUNTS}, "k") if isinstance(k, str) else ()
-    counts = [max(1, round(count * size / PAPER_SUBPIXELS)) for count in given] or [whole_option("k", k)]
+    paper_counts = lookup(k, {"paper": PAPER_COUNTS}, "k") if isinstance(k, str) else ()
+    counts = [max(1, round(count * size / PAPER_SUBPIXELS)) for count in paper_counts] or [whole_option("k", k)]
     if max(counts) > size:
         raise InputError(f"k={k} is more than the {size} subpixels of an image")
     return {f"k={count} t={count / size:.4g}": count for count in counts}
@@ -255,9 +255,9 @@ def repeat_levels(
         repeat: which of several draws, from 0.
         passes: how many passes of each direction were made before; they are counted in the first level.
     """
-    changed = change(x, places, draws)
+    noisy_values = change(x, places, draws)
     for setting, count in levels.items():
-        x_level = x.flatten(1).scatter(1, places[:, :count], changed[:, :count]).view_as(x)
+        x_level = x.flatten(1).scatter(1, places[:, :count], noisy_values[:, :count]).view_as(x)
         share = torch.full((len(x),), count / x[0].numel(), dtype=torch.float64, device=x.device)
         yield Level(
             setting, repeat, x_level, is_fooled(model, x_level, y), share, torch.full_like(y, 1 + passes), torch.full_like(y, passes)

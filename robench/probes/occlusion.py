@@ -160,8 +160,8 @@ def centre_distances(centres: Tensor, length: int) -> Tensor:
 
 def union_mask(rows: Tensor, columns: Tensor, pair: Tensor, reach: int) -> Tensor:
     """1 on the pixels that the union `pair`, (M,), of each image covers and 0 elsewhere, (M, H, W); the distances are of M images."""
-    used = torch.arange(rows.shape[1], device=pair.device) <= (pair // reach)[:, None]
-    radius = torch.where(used, (pair % reach + 1)[:, None], 0).to(rows.dtype)[..., None]
+    in_union = torch.arange(rows.shape[1], device=pair.device) <= (pair // reach)[:, None]
+    radius = torch.where(in_union, (pair % reach + 1)[:, None], 0).to(rows.dtype)[..., None]
     boxes = (rows < radius).float().transpose(1, 2) @ (columns < radius).float()  # how many of them cover each pixel
     return boxes.clamp_(max=1)
 
@@ -175,11 +175,11 @@ def covered_images(x: Tensor, trials: Trials, rows: Tensor, pair: Tensor, value:
 
 def level_of(model: nn.Module, x: Tensor, y: Tensor, trials: Trials, value: float, setting: str, repeat: int, passes: int) -> Level:
     """The level of one colour; `passes` of each direction were made before and are counted here."""
-    fooled, asked = trial_outcomes(model, x, y, trials, value)
-    last = trials.order.gather(1, asked[:, None] - 1)
+    fooled, query_counts = trial_outcomes(model, x, y, trials, value)
+    last = trials.order.gather(1, query_counts[:, None] - 1)
     x_level = covered_images(x, trials, torch.arange(len(x), device=x.device), last.flatten(), value)
     share = trials.areas.gather(1, last).flatten().double() / x[0, 0].numel()
-    return Level(setting, repeat, x_level, fooled, share, asked + passes, torch.full_like(asked, passes))
+    return Level(setting, repeat, x_level, fooled, share, query_counts + passes, torch.full_like(query_counts, passes))
 
 
 def trial_outcomes(model: nn.Module, x: Tensor, y: Tensor, trials: Trials, value: float) -> tuple[Tensor, Tensor]:
@@ -187,20 +187,20 @@ def trial_outcomes(model: nn.Module, x: Tensor, y: Tensor, trials: Trials, value
 
     Calls keep their size while fewer and fewer images stand: each then gets its next few unions at once.
     """
-    asked, fooled = torch.zeros_like(trials.number), torch.zeros_like(trials.number, dtype=torch.bool)
+    query_counts, fooled = torch.zeros_like(trials.number), torch.zeros_like(trials.number, dtype=torch.bool)
     rows = torch.arange(len(x), device=x.device)
     while len(rows):
         each, more = divmod(max(len(x), FULL_ROWS), len(rows))
         ahead = torch.arange(each + (more > 0), device=x.device)
         quota = each + (torch.arange(len(rows), device=x.device) < more)
-        open_ = ahead < torch.minimum(quota, (trials.number - asked)[rows])[:, None]
+        open_ = ahead < torch.minimum(quota, (trials.number - query_counts)[rows])[:, None]
         at, step = open_.nonzero(as_tuple=True)
         image = rows[at]
-        pair = trials.order[image, asked[image] + step]
+        pair = trials.order[image, query_counts[image] + step]
         falls = torch.zeros_like(open_)
         falls[at, step] = is_fooled(model, covered_images(x, trials, image, pair, value), y[image])
         fallen = falls.any(1)
         fooled[rows] = fallen
-        asked[rows] += torch.where(fallen, falls.byte().argmax(1) + 1, open_.sum(1))
-        rows = rows[~fallen & (asked < trials.number)[rows]]
-    return fooled, asked
+        query_counts[rows] += torch.where(fallen, falls.byte().argmax(1) + 1, open_.sum(1))
+        rows = rows[~fallen & (query_counts < trials.number)[rows]]
+    return fooled, query_counts

@@ -63,9 +63,9 @@ class Comparison:
         path = Path(folder)
         if path.is_dir() and destinations.finished_run_words(path) is not None:
             raise InputError(f"{path} holds a finished run: choose another folder")
-        with destinations.claim_destination(path, self.manifest_identity()) as place, place.staged_results() as staged:
-            written = write_comparison(staged, self.lines)
-        return [path / written.name]
+        with destinations.claim_destination(path, self.manifest_identity()) as place, place.staged_results() as staging:
+            file = write_comparison(staging, self.lines)
+        return [path / file.name]
 
 
 def compare(
@@ -103,5 +103,7 @@ def compare(
     before, after = load_all_results(Path(base)), load_all_results(Path(new))
     lines, notes = compare_folders(before, after)
     sentences = [gate for words in ([gates] if isinstance(gates, str) else gates) for gate in words.split(",")]
-    wanted = gates_of(sentences, list(dict.fromkeys(line.probe for line in lines)))
-    return Comparison(lines, gate_failures(wanted, lines, alpha), [*notes, *blind_gate_notes(wanted, lines[0].n, alpha)], before, after)
+    parsed_gates = gates_of(sentences, list(dict.fromkeys(line.probe for line in lines)))
+    return Comparison(
+        lines, gate_failures(parsed_gates, lines, alpha), [*notes, *blind_gate_notes(parsed_gates, lines[0].n, alpha)], before, after
+    )

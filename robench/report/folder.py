@@ -33,11 +33,11 @@ def save_measurement(
         manifest: what `manifest.new_manifest` gives, with checkpoint, data, notes and flags; corruptions.reference describes a reference.
     """
     more = dict(measurement.tables)
-    written = save_tables(folder, measurement.rows, more.pop("samples", []), manifest, **more)
-    drawn = draw_pictures(measurement, folder, title=title, images=images)
-    shown = report_tables(measurement.rows, title=title, reference=reference_in(manifest))
-    parts = list(page_parts(measurement, title, shown, drawn, manifest))
-    return [*written, *drawn, page.write_page(folder / "report.html", title, parts)]
+    table_paths = save_tables(folder, measurement.rows, more.pop("samples", []), manifest, **more)
+    picture_paths = draw_pictures(measurement, folder, title=title, images=images)
+    text_tables = report_tables(measurement.rows, title=title, reference=reference_in(manifest))
+    parts = list(page_parts(measurement, title, text_tables, picture_paths, manifest))
+    return [*table_paths, *picture_paths, page.write_page(folder / "report.html", title, parts)]
 
 
 def reference_in(manifest: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -112,14 +112,14 @@ def threat_description(measurement: Measurement) -> str:
 
 def accuracy_kinds(rows: Sequence[Row]) -> set[str]:
     """Which kinds of accuracies there are among rows, in the words of `metric_meanings.ACCURACY_SENTENCES`."""
-    found = [row for row in rows if row.metric == "accuracy"]
-    attacked = {row.probe for row in rows_by_kind(rows).get("attack", [])}
-    corrupted = {row.probe for row in rows if row.metric == "mean_accuracy"}
-    there = {"clean"} if any(row.probe == CLEAN for row in found) else set[str]()
-    there |= {"corruption"} if any(row.probe in corrupted for row in found) else set()
-    there |= {"attack"} if any(row.probe in attacked and row.probe != CLEAN and row.norm for row in found) else set()
-    there |= {"worst"} if any(row.norm == WORST_NORM for row in found) else set()
-    return there | ({"on"} if any(" on " in row.probe for row in found) else set())
+    accuracies = [row for row in rows if row.metric == "accuracy"]
+    attacks = {row.probe for row in rows_by_kind(rows).get("attack", [])}
+    corruptions = {row.probe for row in rows if row.metric == "mean_accuracy"}
+    kinds = {"clean"} if any(row.probe == CLEAN for row in accuracies) else set[str]()
+    kinds |= {"corruption"} if any(row.probe in corruptions for row in accuracies) else set()
+    kinds |= {"attack"} if any(row.probe in attacks and row.probe != CLEAN and row.norm for row in accuracies) else set()
+    kinds |= {"worst"} if any(row.norm == WORST_NORM for row in accuracies) else set()
+    return kinds | ({"on"} if any(" on " in row.probe for row in accuracies) else set())
 
 
 def meanings_table(rows: Sequence[Row]) -> page.DataTable:
@@ -128,9 +128,9 @@ def meanings_table(rows: Sequence[Row]) -> page.DataTable:
     for row in rows:
         counts.setdefault(metric_key(row.metric) or row.metric, []).append(row.n)
     lines = []
-    for name, found in counts.items():
+    for name, image_counts in counts.items():
         sentence, direction = METRICS.get(name, OWN_SCORE_MEANING)
         sentence = accuracy_sentence(accuracy_kinds(rows)) if name == "accuracy" else sentence
-        n = str(min(found)) if min(found) == max(found) else f"{min(found)} to {max(found)}"
+        n = str(min(image_counts)) if min(image_counts) == max(image_counts) else f"{min(image_counts)} to {max(image_counts)}"
         lines.append((name, n, direction, sentence))
     return page.DataTable(("number", "images", "better", "what it is"), lines)

@@ -151,10 +151,10 @@ def accuracy_sentence(there: Collection[str]) -> str:
 
 def metric_key(metric: str) -> str:
     """Under which name METRICS knows a metric: its own, */SUFFIX or PREFIX/*; "" for scores of the user's own."""
-    head, cut, tail = metric.partition("/")
+    head, slash, tail = metric.partition("/")
     last = metric.rpartition("/")[2]
-    known = [metric, *([f"{head}/*", f"*/{tail}", f"*/{last}"] if cut else [])]
-    return next((name for name in known if name in METRICS), "")
+    candidates = [metric, *([f"{head}/*", f"*/{tail}", f"*/{last}"] if slash else [])]
+    return next((name for name in candidates if name in METRICS), "")
 
 
 def metric_meaning(metric: str) -> tuple[str, str]:

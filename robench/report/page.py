@@ -111,8 +111,8 @@ def contents_links(parts: Sequence[Part]) -> Iterator[str]:
 def parts_html(parts: Sequence[Part]) -> Iterator[str]:
     """The HTML of the parts, one after the other; pictures in a row are wrapped together."""
     for pictures, some in groupby(enumerate(parts), lambda entry: isinstance(entry[1], Picture)):
-        found = [part_html(place, part) for place, part in some]
-        yield "\n".join(['<div class="pictures">', *found, "</div>"] if pictures else found)
+        fragments = [part_html(place, part) for place, part in some]
+        yield "\n".join(['<div class="pictures">', *fragments, "</div>"] if pictures else fragments)
 
 
 def part_html(place: int, part: Part) -> str:

@@ -86,15 +86,15 @@ def draw_pictures(measurement: Measurement, folder: Path, *, title: str, images:
         images: give the classes their names; without them they have their numbers.
     """
     run, classes = measurement.run, images.classes if images else ()
-    attacked = run.stages_of_kind("attack") or all(stage.kind == "clean" for stage in run.stages)
-    written = list(draw_attack_pictures(measurement, folder, title, classes)) if attacked else []
+    has_cascade = run.stages_of_kind("attack") or all(stage.kind == "clean" for stage in run.stages)
+    paths = list(draw_attack_pictures(measurement, folder, title, classes)) if has_cascade else []
     if run.stages_of_kind("method"):
-        written += draw_saliency_pictures(all_subject_scores(run), run, classes, title, folder)
+        paths += draw_saliency_pictures(all_subject_scores(run), run, classes, title, folder)
     if run.stages_of_kind("probe"):
-        written += draw_probe_pictures(measurement.rows, title, folder)
+        paths += draw_probe_pictures(measurement.rows, title, folder)
     if run.stages_of_kind("corruption"):
-        written += draw_corruption_pictures(measurement, title, folder)
-    return written
+        paths += draw_corruption_pictures(measurement, title, folder)
+    return paths
 
 
 def class_label(label: int, classes: Sequence[str]) -> str:
@@ -136,26 +136,26 @@ def cascade_labels(one: Cascade, some: Sequence[Cascade]) -> list[str]:
 
 def draw_examples(path: Path, one: Cascade, run: FinishedRun, classes: Sequence[str]) -> Iterator[Path]:
     """The picture of the first adversarial images of a cascade, where some fell."""
-    kept = examples_of(one, cascade_samples(one))
-    if not kept:
+    examples = examples_of(one, cascade_samples(one))
+    if not examples:
         return
-    samples = [sample for _, sample, _ in kept]
+    samples = [sample for _, sample, _ in examples]
     captions = [(class_label(sample.label, classes), class_label(sample.adv_pred, classes)) for sample in samples]
     threat = f"{one.norm} eps = {', '.join(map(eps_text, one.radii()))}"
     title = f"{one.case.subject.name}: {threat}, broken by {', '.join(dict.fromkeys(sample.broken_by for sample in samples))}"
-    x = images_before_attacks(one, run, [place for place, _, _ in kept])
+    x = images_before_attacks(one, run, [place for place, _, _ in examples])
     led = any(not sample.broken_by.startswith("noise") for sample in samples)  # noise looks for no class
     yield draw_change_gallery(
-        path, x, torch.stack([image for _, _, image in kept]), captions, title, "adversarial" if led else "changed", one.images
+        path, x, torch.stack([image for _, _, image in examples]), captions, title, "adversarial" if led else "changed", one.images
     )
 
 
 def images_before_attacks(one: Cascade, run: FinishedRun, places: Sequence[int]) -> Tensor:
     """The images of a cascade as they were before its attacks, (M, C, H, W): those of the pool, or what was kept of changed ones."""
-    changed = images_before_attack(one)
+    images = images_before_attack(one)
     return (
-        torch.stack([changed[place] for place in places])
-        if changed
+        torch.stack([images[place] for place in places])
+        if images
         else float_pixels(stage_images(None, torch.tensor(places), run.pool, None))
     )
 
@@ -168,13 +168,11 @@ def draw_saliency_pictures(
 ) -> list[Path]:
     """Lorenz curves and Gini histograms, a picture a method with all models; a gallery for each model and method; Gini beside margin."""
     methods = list(dict.fromkeys(some.method for subject in subjects for some in subject.methods if some.maps))
-    written: list[Path] = []
+    paths: list[Path] = []
     for method in methods:
-        written += draw_method_pictures(subjects, method, title, folder)
-        written += [
-            draw_map_gallery(subject, method, run, classes, folder) for subject in subjects if scores_on(subject, method) is not None
-        ]
-    return written
+        paths += draw_method_pictures(subjects, method, title, folder)
+        paths += [draw_map_gallery(subject, method, run, classes, folder) for subject in subjects if scores_on(subject, method) is not None]
+    return paths
 
 
 def scores_on(subject: SubjectScores, method: str, images: str = CLEAN) -> MethodScores | None:
@@ -184,11 +182,11 @@ def scores_on(subject: SubjectScores, method: str, images: str = CLEAN) -> Metho
 
 def draw_method_pictures(subjects: Sequence[SubjectScores], method: str, name: str, folder: Path) -> Iterator[Path]:
     """The pictures of one method that hold all models; those of scores that were not asked for are left out."""
-    found = [(subject, some) for subject in subjects if (some := scores_on(subject, method)) is not None]
+    pairs = [(subject, some) for subject in subjects if (some := scores_on(subject, method)) is not None]
     title, end = f"{method} of {name}", f"{file_stem(method)}.png"
-    ginis = [(subject, some, some.values["gini"].numpy()) for subject, some in found if "gini" in some.values]
-    known = [(subject.about.checkpoint, some.lorenz, values) for subject, some, values in ginis if bool(some.lorenz.isfinite().all())]
-    curves = [(model, lorenz.numpy(), float(np.nanmean(values))) for model, lorenz, values in known]
+    ginis = [(subject, some, some.values["gini"].numpy()) for subject, some in pairs if "gini" in some.values]
+    finite = [(subject.about.checkpoint, some.lorenz, values) for subject, some, values in ginis if bool(some.lorenz.isfinite().all())]
+    curves = [(model, lorenz.numpy(), float(np.nanmean(values))) for model, lorenz, values in finite]
     if curves:
         yield draw_lorenz_curves(folder / f"lorenz-{end}", curves, title)
         yield draw_histograms(folder / f"gini-{end}", list(gini_groups(ginis)), title)
@@ -221,8 +219,8 @@ def draw_map_gallery(subject: SubjectScores, method: str, run: FinishedRun, clas
     clean = scores_on(subject, method)
     assert clean is not None
     change = next((change for change in subject.changes if (some := scores_on(subject, method, change.name)) is not None and some.x), None)
-    shown = [place for place in subject.gallery_places if place in clean.maps]
-    tiles = [gallery_tile(subject, clean, change, place, run, classes) for place in shown]
+    places = [place for place in subject.gallery_places if place in clean.maps]
+    tiles = [gallery_tile(subject, clean, change, place, run, classes) for place in places]
     title = f"{method} of {subject.about.checkpoint}" + (f", clean and under {change.name}" if change else "")
     row = "adversarial" if change and change.norm else "changed"  # a probe or a corruption looks for no class
     return draw_saliency_gallery(folder / f"gallery-{file_stem(subject.about.checkpoint)}-{file_stem(method)}.png", tiles, title, row)
@@ -249,18 +247,18 @@ def gallery_tile(
 def draw_probe_pictures(rows: Sequence[Row], title: str, folder: Path) -> list[Path]:
     """The curves of noise probes over t, and the error rates under boxes as bars; only what was run."""
     curves, groups = list(error_curves(rows)), list(box_groups(rows))
-    written = [draw_noise_curves(folder / "noise.png", curves, title)] if curves else []
-    return [*written, draw_bars(folder / "occlusion.png", groups, title)] if groups else written
+    paths = [draw_noise_curves(folder / "noise.png", curves, title)] if curves else []
+    return [*paths, draw_bars(folder / "occlusion.png", groups, title)] if groups else paths
 
 
 def error_curves(rows: Sequence[Row]) -> Iterator[ErrorCurve]:
     """A curve for each model and noise probe: t, the mean error rate over the draws, and a standard deviation over them to either side."""
-    spread = {(row.checkpoint, row.probe, row.setting): row.value for row in rows if row.metric == "error_rate/sd"}
+    deviations = {(row.checkpoint, row.probe, row.setting): row.value for row in rows if row.metric == "error_rate/sd"}
     points: dict[tuple[str, str], list[tuple[float, float, float, float]]] = {}
     for row in rows:
         t = setting_words(row).get("t", "")
         if row.metric == "error_rate" and t.replace(".", "", 1).isdigit():
-            sd = spread.get((row.checkpoint, row.probe, row.setting), 0.0)
+            sd = deviations.get((row.checkpoint, row.probe, row.setting), 0.0)
             points.setdefault((row.checkpoint, row.probe), []).append((float(t), row.value, row.value - sd, row.value + sd))
     for (model, probe), line in points.items():
         yield ErrorCurve(model, probe, sorted(line))
@@ -289,17 +287,17 @@ def draw_corruption_pictures(measurement: Measurement, title: str, folder: Path)
     clean = {row.checkpoint: row.value for row in rows if row.probe == CLEAN}
     values = {name: accuracy_by_cell(of_cells, name) for name in dict.fromkeys(row.checkpoint for row in of_cells)}
     data, n = of_cells[0].data, of_cells[0].n
-    written = [
+    paths = [
         draw_heat_map(folder / f"heat-{file_stem(name)}.png", table, clean.get(name, float("nan")), f"{name} on {data}, n = {n}")
         for name, table in values.items()
     ]
     if len({severity for _, severity in map(cell_of, cells)}) > 1:
         lines = [(name, table, clean.get(name, float("nan"))) for name, table in values.items()]
-        written.append(draw_severity_curves(folder / "severities.png", lines, title))
+        paths.append(draw_severity_curves(folder / "severities.png", lines, title))
     if run.pool.pixels is not None:
         words = f"image {int(run.pool.ids[0])} of {data}", str(cells[0].about.get("setting", ""))
-        written += draw_first_image_sheet(folder / "sheet.png", run, *words)
-    return written
+        paths += draw_first_image_sheet(folder / "sheet.png", run, *words)
+    return paths
 
 
 def accuracy_by_cell(rows: Sequence[Row], checkpoint: str) -> dict[tuple[str, int], float]:
@@ -309,9 +307,9 @@ def accuracy_by_cell(rows: Sequence[Row], checkpoint: str) -> dict[tuple[str, in
 
 def draw_first_image_sheet(path: Path, run: FinishedRun, *words: str) -> list[Path]:
     """The first image under every corruption that all models share, if there is one."""
-    shown = {cell_of(stage): first_corrupted_image(stage, run.pool) for stage in run.stages_of_kind("corruption") if stage.is_shared}
+    images = {cell_of(stage): first_corrupted_image(stage, run.pool) for stage in run.stages_of_kind("corruption") if stage.is_shared}
     clean = float_pixels(stage_images(None, torch.tensor([0]), run.pool, None))[0]
-    return [draw_contact_sheet(path, shown, clean, ", ".join(filter(None, words)))] if shown else []
+    return [draw_contact_sheet(path, images, clean, ", ".join(filter(None, words)))] if images else []
 
 
 # the page
@@ -319,8 +317,8 @@ def draw_first_image_sheet(path: Path, run: FinishedRun, *words: str) -> list[Pa
 
 def measured_severities(rows: Sequence[Row]) -> list[int]:
     """The severities that were measured."""
-    graded = [setting_words(row).get("severity", "") for row in rows if row.probe not in (CLEAN, OVERALL_PROBE)]
-    return sorted({int(severity) for severity in graded if severity.isdigit()})
+    severities = [setting_words(row).get("severity", "") for row in rows if row.probe not in (CLEAN, OVERALL_PROBE)]
+    return sorted({int(severity) for severity in severities if severity.isdigit()})
 
 
 def captioned_groups(paths: Sequence[Path], severities: Sequence[int]) -> list[tuple[str, str, list[Path]]]:

@@ -47,10 +47,10 @@ class Result(Measurement):
     def _repr_html_(self) -> str:
         """The rows for a notebook: the columns in which they differ, and probe, metric and value; whatever is in them is escaped."""
         frame = self.to_frame()
-        kept = [name for name in frame.columns if name in ALWAYS or frame[name].nunique(dropna=False) > 1]
-        left = len(frame) - MOST_NOTEBOOK_ROWS
-        note = f"<p>{left} rows more: to_frame() has all</p>" if left > 0 else ""
-        return frame[kept].head(MOST_NOTEBOOK_ROWS).to_html(index=False, escape=True, na_rep="") + note
+        columns = [name for name in frame.columns if name in ALWAYS or frame[name].nunique(dropna=False) > 1]
+        remaining = len(frame) - MOST_NOTEBOOK_ROWS
+        note = f"<p>{remaining} rows more: to_frame() has all</p>" if remaining > 0 else ""
+        return frame[columns].head(MOST_NOTEBOOK_ROWS).to_html(index=False, escape=True, na_rep="") + note
 
     def save(self, folder: PathLike) -> list[Path]:
         """Writes the files that the command line writes: tables, manifest, pictures, and a page; returns their paths.
@@ -64,9 +64,9 @@ class Result(Measurement):
         path = Path(folder)
         if path.is_dir() and destinations.finished_run_words(path) is not None:
             raise InputError(f"{path} holds a finished run: choose another folder")
-        with destinations.claim_destination(path, self.manifest_identity()) as place, place.staged_results() as staged:
-            written = save_measurement(self, staged, title=self.title(), images=self.images, manifest=self.manifest())
-        return [path / one.name for one in written]
+        with destinations.claim_destination(path, self.manifest_identity()) as place, place.staged_results() as staging:
+            paths = save_measurement(self, staging, title=self.title(), images=self.images, manifest=self.manifest())
+        return [path / one.name for one in paths]
 
     def manifest_identity(self) -> dict[str, Any]:
         """What was measured, for the manifest: what tells the run from others, as plain values."""
@@ -91,25 +91,25 @@ class Result(Measurement):
 
     def data(self) -> dict[str, Any]:
         """What the manifest says of the images."""
-        about, seen, images = self.run.cases[0].subject.about, int(self.run.ledger.seen.sum()), self.images
-        chosen = {"chosen": len(self.run.pool)} if seen < len(self.run.pool) else {}
+        about, seen_count, images = self.run.cases[0].subject.about, int(self.run.ledger.seen.sum()), self.images
+        pool_size = {"chosen": len(self.run.pool)} if seen_count < len(self.run.pool) else {}
         digest = {} if images is None else {"sha256": images.sha256}
-        return {"name": about.data, "split": about.split, "n": seen, **chosen, **digest}
+        return {"name": about.data, "split": about.split, "n": seen_count, **pool_size, **digest}
 
     def manifest(self) -> dict[str, Any]:
         """The manifest of the files: what one must know to measure again."""
         ledger, cases = self.run.ledger, self.run.cases
         records = [record for case in cases for stage in self.run.stages for record in ledger.levels(case.name, stage).values()]
-        measured = {row.checkpoint for row in self.rows}
-        subjects = [case.subject for case in cases if case.subject.name in measured]
-        known = [
+        names = {row.checkpoint for row in self.rows}
+        subjects = [case.subject for case in cases if case.subject.name in names]
+        checkpoints = [
             {"name": one.name, "sha256": one.sha256, "preset": one.about.preset, "architecture": dict(one.architecture)} for one in subjects
         ]
         layers = layers_of(all_subject_scores(self.run)) if self.run.stages_of_kind("method") else {}
         reference = manifest_reference(self.reference, bool(self.run.stages_of_kind("clean")))
         threats = [{"norm": norm, "eps": radii if len(radii) > 1 else radii[0]} for norm, radii in radii_by_norm(self).items()]
         about: dict[str, Any] = {
-            "checkpoint": known[0] if len(known) == 1 else known, "data": self.data(),
+            "checkpoint": checkpoints[0] if len(checkpoints) == 1 else checkpoints, "data": self.data(),
             "threat": threats[0] if len(threats) == 1 else threats,
             **({"corruptions": {"reference": reference}} if reference else {}), **({"audit": {"layers": layers}} if layers else {}),
             "notes": self.notes,

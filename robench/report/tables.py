@@ -47,19 +47,19 @@ def report_tables(
         reference: what the manifest says of the model by whose errors others are divided; None without one.
         most: show so many levels of a probe at most, evenly chosen; all of them if not given.
     """
-    found = rows_by_kind(rows)
+    by_kind = rows_by_kind(rows)
     names = list(dict.fromkeys(row.checkpoint for row in rows))
-    shown: list[TextTable] = []
-    for kind, some in found.items():
+    tables: list[TextTable] = []
+    for kind, some in by_kind.items():
         if kind == "attack":
-            shown += attack_tables(some, names, title if len(found) == 1 else f"attacks: {title}")
+            tables += attack_tables(some, names, title if len(by_kind) == 1 else f"attacks: {title}")
         elif kind == "method":
-            shown += score_tables(some, names, title)
+            tables += score_tables(some, names, title)
         elif kind == "probe":
-            shown += error_tables(some, names, most)
+            tables += error_tables(some, names, most)
         else:
-            shown += corruption_tables(some, names, title, reference)
-    return shown
+            tables += corruption_tables(some, names, title, reference)
+    return tables
 
 
 def rows_by_kind(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -68,15 +68,15 @@ def rows_by_kind(rows: Sequence[Row]) -> dict[str, list[Row]]:
         "probe": {row.probe for row in rows if row.metric in OF_PROBES},
         "corruption": {row.probe for row in rows if row.metric in OF_CORRUPTIONS},
     }
-    left = {row.probe for row in rows if row.metric == "accuracy"}
+    accuracy_names = {row.probe for row in rows if row.metric == "accuracy"}
     sources = {row.probe for row in rows if row.metric == "accuracy" and SOURCE_ROLE in row.setting.split()}
-    names["attack"] = left - {CLEAN, *names["probe"], *names["corruption"], *sources}
+    names["attack"] = accuracy_names - {CLEAN, *names["probe"], *names["corruption"], *sources}
     for kind in ("attack", "probe"):
         names[kind] |= sources & set(map(probe_source, names[kind]))
-    known = {CLEAN, *sources, *names["probe"], *names["corruption"], *names["attack"]}
-    names["method"] = {row.probe for row in rows if not row.metric.startswith(("flag/", "check/"))} - known
-    chosen = [kind for kind in TABLE_KINDS if names[kind]] or (["attack"] if rows else [])
-    return {kind: [row for row in rows if row.probe == CLEAN or row.probe in names[kind]] for kind in chosen}
+    other_names = {CLEAN, *sources, *names["probe"], *names["corruption"], *names["attack"]}
+    names["method"] = {row.probe for row in rows if not row.metric.startswith(("flag/", "check/"))} - other_names
+    kinds = [kind for kind in TABLE_KINDS if names[kind]] or (["attack"] if rows else [])
+    return {kind: [row for row in rows if row.probe == CLEAN or row.probe in names[kind]] for kind in kinds}
 
 
 def probe_source(probe: str) -> str:
@@ -125,14 +125,14 @@ def share_text(row: Row | None) -> str:
 def attack_tables(rows: Sequence[Row], names: Sequence[str], title: str) -> list[TextTable]:
     """What is left after each attack at each radius: of one model with seconds and passes, of several side by side."""
     labels = row_labeller(rows)
-    left: dict[str, dict[str, Row]] = {}
+    by_label: dict[str, dict[str, Row]] = {}
     for metric in ("accuracy", "rounded_accuracy"):
         for row in rows:
             if row.metric == metric:
-                left.setdefault(labels(row), {})[row.checkpoint] = row
+                by_label.setdefault(labels(row), {})[row.checkpoint] = row
     span = f"95 % interval{chosen_images_text(rows)}"
     if len(names) > 1:
-        side_by_side = [(label, *(share_text(by_name.get(name)) for name in names)) for label, by_name in left.items()]
+        side_by_side = [(label, *(share_text(by_name.get(name)) for name in names)) for label, by_name in by_label.items()]
         return [TextTable(f"{title}; % with its {span}", ("probe", *names), side_by_side)]
     costs = {(labels(row), row.metric): row.value for row in rows if row.metric in COSTS}
     lines = [
@@ -140,7 +140,7 @@ def attack_tables(rows: Sequence[Row], names: Sequence[str], title: str) -> list
             label, percent(row.value), interval_text(row.low, row.high),
             *(format(costs[label, metric], form) if (label, metric) in costs else "" for metric, form in COSTS.items()),
         )
-        for label, by_name in left.items() for row in by_name.values()
+        for label, by_name in by_label.items() for row in by_name.values()
     ]  # fmt: skip
     return [TextTable(title, ("probe", "accuracy left %", span, *COSTS), lines)]
 
@@ -195,17 +195,19 @@ def error_tables_on(source: str, rows: Sequence[Row], names: Sequence[str], most
     when = "when clean" if source == CLEAN else f"after {source}"
     own = TextTable(f"error rate % on the images that a model gets right {when}", ("probe", "changed %", *names), [])
     if start:
-        found = [start.get(name) for name in names]
-        own.lines.append(("clean accuracy" if source == CLEAN else f"accuracy {when}", "", *map(share_text, found)))
-        own.lines.append((f"n right {when}", "", *(f"{round(row.value * row.n)} of {row.n}" if row else "-" for row in found)))
+        accuracies = [start.get(name) for name in names]
+        own.lines.append(("clean accuracy" if source == CLEAN else f"accuracy {when}", "", *map(share_text, accuracies)))
+        own.lines.append((f"n right {when}", "", *(f"{round(row.value * row.n)} of {row.n}" if row else "-" for row in accuracies)))
     own.lines.extend(level_lines(rows, names, "error_rate", most))
     several = any(row.metric == "error_rate/sd" for row in rows)
-    spread = "; +- is the standard deviation over the draws" if several else ""
-    own = own._replace(title=own.title + spread)
+    spread_note = "; +- is the standard deviation over the draws" if several else ""
+    own = own._replace(title=own.title + spread_note)
     if len(names) == 1:
         return [own]
     n = next((row.n for row in rows if row.metric == "error_rate_shared"), 0)
-    title = f"error rate % on the {n} image{'s' * (n != 1)} that all models get right {when}: this changes with the list of models{spread}"
+    title = (
+        f"error rate % on the {n} image{'s' * (n != 1)} that all models get right {when}: this changes with the list of models{spread_note}"
+    )
     return [own, TextTable(title, own.columns, list(level_lines(rows, names, "error_rate_shared", most)))]
 
 
@@ -276,11 +278,11 @@ def score_lines(rows: Sequence[Row], names: Sequence[str], wanted: Callable[[Row
 
     Brief cells have no interval.
     """
-    found: dict[tuple[str, str], dict[str, Row]] = {}
+    cells: dict[tuple[str, str], dict[str, Row]] = {}
     for row in rows:
         if wanted(row):
-            found.setdefault((method_label(row), row.metric.removeprefix("gini/")), {})[row.checkpoint] = row
-    for (method, metric), by_name in found.items():
+            cells.setdefault((method_label(row), row.metric.removeprefix("gini/")), {})[row.checkpoint] = row
+    for (method, metric), by_name in cells.items():
         yield method, metric, *(score_text(by_name.get(name), brief) for name in names)
 
 
@@ -317,8 +319,8 @@ def corruption_tables(rows: Sequence[Row], names: Sequence[str], title: str, ref
     first = TextTable(f"corruptions: {title}", ("metric", *names), [])
     first.lines.extend(share_lines(rows, names, lambda row: row.probe == CLEAN and row.metric == "accuracy", lambda _: "clean accuracy %"))
     first.lines.extend(share_lines(rows, names, lambda row: row.probe == OVERALL_PROBE and "severity=" not in row.setting, metric_label))
-    graded = sorted({setting_words(row)["severity"] for row in rows if "severity" in setting_words(row)})
-    over = f"severity {graded[0]}" if len(graded) == 1 else f"the severities {', '.join(graded)}"
+    severities = sorted({setting_words(row)["severity"] for row in rows if "severity" in setting_words(row)})
+    over = f"severity {severities[0]}" if len(severities) == 1 else f"the severities {', '.join(severities)}"
     each = {
         row.probe: setting_words(row).get("severities", "") for row in rows if row.metric == "mean_accuracy" and row.probe != OVERALL_PROBE
     }
@@ -355,8 +357,8 @@ def share_lines(
     rows: Sequence[Row], names: Sequence[str], wanted: Callable[[Row], bool], label: Callable[[Row], str]
 ) -> list[tuple[str, ...]]:
     """One line for each label of the rows that are wanted, with each model's value and interval in percent."""
-    found: dict[str, dict[str, Row]] = {}
+    by_label: dict[str, dict[str, Row]] = {}
     for row in rows:
         if wanted(row):
-            found.setdefault(label(row), {})[row.checkpoint] = row
-    return [(name, *(share_text(by_name.get(model)) for model in names)) for name, by_name in found.items()]
+            by_label.setdefault(label(row), {})[row.checkpoint] = row
+    return [(name, *(share_text(by_name.get(model)) for model in names)) for name, by_name in by_label.items()]

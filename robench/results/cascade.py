@@ -83,17 +83,17 @@ class Cascade:
             name: the column's name in the records of stages.
             blank: the value where no attack broke the image; a str makes the column a list, else it is a tensor.
         """
-        found: Any = [blank] * self.ledger.n if isinstance(blank, str) else torch.full((self.ledger.n,), blank)
+        column: Any = [blank] * self.ledger.n if isinstance(blank, str) else torch.full((self.ledger.n,), blank)
         for place in range(1, len(self.stages)):
             values = self.record(place).columns.get(name)
             mine = (self.broken == place) & self.seen
             if values is None or not bool(mine.any()):
                 continue
-            if isinstance(found, list):
-                found = [value if here else old for old, value, here in zip(found, values, mine.tolist(), strict=True)]
+            if isinstance(column, list):
+                column = [value if here else old for old, value, here in zip(column, values, mine.tolist(), strict=True)]
             else:
-                found = torch.where(mine, values, found.to(values.dtype))
-        return found
+                column = torch.where(mine, values, column.to(values.dtype))
+        return column
 
     def passes(self, place: int, name: str) -> int:
         """The forward or backward passes of a stage, summed over the images."""
@@ -111,25 +111,25 @@ def run_cascades(run: FinishedRun) -> list[Cascade]:
     Args:
         run: a run that has come to its end.
     """
-    found = []
+    cascades = []
     for case in run.cases:
         groups: dict[str, list[Stage]] = {}
         for stage in run.stages_of_kind("attack"):
             groups.setdefault(stage.about["cascade"], []).append(stage)
         for attacks in groups.values():
-            found.append(cascade_of(case, run.ledger, [attacks[0].source or attacks[0].about["clean"], *attacks]))
+            cascades.append(cascade_of(case, run.ledger, [attacks[0].source or attacks[0].about["clean"], *attacks]))
         if not groups and all(stage.kind == "clean" for stage in run.stages):
-            found.append(cascade_of(case, run.ledger, run.stages))
-    return found
+            cascades.append(cascade_of(case, run.ledger, run.stages))
+    return cascades
 
 
 def cascade_of(case: Case, ledger: Ledger, stages: Sequence[Stage]) -> Cascade:
     """One cascade from what the ledger knows."""
-    broken = torch.where(ledger.right(case.name, stages[0]), -1, 0)
+    breakers = torch.where(ledger.right(case.name, stages[0]), -1, 0)
     for place, stage in enumerate(stages[1:], 1):
         fell = ledger.column(case.name, stage, "fell", False)
-        broken = torch.where(fell & (broken < 0), place, broken)
-    return Cascade(case, ledger, stages, broken, ledger.seen & reached_mask(case, ledger, stages[0]))
+        breakers = torch.where(fell & (breakers < 0), place, breakers)
+    return Cascade(case, ledger, stages, breakers, ledger.seen & reached_mask(case, ledger, stages[0]))
 
 
 def reached_mask(case: Case, ledger: Ledger, stage: Stage) -> Tensor:
@@ -185,17 +185,17 @@ def cascade_stage_rows(cascade: Cascade, place: int, base: Row, interval: Interv
         interval: how the 95 % interval of the accuracy is found.
     """
     stage = cascade.stages[place]
-    named = replace(base, probe=stage.name, setting=cascade.case.settings.get(stage.key, ""))
+    about = replace(base, probe=stage.name, setting=cascade.case.settings.get(stage.key, ""))
     norm, eps = (stage.threat.norm, stage.threat.eps) if stage.threat is not None else ("", 0.0)
-    named = replace(named, norm=norm, eps=eps)
-    yield interval.row_with(replace(named, metric="accuracy"), cascade.left(place), base.n)
-    yield replace(named, metric="seconds", value=float(cascade.record(place).seconds))
+    about = replace(about, norm=norm, eps=eps)
+    yield interval.row_with(replace(about, metric="accuracy"), cascade.left(place), base.n)
+    yield replace(about, metric="seconds", value=float(cascade.record(place).seconds))
     for metric in ("forwards", "backwards"):
-        yield replace(named, metric=metric, value=float(cascade.passes(place, metric)))
-    tried = int(cascade.tried(place).sum())
-    if stage.threat is not None and tried:
-        reached = int((cascade.record(place).columns["reached"] & cascade.seen).sum())
-        yield WILSON.row_with(replace(named, metric="success_rate", n=tried), reached, tried)
+        yield replace(about, metric=metric, value=float(cascade.passes(place, metric)))
+    tried_count = int(cascade.tried(place).sum())
+    if stage.threat is not None and tried_count:
+        reached_count = int((cascade.record(place).columns["reached"] & cascade.seen).sum())
+        yield WILSON.row_with(replace(about, metric="success_rate", n=tried_count), reached_count, tried_count)
 
 
 def verdict_rows(cascade: Cascade, eps: float, base: Row, suite: str, interval: IntervalKind) -> Iterator[Row]:
@@ -204,12 +204,12 @@ def verdict_rows(cascade: Cascade, eps: float, base: Row, suite: str, interval: 
     The clean pass is counted with the smallest radius.
     """
     places = places_at_radius(cascade, eps)
-    counted = [*([0] if eps == min(cascade.radii()) and cascade.stages[0].kind == "clean" else []), *places]
-    named = replace(base, probe=suite, norm=cascade.norm, eps=eps)
-    yield interval.row_with(replace(named, metric="accuracy"), cascade.left(places[-1]), base.n)
-    yield replace(named, metric="seconds", value=float(sum(cascade.record(place).seconds for place in counted)))
+    cost_places = [*([0] if eps == min(cascade.radii()) and cascade.stages[0].kind == "clean" else []), *places]
+    about = replace(base, probe=suite, norm=cascade.norm, eps=eps)
+    yield interval.row_with(replace(about, metric="accuracy"), cascade.left(places[-1]), base.n)
+    yield replace(about, metric="seconds", value=float(sum(cascade.record(place).seconds for place in cost_places)))
     for metric in ("forwards", "backwards"):
-        yield replace(named, metric=metric, value=float(sum(cascade.passes(place, metric) for place in counted)))
+        yield replace(about, metric=metric, value=float(sum(cascade.passes(place, metric) for place in cost_places)))
 
 
 def places_at_radius(cascade: Cascade, eps: float) -> list[int]:
@@ -225,8 +225,8 @@ def eight_bit_row(cascade: Cascade, eps: float, base: Row, suite: str, interval:
     last = places_at_radius(cascade, eps)[-1]
     stage = cascade.stages[last]
     name = suite or stage.name
-    named = replace(base, probe=name, setting="" if suite else cascade.case.settings.get(stage.key, ""), norm=cascade.norm, eps=eps)
-    return interval.row_with(replace(named, metric="rounded_accuracy"), cascade.eight_bit_count(last), base.n)
+    about = replace(base, probe=name, setting="" if suite else cascade.case.settings.get(stage.key, ""), norm=cascade.norm, eps=eps)
+    return interval.row_with(replace(about, metric="rounded_accuracy"), cascade.eight_bit_count(last), base.n)
 
 
 def worst_rows(found: Sequence[Cascade], base: Row, suite: str, interval: IntervalKind = WILSON) -> Iterator[Row]:
@@ -240,8 +240,8 @@ def worst_rows(found: Sequence[Cascade], base: Row, suite: str, interval: Interv
     standing = torch.stack([cascade.standing(len(cascade.stages) - 1) for cascade in norms]).all(0)
     threats = ",".join(f"{cascade.norm}:{eps_text(max(cascade.radii()))}" for cascade in norms)
     name = suite or norms[0].stages[-1].name
-    named = replace(base, n=norms[0].n, probe=name, setting=f"threats={threats}", norm=WORST_NORM, eps=0.0, metric="accuracy")
-    yield interval.row_with(named, int(standing.sum()), norms[0].n)
+    about = replace(base, n=norms[0].n, probe=name, setting=f"threats={threats}", norm=WORST_NORM, eps=0.0, metric="accuracy")
+    yield interval.row_with(about, int(standing.sum()), norms[0].n)
 
 
 def cascade_samples(cascade: Cascade) -> list[Sample]:
@@ -266,7 +266,7 @@ def cascade_samples(cascade: Cascade) -> list[Sample]:
         cascade.breaker_column("png", ""),
     ]  # fmt: skip
     lines = zip(zip(*columns, strict=True), cascade.seen.tolist(), strict=True)
-    return [Sample(*line) for line, known in lines if known]
+    return [Sample(*line) for line, is_seen in lines if is_seen]
 
 
 def passes_by_image(cascade: Cascade, name: str) -> Tensor:
@@ -283,14 +283,14 @@ def examples_of(cascade: Cascade, samples: Sequence[Sample]) -> list[tuple[int, 
         samples: the lines of `cascade_samples`.
     """
     line = cascade.seen.cumsum(0) - 1
-    kept = {
+    examples = {
         int(place): image_from_json(image)
         for stage in cascade.stages[1:]
         for images in cascade.ledger.extras(cascade.case.name, stage, "images")
         for place, image in images.items()
         if bool(cascade.seen[int(place)])
     }
-    return [(place, samples[int(line[place])], image) for place, image in sorted(kept.items())[:EXAMPLES_SHOWN]]
+    return [(place, samples[int(line[place])], image) for place, image in sorted(examples.items())[:EXAMPLES_SHOWN]]
 
 
 def images_before_attack(cascade: Cascade) -> dict[int, Tensor]:
@@ -315,13 +315,13 @@ def cascade_checks(cascade: Cascade) -> Iterator[Check]:
         for name, stages in attacks.items():
             yield from find(ledger, who, name, stages)
     for eps in cascade.radii():
-        left = {cascade.stages[0].name: cascade.left(0) / n}
-        left |= {cascade.stages[place].name: cascade.left(place) / n for place in places_at_radius(cascade, eps)}
-        if any(name.partition(" on ")[0] == "square" or name.startswith("transfer:") for name in left):
-            yield diagnostics.black_box_check(left)
+        accuracies = {cascade.stages[0].name: cascade.left(0) / n}
+        accuracies |= {cascade.stages[place].name: cascade.left(place) / n for place in places_at_radius(cascade, eps)}
+        if any(name.partition(" on ")[0] == "square" or name.startswith("transfer:") for name in accuracies):
+            yield diagnostics.black_box_check(accuracies)
     if len(cascade.radii()) > 1:
-        left_at = [cascade.left(places_at_radius(cascade, eps)[-1]) / n for eps in cascade.radii()]
-        yield diagnostics.security_curve_check(cascade.radii(), left_at, cascade.norm)
+        curve = [cascade.left(places_at_radius(cascade, eps)[-1]) / n for eps in cascade.radii()]
+        yield diagnostics.security_curve_check(cascade.radii(), curve, cascade.norm)
 
 
 def warning_checks(ledger: Ledger, subject: str, name: str, stages: Sequence[Stage]) -> Iterator[Check]:

@@ -85,14 +85,14 @@ def compared_pairs(base: Sequence[ModelResults], new: Sequence[ModelResults]) ->
     """
     if len(base) == len(new) == 1:
         return [pair_on_common_images(base[0], new[0])]
-    named = {results.checkpoint: results for results in new}
-    found = [pair_on_common_images(results, named[results.checkpoint]) for results in base if results.checkpoint in named]
-    if not found:
+    by_name = {results.checkpoint: results for results in new}
+    pairs = [pair_on_common_images(results, by_name[results.checkpoint]) for results in base if results.checkpoint in by_name]
+    if not pairs:
         one, other = (", ".join(results.checkpoint for results in run) for run in (base, new))
         raise InputError(
             f"BASE holds {one} and NEW holds {other}: of several models those of one name are compared, and no name is in both"
         )
-    return found
+    return pairs
 
 
 def pair_on_common_images(base: ModelResults, new: ModelResults) -> tuple[ModelResults, ModelResults]:
@@ -169,14 +169,14 @@ def difference_notes(base: ModelResults, new: ModelResults) -> list[str]:
     A flag that only NEW raised matters most where NEW looks better: its attacks may have failed.
     """
     pairs = ((words, manifest_value(base.manifest, words), manifest_value(new.manifest, words)) for words in NOTED)
-    changed = [f"{words} is {one} in BASE and {another} in NEW" for words, one, another in pairs if one != another]
+    notes = [f"{words} is {one} in BASE and {another} in NEW" for words, one, another in pairs if one != another]
     before, after = (manifest_value(results.manifest, "flags") or [] for results in (base, new))
     seen = [manifest_value(results.manifest, "data.n") for results in (base, new)]
     if len(base.labels) < max(seen):
-        changed.append(
+        notes.append(
             f"BASE saw {seen[0]} and NEW {seen[1]} of the {chosen_count(base)} chosen images: compared are the {len(base.labels)} in common"
         )
-    return changed + [f"flag of NEW that BASE has not: {flag}" for flag in after if flag not in before]
+    return notes + [f"flag of NEW that BASE has not: {flag}" for flag in after if flag not in before]
 
 
 def compare_results(base: ModelResults, new: ModelResults) -> list[ComparisonLine]:
@@ -195,16 +195,16 @@ def compare_folders(base: Sequence[ModelResults], new: Sequence[ModelResults]) -
     Raises:
         InputError: where no model is in both, or where images, probes, settings or threats differ.
     """
-    matched = compared_pairs(base, new)
-    left = [
+    pairs = compared_pairs(base, new)
+    notes = [
         f"{results.checkpoint} is in {where} alone and is left out"
         for where, run, other in (("BASE", base, new), ("NEW", new, base))
         if len(base) > 1 or len(new) > 1
         for results in run
         if results.checkpoint not in {another.checkpoint for another in other}
     ]
-    lines = [line for one, another in matched for line in compare_results(one, another)]
-    return lines, [*left, *difference_notes(*matched[0])]  # what is noted is of the folders, and the same for all models
+    lines = [line for one, another in pairs for line in compare_results(one, another)]
+    return lines, [*notes, *difference_notes(*pairs[0])]  # what is noted is of the folders, and the same for all models
 
 
 def comparison_line(base: ModelResults, new: ModelResults, one: StageResult, another: StageResult) -> ComparisonLine:
@@ -242,18 +242,18 @@ def parse_gates(sentences: Sequence[str], probes: Sequence[str]) -> list[Gate]:
 
 def parse_gate(sentence: str, probes: Sequence[str]) -> Gate:
     """The gate that one sentence spells."""
-    found = GATE.fullmatch(sentence.strip())
-    if found is None:
+    match = GATE.fullmatch(sentence.strip())
+    if match is None:
         raise InputError(f"cannot read the gate {sentence!r}: write PROBE:drop, PROBE:drop>1% or PROBE:drop>0.01")
-    if found["probe"] not in probes:
-        raise InputError(f"no probe {found['probe']!r} was run{did_you_mean(found['probe'], probes)}")
+    if match["probe"] not in probes:
+        raise InputError(f"no probe {match['probe']!r} was run{did_you_mean(match['probe'], probes)}")
     try:
-        allowed = Fraction(found["number"] or 0) / (100 if found["percent"] else 1)
+        tolerance = Fraction(match["number"] or 0) / (100 if match["percent"] else 1)
     except ZeroDivisionError:
         raise InputError(f"the gate {sentence!r} divides by zero") from None
-    if allowed >= 1:
+    if tolerance >= 1:
         raise InputError(f"the gate {sentence!r} can never fail: no accuracy drops by more than 100 %; one percent is written drop>1%")
-    return Gate(found["probe"], allowed)
+    return Gate(match["probe"], tolerance)
 
 
 def gate_failures(wanted: Sequence[Gate], lines: Sequence[ComparisonLine], alpha: float) -> list[str]:

@@ -104,7 +104,7 @@ def measured_reference(name: str, clean: Values, cells: Cells, sha256: str = "")
         InputError: for cells of unequal lengths or with values outside [0, 1], and where there are no cells or images.
     """
     grades, columns = severities_by_corruption(cells), error_columns(clean, cells)
-    errors = {c: np.mean([columns[False, c, severity] for severity in found], axis=0) for c, found in grades.items()}
+    errors = {c: np.mean([columns[False, c, severity] for severity in severities], axis=0) for c, severities in grades.items()}
     return Reference(name, grades, columns[False, CLEAN, 0], errors, sha256)
 
 
@@ -181,15 +181,15 @@ def degradation_rows(about: Row, clean: Values, cells: Cells, reference: Referen
     for corruption, severities in grades.items():
         rows += [cell_row(about, corruption, f"severity={severity}", cells[corruption, severity]) for severity in severities]
         rows += [
-            metric_row(about, table, asked)
-            for asked in corruption_metrics(corruption, severities, references_by_corruption(grades, reference))
+            metric_row(about, table, metric)
+            for metric in corruption_metrics(corruption, severities, references_by_corruption(grades, reference))
         ]
-    return rows + [metric_row(about, table, asked) for asked in overall_metrics(grades, references_by_corruption(grades, reference))]
+    return rows + [metric_row(about, table, metric) for metric in overall_metrics(grades, references_by_corruption(grades, reference))]
 
 
 def references_by_corruption(grades: Grades, reference: Reference | None) -> dict[str, Reference]:
     """The corruptions in which the reference was measured at the same severities, each with the reference."""
-    return {c: reference for c, found in grades.items() if reference.grades.get(c) == found} if reference else {}
+    return {c: reference for c, severities in grades.items() if reference.grades.get(c) == severities} if reference else {}
 
 
 def reference_warning(reference: Reference, corruptions: Sequence[str]) -> str:
@@ -263,8 +263,8 @@ def overall_metrics(grades: Grades, references: Mapping[str, Reference]) -> Iter
         every = {c: grades[c] for c in NINETEEN}
         yield CellMetric(OVERALL_PROBE, count_words(every), "mean_corruption_error_19", error_statistic(every), share_estimate)
     yield from clean_relative_metrics(OVERALL_PROBE, count_words(main), error_statistic(main))
-    for severity in sorted({severity for found in main.values() for severity in found}):
-        level = {c: (severity,) for c, found in main.items() if severity in found}
+    for severity in sorted({severity for severities in main.values() for severity in severities}):
+        level = {c: (severity,) for c, severities in main.items() if severity in severities}
         yield CellMetric(
             OVERALL_PROBE, f"severity={severity} corruptions={len(level)}", "mean_accuracy", accuracy_statistic(level), share_estimate
         )
@@ -342,8 +342,8 @@ def error_table(clean: Values, cells: Cells, reference: Reference | None, seed: 
 
 def error_columns(clean: Values, cells: Cells) -> dict[Key, Floats]:
     """The errors of each cell, (N,) float64."""
-    given = {(False, CLEAN, 0): clean, **{(False, *cell): right for cell, right in cells.items()}}
-    columns = {key: 1 - np.asarray(right, dtype=np.float64).ravel() for key, right in given.items()}
+    right_by_key = {(False, CLEAN, 0): clean, **{(False, *cell): right for cell, right in cells.items()}}
+    columns = {key: 1 - np.asarray(right, dtype=np.float64).ravel() for key, right in right_by_key.items()}
     n = len(columns[False, CLEAN, 0])
     if not cells or n == 0:
         raise InputError("accuracy under corruptions needs at least one image, and one corruption at one severity")

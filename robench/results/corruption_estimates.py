@@ -31,7 +31,9 @@ class ErrorTable:
 
 def error_statistic(grades: Grades) -> Statistic:
     """The mean over corruptions of the mean error over their severities."""
-    return lambda mean: average([mean([(False, corruption, severity) for severity in found]) for corruption, found in grades.items()])
+    return lambda mean: average(
+        [mean([(False, corruption, severity) for severity in severities]) for corruption, severities in grades.items()]
+    )
 
 
 def accuracy_statistic(grades: Grades) -> Statistic:
@@ -57,13 +59,13 @@ def quotient(over: Floats, under: Floats) -> Floats:
 
 def resampled_means(errors: Floats, seed: int) -> Floats:
     """The column means of images drawn with replacement, (RESAMPLES, K); the same in whatever order the images come."""
-    kept, n = errors[np.lexsort(errors.T)], len(errors)
+    ordered_errors, n = errors[np.lexsort(errors.T)], len(errors)
     rng, rows, means = np.random.default_rng(abs(seed)), max(1, DRAWS_AT_ONCE // n), []
     for done in range(0, RESAMPLES, rows):
         size = min(rows, RESAMPLES - done)
         places = rng.integers(n, size=(size, n)) + n * np.arange(size)[:, None]
         counts = np.bincount(places.ravel(), minlength=size * n).reshape(size, n)
-        means.append(counts.astype(np.float64) @ kept / n)
+        means.append(counts.astype(np.float64) @ ordered_errors / n)
     return np.concatenate(means)
 
 
@@ -80,9 +82,9 @@ def statistic_with_resamples(table: ErrorTable, statistic: Statistic) -> tuple[f
 
 def difference_estimate(table: ErrorTable, statistic: Statistic) -> Estimate:
     """A mean over images, or a difference of such means, with its BCa interval; none for fewer than LEAST_VALUES images."""
-    value, drawn = statistic_with_resamples(table, statistic)
+    value, resamples = statistic_with_resamples(table, statistic)
     images = np.sort(statistic(partial(mean_over, table.errors, table.place)))
-    return value, *(bca_interval(drawn, value, [images]) if len(images) >= LEAST_VALUES else (math.nan, math.nan)), "bootstrap"
+    return value, *(bca_interval(resamples, value, [images]) if len(images) >= LEAST_VALUES else (math.nan, math.nan)), "bootstrap"
 
 
 def share_estimate(table: ErrorTable, statistic: Statistic) -> Estimate:
@@ -99,15 +101,15 @@ def ratio_estimate(table: ErrorTable, statistic: Statistic) -> Estimate:
 
     No interval for fewer than LEAST_VALUES images and where a resample leaves the ratio undefined; a point where no image changes it.
     """
-    value, drawn = statistic_with_resamples(table, statistic)
+    value, resamples = statistic_with_resamples(table, statistic)
     n = len(table.errors)
-    if n < LEAST_VALUES or not (math.isfinite(value) and bool(np.isfinite(drawn).all())):
+    if n < LEAST_VALUES or not (math.isfinite(value) and bool(np.isfinite(resamples).all())):
         return value, math.nan, math.nan, ""
     without = (n * table.errors.mean(axis=0, keepdims=True) - table.errors) / (n - 1)  # the means of all images but one
     pull = np.sort(np.round((n - 1) * (value - statistic(partial(mean_over, without, table.place))), 9))
     if not bool(np.isfinite(pull).all()):
         return value, math.nan, math.nan, ""
-    low, high = bca_interval(np.round(drawn, 12), round(value, 12), [pull])
+    low, high = bca_interval(np.round(resamples, 12), round(value, 12), [pull])
     return value, min(low, value), max(high, value), "bootstrap"
 
 

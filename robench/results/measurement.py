@@ -87,10 +87,10 @@ class Measurement:
         if not rows:
             raise InputError(f"nothing here is called {probe!r}{did_you_mean(probe, dict.fromkeys(row.probe for row in mine))}")
         by_radius = accuracies_by_radius(rows, probe, norm)
-        wanted = min(by_radius) if eps is None else min(by_radius, key=lambda known: abs(known - as_radius(eps)))
-        if eps is not None and abs(wanted - as_radius(eps)) > 1e-9:
+        radius = min(by_radius) if eps is None else min(by_radius, key=lambda known: abs(known - as_radius(eps)))
+        if eps is not None and abs(radius - as_radius(eps)) > 1e-9:
             raise InputError(f"{probe!r} was not run at eps {eps}: choose one of {', '.join(map(eps_text, by_radius))}")
-        return by_radius[wanted]
+        return by_radius[radius]
 
 
 def accuracies_by_radius(rows: Sequence[Row], probe: str, norm: str | None) -> dict[float, float]:
@@ -118,19 +118,19 @@ def measurement_of_run(run: FinishedRun, suite: str = "", reference: Reference |
     """
     cells = run.stages_of_kind("corruption")
     cases = [case for case in run.cases if case is not reference]
-    known = corruptions.subject_reference(run, reference, cells) if isinstance(reference, Case) else reference
+    known_reference = corruptions.subject_reference(run, reference, cells) if isinstance(reference, Case) else reference
     rows: list[Row] = []
     for rows_of_kind in (attack_rows, method_rows, probe_rows):
         rows += rows_of_kind(run, suite, clean_known=bool(rows))
-    some = [row for case in cases for row in corruptions.corruption_rows(run, case, cells, known)]
+    some = [row for case in cases for row in corruptions.corruption_rows(run, case, cells, known_reference)]
     rows += [row for row in some if row.probe != CLEAN or row.metric != "accuracy"] if rows else some
     checks = checks_of(run)
     if has_cascades(run):
         n = int(run.ledger.seen.sum())
         rows += [row for case in cases for check, base in checks_with_rows(run, case) for row in cascades.check_rows([check], base, n)]
     rows += [replace(about, metric=f"flag/{check.name}", value=check.value) for _, about, check in probe_flags(run)]
-    notes = [*(note for case in cases for note in subject_notes(run, case)), *run.notes, *reference_notes(rows, known)]
-    return Measurement(rows, tables_of(run, cases), checks, list(dict.fromkeys(notes)), suite, run, known)
+    notes = [*(note for case in cases for note in subject_notes(run, case)), *run.notes, *reference_notes(rows, known_reference)]
+    return Measurement(rows, tables_of(run, cases), checks, list(dict.fromkeys(notes)), suite, run, known_reference)
 
 
 def has_cascades(run: FinishedRun) -> bool:
@@ -158,11 +158,11 @@ def attack_rows(run: FinishedRun, suite: str, clean_known: bool) -> list[Row]:  
         if mine:
             start = cascades.cascade_of(case, run.ledger, run.stages_of_kind("clean"))
             rows += cascades.cascade_stage_rows(start, 0, replace(base, n=start.n), run.interval)
-        begun = list[Stage]()
+        done_sources = list[Stage]()
         for one in mine:
-            some = [stage for stage in unreported_sources(run, "attack") if stage is one.stages[0] and stage not in begun]
+            some = [stage for stage in unreported_sources(run, "attack") if stage is one.stages[0] and stage not in done_sources]
             rows += [cascades.source_row(case, run.ledger, stage, base, run.interval) for stage in some]
-            begun += some
+            done_sources += some
             rows += [row for row in cascades.cascade_rows(one, base, suite, run.interval) if row.probe != CLEAN]
         rows += cascades.worst_rows(mine, base, suite, run.interval)
     return rows
@@ -238,8 +238,10 @@ def checks_with_rows(run: FinishedRun, case: Case) -> list[tuple[Check, Row]]:
     for one in cascades.run_cascades(run):
         if one.case is case:
             mine = replace(base, norm=one.norm, eps=min(one.radii(), default=0.0))
-            known = [check for check, _ in checks]
-            checks += [(check, mine) for check in cascades.cascade_checks(one) if check.name != "near_chance" or check not in known]
+            earlier_checks = [check for check, _ in checks]
+            checks += [
+                (check, mine) for check in cascades.cascade_checks(one) if check.name != "near_chance" or check not in earlier_checks
+            ]
     for stage in run.stages:
         if not stage.is_reported:
             norm, eps = cascades.threat_before(stage)
@@ -286,8 +288,8 @@ def tables_of(run: FinishedRun, cases: Sequence[Case]) -> dict[str, SampleTable]
         tables["probe"] = [line for case in cases for line in probes.probe_samples(run, case, clean, stages)]
     if cells := run.stages_of_kind("corruption"):
         tables["corruption"] = corruptions.corruption_columns(run, cases, cells)
-    named = [(kind, tables[kind]) for kind in SAMPLE_TABLE_KINDS if kind in tables]
-    return {("samples" if not place else f"samples-{kind}s"): table for place, (kind, table) in enumerate(named)}
+    pairs = [(kind, tables[kind]) for kind in SAMPLE_TABLE_KINDS if kind in tables]
+    return {("samples" if not place else f"samples-{kind}s"): table for place, (kind, table) in enumerate(pairs)}
 
 
 def samples_of_cascades(run: FinishedRun) -> SampleTable:

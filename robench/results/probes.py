@@ -62,8 +62,8 @@ def rates_of(run: FinishedRun, case: Case, stage: Stage) -> list[Rates]:
 
 def level_setting(level: str, options: str) -> str:
     """The setting of a level: its own key=value words, then those of the probe that it does not settle."""
-    settled = {word.partition("=")[0] for word in level.split()}
-    return " ".join([*level.split(), *(word for word in options.split() if word.partition("=")[0] not in settled)])
+    keys = {word.partition("=")[0] for word in level.split()}
+    return " ".join([*level.split(), *(word for word in options.split() if word.partition("=")[0] not in keys)])
 
 
 def probe_stage_rows(run: FinishedRun, case: Case, stage: Stage) -> Iterator[Row]:

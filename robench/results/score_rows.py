@@ -26,13 +26,13 @@ def layers_of(subjects: Sequence[SubjectScores]) -> dict[str, dict[str, str]]:
     Args:
         subjects: what `all_subject_scores` gives.
     """
-    found: dict[str, dict[str, str]] = {}
+    layers: dict[str, dict[str, str]] = {}
     for subject in subjects:
         for some in subject.methods:
             layer = dict(word.partition("=")[::2] for word in some.setting.split()).get("layer")
             if layer:
-                found.setdefault(subject.about.checkpoint, {})[some.method] = layer
-    return found
+                layers.setdefault(subject.about.checkpoint, {})[some.method] = layer
+    return layers
 
 
 def score_columns(subjects: Sequence[SubjectScores]) -> dict[str, list[Any]]:
@@ -140,8 +140,8 @@ def score_values_at(some: MethodScores, name: str, places: Tensor) -> ScoreValue
     """The values of a score at some places of the pool."""
     everywhere: ScoreValues = np.full(int(max(some.places.max(), places.max())) + 1, math.nan)
     everywhere[some.places.numpy()] = some.values[name].numpy()
-    found: ScoreValues = everywhere[places.numpy()]
-    return found
+    values: ScoreValues = everywhere[places.numpy()]
+    return values
 
 
 def fallen_standing_rows(about: Row, name: str, values: ScoreValues, change: ImageChange, places: Tensor) -> Iterator[Row]:

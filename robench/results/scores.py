@@ -148,8 +148,10 @@ def subject_scores(run: FinishedRun, case: Case) -> SubjectScores:
     flags += [
         f"{own}: {WEIGHTS_CHANGED}" for own in dict.fromkeys(own for stage in stages for own in ledger.extras(case.name, stage, "changed"))
     ]
-    shown = next((change.places[:SHOWN_IMAGES].tolist() for change in changes if len(change.places)), first_seen_places(ledger))
-    shown = [place for place in shown if all(place in one.maps for one in scored if one.images == CLEAN and one.method != JACOBIAN)]
+    gallery_places = next((change.places[:SHOWN_IMAGES].tolist() for change in changes if len(change.places)), first_seen_places(ledger))
+    gallery_places = [
+        place for place in gallery_places if all(place in one.maps for one in scored if one.images == CLEAN and one.method != JACOBIAN)
+    ]
     pred = ledger.column(case.name, clean, "pred", -1)
     margin = ledger.column(case.name, clean, "margin", math.nan)
     notes = (
@@ -157,13 +159,13 @@ def subject_scores(run: FinishedRun, case: Case) -> SubjectScores:
         + missing_score_notes(stages, scored)
         + unusable_map_notes(scored, zero_maps_clause(case.logits, is_cut))
     )
-    return SubjectScores(about, run.pool.ids, ledger.y, pred, margin.double(), ledger.seen, scored, changes, shown, notes, flags)
+    return SubjectScores(about, run.pool.ids, ledger.y, pred, margin.double(), ledger.seen, scored, changes, gallery_places, notes, flags)
 
 
 def missing_score_notes(stages: Sequence[Stage], scored: Sequence[MethodScores]) -> list[str]:
     """A sentence for each score that was asked for and that none of the methods can have."""
-    had = {name for some in scored for name in some.values}
-    asked = dict.fromkeys(
+    available = {name for some in scored for name in some.values}
+    labels = dict.fromkeys(
         score.label for stage in stages for score in stage.about["scores"] if not applies_to_maps(score.name, complete=False)
     )
     methods = list(dict.fromkeys(some.method for some in scored if some.method != JACOBIAN))
@@ -171,8 +173,8 @@ def missing_score_notes(stages: Sequence[Stage], scored: Sequence[MethodScores])
     return [
         f"{who} no {name}, which needs a method whose maps promise to add up to the rise of the logit over one baseline: add one, such as "
         f"integrated-gradients"
-        for name in asked
-        if methods and name not in had and name not in GROUPS["jacobian"]
+        for name in labels
+        if methods and name not in available and name not in GROUPS["jacobian"]
     ]
 
 
@@ -196,15 +198,15 @@ def change_of(run: FinishedRun, case: Case, stage: Stage) -> ImageChange:
     """What a stage made of the images of one subject."""
     ledger, seen = run.ledger, run.ledger.seen
     places = (explained_places(stage)(ledger, case.name) & seen).nonzero().flatten()
-    known = stage.keeps_images or stage.images is not None
+    has_images = stage.keeps_images or stage.images is not None
 
     def x(some: Tensor) -> Tensor:
-        found = stage_images(stage, some, run.pool, case).cpu()
-        return found if found.is_floating_point() else found.float() / 255
+        images = stage_images(stage, some, run.pool, case).cpu()
+        return images if images.is_floating_point() else images.float() / 255
 
     norm, eps = cascade.threat_before(stage)
     fallen, tried = ledger.fallen(case.name, stage) & seen, ledger.tried(case.name, stage) & seen
-    return ImageChange(stage.name, fallen & tried, tried, x if known else None, places, norm, eps)
+    return ImageChange(stage.name, fallen & tried, tried, x if has_images else None, places, norm, eps)
 
 
 def method_scores(run: FinishedRun, case: Case, stage: Stage) -> MethodScores | None:

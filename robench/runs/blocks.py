@@ -34,20 +34,22 @@ def run_in_blocks(run: Run, how: RunOptions) -> tuple[IntervalKind, list[str], f
         run_block(run, torch.arange(n))
         exchange_entries(run, 0)
         return WILSON, [], 0.0
-    order, seen, since, notes = shuffled_places(n, how.seed), 0, 0, list[str]()
+    order, seen_count, since, notes = shuffled_places(n, how.seed), 0, 0, list[str]()
     interval = anytime_interval(n) if how.until is not None else WILSON
     blocks, narrowed = BlockSizes(run, how), False
-    while not narrowed and (size := blocks.next_size(seen)):
-        seen += size
-        run_block(replace(run, sentence_of=partial(progress_sentence, interval, order[:seen], how)), order[seen - size : seen])
+    while not narrowed and (size := blocks.next_size(seen_count)):
+        seen_count += size
+        run_block(
+            replace(run, sentence_of=partial(progress_sentence, interval, order[:seen_count], how)), order[seen_count - size : seen_count]
+        )
         since = exchange_entries(run, since)
-        narrowed = how.until is not None and is_narrow_enough(run, interval, order[:seen], how.until)
+        narrowed = how.until is not None and is_narrow_enough(run, interval, order[:seen_count], how.until)
     run.ledger.seen = torch.zeros(n, dtype=torch.bool)
-    run.ledger.seen[order[:seen]] = True
-    what = f"of which {seen} were seen" if seen < n or how.until is not None else ""
+    run.ledger.seen[order[:seen_count]] = True
+    what = f"of which {seen_count} were seen" if seen_count < n or how.until is not None else ""
     if how.until is not None:
         notes.append(f"the intervals speak of the {n} chosen images alone, {what}, not of others like them")
-    notes += [] if narrowed else blocks.notes(seen)
+    notes += [] if narrowed else blocks.notes(seen_count)
     return interval, notes, blocks.spent()
 
 
@@ -108,9 +110,9 @@ class BlockSizes:
             way = "give more, with --resume" if self.run.store.keeps_state else "give more"
             raise UnfinishedError(f"a budget of {budget:g} s is too small: the first image was through after {spent:.1f} s: {way}")
         last, begin = self.begun[-1]
-        took, wanted = MARGIN * (spent - begin), min(size, RAMP * seen)
-        fits = wanted if took <= 0 else int(last * (budget - spent) / took)
-        return min(wanted, fits) if fits >= min(last, wanted) else 0  # a smaller block may take as long as the last one
+        took, target = MARGIN * (spent - begin), min(size, RAMP * seen)
+        fits = target if took <= 0 else int(last * (budget - spent) / took)
+        return min(target, fits) if fits >= min(last, target) else 0  # a smaller block may take as long as the last one
 
     def notes(self, seen: int) -> list[str]:
         """Sentences for a run that the budget ended after `seen` images; none for another."""
@@ -134,9 +136,9 @@ def is_narrow_enough(run: Run, interval: IntervalKind, seen: Tensor, until: floa
     # a journal may hold part of a later block: what has not been through all stages says nothing yet
     standing: list[Tensor] = []
     for case in run.cases:
-        left = {stage: run.ledger.right(case.name, stage)[seen] for stage in last_attacks(run)}
-        standing += left.values()
-        if several := [some for stage, some in left.items() if stage.source is None]:
+        right_by_stage = {stage: run.ledger.right(case.name, stage)[seen] for stage in last_attacks(run)}
+        standing += right_by_stage.values()
+        if several := [some for stage, some in right_by_stage.items() if stage.source is None]:
             standing.append(torch.stack(several).all(0))
     spans = [interval.bounds(int(some.sum()), len(seen)) for some in standing]
     return all((high - low) / 2 <= until for low, high in spans)
@@ -149,10 +151,10 @@ def progress_sentence(interval: IntervalKind, seen: Tensor, how: RunOptions, run
     who = f"{case.name}: " if run.has_several_subjects else ""
     if how.until is None or stage.kind != "attack":
         return f"{who}{len(seen)} images seen"
-    left = int(run.ledger.right(case.name, stage)[seen].sum())
-    low, high = interval.bounds(left, len(seen))
+    standing = int(run.ledger.right(case.name, stage)[seen].sum())
+    low, high = interval.bounds(standing, len(seen))
     span = f"95 % interval of the {len(run.pool)} chosen images {100 * low:.1f} - {100 * high:.1f}"
-    return f"{who}{len(seen)} images seen: {100 * left / len(seen):.2f} % left, {span}"
+    return f"{who}{len(seen)} images seen: {100 * standing / len(seen):.2f} % left, {span}"
 
 
 def exchange_entries(run: Run, since: int) -> int:

@@ -57,18 +57,18 @@ def case_of(subject: Subject, name: str, pool: Pool, ledger: Ledger, how: RunOpt
     """
     first = torch.arange(min(max(CONTRACT_IMAGES, 8), len(pool)))
     few = pixels_for_model(first_pixels(pool, first), subject.model, how.device)
-    seen = examine_model(subject.model, few[:CONTRACT_IMAGES])
-    trained = diagnostics.train_mode_check(modes, seen.checks)
-    logits = uncounted_logits(seen.model, few)
+    finding = examine_model(subject.model, few[:CONTRACT_IMAGES])
+    trained = diagnostics.train_mode_check(modes, finding.checks)
+    logits = uncounted_logits(finding.model, few)
     check_logits(logits, pool.y)
     notes = [
         *(["the model is a plain function: what it calls runs in the mode that it is in, so put that into eval mode yourself"]
           if isinstance(subject.model, FunctionModule) else []),
-        *seen.notes,
+        *finding.notes,
     ]  # fmt: skip
     return Case(
-        subject, name, seen.model, seen.model, few, logits.shape[1], pool, ledger, Store.nowhere(World()), how.seed, how.batch_size,
-        how.device, how.precision, checks=[trained, *seen.checks], notes=notes,
+        subject, name, finding.model, finding.model, few, logits.shape[1], pool, ledger, Store.nowhere(World()), how.seed, how.batch_size,
+        how.device, how.precision, checks=[trained, *finding.checks], notes=notes,
     )  # fmt: skip
 
 
@@ -147,8 +147,8 @@ def adversarial_files(case: Case, save: Mapping[tuple[str, str], Path], store: S
 
 def case_diagnostics(run: Run, case: Case) -> list[Check]:
     """The diagnostics on the first images, of the first process, from the journal where they are there already."""
-    known = [entry["checks"] for entry in run.store.journal.entries if "checks" in entry and entry["subject"] == case.name]
-    if not known and run.world.rank == 0:
+    records = [entry["checks"] for entry in run.store.journal.entries if "checks" in entry and entry["subject"] == case.name]
+    if not records and run.world.rank == 0:
         places = torch.arange(min(DIAGNOSED_IMAGES, len(run.pool)))
         attacks = [stage for stage in run.stages if stage.kind == "attack"]
         draws = Draws(case.seed, run.pool.ids[places].to(case.device), "diagnostics")
@@ -157,6 +157,6 @@ def case_diagnostics(run: Run, case: Case) -> list[Check]:
         x, threat = pixels_for_model(first_pixels(run.pool, places), case.exact_model, case.device), attacks[-1].threat
         assert threat is not None
         checks = diagnostics.model_checks(case.exact_model, x, y, threat, draws, randomised_ok=random)
-        known = [[[check.probe, check.name, check.value, check.raised, check.sentence] for check in checks]]
-        run.store.journal.append({"checks": known[0], "subject": case.name})
-    return [Check(*values) for values in run.world.first_of(known)[0]]
+        records = [[[check.probe, check.name, check.value, check.raised, check.sentence] for check in checks]]
+        run.store.journal.append({"checks": records[0], "subject": case.name})
+    return [Check(*values) for values in run.world.first_of(records)[0]]

@@ -96,11 +96,11 @@ def attack_checks(model: nn.Module, x: Tensor, y: Tensor, logits: Tensor, threat
     blind = noise(model, x, y, threat, draws.child("noise"), tries=NOISE_TRIES).fooled
     reach = float(threat.distance(torch.zeros_like(x[:1]), torch.ones_like(x[:1])))
     free = pgd(model, x, y, Threat(threat.norm, reach), draws.child("free"), steps=PGD_STEPS, loss="margin", restarts=2).fooled
-    moved = slice(None) if threat.eps else slice(0)
+    selection = slice(None) if threat.eps else slice(0)
     return [
         noise_beats_gradient_check(blind, many),
         single_step_check(single, many),
-        loss_stalls_check(before[moved], after[moved]),
+        loss_stalls_check(before[selection], after[selection]),
         unbroken_at_eps_1_check(free),
     ]
 
@@ -147,8 +147,8 @@ def logits_and_zero_gradients(model: nn.Module, x: Tensor, y: Tensor, *losses: C
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()
         logits = padded_logits(model, leaf)
-        chosen = [margin if loss is dlr and logits.shape[1] < 3 else loss for loss in losses]
-        grads = [torch.autograd.grad(loss(logits, y).sum(), leaf, retain_graph=True)[0] for loss in chosen]
+        defined_losses = [margin if loss is dlr and logits.shape[1] < 3 else loss for loss in losses]
+        grads = [torch.autograd.grad(loss(logits, y).sum(), leaf, retain_graph=True)[0] for loss in defined_losses]
     own = logits.argmax(1) == y
     return logits.detach(), [(grad == 0).flatten(1).all(1) & own for grad in grads]
 
@@ -193,8 +193,8 @@ def train_mode_check(modes: Sequence[bool], ran: Sequence[Check] = ()) -> Check:
         ran: the checks of modes that were made while the model ran. Where one was raised, it was not measured in eval mode.
     """
     evidence = f"{sum(modes)} of {len(modes)} modules that depend on it came in training mode"
-    measured = "" if any(check.raised for check in ran) else "measured here in eval mode; "
-    advice = f"{measured}call model.eval() where you use it"
+    mode_clause = "" if any(check.raised for check in ran) else "measured here in eval mode; "
+    advice = f"{mode_clause}call model.eval() where you use it"
     return check_with_advice("clean", "train_mode", sum(modes) / max(len(modes), 1), any(modes), evidence, advice)
 
 
@@ -275,9 +275,9 @@ def noise_beats_gradient_check(blind: Tensor, climbed: Tensor) -> Check:
 
     Raised when noise breaks more than 2 images and at least as many as PGD, unless PGD breaks all.
     """
-    found, held = int(blind.sum()), int(climbed.sum())
-    raised = found > 2 and found >= held and held < len(climbed)
-    evidence = f"noise breaks {found} of {len(blind)} images, PGD-{PGD_STEPS} {held}"
+    noise_count, gradient_count = int(blind.sum()), int(climbed.sum())
+    raised = noise_count > 2 and noise_count >= gradient_count and gradient_count < len(climbed)
+    evidence = f"noise breaks {noise_count} of {len(blind)} images, PGD-{PGD_STEPS} {gradient_count}"
     return check_with_advice(
         "noise",
         "noise_beats_gradient",
@@ -374,9 +374,9 @@ def security_curve_check(radii: Sequence[float], accuracies: Sequence[float], no
     """
     lowest, worst, where = 1.0, 0.0, 0.0
     for eps, accuracy in sorted(zip(radii, accuracies, strict=True)):
-        allowed = 0.0 if norm == "linf" and eps >= 1 else lowest
-        if accuracy - allowed > worst:
-            worst, where = accuracy - allowed, eps
+        ceiling = 0.0 if norm == "linf" and eps >= 1 else lowest
+        if accuracy - ceiling > worst:
+            worst, where = accuracy - ceiling, eps
         lowest = min(lowest, accuracy)
     evidence = (
         f"robust accuracy at eps {eps_text(where)} is {worst:.3g} above what it can be"

@@ -87,12 +87,12 @@ class Ledger:
         if bool(done[places].any()):
             return
         done[places] = True
-        for told in entry["levels"]:
-            record = self._records.setdefault(where, {}).setdefault((told["level"], told["repeat"]), Record())
-            record.write_values(places, told["columns"], self.n)
-            record.seconds += told["seconds"]
-            if told["extras"]:
-                record.extras.append(told["extras"])
+        for level_entry in entry["levels"]:
+            record = self._records.setdefault(where, {}).setdefault((level_entry["level"], level_entry["repeat"]), Record())
+            record.write_values(places, level_entry["columns"], self.n)
+            record.seconds += level_entry["seconds"]
+            if level_entry["extras"]:
+                record.extras.append(level_entry["extras"])
 
     def done(self, subject: str, stage: LedgerStage) -> Tensor:
         """Which images went through a stage, (N,) bool."""
@@ -138,8 +138,8 @@ class Ledger:
     def tried(self, subject: str, stage: LedgerStage) -> Tensor:
         """Which images were right before a stage changed them, (N,) bool."""
         if stage.kind == "joined":
-            tried: Tensor = self.column(subject, stage, "tried", False)
-            return tried
+            mask: Tensor = self.column(subject, stage, "tried", False)
+            return mask
         before = stage.source or stage.about.get("clean")
         return torch.ones(self.n, dtype=torch.bool) if before is None else self.right(subject, before)
 

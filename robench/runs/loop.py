@@ -95,18 +95,18 @@ def admit(run: Run) -> None:
     sole = len(run.cases) * sum(stage.kind != "clean" for stage in run.stages) == 1
     for case in run.cases:
         trial = replace(case, is_trial=True, ledger=Ledger(run.pool.y), saved={}, pngs={}, checks=[], notes=[], remembers=False)
-        seen: set[str] = set()
+        tried_kinds: set[str] = set()
         for stage in run.stages:
-            begun = stage.begin(trial)
-            case.settings[stage.key] = begun.setting
-            case.notes += [note for note in begun.notes if note not in case.notes]
+            ready = stage.begin(trial)
+            case.settings[stage.key] = ready.setting
+            case.notes += [note for note in ready.notes if note not in case.notes]
             if (
                 stage.needs_trial
-                and not is_tried_already(stage, seen)
+                and not is_tried_already(stage, tried_kinds)
                 and (stage.kind in ("probe", "method") or not sole)
                 and run.pool.pixels is not None
             ):
-                try_out(trial, stage, begun, run.pool)
+                try_out(trial, stage, ready, run.pool)
 
 
 def is_tried_already(stage: Stage, seen: set[str]) -> bool:
@@ -148,8 +148,8 @@ def run_block(run: Run, places: Tensor) -> None:
 
 def waiting_places(run: Run, stage: Stage, case: Case, places: Tensor, mine: Tensor) -> Tensor:
     """Those of the places that a stage is for and that have not been through it, in their order."""
-    wanted = stage.on(run.ledger, case.name) & ~run.ledger.done(case.name, stage) & mine
-    return places[wanted[places]]
+    waiting = stage.on(run.ledger, case.name) & ~run.ledger.done(case.name, stage) & mine
+    return places[waiting[places]]
 
 
 def run_subject_stage(run: Run, stage: Stage, case: Case, places: Tensor, mine: Tensor) -> None:
@@ -183,8 +183,8 @@ def run_shared_stage(run: Run, stage: Stage, places: Tensor, mine: Tensor) -> No
         union[some] = True
     if takes:
         union[places] = True
-    wanted = places[union[places]]
-    chunks = wanted.split(run.batch_size) if len(wanted) else ()
+    needed_places = places[union[places]]
+    chunks = needed_places.split(run.batch_size) if len(needed_places) else ()
     measures = {case.name: stage.begin(case).measure for case in run.cases if len(waiting[case.name])}
     for chunk in run.track(chunks, progress_label(run, stage, None)):
         begin = time.perf_counter()
@@ -261,7 +261,7 @@ def standing_sentence(run: Run, stage: Stage, case: Case) -> str | None:
         return None if stage.kind != "joined" else ""
     ledger, clean = run.ledger, run.stages[0]
     n = int(ledger.done(case.name, clean).sum())
-    left = int((ledger.right(case.name, stage) & ledger.done(case.name, clean)).sum())
+    standing = int((ledger.right(case.name, stage) & ledger.done(case.name, clean)).sum())
     radii = {other.threat for other in run.stages if other.kind == "attack"}
     several = len(radii) > 1 and stage.threat is not None
     name = f"{stage.name} at {eps_text(stage.threat.eps)}" if several and stage.threat else stage.name
@@ -270,7 +270,7 @@ def standing_sentence(run: Run, stage: Stage, case: Case) -> str | None:
     share = " of this process" if run.world.size > 1 else ""
     seconds = sum(record.seconds for record in ledger.levels(case.name, stage).values())
     who = f"{case.name}: " if run.has_several_subjects else ""
-    return f"{who}{name}: {left} of {n} images{share} stand, {seconds:.1f} s"
+    return f"{who}{name}: {standing} of {n} images{share} stand, {seconds:.1f} s"
 
 
 def entry_of(subject: str, stage: Stage, chunk: Chunk, timed: Iterable[tuple[Outcome, float]]) -> dict[str, Any]:

@@ -77,11 +77,11 @@ def weight_copies(*models: nn.Module) -> list[tuple[Tensor, Tensor]]:
 
 def restore_weights(copies: Sequence[tuple[Tensor, Tensor]]) -> bool:
     """Gives weights the values of their copies; whether any had others."""
-    changed = [(value, before) for value, before in copies if not torch.equal(value, before)]
+    changes = [(value, before) for value, before in copies if not torch.equal(value, before)]
     with torch.no_grad():
-        for value, before in changed:
+        for value, before in changes:
             value.copy_(before)
-    return bool(changed)
+    return bool(changes)
 
 
 def probe_levels(
@@ -105,20 +105,20 @@ def probe_levels(
     if not is_own(label):
         yield from function(model, x, y, draws)
         return
-    seen = set[tuple[str, int]]()
+    keys = set[tuple[str, int]]()
     with keep_weights(label, model):
-        made: object = function(model, x.clone(), y.clone(), draws)
-        if isinstance(made, Tensor) or not isinstance(made, Iterable):
-            raise InputError(f"probe {label!r} returned {type(made).__name__}: {LEVEL_ADVICE}")
-        for level in made:
+        levels: object = function(model, x.clone(), y.clone(), draws)
+        if isinstance(levels, Tensor) or not isinstance(levels, Iterable):
+            raise InputError(f"probe {label!r} returned {type(levels).__name__}: {LEVEL_ADVICE}")
+        for level in levels:
             if not isinstance(level, Level):
                 raise InputError(f"probe {label!r} yielded {type(level).__name__} and no Level: {LEVEL_ADVICE}")
             refuse_level(level, x, label)
-            if (level.setting, level.repeat) in seen:
+            if (level.setting, level.repeat) in keys:
                 raise InputError(f"probe {label!r} yielded the level {level.setting!r} with repeat {level.repeat} twice: each must differ")
-            seen.add((level.setting, level.repeat))
+            keys.add((level.setting, level.repeat))
             yield verified_level(model, y, level, label)
-    if not seen:
+    if not keys:
         raise InputError(f"probe {label!r} yielded no level: it must yield at least one robench.core.types.Level")
 
 
@@ -187,12 +187,12 @@ def own_corrupted_images(function: Callable[..., Tensor], x: Tensor, severity: i
     Raises:
         InputError: where it returned no such images.
     """
-    made: object = function(x.clone(), severity, draws)
-    refuse_non_tensor(made, f"corruption {label!r} returned its images")
-    assert isinstance(made, Tensor)
-    if made.shape != x.shape:
-        raise InputError(f"corruption {label!r} returned images of shape {tuple(made.shape)} for images of shape {tuple(x.shape)}")
-    made = made.detach().to(x)
-    if fault := pixel_range_fault(made):
+    images: object = function(x.clone(), severity, draws)
+    refuse_non_tensor(images, f"corruption {label!r} returned its images")
+    assert isinstance(images, Tensor)
+    if images.shape != x.shape:
+        raise InputError(f"corruption {label!r} returned images of shape {tuple(images.shape)} for images of shape {tuple(x.shape)}")
+    images = images.detach().to(x)
+    if fault := pixel_range_fault(images):
         raise InputError(f"corruption {label!r} returned pixels that do not lie in [0, 1]: {fault.partition(':')[0]}")
-    return made
+    return images

@@ -30,26 +30,26 @@ def can_resume(adds: Adds | None, theirs: Mapping[str, Any], ours: Mapping[str, 
 def restore_ledger(ledger: Ledger, cases: Sequence[Case], stages: Sequence[Stage], store: Store) -> None:
     """Adds what the journal holds to the ledger, but for stages whose images are gone and still asked for: these are made again."""
     entries = [entry for entry in store.journal.entries if "stage" in entry]
-    lost: dict[tuple[str, str], Tensor] = {}
+    missing_by_stage: dict[tuple[str, str], Tensor] = {}
     while True:
-        known = Ledger(ledger.y)
+        partial_ledger = Ledger(ledger.y)
         for entry in entries:
             where = (entry["subject"], entry["stage"])
-            if where not in lost or not bool(lost[where][entry["places"]].any()):
-                known.add(entry)
-        more = {where: gone for where, gone in lost_places(known, cases, stages, store).items() if bool(gone.any())}
+            if where not in missing_by_stage or not bool(missing_by_stage[where][entry["places"]].any()):
+                partial_ledger.add(entry)
+        more = {where: missing for where, missing in lost_places(partial_ledger, cases, stages, store).items() if bool(missing.any())}
         if not more:
             break
-        lost |= {where: gone | lost.get(where, False) for where, gone in more.items()}
+        missing_by_stage |= {where: missing | missing_by_stage.get(where, False) for where, missing in more.items()}
     for entry in entries:
         where = (entry["subject"], entry["stage"])
-        if where not in lost or not bool(lost[where][entry["places"]].any()):
+        if where not in missing_by_stage or not bool(missing_by_stage[where][entry["places"]].any()):
             ledger.add(entry)
 
 
 def lost_places(known: Ledger, cases: Sequence[Case], stages: Sequence[Stage], store: Store) -> dict[tuple[str, str], Tensor]:
     """The places, (N,) bool, where a stage is done but its images are not there, by (subject, stage), if a later stage needs them yet."""
-    lost = {}
+    missing_by_stage = {}
     for case in cases:
         for stage in stages:
             if not stage.keeps_images or stage.images is not None:
@@ -59,10 +59,10 @@ def lost_places(known: Ledger, cases: Sequence[Case], stages: Sequence[Stage], s
                 if stage in source_chain(later):
                     needed |= later.on(known, case.name) & ~known.done(case.name, later)
             places = (needed & known.done(case.name, stage)).nonzero().flatten()
-            gone = torch.zeros(known.n, dtype=torch.bool)
-            gone[places] = unwritten_mask(store.file(stage_file_name(stage, case)), places)
-            lost[case.name, stage.key] = gone
-    return lost
+            missing = torch.zeros(known.n, dtype=torch.bool)
+            missing[places] = unwritten_mask(store.file(stage_file_name(stage, case)), places)
+            missing_by_stage[case.name, stage.key] = missing
+    return missing_by_stage
 
 
 def source_chain(stage: Stage) -> list[Stage]:
@@ -100,13 +100,13 @@ def header_of(
         value for stage in stages if "attack" in stage.about for value in options_of(stage.about["attack"]).values()
         if isinstance(value, nn.Module)
     ]  # fmt: skip
-    known = [model_identity(case.subject.model) for case in cases]
+    identities = [model_identity(case.subject.model) for case in cases]
     batched = how.engine == "reference" or how.until is not None  # where verdicts or the end depend on it
     return {
         "robench": version("robench"), "entries": ENTRY_FORMAT,
         "subjects": [case.name for case in cases],
         "architecture": [dict(case.subject.architecture) for case in cases],
-        **{key: [one[key] for one in known] for key in ("weights", "modules", "code")},
+        **{key: [one[key] for one in identities] for key in ("weights", "modules", "code")},
         "surrogates": [model_identity(model) for model in models],
         "code of recipes": code_digests(*(recipe.name for stage in stages for recipe in recipes_of(stage))),
         "data": data, "n": len(pool), "images": images or digest.hexdigest(), "labels": digest.hexdigest(),

@@ -51,9 +51,9 @@ def completeness(explained: ExplainedImages, *, baseline: float | str = 0.0) -> 
         start = padded_logits(model, baseline_of(model, x, baseline)).double()
     end = explained.logits.double()
     rise = target_entries(end - start, explained.target)
-    missed = (explained.maps.flatten(1).sum(1, dtype=torch.float64) - rise).abs() / rise.abs()
+    gap = (explained.maps.flatten(1).sum(1, dtype=torch.float64) - rise).abs() / rise.abs()
     largest = torch.maximum(start.abs().amax(1), end.abs().amax(1))
-    return missed.where(are_usable(explained.maps) & (rise.abs() > FLAT * largest), torch.nan)
+    return gap.where(are_usable(explained.maps) & (rise.abs() > FLAT * largest), torch.nan)
 
 
 def infidelity(explained: ExplainedImages, *, perturbations: int = 20, stdev: float = 0.01, normalize: bool = True) -> Tensor:
@@ -84,15 +84,15 @@ def infidelity(explained: ExplainedImages, *, perturbations: int = 20, stdev: fl
         whole_option("perturbations", perturbations, 2 if switch_option("normalize", normalize) else 1),
         positive_option("stdev", stdev),
     )
-    x, draws, foretold, seen = explained.x, explained.draws.child("infidelity"), list[Tensor](), list[Tensor]()
+    x, draws, prediction_parts, change_parts = explained.x, explained.draws.child("infidelity"), list[Tensor](), list[Tensor]()
     before = target_entries(explained.logits.double(), explained.target)
     for steps in call_ranges(len(x), count):
         noise = torch.stack([stdev * draws.normal(tuple(x.shape[1:]), step) for step in steps]).to(x)
-        foretold.append((noise.double() * explained.maps.double()).flatten(2).sum(2))
-        seen.append(before - target_entries(grouped_logits(explained.model, x - noise), explained.target))
-    said, done = torch.cat(foretold), torch.cat(seen)
-    scale = (said * done).sum(0) / said.square().sum(0) if normalize else 1.0
-    return (scale * said - done).square().mean(0).where(are_usable(explained.maps), torch.nan)
+        prediction_parts.append((noise.double() * explained.maps.double()).flatten(2).sum(2))
+        change_parts.append(before - target_entries(grouped_logits(explained.model, x - noise), explained.target))
+    predictions, changes = torch.cat(prediction_parts), torch.cat(change_parts)
+    scale = (predictions * changes).sum(0) / predictions.square().sum(0) if normalize else 1.0
+    return (scale * predictions - changes).square().mean(0).where(are_usable(explained.maps), torch.nan)
 
 
 def deletion(
@@ -155,10 +155,10 @@ def probability_area(explained: ExplainedImages, start: Tensor, end: Tensor, ste
     count, chances, shares = values[0].numel(), list[Tensor](), list[Tensor]()
     cuts = sorted({count * step // steps for step in range(steps + 1)})
     for part in call_ranges(len(ranks), len(cuts)):
-        moved = torch.stack([ranks < cuts[step] for step in part])
-        logits = grouped_logits(explained.model, torch.where(moved[:, :, None], end, start))
+        masks = torch.stack([ranks < cuts[step] for step in part])
+        logits = grouped_logits(explained.model, torch.where(masks[:, :, None], end, start))
         chances.append(target_entries(logits.softmax(-1), explained.target))
-        shares.append(moved.flatten(2).double().mean(2))
+        shares.append(masks.flatten(2).double().mean(2))
     ordered = are_usable(explained.maps) & (values.flatten(1).amax(1) > values.flatten(1).amin(1))
     return torch.trapezoid(torch.cat(chances), torch.cat(shares), dim=0).where(ordered, torch.nan)
 

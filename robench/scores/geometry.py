@@ -58,11 +58,11 @@ def jacobian_scores(model: nn.Module, x: Tensor, y: Tensor, classes: int) -> dic
     with torch.enable_grad():
         leaf = leaf_of(x)
         logits, y = padded_logits(model, leaf), autograd_tensor(y)
-        chosen = torch.cat((y[:, None], top_other_classes(logits.detach(), y, classes)), 1)
-        totals = logits.gather(1, chosen).sum(0).unbind()
+        class_indices = torch.cat((y[:, None], top_other_classes(logits.detach(), y, classes)), 1)
+        totals = logits.gather(1, class_indices).sum(0).unbind()
     own = leaf_gradient(totals[0], leaf, again=True)
     lengths, slopes = other_class_norms(own, totals[1:], leaf)
-    values = logits.detach().double().gather(1, chosen)
+    values = logits.detach().double().gather(1, class_indices)
     gaps = values[:, :1] - values[:, 1:]
     distances = gaps / valid_divisors(slopes)
     scores = {
@@ -88,8 +88,8 @@ def top_other_classes(logits: Tensor, y: Tensor, classes: int) -> Tensor:
 def other_class_norms(own: Tensor, totals: tuple[Tensor, ...], leaf: Tensor) -> tuple[Tensor, Tensor]:
     """||g_c|| and ||g_y - g_c|| of the other classes, (B, J) float64 each, from the sums of their logits: a backward pass a class."""
     lengths, slopes = [], []
-    for left, total in enumerate(totals, 1 - len(totals)):
-        grad = leaf_gradient(total, leaf, again=left < 0)
+    for countdown, total in enumerate(totals, 1 - len(totals)):
+        grad = leaf_gradient(total, leaf, again=countdown < 0)
         lengths.append(image_norms(grad))
         slopes.append(image_norms(own - grad))
     return torch.stack(lengths, 1), torch.stack(slopes, 1)
@@ -97,8 +97,8 @@ def other_class_norms(own: Tensor, totals: tuple[Tensor, ...], leaf: Tensor) -> 
 
 def row_minima(distances: Tensor) -> Tensor:
     """The least of each row (B, J) that is a number, (B,); NaN where none is."""
-    known = ~distances.isnan()
-    return distances.where(known, torch.inf).amin(1).where(known.any(1), torch.nan)
+    valid = ~distances.isnan()
+    return distances.where(valid, torch.inf).amin(1).where(valid.any(1), torch.nan)
 
 
 def image_norms(images: Tensor) -> Tensor:

@@ -185,11 +185,11 @@ def block_side(high: int, wide: int, block: int | None = None) -> int:
     divisors = [side for side in range(1, min(high, wide) + 1) if high % side == wide % side == 0]
     if block is not None and whole_option("block", block) not in divisors:
         raise InputError(f"block={block} does not divide images of {high} x {wide} pixels: choose one of {', '.join(map(str, divisors))}")
-    wanted = BASE_BLOCK * (min(high, wide) / BASE_SIDE) ** BLOCK_GROWTH
-    nearest = min(divisors, key=lambda side: abs(math.log(side / wanted)))
-    if block is None and not wanted / SLACK <= nearest <= wanted * SLACK:
+    ideal = BASE_BLOCK * (min(high, wide) / BASE_SIDE) ** BLOCK_GROWTH
+    nearest = min(divisors, key=lambda side: abs(math.log(side / ideal)))
+    if block is None and not ideal / SLACK <= nearest <= ideal * SLACK:
         options = ", ".join(map(str, divisors))
-        raise InputError(f"no block of about {wanted:.0f} pixels divides images of {high} x {wide}: give block as one of {options}")
+        raise InputError(f"no block of about {ideal:.0f} pixels divides images of {high} x {wide}: give block as one of {options}")
     return nearest if block is None else block
 
 

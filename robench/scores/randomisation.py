@@ -43,11 +43,11 @@ def randomisation(explained: ExplainedImages, *, layers: str = "all", measure: s
     Raises:
         InputError: where an option is unknown, and where the model cannot be copied or has no weights that could be drawn.
     """
-    keyed = lookup(measure, MEASURES, "measure")
+    rank_key = lookup(measure, MEASURES, "measure")
     twin = randomised_copy(explained.model, explained.draws.seed, layers)
 
     def ranked(model: nn.Module) -> Tensor:
-        return row_ranks(keyed(explained.explain(model, explained.x, explained.target, explained.draws)).flatten(1))
+        return row_ranks(rank_key(explained.explain(model, explained.x, explained.target, explained.draws)).flatten(1))
 
     return row_correlations(ranked(explained.model), ranked(twin))
 
@@ -77,9 +77,9 @@ def randomised_copy(model: nn.Module, seed: int, how: str = "all") -> nn.Module:
     owners = list(dict.fromkeys(owner_module_name(name) for name, weight in parameters.items() if weight.dim() > 1))
     if not owners:
         raise InputError("randomisation draws weights anew, and this model has no parameters that are matrices: leave the score out")
-    drawn = owners[lookup(how, LAYERS, "choice of layers")]
+    layers = owners[lookup(how, LAYERS, "choice of layers")]
     for name, weight in parameters.items():
-        if owner_module_name(name) in drawn and weight.numel() > 1:
+        if owner_module_name(name) in layers and weight.numel() > 1:
             weight.copy_(redrawn_weight(weight, seed, name))
     return twin
 
@@ -103,15 +103,15 @@ def redrawn_weight(weight: Tensor, seed: int, name: str) -> Tensor:
     """Normal numbers of the weight's shape, mean and standard deviation, from the seed and the name; drawn on the CPU, in float32."""
     digest = hashlib.blake2b(f"{seed}|randomised|{name}".encode(), digest_size=8).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
-    spread, mean = torch.std_mean(weight.float().cpu())
-    return torch.randn(weight.shape, generator=generator) * spread + mean
+    deviation, mean = torch.std_mean(weight.float().cpu())
+    return torch.randn(weight.shape, generator=generator) * deviation + mean
 
 
 def row_ranks(values: Tensor) -> Tensor:
     """The ranks of each row (B, n), float64, 1 for the smallest, equal values sharing their mean rank; all NaN where one is not finite."""
-    ordered = values.sort(1).values
-    below = torch.searchsorted(ordered, values)
-    upto = torch.searchsorted(ordered, values, right=True)
+    sorted_values = values.sort(1).values
+    below = torch.searchsorted(sorted_values, values)
+    upto = torch.searchsorted(sorted_values, values, right=True)
     return ((below + upto + 1).double() / 2).where(values.isfinite().all(1, keepdim=True), torch.nan)
 
 

@@ -39,8 +39,8 @@ def max_sensitivity(explained: ExplainedImages, *, radius: float = 0.02, samples
 
     before = mapped(x)
     for step in range(whole_option("samples", samples)):
-        moved = (x + radius * (2 * noise.uniform(tuple(x.shape[1:]), step).to(x) - 1)).clamp(0, 1)
-        most = torch.maximum(most, torch.linalg.vector_norm(mapped(moved) - before, dim=1))
+        neighbours = (x + radius * (2 * noise.uniform(tuple(x.shape[1:]), step).to(x) - 1)).clamp(0, 1)
+        most = torch.maximum(most, torch.linalg.vector_norm(mapped(neighbours) - before, dim=1))
     length: Tensor = torch.linalg.vector_norm(before, dim=1)
     defined = (length > 0) & length.isfinite() & most.isfinite()
     return torch.where(defined, most / length, torch.nan)

@@ -54,20 +54,20 @@ def claimed_checkpoint(
         yield None
         return
     with ExitStack() as stack:
-        chosen, refusal = None, None
+        file, refusal = None, None
         if world.rank == 0:
             try:
                 refuse_reserved(out, words)
-                chosen = locked_checkpoint(out, name, words, resume, stack)
-                refuse_reserved(chosen, words)
-                refuse_foreign_state(chosen)
-                refuse_finished(chosen, words, resume, force)
+                file = locked_checkpoint(out, name, words, resume, stack)
+                refuse_reserved(file, words)
+                refuse_foreign_state(file)
+                refuse_finished(file, words, resume, force)
             except InputError as error:
                 refusal = error
-        chosen, refusal = world.first_of((chosen, refusal))
+        file, refusal = world.first_of((file, refusal))
         if refusal is not None:
             raise refusal
-        yield chosen
+        yield file
 
 
 def refuse_reserved(out: Path, words: Mapping[str, Any]) -> None:
@@ -150,11 +150,11 @@ def state_matches(path: Path, words: Mapping[str, Any]) -> bool:
     if not state.exists():
         return True
     try:
-        known = read_state(state)["words"]
+        state_words = read_state(state)["words"]
     except InputError:
         return False
     return not word_difference(
-        words_without_teacher({key: value for key, value in known.items() if key != "processes"}), words_without_teacher(words)
+        words_without_teacher({key: value for key, value in state_words.items() if key != "processes"}), words_without_teacher(words)
     )
 
 
@@ -172,8 +172,8 @@ def refuse_finished(out: Path, words: Mapping[str, Any], resume: bool, force: bo
         if there:
             raise InputError(f"{there[0]} is in the way, and there is no {out.name} that it belongs to: choose another --out, or move it")
         return
-    known = checkpoint.read_checkpoint(out)[1]
-    if Path(out.stem).suffix == ".teacher" and recorded_suite(known):
+    meta = checkpoint.read_checkpoint(out)[1]
+    if Path(out.stem).suffix == ".teacher" and recorded_suite(meta):
         raise InputError(f"{out} holds a finished training and no teacher that was trained first: move it, or choose another --out")
     foreign = [path for path in stranger_files(out) if force or path == out.with_suffix(".json")]
     if foreign:
@@ -184,9 +184,9 @@ def refuse_finished(out: Path, words: Mapping[str, Any], resume: bool, force: bo
         raise InputError(f"{out} holds a finished training: pass --resume to see it, --force to replace it, or choose another --out")
     other = checkpoint_difference(out, words)
     if other:
-        begun = "; --force --resume goes on with the one that is to replace it" if out.with_name(f"{out.stem}.state.pt").exists() else ""
+        advice = "; --force --resume goes on with the one that is to replace it" if out.with_name(f"{out.stem}.state.pt").exists() else ""
         raise InputError(
-            f"{out} holds a finished training with other settings ({other}): pass --force to replace it, or choose another --out{begun}"
+            f"{out} holds a finished training with other settings ({other}): pass --force to replace it, or choose another --out{advice}"
         )
 
 
@@ -233,9 +233,9 @@ def is_sibling_checkpoint(path: Path, out: Path, meta: Mapping[str, Any]) -> boo
 
 def checkpoint_difference(out: Path, words: Mapping[str, Any]) -> str:
     """In what a finished checkpoint was trained otherwise, but for its teacher; "" where in nothing."""
-    known = checkpoint.read_checkpoint(out)[1]
-    wanted = words_without_teacher(words)
-    return setting_difference(words_without_teacher({key: known.get(key) for key in wanted}), wanted)
+    meta = checkpoint.read_checkpoint(out)[1]
+    expected = words_without_teacher(words)
+    return setting_difference(words_without_teacher({key: meta.get(key) for key in expected}), expected)
 
 
 def finished_training(out: Path | None, words: Mapping[str, Any]) -> tuple[StateDict, dict[str, Any]] | None:
@@ -258,15 +258,15 @@ def staging_folder(out: Path) -> Path:
 @contextmanager
 def checkpoint_replacement(out: Path) -> Iterator[Path]:
     """Where the files of FILE.pt are written; at the end they move into their place, and those of the earlier training go, no others."""
-    staged = make_empty_folder(staging_folder(out))
+    staging = make_empty_folder(staging_folder(out))
     try:
-        yield staged / out.name
+        yield staging / out.name
         old = {out.name, *(path.name for path in {*files_beside(out)} - {*stranger_files(out)})} if out.exists() else set()
-        exchange_files(staged, out.parent, old, last=out.name)
+        exchange_files(staging, out.parent, old, last=out.name)
     except UnfinishedError:
         raise
     except BaseException:
-        shutil.rmtree(staged, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
         raise
 
 

@@ -132,15 +132,15 @@ def held_out_measures(model: nn.Module, held_out: Images, threat: Threat, seed: 
     clean = suite_measurement(model, held_out, [], threat, device=device).accuracy("clean")
     few = stratified_images(held_out, probe_n, seed)
     probes = ["pgd-10", *(["fgsm"] if fgsm else [])]
-    found = {name: suite_measurement(model, few, [parse_recipe(name)], threat, seed=seed, device=device) for name in probes}
+    measurements = {name: suite_measurement(model, few, [parse_recipe(name)], threat, seed=seed, device=device) for name in probes}
     with freeze_model(model), warnings.catch_warnings():
         warnings.filterwarnings("ignore", re.escape(CUT_GRAPH), RuntimeWarning)  # told in a sentence before the first step
         slopes = jacobian_geometry(model, few.pixels(slice(None)), few.y, classes=1)
     return {
         "held_out_clean": clean,
-        "held_out_robust": found["pgd-10"].accuracy("pgd-10"),
-        "held_out_fgsm": found["fgsm"].accuracy("fgsm") if fgsm else math.nan,
-        "held_out_attacked_clean": found["pgd-10"].accuracy("clean"),
+        "held_out_robust": measurements["pgd-10"].accuracy("pgd-10"),
+        "held_out_fgsm": measurements["fgsm"].accuracy("fgsm") if fgsm else math.nan,
+        "held_out_attacked_clean": measurements["pgd-10"].accuracy("clean"),
         "held_out_margin": float(slopes["effective-margin"].nanmedian()),
         "held_out_weight_norm": float(slopes["row-norm-true"].nanmedian()),
         "held_out_n": len(held_out),
@@ -159,10 +159,10 @@ def roll_back(run: TrainingRun, plan: TrainingPlan) -> bool:
     """Whether the run went back to the end of its last sound epoch; it does not without one, nor more than three times."""
     if plan.guard != "roll-back" or run.good is None or len(run.lost) >= RETRIES:
         return False
-    lost = [*run.lost, run.history[-1]]
+    lost_epochs = [*run.lost, run.history[-1]]
     restore_run(run, run.good["moment"])
     run.best, run.last, run.steady = (run.good[name] for name in KEPT_EPOCHS)
-    run.lost = lost
+    run.lost = lost_epochs
     return True
 
 
@@ -180,8 +180,8 @@ def is_preferred(epoch: Epoch, run: TrainingRun, plan: TrainingPlan, n: int) -> 
 
 def epoch_rank(epoch: Epoch) -> tuple[float, float]:
     """What the epochs of a training without a defence are compared by; equal for all where nothing is held out."""
-    held = (epoch.held_out_clean, epoch.held_out_robust)
-    return (0.0, 0.0) if math.isnan(held[0]) else held
+    accuracies = (epoch.held_out_clean, epoch.held_out_robust)
+    return (0.0, 0.0) if math.isnan(accuracies[0]) else accuracies
 
 
 def selected_epoch(run: TrainingRun, plan: TrainingPlan, held_out: Images) -> tuple[Epoch, list[str]]:

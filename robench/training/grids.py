@@ -128,20 +128,20 @@ def cell_overrides(cell: Mapping[str, Any], settings: Mapping[str, Any]) -> dict
     Raises:
         InputError: for a key that nothing or several have, and for a value that cannot be.
     """
-    found: dict[str, Any] = {key: setting_value(key, cell[key]) for key in METHOD_KEYS if key in cell}
-    objective, regs = objective_and_regularizers({**settings, **found})
+    overrides: dict[str, Any] = {key: setting_value(key, cell[key]) for key in METHOD_KEYS if key in cell}
+    objective, regs = objective_and_regularizers({**settings, **overrides})
     owners = owners_of(objective, regs)
     for key in [key for key in cell if key not in METHOD_KEYS]:
         owner, option = owner_of_key(key, owners)
         if owner.what == TRAINING:
-            found[option] = setting_value(option, cell[key])
+            overrides[option] = setting_value(option, cell[key])
         elif owner.what == OBJECTIVE:
             objective = changed_recipe(objective, option, cell[key])
-            found["objective"] = recipe_text(objective)
+            overrides["objective"] = recipe_text(objective)
         else:
             regs[owner.name] = changed_recipe(regs[owner.name], option, cell[key])
-            found["reg"] = tuple(map(recipe_text, regs.values()))
-    return found
+            overrides["reg"] = tuple(map(recipe_text, regs.values()))
+    return overrides
 
 
 def objective_and_regularizers(settings: Mapping[str, Any]) -> tuple[Recipe, dict[str, Recipe]]:
@@ -180,8 +180,8 @@ def owner_of_key(key: str, owners: Sequence[KeyOwner]) -> tuple[KeyOwner, str]:
         raise InputError(f"there is no regulariser whose weight {key!r} could be: name one with --reg, or sweep the objective's options")
     if name and name not in [owner.name for owner in owners]:
         raise InputError(f"the sweep trains nothing that is called {name!r}{did_you_mean(name, [owner.name for owner in owners])}")
-    known = {f"{owner.name}.{one}" if name else one for owner in owners for one in owner.keys if name in ("", owner.name)}
-    raise InputError(f"unknown key {key!r} of a sweep{did_you_mean(key, known)}")
+    known_keys = {f"{owner.name}.{one}" if name else one for owner in owners for one in owner.keys if name in ("", owner.name)}
+    raise InputError(f"unknown key {key!r} of a sweep{did_you_mean(key, known_keys)}")
 
 
 def changed_recipe(recipe: Recipe, option: str, value: Any) -> Recipe:
@@ -219,8 +219,8 @@ def sweep_cells(sentence: str, settings: dict[str, Any]) -> list[SweepCell]:
     """
     cells = [SweepCell(values, cell_overrides(values, settings)) for values in grid_cells(sentence)]
     for cell in cells:
-        given = {key: value for key, value in (settings | cell.overrides).items() if key != "seed"}
-        plan_of(resolved_settings("small", given)[0], 0, None)
+        cell_settings = {key: value for key, value in (settings | cell.overrides).items() if key != "seed"}
+        plan_of(resolved_settings("small", cell_settings)[0], 0, None)
     stems = [cell.name for cell in cells]
     twins = [cell.setting for cell in cells if stems.count(cell.name) > 1]
     if twins:

@@ -36,9 +36,9 @@ def divergence_alarm(terms: Mapping[str, float], first: float) -> str:
         terms: the loss under "loss", and its terms.
         first: the loss of the first step.
     """
-    lost = [name for name, term in terms.items() if not math.isfinite(term)]
-    if lost:
-        return f"{', '.join(lost)} became NaN or infinite"
+    nonfinite = [name for name, term in terms.items() if not math.isfinite(term)]
+    if nonfinite:
+        return f"{', '.join(nonfinite)} became NaN or infinite"
     if abs(terms["loss"]) > EXPLOSION * max(abs(first), 1.0):
         return f"the loss rose to {terms['loss']:.3g} from {first:.3g} in the first step"
     return ""
@@ -113,8 +113,8 @@ def unproven_choice_note(history: Sequence[Mapping[str, Any]], n: int, classes: 
 
 def has_late_gap(history: Sequence[Mapping[str, Any]]) -> bool:
     """Whether the last epoch without an alarm shows the gap that the alarm watches for, and an earlier one does not."""
-    kept = [has_fgsm_gap(record) for record in history if not record.get("alarm")]
-    return bool(kept) and kept[-1] and not all(kept)
+    gaps = [has_fgsm_gap(record) for record in history if not record.get("alarm")]
+    return bool(gaps) and gaps[-1] and not all(gaps)
 
 
 def robust_overfitting_note(history: Sequence[Mapping[str, Any]], n: int) -> str:

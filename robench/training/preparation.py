@@ -124,19 +124,19 @@ def refuse_untrainable(cells: Mapping[str, Mapping[str, Any]], words: Mapping[st
     Raises:
         InputError: with the name of the cell that cannot be trained.
     """
-    shown = {key: words[key] for key in ("data_dir", "download", "image_size", "resize", "layout")}
-    images = images_of_split(words["data"], "train", words["n_train"], words["seed"], **shown)
-    test = None if words["measure"] == "held-out" else images_of_split(words["data"], "test", **shown)
+    data_options = {key: words[key] for key in ("data_dir", "download", "image_size", "resize", "layout")}
+    images = images_of_split(words["data"], "train", words["n_train"], words["seed"], **data_options)
+    test = None if words["measure"] == "held-out" else images_of_split(words["data"], "test", **data_options)
     name, suite = preset or default_preset(images.shape), as_suite(words["suite"])
-    tried: list[dict[str, Any]] = []
-    for setting, given in cells.items():
-        overrides = {key: value for key, value in given.items() if key != "seed"}
-        if overrides not in tried:
+    earlier_overrides: list[dict[str, Any]] = []
+    for setting, cell in cells.items():
+        overrides = {key: value for key, value in cell.items() if key != "seed"}
+        if overrides not in earlier_overrides:
             try:
                 prepare_training(images, test, name, overrides, seed=words["seed"], suite=suite, eval_n=words["eval_n"])
             except InputError as error:
                 raise InputError(f"the cell {setting} cannot be trained: {error}") from error
-        tried.append(overrides)
+        earlier_overrides.append(overrides)
 
 
 def initial_meta(
@@ -169,8 +169,8 @@ def initial_meta(
 
 def data_arguments(data: Any, seed: Any, n_train: Any, eval_n: Any) -> tuple[str, int, int | None, int]:
     """The data set, the seed, how many images are trained on, None for all, and how many are attacked; InputError for what is none."""
-    wanted = None if n_train is None else as_whole_number(n_train, "n_train", 1)
-    return as_word(data, "data"), as_seed(seed), wanted, as_whole_number(eval_n, "eval_n", 1)
+    image_count = None if n_train is None else as_whole_number(n_train, "n_train", 1)
+    return as_word(data, "data"), as_seed(seed), image_count, as_whole_number(eval_n, "eval_n", 1)
 
 
 def refuse_other_choice(name: str, value: str, choices: tuple[str, str]) -> None:
@@ -207,9 +207,9 @@ def held_out_as_test(held_out: Images) -> Images:
 
 def class_order_notes(images: Images) -> list[str]:
     """A note where numbered classes count in an order that a reader may not expect."""
-    told = f"the numbered classes of {images.name} count in text order, as in torchvision's ImageFolder"
+    sentence = f"the numbered classes of {images.name} count in text order, as in torchvision's ImageFolder"
     return (
-        [f"{told}: {few_of(images.classes)}"]
+        [f"{sentence}: {few_of(images.classes)}"]
         if images.name.startswith("folder:") and classes_by_number(images.classes) != images.classes
         else []
     )
@@ -218,10 +218,10 @@ def class_order_notes(images: Images) -> list[str]:
 def missing_class_notes(training: Images, few: Images) -> list[str]:
     """Notes where some classes have no image among those of the training, or among those that are attacked at the end."""
     lacks = class_coverage(training.y, training.classes), class_coverage(few.y, few.classes)
-    attacked = f"the {len(few)} images that are attacked" if len(few) > 1 else "the one image that is attacked"
+    phrase = f"the {len(few)} images that are attacked" if len(few) > 1 else "the one image that is attacked"
     return [
         *([f"the {len(training)} training images hold {lacks[0]}"] if lacks[0] else []),
-        *([f"{attacked} at the end {'hold' if len(few) > 1 else 'holds'} {lacks[1]}; --eval-n chooses more"] if lacks[1] else []),
+        *([f"{phrase} at the end {'hold' if len(few) > 1 else 'holds'} {lacks[1]}; --eval-n chooses more"] if lacks[1] else []),
     ]
 
 
@@ -240,9 +240,9 @@ def refuse_other_shape(training: Images, test: Images) -> None:
     if test.shape == training.shape:
         return
     (channels, *size), (others, *other) = training.shape, test.shape
-    told = f"training images of {training.name} are {channels}x{size[0]}x{size[1]}, test images {others}x{other[0]}x{other[1]}"
+    sentence = f"training images of {training.name} are {channels}x{size[0]}x{size[1]}, test images {others}x{other[0]}x{other[1]}"
     how = "bring them to one size with --image-size" if channels == others else "give all the same number of channels"
-    raise InputError(f"{told} (channels x height x width): {how}")
+    raise InputError(f"{sentence} (channels x height x width): {how}")
 
 
 def refuse_penalty_options(reg: Sequence[str], model: nn.Module, images: Images, plan: TrainingPlan) -> None:
@@ -258,10 +258,10 @@ def refuse_penalty_options(reg: Sequence[str], model: nn.Module, images: Images,
     x, draws = some.pixels(slice(None)), Draws(plan.seed, some.ids, "words")
     batch = Batch(x, some.y, x.clone().requires_grad_(), x.new_empty(0), some.ids, 0.0, draws, teacher=teacher, threat=plan.threat)
     with torch.random.fork_rng(devices=[]), attention_by_products(differentiates_twice(plan.regularizers)):
-        answered = batch_with_logits(student, batch)
-        with name_failing_operators(answered.logits):
+        full_batch = batch_with_logits(student, batch)
+        with name_failing_operators(full_batch.logits):
             for label in ours:
-                plan.regularizers[label][1](student, answered)
+                plan.regularizers[label][1](student, full_batch)
 
 
 def penalty_notes(reg: Sequence[str], model: nn.Module, images: Images) -> list[str]:
@@ -325,8 +325,8 @@ def named_file_digests(methods: Sequence[str], suite: str | Sequence[Recipe]) ->
     """
     attacks = [] if isinstance(suite, str) else suite
     own = [recipe.name for recipe in attacks if not recipe.name.startswith(TRANSFER)]
-    found = {
+    digests = {
         "code": code_digests(*methods, *own),
         "surrogates": {Path(model).name: file_digest(Path(model)) for model in surrogate_names(attacks)},
     }
-    return {key: files for key, files in found.items() if files}
+    return {key: files for key, files in digests.items() if files}

@@ -153,12 +153,12 @@ def objective_sentence(objective: str | None, reg: Sequence[str]) -> tuple[str, 
     if objective is not None:
         return objective, []
     bases = {name: facts_of(name).base for name in (parse_recipe(sentence).name for sentence in reg)}
-    wanted = sorted(set(bases.values()) - {"standard"})
-    if len(wanted) > 1:
-        raise InputError(f"{' and '.join(bases)} build on different objectives ({', '.join(wanted)}): choose one with --objective")
-    chosen = wanted[0] if wanted else "standard"
-    of = [name for name, base in bases.items() if base == chosen and name in REGULARIZERS]
-    return chosen, [f"the objective is {chosen}, the base of {' and '.join(of)}; --objective chooses another"] if of else []
+    objectives = sorted(set(bases.values()) - {"standard"})
+    if len(objectives) > 1:
+        raise InputError(f"{' and '.join(bases)} build on different objectives ({', '.join(objectives)}): choose one with --objective")
+    choice = objectives[0] if objectives else "standard"
+    of = [name for name, base in bases.items() if base == choice and name in REGULARIZERS]
+    return choice, [f"the objective is {choice}, the base of {' and '.join(of)}; --objective chooses another"] if of else []
 
 
 def method_sentences(settings: Mapping[str, Any]) -> list[str]:
@@ -219,13 +219,13 @@ def checkpoint_stem(settings: Mapping[str, Any], preset: str, usual: str, data: 
         if regs and settings["objective"] == objective_sentence(None, settings["reg"])[0]
         else [recipe_slug(parse_recipe(settings["objective"]))]
     )
-    said = ("arch", "objective", "reg", "held_out", *(["activation"] if is_foreign(parse_recipe(settings["arch"]).name) else []))
-    apart = {key: value for key, value in settings.items() if key not in said and value != its.get(key)}
+    covered_keys = ("arch", "objective", "reg", "held_out", *(["activation"] if is_foreign(parse_recipe(settings["arch"]).name) else []))
+    apart = {key: value for key, value in settings.items() if key not in covered_keys and value != its.get(key)}
     others = [f"{key}-{value_slug(value)}" for key, value in apart.items()]
-    named = [] if preset == usual else [preset]
+    preset_words = [] if preset == usual else [preset]
     source = data if ":" not in data else Path(data.partition(":")[2]).stem
     arch = settings["arch"] if ".py:" not in settings["arch"] else Path(settings["arch"]).name
-    words = [source, arch, *methods, *regs, *named, *others, *([f"seed-{seed}"] if seed else [])]
+    words = [source, arch, *methods, *regs, *preset_words, *others, *([f"seed-{seed}"] if seed else [])]
     name = re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(words)).strip("-.")
     return name if len(name) <= LONGEST_STEM else f"{name[: LONGEST_STEM - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
@@ -260,7 +260,7 @@ def new_network(settings: Mapping[str, Any], images: Images, seed: int) -> tuple
     Raises:
         InputError: for an architecture that is unknown or cannot be trained on these images.
     """
-    given = given_normalisation(settings["normalize"])
+    normalisation = given_normalisation(settings["normalize"])
     some = images_of_all_classes(images, 5000, seed).pixels(slice(None))
     scaled = settings["normalize"] == "data"
     about = {
@@ -270,7 +270,7 @@ def new_network(settings: Mapping[str, Any], images: Images, seed: int) -> tuple
         "activation": settings["activation"],
         "mean": [round(number, 4) for number in some.mean((0, 2, 3)).tolist()] if scaled else None,
         "std": [round(number, 4) for number in some.std((0, 2, 3)).clamp_min(1e-3).tolist()] if scaled else None,
-        **given,
+        **normalisation,
     }
     arguments: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in about.items() if key != "arch"}
     with torch.random.fork_rng(devices=[]):
@@ -283,12 +283,12 @@ def new_network(settings: Mapping[str, Any], images: Images, seed: int) -> tuple
 
 def foreign_network_notes(model: nn.Module, some: Tensor, about: Mapping[str, Any]) -> list[str]:
     """Notes on somebody else's network, tried on a few images; InputError where it cannot be trained as it is."""
-    seen = examine_model(model, some)
-    if seen.model is not model:
-        raise InputError(f"{about['arch']} cannot be trained as it is: {seen.notes[0].partition(': ')[0]}; change its forward")
+    finding = examine_model(model, some)
+    if finding.model is not model:
+        raise InputError(f"{about['arch']} cannot be trained as it is: {finding.notes[0].partition(': ')[0]}; change its forward")
     with torch.no_grad():
         outputs = model(some).shape[1]
     if outputs < about["classes"]:
         raise InputError(f"{about['arch']} has {outputs} outputs, the data {about['classes']} classes")
     many = f"{about['arch']} has {outputs} outputs, the data {about['classes']} classes: it is trained on all its outputs"
-    return [*([many] if outputs > about["classes"] else []), *seen.notes]
+    return [*([many] if outputs > about["classes"] else []), *finding.notes]

@@ -145,9 +145,9 @@ def resume_from_state(going: ResumableRun, resume: bool, force: bool = False) ->
 def setting_difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
     """The first setting in which two trainings differ; what the user says before what follows from it, such as the network's mean."""
     for keys in (("recipe", "preset"), (*theirs, *ours)):
-        told = word_difference({key: theirs.get(key) for key in keys}, {key: ours.get(key) for key in keys})
-        if told:
-            return told
+        difference = word_difference({key: theirs.get(key) for key in keys}, {key: ours.get(key) for key in keys})
+        if difference:
+            return difference
     return ""
 
 
@@ -191,14 +191,14 @@ def resumable_events(going: ResumableRun, events: Iterator[Event]) -> Iterator[E
 def interruptible_events(going: ResumableRun, events: Iterator[Event]) -> Iterator[Event]:
     """The events of a run whose state is written now and then, and where Ctrl-C ends it between two steps."""
     alone, next_save = going.run.world.size == 1, time.monotonic() + SAVE_SECONDS
-    with interruptions(alone) as asked:
+    with interruptions(alone) as is_interrupted:
         for event in events:
             yield event
-            if asked() or (time.monotonic() >= next_save if alone else isinstance(event, Epoch)):
+            if is_interrupted() or (time.monotonic() >= next_save if alone else isinstance(event, Epoch)):
                 begin_ = time.monotonic()
                 write_state(going)
                 next_save = time.monotonic() + max(SAVE_SECONDS, 20 * (time.monotonic() - begin_))
-            if asked():
+            if is_interrupted():
                 raise KeyboardInterrupt
 
 

@@ -206,14 +206,14 @@ def step_gradients(run: TrainingRun, plan: TrainingPlan, batch: Batch) -> tuple[
         stack.enter_context(attention_by_products(differentiates_twice(plan.regularizers)))
         if plan.awp and batch.progress >= plan.awp_warmup:
             stack.enter_context(perturbed_weights(run.model, base, plan.awp, reduce=run.world.average))
-        answered = batch_with_logits(model, batch)
+        full_batch = batch_with_logits(model, batch)
         leaves = [*run.weights, *([batch.x_adv] if plan.objective.absorb else [])]
-        with name_failing_operators(answered.logits):
-            loss, terms = loss_of(model, answered)
+        with name_failing_operators(full_batch.logits):
+            loss, terms = loss_of(model, full_batch)
             if run.done == 0:
-                refuse_lost_derivatives(loss, answered.logits)
-            found = torch.autograd.grad(loss, leaves, allow_unused=True)
-    grads = [torch.zeros_like(leaf) if grad is None else grad for leaf, grad in zip(leaves, found, strict=True)]
+                refuse_lost_derivatives(loss, full_batch.logits)
+            derivatives = torch.autograd.grad(loss, leaves, allow_unused=True)
+    grads = [torch.zeros_like(leaf) if grad is None else grad for leaf, grad in zip(leaves, derivatives, strict=True)]
     return grads[: len(run.weights)], grads[-1] if plan.objective.absorb else None, {"loss": loss, **terms}
 
 
@@ -227,5 +227,5 @@ def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
     """Moves the average's weights a share 1 - decay towards the model's, and copies its buffers (batch norm's statistics)."""
     for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
         slow.lerp_(fast, 1 - decay)
-    for kept, new in zip(average.buffers(), model.buffers(), strict=True):
-        kept.copy_(new)
+    for old, new in zip(average.buffers(), model.buffers(), strict=True):
+        old.copy_(new)

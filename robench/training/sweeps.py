@@ -106,13 +106,13 @@ def sweep_in_folder(
     if not resume and has_finished(folder):
         raise InputError(f"{folder} holds a finished sweep: resume it to have its numbers, or choose another folder")
     journal = Journal(folder, what, resume=resume, adds=adds_cells)
-    known = {entry["setting"]: [Row(**row) for row in entry["rows"]] for entry in journal.entries}
-    done = [FinishedCell(cell, known[cell.setting], fresh=False) for cell in cells if cell.setting in known]
+    rows_by_setting = {entry["setting"]: [Row(**row) for row in entry["rows"]] for entry in journal.entries}
+    done = [FinishedCell(cell, rows_by_setting[cell.setting], fresh=False) for cell in cells if cell.setting in rows_by_setting]
     if done:
         write_sweep(folder, done, what)
     yield from done
     for cell in cells:
-        if cell.setting in known:
+        if cell.setting in rows_by_setting:
             continue
         with nullcontext() if done else journal.remove_if_refused():
             rows = train_cell(cell, train_one, folder / f"{cell.name}.pt", measure)
@@ -183,11 +183,11 @@ def sweep_row(cell: SweepCell, path: Path, meta: Mapping[str, Any], metric: str,
 def sweep_rows(cell: SweepCell, path: Path, meta: Mapping[str, Any], measure: str) -> list[Row]:
     """The accuracies of a cell, with the cell as their setting, then its seconds, the epoch it kept, any alarm, and how many flags."""
     rows, history = [], meta["history"]
-    for probe, found in meta["metrics"].items():
-        name, held, _ = str(found["data"]).partition(" held out")  # so a source without a test split is told
-        own = sweep_row(cell, path, meta, "accuracy", found["accuracy"])
-        own = replace(own, data=name, split=HELD_OUT_SPLIT if held else measure, n=found["n"], probe=probe)
-        rows.append(replace(own, norm=found["norm"], eps=found["eps"], low=found["low"], high=found["high"], interval="wilson"))
+    for probe, record in meta["metrics"].items():
+        name, mark, _ = str(record["data"]).partition(" held out")  # so a source without a test split is told
+        own = sweep_row(cell, path, meta, "accuracy", record["accuracy"])
+        own = replace(own, data=name, split=HELD_OUT_SPLIT if mark else measure, n=record["n"], probe=probe)
+        rows.append(replace(own, norm=record["norm"], eps=record["eps"], low=record["low"], high=record["high"], interval="wilson"))
     seconds, alarm = sum(epoch["seconds"] for epoch in history), bool(history and history[-1].get("alarm"))
     raised = {"alarm": float(alarm), "flags": float(len(meta.get("flags", ())))}
     numbers = {"seconds": seconds, "epoch": meta["recipe"]["epoch"], **{name: value for name, value in raised.items() if value}}
@@ -209,9 +209,9 @@ def rows_with_front(done: Sequence[FinishedCell], suite: str = "") -> list[Row]:
         suite: what ran at the end.
     """
     robust = robust_probe(done, suite)
-    kept = front_membership([(point.clean[0], point.robust[0]) for point in front_points(done, suite)])
+    on_front = front_membership([(point.clean[0], point.robust[0]) for point in front_points(done, suite)])
     rows: list[Row] = []
-    for one, best in zip(done, kept, strict=True):
+    for one, best in zip(done, on_front, strict=True):
         rows += one.rows
         if robust in one.accuracies:
             rows.append(replace(one.accuracies[robust], metric="on_front", value=float(best), low=math.nan, high=math.nan, interval=""))

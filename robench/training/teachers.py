@@ -39,13 +39,13 @@ def teacher_path(out: Path | None, teachers: Path | None, its: Mapping[str, Any]
 
 def teacher_notes(teacher: Path, images: Images, about: Mapping[str, Any]) -> list[str]:
     """What is to be said of a teacher that was named; InputError where it stores class names in another order than those of the images."""
-    known = checkpoint_meta(teacher).get("classes")
-    if isinstance(known, list) and outputs_for(images.classes, known, None, teacher.name, images.name)[0] != list(
+    teacher_classes = checkpoint_meta(teacher).get("classes")
+    if isinstance(teacher_classes, list) and outputs_for(images.classes, teacher_classes, None, teacher.name, images.name)[0] != list(
         range(len(images.classes))
     ):
         raise InputError(f"the teacher {teacher.name} counts the classes of {images.name} in another order: train one on these images")
-    told = f"{teacher.name} holds weights only: the teacher is taken as {about['arch']} with the student's normalisation"
-    return [told] if "mean" in teacher_load_options(teacher, about) else []
+    sentence = f"{teacher.name} holds weights only: the teacher is taken as {about['arch']} with the student's normalisation"
+    return [sentence] if "mean" in teacher_load_options(teacher, about) else []
 
 
 def teacher_of(
@@ -106,10 +106,10 @@ def teacher_load_options(given: Path, about: Mapping[str, Any]) -> dict[str, Any
 
     Code that a checkpoint names for its network is run only if the user has named code for the student.
     """
-    kind, known = source_kind(str(given)), checkpoint_meta(given)
+    kind, meta = source_kind(str(given)), checkpoint_meta(given)
     sizes = {"classes": about["classes"], "shape": tuple(about["shape"])}
-    if known:
-        return {"arch": about["arch"]} if runs_code(str(known["model"]["arch"])) and runs_code(about["arch"]) else {}
+    if meta:
+        return {"arch": about["arch"]} if runs_code(str(meta["model"]["arch"])) and runs_code(about["arch"]) else {}
     if kind not in ("torch", "safetensors"):
         return sizes
     own = {} if is_foreign(about["arch"]) else {"activation": about["activation"]}

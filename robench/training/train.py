@@ -190,22 +190,28 @@ def train(
     """
     refuse_other_choice("select", select, ("best", "last"))
     refuse_other_choice("measure", measure, ("test", "held-out"))
-    given: dict[str, Any] = {
+    options: dict[str, Any] = {
         "arch": arch, "activation": activation, "objective": objective, "reg": reg, "norm": norm, "eps": eps, "epochs": epochs,
         "batch_size": batch_size, "optimizer": optimizer, "lr": lr, "momentum": momentum, "weight_decay": weight_decay,
         "schedule": schedule, "augment": augment, "ema": ema, "label_smoothing": label_smoothing, "normalize": normalize, "mean": mean,
         "std": std, "held_out": held_out, "probe_n": probe_n, "mixup": mixup, "cutmix": cutmix, "awp": awp, "awp_warmup": awp_warmup,
         "precision": precision, "compiled": compiled, "guard": guard,
     }  # fmt: skip
-    overrides = {key: value for key, value in given.items() if value is not None}
+    overrides = {key: value for key, value in options.items() if value is not None}
     data_dir, out, teacher = as_path(data_dir, "data_dir"), as_path(out, "out"), as_path(teacher, "teacher")
     teachers, suite, device = as_path(teachers, "teachers"), as_suite(suite), as_device(device)
     data, seed, n_train, eval_n = data_arguments(data, seed, n_train, eval_n)
 
     # the images; the settings, the split of the images, the network and the plan
-    shown: dict[str, Any] = {"data_dir": data_dir, "download": download, "image_size": image_size, "resize": resize, "layout": layout}
-    images = images_of_split(data, "train", n_train, seed, **shown)
-    test = None if measure == "held-out" else images_of_split(data, "test", **shown)
+    data_options: dict[str, Any] = {
+        "data_dir": data_dir,
+        "download": download,
+        "image_size": image_size,
+        "resize": resize,
+        "layout": layout,
+    }
+    images = images_of_split(data, "train", n_train, seed, **data_options)
+    test = None if measure == "held-out" else images_of_split(data, "test", **data_options)
     usual, world = default_preset(images.shape), current_world()
     preset = preset or usual
     prepared = prepare_training(images, test, preset, overrides, seed=seed, suite=suite, eval_n=eval_n, processes=world.size)
@@ -221,7 +227,7 @@ def train(
             refuse_other_teacher(finished[1], own_teacher_digest(finished[1], place))
             return loaded_training(prepared.model, finished, device, file)
         train_undefended = partial(
-            train, data, preset=preset, **shown, n_train=n_train, eval_n=eval_n, suite=(), measure=measure, seed=seed, device=device,
+            train, data, preset=preset, **data_options, n_train=n_train, eval_n=eval_n, suite=(), measure=measure, seed=seed, device=device,
             watch=watch, **{**settings, **TEACHER_SETTINGS},
         )  # fmt: skip
         own_teacher = partial(first_trained_teacher, place, train_undefended, resume=resume, force=force, watch=watch)
@@ -247,23 +253,23 @@ def train(
         # the choice of the epoch
         best, late_notes = selected_epoch(run, plan, prepared.held_out)
         last = run.last or best
-        chosen = best if select == "best" else last
+        saved_epoch = best if select == "best" else last
         if select == "best":
             tuple(watch(iter(map(TrainingNote, late_notes)), 0))
             notes += late_notes
 
         # the final measurement
         network = copy.deepcopy(run.average)
-        network.load_state_dict(chosen.weights)
+        network.load_state_dict(saved_epoch.weights)
         measurements = final_measurements(network, prepared.test, prepared.few, suite, plan.threat, seed, device)
         meta = {
             **meta, "classes": list(images.classes), "history": run.history, "rolled_back": run.lost, "notes": notes,
-            "recipe": {**meta["recipe"], "epoch": chosen.epoch + 1}, **measured_words(measurements, prepared.test),
+            "recipe": {**meta["recipe"], "epoch": saved_epoch.epoch + 1}, **measured_words(measurements, prepared.test),
         }  # fmt: skip
 
         # the files
         if file is not None and world.rank == 0:
-            write_training(file, network, meta, chosen, {"best": best, "last": last})
+            write_training(file, network, meta, saved_epoch, {"best": best, "last": last})
             remove_state(going)
         return Trained(network.eval(), meta, measurements, file)
 

@@ -165,8 +165,8 @@ def table_with_means(table: Grid, members: Sequence[Sequence[bool]]) -> Grid:
 
 def known_mean(values: Grid) -> float:
     """The mean of what is not nan."""
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else math.nan
+    numbers = values[~np.isnan(values)]
+    return float(numbers.mean()) if len(numbers) else math.nan
 
 
 def corruptions_and_severities(cells: Iterable[CorruptionCell]) -> tuple[list[str], list[int]]:
@@ -281,11 +281,11 @@ def mosaic(lines: Sequence[Sequence[Tensor | None]], tops: Sequence[float], shru
 
     Each image (C, H, W) is enlarged to at least SIDE dots, or `shrunk` x `shrunk` of its pixels become one.
     """
-    drawn = [[None if image is None else image_dots(image, shrunk) for image in line] for line in lines]
-    high, wide, _ = next(tile.shape for tile in drawn[0] if tile is not None)
+    tiles = [[None if image is None else image_dots(image, shrunk) for image in line] for line in lines]
+    high, wide, _ = next(tile.shape for tile in tiles[0] if tile is not None)
     gap = max(2, high // 24)
-    sheet = np.full((round((tops[-1] + 1) * (high + gap)), len(drawn[0]) * (wide + gap), 3), 255, dtype=np.uint8)
-    for top, line in zip(tops, drawn, strict=True):
+    sheet = np.full((round((tops[-1] + 1) * (high + gap)), len(tiles[0]) * (wide + gap), 3), 255, dtype=np.uint8)
+    for top, line in zip(tops, tiles, strict=True):
         for column, tile in enumerate(line):
             if tile is not None:
                 y, x = round(top * (high + gap)) + gap // 2, column * (wide + gap) + gap // 2
@@ -295,12 +295,12 @@ def mosaic(lines: Sequence[Sequence[Tensor | None]], tops: Sequence[float], shru
 
 def image_dots(image: Tensor, shrunk: int) -> NDArray[np.uint8]:
     """One image as (height, width, 3)."""
-    shown = drawable_image(image).cpu()[None]
+    tile = drawable_image(image).cpu()[None]
     if shrunk > 1:
-        shown = avg_pool2d(shown, shrunk, ceil_mode=True)
+        tile = avg_pool2d(tile, shrunk, ceil_mode=True)
     else:
-        shown = interpolate(shown, scale_factor=float(-(-LEAST_TILE // max(shown.shape[2:]))), mode="nearest")
-    return np.asarray((255 * shown[0].expand(3, -1, -1)).round().to(torch.uint8).permute(1, 2, 0).numpy())
+        tile = interpolate(tile, scale_factor=float(-(-LEAST_TILE // max(tile.shape[2:]))), mode="nearest")
+    return np.asarray((255 * tile[0].expand(3, -1, -1)).round().to(torch.uint8).permute(1, 2, 0).numpy())
 
 
 @house_style()

@@ -120,15 +120,15 @@ def draw_histograms(path: Path, groups: Sequence[tuple[str, FloatValues]], title
     and counted in the legend. Values further from the middle half of every group than five times its width
     are drawn in the bins at the ends, so that single images do not squeeze all others together (our choice).
     """
-    kept = [sorted_finite_values(values) for _, values in groups]
-    edges = common_bins([found for found in kept if len(found)])
-    labels = [f"{drawable_text(name)}  ({mean_words(values, found)})" for (name, values), found in zip(groups, kept, strict=True)]
+    samples = [sorted_finite_values(values) for _, values in groups]
+    edges = common_bins([sample for sample in samples if len(sample)])
+    labels = [f"{drawable_text(name)}  ({mean_words(values, sample)})" for (name, values), sample in zip(groups, samples, strict=True)]
     if len(groups) > TOGETHER:
-        return draw_stacked_histograms(path, kept, labels, edges, title, label)
+        return draw_stacked_histograms(path, samples, labels, edges, title, label)
     figure = Figure(figsize=(5.4, 3.4))
     axes = figure.subplots()
-    for place, found in enumerate(kept):
-        draw_histogram_steps(axes, found, edges, place)
+    for place, sample in enumerate(samples):
+        draw_histogram_steps(axes, sample, edges, place)
     axes.set(ylim=(0, None), xlabel=drawable_text(label), ylabel="images in the bin (%)")
     axes.margins(x=0.02)
     put_legend_below(axes, [styled_line(place, name) for place, name in enumerate(labels)])
@@ -141,8 +141,8 @@ def draw_stacked_histograms(
     """Draws step histograms one below the other, with common axes."""
     figure = Figure(figsize=(5.4, 0.9 + 1.0 * len(kept)), layout="constrained")
     grid = figure.subplots(len(kept), 1, sharex=True, sharey=True)
-    for place, (axes, found, name) in enumerate(zip(grid, kept, labels, strict=True)):
-        draw_histogram_steps(axes, found, edges, place)
+    for place, (axes, sample, name) in enumerate(zip(grid, kept, labels, strict=True)):
+        draw_histogram_steps(axes, sample, edges, place)
         axes.set_title(name, fontsize=8, loc="left", color=colour_and_style(place)[0])
         axes.margins(x=0.02)
     grid[0].set_ylim(0, None)
@@ -200,11 +200,11 @@ def draw_saliency_gallery(path: Path, tiles: Sequence[Tile], title: str, changed
         title: of the picture.
         changed: what the row of changed images is called.
     """
-    attacked = any(tile.x_adv is not None or tile.map_adv is not None for tile in tiles)
-    names = ("image", "map", "map on image", *((drawable_text(changed, 18), "its map") if attacked else ()))
+    has_changes = any(tile.x_adv is not None or tile.map_adv is not None for tile in tiles)
+    names = ("image", "map", "map on image", *((drawable_text(changed, 18), "its map") if has_changes else ()))
     wide = max(3.6, 1.3 * len(tiles) + 0.5)
     heading = wrapped_text(drawable_text(title, 300), int(14 * wide))
-    high = 1.45 * len(names) + (1.1 if attacked else 0.85) + 0.17 * heading.count("\n")
+    high = 1.45 * len(names) + (1.1 if has_changes else 0.85) + 0.17 * heading.count("\n")
     figure = Figure(figsize=(wide, high), layout="constrained")
     grid = figure.subplots(len(names), max(1, len(tiles)), squeeze=False)
     for column, tile in enumerate(tiles):
@@ -216,7 +216,7 @@ def draw_saliency_gallery(path: Path, tiles: Sequence[Tile], title: str, changed
         )
         for line, image in enumerate((images + others)[: len(names)]):
             draw_image_if_any(grid[line][column], image)
-        if attacked:
+        if has_changes:
             grid[3][column].set_title(caption_text(tile.caption_adv), fontsize=8, color=WARM if tile.fallen else "#555555")
     for line, name in enumerate(names):
         grid[line][0].set_ylabel(name, fontsize=9)
@@ -273,12 +273,12 @@ def draw_noise_curves(path: Path, curves: Sequence[ErrorCurve], title: str, labe
     columns = max(1, len(probes))
     figure = Figure(figsize=(max(4.4, 2.7 * columns + 0.4), 3.5), layout="constrained")
     grid = figure.subplots(1, columns, sharex=True, sharey=True, squeeze=False)[0]
-    measured = sorted({point[0] for curve in curves for point in curve.points if point[0] > 0})
+    shares = sorted({point[0] for curve in curves for point in curve.points if point[0] > 0})
     for axes, probe in zip(grid, probes, strict=False):
         for curve in curves:
             if curve.probe == probe:
                 draw_error_curve(axes, curve, models.index(curve.model), 0.16 if len(models) < 4 else 0.05)
-        set_log_axis(axes, measured)
+        set_log_axis(axes, shares)
         axes.set_title(drawable_text(probe, 30), fontsize=9)
         axes.set(xlabel=drawable_text(label), ylim=(0, 100))
     grid[0].set_ylabel("error rate (%)")
@@ -326,14 +326,14 @@ def draw_bars(
         title: of the picture.
         label: of the upright axis.
     """
-    names = list(dict.fromkeys(bar[0] for _, found in groups for bar in found))
+    names = list(dict.fromkeys(bar[0] for _, bars in groups for bar in bars))
     width = 0.84 / max(1, len(names))
     figure = Figure(figsize=(max(4.2, 1.2 + max(1.6, 0.3 * len(names) + 0.3) * len(groups)), 3.4))
     axes = figure.subplots()
     handles: list[Artist] = []
     for place, name in enumerate(names):
-        found = [(spot, *bar[1:]) for spot, (_, several) in enumerate(groups) for bar in several if bar[0] == name]
-        spot, value, low, high = np.array(found, dtype=np.float64).T * [[1], [100], [100], [100]]
+        bars = [(spot, *bar[1:]) for spot, (_, several) in enumerate(groups) for bar in several if bar[0] == name]
+        spot, value, low, high = np.array(bars, dtype=np.float64).T * [[1], [100], [100], [100]]
         at, spans = spot + (place - (len(names) - 1) / 2) * width, np.array([value - low, high - value]).clip(0)
         axes.bar(at, value, 0.9 * width, yerr=spans, color=MODEL_COLOURS[place % len(MODEL_COLOURS)], ecolor="#333333", capsize=2)
         for zero in at[value == 0]:
@@ -368,9 +368,9 @@ def draw_scatter(
     across, up, fell = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64), np.asarray(fallen, dtype=bool)
     figure = Figure(figsize=(4.8, 3.8))
     axes = figure.subplots()
-    drawn = np.isfinite(across) & np.isfinite(up)
+    finite = np.isfinite(across) & np.isfinite(up)
     handles: list[Artist] = []
-    for name, among, colour, marker in (("stands", drawn & ~fell, INK, "o"), ("fell", drawn & fell, WARM, "^")):
+    for name, among, colour, marker in (("stands", finite & ~fell, INK, "o"), ("fell", finite & fell, WARM, "^")):
         count = int(among.sum())
         alpha = min(0.75, max(0.12, 25 / math.sqrt(count + 1)))
         axes.scatter(across[among], up[among], s=11, c=colour, marker=marker, alpha=alpha, linewidths=0)

@@ -53,9 +53,9 @@ def wrapped_text(text: str, width: int) -> str:
 def save_figure(path: Path, figure: Figure) -> Path:
     """Writes a figure as PNG, whole or not at all; returns the path."""
     FigureCanvasAgg(figure)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=150, bbox_inches="tight")
-    return write_whole({path: drawn.getvalue()})[0]
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150, bbox_inches="tight")
+    return write_whole({path: buffer.getvalue()})[0]
 
 
 def save_titled_figure(path: Path, figure: Figure, axes: Axes, title: str) -> Path:

@@ -69,8 +69,8 @@ def write_epoch_log(path: Path, history: History) -> Path:
 
 def scalar_keys(history: History) -> list[str]:
     """The keys of the numbers that some epoch has: epoch, seconds and lr, those on held-out images, others."""
-    found = dict.fromkeys(key for epoch in history for key, value in epoch.items() if is_number(value) or value is None)
-    return [*FIRST, *sorted((key for key in found if key not in FIRST), key=lambda key: not key.startswith(HELD))]
+    keys = dict.fromkeys(key for epoch in history for key, value in epoch.items() if is_number(value) or value is None)
+    return [*FIRST, *sorted((key for key in keys if key not in FIRST), key=lambda key: not key.startswith(HELD))]
 
 
 def term_keys(history: History) -> list[str]:
@@ -137,8 +137,8 @@ def training_panels(history: History) -> list[Panel]:
         Panel(axis_label(key), {key: line}) for key, line in scalars.items() if line and key not in (*FIRST, *ACCURACY_LABELS, *NOT_DRAWN)
     ]
     loss = Panel("terms of the loss", terms, logarithmic=spans_decades(value for line in terms.values() for _, value in line))
-    held = [Panel("held-out accuracy (%)", accuracies, shares=True)] if accuracies else []
-    return [loss, *held, *([Panel("learning rate", {"lr": scalars["lr"]})] if scalars["lr"] else []), *others]
+    accuracy_panels = [Panel("held-out accuracy (%)", accuracies, shares=True)] if accuracies else []
+    return [loss, *accuracy_panels, *([Panel("learning rate", {"lr": scalars["lr"]})] if scalars["lr"] else []), *others]
 
 
 def accuracy_label(key: str, history: History) -> str:
@@ -150,8 +150,8 @@ def accuracy_label(key: str, history: History) -> str:
 
 def finite_points(history: History, value_of: Any) -> list[Pair]:
     """The points (epoch from 1, value) of one quantity, without those that are not finite."""
-    found = ((float(epoch["epoch"]) + 1, value_of(epoch)) for epoch in history)
-    return [(at, float(value)) for at, value in found if is_number(value) and math.isfinite(value)]
+    pairs = ((float(epoch["epoch"]) + 1, value_of(epoch)) for epoch in history)
+    return [(at, float(value)) for at, value in pairs if is_number(value) and math.isfinite(value)]
 
 
 def axis_label(key: str) -> str:
@@ -161,18 +161,18 @@ def axis_label(key: str) -> str:
 
 def spans_decades(values: Iterable[float]) -> bool:
     """Whether values are best seen on a logarithmic axis: none is negative, and the positive ones span a factor of ten or more."""
-    known = list(values)
-    positive = [value for value in known if value > 0]
-    return bool(positive) and min(known) >= 0 and max(positive) >= DECADE * min(positive)
+    numbers = list(values)
+    positive = [value for value in numbers if value > 0]
+    return bool(positive) and min(numbers) >= 0 and max(positive) >= DECADE * min(positive)
 
 
 def draw_panel(axes: Axes, panel: Panel, epochs: int, chosen: int | None) -> None:
     """Draws one panel, with a legend under it where it has several lines."""
     for place, (name, points) in enumerate(panel.lines.items()):
-        drawn = [(at, value) for at, value in points if value > 0 or not panel.logarithmic]
-        line = styled_line(place, drawable_text(name, 20), marker="o" if len(drawn) <= DOTTED else "")
+        visible = [(at, value) for at, value in points if value > 0 or not panel.logarithmic]
+        line = styled_line(place, drawable_text(name, 20), marker="o" if len(visible) <= DOTTED else "")
         line.set(
-            data=([at for at, _ in drawn], [100 * value if panel.shares else value for _, value in drawn]),
+            data=([at for at, _ in visible], [100 * value if panel.shares else value for _, value in visible]),
             clip_on=not panel.shares,
             zorder=3,
         )
@@ -242,18 +242,18 @@ def draw_front(path: Path, points: Sequence[FrontPoint], title: str, robust: str
         title: of the picture.
         robust: how the robust accuracy was measured.
     """
-    shown = [point for point in points if all(map(math.isfinite, point.accuracies))]
-    kept = undominated([point.accuracies for point in shown])
+    finite = [point for point in points if all(map(math.isfinite, point.accuracies))]
+    on_front = undominated([point.accuracies for point in finite])
     figure = Figure(figsize=(6.4, 4.8))
     axes = figure.subplots()
-    draw_front_steps(axes, [point.accuracies for point in shown], to_edges=True, color=EDGE, linewidth=3.2)
+    draw_front_steps(axes, [point.accuracies for point in finite], to_edges=True, color=EDGE, linewidth=3.2)
     names = list(dict.fromkeys(point.series for point in points))
     handles: list[Artist] = []
     for place, name in enumerate(names):
-        among = [(point, best) for point, best in zip(shown, kept, strict=True) if point.series == name]
+        among = [(point, best) for point, best in zip(finite, on_front, strict=True) if point.series == name]
         handles.append(draw_series(axes, among, place, name, len(names) > 1))
-    set_limits(axes, shown)
-    draw_labels(axes, [point for point, _ in sorted(zip(shown, kept, strict=True), key=lambda pair: not pair[1])], names)
+    set_limits(axes, finite)
+    draw_labels(axes, [point for point, _ in sorted(zip(finite, on_front, strict=True), key=lambda pair: not pair[1])], names)
     axes.set(xlabel="clean accuracy (%)", ylabel=f"{drawable_text(robust)} accuracy (%)")
     grey = Line2D([], [], color=EDGE, linewidth=3.2, label="front (hollow: dominated)")
     put_legend_below(axes, [*(handle for handle in handles if handle.get_label()), grey])
@@ -289,9 +289,9 @@ def draw_front_steps(axes: Axes, pairs: Sequence[Pair], *, to_edges: bool, **loo
 def set_limits(axes: Axes, points: Sequence[FrontPoint]) -> None:
     """Sets the limits of the axes so that all intervals are inside, with some room for labels; 0 to 100 without points."""
     for which, triples in (("xlim", [point.clean for point in points]), ("ylim", [point.robust for point in points])):
-        known = [100 * share for triple in triples for share in triple if math.isfinite(share)] or [0.0, 100.0]
-        room = max(1.0, 0.06 * (max(known) - min(known)))
-        axes.set(**{which: (max(-1.0, min(known) - room), min(101.0, max(known) + room))})
+        percents = [100 * share for triple in triples for share in triple if math.isfinite(share)] or [0.0, 100.0]
+        room = max(1.0, 0.06 * (max(percents) - min(percents)))
+        axes.set(**{which: (max(-1.0, min(percents) - room), min(101.0, max(percents) + room))})
 
 
 def draw_labels(axes: Axes, points: Sequence[FrontPoint], names: Sequence[str]) -> None:
@@ -302,11 +302,11 @@ def draw_labels(axes: Axes, points: Sequence[FrontPoint], names: Sequence[str]) 
     at = [(100 * point.clean[0], 100 * point.robust[0]) for point in points]
     dots = [tuple(scale * axes.transData.transform(place)) for place in at]
     frame: Box = tuple(scale * float(edge) for edge in axes.bbox.extents)
-    taken: list[Box] = [(x - 4, y - 4, x + 4, y + 4) for x, y in dots]
+    obstacles: list[Box] = [(x - 4, y - 4, x + 4, y + 4) for x, y in dots]
     for point, place, dot in zip(points, at, dots, strict=True):
         text = drawable_text(point.label, 30)
         boxes = ((shift, label_box(dot, shift)) for shift in label_shifts(label_width(text)))
-        free = (shift for shift, box in boxes if lies_within(box, frame) and not any(overlaps(box, other) for other in taken))
+        free = (shift for shift, box in boxes if lies_within(box, frame) and not any(overlaps(box, other) for other in obstacles))
         shift = next(free, None) if text else None
         if shift is not None:
             colour, halo = colour_and_style(names.index(point.series))[0], [withStroke(linewidth=1.6, foreground="white")]
@@ -318,7 +318,7 @@ def draw_labels(axes: Axes, points: Sequence[FrontPoint], names: Sequence[str]) 
                 "path_effects": halo,
             }
             axes.annotate(text, place, shift[:2], zorder=5, **how)
-            taken.append(label_box(dot, shift))
+            obstacles.append(label_box(dot, shift))
 
 
 def label_width(text: str) -> float:

@@ -97,8 +97,8 @@ def cascade_key(norm: str, source: Stage | None) -> str:
 
 def trial_attack(attack: Attack) -> Attack:
     """The attack with one step: enough to see that its options and the model go together. The user's own stay as they are."""
-    known = options_of(attack)
-    return partial(attack, **{name: 1 for name in TRIAL_OPTIONS if isinstance(known.get(name), int)})
+    options = options_of(attack)
+    return partial(attack, **{name: 1 for name in TRIAL_OPTIONS if isinstance(options.get(name), int)})
 
 
 def attack_outcomes(case: Case, stage: Stage, attack: Attack, chunk: Chunk) -> Iterator[Outcome]:
@@ -109,11 +109,11 @@ def attack_outcomes(case: Case, stage: Stage, attack: Attack, chunk: Chunk) -> I
     with warnings.catch_warnings(record=True) as caught, arithmetic(case.precision):
         warnings.simplefilter("always", RuntimeWarning)
         with keep_weights(label, case.exact_model, case.model):
-            found = attack(case.model, x.clone(), y.clone().to(case.device), stage.threat, draws)
-    if not isinstance(found, AttackResult):
-        raise InputError(f"attack {label!r} returned {type(found).__name__} and no Found: see docs/adding-an-attack.md")
-    refuse_found(found, len(x), label)
-    x_adv, outside = points_inside(x, found.x_adv.detach().to(x), stage.threat, label)
+            result = attack(case.model, x.clone(), y.clone().to(case.device), stage.threat, draws)
+    if not isinstance(result, AttackResult):
+        raise InputError(f"attack {label!r} returned {type(result).__name__} and no Found: see docs/adding-an-attack.md")
+    refuse_found(result, len(x), label)
+    x_adv, outside = points_inside(x, result.x_adv.detach().to(x), stage.threat, label)
     with torch.no_grad():
         logits = padded_logits(case.exact_model, x_adv).cpu()
     finite = torch.isfinite(logits).all(1)
@@ -122,22 +122,22 @@ def attack_outcomes(case: Case, stage: Stage, attack: Attack, chunk: Chunk) -> I
     rounded, names = eight_bit_verdicts(case, stage, x[fallen], x_adv[fallen], chunk.places[fell])
     file = case.saved.get(stage.about["cascade"]) if stage.is_reported else None
     write_array_rows(file, chunk.places[fell], points[fell])
-    claimed = found.fooled.cpu().bool()
+    claimed = result.fooled.cpu().bool()
     reached = claimed & fell if is_own(label) else claimed  # ours are believed in what they were after
     columns: dict[str, Any] = {
         "fell": fell, "pred": logits.argmax(1), "margin": -margin(logits, y), "distance": stage.threat.distance(x, x_adv).cpu(),
-        "step": found.step.cpu(), "forwards": found.forwards.cpu() + 1, "backwards": found.backwards.cpu(),
+        "step": result.step.cpu(), "forwards": result.forwards.cpu() + 1, "backwards": result.backwards.cpu(),
         "reached": reached, "rounded": scattered_values(fell, rounded, -1), "png": scattered_values(fell, names, ""),
     }  # fmt: skip
-    wanted = fell.nonzero().flatten()[: max(0, EXAMPLES_KEPT - kept_example_count(case, stage))]
+    example_rows = fell.nonzero().flatten()[: max(0, EXAMPLES_KEPT - kept_example_count(case, stage))]
     sentences = [str(warning.message) for warning in caught]
     if is_own(label) and bool((claimed & ~fell).any()):
         sentences.append(f"what {label} says of fooled images is not what the model says when asked again: the model's word counts")
     extras = {
-        "nonfinite": int((found.nonfinite.cpu() | ~finite).sum()), "outside": list(outside),
+        "nonfinite": int((result.nonfinite.cpu() | ~finite).sum()), "outside": list(outside),
         "warnings": list(dict.fromkeys(sentences)),
-        "images": {str(int(chunk.places[i])): image_json(points[i]) for i in wanted},
-        **({"before": {str(int(chunk.places[i])): image_json(x[i].cpu()) for i in wanted}} if stage.source else {}),
+        "images": {str(int(chunk.places[i])): image_json(points[i]) for i in example_rows},
+        **({"before": {str(int(chunk.places[i])): image_json(x[i].cpu()) for i in example_rows}} if stage.source else {}),
     }  # fmt: skip
     columns["rounded"] = torch.tensor(columns["rounded"], dtype=torch.int64)
     yield Outcome(columns, x=torch.where(per_sample(fallen, x), x_adv, x) if stage.keeps_images else None, extras=extras)
@@ -150,8 +150,8 @@ def attack_label(stage: Stage) -> str:
 
 def scattered_values(mask: Tensor, values: Sequence[Any], blank: Any) -> list[Any]:
     """The values at the places of the mask, (M,), and `blank` elsewhere."""
-    left = iter(values)
-    return [next(left) if chosen else blank for chosen in mask.tolist()]
+    remaining = iter(values)
+    return [next(remaining) if here else blank for here in mask.tolist()]
 
 
 def kept_example_count(case: Case, stage: Stage) -> int:

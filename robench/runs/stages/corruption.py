@@ -56,11 +56,11 @@ def corruption_stage(
         return corrupted_images(x, ids, recipe.name, severity, seed=seed, **plain.options)
 
     on = "" if source is None else f" on {source.name}"
-    told = [setting_text(function), photos_digest(str(plain.options.get("photos", "")))]
+    stage_words = [setting_text(function), photos_digest(str(plain.options.get("photos", "")))]
     return cell_stage(
         corruption_stage_name(recipe) + on, recipe.label + on, severity, images, clean=clean, source=source, words={**words,
         "recipe": recipe},
-        told=told, reported=reported,
+        told=stage_words, reported=reported,
     )  # fmt: skip
 
 

@@ -32,17 +32,17 @@ def joined_stage(results: ModelResults, pool: Pool, subject: str, clean: Stage) 
         InputError: where the run saw none of these images, or had other labels under the same ids.
     """
     where = {sample: place for place, sample in enumerate(pool.ids.tolist())}
-    shared = [sample for sample in results.labels if sample in where]
-    if not shared:
+    shared_samples = [sample for sample in results.labels if sample in where]
+    if not shared_samples:
         raise InputError(f"{results.folder} has none of the images that are explained here: name the same --data, --n and --indices")
-    for sample in shared:
+    for sample in shared_samples:
         if results.labels[sample] != int(pool.y[where[sample]]):
             raise InputError(f"{results.folder} gives image {sample} another label than the data here: it was a run on other data")
     first, last = results.stages[0], results.stages[-1]
-    places = torch.tensor([where[sample] for sample in shared])
+    places = torch.tensor([where[sample] for sample in shared_samples])
     tried, fell = torch.zeros(len(pool), dtype=torch.bool), torch.zeros(len(pool), dtype=torch.bool)
-    tried[places] = torch.tensor([sample in first.standing for sample in shared])
-    fell[places] = torch.tensor([sample in first.standing and sample not in last.standing for sample in shared])
+    tried[places] = torch.tensor([sample in first.standing for sample in shared_samples])
+    fell[places] = torch.tensor([sample in first.standing and sample not in last.standing for sample in shared_samples])
 
     def measure(chunk: Chunk) -> Iterator[Outcome]:
         yield Outcome({"tried": tried[chunk.places], "fell": fell[chunk.places]})
@@ -63,7 +63,7 @@ def saved_images(results: ModelResults, pool: Pool, where: dict[int, int]) -> Ma
     path = results.folder / "x_adv.npy"
     if not path.is_file():
         return None
-    kept = saved_array(path, len(results.labels), pool.shape)
+    array = saved_array(path, len(results.labels), pool.shape)
     rows = torch.full((len(pool),), -1)
     for row, sample in enumerate(results.labels):
         if sample in where:
@@ -72,8 +72,8 @@ def saved_images(results: ModelResults, pool: Pool, where: dict[int, int]) -> Ma
     def images(places: Tensor, before: Pixels) -> Tensor:
         x = before(places)
         x = x.float() / 255 if x.dtype == torch.uint8 else x.clone()
-        known = rows[places] >= 0
-        x[known] = torch.from_numpy(np.ascontiguousarray(kept[rows[places][known].numpy()])).to(x)
+        present = rows[places] >= 0
+        x[present] = torch.from_numpy(np.ascontiguousarray(array[rows[places][present].numpy()])).to(x)
         return x
 
     return images

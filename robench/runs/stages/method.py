@@ -179,20 +179,20 @@ def method_outcomes(
         bad = ~some.maps.isfinite().flatten(1).all(1)
         some = some if not bool(bad.any()) else without_bad_maps(some, bad)
         values = {f"score {name}": values_from(score(some), len(some.x), name) for name, score in scorers.items()}
-    changed = restore_weights(copies)
+    weights_changed = restore_weights(copies)
     zero = zero_map_mask(some) & ~bad.cpu()
     curves = lorenz_heights(some.sorted_sizes, LORENZ_POINTS).cpu()
-    known = ~curves.isnan().any(1)
+    has_curve = ~curves.isnan().any(1)
     save_maps(case, stage, chunk.places, some.maps)
-    wanted = gallery_places(case, stage)
-    shown = {place: row for row, place in enumerate(chunk.places.tolist()) if place in wanted}
+    gallery = gallery_places(case, stage)
+    rows_by_place = {place: row for row, place in enumerate(chunk.places.tolist()) if place in gallery}
     extras: dict[str, Any] = {
-        "lorenz": [curves[known].sum(0).tolist(), int(known.sum())],
+        "lorenz": [curves[has_curve].sum(0).tolist(), int(has_curve.sum())],
         "options": {name: setting_text(score).replace(" ", ",") for name, score in scorers.items()},
-        "maps": {str(place): image_json(some.maps[row].cpu()) for place, row in shown.items()},
-        "x": {str(place): image_json(chunk.x[row].cpu()) for place, row in shown.items() if stage.source is not None},
+        "maps": {str(place): image_json(some.maps[row].cpu()) for place, row in rows_by_place.items()},
+        "x": {str(place): image_json(chunk.x[row].cpu()) for place, row in rows_by_place.items() if stage.source is not None},
     }
-    if changed:
+    if weights_changed:
         extras["changed"] = " and ".join(own)
     columns = {"pred": logits.argmax(1), "target": target_classes(stage.about["target"], chunk.y, logits), "zero": zero, "bad": bad.cpu()}
     yield Outcome({**values, **columns}, extras=extras)
@@ -222,16 +222,16 @@ def maps_from(made: object, x: Tensor, method: str) -> Tensor:
     shape = tuple(x.shape)
     if isinstance(made, Tensor) and made.is_floating_point() and tuple(made.shape) in (shape, (shape[0], 1, *shape[2:])):
         return made.detach()
-    found = f"a tensor of {dtype_name(made)} {tuple(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
-    raise InputError(f"method {method!r} returned {found}: it must return float maps, of shape {shape} or with one channel")
+    description = f"a tensor of {dtype_name(made)} {tuple(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
+    raise InputError(f"method {method!r} returned {description}: it must return float maps, of shape {shape} or with one channel")
 
 
 def values_from(made: object, n: int, score: str) -> Tensor:
     """The values that a score gave n images, (n,) float64 on the CPU. Raises InputError where it gave something else."""
     if isinstance(made, Tensor) and tuple(made.shape) == (n,):
         return made.detach().cpu().double()
-    found = f"a tensor of shape {tuple(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
-    raise InputError(f"score {score!r} returned {found}: it must return a tensor with one number an image, ({n},)")
+    description = f"a tensor of shape {tuple(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
+    raise InputError(f"score {score!r} returned {description}: it must return a tensor with one number an image, ({n},)")
 
 
 def without_bad_maps(some: ExplainedImages, bad: Tensor) -> ExplainedImages:

@@ -65,8 +65,8 @@ def probe_outcomes(case: Case, stage: Stage, label: str, function: Probe, chunk:
                 "fell": level.fooled.cpu().bool(), "share": level.share.cpu().double(), "forwards": level.forwards.cpu(),
                 "backwards": level.backwards.cpu(),
             }  # fmt: skip
-            wanted = level.repeat == 0 and (stage.keeps_images or case.saves_made_images)
-            last = Outcome(columns, level.setting, level.repeat, level.x if wanted else None)
+            keeps_images = level.repeat == 0 and (stage.keeps_images or case.saves_made_images)
+            last = Outcome(columns, level.setting, level.repeat, level.x if keeps_images else None)
     refuse_other_levels(case, stage, label, settings)
     sentences = list(dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, RuntimeWarning)))
     if last is not None:
@@ -75,7 +75,7 @@ def probe_outcomes(case: Case, stage: Stage, label: str, function: Probe, chunk:
 
 def refuse_other_levels(case: Case, stage: Stage, label: str, settings: set[str]) -> None:
     """Raises InputError where a probe yields other levels for one batch than for another: their rates would be of different images."""
-    known = {level for level, _ in case.ledger.levels(case.name, stage)}
-    if known and known != settings:
-        other = ", ".join(sorted(known ^ settings))
+    earlier_settings = {level for level, _ in case.ledger.levels(case.name, stage)}
+    if earlier_settings and earlier_settings != settings:
+        other = ", ".join(sorted(earlier_settings ^ settings))
         raise InputError(f"probe {label!r} yields other levels for one batch than for another ({other}): they may not depend on the images")
