@@ -480,18 +480,18 @@ def moved_subpixel_count(x: Tensor, x_adv: Tensor) -> Tensor:
     return (x_adv != x).flatten(1).sum(1).float()
 
 
-def next_step_size(moved: Tensor, before: Tensor, length: Tensor, eps: float, width: int) -> tuple[Tensor, Tensor, Tensor]:
+def next_step_size(moved_count: Tensor, before: Tensor, length: Tensor, eps: float, width: int) -> tuple[Tensor, Tensor, Tensor]:
     """The next share (R,) and step length (R, 1, 1, 1) in l1, and where to go back to the best point, (R,) bool.
 
     Where the best point has become sparser, the step is as long as at the start again; elsewhere it is cut, to no less than eps / 10.
 
     Args:
-        moved: how many subpixels the best point has moved now, (R,).
+        moved_count: how many subpixels the best point has moved now, (R,).
         before: how many it had moved at the last check, (R,).
         length: the step length, (R, 1, 1, 1).
         eps: radius of the ball.
         width: number of subpixels of an image.
     """
-    sparser = moved / before < SPARSER  # 0 / 0 is not sparser
+    sparser = moved_count / before < SPARSER  # 0 / 0 is not sparser
     shorter = (length / SHRINK).clamp(eps * LEAST_STEP, eps)
-    return moved / width / SHRINK, torch.where(per_sample(sparser, length), torch.full_like(shorter, eps), shorter), sparser
+    return moved_count / width / SHRINK, torch.where(per_sample(sparser, length), torch.full_like(shorter, eps), shorter), sparser

@@ -145,7 +145,7 @@ def run_fab(
     step: FabStepFunction,
     steps: int,
     keep: float,
-    known: Plane | None = None,
+    first_plane: Plane | None = None,
 ) -> None:
     """Up to `steps` iterations from x_adv.
 
@@ -156,10 +156,10 @@ def run_fab(
         step: the next iterate, as made by `stepper`.
         steps: iterations.
         keep: share of its distance from the original that a wrong point keeps.
-        known: the plane at x_adv, if it is known.
+        first_plane: the plane at x_adv, if it is known.
     """
     for turn in search.turns(steps):
-        f, w = known if known is not None and turn == 0 else plane(x_adv)
+        f, w = first_plane if first_plane is not None and turn == 0 else plane(x_adv)
         x_adv, f, w = search.pack(x_adv, f, w)
         x_adv = step(search.x, x_adv, f, w)
         logits = search.test(x_adv)

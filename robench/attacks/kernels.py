@@ -21,13 +21,13 @@ LEAST_COMPILED_ROWS = 2  # a batch of one row would be compiled for that size al
 
 
 @contextmanager
-def compiled_kernels(wanted: bool = True) -> Iterator[None]:
+def compiled_kernels(is_wanted: bool = True) -> Iterator[None]:
     """Inside this context kernels run compiled, if wanted.
 
     Args:
-        wanted: false: they run as without the context.
+        is_wanted: false: they run as without the context.
     """
-    token = COMPILED.set(wanted)
+    token = COMPILED.set(is_wanted)
     try:
         yield
     finally:

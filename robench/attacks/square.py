@@ -161,14 +161,14 @@ def dismiss_hopeless(search: Search, query: int, best: Tensor, before: Tensor, h
     return best
 
 
-def window_places(drawn: Tensor, length: int, shape: tuple[int, ...]) -> Tensor:
+def window_places(numbers: Tensor, length: int, shape: tuple[int, ...]) -> Tensor:
     """The flat indices of windows in images of shape (C, H, W), expanded to (..., C, length^2), from two uniform numbers each, (..., 2).
 
     The row is trunc(u (H - length)): as in the authors' code the very last place is never drawn, unless the window fills the axis.
     """
     channels, height, width = shape
-    row, column = ((drawn[..., axis] * (extent - length)).long() for axis, extent in ((0, height), (1, width)))
-    steps = torch.arange(length, device=drawn.device)
+    row, column = ((numbers[..., axis] * (extent - length)).long() for axis, extent in ((0, height), (1, width)))
+    steps = torch.arange(length, device=numbers.device)
     inside = (steps[:, None] * width + steps).flatten()
     return ((row * width + column)[..., None, None] + inside).expand(*row.shape, channels, -1)
 
@@ -196,15 +196,15 @@ def search_corners(search: Search, draws: Draws, plan: QueryPlan, objective: Unt
 
 
 def query_corners(
-    search: Search, x_best: Tensor, best: Tensor, corners: Tensor, drawn: Tensor, length: int, objective: UntargetedLoss
+    search: Search, x_best: Tensor, best: Tensor, corners: Tensor, numbers: Tensor, length: int, objective: UntargetedLoss
 ) -> Tensor:
     """The best losses (R,) after the queries whose numbers are `drawn` (T, R, 2 + C); x_best (R, C, H, W) is changed in place.
 
     A query writes its window into x_best, and what was there before is written back where the candidate is not taken.
     """
     pixels = x_best.flatten(2)
-    at = window_places(drawn[..., :2], length, x_best.shape[1:])
-    up = (drawn[..., 2:, None] >= 0.5) * pixels.shape[2]
+    at = window_places(numbers[..., :2], length, x_best.shape[1:])
+    up = (numbers[..., 2:, None] >= 0.5) * pixels.shape[2]
     windows = corners.expand(len(at), -1, -1, -1).gather(3, at + up)
     for place, window in zip(at, windows, strict=True):
         if not search.alive:
@@ -241,13 +241,13 @@ def search_patterns(search: Search, draws: Draws, plan: QueryPlan, objective: Un
         best = query_patterns(search, delta, best, now, length, objective)
 
 
-def query_patterns(search: Search, delta: Tensor, best: Tensor, drawn: Tensor, length: int, objective: UntargetedLoss) -> Tensor:
+def query_patterns(search: Search, delta: Tensor, best: Tensor, numbers: Tensor, length: int, objective: UntargetedLoss) -> Tensor:
     """The best losses (R,) after the queries whose numbers are `drawn` (T, R, 5 + C); the best delta (R, C, H, W) is changed in place."""
     x, both = search.x, window_patterns(length, ORDER[search.threat.norm], delta).flatten(1)
-    into, source = (window_places(drawn[..., columns], length, x.shape[1:]) for columns in (slice(0, 2), slice(2, 4)))
-    signs, every = (drawn[..., 5:, None] >= 0.5).to(x.dtype) * 2 - 1, torch.ones_like(search.standing)
+    into, source = (window_places(numbers[..., columns], length, x.shape[1:]) for columns in (slice(0, 2), slice(2, 4)))
+    signs, every = (numbers[..., 5:, None] >= 0.5).to(x.dtype) * 2 - 1, torch.ones_like(search.standing)
     room, points, candidate = (-x, 1 - x), torch.empty_like(delta), torch.empty_like(delta)  # fresh memory each time would cost more
-    for place, other, coin, sign in zip(into, source, (drawn[..., 4] >= 0.5).long(), signs, strict=True):
+    for place, other, coin, sign in zip(into, source, (numbers[..., 4] >= 0.5).long(), signs, strict=True):
         if not search.alive:
             break
         candidate_delta(search.threat, delta, place, other, both[coin][:, None] * sign, candidate)

@@ -65,20 +65,20 @@ def print_to_stderr(sentence: str) -> None:
     err.print(sentence, markup=False, soft_wrap=True)
 
 
-def print_table(title: str, columns: Sequence[str], lines: Iterable[Sequence[str]], left: int = 1, whole: bool = False) -> None:
+def print_table(title: str, columns: Sequence[str], lines: Iterable[Sequence[str]], word_columns: int = 1, whole: bool = False) -> None:
     """Prints a title and a table to stdout.
 
     Args:
         title: line above the table.
         columns: names of the columns.
         lines: one sequence of texts a line, as long as `columns`.
-        left: number of columns at the left that hold words; the others hold numbers.
+        word_columns: number of columns at the left that hold words; the others hold numbers.
         whole: whether no line is broken off a terminal, however long, so that grep finds it.
     """
     out.print(title, markup=False, soft_wrap=True)
     table = RichTable()
     for place, column in enumerate(columns):
-        table.add_column(column, justify="left" if place < left else "right", overflow="fold", no_wrap=whole and not place)
+        table.add_column(column, justify="left" if place < word_columns else "right", overflow="fold", no_wrap=whole and not place)
     for line in lines:
         table.add_row(*map(Text, line))  # Text: no markup is read in brackets
     (PipeConsole(highlight=False, width=1000) if whole and not out.is_terminal else out).print(table)

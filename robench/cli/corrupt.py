@@ -122,23 +122,23 @@ class CorruptOptions:
     save: bool = False
 
 
-def run_corrupt(models: Sequence[str], wanted: CorruptOptions, common: CommonOptions) -> None:
+def run_corrupt(models: Sequence[str], options: CorruptOptions, common: CommonOptions) -> None:
     """Measures the models on corrupted images, or writes the images, or both.
 
     Args:
         models: the models, as the command line spells them; none to write the images alone.
-        wanted: what the user asked of corruptions.
+        options: what the user asked of corruptions.
         common: options that every measuring command has.
     """
-    refuse_corrupt_options(models, wanted, common)
-    if wanted.export is not None:
+    refuse_corrupt_options(models, options, common)
+    if options.export is not None:
         refuse_several_processes("an export of corrupted images")
     on = set_up_device(common.device, common.threads)
-    with export_lock(wanted.export):
-        images, source, notes, choice = images_and_source(models, wanted, common, on)
-        target = export_target(images, source, wanted, common)
+    with export_lock(options.export):
+        images, source, notes, choice = images_and_source(models, options, common, on)
+        target = export_target(images, source, options, common)
         if models:
-            measure_corrupted_images(models, images, source, notes, wanted, common, on, target, choice)
+            measure_corrupted_images(models, images, source, notes, options, common, on, target, choice)
             return
         if images_missed := missing_classes_note(source.y, source.classes):
             print_message(f"Note: {images_missed}", common.quiet)
@@ -158,7 +158,7 @@ def export_lock(folder: Path | None) -> Iterator[None]:
 
 
 def measure_corrupted_images(
-    models: Sequence[str], images: Images, source: CorruptionSource, notes: Sequence[str], wanted: CorruptOptions, common: CommonOptions,
+    models: Sequence[str], images: Images, source: CorruptionSource, notes: Sequence[str], options: CorruptOptions, common: CommonOptions,
     on: str, target: Export | None, way: str | None,
 ) -> None:  # fmt: skip
     """What `run_corrupt` does where there are models."""
@@ -168,23 +168,23 @@ def measure_corrupted_images(
     labels = source.y if len(source.classes) == len(images.classes) else None  # of a part of a model's classes nothing is missed
     images = replace(images, y=source.y[: len(images)], classes=source.classes)  # as the models count them
     loaded = load_models(models, images, on, common.quiet, split=common.split, y=labels, noticed=notes, **common.loading_options())
-    if wanted.reference not in (None, "alexnet"):
-        refuse_other_orders(source.classes, [str(wanted.reference)], way, "reference")
+    if options.reference not in (None, "alexnet"):
+        refuse_other_orders(source.classes, [str(options.reference)], way, "reference")
     subjects = [LoadedSubject(one, images, "", (), on, way) for one in loaded]
-    reference = load_reference(wanted, images, source, common, on)
+    reference = load_reference(options, images, source, common, on)
     results: list[Result] = []
 
     def measure(place: Destination, quiet: bool) -> Result:
         results.append(api.corrupt(
             [subject_on_source(one, source) for one in subjects], source, reference=reference, target=target, seed=common.seed,
             batch_size=batch_size_of(subjects[0], common), device=on, budget=common.budget, folder=place, resume=place.resume,
-            track=tracker(quiet), save=place.work if wanted.save else None,
+            track=tracker(quiet), save=place.work if options.save else None,
         ))  # fmt: skip
         if target is not None:
             target.replace_earlier_set()
         return results[0]
 
-    words, arrays = corrupt_words(subjects, source, reference, wanted, common), ["x-*.npy"] * wanted.save
+    words, arrays = corrupt_words(subjects, source, reference, options, common), ["x-*.npy"] * options.save
     run = RunDescription("corrupt", corrupt_title(subjects, source, common), words, corrupt_entries(source), arrays, only_adds)
     measure_and_report(subjects, run, common, measure)
     if target is not None and not results:
@@ -192,16 +192,16 @@ def measure_corrupted_images(
 
 
 def corrupt_words(
-    subjects: Sequence[LoadedSubject], source: CorruptionSource, reference: Any, wanted: CorruptOptions, common: CommonOptions
+    subjects: Sequence[LoadedSubject], source: CorruptionSource, reference: Any, options: CorruptOptions, common: CommonOptions
 ) -> dict[str, Any]:
     """What was asked of a run, as plain JSON values: everything that its numbers depend on."""
     beside = [reference] if is_model(reference) else []
     return {
         "command": "corrupt", "checkpoint": checkpoint_words([one.loaded for one in subjects]), "source": source.name, **source.about,
         "cells": [list(cell) for cell in source.cells], "names": [*(one.loaded.name for one in subjects), *(one.name for one in beside)],
-        "measured": len(subjects), "reference": wanted.reference or "",
+        "measured": len(subjects), "reference": options.reference or "",
         "models": [*(one.loaded.sha256 for one in subjects), *(one.sha256 for one in beside)],
-        **({"budget": common.budget} if common.budget is not None else {}), **({"save": True} if wanted.save else {}),
+        **({"budget": common.budget} if common.budget is not None else {}), **({"save": True} if options.save else {}),
     }  # fmt: skip
 
 
@@ -232,41 +232,41 @@ def subject_on_source(one: LoadedSubject, source: CorruptionSource) -> Measured:
     return replace(subject, about=replace(subject.about, data=source.name, split=source.split))
 
 
-def load_reference(wanted: CorruptOptions, images: Images, source: CorruptionSource, common: CommonOptions, on: str) -> Any:
+def load_reference(options: CorruptOptions, images: Images, source: CorruptionSource, common: CommonOptions, on: str) -> Any:
     """The model by whose errors others are divided, the published errors of AlexNet, or None."""
     from robench.evaluation.arguments import as_reference as known
 
-    if wanted.reference in (None, "alexnet"):
-        return known(wanted.reference, images, source)
-    one = load_models([str(wanted.reference)], images, on, common.quiet)[0]
+    if options.reference in (None, "alexnet"):
+        return known(options.reference, images, source)
+    one = load_models([str(options.reference)], images, on, common.quiet)[0]
     return subject_on_source(LoadedSubject(one, images, "", (), on), source)
 
 
-def refuse_corrupt_options(models: Sequence[str], wanted: CorruptOptions, common: CommonOptions) -> None:
+def refuse_corrupt_options(models: Sequence[str], options: CorruptOptions, common: CommonOptions) -> None:
     """InputError for options that do not go together."""
-    if not models and wanted.export is None:
+    if not models and options.export is None:
         raise InputError("name a model to measure, or a folder with --export to write the images into")
-    if wanted.export is not None and wanted.source is not None:
+    if options.export is not None and options.source is not None:
         raise InputError("--export writes images that are made here: leave --from out")
-    if wanted.export is not None and wanted.graded and len(wanted.severities) < 5:
+    if options.export is not None and options.graded and len(options.severities) < 5:
         raise InputError("--export writes all five severities, as the layout of CIFAR-10-C needs them: leave --severity out")
-    refuse_unfit_corruptions(wanted)
-    if wanted.export is not None and common.budget is not None:
+    refuse_unfit_corruptions(options)
+    if options.export is not None and common.budget is not None:
         raise InputError("--export writes all images: leave --budget out")
-    if common.force and wanted.export is None and common.out is None:
+    if common.force and options.export is None and common.out is None:
         raise InputError("--force replaces the run in --out, or the set in --export: name a folder, or leave it out")
-    if wanted.source is not None and (wanted.photos or wanted.scale != "auto"):
+    if options.source is not None and (options.photos or options.scale != "auto"):
         raise InputError("--frost-dir and --scale are for images that are made here: leave them out, or leave --from out")
-    if not models and (common.resume or common.out is not None or wanted.reference or wanted.save):
+    if not models and (common.resume or common.out is not None or options.reference or options.save):
         raise InputError("--out, --resume, --save and --reference belong to a measurement: name a model, or leave them out")
 
 
-def refuse_unfit_corruptions(wanted: CorruptOptions) -> None:
+def refuse_unfit_corruptions(options: CorruptOptions) -> None:
     """InputError for corruptions that an export or a set on the disk cannot have."""
     from robench.runs.own_functions import is_own
 
-    where = "--export" if wanted.export is not None else "--from" if wanted.source is not None else ""
-    for recipe in wanted.corruptions if where else ():
+    where = "--export" if options.export is not None else "--from" if options.source is not None else ""
+    for recipe in options.corruptions if where else ():
         if is_own(recipe.label):
             what = (
                 "the layout of CIFAR-10-C, which --export writes, has"
@@ -280,7 +280,7 @@ def refuse_unfit_corruptions(wanted: CorruptOptions) -> None:
 
 
 def images_and_source(
-    models: Sequence[str], wanted: CorruptOptions, common: CommonOptions, device: str
+    models: Sequence[str], options: CorruptOptions, common: CommonOptions, device: str
 ) -> tuple[Images, CorruptionSource, list[str], str | None]:
     """The images as they are (of a set alone: mild ones), where the corrupted ones come from, as the models count, notes, --classes."""
     from robench.data.class_names import class_order_for, label_mapping_for
@@ -291,11 +291,11 @@ def images_and_source(
 
     choice, way, data, metas = common.image_options(), common.classes, common.data, [checkpoint_meta(model) for model in models]
     order = choice["class_order"]
-    data = data if data or wanted.source is not None else training_data_name(metas)
-    from_set = wanted.source is not None  # whose classes may be those of a folder, whatever the clean images are
+    data = data if data or options.source is not None else training_data_name(metas)
+    from_set = options.source is not None  # whose classes may be those of a folder, whatever the clean images are
     choice["class_order"] = class_order_for("folder:" if from_set else str(data), models, metas, order, way)
     if from_set:
-        corrupted, clean, rows = corrupted_from_folder(wanted, data, choice, order is not None, common)
+        corrupted, clean, rows = corrupted_from_folder(options, data, choice, order is not None, common)
         images = (
             clean
             if clean is not None
@@ -310,18 +310,18 @@ def images_and_source(
     print_image_notes(images, common.quiet)
     labels = label_mapping_for(images.classes, images.name, models, metas, way, order)
     source = source_from_images(
-        images, wanted.corruptions, wanted.severities, scale=wanted.scale, photos=wanted.photos, seed=common.seed, device=device
+        images, options.corruptions, options.severities, scale=options.scale, photos=options.photos, seed=common.seed, device=device
     )
     return images, relabelled_source(source, labels), labels.notes, way
 
 
 def corrupted_from_folder(
-    wanted: CorruptOptions, data: str | None, choice: dict[str, Any], asked_order: bool, common: CommonOptions
+    options: CorruptOptions, data: str | None, choice: dict[str, Any], asked_order: bool, common: CommonOptions
 ) -> tuple[CorruptedSet, Images | None, Tensor]:
     """The set in the folder, the same images as they are where the user names them, and the places of the images in the set.
 
     Args:
-        wanted: what the user asked of corruptions; its `source` is the folder.
+        options: what the user asked of corruptions; its `source` is the folder.
         data: name of the clean images, None where the user names none.
         choice: options that choose images, as `load_images` takes them.
         asked_order: whether the user gave the order of the classes, which must then be of use.
@@ -332,11 +332,11 @@ def corrupted_from_folder(
     """
     from robench.data.corrupted_sets import clean_image_rows, has_folder_classes, pixel_checked_set, read_corrupted_set, with_class_order
 
-    assert wanted.source is not None
-    names = tuple(recipe.name for recipe in wanted.corruptions)
-    selection = names if wanted.chosen else None, wanted.severities if wanted.graded else None
-    corrupted = read_corrupted_set(wanted.source, *selection, choice["data_dir"])
-    if has_folder_classes(corrupted, wanted.source):
+    assert options.source is not None
+    names = tuple(recipe.name for recipe in options.corruptions)
+    selection = names if options.chosen else None, options.severities if options.graded else None
+    corrupted = read_corrupted_set(options.source, *selection, choice["data_dir"])
+    if has_folder_classes(corrupted, options.source):
         corrupted = with_class_order(corrupted, choice["class_order"])
     elif asked_order and not (data or "").startswith("folder:"):
         raise InputError(f"{corrupted.name} says by its labels how its classes count: leave --class-order out")
@@ -346,7 +346,7 @@ def corrupted_from_folder(
     clean = images_by_options(data, seed=common.seed, **{**choice, "class_order": order})
     print_image_notes(clean, common.quiet)
     rows = clean_image_rows(corrupted, clean)
-    return pixel_checked_set(corrupted, wanted.source, clean, rows), clean, rows
+    return pixel_checked_set(corrupted, options.source, clean, rows), clean, rows
 
 
 def chosen_set_rows(corrupted: CorruptedSet, choice: dict[str, Any], common: CommonOptions) -> Tensor:
@@ -364,22 +364,22 @@ def chosen_set_rows(corrupted: CorruptedSet, choice: dict[str, Any], common: Com
     return corrupted.rows(Choice(choice["n"] or None, choice["shuffle"], indices, common.seed, at_most))
 
 
-def export_target(images: Images, source: CorruptionSource, wanted: CorruptOptions, common: CommonOptions) -> Export | None:
+def export_target(images: Images, source: CorruptionSource, options: CorruptOptions, common: CommonOptions) -> Export | None:
     """The folder that takes the images, if one is wanted; says who would read a set of this length wrongly."""
     from robench.corruptions.severities import scale_of
     from robench.data.export import prepare_export
 
-    if wanted.export is None:
+    if options.export is None:
         return None
     if len(images) != ROBUSTBENCH_ROWS:
         sizes = f"RobustBench reads {ROBUSTBENCH_ROWS:,} rows a severity, and this set has {len(images):,}"
         print_message(
             f"Note: {sizes}: its loader would find images of another severity, or none; --from reads the set as it is", common.quiet
         )
-    frost = None if all(recipe.name != "frost" for recipe in wanted.corruptions) else "photos" if wanted.photos else "procedural"
-    scale = scale_of(images.x[:1], wanted.scale)
+    frost = None if all(recipe.name != "frost" for recipe in options.corruptions) else "photos" if options.photos else "procedural"
+    scale = scale_of(images.x[:1], options.scale)
     return prepare_export(
-        wanted.export, images, seed=common.seed, scale=scale, frost=frost, photos=str(source.about["photos"]), force=common.force
+        options.export, images, seed=common.seed, scale=scale, frost=frost, photos=str(source.about["photos"]), force=common.force
     )
 
 

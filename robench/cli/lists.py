@@ -94,7 +94,7 @@ def list_command(
     """Lists what the other commands understand by name, with the options of each."""
     lookup(what, dict.fromkeys(LIST_KINDS), "list")
     lines = [(name, "\n".join(filter(None, (text, options)))) for name, text, options in list_entries(what)]
-    print_table(what, ("name", "what it is, and its options with their defaults"), lines, left=2, whole=True)
+    print_table(what, ("name", "what it is, and its options with their defaults"), lines, word_columns=2, whole=True)
 
 
 def list_entries(what: str) -> list[tuple[str, str, str]]:

@@ -92,9 +92,9 @@ def load_subjects(models: Sequence[str], norm: str | None, radii: tuple[float, .
     return [LoadedSubject(one, images, *threat, on, way) for one, threat in zip(loaded_models, threats, strict=True)]
 
 
-def training_data_name(known: Sequence[dict[str, Any]]) -> str:
+def training_data_name(metas: Sequence[dict[str, Any]]) -> str:
     """The data set that a checkpoint among these was trained on; InputError where none says so."""
-    name = next((str(meta["data"]["name"]) for meta in known if meta.get("data", {}).get("name")), None)
+    name = next((str(meta["data"]["name"]) for meta in metas if meta.get("data", {}).get("name")), None)
     if not name:
         raise InputError("which images? The model does not say what it was trained on: pass --data NAME (see 'robench list data')")
     if ".py:" in name:  # no file may start code by itself

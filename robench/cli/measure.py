@@ -246,7 +246,7 @@ def write_results(
 
 
 def print_results(
-    subjects: Sequence[LoadedSubject], result: Result, title: str, place: Destination, written: Sequence[str], quiet: bool
+    subjects: Sequence[LoadedSubject], result: Result, title: str, place: Destination, file_names: Sequence[str], quiet: bool
 ) -> None:
     """Prints the tables, the notes and the flags, and says what was written."""
     from robench.report.tables import report_tables
@@ -264,7 +264,7 @@ def print_results(
             print_to_stderr(f"Flag: {flag}")
     if any(row.metric == "error_rate" for row in result.rows):
         print_message(f"Every level is in rows.csv and report.html; at most {MOST_LEVELS} of a probe are shown here.", quiet)
-    print_message(f"Written: {', '.join(written)} in {place.folder}", quiet)
+    print_message(f"Written: {', '.join(file_names)} in {place.folder}", quiet)
 
 
 def stored_reference(place: Destination) -> Any:
@@ -292,16 +292,16 @@ def print_finished_run(subjects: Sequence[LoadedSubject], place: Destination, ti
     return print_finished_notes(place, [*loading_notes(subjects), *loading_flags(subjects)], common.quiet)
 
 
-def print_finished_notes(place: Destination, known: Sequence[str], quiet: bool) -> list[str]:
+def print_finished_notes(place: Destination, earlier_notes: Sequence[str], quiet: bool) -> list[str]:
     """Says the notes and flags of a finished run, but for those that are known, and that nothing was changed; the flags."""
     from robench.core.folders import manifest_of
 
     manifest = manifest_of(place.folder)
     flags = [str(flag) for flag in manifest.get("flags", [])]
     for note in manifest.get("notes", []):
-        print_message(f"Note: {note}", quiet or note in known)
+        print_message(f"Note: {note}", quiet or note in earlier_notes)
     for flag in flags:
-        if flag not in known:  # those were told as the model was loaded
+        if flag not in earlier_notes:  # those were told as the model was loaded
             print_to_stderr(f"Flag: {flag}")
     names = ", ".join(name for name in manifest["files"] if name != "manifest.json")
     print_message(f"This run is finished, and nothing was changed: {names} in {place.folder}", quiet)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def train_sweep(
-    sentence: str, run: Callable[..., Any], words: dict[str, Any], given: dict[str, Any], *, suite: str, measure: str, quiet: bool
+    sentence: str, run: Callable[..., Any], words: dict[str, Any], overrides: dict[str, Any], *, suite: str, measure: str, quiet: bool
 ) -> None:
     """Trains every cell into the folder `words["out"]`, writes rows.csv, sweep.json and front.png there, and prints the table.
 
@@ -25,7 +25,7 @@ def train_sweep(
         sentence: the grid, such as "lambda=0.03:0.1,rho=0.1:1".
         run: `training.train.train`.
         words: arguments of `run` that are no settings; "preset", "out", "resume" and "force" are taken out.
-        given: settings by name, None for what the user left to the preset.
+        overrides: settings by name, None for what the user left to the preset.
         suite: what is run at the end of each training.
         measure: the images that are measured at the end, "test" or "held-out".
         quiet: whether progress and messages are left out.
@@ -45,7 +45,7 @@ def train_sweep(
     preset, out, resume, force = words.pop("preset"), words.pop("out"), words.pop("resume"), words.pop("force")
     if out is not None and out.suffix in (".pt", ".pth"):
         raise InputError(f"a sweep writes into a folder, not a file: {out}")
-    user_overrides = {key: value for key, value in given.items() if value is not None}
+    user_overrides = {key: value for key, value in overrides.items() if value is not None}
     cells = sweep_cells(sentence, {**lookup(preset or "small", PRESETS, "preset"), **user_overrides})
 
     def train_one(cell: SweepCell, path: Path) -> dict[str, Any]:
@@ -74,9 +74,9 @@ def train_sweep(
     print_sweep_files(done, place.folder, f"in {time.perf_counter() - begin:.0f} s" if not place.finished else "", quiet)
 
 
-def sweep_subject(sentence: str, named: dict[str, Any]) -> str:
+def sweep_subject(sentence: str, overrides: dict[str, Any]) -> str:
     """What is trained, for a title: the grid, the objective and the regularisers."""
-    methods = " + ".join(word for word in (named.get("objective"), *named.get("reg", ())) if word)
+    methods = " + ".join(word for word in (overrides.get("objective"), *overrides.get("reg", ())) if word)
     return f"Sweep of {', '.join(filter(None, (sentence, methods)))}"
 
 
@@ -91,13 +91,13 @@ def print_sweep_files(done: Sequence[FinishedCell], folder: Path, time_spent: st
     print_message(sentence, quiet)
 
 
-def sweep_words(words: dict[str, Any], preset: str | None, named: dict[str, Any]) -> dict[str, Any]:
+def sweep_words(words: dict[str, Any], preset: str | None, overrides: dict[str, Any]) -> dict[str, Any]:
     """What was asked of a sweep, as plain JSON values, without what its numbers do not depend on."""
     relevant_words = {key: value for key, value in words.items() if key not in ("watch", "device", "suite")}
-    return json_words({**relevant_words, "preset": preset, **named})
+    return json_words({**relevant_words, "preset": preset, **overrides})
 
 
-def content_digests(words: dict[str, Any], named: dict[str, Any]) -> dict[str, Any]:
+def content_digests(words: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
     """The sha256 of what the words of a sweep name: images, a teacher, own code, models that attacks transfer from."""
     from robench.models.identity import code_digests, file_digest
     from robench.training.preparation import images_of_split, named_file_digests
@@ -110,8 +110,8 @@ def content_digests(words: dict[str, Any], named: dict[str, Any]) -> dict[str, A
         digests["sha256 of the test images"] = images_of_split(words["data"], "test", **image_options).sha256
     if words["teacher"] is not None:
         digests["sha256 of the teacher"] = file_digest(words["teacher"])
-    files = named_file_digests(list(filter(None, (named.get("objective"), *named.get("reg", ())))), words["suite"])
-    code = {**files.pop("code", {}), **code_digests(named.get("arch"))}
+    files = named_file_digests(list(filter(None, (overrides.get("objective"), *overrides.get("reg", ())))), words["suite"])
+    code = {**files.pop("code", {}), **code_digests(overrides.get("arch"))}
     return {**digests, **files, **({"code": code} if code else {})}
 
 
@@ -159,5 +159,5 @@ def print_sweep_table(done: Sequence[FinishedCell], suite: str, title: str) -> N
     heads = (word for probe in ("clean", *also, robust) for word in (f"{probe} %", "95 % interval"))
     print_table(
         f"{title}; {robust}: n = {n}",
-        (*keys, *heads, "on front", "seconds"), lines, left=len(keys),
+        (*keys, *heads, "on front", "seconds"), lines, word_columns=len(keys),
     )  # fmt: skip

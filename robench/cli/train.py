@@ -213,7 +213,7 @@ def print_training_result(trained: Trained, seconds: float, quiet: bool) -> None
     if quiet:
         title += f", {trained.path}"
     title += f", weights of epoch {recipe['epoch']} of {recipe['epochs']}, measured on {images_text(metrics['clean'])}"
-    print_table(title, ("probe", "threat", "accuracy %", "95 % interval", "n"), lines, left=2)
+    print_table(title, ("probe", "threat", "accuracy %", "95 % interval", "n"), lines, word_columns=2)
     for flag in meta.get("flags", ()):
         print_to_stderr(f"Flag: {flag}")
     print_message(f"Written: {trained.path}" if trained.evaluation else f"{trained.path} is finished, and nothing was changed", quiet)

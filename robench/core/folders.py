@@ -227,25 +227,25 @@ def hold_lock_in(folder: Path, name: str, what: Path) -> Iterator[None]:
                 folder.rmdir()
 
 
-def refuse_beside_results(save: Path | None, pngs: Path | None, held: Path | None) -> None:
+def refuse_beside_results(save: Path | None, pngs: Path | None, own_folder: Path | None) -> None:
     """Refuses an array or pictures that would replace files of a finished run, or lie among them.
 
     Args:
         save: the array that takes adversarial images, or None.
         pngs: the folder that takes pictures, or None.
-        held: the run's own folder, in which both are allowed, or None.
+        own_folder: the run's own folder, in which both are allowed, or None.
 
     Raises:
         InputError: where that is so.
     """
     if (
         save is not None
-        and save.parent != held
+        and save.parent != own_folder
         and finished_run_words(save.parent) is not None
         and save.name in {*finished_run_files(save.parent), *OUR_FILES}
     ):
         raise InputError(f"{save.parent} holds a finished run, to which {save.name} belongs: choose another place")
-    if pngs is not None and pngs != held and finished_run_words(pngs) is not None:
+    if pngs is not None and pngs != own_folder and finished_run_words(pngs) is not None:
         raise InputError(f"{pngs} holds a finished run: choose another folder for the pictures")
 
 
@@ -380,13 +380,13 @@ def remove_unusable_state(place: Destination) -> None:
         shutil.rmtree(place.work, ignore_errors=True)
 
 
-def exchange_files(staged: Path, folder: Path, old: set[str], last: str) -> None:
+def exchange_files(staging: Path, folder: Path, old: set[str], last: str) -> None:
     """Moves all files of `staged` into the folder, and removes the old ones that have no successor.
 
     From the moment when the mark is written the exchange is settled: `finish_exchange` ends it after a kill.
 
     Args:
-        staged: the folder of the new files, which is removed.
+        staging: the folder of the new files, which is removed.
         folder: where they belong.
         old: names of the files of the earlier run in `folder`.
         last: the name of the file that moves at the end.
@@ -394,12 +394,12 @@ def exchange_files(staged: Path, folder: Path, old: set[str], last: str) -> None
     Raises:
         UnfinishedError: where a file that is not of the earlier run would be overwritten; the new files then stay where they are.
     """
-    new = [path.name for path in staged.iterdir() if path.name not in (LOCK, WHOLE_MARK)]
+    new = [path.name for path in staging.iterdir() if path.name not in (LOCK, WHOLE_MARK)]
     foreign = [name for name in sorted(new) if name not in old and (folder / name).exists()]
     if foreign:
-        raise UnfinishedError(f"{folder / foreign[0]} is in the way and not of this run: move it; all results are whole, in {staged}")
-    write_whole({staged / WHOLE_MARK: json.dumps({"new": sorted(new), "old": sorted(old)}).encode()})
-    finish_exchange(staged, folder, last)
+        raise UnfinishedError(f"{folder / foreign[0]} is in the way and not of this run: move it; all results are whole, in {staging}")
+    write_whole({staging / WHOLE_MARK: json.dumps({"new": sorted(new), "old": sorted(old)}).encode()})
+    finish_exchange(staging, folder, last)
 
 
 def clean_up_killed_runs(folder: Path) -> None:
@@ -413,30 +413,30 @@ def clean_up_killed_runs(folder: Path) -> None:
         shutil.rmtree(folder / HIDDEN, ignore_errors=True)
 
 
-def finish_exchange(staged: Path, folder: Path, last: str) -> None:
+def finish_exchange(staging: Path, folder: Path, last: str) -> None:
     """Ends an exchange of files that was settled; does nothing where there is none.
 
     Args:
-        staged: the folder of the new files.
+        staging: the folder of the new files.
         folder: where they belong.
         last: the name of the file that moves at the end.
 
     Raises:
         UnfinishedError: where they cannot be moved.
     """
-    mark = staged / WHOLE_MARK
+    mark = staging / WHOLE_MARK
     try:
         if not mark.exists():
             return
         names = json.loads(mark.read_bytes())
         for name in sorted(names["new"], key=lambda name: name == last):
-            if (staged / name).exists():
-                (staged / name).replace(folder / name)
+            if (staging / name).exists():
+                (staging / name).replace(folder / name)
         for name in {*names["old"]} - {*names["new"]}:
             (folder / name).unlink(missing_ok=True)
-        shutil.rmtree(staged)
+        shutil.rmtree(staging)
     except (OSError, ValueError) as error:
-        raise UnfinishedError(f"cannot move {staged} into {folder}: {error}; all results are whole there") from error
+        raise UnfinishedError(f"cannot move {staging} into {folder}: {error}; all results are whole there") from error
 
 
 def make_numbered_folder(folder: Path) -> Path:

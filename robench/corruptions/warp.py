@@ -72,24 +72,24 @@ def elastic_transform(x: Tensor, stretch: tuple[float, float, float], draws: Dra
     return sampled_images(affine_images.to(torch.float64), moves[:, 0] + right, moves[:, 1] + down[:, None], edge=1).to(torch.float32)
 
 
-def copy_sources(chosen: Tensor, reach: int, height: int, width: int) -> Tensor:
+def copy_sources(neighbour_codes: Tensor, reach: int, height: int, width: int) -> Tensor:
     """Where each pixel comes from, (B, height * width) int64, after one round of copies over neighbours.
 
     The round goes from the last pixel to the first. A neighbour that comes later in the image has thus been changed itself, and stands
     for what it was changed into; the chains of such neighbours are followed by doubling. At a reach of 1 there are none.
 
     Args:
-        chosen: (B, height - 2 reach, width - 2 reach) int64: for the pixel in row reach + 1 + i and column reach + 1 + j the neighbour that
-            it becomes a copy of, (down + reach) * 2 reach + right + reach, both steps from -reach to reach - 1.
+        neighbour_codes: (B, height - 2 reach, width - 2 reach) int64: for the pixel in row reach + 1 + i and column reach + 1 + j the
+            neighbour that it becomes a copy of, (down + reach) * 2 reach + right + reach, both steps from -reach to reach - 1.
         reach: the longest step to a neighbour, in pixels.
         height: rows of the image.
         width: columns of the image.
     """
-    place = torch.arange(height * width, device=chosen.device).expand(len(chosen), -1).clone()
-    down, right = chosen // (2 * reach) - reach, chosen % (2 * reach) - reach
+    place = torch.arange(height * width, device=neighbour_codes.device).expand(len(neighbour_codes), -1).clone()
+    down, right = neighbour_codes // (2 * reach) - reach, neighbour_codes % (2 * reach) - reach
     steps = down * width + right
     place.view(-1, height, width)[:, reach + 1 : height - reach + 1, reach + 1 : width - reach + 1] += steps
-    later = place > torch.arange(height * width, device=chosen.device)
+    later = place > torch.arange(height * width, device=neighbour_codes.device)
     while bool(later.any()):
         place, later = torch.where(later, place.gather(1, place), place), later & later.gather(1, place)
     return place

@@ -74,12 +74,12 @@ def has_telling_names(classes: Sequence[str]) -> bool:
     return list(classes) != [str(k) for k in range(len(classes))]
 
 
-def outputs_for(classes: Sequence[str], known: Sequence[str] | None, how: str | None, model: str, data: str) -> tuple[list[int], str]:
+def outputs_for(classes: Sequence[str], metas: Sequence[str] | None, how: str | None, model: str, data: str) -> tuple[list[int], str]:
     """For each class of the data the output of the model that stands for it, and a note.
 
     Args:
         classes: the names of the data's classes, in the order of its labels.
-        known: the model's class names in the order of its outputs; None where it stores none.
+        metas: the model's class names in the order of its outputs; None where it stores none.
         how: "by-name", or "as-is" for label k on output k; None goes by name where the names on both sides tell something.
         model: what sentences call the model.
         data: what sentences call the data.
@@ -91,7 +91,7 @@ def outputs_for(classes: Sequence[str], known: Sequence[str] | None, how: str | 
         InputError: for a class that the model does not know, for a name that stands twice, and where labels without names meet a model
             whose names are numbers in an order of their own.
     """
-    same, names = list(range(len(classes))), list(known or ())
+    same, names = list(range(len(classes))), list(metas or ())
     if how is not None:
         lookup(how, dict.fromkeys(WAYS), "way to find the labels")
     if list(classes) == names:
@@ -174,7 +174,9 @@ def stored_class_names(meta: dict[str, Any]) -> list[str] | None:
     return names if isinstance(names, list) and names and all(isinstance(name, str) for name in names) else None
 
 
-def class_order_for(data: str, models: Sequence[str], known: Sequence[dict[str, Any]], given: str | None, way: str | None) -> str | None:
+def class_order_for(
+    data: str, models: Sequence[str], metas: Sequence[dict[str, Any]], class_order: str | None, way: str | None
+) -> str | None:
     """The order in which the classes of a folder are to count; None where nothing but their names could tell, as without a model.
 
     Checkpoints that store their class names are matched by name afterwards, whatever the order; those of ours from before names were
@@ -183,28 +185,28 @@ def class_order_for(data: str, models: Sequence[str], known: Sequence[dict[str, 
     Args:
         data: the data set, as `load_images` takes it.
         models: what the user named, in order.
-        known: what each says of itself; {} for other models than our checkpoints.
-        given: the order that the user gave, "text" or "number"; else None.
+        metas: what each says of itself; {} for other models than our checkpoints.
+        class_order: the order that the user gave, "text" or "number"; else None.
         way: the user's way to find the labels, "by-name" or "as-is"; else None.
 
     Raises:
         InputError: for a given order that names make idle.
     """
-    by_names = way != "as-is" and bool(known) and all(has_telling_names(stored_class_names(meta) or ()) for meta in known)
-    if given is not None and by_names:
+    by_names = way != "as-is" and bool(metas) and all(has_telling_names(stored_class_names(meta) or ()) for meta in metas)
+    if class_order is not None and by_names:
         raise InputError(
             f"{Path(models[0]).name} stores the names of its classes, by which labels are found: leave --class-order out, or add "
             "--classes as-is"
         )
-    telling = [has_telling_names(stored_class_names(meta) or ()) and way != "as-is" for meta in known]
-    has_text_order = bool(known) and all(
-        "model" in meta and ("classes" not in meta or tell) for meta, tell in zip(known, telling, strict=True)
+    telling = [has_telling_names(stored_class_names(meta) or ()) and way != "as-is" for meta in metas]
+    has_text_order = bool(metas) and all(
+        "model" in meta and ("classes" not in meta or tell) for meta, tell in zip(metas, telling, strict=True)
     )
-    return given or ("text" if data.startswith("folder:") and has_text_order else None)
+    return class_order or ("text" if data.startswith("folder:") and has_text_order else None)
 
 
 def label_mapping_for(
-    classes: Sequence[str], data: str, models: Sequence[str], known: Sequence[dict[str, Any]], way: str | None, given_order: str | None
+    classes: Sequence[str], data: str, models: Sequence[str], metas: Sequence[dict[str, Any]], way: str | None, given_order: str | None
 ) -> LabelMapping:
     """Where the labels of the data belong for these models.
 
@@ -212,14 +214,14 @@ def label_mapping_for(
         classes: the names of the data's classes, in the order of its labels.
         data: what sentences call the data.
         models: what the user named, in order.
-        known: what each says of itself; {} for other models than our checkpoints.
+        metas: what each says of itself; {} for other models than our checkpoints.
         way: the user's way to find the labels, "by-name" or "as-is"; else None.
         given_order: the order of classes that the user gave; else None.
 
     Raises:
         InputError: where a model does not know a class, or where models count the classes differently.
     """
-    names = [stored_class_names(meta) for meta in known]
+    names = [stored_class_names(meta) for meta in metas]
     if way == "by-name" and not any(names):
         raise InputError("--classes by-name needs a checkpoint that stores its class names: leave it out")
     if given_order and not any(has_telling_names(own or ()) for own in names):
@@ -234,6 +236,6 @@ def label_mapping_for(
             )
     notes = list(dict.fromkeys(note for _, note in each if note))
     matched = sorted((own for own, (_, note) in zip(names, each, strict=True) if own and note and way != "as-is"), key=len)
-    if not given_order and classes_by_number(classes) != tuple(classes) and any("classes" not in meta for meta in known):
+    if not given_order and classes_by_number(classes) != tuple(classes) and any("classes" not in meta for meta in metas):
         notes.append(f"the numbered classes of {data} count in text order, as in the training of a checkpoint that stores no class names")
     return LabelMapping(each[0][0] if each else list(range(len(classes))), tuple(matched[0] if matched else classes), notes)

@@ -372,13 +372,13 @@ def provenance(folder: Path, y: Tensor) -> dict[str, Any]:
     return description
 
 
-def is_set_description(made: Mapping[str, Any]) -> bool:
+def is_set_description(description: Mapping[str, Any]) -> bool:
     """Whether all that is read from the json of our own sets is there, of its type."""
-    ids, classes = made.get("ids"), made.get("classes")
+    ids, classes = description.get("ids"), description.get("classes")
     return (
-        str(made.get("name")).endswith(SYNTH)
-        and isinstance(made.get("split"), str)
-        and made.get("channels") in (1, 3)
+        str(description.get("name")).endswith(SYNTH)
+        and isinstance(description.get("split"), str)
+        and description.get("channels") in (1, 3)
         and isinstance(ids, list)
         and all(type(sample) is int and 0 <= sample < 2**63 for sample in ids)
         and len(set(ids)) == len(ids)

@@ -487,7 +487,7 @@ def saliency(
     }  # fmt: skip
     notes_before_run = [*notes, *advance_notes(recipes, score_list, images.x)]
     tell(notes_before_run)
-    return result_of_run(subjects, images, request, how, told=notes_before_run)
+    return result_of_run(subjects, images, request, how, notes=notes_before_run)
 
 
 def gini(maps: Array) -> Tensor:
@@ -541,13 +541,13 @@ def map_paths_in(folder: Path | None) -> Callable[[str, str], Path | None]:
 
 
 def result_of_run(
-    subjects: Sequence[Subject], images: Images, asked: RunRequest, how: Mapping[str, Any], *, told: Sequence[str] = (), **more: Any
+    subjects: Sequence[Subject], images: Images, request: RunRequest, how: Mapping[str, Any], *, notes: Sequence[str] = (), **more: Any
 ) -> Result:  # fmt: skip
     """The measurement with what its pictures need; `told` are notes that were said before it began."""
-    refuse_unknown(asked, how.get("engine", "robench"))
-    measurement = measure_models(subjects, images, asked, as_run_options(**how), **more)
+    refuse_unknown(request, how.get("engine", "robench"))
+    measurement = measure_models(subjects, images, request, as_run_options(**how), **more)
     parts = {part.name: getattr(measurement, part.name) for part in fields(measurement)}
-    return Result(**{**parts, "notes": [*told, *measurement.notes]}, images=images, notes_before_run=tuple(told))
+    return Result(**{**parts, "notes": [*notes, *measurement.notes]}, images=images, notes_before_run=tuple(notes))
 
 
 def run_score_recipes(names: Sequence[str], images: Images, chosen: Sequence[str | Recipe]) -> list[Recipe]:

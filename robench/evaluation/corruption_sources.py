@@ -216,7 +216,7 @@ def stages_of_source(source: CorruptionSource) -> list[Stage]:
             partial(source_pixels, source, name, severity),
             clean=clean,
             words=corruption_row_words(source, name),
-            told=own_corruption_settings(source, name),
+            stage_words=own_corruption_settings(source, name),
         )
         for name in dict.fromkeys(name for name, _ in source.cells)
         for other, severity in source.cells

@@ -73,8 +73,8 @@ def as_run_options(
 
 
 def measure_models(
-    subjects: Sequence[Subject], images: Images, asked: RunRequest, how: RunOptions, *, save: Path | None = None, pngs: Path | None = None,
-    stages: Sequence[Stage] | None = None, words: Mapping[str, Any] | None = None, adds: Adds | None = None, taker: Taker | None = None,
+    subjects: Sequence[Subject], images: Images, request: RunRequest, how: RunOptions, *, save: Path | None = None,
+    pngs: Path | None = None, stages: Sequence[Stage] | None = None, words: Mapping[str, Any] | None = None, adds: Adds | None = None, taker: Taker | None = None,
     reference: Subject | Reference | None = None, pool: Pool | None = None,
 ) -> Measurement:  # fmt: skip
     """The measurement of models by all that is asked for.
@@ -82,7 +82,7 @@ def measure_models(
     Args:
         subjects: the models.
         images: the images with labels.
-        asked: what is measured.
+        request: what is measured.
         how: the options of the run.
         save: the .npy file that takes adversarial images; several models or threats have their names behind its own.
         pngs: the folder that takes their pictures, named likewise.
@@ -96,15 +96,15 @@ def measure_models(
     Raises:
         InputError: for what cannot be measured, or does not go together.
     """
-    for threat in asked.threats:
+    for threat in request.threats:
         refuse_too_large_eps(threat, images.shape)
-    refuse_repeated_threats(asked.threats)
+    refuse_repeated_threats(request.threats)
     refuse_beside_results(save, pngs, how.folder.work if isinstance(how.folder, Destination) else None)
-    stages = stages_of(asked, images, how) if stages is None else stages
+    stages = stages_of(request, images, how) if stages is None else stages
     attacks = [stage for stage in stages if stage.kind == "attack" and stage.is_reported]
     if how.until is not None and not attacks:
         raise InputError("--until stops at the interval of an accuracy after attacks, and none is asked for: leave it out")
-    if (how.until is not None or how.budget is not None) and (save or how.made or asked.save_maps is not no_map_path):
+    if (how.until is not None or how.budget is not None) and (save or how.made or request.save_maps is not no_map_path):
         raise InputError("a run that stops early does not see all images: do not save them, or give --n instead")
     if (how.until is not None or how.budget is not None) and taker is not None:
         raise InputError("a run that stops early does not make all images: do not export them, or give --n instead")
@@ -121,7 +121,7 @@ def measure_models(
         every, pool or pool_of_images(images), stages, how, images=images.sha256 if how.folder and pool is None else "", data=images.name,
         save={key: save.with_name(f"{save.stem}{name}{save.suffix}") for key, name in files.items()} if save else {},
         pngs={key: pngs / f"x_adv{name}-" for key, name in files.items()} if pngs else {},
-        words={"threats": [[threat.norm, threat.eps] for threat in asked.threats] if attacks else [], "saved": saved_images_word(save,
+        words={"threats": [[threat.norm, threat.eps] for threat in request.threats] if attacks else [], "saved": saved_images_word(save,
         pngs),
                **({"made": True} if how.made else {}),
                "budget": how.budget is not None, **(words or {})},
@@ -130,7 +130,7 @@ def measure_models(
     for case in run.cases:
         notes = few_classes_notes([(stage.about["recipe"], stage.about["attack"]) for stage in attacks], case.classes, how.engine)
         case.notes += [note for note in notes if note not in case.notes]
-    return measurement_of_run(run, asked.verdict_suite(), run.cases[-1] if isinstance(reference, Subject) else reference)
+    return measurement_of_run(run, request.verdict_suite(), run.cases[-1] if isinstance(reference, Subject) else reference)
 
 
 def file_suffix(subject: str, cascade: str) -> str:

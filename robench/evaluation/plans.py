@@ -44,20 +44,20 @@ def no_map_path(*_: str) -> None:
     return
 
 
-def refuse_unknown(asked: RunRequest, engine: str) -> None:
+def refuse_unknown(request: RunRequest, engine: str) -> None:
     """Refuses a recipe, an option of one, or an engine that is unknown, before anything is loaded.
 
     Args:
-        asked: what is to be measured.
+        request: what is to be measured.
         engine: of the attacks.
 
     Raises:
         InputError: where one is unknown.
     """
     lookup(engine, ENGINES, "engine")
-    for _, recipe in asked.recipes():
+    for _, recipe in request.recipes():
         refuse_unknown_recipe(recipe, engine)
-    for recipe in asked.against:
+    for recipe in request.against:
         refuse_unknown_recipe(recipe, engine)
         refuse_no_images(recipe)
 
@@ -197,60 +197,60 @@ class RunRequest:
         )
 
 
-def stages_of(asked: RunRequest, images: Images, how: RunOptions) -> list[Stage]:
+def stages_of(request: RunRequest, images: Images, how: RunOptions) -> list[Stage]:
     """The clean pass and the stages of recipes of any kind, in their order; the attacks of one kind of images make one cascade a norm."""
     clean, pool = clean_stage(), pool_of_images(images)
-    recipes = [recipe for _, recipe in asked.recipes()]
+    recipes = [recipe for _, recipe in request.recipes()]
     sources: dict[str, Stage] = {}
-    source = partial(source_stage, pool=pool, how=how, clean=clean, known=sources, scale=asked.scale, photos=asked.photos)
-    changes = [stage for recipe in asked.against if (stage := source(recipe, threats=asked.threats[:1]))]
-    joined_stages = [joined_stage(results, pool, subject, clean) for subject, results in asked.joined]
+    source = partial(source_stage, pool=pool, how=how, clean=clean, known=sources, scale=request.scale, photos=request.photos)
+    changes = [stage for recipe in request.against if (stage := source(recipe, threats=request.threats[:1]))]
+    joined_stages = [joined_stage(results, pool, subject, clean) for subject, results in request.joined]
     changes += joined_stages
     stages: list[Stage] = [clean, *sources.values(), *joined_stages]
     attacked_sources: set[str] = set()
     methods = [recipe for recipe in recipes if recipe_kind(recipe) == "method"]
-    if methods and (own := [score for score in asked.scores if score.name in GROUPS["jacobian"]]):
-        stages.append(jacobian_stage(own, clean=clean, target=asked.target, changes=changes))
+    if methods and (own := [score for score in request.scores if score.name in GROUPS["jacobian"]]):
+        stages.append(jacobian_stage(own, clean=clean, target=request.target, changes=changes))
     for recipe in recipes:
-        kind, before = recipe_kind(recipe), source(recipe.on, threats=asked.threats)
+        kind, before = recipe_kind(recipe), source(recipe.on, threats=request.threats)
         stages += [one for one in sources.values() if one not in stages]
         if kind == "attack":
             key = recipe_text(recipe.on) if recipe.on else ""
-            stages += [] if key in attacked_sources else cascade_stages(asked, key, how, clean, before)
+            stages += [] if key in attacked_sources else cascade_stages(request, key, how, clean, before)
             attacked_sources.add(key)
         elif kind == "probe":
             stages.append(probe_stage(replace(recipe, on=None), clean=clean, source=before))
         elif kind == "corruption":
-            stages += corruption_stages(recipe, images, pool, how, clean, before, asked, recipes)
+            stages += corruption_stages(recipe, images, pool, how, clean, before, request, recipes)
         else:
-            stages += method_stages(recipe, asked, clean, before, changes)
+            stages += method_stages(recipe, request, clean, before, changes)
     refuse_twins(stages)
     return stages
 
 
-def cascade_stages(asked: RunRequest, key: str, how: RunOptions, clean: Stage, source: Stage | None) -> list[Stage]:
+def cascade_stages(request: RunRequest, key: str, how: RunOptions, clean: Stage, source: Stage | None) -> list[Stage]:
     """The attacks on one kind of images, `key` as it is spelled, under every threat."""
     stages: list[Stage] = []
-    for norm in dict.fromkeys(threat.norm for threat in asked.threats):
+    for norm in dict.fromkeys(threat.norm for threat in request.threats):
         mine = [
             replace(recipe, on=None)
-            for _, recipe in expanded_recipes(asked.chosen, norm)
+            for _, recipe in expanded_recipes(request.chosen, norm)
             if recipe_kind(recipe) == "attack" and (recipe_text(recipe.on) if recipe.on else "") == key
         ]
-        threats = [threat for threat in asked.threats if threat.norm == norm]
+        threats = [threat for threat in request.threats if threat.norm == norm]
         stages += attack_stages(
             resolved_attacks(mine, norm, how.engine, how.device), threats, how.engine, how.precision, clean=clean, source=source
         )
     return stages
 
 
-def method_stages(recipe: Recipe, asked: RunRequest, clean: Stage, source: Stage | None, changes: Sequence[Stage]) -> list[Stage]:
+def method_stages(recipe: Recipe, request: RunRequest, clean: Stage, source: Stage | None, changes: Sequence[Stage]) -> list[Stage]:
     """A method on the images that its recipe names and, where those are the clean ones, on each change of them."""
     sources = [source] if source is not None else [None, *(one for one in changes if one.keeps_images or one.images is not None)]
     return [
         method_stage(
-            replace(recipe, on=None), asked.scores, clean=clean, source=one, target=asked.target, channels=asked.channels, changes=changes,
-            save=asked.save_maps,
+            replace(recipe, on=None), request.scores, clean=clean, source=one, target=request.target, channels=request.channels,
+            changes=changes, save=request.save_maps,
         )
         for one in sources
     ]  # fmt: skip
@@ -280,19 +280,19 @@ def corruption_stages(
     how: RunOptions,
     clean: Stage,
     source: Stage | None,
-    asked: RunRequest,
+    request: RunRequest,
     chosen: Sequence[Recipe],
 ) -> list[Stage]:
     """A corruption, or a set of them (fifteen, nineteen, noise), at the severity that its recipe names, or at all five."""
     if recipe.name in SETS:
         each = [replace(recipe, name=name) for name in SETS[recipe.name]]
         every = [one for other in chosen for one in ([replace(other, name=n) for n in SETS[other.name]] if other.name in SETS else [other])]
-        return [stage for one in each for stage in corruption_stages(one, images, pool, how, clean, source, asked, every)]
-    options: dict[str, Any] = {**usual_options(recipe, asked.scale, asked.photos), **recipe.options}
+        return [stage for one in each for stage in corruption_stages(one, images, pool, how, clean, source, request, every)]
+    options: dict[str, Any] = {**usual_options(recipe, request.scale, request.photos), **recipe.options}
     words = {"setting": setting_text(resolve(recipe_and_severity(replace(recipe, on=None))[0], CORRUPTIONS, "corruption"))}
     if not is_own(recipe.name):
         options["scale"] = scale_of(images.x[:1], str(options.get("scale", "auto")))
-        words["setting"] = f"scale={options['scale']}{frost_word(chosen, asked.photos)}"
+        words["setting"] = f"scale={options['scale']}{frost_word(chosen, request.photos)}"
     words |= {"data": images.name + SYNTH, "split": images.split}
     severities = [options["severity"]] if "severity" in options else [1, 2, 3, 4, 5]
     return [

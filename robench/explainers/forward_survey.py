@@ -109,7 +109,7 @@ def nonlinearity_name(name: str, module: nn.Module | None) -> str:
     return type(module).__name__ if single else FOREIGN[name]
 
 
-def faults_of(entered: list[tuple[nn.Module, Edge]], left: set[Edge], loose: list[str], logits: Tensor) -> list[str]:
+def faults_of(entered: list[tuple[nn.Module, Edge]], outputs: set[Edge], loose: list[str], logits: Tensor) -> list[str]:
     """Why Captum would treat these calls wrongly: the modules entered with their inputs, the outputs they left, and the loose calls."""
     faults = [f"{FUNCTIONS.get(name, name)} is called outside of a module of its own" for name in loose]
     uses, times = consumer_counts(logits), Counter(module for module, _ in entered)
@@ -121,7 +121,7 @@ def faults_of(entered: list[tuple[nn.Module, Edge]], left: set[Edge], loose: lis
             faults.append(f"no gradient passes through a {kind}")
         elif uses[input_edge] > 1:
             faults.append(f"the input of a {kind} is also used elsewhere")
-        elif input_edge in left:
+        elif input_edge in outputs:
             faults.append(f"a {kind} follows another nonlinearity directly")
         if getattr(module, "inplace", False):
             faults.append(f"a {kind} works in place")

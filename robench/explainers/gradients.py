@@ -210,9 +210,9 @@ def noised_images(x: Tensor, draws: Draws, stdev: float, i: int) -> Tensor:
     return torch.add(x, draws.child("noise").normal(tuple(x.shape[1:]), i).to(x), alpha=stdev) if stdev else x
 
 
-def sample_batch(some: range, made: Callable[[int], Tensor]) -> Tensor:
+def sample_batch(some: range, maker: Callable[[int], Tensor]) -> Tensor:
     """What is made for each of some samples, (samples * B, ...), one sample after the other."""
-    parts = [made(i) for i in some]
+    parts = [maker(i) for i in some]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 

@@ -131,12 +131,12 @@ class CallRedirector(TorchFunctionMode):
         out = self.module_for_call(module)(image.clone())  # a clone, so that a hook on the tensor sees what comes back from this call alone
         return image.copy_(out) if keywords.get("inplace") or is_in_place(func) else out
 
-    def module_for_call(self, made: nn.Module) -> nn.Module:
+    def module_for_call(self, module: nn.Module) -> nn.Module:
         """The module for this call, which is like the one made for it."""
         if self.growing:
-            self.call_modules.append(made)
+            self.call_modules.append(module)
         place, self.count = self.count, self.count + 1
-        if place >= len(self.call_modules) or repr(made) != repr(self.call_modules[place]):
+        if place >= len(self.call_modules) or repr(module) != repr(self.call_modules[place]):
             raise InputError(CHANGES)
         return self.call_modules[place]
 
@@ -153,9 +153,9 @@ class HiddenNonlinearity(nn.Module):
         return self.module_in_tuple[0](x)
 
 
-def faultless_copy(method: str, model: nn.Module, x: Tensor, rules: Rules, seen: ForwardSurvey) -> nn.Module:
+def faultless_copy(method: str, model: nn.Module, x: Tensor, rules: Rules, survey: ForwardSurvey) -> nn.Module:
     """A copy of the model without the faults, equal at x; InputError where it cannot be had."""
-    advice = f"{method} needs a module of its own for each nonlinearity, and {brief_list(seen.faults)}"
+    advice = f"{method} needs a module of its own for each nonlinearity, and {brief_list(survey.faults)}"
     try:
         twin = redirecting_copy(model, rules)
     except RuntimeError as error:

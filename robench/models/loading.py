@@ -156,11 +156,17 @@ def source_name(source: str, kind: str) -> str:
     return Path(reference).name + source[len(reference) :]
 
 
-def architecture_of(source: str, kind: str, meta: Mapping[str, Any], wanted: ModelOptions) -> dict[str, Any]:
+def architecture_of(source: str, kind: str, meta: Mapping[str, Any], model_options: ModelOptions) -> dict[str, Any]:
     """What tells the model apart beside its weights: what the checkpoint says of its network, else what the user said of it."""
     network_meta = dict(meta.get("model", {}))
-    code = code_digests(source if kind == "code" else wanted.arch or network_meta.get("arch"))
-    user_options = {"arch": wanted.arch, "activation": wanted.activation, "mean": wanted.mean, "std": wanted.std, "weights": wanted.weights}
+    code = code_digests(source if kind == "code" else model_options.arch or network_meta.get("arch"))
+    user_options = {
+        "arch": model_options.arch,
+        "activation": model_options.activation,
+        "mean": model_options.mean,
+        "std": model_options.std,
+        "weights": model_options.weights,
+    }
     if kind == "library":
         user_options["arch"] = source
     if kind == "code":
@@ -270,68 +276,68 @@ def named_code(source: str) -> tuple[str, dict[str, Any]]:
     return (match[1], parse_recipe(f"factory{match[2]}").options) if match else ("", {})
 
 
-def open_library(source: str, wanted: ModelOptions) -> Opened:
+def open_library(source: str, model_options: ModelOptions) -> Opened:
     """torchvision's or timm's network, with random weights.
 
     Args:
         source: "tv/NAME" or "timm/NAME".
-        wanted: what the user said about the model.
+        model_options: what the user said about the model.
 
     Raises:
         InputError: where the number of classes or the shape of the images is not known, and for options that cannot apply.
     """
-    wanted.refuse_options("arch activation weights", f"{source} names its own architecture")
-    classes, shape = classes_and_shape(source, wanted)
-    model = build_network(source, classes=classes, shape=shape, mean=wanted.mean, std=wanted.std)
+    model_options.refuse_options("arch activation weights", f"{source} names its own architecture")
+    classes, shape = classes_and_shape(source, model_options)
+    model = build_network(source, classes=classes, shape=shape, mean=model_options.mean, std=model_options.std)
     return model, {}, [f"{source} has random weights: for trained ones name a file of weights, with --arch {source}"]
 
 
-def open_code(source: str, wanted: ModelOptions) -> Opened:
+def open_code(source: str, model_options: ModelOptions) -> Opened:
     """What the user's factory returns.
 
     Args:
         source: "file.py:factory" or "module:factory", with options.
-        wanted: what the user said about the model.
+        model_options: what the user said about the model.
 
     Raises:
         InputError: where the factory fails or returns no torch module.
     """
     reference, options = named_code(source)
     name = Path(reference).name
-    wanted.refuse_options("arch activation weights", f"{name} makes its own network")
-    model = network_from_code(reference, wanted.classes, wanted.shape, **options)
-    return normalised_network(model, wanted.mean, wanted.std, wanted.shape), {}, [f"{name} ran code of the user's"]
+    model_options.refuse_options("arch activation weights", f"{name} makes its own network")
+    model = network_from_code(reference, model_options.classes, model_options.shape, **options)
+    return normalised_network(model, model_options.mean, model_options.std, model_options.shape), {}, [f"{name} ran code of the user's"]
 
 
-def open_torch(source: str, wanted: ModelOptions) -> Opened:
+def open_torch(source: str, model_options: ModelOptions) -> Opened:
     """What torch.save wrote: our checkpoint, a state_dict, or, with trust, a whole model.
 
     Args:
         source: the path of the file.
-        wanted: what the user said about the model.
+        model_options: what the user said about the model.
 
     Raises:
         InputError: where it holds no weights or code without trust, and where its weights do not fit.
     """
     name = Path(source).name
-    content, notes = read_torch(Path(source), wanted.trust)
+    content, notes = read_torch(Path(source), model_options.trust)
     if is_our_checkpoint(content):
         state, meta = state_and_meta(content, name)
-        return rebuilt_network(state, meta, name, wanted), meta, notes + other_code_notes(meta, name, wanted)
-    weights, more = weights_in(content, name, wanted.weights)
+        return rebuilt_network(state, meta, name, model_options), meta, notes + other_code_notes(meta, name, model_options)
+    weights, more = weights_in(content, name, model_options.weights)
     if isinstance(weights, nn.Module):
-        wanted.refuse_options("arch activation", f"{name} holds a whole model")
-        return normalised_network(weights, wanted.mean, wanted.std, wanted.shape), {}, notes + more
-    model, network_notes = network_from_state(weights, name, wanted)
+        model_options.refuse_options("arch activation", f"{name} holds a whole model")
+        return normalised_network(weights, model_options.mean, model_options.std, model_options.shape), {}, notes + more
+    model, network_notes = network_from_state(weights, name, model_options)
     return model, {}, notes + more + network_notes
 
 
-def open_safetensors(source: str, wanted: ModelOptions) -> Opened:
+def open_safetensors(source: str, model_options: ModelOptions) -> Opened:
     """A state_dict in safetensors format.
 
     Args:
         source: the path of the file.
-        wanted: what the user said about the model.
+        model_options: what the user said about the model.
 
     Raises:
         InputError: where it is damaged, safetensors is not installed, or its weights do not fit.
@@ -345,59 +351,67 @@ def open_safetensors(source: str, wanted: ModelOptions) -> Opened:
         state = load_file(source)
     except Exception as error:
         raise InputError(f"{name} is damaged or no safetensors file ({first_line(error)})") from error
-    wanted.refuse_options("weights", f"{name} holds one set of weights")
-    model, notes = network_from_state(state, name, wanted)
+    model_options.refuse_options("weights", f"{name} holds one set of weights")
+    model, notes = network_from_state(state, name, model_options)
     return model, {}, notes
 
 
-def open_torchscript(source: str, wanted: ModelOptions) -> Opened:
+def open_torchscript(source: str, model_options: ModelOptions) -> Opened:
     """A TorchScript archive, with trust.
 
     Args:
         source: the path of the file.
-        wanted: what the user said about the model.
+        model_options: what the user said about the model.
 
     Raises:
         InputError: where it is not trusted, or cannot be read.
     """
     name = Path(source).name
-    refuse_untrusted(name, "a TorchScript archive, a stored program (deprecated since torch 2.14)", wanted)
+    refuse_untrusted(name, "a TorchScript archive, a stored program (deprecated since torch 2.14)", model_options)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="`torch.jit.load` is deprecated")
             model = torch.jit.load(source, map_location="cpu")
     except RuntimeError as error:
         raise InputError(f"{name} cannot be read as a TorchScript archive ({first_line(error)})") from error
-    return normalised_network(model, wanted.mean, wanted.std, wanted.shape), {}, [f"{name} is a stored program, which was run"]
+    return (
+        normalised_network(model, model_options.mean, model_options.std, model_options.shape),
+        {},
+        [f"{name} is a stored program, which was run"],
+    )
 
 
-def open_pt2(source: str, wanted: ModelOptions) -> Opened:
+def open_pt2(source: str, model_options: ModelOptions) -> Opened:
     """A torch.export program, with trust.
 
     Args:
         source: the path of the file.
-        wanted: what the user said about the model.
+        model_options: what the user said about the model.
 
     Raises:
         InputError: where it is not trusted, cannot be read, or takes no single batch of images in eval mode.
     """
     name = Path(source).name
-    refuse_untrusted(name, "a torch.export program, which torch reads by unpickling", wanted)
-    model = read_program(Path(source), wanted.device)
-    return normalised_network(model, wanted.mean, wanted.std, wanted.shape), {}, [f"{name} is a stored program, which was run"]
+    refuse_untrusted(name, "a torch.export program, which torch reads by unpickling", model_options)
+    model = read_program(Path(source), model_options.device)
+    return (
+        normalised_network(model, model_options.mean, model_options.std, model_options.shape),
+        {},
+        [f"{name} is a stored program, which was run"],
+    )
 
 
-def refuse_untrusted(name: str, what: str, wanted: ModelOptions) -> None:
+def refuse_untrusted(name: str, what: str, model_options: ModelOptions) -> None:
     """InputError for a stored program unless the user trusts it."""
-    if not wanted.trust:
+    if not model_options.trust:
         raise InputError(f"{name} is {what}: {TRUST} to run it, or save a state_dict and name its network with --arch")
-    wanted.refuse_options("arch activation weights", f"{name} is a stored program")
+    model_options.refuse_options("arch activation weights", f"{name} is a stored program")
 
 
-def rebuilt_network(state: Mapping[str, Tensor], meta: dict[str, Any], name: str, wanted: ModelOptions) -> nn.Module:
+def rebuilt_network(state: Mapping[str, Tensor], meta: dict[str, Any], name: str, model_options: ModelOptions) -> nn.Module:
     """The network that our checkpoint describes, with its weights."""
-    wanted.refuse_options("mean std", f"{name} is a checkpoint of robench and knows its own normalisation")
-    wanted.refuse_options("weights", f"{name} is a checkpoint of robench and holds one set of weights")
+    model_options.refuse_options("mean std", f"{name} is a checkpoint of robench and knows its own normalisation")
+    model_options.refuse_options("weights", f"{name} is a checkpoint of robench and holds one set of weights")
     try:
         network_meta = meta["model"]
         arch, activation, classes = str(network_meta["arch"]), str(network_meta["activation"]), network_meta["classes"]
@@ -405,9 +419,9 @@ def rebuilt_network(state: Mapping[str, Tensor], meta: dict[str, Any], name: str
         shape, options = tuple(network_meta["shape"]), dict(network_meta.get("options") or {})
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{name} is a damaged checkpoint: it does not describe its network ({type(error).__name__}: {error})") from error
-    if wanted.activation not in (None, activation):
-        raise InputError(f"{name} was trained with the activation {activation!r}, not {wanted.activation!r}: leave --activation out")
-    arch = architecture_to_build(arch, name, wanted)
+    if model_options.activation not in (None, activation):
+        raise InputError(f"{name} was trained with the activation {activation!r}, not {model_options.activation!r}: leave --activation out")
+    arch = architecture_to_build(arch, name, model_options)
     if not is_foreign(parse_recipe(arch).name):
         refuse_oversized_network(partial(build_network, arch, classes=classes, shape=shape, activation=activation, **options), state, name)
     elif is_library(arch) and classes > max((len(value) for value in state.values() if value.dim()), default=0):
@@ -429,31 +443,31 @@ def refuse_oversized_network(built: Callable[[], nn.Module], state: Mapping[str,
         raise InputError(f"{name} is a damaged checkpoint: it describes a network of {network_count:,} numbers, and holds {stored_count:,}")
 
 
-def other_code_notes(meta: Mapping[str, Any], name: str, wanted: ModelOptions) -> list[str]:
+def other_code_notes(meta: Mapping[str, Any], name: str, model_options: ModelOptions) -> list[str]:
     """A note where the user's code that makes a checkpoint's network is not what it was when it was trained."""
-    training_code, now = meta["model"].get("code"), code_digests(wanted.arch or str(meta["model"]["arch"]))
+    training_code, now = meta["model"].get("code"), code_digests(model_options.arch or str(meta["model"]["arch"]))
     return [f"{name} was trained with other code than {', '.join(now)} holds now"] if training_code and training_code != now else []
 
 
-def architecture_to_build(arch: str, name: str, wanted: ModelOptions) -> str:
+def architecture_to_build(arch: str, name: str, model_options: ModelOptions) -> str:
     """The architecture in a checkpoint; where that is code, which no file may start by itself, the user names it or trusts the file."""
     if not runs_code(arch):
-        wanted.refuse_options("arch", f"{name} is a checkpoint of robench and knows its own network")
+        model_options.refuse_options("arch", f"{name} is a checkpoint of robench and knows its own network")
         return arch
-    if wanted.arch is None and not wanted.trust:
+    if model_options.arch is None and not model_options.trust:
         raise InputError(f"{name} wants to run {arch} for its network: name that code yourself with --arch, or {TRUST}")
-    return wanted.arch or arch
+    return model_options.arch or arch
 
 
-def network_from_state(state: Mapping[str, Tensor], name: str, wanted: ModelOptions) -> tuple[nn.Module, list[str]]:
+def network_from_state(state: Mapping[str, Tensor], name: str, model_options: ModelOptions) -> tuple[nn.Module, list[str]]:
     """The network that the user named, with weights from a file and the normalisation of either, and notes."""
-    if wanted.arch is None:
+    if model_options.arch is None:
         raise InputError(f"{name} holds weights only: name its network with --arch, such as one of {', '.join(ARCHITECTURES)}")
-    classes, shape = classes_and_shape(name, wanted)
-    network = build_network(wanted.arch, classes=classes, shape=shape, activation=wanted.activation or "relu")
-    due, has_user_normalisation = network.state_dict(), wanted.mean is not None and wanted.std is not None
+    classes, shape = classes_and_shape(name, model_options)
+    network = build_network(model_options.arch, classes=classes, shape=shape, activation=model_options.activation or "relu")
+    due, has_user_normalisation = network.state_dict(), model_options.mean is not None and model_options.std is not None
     normalisation = None if has_network_names(fitting_weights(state, due), due) else normalisation_in(state, shape[0])
-    mean, std, notes, rest = wanted.mean, wanted.std, list[str](), dict(state)
+    mean, std, notes, rest = model_options.mean, model_options.std, list[str](), dict(state)
     if normalisation and has_user_normalisation and not has_same_numbers(normalisation, mean or (), std or ()):
         options = f"--mean {numbers_as_option(normalisation.mean)} --std {numbers_as_option(normalisation.std)}"
         raise InputError(
@@ -468,22 +482,27 @@ def network_from_state(state: Mapping[str, Tensor], name: str, wanted: ModelOpti
         rest = dict(state) if has_network_names(fitting_weights(state, due), due) else unwrapped_weights(fitting_weights(state, due))
     outputs = output_count(rest, network, classes)
     if outputs > classes:
-        classes, network = outputs, build_network(wanted.arch, classes=outputs, shape=shape, activation=wanted.activation or "relu")
-    fit_weights(network, rest, name, wanted.arch, classes, partial(misfit_hint, state, normalisation, wanted, classes, shape))
+        classes, network = (
+            outputs,
+            build_network(model_options.arch, classes=outputs, shape=shape, activation=model_options.activation or "relu"),
+        )
+    fit_weights(network, rest, name, model_options.arch, classes, partial(misfit_hint, state, normalisation, model_options, classes, shape))
     return normalised_network(network, mean, std, shape), notes
 
 
-def misfit_hint(state: Mapping[str, Tensor], found: StoredNormalisation | None, wanted: ModelOptions, classes: int, shape: Shape) -> str:
+def misfit_hint(
+    state: Mapping[str, Tensor], normalisation: StoredNormalisation | None, model_options: ModelOptions, classes: int, shape: Shape
+) -> str:
     """What may help where weights do not fit: the normalisation among them or before the network, and architectures that they fit."""
     *_, bare = prefix_variants(state)
-    rest = unwrapped_weights(bare) if found is None else found.rest
+    rest = unwrapped_weights(bare) if normalisation is None else normalisation.rest
     hint = ""
-    if found is not None and wanted.mean is None:
-        options = f"--mean {numbers_as_option(found.mean)} --std {numbers_as_option(found.std)}"
-        hint = f"; its {' and '.join(found.names)} look like a normalisation: pass {options}"
-    elif wanted.mean is None and rest.keys() != bare.keys():
+    if normalisation is not None and model_options.mean is None:
+        options = f"--mean {numbers_as_option(normalisation.mean)} --std {numbers_as_option(normalisation.std)}"
+        hint = f"; its {' and '.join(normalisation.names)} look like a normalisation: pass {options}"
+    elif model_options.mean is None and rest.keys() != bare.keys():
         hint = "; its names start with a number, as a network's behind a normalisation do: pass --mean and --std (0 and 1 for none)"
-    fitting_too = [] if wanted.arch in (names := fitting_architectures(rest, classes, shape)) else names
+    fitting_too = [] if model_options.arch in (names := fitting_architectures(rest, classes, shape)) else names
     return hint + (f"; the names and shapes are those of --arch {' or '.join(fitting_too)}" if fitting_too else "")
 
 
@@ -501,11 +520,11 @@ def fitting_architectures(state: Mapping[str, Tensor], classes: int, shape: Shap
     return names
 
 
-def classes_and_shape(name: str, wanted: ModelOptions) -> tuple[int, Shape]:
+def classes_and_shape(name: str, model_options: ModelOptions) -> tuple[int, Shape]:
     """Number of classes and shape of the images, which the file does not tell."""
-    if wanted.classes is None or wanted.shape is None:
+    if model_options.classes is None or model_options.shape is None:
         raise InputError(f"{name} does not tell the number of classes and the shape of the images: give classes and shape")
-    return wanted.classes, wanted.shape
+    return model_options.classes, model_options.shape
 
 
 def refuse_nonfinite_weights(model: nn.Module, name: str) -> None:

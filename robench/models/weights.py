@@ -23,13 +23,13 @@ NORMALISATIONS = (OWN_NORMALISATION, ("mu", "sigma"), ("mean", "std"), ("0.mean"
 CHOOSES = "--weights KEY (weights=KEY in Python)"
 
 
-def weights_in(content: Any, name: str, wanted: str | None = None) -> tuple[dict[str, Tensor] | nn.Module, list[str]]:
+def weights_in(content: Any, name: str, shapes: str | None = None) -> tuple[dict[str, Tensor] | nn.Module, list[str]]:
     """The state_dict or the whole model that a file holds, and notes.
 
     Args:
         content: what the file holds.
         name: what sentences call the file.
-        wanted: the key under which the weights lie, with dots between the levels; None takes the top, or the first usual name.
+        shapes: the key under which the weights lie, with dots between the levels; None takes the top, or the first usual name.
 
     Raises:
         InputError: where there are none, or where it is open which.
@@ -39,13 +39,13 @@ def weights_in(content: Any, name: str, wanted: str | None = None) -> tuple[dict
         keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, Mapping) else ""
         raise InputError(f"{name} holds no state_dict, but {type(content).__name__}{f' of {keys}' if keys else ''}")
     if "" in weight_sets:
-        if wanted is not None:
+        if shapes is not None:
             raise InputError(f"{name} holds one set of weights, at its top: leave --weights out")
         return weight_sets[""], []
-    if wanted is not None:
-        if wanted not in weight_sets:
-            raise InputError(f"{name} has no set of weights {wanted!r}{did_you_mean(wanted, weight_sets)}")
-        return weight_sets[wanted], []
+    if shapes is not None:
+        if shapes not in weight_sets:
+            raise InputError(f"{name} has no set of weights {shapes!r}{did_you_mean(shapes, weight_sets)}")
+        return weight_sets[shapes], []
     chosen_key = usual_key(weight_sets)
     if chosen_key is None:
         raise InputError(f"{name} holds several sets of weights ({', '.join(weight_sets)}): choose one with {CHOOSES}")
@@ -66,11 +66,11 @@ def weight_sets_in(content: Any, where: str = "", deep: int = DEEP) -> dict[str,
     return weight_sets
 
 
-def usual_key(found: Mapping[str, Any]) -> str | None:
+def usual_key(normalisation: Mapping[str, Any]) -> str | None:
     """The key that is taken where nobody chose: the only one, or the first of the usual names on every level."""
-    if len(found) == 1:
-        return next(iter(found))
-    return min(filter(is_usual_key, found), key=lambda key: [NESTS.index(part) for part in key.split(".")], default=None)
+    if len(normalisation) == 1:
+        return next(iter(normalisation))
+    return min(filter(is_usual_key, normalisation), key=lambda key: [NESTS.index(part) for part in key.split(".")], default=None)
 
 
 def is_usual_key(key: str) -> bool:
@@ -117,9 +117,9 @@ def normalisation_in(state: Mapping[str, Tensor], channels: int) -> StoredNormal
     return None
 
 
-def has_same_numbers(found: StoredNormalisation, mean: Sequence[float], std: Sequence[float]) -> bool:
+def has_same_numbers(normalisation: StoredNormalisation, mean: Sequence[float], std: Sequence[float]) -> bool:
     """Whether these are the numbers of the file, to the four digits that people write."""
-    user_numbers, file_numbers = torch.tensor([*map(float, (*mean, *std))]), torch.tensor([*found.mean, *found.std])
+    user_numbers, file_numbers = torch.tensor([*map(float, (*mean, *std))]), torch.tensor([*normalisation.mean, *normalisation.std])
     return user_numbers.shape == file_numbers.shape and torch.allclose(user_numbers, file_numbers, rtol=0, atol=6e-5)
 
 
@@ -162,17 +162,17 @@ def fit_weights(
     network.load_state_dict(state, strict=False)
 
 
-def fitting_weights(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def fitting_weights(state: Mapping[str, Tensor], network_state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights without the prefixes that keep their names from being those of the network; without all of them where none do."""
     *_, bare = variants = list(prefix_variants(state))
-    return next((variant for variant in variants if has_network_names(variant, wanted)), bare)
+    return next((variant for variant in variants if has_network_names(variant, network_state)), bare)
 
 
-def has_network_names(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> bool:
+def has_network_names(state: Mapping[str, Tensor], network_state: Mapping[str, Tensor]) -> bool:
     """Whether the weights have the network's names, but for what may be missing and what is never run."""
-    batch_counters = {key for key in wanted if key.endswith("num_batches_tracked")}
-    names = {key for key in state if key in wanted or not key.startswith(UNUSED)}
-    return names | batch_counters == wanted.keys()
+    batch_counters = {key for key in network_state if key.endswith("num_batches_tracked")}
+    names = {key for key in state if key in network_state or not key.startswith(UNUSED)}
+    return names | batch_counters == network_state.keys()
 
 
 def output_count(state: Mapping[str, Tensor], network: nn.Module, classes: int) -> int:

@@ -89,7 +89,7 @@ def refuse_norm_order(distance: str, order: float) -> None:
         raise InputError("distance=kl has no order: leave it out, or choose distance=logits or probs")
 
 
-def arr_images(model: nn.Module, batch: Batch, steps: int, step_size: float | None, drawn: bool) -> Tensor:
+def arr_images(model: nn.Module, batch: Batch, steps: int, step_size: float | None, random_start: bool) -> Tensor:
     """The point where the ascent on the cross-entropy ends, (B, C, H, W), without a graph.
 
     Args:
@@ -97,12 +97,12 @@ def arr_images(model: nn.Module, batch: Batch, steps: int, step_size: float | No
         batch: gives images, labels, threat and the random numbers of the start.
         steps: number of ascents.
         step_size: in pixel units, or None for the default of `arr`.
-        drawn: start at an even draw from the threat, else at the image.
+        random_start: start at an even draw from the threat, else at the image.
     """
     x, eps = batch.x.detach(), batch.threat.eps
-    begin = batch.threat.sample(x, batch.draws.child("arr")) if drawn else x
+    begin = batch.threat.sample(x, batch.draws.child("arr")) if random_start else x
     if step_size is None:
-        step_size = eps if steps == 1 and not drawn else eps * min(2.5 / steps, 1.25)
+        step_size = eps if steps == 1 and not random_start else eps * min(2.5 / steps, 1.25)
     return projected_ascent(model, x, begin, batch.threat, lambda logits: cross_entropies(logits, batch), steps=steps, step_size=step_size)
 
 

@@ -46,7 +46,7 @@ def reference_in(manifest: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def page_parts(
-    measurement: Measurement, title: str, shown: Sequence[TextTable], drawn: Sequence[Path], manifest: Mapping[str, Any]
+    measurement: Measurement, title: str, text_tables: Sequence[TextTable], picture_paths: Sequence[Path], manifest: Mapping[str, Any]
 ) -> Iterator[page.Part]:  # fmt: skip
     """What the page shows: what was measured, flags and notes, what the numbers mean, tables, pictures."""
     rows = measurement.rows
@@ -56,10 +56,10 @@ def page_parts(
     yield page.DataTable(("", ""), list(measurement_facts(measurement, manifest)))
     yield page.Heading("What the numbers mean")
     yield meanings_table([row for row in rows if is_shown(row)])
-    for table in shown:
+    for table in text_tables:
         yield page.Heading(heading_of(table, title))
         yield page.DataTable(table.columns, table.lines, grouped=table.left > 1)
-    for heading, caption, paths in captioned_groups(drawn, measured_severities(rows)):
+    for heading, caption, paths in captioned_groups(picture_paths, measured_severities(rows)):
         yield page.Heading(heading)
         yield page.Paragraph(caption)
         yield from (page.Picture(path, f"{heading}: {path.stem}") for path in paths)

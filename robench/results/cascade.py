@@ -229,12 +229,12 @@ def eight_bit_row(cascade: Cascade, eps: float, base: Row, suite: str, interval:
     return interval.row_with(replace(about, metric="rounded_accuracy"), cascade.eight_bit_count(last), base.n)
 
 
-def worst_rows(found: Sequence[Cascade], base: Row, suite: str, interval: IntervalKind = WILSON) -> Iterator[Row]:
+def worst_rows(cascades_of_model: Sequence[Cascade], base: Row, suite: str, interval: IntervalKind = WILSON) -> Iterator[Row]:
     """What is left under the worst of several threats, image by image: an image stands that stands under each, at its largest radius.
 
     The union of threats of Maini et al. (ICML 2020, 1909.04068), and Croce & Hein (ICML 2022, 2105.12508).
     """
-    norms = [cascade for cascade in found if cascade.stages[0].kind == "clean"]
+    norms = [cascade for cascade in cascades_of_model if cascade.stages[0].kind == "clean"]
     if len(norms) < 2:
         return
     standing = torch.stack([cascade.standing(len(cascade.stages) - 1) for cascade in norms]).all(0)

@@ -256,17 +256,17 @@ def parse_gate(sentence: str, probes: Sequence[str]) -> Gate:
     return Gate(match["probe"], tolerance)
 
 
-def gate_failures(wanted: Sequence[Gate], lines: Sequence[ComparisonLine], alpha: float) -> list[str]:
+def gate_failures(gates: Sequence[Gate], lines: Sequence[ComparisonLine], alpha: float) -> list[str]:
     """A sentence with the numbers for each gate that fails, at each radius: the drop is larger than allowed, and p at most alpha.
 
     Args:
-        wanted: the gates.
+        gates: the gates.
         lines: the lines of the comparison.
         alpha: a drop counts if its McNemar p value is at most this, in (0, 1].
     """
     return [
         failure_sentence(gate, line, alpha)
-        for gate in wanted
+        for gate in gates
         for line in lines
         if line.probe == gate.probe and gate_fails(gate, line, alpha)
     ]
@@ -289,13 +289,13 @@ def failure_sentence(gate: Gate, line: ComparisonLine, alpha: float) -> str:
     )
 
 
-def blind_gate_notes(wanted: Sequence[Gate], n: int, alpha: float) -> list[str]:
+def blind_gate_notes(gates: Sequence[Gate], n: int, alpha: float) -> list[str]:
     """A sentence for each gate that allows less than n images can show: so few lost ones are never significant.
 
     A gate that allows no drop is named only where that is more than BLIND_SHARE of the images; some drop is always too small.
 
     Args:
-        wanted: the gates.
+        gates: the gates.
         n: number of images that are compared.
         alpha: the level of significance, in (0, 1].
     """
@@ -303,7 +303,7 @@ def blind_gate_notes(wanted: Sequence[Gate], n: int, alpha: float) -> list[str]:
     told_apart = f"{least} of {n} images ({100 * least / n:.2f} %) are the fewest lost ones that differ from chance at alpha {alpha:g}"
     return [
         f"{gate.probe}: {told_apart}, so the gate passes any smaller drop: evaluate more images"
-        for gate in wanted
+        for gate in gates
         if Fraction(least, n) > (gate.allowed + Fraction(1, n) if gate.allowed else BLIND_SHARE)
     ]
 

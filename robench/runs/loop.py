@@ -119,7 +119,7 @@ def is_tried_already(stage: Stage, seen: set[str]) -> bool:
     return before
 
 
-def try_out(case: Case, stage: Stage, begun: ReadyStage, pool: Pool) -> None:
+def try_out(case: Case, stage: Stage, ready_stage: ReadyStage, pool: Pool) -> None:
     """Asks a stage for its first outcome on two clean images with the model's own labels, so that all of them count as right."""
     assert pool.pixels is not None
     places = torch.arange(min(TRIAL_IMAGES, len(pool)))
@@ -131,7 +131,7 @@ def try_out(case: Case, stage: Stage, begun: ReadyStage, pool: Pool) -> None:
         x = pixels_for_model(stage.images(places, pool.pixels), case.exact_model, case.device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # what is to be told is told when the stage runs
-        next(iter(begun.measure(Chunk(x, logits.argmax(1), pool.ids[places], places))), None)
+        next(iter(ready_stage.measure(Chunk(x, logits.argmax(1), pool.ids[places], places))), None)
 
 
 def run_block(run: Run, places: Tensor) -> None:

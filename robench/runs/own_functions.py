@@ -35,14 +35,14 @@ def is_own(label: str) -> bool:
     return ".py:" in label
 
 
-def refuse_found(found: AttackResult, n: int, label: str) -> None:
+def refuse_found(result: AttackResult, n: int, label: str) -> None:
     """Raises InputError where what an attack hands back for n images is not one number for each, or its points are no tensor."""
     for name in ("x_adv", *PER_SAMPLE):
-        refuse_non_tensor(getattr(found, name), f"attack {label!r} returned {name}")
+        refuse_non_tensor(getattr(result, name), f"attack {label!r} returned {name}")
     for name in PER_SAMPLE:
-        refuse_length(getattr(found, name), n, f"attack {label!r} returned {name}")
+        refuse_length(getattr(result, name), n, f"attack {label!r} returned {name}")
     for name, least in (("step", -1), ("forwards", 0), ("backwards", 0)):
-        if n and int(getattr(found, name).min()) < least:
+        if n and int(getattr(result, name).min()) < least:
             raise InputError(f"attack {label!r} returned {name} below {least}: it counts what was done for an image")
 
 

@@ -270,36 +270,36 @@ def checkpoint_replacement(out: Path) -> Iterator[Path]:
         raise
 
 
-def write_training(out: Path, model: nn.Module, meta: dict[str, Any], chosen: Epoch, others: Mapping[str, Epoch]) -> None:
+def write_training(out: Path, model: nn.Module, meta: dict[str, Any], chosen_epoch: Epoch, others: Mapping[str, Epoch]) -> None:
     """Writes FILE.pt and all that belongs to it, in the place of the files of an earlier training, whole or not at all.
 
     Args:
         out: FILE.pt.
         model: the network with the weights of the chosen epoch.
         meta: what the checkpoint says of it.
-        chosen: the epoch.
+        chosen_epoch: the epoch.
         others: epochs whose weights are written too, where they are not the chosen one, by "best" and "last".
     """
     with checkpoint_replacement(out) as file:
-        save_weights(file, model, meta, chosen, others)
+        save_weights(file, model, meta, chosen_epoch, others)
         write_epoch_log(file.with_name(f"{file.stem}.log.csv"), meta["history"])
         title = f"{file.stem}: {' + '.join(method_sentences(meta['recipe']))}"
-        draw_training_curves(file.with_name(f"{file.stem}.curves.png"), meta["history"], title, chosen.epoch + 1)
+        draw_training_curves(file.with_name(f"{file.stem}.curves.png"), meta["history"], title, chosen_epoch.epoch + 1)
 
 
-def save_weights(out: Path, model: nn.Module, meta: dict[str, Any], chosen: Epoch, others: Mapping[str, Epoch]) -> None:
+def save_weights(out: Path, model: nn.Module, meta: dict[str, Any], chosen_epoch: Epoch, others: Mapping[str, Epoch]) -> None:
     """Writes the chosen weights to FILE.pt, and those of other epochs to FILE.<name>.pt.
 
     Args:
         out: FILE.pt.
         model: the network with the chosen weights.
         meta: what the checkpoint says of it; of other weights nothing measured is said.
-        chosen: the epoch of the chosen weights.
+        chosen_epoch: the epoch of the chosen weights.
         others: epochs by name; one that is the chosen epoch itself is left out.
     """
     for name, epoch in others.items():
         beside = out.with_name(f"{out.stem}.{name}{out.suffix}")
-        if epoch is chosen:
+        if epoch is chosen_epoch:
             continue
         other = copy.deepcopy(model)
         other.load_state_dict(epoch.weights)

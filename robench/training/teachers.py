@@ -49,13 +49,13 @@ def teacher_notes(teacher: Path, images: Images, about: Mapping[str, Any]) -> li
 
 
 def teacher_of(
-    methods: Sequence[Recipe], given: Path | None, student: nn.Module, about: Mapping[str, Any], trained: Callable[[], Trained]
+    methods: Sequence[Recipe], path: Path | None, student: nn.Module, about: Mapping[str, Any], trained: Callable[[], Trained]
 ) -> tuple[nn.Module | None, dict[str, str] | None]:
     """The network to learn from, frozen and in evaluation mode, and its name and sha256; None for both where nothing learns from one.
 
     Args:
         methods: the objective and the regularisers.
-        given: a file that the user has named.
+        path: a file that the user has named.
         student: the network that is trained.
         about: its description.
         trained: trains a teacher first, or finds one, where none is named and a method needs one.
@@ -64,12 +64,12 @@ def teacher_of(
         InputError: where a teacher is named and nothing learns from one, and for a teacher of another architecture.
     """
     learners = [method.label for method in methods if facts_of(method.name).teacher or ".py:" in method.name]
-    if given is not None:
+    if path is not None:
         if not learners:
             raise InputError(
                 f"a teacher is given, but {' and '.join(method.label for method in methods)} learns from none: leave --teacher out"
             )
-        loaded = load_with_origin(given, **teacher_load_options(given, about))
+        loaded = load_with_origin(path, **teacher_load_options(path, about))
         model, name = loaded.model, loaded.name
     elif any(facts_of(method.name).teacher for method in methods):
         done = trained()
@@ -101,12 +101,12 @@ def first_trained_teacher(
     return train_undefended(out=place, resume=resume or there, force=force and not resume)
 
 
-def teacher_load_options(given: Path, about: Mapping[str, Any]) -> dict[str, Any]:
+def teacher_load_options(path: Path, about: Mapping[str, Any]) -> dict[str, Any]:
     """What `load` must be told of a teacher: nothing where the file says it, else what the student is, for the two are of one kind.
 
     Code that a checkpoint names for its network is run only if the user has named code for the student.
     """
-    kind, meta = source_kind(str(given)), checkpoint_meta(given)
+    kind, meta = source_kind(str(path)), checkpoint_meta(path)
     sizes = {"classes": about["classes"], "shape": tuple(about["shape"])}
     if meta:
         return {"arch": about["arch"]} if runs_code(str(meta["model"]["arch"])) and runs_code(about["arch"]) else {}

@@ -290,17 +290,17 @@ def final_measurements(
     ]
 
 
-def metrics(found: Sequence[Measurement], data: str, split: str) -> dict[str, Any]:
+def metrics(measurements: Sequence[Measurement], data: str, split: str) -> dict[str, Any]:
     """The measured accuracies by probe, each with interval, n and images.
 
     Clean accuracy on all images comes first, then on the attacked ones where these are fewer, then the suite's.
 
     Args:
-        found: from `final_measurements`.
+        measurements: from `final_measurements`.
         data: the name of the images.
         split: of the images; "" where `data` says it.
     """
-    (everywhere, *_), few = ([row for row in evaluation.rows if row.metric == "accuracy"] for evaluation in found)
+    (everywhere, *_), few = ([row for row in evaluation.rows if row.metric == "accuracy"] for evaluation in measurements)
     again = few[:1] if len(few) > 1 and few[0].n != everywhere.n else []
     rows = [everywhere, *(replace(row, probe=CLEAN_ATTACKED) for row in again), *few[1:]]
     images = {"data": data, "split": split} if split else {"data": data}
@@ -316,7 +316,7 @@ def measured_words(measurements: Sequence[Measurement], test: Images) -> dict[st
     return {"metrics": metrics(measurements, test.name, split), "flags": flag_sentences(measurements)}
 
 
-def flag_sentences(found: Sequence[Measurement]) -> list[str]:
+def flag_sentences(measurements: Sequence[Measurement]) -> list[str]:
     """A sentence for each raised flag; what is told of all images is not told of few of them again."""
-    checks = {(check.probe, check.name): check for evaluation in reversed(found) for check in evaluation.checks if check.raised}
+    checks = {(check.probe, check.name): check for evaluation in reversed(measurements) for check in evaluation.checks if check.raised}
     return [f"{check.probe}: {check.sentence}" for check in checks.values()]

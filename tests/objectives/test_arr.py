@@ -87,7 +87,7 @@ def test_one_step_is_fgsm_from_the_image_over_the_whole_eps(threat):
     at = x.clone().requires_grad_()
     (grad,) = torch.autograd.grad(F.cross_entropy(model(at), y, reduction="sum"), at)
     expected = threat.project(x, x + threat.eps * threat.ascend(x, grad))
-    found = arr_images(model, batch_of(model, x, y, threat), 1, None, drawn=False)
+    found = arr_images(model, batch_of(model, x, y, threat), 1, None, random_start=False)
     torch.testing.assert_close(found, expected)
     assert threat.contains(x, found).all()
     moved = arr(model, batch_of(model, x, y, threat), distance="logits", order=1, steps=1)
@@ -131,9 +131,9 @@ def test_the_adversary_climbs_the_cross_entropy_of_mixed_labels():
     at = x.clone().requires_grad_()
     (grad,) = torch.autograd.grad(-(mixed * model(at).log_softmax(1)).sum(), at)
     batch = batch_of(model, x, y)
-    found = arr_images(model, replace(batch, mixed=mixed), 1, None, drawn=False)
+    found = arr_images(model, replace(batch, mixed=mixed), 1, None, random_start=False)
     torch.testing.assert_close(found, (x + 0.1 * grad.sign()).clamp(0, 1))
-    assert not torch.equal(found, arr_images(model, batch, 1, None, drawn=False))
+    assert not torch.equal(found, arr_images(model, batch, 1, None, random_start=False))
 
 
 def test_a_threat_of_nothing_has_no_distance():
@@ -150,7 +150,7 @@ def test_a_threat_of_nothing_has_no_distance():
 def test_the_gradient_flows_through_both_branches(distance, order):
     model, (x, y) = net(), images()
     weights = list(model.parameters())
-    x_adv = arr_images(model, batch_of(model, x, y), 1, None, drawn=False)
+    x_adv = arr_images(model, batch_of(model, x, y), 1, None, random_start=False)
 
     def slope(clean: Tensor, moved: Tensor) -> Tensor:
         if distance == "kl":

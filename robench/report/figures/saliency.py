@@ -136,12 +136,12 @@ def draw_histograms(path: Path, groups: Sequence[tuple[str, FloatValues]], title
 
 
 def draw_stacked_histograms(
-    path: Path, kept: Sequence[NDArray[np.float64]], labels: Sequence[str], edges: NDArray[np.float64], title: str, label: str
+    path: Path, samples: Sequence[NDArray[np.float64]], labels: Sequence[str], edges: NDArray[np.float64], title: str, label: str
 ) -> Path:
     """Draws step histograms one below the other, with common axes."""
-    figure = Figure(figsize=(5.4, 0.9 + 1.0 * len(kept)), layout="constrained")
-    grid = figure.subplots(len(kept), 1, sharex=True, sharey=True)
-    for place, (axes, sample, name) in enumerate(zip(grid, kept, labels, strict=True)):
+    figure = Figure(figsize=(5.4, 0.9 + 1.0 * len(samples)), layout="constrained")
+    grid = figure.subplots(len(samples), 1, sharex=True, sharey=True)
+    for place, (axes, sample, name) in enumerate(zip(grid, samples, labels, strict=True)):
         draw_histogram_steps(axes, sample, edges, place)
         axes.set_title(name, fontsize=8, loc="left", color=colour_and_style(place)[0])
         axes.margins(x=0.02)
@@ -152,10 +152,10 @@ def draw_stacked_histograms(
     return save_figure(path, figure)
 
 
-def mean_words(values: FloatValues, found: NDArray[np.float64]) -> str:
+def mean_words(values: FloatValues, sample: NDArray[np.float64]) -> str:
     """The mean of what is finite, and how many values are not."""
-    missing = f", {len(values) - len(found)} undefined" if len(found) < len(values) else ""
-    return f"mean {found.mean():.3g}{missing}" if len(found) else "no value"
+    missing = f", {len(values) - len(sample)} undefined" if len(sample) < len(values) else ""
+    return f"mean {sample.mean():.3g}{missing}" if len(sample) else "no value"
 
 
 def draw_histogram_steps(axes: Axes, values: NDArray[np.float64], edges: NDArray[np.float64], place: int) -> None:

@@ -60,13 +60,13 @@ def corruption_stage(
     return cell_stage(
         corruption_stage_name(recipe) + on, recipe.label + on, severity, images, clean=clean, source=source, words={**words,
         "recipe": recipe},
-        told=stage_words, reported=reported,
+        stage_words=stage_words, reported=reported,
     )  # fmt: skip
 
 
 def cell_stage(
     name: str, corruption: str, severity: int, images: MakeImages, *, clean: Stage | None, source: Stage | None = None,
-    words: Mapping[str, Any] = {}, told: Sequence[str] = (), reported: bool = True,
+    words: Mapping[str, Any] = {}, stage_words: Sequence[str] = (), reported: bool = True,
 ) -> Stage:  # fmt: skip
     """A stage that asks for the labels of corrupted images.
 
@@ -78,7 +78,7 @@ def cell_stage(
         clean: the clean pass, or None where the clean images are not known.
         source: the stage whose images are corrupted; None for the clean ones.
         words: what the rows need to know: setting, and data and split where these are not those of the subject.
-        told: what identifies the stage beside its name, for the state of a run.
+        stage_words: what identifies the stage beside its name, for the state of a run.
         reported: False where it only gives its images to later stages.
     """
     about = {"clean": clean, "corruption": corruption, "severity": severity, **words}
@@ -86,7 +86,7 @@ def cell_stage(
     def begin(case: Case) -> ReadyStage:
         return ReadyStage(partial(corruption_outcomes, case, name, reported), str(words.get("setting", "")))
 
-    return Stage("corruption", name, begin, all_images_mask, source, images, is_reported=reported, about=about, words=told)
+    return Stage("corruption", name, begin, all_images_mask, source, images, is_reported=reported, about=about, words=stage_words)
 
 
 def corruption_outcomes(case: Case, name: str, reported: bool, chunk: Chunk) -> Iterator[Outcome]:
