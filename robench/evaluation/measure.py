@@ -74,8 +74,8 @@ def as_run_options(
 
 def measure_models(
     subjects: Sequence[Subject], images: Images, request: RunRequest, how: RunOptions, *, save: Path | None = None,
-    pngs: Path | None = None, stages: Sequence[Stage] | None = None, words: Mapping[str, Any] | None = None, adds: Adds | None = None, taker: Taker | None = None,
-    reference: Subject | Reference | None = None, pool: Pool | None = None,
+    pngs: Path | None = None, stages: Sequence[Stage] | None = None, words: Mapping[str, Any] | None = None, adds: Adds | None = None,
+    taker: Taker | None = None, reference: Subject | Reference | None = None, pool: Pool | None = None,
 ) -> Measurement:  # fmt: skip
     """The measurement of models by all that is asked for.
 
