@@ -62,6 +62,18 @@ def is_existing_path(path: Path) -> bool:
         return False
 
 
+def expanded_path(path: Path) -> Path:
+    """A path with the home folder in place of ~ and ~NAME; as it is where the system knows no such user.
+
+    Args:
+        path: any path.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
 def prepare_folder(folder: Path) -> Path:
     """The folder, which is made if need be and known to be writable before hours are spent.
 

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from robench.core.errors import InputError
+from robench.core.files import expanded_path
 from robench.core.inputs import PathLike, as_seed
 from robench.core.moved import names_of_before
 from robench.core.recipes import did_you_mean, parse_recipe, recipe_text, resolve
@@ -145,7 +146,7 @@ def load_images(
     if class_order is not None and kind != "folder":
         raise InputError(f"the order of classes is a question for folders, and {name} says itself how it counts: leave --class-order out")
     if kind in FORMATS and path:
-        images = FORMATS[kind](files.dataset_path(Path(path).expanduser(), place, kind), split, choice, size, class_order, layout)
+        images = FORMATS[kind](files.dataset_path(expanded_path(Path(path)), place, kind), split, choice, size, class_order, layout)
     elif ".py:" in name:
         recipe = parse_recipe(name)
         known_as = recipe_text(replace(recipe, name=recipe.label))

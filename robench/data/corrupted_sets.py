@@ -25,6 +25,7 @@ from PIL import Image
 from torch import Tensor
 
 from robench.core.errors import InputError
+from robench.core.files import expanded_path
 from robench.core.recipes import lookup
 from robench.corruptions import corrupted_images as under
 from robench.corruptions.benchmark import NINETEEN, SEVERITIES
@@ -139,7 +140,7 @@ def read_corrupted_set(
     Raises:
         InputError: for an unknown corruption or severity, and where what was asked for is missing, damaged or does not fit together.
     """
-    folder = folder.expanduser()
+    folder = expanded_path(folder)
     if corrupted_set_layout(folder) == "tree":
         return read_tree_set(folder, corruptions, severities)
     return read_array_set(folder, corruptions, severities, Path("data") if data_dir is None else data_dir)
@@ -209,7 +210,7 @@ def pixel_checked_set(corrupted: CorruptedSet, folder: Path, clean: Images, rows
     if "brightness" not in corrupted.present:
         return replace(corrupted, notes=(*corrupted.notes, "its pixels were not compared with the clean images: it has no brightness"))
     common_shape(
-        folder.expanduser(), (corrupted.corruptions[0], "brightness")
+        expanded_path(folder), (corrupted.corruptions[0], "brightness")
     )  # which `read_corrupted_set` looked at only if it was asked for
     some = torch.linspace(0, len(rows) - 1, min(SAMPLED, len(rows))).round().long()
     theirs = corrupted.pixels("brightness", 1, rows[some])
@@ -571,7 +572,7 @@ def has_folder_classes(corrupted: CorruptedSet, folder: Path) -> bool:
     """
     text = tuple(sorted(corrupted.classes))
     ours = corrupted.kind == "made" and corrupted.name.startswith("folder:") and corrupted.classes in (text, classes_by_number(text))
-    return ours or corrupted_set_layout(folder.expanduser()) == "tree"
+    return ours or corrupted_set_layout(expanded_path(folder)) == "tree"
 
 
 def with_class_order(corrupted: CorruptedSet, order: str | None) -> CorruptedSet:

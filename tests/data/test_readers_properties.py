@@ -95,9 +95,10 @@ def test_an_archive_of_anything_is_refused(members):
 @given(TEXTS.filter(lambda name: name != "shapes"))
 @example("/")
 @example(".")
+@example("~nobody-of-this-name/set")
 def test_any_name_of_a_data_set_is_loaded_or_refused(name):
     with new_folder() as folder:
-        for words in (name, f"npz:{name}", f"folder:{name}", f"npz:{'a' * 300}"):
+        for words in (name, f"npz:{name}", f"folder:none{name}", f"npz:{'a' * 300}"):
             with pytest.raises(InputError):
                 load_images(words, data_dir=folder)
 
