@@ -286,7 +286,14 @@ def allowed_destination(folder: Path, words: dict[str, Any], resume: bool, force
 
 
 def finished_run_words(folder: Path) -> Words | None:
-    """The words of the finished run in a folder, None without one; InputError for a manifest that robench did not write."""
+    """The words of the finished run in a folder; None without one.
+
+    Args:
+        folder: of results.
+
+    Raises:
+        InputError: for a manifest that robench did not write.
+    """
     if not (folder / MANIFEST).exists():
         return None
     content = manifest_of(folder)

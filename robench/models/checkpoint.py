@@ -101,7 +101,11 @@ def meta_faults(meta: Mapping[str, Any]) -> list[str]:
 
 
 def fingerprint(state: Mapping[str, Any]) -> str:
-    """The sha256 of a state_dict: name, type, shape and bytes of each tensor, in the order of the names; no matter which file held it."""
+    """The sha256 of a state_dict: name, type, shape and bytes of each tensor, in the order of the names; no matter which file held it.
+
+    Args:
+        state: tensors by name; what is no tensor does not count.
+    """
     digest = hashlib.sha256()
     for name, value in sorted(state.items()):
         if isinstance(value, Tensor):
@@ -111,7 +115,12 @@ def fingerprint(state: Mapping[str, Any]) -> str:
 
 
 def describes_weights(path: Path, state: Mapping[str, Any]) -> bool:
-    """Whether a JSON file is the one that was written beside these weights."""
+    """Whether a JSON file is the one that was written beside these weights.
+
+    Args:
+        path: the file, which need not exist.
+        state: the state_dict of the weights.
+    """
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -122,7 +131,11 @@ def describes_weights(path: Path, state: Mapping[str, Any]) -> bool:
 def plain_values(value: Any) -> Any:
     """`value` as what both files can hold: str, int, float, bool, None, lists and dicts; NaN and infinity become None.
 
-    TypeError for anything else.
+    Args:
+        value: of these types, or a tuple, which becomes a list.
+
+    Raises:
+        TypeError: for anything else.
     """
     if isinstance(value, dict):
         return {str(key): plain_values(item) for key, item in value.items()}

@@ -324,9 +324,12 @@ def unbroken_at_eps_1_check(fell: Tensor) -> Check:
 
 
 def black_box_check(left: Mapping[str, float]) -> Check:
-    """The most that a black-box attack lowers the accuracy below all probes before it; `left` is the accuracy after each, as they ran.
+    """The most that a black-box attack lowers the accuracy below all probes before it.
 
     Raised above 0.002 (AutoAttack's rule for Square, here also where white-box attacks that run later go lower still).
+
+    Args:
+        left: the accuracy after each probe, by its name, in the order in which they ran.
     """
     names = list(left)
     black = [name.split(",")[0].split(":")[0] in BLACK_BOX for name in names]
@@ -355,13 +358,25 @@ def near_chance_check(right: int, n: int, classes: int) -> Check:
 
 
 def nonfinite_check(probe: str, count: int) -> Check:
-    """How many images met NaN or infinite logits under a probe; raised if any did."""
+    """How many images met NaN or infinite logits under a probe; raised if any did.
+
+    Args:
+        probe: its name.
+        count: of such images.
+    """
     advice = "such points never count as adversarial, so the accuracy may be overstated"
     return check_with_advice(probe, "nonfinite", count, count > 0, f"{count} images met NaN or infinite logits", advice)
 
 
 def outside_check(probe: str, count: int, worst: float, bad: int = 0) -> Check:
-    """How many points of an attack lay outside the threat, the farthest `worst` away, and `bad` are not finite; raised if any did."""
+    """How many points of an attack lay outside the threat; raised if any did.
+
+    Args:
+        probe: the name of the attack.
+        count: of such points.
+        worst: the distance of the farthest.
+        bad: how many of them have pixels that are not finite.
+    """
     evidence = f"{count} points lay outside the threat" + (f", at up to {worst:.6g}" if count > bad else "")
     evidence += f", {bad} of them with NaN or infinite pixels" if bad else ""
     return check_with_advice(probe, "outside", count, count > 0, evidence, "they were moved inside; the attack does not keep its bound")
@@ -371,6 +386,11 @@ def security_curve_check(radii: Sequence[float], accuracies: Sequence[float], no
     """By how much robust accuracy, given by eps, breaks a law of security curves; raised above 0.01.
 
     It may not rise with eps, and in linf it is 0 from eps = 1 on, where every image is within reach (Carlini et al. 2019, 1902.06705).
+
+    Args:
+        radii: eps of each attack, in any order.
+        accuracies: robust accuracy at each radius, in [0, 1].
+        norm: "linf", "l2" or "l1".
     """
     lowest, worst, where = 1.0, 0.0, 0.0
     for eps, accuracy in sorted(zip(radii, accuracies, strict=True)):

@@ -13,12 +13,14 @@ from measures import (
     collisions,
     counts_of_tests,
     definitions,
+    documents_arguments,
     imported_modules,
     modules_in,
     packages_at_top,
     public_functions,
     read_modules,
     table,
+    takes_arguments,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +54,11 @@ def graph_of(modules):
 
 def definitions_in(modules):
     return [thing for module in modules.values() for thing in definitions(module)]
+
+
+def test_every_public_function_says_what_its_arguments_are(house):
+    silent = [name for name, function in public_functions(house).items() if takes_arguments(function) and not documents_arguments(function)]
+    assert silent == []
 
 
 def test_there_are_few_packages_at_top_level_and_few_modules_in_the_command_line(house):
