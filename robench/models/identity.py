@@ -44,7 +44,11 @@ def own_code_digests(model: nn.Module) -> dict[str, str]:
 
 
 def code_digests(*references: str | None) -> dict[str, str]:
-    """The sha256 of the source file behind each reference that names the user's own code (`file.py:function`, `module:function`)."""
+    """The sha256 of the source file behind each reference that names the user's own code.
+
+    Args:
+        *references: recipes or models, such as `file.py:function` or `module:function`; others and None are passed over.
+    """
     digests: dict[str, str] = {}
     for reference in references:
         name = parse_recipe(reference).name if reference else ""
