@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from robench.attacks.active import Search
-from robench.attacks.kernels import COMPILED, kernel
+from robench.attacks.kernels import USES_COMPILED_KERNELS, kernel
 from robench.core.checks import positive_option, whole_option
 from robench.core.draws import Draws
 from robench.core.errors import InputError
@@ -237,7 +237,7 @@ def stepper(threat: Threat, alpha_max: float, eta: float) -> FabStepFunction:
 
     def step(x: Tensor, x_adv: Tensor, f: Tensor, w: Tensor) -> Tensor:
         on_host = x.device.type == "cpu"
-        move = fused_fab_step if COMPILED.get() and threat.norm != "l1" else fab_step
+        move = fused_fab_step if USES_COMPILED_KERNELS.get() and threat.norm != "l1" else fab_step
         return move(threat.norm, x, x_adv, f.nan_to_num(0.0, 0.0, 0.0), w, most, beyond, on_host)
 
     return step

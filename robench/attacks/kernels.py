@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 import torch
 
 F = TypeVar("F", bound=Callable[..., Any])
-COMPILED: ContextVar[bool] = ContextVar("COMPILED", default=False)
+USES_COMPILED_KERNELS: ContextVar[bool] = ContextVar("USES_COMPILED_KERNELS", default=False)
 LEAST_COMPILED_ROWS = 2  # a batch of one row would be compiled for that size alone
 
 
@@ -27,11 +27,11 @@ def compiled_kernels(is_wanted: bool = True) -> Iterator[None]:
     Args:
         is_wanted: false: they run as without the context.
     """
-    token = COMPILED.set(is_wanted)
+    token = USES_COMPILED_KERNELS.set(is_wanted)
     try:
         yield
     finally:
-        COMPILED.reset(token)
+        USES_COMPILED_KERNELS.reset(token)
 
 
 def kernel(function: F) -> F:
@@ -46,7 +46,7 @@ def kernel(function: F) -> F:
     def call(*args: Any) -> Any:
         nonlocal fast
         tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
-        if not COMPILED.get() or min(len(tensor) for tensor in tensors) < LEAST_COMPILED_ROWS:
+        if not USES_COMPILED_KERNELS.get() or min(len(tensor) for tensor in tensors) < LEAST_COMPILED_ROWS:
             return function(*args)
         fast = fast or torch.compile(function)
         for tensor in tensors:

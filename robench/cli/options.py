@@ -154,7 +154,7 @@ Data = Annotated[
 ]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder that holds the data sets of torchvision.")]
 Download = Annotated[bool, typer.Option("--download", help="Fetch a data set that is missing.")]
-Split = Annotated[str, typer.Option("--split", help="train or test.")]
+SplitOption = Annotated[str, typer.Option("--split", help="train or test.")]
 ImageSize = Annotated[int | None, typer.Option("--image-size", help="Resize and centre-crop images to this size.")]
 Resize = Annotated[int | None, typer.Option("--resize", help="Shorter side before the crop, such as 256. Default: --image-size.")]
 Layout = Annotated[
@@ -253,7 +253,7 @@ class CommonOptions:
     data: Data = None
     data_dir: DataDir = None
     download: Download = False
-    split: Split = "test"
+    split: SplitOption = "test"
     image_size: ImageSize = None
     resize: Resize = None
     layout: Layout = None

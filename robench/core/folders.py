@@ -30,8 +30,8 @@ OUR_FILES = (
 ADVERSARIAL_PNGS = "x_adv-*.png"  # of adversarial images
 ARRAYS = ("x_adv*.npy", "x-*.npy", "maps-*.npy", ADVERSARIAL_PNGS)  # what a run writes on its way, for each model, threat and method
 NUMBERED_FILES = (*ARRAYS, "samples-*.csv")  # whose names a run makes up
-HIDDEN = ".images"  # images that later stages of a run are given, until its end
-REPEATED = {"methods": "--method", "scores": "--score", "against": "--against", "join": "--join"}  # options by their word
+HIDDEN_FOLDER = ".images"  # images that later stages of a run are given, until its end
+REPEATED_OPTIONS = {"methods": "--method", "scores": "--score", "against": "--against", "join": "--join"}  # options by their word
 Words = Mapping[str, Any]
 
 
@@ -382,7 +382,7 @@ def remove_unusable_state(place: Destination) -> None:
         return
     for path in [*state_files(place.work), *matching_files(place.work, ARRAYS)]:
         path.unlink(missing_ok=True)
-    shutil.rmtree(place.work / HIDDEN, ignore_errors=True)
+    shutil.rmtree(place.work / HIDDEN_FOLDER, ignore_errors=True)
     if place.replaces:
         shutil.rmtree(place.work, ignore_errors=True)
 
@@ -417,7 +417,7 @@ def clean_up_killed_runs(folder: Path) -> None:
             shutil.rmtree(staging, ignore_errors=True)
     remove_half_written(folder)
     if not state_files(folder):
-        shutil.rmtree(folder / HIDDEN, ignore_errors=True)
+        shutil.rmtree(folder / HIDDEN_FOLDER, ignore_errors=True)
 
 
 def finish_exchange(staging: Path, folder: Path, last: str) -> None:
@@ -517,7 +517,7 @@ def list_difference(key: str, one: list[Any], other: list[Any]) -> str:
 
 def option_words(key: str, words: Sequence[str]) -> str:
     """Words as one writes them on the command line, where the option is known."""
-    option = REPEATED.get(key)
+    option = REPEATED_OPTIONS.get(key)
     parts = [f"{option} {word}" if option and word != "..." else word for word in words]
     return (" " if option else ", ").join(parts) or "none"
 

@@ -23,7 +23,7 @@ NAME = "state"
 LONGEST_EXCERPT = 60  # letters
 Adds = Callable[[Mapping[str, Any], Mapping[str, Any]], bool]
 CHECK = "check"  # the key of a line's checksum
-FINISHED = {"finished": True}
+FINISHED_LINE = {"finished": True}
 
 
 class Journal:
@@ -84,7 +84,7 @@ class Journal:
     def finish(self) -> None:
         """Marks the run as finished: its files may be overwritten from now on."""
         if self.path is not None and not self._finished:
-            self._write(FINISHED)
+            self._write(FINISHED_LINE)
 
     @contextmanager
     def remove_if_refused(self) -> Iterator[None]:
@@ -111,9 +111,9 @@ class Journal:
             lines = complete_lines(path)
         elif header != self.header:
             raise InputError(f"{path.parent} holds the state of another run: {header_difference(header, self.header)}")
-        self.entries += [entry for entry in entries if entry != FINISHED]
+        self.entries += [entry for entry in entries if entry != FINISHED_LINE]
         if path == self.path:
-            self._last, self._finished = json.loads(lines[-1])[CHECK], entries[-1:] == [FINISHED]
+            self._last, self._finished = json.loads(lines[-1])[CHECK], entries[-1:] == [FINISHED_LINE]
 
     def _write(self, entry: Mapping[str, Any]) -> None:
         """Writes one line through to the disk; UnfinishedError where that cannot be, with the file as it was."""
@@ -133,7 +133,7 @@ class Journal:
             way = "; make room, and go on" if error.errno in FULL else "; what is finished is kept: go on"
             way = f"{way} with the same words and --resume" if error.errno in FULL or self._last else ""
             raise UnfinishedError(f"cannot write {self.path}: {error.strerror or error}{way}") from error
-        self._last, self._finished = check, entry == FINISHED
+        self._last, self._finished = check, entry == FINISHED_LINE
 
 
 def sealed_line(entry: Mapping[str, Any], last: str) -> tuple[bytes, str]:
@@ -175,7 +175,7 @@ def has_finished(folder: Path) -> bool:
     Args:
         folder: the folder of the state files.
     """
-    sign = json.dumps(FINISHED, separators=(",", ":")).encode()[:-1]
+    sign = json.dumps(FINISHED_LINE, separators=(",", ":")).encode()[:-1]
     return any(line.startswith(sign) for path in state_files(folder) for line in complete_lines(path))
 
 

@@ -30,7 +30,11 @@ def keep_freed_memory() -> bool:
     return all(mallopt(name, value) for name, value in ((TRIM, TRIM_THRESHOLD), (MMAP, MMAP_THRESHOLD), (TOP_PAD, AHEAD)))
 
 
-ENDED = ("DefaultCPUAllocator", "out of memory", "STATUS_ALLOC_FAILED")  # in the plain RuntimeErrors of torch's allocators and libraries
+OUT_OF_MEMORY_TEXTS = (
+    "DefaultCPUAllocator",
+    "out of memory",
+    "STATUS_ALLOC_FAILED",
+)  # in the plain RuntimeErrors of torch's allocators and libraries
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -41,7 +45,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in ENDED)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY_TEXTS)
 
 
 @contextmanager

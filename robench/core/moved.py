@@ -11,7 +11,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-MOVED = {
+NEW_PLACES = {
     "calls": "core.model_calls",
     "draws": "core.draws",
     "errors": "core.errors",
@@ -36,11 +36,11 @@ class MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(self, name: str, _path: Sequence[str] | None, _target: ModuleType | None = None, /) -> ModuleSpec | None:
         """The spec of a moved module; None for every other name."""
         package, _, old = name.partition(".")
-        return ModuleSpec(name, self) if package == "robench" and old in MOVED else None
+        return ModuleSpec(name, self) if package == "robench" and old in NEW_PLACES else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         """The module at its place of today, with a FutureWarning that names it."""
-        place = f"robench.{MOVED[spec.name.partition('.')[2]]}"
+        place = f"robench.{NEW_PLACES[spec.name.partition('.')[2]]}"
         warnings.warn(f"{spec.name} is now {place}; the old name works for one more release", FutureWarning, stacklevel=2)
         module = importlib.import_module(place)
         spec.loader_state = module.__spec__

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
-Sent = TypeVar("Sent")
+Message = TypeVar("Message")
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class World:
         """
         return places[self.rank :: self.size]
 
-    def gather(self, mine: Sent) -> list[Sent]:
+    def gather(self, mine: Message) -> list[Message]:
         """What each process has, in the order of their ranks, on all of them.
 
         Args:
@@ -45,7 +45,7 @@ class World:
         torch.distributed.all_gather_object(parts, mine)
         return parts
 
-    def first_of(self, mine: Sent) -> Sent:
+    def first_of(self, mine: Message) -> Message:
         """What the first process has, on all of them.
 
         Args:

@@ -21,7 +21,7 @@ from robench.core.rows import CLEAN, SOURCE_ROLE, WORST_NORM
 ROW_COLUMNS = ("checkpoint", "n", "norm", "eps", "probe", "setting", "metric", "value")
 SAMPLE_COLUMNS = ("sample", "label", "broken_by")
 CLOSE = 1e-9  # how far the share of two counts may lie from the number in the table
-NEEDED = ("data.name", "data.split", "data.n", "data.sha256")
+NEEDED_WORDS = ("data.name", "data.split", "data.n", "data.sha256")
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ def manifest_at(path: Path) -> dict[str, Any]:
         content = json.loads(text)
     except ValueError as error:
         raise InputError(f"{path} is not JSON: {error}") from None
-    missing = [words for words in NEEDED if manifest_value(content, words) is None]
+    missing = [words for words in NEEDED_WORDS if manifest_value(content, words) is None]
     if missing:
         raise InputError(f"{path} does not say {missing[0]}: it is no manifest of 'robench eval' or 'robench attack'")
     return dict(content)

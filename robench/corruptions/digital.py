@@ -12,7 +12,7 @@ from torch import Tensor
 from robench.core.draws import Draws
 from robench.corruptions.severities import graded_corruption
 
-COLOURED = 0.587 + 0.114  # what green and blue give to the grey of a colour (ITU-R BT.601)
+GREEN_BLUE_SHARE = 0.587 + 0.114  # what green and blue give to the grey of a colour (ITU-R BT.601)
 
 
 @graded_corruption(cifar=(0.75, 0.5, 0.4, 0.3, 0.15), imagenet=(0.4, 0.3, 0.2, 0.1, 0.05))
@@ -58,7 +58,7 @@ def saturate(x: Tensor, change: tuple[float, float], _draws: Draws) -> Tensor:
     """
     scale, shift = change
     if x.shape[1] == 1:
-        return x * (1 - COLOURED * shift)
+        return x * (1 - GREEN_BLUE_SHARE * shift)
     hue, saturation, value = to_hsv(x)
     return to_rgb(hue, (saturation * scale + shift).clamp(0, 1), value)
 

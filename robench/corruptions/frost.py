@@ -18,7 +18,7 @@ from robench.corruptions.severities import graded_corruption
 from robench.corruptions.weather import grey_values, plasma
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
-USED = 5  # the published generator has six photos and draws from the first five
+PHOTO_COUNT = 5  # the published generator has six photos and draws from the first five
 SHEET_SIDE = 512  # of a drawn sheet, a power of two
 LOOKS = (  # of drawn sheets: mean and deviation of red, green, blue as measured on those five photos; length and spread of the ferns
     ((78, 149, 166), (27, 17, 15), 90.0, 25.0),
@@ -106,7 +106,7 @@ def frost_photos(folder: str) -> list[Tensor]:
     """The first five photos of a folder by name, (3, rows, columns) uint8 each; what is transparent is as if it were not."""
     if not Path(folder).is_dir():
         raise InputError(f"no such folder of frost photos: {folder}")
-    files = sorted(file for file in Path(folder).iterdir() if file.suffix.lower() in SUFFIXES)[:USED]
+    files = sorted(file for file in Path(folder).iterdir() if file.suffix.lower() in SUFFIXES)[:PHOTO_COUNT]
     if not files:
         raise InputError(f"no frost photos ({', '.join(SUFFIXES)}) in the folder {folder}")
     return [read_frost_photo(file) for file in files]

@@ -45,7 +45,7 @@ BROKEN_NPY = (OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowErr
 CIFAR = {10: "cifar10-c", 100: "cifar100-c"}  # classes: name; each class has 10,000 / classes images of 32 pixels
 TREES = {(1000, 50_000, 224): "imagenet-c", (200, 10_000, 64): "tiny-imagenet-c"}  # (classes, images, side): name
 PROPER = {"cifar10-c": "CIFAR-10-C", "cifar100-c": "CIFAR-100-C", "imagenet-c": "ImageNet-C", "tiny-imagenet-c": "Tiny-ImageNet-C"}
-SAMPLED = 16  # images of each corruption and severity by whose pixels a set is known
+SAMPLE_SIZE = 16  # images of each corruption and severity by whose pixels a set is known
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +118,7 @@ class CorruptedSet:
             corruption: one of `corruptions`.
             rows: (M,) int64, the places of the images in use, of which at most 16 are read.
         """
-        some = rows[torch.linspace(0, len(rows) - 1, min(SAMPLED, len(rows))).round().long()].cpu()
+        some = rows[torch.linspace(0, len(rows) - 1, min(SAMPLE_SIZE, len(rows))).round().long()].cpu()
         digest = hashlib.sha256(f"{len(self)} {self.shape} {some.tolist()}".encode())
         for severity in self.severities:
             digest.update(self.pixels(corruption, severity, some).contiguous().numpy().data)
@@ -212,7 +212,7 @@ def pixel_checked_set(corrupted: CorruptedSet, folder: Path, clean: Images, rows
     common_shape(
         expanded_path(folder), (corrupted.corruptions[0], "brightness")
     )  # which `read_corrupted_set` looked at only if it was asked for
-    some = torch.linspace(0, len(rows) - 1, min(SAMPLED, len(rows))).round().long()
+    some = torch.linspace(0, len(rows) - 1, min(SAMPLE_SIZE, len(rows))).round().long()
     theirs = corrupted.pixels("brightness", 1, rows[some])
     ours = under(clean.pixels(some).cpu(), clean.ids[some].cpu(), "brightness", 1, seed=0, scale="cifar")
     furthest = int((theirs - (ours * 255).round()).abs().max())

@@ -20,7 +20,7 @@ from robench.data.class_names import ordered_classes
 from robench.data.images import Choice, Images, Size, refuse_labels, refuse_too_many
 from robench.data.layouts import SPLIT_WORDS, STAND_INS, WHOLE_SET, TreeLayout, tree_layout
 
-NAMED = 6  # classes of a folder that one line names, before it names the first and the last alone
+MOST_NAMED_CLASSES = 6  # classes of a folder that one line names, before it names the first and the last alone
 BROKEN_IMAGE = (OSError, ValueError, EOFError, SyntaxError, Image.DecompressionBombError)
 
 
@@ -232,7 +232,7 @@ def tree_note(tree: TreeLayout, counts: Sequence[int], name: str) -> str:
     each = f"{least} to {most}" if least < most else str(least)
     what = "all images" if tree.split == WHOLE_SET else f"split {tree.split!r}"
     classes = tuple(tree.files)
-    few = classes if len(classes) <= NAMED else (classes[0], "...", classes[-1])
+    few = classes if len(classes) <= MOST_NAMED_CLASSES else (classes[0], "...", classes[-1])
     return f"{name} was read as {tree.shape}; {what}: {len(counts)} classes ({', '.join(few)}), {sum(counts)} images, {each} a class"
 
 

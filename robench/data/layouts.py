@@ -17,7 +17,7 @@ SPLIT_WORDS = {
 STAND_INS = {"train": ("train",), "test": ("test", "val"), "val": ("val",)}
 JUNK = "__MACOSX"  # what macOS adds to a zip file
 WHOLE_SET = "all"  # the split of a source that has none
-EXPECTED = "PATH/CLASS/* or PATH/train/CLASS/* and PATH/test/CLASS/* is expected"
+EXPECTED_FOLDERS = "PATH/CLASS/* or PATH/train/CLASS/* and PATH/test/CLASS/* is expected"
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def tree_layout(path: Path, split: str, layout: str | None, name: str) -> TreeLa
     recipe = None if layout is None else parse_recipe(layout)
     readers = list(LAYOUTS.values()) if recipe is None else [resolve(recipe, LAYOUTS, "layout")]
     if not path.is_dir():
-        raise InputError(f"{name} is a file and no folder: unpack it, and name the folder ({EXPECTED})")
+        raise InputError(f"{name} is a file and no folder: unpack it, and name the folder ({EXPECTED_FOLDERS})")
     path, notes = unwrapped_folder(path, name) if layout in (None, "splits") else (path, [])
     for read_layout in readers:
         tree = own_result(recipe.label if recipe else "", read_layout, path, split, name, recipe is not None)
@@ -152,14 +152,14 @@ def refuse_ambiguous_folders(kids: Sequence[Path], named: Sequence[Path], deep: 
         raise InputError(f"{name}: {deep[0].name} is a split, or a class beside {first_folder_names(others)}: {choose}")
     if named and not deep and len(named) == len(kids):
         contents = f"{first_folder_names(named)} hold{'' if len(named) > 1 else 's'} images and no class folders"
-        raise InputError(f"{name}: {contents} ({EXPECTED}): pass --layout classes if they are the classes")
+        raise InputError(f"{name}: {contents} ({EXPECTED_FOLDERS}): pass --layout classes if they are the classes")
     inner = [{sub.name for sub in folders_with_images(kid)} for kid in kids]
     if len(kids) < 2 or not all(inner) or any(image_files_in(kid) for kid in kids) or deep:
         return
     if all(sub.casefold() in SPLIT_WORDS for subs in inner for sub in subs):
         raise InputError(
             f"{name}: the folders {first_folder_names(kids)} hold {first_folder_names(folders_with_images(kids[0]))} each, and "
-            f"{EXPECTED}: move them, or pass --layout classes to take all images of a class, whatever their split"
+            f"{EXPECTED_FOLDERS}: move them, or pass --layout classes to take all images of a class, whatever their split"
         )
     overlap = set.intersection(*inner)
     if len(overlap) > 1:
@@ -174,7 +174,7 @@ def refuse_empty(path: Path, classes: Sequence[str], name: str) -> None:
     if not classes:
         count = len(image_files_in(path))
         what = f"{file_count_words(count)} and no class folders" if count else f"no images: it has {folder_contents(path, {})}"
-        raise InputError(f"{name} holds {what}; {EXPECTED}")
+        raise InputError(f"{name} holds {what}; {EXPECTED_FOLDERS}")
 
 
 def left_out_notes(path: Path, tops: Sequence[Path], classes: Sequence[str], name: str) -> list[str]:

@@ -17,12 +17,12 @@ import numpy as np
 from robench.core.errors import InputError
 from robench.data.images import machine_memory
 
-BROKEN = (
+READ_ERRORS = (
     OSError, ValueError, EOFError, RuntimeError, NotImplementedError, SyntaxError, TypeError, OverflowError, MemoryError, TokenError,
     zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 PIECE = 2**20  # bytes that are passed over at once
-VERIFIED = 2**26  # bytes behind the last row that are read for the checksum at the end of the array; beyond, it stays unverified
+CHECKSUM_BYTES = 2**26  # bytes behind the last row that are read for the checksum at the end of the array; beyond, it stays unverified
 DENSEST = 1032  # zlib's deflate packs at most so many bytes into one
 HEADER_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
@@ -57,7 +57,7 @@ def members(path: Path, name: str, needed: Callable[[str], object]) -> dict[str,
         arrays = {}
         for file in [info.filename for info in archive.infolist() if info.filename.endswith(".npy")]:
             key = file.removesuffix(".npy")
-            with nullcontext() if needed(key) else suppress(*BROKEN):
+            with nullcontext() if needed(key) else suppress(*READ_ERRORS):
                 arrays[key] = read_header(archive, path, file)
         return arrays
 
@@ -77,7 +77,7 @@ def refuse_damage(name: str) -> Iterator[None]:
     """InputError for whatever a damaged file raises."""
     try:
         yield
-    except BROKEN as error:
+    except READ_ERRORS as error:
         raise InputError(f"{name} cannot be read ({error}): the file is damaged, or holds something other than plain arrays") from error
 
 
@@ -111,7 +111,7 @@ def read_member_rows(member: ArchiveMember, wanted: np.ndarray, name: str) -> np
             flat[place] = np.frombuffer(read_exactly(handle, size), member.dtype)
             at = row + 1
         remaining_bytes = member.bytes - at * size
-        if remaining_bytes <= VERIFIED:
+        if remaining_bytes <= CHECKSUM_BYTES:
             skip_bytes(handle, remaining_bytes)
             handle.read(1)
     return rows

@@ -30,7 +30,7 @@ from robench.explainers.rebuilt_models import explainable_model
 __all__ = ["COMPLETE", "EXPLAINERS", "LAYERED", "MASKING", "chosen_layer", "explainable_model", "masking_remarks"]
 
 COMPLETE = ("integrated-gradients", "deeplift", "gradient-shap")  # methods whose maps add up to f(x) - f(baseline), the last one on average
-LAYERED = ("grad-cam", "guided-grad-cam")  # methods that look at a layer of the model
+LAYER_METHODS = ("grad-cam", "guided-grad-cam")  # methods that look at a layer of the model
 MASKING = ("occlusion", "feature-ablation", "shapley-sampling", "kernel-shap")  # methods that hide blocks
 EXPLAINERS: dict[str, Callable[..., Tensor]] = {
     "saliency": saliency,

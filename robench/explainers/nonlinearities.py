@@ -146,7 +146,7 @@ RELUS: dict[str, Callable[..., nn.Module | None]] = {
     "threshold": relu_for_threshold,
     "_threshold": relu_for_threshold,
 }
-RESCALED: dict[str, Callable[..., nn.Module | None]] = RELUS | {
+RESCALE_MODULES: dict[str, Callable[..., nn.Module | None]] = RELUS | {
     "leaky_relu": nn.LeakyReLU,
     "elu": nn.ELU,
     "sigmoid": nn.Sigmoid,
@@ -155,12 +155,12 @@ RESCALED: dict[str, Callable[..., nn.Module | None]] = RELUS | {
     "max_pool2d": module_for_max_pool,
 }
 
-GUIDED = Rules((nn.ReLU,), False, RELUS)
+GUIDED_RULES = Rules((nn.ReLU,), False, RELUS)
 RULES = {
     # those of Captum's table but Softmax, whose rule there takes a mean over the whole batch, and pooling of other than images
-    "deeplift": Rules((nn.ReLU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.MaxPool2d), True, RESCALED),
-    "guided-backprop": GUIDED,
-    "guided-grad-cam": GUIDED,
+    "deeplift": Rules((nn.ReLU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.MaxPool2d), True, RESCALE_MODULES),
+    "guided-backprop": GUIDED_RULES,
+    "guided-grad-cam": GUIDED_RULES,
 }
 
 FUNCTIONS = {"max_pool2d_with_indices": "max_pool2d"}  # operations that reach the device under another name than the function's

@@ -104,7 +104,7 @@ class ModelOptions:
                 raise InputError(f"{why}: leave --{name} out")
 
 
-Opened = tuple[nn.Module, dict[str, Any], list[str]]
+OpenedModel = tuple[nn.Module, dict[str, Any], list[str]]
 
 
 def load_with_origin(source: str | Path, **options: Any) -> LoadedModel:
@@ -276,7 +276,7 @@ def named_code(source: str) -> tuple[str, dict[str, Any]]:
     return (match[1], parse_recipe(f"factory{match[2]}").options) if match else ("", {})
 
 
-def open_library(source: str, model_options: ModelOptions) -> Opened:
+def open_library(source: str, model_options: ModelOptions) -> OpenedModel:
     """torchvision's or timm's network, with random weights.
 
     Args:
@@ -292,7 +292,7 @@ def open_library(source: str, model_options: ModelOptions) -> Opened:
     return model, {}, [f"{source} has random weights: for trained ones name a file of weights, with --arch {source}"]
 
 
-def open_code(source: str, model_options: ModelOptions) -> Opened:
+def open_code(source: str, model_options: ModelOptions) -> OpenedModel:
     """What the user's factory returns.
 
     Args:
@@ -309,7 +309,7 @@ def open_code(source: str, model_options: ModelOptions) -> Opened:
     return normalised_network(model, model_options.mean, model_options.std, model_options.shape), {}, [f"{name} ran code of the user's"]
 
 
-def open_torch(source: str, model_options: ModelOptions) -> Opened:
+def open_torch(source: str, model_options: ModelOptions) -> OpenedModel:
     """What torch.save wrote: our checkpoint, a state_dict, or, with trust, a whole model.
 
     Args:
@@ -332,7 +332,7 @@ def open_torch(source: str, model_options: ModelOptions) -> Opened:
     return model, {}, notes + more + network_notes
 
 
-def open_safetensors(source: str, model_options: ModelOptions) -> Opened:
+def open_safetensors(source: str, model_options: ModelOptions) -> OpenedModel:
     """A state_dict in safetensors format.
 
     Args:
@@ -356,7 +356,7 @@ def open_safetensors(source: str, model_options: ModelOptions) -> Opened:
     return model, {}, notes
 
 
-def open_torchscript(source: str, model_options: ModelOptions) -> Opened:
+def open_torchscript(source: str, model_options: ModelOptions) -> OpenedModel:
     """A TorchScript archive, with trust.
 
     Args:
@@ -381,7 +381,7 @@ def open_torchscript(source: str, model_options: ModelOptions) -> Opened:
     )
 
 
-def open_pt2(source: str, model_options: ModelOptions) -> Opened:
+def open_pt2(source: str, model_options: ModelOptions) -> OpenedModel:
     """A torch.export program, with trust.
 
     Args:
@@ -572,7 +572,7 @@ def more_outputs_notes(outputs: int, classes: int) -> list[str]:
     return [note] if outputs > classes else []
 
 
-OPENERS: dict[str, Callable[[str, ModelOptions], Opened]] = {
+OPENERS: dict[str, Callable[[str, ModelOptions], OpenedModel]] = {
     "library": open_library,
     "code": open_code,
     "torch": open_torch,

@@ -16,7 +16,7 @@ NESTS = ("state_dict", "model_state_dict", "model", "net", "ema")
 NO_WEIGHTS = ("optim", "sched", "scaler")  # parts of the names under which training tools keep tensors that are no weights
 DEEP = 4  # levels that weights may be nested
 PREFIXES = ("module.", "model.", "_orig_mod.", "network.")
-UNUSED = "sub_block1."  # a copy of block1 that TRADES and its successors keep in their wide residual networks and never run
+UNUSED_PREFIX = "sub_block1."  # a copy of block1 that TRADES and its successors keep in their wide residual networks and never run
 AVERAGE_COUNT = "n_averaged"  # how many weights torch's AveragedModel has averaged
 OWN_NORMALISATION = ("normalize.mean", "normalize.std")  # the names of our own normalisation
 NORMALISATIONS = (OWN_NORMALISATION, ("mu", "sigma"), ("mean", "std"), ("0.mean", "0.std"), ("normalizer.new_mean", "normalizer.new_std"))
@@ -146,7 +146,7 @@ def fit_weights(
     network_state = network.state_dict()
     state = fitting_weights(state, network_state)
     missing = [key for key in network_state if key not in state and not key.endswith("num_batches_tracked")]
-    unknown = [key for key in state if key not in network_state and not key.startswith(UNUSED)]
+    unknown = [key for key in state if key not in network_state and not key.startswith(UNUSED_PREFIX)]
     wrong = {
         key: (state[key].shape, network_state[key].shape)
         for key in network_state
@@ -171,7 +171,7 @@ def fitting_weights(state: Mapping[str, Tensor], network_state: Mapping[str, Ten
 def has_network_names(state: Mapping[str, Tensor], network_state: Mapping[str, Tensor]) -> bool:
     """Whether the weights have the network's names, but for what may be missing and what is never run."""
     batch_counters = {key for key in network_state if key.endswith("num_batches_tracked")}
-    names = {key for key in state if key in network_state or not key.startswith(UNUSED)}
+    names = {key for key in state if key in network_state or not key.startswith(UNUSED_PREFIX)}
     return names | batch_counters == network_state.keys()
 
 

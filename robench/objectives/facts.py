@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
-F = TypeVar("F", bound=Callable[..., Any])
+RegisteredFunction = TypeVar("RegisteredFunction", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Facts:
     second_derivative: bool = True
     notes: Callable[..., list[str]] | None = None
 
-    def __call__(self, function: F) -> F:
+    def __call__(self, function: RegisteredFunction) -> RegisteredFunction:
         """The function itself, which `facts_of_function` knows from now on."""
         function.__dict__["facts"] = self
         return function

@@ -17,7 +17,7 @@ from robench.results.files import save_tables
 from robench.results.measurement import Measurement
 
 VERSIONS = ("robench", "torch", "pyautoattack")
-SHOWN = (*FATE, "error_rate/sd", "error_rate_shared/sd")  # metrics with a / that the tables show
+TABLE_METRICS = (*FATE, "error_rate/sd", "error_rate_shared/sd")  # metrics with a / that the tables show
 
 
 def save_measurement(
@@ -70,7 +70,7 @@ def page_parts(
 
 def is_shown(row: Row) -> bool:
     """Whether a row is of a kind that tables show, and not one of the spreads, quantiles and checks of rows.csv alone."""
-    return "/" not in row.metric or row.metric in SHOWN
+    return "/" not in row.metric or row.metric in TABLE_METRICS
 
 
 def heading_of(table: TextTable, title: str) -> str:

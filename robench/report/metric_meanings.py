@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 HIGHER, LOWER, NEITHER = "higher is better", "lower is better", "neither by itself"
-LEARNED = "near 1 is a bad sign, near 0 no good one by itself"
+RANDOMISATION_MEANING = "near 1 is a bad sign, near 0 no good one by itself"
 OWN_SCORE_MEANING = ("The mean over images of a score of the user's own.", "its author knows")
 
 # the name of a metric, or */SUFFIX, or PREFIX/*: (what it is, which direction is better)
@@ -93,7 +93,7 @@ METRICS: dict[str, tuple[str, str]] = {
     "randomisation": (
         "The rank correlation of a map with that of the same model under random weights: near 1 it would look the same had the model "
         "learned nothing.",
-        LEARNED,
+        RANDOMISATION_MEANING,
     ),
     "zero_maps": ("How many maps are zero everywhere; they have no scores and are left out.", LOWER),
     "nonfinite_maps": ("How many maps hold NaN or infinite numbers; they are left out.", LOWER),

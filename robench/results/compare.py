@@ -18,7 +18,7 @@ from robench.core.verdicts import ModelResults, StageResult, manifest_value
 from robench.results.files import frame_of_entries
 
 FEWEST_IN_COMMON = 10  # images in common that a comparison needs
-NOTED = ("seed", "device", "versions.robench", "versions.torch", "versions.pyautoattack")
+NOTED_WORDS = ("seed", "device", "versions.robench", "versions.torch", "versions.pyautoattack")
 GATE = re.compile(r"(?P<probe>.+?)\s*:\s*drop\s*(?:>\s*(?P<number>[0-9]*\.?[0-9]+|[0-9]+/[0-9]+)\s*(?P<percent>%?))?")
 BLIND_SHARE = Fraction(1, 100)  # of the images: a gate of any drop that needs more lost ones than this is told to be blind (our choice)
 
@@ -168,7 +168,7 @@ def difference_notes(base: ModelResults, new: ModelResults) -> list[str]:
 
     A flag that only NEW raised matters most where NEW looks better: its attacks may have failed.
     """
-    pairs = ((words, manifest_value(base.manifest, words), manifest_value(new.manifest, words)) for words in NOTED)
+    pairs = ((words, manifest_value(base.manifest, words), manifest_value(new.manifest, words)) for words in NOTED_WORDS)
     notes = [f"{words} is {one} in BASE and {another} in NEW" for words, one, another in pairs if one != another]
     before, after = (manifest_value(results.manifest, "flags") or [] for results in (base, new))
     seen = [manifest_value(results.manifest, "data.n") for results in (base, new)]

@@ -17,7 +17,15 @@ from torch import Tensor
 
 from robench.core.errors import InputError
 from robench.core.files import ELSEWHERE_ADVICE, allocate_file, room_advice
-from robench.core.folders import HIDDEN, Destination, hold_file, hold_state_folder, is_disk_failure, kept_state_error, remove_half_written
+from robench.core.folders import (
+    HIDDEN_FOLDER,
+    Destination,
+    hold_file,
+    hold_state_folder,
+    is_disk_failure,
+    kept_state_error,
+    remove_half_written,
+)
 from robench.core.journal import Adds, Journal, state_files
 from robench.core.processes import World
 
@@ -76,7 +84,7 @@ def open_store(
     if work is not None and world.rank == 0:
         remove_half_written(work)
         if not state_files(work):  # arrays without a state say nothing
-            shutil.rmtree(work / HIDDEN, ignore_errors=True)
+            shutil.rmtree(work / HIDDEN_FOLDER, ignore_errors=True)
     journal = process_journal(world, work, header, resume, adds)
     with journal.remove_if_refused(), ExitStack() as stack:
         if work is not None:
@@ -99,10 +107,10 @@ def folder_of_arrays(work: Path | None) -> Path:
     try:
         if work is None:
             return Path(tempfile.mkdtemp())
-        (work / HIDDEN).mkdir(exist_ok=True)
+        (work / HIDDEN_FOLDER).mkdir(exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot write into {work or tempfile.gettempdir()}: {error.strerror or error}{ELSEWHERE_ADVICE}") from error
-    return work / HIDDEN
+    return work / HIDDEN_FOLDER
 
 
 @contextmanager

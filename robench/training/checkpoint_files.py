@@ -26,7 +26,7 @@ from robench.training.states import STATE_FORMAT, foreign_state_sentence, read_s
 from robench.training.types import Epoch, StateDict
 
 CHECKPOINT_ENDS = (".pt", ".pth")
-RESERVED = (".state", ".last", ".best", ".teacher")  # files of the training of FILE.pt are called FILE.state.pt and so on
+RESERVED_STEM_ENDS = (".state", ".last", ".best", ".teacher")  # files of the training of FILE.pt are called FILE.state.pt and so on
 ENDS_BESIDE = (".json", ".log.csv", ".curves.png", *(f".{which}{end}" for which in ("best", "last") for end in (*CHECKPOINT_ENDS, ".json")))
 
 
@@ -75,7 +75,7 @@ def refuse_reserved(out: Path, words: Mapping[str, Any]) -> None:
     if out.name in CHECKPOINT_ENDS:
         raise InputError(f"{out} has no name before its {out.name}: write FILE.pt")
     end = Path(out.stem).suffix if out.suffix in CHECKPOINT_ENDS else ""
-    if end in RESERVED and (end != ".teacher" or recorded_suite(words)):
+    if end in RESERVED_STEM_ENDS and (end != ".teacher" or recorded_suite(words)):
         stem = out.stem.removesuffix(end)
         raise InputError(f"{out.name} is the name of a file that the training of {stem}{out.suffix} may write: choose another --out")
 

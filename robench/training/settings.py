@@ -41,7 +41,7 @@ SETTING_READERS: dict[str, Callable[[Any], Any]] = {  # what may be written in s
     "eps": as_radius,
     "reg": lambda reg: tuple(split_recipes([reg] if isinstance(reg, str) else reg)),
 }
-GIVEN = "given"  # the normalisation by a mean and std that the user gave
+GIVEN_NORMALISATION = "given"  # the normalisation by a mean and std that the user gave
 LONGEST_STEM = 100  # letters of the name of a checkpoint
 LARGEST_ALPHA = 1e6  # of a Beta distribution: all shares are 1/2 there, and from some 1e308 on numpy draws 0
 POSITIVE_SETTINGS = ("epochs", "batch_size", "lr", "probe_n")
@@ -121,7 +121,7 @@ def overrides_with_normalisation(overrides: Mapping[str, Any]) -> dict[str, Any]
         raise InputError("normalisation needs both numbers: give mean and std, or neither")
     if rest.get("normalize") is not None:
         raise InputError(f"mean and std are the normalisation: leave --normalize {rest['normalize']} out")
-    rest["normalize"] = f"{GIVEN},mean={':'.join(map(repr, map(float, mean)))},std={':'.join(map(repr, map(float, std)))}"
+    rest["normalize"] = f"{GIVEN_NORMALISATION},mean={':'.join(map(repr, map(float, mean)))},std={':'.join(map(repr, map(float, std)))}"
     return rest
 
 
@@ -130,7 +130,7 @@ def given_normalisation(normalize: str) -> dict[str, list[float]]:
     if normalize in ("none", "data"):
         return {}
     recipe = parse_recipe(normalize)
-    if recipe.name != GIVEN or recipe.options.keys() != {"mean", "std"}:
+    if recipe.name != GIVEN_NORMALISATION or recipe.options.keys() != {"mean", "std"}:
         raise InputError(f"normalize is 'none' or 'data' (mean and spread of the training images), not {normalize!r}; or pass mean and std")
     return {key: [float(number) for number in str(value).split(":")] for key, value in recipe.options.items()}
 

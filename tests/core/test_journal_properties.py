@@ -6,13 +6,15 @@ from hypothesis import strategies as st
 from properties import new_folder
 
 from robench.core.errors import InputError
-from robench.core.journal import CHECK, FINISHED, Journal, differing_excerpts, has_begun, sealed_lines
+from robench.core.journal import CHECK, FINISHED_LINE, Journal, differing_excerpts, has_begun, sealed_lines
 
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5)
 JSON = st.recursive(
     PLAIN, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3), max_leaves=8
 )
-ENTRIES = st.dictionaries(st.text(max_size=5).filter(lambda key: key != CHECK), JSON, max_size=4).filter(lambda entry: entry != FINISHED)
+ENTRIES = st.dictionaries(st.text(max_size=5).filter(lambda key: key != CHECK), JSON, max_size=4).filter(
+    lambda entry: entry != FINISHED_LINE
+)
 RUNS = st.tuples(ENTRIES, st.lists(ENTRIES, max_size=4))
 
 

@@ -5,17 +5,17 @@ import sys
 
 import pytest
 
-from robench.core.moved import MOVED
+from robench.core.moved import NEW_PLACES
 
 
-@pytest.mark.parametrize("old", MOVED)
+@pytest.mark.parametrize("old", NEW_PLACES)
 def test_an_old_name_is_the_module_of_today_and_says_so(old):
     sys.modules.pop(f"robench.{old}", None)
-    today = importlib.import_module(f"robench.{MOVED[old]}")
-    with pytest.warns(FutureWarning, match=rf"robench\.{old} is now robench\.{MOVED[old]}"):
+    today = importlib.import_module(f"robench.{NEW_PLACES[old]}")
+    with pytest.warns(FutureWarning, match=rf"robench\.{old} is now robench\.{NEW_PLACES[old]}"):
         module = importlib.import_module(f"robench.{old}")
     assert module is today
-    assert module.__spec__.name == module.__name__ == f"robench.{MOVED[old]}"
+    assert module.__spec__.name == module.__name__ == f"robench.{NEW_PLACES[old]}"
 
 
 def test_a_name_that_never_was_is_not_found():

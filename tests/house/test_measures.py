@@ -26,7 +26,6 @@ from measures import (
 ROOT = Path(__file__).parents[2]
 ALLOWED_COLLISIONS = {  # a name that stands for two things, and why it may
     "gini": "the function for one's own maps at top level, and the score of that name, which calls the same formula",
-    "F": "the type variable of a decorator, in each of the two modules that define one",
     "saliency": "the command from Python, called as on the command line, and the method that papers call saliency",
 }
 

@@ -14,8 +14,8 @@ from robench.report.figures import corruptions
 from robench.report.figures.corruptions import (
     DAMAGE_COLOURS,
     EMPTY,
-    SIGNED,
-    STARRED,
+    SIGNED_COLOUR_MAP,
+    STAR_NOTE,
     ColourScale,
     corruptions_by_family,
     draw_contact_sheet,
@@ -83,7 +83,7 @@ def test_the_mean_of_the_fifteen_leaves_the_validation_ones_out(drawn):
     assert rows(axes)[-2:] == ["mean of 15", "mean of 19"]
     assert numbers(axes, 6)[-2:, -1].tolist() == [50.0, 60.5]
     assert [name for name in rows(axes) if name.endswith("*")] == [f"{name.replace('_', ' ')}*" for name in EXTRA]
-    assert STARRED in strip.get_xlabel()
+    assert STAR_NOTE in strip.get_xlabel()
     draw_heat_map("x.png", table(FIFTEEN), 0.9, "title")
     assert rows(drawn[1].axes[0])[-2:] == ["jpeg compression", "mean of 15"]
     assert "*" not in drawn[1].axes[1].get_xlabel()
@@ -119,8 +119,8 @@ def test_a_difference_map_is_new_less_base_and_symmetric_about_0(drawn):
     assert strip.get_xlim() == pytest.approx((-40, 40))
     assert strip.get_xlabel() == "difference of accuracies (points); clean \u221210.0"
     colours = [patch.get_facecolor() for patch in axes.patches if patch.get_facecolor()[:3] != pytest.approx((0xE4 / 255,) * 3)]
-    assert colours[0] == pytest.approx(SIGNED(1.0), abs=1 / 255)
-    assert colours[1] == pytest.approx(SIGNED(0.25), abs=0.02)
+    assert colours[0] == pytest.approx(SIGNED_COLOUR_MAP(1.0), abs=1 / 255)
+    assert colours[1] == pytest.approx(SIGNED_COLOUR_MAP(0.25), abs=0.02)
 
 
 def test_two_equal_models_differ_by_0_in_white(drawn):
@@ -139,7 +139,7 @@ def test_damage_gets_lighter_all_the_way_so_that_it_needs_no_hue():
     assert (light[0], light[-1]) == (pytest.approx(0.01, abs=0.01), pytest.approx(0.93, abs=0.03))
 
 
-@pytest.mark.parametrize("colours", [DAMAGE_COLOURS, SIGNED])
+@pytest.mark.parametrize("colours", [DAMAGE_COLOURS, SIGNED_COLOUR_MAP])
 def test_every_number_can_be_read(colours):
     shades = ColourScale(colours, 0, 100, str, "")
     for value in range(101):

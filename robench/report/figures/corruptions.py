@@ -24,7 +24,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 from robench.core.errors import InputError
 from robench.corruptions.benchmark import EXTRA, FAMILIES, FIFTEEN, CorruptionCell
-from robench.report.figures.saliency import SIGNED, drawable_image, styled_line
+from robench.report.figures.saliency import SIGNED_COLOUR_MAP, drawable_image, styled_line
 from robench.report.figures.style import INK, drawable_text, house_style, save_figure, wrapped_text
 
 DAMAGE_COLOURS = LinearSegmentedColormap.from_list(
@@ -40,7 +40,7 @@ DOTS_AN_INCH, LEAST_TILE, LARGEST_TILE = (
     128,
 )  # dots an inch; at least this many dots is a small image enlarged to; above this one is made smaller
 MINUS = "\u2212"
-STARRED = "* for validation, not among the fifteen of the benchmark"
+STAR_NOTE = "* for validation, not among the fifteen of the benchmark"
 Accuracy = Mapping[CorruptionCell, float]
 Grid = NDArray[np.float64]
 
@@ -102,7 +102,7 @@ def draw_difference_map(path: Path, base: Accuracy, new: Accuracy, title: str, c
     largest = max((100 * abs(value) for value in gain.values() if math.isfinite(value)), default=0.0)
     span, shift = max(5.0, largest), 100 * (clean[1] - clean[0])
     label = "difference of accuracies (points)" + (f"; clean {signed_decimal(shift)}" if math.isfinite(shift) else "")
-    return draw_grid_map(path, gain, ColourScale(SIGNED, -span, span, signed_decimal, label), shift, title)
+    return draw_grid_map(path, gain, ColourScale(SIGNED_COLOUR_MAP, -span, span, signed_decimal, label), shift, title)
 
 
 def signed_decimal(value: float) -> str:
@@ -237,7 +237,7 @@ def draw_colour_scale(axes: Axes, shades: ColourScale, mark: float, starred: boo
     inch = 1 / figure.get_figheight()
     strip = figure.add_axes((box.x0, box.y0 - 0.36 * inch, box.width, 0.11 * inch))
     strip.imshow(np.linspace(0, 1, 256)[None], aspect="auto", cmap=shades.colours, extent=(shades.least, shades.most, 0, 1))
-    strip.set_xlabel(shades.label + (f"\n{STARRED}" if starred else ""), fontsize=8)
+    strip.set_xlabel(shades.label + (f"\n{STAR_NOTE}" if starred else ""), fontsize=8)
     strip.tick_params(axis="x", labelsize=7, length=2)
     strip.set_yticks([])
     strip.spines[:].set_visible(False)
@@ -269,7 +269,7 @@ def draw_contact_sheet(path: Path, tiles: Mapping[CorruptionCell, Tensor], clean
     axes.set_xticks([column + 0.5 for column in range(len(severities) + 1)], ["clean", *column_labels(severities)])
     axes.set_yticks([top + 0.5 for top in tops], [corruption_label(name) for name in names])
     notes = [f"{shrunk} x {shrunk} pixels averaged: noise looks weaker than it is"] * (shrunk > 1)
-    notes += [STARRED] * any(name in EXTRA for name in names)
+    notes += [STAR_NOTE] * any(name in EXTRA for name in names)
     axes.set_xlabel("\n".join(notes), fontsize=8)
     axes.xaxis.set_label_position("bottom")
     draw_families(axes, names, tops)

@@ -40,7 +40,7 @@ from robench.report.figures.style import (
 MODEL_COLOURS = (INK, WARM, "#3f9b78", "#d8a21d", "#7f5aa6", "#58a9cf", "#5d5d5d", "#d27aa5")
 STYLES: tuple[Any, ...] = ("-", "--", ":", "-.")
 QUIET, PAPER = "#8a8a8a", "#fbfaf8"  # of what is drawn to compare with; of a map where it is 0
-SIGNED = LinearSegmentedColormap.from_list("signed", ["#10294f", INK, "#8fa6c7", PAPER, "#e0a08c", WARM, "#6e2410"])
+SIGNED_COLOUR_MAP = LinearSegmentedColormap.from_list("signed", ["#10294f", INK, "#8fa6c7", PAPER, "#e0a08c", WARM, "#6e2410"])
 TOGETHER = 3  # histograms in one picture, one over the other
 PERCENTILE = 99.0  # of |map|, image by image: where the colours end, because single subpixels would leave all others pale
 MEAN_GINI = "mean Gini"
@@ -249,7 +249,7 @@ def scaled_map(signed: Tensor) -> Tensor:
 
 def coloured_map(signed: Tensor) -> Tensor:
     """A map (c, H, W) in colours, (3, H, W); nan is grey."""
-    colours = torch.from_numpy(SIGNED.with_extremes(bad="#b9b9b9")((scaled_map(signed).numpy() + 1) / 2))
+    colours = torch.from_numpy(SIGNED_COLOUR_MAP.with_extremes(bad="#b9b9b9")((scaled_map(signed).numpy() + 1) / 2))
     return colours[..., :3].permute(2, 0, 1).float()
 
 

@@ -28,16 +28,16 @@ from robench.report.figures.style import drawable_text, house_style, save_figure
 History = Sequence[Mapping[str, Any]]
 Box = tuple[float, ...]  # left, low, right, high
 FIRST = ("epoch", "seconds", "lr")
-ATTACKED = "held_out_attacked_n"
+ATTACKED_COUNT_COLUMN = "held_out_attacked_n"
 # the accuracies of an epoch: how they are called, and where the epoch says on how many images they were measured
 ACCURACY_LABELS = {
-    "held_out_clean": ("clean", "held_out_n"), "held_out_attacked_clean": ("clean", ATTACKED), "held_out_fgsm": ("FGSM", ATTACKED),
-    "held_out_robust": ("PGD-10", ATTACKED),
+    "held_out_clean": ("clean", "held_out_n"), "held_out_attacked_clean": ("clean", ATTACKED_COUNT_COLUMN),
+    "held_out_fgsm": ("FGSM", ATTACKED_COUNT_COLUMN), "held_out_robust": ("PGD-10", ATTACKED_COUNT_COLUMN),
 }  # fmt: skip
-NOT_DRAWN = ("held_out_n", ATTACKED)
-HELD = "held_out_"
+NOT_DRAWN = ("held_out_n", ATTACKED_COUNT_COLUMN)
+HELD_OUT_PREFIX = "held_out_"
 DECADE = 10.0  # a ratio of the largest to the smallest value from which an axis is logarithmic (our choice)
-DOTTED = 40  # points of a line up to which each has a dot
+MOST_DOTS = 40  # points of a line up to which each has a dot
 MARKERS = "os^Dv*PX"
 EDGE = "#b5b5b5"
 LABEL_SIZE, LABEL_HEIGHT, LABEL_DISTANCE = 6.5, 8.0, 5.0  # points: letters of a label, height of a label, its distance from the dot
@@ -70,7 +70,7 @@ def write_epoch_log(path: Path, history: History) -> Path:
 def scalar_keys(history: History) -> list[str]:
     """The keys of the numbers that some epoch has: epoch, seconds and lr, those on held-out images, others."""
     keys = dict.fromkeys(key for epoch in history for key, value in epoch.items() if is_number(value) or value is None)
-    return [*FIRST, *sorted((key for key in keys if key not in FIRST), key=lambda key: not key.startswith(HELD))]
+    return [*FIRST, *sorted((key for key in keys if key not in FIRST), key=lambda key: not key.startswith(HELD_OUT_PREFIX))]
 
 
 def term_keys(history: History) -> list[str]:
@@ -156,7 +156,7 @@ def finite_points(history: History, value_of: Any) -> list[Pair]:
 
 def axis_label(key: str) -> str:
     """The key of a number as the label of an axis."""
-    return key.removeprefix(HELD).replace("_", " ") + (", held-out images" if key.startswith(HELD) else "")
+    return key.removeprefix(HELD_OUT_PREFIX).replace("_", " ") + (", held-out images" if key.startswith(HELD_OUT_PREFIX) else "")
 
 
 def spans_decades(values: Iterable[float]) -> bool:
@@ -170,7 +170,7 @@ def draw_panel(axes: Axes, panel: Panel, epochs: int, chosen: int | None) -> Non
     """Draws one panel, with a legend under it where it has several lines."""
     for place, (name, points) in enumerate(panel.lines.items()):
         visible = [(at, value) for at, value in points if value > 0 or not panel.logarithmic]
-        line = styled_line(place, drawable_text(name, 20), marker="o" if len(visible) <= DOTTED else "")
+        line = styled_line(place, drawable_text(name, 20), marker="o" if len(visible) <= MOST_DOTS else "")
         line.set(
             data=([at for at, _ in visible], [100 * value if panel.shares else value for _, value in visible]),
             clip_on=not panel.shares,

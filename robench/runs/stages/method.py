@@ -21,7 +21,7 @@ from robench.core.model_calls import CUT_GRAPH, are_probabilities
 from robench.core.recipes import Recipe, lookup, options_of, recipe_text, resolve, setting_text
 from robench.core.rows import CLEAN
 from robench.core.types import Explain, ExplainedImages
-from robench.explainers import COMPLETE, EXPLAINERS, LAYERED, chosen_layer, explainable_model
+from robench.explainers import COMPLETE, EXPLAINERS, LAYER_METHODS, chosen_layer, explainable_model
 from robench.runs.images import image_json
 from robench.runs.ledger import Ledger
 from robench.runs.own_functions import is_own, method_on_copies, restore_weights, score_on_copies, weight_copies
@@ -68,7 +68,7 @@ def method_stage(
     def begin(case: Case) -> ReadyStage:
         model, notes = explainable_model(recipe.name, case.subject.model, case.first_images)
         bound = recipe
-        if recipe.name in LAYERED:
+        if recipe.name in LAYER_METHODS:
             layer, _ = chosen_layer(model, case.first_images, recipe.options.get("layer", ""))
             bound, notes = replace(recipe, options=recipe.options | {"layer": layer}), [*notes, f"the layer is {layer!r}"]
         explain: Explain = resolve(bound, EXPLAINERS, "method")
