@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robench.core.errors import InputError
 from robench.core.recipes import Recipe, lookup, options_of, parse_recipe, resolve
-from robench.core.verdicts import ModelResults, load_results, manifest_value
+from robench.core.saved_results import ModelResults, load_results, manifest_value
 from robench.data import Images
 from robench.explainers import EXPLAINERS, MASKING, masking_remarks
 from robench.runs.types import Subject

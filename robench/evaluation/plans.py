@@ -18,8 +18,8 @@ from robench.core.recipes import (
     resolve,
     setting_text,
 )
+from robench.core.saved_results import ModelResults
 from robench.core.threat import Threat
-from robench.core.verdicts import ModelResults
 from robench.corruptions import CORRUPTIONS, scale_of
 from robench.corruptions.benchmark import SETS
 from robench.data import Images

@@ -13,7 +13,7 @@ import pandas as pd
 
 from robench.core import folders as destinations
 from robench.core.errors import InputError
-from robench.core.verdicts import ModelResults, load_all_results
+from robench.core.saved_results import ModelResults, load_all_results
 from robench.results.compare import ComparisonLine, blind_gate_notes, compare_folders, gate_failures, write_comparison
 from robench.results.compare import parse_gates as gates_of
 from robench.results.files import frame_of_entries

@@ -13,8 +13,8 @@ from robench.core.errors import InputError
 from robench.core.files import write_whole
 from robench.core.recipes import ON_SEPARATOR, did_you_mean, eps_text
 from robench.core.rows import WORST_NORM
+from robench.core.saved_results import ModelResults, StageResult, manifest_value
 from robench.core.statistics import least_significant_count, mcnemar, paired_difference
-from robench.core.verdicts import ModelResults, StageResult, manifest_value
 from robench.results.files import frame_of_entries
 
 FEWEST_IN_COMMON = 10  # images in common that a comparison needs

@@ -5,7 +5,7 @@ import torch
 from commandline import robench
 
 from robench.core.errors import InputError
-from robench.core.verdicts import load_results
+from robench.core.saved_results import load_results
 from robench.evaluation import api
 from robench.report.folder import accuracy_kinds
 from robench.report.metric_meanings import accuracy_sentence, metric_meaning

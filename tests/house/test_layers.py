@@ -16,7 +16,7 @@ ROOT = Path(robench.__file__).parent
 # Each package imports only from those above it in this list, and each module only from those before it in its package. Packages that
 # hold one paper a file have no order inside, but for what all share: there, only circles are refused.
 LAYERS = {
-    "core": "errors moved synonyms rows fronts draws processes files recipes model_calls memory checks verdicts"
+    "core": "errors moved synonyms rows fronts draws processes files recipes model_calls memory checks saved_results"
     " inputs journal schedules statistics threat folders types",
     "attacks": "",
     "corruptions": "benchmark",

@@ -23,8 +23,8 @@ from robench.cli import Group
 from robench.cli.compare import compare_command, p_value_text
 from robench.cli.evaluate import evaluate_command
 from robench.core.errors import InputError
+from robench.core.saved_results import load_results
 from robench.core.statistics import mcnemar, paired_difference
-from robench.core.verdicts import load_results
 from robench.results.compare import ComparisonLine, Gate, blind_gate_notes, compare_results, gate_failures, parse_gate, parse_gates
 
 WORKFLOW = ROOT / ".github" / "workflows" / "nightly.yml"

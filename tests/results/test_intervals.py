@@ -9,8 +9,8 @@ import pytest
 from robench import evaluate
 from robench.core.recipes import parse_recipe
 from robench.core.rows import WILSON, Row, with_interval
+from robench.core.saved_results import load_results
 from robench.core.statistics import LEAST_VALUES, bootstrap_interval, difference_of_means, spearman
-from robench.core.verdicts import load_results
 from robench.results.corruption_errors import degradation_rows as degraded
 from robench.results.files import save_tables
 

@@ -10,7 +10,7 @@ from properties import TEXTS, new_folder
 
 from robench.core.errors import InputError
 from robench.core.rows import Row, Sample
-from robench.core.verdicts import load_all_results
+from robench.core.saved_results import load_all_results
 from robench.results.files import read_rows, save_tables
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), max_size=6) | st.sampled_from(

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from robench.core.errors import InputError
 from robench.core.rows import WORST_NORM
+from robench.core.saved_results import ModelResults
 from robench.core.threat import Threat
-from robench.core.verdicts import ModelResults
 from robench.runs.ledger import Ledger
 from robench.runs.types import Chunk, MakeImages, Outcome, Pixels, Pool, ReadyStage, Stage
 
