@@ -13,26 +13,30 @@ import pytest
 import robench
 
 ROOT = Path(robench.__file__).parent
-# Each package imports only from those above it in this list, and each module only from those before it in its package. Packages that
-# hold one paper a file have no order inside, but for what all share: there, only circles are refused.
+# Each package imports only from those above it in this list, and each module only from those before it in its package; what several
+# modules share comes first. The `__init__` of a package is the last of its modules, unless it is named.
 LAYERS = {
     "core": "errors moved synonyms rows fronts draws processes files recipes model_calls memory checks saved_results"
     " inputs journal schedules statistics threat folders types",
-    "attacks": "",
-    "corruptions": "benchmark",
-    "explainers": "",
-    "probes": "",
-    "scores": "",
-    "objectives": "",
+    "attacks": "active losses targets kernels reference fgsm noise pgd square fab eight_bits apgd transfer malt",
+    "corruptions": "benchmark severities blur digital noise weather warp frost spatter",
+    "explainers": "baselines nonlinearities forward_survey hooks gradients masking rebuilt_models grad_cam",
+    "probes": "noise occlusion",
+    "scores": "inequality geometry localisation faithfulness stability randomisation",
+    "objectives": "facts terms gradients standard awp sagr igd input_l2 emr jacobian gradalign vat weight_norms gini cross_lipschitz"
+    " double_backprop adversarial fgsm free trades mart alp arr cure tulip mail hat __init__ second_order",
     "data": "class_names own_code layouts images augment mixing npz_arrays torchvision_sets shapes files own_sets __init__ corrupted_sets"
     " export",
-    "models": "",
-    "runs": "store ledger types diagnostics own_functions images pools stages loop blocks cases resuming execution",
+    "models": "layers exported model_files weights stand_ins synced_batch_norm checkpoint contract foreign forgotten_normalisation resnet"
+    " small architectures identity loading",
+    "runs": "store ledger types diagnostics own_functions images pools stages stages.clean stages.earlier_run stages.probe"
+    " stages.corruption stages.method stages.attack loop blocks cases resuming execution",
     "results": "files corruption_estimates corruption_errors cascade probes corruptions scores score_rows compare measurement",
-    "report": "metric_meanings manifest tables page figures pictures folder result comparison",
+    "report": "metric_meanings manifest tables page figures figures.style figures.attacks figures.saliency figures.corruptions"
+    " figures.training pictures folder result comparison",
     "evaluation": "suites run_words recipe_kinds methods corruption_sources plans measure arguments api",
     "training": "presets guards types steps states epochs settings checkpoint_files teachers preparation train grids sweeps",
-    "cli": "console options loading jobs measure sweeping attack compare corrupt evaluate lists saliency train __init__",
+    "cli": "console options loading jobs measure sweeping attack compare corrupt evaluate lists saliency train",
 }
 OPEN = ("__init__", "__main__")  # the public names, handed out lazily, and `python -m robench`
 HOMES = {
@@ -89,15 +93,22 @@ def test_every_package_has_a_layer_and_imports_only_from_its_own_or_a_lower_one(
             assert order.index(other.split(".")[0]) <= order.index(package), f"{name} imports {other} from a higher layer"
 
 
-@pytest.mark.parametrize("package", [package for package, order in LAYERS.items() if len(order.split()) > 1])
-def test_inside_a_package_of_many_steps_modules_import_only_from_those_before_them(package):
+@pytest.mark.parametrize("package", LAYERS)
+def test_inside_a_package_modules_import_only_from_those_before_them(package):
     order = LAYERS[package].split()
-    inside = {name: [*name.split("."), "__init__"][1] for name in MODULES if name.split(".")[0] == package}
-    assert {*inside.values()} - {"__init__"} == {*order} - {"__init__"}, "each module has its place in the order, and the order no other"
+    order += [] if "__init__" in order else ["__init__"]
+    inside = {name: name.partition(".")[2] or "__init__" for name in MODULES if name.split(".")[0] == package}
+    assert sorted(inside.values()) == sorted(order), "each module has its place in the order, and the order no other"
     for name, own in inside.items():
         for other in own_imports(name) & inside.keys():
-            if own in order and inside[other] in order:
-                assert order.index(inside[other]) <= order.index(own), f"{name} imports {other}, which stands behind it"
+            assert order.index(inside[other]) < order.index(own), f"{name} imports {other}, which stands behind it"
+
+
+def test_every_folder_with_modules_is_a_package_that_says_what_it_holds():
+    for folder in {path.parent for path in ROOT.rglob("*.py")}:
+        home = folder / "__init__.py"
+        assert home.exists(), f"{folder.relative_to(ROOT)} has no __init__.py"
+        assert ast.get_docstring(ast.parse(home.read_text())), f"{home.relative_to(ROOT)} has no docstring"
 
 
 def test_each_third_party_package_has_one_home():
