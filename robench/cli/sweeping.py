@@ -76,8 +76,8 @@ def train_sweep(
 
 def sweep_subject(sentence: str, overrides: dict[str, Any]) -> str:
     """What is trained, for a title: the grid, the objective and the regularisers."""
-    methods = " + ".join(word for word in (overrides.get("objective"), *overrides.get("reg", ())) if word)
-    return f"Sweep of {', '.join(filter(None, (sentence, methods)))}"
+    loss = " + ".join(word for word in (overrides.get("objective"), *overrides.get("reg", ())) if word)
+    return f"Sweep of {', '.join(filter(None, (sentence, loss)))}"
 
 
 def print_sweep_files(done: Sequence[FinishedCell], folder: Path, time_spent: str, quiet: bool) -> None:
@@ -138,8 +138,8 @@ def print_sweep_table(done: Sequence[FinishedCell], suite: str, title: str) -> N
     """Prints a line a cell."""
     from robench.cli.console import print_table
     from robench.report.tables import interval_text, percent
+    from robench.training.final_measurement import CLEAN_ATTACKED
     from robench.training.sweeps import robust_probe, rows_with_front, sweep_lines
-    from robench.training.train import CLEAN_ATTACKED
 
     robust = robust_probe(done, suite)
     keys = list(done[0].cell.values)

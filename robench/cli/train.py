@@ -101,7 +101,7 @@ def train_command(
     threads: o.Threads = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="The checkpoint, FILE.pt. Default: checkpoints/<data>-<arch>-<method>.pt, the next that is free."),
+        typer.Option("--out", help="The checkpoint, FILE.pt. Default: checkpoints/<data>-<arch>-<loss>.pt, the next that is free."),
     ] = None,
     resume: Annotated[
         bool,
@@ -195,7 +195,7 @@ def print_training_result(trained: Trained, seconds: float, quiet: bool) -> None
 
     meta: dict[str, Any] = trained.meta
     recipe, metrics = meta["recipe"], meta["metrics"]
-    method = " + ".join([recipe["objective"], *recipe["reg"]])
+    loss = " + ".join([recipe["objective"], *recipe["reg"]])
     lines = [
         (
             probe,
@@ -208,7 +208,7 @@ def print_training_result(trained: Trained, seconds: float, quiet: bool) -> None
     ]
     if trained.evaluation:  # else nothing was trained in these seconds
         lines.append(("seconds", "", f"{seconds:.1f}", "", ""))
-    title = f"{meta['model']['arch']} on {meta['data']['name']}, {method}, preset {meta['preset']}"
+    title = f"{meta['model']['arch']} on {meta['data']['name']}, {loss}, preset {meta['preset']}"
     title += f", {meta['data']['n']} images and {meta['data']['held_out']} held out"
     if quiet:
         title += f", {trained.path}"

@@ -21,7 +21,7 @@ from robench.core.folders import exchange_files, finish_exchange, make_empty_fol
 from robench.core.processes import World
 from robench.models import checkpoint
 from robench.report.figures.training import draw_training_curves, write_epoch_log
-from robench.training.settings import method_sentences
+from robench.training.settings import loss_sentences
 from robench.training.states import STATE_FORMAT, foreign_state_sentence, read_state, setting_difference
 from robench.training.types import Epoch, StateDict
 
@@ -283,7 +283,7 @@ def write_training(out: Path, model: nn.Module, meta: dict[str, Any], chosen_epo
     with checkpoint_replacement(out) as file:
         save_weights(file, model, meta, chosen_epoch, others)
         write_epoch_log(file.with_name(f"{file.stem}.log.csv"), meta["history"])
-        title = f"{file.stem}: {' + '.join(method_sentences(meta['recipe']))}"
+        title = f"{file.stem}: {' + '.join(loss_sentences(meta['recipe']))}"
         draw_training_curves(file.with_name(f"{file.stem}.curves.png"), meta["history"], title, chosen_epoch.epoch + 1)
 
 

@@ -1,7 +1,7 @@
 """Grids of settings: the cells that the sentence of a sweep spells, and what each changes in a training.
 
 `lambda=0.03:0.1:0.3,rho=0.1:1:10` spells a grid of nine cells: keys are parted by commas, their values by colons. What a key means is
-settled by the method that is trained: `lambda` is the weight of the regulariser, then there are its options, `warmup` and `drops`, the
+settled by the loss that is trained with: `lambda` is the weight of the regulariser, then there are its options, `warmup` and `drops`, the
 options of the objective, and the settings of the training. `objective` and `reg` may be keys themselves.
 """
 
@@ -32,7 +32,7 @@ from robench.training.settings import objective_sentence, plan_of, resolved_sett
 
 WEIGHT_KEY, WEIGHT_OPTIONS = "lambda", ("warmup", "drops")
 REGULARISER, OBJECTIVE, TRAINING = "regulariser", "objective", "train"
-METHOD_KEYS = ("objective", "reg")
+LOSS_KEYS = ("objective", "reg")
 SWEEP_FORM = "write KEY=VALUE:VALUE, the keys parted by commas, such as lambda=0.03:0.1:0.3,rho=0.1:1"
 SETTINGS = PRESETS["small"]
 
@@ -128,10 +128,10 @@ def cell_overrides(cell: Mapping[str, Any], settings: Mapping[str, Any]) -> dict
     Raises:
         InputError: for a key that nothing or several have, and for a value that cannot be.
     """
-    overrides: dict[str, Any] = {key: setting_value(key, cell[key]) for key in METHOD_KEYS if key in cell}
+    overrides: dict[str, Any] = {key: setting_value(key, cell[key]) for key in LOSS_KEYS if key in cell}
     objective, regs = objective_and_regularizers({**settings, **overrides})
     owners = owners_of(objective, regs)
-    for key in [key for key in cell if key not in METHOD_KEYS]:
+    for key in [key for key in cell if key not in LOSS_KEYS]:
         owner, option = owner_of_key(key, owners)
         if owner.what == TRAINING:
             overrides[option] = setting_value(option, cell[key])

@@ -31,7 +31,7 @@ from robench.objectives.gradients import evaluation_mode
 from robench.objectives.second_order import attention_by_products, differentiates_twice, has_fused_attention, name_failing_operators
 from robench.runs.stages.attack import TRANSFER
 from robench.training.presets import default_preset
-from robench.training.settings import held_out_size, method_recipes, method_sentences, new_network, plan_of, resolved_settings
+from robench.training.settings import held_out_size, loss_recipes, loss_sentences, new_network, plan_of, resolved_settings
 from robench.training.steps import batch_with_logits, refuse_batch_size
 from robench.training.types import TrainingPlan
 
@@ -100,13 +100,13 @@ def prepare_training(
     model, about, more = new_network(settings, training, seed)
     notes += more
     plan = plan_of(settings, seed, None)
-    methods = method_recipes(settings)
-    refuse_unreachable(methods, plan.threat, images.shape)
+    recipes = loss_recipes(settings)
+    refuse_unreachable(recipes, plan.threat, images.shape)
     refuse_batch_size(model, plan, processes)
     refuse_unresolvable(suite_recipes(suite, plan.threat.norm) if isinstance(suite, str) else suite, "robench")
     notes += [
         *penalty_notes(settings["reg"], model, training),
-        *cut_notes(methods, model, training),
+        *cut_notes(recipes, model, training),
         *attention_notes(model, training, plan),
     ]
     refuse_penalty_options(settings["reg"], model, training, plan)
@@ -162,7 +162,7 @@ def initial_meta(
         "recipe": {
             **settings, "reg": list(settings["reg"]), **choices,
             "suite": suite if isinstance(suite, str) else list(map(sentence_of, suite)),
-            **named_file_digests(method_sentences(settings), suite),
+            **named_file_digests(loss_sentences(settings), suite),
         },
     }  # fmt: skip
 
@@ -272,8 +272,8 @@ def penalty_notes(reg: Sequence[str], model: nn.Module, images: Images) -> list[
         return regularizer_notes(reg, padded_logits(model, images.pixels(torch.arange(1))).shape[1])
 
 
-def cut_notes(methods: Sequence[Recipe], model: nn.Module, images: Images) -> list[str]:
-    """A note where the logits have no gradient by the images; InputError where one of the methods needs it, or the weights have none."""
+def cut_notes(recipes: Sequence[Recipe], model: nn.Module, images: Images) -> list[str]:
+    """A note where the logits have no gradient by the images; InputError where a recipe of the loss needs it, or the weights have none."""
     x = images.pixels(slice(0, 2))
     with evaluation_mode(model):
         if not has_no_gradient(model, x):
@@ -282,7 +282,7 @@ def cut_notes(methods: Sequence[Recipe], model: nn.Module, images: Images) -> li
             trains = model(x).requires_grad
     if not trains:
         raise InputError("the logits have no gradient by the weights: nothing can be trained; change its forward")
-    if blind := [method.label for method in methods if takes_input_gradient(method)]:
+    if blind := [recipe.label for recipe in recipes if takes_input_gradient(recipe)]:
         need = "needs" if len(blind) == 1 else "need"
         others = " and ".join(name for name in REGULARIZERS if not facts_of(name).input_gradient)
         raise InputError(
@@ -312,11 +312,11 @@ def sentence_of(recipe: Recipe) -> str:
     return recipe_text(replace(recipe, name=recipe.label))
 
 
-def named_file_digests(methods: Sequence[str], suite: str | Sequence[Recipe]) -> dict[str, dict[str, str]]:
-    """The sha256 of the files that methods and attacks name.
+def named_file_digests(loss: Sequence[str], suite: str | Sequence[Recipe]) -> dict[str, dict[str, str]]:
+    """The sha256 of the files that the loss and the attacks name.
 
     Args:
-        methods: the objective and the regularisers, as they are written.
+        loss: the objective and the regularisers, as they are written.
         suite: the attacks; a named suite names no file.
 
     Returns:
@@ -326,7 +326,7 @@ def named_file_digests(methods: Sequence[str], suite: str | Sequence[Recipe]) ->
     attacks = [] if isinstance(suite, str) else suite
     own = [recipe.name for recipe in attacks if not recipe.name.startswith(TRANSFER)]
     digests = {
-        "code": code_digests(*methods, *own),
+        "code": code_digests(*loss, *own),
         "surrogates": {Path(model).name: file_digest(Path(model)) for model in surrogate_names(attacks)},
     }
     return {key: files for key, files in digests.items() if files}

@@ -84,7 +84,7 @@ DESCRIBED_PRESETS: dict[str, tuple[str, dict[str, Any]]] = {  # what it is, and 
         SMALL_SETTINGS | {"augment": "crop-flip", "epochs": 12, "eps": 2 / 255, "ema": 0.995},
     ),
     "cifar-two-conv": (
-        "two strided convolutions for CIFAR-10 at eps 2/255, 10 epochs; the study of all methods (docs/results.md)",
+        "two strided convolutions for CIFAR-10 at eps 2/255, 10 epochs; the study of all objectives and regularisers (docs/results.md)",
         SMALL_SETTINGS | {"arch": "two-conv", "activation": "relu", "augment": "flip", "epochs": 10, "eps": 2 / 255},
     ),
     "mnist-small": (

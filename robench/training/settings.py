@@ -161,14 +161,14 @@ def objective_sentence(objective: str | None, reg: Sequence[str]) -> tuple[str, 
     return choice, [f"the objective is {choice}, the base of {' and '.join(of)}; --objective chooses another"] if of else []
 
 
-def method_sentences(settings: Mapping[str, Any]) -> list[str]:
+def loss_sentences(settings: Mapping[str, Any]) -> list[str]:
     """The objective and the regularisers, as they are written."""
     return [settings["objective"], *settings["reg"]]
 
 
-def method_recipes(settings: Mapping[str, Any]) -> list[Recipe]:
+def loss_recipes(settings: Mapping[str, Any]) -> list[Recipe]:
     """The objective and the regularisers, in this order, as recipes."""
-    return [parse_recipe(sentence) for sentence in method_sentences(settings)]
+    return [parse_recipe(sentence) for sentence in loss_sentences(settings)]
 
 
 def plan_of(settings: Mapping[str, Any], seed: int, teacher: nn.Module | None) -> TrainingPlan:
@@ -180,28 +180,28 @@ def plan_of(settings: Mapping[str, Any], seed: int, teacher: nn.Module | None) -
         teacher: the network that is learnt from, if there is one.
 
     Raises:
-        InputError: for an unknown method, and for options of an objective, a schedule or a threat that cannot be.
+        InputError: for an unknown objective or regulariser, and for options of an objective, a schedule or a threat that cannot be.
     """
-    methods = method_recipes(settings)
+    recipes = loss_recipes(settings)
     refuse_too_large_eps(Threat(settings["norm"], settings["eps"]), None)
     resolve(parse_recipe(settings["schedule"]), SCHEDULES, "schedule")(0.0)  # which checks its options
-    objective = resolve(methods[0], OBJECTIVES, "objective")()
+    objective = resolve(recipes[0], OBJECTIVES, "objective")()
     if not isinstance(objective, Objective):
-        raise InputError(f"objective {methods[0].label!r} returned {type(objective).__name__} and no robench.objectives.Objective")
+        raise InputError(f"objective {recipes[0].label!r} returned {type(objective).__name__} and no robench.objectives.Objective")
     return TrainingPlan(
         objective=objective,
         regularizers=regularizers_of(settings["reg"]),
         threat=Threat(settings["norm"], settings["eps"]),
         seed=seed,
-        defended=any(facts_of(recipe.name).defence and recipe.weight != 0 for recipe in methods),
-        watched=has_weak_adversary(methods),
+        defended=any(facts_of(recipe.name).defence and recipe.weight != 0 for recipe in recipes),
+        watched=has_weak_adversary(recipes),
         teacher=teacher,
         **{key: settings[key] for key in PLAN_SETTINGS},
     )
 
 
 def checkpoint_stem(settings: Mapping[str, Any], preset: str, usual: str, data: str, seed: int) -> str:
-    """The name of a checkpoint without its end: data, architecture, methods, what else is not the preset's, seed.
+    """The name of a checkpoint without its end: data, architecture, objective and regularisers, what else is not the preset's, seed.
 
     It has letters, digits, dots and dashes, at most 100 of them; of a longer name the last nine become a dash and a digest.
 
@@ -214,7 +214,7 @@ def checkpoint_stem(settings: Mapping[str, Any], preset: str, usual: str, data: 
     """
     its = PRESETS[preset]
     regs = [recipe_slug(parse_recipe(sentence)) for sentence in settings["reg"]]
-    methods = (
+    objectives = (
         []
         if regs and settings["objective"] == objective_sentence(None, settings["reg"])[0]
         else [recipe_slug(parse_recipe(settings["objective"]))]
@@ -225,7 +225,7 @@ def checkpoint_stem(settings: Mapping[str, Any], preset: str, usual: str, data: 
     preset_words = [] if preset == usual else [preset]
     source = data if ":" not in data else Path(data.partition(":")[2]).stem
     arch = settings["arch"] if ".py:" not in settings["arch"] else Path(settings["arch"]).name
-    words = [source, arch, *methods, *regs, *preset_words, *others, *([f"seed-{seed}"] if seed else [])]
+    words = [source, arch, *objectives, *regs, *preset_words, *others, *([f"seed-{seed}"] if seed else [])]
     name = re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(words)).strip("-.")
     return name if len(name) <= LONGEST_STEM else f"{name[: LONGEST_STEM - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from robench.models import checkpoint, checkpoint_meta, load_with_origin
 from robench.models.architectures import is_foreign, runs_code
 from robench.models.loading import source_kind
 from robench.objectives import facts_of
-from robench.training.types import EventWatcher, Trained, TrainingNote
+from robench.training.types import EventWatcher, Trained, show_notes
 
 TEACHER_SETTINGS: dict[str, Any] = {"objective": "standard", "reg": (), "awp": 0.0}  # how a teacher's settings differ from its student's
 
@@ -37,6 +38,48 @@ def teacher_path(out: Path | None, teachers: Path | None, its: Mapping[str, Any]
     return teachers / f"teacher-{hashlib.sha256(words.encode()).hexdigest()[:8]}.pt"
 
 
+@dataclass(frozen=True)
+class Teacher:
+    """The network that a training learns from; without arguments, none.
+
+    Attributes:
+        model: the network, frozen and in evaluation mode; None where nothing learns from one.
+        origin: its name and the sha256 of its weights, by "name" and "sha256"; None where nothing learns from one.
+        notes: sentences on how it was loaded.
+    """
+
+    model: nn.Module | None = None
+    origin: dict[str, str] | None = None
+    notes: Sequence[str] = ()
+
+    @property
+    def sha256(self) -> str | None:
+        """The sha256 of its weights; None where nothing learns from one."""
+        return self.origin["sha256"] if self.origin else None
+
+
+def named_teacher(path: Path, recipes: Sequence[Recipe], student: nn.Module, about: Mapping[str, Any], images: Images) -> Teacher:
+    """The teacher in a file that the user has named.
+
+    Args:
+        path: the file.
+        recipes: the objective and the regularisers.
+        student: the network that is trained.
+        about: its description.
+        images: of the training.
+
+    Raises:
+        InputError: where nothing learns from a teacher, for one of another architecture, and for one that stores class names in another
+            order than those of the images.
+    """
+    if not any(facts_of(recipe.name).teacher or ".py:" in recipe.name for recipe in recipes):
+        raise InputError(
+            f"a teacher is given, but {' and '.join(recipe.label for recipe in recipes)} learns from none: leave --teacher out"
+        )
+    loaded = load_with_origin(path, **teacher_load_options(path, about))
+    return replace(frozen_teacher(loaded.model, loaded.name, student), notes=teacher_notes(path, images, about))
+
+
 def teacher_notes(teacher: Path, images: Images, about: Mapping[str, Any]) -> list[str]:
     """What is to be said of a teacher that was named; InputError where it stores class names in another order than those of the images."""
     teacher_classes = checkpoint_meta(teacher).get("classes")
@@ -48,57 +91,44 @@ def teacher_notes(teacher: Path, images: Images, about: Mapping[str, Any]) -> li
     return [sentence] if "mean" in teacher_load_options(teacher, about) else []
 
 
-def teacher_of(
-    methods: Sequence[Recipe], path: Path | None, student: nn.Module, about: Mapping[str, Any], trained: Callable[[], Trained]
-) -> tuple[nn.Module | None, dict[str, str] | None]:
-    """The network to learn from, frozen and in evaluation mode, and its name and sha256; None for both where nothing learns from one.
-
-    Args:
-        methods: the objective and the regularisers.
-        path: a file that the user has named.
-        student: the network that is trained.
-        about: its description.
-        trained: trains a teacher first, or finds one, where none is named and a method needs one.
-
-    Raises:
-        InputError: where a teacher is named and nothing learns from one, and for a teacher of another architecture.
-    """
-    learners = [method.label for method in methods if facts_of(method.name).teacher or ".py:" in method.name]
-    if path is not None:
-        if not learners:
-            raise InputError(
-                f"a teacher is given, but {' and '.join(method.label for method in methods)} learns from none: leave --teacher out"
-            )
-        loaded = load_with_origin(path, **teacher_load_options(path, about))
-        model, name = loaded.model, loaded.name
-    elif any(facts_of(method.name).teacher for method in methods):
-        done = trained()
-        model, name = done.model, done.path.name if done.path else "trained first"
-    else:
-        return None, None
+def frozen_teacher(model: nn.Module, name: str, student: nn.Module) -> Teacher:
+    """A network as a teacher, under its name; InputError where its parameters have other shapes than the student's."""
     if parameter_shapes(model) != parameter_shapes(student):
         raise InputError(
             f"the teacher {name} is not of the student's architecture and number of classes: {parameter_difference(model, student)}"
         )
-    return model.eval().requires_grad_(False), {"name": name, "sha256": checkpoint.fingerprint(model.state_dict())}
+    origin = {"name": name, "sha256": checkpoint.fingerprint(model.state_dict())}
+    return Teacher(model.eval().requires_grad_(False), origin)
 
 
-def first_trained_teacher(
-    place: Path | None, train_undefended: Callable[..., Trained], *, resume: bool, force: bool, watch: EventWatcher
-) -> Trained:
-    """The teacher of a training that names none: trained first, without a defence, or found where an earlier training has kept it.
+def needs_teacher(recipes: Sequence[Recipe]) -> bool:
+    """Whether the objective or a regulariser of these learns from a teacher, so that one is trained where none is named."""
+    return any(facts_of(recipe.name).teacher for recipe in recipes)
+
+
+def own_teacher_words(place: Path | None, *, resume: bool, force: bool, watch: EventWatcher) -> dict[str, Any]:
+    """The arguments `out`, `resume` and `force` of `train` for a teacher: it is trained, or taken where an earlier training has kept it.
 
     Args:
         place: where it is kept; None: nowhere.
-        train_undefended: trains it, given out, resume and force.
         resume: whether the student's training goes on.
         force: whether the student's training replaces another.
         watch: sees a note that says which of the two it is.
     """
     there = place is not None and place.exists() and not (force and not resume)
     how = f"{place.name} serves again as the teacher" if place and there else "a network without a defence is trained first, as the teacher"
-    tuple(watch(iter([TrainingNote(f"{how}; --teacher FILE names another")]), 0))
-    return train_undefended(out=place, resume=resume or there, force=force and not resume)
+    show_notes([f"{how}; --teacher FILE names another"], watch)
+    return {"out": place, "resume": resume or there, "force": force and not resume}
+
+
+def trained_teacher(training: Trained, student: nn.Module) -> Teacher:
+    """The teacher that a training without a defence has made.
+
+    Args:
+        training: the finished training.
+        student: the network that is to learn from it.
+    """
+    return frozen_teacher(training.model, training.path.name if training.path else "trained first", student)
 
 
 def teacher_load_options(path: Path, about: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,18 @@
-"""Trains a network from a preset and a few words: images, plan, teacher, epochs, choice of the epoch, final measurement, files.
+"""Trains a network from a preset and a few words.
 
-`train` shows these steps one after the other. What is checked before the first step lies in `preparation`, the loop in `epochs`.
+`train` makes these steps in this order, each by the module that is named with it:
+
+1. the words of the user are read (`core.inputs`, `preparation`);
+2. the images of the training and of the test are loaded (`preparation`);
+3. settings, split of the images, first weights and plan are made, and what would end the training later is refused (`preparation`);
+4. the files of the checkpoint are claimed (`checkpoint_files`);
+5. a training that an earlier run has finished is handed back (`checkpoint_files`, `teachers`);
+6. the teacher is loaded or trained, where something learns from one (`teachers`);
+7. the run is put at its first step, or where its state file says (`steps`, `states`);
+8. epochs of steps are trained (`epochs`, one step in `steps`, the guard in `guards`);
+9. the epoch whose weights are kept is chosen (`epochs`);
+10. these weights are measured (`final_measurement`);
+11. checkpoint, log and curves are written (`checkpoint_files`).
 """
 
 from __future__ import annotations
@@ -8,7 +20,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,46 +30,27 @@ from robench.core.inputs import PathLike, Suite, as_device, as_path, as_suite
 from robench.core.memory import explain_out_of_memory
 from robench.core.model_calls import with_gradients
 from robench.core.processes import current_world
-from robench.core.recipes import Recipe
-from robench.core.threat import Threat
-from robench.data import Images
-from robench.evaluation.measure import suite_measurement
 from robench.models import checkpoint
-from robench.results.measurement import Measurement
-from robench.training.checkpoint_files import (
-    claimed_checkpoint,
-    finished_training,
-    has_unfinished_training,
-    write_training,
-)
+from robench.training.checkpoint_files import claimed_checkpoint, finished_training, has_unfinished_training, write_training
 from robench.training.epochs import fit, selected_epoch
-from robench.training.preparation import (
-    HELD_OUT_ENDING,
-    data_arguments,
-    images_of_split,
-    initial_meta,
-    prepare_training,
-    refuse_other_choice,
-)
+from robench.training.final_measurement import final_measurements, measured_words
+from robench.training.preparation import data_arguments, images_of_split, initial_meta, prepare_training, refuse_other_choice
 from robench.training.presets import default_preset
-from robench.training.settings import (
-    checkpoint_stem,
-    method_recipes,
-)
+from robench.training.settings import checkpoint_stem, loss_recipes
 from robench.training.states import ResumableRun, remove_state, resumable_events, resume_from_state
 from robench.training.steps import begin_training
 from robench.training.teachers import (
     TEACHER_SETTINGS,
-    first_trained_teacher,
+    Teacher,
+    named_teacher,
+    needs_teacher,
     own_teacher_digest,
+    own_teacher_words,
     refuse_other_teacher,
-    teacher_notes,
-    teacher_of,
     teacher_path,
+    trained_teacher,
 )
-from robench.training.types import Epoch, EventWatcher, Trained, TrainingNote
-
-CLEAN_ATTACKED = "clean, attacked images"  # so that what the attacks leave is not held against the clean accuracy of other images
+from robench.training.types import Epoch, EventWatcher, Trained, TrainingNote, show_notes
 
 
 @with_gradients
@@ -133,7 +125,7 @@ def train(
         seed: of all random numbers, from 0 to 2^32 - 1.
         device: "cpu", "cuda", "mps".
         out: the checkpoint to write: FILE.pt, with FILE.json beside it, and FILE.last.pt (or FILE.best.pt, with select="last") where the
-            last epoch was not the best, FILE.log.csv, FILE.curves.png; a folder gets a file named after data, architecture, method,
+            last epoch was not the best, FILE.log.csv, FILE.curves.png; a folder gets a file named after data, architecture, loss,
             other settings and seed, with the next free number; None: nothing is written. While the training runs its state lies in
             FILE.state.pt.
         select: which weights become FILE.pt: "best" on the held-out split, or "last". Best is for a defence the latest epoch whose
@@ -188,6 +180,7 @@ def train(
         >>> list(done.meta["metrics"])
         ['clean', 'clean, attacked images', 'fgsm']
     """
+    # 1. the words of the user (core.inputs, preparation)
     refuse_other_choice("select", select, ("best", "last"))
     refuse_other_choice("measure", measure, ("test", "held-out"))
     options: dict[str, Any] = {
@@ -202,7 +195,7 @@ def train(
     teachers, suite, device = as_path(teachers, "teachers"), as_suite(suite), as_device(device)
     data, seed, n_train, eval_n = data_arguments(data, seed, n_train, eval_n)
 
-    # the images; the settings, the split of the images, the network and the plan
+    # 2. the images of the training and of the test (preparation)
     data_options: dict[str, Any] = {
         "data_dir": data_dir,
         "download": download,
@@ -212,62 +205,66 @@ def train(
     }
     images = images_of_split(data, "train", n_train, seed, **data_options)
     test = None if measure == "held-out" else images_of_split(data, "test", **data_options)
+
+    # 3. settings, split of the images, first weights, plan (preparation)
     usual, world = default_preset(images.shape), current_world()
     preset = preset or usual
     prepared = prepare_training(images, test, preset, overrides, seed=seed, suite=suite, eval_n=eval_n, processes=world.size)
-    settings, plan, notes = prepared.settings, prepared.plan, [*prepared.notes]
-    meta = initial_meta(prepared, images, preset, seed=seed, select=select, measure=measure, eval_n=eval_n, suite=suite)
+    settings, recipes = prepared.settings, loss_recipes(prepared.settings)
+    words = initial_meta(prepared, images, preset, seed=seed, select=select, measure=measure, eval_n=eval_n, suite=suite)
 
+    # 4. the files of the checkpoint, which nobody else can write to as long as this lasts (checkpoint_files)
     stem = checkpoint_stem(settings, preset, usual, images.name, seed)
-    with claimed_checkpoint(out, stem, meta, world, resume=resume, force=force) as file:
-        # what an earlier run has finished, and the teacher
-        finished = finished_training(file, meta) if resume and not (force and has_unfinished_training(file)) else None
-        place = teacher_path(file, teachers, {**settings, **TEACHER_SETTINGS, "seed": seed})
-        if finished and teacher is None:
-            refuse_other_teacher(finished[1], own_teacher_digest(finished[1], place))
-            return loaded_training(prepared.model, finished, device, file)
-        train_undefended = partial(
-            train, data, preset=preset, **data_options, n_train=n_train, eval_n=eval_n, suite=(), measure=measure, seed=seed, device=device,
-            watch=watch, **{**settings, **TEACHER_SETTINGS},
-        )  # fmt: skip
-        own_teacher = partial(first_trained_teacher, place, train_undefended, resume=resume, force=force, watch=watch)
-        teacher_network, origin = teacher_of(method_recipes(settings), teacher, prepared.model, prepared.about, own_teacher)
-        meta["recipe"]["teacher"] = origin
-        notes += teacher_notes(teacher, images, prepared.about) if teacher else []
+    with claimed_checkpoint(out, stem, words, world, resume=resume, force=force) as file:
+        own_teacher = teacher_path(file, teachers, {**settings, **TEACHER_SETTINGS, "seed": seed})
+        named = named_teacher(teacher, recipes, prepared.model, prepared.about, images) if teacher else None
+
+        # 5. the training as it is, where an earlier run has finished it and has learnt from the same teacher (checkpoint_files, teachers)
+        finished = finished_training(file, words) if resume and not (force and has_unfinished_training(file)) else None
         if finished:
-            refuse_other_teacher(finished[1], (origin or {}).get("sha256"))
+            refuse_other_teacher(finished[1], named.sha256 if named else own_teacher_digest(finished[1], own_teacher))
             return loaded_training(prepared.model, finished, device, file)
-        plan = replace(plan, teacher=None if teacher_network is None else teacher_network.to(device))
 
-        # the run at its first step, or where its state file says
+        # 6. the teacher: named, trained first by this very function without a defence, or none (teachers)
+        if named is None and needs_teacher(recipes):
+            undefended = train(
+                data, preset=preset, **data_options, n_train=n_train, eval_n=eval_n, suite=(), measure=measure, seed=seed, device=device,
+                watch=watch, **{**settings, **TEACHER_SETTINGS}, **own_teacher_words(own_teacher, resume=resume, force=force, watch=watch),
+            )  # fmt: skip
+            source = trained_teacher(undefended, prepared.model)
+        else:
+            source = named or Teacher()
+        plan = replace(prepared.plan, teacher=None if source.model is None else source.model.to(device))
+        words = {**words, "recipe": {**words["recipe"], "teacher": source.origin}}
+
+        # 7. the run at its first step, or where its state file says (steps, states)
         run = begin_training(prepared.model.to(device), plan, world)
-        going = ResumableRun(file, checkpoint.plain_values({**meta, "processes": world.size}), run)
-        notes += resume_from_state(going, resume, force)
+        going = ResumableRun(file, checkpoint.plain_values({**words, "processes": world.size}), run)
+        notes = [*prepared.notes, *source.notes, *resume_from_state(going, resume, force)]
 
-        # epochs of steps, with `watch` looking on
+        # 8. epochs of steps, with `watch` looking on (epochs, steps, guards)
         steps = resumable_events(going, fit(run, plan, prepared.training.to(device), prepared.held_out.to(device)))
         with explain_out_of_memory(plan.batch_size):
-            for event in watch(chain(map(TrainingNote, [*notes]), steps), plan.epochs):
-                notes += [event.alarm] if isinstance(event, Epoch) and event.alarm else []
+            events = watch(chain(map(TrainingNote, notes), steps), plan.epochs)
+            alarms = [event.alarm for event in events if isinstance(event, Epoch) and event.alarm]
 
-        # the choice of the epoch
-        best, late_notes = selected_epoch(run, plan, prepared.held_out)
+        # 9. the epoch whose weights are kept (epochs)
+        best, doubts = selected_epoch(run, plan, prepared.held_out)
         last = run.last or best
-        saved_epoch = best if select == "best" else last
-        if select == "best":
-            tuple(watch(iter(map(TrainingNote, late_notes)), 0))
-            notes += late_notes
+        saved_epoch, late_notes = (best, doubts) if select == "best" else (last, [])
+        show_notes(late_notes, watch)
 
-        # the final measurement
+        # 10. what these weights reach (final_measurement)
         network = copy.deepcopy(run.average)
         network.load_state_dict(saved_epoch.weights)
         measurements = final_measurements(network, prepared.test, prepared.few, suite, plan.threat, seed, device)
         meta = {
-            **meta, "classes": list(images.classes), "history": run.history, "rolled_back": run.lost, "notes": notes,
-            "recipe": {**meta["recipe"], "epoch": saved_epoch.epoch + 1}, **measured_words(measurements, prepared.test),
+            **words, "classes": list(images.classes), "history": run.history, "rolled_back": run.lost,
+            "notes": [*notes, *alarms, *late_notes], "recipe": {**words["recipe"], "epoch": saved_epoch.epoch + 1},
+            **measured_words(measurements, prepared.test),
         }  # fmt: skip
 
-        # the files
+        # 11. the files (checkpoint_files)
         if file is not None and world.rank == 0:
             write_training(file, network, meta, saved_epoch, {"best": best, "last": last})
             remove_state(going)
@@ -278,45 +275,3 @@ def loaded_training(model: nn.Module, done: tuple[dict[str, Tensor], dict[str, A
     """A training that was finished earlier."""
     model.load_state_dict(done[0])
     return Trained(model.to(device).eval(), done[1], [], out)
-
-
-def final_measurements(
-    model: nn.Module, images: Images, few: Images, suite: str | Sequence[Recipe], threat: Threat, seed: int, device: str
-) -> list[Measurement]:
-    """Clean accuracy on all images, and the suite on few of them."""
-    return [
-        suite_measurement(model, images, [], threat, device=device),
-        suite_measurement(model, few, suite, threat, seed=seed, device=device),
-    ]
-
-
-def metrics(measurements: Sequence[Measurement], data: str, split: str) -> dict[str, Any]:
-    """The measured accuracies by probe, each with interval, n and images.
-
-    Clean accuracy on all images comes first, then on the attacked ones where these are fewer, then the suite's.
-
-    Args:
-        measurements: from `final_measurements`.
-        data: the name of the images.
-        split: of the images; "" where `data` says it.
-    """
-    (everywhere, *_), few = ([row for row in evaluation.rows if row.metric == "accuracy"] for evaluation in measurements)
-    again = few[:1] if len(few) > 1 and few[0].n != everywhere.n else []
-    rows = [everywhere, *(replace(row, probe=CLEAN_ATTACKED) for row in again), *few[1:]]
-    images = {"data": data, "split": split} if split else {"data": data}
-    return {
-        row.probe: {"accuracy": row.value, "low": row.low, "high": row.high, "n": row.n, "norm": row.norm, "eps": row.eps, **images}
-        for row in rows
-    }
-
-
-def measured_words(measurements: Sequence[Measurement], test: Images) -> dict[str, Any]:
-    """What a checkpoint says of its final measurement: the accuracies as "metrics", the raised flags as "flags"."""
-    split = "" if test.name.endswith(HELD_OUT_ENDING) else test.split
-    return {"metrics": metrics(measurements, test.name, split), "flags": flag_sentences(measurements)}
-
-
-def flag_sentences(measurements: Sequence[Measurement]) -> list[str]:
-    """A sentence for each raised flag; what is told of all images is not told of few of them again."""
-    checks = {(check.probe, check.name): check for evaluation in reversed(measurements) for check in evaluation.checks if check.raised}
-    return [f"{check.probe}: {check.sentence}" for check in checks.values()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -90,6 +90,17 @@ class Epoch:
 
 Event: TypeAlias = Step | Epoch | TrainingNote
 EventWatcher: TypeAlias = Callable[[Iterator[Event], int], Iterator[Event]]
+
+
+def show_notes(sentences: Sequence[str], watch: EventWatcher) -> None:
+    """Shows sentences to whoever watches a training, outside of its epochs.
+
+    Args:
+        sentences: one for each TrainingNote; without any, `watch` is not called.
+        watch: as `train` takes it.
+    """
+    if sentences:
+        tuple(watch(iter(map(TrainingNote, sentences)), 0))
 
 
 @dataclass(frozen=True)

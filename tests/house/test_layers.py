@@ -35,7 +35,8 @@ LAYERS = {
     "report": "metric_meanings manifest tables page figures figures.style figures.attacks figures.saliency figures.corruptions"
     " figures.training pictures folder result comparison",
     "evaluation": "suites run_words recipe_kinds methods corruption_sources plans measure arguments api",
-    "training": "presets guards types steps states epochs settings checkpoint_files teachers preparation train grids sweeps",
+    "training": "presets guards types steps states epochs settings checkpoint_files teachers preparation final_measurement train"
+    " grids sweeps",
     "cli": "console options loading jobs measure sweeping attack compare corrupt evaluate lists saliency train",
 }
 OPEN = ("__init__", "__main__")  # the public names, handed out lazily, and `python -m robench`

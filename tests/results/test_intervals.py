@@ -71,7 +71,8 @@ def test_compare_reads_rows_that_were_written_before_intervals_had_names(problem
 
 
 def test_a_training_tells_the_clean_accuracy_of_the_images_that_were_attacked():
-    from robench.training.train import CLEAN_ATTACKED, train
+    from robench.training.final_measurement import CLEAN_ATTACKED
+    from robench.training.train import train
 
     words = {"n_train": 700, "held_out": 0.2, "epochs": 1, "suite": [parse_recipe("fgsm")]}
     metrics = train("shapes", eval_n=40, **words).meta["metrics"]

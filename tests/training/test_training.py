@@ -1,8 +1,11 @@
 """The training loop: against a loop written out by hand, its schedules, averages, selection and guards."""
 
 import copy
+import inspect
 import math
+import re
 from dataclasses import replace
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -282,6 +285,16 @@ def test_every_preset_is_complete_and_names_what_exists(name):
     with torch.device("meta"):
         build_network(settings["arch"], classes=10, shape=shape, activation=settings["activation"])
     assert default_preset(shape) in PRESETS
+
+
+def test_the_module_of_train_lists_its_steps_with_the_modules_that_the_comments_in_it_name():
+    listed = re.findall(r"^(\d+)\. (.*)[;.]$", inspect.getmodule(train).__doc__, re.M)
+    shown = re.findall(r"^ +# (\d+)\. .* \((.*)\)$", inspect.getsource(train), re.M)
+    assert [(number, re.findall(r"`([\w.]+)`", sentence)) for number, sentence in listed] == [
+        (number, names.split(", ")) for number, names in shown
+    ]
+    assert len(shown) == 11
+    assert all(find_spec(f"robench.{name if '.' in name else f'training.{name}'}") for _, names in shown for name in names.split(", "))
 
 
 def test_train_writes_best_and_last_and_never_selects_on_the_test_images(tmp_path, monkeypatch):
