@@ -4,6 +4,7 @@ import importlib
 import sys
 
 import pytest
+from places import ROOT
 
 from robench.core.moved import NEW_PLACES
 
@@ -16,6 +17,30 @@ def test_an_old_name_is_the_module_of_today_and_says_so(old):
         module = importlib.import_module(f"robench.{old}")
     assert module is today
     assert module.__spec__.name == module.__name__ == f"robench.{NEW_PLACES[old]}"
+
+
+@pytest.mark.parametrize(("old", "new"), [("audits.inequality", "scores.inequality"), ("figures.style", "report.figures.style")])
+def test_a_module_of_a_moved_package_is_the_one_of_today(old, new):
+    for name in (old, old.partition(".")[0]):
+        sys.modules.pop(f"robench.{name}", None)
+    today = importlib.import_module(f"robench.{new}")
+    with pytest.warns(FutureWarning) as caught:
+        assert importlib.import_module(f"robench.{old}") is today
+    assert f"robench.{old} is now robench.{new}" in str(caught[-1].message)
+
+
+def test_no_module_of_today_has_a_name_of_before():
+    for old in NEW_PLACES:
+        place = ROOT / "robench" / old.replace(".", "/")
+        assert not place.exists()
+        assert not place.with_suffix(".py").exists()
+
+
+@pytest.mark.parametrize("name", ["robench.audits.nothing", "robench.errors.nothing"])
+def test_a_module_that_a_moved_one_never_held_is_not_found(name):
+    sys.modules.pop(name.rpartition(".")[0], None)
+    with pytest.warns(FutureWarning), pytest.raises(ModuleNotFoundError):
+        importlib.import_module(name)
 
 
 def test_a_name_that_never_was_is_not_found():
