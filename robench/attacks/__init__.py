@@ -1,6 +1,6 @@
-"""Attacks: attack(model, x, y, threat, draws, *, options) -> AttackResult, one paper a file; ATTACKS at the foot is the list.
+"""Attacks: attack(model, x, y, threat, draws, *, options) -> AttackResult, one paper a file; the dict ATTACKS lists them.
 
-The contract. The caller has put the model into eval mode with frozen parameters (`model_calls.freeze_model`), hands over only samples
+The contract. The caller has put the model into eval mode with frozen parameters (`core.model_calls.freeze_model`), hands over only samples
 that are right when clean, x (B, C, H, W) in [0, 1] and y (B,), asserts that x_adv lies inside the threat, and evaluates it
 again: an attack proposes, the caller decides. The attack returns the worst point it found, or clean x, for each sample; its
 randomness is a pure function of `draws`. A sample that is wrong when clean is fooled at step 0. Options are keyword-only
@@ -9,7 +9,7 @@ with plain defaults, and a wrong one is an InputError.
 Each file reads top to bottom: the paper, the attack, its loop, its steps, their helpers. Four modules serve several attacks: `active`
 (the samples that still stand, passes, verdicts), `losses`, `targets` (the class to reach) and `kernels` (what may be compiled).
 
-A new attack is a function in a file of its own on top of `active.Search`, and a line in ATTACKS; a user's own joins as
+A new attack is a function in a file of its own on top of `attacks.active.Search`, and a line in ATTACKS; a user's own joins as
 `file.py:function` with the same signature. A name is a complete recipe: `pgd-50-10` is what ran, whatever pgd's defaults are.
 """
 

@@ -198,7 +198,7 @@ def search_corners(search: Search, draws: Draws, plan: QueryPlan, objective: Unt
 def query_corners(
     search: Search, x_best: Tensor, best: Tensor, corners: Tensor, numbers: Tensor, length: int, objective: UntargetedLoss
 ) -> Tensor:
-    """The best losses (R,) after the queries whose numbers are `drawn` (T, R, 2 + C); x_best (R, C, H, W) is changed in place.
+    """The best losses (R,) after the queries whose `numbers` are (T, R, 2 + C); x_best (R, C, H, W) is changed in place.
 
     A query writes its window into x_best, and what was there before is written back where the candidate is not taken.
     """
@@ -242,7 +242,7 @@ def search_patterns(search: Search, draws: Draws, plan: QueryPlan, objective: Un
 
 
 def query_patterns(search: Search, delta: Tensor, best: Tensor, numbers: Tensor, length: int, objective: UntargetedLoss) -> Tensor:
-    """The best losses (R,) after the queries whose numbers are `drawn` (T, R, 5 + C); the best delta (R, C, H, W) is changed in place."""
+    """The best losses (R,) after the queries whose `numbers` are (T, R, 5 + C); the best delta (R, C, H, W) is changed in place."""
     x, both = search.x, window_patterns(length, ORDER[search.threat.norm], delta).flatten(1)
     into, source = (window_places(numbers[..., columns], length, x.shape[1:]) for columns in (slice(0, 2), slice(2, 4)))
     signs, every = (numbers[..., 5:, None] >= 0.5).to(x.dtype) * 2 - 1, torch.ones_like(search.standing)

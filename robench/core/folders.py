@@ -388,7 +388,7 @@ def remove_unusable_state(place: Destination) -> None:
 
 
 def exchange_files(staging: Path, folder: Path, old: set[str], last: str) -> None:
-    """Moves all files of `staged` into the folder, and removes the old ones that have no successor.
+    """Moves all files of `staging` into the folder, and removes the old ones that have no successor.
 
     From the moment when the mark is written the exchange is settled: `finish_exchange` ends it after a kill.
 

@@ -51,7 +51,7 @@ NEW_PLACES = {  # of modules that were moved whole; those whose functions went t
 
 
 def new_place(name: str) -> str | None:
-    """Where a module is now: `robench.scores.inequality` for `robench.audits.inequality`; None where the name is not one of before."""
+    """Where a module is now, by its name of before, with the modules of moved packages; None for every other name."""
     package, _, old = name.partition(".")
     if package != "robench":
         return None
@@ -62,7 +62,7 @@ def new_place(name: str) -> str | None:
 
 
 class MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds `robench.OLD` of `NEW_PLACES` as the module that it is now."""
+    """Finds a module of `NEW_PLACES` as the module that it is now."""
 
     def find_spec(self, name: str, _path: Sequence[str] | None, _target: ModuleType | None = None, /) -> ModuleSpec | None:
         """The spec of a moved module; None for every other name."""

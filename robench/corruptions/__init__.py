@@ -1,4 +1,4 @@
-"""Common corruptions: corrupt(x, severity, draws, *, scale="auto") -> x; CORRUPTIONS at the foot is the list. Pillow lives here (JPEG).
+"""Common corruptions: corrupt(x, severity, draws, *, scale="auto") -> x; the dict CORRUPTIONS lists them. Pillow lives here (JPEG).
 
 The contract, for every function of the list:
 
@@ -21,7 +21,7 @@ the same draws may serve all corruptions, for each takes numbers of its own name
 Corruptions and settings are those of Hendrycks & Dietterich (ICLR 2019, 1903.12261) and their generators of CIFAR-10-C and ImageNet-C;
 what is made here is our own and not the released files, and ImageNet-C is stored as JPEG of quality 85 besides, which is left out.
 
-A corruption is written as `change(x, setting, draws)` under `severities.graded_corruption`, which gives it the signature above.
+A corruption is written as `change(x, setting, draws)` under `corruptions.severities.graded_corruption`, which gives it the signature above.
 """
 
 from __future__ import annotations

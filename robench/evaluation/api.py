@@ -543,7 +543,7 @@ def map_paths_in(folder: Path | None) -> Callable[[str, str], Path | None]:
 def result_of_run(
     subjects: Sequence[Subject], images: Images, request: RunRequest, how: Mapping[str, Any], *, notes: Sequence[str] = (), **more: Any
 ) -> Result:  # fmt: skip
-    """The measurement with what its pictures need; `told` are notes that were said before it began."""
+    """The measurement with what its pictures need; `notes` were said before it began."""
     refuse_unknown(request, how.get("engine", "robench"))
     measurement = measure_models(subjects, images, request, as_run_options(**how), **more)
     parts = {part.name: getattr(measurement, part.name) for part in fields(measurement)}

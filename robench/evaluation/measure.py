@@ -87,9 +87,9 @@ def measure_models(
         save: the .npy file that takes adversarial images; several models or threats have their names behind its own.
         pngs: the folder that takes their pictures, named likewise.
         stages: the stages of the run, where the caller has made them.
-        words: as in `execution.execute`.
-        adds: as in `execution.execute`.
-        taker: as in `execution.execute`.
+        words: as in `runs.execution.execute`.
+        adds: as in `runs.execution.execute`.
+        taker: as in `runs.execution.execute`.
         reference: by whose errors under corruptions others are divided: a model that is measured along, or known errors.
         pool: the images where they are not those of `images` themselves.
 

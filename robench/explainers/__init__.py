@@ -1,8 +1,8 @@
-"""Explainers: explain(model, x, target, draws, *, options) -> maps; EXPLAINERS at the foot is the list. Captum lives here.
+"""Explainers: explain(model, x, target, draws, *, options) -> maps; the dict EXPLAINERS lists them. Captum lives here.
 
-The contract. The caller has put the model into eval mode with frozen parameters (`model_calls.freeze_model`) and, for methods that work on
-modules, has asked `explainable_model` for a model that they can treat. x is (B, C, H, W) in [0, 1], and target (B,) holds the class whose
-logit is explained. The maps, (B, C, H, W) or (B, 1, H, W), are signed, detached, and a pure function of the image and `draws`: no map
+The contract. The caller has put the model into eval mode with frozen parameters (`core.model_calls.freeze_model`) and, for methods that
+work on modules, has asked `explainable_model` for a model that they can treat. x is (B, C, H, W) in [0, 1], and target (B,) holds the class
+whose logit is explained. The maps, (B, C, H, W) or (B, 1, H, W), are signed, detached, and a pure function of the image and `draws`: no map
 depends on the batch. No model call has more than max(B, 64) rows (DeepLift: twice as many), so the caller bounds the memory by the number
 of images. Options are keyword-only with plain defaults, and a wrong one is an InputError.
 """

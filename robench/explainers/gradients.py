@@ -72,7 +72,7 @@ def integrated_gradients(
         target: classes (B,) int64 whose logits are explained.
         draws: not read.
         steps: number of gradients on the way, at least 1; 20 to 300 in the paper, 50 is also Captum's.
-        baseline: the image where the way begins, as in `baselines.baseline_of`.
+        baseline: the image where the way begins, as in `explainers.baselines.baseline_of`.
 
     Raises:
         InputError: where an option is out of its range.
@@ -171,8 +171,8 @@ def gradient_shap(
         samples: number of random points for each image, one forward and one backward pass each, at least 1.
         stdev: standard deviation of normal noise on the image in pixel units, at least 0; above 0 the maps add up to
             f(x + noise) - f(baseline).
-        baseline: as in `baselines.baseline_of`; or "uniform", another image of uniform noise for each sample (Sturmfels et al. 2020,
-            Distill).
+        baseline: as in `explainers.baselines.baseline_of`; or "uniform", another image of uniform noise for each sample (Sturmfels et al.
+            2020, Distill).
 
     Raises:
         InputError: where an option is out of its range or unknown.

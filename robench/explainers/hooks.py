@@ -1,7 +1,7 @@
 """DeepLift and guided backpropagation: Captum changes the backward pass by hooks on the modules of the nonlinearities.
 
-Both read the model's modules, so the model must be fit for them: `rebuilt_models.explainable_model` sees to that. A batch of a few images
-is filled up with copies of the first, so that every call has at least LEAST_ROWS rows; the model itself is not wrapped.
+Both read the model's modules, so the model must be fit for them: `explainers.rebuilt_models.explainable_model` sees to that. A batch of a
+few images is filled up with copies of the first, so that every call has at least LEAST_ROWS rows; the model itself is not wrapped.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def deeplift(model: nn.Module, x: Tensor, target: Tensor, draws: Draws, *, basel
         x: images (B, C, H, W), float in [0, 1].
         target: classes (B,) int64 whose logits are explained.
         draws: not read.
-        baseline: the image from which the rise is counted, as in `baselines.baseline_of`.
+        baseline: the image from which the rise is counted, as in `explainers.baselines.baseline_of`.
 
     Raises:
         InputError: where the baseline is unknown.

@@ -56,7 +56,7 @@ def occlusion(
         block: height and width of the window in pixels; it covers all channels.
         stride: pixels from one window to the next, at most `block`; a place under several windows gets their mean. `block` if not given:
             the windows then lie side by side and the maps are those of `feature_ablation`.
-        baseline: what a hidden pixel shows, as in `baselines.baseline_of`.
+        baseline: what a hidden pixel shows, as in `explainers.baselines.baseline_of`.
 
     Raises:
         InputError: where the image is smaller than a block, or the stride leaves gaps.
@@ -97,7 +97,7 @@ def feature_ablation(
         target: classes (B,) int64 whose logits are explained.
         draws: not read.
         block: height and width of the blocks in pixels; 1 hides pixel by pixel.
-        baseline: what a hidden pixel shows, as in `baselines.baseline_of`.
+        baseline: what a hidden pixel shows, as in `explainers.baselines.baseline_of`.
 
     Raises:
         InputError: where the image is smaller than a block.
@@ -141,7 +141,7 @@ def shapley_sampling(
         draws: random numbers of the orders.
         block: height and width of the blocks in pixels.
         samples: number of random orders, at least 1.
-        baseline: what a hidden pixel shows, as in `baselines.baseline_of`.
+        baseline: what a hidden pixel shows, as in `explainers.baselines.baseline_of`.
 
     Raises:
         InputError: where the image is smaller than a block, or an option is out of its range.
@@ -189,7 +189,7 @@ def kernel_shap(
         samples: number of coalitions of blocks that are shown, the full and the empty one included, for each image; at least twice the
             blocks. The default is 2 * 64 + 2048, the rule of the authors' package for the 64 blocks of a 32x32 image; more blocks need
             more.
-        baseline: what a hidden pixel shows, as in `baselines.baseline_of`.
+        baseline: what a hidden pixel shows, as in `explainers.baselines.baseline_of`.
 
     Raises:
         InputError: without scikit-learn, for too few samples, and where the image is smaller than a block.

@@ -50,7 +50,7 @@ class LoadedModel:
     Attributes:
         model: the network.
         name: what the user wrote without its folders: shapes-cnn-sagr.pt, zoo.py:wong2020_fgsm, tv/resnet18.
-        sha256: of the weights (`checkpoint.fingerprint`), whatever the file; of the file for a stored program.
+        sha256: of the weights (`models.checkpoint.fingerprint`), whatever the file; of the file for a stored program.
         meta: what our checkpoint says of itself; {} for any other model.
         notes: one sentence each on what the user should know.
         flags: one sentence each on what makes the numbers of this model doubtful, whatever is measured.

@@ -1,11 +1,11 @@
-"""Probes: probe(model, x, y, draws, *, options) -> Iterator[Level]; PROBES at the foot is the list.
+"""Probes: probe(model, x, y, draws, *, options) -> Iterator[Level]; the dict PROBES lists them.
 
 A probe changes images without a norm ball: noise on few subpixels, boxes on few pixels. The inductive ones take the places from the
 saliency of the model that they are run on, the random ones are their baselines.
 
-The contract. The caller has put the model into eval mode with frozen parameters (`model_calls.freeze_model`) and hands over only images
-that are right when clean, x (B, C, H, W) in [0, 1] and y (B,). The probe yields a Level for each setting and repeat; every image is in
-every level, and each level is for itself: levels are no cascade. `Level.setting` names what varies inside the call, and every setting
+The contract. The caller has put the model into eval mode with frozen parameters (`core.model_calls.freeze_model`) and hands over only
+images that are right when clean, x (B, C, H, W) in [0, 1] and y (B,). The probe yields a Level for each setting and repeat; every image is
+in every level, and each level is for itself: levels are no cascade. `Level.setting` names what varies inside the call, and every setting
 comes with the same repeats. Randomness is a pure function of `draws`; a logit that is not finite never counts as fooled; no model call
 has more than max(B, 64) rows. Options are keyword-only with plain defaults, and a wrong one is an InputError at the first level.
 

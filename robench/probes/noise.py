@@ -57,7 +57,7 @@ def inductive_noise(
         k: so many subpixels instead, at least 1; paper: 500, 1000, 5000, 10000, 20000 of the 150,528 of ImageNet, in proportion to the
             image, rounded and at least 1 (the scaling is ours). None: t decides.
         saliency: of the true logit, once for all levels: gradient, or integrated-gradients (50 steps from the baseline).
-        baseline: of integrated-gradients: as in `baselines.baseline_of`; mean in the code of Duan et al.
+        baseline: of integrated-gradients: as in `explainers.baselines.baseline_of`; mean in the code of Duan et al.
         order: signed: the largest attributions come first; absolute: the largest sizes. Ties by index, so a map of zeros means the first
             subpixels.
         noise: normal; uniform: as in the code of Duan et al., between the least and the largest number of the image as the model
@@ -210,8 +210,8 @@ def integrated_logit_gradients(model: nn.Module, x: Tensor, y: Tensor, draws: Dr
         model: the classifier in eval mode with frozen parameters.
         x: images (B, C, H, W), float in [0, 1].
         y: labels (B,) int64.
-        draws: handed on to `gradients.integrated_gradients`.
-        baseline: as in `baselines.baseline_of`.
+        draws: handed on to `explainers.gradients.integrated_gradients`.
+        baseline: as in `explainers.baselines.baseline_of`.
     """
     from robench.explainers.gradients import integrated_gradients
 

@@ -49,7 +49,7 @@ def inductive_occlusion(
             shorter side, rounded, at least 1. Published for 224 pixels: (N, R) = (5, 10) and (10, 20); at 32, 20/224 is 3, 10/224 is 1.
         colour: black, grey or white; all: each of them, as a level of its own.
         saliency: of the true logit: gradient, or integrated-gradients (50 steps from the baseline).
-        baseline: of integrated-gradients: as in `baselines.baseline_of`; mean in the code of Duan et al.
+        baseline: of integrated-gradients: as in `explainers.baselines.baseline_of`; mean in the code of Duan et al.
 
     Yields:
         A Level for each setting and repeat.

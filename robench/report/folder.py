@@ -30,7 +30,8 @@ def save_measurement(
         folder: the folder, which exists.
         title: of tables and pictures: models, images, seed, and for attacks the threat.
         images: give the classes their names; None where these are not known.
-        manifest: what `manifest.new_manifest` gives, with checkpoint, data, notes and flags; corruptions.reference describes a reference.
+        manifest: what `report.manifest.new_manifest` gives, with checkpoint, data, notes and flags; corruptions.reference describes a
+            reference.
     """
     more = dict(measurement.tables)
     table_paths = save_tables(folder, measurement.rows, more.pop("samples", []), manifest, **more)
@@ -111,7 +112,7 @@ def threat_description(measurement: Measurement) -> str:
 
 
 def accuracy_kinds(rows: Sequence[Row]) -> set[str]:
-    """Which kinds of accuracies there are among rows, in the words of `metric_meanings.ACCURACY_SENTENCES`."""
+    """Which kinds of accuracies there are among rows, in the words of `report.metric_meanings.ACCURACY_SENTENCES`."""
     accuracies = [row for row in rows if row.metric == "accuracy"]
     attacks = {row.probe for row in rows_by_kind(rows).get("attack", [])}
     corruptions = {row.probe for row in rows if row.metric == "mean_accuracy"}

@@ -145,7 +145,7 @@ ACCURACY_SENTENCES = {
 
 
 def accuracy_sentence(there: Collection[str]) -> str:
-    """What the accuracies of a run are, by which of ACCURACIES there are in it."""
+    """What the accuracies of a run are, by which keys of ACCURACY_SENTENCES are `there`."""
     return " ".join([METRICS["accuracy"][0], *(sentence for what, sentence in ACCURACY_SENTENCES.items() if what in there)])
 
 

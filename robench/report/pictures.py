@@ -82,7 +82,7 @@ def draw_pictures(measurement: Measurement, folder: Path, *, title: str, images:
     Args:
         measurement: what was measured.
         folder: the folder, which exists.
-        title: as in `tables.report_tables`.
+        title: as in `report.tables.report_tables`.
         images: give the classes their names; without them they have their numbers.
     """
     run, classes = measurement.run, images.classes if images else ()

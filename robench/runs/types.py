@@ -271,7 +271,7 @@ class Case:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run is made, beside its subjects, images and stages; see `evaluation.evaluate` for each."""
+    """How a run is made, beside its subjects, images and stages; see `evaluation.api.evaluate` for each."""
 
     seed: int = 0
     batch_size: int = 250

@@ -1,8 +1,8 @@
-"""Scores: score(explained, *, options) -> (B,) float64, one number an image, NaN where it is not defined; SCORES at the foot is the list.
+"""Scores: score(explained, *, options) -> (B,) float64, one number an image, NaN where it is not defined; the dict SCORES lists them.
 
-The caller has made the maps (types.ExplainedImages) in eval mode with frozen parameters. Scores that ask the model or the method again
-take their random numbers from `explained.draws`, so that no score depends on the batch. What belongs to the model and not to a map, row
-norms and effective margins, comes from `geometry.jacobian_geometry` and has its names in GROUPS["jacobian"].
+The caller has made the maps (`core.types.ExplainedImages`) in eval mode with frozen parameters. Scores that ask the model or the method
+again take their random numbers from `explained.draws`, so that no score depends on the batch. What belongs to the model and not to a map,
+row norms and effective margins, comes from `scores.geometry.jacobian_geometry` and has its names in GROUPS["jacobian"].
 """
 
 from __future__ import annotations

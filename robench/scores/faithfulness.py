@@ -37,7 +37,7 @@ def completeness(explained: ExplainedImages, *, baseline: float | str = 0.0) -> 
 
     Args:
         explained: maps (B, c, H, W) of images (B, C, H, W), and the model that made them.
-        baseline: the image from which the rise is counted, as in `baselines.baseline_of`; it must be the method's own.
+        baseline: the image from which the rise is counted, as in `explainers.baselines.baseline_of`; it must be the method's own.
 
     Returns:
         The misses (B,) float64; NaN where a map is 0 everywhere or not finite somewhere, and where the rise is below a thousandth of the
@@ -109,7 +109,7 @@ def deletion(
     Args:
         explained: maps (B, c, H, W) of images (B, C, H, W), and the model that made them.
         steps: number of portions, as equal as can be, in which the pixels go, at least 1; no more than there are pixels or blocks.
-        baseline: what takes the place of a pixel: as in `baselines.baseline_of`, or "blur" (see `insertion`).
+        baseline: what takes the place of a pixel: as in `explainers.baselines.baseline_of`, or "blur" (see `insertion`).
         block: side in pixels of square blocks that go as a whole, by the mean of their pixels; single pixels if not given.
         order: "signed", where the largest sum of a pixel's channels goes first, or "absolute", where the largest sum of sizes does.
 
@@ -134,8 +134,8 @@ def insertion(
     Args:
         explained: maps (B, c, H, W) of images (B, C, H, W), and the model that made them.
         steps: number of portions, as equal as can be, in which the pixels come; at least 1.
-        baseline: what the pixels come into: as in `baselines.baseline_of`, or "blur", the image itself under a Gaussian of 11 pixels a side
-            with standard deviation 5.
+        baseline: what the pixels come into: as in `explainers.baselines.baseline_of`, or "blur", the image itself under a Gaussian of 11
+            pixels a side with standard deviation 5.
         block: side in pixels of square blocks that come as a whole, by the mean of their pixels; single pixels if not given.
         order: "signed" or "absolute", as in `deletion`.
 

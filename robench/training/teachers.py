@@ -132,7 +132,7 @@ def trained_teacher(training: Trained, student: nn.Module) -> Teacher:
 
 
 def teacher_load_options(path: Path, about: Mapping[str, Any]) -> dict[str, Any]:
-    """What `load` must be told of a teacher: nothing where the file says it, else what the student is, for the two are of one kind.
+    """What `load_with_origin` must be told of a teacher: nothing where the file says it, else what the student is: the two are of one kind.
 
     Code that a checkpoint names for its network is run only if the user has named code for the student.
     """

@@ -114,7 +114,7 @@ class TrainingPlan:
         seed: of all random numbers.
         epochs: passes over the training images.
         batch_size: images a step, over all processes.
-        optimizer: a name in `steps.OPTIMIZERS`.
+        optimizer: a name in `training.steps.OPTIMIZERS`.
         lr: the largest learning rate.
         momentum: of the optimizer; beta1 of AdamW.
         weight_decay: of the optimizer.

@@ -1,5 +1,5 @@
 """The documentation: its Python runs, its links lead somewhere, the commands it shows are understood, examples of docstrings give what
-they say."""
+they say, and what is named in backticks exists."""
 
 import ast
 import doctest
@@ -13,7 +13,17 @@ from typer.main import get_command
 
 import robench
 from robench.cli import app
+from robench.core.draws import Draws
+from robench.core.types import Batch, ExplainedImages
+from robench.results.cascade import Cascade
 
+MODULES = sorted((ROOT / "robench").rglob("*.py"))
+STEMS = {part for path in MODULES for part in path.relative_to(ROOT).with_suffix("").parts} - {"__init__", "__main__"}
+VALUES = {"draws": Draws, "batch": Batch, "explained": ExplainedImages, "cascade": Cascade}  # what variables of these names hold
+FILE_ENDINGS = ("csv", "json", "py", "md", "txt", "html", "png", "pt", "npz", "npy", "svg", "toml", "sh")
+DOTTED_KEYS = {"sagr.lambda", "sagr.norm", "train.norm", "data.n", "data.chosen"}  # in the grid of a sweep; in a manifest
+FOREIGN = {"__getattr__", "dir", "backward", "view", "compute_gradients", "pyautoattack", "torchrun"}  # Python, torch, Captum, tools
+KEYS = {"lambda", "warmup", "drops", "reg", "seed", "before", "step_size"}  # of recipes and settings; arguments of what is called
 PAGES = [ROOT / "README.md", ROOT / "checkpoints" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -22,6 +32,57 @@ def docstrings_with_examples(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ">>>" in (text := ast.get_docstring(node) or ""):
             yield getattr(node, "name", path.stem), node.body[0].lineno, text
+
+
+def documented(path):
+    """(name, docstring) of a file and of the classes and functions in it, inner ones too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+            yield getattr(node, "name", path.stem), ast.get_docstring(node) or ""
+
+
+def words_of_code(path):
+    """The words of a file outside its docstrings."""
+    text = path.read_text()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and (doc := ast.get_docstring(node, clean=False)):
+            text = text.replace(doc, "", 1)
+    return {*re.findall(r"\w+", text)}
+
+
+def defined_names():
+    """Functions, classes, methods and fields of the package, and its modules."""
+    return STEMS.union(*(re.findall(r"^ *(?:def |class )?(\w+)(?=[:(])", path.read_text(), re.MULTILINE) for path in MODULES))
+
+
+def exists(name):
+    """Whether a dotted name leads to a module, a thing in a module, or a method or field of a class."""
+    first, *rest = name.split(".")
+    if first in VALUES:
+        return has(VALUES[first], rest)
+    parts = rest if first == "robench" else [first, *rest]
+    depth = max(depth for depth in range(len(parts) + 1) if is_module(parts[:depth]))
+    return has(importlib.import_module(".".join(["robench", *parts[:depth]])), parts[depth:])
+
+
+def is_module(parts):
+    """Whether there is a module or package of robench with this path."""
+    place = ROOT.joinpath("robench", *parts)
+    return place.is_dir() or place.with_suffix(".py").exists()
+
+
+def has(thing, names):
+    """Whether a thing has an attribute or field, that one the next, and so on."""
+    first, *rest = [*names, ""]
+    if not first or first in getattr(thing, "__dataclass_fields__", ()):
+        return True
+    return hasattr(thing, first) and has(getattr(thing, first), rest[:-1])
+
+
+def dotted_names(text):
+    """The dotted names in backticks that begin with a package, a module or a known variable, without files and keys."""
+    names = {*re.findall(r"`((?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*)(?:\([^`\n]*\))?`", text)} - DOTTED_KEYS
+    return [name for name in names if name.split(".")[0] in STEMS | VALUES.keys() and name.rpartition(".")[2] not in FILE_ENDINGS]
 
 
 def module_name(path):
@@ -42,6 +103,22 @@ def test_the_examples_in_the_docstrings_of_a_module_give_what_they_say(path, mon
         with torch.random.fork_rng(devices=[]):
             runner.run(example, out=said.append)
     assert runner.failures == 0, "".join(said)
+
+
+@pytest.mark.parametrize("path", [*MODULES, *PAGES], ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_dotted_names_in_docstrings_and_pages_exist_below_robench(path):
+    texts = documented(path) if path.suffix == ".py" else [(path.name, path.read_text())]
+    missing = {f"{place}: {name}" for place, text in texts for name in dotted_names(text) if not exists(name)}
+    assert not missing, "write the whole path below robench, as in core.types.AttackResult"
+
+
+def test_single_names_in_docstrings_stand_in_the_code_of_their_module_or_are_defined_in_another():
+    defined, missing = defined_names() | FOREIGN | KEYS, []
+    for path in MODULES:
+        known = words_of_code(path) | defined
+        for place, text in documented(path):
+            missing += [f"{path.stem}.{place}: {name}" for name in re.findall(r"`([A-Za-z_]\w*)`", text) if name not in known]
+    assert not missing
 
 
 def test_the_python_of_the_page_runs(monkeypatch, capsys, tmp_path):
