@@ -1,4 +1,4 @@
-"""robench: robustness benchmarks and saliency audits of image classifiers.
+"""robench: robustness benchmarks and saliency scores of image classifiers.
 
 The functions that the command line itself uses are here: `load_model`, `evaluate`, `attack`, `probe`, `corrupt`, `saliency`, `compare`,
 `train` and `gini`; and the types that their users name: `Result`, `Comparison`, `Trained`, `Subject`, `Threat`, `Images`, `InputError`.

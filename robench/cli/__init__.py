@@ -76,7 +76,7 @@ def show_version(wanted: bool) -> None:
 def root_command(
     version: Annotated[bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")] = False,
 ) -> None:
-    """Trains, attacks, evaluates and explains image classifiers: robustness benchmarks and saliency audits from one command line."""
+    """Trains, attacks, evaluates and explains image classifiers: robustness benchmarks and saliency scores from one command line."""
 
 
 def main() -> None:

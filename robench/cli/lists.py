@@ -17,6 +17,7 @@ from robench.core.recipes import lookup, setting_text
 LIST_KINDS = (
     "recipes", "attacks", "probes", "suites", "methods", "scores", "data", "models", "corruptions", "objectives", "regularizers", "presets",
 )  # fmt: skip
+OTHER_SPELLINGS = {"regularisers": "regularizers"}
 RECIPE_FORMS = (  # how what is asked for is written
     ("NAME", "what has this name: see 'robench list attacks', probes, corruptions, methods, scores, suites", "pgd-20"),
     ("NAME,option=value,...", "with options, whole numbers, numbers, fractions, true or false", "pgd,steps=50,step_size=2/255"),
@@ -92,6 +93,7 @@ def list_command(
     what: Annotated[str, typer.Argument(metavar="|".join(LIST_KINDS), help="What to list.")],
 ) -> None:
     """Lists what the other commands understand by name, with the options of each."""
+    what = OTHER_SPELLINGS.get(what, what)
     lookup(what, dict.fromkeys(LIST_KINDS), "list")
     lines = [(name, "\n".join(filter(None, (text, options)))) for name, text, options in list_entries(what)]
     print_table(what, ("name", "what it is, and its options with their defaults"), lines, word_columns=2, whole=True)

@@ -57,7 +57,7 @@ def saliency_command(
     eps: o.OneRadius = None,
     save: Annotated[bool, typer.Option("--save", help="Write the maps of the clean images to maps-MODEL-METHOD.npy.")] = False,
 ) -> None:
-    """Audits saliency maps: how unequal they are, whether they can be trusted, and how that goes with robustness.
+    """Scores saliency maps: how unequal they are, whether they can be trusted, and how that goes with robustness.
 
     Example: robench saliency STANDARD.pt ROBUST.pt --method saliency --method integrated-gradients --against pgd-20 --eps 2/255
     """

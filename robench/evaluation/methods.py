@@ -1,4 +1,4 @@
-"""What a saliency audit is to measure: methods and scores by their names, earlier results to be joined, and what to know beforehand."""
+"""What `robench saliency` is to measure: methods and scores by their names, earlier results to be joined, and what to know beforehand."""
 
 from __future__ import annotations
 

@@ -191,6 +191,7 @@ def test_the_list_command_knows_every_kind(checkpoint):
     for kind in ("suites", "data", "models", "objectives", "regularizers", "presets"):
         assert len(robench("list", kind).stdout.splitlines()) > 4
     assert "did you mean 'attacks'" in refused("list", "attack")
+    assert robench("list", "regularisers").stdout == robench("list", "regularizers").stdout
 
 
 def test_a_list_has_a_plain_sentence_a_name_that_no_narrow_column_breaks():

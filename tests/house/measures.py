@@ -30,8 +30,8 @@ IRREGULAR = (  # participles that end in neither -ed nor -en
     "lost made meant met paid put sent set shown shut sold sought spent split struck sworn taken taught thought thrown told torn won worn"
 )
 NO_PARTICIPLES = (  # words of one part that end so and are nouns, adjectives or verbs
-    "bed breed children deed embed even feed fifteen green heaven indeed keen kitchen listen need nineteen often open oxygen red screen "
-    "seed seven shed sixteen speed ten then token when"
+    "bed breed children deed embed even feed fifteen green heaven indeed keen kitchen listen need nineteen often open oxygen pred red "
+    "screen seed seven shed sixteen speed ten then token when"
 )
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -304,9 +304,14 @@ def takes_arguments(function: Function) -> bool:
     return bool(arguments.posonlyargs or arguments.args or arguments.kwonlyargs or arguments.vararg or arguments.kwarg)
 
 
+def has_section(function: Function, section: str) -> bool:
+    """Whether the docstring of a function has a section, such as `Args`."""
+    return re.search(rf"^{section}:$", ast.get_docstring(function) or "", re.MULTILINE) is not None
+
+
 def documents_arguments(function: Function) -> bool:
     """Whether the docstring of a function has a section `Args:`."""
-    return re.search(r"^Args:$", ast.get_docstring(function) or "", re.MULTILINE) is not None
+    return has_section(function, "Args")
 
 
 def docstring_lines(function: Function) -> int:
@@ -345,7 +350,13 @@ def table(folder: Path, items: bool = False) -> list[tuple[str, str]]:
     modules = read_modules(folder)
     graph = {name: imported_modules(module, modules) for name, module in modules.items()}
     things = [thing for module in modules.values() for thing in definitions(module)]
-    lines = [*layout_lines(modules, circles(graph)), *name_lines(things), *length_lines(modules), *doc_lines(public_functions(modules))]
+    lines = [
+        *layout_lines(modules, circles(graph)),
+        *name_lines(things),
+        *inner_name_lines(modules),
+        *length_lines(modules),
+        *doc_lines(public_functions(modules)),
+    ]
     lines += [(what, str(count)) for what, count in counts_of_tests(folder / "tests").items()]
     return [*lines, ("collected tests", str(collected_items(folder)))] if items else lines
 
@@ -385,6 +396,30 @@ def name_lines(things: list[Definition]) -> list[tuple[str, str]]:
     ]
 
 
+def inner_name_lines(modules: dict[str, Module]) -> list[tuple[str, str]]:
+    """The measures of names that are no top-level names: of modules, methods and fields."""
+    last = defaultdict(list)
+    for name in modules:
+        last[name.rpartition(".")[2]].append(name)
+    doubles = [f"{word} ({', '.join(map(owner, places))})" for word, places in sorted(last.items()) if len(places) > 1]
+    members = [name for module in modules.values() for name in member_names(module)]
+    return [
+        ("module names used twice", listed(doubles)),
+        ("participles as module names", listed(bare_participles(last))),
+        ("as methods and fields", listed(bare_participles(members))),
+    ]
+
+
+def member_names(module: Module) -> Iterator[str]:
+    """The names of the methods and annotated fields of a module's classes."""
+    for node in module.nodes:
+        for part in node.body if isinstance(node, ast.ClassDef) else ():
+            if isinstance(part, Function):
+                yield part.name
+            elif isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name):
+                yield part.target.id
+
+
 def listed(words: list[str]) -> str:
     """How many words there are, and which."""
     return f"{len(words)}: {', '.join(words)}" if words else "0"
@@ -414,6 +449,8 @@ def doc_lines(functions: dict[str, Function]) -> list[tuple[str, str]]:
     return [
         ("public functions", f"{len(functions)}, {len(taking)} with arguments"),
         ("of them with Args", str(sum(map(documents_arguments, taking.values())))),
+        ("with Returns", str(sum(has_section(function, "Returns") for function in functions.values()))),
+        ("with Raises", str(sum(has_section(function, "Raises") for function in functions.values()))),
         ("lines of a docstring", f"median {median(lines) if lines else 0:g}, p90 {quantile(lines, 0.9)}"),
     ]
 

@@ -192,6 +192,21 @@ def test_a_docstring_is_measured_by_its_lines_and_its_arguments(source, document
     assert measures.docstring_lines(function) == lines
 
 
+def test_sections_of_a_docstring_are_found_by_their_heads():
+    function = ast.parse("def f(a):\n    '''One.\n\n    Raises:\n        InputError: always; Returns: never.\n    '''").body[0]
+    assert measures.has_section(function, "Raises")
+    assert not measures.has_section(function, "Returns")
+
+
+def test_names_inside_classes_and_of_modules_are_measured(tmp_path):
+    source = "class A:\n    told: int\n    width: int\n    def kept(self): ...\n    def size(self): ...\n"
+    modules = made(tmp_path, {"a/one": source, "b/one": "", "b/moved": ""})
+    lines = dict(measures.inner_name_lines(modules))
+    assert lines["module names used twice"] == "1: one (robench.a, robench.b)"
+    assert lines["participles as module names"] == "1: moved"
+    assert lines["as methods and fields"] == "2: kept, told"
+
+
 def test_tests_and_what_they_claim_are_counted(tmp_path):
     (tmp_path / "test_one.py").write_text(
         "@given(x=integers())\ndef test_a(x):\n    assert x\n    with pytest.raises(ValueError): f()\n"
