@@ -9,7 +9,8 @@ with plain defaults, and a wrong one is an InputError.
 Each file reads top to bottom: the paper, the attack, its loop, its steps, their helpers. Four modules serve several attacks: `active`
 (the samples that still stand, passes, verdicts), `losses`, `targets` (the class to reach) and `kernels` (what may be compiled).
 
-A new attack is a function in a file of its own on top of `attacks.active.Search`, and a line in ATTACKS; a user's own joins as
+A new attack is a function in a file of its own on top of `attacks.active.Search`, and a line in ATTACKS; what a run must know of it
+besides, that it takes no gradient, stands above the function as `@AttackFacts(...)`; a user's own joins as
 `file.py:function` with the same signature. A name is a complete recipe: `pgd-50-10` is what ran, whatever pgd's defaults are.
 """
 
@@ -22,11 +23,14 @@ from typing import Any
 from robench.attacks import losses, reference
 from robench.attacks.apgd import apgd, apgd_t
 from robench.attacks.fab import fab, fab_t
+from robench.attacks.facts import AttackFacts
 from robench.attacks.fgsm import fgsm
 from robench.attacks.malt import malt
 from robench.attacks.noise import noise
 from robench.attacks.pgd import pgd
 from robench.attacks.square import square
+from robench.attacks.transfer import transfer
+from robench.core.facts import facts_above
 from robench.core.moved import names_of_before
 from robench.core.recipes import options_of
 from robench.core.types import AttackResult
@@ -85,5 +89,20 @@ ATTACKS: dict[str, Callable[..., AttackResult]] = {
     "square": square,
 }
 ENGINES: dict[str, dict[str, Callable[..., AttackResult]]] = {"robench": ATTACKS, "reference": ATTACKS | reference.REFERENCE_ATTACKS}
+
+
+def attack_facts(name: str) -> AttackFacts:
+    """What is known of an attack by its name in the tables of a run.
+
+    Args:
+        name: a key of ATTACKS or "transfer:MODEL"; another name is that of the user's own function, of which the defaults are known.
+
+    Example:
+        >>> attack_facts("square").black_box, attack_facts("transfer:other.pt").black_box, attack_facts("pgd-10").black_box
+        (True, True, False)
+    """
+    attack = {**ATTACKS, "transfer": transfer}.get(name.partition(":")[0])
+    return facts_above(attack, AttackFacts) if attack else AttackFacts()
+
 
 __getattr__ = names_of_before(__name__, {"Found": "AttackResult"})

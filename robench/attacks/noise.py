@@ -5,12 +5,14 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from robench.attacks.active import Search
+from robench.attacks.facts import AttackFacts
 from robench.core.checks import whole_option
 from robench.core.draws import Draws
 from robench.core.threat import Threat
 from robench.core.types import AttackResult
 
 
+@AttackFacts(black_box=True, baseline=True)
 def noise(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws, *, tries: int = 1) -> AttackResult:
     """Random points of norm eps, clipped to the box: the null baseline (asked for by Carlini et al. 2019, 1902.06705).
 

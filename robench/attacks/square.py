@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from robench.attacks.active import Search
+from robench.attacks.facts import AttackFacts
 from robench.attacks.losses import fitting_loss, margin
 from robench.core.checks import positive_option, switch_option, whole_option
 from robench.core.draws import Draws
@@ -33,6 +34,7 @@ STRETCH = 32  # queries prepared at once, at most: the working rows are packed a
 STRETCH_AREA = 2048  # so many values of an image are prepared at once, at most
 
 
+@AttackFacts(black_box=True)
 def square(
     model: nn.Module,
     x: Tensor,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robench.attacks.active import Search
+from robench.attacks.facts import AttackFacts
 from robench.attacks.losses import loss_of
 from robench.core.checks import number_option, whole_option
 from robench.core.draws import Draws
@@ -17,6 +18,7 @@ from robench.core.threat import Threat, length_option, per_sample
 from robench.core.types import AttackResult
 
 
+@AttackFacts(black_box=True)
 def transfer(
     model: nn.Module,
     x: Tensor,

@@ -9,16 +9,16 @@ from pathlib import Path
 from torch import Tensor
 
 from robench.core.errors import InputError
+from robench.core.facts import facts_above
 from robench.core.recipes import Recipe, lookup, options_of, parse_recipe, resolve
 from robench.core.saved_results import ModelResults, load_results, manifest_value
 from robench.data import Images
-from robench.explainers import EXPLAINERS, MASKING, masking_remarks
+from robench.explainers import EXPLAINERS, MethodFacts, masking_remarks
 from robench.runs.types import Subject
-from robench.scores import GROUPS, SCORES
+from robench.scores import GROUPS, SCORES, score_facts
 from robench.scores.inequality import block_side
 
 REGIONAL = "regional-gini"
-REMADE = ("max-sensitivity", "randomisation")  # scores that ask the method for maps again
 
 
 def chosen_methods(methods: Sequence[str], **common: int | str | None) -> list[Recipe]:
@@ -116,11 +116,10 @@ def advance_notes(methods: Sequence[Recipe], scores: Sequence[Recipe], x: Tensor
         x: images (N, C, H, W).
     """
     sentences: list[str] = []
-    again = [score.label for score in scores if score.name in REMADE]
+    again = [score.label for score in scores if score_facts(score.name).makes_maps]
     for recipe in methods:
-        if recipe.name not in MASKING:
-            continue
-        notes = masking_remarks(recipe.name, x, options_of(resolve(replace(recipe, on=None), EXPLAINERS, "method")))
+        explain = resolve(replace(recipe, on=None), EXPLAINERS, "method")
+        notes = masking_remarks(facts_above(explain, MethodFacts), x, options_of(explain))
         if notes and again:
             notes.append(f"{' and '.join(again)} make{'s' if len(again) == 1 else ''} maps anew, which multiplies its passes")
         sentences += [f"{recipe.label}: {note}" for note in notes]

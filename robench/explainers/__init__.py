@@ -5,6 +5,9 @@ work on modules, has asked `explainable_model` for a model that they can treat. 
 whose logit is explained. The maps, (B, C, H, W) or (B, 1, H, W), are signed, detached, and a pure function of the image and `draws`: no map
 depends on the batch. No model call has more than max(B, 64) rows (DeepLift: twice as many), so the caller bounds the memory by the number
 of images. Options are keyword-only with plain defaults, and a wrong one is an InputError.
+
+A new method is a function in a file and a line in EXPLAINERS. What an audit must know of it besides stands above the function as
+`@MethodFacts(...)`.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from robench.explainers.facts import MethodFacts
 from robench.explainers.grad_cam import chosen_layer, grad_cam, guided_grad_cam
 from robench.explainers.gradients import (
     gradient_shap,
@@ -27,11 +31,8 @@ from robench.explainers.hooks import deeplift, guided_backprop
 from robench.explainers.masking import feature_ablation, kernel_shap, masking_remarks, occlusion, shapley_sampling
 from robench.explainers.rebuilt_models import explainable_model
 
-__all__ = ["COMPLETE", "EXPLAINERS", "LAYERED", "MASKING", "chosen_layer", "explainable_model", "masking_remarks"]
+__all__ = ["EXPLAINERS", "MethodFacts", "chosen_layer", "explainable_model", "masking_remarks"]
 
-COMPLETE = ("integrated-gradients", "deeplift", "gradient-shap")  # methods whose maps add up to f(x) - f(baseline), the last one on average
-LAYER_METHODS = ("grad-cam", "guided-grad-cam")  # methods that look at a layer of the model
-MASKING = ("occlusion", "feature-ablation", "shapley-sampling", "kernel-shap")  # methods that hide blocks
 EXPLAINERS: dict[str, Callable[..., Tensor]] = {
     "saliency": saliency,
     "input-x-gradient": input_x_gradient,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.recipes import did_you_mean, lookup, parse_literal
+from robench.explainers.facts import MethodFacts
 from robench.explainers.forward_survey import OperationRecorder, hookable_modules
 from robench.explainers.hooks import filled_batch, maps_or_zeros, without_captum_traces
 from robench.explainers.rebuilt_models import unwrapped_network
@@ -33,6 +34,7 @@ class Visit:
     shape: tuple[int, ...]
 
 
+@MethodFacts(layer=True)
 def grad_cam(
     model: nn.Module,
     x: Tensor,
@@ -73,6 +75,7 @@ def grad_cam(
         return maps_or_zeros(attribute, model, x, target, module)[:, :1]
 
 
+@MethodFacts(layer=True)
 def guided_grad_cam(
     model: nn.Module,
     x: Tensor,

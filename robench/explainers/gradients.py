@@ -20,6 +20,7 @@ from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.model_calls import FULL_ROWS, call_ranges, padded_logits
 from robench.explainers.baselines import NAMED_BASELINES, baseline_of
+from robench.explainers.facts import MethodFacts
 
 
 def saliency(model: nn.Module, x: Tensor, target: Tensor, draws: Draws) -> Tensor:  # noqa: ARG001
@@ -52,6 +53,7 @@ def input_x_gradient(model: nn.Module, x: Tensor, target: Tensor, draws: Draws) 
     return captum_maps(InputXGradient, model, x, target)
 
 
+@MethodFacts(complete=True)
 def integrated_gradients(
     model: nn.Module,
     x: Tensor,
@@ -148,6 +150,7 @@ def vargrad(model: nn.Module, x: Tensor, target: Tensor, draws: Draws, *, sample
     return squares / samples
 
 
+@MethodFacts(complete=True)
 def gradient_shap(
     model: nn.Module,
     x: Tensor,

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from robench.core.draws import Draws
 from robench.core.model_calls import LEAST_ROWS
 from robench.explainers.baselines import baseline_of
+from robench.explainers.facts import MethodFacts
 
 DEEPLIFT_LEFTOVERS = (
     "input",
@@ -25,6 +26,7 @@ DEEPLIFT_LEFTOVERS = (
 )  # what DeepLift keeps on a module until its backward pass; it stays where no gradient arrives
 
 
+@MethodFacts(complete=True)
 def deeplift(model: nn.Module, x: Tensor, target: Tensor, draws: Draws, *, baseline: float | str = 0.0) -> Tensor:  # noqa: ARG001
     """The DeepLift attributions of logit[target], (B, C, H, W), signed: their sum is f(x) - f(baseline).
 

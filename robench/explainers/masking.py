@@ -28,12 +28,42 @@ from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.model_calls import FULL_ROWS, copies_per_call, padded_logits
 from robench.explainers.baselines import baseline_of
+from robench.explainers.facts import MethodFacts
 
 MANY = 1000  # forward passes a map that are worth a word [our choice]
 A_BLOCK = 34  # samples for each block: those of the default at 64 blocks, 2176 / 64 [our choice]
 PAIRS = 32  # pairs of coalitions that are drawn together
 
 
+# Forward passes of a map of one of the images x, all options given; they stand above the functions whose facts they are
+
+
+def block_passes(x: Tensor, options: Mapping[str, Any]) -> int:
+    """One for each block and one for the image."""
+    rows, columns = block_grid(x, options["block"])
+    return 1 + rows * columns
+
+
+def window_passes(x: Tensor, options: Mapping[str, Any]) -> int:
+    """One for each window and one for the image."""
+    if options["stride"] is None:
+        return block_passes(x, options)
+    stride = whole_option("stride", options["stride"])
+    rows, columns = (1 + -(-(side - int(options["block"])) // stride) for side in x.shape[2:])
+    return 1 + rows * columns
+
+
+def order_passes(x: Tensor, options: Mapping[str, Any]) -> int:
+    """One for each block of each order and one for the image."""
+    return 1 + (block_passes(x, options) - 1) * whole_option("samples", options["samples"])
+
+
+def coalition_passes(_x: Tensor, options: Mapping[str, Any]) -> int:
+    """One for each coalition."""
+    return whole_option("samples", options["samples"])
+
+
+@MethodFacts(passes=window_passes)
 def occlusion(
     model: nn.Module,
     x: Tensor,
@@ -78,6 +108,7 @@ def occlusion(
     return maps.to(x.dtype)
 
 
+@MethodFacts(passes=block_passes)
 def feature_ablation(
     model: nn.Module,
     x: Tensor,
@@ -115,6 +146,7 @@ def feature_ablation(
     return block_map(values, x, block).expand_as(x).to(x.dtype, copy=True)
 
 
+@MethodFacts(passes=order_passes)
 def shapley_sampling(
     model: nn.Module,
     x: Tensor,
@@ -163,6 +195,7 @@ def shapley_sampling(
     return block_map(values, x, block).expand_as(x).to(x.dtype, copy=True)
 
 
+@MethodFacts(passes=coalition_passes, shared_samples=True)
 def kernel_shap(
     model: nn.Module,
     x: Tensor,
@@ -281,33 +314,24 @@ def gated_logits(model: nn.Module, block: int, gates: Tensor, x: Tensor, base: T
     return padded_logits(model, torch.where(block_map(gates, x, block) > 0, x, base))
 
 
-def passes_per_map(method: str, x: Tensor, options: Mapping[str, Any]) -> int:
-    """How many forward passes a map by one of these methods takes, for one of the images x; InputError for options that cannot be."""
-    rows, columns = block_grid(x, options["block"])
-    if method == "kernel-shap":
-        return whole_option("samples", options["samples"])
-    if method == "occlusion" and options["stride"] is not None:
-        stride = whole_option("stride", options["stride"])
-        rows, columns = (1 + -(-(side - options["block"]) // stride) for side in x.shape[2:])
-    return 1 + rows * columns * (whole_option("samples", options["samples"]) if method == "shapley-sampling" else 1)
-
-
-def masking_remarks(method: str, x: Tensor, options: Mapping[str, Any]) -> list[str]:
+def masking_remarks(facts: MethodFacts, x: Tensor, options: Mapping[str, Any]) -> list[str]:
     """What to know before such maps are made, a sentence each: many forward passes, or few samples for so many blocks.
 
     Args:
-        method: "occlusion", "feature-ablation", "shapley-sampling" or "kernel-shap".
+        facts: those of the method; of one that hides no blocks there is nothing to know.
         x: images (B, C, H, W); only their size is read.
         options: all options of the method by name, defaults included.
 
     Raises:
         InputError: for options that cannot be.
     """
-    passes, (rows, columns) = passes_per_map(method, x, options), block_grid(x, options["block"])
+    if facts.passes is None:
+        return []
+    (rows, columns), passes = block_grid(x, options["block"]), facts.passes(x, options)
     blocks, remarks = f"{rows} x {columns} blocks of {options['block']} pixels", list[str]()
     if passes >= MANY:
         remarks.append(f"each map takes {passes:,} forward passes of the model ({blocks}); larger blocks take fewer (--block)")
-    share = options["samples"] / (rows * columns) if method == "kernel-shap" else A_BLOCK
+    share = options["samples"] / (rows * columns) if facts.shared_samples else A_BLOCK
     if share < A_BLOCK:
         remarks.append(
             f"{options['samples']:,} samples are {share:.2g} for each of the {blocks}, fewer than the {A_BLOCK} of the default at 64 "

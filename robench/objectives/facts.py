@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
-RegisteredFunction = TypeVar("RegisteredFunction", bound=Callable[..., Any])
+from robench.core.facts import FactsAbove, facts_above
 
 
 @dataclass(frozen=True)
-class Facts:
+class Facts(FactsAbove):
     """What is known of one objective or regulariser; the defaults are what holds of one of the user's own.
 
     It is used as a decorator, which leaves the function as it is: `@Facts(weight=0.1, warmup=0.25)`.
@@ -43,11 +42,6 @@ class Facts:
     second_derivative: bool = True
     notes: Callable[..., list[str]] | None = None
 
-    def __call__(self, function: RegisteredFunction) -> RegisteredFunction:
-        """The function itself, which `facts_of_function` knows from now on."""
-        function.__dict__["facts"] = self
-        return function
-
 
 def facts_of_function(function: Callable[..., Any]) -> Facts:
     """The facts that stand above a function, also where options are bound to it; the defaults where there are none.
@@ -56,11 +50,10 @@ def facts_of_function(function: Callable[..., Any]) -> Facts:
         function: an entry of OBJECTIVES or of REGULARIZERS, or any other callable.
 
     Example:
+        >>> from functools import partial
         >>> @Facts(weight=0.1)
         ... def penalty(model, batch): ...
         >>> facts_of_function(partial(penalty, at="clean")).weight
         0.1
     """
-    inner = function.func if isinstance(function, partial) else function
-    facts = getattr(inner, "facts", None)
-    return facts if isinstance(facts, Facts) else Facts()
+    return facts_above(function, Facts)

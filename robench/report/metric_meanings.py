@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-HIGHER, LOWER, NEITHER = "higher is better", "lower is better", "neither by itself"
-RANDOMISATION_MEANING = "near 1 is a bad sign, near 0 no good one by itself"
-OWN_SCORE_MEANING = ("The mean over images of a score of the user's own.", "its author knows")
+from robench.scores import SCORE_FACTS
+from robench.scores.facts import HIGHER, LOWER, NEITHER, ScoreFacts
+from robench.scores.geometry import JACOBIAN_SCORES
+
+OWN_SCORE_MEANING = (ScoreFacts().meaning, ScoreFacts().better)
 
 # the name of a metric, or */SUFFIX, or PREFIX/*: (what it is, which direction is better)
 METRICS: dict[str, tuple[str, str]] = {
@@ -56,57 +58,12 @@ METRICS: dict[str, tuple[str, str]] = {
     "mce": ("The mean of ce over the fifteen corruptions: 100 % is as bad as the reference model.", LOWER),
     "relative_mce": ("The mean of relative_ce over the fifteen corruptions; a model that is bad when clean can have a low one.", LOWER),
     "reference_accuracy": ("The accuracy of the reference model itself.", NEITHER),
-    # saliency maps: how unequal
-    "gini": (
-        "The Gini index of the sizes of a map, a mean over images: 0 where all subpixels carry the same, near 1 where few carry all. A "
-        "sparse map is no sign of a robust or a weak model by itself, and the index depends on the method and on how channels are put "
-        "together.",
-        NEITHER,
-    ),
-    "gini-positive": ("The Gini index of the positive parts of a map.", NEITHER),
-    "regional-gini": (
-        "The Gini index over the sums in square blocks, so that which subpixel of a block carries the map is the same.",
-        NEITHER,
-    ),
-    "regional-gini-positive": ("The Gini index over the positive parts of the sums in square blocks.", NEITHER),
-    "entropy": (
-        "The Shannon entropy of a map in nats: 0 where one subpixel carries all, the logarithm of their number where all alike.",
-        NEITHER,
-    ),
-    "top-mass": ("The part of a map's sum that its largest subpixels carry.", NEITHER),
-    "top-mass-1": ("The part of a map's sum that the largest 1 % of its subpixels carry.", NEITHER),
-    "top-mass-5": ("The part of a map's sum that the largest 5 % of its subpixels carry.", NEITHER),
-    "alignment": ("The cosine of the angle between an image and its signed map, from -1 to 1.", NEITHER),
-    # where the object is
-    "pointing-game": ("The share of images whose map has its largest pixel on the object.", HIGHER),
-    "mass-in-mask": ("The part of a map's sum that lies on the object.", HIGHER),
-    "mass-gain": ("That part, divided by the object's share of the pixels: 1 is what an even map gets.", HIGHER),
-    # whether the map can be trusted
-    "completeness": ("By how much the sum of a map misses the rise of the logit over the baseline, as a part of that rise.", LOWER),
-    "infidelity": (
-        "How far a map is from foretelling what noise does to the logit, in squared logits, whose scale differs from model to model.",
-        LOWER,
-    ),
-    "max-sensitivity": ("The largest change of a map under small changes of its image, as a part of the map's length.", LOWER),
-    "deletion": ("The area under the probability of the class while pixels go, those first that the map calls important.", LOWER),
-    "insertion": ("The area under the probability of the class while pixels come, those first that the map calls important.", HIGHER),
-    "randomisation": (
-        "The rank correlation of a map with that of the same model under random weights: near 1 it would look the same had the model "
-        "learned nothing.",
-        RANDOMISATION_MEANING,
-    ),
+    # scores of saliency maps
+    **{name: (its.meaning, its.better) for name, its in SCORE_FACTS.items() if name not in JACOBIAN_SCORES},
     "zero_maps": ("How many maps are zero everywhere; they have no scores and are left out.", LOWER),
     "nonfinite_maps": ("How many maps hold NaN or infinite numbers; they are left out.", LOWER),
     # the model's slopes
-    "row-norm-true": ("The l2 norm of the gradient of the true logit by the image.", NEITHER),
-    "row-norm-mean": ("The mean l2 norm of the gradients of the other logits that are looked at by the image.", NEITHER),
-    "margin": ("The true logit less the largest other one, in logits, whose scale differs from model to model.", NEITHER),
-    "effective-margin": (
-        "The margin divided by the slope of that difference: the l2 distance to the boundary, as if the model were linear.",
-        HIGHER,
-    ),
-    "effective-margin-min": ("The least such distance over the other classes.", HIGHER),
-    "slope-alignment": ("How long an image is along the slope of its true logit, in the units of its pixels.", NEITHER),
+    **{name: (its.meaning, its.better) for name, its in JACOBIAN_SCORES.items()},
     # trainings of a sweep
     "on_front": ("Whether no other training has both a higher clean and a higher robust accuracy: 1 or 0.", HIGHER),
     "epoch": ("The epoch whose weights were kept.", NEITHER),

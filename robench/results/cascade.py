@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robench.attacks import attack_facts
 from robench.core.recipes import eps_text
 from robench.core.rows import CLEAN, SOURCE_ROLE, WILSON, WORST_NORM, Check, IntervalKind, Row, Sample
 from robench.runs import diagnostics
@@ -317,7 +318,8 @@ def cascade_checks(cascade: Cascade) -> Iterator[Check]:
     for eps in cascade.radii():
         accuracies = {cascade.stages[0].name: cascade.left(0) / n}
         accuracies |= {cascade.stages[place].name: cascade.left(place) / n for place in places_at_radius(cascade, eps)}
-        if any(name.partition(" on ")[0] == "square" or name.startswith("transfer:") for name in accuracies):
+        attacks_facts = [attack_facts(name.partition(" on ")[0]) for name in accuracies]
+        if any(its.black_box and not its.baseline for its in attacks_facts):
             yield diagnostics.black_box_check(accuracies)
     if len(cascade.radii()) > 1:
         curve = [cascade.left(places_at_radius(cascade, eps)[-1]) / n for eps in cascade.radii()]

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robench.attacks import attack_facts
 from robench.attacks.active import Search
 from robench.attacks.fgsm import fgsm
 from robench.attacks.losses import ce, class_logits, dlr, margin
@@ -31,7 +32,6 @@ from robench.models.contract import reads_training
 PASSES = 5  # over the same images, to see whether the model is randomised
 NOISE_TRIES = 5  # of noise per image
 PGD_STEPS = 10  # of the PGD that the others are held against
-BLACK_BOX = ("square", "transfer", "noise")  # attacks that take no gradient of the attacked model
 
 
 def model_checks(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws, *, randomised_ok: bool = False) -> list[Check]:
@@ -332,7 +332,7 @@ def black_box_check(left: Mapping[str, float]) -> Check:
         left: the accuracy after each probe, by its name, in the order in which they ran.
     """
     names = list(left)
-    black = [name.split(",")[0].split(":")[0] in BLACK_BOX for name in names]
+    black = [attack_facts(name.partition(",")[0]).black_box for name in names]
     white_ran = [any(name != "clean" and not b for name, b in zip(names[:i], black, strict=False)) for i in range(len(names))]
     drops = {name: min(list(left.values())[:i]) - left[name] for i, name in enumerate(names) if black[i] and white_ran[i]}
     if not drops:

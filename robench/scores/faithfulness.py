@@ -16,6 +16,7 @@ from robench.core.model_calls import call_ranges, padded_logits
 from robench.core.recipes import lookup
 from robench.core.types import ExplainedImages
 from robench.explainers.baselines import baseline_of
+from robench.scores.facts import HIGHER, LOWER, ScoreFacts
 
 FLAT = 1e-3  # a rise of the logit below this part of the largest logit is too near to its rounding to divide by [our choice]
 TAPS, SIGMA = 11, 5.0  # pixels of the blur, as in the code of Petsiuk et al. for images of 224 px
@@ -25,6 +26,12 @@ PIXEL_ORDERS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@ScoreFacts(
+    "By how much the sum of a map misses the rise of the logit over the baseline, as a part of that rise.",
+    LOWER,
+    group="trust",
+    complete_only=True,
+)
 def completeness(explained: ExplainedImages, *, baseline: float | str = 0.0) -> Tensor:
     """By how much the sum of each map misses the rise of the logit, as a part of that rise, (B,) float64 >= 0: 0 is complete.
 
@@ -56,6 +63,11 @@ def completeness(explained: ExplainedImages, *, baseline: float | str = 0.0) -> 
     return gap.where(are_usable(explained.maps) & (rise.abs() > FLAT * largest), torch.nan)
 
 
+@ScoreFacts(
+    "How far a map is from foretelling what noise does to the logit, in squared logits, whose scale differs from model to model.",
+    LOWER,
+    group="trust",
+)
 def infidelity(explained: ExplainedImages, *, perturbations: int = 20, stdev: float = 0.01, normalize: bool = True) -> Tensor:
     """How far the map is from foretelling what noise does to the logit, (B,) float64 >= 0, in squared logits: 0 foretells it.
 
@@ -95,6 +107,12 @@ def infidelity(explained: ExplainedImages, *, perturbations: int = 20, stdev: fl
     return (scale * predictions - changes).square().mean(0).where(are_usable(explained.maps), torch.nan)
 
 
+@ScoreFacts(
+    "The area under the probability of the class while pixels go, those first that the map calls important.",
+    LOWER,
+    group="trust",
+    group_options="block=4",
+)
 def deletion(
     explained: ExplainedImages, *, steps: int = 32, baseline: float | str = 0.0, block: int | None = None, order: str = "signed"
 ) -> Tensor:
@@ -122,6 +140,12 @@ def deletion(
     return probability_area(explained, explained.x, baseline_images(explained, baseline), steps, block, order)
 
 
+@ScoreFacts(
+    "The area under the probability of the class while pixels come, those first that the map calls important.",
+    HIGHER,
+    group="trust",
+    group_options="block=4",
+)
 def insertion(
     explained: ExplainedImages, *, steps: int = 32, baseline: float | str = "blur", block: int | None = None, order: str = "signed"
 ) -> Tensor:

@@ -14,6 +14,32 @@ from robench.core.checks import switch_option, whole_option
 from robench.core.errors import InputError
 from robench.core.model_calls import autograd_tensor, leaf_gradient, leaf_of, padded_logits, with_gradients
 from robench.core.types import ExplainedImages
+from robench.scores.facts import HIGHER, NEITHER, ScoreFacts
+
+JACOBIAN_SCORES = {  # what `jacobian_geometry` gives
+    "row-norm-true": ScoreFacts("The l2 norm of the gradient of the true logit by the image.", NEITHER, group="jacobian"),
+    "row-norm-mean": ScoreFacts(
+        "The mean l2 norm of the gradients of the other logits that are looked at by the image.",
+        NEITHER,
+        group="jacobian",
+    ),
+    "margin": ScoreFacts(
+        "The true logit less the largest other one, in logits, whose scale differs from model to model.",
+        NEITHER,
+        group="jacobian",
+    ),
+    "effective-margin": ScoreFacts(
+        "The margin divided by the slope of that difference: the l2 distance to the boundary, as if the model were linear.",
+        HIGHER,
+        group="jacobian",
+    ),
+    "effective-margin-min": ScoreFacts("The least such distance over the other classes.", HIGHER, group="jacobian"),
+    "slope-alignment": ScoreFacts(
+        "How long an image is along the slope of its true logit, in the units of its pixels.",
+        NEITHER,
+        group="jacobian",
+    ),
+}
 
 
 @with_gradients
@@ -121,6 +147,7 @@ def image_cosines(one: Tensor, other: Tensor) -> Tensor:
     return (inner_products(one, other) / valid_divisors(image_norms(one)) / valid_divisors(image_norms(other))).clamp(-1, 1)
 
 
+@ScoreFacts("The cosine of the angle between an image and its signed map, from -1 to 1.", NEITHER, group="maps")
 def alignment(explained: ExplainedImages, *, centred: bool = False) -> Tensor:
     """The cosine of the angle between each image and its signed map, (B,) float64 in [-1, 1].
 

@@ -17,6 +17,7 @@ from robench.core.checks import number_option, whole_option
 from robench.core.errors import InputError
 from robench.core.recipes import lookup
 from robench.core.types import ExplainedImages
+from robench.scores.facts import NEITHER, ScoreFacts
 
 REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda sizes: sizes,
@@ -51,6 +52,13 @@ def map_sizes(maps: Tensor, channels: str = "none") -> Tensor:
     return together(maps.abs())
 
 
+@ScoreFacts(
+    "The Gini index of the sizes of a map, a mean over images: 0 where all subpixels carry the same, near 1 where few carry all. A "
+    "sparse map is no sign of a robust or a weak model by itself, and the index depends on the method and on how channels are put "
+    "together.",
+    NEITHER,
+    group="maps",
+)
 def gini(explained: ExplainedImages) -> Tensor:
     """The Gini index of the sizes of each map, (B,) float64 in [0, (n - 1) / n] for n sizes: 0 is even, near 1 is one pixel alone.
 
@@ -96,6 +104,11 @@ def scores_in_parts(score: Callable[[Tensor], Tensor], values: Tensor) -> Tensor
     return torch.cat([score(part) for part in values.split(max(1, ENTRIES_AT_ONCE // values.shape[1]))])
 
 
+@ScoreFacts(
+    "The Gini index over the sums in square blocks, so that which subpixel of a block carries the map is the same.",
+    NEITHER,
+    group="maps",
+)
 def regional_gini(explained: ExplainedImages, *, block: int | None = None) -> Tensor:
     """The Gini index over the sums of sizes in square blocks, all channels together, (B,) float64 in [0, 1).
 
@@ -115,6 +128,7 @@ def regional_gini(explained: ExplainedImages, *, block: int | None = None) -> Te
     return gini_of_sorted(block_sums(explained.sizes, block).sort(1).values)
 
 
+@ScoreFacts("The Gini index of the positive parts of a map.", NEITHER)
 def gini_positive(explained: ExplainedImages) -> Tensor:
     """The Gini index of the positive parts of the signed map, subpixel by subpixel, (B,) float64 in [0, (n - 1) / n].
 
@@ -135,6 +149,7 @@ def gini_positive(explained: ExplainedImages) -> Tensor:
     return gini_of_sorted(entries.clamp_min(0).where(entries.isfinite(), torch.nan).sort(1).values)
 
 
+@ScoreFacts("The Gini index over the positive parts of the sums in square blocks.", NEITHER)
 def regional_gini_positive(explained: ExplainedImages, *, block: int | None = None) -> Tensor:
     """The Gini index over the positive parts of the signed sums in square blocks, all channels together, (B,) float64 in [0, 1).
 
@@ -193,6 +208,11 @@ def block_side(high: int, wide: int, block: int | None = None) -> int:
     return nearest if block is None else block
 
 
+@ScoreFacts(
+    "The Shannon entropy of a map in nats: 0 where one subpixel carries all, the logarithm of their number where all alike.",
+    NEITHER,
+    group="maps",
+)
 def entropy(explained: ExplainedImages) -> Tensor:
     """The Shannon entropy, in nats, of the sizes as shares of their sum, (B,) float64 in [0, log n]: log n is even, 0 is one pixel alone.
 
@@ -213,6 +233,7 @@ def entropy(explained: ExplainedImages) -> Tensor:
     return scores_in_parts(index, explained.sorted_sizes)
 
 
+@ScoreFacts("The part of a map's sum that its largest subpixels carry.", NEITHER)
 def top_mass(explained: ExplainedImages, *, share: float = 0.01) -> Tensor:
     """The part of the sum of sizes that the largest ones carry, (B,) float64 in [share, 1].
 

@@ -12,8 +12,10 @@ from torch import Tensor
 from robench.core.checks import whole_option
 from robench.core.errors import InputError
 from robench.core.types import ExplainedImages
+from robench.scores.facts import HIGHER, ScoreFacts
 
 
+@ScoreFacts("The share of images whose map has its largest pixel on the object.", HIGHER, group="masks")
 def pointing_game(explained: ExplainedImages, *, margin: int = 0) -> Tensor:
     """Whether the largest pixel of each map lies on the object, (B,) float64: 1 for a hit, 0 for a miss; the mean is the score.
 
@@ -35,6 +37,7 @@ def pointing_game(explained: ExplainedImages, *, margin: int = 0) -> Tensor:
     return values_where_defined(explained, share_inside(top.double(), mask))
 
 
+@ScoreFacts("The part of a map's sum that lies on the object.", HIGHER, group="masks")
 def mass_in_mask(explained: ExplainedImages) -> Tensor:
     """The part of the sum of sizes that lies on the object, (B,) float64 in [0, 1].
 
@@ -53,6 +56,11 @@ def mass_in_mask(explained: ExplainedImages) -> Tensor:
     return values_where_defined(explained, share_inside(pixel_sizes(explained), masks_of(explained)))
 
 
+@ScoreFacts(
+    "The part of a map's sum that lies on the object, divided by the object's share of the pixels: 1 is what an even map gets.",
+    HIGHER,
+    group="masks",
+)
 def mass_gain(explained: ExplainedImages) -> Tensor:
     """`mass_in_mask` over the object's share of the pixels, (B,) float64: 1 is what an even map gets, more is on the object.
 

@@ -14,6 +14,7 @@ from robench.core.model_calls import into_eval
 from robench.core.recipes import lookup
 from robench.core.types import ExplainedImages
 from robench.explainers.rebuilt_models import unwrapped_network
+from robench.scores.facts import ScoreFacts
 
 LAYERS = {"all": slice(None), "last": slice(-1, None)}
 MEASURES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -22,6 +23,13 @@ MEASURES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@ScoreFacts(
+    "The rank correlation of a map with that of the same model under random weights: near 1 it would look the same had the model "
+    "learned nothing.",
+    "near 1 is a bad sign, near 0 no good one by itself",
+    group="trust",
+    makes_maps=True,
+)
 def randomisation(explained: ExplainedImages, *, layers: str = "all", measure: str = "spearman") -> Tensor:
     """The rank correlation of each map with that of the same model under random weights, (B,) float64 in [-1, 1].
 

@@ -8,8 +8,15 @@ from torch import Tensor
 from robench.core.checks import whole_option
 from robench.core.threat import length_option
 from robench.core.types import ExplainedImages
+from robench.scores.facts import LOWER, ScoreFacts
 
 
+@ScoreFacts(
+    "The largest change of a map under small changes of its image, as a part of the map's length.",
+    LOWER,
+    group="trust",
+    makes_maps=True,
+)
 def max_sensitivity(explained: ExplainedImages, *, radius: float = 0.02, samples: int = 10) -> Tensor:
     """The largest change of each map under small changes of its image, as a part of the map's length, (B,) float64 >= 0: 0 is steady.
 

@@ -94,7 +94,7 @@ def test_words_stand_for_sets_of_corruptions():
         return tuple(recipe.name for recipe in corruption_recipes(sentences))
 
     assert names("fifteen") == FIFTEEN
-    assert set(names("nineteen")) == set(CORRUPTIONS) == set(NINETEEN)
+    assert set(names("nineteen")) == set(NINETEEN) <= set(CORRUPTIONS)  # a corruption that is added later belongs to no published set
     assert names("contrast", "noise") == ("contrast", "gaussian_noise", "shot_noise", "impulse_noise")
     with pytest.raises(InputError, match="did you mean 'contrast'"):
         corruption_recipes(["contrst"])

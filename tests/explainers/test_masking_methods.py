@@ -13,7 +13,9 @@ from torch import nn
 
 from robench.core.draws import Draws
 from robench.core.errors import InputError
+from robench.core.facts import facts_above
 from robench.core.recipes import options_of
+from robench.explainers.facts import MethodFacts
 from robench.explainers.masking import (
     coalitions,
     feature_ablation,
@@ -21,7 +23,6 @@ from robench.explainers.masking import (
     masking_remarks,
     occlusion,
     orders,
-    passes_per_map,
     shapley_sampling,
 )
 
@@ -454,24 +455,28 @@ def test_the_forward_passes_of_a_map_are_counted_beforehand(problem, name, more)
     options = {**options_of(METHODS[name]), **QUICK.get(name, {}), **more}
     model = Recording(p.model)
     METHODS[name](model, p.x, p.y, p.draws(), **options)
-    assert passes_per_map(name, p.x, options) == sum(model.rows) / 64
+    assert facts_above(METHODS[name], MethodFacts).passes(p.x, options) == sum(model.rows) / 64
+
+
+def remarks(name, x, options):
+    return masking_remarks(facts_above(METHODS[name], MethodFacts), x, options)
 
 
 def test_many_passes_and_few_coalitions_are_told_with_their_numbers():
     usual = {name: options_of(METHODS[name]) for name in METHODS}
     small, middle, large = (torch.empty((1, 3, side, side)) for side in (32, 64, 224))
-    assert masking_remarks("occlusion", small, usual["occlusion"]) == []
+    assert remarks("occlusion", small, usual["occlusion"]) == []
     assert (
         "each map takes 3,137 forward passes of the model (56 x 56 blocks of 4 pixels)"
-        in masking_remarks("occlusion", large, usual["occlusion"])[0]
+        in remarks("occlusion", large, usual["occlusion"])[0]
     )
-    assert "78,401 forward passes" in masking_remarks("shapley-sampling", large, usual["shapley-sampling"])[0]
-    assert masking_remarks("occlusion", large, usual["occlusion"] | {"block": 16}) == []
-    (passes,) = masking_remarks("kernel-shap", small, usual["kernel-shap"])  # 2176 = 2 * 64 + 2048
+    assert "78,401 forward passes" in remarks("shapley-sampling", large, usual["shapley-sampling"])[0]
+    assert remarks("occlusion", large, usual["occlusion"] | {"block": 16}) == []
+    (passes,) = remarks("kernel-shap", small, usual["kernel-shap"])  # 2176 = 2 * 64 + 2048
     assert "2,176 forward passes" in passes
-    told = masking_remarks("kernel-shap", middle, usual["kernel-shap"])
+    told = remarks("kernel-shap", middle, usual["kernel-shap"])
     assert "2,176 samples are 8.5 for each of the 16 x 16 blocks of 4 pixels, fewer than the 34" in told[1]
-    assert len(masking_remarks("kernel-shap", middle, usual["kernel-shap"] | {"block": 8})) == 1
-    assert len(masking_remarks("kernel-shap", small, usual["kernel-shap"] | {"samples": 2000})) == 2
+    assert len(remarks("kernel-shap", middle, usual["kernel-shap"] | {"block": 8})) == 1
+    assert len(remarks("kernel-shap", small, usual["kernel-shap"] | {"samples": 2000})) == 2
     with pytest.raises(InputError, match="choose a smaller block"):
-        masking_remarks("occlusion", small, usual["occlusion"] | {"block": 64})
+        remarks("occlusion", small, usual["occlusion"] | {"block": 64})

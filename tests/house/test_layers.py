@@ -16,13 +16,13 @@ ROOT = Path(robench.__file__).parent
 # Each package imports only from those above it in this list, and each module only from those before it in its package; what several
 # modules share comes first. The `__init__` of a package is the last of its modules, unless it is named.
 LAYERS = {
-    "core": "errors moved synonyms rows fronts draws processes files recipes model_calls memory checks saved_results"
+    "core": "errors facts moved synonyms rows fronts draws processes files recipes model_calls memory checks saved_results"
     " inputs journal schedules statistics threat folders types",
-    "attacks": "active losses targets kernels reference fgsm noise pgd square fab eight_bits apgd transfer malt",
+    "attacks": "facts active losses targets kernels reference fgsm noise pgd square fab eight_bits apgd transfer malt",
     "corruptions": "benchmark severities blur digital noise weather warp frost spatter",
-    "explainers": "baselines nonlinearities forward_survey hooks gradients masking rebuilt_models grad_cam",
+    "explainers": "facts baselines nonlinearities forward_survey hooks gradients masking rebuilt_models grad_cam",
     "probes": "noise occlusion",
-    "scores": "inequality geometry localisation faithfulness stability randomisation",
+    "scores": "facts inequality geometry localisation faithfulness stability randomisation",
     "objectives": "facts terms gradients standard awp sagr igd input_l2 emr jacobian gradalign vat weight_norms gini cross_lipschitz"
     " double_backprop adversarial fgsm free trades mart alp arr cure tulip mail hat __init__ second_order",
     "data": "class_names own_code layouts images augment mixing npz_arrays torchvision_sets shapes files own_sets __init__ corrupted_sets"

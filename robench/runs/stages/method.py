@@ -16,19 +16,20 @@ from torch import Tensor
 
 from robench.core.draws import Draws
 from robench.core.errors import InputError
+from robench.core.facts import facts_above
 from robench.core.inputs import dtype_name
 from robench.core.model_calls import CUT_GRAPH, are_probabilities
 from robench.core.recipes import Recipe, lookup, options_of, recipe_text, resolve, setting_text
 from robench.core.rows import CLEAN
 from robench.core.types import Explain, ExplainedImages
-from robench.explainers import COMPLETE, EXPLAINERS, LAYER_METHODS, chosen_layer, explainable_model
+from robench.explainers import EXPLAINERS, MethodFacts, chosen_layer, explainable_model
 from robench.runs.images import image_json
 from robench.runs.ledger import Ledger
 from robench.runs.own_functions import is_own, method_on_copies, restore_weights, score_on_copies, weight_copies
 from robench.runs.stages.clean import check_logits
 from robench.runs.store import make_array_file, write_array_rows
 from robench.runs.types import Case, Chunk, Outcome, ReadyStage, Stage
-from robench.scores import GROUPS, SCORES
+from robench.scores import GROUPS, SCORES, score_facts
 from robench.scores.geometry import jacobian_geometry
 from robench.scores.inequality import lorenz_heights, map_sizes
 
@@ -67,13 +68,13 @@ def method_stage(
 
     def begin(case: Case) -> ReadyStage:
         model, notes = explainable_model(recipe.name, case.subject.model, case.first_images)
-        bound = recipe
-        if recipe.name in LAYER_METHODS:
+        bound, facts = recipe, facts_above(resolve(recipe, EXPLAINERS, "method"), MethodFacts)
+        if facts.layer:
             layer, _ = chosen_layer(model, case.first_images, recipe.options.get("layer", ""))
             bound, notes = replace(recipe, options=recipe.options | {"layer": layer}), [*notes, f"the layer is {layer!r}"]
         explain: Explain = resolve(bound, EXPLAINERS, "method")
         explain = method_on_copies(explain) if is_own(recipe.name) else explain
-        complete = recipe.name in COMPLETE and options_of(explain).get("baseline") != "uniform"
+        complete = facts.complete and options_of(explain).get("baseline") != "uniform"
         scorers = {score.label: scorer(score, explain) for score in scores if applies_to_maps(score.name, complete)}
         words = f"{setting_text(explain)} target={target} channels={channels} images={images}".strip()
         measure = partial(method_outcomes, case, stage, model, explain, scorers)
@@ -128,10 +129,10 @@ def explained_places(source: Stage | None) -> Callable[[Ledger, str], Tensor]:
 
 
 def scorer(recipe: Recipe, explain: Explain) -> Score:
-    """The score with its options; completeness gets the method's own baseline where the user gave none."""
+    """The score with its options; one that is for complete methods only gets the method's own baseline where the user gave none."""
     baseline = options_of(explain).get("baseline", inspect.Parameter.empty)
     score = resolve(recipe, SCORES, "score")
-    if recipe.name == "completeness" and "baseline" not in recipe.options and baseline is not inspect.Parameter.empty:
+    if score_facts(recipe.name).complete_only and "baseline" not in recipe.options and baseline is not inspect.Parameter.empty:
         return partial(score, baseline=baseline)
     return score_on_copies(score) if is_own(recipe.name) else score
 
@@ -141,9 +142,9 @@ def applies_to_maps(score: str, complete: bool) -> bool:
 
     Args:
         score: the name of a score.
-        complete: whether the method's maps add up to the difference to one baseline, without which there is no completeness.
+        complete: whether the method's maps add up to the difference to one baseline, without which some scores are not defined.
     """
-    return score not in GROUPS["jacobian"] and (score != "completeness" or complete)
+    return score not in GROUPS["jacobian"] and (complete or not score_facts(score).complete_only)
 
 
 def explained_logits(case: Case, stage: Stage, chunk: Chunk) -> Tensor:
