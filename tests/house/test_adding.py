@@ -1,17 +1,21 @@
 """The pages for those who add something of their own: the example of each is run from the command line, by every command that it shows."""
 
+import json
 import re
 import shlex
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from commandline import read, robench
 from places import CHECKPOINT, DOCS
 
-from robench.data import DATASETS, load_images
-from robench.data.layouts import LAYOUTS
+from robench import data
+from robench.cli.lists import list_entries
+from robench.data import load_images
 from robench.data.own_sets import images_of_function
+from robench.models import checkpoint_meta
 from robench.training import presets
 from robench.training.presets import PRESETS
 
@@ -82,22 +86,73 @@ def test_the_lines_in_python_of_the_page_on_data_sets_run(tmp_path, monkeypatch,
     assert 0 <= float(capsys.readouterr().out) <= 1
 
 
-@pytest.mark.parametrize(("kind", "line", "table"), [("a-data-set", "bars", DATASETS), ("a-layout", "class-first", LAYOUTS)])
-def test_one_line_puts_the_example_of_a_page_into_the_package(kind, line, table, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    first, second = blocks(kind, "python")
-    names = {"partial": partial, "images_of_function": images_of_function}
-    exec(first, names)
-    (entry,) = re.findall(rf'^    "{line}": (.*),$', (DOCS / f"adding-{kind}.md").read_text(), re.MULTILINE)
-    monkeypatch.setattr(
-        "robench.data.layouts.LAYOUTS" if kind == "a-layout" else "robench.data.DATASETS", {line: eval(entry, names), **table}
-    )
-    if kind == "a-layout":
-        exec(second, {})
-        images = load_images("folder:pictures", "test", image_size=32)  # recognised by itself
-        assert (len(images), images.classes, images.split) == (12, ("disk", "ring"), "test")
+# kind: what `robench list` calls it, and the dict of the package
+IN_THE_PACKAGE = {
+    "an-attack": ("attacks", "robench.attacks.ATTACKS"),
+    "a-probe": ("probes", "robench.probes.PROBES"),
+    "a-corruption": ("corruptions", "robench.corruptions.CORRUPTIONS"),
+    "a-method": ("methods", "robench.explainers.EXPLAINERS"),
+    "a-score": ("scores", "robench.scores.SCORES"),
+    "a-regularizer": ("regularizers", "robench.objectives.REGULARIZERS"),
+    "an-objective": ("objectives", "robench.objectives.OBJECTIVES"),
+    "a-preset": ("presets", "robench.training.presets.DESCRIBED_PRESETS"),
+    "a-data-set": ("data", "robench.data.DATASETS"),
+    "a-layout": ("", "robench.data.layouts.LAYOUTS"),
+}
+LINE = r'^    "([a-z0-9-]+)": (.*),$'  # of a dict, as a page shows it
+
+
+def put_into_the_package(kind, monkeypatch):
+    """Adds the example of a page by the one line that the page shows, and returns its name; what follows from the dict follows anew."""
+    names = {"partial": partial, "images_of_function": images_of_function, "SINGLE_STEP_SETTINGS": presets.SINGLE_STEP_SETTINGS}
+    if kind != "a-preset":  # whose line is of a preset that there is
+        exec(blocks(kind, "python")[1 if kind == "a-corruption" else 0], names)
+    page = (DOCS / f"adding-{kind}.md").read_text()
+    ((name, entry),) = re.findall(LINE, page[page.index("## In robench itself") :], re.MULTILINE)
+    name = "a-new-preset" if kind == "a-preset" else name
+    module, _, table = IN_THE_PACKAGE[kind][1].rpartition(".")
+    entries = getattr(import_module(module), table)
+    if kind == "a-layout":  # layouts are tried in order, and the last one takes every folder
+        monkeypatch.setattr(IN_THE_PACKAGE[kind][1], {name: eval(entry, names), **entries})
     else:
-        assert load_images("bars", "train", n=5).shape == (3, 32, 32)
+        monkeypatch.setitem(entries, name, eval(entry, names))
+    if kind == "a-preset":
+        monkeypatch.setitem(PRESETS, name, entries[name][1])
+        monkeypatch.setitem(presets.PRESET_DESCRIPTIONS, name, entries[name][0])
+    if kind == "a-data-set":
+        monkeypatch.setitem(data.DATASET_SUMMARIES, name, data.data_summary(name, entries[name]))
+    return name
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_one_line_puts_the_example_of_a_page_into_the_package(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = put_into_the_package(kind, monkeypatch)
+    listed = IN_THE_PACKAGE[kind][0]
+    if listed:
+        (summary,) = [text for entry, text, _ in list_entries(listed) if entry == name]
+        assert 0 < len(summary) <= 140
+        assert f" {name} " in robench("list", listed).stdout
+    if kind == "a-layout":
+        exec(blocks(kind, "python")[1], {})  # makes the tree, which is recognised by itself
+        images = load_images("folder:pictures", "test", image_size=32)
+        assert (len(images), images.classes, images.split) == (12, ("disk", "ring"), "test")
+        return
+    line = f"robench train --preset {name}" if kind == "a-preset" else "".join(blocks(kind, "sh")).splitlines()[0]
+    words = [MODEL if word == "MODEL" else re.sub(r"mine\.py:\w+", name, word) for word in shlex.split(line)[1:]]
+    more = QUICK.get(words[0], ["--n", 12])
+    robench(
+        *words,
+        *([] if "--data" in words else ["--data", "shapes"]),
+        *more,
+        "--out",
+        "trained.pt" if words[0] == "train" else "out",
+        "--quiet",
+    )
+    if words[0] == "train":
+        assert name in json.dumps(checkpoint_meta("trained.pt"))
+    else:
+        assert name in {cell for row in read(Path("out", "rows.csv")) for cell in row.values()}
 
 
 def test_the_script_of_the_page_on_presets_trains_with_its_preset(tmp_path, monkeypatch, capsys):

@@ -385,12 +385,12 @@ def test_the_example_of_the_guide_works_as_written(tmp_path):
     generator = torch.Generator().manual_seed(4)
     weight = torch.randn(5, 36, generator=generator, dtype=torch.float64)
     model = affine(weight, torch.zeros(5))
-    sentence = f"{tmp_path}/mine.py:input_l2=0.5,at=clean,warmup=1"
+    sentence = f"{tmp_path}/mine.py:logit_slope=0.5,at=clean,warmup=1"
     regularizers = regularizers_of([sentence])
     total, terms = penalised_loss(ce_at_images, regularizers)(model, batch_of(model, progress=0.5))
     _, y = images()
     expected = weight[y].square().sum(1).mean()
-    torch.testing.assert_close(terms["mine.py:input_l2"], expected)
+    torch.testing.assert_close(terms["mine.py:logit_slope"], expected)
     torch.testing.assert_close(total.detach(), terms["ce"] + 0.25 * expected)
 
 
