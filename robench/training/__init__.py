@@ -1,1 +1,1 @@
-"""Training, to be read from `train`: `preparation` before the first step, `epochs` of `steps`, and what those need beside them."""
+"""Training, to be read from `train`: `preparation` before the first step, `epochs` of `steps`, `final_measurement` at the end, and what those need."""

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 from places import ROOT
-from test_layers import LAYERS, MODULES, own_imports
+from test_layers import HOMES, LAYERS, MODULES, own_imports
 
 DESIGN = (ROOT / "docs" / "design.md").read_text()
 CONTRIBUTING = (ROOT / "docs" / "CONTRIBUTING.md").read_text()
@@ -54,6 +54,12 @@ def test_what_the_design_names_exists(name):
         thing = getattr(thing, part)
     home = getattr(thing, "__module__", None) if depth < len(parts) else None  # constants have none
     assert home in (None, f"robench.{'.'.join(parts[:depth])}"), f"{name} is defined in {home}"
+
+
+def test_the_design_says_where_each_third_party_package_is_imported():
+    said = DESIGN.split("Each third-party package")[1].split("\n\n")[0]
+    assert [name for name, homes in HOMES.items() if homes and {"PIL": "pillow"}.get(name, name) not in said.lower()] == []
+    assert {*re.findall(r"`([a-z.]+)`", said)} == {home.removesuffix(".py").replace("/", ".") for homes in HOMES.values() for home in homes}
 
 
 def test_the_design_names_modules_and_functions_in_plenty():

@@ -162,6 +162,12 @@ def test_every_option_in_a_command_exists(page):
         assert not unknown, f"{line}: {unknown}"
 
 
+@pytest.mark.parametrize("path", [*MODULES, *PAGES], ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_what_is_called_a_score_is_never_called_an_audit(path):
+    texts = documented(path) if path.suffix == ".py" else [(path.name, path.read_text())]
+    assert not [place for place, text in texts if re.search(r"\baudit", text, re.IGNORECASE)]
+
+
 def test_no_page_speaks_of_a_machine():
     for page in PAGES:
         assert not re.search(r"/work/|/root/|/home/|\.\./shared", page.read_text()), page
