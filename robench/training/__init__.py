@@ -1,1 +1,1 @@
-"""Training, to be read from `train`: `preparation` before the first step, `epochs` of `steps`, `final_measurement` at the end, and what those need."""
+"""Training, to be read from `train`: `preparation` first, then `epochs` of `steps`, then `final_measurement`, and what those need."""
