@@ -33,50 +33,7 @@ RECIPE_FORMS = (  # how what is asked for is written
     ("SUITE or FILE.txt", "in --suite: several at once; a file has one recipe a line, and what follows # is a comment", "full"),
 )  # fmt: skip
 
-# in place of a docstring's first line, which speaks of shapes and formulas to who reads the code
-SUMMARIES = {
-    "saliency": "The gradient of the class's logit by the pixels, signed (Simonyan et al. 2013, 1312.6034).",
-    "input-x-gradient": "The image times the gradient.",
-    "integrated-gradients": "The gradient averaged on the way from a baseline to the image, times their difference: it adds up.",
-    "smoothgrad": "The mean gradient under normal noise on the image.",
-    "smoothgrad-sq": "The mean square of the gradient under normal noise on the image.",
-    "vargrad": "The variance of the gradient under normal noise on the image.",
-    "gradient-shap": "Expected gradients: integrated gradients at random places of the way, averaged over draws.",
-    "deeplift": "DeepLift: differences to a baseline, handed back layer by layer; they add up.",
-    "guided-backprop": "The gradient, its negative entries cut at every ReLU on the way back.",
-    "grad-cam": "Grad-CAM: the activations of one layer, weighted by their gradients, brought to the size of the image.",
-    "guided-grad-cam": "Guided backpropagation times Grad-CAM (Selvaraju et al. 2017, 1610.02391).",
-    "occlusion": "How far the logit falls when a sliding window hides a place (Zeiler & Fergus 2014, 1311.2901).",
-    "feature-ablation": "How far the logit falls when one block alone is hidden.",
-    "shapley-sampling": "Shapley values of the blocks, by random orders (Castro et al. 2009; Strumbelj & Kononenko 2010).",
-    "kernel-shap": "Shapley values of the blocks, by weighted least squares (Lundberg & Lee 2017, 1705.07874).",
-    "scores gini": "The Gini index of a map's sizes: 0 is even, near 1 is one pixel alone.",
-    "regional-gini": "The Gini index over sums in square blocks, all channels together.",
-    "regional-gini-positive": "The Gini index over the positive parts of the signed sums in square blocks.",
-    "entropy": "The Shannon entropy of a map's sizes as shares of their sum: log n is even, 0 is one pixel alone.",
-    "top-mass": "The part of the sum of sizes that the largest ones carry.",
-    "top-mass-1": "The part that the largest 1 % carry.",
-    "top-mass-5": "The part that the largest 5 % carry.",
-    "alignment": "The cosine of the angle between image and map.",
-    "pointing-game": "Whether the largest pixel of the map lies on the object; the mean is the score.",
-    "mass-in-mask": "The part of the sum of sizes that lies on the object.",
-    "mass-gain": "mass-in-mask over the object's share of the image: 1 is what an even map gets.",
-    "completeness": "By how much the map's sum misses the rise of the logit, as a part of that rise: 0 is complete.",
-    "infidelity": "How far the map is from foretelling what noise does to the logit: 0 foretells it.",
-    "max-sensitivity": "The largest change of the map under small changes of the image, as a part of its length: 0 is steady.",
-    "deletion": "The area under the class's probability while pixels go: low if the first to go mattered.",
-    "insertion": "The area under the class's probability while pixels come: high if the first to come mattered.",
-    "randomisation": "The rank correlation of the map with that of the same model under random weights.",
-    "mlp-wide": "The MLP with 3 hidden layers of 1024 units.",
-    "mlp": "2 hidden layers of 200 units; 784-200-200-10 has 199,210 parameters.",
-    "resnet8": "The CIFAR ResNet of depth 8 (He et al. 2016, 1512.03385).",
-    "resnet20": "The CIFAR ResNet of depth 20 (He et al. 2016, 1512.03385).",
-    "wrn-28-10": "The wide residual network of depth 28 and width 10 (Zagoruyko & Komodakis 2016, 1605.07146).",
-    "wrn-34-10": "The wide residual network of depth 34 and width 10 (Zagoruyko & Komodakis 2016, 1605.07146).",
-    "shot_noise": "Images in which each subpixel counts photons, fewer with the severity.",
-    "frost": "Images under a sheet of ice: a part of a frost photo, or of a drawn sheet, at a place that each image draws.",
-    "saturate": "Images with another saturation: pale at severities 1 and 2, gaudy from 3 on.",
-}
+SHAPE_AND_RANGE = r",? \(B[^)]*\)( float64)?( >= 0| in \[[^\])]*[\])])?"  # such as ", (B,) float64 in [0, 1]"
 FUNCTION_TABLES = {
     "attacks": ("robench.attacks", "ATTACKS"),
     "probes": ("robench.probes", "PROBES"),
@@ -118,8 +75,7 @@ def list_entries(what: str) -> list[tuple[str, str, str]]:
 
         return [(name, text, "") for name, text in SETS.items()]
     table = function_table(what)
-    summaries = {name: SUMMARIES.get(f"{what} {name}") or SUMMARIES.get(name) or function_summary(name, table) for name in table}
-    return [(name, summaries[name], options_text(setting_text(function))) for name, function in table.items()]
+    return [(name, function_summary(name, table), options_text(setting_text(function))) for name, function in table.items()]
 
 
 def function_table(what: str) -> Mapping[str, Callable[..., Any]]:
@@ -129,14 +85,14 @@ def function_table(what: str) -> Mapping[str, Callable[..., Any]]:
 
 
 def function_summary(name: str, table: Mapping[str, Callable[..., Any]]) -> str:
-    """What a function is: a setting of another name of the table, or the first line of its docstring without the shapes."""
+    """What a function is: a setting of another name of the table, or the first line of its docstring without shapes and ranges."""
     function = table[name]
     inner = function.func if isinstance(function, partial) else function
     general = next((other for other, candidate in table.items() if candidate is inner and other != name), None)
     if general is not None and isinstance(function, partial):
         settings = [f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in function.keywords.items()]
         return f"{general} with {', '.join(settings)}."
-    return re.sub(r",? \(B[^)]*\)( float64)?", "", (inspect.getdoc(inner) or "").partition("\n")[0])
+    return re.sub(SHAPE_AND_RANGE, "", (inspect.getdoc(inner) or "").partition("\n")[0])
 
 
 def options_text(options: str) -> str:

@@ -46,10 +46,11 @@ def brightness(x: Tensor, more: float, _draws: Draws) -> Tensor:
 
 @graded_corruption(cifar=((0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1), (2.5, 0.2)), imagenet=((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2)))
 def saturate(x: Tensor, change: tuple[float, float], _draws: Draws) -> Tensor:
-    """Images with saturation s of hue, saturation and value turned into c0 s + c1: pale at severities 1 and 2, gaudy from 3 on.
+    """Images with another saturation: pale at severities 1 and 2, gaudy from 3 on.
 
-    The published generator gives a grey pixel (s = 0) the hue red, so that c1 > 0 darkens its green and blue. Images of one channel get
-    the grey of that colour [our choice]: unchanged at severities 1 to 3, darker by 7 and 14 percent at 4 and 5.
+    The saturation s of hue, saturation and value becomes c0 s + c1. The published generator gives a grey pixel (s = 0) the hue red, so that
+    c1 > 0 darkens its green and blue. Images of one channel get the grey of that colour [our choice]: unchanged at severities 1 to 3,
+    darker by 7 and 14 percent at 4 and 5.
 
     Args:
         x: images (B, C, H, W), float64 in [0, 1].

@@ -31,10 +31,11 @@ FERNS, STEM_STEPS, TWIGS = 700, 20, 32  # how many on a sheet, twigs on each sid
 
 
 def frost(x: Tensor, severity: int, draws: Draws, *, scale: str = "auto", photos: str = "") -> Tensor:
-    """Images under a sheet of ice, c0 x + c1 ice: a part of a frost photo, or of a drawn sheet, at a place that each image draws.
+    """Images under a sheet of ice: a part of a frost photo, or of a drawn sheet, at a place that each image draws.
 
-    At the severities of CIFAR every fifth pixel of the ice is taken (fewer are left out where the image would not fit), at those of
-    ImageNet all. Drawn sheets go on without end, photos do not. The frost of grey images is the grey of the ice [our choice].
+    They are c0 x + c1 ice. At the severities of CIFAR every fifth pixel of the ice is taken (fewer are left out where the image would not
+    fit), at those of ImageNet all. Drawn sheets go on without end, photos do not. The frost of grey images is the grey of the ice [our
+    choice].
 
     Args:
         x: images (B, C, H, W), float in [0, 1].

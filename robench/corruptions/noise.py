@@ -26,7 +26,9 @@ def gaussian_noise(x: Tensor, deviation: float, draws: Draws) -> Tensor:
 
 @graded_corruption(cifar=(500, 250, 100, 75, 50), imagenet=(60, 25, 12, 5, 3))
 def shot_noise(x: Tensor, photons: int, draws: Draws) -> Tensor:
-    """Images in which each subpixel counts photons: Poisson(x c) / c, c being the photons of a white one (fewer with the severity).
+    """Images in which each subpixel counts photons, fewer with the severity.
+
+    A value x becomes Poisson(x c) / c, where c is the mean count of a white subpixel.
 
     Args:
         x: images (B, C, H, W), float64 in [0, 1].

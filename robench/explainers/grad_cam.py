@@ -44,7 +44,7 @@ def grad_cam(
     layer: str | int | float = "",
     interpolate: str = "bilinear",
 ) -> Tensor:
-    """The Grad-CAM maps of logit[target] at a layer, brought to the size of the images: (B, 1, H, W), at least 0 (bicubic may overshoot).
+    """Grad-CAM: the activations of one layer, weighted by their gradients, at the size of the images, (B, 1, H, W), at least 0.
 
     The layer's channels, weighted by the mean over all places of the logit's gradient, are summed and cut at 0. An image without evidence
     for the class has an all-zero map. Source: Selvaraju et al. 2017 (1610.02391), by Captum.
@@ -57,7 +57,8 @@ def grad_cam(
         layer: a module's name as in model.named_modules(), or its end where that is unambiguous, such as layer3 for network.layer3. Empty
             for the last convolution (nn.Conv2d) in the order of the forward pass, refused where layers of tokens follow it, as in a ViT,
             whose last convolution only cuts the image into patches. The output of the layer must be (B, c, h, w).
-        interpolate: "bilinear", as in the paper; "nearest" shows the layer's places as they are, and is Captum's default; or "bicubic".
+        interpolate: "bilinear", as in the paper; "nearest" shows the layer's places as they are, and is Captum's default; or "bicubic",
+            which may overshoot below 0.
 
     Raises:
         InputError: where the layer or the interpolation cannot be used, as in `chosen_layer`.
@@ -84,7 +85,7 @@ def guided_grad_cam(
     *,
     layer: str | int | float = "",
 ) -> Tensor:
-    """Guided backpropagation times the Grad-CAM maps of logit[target], (B, C, H, W), signed.
+    """Guided backpropagation times the Grad-CAM maps of the class's logit, (B, C, H, W), signed.
 
     The Grad-CAM maps come to the image's size bilinearly, as in the paper (Captum's default is nearest). Source: Selvaraju et al. 2017
     (1610.02391), by Captum.

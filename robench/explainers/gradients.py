@@ -24,7 +24,7 @@ from robench.explainers.facts import MethodFacts
 
 
 def saliency(model: nn.Module, x: Tensor, target: Tensor, draws: Draws) -> Tensor:  # noqa: ARG001
-    """The gradient of logit[target] by the pixels, (B, C, H, W), signed.
+    """The gradient of the class's logit by the pixels, (B, C, H, W), signed.
 
     Cost: one forward and one backward pass. Source: Simonyan et al. 2013 (1312.6034), who took its size; by Captum.
 
@@ -38,7 +38,7 @@ def saliency(model: nn.Module, x: Tensor, target: Tensor, draws: Draws) -> Tenso
 
 
 def input_x_gradient(model: nn.Module, x: Tensor, target: Tensor, draws: Draws) -> Tensor:  # noqa: ARG001
-    """The image times the gradient of logit[target], (B, C, H, W), signed.
+    """The image times the gradient of the class's logit, (B, C, H, W), signed.
 
     Black subpixels get nothing. Cost: one forward and one backward pass. Source: Shrikumar et al. 2016 (1605.01713), by Captum.
 
@@ -63,7 +63,9 @@ def integrated_gradients(
     steps: int = 50,
     baseline: float | str = 0.0,
 ) -> Tensor:
-    """The integrated gradients of logit[target], (B, C, H, W), signed: they add up to f(x) - f(baseline), to the error of the quadrature.
+    """The gradient averaged on the way from a baseline to the image, times their difference, (B, C, H, W), signed: it adds up.
+
+    The integrated gradients of logit[target] add up to f(x) - f(baseline), to the error of the quadrature.
 
     They are the difference to the baseline times the mean gradient on the straight way from there. Source: Sundararajan et al. 2017
     (1703.01365), by Captum with its default, Gauss-Legendre quadrature.
@@ -87,7 +89,7 @@ def integrated_gradients(
 
 
 def smoothgrad(model: nn.Module, x: Tensor, target: Tensor, draws: Draws, *, samples: int = 25, stdev: float = 0.15) -> Tensor:
-    """The mean gradient of logit[target] under normal noise on the image, (B, C, H, W), signed.
+    """The mean gradient of the class's logit under normal noise on the image, (B, C, H, W), signed.
 
     Source: Smilkov et al. 2017 (1706.03825), who take noise of 10 to 20 % of the range of the image; here of [0, 1].
 
@@ -106,7 +108,7 @@ def smoothgrad(model: nn.Module, x: Tensor, target: Tensor, draws: Draws, *, sam
 
 
 def smoothgrad_sq(model: nn.Module, x: Tensor, target: Tensor, draws: Draws, *, samples: int = 25, stdev: float = 0.15) -> Tensor:
-    """The mean square of the gradient of logit[target] under normal noise on the image, (B, C, H, W), at least 0.
+    """The mean square of the gradient of the class's logit under normal noise on the image, (B, C, H, W), at least 0.
 
     Squares raise the Gini by construction. Source: Hooker et al. 2019 (1806.10758).
 
@@ -125,7 +127,7 @@ def smoothgrad_sq(model: nn.Module, x: Tensor, target: Tensor, draws: Draws, *, 
 
 
 def vargrad(model: nn.Module, x: Tensor, target: Tensor, draws: Draws, *, samples: int = 25, stdev: float = 0.15) -> Tensor:
-    """The variance of the gradient of logit[target] under normal noise on the image, (B, C, H, W), at least 0.
+    """The variance of the gradient of the class's logit under normal noise on the image, (B, C, H, W), at least 0.
 
     It is divided by the number of samples, as in Captum, but gathered by the updates of Welford 1962: Captum's difference of the mean
     square and the squared mean loses its digits, and may be below 0, where the variance is small. Source: Adebayo et al. 2018 (1810.03307).
@@ -161,7 +163,9 @@ def gradient_shap(
     stdev: float = 0.0,
     baseline: float | str = 0.0,
 ) -> Tensor:
-    """The expected gradients of logit[target], (B, C, H, W), signed: on average over the draws they add up to f(x) - f(baseline).
+    """Expected gradients, (B, C, H, W), signed: integrated gradients at random places of the way, averaged over draws.
+
+    On average over the draws the maps add up to f(x) - f(baseline) for f = logit[target].
 
     They are the mean of (image - baseline) times the gradient at a random point between the two, equal to Captum's GradientShap under the
     same random numbers. Source: Lundberg & Lee 2017 (1705.07874), Erion et al. 2019 (1906.10670).

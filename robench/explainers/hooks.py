@@ -28,7 +28,7 @@ DEEPLIFT_LEFTOVERS = (
 
 @MethodFacts(complete=True)
 def deeplift(model: nn.Module, x: Tensor, target: Tensor, draws: Draws, *, baseline: float | str = 0.0) -> Tensor:  # noqa: ARG001
-    """The DeepLift attributions of logit[target], (B, C, H, W), signed: their sum is f(x) - f(baseline).
+    """DeepLift: differences to a baseline, handed back layer by layer, (B, C, H, W), signed; they add up to f(x) - f(baseline).
 
     The rescale rule as a modified gradient (Ancona et al. 2018, 1711.06104). It holds for the modules ReLU, LeakyReLU, ELU, Sigmoid, Tanh,
     Softplus and MaxPool2d; every call of the model has 2B rows. Source: Shrikumar et al. 2017 (1704.02685), by Captum.
@@ -47,7 +47,7 @@ def deeplift(model: nn.Module, x: Tensor, target: Tensor, draws: Draws, *, basel
 
 
 def guided_backprop(model: nn.Module, x: Tensor, target: Tensor, draws: Draws) -> Tensor:  # noqa: ARG001
-    """The gradient of logit[target] whose negative entries are cut at every ReLU on the way back, (B, C, H, W), signed.
+    """The gradient of the class's logit whose negative entries are cut at every ReLU on the way back, (B, C, H, W), signed.
 
     Only modules nn.ReLU are seen; for all else it is the plain gradient. Source: Springenberg et al. 2014 (1412.6806), by Captum.
 

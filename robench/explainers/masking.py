@@ -74,7 +74,7 @@ def occlusion(
     stride: int | None = None,
     baseline: float | str = 0.0,
 ) -> Tensor:
-    """Maps (B, C, H, W): how far logit[target] falls when a window that slides over the image hides a place.
+    """How far the class's logit falls when a window that slides over the image hides a place, (B, C, H, W).
 
     Cost: one forward pass per window and one for the image. Source: Zeiler & Fergus 2014 (1311.2901), by Captum.
 
@@ -118,7 +118,7 @@ def feature_ablation(
     block: int = 4,
     baseline: float | str = 0.0,
 ) -> Tensor:
-    """Maps (B, C, H, W): how far logit[target] falls when one block alone is hidden.
+    """How far the class's logit falls when one block alone is hidden, (B, C, H, W).
 
     Cost: one forward pass per block and one for the image.
 
@@ -157,7 +157,7 @@ def shapley_sampling(
     samples: int = 25,
     baseline: float | str = 0.0,
 ) -> Tensor:
-    """Maps (B, C, H, W): estimates of the Shapley values of the blocks by random orders.
+    """The Shapley values of the blocks, estimated by random orders, (B, C, H, W).
 
     In each order the blocks are shown one after the other, and a block gets by how much the logit rises, on average. The sum over blocks is
     f(x) - f(baseline) for any number of samples. All images share the orders, which come from the seed and the key of the draws, not from
@@ -206,7 +206,7 @@ def kernel_shap(
     samples: int = 2176,
     baseline: float | str = 0.0,
 ) -> Tensor:
-    """Maps (B, C, H, W): estimates of the Shapley values of the blocks by weighted least squares.
+    """The Shapley values of the blocks, estimated by weighted least squares, (B, C, H, W).
 
     The full and the empty coalition weigh 10^6, so that the sum over blocks is close to f(x) - f(baseline). The others are drawn with the
     chances of the Shapley kernel, for each image its own, each followed by its complement, which lowers the variance (Covert & Lee

@@ -12,7 +12,7 @@ from robench.models.layers import Act, Shape, activation_layer, he_init, named_s
 
 
 def mlp(classes: int, shape: Shape, act: Act, *, width: int = 200, depth: int = 2, dropout: float = 0.0) -> nn.Sequential:
-    """`depth` hidden layers of `width` units; 784-200-200-10 has 199,210 parameters.
+    """An MLP of `depth` hidden layers of `width` units; 784-200-200-10 has 199,210 parameters.
 
     Args:
         classes: K.

@@ -60,11 +60,11 @@ def map_sizes(maps: Tensor, channels: str = "none") -> Tensor:
     group="maps",
 )
 def gini(explained: ExplainedImages) -> Tensor:
-    """The Gini index of the sizes of each map, (B,) float64 in [0, (n - 1) / n] for n sizes: 0 is even, near 1 is one pixel alone.
+    """The Gini index of the sizes of each map, (B,) float64 in [0, 1): 0 is even, near 1 is one pixel alone.
 
     For sizes phi_1 <= ... <= phi_n it is (n + 1 - 2 sum_i (n + 1 - i) phi_i / sum_i phi_i) / n, with no offset: the scale of the map does
-    not matter. Source: Gini 1912 (Variabilita e mutabilita); as a score of saliency maps Chalasani et al. 2020 (1810.06583), and on robust
-    models Duan et al. (ICLR 2023) and Chen et al. 2023 (2305.09305).
+    not matter, and the index is at most (n - 1) / n. Source: Gini 1912 (Variabilita e mutabilita); as a score of saliency maps Chalasani et
+    al. 2020 (1810.06583), and on robust models Duan et al. (ICLR 2023) and Chen et al. 2023 (2305.09305).
 
     Args:
         explained: maps whose sorted sizes (B, n) are read.
@@ -130,7 +130,7 @@ def regional_gini(explained: ExplainedImages, *, block: int | None = None) -> Te
 
 @ScoreFacts("The Gini index of the positive parts of a map.", NEITHER)
 def gini_positive(explained: ExplainedImages) -> Tensor:
-    """The Gini index of the positive parts of the signed map, subpixel by subpixel, (B,) float64 in [0, (n - 1) / n].
+    """The Gini index of the positive parts of the signed map, subpixel by subpixel, (B,) float64 in [0, 1).
 
     This is what the released script of Duan et al. (ICLR 2023) prints as regional Gini, as we read it: it takes the axes of a map (3, H, W)
     for (width, height, channels), so that its loop over blocks of 16 or 8 finds no block in an axis of 3 and sums nothing; negative entries

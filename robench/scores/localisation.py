@@ -62,7 +62,7 @@ def mass_in_mask(explained: ExplainedImages) -> Tensor:
     group="masks",
 )
 def mass_gain(explained: ExplainedImages) -> Tensor:
-    """`mass_in_mask` over the object's share of the pixels, (B,) float64: 1 is what an even map gets, more is on the object.
+    """The score mass-in-mask over the object's share of the pixels, (B,) float64: 1 is what an even map gets, more is on the object.
 
     It is at most the inverse of the object's share, so images with large objects cannot score high. Source: the weighted localisation of
     Kohlbrenner et al. 2020 (1910.09840), on sizes.
