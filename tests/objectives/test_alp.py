@@ -6,36 +6,21 @@ import math
 
 import pytest
 import torch
-from torch import Tensor, nn
+from batches import images, made, net, unmade
+from torch import nn
 from torch.nn import functional as F
 
-from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.threat import Threat
-from robench.core.types import Batch
 from robench.objectives.adversarial import pgd_at
 from robench.objectives.alp import alp, logit_pairing
-
-
-def net(*layers: nn.Module) -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(1, 4, 3), *layers, nn.GELU(), nn.Flatten(), nn.Linear(64, 5)).double()
-
-
-def images(n: int = 6) -> tuple[Tensor, Tensor]:
-    return torch.rand(n, 1, 6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64), torch.arange(n) % 5
-
-
-def batch_of(model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, **about: object) -> Batch:
-    ids = torch.arange(len(x))
-    return Batch(x, y, x_adv, model(x_adv), ids, 0.5, Draws(0, ids, "train"), **about)
 
 
 def test_two_samples_of_two_classes_give_the_loss_computed_by_hand():
     model = nn.Flatten()  # the logits are the pixels
     x = torch.tensor([[0.0, 1.0], [1.0, 0.0]], dtype=torch.float64).view(2, 1, 1, 2)
     x_adv = torch.tensor([[0.5, 0.5], [1.0, 0.5]], dtype=torch.float64).view(2, 1, 1, 2)
-    value, terms = alp().loss(model, batch_of(model, x, torch.tensor([1, 0]), x_adv))
+    value, terms = alp().loss(model, made(model, x, torch.tensor([1, 0]), x_adv))
     clean = math.log(1 + math.exp(-1))
     attacked = (math.log(2) + math.log(1 + math.exp(-0.5))) / 2
     squares = (0.5**2 + 0.5**2 + 0 + 0.5**2) / 4  # over 2 samples and 2 classes
@@ -46,7 +31,7 @@ def test_two_samples_of_two_classes_give_the_loss_computed_by_hand():
 def test_the_value_and_its_gradient_are_those_of_the_formula():
     model, (x, y) = net(), images()
     x_adv = (x + 0.05).clamp(0, 1)
-    value, terms = alp(weight=2.0).loss(model, batch_of(model, x, y, x_adv, smoothing=0.1))
+    value, terms = alp(weight=2.0).loss(model, made(model, x, y, x_adv, smoothing=0.1))
     z, other = model(x), model(x_adv)
     expected = (
         F.cross_entropy(other, y, label_smoothing=0.1)
@@ -63,7 +48,7 @@ def test_mixed_labels_enter_both_cross_entropies():
     model, (x, y) = net(), images()
     mixed = 0.7 * F.one_hot(y, 5).double() + 0.3 * F.one_hot((y + 2) % 5, 5).double()
     x_adv = (x + 0.05).clamp(0, 1)
-    _, terms = alp().loss(model, batch_of(model, x, y, x_adv, mixed=mixed))
+    _, terms = alp().loss(model, made(model, x, y, x_adv, mixed=mixed))
     for name, points in (("ce", x_adv), ("ce-clean", x)):
         torch.testing.assert_close(terms[name], -(mixed * model(points).log_softmax(1)).sum(1).mean().detach())
 
@@ -71,21 +56,21 @@ def test_mixed_labels_enter_both_cross_entropies():
 def test_the_loss_of_a_batch_is_the_mean_of_those_of_its_samples():
     model, (x, y) = net(), images()
     x_adv = (x + 0.05).clamp(0, 1)
-    whole, _ = alp().loss(model, batch_of(model, x, y, x_adv))
-    alone = [alp().loss(model, batch_of(model, x[i : i + 1], y[i : i + 1], x_adv[i : i + 1]))[0] for i in range(6)]
+    whole, _ = alp().loss(model, made(model, x, y, x_adv))
+    alone = [alp().loss(model, made(model, x[i : i + 1], y[i : i + 1], x_adv[i : i + 1]))[0] for i in range(6)]
     torch.testing.assert_close(whole, torch.stack(alone).mean())
 
 
 def test_without_an_adversary_nothing_is_paired_and_the_cross_entropy_counts_twice():
     model, (x, y) = net(), images()
-    value, terms = alp().loss(model, batch_of(model, x, y, x.clone()))
+    value, terms = alp().loss(model, made(model, x, y, x.clone()))
     assert terms["pairing"] == 0
     torch.testing.assert_close(value, 2 * F.cross_entropy(model(x), y))
 
 
 def test_the_clean_images_take_one_pass_in_training_mode():
     model, (x, y) = net(nn.BatchNorm2d(4)), images()
-    batch = batch_of(model, x, y, (x + 0.05).clamp(0, 1))
+    batch = made(model, x, y, (x + 0.05).clamp(0, 1))
     passes = model[1].num_batches_tracked.item()
     _, terms = alp().loss(model, batch)
     assert model[1].num_batches_tracked.item() == passes + 1
@@ -95,8 +80,7 @@ def test_the_clean_images_take_one_pass_in_training_mode():
 @pytest.mark.parametrize("options", [{}, {"steps": 3}, {"steps": 2, "step_size": 0.01}])
 def test_the_adversary_is_that_of_pgd_training(options):
     model, (x, y), threat = net(), images(), Threat("linf", 0.1)
-    ids = torch.arange(6)
-    batch = Batch(x, y, x, x.new_empty(0), ids, 0.5, Draws(0, ids, "train"), threat=threat)
+    batch = unmade(x, y, threat)
     assert torch.equal(alp(**options).craft(model, batch), pgd_at(**options).craft(model, batch))
 
 
@@ -105,7 +89,7 @@ def test_a_larger_weight_trains_logits_that_are_closer_together():
         model, (x, y) = net(), images()
         x_adv, optimizer = (x + 0.2).clamp(0, 1), torch.optim.SGD(model.parameters(), 0.05)
         for _ in range(20):
-            value, terms = alp(weight=weight).loss(model, batch_of(model, x, y, x_adv))
+            value, terms = alp(weight=weight).loss(model, made(model, x, y, x_adv))
             optimizer.zero_grad()
             value.backward()
             optimizer.step()

@@ -8,41 +8,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from batches import THREATS, batch_of, linear, small_images, small_net
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.model_calls import freeze_model
 from robench.core.threat import Threat
-from robench.core.types import Batch
 from robench.objectives.arr import arr, arr_images
 
-THREATS = [Threat("linf", 0.1), Threat("l2", 0.5), Threat("l1", 2.0)]
 DISTANCES = [("kl", 2), ("logits", 1), ("logits", 2), ("logits", math.inf), ("probs", 1), ("probs", 2), ("probs", 3.5), ("probs", math.inf)]
-
-
-def net(*layers: nn.Module) -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(1, 3, 3), *layers, nn.GELU(), nn.Flatten(), nn.Linear(27, 4)).double()
-
-
-def linear(weight: Tensor, bias: Tensor) -> nn.Module:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(weight.shape[1], len(weight))).double()
-    model[1].weight.data.copy_(weight)
-    model[1].bias.data.copy_(bias)
-    return model
-
-
-def images(n: int = 5) -> tuple[Tensor, Tensor]:
-    return torch.rand(n, 1, 5, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64), torch.arange(n) % 4
-
-
-def batch_of(
-    model: nn.Module, x: Tensor, y: Tensor, threat: Threat = THREATS[0], *, shift: float = 0.0, ids: Tensor | None = None
-) -> Batch:
-    ids, x_adv = torch.arange(len(x)) if ids is None else ids, (x + shift).requires_grad_()
-    return Batch(x, y, x_adv, model(x_adv), ids, 0.0, Draws(0, ids, "train"), threat=threat)
 
 
 def written_out(distance: str, order: float, clean: Tensor, moved: Tensor) -> float:
@@ -58,7 +33,7 @@ def written_out(distance: str, order: float, clean: Tensor, moved: Tensor) -> fl
 @pytest.mark.parametrize(("distance", "order"), DISTANCES)
 def test_it_is_the_mean_distance_to_the_fgsm_point_of_a_linear_model_written_out(distance, order):
     weight, bias = torch.randn(4, 25, generator=torch.Generator().manual_seed(3), dtype=torch.float64), torch.tensor([0.1, -0.2, 0.0, 0.3])
-    x, y = images()
+    x, y = small_images()
     model = linear(weight, bias)
     p = (x.flatten(1) @ weight.T + bias).softmax(1)
     slope = (p - F.one_hot(y, 4)) @ weight  # of the cross-entropy
@@ -75,7 +50,7 @@ def test_it_is_the_mean_distance_to_the_fgsm_point_of_a_linear_model_written_out
 def test_a_class_that_no_image_can_take_changes_nothing(distance, order):
     weight, bias = torch.randn(4, 25, generator=torch.Generator().manual_seed(3), dtype=torch.float64), torch.zeros(4)
     more, lower = torch.cat((weight, torch.zeros(1, 25))), torch.cat((bias, torch.tensor([-1000.0])))
-    x, y = images()
+    x, y = small_images()
     few, many = linear(weight, bias), linear(more, lower)
     options = {"distance": distance} | ({} if distance == "kl" else {"order": order})
     torch.testing.assert_close(arr(many, batch_of(many, x, y), **options).item(), arr(few, batch_of(few, x, y), **options).item())
@@ -83,7 +58,7 @@ def test_a_class_that_no_image_can_take_changes_nothing(distance, order):
 
 @pytest.mark.parametrize("threat", THREATS, ids=lambda threat: threat.norm)
 def test_one_step_is_fgsm_from_the_image_over_the_whole_eps(threat):
-    model, (x, y) = net(), images()
+    model, (x, y) = small_net(), small_images()
     at = x.clone().requires_grad_()
     (grad,) = torch.autograd.grad(F.cross_entropy(model(at), y, reduction="sum"), at)
     expected = threat.project(x, x + threat.eps * threat.ascend(x, grad))
@@ -117,7 +92,7 @@ def climbed(model: nn.Module, x: Tensor, y: Tensor, start: Tensor, steps: int, a
     ],
 )
 def test_start_and_step_size_are_what_the_docstring_says(options, drawn, alpha):
-    model, (x, y) = net(), images()
+    model, (x, y) = small_net(), small_images()
     batch = batch_of(model, x, y)
     start = batch.threat.sample(x, batch.draws.child("arr")) if drawn else x
     x_adv = climbed(model, x, y, start, options.get("steps", 3), alpha, 0.1)
@@ -126,7 +101,7 @@ def test_start_and_step_size_are_what_the_docstring_says(options, drawn, alpha):
 
 
 def test_the_adversary_climbs_the_cross_entropy_of_mixed_labels():
-    model, (x, y) = net(), images()
+    model, (x, y) = small_net(), small_images()
     mixed = 0.6 * F.one_hot(y, 4) + 0.4 * F.one_hot((y + 1) % 4, 4)
     at = x.clone().requires_grad_()
     (grad,) = torch.autograd.grad(-(mixed * model(at).log_softmax(1)).sum(), at)
@@ -137,7 +112,7 @@ def test_the_adversary_climbs_the_cross_entropy_of_mixed_labels():
 
 
 def test_a_threat_of_nothing_has_no_distance():
-    model, (x, y) = net(nn.BatchNorm2d(3)), images()
+    model, (x, y) = small_net(nn.BatchNorm2d(3)), small_images()
     for distance in ("kl", "logits", "probs"):
         for steps in (1, 2):
             value = arr(model, batch_of(model, x, y, Threat("linf", 0.0)), distance=distance, steps=steps)
@@ -148,7 +123,7 @@ def test_a_threat_of_nothing_has_no_distance():
 
 @pytest.mark.parametrize(("distance", "order"), DISTANCES)
 def test_the_gradient_flows_through_both_branches(distance, order):
-    model, (x, y) = net(), images()
+    model, (x, y) = small_net(), small_images()
     weights = list(model.parameters())
     x_adv = arr_images(model, batch_of(model, x, y), 1, None, random_start=False)
 
@@ -170,24 +145,24 @@ def test_the_gradient_flows_through_both_branches(distance, order):
 
 
 def test_an_adversarial_base_changes_neither_the_point_nor_the_value():
-    model, (x, y) = net(), images()
-    adversarial = batch_of(model, x, y, shift=0.05)
+    model, (x, y) = small_net(), small_images()
+    adversarial = batch_of(model, x, y, x_adv=x + 0.05)
     torch.testing.assert_close(arr(model, adversarial).item(), arr(model, batch_of(model, x, y)).item())
     assert "clean logits" in adversarial.memo
 
 
 def test_every_image_has_the_same_point_and_distance_in_any_batch():
-    model, (x, y), rows = net(nn.BatchNorm2d(3)), images(), torch.tensor([4, 1])
+    model, (x, y), rows = small_net(nn.BatchNorm2d(3)), small_images(), torch.tensor([4, 1])
     few, many = batch_of(model, x[rows], y[rows], ids=rows), batch_of(model, x, y)
     for steps, drawn in ((1, False), (3, True)):
         torch.testing.assert_close(arr_images(model, few, steps, None, drawn), arr_images(model, many, steps, None, drawn)[rows])
-    plain = net()
+    plain = small_net()
     alone = [arr(plain, batch_of(plain, x[i : i + 1], y[i : i + 1], ids=torch.tensor([i])), steps=2).item() for i in range(len(x))]
     assert arr(plain, batch_of(plain, x, y), steps=2).item() == pytest.approx(sum(alone) / len(x))
 
 
 def test_the_point_is_made_in_evaluation_mode_and_both_branches_are_taken_in_training_mode():
-    model, (x, y) = net(nn.BatchNorm2d(3)), images()
+    model, (x, y) = small_net(nn.BatchNorm2d(3)), small_images()
     batch = batch_of(model, x, y)
     twin = copy.deepcopy(model)
     with freeze_model(twin):
@@ -202,7 +177,7 @@ def test_the_point_is_made_in_evaluation_mode_and_both_branches_are_taken_in_tra
 
 
 def test_training_on_it_lowers_it():
-    model, (x, y) = net(), images()
+    model, (x, y) = small_net(), small_images()
     optimizer = torch.optim.SGD(model.parameters(), 0.5)
     values = []
     for _ in range(5):
@@ -219,12 +194,12 @@ def test_logits_in_bfloat16_are_compared_in_float32():
     class Coarse(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.inner = net().float()
+            self.inner = small_net().float()
 
         def forward(self, x: Tensor) -> Tensor:
             return self.inner(x).bfloat16()
 
-    model, (x, y) = Coarse(), images()
+    model, (x, y) = Coarse(), small_images()
     for distance in ("kl", "logits", "probs"):
         assert arr(model, batch_of(model, x.float(), y), distance=distance).dtype == torch.float32
 
@@ -243,6 +218,6 @@ def test_logits_in_bfloat16_are_compared_in_float32():
     ],
 )
 def test_wrong_options_are_refused_with_the_way_out(options, says):
-    model, (x, y) = net(), images(2)
+    model, (x, y) = small_net(), small_images(2)
     with pytest.raises(InputError, match=says):
         arr(model, batch_of(model, x, y), **options)

@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from batches import images, net
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -13,17 +14,8 @@ from robench.core.errors import InputError
 from robench.objectives.awp import perturbed_weights
 
 
-def net(*layers: nn.Module) -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(1, 4, 3), *layers, nn.GELU(), nn.Flatten(), nn.Linear(64, 5)).double()
-
-
-def images(n: int = 12) -> tuple[Tensor, Tensor]:
-    return torch.rand(n, 1, 6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64), torch.arange(n) % 5
-
-
 def loss(model: nn.Module) -> Tensor:
-    x, y = images()
+    x, y = images(12)
     return F.cross_entropy(model(x), y)
 
 
@@ -82,7 +74,7 @@ def test_a_linear_model_moves_as_written_out():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_weights_come_back_bit_by_bit(dtype):
     model = net(nn.BatchNorm2d(4)).to(dtype)
-    x, y = images()
+    x, y = images(12)
     before = state(model.eval())
     with perturbed_weights(model, lambda: F.cross_entropy(model(x.to(dtype)), y), 0.01):
         assert not same(state(model), before)
@@ -112,7 +104,7 @@ def test_the_first_pass_leaves_buffers_gradients_and_modes_as_they_were():
     before, modes = state(model), [module.training for module in model.modules()]
     with perturbed_weights(model, lambda: loss(model), 0.01):
         assert same(dict(model.named_buffers()), before)
-        model(images()[0])
+        model(images(12)[0])
     assert not torch.equal(model[1].running_mean, before["1.running_mean"])
     assert model[1].num_batches_tracked == 1
     assert (model[1].weight.grad == 3).all()
@@ -170,7 +162,7 @@ def test_a_gradient_of_zero_moves_nothing_and_makes_no_nan():
 
 def test_a_gradient_too_small_to_be_squared_moves_the_weights_as_far_as_any():
     model = net().float()
-    x, y = images()
+    x, y = images(12)
     before = state(model)
     for scale in (1e-30, 1e30):
         with perturbed_weights(model, lambda scale=scale: scale * F.cross_entropy(model(x.float()), y), 0.01):
@@ -191,7 +183,7 @@ def test_weights_of_zero_and_frozen_weights_stay():
 
 def test_gradients_averaged_over_parts_move_the_weights_as_the_whole_batch_does():
     model = net()
-    x, y = images()
+    x, y = images(12)
     parts = [
         torch.autograd.grad(F.cross_entropy(model(x[rows]), y[rows]), [model[0].weight, model[3].weight])
         for rows in (slice(6), slice(6, 12))

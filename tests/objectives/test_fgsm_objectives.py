@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from batches import THREATS, images, net, unmade
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,26 +19,11 @@ from robench.objectives.standard import ce_at_images
 
 FGSM_RS = partial(fgsm_at, start=1.0, step=1.25)
 N_FGSM = partial(fgsm_at, start=2.0, step=1.0, clip=False)
-THREATS = [Threat("linf", 0.1), Threat("l2", 0.5), Threat("l1", 2.0)]
-
-
-def net(*layers: nn.Module) -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(1, 4, 3), *layers, nn.GELU(), nn.Flatten(), nn.Linear(64, 5)).double()
 
 
 def affine(classes: int = 2) -> nn.Module:
     torch.manual_seed(2)
     return nn.Sequential(nn.Flatten(), nn.Linear(36, classes)).double()
-
-
-def images(n: int = 6) -> tuple[Tensor, Tensor]:
-    return torch.rand(n, 1, 6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64), torch.arange(n) % 5
-
-
-def unmade(x: Tensor, y: Tensor, threat: Threat, ids: Tensor | None = None, mixed: Tensor | None = None) -> Batch:
-    ids = torch.arange(len(x)) if ids is None else ids
-    return Batch(x, y, x, x.new_empty(0), ids, 0.5, Draws(0, ids, "train"), threat=threat, mixed=mixed)
 
 
 def uphill(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -135,7 +121,7 @@ def test_n_fgsm_comes_as_far_as_three_eps():
 @pytest.mark.parametrize("threat", THREATS, ids=lambda threat: threat.norm)
 def test_a_sample_gets_the_same_point_in_any_batch(recipe, threat):
     model, (x, y), rows = net(nn.BatchNorm2d(4)), images(), torch.tensor([4, 1])
-    few = recipe().craft(model, unmade(x[rows], y[rows], threat, rows))
+    few = recipe().craft(model, unmade(x[rows], y[rows], threat, ids=rows))
     torch.testing.assert_close(few, recipe().craft(model, unmade(x, y, threat))[rows])
 
 

@@ -8,13 +8,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from batches import net, unmade
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.threat import Threat
-from robench.core.types import Batch
 from robench.objectives.free import DELTA, free_at, unit_ball_projection
 from robench.objectives.terms import Objective
 
@@ -22,19 +21,9 @@ EPS = 0.2
 THREATS = [Threat("linf", EPS), Threat("l2", 1.0), Threat("l1", 3.0)]
 
 
-def net(*layers: nn.Module) -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(1, 4, 3), *layers, nn.GELU(), nn.Flatten(), nn.Linear(64, 5)).double()
-
-
 def batches(n: int = 3, size: int = 4) -> list[tuple[Tensor, Tensor]]:
     generator = torch.Generator().manual_seed(1)
     return [(torch.rand(size, 1, 6, 6, generator=generator, dtype=torch.float64), (torch.arange(size) + i) % 5) for i in range(n)]
-
-
-def unmade(x: Tensor, y: Tensor, threat: Threat, state: dict[str, Tensor]) -> Batch:
-    ids = torch.arange(len(x))
-    return Batch(x, y, x, x.new_empty(0), ids, 0.5, Draws(0, ids, "train"), threat=threat, state=state)
 
 
 def sgd(model: nn.Module) -> torch.optim.Optimizer:
@@ -49,7 +38,7 @@ def run(
     optimizer, made = sgd(model), []
     for x, y in data:
         for _ in range(objective.replays):
-            batch = unmade(x, y, threat, state)
+            batch = unmade(x, y, threat, state=state)
             x_adv = objective.craft(model, batch).detach().requires_grad_()
             batch = replace(batch, x_adv=x_adv, logits=model(x_adv))
             loss, _ = objective.loss(model, batch)
@@ -92,7 +81,7 @@ def test_the_first_images_are_clean_and_later_batches_begin_where_the_last_one_e
 def test_the_loss_rises_from_replay_to_replay_where_the_weights_stand_still():
     model, (x, y), state, objective, losses = net(), batches(1, 32)[0], {}, free_at(step=0.25), []
     for _ in range(5):
-        batch = unmade(x, y, THREATS[0], state)
+        batch = unmade(x, y, THREATS[0], state=state)
         x_adv = objective.craft(model, batch).detach().requires_grad_()
         loss, _ = objective.loss(model, replace(batch, x_adv=x_adv, logits=model(x_adv)))
         objective.absorb(replace(batch, x_adv=x_adv), torch.autograd.grad(loss, x_adv)[0])
@@ -122,8 +111,8 @@ def test_the_state_is_one_plain_tensor_without_a_graph():
 
 def test_a_batch_of_another_shape_or_type_is_served():
     objective, state, (x, y) = free_at(), {DELTA: torch.ones(4, 1, 6, 6)}, batches(1)[0]
-    assert torch.equal(objective.craft(net(), unmade(x[:3], y[:3], THREATS[0], state)), x[:3])
-    made = objective.craft(net(), unmade(x, y, THREATS[0], state))
+    assert torch.equal(objective.craft(net(), unmade(x[:3], y[:3], THREATS[0], state=state)), x[:3])
+    made = objective.craft(net(), unmade(x, y, THREATS[0], state=state))
     assert made.dtype == torch.float64
     torch.testing.assert_close(made, (x + EPS).clamp(0, 1))
 
@@ -135,7 +124,7 @@ def test_the_scale_of_the_gradient_does_not_matter():
         found = []
         for scale in (1.0, 1e-6):
             state: dict[str, Tensor] = {}
-            free_at(step=0.5).absorb(unmade(x, y, threat, state), scale * grad)
+            free_at(step=0.5).absorb(unmade(x, y, threat, state=state), scale * grad)
             found.append(state[DELTA])
         torch.testing.assert_close(*found)
 

@@ -3,35 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
+from batches import THREATS, batch_of, small_images, small_net, weight_gradients
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.threat import Threat
 from robench.core.types import Batch
 from robench.objectives.gradalign import cosine_distances, gradalign
 
-THREATS = [Threat("linf", 0.1), Threat("l2", 0.5), Threat("l1", 2.0)]
-
-
-def net(*layers: nn.Module) -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(1, 3, 3), *layers, nn.GELU(), nn.Flatten(), nn.Linear(27, 4)).double()
-
-
-def images(n: int = 5) -> tuple[Tensor, Tensor]:
-    return torch.rand(n, 1, 5, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64), torch.arange(n) % 4
-
-
-def batch_of(
-    model: nn.Module, x: Tensor, y: Tensor, threat: Threat = THREATS[0], *, shift: float = 0.0, ids: Tensor | None = None
-) -> Batch:
-    ids, x_adv = torch.arange(len(x)) if ids is None else ids, (x + shift).requires_grad_()
-    return Batch(x, y, x_adv, model(x_adv), ids, 0.0, Draws(0, ids, "train"), 0.1, threat=threat)
+smoothed = partial(batch_of, smoothing=0.1)
 
 
 def written_out(model: nn.Module, batch: Batch, held: tuple[bool, bool] = (False, False)) -> Tensor:
@@ -49,43 +34,38 @@ def written_out(model: nn.Module, batch: Batch, held: tuple[bool, bool] = (False
     return torch.stack(terms).mean()
 
 
-def slope(value: Tensor, model: nn.Module) -> Tensor:
-    grads = torch.autograd.grad(value, list(model.parameters()), retain_graph=True, allow_unused=True, materialize_grads=True)
-    return torch.cat([grad.flatten() for grad in grads])
-
-
 @pytest.mark.parametrize("threat", THREATS, ids=lambda threat: threat.norm)
 @pytest.mark.parametrize("shift", [0.0, 0.05])
 def test_it_is_one_minus_the_cosine_of_two_gradients_written_out(threat, shift):
-    model, (x, y) = net(), images()
-    batch = batch_of(model, x, y, threat, shift=shift)
+    model, (x, y) = small_net(), small_images()
+    batch = smoothed(model, x, y, threat, x_adv=x + shift)
     expected = written_out(model, batch)
     assert expected > 1e-6
     torch.testing.assert_close(gradalign(model, batch), expected)
 
 
 def test_both_gradients_are_trained_unless_the_one_at_the_image_is_held_constant():
-    model, (x, y) = net(), images()
-    batch = batch_of(model, x, y)
-    both, one = slope(written_out(model, batch), model), slope(written_out(model, batch, (True, False)), model)
+    model, (x, y) = small_net(), small_images()
+    batch = smoothed(model, x, y)
+    both, one = weight_gradients(model, written_out(model, batch)), weight_gradients(model, written_out(model, batch, (True, False)))
     assert (both - one).norm() > 0.1 * both.norm()
-    torch.testing.assert_close(slope(gradalign(model, batch), model), both)
-    torch.testing.assert_close(slope(gradalign(model, batch, constant=True), model), one)
+    torch.testing.assert_close(weight_gradients(model, gradalign(model, batch)), both)
+    torch.testing.assert_close(weight_gradients(model, gradalign(model, batch, constant=True)), one)
     torch.testing.assert_close(gradalign(model, batch, constant=True), gradalign(model, batch))
 
 
 def test_two_classes_of_a_linear_model_are_aligned_however_large_the_ball_is():
     model = nn.Sequential(nn.Flatten(), nn.Linear(25, 2)).double()
-    x, y = images()
+    x, y = small_images()
     for eps in (0.01, 1.0):
-        assert abs(gradalign(model, batch_of(model, x, y % 2, Threat("linf", eps))).item()) < 1e-12
+        assert abs(gradalign(model, smoothed(model, x, y % 2, Threat("linf", eps))).item()) < 1e-12
 
 
 def test_a_curved_loss_is_less_aligned_in_a_larger_ball():
-    model, (x, y) = net(), images()
-    small, large = (gradalign(model, batch_of(model, x, y, Threat("linf", eps))).item() for eps in (0.01, 0.1))
+    model, (x, y) = small_net(), small_images()
+    small, large = (gradalign(model, smoothed(model, x, y, Threat("linf", eps))).item() for eps in (0.01, 0.1))
     assert 0 < 10 * small < large
-    assert abs(gradalign(model, batch_of(model, x, y, Threat("linf", 0.0))).item()) < 1e-12
+    assert abs(gradalign(model, smoothed(model, x, y, Threat("linf", 0.0))).item()) < 1e-12
 
 
 def test_angles_do_not_depend_on_lengths_and_are_nothing_for_a_row_of_zeros():
@@ -102,47 +82,47 @@ def test_an_image_without_a_gradient_counts_as_aligned_and_the_mean_is_over_all_
     model = nn.Sequential(nn.Flatten(), nn.Linear(25, 6), nn.ReLU(), nn.Linear(6, 4)).double()
     model[1].weight.data.abs_()
     model[1].bias.data.fill_(-1.0)
-    x, y = images(4)
+    x, y = small_images(4)
     x[:2] = 0  # no unit is awake within the ball
-    some, awake = torch.tensor([2, 3]), batch_of(model, x, y, Threat("linf", 0.05))
+    some, awake = torch.tensor([2, 3]), smoothed(model, x, y, Threat("linf", 0.05))
     value = gradalign(model, awake)
-    alone = gradalign(model, batch_of(model, x[some], y[some], Threat("linf", 0.05), ids=some))
+    alone = gradalign(model, smoothed(model, x[some], y[some], Threat("linf", 0.05), ids=some))
     assert alone > 0
     torch.testing.assert_close(value, alone / 2)
-    assert slope(value, model).isfinite().all()
+    assert weight_gradients(model, value).isfinite().all()
 
 
 def test_a_flat_network_gives_nothing_and_no_nan():
-    model, (x, y) = net(), images()
+    model, (x, y) = small_net(), small_images()
     model[-1].weight.data.zero_()
-    value = gradalign(model, batch_of(model, x, y))
+    value = gradalign(model, smoothed(model, x, y))
     assert value.item() == 0
-    assert slope(value, model).isfinite().all()
+    assert weight_gradients(model, value).isfinite().all()
 
 
 def test_a_confident_network_in_float32_has_finite_cosines():
-    model, (x, y) = net().float(), images()
+    model, (x, y) = small_net().float(), small_images()
     y = model(x.float()).argmax(1)
     model[-1].weight.data.mul_(1000)
     model[-1].bias.data.mul_(1000)
-    batch = batch_of(model, x.float(), y, Threat("linf", 0.001))
+    batch = smoothed(model, x.float(), y, Threat("linf", 0.001))
     assert F.cross_entropy(model(x.float()), y, reduction="none").min() < 1e-20
     value = gradalign(model, batch)
     assert 0 <= value.item() <= 2
-    assert slope(value, model).isfinite().all()
+    assert weight_gradients(model, value).isfinite().all()
 
 
 def test_mixed_labels_are_those_of_the_cross_entropy():
-    model, (x, y) = net(), images()
-    batch = batch_of(model, x, y)
+    model, (x, y) = small_net(), small_images()
+    batch = smoothed(model, x, y)
     sure = replace(batch, mixed=F.one_hot(y, 4).double())
     torch.testing.assert_close(gradalign(model, sure), gradalign(model, batch))
     assert not torch.isclose(gradalign(model, replace(batch, mixed=F.one_hot((y + 1) % 4, 4).double())), gradalign(model, batch))
 
 
 def test_batch_norm_is_in_evaluation_mode_so_that_images_stand_alone():
-    model, (x, y) = net(nn.BatchNorm2d(3)), images()
-    batch = batch_of(model, x, y)
+    model, (x, y) = small_net(nn.BatchNorm2d(3)), small_images()
+    batch = smoothed(model, x, y)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     found = gradalign(model, batch)
     alone = [gradalign(model, replace(batch, x=x[i : i + 1], y=y[i : i + 1], draws=batch.draws.take(torch.tensor([i])))) for i in range(5)]
@@ -153,6 +133,6 @@ def test_batch_norm_is_in_evaluation_mode_so_that_images_stand_alone():
 
 
 def test_the_switch_is_true_or_false():
-    model, (x, y) = net(), images(2)
+    model, (x, y) = small_net(), small_images(2)
     with pytest.raises(InputError, match="constant must be true or false"):
-        gradalign(model, batch_of(model, x, y), constant="both")
+        gradalign(model, smoothed(model, x, y), constant="both")

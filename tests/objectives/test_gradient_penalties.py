@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
+from batches import AllSigns, Constant, Shifted, batch_of, images, linear, net, weight_gradients
 from torch import Tensor, nn
 from torch.func import jacrev, vmap
 from torch.nn import functional as F
 
-from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.threat import Threat
-from robench.core.types import Batch
 from robench.objectives import gradients
 from robench.objectives.cross_lipschitz import cross_lipschitz
 from robench.objectives.cure import cure, step_share
@@ -49,28 +48,8 @@ VARIANTS = [
 ]
 
 
-def net(*layers: nn.Module) -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(1, 4, 3), *layers, nn.GELU(), nn.Flatten(), nn.Linear(64, K)).double()
-
-
-def images(n: int = 6) -> tuple[Tensor, Tensor]:
-    return torch.rand(n, *SHAPE, generator=torch.Generator().manual_seed(1), dtype=torch.float64), torch.arange(n) % K
-
-
-def batch_of(model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int = 0, **fields) -> Batch:
-    ids, x_adv = torch.arange(len(x)) if ids is None else ids, fields.pop("x_adv", x).detach().requires_grad_()
-    return Batch(x, y, x_adv, model(x_adv), ids, fields.pop("progress", 0.9), Draws(seed, ids, "train"), **fields)
-
-
 def rows_of(n: int = 6) -> Tensor:
     return torch.randn(K, D, generator=torch.Generator().manual_seed(2), dtype=torch.float64) * n**-0.5
-
-
-def linear(weight: Tensor) -> nn.Module:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(weight.shape[1], weight.shape[0])).double()
-    model[1].weight.data.copy_(weight)
-    return model
 
 
 def loss_gradients(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
@@ -83,11 +62,6 @@ def loss_gradients(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
 def jacobians(model: nn.Module, x: Tensor) -> Tensor:
     """J (B, K, D), with its graph to the weights."""
     return vmap(jacrev(lambda image: model(image[None])[0]))(x).flatten(2)
-
-
-def weight_gradients(model: nn.Module, value: Tensor) -> Tensor:
-    grads = torch.autograd.grad(value, list(model.parameters()), retain_graph=True, materialize_grads=True)
-    return torch.cat([grad.flatten() for grad in grads])
 
 
 def check(model: nn.Module, found: Tensor, expected: Tensor, rtol: float = 1e-9) -> None:
@@ -321,19 +295,6 @@ def test_sagr_at_rho_one_on_centred_logits_is_cross_lipschitz_times_a_quarter_of
     check(model, cross_lipschitz(model, batch, estimator="exact") * K / 4, sagr(model, batch, rho=1, output="centred", estimator="exact"))
 
 
-@dataclass(frozen=True)
-class AllSigns:
-    """Stands in for Draws: sample i gets the i-th of the 2^n vectors of n signs, so that a batch of 2^n averages over all."""
-
-    ids: Tensor
-
-    def child(self, *names: object) -> AllSigns:
-        return self
-
-    def signs(self, shape: tuple[int, ...], step: int = 0) -> Tensor:
-        return (self.ids.view(-1, *[1] * len(shape)) >> torch.arange(math.prod(shape)).view(shape) & 1).double() * 2 - 1
-
-
 def test_the_mean_of_cross_lipschitz_over_all_signs_is_exact_in_value_and_gradient():
     model, (x, y) = net(), images(1)
     copies = batch_of(model, x.expand(2**K, *SHAPE), y.expand(2**K))
@@ -364,17 +325,6 @@ def test_the_probe_of_cross_lipschitz_depends_on_the_seed():
 # all of them
 
 
-class Shifted(nn.Module):
-    """Adds one function of the image to all logits: no prediction and no loss changes."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.inner(x) + 3 * x.flatten(1).sum(1, keepdim=True).sin()
-
-
 @pytest.mark.parametrize("name", PENALTIES)
 def test_a_common_shift_of_all_logits_changes_nothing_but_input_l2(name):
     model, (x, y) = net(), images()
@@ -389,17 +339,6 @@ def test_the_mean_of_two_half_batches_is_the_value_of_the_whole(name, options):
     order = torch.tensor([3, 0, 5, 1, 4, 2])
     halves = [PENALTIES[name](model, batch_of(model, x[rows], y[rows], ids=rows), **options) for rows in order.split(3)]
     torch.testing.assert_close(torch.stack(halves).mean(), whole, rtol=1e-10, atol=0)
-
-
-class Constant(nn.Module):
-    """Logits that do not depend on the image at all."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bias = nn.Parameter(torch.zeros(K, dtype=torch.float64))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.bias.expand(len(x), -1)
 
 
 @pytest.mark.parametrize(("name", "options"), VARIANTS)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from batches import THREATS, images, made, net, predicting, unmade
+from batches import ADVERSARIAL, CLEAN, LABELS, THREATS, images, made, net, predicting, unmade
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,9 +19,6 @@ from robench.objectives.mail import mail_at, mail_trades, margin_weights
 from robench.objectives.trades import trades
 
 BOTH = {"mail-at": mail_at, "mail-trades": mail_trades}
-CLEAN = [[0.7, 0.2, 0.1], [0.1, 0.1, 0.8], [0.5, 0.3, 0.2]]
-ADVERSARIAL = [[0.3, 0.6, 0.1], [0.15, 0.05, 0.8], [0.2, 0.3, 0.5]]
-LABELS = [0, 2, 1]
 MARGINS = [0.6 - 0.3, 0.15 - 0.8, 0.5 - 0.3]
 
 
@@ -151,7 +148,7 @@ def test_mixed_labels_that_are_one_hot_are_the_labels_themselves(objective):
     mixed = F.one_hot(y, 5).float()
     x_adv = objective().craft(model, unmade(x, y))
     torch.testing.assert_close(objective().craft(model, replace(unmade(x, y), mixed=mixed)), x_adv, rtol=0, atol=1e-14)
-    batch = made(model, x, y, x_adv, 0.9)
+    batch = made(model, x, y, x_adv, progress=0.9)
     expected, found = (objective().loss(model, replace(batch, mixed=labels, memo={}))[0] for labels in (None, mixed))
     torch.testing.assert_close(found, expected, rtol=1e-14, atol=0)
 
@@ -169,7 +166,7 @@ def test_values_and_gradients_are_right_where_predictions_saturate(objective):
 
     def found(dtype: torch.dtype) -> tuple[Tensor, ...]:
         x, x_adv = (half.to(dtype)[:, None, None].requires_grad_() for half in corners.split(3, 1))
-        total, _ = objective().loss(nn.Flatten(), made(nn.Flatten(), x, torch.arange(len(corners)) % 3, x_adv, 0.9))
+        total, _ = objective().loss(nn.Flatten(), made(nn.Flatten(), x, torch.arange(len(corners)) % 3, x_adv, progress=0.9))
         inputs = [x_adv] if objective is mail_at else [x, x_adv]
         return total.detach(), *(len(corners) * grad for grad in torch.autograd.grad(total, inputs))
 

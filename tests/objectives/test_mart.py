@@ -8,17 +8,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from batches import THREATS, images, made, net, predicting, unmade
+from batches import ADVERSARIAL, CLEAN, LABELS, THREATS, images, made, net, predicting, unmade
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robench.core.errors import InputError
 from robench.objectives.adversarial import pgd_at
 from robench.objectives.mart import complement_probabilities, likeliest_wrong_classes, margin_losses, mart
-
-CLEAN = [[0.7, 0.2, 0.1], [0.1, 0.1, 0.8], [0.5, 0.3, 0.2]]
-ADVERSARIAL = [[0.3, 0.6, 0.1], [0.15, 0.05, 0.8], [0.2, 0.3, 0.5]]
-LABELS = [0, 2, 1]
 
 
 def divergence(p: list[float], q: list[float]) -> float:

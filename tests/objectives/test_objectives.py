@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from batches import THREATS, batch_of, images, linear, net, unmade
 from places import DOCS
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -35,39 +36,16 @@ from robench.objectives.standard import ce_at_images
 from robench.training.settings import objective_sentence
 
 GUIDE = DOCS / "adding-a-regularizer.md"
-THREATS = [Threat("linf", 0.1), Threat("l2", 0.5), Threat("l1", 2.0)]
-
-
-def net(*layers: nn.Module) -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(1, 4, 3), *layers, nn.GELU(), nn.Flatten(), nn.Linear(64, 5)).double()
-
-
-def images(n: int = 6) -> tuple[Tensor, Tensor]:
-    return torch.rand(n, 1, 6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64), torch.arange(n) % 5
 
 
 def draws_of(n: int = 6) -> Draws:
     return Draws(0, torch.arange(n), "train")
 
 
-def batch_of(model: nn.Module, *, progress: float = 0.5, smoothing: float = 0.0) -> Batch:
-    x, y = images()
-    x_adv = x.detach().requires_grad_()
+def batch_for(model: nn.Module, *, progress: float = 0.5, smoothing: float = 0.0) -> Batch:
+    """A batch with a teacher."""
     teacher = net(nn.GELU()).eval().requires_grad_(False)
-    return Batch(x, y, x_adv, model(x_adv), torch.arange(6), progress, draws_of(), smoothing, teacher)
-
-
-def unmade(x: Tensor, y: Tensor, threat: Threat, draws: Draws) -> Batch:
-    """A batch whose x_adv is yet to be made."""
-    return Batch(x, y, x, x.new_empty(0), draws.ids, 0.5, draws, threat=threat)
-
-
-def affine(weight: Tensor, bias: Tensor) -> nn.Module:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(weight.shape[1], weight.shape[0])).double()
-    model[1].weight.data.copy_(weight)
-    model[1].bias.data.copy_(bias)
-    return model
+    return batch_of(model, *images(), Threat("linf", 8 / 255), progress=progress, smoothing=smoothing, teacher=teacher)
 
 
 # the base objectives
@@ -76,8 +54,8 @@ def affine(weight: Tensor, bias: Tensor) -> nn.Module:
 def test_standard_training_is_label_smoothed_cross_entropy_on_the_images_themselves():
     model, (x, y) = net(), images()
     craft, loss, *_ = OBJECTIVES["standard"]()
-    assert craft(model, unmade(x, y, THREATS[0], draws_of())) is x
-    batch = batch_of(model, smoothing=0.2)
+    assert craft(model, unmade(x, y, THREATS[0])) is x
+    batch = batch_for(model, smoothing=0.2)
     target = 0.8 * F.one_hot(y, 5) + 0.2 / 5
     expected = -(target * batch.logits.log_softmax(1)).sum(1).mean()
     value, terms = loss(model, batch)
@@ -96,12 +74,12 @@ def test_every_objective_crafts_inside_the_threat_and_leaves_the_model_as_it_was
     modes, flags = [m.training for m in model.modules()], [p.requires_grad for p in model.parameters()]
     before, images_before = {name: value.clone() for name, value in model.state_dict().items()}, x.clone()
     objective = OBJECTIVES[name]()
-    x_adv = objective.craft(model, unmade(x, y, threat, draws_of()))
+    x_adv = objective.craft(model, unmade(x, y, threat))
     reach = Threat(threat.norm, 3 * threat.eps) if name == "n-fgsm" else threat  # which starts at 2 eps, and is not cut to eps
     assert reach.contains(x, x_adv).all()
     assert torch.equal(x, images_before)
     assert not x_adv.requires_grad
-    assert torch.equal(objective.craft(model, unmade(x, y, threat, draws_of())), x_adv)
+    assert torch.equal(objective.craft(model, unmade(x, y, threat)), x_adv)
     assert [m.training for m in model.modules()] == modes
     assert [p.requires_grad for p in model.parameters()] == flags
     assert all(p.grad is None for p in model.parameters())
@@ -117,7 +95,7 @@ def test_pgd_raises_the_cross_entropy_more_than_its_random_start():
     model, (x, y) = net(), images(64)
     threat = Threat("linf", 0.1)
     objective = OBJECTIVES["pgd-at"]()
-    x_adv = objective.craft(model, unmade(x, y, threat, draws_of(64)))
+    x_adv = objective.craft(model, unmade(x, y, threat))
     start = threat.sample(x, draws_of(64).child("craft", "craft"))
     loss = {name: F.cross_entropy(model(points), y, reduction="none") for name, points in (("x", x), ("start", start), ("end", x_adv))}
     assert (loss["end"] > loss["x"]).all()
@@ -130,7 +108,7 @@ def test_pgd_reaches_the_linf_optimum_of_an_affine_model():
     x, y = images()
     y, eps = y % 2, 0.1
     best = (x + eps * (weight[1 - y] - weight[y]).sign().view_as(x)).clamp(0, 1)
-    x_adv = OBJECTIVES["pgd-at"]().craft(affine(weight, bias), unmade(x, y, Threat("linf", eps), draws_of()))
+    x_adv = OBJECTIVES["pgd-at"]().craft(linear(weight, bias), unmade(x, y, Threat("linf", eps)))
     torch.testing.assert_close(x_adv, best, rtol=0, atol=1e-12)
 
 
@@ -139,7 +117,7 @@ def test_pgd_reaches_the_l2_optimum_of_an_affine_model():
     weight, bias = torch.randn(2, 36, generator=generator, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
     x, y, eps = torch.full((6, 1, 6, 6), 0.5, dtype=torch.float64), torch.arange(6) % 2, 0.3
     slope = weight[1 - y] - weight[y]
-    x_adv = OBJECTIVES["pgd-at"](steps=10, step_size=eps).craft(affine(weight, bias), unmade(x, y, Threat("l2", eps), draws_of()))
+    x_adv = OBJECTIVES["pgd-at"](steps=10, step_size=eps).craft(linear(weight, bias), unmade(x, y, Threat("l2", eps)))
     gain = ((x_adv - x).flatten(1) * slope).sum(1) / (eps * slope.norm(dim=1))
     assert (gain > 0.99999).all()
 
@@ -150,7 +128,7 @@ def test_one_pgd_step_moves_by_the_step_size_and_the_default_is_two_and_a_half_e
     start = threat.sample(x, draws.child("craft", "craft"))
 
     def moved(**options) -> Tensor:
-        return (OBJECTIVES["pgd-at"](**options).craft(model, unmade(x, y, threat, draws)) - start).abs()
+        return (OBJECTIVES["pgd-at"](**options).craft(model, unmade(x, y, threat)) - start).abs()
 
     assert moved(steps=1, step_size=0.001).amax().item() == pytest.approx(0.001)
     assert moved(steps=50).amax() <= 0.2
@@ -162,8 +140,8 @@ def test_pgd_gives_each_sample_the_same_point_in_any_batch():
     model, (x, y), threat = net(nn.BatchNorm2d(4)), images(), THREATS[0]
     craft = OBJECTIVES["pgd-at"]().craft
     rows = torch.tensor([4, 1])
-    few = craft(model, unmade(x[rows], y[rows], threat, Draws(0, rows, "train")))
-    torch.testing.assert_close(few, craft(model, unmade(x, y, threat, draws_of()))[rows])
+    few = craft(model, unmade(x[rows], y[rows], threat, ids=rows))
+    torch.testing.assert_close(few, craft(model, unmade(x, y, threat))[rows])
 
 
 @pytest.mark.parametrize("options", [{"steps": 0}, {"steps": 2.5}, {"step_size": 0}, {"step_size": "long"}])
@@ -176,9 +154,7 @@ def test_an_objective_is_made_from_a_sentence():
     objective = resolve(parse_recipe("pgd-at,steps=3,step-size=2/255"), OBJECTIVES, "objective")()
     x, y = images()
     made = OBJECTIVES["pgd-at"](steps=3, step_size=2 / 255)
-    assert torch.equal(
-        objective.craft(net(), unmade(x, y, THREATS[0], draws_of())), made.craft(net(), unmade(x, y, THREATS[0], draws_of()))
-    )
+    assert torch.equal(objective.craft(net(), unmade(x, y, THREATS[0])), made.craft(net(), unmade(x, y, THREATS[0])))
 
 
 # the sum
@@ -186,7 +162,7 @@ def test_an_objective_is_made_from_a_sentence():
 
 def test_penalised_adds_weight_times_penalty_and_logs_the_penalty_without_its_weight():
     model = net()
-    batch = batch_of(model)
+    batch = batch_for(model)
     terms_of = {"a": (0.5, lambda model, batch: batch.logits.square().mean()), "b": (2.0, lambda model, batch: batch.logits.abs().mean())}
     total, terms = penalised_loss(ce_at_images, terms_of)(model, batch)
     expected = F.cross_entropy(batch.logits, batch.y) + 0.5 * batch.logits.square().mean() + 2 * batch.logits.abs().mean()
@@ -198,14 +174,14 @@ def test_penalised_adds_weight_times_penalty_and_logs_the_penalty_without_its_we
 
 def test_penalised_without_regularisers_is_the_base_loss():
     model = net()
-    batch = batch_of(model)
+    batch = batch_for(model)
     assert penalised_loss(ce_at_images, {})(model, batch) == ce_at_images(model, batch)
 
 
 @pytest.mark.parametrize(("progress", "weight"), [(0.0, 0.0), (0.125, 1.0), (0.25, 2.0), (0.9, 2.0)])
 def test_the_weight_grows_in_a_line_over_the_warm_up_and_then_stays(progress, weight):
     model = net()
-    batch = batch_of(model, progress=progress)
+    batch = batch_for(model, progress=progress)
     total, terms = penalised_loss(ce_at_images, {"r": (weight_schedule(2.0, 0.25), lambda model, batch: batch.logits.square().mean())})(
         model, batch
     )
@@ -226,7 +202,7 @@ def test_wrong_weights_and_warm_ups_are_refused(weight, warmup):
 def test_a_penalty_that_is_no_scalar_tensor_is_refused(value, says):
     model = net()
     with pytest.raises(InputError, match=f"'mine' must return a scalar tensor, not {says}"):
-        penalised_loss(ce_at_images, {"mine": (1.0, lambda model, batch: value)})(model, batch_of(model))
+        penalised_loss(ce_at_images, {"mine": (1.0, lambda model, batch: value)})(model, batch_for(model))
 
 
 def test_sentences_name_regularisers_with_weight_warm_up_and_options():
@@ -235,7 +211,7 @@ def test_sentences_name_regularisers_with_weight_warm_up_and_options():
     assert list(found) == ["sagr", "jacobian"]
     assert found["sagr"][0](0.25) == pytest.approx(0.1)
     assert found["jacobian"][0](0.0) == 0.01
-    batch = batch_of(model)
+    batch = batch_for(model)
     assert found["sagr"][1](model, batch) == REGULARIZERS["sagr"](model, batch, rho=0.3)
     assert found["sagr"][1](model, batch) != REGULARIZERS["sagr"](model, batch)
 
@@ -324,7 +300,7 @@ def test_every_regulariser_takes_the_model_and_the_batch_and_keyword_options(nam
 @pytest.mark.parametrize("norm_layer", [nn.BatchNorm2d, nn.Identity])
 def test_every_regulariser_is_a_repeatable_scalar_that_trains_the_weights_and_touches_nothing(name, norm_layer):
     model = net(norm_layer(4))
-    batch = batch_of(model)
+    batch = batch_for(model)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     value = REGULARIZERS[name](model, batch)
     assert value.dim() == 0
@@ -343,12 +319,12 @@ def test_a_few_steps_on_every_regulariser_lower_it(name):
     optimizer = torch.optim.SGD(model.parameters(), 0.05)
 
     def measure() -> float:
-        return REGULARIZERS[name](model, batch_of(model)).item()
+        return REGULARIZERS[name](model, batch_for(model)).item()
 
     before = measure()
     for _ in range(5):
         optimizer.zero_grad()
-        torch.autograd.backward(REGULARIZERS[name](model, batch_of(model)), inputs=list(model.parameters()))
+        torch.autograd.backward(REGULARIZERS[name](model, batch_for(model)), inputs=list(model.parameters()))
         optimizer.step()
     assert measure() < before
 
@@ -359,8 +335,8 @@ def test_every_regulariser_runs_on_every_objective_and_adds_its_weight_times_its
     model = net(nn.BatchNorm2d(4))
     base, (x, y) = OBJECTIVES[objective](), images()
     teacher = net(nn.GELU()).eval().requires_grad_(False)
-    x_adv = base.craft(model, unmade(x, y, THREATS[0], draws_of())).detach().requires_grad_()
-    batch = replace(unmade(x, y, THREATS[0], draws_of()), x_adv=x_adv, logits=model(x_adv), teacher=teacher)
+    x_adv = base.craft(model, unmade(x, y, THREATS[0])).detach().requires_grad_()
+    batch = replace(unmade(x, y, THREATS[0]), x_adv=x_adv, logits=model(x_adv), teacher=teacher)
     alone, _ = base.loss(model, batch)
     total, terms = penalised_loss(base.loss, {name: (0.5, REGULARIZERS[name])})(model, batch)
     torch.testing.assert_close(total, alone + 0.5 * terms[name])
@@ -384,10 +360,10 @@ def test_the_example_of_the_guide_works_as_written(tmp_path):
     (tmp_path / "mine.py").write_text(code[1])
     generator = torch.Generator().manual_seed(4)
     weight = torch.randn(5, 36, generator=generator, dtype=torch.float64)
-    model = affine(weight, torch.zeros(5))
+    model = linear(weight, torch.zeros(5))
     sentence = f"{tmp_path}/mine.py:logit_slope=0.5,at=clean,warmup=1"
     regularizers = regularizers_of([sentence])
-    total, terms = penalised_loss(ce_at_images, regularizers)(model, batch_of(model, progress=0.5))
+    total, terms = penalised_loss(ce_at_images, regularizers)(model, batch_for(model, progress=0.5))
     _, y = images()
     expected = weight[y].square().sum(1).mean()
     torch.testing.assert_close(terms["mine.py:logit_slope"], expected)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import dataclass
 from itertools import pairwise
 
 import pytest
 import torch
+from batches import AllSigns, Constant, Shifted, batch_of, images, linear, net, weight_gradients
 from torch import Tensor, nn
 from torch.func import jacrev, vmap
 from torch.nn import functional as F
@@ -24,23 +24,6 @@ K, SHAPE = 5, (1, 6, 6)
 ESTIMATORS = [("jacobian", name) for name in FORMS["jacobian"]] + [("loss", name) for name in FORMS["loss"]]
 
 
-def net(classes: int = K, *layers: nn.Module) -> nn.Module:
-    torch.manual_seed(0)
-    conv, head = nn.Conv2d(1, 4, 3), nn.Linear(64, classes)
-    return nn.Sequential(conv, *layers, nn.GELU(), nn.Flatten(), head).double()
-
-
-def images(n: int = 6, classes: int = K) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    return torch.rand(n, *SHAPE, generator=generator, dtype=torch.float64), torch.arange(n) % classes
-
-
-def batch_of(model: nn.Module, x: Tensor, y: Tensor, *, x_adv: Tensor | None = None, seed: int = 0, ids: Tensor | None = None) -> Batch:
-    x_adv = (x if x_adv is None else x_adv).detach().requires_grad_()
-    ids = torch.arange(len(x)) if ids is None else ids
-    return Batch(x, y, x_adv, model(x_adv), ids, 0.5, Draws(seed, ids, "train"))
-
-
 def class_gradients(model: nn.Module, x: Tensor) -> Tensor:
     """J (B, K, D), independently of the code under test."""
     return vmap(jacrev(lambda image: model(image[None])[0]))(x).flatten(2).detach()
@@ -52,14 +35,9 @@ def class_weights(y: Tensor, rho: float, classes: int = K) -> Tensor:
     return own * rho * b + (1 - own) * b
 
 
-def parameter_gradients(model: nn.Module, value: Tensor) -> Tensor:
-    grads = torch.autograd.grad(value, list(model.parameters()), retain_graph=True, materialize_grads=True)
-    return torch.cat([grad.flatten() for grad in grads])
-
-
 def value_and_gradients(model: nn.Module, batch: Batch, **options) -> tuple[Tensor, Tensor]:
     value = sagr(model, batch, **options)
-    return value.detach(), parameter_gradients(model, value)
+    return value.detach(), weight_gradients(model, value)
 
 
 OUTPUTS = {
@@ -100,7 +78,7 @@ def test_rho_one_on_raw_logits_is_jacobian_regularisation():
     value, grads = value_and_gradients(model, batch, rho=1, output="logits", estimator="exact")
     hoffman = jacobian(model, batch, estimator="exact")
     torch.testing.assert_close(value, hoffman.detach(), rtol=1e-12, atol=0)
-    torch.testing.assert_close(grads, parameter_gradients(model, hoffman), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(grads, weight_gradients(model, hoffman), rtol=1e-9, atol=1e-12)
 
 
 def test_rho_one_on_centred_logits_is_the_cross_lipschitz_penalty_over_4k():
@@ -119,7 +97,7 @@ def test_the_loss_form_at_rho_one_is_double_backpropagation(output):
     (grad,) = torch.autograd.grad(F.cross_entropy(batch.logits, y, reduction="sum"), batch.x_adv, create_graph=True)
     double = grad.square().flatten(1).sum(1).mean()
     torch.testing.assert_close(value, double.detach(), rtol=1e-10, atol=0)
-    torch.testing.assert_close(grads, parameter_gradients(model, double), rtol=1e-8, atol=1e-12)
+    torch.testing.assert_close(grads, weight_gradients(model, double), rtol=1e-8, atol=1e-12)
 
 
 @pytest.mark.parametrize("rho", [0.1, 10.0])
@@ -132,19 +110,6 @@ def test_the_loss_form_reweighs_the_residual(rho, sign, norm):
     expected = NORMS[norm](mixed.clamp_min(0) if sign == "positive" else mixed).mean()
     found = sagr(model, batch_of(model, x, y), form="loss", rho=rho, sign=sign, norm=norm)
     torch.testing.assert_close(found.detach(), expected.detach(), rtol=1e-10, atol=0)
-
-
-@dataclass(frozen=True)
-class AllSigns:
-    """Stands in for Draws: sample i gets the i-th of the 2^n vectors of n signs, so that a batch of 2^n averages over all."""
-
-    ids: Tensor
-
-    def child(self, *names: object) -> AllSigns:
-        return self
-
-    def signs(self, shape: tuple[int, ...], step: int = 0) -> Tensor:
-        return (self.ids.view(-1, *[1] * len(shape)) >> torch.arange(math.prod(shape)).view(shape) & 1).double() * 2 - 1
 
 
 @pytest.mark.parametrize("rho", [0.1, 1.0, 10.0])
@@ -215,12 +180,6 @@ def test_four_projections_have_at_most_a_quarter_of_the_variance_of_one(estimato
         assert 0.15 < variance(4) / variance(1) < 0.4
 
 
-def linear(weight: Tensor) -> nn.Module:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(weight.shape[1], weight.shape[0])).double()
-    model[1].weight.data.copy_(weight)
-    return model
-
-
 @pytest.mark.parametrize("rho", [0.0, 0.1, 1.0, 10.0])
 def test_a_linear_model_gives_the_weighted_norms_of_its_rows(rho):
     W, (x, y) = torch.randn(K, 36, generator=torch.Generator().manual_seed(2), dtype=torch.float64), images()
@@ -261,17 +220,6 @@ def test_the_step_of_a_finite_difference_is_one_hundredth_if_not_given():
         assert sagr(model, batch, estimator=estimator) == sagr(model, batch, estimator=estimator, h=0.01)
 
 
-class Shifted(nn.Module):
-    """Adds one function of the image to all logits: no prediction and no loss changes."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.inner(x) + 3 * x.flatten(1).sum(1, keepdim=True).sin()
-
-
 @pytest.mark.parametrize("form", ["jacobian", "loss"])
 def test_a_common_shift_of_all_logits_changes_nothing_but_raw_logits(form):
     model, (x, y) = net(), images()
@@ -282,17 +230,6 @@ def test_a_common_shift_of_all_logits_changes_nothing_but_raw_logits(form):
         torch.testing.assert_close((other, other_grads), (value, grads), rtol=1e-8, atol=1e-12)
     raw = [sagr(m, b, form=form, output="logits", estimator="exact") for m, b in ((model, plain), (Shifted(model), shifted))]
     assert raw[1] > 1.5 * raw[0]
-
-
-class Constant(nn.Module):
-    """Logits that do not depend on the image at all."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bias = nn.Parameter(torch.zeros(K, dtype=torch.float64))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.bias.expand(len(x), -1)
 
 
 MEASURES = (("all", "l2"), ("all", "l1"), ("positive", "l2sq"), ("positive", "l2"))
@@ -310,7 +247,7 @@ def test_zero_gradients_give_zero_and_no_nan(form, estimator, sign, norm):
         value = sagr(model, batch_of(model, x, y), form=form, estimator=estimator, sign=sign, norm=norm)
         assert value == 0
         if value.requires_grad:
-            assert parameter_gradients(model, value).isfinite().all()
+            assert weight_gradients(model, value).isfinite().all()
 
 
 @pytest.mark.parametrize(("form", "estimator"), ESTIMATORS)
@@ -328,7 +265,7 @@ def test_the_value_depends_on_seed_and_ids_but_not_on_order_or_size_of_the_batch
 
 @pytest.mark.parametrize(("form", "estimator"), ESTIMATORS)
 def test_batch_norm_in_training_mode_gives_the_gradient_of_evaluation_mode(form, estimator):
-    model, (x, y) = net(K, nn.BatchNorm2d(4)), images()
+    model, (x, y) = net(nn.BatchNorm2d(4)), images()
     model(x)  # running statistics other than 0 and 1
     batch = batch_of(model, x, y)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -440,7 +377,7 @@ def test_wrong_options_are_refused_with_the_way_out(options, says):
 
 
 def test_a_model_with_one_class_is_refused():
-    model, (x, _) = net(1), images()
+    model, (x, _) = net(classes=1), images()
     with pytest.raises(InputError, match="at least 2 classes"):
         sagr(model, batch_of(model, x, torch.zeros(len(x), dtype=torch.int64)))
 
@@ -465,9 +402,9 @@ def test_a_sure_prediction_is_moved_by_h_and_no_further():
 def test_with_two_classes_a_rho_that_changes_nothing_is_refused(form, output, norm, monkeypatch):
     if (form, output) == ("loss", "probs"):
         with pytest.raises(InputError, match="form=loss weighs the derivative"):
-            sagr(net(2), batch_of(net(2), *images(classes=2)), form=form, output=output)
+            sagr(net(classes=2), batch_of(net(classes=2), *images(classes=2)), form=form, output=output)
         return
-    model, (x, y) = net(2), images(classes=2)
+    model, (x, y) = net(classes=2), images(classes=2)
     options = {"form": form, "output": output, "norm": norm, "estimator": "exact"}
     for rho in (0.0, 0.1, 1.0, math.inf):
         with pytest.raises(InputError, match=f"with two classes, (sign=all|form=loss) and output={output} .* leave rho out"):
@@ -482,7 +419,7 @@ def test_with_two_classes_a_rho_that_changes_nothing_is_refused(form, output, no
 @pytest.mark.parametrize("sign", ["all", "positive"])
 @pytest.mark.parametrize("output", ["centred", "logits", "logprobs", "probs"])
 def test_with_two_classes_the_rule_on_rho_agrees_with_the_computed_values(form, sign, output, monkeypatch):
-    model, (x, y) = net(2), images(classes=2)
+    model, (x, y) = net(classes=2), images(classes=2)
     own = sys.modules[sagr.__module__]
     for name in ("refuse_idle_rho", "refuse_escapes"):
         monkeypatch.setattr(own, name, lambda *_: None)
@@ -504,7 +441,7 @@ def test_form_loss_on_two_centred_outputs_refuses_rho_and_does_not_advise_a_sign
 
 @pytest.mark.parametrize("options", [{"sign": "positive"}, {"output": "logprobs"}, {"output": "logits"}])
 def test_where_two_classes_differ_rho_is_taken_and_matters(options):
-    model, (x, y) = net(2), images(classes=2)
+    model, (x, y) = net(classes=2), images(classes=2)
     small, large = (sagr(model, batch_of(model, x, y), rho=rho, estimator="exact", **options).item() for rho in (0.1, 3.0))
     assert abs(small - large) > 1e-3 * large
 

@@ -180,7 +180,7 @@ def test_the_ascent_gives_each_sample_the_same_point_in_any_batch_and_again():
     model, (x, y), rows = net(nn.BatchNorm2d(4)), images(), torch.tensor([4, 1])
     x_adv = kl_pgd_images(model, unmade(x, y))
     assert torch.equal(kl_pgd_images(model, unmade(x, y)), x_adv)
-    torch.testing.assert_close(kl_pgd_images(model, unmade(x[rows], y[rows], rows=rows)), x_adv[rows], rtol=0, atol=1e-12)
+    torch.testing.assert_close(kl_pgd_images(model, unmade(x[rows], y[rows], ids=rows)), x_adv[rows], rtol=0, atol=1e-12)
 
 
 def test_the_ascent_leaves_modes_flags_buffers_gradients_and_images_as_they_were():

@@ -8,34 +8,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from batches import batch_of, linear, small_images, small_net
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robench.core.draws import Draws
 from robench.core.errors import InputError
-from robench.core.types import Batch
 from robench.objectives.gradients import unit_vectors, unrecorded_logits
 from robench.objectives.vat import adversarial_direction, vat
-
-
-def net(*layers: nn.Module) -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(1, 3, 3), *layers, nn.GELU(), nn.Flatten(), nn.Linear(27, 4)).double()
-
-
-def linear(weight: Tensor) -> nn.Module:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(weight.shape[1], len(weight), bias=False)).double()
-    model[1].weight.data.copy_(weight)
-    return model
-
-
-def images(n: int = 5) -> tuple[Tensor, Tensor]:
-    return torch.rand(n, 1, 5, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64), torch.arange(n) % 4
-
-
-def batch_of(model: nn.Module, x: Tensor, y: Tensor, *, shift: float = 0.0, ids: Tensor | None = None) -> Batch:
-    ids, x_adv = torch.arange(len(x)) if ids is None else ids, (x + shift).requires_grad_()
-    return Batch(x, y, x_adv, model(x_adv), ids, 0.0, Draws(0, ids, "train"))
 
 
 def divergence(clean: Tensor, moved: Tensor) -> Tensor:
@@ -50,7 +29,7 @@ def fisher(weight: Tensor, x: Tensor) -> Tensor:
 
 def test_the_power_method_finds_the_top_eigenvector_of_the_fisher_matrix():
     weight = torch.randn(4, 25, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    model, (x, y) = linear(weight), images()
+    model, (x, y) = linear(weight, torch.zeros(4)), small_images()
     values, vectors = torch.linalg.eigh(fisher(weight, x))
     assert (values[:, -2] / values[:, -1] < 0.95).all()
     found = adversarial_direction(model, batch_of(model, x, y), 400, 1e-4).flatten(1)
@@ -60,7 +39,7 @@ def test_the_power_method_finds_the_top_eigenvector_of_the_fisher_matrix():
 
 def test_one_iteration_multiplies_the_random_start_by_the_fisher_matrix():
     weight = torch.randn(4, 25, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    model, (x, y) = linear(weight), images()
+    model, (x, y) = linear(weight, torch.zeros(4)), small_images()
     batch = batch_of(model, x, y)
     start = batch.draws.child("vat").normal((1, 5, 5)).double()
     expected = F.normalize((fisher(weight, x) @ start.flatten(1)[:, :, None]).squeeze(2), dim=1)
@@ -69,7 +48,7 @@ def test_one_iteration_multiplies_the_random_start_by_the_fisher_matrix():
 
 
 def test_more_iterations_find_a_worse_direction_than_a_random_one():
-    model, (x, y) = net(), images()
+    model, (x, y) = small_net(), small_images()
     none, one, ten = (vat(model, batch_of(model, x, y), radius=0.1, iterations=n).item() for n in (0, 1, 10))
     assert 3 * none < one < ten
 
@@ -97,7 +76,7 @@ def test_the_direction_is_sound_where_the_network_is_sure():
 def test_the_direction_does_not_depend_on_autocast():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(25, 8), nn.GELU(), nn.Linear(8, 4))
-    x, y = images()
+    x, y = small_images()
     batch = batch_of(model, x.float(), y)
     expected = adversarial_direction(model, batch, 1, 0.1)
     with torch.autocast("cpu", torch.bfloat16):
@@ -106,7 +85,7 @@ def test_the_direction_does_not_depend_on_autocast():
 
 
 def test_the_value_is_the_divergence_at_the_given_radius_and_its_target_is_not_trained():
-    model, (x, y) = net(), images()
+    model, (x, y) = small_net(), small_images()
     d = adversarial_direction(model, batch_of(model, x, y), 1, 0.1)
     torch.testing.assert_close(d.flatten(1).norm(dim=1), torch.ones(5, dtype=torch.float64))
     value = vat(model, batch_of(model, x, y), radius=2.0)
@@ -121,13 +100,13 @@ def test_the_value_is_the_divergence_at_the_given_radius_and_its_target_is_not_t
 
 
 def test_the_radius_goes_with_the_root_of_the_number_of_subpixels_if_it_is_not_given():
-    model, (x, y) = net(), images()
+    model, (x, y) = small_net(), small_images()
     assert vat(model, batch_of(model, x, y)) == vat(model, batch_of(model, x, y), radius=math.sqrt(25) / 20)
     assert vat(model, batch_of(model, x, y)) != vat(model, batch_of(model, x, y), radius=0.3)
 
 
 def test_no_label_plays_a_part():
-    model, (x, y) = net(), images()
+    model, (x, y) = small_net(), small_images()
     batch = batch_of(model, x, y)
     value = vat(model, batch)
     assert vat(model, replace(batch, y=(y + 1) % 4)) == value
@@ -135,18 +114,18 @@ def test_no_label_plays_a_part():
 
 
 def test_it_is_a_mean_over_images_that_stand_alone():
-    model, (x, y) = net(), images()
+    model, (x, y) = small_net(), small_images()
     alone = [vat(model, batch_of(model, x[i : i + 1], y[i : i + 1], ids=torch.tensor([i]))).item() for i in range(5)]
     assert vat(model, batch_of(model, x, y)).item() == pytest.approx(sum(alone) / 5)
 
 
 def test_an_adversarial_base_changes_nothing():
-    model, (x, y) = net(), images()
-    torch.testing.assert_close(vat(model, batch_of(model, x, y, shift=0.05)).item(), vat(model, batch_of(model, x, y)).item())
+    model, (x, y) = small_net(), small_images()
+    torch.testing.assert_close(vat(model, batch_of(model, x, y, x_adv=x + 0.05)).item(), vat(model, batch_of(model, x, y)).item())
 
 
 def test_a_flat_network_has_no_divergence_and_no_nan():
-    model, (x, y) = net(), images()
+    model, (x, y) = small_net(), small_images()
     model[-1].weight.data.zero_()
     value = vat(model, batch_of(model, x, y), iterations=2)
     assert value.item() == 0
@@ -154,7 +133,7 @@ def test_a_flat_network_has_no_divergence_and_no_nan():
 
 
 def test_the_loss_is_taken_in_training_mode_and_leaves_batch_norm_as_it_was():
-    model, (x, y) = net(nn.BatchNorm2d(3)), images()
+    model, (x, y) = small_net(nn.BatchNorm2d(3)), small_images()
     batch = batch_of(model, x, y)
     twin = copy.deepcopy(model)
     d = adversarial_direction(twin.eval(), batch, 1, 0.1)
@@ -168,14 +147,14 @@ def test_the_loss_is_taken_in_training_mode_and_leaves_batch_norm_as_it_was():
 
 
 def test_the_direction_is_that_of_the_network_in_evaluation_mode():
-    model, (x, y) = net(nn.BatchNorm2d(3)), images()
+    model, (x, y) = small_net(nn.BatchNorm2d(3)), small_images()
     found = adversarial_direction(model, batch_of(model, x, y), 1, 0.01)
     model.eval()
     torch.testing.assert_close(found, adversarial_direction(model, batch_of(model, x, y), 1, 0.01))
 
 
 def test_a_pass_that_is_not_recorded_gives_the_same_logits_and_gradients():
-    model, (x, _) = net(nn.BatchNorm2d(3)), images()
+    model, (x, _) = small_net(nn.BatchNorm2d(3)), small_images()
     twin, weights = copy.deepcopy(model), list(model.parameters())
     found, expected = unrecorded_logits(model, x), twin(x)
     assert torch.equal(found, expected)
@@ -196,6 +175,6 @@ def test_unit_vectors_are_made_of_the_smallest_and_the_largest_numbers():
     [({"radius": 0}, "the radius of vat"), ({"iterations": -1}, "the iterations of vat"), ({"xi": 0.0}, "xi of vat")],
 )
 def test_wrong_options_are_refused(options, says):
-    model, (x, y) = net(), images(2)
+    model, (x, y) = small_net(), small_images(2)
     with pytest.raises(InputError, match=says):
         vat(model, batch_of(model, x, y), **options)

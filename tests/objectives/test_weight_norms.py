@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from batches import batch_of
 from torch import Tensor, nn
 
 from robench.core.draws import Draws
@@ -21,23 +22,21 @@ def small() -> nn.Module:
     return model
 
 
-def batch_of(model: nn.Module, n: int = 3) -> Batch:
-    x, y, ids = torch.rand(n, 1, 2, 2), torch.zeros(n, dtype=torch.int64), torch.arange(n)
-    x_adv = x.clone().requires_grad_()
-    return Batch(x, y, x_adv, model(x_adv), ids, 0.0, Draws(0, ids, "train"))
+def batch_for(model: nn.Module, n: int = 3) -> Batch:
+    return batch_of(model, torch.rand(n, 1, 2, 2), torch.zeros(n, dtype=torch.int64))
 
 
 def test_the_sums_are_those_of_kernels_and_matrices_and_of_nothing_else():
     model = small()
-    assert l1(model, batch_of(model)).item() == 1 + 2 + 3 + 4 + 0.5 + 1.5
-    assert l2(model, batch_of(model)).item() == (1 + 4 + 9 + 16 + 0.25 + 2.25) / 2
+    assert l1(model, batch_for(model)).item() == 1 + 2 + 3 + 4 + 0.5 + 1.5
+    assert l2(model, batch_for(model)).item() == (1 + 4 + 9 + 16 + 0.25 + 2.25) / 2
 
 
 def test_the_gradients_are_the_sign_and_the_weight_and_biases_have_none():
     model = small()
     kernel = model[0].weight
     for penalty, expected in ((l1, kernel.sign()), (l2, kernel)):
-        grads = torch.autograd.grad(penalty(model, batch_of(model)), [kernel, model[0].bias, model[1].weight], allow_unused=True)
+        grads = torch.autograd.grad(penalty(model, batch_for(model)), [kernel, model[0].bias, model[1].weight], allow_unused=True)
         torch.testing.assert_close(grads[0], expected.detach())
         assert grads[1] is grads[2] is None
 
@@ -45,20 +44,20 @@ def test_the_gradients_are_the_sign_and_the_weight_and_biases_have_none():
 @pytest.mark.parametrize("penalty", [l1, l2])
 def test_the_batch_plays_no_part(penalty):
     model = small()
-    assert penalty(model, batch_of(model, 2)) == penalty(model, batch_of(model, 7))
+    assert penalty(model, batch_for(model, 2)) == penalty(model, batch_for(model, 7))
 
 
 @pytest.mark.parametrize(("penalty", "rest"), [(l1, 2.0), (l2, 1.25)])
 def test_frozen_weights_are_left_out(penalty, rest):
     model = small()
     model[0].weight.requires_grad_(False)
-    assert penalty(model, batch_of(model)).item() == rest
+    assert penalty(model, batch_for(model)).item() == rest
 
 
 @pytest.mark.parametrize("penalty", [l1, l2])
 def test_a_network_without_such_weights_has_the_norm_zero(penalty):
     model = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten())
-    value = penalty(model, batch_of(model))
+    value = penalty(model, batch_for(model))
     assert value.dim() == 0
     assert value.item() == 0
 
@@ -66,14 +65,14 @@ def test_a_network_without_such_weights_has_the_norm_zero(penalty):
 def test_a_weight_that_two_layers_share_counts_once():
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.Linear(4, 4))
     model[2].weight = model[1].weight
-    torch.testing.assert_close(l1(model, batch_of(model)).item(), model[1].weight.abs().sum().item())
+    torch.testing.assert_close(l1(model, batch_for(model)).item(), model[1].weight.abs().sum().item())
 
 
 def test_a_weight_of_zero_has_a_zero_gradient():
     model = small()
     model[0].weight.data.zero_()
     for penalty in (l1, l2):
-        (grad,) = torch.autograd.grad(penalty(model, batch_of(model)), model[0].weight)
+        (grad,) = torch.autograd.grad(penalty(model, batch_for(model)), model[0].weight)
         assert torch.equal(grad, torch.zeros_like(grad))
 
 
