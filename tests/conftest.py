@@ -10,8 +10,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
+from forks import PIXEL
 from torch import Tensor, nn
 
 from robench.core.draws import Draws
@@ -185,6 +187,19 @@ def data_dir() -> Path:
     if not os.environ.get("ROBENCH_DATA"):
         pytest.skip("ROBENCH_DATA is not set")
     return Path(os.environ["ROBENCH_DATA"])
+
+
+@pytest.fixture
+def reference(data_dir: Path) -> dict[str, np.ndarray]:
+    """Images of the published generator of corruptions: clean and under every corruption and severity, (B, H, W, C) uint8."""
+    with np.load(data_dir / "cifar_c_reference_images.npz") as file:
+        return dict(file)
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves the drawing out, most of the time of a call on few images; other tests look at pictures."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, file, **how: file.write(PIXEL))
 
 
 @pytest.fixture

@@ -1,9 +1,10 @@
-"""What the tests of corruptions and of figures share: draws, images to corrupt, grey levels; the boxes of what is written in a figure."""
+"""What the tests of corruptions and of figures share: draws, images to corrupt, statistics; the boxes of what is written in a figure."""
 
 from itertools import combinations
 
 import numpy as np
 import torch
+from commandline import read
 from matplotlib.axis import XTick
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
@@ -12,6 +13,8 @@ from scipy import ndimage
 from robench.core.draws import Draws
 from robench.report.figures import attacks, corruptions, saliency, training
 from robench.report.figures import style as house
+
+SEVERITIES = range(1, 6)
 
 
 def draws(n, seed=0):
@@ -41,6 +44,26 @@ def scene(n=4, height=32, width=32, channels=3, seed=0):
 def flat(level, side=32, n=1, channels=3):
     """Images of one grey level."""
     return torch.full((n, channels, side, side), level / 255)
+
+
+def measured(made, clean):
+    """The statistics of the table of the published generator, in grey levels; both (B, H, W, C)."""
+    gap = made - clean
+    result = {"mean_abs_diff": np.abs(gap).mean(), "rms_diff": np.sqrt(np.square(gap).mean())}
+    result["mean_abs_hgrad"] = np.abs(np.diff(made, axis=2)).mean()
+    for channel, letter in enumerate("rgb"):
+        result[f"mean_{letter}"], result[f"std_{letter}"] = made[..., channel].mean(), made[..., channel].std()
+    return result
+
+
+def table(path, value):
+    """A table of the published generator: (corruption, severity, statistic) to a number."""
+    return {(row["corruption"], int(row["severity"]), row["statistic"]): float(row[value]) for row in read(path)}
+
+
+def legend(axes):
+    """The texts of a legend."""
+    return [text.get_text() for text in axes.get_legend().get_texts()]
 
 
 def drawings(monkeypatch):

@@ -1,4 +1,6 @@
-"""Models that write down every image that they are shown, for tests of the pixels that reach a model."""
+"""Models that write down what they are shown: every image, for tests of the pixels that reach a model, or only how many."""
+
+from __future__ import annotations
 
 import torch
 from places import CHECKPOINT
@@ -19,6 +21,32 @@ class Recording(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not isinstance(x, torch.fx.Proxy):  # as where batch norms are folded: what is searched with then writes nothing down
             SEEN.append(x.detach().cpu().clone())
+        return self.model(x)
+
+
+class Listening(nn.Module):
+    """The model; keeps a copy of what it was asked about, call by call."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.asked = model, []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.asked.append(x.detach().clone())
+        return self.model(x)
+
+
+class Watched(nn.Module):
+    """The model; counts the rows of forward and backward passes, call by call."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.forwards, self.backwards = model, [], []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.forwards.append(len(x))
+        if x.requires_grad:
+            x.register_hook(lambda grad: self.backwards.append(len(grad)))
         return self.model(x)
 
 

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from recording import Watched
 from torch import nn
 
 from robench.attacks.active import Search
@@ -11,20 +12,6 @@ from robench.attacks.losses import ce
 from robench.attacks.pgd import pgd
 from robench.core.model_calls import LEAST_ROWS, freeze_model
 from robench.core.threat import Threat
-
-
-class Watched(nn.Module):
-    """Counts the rows of forward and backward passes, call by call."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model, self.forwards, self.backwards = model, [], []
-
-    def forward(self, x):
-        self.forwards.append(len(x))
-        if x.requires_grad:
-            x.register_hook(lambda grad: self.backwards.append(len(grad)))
-        return self.model(x)
 
 
 class NanWhereWrong(nn.Module):

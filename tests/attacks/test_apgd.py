@@ -1,4 +1,4 @@
-"""APGD in linf and l2: schedules as literals, optima of affine models, the authors' code point by point, passes counted."""
+"""APGD in linf and l2: schedules as literals, optima of affine models, the authors' code point by point, passes watched."""
 
 import importlib
 import itertools
@@ -6,6 +6,8 @@ import math
 
 import pytest
 import torch
+from attacking import gap
+from recording import Watched
 from torch import nn
 
 from robench.attacks.active import Search
@@ -31,13 +33,6 @@ from robench.core.model_calls import LEAST_ROWS
 from robench.core.threat import NORMS, Threat, diameter
 
 EPS = {"linf": 0.03, "l2": 0.3, "l1": 3.0}
-
-
-def gap(distances):
-    """An eps inside the widest gap of the middle distances, so that rounding decides nobody's fate."""
-    middle = distances.sort().values[len(distances) // 4 : -len(distances) // 4]
-    widest = int((middle[1:] / middle[:-1]).argmax())
-    return float((middle[widest] * middle[widest + 1]).sqrt())
 
 
 def climbed(p, threat, loss="ce", steps=20, start=None, **options):
@@ -202,20 +197,6 @@ def test_the_margin_stands_in_where_dlr_is_undefined(problem):
     assert torch.equal(*found)
 
 
-class Counted(nn.Module):
-    """Counts the rows of forward and backward passes."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model, self.forwards, self.backwards = model, 0, 0
-
-    def forward(self, x):
-        self.forwards += len(x)
-        if x.requires_grad:
-            x.register_hook(lambda grad: setattr(self, "backwards", self.backwards + len(grad)))
-        return self.model(x)
-
-
 @pytest.mark.parametrize(
     ("attack", "norm", "options", "forwards", "backwards"),
     [
@@ -231,24 +212,24 @@ class Counted(nn.Module):
 )
 def test_a_survivor_costs_one_forward_pass_more_than_steps_and_counts_are_true(problem, attack, norm, options, forwards, backwards):
     p = problem("linear", n=20, classes=10)
-    counted = Counted(p.model)
-    found = attack(counted, p.x, p.y, Threat(norm, 1e-6), p.draws(), **options)
+    watched = Watched(p.model)
+    found = attack(watched, p.x, p.y, Threat(norm, 1e-6), p.draws(), **options)
     assert not found.fooled.any()
     assert found.forwards.tolist() == [forwards] * 20
     assert found.backwards.tolist() == [backwards] * 20
-    assert (counted.forwards, counted.backwards) == (20 * forwards, 20 * backwards)
+    assert (sum(watched.forwards), sum(watched.backwards)) == (20 * forwards, 20 * backwards)
 
 
 @pytest.mark.parametrize("attack", [apgd, apgd_t])
 def test_a_fooled_sample_leaves_the_run(problem, attack):
     p = problem("linear", n=64)
-    counted = Counted(p.model)
-    found = attack(counted, p.x, p.y, Threat("linf", gap(p.distances("linf"))), p.draws(), steps=30)
+    watched = Watched(p.model)
+    found = attack(watched, p.x, p.y, Threat("linf", gap(p.distances("linf"))), p.draws(), steps=30)
     assert 0 < int(found.fooled.sum()) < 64
     assert found.fooled.any()
     clean = int(attack is apgd_t)
     assert torch.equal(found.forwards[found.fooled], found.step[found.fooled] + 1 + clean)
-    assert counted.forwards <= 8 / 7 * int(found.forwards.sum()) + LEAST_ROWS * int(found.forwards.max())
+    assert sum(watched.forwards) <= 8 / 7 * int(found.forwards.sum()) + LEAST_ROWS * int(found.forwards.max())
 
 
 def test_the_last_iterate_decides_too(problem):

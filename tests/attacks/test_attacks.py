@@ -4,6 +4,7 @@ import inspect
 
 import pytest
 import torch
+from attacking import gap
 from torch import nn
 
 from robench.attacks import ATTACKS
@@ -17,13 +18,6 @@ from robench.core.recipes import parse_recipe, resolve
 from robench.core.threat import NORMS, Threat
 
 OWN = ["fgsm", "pgd", "pgd-10", "pgd-20", "pgd-50", "pgd-margin", "noise"]
-
-
-def gap(distances):
-    """An eps inside the widest gap of the middle distances, so that rounding decides nobody's fate."""
-    middle = distances.sort().values[len(distances) // 4 : -len(distances) // 4]
-    widest = int((middle[1:] / middle[:-1]).argmax())
-    return float((middle[widest] * middle[widest + 1]).sqrt())
 
 
 @pytest.mark.parametrize(("y", "value"), [(0, -1 / 3), (1, 1.0), (2, 1 / 3), (3, 2.0), (4, 4 / 3)])

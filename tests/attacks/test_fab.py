@@ -5,6 +5,7 @@ import functools
 import pytest
 import torch
 from pyautoattack.fab_pt import FABAttack_PT
+from recording import Watched
 from torch import nn
 
 from robench.attacks import kernels
@@ -18,20 +19,6 @@ from robench.core.threat import Threat
 NORMS = ("linf", "l2", "l1")
 TWICE = 1.05 - 0.05 * 0.945 / 1.055  # distance over the least one after two iterations on a plane in the interior: the best ever
 attacks = pytest.mark.parametrize("attack", [functools.partial(fab, restarts=1), fab_t], ids=["fab", "fab_t"])
-
-
-class Watched(nn.Module):
-    """Counts the rows of forward and backward passes, call by call."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model, self.forwards, self.backwards = model, [], []
-
-    def forward(self, x):
-        self.forwards.append(len(x))
-        if x.requires_grad:
-            x.register_hook(lambda grad: self.backwards.append(len(grad)))
-        return self.model(x)
 
 
 def verdicts(attack, p, norm, eps, rows=slice(None), **options):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from pyautoattack.square import SquareAttack
+from recording import Listening
 from torch import nn
 
 from robench.attacks.active import Search
@@ -23,18 +24,6 @@ from robench.core.threat import NORMS, Threat
 
 EPS = {"linf": 0.06, "l2": 0.5, "l1": 2.5}
 ORDER = {"l2": 2.0, "l1": 1.0}
-
-
-class Recording(nn.Module):
-    """The model; keeps a copy of what it was asked about, call by call."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model, self.asked = model, []
-
-    def forward(self, x):
-        self.asked.append(x.clone())
-        return self.model(x)
 
 
 class Constant(nn.Module):
@@ -72,7 +61,7 @@ def extent(marked):
 def test_every_linf_coordinate_ever_asked_about_is_at_a_corner_of_ball_and_box(problem):
     p = problem("convolutional", n=16)
     low, high = (p.x - 0.02).clamp(0, 1), (p.x + 0.02).clamp(0, 1)
-    stubborn = Recording(Constant(1.0, 0.0))
+    stubborn = Listening(Constant(1.0, 0.0))
     square(stubborn, p.x, torch.zeros(16, dtype=torch.long), Threat("linf", 0.02), p.draws(), queries=60)
     assert len(stubborn.asked) == 61
     assert all(((points == low) | (points == high)).all() for points in stubborn.asked)
@@ -83,7 +72,7 @@ def test_every_linf_coordinate_ever_asked_about_is_at_a_corner_of_ball_and_box(p
 
 def test_a_linf_run_starts_with_vertical_stripes(problem):
     p = problem("linear", n=20)
-    watched = Recording(p.model)
+    watched = Listening(p.model)
     attack(p, Threat("linf", 0.01), model=watched, queries=1)
     up = watched.asked[0] > p.x
     assert torch.equal(up, up[:, :, :1].expand_as(up))
@@ -93,7 +82,7 @@ def test_a_linf_run_starts_with_vertical_stripes(problem):
 @pytest.mark.parametrize("shape", [(3, 8, 8), (2, 6, 9), (1, 12, 7)])
 def test_a_linf_candidate_differs_from_the_best_point_in_one_window_with_one_sign_per_channel(problem, shape):
     p = in_float64(problem("linear", n=16, shape=shape))
-    eps, watched = 1e-4, Recording(p.model)
+    eps, watched = 1e-4, Listening(p.model)
     found = attack(p, Threat("linf", eps), model=watched, queries=300)
     assert not found.fooled.any()
     x_best, best = watched.asked[0], margin(p.model(watched.asked[0]), p.y)
@@ -135,7 +124,7 @@ def test_a_move_empties_one_window_into_another_and_uses_what_the_ball_left(norm
 @pytest.mark.parametrize(("norm", "eps"), [("l2", 0.5), ("l1", 6.0), ("l1", 0.3)])
 def test_every_point_asked_about_lies_in_ball_and_box_and_nearly_fills_an_l1_ball(problem, norm, eps):
     p = in_float64(problem("linear", n=16, classes=3, shape=(3, 12, 12)))
-    stubborn, threat = Recording(Constant(1.0, 0.0, -1.0)), Threat(norm, eps)
+    stubborn, threat = Listening(Constant(1.0, 0.0, -1.0)), Threat(norm, eps)
     square(stubborn, p.x, torch.zeros(16, dtype=torch.long), threat, p.draws(), queries=80)
     assert len(stubborn.asked) == 81
     for points in stubborn.asked:
@@ -150,7 +139,7 @@ def test_windows_are_drawn_anew_in_every_block_and_restart_for_every_sample(norm
     x, y = torch.full((16, 8, 6, 6), 0.5), torch.zeros(16, dtype=torch.long)
     drawn, plain = [], Draws.uniform
     monkeypatch.setattr(Draws, "uniform", lambda self, *args: drawn.append(plain(self, *args)) or drawn[-1])
-    stubborn = Recording(Constant(1.0, 0.0))
+    stubborn = Listening(Constant(1.0, 0.0))
     square(stubborn, x, y, Threat(norm, 0.1), Draws(0, torch.arange(16)), queries=3 * QUERY_BLOCK - 5, restarts=2)
     assert len(drawn) == 6
     numbers = torch.cat([block.flatten(0, 1) for block in drawn])
@@ -181,7 +170,7 @@ def test_more_queries_only_add_to_what_fewer_found(problem, norm, boxed):
 @pytest.mark.parametrize("norm", NORMS)
 def test_the_step_is_the_query_and_a_fallen_sample_is_asked_no_more(problem, norm):
     p = problem("linear", n=40)
-    watched = Recording(p.model)
+    watched = Listening(p.model)
     found = attack(p, Threat(norm, EPS[norm]), model=watched, queries=200)
     fallen = found.fooled
     assert int(fallen.sum()) > 0
@@ -257,7 +246,7 @@ def test_leaving_out_candidates_that_change_nothing_saves_passes_and_moves_no_ve
 
 def test_rows_left_out_of_a_pass_count_a_step_and_no_forward(problem):
     p = problem("linear", n=40)
-    watched = Recording(p.model)
+    watched = Listening(p.model)
     search = Search(watched, p.x, p.y, Threat("linf", 1.0))
     new = torch.arange(40) % 2 == 1
     logits = search.ask(p.x, new)
@@ -287,7 +276,7 @@ def test_passengers_of_a_full_pass_are_neither_counted_nor_judged(problem):
 def test_a_margin_of_exactly_zero_with_the_right_label_does_not_end_the_search():
     x = torch.rand((20, 3, 8, 8), generator=torch.Generator().manual_seed(0))
     for norm in NORMS:
-        tied = Recording(Constant(1.0, 1.0, 0.0))
+        tied = Listening(Constant(1.0, 1.0, 0.0))
         found = square(tied, x, torch.zeros(20, dtype=torch.long), Threat(norm, EPS[norm]), Draws(0, torch.arange(20)), queries=300)
         assert not found.fooled.any()
         assert (found.forwards > 200).all()
@@ -457,7 +446,7 @@ def test_the_authors_code_walks_the_same_way_with_the_same_random_numbers(proble
     replay = Replay(0, torch.arange(12))
     object.__setattr__(replay, "log", theirs)
     object.__setattr__(replay, "queries", queries)
-    watched = Recording(p.model)
+    watched = Listening(p.model)
     found = square(watched, x, y, Threat(norm, eps), replay, queries=queries)
     assert not found.fooled.any()
     best, ours = torch.full((12,), -torch.inf), x

@@ -1,13 +1,12 @@
 """Corruptions: the published generator pixel by pixel and in its statistics, independent libraries, draws per image, bad input."""
 
 import colorsys
-import csv
 from io import BytesIO
 
 import numpy as np
 import pytest
 import torch
-from pictures import draws, flat, grey, scene, tensor
+from pictures import SEVERITIES, draws, flat, grey, measured, scene, table, tensor
 from PIL import Image
 from scipy import ndimage, stats
 
@@ -23,7 +22,6 @@ OTHERS = ["glass_blur", "elastic_transform", "snow", "frost", "fog", "spatter"] 
 HERE = [name for name in CORRUPTIONS if name not in OTHERS]
 RANDOM = ["gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise", "motion_blur", *OTHERS]
 FIXED = [name for name in CORRUPTIONS if name not in RANDOM]
-SEVERITIES = range(1, 6)
 
 
 class Given:
@@ -48,13 +46,6 @@ def corrupted(name, x, severity=3, **options):
 
 
 # The published generator
-
-
-@pytest.fixture
-def reference(data_dir):
-    """Images of the published generator: clean and under every corruption and severity."""
-    with np.load(data_dir / "cifar_c_reference_images.npz") as file:
-        return dict(file)
 
 
 def against(reference, name, severity, numbers=None):
@@ -83,22 +74,6 @@ def test_with_the_random_numbers_of_the_published_generator_its_images_come_out(
         gap = against(reference, name, severity, Given(angle if name == "motion_blur" else normal))
         assert gap.abs().max() <= 1
         assert (gap != 0).float().mean() < 0.001
-
-
-def measured(made, clean):
-    """The statistics of the reference table, in grey levels; both (B, H, W, C)."""
-    gap = made - clean
-    result = {"mean_abs_diff": np.abs(gap).mean(), "rms_diff": np.sqrt(np.square(gap).mean())}
-    result["mean_abs_hgrad"] = np.abs(np.diff(made, axis=2)).mean()
-    for channel, letter in enumerate("rgb"):
-        result[f"mean_{letter}"], result[f"std_{letter}"] = made[..., channel].mean(), made[..., channel].std()
-    return result
-
-
-def table(path, value):
-    """A table of the published generator: (corruption, severity, statistic) to a number."""
-    with path.open() as file:
-        return {(row["corruption"], int(row["severity"]), row["statistic"]): float(row[value]) for row in csv.DictReader(file)}
 
 
 @pytest.mark.realdata

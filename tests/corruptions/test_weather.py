@@ -1,12 +1,11 @@
 """Snow, fog, frost and spatter: the published generator pixel by pixel and in its statistics, filters of scipy, closed forms, bad input."""
 
-import csv
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from pictures import draws, flat, grey, scene, tensor
+from pictures import SEVERITIES, draws, flat, grey, measured, scene, table, tensor
 from PIL import Image
 from scipy import ndimage
 from scipy.sparse import coo_array
@@ -33,7 +32,6 @@ from robench.corruptions.spatter import (
 from robench.corruptions.weather import fog, plasma, snow
 
 WEATHER = {"snow": snow, "frost": frost, "fog": fog, "spatter": spatter}
-SEVERITIES = range(1, 6)
 GREY = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)[:, None, None]
 
 
@@ -78,13 +76,6 @@ def folder(tmp_path):
 
 
 # The published generator
-
-
-@pytest.fixture
-def reference(data_dir):
-    """Images of the published generator: clean and under every corruption and severity."""
-    with np.load(data_dir / "cifar_c_reference_images.npz") as file:
-        return dict(file)
 
 
 def numbers_of_snow(chance, photos):
@@ -134,22 +125,6 @@ def test_with_the_random_numbers_of_the_published_generator_its_images_come_out(
     gap = grey(made) - torch.from_numpy(reference[f"{name}_{severity}"]).movedim(3, 1).long()
     assert gap.abs().max() <= 1
     assert (gap != 0).float().mean() < 0.001
-
-
-def measured(made, clean):
-    """The statistics of the reference table, in grey levels; both (B, H, W, C)."""
-    gap = made - clean
-    result = {"mean_abs_diff": np.abs(gap).mean(), "rms_diff": np.sqrt(np.square(gap).mean())}
-    result["mean_abs_hgrad"] = np.abs(np.diff(made, axis=2)).mean()
-    for channel, letter in enumerate("rgb"):
-        result[f"mean_{letter}"], result[f"std_{letter}"] = made[..., channel].mean(), made[..., channel].std()
-    return result
-
-
-def table(path, value):
-    """A table of the published generator: (corruption, severity, statistic) to a number."""
-    with path.open() as file:
-        return {(row["corruption"], int(row["severity"]), row["statistic"]): float(row[value]) for row in csv.DictReader(file)}
 
 
 def statistics(data_dir, corrupt):

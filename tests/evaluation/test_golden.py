@@ -17,7 +17,6 @@ and only for a change of numbers that CHANGELOG.md explains. A case must also pa
 (`ROBENCH_GOLDEN_BATCH=5`); choose radii and images so that it does.
 """
 
-import base64
 import csv
 import math
 import os
@@ -26,7 +25,6 @@ from dataclasses import asdict
 
 import pytest
 from commandline import read, robench
-from matplotlib.figure import Figure
 from places import GOLDEN
 
 from robench import evaluate, load_model
@@ -96,7 +94,7 @@ NEEDS = {"saliency-join": ["eval-smoke"], "corrupt-from": ["corrupt-exported"], 
 WHOLE = {"eval-until", "eval-reference", "attack-reference-l2", "compare"}  # the authors' engine draws by place in the batch
 # columns and metrics that a golden table leaves out: which point bf16 finds, and when, hangs on how a processor and a batch round to 8 bits
 LEFT_OUT = {"attack-bf16": {"step", "adv_margin", "distance", "forwards", "backwards"}}
-PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==")
+pytestmark = pytest.mark.usefixtures("no_pictures")
 SLOW = {"eval-autoattack-l1", "eval-autoattack-l2", "eval-autoattack-plus", "eval-autoattack-rand"}  # up to 40 s each
 MADE_OF_COUNTS = re.compile(r"(^|_)(accuracy|rate|error|error_19|shared|share|ce|mce|forwards|backwards|maps)(/|$)|^flag")
 FLOORS = {"adv_margin": 5e-4}  # hundreds of steps carry last bits on into a margin that is all but 0: 1.3e-4 was seen, of logits of size 5
@@ -192,12 +190,6 @@ def matches(case, found):
             write(path, lines)
         wrong = list(differences(read(path), lines))
         assert not wrong, f"{path.name}: {len(wrong)} cells differ\n" + "\n".join(wrong[:20])
-
-
-@pytest.fixture(autouse=True)
-def _no_pictures(monkeypatch):
-    """Leaves the drawing out, most of the time of a call on twelve images; other tests look at pictures."""
-    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **how: file.write(PIXEL))
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,9 @@
 """The user's own functions, wherever a name is asked for: what kind they are, what is refused, and that a changed file is another run."""
 
-import base64
 import json
 
 import pytest
 from commandline import read, refused, robench
-from matplotlib.figure import Figure
 
 from robench.core.errors import InputError
 from robench.core.recipes import parse_recipe
@@ -53,7 +51,7 @@ def anything(*args):
 def eight(a, b, c, d, e, f, g, h):
     return None
 """
-PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==")
+pytestmark = pytest.mark.usefixtures("no_pictures")
 COMMANDS = {  # where a recipe is asked for
     "suite": ("eval", "--suite"),
     "attack": ("attack", "--attack"),
@@ -83,12 +81,6 @@ KINDS = {
     "penalty": "regulariser",
     "objective": "objective",
 }
-
-
-@pytest.fixture(autouse=True)
-def _no_pictures(monkeypatch):
-    """Leaves the drawing out, most of the time of a call on twelve images."""
-    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **how: file.write(PIXEL))
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from commandline import read, robench
-from places import ROOT
+from places import CHECKPOINT
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -27,7 +27,6 @@ from robench.results.compare import ComparisonLine
 from robench.runs.pools import images_from_arrays
 from robench.training.presets import SMALL_SETTINGS
 
-CHECKPOINT = ROOT / "checkpoints" / "shapes-cnn-pgd-at.pt"
 FUNCTIONS = ("attack", "compare", "corrupt", "evaluate", "gini", "load_model", "probe", "saliency", "train")
 OF_STATISTICS = (
     "anytime_valid_interval", "bootstrap_interval", "difference_of_means", "least_significant_count",

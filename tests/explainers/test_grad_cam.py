@@ -4,23 +4,15 @@ import pytest
 import torch
 import torchvision
 from captum.attr import GuidedGradCam, LayerAttribution, LayerGradCam
+from maps import draws, hooks_of
 from torch import nn
 from torch.nn import functional as F
 from torchvision.models import SwinTransformer, VisionTransformer
 
-from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.explainers.grad_cam import chosen_layer, grad_cam, guided_grad_cam, layer_module
 from robench.explainers.rebuilt_models import explainable_model
 from robench.models import build_network
-
-
-def draws(n):
-    return Draws(0, torch.arange(n))
-
-
-def hooks_of(module):
-    return len(module._forward_hooks) + len(module._forward_pre_hooks) + len(module._backward_hooks) + len(module._backward_pre_hooks)
 
 
 def network(act="relu", name="resnet8"):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from captum.attr import GradientShap, InputXGradient, IntegratedGradients, NoiseTunnel, Saliency
+from recording import Watched
 from torch import nn
 
 from robench.core.draws import Draws
@@ -49,18 +50,6 @@ class Squares(nn.Module):
     def forward(self, x):
         total = (self.w * x * x).flatten(1).sum(1)
         return torch.stack((total, -total), 1)
-
-
-class Counted(nn.Module):
-    """Keeps how many rows each call had."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model, self.rows = model, []
-
-    def forward(self, x):
-        self.rows.append(len(x))
-        return self.model(x)
 
 
 class Cut(nn.Module):
@@ -274,13 +263,13 @@ def test_random_methods_repeat_themselves_and_change_with_the_seed(problem, name
 @pytest.mark.parametrize("n", [1, 3, 33, 64, 70])
 def test_no_call_has_more_rows_than_the_images_or_64_and_none_is_wasted(problem, method, n):
     p = problem("dense", n=n)
-    model = Counted(p.model)
+    model = Watched(p.model)
     method(model, p.x, p.y, p.draws())
     asked = {**getattr(method, "keywords", {})}
     passes = asked.get("steps") or asked.get("samples") or 1
-    assert max(model.rows) <= max(n, FULL_ROWS)
-    assert len(model.rows) == -(-passes // max(1, FULL_ROWS // n))
-    assert sum(model.rows) <= n * passes + 16
+    assert max(model.forwards) <= max(n, FULL_ROWS)
+    assert len(model.forwards) == -(-passes // max(1, FULL_ROWS // n))
+    assert sum(model.forwards) <= n * passes + 16
 
 
 # Nothing left behind

@@ -7,24 +7,16 @@ import numpy as np
 import pytest
 import torch
 from captum.attr import DeepLift, GuidedBackprop
+from maps import draws, hooks_of
 from torch import nn
 from torch.nn import functional as F
 
-from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.model_calls import freeze_model
 from robench.explainers.hooks import deeplift, deeplift_attributions, guided_backprop
 from robench.explainers.rebuilt_models import explainable_model
 
 METHODS = [deeplift, guided_backprop]
-
-
-def draws(n):
-    return Draws(0, torch.arange(n))
-
-
-def hooks_of(module):
-    return len(module._forward_hooks) + len(module._forward_pre_hooks) + len(module._backward_hooks) + len(module._backward_pre_hooks)
 
 
 def seeded(make, seed=0):

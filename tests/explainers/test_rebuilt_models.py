@@ -5,10 +5,10 @@ import warnings
 import pytest
 import torch
 from captum.attr import DeepLift, GuidedBackprop
+from maps import draws, hooks_of
 from torch import nn
 from torch.nn import functional as F
 
-from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.model_calls import freeze_model
 from robench.explainers.hooks import deeplift, deeplift_attributions, guided_backprop
@@ -17,14 +17,6 @@ from robench.explainers.rebuilt_models import RebuiltModel, copy_deviation, expl
 from robench.models import build_network, load_with_origin
 
 METHODS = {"deeplift": deeplift, "guided-backprop": guided_backprop}
-
-
-def draws(n):
-    return Draws(0, torch.arange(n))
-
-
-def hooks_of(module):
-    return len(module._forward_hooks) + len(module._forward_pre_hooks) + len(module._backward_hooks) + len(module._backward_pre_hooks)
 
 
 def images(n=4, shape=(3, 8, 8), seed=1):

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from recording import Listening
 from torch import nn
 
 from robench.core.draws import Draws
@@ -16,18 +17,6 @@ from robench.probes.occlusion import centre_distances, inductive_occlusion, rand
 
 NOISES = {"inductive": inductive_noise, "random": random_noise}
 OCCLUSIONS = {"inductive": inductive_occlusion, "random": random_occlusion}
-
-
-class Recording(nn.Module):
-    """The model; keeps a copy of what it was asked about, call by call."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model, self.asked = model, []
-
-    def forward(self, x):
-        self.asked.append(x.detach().clone())
-        return self.model(x)
 
 
 class Rule(nn.Module):
@@ -317,7 +306,7 @@ def test_the_published_radii_are_scaled_to_the_image():
 def test_only_standing_images_are_asked_about_and_calls_stay_full():
     x = torch.full((100, 1, 8, 8), 0.6)
     x[::2] = 0.9  # these fall at once, the others never
-    model = Recording(Rule(lambda x: torch.where((x.amin((1, 2, 3)) == 0) & (x.amax((1, 2, 3)) > 0.7), 1.0, -1.0)))
+    model = Listening(Rule(lambda x: torch.where((x.amin((1, 2, 3)) == 0) & (x.amax((1, 2, 3)) > 0.7), 1.0, -1.0)))
     (level,) = ruled(random_occlusion, x, model, count=5, radius=2, colour="black", repeats=1)
     assert level.fooled.tolist() == [True, False] * 50
     rows = torch.cat(model.asked).amax((1, 2, 3))
@@ -332,7 +321,7 @@ def test_only_standing_images_are_asked_about_and_calls_stay_full():
 
 def test_a_single_image_is_asked_about_many_unions_at_once_and_no_call_is_larger_than_64_or_the_batch():
     for n, most in ((1, 64), (5, 64), (70, 70)):
-        model = Recording(Rule(never))
+        model = Listening(Rule(never))
         x = torch.rand(n, 1, 16, 16)
         (level,) = ruled(random_occlusion, x, model, count=10, radius=8, colour="white", repeats=1)
         assert max(len(call) for call in model.asked) == most
@@ -342,7 +331,7 @@ def test_a_single_image_is_asked_about_many_unions_at_once_and_no_call_is_larger
 
 
 def test_a_union_that_covers_the_image_again_is_not_tried_again():
-    model = Recording(Rule(never))
+    model = Listening(Rule(never))
     x = torch.rand(3, 1, 4, 4)
     (level,) = ruled(random_occlusion, x, model, count=2, radius=50, colour="grey", repeats=1)
     assert (level.forwards < 12).all()
@@ -443,7 +432,7 @@ def test_logits_that_are_not_finite_never_fool(problem, name):
 )
 def test_wrong_options_are_input_errors_before_any_pass(problem, sentence, words):
     p = problem("dense", n=2, shape=(3, 8, 8))
-    model = Recording(p.model)
+    model = Listening(p.model)
     with pytest.raises(InputError, match=words):
         run(resolve(parse_recipe(sentence), PROBES, "probe"), p, model=model)
     assert not model.asked

@@ -10,7 +10,7 @@ import torch
 from matplotlib.colors import to_hex
 from matplotlib.image import imread
 from matplotlib.patches import StepPatch
-from pictures import drawings
+from pictures import drawings, legend
 
 from robench.report.figures import saliency
 from robench.report.figures import style as house
@@ -40,10 +40,6 @@ POINTS = [(0.002, 0.1, 0.05, 0.2), (0.02, 0.4, 0.3, 0.6)]
 def drawn(monkeypatch):
     """The figures that were to be written."""
     return drawings(monkeypatch)
-
-
-def legend(axes):
-    return [text.get_text() for text in axes.get_legend().get_texts()]
 
 
 def image(seed=0, channels=3, side=8):

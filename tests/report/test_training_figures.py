@@ -1,13 +1,14 @@
 """The log, the curves and the front of trainings: what is written and drawn is what was given, and odd numbers do no harm."""
 
-import csv
 import math
 
 import matplotlib as mpl
 import numpy as np
 import pytest
+from commandline import read
 from matplotlib.colors import to_hex
 from matplotlib.image import imread
+from pictures import legend
 
 from robench.core.errors import InputError
 from robench.report.figures import training
@@ -47,17 +48,8 @@ def epochs(n=3, **more):
     ]  # fmt: skip
 
 
-def lines(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def titles(figure):
     return [axes.get_title(loc="left") for axes in figure.axes]
-
-
-def legend(axes):
-    return [text.get_text() for text in axes.get_legend().get_texts()]
 
 
 def data(line):
@@ -66,7 +58,7 @@ def data(line):
 
 def test_the_log_has_a_line_an_epoch_from_one_with_terms_after_held_out_numbers(tmp_path):
     path = write_epoch_log(tmp_path / "log.csv", epochs(2, steps_done=7, held_out_margin=0.25, alarm=""))
-    found = lines(path)
+    found = read(path)
     assert list(found[0]) == [
         "epoch", "seconds", "lr", "held_out_clean", "held_out_robust", "held_out_margin", "steps_done", "loss", "sagr", "alarm",
     ]  # fmt: skip
@@ -79,7 +71,7 @@ def test_what_an_epoch_lacks_is_empty_and_numbers_come_back_as_they_were(tmp_pat
     history = epochs(2)
     history[0] |= {"held_out_robust": math.nan, "terms": {"loss": 0.1 + 0.2}}
     history[1] |= {"held_out_robust": None, "held_out_margin": math.inf}
-    found = lines(write_epoch_log(tmp_path / "log.csv", history))
+    found = read(write_epoch_log(tmp_path / "log.csv", history))
     assert [line["held_out_robust"] for line in found] == ["", ""]
     assert [line["held_out_margin"] for line in found] == ["", "inf"]
     assert found[0]["sagr"] == ""
@@ -89,7 +81,7 @@ def test_what_an_epoch_lacks_is_empty_and_numbers_come_back_as_they_were(tmp_pat
 def test_a_term_with_the_name_of_a_column_keeps_its_own_column(tmp_path):
     history = epochs(1)
     history[0]["terms"]["lr"] = 5.0
-    found = lines(write_epoch_log(tmp_path / "log.csv", history))[0]
+    found = read(write_epoch_log(tmp_path / "log.csv", history))[0]
     assert (found["lr"], found["terms/lr"]) == ("0.1", "5.0")
 
 

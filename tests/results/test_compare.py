@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import typer
-from commandline import refused, robench
+from commandline import read, refused, robench
 from places import ROOT, TESTS
 from typer.main import get_command
 
@@ -66,11 +66,6 @@ def made(folder, broken_by, probes=("fgsm", "pgd-10"), suite="smoke", change=lam
     manifest = {"seed": 0, "device": "cpu", "versions": {"torch": "2.9"}, "data": data, **about}
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
     return folder
-
-
-def read(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def outcomes(clean, fgsm, pgd, stands):

@@ -1,6 +1,5 @@
 """Real processes that are killed in mid-run and taken up again, or that share one run: the tables of one unbroken run."""
 
-import csv
 import json
 import os
 import signal
@@ -9,6 +8,7 @@ import sys
 import time
 
 import pytest
+from commandline import read
 
 MODEL = """
 import torch
@@ -56,8 +56,7 @@ def command(images, out, *words, launcher=(sys.executable, "-m")):
 
 
 def table(path, leave_out=()):
-    with path.open(newline="") as file:
-        return [{key: value for key, value in line.items() if key not in leave_out} for line in csv.DictReader(file)]
+    return [{key: value for key, value in line.items() if key not in leave_out} for line in read(path)]
 
 
 def rows(out):

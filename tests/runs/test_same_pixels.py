@@ -4,14 +4,12 @@ Corruptions and probes that ask no model give the same pixels to the bit, whatev
 probes that the model leads, do where they see the same batch. What is compared are the images that models are shown.
 """
 
-import base64
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from commandline import robench
-from matplotlib.figure import Figure
 from PIL import Image
 from recording import normed, plain, seen_by
 
@@ -23,7 +21,6 @@ from robench.data import load_images
 from robench.probes import PROBES
 
 N, SEED = 12, 3
-PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==")
 CODE = """
 import torch
 from robench.core.types import AttackResult, Level
@@ -67,9 +64,8 @@ MODELS = ("plain", "normed")
 
 
 @pytest.fixture(autouse=True)
-def _here(tmp_path, monkeypatch):
+def _here(tmp_path, monkeypatch, no_pictures):
     """A folder with the models, the user's code and frost photos; no picture is drawn."""
-    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **how: file.write(PIXEL))
     monkeypatch.chdir(tmp_path)
     Path("net.py").write_text("from recording import normed, plain\n")
     Path("mine.py").write_text(CODE)

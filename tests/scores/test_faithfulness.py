@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from maps import asked, gradient, part
 from torch import Tensor, nn
 
 from robench.core.draws import Draws
@@ -16,27 +17,6 @@ from robench.models.layers import Normalize
 from robench.scores.faithfulness import blurred_images, completeness, deletion, descending_ranks, infidelity, insertion, ordering_values
 
 SCORES = [completeness, infidelity, deletion, insertion]
-
-
-def gradient(model, x, target, draws):
-    leaf = x.detach().clone().requires_grad_()
-    with torch.enable_grad():
-        total = model(leaf).gather(1, target[:, None]).sum()
-    return torch.autograd.grad(total, leaf)[0]
-
-
-def asked(problem, maps=None, target=None) -> ExplainedImages:
-    """The problem explained by its gradient, or by the given maps."""
-    model, x = problem.model.eval().requires_grad_(False), problem.x.detach()
-    target = problem.y if target is None else target
-    logits = model(x)
-    maps = gradient(model, x, target, None) if maps is None else maps
-    return ExplainedImages(model, x, problem.y, target, logits, maps, maps.abs(), gradient, problem.draws())
-
-
-def part(explained: ExplainedImages, keep: slice) -> ExplainedImages:
-    rows = ("x", "y", "target", "logits", "maps", "sizes")
-    return replace(explained, draws=explained.draws.take(keep), **{name: getattr(explained, name)[keep] for name in rows})
 
 
 class Pixels(nn.Module):
@@ -69,13 +49,13 @@ def test_gradient_times_image_is_complete_on_a_linear_model_from_any_baseline(pr
     lin = problem("linear")
     for value, name in ((0.0, "black"), (0.5, 0.5), (1.0, "white")):
         maps = (lin.x - value) * lin.model.w.detach()[lin.y]
-        assert completeness(asked(lin, maps), baseline=name).max() < 1e-5
+        assert completeness(asked(lin, maps=maps), baseline=name).max() < 1e-5
 
 
 @pytest.mark.parametrize("factor", [0.0001, 0.5, 1.5, -1.0, 3.0])
 def test_a_scaled_complete_map_misses_by_what_was_added_or_taken(problem, factor):
     lin = problem("linear")
-    missed = completeness(asked(lin, factor * lin.x * lin.model.w.detach()[lin.y]))
+    missed = completeness(asked(lin, maps=factor * lin.x * lin.model.w.detach()[lin.y]))
     assert torch.allclose(missed, torch.full_like(missed, abs(factor - 1)), atol=1e-4)
 
 
@@ -83,8 +63,8 @@ def test_completeness_explains_the_target_not_the_label(problem):
     lin = problem("linear")
     other = (lin.y + 1) % 5
     maps = lin.x * lin.model.w.detach()[other]
-    assert completeness(asked(lin, maps, other)).nanmedian() < 1e-5
-    assert completeness(asked(lin, maps)).nanmedian() > 0.1
+    assert completeness(asked(lin, maps=maps, target=other)).nanmedian() < 1e-5
+    assert completeness(asked(lin, maps=maps)).nanmedian() > 0.1
 
 
 def test_integrated_gradients_of_captum_are_complete_and_gradients_are_not(problem):
@@ -93,7 +73,7 @@ def test_integrated_gradients_of_captum_are_complete_and_gradients_are_not(probl
     net = problem("convolutional")
     net.model.requires_grad_(False)
     maps = IntegratedGradients(net.model).attribute(net.x, target=net.y, n_steps=200, internal_batch_size=64).float()
-    assert completeness(asked(net, maps)).nanmedian() < 0.01
+    assert completeness(asked(net, maps=maps)).nanmedian() < 0.01
     assert completeness(asked(net)).nanmedian() > 0.1
 
 
@@ -127,7 +107,7 @@ def test_a_map_of_one_channel_has_its_sum():
 def test_the_gradient_foretells_a_linear_model(problem, normalize):
     lin = problem("linear")
     assert infidelity(asked(lin), normalize=normalize).max() < 1e-9
-    assert infidelity(asked(lin, torch.randn_like(lin.x)), normalize=normalize).min() > 1e-3
+    assert infidelity(asked(lin, maps=torch.randn_like(lin.x)), normalize=normalize).min() > 1e-3
 
 
 def test_a_map_that_is_off_by_one_pixel_fails_by_the_variance_of_that_pixel():
@@ -140,7 +120,7 @@ def test_a_map_that_is_off_by_one_pixel_fails_by_the_variance_of_that_pixel():
 @pytest.mark.parametrize("factor", [-3.0, 1e-3, 1e4])
 def test_the_scaled_score_does_not_depend_on_the_scale_and_the_plain_one_does(problem, factor):
     net = problem("convolutional")
-    one, other = asked(net), asked(net, factor * asked(net).maps)
+    one, other = asked(net), asked(net, maps=factor * asked(net).maps)
     assert torch.allclose(infidelity(one), infidelity(other), rtol=1e-4)
     assert not torch.allclose(infidelity(one, normalize=False), infidelity(other, normalize=False), rtol=0.1)
 
@@ -175,7 +155,7 @@ def test_a_map_of_one_channel_counts_for_each_channel(problem):
     flat = asked(net).maps.sum(1, keepdim=True)
     for normalize in (False, True):
         assert torch.equal(
-            infidelity(asked(net, flat), normalize=normalize), infidelity(asked(net, flat.expand_as(net.x)), normalize=normalize)
+            infidelity(asked(net, maps=flat), normalize=normalize), infidelity(asked(net, maps=flat.expand_as(net.x)), normalize=normalize)
         )
 
 
@@ -222,14 +202,14 @@ def test_a_map_that_knows_the_model_beats_its_reverse(problem):
     lin = problem("linear")
     maps = lin.x * lin.model.w.detach()[lin.y]
     for baseline in (0.0, "grey"):
-        assert (deletion(asked(lin, maps), baseline=baseline) < deletion(asked(lin, -maps), baseline=baseline)).all()
-        assert (insertion(asked(lin, maps), baseline=baseline) > insertion(asked(lin, -maps), baseline=baseline)).all()
+        assert (deletion(asked(lin, maps=maps), baseline=baseline) < deletion(asked(lin, maps=-maps), baseline=baseline)).all()
+        assert (insertion(asked(lin, maps=maps), baseline=baseline) > insertion(asked(lin, maps=-maps), baseline=baseline)).all()
 
 
 def test_deleting_in_one_order_is_inserting_in_the_reverse(problem):
     net = problem("convolutional")
     assert torch.allclose(
-        deletion(asked(net), steps=16, baseline=0.3), insertion(asked(net, -asked(net).maps), steps=16, baseline=0.3), atol=1e-6
+        deletion(asked(net), steps=16, baseline=0.3), insertion(asked(net, maps=-asked(net).maps), steps=16, baseline=0.3), atol=1e-6
     )
 
 
@@ -307,7 +287,7 @@ def test_maps_of_zeros_and_maps_that_are_not_finite_have_no_score(problem, score
 @pytest.mark.parametrize("score", [deletion, insertion])
 def test_a_constant_map_has_no_order(problem, score):
     net = problem("convolutional")
-    assert score(asked(net, torch.full_like(net.x, 0.1))).isnan().all()
+    assert score(asked(net, maps=torch.full_like(net.x, 0.1))).isnan().all()
 
 
 @pytest.mark.parametrize("score", SCORES)

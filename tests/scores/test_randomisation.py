@@ -9,31 +9,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from maps import asked, gradient, part
 from scipy.stats import rankdata, spearmanr
 from torch import Tensor, fx, nn
 
 from robench.core.draws import Draws
 from robench.core.errors import InputError
-from robench.core.types import ExplainedImages
 from robench.scores.randomisation import randomisation, randomised_copy, row_correlations, row_ranks
-
-
-def gradient(model, x, target, draws):
-    leaf = x.detach().clone().requires_grad_()
-    with torch.enable_grad():
-        total = model(leaf).gather(1, target[:, None]).sum()
-    return torch.autograd.grad(total, leaf)[0]
-
-
-def asked(problem, explain=gradient) -> ExplainedImages:
-    model, x = problem.model.eval().requires_grad_(False), problem.x.detach()
-    maps = explain(model, x, problem.y, problem.draws(key="maps"))
-    return ExplainedImages(model, x, problem.y, problem.y, model(x), maps, maps.abs(), explain, problem.draws())
-
-
-def part(explained: ExplainedImages, keep: slice) -> ExplainedImages:
-    rows = ("x", "y", "target", "logits", "maps", "sizes")
-    return replace(explained, draws=explained.draws.take(keep), **{name: getattr(explained, name)[keep] for name in rows})
 
 
 def states(model: nn.Module) -> dict[str, Tensor]:

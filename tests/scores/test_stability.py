@@ -6,18 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from maps import asked, gradient, part
 
 from robench.core.draws import Draws
 from robench.core.errors import InputError
-from robench.core.types import ExplainedImages
 from robench.scores.stability import max_sensitivity
-
-
-def gradient(model, x, target, draws):
-    leaf = x.detach().clone().requires_grad_()
-    with torch.enable_grad():
-        total = model(leaf).gather(1, target[:, None]).sum()
-    return torch.autograd.grad(total, leaf)[0]
 
 
 def identity(model, x, target, draws):
@@ -27,17 +20,6 @@ def identity(model, x, target, draws):
 def smooth(model, x, target, draws):
     """The gradient at a noisy image: a method that draws random numbers."""
     return gradient(model, x + 0.3 * draws.child("smooth").normal(tuple(x.shape[1:])), target, draws)
-
-
-def asked(problem, explain=gradient, x=None) -> ExplainedImages:
-    model, x = problem.model.eval().requires_grad_(False), problem.x.detach() if x is None else x
-    maps = explain(model, x, problem.y, problem.draws(key="maps"))
-    return ExplainedImages(model, x, problem.y, problem.y, model(x), maps, maps.abs(), explain, problem.draws())
-
-
-def part(explained: ExplainedImages, keep: slice) -> ExplainedImages:
-    rows = ("x", "y", "target", "logits", "maps", "sizes")
-    return replace(explained, draws=explained.draws.take(keep), **{name: getattr(explained, name)[keep] for name in rows})
 
 
 def test_the_gradient_of_a_linear_model_does_not_move(problem):
@@ -60,7 +42,7 @@ def test_no_subpixel_leaves_the_box_or_the_ball(problem):
         seen.append(images.clone())
         return images + 1
 
-    max_sensitivity(asked(problem("convolutional"), recorded, x), radius=0.3, samples=5)
+    max_sensitivity(asked(problem("convolutional"), recorded, x=x), radius=0.3, samples=5)
     everything = torch.stack(seen)
     assert len(seen) == 1 + 1 + 5  # the maps, the map made anew, the changed images
     assert everything.min() == 0
@@ -73,7 +55,7 @@ def test_it_is_the_sensitivity_of_captum_under_the_same_changes(problem, explain
     from captum.metrics import sensitivity_max
 
     inside = 0.2 + 0.6 * problem("convolutional").x
-    net = asked(problem("convolutional"), explain, inside)
+    net = asked(problem("convolutional"), explain, x=inside)
     noise = iter([net.draws.child("max-sensitivity").uniform((3, 8, 8), step) for step in range(6)])
 
     def method(inputs, target):

@@ -1,6 +1,5 @@
 """Sweeps: what a sentence spells, what a key means, and a folder that a broken-off sweep goes on with; nothing is trained here."""
 
-import csv
 import json
 import math
 
@@ -259,8 +258,7 @@ def run(folder, train_one, cells=CELLS, about=ABOUT, **how):
 
 
 def table(folder):
-    with (folder / "rows.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
+    return read(folder / "rows.csv")
 
 
 def test_a_sweep_trains_every_cell_and_writes_tidy_rows(tmp_path):
