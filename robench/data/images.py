@@ -258,6 +258,8 @@ def pixel_range_fault(x: Tensor) -> str:
 
 def refuse_labels(y: Tensor, classes: Sequence[str], name: str) -> None:
     """InputError for labels that are none of these classes."""
+    if len(y) and int(y.min()) < 0:
+        raise InputError(f"{name}: labels are whole numbers from 0, and the smallest of these is {int(y.min())}")
     if len(y) and not 0 <= int(y.min()) <= int(y.max()) < len(classes):
         raise InputError(f"{name}: labels must lie between 0 and {len(classes) - 1}, and these span {int(y.min())} to {int(y.max())}")
 

@@ -61,6 +61,8 @@ def tree_layout(path: Path, split: str, layout: str | None, name: str) -> TreeLa
         tree = own_result(recipe.label if recipe else "", read_layout, path, split, name, recipe is not None)
         if isinstance(tree, TreeLayout):
             return replace(tree, notes=(*notes, *tree.notes))
+        if tree is not None:
+            raise InputError(f"{layout} returned {type(tree).__name__}: it must return a robench.data.layouts.TreeLayout, or None")
     raise InputError(f"{name} does not have the layout {layout}: it has {folder_contents(path, {})}")
 
 

@@ -50,6 +50,8 @@ def images_of_pair(made: object, name: str, split: str) -> Images:
         what = type(made).__name__
         raise InputError(f"{name} returned {what}: it must return a robench.Images, or x (N, C, H, W) and y (N,) as tensors or arrays")
     x, y = (torch.as_tensor(part).detach().cpu() for part in made)
+    if x.dim() == 4 and x.shape[3] in (1, 3, 4) and x.shape[1] not in (1, 3, 4):
+        raise InputError(f"{name} returned x of shape {tuple(x.shape)}, which looks like (N, H, W, C): return x.permute(0, 3, 1, 2)")
     if y.dtype.is_floating_point or y.dtype.is_complex or y.dtype == torch.bool:
         raise InputError(f"{name} returned labels of type {y.dtype}: they must be whole numbers (N,)")
     y = y.to(torch.int64)

@@ -127,6 +127,8 @@ def own_recipe_kind(recipe: Recipe) -> str:
         if name in names:
             return kind
     fitting = [kind for kind in RECIPE_KINDS if takes_arguments(function, SIGNATURES[kind])]
+    if {"model", *LABEL_ARGUMENTS} & {*names}:
+        fitting = [kind for kind in fitting if kind != "corruption"]  # which is given neither: a probe that forgot an argument
     if fitting == ["probe", "method"] and any(name in names for name in LABEL_ARGUMENTS):
         return "probe"
     if len(fitting) == 1:

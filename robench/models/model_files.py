@@ -45,6 +45,8 @@ def model_file_kind(path: Path) -> str:
         return "safetensors"
     if path.suffix == ".py":
         raise InputError(f"{path} is a Python file: name the function in it that makes the model, as {path}:FUNCTION")
+    if start.startswith(b"robe") and path.name.endswith(".state.pt"):
+        raise InputError(f"{path.name} is the state of an unfinished training: end it with robench train and --resume")
     raise InputError(f"{path.name} is not a model file that robench knows: it starts with {start[:4]!r}")
 
 

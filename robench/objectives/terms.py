@@ -118,6 +118,28 @@ def weight_schedule(weight: float, warmup: float = 0.0, drops: tuple[float, ...]
     return at
 
 
+def loss_and_terms(loss: Loss, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    """What the loss of an objective returns.
+
+    Args:
+        loss: of the objective.
+        model: the network.
+        batch: with x_adv and logits.
+
+    Raises:
+        InputError: where it is no pair of a scalar tensor with a gradient and a dict.
+    """
+    pair = loss(model, batch)
+    if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], Tensor) and isinstance(pair[1], dict)):
+        raise InputError(
+            f"the objective's loss returned {type(pair).__name__}: it must return the scalar to minimise, and a dict of detached scalars"
+        )
+    if pair[0].dim() or not pair[0].requires_grad:
+        way = "it was detached" if not pair[0].dim() else "average it over the batch"
+        raise InputError(f"the objective's loss returned a tensor of shape {tuple(pair[0].shape)} that cannot be minimised: {way}")
+    return pair
+
+
 def penalised_loss(base: Loss, regularizers: Mapping[str, Regularizer]) -> Loss:
     """The loss base + sum of weight * R.
 
@@ -133,9 +155,13 @@ def penalised_loss(base: Loss, regularizers: Mapping[str, Regularizer]) -> Loss:
     """
 
     def loss(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        total, terms = base(model, batch)
+        total, terms = loss_and_terms(base, model, batch)
         for name, (weight, penalty) in regularizers.items():
             value = scalar_penalty(name, penalty(model, batch))
+            if ".py:" in name and not value.requires_grad and bool(value != 0):
+                raise InputError(
+                    f"regulariser {name!r} returned {float(value):.4g} without a gradient: it was detached, so it trains nothing"
+                )
             total = total + (weight(batch.progress) if callable(weight) else weight) * value
             terms = terms | {name: value.detach()}
         return total, terms

@@ -21,7 +21,7 @@ from robench.core.model_calls import padded_logits
 from robench.core.types import AttackResult, Explain, ExplainedImages, Level
 from robench.data.images import pixel_range_fault
 
-PER_SAMPLE = ("fooled", "step", "forwards", "backwards", "nonfinite")  # of Found
+PER_SAMPLE = ("fooled", "step", "forwards", "backwards", "nonfinite")  # of an AttackResult
 LEVEL_ADVICE = "it must yield a robench.core.types.Level for each setting, see docs/adding-a-probe.md"
 WEIGHTS_CHANGED = "it changed the weights of the model, which were put back: no attack, probe, method or score may change them"
 

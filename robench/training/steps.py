@@ -24,6 +24,7 @@ from robench.objectives import penalised_loss
 from robench.objectives.awp import perturbed_weights
 from robench.objectives.gradients import applies_dropout
 from robench.objectives.second_order import attention_by_products, differentiates_twice, name_failing_operators, refuse_lost_derivatives
+from robench.objectives.terms import loss_and_terms
 from robench.training.types import TrainingPlan, TrainingRun
 
 BITS = 2**63 - 1  # of a seed of torch's generators
@@ -190,8 +191,21 @@ def augmented_images(plan: TrainingPlan, train: Images, rows: Tensor, key: str, 
 def crafted_batch(run: TrainingRun, plan: TrainingPlan, batch: Batch) -> Batch:
     """The batch with the images that the loss is taken at."""
     run.model.train()
-    x_adv = plan.objective.craft(run.adversary_model, batch).detach()
+    x_adv = plan.objective.craft(run.adversary_model, batch)
+    if run.done == 0:
+        refuse_crafted_images(x_adv, batch.x)
+    x_adv = x_adv.detach()
     return replace(batch, x_adv=x_adv.requires_grad_(bool(plan.regularizers) or plan.objective.absorb is not None))
+
+
+def refuse_crafted_images(x_adv: object, x: Tensor) -> None:
+    """InputError where what an objective crafted are no images like x, in [0, 1]: looked at in the first step, as it costs a little."""
+    if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape or not x_adv.is_floating_point():
+        what = f"{x_adv.dtype} {tuple(x_adv.shape)}" if isinstance(x_adv, Tensor) else type(x_adv).__name__
+        raise InputError(f"the objective's craft returned {what}: it must return images like those it is given, {tuple(x.shape)} in floats")
+    if not bool(((x_adv >= -1e-4) & (x_adv <= 1 + 1e-4)).all()):
+        low, high = float(x_adv.min()), float(x_adv.max())
+        raise InputError(f"the objective's craft returned pixels that do not lie in [0, 1]: these span {low:.4g} to {high:.4g}")
 
 
 def step_gradients(run: TrainingRun, plan: TrainingPlan, batch: Batch) -> tuple[list[Tensor], Tensor | None, dict[str, Tensor]]:
@@ -200,7 +214,7 @@ def step_gradients(run: TrainingRun, plan: TrainingPlan, batch: Batch) -> tuple[
     loss_of = penalised_loss(plan.objective.loss, plan.regularizers)
 
     def base() -> Tensor:
-        return plan.objective.loss(model, batch_with_logits(model, batch))[0]
+        return loss_and_terms(plan.objective.loss, model, batch_with_logits(model, batch))[0]
 
     with ExitStack() as stack:
         stack.enter_context(attention_by_products(differentiates_twice(plan.regularizers)))

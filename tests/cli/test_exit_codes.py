@@ -130,7 +130,7 @@ def test_what_the_system_refuses_is_no_bug(ends, monkeypatch, tmp_path):
 def test_an_attack_that_returns_no_found_is_told_what_to_return(ends, own, tmp_path):
     code, stderr = ends("attack", MODEL, "--attack", f"{own}:tensor", "--n", 20, "--out", tmp_path / "out")
     assert code == 2
-    assert "returned Tensor and no Found" in stderr
+    assert "returned Tensor and no robench.core.types.AttackResult" in stderr
 
 
 def test_a_probe_of_the_users_own_runs_in_place_of_an_attack_and_is_refused_a_radius(ends, own, tmp_path):

@@ -252,7 +252,7 @@ def few(classes=3):
         ("saliency", nn.Sequential(other(), nn.Softmax(1)).eval(), "probabilities"),
         ("grad-cam", other(), "layer"),
         ("random-noise,k=100000", other(), "is more than the"),
-        ("OWN:attack", other(), "no Found"),
+        ("OWN:attack", other(), "no robench.core.types.AttackResult"),
         ("OWN:method", other(), "must return float maps"),
         ("saliency on OWN:probe", other(), "it must"),
         ("pgd-10 on OWN:corruption", other(), "corruption"),

@@ -448,3 +448,75 @@ def test_memory_that_ends_in_a_training_is_one_sentence_that_names_the_batch_siz
     monkeypatch.setattr("robench.training.steps.step_gradients", full)
     with pytest.raises(InputError, match="does not hold a batch of 64 images: pass a --batch-size below 64"):
         train("shapes", arch="mlp,width=8", n_train=128, batch_size=64, epochs=1, out=tmp_path / "mlp.pt")
+
+
+OWN_OBJECTIVES = """
+from robench.objectives import Objective
+from torch.nn import functional as F
+
+
+def ce(model, batch):
+    return F.cross_entropy(batch.logits, batch.y), {}
+
+
+def of(craft=lambda model, batch: batch.x, loss=ce):
+    return Objective(craft, loss)
+
+
+def too_bright():
+    return of(craft=lambda model, batch: batch.x * 255)
+
+
+def cropped():
+    return of(craft=lambda model, batch: batch.x[:, :, :5])
+
+
+def nothing():
+    return of(craft=lambda model, batch: None)
+
+
+def scalar_alone():
+    return of(loss=lambda model, batch: ce(model, batch)[0])
+
+
+def unreduced():
+    return of(loss=lambda model, batch: (F.cross_entropy(batch.logits, batch.y, reduction="none"), {}))
+
+
+def detached(model, batch):
+    return batch.logits.detach().square().mean()
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("too_bright", r"craft returned pixels that do not lie in \[0, 1\]"),
+        ("cropped", r"craft returned torch.float32 \(\d+, 3, 5, \d+\): it must return images like those"),
+        ("nothing", "craft returned NoneType"),
+        ("scalar_alone", "loss returned Tensor: it must return the scalar to minimise, and a dict"),
+        ("unreduced", "cannot be minimised: average it over the batch"),
+    ],
+)
+def test_an_objective_of_ones_own_that_returns_something_else_is_refused_in_the_first_step(tmp_path, name, sentence):
+    (tmp_path / "own.py").write_text(OWN_OBJECTIVES)
+    with pytest.raises(InputError, match=sentence):
+        train(
+            "shapes",
+            arch="mlp",
+            n_train=60,
+            held_out=10,
+            batch_size=10,
+            epochs=1,
+            eval_n=4,
+            suite=[],
+            objective=f"{tmp_path}/own.py:{name}",
+        )
+
+
+def test_a_regulariser_of_ones_own_that_was_detached_is_refused(tmp_path):
+    (tmp_path / "own.py").write_text(OWN_OBJECTIVES)
+    with pytest.raises(InputError, match="without a gradient: it was detached, so it trains nothing"):
+        train(
+            "shapes", arch="mlp", n_train=60, held_out=10, batch_size=10, epochs=1, eval_n=4, suite=[], reg=f"{tmp_path}/own.py:detached=1"
+        )

@@ -111,7 +111,9 @@ def attack_outcomes(case: Case, stage: Stage, attack: Attack, chunk: Chunk) -> I
         with keep_weights(label, case.exact_model, case.model):
             result = attack(case.model, x.clone(), y.clone().to(case.device), stage.threat, draws)
     if not isinstance(result, AttackResult):
-        raise InputError(f"attack {label!r} returned {type(result).__name__} and no Found: see docs/adding-an-attack.md")
+        raise InputError(
+            f"attack {label!r} returned {type(result).__name__} and no robench.core.types.AttackResult: see docs/adding-an-attack.md"
+        )
     refuse_found(result, len(x), label)
     x_adv, outside = points_inside(x, result.x_adv.detach().to(x), stage.threat, label)
     with torch.no_grad():
@@ -134,7 +136,7 @@ def attack_outcomes(case: Case, stage: Stage, attack: Attack, chunk: Chunk) -> I
     if is_own(label) and bool((claimed & ~fell).any()):
         sentences.append(f"what {label} says of fooled images is not what the model says when asked again: the model's word counts")
     extras = {
-        "nonfinite": int((result.nonfinite.cpu() | ~finite).sum()), "outside": list(outside),
+        "nonfinite": int((result.nonfinite.cpu().bool() | ~finite).sum()), "outside": list(outside),
         "warnings": list(dict.fromkeys(sentences)),
         "images": {str(int(chunk.places[i])): image_json(points[i]) for i in example_rows},
         **({"before": {str(int(chunk.places[i])): image_json(x[i].cpu()) for i in example_rows}} if stage.source else {}),
