@@ -254,12 +254,13 @@ def score_tables(rows: Sequence[Row], names: Sequence[str], title: str) -> list[
     how = next(
         (f", target {words['target']}, channels {words['channels']}" for words in map(setting_words, rows) if "channels" in words), ""
     )
-    first = TextTable(f"saliency audit of {title}: Gini, mean over images (95 % bootstrap interval){how}", ("method", *names), [])
+    own = [row for row in rows if row.probe != CLEAN]
+    what = "Gini, mean over images (95 % bootstrap interval)" if any(row.metric == "gini" for row in own) else "the models"
+    first = TextTable(f"saliency audit of {title}: {what}{how}", ("method", *names), [])
     clean = {row.checkpoint: row for row in rows if row.probe == CLEAN and row.metric == "accuracy"}
     if clean:
         cells = (f"{100 * clean[name].value:.2f}, n = {clean[name].n}" if name in clean else "-" for name in names)
         first.lines.append(("clean accuracy %", *cells))
-    own = [row for row in rows if row.probe != CLEAN]
     first.lines.extend((method, *cells) for method, _, *cells in score_lines(own, names, lambda row: row.metric == "gini"))
     second = TextTable(f"other scores, means over images{how}", ("method", "score", *names), [], 2)
     second.lines.extend(score_lines(own, names, is_other_score, brief=True))
