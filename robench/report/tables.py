@@ -256,7 +256,7 @@ def score_tables(rows: Sequence[Row], names: Sequence[str], title: str) -> list[
     )
     own = [row for row in rows if row.probe != CLEAN]
     what = "Gini, mean over images (95 % bootstrap interval)" if any(row.metric == "gini" for row in own) else "the models"
-    first = TextTable(f"saliency audit of {title}: {what}{how}", ("method", *names), [])
+    first = TextTable(f"saliency scores of {title}: {what}{how}", ("method", *names), [])
     clean = {row.checkpoint: row for row in rows if row.probe == CLEAN and row.metric == "accuracy"}
     if clean:
         cells = (f"{100 * clean[name].value:.2f}, n = {clean[name].n}" if name in clean else "-" for name in names)

@@ -93,7 +93,7 @@ def test_a_run_of_all_kinds_has_the_tables_of_each_and_no_row_in_a_table_of_anot
     found = report_tables(mixed(), title="T")
     assert [(table.title, [line[: table.left] for line in table.lines]) for table in found] == [
         ("attacks: T", [("clean",), ("pgd-10",)]),
-        ("saliency audit of T: Gini, mean over images (95 % bootstrap interval), target true, channels none",
+        ("saliency scores of T: Gini, mean over images (95 % bootstrap interval), target true, channels none",
          [("clean accuracy %",), ("saliency",)]),
         ("other scores, means over images, target true, channels none", [("saliency", "entropy")]),
         ("Gini beside the margin and the images that fall", [("saliency", "margin_correlation")]),
