@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -78,13 +79,14 @@ def apgd(
         InputError: an option is out of its range.
     """
     targeted = is_targeted(target)
-    climb = apgd_runner(threat, fitting_loss(loss, targeted), steps=steps, restarts=restarts, rho=rho, eot=eot, large_eps=large_eps)
+    objective = fitting_loss(loss, targeted)
+    schedule = checked_schedule(threat, steps=steps, restarts=restarts, rho=rho, eot=eot, large_eps=large_eps)
     search = Search(model, x, y, threat, stay=eot > 1)
     if targeted and search.alive:
         with torch.no_grad():
             search.aim(chosen_target(target, search.logits(x), y, draws))
     for restart in search.turns(restarts):
-        climb(search, draws.child("restart", restart))
+        run_from_random_start(search, draws.child("restart", restart), objective, schedule, rho=rho, eot=eot)
     return search.found()
 
 
@@ -115,9 +117,10 @@ def apgd_t(
         steps: iterations per target and restart, at least 1.
         targets: how many classes, from rank 2 of the clean logits on, no more than there are; one forward pass finds the ranks.
         restarts: independent random starts per target, at least 1.
-        rho: as in `apgd`.
-        eot: as in `apgd`.
-        large_eps: as in `apgd`.
+        rho: share in (0, 1]; the step is halved unless the loss rose in more than this share of the steps since the last check (linf, l2).
+        eot: passes whose gradients are averaged, at least 1, for randomised models; loss and verdict are those of the last pass, and
+            fooled samples stay to the end of the run.
+        large_eps: true starts in a ball of radius 3 eps, then 2 eps, then eps; l1 only.
 
     Returns:
         The worst point that was found for each sample, or clean x, with what was spent on it.
@@ -126,114 +129,57 @@ def apgd_t(
         InputError: an option is out of its range.
     """
     whole_option("targets", targets)
-    target = torch.zeros_like(y)
-    toward = fitting_loss(loss, True)
-    climb = apgd_runner(
-        threat,
-        lambda logits, label: toward(logits, label, target[search.rows]),
-        steps=steps,
-        restarts=restarts,
-        rho=rho,
-        eot=eot,
-        large_eps=large_eps,
-    )
+    objective = fitting_loss(loss, True)
+    schedule = checked_schedule(threat, steps=steps, restarts=restarts, rho=rho, eot=eot, large_eps=large_eps)
     search = Search(model, x, y, threat, stay=eot > 1)
     if not search.alive:
         return search.found()
     with torch.no_grad():
         ranks = classes_by_logit(search.logits(x), y)[:, :targets]
     for rank in search.turns(ranks.shape[1]):
-        target = ranks[:, rank]
+        toward_rank = partial(loss_toward, search, objective, ranks[:, rank])
         for restart in search.turns(restarts):
-            climb(search, draws.child("rank", rank + 2, "restart", restart))
+            run_from_random_start(search, draws.child("rank", rank + 2, "restart", restart), toward_rank, schedule, rho=rho, eot=eot)
     return search.found()
 
 
-def classes_by_logit(logits: Tensor, y: Tensor) -> Tensor:
-    """The classes other than y by falling logit, (B, K - 1)."""
-    return logits.scatter(1, y[:, None], float("inf")).sort(1, descending=True).indices[:, 1:]
-
-
-def apgd_runner(
-    threat: Threat, objective: LossFunction, *, steps: int, restarts: int, rho: float, eot: int, large_eps: bool
-) -> Callable[[Search, Draws], None]:
-    """One run from a random start, as a function of search and draws.
-
-    Args:
-        threat: its norm and radius.
-        objective: the loss to climb, called as in `Search.evaluate`.
-        steps: iterations of the run, at least 1.
-        restarts: only checked: at least 1.
-        rho: share in (0, 1], as in `apgd`.
-        eot: passes whose gradients are averaged, at least 1.
-        large_eps: whether the run follows `radius_schedule`; l1 only.
-
-    Raises:
-        InputError: an option is out of its range.
-    """
-    for name, value in (("steps", steps), ("restarts", restarts), ("eot", eot)):
-        whole_option(name, value)
-    if positive_option("rho", rho) > 1:
-        raise InputError(f"rho is a share of the steps, at most 1, not {rho}")
-    if switch_option("large_eps", large_eps) and threat.norm != "l1":
-        raise InputError(f"large_eps is a schedule for l1: leave it out for {threat.norm}")
-    schedule = radius_schedule(threat.eps, steps) if large_eps else [(threat.eps, steps)]
-
-    def climb(search: Search, draws: Draws) -> None:
-        drop_fooled(search)
-        if search.alive:
-            start = random_start(search.x, Threat(threat.norm, schedule[0][0]), draws.take(search.rows))
-            run_apgd_schedule(search, start, objective, schedule, rho=rho, eot=eot)
-
-    return climb
-
-
-def radius_schedule(eps: float, steps: int) -> list[tuple[float, int]]:
-    """The radii and iterations of the schedule for large eps: 3 eps and 2 eps for 30 % of the iterations each, then eps.
-
-    Example:
-        >>> radius_schedule(0.5, 10)
-        [(1.5, 3), (1.0, 3), (0.5, 4)]
-    """
-    part = min(math.ceil(0.3 * steps), (steps - 1) // 2)  # the last stage gets an iteration also where there are fewer than 5
-    return [(radius, count) for radius, count in ((3 * eps, part), (2 * eps, part), (eps, steps - 2 * part)) if count > 0]
-
-
-def drop_fooled(search: Search) -> None:
-    """Those that were fooled in an earlier run and stayed to its end (eot) stand no more."""
-    if search.stay:
-        search.standing = search.standing & ~search.found().fooled[search.rows]
-        search.alive = int(search.standing.sum())
-        search.repack()
-
-
-def random_start(x: Tensor, threat: Threat, draws: Draws) -> Tensor:
-    """x + noise whose norm is eps (linf, l2: then clipped to the box) or, in l1, the projection of x + normal noise."""
-    if threat.norm == "l1":
-        return threat.project(x, x + draws.normal(x.shape[1:]).to(x.dtype))
-    noise = (2 * draws.uniform(x.shape[1:]) - 1 if threat.norm == "linf" else draws.normal(x.shape[1:])).to(x.dtype)
-    return (x + threat.eps * (noise / per_sample(delta_norms(threat.norm, noise) + 1e-12, noise))).clamp(0, 1)
-
-
-def run_apgd_schedule(
-    search: Search, x_adv: Tensor, objective: LossFunction, schedule: list[tuple[float, int]], *, rho: float, eot: int, dense: bool = True
+def run_apgd(
+    search: Search,
+    x_adv: Tensor,
+    objective: LossFunction,
+    threat: Threat,
+    steps: int,
+    *,
+    rho: float = 0.75,
+    eot: int = 1,
+    dense: bool = True,
 ) -> Tensor:
-    """The points of largest loss after runs in balls of given radii and iterations, each from where the last one was best.
+    """The points of largest loss (R, C, H, W) that `steps` iterations from x_adv meet; all iterates are tested.
 
     Args:
         search: the samples that still stand.
-        x_adv: one start per working row, (R, C, H, W), in the first of the balls.
+        x_adv: one start per working row, (R, C, H, W).
         objective: the loss to climb.
-        schedule: the radius and the iterations of each run.
-        rho: as in `apgd`.
-        eot: as in `apgd`.
-        dense: as in `run_apgd`, for the first run.
+        threat: the ball of this run, wider than the search's in the first stages of the schedule for large eps.
+        steps: iterations, at least 1.
+        rho: share in (0, 1] of the steps since the last check in which the loss must have risen, or the step is halved (linf, l2).
+        eot: passes whose gradients are averaged, at least 1.
+        dense: l1: true where x_adv is a random start, whose first step moves a fifth of the subpixels; else the first step moves as many
+            as the count at x_adv says.
     """
-    for number, (eps, steps) in enumerate(schedule):
-        stage = Threat(search.threat.norm, eps)
-        x_adv = stage.project(search.x, x_adv) if number else x_adv
-        x_adv = run_apgd(search, x_adv, objective, stage, steps, rho=rho, eot=eot, dense=dense and not number)
-    return x_adv
+    due = check_intervals(steps) if threat.norm != "l1" else dict.fromkeys(range(0, steps, check_period(steps)), 0)
+    state = initial_state(search, x_adv, threat, *losses_and_gradient(search, x_adv, objective, eot), dense)
+    for done in search.turns(steps):
+        state = ApgdState(*search.pack(*state))
+        state = state._replace(x=next_iterate(search.x, state, threat, 0.75 if done else 1.0), x_prev=state.x)
+        if done + 1 == steps:
+            state = state_after_evaluation(state, last_losses(search, state.x, objective), state.grad)
+        else:
+            state = state_after_evaluation(state, *losses_and_gradient(search, state.x, objective, eot))
+        if done + 1 in due:
+            state = state_after_check(search.x, state, threat, rho * due[done + 1])
+    (x_best,) = search.pack(state.x_best)
+    return x_best
 
 
 class ApgdState(NamedTuple):
@@ -274,45 +220,6 @@ class ApgdState(NamedTuple):
     high: Tensor
 
 
-def run_apgd(
-    search: Search,
-    x_adv: Tensor,
-    objective: LossFunction,
-    threat: Threat,
-    steps: int,
-    *,
-    rho: float = 0.75,
-    eot: int = 1,
-    dense: bool = True,
-) -> Tensor:
-    """The points of largest loss (R, C, H, W) that `steps` iterations from x_adv meet; all iterates are tested.
-
-    Args:
-        search: the samples that still stand.
-        x_adv: one start per working row, (R, C, H, W).
-        objective: the loss to climb.
-        threat: the ball of this run, wider than the search's in the first stages of the schedule for large eps.
-        steps: iterations, at least 1.
-        rho: as in `apgd`.
-        eot: as in `apgd`.
-        dense: l1: true where x_adv is a random start, whose first step moves a fifth of the subpixels; else the first step moves as many
-            as the count at x_adv says.
-    """
-    due = check_intervals(steps) if threat.norm != "l1" else dict.fromkeys(range(0, steps, check_period(steps)), 0)
-    state = initial_state(search, x_adv, threat, *losses_and_gradient(search, x_adv, objective, eot), dense)
-    for done in search.turns(steps):
-        state = ApgdState(*search.pack(*state))
-        state = state._replace(x=next_iterate(search.x, state, threat, 0.75 if done else 1.0), x_prev=state.x)
-        if done + 1 == steps:
-            state = state_after_evaluation(state, last_losses(search, state.x, objective), state.grad)
-        else:
-            state = state_after_evaluation(state, *losses_and_gradient(search, state.x, objective, eot))
-        if done + 1 in due:
-            state = state_after_check(search.x, state, threat, rho * due[done + 1])
-    (x_best,) = search.pack(state.x_best)
-    return x_best
-
-
 def check_intervals(steps: int) -> dict[int, int]:
     """The iterations (counted from 1) after which the step size is checked, each with the number of iterations since the last check."""
     length, least, decrement = (max(int(share * steps), 1) for share in (0.22, 0.06, 0.03))
@@ -340,13 +247,6 @@ def losses_and_gradient(search: Search, x_adv: Tensor, objective: LossFunction, 
     return losses, grad if eot == 1 else (total + grad) / eot
 
 
-def last_losses(search: Search, x_adv: Tensor, objective: LossFunction) -> Tensor:
-    """The losses (R,) at the last iterate, where a forward pass does: no step follows it."""
-    logits = search.test(x_adv)
-    losses = objective(logits, search.y) if search.target is None else objective(logits, search.y, search.target)
-    return losses.nan_to_num(-torch.inf, -torch.inf, -torch.inf)
-
-
 def initial_state(search: Search, x_adv: Tensor, threat: Threat, losses: Tensor, grad: Tensor, dense: bool) -> ApgdState:
     """The state at the start. `last` is 0 there, as in the authors' code: their first iterate is compared with 0, not with the start."""
     x, width = search.x, search.x[0].numel() if len(search.x) else 1
@@ -369,6 +269,11 @@ def initial_state(search: Search, x_adv: Tensor, threat: Threat, losses: Tensor,
         low=(x - threat.eps).clamp_min(0) if linf else x,
         high=(x + threat.eps).clamp_max(1) if linf else x,
     )
+
+
+def moved_subpixel_count(x: Tensor, x_adv: Tensor) -> Tensor:
+    """How many subpixels of each x_adv differ from x, (B,) float32."""
+    return (x_adv != x).flatten(1).sum(1).float()
 
 
 def next_iterate(x: Tensor, state: ApgdState, threat: Threat, keep: float) -> Tensor:
@@ -436,6 +341,13 @@ def sorted_rows(values: Tensor) -> Tensor:
     return torch.from_numpy(np.sort(values.numpy(), axis=1)) if values.device.type == "cpu" else values.sort(1).values
 
 
+def last_losses(search: Search, x_adv: Tensor, objective: LossFunction) -> Tensor:
+    """The losses (R,) at the last iterate, where a forward pass does: no step follows it."""
+    logits = search.test(x_adv)
+    losses = objective(logits, search.y) if search.target is None else objective(logits, search.y, search.target)
+    return losses.nan_to_num(-torch.inf, -torch.inf, -torch.inf)
+
+
 def state_after_evaluation(state: ApgdState, losses: Tensor, grad: Tensor) -> ApgdState:
     """The state once the iterate has been evaluated: what is best, and whether the loss rose."""
     better = losses > state.best
@@ -475,11 +387,6 @@ def state_after_check(x: Tensor, state: ApgdState, threat: Threat, enough: float
     return state._replace(x=torch.where(mask, state.x_best, state.x), grad=torch.where(mask, state.grad_best, state.grad))
 
 
-def moved_subpixel_count(x: Tensor, x_adv: Tensor) -> Tensor:
-    """How many subpixels of each x_adv differ from x, (B,) float32."""
-    return (x_adv != x).flatten(1).sum(1).float()
-
-
 def next_step_size(moved_count: Tensor, before: Tensor, length: Tensor, eps: float, width: int) -> tuple[Tensor, Tensor, Tensor]:
     """The next share (R,) and step length (R, 1, 1, 1) in l1, and where to go back to the best point, (R,) bool.
 
@@ -495,3 +402,114 @@ def next_step_size(moved_count: Tensor, before: Tensor, length: Tensor, eps: flo
     sparser = moved_count / before < SPARSER  # 0 / 0 is not sparser
     shorter = (length / SHRINK).clamp(eps * LEAST_STEP, eps)
     return moved_count / width / SHRINK, torch.where(per_sample(sparser, length), torch.full_like(shorter, eps), shorter), sparser
+
+
+# what apgd and apgd_t do around a run
+
+
+def checked_schedule(threat: Threat, *, steps: int, restarts: int, rho: float, eot: int, large_eps: bool) -> list[tuple[float, int]]:
+    """The radius and the iterations of each stage of a run: one stage, or those of `radius_schedule` with large_eps.
+
+    Args:
+        threat: its norm and radius.
+        steps: iterations of the run, at least 1.
+        restarts: only checked: at least 1.
+        rho: only checked: a share in (0, 1].
+        eot: only checked: at least 1.
+        large_eps: whether the run follows `radius_schedule`; l1 only.
+
+    Raises:
+        InputError: an option is out of its range.
+    """
+    for name, value in (("steps", steps), ("restarts", restarts), ("eot", eot)):
+        whole_option(name, value)
+    if positive_option("rho", rho) > 1:
+        raise InputError(f"rho is a share of the steps, at most 1, not {rho}")
+    if switch_option("large_eps", large_eps) and threat.norm != "l1":
+        raise InputError(f"large_eps is a schedule for l1: leave it out for {threat.norm}")
+    return radius_schedule(threat.eps, steps) if large_eps else [(threat.eps, steps)]
+
+
+def radius_schedule(eps: float, steps: int) -> list[tuple[float, int]]:
+    """The radii and iterations of the schedule for large eps: 3 eps and 2 eps for 30 % of the iterations each, then eps.
+
+    Example:
+        >>> radius_schedule(0.5, 10)
+        [(1.5, 3), (1.0, 3), (0.5, 4)]
+    """
+    part = min(math.ceil(0.3 * steps), (steps - 1) // 2)  # the last stage gets an iteration also where there are fewer than 5
+    return [(radius, count) for radius, count in ((3 * eps, part), (2 * eps, part), (eps, steps - 2 * part)) if count > 0]
+
+
+def run_from_random_start(
+    search: Search, draws: Draws, objective: LossFunction, schedule: list[tuple[float, int]], *, rho: float, eot: int
+) -> None:
+    """One run from a random start in the first ball of the schedule, on the samples that still stand.
+
+    Args:
+        search: the samples; what the run finds is recorded in it.
+        draws: random numbers of all samples given to the search.
+        objective: the loss to climb, called as in `Search.evaluate`.
+        schedule: the radius and the iterations of each stage.
+        rho: share of the steps in (0, 1]; see `apgd`.
+        eot: passes whose gradients are averaged, at least 1.
+    """
+    drop_fooled(search)
+    if search.alive:
+        start = random_start(search.x, Threat(search.threat.norm, schedule[0][0]), draws.take(search.rows))
+        run_apgd_schedule(search, start, objective, schedule, rho=rho, eot=eot)
+
+
+def drop_fooled(search: Search) -> None:
+    """Those that were fooled in an earlier run and stayed to its end (eot) stand no more."""
+    if search.stay:
+        search.standing = search.standing & ~search.found().fooled[search.rows]
+        search.alive = int(search.standing.sum())
+        search.repack()
+
+
+def random_start(x: Tensor, threat: Threat, draws: Draws) -> Tensor:
+    """x + noise whose norm is eps (linf, l2: then clipped to the box) or, in l1, the projection of x + normal noise."""
+    if threat.norm == "l1":
+        return threat.project(x, x + draws.normal(x.shape[1:]).to(x.dtype))
+    noise = (2 * draws.uniform(x.shape[1:]) - 1 if threat.norm == "linf" else draws.normal(x.shape[1:])).to(x.dtype)
+    return (x + threat.eps * (noise / per_sample(delta_norms(threat.norm, noise) + 1e-12, noise))).clamp(0, 1)
+
+
+def run_apgd_schedule(
+    search: Search, x_adv: Tensor, objective: LossFunction, schedule: list[tuple[float, int]], *, rho: float, eot: int, dense: bool = True
+) -> Tensor:
+    """The points of largest loss after runs in balls of given radii and iterations, each from where the last one was best.
+
+    Args:
+        search: the samples that still stand.
+        x_adv: one start per working row, (R, C, H, W), in the first of the balls.
+        objective: the loss to climb.
+        schedule: the radius and the iterations of each run.
+        rho: share in (0, 1] of the steps since the last check in which the loss must have risen, or the step is halved (linf, l2).
+        eot: passes whose gradients are averaged, at least 1.
+        dense: l1: true where x_adv is a random start, so that the first step of the first run moves a fifth of the subpixels.
+    """
+    for number, (eps, steps) in enumerate(schedule):
+        stage = Threat(search.threat.norm, eps)
+        x_adv = stage.project(search.x, x_adv) if number else x_adv
+        x_adv = run_apgd(search, x_adv, objective, stage, steps, rho=rho, eot=eot, dense=dense and not number)
+    return x_adv
+
+
+def classes_by_logit(logits: Tensor, y: Tensor) -> Tensor:
+    """The classes other than y by falling logit, (B, K - 1)."""
+    return logits.scatter(1, y[:, None], float("inf")).sort(1, descending=True).indices[:, 1:]
+
+
+def loss_toward(search: Search, loss: LossFunction, target: Tensor, logits: Tensor, y: Tensor) -> Tensor:
+    """A targeted loss of the working rows, (R,), in a search whose goal is any wrong label.
+
+    Args:
+        search: says which samples the working rows are, at the time of the call.
+        loss: called as loss(logits, y, target).
+        target: the classes to reach, (B,) int64, for all samples given to the search.
+        logits: of the working rows, (R, K).
+        y: their labels, (R,) int64.
+    """
+    return loss(logits, y, target[search.rows])

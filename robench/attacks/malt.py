@@ -6,11 +6,13 @@ The order of the targets is that of MALT (NeurIPS 2024, 2407.02240; we know its 
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from robench.attacks.active import Search
-from robench.attacks.apgd import apgd_runner
+from robench.attacks.apgd import LossFunction, checked_schedule, loss_toward, run_from_random_start
 from robench.attacks.losses import class_logits, fitting_loss
 from robench.core.checks import positive_option, whole_option
 from robench.core.draws import Draws
@@ -62,25 +64,26 @@ def malt(
     if not search.alive:
         return search.found()
     order = nearest_classes(search, x, targets)
-    toward, reach, target = fitting_loss(loss, True), torch.empty(0), torch.zeros_like(y)
-
-    def objective(logits: Tensor, label: Tensor) -> Tensor:
-        values = toward(logits, label, target[search.rows])
-        reach[search.rows] = torch.fmax(reach[search.rows], values.detach().to(reach.dtype))
-        return values
-
-    climb = apgd_runner(threat, objective, steps=steps, restarts=1, rho=0.75, eot=1, large_eps=False)
+    objective = fitting_loss(loss, True)
+    schedule = checked_schedule(threat, steps=steps, restarts=1, rho=0.75, eot=1, large_eps=False)
     highest, lowest = x.new_full((len(x),), -torch.inf), x.new_full((len(x),), torch.inf)
     for turn in search.turns(rounds):
         reach = x.new_full((len(x),), -torch.inf)
         for place in search.turns(order.shape[1]):
-            target = order[:, place]
-            climb(search, draws.child("round", turn, "target", place))
+            toward_class = partial(recorded_loss, search, objective, order[:, place], reach)
+            run_from_random_start(search, draws.child("round", turn, "target", place), toward_class, schedule, rho=0.75, eot=1)
         highest, lowest = torch.fmax(highest, reach), torch.fmin(lowest, reach)
         if turn and loss != "ce":
             search.dismiss((highest + doubt * (highest - lowest) < 0)[search.rows])
             search.repack()
     return search.found()
+
+
+def recorded_loss(search: Search, loss: LossFunction, target: Tensor, reach: Tensor, logits: Tensor, y: Tensor) -> Tensor:
+    """The loss of `apgd.loss_toward`, (R,); the largest value that each sample has reached is kept in `reach`, (B,), in place."""
+    values = loss_toward(search, loss, target, logits, y)
+    reach[search.rows] = torch.fmax(reach[search.rows], values.detach().to(reach.dtype))
+    return values
 
 
 def nearest_classes(search: Search, x: Tensor, count: int) -> Tensor:
