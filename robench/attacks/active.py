@@ -230,10 +230,14 @@ class Search:
         keep = self.repack()
         return state if keep is None else tuple(part[keep] for part in state)
 
-    def found(self) -> AttackResult:
+    def result(self) -> AttackResult:
         """What was found, for all B samples."""
         self._write()
         return self._found
+
+    def found(self) -> AttackResult:
+        """The same as `result`; attacks in users' files may call it by this name."""
+        return self.result()
 
     def _begin(self) -> None:
         """Takes the working rows' part of the record, to be kept without indices until `_write`."""

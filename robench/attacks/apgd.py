@@ -87,7 +87,7 @@ def apgd(
             search.aim(chosen_target(target, search.logits(x), y, draws))
     for restart in search.turns(restarts):
         run_from_random_start(search, draws.child("restart", restart), objective, schedule, rho=rho, eot=eot)
-    return search.found()
+    return search.result()
 
 
 def apgd_t(
@@ -133,14 +133,14 @@ def apgd_t(
     schedule = checked_schedule(threat, steps=steps, restarts=restarts, rho=rho, eot=eot, large_eps=large_eps)
     search = Search(model, x, y, threat, stay=eot > 1)
     if not search.alive:
-        return search.found()
+        return search.result()
     with torch.no_grad():
         ranks = classes_by_logit(search.logits(x), y)[:, :targets]
     for rank in search.turns(ranks.shape[1]):
         toward_rank = partial(loss_toward, search, objective, ranks[:, rank])
         for restart in search.turns(restarts):
             run_from_random_start(search, draws.child("rank", rank + 2, "restart", restart), toward_rank, schedule, rho=rho, eot=eot)
-    return search.found()
+    return search.result()
 
 
 def run_apgd(
@@ -463,7 +463,7 @@ def run_from_random_start(
 def drop_fooled(search: Search) -> None:
     """Those that were fooled in an earlier run and stayed to its end (eot) stand no more."""
     if search.stay:
-        search.standing = search.standing & ~search.found().fooled[search.rows]
+        search.standing = search.standing & ~search.result().fooled[search.rows]
         search.alive = int(search.standing.sum())
         search.repack()
 

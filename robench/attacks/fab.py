@@ -83,7 +83,7 @@ def fab_t(
     )
     search = Search(model, x, y, threat)
     if not search.alive:
-        return search.found()
+        return search.result()
     classes, f, w = clean_planes(search, targets)
     for rank in search.turns(classes.shape[1]):
         towards = partial(plane_towards, search, classes[:, rank])
@@ -91,7 +91,7 @@ def fab_t(
             first_plane = (f[search.rows, rank], w[search.rows, rank]) if restart == 0 else None
             start = start_points(search, draws.child("target", rank), restart)
             run_fab(search, start, towards, step, steps, keep, first_plane)
-    return search.found()
+    return search.result()
 
 
 def fab(
@@ -135,7 +135,7 @@ def fab(
     for restart in search.turns(restarts):
         start = start_points(search, draws, restart)
         run_fab(search, start, partial(plane_nearest, search), step, steps, keep)
-    return search.found()
+    return search.result()
 
 
 def run_fab(

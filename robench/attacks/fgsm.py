@@ -31,4 +31,4 @@ def fgsm(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws) -
     for _ in search.turns(1):
         _, grad = search.evaluate(x, ce)
         search.test(threat.project(x, x + threat.eps * threat.ascend(x, grad)))
-    return search.found()
+    return search.result()

@@ -62,7 +62,7 @@ def malt(
     whole_option("targets", targets), whole_option("rounds", rounds), positive_option("doubt", doubt)
     search = Search(model, x, y, threat)
     if not search.alive:
-        return search.found()
+        return search.result()
     order = nearest_classes(search, x, targets)
     objective = fitting_loss(loss, True)
     schedule = checked_schedule(threat, steps=steps, restarts=1, rho=0.75, eot=1, large_eps=False)
@@ -76,7 +76,7 @@ def malt(
         if turn and loss != "ce":
             search.dismiss((highest + doubt * (highest - lowest) < 0)[search.rows])
             search.repack()
-    return search.found()
+    return search.result()
 
 
 def recorded_loss(search: Search, loss: LossFunction, target: Tensor, reach: Tensor, logits: Tensor, y: Tensor) -> Tensor:

@@ -34,4 +34,4 @@ def noise(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: Draws, 
     for turn in search.turns(whole_option("tries", tries)):
         search.test(threat.surface(search.x, draws.child("try", turn).take(search.rows)))
         search.repack()
-    return search.found()
+    return search.result()

@@ -66,7 +66,7 @@ def pgd(
     for restart in search.turns(restarts):
         start = draws.child("restart", restart).take(search.rows)
         run_pgd(search, threat.sample(search.x, start) if random_start else search.x, objective, length, steps)
-    return search.found()
+    return search.result()
 
 
 def run_pgd(search: Search, x_adv: Tensor, objective: Callable[..., Tensor], length: float, steps: int) -> Tensor:

@@ -90,7 +90,7 @@ def square(
     run = search_corners if threat.norm == "linf" else search_patterns
     for restart in search.turns(restarts):
         run(search, draws.child("restart", restart), plan, margin if loss == "margin" else objective, hope)
-    return search.found()
+    return search.result()
 
 
 def window_share(query: int, p_init: float) -> float:

@@ -67,7 +67,7 @@ def transfer(
         start = threat.sample(search.x, draws.child("restart", restart).take(search.rows)) if restart else search.x
         search.test(transfer_points(surrogate, search.x, search.y, start, threat, objective, length, steps, keep))
         search.repack()
-    return search.found()
+    return search.result()
 
 
 def transfer_points(

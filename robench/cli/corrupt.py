@@ -100,8 +100,8 @@ class CorruptOptions:
     Attributes:
         corruptions: the corruptions, each once.
         severities: severities of all whose recipes do not name one, 1 to 5.
-        chosen: whether the user named corruptions.
-        graded: whether the user named severities.
+        names_corruptions: whether the user named corruptions.
+        names_severities: whether the user named severities.
         source: folder of a set on the disk, None for images that are made here.
         scale: severities of "cifar" or "imagenet", or "auto" by the size of the images.
         photos: folder of frost photos, "" for a texture that is drawn here.
@@ -112,8 +112,8 @@ class CorruptOptions:
 
     corruptions: tuple[Recipe, ...]
     severities: tuple[int, ...]
-    chosen: bool
-    graded: bool
+    names_corruptions: bool
+    names_severities: bool
     source: Path | None
     scale: str
     photos: str
@@ -248,7 +248,7 @@ def refuse_corrupt_options(models: Sequence[str], options: CorruptOptions, commo
         raise InputError("name a model to measure, or a folder with --export to write the images into")
     if options.export is not None and options.source is not None:
         raise InputError("--export writes images that are made here: leave --from out")
-    if options.export is not None and options.graded and len(options.severities) < 5:
+    if options.export is not None and options.names_severities and len(options.severities) < 5:
         raise InputError("--export writes all five severities, as the layout of CIFAR-10-C needs them: leave --severity out")
     refuse_unfit_corruptions(options)
     if options.export is not None and common.budget is not None:
@@ -334,7 +334,7 @@ def corrupted_from_folder(
 
     assert options.source is not None
     names = tuple(recipe.name for recipe in options.corruptions)
-    selection = names if options.chosen else None, options.severities if options.graded else None
+    selection = names if options.names_corruptions else None, options.severities if options.names_severities else None
     corrupted = read_corrupted_set(options.source, *selection, choice["data_dir"])
     if has_folder_classes(corrupted, options.source):
         corrupted = with_class_order(corrupted, choice["class_order"])

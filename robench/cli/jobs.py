@@ -25,7 +25,7 @@ class Job:
     Attributes:
         command: name of the command: eval, attack or saliency.
         title: what is measured, in the names of folders, tables and pictures.
-        chosen: names of suites, files of recipes, recipes.
+        suites: names of suites, files of recipes, recipes.
         examine: whether the diagnostics are run.
         against: recipes whose images the methods explain, too.
         join: results folders of earlier runs.
@@ -37,7 +37,7 @@ class Job:
 
     command: str
     title: str
-    chosen: Sequence[str | Recipe]
+    suites: Sequence[str | Recipe]
     examine: bool = False
     against: Sequence[Recipe] = ()
     join: Sequence[Path] = ()
@@ -50,7 +50,7 @@ class Job:
         """Every recipe, those of attacks as a suite has them in a norm."""
         from robench.evaluation.suites import expanded_recipes
 
-        return [recipe for _, recipe in expanded_recipes(self.chosen, norm)]
+        return [recipe for _, recipe in expanded_recipes(self.suites, norm)]
 
     def methods(self) -> list[Recipe]:
         """The recipes of saliency methods."""
@@ -160,7 +160,7 @@ def refuse_unknown_names(job: Job, attacking: AttackOptions, norms: Sequence[str
     from robench.evaluation.plans import RunRequest, refuse_unknown
 
     for norm in norms:
-        refuse_unknown(RunRequest(job.chosen, [Threat(norm, 0.0)], against=job.against), attacking.engine)
+        refuse_unknown(RunRequest(job.suites, [Threat(norm, 0.0)], against=job.against), attacking.engine)
     for score in [*(job.scores or ()), *(attacking.score or ())]:
         score_recipe(score)
 
@@ -229,7 +229,7 @@ def suite_run_words(loaded: LoadedJob) -> dict[str, Any]:
     from robench.evaluation.run_words import score_words, suite_words
 
     job, attacking = loaded.job, loaded.attacking
-    words: dict[str, Any] = {"suite": suite_words(job.chosen), "save": attacking.save}
+    words: dict[str, Any] = {"suite": suite_words(job.suites), "save": attacking.save}
     words |= attack_words(loaded) if job.attacks() else {}
     words |= {"scores": score_words(attacking.score or ("gini",))} if "method" in job.kinds() else {}
     if job.corruption_names():

@@ -87,7 +87,7 @@ def load_subjects(models: Sequence[str], norm: str | None, radii: tuple[float, .
         refuse_too_large_eps(Threat(its_norm, max(its_radii)), images.shape)
     labels = label_mapping_for(images.classes, images.name, models, metas, way, order)
     y = images.y if len(labels.classes) == len(images.classes) else None  # of a part of a model's classes nothing is missed
-    images = images.relabelled(labels.outputs, labels.classes)
+    images = images.with_labels(labels.outputs, labels.classes)
     loaded_models = load_models(models, images, on, common.quiet, split=common.split, noticed=labels.notes, y=y, **common.loading_options())
     return [LoadedSubject(one, images, *threat, on, way) for one, threat in zip(loaded_models, threats, strict=True)]
 

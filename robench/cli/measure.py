@@ -117,7 +117,7 @@ def saliency_result(loaded: LoadedJob, place: Destination, quiet: bool, how: Map
     return api.saliency(
         [one.run_subject() for one in loaded.subjects], loaded.subjects[0].images, methods=job.methods(), scores=job.scores or (),
         target=int(job.target) if job.target.isdecimal() else job.target, channels=job.channels, against=job.against, join=job.join,
-        inductive="inductive" in job.chosen, save=place.work if job.save else None, tell=partial(print_notes, quiet=quiet), **how,
+        inductive="inductive" in job.suites, save=place.work if job.save else None, tell=partial(print_notes, quiet=quiet), **how,
     )  # fmt: skip
 
 
@@ -128,7 +128,7 @@ def suite_result(loaded: LoadedJob, place: Destination, how: Mapping[str, Any]) 
     job, attacking, kinds = loaded.job, loaded.attacking, loaded.job.kinds()
     return api.evaluate(
         [one.run_subject() for one in loaded.subjects], loaded.subjects[0].images,
-        suite=job.chosen[0] if len(job.chosen) == 1 else job.chosen, scores=attacking.score or ("gini",), scale=attacking.scale,
+        suite=job.suites[0] if len(job.suites) == 1 else job.suites, scores=attacking.score or ("gini",), scale=attacking.scale,
         photos=attacking.frost_dir, engine=attacking.engine, precision=attacking.precision, compiled=attacking.compiled,
         until=attacking.until, save=place.work / "x_adv.npy" if attacking.save and "attack" in kinds else None,
         made=place.work if attacking.save and kinds != {"attack"} else None, pngs=place.work if attacking.save_png else None,
@@ -241,7 +241,7 @@ def write_results(
     words |= {key: value(result) if callable(value) else value for key, value in entries.items()}
     words["data"] = {**words["data"], "n": n, **({"chosen": len(result.run.pool)} if n < len(result.run.pool) else {})}
     notes = [*loading_notes(subjects), *(note for note in result.notes if note not in loading_notes(subjects))]
-    content = new_manifest(subjects[0].device, common.seed, result.run.spent or seconds, flags, **words, notes=notes)
+    content = new_manifest(subjects[0].device, common.seed, result.run.spent_seconds or seconds, flags, **words, notes=notes)
     return save_measurement(result, folder, title=title.format(n=n), images=subjects[0].images, manifest=content)
 
 

@@ -159,7 +159,7 @@ class LabelMapping:
     notes: list[str]
 
     @property
-    def moved(self) -> bool:
+    def changes_labels(self) -> bool:
         """Whether a label changes."""
         return self.outputs != list(range(len(self.outputs)))
 

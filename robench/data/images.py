@@ -85,7 +85,7 @@ class Images:
         masks = None if self.masks is None else self.masks[rows]
         return replace(self, x=self.x[rows], y=self.y[rows], ids=self.ids[rows], masks=masks)
 
-    def relabelled(self, outputs: Sequence[int], classes: Sequence[str]) -> Images:
+    def with_labels(self, outputs: Sequence[int], classes: Sequence[str]) -> Images:
         """The same images with the label outputs[k] in place of k, under these names.
 
         Args:

@@ -177,7 +177,7 @@ def evaluate(
     how = {
         "seed": seed, "batch_size": batch_size, "device": device, "engine": engine, "precision": precision, "compiled": compiled,
         "until": until, "budget": budget, "folder": folder, "resume": resume, "examine": examine, "prepare": prepare, "track": track,
-        "made": folder_of,
+        "made_folder": folder_of,
     }  # fmt: skip
     return result_of_run(subjects, images, request, how, save=as_path(save, "save"), pngs=as_path(pngs, "pngs"))
 
@@ -388,7 +388,7 @@ def corrupt(
     words = {"source": source.name, "measured": len(subjects), "reference": "" if against is None else against.name, **source.about}
     how = {
         "seed": seed, "batch_size": batch_size, "device": device, "budget": budget, "folder": folder, "resume": resume, "track": track,
-        "made": as_path(save, "save"),
+        "made_folder": as_path(save, "save"),
     }  # fmt: skip
     with nullcontext() if target is None else ExportTaker(target) as taker:
         return result_of_run(
@@ -478,8 +478,8 @@ def saliency(
     request = RunRequest(
         [*recipes, *(["inductive"] if inductive else [])], as_threats(norm, eps, threats),
         against=[parse_recipe(one) if isinstance(one, str) else one for one in as_list(against)],
-        joined=joined_results(subjects, images, [Path(one) for one in as_list(join)]), scores=score_list, target=target, channels=channels,
-        save_maps=map_paths_in(maps),
+        earlier_runs=joined_results(subjects, images, [Path(one) for one in as_list(join)]), scores=score_list, target=target,
+        channels=channels, save_maps=map_paths_in(maps),
     )  # fmt: skip
     how = {
         "seed": seed, "batch_size": batch_size, "device": device, "budget": budget, "folder": folder, "resume": resume, "track": track,

@@ -299,7 +299,7 @@ def relabelled_source(source: CorruptionSource, labels: LabelMapping) -> Corrupt
         source: the images under the labels of the data set.
         labels: label of the data set -> output of the models.
     """
-    if not labels.moved:
+    if not labels.changes_labels:
         return replace(source, classes=labels.classes)
     about = {**source.about, "outputs": labels.outputs}
     return replace(source, y=torch.tensor(labels.outputs)[source.y], classes=labels.classes, about=about)

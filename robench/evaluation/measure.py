@@ -104,7 +104,7 @@ def measure_models(
     attacks = [stage for stage in stages if stage.kind == "attack" and stage.is_reported]
     if how.until is not None and not attacks:
         raise InputError("--until stops at the interval of an accuracy after attacks, and none is asked for: leave it out")
-    if (how.until is not None or how.budget is not None) and (save or how.made or request.save_maps is not no_map_path):
+    if (how.until is not None or how.budget is not None) and (save or how.made_folder or request.save_maps is not no_map_path):
         raise InputError("a run that stops early does not see all images: do not save them, or give --n instead")
     if (how.until is not None or how.budget is not None) and taker is not None:
         raise InputError("a run that stops early does not make all images: do not export them, or give --n instead")
@@ -123,7 +123,7 @@ def measure_models(
         pngs={key: pngs / f"x_adv{name}-" for key, name in files.items()} if pngs else {},
         words={"threats": [[threat.norm, threat.eps] for threat in request.threats] if attacks else [], "saved": saved_images_word(save,
         pngs),
-               **({"made": True} if how.made else {}),
+               **({"made": True} if how.made_folder else {}),
                "budget": how.budget is not None, **(words or {})},
         adds=adds, taker=taker,
     )  # fmt: skip

@@ -163,10 +163,10 @@ class RunRequest:
     """What a run is to measure.
 
     Attributes:
-        chosen: names of suites, files of recipes, recipes.
+        suites: names of suites, files of recipes, recipes.
         threats: of the attacks, one at least.
         against: recipes whose images all methods explain, too, and whose verdicts are set against the scores.
-        joined: results of earlier runs, each with its subject, which are used likewise.
+        earlier_runs: results of earlier runs, each with its subject, which are used likewise.
         scores: recipes of the scores of maps.
         target: which logit is explained, as in `method_stage`.
         channels: how channels are put together, as in `method_stage`.
@@ -175,10 +175,10 @@ class RunRequest:
         save_maps: save_maps(subject, method) -> the file that takes the maps, or None.
     """
 
-    chosen: Sequence[str | Recipe]
+    suites: Sequence[str | Recipe]
     threats: Sequence[Threat]
     against: Sequence[Recipe] = ()
-    joined: Sequence[tuple[str, ModelResults]] = ()
+    earlier_runs: Sequence[tuple[str, ModelResults]] = ()
     scores: Sequence[Recipe] = ()
     target: str | int = "true"
     channels: str = "none"
@@ -188,12 +188,12 @@ class RunRequest:
 
     def recipes(self) -> list[tuple[str, Recipe]]:
         """Every recipe with its suite, those of attacks as the first norm has them."""
-        return expanded_recipes(self.chosen, self.threats[0].norm)
+        return expanded_recipes(self.suites, self.threats[0].norm)
 
     def verdict_suite(self) -> str:
         """The name of the suite whose verdict has rows of its own, "" for none."""
         return verdict_suite(
-            self.chosen, [name for name, recipe in self.recipes() if recipe_kind(recipe) == "attack" and recipe.on is None]
+            self.suites, [name for name, recipe in self.recipes() if recipe_kind(recipe) == "attack" and recipe.on is None]
         )
 
 
@@ -204,7 +204,7 @@ def stages_of(request: RunRequest, images: Images, how: RunOptions) -> list[Stag
     sources: dict[str, Stage] = {}
     source = partial(source_stage, pool=pool, how=how, clean=clean, known=sources, scale=request.scale, photos=request.photos)
     changes = [stage for recipe in request.against if (stage := source(recipe, threats=request.threats[:1]))]
-    joined_stages = [joined_stage(results, pool, subject, clean) for subject, results in request.joined]
+    joined_stages = [joined_stage(results, pool, subject, clean) for subject, results in request.earlier_runs]
     changes += joined_stages
     stages: list[Stage] = [clean, *sources.values(), *joined_stages]
     attacked_sources: set[str] = set()
@@ -234,7 +234,7 @@ def cascade_stages(request: RunRequest, key: str, how: RunOptions, clean: Stage,
     for norm in dict.fromkeys(threat.norm for threat in request.threats):
         mine = [
             replace(recipe, on=None)
-            for _, recipe in expanded_recipes(request.chosen, norm)
+            for _, recipe in expanded_recipes(request.suites, norm)
             if recipe_kind(recipe) == "attack" and (recipe_text(recipe.on) if recipe.on else "") == key
         ]
         threats = [threat for threat in request.threats if threat.norm == norm]

@@ -59,7 +59,7 @@ def page_parts(
     yield meanings_table([row for row in rows if is_shown(row)])
     for table in text_tables:
         yield page.Heading(heading_of(table, title))
-        yield page.DataTable(table.columns, table.lines, grouped=table.left > 1)
+        yield page.DataTable(table.columns, table.lines, grouped=table.word_columns > 1)
     for heading, caption, paths in captioned_groups(picture_paths, measured_severities(rows)):
         yield page.Heading(heading)
         yield page.Paragraph(caption)

@@ -27,13 +27,13 @@ class TextTable(NamedTuple):
         title: what the table shows.
         columns: the titles of the columns.
         lines: the cells as texts, line by line.
-        left: how many of the first columns hold words; the others hold numbers.
+        word_columns: how many of the first columns hold words; the others hold numbers.
     """
 
     title: str
     columns: Sequence[str]
     lines: list[tuple[str, ...]]
-    left: int = 1
+    word_columns: int = 1
 
 
 def report_tables(

@@ -30,14 +30,14 @@ class Cascade:
         case: the subject with its settings.
         ledger: what is known of all stages.
         stages: (S) the clean pass, or what changed the images before the attacks, and the attacks.
-        broken: (N,) the place in `stages` of what broke the image: 0 where it was wrong before, -1 where it stands.
+        breakers: (N,) the place in `stages` of what broke the image: 0 where it was wrong before, -1 where it stands.
         seen: (N,) bool, the images that came as far as the first stage.
     """
 
     case: Case
     ledger: Ledger
     stages: Sequence[Stage]
-    broken: Tensor
+    breakers: Tensor
     seen: Tensor
 
     @property
@@ -62,15 +62,15 @@ class Cascade:
 
     def standing(self, place: int) -> Tensor:
         """Which images stand after a stage, (N,) bool."""
-        return self.seen & ((self.broken < 0) | (self.broken > place))
+        return self.seen & ((self.breakers < 0) | (self.breakers > place))
 
-    def left(self, place: int) -> int:
+    def standing_count(self, place: int) -> int:
         """How many of the images stand after a stage."""
         return int(self.standing(place).sum())
 
     def eight_bit_count(self, place: int) -> int:
         """How many of them stand after a stage where x_adv is rounded to 8 bits."""
-        again = (self.broken > 0) & (self.breaker_column("rounded", -1) == self.ledger.y)
+        again = (self.breakers > 0) & (self.breaker_column("rounded", -1) == self.ledger.y)
         return int((self.standing(place) | (self.seen & again)).sum())
 
     def record(self, place: int) -> Record:
@@ -87,7 +87,7 @@ class Cascade:
         column: Any = [blank] * self.ledger.n if isinstance(blank, str) else torch.full((self.ledger.n,), blank)
         for place in range(1, len(self.stages)):
             values = self.record(place).columns.get(name)
-            mine = (self.broken == place) & self.seen
+            mine = (self.breakers == place) & self.seen
             if values is None or not bool(mine.any()):
                 continue
             if isinstance(column, list):
@@ -101,9 +101,9 @@ class Cascade:
         values = self.record(place).columns.get(name)
         return 0 if values is None else int(values[self.seen].clamp_min(0).sum())
 
-    def tried(self, place: int) -> Tensor:
+    def was_tried(self, place: int) -> Tensor:
         """Which images went through a stage, (N,) bool."""
-        return self.ledger.done(self.case.name, self.stages[place]) & self.seen
+        return self.ledger.is_done(self.case.name, self.stages[place]) & self.seen
 
 
 def run_cascades(run: FinishedRun) -> list[Cascade]:
@@ -136,7 +136,7 @@ def cascade_of(case: Case, ledger: Ledger, stages: Sequence[Stage]) -> Cascade:
 def reached_mask(case: Case, ledger: Ledger, stage: Stage) -> Tensor:
     """Which images came as far as a stage, (N,) bool, those too that an attack or a probe leaves out as they were wrong before."""
     before = stage.source or stage.about.get("clean") if stage.kind in ("attack", "probe") else None
-    return ledger.done(case.name, stage) if before is None else reached_mask(case, ledger, before)
+    return ledger.is_done(case.name, stage) if before is None else reached_mask(case, ledger, before)
 
 
 def threat_before(stage: Stage | None) -> tuple[str, float]:
@@ -152,7 +152,7 @@ def source_row(case: Case, ledger: Ledger, stage: Stage, base: Row, interval: In
     norm, eps = threat_before(stage)
     words = f"{case.settings.get(stage.key, '')} {SOURCE_ROLE}".strip()
     return interval.row_with(
-        replace(base, n=start.n, probe=stage.name, setting=words, norm=norm, eps=eps, metric="accuracy"), start.left(0), start.n
+        replace(base, n=start.n, probe=stage.name, setting=words, norm=norm, eps=eps, metric="accuracy"), start.standing_count(0), start.n
     )
 
 
@@ -189,11 +189,11 @@ def cascade_stage_rows(cascade: Cascade, place: int, base: Row, interval: Interv
     about = replace(base, probe=stage.name, setting=cascade.case.settings.get(stage.key, ""))
     norm, eps = (stage.threat.norm, stage.threat.eps) if stage.threat is not None else ("", 0.0)
     about = replace(about, norm=norm, eps=eps)
-    yield interval.row_with(replace(about, metric="accuracy"), cascade.left(place), base.n)
+    yield interval.row_with(replace(about, metric="accuracy"), cascade.standing_count(place), base.n)
     yield replace(about, metric="seconds", value=float(cascade.record(place).seconds))
     for metric in ("forwards", "backwards"):
         yield replace(about, metric=metric, value=float(cascade.passes(place, metric)))
-    tried_count = int(cascade.tried(place).sum())
+    tried_count = int(cascade.was_tried(place).sum())
     if stage.threat is not None and tried_count:
         reached_count = int((cascade.record(place).columns["reached"] & cascade.seen).sum())
         yield WILSON.row_with(replace(about, metric="success_rate", n=tried_count), reached_count, tried_count)
@@ -207,7 +207,7 @@ def verdict_rows(cascade: Cascade, eps: float, base: Row, suite: str, interval: 
     places = places_at_radius(cascade, eps)
     cost_places = [*([0] if eps == min(cascade.radii()) and cascade.stages[0].kind == "clean" else []), *places]
     about = replace(base, probe=suite, norm=cascade.norm, eps=eps)
-    yield interval.row_with(replace(about, metric="accuracy"), cascade.left(places[-1]), base.n)
+    yield interval.row_with(replace(about, metric="accuracy"), cascade.standing_count(places[-1]), base.n)
     yield replace(about, metric="seconds", value=float(sum(cascade.record(place).seconds for place in cost_places)))
     for metric in ("forwards", "backwards"):
         yield replace(about, metric=metric, value=float(sum(cascade.passes(place, metric) for place in cost_places)))
@@ -251,13 +251,13 @@ def cascade_samples(cascade: Cascade) -> list[Sample]:
     Args:
         cascade: what the images went through.
     """
-    names = [CLEAN if place == 0 else "" if place < 0 else cascade.stages[place].name for place in cascade.broken.tolist()]
+    names = [CLEAN if place == 0 else "" if place < 0 else cascade.stages[place].name for place in cascade.breakers.tolist()]
     threats = [stage.threat for stage in cascade.stages]
-    radii = [threat.eps if place > 0 and (threat := threats[place]) else math.nan for place in cascade.broken.tolist()]
+    radii = [threat.eps if place > 0 and (threat := threats[place]) else math.nan for place in cascade.breakers.tolist()]
     pred = cascade.record(0).columns.get("pred", torch.full((cascade.ledger.n,), -1))
     blank = torch.full((cascade.ledger.n,), math.nan, dtype=torch.float64)
     margin = cascade.record(0).columns.get("margin", blank)
-    fell = cascade.broken > 0
+    fell = cascade.breakers > 0
     totals = {name: passes_by_image(cascade, name) for name in ("forwards", "backwards")}
     columns: Sequence[list[Any]] = [
         cascade.case.pool.ids.tolist(), cascade.ledger.y.tolist(), pred.tolist(),
@@ -308,7 +308,7 @@ def cascade_checks(cascade: Cascade) -> Iterator[Check]:
     """The checks that follow from the results of a cascade."""
     n, ledger, who = cascade.n, cascade.ledger, cascade.case.name
     if cascade.stages[0].kind == "clean":
-        yield diagnostics.near_chance_check(cascade.left(0), n, cascade.case.classes)
+        yield diagnostics.near_chance_check(cascade.standing_count(0), n, cascade.case.classes)
     attacks: dict[str, list[Stage]] = {}
     for stage in cascade.stages[1:]:
         attacks.setdefault(stage.name, []).append(stage)
@@ -316,13 +316,13 @@ def cascade_checks(cascade: Cascade) -> Iterator[Check]:
         for name, stages in attacks.items():
             yield from find(ledger, who, name, stages)
     for eps in cascade.radii():
-        accuracies = {cascade.stages[0].name: cascade.left(0) / n}
-        accuracies |= {cascade.stages[place].name: cascade.left(place) / n for place in places_at_radius(cascade, eps)}
+        accuracies = {cascade.stages[0].name: cascade.standing_count(0) / n}
+        accuracies |= {cascade.stages[place].name: cascade.standing_count(place) / n for place in places_at_radius(cascade, eps)}
         attacks_facts = [attack_facts(name.partition(" on ")[0]) for name in accuracies]
         if any(its.black_box and not its.baseline for its in attacks_facts):
             yield diagnostics.black_box_check(accuracies)
     if len(cascade.radii()) > 1:
-        curve = [cascade.left(places_at_radius(cascade, eps)[-1]) / n for eps in cascade.radii()]
+        curve = [cascade.standing_count(places_at_radius(cascade, eps)[-1]) / n for eps in cascade.radii()]
         yield diagnostics.security_curve_check(cascade.radii(), curve, cascade.norm)
 
 

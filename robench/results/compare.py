@@ -68,13 +68,13 @@ class ComparisonLine:
 
 @dataclass(frozen=True)
 class Gate:
-    """A probe whose accuracy may drop by `allowed` at most, at every radius.
+    """A probe whose accuracy may drop by `tolerance` at most, at every radius.
 
     The fraction is kept exact, so that 0.7 % of 1,000 images are 7.
     """
 
     probe: str
-    allowed: Fraction
+    tolerance: Fraction
 
 
 def compared_pairs(base: Sequence[ModelResults], new: Sequence[ModelResults]) -> list[tuple[ModelResults, ModelResults]]:
@@ -234,7 +234,7 @@ def parse_gates(sentences: Sequence[str], probes: Sequence[str]) -> list[Gate]:
 
     Example:
         >>> parse_gates(["pgd:drop>1%"], ["clean", "pgd"])
-        [Gate(probe='pgd', allowed=Fraction(1, 100))]
+        [Gate(probe='pgd', tolerance=Fraction(1, 100))]
     """
     verdict = [*(probe for probe in probes[:1]), *(probe for probe in probes if ON_SEPARATOR not in probe)][-1]
     return [parse_gate(sentence, probes) for sentence in sentences] or [Gate(verdict, Fraction(0))]
@@ -274,7 +274,7 @@ def gate_failures(gates: Sequence[Gate], lines: Sequence[ComparisonLine], alpha:
 
 def gate_fails(gate: Gate, line: ComparisonLine, alpha: float) -> bool:
     """Whether a gate fails; what is allowed is at least 0, so an improvement never does."""
-    return Fraction(line.only_base - line.only_new, line.n) > gate.allowed and line.p <= alpha
+    return Fraction(line.only_base - line.only_new, line.n) > gate.tolerance and line.p <= alpha
 
 
 def failure_sentence(gate: Gate, line: ComparisonLine, alpha: float) -> str:
@@ -284,7 +284,7 @@ def failure_sentence(gate: Gate, line: ComparisonLine, alpha: float) -> str:
     fall, low, high = (-100 * value for value in (line.difference, line.high, line.low))
     return (
         f"{line.probe}{threat} fell from {100 * line.base:.2f} to {100 * line.new:.2f} %, by {fall:.2f} points where at most"
-        f" {float(100 * gate.allowed):g} may go: of {line.n} images {line.only_base} are lost and {line.only_new} won"
+        f" {float(100 * gate.tolerance):g} may go: of {line.n} images {line.only_base} are lost and {line.only_new} won"
         f" (McNemar p = {line.p:.2g}, alpha {alpha:g}; 95 % interval of the fall {low:.2f} to {high:.2f} points)"
     )
 
@@ -304,7 +304,7 @@ def blind_gate_notes(gates: Sequence[Gate], n: int, alpha: float) -> list[str]:
     return [
         f"{gate.probe}: {told_apart}, so the gate passes any smaller drop: evaluate more images"
         for gate in gates
-        if Fraction(least, n) > (gate.allowed + Fraction(1, n) if gate.allowed else BLIND_SHARE)
+        if Fraction(least, n) > (gate.tolerance + Fraction(1, n) if gate.tolerance else BLIND_SHARE)
     ]
 
 

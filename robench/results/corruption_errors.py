@@ -75,7 +75,7 @@ class Reference:
         """The words by which settings name it."""
         return f"reference={self.name}" + (f" reference_sha256={self.sha256[:12]}" if self.sha256 else "")
 
-    def added(self, corruption: str) -> float:
+    def added_errors(self, corruption: str) -> float:
         """The share of errors that a corruption adds to those on the images as they are: by what its relative_ce is divided."""
         return float(self.errors[corruption].mean() - self.clean.mean())
 
@@ -197,7 +197,7 @@ def reference_warning(reference: Reference, corruptions: Sequence[str]) -> str:
 
     And one on those under which the reference makes no errors, so that they have no ce.
     """
-    small = {name: reference.added(name) for name in corruptions if reference.added(name) < FEW_ADDED_ERRORS}
+    small = {name: reference.added_errors(name) for name in corruptions if reference.added_errors(name) < FEW_ADDED_ERRORS}
     added = ", ".join(f"{name} {100 * value:+.2f}{'' if value > 1e-12 else ' (no ratio)'}" for name, value in small.items())
     head = f"relative_mce and relative_ce divide by the errors that a corruption adds to the clean ones of {reference.name}"
     none = ", ".join(name for name in corruptions if reference.errors[name].mean() <= 1e-12)

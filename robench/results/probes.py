@@ -29,7 +29,7 @@ class Rates:
     right: Tensor
 
     @property
-    def fooled(self) -> Tensor:
+    def fooled_share(self) -> Tensor:
         """The share of the draws in which the model was wrong, (N,) float64."""
         return torch.stack([record.columns["fell"].double() for record in self.draws]).sum(0) / len(self.draws)
 
@@ -55,7 +55,7 @@ def rates_of(run: FinishedRun, case: Case, stage: Stage) -> list[Rates]:
     groups: dict[str, list[Record]] = {}
     for (level, _), record in ledger.levels(case.name, stage).items():
         groups.setdefault(level, []).append(record)
-    right = ledger.tried(case.name, stage) & ledger.seen
+    right = ledger.was_tried(case.name, stage) & ledger.seen
     options = case.settings[stage.key]
     return [Rates(replace(about, setting=level_setting(level, options)), case, records, right) for level, records in groups.items()]
 
@@ -71,7 +71,7 @@ def probe_stage_rows(run: FinishedRun, case: Case, stage: Stage) -> Iterator[Row
 
     The interval is Wilson's over images, at the mean over the draws.
     """
-    shared = torch.stack([run.ledger.tried(one.name, stage) for one in run.cases]).all(0) & run.ledger.seen
+    shared = torch.stack([run.ledger.was_tried(one.name, stage) for one in run.cases]).all(0) & run.ledger.seen
     for rates in rates_of(run, case, stage):
         several = [("error_rate_shared", shared)] if len(run.cases) > 1 else []
         for name, among in (("error_rate", rates.right), *several):
@@ -89,7 +89,7 @@ def error_rows(rates: Rates, name: str, among: Tensor) -> Iterator[Row]:
     n = int(among.sum())
     if not n:
         return
-    yield WILSON.row_with(replace(rates.about, n=n, metric=name), float(rates.fooled[among].sum()), n)
+    yield WILSON.row_with(replace(rates.about, n=n, metric=name), float(rates.fooled_share[among].sum()), n)
     if len(rates.draws) > 1:
         each = torch.stack([record.columns["fell"][among].double().mean() for record in rates.draws])
         yield replace(rates.about, n=n, metric=f"{name}/sd", value=float(each.std()))
@@ -109,7 +109,7 @@ def probe_samples(run: FinishedRun, case: Case, clean: Stage, stages: Sequence[S
         yield ProbeSample(case.subject.name, CLEAN, "", ids[place], y[place], pred[place], wrong[place], 0.0)
     for stage in stages:
         for rates in rates_of(run, case, stage):
-            fooled, share, about = rates.fooled.tolist(), rates.share.tolist(), rates.about
+            fooled, share, about = rates.fooled_share.tolist(), rates.share.tolist(), rates.about
             for place in rates.right.nonzero().flatten().tolist():
                 yield ProbeSample(
                     about.checkpoint, about.probe, about.setting, ids[place], y[place], pred[place], fooled[place], share[place]

@@ -205,7 +205,7 @@ def change_of(run: FinishedRun, case: Case, stage: Stage) -> ImageChange:
         return images if images.is_floating_point() else images.float() / 255
 
     norm, eps = cascade.threat_before(stage)
-    fallen, tried = ledger.fallen(case.name, stage) & seen, ledger.tried(case.name, stage) & seen
+    fallen, tried = ledger.has_fallen(case.name, stage) & seen, ledger.was_tried(case.name, stage) & seen
     return ImageChange(stage.name, fallen & tried, tried, x if has_images else None, places, norm, eps)
 
 

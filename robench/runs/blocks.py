@@ -50,7 +50,7 @@ def run_in_blocks(run: Run, how: RunOptions) -> tuple[IntervalKind, list[str], f
     if how.until is not None:
         notes.append(f"the intervals speak of the {n} chosen images alone, {what}, not of others like them")
     notes += [] if narrowed else blocks.notes(seen_count)
-    return interval, notes, blocks.spent()
+    return interval, notes, blocks.spent_seconds()
 
 
 class BlockSizes:
@@ -74,7 +74,7 @@ class BlockSizes:
         self.begun: list[tuple[int, float]] = [(entry["block"], entry["spent"]) for entry in entries if "block" in entry]
         self.count = 0
 
-    def spent(self) -> float:
+    def spent_seconds(self) -> float:
         """The seconds that the run has taken over all resumes, on the slowest process; 0 without a budget."""
         return max(self.run.world.gather(self.run.clock())) if self.run.clock is not None else 0.0
 
@@ -84,7 +84,7 @@ class BlockSizes:
         if self.how.budget is None or not size:
             return size
         if self.count == len(self.begun):
-            spent = self.spent()
+            spent = self.spent_seconds()
             if size := self.fitting_size(seen, size, self.how.budget, spent):
                 self.begun.append((size, spent))
                 if self.run.world.rank == 0:

@@ -86,7 +86,7 @@ def equip_case(run: Run, case: Case, how: RunOptions, save: Mapping[tuple[str, s
         InputError: where a file of a run that goes on is gone.
     """
     attacks = any(stage.kind == "attack" for stage in run.stages)
-    case.saves_made_images = how.made is not None
+    case.saves_made_images = how.made_folder is not None
     case.store, case.remembers = run.store, any(stage.kind == "method" for stage in run.stages)
     case.saved = adversarial_files(case, save, run.store, run.world)
     case.pngs = {cascade: path for (name, cascade), path in pngs.items() if name == case.name}

@@ -92,7 +92,7 @@ def attack_checks(model: nn.Module, x: Tensor, y: Tensor, logits: Tensor, threat
     if len(stood):
         with torch.no_grad():
             after[stood] = log_odds_against(padded_logits(model, last[search.standing]), y[stood])
-    many, single = search.found().fooled, fgsm(model, x, y, threat, draws).fooled
+    many, single = search.result().fooled, fgsm(model, x, y, threat, draws).fooled
     blind = noise(model, x, y, threat, draws.child("noise"), tries=NOISE_TRIES).fooled
     reach = float(threat.distance(torch.zeros_like(x[:1]), torch.ones_like(x[:1])))
     free = pgd(model, x, y, Threat(threat.norm, reach), draws.child("free"), steps=PGD_STEPS, loss="margin", restarts=2).fooled

@@ -41,7 +41,7 @@ class FinishedRun:
         ledger: every outcome.
         interval: how the intervals of accuracies after attacks are found.
         notes: sentences on the run as a whole.
-        spent: seconds that a run with a budget has taken, over all resumes; 0 without a budget.
+        spent_seconds: seconds that a run with a budget has taken, over all resumes; 0 without a budget.
     """
 
     cases: Sequence[Case]
@@ -50,7 +50,7 @@ class FinishedRun:
     ledger: Ledger
     interval: IntervalKind
     notes: Sequence[str]
-    spent: float = 0.0
+    spent_seconds: float = 0.0
 
     def stages_of_kind(self, kind: str) -> list[Stage]:
         """The stages of a kind that have rows of their own, in order."""
@@ -112,7 +112,9 @@ def execute(
         restore_ledger(ledger, cases, stages, store)
         world.first_of(0)
         before = max((entry.get("spent", 0.0) for entry in store.journal.entries), default=0.0)
-        run = replace(run, store=store, made=how.made, clock=(lambda: before + now() - begin) if how.budget is not None else None)
+        run = replace(
+            run, store=store, made_folder=how.made_folder, clock=(lambda: before + now() - begin) if how.budget is not None else None
+        )
         refuse_lost_maps(cases, stages, store)
         for case in cases:
             equip_case(run, case, how, save, pngs)

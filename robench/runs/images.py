@@ -43,7 +43,7 @@ def stage_images(stage: Stage | None, places: Tensor, pool: Pool, case: Case | N
     if stage.images is not None:
         return stage.images(places, lambda some: stage_images(stage.source, some, pool, case))
     assert case is not None
-    done = case.ledger.done(case.name, stage)[places]
+    done = case.ledger.is_done(case.name, stage)[places]
     if bool(done.all()):
         return array_rows_at(case.store.file(stage_file_name(stage, case)), places)
     x = stage_images(stage.source, places, pool, case).cpu()

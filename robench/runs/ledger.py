@@ -94,7 +94,7 @@ class Ledger:
             if level_entry["extras"]:
                 record.extras.append(level_entry["extras"])
 
-    def done(self, subject: str, stage: LedgerStage) -> Tensor:
+    def is_done(self, subject: str, stage: LedgerStage) -> Tensor:
         """Which images went through a stage, (N,) bool."""
         return self._done.get((subject, stage.key), torch.zeros(self.n, dtype=torch.bool))
 
@@ -121,21 +121,21 @@ class Ledger:
     def right(self, subject: str, stage: LedgerStage) -> Tensor:
         """Which images the model gets right as a stage leaves them, (N,) bool: the clean ones, corrupted ones, those that stand."""
         if stage.kind in ("attack", "probe", "joined"):
-            before = self.tried(subject, stage)
-            return before & ~self.fallen(subject, stage)
+            before = self.was_tried(subject, stage)
+            return before & ~self.has_fallen(subject, stage)
         pred: Tensor = self.column(subject, stage, "pred", -1)
-        return self.done(subject, stage) & (pred == self.y)
+        return self.is_done(subject, stage) & (pred == self.y)
 
-    def fallen(self, subject: str, stage: LedgerStage) -> Tensor:
+    def has_fallen(self, subject: str, stage: LedgerStage) -> Tensor:
         """Which images that were right fell under a stage, (N,) bool: a probe's in its first draw, an attack's in its cascade too."""
         if stage.kind == "corruption":
-            return self.tried(subject, stage) & ~self.right(subject, stage)
+            return self.was_tried(subject, stage) & ~self.right(subject, stage)
         fell: Tensor = self.column(subject, stage, "fell", False)
         for earlier in stage.about.get("before", ()):
             fell = fell | self.column(subject, earlier, "fell", False)
         return fell
 
-    def tried(self, subject: str, stage: LedgerStage) -> Tensor:
+    def was_tried(self, subject: str, stage: LedgerStage) -> Tensor:
         """Which images were right before a stage changed them, (N,) bool."""
         if stage.kind == "joined":
             mask: Tensor = self.column(subject, stage, "tried", False)

@@ -59,7 +59,7 @@ class Run:
         track: shows progress.
         taker: what else takes the images of shared stages, or None.
         sentence_of: gives the sentence that is shown once a stage is through; None for `standing_sentence`.
-        made: the folder that takes the images that probes and corruptions make, or None.
+        made_folder: the folder that takes the images that probes and corruptions make, or None.
         clock: gives the seconds that a run with a budget has taken over all resumes; None without a budget.
     """
 
@@ -74,7 +74,7 @@ class Run:
     track: Track = untracked_chunks
     taker: Taker | None = None
     sentence_of: Callable[[Run, Stage, Case], str | None] | None = None
-    made: Path | None = None  # the folder that takes the images that probes and corruptions make
+    made_folder: Path | None = None  # the folder that takes the images that probes and corruptions make
     clock: Callable[[], float] | None = None  # the seconds that a run with a budget has taken over all resumes
 
     @property
@@ -148,7 +148,7 @@ def run_block(run: Run, places: Tensor) -> None:
 
 def waiting_places(run: Run, stage: Stage, case: Case, places: Tensor, mine: Tensor) -> Tensor:
     """Those of the places that a stage is for and that have not been through it, in their order."""
-    waiting = stage.on(run.ledger, case.name) & ~run.ledger.done(case.name, stage) & mine
+    waiting = stage.on(run.ledger, case.name) & ~run.ledger.is_done(case.name, stage) & mine
     return places[waiting[places]]
 
 
@@ -194,7 +194,7 @@ def run_shared_stage(run: Run, stage: Stage, places: Tensor, mine: Tensor) -> No
         if stage.is_reported:
             write_made_images(run, stage, "", None, chunk, pixels_for_model(x, run.cases[0].exact_model, run.device) if run.cases else x)
         for case in run.cases:
-            rows = (~run.ledger.done(case.name, stage) & mine)[chunk] & stage.on(run.ledger, case.name)[chunk]
+            rows = (~run.ledger.is_done(case.name, stage) & mine)[chunk] & stage.on(run.ledger, case.name)[chunk]
             if bool(rows.any()):
                 own = pixels_for_model(x if bool(rows.all()) else x[rows.to(x.device)], case.exact_model, case.device)
                 measure_chunk(run, stage, case, measures[case.name], chunk[rows], own, begin)
@@ -225,11 +225,11 @@ def measure_chunk(
 
 def write_made_images(run: Run, stage: Stage, level: str, case: Case | None, places: Tensor, x: Tensor) -> None:
     """Writes the images that a probe or a corruption made into their file, x-NAME-LEVEL.npy; those that it was not tried on stay zero."""
-    if run.made is None or stage.kind not in ("probe", "corruption"):
+    if run.made_folder is None or stage.kind not in ("probe", "corruption"):
         return
     who = [case.name] if case is not None and run.has_several_subjects else []
-    file = run.made / f"x-{'-'.join(file_stem(word) for word in (*who, stage.name, level) if word)}.npy"
-    done = any(bool(run.ledger.done(one.name, stage).any()) for one in ([case] if case is not None else run.cases))
+    file = run.made_folder / f"x-{'-'.join(file_stem(word) for word in (*who, stage.name, level) if word)}.npy"
+    done = any(bool(run.ledger.is_done(one.name, stage).any()) for one in ([case] if case is not None else run.cases))
     run.store.check(file, done)
     if not file.exists():
         make_array_file(file, (len(run.pool), *run.pool.shape))
@@ -260,8 +260,8 @@ def standing_sentence(run: Run, stage: Stage, case: Case) -> str | None:
     if stage.kind not in ("clean", "attack") or not any(other.kind == "attack" for other in run.stages):
         return None if stage.kind != "joined" else ""
     ledger, clean = run.ledger, run.stages[0]
-    n = int(ledger.done(case.name, clean).sum())
-    standing = int((ledger.right(case.name, stage) & ledger.done(case.name, clean)).sum())
+    n = int(ledger.is_done(case.name, clean).sum())
+    standing = int((ledger.right(case.name, stage) & ledger.is_done(case.name, clean)).sum())
     radii = {other.threat for other in run.stages if other.kind == "attack"}
     several = len(radii) > 1 and stage.threat is not None
     name = f"{stage.name} at {eps_text(stage.threat.eps)}" if several and stage.threat else stage.name

@@ -57,8 +57,8 @@ def lost_places(known: Ledger, cases: Sequence[Case], stages: Sequence[Stage], s
             needed = torch.zeros(known.n, dtype=torch.bool)
             for later in stages:
                 if stage in source_chain(later):
-                    needed |= later.on(known, case.name) & ~known.done(case.name, later)
-            places = (needed & known.done(case.name, stage)).nonzero().flatten()
+                    needed |= later.on(known, case.name) & ~known.is_done(case.name, later)
+            places = (needed & known.is_done(case.name, stage)).nonzero().flatten()
             missing = torch.zeros(known.n, dtype=torch.bool)
             missing[places] = unwritten_mask(store.file(stage_file_name(stage, case)), places)
             missing_by_stage[case.name, stage.key] = missing
@@ -76,7 +76,7 @@ def refuse_lost_maps(cases: Sequence[Case], stages: Sequence[Stage], store: Stor
         for stage in stages:
             file = stage.about["save"](case.name, stage.about["method"]) if "save" in stage.about and stage.source is None else None
             if file is not None:
-                store.check(file, bool(case.ledger.done(case.name, stage).any()))
+                store.check(file, bool(case.ledger.is_done(case.name, stage).any()))
 
 
 def header_of(

@@ -286,7 +286,7 @@ class RunOptions:
     examine: bool = False
     prepare: bool = False
     track: Track = untracked_chunks
-    made: Path | None = None
+    made_folder: Path | None = None
 
 
 def pixels_for_model(x: Tensor, model: nn.Module, device: str) -> Tensor:

@@ -56,20 +56,20 @@ def fit(run: TrainingRun, plan: TrainingPlan, train: Images, held_out: Images) -
     steps, rate = steps_per_epoch(plan, train), learning_rate_schedule(plan)
     if run.history and run.history[-1]["alarm"]:
         return  # it had ended before it was saved
-    while run.done < plan.epochs * steps:
-        epoch, begin, lr, trouble = run.done // steps, time.perf_counter(), 0.0, ""
+    while run.steps_done < plan.epochs * steps:
+        epoch, begin, lr, trouble = run.steps_done // steps, time.perf_counter(), 0.0, ""
         batches = shuffled_batches(train.ids, steps // plan.objective.replays, plan.batch_size, plan.seed, epoch)
-        while run.done < (epoch + 1) * steps and not trouble:
-            step = run.done % steps
-            lr = rate(run.done / (plan.epochs * steps), run)
+        while run.steps_done < (epoch + 1) * steps and not trouble:
+            step = run.steps_done % steps
+            lr = rate(run.steps_done / (plan.epochs * steps), run)
             terms = train_step(run, plan, train, batches[step // plan.objective.replays], lr, steps)
             run.first = terms["loss"] if math.isnan(run.first) else run.first
             trouble = divergence_alarm(terms, run.first)
-            run.done += 1
+            run.steps_done += 1
             run.sums = {name: run.sums.get(name, 0.0) + number for name, number in terms.items()}
             yield Step(epoch, step, steps, plan.batch_size, terms)
         if trouble:
-            trouble = f"the training diverged in epoch {epoch + 1}, step {run.done - epoch * steps}: {trouble}"
+            trouble = f"the training diverged in epoch {epoch + 1}, step {run.steps_done - epoch * steps}: {trouble}"
             if run.best is None or plan.guard == "off":
                 raise DivergedError(f"{trouble}; lower --lr or the weights")
         mean_terms = {name: total / (step + 1) for name, total in run.sums.items()}
@@ -89,7 +89,7 @@ def steps_per_epoch(plan: TrainingPlan, train: Images) -> int:
 def learning_rate_schedule(plan: TrainingPlan) -> Callable[[float, TrainingRun], float]:
     """The learning rate by progress, by the losses of the epochs so far, and halved for every roll-back."""
     rate = resolve(parse_recipe(plan.schedule), SCHEDULES, "schedule")
-    return lambda progress, run: plan.lr * rate(progress, [record["terms"]["loss"] for record in run.history]) * 0.5 ** len(run.lost)
+    return lambda progress, run: plan.lr * rate(progress, [record["terms"]["loss"] for record in run.history]) * 0.5 ** len(run.lost_epochs)
 
 
 def shuffled_batches(ids: Tensor, steps: int, batch_size: int, seed: int, epoch: int) -> tuple[Tensor, ...]:
@@ -109,8 +109,8 @@ def shuffled_batches(ids: Tensor, steps: int, batch_size: int, seed: int, epoch:
 def close_epoch(run: TrainingRun, plan: TrainingPlan, held_out: Images, epoch: Epoch, trouble: str) -> Epoch:
     """The epoch measured and entered into the run. After trouble nothing is measured; of an epoch with an alarm no weights are kept."""
     if not trouble:
-        epoch = replace(epoch, **held_out_measures(run.average, held_out, plan.threat, plan.seed, plan.probe_n, plan.watched))
-    watched = plan.watched and plan.guard != "off"
+        epoch = replace(epoch, **held_out_measures(run.average, held_out, plan.threat, plan.seed, plan.probe_n, plan.is_watched))
+    watched = plan.is_watched and plan.guard != "off"
     alarm = trouble or (overfitting_alarm([*run.history, epoch.record()]) if watched else "")
     epoch = replace(epoch, alarm=alarm, weights={} if trouble else snapshot(run.average))
     run.history.append(epoch.record())
@@ -157,12 +157,12 @@ def steady_epoch(run: TrainingRun, epoch: Epoch) -> Epoch | None:
 
 def roll_back(run: TrainingRun, plan: TrainingPlan) -> bool:
     """Whether the run went back to the end of its last sound epoch; it does not without one, nor more than three times."""
-    if plan.guard != "roll-back" or run.good is None or len(run.lost) >= RETRIES:
+    if plan.guard != "roll-back" or run.good is None or len(run.lost_epochs) >= RETRIES:
         return False
-    lost_epochs = [*run.lost, run.history[-1]]
+    lost_epochs = [*run.lost_epochs, run.history[-1]]
     restore_run(run, run.good["moment"])
     run.best, run.last, run.steady = (run.good[name] for name in KEPT_EPOCHS)
-    run.lost = lost_epochs
+    run.lost_epochs = lost_epochs
     return True
 
 
@@ -173,7 +173,7 @@ def attacked_count(held_out: Images, plan: TrainingPlan) -> int:
 
 def is_preferred(epoch: Epoch, run: TrainingRun, plan: TrainingPlan, n: int) -> bool:
     """Whether an epoch, the last in the run's history, takes the place of the best so far. Of equals the later one does."""
-    if plan.defended:
+    if plan.is_defended:
         return is_near_best(epoch.held_out_robust, run.history, n)
     return run.best is None or epoch_rank(epoch) >= epoch_rank(run.best)
 
@@ -192,7 +192,7 @@ def selected_epoch(run: TrainingRun, plan: TrainingPlan, held_out: Images) -> tu
     """
     if run.best is None or run.last is None:
         raise InputError("nothing was trained: the run has no epoch")
-    if not plan.defended:
+    if not plan.is_defended:
         return run.best, []
     n = attacked_count(held_out, plan)
     unproven, overfitting = unproven_choice_note(run.history, n, len(held_out.classes)), robust_overfitting_note(run.history, n)

@@ -32,7 +32,7 @@ from robench.training.types import TrainingPlan
 
 PLAN_SETTINGS = (
     "epochs", "batch_size", "optimizer", "lr", "momentum", "weight_decay", "schedule", "augment", "ema", "label_smoothing", "probe_n",
-    "mixup", "cutmix", "awp", "awp_warmup", "precision", "compiled", "guard",
+    "mixup", "cutmix", "awp", "awp_warmup", "precision", "guard",
 )  # fmt: skip
 SHARE_SETTINGS = ("ema", "label_smoothing", "awp_warmup", "momentum")
 CHOICES = {"optimizer": "optimizer", "augment": "augmentation", "guard": "guard", "precision": "precision"}
@@ -193,8 +193,9 @@ def plan_of(settings: Mapping[str, Any], seed: int, teacher: nn.Module | None) -
         regularizers=regularizers_of(settings["reg"]),
         threat=Threat(settings["norm"], settings["eps"]),
         seed=seed,
-        defended=any(facts_of(recipe.name).defence and recipe.weight != 0 for recipe in recipes),
-        watched=has_weak_adversary(recipes),
+        is_compiled=settings["compiled"],
+        is_defended=any(facts_of(recipe.name).defence and recipe.weight != 0 for recipe in recipes),
+        is_watched=has_weak_adversary(recipes),
         teacher=teacher,
         **{key: settings[key] for key in PLAN_SETTINGS},
     )

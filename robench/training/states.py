@@ -24,7 +24,7 @@ from robench.training.types import Epoch, Event, StateDict, TrainingRun
 
 STATE_FORMAT = b"robench-training-3 "  # a state begins with this, the sha256 of the rest, and the end of the line
 SAVE_SECONDS = 60.0  # a training that is killed loses that much at most, or twenty times what it takes to save
-PROGRESS_FIELDS = ("done", "sums", "history", "first")
+PROGRESS_FIELDS = {"done": "steps_done", "sums": "sums", "history": "history", "first": "first"}  # by their key in a state file
 KEPT_EPOCHS = ("best", "last", "steady")
 
 
@@ -44,7 +44,7 @@ def run_state(run: TrainingRun) -> dict[str, Any]:
         "everybody": run.world.gather(now["kept"]),
         **kept_epoch_states(vars(run)),
         "good": None if run.good is None else {"moment": run.good["moment"], **kept_epoch_states(run.good)},
-        "lost": copy.deepcopy(run.lost),
+        "lost": copy.deepcopy(run.lost_epochs),
     }
 
 
@@ -65,8 +65,8 @@ def rollback_state(run: TrainingRun) -> dict[str, Any]:
             "model": snapshot(run.model),
             "average": None if run.average is run.model else snapshot(run.average),
             "optimizer": run.optimizer.state_dict(),
-            "kept": {name: tensor.cpu() for name, tensor in run.kept.items()},
-            **{name: getattr(run, name) for name in PROGRESS_FIELDS},
+            "kept": {name: tensor.cpu() for name, tensor in run.kept_tensors.items()},
+            **{key: getattr(run, name) for key, name in PROGRESS_FIELDS.items()},
         }
     )
 
@@ -83,14 +83,14 @@ def restore_run(run: TrainingRun, state: Mapping[str, Any]) -> None:
         run.average.load_state_dict(state["average"])
     run.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
     device = run.weights[0].device
-    run.kept = {name: tensor.to(device) for name, tensor in state["kept"].items()}
-    for name in PROGRESS_FIELDS:
-        setattr(run, name, copy.deepcopy(state[name]))
+    run.kept_tensors = {name: tensor.to(device) for name, tensor in state["kept"].items()}
+    for key, name in PROGRESS_FIELDS.items():
+        setattr(run, name, copy.deepcopy(state[key]))
     if "best" in state:
         run.best, run.last, run.steady = epochs_from_state(state).values()
         run.good = None if state["good"] is None else {"moment": state["good"]["moment"], **epochs_from_state(state["good"])}
-        run.lost = copy.deepcopy(state["lost"])
-        run.kept = {name: tensor.to(device) for name, tensor in state["everybody"][run.world.rank].items()}
+        run.lost_epochs = copy.deepcopy(state["lost"])
+        run.kept_tensors = {name: tensor.to(device) for name, tensor in state["everybody"][run.world.rank].items()}
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def resume_from_state(going: ResumableRun, resume: bool, force: bool = False) ->
             f"{path.name} belongs to a training with other settings ({other}): repeat its words, or pass --force to begin anew"
         )
     restore_run(going.run, content["run"])
-    return [f"taken up after {going.run.done} steps and {len(going.run.history)} epochs"]
+    return [f"taken up after {going.run.steps_done} steps and {len(going.run.history)} epochs"]
 
 
 def setting_difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:

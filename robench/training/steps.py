@@ -80,7 +80,7 @@ def begin_training(model: nn.Module, plan: TrainingPlan, world: World | None = N
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = lookup(plan.optimizer, OPTIMIZERS, "optimizer")(weights, plan.lr, plan.momentum, plan.weight_decay)
     average = copy.deepcopy(model).eval() if plan.ema else model
-    adversary_model = torch.compile(model) if plan.compiled else model
+    adversary_model = torch.compile(model) if plan.is_compiled else model
     return TrainingRun(model, average, optimizer, weights, adversary_model, world)  # type: ignore[arg-type]
 
 
@@ -111,7 +111,7 @@ def train_step(run: TrainingRun, plan: TrainingPlan, train: Images, rows: Tensor
         group["lr"] = lr
     device = run.weights[0].device
     with plan_precision(plan, device), seeded_dropout(run, plan, device):
-        batch = crafted_batch(run, plan, training_batch(run, plan, train, rows, run.done / (plan.epochs * steps)))
+        batch = crafted_batch(run, plan, training_batch(run, plan, train, rows, run.steps_done / (plan.epochs * steps)))
         grads, grad_x, terms = step_gradients(run, plan, batch)
     with torch.no_grad():
         numbers = torch.stack([term.detach().double() for term in terms.values()])
@@ -122,7 +122,7 @@ def train_step(run: TrainingRun, plan: TrainingPlan, train: Images, rows: Tensor
         if plan.objective.absorb and grad_x is not None:
             plan.objective.absorb(batch, grad_x)
         if plan.ema:
-            update_average(run.average, run.model, min(plan.ema, (1 + run.done) / (10 + run.done)))
+            update_average(run.average, run.model, min(plan.ema, (1 + run.steps_done) / (10 + run.steps_done)))
     return dict(zip(terms, numbers.tolist(), strict=True))
 
 
@@ -149,7 +149,7 @@ def seeded_dropout(run: TrainingRun, plan: TrainingPlan, device: torch.device) -
         yield
         return
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(((plan.seed * 1_000_003 + run.done) * 64 + len(run.lost)) * 1024 + run.world.rank & BITS)
+        torch.manual_seed(((plan.seed * 1_000_003 + run.steps_done) * 64 + len(run.lost_epochs)) * 1024 + run.world.rank & BITS)
         yield
 
 
@@ -165,8 +165,8 @@ def training_batch(run: TrainingRun, plan: TrainingPlan, train: Images, rows: Te
         rows: the places (B,) of the images of the batch.
         progress: the share of the training that is done, in [0, 1).
     """
-    key = "/".join(["train", *(["again", str(len(run.lost))] if run.lost else [])])
-    number = run.done // plan.objective.replays * plan.objective.replays  # the same images in every replay
+    key = "/".join(["train", *(["again", str(len(run.lost_epochs))] if run.lost_epochs else [])])
+    number = run.steps_done // plan.objective.replays * plan.objective.replays  # the same images in every replay
     mine = run.world.share(rows)
     x, draws = augmented_images(plan, train, mine, key, number)
     y, mixed = train.y[mine], None
@@ -176,9 +176,9 @@ def training_batch(run: TrainingRun, plan: TrainingPlan, train: Images, rows: Te
             other, _ = augmented_images(plan, train, others, key, number)
             lam = mixing_share(alpha, plan.seed, number)
             x, y, mixed = MIXINGS[name](x, other, y, train.y[others], len(train.classes), lam, box_centre(plan.seed, number))
-    draws = Draws(plan.seed, draws.ids, key).child(run.done)
+    draws = Draws(plan.seed, draws.ids, key).child(run.steps_done)
     return Batch(
-        x, y, x, x.new_empty(0), draws.ids, progress, draws, plan.label_smoothing, plan.teacher, plan.threat, mixed, run.kept
+        x, y, x, x.new_empty(0), draws.ids, progress, draws, plan.label_smoothing, plan.teacher, plan.threat, mixed, run.kept_tensors
     )  # fmt: skip
 
 
@@ -192,7 +192,7 @@ def crafted_batch(run: TrainingRun, plan: TrainingPlan, batch: Batch) -> Batch:
     """The batch with the images that the loss is taken at."""
     run.model.train()
     x_adv = plan.objective.craft(run.adversary_model, batch)
-    if run.done == 0:
+    if run.steps_done == 0:
         refuse_crafted_images(x_adv, batch.x)
     x_adv = x_adv.detach()
     return replace(batch, x_adv=x_adv.requires_grad_(bool(plan.regularizers) or plan.objective.absorb is not None))
@@ -224,7 +224,7 @@ def step_gradients(run: TrainingRun, plan: TrainingPlan, batch: Batch) -> tuple[
         leaves = [*run.weights, *([batch.x_adv] if plan.objective.absorb else [])]
         with name_failing_operators(full_batch.logits):
             loss, terms = loss_of(model, full_batch)
-            if run.done == 0:
+            if run.steps_done == 0:
                 refuse_lost_derivatives(loss, full_batch.logits)
             derivatives = torch.autograd.grad(loss, leaves, allow_unused=True)
     grads = [torch.zeros_like(leaf) if grad is None else grad for leaf, grad in zip(leaves, derivatives, strict=True)]

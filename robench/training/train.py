@@ -259,7 +259,7 @@ def train(
         network.load_state_dict(saved_epoch.weights)
         measurements = final_measurements(network, prepared.test, prepared.few, suite, plan.threat, seed, device)
         meta = {
-            **words, "classes": list(images.classes), "history": run.history, "rolled_back": run.lost,
+            **words, "classes": list(images.classes), "history": run.history, "rolled_back": run.lost_epochs,
             "notes": [*notes, *alarms, *late_notes], "recipe": {**words["recipe"], "epoch": saved_epoch.epoch + 1},
             **measured_words(measurements, prepared.test),
         }  # fmt: skip

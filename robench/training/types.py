@@ -128,9 +128,9 @@ class TrainingPlan:
         awp: the relative size of the adversarial weight perturbation, 0 for none.
         awp_warmup: the share of the training before it begins.
         precision: "fp32", "tf32" or "bf16" (autocast; gradients of gradients stay in fp32).
-        compiled: whether the adversary's passes go through torch.compile, and all passes where there is no regulariser.
-        defended: whether the epoch is chosen by robust accuracy on the held-out images, and not by clean accuracy.
-        watched: whether the adversary is one that a network can learn to fool, so that the guard looks for it.
+        is_compiled: whether the adversary's passes go through torch.compile, and all passes where there is no regulariser.
+        is_defended: whether the epoch is chosen by robust accuracy on the held-out images, and not by clean accuracy.
+        is_watched: whether the adversary is one that a network can learn to fool, so that the guard looks for it.
         guard: what happens where it does, or where the loss diverges: "stop", "roll-back" or "off".
         teacher: the network that is learnt from, frozen.
     """
@@ -155,9 +155,9 @@ class TrainingPlan:
     awp: float = 0.0
     awp_warmup: float = 0.0
     precision: str = "fp32"
-    compiled: bool = False
-    defended: bool = True
-    watched: bool = False
+    is_compiled: bool = False
+    is_defended: bool = True
+    is_watched: bool = False
     guard: str = "off"
     teacher: nn.Module | None = None
 
@@ -173,8 +173,8 @@ class TrainingRun:
         weights: the parameters that are trained.
         adversary_model: the model as the adversary calls it; compiled where the plan says so.
         world: which process this is, of how many.
-        kept: what the objective keeps from step to step, by name.
-        done: how many steps are done.
+        kept_tensors: what the objective keeps from step to step, by name.
+        steps_done: how many steps are done.
         sums: the sum of each term over the steps of the epoch so far.
         history: the records of the epochs so far.
         best: of the epochs without an alarm the one that the held-out accuracies choose, with its weights.
@@ -182,7 +182,7 @@ class TrainingRun:
         steady: the last of them without a gap of FGSM over PGD-10, where a later one has it.
         good: what a roll-back goes back to: the moment and best, last and steady at the end of the last sound epoch; None where no
             roll-back can come.
-        lost: the records of epochs that were rolled back.
+        lost_epochs: the records of epochs that were rolled back.
         first: the loss of the first step; nan before it.
     """
 
@@ -192,15 +192,15 @@ class TrainingRun:
     weights: list[nn.Parameter]
     adversary_model: nn.Module
     world: World
-    kept: StateDict = field(default_factory=dict)
-    done: int = 0
+    kept_tensors: StateDict = field(default_factory=dict)
+    steps_done: int = 0
     sums: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     best: Epoch | None = None
     last: Epoch | None = None
     steady: Epoch | None = None
     good: dict[str, Any] | None = None
-    lost: list[dict[str, Any]] = field(default_factory=list)
+    lost_epochs: list[dict[str, Any]] = field(default_factory=list)
     first: float = math.nan
 
 

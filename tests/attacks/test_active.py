@@ -124,7 +124,7 @@ def test_repacking_waits_for_an_eighth_and_cuts_the_attacks_own_state_along(prob
     (number,) = search.pack(number)
     assert number.tolist() == search.rows.tolist() == list(range(4, 32))
     assert torch.equal(search.x, p.x[4:])
-    found = search.found()
+    found = search.result()
     assert found.step.tolist() == [0, 0, 0, 1] + [-1] * 28
     assert found.forwards.tolist() == [1, 1, 1, 2] + [2] * 28
     assert torch.equal(found.x_adv[:4], wrong[:4])
@@ -137,7 +137,7 @@ def test_a_point_outside_the_threat_fools_nobody(problem):
     search = Search(p.model, p.x, p.y, Threat("linf", 0.01))
     search.test(wrong)
     assert search.alive == 16
-    assert torch.equal(search.found().x_adv, p.x)
+    assert torch.equal(search.result().x_adv, p.x)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
@@ -219,7 +219,7 @@ def test_a_pass_that_is_not_judged_is_counted_and_breaks_nobody(problem):
     wrong = p.x[(p.y[:, None] != p.y).long().argmax(1)]
     search.evaluate(wrong, ce, judged=False)
     assert search.alive == 20
-    assert search.found().forwards.tolist() == search.found().backwards.tolist() == [1] * 20
+    assert search.result().forwards.tolist() == search.result().backwards.tolist() == [1] * 20
 
 
 def test_on_a_device_that_is_asked_seldom_the_same_samples_fall(problem, monkeypatch):
@@ -248,7 +248,7 @@ def test_a_fooled_sample_may_stay_and_its_last_wrong_point_is_kept(problem):
     others = [p.x[((p.y[:, None] != p.y).long() * torch.rand(20, 20)).argmax(1)] for _ in range(2)]
     for wrong in others:
         search.test(wrong)
-    found = search.found()
+    found = search.result()
     assert search.alive == 20
     assert found.fooled.all()
     assert set(found.step.tolist()) == {0}
@@ -271,4 +271,4 @@ def test_the_true_model_is_asked_about_every_claim_of_a_stand_in(problem):
     assert search.alive == 20
     wrong = p.x[(p.y[:, None] != p.y).long().argmax(1)]
     search.test(wrong)
-    assert search.found().fooled.all() == (-p.model(wrong)).argmax(1).ne(p.y).all()
+    assert search.result().fooled.all() == (-p.model(wrong)).argmax(1).ne(p.y).all()

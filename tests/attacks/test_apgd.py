@@ -131,7 +131,7 @@ def test_points_and_verdicts_equal_those_of_the_authors(monkeypatch, problem, ki
     with torch.no_grad():
         theirs, right, _, _ = attack.attack_single_run(p.x, p.y, x_init=start.clone())
     torch.testing.assert_close(ours, theirs, rtol=rtol, atol=atol)
-    fooled = search.found().fooled
+    fooled = search.result().fooled
     assert torch.equal(fooled, ~right.bool())
     assert fooled.any()
 
@@ -290,8 +290,8 @@ def test_with_eot_gradients_are_averaged_and_the_last_pass_gives_loss_and_verdic
     losses, grad = losses_and_gradient(search, x, loss_of("margin", False), 3)
     torch.testing.assert_close(grad[0], -weights.mean(0))
     torch.testing.assert_close(losses, -(x * weights[2]).flatten(1).sum(1))
-    assert not search.found().fooled.any()
-    assert search.found().forwards.tolist() == search.found().backwards.tolist() == [3] * 16
+    assert not search.result().fooled.any()
+    assert search.result().forwards.tolist() == search.result().backwards.tolist() == [3] * 16
 
 
 def test_with_eot_one_lucky_pass_does_not_end_the_run_and_the_fooled_leave_after_it():

@@ -122,7 +122,7 @@ def assert_equal_but_for_rounding(search, ours, theirs, right):
     """Points equal to 1e-5 in three of four samples at least (elsewhere rounding may part the ways), verdicts in all."""
     far = (ours - theirs).abs().flatten(1).amax(1)
     assert float(far.quantile(0.75)) <= 1e-5
-    fooled = search.found().fooled
+    fooled = search.result().fooled
     assert torch.equal(fooled, ~right.bool())
     assert 0 < int(fooled.sum()) < len(fooled)
 
@@ -154,7 +154,7 @@ def test_the_schedule_for_large_eps_meets_the_points_of_the_authors(problem, mon
     far = (ours - theirs).abs().flatten(1).amax(1)
     assert float(far.quantile(0.75)) <= 1e-5
     last = ~right.bool()  # theirs are the verdicts of the last stage only
-    assert (search.found().fooled >= last).all()
+    assert (search.result().fooled >= last).all()
     assert 0 < int(last.sum()) < len(last)
 
 

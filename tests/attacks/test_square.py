@@ -256,7 +256,7 @@ def test_rows_left_out_of_a_pass_count_a_step_and_no_forward(problem):
     assert len(watched.asked) == 1
     other = p.x[(p.y != p.y[0]).nonzero()[0]].expand_as(p.x)
     search.ask(other, new)
-    found = search.found()
+    found = search.result()
     assert torch.equal(found.forwards, 2 * new.long())
     assert torch.equal(found.fooled, new & (p.model(other).argmax(1) != p.y))
     assert set(found.step[found.fooled].tolist()) == {2}
@@ -268,7 +268,7 @@ def test_passengers_of_a_full_pass_are_neither_counted_nor_judged(problem):
     new = torch.arange(20) != 3
     other = p.x[(p.y != p.y[3]).nonzero()[0]].expand_as(p.x)
     search.ask(other, new)
-    found = search.found()
+    found = search.result()
     assert not found.fooled[3]
     assert found.forwards.tolist() == new.long().tolist()
 

@@ -91,7 +91,7 @@ def mixed():
 
 def test_a_run_of_all_kinds_has_the_tables_of_each_and_no_row_in_a_table_of_another():
     found = report_tables(mixed(), title="T")
-    assert [(table.title, [line[: table.left] for line in table.lines]) for table in found] == [
+    assert [(table.title, [line[: table.word_columns] for line in table.lines]) for table in found] == [
         ("attacks: T", [("clean",), ("pgd-10",)]),
         ("saliency scores of T: Gini, mean over images (95 % bootstrap interval), target true, channels none",
          [("clean accuracy %",), ("saliency",)]),

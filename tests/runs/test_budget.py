@@ -98,10 +98,10 @@ def test_a_budget_stops_between_blocks_with_all_stages_on_the_same_images(run):
     n = int(part.ledger.seen.sum())
     assert 5 < n < 60
     for stage in part.stages[:1]:
-        assert int(part.ledger.done("m0", stage).sum()) == n
+        assert int(part.ledger.is_done("m0", stage).sum()) == n
     for stage in part.stages:
-        assert not bool((part.ledger.done("m0", stage) & ~part.ledger.seen).any())
-    assert part.spent <= 500.0
+        assert not bool((part.ledger.is_done("m0", stage) & ~part.ledger.seen).any())
+    assert part.spent_seconds <= 500.0
     assert part.notes[0] == f"the budget ended after {n} of the 60 chosen images, which were drawn with the seed"
     within(run(), part)
 
@@ -138,9 +138,9 @@ def test_what_was_spent_before_a_kill_counts(run, tmp_path, limit):
         run(budget=500.0, folder=tmp_path, limit=limit)
     part = run(budget=500.0, folder=tmp_path, resume=True)
     assert 0 < int(part.ledger.seen.sum()) <= int(whole.ledger.seen.sum())
-    assert part.spent <= 500.0 + 128  # a block that was begun is ended
+    assert part.spent_seconds <= 500.0 + 128  # a block that was begun is ended
     for stage in part.stages:
-        assert not bool((part.ledger.done("m0", stage) & ~part.ledger.seen).any())
+        assert not bool((part.ledger.is_done("m0", stage) & ~part.ledger.seen).any())
     within(run(), part)
 
 

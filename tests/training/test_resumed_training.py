@@ -370,7 +370,7 @@ def test_a_loss_that_diverges_ends_the_run_with_the_best_epoch_or_goes_back():
     run, epochs = events_of(toy_plan(regularizers=own, guard="roll-back"))
     assert [epoch.epoch for epoch in epochs] == [0, 1, 1, 2]
     assert [record["epoch"] for record in run.history] == [0, 1, 2]
-    assert [record["epoch"] for record in run.lost] == [1]
+    assert [record["epoch"] for record in run.lost_epochs] == [1]
     assert epochs[2].lr == pytest.approx(epochs[1].lr / 2, rel=0.6)
     assert all(tensor.isfinite().all() for tensor in run.best.weights.values())
 
@@ -378,7 +378,7 @@ def test_a_loss_that_diverges_ends_the_run_with_the_best_epoch_or_goes_back():
 def test_a_run_that_diverges_again_and_again_is_given_up_after_three_roll_backs():
     always = {"own": (1.0, lambda model, batch: batch.logits.mean() * (float("inf") if batch.progress > 0.4 else 1.0))}
     run, epochs = events_of(toy_plan(regularizers=always, guard="roll-back"))
-    assert len(run.lost) == 3
+    assert len(run.lost_epochs) == 3
     assert len(epochs) == 5
     assert run.best.epoch == 0
 
@@ -393,7 +393,7 @@ def test_a_rolled_back_run_can_be_broken_off_too():
     restore_run(second, run_state(first))
     for _event in fit(second, chosen, images(), images()):
         pass
-    assert len(second.lost) == len(whole.lost) == 1
+    assert len(second.lost_epochs) == len(whole.lost_epochs) == 1
     assert all(torch.equal(a, b) for a, b in zip(whole.model.state_dict().values(), second.model.state_dict().values(), strict=True))
 
 

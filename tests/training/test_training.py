@@ -190,7 +190,7 @@ def test_a_defence_that_is_not_robust_ships_its_last_epoch_with_a_note():
 def test_where_pgd_chooses_nothing_an_epoch_before_the_gap_goes_before_a_later_one():
     """Epochs 3 and 4 fool their own adversary: the fourth has the alarm, and the third is as collapsed."""
     rows = [(0.3, 0.09, 0.15), (0.4, 0.08, 0.2), (0.6, 0.01, 0.5), (0.6, 0.0, 0.5)]
-    epoch, note, run = finished(rows, watched=True, guard="stop")
+    epoch, note, run = finished(rows, is_watched=True, guard="stop")
     assert (epoch, run.last.epoch, run.history[-1]["alarm"] != "") == (2, 2, True)
     assert note.endswith("the last one without a gap of FGSM over PGD-10 was taken")
     again = begin_training(
@@ -199,18 +199,18 @@ def test_where_pgd_chooses_nothing_an_epoch_before_the_gap_goes_before_a_later_o
     )
     restore_run(again, run_state(run))
     assert (again.best.epoch, again.last.epoch, again.steady.epoch) == (run.best.epoch, 2, 1)
-    assert finished(rows[2:3], watched=True, guard="stop")[0] == 1  # there is no other
-    assert finished([*rows[:3], rows[1]], watched=True, guard="stop")[0] == 4  # the gap has closed again
+    assert finished(rows[2:3], is_watched=True, guard="stop")[0] == 1  # there is no other
+    assert finished([*rows[:3], rows[1]], is_watched=True, guard="stop")[0] == 4  # the gap has closed again
 
 
 def test_a_training_without_a_defence_chooses_by_clean_accuracy():
-    assert finished([(0.9, 0.2), (0.8, 0.5), (0.9, 0.3), (0.7, 0.9)], defended=False)[:2] == (3, "")
+    assert finished([(0.9, 0.2), (0.8, 0.5), (0.9, 0.3), (0.7, 0.9)], is_defended=False)[:2] == (3, "")
 
 
 def test_an_epoch_with_an_alarm_is_not_taken_whatever_it_scores():
     accuracies = [(0.9, 0.6), (0.91, 0.58), (0.95, 0.3)]
-    for changes in ({"defended": True}, {"defended": False}):
-        epoch, _, run = finished(accuracies, guard="stop", watched=True, **changes)
+    for changes in ({"is_defended": True}, {"is_defended": False}):
+        epoch, _, run = finished(accuracies, guard="stop", is_watched=True, **changes)
         assert (epoch, run.last.epoch) == (2, 1)
         assert "fell from 60.0% to 30.0%" in run.history[-1]["alarm"]
 
@@ -222,7 +222,7 @@ def test_a_roll_back_goes_to_before_the_gap_and_takes_the_kept_epochs_along():
         [dict(zip(("held_out_clean", "held_out_attacked_clean", "held_out_fgsm", "held_out_robust"), (c, *r), strict=True))
          for c, r in zip((0.9, 0.9, 0.9), numbers, strict=True)]
     )  # fmt: skip
-    settings = {**PLAIN, "guard": "roll-back", "probe_n": 200, "watched": True}
+    settings = {**PLAIN, "guard": "roll-back", "probe_n": 200, "is_watched": True}
     plan = TrainingPlan(objective=OBJECTIVES["standard"](), regularizers={}, threat=Threat("linf", 0.05), seed=0, **settings)
     going = begin_training(network(), plan)
     with pytest.MonkeyPatch.context() as patch:
@@ -238,7 +238,7 @@ def test_a_roll_back_goes_to_before_the_gap_and_takes_the_kept_epochs_along():
         assert epochs.roll_back(run, plan)
         assert (run.best.epoch, run.last.epoch) == (0, 0)
         assert [record["epoch"] for record in run.history] == [0]
-        assert [record["epoch"] for record in run.lost] == [2]
+        assert [record["epoch"] for record in run.lost_epochs] == [2]
 
 
 def test_the_line_of_an_epoch_shows_both_attacks_where_both_were_run():
@@ -264,7 +264,7 @@ def test_without_held_out_images_the_last_epoch_is_taken():
     ],
 )  # fmt: skip
 def test_weight_penalties_alone_make_no_defence(changes, defended):
-    assert plan_of(resolved_settings("small", changes)[0], 0, None).defended is defended
+    assert plan_of(resolved_settings("small", changes)[0], 0, None).is_defended is defended
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -68,7 +68,7 @@ def attack_stage(
         return ReadyStage(partial(attack_outcomes, case, stage, run), f"{setting_text(fit)} {how}".strip())
 
     def on(ledger: Ledger, subject: str) -> Tensor:
-        standing = ledger.tried(subject, stage)
+        standing = ledger.was_tried(subject, stage)
         for earlier in before:
             standing = standing & ~ledger.column(subject, earlier, "fell", False)
         return standing

@@ -122,8 +122,8 @@ def explained_places(source: Stage | None) -> Callable[[Ledger, str], Tensor]:
         if source is None:
             return torch.ones(ledger.n, dtype=torch.bool)
         if source.kind in ("attack", "joined"):
-            return ledger.fallen(subject, source) & ledger.tried(subject, source)
-        return ledger.tried(subject, source)
+            return ledger.has_fallen(subject, source) & ledger.was_tried(subject, source)
+        return ledger.was_tried(subject, source)
 
     return on
 
@@ -252,7 +252,7 @@ def gallery_places(case: Case, stage: Stage) -> list[int]:
         places = explained_places(change)(case.ledger, case.name).nonzero().flatten()
         if len(places):
             return [int(place) for place in places[:GALLERY_IMAGES]]
-    return [int(place) for place in case.ledger.done(case.name, stage.about["clean"]).nonzero().flatten()[:GALLERY_IMAGES]]
+    return [int(place) for place in case.ledger.is_done(case.name, stage.about["clean"]).nonzero().flatten()[:GALLERY_IMAGES]]
 
 
 def save_maps(case: Case, stage: Stage, places: Tensor, maps: Tensor) -> None:

@@ -37,7 +37,7 @@ def probe_stage(recipe: Recipe, *, clean: Stage, source: Stage | None = None, re
         return ReadyStage(partial(probe_outcomes, case, stage, recipe.label, function), setting_text(function))
 
     def on(ledger: Ledger, subject: str) -> Tensor:
-        return ledger.tried(subject, stage)
+        return ledger.was_tried(subject, stage)
 
     about = {"clean": clean, "recipe": recipe}
     stage = Stage(
