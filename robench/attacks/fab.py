@@ -119,9 +119,9 @@ def fab(
         draws: random numbers of the samples; the result is a pure function of them.
         steps: iterations per restart, at least 1.
         restarts: runs, at least 1: the first from the clean image, the others from random points at eps / 2.
-        alpha_max: as in `fab_t`.
-        eta: as in `fab_t`.
-        beta: as in `fab_t`.
+        alpha_max: largest pull towards the original's own projection, in (0, 1].
+        eta: factor by which the projections overshoot, above 0.
+        beta: share of its distance from the original that a wrong point keeps, in (0, 1].
 
     Returns:
         The worst point that was found for each sample, or clean x, with what was spent on it.

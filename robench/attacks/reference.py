@@ -51,7 +51,7 @@ def reference_apgd_ce(
         steps: iterations per restart, at least 1.
         restarts: independent random starts, at least 1.
         eot: passes whose gradients are averaged, at least 1.
-        large_eps: true starts in balls of larger radius, as in `apgd`.
+        large_eps: true starts in a ball of radius 3 eps, then 2 eps, then eps; l1 only.
 
     Returns:
         The worst point that was found for each sample, or clean x, with what was spent on it.
@@ -77,7 +77,7 @@ def reference_apgd_dlr(
         steps: iterations per restart, at least 1.
         restarts: independent random starts, at least 1.
         eot: passes whose gradients are averaged, at least 1.
-        large_eps: true starts in balls of larger radius, as in `apgd`.
+        large_eps: true starts in a ball of radius 3 eps, then 2 eps, then eps; l1 only.
 
     Returns:
         The worst point that was found for each sample, or clean x, with what was spent on it.
@@ -107,7 +107,7 @@ def reference_apgd_t(
         steps: iterations per target and restart, at least 1.
         targets: how many classes, at least 1; fewer where the model has fewer classes.
         restarts: independent random starts per target, at least 1.
-        large_eps: true starts in balls of larger radius, as in `apgd`.
+        large_eps: true starts in a ball of radius 3 eps, then 2 eps, then eps; l1 only.
 
     Returns:
         The worst point that was found for each sample, or clean x, with what was spent on it.

@@ -154,7 +154,8 @@ def dismiss_hopeless(search: Search, query: int, best: Tensor, before: Tensor, h
         query: how many queries were made.
         best: the largest losses so far, (R,).
         before: the losses when the queries last doubled, (R,).
-        hope: as in `square`; None gives up no sample.
+        hope: above 0: a row is given up if its loss would stay below 0 although it rose this many times as far again; None gives up no
+            sample.
     """
     if hope is None or query < QUERY_BLOCK or query & (query - 1):
         return before

@@ -105,7 +105,7 @@ class Sample:
         adv_margin: the same at x_adv; nan where the image stands.
         distance: norm of x_adv - x; nan where it stands.
         forwards: forward passes spent on it over all attacks.
-        backwards: backward passes likewise.
+        backwards: backward passes spent on it over all attacks.
         rounded_pred: the label at x_adv in 8 bits; -1 where it stands or was wrong when clean.
         png: its picture, such as x_adv-12.png; "none" where no grey levels were found that fool within eps; else "".
     """
@@ -131,9 +131,9 @@ class ProbeSample:
     """What one level of a probe did to one image; the probe "clean" stands for the image as it is, and has a line for every image.
 
     Attributes:
-        checkpoint: that of the level's rows.
-        probe: likewise.
-        setting: likewise.
+        checkpoint: the checkpoint of the level's rows.
+        probe: the probe of the level's rows.
+        setting: the setting of the level's rows.
         sample: index of the image in the official split.
         label: its label.
         clean_pred: the label that the model gives the clean image.

@@ -227,7 +227,7 @@ def difference_of_means(a: Values, b: Values, seed: int, resamples: int = 2000) 
 
     Args:
         a: (N,) numbers; what is nan or infinite is left out.
-        b: (M,) others, likewise.
+        b: (M,) the other numbers; what is nan or infinite is left out.
         seed: of the draws, a whole number.
         resamples: at least 100.
 
@@ -374,7 +374,7 @@ def superiority(a: Values, b: Values) -> float:
 
     Args:
         a: (N,) numbers; a nan is left out, and infinite values are compared as others are.
-        b: (M,) others, likewise.
+        b: (M,) the other numbers; a nan is left out, and infinite values are compared as others are.
 
     Returns:
         The share in [0, 1]; nan where a group is empty.

@@ -38,7 +38,7 @@ class AttackResult:
         fooled: (B,) bool, whether the attack reached its goal: another label than y; for a targeted attack, its target.
         step: (B,) int64, the iteration at which it did, counted over restarts from 0; -1 where it did not.
         forwards: (B,) int64, forward passes spent on the sample until it fell.
-        backwards: (B,) int64, backward passes likewise.
+        backwards: (B,) int64, backward passes spent on the sample until it fell.
         nonfinite: (B,) bool, whether a logit was NaN or infinite at some point; such a point never counts as adversarial.
     """
 
@@ -134,7 +134,7 @@ class Level:
         fooled: (B,) bool, another label than y, with finite logits.
         share: (B,) float, share of the subpixels (noise) or pixels (occlusion) of x that were chosen to be changed.
         forwards: (B,) int64, forward passes spent on the sample.
-        backwards: (B,) int64, backward passes likewise.
+        backwards: (B,) int64, backward passes spent on the sample.
     """
 
     setting: str

@@ -132,8 +132,8 @@ def change_stage(
         how: the options of the run.
         clean: the clean pass, or None where the clean images are not known.
         source: the stage whose images it is given; None for the clean ones.
-        scale: of a corruption whose recipe does not say it, as in `RunRequest`.
-        photos: likewise.
+        scale: the severities of a corruption whose recipe does not say it: "cifar", "imagenet" or "auto".
+        photos: folder of frost photos, for a corruption whose recipe does not say it; "" for a texture drawn here.
 
     Raises:
         InputError: for a recipe that makes no images, and for one that needs clean images where there are none.
@@ -166,10 +166,10 @@ class RunRequest:
         suites: names of suites, files of recipes, recipes.
         threats: of the attacks, one at least.
         against: recipes whose images all methods explain, too, and whose verdicts are set against the scores.
-        earlier_runs: results of earlier runs, each with its subject, which are used likewise.
+        earlier_runs: results of earlier runs, each with its subject; their images and verdicts are used as those of `against` are.
         scores: recipes of the scores of maps.
-        target: which logit is explained, as in `method_stage`.
-        channels: how channels are put together, as in `method_stage`.
+        target: which logit is explained: "true", "predicted" or the number of a class.
+        channels: how the channels of a pixel become one size: "none", "sum", "max" or "mean".
         scale: the severities of corruptions: "cifar", "imagenet" or "auto".
         photos: folder of frost photos, "" for a texture drawn here.
         save_maps: save_maps(subject, method) -> the file that takes the maps, or None.

@@ -95,7 +95,7 @@ def guided_grad_cam(
         x: images (B, C, H, W), float in [0, 1].
         target: classes (B,) int64 whose logits are explained.
         draws: not read.
-        layer: as in `grad_cam`.
+        layer: a module's name, or its end where that is unambiguous; empty for the last convolution.
 
     Raises:
         InputError: where the layer cannot be used, as in `chosen_layer`.

@@ -37,7 +37,7 @@ def build_network(
         shape: channels, height and width of an image.
         activation: a key of ACTIVATIONS, for our own architectures.
         mean: one number a channel, with which the network starts with a Normalize layer; None for none.
-        std: likewise, above 0.
+        std: the spread that goes with `mean`, one number a channel, above 0; None for none.
         options: options of the architecture, as after its name.
 
     Raises:

@@ -26,7 +26,7 @@ from robench.models.model_files import first_line
 CONTRACT_IMAGES = 4  # images that are looked at
 TRIAL_SIZES = (1, 3, 17)  # one image, an odd number, and more than the 16 rows that every call is filled up to
 MULTIPLES = (2, 4, 8, 16, 32, 64)  # tried where one of those fails
-COMMON_BATCH_SIZES = (1, 2, 4, 8, 10, 16, 20, 25, 32, 50, 64, 100, 128, 200, 250, 256, 500, 512)  # likewise
+COMMON_BATCH_SIZES = (1, 2, 4, 8, 10, 16, 20, 25, 32, 50, 64, 100, 128, 200, 250, 256, 500, 512)  # tried where one of the TRIAL_SIZES fails
 LAZY = (UninitializedParameter, UninitializedBuffer)
 STEADY = 1e-4  # how far the logits of two passes over the same images may lie apart, as a share of the largest
 

@@ -77,7 +77,7 @@ class ModelOptions:
         classes: K of the data.
         shape: channels, height and width of the images.
         mean: one number a channel, of the normalisation.
-        std: likewise.
+        std: the spread that goes with `mean`, one number a channel.
         trust: whether a stored program may be run.
         device: where the model is to lie.
     """
@@ -111,7 +111,7 @@ def load_with_origin(source: str | Path, **options: Any) -> LoadedModel:
     """The model that `source` names, in eval mode, with its name, hash, description and notes.
 
     Args:
-        source: as in `load_model`.
+        source: a file, or a name with its options; `load_model` lists them.
         options: those of `load_model`, by name; TypeError for others.
 
     Raises:
@@ -208,7 +208,7 @@ def load_model(
         classes: K of the data, where the file does not say it.
         shape: (C, H, W) of the images. Where both are known the model is tried out on a few images.
         mean: one number a channel, for a model that takes normalised pixels.
-        std: likewise.
+        std: the spread that goes with `mean`, one number a channel.
         trust: whether a stored program, which runs code, may be loaded.
         device: where the model is to lie: "cpu", "cuda", "mps".
 
@@ -236,7 +236,7 @@ def checkpoint_meta(source: str | Path) -> dict[str, Any]:
     It is {} for any other model, also for one that `load_with_origin` will refuse.
 
     Args:
-        source: what names a model, as in `load_model`.
+        source: what names a model: a file, or a name with its options.
 
     Raises:
         InputError: where there is no such file, and for a checkpoint of ours that is damaged.

@@ -93,7 +93,7 @@ class StoredNormalisation:
     Attributes:
         names: the names of mean and std among the weights.
         mean: its numbers, one a channel or one for all.
-        std: likewise.
+        std: the numbers of the spread, one a channel or one for all.
         rest: the other weights, without the prefix that they share.
         own: whether it is the layer that robench puts before a network.
     """

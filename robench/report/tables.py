@@ -314,7 +314,7 @@ def corruption_tables(rows: Sequence[Row], names: Sequence[str], title: str, ref
     Args:
         rows: the rows of kind "corruption".
         names: the models, in the order of the columns.
-        title: as in `report_tables`.
+        title: of the run: models, images, seed, and for attacks the threat.
         reference: what the manifest says of it, None or empty without one.
     """
     first = TextTable(f"corruptions: {title}", ("metric", *names), [])

@@ -147,7 +147,7 @@ def degradation_rows(about: Row, clean: Values, cells: Cells, reference: Referen
     * mean_accuracy, relative_error, relative_accuracy: of the fifteen; mean_accuracy also with setting severity=3.
     * noise_accuracy, blur_accuracy, weather_accuracy, digital_accuracy: of a family; noise_accuracy is IGD's three noises.
     * mce, relative_mce: means of ce and relative_ce over the fifteen: 1 (100 %) is as bad as the reference.
-    * reference_accuracy: the reference's own, likewise.
+    * reference_accuracy: the reference's own accuracy, a mean over the same corruptions.
 
     A number of a named set is given only where all its cells were measured. Where the fifteen are not complete, mean_error stands for
     mean_corruption_error and goes, like the others over corruptions, over all that was measured: the setting counts corruptions and cells.

@@ -211,8 +211,8 @@ def sweep_cells(sentence: str, settings: dict[str, Any]) -> list[SweepCell]:
     """The cells of a sweep, each tried as far as that goes without training: hours are not to end at a misspelt option.
 
     Args:
-        sentence: as in `grid_cells`.
-        settings: as in `cell_overrides`.
+        sentence: keys parted by commas, their values by colons.
+        settings: keys of a preset for what is trained otherwise, `objective` and `reg` among them.
 
     Raises:
         InputError: for a sentence, a key or a value that cannot be, and for two cells of one file name.

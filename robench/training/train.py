@@ -157,11 +157,11 @@ def train(
         label_smoothing: in [0, 1).
         normalize: "data", by mean and spread of the training images, or "none".
         mean: in place of it, one number a channel.
-        std: likewise.
+        std: the spread that goes with `mean`, one number a channel, above 0.
         held_out: a number of training images, or a share below 1; if not given, the preset's number, but at most a fifth of the images.
         probe_n: how many held-out images are attacked after an epoch, at least 1.
         mixup: the parameter of its Beta distribution, at least 0; 0 for none.
-        cutmix: likewise.
+        cutmix: the parameter of its Beta distribution, at least 0; 0 for none.
         awp: the relative size of adversarial weight perturbations, at least 0; 0 for none.
         awp_warmup: the share of the training before they begin, in [0, 1).
         precision: "fp32", "tf32" or "bf16".

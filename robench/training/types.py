@@ -124,7 +124,7 @@ class TrainingPlan:
         label_smoothing: the share of the labels that is spread over all classes.
         probe_n: how many held-out images are attacked after each epoch.
         mixup: the parameter of its Beta distribution, 0 for none.
-        cutmix: likewise.
+        cutmix: the parameter of the Beta distribution of its shares, 0 for none.
         awp: the relative size of the adversarial weight perturbation, 0 for none.
         awp_warmup: the share of the training before it begins.
         precision: "fp32", "tf32" or "bf16" (autocast; gradients of gradients stay in fp32).

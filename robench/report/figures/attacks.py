@@ -76,7 +76,7 @@ def draw_change_gallery(
     Args:
         path: the PNG file.
         x: images (M, C, H, W) in [0, 1] on the CPU.
-        x_adv: the changed images, likewise.
+        x_adv: the changed images (M, C, H, W) in [0, 1] on the CPU.
         captions: for each image the true label, which the model gives x, and the label at x_adv.
         title: of the picture.
         changed: what the row of x_adv is called.

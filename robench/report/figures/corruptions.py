@@ -87,13 +87,15 @@ def draw_heat_map(path: Path, accuracy: Accuracy, clean: float, title: str) -> P
 
 @house_style()
 def draw_difference_map(path: Path, base: Accuracy, new: Accuracy, title: str, clean: tuple[float, float] = (math.nan, math.nan)) -> Path:
-    """Draws the accuracy of one model less that of another, likewise: red where the new one is better, blue where it is worse.
+    """Draws the accuracy of one model less that of another, a row a corruption and a column a severity; returns the path.
+
+    A cell is red where the new model is better and blue where it is worse.
 
     The colours are symmetric about 0, which is white, and end at the largest difference of any cell, at 5 points at least (our choice).
 
     Args:
         path: the PNG file.
-        base: accuracies of the one model, as in `draw_heat_map`; a cell that one of the two lacks stays grey.
+        base: accuracies of the one model, (corruption, severity) -> a share in [0, 1]; a cell that one of the two lacks stays grey.
         new: accuracies of the other model.
         title: of the picture.
         clean: their clean accuracies (base, new), nan where unknown.
@@ -312,7 +314,7 @@ def draw_severity_curves(path: Path, models: Sequence[tuple[str, Accuracy, float
 
     Args:
         path: the PNG file.
-        models: for each model its name, its accuracies as in `draw_heat_map`, and its clean accuracy.
+        models: for each model its name, its accuracies, (corruption, severity) -> a share in [0, 1], and its clean accuracy.
         title: of the picture.
     """
     names, severities = corruptions_and_severities([cell for _, accuracy, _ in models for cell in accuracy])

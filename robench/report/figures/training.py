@@ -102,7 +102,7 @@ def draw_training_curves(path: Path, history: History, title: str, chosen: int |
 
     Args:
         path: the PNG file.
-        history: as in `write_epoch_log`, at least one epoch.
+        history: one dict an epoch, at least one, with the keys that `write_epoch_log` lists.
         title: of the picture.
         chosen: the epoch, from 1, whose weights were kept: an upright line; None for no line.
 
