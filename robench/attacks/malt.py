@@ -80,7 +80,7 @@ def malt(
 
 
 def recorded_loss(search: Search, loss: LossFunction, target: Tensor, reach: Tensor, logits: Tensor, y: Tensor) -> Tensor:
-    """The loss of `apgd.loss_toward`, (R,); the largest value that each sample has reached is kept in `reach`, (B,), in place."""
+    """The loss of `attacks.apgd.loss_toward`, (R,); the largest value that each sample has reached is kept in `reach`, (B,), in place."""
     values = loss_toward(search, loss, target, logits, y)
     reach[search.rows] = torch.fmax(reach[search.rows], values.detach().to(reach.dtype))
     return values
