@@ -6,7 +6,7 @@ whose logit is explained. The maps, (B, C, H, W) or (B, 1, H, W), are signed, de
 depends on the batch. No model call has more than max(B, 64) rows (DeepLift: twice as many), so the caller bounds the memory by the number
 of images. Options are keyword-only with plain defaults, and a wrong one is an InputError.
 
-A new method is a function in a file and a line in EXPLAINERS. What an audit must know of it besides stands above the function as
+A new method is a function in a file and a line in EXPLAINERS. What a run must know of it besides stands above the function as
 `@MethodFacts(...)`.
 """
 

@@ -1,4 +1,4 @@
-"""What an audit must know of a method besides its function; it stands right above that function."""
+"""What a run must know of a method besides its function; it stands right above that function."""
 
 from __future__ import annotations
 

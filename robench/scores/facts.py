@@ -1,4 +1,4 @@
-"""What the audit and the page of a run must know of a score besides its function; it stands right above that function."""
+"""What a run and its page must know of a score besides its function; it stands right above that function."""
 
 from __future__ import annotations
 
