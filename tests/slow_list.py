@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
-LIMIT = 2.0  # seconds
-PATIENCE = 4.0  # seconds
+LIMIT = 1.0  # seconds
+PATIENCE = 2.0  # seconds
 LIST = Path(__file__).parent / "slow.csv"
 
 

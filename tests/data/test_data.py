@@ -277,7 +277,7 @@ X, Y = some()
         ({"x": X, "y": Y.astype(float)}, "must be whole numbers"),
         ({"x": X, "y": np.eye(12, dtype=int)}, "must be whole numbers of shape"),
         ({"x": X, "y": Y[:3]}, "12 images, 3 labels"),
-        ({"x": X, "y": Y - 1}, "labels must lie between 0 and 2, and these span -1 to 2"),
+        ({"x": X, "y": Y - 1}, "labels are whole numbers from 0, and the smallest of these is -1"),
         ({"x": X, "y": Y, "classes": np.array(["a", "b"])}, "labels must lie between 0 and 1"),
         ({"x": X, "y": Y, "classes": np.arange(4)}, "array of strings"),
         ({"x": X, "y": Y, "index": np.zeros(12, int)}, "stands for more than one image"),
