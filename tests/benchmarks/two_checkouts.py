@@ -31,7 +31,10 @@ from contextlib import redirect_stdout
 import torch
 torch.set_num_threads(int(sys.argv[1]))
 from robench.cli import app
-from robench.core.memory import keep_freed_memory
+try:
+    from robench.core.memory import keep_freed_memory
+except ImportError:  # of a checkout before 2026-11-28
+    from robench.memory import keep_freed_memory
 keep_freed_memory()
 def run(words):
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
