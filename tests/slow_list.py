@@ -17,7 +17,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 LIMIT = 1.0  # seconds
-PATIENCE = 2.0  # seconds
+PATIENCE = 1.5  # seconds
 LIST = Path(__file__).parent / "slow.csv"
 
 
