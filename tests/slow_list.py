@@ -4,12 +4,14 @@
     python tests/slow_list.py report.xml
 
 A case of at least LIMIT seconds is slow. Where that would leave a test function without a quick case, its shortest case stays, unless
-it takes longer than PATIENCE. Tests that are marked slow in their file, by the marker, are listed too, so that the list is whole.
+it takes longer than PATIENCE; of a whole file the shortest stays whatever it takes. Tests that are marked slow in their file are listed
+too, so that the list is whole.
 """
 
 from __future__ import annotations
 
 import csv
+import math
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
@@ -40,14 +42,25 @@ def cases_of(report: str) -> Iterator[tuple[str, float]]:
 def slow_tests(seconds: dict[str, float]) -> dict[str, float]:
     """The tests that are left out of the quick run, with their seconds, longest first."""
     slow = {test: taken for test, taken in seconds.items() if taken >= LIMIT}
-    functions: dict[str, list[str]] = defaultdict(list)
-    for test in seconds:
-        functions[test.partition("[")[0]].append(test)
-    for cases in functions.values():
-        shortest = min(cases, key=seconds.__getitem__)
-        if all(case in slow for case in cases) and seconds[shortest] <= PATIENCE:
-            del slow[shortest]
+    for kind, patience in ((function_of, PATIENCE), (file_of, math.inf)):
+        kinds: dict[str, list[str]] = defaultdict(list)
+        for test in seconds:
+            kinds[kind(test)].append(test)
+        for cases in kinds.values():
+            shortest = min(cases, key=seconds.__getitem__)
+            if all(case in slow for case in cases) and seconds[shortest] <= patience:
+                del slow[shortest]
     return dict(sorted(slow.items(), key=lambda item: -item[1]))
+
+
+def function_of(test: str) -> str:
+    """The test function of a case, with its file."""
+    return test.partition("[")[0]
+
+
+def file_of(test: str) -> str:
+    """The file of a test."""
+    return test.partition("::")[0]
 
 
 def main(reports: list[str]) -> None:
@@ -60,9 +73,6 @@ def main(reports: list[str]) -> None:
         writer.writerows((f"{taken:.1f}", test) for test, taken in slow.items())
     quick = sum(seconds.values()) - sum(slow.values())
     print(f"{len(slow)} slow tests of {sum(slow.values()):.0f} s, {len(seconds) - len(slow)} quick ones of {quick:.0f} s")
-    files = {test.partition("::")[0] for test in seconds}
-    for file in sorted(files - {test.partition("::")[0] for test in seconds if test not in slow}):
-        print(f"no quick test is left in {file}")
 
 
 if __name__ == "__main__":
