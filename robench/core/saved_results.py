@@ -207,6 +207,8 @@ def manifest_at(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"{path} is not JSON: {error}") from None
     missing = [words for words in NEEDED_WORDS if manifest_value(content, words) is None]
+    if missing == ["data.sha256"] and manifest_value(content, "corruptions") is not None:
+        raise InputError(f"{path} is of a run without attacks: what is compared are the accuracies that attacks leave")
     if missing:
         raise InputError(f"{path} does not say {missing[0]}: it is no manifest of 'robench eval' or 'robench attack'")
     return dict(content)

@@ -1,6 +1,6 @@
 """How near our corruptions come to the published generator's, on the first 500 lossless CIFAR-10 test images.
 
-python tests/benchmarks/corruption_fidelity.py --frost-dir ../shared/data/frost
+python tests/benchmarks/corruption_fidelity.py --frost-dir $ROBENCH_DATA/frost
 
 Prints a table: for each corruption and severity the mean absolute distortion of ours and of the published images, in grey levels; the
 difference in percent and in standard deviations of the published one from seed to seed (a dash where no chance is involved); whether it

@@ -586,3 +586,5 @@ def test_models_without_a_name_in_common_and_runs_without_attacks_are_refused(th
     assert "and no name is in both" in refused("compare", threats / "one", three)
     robench("eval", GELU, "--suite", "random-noise,t=0.1", "--n", 10, "--threads", 1, "--quiet", "--out", tmp_path / "probe")
     assert "is of a run without attacks" in refused("compare", tmp_path / "probe", tmp_path / "probe")
+    robench("corrupt", GELU, "--corruption", "fog", "--severity", 1, "--n", 10, "--threads", 1, "--quiet", "--out", tmp_path / "fog")
+    assert "is of a run without attacks" in refused("compare", tmp_path / "fog", tmp_path / "fog")
