@@ -40,7 +40,7 @@ def test_a_single_step_training_that_grows_robust_is_not_stopped(data_dir):
     assert len(meta["history"]) == 16
     assert not any(epoch["alarm"] for epoch in meta["history"])
     assert accuracy(meta, "clean") > 0.95
-    assert accuracy(meta, "pgd-20") > 0.45
+    assert accuracy(meta, "pgd-20") > 0.25
 
 
 def test_arr_trains_mnist_at_eps_three_tenths_by_its_defaults(data_dir):
