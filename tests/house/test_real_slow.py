@@ -35,12 +35,12 @@ def test_a_single_step_that_the_network_learns_to_fool_raises_the_alarm_early(da
 
 
 def test_a_single_step_training_that_grows_robust_is_not_stopped(data_dir):
-    """The guard stopped it in epoch 3, at 71.6 % clean and 22 % under PGD-20."""
-    meta = on_mnist(data_dir, objective="fgsm-rs", eps=0.25, lr=0.004, n_train=8000, epochs=16)
+    """A guard of before stopped such a one in epoch 3, at 71.6 % clean and 22 % under PGD-20. (Of seeds 0 to 4, two do collapse.)"""
+    meta = on_mnist(data_dir, objective="fgsm-rs", eps=0.25, lr=0.004, n_train=8000, epochs=16, seed=1)
     assert len(meta["history"]) == 16
     assert not any(epoch["alarm"] for epoch in meta["history"])
     assert accuracy(meta, "clean") > 0.95
-    assert accuracy(meta, "pgd-20") > 0.25
+    assert accuracy(meta, "pgd-20") > 0.45
 
 
 def test_arr_trains_mnist_at_eps_three_tenths_by_its_defaults(data_dir):
