@@ -21,7 +21,7 @@ from robench.core.files import ELSEWHERE_ADVICE, FULL, hold_lock, prepare_folder
 from robench.core.journal import LONGEST_EXCERPT, Adds, differing_excerpts, has_begun, state_files
 from robench.core.recipes import Recipe, recipe_text, value_text
 
-MANIFEST = "manifest.json"
+MANIFEST, MANIFEST_FORMAT = "manifest.json", 2  # a reader refuses manifests of a larger format
 LOCK, STAGED, REPLACING, WHOLE_MARK = ".lock", ".results", ".replacing", ".whole"
 OUR_FILES = (
     MANIFEST, "rows.csv", "samples.csv", "samples-methods.csv", "samples-probes.csv", "samples-corruptions.csv", "report.html", "x_adv.npy",

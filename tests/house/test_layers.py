@@ -31,7 +31,8 @@ LAYERS = {
     " small architectures identity loading",
     "runs": "store ledger types diagnostics own_functions images pools stages stages.clean stages.earlier_run stages.probe"
     " stages.corruption stages.method stages.attack loop blocks cases resuming execution",
-    "results": "files corruption_estimates corruption_errors cascade probes corruptions scores score_rows compare measurement",
+    "results": "files corruption_estimates corruption_errors cascade probes corruptions scores score_rows saved_runs image_values compare"
+    " measurement",
     "report": "metric_meanings manifest tables page figures figures.style figures.attacks figures.saliency figures.corruptions"
     " figures.training pictures folder result comparison",
     "evaluation": "suites run_words recipe_kinds methods corruption_sources plans measure arguments api",
@@ -47,7 +48,7 @@ HOMES = {
     "sklearn": (),
     "safetensors": ("models",),
     "PIL": ("data", "corruptions"),
-    "pandas": ("results/files.py", "report"),
+    "pandas": ("results/files.py", "results/image_values.py", "report"),
     "matplotlib": ("report/figures",),
     "typer": ("cli",),
     "rich": ("cli",),

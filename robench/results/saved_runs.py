@@ -1,0 +1,203 @@
+"""Results folders read back: the rows and the manifest of a finished run, and which runs lie below a folder.
+
+A folder may come from anywhere, so nothing in it is believed: what does not fit ends with one sentence. No file is run, and none is
+written. The per-image tables are read by `results.image_values`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from robench.core.errors import InputError
+from robench.core.files import is_existing_path
+from robench.core.folders import MANIFEST, MANIFEST_FORMAT, manifest_of
+from robench.core.journal import state_files
+from robench.core.rows import Row
+from robench.core.saved_results import manifest_value, text_at
+
+ROW_FIELDS = {field.name: str(field.type) for field in fields(Row)}
+NEEDED_ROW_FIELDS = tuple(name for name in ROW_FIELDS if name not in ("preset", "low", "high", "interval"))
+DEEPEST = 4  # folders below the one that is searched for runs
+FINISHED, UNFINISHED, UNREADABLE = "finished", "unfinished", "unreadable"
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """A finished run, as its folder tells it.
+
+    Attributes:
+        folder: the results folder.
+        manifest: the content of manifest.json.
+        rows: the measurements of rows.csv, in their order.
+    """
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    rows: tuple[Row, ...]
+
+    @cached_property
+    def checkpoints(self) -> list[str]:
+        """The names of the models, in the order of the rows."""
+        return list(dict.fromkeys(row.checkpoint for row in self.rows))
+
+    @property
+    def command(self) -> str:
+        """The command that measured it, such as eval; "" where the manifest does not say."""
+        words = str(self.manifest.get("command", "")).split()
+        return str(manifest_value(self.manifest, "words.command") or (words[1] if len(words) > 1 else ""))
+
+    @property
+    def finished(self) -> str:
+        """When it ended, as 2026-11-28T21:53:35Z; "" where the manifest does not say."""
+        return str(self.manifest.get("finished", ""))
+
+    @property
+    def flags(self) -> list[str]:
+        """The sentences of the flags that were raised."""
+        flags = self.manifest.get("flags")
+        return [str(flag) for flag in flags] if isinstance(flags, list) else []
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A folder in which a run lies.
+
+    Attributes:
+        folder: its path.
+        state: "finished", "unfinished" or "unreadable".
+        reason: why it cannot be read, "" for others.
+    """
+
+    folder: Path
+    state: str
+    reason: str = ""
+
+
+def saved_run(folder: Path) -> SavedRun:
+    """The finished run in a results folder.
+
+    Args:
+        folder: written by `robench eval`, `attack`, `saliency` or `corrupt`, or by `Result.save`.
+
+    Raises:
+        InputError: one sentence, where there is no such folder, its run is not finished or of a newer version of robench, where a file is
+            missing or cut short, where columns are missing, and where text stands where a number belongs.
+    """
+    if not is_existing_path(folder) or not folder.is_dir():
+        raise InputError(f"no results folder: {folder}")
+    if not (folder / MANIFEST).exists():
+        raise InputError(missing_manifest_sentence(folder))
+    text_at(folder / MANIFEST)  # refuses what is cut short
+    manifest = manifest_of(folder)
+    refuse_newer(manifest, folder)
+    if not (folder / "rows.csv").exists():
+        raise InputError(f"{folder} has no rows.csv: it holds no measurement (eval, attack, saliency and corrupt write one)")
+    return SavedRun(folder, manifest, tuple(rows_at(folder / "rows.csv")))
+
+
+def missing_manifest_sentence(folder: Path) -> str:
+    """Why a folder without a manifest is no finished run, and what to do."""
+    if state_files(folder):
+        return f"{folder} holds an unfinished run: go on with it by the same command and --resume --out {folder}"
+    if (folder / "rows.csv").exists():
+        return f"{folder} has no {MANIFEST}, without which its numbers cannot be placed: copy the whole folder, or measure again"
+    return f"{folder} holds no finished run: a results folder has a {MANIFEST}"
+
+
+def refuse_newer(manifest: Mapping[str, Any], folder: Path) -> None:
+    """Raises InputError for results that a newer robench wrote.
+
+    Args:
+        manifest: the content of manifest.json.
+        folder: where it lies.
+    """
+    version = manifest.get("format", 1)
+    if isinstance(version, bool) or not isinstance(version, int):
+        raise InputError(f"{folder / MANIFEST} says format {version!r}, which is no whole number: measure again")
+    if version > MANIFEST_FORMAT:
+        raise InputError(f"{folder} was written by a newer robench (format {version}, this one reads up to {MANIFEST_FORMAT}): upgrade")
+
+
+def rows_at(path: Path) -> Iterator[Row]:
+    """The rows of a rows.csv, strictly; columns of later versions are left alone.
+
+    Args:
+        path: the file.
+
+    Raises:
+        InputError: where it is cut short, lacks a column, has a line of another length, or text where a number belongs.
+    """
+    try:
+        head, *lines = csv.reader(io.StringIO(text_at(path), newline=""), strict=True)
+    except (csv.Error, ValueError) as error:
+        raise InputError(f"{path} is not CSV: {error or 'it is empty'}") from None
+    if missing := [name for name in NEEDED_ROW_FIELDS if head.count(name) != 1]:
+        raise InputError(f"{path} needs one column {missing[0]!r}: it was not written by a measuring command of robench")
+    if not lines:
+        raise InputError(f"{path} holds nothing but its head")
+    places = {name: head.index(name) for name in ROW_FIELDS if name in head}
+    for number, line in enumerate(lines, 2):
+        if len(line) != len(head):
+            raise InputError(f"{path} has {len(line)} cells in line {number}, but {len(head)} columns")
+        yield Row(**{name: cell_value(line[place], name, path, number) for name, place in places.items()})
+
+
+def cell_value(cell: str, name: str, path: Path, number: int) -> Any:
+    """A cell as the kind that its column has; InputError where it is no such."""
+    kinds: dict[str, Callable[[str], Any]] = {"int": int, "float": lambda word: float(word) if word else math.nan, "str": str}
+    try:
+        return kinds[ROW_FIELDS[name]](cell)
+    except ValueError:
+        shown = cell if len(cell) <= 40 else f"{cell[:40]}..."
+        raise InputError(f"{path} has {shown!r} in line {number} under {name!r}, where a number belongs") from None
+
+
+def run_folders(folder: Path) -> list[RunFolder]:
+    """The runs that lie in a folder and below it, by their paths: `results/` is a plain folder, and may hold others.
+
+    Hidden folders are left out, symbolic links are not followed, and a run is not searched for others.
+
+    Args:
+        folder: the folder itself may be a run.
+
+    Raises:
+        InputError: where there is no such folder.
+    """
+    if not is_existing_path(folder) or not folder.is_dir():
+        raise InputError(f"no folder: {folder}")
+    return list(runs_below(folder, DEEPEST))
+
+
+def runs_below(folder: Path, depth: int) -> Iterator[RunFolder]:
+    """The runs in a folder, which may be one itself, and down to so many folders below it."""
+    if (folder / MANIFEST).exists():
+        yield finished_folder(folder)
+        return
+    if state_files(folder):
+        yield RunFolder(folder, UNFINISHED, missing_manifest_sentence(folder))
+        return
+    try:
+        inner = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False) and entry.name[0] != ".")
+    except OSError as error:
+        yield RunFolder(folder, UNREADABLE, f"cannot read {folder}: {error.strerror or error}")
+        return
+    if depth:
+        for name in inner:
+            yield from runs_below(folder / name, depth - 1)
+
+
+def finished_folder(folder: Path) -> RunFolder:
+    """A folder with a manifest: finished, or unreadable with the reason."""
+    try:
+        refuse_newer(manifest_of(folder), folder)
+    except InputError as error:
+        return RunFolder(folder, UNREADABLE, str(error))
+    return RunFolder(folder, FINISHED)
