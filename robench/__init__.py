@@ -1,8 +1,8 @@
 """robench: robustness benchmarks and saliency scores of image classifiers.
 
 The functions that the command line itself uses are here: `load_model`, `evaluate`, `attack`, `probe`, `corrupt`, `saliency`, `compare`,
-`train` and `gini`; and the types that their users name: `Result`, `Comparison`, `Trained`, `Subject`, `Threat`, `Images`, `InputError`.
-They are imported when they are first asked for, so that `import robench` stays quick.
+`write_report`, `train` and `gini`; and the types that their users name: `Result`, `Comparison`, `Trained`, `Subject`, `Threat`, `Images`,
+`InputError`. They are imported when they are first asked for, so that `import robench` stays quick.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from robench.models import load_model as load_model
     from robench.report.comparison import Comparison as Comparison
     from robench.report.comparison import compare as compare
+    from robench.report.reporting import write_report as write_report
     from robench.report.result import Result as Result
     from robench.runs.types import Subject as Subject
     from robench.training.train import train as train
@@ -41,10 +42,11 @@ HOMES = {
     "Trained": "robench.training.types",
     "load_model": "robench.models",
     "train": "robench.training.train",
+    "write_report": "robench.report.reporting",
 }
 __all__ = [
     "Comparison", "Images", "InputError", "Result", "Subject", "Threat", "Trained", "attack", "compare", "corrupt", "evaluate", "gini",
-    "load_model", "probe", "saliency", "train",
+    "load_model", "probe", "saliency", "train", "write_report",
 ]  # fmt: skip
 
 find_moved_modules()

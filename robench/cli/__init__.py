@@ -16,6 +16,7 @@ from robench.cli.console import error_origin, exits_by_user, print_to_stderr, re
 from robench.cli.corrupt import corrupt_command
 from robench.cli.evaluate import evaluate_command
 from robench.cli.lists import list_command
+from robench.cli.report import report_command
 from robench.cli.saliency import saliency_command
 from robench.cli.train import train_command
 from robench.core.errors import DivergedError, InputError
@@ -60,6 +61,7 @@ app.command("attack")(attack_command)
 app.command("saliency")(saliency_command)
 app.command("corrupt")(corrupt_command)
 app.command("compare")(compare_command)
+app.command("report")(report_command)
 app.command("list")(list_command)
 
 

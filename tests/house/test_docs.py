@@ -156,7 +156,7 @@ def test_links_lead_somewhere(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_option_in_a_command_exists(page):
     commands = get_command(app).commands
-    for line in re.findall(r"robench (?:train|eval|attack|saliency|corrupt|compare|list)\b[^`\n|]*", page.read_text()):
+    for line in re.findall(r"robench (?:train|eval|attack|saliency|corrupt|compare|report|list)\b[^`\n|]*", page.read_text()):
         known = {o for p in commands[line.split()[1]].params for o in p.opts} | {"--help"}
         unknown = set(re.findall(r"(?<!\S)--[a-z-]+", line)) - known
         assert not unknown, f"{line}: {unknown}"

@@ -1,0 +1,112 @@
+"""`write_report`: finished runs on one page."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from robench.core.errors import InputError
+from robench.core.folders import OUR_FILES
+from robench.report import page
+from robench.results.saved_runs import FINISHED, RunFolder, SavedRun, run_folders, saved_run
+
+
+def write_report(
+    runs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    force: bool = False,
+) -> Path:
+    """Writes finished runs as one self-contained HTML page; returns its path.
+
+    Args:
+        runs: a results folder, a folder of results folders, or several of them.
+        out: the HTML file.
+        force: whether a file that is there already is replaced.
+
+    Raises:
+        InputError: one sentence, where a run that is named cannot be read, where there is none, and where the page cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> from robench.data import load_images
+        >>> images, model = load_images("shapes", "test", n=12), robench.load_model("checkpoints/shapes-cnn-pgd-at.pt")
+        >>> folder = tempfile.mkdtemp()
+        >>> _ = robench.attack(model, images, recipe="fgsm").save(f"{folder}/night")
+        >>> robench.write_report(folder, f"{folder}/page.html").name
+        'page.html'
+    """
+    named = [Path(runs)] if isinstance(runs, (str, os.PathLike)) else [*map(Path, runs)]
+    path = Path(out)
+    refuse_page_path(path, force)
+    found, left_out = gathered_runs(named)
+    title, parts = report_parts(found, left_out)
+    return page.write_page(path, title, parts)
+
+
+def refuse_page_path(path: Path, force: bool) -> None:
+    """InputError where a page cannot be written to a path, or would replace what it must not."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: name the file of the page, such as {path / 'page.html'}")
+    if path.name in OUR_FILES and (path.parent / "manifest.json").exists():
+        raise InputError(f"{path} belongs to the run in {path.parent}: choose another name")
+    if path.exists() and not force:
+        raise InputError(f"{path} exists: pass --force to replace it, or choose another name")
+
+
+def gathered_runs(paths: Sequence[Path]) -> tuple[list[SavedRun], list[RunFolder]]:
+    """The finished runs in folders and below them, in order of their end, and those that are left out with the reason.
+
+    A results folder that is named itself has to be finished and readable; of a folder of results folders the others are left out.
+
+    Args:
+        paths: results folders, and folders of them.
+
+    Raises:
+        InputError: for a folder that is named and cannot be read, and where no finished run is left.
+    """
+    found: dict[Path, SavedRun] = {}
+    left_out: list[RunFolder] = []
+    for path in paths:
+        inner = run_folders(path)
+        if [entry.folder for entry in inner] in ([], [path]):
+            found[path.resolve()] = saved_run(path)
+            continue
+        for entry in inner:
+            run = readable_run(entry)
+            if isinstance(run, SavedRun):
+                found[entry.folder.resolve()] = run
+            else:
+                left_out.append(run)
+    if not found:
+        reasons = "; ".join(entry.reason for entry in left_out)
+        raise InputError(f"no finished run below {', '.join(map(str, paths))}: {reasons}")
+    return sorted(found.values(), key=lambda run: (run.finished, str(run.folder))), left_out
+
+
+def readable_run(entry: RunFolder) -> SavedRun | RunFolder:
+    """The run in a folder, or the folder with the reason why it cannot be read."""
+    if entry.state != FINISHED:
+        return entry
+    try:
+        return saved_run(entry.folder)
+    except InputError as error:
+        return RunFolder(entry.folder, "unreadable", str(error))
+
+
+def report_parts(runs: Sequence[SavedRun], left_out: Sequence[RunFolder]) -> tuple[str, list[page.Part]]:
+    """The title and the parts of the page of one run or several."""
+    from robench.report.run_parts import saved_run_parts, saved_run_title
+
+    notes: list[page.Part] = [page.NoteBox(f"Left out: {entry.reason}") for entry in left_out]
+    if len(runs) == 1:
+        return saved_run_title(runs[0]), [*notes, *saved_run_parts(runs[0])]
+    return f"{len(runs)} runs", [*notes, *many_run_parts(runs)]
+
+
+def many_run_parts(runs: Sequence[SavedRun]) -> Iterator[page.Part]:
+    """What the page of several runs shows."""
+    yield page.Heading("The runs")
+    lines = [(run.folder.name, run.finished, ", ".join(run.checkpoints), len(run.flags)) for run in runs]
+    yield page.DataTable(("folder", "finished", "models", "flags"), lines)
