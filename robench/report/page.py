@@ -1,27 +1,57 @@
-"""One HTML file with text, tables and pictures, which needs nothing beside it: no script, no link to the outside, pictures inside.
+"""One HTML file with text, tables, pictures and charts, which needs nothing beside it: no link to the outside, pictures inside.
 
-Whatever comes from outside, such as the names of models, is escaped; and should something slip through, the page forbids itself to run or
-to load anything.
+Whatever comes from outside, such as the names of models, is escaped; and should something slip through, the page forbids itself to load
+anything, and to run anything but its own script, of which it names the hash. Without that script it shows all the same.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
+from functools import cache
 from itertools import groupby
 from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from robench.core.errors import InputError
 from robench.core.files import write_whole
 
-CellValue = str | int | float | None
+LONGEST_LINE = 48  # letters of a cell that is not broken into lines
 DASH = "\u2013"
 PNG, DPI, CSS_DPI = b"\x89PNG\r\n\x1a\n", 150, 96  # our pictures have 150 dots an inch, a CSS pixel is 1/96 inch
 NUMBER_PATTERN = re.compile(r"(?=.*\d)[-+~<>=\d.,;:%()\[\]\s\u00b1eE]*|[-+]?inf", re.DOTALL)  # one class of letters: quick on any name
+NO_LETTER = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffe\uffff]")
+
+
+@dataclass(frozen=True)
+class TableCell:
+    """A cell that shows more than a text.
+
+    Attributes:
+        text: what it shows.
+        order: the number by which its column is sorted; None where the text does.
+        more: small words behind, such as an interval.
+        tag: a word in front that stands out, such as "tie".
+        kind: how it looks: "", "good", "bad", or "shade-0" to "shade-10" of a heat map.
+        span: low, value and high of a small drawing of the interval, from 0 to 100; None without one.
+    """
+
+    text: str
+    order: float | None = None
+    more: str = ""
+    tag: str = ""
+    kind: str = ""
+    span: tuple[float, float, float] | None = None
+
+
+CellValue = str | int | float | TableCell | None
 
 
 @dataclass(frozen=True)
@@ -48,6 +78,24 @@ class NoteBox:
 
 
 @dataclass(frozen=True)
+class VerdictBox:
+    """What came out, in a sentence; the state is "good", "bad", "unsure" or "plain"."""
+
+    text: str
+    state: str = "plain"
+
+
+@dataclass(frozen=True)
+class FigureBox:
+    """One number that is read first: what it is, the number, and what belongs to it, such as its interval."""
+
+    label: str
+    figure: str
+    more: str = ""
+    state: str = "plain"
+
+
+@dataclass(frozen=True)
 class DataTable:
     """A table. Texts are shown as given; floats of a column with as many decimals as suit its largest; None and nan as a dash.
 
@@ -57,24 +105,80 @@ class DataTable:
         caption: a sentence under the table, "" for none.
         grouped: whether the first column stands as a line of its own over the rows that share it, and the second column names the rows: 15
             methods x 3 models stay readable on a phone.
+        name: of a table that can be sorted and filtered; "" for one that cannot.
+        better: for each column 1 where higher is better, -1 where lower is, 0 where neither is; () for a table that does not say.
+        aside: the columns, by their places, that such a table shows only where they are chosen.
+        row_kinds: how each row looks, "" or "published"; () for all alike.
     """
 
     header: Sequence[str]
     rows: Sequence[Sequence[CellValue]]
     caption: str = ""
     grouped: bool = False
+    name: str = ""
+    better: Sequence[int] = ()
+    aside: Sequence[int] = ()
+    row_kinds: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG file, what it shows for those who do not see it, and a caption; pictures that follow one another stand side by side."""
+    """A picture, what it shows for those who do not see it, and a caption; pictures that follow one another stand side by side.
 
-    path: Path
+    Attributes:
+        source: a PNG file, or its bytes.
+        alt: what it shows.
+        caption: a sentence under it, "" for none.
+        dots: how many dots an inch has.
+    """
+
+    source: Path | bytes
     alt: str
     caption: str = ""
+    dots: int = DPI
 
 
-Part = Heading | Paragraph | NoteBox | DataTable | Picture
+@dataclass(frozen=True)
+class Chart:
+    """A drawing made by `report.charts`; charts that follow one another stand side by side.
+
+    Attributes:
+        title: its name.
+        words: what it shows, for those who do not see it.
+        width: of the drawing.
+        height: of the drawing.
+        drawing: the inside of the SVG element; its texts are escaped.
+        caption: a sentence under it, "" for none.
+        legend: (class, words) of each line.
+    """
+
+    title: str
+    words: str
+    width: float
+    height: float
+    drawing: Markup
+    caption: str = ""
+    legend: Sequence[tuple[str, str]] = ()
+
+
+@dataclass(frozen=True)
+class Preformatted:
+    """Text with its line breaks and spaces, such as JSON, and its name."""
+
+    text: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Folded:
+    """Parts that are shown when their summary is opened."""
+
+    summary: str
+    parts: Sequence[Part]
+
+
+Part = Heading | Paragraph | NoteBox | VerdictBox | FigureBox | DataTable | Picture | Chart | Preformatted | Folded
+SIDE_BY_SIDE: dict[type, str] = {Picture: "pictures", Chart: "charts", FigureBox: "cards"}
 
 
 def write_page(path: Path, title: str, parts: Sequence[Part]) -> Path:
@@ -88,85 +192,157 @@ def write_page(path: Path, title: str, parts: Sequence[Part]) -> Path:
     Raises:
         InputError: for a picture that cannot be read or is no PNG, and for a row that is not as long as its header.
     """
-    body = [f"<h1>{html_text(title)}</h1>", *contents_links(parts), *parts_html(parts)]
-    head = f'<meta charset="utf-8">\n<meta {POLICY}>\n<meta {VIEW}>\n<title>{html_text(title)}</title>\n<style>{STYLE}</style>'
-    whole = "\n".join(['<!DOCTYPE html>\n<html lang="en">\n<head>', head, "</head>\n<body>\n<main>", *body, "</main>\n</body>\n</html>\n"])
-    return write_whole({path: whole.encode()})[0]
+    return write_whole({path: page_html(title, parts).encode()})[0]
 
 
-def html_text(words: object) -> str:
-    """Any words as HTML: escaped, also for attributes; what is no letter (in file names, control characters) becomes a question mark."""
-    clean = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffe\uffff]", "?", str(words))
-    return escape(clean.encode("utf-8", "replace").decode())
+def page_html(title: str, parts: Sequence[Part]) -> str:
+    """The page as text.
+
+    Args:
+        title: of the page.
+        parts: what stands under the title, in this order.
+
+    Raises:
+        InputError: as in `write_page`.
+    """
+    style, script = template_source("page.css"), template_source("page.js")
+    return page_templates().get_template("page.html").render(
+        title=title, policy=Markup(page_policy(style, script)), style=Markup(style), script=Markup(script), links=contents_links(parts),
+        shown_parts=list(shown_parts(parts, "")),
+    )  # fmt: skip
 
 
-def contents_links(parts: Sequence[Part]) -> Iterator[str]:
-    """Links to the headings of level 2, where there are more than two."""
+@cache
+def page_templates() -> Environment:
+    """The templates; whatever they show is escaped, and nothing that is missing is passed over."""
+    loader = PackageLoader("robench.report", "templates")
+    return Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, finalize=cleaned, trim_blocks=True, lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )  # fmt: skip
+
+
+@cache
+def template_source(name: str) -> str:
+    """The text of a file among the templates."""
+    templates = page_templates()
+    assert templates.loader is not None
+    return templates.loader.get_source(templates, name)[0].replace("\r\n", "\n")  # as a browser reads it before it takes the hash
+
+
+def page_policy(style: str, script: str) -> str:
+    """What the page allows itself: the pictures inside, its own style and its own script, by their hashes, and nothing else."""
+    digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
+    own = f"style-src 'sha256-{digests[0]}'; script-src 'sha256-{digests[1]}'"
+    return f"default-src 'none'; img-src data:; {own}; base-uri 'none'; form-action 'none'"
+
+
+def cleaned(value: Any) -> Any:
+    """A value before it is escaped: what is no letter (in file names, control characters) becomes a question mark."""
+    if isinstance(value, Markup):
+        return value
+    return NO_LETTER.sub("?", str(value)).encode("utf-8", "replace").decode()
+
+
+def contents_links(parts: Sequence[Part]) -> list[tuple[int, str]]:
+    """Place and text of the headings of level 2, where there are more than two."""
     headings = [(place, part.text) for place, part in enumerate(parts) if isinstance(part, Heading) and part.level == 2]
-    if len(headings) > 2:
-        links = "".join(f'<li><a href="#part-{place}">{html_text(words)}</a></li>' for place, words in headings)
-        yield f'<nav aria-label="contents"><ul>{links}</ul></nav>'
+    return headings if len(headings) > 2 else []
 
 
-def parts_html(parts: Sequence[Part]) -> Iterator[str]:
-    """The HTML of the parts, one after the other; pictures in a row are wrapped together."""
-    for pictures, some in groupby(enumerate(parts), lambda entry: isinstance(entry[1], Picture)):
-        fragments = [part_html(place, part) for place, part in some]
-        yield "\n".join(['<div class="pictures">', *fragments, "</div>"] if pictures else fragments)
+def shown_parts(parts: Sequence[Part], before: str) -> Iterator[dict[str, Any]]:
+    """What the templates show of each part; pictures, charts and figures in a row are wrapped together.
+
+    Args:
+        parts: in their order.
+        before: what stands before the places in the ids, such as "3-" for parts inside the fourth.
+    """
+    for kind, some in groupby(enumerate(parts), lambda entry: SIDE_BY_SIDE.get(type(entry[1]), "")):
+        shown = [shown_part(f"{before}{place}", part) for place, part in some]
+        yield from [{"kind": "Gallery", "part": None, "of": kind, "inner": shown}] if kind else shown
 
 
-def part_html(place: int, part: Part) -> str:
-    """The HTML of one part."""
+def shown_part(place: str, part: Part) -> dict[str, Any]:
+    """What the templates show of one part."""
+    shown: dict[str, Any] = {"kind": type(part).__name__, "place": place, "part": part}
     match part:
-        case Heading(words, level):
-            return f'<h{2 if level == 2 else 3} id="part-{place}">{html_text(words)}</h{2 if level == 2 else 3}>'
-        case Paragraph(words):
-            return f"<p>{html_text(words)}</p>"
-        case NoteBox(words, flag):
-            return f'<p class="{"flag" if flag else "note"}" role="note">{html_text(words)}</p>'
         case DataTable():
-            return "\n".join(table_html(part))
+            return shown | shown_table(part) | {"table_id": f"table-{place}"}
         case Picture():
-            return picture_html(part)
+            return shown | shown_picture(part)
+        case Folded():
+            return shown | {"inner": list(shown_parts(part.parts, f"{place}-"))}
+        case _:
+            return shown
 
 
-def picture_html(part: Picture) -> str:
-    """A picture as a figure with its bytes inside, at the size in inches at which it was drawn, or as wide as the page."""
-    try:
-        content = part.path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read the picture {part.path}: {error.strerror or error}") from None
+def shown_picture(part: Picture) -> dict[str, Any]:
+    """A picture's bytes, at the size in inches at which it was drawn."""
+    content, name = part.source, "a picture"
+    if isinstance(content, Path):
+        name = str(content)
+        try:
+            content = content.read_bytes()
+        except OSError as error:
+            raise InputError(f"cannot read the picture {name}: {error.strerror or error}") from None
     if not content.startswith(PNG) or len(content) < 24:
-        raise InputError(f"{part.path} is no PNG file, and a page holds no others")
-    wide, high = (round(int.from_bytes(content[at : at + 4], "big") * CSS_DPI / DPI) for at in (16, 20))  # of the header chunk
-    data = base64.b64encode(content).decode()
-    image = f'<img src="data:image/png;base64,{data}" width="{max(1, wide)}" height="{max(1, high)}" alt="{html_text(part.alt)}">'
-    return f"<figure>{image}{f'<figcaption>{html_text(part.caption)}</figcaption>' if part.caption else ''}</figure>"
+        raise InputError(f"{name} is no PNG file, and a page holds no others")
+    wide, high = (round(int.from_bytes(content[at : at + 4], "big") * CSS_DPI / part.dots) for at in (16, 20))  # of the header chunk
+    return {"data": Markup(base64.b64encode(content).decode()), "wide": max(1, wide), "high": max(1, high)}
 
 
-def table_html(part: DataTable) -> Iterator[str]:
-    """The lines of a table that scrolls inside its own box, under a header that stays."""
+def shown_table(part: DataTable) -> dict[str, Any]:
+    """The columns of a table and its rows, in groups."""
     wide = len(part.header)
     for row in part.rows:
         if len(row) != wide:
             raise InputError(f"a table with {wide} columns cannot hold a row of {len(row)}")
     columns = [column_texts(column) for column in zip(*part.rows, strict=True)] if part.rows else [[] for _ in part.header]
-    right = [is_numeric(column) for column in columns]
     first = 1 if part.grouped and wide > 1 else 0
-    kinds = [' class="number"' if right[k] and k > first else "" for k in range(wide)]
-    caption = f"<caption>{html_text(part.caption)}</caption>" if part.caption else ""
-    yield f'<div class="table" role="region" aria-label="{html_text(part.caption or "table")}" tabindex="0"><table>{caption}<thead><tr>'
-    yield "".join(f'<th scope="col"{kinds[k]}>{html_text(part.header[k])}</th>' for k in range(first, wide)) + "</tr></thead>"
-    rows = list(zip(*columns, strict=True))
-    for group, some in groupby(rows, lambda row: row[0] if first else None):
-        yield "<tbody>"
-        if group is not None:
-            yield f'<tr class="group"><th scope="rowgroup" colspan="{wide - 1}"><span>{html_text(group)}</span></th></tr>'
-        for row in some:
-            cells = "".join(f"<td{kinds[k]}>{html_text(row[k])}</td>" for k in range(first + 1, wide))
-            yield f'<tr><th scope="row">{html_text(row[first])}</th>{cells}</tr>'
-        yield "</tbody>"
-    yield "</table></div>"
+    kinds = ["number" if k > first and is_numeric(columns[k]) else "words" if is_long(columns[k]) else "" for k in range(wide)]
+    shown_columns = [
+        {
+            "title": part.header[k], "kind": kinds[k], "key": column_key(part.header[k]), "shown": k not in part.aside,
+            "better": part.better[k] if part.better else 0,
+        }
+        for k in range(first, wide)
+    ]  # fmt: skip
+    row_kinds = part.row_kinds or [""] * len(part.rows)
+    rows = [
+        {"kind": row_kinds[at], "group": columns[0][at] if first else None,
+         "cells": [shown_cell(columns[k][at], part.rows[at][k], kinds[k]) for k in range(first, wide)]}
+        for at in range(len(part.rows))
+    ]  # fmt: skip
+    groups = [(group, list(some)) for group, some in groupby(rows, lambda row: row["group"])]
+    return {"columns": shown_columns if any(part.header) else [], "wide": len(shown_columns), "groups": groups}
+
+
+def shown_cell(text: str, cell: CellValue, kind: str) -> dict[str, Any]:
+    """What the template shows of a cell."""
+    if not isinstance(cell, TableCell):
+        return {"text": text, "kind": kind, "order": None, "more": "", "tag": "", "span": None}
+    order = None if cell.order is None or math.isnan(cell.order) else f"{cell.order:.9g}"
+    span = [f"{end:.4g}" for end in cell.span] if cell.span else None
+    kinds = " ".join(filter(None, (kind, cell.kind)))
+    return {"text": text, "kind": kinds, "order": order, "more": cell.more, "tag": cell.tag, "span": span}
+
+
+def is_long(column: Sequence[str]) -> bool:
+    """Whether the cells of a column are sentences, which are broken into lines."""
+    return any(len(cell) > LONGEST_LINE for cell in column)
+
+
+def column_key(title: str) -> str:
+    """How the fragment of the address names a column: its title in small letters, with "-" for what is neither letter nor digit.
+
+    Args:
+        title: what stands over the column.
+
+    Example:
+        >>> column_key("Clean accuracy %")
+        'clean-accuracy'
+    """
+    return re.sub(r"[^\w.]+", "-", title.lower()).strip("-")
 
 
 def column_texts(column: Iterable[CellValue]) -> list[str]:
@@ -180,6 +356,8 @@ def column_texts(column: Iterable[CellValue]) -> list[str]:
     places = min(3, max(0, 3 - math.floor(math.log10(largest)))) if largest else 3
 
     def words(cell: CellValue) -> str:
+        if isinstance(cell, TableCell):
+            return cell.text
         if cell is None or cell != cell:  # noqa: PLR0124  # nan
             return DASH
         if not isinstance(cell, float) or math.isinf(cell):
@@ -194,43 +372,3 @@ def column_texts(column: Iterable[CellValue]) -> list[str]:
 def is_numeric(column: Sequence[str]) -> bool:
     """Whether a column holds numbers: alone, in percent, or with an interval or a spread behind."""
     return any(column) and all(NUMBER_PATTERN.fullmatch(cell) for cell in column if cell not in ("", "-", DASH))
-
-
-POLICY = "http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\""
-VIEW = 'name="viewport" content="width=device-width, initial-scale=1"'
-STYLE = """
-:root { color-scheme: light dark; --ink: #1d2733; --soft: #5b6673; --paper: #ffffff; --band: #f3f5f8; --line: #d5dbe3; --blue: #2b4c7e;
-  --red: #b0431f; --warn: #fdf1ec; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e4e8ee; --soft: #9aa6b4; --paper: #14181e; --band: #1d232b; --line: #36404c;
-  --blue: #9db9e6; --red: #f0916d; --warn: #2e1f19; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
-main { max-width: 70rem; margin: 0 auto; padding: 1rem 1.2rem 4rem; }
-h1 { font-size: 1.6rem; line-height: 1.25; margin: 1rem 0; }
-h2 { font-size: 1.25rem; margin: 2.4rem 0 0.6rem; padding-bottom: 0.2rem; border-bottom: 2px solid var(--line); }
-h3 { font-size: 1.05rem; margin: 1.6rem 0 0.4rem; }
-p { max-width: 46rem; white-space: pre-line; }
-a { color: var(--blue); }
-nav ul { display: flex; flex-wrap: wrap; gap: 0.2rem 1.2rem; margin: 0; padding: 0; list-style: none; }
-.note, .flag { background: var(--band); border-left: 4px solid var(--blue); padding: 0.6rem 0.9rem; }
-.flag { background: var(--warn); border-color: var(--red); }
-.table { width: fit-content; max-width: 100%; max-height: 85vh; overflow: auto; margin: 1rem 0; border: 1px solid var(--line);
-  border-radius: 6px; }
-table { border-collapse: separate; border-spacing: 0; font-size: 0.88rem; line-height: 1.35; overflow-wrap: normal; }
-caption { text-align: left; padding: 0.5rem 0.7rem; color: var(--soft); }
-th, td { padding: 0.28rem 0.7rem; text-align: left; vertical-align: baseline; white-space: nowrap; border-bottom: 1px solid var(--line); }
-tbody:last-child tr:last-child > * { border-bottom: 0; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-thead th { position: sticky; top: 0; z-index: 2; background: var(--band); white-space: normal; vertical-align: bottom; }
-tr > th:first-child { position: sticky; left: 0; z-index: 1; min-width: min(10rem, 40vw); white-space: normal; overflow-wrap: anywhere;
-  background: var(--paper); font-weight: 500; border-right: 1px solid var(--line); }
-thead tr > th:first-child { z-index: 3; background: var(--band); font-weight: bold; }
-tbody tr.group th { background: var(--band); color: var(--blue); font-weight: 650; max-width: none; border-right: 0; }
-tr.group span { position: sticky; left: 0.7rem; }
-tbody tr:not(.group):hover > * { background: var(--band); }
-.pictures { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; margin: 1rem 0; }
-figure { margin: 0; max-width: 100%; }
-img { display: block; max-width: 100%; height: auto; background: #ffffff; border-radius: 4px; }
-figcaption { color: var(--soft); font-size: 0.85rem; padding-top: 0.3rem; max-width: 46rem; }
-@media print { .table { max-height: none; overflow: visible; } }
-"""

@@ -50,6 +50,7 @@ HOMES = {
     "PIL": ("data", "corruptions"),
     "pandas": ("results/files.py", "results/image_values.py", "report"),
     "matplotlib": ("report/figures",),
+    "jinja2": ("report/page.py",),
     "typer": ("cli",),
     "rich": ("cli",),
     "pyautoattack": ("attacks/reference.py",),

@@ -1,6 +1,7 @@
 """The HTML page: whole and closed, nothing from outside runs or loads, cells and pictures arrive as they were given."""
 
 import base64
+import hashlib
 import io
 import math
 import re
@@ -9,10 +10,27 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from markupsafe import Markup
 from PIL import Image
 
 from robench.core.errors import InputError
-from robench.report.page import DASH, DataTable, Heading, NoteBox, Paragraph, Picture, column_texts, is_numeric, write_page
+from robench.report.page import (
+    DASH,
+    Chart,
+    DataTable,
+    FigureBox,
+    Folded,
+    Heading,
+    NoteBox,
+    Paragraph,
+    Picture,
+    Preformatted,
+    TableCell,
+    VerdictBox,
+    column_texts,
+    is_numeric,
+    write_page,
+)
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 CHILDREN = {"table": {"caption", "thead", "tbody"}, "thead": {"tr"}, "tbody": {"tr"}, "tr": {"th", "td"}, "ul": {"li"}}
@@ -94,7 +112,9 @@ def test_a_page_with_every_kind_of_part_is_whole(tmp_path, png):
     assert path.read_text().startswith("<!DOCTYPE html>\n<html lang=")
     assert [element[2] for element in reader.named("title", "h1", "h2", "h3")] == ["Title", "Title", "One", "Small", "Two", "Three"]
     assert [(e[1]["class"], e[2]) for e in reader.named("p") if "class" in e[1]] == [("note", "a note"), ("flag", "a flag")]
-    links = [(element[1]["href"], element[2]) for element in reader.named("a")]
+    skip, *links = [(element[1]["href"], element[2]) for element in reader.named("a")]
+    assert skip == ("#content", "Skip to the content")
+    assert reader.named("main")[0][1]["id"] == "content"
     ids = {element[1]["id"]: element[2] for element in reader.named("h2")}
     assert [(ids[target.removeprefix("#")], words) for target, words in links] == [(name, name) for name in ("One", "Two", "Three")]
     assert [e[1].get("class") for e in reader.named("div")].count("pictures") == 1  # two pictures in a row, wrapped together
@@ -118,12 +138,22 @@ def test_pictures_are_inside_with_every_byte_and_shown_at_the_size_they_were_dra
 
 def test_nothing_is_loaded_from_outside_and_nothing_could_be(tmp_path, png):
     path = write_page(tmp_path / "p.html", "t", [Picture(png(8, 8), "a"), DataTable(["m"], [["x"]])])
-    source = re.sub(r"base64,[A-Za-z0-9+/=]+", "", path.read_text())
-    assert not re.search(r"https?:|//|@import|url\(|<script|<link|<iframe|javascript", source, re.IGNORECASE)
+    source = re.sub(r"base64,[A-Za-z0-9+/=]+|sha256-[A-Za-z0-9+/=]+", "", path.read_text())
+    assert not re.search(r"https?:|//|@import|url\(|<script[^>]|<link|<iframe|javascript:|eval|innerHTML", source, re.IGNORECASE)
     policy = next(attrs["content"] for _, attrs, _, _ in read(path).named("meta") if attrs.get("http-equiv"))
-    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    digests = {tag: sha256_of(path, tag) for tag in ("style", "script")}  # of the only ones that there are
+    own = f"style-src 'sha256-{digests['style']}'; script-src 'sha256-{digests['script']}'"
+    assert policy == f"default-src 'none'; img-src data:; {own}; base-uri 'none'; form-action 'none'"
     for tag, attrs, _, _ in read(path).all:
         assert not {name for name in attrs if name.startswith("on")} | ({"src", "href"} & set(attrs) if tag not in ("img", "a") else set())
+
+
+def sha256_of(path, tag):
+    """The hash of what stands in the one element with this tag, as a policy names it."""
+    text = path.read_text(encoding="utf-8")
+    assert text.count(f"<{tag}") == 1
+    inside = text.split(f"<{tag}>")[1].split(f"</{tag}>")[0]
+    return base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()
 
 
 EVIL = [
@@ -139,7 +169,10 @@ def test_a_name_is_text_wherever_it_stands(tmp_path, png, name):
             Heading(word), Heading(word), Heading(word, 3), Heading(word), Paragraph(word), NoteBox(word), NoteBox(word, flag=True),
             DataTable([word, word, word], [[word, word, word], [word, "b", 1]], word, grouped=True), DataTable([word, "x"], [[word,
             word]], word),
-            Picture(png(8, 8), word, word),
+            Picture(png(8, 8), word, word), VerdictBox(word), FigureBox(word, word, word), Preformatted(word, word),
+            Folded(word, [Paragraph(word), DataTable([word], [[word]], name=word)]),
+            Chart(word, word, 9, 9, Markup(""), word, [("a", word)]),
+            DataTable([word, "x"], [[TableCell(word, 1.0, word, word), word]], word, name=word, better=(0, 1)),
         ]  # fmt: skip
 
     plain, found = (read(write_page(tmp_path / file, word, parts(word))) for file, word in (("a.html", "plain"), ("b.html", name)))
@@ -151,6 +184,7 @@ def test_a_name_is_text_wherever_it_stands(tmp_path, png, name):
             assert words == name
         assert attrs.get("alt", name) == name
         assert attrs.get("aria-label") in (None, name, "contents")
+        assert attrs.get("data-name") in (None, name)
 
 
 def test_what_is_no_letter_does_not_break_the_page(tmp_path):
@@ -236,3 +270,36 @@ def test_the_same_parts_give_the_same_bytes(tmp_path, png):
     parts = [Heading("a"), Picture(png(20, 20), "a"), DataTable(["m", "n"], [["x", 0.1]])]
     first, second = (write_page(tmp_path / name, "t", parts).read_bytes() for name in ("a.html", "b.html"))
     assert first == second
+
+
+def luminance(colour):
+    """The relative luminance of #rrggbb (WCAG 2.2)."""
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one, other):
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_contrast_follows_the_published_formula():
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert contrast("#777777", "#ffffff") == pytest.approx(4.478, abs=1e-3)  # the grey that just fails
+
+
+@pytest.mark.parametrize("place", [0, 1], ids=["light", "dark"])
+def test_every_text_has_a_contrast_of_at_least_four_and_a_half_and_every_line_of_three(tmp_path, place):
+    style = read(write_page(tmp_path / "p.html", "t", [])).named("style")[0][2]
+    colours = {name: pair[place] for name, *pair in re.findall(r"--([\w-]+): light-dark\((#\w{6}), (#\w{6})\)", style)}
+    assert {*re.findall(r"var\(--([\w-]+)\)", style)} <= colours.keys()
+    assert not re.search(r"[^-\w](?:color|background): #(?!ffffff)", style)  # no colour without a name
+    grounds = ["paper", "sheet", "band"]
+    for text in ("ink", "soft", "accent"):
+        assert min(contrast(colours[text], colours[ground]) for ground in grounds) >= 4.5
+    for state in ("good", "bad", "unsure"):
+        assert contrast(colours["ink"], colours[f"{state}-soft"]) >= 4.5
+        assert min(contrast(colours[state], colours[ground]) for ground in ("sheet", "band", f"{state}-soft")) >= 4.5
+    for line in ("focus", *(f"line-{place}" for place in range(8))):
+        assert min(contrast(colours[line], colours[ground]) for ground in grounds) >= 3
