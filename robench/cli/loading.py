@@ -262,6 +262,15 @@ def checkpoint_words(found: Sequence[LoadedModel]) -> Any:
     return each[0] if len(each) == 1 else each
 
 
+def with_training(words: Any, found: Sequence[LoadedModel]) -> Any:
+    """`checkpoint_words` with what each checkpoint says of its training: for the manifest alone, so that older states go on."""
+    from robench.models.checkpoint import training_words
+
+    each = words if isinstance(words, list) else [words]
+    more = [{**one, **({"training": told} if (told := training_words(o.meta)) else {})} for one, o in zip(each, found, strict=True)]
+    return more[0] if len(more) == 1 else more
+
+
 def refuse_other_orders(classes: Sequence[str], others: Sequence[str], way: str | None, what: str) -> None:
     """InputError where a checkpoint among `others`, which gets the same labels, counts these classes (by output) otherwise."""
     from robench.data.class_names import outputs_for, stored_class_names

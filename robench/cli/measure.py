@@ -26,7 +26,15 @@ from robench.cli.jobs import (
     subjects_text,
     threats_of,
 )
-from robench.cli.loading import LoadedSubject, load_subjects, loading_flags, loading_notes, quickest_batch_size, refuse_other_orders
+from robench.cli.loading import (
+    LoadedSubject,
+    load_subjects,
+    loading_flags,
+    loading_notes,
+    quickest_batch_size,
+    refuse_other_orders,
+    with_training,
+)
 from robench.cli.options import AttackOptions, CommonOptions
 from robench.core.errors import InputError
 from robench.core.files import file_stem
@@ -238,6 +246,7 @@ def write_results(
 
     n = int(result.run.ledger.seen.sum())
     words = checkpoint_and_data(subjects)
+    words["checkpoint"] = with_training(words["checkpoint"], [one.loaded for one in subjects])
     words |= {key: value(result) if callable(value) else value for key, value in entries.items()}
     words["data"] = {**words["data"], "n": n, **({"chosen": len(result.run.pool)} if n < len(result.run.pool) else {})}
     notes = [*loading_notes(subjects), *(note for note in result.notes if note not in loading_notes(subjects))]

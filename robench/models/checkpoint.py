@@ -20,6 +20,7 @@ from robench.models.model_files import existing_file, read_torch, zip_file_kind
 
 CHECKPOINT_FORMAT = "robench-checkpoint-1"
 MOST_NUMBERS = 2**28  # of one image that a network was trained on
+NOT_OF_TRAINING = ("seed", "epoch", "suite")  # words of a recipe that do not tell a training from others, but for its seed
 
 
 def save_checkpoint(path: str | Path, model: nn.Module, meta: dict[str, Any]) -> None:
@@ -126,6 +127,31 @@ def describes_weights(path: Path, state: Mapping[str, Any]) -> bool:
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(content, dict) and content.get("sha256") == fingerprint(state)
+
+
+def training_words(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells a training from others, for manifests: checkpoints of the same recipe and data differ in the seed alone.
+
+    Args:
+        meta: what a checkpoint of ours says of itself; {} for any other model.
+
+    Returns:
+        "recipe" without the seed, the epoch that was chosen and what was measured at the end; "data" with name, n and held_out; and "seed".
+        {} where the seed is not known, and where the recipe holds what is no plain value.
+
+    Example:
+        >>> training_words({"recipe": {"arch": "cnn", "seed": 3}, "data": {"name": "shapes", "sha256": "..."}})
+        {'recipe': {'arch': 'cnn'}, 'data': {'name': 'shapes'}, 'seed': 3}
+    """
+    recipe, data = meta.get("recipe", {}), meta.get("data", {})
+    if "seed" not in recipe:
+        return {}
+    settings = {key: value for key, value in recipe.items() if key not in NOT_OF_TRAINING}
+    about = {key: data[key] for key in ("name", "n", "held_out") if key in data}
+    try:
+        return dict(plain_values({"recipe": settings, "data": about, "seed": recipe["seed"]}))
+    except (TypeError, RecursionError):
+        return {}
 
 
 def plain_values(value: Any) -> Any:

@@ -107,6 +107,9 @@ def test_eval_writes_tables_manifest_and_pictures_that_agree(checkpoint, tmp_pat
     assert manifest["threat"] == {"norm": "linf", "eps": 8 / 255}
     assert manifest["how"] == {"engine": "robench", "precision": "fp32", "until": None}
     assert len(manifest["checkpoint"]["sha256"]) == 64
+    training = manifest["checkpoint"]["training"]
+    assert (training["seed"], training["recipe"]["reg"], training["data"]) == (5, ["sagr"], {"name": "shapes", "n": 1000, "held_out": 200})
+    assert "training" not in manifest["words"]["checkpoint"], "the words by which a run is known again stay as they were"
     assert {path.name for path in out.iterdir()} == {
         "rows.csv", "samples.csv", "manifest.json", "accuracy.png", "examples.png", "report.html", "state-0.jsonl",
     }  # fmt: skip
