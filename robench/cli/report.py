@@ -14,6 +14,10 @@ from robench.cli.console import print_message
 def report_command(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Results folders, or folders of results folders.")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE.html", help="The page.")] = Path("robench-report.html"),
+    columns: Annotated[
+        list[str] | None,
+        typer.Option("--columns", metavar="NAME[@KEY=VALUE]", help="Columns of the leaderboard; several by commas or repeated."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file of --out.")] = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -30,5 +34,5 @@ def report_command(
     found, left_out = gathered_runs(runs)
     for entry in left_out:
         print_message(f"Left out: {entry.reason}", quiet)
-    title, parts = report_parts(found, left_out)
+    title, parts = report_parts(found, left_out, columns or ())
     print_message(f"Written: {write_page(out, title, parts)}", quiet)

@@ -16,6 +16,7 @@ def write_report(
     runs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     out: str | os.PathLike[str],
     *,
+    columns: str | Sequence[str] = (),
     force: bool = False,
 ) -> Path:
     """Writes finished runs as one self-contained HTML page; returns its path.
@@ -23,6 +24,7 @@ def write_report(
     Args:
         runs: a results folder, a folder of results folders, or several of them.
         out: the HTML file.
+        columns: of the leaderboard, such as "clean" or "autoattack@norm=l2", one or several.
         force: whether a file that is there already is replaced.
 
     Raises:
@@ -41,7 +43,7 @@ def write_report(
     path = Path(out)
     refuse_page_path(path, force)
     found, left_out = gathered_runs(named)
-    title, parts = report_parts(found, left_out)
+    title, parts = report_parts(found, left_out, [columns] if isinstance(columns, str) else columns)
     return page.write_page(path, title, parts)
 
 
@@ -95,18 +97,36 @@ def readable_run(entry: RunFolder) -> SavedRun | RunFolder:
         return RunFolder(entry.folder, "unreadable", str(error))
 
 
-def report_parts(runs: Sequence[SavedRun], left_out: Sequence[RunFolder]) -> tuple[str, list[page.Part]]:
+def report_parts(runs: Sequence[SavedRun], left_out: Sequence[RunFolder], columns: Sequence[str] = ()) -> tuple[str, list[page.Part]]:
     """The title and the parts of the page of one run or several."""
     from robench.report.run_parts import saved_run_parts, saved_run_title
 
     notes: list[page.Part] = [page.NoteBox(f"Left out: {entry.reason}") for entry in left_out]
     if len(runs) == 1:
         return saved_run_title(runs[0]), [*notes, *saved_run_parts(runs[0])]
-    return f"{len(runs)} runs", [*notes, *many_run_parts(runs)]
+    return f"{len(runs)} runs", [*notes, *many_run_parts(runs, columns)]
 
 
-def many_run_parts(runs: Sequence[SavedRun]) -> Iterator[page.Part]:
+def many_run_parts(runs: Sequence[SavedRun], columns: Sequence[str]) -> Iterator[page.Part]:
     """What the page of several runs shows."""
+    from robench.report.board_parts import corruption_parts, leaderboard_parts
+    from robench.report.leaderboard import leaderboards_of
+    from robench.report.nights import history_parts, nights_of
+
+    yield from leaderboard_parts(leaderboards_of(runs, columns))
+    yield from history_parts(nights_of(runs), {})
+    yield from corruption_parts(runs)
     yield page.Heading("The runs")
-    lines = [(run.folder.name, run.finished, ", ".join(run.checkpoints), len(run.flags)) for run in runs]
-    yield page.DataTable(("folder", "finished", "models", "flags"), lines)
+    yield runs_table(runs)
+
+
+def runs_table(runs: Sequence[SavedRun]) -> page.DataTable:
+    """What each run was, the newest first."""
+    lines = [
+        (
+            run.folder.name, run.finished[:16].replace("T", " "), run.command, ", ".join(run.checkpoints), run.rows[0].data,
+            max(row.n for row in run.rows), run.rows[0].seed, len(run.flags),
+        )
+        for run in reversed(runs)
+    ]  # fmt: skip
+    return page.DataTable(("run", "finished", "command", "models", "data", "images", "seed", "flags"), lines, name="runs")

@@ -48,7 +48,7 @@ FLAGS = {
         --resize --layout --class-order --classes --n --shuffle --indices --seed --batch-size --arch --activation --weights --mean --std
         --trust --budget --device --threads --out --resume --force --save --strict --quiet""",
     "compare": "--fail-on --alpha --out --resume --force --quiet",
-    "report": "--out --force --quiet",
+    "report": "--out --columns --force --quiet",
     "list": "",
 }
 

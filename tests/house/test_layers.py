@@ -34,7 +34,8 @@ LAYERS = {
     "results": "files corruption_estimates corruption_errors cascade probes corruptions scores score_rows saved_runs"
     " image_values columns compare measurement",
     "report": "metric_meanings leaderboard manifest tables robustbench_files page captions figures figures.style"
-    " figures.attacks figures.saliency figures.corruptions figures.training pictures run_parts reporting folder result comparison",
+    " figures.attacks figures.saliency figures.corruptions figures.training pictures charts board_parts nights run_parts reporting"
+    " folder result comparison",
     "evaluation": "suites run_words recipe_kinds methods corruption_sources plans measure arguments api",
     "training": "presets guards types steps states epochs settings checkpoint_files teachers preparation final_measurement train"
     " grids sweeps",

@@ -1,0 +1,160 @@
+"""Leaderboards on the page: models by columns, with intervals and ties, and corruptions as a heat map."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from robench.core.rows import CLEAN, OVERALL_PROBE
+from robench.report import page
+from robench.report.leaderboard import BoardLine, Cell, Leaderboard, leaderboard_of, line_labels, own_lines
+from robench.report.tables import SPACE
+from robench.results.columns import Column, column_of_row
+from robench.results.saved_runs import SavedRun
+
+OTHER_SHARES = ("ce", "relative_ce", "mce", "relative_mce", "success_rate")
+SHADES = 10  # of a heat map, in the style of the page
+TIE_WORDS = (
+    "Below each number stands its 95 % interval. \u201ctie\u201d: it overlaps with that of the best number of the column, so that which of "
+    "them is better is not known; \u201cbest\u201d: no other overlaps."
+)
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric is a share, which is shown in percent.
+
+    Args:
+        metric: as in `core.rows.Row`.
+
+    Example:
+        >>> is_share("accuracy"), is_share("mean_corruption_error"), is_share("gini")
+        (True, True, False)
+    """
+    return "accuracy" in metric or "error" in metric or metric in OTHER_SHARES
+
+
+def number_words(metric: str, value: float) -> str:
+    """A number as one reads it: percent with two digits for a share, else four digits.
+
+    Args:
+        metric: as in `core.rows.Row`.
+        value: a fraction, or a score.
+    """
+    if math.isnan(value):
+        return page.DASH
+    return f"{100 * value:.2f}" if is_share(metric) else f"{value:.4g}"
+
+
+def interval_words(metric: str, low: float, high: float) -> str:
+    """An interval as one reads it, "" where there is none.
+
+    Args:
+        metric: as in `core.rows.Row`.
+        low: a fraction, or a score.
+        high: likewise.
+    """
+    if math.isnan(low) or math.isnan(high):
+        return ""
+    ends = (f"{100 * low:.1f}", f"{100 * high:.1f}") if is_share(metric) else (f"{low:.3g}", f"{high:.3g}")
+    return f"{ends[0]}{page.DASH}{ends[1]}"
+
+
+def leaderboard_parts(boards: Sequence[Leaderboard]) -> Iterator[page.Part]:
+    """A table for each data set, which can be sorted and filtered, and what one should know of it.
+
+    Args:
+        boards: what `report.leaderboard.leaderboards_of` gives.
+    """
+    for place, board in enumerate(boards):
+        yield page.Heading("Leaderboard" if len(boards) == 1 else f"Leaderboard: {board.data}")
+        yield page.Paragraph(TIE_WORDS)
+        yield board_table(board, "leaderboard" if not place else f"leaderboard-{place + 1}")
+        yield from (page.Paragraph(f"{note}.") for note in board.notes)
+
+
+def board_table(board: Leaderboard, name: str) -> page.DataTable:
+    """A leaderboard as a table.
+
+    Args:
+        board: the leaderboard.
+        name: of the table in the fragment of the address.
+    """
+    units = [f"{title} %" if is_share(column.metric) else title for column, title in zip(board.columns, board.titles, strict=True)]
+    header = ("model", *units, "images", "finished", "run")
+    alone = [sum(line.cells[column].tied for line in board.lines if column in line.cells) < 2 for column in board.columns]
+    shown = [sum(column in line.cells for line in board.lines) > 1 for column in board.columns]
+    rows = [
+        (
+            label,
+            *(
+                board_cell(line, column, "" if not its_shown else "best" if its_alone else "tie")
+                for column, its_alone, its_shown in zip(board.columns, alone, shown, strict=True)
+            ),
+            line.n, line.finished[:10] or None, run_names(line),
+        )
+        for line, label in zip(board.lines, line_labels(board.lines), strict=True)
+    ]  # fmt: skip
+    kinds = ["published" if line.published else "" for line in board.lines]
+    caption = f"{board.data}: {len(board.lines)} model{'s' * (len(board.lines) != 1)}"
+    return page.DataTable(header, rows, caption, name=name, better=(0, *board.better, 0, 0, 0), row_kinds=kinds)
+
+
+def run_names(line: BoardLine) -> str:
+    """The newest folder that a line came from, with the remark on a published one."""
+    return ", ".join(filter(None, [*(folder.name for folder in line.folders[-1:]), line.remark]))
+
+
+def board_cell(line: BoardLine, column: Column, tag: str) -> page.TableCell | None:
+    """One number with its interval, its images where these are not those of the line, and the mark of a tie."""
+    cell = line.cells.get(column)
+    if cell is None or math.isnan(cell.value):
+        return None
+    more = [interval_words(column.metric, cell.low, cell.high), f"n{SPACE}={SPACE}{cell.n}" if cell.n != line.n else ""]
+    words = number_words(column.metric, cell.value)
+    return page.TableCell(words, cell.value, ", ".join(filter(None, more)), tag if cell.tied else "", span=drawn_span(cell))
+
+
+def drawn_span(cell: Cell) -> tuple[float, float, float] | None:
+    """The interval of a number between 0 and 1 as percent; None for others."""
+    ends = cell.low, cell.value, cell.high
+    return (100 * cell.low, 100 * cell.value, 100 * cell.high) if all(0 <= end <= 1 for end in ends) else None
+
+
+def corruption_parts(runs: Sequence[SavedRun]) -> Iterator[page.Part]:
+    """The accuracy under each corruption as a heat map of models and corruptions, where runs have such.
+
+    Args:
+        runs: finished runs.
+    """
+    by_data: dict[str, list[BoardLine]] = {}
+    for data, line in own_lines(runs):
+        by_data.setdefault(data, []).append(line)
+    columns = list(dict.fromkeys(
+        column_of_row(row) for run in runs for row in run.rows
+        if row.metric == "mean_accuracy" and row.probe not in (CLEAN, OVERALL_PROBE)
+    ))  # fmt: skip
+    if not columns:
+        return
+    yield page.Heading("Corruptions")
+    yield page.Paragraph("Accuracy in percent under each corruption, a mean over its severities: the darker, the more images are right.")
+    for data, lines in by_data.items():
+        board = leaderboard_of(data, columns, lines)
+        if board.lines:
+            yield heat_table(board)
+
+
+def heat_table(board: Leaderboard) -> page.DataTable:
+    """A leaderboard with the ground of each cell as dark as its share is high."""
+
+    def cell(line: BoardLine, column: Column) -> page.TableCell | None:
+        known = line.cells.get(column)
+        if known is None or math.isnan(known.value):
+            return None
+        return page.TableCell(f"{100 * known.value:.1f}", known.value, kind=f"shade-{round(SHADES * min(1.0, max(0.0, known.value)))}")
+
+    labels = line_labels(board.lines)
+    rows = [(label, line.n, *(cell(line, column) for column in board.columns)) for line, label in zip(board.lines, labels, strict=True)]
+    titles = [title.removesuffix(" mean_accuracy") for title in board.titles]
+    name = f"corruptions-{page.column_key(board.data)}"
+    caption = f"{board.data}: accuracy % under corruptions"
+    return page.DataTable(("model", "images", *titles), rows, caption, name=name, better=(0, 0, *board.better))
