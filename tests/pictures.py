@@ -11,7 +11,7 @@ from matplotlib.text import Text
 from scipy import ndimage
 
 from robench.core.draws import Draws
-from robench.report.figures import attacks, corruptions, saliency, training
+from robench.report.figures import attacks, classes, corruptions, saliency, training
 from robench.report.figures import style as house
 
 SEVERITIES = range(1, 6)
@@ -69,7 +69,7 @@ def legend(axes):
 def drawings(monkeypatch):
     """A list that takes the figures of all modules that draw, which are not written then."""
     figures = []
-    for module in (house, attacks, saliency, corruptions, training):
+    for module in (house, attacks, classes, saliency, corruptions, training):
         monkeypatch.setattr(module, "save_figure", lambda path, figure: figures.append(figure) or path)
     return figures
 

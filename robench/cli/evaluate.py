@@ -22,7 +22,8 @@ def evaluate_command(
 ) -> None:
     """Evaluates models with a suite: attacks, each on the images that still stand, probes, corruptions, saliency maps.
 
-    Prints the accuracy that is left after each attack; writes rows.csv, samples.csv, manifest.json, pictures and report.html.
+    Prints the accuracy that is left after each attack; writes rows.csv, samples.csv, confusion.csv, manifest.json,
+    pictures and report.html.
     """
     from robench.cli.jobs import Job, suite_and_title
     from robench.cli.measure import run_job

@@ -258,12 +258,14 @@ def print_results(
     subjects: Sequence[LoadedSubject], result: Result, title: str, place: Destination, file_names: Sequence[str], quiet: bool
 ) -> None:
     """Prints the tables, the notes and the flags, and says what was written."""
+    from robench.report.class_tables import class_tables
     from robench.report.tables import report_tables
 
     tables = report_tables(
         result.rows, title=title.format(n=int(result.run.ledger.seen.sum())), most=MOST_LEVELS, reference=stored_reference(place)
     )
-    for table in tables:
+    classes = subjects[0].images.classes
+    for table in [*tables, *class_tables(result.rows, result.confusions, classes, brief=True)]:
         print_table(*table)
     for note in result.notes:
         if note not in loading_notes(subjects) and note not in result.notes_before_run:
@@ -286,12 +288,15 @@ def stored_reference(place: Destination) -> Any:
 def print_finished_run(subjects: Sequence[LoadedSubject], place: Destination, title: str, common: CommonOptions) -> list[str]:
     """Prints the tables of a finished run; the flags."""
     from robench.core.folders import manifest_of
+    from robench.report.class_tables import class_tables
     from robench.report.tables import report_tables
+    from robench.results.classes import read_confusions
     from robench.results.files import read_rows
 
     rows = read_rows(place.folder)
     n = next((row.n for row in rows if row.metric == "accuracy"), 0)
-    for table in report_tables(rows, title=title.format(n=n), most=MOST_LEVELS, reference=stored_reference(place)):
+    tables = report_tables(rows, title=title.format(n=n), most=MOST_LEVELS, reference=stored_reference(place))
+    for table in [*tables, *class_tables(rows, read_confusions(place.folder), subjects[0].images.classes, brief=True)]:
         print_table(*table)
     manifest = manifest_of(place.folder)
     data, until = manifest.get("data", {}), manifest.get("how", {}).get("until")

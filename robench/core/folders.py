@@ -24,8 +24,8 @@ from robench.core.recipes import Recipe, recipe_text, value_text
 MANIFEST, MANIFEST_FORMAT = "manifest.json", 2  # a reader refuses manifests of a larger format
 LOCK, STAGED, REPLACING, WHOLE_MARK = ".lock", ".results", ".replacing", ".whole"
 OUR_FILES = (
-    MANIFEST, "rows.csv", "samples.csv", "samples-methods.csv", "samples-probes.csv", "samples-corruptions.csv", "report.html", "x_adv.npy",
-    "sweep.json", "front.png", "compare.csv",
+    MANIFEST, "rows.csv", "samples.csv", "samples-methods.csv", "samples-probes.csv", "samples-corruptions.csv", "confusion.csv",
+    "report.html", "x_adv.npy", "sweep.json", "front.png", "compare.csv",
 )  # fmt: skip
 ADVERSARIAL_PNGS = "x_adv-*.png"  # of adversarial images
 ARRAYS = ("x_adv*.npy", "x-*.npy", "maps-*.npy", ADVERSARIAL_PNGS)  # what a run writes on its way, for each model, threat and method

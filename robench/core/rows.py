@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 CLEAN = "clean"  # images as they are: their probe, the stage that classifies them, and the kind of images that methods explain
 OVERALL_PROBE = "corruptions"  # the probe of what is measured over several corruptions
 WORST_NORM = "worst"  # the norm of what stands under all threats, image by image
+CLASS_METRICS = ("class_accuracy", "worst_class_accuracy")  # of one class, the word class=LABEL of their setting
 SOURCE_ROLE = "role=source"  # a word in the setting of the accuracy on images that a stage only gives to others
 
 
@@ -32,7 +33,8 @@ class Row:
         low: lower end of the 95 % interval, nan where there is none.
         high: its upper end.
         interval: how it was found: "wilson", "bootstrap" (over images), "fisher" (of a rank correlation), or "anytime, of 500 images",
-            which speaks of those 500 images alone; "" where there is none.
+            which speaks of those 500 images alone; "exact, all classes" and "anytime, all classes" hold for the lowest of all classes,
+            although it was chosen by looking; "" where there is none.
     """
 
     checkpoint: str

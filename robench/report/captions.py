@@ -13,6 +13,8 @@ CAPTIONS = {
     "accuracy": "Accuracy that is left after each probe, from left to right, with 95 % intervals; an attack is given what still stands.",
     "curve": "Accuracy that is left at each radius after the last attack there, with its 95 % interval; 0 is the image as it is.",
     "examples": "The first images that fell: as they were, as they were changed, and the change, amplified to the full range.",
+    "confusion": "Who is taken for whom. A row is a class: how many of its images get which label; blue where that is right. Of many "
+    "classes only the most frequent confusions are drawn.",
     "lorenz": "Lorenz curves, the mean over images: what share of the map the smallest so many subpixels carry.",
     "gini": "The Gini index of each image's map; upright lines are means.",
     "margin": "Each image's Gini beside its margin (true logit less the largest other one), of those that are right when clean.",
@@ -28,6 +30,7 @@ HEADINGS = {
     "accuracy": "Accuracy after attacks",
     "curve": "Accuracy over the radius",
     "examples": "Adversarial images",
+    "confusion": "Confusion of classes",
     "lorenz": "Lorenz curves",
     "gini": "Gini over the images",
     "margin": "Gini and margin",

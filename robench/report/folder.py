@@ -8,6 +8,7 @@ from typing import Any
 
 from robench.data import Images
 from robench.report import page
+from robench.report.class_tables import class_tables
 from robench.report.pictures import draw_pictures
 from robench.report.run_parts import page_parts, reference_in, threat_words
 from robench.report.tables import report_tables
@@ -28,14 +29,21 @@ def save_measurement(
         manifest: what `report.manifest.new_manifest` gives, with checkpoint, data, notes and flags; corruptions.reference describes a
             reference.
     """
+    manifest = with_class_names(manifest, images)
     more = dict(measurement.tables)
     table_paths = save_tables(folder, measurement.rows, more.pop("samples", []), manifest, **more)
     picture_paths = draw_pictures(measurement, folder, title=title, images=images)
     text_tables = report_tables(measurement.rows, title=title, reference=reference_in(manifest))
+    text_tables += class_tables(measurement.rows, measurement.confusions, images.classes if images else ())
     parts = page_parts(
         measurement.rows, manifest, title=title, threat=threat_description(measurement), tables=text_tables, pictures=picture_paths
     )
     return [*table_paths, *picture_paths, page.write_page(folder / "report.html", title, list(parts))]
+
+
+def with_class_names(manifest: Mapping[str, Any], images: Images | None) -> Mapping[str, Any]:
+    """A manifest with the names of the classes among what it says of the images, where these are known: rows have labels alone."""
+    return manifest if images is None else {**manifest, "data": {**manifest.get("data", {}), "classes": list(images.classes)}}
 
 
 def radii_by_norm(measurement: Measurement) -> dict[str, list[float]]:

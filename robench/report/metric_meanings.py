@@ -18,6 +18,17 @@ METRICS: dict[str, tuple[str, str]] = {
         "The robust accuracy at the smallest radius where every adversarial image is rounded to 8 bits, as a picture file holds it.",
         HIGHER,
     ),
+    "class_accuracy": (
+        "The accuracy of one class, which the setting names: of the clean images, of what stands after all attacks of a cascade, or the "
+        "mean over corruptions.",
+        HIGHER,
+    ),
+    "worst_class_accuracy": (
+        "The lowest accuracy of all classes. It was chosen by looking, so its interval is that of the lowest true accuracy, whichever "
+        "class that is: each class has an interval at a level that allows for all of them (Bonferroni), and its ends are the lowest of "
+        "their lower and the lowest of their upper ends.",
+        HIGHER,
+    ),
     "success_rate": (
         "The share of the images that an attack was given on which it reached what it was after: any wrong label, or of a targeted "
         "attack its target alone; it was given what still stood.",

@@ -16,6 +16,7 @@ from robench.core.recipes import eps_text
 from robench.core.rows import CLEAN, Row
 from robench.data import Images
 from robench.report.figures.attacks import draw_accuracy_bars, draw_change_gallery, draw_security_curve
+from robench.report.figures.classes import draw_confusions
 from robench.report.figures.corruptions import draw_contact_sheet, draw_heat_map, draw_severity_curves
 from robench.report.figures.saliency import (
     ErrorCurve,
@@ -35,8 +36,11 @@ from robench.results.cascade import (
     cascade_stage_rows,
     examples_of,
     images_before_attack,
+    places_at_radius,
     run_cascades,
+    verdict_row,
 )
+from robench.results.classes import cascade_verdict, verdict_confusions
 from robench.results.corruptions import cell_of
 from robench.results.measurement import Measurement, attack_base_row
 from robench.results.scores import ImageChange, MethodScores, SubjectScores, all_subject_scores
@@ -95,6 +99,7 @@ def draw_attack_pictures(measurement: Measurement, folder: Path, title: str, cla
         else:
             yield draw_accuracy_bars(folder / f"accuracy{end}.png", rows, words)
         yield from draw_examples(folder / f"examples{end}.png", one, run, classes)
+        yield draw_cascade_confusion(folder / f"confusion{end}.png", one, measurement, classes, words)
 
 
 def cascade_labels(one: Cascade, some: Sequence[Cascade]) -> list[str]:
@@ -117,6 +122,17 @@ def draw_examples(path: Path, one: Cascade, run: FinishedRun, classes: Sequence[
     yield draw_change_gallery(
         path, x, torch.stack([image for _, _, image in examples]), captions, title, "adversarial" if led else "changed", one.images
     )
+
+
+def draw_cascade_confusion(path: Path, one: Cascade, measurement: Measurement, classes: Sequence[str], title: str) -> Path:
+    """The confusion of classes before the attacks of a cascade, and after those at its smallest and its largest radius."""
+    run, radii = measurement.run, one.radii()
+    abouts = [verdict_row(one, eps, one.case.subject.about, measurement.suite) for eps in dict.fromkeys([*radii[:1], *radii[-1:]])]
+    places = [0, *(places_at_radius(one, about.eps)[-1] for about in abouts)]
+    names = [one.images, *(f"{about.probe}, {about.norm} {eps_text(about.eps)}" for about in abouts)]
+    matrices = [verdict_confusions(cascade_verdict(run, one, place, one.case.subject.about)) for place in places]
+    panels = [(name, {(c.label, c.predicted): c.count for c in cells}) for name, cells in zip(names, matrices, strict=True)]
+    return draw_confusions(path, panels, lambda label: class_label(label, classes) if label >= 0 else "unknown", title)
 
 
 def images_before_attacks(one: Cascade, run: FinishedRun, places: Sequence[int]) -> Tensor:

@@ -12,8 +12,10 @@ from robench.core.rows import CLEAN, WORST_NORM, Row
 from robench.core.saved_results import manifest_value
 from robench.report import page
 from robench.report.captions import captioned_groups, measured_severities
+from robench.report.class_tables import class_names_in, class_tables
 from robench.report.metric_meanings import METRICS, OWN_SCORE_MEANING, accuracy_sentence, metric_key
 from robench.report.tables import FATE, TextTable, report_tables, rows_by_kind
+from robench.results.classes import read_confusions
 from robench.results.saved_runs import SavedRun
 
 VERSIONS = ("robench", "torch", "pyautoattack")
@@ -55,6 +57,7 @@ def saved_run_parts(run: SavedRun) -> Iterator[page.Part]:
     """What the page of a finished run shows, read from its folder alone."""
     title = saved_run_title(run)
     tables = report_tables(run.rows, title=title, reference=reference_in(run.manifest))
+    tables += class_tables(run.rows, read_confusions(run.folder), class_names_in(run.manifest))
     yield from page_parts(
         run.rows, run.manifest, title=title, threat=threat_words(radii_of_rows(run.rows)), tables=tables, pictures=run_pictures(run)
     )

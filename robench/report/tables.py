@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from robench.core.recipes import eps_text
-from robench.core.rows import CLEAN, OVERALL_PROBE, SOURCE_ROLE, WORST_NORM, Row
+from robench.core.rows import CLASS_METRICS, CLEAN, OVERALL_PROBE, SOURCE_ROLE, WORST_NORM, Row
 
 TABLE_KINDS = ("attack", "method", "probe", "corruption")  # in the order of their tables
 SPACE = "\N{NO-BREAK SPACE}"
@@ -47,6 +47,7 @@ def report_tables(
         reference: what the manifest says of the model by whose errors others are divided; None without one.
         most: show so many levels of a probe at most, evenly chosen; all of them if not given.
     """
+    rows = [row for row in rows if row.metric not in CLASS_METRICS]  # those of `report.class_tables`
     by_kind = rows_by_kind(rows)
     names = list(dict.fromkeys(row.checkpoint for row in rows))
     tables: list[TextTable] = []

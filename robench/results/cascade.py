@@ -230,10 +230,28 @@ def eight_bit_row(cascade: Cascade, eps: float, base: Row, suite: str, interval:
     return interval.row_with(replace(about, metric="rounded_accuracy"), cascade.eight_bit_count(last), base.n)
 
 
-def worst_rows(cascades_of_model: Sequence[Cascade], base: Row, suite: str, interval: IntervalKind = WILSON) -> Iterator[Row]:
-    """What is left under the worst of several threats, image by image: an image stands that stands under each, at its largest radius.
+def verdict_row(cascade: Cascade, eps: float, base: Row, suite: str) -> Row:
+    """The columns of the row that tells what stands after all attacks at a radius: the suite's, else that of the last attack there.
 
-    The union of threats of Maini et al. (ICML 2020, 1909.04068), and Croce & Hein (ICML 2022, 2105.12508).
+    Args:
+        cascade: what the images went through.
+        eps: one of its radii.
+        base: the columns that all rows share; its n is replaced.
+        suite: the name of the suite, "" where recipes were given.
+    """
+    last = cascade.stages[places_at_radius(cascade, eps)[-1]]
+    is_of_suite = bool(suite) and cascade.stages[0].kind == "clean"
+    probe, setting = (suite, "") if is_of_suite else (last.name, cascade.case.settings.get(last.key, ""))
+    return replace(base, n=cascade.n, norm=cascade.norm, eps=eps, probe=probe, setting=setting)
+
+
+def worst_row(cascades_of_model: Sequence[Cascade], base: Row, suite: str) -> Iterator[tuple[Row, Tensor]]:
+    """The columns of the row of the worst of several threats, and which images stand under all, (N,) bool; nothing for a single threat.
+
+    Args:
+        cascades_of_model: the cascades of one subject.
+        base: the columns that all rows share; its n is replaced.
+        suite: the name of the suite, "" where recipes were given.
     """
     norms = [cascade for cascade in cascades_of_model if cascade.stages[0].kind == "clean"]
     if len(norms) < 2:
@@ -241,8 +259,16 @@ def worst_rows(cascades_of_model: Sequence[Cascade], base: Row, suite: str, inte
     standing = torch.stack([cascade.standing(len(cascade.stages) - 1) for cascade in norms]).all(0)
     threats = ",".join(f"{cascade.norm}:{eps_text(max(cascade.radii()))}" for cascade in norms)
     name = suite or norms[0].stages[-1].name
-    about = replace(base, n=norms[0].n, probe=name, setting=f"threats={threats}", norm=WORST_NORM, eps=0.0, metric="accuracy")
-    yield interval.row_with(about, int(standing.sum()), norms[0].n)
+    yield replace(base, n=norms[0].n, probe=name, setting=f"threats={threats}", norm=WORST_NORM, eps=0.0), standing
+
+
+def worst_rows(cascades_of_model: Sequence[Cascade], base: Row, suite: str, interval: IntervalKind = WILSON) -> Iterator[Row]:
+    """What is left under the worst of several threats, image by image: an image stands that stands under each, at its largest radius.
+
+    The union of threats of Maini et al. (ICML 2020, 1909.04068), and Croce & Hein (ICML 2022, 2105.12508).
+    """
+    for about, standing in worst_row(cascades_of_model, base, suite):
+        yield interval.row_with(replace(about, metric="accuracy"), int(standing.sum()), about.n)
 
 
 def cascade_samples(cascade: Cascade) -> list[Sample]:

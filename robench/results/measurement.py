@@ -14,6 +14,7 @@ from robench.core.recipes import did_you_mean, eps_text
 from robench.core.rows import CLEAN, WORST_NORM, Check, Row, Sample
 from robench.results import cascade as cascades
 from robench.results import corruptions, probes, score_rows, scores
+from robench.results.classes import Confusion, all_verdicts, class_rows, verdict_confusions
 from robench.results.corruption_errors import Reference, reference_warning
 from robench.runs.diagnostics import near_chance_check
 from robench.runs.execution import FinishedRun
@@ -29,7 +30,8 @@ class Measurement:
 
     Attributes:
         rows: measurements; the checks of attacks are among them, as metric flag/NAME where raised and check/NAME where not.
-        tables: what became of each image, by the name of the file: samples, and samples-probes and the like where there are several.
+        tables: what became of each image, by the name of the file: samples, and samples-probes and the like where there are several; and
+            confusion, how often images of each class were given each label.
         checks_by_model: the diagnostics as (model, check), raised or not.
         notes: sentences on what was done otherwise than asked.
         suite: the name of the suite, "" where recipes were given.
@@ -49,6 +51,11 @@ class Measurement:
     def samples(self) -> Any:
         """What became of each image, in the first table."""
         return self.tables.get("samples", [])
+
+    @property
+    def confusions(self) -> list[Confusion]:
+        """How often images of each class were given each label, before and after attacks."""
+        return list(self.tables.get("confusion", ()))
 
     @property
     def checks(self) -> list[Check]:
@@ -129,8 +136,12 @@ def measurement_of_run(run: FinishedRun, suite: str = "", reference: Reference |
         n = int(run.ledger.seen.sum())
         rows += [row for case in cases for check, base in checks_with_rows(run, case) for row in cascades.check_rows([check], base, n)]
     rows += [replace(about, metric=f"flag/{check.name}", value=check.value) for _, about, check in probe_flags(run)]
+    verdicts = list(all_verdicts(run, cases, suite, rows))
+    rows += [row for verdict in verdicts for row in class_rows(verdict)]
+    confusions = [cell for verdict in verdicts for cell in verdict_confusions(verdict)]
+    tables = {**tables_of(run, cases), **({"confusion": confusions} if confusions else {})}
     notes = [*(note for case in cases for note in subject_notes(run, case)), *run.notes, *reference_notes(rows, known_reference)]
-    return Measurement(rows, tables_of(run, cases), checks, list(dict.fromkeys(notes)), suite, run, known_reference)
+    return Measurement(rows, tables, checks, list(dict.fromkeys(notes)), suite, run, known_reference)
 
 
 def has_cascades(run: FinishedRun) -> bool:

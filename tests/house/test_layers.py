@@ -31,11 +31,11 @@ LAYERS = {
     " small architectures identity loading",
     "runs": "store ledger types diagnostics own_functions images pools stages stages.clean stages.earlier_run stages.probe"
     " stages.corruption stages.method stages.attack loop blocks cases resuming execution",
-    "results": "files corruption_estimates corruption_errors cascade probes corruptions scores score_rows saved_runs"
+    "results": "files corruption_estimates corruption_errors cascade probes corruptions scores score_rows classes saved_runs"
     " image_values columns compare measurement",
-    "report": "metric_meanings leaderboard manifest tables robustbench_files page captions figures figures.style"
-    " figures.attacks figures.saliency figures.corruptions figures.training pictures charts board_parts nights run_parts reporting"
-    " folder result comparison",
+    "report": "metric_meanings leaderboard manifest tables class_tables robustbench_files page captions figures figures.style"
+    " figures.classes figures.attacks figures.saliency figures.corruptions figures.training pictures charts board_parts nights"
+    " run_parts reporting folder result comparison",
     "evaluation": "suites run_words recipe_kinds methods corruption_sources plans measure arguments api",
     "training": "presets guards types steps states epochs settings checkpoint_files teachers preparation final_measurement train"
     " grids sweeps",

@@ -8,6 +8,7 @@ from pictures import drawings, outside, overlaps, words
 from robench.core.rows import Row
 from robench.corruptions.benchmark import FIFTEEN, NINETEEN, SEVERITIES
 from robench.report.figures.attacks import draw_accuracy_bars, draw_change_gallery, draw_security_curve
+from robench.report.figures.classes import draw_confusions
 from robench.report.figures.corruptions import draw_contact_sheet, draw_difference_map, draw_heat_map, draw_severity_curves
 from robench.report.figures.saliency import (
     ErrorCurve,
@@ -83,6 +84,15 @@ def lorenz(models):
     return [(name, np.linspace(0, 1, 9) ** 2, 0.3) for name in models]
 
 
+def pair_panels(classes, panels):
+    cells = {(label, other): 100 + label for label in range(classes) for other in (label, (label * 7 + 1) % classes)}
+    return [("clean", cells), ("autoattack, linf 8/255", cells), ("autoattack, linf 16/255", cells)][:panels]
+
+
+def class_words(label):
+    return f"great white shark, Carcharodon {label}"
+
+
 PICTURES = {
     "bars of one probe": lambda title: draw_accuracy_bars("x.png", [row("clean", 1.0, 0)], title),
     "bars of eight probes": lambda title: draw_accuracy_bars(
@@ -95,6 +105,12 @@ PICTURES = {
     "radii in l2": lambda title: draw_security_curve("x.png", [row("clean", 0, 0, "l2"), row("pgd", 0, 0.5, "l2")], title),
     "one example": lambda title: draw_change_gallery("x.png", image()[None], image()[None], [CLASSES], title),
     "eight examples": lambda title: draw_change_gallery("x.png", torch.rand(8, 3, 8, 8), torch.rand(8, 3, 8, 8), [CLASSES] * 8, title),
+    "confusion of two classes": lambda title: draw_confusions("x.png", pair_panels(2, 1), class_words, title),
+    "confusion of twenty classes": lambda title: draw_confusions("x.png", pair_panels(20, 3), class_words, title),
+    "confusion of many classes": lambda title: draw_confusions("x.png", pair_panels(90, 3), class_words, title),
+    "confusion of many classes, none confused": lambda title: draw_confusions(
+        "x.png", [("clean", {(k, k): 1 for k in range(30)})], str, title
+    ),
     "one map": lambda title: draw_saliency_gallery("x.png", [tile("crescent, taken for star", False)], title),
     "six maps": lambda title: draw_saliency_gallery("x.png", [tile(", taken for ".join(CLASSES))] * 6, title, "changed"),
     "noise of one model": lambda title: draw_noise_curves("x.png", noise(NAMES[:1], 0.002), title),
