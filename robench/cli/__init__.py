@@ -11,12 +11,14 @@ import typer
 from typer.core import TyperGroup
 
 from robench.cli.attack import attack_command
+from robench.cli.calls import RecordedCommand
 from robench.cli.compare import compare_command
 from robench.cli.console import error_origin, exits_by_user, print_to_stderr, reconfigure_streams
 from robench.cli.corrupt import corrupt_command
 from robench.cli.evaluate import evaluate_command
 from robench.cli.lists import list_command
 from robench.cli.report import report_command
+from robench.cli.rerun import rerun_command
 from robench.cli.saliency import saliency_command
 from robench.cli.train import train_command
 from robench.core.errors import DivergedError, InputError
@@ -55,13 +57,14 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("train")(train_command)
-app.command("eval")(evaluate_command)
-app.command("attack")(attack_command)
-app.command("saliency")(saliency_command)
-app.command("corrupt")(corrupt_command)
+app.command("train", cls=RecordedCommand)(train_command)
+app.command("eval", cls=RecordedCommand)(evaluate_command)
+app.command("attack", cls=RecordedCommand)(attack_command)
+app.command("saliency", cls=RecordedCommand)(saliency_command)
+app.command("corrupt", cls=RecordedCommand)(corrupt_command)
 app.command("compare")(compare_command)
 app.command("report")(report_command)
+app.command("rerun")(rerun_command)
 app.command("list")(list_command)
 
 

@@ -40,8 +40,8 @@ class PipeConsole(Console):
             sys.exit(141)
 
 
-out = PipeConsole(highlight=False)
-err = PipeConsole(stderr=True, highlight=False)
+out = PipeConsole(highlight=False, emoji=False)  # ":factory:" is no picture
+err = PipeConsole(stderr=True, highlight=False, emoji=False)
 
 
 def reconfigure_streams(*streams: TextIO) -> None:
@@ -65,6 +65,11 @@ def print_to_stderr(sentence: str) -> None:
     err.print(sentence, markup=False, soft_wrap=True)
 
 
+def print_sentence(sentence: str) -> None:
+    """Writes one sentence to stdout, as it is: a result in words."""
+    out.print(sentence, markup=False, soft_wrap=True)
+
+
 def print_table(title: str, columns: Sequence[str], lines: Iterable[Sequence[str]], word_columns: int = 1, whole: bool = False) -> None:
     """Prints a title and a table to stdout.
 
@@ -81,7 +86,7 @@ def print_table(title: str, columns: Sequence[str], lines: Iterable[Sequence[str
         table.add_column(column, justify="left" if place < word_columns else "right", overflow="fold", no_wrap=whole and not place)
     for line in lines:
         table.add_row(*map(Text, line))  # Text: no markup is read in brackets
-    (PipeConsole(highlight=False, width=1000) if whole and not out.is_terminal else out).print(table)
+    (PipeConsole(highlight=False, emoji=False, width=1000) if whole and not out.is_terminal else out).print(table)
 
 
 def is_progress_shown(quiet: bool) -> bool:

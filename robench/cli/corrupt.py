@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from robench.cli import options as o
+from robench.cli.calls import repetition_entries
 from robench.cli.console import print_message, tracker
 from robench.cli.jobs import refuse_several_processes, subjects_text
 from robench.cli.loading import (
@@ -185,7 +186,8 @@ def measure_corrupted_images(
         return results[0]
 
     words, arrays = corrupt_words(subjects, source, reference, options, common), ["x-*.npy"] * options.save
-    run = RunDescription("corrupt", corrupt_title(subjects, source, common), words, corrupt_entries(source), arrays, only_adds)
+    entries = {**corrupt_entries(source), **repetition_entries()}
+    run = RunDescription("corrupt", corrupt_title(subjects, source, common), words, entries, arrays, only_adds)
     measure_and_report(subjects, run, common, measure)
     if target is not None and not results:
         write_export(source, target, common, on)

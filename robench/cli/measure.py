@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from robench.cli.calls import repetition_entries
 from robench.cli.console import print_message, print_table, print_to_stderr, tracker
 from robench.cli.jobs import (
     Job,
@@ -72,7 +73,7 @@ def run_job(models: Sequence[str], job: Job, common: CommonOptions, attacking: A
         result.notes[:0] = notes
         return result
 
-    entries, arrays = manifest_entries(loaded), array_patterns(job, attacking)
+    entries, arrays = {**manifest_entries(loaded), **repetition_entries()}, array_patterns(job, attacking)
     run = RunDescription(job.title, run_title(loaded), job_words(loaded), entries, arrays, only_adds_time)
     measure_and_report(loaded.subjects, run, common, measure)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from robench.cli.calls import repetition_entries
 from robench.cli.console import print_message, print_to_stderr
 from robench.core.errors import InputError
 
@@ -130,7 +131,7 @@ def write_front_and_manifest(
     from robench.training.sweeps import front_points, robust_probe
 
     draw_front(folder / "front.png", front_points(done, suite), title, robust=robust_probe(done, suite))
-    content = new_manifest(words["device"], words["seed"], seconds, [])
+    content = new_manifest(words["device"], words["seed"], seconds, [], **repetition_entries())
     write_whole({folder / "manifest.json": json.dumps(content).encode()})
 
 

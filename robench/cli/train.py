@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 
 from robench.cli import options as o
+from robench.cli.calls import repetition_entries
 from robench.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -141,6 +142,7 @@ def train_command(
             "which training is --force to replace? Pass its file with --out" + ("" if out is None else f", FILE.pt, not {out}")
         )
     with join_world() as world, exit_on_interrupt(force):
+        from robench.report.manifest import machine_entries
         from robench.training.train import train as run
 
         words: dict[str, Any] = {
@@ -155,7 +157,8 @@ def train_command(
         if sweep is not None:
             train_sweep(sweep, run, words, overrides, suite=suite, measure=words["measure"], quiet=quiet)
             return
-        trained = run(**{**words, "out": out or Path("checkpoints")}, **overrides)
+        origin = {**repetition_entries(with_folder=False), **machine_entries(words["device"])}
+        trained = run(**{**words, "out": out or Path("checkpoints"), "origin": origin}, **overrides)
     if world.rank == 0:
         print_training_result(trained, time.perf_counter() - begin, quiet)
     if trained.meta["history"][-1].get("alarm"):

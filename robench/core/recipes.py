@@ -19,6 +19,7 @@ from traceback import extract_tb
 from types import ModuleType
 from typing import Any, TypeVar
 
+from robench.core.code_permission import ask_before_code
 from robench.core.errors import InputError
 from robench.core.files import is_existing_file
 from robench.core.synonyms import OTHER_OPTION_HINTS, our_names_for
@@ -441,6 +442,7 @@ def function_from_file(reference: str) -> Callable[..., Any]:
     Raises:
         InputError: where the file is not there, fails, or has no such function.
     """
+    ask_before_code(reference)
     path, _, name = reference.rpartition(":")
     function = getattr(user_module(Path(path)), name, None)
     if not callable(function):

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from robench.core.code_permission import ask_before_code
 from robench.core.errors import InputError
 from robench.core.recipes import did_you_mean, function_from_file, lookup, parameter_names
 from robench.models.layers import Shape
@@ -79,7 +80,7 @@ def built_network(name: str, build: Callable[[], Any], options: dict[str, Any]) 
     return module_or_error(network, name)
 
 
-def network_from_code(reference: str, classes: int | None, shape: Shape | None, **options: Any) -> nn.Module:
+def network_from_code(reference: str, classes: int | None, shape: Shape | None, /, **options: Any) -> nn.Module:
     """What the user's factory returns, for `file.py:factory` or `module:factory`; runs their code.
 
     A factory that has parameters named `classes` or `shape` is given them; it needs none.
@@ -103,6 +104,7 @@ def function_at(reference: str) -> Callable[..., Any]:
     """The function that `file.py:factory` or `module:factory` names; a module may lie in the current folder."""
     if ".py:" in reference:
         return function_from_file(reference)
+    ask_before_code(reference)
     module, _, name = reference.rpartition(":")
     here = str(Path.cwd())
     sys.path.insert(0, here)

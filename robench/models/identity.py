@@ -70,4 +70,7 @@ def file_digest(file: Path) -> str:
     Args:
         file: the path.
     """
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
+    if not file.is_file():
+        return ""
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

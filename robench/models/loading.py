@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robench.core.code_permission import ask_before_code
 from robench.core.errors import InputError
 from robench.core.files import is_existing_path
 from robench.core.inputs import as_device
@@ -367,7 +368,7 @@ def open_torchscript(source: str, model_options: ModelOptions) -> OpenedModel:
         InputError: where it is not trusted, or cannot be read.
     """
     name = Path(source).name
-    refuse_untrusted(name, "a TorchScript archive, a stored program (deprecated since torch 2.14)", model_options)
+    refuse_untrusted(source, "a TorchScript archive, a stored program (deprecated since torch 2.14)", model_options)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="`torch.jit.load` is deprecated")
@@ -392,7 +393,7 @@ def open_pt2(source: str, model_options: ModelOptions) -> OpenedModel:
         InputError: where it is not trusted, cannot be read, or takes no single batch of images in eval mode.
     """
     name = Path(source).name
-    refuse_untrusted(name, "a torch.export program, which torch reads by unpickling", model_options)
+    refuse_untrusted(source, "a torch.export program, which torch reads by unpickling", model_options)
     model = read_program(Path(source), model_options.device)
     return (
         normalised_network(model, model_options.mean, model_options.std, model_options.shape),
@@ -401,10 +402,12 @@ def open_pt2(source: str, model_options: ModelOptions) -> OpenedModel:
     )
 
 
-def refuse_untrusted(name: str, what: str, model_options: ModelOptions) -> None:
+def refuse_untrusted(source: str, what: str, model_options: ModelOptions) -> None:
     """InputError for a stored program unless the user trusts it."""
+    name = Path(source).name
     if not model_options.trust:
         raise InputError(f"{name} is {what}: {TRUST} to run it, or save a state_dict and name its network with --arch")
+    ask_before_code(source)
     model_options.refuse_options("arch activation weights", f"{name} is a stored program")
 
 

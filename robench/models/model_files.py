@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from robench.core.code_permission import ask_before_code
 from robench.core.errors import InputError
 
 TRUST = "pass --trust (trust=True in Python)"
@@ -89,6 +90,7 @@ def read_torch(path: Path, trust: bool) -> tuple[Any, list[str]]:
             ) from error
     except Exception as error:
         raise unreadable_error(path, error) from error
+    ask_before_code(str(path))
     try:
         return unpickled_content(path, weights_only=False), [f"{path.name} was unpickled, which can run any code"]
     except Exception as error:

@@ -12,7 +12,11 @@ from typing import Any
 
 import torch
 
+from robench.core.folders import MANIFEST_FORMAT
+
 PACKAGES = ("robench", "torch", "torchvision", "pyautoattack", "captum", "numpy", "pandas", "matplotlib")
+
+NOT_REPEATABLE = "this run was made in Python, whose lines no manifest keeps: robench rerun repeats runs of the command line alone"
 
 
 def new_manifest(
@@ -28,16 +32,25 @@ def new_manifest(
         about: what else belongs there by key, such as data, checkpoint and threat, as plain values.
     """
     return {
+        "format": MANIFEST_FORMAT,
         "command": shlex.join(["robench", *sys.argv[1:]]),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": round(seconds, 3),
         "seed": seed,
-        "device": device_name(device),
-        "threads": torch.get_num_threads(),
-        "versions": {"python": platform.python_version(), **{name: installed_version(name) for name in PACKAGES}},
+        **machine_entries(device),
         **about,
         "flags": list(flags),
     }
+
+
+def machine_entries(device: str) -> dict[str, Any]:
+    """On what a run is made: the device by name, the CPU threads, and the versions of the packages that its numbers depend on.
+
+    Args:
+        device: such as cpu or cuda:0.
+    """
+    versions = {"python": platform.python_version(), **{name: installed_version(name) for name in PACKAGES}}
+    return {"device": device_name(device), "threads": torch.get_num_threads(), "versions": versions}
 
 
 def installed_version(package: str) -> str:

@@ -16,7 +16,7 @@ from robench.core.recipes import recipe_text
 from robench.core.rows import Row
 from robench.data import Images
 from robench.report.folder import radii_by_norm, save_measurement, threat_description
-from robench.report.manifest import new_manifest
+from robench.report.manifest import NOT_REPEATABLE, new_manifest
 from robench.results.corruption_errors import manifest_reference
 from robench.results.files import frame_of_entries
 from robench.results.measurement import Measurement
@@ -112,6 +112,6 @@ class Result(Measurement):
             "checkpoint": checkpoints[0] if len(checkpoints) == 1 else checkpoints, "data": self.data(),
             "threat": threats[0] if len(threats) == 1 else threats,
             **({"corruptions": {"reference": reference}} if reference else {}), **({"audit": {"layers": layers}} if layers else {}),
-            "notes": self.notes,
+            "notes": self.notes, "not_repeatable": NOT_REPEATABLE,
         }  # fmt: skip
         return new_manifest(cases[0].device, self.seed, math.fsum(record.seconds for record in records), self.flags, **about)

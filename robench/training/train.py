@@ -18,7 +18,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -76,6 +76,7 @@ def train(
     resume: bool = False,
     force: bool = False,
     watch: EventWatcher = lambda events, epochs: events,  # noqa: ARG005
+    origin: Mapping[str, Any] | None = None,
     arch: str | None = None,
     activation: str | None = None,
     objective: str | None = None,
@@ -139,6 +140,7 @@ def train(
             file name, with the newest unfinished training of these words.
         force: replace a finished training in FILE.pt once this one is whole; without it that is refused.
         watch: wraps the iterator of Step, Epoch and TrainingNote, to show progress; it is given the number of epochs too.
+        origin: what else the JSON beside the checkpoint is to say of how the training was called, as plain values.
         arch: the architecture with its options: "resnet18", "cnn,dropout=0.1", "tv/resnet50", "mine.py:factory".
         activation: of `arch`: "relu", "gelu", "silu" or "softplus".
         objective: the loss: "standard", "pgd-at,steps=10", "trades,beta=6", "mine.py:function".
@@ -261,7 +263,7 @@ def train(
         meta = {
             **words, "classes": list(images.classes), "history": run.history, "rolled_back": run.lost_epochs,
             "notes": [*notes, *alarms, *late_notes], "recipe": {**words["recipe"], "epoch": saved_epoch.epoch + 1},
-            **measured_words(measurements, prepared.test),
+            **measured_words(measurements, prepared.test), **(origin or {}),
         }  # fmt: skip
 
         # 11. the files (checkpoint_files)

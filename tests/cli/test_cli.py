@@ -49,6 +49,7 @@ FLAGS = {
         --trust --budget --device --threads --out --resume --force --save --strict --quiet""",
     "compare": "--fail-on --alpha --out --resume --force --quiet",
     "report": "--out --columns --force --quiet",
+    "rerun": "--set --out --trust --download --resume --force --quiet",
     "list": "",
 }
 

@@ -16,7 +16,7 @@ ROOT = Path(robench.__file__).parent
 # Each package imports only from those above it in this list, and each module only from those before it in its package; what several
 # modules share comes first. The `__init__` of a package is the last of its modules, unless it is named.
 LAYERS = {
-    "core": "errors facts moved synonyms rows fronts draws processes files recipes model_calls memory checks saved_results"
+    "core": "errors code_permission facts moved synonyms rows fronts draws processes files recipes model_calls memory checks saved_results"
     " inputs journal schedules statistics threat folders types",
     "attacks": "facts active losses targets kernels reference fgsm noise pgd square fab eight_bits apgd transfer malt",
     "corruptions": "benchmark severities blur digital noise weather warp frost spatter",
@@ -32,14 +32,15 @@ LAYERS = {
     "runs": "store ledger types diagnostics own_functions images pools stages stages.clean stages.earlier_run stages.probe"
     " stages.corruption stages.method stages.attack loop blocks cases resuming execution",
     "results": "files corruption_estimates corruption_errors cascade probes corruptions scores score_rows classes saved_runs"
-    " image_values columns compare measurement",
+    " image_values columns table_differences compare measurement",
     "report": "metric_meanings leaderboard manifest tables class_tables robustbench_files page captions figures figures.style"
     " figures.classes figures.attacks figures.saliency figures.corruptions figures.training pictures charts board_parts nights"
     " run_parts reporting folder result comparison",
-    "evaluation": "suites run_words recipe_kinds methods corruption_sources plans measure arguments api",
+    "evaluation": "suites run_words named_files recipe_kinds methods corruption_sources plans measure arguments api",
     "training": "presets guards types steps states epochs settings checkpoint_files teachers preparation final_measurement train"
     " grids sweeps",
-    "cli": "console options loading jobs measure sweeping attack compare corrupt evaluate lists report saliency train",
+    "cli": "calls console options loading jobs measure sweeping attack compare corrupt evaluate lists report saliency train"
+    " repeated_calls repeated_runs rerun",
 }
 OPEN = ("__init__", "__main__")  # the public names, handed out lazily, and `python -m robench`
 HOMES = {

@@ -1,0 +1,315 @@
+"""A run made again: what has changed since, whether its code may run, the run itself, and what its tables say of the old ones."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from robench.cli.console import print_message, print_sentence, print_to_stderr
+from robench.cli.loading import set_up_device
+from robench.cli.repeated_calls import left_out, refused
+from robench.core.errors import InputError
+from robench.core.files import file_stem, is_existing_file, is_existing_path
+from robench.core.folders import MANIFEST, make_numbered_folder, manifest_of, word_difference
+from robench.core.journal import state_files
+from robench.evaluation.named_files import NamedFile, digests_of_files, module_path, named_files
+from robench.report.manifest import machine_entries
+from robench.results.table_differences import table_differences
+
+SHOWN = 5  # files that one sentence names
+CHECKPOINT_ENDS = (".pt", ".pth")
+
+
+@dataclass(frozen=True)
+class RunToRepeat:
+    """A run that is to be made again.
+
+    Attributes:
+        place: its results folder, or the JSON beside the checkpoint of a training.
+        manifest: what it says of itself.
+        old_call: how it was called.
+        call: how it is called now.
+        given: what the user set, by key.
+        command: the command.
+        words: of the call, without --out.
+    """
+
+    place: Path
+    manifest: Mapping[str, Any]
+    old_call: Mapping[str, Any]
+    call: Mapping[str, Any]
+    given: Mapping[str, Sequence[str]]
+    command: Any
+    words: Sequence[str]
+
+    @property
+    def is_training(self) -> bool:
+        """Whether it is one training, whose result is a checkpoint."""
+        return self.call["command"] == "train" and "sweep" not in self.call["options"]
+
+
+def repeat_run(
+    run: RunToRepeat, ask: Callable[[str], None], context: typer.Context, *, out: Path | None, resume: bool, quiet: bool
+) -> None:
+    """Makes the run again and prints whether its tables are the same.
+
+    Args:
+        run: the run.
+        ask: is asked before code runs.
+        context: of `robench rerun`.
+        out: where it writes; None for a new folder.
+        resume: whether a run in `out` is gone on with.
+        quiet: whether messages are left out.
+
+    Raises:
+        InputError: where the run cannot be made.
+        typer.Exit: with code 1 where the tables should be the same, and are not.
+    """
+    refuse_place(run, out, resume)
+    with command_context(run, [f"--out={out or 'new'}", *run.words], context):
+        files = named_files(run.call)
+        refuse_code(files, ask)
+        refuse_missing_files(files, run)
+    reasons = [*file_differences(run, files), *clock_reasons(run)]
+    for sentence in [*reasons, *machine_differences(run), *left_out_notes(run)]:
+        print_message(f"Note: {sentence}", quiet)
+    with new_place(run, out) as target:
+        with command_context(run, [f"--out={target}", *run.words], context) as inner:
+            invoke(run, inner)
+        report_sameness(run, target, reasons)
+
+
+# --- the manifest
+
+
+def manifest_to_repeat(place: Path) -> tuple[Path, dict[str, Any]]:
+    """The folder, or the JSON beside a checkpoint, and what it says of the run.
+
+    Args:
+        place: as the user wrote it.
+
+    Raises:
+        InputError: where there is no finished run, or its manifest cannot be read.
+    """
+    if place.suffix in (*CHECKPOINT_ENDS, ".json") and is_existing_file(place) and place.name != MANIFEST:
+        return place.with_suffix(".json"), manifest_of_training(place.with_suffix(".json"))
+    place = place.parent if place.name == MANIFEST else place
+    if is_existing_file(place / MANIFEST):
+        return place, manifest_of(place)
+    if is_existing_path(place) and place.is_dir() and state_files(place):
+        raise InputError(f"{place} holds an unfinished run: end it with its own words and --resume")
+    raise InputError(f"{place} holds no finished run: name a results folder with its {MANIFEST}, or NET.json of a training")
+
+
+def manifest_of_training(file: Path) -> dict[str, Any]:
+    """What the JSON beside a checkpoint says of its training, and the sha256 of its weights; InputError where it is none."""
+    try:
+        content = json.loads(file.read_bytes())
+        meta = content["meta"]
+        return {**{key: meta.get(key) for key in ("arguments", "files_read", "device", "threads", "versions")}, "sha256": content["sha256"]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"cannot read {file} as the JSON beside a checkpoint of robench ({type(error).__name__})") from None
+
+
+# --- code
+
+
+def code_permission(trust: bool) -> Callable[[str], None]:
+    """What is asked before code runs: with trust it prints where the code lies, each once; without it raises an InputError.
+
+    Args:
+        trust: whether the user passed --trust to `robench rerun`.
+    """
+    told = set[str]()
+
+    def ask(reference: str) -> None:
+        place = code_place(reference)
+        if not trust:
+            raise InputError(f"this run needs code to be run, {place}: look at it first, then pass --trust to rerun")
+        if place not in told:
+            told.add(place)
+            print_to_stderr(f"Runs code: {place}")
+
+    return ask
+
+
+def code_place(reference: str) -> str:
+    """Where code lies, with its whole path: "/home/me/mine.py:attack"."""
+    name, colon, function = reference.rpartition(":")
+    if not colon or ".py:" in reference:
+        return visible(str(Path(name or reference).absolute()) + colon + (function if colon else ""))
+    path = module_path(name)
+    return visible(f"{path.absolute() if path else 'module ' + name}:{function}")
+
+
+def visible(text: str) -> str:
+    """A text without characters that steer a terminal."""
+    return text if text.isprintable() else ascii(text)
+
+
+def refuse_code(files: Sequence[NamedFile], ask: Callable[[str], None]) -> None:
+    """Tells of all code that the call names before any of it runs; InputError where it must not run."""
+    code = [file.reference if ":" in file.reference or file.path is None else str(file.path) for file in files if file.is_code]
+    try:
+        for reference in code:
+            ask(reference)
+    except InputError:
+        places = list(dict.fromkeys(map(code_place, code)))
+        more = f" and {len(places) - SHOWN} more" if len(places) > SHOWN else ""
+        raise InputError(
+            f"this run needs code to be run, {', '.join(places[:SHOWN])}{more}: look at it first, then pass --trust to rerun"
+        ) from None
+
+
+# --- what has changed
+
+
+def refuse_missing_files(files: Sequence[NamedFile], run: RunToRepeat) -> None:
+    """InputError where a file that the call names is not there."""
+    paths = dict.fromkeys(file.path for file in files if file.path is not None)
+    missing = [str(path) for path in paths if not (is_existing_file(path) or (is_existing_path(path) and path.is_dir()))]  # or a device
+    if missing:
+        folder = str(run.call["folder"])
+        hint = f" (relative paths count from {visible(folder)}, where it was made)" if folder and Path(folder) != Path.cwd() else ""
+        raise InputError(f"{run.place} cannot be repeated without {', '.join(map(visible, missing[:SHOWN]))}, not found here{hint}")
+
+
+def file_differences(run: RunToRepeat, files: Sequence[NamedFile]) -> list[str]:
+    """A sentence for each file that is not what it was when the run was made."""
+    before = run.manifest.get("files_read")
+    if not isinstance(before, dict):
+        return []
+    return [
+        f"{visible(path)} is not the file that it was: its sha256 was {visible(str(before[path])[:12])}, and is {digest[:12]}"
+        for path, digest in digests_of_files(files).items()
+        if path in before and before[path] != digest
+    ]
+
+
+def clock_reasons(run: RunToRepeat) -> list[str]:
+    """A sentence where the clock decides how many images a run reaches."""
+    return ["the run has a --budget: the clock decides how many images it reaches"] if "budget" in run.call["options"] else []
+
+
+def machine_differences(run: RunToRepeat) -> list[str]:
+    """A sentence for the versions, the device and the number of threads that are not what they were."""
+    options = run.call["options"]
+    threads = options.get("threads")
+    now = machine_entries(set_up_device(str(options.get("device", "auto")), int(threads) if threads is not None else None))
+    before = run.manifest.get("versions")
+    versions = [
+        f"{name} {visible(str(before[name]))[:40]} is now {version}"
+        for name, version in now["versions"].items()
+        if isinstance(before, dict) and before.get(name, version) != version
+    ]
+    others = [
+        f"{key} {visible(str(run.manifest[key]))[:80]} is now {now[key]}"
+        for key in ("device", "threads")
+        if run.manifest.get(key) not in (None, now[key])
+    ]
+    return [f"not on what it was made: {', '.join([*versions, *others])}"] if versions or others else []
+
+
+def left_out_notes(run: RunToRepeat) -> list[str]:
+    """A sentence on options that are never taken from a manifest."""
+    names = [f"--{key}" for key in left_out(run.old_call)]
+    return [f"{', '.join(names)} of the manifest is left out: pass to rerun what you want of it"] if names else []
+
+
+# --- the run
+
+
+def refuse_place(run: RunToRepeat, out: Path | None, resume: bool) -> None:
+    """InputError where the new run would replace the old one, or has a name that it cannot have."""
+    if out is None:
+        if resume:
+            raise InputError("which run is --resume to go on with? Pass its folder with --out")
+        return
+    old = run.place.with_suffix(".json") if run.is_training else run.place
+    if run.is_training and out.suffix not in CHECKPOINT_ENDS:
+        raise InputError(f"the result of a training is a file: pass --out FILE.pt, not {out}")
+    if (out.with_suffix(".json") if run.is_training else out).resolve() == old.resolve():
+        raise InputError(f"{out} is the run that is to be repeated: choose another --out")
+
+
+@contextmanager
+def command_context(run: RunToRepeat, words: Sequence[str], context: typer.Context) -> Iterator[Any]:
+    """The command with its words, read as the command line reads them; InputError where it refuses them."""
+    name = run.call["command"]
+    try:
+        inner = run.command.make_context(name, [*words], parent=context)
+    except typer.BadParameter as error:
+        raise refused(str(run.place), f"robench {name} says: {visible(error.format_message())}") from None
+    with inner:
+        yield inner
+
+
+@contextmanager
+def new_place(run: RunToRepeat, out: Path | None) -> Iterator[Path]:
+    """Where the new run writes; a folder that was made for nothing is removed."""
+    if out is not None:
+        yield out
+        return
+    name, results = file_stem(run.place.stem if run.is_training else run.place.resolve().name), Path("results")
+    new = [] if results.exists() else [results]
+    folder = make_numbered_folder(results / f"{time.strftime('%Y%m%d-%H%M%S')}-rerun-{name}")
+    try:
+        yield folder / f"{name}.pt" if run.is_training else folder
+    finally:
+        for made in (folder, *new):
+            with suppress(OSError):  # there are results in it, or the run has removed it
+                made.rmdir()
+
+
+def invoke(run: RunToRepeat, inner: Any) -> None:
+    """Runs the command. A training that its guard ended has a result, too."""
+    try:
+        run.command.invoke(inner)
+    except typer.Exit as end:
+        if not (run.is_training and end.exit_code == 1):
+            raise
+
+
+# --- what came out
+
+
+def report_sameness(run: RunToRepeat, target: Path, reasons: Sequence[str]) -> None:
+    """Prints whether the tables, or the weights, are the same, and in what they differ; exit code 1 where they should be."""
+    differences = weight_differences(run, target) if run.is_training else [one.sentence() for one in table_differences(run.place, target)]
+    what = "weights" if run.is_training else "tables"
+    if not differences:
+        print_sentence(f"The {what} are the same as in {run.place}.")
+        return
+    causes = [*(f"--set {key}" for key in run.given), *(["what the notes above say"] if reasons else [])]
+    other = "" if run.given else word_change(run, target)
+    causes += [other] if other else []
+    expected = f", as is to be expected of {' and '.join(causes)}" if causes else ""
+    print_sentence(f"The {what} are not the same as in {run.place}{expected}: {'; '.join(differences)}.")
+    if not causes:
+        raise typer.Exit(1)
+
+
+def weight_differences(run: RunToRepeat, target: Path) -> list[str]:
+    """The difference of the weights, as a sentence; none where they are the same bit for bit."""
+    before, now = run.manifest["sha256"], manifest_of_training(target.with_suffix(".json"))["sha256"]
+    return [] if before == now else [f"their sha256 was {visible(str(before))[:12]}, and is {now[:12]}"]
+
+
+def word_change(run: RunToRepeat, target: Path) -> str:
+    """The first of the words that identify a run, its images and models among them, in which the two differ; "" for none."""
+    if run.is_training:
+        return ""
+    before, now = run.manifest.get("words"), manifest_of(target).get("words")
+    if not isinstance(before, dict) or not isinstance(now, dict):
+        return ""
+    with suppress(TypeError, ValueError, AttributeError, KeyError):
+        difference = word_difference(before, now)
+        return f"other words ({visible(difference)})" if difference else ""
+    return "other words"
