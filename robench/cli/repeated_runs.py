@@ -21,6 +21,7 @@ from robench.core.folders import MANIFEST, make_numbered_folder, manifest_of, wo
 from robench.core.journal import state_files
 from robench.evaluation.named_files import NamedFile, digests_of_files, module_path, named_files
 from robench.report.manifest import machine_entries
+from robench.results.saved_runs import refuse_newer
 from robench.results.table_differences import table_differences
 
 SHOWN = 5  # files that one sentence names
@@ -102,7 +103,9 @@ def manifest_to_repeat(place: Path) -> tuple[Path, dict[str, Any]]:
         return place.with_suffix(".json"), manifest_of_training(place.with_suffix(".json"))
     place = place.parent if place.name == MANIFEST else place
     if is_existing_file(place / MANIFEST):
-        return place, manifest_of(place)
+        manifest = manifest_of(place)
+        refuse_newer(manifest, place)
+        return place, manifest
     if is_existing_path(place) and place.is_dir() and state_files(place):
         raise InputError(f"{place} holds an unfinished run: end it with its own words and --resume")
     raise InputError(f"{place} holds no finished run: name a results folder with its {MANIFEST}, or NET.json of a training")

@@ -393,6 +393,13 @@ def test_a_manifest_that_is_no_json_of_ours_gets_one_sentence(here, content):
     assert refused("rerun", "net.json").startswith("Error: ")
 
 
+def test_a_manifest_of_a_newer_version_gets_a_sentence(night, here):
+    copy = copy_of(night, here)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps({**manifest, "format": 3}))
+    assert "newer robench" in refused("rerun", copy, "--out", "again")
+
+
 def test_a_manifest_cannot_say_where_a_download_goes(here):
     folder = forged(here / "night", "eval", [MODEL], data="cifar10", data_dir="elsewhere", download=True)
     assert "say so yourself, with --set data-dir=elsewhere" in refused("rerun", folder, "--download")
