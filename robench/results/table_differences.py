@@ -52,12 +52,12 @@ def table_differences(before: Path, now: Path, most: int = 3) -> list[TableDiffe
         most: how many differing cells are told of each table.
 
     Returns:
-        One entry for each of rows.csv and the tables of samples that is not the same, also where one folder lacks it.
+        One entry for each of rows.csv, confusion.csv and the tables of samples that is not the same, also where one folder lacks it.
 
     Raises:
         InputError: where a table cannot be read.
     """
-    names = sorted({path.name for folder in (before, now) for pattern in ("rows.csv", "samples*.csv") for path in folder.glob(pattern)})
+    names = sorted({path.name for folder in (before, now) for pattern in ("rows.csv", "samples*.csv", "confusion.csv") for path in folder.glob(pattern)})
     found = [table_difference(before, now, name, most) for name in names]
     return [one for one in found if one is not None]
 
