@@ -15,6 +15,7 @@ from robench.core.saved_results import text_at
 
 TIMES = "seconds"  # the metric, and the column of a sweep, that no two runs share
 NUMBERS = ("n", "seed", "value", "low", "high", "interval")  # what a line of rows.csv says; the other columns say of what
+TABLES = ("rows.csv", "samples*.csv", "confusion.csv")
 LARGEST_TABLE = 2**30  # bytes
 
 
@@ -57,7 +58,7 @@ def table_differences(before: Path, now: Path, most: int = 3) -> list[TableDiffe
     Raises:
         InputError: where a table cannot be read.
     """
-    names = sorted({path.name for folder in (before, now) for pattern in ("rows.csv", "samples*.csv", "confusion.csv") for path in folder.glob(pattern)})
+    names = sorted({path.name for folder in (before, now) for pattern in TABLES for path in folder.glob(pattern)})
     found = [table_difference(before, now, name, most) for name in names]
     return [one for one in found if one is not None]
 
