@@ -1,21 +1,26 @@
-"""`robench list`: the names that the other commands understand."""
+"""`robench list`: the names that the other commands understand, and the runs in a folder."""
 
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from robench.cli.console import print_table
+from robench.core.errors import InputError
 from robench.core.recipes import lookup, setting_text
 
+DEFAULT_FOLDER = "results"  # of runs
 LIST_KINDS = (
     "recipes", "attacks", "probes", "suites", "methods", "scores", "data", "models", "corruptions", "objectives", "regularizers", "presets",
+    "runs",
 )  # fmt: skip
 OTHER_SPELLINGS = {"regularisers": "regularizers"}
 RECIPE_FORMS = (  # how what is asked for is written
@@ -48,12 +53,36 @@ FUNCTION_TABLES = {
 
 def list_command(
     what: Annotated[str, typer.Argument(metavar="|".join(LIST_KINDS), help="What to list.")],
+    folder: Annotated[Path | None, typer.Argument(metavar="[FOLDER]", help="Of runs: where they lie. Default: results.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Of runs: as JSON, for scripts.")] = False,
 ) -> None:
-    """Lists what the other commands understand by name, with the options of each."""
+    """Lists what the other commands understand by name, with the options of each; `runs` lists what lies in a folder of results.
+
+    Example: robench list runs results
+    """
     what = OTHER_SPELLINGS.get(what, what)
     lookup(what, dict.fromkeys(LIST_KINDS), "list")
+    if what == "runs":
+        list_runs(Path(DEFAULT_FOLDER) if folder is None else folder, as_json)
+        return
+    if folder is not None or as_json:
+        raise InputError(f"a folder and --json belong to 'robench list runs', not to {what}: leave them out")
     lines = [(name, "\n".join(filter(None, (text, options)))) for name, text, options in list_entries(what)]
     print_table(what, ("name", "what it is, and its options with their defaults"), lines, word_columns=2, whole=True)
+
+
+def list_runs(folder: Path, as_json: bool) -> None:
+    """Prints what lies in a folder of results, the newest last."""
+    from robench.report.run_list import run_summaries, summary_lines
+
+    summaries = run_summaries(folder)
+    if as_json:
+        typer.echo(json.dumps([one.plain() for one in summaries], indent=2))
+        return
+    if not summaries:
+        raise InputError(f"{folder} holds no run, and no folder below it: name the folder that --out of a measuring command was in")
+    columns = ("last written (UTC)", "folder", "model", "what", "images", "verdict")
+    print_table(f"runs in {folder}", columns, summary_lines(summaries, folder), word_columns=6, whole=True)
 
 
 def list_entries(what: str) -> list[tuple[str, str, str]]:

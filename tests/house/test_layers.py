@@ -33,7 +33,9 @@ LAYERS = {
     " stages.corruption stages.method stages.attack loop blocks cases resuming execution",
     "results": "files corruption_estimates corruption_errors cascade probes corruptions scores score_rows classes saved_runs"
     " image_values columns table_differences compare measurement",
-    "report": "metric_meanings leaderboard manifest tables class_tables robustbench_files page captions figures figures.style"
+    "report": "metric_meanings leaderboard manifest tables class_tables"
+    " robustbench_files run_list"
+    " page captions figures figures.style"
     " figures.classes figures.attacks figures.saliency figures.corruptions figures.training pictures charts board_parts nights"
     " run_parts reporting folder result comparison",
     "evaluation": "suites run_words named_files recipe_kinds methods corruption_sources plans measure arguments api",
