@@ -72,15 +72,16 @@ def leaderboard_parts(boards: Sequence[Leaderboard]) -> Iterator[page.Part]:
         yield from (page.Paragraph(f"{note}.") for note in board.notes)
 
 
-def board_table(board: Leaderboard, name: str) -> page.DataTable:
+def board_table(board: Leaderboard, name: str, *, with_runs: bool = True) -> page.DataTable:
     """A leaderboard as a table.
 
     Args:
         board: the leaderboard.
         name: of the table in the fragment of the address.
+        with_runs: whether it says when each line was measured, and in which folder it lies.
     """
     units = [f"{title} %" if is_share(column.metric) else title for column, title in zip(board.columns, board.titles, strict=True)]
-    header = ("model", *units, "images", "finished", "run")
+    header = ("model", *units, "images", *(("finished", "run") if with_runs else ()))
     alone = [sum(line.cells[column].tied for line in board.lines if column in line.cells) < 2 for column in board.columns]
     shown = [sum(column in line.cells for line in board.lines) > 1 for column in board.columns]
     rows = [
@@ -90,13 +91,16 @@ def board_table(board: Leaderboard, name: str) -> page.DataTable:
                 board_cell(line, column, "" if not its_shown else "best" if its_alone else "tie")
                 for column, its_alone, its_shown in zip(board.columns, alone, shown, strict=True)
             ),
-            line.n, line.finished[:10] or None, run_names(line),
+            line.n,
+            *((line.finished[:10] or None, run_names(line)) if with_runs else ()),
         )
         for line, label in zip(board.lines, line_labels(board.lines), strict=True)
     ]  # fmt: skip
     kinds = ["published" if line.published else "" for line in board.lines]
     caption = f"{board.data}: {len(board.lines)} model{'s' * (len(board.lines) != 1)}"
-    return page.DataTable(header, rows, caption, name=name, better=(0, *board.better, 0, 0, 0), row_kinds=kinds)
+    return page.DataTable(
+        header, rows, caption, name=name, better=(0, *board.better, *[0] * (len(header) - 1 - len(board.better))), row_kinds=kinds
+    )
 
 
 def run_names(line: BoardLine) -> str:

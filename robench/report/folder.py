@@ -14,6 +14,7 @@ from robench.report.run_parts import page_parts, reference_in, threat_words
 from robench.report.tables import report_tables
 from robench.results.files import save_tables
 from robench.results.measurement import Measurement
+from robench.results.saved_runs import SavedRun
 
 
 def save_measurement(
@@ -35,9 +36,8 @@ def save_measurement(
     picture_paths = draw_pictures(measurement, folder, title=title, images=images)
     text_tables = report_tables(measurement.rows, title=title, reference=reference_in(manifest))
     text_tables += class_tables(measurement.rows, measurement.confusions, images.classes if images else ())
-    parts = page_parts(
-        measurement.rows, manifest, title=title, threat=threat_description(measurement), tables=text_tables, pictures=picture_paths
-    )
+    run = SavedRun(folder, manifest, tuple(measurement.rows))
+    parts = page_parts(run, title=title, threat=threat_description(measurement), tables=text_tables, pictures=picture_paths)
     return [*table_paths, *picture_paths, page.write_page(folder / "report.html", title, list(parts))]
 
 

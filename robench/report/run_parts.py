@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from robench.core.saved_results import manifest_value
 from robench.report import page
 from robench.report.captions import captioned_groups, measured_severities
 from robench.report.class_tables import class_names_in, class_tables
+from robench.report.headline import headline_parts
 from robench.report.metric_meanings import METRICS, OWN_SCORE_MEANING, accuracy_sentence, metric_key
 from robench.report.tables import FATE, TextTable, report_tables, rows_by_kind
 from robench.results.classes import read_confusions
@@ -23,44 +25,51 @@ TABLE_METRICS = (*FATE, "error_rate/sd", "error_rate_shared/sd")  # metrics with
 
 
 def page_parts(
-    rows: Sequence[Row], manifest: Mapping[str, Any], *, title: str, threat: str, tables: Sequence[TextTable], pictures: Sequence[Path]
+    run: SavedRun, *, title: str, threat: str, tables: Sequence[TextTable], pictures: Sequence[Path], compared: Sequence[page.Part] = ()
 ) -> Iterator[page.Part]:  # fmt: skip
-    """What the page of one run shows: flags and notes, what was measured, what the numbers mean, tables, pictures.
+    """What the page of one run shows: its verdict, flags and notes, tables, pictures, how it was measured, what the numbers mean.
 
     Args:
-        rows: its measurements.
-        manifest: the content of manifest.json.
+        run: the run; its folder need not be complete yet.
         title: of the page.
         threat: what was attacked within, in words.
         tables: what `report.tables.report_tables` gives.
         pictures: its PNG files.
+        compared: what is shown of a comparison with an earlier run, behind the verdict.
     """
-    yield from (page.NoteBox(str(flag), flag=True) for flag in manifest.get("flags", ()))
-    yield from (page.NoteBox(str(note)) for note in manifest.get("notes", ()))
-    yield page.Heading("What was measured")
-    yield page.DataTable(("", ""), list(measurement_facts(manifest, threat)))
-    yield page.Heading("What the numbers mean")
-    yield meanings_table([row for row in rows if is_shown(row)])
+    notes = run.manifest.get("notes")
+    yield from headline_parts(run)
+    yield from (page.NoteBox(flag, flag=True) for flag in run.flags)
+    yield from (page.NoteBox(str(note)) for note in (notes if isinstance(notes, list) else ()))
+    yield from compared
     for table in tables:
-        yield page.Heading(heading_of(table, title))
-        yield page.DataTable(table.columns, table.lines, grouped=table.word_columns > 1)
-    for heading, caption, paths in captioned_groups(pictures, measured_severities(rows)):
+        heading, caption = heading_of(table, title)
+        yield page.Heading(heading)
+        yield page.DataTable(table.columns, table.lines, caption, grouped=table.word_columns > 1)
+    for heading, caption, paths in captioned_groups(pictures, measured_severities(run.rows)):
         yield page.Heading(heading)
         yield page.Paragraph(caption)
         yield from (page.Picture(path, f"{heading}: {path.stem}") for path in paths)
-    if others := [row for row in rows if not is_shown(row)]:
-        yield page.Heading("What else is in rows.csv")
-        yield meanings_table(others)
+    yield page.Heading("What was measured")
+    yield page.DataTable(("", ""), list(measurement_facts(run.manifest, threat)))
+    yield page.Folded("The whole manifest", [page.Preformatted(json.dumps(run.manifest, indent=2, default=str), "manifest.json")])
+    yield page.Heading("What the numbers mean")
+    yield meanings_table([row for row in run.rows if is_shown(row)])
+    if others := [row for row in run.rows if not is_shown(row)]:
+        yield page.Folded("What else is in rows.csv", [meanings_table(others)])
 
 
-def saved_run_parts(run: SavedRun) -> Iterator[page.Part]:
-    """What the page of a finished run shows, read from its folder alone."""
-    title = saved_run_title(run)
+def saved_run_parts(run: SavedRun, compared: Sequence[page.Part] = ()) -> Iterator[page.Part]:
+    """What the page of a finished run shows, read from its folder alone.
+
+    Args:
+        run: the run.
+        compared: what is shown of a comparison with an earlier run.
+    """
+    title, threat = saved_run_title(run), threat_words(radii_of_rows(run.rows))
     tables = report_tables(run.rows, title=title, reference=reference_in(run.manifest))
     tables += class_tables(run.rows, read_confusions(run.folder), class_names_in(run.manifest))
-    yield from page_parts(
-        run.rows, run.manifest, title=title, threat=threat_words(radii_of_rows(run.rows)), tables=tables, pictures=run_pictures(run)
-    )
+    yield from page_parts(run, title=title, threat=threat, tables=tables, pictures=run_pictures(run), compared=compared)
 
 
 def run_pictures(run: SavedRun) -> list[Path]:
@@ -108,10 +117,11 @@ def is_shown(row: Row) -> bool:
     return "/" not in row.metric or row.metric in TABLE_METRICS
 
 
-def heading_of(table: TextTable, title: str) -> str:
-    """The title of a table without that of the page, which stands above."""
+def heading_of(table: TextTable, title: str) -> tuple[str, str]:
+    """The title of a table without that of the page, which stands above, as a short heading and the words under the table."""
     words = table.title.replace(f" of {title}", "").replace(f": {title}", "").replace(title, "accuracy left after attacks")
-    return words[:1].upper() + words[1:]
+    heading, _, caption = words.partition(next((one for one in ("; ", ": ") if one in words), "; "))
+    return heading[:1].upper() + heading[1:], caption[:1].upper() + caption[1:]
 
 
 def measurement_facts(manifest: Mapping[str, Any], threat: str) -> Iterator[tuple[str, str]]:

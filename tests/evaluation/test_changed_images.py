@@ -7,8 +7,8 @@ from commandline import robench
 from robench.core.errors import InputError
 from robench.core.saved_results import load_results
 from robench.evaluation import api
-from robench.report.folder import accuracy_kinds
 from robench.report.metric_meanings import accuracy_sentence, metric_meaning
+from robench.report.run_parts import accuracy_kinds
 from robench.report.tables import report_tables
 
 FOG = "fog,severity=3"

@@ -36,7 +36,7 @@ LAYERS = {
     "report": "metric_meanings leaderboard manifest tables class_tables"
     " robustbench_files run_list"
     " page captions figures figures.style"
-    " figures.classes figures.attacks figures.saliency figures.corruptions figures.training pictures charts board_parts nights"
+    " figures.classes figures.attacks figures.saliency figures.corruptions figures.training pictures charts board_parts headline nights"
     " run_parts reporting folder result comparison",
     "evaluation": "suites run_words named_files recipe_kinds methods corruption_sources plans measure arguments api",
     "training": "presets guards types steps states epochs settings checkpoint_files teachers preparation final_measurement train"
