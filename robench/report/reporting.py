@@ -11,6 +11,8 @@ from robench.core.folders import OUR_FILES
 from robench.report import page
 from robench.results.saved_runs import FINISHED, RunFolder, SavedRun, run_folders, saved_run
 
+MOST_REASONS = 3  # folders that are left out, in a sentence that says that none is left
+
 
 def write_report(
     runs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
@@ -82,8 +84,9 @@ def gathered_runs(paths: Sequence[Path]) -> tuple[list[SavedRun], list[RunFolder
             else:
                 left_out.append(run)
     if not found:
-        reasons = "; ".join(entry.reason for entry in left_out)
-        raise InputError(f"no finished run below {', '.join(map(str, paths))}: {reasons}")
+        reasons = "; ".join(entry.reason for entry in left_out[:MOST_REASONS])
+        more = f"; and {len(left_out) - MOST_REASONS} more" if len(left_out) > MOST_REASONS else ""
+        raise InputError(f"no finished run below {', '.join(map(str, paths))}: {reasons}{more}")
     return sorted(found.values(), key=lambda run: (run.finished, str(run.folder))), left_out
 
 
