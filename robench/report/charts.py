@@ -65,7 +65,7 @@ class AxisMarks:
 
 
 @dataclass(frozen=True)
-class Frame:
+class ChartFrame:
     """From numbers to places in the drawing."""
 
     x_low: float
@@ -105,14 +105,14 @@ def line_chart(title: str, words: str, lines: Sequence[ChartLine], marks: AxisMa
     return Chart(title, words, WIDTH, HEIGHT, Markup("").join(inside), caption, [*legend, *failed])
 
 
-def chart_frame(points: Sequence[ChartPoint], places: Sequence[float], bottom: float, unit: str) -> tuple[Frame, list[float]]:
+def chart_frame(points: Sequence[ChartPoint], places: Sequence[float], bottom: float, unit: str) -> tuple[ChartFrame, list[float]]:
     """The frame that holds all points and their intervals, and the ticks of its upright axis."""
     ends = [end for point in points for end in (point.value, point.low, point.high) if math.isfinite(end)] or [0.0, 1.0]
     ticks = round_ticks(min(ends), max(ends))
     if unit == "%":
         ticks = [tick for tick in ticks if -1e-9 <= tick <= 100 + 1e-9]
     xs = [*places, *(point.x for point in points)] or [0.0]
-    return Frame(min(xs), max(xs), min(ticks[0], *ends), max(ticks[-1], *ends), bottom), ticks
+    return ChartFrame(min(xs), max(xs), min(ticks[0], *ends), max(ticks[-1], *ends), bottom), ticks
 
 
 def round_ticks(low: float, high: float, count: int = 4) -> list[float]:
@@ -136,7 +136,7 @@ def round_ticks(low: float, high: float, count: int = 4) -> list[float]:
     return [round(step * place, 12) for place in range(first, last + 1)]
 
 
-def value_axis(frame: Frame, ticks: Sequence[float], unit: str) -> Iterator[Markup]:
+def value_axis(frame: ChartFrame, ticks: Sequence[float], unit: str) -> Iterator[Markup]:
     """The lines across with their numbers."""
     for tick in ticks:
         y = frame.y(tick)
@@ -144,7 +144,7 @@ def value_axis(frame: Frame, ticks: Sequence[float], unit: str) -> Iterator[Mark
         yield element("text", f"{tick:g}{unit and ' ' + unit}", class_="tick", x=LEFT - 7, y=y + 4, text_anchor="end")
 
 
-def position_axis(frame: Frame, marks: AxisMarks) -> Iterator[Markup]:
+def position_axis(frame: ChartFrame, marks: AxisMarks) -> Iterator[Markup]:
     """What stands under the axis: labels as far as there is room, events with an upright line, and the title."""
     for x, label in spaced_labels(frame, marks.ticks):
         yield element("text", label, class_="tick", x=x, y=frame.bottom + 17, text_anchor=anchor_at(x))
@@ -161,7 +161,7 @@ def anchor_at(x: float) -> str:
     return "start" if x < LEFT + 20 else "end" if x > WIDTH - RIGHT - 20 else "middle"
 
 
-def spaced_labels(frame: Frame, labels: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
+def spaced_labels(frame: ChartFrame, labels: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
     """Place and label of those that have room: the last, and before it as many as do not touch each other."""
     kept: list[tuple[float, str]] = []
     for x, label in reversed(labels):
@@ -170,7 +170,7 @@ def spaced_labels(frame: Frame, labels: Sequence[tuple[float, str]]) -> list[tup
     return kept[::-1]
 
 
-def drawn_line(line: ChartLine, frame: Frame, *, with_bands: bool) -> Iterator[Markup]:
+def drawn_line(line: ChartLine, frame: ChartFrame, *, with_bands: bool) -> Iterator[Markup]:
     """A line, the band of its intervals or an upright line at each point, and its points with what they say."""
     points, kind = [point for point in line.points if math.isfinite(point.value)], f"line-{line.kind % LINE_KINDS}"
     spans = [point for point in points if math.isfinite(point.low) and math.isfinite(point.high)]
