@@ -25,10 +25,16 @@ CHANGES = ("open", "os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.truncat
 class Server:
     """The process that is forked."""
 
-    def __init__(self):
+    def __init__(self, saves=False):
+        """`saves`: trainings write their state after every step, and not every minute."""
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
-            [sys.executable, str(HERE)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=GOLDEN, env=environment
+            [sys.executable, str(HERE), *["saves"] * saves],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=GOLDEN,
+            env=environment,
         )
 
     def call(self, words, out, *, before=None, after=None, ranks=1, full=None, ticks=False):
@@ -61,10 +67,17 @@ def serve():
         "robench.cli.evaluate",
         "robench.report.folder",
         "robench.evaluation.methods",
+        "robench.evaluation.corruption_sources",
+        "robench.report.comparison",
+        "robench.training.train",
+        "robench.training.sweeps",
     ):
         importlib.import_module(name)
     from robench.cli import main
+    from robench.training import states
 
+    if "saves" in sys.argv:
+        states.SAVE_SECONDS = 0.0
     for line in sys.stdin:
         job = json.loads(line)
         children = {}

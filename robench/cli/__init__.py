@@ -22,10 +22,11 @@ from robench.cli.rerun import rerun_command
 from robench.cli.saliency import saliency_command
 from robench.cli.train import train_command
 from robench.core.errors import DivergedError, InputError
+from robench.core.interrupts import interruption_exit_code, take_sigterm_as_interrupt
 
 
 class Group(TyperGroup):
-    """The place where an InputError becomes exit code 2 (1 for a training that its guard ended) and Ctrl-C 130; `main` has the rest."""
+    """Makes an InputError exit code 2 (1 for a training that its guard ended), Ctrl-C 130 and SIGTERM 143; `main` does the rest."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Refuses an empty word: it is what a shell makes of "$DIR" where DIR is not set, and as a path it would be the current folder."""
@@ -44,9 +45,9 @@ class Group(TyperGroup):
         except InputError as error:
             print_to_stderr(f"Error: {error}")
             raise typer.Exit(1 if isinstance(error, DivergedError) else 2) from None
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             print_to_stderr("Interrupted: nothing was written.")
-            raise typer.Exit(130) from None
+            raise typer.Exit(interruption_exit_code(stop)) from None
 
 
 app = typer.Typer(
@@ -88,9 +89,10 @@ def main() -> None:
     """Runs the command line and ends the process.
 
     Exit codes: 0 fine; 1 a gate failed (`compare`, a flag with --strict, a training that its guard ended); 2 wrong input; 3 anything
-    unexpected, with its traceback and a line that says whose it is; 130 interrupted.
+    unexpected, with its traceback and a line that says whose it is; 130 interrupted, and 143 by SIGTERM.
     """
     reconfigure_streams(sys.stdout, sys.stderr)
+    take_sigterm_as_interrupt()
     try:
         app()
     except (Exception, SystemExit) as error:

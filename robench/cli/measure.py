@@ -39,6 +39,7 @@ from robench.cli.loading import (
 from robench.cli.options import AttackOptions, CommonOptions
 from robench.core.errors import InputError
 from robench.core.files import file_stem
+from robench.core.interrupts import interruption_exit_code
 
 if TYPE_CHECKING:
     from robench.core.folders import Destination
@@ -198,7 +199,7 @@ def measure_and_report(
 
     Raises:
         InputError: where the folder is refused, or what is asked for.
-        typer.Exit: with code 1 where a flag was raised and --strict given, with 130 where the run was interrupted.
+        typer.Exit: with code 1 where a flag was raised and --strict given, with 130 (143 by SIGTERM) where the run was interrupted.
     """
     from robench.core.processes import join_world
 
@@ -332,7 +333,7 @@ def run_place(
 ) -> Iterator[Destination]:
     """The place of a run: the user's folder, or a new one, results/<time>-<model>-<what>; see `core.folders.claim_destination`.
 
-    Where a run with a state is interrupted, says how it goes on and ends with exit code 130.
+    Where a run with a state is interrupted, says how it goes on and ends with exit code 130, or 143.
     """
     from robench.core.folders import claim_destination, make_numbered_folder
 
@@ -343,11 +344,11 @@ def run_place(
     with claim_destination(folder, words, resume=resume, force=force, adds=adds) as place:
         try:
             yield place
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             if not place.has_begun or place.finished:
                 raise
             print_to_stderr(f"Interrupted: go on with the same words and {'--force ' if place.replaces else ''}--resume --out {folder}")
-            raise typer.Exit(130) from None
+            raise typer.Exit(interruption_exit_code(stop)) from None
 
 
 def shared_place(world: World, stack: ExitStack, claim: Callable[[], AbstractContextManager[Destination]]) -> Destination:

@@ -13,6 +13,7 @@ import typer
 from robench.cli import options as o
 from robench.cli.calls import repetition_entries
 from robench.core.errors import InputError
+from robench.core.interrupts import interruption_exit_code
 
 if TYPE_CHECKING:
     from robench.training.types import Trained
@@ -175,14 +176,14 @@ def suite_or_recipes(words: str) -> Any:
 
 @contextmanager
 def exit_on_interrupt(force: bool) -> Iterator[None]:
-    """Where a training is interrupted, says how it goes on and ends with exit code 130."""
+    """Where a training is interrupted, says how it goes on and ends with exit code 130, or 143."""
     from robench.cli.console import print_to_stderr
 
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print_to_stderr(f"Interrupted: go on with the same words and {'--force ' if force else ''}--resume")
-        raise typer.Exit(130) from None
+        raise typer.Exit(interruption_exit_code(stop)) from None
 
 
 def images_text(measure: dict[str, Any]) -> str:

@@ -257,12 +257,12 @@ def staging_folder(out: Path) -> Path:
 
 @contextmanager
 def checkpoint_replacement(out: Path) -> Iterator[Path]:
-    """Where the files of FILE.pt are written; at the end they move into their place, and those of the earlier training go, no others."""
+    """Where the files of FILE.pt are written; at the end they move into their place, and those of the earlier training and the state go."""
     staging = make_empty_folder(staging_folder(out))
     try:
         yield staging / out.name
         old = {out.name, *(path.name for path in {*files_beside(out)} - {*stranger_files(out)})} if out.exists() else set()
-        exchange_files(staging, out.parent, old, last=out.name)
+        exchange_files(staging, out.parent, {*old, f"{out.stem}.state.pt"}, last=out.name)
     except UnfinishedError:
         raise
     except BaseException:

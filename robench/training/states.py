@@ -5,11 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import io
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ from torch import nn
 from robench.core.errors import DivergedError, InputError
 from robench.core.files import write_whole
 from robench.core.folders import word_difference
+from robench.core.interrupts import interruptions
 from robench.training.types import Epoch, Event, StateDict, TrainingRun
 
 STATE_FORMAT = b"robench-training-3 "  # a state begins with this, the sha256 of the rest, and the end of the line
@@ -54,8 +52,10 @@ def kept_epoch_states(of: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def epochs_from_state(state: Mapping[str, Any]) -> dict[str, Epoch | None]:
-    """Those epochs again."""
-    return {name: None if state.get(name) is None else Epoch(**state[name]) for name in KEPT_EPOCHS}
+    """Those epochs again; what was one epoch under several names is one object."""
+    kept = {name: Epoch(**state[name]) for name in KEPT_EPOCHS if state.get(name) is not None}
+    known = {(epoch.epoch, epoch.seconds): epoch for epoch in kept.values()}
+    return {name: known[kept[name].epoch, kept[name].seconds] if name in kept else None for name in KEPT_EPOCHS}
 
 
 def rollback_state(run: TrainingRun) -> dict[str, Any]:
@@ -172,7 +172,9 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def resumable_events(going: ResumableRun, events: Iterator[Event]) -> Iterator[Event]:
-    """The events of a run whose state is written every minute, at its end, and where Ctrl-C is pressed, after the step under way.
+    """The events of a run whose state is written after epochs, every minute, at its end, and at Ctrl-C, after the step under way.
+
+    After an epoch it is written unless that would take more than a fiftieth of the time.
 
     Several processes write it after every epoch, together, and Ctrl-C costs what came after the last one. A run that has diverged would
     do so again: its state is removed.
@@ -190,16 +192,19 @@ def resumable_events(going: ResumableRun, events: Iterator[Event]) -> Iterator[E
 
 def interruptible_events(going: ResumableRun, events: Iterator[Event]) -> Iterator[Event]:
     """The events of a run whose state is written now and then, and where Ctrl-C ends it between two steps."""
-    alone, next_save = going.run.world.size == 1, time.monotonic() + SAVE_SECONDS
-    with interruptions(alone) as is_interrupted:
+    alone, begin = going.run.world.size == 1, time.monotonic()
+    next_save, next_epoch_save = begin + SAVE_SECONDS, begin
+    with interruptions(alone) as interruption:
         for event in events:
             yield event
-            if is_interrupted() or (time.monotonic() >= next_save if alone else isinstance(event, Epoch)):
-                begin_ = time.monotonic()
+            now, is_epoch = time.monotonic(), isinstance(event, Epoch)
+            is_due = (now >= next_save or (is_epoch and now >= next_epoch_save)) if alone else is_epoch
+            if interruption() or is_due:
                 write_state(going)
-                next_save = time.monotonic() + max(SAVE_SECONDS, 20 * (time.monotonic() - begin_))
-            if is_interrupted():
-                raise KeyboardInterrupt
+                after = time.monotonic()
+                next_save, next_epoch_save = after + max(SAVE_SECONDS, 20 * (after - now)), after + 50 * (after - now)
+            if stop := interruption():
+                raise stop
 
 
 def write_state(going: ResumableRun) -> None:
@@ -216,23 +221,3 @@ def remove_state(going: ResumableRun) -> None:
     """Removes the state file of a run that is finished, or cannot go on."""
     if going.state is not None:
         going.state.unlink(missing_ok=True)
-
-
-@contextmanager
-def interruptions(wanted: bool) -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C was pressed, once; a second one interrupts at once. Where signals cannot or shall not be taken, always no."""
-    if not wanted or threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        yield lambda: False
-        return
-    pressed: list[int] = []
-    before = signal.getsignal(signal.SIGINT)
-
-    def press(number: int, frame: Any) -> None:  # noqa: ARG001 - the signature of a handler
-        pressed.append(number)
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, press)
-    try:
-        yield lambda: bool(pressed)
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -27,7 +27,7 @@ from robench.training.epochs import fit
 from robench.training.preparation import refuse_penalty_options
 from robench.training.presets import PRESETS
 from robench.training.settings import PLAN_SETTINGS, plan_of, resolved_settings
-from robench.training.states import restore_run, run_state
+from robench.training.states import epochs_from_state, restore_run, run_state
 from robench.training.steps import begin_training
 from robench.training.train import train
 from robench.training.types import Epoch, Step, TrainingPlan
@@ -283,6 +283,30 @@ def test_kill_9_and_ctrl_c_lose_nothing_that_changes_the_weights(tmp_path):
         sums.add(json.loads((tmp_path / f"{name}.json").read_text())["sha256"])
         assert len(read(tmp_path / f"{name}.log.csv")) == 4
     assert len(sums) == 1
+
+
+def test_sigterm_saves_the_training_and_ends_with_143(tmp_path):
+    stored(tmp_path)
+    process = started(tmp_path, "net.pt", saving="1e9")
+    while "epoch 1/4" not in (line := process.stderr.readline()):
+        assert line, "the training ended by itself"
+    waited_for(tmp_path / "net.state.pt")  # after an epoch, although the minute is long
+    process.terminate()
+    _, errors = process.communicate()
+    assert process.returncode == 143, errors
+    assert "go on with the same words and --resume" in errors
+    robench(*words(tmp_path, "net.pt"), "--resume")
+    assert len(read(tmp_path / "net.log.csv")) == 4
+    assert not list(tmp_path.glob("net.state*"))
+
+
+def test_one_epoch_under_two_names_is_one_after_a_resume():
+    epoch = vars(Epoch(3, 1.5, 0.1, {}, 0.5, 0.25, {}))
+    other = {**epoch, "epoch": 2}
+    kept = epochs_from_state({"best": dict(epoch), "last": dict(epoch), "steady": other})
+    assert kept["best"] is kept["last"]
+    assert kept["steady"] is not kept["best"]
+    assert epochs_from_state({"best": None, "last": epoch, "steady": None}) == {"best": None, "last": Epoch(**epoch), "steady": None}
 
 
 def test_wrong_words_of_a_training_are_refused_in_one_sentence(tmp_path):
