@@ -342,6 +342,7 @@ def main():
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
         workplace = (words.folder or Path(temporary)).absolute()
+        shutil.rmtree(workplace / "unbroken", ignore_errors=True)
         workplace.mkdir(parents=True, exist_ok=True)
         how = {"workplace": workplace, "state": words.state, "fresh": words.fresh, "jobs": words.jobs}
         outcomes = run_trials(names, words.kills, words.seed, **how, tell=lambda line: print(line, file=sys.stderr, flush=True))

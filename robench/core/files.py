@@ -157,7 +157,8 @@ def hold_lock(path: Path, what: Path) -> Iterator[None]:
         yield
     finally:
         if handle is not None:
-            path.unlink(missing_ok=True)  # while the lock is held, so that it is nobody else's file
+            if is_same_file(handle, path):  # else the folder was moved, and another's lock may lie there
+                path.unlink(missing_ok=True)  # while the lock is held, so that it is nobody else's file
             os.close(handle)
 
 
@@ -192,7 +193,7 @@ def is_same_file(handle: int, path: Path) -> bool:
     """Whether the path still leads to the open file."""
     try:
         return os.path.samestat(os.fstat(handle), path.stat())
-    except FileNotFoundError:
+    except OSError:
         return False
 
 

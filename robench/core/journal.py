@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,7 @@ class Journal:
         if not resume and has_finished(folder):
             remove_state_files(folder)
         self._last, self._finished = "", False  # the checksum of the last line of the own file, and whether it is the mark of the end
+        self._file: os.stat_result | None = None  # of the own file, since its last line was written
         for path in state_files(folder):
             self._take(path, resume)
         _cut_torn_line(self.path)
@@ -119,8 +120,11 @@ class Journal:
         """Writes one line through to the disk; UnfinishedError where that cannot be, with the file as it was."""
         assert self.path is not None
         line, check = sealed_line(entry, self._last)
+        if self._file is not None:
+            refuse_other_file(self.path, self._file)
         try:
             with self.path.open("ab", buffering=0) as file:  # a buffer would be written once more as the file is closed
+                self._file = os.fstat(file.fileno())
                 before, rest = file.tell(), memoryview(line)
                 try:
                     while rest:
@@ -134,6 +138,15 @@ class Journal:
             way = f"{way} with the same words and --resume" if error.errno in FULL or self._last else ""
             raise UnfinishedError(f"cannot write {self.path}: {error.strerror or error}{way}") from error
         self._last, self._finished = check, entry == FINISHED_LINE
+
+
+def refuse_other_file(path: Path, before: os.stat_result) -> None:
+    """Raises UnfinishedError where a path no longer leads to the file of the state: where its folder was moved, removed or replaced."""
+    with suppress(OSError):
+        if os.path.samestat(path.stat(), before):
+            return
+    why = "was moved, removed or replaced while the run was under way"
+    raise UnfinishedError(f"{path} {why}: put its folder back, where it still is, and go on with the same words and --resume")
 
 
 def sealed_line(entry: Mapping[str, Any], last: str) -> tuple[bytes, str]:

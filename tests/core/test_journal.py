@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 
@@ -153,6 +154,26 @@ def test_a_line_that_only_fits_in_part_is_taken_back(tmp_path):
     assert done.stdout.startswith("cannot write")
     assert path.stat().st_size == size
     assert Journal(tmp_path, RUN, resume=True).entries == [{"stage": 0}]
+
+
+@pytest.mark.parametrize("what", ["moved", "removed", "replaced"])
+def test_a_folder_that_goes_away_under_a_run_is_told_and_another_run_there_is_left_alone(tmp_path, what):
+    journal = written(tmp_path / "out", {"stage": 0}) if (tmp_path / "out").mkdir() is None else None
+    (tmp_path / "out").rename(tmp_path / "away")
+    if what == "removed":
+        shutil.rmtree(tmp_path / "away")
+    if what == "replaced":
+        (tmp_path / "out").mkdir()
+        other = written(tmp_path / "out", header={"seed": 1})
+    for add in (lambda: journal.append({"stage": 1}), journal.finish):
+        with pytest.raises(UnfinishedError, match=r"was moved, removed or replaced while the run was under way: put its folder back"):
+            add()
+    if what == "replaced":
+        assert read(other.path) == [{"seed": 1}]
+    else:
+        assert not (tmp_path / "out").exists()
+    if what != "removed":
+        assert Journal(tmp_path / "away", RUN, resume=True).entries == [{"stage": 0}]
 
 
 def test_a_state_is_marked_as_finished_once(tmp_path):
