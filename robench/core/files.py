@@ -112,6 +112,8 @@ def write_whole(files: Mapping[Path, bytes]) -> list[Path]:
                 write_synced(temporary, files[path])
             for temporary, path in moves.items():
                 temporary.replace(path)
+            for folder in {path.parent for path in files}:
+                sync_folder(folder)
         finally:
             for temporary in moves:
                 temporary.unlink(missing_ok=True)
@@ -195,6 +197,21 @@ def is_same_file(handle: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(handle), path.stat())
     except OSError:
         return False
+
+
+def sync_folder(folder: Path) -> None:
+    """Writes the names in a folder through to the disk, where the system and the disk can.
+
+    Args:
+        folder: in which files were made, renamed or removed.
+    """
+    if os.name == "posix":
+        with suppress(OSError):  # a network disk may know no such thing
+            handle = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
 
 
 def write_synced(path: Path, data: bytes) -> None:

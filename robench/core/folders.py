@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from robench.core.errors import InputError, UnfinishedError
-from robench.core.files import ELSEWHERE_ADVICE, FULL, hold_lock, prepare_folder, write_whole
+from robench.core.files import ELSEWHERE_ADVICE, FULL, hold_lock, prepare_folder, sync_folder, write_whole
 from robench.core.journal import LONGEST_EXCERPT, Adds, differing_excerpts, has_begun, state_files
 from robench.core.recipes import Recipe, recipe_text, value_text
 
@@ -359,7 +359,7 @@ def remove_half_written(folder: Path) -> None:
         folder: the folder that the run wrote into.
     """
     for path in folder.glob(".*.tmp"):
-        if re.fullmatch(r"\.(x_adv|x-|maps-|state-|rows|samples|manifest).*\.[0-9]+\.tmp", path.name):
+        if re.fullmatch(r"\.(x_adv|x-|maps-|state-|rows|samples|manifest|sweep).*\.[0-9]+\.tmp", path.name):
             path.unlink(missing_ok=True)
 
 
@@ -439,6 +439,7 @@ def finish_exchange(staging: Path, folder: Path, last: str) -> None:
         for name in sorted(names["new"], key=lambda name: name == last):
             if (staging / name).exists():
                 (staging / name).replace(folder / name)
+        sync_folder(folder)  # before the mark goes
         for name in {*names["old"]} - {*names["new"]}:
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(staging)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from robench.core.errors import InputError, UnfinishedError
-from robench.core.files import FULL, write_whole
+from robench.core.files import FULL, sync_folder, write_whole
 
 NAME = "state"
 LONGEST_EXCERPT = 60  # letters
@@ -137,6 +137,8 @@ class Journal:
             way = "; make room, and go on" if error.errno in FULL else "; what is finished is kept: go on"
             way = f"{way} with the same words and --resume" if error.errno in FULL or self._last else ""
             raise UnfinishedError(f"cannot write {self.path}: {error.strerror or error}{way}") from error
+        if not self._last:
+            sync_folder(self.path.parent)  # which has the name of the file only now
         self._last, self._finished = check, entry == FINISHED_LINE
 
 

@@ -215,7 +215,7 @@ def npy_bytes(array: np.ndarray) -> bytes:
 
 def remove_leftovers(folder: Path) -> None:
     """Removes what writers that were killed left behind: hidden files that bear the number of a process that is no more."""
-    for path in folder.glob(".*.npy.*.tmp"):
+    for path in [*folder.glob(".*.npy.*.tmp"), *folder.glob(f".{DESCRIPTION_FILE}.*.tmp")]:
         number = path.name.split(".")[-2]
         if number.isdigit() and not is_running(int(number)):
             path.unlink(missing_ok=True)

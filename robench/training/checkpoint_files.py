@@ -59,6 +59,7 @@ def claimed_checkpoint(
             try:
                 refuse_reserved(out, words)
                 file = locked_checkpoint(out, name, words, resume, stack)
+                remove_half_written_files(file)
                 refuse_reserved(file, words)
                 refuse_foreign_state(file)
                 refuse_finished(file, words, resume, force)
@@ -112,6 +113,14 @@ def locked_checkpoint(out: Path, name: str, words: Mapping[str, Any], resume: bo
             if resume or not is_occupied(path):
                 return path
     raise AssertionError("there is always a free number")
+
+
+def remove_half_written_files(out: Path) -> None:
+    """Removes the temporary files that a killed training of FILE.pt left. To be called while it is locked."""
+    ends = "|".join(map(re.escape, (*CHECKPOINT_ENDS, ".state.pt", *ENDS_BESIDE)))
+    for path in out.parent.glob(f".{glob.escape(out.stem)}.*.tmp"):
+        if re.fullmatch(rf"\.{re.escape(out.stem)}({ends})\.[0-9]+\.tmp", path.name):
+            path.unlink(missing_ok=True)
 
 
 def free_paths(folder: Path, name: str) -> Iterator[Path]:

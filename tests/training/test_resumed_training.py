@@ -23,6 +23,7 @@ from robench.objectives import REGULARIZERS, regularizers_of
 from robench.objectives.standard import standard
 from robench.training import preparation
 from robench.training import states as resuming
+from robench.training.checkpoint_files import remove_half_written_files
 from robench.training.epochs import fit
 from robench.training.preparation import refuse_penalty_options
 from robench.training.presets import PRESETS
@@ -298,6 +299,15 @@ def test_sigterm_saves_the_training_and_ends_with_143(tmp_path):
     robench(*words(tmp_path, "net.pt"), "--resume")
     assert len(read(tmp_path / "net.log.csv")) == 4
     assert not list(tmp_path.glob("net.state*"))
+
+
+def test_what_a_kill_left_half_written_is_removed_and_nothing_of_other_trainings(tmp_path):
+    ours = [".net.state.pt.12.tmp", ".net.pt.12.tmp", ".net.last.json.12.tmp", ".net.log.csv.3.tmp"]
+    others = [".net.v2.state.pt.12.tmp", ".net2.pt.12.tmp", ".net.state.pt.tmp", "net.state.pt.12.tmp", ".net.state.pt.x.tmp"]
+    for name in (*ours, *others):
+        (tmp_path / name).write_text("half")
+    remove_half_written_files(tmp_path / "net.pt")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
 
 
 def test_one_epoch_under_two_names_is_one_after_a_resume():
