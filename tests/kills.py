@@ -338,7 +338,7 @@ def main():
     names = [name for name, kind in KINDS.items() if not asked or name in asked or kind.command in asked]
     if not names:
         parser.error(f"no such command: {words.commands}")
-    os.nice(10)
+    os.nice(5)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
         workplace = (words.folder or Path(temporary)).absolute()
