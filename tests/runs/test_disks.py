@@ -14,7 +14,7 @@ from forks import Server
 import robench
 from robench.core.files import hold_lock
 
-QUICK = ("until", "compare")
+QUICK = ("compare",)
 EACH = [pytest.param(kind, marks=[] if kind in QUICK else [pytest.mark.slow]) for kind in kills.KINDS]
 
 
@@ -130,7 +130,7 @@ def test_a_second_run_is_refused_while_the_first_one_lives(kind, server, unbroke
 
 
 @pytest.mark.parametrize("years", [-30, 30])
-@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[] if kind == "until" else [pytest.mark.slow]) for kind in kills.KINDS])
+@pytest.mark.parametrize("kind", EACH)
 def test_a_clock_that_jumps_while_a_run_is_broken_off_changes_nothing(kind, years, server, unbroken, tmp_path):
     whole, workplace = unbroken(kind)
     filled(tmp_path / "trial", kind, workplace)
