@@ -1,8 +1,9 @@
-"""`robench compare`: two results folders, image by image, and the gate."""
+"""`robench compare`: a run against earlier ones, image by image, and the gates."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,46 +12,80 @@ import typer
 from robench.cli import options as o
 from robench.cli.console import print_message, print_table, print_to_stderr
 from robench.core.errors import InputError
-from robench.report.tables import percent
 
 if TYPE_CHECKING:
     from robench.report.comparison import Comparison
-    from robench.results.compare import ComparisonLine
+
+MOST_GATES = 30  # lines of the table of gates on a terminal
+MOST_QUIET_GATES = 6  # gates that did not fall whose numbers are said
 
 
 def compare_command(
-    base: Annotated[Path, typer.Argument(metavar="BASE", help="Results folder of 'robench eval' or 'robench attack'.")],
-    new: Annotated[Path, typer.Argument(metavar="NEW", help="Another, of the same images and probes.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="BASE... NEW", help="Results folders, the last one is NEW; or a folder of results folders, and NEW."),
+    ],
     fail_on: Annotated[
         list[str] | None,
         typer.Option(
             "--fail-on",
-            metavar="PROBE:drop[>X%]",
-            help="Exit code 1 on such a drop; several by commas or repeated. Default: any drop of the verdict (suite or last probe).",
+            metavar="GATE",
+            help="Exit code 1 on such a change: NAME:drop>1%, NAME:rise>0.02, NAME@KEY=VALUE:drop>1%, worst-class:drop>3%, flag:*; several"
+            " by commas or repeated. Default: any change for the worse of the verdict (suite, last attack, or error under corruptions).",
         ),
     ] = None,
-    alpha: Annotated[float, typer.Option("--alpha", help="A drop counts if its McNemar p value is at most this.")] = 0.05,
+    alpha: Annotated[
+        float, typer.Option("--alpha", help="The chance of any false alarm among all gates of the call (Holm's procedure).")
+    ] = 0.05,
+    last: Annotated[
+        int | None, typer.Option("--last", help="Of a folder of results folders: compare NEW with the last so many before it. Default: 7.")
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit code 1 also where a gate with a tolerance cannot tell for want of images.")
+    ] = False,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for compare.csv. Default: it is not written.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Show a finished comparison of these runs again; nothing is written.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the comparison in --out.")] = False,
+    markdown: Annotated[Path | None, typer.Option("--markdown", help="File for the comparison as Markdown; replaced if it exists.")] = None,
+    junit: Annotated[Path | None, typer.Option("--junit", help="File for the gates as JUnit XML; replaced if it exists.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="File for everything as JSON; replaced if it exists.")] = None,
+    latex: Annotated[Path | None, typer.Option("--latex", help="File for the table of a paper; replaced if it exists.")] = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Compares two evaluations image by image; exit code 1 where accuracy fell by more than chance and more than is allowed.
+    """Compares runs image by image; exit code 1 where something became worse by more than chance and more than is allowed.
 
-    Example: robench compare BASE NEW --fail-on "autoattack:drop>1%"
+    Each gate fell, held, or cannot tell (too few images: a warning, and with --strict exit code 1). In GitHub Actions the Markdown is
+    appended to the step summary, and gates that fell become annotations.
+
+    Example: robench compare BASE NEW --fail-on "autoattack:drop>1%" --fail-on "clean:drop>0.5%"
     """
     from robench.report.comparison import compare as compared
 
-    comparison = compared(base, new, fail_on or (), alpha)
-    message = save_comparison(out, comparison, resume, force)
-    models = list(dict.fromkeys((line.base_checkpoint, line.new_checkpoint) for line in comparison.lines))
-    for pair in models:
-        pair_lines = [line for line in comparison.lines if (line.base_checkpoint, line.new_checkpoint) == pair]
-        print_comparison(f"{pair[0]}: {new} against {base}" if len(models) > 1 else f"{new} against {base}", pair_lines)
-    for note in comparison.notes:
+    if len(runs) < 2:
+        raise typer.BadParameter("two runs are compared: name the results folder BASE and then NEW", param_hint="BASE... NEW")
+    files = {"--markdown": markdown, "--junit": junit, "--json": json_file, "--latex": latex}
+    refuse_bad_files(files, runs)
+    found = compared(runs[:-1], runs[-1], fail_on or (), alpha, last)
+    message = save_comparison(out, found, resume, force)
+    write_files(files, found, strict)
+    print_comparison(found)
+    for note in found.notes:
         print_message(f"Note: {note}", quiet)
     print_message(message, quiet or not message)
-    exit_if_gates_failed(comparison.failures)
+    print_what_held(found, quiet)
+    exit_if_gates_failed(found, strict)
+
+
+def refuse_bad_files(files: Mapping[str, Path | None], runs: Sequence[Path]) -> None:
+    """Raises InputError for a file that is a folder, lies in none, is named twice, or belongs to a run."""
+    named = {option: path for option, path in files.items() if path is not None}
+    for option, path in named.items():
+        if path.is_dir() or not path.parent.is_dir():
+            raise InputError(f"{option} {path}: " + ("that is a folder" if path.is_dir() else f"there is no folder {path.parent}"))
+        if any(path.resolve().parent == run.resolve() for run in runs):
+            raise InputError(f"{option} {path} lies in the results folder of a run, which stays as it is: choose another place")
+    if len({path.resolve() for path in named.values()}) < len(named):
+        raise InputError(f"{' and '.join(named)} name one file: choose another for each")
 
 
 def save_comparison(out: Path | None, found: Comparison, resume: bool, force: bool) -> str:
@@ -65,50 +100,80 @@ def save_comparison(out: Path | None, found: Comparison, resume: bool, force: bo
     with claim_destination(out, found.manifest_identity(), resume=resume, force=force) as place:
         if not place.finished:
             with place.staged_results() as folder:
-                write_comparison(folder, found.lines)
+                write_comparison(folder, found.all_lines())
     return f"This comparison is finished, and nothing was changed: {out}" if place.finished else f"Written: {out / 'compare.csv'}"
 
 
-def print_comparison(title: str, lines: Sequence[ComparisonLine]) -> None:
-    """Prints one line a probe: both accuracies, the change in points, the images that NEW lost and won, McNemar's p value."""
-    from robench.core.recipes import eps_text
-    from robench.core.rows import WORST_NORM
-    from robench.results.compare import attack_radii
+def write_files(files: Mapping[str, Path | None], found: Comparison, strict: bool) -> None:
+    """Writes the files that were asked for, all or none, and what GitHub shows where it runs the command."""
+    from robench.core.files import write_whole
+    from robench.report import comparison_files as texts
 
-    last = lines[-1]
-    norms = [norm for norm in dict.fromkeys(line.norm for line in lines) if norm not in ("", WORST_NORM)]
-    threats = [f"{norm} eps = {', '.join(map(eps_text, attack_radii([line for line in lines if line.norm == norm])))}" for norm in norms]
-    several = len({(line.norm, line.eps) for line in lines if line.norm}) > 1
-    columns = ("probe", "BASE %", "NEW %", "change", "95 % interval", "lost", "won", "p")
-
-    def name(line: ComparisonLine) -> str:
-        if not several or not line.norm:
-            return line.probe
-        norm = [line.norm] * (len(norms) > 1)
-        return " ".join([line.probe, *norm, *([eps_text(line.eps)] if line.norm != WORST_NORM else [])])
-
-    print_table(f"{title}: {', '.join([f'{last.data} {last.split}', f'n = {last.n}', '; '.join(threats)])}", columns, [
-        (
-            name(line), percent(line.base), percent(line.new), signed_points(line.difference),
-            f"{100 * line.low:.1f}, {100 * line.high:.1f}", str(line.only_base), str(line.only_new), p_value_text(line.p),
-        )
-        for line in lines
-    ])  # fmt: skip
+    contents = {
+        "--markdown": lambda: texts.comparison_markdown(found).encode(),
+        "--junit": lambda: texts.comparison_junit(found, strict),
+        "--json": lambda: texts.json_text(found).encode(),
+        "--latex": lambda: texts.comparison_latex(found).encode(),
+    }
+    if named := {path: contents[option]() for option, path in files.items() if path is not None}:
+        write_whole(named)
+    if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+        append_summary(Path(summary), texts.comparison_markdown(found))
+    if os.environ.get("GITHUB_ACTIONS"):
+        for annotation in texts.github_annotations(found, strict):
+            typer.echo(annotation)
 
 
-def signed_points(difference: float) -> str:
-    """A difference of fractions in points, with its sign; nothing changed has none."""
-    return f"{100 * difference:+.2f}" if difference else "0.00"
+def append_summary(path: Path, text: str) -> None:
+    """Appends to the step summary of a workflow; a summary that cannot be written does not hide the verdict."""
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        print_to_stderr(f"Note: the step summary {path} cannot be written: {error.strerror or error}")
 
 
-def p_value_text(p: float) -> str:
-    """A p value in six characters at most."""
-    return f"{p:.2g}" if p >= 0.001 or not p else f"{p:.0e}"
+def print_comparison(found: Comparison) -> None:
+    """Prints the rows model by model, and what the gates say."""
+    from robench.report import comparison_files as texts
+
+    level = f"{100 * (1 - found.interval_alpha):g} % interval"
+    columns = ("probe", "BASE %", "NEW %", "change", level, "lost", "won", "p")
+    several, name_of = texts.has_several_models(found), texts.row_names(found)
+    shown = texts.headline_lines(found)
+    for model in dict.fromkeys(line.new_checkpoint for _, line in shown):
+        cells = [texts.line_cells(line, name_of(one.row)) for one, line in shown if line.new_checkpoint == model]
+        print_table(f"{model}: {texts.runs_title(found)}" if several else texts.runs_title(found), columns, cells)
+    more = len(found.pairs[-1].compared) - len(shown)
+    if more:
+        print_message(f"{more} rows of single levels and classes are compared too: see --out, --json, or name them in a gate.")
+    results = found.gates[:MOST_GATES]
+    print_table(
+        f"gates: {texts.family_sentence(found)}", ("gate", "row", "verdict", "p"),
+        [
+            (one.gate.sentence, texts.result_row_text(one, several, name_of), one.verdict, texts.adjusted_text(one)) for one in results
+        ], word_columns=3,
+    )  # fmt: skip
+    if len(found.gates) > MOST_GATES:
+        print_message(f"{len(found.gates) - MOST_GATES} more lines of gates are in --json and --junit.")
 
 
-def exit_if_gates_failed(sentences: Sequence[str]) -> None:
-    """Ends with exit code 1 and a sentence for each gate that failed; says nothing where none did."""
-    for sentence in sentences:
+def print_what_held(found: Comparison, quiet: bool) -> None:
+    """Says the numbers of the gates that did not fall, where they are few."""
+    from robench.results.gates import HELD, NOT_FELL
+
+    results = [one for one in found.gates if one.verdict in (HELD, NOT_FELL) and one.compared is not None]
+    for result in results[:MOST_QUIET_GATES]:
+        print_message(f"{result.verdict.capitalize()}: {result.sentence}.", quiet)
+    if len(results) > MOST_QUIET_GATES:
+        print_message(f"{len(results) - MOST_QUIET_GATES} more did not fall: their numbers are in --json and --junit.", quiet)
+
+
+def exit_if_gates_failed(found: Comparison, strict: bool) -> None:
+    """Says what each gate that fell or cannot tell found, and ends with exit code 1 where one fell, or with `strict` cannot tell."""
+    for sentence in found.failures:
         print_to_stderr(f"Failed: {sentence}.")
-    if sentences:
+    for sentence in found.warnings:
+        print_to_stderr(f"{'Failed' if strict else 'Warning'}: {sentence}.")
+    if found.failures or (strict and found.warnings):
         raise typer.Exit(1)

@@ -79,8 +79,8 @@ class Job:
 
     def corruption_names(self) -> set[str]:
         """The corruptions of robench's own that are made, for their rows or for their images."""
+        from robench.core.corruption_names import SETS
         from robench.corruptions import CORRUPTIONS
-        from robench.corruptions.benchmark import SETS
 
         return {name for recipe in self.chained_recipes() for name in SETS.get(recipe.name, (recipe.name,)) if name in CORRUPTIONS}
 

@@ -18,6 +18,7 @@ NEW_PLACES = {  # of modules that were moved whole; those whose functions went t
     "calls": "core.model_calls",
     "claims": "runs.own_functions",
     "corrupting": "evaluation.corruption_sources",
+    "corruptions.benchmark": "core.corruption_names",
     "degradation": "results.corruption_errors",
     "destinations": "core.folders",
     "diagnostics": "runs.diagnostics",

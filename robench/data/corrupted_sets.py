@@ -24,11 +24,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from robench.core.corruption_names import NINETEEN, SEVERITIES
 from robench.core.errors import InputError
 from robench.core.files import expanded_path
 from robench.core.recipes import lookup
 from robench.corruptions import corrupted_images as under
-from robench.corruptions.benchmark import NINETEEN, SEVERITIES
 from robench.corruptions.severities import valid_severity
 from robench.data import files, layouts
 from robench.data import torchvision_sets as official

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robench.core.corruption_names import SEVERITIES
 from robench.core.errors import InputError
 from robench.core.files import allocate_file, prepare_folder, write_whole
 from robench.core.recipes import lookup
-from robench.corruptions.benchmark import SEVERITIES
 from robench.corruptions.severities import valid_severity
 from robench.data.corrupted_sets import CORRUPTION_NAMES, DESCRIPTION_FILE, LABELS_FILE, SYNTH, array_names
 from robench.data.images import Images

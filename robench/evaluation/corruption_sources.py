@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robench.core.corruption_names import SETS
 from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.folders import can_go_on_by_budget
 from robench.core.recipes import Recipe, did_you_mean, options_of, parse_recipe, resolve, setting_text
 from robench.corruptions import CORRUPTIONS
 from robench.corruptions import corrupted_images as under
-from robench.corruptions.benchmark import SETS
 from robench.corruptions.frost import photos_digest
 from robench.corruptions.severities import scale_of
 from robench.data import Images

@@ -9,6 +9,7 @@ from typing import Any
 
 from robench.attacks import ENGINES, attack_for_classes, reference
 from robench.attacks.transfer import transfer
+from robench.core.corruption_names import SETS
 from robench.core.errors import InputError
 from robench.core.model_calls import into_eval
 from robench.core.recipes import (
@@ -21,7 +22,6 @@ from robench.core.recipes import (
 from robench.core.saved_results import ModelResults
 from robench.core.threat import Threat
 from robench.corruptions import CORRUPTIONS, scale_of
-from robench.corruptions.benchmark import SETS
 from robench.data import Images
 from robench.data.corrupted_sets import SYNTH
 from robench.evaluation.recipe_kinds import recipe_kind, refuse_no_images, refuse_unknown_recipe

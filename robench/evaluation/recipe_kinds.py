@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from robench.attacks import ATTACKS, ENGINES
+from robench.core.corruption_names import SETS
 from robench.core.errors import InputError
 from robench.core.recipes import (
     SIGNATURES,
@@ -21,7 +22,6 @@ from robench.core.recipes import (
     with_article,
 )
 from robench.corruptions import CORRUPTIONS
-from robench.corruptions.benchmark import SETS
 from robench.evaluation.suites import SUITES
 from robench.explainers import EXPLAINERS
 from robench.probes import PROBES

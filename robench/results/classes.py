@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robench.core.corruption_names import FIFTEEN
 from robench.core.errors import InputError
 from robench.core.rows import CLEAN, OVERALL_PROBE, WILSON, IntervalKind, Row
 from robench.core.saved_results import text_at
 from robench.core.statistics import anytime_valid_interval
-from robench.corruptions.benchmark import FIFTEEN
 from robench.results.cascade import Cascade, cascade_of, places_at_radius, run_cascades, verdict_row, worst_row
 from robench.results.corruption_errors import has_all_cells, severities_by_corruption
 from robench.results.corruptions import cell_of

@@ -1,33 +1,39 @@
-"""Two results folders side by side: refused where they are not alike, compared image by image, and judged by gates."""
+"""Two finished runs side by side: refused where they are not alike, and compared row by row on the same images."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterable, Sequence
+import math
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from robench.core.errors import InputError
 from robench.core.files import write_whole
-from robench.core.recipes import ON_SEPARATOR, did_you_mean, eps_text
-from robench.core.rows import WORST_NORM
-from robench.core.saved_results import ModelResults, StageResult, manifest_value
-from robench.core.statistics import least_significant_count, mcnemar, paired_difference
+from robench.core.paired import SHARE, TESTS, VERDICT, WORST_CLASS, PairedValues, difference_interval, least_class_mean, p_of_margin
+from robench.core.recipes import eps_text
+from robench.core.rows import WORST_NORM, Row
+from robench.core.saved_results import manifest_value
+from robench.core.statistics import Floats
 from robench.results.files import frame_of_entries
+from robench.results.image_values import ImageValues, ModelImages, images_digest, model_images
+from robench.results.saved_runs import SavedRun, saved_run
 
 FEWEST_IN_COMMON = 10  # images in common that a comparison needs
 NOTED_WORDS = ("seed", "device", "versions.robench", "versions.torch", "versions.pyautoattack")
-GATE = re.compile(r"(?P<probe>.+?)\s*:\s*drop\s*(?:>\s*(?P<number>[0-9]*\.?[0-9]+|[0-9]+/[0-9]+)\s*(?P<percent>%?))?")
-BLIND_SHARE = Fraction(1, 100)  # of the images: a gate of any drop that needs more lost ones than this is told to be blind (our choice)
+FLAG_METRIC, CHECK_METRIC = "flag/", "check/"
+RowKey = tuple[str, str, str, float, str]
 
 
 @dataclass(frozen=True)
 class ComparisonLine:
-    """One line of compare.csv: one probe, on the same n images under both models.
+    """One line of compare.csv: one row, on the same n images of both runs.
 
     Attributes:
+        base_run: the folder of BASE.
         base_checkpoint: the model of BASE, as the user named it.
         new_checkpoint: the model of NEW.
         data: the data set.
@@ -35,18 +41,21 @@ class ComparisonLine:
         n: number of images that are compared.
         norm: the threat's norm, empty where there is none, "worst" for what stands under all threats.
         eps: the threat's radius, 0 where there is none.
-        probe: the recipe, as in `Row`.
-        setting: the probe's options, key=value.
-        base: accuracy that is left in BASE, a fraction.
-        new: accuracy that is left in NEW, a fraction.
+        probe: what was done, as in `Row`.
+        setting: its options, key=value.
+        metric: what the numbers are, as in `Row`; of a probe the accuracy that it leaves.
+        base: the number in BASE: a mean over these images, a fraction for accuracies.
+        new: the number in NEW.
         difference: new - base.
-        low: lower end of its 95 % interval (Newcombe 1998, method 10).
-        high: upper end of its 95 % interval.
-        only_base: number of images that stand in BASE alone.
-        only_new: number of images that stand in NEW alone.
-        p: exact two-sided McNemar p value.
+        low: lower end of the interval of the difference.
+        high: its upper end.
+        only_base: number of images whose number is lower in NEW; of verdicts, those that stand in BASE alone.
+        only_new: number of images whose number is higher in NEW.
+        p: p value of no difference, two-sided.
+        test: which test gave it.
     """
 
+    base_run: str
     base_checkpoint: str
     new_checkpoint: str
     data: str
@@ -56,6 +65,7 @@ class ComparisonLine:
     eps: float
     probe: str
     setting: str
+    metric: str
     base: float
     new: float
     difference: float
@@ -64,97 +74,257 @@ class ComparisonLine:
     only_base: int
     only_new: int
     p: float
+    test: str
 
 
-@dataclass(frozen=True)
-class Gate:
-    """A probe whose accuracy may drop by `tolerance` at most, at every radius.
+@dataclass(frozen=True, eq=False)
+class ComparedRow:
+    """A row that both runs have, with the numbers of the images that both have.
 
-    The fraction is kept exact, so that 0.7 % of 1,000 images are 7.
+    Attributes:
+        row: the row of NEW.
+        values: the numbers of the images in both runs.
+        about: run, checkpoint of BASE and of NEW, data set and split, as `ComparisonLine` has them.
     """
 
-    probe: str
-    tolerance: Fraction
+    row: Row
+    values: PairedValues
+    about: tuple[str, str, str, str, str]
+
+    @property
+    def base(self) -> float:
+        """The number in BASE."""
+        return self.mean(self.values.base)
+
+    @property
+    def new(self) -> float:
+        """The number in NEW."""
+        return self.mean(self.values.new)
+
+    def mean(self, numbers: Floats) -> float:
+        """The mean over the images; of the worst class over its own."""
+        if self.values.kind == WORST_CLASS:
+            return least_class_mean(self.values.labels, numbers)
+        return float(numbers.mean()) if len(numbers) else math.nan
+
+    def test_name(self, with_margin: bool) -> str:
+        """How the test is called, with a margin or without."""
+        if self.values.kind == VERDICT:
+            return "Tango" if with_margin else "McNemar"
+        return {SHARE: "Tango, clustered by image," if with_margin else "signs,", WORST_CLASS: "all classes,"}.get(
+            self.values.kind, "bootstrap"
+        )
+
+    def line(self, alpha: float = 0.05) -> ComparisonLine:
+        """The line of compare.csv.
+
+        Args:
+            alpha: of the interval, in (0, 1).
+        """
+        row, values, (run, one, other, data, split) = self.row, self.values, self.about
+        low, high = difference_interval(values, alpha)
+        return ComparisonLine(
+            run, one, other, data, split, values.n, row.norm, row.eps, row.probe, row.setting, row.metric, self.base, self.new,
+            values.difference, low, high, int((values.new < values.base).sum()),
+            int((values.new > values.base).sum()), p_of_margin(values, 0.0), TESTS[values.kind],
+        )  # fmt: skip
 
 
-def compared_pairs(base: Sequence[ModelResults], new: Sequence[ModelResults]) -> list[tuple[ModelResults, ModelResults]]:
-    """The models of two runs that are compared: one with one whatever they are called, else those of one name, on images in common.
+@dataclass(frozen=True, eq=False)
+class RunImages:
+    """A finished run with what is known of its images.
+
+    Attributes:
+        run: the run.
+        models: its models.
+    """
+
+    run: SavedRun
+    models: Sequence[ModelImages]
+
+    def where(self, words: str) -> Any:
+        """A value of the manifest under dotted keys."""
+        return manifest_value(self.run.manifest, words)
+
+
+@dataclass(frozen=True, eq=False)
+class RunPair:
+    """Two runs that are compared.
+
+    Attributes:
+        base: the earlier run.
+        new: the later one.
+        models: the models that are compared, on the images that both have seen.
+        notes: sentences on what was left out.
+        is_one_of_several: whether NEW is compared with other bases too, so that sentences name this one.
+    """
+
+    base: RunImages
+    new: RunImages
+    models: Sequence[tuple[ModelImages, ModelImages]]
+    notes: Sequence[str] = ()
+    is_one_of_several: bool = False
+
+    @property
+    def base_name(self) -> str:
+        """The name of BASE's folder."""
+        return self.base.run.folder.resolve().name
+
+    @cached_property
+    def compared(self) -> list[ComparedRow]:
+        """The rows that both runs have, model by model in the order of NEW."""
+        return [row for one, another in self.models for row in compared_rows(self, one, another)]
+
+    @property
+    def new_flags(self) -> list[tuple[str, str]]:
+        """The name and the sentence of each flag that NEW raised and BASE did not; the name is empty where only the sentence is known."""
+        before = {flag_key(row) for row in self.base.run.rows if row.metric.startswith(FLAG_METRIC)}
+        rows = [row for row in self.new.run.rows if row.metric.startswith(FLAG_METRIC) and flag_key(row) not in before]
+        named = [(row.metric.removeprefix(FLAG_METRIC), f"{row.metric.removeprefix(FLAG_METRIC)} at {row.probe}") for row in rows]
+        sentences = [flag for flag in self.new.run.flags if flag not in self.base.run.flags]
+        return named if len(named) >= len(sentences) else [*named, *(("", one) for one in sentences)]
+
+    @property
+    def known_flags(self) -> set[str]:
+        """The names of the flags that NEW looked at."""
+        starts = (FLAG_METRIC, CHECK_METRIC)
+        return {row.metric.partition("/")[2] for row in self.new.run.rows if row.metric.startswith(starts)}
+
+
+def flag_key(row: Row) -> tuple[str, str]:
+    """What tells a flag from others: its name and what it was raised at."""
+    return row.metric, row.probe
+
+
+def run_images(folder: Path) -> RunImages:
+    """The finished run in a folder, with what is known of its images.
+
+    Args:
+        folder: a results folder.
 
     Raises:
-        InputError: where no name is in both, or the runs are not of the same images.
+        InputError: one sentence, where it cannot be read, or its files contradict each other.
     """
-    if len(base) == len(new) == 1:
-        return [pair_on_common_images(base[0], new[0])]
-    by_name = {results.checkpoint: results for results in new}
-    pairs = [pair_on_common_images(results, by_name[results.checkpoint]) for results in base if results.checkpoint in by_name]
-    if not pairs:
-        one, other = (", ".join(results.checkpoint for results in run) for run in (base, new))
+    run = saved_run(folder)
+    for words in ("data.name", "data.split", "data.n"):
+        if manifest_value(run.manifest, words) is None:
+            raise InputError(f"{folder / 'manifest.json'} does not say {words}: it is no manifest of a measuring command")
+    if images_digest(run.manifest) is None:
+        raise InputError(f"{folder / 'manifest.json'} does not say data.sha256: it is no manifest of a measuring command")
+    return RunImages(run, model_images(run))
+
+
+def run_pair(base: RunImages, new: RunImages, is_one_of_several: bool = False) -> RunPair:
+    """Two runs ready to be compared: one model with one whatever they are called, else those of one name, on images in common.
+
+    Args:
+        base: the earlier run.
+        new: the later one.
+        is_one_of_several: whether NEW is compared with other bases too.
+
+    Raises:
+        InputError: where no name is in both, or the runs are not of the same images, attacks, settings and threats.
+    """
+    for words, what in (("data.name", "data set"), ("data.split", "split")):
+        refuse_difference(what, base.where(words), new.where(words))
+    models = [on_common_images(base, new, one, another) for one, another in models_of_both(base, new)]
+    for one, another in models:
+        check_alike(base, new, one, another)
+    both = {one.checkpoint for one, _ in models} | {another.checkpoint for _, another in models}
+    notes = [
+        f"{model.checkpoint} is in {where} alone and is left out"
+        for where, run in (("BASE", base), ("NEW", new))
+        for model in run.models
+        if model.checkpoint not in both
+    ]
+    pair = RunPair(base, new, models, notes, is_one_of_several)
+    if not pair.compared:
+        raise InputError("BASE and NEW have no row in common: they measure other things, or the same with other settings")
+    return replace(pair, notes=[*notes, *difference_notes(pair)])
+
+
+def models_of_both(base: RunImages, new: RunImages) -> list[tuple[ModelImages, ModelImages]]:
+    """The models that are compared."""
+    if len(base.models) == len(new.models) == 1:
+        return [(base.models[0], new.models[0])]
+    by_name = {model.checkpoint: model for model in new.models}
+    models = [(model, by_name[model.checkpoint]) for model in base.models if model.checkpoint in by_name]
+    if not models:
+        one, other = (", ".join(model.checkpoint for model in run.models) for run in (base, new))
         raise InputError(
             f"BASE holds {one} and NEW holds {other}: of several models those of one name are compared, and no name is in both"
         )
-    return pairs
+    return models
 
 
-def pair_on_common_images(base: ModelResults, new: ModelResults) -> tuple[ModelResults, ModelResults]:
-    """Two runs on the same chosen images, one of which stopped early, on those that both have seen; others as they are.
+def on_common_images(base: RunImages, new: RunImages, one: ModelImages, another: ModelImages) -> tuple[ModelImages, ModelImages]:
+    """Two models on the images that both have seen, where a run on the same chosen images stopped early; others as they are.
 
     Raises:
         InputError: where fewer than FEWEST_IN_COMMON images are in common.
     """
-    for words, what in (("data.name", "data set"), ("data.split", "split")):
-        refuse_difference(what, manifest_value(base.manifest, words), manifest_value(new.manifest, words))
-    alike = chosen_count(base) == chosen_count(new) and manifest_value(base.manifest, "data.sha256") == manifest_value(
-        new.manifest, "data.sha256"
-    )
-    early = any(manifest_value(results.manifest, "data.n") != chosen_count(results) for results in (base, new))
-    if base.labels.keys() == new.labels.keys() or not (alike and early):
-        return base, new
-    common = base.labels.keys() & new.labels.keys()
+    alike = chosen_count(base) == chosen_count(new) and images_digest(base.run.manifest) == images_digest(new.run.manifest)
+    early = any(run.where("data.n") != chosen_count(run) for run in (base, new))
+    if one.labels.keys() == another.labels.keys() or not (alike and early):
+        return one, another
+    common = one.labels.keys() & another.labels.keys()
     if len(common) < FEWEST_IN_COMMON:
         raise InputError(
             f"BASE and NEW stopped early and have {len(common)} images in common: {FEWEST_IN_COMMON} are needed, so let them run for longer"
         )
-    return results_on(base, common), results_on(new, common)
+    return images_among(one, common), images_among(another, common)
 
 
-def results_on(results: ModelResults, common: Collection[int]) -> ModelResults:
-    """A run on some of its images."""
-    labels = {sample: label for sample, label in results.labels.items() if sample in common}
-    stages = [replace(stage, standing=stage.standing & frozenset(common)) for stage in results.stages]
-    return replace(results, labels=labels, stages=stages)
+def images_among(model: ModelImages, common: Collection[int]) -> ModelImages:
+    """A model on some of its images."""
+    some = np.array(sorted(common))
+
+    def among(values: ImageValues) -> ImageValues:
+        mask = np.isin(values.ids, some)
+        return replace(values, ids=values.ids[mask], labels=values.labels[mask], values=values.values[mask])
+
+    labels = {sample: label for sample, label in model.labels.items() if sample in common}
+    return replace(model, labels=labels, series=tuple(map(among, model.series)))
 
 
-def chosen_count(results: ModelResults) -> Any:
+def chosen_count(run: RunImages) -> Any:
     """How many images a run was to see: more than it saw where it stopped early."""
-    return next(n for words in ("data.chosen", "words.data.n", "data.n") if (n := manifest_value(results.manifest, words)) is not None)
+    return next(n for words in ("data.chosen", "words.data.n", "data.n") if (n := run.where(words)) is not None)
 
 
-def check_alike(base: ModelResults, new: ModelResults) -> None:
-    """InputError unless both are measurements of the same images by the same probes with the same settings under the same threat."""
-    for words, what in (("data.name", "data set"), ("data.split", "split")):
-        refuse_difference(what, manifest_value(base.manifest, words), manifest_value(new.manifest, words))
-    refuse_difference("number of images", len(base.labels), len(new.labels))
-    other = sorted(base.labels.keys() ^ new.labels.keys())
+def check_alike(base: RunImages, new: RunImages, one: ModelImages, another: ModelImages) -> None:
+    """InputError unless both are of the same images, and by the same attacks with the same settings under the same threats.
+
+    What other stages have in one run alone is left out of the comparison: attacks alone build on one another.
+    """
+    refuse_difference("number of images", len(one.labels), len(another.labels))
+    other = sorted(one.labels.keys() ^ another.labels.keys())
     if other:
-        raise InputError(f"BASE and NEW cannot be compared: only {'BASE' if other[0] in base.labels else 'NEW'} has image {other[0]}")
-    for sample, label in base.labels.items():
-        refuse_difference(f"label of image {sample}", label, new.labels[sample])
-    refuse_difference("SHA-256 of the images", manifest_value(base.manifest, "data.sha256"), manifest_value(new.manifest, "data.sha256"))
-    refuse_difference("list of radii", *(", ".join(map(eps_text, attack_radii(results.stages))) for results in (base, new)))
-    refuse_difference("list of probes", *(", ".join(stage.probe for stage in results.stages) for results in (base, new)))
-    for one, another in zip(base.stages, new.stages, strict=True):
-        refuse_difference(f"norm of {one.probe}", one.norm, another.norm)
-        refuse_difference(f"eps of {one.probe}", one.eps, another.eps)
-        refuse_difference(f"setting of {one.probe}", one.setting, another.setting)
+        raise InputError(f"BASE and NEW cannot be compared: only {'BASE' if other[0] in one.labels else 'NEW'} has image {other[0]}")
+    for sample, label in one.labels.items():
+        refuse_difference(f"label of image {sample}", label, another.labels[sample])
+    refuse_difference("SHA-256 of the images", *(images_digest(run.run.manifest) for run in (base, new)))
+    stages, others = attack_accuracies(one), attack_accuracies(another)
+    refuse_difference("list of radii", *(", ".join(map(eps_text, attack_radii(rows))) for rows in (stages, others)))
+    refuse_difference("list of probes", *(", ".join(row.probe for row in rows) for rows in (stages, others)))
+    for row, same in zip(stages, others, strict=True):
+        refuse_difference(f"norm of {row.probe}", row.norm, same.norm)
+        refuse_difference(f"eps of {row.probe}", row.eps, same.eps)
+        refuse_difference(f"setting of {row.probe}", row.setting, same.setting)
 
 
-def attack_radii(stages: Iterable[StageResult] | Iterable[ComparisonLine]) -> list[float]:
+def attack_accuracies(model: ModelImages) -> list[Row]:
+    """What attacks leave of the accuracy."""
+    return [values.row for values in model.series if values.row.metric == "accuracy" and values.row.norm]
+
+
+def attack_radii(rows: Iterable[Row] | Iterable[ComparisonLine]) -> list[float]:
     """The radii of the attacks, each once, from the smallest.
 
     Args:
-        stages: stages of a results folder, or lines of a comparison.
+        rows: accuracies of a run, or lines of a comparison.
     """
-    return sorted({stage.eps for stage in stages if stage.norm and stage.norm != WORST_NORM})
+    return sorted({row.eps for row in rows if row.norm and row.norm != WORST_NORM})
 
 
 def refuse_difference(what: str, base: object, new: object) -> None:
@@ -163,149 +333,57 @@ def refuse_difference(what: str, base: object, new: object) -> None:
         raise InputError(f"BASE and NEW cannot be compared: the {what} is {base} in BASE and {new} in NEW")
 
 
-def difference_notes(base: ModelResults, new: ModelResults) -> list[str]:
-    """What differs between two comparable runs besides the model: seed, device and versions, which may move single verdicts, and flags.
+def difference_notes(pair: RunPair) -> list[str]:
+    """What differs between two comparable runs besides the model: seed, device and versions, which may move single verdicts, and rows.
 
     A flag that only NEW raised matters most where NEW looks better: its attacks may have failed.
     """
-    pairs = ((words, manifest_value(base.manifest, words), manifest_value(new.manifest, words)) for words in NOTED_WORDS)
-    notes = [f"{words} is {one} in BASE and {another} in NEW" for words, one, another in pairs if one != another]
-    before, after = (manifest_value(results.manifest, "flags") or [] for results in (base, new))
-    seen = [manifest_value(results.manifest, "data.n") for results in (base, new)]
-    if len(base.labels) < max(seen):
-        notes.append(
-            f"BASE saw {seen[0]} and NEW {seen[1]} of the {chosen_count(base)} chosen images: compared are the {len(base.labels)} in common"
-        )
-    return notes + [f"flag of NEW that BASE has not: {flag}" for flag in after if flag not in before]
+    base, new = pair.base, pair.new
+    values = ((words, base.where(words), new.where(words)) for words in NOTED_WORDS)
+    notes = [f"{words} is {one} in BASE and {another} in NEW" for words, one, another in values if one != another]
+    seen, n = [run.where("data.n") for run in (base, new)], len(pair.models[0][0].labels)
+    if n < max(seen):
+        notes.append(f"BASE saw {seen[0]} and NEW {seen[1]} of the {chosen_count(base)} chosen images: compared are the {n} in common")
+    notes += [note for one, another in pair.models[:1] for note in lonely_row_notes(one, another)]
+    return notes + [f"flag of NEW that BASE has not: {flag}" for flag in new.run.flags if flag not in base.run.flags]
 
 
-def compare_results(base: ModelResults, new: ModelResults) -> list[ComparisonLine]:
-    """One line a probe and radius, in the order of the cascade, the suite's verdict last; InputError where the two are not alike."""
-    check_alike(base, new)
-    return [comparison_line(base, new, one, another) for one, another in zip(base.stages, new.stages, strict=True)]
+def lonely_row_notes(one: ModelImages, another: ModelImages) -> Iterator[str]:
+    """A sentence for each run that has rows which the other has not."""
+    keys = [[row_key(values.row) for values in model.series] for model in (one, another)]
+    for where, mine, others in (("BASE", *keys), ("NEW", *keys[::-1])):
+        alone = [key for key in mine if key not in {*others}]
+        if alone:
+            probe, setting, metric, *_ = alone[0]
+            first = f"{metric} of {probe}" + (f" with {setting}" if setting else "")
+            yield f"{len(alone)} rows of {where} are in {where} alone and are left out, the first one {first}"
 
 
-def compare_folders(base: Sequence[ModelResults], new: Sequence[ModelResults]) -> tuple[list[ComparisonLine], list[str]]:
-    """The lines of all models of two folders that are compared, model by model, and the notes on them.
-
-    Args:
-        base: the models of the one folder.
-        new: the models of the other folder.
-
-    Raises:
-        InputError: where no model is in both, or where images, probes, settings or threats differ.
-    """
-    pairs = compared_pairs(base, new)
-    notes = [
-        f"{results.checkpoint} is in {where} alone and is left out"
-        for where, run, other in (("BASE", base, new), ("NEW", new, base))
-        if len(base) > 1 or len(new) > 1
-        for results in run
-        if results.checkpoint not in {another.checkpoint for another in other}
-    ]
-    lines = [line for one, another in pairs for line in compare_results(one, another)]
-    return lines, [*notes, *difference_notes(*pairs[0])]  # what is noted is of the folders, and the same for all models
+def row_key(row: Row) -> RowKey:
+    """What a row must share with one of another run to be compared with it; the worst class may be another."""
+    setting = "" if row.metric == "worst_class_accuracy" else row.setting
+    return row.probe, setting, row.metric, row.eps, row.norm
 
 
-def comparison_line(base: ModelResults, new: ModelResults, one: StageResult, another: StageResult) -> ComparisonLine:
-    """One stage of both runs."""
-    n, both = len(base.labels), len(one.standing & another.standing)
-    only_base, only_new = len(one.standing) - both, len(another.standing) - both
-    difference, low, high = paired_difference(both, only_base, only_new, n - both - only_base - only_new)
-    return ComparisonLine(
-        base.checkpoint, new.checkpoint, manifest_value(new.manifest, "data.name"), manifest_value(new.manifest, "data.split"), n,
-        one.norm, one.eps, one.probe,
-        one.setting, len(one.standing) / n, len(another.standing) / n, difference, low, high, only_base, only_new,
-        mcnemar(only_base, only_new),
+def compared_rows(pair: RunPair, one: ModelImages, another: ModelImages) -> Iterator[ComparedRow]:
+    """The rows that two models have in common, in the order of NEW."""
+    of_base = {row_key(values.row): values for values in one.series}
+    for values in another.series:
+        before = of_base.get(row_key(values.row))
+        if before is not None:
+            data, split = (str(pair.new.where(words)) for words in ("data.name", "data.split"))
+            about = str(pair.base.run.folder), one.checkpoint, another.checkpoint, data, split
+            yield ComparedRow(values.row, paired_values(before, values, pair.new.where("seed")), about)
+
+
+def paired_values(base: ImageValues, new: ImageValues, seed: Any) -> PairedValues:
+    """The numbers of the images that both rows have."""
+    both, places, new_places = np.intersect1d(base.ids, new.ids, assume_unique=True, return_indices=True)
+    kind = base.kind if base.kind == new.kind else SHARE  # one of several draws, the other all alike by chance
+    return PairedValues(
+        kind, base.values[places], new.values[new_places], new.labels[new_places], max(base.unit, new.unit),
+        seed if isinstance(seed, int) else len(both),
     )  # fmt: skip
-
-
-def parse_gates(sentences: Sequence[str], probes: Sequence[str]) -> list[Gate]:
-    """The gates that the sentences spell; without any, one that forbids any drop of the verdict.
-
-    The verdict is the last probe on the images as they are: the suite's, under several threats that of each and of the worst.
-
-    Args:
-        sentences: each `PROBE:drop`, `PROBE:drop>1%` or `PROBE:drop>0.01`.
-        probes: the names of the probes that were run, in their order.
-
-    Raises:
-        InputError: for what cannot be read, for a probe that was not run, and for drops of 100 % or more, which cannot be exceeded.
-
-    Example:
-        >>> parse_gates(["pgd:drop>1%"], ["clean", "pgd"])
-        [Gate(probe='pgd', tolerance=Fraction(1, 100))]
-    """
-    verdict = [*(probe for probe in probes[:1]), *(probe for probe in probes if ON_SEPARATOR not in probe)][-1]
-    return [parse_gate(sentence, probes) for sentence in sentences] or [Gate(verdict, Fraction(0))]
-
-
-def parse_gate(sentence: str, probes: Sequence[str]) -> Gate:
-    """The gate that one sentence spells."""
-    match = GATE.fullmatch(sentence.strip())
-    if match is None:
-        raise InputError(f"cannot read the gate {sentence!r}: write PROBE:drop, PROBE:drop>1% or PROBE:drop>0.01")
-    if match["probe"] not in probes:
-        raise InputError(f"no probe {match['probe']!r} was run{did_you_mean(match['probe'], probes)}")
-    try:
-        tolerance = Fraction(match["number"] or 0) / (100 if match["percent"] else 1)
-    except ZeroDivisionError:
-        raise InputError(f"the gate {sentence!r} divides by zero") from None
-    if tolerance >= 1:
-        raise InputError(f"the gate {sentence!r} can never fail: no accuracy drops by more than 100 %; one percent is written drop>1%")
-    return Gate(match["probe"], tolerance)
-
-
-def gate_failures(gates: Sequence[Gate], lines: Sequence[ComparisonLine], alpha: float) -> list[str]:
-    """A sentence with the numbers for each gate that fails, at each radius: the drop is larger than allowed, and p at most alpha.
-
-    Args:
-        gates: the gates.
-        lines: the lines of the comparison.
-        alpha: a drop counts if its McNemar p value is at most this, in (0, 1].
-    """
-    return [
-        failure_sentence(gate, line, alpha)
-        for gate in gates
-        for line in lines
-        if line.probe == gate.probe and gate_fails(gate, line, alpha)
-    ]
-
-
-def gate_fails(gate: Gate, line: ComparisonLine, alpha: float) -> bool:
-    """Whether a gate fails; what is allowed is at least 0, so an improvement never does."""
-    return Fraction(line.only_base - line.only_new, line.n) > gate.tolerance and line.p <= alpha
-
-
-def failure_sentence(gate: Gate, line: ComparisonLine, alpha: float) -> str:
-    """The sentence about a gate that failed."""
-    threat = f" at {line.norm} eps {eps_text(line.eps)}" if line.norm else ""
-    threat = " under the worst threat" if line.norm == WORST_NORM else threat
-    fall, low, high = (-100 * value for value in (line.difference, line.high, line.low))
-    return (
-        f"{line.probe}{threat} fell from {100 * line.base:.2f} to {100 * line.new:.2f} %, by {fall:.2f} points where at most"
-        f" {float(100 * gate.tolerance):g} may go: of {line.n} images {line.only_base} are lost and {line.only_new} won"
-        f" (McNemar p = {line.p:.2g}, alpha {alpha:g}; 95 % interval of the fall {low:.2f} to {high:.2f} points)"
-    )
-
-
-def blind_gate_notes(gates: Sequence[Gate], n: int, alpha: float) -> list[str]:
-    """A sentence for each gate that allows less than n images can show: so few lost ones are never significant.
-
-    A gate that allows no drop is named only where that is more than BLIND_SHARE of the images; some drop is always too small.
-
-    Args:
-        gates: the gates.
-        n: number of images that are compared.
-        alpha: the level of significance, in (0, 1].
-    """
-    least = least_significant_count(alpha)
-    told_apart = f"{least} of {n} images ({100 * least / n:.2f} %) are the fewest lost ones that differ from chance at alpha {alpha:g}"
-    return [
-        f"{gate.probe}: {told_apart}, so the gate passes any smaller drop: evaluate more images"
-        for gate in gates
-        if Fraction(least, n) > (gate.tolerance + Fraction(1, n) if gate.tolerance else BLIND_SHARE)
-    ]
 
 
 def write_comparison(out: Path, lines: Sequence[ComparisonLine]) -> Path:

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from robench.core.corruption_names import FAMILIES, FIFTEEN, NINETEEN, SEVERITIES, CorruptionCell
 from robench.core.errors import InputError
 from robench.core.rows import CLEAN, OVERALL_PROBE, WILSON, Row, with_interval
 from robench.core.statistics import Floats, Values
-from robench.corruptions.benchmark import FAMILIES, FIFTEEN, NINETEEN, SEVERITIES, CorruptionCell
 from robench.results.corruption_estimates import (
     ColumnMean,
     ErrorTable,

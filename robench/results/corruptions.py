@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from robench.core.corruption_names import NINETEEN, CorruptionCell
 from robench.core.rows import CLEAN, OVERALL_PROBE, Row
 from robench.core.statistics import Values
-from robench.corruptions.benchmark import NINETEEN, CorruptionCell
 from robench.results.cascade import threat_before
 from robench.results.corruption_errors import Reference, degradation_rows, measured_reference
 from robench.runs.execution import FinishedRun

@@ -7,9 +7,10 @@ measured means (relative_accuracy) have no such numbers, and are left out.
 
 from __future__ import annotations
 
+import csv
 import io
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,21 +19,21 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from robench.core.corruption_names import FAMILIES, FIFTEEN, NINETEEN
 from robench.core.errors import InputError
+from robench.core.paired import SCORE, SHARE, VERDICT, WORST_CLASS, least_class_mean
 from robench.core.rows import CLEAN, OVERALL_PROBE, Row
 from robench.core.saved_results import StageResult, load_all_results, manifest_value, text_at
-from robench.corruptions.benchmark import FAMILIES, FIFTEEN, NINETEEN
+from robench.core.statistics import Floats
 from robench.results.saved_runs import SavedRun
 
-Floats = NDArray[np.float64]
-Frame = pd.DataFrame
-TABLES = ("samples", "samples-methods", "samples-probes", "samples-corruptions")
+TextFrame = pd.DataFrame
+IMAGE_TABLES = ("samples", "samples-methods", "samples-probes", "samples-corruptions")
 TABLE_MARKS = {"broken_by": "attack", "method": "method", "fooled": "probe"}  # a column that only tables of a kind have
-CLOSE = 1e-6  # how far the mean of the images may lie from the row
+CLOSE_MEANS = 1e-6  # how far the mean of the images may lie from the row
 LOWER_IS_BETTER = ("mean_corruption_error", "mean_corruption_error_19", "mean_error", "relative_error", "ce", "relative_ce", "mce",
                    "relative_mce")  # fmt: skip
 CLASS_METRIC, WORST_CLASS_METRIC = "class_accuracy", "worst_class_accuracy"
-VERDICT, SHARE, SCORE, WORST_CLASS = "verdict", "share", "score", "worst class"
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +47,7 @@ class ImageValues:
         ids: (N,) int64, places of the images in the official split, ascending.
         labels: (N,) int64.
         values: (N,) float64, without nan.
+        unit: the largest difference that one image can have between two runs, for shares.
     """
 
     row: Row
@@ -53,6 +55,7 @@ class ImageValues:
     ids: NDArray[np.int64]
     labels: NDArray[np.int64]
     values: Floats
+    unit: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -87,37 +90,38 @@ def model_images(run: SavedRun) -> list[ModelImages]:
         raise InputError(f"the files in {run.folder} cannot be used: {error.args[0] if error.args else error}") from None
 
 
-def sample_tables(run: SavedRun) -> dict[str, Frame]:
+def sample_tables(run: SavedRun) -> dict[str, TextFrame]:
     """The per-image tables of a run by kind, attack, probe, corruption or method, with every cell as text."""
-    paths = [run.folder / f"{name}.csv" for name in TABLES]
+    paths = [run.folder / f"{name}.csv" for name in IMAGE_TABLES]
     frames = [text_frame(path) for path in paths if path.exists()]
     if not frames:
         raise InputError(f"{run.folder} has no samples.csv: without what became of each image nothing can be compared")
     return {table_kind(frame): frame for frame in frames}
 
 
-def table_kind(frame: Frame) -> str:
+def table_kind(frame: TextFrame) -> str:
     """Which kind of stage a per-image table is of, by its columns."""
     return next((kind for mark, kind in TABLE_MARKS.items() if mark in frame.columns), "corruption")
 
 
-def text_frame(path: Path) -> Frame:
+def text_frame(path: Path) -> TextFrame:
     """A CSV as texts, strictly; InputError where it is cut short or a line has another length than the head."""
-    text = text_at(path)
     try:
-        frame = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, na_filter=False, index_col=False)
-    except (ValueError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise InputError(f"{path} is not a whole table: {' '.join(str(error).split())}") from None
-    short = [place for place, cell in enumerate(frame.iloc[:, -1]) if not isinstance(cell, str)] if len(frame.columns) else []
-    if short:
-        raise InputError(f"{path} has fewer cells than columns in line {short[0] + 2}")
+        head, *lines = csv.reader(io.StringIO(text_at(path), newline=""), strict=True)
+    except (csv.Error, ValueError) as error:
+        raise InputError(f"{path} is not CSV: {error}") from None
+    if not lines:
+        raise InputError(f"{path} holds nothing but its head")
+    if wrong := next((number for number, line in enumerate(lines, 2) if len(line) != len(head)), 0):
+        raise InputError(f"{path} has {len(lines[wrong - 2])} cells in line {wrong}, but {len(head)} columns")
+    frame = pd.DataFrame(lines, columns=head, dtype=str)
     for name in ("sample", "label"):
-        if name not in frame.columns:
+        if head.count(name) != 1:
             raise InputError(f"{path} needs one column {name!r}: it was not written by a measuring command of robench")
     return frame
 
 
-def number_column(frame: Frame, name: str) -> Floats:
+def number_column(frame: TextFrame, name: str) -> Floats:
     """A column as numbers, nan where it is empty; ValueError where text stands in it."""
     if name not in frame.columns:
         raise ValueError(f"a table of each image lacks the column {name!r}")
@@ -128,7 +132,7 @@ def number_column(frame: Frame, name: str) -> Floats:
     return numbers
 
 
-def whole_column(frame: Frame, name: str) -> NDArray[np.int64]:
+def whole_column(frame: TextFrame, name: str) -> NDArray[np.int64]:
     """A column as whole numbers; ValueError where one is none."""
     numbers = number_column(frame, name)
     if not (np.isfinite(numbers).all() and (numbers == np.round(numbers)).all() and (np.abs(numbers) < 2**53).all()):
@@ -162,7 +166,7 @@ class Known:
     scores: Mapping[tuple[str, str, str], Floats]
 
 
-def images_of_model(run: SavedRun, name: str, tables: Mapping[str, Frame]) -> ModelImages:
+def images_of_model(run: SavedRun, name: str, tables: Mapping[str, TextFrame]) -> ModelImages:
     """What a run knows of each image of one model."""
     mine = {kind: of_checkpoint(frame, name) for kind, frame in tables.items()}
     known = known_images(run, name, mine)
@@ -173,12 +177,12 @@ def images_of_model(run: SavedRun, name: str, tables: Mapping[str, Frame]) -> Mo
     return ModelImages(name, dict(zip(known.ids.tolist(), known.labels.tolist(), strict=True)), tuple(series))
 
 
-def of_checkpoint(frame: Frame, name: str) -> Frame:
+def of_checkpoint(frame: TextFrame, name: str) -> TextFrame:
     """The lines of one model; all of a table of one model, which has no such column."""
     return frame[frame["checkpoint"] == name] if "checkpoint" in frame.columns else frame
 
 
-def known_images(run: SavedRun, name: str, tables: Mapping[str, Frame]) -> Known:
+def known_images(run: SavedRun, name: str, tables: Mapping[str, TextFrame]) -> Known:
     """What the tables tell of one model; ValueError where they contradict each other."""
     samples = pd.concat([frame[["sample", "label"]] for frame in tables.values()]).drop_duplicates()
     ids, labels = whole_column(samples, "sample"), whole_column(samples, "label")
@@ -205,12 +209,14 @@ def spread(ids: NDArray[np.int64], some: NDArray[np.int64], values: Floats, rest
     return column
 
 
-def clean_column(kind: str, frame: Frame, ids: NDArray[np.int64]) -> Floats | None:
+def clean_column(kind: str, frame: TextFrame, ids: NDArray[np.int64]) -> Floats | None:
     """1 where the model is right on the image as it is, from a table of one kind; None where that does not tell."""
     if kind == "corruption":
         clean = frame[frame["probe"] == CLEAN]
         names = [name for name in frame.columns if name.startswith("pred_")]
         lines, preds = clean, number_column(clean, names[0]) if len(clean) and names else np.array([])
+    elif "clean_pred" not in frame.columns:  # of an early version: the cascade tells
+        return None
     else:
         lines = frame.drop_duplicates("sample")
         preds = number_column(lines, "clean_pred")
@@ -231,7 +237,7 @@ def standing_images(run: SavedRun, name: str, ids: NDArray[np.int64]) -> dict[tu
     return {(stage.probe, stage.norm, stage.eps, stage.setting): column(stage) for stage in results.stages}
 
 
-def right_cells(frame: Frame, ids: NDArray[np.int64]) -> dict[tuple[str, int], Floats]:
+def right_cells(frame: TextFrame, ids: NDArray[np.int64]) -> dict[tuple[str, int], Floats]:
     """(corruption, severity) -> 1 where a model is right."""
     severities = {int(name[5:]): name for name in frame.columns if name.startswith("pred_") and name[5:].isdecimal()}
     cells: dict[tuple[str, int], Floats] = {}
@@ -244,7 +250,7 @@ def right_cells(frame: Frame, ids: NDArray[np.int64]) -> dict[tuple[str, int], F
     return cells
 
 
-def probe_shares(frame: Frame, ids: NDArray[np.int64]) -> dict[tuple[str, str], Floats]:
+def probe_shares(frame: TextFrame, ids: NDArray[np.int64]) -> dict[tuple[str, str], Floats]:
     """(probe, setting) -> share of the draws in which a model stays right; 0 for images that it gets wrong as they are."""
     shares = {}
     for (probe, setting), lines in frame[frame["probe"] != CLEAN].groupby(["probe", "setting"], sort=False):
@@ -252,7 +258,7 @@ def probe_shares(frame: Frame, ids: NDArray[np.int64]) -> dict[tuple[str, str], 
     return shares
 
 
-def map_scores(frame: Frame, ids: NDArray[np.int64]) -> dict[tuple[str, str, str], Floats]:
+def map_scores(frame: TextFrame, ids: NDArray[np.int64]) -> dict[tuple[str, str, str], Floats]:
     """(method, images, score) -> the scores of the maps, nan where there is none."""
     names = [str(name) for name in frame.columns]
     names = names[names.index("zero_map") + 1 :] if "zero_map" in names else []
@@ -298,15 +304,24 @@ def values_behind(row: Row, known: Known, rows: Sequence[Row]) -> ImageValues | 
         return image_values_of(row, VERDICT, known, accuracy_column(row, words, known))
     if (scores := known.scores.get((row.probe, words.get("images", ""), row.metric))) is not None:
         return image_values_of(row, SCORE, known, scores)
-    return image_values_of(row, SHARE, known, corruption_column(row, words, known, rows))
+    found = image_values_of(row, SHARE, known, corruption_shares(row, words, known, rows))
+    return found and replace(found, unit=largest_difference(row, words, known, rows))
+
+
+def largest_difference(row: Row, words: Mapping[str, str], known: Known, rows: Sequence[Row]) -> float:
+    """The largest difference that one image can have between two runs: from all right on changed images alone to the opposite."""
+    n = len(known.ids)
+    ends = (replace(known, clean=np.full(n, 1.0 - right), cells=dict.fromkeys(known.cells, np.full(n, right))) for right in (0.0, 1.0))
+    one, other = (corruption_shares(row, words, end, rows) for end in ends)
+    return 1.0 if one is None or other is None else float(np.abs(one - other).max())
 
 
 def accuracy_column(row: Row, words: Mapping[str, str], known: Known) -> Floats | None:
     """What stands or is right behind an accuracy: as the images are, after a stage of a cascade, a probe, or in a cell of a corruption."""
-    if row.probe == CLEAN and not row.norm:
-        return known.clean
     if (standing := known.standing.get((row.probe, row.norm, row.eps, row.setting))) is not None:
         return standing
+    if row.probe == CLEAN and not row.norm:
+        return known.clean
     if words.get("severity", "").isdecimal():
         return known.cells.get((row.probe, int(words["severity"])))
     return known.probes.get((row.probe, row.setting))
@@ -344,7 +359,7 @@ def class_values(row: Row, known: Known, rows: Sequence[Row]) -> ImageValues | N
     return ImageValues(row, whole.kind, whole.ids[mine], whole.labels[mine], whole.values[mine]) if mine.any() else None
 
 
-def corruption_column(row: Row, words: Mapping[str, str], known: Known, rows: Sequence[Row]) -> Floats | None:
+def corruption_shares(row: Row, words: Mapping[str, str], known: Known, rows: Sequence[Row]) -> Floats | None:
     """The share of each image in a number over severities or corruptions; None for what is no mean over images.
 
     The formulas are those of `results.corruption_errors.degradation_rows`; a reference's errors count as exact.
@@ -411,23 +426,9 @@ def refuse_contradiction(values: ImageValues) -> None:
     row = values.row
     if math.isnan(row.value):
         return
-    found = worst_class_accuracy(values.labels, values.values) if values.kind == WORST_CLASS else float(values.values.mean())
-    if abs(found - row.value) > CLOSE * max(1.0, abs(row.value)):
+    found = least_class_mean(values.labels, values.values) if values.kind == WORST_CLASS else float(values.values.mean())
+    if abs(found - row.value) > CLOSE_MEANS * max(1.0, abs(row.value)):
         raise ValueError(f"{row.probe} has {row.metric} {row.value} in rows.csv, but the images of the tables beside it give {found}")
-
-
-def worst_class_accuracy(labels: NDArray[np.int64], values: Floats) -> float:
-    """The least mean over the classes.
-
-    Args:
-        labels: (N,).
-        values: (N,) verdicts or shares.
-
-    Example:
-        >>> worst_class_accuracy(np.array([0, 0, 1, 1]), np.array([1.0, 1.0, 1.0, 0.0]))
-        0.5
-    """
-    return min(float(values[labels == label].mean()) for label in np.unique(labels))
 
 
 def images_digest(manifest: Mapping[str, Any]) -> Any:
@@ -437,8 +438,3 @@ def images_digest(manifest: Mapping[str, Any]) -> Any:
         manifest: the content of manifest.json.
     """
     return next((value for words in ("data.sha256", "data.images") if (value := manifest_value(manifest, words)) is not None), None)
-
-
-def class_series(series: Sequence[ImageValues]) -> Iterator[ImageValues]:
-    """Those that are of one class, or of the worst."""
-    return (values for values in series if values.row.metric in (CLASS_METRIC, WORST_CLASS_METRIC))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -18,13 +19,14 @@ from typing import Any
 
 from robench.core.errors import InputError
 from robench.core.files import is_existing_path
-from robench.core.folders import MANIFEST, MANIFEST_FORMAT, manifest_of
+from robench.core.folders import MANIFEST, MANIFEST_FORMAT
 from robench.core.journal import state_files
 from robench.core.rows import Row
 from robench.core.saved_results import manifest_value, text_at
 
 ROW_FIELDS = {field.name: str(field.type) for field in fields(Row)}
-NEEDED_ROW_FIELDS = tuple(name for name in ROW_FIELDS if name not in ("preset", "low", "high", "interval"))
+ABSENT_CELLS = {"preset": "", "data": "", "split": "", "seed": 0}  # what a row of an early version does not say
+NEEDED_ROW_FIELDS = tuple(name for name in ROW_FIELDS if name not in (*ABSENT_CELLS, "low", "high", "interval"))
 DEEPEST = 4  # folders below the one that is searched for runs
 FINISHED, UNFINISHED, UNREADABLE = "finished", "unfinished", "unreadable"
 
@@ -95,12 +97,22 @@ def saved_run(folder: Path) -> SavedRun:
         raise InputError(f"no results folder: {folder}")
     if not (folder / MANIFEST).exists():
         raise InputError(missing_manifest_sentence(folder))
-    text_at(folder / MANIFEST)  # refuses what is cut short
-    manifest = manifest_of(folder)
+    manifest = manifest_content(folder / MANIFEST)
     refuse_newer(manifest, folder)
     if not (folder / "rows.csv").exists():
         raise InputError(f"{folder} has no rows.csv: it holds no measurement (eval, attack, saliency and corrupt write one)")
     return SavedRun(folder, manifest, tuple(rows_at(folder / "rows.csv")))
+
+
+def manifest_content(path: Path) -> dict[str, Any]:
+    """The content of a manifest; InputError where it is cut short, no JSON, or no dict."""
+    try:
+        content = json.loads(text_at(path))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON: {' '.join(str(error).split())[:200]}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is no manifest of robench: copy the folder again, or measure again")
+    return content
 
 
 def missing_manifest_sentence(folder: Path) -> str:
@@ -147,7 +159,7 @@ def rows_at(path: Path) -> Iterator[Row]:
     for number, line in enumerate(lines, 2):
         if len(line) != len(head):
             raise InputError(f"{path} has {len(line)} cells in line {number}, but {len(head)} columns")
-        yield Row(**{name: cell_value(line[place], name, path, number) for name, place in places.items()})
+        yield Row(**{**ABSENT_CELLS, **{name: cell_value(line[place], name, path, number) for name, place in places.items()}})
 
 
 def cell_value(cell: str, name: str, path: Path, number: int) -> Any:
@@ -197,7 +209,7 @@ def runs_below(folder: Path, depth: int) -> Iterator[RunFolder]:
 def finished_folder(folder: Path) -> RunFolder:
     """A folder with a manifest: finished, or unreadable with the reason."""
     try:
-        refuse_newer(manifest_of(folder), folder)
+        refuse_newer(manifest_content(folder / MANIFEST), folder)
     except InputError as error:
         return RunFolder(folder, UNREADABLE, str(error))
     return RunFolder(folder, FINISHED)

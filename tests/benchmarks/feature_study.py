@@ -27,11 +27,11 @@ import torch
 from torch import Tensor, nn
 
 from robench import corrupt, evaluate
+from robench.core.corruption_names import NOISES
 from robench.core.errors import InputError
 from robench.core.memory import keep_freed_memory
 from robench.core.model_calls import freeze_model, padded_logits
 from robench.core.recipes import Recipe, parse_fraction
-from robench.corruptions.benchmark import NOISES
 from robench.data import Images, holdout, load_images
 from robench.evaluation.corruption_sources import source_from_images
 from robench.models import load_with_origin

@@ -47,7 +47,7 @@ FLAGS = {
     "corrupt": """--corruption --severity --from --scale --frost-dir --reference --export --data --data-dir --download --split --image-size
         --resize --layout --class-order --classes --n --shuffle --indices --seed --batch-size --arch --activation --weights --mean --std
         --trust --budget --device --threads --out --resume --force --save --strict --quiet""",
-    "compare": "--fail-on --alpha --out --resume --force --quiet",
+    "compare": "--fail-on --alpha --last --strict --out --resume --force --markdown --junit --json --latex --quiet",
     "report": "--out --columns --force --quiet",
     "rerun": "--set --out --trust --download --resume --force --quiet",
     "list": "",

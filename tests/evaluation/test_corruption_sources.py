@@ -18,10 +18,10 @@ from places import CHECKPOINT
 from torch import nn
 
 from robench import corrupt
+from robench.core.corruption_names import FIFTEEN, NINETEEN
 from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.corruptions import CORRUPTIONS
-from robench.corruptions.benchmark import FIFTEEN, NINETEEN
 from robench.data import load_images
 from robench.data.corrupted_sets import read_corrupted_set as read_set
 from robench.data.export import prepare_export

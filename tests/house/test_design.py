@@ -59,7 +59,9 @@ def test_what_the_design_names_exists(name):
 def test_the_design_says_where_each_third_party_package_is_imported():
     said = DESIGN.split("Each third-party package")[1].split("\n\n")[0]
     assert [name for name, homes in HOMES.items() if homes and {"PIL": "pillow"}.get(name, name) not in said.lower()] == []
-    assert {*re.findall(r"`([a-z.]+)`", said)} == {home.removesuffix(".py").replace("/", ".") for homes in HOMES.values() for home in homes}
+    assert {*re.findall(r"`([a-z_.]+)`", said)} == {
+        home.removesuffix(".py").replace("/", ".") for homes in HOMES.values() for home in homes
+    }
 
 
 def test_the_design_names_modules_and_functions_in_plenty():

@@ -16,10 +16,10 @@ ROOT = Path(robench.__file__).parent
 # Each package imports only from those above it in this list, and each module only from those before it in its package; what several
 # modules share comes first. The `__init__` of a package is the last of its modules, unless it is named.
 LAYERS = {
-    "core": "errors interrupts code_permission facts moved synonyms rows fronts draws processes files recipes model_calls memory"
-    " checks saved_results inputs journal schedules statistics threat folders types",
+    "core": "errors interrupts code_permission facts moved synonyms corruption_names rows fronts draws processes files recipes model_calls"
+    " memory checks saved_results inputs journal schedules statistics paired threat folders types",
     "attacks": "facts active losses targets kernels reference fgsm noise pgd square fab eight_bits apgd transfer malt",
-    "corruptions": "benchmark severities blur digital noise weather warp frost spatter",
+    "corruptions": "severities blur digital noise weather warp frost spatter",
     "explainers": "facts baselines nonlinearities forward_survey hooks gradients masking rebuilt_models grad_cam",
     "probes": "noise occlusion",
     "scores": "facts inequality geometry localisation faithfulness stability randomisation",
@@ -32,12 +32,12 @@ LAYERS = {
     "runs": "store ledger types diagnostics own_functions images pools stages stages.clean stages.earlier_run stages.probe"
     " stages.corruption stages.method stages.attack loop blocks cases resuming execution",
     "results": "files corruption_estimates corruption_errors cascade probes corruptions scores score_rows classes saved_runs"
-    " image_values columns table_differences compare measurement",
+    " image_values columns table_differences compare gates measurement",
     "report": "metric_meanings leaderboard manifest tables class_tables"
     " robustbench_files run_list"
     " page captions figures figures.style"
     " figures.classes figures.attacks figures.saliency figures.corruptions figures.training pictures charts board_parts headline nights"
-    " run_parts reporting folder result comparison",
+    " run_parts reporting folder result comparison comparison_files",
     "evaluation": "suites run_words named_files recipe_kinds methods corruption_sources plans measure arguments api",
     "training": "presets guards types steps states epochs settings checkpoint_files teachers preparation final_measurement train"
     " grids sweeps",

@@ -8,8 +8,8 @@ import pytest
 import torch
 from matplotlib.image import imread
 
+from robench.core.corruption_names import EXTRA, FAMILIES, FIFTEEN, NINETEEN, SEVERITIES
 from robench.core.errors import InputError
-from robench.corruptions.benchmark import EXTRA, FAMILIES, FIFTEEN, NINETEEN, SEVERITIES
 from robench.report.figures import corruptions
 from robench.report.figures.corruptions import (
     DAMAGE_COLOURS,

@@ -5,8 +5,8 @@ import pytest
 import torch
 from pictures import drawings, outside, overlaps, words
 
+from robench.core.corruption_names import FIFTEEN, NINETEEN, SEVERITIES
 from robench.core.rows import Row
-from robench.corruptions.benchmark import FIFTEEN, NINETEEN, SEVERITIES
 from robench.report.figures.attacks import draw_accuracy_bars, draw_change_gallery, draw_security_curve
 from robench.report.figures.classes import draw_confusions
 from robench.report.figures.corruptions import draw_contact_sheet, draw_difference_map, draw_heat_map, draw_severity_curves

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from robench.core.corruption_names import EXTRA, FAMILIES, FIFTEEN, NINETEEN, NOISES, SEVERITIES
 from robench.core.errors import InputError
 from robench.core.rows import blank_row, wilson
 from robench.core.statistics import bootstrap_interval
-from robench.corruptions.benchmark import EXTRA, FAMILIES, FIFTEEN, NINETEEN, NOISES, SEVERITIES
 from robench.results import corruption_estimates
 from robench.results.corruption_errors import ALEXNET, alexnet_reference, degradation_rows, measured_reference, reference_warning
 

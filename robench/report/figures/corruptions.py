@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
+from robench.core.corruption_names import EXTRA, FAMILIES, FIFTEEN, CorruptionCell
 from robench.core.errors import InputError
-from robench.corruptions.benchmark import EXTRA, FAMILIES, FIFTEEN, CorruptionCell
 from robench.report.figures.saliency import SIGNED_COLOUR_MAP, drawable_image, styled_line
 from robench.report.figures.style import INK, drawable_text, house_style, save_figure, wrapped_text
 

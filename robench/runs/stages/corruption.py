@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from robench.attacks.losses import margin
+from robench.core.corruption_names import SEVERITIES
 from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.model_calls import padded_logits
 from robench.core.recipes import Recipe, resolve, setting_text
 from robench.corruptions import CORRUPTIONS, corrupted_images
-from robench.corruptions.benchmark import SEVERITIES
 from robench.corruptions.frost import photos_digest
 from robench.runs.own_functions import is_own, own_corrupted_images
 from robench.runs.stages.clean import all_images_mask, check_logits
