@@ -94,7 +94,7 @@ def is_progress_shown(quiet: bool) -> bool:
     return err.is_terminal and not quiet
 
 
-def tracker(quiet: bool) -> Track:
+def image_progress(quiet: bool) -> Track:
     """Shows on stderr how many images of each attack, probe or method are done: a bar on a terminal, and a line at the end also off one."""
 
     def bar(chunks: Sequence[Tensor], what: str, told: Callable[[], str | None] = lambda: None) -> Iterable[Tensor]:
@@ -130,7 +130,7 @@ def training_progress(quiet: bool) -> EventWatcher:
     def follow(events: Iterator[Event], epochs: int) -> Iterator[Event]:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        from robench.training.types import Step, TrainingNote
+        from robench.training.types import Step, TrackerFailure, TrainingNote
 
         columns = (
             TextColumn("{task.description}"),
@@ -147,7 +147,7 @@ def training_progress(quiet: bool) -> EventWatcher:
                     rate = f"{done * event.images / (time.perf_counter() - begin):,.0f} images/s, left"
                     text = f"epoch {event.epoch + 1}/{epochs}  {terms_text(event.terms)}"
                     bar.update(task, description=text, completed=done, total=epochs * event.steps, rate=rate)
-                elif not quiet:
+                elif not quiet or isinstance(event, TrackerFailure):
                     line = f"Note: {event.sentence}" if isinstance(event, TrainingNote) else epoch_line(event, epochs)
                     bar.console.print(line, markup=False, soft_wrap=True)
                 yield event

@@ -12,7 +12,7 @@ import typer
 
 from robench.cli import options as o
 from robench.cli.calls import repetition_entries
-from robench.cli.console import print_message, tracker
+from robench.cli.console import image_progress, print_message
 from robench.cli.jobs import refuse_several_processes, subjects_text
 from robench.cli.loading import (
     DEFAULT_IMAGE_LIMIT,
@@ -179,7 +179,7 @@ def measure_corrupted_images(
         results.append(api.corrupt(
             [subject_on_source(one, source) for one in subjects], source, reference=reference, target=target, seed=common.seed,
             batch_size=batch_size_of(subjects[0], common), device=on, budget=common.budget, folder=place, resume=place.resume,
-            track=tracker(quiet), save=place.work if options.save else None,
+            track=image_progress(quiet), save=place.work if options.save else None,
         ))  # fmt: skip
         if target is not None:
             target.replace_earlier_set()
@@ -390,7 +390,7 @@ def write_export(source: CorruptionSource, target: Export | None, common: Common
     from robench.evaluation import api
 
     assert target is not None
-    api.corrupt([], source, batch_size=common.batch_size or BATCH_SIZE, device=device, target=target, track=tracker(common.quiet))
+    api.corrupt([], source, batch_size=common.batch_size or BATCH_SIZE, device=device, target=target, track=image_progress(common.quiet))
     names = dict.fromkeys(name for name, _ in source.cells)
     folder = target.replace_earlier_set()
     print_message(f"Written: {', '.join(f'{name}.npy' for name in names)}, labels.npy in {folder}", common.quiet)

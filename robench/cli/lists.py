@@ -20,7 +20,7 @@ from robench.core.recipes import lookup, setting_text
 DEFAULT_FOLDER = "results"  # of runs
 LIST_KINDS = (
     "recipes", "attacks", "probes", "suites", "methods", "scores", "data", "models", "corruptions", "objectives", "regularizers", "presets",
-    "runs",
+    "trackers", "runs",
 )  # fmt: skip
 OTHER_SPELLINGS = {"regularisers": "regularizers"}
 RECIPE_FORMS = (  # how what is asked for is written
@@ -48,6 +48,7 @@ FUNCTION_TABLES = {
     "corruptions": ("robench.corruptions", "CORRUPTIONS"),
     "objectives": ("robench.objectives", "OBJECTIVES"),
     "regularizers": ("robench.objectives", "REGULARIZERS"),
+    "trackers": ("robench.report.trackers", "TRACKERS"),
 }
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from robench.cli.calls import repetition_entries
-from robench.cli.console import print_message, print_table, print_to_stderr, tracker
+from robench.cli.console import image_progress, print_message, print_table, print_to_stderr
 from robench.cli.jobs import (
     Job,
     LoadedJob,
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from robench.core.journal import Adds
     from robench.core.processes import World
     from robench.report.result import Result
+    from robench.report.trackers.records import StartLog
 
 BATCH_SIZE = 250
 MOST_LEVELS = 3  # levels of a probe that a terminal shows
@@ -114,7 +115,8 @@ def job_result(loaded: LoadedJob, place: Destination, quiet: bool) -> Result:
     common = loaded.common
     how: dict[str, Any] = {
         "threats": loaded.threats, "seed": common.seed, "batch_size": loaded.batch_size, "device": loaded.subjects[0].device,
-        "budget": common.budget, "folder": place, "resume": place.resume, "track": tracker(quiet), "prepare": bool(loaded.job.attacks()),
+        "budget": common.budget, "folder": place, "resume": place.resume, "track": image_progress(quiet),
+        "prepare": bool(loaded.job.attacks()),
     }  # fmt: skip
     return saliency_result(loaded, place, quiet, how) if loaded.job.command == "saliency" else suite_result(loaded, place, how)
 
@@ -202,7 +204,9 @@ def measure_and_report(
         typer.Exit: with code 1 where a flag was raised and --strict given, with 130 (143 by SIGTERM) where the run was interrupted.
     """
     from robench.core.processes import join_world
+    from robench.report.trackers import chosen_trackers
 
+    trackers = chosen_trackers(common.log)
     with join_world() as world, ExitStack() as stack:
         first = world.rank == 0
         how: dict[str, Any] = {"resume": common.resume, "force": common.force, "adds": run.adds}
@@ -215,6 +219,8 @@ def measure_and_report(
             flags = [*loading_flags(subjects), *(flag for flag in result.flags if flag not in loading_flags(subjects))]
             if first:
                 report_run(subjects, run, result, place, common, flags, time.perf_counter() - begin)
+        if first:
+            print_tracker_failures(place, trackers)
     if first and common.strict and flags:
         print_to_stderr(f"Flags were raised and --strict was given: {len(flags)}")
         raise typer.Exit(1)
@@ -229,6 +235,14 @@ def report_run(
         paths = write_results(subjects, result, run.title, run.entries, common, folder, flags, seconds)
     names = [*(path.name for path in paths), *array_names_in(place.folder, run.arrays)]
     print_results(subjects, result, run.title, place, names, common.quiet)
+
+
+def print_tracker_failures(place: Destination, trackers: Mapping[str, StartLog]) -> None:
+    """Gives the results, which are on the disk, to the trackers; a sentence for each that fails, also where messages are not wanted."""
+    from robench.report.trackers.measured import log_results
+
+    for sentence in log_results(place.folder, trackers) if trackers else ():
+        print_to_stderr(f"Note: {sentence}")
 
 
 def array_names_in(folder: Path, patterns: Sequence[str]) -> list[str]:

@@ -230,6 +230,12 @@ Strict = Annotated[bool, typer.Option("--strict", help="Exit with code 1 if a fl
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder for the results. Default: results/<time>-<model>-<what>.")]
+LogOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--log", metavar="TRACKER", help="tensorboard, mlflow[,experiment=NAME] or file.py:function; several by commas or repeated."
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress and no messages; only the result.")]
 Arch = Annotated[str | None, typer.Option("--arch", help="Architecture of a bare state_dict: see 'robench list models'.")]
 Activation = Annotated[str | None, typer.Option("--activation", help="Its activation: relu, silu, gelu or softplus. Default: relu.")]
@@ -277,6 +283,7 @@ class CommonOptions:
     resume: Resume = False
     force: Force = False
     strict: Strict = False
+    log: LogOption = None
     quiet: Quiet = False
 
     def image_options(self) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def print_sweep_files(done: Sequence[FinishedCell], folder: Path, time_spent: st
 
 def sweep_words(words: dict[str, Any], preset: str | None, overrides: dict[str, Any]) -> dict[str, Any]:
     """What was asked of a sweep, as plain JSON values, without what its numbers do not depend on."""
-    relevant_words = {key: value for key, value in words.items() if key not in ("watch", "device", "suite")}
+    relevant_words = {key: value for key, value in words.items() if key not in ("watch", "device", "suite", "log")}
     return json_words({**relevant_words, "preset": preset, **overrides})
 
 

@@ -114,6 +114,7 @@ def train_command(
     force: Annotated[
         bool, typer.Option("--force", help="Replace the training, or the sweep, in --out, once the new one is whole.")
     ] = False,
+    log: o.LogOption = None,
     quiet: o.Quiet = False,
 ) -> None:
     """Trains a network and writes a checkpoint with a JSON, a log as CSV and its curves beside it.
@@ -152,7 +153,7 @@ def train_command(
             "n_train": n_train,
             "eval_n": eval_n, "suite": suite_or_recipes(suite), "measure": measure or ("held-out" if sweep else "test"), "seed": seed,
             "device": set_up_device(device, threads), "out": out, "select": select, "teacher": teacher, "resume": resume,
-            "force": force,
+            "force": force, "log": log,
             "watch": training_progress(quiet or world.rank > 0),
         }  # fmt: skip
         if sweep is not None:

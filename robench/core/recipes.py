@@ -40,8 +40,9 @@ SIGNATURES = {  # what a function of the user's own is called with; its options 
     "corruption": ("x", "severity", "draws"),
     "data set": ("split", "data_dir"),
     "layout": ("path", "split", "name", "asked"),
+    "tracker": ("run",),
 }
-WEIGHTLESS = ("attack", "probe", "corruption", "method", "score", "data set", "layout")
+WEIGHTLESS = ("attack", "probe", "corruption", "method", "score", "data set", "layout", "tracker")
 DENOMINATORS = (3, 6, 7, 9, 255)  # denominators of fractions that people write and that no short decimal number equals
 OPTION_TYPES: dict[str, tuple[tuple[type, ...], str]] = {  # what a value of an option of such a kind may be, and what that is called
     "bool": ((bool,), "true or false"),

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import io
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,10 @@ def restore_run(run: TrainingRun, state: Mapping[str, Any]) -> None:
         run.kept_tensors = {name: tensor.to(device) for name, tensor in state["everybody"][run.world.rank].items()}
 
 
+def save_nothing_else() -> None:
+    """Does nothing: a state alone is written."""
+
+
 @dataclass(frozen=True)
 class ResumableRun:
     """A run with the file that it will write, and what a resumed run must repeat.
@@ -101,11 +105,13 @@ class ResumableRun:
         out: the checkpoint-to-be, FILE.pt; None: nothing is written.
         words: the settings of the training as plain values; a state with others is refused.
         run: the run.
+        before_saving: called before each state is written, such as for what must not lag behind it.
     """
 
     out: Path | None
     words: dict[str, Any]
     run: TrainingRun
+    before_saving: Callable[[], None] = save_nothing_else
 
     @property
     def state(self) -> Path | None:
@@ -209,6 +215,7 @@ def interruptible_events(going: ResumableRun, events: Iterator[Event]) -> Iterat
 
 def write_state(going: ResumableRun) -> None:
     """Writes the state file, whole."""
+    going.before_saving()
     content = {"words": going.words, "run": run_state(going.run)}
     if going.state is not None and going.run.world.rank == 0:
         buffer = io.BytesIO()

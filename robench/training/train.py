@@ -12,7 +12,7 @@
 8. epochs of steps are trained (`epochs`, one step in `steps`, the guard in `guards`);
 9. the epoch whose weights are kept is chosen (`epochs`);
 10. these weights are measured (`final_measurement`);
-11. checkpoint, log and curves are written (`checkpoint_files`).
+11. checkpoint, log and curves are written (`checkpoint_files`), and trackers are told (`tracked`).
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ from robench.training.teachers import (
     teacher_path,
     trained_teacher,
 )
+from robench.training.tracked import training_log, training_trackers
 from robench.training.types import Epoch, EventWatcher, Trained, TrainingNote, show_notes
 
 
@@ -75,6 +76,7 @@ def train(
     teachers: PathLike | None = None,
     resume: bool = False,
     force: bool = False,
+    log: str | Sequence[str] | None = None,
     watch: EventWatcher = lambda events, epochs: events,  # noqa: ARG005
     origin: Mapping[str, Any] | None = None,
     arch: str | None = None,
@@ -139,6 +141,8 @@ def train(
         resume: go on from FILE.state.pt, to the weights of an unbroken training; what is finished is handed back as it is. Without a
             file name, with the newest unfinished training of these words.
         force: replace a finished training in FILE.pt once this one is whole; without it that is refused.
+        log: trackers that get the loss of every step, the accuracies of every epoch and what is measured at the end: "tensorboard" (into
+            FILE.tensorboard), "mlflow,experiment=NAME", "mine.py:function". They need `out`; a teacher that is trained first is not logged.
         watch: wraps the iterator of Step, Epoch and TrainingNote, to show progress; it is given the number of epochs too.
         origin: what else the JSON beside the checkpoint is to say of how the training was called, as plain values.
         arch: the architecture with its options: "resnet18", "cnn,dropout=0.1", "tv/resnet50", "mine.py:factory".
@@ -194,6 +198,7 @@ def train(
     }  # fmt: skip
     overrides = {key: value for key, value in options.items() if value is not None}
     data_dir, out, teacher = as_path(data_dir, "data_dir"), as_path(out, "out"), as_path(teacher, "teacher")
+    trackers = training_trackers(log, out)
     teachers, suite, device = as_path(teachers, "teachers"), as_suite(suite), as_device(device)
     data, seed, n_train, eval_n = data_arguments(data, seed, n_train, eval_n)
 
@@ -217,7 +222,7 @@ def train(
 
     # 4. the files of the checkpoint, which nobody else can write to as long as this lasts (checkpoint_files)
     stem = checkpoint_stem(settings, preset, usual, images.name, seed)
-    with claimed_checkpoint(out, stem, words, world, resume=resume, force=force) as file:
+    with claimed_checkpoint(out, stem, words, world, resume=resume, force=force) as file, training_log(trackers, world.rank) as logged:
         own_teacher = teacher_path(file, teachers, {**settings, **TEACHER_SETTINGS, "seed": seed})
         named = named_teacher(teacher, recipes, prepared.model, prepared.about, images) if teacher else None
 
@@ -241,13 +246,13 @@ def train(
 
         # 7. the run at its first step, or where its state file says (steps, states)
         run = begin_training(prepared.model.to(device), plan, world)
-        going = ResumableRun(file, checkpoint.plain_values({**words, "processes": world.size}), run)
+        going = ResumableRun(file, checkpoint.plain_values({**words, "processes": world.size}), run, logged.write_pending)
         notes = [*prepared.notes, *source.notes, *resume_from_state(going, resume, force)]
 
-        # 8. epochs of steps, with `watch` looking on (epochs, steps, guards)
-        steps = resumable_events(going, fit(run, plan, prepared.training.to(device), prepared.held_out.to(device)))
+        # 8. epochs of steps, with trackers and `watch` looking on (epochs, steps, guards, tracked)
+        fitting = logged.events(fit(run, plan, prepared.training.to(device), prepared.held_out.to(device)), run, file, words)
         with explain_out_of_memory(plan.batch_size):
-            events = watch(chain(map(TrainingNote, notes), steps), plan.epochs)
+            events = watch(chain(map(TrainingNote, notes), resumable_events(going, fitting)), plan.epochs)
             alarms = [event.alarm for event in events if isinstance(event, Epoch) and event.alarm]
 
         # 9. the epoch whose weights are kept (epochs)
@@ -266,10 +271,11 @@ def train(
             **measured_words(measurements, prepared.test), **(origin or {}),
         }  # fmt: skip
 
-        # 11. the files (checkpoint_files)
+        # 11. the files (checkpoint_files), and the end of the trackers (tracked)
         if file is not None and world.rank == 0:
             write_training(file, network, meta, saved_epoch, {"best": best, "last": last})
             remove_state(going)
+        logged.finish(file, meta["metrics"], watch)
         return Trained(network.eval(), meta, measurements, file)
 
 

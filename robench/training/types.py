@@ -46,6 +46,11 @@ class TrainingNote:
 
 
 @dataclass(frozen=True)
+class TrackerFailure(TrainingNote):
+    """A sentence on a tracker that failed, while the training goes on; it is shown also where notes are not."""
+
+
+@dataclass(frozen=True)
 class Epoch:
     """One epoch: what was trained and measured in it, and what the guard says of it.
 

@@ -31,6 +31,7 @@ KINDS = {
     "a-preset",
     "a-data-set",
     "a-layout",
+    "a-tracker",
 }
 QUICK = {"train": ["--arch", "mlp", "--epochs", 1, "--n-train", 200, "--eval-n", 4, "--suite", "fgsm"]}
 
@@ -72,6 +73,14 @@ def test_every_command_of_a_page_runs_with_its_example(kind, words, tmp_path, mo
     )
     if command == "train":
         assert Path(out).exists()
+    if kind == "a-tracker":
+        file = "fog.jsonl" if command == "corrupt" else "log.jsonl"
+        logged = [
+            json.loads(line) for line in Path("trained.log.jsonl" if command == "train" else f"{out}/{file}").read_text().splitlines()
+        ]
+        assert logged[0]["parameters"]
+        assert any("accuracy" in tag for record in logged[1:] for tag in record)
+    if kind == "a-tracker" or command == "train":
         return
     told = {str(cell) for path in Path(out).glob("*.csv") for row in read(path) for cell in (*row, *row.values())}
     assert any(("folder:pictures" if kind == "a-layout" else "mine.py:") in cell for cell in told)
@@ -98,6 +107,7 @@ IN_THE_PACKAGE = {
     "a-preset": ("presets", "robench.training.presets.DESCRIBED_PRESETS"),
     "a-data-set": ("data", "robench.data.DATASETS"),
     "a-layout": ("", "robench.data.layouts.LAYOUTS"),
+    "a-tracker": ("trackers", "robench.report.trackers.TRACKERS"),
 }
 LINE = r'^    "([a-z0-9-]+)": (.*),$'  # of a dict, as a page shows it
 
@@ -151,6 +161,8 @@ def test_one_line_puts_the_example_of_a_page_into_the_package(kind, tmp_path, mo
     )
     if words[0] == "train":
         assert name in json.dumps(checkpoint_meta("trained.pt"))
+    elif kind == "a-tracker":
+        assert Path("out", "log.jsonl").stat().st_size > 0
     else:
         assert name in {cell for row in read(Path("out", "rows.csv")) for cell in row.values()}
 

@@ -37,9 +37,10 @@ LAYERS = {
     " robustbench_files run_list"
     " page captions figures figures.style"
     " figures.classes figures.attacks figures.saliency figures.corruptions figures.training pictures charts board_parts headline nights"
-    " run_parts reporting folder result comparison comparison_files",
+    " run_parts reporting folder result trackers.records trackers.event_files trackers.mlflow_runs trackers.running trackers"
+    " trackers.measured comparison comparison_files",
     "evaluation": "suites run_words named_files recipe_kinds methods corruption_sources plans measure arguments api",
-    "training": "presets guards types steps states epochs settings checkpoint_files teachers preparation final_measurement train"
+    "training": "presets guards types steps states epochs settings checkpoint_files teachers preparation final_measurement tracked train"
     " grids sweeps",
     "cli": "calls console options loading jobs measure sweeping attack compare corrupt evaluate lists report saliency train"
     " repeated_calls repeated_runs rerun",
@@ -57,6 +58,8 @@ HOMES = {
     "jinja2": ("report/page.py",),
     "typer": ("cli",),
     "rich": ("cli",),
+    "tensorboard": ("report/trackers/event_files.py",),
+    "mlflow": ("report/trackers/mlflow_runs.py",),
     "pyautoattack": ("attacks/reference.py",),
 }
 

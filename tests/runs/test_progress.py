@@ -55,7 +55,7 @@ def test_the_bar_counts_images_and_ends_with_their_number(monkeypatch):
     shown = io.StringIO()
     monkeypatch.setattr(console, "err", Console(file=shown, force_terminal=True, width=120, highlight=False))
     chunks = torch.arange(10).split(4)
-    assert [len(chunk) for chunk in console.tracker(quiet=False)(chunks, "apgd-t")] == [4, 4, 2]
+    assert [len(chunk) for chunk in console.image_progress(quiet=False)(chunks, "apgd-t")] == [4, 4, 2]
     assert "0/10" in shown.getvalue()
     assert "apgd-t: 10 images, " in shown.getvalue()
 
