@@ -88,8 +88,9 @@ def root_command(
 def main() -> None:
     """Runs the command line and ends the process.
 
-    Exit codes: 0 fine; 1 a gate failed (`compare`, a flag with --strict, a training that its guard ended); 2 wrong input; 3 anything
-    unexpected, with its traceback and a line that says whose it is; 130 interrupted, and 143 by SIGTERM.
+    Exit codes: 0 fine; 1 a gate failed (`compare`, `rerun` whose tables should be the same, a flag with --strict, a training that its
+    guard ended); 2 wrong input; 3 anything unexpected, with its traceback and a line that says whose it is; 130 interrupted, and 143 by
+    SIGTERM.
     """
     reconfigure_streams(sys.stdout, sys.stderr)
     take_sigterm_as_interrupt()

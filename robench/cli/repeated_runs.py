@@ -294,7 +294,7 @@ def report_sameness(run: RunToRepeat, target: Path, reasons: Sequence[str]) -> N
     other = "" if run.given else word_change(run, target)
     causes += [other] if other else []
     expected = f", as is to be expected of {' and '.join(causes)}" if causes else ""
-    print_sentence(f"The {what} are not the same as in {run.place}{expected}: {'; '.join(differences)}.")
+    print_sentence(f"The {what} are not the same as in {run.place}{expected}: {'; '.join(map(visible, differences))}.")
     if not causes:
         raise typer.Exit(1)
 

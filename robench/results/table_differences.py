@@ -14,7 +14,7 @@ from robench.core.errors import InputError
 from robench.core.saved_results import text_at
 
 TIMES = "seconds"  # the metric, and the column of a sweep, that no two runs share
-NUMBERS = ("n", "seed", "value", "low", "high", "interval")  # what a line of rows.csv says; the other columns say of what
+NUMBERS = ("n", "seed", "value", "low", "high", "interval", "count")  # what a line says; the other columns of rows.csv say of what
 TABLES = ("rows.csv", "samples*.csv", "confusion.csv")
 LARGEST_TABLE = 2**30  # bytes
 
@@ -91,7 +91,7 @@ def keyed_lines(path: Path) -> dict[tuple[str, int], dict[str, str]]:
 
 def line_name(line: Mapping[str, str]) -> str:
     """What a line is of: all its words but its numbers in rows.csv, the image and what was done to it in a table of samples."""
-    columns = [column for column in line if column not in NUMBERS] if "metric" in line else sample_columns(line)
+    columns = [column for column in line if column not in NUMBERS] if {"metric", "predicted"} & {*line} else sample_columns(line)
     return " ".join(line[column] for column in columns if line[column])
 
 
@@ -111,7 +111,7 @@ def differing_cells(name: str, line: Mapping[str, str], new_line: Mapping[str, s
 
 def is_of_no_value(sentence: str) -> bool:
     """Whether a differing cell holds none of the numbers that were measured, which are told first."""
-    return sentence.partition(" of ")[0] in NUMBERS and not sentence.startswith("value of ")
+    return sentence.partition(" of ")[0] in NUMBERS and not sentence.startswith(("value of ", "count of "))
 
 
 def csv_lines(path: Path) -> Iterator[dict[str, str]]:

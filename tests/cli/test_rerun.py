@@ -423,3 +423,12 @@ def test_differences_of_tables_are_counted_cell_by_cell_and_times_are_none(tmp_p
     assert sentence.startswith("samples.csv: 1 cell not the same, 1 line only before, 2 lines only now, note of '0' was")
     (now / "samples-probes.csv").write_text("sample\n")
     assert table_differences(before, now)[1].sentence() == "samples-probes.csv: there is one only now"
+
+
+def test_words_of_another_ones_tables_cannot_steer_a_terminal(night, here):
+    copy = copy_of(night, here)
+    (copy / "rows.csv").write_text((copy / "rows.csv").read_text().replace("interval\n", "\x1b[2J\n", 1))
+    (copy / "samples-\x1b[2J.csv").write_text("sample\n")
+    result = robench("rerun", copy, "--out", "again", "--quiet", code=1)
+    assert "\x1b" not in result.output
+    assert "x1b[2J" in result.output
