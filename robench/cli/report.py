@@ -1,4 +1,4 @@
-"""`robench report`: one page of one run or many."""
+"""`robench report`: one page of one run or many, and their tables for papers."""
 
 from __future__ import annotations
 
@@ -9,30 +9,66 @@ import typer
 
 from robench.cli import options as o
 from robench.cli.console import print_message
+from robench.core.errors import InputError
+
+PAGE = Path("robench-report.html")  # where no file is named
 
 
 def report_command(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Results folders, or folders of results folders.")],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE.html", help="The page.")] = Path("robench-report.html"),
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE.html", help=f"The page. Default: {PAGE}, if no table is asked for.")
+    ] = None,
     columns: Annotated[
         list[str] | None,
         typer.Option("--columns", metavar="NAME[@KEY=VALUE]", help="Columns of the leaderboard; several by commas or repeated."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file of --out.")] = False,
+    published: Annotated[
+        Path | None,
+        typer.Option("--published", metavar="DIR", help="RobustBench's model_info, or a folder in it: its rows stand beside yours."),
+    ] = None,
+    latex: Annotated[Path | None, typer.Option("--latex", metavar="FILE", help="Also a table for papers, in LaTeX (booktabs).")] = None,
+    markdown: Annotated[Path | None, typer.Option("--markdown", metavar="FILE", help="The same in Markdown.")] = None,
+    csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="The same as CSV: one number a line.")] = None,
+    robustbench: Annotated[
+        Path | None, typer.Option("--robustbench", metavar="FILE", help="One run as a file of RobustBench's model_info.")
+    ] = None,
+    about: Annotated[
+        list[str] | None,
+        typer.Option("--about", metavar="KEY=VALUE", help="For --robustbench: name, authors, link, venue and the like; repeated."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Writes one self-contained HTML page for one run or many.
+    """Writes one self-contained HTML page for one run or many, or tables of them for papers.
 
     Unfinished and unreadable runs below a folder are named and left out.
 
     Example: robench report results --out nights.html
+    Example: robench report results --columns clean,autoattack --latex table.tex --csv table.csv
     """
+    from robench.core.files import write_whole
     from robench.report.page import write_page
     from robench.report.reporting import gathered_runs, refuse_page_path, report_parts
+    from robench.report.robustbench_files import PublishedRows, paper_facts, published_rows
+    from robench.report.table_files import refuse_same_files, robustbench_bytes, table_texts
 
-    refuse_page_path(out, force)
+    tables = {name: path for name, path in {"latex": latex, "markdown": markdown, "csv": csv}.items() if path is not None}
+    page = PAGE if out is None and not tables and robustbench is None else out
+    asked = {**tables, **({"robustbench": robustbench} if robustbench else {}), **({"out": page} if page else {})}
+    refuse_same_files({f"--{name}": path for name, path in asked.items()})
+    for path in asked.values():
+        refuse_page_path(path, force)
+    if about and not robustbench:
+        raise InputError("--about belongs to --robustbench: name its file, or leave it out")
+    facts = paper_facts(about or [])
     found, left_out = gathered_runs(runs)
-    for entry in left_out:
-        print_message(f"Left out: {entry.reason}", quiet)
-    title, parts = report_parts(found, left_out, columns or ())
-    print_message(f"Written: {write_page(out, title, parts)}", quiet)
+    beside = published_rows(published) if published else PublishedRows((), ())
+    for sentence in [*(entry.reason for entry in left_out), *beside.notes]:
+        print_message(f"Left out: {sentence}", quiet)
+    texts = table_texts(found, tables, columns or (), beside.lines)
+    texts |= {robustbench: robustbench_bytes(found, robustbench, facts)} if robustbench else {}
+    title, parts = report_parts(found, left_out, columns or (), beside.lines) if page else ("", [])
+    written = [*(write_whole(texts) if texts else []), *([write_page(page, title, parts)] if page else [])]
+    for path in written:
+        print_message(f"Written: {path}", quiet)

@@ -418,6 +418,83 @@ def quantiles(values: Values, levels: Sequence[float]) -> list[float]:
     return [float(quantile) for quantile in np.quantile(finite_values, levels)] if len(finite_values) else [math.nan] * len(levels)
 
 
+def student_p(one: Values, other: Values) -> float:
+    """The two-sided p value of Student's test that two groups have the same mean, with the same variance in both (Student 1908).
+
+    A group may have one value alone, whose variance is then taken to be that of the other group.
+
+    Args:
+        one: (N,) finite numbers.
+        other: (M,) others, N + M at least 3.
+
+    Returns:
+        The p value in [0, 1]; where no group varies, 1 for equal means and 0 for others.
+
+    Example:
+        >>> from robench.core.statistics import student_p
+        >>> round(student_p([1, 2, 3], [4, 5, 6]), 4)
+        0.0213
+    """
+    groups = [float_array(one), float_array(other)]
+    df = sum(map(len, groups)) - 2
+    if df < 1 or min(map(len, groups)) < 1:
+        raise InputError(f"{len(one)} and {len(other)} values are too few to compare: one group needs two")
+    gap = float(groups[0].mean() - groups[1].mean())
+    variance = sum(float(((group - group.mean()) ** 2).sum()) for group in groups) / df
+    if variance == 0:
+        return 1.0 if gap == 0 else 0.0
+    return student_tails(gap / math.sqrt(variance * sum(1 / len(group) for group in groups)), df)
+
+
+def student_tails(t: float, df: int) -> float:
+    """The chance that Student's t lies further from 0 than this: Abramowitz & Stegun 1964, 26.7.3 and 26.7.4, for whole degrees of freedom.
+
+    Args:
+        t: the statistic.
+        df: degrees of freedom, at least 1.
+
+    Example:
+        >>> from robench.core.statistics import student_tails
+        >>> round(student_tails(1.0, 1), 6), round(student_tails(12.706205, 1), 6)
+        (0.5, 0.05)
+    """
+    angle = math.atan2(abs(t), math.sqrt(df))
+    cosine, term, total = math.cos(angle), 1.0, 0.0
+    for step in range(1 + df % 2, df, 2):  # 1, 3, ... for even df; 2, 4, ... for odd df
+        total += term
+        term *= cosine * cosine * step / (step + 1)
+    inside = math.sin(angle) * total if df % 2 == 0 else 2 / math.pi * (angle + math.sin(angle) * cosine * total)
+    return min(1.0, max(0.0, 1 - inside))
+
+
+def student_interval(values: Values) -> tuple[float, float, float]:
+    """The mean of some values with its 95 % t interval.
+
+    Args:
+        values: (N,) finite numbers, at least two.
+
+    Returns:
+        (mean, low, high).
+
+    Raises:
+        InputError: for fewer than two.
+
+    Example:
+        >>> from robench.core.statistics import student_interval
+        >>> [round(number, 3) for number in student_interval([1, 2, 3])]
+        [2.0, -0.484, 4.484]
+    """
+    numbers = float_array(values)
+    if len(numbers) < 2:
+        raise InputError("a spread needs two values")
+    low, high = 0.0, 1e4
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if student_tails(middle, len(numbers) - 1) > 1 - LEVELS[1] + LEVELS[0] else (low, middle)
+    mean, half = float(numbers.mean()), low * float(numbers.std(ddof=1)) / math.sqrt(len(numbers))
+    return mean, mean - half, mean + half
+
+
 __getattr__ = names_of_before(
     __name__, {"least_significant": "least_significant_count", "anytime": "anytime_valid_interval", "bootstrap_mean": "bootstrap_interval"}
 )

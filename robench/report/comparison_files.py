@@ -5,7 +5,6 @@ Whatever comes from outside, such as the names of models, is escaped in each.
 
 from __future__ import annotations
 
-import html
 import json
 import math
 import re
@@ -18,6 +17,7 @@ from robench.core.paired import holm
 from robench.core.recipes import eps_text
 from robench.core.rows import WORST_NORM, Row
 from robench.report.comparison import Comparison
+from robench.report.plain_text import latex_text, markdown_text
 from robench.results.compare import ComparedRow, ComparisonLine, attack_radii
 from robench.results.gates import CANNOT_TELL, FELL, GateResult, row_text
 
@@ -27,10 +27,6 @@ VERDICT_SENTENCES = {
     "held": "No gate fell.",
 }
 NOT_FOR_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-LATEX_ESCAPES = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-}  # fmt: skip
 LINE_HEADER = ("row", "BASE", "NEW", "change", "interval", "lost", "won", "p")
 GATE_HEADER = ("gate", "row", "verdict", "p")
 
@@ -215,15 +211,6 @@ def joined_items(parts: Sequence[str]) -> Iterator[str]:
         yield part
 
 
-def markdown_text(words: str) -> str:
-    """Plain words in Markdown: nothing in them is read as HTML, a table, a link or emphasis.
-
-    Args:
-        words: any text.
-    """
-    return re.sub(r"([\\`*_\[\]|#~@])", r"\\\1", html.escape(" ".join(words.split()), quote=False))
-
-
 def markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]], raw: int = -1) -> str:
     """A table in Markdown.
 
@@ -369,13 +356,3 @@ def comparison_latex(found: Comparison) -> str:
     head = ["\\begin{table}", "\\centering", f"\\caption{{{latex_text(caption)}}}", "\\begin{tabular}{lrrrr}", "\\toprule"]
     titles = ["& base & new & change & interval \\\\", "\\midrule"]
     return "\n".join([*head, *titles, *lines, "\\bottomrule", "\\end{tabular}", "\\end{table}"]) + "\n"
-
-
-def latex_text(words: str) -> str:
-    """Plain words in LaTeX.
-
-    Args:
-        words: any text.
-    """
-    clean = "".join(letter if letter.isprintable() else " " for letter in words)
-    return "".join(LATEX_ESCAPES.get(letter, letter) for letter in clean)

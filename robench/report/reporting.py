@@ -9,6 +9,7 @@ from pathlib import Path
 from robench.core.errors import InputError
 from robench.core.folders import OUR_FILES
 from robench.report import page
+from robench.report.leaderboard import BoardLine
 from robench.results.saved_runs import FINISHED, RunFolder, SavedRun, run_folders, saved_run
 
 MOST_REASONS = 3  # folders that are left out, in a sentence that says that none is left
@@ -100,23 +101,30 @@ def readable_run(entry: RunFolder) -> SavedRun | RunFolder:
         return RunFolder(entry.folder, "unreadable", str(error))
 
 
-def report_parts(runs: Sequence[SavedRun], left_out: Sequence[RunFolder], columns: Sequence[str] = ()) -> tuple[str, list[page.Part]]:
+def report_parts(
+    runs: Sequence[SavedRun],
+    left_out: Sequence[RunFolder],
+    columns: Sequence[str] = (),
+    published: Sequence[tuple[str, BoardLine]] = (),
+) -> tuple[str, list[page.Part]]:
     """The title and the parts of the page of one run or several."""
     from robench.report.run_parts import saved_run_parts, saved_run_title
 
     notes: list[page.Part] = [page.NoteBox(f"Left out: {entry.reason}") for entry in left_out]
-    if len(runs) == 1:
+    if len(runs) == 1 and not published:
         return saved_run_title(runs[0]), [*notes, *saved_run_parts(runs[0])]
-    return f"{len(runs)} runs", [*notes, *many_run_parts(runs, columns)]
+    return f"{len(runs)} runs", [*notes, *many_run_parts(runs, columns, published)]
 
 
-def many_run_parts(runs: Sequence[SavedRun], columns: Sequence[str]) -> Iterator[page.Part]:
+def many_run_parts(
+    runs: Sequence[SavedRun], columns: Sequence[str], published: Sequence[tuple[str, BoardLine]]
+) -> Iterator[page.Part]:  # fmt: skip
     """What the page of several runs shows."""
     from robench.report.board_parts import corruption_parts, leaderboard_parts
     from robench.report.leaderboard import leaderboards_of
     from robench.report.nights import history_parts, nights_of
 
-    yield from leaderboard_parts(leaderboards_of(runs, columns))
+    yield from leaderboard_parts(leaderboards_of(runs, columns, published))
     yield from history_parts(nights_of(runs), {})
     yield from corruption_parts(runs)
     yield page.Heading("The runs")

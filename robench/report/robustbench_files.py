@@ -282,7 +282,7 @@ def robustbench_object(run: SavedRun, facts: Mapping[str, Any], threat: str = ""
     return {
         "link": texts["link"], "name": texts["name"], "authors": texts["authors"], "additional_data": facts.get("additional_data"),
         "number_forward_passes": facts.get("number_forward_passes"), "dataset": data, "venue": texts["venue"],
-        "architecture": texts["architecture"] or architecture_of(run), "eps": eps_text(robust.eps) if robust.norm else None,
+        "architecture": texts["architecture"] or architecture_in_manifest(run), "eps": eps_text(robust.eps) if robust.norm else None,
         "clean_acc": percent(clean.value), "reported": texts["reported"], key: percent(robust.value),
         "footnote": texts["footnote"] or footnote_of(run, clean), **({N_KEY: n} if PUBLISHED_IMAGES.get(data) != n else {}),
     }  # fmt: skip
@@ -314,7 +314,7 @@ def robustbench_threat(row: Row) -> str:
     return CORRUPTIONS_FOLDER if column_of_row(row) == corruption_column(base_data(row.data)) else ""
 
 
-def architecture_of(run: SavedRun) -> str:
+def architecture_in_manifest(run: SavedRun) -> str:
     """What the manifest says of the architecture, "" where it does not."""
     arch = manifest_value(run.manifest, "checkpoint.architecture.arch")
     return arch if isinstance(arch, str) else ""

@@ -138,7 +138,7 @@ def unfinished_summary(entry: RunFolder) -> RunSummary:
     subjects, threats, n = header.get("subjects"), header.get("threats"), header.get("n")
     names = tuple(map(str, subjects)) if isinstance(subjects, list) else ()
     return RunSummary(
-        entry.folder, UNFINISHED, max(map(last_write, files), default=""), threat_words(threats), str(header.get("data") or ""),
+        entry.folder, UNFINISHED, max(map(last_write, files), default=""), threats_of_state(threats), str(header.get("data") or ""),
         n if isinstance(n, int) else None, names, reason=entry.reason,
     )  # fmt: skip
 
@@ -153,7 +153,7 @@ def state_header(file: Path) -> Mapping[str, Any]:
     return content if isinstance(content, Mapping) else {}
 
 
-def threat_words(threats: object) -> str:
+def threats_of_state(threats: object) -> str:
     """Under which threats an unfinished run attacks, as its state tells; "" where it does not."""
     pairs = threats if isinstance(threats, list) else []
     known = [pair for pair in pairs if isinstance(pair, list) and len(pair) == 2 and isinstance(pair[1], float)]
