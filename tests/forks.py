@@ -69,6 +69,9 @@ def serve():
         "robench.evaluation.methods",
         "robench.evaluation.corruption_sources",
         "robench.report.comparison",
+        "robench.report.page",
+        "robench.report.reporting",
+        "robench.cli.repeated_runs",
         "robench.training.train",
         "robench.training.sweeps",
     ):

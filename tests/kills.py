@@ -104,6 +104,8 @@ KINDS = {
     "sweep": Kind("train", (
         "train", *TRAINING, "--objective", "standard", "--reg", "l2", "--sweep", "lambda=0.01:0.1:1", "--epochs", "1", "--out", "T/sweep",
     )),
+    "report": Kind("report", ("report", "W/night", "W/other", "--out", "T/page.html"), ("--force",), (NIGHT, OTHER)),
+    "rerun": Kind("rerun", ("rerun", "W/night", "--out", "T/out"), needs=(NIGHT,)),
     "compare": Kind("compare", ("compare", "W/night", "W/other", "--fail-on", "pgd:drop>90%", "--out", "T/out"), needs=(NIGHT, OTHER)),
 }  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -107,6 +108,8 @@ def write_whole(files: Mapping[Path, bytes]) -> list[Path]:
     first = next(iter(files))
     try:
         first.parent.mkdir(parents=True, exist_ok=True)
+        for path in files:
+            remove_killed_writes(path.parent, glob.escape(path.name))
         try:
             for temporary, path in moves.items():
                 write_synced(temporary, files[path])
@@ -120,6 +123,32 @@ def write_whole(files: Mapping[Path, bytes]) -> list[Path]:
     except OSError as error:
         raise InputError(f"cannot write {first}: {error.strerror or error}{ELSEWHERE_ADVICE}") from error
     return list(files)
+
+
+def remove_killed_writes(folder: Path, *patterns: str) -> None:
+    """Removes what writers that were killed left behind: temporary files that bear the number of a process that is no more.
+
+    Args:
+        folder: where they wrote.
+        patterns: of the names of the files that they wrote, for glob.
+    """
+    for path in [path for pattern in patterns for path in folder.glob(f".{pattern}.*.tmp")]:
+        number = path.name.split(".")[-2]
+        if number.isdigit() and not is_running(int(number)):
+            path.unlink(missing_ok=True)
+
+
+def is_running(process: int) -> bool:
+    """Whether there is a process of this number on this machine, or might be."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def allocate_file(path: Path, size: int) -> None:

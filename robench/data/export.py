@@ -19,7 +19,7 @@ from torch import Tensor
 
 from robench.core.corruption_names import SEVERITIES
 from robench.core.errors import InputError
-from robench.core.files import allocate_file, prepare_folder, write_whole
+from robench.core.files import allocate_file, prepare_folder, remove_killed_writes, write_whole
 from robench.core.recipes import lookup
 from robench.corruptions.severities import valid_severity
 from robench.data.corrupted_sets import CORRUPTION_NAMES, DESCRIPTION_FILE, LABELS_FILE, SYNTH, array_names
@@ -137,7 +137,7 @@ def prepare_export(
     if images.shape[0] not in (1, 3):
         raise InputError(f"{images.name} has {images.shape[0]} channels: the released layout has three, for colour or grey images")
     prepare_folder(folder)
-    remove_leftovers(folder)
+    remove_killed_writes(folder, "*.npy", DESCRIPTION_FILE)
     about = set_description(images, seed, scale) | {"frost": frost or "procedural", "photos": photos}
     replaced_folder = None
     if (
@@ -211,27 +211,6 @@ def npy_bytes(array: np.ndarray) -> bytes:
     handle = BytesIO()
     np.save(handle, array, allow_pickle=False)
     return handle.getvalue()
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Removes what writers that were killed left behind: hidden files that bear the number of a process that is no more."""
-    for path in [*folder.glob(".*.npy.*.tmp"), *folder.glob(f".{DESCRIPTION_FILE}.*.tmp")]:
-        number = path.name.split(".")[-2]
-        if number.isdigit() and not is_running(int(number)):
-            path.unlink(missing_ok=True)
-
-
-def is_running(process: int) -> bool:
-    """Whether there is a process of this number on this machine, or might be."""
-    if os.name != "posix":
-        return True
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def reserved_array(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
