@@ -10,16 +10,14 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from robench.cli.attack import attack_command
 from robench.cli.calls import RecordedCommand
 from robench.cli.compare import compare_command
 from robench.cli.console import error_origin, exits_by_user, print_to_stderr, reconfigure_streams
 from robench.cli.corrupt import corrupt_command
-from robench.cli.evaluate import evaluate_command
+from robench.cli.evaluate import attack_command, evaluate_command, saliency_command
 from robench.cli.lists import list_command
 from robench.cli.report import report_command
 from robench.cli.rerun import rerun_command
-from robench.cli.saliency import saliency_command
 from robench.cli.train import train_command
 from robench.core.errors import DivergedError, InputError
 from robench.core.interrupts import interruption_exit_code, take_sigterm_as_interrupt

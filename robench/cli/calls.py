@@ -91,3 +91,8 @@ def plain_words(value: Any) -> Any:
     if isinstance(value, list):
         return plain_words(value[0]) if len(value) == 1 else [*map(plain_words, value)]
     return int(value) if isinstance(value, str) and value.isdecimal() and str(int(value)) == value else value
+
+
+def options_of_command(command: Any) -> dict[str, Any]:
+    """The options of a command by name."""
+    return {name: parameter for parameter in command.params if (name := option_name(parameter)) not in ("", "help")}

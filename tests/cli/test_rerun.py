@@ -15,10 +15,10 @@ from typer.main import get_command
 
 from robench import evaluate, load_model
 from robench.cli import app
-from robench.cli.calls import NOT_RECORDED
-from robench.cli.repeated_calls import COMMANDS, ONLY_GIVEN, TAKEN, WRITES_ELSEWHERE, options_of_command
+from robench.cli.calls import NOT_RECORDED, options_of_command
 from robench.core.code_permission import ASKED
 from robench.data import load_images
+from robench.evaluation.repeated_calls import COMMANDS, ONLY_GIVEN, TAKEN, WRITES_ELSEWHERE
 from robench.results.table_differences import table_differences
 
 MODEL = ROOT / "checkpoints" / "shapes-cnn-pgd-at.pt"

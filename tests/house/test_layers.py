@@ -39,11 +39,11 @@ LAYERS = {
     " figures.classes figures.attacks figures.saliency figures.corruptions figures.training pictures charts board_parts headline nights"
     " run_parts reporting folder result trackers.records trackers.event_files trackers.mlflow_runs trackers.running trackers"
     " trackers.measured comparison comparison_files",
-    "evaluation": "suites run_words named_files recipe_kinds methods corruption_sources plans measure arguments api",
+    "evaluation": "suites run_words named_files repeated_calls repeated_runs recipe_kinds methods corruption_sources plans"
+    " measure arguments api",
     "training": "presets guards types steps states epochs settings checkpoint_files teachers preparation final_measurement tracked train"
     " grids sweeps",
-    "cli": "calls console options loading jobs measure sweeping attack compare corrupt evaluate lists report saliency train"
-    " repeated_calls repeated_runs rerun",
+    "cli": "calls console options loading jobs measure sweeping compare corrupt evaluate lists report train rerun",
 }
 OPEN = ("__init__", "__main__")  # the public names, handed out lazily, and `python -m robench`
 HOMES = {

@@ -6,7 +6,6 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from robench.cli.calls import option_name
 from robench.core.errors import InputError
 from robench.core.recipes import did_you_mean
 
@@ -25,12 +24,12 @@ TAKEN = frozenset(OPTIONS.split(" "))
 LONGEST_TEXT, MOST_VALUES = 4096, 10_000
 
 
-def call_in_manifest(manifest: Mapping[str, Any], commands: Mapping[str, Any], where: str) -> dict[str, Any]:
+def call_in_manifest(manifest: Mapping[str, Any], commands: Mapping[str, Mapping[str, Any]], where: str) -> dict[str, Any]:
     """The call under "arguments" of a manifest, checked: "command", "models", "options" and "folder".
 
     Args:
         manifest: the content of the manifest, of whatever origin.
-        commands: the commands of the command line by name.
+        commands: the options of each command by name.
         where: what sentences call the manifest.
 
     Raises:
@@ -48,7 +47,7 @@ def call_in_manifest(manifest: Mapping[str, Any], commands: Mapping[str, Any], w
     if not isinstance(models, list) or not all(isinstance(model, str) for model in models) or len(models) > MOST_VALUES:
         raise refused(where, "its models are no list of names")
     folder = call.get("folder")
-    known = options_of_command(commands[call["command"]])
+    known = commands[call["command"]]
     checked = {key: checked_values(key, value, where) for key, value in call["options"].items() if checked_text(key, where)}
     for key in checked:
         if key not in known and key not in (*ONLY_GIVEN, *WRITES_ELSEWHERE):
@@ -81,11 +80,6 @@ def checked_values(key: str, value: Any, where: str) -> Any:
     elif isinstance(value, (bool, int, float)) and abs(value) < 1e18:
         return value
     raise refused(where, f"the value of --{key} is no text, no number, and no list of these")
-
-
-def options_of_command(command: Any) -> dict[str, Any]:
-    """The options of a command by name."""
-    return {name: parameter for parameter in command.params if (name := option_name(parameter)) not in ("", "help")}
 
 
 def set_values(sentences: Iterable[str], known: Mapping[str, Any], takes_models: bool) -> dict[str, list[str]]:
@@ -129,11 +123,11 @@ def changed_call(call: Mapping[str, Any], given: Mapping[str, Sequence[str]], kn
     for key, values in given.items():
         if key != MODELS:
             options.pop(key, None)
-            options |= {} if [*values] == ["default"] else {key: value_of(key, values, known[key])}
+            options |= {} if [*values] == ["default"] else {key: set_value(key, values, known[key])}
     return {**call, MODELS: models, "options": options}
 
 
-def value_of(key: str, values: Sequence[str], parameter: Any) -> Any:
+def set_value(key: str, values: Sequence[str], parameter: Any) -> Any:
     """The value of an option from the texts that were set; InputError where it has no such value."""
     if parameter.is_flag:
         if values[-1] not in ("true", "false"):

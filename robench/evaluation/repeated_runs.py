@@ -10,22 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import typer
-
-from robench.cli.console import print_message, print_sentence, print_to_stderr
-from robench.cli.loading import set_up_device
-from robench.cli.repeated_calls import left_out, refused
 from robench.core.errors import InputError
 from robench.core.files import file_stem, is_existing_file, is_existing_path
 from robench.core.folders import MANIFEST, make_numbered_folder, manifest_of, word_difference
 from robench.core.journal import state_files
-from robench.evaluation.named_files import NamedFile, digests_of_files, module_path, named_files
+from robench.evaluation.named_files import NamedFile, digests_of_files, module_path
+from robench.evaluation.repeated_calls import left_out
 from robench.report.manifest import machine_entries
 from robench.results.saved_runs import refuse_newer
-from robench.results.table_differences import table_differences
 
 SHOWN = 5  # files that one sentence names
-CHECKPOINT_ENDS = (".pt", ".pth")
+WEIGHT_FILE_ENDS = (".pt", ".pth")
 
 
 @dataclass(frozen=True)
@@ -56,37 +51,6 @@ class RunToRepeat:
         return self.call["command"] == "train" and "sweep" not in self.call["options"]
 
 
-def repeat_run(
-    run: RunToRepeat, ask: Callable[[str], None], context: typer.Context, *, out: Path | None, resume: bool, quiet: bool
-) -> None:
-    """Makes the run again and prints whether its tables are the same.
-
-    Args:
-        run: the run.
-        ask: is asked before code runs.
-        context: of `robench rerun`.
-        out: where it writes; None for a new folder.
-        resume: whether a run in `out` is gone on with.
-        quiet: whether messages are left out.
-
-    Raises:
-        InputError: where the run cannot be made.
-        typer.Exit: with code 1 where the tables should be the same, and are not.
-    """
-    refuse_place(run, out, resume)
-    with command_context(run, [f"--out={out or 'new'}", *run.words], context):
-        files = named_files(run.call)
-        refuse_code(files, ask)
-        refuse_missing_files(files, run)
-    reasons = [*file_differences(run, files), *clock_reasons(run)]
-    for sentence in [*reasons, *machine_differences(run), *left_out_notes(run)]:
-        print_message(f"Note: {sentence}", quiet)
-    with new_place(run, out) as target:
-        with command_context(run, [f"--out={target}", *run.words], context) as inner:
-            invoke(run, inner)
-        report_sameness(run, target, reasons)
-
-
 # --- the manifest
 
 
@@ -99,7 +63,7 @@ def manifest_to_repeat(place: Path) -> tuple[Path, dict[str, Any]]:
     Raises:
         InputError: where there is no finished run, or its manifest cannot be read.
     """
-    if place.suffix in (*CHECKPOINT_ENDS, ".json") and is_existing_file(place) and place.name != MANIFEST:
+    if place.suffix in (*WEIGHT_FILE_ENDS, ".json") and is_existing_file(place) and place.name != MANIFEST:
         return place.with_suffix(".json"), manifest_of_training(place.with_suffix(".json"))
     place = place.parent if place.name == MANIFEST else place
     if is_existing_file(place / MANIFEST):
@@ -124,11 +88,12 @@ def manifest_of_training(file: Path) -> dict[str, Any]:
 # --- code
 
 
-def code_permission(trust: bool) -> Callable[[str], None]:
+def code_permission(trust: bool, tell: Callable[[str], None]) -> Callable[[str], None]:
     """What is asked before code runs: with trust it prints where the code lies, each once; without it raises an InputError.
 
     Args:
         trust: whether the user passed --trust to `robench rerun`.
+        tell: prints a sentence.
     """
     told = set[str]()
 
@@ -138,7 +103,7 @@ def code_permission(trust: bool) -> Callable[[str], None]:
             raise InputError(f"this run needs code to be run, {place}: look at it first, then pass --trust to rerun")
         if place not in told:
             told.add(place)
-            print_to_stderr(f"Runs code: {place}")
+            tell(f"Runs code: {place}")
 
     return ask
 
@@ -201,11 +166,9 @@ def clock_reasons(run: RunToRepeat) -> list[str]:
     return ["the run has a --budget: the clock decides how many images it reaches"] if "budget" in run.call["options"] else []
 
 
-def machine_differences(run: RunToRepeat) -> list[str]:
+def machine_differences(run: RunToRepeat, device: str) -> list[str]:
     """A sentence for the versions, the device and the number of threads that are not what they were."""
-    options = run.call["options"]
-    threads = options.get("threads")
-    now = machine_entries(set_up_device(str(options.get("device", "auto")), int(threads) if threads is not None else None))
+    now = machine_entries(device)
     before = run.manifest.get("versions")
     versions = [
         f"{name} {visible(str(before[name]))[:40]} is now {version}"
@@ -220,7 +183,7 @@ def machine_differences(run: RunToRepeat) -> list[str]:
     return [f"not on what it was made: {', '.join([*versions, *others])}"] if versions or others else []
 
 
-def left_out_notes(run: RunToRepeat) -> list[str]:
+def ignored_option_notes(run: RunToRepeat) -> list[str]:
     """A sentence on options that are never taken from a manifest."""
     names = [f"--{key}" for key in left_out(run.old_call)]
     return [f"{', '.join(names)} of the manifest is left out: pass to rerun what you want of it"] if names else []
@@ -236,26 +199,14 @@ def refuse_place(run: RunToRepeat, out: Path | None, resume: bool) -> None:
             raise InputError("which run is --resume to go on with? Pass its folder with --out")
         return
     old = run.place.with_suffix(".json") if run.is_training else run.place
-    if run.is_training and out.suffix not in CHECKPOINT_ENDS:
+    if run.is_training and out.suffix not in WEIGHT_FILE_ENDS:
         raise InputError(f"the result of a training is a file: pass --out FILE.pt, not {out}")
     if (out.with_suffix(".json") if run.is_training else out).resolve() == old.resolve():
         raise InputError(f"{out} is the run that is to be repeated: choose another --out")
 
 
 @contextmanager
-def command_context(run: RunToRepeat, words: Sequence[str], context: typer.Context) -> Iterator[Any]:
-    """The command with its words, read as the command line reads them; InputError where it refuses them."""
-    name = run.call["command"]
-    try:
-        inner = run.command.make_context(name, [*words], parent=context)
-    except typer.BadParameter as error:
-        raise refused(str(run.place), f"robench {name} says: {visible(error.format_message())}") from None
-    with inner:
-        yield inner
-
-
-@contextmanager
-def new_place(run: RunToRepeat, out: Path | None) -> Iterator[Path]:
+def place_of_rerun(run: RunToRepeat, out: Path | None) -> Iterator[Path]:
     """Where the new run writes; a folder that was made for nothing is removed."""
     if out is not None:
         yield out
@@ -271,32 +222,7 @@ def new_place(run: RunToRepeat, out: Path | None) -> Iterator[Path]:
                 made.rmdir()
 
 
-def invoke(run: RunToRepeat, inner: Any) -> None:
-    """Runs the command. A training that its guard ended has a result, too."""
-    try:
-        run.command.invoke(inner)
-    except typer.Exit as end:
-        if not (run.is_training and end.exit_code == 1):
-            raise
-
-
 # --- what came out
-
-
-def report_sameness(run: RunToRepeat, target: Path, reasons: Sequence[str]) -> None:
-    """Prints whether the tables, or the weights, are the same, and in what they differ; exit code 1 where they should be."""
-    differences = weight_differences(run, target) if run.is_training else [one.sentence() for one in table_differences(run.place, target)]
-    what = "weights" if run.is_training else "tables"
-    if not differences:
-        print_sentence(f"The {what} are the same as in {run.place}.")
-        return
-    causes = [*(f"--set {key}" for key in run.given), *(["what the notes above say"] if reasons else [])]
-    other = "" if run.given else word_change(run, target)
-    causes += [other] if other else []
-    expected = f", as is to be expected of {' and '.join(causes)}" if causes else ""
-    print_sentence(f"The {what} are not the same as in {run.place}{expected}: {'; '.join(map(visible, differences))}.")
-    if not causes:
-        raise typer.Exit(1)
 
 
 def weight_differences(run: RunToRepeat, target: Path) -> list[str]:
