@@ -1,8 +1,19 @@
 """The one exception for what a user got wrong; the command line turns it into exit code 2."""
 
+LONGEST_SENTENCE = 1000  # letters; what a file or an option holds may be longer, and stands in sentences
+CONTROLS = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), "?")  # with which a name could write to the terminal what it likes
+
 
 class InputError(ValueError):
-    """A wrong option, file or model: the message is one sentence that says what is wrong and the way out."""
+    """A wrong option, file or model: the message is one sentence that says what is wrong and the way out.
+
+    A long one is cut in its middle, and control characters of what it quotes become question marks.
+    """
+
+    def __init__(self, sentence: object = "") -> None:
+        text = str(sentence).translate(CONTROLS)
+        half = LONGEST_SENTENCE // 2
+        super().__init__(text if len(text) <= LONGEST_SENTENCE else f"{text[:half]} ... {text[-half:]}")
 
 
 class UnfinishedError(InputError):

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import errno
 import glob
+import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from robench.core.errors import BusyError, InputError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # opening fails where the path is a symbolic link
 ELSEWHERE_ADVICE = "; choose another place"  # the advice where nothing is lost; a run with a state has another
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)  # what a disk that knows no locks says
 
@@ -61,6 +64,54 @@ def is_existing_path(path: Path) -> bool:
         return path.exists()
     except OSError:
         return False
+
+
+def is_plain_name(name: object) -> bool:
+    """Whether a word, which a file may have brought, names a file of a folder itself: no path, no way up, no folder.
+
+    Args:
+        name: any value.
+    """
+    return isinstance(name, str) and name not in ("", ".", "..") and not {"/", "\\", "\0"} & {*name}
+
+
+def json_value(text: str | bytes) -> Any:
+    """What a JSON text holds.
+
+    Args:
+        text: of any origin.
+
+    Raises:
+        ValueError: where it is no JSON, also where it is nested more deeply than Python reads.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def unpacked_limit(packed: int) -> int:
+    """How many bytes the packed bytes of an archive may become: 256 MiB, and a hundred times their number where that is more.
+
+    Pictures and weights are far from that; an archive that wants more is made to fill the memory.
+
+    Args:
+        packed: the size of the file, or of the member, in bytes.
+    """
+    return max(2**28, 100 * packed)
+
+
+def refuse_link(path: Path) -> None:
+    """Refuses a symbolic link where a run is to write: it may lead out of the folder, to a file of somebody else.
+
+    Args:
+        path: of a file or folder that a run writes, which need not exist.
+
+    Raises:
+        InputError: where it is a link.
+    """
+    if path.is_symlink():
+        raise InputError(f"{path} is a symbolic link, and a run writes nothing through one: remove it, or choose another folder")
 
 
 def expanded_path(path: Path) -> Path:
@@ -200,8 +251,9 @@ def open_lock(path: Path, what: Path) -> int | None:
     import fcntl
 
     while True:
+        refuse_link(path)
         try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | NO_LINK, 0o666)
         except OSError as error:
             raise InputError(f"cannot write into {path.parent}: {error.strerror or error}") from None
         try:
@@ -245,7 +297,8 @@ def sync_folder(folder: Path) -> None:
 
 def write_synced(path: Path, data: bytes) -> None:
     """Writes `data` through to the disk, so that a move after it never leads to an empty file."""
-    with path.open("wb") as handle:
+    handle_number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | NO_LINK, 0o666)
+    with os.fdopen(handle_number, "wb") as handle:
         handle.write(data)
         handle.flush()
         os.fsync(handle.fileno())

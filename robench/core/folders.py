@@ -17,7 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from robench.core.errors import InputError, UnfinishedError
-from robench.core.files import ELSEWHERE_ADVICE, FULL, hold_lock, prepare_folder, sync_folder, write_whole
+from robench.core.files import (
+    ELSEWHERE_ADVICE,
+    FULL,
+    hold_lock,
+    is_plain_name,
+    json_value,
+    prepare_folder,
+    refuse_link,
+    sync_folder,
+    write_whole,
+)
 from robench.core.journal import LONGEST_EXCERPT, Adds, differing_excerpts, has_begun, state_files
 from robench.core.recipes import Recipe, recipe_text, value_text
 
@@ -315,8 +325,8 @@ def manifest_of(folder: Path) -> dict[str, Any]:
         InputError: where it cannot be read, or is no manifest.
     """
     try:
-        content = json.loads((folder / MANIFEST).read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        content = json_value((folder / MANIFEST).read_bytes())
+    except (OSError, ValueError) as error:
         raise InputError(f"cannot read {folder / MANIFEST} ({type(error).__name__}): choose another folder") from None
     if not isinstance(content, dict):
         raise InputError(f"{folder} holds a {MANIFEST} that no run of robench wrote: choose another folder")
@@ -335,7 +345,7 @@ def finished_run_files(folder: Path) -> list[str]:
     if not (folder / MANIFEST).exists():
         return []
     names = manifest_of(folder).get("files")
-    if isinstance(names, list) and all(isinstance(name, str) and Path(name).name == name for name in names):
+    if isinstance(names, list) and all(map(is_plain_name, names)):
         return [*names]
     return [name for name in (*OUR_FILES, "accuracy.png", "curve.png", "examples.png") if (folder / name).exists()]
 
@@ -372,6 +382,7 @@ def make_empty_folder(folder: Path) -> Path:
     Raises:
         InputError: if it cannot be written into.
     """
+    refuse_link(folder)
     shutil.rmtree(folder, ignore_errors=True)
     return prepare_folder(folder)
 
@@ -432,19 +443,35 @@ def finish_exchange(staging: Path, folder: Path, last: str) -> None:
         UnfinishedError: where they cannot be moved.
     """
     mark = staging / WHOLE_MARK
+    refuse_link(staging)
     try:
         if not mark.exists():
             return
-        names = json.loads(mark.read_bytes())
-        for name in sorted(names["new"], key=lambda name: name == last):
+        new, old = settled_names(mark)
+        for name in sorted(new, key=lambda name: name == last):
             if (staging / name).exists():
                 (staging / name).replace(folder / name)
         sync_folder(folder)  # before the mark goes
-        for name in {*names["old"]} - {*names["new"]}:
+        for name in {*old} - {*new}:
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(staging)
     except (OSError, ValueError) as error:
         raise UnfinishedError(f"cannot move {staging} into {folder}: {error}; all results are whole there") from error
+
+
+def settled_names(mark: Path) -> tuple[list[str], list[str]]:
+    """The names of the new and the old files of an exchange, by its mark; InputError where it was not written as one."""
+    try:
+        content = json_value(mark.read_bytes())
+    except ValueError:
+        content = None
+    lists = [content.get(key) if isinstance(content, dict) else None for key in ("new", "old")]
+    if not all(isinstance(names, list) and all(map(is_plain_name, names)) for names in lists):
+        raise UnfinishedError(
+            f"{mark} is damaged, and does not say which files move: move what you need out of {mark.parent}, then remove it"
+        )
+    new, old = lists
+    return [*(new or ())], [*(old or ())]
 
 
 def make_numbered_folder(folder: Path) -> Path:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from robench.core.errors import InputError, UnfinishedError
-from robench.core.files import FULL, sync_folder, write_whole
+from robench.core.files import FULL, json_value, refuse_link, sync_folder, write_whole
 
 NAME = "state"
 LONGEST_EXCERPT = 60  # letters
@@ -60,6 +60,7 @@ class Journal:
             return
         if not resume and has_finished(folder):
             remove_state_files(folder)
+        refuse_link(self.path)
         self._last, self._finished = "", False  # the checksum of the last line of the own file, and whether it is the mark of the end
         self._file: os.stat_result | None = None  # of the own file, since its last line was written
         for path in state_files(folder):
@@ -172,10 +173,10 @@ def checked_entries(lines: Iterable[bytes], path: Path) -> list[dict[str, Any]]:
     last, entries = "", []
     for line in lines:
         try:
-            entry = json.loads(line)
+            entry = json_value(line)
             check = entry.pop(CHECK)
             same = sealed_line(entry, last)[0] == line + b"\n"
-        except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
+        except (ValueError, AttributeError, KeyError, TypeError):
             same = False
         if not same:
             raise InputError(f"{path} is damaged, or of another version of robench: remove it, or choose another folder")
@@ -219,8 +220,11 @@ def remove_state_files(folder: Path) -> None:
 
 
 def complete_lines(path: Path) -> list[bytes]:
-    """The lines of a file whose end was written."""
-    return path.read_bytes().split(b"\n")[:-1]
+    """The lines of a file whose end was written. Raises InputError where it cannot be read."""
+    try:
+        return path.read_bytes().split(b"\n")[:-1]
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from None
 
 
 def _cut_torn_line(path: Path) -> None:

@@ -26,6 +26,7 @@ from robench.core.synonyms import OTHER_OPTION_HINTS, our_names_for
 
 T = TypeVar("T")
 ON_SEPARATOR = " on "  # between what is measured and what gives its images
+LONGEST_CHAIN = 20  # recipes, each on the images of the next
 KIND_WORDS = {  # the words by which a recipe may say its kind, as in probe:mine.py:flip
     **{kind: kind for kind in ("attack", "probe", "corruption", "method", "score", "objective", "regulariser")},
     "regularizer": "regulariser",
@@ -99,6 +100,8 @@ def parse_recipe(sentence: str) -> Recipe:
         ('pgd', {'steps': 50}, 'fog')
     """
     first, chained, second = sentence.partition(ON_SEPARATOR)
+    if second.count(ON_SEPARATOR) > LONGEST_CHAIN:
+        raise InputError(f"cannot read {sentence[:60]!r}...: it says on more than {LONGEST_CHAIN} times")
     if chained:
         if not first.strip() or not second.strip():
             raise InputError(f"cannot read {sentence!r}: write what is measured, then on, then what gives the images: pgd-20 on fog")

@@ -6,16 +6,14 @@ lines and turn a column of whole numbers into another kind without a word.
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from robench.core.cells import csv_cells
 from robench.core.errors import InputError
-from robench.core.files import is_existing_path
+from robench.core.files import is_existing_path, json_value
 from robench.core.rows import CLEAN, SOURCE_ROLE, WORST_NORM
 
 ROW_COLUMNS = ("checkpoint", "n", "norm", "eps", "probe", "setting", "metric", "value")
@@ -203,7 +201,7 @@ def manifest_at(path: Path) -> dict[str, Any]:
     """The content of a manifest that says which images were used."""
     text = text_at(path)
     try:
-        content = json.loads(text)
+        content = json_value(text)
     except ValueError as error:
         raise InputError(f"{path} is not JSON: {error}") from None
     missing = [words for words in NEEDED_WORDS if manifest_value(content, words) is None]
@@ -235,8 +233,8 @@ def table_at(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
     """The lines of a CSV that has these columns, every cell as it is written; columns of later versions are left alone."""
     text = text_at(path)
     try:
-        head, *lines = csv.reader(io.StringIO(text, newline=""), strict=True)
-    except csv.Error as error:
+        head, *lines = csv_cells(text)
+    except ValueError as error:
         raise InputError(f"{path} is not CSV: {error}") from None
     missing = [name for name in columns if head.count(name) != 1]
     if missing == ["broken_by"] and {"probe", "method"} & {*head}:

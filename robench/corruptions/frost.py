@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from robench.core.draws import Draws
 from robench.core.errors import InputError
+from robench.core.pictures import opened_picture
 from robench.corruptions.severities import graded_corruption
 from robench.corruptions.weather import grey_values, plasma
 
@@ -131,9 +131,9 @@ def photos_digest(folder: str) -> str:
 def read_frost_photo(file: Path) -> Tensor:
     """A photo, (3, rows, columns) uint8."""
     try:
-        with Image.open(file) as image:
+        with opened_picture(file) as image:
             return torch.from_numpy(np.array(image.convert("RGB"))).movedim(2, 0).contiguous()
-    except OSError as error:
+    except InputError as error:
         raise InputError(f"cannot read the frost photo {file}: {error}") from error
 
 

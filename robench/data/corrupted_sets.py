@@ -10,7 +10,6 @@ Layouts, names and numbers of images are those of Hendrycks & Dietterich (ICLR 2
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,12 +20,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from robench.core.corruption_names import NINETEEN, SEVERITIES
 from robench.core.errors import InputError
-from robench.core.files import expanded_path
+from robench.core.files import expanded_path, json_value
+from robench.core.pictures import opened_picture
 from robench.core.recipes import lookup
 from robench.corruptions import corrupted_images as under
 from robench.corruptions.severities import valid_severity
@@ -362,8 +361,8 @@ def provenance(folder: Path, y: Tensor) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        description = json_value(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}): make the set again") from error
     if not isinstance(description, dict) or not is_set_description(description):
         raise InputError(f"{path} does not describe a set that robench made: make the set again")
@@ -532,11 +531,8 @@ def read_corrupted_image(file: Path) -> Tensor:
 
     Stricter than `folder:PATH`: the released files are all RGB, so that anything else is not what it is taken for.
     """
-    try:
-        with Image.open(file) as image:
-            mode, deep = image.mode, files.has_sixteen_bits(image)
-    except files.BROKEN_IMAGE as error:
-        raise InputError(f"{file} cannot be read as an image ({error}): repair or remove it") from error
+    with opened_picture(file) as image:
+        mode, deep = image.mode, files.has_sixteen_bits(image)
     if mode not in ("RGB", "L") or deep:
         raise InputError(
             f"{file} is an image of {'16 bits a channel' if deep else f'mode {mode}'}: it must be RGB or grey, of 8 bits a channel"

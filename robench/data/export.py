@@ -19,7 +19,7 @@ from torch import Tensor
 
 from robench.core.corruption_names import SEVERITIES
 from robench.core.errors import InputError
-from robench.core.files import allocate_file, prepare_folder, remove_killed_writes, write_whole
+from robench.core.files import allocate_file, json_value, prepare_folder, remove_killed_writes, write_whole
 from robench.core.recipes import lookup
 from robench.corruptions.severities import valid_severity
 from robench.data.corrupted_sets import CORRUPTION_NAMES, DESCRIPTION_FILE, LABELS_FILE, SYNTH, array_names
@@ -201,8 +201,8 @@ def set_description(images: Images, seed: int, scale: str) -> dict[str, Any]:
 def json_or_none(path: Path) -> Any:
     """What a json file holds; None where it cannot be read."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return json_value(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return None
 
 

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from robench.core.errors import InputError
 from robench.core.files import is_existing_file, is_existing_path
+from robench.core.pictures import opened_picture
 from robench.data import npz_arrays as archives
 from robench.data.class_names import ordered_classes
 from robench.data.images import Choice, Images, Size, refuse_labels, refuse_too_many
 from robench.data.layouts import SPLIT_WORDS, STAND_INS, WHOLE_SET, TreeLayout, tree_layout
 
 MOST_NAMED_CLASSES = 6  # classes of a folder that one line names, before it names the first and the last alone
-BROKEN_IMAGE = (OSError, ValueError, EOFError, SyntaxError, Image.DecompressionBombError)
 
 
 def dataset_path(path: Path, data_dir: Path, kind: str) -> Path:
@@ -255,16 +255,11 @@ def read_image(file: Path, size: Size | None) -> Tensor:
 
     It is resized by Pillow, as torchvision's transforms of image files do, to the same pixels.
     """
-    try:
-        with Image.open(file) as image:
-            if image.mode[0] in "IF" or has_sixteen_bits(image):
-                raise InputError(f"{file} has more than 8 bits a channel (mode {image.mode}): convert it to 8 bits")
-            opaque = image.convert("RGBA").convert("RGB") if "transparency" in image.info else image.convert("RGB")
-            return torch.from_numpy(np.array(opaque if size is None else fitted_image(opaque, size))).permute(2, 0, 1)
-    except InputError:
-        raise
-    except BROKEN_IMAGE as error:
-        raise InputError(f"{file} cannot be read as an image ({error}): repair or remove it") from error
+    with opened_picture(file) as image:
+        if image.mode[0] in "IF" or has_sixteen_bits(image):
+            raise InputError(f"{file} has more than 8 bits a channel (mode {image.mode}): convert it to 8 bits")
+        opaque = image.convert("RGBA").convert("RGB") if "transparency" in image.info else image.convert("RGB")
+        return torch.from_numpy(np.array(opaque if size is None else fitted_image(opaque, size))).permute(2, 0, 1)
 
 
 def fitted_image(image: Image.Image, size: Size) -> Image.Image:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import lzma
 import math
 import zipfile
 import zlib
@@ -15,12 +17,14 @@ from typing import IO, Any
 import numpy as np
 
 from robench.core.errors import InputError
+from robench.core.files import unpacked_limit
 from robench.data.images import machine_memory
 
 READ_ERRORS = (
     OSError, ValueError, EOFError, RuntimeError, NotImplementedError, SyntaxError, TypeError, OverflowError, MemoryError, TokenError,
-    zipfile.BadZipFile, zlib.error,
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError,
 )  # fmt: skip
+LONGEST_HEADER = 2**14  # bytes; a header says itself how long it is, and numpy reads that before it refuses more than 10,000
 PIECE = 2**20  # bytes that are passed over at once
 CHECKSUM_BYTES = 2**26  # bytes behind the last row that are read for the checksum at the end of the array; beyond, it stays unverified
 DENSEST = 1032  # zlib's deflate packs at most so many bytes into one
@@ -65,11 +69,12 @@ def members(path: Path, name: str, needed: Callable[[str], object]) -> dict[str,
 def read_header(archive: zipfile.ZipFile, path: Path, file: str) -> ArchiveMember:
     """The header of one array."""
     with archive.open(file) as handle:
-        version = np.lib.format.read_magic(handle)
-        if version not in HEADER_READERS:
-            raise ValueError(f"{file} has the format {version}")
-        shape, columns, dtype = HEADER_READERS[version](handle)
-        return ArchiveMember(path, file.removesuffix(".npy"), tuple(map(int, shape)), dtype, bool(columns), handle.tell())
+        begin = io.BytesIO(handle.read(LONGEST_HEADER))
+    version = np.lib.format.read_magic(begin)
+    if version not in HEADER_READERS:
+        raise ValueError(f"{file} has the format {version}")
+    shape, columns, dtype = HEADER_READERS[version](begin)
+    return ArchiveMember(path, file.removesuffix(".npy"), tuple(map(int, shape)), dtype, bool(columns), begin.tell())
 
 
 @contextmanager
@@ -129,6 +134,11 @@ def refuse_absurd(member: ArchiveMember, name: str, wanted: int) -> None:
         raise InputError(
             f"{name} is damaged: {member.key} declares {member.dtype} of shape {member.shape}, {member.bytes:,} bytes; the file can hold "
             f"{max(min(info.file_size, most) - member.begin, 0):,} at most"
+        )
+    if wanted > unpacked_limit(member.path.stat().st_size):
+        raise InputError(
+            f"{name}: {member.key} would unpack to {wanted:,} bytes, far more than the {member.path.stat().st_size:,} of the file: "
+            "store it unpacked (numpy.savez), or take fewer images with --n"
         )
     if wanted > machine_memory():
         raise InputError(

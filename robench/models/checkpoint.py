@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from robench.core.errors import InputError
-from robench.core.files import write_whole
+from robench.core.files import json_value, write_whole
 from robench.core.threat import NORMS
 from robench.models.model_files import existing_file, read_torch, zip_file_kind
 
@@ -123,8 +123,8 @@ def describes_weights(path: Path, state: Mapping[str, Any]) -> bool:
         state: the state_dict of the weights.
     """
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        content = json_value(path.read_bytes())
+    except (OSError, ValueError):
         return False
     return isinstance(content, dict) and content.get("sha256") == fingerprint(state)
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 import warnings
 import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from textwrap import shorten
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from robench.core.code_permission import ask_before_code
 from robench.core.errors import InputError
+from robench.core.files import unpacked_limit
 
 TRUST = "pass --trust (trust=True in Python)"
 
@@ -56,10 +59,15 @@ def zip_file_kind(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name.partition("/")[2] or name for name in archive.namelist()]
+            unpacked = sum(item.file_size for item in archive.infolist())
+            if unpacked > unpacked_limit(path.stat().st_size):
+                raise InputError(f"{path.name} is {path.stat().st_size:,} bytes and would unpack to {unpacked:,}: that is no model file")
             # torch can leave the checksums out; then all are 0
             damaged = archive.testzip() if any(item.CRC for item in archive.infolist()) else None
             if min((item.header_offset for item in archive.infolist()), default=0):
                 raise zipfile.BadZipFile("cut off: this is the directory of a zip file inside it")
+    except InputError:
+        raise
     except Exception as error:  # names that are no UTF-8, streams that end early, ...: zipfile has an exception of its own for each
         raise InputError(f"{path.name} is cut off or damaged: copy it again") from error
     if damaged:
@@ -79,6 +87,8 @@ def read_torch(path: Path, trust: bool) -> tuple[Any, list[str]]:
     """What torch.save wrote, on the CPU, and notes. Weights only; a pickle that needs more is an InputError unless `trust` is set."""
     try:
         return unpickled_content(path, weights_only=True), []
+    except InputError:
+        raise
     except UnpicklingError as error:
         culprit = re.search(r"GLOBAL ([\w.]+)", str(error))
         if culprit is None:
@@ -93,6 +103,8 @@ def read_torch(path: Path, trust: bool) -> tuple[Any, list[str]]:
     ask_before_code(str(path))
     try:
         return unpickled_content(path, weights_only=False), [f"{path.name} was unpickled, which can run any code"]
+    except InputError:
+        raise
     except Exception as error:
         raise InputError(
             f"{path.name} cannot be unpickled ({type(error).__name__}: {first_line(error)}): save its state_dict instead"
@@ -100,10 +112,42 @@ def read_torch(path: Path, trust: bool) -> tuple[Any, list[str]]:
 
 
 def unpickled_content(path: Path, weights_only: bool) -> Any:
-    """torch.load on the CPU, without its advice about pickle protocols."""
+    """torch.load on the CPU, without its advice about pickle protocols; InputError for tensors that the file is too small for."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Detected pickle protocol")
-        return torch.load(path, map_location="cpu", weights_only=weights_only)
+        content = torch.load(path, map_location="cpu", weights_only=weights_only)
+    if not isinstance(content, nn.Module):
+        refuse_oversized_tensors(content, path.stat().st_size, path.name)
+    return content
+
+
+def refuse_oversized_tensors(content: Any, size: int, name: str) -> None:
+    """Refuses tensors that would take more memory than the file that holds them: strides of 0 and storages that were never written.
+
+    Args:
+        content: what was read.
+        size: of the file, in bytes.
+        name: what the sentence calls it.
+
+    Raises:
+        InputError: where there is one.
+    """
+    for value in nested_values(content):
+        if isinstance(value, Tensor) and value.layout == torch.strided and value.numel() * value.element_size() > unpacked_limit(size):
+            raise InputError(f"{name} is damaged: it is {size:,} bytes, and a tensor in it claims the shape {tuple(value.shape)}")
+
+
+def nested_values(content: Any) -> Iterator[Any]:
+    """All that lies in nested dicts and lists, each dict and list once."""
+    waiting, seen = [content], set[int]()
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, (Mapping, list, tuple, set, frozenset)):
+            if id(value) not in seen:
+                seen.add(id(value))
+                waiting += [*value.values()] if isinstance(value, Mapping) else [*value]
+        else:
+            yield value
 
 
 def unreadable_error(path: Path, error: Exception) -> InputError:

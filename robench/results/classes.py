@@ -7,8 +7,6 @@ verdicts that models are ranked by.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robench.core.cells import csv_cells
 from robench.core.corruption_names import FIFTEEN
 from robench.core.errors import InputError
 from robench.core.rows import CLEAN, OVERALL_PROBE, WILSON, IntervalKind, Row
@@ -253,8 +252,9 @@ def read_confusions(folder: Path) -> list[Confusion]:
         return []
     text = text_at(path)
     try:
-        return [confusion_of(line) for line in csv.DictReader(io.StringIO(text, newline=""), strict=True)]
-    except (ValueError, TypeError, KeyError, csv.Error) as error:
+        head, *lines = csv_cells(text)
+        return [confusion_of(dict(zip(head, line, strict=True))) for line in lines]
+    except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"cannot read {path} ({type(error).__name__}): measure again with --force") from None
 
 

@@ -18,7 +18,7 @@ from robench.core.recipes import eps_text
 from robench.core.rows import WORST_NORM, Row
 from robench.core.saved_results import manifest_value
 from robench.core.statistics import Floats
-from robench.results.files import frame_of_entries
+from robench.results.files import csv_bytes, frame_of_entries
 from robench.results.image_values import ImageValues, ModelImages, images_digest, model_images
 from robench.results.saved_runs import SavedRun, saved_run
 
@@ -393,4 +393,4 @@ def write_comparison(out: Path, lines: Sequence[ComparisonLine]) -> Path:
         out: the folder, which exists.
         lines: the lines of the comparison.
     """
-    return write_whole({out / "compare.csv": frame_of_entries(lines, ComparisonLine).to_csv(index=False).encode()})[0]
+    return write_whole({out / "compare.csv": csv_bytes(frame_of_entries(lines, ComparisonLine))})[0]

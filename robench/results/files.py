@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from robench.core.cells import csv_cells, safe_cell
 from robench.core.errors import InputError
 from robench.core.files import write_whole
 from robench.core.rows import Row, Sample
@@ -50,9 +51,23 @@ def save_tables(out: Path, rows: Sequence[Row], samples: Entries, manifest: Mapp
         more: further per-image tables, as `samples`, by the names of their files without .csv.
     """
     tables = {"rows": frame_of_entries(rows, Row), **{name: frame_of(entries) for name, entries in {"samples": samples, **more}.items()}}
-    files = {out / f"{name}.csv": frame.to_csv(index=False).encode() for name, frame in tables.items()}
+    files = {out / f"{name}.csv": csv_bytes(frame) for name, frame in tables.items()}
     text = json.dumps(manifest, indent=2, allow_nan=False)
     return write_whole({**files, out / "manifest.json": f"{text}\n".encode()})
+
+
+def csv_bytes(frame: pd.DataFrame) -> bytes:
+    """A table as the bytes of a CSV file, in which no text is a formula (`core.cells.safe_cell`).
+
+    Args:
+        frame: any table.
+    """
+    texts = frame.select_dtypes(exclude=["number", "bool"])
+    safe = frame.assign(**{str(name): texts[name].map(lambda cell: safe_cell(cell) if isinstance(cell, str) else cell) for name in texts})
+    safe = safe.rename(columns=lambda name: safe_cell(str(name)))
+    ends = any("\r" in str(cell) for name in texts for cell in texts[name])  # which the csv module would not quote
+    text = safe.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC if ends else csv.QUOTE_MINIMAL)
+    return text.encode("utf-8", "backslashreplace")
 
 
 def read_rows(folder: Path) -> list[Row]:
@@ -66,9 +81,8 @@ def read_rows(folder: Path) -> list[Row]:
     """
     kinds: dict[str, Callable[[str], Any]] = {"int": int, "float": lambda word: float(word or "nan"), "str": str}
     try:
-        with (folder / "rows.csv").open(newline="", encoding="utf-8") as handle:
-            return [
-                Row(**{f.name: kinds[str(f.type)](line[f.name]) for f in fields(Row) if f.name in line}) for line in csv.DictReader(handle)
-            ]
-    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+        head, *lines = csv_cells((folder / "rows.csv").read_bytes().decode())
+        cells = [dict(zip(head, line, strict=False)) for line in lines if line]
+        return [Row(**{f.name: kinds[str(f.type)](line[f.name]) for f in fields(Row) if f.name in line}) for line in cells]
+    except (OSError, ValueError, TypeError) as error:
         raise InputError(f"cannot read {folder / 'rows.csv'} ({type(error).__name__}): measure again with --force") from None

@@ -7,8 +7,6 @@ measured means (relative_accuracy) have no such numbers, and are left out.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from robench.core.cells import csv_cells
 from robench.core.corruption_names import FAMILIES, FIFTEEN, NINETEEN
 from robench.core.errors import InputError
 from robench.core.paired import SCORE, SHARE, VERDICT, WORST_CLASS, least_class_mean
@@ -107,8 +106,10 @@ def table_kind(frame: TextFrame) -> str:
 def text_frame(path: Path) -> TextFrame:
     """A CSV as texts, strictly; InputError where it is cut short or a line has another length than the head."""
     try:
-        head, *lines = csv.reader(io.StringIO(text_at(path), newline=""), strict=True)
-    except (csv.Error, ValueError) as error:
+        head, *lines = csv_cells(text_at(path))
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"{path} is not CSV: {error}") from None
     if not lines:
         raise InputError(f"{path} holds nothing but its head")

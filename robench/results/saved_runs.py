@@ -6,8 +6,6 @@ written. The per-image tables are read by `results.image_values`.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import os
@@ -17,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from robench.core.cells import csv_cells
 from robench.core.errors import InputError
 from robench.core.files import is_existing_path
 from robench.core.folders import MANIFEST, MANIFEST_FORMAT
@@ -148,8 +147,10 @@ def rows_at(path: Path) -> Iterator[Row]:
         InputError: where it is cut short, lacks a column, has a line of another length, or text where a number belongs.
     """
     try:
-        head, *lines = csv.reader(io.StringIO(text_at(path), newline=""), strict=True)
-    except (csv.Error, ValueError) as error:
+        head, *lines = csv_cells(text_at(path))
+    except InputError:
+        raise
+    except ValueError as error:
         raise InputError(f"{path} is not CSV: {error or 'it is empty'}") from None
     if missing := [name for name in NEEDED_ROW_FIELDS if head.count(name) != 1]:
         raise InputError(f"{path} needs one column {missing[0]!r}: it was not written by a measuring command of robench")

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robench.core.errors import InputError
 from robench.core.journal import Adds
 from robench.core.recipes import Recipe, options_of
 from robench.models.identity import code_digests, model_identity
 from robench.runs.images import stage_file_name
-from robench.runs.ledger import Ledger
+from robench.runs.ledger import BLANKS, Ledger
 from robench.runs.store import Store, unwritten_mask
 from robench.runs.types import Case, Pool, RunOptions, Stage
 
@@ -30,6 +31,8 @@ def can_resume(adds: Adds | None, theirs: Mapping[str, Any], ours: Mapping[str, 
 def restore_ledger(ledger: Ledger, cases: Sequence[Case], stages: Sequence[Stage], store: Store) -> None:
     """Adds what the journal holds to the ledger, but for stages whose images are gone and still asked for: these are made again."""
     entries = [entry for entry in store.journal.entries if "stage" in entry]
+    if wrong := next((entry for entry in entries if not is_entry(entry, ledger.n)), None):
+        raise InputError(f"the state in {store.journal.path} holds {str(wrong)[:60]}, which no run writes: begin anew with --force")
     missing_by_stage: dict[tuple[str, str], Tensor] = {}
     while True:
         partial_ledger = Ledger(ledger.y)
@@ -45,6 +48,40 @@ def restore_ledger(ledger: Ledger, cases: Sequence[Case], stages: Sequence[Stage
         where = (entry["subject"], entry["stage"])
         if where not in missing_by_stage or not bool(missing_by_stage[where][entry["places"]].any()):
             ledger.add(entry)
+
+
+def is_entry(entry: Mapping[str, Any], n: int) -> bool:
+    """Whether an entry has the form of `runs.loop.entry_of`, for N images: a state may come from anywhere, its checksums too.
+
+    Args:
+        entry: what a state file holds.
+        n: the number of images.
+    """
+    places, levels = entry.get("places"), entry.get("levels")
+    return (
+        all(isinstance(entry.get(key), str) for key in ("subject", "stage"))
+        and isinstance(places, list)
+        and all(type(place) is int and 0 <= place < n for place in places)
+        and len({*places}) == len(places) > 0
+        and isinstance(levels, list)
+        and all(isinstance(level, dict) and is_level(level, len(places)) for level in levels)
+    )
+
+
+def is_level(level: Mapping[str, Any], length: int) -> bool:
+    """Whether what an entry says of a level has its form, for so many images."""
+    columns, extras, seconds = level.get("columns"), level.get("extras"), level.get("seconds")
+    return (
+        isinstance(level.get("level"), str)
+        and type(level.get("repeat")) is int
+        and type(seconds) in (int, float)
+        and isinstance(extras, dict)
+        and isinstance(columns, dict)
+        and all(
+            isinstance(values, list) and len(values) == length and len({type(value) for value in values}) == 1 and type(values[0]) in BLANKS
+            for values in columns.values()
+        )
+    )
 
 
 def lost_places(known: Ledger, cases: Sequence[Case], stages: Sequence[Stage], store: Store) -> dict[tuple[str, str], Tensor]:

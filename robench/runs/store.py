@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from robench.core.errors import InputError
-from robench.core.files import ELSEWHERE_ADVICE, allocate_file, room_advice
+from robench.core.files import ELSEWHERE_ADVICE, allocate_file, refuse_link, room_advice
 from robench.core.folders import (
     HIDDEN_FOLDER,
     Destination,
@@ -28,6 +28,7 @@ from robench.core.folders import (
 )
 from robench.core.journal import Adds, Journal, state_files
 from robench.core.processes import World
+from robench.data.npz_arrays import READ_ERRORS
 
 
 class Store:
@@ -104,6 +105,8 @@ def open_store(
 
 def folder_of_arrays(work: Path | None) -> Path:
     """The folder of the arrays of a run, made: a temporary one where it keeps no state. Raises InputError where it cannot be made."""
+    if work is not None:
+        refuse_link(work / HIDDEN_FOLDER)
     try:
         if work is None:
             return Path(tempfile.mkdtemp())
@@ -166,6 +169,7 @@ def make_array_file(file: Path, shape: tuple[int, ...]) -> None:
     Raises:
         InputError: where there is no room.
     """
+    refuse_link(file)
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     with refuse_failed_writes(file):
         try:
@@ -209,9 +213,12 @@ def write_array_rows(file: Path | None, places: Tensor, images: Tensor) -> None:
 
 
 def array_rows_at(file: Path, places: Tensor) -> Tensor:
-    """The images (M, C, H, W) at some places of the file."""
-    rows = np.lib.format.open_memmap(file, "r")
-    return torch.from_numpy(np.ascontiguousarray(rows[places.numpy()]))
+    """The images (M, C, H, W) at some places of the file. Raises InputError where it does not hold them."""
+    try:
+        rows = np.lib.format.open_memmap(file, "r")
+        return torch.from_numpy(np.ascontiguousarray(rows[places.numpy()]))
+    except (*READ_ERRORS, IndexError) as error:
+        raise InputError(f"{file} cannot be read as images of this run ({error}): begin anew in another folder") from error
 
 
 def unwritten_mask(file: Path, places: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from robench.core.errors import DivergedError, InputError
 from robench.core.files import write_whole
 from robench.core.folders import word_difference
 from robench.core.interrupts import interruptions
+from robench.models.model_files import refuse_oversized_tensors
 from robench.training.types import Epoch, Event, StateDict, TrainingRun
 
 STATE_FORMAT = b"robench-training-3 "  # a state begins with this, the sha256 of the rest, and the end of the line
@@ -144,7 +145,10 @@ def resume_from_state(going: ResumableRun, resume: bool, force: bool = False) ->
         raise InputError(
             f"{path.name} belongs to a training with other settings ({other}): repeat its words, or pass --force to begin anew"
         )
-    restore_run(going.run, content["run"])
+    try:
+        restore_run(going.run, content["run"])
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        raise InputError(f"{path.name} does not hold what a state of this training holds ({type(error).__name__}): remove it") from error
     return [f"taken up after {going.run.steps_done} steps and {len(going.run.history)} epochs"]
 
 
@@ -173,8 +177,15 @@ def read_state(path: Path) -> dict[str, Any]:
         raise InputError(foreign_state_sentence(path))
     if data[start : start + 1] != b"\n" or data[len(STATE_FORMAT) : start] != hashlib.sha256(data[start + 1 :]).hexdigest().encode():
         raise InputError(f"{path.name} is cut off or damaged: remove it")
-    content: dict[str, Any] = torch.load(io.BytesIO(data[start + 1 :]), map_location="cpu", weights_only=True)
-    return content
+    try:
+        content = torch.load(io.BytesIO(data[start + 1 :]), map_location="cpu", weights_only=True)
+        whole = isinstance(content, dict) and isinstance(content.get("words"), dict) and isinstance(content.get("run"), dict)
+    except Exception:  # an unpickler that is fed anything raises anything
+        whole = False
+    if not whole:
+        raise InputError(foreign_state_sentence(path))
+    refuse_oversized_tensors(content, len(data), path.name)
+    return content  # type: ignore[no-any-return]
 
 
 def resumable_events(going: ResumableRun, events: Iterator[Event]) -> Iterator[Event]:

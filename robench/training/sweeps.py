@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from robench.core.errors import DivergedError, InputError
-from robench.core.files import prepare_folder, write_whole
+from robench.core.files import json_value, prepare_folder, write_whole
 from robench.core.folders import LOCK, Destination, hold_lock_in
 from robench.core.fronts import front_membership
 from robench.core.inputs import PathLike
@@ -25,7 +25,7 @@ from robench.core.recipes import (
 )
 from robench.core.rows import Row
 from robench.report.figures.training import FrontPoint
-from robench.results.files import frame_of_entries, read_rows
+from robench.results.files import csv_bytes, frame_of_entries, read_rows
 from robench.training.grids import (
     TRAINING,
     SweepCell,
@@ -145,7 +145,7 @@ def adds_cells(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
     one, other = theirs.get("grid"), ours["grid"]
     if not isinstance(one, dict) or [*one] != [*other] or {**theirs, "grid": other} != ours:
         return False
-    return all(value in other[key] for key, values in one.items() for value in values)
+    return all(isinstance(values, list) and all(value in other[key] for value in values) for key, values in one.items())
 
 
 def refuse_other_sweep(folder: Path, header: Mapping[str, Any]) -> None:
@@ -153,7 +153,7 @@ def refuse_other_sweep(folder: Path, header: Mapping[str, Any]) -> None:
     if not (folder / ROWS_FILE).exists():
         return
     try:
-        theirs = json.loads((folder / HEADER_FILE).read_bytes())
+        theirs = json_value((folder / HEADER_FILE).read_bytes())
     except (OSError, ValueError):
         raise InputError(f"{folder} holds results that are not those of a sweep: choose another folder") from None
     ours = json.loads(json.dumps(header))
@@ -198,7 +198,7 @@ def write_sweep(folder: Path, done: Sequence[FinishedCell], header: Mapping[str,
     """Writes rows.csv of the cells so far, each with whether it is on the front among them, and sweep.json."""
     rows = rows_with_front(done, header["suite"])
     text = json.dumps(header, indent=2)
-    write_whole({folder / ROWS_FILE: frame_of_entries(rows, Row).to_csv(index=False).encode(), folder / HEADER_FILE: f"{text}\n".encode()})
+    write_whole({folder / ROWS_FILE: csv_bytes(frame_of_entries(rows, Row)), folder / HEADER_FILE: f"{text}\n".encode()})
 
 
 def rows_with_front(done: Sequence[FinishedCell], suite: str = "") -> list[Row]:

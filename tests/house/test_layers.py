@@ -16,8 +16,8 @@ ROOT = Path(robench.__file__).parent
 # Each package imports only from those above it in this list, and each module only from those before it in its package; what several
 # modules share comes first. The `__init__` of a package is the last of its modules, unless it is named.
 LAYERS = {
-    "core": "errors interrupts code_permission facts moved synonyms corruption_names rows fronts draws processes files recipes model_calls"
-    " memory checks saved_results inputs journal schedules statistics paired threat folders types",
+    "core": "errors interrupts code_permission facts moved synonyms corruption_names rows fronts draws processes cells pictures"
+    " files recipes model_calls memory checks saved_results inputs journal schedules statistics paired threat folders types",
     "attacks": "facts active losses targets kernels reference fgsm noise pgd square fab eight_bits apgd transfer malt",
     "corruptions": "severities blur digital noise weather warp frost spatter",
     "explainers": "facts baselines nonlinearities forward_survey hooks gradients masking rebuilt_models grad_cam",
@@ -52,7 +52,7 @@ HOMES = {
     "captum": ("explainers",),
     "sklearn": (),
     "safetensors": ("models",),
-    "PIL": ("data", "corruptions"),
+    "PIL": ("core/pictures.py", "data", "corruptions"),
     "pandas": ("results/files.py", "results/image_values.py", "report"),
     "matplotlib": ("report/figures",),
     "jinja2": ("report/page.py",),

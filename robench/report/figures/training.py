@@ -24,6 +24,7 @@ from robench.core.fronts import Pair, front_corners
 from robench.core.fronts import front_membership as undominated
 from robench.report.figures.saliency import colour_and_style, put_legend_below, styled_line
 from robench.report.figures.style import drawable_text, house_style, save_figure, save_titled_figure, wrapped_text
+from robench.results.files import csv_bytes
 
 History = Sequence[Mapping[str, Any]]
 Box = tuple[float, ...]  # left, low, right, high
@@ -64,7 +65,7 @@ def write_epoch_log(path: Path, history: History) -> Path:
         for epoch in history
     ]
     table = pd.DataFrame(lines, columns=list(lines[0]) if lines else list(FIRST))
-    return write_whole({path: table.to_csv(index=False).encode()})[0]
+    return write_whole({path: csv_bytes(table)})[0]
 
 
 def scalar_keys(history: History) -> list[str]:

@@ -13,6 +13,7 @@ from robench.core.errors import InputError
 from robench.core.rows import WORST_NORM
 from robench.core.saved_results import ModelResults
 from robench.core.threat import Threat
+from robench.data.npz_arrays import READ_ERRORS
 from robench.runs.ledger import Ledger
 from robench.runs.types import Chunk, MakeImages, Outcome, Pixels, Pool, ReadyStage, Stage
 
@@ -82,9 +83,9 @@ def saved_images(results: ModelResults, pool: Pool, where: dict[int, int]) -> Ma
 def saved_array(path: Path, n: int, shape: tuple[int, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     """The array of a run of n images. Raises InputError where it is none of such images."""
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+        array = np.lib.format.open_memmap(path, "r")
+    except READ_ERRORS as error:
         raise InputError(f"{path} cannot be read as saved images: {error}") from None
     if array.shape != (n, *shape) or array.dtype != np.float32:
         raise InputError(f"{path} holds {array.dtype} {array.shape}, and the run it belongs to has {n} images of other shape")
-    return array  # type: ignore[no-any-return]
+    return array

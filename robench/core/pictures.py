@@ -1,0 +1,42 @@
+"""Opening image files of any origin: only formats that are decoded in memory, of no more pixels than a photograph has."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image
+
+from robench.core.errors import InputError
+
+# without EPS, for which Pillow starts Ghostscript, and formats that no set of images uses
+PICTURE_FORMATS = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+MOST_FILE_PIXELS = 89_478_485  # of one file; from here on Pillow warns of a bomb
+
+
+@contextmanager
+def opened_picture(file: Path) -> Iterator[Image.Image]:
+    """The image in a file, whose pixels are decoded where they are asked for inside the block.
+
+    Args:
+        file: of one of the formats above, whatever its name ends with.
+
+    Raises:
+        InputError: where it is none, damaged, or of more than MOST_FILE_PIXELS pixels, which a few bytes can claim; also in the block, for
+            whatever decoding raises.
+    """
+    try:
+        Image.init()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(file, formats=[name for name in PICTURE_FORMATS if name in Image.OPEN])
+        with image:
+            if image.width * image.height > MOST_FILE_PIXELS:
+                raise InputError(f"{file} says that it has {image.width} x {image.height} pixels: {MOST_FILE_PIXELS:,} are the most")
+            yield image
+    except InputError:
+        raise
+    except Exception as error:  # decoders have exceptions of their own for each damage
+        raise InputError(f"{file} cannot be read as an image ({error}): repair or remove it") from error
