@@ -439,27 +439,32 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def images_needed(n: int, p: float, alpha: float) -> int | None:
-    """How many images would tell, at the rates that were seen, with a probability of 0.9.
+def images_needed(values: PairedValues, margin: float, alpha: float) -> int | None:
+    """How many images would tell whether the difference is beyond a margin, at the rates that were seen, with a probability of 0.9.
 
-    The statistic grows with the root of the number of images.
+    The interval shrinks with the root of the number of images, until it excludes the margin.
 
     Args:
-        n: how many there were.
-        p: the p value that they gave.
-        alpha: the level at which a difference counts.
+        values: the numbers of the images.
+        margin: the difference NEW - BASE that is allowed.
+        alpha: the level at which a difference counts, in (0, 1).
 
     Returns:
-        A number, at least n; None where the difference is the margin itself, so that no number would do.
+        A number, at least that of the images; None where the difference found is the margin itself, so that no number would do.
 
     Example:
-        >>> images_needed(1000, 0.1, 0.05)
-        3884
+        >>> images_needed(PairedValues("verdict", np.ones(100), np.ones(100), np.zeros(100, dtype=np.int64)), -0.01, 0.05)
+        1041
     """
-    z = -NORMAL.inv_cdf(min(0.5, max(p / 2, 1e-300)))
-    if z < 1e-3:
+    if values.kind in (VERDICT, SHARE):
+        z = abs(tango_z(*values.counts[:2], values.counts[2], margin / values.unit))
+    else:
+        low, high = difference_interval(values, alpha)
+        half = values.difference - low if margin < values.difference else high - values.difference
+        z = abs(values.difference - margin) / half * NORMAL.inv_cdf(1 - alpha / 2) if half > 0 else math.inf
+    if not z >= 1e-3:
         return None
-    return max(n, math.ceil(n * ((-NORMAL.inv_cdf(alpha / 2) + NORMAL.inv_cdf(POWER)) / z) ** 2))
+    return max(values.n, math.ceil(values.n * ((NORMAL.inv_cdf(1 - alpha / 2) + NORMAL.inv_cdf(POWER)) / z) ** 2))
 
 
 def detectable_difference(values: PairedValues, alpha: float) -> float:

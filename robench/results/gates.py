@@ -293,7 +293,7 @@ def result_sentence(
         return f"{what} went {numbers}, no {gate.direction} found: {detectable_text(one, level / tests, scale, unit)} ({interval})"
     if verdict == HELD:
         return f"{what} held: {numbers}, a {gate.direction} of {change} ({interval})"
-    needed = needed_text(images_needed(one.values.n, p_values[0], level))
+    needed = needed_text(images_needed(one.values, margin_of(gate), level))
     return f"{what}: {one.values.n:,} images cannot tell, {numbers}, a {gate.direction} of {change} ({interval}): {needed}"
 
 
@@ -350,9 +350,22 @@ def row_text(row: Row, *, with_threat: bool = True) -> str:
         'pgd-20 at linf eps 8/255'
     """
     words = setting_dict(row.setting)
-    name = row.probe if row.metric == "accuracy" else row.metric if row.probe in (OVERALL_PROBE,) else f"{row.metric} of {row.probe}"
+    name = (
+        row.probe
+        if row.metric in ("accuracy", CLASS_METRIC)
+        else row.metric
+        if row.probe == OVERALL_PROBE
+        else f"{row.metric} of {row.probe}"
+    )
+    if row.metric == WORST_CLASS_METRIC:
+        return f"worst class of {threat_text(row, row.probe, with_threat)}"
     name += "".join(f" {key} {words[key]}" for key in ("severity", "t", "colour", "class") if key in words)
     name += f" on {words['images']}" if words.get("images", CLEAN) != CLEAN else ""
+    return threat_text(row, name, with_threat)
+
+
+def threat_text(row: Row, name: str, with_threat: bool) -> str:
+    """A name with the threat behind it."""
     if row.norm == WORST_NORM:
         return f"{name} under the worst threat"
     return name + (f" at {row.norm} eps {eps_text(row.eps)}" if row.norm and with_threat else "")

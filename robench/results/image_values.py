@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,19 @@ def sample_tables(run: SavedRun) -> dict[str, TextFrame]:
     frames = [text_frame(path) for path in paths if path.exists()]
     if not frames:
         raise InputError(f"{run.folder} has no samples.csv: without what became of each image nothing can be compared")
-    return {table_kind(frame): frame for frame in frames}
+    return {table_kind(frame): with_numbers(frame, run.folder) for frame in frames}
+
+
+def with_numbers(frame: TextFrame, folder: Path) -> TextFrame:
+    """A table with numbers in the columns that hold them, for all models at once; InputError where text stands in one."""
+    names = [str(name) for name in frame.columns]
+    scores = names[names.index("zero_map") + 1 :] if "zero_map" in names else []
+    floats = [name for name in names if name in ("clean_pred", "fooled", *scores) or name.startswith("pred_")]
+    try:
+        numbers = {name: whole_column(frame, name) for name in ("sample", "label")} | {name: number_column(frame, name) for name in floats}
+    except ValueError as error:
+        raise InputError(f"the files in {folder} cannot be used: {error}") from None
+    return frame.assign(**numbers)
 
 
 def table_kind(frame: TextFrame) -> str:
@@ -126,11 +139,21 @@ def number_column(frame: TextFrame, name: str) -> Floats:
     """A column as numbers, nan where it is empty; ValueError where text stands in it."""
     if name not in frame.columns:
         raise ValueError(f"a table of each image lacks the column {name!r}")
-    cells = frame[name]
-    numbers = pd.to_numeric(cells.where(cells != "", "nan"), errors="coerce").to_numpy(np.float64)
-    if (wrong := np.isnan(numbers) & ~cells.isin(["", "nan"]).to_numpy()).any():
-        raise ValueError(f"{str(cells.iloc[int(np.flatnonzero(wrong)[0])])[:40]!r} stands under {name!r}, where a number belongs")
-    return numbers
+    cells = frame[name].to_list()
+    try:
+        return np.array([float(cell) if cell else math.nan for cell in cells])
+    except ValueError:
+        wrong = next(cell for cell in cells if cell and not is_number(cell))
+        raise ValueError(f"{wrong[:40]!r} stands under {name!r}, where a number belongs") from None
+
+
+def is_number(cell: str) -> bool:
+    """Whether a cell can be read as a number."""
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
 
 
 def whole_column(frame: TextFrame, name: str) -> NDArray[np.int64]:
@@ -166,6 +189,14 @@ class Known:
     probes: Mapping[tuple[str, str], Floats]
     scores: Mapping[tuple[str, str, str], Floats]
 
+    @cached_property
+    def means(self) -> dict[str, Floats]:
+        """Corruption -> (N,) the mean over its severities."""
+        grades: dict[str, list[Floats]] = {}
+        for (corruption, _), right in self.cells.items():
+            grades.setdefault(corruption, []).append(right)
+        return {corruption: np.mean(rights, axis=0) for corruption, rights in grades.items()}
+
 
 def images_of_model(run: SavedRun, name: str, tables: Mapping[str, TextFrame]) -> ModelImages:
     """What a run knows of each image of one model."""
@@ -186,7 +217,7 @@ def of_checkpoint(frame: TextFrame, name: str) -> TextFrame:
 def known_images(run: SavedRun, name: str, tables: Mapping[str, TextFrame]) -> Known:
     """What the tables tell of one model; ValueError where they contradict each other."""
     samples = pd.concat([frame[["sample", "label"]] for frame in tables.values()]).drop_duplicates()
-    ids, labels = whole_column(samples, "sample"), whole_column(samples, "label")
+    ids, labels = samples["sample"].to_numpy(np.int64), samples["label"].to_numpy(np.int64)
     order = np.argsort(ids, kind="stable")
     ids, labels = ids[order], labels[order]
     if (ids[1:] == ids[:-1]).any():
@@ -215,15 +246,15 @@ def clean_column(kind: str, frame: TextFrame, ids: NDArray[np.int64]) -> Floats 
     if kind == "corruption":
         clean = frame[frame["probe"] == CLEAN]
         names = [name for name in frame.columns if name.startswith("pred_")]
-        lines, preds = clean, number_column(clean, names[0]) if len(clean) and names else np.array([])
+        lines, preds = clean, clean[names[0]].to_numpy(np.float64) if len(clean) and names else np.array([])
     elif "clean_pred" not in frame.columns:  # of an early version: the cascade tells
         return None
     else:
         lines = frame.drop_duplicates("sample")
-        preds = number_column(lines, "clean_pred")
+        preds = lines["clean_pred"].to_numpy(np.float64)
     if len(preds) != len(ids):
         return None
-    return spread(ids, whole_column(lines, "sample"), (preds == whole_column(lines, "label")).astype(np.float64), math.nan)
+    return spread(ids, lines["sample"].to_numpy(), (preds == lines["label"].to_numpy()).astype(np.float64), math.nan)
 
 
 def standing_images(run: SavedRun, name: str, ids: NDArray[np.int64]) -> dict[tuple[str, str, float, str], Floats]:
@@ -243,9 +274,9 @@ def right_cells(frame: TextFrame, ids: NDArray[np.int64]) -> dict[tuple[str, int
     severities = {int(name[5:]): name for name in frame.columns if name.startswith("pred_") and name[5:].isdecimal()}
     cells: dict[tuple[str, int], Floats] = {}
     for probe, lines in frame.groupby("probe", sort=False):
-        some, truth = whole_column(lines, "sample"), whole_column(lines, "label")
+        some, truth = lines["sample"].to_numpy(), lines["label"].to_numpy()
         for severity, name in severities.items():
-            preds = number_column(lines, name)
+            preds = lines[name].to_numpy(np.float64)
             if probe != CLEAN and not np.isnan(preds).any() and len(some) == len(ids):
                 cells[str(probe), severity] = spread(ids, some, (preds == truth).astype(np.float64), 0.0)
     return cells
@@ -255,7 +286,7 @@ def probe_shares(frame: TextFrame, ids: NDArray[np.int64]) -> dict[tuple[str, st
     """(probe, setting) -> share of the draws in which a model stays right; 0 for images that it gets wrong as they are."""
     shares = {}
     for (probe, setting), lines in frame[frame["probe"] != CLEAN].groupby(["probe", "setting"], sort=False):
-        shares[str(probe), str(setting)] = spread(ids, whole_column(lines, "sample"), 1 - number_column(lines, "fooled"), 0.0)
+        shares[str(probe), str(setting)] = spread(ids, lines["sample"].to_numpy(), 1 - lines["fooled"].to_numpy(np.float64), 0.0)
     return shares
 
 
@@ -265,9 +296,9 @@ def map_scores(frame: TextFrame, ids: NDArray[np.int64]) -> dict[tuple[str, str,
     names = names[names.index("zero_map") + 1 :] if "zero_map" in names else []
     scores = {}
     for (method, images), lines in frame.groupby(["method", "images"], sort=False):
-        some = whole_column(lines, "sample")
+        some = lines["sample"].to_numpy()
         for name in names:
-            scores[str(method), str(images), name] = spread(ids, some, number_column(lines, name), math.nan)
+            scores[str(method), str(images), name] = spread(ids, some, lines[name].to_numpy(np.float64), math.nan)
     return scores
 
 
@@ -311,8 +342,7 @@ def values_behind(row: Row, known: Known, rows: Sequence[Row]) -> ImageValues | 
 
 def largest_difference(row: Row, words: Mapping[str, str], known: Known, rows: Sequence[Row]) -> float:
     """The largest difference that one image can have between two runs: from all right on changed images alone to the opposite."""
-    n = len(known.ids)
-    ends = (replace(known, clean=np.full(n, 1.0 - right), cells=dict.fromkeys(known.cells, np.full(n, right))) for right in (0.0, 1.0))
+    ends = (replace(known, clean=np.array([1.0 - right]), cells=dict.fromkeys(known.cells, np.array([right]))) for right in (0.0, 1.0))
     one, other = (corruption_shares(row, words, end, rows) for end in ends)
     return 1.0 if one is None or other is None else float(np.abs(one - other).max())
 
@@ -365,11 +395,10 @@ def corruption_shares(row: Row, words: Mapping[str, str], known: Known, rows: Se
 
     The formulas are those of `results.corruption_errors.degradation_rows`; a reference's errors count as exact.
     """
-    grades: dict[str, list[Floats]] = {}
-    for (corruption, severity), right in known.cells.items():
-        if row.metric != "mean_accuracy" or row.probe != OVERALL_PROBE or words.get("severity") in (None, str(severity)):
-            grades.setdefault(corruption, []).append(right)
-    means = {corruption: np.mean(rights, axis=0) for corruption, rights in grades.items()}
+    if row.probe != OVERALL_PROBE and row.metric not in CORRUPTION_FORMULAS:
+        return None
+    severity = words.get("severity") if row.metric == "mean_accuracy" and row.probe == OVERALL_PROBE else None
+    means = known.means if severity is None else {name: right for (name, at), right in known.cells.items() if str(at) == severity}
     if row.probe == OVERALL_PROBE:
         return overall_column(row.metric, means, known, rows)
     formula = CORRUPTION_FORMULAS.get(row.metric)

@@ -1,10 +1,11 @@
 """How often gates of `robench compare` fall where nothing changed, and how often they find a drop that is there.
 
-    python tests/benchmarks/gate_errors.py measure MODEL OTHER FOLDER --runs 400 --n 500      (resumable: runs that lie there are left)
+    python tests/benchmarks/gate_errors.py measure MODEL OTHER FOLDER --runs 100 --n 500      (resumable: runs that lie there are left)
     python tests/benchmarks/gate_errors.py alarms FOLDER
     python tests/benchmarks/gate_errors.py power
 
-`measure` makes runs of MODEL that differ in the seed alone, and one run of OTHER, a training of the same recipe with another seed.
+`measure` makes runs of MODEL that differ in the seed alone, and one run of OTHER, a training of the same recipe with another seed; pairs and
+groups of eight are drawn from them at random.
 `alarms` counts calls of `compare` in which any gate fell: (a) between runs that differ in the seed alone, (b) between two runs made of
 MODEL and OTHER by exchanging image by image at random, so that neither is better; each against one base and against seven.
 `power` draws verdicts of images with a known drop and a known share of images that change, and needs no runs.
@@ -61,8 +62,8 @@ def alarms(options: argparse.Namespace) -> None:
     other, rng = run_images(options.folder / "other"), np.random.default_rng(0)
     print(f"{len(seeds)} runs, n = {len(seeds[0].models[0].labels)}, alpha {ALPHA}, {len(GATES)} gates")
     print(f"images that change between two seeds, and between two trainings: {changed_text(seeds)}; {changed_text([seeds[0], other])}")
-    pairs = [[seeds[2 * k], seeds[2 * k + 1]] for k in range(len(seeds) // 2)][:PAIRS]
-    windows = [seeds[k : k + NIGHTS + 1] for k in range(0, len(seeds) - NIGHTS, max(1, (len(seeds) - NIGHTS) // PAIRS))][:PAIRS]
+    pairs = [[seeds[k] for k in rng.choice(len(seeds), 2, replace=False)] for _ in range(PAIRS)]
+    windows = [[seeds[k] for k in rng.choice(len(seeds), NIGHTS + 1, replace=False)] for _ in range(PAIRS)]
     mixed = [[exchanged(seeds[0], other, rng) for _ in range(NIGHTS + 1)] for _ in range(PAIRS)]
     for name, groups in (
         ("seeds alone, one base", pairs),
@@ -178,7 +179,7 @@ def main(words: Sequence[str]) -> None:
     commands = parser.add_subparsers(required=True)
     one = commands.add_parser("measure")
     one.add_argument("model"), one.add_argument("other"), one.add_argument("folder", type=Path)
-    one.add_argument("--runs", type=int, default=2 * PAIRS), one.add_argument("--n", type=int, default=500)
+    one.add_argument("--runs", type=int, default=100), one.add_argument("--n", type=int, default=500)
     one.set_defaults(call=measure)
     two = commands.add_parser("alarms")
     two.add_argument("folder", type=Path)
