@@ -4,8 +4,8 @@
     python tests/benchmarks/gate_errors.py alarms FOLDER
     python tests/benchmarks/gate_errors.py power
 
-`measure` makes runs of MODEL that differ in the seed alone, and one run of OTHER, a training of the same recipe with another seed; pairs and
-groups of eight are drawn from them at random.
+`measure` makes runs of MODEL that differ in the seed alone, and one run of OTHER, a training of the same recipe with another seed; pairs
+and groups of eight are drawn from them at random.
 `alarms` counts calls of `compare` in which any gate fell: (a) between runs that differ in the seed alone, (b) between two runs made of
 MODEL and OTHER by exchanging image by image at random, so that neither is better; each against one base and against seven.
 `power` draws verdicts of images with a known drop and a known share of images that change, and needs no runs.
