@@ -279,12 +279,12 @@ def intervals_overlap(cell: Cell, best: Cell) -> bool:
         cell: a number.
         best: another.
     """
-    low, high = ends_of(cell)
-    best_low, best_high = ends_of(best)
+    low, high = interval_ends(cell)
+    best_low, best_high = interval_ends(best)
     return low <= best_high and best_low <= high
 
 
-def ends_of(cell: Cell) -> tuple[float, float]:
+def interval_ends(cell: Cell) -> tuple[float, float]:
     """The ends of an interval; the number itself where there is none."""
     return (cell.value, cell.value) if math.isnan(cell.low) or math.isnan(cell.high) else (cell.low, cell.high)
 

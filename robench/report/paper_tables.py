@@ -23,7 +23,7 @@ import numpy as np
 
 from robench.core.paired import SCORE, SHARE, VERDICT, PairedValues, holm, p_of_margin
 from robench.core.statistics import student_interval, student_p
-from robench.report.leaderboard import BoardLine, Cell, Leaderboard, intervals_overlap, line_labels
+from robench.report.leaderboard import BoardLine, Cell, Leaderboard, interval_ends, intervals_overlap, line_labels
 from robench.results.column_values import values_of_row
 from robench.results.columns import Column, column_of_row
 from robench.results.image_values import ImageValues
@@ -40,7 +40,8 @@ class PaperCell:
 
     Attributes:
         value: the number, or the mean over seeds.
-        low: lower end of its 95 % interval, nan where there is none.
+        low: lower end of its 95 % interval, nan where there is none: over images; over several trainings Student's; over several seeds of a
+            measurement the widest of theirs.
         high: its upper end.
         sd: standard deviation over seeds, with one less than their number; nan for one.
         n: number of images.
@@ -210,7 +211,15 @@ def paper_cell(line: PaperLine, column: Column) -> PaperCell:
     if len(cells) == 1:
         return PaperCell(cells[0].value, cells[0].low, cells[0].high, math.nan, cells[0].n, each)
     value, low, high = student_interval(each)
+    if line.over == MEASURING_SEEDS:  # the same network: what its images leave open is not less than for one seed
+        low, high = widest_ends(cells)
     return PaperCell(value, low, high, float(np.std(each, ddof=1)), min(cell.n for cell in cells), each)
+
+
+def widest_ends(cells: Sequence[Cell]) -> tuple[float, float]:
+    """The least and the largest end of some intervals."""
+    ends = [interval_ends(cell) for cell in cells]
+    return min(low for low, _ in ends), max(high for _, high in ends)
 
 
 # --- what is bold
@@ -230,7 +239,7 @@ def bold_line(lines: Sequence[PaperLine], column: Column, better: int, runs: Run
     for other in others:
         p = p_of_lines(best, other, column, runs)
         how.add("intervals" if p is None else "paired")
-        if p is None and intervals_overlap(as_cell(best.cells[column]), as_cell(other.cells[column])):
+        if p is None and intervals_overlap(wide_cell(best, column), wide_cell(other, column)):
             return None, how
         if p is not None and p > BOLD_LEVEL:
             return None, how
@@ -238,9 +247,12 @@ def bold_line(lines: Sequence[PaperLine], column: Column, better: int, runs: Run
     return (best if all(p <= BOLD_LEVEL for p in holm(p_values)) else None), how
 
 
-def as_cell(cell: PaperCell) -> Cell:
-    """The number with its interval."""
-    return Cell(cell.value, cell.low, cell.high, cell.n)
+def wide_cell(line: PaperLine, column: Column) -> Cell:
+    """A number with the interval over seeds and those over images together, for what is not compared image by image."""
+    cell = line.cells[column]
+    members = [member.cells[column] for member in line.members]
+    low, high = widest_ends([*members, Cell(cell.value, cell.low, cell.high, cell.n)])
+    return Cell(cell.value, low, high, cell.n)
 
 
 def p_of_lines(one: PaperLine, other: PaperLine, column: Column, runs: Runs) -> float | None:

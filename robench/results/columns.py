@@ -81,7 +81,7 @@ def column_of_row(row: Row) -> Column:
         row: a row of any run.
     """
     data, setting = (base_data(row.data), row.setting) if row.probe == CLEAN else (row.data, row.setting)
-    if row.probe not in (OVERALL_PROBE, "frost"):
+    if "frost=" in setting and row.probe not in (OVERALL_PROBE, "frost"):
         setting = " ".join(word for word in setting.split() if not word.startswith("frost="))
     return Column(data, row.split, row.probe, row.metric, row.norm, row.eps, setting)
 
@@ -162,7 +162,7 @@ def is_number_of_model(row: Row) -> bool:
 
 def fits_words(row: Row, words: Mapping[str, str]) -> bool:
     """Whether a row is of what the words of a request say; what is measured severity by severity, or on changed images, only if asked."""
-    setting = setting_dict(row.setting)
+    setting = setting_dict(row.setting) if words or "images=" in row.setting or row.probe == OVERALL_PROBE else {}
     if row.probe == OVERALL_PROBE and "severity" in setting and "severity" not in words:
         return False
     if setting.get("images", CLEAN) != CLEAN and "images" not in words:

@@ -95,6 +95,8 @@ def test_measurements_with_other_seeds_are_put_together_apart_and_called_so(tmp_
     (line,) = table.lines
     assert (line.label, line.over, line.seeds) == ("a.pt (2 measuring seeds)", "measuring", (0, 1))
     assert any("say nothing about trainings" in sentence for sentence in table.caption)
+    ((cell,),) = [line.cells.values() for line in table.lines]
+    assert (cell.low, cell.high) == (wilson(200, N)[0], wilson(201, N)[1]), "the images leave as much open as for one seed"
 
 
 def test_the_best_is_bold_where_the_same_images_tell_it_from_each_other_one_though_the_intervals_overlap(tmp_path):
@@ -164,7 +166,7 @@ def test_a_hundred_runs_take_less_than_two_seconds(tmp_path):
     rng = np.random.default_rng(0)
     chance = rng.random(N)
     runs = [write_run(tmp_path / f"{k:03}", (chance < 0.4 + 0.004 * k).astype(float), f"m{k}.pt") for k in range(100)]
-    begin = time.perf_counter()
+    begin = time.process_time()
     texts = table_texts(runs, {"latex": Path("a"), "markdown": Path("b"), "csv": Path("c")}, ["pgd-20"], [])
-    assert time.perf_counter() - begin < 2 * 3, "three times as long on a machine that is shared"
+    assert time.process_time() - begin < 2
     assert all(texts.values())

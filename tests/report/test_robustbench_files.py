@@ -1,13 +1,10 @@
 """RobustBench's files: published rows read within bounds, a run written as one, and what is not known left empty."""
 
 import json
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from robench.core.errors import InputError
 from robench.core.rows import Row, wilson
@@ -96,19 +93,6 @@ def test_a_file_that_cannot_be_used_is_named_and_the_others_are_read(tmp_path, c
     (file.parent / "Good.json").unlink()
     with pytest.raises(InputError, match=r"Bad\.json"):
         published_rows(tmp_path)
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
-)
-
-
-@given(content=st.dictionaries(st.sampled_from([*PUBLISHED, "external", "unreliable", "n_examples"]), JSON))
-def test_any_object_gives_a_line_or_one_sentence(tmp_path_factory, content):
-    file = put(tmp_path_factory.mktemp("published"), PUBLISHED | content)
-    with suppress(InputError):
-        ((_, line),) = published_rows(file.parent).lines
-        assert all(0 <= cell.low <= cell.value <= cell.high <= 1 for cell in line.cells.values())
 
 
 def test_links_are_not_followed_and_files_elsewhere_have_no_threat(tmp_path):
