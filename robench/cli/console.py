@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from robench.core.errors import CONTROLS
 from robench.report.tables import percent
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def nearest_letters(error: UnicodeError) -> tuple[str, int]:
 
 def print_to_stderr(sentence: str) -> None:
     """Writes one sentence to stderr, as it is."""
-    err.print(sentence, markup=False, soft_wrap=True)
+    err.print(sentence.translate(CONTROLS), markup=False, soft_wrap=True)
 
 
 def print_sentence(sentence: str) -> None:
@@ -80,12 +81,12 @@ def print_table(title: str, columns: Sequence[str], lines: Iterable[Sequence[str
         word_columns: number of columns at the left that hold words; the others hold numbers.
         whole: whether no line is broken off a terminal, however long, so that grep finds it.
     """
-    out.print(title, markup=False, soft_wrap=True)
+    out.print(title.translate(CONTROLS), markup=False, soft_wrap=True)
     table = RichTable()
     for place, column in enumerate(columns):
         table.add_column(column, justify="left" if place < word_columns else "right", overflow="fold", no_wrap=whole and not place)
     for line in lines:
-        table.add_row(*map(Text, line))  # Text: no markup is read in brackets
+        table.add_row(*(Text(cell.translate(CONTROLS)) for cell in line))  # Text: no markup is read in brackets
     (PipeConsole(highlight=False, emoji=False, width=1000) if whole and not out.is_terminal else out).print(table)
 
 

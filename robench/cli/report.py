@@ -27,7 +27,7 @@ def report_command(
         Path | None,
         typer.Option("--published", metavar="DIR", help="RobustBench's model_info, or a folder in it: its rows stand beside yours."),
     ] = None,
-    latex: Annotated[Path | None, typer.Option("--latex", metavar="FILE", help="Also a table for papers, in LaTeX (booktabs).")] = None,
+    latex: Annotated[Path | None, typer.Option("--latex", metavar="FILE", help="A table for papers, in LaTeX (booktabs).")] = None,
     markdown: Annotated[Path | None, typer.Option("--markdown", metavar="FILE", help="The same in Markdown.")] = None,
     csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="The same as CSV: one number a line.")] = None,
     robustbench: Annotated[

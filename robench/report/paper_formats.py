@@ -8,8 +8,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from robench.core.cells import safe_cell
 from robench.report.paper_tables import PaperCell, PaperLine, PaperTable, plain_table
-from robench.report.plain_text import csv_text, latex_text, markdown_text
+from robench.report.plain_text import latex_text, markdown_text, one_line
 from robench.report.run_list import is_percentage
 from robench.report.tables import percent
 from robench.results.columns import Column
@@ -143,5 +144,5 @@ def csv_document(tables: Sequence[PaperTable]) -> str:
 def csv_cell(value: Any) -> Any:
     """A value as a cell: texts that are no formulas, nothing for nan."""
     if isinstance(value, str):
-        return csv_text(value)
+        return safe_cell(one_line(value))
     return "" if isinstance(value, float) and math.isnan(value) else value

@@ -335,7 +335,7 @@ def bold_sentence(tests: set[str], with_seeds: bool, has_bold: bool) -> str:
     intervals = "its 95 % interval overlaps with no other one"
     how = f"{paired}{level}; on other images, where {intervals}"
     how = paired + level if tests == {"paired"} else intervals if tests == {"intervals"} else how
-    return f"Bold: the best of a column, where {how}." if has_bold else f"Nothing is bold, as it would be the best of a column where {how}."
+    return f"Bold: the best of a column, where {how}." if has_bold else f"Nothing is bold: the best of a column would be, where {how}."
 
 
 def plain_table(table: PaperTable) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Names and sentences as text in LaTeX, Markdown and CSV, whatever they hold: no command, no markup, no link, no formula."""
+"""Names and sentences as text in LaTeX and Markdown, whatever they hold: no command, no markup, no link."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ LATEX_SIGNS = {
     '"': "''", "`": r"\textasciigrave{}", "±": r"$\pm$",
 }  # fmt: skip
 LAST_LATEX_LETTER = "\u017f"  # beyond Latin Extended-A pdflatex has no letter
-FORMULA_STARTS = ("=", "+", "-", "@")
 
 
 def latex_text(text: str) -> str:
@@ -52,17 +51,3 @@ def one_line(text: str) -> str:
     """A text in one line, without signs that are not printed, and with accents on their letters."""
     spaced = " ".join(unicodedata.normalize("NFC", text).split())
     return "".join(sign for sign in spaced if not unicodedata.category(sign).startswith("C"))
-
-
-def csv_text(text: str) -> str:
-    """A text in one line that no spreadsheet takes for a formula: one that begins like one gets an apostrophe before it.
-
-    Args:
-        text: any text.
-
-    Example:
-        >>> csv_text("=1+1"), csv_text("a.pt")
-        ("'=1+1", 'a.pt')
-    """
-    line = one_line(text)
-    return f"'{line}" if line.startswith(FORMULA_STARTS) else line

@@ -75,6 +75,13 @@ def test_shares_are_percent_and_scores_are_not():
     ]  # fmt: skip
 
 
+def test_a_name_cannot_steer_the_terminal(tmp_path):
+    write_run(tmp_path / "a", name="\x1b[31mred")
+    shown = robench("list", "runs", tmp_path).stdout
+    assert "?[31mred" in shown
+    assert "\x1b" not in shown
+
+
 def test_the_command_prints_the_table_or_json(tmp_path):
     write_run(tmp_path / "runs" / "a", 1, [ROBUST])
     shown = robench("list", "runs", tmp_path / "runs").stdout
