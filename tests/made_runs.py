@@ -23,7 +23,19 @@ def share_row(name, n, probe, count, norm="", data="shapes", metric="accuracy", 
 
 
 def make_run(
-    folder, *, name="net.pt", n=100, finished="2026-11-01T03:00:00Z", clean=0.9, robust=0.6, seed=0, versions=None, flags=(), more=()
+    folder,
+    *,
+    name="net.pt",
+    n=100,
+    finished="2026-11-01T03:00:00Z",
+    clean=0.9,
+    robust=0.6,
+    seed=0,
+    versions=None,
+    flags=(),
+    more=(),
+    data="shapes",
+    images="",
 ):
     """A finished run of the suite smoke: images are right, and stand, as drawn with the seed; returns the folder."""
     draws = np.random.default_rng(seed)
@@ -31,22 +43,22 @@ def make_run(
     rank = draws.permutation(n)
     right, stands = rank < round(clean * n), rank < round(robust * n)
     rows = [
-        share_row(name, n, "clean", right.sum()), share_row(name, n, "pgd-10", stands.sum(), "linf"),
-        share_row(name, n, "smoke", stands.sum(), "linf"), *more,
+        share_row(name, n, "clean", right.sum(), data=data), share_row(name, n, "pgd-10", stands.sum(), "linf", data),
+        share_row(name, n, "smoke", stands.sum(), "linf", data), *more,
     ]  # fmt: skip
     lines = [
         [k, labels[k], labels[k] if right[k] else (labels[k] + 1) % 10, labels[k] if stands[k] else (labels[k] + 1) % 10,
          "" if stands[k] else "pgd-10" if right[k] else "clean", EPS if right[k] and not stands[k] else "", 1, 1.0, "", "", 5, 4, -1, ""]
         for k in range(n)
     ]  # fmt: skip
-    images = sha256(f"shapes {n}".encode()).hexdigest()
-    data = {"name": "shapes", "split": "test", "n": n, "sha256": images}
+    images = images or sha256(f"{data} {n}".encode()).hexdigest()
+    about = {"name": data, "split": "test", "n": n, "sha256": images}
     checkpoint = {"name": name, "sha256": sha256(f"{name} {seed}".encode()).hexdigest(), "preset": ""}
     manifest = {
         "command": f"robench eval {name} --suite smoke", "finished": finished, "seconds": 1.5, "seed": 0, "device": "cpu", "threads": 1,
-        "versions": {"robench": "0.1.0", "torch": "2.14.1"} | (versions or {}), "checkpoint": checkpoint, "data": data,
+        "versions": {"robench": "0.1.0", "torch": "2.14.1"} | (versions or {}), "checkpoint": checkpoint, "data": about,
         "threat": {"norm": "linf", "eps": EPS}, "notes": [], "flags": list(flags), "format": 2,
-        "words": {"command": "eval", "checkpoint": checkpoint, "data": data, "seed": 0, "suite": "smoke", "norm": "linf", "eps": [EPS]},
+        "words": {"command": "eval", "checkpoint": checkpoint, "data": about, "seed": 0, "suite": "smoke", "norm": "linf", "eps": [EPS]},
         "files": ["rows.csv", "samples.csv", "manifest.json"],
     }  # fmt: skip
     folder.mkdir(parents=True)

@@ -27,6 +27,20 @@ def report_command(
         Path | None,
         typer.Option("--published", metavar="DIR", help="RobustBench's model_info, or a folder in it: its rows stand beside yours."),
     ] = None,
+    base: Annotated[
+        Path | None,
+        typer.Option("--base", metavar="BASE", help="Compare the newest run with this one, or with the last ones below a folder."),
+    ] = None,
+    gate: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--gate",
+            metavar="GATE",
+            help="What may not happen against BASE and from night to night, as --fail-on of compare; told on the page alone.",
+        ),
+    ] = None,
+    alpha: Annotated[float, typer.Option("--alpha", help="The chance of any false alarm among the gates.")] = 0.05,
+    data_dir: Annotated[Path | None, typer.Option("--data-dir", help="Where torchvision's sets lie, whose images are shown.")] = None,
     latex: Annotated[Path | None, typer.Option("--latex", metavar="FILE", help="A table for papers, in LaTeX (booktabs).")] = None,
     markdown: Annotated[Path | None, typer.Option("--markdown", metavar="FILE", help="The same in Markdown.")] = None,
     csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="The same as CSV: one number a line.")] = None,
@@ -45,11 +59,12 @@ def report_command(
     Unfinished and unreadable runs below a folder are named and left out.
 
     Example: robench report results --out nights.html
+    Example: robench report results --base results/release --gate "clean:drop>1%" --out nights.html
     Example: robench report results --columns clean,autoattack --latex table.tex --csv table.csv
     """
     from robench.core.files import write_whole
     from robench.report.page import write_page
-    from robench.report.reporting import gathered_runs, refuse_page_path, report_parts
+    from robench.report.reporting import ReportOptions, gathered_runs, refuse_page_path, report_parts
     from robench.report.robustbench_files import PublishedRows, paper_facts, published_rows
     from robench.report.table_files import refuse_same_files, robustbench_bytes, table_texts
 
@@ -59,16 +74,20 @@ def report_command(
     refuse_same_files({f"--{name}": path for name, path in asked.items()})
     for path in asked.values():
         refuse_page_path(path, force)
+    if (base or gate or data_dir) and not page:
+        raise InputError("--base, --gate and --data-dir belong to the page: name its file with --out, or leave them out")
     if about and not robustbench:
         raise InputError("--about belongs to --robustbench: name its file, or leave it out")
     facts = paper_facts(about or [])
     found, left_out = gathered_runs(runs)
     beside = published_rows(published) if published else PublishedRows((), ())
-    for sentence in [*(entry.reason for entry in left_out), *beside.notes]:
+    sentences = [*(entry.reason for entry in left_out), *beside.notes]
+    for sentence in sentences:
         print_message(f"Left out: {sentence}", quiet)
     texts = table_texts(found, tables, columns or (), beside.lines)
     texts |= {robustbench: robustbench_bytes(found, robustbench, facts)} if robustbench else {}
-    title, parts = report_parts(found, left_out, columns or (), beside.lines) if page else ("", [])
+    options = ReportOptions(columns or (), beside.lines, base, gate or (), alpha, data_dir)
+    title, parts = report_parts(found, sentences, options) if page else ("", [])
     written = [*(write_whole(texts) if texts else []), *([write_page(page, title, parts)] if page else [])]
     for path in written:
         print_message(f"Written: {path}", quiet)

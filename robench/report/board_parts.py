@@ -8,29 +8,16 @@ from collections.abc import Iterator, Sequence
 from robench.core.rows import CLEAN, OVERALL_PROBE
 from robench.report import page
 from robench.report.leaderboard import BoardLine, Cell, Leaderboard, leaderboard_of, line_labels, own_lines
+from robench.report.run_list import is_percentage
 from robench.report.tables import SPACE
 from robench.results.columns import Column, column_of_row
 from robench.results.saved_runs import SavedRun
 
-OTHER_SHARES = ("ce", "relative_ce", "mce", "relative_mce", "success_rate")
 SHADES = 10  # of a heat map, in the style of the page
 TIE_WORDS = (
     "Below each number stands its 95 % interval. \u201ctie\u201d: it overlaps with that of the best number of the column, so that which of "
     "them is better is not known; \u201cbest\u201d: no other overlaps."
 )
-
-
-def is_share(metric: str) -> bool:
-    """Whether a metric is a share, which is shown in percent.
-
-    Args:
-        metric: as in `core.rows.Row`.
-
-    Example:
-        >>> is_share("accuracy"), is_share("mean_corruption_error"), is_share("gini")
-        (True, True, False)
-    """
-    return "accuracy" in metric or "error" in metric or metric in OTHER_SHARES
 
 
 def number_words(metric: str, value: float) -> str:
@@ -42,7 +29,7 @@ def number_words(metric: str, value: float) -> str:
     """
     if math.isnan(value):
         return page.DASH
-    return f"{100 * value:.2f}" if is_share(metric) else f"{value:.4g}"
+    return f"{100 * value:.2f}" if is_percentage(metric) else f"{value:.4g}"
 
 
 def interval_words(metric: str, low: float, high: float) -> str:
@@ -55,7 +42,7 @@ def interval_words(metric: str, low: float, high: float) -> str:
     """
     if math.isnan(low) or math.isnan(high):
         return ""
-    ends = (f"{100 * low:.1f}", f"{100 * high:.1f}") if is_share(metric) else (f"{low:.3g}", f"{high:.3g}")
+    ends = (f"{100 * low:.1f}", f"{100 * high:.1f}") if is_percentage(metric) else (f"{low:.3g}", f"{high:.3g}")
     return f"{ends[0]}{page.DASH}{ends[1]}"
 
 
@@ -80,7 +67,7 @@ def board_table(board: Leaderboard, name: str, *, with_runs: bool = True) -> pag
         name: of the table in the fragment of the address.
         with_runs: whether it says when each line was measured, and in which folder it lies.
     """
-    units = [f"{title} %" if is_share(column.metric) else title for column, title in zip(board.columns, board.titles, strict=True)]
+    units = [f"{title} %" if is_percentage(column.metric) else title for column, title in zip(board.columns, board.titles, strict=True)]
     header = ("model", *units, "images", *(("finished", "run") if with_runs else ()))
     alone = [sum(line.cells[column].tied for line in board.lines if column in line.cells) < 2 for column in board.columns]
     shown = [sum(column in line.cells for line in board.lines) > 1 for column in board.columns]
@@ -130,9 +117,6 @@ def corruption_parts(runs: Sequence[SavedRun]) -> Iterator[page.Part]:
     Args:
         runs: finished runs.
     """
-    by_data: dict[str, list[BoardLine]] = {}
-    for data, line in own_lines(runs):
-        by_data.setdefault(data, []).append(line)
     columns = list(dict.fromkeys(
         column_of_row(row) for run in runs for row in run.rows
         if row.metric == "mean_accuracy" and row.probe not in (CLEAN, OVERALL_PROBE)
@@ -141,6 +125,9 @@ def corruption_parts(runs: Sequence[SavedRun]) -> Iterator[page.Part]:
         return
     yield page.Heading("Corruptions")
     yield page.Paragraph("Accuracy in percent under each corruption, a mean over its severities: the darker, the more images are right.")
+    by_data: dict[str, list[BoardLine]] = {}
+    for data, line in own_lines(runs, columns):
+        by_data.setdefault(data, []).append(line)
     for data, lines in by_data.items():
         board = leaderboard_of(data, columns, lines)
         if board.lines:

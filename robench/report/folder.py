@@ -10,7 +10,7 @@ from robench.data import Images
 from robench.report import page
 from robench.report.class_tables import class_tables
 from robench.report.pictures import draw_pictures
-from robench.report.run_parts import page_parts, reference_in, threat_words
+from robench.report.run_parts import page_parts, radii_words, reference_in
 from robench.report.tables import report_tables
 from robench.results.files import save_tables
 from robench.results.measurement import Measurement
@@ -57,4 +57,4 @@ def radii_by_norm(measurement: Measurement) -> dict[str, list[float]]:
 
 def threat_description(measurement: Measurement) -> str:
     """The threat in words."""
-    return threat_words(radii_by_norm(measurement))
+    return radii_words(radii_by_norm(measurement))

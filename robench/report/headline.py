@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 
 from robench.core.rows import CLEAN, OVERALL_PROBE, Row
 from robench.report import page
-from robench.report.board_parts import TIE_WORDS, board_table, interval_words, is_share, number_words
+from robench.report.board_parts import TIE_WORDS, board_table, interval_words, number_words
 from robench.report.leaderboard import leaderboards_of
+from robench.report.run_list import is_percentage
 from robench.report.tables import SPACE
 from robench.results.columns import Column, column_of_row, column_titles, default_columns
 from robench.results.saved_runs import SavedRun
@@ -72,6 +73,6 @@ def flag_sentence(run: SavedRun) -> str:
 def figure_box(row: Row, title: str) -> page.FigureBox:
     """A number in a box with its interval and its images."""
     interval = interval_words(row.metric, row.low, row.high)
-    unit = " %" if is_share(row.metric) else ""
+    unit = " %" if is_percentage(row.metric) else ""
     more = ", ".join(filter(None, (f"95 % interval {interval}" if interval else "", f"n{SPACE}={SPACE}{row.n:,}")))
     return page.FigureBox("clean accuracy" if row.probe == CLEAN else title, number_words(row.metric, row.value) + unit, more)

@@ -7,7 +7,7 @@ other images or with another seed in different lines, and every number carries i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -130,9 +130,9 @@ def leaderboards_of(
     if not runs:
         raise InputError("there is no finished run to show")
     by_data: dict[str, list[BoardLine]] = {}
-    for data, line in [*own_lines(runs), *published]:
-        by_data.setdefault(data, []).append(line)
     chosen = chosen_columns(runs, columns)
+    for data, line in [*own_lines(runs, chosen), *published]:
+        by_data.setdefault(data, []).append(line)
     boards = [leaderboard_of(data, chosen, lines) for data, lines in by_data.items()]
     return [board for board in boards if any(not line.published for line in board.lines)]
 
@@ -154,14 +154,20 @@ def chosen_columns(runs: Sequence[SavedRun], names: Sequence[str]) -> list[Colum
     return list(dict.fromkeys(found))
 
 
-def own_lines(runs: Sequence[SavedRun]) -> list[tuple[str, BoardLine]]:
-    """The data set and the line of each model that the user measured; the newest of several runs counts."""
+def own_lines(runs: Sequence[SavedRun], columns: Sequence[Column]) -> list[tuple[str, BoardLine]]:
+    """The data set and the line of each model that the user measured; the newest of several runs counts.
+
+    Args:
+        runs: finished runs.
+        columns: those whose metrics the lines shall have.
+    """
+    metrics = {column.metric for column in columns}
     lines: dict[tuple[Any, ...], BoardLine] = {}
     for run in sorted(runs, key=lambda run: run.finished):
         abouts = manifest_checkpoints(run)
         for name in run.checkpoints:
             rows = [row for row in run.rows if row.checkpoint == name]
-            line = line_of_run(run, name, rows, abouts.get(name, {}))
+            line = line_of_run(run, name, rows, abouts.get(name, {}), metrics)
             data = base_data(rows[0].data)
             key = (data, line.split, line.name, line.sha256, line.n, line.images, line.seed, line.how)
             lines[key] = merged_line(lines[key], line) if key in lines else line
@@ -175,10 +181,12 @@ def manifest_checkpoints(run: SavedRun) -> dict[str, Mapping[str, Any]]:
     return {str(one.get("name")): one for one in each if isinstance(one, Mapping)}
 
 
-def line_of_run(run: SavedRun, name: str, rows: Sequence[Row], about: Mapping[str, Any]) -> BoardLine:
-    """The line of one model of one run, with all of its numbers."""
+def line_of_run(run: SavedRun, name: str, rows: Sequence[Row], about: Mapping[str, Any], metrics: Collection[str]) -> BoardLine:
+    """The line of one model of one run, with all of its numbers of some metrics."""
     training, digest = about.get("training"), manifest_value(run.manifest, "data.sha256") or manifest_value(run.manifest, "data.images")
-    cells = {column_of_row(row): Cell(row.value, row.low, row.high, row.n, row.interval, run.folder) for row in rows}
+    cells = {
+        column_of_row(row): Cell(row.value, row.low, row.high, row.n, row.interval, run.folder) for row in rows if row.metric in metrics
+    }
     return BoardLine(
         name, str(about.get("sha256") or ""), rows[0].split, chosen_n(run, rows), str(digest or ""), rows[0].seed, how_text(run),
         training if isinstance(training, Mapping) else {}, cells, (run.folder,), run.finished, flags=tuple(run.flags),

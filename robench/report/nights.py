@@ -12,8 +12,9 @@ from robench.core.recipes import eps_text
 from robench.core.rows import WORST_NORM, Row
 from robench.core.saved_results import manifest_value
 from robench.report import page
-from robench.report.board_parts import interval_words, is_share, number_words
+from robench.report.board_parts import interval_words, number_words
 from robench.report.charts import AxisMarks, ChartLine, ChartPoint, line_chart
+from robench.report.run_list import is_percentage
 from robench.results.columns import Column, column_of_row, column_titles, default_columns
 from robench.results.image_values import images_digest
 from robench.results.saved_runs import SavedRun
@@ -105,7 +106,7 @@ def row_of(run: SavedRun, checkpoint: str, column: Column) -> Row | None:
 
 def history_chart(nights: Nights, column: Column, title: str, failures: Failures) -> page.Chart:
     """One number over the nights."""
-    share = is_share(column.metric)
+    share = is_percentage(column.metric)
     scale = 100 if share else 1
     points = []
     for place, run in enumerate(nights.runs):
@@ -152,7 +153,9 @@ def shown_versions(run: SavedRun) -> dict[str, str]:
 
 def history_table(nights: Nights, columns: Sequence[Column], failures: Failures) -> page.DataTable:
     """The numbers of each night, the newest first, with versions, weights and what failed."""
-    titles = [f"{title} %" if is_share(column.metric) else title for column, title in zip(columns, column_titles(columns), strict=True)]
+    titles = [
+        f"{title} %" if is_percentage(column.metric) else title for column, title in zip(columns, column_titles(columns), strict=True)
+    ]
     lines = []
     for run in reversed(nights.runs):
         rows = [row_of(run, nights.checkpoint, column) for column in columns]

@@ -130,12 +130,14 @@ class Picture:
         alt: what it shows.
         caption: a sentence under it, "" for none.
         dots: how many dots an inch has.
+        kind: how it looks, "" or "small": with its pixels to be seen.
     """
 
     source: Path | bytes
     alt: str
     caption: str = ""
     dots: int = DPI
+    kind: str = ""
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,47 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from robench.core.errors import InputError
 from robench.core.folders import OUR_FILES
 from robench.report import page
-from robench.report.leaderboard import BoardLine
+from robench.report.base_parts import comparison_parts
+from robench.report.comparison import compare
+from robench.report.overview import PublishedLines, overview_parts
+from robench.report.robustbench_files import PublishedRows, published_rows
+from robench.report.run_parts import saved_run_parts, saved_run_title
 from robench.results.saved_runs import FINISHED, RunFolder, SavedRun, run_folders, saved_run
 
 MOST_REASONS = 3  # folders that are left out, in a sentence that says that none is left
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What a page shows besides the runs themselves.
+
+    Attributes:
+        columns: of the leaderboard, such as "clean" or "autoattack@norm=l2"; () for the usual ones.
+        published: data set and line of the published models that stand beside the user's own.
+        base: a results folder with which the newest run is compared, or a folder of them; None without.
+        gates: what may not happen against the base and from night to night, as `results.gates.parse_gates` reads them; () for any change
+            of the verdict for the worse.
+        alpha: the chance of any false alarm among the gates, in (0, 1].
+        data_dir: where torchvision's sets lie, whose images are shown; ./data if not given.
+    """
+
+    columns: Sequence[str] = ()
+    published: PublishedLines = ()
+    base: Path | None = None
+    gates: Sequence[str] = ()
+    alpha: float = 0.05
+    data_dir: Path | None = None
+
+    @property
+    def single_gates(self) -> list[str]:
+        """The gates, those that were joined by commas apart."""
+        return [gate for words in self.gates for gate in words.split(",") if gate.strip()]
 
 
 def write_report(
@@ -20,6 +52,11 @@ def write_report(
     out: str | os.PathLike[str],
     *,
     columns: str | Sequence[str] = (),
+    published: str | os.PathLike[str] | None = None,
+    base: str | os.PathLike[str] | None = None,
+    gates: str | Sequence[str] = (),
+    alpha: float = 0.05,
+    data_dir: str | os.PathLike[str] | None = None,
     force: bool = False,
 ) -> Path:
     """Writes finished runs as one self-contained HTML page; returns its path.
@@ -28,6 +65,11 @@ def write_report(
         runs: a results folder, a folder of results folders, or several of them.
         out: the HTML file.
         columns: of the leaderboard, such as "clean" or "autoattack@norm=l2", one or several.
+        published: a folder of RobustBench's model_info files, whose rows stand beside the user's own in the leaderboard.
+        base: a results folder with which the newest run is compared, or a folder of them.
+        gates: what may not happen against the base and from night to night, as in `report.comparison.compare`.
+        alpha: the chance of any false alarm among the gates, in (0, 1].
+        data_dir: where torchvision's sets lie, whose images are shown; ./data if not given.
         force: whether a file that is there already is replaced.
 
     Raises:
@@ -46,7 +88,11 @@ def write_report(
     path = Path(out)
     refuse_page_path(path, force)
     found, left_out = gathered_runs(named)
-    title, parts = report_parts(found, left_out, [columns] if isinstance(columns, str) else columns)
+    beside = PublishedRows((), ()) if published is None else published_rows(Path(published))
+    folders = [None if folder is None else Path(folder) for folder in (base, data_dir)]
+    lists = [[words] if isinstance(words, str) else words for words in (columns, gates)]
+    asked = ReportOptions(lists[0], beside.lines, folders[0], lists[1], alpha, folders[1])
+    title, parts = report_parts(found, [*(entry.reason for entry in left_out), *beside.notes], asked)
     return page.write_page(path, title, parts)
 
 
@@ -101,43 +147,24 @@ def readable_run(entry: RunFolder) -> SavedRun | RunFolder:
         return RunFolder(entry.folder, "unreadable", str(error))
 
 
-def report_parts(
-    runs: Sequence[SavedRun],
-    left_out: Sequence[RunFolder],
-    columns: Sequence[str] = (),
-    published: Sequence[tuple[str, BoardLine]] = (),
-) -> tuple[str, list[page.Part]]:
-    """The title and the parts of the page of one run or several."""
-    from robench.report.run_parts import saved_run_parts, saved_run_title
+def report_parts(runs: Sequence[SavedRun], left_out: Sequence[str], asked: ReportOptions) -> tuple[str, list[page.Part]]:
+    """The title and the parts of the page of one run or several.
 
-    notes: list[page.Part] = [page.NoteBox(f"Left out: {entry.reason}") for entry in left_out]
-    if len(runs) == 1 and not published:
-        return saved_run_title(runs[0]), [*notes, *saved_run_parts(runs[0])]
-    return f"{len(runs)} runs", [*notes, *many_run_parts(runs, columns, published)]
+    Args:
+        runs: finished runs, the newest last.
+        left_out: why some runs and published rows are not shown, a sentence each.
+        asked: what else is asked for.
 
-
-def many_run_parts(
-    runs: Sequence[SavedRun], columns: Sequence[str], published: Sequence[tuple[str, BoardLine]]
-) -> Iterator[page.Part]:  # fmt: skip
-    """What the page of several runs shows."""
-    from robench.report.board_parts import corruption_parts, leaderboard_parts
-    from robench.report.leaderboard import leaderboards_of
-    from robench.report.nights import history_parts, nights_of
-
-    yield from leaderboard_parts(leaderboards_of(runs, columns, published))
-    yield from history_parts(nights_of(runs), {})
-    yield from corruption_parts(runs)
-    yield page.Heading("The runs")
-    yield runs_table(runs)
+    Raises:
+        InputError: for a base that the newest run cannot be compared with, and for columns that no run has.
+    """
+    compared = [] if asked.base is None else list(newest_against_base(runs[-1], asked, asked.base))
+    notes: list[page.Part] = [page.NoteBox(f"Left out: {sentence}") for sentence in left_out]
+    if len(runs) == 1 and not asked.published:
+        return saved_run_title(runs[0]), [*saved_run_parts(runs[0], compared), *notes]
+    return f"{len(runs)} runs", [*overview_parts(runs, asked.columns, asked.published, asked.single_gates, asked.alpha, compared), *notes]
 
 
-def runs_table(runs: Sequence[SavedRun]) -> page.DataTable:
-    """What each run was, the newest first."""
-    lines = [
-        (
-            run.folder.name, run.finished[:16].replace("T", " "), run.command, ", ".join(run.checkpoints), run.rows[0].data,
-            max(row.n for row in run.rows), run.rows[0].seed, len(run.flags),
-        )
-        for run in reversed(runs)
-    ]  # fmt: skip
-    return page.DataTable(("run", "finished", "command", "models", "data", "images", "seed", "flags"), lines, name="runs")
+def newest_against_base(run: SavedRun, asked: ReportOptions, base: Path) -> Iterator[page.Part]:
+    """What is shown of the newest run against its base."""
+    yield from comparison_parts(compare(base, run.folder, asked.single_gates, asked.alpha), asked.data_dir)

@@ -66,7 +66,7 @@ def saved_run_parts(run: SavedRun, compared: Sequence[page.Part] = ()) -> Iterat
         run: the run.
         compared: what is shown of a comparison with an earlier run.
     """
-    title, threat = saved_run_title(run), threat_words(radii_of_rows(run.rows))
+    title, threat = saved_run_title(run), radii_words(radii_of_rows(run.rows))
     tables = report_tables(run.rows, title=title, reference=reference_in(run.manifest))
     tables += class_tables(run.rows, read_confusions(run.folder), class_names_in(run.manifest))
     yield from page_parts(run, title=title, threat=threat, tables=tables, pictures=run_pictures(run), compared=compared)
@@ -88,7 +88,7 @@ def saved_run_title(run: SavedRun) -> str:
     radii = radii_of_rows(run.rows)
     images = " ".join(filter(None, (first.data, first.split))) or "images"
     subject = f"{suite} of {who}" if isinstance(suite, str) and suite else who
-    parts = f"{subject} on {images}", f"n = {first.n}", threat_words(radii) if radii else "", f"seed {first.seed}"
+    parts = f"{subject} on {images}", f"n = {first.n}", radii_words(radii) if radii else "", f"seed {first.seed}"
     return ", ".join(filter(None, parts))
 
 
@@ -101,15 +101,18 @@ def radii_of_rows(rows: Sequence[Row]) -> dict[str, list[float]]:
     return {norm: sorted(some) for norm, some in radii.items()}
 
 
-def threat_words(radii: Mapping[str, Sequence[float]]) -> str:
+def radii_words(radii: Mapping[str, Sequence[float]]) -> str:
     """Norms and radii in words."""
     threats = [f"{norm} eps = {', '.join(map(eps_text, some))}" for norm, some in radii.items()]
     return "; ".join(threats) or "none: nothing was attacked within a norm ball"
 
 
 def reference_in(manifest: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """What a manifest says of the model by whose errors others are divided; None without one."""
-    return (manifest.get("corruptions") or {}).get("reference") or None
+    """What a manifest says of the model by whose errors others are divided; None without one, or where it is not as robench writes it."""
+    found = mapping_at(mapping_at(manifest, "corruptions"), "reference")
+    numbers = [found.get("clean_accuracy") or 0.0, *mapping_at(found, "accuracy").values()]
+    is_whole = {"name", "sha256", "accuracy"} <= found.keys() and all(isinstance(number, (int, float)) for number in numbers)
+    return found if is_whole else None
 
 
 def is_shown(row: Row) -> bool:
@@ -126,18 +129,27 @@ def heading_of(table: TextTable, title: str) -> tuple[str, str]:
 
 def measurement_facts(manifest: Mapping[str, Any], threat: str) -> Iterator[tuple[str, str]]:
     """What was measured, line by line: models, images, threat, seed, when, by which versions."""
-    checkpoints, data, versions = manifest.get("checkpoint", []), manifest.get("data", {}), manifest.get("versions", {})
+    checkpoints, data, versions = manifest.get("checkpoint", []), mapping_at(manifest, "data"), mapping_at(manifest, "versions")
     for one in checkpoints if isinstance(checkpoints, list) else [checkpoints]:
-        yield "model", f"{one.get('name') or 'unnamed'}, sha256 {one.get('sha256') or 'unknown'}"
+        if isinstance(one, Mapping):
+            yield "model", f"{one.get('name') or 'unnamed'}, sha256 {one.get('sha256') or 'unknown'}"
     if reference := reference_in(manifest):
         yield "reference", f"{reference['name']}, " + (f"sha256 {reference['sha256']}" if reference["sha256"] else "published errors")
     more = f" of {data['chosen']} chosen ones" if data.get("chosen", data.get("n")) != data.get("n") else ""
     yield "images", f"{data.get('name') or 'unnamed'}, {data.get('split') or 'no'} split, n = {data.get('n')}{more}"
     yield "threat", threat
     yield "seed", str(manifest.get("seed", ""))
-    yield "finished", f"{manifest.get('finished', '')}, after {manifest.get('seconds', 0):.1f} s on {manifest.get('device', '')}"
+    seconds = manifest.get("seconds", 0)
+    taken = f"{seconds:.1f} s" if isinstance(seconds, (int, float)) else str(seconds)
+    yield "finished", f"{manifest.get('finished', '')}, after {taken} on {manifest.get('device', '')}"
     yield "versions", ", ".join(f"{name} {versions[name]}" for name in VERSIONS if versions.get(name, "absent") != "absent")
     yield "command", str(manifest.get("command", ""))
+
+
+def mapping_at(manifest: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """What a manifest has under a key, {} where that is no object."""
+    found = manifest.get(key)
+    return found if isinstance(found, Mapping) else {}
 
 
 def accuracy_kinds(rows: Sequence[Row]) -> set[str]:

@@ -186,7 +186,8 @@ def default_columns(runs: Sequence[Sequence[Row]]) -> list[Column]:
         runs: the rows of each run.
     """
     last = [row for some in runs for row in verdict_rows_of(some)]
-    rows = [row for some in runs for row in some if is_number_of_model(row) and fits_words(row, {})]
+    main = [row for some in runs for row in some if row.probe in (CLEAN, OVERALL_PROBE) or row.metric == "gini"]
+    rows = [row for row in main if is_number_of_model(row) and fits_words(row, {})]
     clean = [row for row in rows if row.probe == CLEAN and row.metric == "accuracy" and not row.norm]
     overall = [row for row in rows if row.probe == OVERALL_PROBE]
     metric = next((name for name in DEFAULT_OVERALL if any(row.metric == name for row in overall)), "")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ from robench.core.rows import Row
 from robench.core.saved_results import manifest_value, text_at
 
 ROW_FIELDS = {field.name: str(field.type) for field in fields(Row)}
-ABSENT_CELLS = {"preset": "", "data": "", "split": "", "seed": 0}  # what a row of an early version does not say
+ABSENT_CELLS: dict[str, Any] = {"preset": "", "data": "", "split": "", "seed": 0}  # what a row of an early version does not say
 NEEDED_ROW_FIELDS = tuple(name for name in ROW_FIELDS if name not in (*ABSENT_CELLS, "low", "high", "interval"))
 DEEPEST = 4  # folders below the one that is searched for runs
 FINISHED, UNFINISHED, UNREADABLE = "finished", "unfinished", "unreadable"
@@ -157,20 +157,33 @@ def rows_at(path: Path) -> Iterator[Row]:
     if not lines:
         raise InputError(f"{path} holds nothing but its head")
     places = {name: head.index(name) for name in ROW_FIELDS if name in head}
+    readers = [(name, place, CELL_KINDS[ROW_FIELDS[name]]) for name, place in places.items()]
     for number, line in enumerate(lines, 2):
         if len(line) != len(head):
             raise InputError(f"{path} has {len(line)} cells in line {number}, but {len(head)} columns")
-        yield Row(**{**ABSENT_CELLS, **{name: cell_value(line[place], name, path, number) for name, place in places.items()}})
+        try:
+            yield Row(**ABSENT_CELLS | {name: kind(line[place]) for name, place, kind in readers})
+        except ValueError:
+            raise InputError(wrong_cell_sentence(line, places, path, number)) from None
 
 
-def cell_value(cell: str, name: str, path: Path, number: int) -> Any:
-    """A cell as the kind that its column has; InputError where it is no such."""
-    kinds: dict[str, Callable[[str], Any]] = {"int": int, "float": lambda word: float(word) if word else math.nan, "str": str}
-    try:
-        return kinds[ROW_FIELDS[name]](cell)
-    except ValueError:
-        shown = cell if len(cell) <= 40 else f"{cell[:40]}..."
-        raise InputError(f"{path} has {shown!r} in line {number} under {name!r}, where a number belongs") from None
+def float_or_nan(word: str) -> float:
+    """A number, nan for an empty cell."""
+    return float(word) if word else math.nan
+
+
+CELL_KINDS: dict[str, Callable[[str], Any]] = {"int": int, "float": float_or_nan, "str": str}  # by the kind of a field of `Row`
+
+
+def wrong_cell_sentence(line: Sequence[str], places: Mapping[str, int], path: Path, number: int) -> str:
+    """Which cell of a line is no number, as a sentence."""
+    for name, place in places.items():
+        try:
+            CELL_KINDS[ROW_FIELDS[name]](line[place])
+        except ValueError:
+            shown = line[place] if len(line[place]) <= 40 else f"{line[place][:40]}..."
+            return f"{path} has {shown!r} in line {number} under {name!r}, where a number belongs"
+    return f"{path} has no row in line {number}"
 
 
 def run_folders(folder: Path) -> list[RunFolder]:

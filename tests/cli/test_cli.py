@@ -48,7 +48,7 @@ FLAGS = {
         --resize --layout --class-order --classes --n --shuffle --indices --seed --batch-size --arch --activation --weights --mean --std
         --trust --budget --device --threads --out --resume --force --save --strict --log --quiet""",
     "compare": "--fail-on --alpha --last --strict --out --resume --force --markdown --junit --json --latex --quiet",
-    "report": "--out --columns --force --quiet",
+    "report": "--out --columns --published --base --gate --alpha --data-dir --latex --markdown --csv --robustbench --about --force --quiet",
     "rerun": "--set --out --trust --download --resume --force --quiet",
     "list": "",
 }

@@ -33,12 +33,11 @@ LAYERS = {
     " stages.corruption stages.method stages.attack loop blocks cases resuming execution",
     "results": "files corruption_estimates corruption_errors cascade probes corruptions scores score_rows classes saved_runs"
     " image_values columns column_values table_differences compare gates measurement",
-    "report": "metric_meanings leaderboard manifest tables class_tables"
-    " plain_text robustbench_files run_list paper_tables paper_formats table_files"
-    " page captions figures figures.style"
-    " figures.classes figures.attacks figures.saliency figures.corruptions figures.training pictures charts board_parts headline nights"
-    " run_parts reporting folder result trackers.records trackers.event_files trackers.mlflow_runs trackers.running trackers"
-    " trackers.measured comparison comparison_files",
+    "report": "metric_meanings leaderboard manifest tables class_tables plain_text robustbench_files run_list paper_tables"
+    " paper_formats table_files page captions figures figures.style figures.classes figures.attacks figures.saliency"
+    " figures.corruptions figures.training pictures charts board_parts headline nights run_parts folder result"
+    " trackers.records trackers.event_files trackers.mlflow_runs trackers.running trackers trackers.measured comparison"
+    " comparison_files night_verdicts image_sources changed_images base_parts overview reporting",
     "evaluation": "suites run_words named_files repeated_calls repeated_runs recipe_kinds methods corruption_sources plans"
     " measure arguments api",
     "training": "presets guards types steps states epochs settings checkpoint_files teachers preparation final_measurement tracked train"

@@ -1,0 +1,81 @@
+"""The gates from one night to the next: which fell, and where."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+from robench.core.errors import InputError
+from robench.report.nights import Nights
+from robench.results.compare import RunImages, RunPair, run_pair
+from robench.results.gates import FELL, FLAG, Gate, default_gates, gate_results, matches, parse_gates
+from robench.results.image_values import images_of_model, sample_tables
+from robench.results.saved_runs import SavedRun
+
+JUDGED = 30  # nights of each measurement, the latest, whose gates are tried where that needs more than what attacks left
+
+
+@dataclass(frozen=True, eq=False)
+class NightVerdicts:
+    """What the gates say from night to night.
+
+    Attributes:
+        failures: (folder, model) -> a sentence for each gate that fell there.
+        notes: a sentence on each measurement whose nights could not be judged.
+    """
+
+    failures: Mapping[tuple[Path, str], Sequence[str]]
+    notes: Sequence[str]
+
+
+def night_verdicts(nights: Sequence[Nights], sentences: Sequence[str], alpha: float) -> NightVerdicts:
+    """The gates that fell from one night to the next: of each measurement all its nights are one family of Holm's procedure.
+
+    Args:
+        nights: what `report.nights.nights_of` gives.
+        sentences: as `results.gates.parse_gates` reads them; () for any change of the verdict for the worse.
+        alpha: of each family, in (0, 1].
+    """
+    asked = parse_gates(sentences)
+    failures: dict[tuple[Path, str], list[str]] = {}
+    notes: list[str] = []
+    for some in nights:
+        gates = asked or default_gates([row for row in some.runs[-1].rows if row.checkpoint == some.checkpoint])
+        pairs = list(night_pairs(some, gates, notes))
+        try:
+            results = gate_results(gates, pairs, alpha) if pairs else []
+        except InputError as error:
+            notes.append(f"The nights of {some.checkpoint} ({some.what}) are not judged: {error}.")
+            continue
+        for result in results:
+            if result.verdict == FELL:
+                failures.setdefault((result.pair.new.run.folder, some.checkpoint), []).append(result.sentence)
+    return NightVerdicts(failures, notes)
+
+
+def night_pairs(nights: Nights, gates: Sequence[Gate], notes: list[str]) -> Iterator[RunPair]:
+    """Each night with the one before, of one model; those that cannot be read or compared are noted."""
+    attacks_alone = all(row.norm for run in nights.runs for row in run.rows if any(matches(gate, row) for gate in gates))
+    known: list[RunImages] = []
+    for run in nights.runs if attacks_alone else nights.runs[-JUDGED:]:
+        try:
+            known.append(night_images(run, nights.checkpoint, gates, attacks_alone))
+        except (InputError, ValueError, KeyError) as error:
+            notes.append(f"{run.folder.name} is shown without a verdict: {error.args[0] if error.args else error}.")
+    for base, new in pairwise(known):
+        try:
+            yield run_pair(base, new)
+        except InputError as error:
+            notes.append(f"{new.run.folder.name} is not judged against {base.run.folder.name}: {error}.")
+
+
+def night_images(run: SavedRun, checkpoint: str, gates: Sequence[Gate], attacks_alone: bool) -> RunImages:
+    """What gates need of the images of one model, and no more: a report of a hundred nights reads a hundred of these."""
+    rows = [row for row in run.rows if any(gate.direction != FLAG and matches(gate, row) for gate in gates)]
+    references = [row for row in run.rows if row.metric == "reference_accuracy"]
+    tables = sample_tables(run)
+    if attacks_alone and "attack" in tables:
+        tables = {"attack": tables["attack"]}
+    return RunImages(run, [images_of_model(replace(run, rows=(*rows, *references)), checkpoint, tables)])
