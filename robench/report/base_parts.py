@@ -25,7 +25,7 @@ def comparison_parts(comparison: Comparison, data_dir: Path | None) -> Iterator[
         data_dir: where torchvision's sets lie; ./data if not given.
     """
     pair = comparison.pairs[-1]
-    yield page.VerdictBox(verdict_sentence(comparison), STATES.get(comparison.verdict, "plain"))
+    yield page.VerdictBox(base_sentence(comparison), STATES.get(comparison.verdict, "plain"))
     yield page.Heading(f"Against {pair.base_name}")
     yield from (page.NoteBox(note) for note in comparison.notes)
     if comparison.gates:
@@ -40,7 +40,7 @@ def comparison_parts(comparison: Comparison, data_dir: Path | None) -> Iterator[
     yield from changed_image_parts(pair, data_dir)
 
 
-def verdict_sentence(comparison: Comparison) -> str:
+def base_sentence(comparison: Comparison) -> str:
     """What came out against the base."""
     base = comparison.pairs[-1].base_name
     names = {

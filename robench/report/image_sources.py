@@ -99,14 +99,14 @@ def attacked_pictures(run: SavedRun, checkpoint: str, norm: str, samples: Sequen
         samples: places of the images in the split.
     """
     order = run_samples(run)
-    array = saved_array(run, checkpoint, norm, len(order))
+    array = saved_attack_array(run, checkpoint, norm, len(order))
     if array is None:
         return {}
     places = {sample: place for place, sample in enumerate(order)}
     return {sample: np.clip(np.nan_to_num(array[places[sample]]), 0, 1) for sample in samples if sample in places}
 
 
-def saved_array(run: SavedRun, checkpoint: str, norm: str, n: int) -> NDArray[np.float32] | None:
+def saved_attack_array(run: SavedRun, checkpoint: str, norm: str, n: int) -> NDArray[np.float32] | None:
     """The array of adversarial images of a model and norm, mapped; None where there is none of the right shape."""
     words = [f"-{file_stem(checkpoint)}", f"-{file_stem(norm)}"]
     names = ["x_adv.npy", f"x_adv{words[0]}.npy", f"x_adv{words[1]}.npy", f"x_adv{''.join(words)}.npy"]

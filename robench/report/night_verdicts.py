@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from robench.core.errors import InputError
+from robench.core.rows import Row
 from robench.report.nights import Nights
 from robench.results.compare import RunImages, RunPair, run_pair
 from robench.results.gates import FELL, FLAG, Gate, default_gates, gate_results, matches, parse_gates
@@ -40,10 +41,12 @@ def night_verdicts(nights: Sequence[Nights], sentences: Sequence[str], alpha: fl
     """
     asked = parse_gates(sentences)
     failures: dict[tuple[Path, str], list[str]] = {}
-    notes: list[str] = []
+    every = [row for some in nights for row in some.runs[-1].rows]
+    notes = [f"The gate {gate.sentence} names nothing that the last nights have." for gate in asked if every and not is_about(gate, every)]
     for some in nights:
-        gates = asked or default_gates([row for row in some.runs[-1].rows if row.checkpoint == some.checkpoint])
-        pairs = list(night_pairs(some, gates, notes))
+        rows = [row for row in some.runs[-1].rows if row.checkpoint == some.checkpoint]
+        gates = [gate for gate in asked if is_about(gate, rows)] if asked else default_gates(rows)
+        pairs = list(night_pairs(some, gates, notes)) if gates else []
         try:
             results = gate_results(gates, pairs, alpha) if pairs else []
         except InputError as error:
@@ -53,6 +56,11 @@ def night_verdicts(nights: Sequence[Nights], sentences: Sequence[str], alpha: fl
             if result.verdict == FELL:
                 failures.setdefault((result.pair.new.run.folder, some.checkpoint), []).append(result.sentence)
     return NightVerdicts(failures, notes)
+
+
+def is_about(gate: Gate, rows: Sequence[Row]) -> bool:
+    """Whether a gate names one of some rows, or is about flags, which every run may have."""
+    return gate.direction == FLAG or any(matches(gate, row) for row in rows)
 
 
 def night_pairs(nights: Nights, gates: Sequence[Gate], notes: list[str]) -> Iterator[RunPair]:

@@ -10,7 +10,7 @@ from test_reporting import text_of
 import robench
 from robench.core.errors import InputError
 from robench.data import load_images
-from robench.report.image_sources import attacked_pictures, original_pictures, saved_array, side_by_side
+from robench.report.image_sources import attacked_pictures, original_pictures, saved_attack_array, side_by_side
 from robench.report.night_verdicts import night_verdicts
 from robench.report.nights import nights_of
 from robench.results.saved_runs import saved_run
@@ -79,11 +79,11 @@ def test_arrays_and_data_sets_of_a_folder_are_not_believed(tmp_path):
         np.zeros(20),
     ):
         np.save(run.folder / "x_adv.npy", array)
-        assert saved_array(run, "net.pt", "linf", 20) is None
+        assert saved_attack_array(run, "net.pt", "linf", 20) is None
     np.save(run.folder / "x_adv.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    assert saved_array(run, "net.pt", "linf", 20) is None
+    assert saved_attack_array(run, "net.pt", "linf", 20) is None
     (run.folder / "x_adv.npy").write_bytes(b"\x93NUMPY no array")
-    assert saved_array(run, "net.pt", "linf", 20) is None
+    assert saved_attack_array(run, "net.pt", "linf", 20) is None
     (tmp_path / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     for name in (f"{tmp_path / 'own.py'}:images", "npz:/etc/passwd", "nothing"):
         other = saved_run(make_run(tmp_path / str(abs(hash(name))), data=name))
@@ -123,7 +123,7 @@ def test_nights_that_cannot_be_compared_are_shown_without_a_verdict(tmp_path):
     nights = nights_of([saved_run(folder) for folder in folders])
     for gates, reason in (
         ((), "night-001 is shown without a verdict: .*nothing but its head"),
-        (["nothing:drop"], "not judged: .*nothing"),
+        (["nothing:drop"], "nothing:drop names nothing"),
     ):
         judged = night_verdicts(nights, gates, 0.05)
         assert judged.failures == {}
