@@ -13,10 +13,10 @@ from robench.core.paired import VERDICT
 from robench.core.rows import CLEAN, Row
 from robench.report import page
 from robench.report.class_tables import class_names_in, class_text
-from robench.report.image_sources import PictureSource, attacked_pictures, original_pictures, side_by_side
+from robench.report.image_sources import PictureSource, attacked_pictures, original_pictures, side_by_side, whole_cells
 from robench.results.columns import column_of_row, column_titles, verdict_rows_of
 from robench.results.compare import RunImages, RunPair, row_key
-from robench.results.image_values import ImageValues, ModelImages, number_column, of_checkpoint, sample_tables
+from robench.results.image_values import ImageValues, ModelImages, of_checkpoint, sample_tables
 from robench.results.saved_runs import SavedRun
 
 MOST_LISTED, MOST_PICTURES = 200, 24  # images of a row that are listed, and shown, those that were lost first
@@ -104,12 +104,9 @@ def run_fates(run: SavedRun, row: Row) -> dict[int, Fate]:
     for name, wanted in (("norm", row.norm), ("images", CLEAN)):
         if name in mine.columns and wanted:
             mine = mine[mine[name].isin(["", wanted])]
-    columns = [number_column(mine, name) for name in ("sample", "clean_pred", "adv_pred")]
-    known: Sequence[NDArray[np.int64]] = [np.nan_to_num(column, nan=-1).astype(np.int64) for column in columns]
-    return {
-        int(sample): Fate(int(clean), int(attacked), str(broken_by))
-        for sample, clean, attacked, broken_by in zip(*known, mine["broken_by"], strict=True)
-    }
+    sample, clean, attacked = (whole_cells(mine, name) for name in ("sample", "clean_pred", "adv_pred"))
+    fates = zip(sample, map(Fate, clean, attacked, map(str, mine["broken_by"])), strict=True)
+    return dict(fates)
 
 
 def row_parts(new: RunImages, changed: ChangedImages, source: PictureSource, classes: Sequence[str], several: bool) -> Iterator[page.Part]:

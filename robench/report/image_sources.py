@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from robench.core.errors import InputError
 from robench.core.files import file_stem, is_existing_file
 from robench.results.columns import base_data
-from robench.results.image_values import images_digest, number_column, sample_tables
+from robench.results.image_values import images_digest, sample_tables
 from robench.results.saved_runs import SavedRun
 
 if TYPE_CHECKING:
@@ -86,7 +87,17 @@ def chosen_images(images: Images, order: Sequence[int]) -> Images | None:
 def run_samples(run: SavedRun) -> list[int]:
     """The ids of the images of a run, in their order."""
     frame = next(iter(sample_tables(run).values()))
-    return list(dict.fromkeys(int(number) for number in number_column(frame, "sample")))
+    return list(dict.fromkeys(whole_cells(frame, "sample")))
+
+
+def whole_cells(frame: pd.DataFrame, name: str) -> list[int]:
+    """The cells of a column as whole numbers, -1 for what is none.
+
+    Args:
+        frame: a table of what became of each image.
+        name: one of its columns.
+    """
+    return np.nan_to_num(pd.to_numeric(frame[name], errors="coerce").to_numpy(np.float64), nan=-1).astype(np.int64).tolist()
 
 
 def attacked_pictures(run: SavedRun, checkpoint: str, norm: str, samples: Sequence[int]) -> dict[int, NDArray[np.float32]]:
