@@ -6,6 +6,7 @@ read counts only if its hash is that of the manifest. It imports torch only wher
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +98,8 @@ def whole_cells(frame: pd.DataFrame, name: str) -> list[int]:
         frame: a table of what became of each image.
         name: one of its columns.
     """
-    return np.nan_to_num(pd.to_numeric(frame[name], errors="coerce").to_numpy(np.float64), nan=-1).astype(np.int64).tolist()
+    numbers = pd.to_numeric(frame[name], errors="coerce").to_numpy(np.float64)
+    return [int(number) if math.isfinite(number) else -1 for number in numbers]
 
 
 def attacked_pictures(run: SavedRun, checkpoint: str, norm: str, samples: Sequence[int]) -> dict[int, NDArray[np.float32]]:
