@@ -14,7 +14,7 @@ from markupsafe import Markup
 from robench.report.page import Chart
 
 WIDTH, HEIGHT = 420.0, 250.0
-LEFT, RIGHT, TOP = 46.0, 14.0, 12.0
+LEFT_MARGIN, RIGHT_MARGIN, TOP_MARGIN = 46.0, 14.0, 12.0
 LABEL_WIDTH = 62.0  # of what stands under an axis: labels closer than this would overlap
 LINE_KINDS = 8  # patterns and colours in the style of the page
 
@@ -76,12 +76,12 @@ class ChartFrame:
 
     def x(self, value: float) -> float:
         """Where a number lies across."""
-        wide = WIDTH - LEFT - RIGHT
-        return LEFT + (wide / 2 if self.x_high == self.x_low else wide * (value - self.x_low) / (self.x_high - self.x_low))
+        wide = WIDTH - LEFT_MARGIN - RIGHT_MARGIN
+        return LEFT_MARGIN + (wide / 2 if self.x_high == self.x_low else wide * (value - self.x_low) / (self.x_high - self.x_low))
 
     def y(self, value: float) -> float:
         """Where a number lies upwards."""
-        return self.bottom - (self.bottom - TOP) * (value - self.y_low) / (self.y_high - self.y_low)
+        return self.bottom - (self.bottom - TOP_MARGIN) * (value - self.y_low) / (self.y_high - self.y_low)
 
 
 def line_chart(title: str, words: str, lines: Sequence[ChartLine], marks: AxisMarks, *, unit: str = "", caption: str = "") -> Chart:
@@ -140,8 +140,8 @@ def value_axis(frame: ChartFrame, ticks: Sequence[float], unit: str) -> Iterator
     """The lines across with their numbers."""
     for tick in ticks:
         y = frame.y(tick)
-        yield element("line", class_="grid", x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y)
-        yield element("text", f"{tick:g}{unit and ' ' + unit}", class_="tick", x=LEFT - 7, y=y + 4, text_anchor="end")
+        yield element("line", class_="grid", x1=LEFT_MARGIN, x2=WIDTH - RIGHT_MARGIN, y1=y, y2=y)
+        yield element("text", f"{tick:g}{unit and ' ' + unit}", class_="tick", x=LEFT_MARGIN - 7, y=y + 4, text_anchor="end")
 
 
 def position_axis(frame: ChartFrame, marks: AxisMarks) -> Iterator[Markup]:
@@ -149,16 +149,16 @@ def position_axis(frame: ChartFrame, marks: AxisMarks) -> Iterator[Markup]:
     for x, label in spaced_labels(frame, marks.ticks):
         yield element("text", label, class_="tick", x=x, y=frame.bottom + 17, text_anchor=anchor_at(x))
     for x in marks.events:
-        yield element("line", class_="event", x1=frame.x(x), x2=frame.x(x), y1=TOP, y2=frame.bottom + 22)
+        yield element("line", class_="event", x1=frame.x(x), x2=frame.x(x), y1=TOP_MARGIN, y2=frame.bottom + 22)
     for x, label in spaced_labels(frame, sorted(marks.events.items())):
         yield element("text", label, class_="tick event", x=x, y=frame.bottom + 34, text_anchor=anchor_at(x))
     if marks.title:
-        yield element("text", marks.title, class_="tick", x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 5, text_anchor="middle")
+        yield element("text", marks.title, class_="tick", x=(LEFT_MARGIN + WIDTH - RIGHT_MARGIN) / 2, y=HEIGHT - 5, text_anchor="middle")
 
 
 def anchor_at(x: float) -> str:
     """To which side of its place a label runs, so that it stays inside the drawing."""
-    return "start" if x < LEFT + 20 else "end" if x > WIDTH - RIGHT - 20 else "middle"
+    return "start" if x < LEFT_MARGIN + 20 else "end" if x > WIDTH - RIGHT_MARGIN - 20 else "middle"
 
 
 def spaced_labels(frame: ChartFrame, labels: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:

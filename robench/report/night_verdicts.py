@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
 from robench.core.errors import InputError
 from robench.core.rows import Row
-from robench.report.nights import Nights
+from robench.report.nights import Failures, FallenGate, Nights
+from robench.results.columns import column_of_row
 from robench.results.compare import RunImages, RunPair, run_pair
 from robench.results.gates import FELL, FLAG, Gate, default_gates, gate_results, matches, parse_gates
 from robench.results.image_values import images_of_model, sample_tables
@@ -23,11 +24,11 @@ class NightVerdicts:
     """What the gates say from night to night.
 
     Attributes:
-        failures: (folder, model) -> a sentence for each gate that fell there.
+        failures: (folder, model) -> the gates that fell there.
         notes: a sentence on each measurement whose nights could not be judged.
     """
 
-    failures: Mapping[tuple[Path, str], Sequence[str]]
+    failures: Failures
     notes: Sequence[str]
 
 
@@ -40,7 +41,7 @@ def night_verdicts(nights: Sequence[Nights], sentences: Sequence[str], alpha: fl
         alpha: of each family, in (0, 1].
     """
     asked = parse_gates(sentences)
-    failures: dict[tuple[Path, str], list[str]] = {}
+    failures: dict[tuple[Path, str], list[FallenGate]] = {}
     every = [row for some in nights for row in some.runs[-1].rows]
     notes = [f"The gate {gate.sentence} names nothing that the last nights have." for gate in asked if every and not is_about(gate, every)]
     for some in nights:
@@ -54,7 +55,9 @@ def night_verdicts(nights: Sequence[Nights], sentences: Sequence[str], alpha: fl
             continue
         for result in results:
             if result.verdict == FELL:
-                failures.setdefault((result.pair.new.run.folder, some.checkpoint), []).append(result.sentence)
+                about = None if result.compared is None else column_of_row(result.compared.row)
+                fallen = FallenGate(about, result.sentence)
+                failures.setdefault((result.pair.new.run.folder, some.checkpoint), []).append(fallen)
     return NightVerdicts(failures, notes)
 
 

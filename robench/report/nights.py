@@ -21,7 +21,15 @@ from robench.results.saved_runs import SavedRun
 
 MOST_NAMED = 6  # probes in a heading
 SHOWN_VERSIONS = ("robench", "torch", "pyautoattack")
-Failures = Mapping[tuple[Path, str], Sequence[str]]  # (folder, model) -> what failed there
+Failures = Mapping[tuple[Path, str], Sequence["FallenGate"]]  # (folder, model) -> what failed there
+
+
+@dataclass(frozen=True)
+class FallenGate:
+    """A gate that fell: the number that it is about, None of a flag, and the sentence of the gate."""
+
+    column: Column | None
+    sentence: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +121,8 @@ def history_chart(nights: Nights, column: Column, title: str, failures: Failures
         row = row_of(run, nights.checkpoint, column)
         if row is None:
             continue
-        told = failures.get((run.folder, nights.checkpoint), ())
+        fallen = failures.get((run.folder, nights.checkpoint), ())
+        told = [one.sentence for one in fallen if one.column in (None, column)]
         interval = interval_words(column.metric, row.low, row.high)
         words = f"{run.finished[:16]} {run.folder.name}: {number_words(column.metric, row.value)}" + (f" ({interval})" if interval else "")
         points.append(ChartPoint(place, scale * row.value, scale * row.low, scale * row.high, ". ".join([words, *told]), failed=bool(told)))
@@ -165,7 +174,7 @@ def history_table(nights: Nights, columns: Sequence[Column], failures: Failures)
             for row in rows
         ]  # fmt: skip
         versions = ", ".join(f"{name} {version}" for name, version in shown_versions(run).items())
-        told = " ".join(failures.get((run.folder, nights.checkpoint), ()))
+        told = " ".join(one.sentence for one in failures.get((run.folder, nights.checkpoint), ()))
         lines.append(
             (
                 run.finished[:16].replace("T", " ") or None,

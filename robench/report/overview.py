@@ -62,11 +62,14 @@ def overview_verdict(runs: Sequence[SavedRun], nights: Sequence[Nights], failure
     told = "; ".join(f"{name} {verdict}" for name, verdict in zip(newest.models[:3], newest.verdicts, strict=False))
     sentences = [f"{len(runs)} runs of {len(names)} model{'s' * (len(names) != 1)}{span}. The newest, {runs[-1].folder.name}: {told}."]
     last = [(some, failures.get((some.runs[-1].folder, some.checkpoint), ())) for some in nights]
-    fallen = [f"{some.checkpoint} in {some.runs[-1].folder.name}: {'; '.join(sentences_of)}" for some, sentences_of in last if sentences_of]
+    fallen = [
+        f"{some.checkpoint} in {some.runs[-1].folder.name}: {'; '.join(one.sentence for one in gates)}" for some, gates in last if gates
+    ]
     if fallen:
         sentences.append(f"In the last night a gate failed. {' '.join(fallen)}")
     elif nights and failures:
-        sentences.append("Gates failed in earlier nights, none in the last one.")
+        latest = max((run.finished, run.folder.name) for some in nights for run in some.runs if (run.folder, some.checkpoint) in failures)
+        sentences.append(f"No gate failed in the last night; the latest that did was in {latest[1]}, {latest[0][:10]}.")
     elif nights:
         sentences.append("No gate failed from one night to the next.")
     flags = sum(bool(run.flags) for run in runs)

@@ -112,7 +112,7 @@ def test_without_its_script_the_page_shows_every_number(page, dumped):
     assert {*re.sub(r"<[^>]*>", " ", plain.split("<main")[1].split("<script")[0]).split()} <= {*with_script}
 
 
-@pytest.mark.parametrize(("width", "theme"), [(500, "light"), (1600, "dark")])
+@pytest.mark.parametrize(("width", "theme"), [(400, "light"), (1600, "dark")])
 def test_a_screenshot_shows_a_page_that_is_no_wider_than_the_window(page, tmp_path, width, theme):
     from PIL import Image
 
