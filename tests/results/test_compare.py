@@ -1,11 +1,8 @@
-"""robench compare: what is compared, what is refused, what fails the gate, and that the nightly workflow does what its page says."""
+"""robench compare: what is compared, what is refused, and what fails the gate."""
 
 import csv
-import itertools
 import json
-import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -18,7 +15,6 @@ import torch
 import typer
 from commandline import read, refused, robench
 from places import ROOT, TESTS
-from typer.main import get_command
 
 from robench.cli import Group
 from robench.cli.compare import compare_command
@@ -33,7 +29,6 @@ from robench.report.comparison_files import p_value_text
 from robench.results.compare import ComparedRow, ComparisonLine
 from robench.results.gates import Gate, default_gates, is_beyond, parse_gate, parse_gates
 
-WORKFLOW = ROOT / ".github" / "workflows" / "nightly.yml"
 EPS = 8 / 255
 app = typer.Typer(cls=Group, pretty_exceptions_enable=False, add_completion=False, rich_markup_mode=None)
 app.command("compare")(compare_command)
@@ -502,72 +497,6 @@ def test_a_damaged_network_fails_the_gate_and_the_same_network_passes(tmp_path):
     assert "Note: seed is 0 in BASE and 1 in NEW" in robench("compare", tmp_path / "base", tmp_path / "again", *gate).stderr
     assert "Failed: smoke at linf eps 8/255 fell" in robench("compare", tmp_path / "base", tmp_path / "new", *gate, code=1).stderr
     robench("compare", tmp_path / "new", tmp_path / "base", *gate)
-
-
-def steps():
-    """The steps of the workflow by their names, each as its text."""
-    parts = re.split(r"\n      (?=(?:- |#))", WORKFLOW.read_text().partition("    steps:\n")[2])
-    return {re.search(r"(?:name|uses): (.+)", part)[1]: part for part in parts if "name:" in part or "uses:" in part}
-
-
-def script(step):
-    """The shell lines of a step."""
-    text = step.partition("run: ")[2]
-    return "\n".join(line[10:] for line in text.splitlines()[1:]) if text.startswith("|\n") else text.strip()
-
-
-def test_every_command_of_the_workflow_is_understood():
-    calls = [shlex.split(line) for step in steps().values() for line in re.findall(r"robench (?:eval|compare) .*", script(step))]
-    assert [call[1] for call in calls] == ["eval", "compare"]
-    for _, name, *words in calls:
-        get_command(app).commands[name].make_context(name, words)
-    evaluated, compared = calls
-    assert (ROOT / evaluated[2]).is_file()
-    assert evaluated[evaluated.index("--out") + 1] == compared[3]
-    suite = evaluated[evaluated.index("--suite") + 1]
-    wanted = [word for before, word in itertools.pairwise(compared) if before == "--fail-on"]
-    assert [gate.name for gate in parse_gates(wanted)] == ["clean", suite]
-
-
-def test_the_workflow_is_bounded_pinned_and_may_write_nothing():
-    text = WORKFLOW.read_text()
-    assert "\t" not in text
-    assert re.search(r"^permissions:\n  contents: read\n\n", text, re.MULTILINE)
-    assert "write" not in text
-    assert re.search(r"timeout-minutes: \d+", text)
-    assert re.search(r'- cron: "\d+ \d+ \* \* \*"', text)
-    assert "workflow_dispatch:" in text
-    assert all(re.fullmatch(r"actions/[a-z/-]+@v\d+", used) for used in re.findall(r"uses: (.+)", text))
-
-
-def test_the_baseline_is_saved_after_the_gate_where_it_was_restored_from_and_only_if_nothing_failed():
-    found = steps()
-    names = ["Restore the baseline", "Evaluate", "Compare", "Keep the results", "The results become the baseline", "Save the baseline"]
-    assert list(found)[-len(names) :] == names
-    assert all("if:" not in found[name] for name in ("Compare", "The results become the baseline", "Save the baseline"))
-    assert "!cancelled()" in found["Keep the results"]
-    key, saved = (re.search(r"key: (robench-baseline-.+)", found[name])[1] for name in ("Restore the baseline", "Save the baseline"))
-    assert key == saved
-    assert saved.startswith(re.search(r"restore-keys: (.+)", found["Restore the baseline"])[1])
-    assert all("path: baseline" in found[name] for name in ("Restore the baseline", "Save the baseline"))
-
-
-@pytest.mark.parametrize("code", [0, 1, 2])
-def test_the_compare_step_passes_without_a_baseline_and_else_ends_as_the_command_does(tmp_path, code):
-    (tmp_path / "bin").mkdir()
-    stub = tmp_path / "bin" / "robench"
-    stub.write_text(f'#!/bin/sh\necho "called $*"\nexit {code}\n')
-    stub.chmod(0o755)
-    call = ["bash", "--noprofile", "--norc", "-e", "-o", "pipefail", "-c", script(steps()["Compare"])]
-    where = {"cwd": tmp_path, "env": {"PATH": f"{stub.parent}:{os.environ['PATH']}"}, "capture_output": True, "text": True}
-    first = subprocess.run(call, check=False, **where)
-    assert (first.returncode, "no baseline yet" in first.stdout) == (0, True)
-    (tmp_path / "results" / "new").mkdir(parents=True)
-    (tmp_path / "results" / "new" / "manifest.json").write_text(json.dumps({}))
-    subprocess.run(["bash", "-e", "-c", script(steps()["The results become the baseline"])], check=True, **where)
-    second = subprocess.run(call, check=False, **where)
-    assert second.returncode == code
-    assert "called compare baseline results/new" in second.stdout
 
 
 EARLIER = TESTS / "earlier"  # a run of an earlier version, which stopped after 20 of 40 images
