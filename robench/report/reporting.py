@@ -15,6 +15,7 @@ from robench.report.comparison import compare
 from robench.report.overview import PublishedLines, overview_parts
 from robench.report.robustbench_files import PublishedRows, published_rows
 from robench.report.run_parts import saved_run_parts, saved_run_title
+from robench.results.gates import parse_gates
 from robench.results.saved_runs import FINISHED, RunFolder, SavedRun, run_folders, saved_run
 
 MOST_REASONS = 3  # folders that are left out, in a sentence that says that none is left
@@ -156,8 +157,11 @@ def report_parts(runs: Sequence[SavedRun], left_out: Sequence[str], asked: Repor
         asked: what else is asked for.
 
     Raises:
-        InputError: for a base that the newest run cannot be compared with, and for columns that no run has.
+        InputError: for gates that cannot be read, for a base that the newest run cannot be compared with, and for columns that no run has.
     """
+    if isinstance(asked.alpha, bool) or not isinstance(asked.alpha, (int, float)) or not 0 < asked.alpha <= 1:
+        raise InputError(f"alpha (--alpha) must be a number above 0 and at most 1, not {asked.alpha!r}")
+    parse_gates(asked.single_gates)  # refuses what cannot be read, also where there is nothing to compare
     compared = [] if asked.base is None else list(newest_against_base(runs[-1], asked, asked.base))
     notes: list[page.Part] = [page.NoteBox(f"Left out: {sentence}") for sentence in left_out]
     if len(runs) == 1 and not asked.published:

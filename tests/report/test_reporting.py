@@ -49,7 +49,7 @@ def test_what_cannot_be_reported_or_written_is_refused_in_one_sentence(tmp_path)
         ({"runs": tmp_path / "none"}, "no folder"), ({"runs": tmp_path / "empty"}, "no finished run"), ({"out": tmp_path}, "is a folder"),
         ({"out": run / "report.html"}, "belongs to the run"),
         ({"columns": "nothing", "runs": [run, other]}, "no run has"),
-        ({"published": tmp_path / "empty"}, "holds no JSON"),
+        ({"published": tmp_path / "empty"}, "holds no JSON"), ({"alpha": 0.0}, "alpha"), ({"gates": "smoke"}, "cannot read the gate"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=reason) as caught:
             robench.write_report(**{"runs": run, "out": tmp_path / "p.html"} | words)
