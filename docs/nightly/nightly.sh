@@ -40,6 +40,7 @@ run_to_end() { # a command that is sent on the SIGTERM that this script gets, an
 }
 
 mkdir -p "$folder/good" "$folder/fell" "$folder/before" "$out"
+rm -f "$out/compare.md" "$out/junit.xml" "$out/compare.json" # of the night before
 tonight=$folder/good/$night
 tell night "$tonight"
 tell report "$out"

@@ -288,7 +288,9 @@ def test_a_night_ends_as_its_comparison_did_and_is_a_base_only_where_it_passed(c
     assert stub.nights("fell") == ([] if code == 0 else ["2"])
     assert stub.start("2", compare_code=code)[:2] == (code, verdict)  # the same night again
     assert stub.start("10")[:2] == (0, "passed")
+    (tmp_path / "nightly-report" / "junit.xml").write_text("of the night before")
     assert stub.start("11", eval_code=143)[:2] == (143, "unfinished")
+    assert not (tmp_path / "nightly-report" / "junit.xml").exists()
     assert "11" in stub.nights("good")  # where it goes on
     assert stub.start("11", report_code=1)[:2] == (0, "passed")
 
