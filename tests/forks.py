@@ -71,7 +71,7 @@ def serve():
         "robench.report.comparison",
         "robench.report.page",
         "robench.report.reporting",
-        "robench.cli.repeated_runs",
+        "robench.evaluation.repeated_runs",
         "robench.training.train",
         "robench.training.sweeps",
     ):

@@ -37,8 +37,8 @@ from robench.runs.types import Pool, RunOptions, Stage, Subject
 
 
 def suite_measurement(
-    model: nn.Module, images: Images, suite: Suite, threat: Threat, *, seed: int = 0, device: str = "cpu"
-) -> Measurement:  # fmt: skip
+    model: nn.Module, images: Images, suite: Suite, threat: Threat, *, seed: int = 0, device: str = "cpu", folder: Path | None = None
+) -> Measurement:
     """The measurement of one model without a name by a suite or recipes, as a training asks for it.
 
     Args:
@@ -48,10 +48,10 @@ def suite_measurement(
         threat: of the attacks.
         seed: of all draws.
         device: where the model runs.
+        folder: takes the state, from which a later call goes on; None keeps none.
     """
-    return measure_models(
-        [Subject(model, blank_row())], images, RunRequest(as_suite_list(suite), [threat]), RunOptions(seed=seed, device=device)
-    )
+    how = RunOptions(seed=seed, device=device, folder=folder, resume=True)
+    return measure_models([Subject(model, blank_row())], images, RunRequest(as_suite_list(suite), [threat]), how)
 
 
 def as_run_options(

@@ -16,7 +16,7 @@ from torch import nn
 
 from robench.core.cells import csv_cells
 from robench.core.errors import BusyError, InputError, UnfinishedError
-from robench.core.files import hold_lock, prepare_folder
+from robench.core.files import hold_lock, prepare_folder, refuse_link
 from robench.core.folders import exchange_files, finish_exchange, make_empty_folder, word_difference
 from robench.core.processes import World
 from robench.models import checkpoint
@@ -63,6 +63,7 @@ def claimed_checkpoint(
                 refuse_reserved(file, words)
                 refuse_foreign_state(file)
                 refuse_finished(file, words, resume, force)
+                remove_stale_measurement(file, resume, force)
             except InputError as error:
                 refusal = error
         file, refusal = world.first_of((file, refusal))
@@ -121,6 +122,18 @@ def remove_half_written_files(out: Path) -> None:
     for path in out.parent.glob(f".{glob.escape(out.stem)}.*.tmp"):
         if re.fullmatch(rf"\.{re.escape(out.stem)}({ends})\.[0-9]+\.tmp", path.name):
             path.unlink(missing_ok=True)
+
+
+def measurement_folder(out: Path) -> Path:
+    """The hidden folder of the states of the measurement at the end of a training."""
+    return out.with_name(f".{out.stem}.measurement")
+
+
+def remove_stale_measurement(out: Path, resume: bool, force: bool) -> None:
+    """Removes the states of a measurement with which no training goes on: it is finished, or begins anew."""
+    refuse_link(measurement_folder(out))
+    if not out.with_name(f"{out.stem}.state.pt").exists() or (force and not resume):
+        shutil.rmtree(measurement_folder(out), ignore_errors=True)
 
 
 def free_paths(folder: Path, name: str) -> Iterator[Path]:
@@ -267,12 +280,13 @@ def staging_folder(out: Path) -> Path:
 
 @contextmanager
 def checkpoint_replacement(out: Path) -> Iterator[Path]:
-    """Where the files of FILE.pt are written; at the end they move into their place, and those of the earlier training and the state go."""
+    """Where the files of FILE.pt are written; at the end they move there, and those of the earlier training and the states go."""
     staging = make_empty_folder(staging_folder(out))
     try:
         yield staging / out.name
         old = {out.name, *(path.name for path in {*files_beside(out)} - {*stranger_files(out)})} if out.exists() else set()
         exchange_files(staging, out.parent, {*old, f"{out.stem}.state.pt"}, last=out.name)
+        shutil.rmtree(measurement_folder(out), ignore_errors=True)
     except UnfinishedError:
         raise
     except BaseException:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from robench.core.processes import current_world
 from robench.core.recipes import Recipe
 from robench.core.threat import Threat
 from robench.data import Images
 from robench.evaluation.measure import suite_measurement
+from robench.models.identity import model_identity
 from robench.results.measurement import Measurement
 from robench.training.preparation import HELD_OUT_ENDING
 
@@ -19,13 +24,33 @@ CLEAN_ATTACKED = "clean, attacked images"  # so that what the attacks leave is n
 
 
 def final_measurements(
-    model: nn.Module, images: Images, few: Images, suite: str | Sequence[Recipe], threat: Threat, seed: int, device: str
-) -> list[Measurement]:
-    """Clean accuracy on all images, and the suite on few of them."""
-    return [
-        suite_measurement(model, images, [], threat, device=device),
-        suite_measurement(model, few, suite, threat, seed=seed, device=device),
+    model: nn.Module, images: Images, few: Images, suite: str | Sequence[Recipe], threat: Threat, seed: int, device: str,
+    folder: Path | None,
+) -> list[Measurement]:  # fmt: skip
+    """Clean accuracy on all images, and the suite on few of them.
+
+    Args:
+        model: with the weights that are kept.
+        images: all images of the test.
+        few: those that are attacked.
+        suite: by which.
+        threat: of the attacks.
+        seed: of all draws.
+        device: where the model runs.
+        folder: takes the states of both measurements, from which a later call goes on; None keeps none.
+    """
+    own = None if folder is None else folder / state_name(model)
+    measurements = [
+        suite_measurement(model, images, [], threat, device=device, folder=own and own / "clean"),
+        suite_measurement(model, few, suite, threat, seed=seed, device=device, folder=own and own / "suite"),
     ]
+    current_world().first_of(0)  # until all processes are done with the states
+    return measurements
+
+
+def state_name(model: nn.Module) -> str:
+    """The name of the folder of a network's states: of other weights, and of another robench, there is another."""
+    return hashlib.sha256(f"{version('robench')} {model_identity(model)}".encode()).hexdigest()[:16]
 
 
 def measured_words(measurements: Sequence[Measurement], test: Images) -> dict[str, Any]:

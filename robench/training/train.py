@@ -9,7 +9,7 @@
 5. a training that an earlier run has finished is handed back (`checkpoint_files`, `teachers`);
 6. the teacher is loaded or trained, where something learns from one (`teachers`);
 7. the run is put at its first step, or where its state file says (`steps`, `states`);
-8. epochs of steps are trained (`epochs`, one step in `steps`, the guard in `guards`);
+8. epochs of steps are trained (`epochs`, one step in `steps`, the guard in `guards`), with trackers looking on (`tracked`);
 9. the epoch whose weights are kept is chosen (`epochs`);
 10. these weights are measured (`final_measurement`);
 11. checkpoint, log and curves are written (`checkpoint_files`), and trackers are told (`tracked`).
@@ -31,7 +31,13 @@ from robench.core.memory import explain_out_of_memory
 from robench.core.model_calls import with_gradients
 from robench.core.processes import current_world
 from robench.models import checkpoint
-from robench.training.checkpoint_files import claimed_checkpoint, finished_training, has_unfinished_training, write_training
+from robench.training.checkpoint_files import (
+    claimed_checkpoint,
+    finished_training,
+    has_unfinished_training,
+    measurement_folder,
+    write_training,
+)
 from robench.training.epochs import fit, selected_epoch
 from robench.training.final_measurement import final_measurements, measured_words
 from robench.training.preparation import data_arguments, images_of_split, initial_meta, prepare_training, refuse_other_choice
@@ -264,7 +270,9 @@ def train(
         # 10. what these weights reach (final_measurement)
         network = copy.deepcopy(run.average)
         network.load_state_dict(saved_epoch.weights)
-        measurements = final_measurements(network, prepared.test, prepared.few, suite, plan.threat, seed, device)
+        measurements = final_measurements(
+            network, prepared.test, prepared.few, suite, plan.threat, seed, device, file and measurement_folder(file)
+        )
         meta = {
             **words, "classes": list(images.classes), "history": run.history, "rolled_back": run.lost_epochs,
             "notes": [*notes, *alarms, *late_notes], "recipe": {**words["recipe"], "epoch": saved_epoch.epoch + 1},

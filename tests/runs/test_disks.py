@@ -146,6 +146,10 @@ def test_a_clock_that_jumps_while_a_run_is_broken_off_changes_nothing(kind, year
     assert kills.difference(kills.content(tmp_path / "trial"), whole.content) == ""
 
 
+DATED = ("event_files.py", "mlflow_runs.py")  # trackers show the date of each number, and no seconds follow from it
+
+
 def test_seconds_are_taken_from_clocks_that_never_jump():
     for path in Path(robench.__file__).parent.rglob("*.py"):
-        assert not re.search(r"\btime\.time\(|from time import .*\btime\b|datetime\.now", path.read_text()), path
+        if path.name not in DATED:
+            assert not re.search(r"\btime\.time\(|from time import .*\btime\b|datetime\.now", path.read_text()), path

@@ -301,6 +301,82 @@ def test_sigterm_saves_the_training_and_ends_with_143(tmp_path):
     assert not list(tmp_path.glob("net.state*"))
 
 
+ATTACKS = """
+from pathlib import Path
+
+from robench.attacks.active import Search
+
+def first(model, x, y, threat, draws):
+    with Path(__file__).with_name("calls").open("a") as file:
+        file.write("first " * (len(x) > 2))  # each attack is tried on two images before anything is measured
+    return looked_at(model, x, y, threat)
+
+def second(model, x, y, threat, draws):
+    if len(x) > 2 and Path(__file__).with_name("stop").exists():
+        raise KeyboardInterrupt
+    return looked_at(model, x, y, threat)
+
+def looked_at(model, x, y, threat):
+    search = Search(model, x, y, threat)
+    search.test(search.x)
+    return search.result()
+"""
+
+
+def measured_at_the_end(tmp_path, name, **changed):
+    """A training of the toy images whose final measurement runs two attacks, which say when they run and when they are to break off."""
+    (tmp_path / "mine.py").write_text(ATTACKS)
+    suite = [f"{tmp_path}/mine.py:first", f"{tmp_path}/mine.py:second"]
+    words = {"arch": "mlp,width=4", "epochs": 1, "batch_size": 50, "held_out": 8, "eval_n": 16, "objective": "standard", **changed}
+    return train(f"npz:{tmp_path}/toy.npz", suite=suite, out=tmp_path / name, **words)
+
+
+def calls_of_first(tmp_path):
+    return (tmp_path / "calls").read_text().count("first")
+
+
+def test_the_final_measurement_goes_on_where_it_was_broken_off(tmp_path):
+    stored(tmp_path)
+    whole = measured_at_the_end(tmp_path, "whole.pt")
+    each = calls_of_first(tmp_path)
+    assert each > 0
+    (tmp_path / "stop").write_text("")
+    for more in ({}, {"resume": True}):
+        with pytest.raises(KeyboardInterrupt):
+            measured_at_the_end(tmp_path, "net.pt", **more)
+        assert calls_of_first(tmp_path) == 2 * each
+        assert (tmp_path / ".net.measurement").is_dir()
+    (tmp_path / "stop").unlink()
+    resumed = measured_at_the_end(tmp_path, "net.pt", resume=True)
+    assert calls_of_first(tmp_path) == 2 * each
+    assert resumed.meta["metrics"] == whole.meta["metrics"]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_training_that_begins_anew_is_measured_anew(tmp_path):
+    stored(tmp_path)
+    (tmp_path / "stop").write_text("")
+    with pytest.raises(KeyboardInterrupt):
+        measured_at_the_end(tmp_path, "net.pt")
+    each = calls_of_first(tmp_path)
+    (tmp_path / "stop").unlink()
+    with pytest.raises(InputError, match="holds an unfinished training"):
+        measured_at_the_end(tmp_path, "net.pt")
+    assert (tmp_path / ".net.measurement").is_dir()
+    measured_at_the_end(tmp_path, "net.pt", force=True, seed=1)
+    assert calls_of_first(tmp_path) == 2 * each
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_states_of_a_measurement_are_not_written_through_a_link(tmp_path):
+    stored(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / ".net.measurement").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="symbolic link"):
+        measured_at_the_end(tmp_path, "net.pt")
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
 def test_what_a_kill_left_half_written_is_removed_and_nothing_of_other_trainings(tmp_path):
     ours = [".net.state.pt.12.tmp", ".net.pt.12.tmp", ".net.last.json.12.tmp", ".net.log.csv.3.tmp"]
     others = [".net.v2.state.pt.12.tmp", ".net2.pt.12.tmp", ".net.state.pt.tmp", "net.state.pt.12.tmp", ".net.state.pt.x.tmp"]
