@@ -279,7 +279,7 @@ def train(
             **measured_words(measurements, prepared.test), **(origin or {}),
         }  # fmt: skip
 
-        # 11. the files (checkpoint_files), and the end of the trackers (tracked)
+        # 11. the files, and the end of the trackers (checkpoint_files, tracked)
         if file is not None and world.rank == 0:
             write_training(file, network, meta, saved_epoch, {"best": best, "last": last})
             remove_state(going)
