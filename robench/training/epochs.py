@@ -56,8 +56,11 @@ def fit(run: TrainingRun, plan: TrainingPlan, train: Images, held_out: Images) -
     steps, rate = steps_per_epoch(plan, train), learning_rate_schedule(plan)
     if run.history and run.history[-1]["alarm"]:
         return  # it had ended before it was saved
-    while run.steps_done < plan.epochs * steps:
-        epoch, begin, lr, trouble = run.steps_done // steps, time.perf_counter(), 0.0, ""
+    while run.steps_done < plan.epochs * steps or run.sums:
+        is_unclosed = bool(run.sums) and run.steps_done % steps == 0  # saved between the last step of an epoch and its end
+        epoch, begin, trouble = run.steps_done // steps - is_unclosed, time.perf_counter(), ""
+        step = (run.steps_done - 1) % steps
+        lr = rate(max(0, run.steps_done - 1) / (plan.epochs * steps), run)
         batches = shuffled_batches(train.ids, steps // plan.objective.replays, plan.batch_size, plan.seed, epoch)
         while run.steps_done < (epoch + 1) * steps and not trouble:
             step = run.steps_done % steps

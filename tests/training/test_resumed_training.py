@@ -109,6 +109,34 @@ def toys(monkeypatch):
     monkeypatch.setattr(resuming, "SAVE_SECONDS", 0.0)
 
 
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_a_training_that_is_stopped_after_the_last_step_of_an_epoch_still_closes_it(epoch, tmp_path):
+    words = {
+        "arch": "mlp,width=4",
+        "n_train": 60,
+        "held_out": 20,
+        "epochs": 2,
+        "batch_size": 10,
+        "eval_n": 4,
+        "suite": ["fgsm"],
+        "probe_n": 8,
+    }
+
+    def stop(events, epochs):
+        for event in events:
+            yield event
+            if isinstance(event, Step) and (event.epoch, event.step) == (epoch, event.steps - 1):
+                os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train("shapes", out=tmp_path / "broken.pt", watch=stop, **words)
+    resumed = train("shapes", out=tmp_path / "broken.pt", resume=True, **words)
+    unbroken = train("shapes", **words)
+    histories = [repr([{**record, "seconds": 0} for record in one.meta["history"]]) for one in (resumed, unbroken)]  # nan is nan there
+    assert histories[0] == histories[1]
+    assert all(torch.equal(a, b) for a, b in zip(resumed.model.state_dict().values(), unbroken.model.state_dict().values(), strict=True))
+
+
 def test_a_training_goes_on_from_its_state_file_and_removes_it_at_the_end(toys, tmp_path):
     whole = train("toy", out=tmp_path / "whole.pt", **settings())
     with pytest.raises(ConnectionAbortedError):
