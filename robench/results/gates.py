@@ -358,13 +358,13 @@ def row_text(row: Row, *, with_threat: bool = True) -> str:
         else f"{row.metric} of {row.probe}"
     )
     if row.metric == WORST_CLASS_METRIC:
-        return f"worst class of {threat_text(row, row.probe, with_threat)}"
+        return f"worst class of {with_threat_text(row, row.probe, with_threat)}"
     name += "".join(f" {key} {words[key]}" for key in ("severity", "t", "colour", "class") if key in words)
     name += f" on {words['images']}" if words.get("images", CLEAN) != CLEAN else ""
-    return threat_text(row, name, with_threat)
+    return with_threat_text(row, name, with_threat)
 
 
-def threat_text(row: Row, name: str, with_threat: bool) -> str:
+def with_threat_text(row: Row, name: str, with_threat: bool) -> str:
     """A name with the threat behind it."""
     if row.norm == WORST_NORM:
         return f"{name} under the worst threat"

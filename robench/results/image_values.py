@@ -143,11 +143,11 @@ def number_column(frame: TextFrame, name: str) -> Floats:
     try:
         return np.array([float(cell) if cell else math.nan for cell in cells])
     except ValueError:
-        wrong = next(cell for cell in cells if cell and not is_number(cell))
+        wrong = next(cell for cell in cells if cell and not is_number_text(cell))
         raise ValueError(f"{wrong[:40]!r} stands under {name!r}, where a number belongs") from None
 
 
-def is_number(cell: str) -> bool:
+def is_number_text(cell: str) -> bool:
     """Whether a cell can be read as a number."""
     try:
         float(cell)

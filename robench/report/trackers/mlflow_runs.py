@@ -18,7 +18,7 @@ USUAL_ENVIRONMENT = {  # where the user has not set them: a server that is away 
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
-LONGEST_NAME = 250  # letters of a metric or a parameter
+LONGEST_RUN_NAME = 250  # letters of a metric or a parameter
 
 
 def mlflow_log(run: TrackedRun, *, experiment: str = "") -> Log:
@@ -103,4 +103,4 @@ def mlflow_name(tag: str) -> str:
         'cnn/fog severity:3/accuracy'
     """
     parts = [re.sub(r"[^\w\-. :]", "-", part.replace("=", ":"), flags=re.ASCII) for part in tag.split("/")]
-    return "/".join(part if part.strip(". ") else f"-{part}" for part in parts)[:LONGEST_NAME]
+    return "/".join(part if part.strip(". ") else f"-{part}" for part in parts)[:LONGEST_RUN_NAME]
