@@ -63,6 +63,7 @@ def serve():
     for name in (
         "torch._dynamo",
         "matplotlib.pyplot",
+        "tensorboard.backend.event_processing.event_accumulator",
         "robench.evaluation.api",
         "robench.cli.evaluate",
         "robench.report.folder",

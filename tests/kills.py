@@ -29,10 +29,12 @@ import numpy as np
 import torch
 from commandline import read
 from forks import GOLDEN, Server
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from robench.core.files import write_whole
 from robench.core.journal import complete_lines
 from robench.models.checkpoint import read_checkpoint
+from robench.report.trackers.event_files import FILE_START
 
 GELU, RELU = "../../checkpoints/shapes-cnn-pgd-at.pt", "twins.py:relu"
 IMAGES = ["--data", "shapes", "--n", "12", "--batch-size", "4", "--threads", "1"]
@@ -66,6 +68,7 @@ ATTACK = ("attack", GELU, "--attack", "pgd,steps=2,restarts=2", "--eps", "8/255,
 NIGHT = ("night", "attack", GELU, "--attack", "pgd,steps=2", "--eps", "8/255", *IMAGES, "--out", "W/night")
 OTHER = ("other", "attack", GELU, "--attack", "pgd,steps=2", "--eps", "8/255", "--seed", "1", *IMAGES, "--out", "W/other")
 SET = ("set", "corrupt", "--corruption", "fog,contrast", "--export", "W/set", "--data", "shapes", "--n", "12")
+NETS = ("nets", "train", *TRAINING, "--epochs", "1", "--objective", "standard", "--seed", "5", "--out", "W/nets/net.pt")
 KINDS = {
     "attack": Kind("attack", (*ATTACK, "--save", "--save-png", "--out", "T/out")),
     "attack, replaced": Kind(
@@ -96,7 +99,7 @@ KINDS = {
     "training": Kind("train", ("train", *TRAINING, "--objective", "fgsm-rs", "--epochs", "4", "--out", "T/net.pt")),
     "training, replaced": Kind(
         "train", ("train", *TRAINING, "--epochs", "2", "--objective", "standard", "--out", "T/out/net.pt", "--force"), ("--resume",),
-        (("nets", "train", *TRAINING, "--epochs", "1", "--objective", "standard", "--seed", "5", "--out", "W/nets/net.pt"),), "nets",
+        (NETS,), "nets",
     ),
     "with a teacher": Kind(
         "train", ("train", *TRAINING, "--objective", "standard", "--reg", "igd=0.5", "--epochs", "2", "--out", "T/net.pt")
@@ -104,8 +107,22 @@ KINDS = {
     "sweep": Kind("train", (
         "train", *TRAINING, "--objective", "standard", "--reg", "l2", "--sweep", "lambda=0.01:0.1:1", "--epochs", "1", "--out", "T/sweep",
     )),
+    "tracked": Kind("eval", ("eval", GELU, "--suite", "pgd,steps=2", "--log", "tensorboard", *IMAGES, "--out", "T/out")),
+    "tracked training": Kind("train", (
+        "train", *TRAINING, "--objective", "standard", "--epochs", "2", "--log", "tensorboard", "--out", "T/net.pt",
+    )),
     "report": Kind("report", ("report", "W/night", "W/other", "--out", "T/page.html"), ("--force",), (NIGHT, OTHER)),
+    "report with tables": Kind("report", (
+        "report", "W/night", "W/other", "--base", "W/night", "--gate", "pgd:drop>90%", "--latex", "T/table.tex", "--markdown", "T/table.md",
+        "--csv", "T/table.csv", "--out", "T/page.html",
+    ), ("--force",), (NIGHT, OTHER)),
     "rerun": Kind("rerun", ("rerun", "W/night", "--out", "T/out"), needs=(NIGHT,)),
+    "rerun of a training": Kind("rerun", ("rerun", "W/nets/net.pt", "--out", "T/net.pt"), needs=(NETS,)),
+    "compare with files": Kind("compare", (
+        "compare", "W/night", "W/other", "--fail-on", "pgd:drop>90%", "--markdown", "T/found.md", "--junit", "T/found.xml",
+        "--json", "T/found.json", "--latex", "T/found.tex", "--out", "T/out",
+    ), needs=(NIGHT, OTHER)),
+    "list runs": Kind("list", ("list", "runs", "T/out"), (), (NIGHT,), "night"),
     "compare": Kind("compare", ("compare", "W/night", "W/other", "--fail-on", "pgd:drop>90%", "--out", "T/out"), needs=(NIGHT, OTHER)),
 }  # fmt: skip
 
@@ -144,9 +161,18 @@ class Unbroken:
 def content(folder):
     """What lies in a folder: path -> its content without seconds and dates; of pictures, pages and states whether they are there."""
     return {
-        str(path.relative_to(folder)): file_content(path) if path.is_file() else "a folder"
-        for path in sorted(folder.rglob("*"))
+        str(path.relative_to(folder)): file_content(path) if path.is_file() else folder_content(path)
+        for path in sorted(folder.rglob("*")) if not path.name.startswith(FILE_START)
     }  # fmt: skip
+
+
+def folder_content(folder):
+    """The curves that TensorBoard shows of the event files in a folder, of which each start writes one; of other folders nothing."""
+    if not any(folder.glob(f"{FILE_START}*")):
+        return "a folder"
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    tags = [tag for tag in events.Tags()["scalars"] if "seconds" not in tag]
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
 
 
 def file_content(path):
@@ -159,7 +185,9 @@ def file_content(path):
     if path.suffix == ".pt" and not path.stem.endswith(".state"):
         weights, meta = read_checkpoint(path)
         return digest(b"".join(np.ascontiguousarray(tensor).tobytes() for tensor in weights.values())), undated(meta)
-    return digest(path.read_bytes()) if path.suffix == ".npy" or path.name.startswith("x_adv") else "a file"
+    if path.suffix in (".npy", ".md", ".tex", ".xml") or path.name.startswith("x_adv"):
+        return digest(path.read_bytes())
+    return "a file"
 
 
 def undated(value):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -137,13 +138,13 @@ def run_corrupt(models: Sequence[str], options: CorruptOptions, common: CommonOp
     on = set_up_device(common.device, common.threads)
     with export_lock(options.export):
         images, source, notes, choice = images_and_source(models, options, common, on)
-        target = export_target(images, source, options, common)
+        target = partial(export_target, images, source, options, common)  # made when --out is this run's
         if models:
             measure_corrupted_images(models, images, source, notes, options, common, on, target, choice)
             return
         if images_missed := missing_classes_note(source.y, source.classes):
             print_message(f"Note: {images_missed}", common.quiet)
-        write_export(source, target, common, on)
+        write_export(source, target(), common, on)
 
 
 @contextmanager
@@ -160,7 +161,7 @@ def export_lock(folder: Path | None) -> Iterator[None]:
 
 def measure_corrupted_images(
     models: Sequence[str], images: Images, source: CorruptionSource, notes: Sequence[str], options: CorruptOptions, common: CommonOptions,
-    on: str, target: Export | None, way: str | None,
+    on: str, export: Callable[[], Export | None], way: str | None,
 ) -> None:  # fmt: skip
     """What `run_corrupt` does where there are models."""
     from robench.evaluation import api
@@ -176,6 +177,7 @@ def measure_corrupted_images(
     results: list[Result] = []
 
     def measure(place: Destination, quiet: bool) -> Result:
+        target = export()
         results.append(api.corrupt(
             [subject_on_source(one, source) for one in subjects], source, reference=reference, target=target, seed=common.seed,
             batch_size=batch_size_of(subjects[0], common), device=on, budget=common.budget, folder=place, resume=place.resume,
@@ -189,8 +191,8 @@ def measure_corrupted_images(
     entries = {**corrupt_entries(source), **repetition_entries()}
     run = RunDescription("corrupt", corrupt_title(subjects, source, common), words, entries, arrays, only_adds)
     measure_and_report(subjects, run, common, measure)
-    if target is not None and not results:
-        write_export(source, target, common, on)
+    if options.export is not None and not results:
+        write_export(source, export(), common, on)
 
 
 def corrupt_words(

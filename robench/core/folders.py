@@ -432,7 +432,7 @@ def clean_up_killed_runs(folder: Path) -> None:
 
 
 def finish_exchange(staging: Path, folder: Path, last: str) -> None:
-    """Ends an exchange of files that was settled; does nothing where there is none.
+    """Ends an exchange of files that was settled; where there is none, the empty folder that a kill at its very end left is removed.
 
     Args:
         staging: the folder of the new files.
@@ -446,6 +446,8 @@ def finish_exchange(staging: Path, folder: Path, last: str) -> None:
     refuse_link(staging)
     try:
         if not mark.exists():
+            with suppress(OSError):
+                staging.rmdir()
             return
         new, old = settled_names(mark)
         for name in sorted(new, key=lambda name: name == last):

@@ -82,18 +82,26 @@ class TrainingLog:
         if records:
             self._logs.write(records)
 
-    def finish(self, out: Path | None, metrics: Mapping[str, Mapping[str, Any]], watch: EventWatcher) -> None:
-        """Logs what was measured at the end, and the files that were written.
+    def measured(self, metrics: Mapping[str, Mapping[str, Any]]) -> None:
+        """Logs what was measured at the end; before the files are written, after which no later call would make up for it.
+
+        Args:
+            metrics: what was measured, by probe.
+        """
+        self.write_pending()
+        self._logs.write(
+            [LogRecord(self._step, finite_values({f"final/{probe} accuracy": one["accuracy"] for probe, one in metrics.items()}))]
+        )
+
+    def finish(self, out: Path | None, watch: EventWatcher) -> None:
+        """Logs the files that were written, and that the training is finished.
 
         Args:
             out: FILE.pt, which lies on the disk.
-            metrics: what was measured, by probe.
             watch: as `train` takes it; is shown which trackers failed since the last epoch.
         """
-        self.write_pending()
-        values = finite_values({f"final/{probe} accuracy": one["accuracy"] for probe, one in metrics.items()})
         files = [] if out is None else [out.with_name(out.stem + end) for end in LOGGED_ENDS_BESIDE]
-        self._logs.write([LogRecord(self._step, values, [path for path in files if path.exists()], "finished")])
+        self._logs.write([LogRecord(self._step, {}, [path for path in files if path.exists()], "finished")])
         failures = [*map(TrackerFailure, self._logs.told())]
         if failures:
             tuple(watch(iter(failures), 0))

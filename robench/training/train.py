@@ -43,7 +43,7 @@ from robench.training.final_measurement import final_measurements, measured_word
 from robench.training.preparation import data_arguments, images_of_split, initial_meta, prepare_training, refuse_other_choice
 from robench.training.presets import default_preset
 from robench.training.settings import checkpoint_stem, loss_recipes
-from robench.training.states import ResumableRun, remove_state, resumable_events, resume_from_state
+from robench.training.states import ResumableRun, resumable_events, resume_from_state
 from robench.training.steps import begin_training
 from robench.training.teachers import (
     TEACHER_SETTINGS,
@@ -279,11 +279,11 @@ def train(
             **measured_words(measurements, prepared.test), **(origin or {}),
         }  # fmt: skip
 
-        # 11. the files, and the end of the trackers (checkpoint_files, tracked)
+        # 11. the files, after which the training is finished, between the last words to the trackers (checkpoint_files, tracked)
+        logged.measured(meta["metrics"])
         if file is not None and world.rank == 0:
             write_training(file, network, meta, saved_epoch, {"best": best, "last": last})
-            remove_state(going)
-        logged.finish(file, meta["metrics"], watch)
+        logged.finish(file, watch)
         return Trained(network.eval(), meta, measurements, file)
 
 

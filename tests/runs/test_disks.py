@@ -15,7 +15,16 @@ import robench
 from robench.core.files import hold_lock
 
 QUICK = ("compare",)
-EACH = [pytest.param(kind, marks=[] if kind in QUICK else [pytest.mark.slow]) for kind in kills.KINDS]
+WRITE = [kind for kind, what in kills.KINDS.items() if what.command != "list"]
+LOCK = [kind for kind in WRITE if kills.KINDS[kind].command != "report"]  # a page is written whole, and of two the last one stays
+
+
+def each(kinds):
+    """A case for each kind; those that are not quick are slow."""
+    return [pytest.param(kind, marks=[] if kind in QUICK else [pytest.mark.slow]) for kind in kinds]
+
+
+EACH = each(WRITE)
 
 
 @pytest.fixture(scope="module")
@@ -102,16 +111,27 @@ def test_results_on_a_disk_that_takes_nothing_are_compared(server, unbroken, tmp
         assert codes == [0], said
 
 
+def test_runs_on_a_disk_that_takes_nothing_are_listed(server, unbroken, tmp_path):
+    _, workplace = unbroken("list runs")
+    with small_disk(tmp_path / "disk", "64m") as disk:
+        shutil.copytree(workplace / "night", disk / "out")
+        remount(disk, "ro")
+        codes, _, said = server.call(["list", "runs", disk / "out"], disk)
+        assert codes == [0], said
+
+
 LOCKS = {
     "exported": "set/.lock",
     "training": ".net.lock",
+    "tracked training": ".net.lock",
+    "rerun of a training": ".net.lock",
     "training, replaced": "out/.net.lock",
     "with a teacher": ".net.lock",
     "sweep": "sweep/.lock",
 }
 
 
-@pytest.mark.parametrize("kind", EACH)
+@pytest.mark.parametrize("kind", each(LOCK))
 def test_a_second_run_is_refused_while_the_first_one_lives(kind, server, unbroken, tmp_path):
     _, workplace = unbroken(kind)
     before = kills.content(filled(tmp_path / "trial", kind, workplace))

@@ -101,6 +101,7 @@ def test_records_are_given_to_trackers_before_each_state_is_written(tmp_path, mo
     seen, steps = [], []
     monkeypatch.setitem(TRACKERS, "list", lambda run: lambda records: steps.extend(record.step for record in records))
     monkeypatch.setattr(states, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(states, "time", SimpleNamespace(monotonic=lambda: 0.0))  # saving takes no time, so that it is always due
     monkeypatch.setattr(tracked, "LOG_SECONDS", 1000.0)
     write = states.write_whole
     monkeypatch.setattr(states, "write_whole", lambda files: (seen.append(max(steps)), write(files)))
