@@ -1,7 +1,8 @@
 """The one exception for what a user got wrong; the command line turns it into exit code 2."""
 
 LONGEST_SENTENCE = 1000  # letters; what a file or an option holds may be longer, and stands in sentences
-CONTROLS = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), "?")  # with which a name could write to the terminal what it likes
+TURNING = (0x61C, 0x200E, 0x200F, 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A))  # the direction of a text, or its line
+CONTROLS = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160), *TURNING), "?")  # a name could write to the terminal what it likes
 
 
 class InputError(ValueError):

@@ -122,11 +122,10 @@ def model_results(
     for line in samples:
         groups.setdefault((line.get("norm", ""), line.get("images", "")), []).append(line)
     labels = {int(sample["sample"]): int(sample["label"]) for sample in samples}
-    counts = {
-        *(len(lines) for lines in groups.values()), len(labels), manifest_value(manifest, "data.n"), *(int(row["n"]) for row in rows),
-    }  # fmt: skip
-    if len(counts) > 1:
-        raise ValueError(f"they do not agree how many images there are, {', '.join(map(str, sorted(counts, key=str)))}")
+    said = manifest_value(manifest, "data.n")
+    counts = {*(len(lines) for lines in groups.values()), len(labels), *(int(row["n"]) for row in rows)}
+    if [*counts] != [said]:
+        raise ValueError(f"they do not agree how many images there are, {', '.join(sorted({*map(str, counts), str(said)[:40]}))}")
     stages: list[StageResult] = []
     union = frozenset(labels)
     for (norm, images), lines in groups.items():

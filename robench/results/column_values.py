@@ -18,6 +18,7 @@ from robench.results.image_values import (
     setting_dict,
     text_frame,
     values_behind,
+    with_numbers,
 )
 from robench.results.saved_runs import SavedRun
 
@@ -37,7 +38,8 @@ def values_of_row(run: SavedRun, row: Row) -> ImageValues | None:
     rows = [other for other in run.rows if other.checkpoint == row.checkpoint]
     try:
         for kind, path in tables_of_row(run, row):
-            known = known_images(run, row.checkpoint, {kind: of_checkpoint(text_frame(path), row.checkpoint)})
+            frame = with_numbers(text_frame(path), run.folder)
+            known = known_images(run, row.checkpoint, {kind: of_checkpoint(frame, row.checkpoint)})
             if (values := values_behind(row, known, rows)) is not None:
                 refuse_contradiction(values)
                 return values

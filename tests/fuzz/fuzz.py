@@ -59,6 +59,15 @@ CALLS = (
     "ctypes.dlopen",
     "pty.spawn",
 )
+LIBRARY_TEXTS = (  # where code is made of a library's own texts
+    "/dataclasses.py",
+    "/collections/__init__.py",
+    "/functools.py",
+    "/typing.py",
+    "/inspect.py",
+    "/typing_objects.py",
+    "/jinja2/environment.py",
+)
 OUR_CODE = (sys.prefix, sys.base_prefix, str(HERE.parents[1]), "<frozen", "<__array_function__", "<attrs")
 
 
@@ -73,7 +82,7 @@ class Watch:
         """The hook."""
         if not self.active:
             return
-        if event in CALLS:
+        if event in CALLS and (event, arguments) != ("ctypes.dlopen", (None,)):  # that is the process itself
             self.seen.append(f"{event} {arguments!r:.200}")
         elif event == "exec":
             name = getattr(arguments[0], "co_filename", "?")
@@ -104,12 +113,9 @@ def watch() -> Watch:
 
 
 def is_from_a_library() -> bool:
-    """Whether code that a library made itself is being run: dataclasses and named tuples write their methods as text."""
+    """Whether code that a library made itself is being run: dataclasses and named tuples write their methods as text, types are texts."""
     frame = sys._getframe(2)
-    return (
-        frame.f_code.co_filename.endswith(("dataclasses.py", "collections/__init__.py", "functools.py"))
-        or "/torch/fx/" in frame.f_code.co_filename
-    )
+    return frame.f_code.co_filename.endswith(LIBRARY_TEXTS) or "/torch/fx/" in frame.f_code.co_filename
 
 
 def is_write(arguments: tuple[Any, ...]) -> bool:
@@ -143,7 +149,7 @@ def outcome(read: Any, folder: Path) -> tuple[str, str]:
         if not text or len(text) > LONGEST:
             return "fault", f"a sentence of {len(text)} letters: {text[:80]}"
         return "refused", text
-    except (Exception, SystemExit, RecursionError) as error:
+    except (Exception, SystemExit, RecursionError, TooSlowError) as error:
         frames = [
             f"{Path(frame.filename).name}:{frame.lineno}"
             for frame in traceback.extract_tb(error.__traceback__)
@@ -155,9 +161,13 @@ def outcome(read: Any, folder: Path) -> tuple[str, str]:
     return "accepted", ""
 
 
+class TooSlowError(BaseException):
+    """A file took more than SLOWEST; no OSError as TimeoutError is, which a reader may take for one of the disk."""
+
+
 def too_slow(number: int, frame: Any) -> None:
     """What the alarm does."""
-    raise TimeoutError(f"more than {SLOWEST} s")
+    raise TooSlowError(f"more than {SLOWEST} s")
 
 
 def lay(folder: Path, files: dict[str, bytes]) -> None:
@@ -181,7 +191,7 @@ def surroundings(around: Path) -> dict[str, bytes]:
 def run_reader(name: str, count: int, seed: int, show: bool) -> dict[str, Any]:
     """The counts of one reader, with its faults; in a process of its own."""
     from mutated_files import CANARY, mutated
-    from readers import READERS
+    from run_readers import READERS
 
     reader, around = READERS[name], Path.cwd()
     lay(around / "made", {})
@@ -296,8 +306,8 @@ def main() -> int:
         resource.setrlimit(resource.RLIMIT_DATA, (LIMIT, LIMIT))
         print("\n" + json.dumps(run_reader(asked.worker, asked.count, asked.seed, asked.show)))
         return 0
-    sys.path[:0] = [str(HERE.parents[1])]
-    from readers import READERS
+    sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent)]
+    from run_readers import READERS
 
     names, results = asked.reader or [*READERS], []
     for place, name in enumerate(names):

@@ -4,7 +4,7 @@ import tempfile
 
 import fuzz
 import pytest
-from readers import READERS
+from run_readers import READERS
 
 QUICK, SLOW = 12, 150  # files of each reader
 SEED = 0
