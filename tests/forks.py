@@ -91,27 +91,21 @@ def serve():
             if not pid:
                 child(main, job, rank, log)
             children[pid] = log
-        if job["after"] is not None:
-            signal.signal(signal.SIGALRM, lambda *_: None)
-            signal.setitimer(signal.ITIMER_REAL, job["after"])
         print(json.dumps(ended(children, job)), flush=True)
 
 
 def ended(children, job):
-    """Waits for the processes; where one is killed, the others are."""
+    """Waits for the processes, which are killed once the time is up; where one is killed, the others are."""
     codes, left = {}, set(children)
+    signal.signal(signal.SIGALRM, lambda *_: kill(left))  # which raises nothing: the end of a child that wait has just learnt would be lost
+    signal.setitimer(signal.ITIMER_REAL, job["after"] or 0)
     while left:
-        try:
-            pid, status = wait(job)
-        except InterruptedError:
-            for pid in left:
-                os.kill(pid, signal.SIGKILL)
-            continue
+        pid, status = os.wait()
         left.discard(pid)
         codes[pid] = os.waitstatus_to_exitcode(status)
         if codes[pid] == -signal.SIGKILL:
-            for other in left:
-                os.kill(other, signal.SIGKILL)
+            kill(left)
+    signal.setitimer(signal.ITIMER_REAL, 0)
     first = children[min(children)]
     count = first.with_suffix(first.suffix + ".count")
     return (
@@ -121,19 +115,11 @@ def ended(children, job):
     )
 
 
-def wait(job):
-    """The next child that ends; InterruptedError once the time is up, which waitpid itself would only go on after."""
-
-    def interrupt(*_):
-        raise InterruptedError
-
-    if job["after"] is None:
-        return os.wait()
-    signal.signal(signal.SIGALRM, interrupt)
-    try:
-        return os.wait()
-    finally:
-        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+def kill(processes):
+    """Kills processes, some of which may have ended."""
+    for pid in list(processes):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def child(main, job, rank, log):
