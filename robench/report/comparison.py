@@ -102,8 +102,8 @@ class Comparison:
 
     def manifest_identity(self) -> dict[str, Any]:
         """What was compared, for the manifest: what tells the comparison from others, as plain values."""
-        bases = [finite_values(pair.base.run.manifest) for pair in self.pairs]
-        return {"command": "compare", "base": bases[0] if len(bases) == 1 else bases, "new": finite_values(self.new.run.manifest)}
+        bases = [finite_manifest(pair.base.run.manifest) for pair in self.pairs]
+        return {"command": "compare", "base": bases[0] if len(bases) == 1 else bases, "new": finite_manifest(self.new.run.manifest)}
 
     def save(self, folder: str | os.PathLike[str]) -> list[Path]:
         """Writes compare.csv into a folder, as the command line does; returns its path.
@@ -126,7 +126,7 @@ class Comparison:
         return [line for pair in self.pairs for line in self.lines_with(pair)]
 
 
-def finite_values(manifest: Mapping[str, Any]) -> Any:
+def finite_manifest(manifest: Mapping[str, Any]) -> Any:
     """What a manifest holds, with None for numbers that JSON does not know: somebody else's may have 1e999."""
     return json.loads(json.dumps(manifest), parse_constant=lambda _: None)
 
