@@ -96,9 +96,9 @@ def changed_under(pair: RunPair, base: ImageValues, new: ImageValues) -> Changed
 
 
 def run_fates(run: SavedRun, row: Row) -> dict[int, Fate]:
-    """What became of each image of a model under the threat of a row; none where the run has no attacks."""
+    """What became of each image of a model under the threat of a row; none where the run has no attacks, or does not tell."""
     frame = sample_tables(run).get("attack")
-    if frame is None:
+    if frame is None or not {"clean_pred", "adv_pred", "broken_by"} <= {*frame.columns}:  # of an early version, or somebody else's
         return {}
     mine = of_checkpoint(frame, row.checkpoint)
     for name, wanted in (("norm", row.norm), ("images", CLEAN)):

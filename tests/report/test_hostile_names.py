@@ -174,3 +174,16 @@ def test_numbers_that_json_does_not_know_and_counts_that_are_none_end_in_a_sente
     (tmp_path / "1" / "manifest.json").write_text(json.dumps(manifest) + "\n")
     with pytest.raises(InputError, match="do not agree how many images"):
         load_all_results(tmp_path / "1")
+
+
+@pytest.mark.parametrize("column", ["clean_pred", "adv_pred"])
+def test_a_table_of_images_without_a_column_is_shown_or_refused(column, run, tmp_path):
+    for name in ("1", "2"):
+        shutil.copytree(run, tmp_path / name)
+    with (run / "samples.csv").open(newline="") as file:
+        lines = list(csv.reader(file))
+    place = lines[0].index(column)
+    with (tmp_path / "2" / "samples.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(line[:place] + line[place + 1 :] for line in lines)
+    robench("report", tmp_path / "2", "--base", tmp_path / "1", "--out", tmp_path / "page.html")
+    check_page((tmp_path / "page.html").read_text())
