@@ -68,7 +68,7 @@ def compare_command(
     found = compared(runs[:-1], runs[-1], fail_on or (), alpha, last)
     message = save_comparison(out, found, resume, force)
     write_files(files, found, strict)
-    print_comparison(found)
+    print_comparison(found, quiet)
     for note in found.notes:
         print_message(f"Note: {note}", quiet)
     print_message(message, quiet or not message)
@@ -133,7 +133,7 @@ def append_summary(path: Path, text: str) -> None:
         print_to_stderr(f"Note: the step summary {path} cannot be written: {error.strerror or error}")
 
 
-def print_comparison(found: Comparison) -> None:
+def print_comparison(found: Comparison, quiet: bool) -> None:
     """Prints the rows model by model, and what the gates say."""
     from robench.report import comparison_files as texts
 
@@ -146,7 +146,7 @@ def print_comparison(found: Comparison) -> None:
         print_table(f"{model}: {texts.runs_title(found)}" if several else texts.runs_title(found), columns, cells)
     more = len(found.pairs[-1].compared) - len(shown)
     if more:
-        print_message(f"{more} rows of single levels and classes are compared too: see --out, --json, or name them in a gate.")
+        print_message(f"{more} rows of single levels and classes are compared too: see --out, --json, or name them in a gate.", quiet)
     results = found.gates[:MOST_GATES]
     print_table(
         f"gates: {texts.family_sentence(found)}", ("gate", "row", "verdict", "p"),
@@ -155,7 +155,7 @@ def print_comparison(found: Comparison) -> None:
         ], word_columns=3,
     )  # fmt: skip
     if len(found.gates) > MOST_GATES:
-        print_message(f"{len(found.gates) - MOST_GATES} more lines of gates are in --json and --junit.")
+        print_message(f"{len(found.gates) - MOST_GATES} more lines of gates are in --json and --junit.", quiet)
 
 
 def print_what_held(found: Comparison, quiet: bool) -> None:

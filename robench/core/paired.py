@@ -1,8 +1,8 @@
 """Tests and intervals for two runs of the same images: verdicts, shares, scores, and the worst class.
 
 Every function speaks of the difference NEW - BASE of two means, and asks whether it may be a given margin. A p value is two-sided, so it
-is at most alpha exactly where the interval of level 1 - alpha leaves the margin out (at margin 0 verdicts have the exact test of
-McNemar instead, which needs no approximation).
+is at most alpha where the interval of level 1 - alpha leaves the margin out. At margin 0 verdicts have the exact test of McNemar
+instead, and p values of scores below 0.01 go on beyond the resamples from which the interval is taken.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ RESAMPLED_NUMBERS = 20_000_000  # numbers drawn for them at most
 FEWEST_RESAMPLES = 1999
 TAIL = 0.995  # the quantile of the resampled t from which smaller p values are extrapolated
 WORST_CANDIDATES = 20  # classes of the lowest accuracy that may be shown to be the worst one
+MOST_COPIES = 64  # of the images, by which the worst class is tried
 POWER = 0.9  # how often a drop that is named as one that would have been found is found
 STEPS, CLOSE_ENOUGH = 80, 1e-12  # of a search for a root
 VERDICT, SHARE, SCORE, WORST_CLASS = "verdict", "share", "score", "worst class"
@@ -151,6 +152,11 @@ def count_interval(values: PairedValues, alpha: float) -> tuple[float, float]:
     return min(low * values.unit, values.difference), max(high * values.unit, values.difference)
 
 
+def normal_quantile(alpha: float) -> float:
+    """The normal quantile beyond which a share alpha lies on both sides together; of a tiny alpha too."""
+    return -NORMAL.inv_cdf(max(alpha / 2, 1e-300))
+
+
 def p_of_z(z: float) -> float:
     """The two-sided p value of a normal quantile."""
     return math.erfc(abs(z) / math.sqrt(2))
@@ -203,7 +209,7 @@ def tango_interval(only_base: float, only_new: float, n: float, *, alpha: float 
     """
     if n <= 0:
         return -1.0, 1.0
-    z, difference = NORMAL.inv_cdf(1 - alpha / 2), (only_new - only_base) / n
+    z, difference = normal_quantile(alpha), (only_new - only_base) / n
     low = margin_at(lambda margin: tango_z(only_base, only_new, n, margin) - z, -1.0, difference)
     high = margin_at(lambda margin: tango_z(only_base, only_new, n, margin) + z, difference, 1.0)
     return low, high
@@ -367,6 +373,16 @@ def least_class_mean(labels: Labels, values: Floats) -> float:
     return min((float(values[labels == label].mean()) for label in np.unique(labels)), default=math.nan)
 
 
+def least_class(labels: Labels, values: Floats) -> int:
+    """The class with the least mean; of several the first.
+
+    Args:
+        labels: (N,) the class of each image.
+        values: (N,) verdicts or shares.
+    """
+    return int(min(np.unique(labels), key=lambda label: float(values[labels == label].mean())))
+
+
 def p_of_worst_class(values: PairedValues, margin: float) -> float:
     """The two-sided p value of the hypothesis that the accuracy of the worst class changed by a margin.
 
@@ -456,22 +472,55 @@ def images_needed(values: PairedValues, margin: float, alpha: float) -> int | No
         >>> images_needed(PairedValues("verdict", np.ones(100), np.ones(100), np.zeros(100, dtype=np.int64)), -0.01, 0.05)
         1041
     """
+    if values.kind == WORST_CLASS:
+        return images_needed_by_classes(values, margin, alpha)
     if values.kind in (VERDICT, SHARE):
-        z = abs(tango_z(*values.counts[:2], values.counts[2], margin / values.unit))
+        lost, won, n = values.counts
+        z = abs(tango_z(lost, won, n, margin / values.unit))
     else:
+        if values.n < LEAST_VALUES:
+            return LEAST_VALUES
         low, high = difference_interval(values, alpha)
         half = values.difference - low if margin < values.difference else high - values.difference
-        z = abs(values.difference - margin) / half * NORMAL.inv_cdf(1 - alpha / 2) if half > 0 else math.inf
+        z = abs(values.difference - margin) / half * normal_quantile(alpha) if half > 0 else math.inf
     if not z >= 1e-3:
         return None
-    return max(values.n, math.ceil(values.n * ((NORMAL.inv_cdf(1 - alpha / 2) + NORMAL.inv_cdf(POWER)) / z) ** 2))
+    return max(values.n, math.ceil(values.n * (power_quantile(alpha) / z) ** 2))
+
+
+def power_quantile(alpha: float) -> float:
+    """How many standard errors off a margin a difference must be to be found with a probability of 0.9."""
+    return normal_quantile(alpha) + NORMAL.inv_cdf(POWER)
+
+
+def images_needed_by_classes(values: PairedValues, margin: float, alpha: float) -> int | None:
+    """As `images_needed` for the worst class: so many copies of the images as give a p value of alpha, and more for the power."""
+    if abs(values.difference - margin) < 1e-9:
+        return None
+    copies = 1
+    while copies <= MOST_COPIES and p_of_margin(copied(values, copies), margin) > alpha:
+        copies *= 2
+    if copies > MOST_COPIES:
+        return None
+    low = copies // 2
+    while copies - low > max(1, copies // 8):
+        middle = (low + copies) // 2
+        low, copies = (low, middle) if p_of_margin(copied(values, middle), margin) <= alpha else (middle, copies)
+    return math.ceil(values.n * copies * (power_quantile(alpha) / normal_quantile(alpha)) ** 2)
+
+
+def copied(values: PairedValues, copies: int) -> PairedValues:
+    """The same numbers, so many times."""
+    return PairedValues(
+        values.kind, np.tile(values.base, copies), np.tile(values.new, copies), np.tile(values.labels, copies), values.unit, values.seed
+    )
 
 
 def detectable_difference(values: PairedValues, alpha: float) -> float:
     """The difference that these images would show with a probability of 0.9, at the rate of change that was seen.
 
     Of verdicts and shares by the formula of Connor 1987 (Biometrics 43:207), in which the share of changed images is at least the
-    difference; of scores by their spread; of the worst class by that of one class.
+    difference; of scores by their spread; of the worst class by its interval.
 
     Args:
         values: the numbers of the images.
@@ -480,7 +529,7 @@ def detectable_difference(values: PairedValues, alpha: float) -> float:
     Returns:
         A positive difference in the unit of the values; nan where there are too few images for any.
     """
-    z, power = -NORMAL.inv_cdf(alpha / 2), NORMAL.inv_cdf(POWER)
+    z, power = normal_quantile(alpha), NORMAL.inv_cdf(POWER)
     if values.kind == SCORE:
         return (z + power) * float((values.new - values.base).std(ddof=1)) / math.sqrt(values.n) if values.n >= LEAST_VALUES else math.nan
     if values.kind == WORST_CLASS:
@@ -496,6 +545,7 @@ def detectable_difference(values: PairedValues, alpha: float) -> float:
 
 
 def detectable_in_worst_class(values: PairedValues, alpha: float) -> float:
-    """What the class with the lowest accuracy of NEW would show, at a level divided by the number of classes."""
-    worst = values.classes.paired[int(np.argmin(values.classes.new))]
-    return detectable_difference(worst, alpha / len(values.classes.new))
+    """A change as large as the half of the interval towards a drop, and more for the power."""
+    half = max(worst_class_interval(values, alpha)[1] - values.difference, values.difference - worst_class_interval(values, alpha)[0])
+    least = half * power_quantile(alpha) / normal_quantile(alpha)
+    return least if least < 1 else math.nan

@@ -17,7 +17,7 @@ from robench.core.errors import InputError
 from robench.core.rows import Row
 from robench.results.compare import ComparedRow, ComparisonLine, RunImages, RunPair, run_images, run_pair, write_comparison
 from robench.results.files import frame_of_entries
-from robench.results.gates import CANNOT_TELL, FELL, GateResult, default_gates, gate_results, parse_gates
+from robench.results.gates import CANNOT_TELL, FELL, HELD, NOT_FELL, GateResult, default_gates, gate_results, parse_gates, untested_notes
 from robench.results.image_values import CLASS_METRIC, setting_dict
 from robench.results.saved_runs import FINISHED, RunFolder, manifest_content, run_folders
 
@@ -71,8 +71,9 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """The verdict of all gates: "fell" where one fell, else "cannot tell" where one cannot, else "held"."""
-        return FELL if self.failures else CANNOT_TELL if self.warnings else "held"
+        """The verdict of all gates: "fell" where one fell, else "cannot tell" where one cannot, "held" where one held, or "not fell"."""
+        verdicts = {result.verdict for result in self.gates}
+        return next((verdict for verdict in (FELL, CANNOT_TELL, HELD) if verdict in verdicts), NOT_FELL)
 
     def headlines(self) -> list[ComparedRow]:
         """The rows that a table shows which shall not be long: those of gates, and the others but for single levels and classes."""
@@ -173,12 +174,16 @@ def compare(
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha <= 1:
         raise InputError(f"alpha (--alpha) must be a number above 0 and at most 1, not {alpha!r}")
     sentences = [gate for words in ([gates] if isinstance(gates, str) else gates) for gate in words.split(",")]
+    if sentences and not any(map(str.strip, sentences)):
+        raise InputError("gates (--fail-on) names no gate: write one, such as autoattack:drop>1%, or leave the option out")
     asked = parse_gates(filter(str.strip, sentences))
     folders = [Path(base)] if isinstance(base, (str, os.PathLike)) else [Path(one) for one in base]
     after = run_images(Path(new))
     pairs, notes = pairs_with(folders, after, last)
     rows = [one.row for one in pairs[-1].compared]
-    results = gate_results(asked or default_gates(rows), pairs, alpha)
+    chosen = asked or default_gates(rows)
+    results = gate_results(chosen, pairs, alpha)
+    notes += untested_notes(chosen, pairs)
     notes += pairs[-1].notes
     return Comparison(pairs, results, [*notes, *best_notes(results, pairs)], alpha)
 
@@ -194,7 +199,18 @@ def pairs_with(folders: Sequence[Path], new: RunImages, last: int | None) -> tup
     same = [folder for folder in folders if folder.resolve() == new.run.folder.resolve()]
     if same and len(folders) > 1:
         raise InputError(f"{same[0]} is both a base and NEW")
-    return [run_pair(run_images(folder), new, len(folders) > 1) for folder in folders], []
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise InputError("one base is named twice: name each once, the latest last, and NEW behind them")
+    return [named_pair(folder, new, len(folders) > 1) for folder in folders], []
+
+
+def named_pair(folder: Path, new: RunImages, is_one_of_several: bool) -> RunPair:
+    """NEW with one base; of several, an error names it."""
+    base = run_images(folder)
+    try:
+        return run_pair(base, new, is_one_of_several)
+    except InputError as error:
+        raise InputError(f"{folder} as BASE: {error}" if is_one_of_several else str(error)) from None
 
 
 def last_pairs(folder: Path, runs: Sequence[RunFolder], new: RunImages, last: int) -> tuple[list[RunPair], list[str]]:
@@ -239,5 +255,7 @@ def best_notes(results: Sequence[GateResult], pairs: Sequence[RunPair]) -> list[
         sign = 1 if gate.direction == "drop" else -1
         best = max(some, key=lambda result: sign * result.compared.base if result.compared else 0.0)
         if best.verdict == FELL:
-            notes.append(f"since the best of {len(some)} runs: {best.sentence}")
+            line = best.compared.line() if best.compared else None
+            change = f" by {best.compared.row.metric} from {line.base:.4g} to {line.new:.4g}" if best.compared and line else ""
+            notes.append(f"since the best of {len(some)} runs, {best.pair.base_name}, the gate {gate.sentence} fell{change}")
     return notes

@@ -19,12 +19,13 @@ from robench.core.rows import WORST_NORM, Row
 from robench.report.comparison import Comparison
 from robench.report.plain_text import latex_text, markdown_text
 from robench.results.compare import ComparedRow, ComparisonLine, attack_radii
-from robench.results.gates import CANNOT_TELL, FELL, GateResult, row_text
+from robench.results.gates import CANNOT_TELL, FELL, HELD, NOT_FELL, GateResult, row_text
 
 VERDICT_SENTENCES = {
     FELL: "A gate fell: something became worse by more than chance and is allowed.",
     CANNOT_TELL: "No gate fell, but there are too few images to tell whether all held.",
-    "held": "No gate fell.",
+    HELD: "No gate fell, and all that have a tolerance held.",
+    NOT_FELL: "No gate fell.",
 }
 NOT_FOR_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 LINE_HEADER = ("row", "BASE", "NEW", "change", "interval", "lost", "won", "p")
@@ -347,7 +348,7 @@ def comparison_latex(found: Comparison) -> str:
     lines = []
     for (one, line), p in zip(shown, adjusted, strict=True):
         name, base, new, change, ends, *_ = line_cells(line, (f"{line.new_checkpoint}: " if several else "") + name_of(one.row))
-        bold = f"\\textbf{{${change}$}}" if p <= found.alpha else f"${change}$"
+        bold = f"$\\mathbf{{{change}}}$" if p <= found.alpha else f"${change}$"
         lines.append(f"{latex_text(name)} & ${base}$ & ${new}$ & {bold} & $[{ends}]$ \\\\")
     caption = (
         f"{runs_title(found)}. Accuracies and errors in percent; changes in points with {100 * (1 - found.interval_alpha):g} % intervals;"

@@ -43,7 +43,7 @@ class Cell:
         n: number of images.
         interval: how it was found, as in `Row`.
         folder: the results folder that it came from; None for a published one.
-        tied: whether it is the best of its column, or its interval intervals_overlap with that of the best.
+        tied: whether it is the best of its column, or its interval overlaps with that of the best.
     """
 
     value: float

@@ -178,9 +178,10 @@ class RunPair:
     @property
     def new_flags(self) -> list[tuple[str, str]]:
         """The name and the sentence of each flag that NEW raised and BASE did not; the name is empty where only the sentence is known."""
-        before = {flag_key(row) for row in self.base.run.rows if row.metric.startswith(FLAG_METRIC)}
-        rows = [row for row in self.new.run.rows if row.metric.startswith(FLAG_METRIC) and flag_key(row) not in before]
-        named = [(row.metric.removeprefix(FLAG_METRIC), f"{row.metric.removeprefix(FLAG_METRIC)} at {row.probe}") for row in rows]
+        base, new = (
+            {flag_key(row, run): row for row in run.run.rows if row.metric.startswith(FLAG_METRIC)} for run in (self.base, self.new)
+        )
+        named = [(row.metric.removeprefix(FLAG_METRIC), flag_text(row, self.new)) for key, row in new.items() if key not in base]
         sentences = [flag for flag in self.new.run.flags if flag not in self.base.run.flags]
         return named if len(named) >= len(sentences) else [*named, *(("", one) for one in sentences)]
 
@@ -191,9 +192,16 @@ class RunPair:
         return {row.metric.partition("/")[2] for row in self.new.run.rows if row.metric.startswith(starts)}
 
 
-def flag_key(row: Row) -> tuple[str, str]:
-    """What tells a flag from others: its name and what it was raised at."""
-    return row.metric, row.probe
+def flag_key(row: Row, run: RunImages) -> tuple[str, str, str, float, str]:
+    """What tells a flag from others: its name, what it was raised at, the threat, and the model where there are several."""
+    return row.metric, row.probe, row.norm, row.eps, row.checkpoint if len(run.models) > 1 else ""
+
+
+def flag_text(row: Row, run: RunImages) -> str:
+    """A flag in words."""
+    threat = f" at {row.norm} eps {eps_text(row.eps)}" if row.norm else ""
+    model = f" of {row.checkpoint}" if len(run.models) > 1 else ""
+    return f"{row.metric.removeprefix(FLAG_METRIC)} at {row.probe}{threat}{model}"
 
 
 def run_images(folder: Path) -> RunImages:

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from robench.core.errors import InputError
-from robench.core.paired import POWER, SCORE, VERDICT, WORST_CLASS, detectable_difference, holm, images_needed, p_of_margin
+from robench.core.paired import POWER, SCORE, VERDICT, WORST_CLASS, detectable_difference, holm, images_needed, least_class, p_of_margin
 from robench.core.recipes import ON_SEPARATOR, did_you_mean, eps_text, parse_fraction
 from robench.core.rows import CLEAN, OVERALL_PROBE, WORST_NORM, Row
+from robench.core.statistics import LEAST_VALUES
 from robench.results.compare import ComparedRow, RunPair
-from robench.results.image_values import CLASS_METRIC, LOWER_IS_BETTER, WORST_CLASS_METRIC, setting_dict
+from robench.results.image_values import CLASS_METRIC, WORST_CLASS_METRIC, setting_dict
 
 GATE = re.compile(
     r"(?P<name>.+?)(?P<where>(?:@[^@:=]+=[^@]+)*)\s*:\s*(?P<direction>drop|rise)\s*"
@@ -174,6 +175,34 @@ def matched_rows(gate: Gate, compared: Sequence[ComparedRow]) -> list[ComparedRo
     return rows
 
 
+def rows_in_some(gate: Gate, pair: RunPair, pairs: Sequence[RunPair]) -> list[ComparedRow]:
+    """The rows that a gate is about against one base; none where that base has no such row, but another one has.
+
+    Raises:
+        InputError: where no base has one.
+    """
+    if not any(matches(gate, one.row) for one in pair.compared) and any(
+        matches(gate, one.row) for other in pairs for one in other.compared
+    ):
+        return []
+    return matched_rows(gate, pair.compared)
+
+
+def untested_notes(gates: Sequence[Gate], pairs: Sequence[RunPair]) -> list[str]:
+    """A sentence for each gate and base that has no row for it, where another base has one.
+
+    Args:
+        gates: those of the call.
+        pairs: NEW with each base.
+    """
+    return [
+        f"{pair.base_name} has no row for the gate {gate.sentence!r}, which is not tested against it"
+        for gate in gates
+        for pair in pairs
+        if gate.direction != FLAG and not rows_in_some(gate, pair, pairs)
+    ]
+
+
 def no_row_sentence(gate: Gate, name: str, rows: Sequence[Row]) -> str:
     """Why a gate is about no row that both runs have."""
     known = dict.fromkeys([*(row.probe for row in rows if row.metric == "accuracy"), *(row.metric for row in rows)])
@@ -227,7 +256,7 @@ def gate_results(gates: Sequence[Gate], pairs: Sequence[RunPair], alpha: float) 
     """
     tests: list[tuple[Gate, RunPair, ComparedRow]] = []
     for pair in pairs:
-        matched = {gate: matched_rows(gate, pair.compared) for gate in gates if gate.direction != FLAG}
+        matched = {gate: rows for gate in gates if gate.direction != FLAG and (rows := rows_in_some(gate, pair, pairs))}
         refuse_contradictions(matched)
         tests += [(gate, pair, one) for gate, rows in matched.items() for one in rows]
     adjusted = holm([p_of_change(gate, one) for gate, _, one in tests])
@@ -290,11 +319,15 @@ def result_sentence(
         p = p_values_text(one.test_name(bool(gate.tolerance)), p_values, tests)
         return f"{what} {moved} {numbers}, by {change}: {counts_text(one)} ({p}, alpha {alpha:g}; {interval})"
     if verdict == NOT_FELL:
-        return f"{what} went {numbers}, no {gate.direction} found: {detectable_text(one, level / tests, scale, unit)} ({interval})"
+        return f"{what} went {numbers}, no significant {gate.direction}: {detectable_text(one, level / tests, scale, unit)} ({interval})"
     if verdict == HELD:
         return f"{what} held: {numbers}, a {gate.direction} of {change} ({interval})"
-    needed = needed_text(images_needed(one.values, margin_of(gate), level))
-    return f"{what}: {one.values.n:,} images cannot tell, {numbers}, a {gate.direction} of {change} ({interval}): {needed}"
+    if one.values.kind == SCORE and one.values.n < LEAST_VALUES:
+        return f"{what}: {one.values.n} scores cannot tell, {numbers}: at least {LEAST_VALUES} images are needed"
+    beyond = is_beyond(gate, one)  # to fall it must be significant among all tests, to hold alone
+    needed = needed_text(images_needed(one.values, margin_of(gate), level / tests if beyond else level))
+    among = f"; p = {p_values[1]:.2g} after Holm over {tests} tests" if beyond and tests > 1 else ""
+    return f"{what}: {one.values.n:,} images cannot tell, {numbers}, a {gate.direction} of {change} ({interval}{among}): {needed}"
 
 
 def p_values_text(test: str, p_values: tuple[float, float], tests: int) -> str:
@@ -312,8 +345,11 @@ def needed_text(images: int | None) -> str:
 def counts_text(one: ComparedRow) -> str:
     """How many images changed, in words."""
     values = one.values
+    if values.kind == WORST_CLASS:
+        classes = [least_class(values.labels, numbers) for numbers in (values.base, values.new)]
+        return f"class {classes[0]} is the worst one in BASE and class {classes[1]} in NEW, chosen among {len(values.classes.new)}"
     lost, won = int((values.new < values.base).sum()), int((values.new > values.base).sum())
-    if values.kind in (VERDICT, WORST_CLASS):
+    if values.kind == VERDICT:
         return f"of {values.n} images {lost} are lost and {won} won"
     return f"of {values.n} images {lost} are lower and {won} higher"
 
@@ -323,7 +359,7 @@ def detectable_text(one: ComparedRow, alpha: float, scale: int, unit: str) -> st
     least = detectable_difference(one.values, min(alpha, 0.999))
     if math.isnan(least):
         return f"{one.values.n} images are too few to find any"
-    return f"one of {change_text(least * scale, scale)}{unit} would have been, {round(10 * POWER)} times in 10"
+    return f"one of {change_text(least * scale, scale)}{unit} would have been found {round(10 * POWER)} times in 10"
 
 
 def value_in_percent(value: float, scale: int) -> str:
@@ -384,12 +420,3 @@ def flag_results(gate: Gate, pair: RunPair) -> list[GateResult]:
     if not raised:
         return [GateResult(gate, pair, None, math.nan, NOT_FELL, f"NEW raised no flag that BASE has not{where}")]
     return [GateResult(gate, pair, None, math.nan, FELL, f"a flag of NEW that BASE has not{where}: {sentence}") for sentence in raised]
-
-
-def is_lower_better(row: Row) -> bool:
-    """Whether a smaller number is the better one: true of errors.
-
-    Args:
-        row: the row.
-    """
-    return row.metric in LOWER_IS_BETTER

@@ -31,8 +31,6 @@ TextFrame = pd.DataFrame
 IMAGE_TABLES = ("samples", "samples-methods", "samples-probes", "samples-corruptions")
 TABLE_MARKS = {"broken_by": "attack", "method": "method", "fooled": "probe"}  # a column that only tables of a kind have
 CLOSE_MEANS = 1e-6  # how far the mean of the images may lie from the row
-LOWER_IS_BETTER = ("mean_corruption_error", "mean_corruption_error_19", "mean_error", "relative_error", "ce", "relative_ce", "mce",
-                   "relative_mce")  # fmt: skip
 CLASS_METRIC, WORST_CLASS_METRIC = "class_accuracy", "worst_class_accuracy"
 
 
@@ -93,6 +91,10 @@ def model_images(run: SavedRun) -> list[ModelImages]:
 def sample_tables(run: SavedRun) -> dict[str, TextFrame]:
     """The per-image tables of a run by kind, attack, probe, corruption or method, with every cell as text."""
     paths = [run.folder / f"{name}.csv" for name in IMAGE_TABLES]
+    listed = run.manifest.get("files")
+    missing = [path for path in paths if isinstance(listed, list) and path.name in listed and not path.exists()]
+    if missing:
+        raise InputError(f"{missing[0]} is missing, which the manifest lists: copy the whole folder, or measure again")
     frames = [text_frame(path) for path in paths if path.exists()]
     if not frames:
         raise InputError(f"{run.folder} has no samples.csv: without what became of each image nothing can be compared")
