@@ -44,8 +44,20 @@ class Group(TyperGroup):
             print_to_stderr(f"Error: {error}")
             raise typer.Exit(1 if isinstance(error, DivergedError) else 2) from None
         except KeyboardInterrupt as stop:
-            print_to_stderr("Interrupted: nothing was written.")
-            raise typer.Exit(interruption_exit_code(stop)) from None
+            raise typer.Exit(told_interruption(stop)) from None
+
+    def make_context(self, *words: Any, **more: Any) -> Any:
+        """Reads the words; also before the command begins a signal ends it as later on."""
+        try:
+            return super().make_context(*words, **more)
+        except KeyboardInterrupt as stop:
+            raise typer.Exit(told_interruption(stop)) from None
+
+
+def told_interruption(stop: KeyboardInterrupt) -> int:
+    """Says that the command was interrupted; the exit code of that."""
+    print_to_stderr("Interrupted: nothing was written.")
+    return interruption_exit_code(stop)
 
 
 app = typer.Typer(
@@ -94,6 +106,8 @@ def main() -> None:
     take_sigterm_as_interrupt()
     try:
         app()
+    except KeyboardInterrupt as stop:  # while the commands are put together, before one of them runs
+        sys.exit(told_interruption(stop))
     except (Exception, SystemExit) as error:
         if isinstance(error, SystemExit) and not exits_by_user(error):
             raise

@@ -9,6 +9,7 @@ from commandline import read
 from places import ROOT
 
 from robench.cli import main
+from robench.core.interrupts import Terminated
 
 MODEL = ROOT / "checkpoints" / "shapes-cnn-pgd-at.pt"
 OWN = """
@@ -165,3 +166,13 @@ def test_the_package_is_found_beside_a_folder_of_its_name(tmp_path):
     call = [sys.executable, "-c", "import robench; print(robench.__file__)"]
     done = subprocess.run(call, capture_output=True, text=True, cwd=tmp_path, check=True)
     assert done.stdout.strip().endswith("__init__.py")
+
+
+@pytest.mark.parametrize("moment", ["robench.cli.app", "robench.cli.Group.parse_args", "typer.core.TyperGroup.make_context"])
+@pytest.mark.parametrize(("stop", "code"), [(Terminated, 143), (KeyboardInterrupt, 130)])
+def test_a_signal_before_the_command_begins_ends_it_as_later_on(ends, monkeypatch, moment, stop, code):
+    def stopped(*_, **__):
+        raise stop
+
+    monkeypatch.setattr(moment, stopped)
+    assert ends("list", "attacks") == (code, "Interrupted: nothing was written.\n")
