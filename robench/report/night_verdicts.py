@@ -8,12 +8,12 @@ from itertools import pairwise
 from pathlib import Path
 
 from robench.core.errors import InputError
-from robench.core.rows import Row
+from robench.core.rows import CLEAN, OVERALL_PROBE, Row
 from robench.report.nights import Failures, FallenGate, Nights
 from robench.results.columns import column_of_row
 from robench.results.compare import RunImages, RunPair, run_pair
 from robench.results.gates import FELL, FLAG, Gate, default_gates, gate_results, matches, parse_gates
-from robench.results.image_values import images_of_model, sample_tables
+from robench.results.image_values import IMAGE_TABLES, images_of_model, sample_tables, setting_dict
 from robench.results.saved_runs import SavedRun
 
 JUDGED = 30  # nights of each measurement, the latest, whose gates are tried where that needs more than what attacks left
@@ -86,7 +86,21 @@ def night_images(run: SavedRun, checkpoint: str, gates: Sequence[Gate], attacks_
     """What gates need of the images of one model, and no more: a report of a hundred nights reads a hundred of these."""
     rows = [row for row in run.rows if any(gate.direction != FLAG and matches(gate, row) for gate in gates)]
     references = [row for row in run.rows if row.metric == "reference_accuracy"]
-    tables = sample_tables(run)
+    tables = sample_tables(run, tables_behind(rows))
     if attacks_alone and "attack" in tables:
         tables = {"attack": tables["attack"]}
     return RunImages(run, [images_of_model(replace(run, rows=(*rows, *references)), checkpoint, tables)])
+
+
+def tables_behind(rows: Sequence[Row]) -> set[str]:
+    """The names of the per-image tables, without .csv, in which the numbers behind some rows stand."""
+    names = {"samples"}  # of the kind that was measured first, attacks before all
+    for row in rows:
+        words = setting_dict(row.setting)
+        if row.probe == OVERALL_PROBE or {"severity", "severities"} & {*words}:
+            names.add("samples-corruptions")
+        elif "images" in words:
+            names.add("samples-methods")
+        elif not row.norm and row.probe != CLEAN:
+            return {*IMAGE_TABLES}
+    return names

@@ -8,7 +8,7 @@ measured means (relative_accuracy) have no such numbers, and are left out.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -88,9 +88,17 @@ def model_images(run: SavedRun) -> list[ModelImages]:
         raise InputError(f"the files in {run.folder} cannot be used: {error.args[0] if error.args else error}") from None
 
 
-def sample_tables(run: SavedRun) -> dict[str, TextFrame]:
-    """The per-image tables of a run by kind, attack, probe, corruption or method, with every cell as text."""
-    paths = [run.folder / f"{name}.csv" for name in IMAGE_TABLES]
+def sample_tables(run: SavedRun, names: Collection[str] = IMAGE_TABLES) -> dict[str, TextFrame]:
+    """The per-image tables of a run by kind: attack, probe, corruption or method.
+
+    Args:
+        run: a finished run.
+        names: of the files without .csv that are read, where they are there.
+
+    Raises:
+        InputError: where one is missing, cut short or has text where a number belongs.
+    """
+    paths = [run.folder / f"{name}.csv" for name in IMAGE_TABLES if name in names]
     listed = run.manifest.get("files")
     missing = [path for path in paths if isinstance(listed, list) and path.name in listed and not path.exists()]
     if missing:
