@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -89,8 +89,9 @@ def repeat_run(
     from robench.cli.loading import set_up_device
     from robench.evaluation.named_files import named_files
     from robench.evaluation.repeated_runs import (
+        changed_file_notes,
+        changed_files,
         clock_reasons,
-        file_differences,
         ignored_option_notes,
         machine_differences,
         place_of_rerun,
@@ -106,13 +107,13 @@ def repeat_run(
         refuse_missing_files(files, run)
     options = run.call["options"]
     device = set_up_device(str(options.get("device", "auto")), int(options["threads"]) if "threads" in options else None)
-    reasons = [*file_differences(run, files), *clock_reasons(run)]
-    for sentence in [*reasons, *machine_differences(run, device), *ignored_option_notes(run)]:
+    changed = changed_files(run, files)
+    for sentence in [*changed_file_notes(changed), *clock_reasons(run), *machine_differences(run, device), *ignored_option_notes(run)]:
         print_message(f"Note: {sentence}", quiet)
     with place_of_rerun(run, out) as target:
         with command_context(run, [f"--out={target}", *run.words], context) as inner:
             invoke(run, inner)
-        report_sameness(run, target, reasons)
+        report_sameness(run, target, changed)
 
 
 @contextmanager
@@ -139,9 +140,9 @@ def invoke(run: RunToRepeat, inner: Any) -> None:
             raise
 
 
-def report_sameness(run: RunToRepeat, target: Path, reasons: Sequence[str]) -> None:
+def report_sameness(run: RunToRepeat, target: Path, changed: Mapping[str, tuple[str, str]]) -> None:
     """Prints whether the tables, or the weights, are the same, and in what they differ; exit code 1 where they should be."""
-    from robench.evaluation.repeated_runs import visible, weight_differences, word_change
+    from robench.evaluation.repeated_runs import visible, weight_differences
     from robench.results.table_differences import table_differences
 
     differences = weight_differences(run, target) if run.is_training else [one.sentence() for one in table_differences(run.place, target)]
@@ -149,10 +150,18 @@ def report_sameness(run: RunToRepeat, target: Path, reasons: Sequence[str]) -> N
     if not differences:
         print_sentence(f"The {what} are the same as in {run.place}.")
         return
-    causes = [*(f"--set {key}" for key in run.given), *(["what the notes above say"] if reasons else [])]
-    other = "" if run.given else word_change(run, target)
-    causes += [other] if other else []
-    expected = f", as is to be expected of {' and '.join(causes)}" if causes else ""
+    causes = causes_of_difference(run, target, changed)
+    expected = f", as is to be expected of {' and '.join(causes)}. The differences" if causes else ""
     print_sentence(f"The {what} are not the same as in {run.place}{expected}: {'; '.join(map(visible, differences))}.")
     if not causes:
         raise typer.Exit(1)
+
+
+def causes_of_difference(run: RunToRepeat, target: Path, changed: Mapping[str, tuple[str, str]]) -> list[str]:
+    """Why the tables of the two need not be the same, each cause in words that need no note to be read; none where they should be."""
+    from robench.evaluation.repeated_runs import changed_file_causes, clock_reasons, word_changes
+
+    set_options = [f"--set {key}" for key in run.given]
+    clock = ["--budget, where the clock decides"] if clock_reasons(run) else []
+    others = [] if run.given or changed else word_changes(run, target)
+    return [*set_options, *changed_file_causes(changed), *clock, *others]

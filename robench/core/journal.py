@@ -254,7 +254,8 @@ def header_difference(theirs: object, ours: Mapping[str, Any]) -> str:
 def differing_excerpts(one: str, other: str) -> tuple[str, str, str]:
     """Two texts in at most LONGEST_EXCERPT letters each, from shortly before their first difference, and a remark if both are digests."""
     if all(re.fullmatch("['\"]?[0-9a-f]{64}['\"]?", text) for text in (one, other)):
-        return f"{one[:13]}...", f"{other[:13]}...", " (digests: the content is another)"
+        one, other = (text.strip("'\"")[:12] for text in (one, other))
+        return f"{one}...", f"{other}...", " (digests: the content is another)"
     same = next((place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
     start = max(0, same - LONGEST_EXCERPT // 3) if max(len(one), len(other)) > LONGEST_EXCERPT else 0
     end = start + LONGEST_EXCERPT - 6

@@ -149,16 +149,27 @@ def refuse_missing_files(files: Sequence[NamedFile], run: RunToRepeat) -> None:
         raise InputError(f"{run.place} cannot be repeated without {', '.join(map(visible, missing[:SHOWN]))}, not found here{hint}")
 
 
-def file_differences(run: RunToRepeat, files: Sequence[NamedFile]) -> list[str]:
-    """A sentence for each file that is not what it was when the run was made."""
+def changed_files(run: RunToRepeat, files: Sequence[NamedFile]) -> dict[str, tuple[str, str]]:
+    """The files that are not what they were when the run was made, with the sha256 that each had and has."""
     before = run.manifest.get("files_read")
     if not isinstance(before, dict):
-        return []
-    return [
-        f"{visible(path)} is not the file that it was: its sha256 was {visible(str(before[path])[:12])}, and is {digest[:12]}"
+        return {}
+    return {
+        visible(path): (visible(str(before[path])[:12]), digest[:12])
         for path, digest in digests_of_files(files).items()
         if path in before and before[path] != digest
-    ]
+    }
+
+
+def changed_file_notes(changed: Mapping[str, tuple[str, str]]) -> list[str]:
+    """A sentence for each file that is not what it was."""
+    return [f"{path} is not the file that it was: its sha256 was {old}, and is {new}" for path, (old, new) in changed.items()]
+
+
+def changed_file_causes(changed: Mapping[str, tuple[str, str]]) -> list[str]:
+    """The same as causes of other tables: "another file: mine.txt, sha256 ... before, ... now"."""
+    causes = [f"another file: {path}, sha256 {old} before, {new} now" for path, (old, new) in changed.items()]
+    return [*causes[:SHOWN], *([f"{len(causes) - SHOWN} more files"] if len(causes) > SHOWN else [])]
 
 
 def clock_reasons(run: RunToRepeat) -> list[str]:
@@ -231,14 +242,29 @@ def weight_differences(run: RunToRepeat, target: Path) -> list[str]:
     return [] if before == now else [f"their sha256 was {visible(str(before))[:12]}, and is {now[:12]}"]
 
 
-def word_change(run: RunToRepeat, target: Path) -> str:
-    """The first of the words that identify a run, its images and models among them, in which the two differ; "" for none."""
+def word_changes(run: RunToRepeat, target: Path) -> list[str]:
+    """What identifies a run and is another one now, in plain words: its models, its images, else the first other word."""
     if run.is_training:
-        return ""
+        return []
     before, now = run.manifest.get("words"), manifest_of(target).get("words")
     if not isinstance(before, dict) or not isinstance(now, dict):
-        return ""
+        return []
     with suppress(TypeError, ValueError, AttributeError, KeyError):
-        difference = word_difference(before, now)
-        return f"other words ({visible(difference)})" if difference else ""
-    return "other words"
+        images = digest_change(before.get("data"), now.get("data"))
+        changes = [*model_changes(before.get("checkpoint"), now.get("checkpoint")), *([f"other images: {images}"] if images else [])]
+        difference = "" if changes else word_difference(before, now)
+        return list(map(visible, changes or ([f"another call: {difference}"] if difference else [])))
+    return ["another call"]
+
+
+def model_changes(before: Any, now: Any) -> list[str]:
+    """A sentence for each model that is another one: "another model: net.pth, sha256 ... before, ... now"."""
+    pairs = zip(*(models if isinstance(models, list) else [models] for models in (before, now)), strict=True)
+    changes = [(new["name"], digest_change(old, new)) for old, new in pairs if isinstance(old, dict) and old != new]
+    return [f"another model: {name}{', ' if change else ''}{change}" for name, change in changes[:SHOWN]]
+
+
+def digest_change(before: Any, now: Any) -> str:
+    """The sha256 that an entry had and the one that it has; "" where they are the same."""
+    one, other = (str(entry.get("sha256", "")) if isinstance(entry, dict) else "" for entry in (before, now))
+    return f"sha256 {one[:12]} before, {other[:12]} now" if one != other else ""

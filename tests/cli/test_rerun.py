@@ -1,6 +1,7 @@
 """A run again, from its manifest: the same tables, what differs and why; and that no manifest makes code run, or writes elsewhere."""
 
 import json
+import re
 import shutil
 import sys
 import warnings
@@ -160,10 +161,30 @@ def test_a_file_that_has_changed_is_named_and_one_that_is_missing_ends_it(here):
     result = robench("rerun", "night", "--out", "again")
     assert "mine.txt is not the file that it was" in result.stderr
     assert "some.txt is not the file that it was" in result.stderr
-    assert "not the same as in night, as is to be expected of what the notes above say" in result.stdout
+    for words in (["--force"], ["--force", "--quiet"]):  # what differs is named also where no note is shown
+        said = robench("rerun", "night", "--out", "again", *words).stdout
+        assert "not the same as in night, as is to be expected of another file: mine.txt, sha256 " in said
+        assert re.search(r" and another file: some.txt, sha256 [0-9a-f]{12} before, [0-9a-f]{12} now. The differences: ", said)
     suite.unlink()
     assert "cannot be repeated without mine.txt" in refused("rerun", "night", "--out", "third")
     assert not (here / "third").exists()
+
+
+def test_a_factory_without_a_seed_of_its_own_is_another_model_each_time(here):
+    (here / "mine.py").write_text(OWN.format(canary=str(here / "canary")))
+    robench("eval", "mine.py:factory", "--data", "shapes", "--suite", "noise", "--n", 6, "--out", "night", "--quiet")
+    said = robench("rerun", "night", "--trust", "--out", "again", "--quiet").stdout
+    assert re.search(r"as is to be expected of another model: mine.py:factory, sha256 \w{12} before, \w{12} now. The differences: ", said)
+
+
+def test_other_images_are_named_as_such(night, here):
+    copy = copy_of(night, here)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["words"]["data"]["sha256"] = "0" * 64
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    (copy / "samples.csv").write_text("sample,label\n0,0\n")
+    said = robench("rerun", copy, "--out", "again", "--quiet").stdout
+    assert "as is to be expected of other images: sha256 000000000000 before, " in said
 
 
 def test_versions_threads_and_options_that_are_left_out_are_named(night, here):

@@ -197,4 +197,5 @@ def test_what_two_runs_differ_in_is_shown_around_the_first_difference():
     assert "new" in b
     assert max(len(a), len(b)) <= 66
     assert differing_excerpts("1", "2") == ("1", "2", "")
-    assert differing_excerpts("'" + "f" * 64 + "'", "'" + "0" * 64 + "'")[2] == " (digests: the content is another)"
+    digests = differing_excerpts("'" + "f" * 64 + "'", "'" + "0" * 64 + "'")
+    assert digests == ("f" * 12 + "...", "0" * 12 + "...", " (digests: the content is another)")
