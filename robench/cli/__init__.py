@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import sys
 from traceback import print_exception
@@ -43,6 +44,11 @@ class Group(TyperGroup):
         except InputError as error:
             print_to_stderr(f"Error: {error}")
             raise typer.Exit(1 if isinstance(error, DivergedError) else 2) from None
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            print_to_stderr(f"Error: a name is longer than the system allows: {str(error.filename)[:80]}...")
+            raise typer.Exit(2) from None
         except KeyboardInterrupt as stop:
             raise typer.Exit(told_interruption(stop)) from None
 

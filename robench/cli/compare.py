@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -64,7 +64,7 @@ def compare_command(
     if len(runs) < 2:
         raise typer.BadParameter("two runs are compared: name the results folder BASE and then NEW", param_hint="BASE... NEW")
     files = {"--markdown": markdown, "--junit": junit, "--json": json_file, "--latex": latex}
-    refuse_bad_files(files, runs)
+    refuse_bad_files(files, out)
     found = compared(runs[:-1], runs[-1], fail_on or (), alpha, last)
     message = save_comparison(out, found, resume, force)
     write_files(files, found, strict)
@@ -76,14 +76,19 @@ def compare_command(
     exit_if_gates_failed(found, strict)
 
 
-def refuse_bad_files(files: Mapping[str, Path | None], runs: Sequence[Path]) -> None:
-    """Raises InputError for a file that is a folder, lies in none, is named twice, or belongs to a run."""
+def refuse_bad_files(files: Mapping[str, Path | None], out: Path | None) -> None:
+    """Raises InputError for a file that is none, lies in no folder, is named twice, or belongs to a run; and for such a folder."""
+    from robench.core.files import is_existing_path
+    from robench.results.saved_runs import refuse_output_file, refuse_output_folder
+
+    if out is not None:
+        refuse_output_folder(out)
     named = {option: path for option, path in files.items() if path is not None}
     for option, path in named.items():
-        if path.is_dir() or not path.parent.is_dir():
-            raise InputError(f"{option} {path}: " + ("that is a folder" if path.is_dir() else f"there is no folder {path.parent}"))
-        if any(path.resolve().parent == run.resolve() for run in runs):
-            raise InputError(f"{option} {path} lies in the results folder of a run, which stays as it is: choose another place")
+        refuse_output_file(path, out)
+        is_own = out is not None and path.parent.resolve() == out.resolve()
+        if not is_own and not (is_existing_path(path.parent) and path.parent.is_dir()):
+            raise InputError(f"{option} {path}: there is no folder {path.parent}")
     if len({path.resolve() for path in named.values()}) < len(named):
         raise InputError(f"{' and '.join(named)} name one file: choose another for each")
 

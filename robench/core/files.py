@@ -6,6 +6,7 @@ import errno
 import glob
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -143,8 +144,30 @@ def prepare_folder(folder: Path) -> Path:
         raise InputError(f"cannot write into {folder}: {error.strerror or error}") from error
 
 
+def refuse_no_file(path: Path) -> None:
+    """Refuses a place of a file where something else is: a folder, a device, a pipe or a socket, also through a link.
+
+    Args:
+        path: where a file is to be written, which need not exist.
+
+    Raises:
+        InputError: where that is so.
+        OSError: where the system cannot tell, as for a name that is too long.
+    """
+    with suppress(FileNotFoundError, NotADirectoryError):
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise InputError(f"{path} is a folder, and no place for a file: name a file")
+        if not stat.S_ISREG(mode):
+            raise InputError(
+                f"{path} is a device, a pipe or a socket{' by a link' * path.is_symlink()}, which no file replaces: name a file"
+            )
+
+
 def write_whole(files: Mapping[Path, bytes]) -> list[Path]:
     """Writes each file under a temporary name in its folder, then moves all into place. No temporary file is left behind.
+
+    A file takes the place of a regular one or of a link to one, and then what the link names stays as it is; nothing else is replaced.
 
     Args:
         files: path -> content; one at least. The folder of the first is made if need be.
@@ -153,11 +176,13 @@ def write_whole(files: Mapping[Path, bytes]) -> list[Path]:
         The paths.
 
     Raises:
-        InputError: where they cannot be written.
+        InputError: where they cannot be written, and where a folder, a device, a pipe or a socket has the name of one.
     """
     moves = {path.with_name(f".{path.name}.{os.getpid()}.tmp"): path for path in files}
     first = next(iter(files))
     try:
+        for path in files:
+            refuse_no_file(path)
         first.parent.mkdir(parents=True, exist_ok=True)
         for path in files:
             remove_killed_writes(path.parent, glob.escape(path.name))

@@ -21,6 +21,7 @@ from robench.core.files import (
     ELSEWHERE_ADVICE,
     FULL,
     hold_lock,
+    is_existing_path,
     is_plain_name,
     json_value,
     prepare_folder,
@@ -137,7 +138,7 @@ def claim_destination(
         InputError: where the folder holds a run or files with which these words cannot go on.
     """
     plain: dict[str, Any] = json.loads(json.dumps(words))
-    is_new = not folder.exists()
+    is_new = not is_existing_path(folder)
     place = None
     try:
         with hold_lock(prepare_folder(folder) / LOCK, folder):
@@ -227,7 +228,7 @@ def hold_lock_in(folder: Path, name: str, what: Path) -> Iterator[None]:
     Raises:
         InputError: where another process holds the lock.
     """
-    is_new = not folder.exists()
+    is_new = not is_existing_path(folder)
     try:
         with hold_lock(prepare_folder(folder) / name, what):
             yield

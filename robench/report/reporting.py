@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from robench.core.errors import InputError
-from robench.core.folders import OUR_FILES
 from robench.report import page
 from robench.report.base_parts import comparison_parts
 from robench.report.comparison import compare
@@ -16,7 +15,7 @@ from robench.report.overview import PublishedLines, overview_parts
 from robench.report.robustbench_files import PublishedRows, published_rows
 from robench.report.run_parts import saved_run_parts, saved_run_title
 from robench.results.gates import parse_gates
-from robench.results.saved_runs import FINISHED, RunFolder, SavedRun, run_folders, saved_run
+from robench.results.saved_runs import FINISHED, RunFolder, SavedRun, refuse_output_file, run_folders, saved_run
 
 MOST_REASONS = 3  # folders that are left out, in a sentence that says that none is left
 
@@ -98,11 +97,8 @@ def write_report(
 
 
 def refuse_page_path(path: Path, force: bool) -> None:
-    """InputError where a page cannot be written to a path, or would replace what it must not."""
-    if path.is_dir():
-        raise InputError(f"{path} is a folder: name the file of the page, such as {path / 'page.html'}")
-    if path.name in OUR_FILES and (path.parent / "manifest.json").exists():
-        raise InputError(f"{path} belongs to the run in {path.parent}: choose another name")
+    """InputError where a page cannot be written to a path, would lie in the folder of a run, or replace what it must not."""
+    refuse_output_file(path)
     if path.exists() and not force:
         raise InputError(f"{path} exists: pass --force to replace it, or choose another name")
 

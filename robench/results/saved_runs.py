@@ -17,8 +17,8 @@ from typing import Any
 
 from robench.core.cells import csv_cells
 from robench.core.errors import InputError
-from robench.core.files import is_existing_path
-from robench.core.folders import MANIFEST, MANIFEST_FORMAT
+from robench.core.files import is_existing_path, refuse_no_file
+from robench.core.folders import MANIFEST, MANIFEST_FORMAT, OUR_FILES
 from robench.core.journal import state_files
 from robench.core.rows import Row
 from robench.core.saved_results import manifest_value, text_at
@@ -227,3 +227,68 @@ def finished_folder(folder: Path) -> RunFolder:
     except InputError as error:
         return RunFolder(folder, UNREADABLE, str(error))
     return RunFolder(folder, FINISHED)
+
+
+def run_around(path: Path) -> Path | None:
+    """The folder of a run in which a path lies, however deep; None where it lies in none.
+
+    Args:
+        path: of a file or folder, which need not exist; a link counts where it lies.
+    """
+    place = path.parent.resolve()
+    return next((folder for folder in (place, *place.parents) if holds_run(folder)), None)
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a folder holds a run of robench, finished or not: manifests of other programs are none."""
+    try:
+        if state_files(folder):
+            return True
+        if not (folder / MANIFEST).exists() or (folder / "rows.csv").exists():
+            return (folder / MANIFEST).exists()
+        content = manifest_content(folder / MANIFEST)
+    except (InputError, OSError):  # a manifest that cannot be read, without rows
+        return False
+    return isinstance(content.get("words"), dict) or str(content.get("command", "")).split()[:1] == ["robench"]
+
+
+def refuse_output_file(path: Path, own: Path | None = None) -> None:
+    """Refuses a place of a file that a command writes beside runs: what is no file, and every place in or below the folder of a run.
+
+    Args:
+        path: the file, which need not exist.
+        own: the folder of the command's own results, in which files of other names may lie.
+
+    Raises:
+        InputError: one sentence, where that is so.
+    """
+    try:
+        refuse_no_file(path)
+        place = path.parent.resolve()
+        if own is not None and path.resolve() == own.resolve():
+            raise InputError(f"{path} is the folder of the results, and no place for a file: name a file")
+        if own is not None and place == own.resolve():
+            if path.name in OUR_FILES:
+                raise InputError(f"{path} belongs to the results in {own}: choose another name")
+        elif (run := run_around(path)) is not None:
+            raise InputError(f"{path} lies in the results folder of a run, {run}, which stays as it is: choose another place")
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def refuse_output_folder(folder: Path) -> None:
+    """Refuses a folder for the results of a comparison that lies in the folder of a run, or holds runs below and none itself.
+
+    Args:
+        folder: its path, which need not exist.
+
+    Raises:
+        InputError: one sentence, where that is so.
+    """
+    try:
+        if (run := run_around(folder.resolve())) is not None:
+            raise InputError(f"{folder} lies in the results folder of a run, {run}, which stays as it is: choose another place")
+        if folder.is_dir() and (inner := [one.folder for one in run_folders(folder) if one.folder != folder and one.state != UNREADABLE]):
+            raise InputError(f"{folder} is a folder of runs, such as {inner[0]}: choose a folder of its own")
+    except OSError as error:
+        raise InputError(f"cannot write into {folder}: {error.strerror or error}") from None

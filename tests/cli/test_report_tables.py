@@ -66,7 +66,7 @@ def test_a_run_becomes_a_file_of_robustbench(run, tmp_path):
     [
         (["--csv", "t.csv", "--latex", "./t.csv"], "choose two files"),
         (["--csv", "old.csv"], "pass --force"),
-        (["--csv", "runs/a/rows.csv"], "belongs to the run"),
+        (["--csv", "runs/a/rows.csv"], "lies in the results folder of a run"),
         (["--csv", "t.csv", "--columns", "cleam"], "did you mean 'clean'"),
         (["--csv", "t.csv", "--columns", "clean@"], "names no column"),
         (["--csv", "t.csv", "--published", "nowhere"], "no folder"),

@@ -1,10 +1,14 @@
 """What lies in a folder where a run writes leads nowhere else: symbolic links, names with a way up, marks that somebody else wrote."""
 
 import json
+import os
+import socket
 from functools import partial
+from pathlib import Path
 
 import pytest
 from commandline import refused, robench
+from made_runs import make_run
 
 from robench.core.errors import InputError
 from robench.core.files import is_plain_name, write_synced, write_whole
@@ -100,3 +104,43 @@ def test_a_sentence_is_short_and_writes_nothing_to_the_terminal():
     assert len(sentence) < 1010
     assert sentence.startswith("unknown ?]0;title? xxx")
     assert sentence.endswith("xxx: choose another")
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "socket"])
+@pytest.mark.parametrize("linked", [False, True])
+def test_nothing_but_a_file_is_replaced_by_one(tmp_path, kind, linked):
+    path = thing = tmp_path / "thing"
+    with socket.socket(socket.AF_UNIX) as one:
+        {"folder": thing.mkdir, "pipe": lambda: os.mkfifo(thing), "socket": lambda: bind_in(tmp_path, one, "thing")}[kind]()
+        if linked:
+            path = tmp_path / "link"
+            path.symlink_to(thing)
+        before = (thing.stat().st_ino, sorted(tmp_path.iterdir()))
+        with pytest.raises(InputError, match="is a folder" if kind == "folder" else "is a device, a pipe or a socket"):
+            write_whole({tmp_path / "other": b"a", path: b"b"})
+        assert (thing.stat().st_ino, sorted(tmp_path.iterdir())) == before
+
+
+def bind_in(folder, one, name):
+    """Makes a socket by a short path: that of a test may be too long for one."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        one.bind(name)
+    finally:
+        os.chdir(before)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["eval", "x.pt", "--out"], ["compare", "a", "b", "--out"], ["compare", "a", "b", "--json"], ["compare"], ["report", "a", "--out"],
+     ["report", "a", "--base"], ["report"], ["list", "runs"], ["rerun"], ["report", "a", "--published"], ["report", "a", "--latex"],
+     ["compare", "a", "b", "--junit"]],
+)  # fmt: skip
+def test_a_name_that_is_too_long_is_one_sentence(tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        make_run(tmp_path / name)
+    told = refused(*words, "x" * 300, *(["x"] if words == ["compare"] else []))
+    assert told.startswith("Error: ")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]

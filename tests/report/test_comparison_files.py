@@ -126,3 +126,37 @@ def test_where_nothing_is_written_nothing_is_replaced(runs, tmp_path):
     assert path.read_text() == "kept"
     assert "lies in the results folder of a run" in refused("compare", *runs, "--json", runs[0] / "x.json")
     assert [one.name for one in tmp_path.iterdir()] == ["gates.json"]
+
+
+def test_no_file_goes_into_the_folder_of_a_run_or_below_one(runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made, new = night(runs[0], tmp_path / "nights" / "a", 1), night(runs[1], tmp_path / "b", 2)
+    begun = tmp_path / "nights" / "begun"
+    begun.mkdir()
+    (begun / "state-0.jsonl").write_text("{}\n")
+    (made / "inner").mkdir()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for place in (made / "rows.csv", made / "new.html", made / "inner" / "new.html", begun / "new.html"):
+        for option in ("--markdown", "--junit", "--json", "--latex"):
+            assert "lies in the results folder of a run" in refused("compare", "nights", new, option, place)
+        for option in ("--out", "--markdown", "--csv", "--latex"):
+            assert "lies in the results folder of a run" in refused("report", "nights", "--force", option, place)
+    assert "lies in the results folder of a run" in refused("compare", made, new, "--out", made / "inner")
+    assert "nights is a folder of runs, such as nights/a" in refused("compare", made, new, "--out", "nights")
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_a_folder_with_the_manifest_of_another_program_takes_files(runs, tmp_path):
+    (tmp_path / "manifest.json").write_text('{"name": "an app", "files": ["a.js"]}')
+    robench("compare", runs[0], runs[0], "--json", tmp_path / "x.json")
+    assert (tmp_path / "x.json").exists()
+
+
+def test_the_folder_of_a_comparison_takes_its_other_files_and_none_of_the_names_of_a_run(runs, tmp_path):
+    out = tmp_path / "out"
+    for words in ([], ["--resume"], ["--force"]):
+        robench("compare", runs[0], runs[0], "--out", out, "--json", out / "x.json", *words)
+        assert sorted(path.name for path in out.iterdir()) == ["compare.csv", "manifest.json", "x.json"]
+    assert "belongs to the results in" in refused("compare", runs[0], runs[0], "--force", "--out", out, "--json", out / "compare.csv")
+    assert "is the folder of the results" in refused("compare", runs[0], runs[0], "--out", tmp_path / "n", "--json", tmp_path / "n")
+    assert not (tmp_path / "n").exists()

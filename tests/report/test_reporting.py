@@ -47,7 +47,7 @@ def test_what_cannot_be_reported_or_written_is_refused_in_one_sentence(tmp_path)
     (tmp_path / "empty").mkdir()
     for words, reason in (
         ({"runs": tmp_path / "none"}, "no folder"), ({"runs": tmp_path / "empty"}, "no finished run"), ({"out": tmp_path}, "is a folder"),
-        ({"out": run / "report.html"}, "belongs to the run"),
+        ({"out": run / "report.html"}, "lies in the results folder of a run"),
         ({"columns": "nothing", "runs": [run, other]}, "no run has"),
         ({"published": tmp_path / "empty"}, "holds no JSON"), ({"alpha": 0.0}, "alpha"), ({"gates": "smoke"}, "cannot read the gate"),
     ):  # fmt: skip
