@@ -6,7 +6,7 @@ import fuzz
 import pytest
 from run_readers import READERS
 
-QUICK, SLOW = 12, 150  # files of each reader
+QUICK, SLOW = 12, 60  # files of each reader
 SEED = 0
 
 
