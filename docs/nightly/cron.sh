@@ -9,10 +9,13 @@ export NIGHTLY_MODEL=${NIGHTLY_MODEL:-model.pt} NIGHTLY_SUITE=${NIGHTLY_SUITE:-f
 export NIGHTLY_GATES=${NIGHTLY_GATES:-"clean:drop>1%
 fast:drop>1%
 flag:*"}
+page=${NIGHTLY_OUT:-nightly-report}/report.html
+touch .started
 code=0
 flock --nonblock --conflict-exit-code 2 .lock bash nightly.sh >> nightly.log 2>&1 || code=$?
 if [ "$code" -ne 0 ]; then
-  echo "The night ended with exit code $code; the page is $PWD/nightly-report/report.html"
+  echo "The night ended with exit code $code."
+  if [ "$page" -nt .started ]; then echo "The page is $(realpath "$page")"; else echo "It wrote no page."; fi
   tail -n 40 nightly.log
 fi
 exit "$code"

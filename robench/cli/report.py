@@ -28,8 +28,15 @@ def report_command(
         typer.Option("--published", metavar="DIR", help="RobustBench's model_info, or a folder in it: its rows stand beside yours."),
     ] = None,
     base: Annotated[
-        Path | None,
-        typer.Option("--base", metavar="BASE", help="Compare the newest run with this one, or with the last ones below a folder."),
+        list[Path] | None,
+        typer.Option(
+            "--base",
+            metavar="BASE",
+            help="Compare the newest run with this one, or with the last ones below a folder; repeated, the latest last.",
+        ),
+    ] = None,
+    last: Annotated[
+        int | None, typer.Option("--last", metavar="N", help="How many runs of a folder given as --base count. Default: 7.")
     ] = None,
     gate: Annotated[
         list[str] | None,
@@ -64,8 +71,8 @@ def report_command(
     """
     from robench.core.files import write_whole
     from robench.report.page import write_page
-    from robench.report.reporting import ReportOptions, gathered_runs, refuse_page_path, report_parts
-    from robench.report.robustbench_files import PublishedRows, paper_facts, published_rows
+    from robench.report.reporting import ReportOptions, gathered_runs, refuse_page_path, refuse_unused_columns, report_parts
+    from robench.report.robustbench_files import PublishedRows, paper_facts, place_notes, published_rows, unfitting_notes
     from robench.report.table_files import refuse_same_files, robustbench_bytes, table_texts
 
     tables = {name: path for name, path in {"latex": latex, "markdown": markdown, "csv": csv}.items() if path is not None}
@@ -76,6 +83,10 @@ def report_command(
         refuse_page_path(path, force)
     if (base or gate or data_dir) and not page:
         raise InputError("--base, --gate and --data-dir belong to the page: name its file with --out, or leave them out")
+    if last is not None and not base:
+        raise InputError("--last counts the runs of the folder of --base: name it, or leave --last out")
+    if (columns or published) and not page and not tables:
+        raise InputError("--columns and --published belong to the page and the tables: name a file for one of them, or leave them out")
     if about and not robustbench:
         raise InputError("--about belongs to --robustbench: name its file, or leave it out")
     facts = paper_facts(about or [])
@@ -84,9 +95,13 @@ def report_command(
     sentences = [*(entry.reason for entry in left_out), *beside.notes]
     for sentence in sentences:
         print_message(f"Left out: {sentence}", quiet)
+    for note in [*unfitting_notes(found, beside.lines), *(place_notes(found) if robustbench else [])]:
+        print_message(f"Note: {note}", quiet)
+    if not tables:
+        refuse_unused_columns(found, columns or (), beside.lines)
     texts = table_texts(found, tables, columns or (), beside.lines)
     texts |= {robustbench: robustbench_bytes(found, robustbench, facts)} if robustbench else {}
-    options = ReportOptions(columns or (), beside.lines, base, gate or (), alpha, data_dir)
+    options = ReportOptions(columns or (), beside.lines, base or (), gate or (), alpha, data_dir, last)
     title, parts = report_parts(found, sentences, options) if page else ("", [])
     written = [*(write_whole(texts) if texts else []), *([write_page(page, title, parts)] if page else [])]
     for path in written:

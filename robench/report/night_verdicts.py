@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from robench.core.errors import InputError
+from robench.core.recipes import did_you_mean
 from robench.core.rows import CLEAN, OVERALL_PROBE, Row
 from robench.report.nights import Failures, FallenGate, Nights
 from robench.results.columns import column_of_row
@@ -59,6 +60,24 @@ def night_verdicts(nights: Sequence[Nights], sentences: Sequence[str], alpha: fl
                 fallen = FallenGate(about, result.sentence)
                 failures.setdefault((result.pair.new.run.folder, some.checkpoint), []).append(fallen)
     return NightVerdicts(failures, notes)
+
+
+def refuse_idle_gates(nights: Sequence[Nights], sentences: Sequence[str]) -> None:
+    """InputError where a gate is about nothing that a page without a base shows.
+
+    Args:
+        nights: what `report.nights.nights_of` gives.
+        sentences: as `results.gates.parse_gates` reads them.
+    """
+    if not nights:
+        raise InputError(
+            "gates (--gate) compare runs, and no two of these are of the same model name, images and suite: name a base (--base)"
+        )
+    rows = [row for some in nights for row in some.runs[-1].rows]
+    for gate in parse_gates(sentences):
+        if not is_about(gate, rows):
+            known = dict.fromkeys([*(row.probe for row in rows if row.metric == "accuracy"), *(row.metric for row in rows)])
+            raise InputError(f"the gate {gate.sentence!r} names nothing that the last nights have{did_you_mean(gate.name, known)}")
 
 
 def is_about(gate: Gate, rows: Sequence[Row]) -> bool:

@@ -11,8 +11,10 @@ from robench.core.errors import InputError
 from robench.report import page
 from robench.report.base_parts import comparison_parts
 from robench.report.comparison import compare
+from robench.report.night_verdicts import refuse_idle_gates
+from robench.report.nights import nights_of
 from robench.report.overview import PublishedLines, overview_parts
-from robench.report.robustbench_files import PublishedRows, published_rows
+from robench.report.robustbench_files import PublishedRows, published_rows, unfitting_notes
 from robench.report.run_parts import saved_run_parts, saved_run_title
 from robench.results.gates import parse_gates
 from robench.results.saved_runs import FINISHED, RunFolder, SavedRun, refuse_output_file, run_folders, saved_run
@@ -27,19 +29,21 @@ class ReportOptions:
     Attributes:
         columns: of the leaderboard, such as "clean" or "autoattack@norm=l2"; () for the usual ones.
         published: data set and line of the published models that stand beside the user's own.
-        base: a results folder with which the newest run is compared, or a folder of them; None without.
+        bases: results folders with which the newest run is compared, the latest last, or one folder of them; () without.
         gates: what may not happen against the base and from night to night, as `results.gates.parse_gates` reads them; () for any change
             of the verdict for the worse.
         alpha: the chance of any false alarm among the gates, in (0, 1].
         data_dir: where torchvision's sets lie, whose images are shown; ./data if not given.
+        last: how many runs of a folder of folders count as bases; 7 if not given.
     """
 
     columns: Sequence[str] = ()
     published: PublishedLines = ()
-    base: Path | None = None
+    bases: Sequence[Path] = ()
     gates: Sequence[str] = ()
     alpha: float = 0.05
     data_dir: Path | None = None
+    last: int | None = None
 
     @property
     def single_gates(self) -> list[str]:
@@ -53,10 +57,11 @@ def write_report(
     *,
     columns: str | Sequence[str] = (),
     published: str | os.PathLike[str] | None = None,
-    base: str | os.PathLike[str] | None = None,
+    base: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
     gates: str | Sequence[str] = (),
     alpha: float = 0.05,
     data_dir: str | os.PathLike[str] | None = None,
+    last: int | None = None,
     force: bool = False,
 ) -> Path:
     """Writes finished runs as one self-contained HTML page; returns its path.
@@ -66,10 +71,11 @@ def write_report(
         out: the HTML file.
         columns: of the leaderboard, such as "clean" or "autoattack@norm=l2", one or several.
         published: a folder of RobustBench's model_info files, whose rows stand beside the user's own in the leaderboard.
-        base: a results folder with which the newest run is compared, or a folder of them.
+        base: a results folder with which the newest run is compared, several of them, the latest last, or a folder of them.
         gates: what may not happen against the base and from night to night, as in `report.comparison.compare`.
         alpha: the chance of any false alarm among the gates, in (0, 1].
         data_dir: where torchvision's sets lie, whose images are shown; ./data if not given.
+        last: how many runs of a folder given as base count; 7 if not given.
         force: whether a file that is there already is replaced.
 
     Raises:
@@ -89,9 +95,10 @@ def write_report(
     refuse_page_path(path, force)
     found, left_out = gathered_runs(named)
     beside = PublishedRows((), ()) if published is None else published_rows(Path(published))
-    folders = [None if folder is None else Path(folder) for folder in (base, data_dir)]
+    bases = [] if base is None else [Path(base)] if isinstance(base, (str, os.PathLike)) else [*map(Path, base)]
     lists = [[words] if isinstance(words, str) else words for words in (columns, gates)]
-    asked = ReportOptions(lists[0], beside.lines, folders[0], lists[1], alpha, folders[1])
+    asked = ReportOptions(lists[0], beside.lines, bases, lists[1], alpha, None if data_dir is None else Path(data_dir), last)
+    refuse_unused_columns(found, asked.columns, asked.published)
     title, parts = report_parts(found, [*(entry.reason for entry in left_out), *beside.notes], asked)
     return page.write_page(path, title, parts)
 
@@ -158,13 +165,30 @@ def report_parts(runs: Sequence[SavedRun], left_out: Sequence[str], asked: Repor
     if isinstance(asked.alpha, bool) or not isinstance(asked.alpha, (int, float)) or not 0 < asked.alpha <= 1:
         raise InputError(f"alpha (--alpha) must be a number above 0 and at most 1, not {asked.alpha!r}")
     parse_gates(asked.single_gates)  # refuses what cannot be read, also where there is nothing to compare
-    compared = [] if asked.base is None else list(newest_against_base(runs[-1], asked, asked.base))
+    if asked.single_gates and not asked.bases:
+        refuse_idle_gates(nights_of(runs), asked.single_gates)
+    compared = list(newest_against_bases(runs[-1], asked)) if asked.bases else []
     notes: list[page.Part] = [page.NoteBox(f"Left out: {sentence}") for sentence in left_out]
+    notes += [page.NoteBox(note) for note in unfitting_notes(runs, asked.published)]
     if len(runs) == 1 and not asked.published:
         return saved_run_title(runs[0]), [*saved_run_parts(runs[0], compared), *notes]
-    return f"{len(runs)} runs", [*overview_parts(runs, asked.columns, asked.published, asked.single_gates, asked.alpha, compared), *notes]
+    title = f"{len(runs)} runs" if len(runs) > 1 else saved_run_title(runs[0])
+    return title, [*overview_parts(runs, asked.columns, asked.published, asked.single_gates, asked.alpha, compared), *notes]
 
 
-def newest_against_base(run: SavedRun, asked: ReportOptions, base: Path) -> Iterator[page.Part]:
-    """What is shown of the newest run against its base."""
-    yield from comparison_parts(compare(base, run.folder, asked.single_gates, asked.alpha), asked.data_dir)
+def newest_against_bases(run: SavedRun, asked: ReportOptions) -> Iterator[page.Part]:
+    """What is shown of the newest run against its bases."""
+    found = compare(asked.bases, run.folder, asked.single_gates, asked.alpha, asked.last)
+    yield from comparison_parts(found, asked.data_dir)
+
+
+def refuse_unused_columns(runs: Sequence[SavedRun], columns: Sequence[str], published: PublishedLines) -> None:
+    """InputError where a user chose columns of a leaderboard, and the page has none.
+
+    Args:
+        runs: finished runs.
+        columns: what the user chose; () for the usual ones.
+        published: the data set and the line of each published model.
+    """
+    if columns and len(runs) == 1 and not published:
+        raise InputError("the page of one run has no leaderboard, whose columns (--columns) could be chosen: name several runs, or a table")

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ ROBUSTBENCH = "RobustBench"
 NORM_FOLDERS, CORRUPTIONS_FOLDER = {"linf": "linf", "l2": "l2"}, "corruptions"
 PUBLISHED_IMAGES = {"cifar10": 10_000, "cifar100": 10_000, "imagenet": 5_000}
 SPLIT = "test"
+MOST_LISTED_SETS = 6  # in a sentence
 MOST_BYTES, MOST_FILES, MOST_LETTERS, DEEPEST_FOLDER = 1 << 20, 10_000, 2_000, 3
 PAPER_TEXTS = ("link", "name", "authors", "venue", "architecture", "reported", "footnote")  # what a user can tell, as text
 PAPER_KEYS = (*PAPER_TEXTS, "additional_data", "number_forward_passes")
@@ -80,6 +81,41 @@ def published_rows(folder: Path) -> PublishedRows:
     if not lines:
         raise InputError(f"no file below {folder} is a published row: {notes[0]}")
     return PublishedRows(tuple(lines), tuple(notes))
+
+
+def unfitting_notes(runs: Sequence[SavedRun], lines: Sequence[tuple[str, BoardLine]]) -> list[str]:
+    """A sentence for each data set of the runs that no published row is of, and which there are.
+
+    Args:
+        runs: finished runs.
+        lines: the data set and the line of each published model; no sentence where there are none.
+    """
+    there = dict.fromkeys(data for data, _ in lines)
+    missing = [data for data in data_sets(runs) if there and data not in there]
+    return [f"No published row is of {data}, the data set of your runs: there are rows of {listed(there)}." for data in missing]
+
+
+def place_notes(runs: Sequence[SavedRun]) -> list[str]:
+    """A sentence for a data set that RobustBench does not list, whose file has no place there.
+
+    Args:
+        runs: finished runs.
+    """
+    unknown = [data for data in data_sets(runs) if data not in PUBLISHED_IMAGES]
+    return [
+        f"RobustBench does not list the data set {data}, but {listed(PUBLISHED_IMAGES)}: the file has its layout alone." for data in unknown
+    ]
+
+
+def data_sets(runs: Sequence[SavedRun]) -> list[str]:
+    """The data sets of some runs, each once; corrupted images count as those that they show."""
+    return list(dict.fromkeys(base_data(run.rows[0].data) for run in runs))
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names in a sentence, those beyond the first few counted."""
+    every = list(names)
+    return ", ".join(every[:MOST_LISTED_SETS]) + (f" and {len(every) - MOST_LISTED_SETS} more" if len(every) > MOST_LISTED_SETS else "")
 
 
 def json_files(folder: Path, depth: int) -> Iterator[Path]:

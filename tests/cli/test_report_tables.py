@@ -16,9 +16,13 @@ PUBLISHED = {"name": "A title", "dataset": "cifar10", "eps": "8/255", "clean_acc
 
 @pytest.fixture
 def run(tmp_path):
-    folder = tmp_path / "runs" / "a"
+    return made_run(tmp_path / "runs" / "a", "cifar10")
+
+
+def made_run(folder, data):
+    """A run with AutoAttack on some data set; returns the folder."""
     folder.mkdir(parents=True)
-    pd.DataFrame([asdict(row) for row in (CLEAN, ROBUST)]).to_csv(folder / "rows.csv", index=False)
+    pd.DataFrame([asdict(replace(row, data=data)) for row in (CLEAN, ROBUST)]).to_csv(folder / "rows.csv", index=False)
     content = {"checkpoint": {"name": "a.pt", "sha256": "aa"}, "data": {"n": 500}, "finished": "2026-11-01T00:00:00Z"}
     (folder / "manifest.json").write_text(json.dumps(content) + "\n")
     return folder
@@ -70,6 +74,11 @@ def test_a_run_becomes_a_file_of_robustbench(run, tmp_path):
         (["--csv", "t.csv", "--columns", "cleam"], "did you mean 'clean'"),
         (["--csv", "t.csv", "--columns", "clean@"], "names no column"),
         (["--csv", "t.csv", "--published", "nowhere"], "no folder"),
+        (["--columns", "clean", "--out", "p.html"], "the page of one run has no leaderboard"),
+        (["--columns", "nope", "--robustbench", "t.json"], "--columns and --published belong to the page and the tables"),
+        (["--last", "3"], "--last counts the runs of the folder of --base"),
+        (["--gate", "nope:drop", "--out", "p.html"], "no two of these are of the same model name"),
+        (["--gate", "clean:drop", "--out", "p.html"], "no two of these are of the same model name"),
         (["--csv", "t.csv", "--about", "name=x"], "--about belongs to --robustbench"),
         (["--robustbench", "t.json", "--about", "clean_acc=99"], "no fact that RobustBench lists"),
     ],
@@ -80,3 +89,20 @@ def test_a_wrong_call_is_one_sentence_and_writes_nothing(run, tmp_path, monkeypa
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert sentence in refused("report", run, *words)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_published_rows_of_another_data_set_are_told_with_what_there_is(model_info, tmp_path):
+    run = made_run(tmp_path / "mine", "shapes")
+    told = "No published row is of shapes, the data set of your runs: there are rows of cifar10."
+    for words in (["--out", tmp_path / "p.html"], ["--csv", tmp_path / "t.csv"]):
+        assert f"Note: {told}" in robench("report", run, "--published", model_info, *words).stderr
+    assert told in (tmp_path / "p.html").read_text()
+    assert "1 runs" not in (tmp_path / "p.html").read_text()
+
+
+@pytest.mark.parametrize(("data", "listed"), [("cifar10", True), ("cifar100", True), ("imagenet", True), ("shapes", False)])
+def test_a_file_of_a_data_set_that_robustbench_does_not_list_is_written_with_a_note(data, listed, tmp_path):
+    run = made_run(tmp_path / "mine", data)
+    said = robench("report", run, "--robustbench", tmp_path / "Mine.json").stderr
+    assert (f"RobustBench does not list the data set {data}, but cifar10, cifar100, imagenet" in said) == (not listed)
+    assert json.loads((tmp_path / "Mine.json").read_text())["dataset"] == data

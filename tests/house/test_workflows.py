@@ -219,15 +219,15 @@ def test_a_first_night_one_that_is_killed_and_goes_on_and_one_that_falls(system,
     assert (code, "verdict: first" in said) == (0, True), said
 
     state = nights.workspace / nights.night_folder
-    names = {path.name for path in state.iterdir()}
 
     def is_half_done():
-        return any(path.read_bytes().count(b"\n") > 4 for path in state.glob("*/state-0.jsonl") if path.parent.name not in names)
+        return any(path.read_bytes().count(b"\n") > 4 for path in (state.parent / "tonight").glob("*/state-0.jsonl"))
 
     code, said = nights.start(CHECKPOINT, kill=is_half_done)
     assert code == -signal.SIGKILL
     code, said = nights.start(CHECKPOINT, again=True)
     assert (code, "verdict: passed" in said) == (0, True), said
+    assert [*(state.parent / "tonight").iterdir()] == []
     first, second = sorted(state.iterdir())
     assert tables(first) == tables(second)
     assert len((second / "state-0.jsonl").read_text().splitlines()) == len((first / "state-0.jsonl").read_text().splitlines())
@@ -239,6 +239,10 @@ def test_a_first_night_one_that_is_killed_and_goes_on_and_one_that_falls(system,
     assert (len([*state.iterdir()]), len([*(state.parent / "fell").iterdir()])) == (2, 2)
     page = (nights.workspace / "nightly-report" / "report.html").read_text()
     assert page.count("<html") == 1
+    assert '<p class="verdict bad">Against ' in page
+    assert "clean:drop&gt;1%" in page
+    assert "fgsm:drop&gt;1%" in page
+    assert re.search(r"The list of \d+ images", page), "the images that changed against the last good night"
     code, said = nights.start(weaker, fresh="true")
     assert (code, "verdict: first" in said) == (0, True), said
     if system is GitHub:
@@ -285,14 +289,18 @@ def test_a_night_ends_as_its_comparison_did_and_is_a_base_only_where_it_passed(c
     assert stub.start("1")[:2] == (0, "first")
     assert stub.start("2", compare_code=code)[:2] == (code, verdict)
     assert stub.nights("good") == (["1", "2"] if code == 0 else ["1"])
-    assert stub.nights("fell") == ([] if code == 0 else ["2"])
+    assert stub.nights("fell") == (["2"] if code == 1 else [])
+    assert stub.nights("unjudged") == (["2"] if code > 1 else [])
     assert stub.start("2", compare_code=code)[:2] == (code, verdict)  # the same night again
     assert stub.start("10")[:2] == (0, "passed")
-    (tmp_path / "nightly-report" / "junit.xml").write_text("of the night before")
+    for name in ("report.html", "junit.xml", "compare.md", "compare.json"):
+        (tmp_path / "nightly-report" / name).write_text("of the night before")
     assert stub.start("11", eval_code=143)[:2] == (143, "unfinished")
-    assert not (tmp_path / "nightly-report" / "junit.xml").exists()
-    assert "11" in stub.nights("good")  # where it goes on
+    assert [*(tmp_path / "nightly-report").iterdir()] == []
+    assert stub.nights("tonight") == ["11"]  # where it goes on
     assert stub.start("11", report_code=1)[:2] == (0, "passed")
+    assert stub.nights("tonight") == []
+    assert "11" in stub.nights("good")
 
 
 def test_what_the_settings_say_is_what_robench_is_asked(tmp_path):
@@ -304,15 +312,57 @@ def test_what_the_settings_say_is_what_robench_is_asked(tmp_path):
     evaluated, compared, reported = calls
     assert evaluated == (
         "called: eval model.pt --data folder:my pictures --suite autoattack --n 500 --seed 0 --eps 4/255 --threads 1"
-        " --out nights/good/11 --resume"
+        " --out nights/tonight/11 --resume"
     )
-    assert compared.startswith("called: compare nights/good nights/good/11 --last 2 --fail-on clean:drop>1% --fail-on flag:* --strict")
-    assert reported == "called: report nights --out nightly-report/report.html --force --quiet"
+    assert compared.startswith("called: compare nights/good nights/tonight/11 --last 2 --fail-on clean:drop>1% --fail-on flag:* --strict")
+    page = "called: report nights --out nightly-report/report.html --force --quiet"
+    gates = " --gate clean:drop>1% --gate flag:*"
+    assert reported == f"{page}{gates} --base nights/good --last 2"
     _, _, calls = stub.start("12", NIGHTLY_BASELINE="base", **env)
-    assert calls[1].startswith("called: compare base nights/good/10 nights/good/11 nights/good/12 --fail-on")
+    assert calls[1].startswith("called: compare base nights/good/10 nights/good/11 nights/tonight/12 --fail-on")
+    assert calls[2] == f"{page}{gates} --base base --base nights/good/10 --base nights/good/11"
+    _, _, calls = stub.start("13", **(env | {"NIGHTLY_COMPARE": "--alpha 0.01 --strict --fail-on=gini:rise"}))
+    assert calls[2] == f"{page}{gates} --alpha 0.01 --gate gini:rise --base nights/good --last 2"
+    _, _, calls = stub.start("14", compare_code=2, **env)  # of gates that the comparison refused the page says nothing
+    assert calls[2:] == [page]
+    _, _, calls = stub.start("15", report_code=2, **env)
+    assert calls[2:] == [f"{page}{gates} --base nights/good --last 2", page]
     assert (
-        Stub(tmp_path / "new").start("1", NIGHTLY_BASELINE="base", **env)[2][1].startswith("called: compare base nights/good/1 --fail-on")
+        Stub(tmp_path / "new")
+        .start("1", NIGHTLY_BASELINE="base", **env)[2][1]
+        .startswith("called: compare base nights/tonight/1 --fail-on")
     )
+
+
+@pytest.mark.parametrize("kind", ["good", "fell", "unjudged"])
+def test_a_night_that_is_killed_before_it_was_compared_is_no_base(kind, tmp_path):
+    stub = Stub(tmp_path)
+    stub.start("1")
+    stub.start("2", compare_code=("good", "fell", "unjudged").index(kind))
+    _, _, calls = stub.start("3", eval_code=137)  # the evaluation is over, and nothing more was done
+    (tmp_path / "nights" / "tonight" / "3" / "manifest.json").write_text("{}")
+    _, _, calls = stub.start("4", NIGHTLY_BASELINE="base")
+    good = "nights/good/1 nights/good/2" if kind == "good" else "nights/good/1"
+    assert calls[1].startswith(f"called: compare base {good} nights/tonight/4 --markdown")
+    assert stub.start("2")[:2] == (0, "passed")  # mended, and compared again
+    assert {"1", "2", "4"} == {*stub.nights("good")}
+    assert (stub.nights("fell"), stub.nights("unjudged"), stub.nights("tonight")) == ([], [], ["3"])
+
+
+def test_cron_mails_no_page_of_the_night_before(tmp_path):
+    for name in ("cron.sh", "nightly.sh"):
+        shutil.copy(NIGHTLY / name, tmp_path)
+    stub = Stub(tmp_path)
+    (tmp_path / "venv" / "bin").mkdir(parents=True)
+    (tmp_path / "venv" / "bin" / "activate").write_text("")
+    (tmp_path / "nightly-report").mkdir()
+    page = tmp_path / "nightly-report" / "report.html"
+    for lock, env in (([], {"EVAL_CODE": "143"}), (["flock", ".lock"], {})):
+        page.write_text("of the night before")
+        code, said = run_killed([*lock, "bash", "cron.sh"], tmp_path, stub.folder / "tools", {"NIGHTLY_NIGHT": "1", **env}, None)
+        assert code == (2 if lock else 143)
+        assert "It wrote no page." in said
+        assert "The page is" not in said
 
 
 def test_old_nights_go_and_a_fresh_start_leaves_them_on_the_page(tmp_path):
@@ -404,7 +454,10 @@ def test_the_commands_of_a_night_are_understood():
         options = {option for parameter in commands[name].params for option in parameter.opts}
         assert {word for word in words if word.startswith("--")} <= options
         seen.append(name)
-    assert seen == ["eval", "compare", "report"]
+    assert sorted(seen) == ["compare", "eval", "report"]
+    handed_on = {*re.findall(r"(?:page_words\+=|last_words=)\((--[a-z]+)", script)}
+    assert handed_on == {"--gate", "--alpha", "--base", "--last"}
+    assert handed_on <= {option for parameter in commands["report"].params for option in parameter.opts}
 
 
 def test_the_tests_of_a_push_are_those_of_every_change_on_the_oldest_and_the_newest_python():

@@ -50,6 +50,27 @@ def test_a_page_against_a_base_that_is_no_match_is_refused_in_one_sentence(tmp_p
     assert not (tmp_path / "p.html").exists()
 
 
+def test_gates_without_a_base_must_name_something_of_nights_that_belong_together(tmp_path):
+    make_nights(tmp_path / "r", 3)
+    with pytest.raises(InputError, match="'smok:drop' names nothing that the last nights have: did you mean 'smoke'"):
+        robench.write_report(tmp_path / "r", tmp_path / "p.html", gates="smok:drop")
+    with pytest.raises(InputError, match="no two of these"):
+        robench.write_report(make_run(tmp_path / "alone"), tmp_path / "p.html", gates="smoke:drop")
+    assert not (tmp_path / "p.html").exists()
+    robench.write_report(tmp_path / "r", tmp_path / "p.html", gates=["smoke:drop", "flag:*"])
+
+
+def test_several_bases_and_the_last_of_a_folder_are_compared_as_compare_does(tmp_path):
+    nights = make_nights(tmp_path / "r", 4)
+    for base, last in ((nights[:3], None), (tmp_path / "r", 2)):
+        page = robench.write_report(nights[3], tmp_path / "p.html", base=base, gates="smoke:drop>1%", last=last, force=True)
+        tests = len(robench.compare(base, nights[3], gates="smoke:drop>1%", last=last).gates)
+        table = page.read_text().split("<caption>What the gates say")[1].split("</table>")[0]
+        assert tests == (last or 3)
+        assert table.count("<tr") - 1 == tests
+        assert f"Against {nights[2].name}" in text_of(page)
+
+
 def test_pictures_of_changed_images_come_from_the_data_set_and_from_what_was_saved(tmp_path):
     images = load_images("shapes", "test", n=20)
     base = make_run(tmp_path / "base", n=20, robust=0.6, images=images.sha256)
