@@ -60,9 +60,8 @@ def overview_verdict(runs: Sequence[SavedRun], nights: Sequence[Nights], failure
     span = f", from {days[0]} to {days[-1]}" if days and days[0] != days[-1] else f", of {days[0]}" if days else ""
     newest = finished_summary(runs[-1])
     told = "; ".join(f"{name} {verdict}" for name, verdict in zip(newest.models[:3], newest.verdicts, strict=False))
-    sentences = [
-        f"{len(runs)} run{'s' * (len(runs) != 1)} of {len(names)} model{'s' * (len(names) != 1)}{span}. The newest, {runs[-1].folder.name}: {told}."
-    ]
+    counted = f"{len(runs)} run{'s' * (len(runs) != 1)} of {len(names)} model{'s' * (len(names) != 1)}"
+    sentences = [f"{counted}{span}. The newest, {runs[-1].folder.name}: {told}."]
     last = [(some, failures.get((some.runs[-1].folder, some.checkpoint), ())) for some in nights]
     fallen = [
         f"{some.checkpoint} in {some.runs[-1].folder.name}: {'; '.join(one.sentence for one in gates)}" for some, gates in last if gates
