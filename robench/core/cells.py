@@ -7,6 +7,7 @@ import io
 import re
 
 FORMULA = re.compile(r"[\s']*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+WHOLE = re.compile(r"[+-]?\d{1,18}", re.ASCII)
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
@@ -36,6 +37,47 @@ def cell_text(cell: str) -> str:
         ('=1+1', "'90s", '-1')
     """
     return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
+
+
+def cell_number(cell: str) -> float:
+    """The number in a cell, in the letters in which numbers are written: no digits of other scripts, no 1_0, no spaces.
+
+    Args:
+        cell: as it stands in the file.
+
+    Raises:
+        ValueError: where it is none.
+
+    Example:
+        >>> cell_number("-2.5e-3"), cell_number("inf")
+        (-0.0025, inf)
+    """
+    if not NUMBER.fullmatch(cell) and cell.lower().lstrip("+-") not in ("inf", "nan"):
+        raise ValueError(f"{short_cell(cell)} stands where a number belongs")
+    return float(cell)
+
+
+def cell_whole_number(cell: str) -> int:
+    """The whole number in a cell, as `cell_number`.
+
+    Args:
+        cell: as it stands in the file.
+
+    Raises:
+        ValueError: where it is none, or has more than 18 digits.
+
+    Example:
+        >>> cell_whole_number("12")
+        12
+    """
+    if not WHOLE.fullmatch(cell):
+        raise ValueError(f"{short_cell(cell)} stands where a whole number belongs")
+    return int(cell)
+
+
+def short_cell(cell: str) -> str:
+    """A cell in quotes as a sentence shows it, long ones cut; an empty one in words."""
+    return repr(cell if len(cell) <= 40 else f"{cell[:40]}...") if cell else "nothing"
 
 
 def csv_cells(text: str) -> list[list[str]]:

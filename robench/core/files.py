@@ -83,10 +83,16 @@ def json_value(text: str | bytes) -> Any:
         text: of any origin.
 
     Raises:
-        ValueError: where it is no JSON, also where it is nested more deeply than Python reads.
+        ValueError: where it is no JSON, also where it is nested more deeply, or has longer whole numbers, than Python reads.
     """
     try:
         return json.loads(text)
+    except UnicodeDecodeError:
+        raise ValueError("it is not text") from None
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # of int: Python reads 4300 digits
+        raise ValueError("a whole number in it is too long") from None
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 

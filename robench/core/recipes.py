@@ -281,6 +281,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         known: the names that there are.
     """
     names = sorted(known)
+    if not names:
+        return ": there are none"
     ours, same = our_names_for(name, names)
     if ours:
         words = " or ".join(map(repr, ours))

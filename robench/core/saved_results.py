@@ -6,18 +6,21 @@ lines and turn a column of whole numbers into another kind without a word.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from robench.core.cells import csv_cells
+from robench.core.cells import cell_number, cell_whole_number, csv_cells
 from robench.core.errors import InputError
 from robench.core.files import is_existing_path, json_value
 from robench.core.rows import CLEAN, SOURCE_ROLE, WORST_NORM
 
 ROW_COLUMNS = ("checkpoint", "n", "norm", "eps", "probe", "setting", "metric", "value")
 SAMPLE_COLUMNS = ("sample", "label", "broken_by")
+CellKinds = Mapping[str, Callable[[str], float]]
+ROW_NUMBERS: CellKinds = {"n": cell_whole_number, "eps": cell_number, "value": cell_number}
+SAMPLE_NUMBERS: CellKinds = {"sample": cell_whole_number, "label": cell_whole_number}
 CLOSE = 1e-9  # how far the share of two counts may lie from the number in the table
 NEEDED_WORDS = ("data.name", "data.split", "data.n", "data.sha256")
 
@@ -90,8 +93,12 @@ def load_all_results(folder: Path) -> list[ModelResults]:
     if not is_existing_path(folder) or not folder.is_dir():
         raise InputError(f"no results folder: {folder}")
     manifest = manifest_at(folder / "manifest.json")
-    rows = attack_accuracy_rows(table_at(folder / "rows.csv", ROW_COLUMNS))
+    lines = table_at(folder / "rows.csv", ROW_COLUMNS)
+    rows = attack_accuracy_rows(lines)
+    refuse_text_cells(folder / "rows.csv", lines, rows, ROW_NUMBERS)
     samples = table_at(folder / "samples.csv", SAMPLE_COLUMNS)
+    refuse_text_cells(folder / "samples.csv", samples, samples, SAMPLE_NUMBERS)
+    refuse_text_cells(folder / "samples.csv", samples, [line for line in samples if line.get("eps")], {"eps": cell_number})
     names = list(dict.fromkeys(row["checkpoint"] for row in rows)) or [""]
     try:
         return [
@@ -198,11 +205,7 @@ def breaking_place(probe: str, eps: str, names: Sequence[tuple[str, float]]) -> 
 
 def manifest_at(path: Path) -> dict[str, Any]:
     """The content of a manifest that says which images were used."""
-    text = text_at(path)
-    try:
-        content = json_value(text)
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON: {error}") from None
+    content = json_at(path)
     missing = [words for words in NEEDED_WORDS if manifest_value(content, words) is None]
     if missing == ["data.sha256"] and manifest_value(content, "corruptions") is not None:
         raise InputError(f"{path} is of a run without attacks: what is compared are the accuracies that attacks leave")
@@ -226,6 +229,34 @@ def manifest_value(manifest: Mapping[str, Any], words: str) -> Any:
     for key in words.split("."):
         value = value.get(key) if isinstance(value, Mapping) else None
     return value
+
+
+def json_at(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Args:
+        path: the file.
+
+    Raises:
+        InputError: where it cannot be read, or is no JSON.
+    """
+    try:
+        return json_value(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON: {error}") from None
+
+
+def refuse_text_cells(path: Path, lines: Sequence[Mapping[str, str]], some: Iterable[Mapping[str, str]], kinds: CellKinds) -> None:
+    """Raises InputError with the line where some of a table's lines have text in a column of numbers."""
+    for line in some:
+        for name, kind in kinds.items():
+            try:
+                kind(line[name])
+            except ValueError as error:
+                number = next(place for place, one in enumerate(lines, 2) if one is line)
+                raise InputError(f"{path} in line {number} under {name!r}: {error}") from None
 
 
 def table_at(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from robench.core.errors import InputError
-from robench.core.files import file_stem, is_existing_file, is_existing_path
+from robench.core.files import file_stem, is_existing_file, is_existing_path, json_value
 from robench.core.folders import MANIFEST, make_numbered_folder, manifest_of, word_difference
 from robench.core.journal import state_files
 from robench.evaluation.named_files import NamedFile, digests_of_files, module_path
@@ -78,10 +77,10 @@ def manifest_to_repeat(place: Path) -> tuple[Path, dict[str, Any]]:
 def manifest_of_training(file: Path) -> dict[str, Any]:
     """What the JSON beside a checkpoint says of its training, and the sha256 of its weights; InputError where it is none."""
     try:
-        content = json.loads(file.read_bytes())
+        content = json_value(file.read_bytes())
         meta = content["meta"]
         return {**{key: meta.get(key) for key in ("arguments", "files_read", "device", "threads", "versions")}, "sha256": content["sha256"]}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"cannot read {file} as the JSON beside a checkpoint of robench ({type(error).__name__})") from None
 
 

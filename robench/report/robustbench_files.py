@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from robench.core.errors import InputError
-from robench.core.files import is_existing_path
+from robench.core.files import is_existing_path, json_value
 from robench.core.recipes import eps_text, parse_fraction
 from robench.core.rows import CLEAN, OVERALL_PROBE, Row, wilson
 from robench.core.saved_results import manifest_value
@@ -164,13 +164,13 @@ def object_of_file(file: Path) -> dict[str, Any]:
             text = handle.read(MOST_BYTES + 1)
         if len(text) > MOST_BYTES:
             raise InputError(f"{file} is larger than 1 MiB: it is no published row")
-        content = json.loads(text)
+        content = json_value(text)
     except OSError as error:
         raise InputError(f"cannot read {file}: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{file} is not JSON") from None
+        raise InputError(f"{file} is not JSON: {error}") from None
     if not isinstance(content, dict):
         raise InputError(f"{file} holds no JSON object: it is no published row")
     return content

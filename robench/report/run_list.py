@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from robench.core.errors import InputError
+from robench.core.files import json_value
 from robench.core.folders import as_written
 from robench.core.journal import state_files
 from robench.core.recipes import eps_text
@@ -147,8 +147,8 @@ def state_header(file: Path) -> Mapping[str, Any]:
     """The first line of a state, {} where it is none; nothing else is read of it."""
     try:
         with file.open("rb") as handle:
-            content = json.loads(handle.readline(MOST_HEADER_BYTES))
-    except (OSError, ValueError, RecursionError):
+            content = json_value(handle.readline(MOST_HEADER_BYTES))
+    except (OSError, ValueError):
         return {}
     return content if isinstance(content, Mapping) else {}
 

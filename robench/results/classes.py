@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robench.core.cells import csv_cells
+from robench.core.cells import cell_number, cell_whole_number, csv_cells
 from robench.core.corruption_names import FIFTEEN
 from robench.core.errors import InputError
 from robench.core.rows import CLEAN, OVERALL_PROBE, WILSON, IntervalKind, Row
@@ -260,5 +260,5 @@ def read_confusions(folder: Path) -> list[Confusion]:
 
 def confusion_of(line: Mapping[str, str]) -> Confusion:
     """A line of confusion.csv as what it stands for."""
-    whole = (int(line[name]) for name in ("label", "predicted", "count"))
-    return Confusion(line["checkpoint"], line["norm"], float(line["eps"]), line["probe"], *whole)
+    whole = (cell_whole_number(line[name]) for name in ("label", "predicted", "count"))
+    return Confusion(line["checkpoint"], line["norm"], cell_number(line["eps"]), line["probe"], *whole)

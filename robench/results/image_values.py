@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from robench.core.cells import csv_cells
+from robench.core.cells import cell_number, csv_cells
 from robench.core.corruption_names import FAMILIES, FIFTEEN, NINETEEN
 from robench.core.errors import InputError
 from robench.core.paired import SCORE, SHARE, VERDICT, WORST_CLASS, least_class_mean
@@ -84,8 +84,12 @@ def model_images(run: SavedRun) -> list[ModelImages]:
     tables = sample_tables(run)
     try:
         return [images_of_model(run, name, tables) for name in run.checkpoints]
-    except (ValueError, KeyError) as error:
-        raise InputError(f"the files in {run.folder} cannot be used: {error.args[0] if error.args else error}") from None
+    except InputError:
+        raise
+    except KeyError as error:
+        raise InputError(f"the files in {run.folder} cannot be used: a table of each image lacks the column {error}") from None
+    except ValueError as error:
+        raise InputError(f"the files in {run.folder} cannot be used: {error}") from None
 
 
 def sample_tables(run: SavedRun, names: Collection[str] = IMAGE_TABLES) -> dict[str, TextFrame]:
@@ -142,6 +146,8 @@ def text_frame(path: Path) -> TextFrame:
     for name in ("sample", "label"):
         if head.count(name) != 1:
             raise InputError(f"{path} needs one column {name!r}: it was not written by a measuring command of robench")
+    if not {*TABLE_MARKS, "probe"} & {*head}:
+        raise InputError(f"{path} has none of the columns {', '.join(TABLE_MARKS)} and probe: it was not written by a measuring command")
     return frame
 
 
@@ -151,6 +157,8 @@ def number_column(frame: TextFrame, name: str) -> Floats:
         raise ValueError(f"a table of each image lacks the column {name!r}")
     cells = frame[name].to_list()
     try:
+        if not "".join(set(cells)).isascii() or any("_" in cell for cell in set(cells)):
+            raise ValueError
         return np.array([float(cell) if cell else math.nan for cell in cells])
     except ValueError:
         wrong = next(cell for cell in cells if cell and not is_number_text(cell))
@@ -160,7 +168,7 @@ def number_column(frame: TextFrame, name: str) -> Floats:
 def is_number_text(cell: str) -> bool:
     """Whether a cell can be read as a number."""
     try:
-        float(cell)
+        cell_number(cell)
     except ValueError:
         return False
     return True

@@ -6,7 +6,6 @@ written. The per-image tables are read by `results.image_values`.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,13 +14,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from robench.core.cells import csv_cells
+from robench.core.cells import cell_number, cell_whole_number, csv_cells
 from robench.core.errors import InputError
 from robench.core.files import is_existing_path, refuse_no_file
 from robench.core.folders import MANIFEST, MANIFEST_FORMAT, OUR_FILES
 from robench.core.journal import state_files
 from robench.core.rows import Row
-from robench.core.saved_results import manifest_value, text_at
+from robench.core.saved_results import json_at, manifest_value, text_at
 
 ROW_FIELDS = {field.name: str(field.type) for field in fields(Row)}
 ABSENT_CELLS: dict[str, Any] = {"preset": "", "data": "", "split": "", "seed": 0}  # what a row of an early version does not say
@@ -105,10 +104,7 @@ def saved_run(folder: Path) -> SavedRun:
 
 def manifest_content(path: Path) -> dict[str, Any]:
     """The content of a manifest; InputError where it is cut short, no JSON, or no dict."""
-    try:
-        content = json.loads(text_at(path))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON: {' '.join(str(error).split())[:200]}") from None
+    content = json_at(path)
     if not isinstance(content, dict):
         raise InputError(f"{path} is no manifest of robench: copy the folder again, or measure again")
     return content
@@ -131,8 +127,8 @@ def refuse_newer(manifest: Mapping[str, Any], folder: Path) -> None:
         folder: where it lies.
     """
     version = manifest.get("format", 1)
-    if isinstance(version, bool) or not isinstance(version, int):
-        raise InputError(f"{folder / MANIFEST} says format {version!r}, which is no whole number: measure again")
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        raise InputError(f"{folder / MANIFEST} says format {version!r}, which is no whole number above 0: measure again")
     if version > MANIFEST_FORMAT:
         raise InputError(f"{folder} was written by a newer robench (format {version}, this one reads up to {MANIFEST_FORMAT}): upgrade")
 
@@ -169,10 +165,14 @@ def rows_at(path: Path) -> Iterator[Row]:
 
 def float_or_nan(word: str) -> float:
     """A number, nan for an empty cell."""
-    return float(word) if word else math.nan
+    return cell_number(word) if word else math.nan
 
 
-CELL_KINDS: dict[str, Callable[[str], Any]] = {"int": int, "float": float_or_nan, "str": str}  # by the kind of a field of `Row`
+CELL_KINDS: dict[str, Callable[[str], Any]] = {
+    "int": cell_whole_number,
+    "float": float_or_nan,
+    "str": str,
+}  # by the kind of a field of `Row`
 
 
 def wrong_cell_sentence(line: Sequence[str], places: Mapping[str, int], path: Path, number: int) -> str:

@@ -6,7 +6,7 @@ import io
 import pandas as pd
 import pytest
 
-from robench.core.cells import cell_text, csv_cells, safe_cell
+from robench.core.cells import cell_number, cell_text, cell_whole_number, csv_cells, safe_cell
 from robench.results.files import csv_bytes
 
 ATTACKS = (
@@ -49,3 +49,19 @@ def test_a_table_is_read_back_as_it_was_and_its_numbers_are_numbers():
 
 def test_letters_that_no_file_can_hold_are_spelt_out():
     assert csv_bytes(pd.DataFrame({"a": ["\ud800"]})) == b"a\n\\ud800\n"
+
+
+@pytest.mark.parametrize("text", ["", " 1", "1_0", "\uff11", "\u0661", "0x1", "1e", "one", "1 0", "infinity", "1\n"])
+def test_numbers_are_written_in_ascii_digits_alone(text):
+    for read in (cell_number, cell_whole_number):
+        with pytest.raises(ValueError, match="stands where a"):
+            read(text)
+
+
+@pytest.mark.parametrize("number", [0.0, -1.5e-300, 1 / 3, 1e22, float("inf"), -float("inf"), 5e-324])
+def test_what_is_written_as_a_number_is_read_as_it(number):
+    assert cell_number(repr(number)) == number
+    assert cell_number("nan") != cell_number("nan")
+    assert cell_whole_number("-12") == -12
+    with pytest.raises(ValueError, match="whole number"):
+        cell_whole_number("9" * 19)

@@ -211,3 +211,8 @@ def test_options_of_a_function_of_the_users_own_are_of_the_kind_of_their_default
     ):
         with pytest.raises(InputError, match=sentence):
             resolve(parse_recipe(f"{file}:attack,{words}"), {}, "attack")
+
+
+def test_where_there_is_no_name_none_is_offered():
+    assert did_you_mean("foo", []) == ": there are none"
+    assert did_you_mean("foo", ["bar"]) == ": choose one of bar"

@@ -401,6 +401,17 @@ def dropped(text, start):
         ("rows.csv", lambda text: text + text.splitlines()[-1] + "\n", "name every probe once at a radius"),
         ("rows.csv", lambda text: text.replace("accuracy,0.8", "accuracy,nan"), "fgsm leaves nan"),
         ("rows.csv", lambda text: text.replace(",100,", ",101,", 1), "do not agree how many images"),
+        ("samples.csv", lambda text: text.replace("broken_by", "broken", 1), "has none of the columns broken_by, method, fooled and probe"),
+        ("samples.csv", lambda text: text.replace("\n6,2,", "\n\uff16,2,", 1), "where a number belongs"),
+        ("samples.csv", lambda text: text.replace("\n30,", "\n3_0,", 1), "where a number belongs"),
+        ("samples.csv", lambda text: text.replace("0.03137", "o.03137", 1), "under 'eps': 'o.03137"),
+        ("samples.csv", lambda text: text.replace("\n6,2,", "\n6,,", 1), "under 'label'"),
+        ("rows.csv", lambda text: text.replace("accuracy,0.8", "accuracy,"), "in line 5 under 'value': nothing stands where a number"),
+        ("rows.csv", lambda text: text.replace(",100,", ",1_00,", 1), "has '1_00' in line 2 under 'n', where a number belongs"),
+        ("rows.csv", lambda text: text.replace(",100,", ",\uff11\uff10\uff10,", 1), "in line 2 under 'n', where a number belongs"),
+        ("manifest.json", lambda text: "[" * 100_000, "is not JSON: it is nested too deeply"),
+        ("manifest.json", lambda text: text.replace("{", '{"x": ' + "9" * 5000 + ",", 1), "is not JSON: a whole number in it is too long"),
+        ("manifest.json", lambda text: text.replace("{", '{"format": -1,', 1), "says format -1, which is no whole number above 0"),
     ],
 )
 def test_files_that_are_missing_cut_short_or_contradict_each_other_are_refused(tmp_path, file, damage, sentence):
@@ -414,6 +425,12 @@ def test_files_that_are_missing_cut_short_or_contradict_each_other_are_refused(t
         assert sentence in stderr
         assert str(new) in stderr
         assert len(stderr.splitlines()) == 1
+        assert stderr.count("cannot be used") < 2
+
+
+def test_a_manifest_needs_no_end_of_its_last_line(pair):
+    edit(pair[1] / "manifest.json", lambda text: text.rstrip("\n"))
+    robench("compare", *pair, "--fail-on", "smoke:drop>50%")
 
 
 def test_files_that_are_no_text_and_folders_that_are_none_are_refused(tmp_path):
