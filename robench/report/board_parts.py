@@ -84,10 +84,17 @@ def board_table(board: Leaderboard, name: str, *, with_runs: bool = True) -> pag
         for line, label in zip(board.lines, line_labels(board.lines), strict=True)
     ]  # fmt: skip
     kinds = ["published" if line.published else "" for line in board.lines]
-    caption = f"{board.data}: {len(board.lines)} model{'s' * (len(board.lines) != 1)}"
+    caption = f"{board.data}: {counted_lines(board.lines)}"
     return page.DataTable(
         header, rows, caption, name=name, better=(0, *board.better, *[0] * (len(header) - 1 - len(board.better))), row_kinds=kinds
     )
+
+
+def counted_lines(lines: Sequence[BoardLine]) -> str:
+    """How many models there are, or of how many models so many lines are: weights, images and seeds of one name differ."""
+    names = list(dict.fromkeys((line.name, line.published) for line in lines))
+    models = names[0][0] if len(names) == 1 else f"{len(names)} models"
+    return f"{len(names)} model{'s' * (len(names) != 1)}" if len(names) == len(lines) else f"{len(lines)} runs of {models}"
 
 
 def run_names(line: BoardLine) -> str:

@@ -19,7 +19,8 @@ from robench.results.columns import Column, column_of_row, column_titles, defaul
 from robench.results.image_values import images_digest
 from robench.results.saved_runs import SavedRun
 
-MOST_NAMED = 6  # probes in a heading
+MOST_NAMED = 6  # probes, and threats, in a heading
+AT = " at "  # between what was measured and under which threats
 SHOWN_VERSIONS = ("robench", "torch", "pyautoattack")
 Failures = Mapping[tuple[Path, str], Sequence["FallenGate"]]  # (folder, model) -> what failed there
 
@@ -69,7 +70,8 @@ def measurement_words(run: SavedRun, rows: Sequence[Row]) -> str:
     suite = manifest_value(run.manifest, "words.suite")
     probes = dict.fromkeys(row.probe for row in rows if not row.metric.startswith(("flag/", "check/")))
     threats = dict.fromkeys(f"{row.norm} {eps_text(row.eps)}" for row in rows if row.norm not in ("", WORST_NORM))
-    return ", ".join([suite if isinstance(suite, str) and suite else ", ".join(probes), *threats])
+    measured = suite if isinstance(suite, str) and suite else ", ".join(probes)
+    return f"{measured}{AT}{', '.join(threats)}" if threats else measured
 
 
 def history_parts(nights: Sequence[Nights], failures: Failures) -> Iterator[page.Part]:
@@ -87,7 +89,7 @@ def history_parts(nights: Sequence[Nights], failures: Failures) -> Iterator[page
         "versions."
     )
     for some in nights:
-        yield page.Heading(f"{some.checkpoint}: {shortened(some.what)} on {some.images}", 3)
+        yield page.Heading(f"{some.checkpoint}: {measured_words(some.what)} on {some.images}", 3)
         columns = default_columns([of_model(run, some.checkpoint) for run in some.runs])
         columns = [column for column in columns if sum(row_of(run, some.checkpoint, column) is not None for run in some.runs) > 1]
         for column, title in zip(columns, column_titles(columns), strict=True):
@@ -95,10 +97,16 @@ def history_parts(nights: Sequence[Nights], failures: Failures) -> Iterator[page
         yield page.Folded(f"The numbers of {len(some.runs)} nights", [history_table(some, columns, failures)])
 
 
-def shortened(what: str) -> str:
-    """A list of probes with its first and last ones, where it is long."""
-    words = what.split(", ")
-    return what if len(words) <= MOST_NAMED else f"{', '.join(words[:3])}, {len(words) - 4} more and {words[-1]}"
+def measured_words(what: str) -> str:
+    """What `measurement_words` gives, with the first probes and the first threats, where these are many, and how many more there are."""
+    measured, at, threats = what.partition(AT)
+    return first_words(measured, "probes") + at + first_words(threats, "threats")
+
+
+def first_words(names: str, kind: str) -> str:
+    """A list with its first ones and the number of the others, where it is long."""
+    words = names.split(", ")
+    return names if len(words) <= MOST_NAMED else f"{', '.join(words[:3])} and {len(words) - 3} more {kind}"
 
 
 def of_model(run: SavedRun, checkpoint: str) -> list[Row]:
@@ -132,10 +140,23 @@ def history_chart(nights: Nights, column: Column, title: str, failures: Failures
     if values:
         said += f": {values[0]:.4g}{unit} in the first, {values[-1]:.4g}{unit} in the last, {min(values):.4g} to {max(values):.4g}"
     failed = sum(point.failed for point in points)
-    marks = AxisMarks([(place, run.finished[5:10] or str(place + 1)) for place, run in enumerate(nights.runs)], version_events(nights))
+    marks = AxisMarks([*enumerate(night_labels(nights.runs))], version_events(nights))
     return line_chart(
         title, f"{said}; a gate failed in {failed} of them.", [ChartLine(title, points)], marks, unit="%" if share else "",
     )  # fmt: skip
+
+
+def night_labels(runs: Sequence[SavedRun]) -> list[str]:
+    """What tells nights from each other under the axis: their day, or day and time where some share a day, or the names of their folders.
+
+    Args:
+        runs: the nights, in order of their end.
+    """
+    days = [run.finished[5:10] for run in runs]
+    times = [run.finished[5:16].replace("T", " ") for run in runs]
+    kinds = (days, times, [run.folder.name for run in runs])
+    told = next((labels for labels in kinds if all(labels) and len({*labels}) == len(labels)), None)
+    return told or [f"{day} {place + 1}".strip() for place, day in enumerate(days)]
 
 
 def version_events(nights: Nights) -> dict[float, str]:

@@ -61,28 +61,28 @@ def overview_verdict(runs: Sequence[SavedRun], nights: Sequence[Nights], failure
     newest = finished_summary(runs[-1])
     told = "; ".join(f"{name} {verdict}" for name, verdict in zip(newest.models[:3], newest.verdicts, strict=False))
     counted = f"{len(runs)} run{'s' * (len(runs) != 1)} of {len(names)} model{'s' * (len(names) != 1)}"
-    sentences = [f"{counted}{span}. The newest, {runs[-1].folder.name}: {told}."]
+    newest_told = f"The newest, {runs[-1].folder.name}: {told}."
     last = [(some, failures.get((some.runs[-1].folder, some.checkpoint), ())) for some in nights]
-    fallen = [
-        f"{some.checkpoint} in {some.runs[-1].folder.name}: {'; '.join(one.sentence for one in gates)}" for some, gates in last if gates
-    ]
+    fallen = [f"{some.checkpoint} in {some.runs[-1].folder.name}: {one.sentence}." for some, gates in last for one in gates]
     if fallen:
-        sentences.append(f"In the last night a gate failed. {' '.join(fallen)}")
+        gates_told = "In the last night a gate failed." if len(fallen) == 1 else f"In the last night {len(fallen)} gates failed."
     elif nights and failures:
         latest = max((run.finished, run.folder.name) for some in nights for run in some.runs if (run.folder, some.checkpoint) in failures)
-        sentences.append(f"No gate failed in the last night; the latest that did was in {latest[1]}, {latest[0][:10]}.")
-    elif nights:
-        sentences.append("No gate failed from one night to the next.")
+        gates_told = f"No gate failed in the last night; the latest that did was in {latest[1]}, {latest[0][:10]}."
+    else:
+        gates_told = "No gate failed from one night to the next." if nights else ""
     flags = sum(bool(run.flags) for run in runs)
-    if flags:
-        sentences.append(f"{flags} run{'s' * (flags != 1)} raised flags.")
-    return page.VerdictBox(" ".join(sentences), "bad" if fallen else "unsure" if runs[-1].flags else "plain")
+    flags_told = [f"{flags} run{'s' * (flags != 1)} raised flags."] if flags else []
+    state = "bad" if fallen else "unsure" if runs[-1].flags else "plain"
+    if not gates_told:
+        return page.VerdictBox(f"{counted}{span}.", state, [newest_told, *flags_told])
+    return page.VerdictBox(gates_told, state, [*fallen, f"{counted}{span}. {newest_told}", *flags_told])
 
 
 def runs_table(runs: Sequence[SavedRun]) -> page.DataTable:
     """What each run was and found, the newest first."""
     lines = [run_line(run) for run in reversed(runs)]
-    return page.DataTable(("run", "finished", "command", "models", "data", "images", "verdict", "flags", "folder"), lines, name="runs")
+    return page.DataTable(("run", "finished", "verdict", "flags", "models", "data", "images", "command", "folder"), lines, name="runs")
 
 
 def run_line(run: SavedRun) -> tuple[page.CellValue, ...]:
@@ -90,7 +90,7 @@ def run_line(run: SavedRun) -> tuple[page.CellValue, ...]:
     told = finished_summary(run)
     verdict = "; ".join(told.verdicts) if len(told.models) < 2 else f"{len(told.models)} models"
     when, models = told.when[:16].replace("T", " "), ", ".join(told.models)
-    return run.folder.name, when, told.command, models, told.data, told.n, verdict, told.flags, str(run.folder)
+    return run.folder.name, when, verdict, told.flags, models, told.data, told.n, told.command, str(run.folder)
 
 
 def radius_parts(runs: Sequence[SavedRun]) -> Iterator[page.Part]:

@@ -79,10 +79,11 @@ class NoteBox:
 
 @dataclass(frozen=True)
 class VerdictBox:
-    """What came out, in a sentence; the state is "good", "bad", "unsure" or "plain"."""
+    """What came out, in a sentence; the state is "good", "bad", "unsure" or "plain". More stands below as a list."""
 
     text: str
     state: str = "plain"
+    items: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

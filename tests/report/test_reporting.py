@@ -12,7 +12,7 @@ from made_runs import EPS, make_nights, make_run, share_row
 import robench
 from robench.core.errors import InputError
 from robench.report.charts import AxisMarks, ChartLine, ChartPoint, line_chart, round_ticks
-from robench.report.nights import nights_of, version_events
+from robench.report.nights import measured_words, night_labels, nights_of, version_events
 from robench.report.reporting import ReportOptions, gathered_runs, report_parts
 from robench.results.saved_runs import saved_run
 
@@ -185,6 +185,45 @@ def test_points_of_a_chart_lie_where_their_numbers_are():
     assert chart.drawing.count('class="failed"') == 1
     assert chart.legend == [("failed", "a gate failed")]
     assert "<title>first</title>" in chart.drawing
+
+
+def test_the_verdict_of_nights_is_one_sentence_and_a_list_of_whole_sentences(tmp_path):
+    make_nights(tmp_path / "r", 3, robust=0.6)
+    make_run(tmp_path / "r" / "bad", finished="2026-03-01T00:00:00Z", robust=0.2, seed=3, flags=["something odd"])
+    page = robench.write_report(tmp_path / "r", tmp_path / "p.html").read_text()
+    assert '<p class="verdict bad">In the last night a gate failed.</p>' in page
+    items = re.findall("<li>(.*?)</li>", page.split('<ul class="verdict bad">')[1].split("</ul>")[0])
+    assert len(items) == 3
+    assert all(item.endswith(".") for item in items)
+    assert items[-1] == "1 run raised flags."
+
+
+def test_headings_count_probes_and_threats_apart_and_name_the_first():
+    assert measured_words("smoke at linf 8/255") == "smoke at linf 8/255"
+    probes, threats = [f"p{k}" for k in range(8)], [f"linf {k}/255" for k in range(1, 8)]
+    assert measured_words(", ".join(probes)) == "p0, p1, p2 and 5 more probes"
+    told = measured_words(f"{', '.join(probes)} at {', '.join(threats)}, l2 0.25")
+    assert told == "p0, p1, p2 and 5 more probes at linf 1/255, linf 2/255, linf 3/255 and 5 more threats"
+
+
+def test_nights_of_one_day_are_told_apart_under_the_axis(tmp_path):
+    def labels(*ends):
+        folder = tmp_path / str(len([*tmp_path.iterdir()]))
+        return night_labels([saved_run(make_run(folder / f"night-{k}", finished=end)) for k, end in enumerate(ends)])
+
+    assert labels("2026-11-01T02:17:00Z", "2026-11-02T02:17:00Z") == ["11-01", "11-02"]
+    assert labels("2026-11-01T02:17:00Z", "2026-11-01T03:17:00Z") == ["11-01 02:17", "11-01 03:17"]
+    assert labels("2026-11-01T02:17:00Z", "2026-11-01T02:17:30Z") == ["night-0", "night-1"]
+
+
+def test_lines_of_one_model_name_are_counted_as_runs(tmp_path):
+    for k in range(3):
+        make_run(tmp_path / "r" / str(k), seed=k, finished=f"2026-11-0{k + 1}T00:00:00Z")
+    assert "shapes: 3 runs of net.pt" in text_of(robench.write_report(tmp_path / "r", tmp_path / "p.html"))
+    make_run(tmp_path / "r" / "b", name="b.pt")
+    assert "shapes: 4 runs of 2 models" in text_of(robench.write_report(tmp_path / "r", tmp_path / "p.html", force=True))
+    made = [make_run(tmp_path / name, name=name) for name in ("c.pt", "d.pt")]
+    assert "shapes: 2 models" in text_of(robench.write_report(made, tmp_path / "p.html", force=True))
 
 
 def test_the_parts_say_what_was_left_out(tmp_path):
