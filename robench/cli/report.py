@@ -47,6 +47,12 @@ def report_command(
         ),
     ] = None,
     alpha: Annotated[float, typer.Option("--alpha", help="The chance of any false alarm among the gates.")] = 0.05,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data", help="Your own data set, whose changed images are shown against BASE, as for eval: folder:PATH, file.py:function."
+        ),
+    ] = None,
     data_dir: Annotated[Path | None, typer.Option("--data-dir", help="Where torchvision's sets lie, whose images are shown.")] = None,
     latex: Annotated[Path | None, typer.Option("--latex", metavar="FILE", help="A table for papers, in LaTeX (booktabs).")] = None,
     markdown: Annotated[Path | None, typer.Option("--markdown", metavar="FILE", help="The same in Markdown.")] = None,
@@ -83,6 +89,8 @@ def report_command(
         refuse_page_path(path, force)
     if (base or gate or data_dir) and not page:
         raise InputError("--base, --gate and --data-dir belong to the page: name its file with --out, or leave them out")
+    if data is not None and not base:
+        raise InputError("--data is the data set of the images that changed against --base: name a base, or leave --data out")
     if last is not None and not base:
         raise InputError("--last counts the runs of the folder of --base: name it, or leave --last out")
     if (columns or published) and not page and not tables:
@@ -101,7 +109,7 @@ def report_command(
         refuse_unused_columns(found, columns or (), beside.lines)
     texts = table_texts(found, tables, columns or (), beside.lines)
     texts |= {robustbench: robustbench_bytes(found, robustbench, facts)} if robustbench else {}
-    options = ReportOptions(columns or (), beside.lines, base or (), gate or (), alpha, data_dir, last)
+    options = ReportOptions(columns or (), beside.lines, base or (), gate or (), alpha, data_dir, last, data or "")
     title, parts = report_parts(found, sentences, options) if page else ("", [])
     written = [*(write_whole(texts) if texts else []), *([write_page(page, title, parts)] if page else [])]
     for path in written:

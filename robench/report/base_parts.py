@@ -17,12 +17,13 @@ from robench.results.gates import CANNOT_TELL, FELL, HELD, row_text
 STATES = {FELL: "bad", HELD: "good", CANNOT_TELL: "unsure"}
 
 
-def comparison_parts(comparison: Comparison, data_dir: Path | None) -> Iterator[page.Part]:
+def comparison_parts(comparison: Comparison, data_dir: Path | None, data: str = "") -> Iterator[page.Part]:
     """What a run is against its base: the verdict of the gates, the differences of its main numbers, and the images that changed.
 
     Args:
         comparison: what `report.comparison.compare` gives.
         data_dir: where torchvision's sets lie; ./data if not given.
+        data: the user's own word for the data set; "" for that of the manifest.
     """
     pair = comparison.pairs[-1]
     yield page.VerdictBox(base_sentence(comparison), STATES.get(comparison.verdict, "plain"))
@@ -37,7 +38,7 @@ def comparison_parts(comparison: Comparison, data_dir: Path | None) -> Iterator[
             "lost", "won", "p")  # fmt: skip
     rows = [difference_cells(one, comparison.interval_alpha, several) for one in comparison.headlines()]
     yield page.DataTable(head, rows, "The same images in both runs; a change in points where the number is in percent", grouped=several)
-    yield from changed_image_parts(pair, data_dir)
+    yield from changed_image_parts(pair, data_dir, data)
 
 
 def base_sentence(comparison: Comparison) -> str:

@@ -51,12 +51,13 @@ class ChangedImages:
     fates: tuple[Mapping[int, Fate], Mapping[int, Fate]]
 
 
-def changed_image_parts(pair: RunPair, data_dir: Path | None) -> Iterator[page.Part]:
+def changed_image_parts(pair: RunPair, data_dir: Path | None, data: str = "") -> Iterator[page.Part]:
     """The images that changed from BASE to NEW: lists of them, and pictures of the first.
 
     Args:
         pair: the two runs.
         data_dir: where torchvision's sets lie; ./data if not given.
+        data: the user's own word for the data set; "" for that of the manifest.
     """
     found = [changed for models in pair.models for changed in changed_images(pair, *models)]
     yield page.Heading("Images that changed")
@@ -64,7 +65,7 @@ def changed_image_parts(pair: RunPair, data_dir: Path | None) -> Iterator[page.P
         yield page.Paragraph("No image stands in one of the two runs alone, neither as it is nor after all attacks.")
         return
     samples = list(dict.fromkeys(sample for changed in found for sample in [*changed.lost, *changed.won]))
-    source = original_pictures(pair.new.run, samples, data_dir)
+    source = original_pictures(pair.new.run, samples, data_dir, data)
     if source.reason:
         yield page.NoteBox(source.reason)
     classes = class_names_in(pair.new.run.manifest) or source.classes

@@ -1,6 +1,7 @@
 """Pictures of single images of finished runs: those that a run saved with --save, and those of a data set that robench can read again.
 
-A manifest is not believed: a data set is read only if it is one of robench's own, no file that it names is run or opened, and what was
+A manifest is not believed: a data set is read only if it is one of robench's own or the user named it, no file that a manifest names is
+run or opened, and what was
 read counts only if its hash is that of the manifest. It imports torch only where there are images to show.
 """
 
@@ -43,27 +44,34 @@ class PictureSource:
     reason: str = ""
 
 
-def original_pictures(run: SavedRun, samples: Sequence[int], data_dir: Path | None) -> PictureSource:
+def original_pictures(run: SavedRun, samples: Sequence[int], data_dir: Path | None, data: str = "") -> PictureSource:
     """Images as they were before any attack.
 
     Args:
         run: a run that saw them.
         samples: their places in the split.
         data_dir: where torchvision's sets lie; ./data if not given.
+        data: the user's own word for the data set, as `load_images` takes it; "" for that of the manifest, if it is one of robench's.
+
+    Raises:
+        InputError: for a data set that the user named and that cannot be read.
     """
     from robench.data import DATASETS, load_images
 
     first = run.rows[0]
-    name, digest = base_data(first.data), images_digest(run.manifest)
-    if name not in DATASETS:
+    name, digest = data or base_data(first.data), images_digest(run.manifest)
+    if not data and name not in DATASETS:
         return PictureSource(
-            {}, reason=f"The images of {first.data} are not shown: it is a data set of your own, which a report does not open."
+            {},
+            reason=f"The images of {first.data} are not shown: it is a data set of your own, which a report opens where --data names it.",
         )
     try:
         order = run_samples(run)
-        images = load_images(name, first.split, data_dir=data_dir, n=max(order) + 1)
+        images = load_images(name, "test" if first.split == "all" else first.split, data_dir=data_dir, n=max(order) + 1)
         mine = chosen_images(images, order)
     except InputError as error:
+        if data:
+            raise
         return PictureSource({}, reason=f"The images are not shown: {error}.")
     if mine is None or mine.sha256 != digest:
         return PictureSource(

@@ -34,6 +34,7 @@ class ReportOptions:
             of the verdict for the worse.
         alpha: the chance of any false alarm among the gates, in (0, 1].
         data_dir: where torchvision's sets lie, whose images are shown; ./data if not given.
+        data: the data set of the changed images in the user's own words, as for `robench eval --data`; "" for that of the manifest.
         last: how many runs of a folder of folders count as bases; 7 if not given.
     """
 
@@ -44,6 +45,7 @@ class ReportOptions:
     alpha: float = 0.05
     data_dir: Path | None = None
     last: int | None = None
+    data: str = ""
 
     @property
     def single_gates(self) -> list[str]:
@@ -62,6 +64,7 @@ def write_report(
     alpha: float = 0.05,
     data_dir: str | os.PathLike[str] | None = None,
     last: int | None = None,
+    data: str = "",
     force: bool = False,
 ) -> Path:
     """Writes finished runs as one self-contained HTML page; returns its path.
@@ -75,6 +78,7 @@ def write_report(
         gates: what may not happen against the base and from night to night, as in `report.comparison.compare`.
         alpha: the chance of any false alarm among the gates, in (0, 1].
         data_dir: where torchvision's sets lie, whose images are shown; ./data if not given.
+        data: the data set of the changed images, as `load_images` takes it, where it is your own: a function in a file is run.
         last: how many runs of a folder given as base count; 7 if not given.
         force: whether a file that is there already is replaced.
 
@@ -97,7 +101,7 @@ def write_report(
     beside = PublishedRows((), ()) if published is None else published_rows(Path(published))
     bases = [] if base is None else [Path(base)] if isinstance(base, (str, os.PathLike)) else [*map(Path, base)]
     lists = [[words] if isinstance(words, str) else words for words in (columns, gates)]
-    asked = ReportOptions(lists[0], beside.lines, bases, lists[1], alpha, None if data_dir is None else Path(data_dir), last)
+    asked = ReportOptions(lists[0], beside.lines, bases, lists[1], alpha, None if data_dir is None else Path(data_dir), last, data)
     refuse_unused_columns(found, asked.columns, asked.published)
     title, parts = report_parts(found, [*(entry.reason for entry in left_out), *beside.notes], asked)
     return page.write_page(path, title, parts)
@@ -179,7 +183,7 @@ def report_parts(runs: Sequence[SavedRun], left_out: Sequence[str], asked: Repor
 def newest_against_bases(run: SavedRun, asked: ReportOptions) -> Iterator[page.Part]:
     """What is shown of the newest run against its bases."""
     found = compare(asked.bases, run.folder, asked.single_gates, asked.alpha, asked.last)
-    yield from comparison_parts(found, asked.data_dir)
+    yield from comparison_parts(found, asked.data_dir, asked.data)
 
 
 def refuse_unused_columns(runs: Sequence[SavedRun], columns: Sequence[str], published: PublishedLines) -> None:

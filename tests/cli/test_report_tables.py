@@ -76,6 +76,7 @@ def test_a_run_becomes_a_file_of_robustbench(run, tmp_path):
         (["--csv", "t.csv", "--published", "nowhere"], "no folder"),
         (["--columns", "clean", "--out", "p.html"], "the page of one run has no leaderboard"),
         (["--columns", "nope", "--robustbench", "t.json"], "--columns and --published belong to the page and the tables"),
+        (["--data", "shapes"], "--data is the data set of the images that changed against --base"),
         (["--last", "3"], "--last counts the runs of the folder of --base"),
         (["--gate", "nope:drop", "--out", "p.html"], "no two of these are of the same model name"),
         (["--gate", "clean:drop", "--out", "p.html"], "no two of these are of the same model name"),

@@ -91,6 +91,27 @@ def test_pictures_of_changed_images_come_from_the_data_set_and_from_what_was_sav
         assert re.fullmatch(rf"Image {k}, \d \w+\. Lost: falls to pgd-10: taken for \d \w+\.", words)
 
 
+def test_pictures_of_a_data_set_of_ones_own_are_shown_where_the_user_names_it(tmp_path):
+    own = tmp_path / "own.py"
+    own.write_text(
+        "from robench.data import load_images\n\n\ndef images(split, data_dir):\n"
+        "    found = load_images('shapes', split, n=20)\n    return found.x.flip(-1), found.y\n"
+    )
+    images = load_images(f"{own}:images", "test", n=20)
+    runs = [
+        make_run(tmp_path / name, n=20, robust=robust, images=images.sha256, data="images")
+        for name, robust in (("base", 0.6), ("new", 0.4))
+    ]
+    assert "opens where --data names it" in text_of(robench.write_report(runs[1], tmp_path / "p.html", base=runs[0]))
+    page = robench.write_report(runs[1], tmp_path / "p.html", base=runs[0], data=f"{own}:images", force=True).read_text()
+    assert page.count('<figure class="small">') == 4
+    other = robench.write_report(runs[1], tmp_path / "p.html", base=runs[0], data="shapes", force=True)
+    assert "has not the hash that the manifest tells" in text_of(other)
+    with pytest.raises(InputError, match=r"own2\.py"):
+        robench.write_report(runs[1], tmp_path / "q.html", base=runs[0], data=f"{tmp_path / 'own2.py'}:images")
+    assert not (tmp_path / "q.html").exists()
+
+
 def test_arrays_and_data_sets_of_a_folder_are_not_believed(tmp_path):
     run = saved_run(make_run(tmp_path / "run", n=20))
     for array in (
