@@ -118,7 +118,7 @@ def image_progress(quiet: bool) -> Track:
                 progress.advance(task, len(chunk))
         sentence = told()
         print_message(
-            f"{what}: {n} images, {time.perf_counter() - begin:.1f} s" if sentence is None else sentence,
+            f"{what}: {n} image{'s' * (n != 1)}, {time.perf_counter() - begin:.1f} s" if sentence is None else sentence,
             quiet or sentence == "" or (sentence is None and not n),
         )
 

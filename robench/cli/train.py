@@ -214,7 +214,7 @@ def print_training_result(trained: Trained, seconds: float, quiet: bool) -> None
     if trained.evaluation:  # else nothing was trained in these seconds
         lines.append(("seconds", "", f"{seconds:.1f}", "", ""))
     title = f"{meta['model']['arch']} on {meta['data']['name']}, {loss}, preset {meta['preset']}"
-    title += f", {meta['data']['n']} images and {meta['data']['held_out']} held out"
+    title += f", {meta['data']['n']} image{'s' * (meta['data']['n'] != 1)} and {meta['data']['held_out']} held out"
     if quiet:
         title += f", {trained.path}"
     title += f", weights of epoch {recipe['epoch']} of {recipe['epochs']}, measured on {images_text(metrics['clean'])}"

@@ -26,6 +26,7 @@ from robench.core.files import (
     json_value,
     prepare_folder,
     refuse_link,
+    refuse_no_file,
     sync_folder,
     write_whole,
 )
@@ -247,8 +248,10 @@ def refuse_beside_results(save: Path | None, pngs: Path | None, own_folder: Path
         own_folder: the run's own folder, in which both are allowed, or None.
 
     Raises:
-        InputError: where that is so.
+        InputError: where that is so, and where the array's place is taken by what is no file.
     """
+    if save is not None:
+        refuse_no_file(save)
     if (
         save is not None
         and save.parent != own_folder

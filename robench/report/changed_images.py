@@ -126,7 +126,7 @@ def row_parts(new: RunImages, changed: ChangedImages, source: PictureSource, cla
     ]
     rest = f"; {len(shown) - MOST_LISTED} more are in samples.csv" if len(shown) > MOST_LISTED else ""
     table = page.DataTable(("image", "class", "in BASE", "in NEW"), lines)
-    yield page.Folded(f"The list of {min(len(shown), MOST_LISTED)} images{rest}", [table])
+    yield page.Folded(f"The list of {min(len(shown), MOST_LISTED)} image{'s' * (len(shown) != 1)}{rest}", [table])
 
 
 def fate_words(changed: ChangedImages, place: int, sample: int, classes: Sequence[str]) -> str:

@@ -56,7 +56,10 @@ def told_number(row: Row) -> str:
         return ""
     share = f"{number_words(row.metric, row.value)} %"
     if row.probe == CLEAN:
-        return f"{share} of {row.n:,} images are classified correctly as they are"
+        images = (
+            f"{row.n:,} images are classified correctly as they are" if row.n != 1 else "the one image is classified correctly as it is"
+        )
+        return f"{share} of {images}"
     if row.probe == OVERALL_PROBE:
         return f"under corruptions the error is {share}"
     return f"{share} stand after {column_titles([column_of_row(row)])[0]}"

@@ -150,11 +150,11 @@ def progress_sentence(interval: IntervalKind, seen: Tensor, how: RunOptions, run
         return ""
     who = f"{case.name}: " if run.has_several_subjects else ""
     if how.until is None or stage.kind != "attack":
-        return f"{who}{len(seen)} images seen"
+        return f"{who}{len(seen)} image{'s' * (len(seen) != 1)} seen"
     standing = int(run.ledger.right(case.name, stage)[seen].sum())
     low, high = interval.bounds(standing, len(seen))
     span = f"95 % interval of the {len(run.pool)} chosen images {100 * low:.1f} - {100 * high:.1f}"
-    return f"{who}{len(seen)} images seen: {100 * standing / len(seen):.2f} % left, {span}"
+    return f"{who}{len(seen)} image{'s' * (len(seen) != 1)} seen: {100 * standing / len(seen):.2f} % left, {span}"
 
 
 def exchange_entries(run: Run, since: int) -> int:

@@ -270,7 +270,7 @@ def standing_sentence(run: Run, stage: Stage, case: Case) -> str | None:
     share = " of this process" if run.world.size > 1 else ""
     seconds = sum(record.seconds for record in ledger.levels(case.name, stage).values())
     who = f"{case.name}: " if run.has_several_subjects else ""
-    return f"{who}{name}: {standing} of {n} images{share} stand, {seconds:.1f} s"
+    return f"{who}{name}: {standing} of {n} image{'s' * (n != 1)}{share} stand{'s' * (n == 1)}, {seconds:.1f} s"
 
 
 def entry_of(subject: str, stage: Stage, chunk: Chunk, timed: Iterable[tuple[Outcome, float]]) -> dict[str, Any]:

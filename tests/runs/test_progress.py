@@ -64,3 +64,12 @@ def test_a_sweep_says_which_cell_of_how_many(tmp_path):
     words = ["train", "--sweep", "lr=0.01:0.02", "--n-train", 700, "--held-out", 100, "--epochs", 1, "--eval-n", 20, "--suite", "fgsm"]
     told = robench(*words, "--out", tmp_path / "sweep").stderr
     assert [line for line in told.splitlines() if line.startswith("Cell")] == ["Cell 1 of 2: lr=0.01", "Cell 2 of 2: lr=0.02"]
+
+
+def test_one_image_stands_and_is_no_plural(tmp_path):
+    model = "checkpoints/shapes-cnn-pgd-at.pt"
+    told = robench("attack", model, "--attack", "fgsm", "--data", "shapes", "--n", 1, "--out", tmp_path / "one").stderr
+    assert re.search(r"^clean: [01] of 1 image stands, [\d.]+ s$", told, re.MULTILINE)
+    page = (tmp_path / "one" / "report.html").read_text()
+    assert "of the one image is classified correctly as it is" in page
+    assert "1 images" not in page

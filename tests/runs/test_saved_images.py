@@ -1,8 +1,13 @@
 """What `--save` writes: adversarial images, those of probes and corruptions, maps; and what it must not mix up."""
 
+import os
+
 import numpy as np
+import pytest
 from commandline import read, refused, robench
 
+from robench import attack, load_model
+from robench.core.errors import InputError
 from robench.data import load_images
 
 CHECKPOINT = "checkpoints/shapes-cnn-pgd-at.pt"
@@ -62,3 +67,11 @@ def test_a_probe_whose_levels_depend_on_the_batch_is_refused(tmp_path):
     )
     said = refused("attack", CHECKPOINT, "--attack", f"{tmp_path}/own.py:vary", "--n", 12, "--batch-size", 5, "--out", tmp_path / "out")
     assert "yields other levels for one batch than for another" in said
+
+
+def test_an_array_takes_the_place_of_no_pipe(tmp_path):
+    os.mkfifo(tmp_path / "x.npy")
+    images, model = load_images("shapes", "test", n=2), load_model(CHECKPOINT)
+    with pytest.raises(InputError, match="is a device, a pipe or a socket"):
+        attack(model, images, recipe="fgsm", save=tmp_path / "x.npy")
+    assert (tmp_path / "x.npy").is_fifo()
