@@ -57,7 +57,11 @@ def compare_command(
     Each gate fell, held, or cannot tell (too few images: a warning, and with --strict exit code 1). In GitHub Actions the Markdown is
     appended to the step summary, and gates that fell become annotations.
 
+    Exit codes: 0 no gate fell, 1 a gate fell (or, with --strict, cannot tell), 2 wrong input.
+
     Example: robench compare BASE NEW --fail-on "autoattack:drop>1%" --fail-on "clean:drop>0.5%"
+
+    Example: robench compare results results/NIGHT --last 5
     """
     from robench.report.comparison import compare as compared
 

@@ -25,6 +25,8 @@ def evaluate_command(
 
     Prints the accuracy that is left after each attack; writes rows.csv, samples.csv, confusion.csv, manifest.json,
     pictures and report.html.
+
+    Example: robench eval MODEL --suite autoattack --n 100
     """
     from robench.cli.jobs import Job, suite_and_title
     from robench.cli.measure import run_job

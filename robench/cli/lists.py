@@ -53,7 +53,7 @@ FUNCTION_TABLES = {
 
 
 def list_command(
-    what: Annotated[str, typer.Argument(metavar="|".join(LIST_KINDS), help="What to list.")],
+    what: Annotated[str, typer.Argument(metavar="KIND", help=f"What to list: {', '.join(LIST_KINDS)}.")],
     folder: Annotated[Path | None, typer.Argument(metavar="[FOLDER]", help="Of runs: where they lie. Default: results.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Of runs: as JSON, for scripts.")] = False,
 ) -> None:

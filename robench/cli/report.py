@@ -72,7 +72,9 @@ def report_command(
     Unfinished and unreadable runs below a folder are named and left out.
 
     Example: robench report results --out nights.html
+
     Example: robench report results --base results/release --gate "clean:drop>1%" --out nights.html
+
     Example: robench report results --columns clean,autoattack --latex table.tex --csv table.csv
     """
     from robench.core.files import write_whole

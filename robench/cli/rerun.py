@@ -39,6 +39,7 @@ def rerun_command(
     """Repeats a run from its manifest, into a new folder, and says whether the tables are the same.
 
     Ends with 1 where they are not, although nothing was set, no file has changed and no clock decides.
+
     Example: robench rerun results/NIGHT --set seed=1
     """
     from robench.cli.jobs import refuse_several_processes

@@ -54,6 +54,19 @@ class Row:
     interval: str = ""
 
 
+def setting_dict(setting: str) -> dict[str, str]:
+    """The words of a setting, key=value, as a dict.
+
+    Args:
+        setting: as in `Row`.
+
+    Example:
+        >>> setting_dict("severity=3 scale=cifar")
+        {'severity': '3', 'scale': 'cifar'}
+    """
+    return {key: value for key, _, value in (word.partition("=") for word in setting.split())}
+
+
 @dataclass(frozen=True)
 class IntervalKind:
     """How the 95 % interval of a share is found.

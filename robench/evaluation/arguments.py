@@ -23,7 +23,7 @@ from robench.core.inputs import (
     as_whole_number,
 )
 from robench.core.recipes import parse_fraction
-from robench.core.rows import Row, blank_row
+from robench.core.rows import Row, blank_row, setting_dict
 from robench.core.threat import Threat, default_eps
 from robench.data import Images
 from robench.evaluation.corruption_sources import (
@@ -49,7 +49,7 @@ def as_reference(reference: Any, images: Images, source: CorruptionSource) -> Su
     if reference is None or isinstance(reference, (Subject, Reference)):
         return reference
     if isinstance(reference, str) and reference == "alexnet":
-        setting = dict(word.partition("=")[::2] for word in source.setting.split())
+        setting = setting_dict(source.setting)
         return alexnet_reference(len(source.classes), "imagenet" if setting.get("layout") == "imagenet-c" else setting.get("scale", ""))
     return as_subjects({"reference": reference}, images)[0]
 

@@ -307,7 +307,12 @@ def open_code(source: str, model_options: ModelOptions) -> OpenedModel:
     name = Path(reference).name
     model_options.refuse_options("arch activation weights", f"{name} makes its own network")
     model = network_from_code(reference, model_options.classes, model_options.shape, **options)
-    return normalised_network(model, model_options.mean, model_options.std, model_options.shape), {}, [f"{name} ran code of the user's"]
+    return normalised_network(model, model_options.mean, model_options.std, model_options.shape), {}, own_code_notes(reference)
+
+
+def own_code_notes(source: str) -> list[str]:
+    """A note that a network was made by code of the user's; none where it was not."""
+    return [f"{Path(named_code(source)[0]).name} ran code of the user's"] if runs_code(source) else []
 
 
 def open_torch(source: str, model_options: ModelOptions) -> OpenedModel:
@@ -324,7 +329,7 @@ def open_torch(source: str, model_options: ModelOptions) -> OpenedModel:
     content, notes = read_torch(Path(source), model_options.trust)
     if is_our_checkpoint(content):
         state, meta = state_and_meta(content, name)
-        return rebuilt_network(state, meta, name, model_options), meta, notes + other_code_notes(meta, name, model_options)
+        return rebuilt_network(state, meta, name, model_options), meta, notes + checkpoint_code_notes(meta, name, model_options)
     weights, more = weights_in(content, name, model_options.weights)
     if isinstance(weights, nn.Module):
         model_options.refuse_options("arch activation", f"{name} holds a whole model")
@@ -446,10 +451,12 @@ def refuse_oversized_network(built: Callable[[], nn.Module], state: Mapping[str,
         raise InputError(f"{name} is a damaged checkpoint: it describes a network of {network_count:,} numbers, and holds {stored_count:,}")
 
 
-def other_code_notes(meta: Mapping[str, Any], name: str, model_options: ModelOptions) -> list[str]:
-    """A note where the user's code that makes a checkpoint's network is not what it was when it was trained."""
-    training_code, now = meta["model"].get("code"), code_digests(model_options.arch or str(meta["model"]["arch"]))
-    return [f"{name} was trained with other code than {', '.join(now)} holds now"] if training_code and training_code != now else []
+def checkpoint_code_notes(meta: Mapping[str, Any], name: str, model_options: ModelOptions) -> list[str]:
+    """Notes that the user's code makes a checkpoint's network, and where it is not what it was when it was trained."""
+    arch = model_options.arch or str(meta["model"]["arch"])
+    training_code, now = meta["model"].get("code"), code_digests(arch)
+    other = training_code and training_code != now
+    return [*own_code_notes(arch), *([f"{name} was trained with other code than {', '.join(now)} holds now"] if other else [])]
 
 
 def architecture_to_build(arch: str, name: str, model_options: ModelOptions) -> str:
@@ -490,7 +497,7 @@ def network_from_state(state: Mapping[str, Tensor], name: str, model_options: Mo
             build_network(model_options.arch, classes=outputs, shape=shape, activation=model_options.activation or "relu"),
         )
     fit_weights(network, rest, name, model_options.arch, classes, partial(misfit_hint, state, normalisation, model_options, classes, shape))
-    return normalised_network(network, mean, std, shape), notes
+    return normalised_network(network, mean, std, shape), [*own_code_notes(model_options.arch), *notes]
 
 
 def misfit_hint(

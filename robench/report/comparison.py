@@ -14,11 +14,11 @@ import pandas as pd
 
 from robench.core import folders as destinations
 from robench.core.errors import InputError
-from robench.core.rows import Row
+from robench.core.rows import Row, setting_dict
 from robench.results.compare import ComparedRow, ComparisonLine, RunImages, RunPair, run_images, run_pair, write_comparison
 from robench.results.files import frame_of_entries
 from robench.results.gates import CANNOT_TELL, FELL, HELD, NOT_FELL, GateResult, default_gates, gate_results, parse_gates, untested_notes
-from robench.results.image_values import CLASS_METRIC, setting_dict
+from robench.results.image_values import CLASS_METRIC
 from robench.results.saved_runs import FINISHED, RunFolder, manifest_content, run_folders
 
 SINGLE_CORRUPTION_METRICS = ("ce", "relative_ce", "relative_error", "reference_accuracy")

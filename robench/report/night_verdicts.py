@@ -9,12 +9,12 @@ from pathlib import Path
 
 from robench.core.errors import InputError
 from robench.core.recipes import did_you_mean
-from robench.core.rows import CLEAN, OVERALL_PROBE, Row
+from robench.core.rows import CLEAN, OVERALL_PROBE, Row, setting_dict
 from robench.report.nights import Failures, FallenGate, Nights
 from robench.results.columns import column_of_row
 from robench.results.compare import RunImages, RunPair, run_pair
 from robench.results.gates import FELL, FLAG, Gate, default_gates, gate_results, matches, parse_gates
-from robench.results.image_values import IMAGE_TABLES, images_of_model, sample_tables, setting_dict
+from robench.results.image_values import IMAGE_TABLES, images_of_model, sample_tables
 from robench.results.saved_runs import SavedRun
 
 JUDGED = 30  # nights of each measurement, the latest, whose gates are tried where that needs more than what attacks left

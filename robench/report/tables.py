@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from robench.core.recipes import eps_text
-from robench.core.rows import CLASS_METRICS, CLEAN, OVERALL_PROBE, SOURCE_ROLE, WORST_NORM, Row
+from robench.core.rows import CLASS_METRICS, CLEAN, OVERALL_PROBE, SOURCE_ROLE, WORST_NORM, Row, setting_dict
 
 TABLE_KINDS = ("attack", "method", "probe", "corruption")  # in the order of their tables
 SPACE = "\N{NO-BREAK SPACE}"
@@ -87,7 +87,7 @@ def probe_source(probe: str) -> str:
 
 def setting_words(row: Row) -> dict[str, str]:
     """The key=value words of a row's setting."""
-    return dict(word.partition("=")[::2] for word in row.setting.split())
+    return setting_dict(row.setting)
 
 
 def percent(value: float) -> str:

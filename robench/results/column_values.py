@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from robench.core.errors import InputError
-from robench.core.rows import OVERALL_PROBE, Row
+from robench.core.rows import OVERALL_PROBE, Row, setting_dict
 from robench.results.image_values import (
     IMAGE_TABLES,
     TABLE_MARKS,
@@ -15,7 +15,6 @@ from robench.results.image_values import (
     known_images,
     of_checkpoint,
     refuse_contradiction,
-    setting_dict,
     text_frame,
     values_behind,
     with_numbers,

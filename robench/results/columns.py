@@ -13,12 +13,11 @@ from functools import cached_property
 
 from robench.core.errors import InputError
 from robench.core.recipes import eps_text, parse_fraction
-from robench.core.rows import CLEAN, OVERALL_PROBE, SOURCE_ROLE, WORST_NORM, Row
-from robench.results.image_values import WORST_CLASS_METRIC, setting_dict
+from robench.core.rows import CLEAN, OVERALL_PROBE, SOURCE_ROLE, WORST_NORM, Row, setting_dict
+from robench.results.named_rows import METRIC_ALIASES, name_and_words
 
 MAIN_METRICS = ("mean_accuracy", "accuracy", "error_rate", "gini")  # what a probe's name means, the first that it has
-METRIC_NAMES = {"worst-class": WORST_CLASS_METRIC}
-ROW_KEYS = ("data", "split", "metric", "norm", "probe")  # of a column's name, besides eps and the words of the setting
+ROW_KEYS = ("data", "split", "metric", "norm", "probe", "checkpoint")  # of a column's name, besides eps and the words of the setting
 SAME_KEYS = {"method": "probe", "corruption": "probe", "attack": "probe", "suite": "probe"}
 CORRUPTED_ENDS = ("-c-synth", "-c")  # of the name of a set whose images are those of another one, corrupted
 DEFAULT_OVERALL = ("mean_corruption_error", "mean_error")
@@ -64,8 +63,8 @@ class ColumnRequest:
     """What a user asked for.
 
     Attributes:
-        name: a probe, a metric, or "worst-class".
-        words: what else must hold, such as norm, eps, method, severity.
+        name: a probe, a metric, "class" or "worst-class".
+        words: what else must hold, such as norm, eps, method, severity, class; of a checkpoint, the columns that it has.
         text: as it was written.
     """
 
@@ -120,11 +119,10 @@ def column_requests(texts: Sequence[str]) -> list[ColumnRequest]:
 
 def column_request(text: str) -> ColumnRequest:
     """One column that a user asked for."""
-    name, *pairs = text.split("@")
-    split_pairs = [pair.partition("=") for pair in pairs]
-    if not name or not all(key and value for key, _, value in split_pairs):
+    if (parts := name_and_words(text)) is None:
         raise InputError(f"{text!r} names no column: write NAME or NAME@KEY=VALUE, such as clean or autoattack@norm=l2")
-    words = {SAME_KEYS.get(key, key): value for key, _, value in split_pairs}
+    name, pairs = parts
+    words = {SAME_KEYS.get(key, key): value for key, value in pairs}
     if "eps" in words:
         try:
             parse_fraction(words["eps"])
@@ -151,7 +149,7 @@ def requested_columns(request: ColumnRequest, rows: Sequence[Row]) -> list[Colum
     if "metric" not in request.words:
         metric = next((name for name in MAIN_METRICS if any(row.metric == name for row in by_probe)), "")
         by_probe = [row for row in by_probe if row.metric == metric]
-    wanted = METRIC_NAMES.get(request.name, request.name)
+    wanted = METRIC_ALIASES.get(request.name, request.name)
     return list(dict.fromkeys(map(column_of_row, by_probe or [row for row in fitting if row.metric == wanted])))
 
 

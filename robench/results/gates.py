@@ -16,10 +16,10 @@ from fractions import Fraction
 from robench.core.errors import InputError
 from robench.core.paired import POWER, SCORE, VERDICT, WORST_CLASS, detectable_difference, holm, images_needed, least_class, p_of_margin
 from robench.core.recipes import ON_SEPARATOR, did_you_mean, eps_text, parse_fraction
-from robench.core.rows import CLEAN, OVERALL_PROBE, WORST_NORM, Row
+from robench.core.rows import CLEAN, OVERALL_PROBE, WORST_NORM, Row, setting_dict
 from robench.core.statistics import LEAST_VALUES
 from robench.results.compare import ComparedRow, RunPair
-from robench.results.image_values import CLASS_METRIC, WORST_CLASS_METRIC, setting_dict
+from robench.results.image_values import CLASS_METRIC, WORST_CLASS_METRIC
 
 GATE = re.compile(
     r"(?P<name>.+?)(?P<where>(?:@[^@:=]+=[^@]+)*)\s*:\s*(?P<direction>drop|rise)\s*"

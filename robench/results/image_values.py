@@ -22,7 +22,7 @@ from robench.core.cells import cell_number, csv_cells
 from robench.core.corruption_names import FAMILIES, FIFTEEN, NINETEEN
 from robench.core.errors import InputError
 from robench.core.paired import SCORE, SHARE, VERDICT, WORST_CLASS, least_class_mean
-from robench.core.rows import CLEAN, OVERALL_PROBE, Row
+from robench.core.rows import CLEAN, OVERALL_PROBE, Row, setting_dict
 from robench.core.saved_results import StageResult, load_all_results, manifest_value, text_at
 from robench.core.statistics import Floats
 from robench.results.saved_runs import SavedRun
@@ -321,19 +321,6 @@ def map_scores(frame: TextFrame, ids: NDArray[np.int64]) -> dict[tuple[str, str,
 
 
 # --- from a row to the numbers behind it
-
-
-def setting_dict(setting: str) -> dict[str, str]:
-    """The words of a setting, key=value, as a dict.
-
-    Args:
-        setting: as in `Row`.
-
-    Example:
-        >>> setting_dict("severity=3 scale=cifar")
-        {'severity': '3', 'scale': 'cifar'}
-    """
-    return {key: value for key, _, value in (word.partition("=") for word in setting.split())}
 
 
 def probe_accuracy_rows(rows: Sequence[Row]) -> list[Row]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robench.core.rows import CLEAN, WILSON, Row, with_interval
+from robench.core.rows import CLEAN, WILSON, Row, setting_dict, with_interval
 from robench.core.statistics import bootstrap_interval, difference_of_means, spearman, superiority
 from robench.results.scores import ImageChange, MethodScores, SubjectScores
 from robench.runs.stages.method import JACOBIAN
@@ -29,7 +29,7 @@ def layers_of(subjects: Sequence[SubjectScores]) -> dict[str, dict[str, str]]:
     layers: dict[str, dict[str, str]] = {}
     for subject in subjects:
         for some in subject.methods:
-            layer = dict(word.partition("=")[::2] for word in some.setting.split()).get("layer")
+            layer = setting_dict(some.setting).get("layer")
             if layer:
                 layers.setdefault(subject.about.checkpoint, {})[some.method] = layer
     return layers
@@ -160,7 +160,7 @@ def fallen_standing_rows(about: Row, name: str, values: ScoreValues, change: Ima
 def matching_row(rows: Sequence[Row], checkpoint: str, probe: str, metric: str, images: str = CLEAN, against: str = "") -> Row | None:
     """The row of one measurement, if it was made."""
     for row in rows:
-        words = dict(word.partition("=")[::2] for word in row.setting.split())
+        words = setting_dict(row.setting)
         same = (row.checkpoint, row.probe, row.metric, words.get("against", "")) == (checkpoint, probe, metric, against)
         if same and words.get("images", CLEAN) == images:
             return row

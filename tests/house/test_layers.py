@@ -32,7 +32,7 @@ LAYERS = {
     "runs": "store ledger types diagnostics own_functions images pools stages stages.clean stages.earlier_run stages.probe"
     " stages.corruption stages.method stages.attack loop blocks cases resuming execution",
     "results": "files corruption_estimates corruption_errors cascade probes corruptions scores score_rows classes saved_runs"
-    " image_values columns column_values table_differences compare gates measurement",
+    " image_values named_rows columns column_values table_differences compare gates measurement",
     "report": "metric_meanings leaderboard manifest tables class_tables plain_text robustbench_files run_list paper_tables"
     " paper_formats table_files page captions figures figures.style figures.classes figures.attacks figures.saliency"
     " figures.corruptions figures.training pictures charts board_parts headline nights run_parts folder result"

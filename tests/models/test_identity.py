@@ -141,9 +141,9 @@ def test_a_checkpoint_says_when_its_code_is_not_what_it_was_trained_with(tmp_pat
     robench("train", "--arch", f"{file}:Net,num_classes=10", *words, "--out", tmp_path / "a.pt")
     assert checkpoint.read_checkpoint(tmp_path / "a.pt")[1]["model"]["code"] == code_digests(f"{file}:Net")
     arch = f"{file}:Net,num_classes=10"
-    assert load_with_origin(tmp_path / "a.pt", arch=arch).notes == ()
+    assert load_with_origin(tmp_path / "a.pt", arch=arch).notes == ("mine.py:Net ran code of the user's",)
     file.write_text(f"LIMIT = 1001\n{OWN}")
-    assert load_with_origin(tmp_path / "a.pt", arch=arch).notes == ("a.pt was trained with other code than mine.py holds now",)
+    assert load_with_origin(tmp_path / "a.pt", arch=arch).notes[1:] == ("a.pt was trained with other code than mine.py holds now",)
 
 
 # own architectures in training

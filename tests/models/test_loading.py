@@ -128,8 +128,9 @@ def test_a_name_that_belongs_to_the_network_is_not_stripped(tmp_path):
         "        self.model = nn.Linear(8, 3)\n    def forward(self, x):\n        return self.model(x.mean((1, 2)))\n"
     )
     path = saved(tmp_path / "net.pth", {"module.model.weight": torch.ones(3, 8), "module.model.bias": torch.zeros(3)})
-    model = load_with_origin(path, arch=f"{tmp_path}/mine.py:Net", classes=3, shape=SHAPE).model
-    assert torch.equal(model.model.weight, torch.ones(3, 8))
+    loaded = load_with_origin(path, arch=f"{tmp_path}/mine.py:Net", classes=3, shape=SHAPE)
+    assert torch.equal(loaded.model.model.weight, torch.ones(3, 8))
+    assert loaded.notes == ("mine.py:Net ran code of the user's",)  # as where the code is MODEL
 
 
 def test_the_second_set_of_weights_is_mentioned(tmp_path):

@@ -31,6 +31,8 @@ ROWS = [
     replace(ROW, probe="saliency", setting="images=fog-3", metric="gini"),
     replace(ROW, probe="grad-cam", setting="images=clean", metric="gini"),
     replace(LINF, setting="class=3", metric="worst_class_accuracy"),
+    replace(LINF, setting="class=3", metric="class_accuracy"),
+    replace(LINF, setting="class=4", metric="class_accuracy"),
 ]
 
 
@@ -51,6 +53,12 @@ def test_a_name_is_a_probe_or_a_metric_and_more_words_choose_one_of_several():
     assert found("gini") == [("saliency", "gini", ""), ("grad-cam", "gini", "")]
     assert found("gini@method=saliency") == found("saliency") == [("saliency", "gini", "")]
     assert len(found("gini@images=fog-3")) == 1
+    other = replace(LINF, checkpoint="b.pt", norm="l1", eps=12.0)
+    of_other = requested_columns(column_requests(["autoattack@checkpoint=b.pt"])[0], [*ROWS, other])
+    assert of_other == [column_of_row(other)]
+    assert len(found("class")) == 2
+    assert [one.setting for one in requested_columns(column_requests(["class@class=4"])[0], ROWS)] == ["class=4"]
+    assert found(" class @ class = 3 ") == found("class@class=3")
     assert found("worst-class") == [("autoattack", "worst_class_accuracy", "linf")]
 
 
