@@ -89,7 +89,7 @@ def history_parts(nights: Sequence[Nights], failures: Failures) -> Iterator[page
         "versions."
     )
     for some in nights:
-        yield page.Heading(f"{some.checkpoint}: {measured_words(some.what)} on {some.images}", 3)
+        yield page.Heading(f"{some.checkpoint}: {history_words(some.what)} on {some.images}", 3)
         columns = default_columns([of_model(run, some.checkpoint) for run in some.runs])
         columns = [column for column in columns if sum(row_of(run, some.checkpoint, column) is not None for run in some.runs) > 1]
         for column, title in zip(columns, column_titles(columns), strict=True):
@@ -97,7 +97,7 @@ def history_parts(nights: Sequence[Nights], failures: Failures) -> Iterator[page
         yield page.Folded(f"The numbers of {len(some.runs)} nights", [history_table(some, columns, failures)])
 
 
-def measured_words(what: str) -> str:
+def history_words(what: str) -> str:
     """What `measurement_words` gives, with the first probes and the first threats, where these are many, and how many more there are."""
     measured, at, threats = what.partition(AT)
     return first_words(measured, "probes") + at + first_words(threats, "threats")

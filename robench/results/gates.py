@@ -20,16 +20,16 @@ from robench.core.rows import CLEAN, OVERALL_PROBE, WORST_NORM, Row, setting_dic
 from robench.core.statistics import LEAST_VALUES
 from robench.results.compare import ComparedRow, RunPair
 from robench.results.image_values import CLASS_METRIC, WORST_CLASS_METRIC
+from robench.results.named_rows import METRIC_ALIASES, name_and_words
 
 GATE = re.compile(
-    r"(?P<name>.+?)(?P<where>(?:@[^@:=]+=[^@]+)*)\s*:\s*(?P<direction>drop|rise)\s*"
+    r"(?P<name>.+?)\s*:\s*(?P<direction>drop|rise)\s*"
     r"(?:>\s*(?P<number>[0-9]*\.?[0-9]+|[0-9]+/[0-9]+)\s*(?P<percent>%?))?"
 )
 FORM = "write NAME:drop, NAME:drop>1%, NAME:rise>0.02, NAME@KEY=VALUE:drop>1%, or flag:NAME"
 DROP, RISE, FLAG = "drop", "rise", "flag"
 FELL, HELD, CANNOT_TELL, NOT_FELL = "fell", "held", "cannot tell", "not fell"
 MOST_NEEDED = 10_000_000  # a number of images above it is not told
-ALIASES = {"worst-class": WORST_CLASS_METRIC, "class": CLASS_METRIC}
 
 
 @dataclass(frozen=True)
@@ -99,14 +99,14 @@ def parse_gate(sentence: str) -> Gate:
     if flag := re.fullmatch(r"flag\s*:\s*(\S+)", text):
         return Gate(flag[1], FLAG, Fraction(0), sentence=text)
     match = GATE.fullmatch(text)
-    if match is None:
+    named = name_and_words(match["name"]) if match else None
+    if match is None or named is None:
         raise InputError(f"cannot read the gate {sentence!r}: {FORM}")
     try:
         tolerance = Fraction(match["number"] or 0) / (100 if match["percent"] else 1)
     except ZeroDivisionError:
         raise InputError(f"the gate {sentence!r} divides by zero") from None
-    words = [word.partition("=") for word in match["where"].split("@")[1:]]
-    return Gate(match["name"].strip(), match["direction"], tolerance, tuple((key.strip(), value.strip()) for key, _, value in words), text)
+    return Gate(named[0], match["direction"], tolerance, named[1], text)
 
 
 def default_gates(rows: Sequence[Row]) -> list[Gate]:
@@ -142,7 +142,7 @@ def row_keys(row: Row) -> dict[str, str]:
 
 def matches(gate: Gate, row: Row) -> bool:
     """Whether a gate is about a row."""
-    name = ALIASES.get(gate.name, gate.name)
+    name = METRIC_ALIASES.get(gate.name, gate.name)
     named = row.metric == name or (row.probe == name and row.metric == "accuracy")
     keys = row_keys(row)
     return named and all(key in keys and is_value(key, keys[key], value) for key, value in gate.where)
@@ -164,7 +164,7 @@ def matched_rows(gate: Gate, compared: Sequence[ComparedRow]) -> list[ComparedRo
     Raises:
         InputError: where there is none, and where the gate could never fail.
     """
-    name = ALIASES.get(gate.name, gate.name)
+    name = METRIC_ALIASES.get(gate.name, gate.name)
     rows = [one for one in compared if matches(gate, one.row)]
     if not rows:
         raise InputError(no_row_sentence(gate, name, [one.row for one in compared]))
@@ -358,7 +358,7 @@ def detectable_text(one: ComparedRow, alpha: float, scale: int, unit: str) -> st
     """What change the images would have shown."""
     least = detectable_difference(one.values, min(alpha, 0.999))
     if math.isnan(least):
-        return f"{one.values.n} images are too few to find any"
+        return f"{one.values.n:,} {'image is' if one.values.n == 1 else 'images are'} too few to find any"
     return f"one of {change_text(least * scale, scale)}{unit} would have been found {round(10 * POWER)} times in 10"
 
 

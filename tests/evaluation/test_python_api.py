@@ -223,7 +223,9 @@ def test_two_saved_results_are_compared_and_the_comparison_is_shown_and_saved(p,
     found = public.compare(tmp_path / "bas", str(tmp_path / "new"), gates="clean:drop,fgsm:drop>1%")
     assert isinstance(found, Comparison)
     assert list(found.to_frame().columns) == [field.name for field in fields(ComparisonLine)]
-    assert found.to_frame()["probe"].tolist() == ["clean", "fgsm"]
+    accuracies = found.to_frame().query("metric == 'accuracy'")
+    assert accuracies["probe"].tolist() == ["clean", "fgsm"]
+    assert {line.metric for line in found.lines} == {"accuracy", "class_accuracy", "worst_class_accuracy"}
     assert found.lines[0].base == 1
     assert found.failures[0].startswith("clean fell from 100.00")
     shown = found._repr_html_()
@@ -231,7 +233,8 @@ def test_two_saved_results_are_compared_and_the_comparison_is_shown_and_saved(p,
     assert "new&lt;b&gt;" in shown
     assert "Failed:" in shown
     (path,) = found.save(tmp_path / "out")
-    assert (path, [line["probe"] for line in read(path)]) == (tmp_path / "out" / "compare.csv", ["clean", "fgsm"])
+    assert path == tmp_path / "out" / "compare.csv"
+    assert [line["probe"] for line in read(path)] == [line.probe for line in found.lines]
     robench("compare", tmp_path / "bas", tmp_path / "new", "--out", tmp_path / "cli")
     assert (tmp_path / "cli" / "compare.csv").read_bytes() == path.read_bytes()
     with pytest.raises(InputError, match="holds a finished run"):
