@@ -153,7 +153,7 @@ def test_an_audit_leaves_pictures_and_one_page_that_needs_nothing_else(audited):
     assert manifest["audit"]["layers"] == {model: {"grad-cam": layer} for model, layer in layers.items()}
     for row in read(out / "rows.csv"):
         assert (f"layer={layers[row['checkpoint']]} " in row["setting"]) == (row["probe"] == "grad-cam")
-    assert "the layer is &#x27;conv&#x27;" in page or "the layer is 'conv'" in page
+    assert "the layer is &#39;conv&#39;" in page or "the layer is 'conv'" in page
     assert [entry["name"] for entry in manifest["checkpoint"]] == [CHECKPOINT.name, "mine.py:relu"]
     assert manifest["threat"] == {"norm": "linf", "eps": 16 / 255}
 

@@ -21,6 +21,7 @@ TRACKERS: dict[str, Callable[..., Log]] = {
     "mlflow": mlflow_log,
 }
 TRACKER_PACKAGES = {"tensorboard": "tensorboard", "mlflow": "mlflow"}  # what a tracker needs, which the extra of its name installs
+TRACKER_REQUIREMENTS = {"tensorboard": "tensorboard", "mlflow": "mlflow-skinny sqlalchemy alembic"}  # what pip calls them
 NO_TRACKERS: Mapping[str, StartLog] = MappingProxyType({})
 
 
@@ -43,7 +44,7 @@ def chosen_trackers(words: str | Sequence[str] | None) -> Mapping[str, StartLog]
         tracker = resolve(recipe, TRACKERS, "tracker")
         package = TRACKER_PACKAGES.get(recipe.name)
         if package and find_spec(package) is None:
-            raise InputError(f"tracker {recipe.name!r} needs the package {package}: pip install 'robench[{recipe.name}]'")
+            raise InputError(f"tracker {recipe.name!r} needs the package {package}: pip install {TRACKER_REQUIREMENTS[recipe.name]}")
         if recipe.label in chosen:
             raise InputError(f"tracker {recipe.label!r} is named twice: name it once")
         chosen[recipe.label] = tracker
