@@ -557,7 +557,11 @@ def option_words(key: str, words: Sequence[str]) -> str:
 
 
 def as_written(item: object) -> str:
-    """A recipe, a file, a model, a number or a word as the user wrote it; "" for anything else."""
+    """A recipe, a file, a model, a number or a word as the user wrote it; "" for anything else.
+
+    Args:
+        item: a value of a run's words.
+    """
     if isinstance(item, Mapping) and {"name", "weight", "options"} <= {*item}:
         return recipe_text(Recipe(item["name"], item["weight"], dict(item["options"])))
     if isinstance(item, Mapping):

@@ -134,20 +134,35 @@ def difference_interval(values: PairedValues, alpha: float = 0.05) -> tuple[floa
 
 
 def verdict_p(values: PairedValues, margin: float) -> float:
-    """McNemar's p value at margin 0, else Tango's."""
+    """McNemar's p value at margin 0, else Tango's.
+
+    Args:
+        values: the numbers of the images.
+        margin: the difference of the hypothesis, NEW - BASE.
+    """
     lost, won, n = values.counts
     return mcnemar(round(lost), round(won)) if margin == 0 else p_of_z(tango_z(lost, won, n, margin))
 
 
 def share_p(values: PairedValues, margin: float) -> float:
-    """The p value of the signs at margin 0, else Tango's on counts that are divided by the design effect."""
+    """The p value of the signs at margin 0, else Tango's on counts that are divided by the design effect.
+
+    Args:
+        values: the numbers of the images.
+        margin: the difference of the hypothesis, NEW - BASE.
+    """
     if margin == 0:
         return p_of_signs((values.new - values.base) / values.unit)
     return p_of_z(tango_z(*values.counts, margin / values.unit))
 
 
 def count_interval(values: PairedValues, alpha: float) -> tuple[float, float]:
-    """Tango's interval of verdicts or shares."""
+    """Tango's interval of verdicts or shares.
+
+    Args:
+        values: the numbers of the images.
+        alpha: 1 minus the level of the interval, in (0, 1).
+    """
     low, high = tango_interval(*values.counts, alpha=alpha)
     return min(low * values.unit, values.difference), max(high * values.unit, values.difference)
 
@@ -298,7 +313,12 @@ def studentised(values: PairedValues, margin: float) -> float:
 
 
 def score_p(values: PairedValues, margin: float) -> float:
-    """The p value of the bootstrap of the studentised mean; below what so many resamples can tell, by a normal tail that meets it there."""
+    """The p value of the bootstrap of the studentised mean; below what so many resamples can tell, by a normal tail that meets it there.
+
+    Args:
+        values: the numbers of the images.
+        margin: the difference of the hypothesis, NEW - BASE.
+    """
     if values.n < LEAST_VALUES:
         return 1.0
     t = studentised(values, margin)
@@ -316,7 +336,12 @@ def score_p(values: PairedValues, margin: float) -> float:
 
 
 def score_interval(values: PairedValues, alpha: float) -> tuple[float, float]:
-    """The bootstrap-t interval of a mean difference; (nan, nan) for fewer than 10 images."""
+    """The bootstrap-t interval of a mean difference; (nan, nan) for fewer than 10 images.
+
+    Args:
+        values: the numbers of the images.
+        alpha: 1 minus the level of the interval, in (0, 1).
+    """
     if values.n < LEAST_VALUES:
         return math.nan, math.nan
     if len(values.resampled) == 0:
@@ -391,6 +416,10 @@ def p_of_worst_class(values: PairedValues, margin: float) -> float:
     correction), and as c was chosen by looking, the p value is multiplied by the number of classes (Bonferroni). The same with the
     runs exchanged for the other side. A class against itself is paired (Tango), two classes are independent (Agresti & Caffo 2000). Our
     construction.
+
+    Args:
+        values: the numbers of the images, of the kind "worst class".
+        margin: the change of the hypothesis, NEW - BASE.
     """
     classes = values.classes
     below = values.difference < margin
@@ -407,7 +436,12 @@ def p_of_worst_class(values: PairedValues, margin: float) -> float:
 
 
 def worst_class_interval(values: PairedValues, alpha: float) -> tuple[float, float]:
-    """The margins at which the p value of the worst class is above alpha."""
+    """The margins at which the p value of the worst class is above alpha.
+
+    Args:
+        values: the numbers of the images, of the kind "worst class".
+        alpha: 1 minus the level of the interval, in (0, 1).
+    """
     found = values.difference
     low = margin_at(lambda margin: alpha - p_of_worst_class(values, margin), -1.0, found)
     high = margin_at(lambda margin: p_of_worst_class(values, margin) - alpha, found, 1.0)

@@ -280,7 +280,11 @@ def table_at(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
 
 
 def text_at(path: Path) -> str:
-    """The text of a file. Raises InputError where it cannot be read, or where its last line has no end, as after a copy that broke off."""
+    """The text of a file. Raises InputError where it cannot be read, or where its last line has no end, as after a copy that broke off.
+
+    Args:
+        path: the file.
+    """
     try:
         text = path.read_bytes().decode()
     except OSError as error:

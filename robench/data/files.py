@@ -25,7 +25,13 @@ MOST_NAMED_CLASSES = 6  # classes of a folder that one line names, before it nam
 
 
 def dataset_path(path: Path, data_dir: Path, kind: str) -> Path:
-    """The path itself, or the one of that name under data_dir, for an npz file also without its ending; InputError if none is there."""
+    """The path itself, or the one of that name under data_dir, for an npz file also without its ending; InputError if none is there.
+
+    Args:
+        path: as the user wrote it.
+        data_dir: where data sets lie.
+        kind: what is looked for, such as npz.
+    """
     names = [path, path.with_name(f"{path.name}.npz")] if kind == "npz" and path.name and path.suffix != ".npz" else [path]
     for candidate in (place / name for name in names for place in (Path(), data_dir)):
         if is_existing_file(candidate) or (kind != "npz" and is_existing_path(candidate)):

@@ -101,18 +101,31 @@ def module_path(name: str) -> Path | None:
 
 
 def architecture_files(text: str, _: Mapping[str, Any]) -> Iterable[NamedFile]:
-    """The code that an architecture is, if it is any."""
+    """The code that an architecture is, if it is any.
+
+    Args:
+        text: what the option says.
+    """
     name = parse_recipe(text).name
     return [code_file(name)] if runs_code(name) else []
 
 
 def function_files(text: str, _: Mapping[str, Any]) -> Iterable[NamedFile]:
-    """The file of a function of the user's own, if one is named."""
+    """The file of a function of the user's own, if one is named.
+
+    Args:
+        text: what the option says.
+    """
     return recipe_files(parse_recipe(text)) if ".py:" in text else []
 
 
 def data_files(text: str, options: Mapping[str, Any]) -> Iterable[NamedFile]:
-    """The npz file of a data set, or the file of the function that makes it."""
+    """The npz file of a data set, or the file of the function that makes it.
+
+    Args:
+        text: what the option says.
+        options: the other options of the call.
+    """
     kind, _, path = text.partition(":")
     if kind == "npz" and path:
         place = Path(str(options.get("data-dir", "data")))
@@ -123,7 +136,11 @@ def data_files(text: str, options: Mapping[str, Any]) -> Iterable[NamedFile]:
 
 
 def sentence_files(text: str, _: Mapping[str, Any]) -> Iterator[NamedFile]:
-    """The files that recipes name, which are written as one option takes them, and those in a suite file among them."""
+    """The files that recipes name, which are written as one option takes them, and those in a suite file among them.
+
+    Args:
+        text: what the option says.
+    """
     for sentence in split_recipes([text]):
         with suppress(InputError):
             yield from recipe_files(parse_recipe(sentence))
@@ -147,17 +164,29 @@ def recipe_files(recipe: Recipe) -> Iterator[NamedFile]:
 
 
 def grid_files(text: str, _: Mapping[str, Any]) -> Iterable[NamedFile]:
-    """The code that the grid of a sweep names."""
+    """The code that the grid of a sweep names.
+
+    Args:
+        text: what the option says.
+    """
     return [code_file(reference) for reference in re.findall(r"[^=,:\s]+\.py:\w+", text)]
 
 
 def folder_files(text: str, _: Mapping[str, Any]) -> Iterable[NamedFile]:
-    """The file or folder of this path."""
+    """The file or folder of this path.
+
+    Args:
+        text: what the option says.
+    """
     return [NamedFile(text, Path(text))]
 
 
 def joined_files(text: str, _: Mapping[str, Any]) -> Iterator[NamedFile]:
-    """The results folders that are joined."""
+    """The results folders that are joined.
+
+    Args:
+        text: what the option says.
+    """
     for part in [text] if is_existing_path(Path(text)) else text.split(","):
         yield NamedFile(part, Path(part))
 

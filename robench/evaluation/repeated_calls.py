@@ -57,7 +57,12 @@ def call_in_manifest(manifest: Mapping[str, Any], commands: Mapping[str, Mapping
 
 
 def refused(where: str, why: str) -> InputError:
-    """The error for a manifest that is not as robench writes it."""
+    """The error for a manifest that is not as robench writes it.
+
+    Args:
+        where: the manifest or the part of it.
+        why: what is wrong with it.
+    """
     return InputError(f"{where} cannot be repeated: {why}")
 
 
@@ -139,7 +144,13 @@ def set_value(key: str, values: Sequence[str], parameter: Any) -> Any:
 
 
 def refuse_download_elsewhere(call: Mapping[str, Any], given: Mapping[str, Sequence[str]], download: bool) -> None:
-    """InputError where --download would write into a folder that only the manifest names."""
+    """InputError where --download would write into a folder that only the manifest names.
+
+    Args:
+        call: the options of the manifest by name.
+        given: the options that the user sets, by name.
+        download: whether the user allows downloads.
+    """
     if download and "data-dir" in call["options"] and "data-dir" not in given:
         place = call["options"]["data-dir"]
         raise InputError(f"--download would write into {place}, which the manifest names: say so yourself, with --set data-dir={place}")

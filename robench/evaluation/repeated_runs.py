@@ -117,12 +117,21 @@ def code_place(reference: str) -> str:
 
 
 def visible(text: str) -> str:
-    """A text without characters that steer a terminal."""
+    """A text without characters that steer a terminal.
+
+    Args:
+        text: any text.
+    """
     return text if text.isprintable() else ascii(text)
 
 
 def refuse_code(files: Sequence[NamedFile], ask: Callable[[str], None]) -> None:
-    """Tells of all code that the call names before any of it runs; InputError where it must not run."""
+    """Tells of all code that the call names before any of it runs; InputError where it must not run.
+
+    Args:
+        files: the files that the call names.
+        ask: ask(path) raises InputError where the code of this path must not run.
+    """
     code = [file.reference if ":" in file.reference or file.path is None else str(file.path) for file in files if file.is_code]
     try:
         for reference in code:
@@ -139,7 +148,12 @@ def refuse_code(files: Sequence[NamedFile], ask: Callable[[str], None]) -> None:
 
 
 def refuse_missing_files(files: Sequence[NamedFile], run: RunToRepeat) -> None:
-    """InputError where a file that the call names is not there."""
+    """InputError where a file that the call names is not there.
+
+    Args:
+        files: the files that the call names.
+        run: the run that is repeated.
+    """
     paths = dict.fromkeys(file.path for file in files if file.path is not None)
     missing = [str(path) for path in paths if not (is_existing_file(path) or (is_existing_path(path) and path.is_dir()))]  # or a device
     if missing:
@@ -149,7 +163,12 @@ def refuse_missing_files(files: Sequence[NamedFile], run: RunToRepeat) -> None:
 
 
 def changed_files(run: RunToRepeat, files: Sequence[NamedFile]) -> dict[str, tuple[str, str]]:
-    """The files that are not what they were when the run was made, with the sha256 that each had and has."""
+    """The files that are not what they were when the run was made, with the sha256 that each had and has.
+
+    Args:
+        run: the run that is repeated.
+        files: the files that its call names.
+    """
     before = run.manifest.get("files_read")
     if not isinstance(before, dict):
         return {}
@@ -161,23 +180,40 @@ def changed_files(run: RunToRepeat, files: Sequence[NamedFile]) -> dict[str, tup
 
 
 def changed_file_notes(changed: Mapping[str, tuple[str, str]]) -> list[str]:
-    """A sentence for each file that is not what it was."""
+    """A sentence for each file that is not what it was.
+
+    Args:
+        changed: path -> sha256 before and now.
+    """
     return [f"{path} is not the file that it was: its sha256 was {old}, and is {new}" for path, (old, new) in changed.items()]
 
 
 def changed_file_causes(changed: Mapping[str, tuple[str, str]]) -> list[str]:
-    """The same as causes of other tables: "another file: mine.txt, sha256 ... before, ... now"."""
+    """The same as causes of other tables: "another file: mine.txt, sha256 ... before, ... now".
+
+    Args:
+        changed: path -> sha256 before and now.
+    """
     causes = [f"another file: {path}, sha256 {old} before, {new} now" for path, (old, new) in changed.items()]
     return [*causes[:SHOWN], *([f"{len(causes) - SHOWN} more files"] if len(causes) > SHOWN else [])]
 
 
 def clock_reasons(run: RunToRepeat) -> list[str]:
-    """A sentence where the clock decides how many images a run reaches."""
+    """A sentence where the clock decides how many images a run reaches.
+
+    Args:
+        run: the run that is repeated.
+    """
     return ["the run has a --budget: the clock decides how many images it reaches"] if "budget" in run.call["options"] else []
 
 
 def machine_differences(run: RunToRepeat, device: str) -> list[str]:
-    """A sentence for the versions, the device and the number of threads that are not what they were."""
+    """A sentence for the versions, the device and the number of threads that are not what they were.
+
+    Args:
+        run: the run that is repeated.
+        device: the device that is used now.
+    """
     now = machine_entries(device)
     before = run.manifest.get("versions")
     versions = [
@@ -194,7 +230,11 @@ def machine_differences(run: RunToRepeat, device: str) -> list[str]:
 
 
 def ignored_option_notes(run: RunToRepeat) -> list[str]:
-    """A sentence on options that are never taken from a manifest."""
+    """A sentence on options that are never taken from a manifest.
+
+    Args:
+        run: the run that is repeated.
+    """
     names = [f"--{key}" for key in left_out(run.old_call)]
     return [f"{', '.join(names)} of the manifest is left out: pass to rerun what you want of it"] if names else []
 
@@ -203,7 +243,13 @@ def ignored_option_notes(run: RunToRepeat) -> list[str]:
 
 
 def refuse_place(run: RunToRepeat, out: Path | None, resume: bool) -> None:
-    """InputError where the new run would replace the old one, or has a name that it cannot have."""
+    """InputError where the new run would replace the old one, or has a name that it cannot have.
+
+    Args:
+        run: the run that is repeated.
+        out: the folder or file that the user names, None for a new one.
+        resume: whether the new run goes on with an unfinished one.
+    """
     if out is None:
         if resume:
             raise InputError("which run is --resume to go on with? Pass its folder with --out")
@@ -217,7 +263,12 @@ def refuse_place(run: RunToRepeat, out: Path | None, resume: bool) -> None:
 
 @contextmanager
 def place_of_rerun(run: RunToRepeat, out: Path | None) -> Iterator[Path]:
-    """Where the new run writes; a folder that was made for nothing is removed."""
+    """Where the new run writes; a folder that was made for nothing is removed.
+
+    Args:
+        run: the run that is repeated.
+        out: the folder or file that the user names, None for a new numbered folder.
+    """
     if out is not None:
         yield out
         return
@@ -236,13 +287,23 @@ def place_of_rerun(run: RunToRepeat, out: Path | None) -> Iterator[Path]:
 
 
 def weight_differences(run: RunToRepeat, target: Path) -> list[str]:
-    """The difference of the weights, as a sentence; none where they are the same bit for bit."""
+    """The difference of the weights, as a sentence; none where they are the same bit for bit.
+
+    Args:
+        run: the training that is repeated.
+        target: the new checkpoint.
+    """
     before, now = run.manifest["sha256"], manifest_of_training(target.with_suffix(".json"))["sha256"]
     return [] if before == now else [f"their sha256 was {visible(str(before))[:12]}, and is {now[:12]}"]
 
 
 def word_changes(run: RunToRepeat, target: Path) -> list[str]:
-    """What identifies a run and is another one now, in plain words: its models, its images, else the first other word."""
+    """What identifies a run and is another one now, in plain words: its models, its images, else the first other word.
+
+    Args:
+        run: the run that is repeated.
+        target: the folder or checkpoint of the new one.
+    """
     if run.is_training:
         return []
     before, now = run.manifest.get("words"), manifest_of(target).get("words")

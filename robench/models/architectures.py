@@ -73,7 +73,11 @@ def bare_network(name: str, classes: int, shape: Shape, activation: str, options
 
 
 def is_library(name: str) -> bool:
-    """Whether `name` is torchvision's or timm's: tv/NAME or timm/NAME."""
+    """Whether `name` is torchvision's or timm's: tv/NAME or timm/NAME.
+
+    Args:
+        name: of a model, as the user wrote it.
+    """
     return name.partition("/")[0] in LIBRARY_BUILDERS and "/" in name
 
 

@@ -272,7 +272,11 @@ def source_kind(source: str) -> str:
 
 
 def named_code(source: str) -> tuple[str, dict[str, Any]]:
-    """The reference to the user's code and its options in `file.py:factory,option=value`; ("", {}) where it is none."""
+    """The reference to the user's code and its options in `file.py:factory,option=value`; ("", {}) where it is none.
+
+    Args:
+        source: of a model, as the user wrote it.
+    """
     match = re.fullmatch(r"(.+?:[^\W\d]\w*)((?:,[^,=]+=[^,]+)*)", source)
     return (match[1], parse_recipe(f"factory{match[2]}").options) if match else ("", {})
 

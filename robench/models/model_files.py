@@ -38,7 +38,11 @@ def existing_file(source: str | Path) -> Path:
 
 
 def model_file_kind(path: Path) -> str:
-    """The kind of a model file, a key of loading.OPENERS; InputError where it is none."""
+    """The kind of a model file, a key of loading.OPENERS; InputError where it is none.
+
+    Args:
+        path: the file.
+    """
     with path.open("rb") as handle:
         start = handle.read(9)
     if start[:2] == b"PK":

@@ -116,7 +116,11 @@ def p_value_text(p: float) -> str:
 
 
 def adjusted_text(result: GateResult) -> str:
-    """The adjusted p value of a gate, "-" for flags."""
+    """The adjusted p value of a gate, "-" for flags.
+
+    Args:
+        result: what the gate says.
+    """
     return "-" if math.isnan(result.p) else p_value_text(result.p)
 
 

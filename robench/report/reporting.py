@@ -108,7 +108,12 @@ def write_report(
 
 
 def refuse_page_path(path: Path, force: bool) -> None:
-    """InputError where a page cannot be written to a path, would lie in the folder of a run, or replace what it must not."""
+    """InputError where a page cannot be written to a path, would lie in the folder of a run, or replace what it must not.
+
+    Args:
+        path: the file that is to be written.
+        force: whether a file that is there may be replaced.
+    """
     refuse_output_file(path)
     if path.exists() and not force:
         raise InputError(f"{path} exists: pass --force to replace it, or choose another name")

@@ -214,7 +214,12 @@ def verdict_rows(cascade: Cascade, eps: float, base: Row, suite: str, interval: 
 
 
 def places_at_radius(cascade: Cascade, eps: float) -> list[int]:
-    """The places of the attacks at a radius."""
+    """The places of the attacks at a radius.
+
+    Args:
+        cascade: the attacks in one norm.
+        eps: the radius, in pixel units.
+    """
     return [place for place, stage in enumerate(cascade.stages) if stage.threat is not None and stage.threat.eps == eps]
 
 

@@ -95,7 +95,14 @@ def all_verdicts(run: FinishedRun, cases: Sequence[Case], suite: str, rows: Sequ
 
 
 def cascade_verdict(run: FinishedRun, cascade: Cascade, place: int, about: Row) -> Verdict:
-    """What stands after a stage of a cascade, and the label that each image had in the end."""
+    """What stands after a stage of a cascade, and the label that each image had in the end.
+
+    Args:
+        run: a run that has come to its end.
+        cascade: the attacks in one norm.
+        place: of the stage in the cascade.
+        about: the row that the classes split.
+    """
     pred = cascade.record(0).columns.get("pred", torch.full((cascade.ledger.n,), -1))
     fell = (cascade.breakers > 0) & (cascade.breakers <= place)
     predicted = torch.where(fell, cascade.breaker_column("pred", -1), pred)

@@ -368,7 +368,11 @@ def lonely_row_notes(one: ModelImages, another: ModelImages) -> Iterator[str]:
 
 
 def row_key(row: Row) -> RowKey:
-    """What a row must share with one of another run to be compared with it; the worst class may be another."""
+    """What a row must share with one of another run to be compared with it; the worst class may be another.
+
+    Args:
+        row: the row.
+    """
     setting = "" if row.metric == "worst_class_accuracy" else row.setting
     return row.probe, setting, row.metric, row.eps, row.norm
 

@@ -141,7 +141,12 @@ def row_keys(row: Row) -> dict[str, str]:
 
 
 def matches(gate: Gate, row: Row) -> bool:
-    """Whether a gate is about a row."""
+    """Whether a gate is about a row.
+
+    Args:
+        gate: the gate.
+        row: the row.
+    """
     name = METRIC_ALIASES.get(gate.name, gate.name)
     named = row.metric == name or (row.probe == name and row.metric == "accuracy")
     keys = row_keys(row)

@@ -217,7 +217,13 @@ class Known:
 
 
 def images_of_model(run: SavedRun, name: str, tables: Mapping[str, TextFrame]) -> ModelImages:
-    """What a run knows of each image of one model."""
+    """What a run knows of each image of one model.
+
+    Args:
+        run: a finished run.
+        name: of the model.
+        tables: kind -> its per-image table, as `sample_tables` gives them.
+    """
     mine = {kind: of_checkpoint(frame, name) for kind, frame in tables.items()}
     known = known_images(run, name, mine)
     rows = [row for row in run.rows if row.checkpoint == name]
@@ -228,7 +234,12 @@ def images_of_model(run: SavedRun, name: str, tables: Mapping[str, TextFrame]) -
 
 
 def of_checkpoint(frame: TextFrame, name: str) -> TextFrame:
-    """The lines of one model; all of a table of one model, which has no such column."""
+    """The lines of one model; all of a table of one model, which has no such column.
+
+    Args:
+        frame: a per-image table.
+        name: of the model.
+    """
     return frame[frame["checkpoint"] == name] if "checkpoint" in frame.columns else frame
 
 

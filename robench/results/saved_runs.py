@@ -103,7 +103,11 @@ def saved_run(folder: Path) -> SavedRun:
 
 
 def manifest_content(path: Path) -> dict[str, Any]:
-    """The content of a manifest; InputError where it is cut short, no JSON, or no dict."""
+    """The content of a manifest; InputError where it is cut short, no JSON, or no dict.
+
+    Args:
+        path: the file.
+    """
     content = json_at(path)
     if not isinstance(content, dict):
         raise InputError(f"{path} is no manifest of robench: copy the folder again, or measure again")
@@ -164,7 +168,11 @@ def rows_at(path: Path) -> Iterator[Row]:
 
 
 def float_or_nan(word: str) -> float:
-    """A number, nan for an empty cell."""
+    """A number, nan for an empty cell.
+
+    Args:
+        word: the cell.
+    """
     return cell_number(word) if word else math.nan
 
 

@@ -186,5 +186,9 @@ def anytime_bounds(successes: float, n: int, population: int) -> tuple[float, fl
 
 
 def anytime_interval(n: int) -> IntervalKind:
-    """The interval of a share of n images that is valid whenever one stops."""
+    """The interval of a share of n images that is valid whenever one stops.
+
+    Args:
+        n: how many images were chosen.
+    """
     return IntervalKind(f"anytime, of {n} images", partial(anytime_bounds, population=n))
