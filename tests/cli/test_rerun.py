@@ -246,7 +246,10 @@ def test_a_training_is_repeated_into_a_new_checkpoint_and_its_weights_are_compar
     assert "folder" not in json.loads((here / "net.json").read_text())["meta"]["arguments"]
     assert "The weights are the same as in net.json" in robench("rerun", "net.pt", "--out", "again.pt", "--quiet").stdout
     result = robench("rerun", "net.json", "--set", "seed=1", "--quiet")
-    assert "The weights are not the same as in net.json, as is to be expected of --set seed: their sha256 was" in result.stdout
+    assert (
+        "The weights are not the same as in net.json, as is to be expected of --set seed. The differences: their sha256 was"
+        in result.stdout
+    )
     assert [*(here / "results").glob("*-rerun-net/net.pt")]
     assert "pass --out FILE.pt" in refused("rerun", "net.json", "--out", "folder")
     assert "does not say how the run was called" in refused("rerun", MODEL)
