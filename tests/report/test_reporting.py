@@ -12,7 +12,7 @@ from made_runs import EPS, make_nights, make_run, share_row
 import robench
 from robench.core.errors import InputError
 from robench.report.charts import AxisMarks, ChartLine, ChartPoint, line_chart, round_ticks
-from robench.report.nights import measured_words, night_labels, nights_of, version_events
+from robench.report.nights import history_words, night_labels, nights_of, version_events
 from robench.report.reporting import ReportOptions, gathered_runs, report_parts
 from robench.results.saved_runs import saved_run
 
@@ -199,10 +199,10 @@ def test_the_verdict_of_nights_is_one_sentence_and_a_list_of_whole_sentences(tmp
 
 
 def test_headings_count_probes_and_threats_apart_and_name_the_first():
-    assert measured_words("smoke at linf 8/255") == "smoke at linf 8/255"
+    assert history_words("smoke at linf 8/255") == "smoke at linf 8/255"
     probes, threats = [f"p{k}" for k in range(8)], [f"linf {k}/255" for k in range(1, 8)]
-    assert measured_words(", ".join(probes)) == "p0, p1, p2 and 5 more probes"
-    told = measured_words(f"{', '.join(probes)} at {', '.join(threats)}, l2 0.25")
+    assert history_words(", ".join(probes)) == "p0, p1, p2 and 5 more probes"
+    told = history_words(f"{', '.join(probes)} at {', '.join(threats)}, l2 0.25")
     assert told == "p0, p1, p2 and 5 more probes at linf 1/255, linf 2/255, linf 3/255 and 5 more threats"
 
 
