@@ -82,7 +82,9 @@ def all_verdicts(run: FinishedRun, cases: Sequence[Case], suite: str, rows: Sequ
         if stages:
             start = cascade_of(case, run.ledger, stages[:1])
             about = replace(base, norm="", eps=0.0, probe=CLEAN, setting=case.settings.get(stages[0].key, ""))
-            yield cascade_verdict(run, start, 0, replace(about, n=start.n))
+            own = (row for row in rows if (row.probe, row.metric, row.checkpoint) == (CLEAN, "accuracy", about.checkpoint))
+            known = next(own, about)  # under corruptions it has the name of their data set
+            yield cascade_verdict(run, start, 0, replace(about, n=start.n, data=known.data, split=known.split))
         if overall:
             yield Verdict(overall[place], mean_right(run, case), run.ledger.seen, run.ledger.y)
         mine = [one for one in some if one.case is case and one.radii()]
