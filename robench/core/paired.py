@@ -489,7 +489,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def images_needed(values: PairedValues, margin: float, alpha: float) -> int | None:
+def images_needed(values: PairedValues, margin: float, alpha: float) -> float | None:
     """How many images would tell whether the difference is beyond a margin, at the rates that were seen, with a probability of 0.9.
 
     The interval shrinks with the root of the number of images, until it excludes the margin.
@@ -500,7 +500,8 @@ def images_needed(values: PairedValues, margin: float, alpha: float) -> int | No
         alpha: the level at which a difference counts, in (0, 1).
 
     Returns:
-        A number, at least that of the images; None where the difference found is the margin itself, so that no number would do.
+        A whole number, at least that of the images; None where the difference found is the margin itself, so that no number would do;
+        infinity where 64 times as many would not tell of the worst class.
 
     Example:
         >>> images_needed(PairedValues("verdict", np.ones(100), np.ones(100), np.zeros(100, dtype=np.int64)), -0.01, 0.05)
@@ -527,7 +528,7 @@ def power_quantile(alpha: float) -> float:
     return normal_quantile(alpha) + NORMAL.inv_cdf(POWER)
 
 
-def images_needed_by_classes(values: PairedValues, margin: float, alpha: float) -> int | None:
+def images_needed_by_classes(values: PairedValues, margin: float, alpha: float) -> float | None:
     """As `images_needed` for the worst class: so many copies of the images as give a p value of alpha, and more for the power."""
     if abs(values.difference - margin) < 1e-9:
         return None
@@ -535,7 +536,7 @@ def images_needed_by_classes(values: PairedValues, margin: float, alpha: float) 
     while copies <= MOST_COPIES and p_of_margin(copied(values, copies), margin) > alpha:
         copies *= 2
     if copies > MOST_COPIES:
-        return None
+        return math.inf
     low = copies // 2
     while copies - low > max(1, copies // 8):
         middle = (low + copies) // 2

@@ -385,7 +385,9 @@ def compared_rows(pair: RunPair, one: ModelImages, another: ModelImages) -> Iter
         if before is not None:
             data, split = (str(pair.new.where(words)) for words in ("data.name", "data.split"))
             about = str(pair.base.run.folder), one.checkpoint, another.checkpoint, data, split
-            yield ComparedRow(values.row, paired_values(before, values, pair.new.where("seed")), about)
+            paired = paired_values(before, values, pair.new.where("seed"))
+            if paired.n:  # a class may have no image among those in common, a score none that both have
+                yield ComparedRow(values.row, paired, about)
 
 
 def paired_values(base: ImageValues, new: ImageValues, seed: Any) -> PairedValues:

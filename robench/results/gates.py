@@ -340,7 +340,7 @@ def p_values_text(test: str, p_values: tuple[float, float], tests: int) -> str:
     return f"{test} p = {p_values[0]:.2g}" + (f", {p_values[1]:.2g} after Holm over {tests} tests" if tests > 1 else "")
 
 
-def needed_text(images: int | None) -> str:
+def needed_text(images: float | None) -> str:
     """How many images would do, in words."""
     if images is None:
         return "no number of images would tell, for the change found is the one allowed"

@@ -172,6 +172,19 @@ def test_so_many_images_as_are_needed_do():
     assert images_needed(verdicts(8, 0, 400), -0.02, 0.05) is None
 
 
+def test_of_the_worst_class_so_many_images_as_are_needed_do_and_what_no_copies_tell_has_no_number():
+    labels = np.arange(400) % 2
+    base = (np.arange(400) // 2 % 10 < 6) * 1.0
+    new = np.where((labels == 1) & (np.arange(400) // 2 % 10 == 5), 0.0, base)  # one class from 60 to 50 %
+    values = PairedValues("worst class", base, new, labels)
+    needed = images_needed(values, -0.02, 0.05)
+    copies = math.ceil(needed / 400)
+    tiled = PairedValues("worst class", np.tile(base, copies), np.tile(new, copies), np.tile(labels, copies))
+    assert p_of_margin(values, -0.02) > 0.05 >= p_of_margin(tiled, -0.02)
+    assert images_needed(values, -0.1, 0.05) is None
+    assert images_needed(values, -0.0999, 0.05) == math.inf
+
+
 def test_what_would_have_been_found_is_found_nine_times_in_ten():
     rng, values = np.random.default_rng(3), verdicts(30, 30, 1000)
     drop = detectable_difference(values, 0.05)

@@ -555,6 +555,28 @@ def test_runs_that_stopped_early_are_compared_on_the_images_in_common(tmp_path):
     assert (line["n"], float(line["base"]), line["only_base"]) == ("30", 20 / 30, "0")
 
 
+def with_a_class(folder):
+    """The run with class 6 for the images before 30 and from 120 on, and the row of that class."""
+    lines = read(folder / "samples.csv")
+    mine = [line for line in lines if not 30 <= int(line["sample"]) < 120]
+    labels = {line["sample"]: 6 if line in mine else 1 for line in lines}
+    edit(folder / "samples.csv", lambda text: re.sub(r"(?m)^(\d+),\d+,", lambda found: f"{found[1]},{labels[found[1]]},", text))
+    share = sum(not line["broken_by"] for line in mine) / len(mine)
+    head = dict.fromkeys(read(folder / "rows.csv")[0], "")
+    row = {**head, "checkpoint": "net.pt", "n": len(mine), "norm": "linf", "eps": EPS, "probe": "smoke", "setting": "class=6",
+           "metric": "class_accuracy", "value": share}  # fmt: skip
+    edit(folder / "rows.csv", lambda text: text + ",".join(map(str, row.values())) + "\n")
+    return folder
+
+
+def test_a_class_without_an_image_in_common_is_left_out(tmp_path):
+    base, new = (with_a_class(stopped(tmp_path / name, places)) for name, places in (("base", range(40)), ("new", range(10, 60))))
+    assert {line.metric for line in compare(base, base).lines} == {"accuracy", "class_accuracy"}
+    assert {(line.metric, line.n) for line in compare(base, new).lines} == {("accuracy", 30)}
+    with pytest.raises(InputError, match="no probe or metric 'class' was measured in both runs"):
+        compare(base, new, gates="class:drop>1%")
+
+
 @pytest.mark.parametrize(
     ("places", "chosen", "sentence"),
     [
