@@ -153,7 +153,7 @@ Data = Annotated[
     typer.Option("--data", help="Data set: see 'robench list data', or your own file.py:function. Default: that of the checkpoint."),
 ]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder that holds the data sets of torchvision.")]
-Download = Annotated[bool, typer.Option("--download", help="Fetch a data set that is missing.")]
+Download = Annotated[bool, typer.Option("--download", help="Fetch a data set or weights that are missing.")]
 SplitOption = Annotated[str, typer.Option("--split", help="train or test.")]
 ImageSize = Annotated[int | None, typer.Option("--image-size", help="Resize and centre-crop images to this size.")]
 Resize = Annotated[int | None, typer.Option("--resize", help="Shorter side before the crop, such as 256. Default: --image-size.")]
@@ -294,7 +294,7 @@ class CommonOptions:
         """The options that say how models are loaded."""
         return {
             "arch": self.arch, "activation": self.activation, "weights": self.weights, "mean": self.mean and self.mean.values,
-            "std": self.std and self.std.values, "trust": self.trust,
+            "std": self.std and self.std.values, "trust": self.trust, "download": self.download,
         }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from robench.core.checks import whole_option
 from robench.core.errors import InputError
 from robench.core.recipes import Recipe, lookup, parse_recipe, resolve
 from robench.models.contract import materialised_network
-from robench.models.foreign import network_from_code, timm_network, torchvision_network
+from robench.models.foreign import LIBRARY_PREFIXES, network_from_code, timm_network, torchvision_network
 from robench.models.layers import ACTIVATIONS, Shape, normalised_network
 from robench.models.resnet import cifar_resnet, preact_resnet18, resnet18, wide_resnet
 from robench.models.small import cnn, lenet, mlp, smallcnn, two_conv
@@ -69,16 +69,18 @@ def bare_network(name: str, classes: int, shape: Shape, activation: str, options
     if runs_code(recipe.name):
         return materialised_network(network_from_code(recipe.name, classes, shape, **recipe.options), shape, recipe.label)
     library, _, model = recipe.name.partition("/")
+    if library not in LIBRARY_BUILDERS:
+        raise InputError(f"{recipe.name} is a model with weights of its own and no architecture to build: name it as the model")
     return LIBRARY_BUILDERS[library](model, classes, shape, **recipe.options)
 
 
 def is_library(name: str) -> bool:
-    """Whether `name` is torchvision's or timm's: tv/NAME or timm/NAME.
+    """Whether `name` is that of a model of a library: tv/NAME, timm/NAME and the like.
 
     Args:
         name: of a model, as the user wrote it.
     """
-    return name.partition("/")[0] in LIBRARY_BUILDERS and "/" in name
+    return name.partition("/")[0] in LIBRARY_PREFIXES and "/" in name
 
 
 def is_foreign(name: str) -> bool:

@@ -18,6 +18,7 @@ from robench.models.layers import Shape
 from robench.models.model_files import first_line
 
 CLASS_PARAMETERS = ("num_classes", "n_classes", "nb_classes", "nclasses", "classes")  # what people call the number of classes
+LIBRARY_PREFIXES = ("tv", "timm")  # of names such as tv/resnet50
 DOWNLOADS = ("weights", "weights_backbone", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
 
 

@@ -29,6 +29,7 @@ from robench.models.foreign import network_from_code
 from robench.models.identity import code_digests
 from robench.models.layers import Shape, normalised_network
 from robench.models.model_files import TRUST, existing_file, first_line, model_file_kind, read_torch
+from robench.models.named_models import ModelOptions, OpenedModel, classes_and_shape
 from robench.models.weights import (
     StoredNormalisation,
     fit_weights,
@@ -56,6 +57,7 @@ class LoadedModel:
         notes: one sentence each on what the user should know.
         flags: one sentence each on what makes the numbers of this model doubtful, whatever is measured.
         architecture: its name, activation, normalisation and key in the file, as user or checkpoint gave them; the sha256 of own code.
+        class_names: the names of the outputs, in their order, where the library of a model says them; () else.
     """
 
     model: nn.Module
@@ -65,47 +67,7 @@ class LoadedModel:
     notes: tuple[str, ...]
     flags: tuple[str, ...] = ()
     architecture: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class ModelOptions:
-    """What the user said about the model; None where nothing was said.
-
-    Attributes:
-        arch: the architecture of a file of weights.
-        activation: of `arch`.
-        weights: the key of a set of weights, in a file that holds several.
-        classes: K of the data.
-        shape: channels, height and width of the images.
-        mean: one number a channel, of the normalisation.
-        std: the spread that goes with `mean`, one number a channel.
-        trust: whether a stored program may be run.
-        device: where the model is to lie.
-    """
-
-    arch: str | None = None
-    activation: str | None = None
-    weights: str | None = None
-    classes: int | None = None
-    shape: Shape | None = None
-    mean: Sequence[float] | None = None
-    std: Sequence[float] | None = None
-    trust: bool = False
-    device: str = "cpu"
-
-    def refuse_options(self, names: str, why: str) -> None:
-        """InputError where one of the options in `names` was given though it cannot apply.
-
-        Args:
-            names: names of options, parted by spaces.
-            why: the begin of the sentence.
-        """
-        for name in names.split():
-            if getattr(self, name) is not None:
-                raise InputError(f"{why}: leave --{name} out")
-
-
-OpenedModel = tuple[nn.Module, dict[str, Any], list[str]]
+    class_names: tuple[str, ...] = ()
 
 
 def load_with_origin(source: str | Path, **options: Any) -> LoadedModel:
@@ -125,7 +87,8 @@ def load_with_origin(source: str | Path, **options: Any) -> LoadedModel:
     model_options = ModelOptions(**options)
     model_options = replace(model_options, device=as_device(model_options.device))
     kind = source_kind(str(source))
-    model, meta, notes = OPENERS[kind](str(source), model_options)
+    opened = OPENERS[kind](str(source), model_options)
+    model, meta, notes = opened.network, opened.meta, [*opened.notes]
     refuse_absent_weights(model, Path(source).name)
     refuse_nonfinite_weights(model, Path(source).name)
     model = into_eval(model.to(model_options.device))
@@ -146,6 +109,7 @@ def load_with_origin(source: str | Path, **options: Any) -> LoadedModel:
         tuple(notes),
         tuple(flags),
         architecture_of(str(source), kind, meta, model_options),
+        opened.class_names,
     )
 
 
@@ -197,6 +161,7 @@ def load_model(
     std: Sequence[float] | None = None,
     trust: bool = False,
     device: str = "cpu",
+    download: bool = False,
 ) -> nn.Module:
     """The model that `source` names, in eval mode: from pixels (B, C, H, W) in [0, 1] to logits (B, K).
 
@@ -212,6 +177,7 @@ def load_model(
         std: the spread that goes with `mean`, one number a channel.
         trust: whether a stored program, which runs code, may be loaded.
         device: where the model is to lie: "cpu", "cuda", "mps".
+        download: whether weights that a name stands for may be fetched where the library's cache lacks them.
 
     Returns:
         The network as a torch.nn.Module. `robench.models.load_with_origin` returns its name, hash, meta and notes as well.
@@ -227,7 +193,7 @@ def load_model(
     """
     return load_with_origin(
         source, arch=arch, activation=activation, weights=weights, classes=classes, shape=shape, mean=mean, std=std, trust=trust,
-        device=device,
+        device=device, download=download,
     ).model  # fmt: skip
 
 
@@ -282,19 +248,24 @@ def named_code(source: str) -> tuple[str, dict[str, Any]]:
 
 
 def open_library(source: str, model_options: ModelOptions) -> OpenedModel:
-    """torchvision's or timm's network, with random weights.
+    """What a library of models gives for a name.
 
     Args:
-        source: "tv/NAME" or "timm/NAME".
+        source: "LIBRARY/NAME", with options.
         model_options: what the user said about the model.
 
     Raises:
-        InputError: where the number of classes or the shape of the images is not known, and for options that cannot apply.
+        InputError: for names and options that the library does not know, and for options that cannot apply.
     """
     model_options.refuse_options("arch activation weights", f"{source} names its own architecture")
+    return LIBRARIES[source.partition("/")[0]](source, model_options)
+
+
+def random_library_network(source: str, model_options: ModelOptions) -> OpenedModel:
+    """A library's network with random weights; InputError where the number of classes or the shape of the images is not known."""
     classes, shape = classes_and_shape(source, model_options)
     model = build_network(source, classes=classes, shape=shape, mean=model_options.mean, std=model_options.std)
-    return model, {}, [f"{source} has random weights: for trained ones name a file of weights, with --arch {source}"]
+    return OpenedModel(model, [f"{source} has random weights: for trained ones name a file of weights, with --arch {source}"])
 
 
 def open_code(source: str, model_options: ModelOptions) -> OpenedModel:
@@ -311,7 +282,7 @@ def open_code(source: str, model_options: ModelOptions) -> OpenedModel:
     name = Path(reference).name
     model_options.refuse_options("arch activation weights", f"{name} makes its own network")
     model = network_from_code(reference, model_options.classes, model_options.shape, **options)
-    return normalised_network(model, model_options.mean, model_options.std, model_options.shape), {}, own_code_notes(reference)
+    return OpenedModel(normalised_network(model, model_options.mean, model_options.std, model_options.shape), own_code_notes(reference))
 
 
 def own_code_notes(source: str) -> list[str]:
@@ -333,13 +304,14 @@ def open_torch(source: str, model_options: ModelOptions) -> OpenedModel:
     content, notes = read_torch(Path(source), model_options.trust)
     if is_our_checkpoint(content):
         state, meta = state_and_meta(content, name)
-        return rebuilt_network(state, meta, name, model_options), meta, notes + checkpoint_code_notes(meta, name, model_options)
+        network = rebuilt_network(state, meta, name, model_options)
+        return OpenedModel(network, notes + checkpoint_code_notes(meta, name, model_options), meta)
     weights, more = weights_in(content, name, model_options.weights)
     if isinstance(weights, nn.Module):
         model_options.refuse_options("arch activation", f"{name} holds a whole model")
-        return normalised_network(weights, model_options.mean, model_options.std, model_options.shape), {}, notes + more
-    model, network_notes = network_from_state(weights, name, model_options)
-    return model, {}, notes + more + network_notes
+        return OpenedModel(normalised_network(weights, model_options.mean, model_options.std, model_options.shape), notes + more)
+    network, network_notes = network_from_state(weights, name, model_options)
+    return OpenedModel(network, notes + more + network_notes)
 
 
 def open_safetensors(source: str, model_options: ModelOptions) -> OpenedModel:
@@ -362,8 +334,7 @@ def open_safetensors(source: str, model_options: ModelOptions) -> OpenedModel:
     except Exception as error:
         raise InputError(f"{name} is damaged or no safetensors file ({first_line(error)})") from error
     model_options.refuse_options("weights", f"{name} holds one set of weights")
-    model, notes = network_from_state(state, name, model_options)
-    return model, {}, notes
+    return OpenedModel(*network_from_state(state, name, model_options))
 
 
 def open_torchscript(source: str, model_options: ModelOptions) -> OpenedModel:
@@ -384,11 +355,8 @@ def open_torchscript(source: str, model_options: ModelOptions) -> OpenedModel:
             model = torch.jit.load(source, map_location="cpu")
     except RuntimeError as error:
         raise InputError(f"{name} cannot be read as a TorchScript archive ({first_line(error)})") from error
-    return (
-        normalised_network(model, model_options.mean, model_options.std, model_options.shape),
-        {},
-        [f"{name} is a stored program, which was run"],
-    )
+    network = normalised_network(model, model_options.mean, model_options.std, model_options.shape)
+    return OpenedModel(network, [f"{name} is a stored program, which was run"])
 
 
 def open_pt2(source: str, model_options: ModelOptions) -> OpenedModel:
@@ -404,11 +372,8 @@ def open_pt2(source: str, model_options: ModelOptions) -> OpenedModel:
     name = Path(source).name
     refuse_untrusted(source, "a torch.export program, which torch reads by unpickling", model_options)
     model = read_program(Path(source), model_options.device)
-    return (
-        normalised_network(model, model_options.mean, model_options.std, model_options.shape),
-        {},
-        [f"{name} is a stored program, which was run"],
-    )
+    network = normalised_network(model, model_options.mean, model_options.std, model_options.shape)
+    return OpenedModel(network, [f"{name} is a stored program, which was run"])
 
 
 def refuse_untrusted(source: str, what: str, model_options: ModelOptions) -> None:
@@ -534,13 +499,6 @@ def fitting_architectures(state: Mapping[str, Tensor], classes: int, shape: Shap
     return names
 
 
-def classes_and_shape(name: str, model_options: ModelOptions) -> tuple[int, Shape]:
-    """Number of classes and shape of the images, which the file does not tell."""
-    if model_options.classes is None or model_options.shape is None:
-        raise InputError(f"{name} does not tell the number of classes and the shape of the images: give classes and shape")
-    return model_options.classes, model_options.shape
-
-
 def refuse_nonfinite_weights(model: nn.Module, name: str) -> None:
     """InputError where a weight or buffer is NaN or infinite."""
     for key, value in model.state_dict().items():
@@ -585,6 +543,11 @@ def more_outputs_notes(outputs: int, classes: int) -> list[str]:
     note = f"the model has {outputs} outputs, the data {classes} classes: label k is taken for output k, and all {outputs} outputs compete"
     return [note] if outputs > classes else []
 
+
+LIBRARIES: dict[str, Callable[[str, ModelOptions], OpenedModel]] = {  # source -> what its library gives, by the prefix of the source
+    "tv": random_library_network,
+    "timm": random_library_network,
+}
 
 OPENERS: dict[str, Callable[[str, ModelOptions], OpenedModel]] = {
     "library": open_library,

@@ -27,8 +27,8 @@ LAYERS = {
     " double_backprop adversarial fgsm free trades mart alp arr cure tulip mail hat __init__ second_order",
     "data": "class_names own_code layouts images augment mixing npz_arrays torchvision_sets shapes files own_sets __init__ corrupted_sets"
     " export",
-    "models": "layers exported model_files weights stand_ins synced_batch_norm checkpoint contract foreign forgotten_normalisation resnet"
-    " small architectures identity loading",
+    "models": "layers exported model_files named_models weights stand_ins synced_batch_norm checkpoint contract foreign"
+    " forgotten_normalisation resnet small architectures identity loading",
     "runs": "store ledger types diagnostics own_functions images pools stages stages.clean stages.earlier_run stages.probe"
     " stages.corruption stages.method stages.attack loop blocks cases resuming execution",
     "results": "files corruption_estimates corruption_errors cascade probes corruptions scores score_rows classes saved_runs"
