@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from robench.core.folders import Destination
     from robench.core.recipes import Recipe
     from robench.data import Images
-    from robench.data.corrupted_sets import CorruptedSet
     from robench.data.export import Export
+    from robench.data.released_sets import CorruptedSet
     from robench.evaluation.corruption_sources import CorruptionSource
     from robench.report.result import Result
     from robench.runs.types import Subject as Measured
@@ -57,8 +57,8 @@ def corrupt_command(
         list[str] | None,
         typer.Option(
             "--corruption",
-            help="NAME[,severity=3], fifteen, nineteen, noise or file.py:function; several by commas or repeated: "
-            "see 'robench list corruptions'.",
+            help="NAME[,severity=3], fifteen, nineteen, noise or file.py:function; several by commas or repeated: see 'robench list "
+            "corruptions'. With --from also imagenet-c-bar, cifar10-c-bar, imagenet-3dcc and what these hold.",
         ),
     ] = None,
     severity: Annotated[
@@ -67,7 +67,7 @@ def corrupt_command(
     ] = None,
     source: Annotated[
         Path | None,
-        typer.Option("--from", metavar="DIR", help="A set on the disk, such as CIFAR-10-C or ImageNet-C, instead of images made here."),
+        typer.Option("--from", metavar="DIR", help="A set on the disk in place of images made here: CIFAR-10-C, ImageNet-C, C-bar, 3DCC."),
     ] = None,
     scale: o.Scale = "auto",
     frost_dir: o.FrostDir = None,
@@ -87,7 +87,7 @@ def corrupt_command(
     from robench.core.recipes import split_recipes
     from robench.evaluation.corruption_sources import corruption_recipes
 
-    recipes = corruption_recipes(split_recipes(corruption or ["fifteen"]))
+    recipes = corruption_recipes(split_recipes(corruption or ["fifteen"]), on_disk=source is not None)
     options = CorruptOptions(
         recipes, severity.values if severity else (1, 2, 3, 4, 5), bool(corruption), bool(severity), source, scale, str(frost_dir or ""),
         reference, export, save,

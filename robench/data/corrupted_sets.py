@@ -1,19 +1,18 @@
 """Corrupted data sets on disk: arrays as CIFAR-10-C has them, trees of image files as ImageNet-C has them, and our own as arrays.
 
 arrays  FOLDER/CORRUPTION.npy, (5 N, H, W, 3) uint8: the N images at severity 1, then at 2, ... 5; labels.npy, (5 N,) or (N,)
-tree    FOLDER/CORRUPTION/SEVERITY/CLASS/FILE, or FOLDER/GROUP/CORRUPTION/SEVERITY/CLASS/FILE as the released archives are packed
+tree    those of `data.corrupted_trees`
 
 Layouts, names and numbers of images are those of Hendrycks & Dietterich (ICLR 2019, 1903.12261) and their files (Zenodo 2535967,
-3555552, 2235448 and 2536630). `read_corrupted_set` opens either; nothing but headers, labels and names is read until images are asked for.
+3555552, 2235448 and 2536630), and of C-bar (2102.11273), whose generator writes arrays of CIFAR-10 in the same way.
+`read_corrupted_set` opens either; nothing but headers, labels and names is read until images are asked for.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any
@@ -22,106 +21,34 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robench.core.corruption_names import NINETEEN, SEVERITIES
+from robench.core.corruption_names import EVERY_NAME, SEVERITIES
 from robench.core.errors import InputError
 from robench.core.files import expanded_path, json_value
-from robench.core.pictures import opened_picture
-from robench.core.recipes import lookup
 from robench.corruptions import corrupted_images as under
 from robench.corruptions.severities import valid_severity
 from robench.data import files, layouts
 from robench.data import torchvision_sets as official
 from robench.data.class_names import classes_by_number, ordered_classes
-from robench.data.images import Choice, Images, rows_of_ids
+from robench.data.corrupted_trees import corruption_folders, read_tree_set
+from robench.data.images import Images, rows_of_ids
+from robench.data.released_sets import (
+    PROPER,
+    SAMPLE_SIZE,
+    CorruptedSet,
+    folder_name_note,
+    name_after_folder,
+    names_of_set,
+    other_name_notes,
+    set_of_names,
+    wanted_corruptions,
+)
 
-CORRUPTION_NAMES = NINETEEN
 LABELS_FILE = "labels.npy"
 DESCRIPTION_FILE = "robench.json"  # what our own sets carry besides
 SYNTH = "-c-synth"
-CROP = 224  # the side of ImageNet's images; released larger (299) for some networks
 BROKEN_NPY = (OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError, MemoryError, TokenError)
 
 CIFAR = {10: "cifar10-c", 100: "cifar100-c"}  # classes: name; each class has 10,000 / classes images of 32 pixels
-TREES = {(1000, 50_000, 224): "imagenet-c", (200, 10_000, 64): "tiny-imagenet-c"}  # (classes, images, side): name
-PROPER = {"cifar10-c": "CIFAR-10-C", "cifar100-c": "CIFAR-100-C", "imagenet-c": "ImageNet-C", "tiny-imagenet-c": "Tiny-ImageNet-C"}
-SAMPLE_SIZE = 16  # images of each corruption and severity by whose pixels a set is known
-
-
-@dataclass(frozen=True, eq=False)
-class CorruptedSet:
-    """N images under several corruptions and severities; their pixels stay on the disk until `load` asks for some.
-
-    Attributes:
-        name: as the rows spell it: cifar10-c and cifar100-c for the released sets alone, NAME-c-synth for our own, else folder:NAME-c.
-        kind: "released", "made" (by us) or "other".
-        corruptions: the names of the corruptions to use.
-        severities: the severities to use, from 1 to 5.
-        y: (N,) int64 labels, in the order of use.
-        ids: (N,) int64, the index of each image in the official split.
-        classes: the K names.
-        shape: channels, height and width of an image.
-        pixels: pixels(corruption, severity, rows (M,)) -> (M, C, H, W) uint8.
-        split: "test", or the split that our own were made of.
-        made: how our own were made (seed, scale, version of robench, digest of the images); empty for others.
-        notes: sentences on what in the folder is left out.
-        layout: the released set whose shape the folder has although it is not known to be that set; else "".
-        present: the names of all arrays or corruptions in the folder.
-    """
-
-    name: str
-    kind: str
-    corruptions: tuple[str, ...]
-    severities: tuple[int, ...]
-    y: Tensor
-    ids: Tensor
-    classes: tuple[str, ...]
-    shape: tuple[int, int, int]
-    pixels: Callable[[str, int, Tensor], Tensor]
-    split: str = "test"
-    made: Mapping[str, Any] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    layout: str = ""
-    present: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    def rows(self, choice: Choice) -> Tensor:
-        """The places of the chosen images, the same under every corruption and severity.
-
-        Args:
-            choice: which images are wanted.
-        """
-        return choice.rows(self.ids, self.name)
-
-    def load(self, corruption: str, severity: int, rows: Tensor) -> Images:
-        """The images at these places under one corruption at one severity; no others are read.
-
-        Args:
-            corruption: one of `corruptions`.
-            severity: one of `severities`.
-            rows: (M,) int64, the places of the images.
-
-        Raises:
-            InputError: where the set was opened without that corruption or severity.
-        """
-        if corruption not in self.corruptions or severity not in self.severities:
-            raise InputError(f"{self.name} was opened without {corruption} at severity {severity}")
-        rows = rows.cpu()
-        return Images(self.name, self.split, self.pixels(corruption, severity, rows), self.y[rows], self.ids[rows], self.classes)
-
-    def digest(self, corruption: str, rows: Tensor) -> str:
-        """A short hex digest by which a corruption of the set is known: its size, and the pixels of some of these rows at each severity.
-
-        Args:
-            corruption: one of `corruptions`.
-            rows: (M,) int64, the places of the images in use, of which at most 16 are read.
-        """
-        some = rows[torch.linspace(0, len(rows) - 1, min(SAMPLE_SIZE, len(rows))).round().long()].cpu()
-        digest = hashlib.sha256(f"{len(self)} {self.shape} {some.tolist()}".encode())
-        for severity in self.severities:
-            digest.update(self.pixels(corruption, severity, some).contiguous().numpy().data)
-        return digest.hexdigest()[:16]
 
 
 def read_corrupted_set(
@@ -222,33 +149,6 @@ def pixel_checked_set(corrupted: CorruptedSet, folder: Path, clean: Images, rows
     return replace(corrupted, name=name_after_folder(folder), kind="other", layout=corrupted.name, notes=notes)
 
 
-def wanted_corruptions(asked: Sequence[str] | None, there: Sequence[str], folder: Path) -> tuple[str, ...]:
-    """The corruptions to use: those asked for, else all that are there. InputError for an unknown or missing one."""
-    for name in asked or ():
-        lookup(name, dict.fromkeys(CORRUPTION_NAMES), "corruption")
-        if name not in there:
-            raise InputError(f"{folder} has no {name}: it holds {', '.join(there) or 'none of the 19 corruptions'}")
-    if not there:
-        raise InputError(f"{folder} holds none of the 19 corruptions (gaussian_noise, shot_noise, ...)")
-    return tuple(dict.fromkeys(asked or there))
-
-
-def other_name_notes(names: Sequence[str], folder: Path) -> tuple[str, ...]:
-    """A note on what is in the folder and is none of the corruptions, if there is anything."""
-    return (f"left out of {folder.name}, for they are none of the 19 corruptions: {', '.join(names)}",) if names else ()
-
-
-def folder_name_note(folder: Path, layout: str, why: str) -> str:
-    """A note on a set that has the layout of a released one and does not bear its name."""
-    return f"{folder.resolve().name} has the layout of {PROPER[layout]} and is named after its folder: {why}"
-
-
-def name_after_folder(folder: Path) -> str:
-    """The name of a set that is neither a released one nor ours."""
-    name = folder.resolve().name
-    return f"folder:{name if name.lower().endswith('-c') else name + '-c'}"
-
-
 # --- arrays
 
 
@@ -264,11 +164,12 @@ def read_array_set(folder: Path, corruptions: Sequence[str] | None, severities: 
     another type or shape, or differ in shape.
     """
     present_names = array_names(folder)
-    names = wanted_corruptions(corruptions, [name for name in CORRUPTION_NAMES if name in present_names], folder)
+    names = wanted_corruptions(corruptions, [name for name in EVERY_NAME if name in present_names], folder)
+    own = set_of_names(names)
     shape = common_shape(folder, names)
     y = labels_of_arrays(folder, shape[0] // len(SEVERITIES))
     description = provenance(folder, y)
-    name, layout, notes = (description["name"], "", ()) if description else name_and_layout(folder, y, shape, data_dir)
+    name, layout, notes = (description["name"], "", ()) if description else name_and_layout(folder, y, shape, data_dir, own)
     channels = description.get("channels", 3)
     return CorruptedSet(
         name,
@@ -282,7 +183,7 @@ def read_array_set(folder: Path, corruptions: Sequence[str] | None, severities: 
         partial(pixels_from_array, folder, len(y), channels),
         description.get("split", "test"),
         {key: value for key, value in description.items() if key not in ("ids", "classes")},
-        (*notes, *other_name_notes([name for name in present_names if name not in (*CORRUPTION_NAMES, Path(LABELS_FILE).stem)], folder)),
+        (*notes, *other_name_notes([one for one in present_names if one not in (*names_of_set(own), Path(LABELS_FILE).stem)], folder, own)),
         layout,
         tuple(present_names),
     )
@@ -334,7 +235,9 @@ def labels_of_arrays(folder: Path, n: int) -> Tensor:
     return by_severity[0].clone()
 
 
-def name_and_layout(folder: Path, y: Tensor, shape: tuple[int, int, int, int], data_dir: Path) -> tuple[str, str, tuple[str, ...]]:
+def name_and_layout(
+    folder: Path, y: Tensor, shape: tuple[int, int, int, int], data_dir: Path, own: str = ""
+) -> tuple[str, str, tuple[str, ...]]:
     """Name, layout and notes of arrays that came without our json.
 
     Released are 10,000 images of 32 pixels with all labels of CIFAR's test split, in its order; where that is not in `data_dir`, so that
@@ -343,6 +246,10 @@ def name_and_layout(folder: Path, y: Tensor, shape: tuple[int, int, int, int], d
     for classes, name in CIFAR.items():
         if len(y) == 10_000 and shape[1:3] == (32, 32) and y.bincount().tolist() == [10_000 // classes] * classes:
             clean = name.removesuffix("-c")
+            if own:  # of C-bar there are no released arrays, but what its generator makes
+                layout = own if own == f"{name}-bar" else ""
+                why = "C-bar is not released as arrays, so that there is nothing to compare it with"
+                return name_after_folder(folder), layout, ((folder_name_note(folder, layout, why),) if layout else ())
             official_labels = official.official_test_labels(clean, data_dir)
             if official_labels is not None and torch.equal(official_labels, y):
                 return name, "", ()
@@ -391,162 +298,6 @@ def pixels_from_array(folder: Path, n: int, channels: int, corruption: str, seve
     """The pixels (M, C, H, W) uint8 at rows (M,); grey images, which are stored with three equal channels, get their one back."""
     pixels = mapped_array(folder / f"{corruption}.npy")[(severity - 1) * n + rows.numpy()]
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)[:, :channels]))
-
-
-# --- trees
-
-
-def corruption_folders(folder: Path) -> dict[str, Path]:
-    """The folder of each corruption of a tree, in the order of NAMES; InputError if one is there twice."""
-    children = layouts.subfolders(folder)
-    nested = [grandchild for child in children if child.name not in CORRUPTION_NAMES for grandchild in layouts.subfolders(child)]
-    folders = [path for path in (*children, *nested) if path.name in CORRUPTION_NAMES]
-    twice = [name for name, count in Counter(path.name for path in folders).items() if count > 1]
-    if twice:
-        raise InputError(f"{folder} holds {twice[0]} twice, as {' and '.join(str(path) for path in folders if path.name == twice[0])}")
-    return {path.name: path for path in sorted(folders, key=lambda path: CORRUPTION_NAMES.index(path.name))}
-
-
-def read_tree_set(folder: Path, corruptions: Sequence[str] | None = None, severities: Sequence[int] | None = None) -> CorruptedSet:
-    """The corrupted set in a tree of image files: labels count the sorted class folders, ids the files sorted by class and path.
-
-    In the order of use the classes take turns, as for `folder:PATH`, so that the first n are balanced. Images are cut to their centre
-    of 224 pixels where they are larger, and never resized. All class folders are compared here, all file names once a corruption and
-    severity is loaded: InputError where they differ, and for images that are not 8-bit RGB or grey, or of several sizes.
-    """
-    tops = corruption_folders(folder)
-    names = wanted_corruptions(corruptions, tuple(tops), folder)
-    levels = wanted_severities(tops, names, severities)
-    first = tops[names[0]] / str(levels[0])
-    kinds = common_classes(tops, names, levels)
-    file_names = class_file_names(first)
-    if not file_names:
-        raise InputError(f"{first} is empty: it has no images to use")
-    ranks, y = ranks_and_labels(file_names, kinds)
-    order = sorted(range(len(file_names)), key=lambda place: (ranks[place], y[place]))
-    shape = read_corrupted_image(first / file_names[order[0]]).shape
-    layout = TREES.get((len(kinds), len(file_names), shape[1]), "") if shape[1] == shape[2] else ""
-    ids = torch.tensor(order)
-    return CorruptedSet(
-        name_after_folder(folder),
-        "other",
-        names,
-        levels,
-        torch.tensor(y)[ids],
-        ids,
-        kinds,
-        (shape[0], shape[1], shape[2]),
-        partial(pixels_from_tree, tops, file_names, ids, cache(partial(refuse_other_files, first, file_names)), shape),
-        notes=(
-            *((folder_name_note(folder, layout, "images stored as JPEG cannot be compared with ours to the pixel"),) if layout else ()),
-            *other_name_notes(
-                [
-                    child.name
-                    for child in layouts.subfolders(folder)
-                    if child.name not in CORRUPTION_NAMES and not corruption_folders(child)
-                ],
-                folder,
-            ),
-        ),
-        layout=layout,
-        present=tuple(tops),
-    )
-
-
-def wanted_severities(tops: Mapping[str, Path], names: Sequence[str], severities: Sequence[int] | None) -> tuple[int, ...]:
-    """The severities to use: those asked for, else those of the first corruption; InputError where a corruption lacks one."""
-    candidates = severities or [severity for severity in SEVERITIES if (tops[names[0]] / str(severity)).is_dir()]
-    levels = tuple(dict.fromkeys(valid_severity(severity) for severity in candidates))
-    lacking = [tops[name] / str(severity) for name in names for severity in levels if not (tops[name] / str(severity)).is_dir()]
-    if lacking or not levels:
-        raise InputError(f"{lacking[0] if lacking else tops[names[0]] / '1'} is not there: leave it out, or unpack it")
-    return levels
-
-
-def common_classes(tops: Mapping[str, Path], names: Sequence[str], levels: Sequence[int]) -> tuple[str, ...]:
-    """The names of the class folders, sorted; InputError if they are not the same everywhere.
-
-    (Tiny-ImageNet-C's frost was released with the 1,000 classes of ImageNet in one archive: labels would shift.)
-    """
-    first, *rest = (tops[name] / str(severity) for name in names for severity in levels)
-    kinds = tuple(child.name for child in layouts.subfolders(first))
-    for other in rest:
-        odd = sorted(set(kinds) ^ {child.name for child in layouts.subfolders(other)})
-        if odd:
-            has, lacks = (first, other) if odd[0] in kinds else (other, first)
-            raise InputError(f"{has} has the class {odd[0]} and {lacks} has not: labels would shift; leave one out, or fetch it again")
-    return kinds
-
-
-def class_file_names(top: Path) -> tuple[str, ...]:
-    """The image files of one corruption and severity as CLASS/FILE, sorted by class and path."""
-    return tuple(file.relative_to(top).as_posix() for kind in layouts.subfolders(top) for file in layouts.sorted_image_files(kind))
-
-
-def ranks_and_labels(listed: Sequence[str], kinds: Sequence[str]) -> tuple[list[int], list[int]]:
-    """For each listed file its place within its class, and its label."""
-    where = {kind: label for label, kind in enumerate(kinds)}
-    y = [where[name.partition("/")[0]] for name in listed]
-    counts: Counter[int] = Counter()
-    ranks = []
-    for label in y:
-        ranks.append(counts[label])
-        counts[label] += 1
-    return ranks, y
-
-
-def refuse_other_files(first: Path, listed: Sequence[str], top: Path) -> None:
-    """InputError where the files of `top` are not those of `first`: ids would not mean the same image."""
-    odd = sorted(set(listed) ^ set(class_file_names(top)))
-    if odd:
-        has, lacks = (first, top) if odd[0] in set(listed) else (top, first)
-        raise InputError(f"{has} has {odd[0]} and {lacks} has not ({len(odd)} files differ): all severities must show the same images")
-
-
-def pixels_from_tree(
-    tops: Mapping[str, Path],
-    listed: Sequence[str],
-    ids: Tensor,
-    same: Callable[[Path], None],
-    shape: torch.Size,
-    corruption: str,
-    severity: int,
-    rows: Tensor,
-) -> Tensor:
-    """The pixels (M, 3, H, W) uint8 at rows (M,); only these files are decoded. InputError where they differ in size."""
-    top = tops[corruption] / str(severity)
-    same(top)
-    x = torch.empty((len(rows), *shape), dtype=torch.uint8)
-    for row, place in enumerate(ids[rows].tolist()):
-        image = read_corrupted_image(top / listed[place])
-        if image.shape != shape:
-            sizes = f"{image.shape[2]}x{image.shape[1]} pixels, and others are {shape[2]}x{shape[1]}"
-            raise InputError(f"{top / listed[place]} is of {sizes}: all must be of one size")
-        x[row] = image
-    return x
-
-
-def read_corrupted_image(file: Path) -> Tensor:
-    """One image file as (3, H, W) uint8, cut to its centre where larger than 224 pixels; InputError unless it is 8-bit RGB or grey.
-
-    Stricter than `folder:PATH`: the released files are all RGB, so that anything else is not what it is taken for.
-    """
-    with opened_picture(file) as image:
-        mode, deep = image.mode, files.has_sixteen_bits(image)
-    if mode not in ("RGB", "L") or deep:
-        raise InputError(
-            f"{file} is an image of {'16 bits a channel' if deep else f'mode {mode}'}: it must be RGB or grey, of 8 bits a channel"
-        )
-    return centre_crop(files.read_image(file, None))
-
-
-def centre_crop(image: Tensor) -> Tensor:
-    """The centre of 224 pixels of an image (3, H, W) with larger sides, else the image; offsets as torchvision's CenterCrop has them."""
-    height, width = image.shape[1:]
-    if min(height, width) < CROP:
-        return image
-    top, left = round((height - CROP) / 2), round((width - CROP) / 2)
-    return image[:, top : top + CROP, left : left + CROP]
 
 
 def mildest_cell(corruptions: Sequence[str], severities: Sequence[int]) -> tuple[str, int]:

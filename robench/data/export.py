@@ -22,8 +22,9 @@ from robench.core.errors import InputError
 from robench.core.files import allocate_file, json_value, prepare_folder, remove_killed_writes, write_whole
 from robench.core.recipes import lookup
 from robench.corruptions.severities import valid_severity
-from robench.data.corrupted_sets import CORRUPTION_NAMES, DESCRIPTION_FILE, LABELS_FILE, SYNTH, array_names
+from robench.data.corrupted_sets import DESCRIPTION_FILE, LABELS_FILE, SYNTH, array_names
 from robench.data.images import Images
+from robench.data.released_sets import CORRUPTION_NAMES
 
 StoreImages = Callable[[int, Tensor, Tensor], None]
 STAGED_SET = ".replacing"  # the folder inside the exported one in which a set waits until it is whole

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robench.core.corruption_names import SETS
+from robench.core.corruption_names import EVERY_NAME, ON_DISK, SETS
 from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.folders import can_go_on_by_budget
@@ -28,8 +28,9 @@ from robench.corruptions.frost import photos_digest
 from robench.corruptions.severities import scale_of
 from robench.data import Images
 from robench.data.class_names import LabelMapping
-from robench.data.corrupted_sets import SYNTH, CorruptedSet
+from robench.data.corrupted_sets import SYNTH
 from robench.data.export import Export, StoreImages
+from robench.data.released_sets import CorruptedSet
 from robench.models.identity import file_digest
 from robench.runs.own_functions import is_own, own_corrupted_images
 from robench.runs.stages.clean import clean_stage
@@ -74,20 +75,22 @@ class CorruptionSource:
     own: Mapping[str, Recipe] = field(default_factory=dict)
 
 
-def corruption_recipes(corruptions: Sequence[str | Recipe]) -> tuple[Recipe, ...]:
+def corruption_recipes(corruptions: Sequence[str | Recipe], on_disk: bool = False) -> tuple[Recipe, ...]:
     """The corruptions that sentences, and the words fifteen, nineteen and noise, stand for, each once.
 
     Args:
         corruptions: sentences such as "fog" or "mine.py:rain,severity=2", and recipes.
+        on_disk: whether they are read from a set on the disk, which may have corruptions that robench does not make: those of C-bar and
+            3DCC, alone or by the names of their sets.
 
     Raises:
-        InputError: for an unknown one, for an option that it does not have, and for one asked for with options in two ways.
+        InputError: for an unknown one, for an option that it does not have, for one asked for with options in two ways, and for one that
+            robench does not make where it is not read from a disk.
     """
     by_label: dict[str, Recipe] = {}
     for recipe in (parse_recipe(one) if isinstance(one, str) else one for one in corruptions):
-        if recipe.name not in SETS and recipe.name not in CORRUPTIONS and not is_own(recipe.name):
-            raise InputError(f"unknown corruption {recipe.name!r}{did_you_mean(recipe.name, [*SETS, *CORRUPTIONS])}")
-        for name in SETS.get(recipe.name, (recipe.name,)):
+        names = known_corruptions(recipe, on_disk)
+        for name in names:
             corruption = replace(recipe, name=name)
             refuse_wrong_corruption(corruption)
             if by_label.setdefault(corruption.label, corruption) != corruption:
@@ -97,9 +100,28 @@ def corruption_recipes(corruptions: Sequence[str | Recipe]) -> tuple[Recipe, ...
     return tuple(by_label.values())
 
 
+def known_corruptions(recipe: Recipe, on_disk: bool) -> tuple[str, ...]:
+    """The corruptions that a recipe names. Raises InputError for an unknown one, and for one that only a set on the disk has."""
+    name = recipe.name
+    if name in ON_DISK or (name in EVERY_NAME and name not in CORRUPTIONS):
+        if not on_disk:
+            where = " or ".join(one for one, names in ON_DISK.items() if name in (one, *names))
+            raise InputError(f"{name} comes from the files of {where} alone, for robench does not make it: name their folder with --from")
+        return ON_DISK.get(name, (name,))
+    if name not in SETS and name not in CORRUPTIONS and not is_own(name):
+        more = [*ON_DISK, *EVERY_NAME] if on_disk else []
+        raise InputError(f"unknown corruption {name!r}{did_you_mean(name, [*SETS, *CORRUPTIONS, *more])}")
+    return SETS.get(name, (name,))
+
+
 def refuse_wrong_corruption(recipe: Recipe) -> None:
     """Raises InputError for a corruption that cannot be made as its recipe says it, or not with the options that a table has for all."""
     plain, severity = recipe_and_severity(recipe)
+    if recipe.name in EVERY_NAME and recipe.name not in CORRUPTIONS:
+        refuse_severity(recipe, severity)
+        if plain.options:
+            raise InputError(f"{recipe.name} is read from a disk and has no option {next(iter(plain.options))}: leave it out")
+        return
     resolve(plain, CORRUPTIONS, "corruption")
     refuse_severity(recipe, severity)
     idle = [] if is_own(recipe.name) else list(plain.options)

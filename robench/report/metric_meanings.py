@@ -53,7 +53,11 @@ METRICS: dict[str, tuple[str, str]] = {
     # corruptions
     "mean_accuracy": ("The accuracy under a corruption, a mean over severities; over several corruptions a mean of those means.", HIGHER),
     "mean_error": ("One less mean_accuracy, over all corruptions that were measured.", LOWER),
-    "mean_corruption_error": ("The error, a mean over the fifteen corruptions of means over five severities, divided by nothing.", LOWER),
+    "mean_corruption_error": (
+        "The error, a mean over the fifteen corruptions (of C-bar and 3DCC over all of the set) of means over five severities, divided by "
+        "nothing.",
+        LOWER,
+    ),
     "mean_corruption_error_19": ("The same over nineteen corruptions, with the four that are for validation.", LOWER),
     "relative_error": ("The error under corruptions less the clean error.", LOWER),
     "relative_accuracy": ("The accuracy under corruptions as a part of the clean accuracy.", HIGHER),

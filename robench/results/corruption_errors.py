@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from robench.core.corruption_names import FAMILIES, FIFTEEN, NINETEEN, SEVERITIES, CorruptionCell
+from robench.core.corruption_names import EVERY_NAME, FAMILIES, FIFTEEN, NINETEEN, ON_DISK, SEVERITIES, CorruptionCell
 from robench.core.errors import InputError
 from robench.core.rows import CLEAN, OVERALL_PROBE, WILSON, Row, with_interval
 from robench.core.statistics import Floats, Values
@@ -143,7 +143,8 @@ def degradation_rows(about: Row, clean: Values, cells: Cells, reference: Referen
 
     Rows over corruptions (probe = corruptions), all means over corruptions of means over severities:
 
-    * mean_corruption_error, mean_corruption_error_19: unnormalised, as is usual for CIFAR; of the fifteen, and with the four.
+    * mean_corruption_error, mean_corruption_error_19: unnormalised, as is usual for CIFAR; of the fifteen, and with the four. Of C-bar and
+      3DCC mean_corruption_error goes over the corruptions of the set where all of them were measured.
     * mean_accuracy, relative_error, relative_accuracy: of the fifteen; mean_accuracy also with setting severity=3.
     * noise_accuracy, blur_accuracy, weather_accuracy, digital_accuracy: of a family; noise_accuracy is IGD's three noises.
     * mce, relative_mce: means of ce and relative_ce over the fifteen: 1 (100 %) is as bad as the reference.
@@ -256,8 +257,9 @@ def overall_metrics(grades: Grades, references: Mapping[str, Reference]) -> Iter
     """What is asked over several corruptions."""
     whole = has_all_cells(grades, FIFTEEN)
     main = {c: grades[c] for c in FIFTEEN} if whole else grades
+    complete = whole or any({*grades} == {*names} and has_all_cells(grades, names) for names in ON_DISK.values())
     yield CellMetric(
-        OVERALL_PROBE, count_words(main), "mean_corruption_error" if whole else "mean_error", error_statistic(main), share_estimate
+        OVERALL_PROBE, count_words(main), "mean_corruption_error" if complete else "mean_error", error_statistic(main), share_estimate
     )
     if has_all_cells(grades, NINETEEN):
         every = {c: grades[c] for c in NINETEEN}
@@ -324,7 +326,7 @@ def count_words(grades: Grades) -> str:
 
 def severities_by_corruption(cells: Cells) -> dict[str, tuple[int, ...]]:
     """The severities of each corruption in ascending order; corruptions in the benchmark's order, others after them as they come."""
-    names = sorted({name: None for name, _ in cells}, key=lambda name: NINETEEN.index(name) if name in NINETEEN else len(NINETEEN))
+    names = sorted({name: None for name, _ in cells}, key=lambda name: EVERY_NAME.index(name) if name in EVERY_NAME else len(EVERY_NAME))
     return {name: tuple(sorted(severity for other, severity in cells if other == name)) for name in names}
 
 

@@ -20,15 +20,15 @@ from robench.core.errors import InputError
 from robench.corruptions import corrupted_images as under
 from robench.data import Choice, Images, load_images
 from robench.data.corrupted_sets import (
-    CORRUPTION_NAMES,
     SEVERITIES,
-    centre_crop,
     clean_image_rows,
     corrupted_set_layout,
     pixel_checked_set,
     read_corrupted_set,
 )
+from robench.data.corrupted_trees import centre_crop
 from robench.data.export import prepare_export
+from robench.data.released_sets import CORRUPTION_NAMES
 
 N = 10
 OFFICIAL = {10: [3, 8, 8, 0, 6, 6, 1, 6, 3, 1], 100: [49, 33, 72, 51, 71, 92, 15, 14, 23, 0]}
@@ -420,7 +420,7 @@ def test_the_cut_is_that_of_torchvision():
 
 
 def test_a_tree_is_named_after_its_folder_and_says_whose_layout_it_has(tmp_path, monkeypatch):
-    monkeypatch.setattr("robench.data.corrupted_sets.TREES", {(2, 5, 64): "tiny-imagenet-c"})
+    monkeypatch.setattr("robench.data.corrupted_trees.TREES", {(2, 5, 64): "tiny-imagenet-c"})
     data = read_corrupted_set(tree(tmp_path / "a"))
     assert (data.name, data.kind, data.layout) == ("folder:a-c", "other", "tiny-imagenet-c")
     assert "a has the layout of Tiny-ImageNet-C and is named after its folder" in data.notes[0]
@@ -636,6 +636,7 @@ import os, signal, sys
 from pathlib import Path
 import torch
 from robench.data import Images
+from robench.data.corrupted_trees import centre_crop
 from robench.data.export import prepare_export
 n = torch.arange(4)
 images = Images("toy", "test", torch.full((4, 3, 8, 8), 9, dtype=torch.uint8), n % 2, n, ("a", "b"))

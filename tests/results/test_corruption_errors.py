@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from robench.core.corruption_names import EXTRA, FAMILIES, FIFTEEN, NINETEEN, NOISES, SEVERITIES
+from robench.core.corruption_names import EXTRA, FAMILIES, FIFTEEN, NINETEEN, NOISES, ON_DISK, SEVERITIES
 from robench.core.errors import InputError
 from robench.core.rows import blank_row, wilson
 from robench.core.statistics import bootstrap_interval
@@ -356,3 +356,17 @@ def test_the_interval_of_a_ratio_is_scipys_bca():
         n_resamples=20_000, method="BCa", rng=1,
     ).confidence_interval  # fmt: skip
     assert (row.low, row.high) == pytest.approx((theirs.low, theirs.high), abs=0.02)
+
+
+def test_a_complete_set_of_c_bar_or_3dcc_has_its_mean_corruption_error_and_a_part_of_it_only_a_mean():
+    n, about = 12, replace(ABOUT, data="folder:ImageNet-3DCC")
+    for names in ON_DISK.values():
+        cells = {(name, severity): (np.arange(n) >= severity).astype(float) for name in names for severity in SEVERITIES}
+        rows = {(row.probe, row.metric, row.setting): row for row in degradation_rows(about, np.ones(n), cells)}
+        whole = next(row for (probe, metric, _), row in rows.items() if (probe, metric) == ("corruptions", "mean_corruption_error"))
+        assert whole.value == pytest.approx(3 / n)
+        assert whole.setting.startswith(f"corruptions={len(names)} cells={5 * len(names)}")
+        part = degradation_rows(about, np.ones(n), {cell: right for cell, right in cells.items() if cell != (names[0], 5)})
+        metrics = {row.metric for row in part if row.probe == "corruptions"}
+        assert "mean_error" in metrics
+        assert "mean_corruption_error" not in metrics

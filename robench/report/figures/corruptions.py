@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
-from robench.core.corruption_names import EXTRA, FAMILIES, FIFTEEN, CorruptionCell
+from robench.core.corruption_names import C_BAR_NUMBERS, EXTRA, FAMILIES, FIFTEEN, THREE_D, CorruptionCell
 from robench.core.errors import InputError
 from robench.report.figures.saliency import SIGNED_COLOUR_MAP, drawable_image, styled_line
 from robench.report.figures.style import INK, drawable_text, house_style, save_figure, wrapped_text
@@ -345,4 +345,8 @@ def corruptions_by_family(names: Sequence[str]) -> dict[str, list[str]]:
     return {kind: [name for name in several if name in FIFTEEN] or several for kind, several in groups.items()}
 
 
-FAMILY_BY_NAME = {name: kind for kind, names in FAMILIES.items() for name in (*names, *(extra for extra in EXTRA if EXTRA[extra] == kind))}
+FAMILY_BY_NAME = {
+    **{name: kind for kind, names in FAMILIES.items() for name in (*names, *(extra for extra in EXTRA if EXTRA[extra] == kind))},
+    **{name: "C-bar" for numbers in C_BAR_NUMBERS.values() for name in numbers},
+    **dict.fromkeys(THREE_D, "3DCC"),
+}
