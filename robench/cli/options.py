@@ -160,7 +160,9 @@ Resize = Annotated[int | None, typer.Option("--resize", help="Shorter side befor
 Layout = Annotated[
     str | None,
     typer.Option(
-        "--layout", help="splits, classes or file.py:function: what the folders in folder:PATH are, where their names do not tell."
+        "--layout",
+        help="What the folders in folder:PATH are, where they do not tell: splits, classes, imagenet[,labels=FILE][,numbering=devkit], "
+        "imagenet-v2, tiny-imagenet or file.py:function.",
     ),
 ]
 ClassOrder = Annotated[

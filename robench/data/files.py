@@ -17,9 +17,9 @@ from robench.core.errors import InputError
 from robench.core.files import is_existing_file, is_existing_path
 from robench.core.pictures import opened_picture
 from robench.data import npz_arrays as archives
-from robench.data.class_names import ordered_classes
+from robench.data.image_trees import SPLIT_WORDS, STAND_INS, WHOLE_SET, TreeLayout
 from robench.data.images import Choice, Images, Size, refuse_labels, refuse_too_many
-from robench.data.layouts import SPLIT_WORDS, STAND_INS, WHOLE_SET, TreeLayout, tree_layout
+from robench.data.layouts import tree_layout
 
 MOST_NAMED_CLASSES = 6  # classes of a folder that one line names, before it names the first and the last alone
 
@@ -220,7 +220,7 @@ def read_image_folder(path: Path, split: str, choice: Choice, size: Size | None,
     name = f"folder:{path.resolve().name}"
     tree = tree_layout(path, split, layout, name)
     split, classes, by_class = tree.split, tuple(tree.files), list(tree.files.values())
-    by_label = ordered_classes(classes, class_order, name)
+    by_label, names = tree.labels(class_order, name)
     entries = [(rank, label, file) for label, kind in enumerate(by_class) for rank, file in enumerate(kind)]
     order = sorted(range(len(entries)), key=lambda place: entries[place][:2])
     y = torch.tensor([entries[place][1] for place in order], dtype=torch.int64)
@@ -229,7 +229,7 @@ def read_image_folder(path: Path, split: str, choice: Choice, size: Size | None,
     _, labels, paths = zip(*(entries[place] for place in ids.tolist()), strict=True)
     y = torch.tensor([by_label.index(kind) for kind in classes])[torch.tensor(labels)]
     notes = (tree_note(tree, [len(files) for files in by_class], name), *tree.notes)
-    return Images(name, split, decoded_images(paths, size, name), y, ids, by_label, notes=notes)
+    return Images(name, split, decoded_images(paths, size, name), y, ids, names, notes=notes)
 
 
 def tree_note(tree: TreeLayout, counts: Sequence[int], name: str) -> str:

@@ -2,40 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from robench.core.errors import InputError
-from robench.core.recipes import parse_recipe, resolve
+from robench.core.recipes import Recipe, parse_recipe, resolve
+from robench.data.image_trees import (
+    ENDINGS,
+    EXPECTED_FOLDERS,
+    SPLIT_WORDS,
+    STAND_INS,
+    WHOLE_SET,
+    TreeLayout,
+    file_count_words,
+    first_folder_names,
+    folder_contents,
+    folders_with_images,
+    image_files_in,
+    left_out_notes,
+    sorted_image_files,
+    subfolders,
+)
+from robench.data.imagenet import known_set
+from robench.data.imagenet_layouts import imagenet_layout, imagenet_v2_layout, tiny_imagenet_layout
 from robench.data.own_code import own_result
 
-ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-SPLIT_WORDS = {
-    "train": "train", "training": "train", "test": "test", "testing": "test", "val": "val", "valid": "val", "validation": "val",
-}  # fmt: skip
-STAND_INS = {"train": ("train",), "test": ("test", "val"), "val": ("val",)}
-JUNK = "__MACOSX"  # what macOS adds to a zip file
-WHOLE_SET = "all"  # the split of a source that has none
-EXPECTED_FOLDERS = "PATH/CLASS/* or PATH/train/CLASS/* and PATH/test/CLASS/* is expected"
-
-
-@dataclass(frozen=True)
-class TreeLayout:
-    """What was understood of a tree of image folders, for one split.
-
-    Attributes:
-        split: the name of the split: "train", "test" or "val"; "all" where the tree has none.
-        files: the sorted image files of each class in this split. It has the classes of all splits, sorted by their names as text, also
-            one without files in this split, which else would shift the labels of the others.
-        shape: the layout in words.
-        notes: one sentence each on what was left out, entered, or taken in place of something else.
-    """
-
-    split: str
-    files: Mapping[str, Sequence[Path]]
-    shape: str
-    notes: tuple[str, ...] = ()
+__all__ = ["ENDINGS", "LAYOUTS", "SPLIT_WORDS", "STAND_INS", "WHOLE_SET", "TreeLayout", "folders_with_images", "image_files_in",
+    "sorted_image_files", "subfolders", "tree_layout"]  # fmt: skip
 
 
 def tree_layout(path: Path, split: str, layout: str | None, name: str) -> TreeLayout:
@@ -53,17 +47,45 @@ def tree_layout(path: Path, split: str, layout: str | None, name: str) -> TreeLa
     if split not in STAND_INS:
         raise InputError(f"{name} has no split {split!r}: choose one of {', '.join(sorted(STAND_INS))}")
     recipe = None if layout is None else parse_recipe(layout)
-    readers = list(LAYOUTS.values()) if recipe is None else [resolve(recipe, LAYOUTS, "layout")]
     if not path.is_dir():
         raise InputError(f"{name} is a file and no folder: unpack it, and name the folder ({EXPECTED_FOLDERS})")
-    path, notes = unwrapped_folder(path, name) if layout in (None, "splits") else (path, [])
+    known = {**LAYOUTS} if recipe is None else {recipe.name: resolve(recipe, LAYOUTS, "layout")}
+    marked = {key: function for key, function in known.items() if key not in ("splits", "classes") or key == layout == "classes"}
+    tree = first_layout(marked.values(), path, split, name, recipe)
+    if tree is None and (recipe is None or recipe.name in LAYOUTS.keys() - {"classes"}):
+        inner, notes = unwrapped_folder(path, name)
+        tree = first_layout(known.values(), inner, split, name, recipe)
+        tree = replace(tree, notes=(*notes, *tree.notes)) if tree else None
+    if tree is None:
+        raise InputError(f"{name} does not have the layout {layout}: it has {folder_contents(path, {})}")
+    words, outputs = known_set(tree.names.get(key, key) for key in tree.files)
+    notes = [f"{name}: its classes are those of {words}"] if words else []
+    return replace(tree, notes=(*tree.notes, *notes), outputs=tree.outputs or outputs)
+
+
+def first_layout(
+    readers: Iterable[Callable[..., TreeLayout | None]], path: Path, split: str, name: str, recipe: Recipe | None
+) -> TreeLayout | None:
+    """What the first of these functions that recognises the tree understood of it; None where none does.
+
+    Args:
+        readers: functions of LAYOUTS, or the one that is asked for.
+        path: the folder.
+        split: "train", "test" or "val".
+        name: what sentences call the tree.
+        recipe: the layout that the user has named, None where none is.
+
+    Raises:
+        InputError: where one of them refuses the tree, and for what a function of the user's own raises or returns.
+    """
     for read_layout in readers:
         tree = own_result(recipe.label if recipe else "", read_layout, path, split, name, recipe is not None)
         if isinstance(tree, TreeLayout):
-            return replace(tree, notes=(*notes, *tree.notes))
+            return tree
         if tree is not None:
-            raise InputError(f"{layout} returned {type(tree).__name__}: it must return a robench.data.layouts.TreeLayout, or None")
-    raise InputError(f"{name} does not have the layout {layout}: it has {folder_contents(path, {})}")
+            what = recipe.label if recipe else "a layout"
+            raise InputError(f"{what} returned {type(tree).__name__}: it must return a robench.data.layouts.TreeLayout, or None")
+    return None
 
 
 def split_layout(path: Path, split: str, name: str, asked: bool) -> TreeLayout | None:
@@ -179,69 +201,11 @@ def refuse_empty(path: Path, classes: Sequence[str], name: str) -> None:
         raise InputError(f"{name} holds {what}; {EXPECTED_FOLDERS}")
 
 
-def left_out_notes(path: Path, tops: Sequence[Path], classes: Sequence[str], name: str) -> list[str]:
-    """Notes on what is not read: folders without images, files outside the class folders."""
-    empty = [kid.name for top in tops for kid in subfolders(top) if kid.name not in classes and not kid.name.startswith(".")]
-    stray = sum(len(image_files_in(top)) for top in {path, *tops})
-    notes = [f"{name}: folders without images are no classes: {', '.join(dict.fromkeys(empty))}"] if empty else []
-    return notes + ([f"{name}: {file_count_words(stray)} outside the class folders left out"] if stray else [])
-
-
-def file_count_words(files: int) -> str:
-    """A number of image files, in words."""
-    return f"{files} image file{'s' if files > 1 else ''}"
-
-
-def folder_contents(path: Path, found: dict[str, Path]) -> str:
-    """What a folder holds, in a few words."""
-    kids = [child for child in sorted(path.iterdir()) if not child.name.startswith(".")]
-    words = [
-        f"{kid.name} (without class folders)" if kid.name.casefold() in SPLIT_WORDS and kid not in found.values() else kid.name
-        for kid in kids
-    ]
-    return ", ".join([*words[:6], *(["..."] if len(words) > 6 else [])]) or "nothing"
-
-
-def first_folder_names(folders: Sequence[Path]) -> str:
-    """The first names of some folders."""
-    few = [folder.name for folder in folders[:4]]
-    return ", ".join([*few, *(["..."] if len(folders) > 4 else [])]) if len(folders) != 2 else " and ".join(few)
-
-
-def subfolders(path: Path) -> list[Path]:
-    """The visible folders in a folder, sorted by name, without what macOS adds to archives; none if it is a file."""
-    return sorted(child for child in path.iterdir() if child.is_dir() and is_visible(child.name)) if path.is_dir() else []
-
-
-def folders_with_images(path: Path) -> list[Path]:
-    """The visible folders in a folder that hold an image, at any depth."""
-    return [child for child in subfolders(path) if next(image_files_under(child), None) is not None]
-
-
-def image_files_in(path: Path) -> list[Path]:
-    """The image files that lie in a folder itself."""
-    return [file for file in path.iterdir() if is_visible(file.name) and file.suffix.lower() in ENDINGS and file.is_file()]
-
-
-def image_files_under(path: Path) -> Iterator[Path]:
-    """The image files under a folder; hidden files, and all in hidden folders, are passed over."""
-    for file in path.rglob("*"):
-        if file.suffix.lower() in ENDINGS and all(map(is_visible, file.relative_to(path).parts)) and not file.is_dir():
-            yield file
-
-
-def sorted_image_files(path: Path) -> list[Path]:
-    """The image files under a class folder, sorted by their path."""
-    return sorted(image_files_under(path))
-
-
-def is_visible(name: str) -> bool:
-    """Whether a file or folder counts: not what begins with a dot, and not what macOS adds to archives."""
-    return not name.startswith(".") and name != JUNK
-
-
 # name: recognise(path, split, name, asked) -> TreeLayout, or None where the tree is laid out otherwise; tried in this order
 LAYOUTS: dict[str, Callable[[Path, str, str, bool], TreeLayout | None]] = {
+    "imagenet": imagenet_layout,
+    "imagenet-v2": imagenet_v2_layout,
+    "tiny-imagenet": tiny_imagenet_layout,
     "splits": split_layout,
     "classes": class_layout,
 }

@@ -110,6 +110,18 @@ def architecture_files(text: str, _: Mapping[str, Any]) -> Iterable[NamedFile]:
     return [code_file(name)] if runs_code(name) else []
 
 
+def layout_files(text: str, options: Mapping[str, Any]) -> Iterator[NamedFile]:
+    """The code that reads a layout, and the file with labels that it is given.
+
+    Args:
+        text: what the option says.
+        options: the other options.
+    """
+    yield from function_files(text, options)
+    for path in re.findall(r",labels=([^,]+)", text):
+        yield NamedFile(path, Path(path))
+
+
 def function_files(text: str, _: Mapping[str, Any]) -> Iterable[NamedFile]:
     """The file of a function of the user's own, if one is named.
 
@@ -193,7 +205,7 @@ def joined_files(text: str, _: Mapping[str, Any]) -> Iterator[NamedFile]:
 
 FINDERS: dict[str, Callable[[str, Mapping[str, Any]], Iterable[NamedFile]]] = {
     **dict.fromkeys(("suite", "attack", "method", "score", "against", "corruption", "objective", "reg"), sentence_files),
-    "arch": architecture_files, "sweep": grid_files, "data": data_files, "layout": function_files, "indices": folder_files,
+    "arch": architecture_files, "sweep": grid_files, "data": data_files, "layout": layout_files, "indices": folder_files,
     "frost-dir": folder_files, "join": joined_files,
 }  # fmt: skip
 
