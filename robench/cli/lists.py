@@ -105,7 +105,15 @@ def list_entries(what: str) -> list[tuple[str, str, str]]:
 
         return [(name, text, "") for name, text in SETS.items()]
     table = function_table(what)
-    return [(name, function_summary(name, table), options_text(setting_text(function))) for name, function in table.items()]
+    entries = [(name, function_summary(name, table), options_text(setting_text(function))) for name, function in table.items()]
+    return entries + (library_entries() if what == "models" else [])
+
+
+def library_entries() -> list[tuple[str, str, str]]:
+    """How models of libraries are written."""
+    from robench.models.foreign import LIBRARY_FORMS
+
+    return [(form, text, f"for example {example}") for form, text, example in LIBRARY_FORMS]
 
 
 def function_table(what: str) -> Mapping[str, Callable[..., Any]]:

@@ -142,11 +142,17 @@ Scores = Annotated[
     typer.Option("--score", help="Scores of saliency maps, where the suite has methods: see 'robench list scores'. Default: gini."),
 ]
 ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A checkpoint, a state_dict with --arch, file.py:factory, tv/NAME, ...")
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A checkpoint, weights with --arch, file.py:factory, tv/NAME,weights=DEFAULT, ...: 'robench list models'."
+    ),
 ]
 ModelArguments = Annotated[
     list[str],
-    typer.Argument(metavar="MODEL...", help="Checkpoints, weights with --arch, file.py:factory, tv/NAME, ...: one or several."),
+    typer.Argument(
+        metavar="MODEL...",
+        help="One or several: a checkpoint, weights with --arch, file.py:factory, tv/NAME,weights=DEFAULT, ...: 'robench list models'.",
+    ),
 ]
 Data = Annotated[
     str | None,

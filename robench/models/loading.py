@@ -28,8 +28,10 @@ from robench.models.exported import read_program
 from robench.models.foreign import network_from_code
 from robench.models.identity import code_digests
 from robench.models.layers import Shape, normalised_network
-from robench.models.model_files import TRUST, existing_file, first_line, model_file_kind, read_torch
+from robench.models.model_files import TRUST, existing_file, first_line, model_file_kind, read_safetensors, read_torch
 from robench.models.named_models import ModelOptions, OpenedModel, classes_and_shape
+from robench.models.timm_weights import is_pretrained_timm, open_pretrained_timm
+from robench.models.torchvision_weights import named_torchvision_weights, open_torchvision_weights
 from robench.models.weights import (
     StoredNormalisation,
     fit_weights,
@@ -261,11 +263,25 @@ def open_library(source: str, model_options: ModelOptions) -> OpenedModel:
     return LIBRARIES[source.partition("/")[0]](source, model_options)
 
 
+def open_torchvision(source: str, model_options: ModelOptions) -> OpenedModel:
+    """torchvision's network, with weights of its own where they are named, else with random ones."""
+    named = named_torchvision_weights(source) is not None
+    return (open_torchvision_weights if named else random_library_network)(source, model_options)
+
+
+def open_timm(source: str, model_options: ModelOptions) -> OpenedModel:
+    """timm's network, with weights of its own where they are asked for, else with random ones."""
+    return (open_pretrained_timm if is_pretrained_timm(source) else random_library_network)(source, model_options)
+
+
 def random_library_network(source: str, model_options: ModelOptions) -> OpenedModel:
     """A library's network with random weights; InputError where the number of classes or the shape of the images is not known."""
     classes, shape = classes_and_shape(source, model_options)
-    model = build_network(source, classes=classes, shape=shape, mean=model_options.mean, std=model_options.std)
-    return OpenedModel(model, [f"{source} has random weights: for trained ones name a file of weights, with --arch {source}"])
+    name = source.replace(",pretrained=false", "")
+    model = build_network(name, classes=classes, shape=shape, mean=model_options.mean, std=model_options.std)
+    ask = {"tv": "weights=DEFAULT", "timm": "pretrained=true"}[source.partition("/")[0]]
+    own = f"write {name},{ask} for those of the library, or name a file of weights, with --arch {name}"
+    return OpenedModel(model, [f"{source} has random weights: {own}"])
 
 
 def open_code(source: str, model_options: ModelOptions) -> OpenedModel:
@@ -324,15 +340,7 @@ def open_safetensors(source: str, model_options: ModelOptions) -> OpenedModel:
     Raises:
         InputError: where it is damaged, safetensors is not installed, or its weights do not fit.
     """
-    name = Path(source).name
-    try:
-        from safetensors.torch import load_file
-    except ImportError:
-        raise InputError(f"{name} needs the package safetensors, which is not installed: pip install safetensors") from None
-    try:
-        state = load_file(source)
-    except Exception as error:
-        raise InputError(f"{name} is damaged or no safetensors file ({first_line(error)})") from error
+    name, state = Path(source).name, read_safetensors(Path(source))
     model_options.refuse_options("weights", f"{name} holds one set of weights")
     return OpenedModel(*network_from_state(state, name, model_options))
 
@@ -545,8 +553,8 @@ def more_outputs_notes(outputs: int, classes: int) -> list[str]:
 
 
 LIBRARIES: dict[str, Callable[[str, ModelOptions], OpenedModel]] = {  # source -> what its library gives, by the prefix of the source
-    "tv": random_library_network,
-    "timm": random_library_network,
+    "tv": open_torchvision,
+    "timm": open_timm,
 }
 
 OPENERS: dict[str, Callable[[str, ModelOptions], OpenedModel]] = {

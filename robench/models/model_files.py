@@ -115,6 +115,25 @@ def read_torch(path: Path, trust: bool) -> tuple[Any, list[str]]:
         ) from error
 
 
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, by name.
+
+    Args:
+        path: the file.
+
+    Raises:
+        InputError: where it is damaged, or safetensors is not installed.
+    """
+    try:
+        from safetensors.torch import load_file
+    except ImportError:
+        raise InputError(f"{path.name} needs the package safetensors, which is not installed: pip install safetensors") from None
+    try:
+        return load_file(path)
+    except Exception as error:
+        raise InputError(f"{path.name} is damaged or no safetensors file ({first_line(error)})") from error
+
+
 def unpickled_content(path: Path, weights_only: bool) -> Any:
     """torch.load on the CPU, without its advice about pickle protocols; InputError for tensors that the file is too small for."""
     with warnings.catch_warnings():
