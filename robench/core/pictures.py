@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
@@ -17,11 +18,12 @@ MOST_FILE_PIXELS = 89_478_485  # of one file; from here on Pillow warns of a bom
 
 
 @contextmanager
-def opened_picture(file: Path) -> Iterator[Image.Image]:
+def opened_picture(file: Path | str, content: bytes | None = None) -> Iterator[Image.Image]:
     """The image in a file, whose pixels are decoded where they are asked for inside the block.
 
     Args:
         file: of one of the formats above, whatever its name ends with.
+        content: the bytes of the image, where it is part of a larger file; `file` is then its name in sentences.
 
     Raises:
         InputError: where it is none, damaged, or of more than MOST_FILE_PIXELS pixels, which a few bytes can claim; also in the block, for
@@ -31,7 +33,9 @@ def opened_picture(file: Path) -> Iterator[Image.Image]:
         Image.init()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(file, formats=[name for name in PICTURE_FORMATS if name in Image.OPEN])
+            image = Image.open(
+                file if content is None else BytesIO(content), formats=[name for name in PICTURE_FORMATS if name in Image.OPEN]
+            )
         with image:
             if image.width * image.height > MOST_FILE_PIXELS:
                 raise InputError(f"{file} says that it has {image.width} x {image.height} pixels: {MOST_FILE_PIXELS:,} are the most")

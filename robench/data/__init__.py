@@ -10,25 +10,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from robench.core.errors import InputError
 from robench.core.files import expanded_path
 from robench.core.inputs import PathLike, as_seed
 from robench.core.moved import names_of_before
+from robench.core.preprocessing import Preprocessing, preprocessing_of_options
 from robench.core.recipes import did_you_mean, parse_recipe, recipe_text, resolve
 from robench.data import files, shapes
 from robench.data import torchvision_sets as official
-from robench.data.images import (
-    Choice,
-    Images,
-    Size,
-    checked_images,
-    class_coverage,
-    resized_images,
-    size_of,
-    stratified_images,
-    stratified_mask,
-)
+from robench.data.catalogues import Catalogue, Keeping, images_of_catalogue
+from robench.data.images import Choice, Images, checked_images, class_coverage, resized_images, stratified_images, stratified_mask
 from robench.data.own_sets import images_of_function
 
 __all__ = ["DATASETS", "DATASET_SUMMARIES", "FORMATS", "Choice", "Images", "class_coverage", "holdout", "load_images", "stratified_images"]
@@ -56,11 +49,11 @@ DATASETS: dict[str, Callable[[str, Path, bool, Choice], Images]] = {
     "fashion-mnist": partial(official.load_official, "fashion-mnist"),
 }
 
-# prefix: loader(path, split, choice, size, class_order, layout)
-FORMATS: dict[str, Callable[[Path, str, Choice, Size | None, str | None, str | None], Images]] = {
-    "npz": files.read_npz,
-    "folder": files.read_image_folder,
+# prefix: reader(path, split, class_order, layout), of images that lie on the disk; nothing is decoded
+CATALOGUES: dict[str, Callable[[Path, str, str | None, str | None], Catalogue]] = {
+    "folder": files.folder_catalogue,
 }
+FORMATS: dict[str, Callable[..., Any]] = {"npz": files.read_npz, **CATALOGUES}  # those that a path follows
 # what `robench list data` says of names whose function does not say it in the first line of its docstring
 SUMMARIES_OF_SHARED = {
     "cifar10": "CIFAR-10, 32x32 RGB; with --download or in --data-dir, as are the next four",
@@ -73,7 +66,7 @@ SUMMARIES_OF_SHARED = {
 }
 
 
-def data_summary(name: str, loader: Callable[..., Images]) -> str:
+def data_summary(name: str, loader: Callable[..., Any]) -> str:
     """What a data set or format is, in one line: its words above, else the first line of its function's docstring.
 
     Args:
@@ -103,6 +96,11 @@ def load_images(
     seed: int = 0,
     image_size: int | None = None,
     resize: int | None = None,
+    interpolation: str | None = None,
+    preprocessing: Preprocessing | None = None,
+    pixels: str = "auto",
+    workers: int | None = None,
+    skip_damaged: bool = False,
     at_most: int | None = None,
     by_class: bool = False,
     class_order: str | None = None,
@@ -121,6 +119,12 @@ def load_images(
         seed: of shuffle and by_class.
         image_size: cut the middle to so many pixels a side, as torchvision's CenterCrop does.
         resize: bring the shorter side to so many pixels first, as torchvision's Resize does; image_size unless given.
+        interpolation: how that is done: "bilinear" unless given, "bicubic", "lanczos", "box", "hamming" or "nearest".
+        preprocessing: all of that as one value, such as a model says it, in place of the three.
+        pixels: where those of image files are kept: "memory", "disk" to decode them as they are asked for, or "auto", in memory where
+            they take at most 256 MiB.
+        workers: processes that decode what stays on the disk; 0 for none, None for one a core, at most four.
+        skip_damaged: leave out image files that cannot be read, with a note, in place of an error.
         at_most: take the first ones where n is None; the set may have fewer.
         by_class: with n, draw the same share of each class with the seed, in their order.
         class_order: "text" or "number", how the classes of a folder count where their names are numbers and the two differ.
@@ -135,7 +139,11 @@ def load_images(
         >>> images.x.shape, images.x.dtype, images.classes[:2]
         (torch.Size([12, 3, 32, 32]), torch.uint8, ('disk', 'ring'))
     """
-    seed, size = as_seed(seed), size_of(image_size, resize)
+    seed, by_options = as_seed(seed), preprocessing_of_options(image_size, resize, interpolation)
+    if by_options is not None and preprocessing is not None:
+        raise InputError("the preprocessing says how images are resized and cut: leave image_size, resize and interpolation out")
+    preprocessing = by_options or preprocessing
+    keeping = Keeping(pixels, workers, skip_damaged)
     if n is not None and n < 1:
         raise InputError(f"n must be at least 1, not {n}")
     choice = Choice(n, shuffle, None if indices is None else indices_in(Path(indices)), seed, at_most, by_class)
@@ -145,8 +153,13 @@ def load_images(
         raise InputError(f"a layout is a question for folders, and {name} is none: leave --layout out")
     if class_order is not None and kind != "folder":
         raise InputError(f"the order of classes is a question for folders, and {name} says itself how it counts: leave --class-order out")
-    if kind in FORMATS and path:
-        images = FORMATS[kind](files.dataset_path(expanded_path(Path(path)), place, kind), split, choice, size, class_order, layout)
+    if kind in CATALOGUES and path:
+        catalogue = CATALOGUES[kind](files.dataset_path(expanded_path(Path(path)), place, kind), split, class_order, layout)
+        return checked_images(images_of_catalogue(catalogue, choice, preprocessing, keeping))
+    if skip_damaged or pixels != "auto" or workers is not None:
+        raise InputError(f"--pixels, --workers and --skip-damaged are for image files, and {name} is none: leave them out")
+    if kind == "npz" and path:
+        images = files.read_npz(files.dataset_path(expanded_path(Path(path)), place, kind), split, choice)
     elif ".py:" in name:
         recipe = parse_recipe(name)
         known_as = recipe_text(replace(recipe, name=recipe.label))
@@ -155,7 +168,7 @@ def load_images(
         images = DATASETS[name](split, place, download, choice)
     else:
         raise InputError(f"unknown data set {name!r}{did_you_mean(name, DATASET_SUMMARIES)}")
-    return checked_images(images if size is None or kind == "folder" else resized_images(images, size))
+    return checked_images(images if preprocessing is None else resized_images(images, preprocessing))
 
 
 def indices_in(path: Path) -> tuple[int, ...]:

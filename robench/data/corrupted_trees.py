@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from robench.core.corruption_names import C_BAR_NUMBERS, EVERY_NAME, SEVERITIES
+from robench.core.decoding import has_sixteen_bits
 from robench.core.errors import InputError
 from robench.core.pictures import opened_picture
 from robench.corruptions.severities import valid_severity
@@ -185,7 +186,7 @@ def read_corrupted_image(file: Path) -> Tensor:
     Stricter than `folder:PATH`: the released files are all RGB, so that anything else is not what it is taken for.
     """
     with opened_picture(file) as image:
-        mode, deep = image.mode, files.has_sixteen_bits(image)
+        mode, deep = image.mode, has_sixteen_bits(image)
     if mode not in ("RGB", "L") or deep:
         raise InputError(
             f"{file} is an image of {'16 bits a channel' if deep else f'mode {mode}'}: it must be RGB or grey, of 8 bits a channel"

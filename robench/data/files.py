@@ -13,12 +13,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from robench.core.decoding import AS_THEY_ARE, decoded_item
 from robench.core.errors import InputError
 from robench.core.files import is_existing_file, is_existing_path
-from robench.core.pictures import opened_picture
+from robench.core.preprocessing import Preprocessing
 from robench.data import npz_arrays as archives
+from robench.data.catalogues import Catalogue
 from robench.data.image_trees import SPLIT_WORDS, STAND_INS, WHOLE_SET, TreeLayout
-from robench.data.images import Choice, Images, Size, refuse_labels, refuse_too_many
+from robench.data.images import Choice, Images, refuse_labels
 from robench.data.layouts import tree_layout
 
 MOST_NAMED_CLASSES = 6  # classes of a folder that one line names, before it names the first and the last alone
@@ -39,7 +41,7 @@ def dataset_path(path: Path, data_dir: Path, kind: str) -> Path:
     raise InputError(f"{kind}:{path} not found here or in {data_dir}: name it with --data {kind}:PATH, or pass --data-dir")
 
 
-def read_npz(path: Path, split: str, choice: Choice, size: Size | None, class_order: str | None, layout: str | None) -> Images:  # noqa: ARG001
+def read_npz(path: Path, split: str, choice: Choice) -> Images:
     """The chosen images of an npz file, under the usual keys: x_train and y_train, images and labels, test_images and test_labels, ...
 
     Only headers, labels and the rows that are chosen are read.
@@ -48,9 +50,6 @@ def read_npz(path: Path, split: str, choice: Choice, size: Size | None, class_or
         path: the file.
         split: "train" or "test"; val stands in for test. A file without splits is read whole, and says "all".
         choice: which images are wanted.
-        size: not used: `load_images` resizes arrays.
-        class_order: not used.
-        layout: not used.
 
     Raises:
         InputError: where the file is damaged, holds Python objects, or its arrays are not one set of images and labels.
@@ -200,8 +199,8 @@ def as_channels_first(x: np.ndarray, last: bool) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(x if x.dtype == np.uint8 else x.astype(np.float32)))
 
 
-def read_image_folder(path: Path, split: str, choice: Choice, size: Size | None, class_order: str | None, layout: str | None) -> Images:
-    """The chosen images of PATH/SPLIT/CLASS/*, or of PATH/CLASS/*; only these are decoded.
+def folder_catalogue(path: Path, split: str, class_order: str | None, layout: str | None) -> Catalogue:
+    """The images of PATH/SPLIT/CLASS/*, of PATH/CLASS/*, or of another layout; none is decoded.
 
     An id is the place in the list sorted by class, as text, and file, whatever the order of the labels. In the order of use the classes
     take turns (first file of each, second file of each, ...), so that the first n are balanced.
@@ -209,27 +208,25 @@ def read_image_folder(path: Path, split: str, choice: Choice, size: Size | None,
     Args:
         path: the folder.
         split: "train" or "test"; val stands in for test. A tree without splits is read whole, and says "all".
-        choice: which images are wanted.
-        size: what the images are resized and cut to; None leaves them as they are.
         class_order: "text" or "number", where the classes are numbered.
         layout: a key of LAYOUTS or the user's own "file.py:function"; None recognises it.
 
     Raises:
-        InputError: where the tree has two readings or holds no images, and where an image is damaged or of another size than the others.
+        InputError: where the tree has two readings or holds no images.
     """
     name = f"folder:{path.resolve().name}"
     tree = tree_layout(path, split, layout, name)
-    split, classes, by_class = tree.split, tuple(tree.files), list(tree.files.values())
+    classes, by_class = tuple(tree.files), list(tree.files.values())
     by_label, names = tree.labels(class_order, name)
     entries = [(rank, label, file) for label, kind in enumerate(by_class) for rank, file in enumerate(kind)]
     order = sorted(range(len(entries)), key=lambda place: entries[place][:2])
-    y = torch.tensor([entries[place][1] for place in order], dtype=torch.int64)
-    rows = choice.rows(torch.tensor(order, dtype=torch.int64), f"{name} ({split})", y)
-    ids = torch.tensor(order)[rows]
-    _, labels, paths = zip(*(entries[place] for place in ids.tolist()), strict=True)
-    y = torch.tensor([by_label.index(kind) for kind in classes])[torch.tensor(labels)]
-    notes = (tree_note(tree, [len(files) for files in by_class], name), *tree.notes)
-    return Images(name, split, decoded_images(paths, size, name), y, ids, names, notes=notes)
+    labels = torch.tensor([by_label.index(kind) for kind in classes], dtype=torch.int64)
+    y = labels[torch.tensor([entries[place][1] for place in order], dtype=torch.int64)]
+    files = [entries[place][2] for place in order]
+    known_as = [f"{classes[entries[place][1]]}/{entries[place][2].name}" for place in order]
+    notes = (tree_note(tree, [len(kind) for kind in by_class], name), *tree.notes)
+    items = [("file", str(file)) for file in files]
+    return Catalogue(name, tree.split, items, known_as, y, torch.tensor(order, dtype=torch.int64), names, notes)
 
 
 def tree_note(tree: TreeLayout, counts: Sequence[int], name: str) -> str:
@@ -242,49 +239,17 @@ def tree_note(tree: TreeLayout, counts: Sequence[int], name: str) -> str:
     return f"{name} was read as {tree.shape}; {what}: {len(counts)} classes ({', '.join(few)}), {sum(counts)} images, {each} a class"
 
 
-def decoded_images(files: Sequence[Path], size: Size | None, name: str) -> Tensor:
-    """The images (N, 3, H, W) uint8, all of one size."""
-    first = read_image(files[0], size)
-    refuse_too_many(len(files), first.shape, 1, name)
-    x = torch.empty((len(files), *first.shape), dtype=torch.uint8)
-    for row, file in enumerate(files):
-        image = read_image(file, size)
-        if image.shape != first.shape:
-            sizes = f"{files[0].name} is {first.shape[2]}x{first.shape[1]} and {file.name} is {image.shape[2]}x{image.shape[1]}"
-            raise InputError(f"{name}: images differ in size ({sizes}): pass --image-size to bring them to one")
-        x[row] = image
-    return x
+def read_image(file: Path, preprocessing: Preprocessing | None = None) -> Tensor:
+    """One image file as (3, H, W) uint8 RGB, as `decoded_item` reads it.
 
+    Args:
+        file: the path.
+        preprocessing: how it is resized and cut; None leaves it as it is.
 
-def read_image(file: Path, size: Size | None) -> Tensor:
-    """One image file as (3, H, W) uint8 RGB: grey and palette become RGB, transparency is dropped, EXIF orientation is not applied.
-
-    It is resized by Pillow, as torchvision's transforms of image files do, to the same pixels.
+    Raises:
+        InputError: where it cannot be read as an image of 8 bits a channel.
     """
-    with opened_picture(file) as image:
-        if image.mode[0] in "IF" or has_sixteen_bits(image):
-            raise InputError(f"{file} has more than 8 bits a channel (mode {image.mode}): convert it to 8 bits")
-        opaque = image.convert("RGBA").convert("RGB") if "transparency" in image.info else image.convert("RGB")
-        return torch.from_numpy(np.array(opaque if size is None else fitted_image(opaque, size))).permute(2, 0, 1)
-
-
-def fitted_image(image: Image.Image, size: Size) -> Image.Image:
-    """An image file resized and cut to the middle."""
-    height, width = size.resized_shape(image.height, image.width)
-    whole = image.resize((width, height), Image.Resampling.BILINEAR)
-    top, left = size.crop_corner(height, width)
-    return whole.crop((left, top, left + size.crop, top + size.crop))
-
-
-def has_sixteen_bits(image: Image.Image) -> bool:
-    """Whether the file holds 16 bits a channel, which Pillow cuts to 8 unasked where there are several channels."""
-    tiles = [(tile[0], tile[3]) for tile in getattr(image, "tile", [])]
-    return any(";16" in str(args) or (codec.startswith("ppm") and max(map(int_or_zero, args), default=0) > 255) for codec, args in tiles)
-
-
-def int_or_zero(value: object) -> int:
-    """A whole number as it is; 0 for anything else."""
-    return value if isinstance(value, int) else 0
+    return torch.from_numpy(decoded_item(("file", str(file)), preprocessing or AS_THEY_ARE))
 
 
 def png_bytes(image: Tensor) -> bytes:

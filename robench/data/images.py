@@ -1,4 +1,4 @@
-"""Images in memory with their labels and ids, and the choice of which of a set are wanted."""
+"""Images with their labels and ids, in memory or on the disk, and the choice of which of a set are wanted."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from robench.core.decoding import pixel_digest
 from robench.core.draws import Draws
 from robench.core.errors import InputError
-
-LARGEST_SIDE = 4096  # pixels of a side that --image-size and --resize may ask for
-MOST_PIXELS = 2**26  # of what is resized at once
+from robench.core.preprocessing import MOST_PIXELS, Preprocessing
+from robench.data.stored_pixels import StoredPixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,12 +27,15 @@ class Images:
     Attributes:
         name: as the rows spell it: "mnist", "npz:cifar10-lossless"; never a path.
         split: "train" or "test"; "all" where the source has no splits.
-        x: (N, C, H, W) uint8, or float32 in [0, 1].
+        x: (N, C, H, W) uint8, or float32 in [0, 1]; a tensor, or `StoredPixels` of images that stay on the disk.
         y: (N,) int64, labels in [0, K).
         ids: (N,) int64, the index of each image in the official split, to which random numbers belong.
         classes: the K names.
         masks: (N, H, W) bool, where the object is; None where that is not known.
         notes: sentences on how the source was read.
+        files: N names by which the user knows the images, CLASS/FILE; () where they are not files.
+        files_digest: says of images that are files whether they are the same, without decoding them; "" for others.
+        preprocessing: how files became pixels; None where nothing was resized or cut.
 
     Example:
         >>> n = torch.arange(4)
@@ -43,12 +46,15 @@ class Images:
 
     name: str
     split: str
-    x: Tensor
+    x: Tensor | StoredPixels
     y: Tensor
     ids: Tensor
     classes: tuple[str, ...]
     masks: Tensor | None = None
     notes: tuple[str, ...] = ()
+    files: Sequence[str] = ()
+    files_digest: str = ""
+    preprocessing: Preprocessing | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -83,7 +89,9 @@ class Images:
             rows: a mask, indices or a slice.
         """
         masks = None if self.masks is None else self.masks[rows]
-        return replace(self, x=self.x[rows], y=self.y[rows], ids=self.ids[rows], masks=masks)
+        x = self.x.take(rows) if isinstance(self.x, StoredPixels) else self.x[rows]
+        files = [self.files[place] for place in torch.arange(len(self))[as_cpu_rows(rows)].tolist()] if self.files else ()
+        return replace(self, x=x, y=self.y[rows], ids=self.ids[rows], masks=masks, files=files)
 
     def with_labels(self, outputs: Sequence[int], classes: Sequence[str]) -> Images:
         """The same images with the label outputs[k] in place of k, under these names.
@@ -99,9 +107,38 @@ class Images:
         masks = None if self.masks is None else self.masks.to(device)
         return replace(self, x=self.x.to(device), y=self.y.to(device), ids=self.ids.to(device), masks=masks)
 
+    @property
+    def is_stored(self) -> bool:
+        """Whether the pixels stay on the disk and are decoded as they are asked for."""
+        return isinstance(self.x, StoredPixels)
+
+    def expect(self, rows: Tensor | slice) -> None:
+        """Says in which order images will be asked for, so that those on the disk can be decoded ahead; does nothing for others.
+
+        Args:
+            rows: a mask, indices or a slice.
+        """
+        if isinstance(self.x, StoredPixels):
+            self.x.expect(rows)
+
+    def pixel_digests(self, rows: Tensor | slice) -> list[str]:
+        """What each of these images is known by, a digest of its pixels; "" for one on the disk that was not decoded yet.
+
+        Args:
+            rows: a mask, indices or a slice.
+        """
+        if isinstance(self.x, StoredPixels):
+            return self.x.digests(rows)
+        return [pixel_digest(image.numpy()) for image in self.x[rows].cpu()]
+
     @cached_property
     def sha256(self) -> str:
-        """Hex digest over the bytes of x, y and ids, with their types and shapes: says whether two runs saw the same images."""
+        """Hex digest over the bytes of x, y and ids, with their types and shapes: says whether two runs saw the same images.
+
+        Of images that stay on the disk it is `files_digest`, as their pixels are not known before they are decoded.
+        """
+        if isinstance(self.x, StoredPixels):
+            return self.files_digest
         digest = hashlib.sha256()
         for tensor in (self.x, self.y, self.ids):
             digest.update(f"{tensor.dtype} {tuple(tensor.shape)};".encode())
@@ -156,6 +193,11 @@ class Choice:
         if self.by_class and y is not None:
             return rows[stratified_mask(y[rows], ids[rows], self.n, self.seed, "data/subset")]
         return rows[: self.n]
+
+
+def as_cpu_rows(rows: Tensor | slice) -> Tensor | slice:
+    """The rows on the CPU."""
+    return rows.cpu() if isinstance(rows, Tensor) else rows
 
 
 def stratified_mask(y: Tensor, ids: Tensor, n: int, seed: int, key: str) -> Tensor:
@@ -219,6 +261,9 @@ def rows_of_ids(ids: Tensor, wanted: tuple[int, ...], what: str) -> Tensor:
 def checked_images(images: Images) -> Images:
     """The same images, after a look at their shapes, types, labels and pixels; InputError where something is wrong."""
     x, y, name = images.x, images.y, images.name
+    if isinstance(x, StoredPixels):
+        refuse_labels(y, images.classes, name)
+        return images
     if x.dim() != 4 or y.shape != x.shape[:1] or images.ids.shape != y.shape:
         sizes = f"x {tuple(x.shape)}, y {tuple(y.shape)} and ids {tuple(images.ids.shape)}"
         raise InputError(f"{name}: {sizes} do not fit together: x must be (N, C, H, W), y and ids (N,)")
@@ -264,41 +309,6 @@ def refuse_labels(y: Tensor, classes: Sequence[str], name: str) -> None:
         raise InputError(f"{name}: labels must lie between 0 and {len(classes) - 1}, and these span {int(y.min())} to {int(y.max())}")
 
 
-@dataclass(frozen=True)
-class Size:
-    """The geometry of torchvision's Resize(short) and CenterCrop(crop): the shorter side becomes `short` pixels, the middle is kept."""
-
-    short: int
-    crop: int
-
-    def resized_shape(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width after resizing; the longer side is rounded down."""
-        longer = int(self.short * max(height, width) / min(height, width))
-        if self.short * longer > MOST_PIXELS:
-            raise InputError(f"an image of {height}x{width} becomes {self.short} by {longer} pixels: lower --resize, or leave it out")
-        return (self.short, longer) if height <= width else (longer, self.short)
-
-    def crop_corner(self, height: int, width: int) -> tuple[int, int]:
-        """Top and left of the crop; halves are rounded to even."""
-        return round((height - self.crop) / 2), round((width - self.crop) / 2)
-
-
-def size_of(image_size: int | None, resize: int | None) -> Size | None:
-    """The geometry that the two numbers mean, None where images stay as they are; InputError for numbers that do not go together."""
-    if image_size is None:
-        if resize is not None:
-            raise InputError("--resize sets the shorter side, and --image-size the crop that makes all images one size: give both")
-        return None
-    size = Size(image_size if resize is None else resize, image_size)
-    if min(size.short, size.crop) < 1:
-        raise InputError(f"the image size must be at least 1 pixel, not {min(size.short, size.crop)}")
-    if max(size.short, size.crop) > LARGEST_SIDE:
-        raise InputError(f"the image size must be at most {LARGEST_SIDE} pixels, not {max(size.short, size.crop)}")
-    if size.short < size.crop:
-        raise InputError(f"images resized to {size.short} pixels do not fill a crop of {size.crop}: --resize must be at least --image-size")
-    return size
-
-
 def refuse_too_many(n: int, shape: Sequence[int], width: int, name: str) -> None:
     """InputError where n images (C, H, W) of `width` bytes a number take more than half of the memory: they are copied at least once."""
     demand, memory = n * math.prod(shape) * width, machine_memory()
@@ -315,22 +325,46 @@ def machine_memory() -> float:
         return math.inf
 
 
-def resized_crops(x: Tensor, size: Size) -> Tensor:
-    """Images (N, C, H, W), resized (bilinear, anti-aliased) and cut to the middle as torchvision does with tensors."""
-    target = size.resized_shape(*x.shape[-2:])
-    if target != x.shape[-2:]:
-        resized = F.interpolate(x.to(torch.float32), size=target, mode="bilinear", antialias=True)
+def resized_crops(x: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Images (N, C, H, W), resized (anti-aliased) and cut to the middle as torchvision does with tensors.
+
+    Args:
+        x: uint8, or float in [0, 1].
+        preprocessing: how; tensors are resized bilinear, bicubic or nearest.
+
+    Raises:
+        InputError: for another interpolation, and for images smaller than the crop.
+    """
+    way = preprocessing.interpolation
+    if preprocessing.resize is not None and way not in ("bilinear", "bicubic", "nearest"):
+        raise InputError(f"arrays of pixels cannot be resized {way}: pass --interpolation bilinear, bicubic or nearest")
+    preprocessing.cut_extent(x.shape[-2], x.shape[-1])
+    target = preprocessing.resized_extent(x.shape[-2], x.shape[-1])
+    if target != tuple(x.shape[-2:]):
+        resized = F.interpolate(x.to(torch.float32), size=target, mode=way, antialias=way != "nearest")
         x = resized.round().clamp(0, 255).to(torch.uint8) if x.dtype == torch.uint8 else resized.clamp(0, 1)
-    top, left = size.crop_corner(*target)
-    return x[..., top : top + size.crop, left : left + size.crop]
+    (top, left), (height, width) = preprocessing.crop_corner(*target), preprocessing.crop or target
+    return x[..., top : top + height, left : left + width]
 
 
-def resized_images(images: Images, size: Size) -> Images:
-    """The same images at (C, size, size), in chunks, for a float copy of all of them may not fit."""
-    refuse_too_many(len(images), (images.shape[0], size.crop, size.crop), images.x.element_size(), images.name)
-    chunk = max(1, min(256, MOST_PIXELS // size.short**2))
-    x = torch.cat([resized_crops(part, size) for part in images.x.split(chunk)])
+def resized_images(images: Images, preprocessing: Preprocessing) -> Images:
+    """The same images resized and cut, in chunks, for a float copy of all of them may not fit.
+
+    Args:
+        images: in memory.
+        preprocessing: how they are resized and cut.
+
+    Raises:
+        InputError: where they would take too much memory.
+    """
+    assert isinstance(images.x, Tensor)
+    height, width = preprocessing.cut_extent(*images.shape[1:])
+    refuse_too_many(len(images), (images.shape[0], height, width), images.x.element_size(), images.name)
+    most = max(preprocessing.resized_extent(*images.shape[1:]))
+    chunk = max(1, min(256, MOST_PIXELS // most**2))
+    x = torch.cat([resized_crops(part, preprocessing) for part in images.x.split(chunk)])
+    changed = replace(images, x=x, preprocessing=preprocessing)
     if images.masks is None:
-        return replace(images, x=x)
-    masks = torch.cat([resized_crops(part[:, None].float(), size)[:, 0] > 0.5 for part in images.masks.split(chunk)])
-    return replace(images, x=x, masks=masks)
+        return changed
+    masks = torch.cat([resized_crops(part[:, None].float(), preprocessing)[:, 0] > 0.5 for part in images.masks.split(chunk)])
+    return replace(changed, masks=masks)

@@ -485,7 +485,7 @@ def saliency(
         "seed": seed, "batch_size": batch_size, "device": device, "budget": budget, "folder": folder, "resume": resume, "track": track,
         "prepare": prepare,
     }  # fmt: skip
-    notes_before_run = [*notes, *advance_notes(recipes, score_list, images.x)]
+    notes_before_run = [*notes, *advance_notes(recipes, score_list, images.pixels(slice(0, 1)))]
     tell(notes_before_run)
     return result_of_run(subjects, images, request, how, notes=notes_before_run)
 

@@ -126,7 +126,7 @@ def as_labelled_images(x: Pictures, y: Array | None, ids: Array | None, masks: A
         raise InputError("y is of type NoneType, and x has no labels of its own: hand over y, an Images, or a DataLoader of (x, y)")
     name, split = (about.data, about.split) if about else ("", "")
     images = images_from_arrays(x, y, ids, name=name, split=split)
-    return images if masks is None else replace(images, masks=as_masks(masks, images.x))
+    return images if masks is None else replace(images, masks=as_masks(masks, images.x[:]))
 
 
 def refuse_second(x: Any, **given: Any) -> None:

@@ -208,7 +208,7 @@ def source_from_set(corrupted: CorruptedSet, rows: Tensor, clean: Images | None)
     )
     return CorruptionSource(
         corrupted.name, corrupted.split, corrupted.y[rows], corrupted.ids[rows], corrupted.classes, cells, " ".join(words),
-        lambda corruption, severity, places: corrupted.load(corruption, severity, rows[places]).x,
+        lambda corruption, severity, places: corrupted.load(corruption, severity, rows[places]).x[:],
         None if clean is None else clean.pixels, about, corrupted.notes,
     )  # fmt: skip
 

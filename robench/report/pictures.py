@@ -98,7 +98,7 @@ def draw_attack_pictures(measurement: Measurement, folder: Path, title: str, cla
             yield draw_security_curve(folder / f"curve{end}.png", rows, words)
         else:
             yield draw_accuracy_bars(folder / f"accuracy{end}.png", rows, words)
-        yield from draw_examples(folder / f"examples{end}.png", one, run, classes)
+        yield from draw_examples(folder / f"examples{end}.png", one, classes)
         yield draw_cascade_confusion(folder / f"confusion{end}.png", one, measurement, classes, words)
 
 
@@ -108,7 +108,7 @@ def cascade_labels(one: Cascade, some: Sequence[Cascade]) -> list[str]:
     return [part for place, part in enumerate((one.case.name, one.norm, one.images)) if len({its[place] for its in each}) > 1]
 
 
-def draw_examples(path: Path, one: Cascade, run: FinishedRun, classes: Sequence[str]) -> Iterator[Path]:
+def draw_examples(path: Path, one: Cascade, classes: Sequence[str]) -> Iterator[Path]:
     """The picture of the first adversarial images of a cascade, where some fell."""
     examples = examples_of(one, cascade_samples(one))
     if not examples:
@@ -117,7 +117,7 @@ def draw_examples(path: Path, one: Cascade, run: FinishedRun, classes: Sequence[
     captions = [(class_label(sample.label, classes), class_label(sample.adv_pred, classes)) for sample in samples]
     threat = f"{one.norm} eps = {', '.join(map(eps_text, one.radii()))}"
     title = f"{one.case.subject.name}: {threat}, broken by {', '.join(dict.fromkeys(sample.broken_by for sample in samples))}"
-    x = images_before_attacks(one, run, [place for place, _, _ in examples])
+    x = images_before_attacks(one, [place for place, _, _ in examples])
     led = any(not sample.broken_by.startswith("noise") for sample in samples)  # noise looks for no class
     yield draw_change_gallery(
         path, x, torch.stack([image for _, _, image in examples]), captions, title, "adversarial" if led else "changed", one.images
@@ -135,13 +135,13 @@ def draw_cascade_confusion(path: Path, one: Cascade, measurement: Measurement, c
     return draw_confusions(path, panels, lambda label: class_label(label, classes) if label >= 0 else "unknown", title)
 
 
-def images_before_attacks(one: Cascade, run: FinishedRun, places: Sequence[int]) -> Tensor:
+def images_before_attacks(one: Cascade, places: Sequence[int]) -> Tensor:
     """The images of a cascade as they were before its attacks, (M, C, H, W): those of the pool, or what was kept of changed ones."""
     images = images_before_attack(one)
     return (
         torch.stack([images[place] for place in places])
         if images
-        else float_pixels(stage_images(None, torch.tensor(places), run.pool, None))
+        else float_pixels(stage_images(None, torch.tensor(places), one.case.pool, None))
     )
 
 
@@ -217,7 +217,8 @@ def gallery_tile(
     """One column of the gallery: an image with its map, and below what one change made of it where it was changed."""
     other = None if change is None else scores_on(subject, clean.method, change.name)
     at = torch.tensor([place])
-    x = float_pixels(stage_images(None, at, run.pool, None))[0]
+    pool = next((case.pool for case in run.cases if case.subject.name == subject.about.checkpoint), run.pool)
+    x = float_pixels(stage_images(None, at, pool, None))[0]
     label, pred = class_label(int(subject.y[place]), classes), class_label(int(subject.pred[place]), classes)
     caption = label if label == pred else f"{label}, taken for {pred}"
     if change is None or other is None or place not in other.maps or place not in other.x:

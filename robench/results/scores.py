@@ -201,7 +201,7 @@ def change_of(run: FinishedRun, case: Case, stage: Stage) -> ImageChange:
     has_images = stage.keeps_images or stage.images is not None
 
     def x(some: Tensor) -> Tensor:
-        images = stage_images(stage, some, run.pool, case).cpu()
+        images = stage_images(stage, some, case.pool, case).cpu()
         return images if images.is_floating_point() else images.float() / 255
 
     norm, eps = cascade.threat_before(stage)

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from robench.core.draws import Draws
-from robench.core.errors import UnfinishedError
+from robench.core.errors import InputError, UnfinishedError
 from robench.core.rows import WILSON, IntervalKind
 from robench.core.statistics import anytime_valid_interval
+from robench.data.catalogues import damaged_note
 from robench.runs.loop import Run, run_block
 from robench.runs.types import Case, RunOptions, Stage
 
@@ -33,7 +34,7 @@ def run_in_blocks(run: Run, how: RunOptions) -> tuple[IntervalKind, list[str], f
     if how.until is None and how.budget is None:
         run_block(run, torch.arange(n))
         exchange_entries(run, 0)
-        return WILSON, [], 0.0
+        return WILSON, leave_out_skipped(run), 0.0
     order, seen_count, since, notes = shuffled_places(n, how.seed), 0, 0, list[str]()
     interval = anytime_interval(n) if how.until is not None else WILSON
     blocks, narrowed = BlockSizes(run, how), False
@@ -47,10 +48,31 @@ def run_in_blocks(run: Run, how: RunOptions) -> tuple[IntervalKind, list[str], f
     run.ledger.seen = torch.zeros(n, dtype=torch.bool)
     run.ledger.seen[order[:seen_count]] = True
     what = f"of which {seen_count} were seen" if seen_count < n or how.until is not None else ""
+    notes += leave_out_skipped(run)
     if how.until is not None:
         notes.append(f"the intervals speak of the {n} chosen images alone, {what}, not of others like them")
     notes += [] if narrowed else blocks.notes(seen_count)
     return interval, notes, blocks.spent_seconds()
+
+
+def leave_out_skipped(run: Run) -> list[str]:
+    """Takes the images that cannot be read out of what the rows speak of; a note on them.
+
+    Args:
+        run: the run, whose images have been through its stages.
+
+    Raises:
+        InputError: where no image is left.
+    """
+    ledger = run.ledger
+    seen_count = int(ledger.seen.sum())
+    ledger.seen = ledger.seen & ~ledger.is_skipped()
+    if not ledger.skipped:
+        return []
+    sentences = [why for _, why in sorted(ledger.skipped.items())]
+    if not bool(ledger.seen.any()):
+        raise InputError(f"none of the images that were chosen can be read, as {sentences[0]}")
+    return [damaged_note(sentences, seen_count)]
 
 
 class BlockSizes:
@@ -172,6 +194,8 @@ def exchange_entries(run: Run, since: int) -> int:
         for entry in theirs if rank != run.world.rank else ():
             if "stage" in entry:
                 run.ledger.add(entry)
+            elif "skipped" in entry:
+                run.ledger.skip(entry)
     return len(added)
 
 

@@ -154,7 +154,7 @@ def case_diagnostics(run: Run, case: Case) -> list[Check]:
         draws = Draws(case.seed, run.pool.ids[places].to(case.device), "diagnostics")
         y = run.pool.y[places].to(case.device)
         random = any(options_of(stage.about["attack"]).get("eot", 1) > 1 for stage in attacks)
-        x, threat = pixels_for_model(first_pixels(run.pool, places), case.exact_model, case.device), attacks[-1].threat
+        x, threat = pixels_for_model(first_pixels(case.pool, places), case.exact_model, case.device), attacks[-1].threat
         assert threat is not None
         checks = diagnostics.model_checks(case.exact_model, x, y, threat, draws, randomised_ok=random)
         records = [[[check.probe, check.name, check.value, check.raised, check.sentence] for check in checks]]

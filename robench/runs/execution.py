@@ -25,7 +25,8 @@ from robench.runs.blocks import run_in_blocks
 from robench.runs.cases import case_of, distinct_names, equip_case, refuse_function
 from robench.runs.ledger import Ledger
 from robench.runs.loop import Run, Taker, admit
-from robench.runs.resuming import can_resume, header_of, refuse_lost_maps, restore_ledger
+from robench.runs.pools import pool_of_images
+from robench.runs.resuming import can_resume, header_of, refuse_lost_maps, remember_pixels, restore_ledger
 from robench.runs.store import Store, hold_run_files, open_store
 from robench.runs.types import Case, Pool, RunOptions, Stage, Subject
 
@@ -101,8 +102,9 @@ def execute(
             stack.enter_context(freeze_model(subject.model, how.device))
         stack.enter_context(compiled_kernels(how.compiled))
         stack.enter_context(arithmetic("fp32"))
+        pools = pools_of_subjects(subjects, pool)
         cases = [
-            case_of(subject, name, pool, ledger, how, mode)
+            case_of(subject, name, pools[subject.name], ledger, how, mode)
             for subject, name, mode in zip(subjects, distinct_names(subjects), modes, strict=True)
         ]
         run = Run(cases, stages, pool, ledger, Store.nowhere(world), world, how.batch_size, how.device, how.track, taker)
@@ -110,16 +112,37 @@ def execute(
         header = header_of(cases, stages, pool, how, images=images, data=data, words=words or {}) if work else {}
         store = stack.enter_context(open_store(world, folder, header, resume=how.resume, adds=partial(can_resume, adds)))
         restore_ledger(ledger, cases, stages, store)
+        remember_pixels(cases, ledger)
         world.first_of(0)
         before = max((entry.get("spent", 0.0) for entry in store.journal.entries), default=0.0)
         run = replace(
-            run, store=store, made_folder=how.made_folder, clock=(lambda: before + now() - begin) if how.budget is not None else None
+            run,
+            store=store,
+            made_folder=how.made_folder,
+            skips_damaged=how.skips_damaged,
+            clock=(lambda: before + now() - begin) if how.budget is not None else None,
         )
         refuse_lost_maps(cases, stages, store)
         for case in cases:
             equip_case(run, case, how, save, pngs)
         interval, notes, spent = run_in_blocks(run, how)
     return FinishedRun(cases, stages, pool, ledger, interval, notes, spent)
+
+
+def pools_of_subjects(subjects: Sequence[Subject], pool: Pool) -> dict[str, Pool]:
+    """The images that each subject is shown, by its name: those of the run, or the same with pixels of its own; equal ones are one pool.
+
+    Raises InputError where they are not the same images.
+    """
+    by_images: dict[int, Pool] = {}
+    for images in [subject.images for subject in subjects if subject.images is not None]:
+        if images.ids.cpu().tolist() != pool.ids.tolist() or images.y.cpu().tolist() != pool.y.tolist():
+            raise InputError(
+                "the images that a subject brings are not those of the run: ids and labels must be the same, in the same order"
+            )
+        same = pool.source is not None and images is pool.source
+        by_images.setdefault(id(images), pool if same else pool_of_images(images))
+    return {one.name: pool if one.images is None else by_images[id(one.images)] for one in subjects}
 
 
 def now() -> float:

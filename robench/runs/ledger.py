@@ -15,6 +15,7 @@ from torch import Tensor
 
 Entry = Mapping[str, Any]
 LevelKey = tuple[str, int]  # the key=value words of a level, and which of its draws
+PIXELS_COLUMN = "pixels"  # of the clean pass: what each image is known by, a digest of its pixels
 BLANKS: dict[type, Any] = {bool: False, int: -1, float: float("nan"), str: ""}
 
 
@@ -67,12 +68,14 @@ class Ledger:
     Attributes:
         y: labels, (N,).
         n: N.
-        seen: (N,) bool, the images that rows and samples speak of; all of them unless a run stopped early.
+        seen: (N,) bool, the images that rows and samples speak of; all of them unless a run stopped early, or left some out.
+        skipped: place -> why the image there cannot be read, of those that are left out.
     """
 
     def __init__(self, y: Tensor) -> None:
         self.y, self.n = y, len(y)
         self.seen = torch.ones(self.n, dtype=torch.bool)
+        self.skipped: dict[int, str] = {}
         self._records: dict[tuple[str, str], dict[LevelKey, Record]] = {}
         self._done: dict[tuple[str, str], Tensor] = {}
 
@@ -93,6 +96,20 @@ class Ledger:
             record.seconds += level_entry["seconds"]
             if level_entry["extras"]:
                 record.extras.append(level_entry["extras"])
+
+    def skip(self, entry: Entry) -> None:
+        """Takes up which images cannot be read, for all subjects and stages.
+
+        Args:
+            entry: plain values, "skipped" with places and "why" with a sentence for each.
+        """
+        self.skipped |= dict(zip(entry["skipped"], entry["why"], strict=True))
+
+    def is_skipped(self) -> Tensor:
+        """Which images are left out because they cannot be read, (N,) bool."""
+        mask = torch.zeros(self.n, dtype=torch.bool)
+        mask[list(self.skipped)] = True
+        return mask
 
     def is_done(self, subject: str, stage: LedgerStage) -> Tensor:
         """Which images went through a stage, (N,) bool."""
@@ -142,6 +159,21 @@ class Ledger:
             return mask
         before = stage.source or stage.about.get("clean")
         return torch.ones(self.n, dtype=torch.bool) if before is None else self.right(subject, before)
+
+    def word_columns(self, subject: str, name: str) -> list[list[str]]:
+        """The columns of words of a name, (N,) each, over all stages of a subject.
+
+        Args:
+            subject: the subject's name.
+            name: the column.
+        """
+        return [
+            record.columns[name]
+            for (other, _), levels in self._records.items()
+            if other == subject
+            for record in levels.values()
+            if isinstance(record.columns.get(name), list)
+        ]
 
     def extras(self, subject: str, stage: LedgerStage, name: str) -> list[Any]:
         """The values that the chunks of a stage have under a name, over all levels.

@@ -13,12 +13,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from robench.core.decoding import DamagedImageError
+from robench.core.errors import UnfinishedError
 from robench.core.files import file_stem
 from robench.core.model_calls import padded_logits
 from robench.core.processes import World
 from robench.core.recipes import eps_text
 from robench.runs.images import stage_file_name, stage_images
-from robench.runs.ledger import Ledger
+from robench.runs.ledger import PIXELS_COLUMN, Ledger
 from robench.runs.own_functions import is_own
 from robench.runs.stages.clean import check_logits
 from robench.runs.store import Store, make_array_file, write_array_rows
@@ -61,6 +63,7 @@ class Run:
         sentence_of: gives the sentence that is shown once a stage is through; None for `standing_sentence`.
         made_folder: the folder that takes the images that probes and corruptions make, or None.
         clock: gives the seconds that a run with a budget has taken over all resumes; None without a budget.
+        skips_damaged: whether images that cannot be read are left out.
     """
 
     cases: Sequence[Case]
@@ -76,6 +79,7 @@ class Run:
     sentence_of: Callable[[Run, Stage, Case], str | None] | None = None
     made_folder: Path | None = None  # the folder that takes the images that probes and corruptions make
     clock: Callable[[], float] | None = None  # the seconds that a run with a budget has taken over all resumes
+    skips_damaged: bool = False
 
     @property
     def has_several_subjects(self) -> bool:
@@ -104,9 +108,9 @@ def admit(run: Run) -> None:
                 stage.needs_trial
                 and not is_tried_already(stage, tried_kinds)
                 and (stage.kind in ("probe", "method") or not sole)
-                and run.pool.pixels is not None
+                and case.pool.pixels is not None
             ):
-                try_out(trial, stage, ready, run.pool)
+                try_out(trial, stage, ready, case.pool)
 
 
 def is_tried_already(stage: Stage, seen: set[str]) -> bool:
@@ -148,23 +152,60 @@ def run_block(run: Run, places: Tensor) -> None:
 
 def waiting_places(run: Run, stage: Stage, case: Case, places: Tensor, mine: Tensor) -> Tensor:
     """Those of the places that a stage is for and that have not been through it, in their order."""
-    waiting = stage.on(run.ledger, case.name) & ~run.ledger.is_done(case.name, stage) & mine
+    waiting = stage.on(run.ledger, case.name) & ~run.ledger.is_done(case.name, stage) & mine & ~run.ledger.is_skipped()
     return places[waiting[places]]
+
+
+def announce(stage: Stage, pool: Pool, places: Tensor) -> None:
+    """Lets images on the disk be decoded ahead: those that a stage will be given."""
+    first = stage
+    while first.source is not None:
+        first = first.source
+    if first.expect is not None:
+        first.expect(places)
+    elif pool.source is not None:
+        pool.source.expect(places)
+
+
+def readable_images(run: Run, stage: Stage | None, places: Tensor, pool: Pool, case: Case | None) -> tuple[Tensor, Tensor]:
+    """Those of the places whose images can be read, and their images as a stage leaves them, as `stage_images` gives them.
+
+    Where others are to be left out, an entry of the journal says which, for all subjects and stages.
+
+    Raises:
+        UnfinishedError: where an image cannot be read and none is to be left out.
+        InputError: where no image can be read.
+    """
+    while len(places):
+        try:
+            return places, stage_images(stage, places, pool, case)
+        except DamagedImageError as error:
+            if not run.skips_damaged:
+                again = ", with --resume" if run.store.keeps_state else ""
+                raise UnfinishedError(f"{error}; --skip-damaged leaves such images out{again}") from error
+            entry = {"skipped": [int(places[row]) for row in error.reasons], "why": list(error.reasons.values())}
+            run.store.journal.append(entry)
+            run.ledger.skip(entry)
+            places = places[~run.ledger.is_skipped()[places]]
+    return places, torch.empty(0, *pool.shape)
 
 
 def run_subject_stage(run: Run, stage: Stage, case: Case, places: Tensor, mine: Tensor) -> None:
     """A stage whose images belong to one subject."""
     waiting = waiting_places(run, stage, case, places, mine)
+    announce(stage, case.pool, waiting)
     chunks = waiting.split(run.batch_size) if len(waiting) else ()
     measure = stage.begin(case).measure if len(waiting) else None
     for chunk in run.track(chunks, progress_label(run, stage, case), partial(run.sentence_of or standing_sentence, run, stage, case)):
         assert measure is not None
         begin = time.perf_counter()
-        x = stage_images(stage if stage.images is not None else stage.source, chunk, run.pool, case)
+        readable, x = readable_images(run, stage if stage.images is not None else stage.source, chunk, case.pool, case)
+        if not len(readable):
+            continue
         x = pixels_for_model(x, case.exact_model, case.device)
         if stage.kind == "corruption" and stage.is_reported:
-            write_made_images(run, stage, "", case, chunk, x)
-        measure_chunk(run, stage, case, measure, chunk, x, begin)
+            write_made_images(run, stage, "", case, readable, x)
+        measure_chunk(run, stage, case, measure, readable, x, begin)
 
 
 def write_source_images(run: Run, stage: Stage, case: Case, places: Tensor, x: Tensor) -> None:
@@ -175,29 +216,40 @@ def write_source_images(run: Run, stage: Stage, case: Case, places: Tensor, x: T
 
 
 def run_shared_stage(run: Run, stage: Stage, places: Tensor, mine: Tensor) -> None:
-    """A stage whose images are the same for all subjects: made once, shown to all who have not seen them, and to the taker."""
-    waiting = {case.name: waiting_places(run, stage, case, places, mine) for case in run.cases}
-    takes = run.taker is not None and run.taker.wants(stage)
-    union = torch.zeros(len(run.pool), dtype=torch.bool)
+    """A stage whose images are the same for all subjects that are shown the same pixels: made once for these, and for the taker."""
+    pools = list(dict.fromkeys([run.pool, *(case.pool for case in run.cases)]))
+    for pool in pools:
+        cases = [case for case in run.cases if case.pool is pool]
+        takes = pool is run.pool and run.taker is not None and run.taker.wants(stage)
+        if cases or takes:
+            run_stage_on_pool(run, stage, pool, cases, takes, places, mine)
+
+
+def run_stage_on_pool(run: Run, stage: Stage, pool: Pool, cases: Sequence[Case], takes: bool, places: Tensor, mine: Tensor) -> None:
+    """A shared stage for the subjects that are shown the pixels of one pool: to those who have not seen them, and to the taker."""
+    waiting = {case.name: waiting_places(run, stage, case, places, mine) for case in cases}
+    union = torch.zeros(len(pool), dtype=torch.bool)
     for some in waiting.values():
         union[some] = True
     if takes:
         union[places] = True
-    needed_places = places[union[places]]
+    needed_places = places[(union & ~run.ledger.is_skipped())[places]]
+    announce(stage, pool, needed_places)
     chunks = needed_places.split(run.batch_size) if len(needed_places) else ()
-    measures = {case.name: stage.begin(case).measure for case in run.cases if len(waiting[case.name])}
-    for chunk in run.track(chunks, progress_label(run, stage, None)):
+    measures = {case.name: stage.begin(case).measure for case in cases if len(waiting[case.name])}
+    owner = cases[0] if cases and pool is not run.pool else None  # whose name the files of made images bear
+    for chunk in run.track(chunks, progress_label(run, stage, owner)):
         begin = time.perf_counter()
-        x = stage_images(stage, chunk, run.pool, None)
+        readable, x = readable_images(run, stage, chunk, pool, None)
         if takes and run.taker is not None:
-            run.taker.take(stage, chunk, x)
-        if stage.is_reported:
-            write_made_images(run, stage, "", None, chunk, pixels_for_model(x, run.cases[0].exact_model, run.device) if run.cases else x)
-        for case in run.cases:
-            rows = (~run.ledger.is_done(case.name, stage) & mine)[chunk] & stage.on(run.ledger, case.name)[chunk]
+            run.taker.take(stage, readable, x)
+        if stage.is_reported and len(readable):
+            write_made_images(run, stage, "", owner, readable, pixels_for_model(x, cases[0].exact_model, run.device) if cases else x)
+        for case in cases:
+            rows = (~run.ledger.is_done(case.name, stage) & mine)[readable] & stage.on(run.ledger, case.name)[readable]
             if bool(rows.any()):
                 own = pixels_for_model(x if bool(rows.all()) else x[rows.to(x.device)], case.exact_model, case.device)
-                measure_chunk(run, stage, case, measures[case.name], chunk[rows], own, begin)
+                measure_chunk(run, stage, case, measures[case.name], readable[rows], own, begin)
                 begin = time.perf_counter()
 
 
@@ -205,18 +257,21 @@ def measure_chunk(
     run: Run, stage: Stage, case: Case, measure: Callable[[Chunk], Iterable[Outcome]], places: Tensor, x: Tensor, begin: float
 ) -> None:
     """Measures a chunk, and adds its entry to the journal and the ledger."""
-    chunk = Chunk(x, run.pool.y[places], run.pool.ids[places], places)
+    chunk, pool = Chunk(x, run.pool.y[places], run.pool.ids[places], places), case.pool
     if stage.kind == "corruption" and not stage.is_reported:
         write_source_images(run, stage, case, places, x)
     timed = []
     for outcome in measure(chunk):
         if stage.keeps_images and outcome.x is not None:
-            write_stage_images(case, stage, places, outcome.x, run.pool)
+            write_stage_images(case, stage, places, outcome.x, pool)
             write_source_images(run, stage, case, places, outcome.x)
         if stage.is_reported and outcome.x is not None:
             write_made_images(run, stage, outcome.level, case, places, outcome.x)
         now = time.perf_counter()
-        timed.append((replace(outcome, x=None), now - begin))
+        columns = outcome.columns
+        if stage.kind == "clean" and pool.source is not None:
+            columns = {**columns, PIXELS_COLUMN: pool.source.pixel_digests(places)}
+        timed.append((replace(outcome, x=None, columns=columns), now - begin))
         begin = now
     entry = entry_of(case.name, stage, chunk, timed) | ({"spent": run.clock()} if run.clock is not None else {})
     run.store.journal.append(entry)
@@ -232,7 +287,7 @@ def write_made_images(run: Run, stage: Stage, level: str, case: Case | None, pla
     done = any(bool(run.ledger.is_done(one.name, stage).any()) for one in ([case] if case is not None else run.cases))
     run.store.check(file, done)
     if not file.exists():
-        make_array_file(file, (len(run.pool), *run.pool.shape))
+        make_array_file(file, (len(run.pool), *(run.pool if case is None else case.pool).shape))
     write_array_rows(file, places, x)
 
 

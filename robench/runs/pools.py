@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -63,4 +65,8 @@ def pool_of_images(images: Images) -> Pool:
     Args:
         images: the data set.
     """
-    return pool_of(images.x, images.y, images.ids, images.masks)
+    x = images.x
+    if isinstance(x, Tensor):
+        return replace(pool_of(x, images.y, images.ids, images.masks), source=images)
+    y, ids = autograd_tensor(images.y.cpu()), autograd_tensor(images.ids.cpu())
+    return Pool(x.__getitem__, y, ids, images.shape, images.masks, source=images)

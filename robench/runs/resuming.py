@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from robench.core.errors import InputError
 from robench.core.journal import Adds
 from robench.core.recipes import Recipe, options_of
+from robench.data.stored_pixels import StoredPixels
 from robench.models.identity import code_digests, model_identity
 from robench.runs.images import stage_file_name
-from robench.runs.ledger import BLANKS, Ledger
+from robench.runs.ledger import BLANKS, PIXELS_COLUMN, Ledger
 from robench.runs.store import Store, unwritten_mask
 from robench.runs.types import Case, Pool, RunOptions, Stage
 
@@ -30,6 +31,9 @@ def can_resume(adds: Adds | None, theirs: Mapping[str, Any], ours: Mapping[str, 
 
 def restore_ledger(ledger: Ledger, cases: Sequence[Case], stages: Sequence[Stage], store: Store) -> None:
     """Adds what the journal holds to the ledger, but for stages whose images are gone and still asked for: these are made again."""
+    for entry in store.journal.entries:
+        if is_skipped_entry(entry, ledger.n):
+            ledger.skip(entry)
     entries = [entry for entry in store.journal.entries if "stage" in entry]
     if wrong := next((entry for entry in entries if not is_entry(entry, ledger.n)), None):
         raise InputError(f"the state in {store.journal.path} holds {str(wrong)[:60]}, which no run writes: begin anew with --force")
@@ -48,6 +52,32 @@ def restore_ledger(ledger: Ledger, cases: Sequence[Case], stages: Sequence[Stage
         where = (entry["subject"], entry["stage"])
         if where not in missing_by_stage or not bool(missing_by_stage[where][entry["places"]].any()):
             ledger.add(entry)
+
+
+def is_skipped_entry(entry: Mapping[str, Any], n: int) -> bool:
+    """Whether an entry tells of images that were left out, of N."""
+    places, why = entry.get("skipped"), entry.get("why")
+    return (
+        isinstance(places, list)
+        and isinstance(why, list)
+        and len(places) == len(why)
+        and all(type(place) is int and 0 <= place < n for place in places)
+        and all(isinstance(sentence, str) for sentence in why)
+    )
+
+
+def remember_pixels(cases: Sequence[Case], ledger: Ledger) -> None:
+    """Hands what is known of the images' pixels to those that lie on the disk, so that one that has changed since is refused.
+
+    Args:
+        cases: the subjects, made ready.
+        ledger: what an earlier part of the run has found.
+    """
+    for case in cases:
+        source = case.pool.source
+        for digests in ledger.word_columns(case.name, PIXELS_COLUMN):
+            if source is not None and isinstance(source.x, StoredPixels):
+                source.x.remember(digests)
 
 
 def is_entry(entry: Mapping[str, Any], n: int) -> bool:
@@ -150,8 +180,15 @@ def header_of(
         "seed": how.seed, "until": how.until, "budget": how.budget is not None,
         "batch_size": how.batch_size if batched else None, "precision": how.precision, **words,
         "stages": [[stage.key, *stage.words] for stage in stages],
+        **own_pixels_words(cases),
         **({"masks": tensor_digest(pool.masks)} if pool.masks is not None and any(stage.kind == "method" for stage in stages) else {}),
     }  # fmt: skip
+
+
+def own_pixels_words(cases: Sequence[Case]) -> dict[str, Any]:
+    """The digests of the images of each subject, where some are shown pixels of their own; none else."""
+    own = [case.subject.images for case in cases]
+    return {"images of subjects": [images.sha256 if images else "" for images in own]} if any(own) else {}
 
 
 def tensor_digest(tensor: Tensor) -> str:

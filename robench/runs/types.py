@@ -19,6 +19,7 @@ from robench.core.inputs import as_model_dtype
 from robench.core.model_calls import padded_logits
 from robench.core.rows import Check, Row
 from robench.core.threat import Threat
+from robench.data import Images
 from robench.runs.ledger import Ledger
 from robench.runs.store import Store
 
@@ -60,12 +61,15 @@ class Subject:
         about: a row that holds the checkpoint, preset, data set and split that all rows of this model carry.
         sha256: digest of the checkpoint file, "" where there is none.
         architecture: plain values that identify the model beside its weights, modules and own code; kept in the state of a run.
+        images: the images of the run with the pixels that this model is shown, where they are resized or cut otherwise than for the others:
+            the same ids and labels, in the same order; None for the pixels of the run.
     """
 
     model: nn.Module
     about: Row
     sha256: str = ""
     architecture: Mapping[str, Any] = field(default_factory=dict)
+    images: Images | None = None
 
     @property
     def name(self) -> str:
@@ -85,6 +89,7 @@ class Pool:
         shape: (C, H, W) of one image.
         masks: (N, H, W) bool, True on the object; None where it is not known.
         mild: gives slightly changed images, on which a model is examined where the clean ones are not known.
+        source: the data set whose pixels these are; None where they come from elsewhere.
     """
 
     pixels: Pixels | None
@@ -93,6 +98,7 @@ class Pool:
     shape: tuple[int, ...]
     masks: Tensor | None = None
     mild: Pixels | None = None
+    source: Images | None = None
 
     def __len__(self) -> int:
         return len(self.y)
@@ -168,6 +174,7 @@ class Stage:
         keeps_images: whether the images that it makes are kept for a later stage.
         needs_trial: whether it is run on two images before the run begins, to see that it can be used.
         is_reported: whether it has rows of its own; False where it only gives its images to other stages.
+        expect: says which places will be asked for, so that `images` can decode ahead; None where it does not read files itself.
         about: what its rows need to know, by name.
         words: plain JSON values that identify it in the state of a run.
     """
@@ -182,6 +189,7 @@ class Stage:
     keeps_images: bool = False
     needs_trial: bool = True
     is_reported: bool = True
+    expect: Callable[[Tensor], None] | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
     words: Sequence[Any] = ()
 
@@ -287,6 +295,7 @@ class RunOptions:
     prepare: bool = False
     track: Track = untracked_chunks
     made_folder: Path | None = None
+    skips_damaged: bool = False
 
 
 def pixels_for_model(x: Tensor, model: nn.Module, device: str) -> Tensor:

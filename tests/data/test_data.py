@@ -15,8 +15,9 @@ from torchvision import datasets
 
 from robench import data
 from robench.core.errors import InputError
+from robench.core.preprocessing import Preprocessing
 from robench.data import Images, files, holdout, load_images
-from robench.data.images import Size, resized_crops
+from robench.data.images import resized_crops
 from robench.data.layouts import ENDINGS
 
 OFFICIAL = ("cifar10", "cifar100", "svhn", "mnist", "fashion-mnist")
@@ -213,7 +214,7 @@ def test_images_too_large_for_the_memory_are_refused_before_they_are_made(tmp_pa
         load_images("shapes", n=20, image_size=100)
     Image.fromarray(np.zeros((10, 100_000), dtype=np.uint8)).save(tmp_path / "long.png")
     with pytest.raises(InputError, match="an image of 10x100000 becomes 100 by 1000000 pixels"):
-        files.read_image(tmp_path / "long.png", Size(100, 10))
+        files.read_image(tmp_path / "long.png", Preprocessing(100, (10, 10)))
 
 
 @pytest.mark.parametrize("shape", [(4, 0, 8, 3), (4, 3, 8, 0), (4, 0, 8)])
@@ -406,12 +407,12 @@ def test_a_folder_without_images_is_refused(tmp_path):
 
 def test_the_shorter_side_is_resized_and_the_longer_one_cut_evenly():
     ramp = torch.arange(12.0).view(1, 1, 1, 12).expand(1, 1, 6, 12) / 12
-    assert torch.equal(resized_crops(ramp, Size(6, 6)), ramp[..., 3:9])
+    assert torch.equal(resized_crops(ramp, Preprocessing(6, (6, 6))), ramp[..., 3:9])
     small = resized_crops(
-        ramp, Size(2, 2)
+        ramp, Preprocessing(2, (2, 2))
     )  # 4 columns of 3 pixels each, of which the middle two stay; their centres lie at columns 4 and 7
     assert torch.allclose(small, ramp[:, :, :2, 4:8:3], atol=1e-3)
-    assert resized_crops(torch.full((1, 3, 5, 9), 200, dtype=torch.uint8), Size(20, 20)).eq(200).all()
+    assert resized_crops(torch.full((1, 3, 5, 9), 200, dtype=torch.uint8), Preprocessing(20, (20, 20))).eq(200).all()
 
 
 def test_the_image_size_holds_for_every_data_set_and_masks_follow():

@@ -11,8 +11,9 @@ from PIL import Image
 from torchvision import transforms
 
 from robench.core.errors import InputError
+from robench.core.preprocessing import Preprocessing, preprocessing_of_options
 from robench.data import load_images
-from robench.data.images import Size, resized_crops, size_of
+from robench.data.images import resized_crops
 
 
 def put(top, *paths):
@@ -178,14 +179,14 @@ def test_arrays_become_what_torchvisions_transforms_make_of_tensors(resize, crop
     reference = transforms.Compose([transforms.Resize(resize, antialias=True), transforms.CenterCrop(crop)])
     for height, width in SIDES:
         x = torch.randint(0, 256, (2, 3, height, width), generator=torch.Generator().manual_seed(height), dtype=torch.uint8)
-        assert torch.equal(resized_crops(x, Size(resize, crop)), reference(x))
+        assert torch.equal(resized_crops(x, Preprocessing(resize, (crop, crop))), reference(x))
         floats = x.float() / 255
-        assert torch.allclose(resized_crops(floats, Size(resize, crop)), reference(floats), atol=1e-6)
+        assert torch.allclose(resized_crops(floats, Preprocessing(resize, (crop, crop))), reference(floats), atol=1e-6)
 
 
 def test_sizes_that_do_not_go_together_are_refused():
-    assert size_of(None, None) is None
-    assert size_of(224, None) == Size(224, 224)
+    assert preprocessing_of_options(None, None, None) is None
+    assert preprocessing_of_options(224, None, None) == Preprocessing(224, (224, 224))
     for image_size, resize, sentence in [
         (None, 256, "give both"),
         (224, 200, "at least --image-size"),
@@ -193,4 +194,4 @@ def test_sizes_that_do_not_go_together_are_refused():
         (4, 0, "1 pixel"),
     ]:
         with pytest.raises(InputError, match=sentence):
-            size_of(image_size, resize)
+            preprocessing_of_options(image_size, resize, None)

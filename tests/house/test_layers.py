@@ -16,8 +16,9 @@ ROOT = Path(robench.__file__).parent
 # Each package imports only from those above it in this list, and each module only from those before it in its package; what several
 # modules share comes first. The `__init__` of a package is the last of its modules, unless it is named.
 LAYERS = {
-    "core": "errors interrupts code_permission facts moved synonyms corruption_names rows fronts draws processes cells pictures"
-    " files recipes model_calls memory checks saved_results inputs journal schedules statistics paired threat folders types",
+    "core": "errors interrupts code_permission facts moved synonyms corruption_names rows fronts draws processes cells pictures files"
+    " recipes preprocessing decoding decoder model_calls memory checks saved_results inputs journal schedules statistics paired"
+    " threat folders types",
     "attacks": "facts active losses targets kernels reference fgsm noise pgd square fab eight_bits apgd transfer malt",
     "corruptions": "severities blur digital noise weather warp frost spatter",
     "explainers": "facts baselines nonlinearities forward_survey hooks gradients masking rebuilt_models grad_cam",
@@ -25,8 +26,8 @@ LAYERS = {
     "scores": "facts inequality geometry localisation faithfulness stability randomisation",
     "objectives": "facts terms gradients standard awp sagr igd input_l2 emr jacobian gradalign vat weight_norms gini cross_lipschitz"
     " double_backprop adversarial fgsm free trades mart alp arr cure tulip mail hat __init__ second_order",
-    "data": "imagenet class_names own_code image_trees label_files imagenet_layouts layouts images augment"
-    " mixing npz_arrays torchvision_sets shapes files own_sets __init__ released_sets"
+    "data": "imagenet class_names own_code image_trees label_files imagenet_layouts layouts decoding_workers stored_pixels images"
+    " catalogues augment mixing npz_arrays torchvision_sets shapes files own_sets __init__ released_sets"
     " corrupted_trees corrupted_sets export",
     "models": "layers exported model_files named_models cached_files weights stand_ins synced_batch_norm checkpoint contract foreign"
     " forgotten_normalisation resnet small architectures identity torchvision_weights timm_weights loading",
@@ -52,7 +53,7 @@ HOMES = {
     "captum": ("explainers",),
     "sklearn": (),
     "safetensors": ("models",),
-    "PIL": ("core/pictures.py", "data", "corruptions"),
+    "PIL": ("core/pictures.py", "core/decoding.py", "data", "corruptions"),
     "pandas": ("results/files.py", "results/image_values.py", "report"),
     "matplotlib": ("report/figures",),
     "jinja2": ("report/page.py",),

@@ -1,0 +1,205 @@
+"""The pixels of images that lie on the disk: shaped as a tensor (N, C, H, W) uint8, decoded where rows of it are asked for."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robench.core.decoding import DamagedImageError, Item, Pixels8, decoded_item, pixel_digest
+from robench.core.errors import InputError
+from robench.core.preprocessing import Preprocessing
+from robench.data.decoding_workers import Answer, Order, worker_pool
+
+UNIT = 16  # images in one order to a worker, fewer where they are large
+LOOKAHEAD = 2**26  # bytes of pixels that may be decoded before they are asked for
+Rows = Tensor | slice
+
+
+def usual_workers() -> int:
+    """How many processes decode images where the user does not say it: one a core, at most four."""
+    return min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+class Decoder:
+    """Decodes items, in this process or in workers; keeps nothing but the digest of each image, by which it is known again.
+
+    Attributes:
+        items: where the bytes of each image lie.
+        preprocessing: how images are resized and cut.
+        extent: height and width that all must have.
+        name: what sentences call the set.
+        workers: how many processes decode; 0 for this one alone.
+        known: item -> the digest of its pixels, of those that were decoded, or of an earlier part of the run.
+    """
+
+    def __init__(self, items: Sequence[Item], preprocessing: Preprocessing, extent: tuple[int, int], name: str, workers: int) -> None:
+        self.items, self.preprocessing, self.extent, self.name, self.workers = items, preprocessing, extent, name, workers
+        self.known: dict[int, str] = {}
+        self.queue: deque[int] = deque()
+        self.orders: dict[int, tuple[Order, int]] = {}  # item -> the order that it is part of, and its place there
+        self.owner = os.getpid()
+        size = 3 * extent[0] * extent[1]
+        self.unit = max(1, min(UNIT, LOOKAHEAD // (4 * size)))
+        self.most = max(self.unit, LOOKAHEAD // size)
+
+    def expect(self, places: Iterable[int]) -> None:
+        """Says in which order items will be asked for, so that workers can begin; what was expected before is forgotten.
+
+        Args:
+            places: places of items.
+        """
+        if self.workers:
+            self.queue, self.orders, self.owner = deque(places), {}, os.getpid()
+            self.send_ahead()
+
+    def send_ahead(self) -> None:
+        """Hands expected items to the workers, as many as may be decoded ahead."""
+        while self.queue and len(self.orders) + min(self.unit, len(self.queue)) <= self.most:
+            self.send([self.queue.popleft() for _ in range(min(self.unit, len(self.queue)))])
+
+    def send(self, places: Sequence[int]) -> None:
+        """Hands items to the workers."""
+        order = Order([self.items[place] for place in places], self.preprocessing)
+        for row, place in enumerate(places):
+            self.orders[place] = order, row
+        worker_pool(self.workers).send(order)
+
+    def answers(self, places: Sequence[int]) -> Iterable[Answer]:
+        """The answers to some items, in their order."""
+        if not self.workers:
+            yield from (self.decoded_here(place) for place in places)
+            return
+        if self.owner != os.getpid():  # a fork, whose workers are others
+            self.expect(())
+        if missing := [place for place in dict.fromkeys(places) if place not in self.orders]:
+            skipped = set(missing)
+            self.queue = deque(place for place in self.queue if place not in skipped)
+            for first in range(0, len(missing), self.unit):
+                self.send(missing[first : first + self.unit])
+        for place in places:
+            order, row = self.orders[place]
+            yield order.wait()[row]
+        for place in places:
+            self.orders.pop(place, None)
+        self.send_ahead()
+
+    def decoded_here(self, place: int) -> Answer:
+        """The answer to one item, decoded in this process."""
+        try:
+            pixels = decoded_item(self.items[place], self.preprocessing)
+        except InputError as error:
+            return error
+        return pixels, pixel_digest(pixels)
+
+    def pixels(self, places: Sequence[int]) -> Tensor:
+        """The images at some places, (M, 3, H, W) uint8.
+
+        Raises:
+            DamagedImageError: where some cannot be read, with their places among those that were asked for.
+            InputError: for an image of another size than the others, and for one that has changed since it was read before.
+        """
+        x = torch.empty((len(places), 3, *self.extent), dtype=torch.uint8)
+        damaged: dict[int, DamagedImageError] = {}
+        for row, (place, answer) in enumerate(zip(places, self.answers(places), strict=True)):
+            if isinstance(answer, DamagedImageError):
+                damaged[row] = answer
+            elif isinstance(answer, InputError):
+                raise answer
+            else:
+                self.check(place, *answer)
+                x[row] = torch.from_numpy(answer[0]) if answer[0].flags.writeable else torch.from_numpy(np.array(answer[0]))
+        if damaged:
+            reasons = {row: str(error) for row, error in damaged.items()}
+            raise DamagedImageError("; ".join(dict.fromkeys(reasons.values())), reasons)
+        return x
+
+    def check(self, place: int, pixels: Pixels8, digest: str) -> None:
+        """InputError for an image of another size than the others, or other than it was."""
+        if pixels.shape[1:] != self.extent:
+            sizes = f"{self.items[place][1]} is {pixels.shape[2]}x{pixels.shape[1]}, and others are {self.extent[1]}x{self.extent[0]}"
+            raise InputError(f"{self.name}: images differ in size ({sizes}): pass --image-size to bring them to one")
+        if self.known.setdefault(place, digest) != digest:
+            raise InputError(f"{self.items[place][1]} has changed since it was read before: measure again, in another folder")
+
+
+class StoredPixels:
+    """Rows of pixels (N, 3, H, W) uint8 that are decoded as they are asked for: x[rows] is a tensor.
+
+    Attributes:
+        decoder: decodes the items.
+        rows: (N,) int64, which of its items these are.
+        device: where x[rows] lies.
+    """
+
+    dtype = torch.uint8
+
+    def __init__(self, decoder: Decoder, rows: Tensor, device: torch.device | str = "cpu") -> None:
+        self.decoder, self.rows, self.device = decoder, rows, torch.device(device)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def shape(self) -> torch.Size:
+        """(N, 3, H, W)."""
+        return torch.Size((len(self.rows), 3, *self.decoder.extent))
+
+    def dim(self) -> int:
+        """4."""
+        return 4
+
+    def is_floating_point(self) -> bool:
+        """False: a file holds bytes."""
+        return False
+
+    def element_size(self) -> int:
+        """Bytes of a number: 1."""
+        return 1
+
+    def __getitem__(self, rows: Rows | int) -> Tensor:
+        chosen = self.rows[rows.cpu() if isinstance(rows, Tensor) else rows]
+        x = self.decoder.pixels(chosen.reshape(-1).tolist()).to(self.device)
+        return x[0] if chosen.dim() == 0 else x
+
+    def take(self, rows: Rows) -> StoredPixels:
+        """Only these rows; nothing is decoded.
+
+        Args:
+            rows: a mask, indices or a slice.
+        """
+        return StoredPixels(self.decoder, self.rows[rows.cpu() if isinstance(rows, Tensor) else rows], self.device)
+
+    def to(self, device: torch.device | str) -> StoredPixels:
+        """The same rows, given out on another device."""
+        return StoredPixels(self.decoder, self.rows, device)
+
+    def expect(self, rows: Rows) -> None:
+        """Says in which order rows will be asked for, so that they can be decoded ahead.
+
+        Args:
+            rows: a mask, indices or a slice.
+        """
+        self.decoder.expect(self.rows[rows.cpu() if isinstance(rows, Tensor) else rows].tolist())
+
+    def digests(self, rows: Rows) -> list[str]:
+        """What each of these images is known by; "" for one that was not decoded yet.
+
+        Args:
+            rows: a mask, indices or a slice.
+        """
+        return [self.decoder.known.get(place, "") for place in self.rows[rows.cpu() if isinstance(rows, Tensor) else rows].tolist()]
+
+    def remember(self, digests: Sequence[str]) -> None:
+        """Takes up what an earlier part of the run has seen: an image that has changed since is refused.
+
+        Args:
+            digests: one a row, "" where it is not known.
+        """
+        for place, digest in zip(self.rows.tolist(), digests, strict=True):
+            if digest:
+                self.decoder.known[place] = digest
