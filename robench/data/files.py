@@ -226,7 +226,7 @@ def folder_catalogue(path: Path, split: str, class_order: str | None, layout: st
     known_as = [f"{classes[entries[place][1]]}/{entries[place][2].name}" for place in order]
     notes = (tree_note(tree, [len(kind) for kind in by_class], name), *tree.notes)
     items = [("file", str(file)) for file in files]
-    return Catalogue(name, tree.split, items, known_as, y, torch.tensor(order, dtype=torch.int64), names, notes)
+    return Catalogue(name, tree.split, items, known_as, y, torch.tensor(order, dtype=torch.int64), names, notes, tree.outputs)
 
 
 def tree_note(tree: TreeLayout, counts: Sequence[int], name: str) -> str:
