@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import warnings
+from importlib.util import find_spec
 from types import ModuleType
 
 import pytest
@@ -23,12 +24,25 @@ def needed(module: str) -> ModuleType:
     Example:
         transformers = needed("transformers")
     """
-    package = module.partition(".")[0]
+    needed_package(module)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what a package says of others when it is imported first
             return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if package in os.environ.get("ROBENCH_NEEDS", "").split(","):
-            pytest.fail(f"ROBENCH_NEEDS says that {package} is installed, and it is not: {error}", pytrace=False)
-        pytest.skip(f"{module} is not installed", allow_module_level=True)
+        skip_or_fail(module.partition(".")[0], error)
+        raise
+
+
+def needed_package(module: str) -> None:
+    """A skip or failure where the package of a module is not installed; it is not imported here."""
+    package = module.partition(".")[0]
+    if find_spec(package) is None:
+        skip_or_fail(package, f"there is no module {package}")
+
+
+def skip_or_fail(package: str, why: object) -> None:
+    """Ends the test, as a skip unless ROBENCH_NEEDS names the package."""
+    if package in os.environ.get("ROBENCH_NEEDS", "").split(","):
+        pytest.fail(f"ROBENCH_NEEDS says that {package} is installed, and it is not: {why}", pytrace=False)
+    pytest.skip(f"{package} is not installed: {why}", allow_module_level=True)

@@ -30,6 +30,7 @@ from robench.models.identity import code_digests
 from robench.models.layers import Shape, normalised_network
 from robench.models.model_files import TRUST, existing_file, first_line, model_file_kind, read_safetensors, read_torch
 from robench.models.named_models import ModelOptions, OpenedModel, classes_and_shape
+from robench.models.robustbench_zoo import robustbench_model
 from robench.models.timm_weights import is_pretrained_timm, open_pretrained_timm
 from robench.models.torchvision_weights import named_torchvision_weights, open_torchvision_weights
 from robench.models.weights import (
@@ -118,9 +119,17 @@ def load_with_origin(source: str | Path, **options: Any) -> LoadedModel:
 def source_name(source: str, kind: str) -> str:
     """What tables call a model: what the user wrote, without its folders."""
     if kind == "library":
-        return source
+        return library_name(source)
     reference = named_code(source)[0] if kind == "code" else source
     return Path(reference).name + source[len(reference) :]
+
+
+def library_name(source: str) -> str:
+    """The name of a library's model without the folders of this machine: of a folder its last part alone, and no model_dir."""
+    library, _, rest = source.partition("/")
+    name, *options = rest.split(",")
+    short = Path(name).name if name.startswith((".", "/", "~")) else name
+    return ",".join([f"{library}/{short}", *(option for option in options if option.partition("=")[0].strip() not in FOLDER_OPTIONS)])
 
 
 def architecture_of(source: str, kind: str, meta: Mapping[str, Any], model_options: ModelOptions) -> dict[str, Any]:
@@ -134,9 +143,7 @@ def architecture_of(source: str, kind: str, meta: Mapping[str, Any], model_optio
         "std": model_options.std,
         "weights": model_options.weights,
     }
-    if kind == "library":
-        user_options["arch"] = source
-    if kind == "code":
+    if kind in ("library", "code"):
         user_options["arch"] = source_name(source, kind)
     plain_options = {key: list(value) if isinstance(value, tuple) else value for key, value in user_options.items() if value is not None}
     return {**plain_options, **{key: value for key, value in network_meta.items() if key != "code"}, **({"code": code} if code else {})}
@@ -552,9 +559,11 @@ def more_outputs_notes(outputs: int, classes: int) -> list[str]:
     return [note] if outputs > classes else []
 
 
+FOLDER_OPTIONS = ("model_dir", "model-dir")  # of a library's model, which say where its weights lie
 LIBRARIES: dict[str, Callable[[str, ModelOptions], OpenedModel]] = {  # source -> what its library gives, by the prefix of the source
     "tv": open_torchvision,
     "timm": open_timm,
+    "rb": robustbench_model,
 }
 
 OPENERS: dict[str, Callable[[str, ModelOptions], OpenedModel]] = {

@@ -30,7 +30,8 @@ LAYERS = {
     " catalogues augment mixing npz_arrays torchvision_sets shapes files own_sets __init__ released_sets"
     " corrupted_trees corrupted_sets export",
     "models": "layers exported model_files named_models cached_files weights stand_ins synced_batch_norm checkpoint contract foreign"
-    " forgotten_normalisation resnet small architectures identity torchvision_weights timm_weights loading",
+    " forgotten_normalisation resnet small architectures identity torchvision_weights timm_weights robustbench_zoo"
+    " loading",
     "runs": "store ledger types diagnostics own_functions images pools stages stages.clean stages.earlier_run stages.probe"
     " stages.corruption stages.method stages.attack loop blocks cases resuming execution",
     "results": "files corruption_estimates corruption_errors cascade probes corruptions scores score_rows classes saved_runs"
@@ -62,6 +63,8 @@ HOMES = {
     "tensorboard": ("report/trackers/event_files.py",),
     "mlflow": ("report/trackers/mlflow_runs.py",),
     "pyautoattack": ("attacks/reference.py",),
+    "robustbench": ("models",),
+    "transformers": ("models",),
 }
 
 
