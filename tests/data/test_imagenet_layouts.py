@@ -7,6 +7,7 @@ import pytest
 import trees
 from hypothesis import given
 from hypothesis import strategies as st
+from needed import needed
 
 from robench.core.errors import InputError
 from robench.data import load_images
@@ -216,7 +217,7 @@ def test_a_hundred_classes_of_no_known_list_are_said_to_be_so():
 
 
 def test_the_list_of_classes_is_that_of_timm_and_torchvision():
-    timm_data = pytest.importorskip("timm.data")
+    timm_data = needed("timm.data")
     from importlib import resources
 
     from torchvision.models._meta import _IMAGENET_CATEGORIES
