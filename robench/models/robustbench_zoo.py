@@ -25,8 +25,12 @@ from robench.core.errors import InputError
 from robench.core.recipes import did_you_mean, parse_recipe
 from robench.models.model_files import first_line, read_torch
 from robench.models.named_models import ModelOptions, OpenedModel
+from robench.models.torchvision_weights import open_torchvision_weights
 
 DEFAULTS = {"dataset": "cifar10", "threat": "Linf", "model_dir": "models"}  # those of robustbench's load_model
+OF_TORCHVISION = {
+    "Standard_R50": "tv/resnet50,weights=IMAGENET1K_V1"
+}  # which robustbench fetches unasked, and does not read as weights alone
 UNSAFE_LOADS = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"  # with which torch.load runs what is in a file, whatever its caller meant
 
 
@@ -69,6 +73,8 @@ def robustbench_model(source: str, model_options: ModelOptions) -> OpenedModel:
     zoo_model = zoo_model_of(source)
     why = f"{zoo_model.label()} brings its own network, weights and normalisation"
     model_options.refuse_options("arch activation weights mean std", why)
+    if zoo_model.name in OF_TORCHVISION:
+        return open_torchvision_weights(OF_TORCHVISION[zoo_model.name], model_options)
     if not model_options.download:
         refuse_unfetched_weights(zoo_model)
     return OpenedModel(network_of_zoo(zoo_model))

@@ -101,6 +101,14 @@ def test_a_model_that_robustbench_has_from_timm_lies_in_torchs_cache(here):
 
 
 @robustbench
+def test_the_standard_model_of_imagenet_is_torchvisions(here):
+    with pytest.raises(
+        InputError, match=r"tv/resnet50,weights=IMAGENET1K_V1 needs the file resnet50-0676ba61.pth in \S+/torch/hub/checkpoints"
+    ):
+        load_with_origin("rb/Standard_R50,dataset=imagenet,threat=corruptions")
+
+
+@robustbench
 @pytest.mark.parametrize(
     ("source", "sentence"),
     [
