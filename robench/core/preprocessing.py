@@ -12,6 +12,10 @@ from typing import Any
 from robench.core.errors import InputError
 from robench.core.recipes import lookup
 
+CORNERS = (
+    "even",
+    "lower",
+)  # where half a pixel is left over: to the even one as torchvision does, or to the lower one as transformers does
 INTERPOLATIONS = ("bilinear", "bicubic", "lanczos", "box", "hamming", "nearest")  # those of Pillow
 LARGEST_SIDE = 4096  # pixels of a side that images may be resized or cut to
 MOST_PIXELS = 2**26  # of what is resized at once
@@ -28,6 +32,7 @@ class Preprocessing:
         crop: (height, width) of the middle that is kept; None keeps all.
         interpolation: how images are resized, one of INTERPOLATIONS.
         origin: who says so, for sentences: a model, "the options"; two that differ in this alone are equal.
+        corner: how halves are rounded where the crop begins, one of CORNERS.
 
     Example:
         >>> Preprocessing(256, (224, 224), "bicubic").words()
@@ -38,9 +43,11 @@ class Preprocessing:
     crop: Extent | None
     interpolation: str = "bilinear"
     origin: str = field(default="", compare=False)
+    corner: str = "even"
 
     def __post_init__(self) -> None:
         lookup(self.interpolation, dict.fromkeys(INTERPOLATIONS), "interpolation")
+        lookup(self.corner, dict.fromkeys(CORNERS), "corner of a crop")
         sides = [*(self.resize if isinstance(self.resize, tuple) else (self.resize,)), *(self.crop or ())]
         numbers = [side for side in sides if side is not None]
         if numbers and min(numbers) < 1:
@@ -93,26 +100,30 @@ class Preprocessing:
         return self.crop
 
     def crop_corner(self, height: int, width: int) -> Extent:
-        """Top and left of the middle of an image that is resized already; halves are rounded to even, as torchvision does.
+        """Top and left of the middle of an image that is resized already; halves are rounded as `corner` says.
 
         Args:
             height: of the resized image, in pixels.
             width: of the resized image, in pixels.
         """
         crop = self.crop or (height, width)
-        return round((height - crop[0]) / 2), round((width - crop[1]) / 2)
+        rest = (height - crop[0], width - crop[1])
+        return (rest[0] // 2, rest[1] // 2) if self.corner == "lower" else (round(rest[0] / 2), round(rest[1] / 2))
 
     def words(self) -> str:
         """What it does, in a few words."""
         resize = "x".join(map(str, self.resize)) if isinstance(self.resize, tuple) else self.resize
         steps = [] if resize is None else [f"resize {resize} {self.interpolation}"]
-        steps += [] if self.crop is None else [f"crop {self.crop[0]}x{self.crop[1]}"]
+        steps += (
+            [] if self.crop is None else [f"crop {self.crop[0]}x{self.crop[1]}{' from the lower half pixel' * (self.corner == 'lower')}"]
+        )
         return ", ".join(steps) or "as they are"
 
     def plain(self) -> dict[str, Any]:
         """It as plain JSON values, which `preprocessing_from_plain` reads."""
         resize = list(self.resize) if isinstance(self.resize, tuple) else self.resize
-        return {"resize": resize, "crop": list(self.crop) if self.crop else None, "interpolation": self.interpolation}
+        corner = {"corner": self.corner} if self.corner != CORNERS[0] else {}
+        return {"resize": resize, "crop": list(self.crop) if self.crop else None, "interpolation": self.interpolation, **corner}
 
 
 def fits_into(inner: Extent, outer: Extent) -> bool:
@@ -130,15 +141,16 @@ def preprocessing_from_plain(value: object, origin: str) -> Preprocessing:
     Raises:
         InputError: for anything else.
     """
-    if isinstance(value, Mapping) and {*value} == {"resize", "crop", "interpolation"}:
-        resize, crop, interpolation = value["resize"], value["crop"], value["interpolation"]
+    if isinstance(value, Mapping) and {*value} - {"corner"} == {"resize", "crop", "interpolation"}:
+        resize, crop, interpolation, corner = value["resize"], value["crop"], value["interpolation"], value.get("corner", CORNERS[0])
         if (
             (resize is None or type(resize) is int or is_extent(resize))
             and (crop is None or is_extent(crop))
             and type(interpolation) is str
+            and type(corner) is str
         ):
             return Preprocessing(
-                resize if resize is None or type(resize) is int else tuple(resize), crop and tuple(crop), interpolation, origin
+                resize if resize is None or type(resize) is int else tuple(resize), crop and tuple(crop), interpolation, origin, corner
             )
     raise InputError(f"{origin} says of its preprocessing {str(value)[:80]}, which no version of robench writes")
 
@@ -187,7 +199,7 @@ def chosen_preprocessing(
     Example:
         >>> own = Preprocessing(256, (224, 224), "bicubic", "tv/resnet50")
         >>> chosen_preprocessing(own, None, 232, None)
-        (Preprocessing(resize=232, crop=(224, 224), interpolation='bicubic', origin='the options'), \
+        (Preprocessing(resize=232, crop=(224, 224), interpolation='bicubic', origin='the options', corner='even'), \
 'tv/resnet50 says resize 256 bicubic, crop 224x224; the options say resize 232 bicubic, crop 224x224, and win')
     """
     if own is None:
@@ -200,6 +212,6 @@ def chosen_preprocessing(
         short = own.resize if image_size is None else image_size
     if crop is None and resize is not None:
         raise InputError("--resize sets the shorter side, and --image-size the crop that makes all images one size: give both")
-    chosen = Preprocessing(short, crop, interpolation or own.interpolation, "the options")
+    chosen = Preprocessing(short, crop, interpolation or own.interpolation, "the options", own.corner)
     note = "" if chosen == own else f"{own.origin} says {own.words()}; the options say {chosen.words()}, and win"
     return chosen, note
