@@ -6,13 +6,14 @@ Accuracy is never used to choose labels. What decides is the names that a checkp
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from robench.core.errors import InputError
 from robench.core.recipes import lookup
+from robench.data.label_maps import imagenet_class_names, imagenet_outputs, is_imagenet_model, outputs_by_map, telling_names
 
 CLASS_ORDERS = ("text", "number")
 WAYS = ("by-name", "as-is")
@@ -74,7 +75,16 @@ def has_telling_names(classes: Sequence[str]) -> bool:
     return list(classes) != [str(k) for k in range(len(classes))]
 
 
-def outputs_for(classes: Sequence[str], metas: Sequence[str] | None, how: str | None, model: str, data: str) -> tuple[list[int], str]:
+def outputs_for(
+    classes: Sequence[str],
+    metas: Sequence[str] | None,
+    how: str | None,
+    model: str,
+    data: str,
+    *,
+    count: int | None = None,
+    label_map: Mapping[str, str] | None = None,
+) -> tuple[list[int], str]:
     """For each class of the data the output of the model that stands for it, and a note.
 
     Args:
@@ -83,6 +93,8 @@ def outputs_for(classes: Sequence[str], metas: Sequence[str] | None, how: str | 
         how: "by-name", or "as-is" for label k on output k; None goes by name where the names on both sides tell something.
         model: what sentences call the model.
         data: what sentences call the data.
+        count: number of the model's outputs, where that is known: of 1,000 without names, classes of ImageNet are found by their wnids.
+        label_map: the user's own, which wins over names.
 
     Returns:
         The output for each class, and one sentence for the user, "" where there is nothing to say.
@@ -94,13 +106,28 @@ def outputs_for(classes: Sequence[str], metas: Sequence[str] | None, how: str | 
     same, names = list(range(len(classes))), list(metas or ())
     if how is not None:
         lookup(how, dict.fromkeys(WAYS), "way to find the labels")
+    if label_map is not None:
+        return outputs_by_map(classes, metas, count, label_map, model, data)
     if list(classes) == names:
         return same, ""
     if how == "as-is":
-        return same, f"the classes of {data} are not named as those of {model}, and its labels are taken as they are" if names else ""
+        other = f"the classes of {data} are not named as those of {model}, and its labels are taken as they are"
+        return same, other if names else more_outputs_note(count, len(classes), model, data)
+    if has_telling_names(classes) and is_imagenet_model(metas, count):
+        found = imagenet_outputs(classes, metas, how, model, data)
+        if found is not None:
+            return found
+    names = list(telling_names(names)) if any(name.startswith("LABEL_") for name in names) else names
     if how is None and not matches_by_name(classes, names, model, data):
-        return same, ""
+        return same, more_outputs_note(count, len(classes), model, data)
     return outputs_by_name(classes, names, model, data)
+
+
+def more_outputs_note(count: int | None, classes: int, model: str, data: str) -> str:
+    """A sentence where labels are taken as they are and the model has more outputs than the data has classes; else ""."""
+    if count is None or count <= classes:
+        return ""
+    return f"{model} has {count} outputs, {data} {classes} classes: label k is taken for output k, and all {count} outputs compete"
 
 
 def matches_by_name(classes: Sequence[str], names: Sequence[str], model: str, data: str) -> bool:
@@ -175,7 +202,12 @@ def stored_class_names(meta: dict[str, Any]) -> list[str] | None:
 
 
 def class_order_for(
-    data: str, models: Sequence[str], metas: Sequence[dict[str, Any]], class_order: str | None, way: str | None
+    data: str,
+    models: Sequence[str],
+    metas: Sequence[dict[str, Any]],
+    class_order: str | None,
+    way: str | None,
+    label_map: Mapping[str, str] | None = None,
 ) -> str | None:
     """The order in which the classes of a folder are to count; None where nothing but their names could tell, as without a model.
 
@@ -188,10 +220,15 @@ def class_order_for(
         metas: what each says of itself; {} for other models than our checkpoints.
         class_order: the order that the user gave, "text" or "number"; else None.
         way: the user's way to find the labels, "by-name" or "as-is"; else None.
+        label_map: the user's own, with which the order does not matter; else None.
 
     Raises:
-        InputError: for a given order that names make idle.
+        InputError: for a given order that names or a label map make idle, and for a label map beside a way.
     """
+    if label_map is not None:
+        if class_order is not None or way is not None:
+            raise InputError(f"--label-map says which label is which output: leave --{'classes' if way is not None else 'class-order'} out")
+        return "text" if data.startswith("folder:") else None
     by_names = way != "as-is" and bool(metas) and all(has_telling_names(stored_class_names(meta) or ()) for meta in metas)
     if class_order is not None and by_names:
         raise InputError(
@@ -206,7 +243,16 @@ def class_order_for(
 
 
 def label_mapping_for(
-    classes: Sequence[str], data: str, models: Sequence[str], metas: Sequence[dict[str, Any]], way: str | None, given_order: str | None
+    classes: Sequence[str],
+    data: str,
+    models: Sequence[str],
+    metas: Sequence[dict[str, Any]],
+    way: str | None,
+    given_order: str | None,
+    *,
+    names: Sequence[Sequence[str] | None] | None = None,
+    counts: Sequence[int | None] | None = None,
+    label_map: Mapping[str, str] | None = None,
 ) -> LabelMapping:
     """Where the labels of the data belong for these models.
 
@@ -217,25 +263,51 @@ def label_mapping_for(
         metas: what each says of itself; {} for other models than our checkpoints.
         way: the user's way to find the labels, "by-name" or "as-is"; else None.
         given_order: the order of classes that the user gave; else None.
+        names: class names of each model whose library says them, in the order of its outputs; else None. A checkpoint's own win.
+        counts: the number of outputs of each, where that is known.
+        label_map: the user's own, which wins over all names.
 
     Raises:
         InputError: where a model does not know a class, or where models count the classes differently.
     """
-    names = [stored_class_names(meta) for meta in metas]
-    if way == "by-name" and not any(names):
+    stored = [stored_class_names(meta) for meta in metas]
+    known = [own or (list(library) if library else None) for own, library in zip(stored, names or [None] * len(stored), strict=True)]
+    if way == "by-name" and not any(known) and not any(is_imagenet_model(None, count) for count in counts or ()):
         raise InputError("--classes by-name needs a checkpoint that stores its class names: leave it out")
-    if given_order and not any(has_telling_names(own or ()) for own in names):
-        names = [None for _ in names]  # the user has said which label is which
-    each = [outputs_for(classes, own, way, Path(model).name, data) for own, model in zip(names, models, strict=True)]
-    for (outputs, _), model in zip(each, models, strict=True):
-        if outputs != each[0][0]:
-            k = next(k for k, output in enumerate(outputs) if output != each[0][0][k])
-            raise InputError(
-                f"the models do not count the classes of {data} alike: {classes[k]!r} is output {each[0][0][k]} of {Path(models[0]).name} "
-                f"and output {outputs[k]} of {Path(model).name}: measure them one at a time"
-            )
+    if given_order and not any(has_telling_names(own or ()) for own in stored):
+        known, way = [None for _ in known], way or "as-is"  # the user has said which label is which
+    sizes = list(counts) if counts is not None else [None] * len(known)
+    each = [
+        outputs_for(classes, own, way, Path(model).name, data, count=count, label_map=label_map)
+        for own, count, model in zip(known, sizes, models, strict=True)
+    ]
+    refuse_different_outputs(classes, data, models, [outputs for outputs, _ in each])
     notes = list(dict.fromkeys(note for _, note in each if note))
-    matched = sorted((own for own, (_, note) in zip(names, each, strict=True) if own and note and way != "as-is"), key=len)
     if not given_order and classes_by_number(classes) != tuple(classes) and any("classes" not in meta for meta in metas):
         notes.append(f"the numbered classes of {data} count in text order, as in the training of a checkpoint that stores no class names")
-    return LabelMapping(each[0][0] if each else list(range(len(classes))), tuple(matched[0] if matched else classes), notes)
+    outputs = each[0][0] if each else list(range(len(classes)))
+    matched = sorted((own for own, (_, note) in zip(known, each, strict=True) if own and note and way != "as-is"), key=len)
+    named = tuple(matched[0]) if matched else names_by_output(classes, outputs, max((size or 0 for size in sizes), default=0))
+    return LabelMapping(outputs, named, notes)
+
+
+def refuse_different_outputs(classes: Sequence[str], data: str, models: Sequence[str], each: Sequence[Sequence[int]]) -> None:
+    """InputError where a class stands for another output of one model than of the first."""
+    for outputs, model in zip(each, models, strict=True):
+        if outputs != each[0]:
+            k = next(k for k, output in enumerate(outputs) if output != each[0][k])
+            raise InputError(
+                f"the models do not count the classes of {data} alike: {classes[k]!r} is output {each[0][k]} of {Path(models[0]).name} "
+                f"and output {outputs[k]} of {Path(model).name}: measure them one at a time"
+            )
+
+
+def names_by_output(classes: Sequence[str], outputs: Sequence[int], count: int) -> tuple[str, ...]:
+    """A name for each output up to the last that is used, where no model says them: the data's, ImageNet's of 1,000, else the number."""
+    if list(outputs) == list(range(len(classes))):
+        return tuple(classes)
+    size = max(count, 1 + max(outputs))
+    named = list(imagenet_class_names()) if size == len(imagenet_class_names()) else [str(k) for k in range(size)]
+    for name, output in zip(classes, outputs, strict=True):
+        named[output] = name
+    return tuple(named)
