@@ -183,7 +183,9 @@ N = Annotated[
     int | None, typer.Option("--n", parser=parse_count, metavar="N|all", help="The first N images, or all. Default: at most 500.")
 ]
 Shuffle = Annotated[bool, typer.Option("--shuffle", help="Draw the N images with the seed instead of taking the first.")]
-Indices = Annotated[Path | None, typer.Option("--indices", help="File with the indices of the images to take, one a line.")]
+Indices = Annotated[
+    Path | None, typer.Option("--indices", help="File with the indices or file names of the images to take, one a line (.gz too).")
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of every random number.")]
 Norm = Annotated[
     str | None,

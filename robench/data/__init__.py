@@ -5,7 +5,6 @@ DATASETS and FORMATS list them; docs/adding-a-data-set.md and docs/adding-a-layo
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -22,9 +21,21 @@ from robench.data import files, shapes
 from robench.data import torchvision_sets as official
 from robench.data.catalogues import Catalogue, Keeping, images_of_catalogue
 from robench.data.images import Choice, Images, checked_images, class_coverage, resized_images, stratified_images, stratified_mask
+from robench.data.index_files import indices_in
 from robench.data.own_sets import images_of_function
 
-__all__ = ["DATASETS", "DATASET_SUMMARIES", "FORMATS", "Choice", "Images", "class_coverage", "holdout", "load_images", "stratified_images"]
+__all__ = [
+    "DATASETS",
+    "DATASET_SUMMARIES",
+    "FORMATS",
+    "Choice",
+    "Images",
+    "class_coverage",
+    "holdout",
+    "indices_in",
+    "load_images",
+    "stratified_images",
+]
 
 
 def load_built_in(split: str, data_dir: Path, download: bool, choice: Choice) -> Images:  # noqa: ARG001
@@ -115,7 +126,7 @@ def load_images(
         download: whether torchvision may fetch what is missing into data_dir.
         n: take the first n images, as RobustBench does; with shuffle or by_class, n that are drawn. None takes all.
         shuffle: draw with the seed, in an order of its own.
-        indices: a text file of the ids to use, one a line, in that order.
+        indices: a text file of the ids to use, one a line, in that order, or of names of image files (CLASS/FILE); also packed with gzip.
         seed: of shuffle and by_class.
         image_size: cut the middle to so many pixels a side, as torchvision's CenterCrop does.
         resize: bring the shorter side to so many pixels first, as torchvision's Resize does; image_size unless given.
@@ -169,39 +180,6 @@ def load_images(
     else:
         raise InputError(f"unknown data set {name!r}{did_you_mean(name, DATASET_SUMMARIES)}")
     return checked_images(images if preprocessing is None else resized_images(images, preprocessing))
-
-
-def indices_in(path: Path) -> tuple[int, ...]:
-    """The whole numbers in a text file, one a line; empty lines are skipped.
-
-    Args:
-        path: the file, in UTF-8 or UTF-16 with its mark.
-
-    Raises:
-        InputError: where there is no such text, a line is no whole number from 0 to 999,999,999, or a number stands twice.
-    """
-    try:
-        raw = path.read_bytes()
-        marked = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # as Windows writes it
-        lines = [line.strip() for line in raw.decode("utf-16" if marked else "utf-8-sig").splitlines()]
-    except IsADirectoryError:
-        raise InputError(f"the index file {path} is a folder: name a text file with one index a line") from None
-    except FileNotFoundError:
-        raise InputError(f"there is no index file {path}: name a text file with one index a line") from None
-    except OSError as error:
-        raise InputError(f"the index file {path} cannot be read: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"the index file {path} is no text: it must have one index a line") from None
-    for number, line in enumerate(lines, 1):
-        excerpt = line if len(line) <= 40 else f"{line[:37]}..."
-        if line and not (line.isascii() and line.isdigit()):
-            raise InputError(f"line {number} of the index file {path} is {excerpt!r}: each line must be one index, a whole number from 0")
-        if len(line.lstrip("0")) > 9:
-            raise InputError(f"line {number} of the index file {path} is {excerpt}: indices above 999,999,999 are not supported")
-    indices = tuple(int(line) for line in lines if line)
-    if not indices or len(set(indices)) < len(indices):
-        raise InputError(f"the index file {path} {'names an index twice' if indices else 'is empty'}: list each image once")
-    return indices
 
 
 def holdout(images: Images, share_or_n: float, seed: int) -> tuple[Images, Images]:

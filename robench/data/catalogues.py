@@ -98,7 +98,7 @@ def images_of_catalogue(catalogue: Catalogue, choice: Choice, preprocessing: Pre
     Raises:
         InputError: where there are none, one cannot be read, or they differ in size.
     """
-    chosen = catalogue.take(choice.rows(catalogue.ids, f"{catalogue.name} ({catalogue.split})", catalogue.y))
+    chosen = catalogue.take(choice.rows(catalogue.ids, f"{catalogue.name} ({catalogue.split})", catalogue.y, catalogue.files))
     how = preprocessing or AS_THEY_ARE
     how = replace(how, resize=None) if catalogue.is_cut_only else how
     extent = common_extent(chosen, how, keeping.skips_damaged)

@@ -17,6 +17,7 @@ from robench.core.decoding import pixel_digest
 from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.preprocessing import MOST_PIXELS, Preprocessing
+from robench.data.index_files import listed_ids, rows_of_names
 from robench.data.stored_pixels import StoredPixels
 
 
@@ -153,7 +154,7 @@ class Choice:
     Attributes:
         n: exactly so many images, the first; None for all.
         shuffle: whether the first are those of an order that is drawn with the seed.
-        indices: the ids that are chosen from, in this order; None for all.
+        indices: the ids that are chosen from, in this order, or the names of their files; None for all.
         seed: of shuffle and by_class.
         at_most: where n is None, no more than so many; None for no limit.
         by_class: whether the n are drawn with the seed, the same share of each class, in their order, in place of the first.
@@ -161,18 +162,19 @@ class Choice:
 
     n: int | None = None
     shuffle: bool = False
-    indices: tuple[int, ...] | None = None
+    indices: tuple[int, ...] | tuple[str, ...] | None = None
     seed: int = 0
     at_most: int | None = None
     by_class: bool = False
 
-    def rows(self, ids: Tensor, what: str, y: Tensor | None = None) -> Tensor:
+    def rows(self, ids: Tensor, what: str, y: Tensor | None = None, files: Sequence[str] = ()) -> Tensor:
         """The places of the chosen images, in the order of use.
 
         Args:
             ids: (N,) int64, those of a whole split, in its order.
             what: what sentences call the split.
             y: (N,) int64 labels, which by_class needs.
+            files: the N names of the images, which indices by file name need.
 
         Returns:
             Places in `ids`, (M,) int64.
@@ -182,7 +184,7 @@ class Choice:
         """
         if len(ids) == 0:
             raise InputError(f"{what} is empty: it has no images to use")
-        rows = torch.arange(len(ids)) if self.indices is None else rows_of_ids(ids, self.indices, what)
+        rows = torch.arange(len(ids)) if self.indices is None else listed_rows(ids, files, self.indices, what)
         if self.shuffle:  # sorting by a number drawn for the id makes the order independent of where the image stood
             rows = rows[Draws(self.seed, ids[rows], "data/shuffle").uniform(()).argsort(stable=True)]
         if self.n is None:
@@ -249,7 +251,13 @@ def class_coverage(y: Tensor, classes: Sequence[str]) -> str:
     return f"{count} of {len(classes)} classes" if count < len(classes) else ""
 
 
-def rows_of_ids(ids: Tensor, wanted: tuple[int, ...], what: str) -> Tensor:
+def listed_rows(ids: Tensor, files: Sequence[str], wanted: Sequence[int] | Sequence[str], what: str) -> Tensor:
+    """Where each image stands that is listed by its id or by the name of its file; InputError if one is not there."""
+    names = [one for one in wanted if isinstance(one, str)]
+    return rows_of_names(files, names, what) if names else rows_of_ids(ids, listed_ids(wanted, what).tolist(), what)
+
+
+def rows_of_ids(ids: Tensor, wanted: Sequence[int], what: str) -> Tensor:
     """Where each wanted id stands in `ids`; InputError if one is not there."""
     where = {sample: row for row, sample in enumerate(ids.tolist())}
     missing = [sample for sample in wanted if sample not in where]

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.data.images import Choice, Images
+from robench.data.index_files import listed_ids
 
 SPLIT_SIZES = {"train": 10_000, "test": 2_000}
 IMAGE_SIDE = 32
@@ -179,7 +180,7 @@ def load_shapes(split: str, choice: Choice) -> Images:
     """
     if split not in SPLIT_SIZES:
         raise InputError(f"shapes has no split {split!r}: choose one of {', '.join(sorted(SPLIT_SIZES))}")
-    ids = torch.arange(max(SPLIT_SIZES[split], choice.n or 0)) if choice.indices is None else torch.tensor(choice.indices)
+    ids = torch.arange(max(SPLIT_SIZES[split], choice.n or 0)) if choice.indices is None else listed_ids(choice.indices, "shapes")
     return shape_images(split, tuple(ids[choice.rows(ids, "shapes", shape_labels(Draws(0, ids, f"shapes/{split}")))].tolist()))
 
 

@@ -26,8 +26,8 @@ LAYERS = {
     "scores": "facts inequality geometry localisation faithfulness stability randomisation",
     "objectives": "facts terms gradients standard awp sagr igd input_l2 emr jacobian gradalign vat weight_norms gini cross_lipschitz"
     " double_backprop adversarial fgsm free trades mart alp arr cure tulip mail hat __init__ second_order",
-    "data": "imagenet label_maps class_names own_code image_trees label_files imagenet_layouts layouts decoding_workers stored_pixels"
-    " images catalogues augment mixing npz_arrays torchvision_sets shapes files own_sets __init__ released_sets"
+    "data": "imagenet label_maps class_names own_code image_trees label_files imagenet_layouts layouts index_files decoding_workers"
+    " stored_pixels images catalogues augment mixing npz_arrays torchvision_sets shapes files own_sets __init__ released_sets"
     " corrupted_trees corrupted_sets export",
     "models": "layers exported model_files named_models cached_files weights stand_ins synced_batch_norm checkpoint contract foreign"
     " forgotten_normalisation resnet small architectures identity torchvision_weights timm_weights robustbench_zoo"
