@@ -36,10 +36,11 @@ if TYPE_CHECKING:
 
     from robench.core.folders import Destination
     from robench.core.recipes import Recipe
-    from robench.data import Images
+    from robench.data import Choice, Images
     from robench.data.export import Export
     from robench.data.released_sets import CorruptedSet
     from robench.evaluation.corruption_sources import CorruptionSource
+    from robench.evaluation.sequence_sources import SequenceSource
     from robench.report.result import Result
     from robench.runs.types import Subject as Measured
 
@@ -63,11 +64,20 @@ def corrupt_command(
     ] = None,
     severity: Annotated[
         o.Severities | None,
-        typer.Option("--severity", parser=o.parse_severities, metavar="S[,S...]", help="Severities. Default: 1,2,3,4,5."),
+        typer.Option(
+            "--severity",
+            parser=o.parse_severities,
+            metavar="S[,S...]",
+            help="Severities. Default: all five; of sequences the difficulty, 1.",
+        ),
     ] = None,
     source: Annotated[
         Path | None,
-        typer.Option("--from", metavar="DIR", help="A set on the disk in place of images made here: CIFAR-10-C, ImageNet-C, C-bar, 3DCC."),
+        typer.Option(
+            "--from",
+            metavar="DIR",
+            help="A set on the disk: CIFAR-10-C, ImageNet-C, C-bar, 3DCC; sequences: CIFAR-10-P, ImageNet-P.",
+        ),
     ] = None,
     scale: o.Scale = "auto",
     frost_dir: o.FrostDir = None,
@@ -80,19 +90,22 @@ def corrupt_command(
         Path | None, typer.Option("--export", metavar="DIR", help="Write the images made here into DIR in the layout of CIFAR-10-C.")
     ] = None,
 ) -> None:
-    """Measures accuracy under common corruptions, made here or read from a released set; or only writes the images.
+    """Measures accuracy under common corruptions, made here or read from a released set, or label flips along sequences; or only writes
+    the images.
 
     Example: robench corrupt MODEL --corruption nineteen --reference STANDARD.pt
     """
-    from robench.core.recipes import split_recipes
+    from robench.core.recipes import parse_recipe, split_recipes
+    from robench.data.perturbed_sequences import holds_sequences
     from robench.evaluation.corruption_sources import corruption_recipes
 
-    recipes = corruption_recipes(split_recipes(corruption or ["fifteen"]), on_disk=source is not None)
+    sentences, moving = split_recipes(corruption or ["fifteen"]), source is not None and holds_sequences(source)
+    recipes = tuple(map(parse_recipe, sentences)) if moving else corruption_recipes(sentences, on_disk=source is not None)
     options = CorruptOptions(
         recipes, severity.values if severity else (1, 2, 3, 4, 5), bool(corruption), bool(severity), source, scale, str(frost_dir or ""),
         reference, export, save,
     )  # fmt: skip
-    run_corrupt(models or [], options, common)
+    (run_sequences if moving else run_corrupt)(models or [], options, common)
 
 
 @dataclass(frozen=True)
@@ -283,6 +296,80 @@ def refuse_unfit_corruptions(options: CorruptOptions) -> None:
             raise InputError(f"{where} does not know the severity of {recipe.label} alone: leave severity= out, {instead}")
 
 
+def run_sequences(models: Sequence[str], options: CorruptOptions, common: CommonOptions) -> None:
+    """Measures the models on the sequences of a folder, such as CIFAR-10-P or ImageNet-P: how often their labels flip.
+
+    Args:
+        models: the models, as the command line spells them.
+        options: what the user asked of corruptions; severities are difficulties here.
+        common: options that every measuring command has.
+    """
+    from robench.evaluation import api
+    from robench.evaluation.corruption_sources import only_adds
+    from robench.evaluation.sequence_sources import first_frame_images
+    from robench.models.forgotten_normalisation import NORMALISATION_IMAGES
+
+    refuse_corrupt_options(models, options, common)
+    refuse_sequence_options(options, common)
+    on, source = set_up_device(common.device, common.threads), sequence_source(options, common)
+    images = first_frame_images(source, NORMALISATION_IMAGES)
+    loaded = load_models(models, images, on, common.quiet, split=common.split, **common.loading_options())
+    subjects = [LoadedSubject(one, images, "", (), on) for one in loaded]
+    beside = load_models([options.reference], images, on, common.quiet)[0] if options.reference else None
+    reference = LoadedSubject(beside, images, "", (), on).run_subject() if beside else None
+
+    def measure(place: Destination, quiet: bool) -> Result:
+        return api.corrupt(
+            [one.run_subject() for one in subjects], source, reference=reference, seed=common.seed,
+            batch_size=common.batch_size or BATCH_SIZE, device=on, budget=common.budget, folder=place, resume=place.resume,
+            track=image_progress(quiet),
+        )  # fmt: skip
+
+    everyone = [*loaded, *([beside] if beside else [])]
+    words = {
+        "command": "corrupt", "checkpoint": checkpoint_words(loaded), "source": source.name, **source.about,
+        "cells": [list(cell) for cell in source.cells], "names": [one.name for one in everyone], "measured": len(subjects),
+        "reference": options.reference or "", "models": [one.sha256 for one in everyone],
+        **({"budget": common.budget} if common.budget is not None else {}),
+    }  # fmt: skip
+    title = ", ".join(filter(None, (f"{subjects_text(subjects)} on {source.name}", "n = {n}", source.setting, f"seed {common.seed}")))
+    data = {"name": source.name, "split": source.split, "n": len(source.ids), **source.about}
+    entries = {"data": data, "sequences": {"reference": beside.name if beside else ""}, **repetition_entries()}
+    measure_and_report(subjects, RunDescription("corrupt", title, words, entries, [], only_adds), common, measure)
+
+
+def sequence_source(options: CorruptOptions, common: CommonOptions) -> SequenceSource:
+    """The chosen sequences of the folder, with its notes told."""
+    from robench.data.perturbed_sequences import read_sequence_set
+    from robench.evaluation.sequence_sources import source_from_sequences
+
+    assert options.source is not None
+    names = [recipe.name for recipe in options.corruptions] if options.names_corruptions else None
+    data = read_sequence_set(options.source, names, options.severities if options.names_severities else (1,))
+    source = source_from_sequences(data, data.rows(choice_of_rows(common.image_options(), common.seed)))
+    for note in source.notes:
+        print_message(f"Note: {note}", common.quiet)
+    return source
+
+
+def refuse_sequence_options(options: CorruptOptions, common: CommonOptions) -> None:
+    """InputError for options that have no use where labels along sequences are compared with each other."""
+    from robench.evaluation.sequence_sources import NO_PUBLISHED_FLIPS
+
+    recipe = next((one for one in options.corruptions if one.options), None)
+    if options.names_corruptions and recipe is not None:
+        raise InputError(f"{recipe.name} of a set of sequences has no options: leave them out; --severity takes the difficulty, 1 to 3")
+    idle = [
+        *(["--save"] if options.save else []), *(["--data"] if common.data else []), *(["--classes"] if common.classes else []),
+        *(f"--{name.replace('_', '-')}" for name in ("data_dir", "image_size", "resize", "layout", "class_order")
+          if common.image_options()[name] is not None),
+    ]  # fmt: skip
+    if options.reference == "alexnet":
+        raise InputError(NO_PUBLISHED_FLIPS)
+    if idle:
+        raise InputError(f"{idle[0]} has no use for sequences, whose frames are compared with each other: leave it out")
+
+
 def images_and_source(
     models: Sequence[str], options: CorruptOptions, common: CommonOptions, device: str
 ) -> tuple[Images, CorruptionSource, list[str], str | None]:
@@ -355,7 +442,6 @@ def corrupted_from_folder(
 
 def chosen_set_rows(corrupted: CorruptedSet, choice: dict[str, Any], common: CommonOptions) -> Tensor:
     """The places in the set of the images that the user chose, where no clean ones are named."""
-    from robench.data import Choice, indices_in
     from robench.data.corrupted_sets import CIFAR
 
     idle = [name for name in ("data_dir", "image_size") if choice[name] is not None]
@@ -363,9 +449,16 @@ def chosen_set_rows(corrupted: CorruptedSet, choice: dict[str, Any], common: Com
         idle = [name for name in idle if name != "data_dir"]  # where CIFAR itself lies, by whose labels the set is known
     if idle:
         raise InputError(f"--{idle[0].replace('_', '-')} is for the clean images: name them with --data, or leave it out")
+    return corrupted.rows(choice_of_rows(choice, common.seed))
+
+
+def choice_of_rows(choice: dict[str, Any], seed: int) -> Choice:
+    """Which images of a set on the disk the user chose."""
+    from robench.data import Choice, indices_in
+
     indices = None if choice["indices"] is None else indices_in(choice["indices"])
     at_most = DEFAULT_IMAGE_LIMIT if choice["n"] is None and indices is None else None
-    return corrupted.rows(Choice(choice["n"] or None, choice["shuffle"], indices, common.seed, at_most))
+    return Choice(choice["n"] or None, choice["shuffle"], indices, seed, at_most)
 
 
 def export_target(images: Images, source: CorruptionSource, options: CorruptOptions, common: CommonOptions) -> Export | None:

@@ -310,7 +310,7 @@ def print_finished_run(subjects: Sequence[LoadedSubject], place: Destination, ti
     from robench.results.files import read_rows
 
     rows = read_rows(place.folder)
-    n = next((row.n for row in rows if row.metric == "accuracy"), 0)
+    n = next((row.n for row in rows if row.metric in ("accuracy", "flip_probability")), 0)
     tables = report_tables(rows, title=title.format(n=n), most=MOST_LEVELS, reference=stored_reference(place))
     for table in [*tables, *class_tables(rows, read_confusions(place.folder), subjects[0].images.classes, brief=True)]:
         print_table(*table)

@@ -36,7 +36,8 @@ from robench.core.recipes import Recipe, recipe_text, value_text
 MANIFEST, MANIFEST_FORMAT = "manifest.json", 2  # a reader refuses manifests of a larger format
 LOCK, STAGED, REPLACING, WHOLE_MARK = ".lock", ".results", ".replacing", ".whole"
 OUR_FILES = (
-    MANIFEST, "rows.csv", "samples.csv", "samples-methods.csv", "samples-probes.csv", "samples-corruptions.csv", "confusion.csv",
+    MANIFEST, "rows.csv", "samples.csv", "samples-methods.csv", "samples-probes.csv", "samples-corruptions.csv", "samples-sequences.csv",
+    "confusion.csv",
     "report.html", "x_adv.npy", "sweep.json", "front.png", "compare.csv",
 )  # fmt: skip
 ADVERSARIAL_PNGS = "x_adv-*.png"  # of adversarial images

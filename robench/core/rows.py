@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 CLEAN = "clean"  # images as they are: their probe, the stage that classifies them, and the kind of images that methods explain
 OVERALL_PROBE = "corruptions"  # the probe of what is measured over several corruptions
+OVERALL_SEQUENCES = "sequences"  # and over sequences of several perturbations
 WORST_NORM = "worst"  # the norm of what stands under all threats, image by image
 CLASS_METRICS = ("class_accuracy", "worst_class_accuracy")  # of one class, the word class=LABEL of their setting
 SOURCE_ROLE = "role=source"  # a word in the setting of the accuracy on images that a stage only gives to others

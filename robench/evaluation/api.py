@@ -61,6 +61,13 @@ from robench.evaluation.measure import as_run_options, measure_models
 from robench.evaluation.methods import advance_notes, chosen_methods, chosen_scores, joined_results
 from robench.evaluation.plans import RunRequest, no_map_path, refuse_unknown
 from robench.evaluation.recipe_kinds import recipe_kind
+from robench.evaluation.sequence_sources import (
+    NO_PUBLISHED_FLIPS,
+    SequenceSource,
+    first_frame_images,
+    pool_of_sequences,
+    stages_of_sequences,
+)
 from robench.evaluation.suites import SUITES, expanded_recipes
 from robench.report.result import Result
 from robench.results.corruption_errors import Reference
@@ -314,7 +321,7 @@ def probe(
 @with_gradients
 def corrupt(
     model: Models,
-    x: Pictures | CorruptionSource,
+    x: Pictures | CorruptionSource | SequenceSource,
     y: Array | None = None,
     corruptions: str | Sequence[str] = ("fifteen",),
     severities: int | Sequence[int] = (1, 2, 3, 4, 5),
@@ -340,7 +347,9 @@ def corrupt(
     Args:
         model: as in `evaluate`, and so are x, y and ids.
         x: images (N, C, H, W), an `Images`, or a DataLoader of (x, y), which are corrupted here; or the `CorruptionSource` of a released
-            set (`robench.evaluation.corruption_sources.source_from_set`), which has its own corruptions, severities and scale.
+            set (`robench.evaluation.corruption_sources.source_from_set`), which has its own corruptions, severities and scale; or the
+            `SequenceSource` of sequences such as CIFAR-10-P (`robench.evaluation.sequence_sources.source_from_sequences`), of which flip
+            probabilities are measured.
         y: labels (N,); left out where x brings them.
         corruptions: names, your own as "FILE.py:FUNCTION", and the sets "fifteen", "nineteen" and "noise".
         severities: from 1 to 5.
@@ -359,7 +368,8 @@ def corrupt(
         track: shows progress.
 
     Returns:
-        A `Result`: the accuracy of each corruption at each severity, and means over the severities and over the corruptions.
+        A `Result`: the accuracy of each corruption at each severity, and means over the severities and over the corruptions; of sequences
+        flip probabilities and distances of the five likeliest labels.
 
     Raises:
         InputError: one sentence, as in `evaluate`, and for an unknown corruption, severity or scale.
@@ -373,6 +383,10 @@ def corrupt(
         ['fog', 'fog', 'contrast', 'contrast']
     """
     seed, device = as_seed(seed), as_device(device)
+    if isinstance(x, SequenceSource):
+        refuse_second(x, y=y, ids=ids, photos=photos, target=target, save=save)
+        how = {"seed": seed, "device": device, "budget": budget, "folder": folder, "resume": resume, "track": track}
+        return sequence_result(model, x, reference, batch_size, how)
     if isinstance(x, CorruptionSource):
         refuse_second(x, y=y, ids=ids)
         source, images = x, released_images(x)
@@ -538,6 +552,20 @@ def recipe_of_kind(recipe: str | Recipe, wanted: str) -> Recipe:
 def map_paths_in(folder: Path | None) -> Callable[[str, str], Path | None]:
     """What gives the file that takes the maps of a model and a method; none without a folder."""
     return no_map_path if folder is None else lambda name, method: folder / f"maps-{file_stem(name) or 'model'}-{file_stem(method)}.npy"
+
+
+def sequence_result(model: Models, source: SequenceSource, reference: Any, batch_size: int, how: Mapping[str, Any]) -> Result:
+    """The measurement of models on sequences, so many at once that their frames are about `batch_size` images."""
+    images = first_frame_images(source, 1)
+    if isinstance(reference, (str, Reference)):
+        raise InputError(NO_PUBLISHED_FLIPS)
+    against = None if reference is None else as_reference(reference, images, source)
+    subjects = as_subjects(model, images)
+    words = {"source": source.name, "measured": len(subjects), "reference": "" if against is None else against.name, **source.about}
+    return result_of_run(
+        subjects, images, RunRequest([], [Threat("linf", 8 / 255)]), {**how, "batch_size": max(1, batch_size // source.longest)},
+        stages=stages_of_sequences(source), words=words, adds=only_adds, reference=against, pool=pool_of_sequences(source),
+    )  # fmt: skip
 
 
 def result_of_run(

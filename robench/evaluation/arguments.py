@@ -29,6 +29,7 @@ from robench.data import Images
 from robench.evaluation.corruption_sources import (
     CorruptionSource,
 )
+from robench.evaluation.sequence_sources import SequenceSource
 from robench.results.corruption_errors import Reference, alexnet_reference
 from robench.runs.pools import images_from_arrays
 from robench.runs.types import Subject
@@ -38,7 +39,7 @@ Models: TypeAlias = Model | Subject | Mapping[str, Model | Subject] | Sequence[S
 Pictures: TypeAlias = Array | Images | DataLoader[Any]
 
 
-def as_reference(reference: Any, images: Images, source: CorruptionSource) -> Subject | Reference | None:
+def as_reference(reference: Any, images: Images, source: CorruptionSource | SequenceSource) -> Subject | Reference | None:
     """The model by whose errors those of others are divided, or known errors.
 
     Args:

@@ -25,6 +25,7 @@ CAPTIONS = {
     "heat": "Accuracy in each cell, in percent.",
     "severities": "Mean accuracy of each family of corruptions over the severity, {measured}; 0 is the image as it is.",
     "sheet": "One image under everything.",
+    "flips": "How often the label changes along the sequences of each perturbation, with 95 % intervals; a sequence is the unit.",
 }
 HEADINGS = {
     "accuracy": "Accuracy after attacks",
@@ -40,6 +41,7 @@ HEADINGS = {
     "heat": "Corruption by severity",
     "severities": "Families",
     "sheet": "Contact sheet",
+    "flips": "Flips along sequences",
 }
 
 

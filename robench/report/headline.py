@@ -60,6 +60,8 @@ def told_number(row: Row) -> str:
             f"{row.n:,} images are classified correctly as they are" if row.n != 1 else "the one image is classified correctly as it is"
         )
         return f"{share} of {images}"
+    if row.metric == "mean_flip_probability":
+        return f"the label changes in {share} of the comparisons along sequences"
     if row.probe == OVERALL_PROBE:
         return f"under corruptions the error is {share}"
     return f"{share} stand after {column_titles([column_of_row(row)])[0]}"

@@ -73,6 +73,24 @@ METRICS: dict[str, tuple[str, str]] = {
     "mce": ("The mean of ce over the fifteen corruptions: 100 % is as bad as the reference model.", LOWER),
     "relative_mce": ("The mean of relative_ce over the fifteen corruptions; a model that is bad when clean can have a low one.", LOWER),
     "reference_accuracy": ("The accuracy of the reference model itself.", NEITHER),
+    # sequences
+    "flip_probability": (
+        "The share of the comparisons between frames of a sequence in which the label that the model gives changes, a mean over sequences: "
+        "of a noise with the first frame, else with the one before.",
+        LOWER,
+    ),
+    "mean_flip_probability": ("The mean of flip_probability over the perturbations that the setting counts.", LOWER),
+    "flip_rate": ("The flip probability divided by that of the reference model: 100 % is as unsteady as that.", LOWER),
+    "mfr": ("The mean of flip_rate over ten perturbations (mFR of the paper, whose reference is AlexNet).", LOWER),
+    "top5_distance": (
+        "By how many ranks the five likeliest labels move between compared frames, summed, from 0 to 15; a mean over sequences.",
+        LOWER,
+    ),
+    "mean_top5_distance": ("The mean of top5_distance over the perturbations that the setting counts.", LOWER),
+    "relative_top5_distance": ("The top-5 distance divided by that of the reference model.", LOWER),
+    "mt5d": ("The mean of relative_top5_distance over ten perturbations (mT5D of the paper, whose reference is AlexNet).", LOWER),
+    "reference_flip_probability": ("The flip probability of the reference model itself.", NEITHER),
+    "reference_top5_distance": ("The top-5 distance of the reference model itself.", NEITHER),
     # scores of saliency maps
     **{name: (its.meaning, its.better) for name, its in SCORE_FACTS.items() if name not in JACOBIAN_SCORES},
     "zero_maps": ("How many maps are zero everywhere; they have no scores and are left out.", LOWER),

@@ -104,7 +104,7 @@ def night_pairs(nights: Nights, gates: Sequence[Gate], notes: list[str]) -> Iter
 def night_images(run: SavedRun, checkpoint: str, gates: Sequence[Gate], attacks_alone: bool) -> RunImages:
     """What gates need of the images of one model, and no more: a report of a hundred nights reads a hundred of these."""
     rows = [row for row in run.rows if any(gate.direction != FLAG and matches(gate, row) for gate in gates)]
-    references = [row for row in run.rows if row.metric == "reference_accuracy"]
+    references = [row for row in run.rows if row.metric.startswith("reference_")]
     tables = sample_tables(run, tables_behind(rows))
     if attacks_alone and "attack" in tables:
         tables = {"attack": tables["attack"]}
@@ -118,6 +118,8 @@ def tables_behind(rows: Sequence[Row]) -> set[str]:
         words = setting_dict(row.setting)
         if row.probe == OVERALL_PROBE or {"severity", "severities"} & {*words}:
             names.add("samples-corruptions")
+        elif "difficulty" in words:
+            names.add("samples-sequences")
         elif "images" in words:
             names.add("samples-methods")
         elif not row.norm and row.probe != CLEAN:

@@ -67,6 +67,8 @@ def draw_pictures(measurement: Measurement, folder: Path, *, title: str, images:
         paths += draw_probe_pictures(measurement.rows, title, folder)
     if run.stages_of_kind("corruption"):
         paths += draw_corruption_pictures(measurement, title, folder)
+    if run.stages_of_kind("sequence"):
+        paths.append(draw_bars(folder / "flips.png", flip_groups(measurement.rows), title, "flip probability (%)"))
     return paths
 
 
@@ -258,6 +260,17 @@ def box_groups(rows: Sequence[Row]) -> Iterator[tuple[str, list[tuple[str, float
             groups.setdefault(f"{row.probe} {setting_words(row)['colour']}", []).append(row)
     for name, mine in groups.items():
         yield name, [(row.checkpoint, row.value, row.low, row.high) for row in mine]
+
+
+def flip_groups(rows: Sequence[Row]) -> list[tuple[str, list[tuple[str, float, float, float]]]]:
+    """A group of bars for each perturbation and difficulty: each model's flip probability with its interval."""
+    groups: dict[str, list[tuple[str, float, float, float]]] = {}
+    for row in rows:
+        if row.metric == "flip_probability":
+            difficulty = setting_words(row)["difficulty"]
+            name = row.probe.replace("_", " ") + (f" {difficulty}" if difficulty != "1" else "")
+            groups.setdefault(name, []).append((row.checkpoint, row.value, row.low, row.high))
+    return list(groups.items())
 
 
 # corruptions

@@ -21,7 +21,10 @@ from robench.results.columns import Column, column_of_row, column_titles, defaul
 from robench.results.saved_runs import FINISHED, UNFINISHED, UNREADABLE, RunFolder, SavedRun, run_folders, saved_run
 
 RECIPE_WORDS = ("suite", "probes", "attacks", "methods", "corruptions")  # under which the words of a run name what was asked for
-PERCENTAGES = ("mce", "relative_mce", "ce", "relative_ce", "success_rate", "changed_share", "error_rate", "error_rate_shared")
+PERCENTAGES = (
+    "mce", "relative_mce", "ce", "relative_ce", "success_rate", "changed_share", "error_rate", "error_rate_shared", "flip_rate", "mfr",
+    "relative_top5_distance", "mt5d",
+)  # fmt: skip
 MOST_HEADER_BYTES = 1 << 20  # of a state that is read for its list entry
 
 
@@ -117,7 +120,7 @@ def is_percentage(metric: str) -> bool:
     Args:
         metric: as in `Row`.
     """
-    return metric in PERCENTAGES or metric.endswith(("accuracy", "_error", "_error_19"))
+    return metric in PERCENTAGES or metric.endswith(("accuracy", "_error", "_error_19", "flip_probability"))
 
 
 def command_text(run: SavedRun) -> str:

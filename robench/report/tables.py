@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 from robench.core.recipes import eps_text
 from robench.core.rows import CLASS_METRICS, CLEAN, OVERALL_PROBE, SOURCE_ROLE, WORST_NORM, Row, setting_dict
 
-TABLE_KINDS = ("attack", "method", "probe", "corruption")  # in the order of their tables
+TABLE_KINDS = ("attack", "method", "probe", "corruption", "sequence")  # in the order of their tables
 SPACE = "\N{NO-BREAK SPACE}"
 OF_PROBES, OF_CORRUPTIONS = ("error_rate", "changed_share"), ("mean_accuracy", "mean_error", "mean_corruption_error")
+OF_SEQUENCES = ("flip_probability", "mean_flip_probability")
+FLIP_METRICS, DISTANCE_METRICS = (*OF_SEQUENCES, "flip_rate", "mfr"), ("top5_distance", "mean_top5_distance", "mt5d")
 COSTS = {"seconds": ".1f", "forwards": ",.0f", "backwards": ",.0f"}  # and how they are written
 ASIDE = ("gini", "accuracy", "seconds")
 FATE = tuple(f"gini/{what}" for what in ("margin_correlation", "fallen", "standing", "difference", "superiority", "shift"))
@@ -58,6 +60,8 @@ def report_tables(
             tables += score_tables(some, names, title)
         elif kind == "probe":
             tables += error_tables(some, names, most)
+        elif kind == "sequence":
+            tables += sequence_tables(some, names, title)
         else:
             tables += corruption_tables(some, names, title, reference)
     return tables
@@ -68,13 +72,14 @@ def rows_by_kind(rows: Sequence[Row]) -> dict[str, list[Row]]:
     names: dict[str, set[str]] = {
         "probe": {row.probe for row in rows if row.metric in OF_PROBES},
         "corruption": {row.probe for row in rows if row.metric in OF_CORRUPTIONS},
+        "sequence": {row.probe for row in rows if row.metric in OF_SEQUENCES},
     }
     accuracy_names = {row.probe for row in rows if row.metric == "accuracy"}
     sources = {row.probe for row in rows if row.metric == "accuracy" and SOURCE_ROLE in row.setting.split()}
     names["attack"] = accuracy_names - {CLEAN, *names["probe"], *names["corruption"], *sources}
     for kind in ("attack", "probe"):
         names[kind] |= sources & set(map(probe_source, names[kind]))
-    other_names = {CLEAN, *sources, *names["probe"], *names["corruption"], *names["attack"]}
+    other_names = {CLEAN, *sources, *names["probe"], *names["corruption"], *names["sequence"], *names["attack"]}
     names["method"] = {row.probe for row in rows if not row.metric.startswith(("flag/", "check/"))} - other_names
     kinds = [kind for kind in TABLE_KINDS if names[kind]] or (["attack"] if rows else [])
     return {kind: [row for row in rows if row.probe == CLEAN or row.probe in names[kind]] for kind in kinds}
@@ -335,6 +340,29 @@ def corruption_tables(rows: Sequence[Row], names: Sequence[str], title: str, ref
         )
     )  # fmt: skip
     return [first, second, *([reference_table(reference)] if reference else [])]
+
+
+def sequence_tables(rows: Sequence[Row], names: Sequence[str], title: str) -> list[TextTable]:
+    """Models side by side: flip probabilities of each perturbation and their means, and the distances of the five likeliest labels."""
+
+    def label(row: Row) -> str:
+        words = setting_words(row)
+        which = {"spatter": " with spatter for snow"}.get(words.get("list", ""), "")
+        count = words.get("perturbations", "")
+        what = f"{count} perturbation{'s' * (count != '1')}{which}" if count else row.probe
+        at = f"difficulty {words['difficulty']}" if words.get("difficulty", "1") != "1" else ""
+        by = f"by {words['reference']}" if "reference" in words and not row.metric.startswith("reference_") else ""
+        return ", ".join(filter(None, (what, at, row.metric if row.metric not in ("flip_probability", "top5_distance") else "", by)))
+
+    flips = TextTable(f"flip probability % over {title}; 95 % interval", ("perturbation", *names), [])
+    flips.lines.extend(share_lines(rows, names, lambda row: row.metric in FLIP_METRICS, label))
+    moved: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        if row.metric in DISTANCE_METRICS:
+            moved.setdefault(label(row), {})[row.checkpoint] = row
+    distances = TextTable("distance of the five likeliest labels, in ranks; 95 % interval", ("perturbation", *names), [])
+    distances.lines.extend((name, *(score_text(by_name.get(model), False) for model in names)) for name, by_name in moved.items())
+    return [flips, *([distances] if distances.lines else [])]
 
 
 def metric_label(row: Row) -> str:

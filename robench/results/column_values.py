@@ -64,6 +64,8 @@ def likely_kind(row: Row) -> str:
     words = setting_dict(row.setting)
     if row.probe == OVERALL_PROBE or "severity" in words or "severities" in words:
         return "corruption"
+    if "difficulty" in words:
+        return "sequence"
     return "method" if "images" in words else ""
 
 

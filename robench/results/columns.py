@@ -13,10 +13,10 @@ from functools import cached_property
 
 from robench.core.errors import InputError
 from robench.core.recipes import eps_text, parse_fraction
-from robench.core.rows import CLEAN, OVERALL_PROBE, SOURCE_ROLE, WORST_NORM, Row, setting_dict
+from robench.core.rows import CLEAN, OVERALL_PROBE, OVERALL_SEQUENCES, SOURCE_ROLE, WORST_NORM, Row, setting_dict
 from robench.results.named_rows import METRIC_ALIASES, name_and_words
 
-MAIN_METRICS = ("mean_accuracy", "accuracy", "error_rate", "gini")  # what a probe's name means, the first that it has
+MAIN_METRICS = ("mean_accuracy", "accuracy", "error_rate", "gini", "flip_probability")  # what a probe's name means, the first that it has
 ROW_KEYS = ("data", "split", "metric", "norm", "probe", "checkpoint")  # of a column's name, besides eps and the words of the setting
 SAME_KEYS = {"method": "probe", "corruption": "probe", "attack": "probe", "suite": "probe"}
 CORRUPTED_ENDS = ("-c-synth", "-c")  # of the name of a set whose images are those of another one, corrupted
@@ -155,7 +155,7 @@ def requested_columns(request: ColumnRequest, rows: Sequence[Row]) -> list[Colum
 
 def is_number_of_model(row: Row) -> bool:
     """Whether a row is a number of a model, and not of images that a stage only gives to others, or of the reference."""
-    return SOURCE_ROLE not in row.setting.split() and row.metric != "reference_accuracy"
+    return SOURCE_ROLE not in row.setting.split() and not row.metric.startswith("reference_")
 
 
 def fits_words(row: Row, words: Mapping[str, str]) -> bool:
@@ -189,7 +189,9 @@ def default_columns(runs: Sequence[Sequence[Row]]) -> list[Column]:
     clean = [row for row in rows if row.probe == CLEAN and row.metric == "accuracy" and not row.norm]
     overall = [row for row in rows if row.probe == OVERALL_PROBE]
     metric = next((name for name in DEFAULT_OVERALL if any(row.metric == name for row in overall)), "")
-    chosen = [*clean, *last, *(row for row in overall if row.metric == metric), *(row for row in rows if row.metric == "gini")]
+    moving = [row for some in runs for row in some if row.metric == "mean_flip_probability"]
+    gini = [row for row in rows if row.metric == "gini"]
+    chosen = [*clean, *last, *(row for row in overall if row.metric == metric), *moving, *gini]
     return list(dict.fromkeys(map(column_of_row, chosen)))
 
 
@@ -226,7 +228,7 @@ def column_titles(columns: Sequence[Column]) -> list[str]:
 
 def plain_title(column: Column) -> str:
     """What a column is of, without its threat and setting."""
-    if column.probe == OVERALL_PROBE:
+    if column.probe in (OVERALL_PROBE, OVERALL_SEQUENCES):
         return column.metric
     severity = [f"severity {column.words['severity']}"] if column.words.get("severity", "").isdecimal() else []
     words = [column.probe, *severity, *([] if column.metric in MAIN_METRICS[:2] else [column.metric])]

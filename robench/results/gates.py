@@ -113,7 +113,8 @@ def default_gates(rows: Sequence[Row]) -> list[Gate]:
     """The gate of a call without one: that the verdict of the runs does not change for the worse at all.
 
     The verdict is what is left after the last attack or the suite on the images as they are (under several threats of each and of the
-    worst), else the error over all corruptions, else the accuracy after each probe, else the clean accuracy.
+    worst), else the error over all corruptions, else the flip probability over all sequences, else the accuracy after each probe, else
+    the clean accuracy.
 
     Args:
         rows: those that both runs have.
@@ -124,6 +125,8 @@ def default_gates(rows: Sequence[Row]) -> list[Gate]:
     errors = [row.metric for row in rows if row.probe == OVERALL_PROBE and row.metric in ("mean_corruption_error", "mean_error")]
     if errors:
         return [Gate(errors[0], RISE, Fraction(0), sentence=f"{errors[0]}:rise")]
+    if any(row.metric == "mean_flip_probability" for row in rows):
+        return [Gate("mean_flip_probability", RISE, Fraction(0), sentence="mean_flip_probability:rise")]
     probes = [row.probe for row in rows if row.metric == "accuracy" and row.probe != CLEAN]
     return [Gate(name, DROP, Fraction(0), sentence=f"{name}:drop") for name in dict.fromkeys(probes or [CLEAN])]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,18 @@ from robench.core.cells import cell_number, csv_cells
 from robench.core.corruption_names import FAMILIES, FIFTEEN, NINETEEN
 from robench.core.errors import InputError
 from robench.core.paired import SCORE, SHARE, VERDICT, WORST_CLASS, least_class_mean
-from robench.core.rows import CLEAN, OVERALL_PROBE, Row, setting_dict
+from robench.core.perturbation_names import LISTS_OF_TEN
+from robench.core.rows import CLEAN, OVERALL_PROBE, OVERALL_SEQUENCES, Row, setting_dict
 from robench.core.saved_results import StageResult, load_all_results, manifest_value, text_at
 from robench.core.statistics import Floats
 from robench.results.saved_runs import SavedRun
 
 TextFrame = pd.DataFrame
-IMAGE_TABLES = ("samples", "samples-methods", "samples-probes", "samples-corruptions")
-TABLE_MARKS = {"broken_by": "attack", "method": "method", "fooled": "probe"}  # a column that only tables of a kind have
+IMAGE_TABLES = ("samples", "samples-methods", "samples-probes", "samples-corruptions", "samples-sequences")
+TABLE_MARKS = {  # a column that only tables of a kind have
+    "broken_by": "attack", "method": "method", "fooled": "probe", "flips": "sequence",
+}  # fmt: skip
+FRAME_COLUMNS = ("flips", "top5_distance")  # of a table of sequences
 CLOSE_MEANS = 1e-6  # how far the mean of the images may lie from the row
 CLASS_METRIC, WORST_CLASS_METRIC = "class_accuracy", "worst_class_accuracy"
 
@@ -117,7 +121,7 @@ def with_numbers(frame: TextFrame, folder: Path) -> TextFrame:
     """A table with numbers in the columns that hold them, for all models at once; InputError where text stands in one."""
     names = [str(name) for name in frame.columns]
     scores = names[names.index("zero_map") + 1 :] if "zero_map" in names else []
-    floats = [name for name in names if name in ("clean_pred", "fooled", *scores) or name.startswith("pred_")]
+    floats = [name for name in names if name in ("clean_pred", "fooled", *FRAME_COLUMNS, *scores) or name.startswith("pred_")]
     try:
         numbers = {name: whole_column(frame, name) for name in ("sample", "label")} | {name: number_column(frame, name) for name in floats}
     except ValueError as error:
@@ -197,6 +201,7 @@ class Known:
         cells: (corruption, severity) -> (N,) 1 where it is right.
         probes: (probe, setting) -> (N,) share of the draws in which it stays right.
         scores: (method, images, score) -> (N,) with nan where there is none.
+        sequences: (perturbation, difficulty, column) -> (N,) what became of each sequence.
     """
 
     ids: NDArray[np.int64]
@@ -206,6 +211,7 @@ class Known:
     cells: Mapping[tuple[str, int], Floats]
     probes: Mapping[tuple[str, str], Floats]
     scores: Mapping[tuple[str, str, str], Floats]
+    sequences: Mapping[tuple[str, str, str], Floats] = field(default_factory=dict)
 
     @cached_property
     def means(self) -> dict[str, Floats]:
@@ -258,6 +264,7 @@ def known_images(run: SavedRun, name: str, tables: Mapping[str, TextFrame]) -> K
         right_cells(tables["corruption"], ids) if "corruption" in tables else {},
         probe_shares(tables["probe"], ids) if "probe" in tables else {},
         map_scores(tables["method"], ids) if "method" in tables else {},
+        sequence_values(tables["sequence"], ids) if "sequence" in tables else {},
     )  # fmt: skip
 
 
@@ -331,6 +338,17 @@ def map_scores(frame: TextFrame, ids: NDArray[np.int64]) -> dict[tuple[str, str,
     return scores
 
 
+def sequence_values(frame: TextFrame, ids: NDArray[np.int64]) -> dict[tuple[str, str, str], Floats]:
+    """(perturbation, difficulty, column) -> what became of each sequence; without columns that a model has not."""
+    values = {}
+    for (probe, difficulty), lines in frame.groupby(["probe", "difficulty"], sort=False):
+        for name in FRAME_COLUMNS:
+            column = lines[name].to_numpy(np.float64)
+            if not np.isnan(column).any() and len(column) == len(ids):
+                values[str(probe), str(difficulty), name] = spread(ids, lines["sample"].to_numpy(), column, math.nan)
+    return values
+
+
 # --- from a row to the numbers behind it
 
 
@@ -350,6 +368,9 @@ def values_behind(row: Row, known: Known, rows: Sequence[Row]) -> ImageValues | 
     words = setting_dict(row.setting)
     if row.metric == "accuracy":
         return image_values_of(row, VERDICT, known, accuracy_column(row, words, known))
+    if row.metric in SEQUENCE_FORMULAS:
+        kind = SHARE if SEQUENCE_FORMULAS[row.metric] == ("flips", "") else SCORE
+        return image_values_of(row, kind, known, sequence_column(row, words, known, rows))
     if (scores := known.scores.get((row.probe, words.get("images", ""), row.metric))) is not None:
         return image_values_of(row, SCORE, known, scores)
     found = image_values_of(row, SHARE, known, corruption_shares(row, words, known, rows))
@@ -465,6 +486,29 @@ def corruptions_of_metric(metric: str, means: Mapping[str, Any]) -> list[str]:
     wanted = NINETEEN if metric == "mean_corruption_error_19" else FIFTEEN
     plain = [name for name in means if " on " not in name]
     return [name for name in wanted if name in means] if {*wanted} <= {*means} else plain
+
+
+SEQUENCE_FORMULAS = {  # metric -> the column that it is a mean of, and the metric of the reference by which that is divided
+    "flip_probability": ("flips", ""), "mean_flip_probability": ("flips", ""), "top5_distance": ("top5_distance", ""),
+    "mean_top5_distance": ("top5_distance", ""), "flip_rate": ("flips", "reference_flip_probability"),
+    "mfr": ("flips", "reference_flip_probability"), "relative_top5_distance": ("top5_distance", "reference_top5_distance"),
+    "mt5d": ("top5_distance", "reference_top5_distance"),
+}  # fmt: skip
+
+
+def sequence_column(row: Row, words: Mapping[str, str], known: Known, rows: Sequence[Row]) -> Floats | None:
+    """What became of each sequence in a number of one perturbation or over several; the numbers of a reference count as exact."""
+    column, divisor = SEQUENCE_FORMULAS[row.metric]
+    difficulty = words.get("difficulty", "")
+    there = [probe for probe, its, name in known.sequences if its == difficulty and name == column]
+    names = [row.probe] if row.probe != OVERALL_SEQUENCES else list(LISTS_OF_TEN.get(words.get("list", ""), there))
+    by = {
+        one.probe: one.value for one in rows if one.metric == divisor and setting_dict(one.setting).get("difficulty") == difficulty
+    }  # fmt: skip
+    if not names or any(name not in there or (divisor and not by.get(name)) for name in names):
+        return None
+    columns = [known.sequences[name, difficulty, column] / (by[name] if divisor else 1.0) for name in names]
+    return np.asarray(np.mean(columns, axis=0))
 
 
 def refuse_contradiction(values: ImageValues) -> None:

@@ -13,7 +13,7 @@ from robench.core.inputs import Radius, as_radius
 from robench.core.recipes import did_you_mean, eps_text
 from robench.core.rows import CLEAN, WORST_NORM, Check, Row, Sample
 from robench.results import cascade as cascades
-from robench.results import corruptions, probes, score_rows, scores
+from robench.results import corruptions, probes, score_rows, scores, sequences
 from robench.results.classes import Confusion, all_verdicts, class_rows, verdict_confusions
 from robench.results.corruption_errors import Reference, reference_warning
 from robench.runs.diagnostics import near_chance_check
@@ -21,7 +21,7 @@ from robench.runs.execution import FinishedRun
 from robench.runs.types import Case, Stage
 
 SampleTable = Sequence[Any] | Mapping[str, Sequence[Any]]  # lines of one dataclass, or columns by name
-SAMPLE_TABLE_KINDS = ("attack", "method", "probe", "corruption")  # whose per-image table is samples.csv: the first that was run
+SAMPLE_TABLE_KINDS = ("attack", "method", "probe", "corruption", "sequence")  # whose per-image table is samples.csv: the first that was run
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +131,9 @@ def measurement_of_run(run: FinishedRun, suite: str = "", reference: Reference |
         rows += rows_of_kind(run, suite, clean_known=bool(rows))
     some = [row for case in cases for row in corruptions.corruption_rows(run, case, cells, known_reference)]
     rows += [row for row in some if row.probe != CLEAN or row.metric != "accuracy"] if rows else some
+    if stages := run.stages_of_kind("sequence"):
+        beside = reference if isinstance(reference, Case) else None
+        rows += [row for case in cases for row in sequences.sequence_rows(run, case, stages, beside)]
     checks = checks_of(run)
     if has_cascades(run):
         n = int(run.ledger.seen.sum())
@@ -141,6 +144,7 @@ def measurement_of_run(run: FinishedRun, suite: str = "", reference: Reference |
     confusions = [cell for verdict in verdicts for cell in verdict_confusions(verdict)]
     tables = {**tables_of(run, cases), **({"confusion": confusions} if confusions else {})}
     notes = [*(note for case in cases for note in subject_notes(run, case)), *run.notes, *reference_notes(rows, known_reference)]
+    notes += sequences.steady_reference_note(rows)
     return Measurement(rows, tables, checks, list(dict.fromkeys(notes)), suite, run, known_reference)
 
 
@@ -299,6 +303,8 @@ def tables_of(run: FinishedRun, cases: Sequence[Case]) -> dict[str, SampleTable]
         tables["probe"] = [line for case in cases for line in probes.probe_samples(run, case, clean, stages)]
     if cells := run.stages_of_kind("corruption"):
         tables["corruption"] = corruptions.corruption_columns(run, cases, cells)
+    if moving := run.stages_of_kind("sequence"):
+        tables["sequence"] = sequences.sequence_samples(run, cases, moving)
     pairs = [(kind, tables[kind]) for kind in SAMPLE_TABLE_KINDS if kind in tables]
     return {("samples" if not place else f"samples-{kind}s"): table for place, (kind, table) in enumerate(pairs)}
 

@@ -16,7 +16,8 @@ ROOT = Path(robench.__file__).parent
 # Each package imports only from those above it in this list, and each module only from those before it in its package; what several
 # modules share comes first. The `__init__` of a package is the last of its modules, unless it is named.
 LAYERS = {
-    "core": "errors interrupts code_permission facts moved synonyms corruption_names rows fronts draws processes cells pictures files"
+    "core": "errors interrupts code_permission facts moved synonyms corruption_names"
+    " perturbation_names rows fronts draws processes cells pictures files"
     " recipes preprocessing decoding decoder model_calls memory checks saved_results inputs journal schedules statistics paired"
     " threat folders types",
     "attacks": "facts active losses targets kernels reference fgsm noise pgd square fab eight_bits apgd transfer malt",
@@ -28,20 +29,20 @@ LAYERS = {
     " double_backprop adversarial fgsm free trades mart alp arr cure tulip mail hat __init__ second_order",
     "data": "imagenet label_maps class_names own_code image_trees label_files imagenet_layouts layouts index_files decoding_workers"
     " stored_pixels images catalogues augment mixing npz_arrays torchvision_sets shapes files own_sets __init__ released_sets"
-    " corrupted_trees corrupted_sets export",
+    " corrupted_trees corrupted_sets videos perturbed_sequences export",
     "models": "layers exported model_files named_models cached_files weights stand_ins synced_batch_norm checkpoint contract foreign"
     " forgotten_normalisation resnet small architectures identity torchvision_weights timm_weights robustbench_zoo"
     " loading",
     "runs": "store ledger types diagnostics own_functions images pools stages stages.clean stages.earlier_run stages.probe"
-    " stages.corruption stages.method stages.attack loop blocks cases resuming execution",
-    "results": "files corruption_estimates corruption_errors cascade probes corruptions scores score_rows classes saved_runs"
+    " stages.corruption stages.sequence stages.method stages.attack loop blocks cases resuming execution",
+    "results": "files corruption_estimates corruption_errors cascade probes corruptions sequences scores score_rows classes saved_runs"
     " image_values named_rows columns column_values table_differences compare gates measurement",
     "report": "metric_meanings leaderboard manifest tables class_tables plain_text robustbench_files run_list paper_tables"
     " paper_formats table_files page captions figures figures.style figures.classes figures.attacks figures.saliency"
     " figures.corruptions figures.training pictures charts board_parts headline nights run_parts folder result"
     " trackers.records trackers.event_files trackers.mlflow_runs trackers.running trackers trackers.measured comparison"
     " comparison_files night_verdicts image_sources changed_images base_parts overview reporting",
-    "evaluation": "suites run_words named_files repeated_calls repeated_runs recipe_kinds methods corruption_sources plans"
+    "evaluation": "suites run_words named_files repeated_calls repeated_runs recipe_kinds methods corruption_sources sequence_sources plans"
     " measure arguments api",
     "training": "presets guards types steps states epochs settings checkpoint_files teachers preparation final_measurement tracked train"
     " grids sweeps",
@@ -65,6 +66,7 @@ HOMES = {
     "pyautoattack": ("attacks/reference.py",),
     "robustbench": ("models",),
     "transformers": ("models",),
+    "av": ("data/videos.py",),
 }
 
 
