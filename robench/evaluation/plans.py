@@ -27,6 +27,7 @@ from robench.data.corrupted_sets import SYNTH
 from robench.evaluation.recipe_kinds import recipe_kind, refuse_no_images, refuse_unknown_recipe
 from robench.evaluation.suites import expanded_recipes, suite_recipes, verdict_suite
 from robench.models import load_with_origin
+from robench.models.answers import answer_logits_alone
 from robench.runs.own_functions import is_own
 from robench.runs.pools import pool_of_images
 from robench.runs.stages.attack import TRANSFER, Attack, attack_stage
@@ -76,7 +77,7 @@ def transfer_attack(recipe: Recipe, device: str) -> Attack:
     """The transfer attack from the model that `transfer:MODEL` names."""
     surrogate = load_with_origin(recipe.name.removeprefix(TRANSFER), device=device)
     into_eval(surrogate.model).requires_grad_(False)
-    attack = partial(transfer, surrogate=surrogate.model)
+    attack = partial(transfer, surrogate=answer_logits_alone(surrogate.model))
     return resolve(Recipe("transfer", recipe.weight, recipe.options), {"transfer": attack}, "attack")
 
 

@@ -1,8 +1,8 @@
 """What every measurement expects of a model, looked at once on a few images before anything is measured.
 
 A model takes pixels in any batch size and leaves them as they are, gives floating-point logits, and answers in eval mode. Where a copy of
-the images or a fuller batch is all that is missing the model is put behind it (`ContractKeeper`), with a note; else an InputError says
-what is wrong.
+the images or a fuller batch is all that is missing (`ContractKeeper`), or the logits lie inside what the model returns or it wants its
+images in half precision (`models.answers.AnswerReader`), the model is put behind it, with a note; else an InputError says what is wrong.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from robench.core.errors import InputError
 from robench.core.memory import is_out_of_memory
 from robench.core.model_calls import freeze_model, into_eval
 from robench.core.rows import Check
+from robench.models.answers import readable_model
 from robench.models.model_files import first_line
 
 CONTRACT_IMAGES = 4  # images that are looked at
@@ -91,10 +92,12 @@ def examine_model(model: nn.Module, x: Tensor) -> Examination:
         refuse_too_little_memory(x),
         freeze_model(model),
     ):
-        batch_safe, notes = batch_safe_model(model, x)
-        safe_model, more = input_safe_model(batch_safe, x)
-        safe_model, others = gradient_safe_model(safe_model, x)
-        notes += [*more, *others, *repeat_notes(safe_model, x), *graph_notes(safe_model, x)]
+        readable, notes = readable_model(model, x)
+        batch_safe, more = batch_safe_model(readable, x)
+        safe_model, others = input_safe_model(batch_safe, x)
+        notes += [*more, *others]
+        safe_model, more = gradient_safe_model(safe_model, x)
+        notes += [*more, *repeat_notes(safe_model, x), *graph_notes(safe_model, x)]
     return Examination(safe_model, tuple(notes), (training_mode_check(model, ran),))
 
 

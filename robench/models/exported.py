@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from robench.core.errors import InputError
+from robench.models.answers import first_rows, joined_answers
 
 
 class Exported(nn.Module):
@@ -21,17 +22,14 @@ class Exported(nn.Module):
         super().__init__()
         self.program, self.least, self.most = program, least, most
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The logits, (B, K)."""
-        return torch.cat([self.part_logits(part) for part in (x.split(self.most) if self.most else (x,))])
+    def forward(self, x: Tensor) -> Any:
+        """What the program returns: the logits, (B, K), or several tensors, all of them for all images."""
+        return joined_answers([self.part_answer(part) for part in (x.split(self.most) if self.most else (x,))])
 
-    def part_logits(self, x: Tensor) -> Tensor:
-        """The logits of at most `most` images."""
+    def part_answer(self, x: Tensor) -> Any:
+        """What the program returns for at most `most` images."""
         fill = x[-1:].expand(max(0, self.least - len(x)), *x.shape[1:])
-        logits = self.program(torch.cat((x, fill)) if len(fill) else x)
-        if not isinstance(logits, Tensor):
-            raise InputError(f"the program returns {type(logits).__name__}, not one tensor of logits (B, K)")
-        return logits[: len(x)]
+        return first_rows(self.program(torch.cat((x, fill)) if len(fill) else x), len(x))
 
     def train(self, mode: bool = True) -> Exported:
         """This module, unchanged but for the flag: a program has no modes, and raises when it is asked to change."""

@@ -14,6 +14,7 @@ from robench.core.errors import InputError
 
 Act = Callable[[], nn.Module]
 Shape = tuple[int, int, int]
+HALF = (torch.float16, torch.bfloat16)
 
 
 class Normalize(nn.Module):
@@ -32,6 +33,27 @@ class Normalize(nn.Module):
         return (x - self.mean) / self.std
 
 
+class CastNormalize(Normalize):
+    """The same for a network in half precision: the pixels are normalised in float32, then cast."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype) -> None:
+        super().__init__(mean, std)
+        self.dtype = dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The normalised images, (B, C, H, W), in the network's type."""
+        return super().forward(x).to(self.dtype)
+
+
+def half_precision(model: nn.Module) -> torch.dtype | None:
+    """The type of weights in half precision, float16 or bfloat16; None where the model has none.
+
+    Args:
+        model: any module.
+    """
+    return next((parameter.dtype for parameter in model.parameters() if parameter.dtype in HALF), None)
+
+
 def normalised_network(
     network: nn.Module, mean: Sequence[float] | None, std: Sequence[float] | None, shape: Shape | None = None
 ) -> nn.Module:
@@ -44,7 +66,8 @@ def normalised_network(
         raise InputError(f"mean and std need one number for each channel, not {len(mean)} and {len(std)}")
     if not all(map(math.isfinite, [*mean, *std])) or min(std) <= 0:
         raise InputError(f"mean and std must be finite numbers and std above 0, not mean {tuple(mean)} and std {tuple(std)}")
-    return named_sequence(normalize=Normalize(mean, std), network=network)
+    half = half_precision(network)
+    return named_sequence(normalize=Normalize(mean, std) if half is None else CastNormalize(mean, std, half), network=network)
 
 
 def named_sequence(**modules: nn.Module) -> nn.Sequential:

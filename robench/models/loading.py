@@ -21,13 +21,14 @@ from robench.core.files import is_existing_path
 from robench.core.inputs import as_device
 from robench.core.model_calls import are_probabilities, into_eval
 from robench.core.recipes import parse_recipe
+from robench.models.answers import dtype_word
 from robench.models.architectures import ARCHITECTURES, build_network, is_foreign, is_library, runs_code
 from robench.models.checkpoint import fingerprint, is_our_checkpoint, state_and_meta
 from robench.models.contract import examine_model, refuse_absent_weights, trial_logits_or_error
 from robench.models.exported import read_program
 from robench.models.foreign import network_from_code
 from robench.models.identity import code_digests
-from robench.models.layers import Shape, normalised_network
+from robench.models.layers import HALF, Shape, half_precision, normalised_network
 from robench.models.model_files import TRUST, existing_file, first_line, model_file_kind, read_safetensors, read_torch
 from robench.models.named_models import ModelOptions, OpenedModel, classes_and_shape
 from robench.models.robustbench_zoo import robustbench_model
@@ -481,7 +482,20 @@ def network_from_state(state: Mapping[str, Tensor], name: str, model_options: Mo
             build_network(model_options.arch, classes=outputs, shape=shape, activation=model_options.activation or "relu"),
         )
     fit_weights(network, rest, name, model_options.arch, classes, partial(misfit_hint, state, normalisation, model_options, classes, shape))
-    return normalised_network(network, mean, std, shape), [*own_code_notes(model_options.arch), *notes]
+    return normalised_network(network, mean, std, shape), [
+        *own_code_notes(model_options.arch),
+        *notes,
+        *stored_half_notes(rest, network, name),
+    ]
+
+
+def stored_half_notes(state: Mapping[str, Tensor], network: nn.Module, name: str) -> list[str]:
+    """A note where weights are stored in half precision and the network that takes them computes in float32."""
+    stored = {value.dtype for value in state.values()} & {*HALF}
+    if not stored or half_precision(network) is not None:
+        return []
+    word = dtype_word(min(stored, key=str))
+    return [f"{name} stores weights in {word}, and the network computes in float32: to measure it in {word}, give a factory that casts it"]
 
 
 def misfit_hint(

@@ -20,9 +20,11 @@ from robench.core.threat import NORMS, Threat, refuse_too_large_eps
 from robench.data import Images, stratified_images
 from robench.data.augment import AUGMENTATIONS
 from robench.models import build_network
+from robench.models.answers import dtype_word, trained_answer_notes
 from robench.models.architectures import is_foreign
 from robench.models.contract import CONTRACT_IMAGES, examine_model
 from robench.models.identity import code_digests
+from robench.models.layers import half_precision
 from robench.models.stand_ins import PRECISIONS
 from robench.objectives import OBJECTIVES, REGULARIZERS, Objective, facts_of, regularizers_of
 from robench.training.guards import GUARDS, has_weak_adversary
@@ -284,6 +286,9 @@ def new_network(settings: Mapping[str, Any], images: Images, seed: int) -> tuple
 
 def foreign_network_notes(model: nn.Module, some: Tensor, about: Mapping[str, Any]) -> list[str]:
     """Notes on somebody else's network, tried on a few images; InputError where it cannot be trained as it is."""
+    if (half := half_precision(model)) is not None:
+        raise InputError(f"{about['arch']} has weights in {dtype_word(half)}, in which nothing is trained here: leave them in float32")
+    told = trained_answer_notes(model, some)
     finding = examine_model(model, some)
     if finding.model is not model:
         raise InputError(f"{about['arch']} cannot be trained as it is: {finding.notes[0].partition(': ')[0]}; change its forward")
@@ -292,4 +297,4 @@ def foreign_network_notes(model: nn.Module, some: Tensor, about: Mapping[str, An
     if outputs < about["classes"]:
         raise InputError(f"{about['arch']} has {outputs} outputs, the data {about['classes']} classes")
     many = f"{about['arch']} has {outputs} outputs, the data {about['classes']} classes: it is trained on all its outputs"
-    return [*([many] if outputs > about["classes"] else []), *finding.notes]
+    return [*([many] if outputs > about["classes"] else []), *told, *finding.notes]

@@ -30,8 +30,8 @@ LAYERS = {
     "data": "imagenet label_maps class_names own_code image_trees label_files imagenet_layouts layouts index_files decoding_workers"
     " stored_pixels images catalogues augment mixing npz_arrays torchvision_sets shapes files own_sets __init__ released_sets"
     " corrupted_trees corrupted_sets videos perturbed_sequences export",
-    "models": "layers exported model_files named_models cached_files weights stand_ins synced_batch_norm checkpoint contract foreign"
-    " forgotten_normalisation resnet small architectures identity torchvision_weights timm_weights robustbench_zoo"
+    "models": "layers model_files answers exported named_models cached_files weights stand_ins synced_batch_norm checkpoint contract"
+    " foreign forgotten_normalisation resnet small architectures identity torchvision_weights timm_weights robustbench_zoo"
     " loading",
     "runs": "store ledger types diagnostics own_functions images pools stages stages.clean stages.earlier_run stages.probe"
     " stages.corruption stages.sequence stages.method stages.attack loop blocks cases resuming execution",
