@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from robench.core.contained_images import cell_bytes, slice_bytes
 from robench.core.errors import InputError
 from robench.core.pictures import opened_picture
 from robench.core.preprocessing import Preprocessing
@@ -104,13 +105,26 @@ def file_content(item: Item) -> tuple[str, None]:
     return str(item[1]), None
 
 
+def contained_content(item: Item) -> tuple[str, bytes]:
+    """The name and the bytes of an image inside a larger file; DamagedImageError where they cannot be read."""
+    try:
+        return item_name(item), slice_bytes(*item[1:]) if item[0] == "slice" else cell_bytes(*item[1:])
+    except InputError as error:
+        raise DamagedImageError(error) from error
+
+
 def item_name(item: Item) -> str:
     """What sentences call an item.
 
     Args:
         item: of any kind.
     """
-    return str(item[1]) if item[0] == "file" else f"{item[1]} ({', '.join(map(str, item[2:]))})"
+    match item:
+        case ("slice", path, offset, length):
+            return f"{path} (bytes {offset} to {offset + length})"
+        case ("cell", path, _, row_group, row):
+            return f"{path} (row {row} of row group {row_group})"
+    return str(item[1])
 
 
 def item_extent(item: Item) -> tuple[int, int]:
@@ -155,4 +169,8 @@ def edge_bytes(item: Item, count: int) -> tuple[int, bytes, bytes]:
 
 
 # kind of item: reader(item) -> its name in sentences, and its bytes; None where the name is that of a file that is read as it is decoded
-READERS: dict[str, Callable[[Item], tuple[str, bytes | None]]] = {"file": file_content}
+READERS: dict[str, Callable[[Item], tuple[str, bytes | None]]] = {
+    "file": file_content,
+    "slice": contained_content,
+    "cell": contained_content,
+}

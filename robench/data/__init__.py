@@ -23,6 +23,8 @@ from robench.data.catalogues import Catalogue, Keeping, images_of_catalogue
 from robench.data.images import Choice, Images, checked_images, class_coverage, resized_images, stratified_images, stratified_mask
 from robench.data.index_files import indices_in
 from robench.data.own_sets import images_of_function
+from robench.data.parquet_sets import parquet_catalogue
+from robench.data.shards import shard_catalogue
 
 __all__ = [
     "DATASETS",
@@ -64,7 +66,12 @@ DATASETS: dict[str, Callable[[str, Path, bool, Choice], Images]] = {
 CATALOGUES: dict[str, Callable[[Path, str, str | None, str | None], Catalogue]] = {
     "folder": files.folder_catalogue,
 }
-FORMATS: dict[str, Callable[..., Any]] = {"npz": files.read_npz, **CATALOGUES}  # those that a path follows
+# prefix: reader(text, split, data_dir, download), of images inside larger files; what follows the prefix may have options, or be no path
+CONTAINERS: dict[str, Callable[[str, str, Path, bool], Catalogue]] = {
+    "hf-data": parquet_catalogue,
+    "wds": shard_catalogue,
+}
+FORMATS: dict[str, Callable[..., Any]] = {"npz": files.read_npz, **CATALOGUES, **CONTAINERS}  # those that a path follows
 # what `robench list data` says of names whose function does not say it in the first line of its docstring
 SUMMARIES_OF_SHARED = {
     "cifar10": "CIFAR-10, 32x32 RGB; with --download or in --data-dir, as are the next four",
@@ -73,6 +80,8 @@ SUMMARIES_OF_SHARED = {
     "mnist": "handwritten digits, 28x28 grey",
     "fashion-mnist": "clothes, 28x28 grey",
     "npz": "an npz file with x_train, y_train, x_test, y_test, or x and y (other usual keys too)",
+    "hf-data": "parquet files as Hugging Face has them: a folder, or ORG/NAME of the hub in its cache or with --download; docs/data.md",
+    "wds": "webdataset's tar files: a folder or a pattern such as val-{000..049}.tar; docs/data.md",
     "folder": "image files as PATH/train/CLASS/* and PATH/test/CLASS/*, or PATH/CLASS/*",
 }
 
@@ -120,10 +129,11 @@ def load_images(
     """The images of a data set.
 
     Args:
-        name: a key of DATASETS, "npz:PATH", "folder:PATH", or "file.py:function" (runs that file), with options: "mine.py:digits,side=14".
+        name: a key of DATASETS, "npz:PATH", "folder:PATH", "hf-data:ORG/NAME", "wds:PATTERN", or "file.py:function" (runs that file), with
+            options: "mine.py:digits,side=14".
         split: "train" or "test". A source without splits is used whole, and says "all".
         data_dir: the folder of torchvision's sets, where relative paths are looked up too; ./data unless given.
-        download: whether torchvision may fetch what is missing into data_dir.
+        download: whether torchvision may fetch what is missing into data_dir, and the hub into its cache.
         n: take the first n images, as RobustBench does; with shuffle or by_class, n that are drawn. None takes all.
         shuffle: draw with the seed, in an order of its own.
         indices: a text file of the ids to use, one a line, in that order, or of names of image files (CLASS/FILE); also packed with gzip.
@@ -167,6 +177,8 @@ def load_images(
     if kind in CATALOGUES and path:
         catalogue = CATALOGUES[kind](files.dataset_path(expanded_path(Path(path)), place, kind), split, class_order, layout)
         return checked_images(images_of_catalogue(catalogue, choice, preprocessing, keeping))
+    if kind in CONTAINERS and path:
+        return checked_images(images_of_catalogue(CONTAINERS[kind](path, split, place, download), choice, preprocessing, keeping))
     if skip_damaged or pixels != "auto" or workers is not None:
         raise InputError(f"--pixels, --workers and --skip-damaged are for image files, and {name} is none: leave them out")
     if kind == "npz" and path:

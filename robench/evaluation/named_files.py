@@ -132,7 +132,7 @@ def function_files(text: str, _: Mapping[str, Any]) -> Iterable[NamedFile]:
 
 
 def data_files(text: str, options: Mapping[str, Any]) -> Iterable[NamedFile]:
-    """The npz file of a data set, or the file of the function that makes it.
+    """The npz file of a data set, the file of the function that makes it, or the file with the names of its classes.
 
     Args:
         text: what the option says.
@@ -144,6 +144,8 @@ def data_files(text: str, options: Mapping[str, Any]) -> Iterable[NamedFile]:
         with suppress(InputError):
             return [NamedFile(text, dataset_path(expanded_path(Path(path)), place, kind))]
         return [NamedFile(text, Path(path))]
+    if kind in ("hf-data", "wds"):
+        return [NamedFile(each, Path(each)) for each in re.findall(r",classes=([^,]+)", path)]
     return [] if kind == "folder" else function_files(text, options)
 
 

@@ -456,6 +456,59 @@ def changed_png(data: bytes, rng: random.Random) -> bytes:
     return data[:8] + b"".join(png_chunk(*chunk) for chunk in chunks)
 
 
+# Shards and parquet files
+
+
+def tar_headers(data: bytes) -> list[int]:
+    """Where headers of a tar file begin."""
+    return [at for at in range(0, len(data) - 511, 512) if data[at + 257 : at + 262] == b"ustar"]
+
+
+def changed_tar(data: bytes, rng: random.Random) -> bytes:
+    """A tar file with a header another, its checksum right: giant and negative sizes, other kinds, names that lead elsewhere."""
+    at = rng.choice(tar_headers(data))
+    header = bytearray(data[at : at + 512])
+    match rng.randrange(6):
+        case 0 | 1:
+            size = rng.choice(
+                (
+                    b"77777777777\0",
+                    b"\x80" + b"\xff" * 11,
+                    b"\xff" * 12,
+                    b"\x80" + bytes(3) + b"\x7f" + bytes(7),
+                    b"nan".ljust(12),
+                    b"-1".ljust(12),
+                )
+            )
+            header[124:136] = size
+        case 2:
+            header[156:157] = rng.choice([bytes([each]) for each in b"01234567xgLKSDVX\0A"])
+        case 3:
+            header[:100] = rng.choice(NAMES).encode("utf-8", "surrogatepass")[:100].ljust(100, b"\0")
+        case 4:
+            rest = rng.choice(
+                (b"99 size=1\n", b"20 size=99999999999\n", b"-5 path=x\n", b"9" * 400 + b" a=b\n", b"21 GNU.sparse.map=1,\n", b"\xff" * 30)
+            )
+            return data[: at + 512] + rest.ljust(512, b"\0") + data[at + 1024 :]
+        case _:
+            field = rng.choice(((100, 8), (108, 8), (136, 12), (157, 100), (345, 155)))
+            header[field[0] : sum(field)] = rng.randbytes(field[1])
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return data[:at] + bytes(header) + data[at + 512 :]
+
+
+def changed_parquet(data: bytes, rng: random.Random) -> bytes:
+    """A parquet file with its footer, or the data before it, another, and the length of the footer right."""
+    size = int.from_bytes(data[-8:-4], "little")
+    body, footer = data[: -8 - size], data[-8 - size : -8]
+    if rng.random() < 0.7:
+        footer = rng.choice(BYTES[:-1])(footer, rng)
+    else:
+        body = b"PAR1" + rng.choice((flip, overwrite))(body[4:], rng)
+    return body + footer + len(footer).to_bytes(4, "little") + b"PAR1"
+
+
 # Archives and pickles
 
 
@@ -595,6 +648,8 @@ CHANGES = {  # by what a file begins with, or its name ends with
     b"PK": changed_archive,
     b"\x93NUMPY": changed_array,
     b"\x89PNG": changed_png,
+    b"PAR1": changed_parquet,
+    ".tar": changed_tar,
     b"\x80": changed_pickle,
     ".safetensors": changed_safetensors,
     ".jsonl": changed_state_lines,

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import io
 import json
+import tarfile
 import tempfile
 import warnings
 from collections.abc import Callable
 from contextlib import chdir, redirect_stdout
 from dataclasses import dataclass
 from functools import cache, partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from containers import class_label, png_bytes, sample_members, write_parquet, write_shard
 from PIL import Image
 from torch import nn
 
@@ -143,6 +146,32 @@ def read_images(folder: Path, words: str) -> None:
     images = load_images(words.format(folder), n=4 if words[0] == "n" else None)
     assert images.x.dtype in (torch.uint8, torch.float32)
     assert images.sha256
+
+
+def make_parquet(folder: Path, **how: Any) -> None:
+    """Two parts with two row groups each; the data card names the classes."""
+    for k in range(2):
+        rows = [png_bytes(image) for image in pixels()[5 * k : 5 * k + 5]]
+        write_parquet(folder / f"test-{k:05d}-of-00002.parquet", rows, row_group_size=3, paths=[f"{k}.png"] * 5, **how)
+    names = "".join(f"          '{k}': {name}\n" for k, name in enumerate(NAMES))
+    head = "dataset_info:\n  features:\n  - name: label\n    dtype:\n      class_label:\n        names:\n"
+    (folder / "README.md").write_text(f"---\n{head}{names}---\n")
+
+
+def make_shards(folder: Path) -> None:
+    """Two shards with labels as numbers and as JSON, one in the format of GNU."""
+    for k, form in enumerate((tarfile.PAX_FORMAT, tarfile.GNU_FORMAT)):
+        members = [(f"{'long/' * 30}{name}", content) for name, content in sample_members(pixels()[5 * k : 5 * k + 5])]
+        write_shard(folder / f"{k}.tar", members, format=form)
+    (folder / "classes.txt").write_text("\n".join(NAMES))
+
+
+def make_json_shard(folder: Path) -> None:
+    members = [
+        (name.replace("cls", "json"), b'{"label": %s}' % content if name.endswith("cls") else content)
+        for name, content in sample_members(pixels()[:5])
+    ]
+    write_shard(folder / "a.tar", members)
 
 
 def make_arrays(folder: Path) -> None:
@@ -341,7 +370,14 @@ def make_log(folder: Path) -> None:
     (folder / "net.log.csv").write_text("epoch,seconds,loss\n1,0.5,2.0\n2,0.5,1.0\n")
 
 
+PARQUET_READERS: dict[str, Reader] = {
+    "parquet with numbers": Reader(partial(make_parquet, features=class_label()), partial(read_images, words="hf-data:{}")),
+    "parquet with text": Reader(
+        partial(make_parquet, label=[NAMES[k % 3] for k in range(5)], compression="zstd"), partial(read_images, words="hf-data:{}")
+    ),
+}
 READERS: dict[str, Reader] = {
+    **(PARQUET_READERS if find_spec("pyarrow") else {}),
     "checkpoint": Reader(make_checkpoint, read_our_checkpoint, ("net.json",)),
     "checkpoint and its json": Reader(make_checkpoint, read_checkpoint_strictly),
     "state_dict (zip)": Reader(partial(make_state_dict, zipped=True), read_weights),
@@ -350,6 +386,8 @@ READERS: dict[str, Reader] = {
     "TorchScript without --trust": Reader(make_program, read_weights, refuses=True),
     "npz": Reader(partial(make_npz, pack=np.savez), partial(read_images, words="npz:{}/set.npz")),
     "npz, packed": Reader(partial(make_npz, pack=np.savez_compressed), partial(read_images, words="npz:{}/set.npz")),
+    "shards of webdataset": Reader(make_shards, partial(read_images, words="wds:{}")),
+    "shard with JSON": Reader(make_json_shard, partial(read_images, words="wds:{}/*.tar")),
     "npy and json of a corrupted set": Reader(make_arrays, read_corrupted),
     "images in folders": Reader(make_pictures, partial(read_images, words="folder:{}")),
     "images of a corrupted set": Reader(make_picture_tree, read_corrupted),

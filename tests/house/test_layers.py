@@ -18,8 +18,8 @@ ROOT = Path(robench.__file__).parent
 LAYERS = {
     "core": "errors interrupts code_permission facts moved synonyms corruption_names"
     " perturbation_names rows fronts draws processes cells pictures files"
-    " recipes preprocessing decoding decoder model_calls memory checks saved_results inputs journal schedules statistics paired"
-    " threat folders types",
+    " recipes preprocessing contained_images decoding decoder model_calls memory checks saved_results inputs journal schedules"
+    " statistics paired threat folders types",
     "attacks": "facts active losses targets kernels reference fgsm noise pgd square fab eight_bits apgd transfer malt",
     "corruptions": "severities blur digital noise weather warp frost spatter",
     "explainers": "facts baselines nonlinearities forward_survey hooks gradients masking rebuilt_models grad_cam",
@@ -28,7 +28,8 @@ LAYERS = {
     "objectives": "facts terms gradients standard awp sagr igd input_l2 emr jacobian gradalign vat weight_norms gini cross_lipschitz"
     " double_backprop adversarial fgsm free trades mart alp arr cure tulip mail hat __init__ second_order",
     "data": "imagenet label_maps class_names own_code image_trees label_files imagenet_layouts layouts index_files decoding_workers"
-    " stored_pixels images catalogues augment mixing npz_arrays torchvision_sets shapes files own_sets __init__ released_sets"
+    " stored_pixels images catalogues augment mixing npz_arrays torchvision_sets shapes files own_sets"
+    " source_options hub_snapshots parquet_features parquet_sets shard_files shards __init__ released_sets"
     " corrupted_trees corrupted_sets videos perturbed_sequences export",
     "models": "layers model_files answers exported named_models cached_files weights stand_ins synced_batch_norm checkpoint contract"
     " foreign forgotten_normalisation resnet small architectures identity torchvision_weights timm_weights robustbench_zoo"
@@ -53,6 +54,9 @@ HOMES = {
     "torchvision": ("models", "data"),
     "timm": ("models",),
     "captum": ("explainers",),
+    "pyarrow": ("core/contained_images.py", "data"),
+    "huggingface_hub": ("models", "data"),
+    "braceexpand": ("data",),
     "sklearn": (),
     "safetensors": ("models",),
     "PIL": ("core/pictures.py", "core/decoding.py", "data", "corruptions"),
