@@ -33,7 +33,7 @@ LAYERS = {
     " corrupted_trees corrupted_sets videos perturbed_sequences export",
     "models": "layers model_files answers exported named_models cached_files weights stand_ins synced_batch_norm checkpoint contract"
     " foreign forgotten_normalisation resnet small architectures identity torchvision_weights timm_weights robustbench_zoo"
-    " loading",
+    " loading preprocessing",
     "runs": "store ledger types diagnostics own_functions images pools stages stages.clean stages.earlier_run stages.probe"
     " stages.corruption stages.sequence stages.method stages.attack loop blocks cases resuming execution",
     "results": "files corruption_estimates corruption_errors cascade probes corruptions sequences scores score_rows classes saved_runs"
