@@ -19,7 +19,7 @@ from robench.models.layers import Shape
 from robench.models.model_files import first_line
 
 CLASS_PARAMETERS = ("num_classes", "n_classes", "nb_classes", "nclasses", "classes")  # what people call the number of classes
-LIBRARY_PREFIXES = ("tv", "timm", "rb")  # of names such as tv/resnet50
+LIBRARY_PREFIXES = ("tv", "timm", "hf", "rb")  # of names such as tv/resnet50
 LIBRARY_FORMS = (  # how models of libraries are written, with what that stands for, and an example
     ("tv/NAME", "torchvision's classifier with random weights; also with --arch, for weights of a file", "tv/resnet18"),
     ("tv/NAME,weights=ENTRY", "torchvision's classifier with weights of its own, by the names of its enums", "tv/resnet50,weights=DEFAULT"),
@@ -30,6 +30,7 @@ LIBRARY_FORMS = (  # how models of libraries are written, with what that stands 
         "a repository of Hugging Face's hub in timm's layout, @REVISION behind it",
         "timm/hf-hub:timm/resnet50.a1_in1k",
     ),
+    ("hf/ORG/NAME", "an image classifier of transformers, from Hugging Face's hub; @REVISION behind it", "hf/google/vit-base-patch16-224"),
     (
         "rb/NAME,dataset=DATASET,threat=THREAT",
         "a model of RobustBench's zoo, from its folder models or model_dir=FOLDER",

@@ -27,6 +27,7 @@ from robench.models.checkpoint import fingerprint, is_our_checkpoint, state_and_
 from robench.models.contract import examine_model, refuse_absent_weights, trial_logits_or_error
 from robench.models.exported import read_program
 from robench.models.foreign import network_from_code
+from robench.models.huggingface import huggingface_model
 from robench.models.identity import code_digests
 from robench.models.layers import HALF, Shape, half_precision, normalised_network
 from robench.models.model_files import TRUST, existing_file, first_line, model_file_kind, read_safetensors, read_torch
@@ -577,6 +578,7 @@ FOLDER_OPTIONS = ("model_dir", "model-dir")  # of a library's model, which say w
 LIBRARIES: dict[str, Callable[[str, ModelOptions], OpenedModel]] = {  # source -> what its library gives, by the prefix of the source
     "tv": open_torchvision,
     "timm": open_timm,
+    "hf": huggingface_model,
     "rb": robustbench_model,
 }
 

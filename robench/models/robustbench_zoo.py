@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ import torch
 from torch import nn
 
 from robench.core.errors import InputError
+from robench.core.preprocessing import Preprocessing
 from robench.core.recipes import did_you_mean, parse_recipe
 from robench.models.model_files import first_line, read_torch
 from robench.models.named_models import ModelOptions, OpenedModel
@@ -78,6 +80,45 @@ def robustbench_model(source: str, model_options: ModelOptions) -> OpenedModel:
     if not model_options.download:
         refuse_unfetched_weights(zoo_model)
     return OpenedModel(network_of_zoo(zoo_model))
+
+
+def robustbench_preprocessing(source: str) -> Preprocessing | None:
+    """How RobustBench resizes and cuts the images of a model; None where it takes them as they are, as those of CIFAR.
+
+    Args:
+        source: as for `robustbench_model`; no weights are read.
+
+    Raises:
+        InputError: where the package is missing, for unknown names, and for transforms that are no resize and crop.
+    """
+    zoo_model = zoo_model_of(source)
+    if zoo_model.dataset != "imagenet":
+        return None
+    if zoo_model.timm_name:
+        config = importlib.import_module("timm").get_pretrained_cfg(zoo_model.timm_name)
+        side = int(config.input_size[1])
+        return Preprocessing(math.floor(side / config.crop_pct), (side, side), config.interpolation, zoo_model.label())
+    with quiet_library():
+        transforms = robustbench_part("data").get_preprocessing(*zoo_keys(zoo_model.dataset, zoo_model.threat), zoo_model.name, None)
+    return preprocessing_of_transforms(transforms.transforms, zoo_model.label())
+
+
+def preprocessing_of_transforms(transforms: Sequence[Any], label: str) -> Preprocessing:
+    """torchvision's Resize and CenterCrop, one after the other, as a preprocessing; InputError for others."""
+    resize: Any = None
+    crop: Any = None
+    interpolation = "bilinear"
+    for transform in transforms:
+        kind = type(transform).__name__
+        if kind == "Resize" and resize is None and crop is None and transform.max_size is None:
+            resize, interpolation = transform.size, transform.interpolation.value
+        elif kind == "CenterCrop" and crop is None:
+            crop = tuple(transform.size)
+        elif kind != "ToTensor":
+            raise InputError(f"{label} prepares images by {transform}, which robench does not know: give --resize and --image-size")
+    if isinstance(resize, Sequence):
+        resize = int(resize[0]) if len(resize) == 1 else (int(resize[0]), int(resize[1]))
+    return Preprocessing(resize, crop, interpolation, label)
 
 
 def zoo_model_of(source: str) -> ZooModel:

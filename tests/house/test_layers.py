@@ -32,7 +32,8 @@ LAYERS = {
     " source_options hub_snapshots parquet_features parquet_sets shard_files shards __init__ released_sets"
     " corrupted_trees corrupted_sets videos perturbed_sequences export",
     "models": "layers model_files answers exported named_models cached_files weights stand_ins synced_batch_norm checkpoint contract"
-    " foreign forgotten_normalisation resnet small architectures identity torchvision_weights timm_weights robustbench_zoo"
+    " foreign forgotten_normalisation resnet small architectures identity torchvision_weights timm_weights huggingface_images"
+    " huggingface robustbench_zoo"
     " loading preprocessing",
     "runs": "store ledger types diagnostics own_functions images pools stages stages.clean stages.earlier_run stages.probe"
     " stages.corruption stages.sequence stages.method stages.attack loop blocks cases resuming execution",
@@ -59,7 +60,7 @@ HOMES = {
     "braceexpand": ("data",),
     "sklearn": (),
     "safetensors": ("models",),
-    "PIL": ("core/pictures.py", "core/decoding.py", "data", "corruptions"),
+    "PIL": ("core/pictures.py", "core/decoding.py", "data", "corruptions", "models/huggingface_images.py"),
     "pandas": ("results/files.py", "results/image_values.py", "report"),
     "matplotlib": ("report/figures",),
     "jinja2": ("report/page.py",),

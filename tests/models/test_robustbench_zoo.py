@@ -2,14 +2,17 @@
 
 import sys
 
+import numpy as np
 import pytest
 import torch
 from commandline import read, refused, robench
 from needed import needed_package
+from PIL import Image
 
+from robench.core.decoding import decoded_item
 from robench.core.errors import InputError
 from robench.models import load_with_origin
-from robench.models.robustbench_zoo import autoattack_by_its_old_name, robustbench_part, zoo_model_of
+from robench.models.robustbench_zoo import autoattack_by_its_old_name, robustbench_part, robustbench_preprocessing, zoo_model_of
 
 SMALL, OPTIONS = "Hendrycks2020AugMix_WRN", "dataset=cifar10,threat=corruptions"  # a WideResNet-40-2 of 2.2 million weights
 ROBUST_RESNET = "rb/Salman2020Do_R18,dataset=imagenet,threat=Linf"
@@ -126,6 +129,35 @@ def test_what_is_not_there_gets_one_sentence(here, source, sentence):
     with pytest.raises(InputError, match=sentence.replace("?", r"\?")):
         load_with_origin(source)
     assert [*here.iterdir()] == []
+
+
+def imagenet_names():
+    """Every model of ImageNet in the zoo, with its threat."""
+    zoo = robustbench_part("model_zoo").model_dicts
+    return [(name, threat.value) for data in zoo if data.value == "imagenet" for threat in zoo[data] for name in zoo[data][threat]]
+
+
+@robustbench
+def test_pixels_of_a_file_are_those_of_robustbenchs_own_loader_for_every_model_of_imagenet(here):
+    data, seen = robustbench_part("data"), set()
+    for side in (501, 333):
+        small = np.random.default_rng(side).integers(0, 256, (side // 7, 61, 3), dtype=np.uint8)
+        Image.fromarray(small).resize((419, side), Image.Resampling.BICUBIC).save(here / f"{side}.jpg", quality=90)
+    for name, threat in imagenet_names():
+        preprocessing = robustbench_preprocessing(f"rb/{name},dataset=imagenet,threat={threat}")
+        zoo_model = zoo_model_of(f"rb/{name},dataset=imagenet,threat={threat}")
+        if zoo_model.timm_name and not name.endswith(("-S12", "-S", "AlexNet")):  # robustbench builds a whole network to ask it
+            continue
+        kind = zoo_model.entry.get("preprocessing")
+        own = data.get_timm_model_preprocessing(zoo_model.timm_name) if zoo_model.timm_name else data.PREPROCESSINGS[kind]
+        if preprocessing not in seen:
+            for path in here.glob("*.jpg"):
+                with Image.open(path) as image:
+                    expected = own(image.convert("RGB"))
+                assert torch.equal(torch.from_numpy(decoded_item(("file", str(path)), preprocessing)).float() / 255, expected)
+        seen.add(preprocessing)
+    assert len(seen) >= 4
+    assert robustbench_preprocessing(f"rb/{SMALL},{OPTIONS}") is None
 
 
 class Trap:
