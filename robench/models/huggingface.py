@@ -83,8 +83,8 @@ def huggingface_model(source: str, model_options: ModelOptions) -> OpenedModel:
         InputError: where a package or a file is missing, for a repository that needs its own code, and for one that is no image classifier.
     """
     name = hub_name(source)
-    folder = repository_folder(name, model_options.download)
-    config = json_of(folder / CONFIG, name)
+    folder = folder_of_repository(name, model_options.download)
+    config = settings_in(folder / CONFIG, name)
     if is_timms(config):
         return open_pretrained_timm(name_in_timm(name), model_options)
     refuse_foreign_code(config, name)
@@ -112,8 +112,8 @@ def huggingface_preprocessing(source: str, *, download: bool = False) -> Preproc
         InputError: where the settings are missing, and where the processor does something else than resize and crop.
     """
     name = hub_name(source)
-    folder = repository_folder(name, download)
-    refuse_foreign_code(json_of(folder / CONFIG, name), name)
+    folder = folder_of_repository(name, download)
+    refuse_foreign_code(settings_in(folder / CONFIG, name), name)
     settings = image_settings(folder, name, download)
     if settings is None:
         return None
@@ -133,7 +133,7 @@ def timm_name_of(source: str, *, download: bool = False) -> str:
         download: whether a config.json that is missing may be fetched.
     """
     name = hub_name(source)
-    return name_in_timm(name) if is_timms(json_of(repository_folder(name, download) / CONFIG, name)) else ""
+    return name_in_timm(name) if is_timms(settings_in(folder_of_repository(name, download) / CONFIG, name)) else ""
 
 
 def hub_name(source: str) -> HubName:
@@ -154,7 +154,7 @@ def hub_name(source: str) -> HubName:
 # Where the files are
 
 
-def repository_folder(name: HubName, download: bool) -> Path:
+def folder_of_repository(name: HubName, download: bool) -> Path:
     """The folder with a repository's config.json: its snapshot in the hub's cache, or the user's own; InputError where there is none."""
     package("transformers")
     if name.is_folder:
@@ -198,7 +198,7 @@ def weights_file(folder: Path, name: HubName, download: bool) -> Path:
     """The file of weights, or the list of its parts, which are there as well; InputError where one is missing."""
     place = file_of(folder, name, WEIGHTS, download)
     if place.suffix == ".json":
-        parts = json_of(place, name).get("weight_map")
+        parts = settings_in(place, name).get("weight_map")
         if not isinstance(parts, dict):
             raise InputError(f"{name.label()}: {place.name} names no weights")
         for part in sorted({*map(str, parts.values())}):
@@ -221,7 +221,7 @@ def file_of(folder: Path, name: HubName, files: tuple[str, ...] | list[str], dow
 # What the settings say
 
 
-def json_of(file: Path, name: HubName) -> dict[str, Any]:
+def settings_in(file: Path, name: HubName) -> dict[str, Any]:
     """The object in a JSON file of a repository; InputError where there is none."""
     try:
         if file.stat().st_size > MOST_SETTINGS_BYTES:
@@ -269,7 +269,7 @@ def image_settings(folder: Path, name: HubName, download: bool) -> ImageSettings
     place = settings_file(folder, name, download)
     if place is None:
         return None
-    json_of(place, name)
+    settings_in(place, name)
     try:
         with quiet_transformers(), offline_hub(name):
             processor = package("transformers").AutoImageProcessor.from_pretrained(

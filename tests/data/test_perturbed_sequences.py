@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from needed import needed
 
 from robench.core.errors import InputError
 from robench.data import Choice
@@ -25,7 +26,7 @@ def arrays(top, n=6, size=8, labels=True, **lengths):
 
 def write_video(path, frames):
     """An .mp4 as the published generator makes it: x264 of RGB frames, in YUV 4:4:4."""
-    av = pytest.importorskip("av")
+    av = needed("av")
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=1, options={"crf": "1"})
