@@ -9,7 +9,9 @@ from typing import Any
 
 from robench.core.errors import InputError
 from robench.core.preprocessing import Preprocessing, preprocessing_from_plain
+from robench.models.huggingface import huggingface_preprocessing, timm_name_of
 from robench.models.loading import checkpoint_meta, source_kind
+from robench.models.robustbench_zoo import robustbench_preprocessing
 from robench.models.timm_weights import described_timm_model, is_pretrained_timm, timm_data_settings
 from robench.models.torchvision_weights import named_torchvision_weights
 
@@ -95,7 +97,23 @@ def timm_preprocessing(source: str, download: bool) -> Preprocessing | None:
     return Preprocessing(scaled[0], (height, width), settings["interpolation"], model.label)
 
 
+def hub_preprocessing(source: str, download: bool) -> Preprocessing | None:
+    """What the image processor of a repository of Hugging Face's hub does, or timm for one in its layout.
+
+    Args:
+        source: "hf/ORG/NAME".
+        download: whether settings that are missing may be fetched.
+
+    Raises:
+        InputError: where the settings are missing, and for a processor that does something else than resize and crop.
+    """
+    in_timm = timm_name_of(source, download=download)
+    return timm_preprocessing(in_timm, download) if in_timm else huggingface_preprocessing(source, download=download)
+
+
 LIBRARY_PREPROCESSINGS: dict[str, Callable[[str, bool], Preprocessing | None]] = {  # by the prefix of the source; others say nothing
     "tv": torchvision_preprocessing,
     "timm": timm_preprocessing,
+    "hf": hub_preprocessing,
+    "rb": lambda source, _download: robustbench_preprocessing(source),
 }

@@ -14,7 +14,7 @@ from PIL import Image
 from robench.core.decoding import decoded_item
 from robench.core.errors import InputError
 from robench.models import load_with_origin
-from robench.models.huggingface import huggingface_preprocessing
+from robench.models.preprocessing import model_preprocessing
 
 transformers = needed("transformers")
 needed("huggingface_hub")
@@ -115,7 +115,7 @@ def test_pixels_of_a_file_are_those_of_the_processor_to_the_bit(tmp_path, kind, 
     named = {"image_processor_type": f"{kind}ImageProcessor"} if kind else {}
     settings = {key: value for key, value in VIT_IMAGES.items() if key != "image_processor_type"} | named | settings
     put(vit(), settings)
-    preprocessing = huggingface_preprocessing(f"hf/{NAME}")
+    preprocessing = model_preprocessing(f"hf/{NAME}")
     assert preprocessing.words() == words
     for height, width in ((375, 500), (333, 251), (64, 483), (217, 219)):
         path = photograph(tmp_path / f"{height}.jpg", height, width)
@@ -162,7 +162,7 @@ def test_normalisation_is_what_the_processor_does_and_not_what_its_settings_are_
 def test_what_is_no_resize_and_crop_is_refused_and_the_options_named(settings):
     put(vit(), VIT_IMAGES | settings)
     with pytest.raises(InputError, match="no resize and crop: give --resize, --image-size and --interpolation"):
-        huggingface_preprocessing(f"hf/{NAME}")
+        model_preprocessing(f"hf/{NAME}")
     assert load_with_origin(f"hf/{NAME}").model(pixels()).shape == (3, 5)
 
 
@@ -299,7 +299,7 @@ def test_without_settings_of_images_it_is_asked_for_them_unless_it_is_known_that
     absent.touch()
     loaded = load_with_origin(f"hf/{NAME}", mean=(0.5,) * 3, std=(0.5,) * 3)
     assert torch.equal(loaded.model(pixels()), network((pixels() - 0.5) / 0.5).logits)
-    assert huggingface_preprocessing(f"hf/{NAME}") is None
+    assert model_preprocessing(f"hf/{NAME}") is None
     absent.unlink()
     put(network)
     with pytest.raises(InputError, match="leave --mean out"):
@@ -328,6 +328,8 @@ def test_a_repository_in_timms_layout_is_opened_by_timm():
     put_hub_files(NAME, {"config.json": json_bytes(config), "model.safetensors": safetensors_bytes(network)})
     loaded = load_with_origin(f"hf/{NAME}")
     assert torch.equal(loaded.model(pixels(2, 64)), network((pixels(2, 64) - 0.5) / 0.25))
+    assert model_preprocessing(f"hf/{NAME}") == model_preprocessing(f"timm/hf-hub:{NAME}")
+    assert model_preprocessing(f"hf/{NAME}").crop == (64, 64)
 
 
 def test_a_run_through_the_command(tmp_path, no_pictures):

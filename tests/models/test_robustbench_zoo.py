@@ -12,7 +12,8 @@ from PIL import Image
 from robench.core.decoding import decoded_item
 from robench.core.errors import InputError
 from robench.models import load_with_origin
-from robench.models.robustbench_zoo import autoattack_by_its_old_name, robustbench_part, robustbench_preprocessing, zoo_model_of
+from robench.models.preprocessing import model_preprocessing
+from robench.models.robustbench_zoo import autoattack_by_its_old_name, robustbench_part, zoo_model_of
 
 SMALL, OPTIONS = "Hendrycks2020AugMix_WRN", "dataset=cifar10,threat=corruptions"  # a WideResNet-40-2 of 2.2 million weights
 ROBUST_RESNET = "rb/Salman2020Do_R18,dataset=imagenet,threat=Linf"
@@ -144,7 +145,7 @@ def test_pixels_of_a_file_are_those_of_robustbenchs_own_loader_for_every_model_o
         small = np.random.default_rng(side).integers(0, 256, (side // 7, 61, 3), dtype=np.uint8)
         Image.fromarray(small).resize((419, side), Image.Resampling.BICUBIC).save(here / f"{side}.jpg", quality=90)
     for name, threat in imagenet_names():
-        preprocessing = robustbench_preprocessing(f"rb/{name},dataset=imagenet,threat={threat}")
+        preprocessing = model_preprocessing(f"rb/{name},dataset=imagenet,threat={threat}")
         zoo_model = zoo_model_of(f"rb/{name},dataset=imagenet,threat={threat}")
         if zoo_model.timm_name and not name.endswith(("-S12", "-S", "AlexNet")):  # robustbench builds a whole network to ask it
             continue
@@ -157,7 +158,7 @@ def test_pixels_of_a_file_are_those_of_robustbenchs_own_loader_for_every_model_o
                 assert torch.equal(torch.from_numpy(decoded_item(("file", str(path)), preprocessing)).float() / 255, expected)
         seen.add(preprocessing)
     assert len(seen) >= 4
-    assert robustbench_preprocessing(f"rb/{SMALL},{OPTIONS}") is None
+    assert model_preprocessing(f"rb/{SMALL},{OPTIONS}") is None
 
 
 class Trap:
