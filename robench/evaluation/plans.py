@@ -15,6 +15,7 @@ from robench.core.model_calls import into_eval
 from robench.core.recipes import (
     Recipe,
     lookup,
+    options_of,
     recipe_text,
     resolve,
     setting_text,
@@ -28,6 +29,7 @@ from robench.evaluation.recipe_kinds import recipe_kind, refuse_no_images, refus
 from robench.evaluation.suites import expanded_recipes, suite_recipes, verdict_suite
 from robench.models import load_with_origin
 from robench.models.answers import answer_logits_alone
+from robench.models.architectures import is_foreign
 from robench.runs.own_functions import is_own
 from robench.runs.pools import pool_of_images
 from robench.runs.stages.attack import TRANSFER, Attack, attack_stage
@@ -74,11 +76,15 @@ def resolved_attacks(suite: str | Sequence[Recipe], norm: str, engine: str, devi
 
 
 def transfer_attack(recipe: Recipe, device: str) -> Attack:
-    """The transfer attack from the model that `transfer:MODEL` names."""
-    surrogate = load_with_origin(recipe.name.removeprefix(TRANSFER), device=device)
+    """The transfer attack from the model that `transfer:MODEL` names; options that are none of the attack's are the model's."""
+    name, options = recipe.name.removeprefix(TRANSFER), dict(recipe.options)
+    if is_foreign(name):
+        of_model = {key: options.pop(key) for key in recipe.options if key not in options_of(transfer)}
+        name = recipe_text(Recipe(name, options=of_model))
+    surrogate = load_with_origin(name, device=device)
     into_eval(surrogate.model).requires_grad_(False)
     attack = partial(transfer, surrogate=answer_logits_alone(surrogate.model))
-    return resolve(Recipe("transfer", recipe.weight, recipe.options), {"transfer": attack}, "attack")
+    return resolve(Recipe("transfer", recipe.weight, options), {"transfer": attack}, "attack")
 
 
 def surrogate_names(recipes: Sequence[Recipe]) -> list[str]:

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from caches import json_bytes, moved_statistics, put_hub_files, put_torch_weights, safetensors_bytes, use_empty_caches
 from needed import needed
+from weight_caches import json_bytes, moved_statistics, put_hub_files, put_torch_weights, safetensors_bytes, use_empty_caches
 
 from robench.core.errors import InputError
+from robench.core.recipes import parse_recipe
+from robench.evaluation.plans import transfer_attack
 from robench.models import load_with_origin
 
 pytestmark = pytest.mark.timm
@@ -42,6 +44,15 @@ def test_torchvision_weights_load_by_the_names_of_its_enum_with_its_normalisatio
     assert len(loaded.class_names) == 1000
     assert file.name in loaded.notes[0]
     assert loaded.name == f"tv/squeezenet1_1,weights={words}"
+
+
+def test_weights_by_name_are_the_source_of_a_transfer_attack(squeezenet):
+    attack = transfer_attack(parse_recipe("transfer:tv/squeezenet1_1,weights=DEFAULT,steps=2"), "cpu")
+    assert attack.keywords["steps"] == 2
+    x = torch.rand(2, *SHAPE)
+    assert torch.equal(attack.keywords["surrogate"](x), squeezenet[0]((x - MEAN) / STD))
+    with pytest.raises(InputError, match=r"could not be built with its weights .*colour"):
+        transfer_attack(parse_recipe("transfer:tv/squeezenet1_1,weights=DEFAULT,colour=red"), "cpu")
 
 
 def test_the_data_may_have_fewer_classes_than_the_weights_and_not_more(squeezenet):

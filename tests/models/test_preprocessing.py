@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from caches import json_bytes, put_hub_files, use_empty_caches
 from needed import needed
-from pictures import ODD_PICTURES, made_picture
+from odd_pictures import ODD_PICTURES, made_picture
 from PIL import Image
+from weight_caches import json_bytes, put_hub_files, use_empty_caches
 
 from robench.core.decoding import decoded_item
 from robench.core.errors import InputError
