@@ -20,6 +20,7 @@ from robench.cli.loading import (
     LoadedSubject,
     checkpoint_words,
     images_by_options,
+    images_of_models,
     load_models,
     missing_classes_note,
     print_image_notes,
@@ -150,10 +151,10 @@ def run_corrupt(models: Sequence[str], options: CorruptOptions, common: CommonOp
         refuse_several_processes("an export of corrupted images")
     on = set_up_device(common.device, common.threads)
     with export_lock(options.export):
-        images, source, notes, choice = images_and_source(models, options, common, on)
-        target = partial(export_target, images, source, options, common)  # made when --out is this run's
+        each, source, notes, choice = images_and_source(models, options, common, on)
+        target = partial(export_target, each[0], source, options, common)  # made when --out is this run's
         if models:
-            measure_corrupted_images(models, images, source, notes, options, common, on, target, choice)
+            measure_corrupted_images(models, each, source, notes, options, common, on, target, choice)
             return
         if images_missed := missing_classes_note(source.y, source.classes):
             print_message(f"Note: {images_missed}", common.quiet)
@@ -173,26 +174,28 @@ def export_lock(folder: Path | None) -> Iterator[None]:
 
 
 def measure_corrupted_images(
-    models: Sequence[str], images: Images, source: CorruptionSource, notes: Sequence[str], options: CorruptOptions, common: CommonOptions,
-    on: str, export: Callable[[], Export | None], way: str | None,
+    models: Sequence[str], each: Sequence[Images], source: CorruptionSource, notes: Sequence[str], options: CorruptOptions,
+    common: CommonOptions, on: str, export: Callable[[], Export | None], way: str | None,
 ) -> None:  # fmt: skip
     """What `run_corrupt` does where there are models."""
     from robench.evaluation import api
     from robench.evaluation.corruption_sources import only_adds
 
-    labels = source.y if len(source.classes) == len(images.classes) else None  # of a part of a model's classes nothing is missed
-    images = replace(images, y=source.y[: len(images)], classes=source.classes)  # as the models count them
-    loaded = load_models(models, images, on, common.quiet, split=common.split, y=labels, noticed=notes, **common.loading_options())
+    labels = source.y if len(source.classes) == len(each[0].classes) else None  # of a part of a model's classes nothing is missed
+    relabelled = {id(one): replace(one, y=source.y[: len(one)], classes=source.classes) for one in each}  # as the models count them
+    each = [relabelled[id(one)] for one in each]
+    images = each[0]
+    loaded = load_models(models, each, on, common.quiet, split=common.split, y=labels, noticed=notes, **common.loading_options())
     if options.reference not in (None, "alexnet"):
         refuse_other_orders(source.classes, [str(options.reference)], way, "reference")
-    subjects = [LoadedSubject(one, images, "", (), on, way) for one in loaded]
+    subjects = [LoadedSubject(one, its, "", (), on, way) for one, its in zip(loaded, each, strict=True)]
     reference = load_reference(options, images, source, common, on)
     results: list[Result] = []
 
     def measure(place: Destination, quiet: bool) -> Result:
         target = export()
         results.append(api.corrupt(
-            [subject_on_source(one, source) for one in subjects], source, reference=reference, target=target, seed=common.seed,
+            [subject_on_source(one, source, images) for one in subjects], source, reference=reference, target=target, seed=common.seed,
             batch_size=batch_size_of(subjects[0], common), device=on, budget=common.budget, folder=place, resume=place.resume,
             track=image_progress(quiet), save=place.work if options.save else None,
         ))  # fmt: skip
@@ -243,9 +246,9 @@ def is_model(reference: Any) -> bool:
     return isinstance(reference, Measured)
 
 
-def subject_on_source(one: LoadedSubject, source: CorruptionSource) -> Measured:
-    """A model under the name of its rows."""
-    subject = one.run_subject()
+def subject_on_source(one: LoadedSubject, source: CorruptionSource, first: Images | None = None) -> Measured:
+    """A model under the name of its rows; `first` are the images of the run, where those of the model may differ."""
+    subject = one.run_subject(first)
     return replace(subject, about=replace(subject.about, data=source.name, split=source.split))
 
 
@@ -255,7 +258,7 @@ def load_reference(options: CorruptOptions, images: Images, source: CorruptionSo
 
     if options.reference in (None, "alexnet"):
         return known(options.reference, images, source)
-    one = load_models([str(options.reference)], images, on, common.quiet)[0]
+    one = load_models([str(options.reference)], [images], on, common.quiet)[0]
     return subject_on_source(LoadedSubject(one, images, "", (), on), source)
 
 
@@ -372,8 +375,8 @@ def refuse_sequence_options(options: CorruptOptions, common: CommonOptions) -> N
 
 def images_and_source(
     models: Sequence[str], options: CorruptOptions, common: CommonOptions, device: str
-) -> tuple[Images, CorruptionSource, list[str], str | None]:
-    """The images as they are (of a set alone: mild ones), where the corrupted ones come from, as the models count, notes, --classes."""
+) -> tuple[list[Images], CorruptionSource, list[str], str | None]:
+    """The images of each model as they are (of a set alone: mild ones), where the corrupted ones come from, notes, and --classes."""
     from robench.data.class_names import class_order_for, label_mapping_for
     from robench.data.corrupted_sets import mildest_cell
     from robench.evaluation.corruption_sources import relabelled_source, source_from_images, source_from_set
@@ -396,14 +399,14 @@ def images_and_source(
         for note in source.notes:
             print_message(f"Note: {note}", common.quiet)
         labels = label_mapping_for((clean or corrupted).classes, (clean or corrupted).name, models, metas, way, order)
-        return images, relabelled_source(source, labels), labels.notes, way
-    images = images_by_options(str(data), seed=common.seed, **choice)
-    print_image_notes(images, common.quiet)
+        return [images] * max(1, len(models)), relabelled_source(source, labels), labels.notes, way
+    each, more = images_of_models(models, str(data), choice, common)
+    images = each[0]
     labels = label_mapping_for(images.classes, images.name, models, metas, way, order)
     source = source_from_images(
         images, options.corruptions, options.severities, scale=options.scale, photos=options.photos, seed=common.seed, device=device
     )
-    return images, relabelled_source(source, labels), labels.notes, way
+    return each, relabelled_source(source, labels), [*more, *labels.notes], way
 
 
 def corrupted_from_folder(

@@ -44,14 +44,18 @@ class LoadedSubject:
     device: str
     classes: str | None = None
 
-    def run_subject(self) -> Measured:
-        """The model as a run knows it."""
+    def run_subject(self, first: Images | None = None) -> Measured:
+        """The model as a run knows it.
+
+        Args:
+            first: the images of the run, where they may have other pixels than those of this model.
+        """
         from robench.core.rows import Row
         from robench.runs.types import Subject as Measured
 
         one, images = self.loaded, self.images
         about = Row(one.name, one.meta.get("preset", ""), images.name, images.split, 0, 0, "", 0.0, "", "", "", 0.0)
-        return Measured(one.model, about, one.sha256, one.architecture)
+        return Measured(one.model, about, one.sha256, one.architecture, None if first is None or images is first else images)
 
 
 def load_subjects(models: Sequence[str], norm: str | None, radii: tuple[float, ...] | None, common: CommonOptions) -> list[LoadedSubject]:
@@ -81,15 +85,46 @@ def load_subjects(models: Sequence[str], norm: str | None, radii: tuple[float, .
     choice, way, data = common.image_options(), common.classes, common.data or training_data_name(metas)
     order = choice["class_order"]
     choice["class_order"] = class_order_for(data, models, metas, order, way)
-    images = images_by_options(data, seed=common.seed, **choice)
-    print_image_notes(images, common.quiet)
-    for its_norm, its_radii in threats:
-        refuse_too_large_eps(Threat(its_norm, max(its_radii)), images.shape)
+    each, notes = images_of_models(models, data, choice, common)
+    images = each[0]
+    for (its_norm, its_radii), its_images in zip(threats, each, strict=True):
+        refuse_too_large_eps(Threat(its_norm, max(its_radii)), its_images.shape)
     labels = label_mapping_for(images.classes, images.name, models, metas, way, order)
     y = images.y if len(labels.classes) == len(images.classes) else None  # of a part of a model's classes nothing is missed
-    images = images.with_labels(labels.outputs, labels.classes)
-    loaded_models = load_models(models, images, on, common.quiet, split=common.split, noticed=labels.notes, y=y, **common.loading_options())
-    return [LoadedSubject(one, images, *threat, on, way) for one, threat in zip(loaded_models, threats, strict=True)]
+    relabelled = {id(one): one.with_labels(labels.outputs, labels.classes) for one in each}
+    each = [relabelled[id(one)] for one in each]
+    noticed = [*notes, *labels.notes]
+    loaded_models = load_models(models, each, on, common.quiet, split=common.split, noticed=noticed, y=y, **common.loading_options())
+    return [LoadedSubject(one, its, *threat, on, way) for one, its, threat in zip(loaded_models, each, threats, strict=True)]
+
+
+def images_of_models(models: Sequence[str], data: str, choice: dict[str, Any], common: CommonOptions) -> tuple[list[Images], list[str]]:
+    """The images of each model, resized and cut as it says or as the options say, and notes; read once for each way to do that.
+
+    Raises InputError where what a model says cannot be done.
+    """
+    from robench.core.preprocessing import chosen_preprocessing
+    from robench.models.preprocessing import model_preprocessing
+
+    if not models:
+        images = images_by_options(data, seed=common.seed, **choice)
+        print_image_notes(images, common.quiet)
+        return [images], []
+    sizes = {name: choice[name] for name in ("image_size", "resize", "interpolation")}
+    rest = {name: value for name, value in choice.items() if name not in sizes}
+    chosen = [chosen_preprocessing(model_preprocessing(model, download=common.download), **sizes) for model in models]
+    by_way = {how: images_by_options(data, seed=common.seed, preprocessing=how, **rest) for how in dict.fromkeys(how for how, _ in chosen)}
+    first = by_way[chosen[0][0]]
+    print_image_notes(first, common.quiet)
+    notes = [note for _, note in chosen if note]
+    notes += [f"images are resized and cut as {how.origin} says: {how.words()}" for how in by_way if how and how.origin != "the options"]
+    if len(by_way) > 1:
+        if any(one.ids.tolist() != first.ids.tolist() for one in by_way.values()):
+            raise InputError("the models take images of different sizes, and not the same images can be read for all: measure them apart")
+        notes.append(
+            "the models are shown the same images resized and cut each in its own way: what is compared is matched by the image's id"
+        )
+    return [by_way[how] for how, _ in chosen], list(dict.fromkeys(notes))
 
 
 def training_data_name(metas: Sequence[dict[str, Any]]) -> str:
@@ -103,17 +138,13 @@ def training_data_name(metas: Sequence[dict[str, Any]]) -> str:
 
 
 def images_by_options(
-    name: str, *, data_dir: Path | None, download: bool, split: str, image_size: int | None, n: int | None, shuffle: bool,
-    indices: Path | None, seed: int, resize: int | None, layout: str | None, class_order: str | None,
+    name: str, *, split: str, n: int | None, indices: Path | None, **how: Any
 ) -> Images:  # fmt: skip
-    """The images that the user's options name."""
+    """The images that the user's options name; `how` are further arguments of `load_images`."""
     from robench.data import load_images
 
-    return load_images(
-        name, split, data_dir=data_dir, download=download, n=n or None, at_most=DEFAULT_IMAGE_LIMIT if n is None and indices is None else
-        None, shuffle=shuffle, indices=indices, seed=seed, image_size=image_size,
-        resize=resize, layout=layout, class_order=class_order,
-    )  # fmt: skip
+    at_most = DEFAULT_IMAGE_LIMIT if n is None and indices is None else None
+    return load_images(name, split, n=n or None, at_most=at_most, indices=indices, **how)
 
 
 def print_image_notes(images: Images, quiet: bool) -> None:
@@ -123,13 +154,13 @@ def print_image_notes(images: Images, quiet: bool) -> None:
 
 
 def load_models(
-    models: Sequence[str], images: Images, device: str, quiet: bool, *, noticed: Sequence[str] = (), **how: Any
+    models: Sequence[str], each: Sequence[Images], device: str, quiet: bool, *, noticed: Sequence[str] = (), **how: Any
 ) -> list[LoadedModel]:
     """The models, tried on such images, under names that tell them apart; prints the notes and flags of loading.
 
     Args:
         models: the models, as the command line spells them.
-        images: images of the shape and classes that will be measured.
+        each: for each model images of the shape and classes that will be measured.
         device: the device for the models.
         quiet: whether notes are left out.
         noticed: notes that are told with those of the models.
@@ -138,16 +169,22 @@ def load_models(
     """
     from robench.models import load_with_origin
 
+    images = each[0]
     split, y = how.pop("split", images.split), how.pop("y", None)
-    loaded_models = uniquely_named_models(
-        models, [load_with_origin(model, classes=len(images.classes), shape=images.shape, device=device, **how) for model in models]
-    )
+    loaded = [
+        load_with_origin(model, classes=len(its.classes), shape=its.shape, device=device, **how)
+        for model, its in zip(models, each, strict=True)
+    ]
+    loaded_models = uniquely_named_models(models, loaded)
     if images.split != split:
         sentence = f"{images.name} has no {split} split: all its images are used, also those a model may have been trained on"
         loaded_models = [replace(one, notes=(*one.notes, sentence)) for one in loaded_models]
     if y is not None and (sentence := missing_classes_note(y, images.classes)):
         loaded_models = [replace(one, notes=(*one.notes, sentence)) for one in loaded_models]
-    loaded_models = [replace(one, notes=(*one.notes, *noticed, *normalisation_notes(one, images, device))) for one in loaded_models]
+    loaded_models = [
+        replace(one, notes=(*one.notes, *noticed, *normalisation_notes(one, its, device)))
+        for one, its in zip(loaded_models, each, strict=True)
+    ]
     for note in dict.fromkeys(note for one in loaded_models for note in one.notes):
         print_message(f"Note: {note}", quiet)
     loaded_models = [replace(one, notes=(*one.notes, *images.notes)) for one in loaded_models]  # which `print_image_notes` has told

@@ -127,7 +127,8 @@ def saliency_result(loaded: LoadedJob, place: Destination, quiet: bool, how: Map
 
     job = loaded.job
     return api.saliency(
-        [one.run_subject() for one in loaded.subjects], loaded.subjects[0].images, methods=job.methods(), scores=job.scores or (),
+        [one.run_subject(loaded.subjects[0].images) for one in loaded.subjects], loaded.subjects[0].images,
+        methods=job.methods(), scores=job.scores or (),
         target=int(job.target) if job.target.isdecimal() else job.target, channels=job.channels, against=job.against, join=job.join,
         inductive="inductive" in job.suites, save=place.work if job.save else None, tell=partial(print_notes, quiet=quiet), **how,
     )  # fmt: skip
@@ -139,7 +140,7 @@ def suite_result(loaded: LoadedJob, place: Destination, how: Mapping[str, Any]) 
 
     job, attacking, kinds = loaded.job, loaded.attacking, loaded.job.kinds()
     return api.evaluate(
-        [one.run_subject() for one in loaded.subjects], loaded.subjects[0].images,
+        [one.run_subject(loaded.subjects[0].images) for one in loaded.subjects], loaded.subjects[0].images,
         suite=job.suites[0] if len(job.suites) == 1 else job.suites, scores=attacking.score or ("gini",), scale=attacking.scale,
         photos=attacking.frost_dir, engine=attacking.engine, precision=attacking.precision, compiled=attacking.compiled,
         until=attacking.until, save=place.work / "x_adv.npy" if attacking.save and "attack" in kinds else None,

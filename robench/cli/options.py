@@ -161,8 +161,24 @@ Data = Annotated[
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder that holds the data sets of torchvision.")]
 Download = Annotated[bool, typer.Option("--download", help="Fetch a data set or weights that are missing.")]
 SplitOption = Annotated[str, typer.Option("--split", help="train or test.")]
-ImageSize = Annotated[int | None, typer.Option("--image-size", help="Resize and centre-crop images to this size.")]
+ImageSize = Annotated[
+    int | None, typer.Option("--image-size", help="Resize and centre-crop images to this size. Default: what the model says, if it does.")
+]
 Resize = Annotated[int | None, typer.Option("--resize", help="Shorter side before the crop, such as 256. Default: --image-size.")]
+Interpolation = Annotated[
+    str | None,
+    typer.Option("--interpolation", help="How images are resized: bilinear, bicubic, lanczos, box, hamming or nearest. Default: bilinear."),
+]
+PixelPlace = Annotated[
+    str,
+    typer.Option(
+        "--pixels", metavar="auto|memory|disk", help="Decode image files at the start, or as they are asked for. Default: by their size."
+    ),
+]
+DecodingWorkers = Annotated[
+    int | None, typer.Option("--workers", min=0, max=256, help="Processes that decode image files. Default: one a core, at most four.")
+]
+SkipDamaged = Annotated[bool, typer.Option("--skip-damaged", help="Leave image files out that cannot be read, and count them.")]
 Layout = Annotated[
     str | None,
     typer.Option(
@@ -272,6 +288,10 @@ class CommonOptions:
     split: SplitOption = "test"
     image_size: ImageSize = None
     resize: Resize = None
+    interpolation: Interpolation = None
+    pixels: PixelPlace = "auto"
+    workers: DecodingWorkers = None
+    skip_damaged: SkipDamaged = False
     layout: Layout = None
     class_order: ClassOrder = None
     classes: Classes = None
@@ -308,7 +328,10 @@ class CommonOptions:
         }  # fmt: skip
 
 
-IMAGE_OPTIONS = ("data_dir", "download", "split", "image_size", "resize", "layout", "class_order", "n", "shuffle", "indices")
+IMAGE_OPTIONS = (
+    "data_dir", "download", "split", "image_size", "resize", "interpolation", "pixels", "workers", "skip_damaged", "layout", "class_order",
+    "n", "shuffle", "indices",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

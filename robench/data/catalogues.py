@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -104,13 +104,48 @@ def images_of_catalogue(catalogue: Catalogue, choice: Choice, preprocessing: Pre
     extent = common_extent(chosen, how, keeping.skips_damaged)
     workers = usual_workers() if keeping.workers is None else keeping.workers
     decoder = Decoder(chosen.items, how, extent, catalogue.name, workers)
-    stored = StoredPixels(decoder, torch.arange(len(chosen)))
+    stored = StoredPixels(decoder, torch.arange(len(chosen)), skips_damaged=keeping.skips_damaged)
     made = Images(
         chosen.name, chosen.split, stored, chosen.y, chosen.ids, chosen.classes, notes=chosen.notes, files=chosen.files,
         files_digest=files_digest(chosen, how), preprocessing=preprocessing and how,
     )  # fmt: skip
     size = len(chosen) * 3 * extent[0] * extent[1]
     return made if keeping.place == "disk" or (keeping.place == "auto" and size > MOST_IN_MEMORY) else in_memory(made, keeping)
+
+
+def readable_images_of(images: Images) -> Images:
+    """The images without those that cannot be read, with a note; each is decoded once for that. Those in memory are all readable.
+
+    Args:
+        images: in memory or on the disk.
+
+    Raises:
+        InputError: where none can be read.
+    """
+    if not isinstance(images.x, StoredPixels):
+        return images
+    damaged: dict[int, str] = {}
+    images.expect(slice(None))
+    for rows in torch.arange(len(images)).split(images.x.decoder.unit):
+        try:
+            images.x[rows]
+        except DamagedImageError as error:
+            damaged |= {int(rows[row]): why for row, why in error.reasons.items()}
+    images.x.decoder.expect(())
+    return without_damaged(images, damaged)
+
+
+def without_damaged(images: Images, damaged: Mapping[int, str]) -> Images:
+    """The images without some, by their places, with a note that says why each cannot be read."""
+    if not damaged:
+        return images
+    kept = torch.tensor([row not in damaged for row in range(len(images))])
+    if not bool(kept.any()):
+        raise InputError(f"{images.name}: none of the images that were chosen can be read, as {next(iter(damaged.values()))}")
+    sentences = [why for _, why in sorted(damaged.items())]
+    names = tuple(images.files[row] for row in sorted(damaged))
+    whole = images.take(kept)
+    return replace(whole, notes=(*images.notes, damaged_note(sentences, len(images))), left_out=(*images.left_out, *names))
 
 
 def in_memory(images: Images, keeping: Keeping) -> Images:
@@ -129,13 +164,7 @@ def in_memory(images: Images, keeping: Keeping) -> Images:
                 raise
             damaged[row] = str(error)
     stored.decoder.expect(())
-    if not damaged:
-        return replace(images, x=x)
-    kept = torch.tensor([row not in damaged for row in range(len(images))])
-    if not bool(kept.any()):
-        raise InputError(f"{images.name}: none of the images that were chosen can be read, as {next(iter(damaged.values()))}")
-    whole = replace(images, x=x).take(kept)
-    return replace(whole, notes=(*images.notes, damaged_note(list(damaged.values()), len(images))))
+    return without_damaged(replace(images, x=x), damaged)
 
 
 def damaged_note(sentences: Sequence[str], n: int) -> str:

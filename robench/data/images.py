@@ -37,6 +37,7 @@ class Images:
         files: N names by which the user knows the images, CLASS/FILE; () where they are not files.
         files_digest: says of images that are files whether they are the same, without decoding them; "" for others.
         preprocessing: how files became pixels; None where nothing was resized or cut.
+        left_out: the names of files that were chosen and left out because they cannot be read.
 
     Example:
         >>> n = torch.arange(4)
@@ -56,6 +57,7 @@ class Images:
     files: Sequence[str] = ()
     files_digest: str = ""
     preprocessing: Preprocessing | None = None
+    left_out: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.x)

@@ -134,12 +134,13 @@ class StoredPixels:
         decoder: decodes the items.
         rows: (N,) int64, which of its items these are.
         device: where x[rows] lies.
+        skips_damaged: whether a run leaves images out that cannot be read, in place of an error.
     """
 
     dtype = torch.uint8
 
-    def __init__(self, decoder: Decoder, rows: Tensor, device: torch.device | str = "cpu") -> None:
-        self.decoder, self.rows, self.device = decoder, rows, torch.device(device)
+    def __init__(self, decoder: Decoder, rows: Tensor, device: torch.device | str = "cpu", skips_damaged: bool = False) -> None:
+        self.decoder, self.rows, self.device, self.skips_damaged = decoder, rows, torch.device(device), skips_damaged
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -172,11 +173,11 @@ class StoredPixels:
         Args:
             rows: a mask, indices or a slice.
         """
-        return StoredPixels(self.decoder, self.rows[rows.cpu() if isinstance(rows, Tensor) else rows], self.device)
+        return StoredPixels(self.decoder, self.rows[rows.cpu() if isinstance(rows, Tensor) else rows], self.device, self.skips_damaged)
 
     def to(self, device: torch.device | str) -> StoredPixels:
         """The same rows, given out on another device."""
-        return StoredPixels(self.decoder, self.rows, device)
+        return StoredPixels(self.decoder, self.rows, device, self.skips_damaged)
 
     def expect(self, rows: Rows) -> None:
         """Says in which order rows will be asked for, so that they can be decoded ahead.

@@ -31,11 +31,12 @@ from robench.data.class_names import LabelMapping
 from robench.data.corrupted_sets import SYNTH
 from robench.data.export import Export, StoreImages
 from robench.data.released_sets import CorruptedSet
+from robench.data.stored_pixels import StoredPixels
 from robench.models.identity import file_digest
 from robench.runs.own_functions import is_own, own_corrupted_images
 from robench.runs.stages.clean import clean_stage
 from robench.runs.stages.corruption import cell_stage, recipe_and_severity, refuse_severity
-from robench.runs.types import Pool, Stage
+from robench.runs.types import Pixels, Pool, Stage
 
 FOR_ALL = {"scale": "--scale", "photos": "the folder of frost photos with --frost-dir"}
 PIXELS = "pixels of "  # before a corruption, the key of the digest of its images
@@ -59,6 +60,9 @@ class CorruptionSource:
         about: plain values that identify these images, for the journal.
         notes: sentences on them, for the reader.
         own: label -> the recipe of a corruption of the user's own.
+        images: the clean images as a data set; None where they are not known.
+        change: change(corruption, severity, places (M,), x) -> the images x, (M, C, H, W), corrupted; None for a set on the disk.
+        skips_damaged: whether images that cannot be read are left out, in place of an error.
     """
 
     name: str
@@ -73,6 +77,9 @@ class CorruptionSource:
     about: Mapping[str, Any]
     notes: tuple[str, ...] = ()
     own: Mapping[str, Recipe] = field(default_factory=dict)
+    images: Images | None = None
+    change: Callable[[str, int, Tensor, Tensor], Tensor] | None = None
+    skips_damaged: bool = False
 
 
 def corruption_recipes(corruptions: Sequence[str | Recipe], on_disk: bool = False) -> tuple[Recipe, ...]:
@@ -156,8 +163,11 @@ def source_from_images(
         raise InputError("--frost-dir is for the corruption frost, which is not among those asked for: leave it out")
 
     def pixels(corruption: str, severity: int, places: Tensor) -> Tensor:
+        return change(corruption, severity, places, images.pixels(places))
+
+    def change(corruption: str, severity: int, places: Tensor, x: Tensor) -> Tensor:
         more = {"photos": photos} if "photos" in options_of(functions[corruption]) and photos else {}
-        x, ids = images.pixels(places).to(device), images.ids[places].to(device)
+        x, ids = (x if x.is_floating_point() else x.float() / 255).to(device), images.ids[places].to(device)
         if corruption in own:
             return own_corrupted_images(functions[corruption], x, severity, Draws(seed, ids, "corrupt"), corruption)
         return under(x, ids, corruption, severity, seed=seed, scale=scale, **more)
@@ -168,7 +178,8 @@ def source_from_images(
     about |= {"own": {label: own_corruption_identity(recipe) for label, recipe in own.items()}} if own else {}
     setting = f"scale={scale}{frost}" if len(own) < len(recipes) else ""
     return CorruptionSource(
-        images.name + SYNTH, images.split, images.y, images.ids, images.classes, cells, setting, pixels, images.pixels, about, own=own
+        images.name + SYNTH, images.split, images.y, images.ids, images.classes, cells, setting, pixels, images.pixels, about, own=own,
+        images=images, change=change,
     )  # fmt: skip
 
 
@@ -209,7 +220,7 @@ def source_from_set(corrupted: CorruptedSet, rows: Tensor, clean: Images | None)
     return CorruptionSource(
         corrupted.name, corrupted.split, corrupted.y[rows], corrupted.ids[rows], corrupted.classes, cells, " ".join(words),
         lambda corruption, severity, places: corrupted.load(corruption, severity, rows[places]).x[:],
-        None if clean is None else clean.pixels, about, corrupted.notes,
+        None if clean is None else clean.pixels, about, corrupted.notes, images=clean,
     )  # fmt: skip
 
 
@@ -217,7 +228,9 @@ def pool_of_source(source: CorruptionSource) -> Pool:
     """The pool of a source's images."""
     first = source.clean or partial(source.pixels, *source.cells[0])
     shape = tuple(first(torch.arange(1)).shape[1:])
-    return Pool(source.clean, source.y, source.ids, shape, mild=None if source.clean else first)
+    stored = source.images.x if source.images is not None else None
+    skips = source.skips_damaged or (isinstance(stored, StoredPixels) and stored.skips_damaged)
+    return Pool(source.clean, source.y, source.ids, shape, mild=None if source.clean else first, source=source.images, skips_damaged=skips)
 
 
 def released_images(source: CorruptionSource) -> Images:
@@ -260,9 +273,13 @@ def own_corruption_settings(source: CorruptionSource, corruption: str) -> list[s
     return [setting_text(resolve(recipe_and_severity(recipe)[0], CORRUPTIONS, "corruption"))] if recipe else []
 
 
-def source_pixels(source: CorruptionSource, corruption: str, severity: int, places: Tensor, before: object) -> Tensor:  # noqa: ARG001 - it has its own
-    """The images of a source in one cell."""
-    return source.pixels(corruption, severity, places)
+def source_pixels(source: CorruptionSource, corruption: str, severity: int, places: Tensor, before: Pixels) -> Tensor:
+    """The images of a source in one cell: what `before` gives, corrupted here, or those of a set on the disk."""
+    return (
+        source.pixels(corruption, severity, places)
+        if source.change is None
+        else source.change(corruption, severity, places, before(places))
+    )
 
 
 class ExportTaker(ExitStack):

@@ -119,7 +119,6 @@ def execute(
             run,
             store=store,
             made_folder=how.made_folder,
-            skips_damaged=how.skips_damaged,
             clock=(lambda: before + now() - begin) if how.budget is not None else None,
         )
         refuse_lost_maps(cases, stages, store)

@@ -63,7 +63,6 @@ class Run:
         sentence_of: gives the sentence that is shown once a stage is through; None for `standing_sentence`.
         made_folder: the folder that takes the images that probes and corruptions make, or None.
         clock: gives the seconds that a run with a budget has taken over all resumes; None without a budget.
-        skips_damaged: whether images that cannot be read are left out.
     """
 
     cases: Sequence[Case]
@@ -79,7 +78,6 @@ class Run:
     sentence_of: Callable[[Run, Stage, Case], str | None] | None = None
     made_folder: Path | None = None  # the folder that takes the images that probes and corruptions make
     clock: Callable[[], float] | None = None  # the seconds that a run with a budget has taken over all resumes
-    skips_damaged: bool = False
 
     @property
     def has_several_subjects(self) -> bool:
@@ -180,7 +178,7 @@ def readable_images(run: Run, stage: Stage | None, places: Tensor, pool: Pool, c
         try:
             return places, stage_images(stage, places, pool, case)
         except DamagedImageError as error:
-            if not run.skips_damaged:
+            if not pool.skips_damaged:
                 again = ", with --resume" if run.store.keeps_state else ""
                 raise UnfinishedError(f"{error}; --skip-damaged leaves such images out{again}") from error
             entry = {"skipped": [int(places[row]) for row in error.reasons], "why": list(error.reasons.values())}

@@ -69,4 +69,4 @@ def pool_of_images(images: Images) -> Pool:
     if isinstance(x, Tensor):
         return replace(pool_of(x, images.y, images.ids, images.masks), source=images)
     y, ids = autograd_tensor(images.y.cpu()), autograd_tensor(images.ids.cpu())
-    return Pool(x.__getitem__, y, ids, images.shape, images.masks, source=images)
+    return Pool(x.__getitem__, y, ids, images.shape, images.masks, source=images, skips_damaged=x.skips_damaged)

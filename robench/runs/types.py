@@ -90,6 +90,7 @@ class Pool:
         masks: (N, H, W) bool, True on the object; None where it is not known.
         mild: gives slightly changed images, on which a model is examined where the clean ones are not known.
         source: the data set whose pixels these are; None where they come from elsewhere.
+        skips_damaged: whether images that cannot be read are left out, in place of an error.
     """
 
     pixels: Pixels | None
@@ -99,6 +100,7 @@ class Pool:
     masks: Tensor | None = None
     mild: Pixels | None = None
     source: Images | None = None
+    skips_damaged: bool = False
 
     def __len__(self) -> int:
         return len(self.y)
@@ -295,7 +297,6 @@ class RunOptions:
     prepare: bool = False
     track: Track = untracked_chunks
     made_folder: Path | None = None
-    skips_damaged: bool = False
 
 
 def pixels_for_model(x: Tensor, model: nn.Module, device: str) -> Tensor:
