@@ -101,9 +101,9 @@ def sweep_words(words: dict[str, Any], preset: str | None, overrides: dict[str, 
 def content_digests(words: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
     """The sha256 of what the words of a sweep name: images, a teacher, own code, models that attacks transfer from."""
     from robench.models.identity import code_digests, file_digest
-    from robench.training.preparation import images_of_split, named_file_digests
+    from robench.training.preparation import DATA_OPTIONS, images_of_split, named_file_digests
 
-    image_options = {key: words[key] for key in ("data_dir", "download", "image_size", "resize", "layout")}
+    image_options = {key: words[key] for key in DATA_OPTIONS}
     digests: dict[str, Any] = {
         "sha256 of the training images": images_of_split(words["data"], "train", words["n_train"], words["seed"], **image_options).sha256
     }

@@ -30,6 +30,10 @@ def train_command(
     download: o.Download = False,
     image_size: o.ImageSize = None,
     resize: o.Resize = None,
+    interpolation: o.Interpolation = None,
+    pixels: o.PixelPlace = "auto",
+    workers: o.DecodingWorkers = None,
+    skip_damaged: o.SkipDamaged = False,
     layout: o.Layout = None,
     n_train: Annotated[
         Whole, typer.Option("--n-train", min=1, help="Take N images only, the same share of each class; --held-out comes out of them.")
@@ -149,7 +153,8 @@ def train_command(
 
         words: dict[str, Any] = {
             "data": data, "preset": preset, "data_dir": data_dir, "download": download, "image_size": image_size,
-            "resize": resize, "layout": layout,
+            "resize": resize, "interpolation": interpolation, "pixels": pixels, "workers": workers, "skip_damaged": skip_damaged,
+            "layout": layout,
             "n_train": n_train,
             "eval_n": eval_n, "suite": suite_or_recipes(suite), "measure": measure or ("held-out" if sweep else "test"), "seed": seed,
             "device": set_up_device(device, threads), "out": out, "select": select, "teacher": teacher, "resume": resume,

@@ -114,7 +114,7 @@ def images_of_catalogue(catalogue: Catalogue, choice: Choice, preprocessing: Pre
 
 
 def readable_images_of(images: Images) -> Images:
-    """The images without those that cannot be read, with a note; each is decoded once for that. Those in memory are all readable.
+    """The images without those that cannot be read, where these are to be left out, with a note; each is decoded once for that.
 
     Args:
         images: in memory or on the disk.
@@ -122,7 +122,7 @@ def readable_images_of(images: Images) -> Images:
     Raises:
         InputError: where none can be read.
     """
-    if not isinstance(images.x, StoredPixels):
+    if not isinstance(images.x, StoredPixels) or not images.x.skips_damaged:
         return images
     damaged: dict[int, str] = {}
     images.expect(slice(None))

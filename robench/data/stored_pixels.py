@@ -41,6 +41,7 @@ class Decoder:
         self.items, self.preprocessing, self.extent, self.name, self.workers = items, preprocessing, extent, name, workers
         self.known: dict[int, str] = {}
         self.queue: deque[int] = deque()
+        self.passed: set[int] = set()  # of the queue, what was asked for out of turn
         self.orders: dict[int, tuple[Order, int]] = {}  # item -> the order that it is part of, and its place there
         self.owner = os.getpid()
         size = 3 * extent[0] * extent[1]
@@ -54,13 +55,16 @@ class Decoder:
             places: places of items.
         """
         if self.workers:
-            self.queue, self.orders, self.owner = deque(places), {}, os.getpid()
+            self.queue, self.orders, self.passed, self.owner = deque(places), {}, set(), os.getpid()
             self.send_ahead()
 
     def send_ahead(self) -> None:
         """Hands expected items to the workers, as many as may be decoded ahead."""
         while self.queue and len(self.orders) + min(self.unit, len(self.queue)) <= self.most:
-            self.send([self.queue.popleft() for _ in range(min(self.unit, len(self.queue)))])
+            next_ones = [self.queue.popleft() for _ in range(min(self.unit, len(self.queue)))]
+            if due := [place for place in next_ones if place not in self.passed]:
+                self.send(due)
+            self.passed.difference_update(next_ones)
 
     def send(self, places: Sequence[int]) -> None:
         """Hands items to the workers."""
@@ -77,8 +81,7 @@ class Decoder:
         if self.owner != os.getpid():  # a fork, whose workers are others
             self.expect(())
         if missing := [place for place in dict.fromkeys(places) if place not in self.orders]:
-            skipped = set(missing)
-            self.queue = deque(place for place in self.queue if place not in skipped)
+            self.passed |= set(missing) if self.queue else set()
             for first in range(0, len(missing), self.unit):
                 self.send(missing[first : first + self.unit])
         for place in places:

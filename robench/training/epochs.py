@@ -62,6 +62,8 @@ def fit(run: TrainingRun, plan: TrainingPlan, train: Images, held_out: Images) -
         step = (run.steps_done - 1) % steps
         lr = rate(max(0, run.steps_done - 1) / (plan.epochs * steps), run)
         batches = shuffled_batches(train.ids, steps // plan.objective.replays, plan.batch_size, plan.seed, epoch)
+        ahead = batches[run.steps_done % steps // plan.objective.replays :]
+        train.expect(torch.cat([run.world.share(rows) for rows in ahead]) if ahead else slice(0, 0))
         while run.steps_done < (epoch + 1) * steps and not trouble:
             step = run.steps_done % steps
             lr = rate(run.steps_done / (plan.epochs * steps), run)

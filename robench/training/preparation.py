@@ -19,6 +19,7 @@ from robench.core.model_calls import CUT_GRAPH, freeze_model, padded_logits
 from robench.core.recipes import Recipe, parse_recipe, recipe_text
 from robench.core.types import Batch
 from robench.data import Images, class_coverage, holdout, load_images, stratified_images
+from robench.data.catalogues import readable_images_of
 from robench.data.class_names import classes_by_number
 from robench.data.class_names import first_class_names as few_of
 from robench.evaluation.plans import surrogate_names
@@ -124,7 +125,7 @@ def refuse_untrainable(cells: Mapping[str, Mapping[str, Any]], words: Mapping[st
     Raises:
         InputError: with the name of the cell that cannot be trained.
     """
-    data_options = {key: words[key] for key in ("data_dir", "download", "image_size", "resize", "layout")}
+    data_options = {key: words[key] for key in DATA_OPTIONS}
     images = images_of_split(words["data"], "train", words["n_train"], words["seed"], **data_options)
     test = None if words["measure"] == "held-out" else images_of_split(words["data"], "test", **data_options)
     name, suite = preset or default_preset(images.shape), as_suite(words["suite"])
@@ -179,6 +180,19 @@ def refuse_other_choice(name: str, value: str, choices: tuple[str, str]) -> None
         raise InputError(f"{name} is {choices[0]!r} or {choices[1]!r}, not {value!r}")
 
 
+DATA_OPTIONS = (
+    "data_dir",
+    "download",
+    "image_size",
+    "resize",
+    "interpolation",
+    "pixels",
+    "workers",
+    "skip_damaged",
+    "layout",
+)  # of `train`
+
+
 def images_of_split(data: str, split: str, n: int | None = None, seed: int = 0, **shown: Any) -> Images:
     """The images of a training: of "train" all, or n with the same share of each class; of "test" all.
 
@@ -187,13 +201,13 @@ def images_of_split(data: str, split: str, n: int | None = None, seed: int = 0, 
         split: "train" or "test".
         n: how many are drawn; None for all.
         seed: of the draw.
-        shown: data_dir, download, image_size, resize and layout, as `train` takes them.
+        shown: DATA_OPTIONS, as `train` takes them.
 
     Raises:
         InputError: for a data set that is unknown, is not there, or cannot be read.
     """
     order = "text" if data.startswith("folder:") else None  # a checkpoint stores the names of its classes
-    return load_images(data, split, n=n, seed=seed, by_class=split == "train", class_order=order, **shown)
+    return readable_images_of(load_images(data, split, n=n, seed=seed, by_class=split == "train", class_order=order, **shown))
 
 
 def held_out_as_test(held_out: Images) -> Images:

@@ -38,6 +38,7 @@ PLAN_SETTINGS = (
 )  # fmt: skip
 SHARE_SETTINGS = ("ema", "label_smoothing", "awp_warmup", "momentum")
 CHOICES = {"optimizer": "optimizer", "augment": "augmentation", "guard": "guard", "precision": "precision"}
+MOST_AT_ONCE = 2**26  # numbers of pixels that are held as floats at once
 FIFTH = 5  # at most that part of the training images is held out, unless asked for
 SETTING_READERS: dict[str, Callable[[Any], Any]] = {  # what may be written in several ways from Python
     "eps": as_radius,
@@ -250,6 +251,26 @@ def images_of_all_classes(images: Images, n: int, seed: int) -> Images:
     return first if len(first.y.unique()) == len(images.y.unique()) else stratified_images(images, n, seed)
 
 
+def channel_statistics(images: Images) -> tuple[Tensor, Tensor]:
+    """Mean and spread of the pixels of each channel, (C,) each; where they are many, in parts that fit into memory.
+
+    Args:
+        images: in memory or on the disk.
+    """
+    if len(images) * math.prod(images.shape) <= MOST_AT_ONCE:
+        x = images.pixels(slice(None))
+        return x.mean((0, 2, 3)), x.std((0, 2, 3))
+    images.expect(slice(None))
+    sums, count = torch.zeros(2, images.shape[0], dtype=torch.float64), 0
+    for rows in torch.arange(len(images)).split(max(1, MOST_AT_ONCE // (16 * math.prod(images.shape)))):
+        x = images.pixels(rows).cpu().double()
+        sums[0] += x.sum((0, 2, 3))
+        sums[1] += x.square().sum((0, 2, 3))
+        count += x[:, 0].numel()
+    mean = sums[0] / count
+    return mean.float(), ((sums[1] - count * mean.square()) / (count - 1)).sqrt().float()
+
+
 def new_network(settings: Mapping[str, Any], images: Images, seed: int) -> tuple[nn.Module, dict[str, Any], list[str]]:
     """A network with weights drawn from the seed, the description from which a checkpoint rebuilds it, and notes.
 
@@ -264,22 +285,27 @@ def new_network(settings: Mapping[str, Any], images: Images, seed: int) -> tuple
         InputError: for an architecture that is unknown or cannot be trained on these images.
     """
     normalisation = given_normalisation(settings["normalize"])
-    some = images_of_all_classes(images, 5000, seed).pixels(slice(None))
+    chosen = images_of_all_classes(images, 5000, seed)
+    mean, std = channel_statistics(chosen)
+    some = chosen.pixels(slice(0, CONTRACT_IMAGES))
     scaled = settings["normalize"] == "data"
     about = {
         "arch": settings["arch"],
         "classes": len(images.classes),
         "shape": list(images.shape),
         "activation": settings["activation"],
-        "mean": [round(number, 4) for number in some.mean((0, 2, 3)).tolist()] if scaled else None,
-        "std": [round(number, 4) for number in some.std((0, 2, 3)).clamp_min(1e-3).tolist()] if scaled else None,
+        "mean": [round(number, 4) for number in mean.tolist()] if scaled else None,
+        "std": [round(number, 4) for number in std.clamp_min(1e-3).tolist()] if scaled else None,
         **normalisation,
+        **({"preprocessing": images.preprocessing.plain()} if images.preprocessing else {}),
     }
-    arguments: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in about.items() if key != "arch"}
+    arguments: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in about.items() if key not in ("arch", "preprocessing")
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build_network(settings["arch"], **arguments)
-        notes = foreign_network_notes(model, some[:CONTRACT_IMAGES], about) if is_foreign(parse_recipe(settings["arch"]).name) else []
+        notes = foreign_network_notes(model, some, about) if is_foreign(parse_recipe(settings["arch"]).name) else []
     code = code_digests(settings["arch"])
     return model, {**about, **({"code": code} if code else {})}, notes
 

@@ -69,6 +69,10 @@ def train(
     download: bool = False,
     image_size: int | None = None,
     resize: int | None = None,
+    interpolation: str | None = None,
+    pixels: str = "auto",
+    workers: int | None = None,
+    skip_damaged: bool = False,
     layout: str | None = None,
     n_train: int | None = None,
     eval_n: int = 300,
@@ -125,6 +129,10 @@ def train(
         download: whether data that are not there may be fetched.
         image_size: pixels a side of the images of a folder.
         resize: pixels a side to which images are brought.
+        interpolation: how images are resized: "bilinear" unless given, "bicubic", "lanczos", "box", "hamming" or "nearest".
+        pixels: where those of image files are kept: "memory", "disk" to decode them as they are asked for, or "auto", by their size.
+        workers: processes that decode what stays on the disk; 0 for none, None for one a core, at most four.
+        skip_damaged: leave out image files that cannot be read, with a note, in place of an error.
         layout: what the folders in "folder:PATH" are, "splits" or "classes", where their names leave two readings.
         n_train: take that many images, drawn with the seed, the same share of each class; the held-out ones come out of them.
         eval_n: how many images are attacked at the end.
@@ -214,6 +222,10 @@ def train(
         "download": download,
         "image_size": image_size,
         "resize": resize,
+        "interpolation": interpolation,
+        "pixels": pixels,
+        "workers": workers,
+        "skip_damaged": skip_damaged,
         "layout": layout,
     }
     images = images_of_split(data, "train", n_train, seed, **data_options)

@@ -24,32 +24,30 @@ from robench.core.errors import InputError
 from robench.core.rows import Row, Sample, wilson
 
 FLAGS = {
-    "train": """--data --data-dir --download --image-size --resize --layout --n-train --preset --objective --reg --arch --activation
-        --normalize --mean --std --norm --eps
-        --epochs --batch-size --teacher --optimizer --lr --momentum --weight-decay --schedule --augment --mixup --cutmix --awp --awp-warmup
-        --ema --label-smoothing --precision --compile --guard --held-out --select --suite --measure --sweep --eval-n --seed --device
-        --threads --out --resume --force --log --quiet""",
-    "eval": """--suite --data --data-dir --download --split --image-size --resize --interpolation --pixels --workers --skip-damaged --layout --class-order --classes --n --shuffle --indices
-        --norm --eps --threat --budget --scale --frost-dir --score
-        --until --engine --precision --compile --seed --batch-size --arch --activation --weights --mean --std --trust --device --threads
-        --out
-        --resume --force --save --save-png
-        --strict --log --quiet""",
-    "attack": """--attack --data --data-dir --download --split --image-size --resize --interpolation --pixels --workers --skip-damaged --layout --class-order --classes --n --shuffle
-        --indices --norm --eps --threat --budget --scale --frost-dir --score
-        --until --engine --precision --compile --seed --batch-size --arch --activation --weights --mean --std --trust --device --threads
-        --out
-        --resume --force --save --save-png
-        --strict --log --quiet""",
+    "train": """--data --data-dir --download --image-size --resize --interpolation --pixels --workers
+        --skip-damaged --layout --n-train --preset --objective --reg --arch --activation
+        --normalize --mean --std --norm --eps --epochs --batch-size --teacher --optimizer --lr --momentum --weight-decay
+        --schedule --augment --mixup --cutmix --awp --awp-warmup --ema --label-smoothing --precision --compile --guard
+        --held-out --select --suite --measure --sweep --eval-n --seed --device --threads --out --resume --force --log --quiet""",
+    "eval": """--suite --data --data-dir --download --split --image-size --resize --interpolation --pixels --workers --skip-damaged
+        --layout --class-order --classes --n --shuffle --indices --norm --eps --threat --budget --scale --frost-dir --score
+        --until --engine --precision --compile --seed --batch-size --arch --activation --weights --mean --std --trust --device
+        --threads --out --resume --force --save --save-png --strict --log --quiet""",
+    "attack": """--attack --data --data-dir --download --split --image-size --resize --interpolation --pixels --workers --skip-damaged
+        --layout --class-order --classes --n --shuffle --indices --norm --eps --threat --budget --scale --frost-dir --score
+        --until --engine --precision --compile --seed --batch-size --arch --activation --weights --mean --std --trust --device
+        --threads --out --resume --force --save --save-png --strict --log --quiet""",
     "saliency": """--method --score --target --channels --block --layer --against --join --inductive --data --data-dir --download --split
-        --image-size --resize --interpolation --pixels --workers --skip-damaged --layout --class-order --classes --n --shuffle --indices --norm --eps --seed --batch-size --arch --activation
-        --weights --mean --std --trust --budget --device --threads --out --resume --force --save --strict --log --quiet""",
-    "corrupt": """--corruption --severity --from --scale --frost-dir --reference --export --data --data-dir --download --split --image-size
-        --resize --interpolation --pixels --workers --skip-damaged --layout --class-order --classes --n --shuffle --indices --seed --batch-size --arch --activation --weights --mean --std
-        --trust --budget --device --threads --out --resume --force --save --strict --log --quiet""",
+        --image-size --resize --interpolation --pixels --workers --skip-damaged --layout --class-order --classes --n --shuffle
+        --indices --norm --eps --seed --batch-size --arch --activation --weights --mean --std --trust --budget --device
+        --threads --out --resume --force --save --strict --log --quiet""",
+    "corrupt": """--corruption --severity --from --scale --frost-dir --reference --export --data --data-dir --download --split
+        --image-size --resize --interpolation --pixels --workers --skip-damaged --layout --class-order --classes --n --shuffle --indices
+        --seed --batch-size --arch --activation --weights --mean --std --trust --budget --device --threads --out --resume
+        --force --save --strict --log --quiet""",
     "compare": "--fail-on --alpha --last --strict --out --resume --force --markdown --junit --json --latex --quiet",
-    "report": """--out --columns --published --base --last --gate --alpha --data --data-dir --latex --markdown --csv --robustbench --about
-         --force --quiet""",
+    "report": """--out --columns --published --base --last --gate --alpha --data --data-dir --latex --markdown --csv --robustbench
+        --about --force --quiet""",
     "rerun": "--set --out --trust --download --resume --force --quiet",
     "list": "--json",
 }
