@@ -316,9 +316,9 @@ def run_sequences(models: Sequence[str], options: CorruptOptions, common: Common
     refuse_sequence_options(options, common)
     on, source = set_up_device(common.device, common.threads), sequence_source(options, common)
     images = first_frame_images(source, NORMALISATION_IMAGES)
-    loaded = load_models(models, images, on, common.quiet, split=common.split, **common.loading_options())
+    loaded = load_models(models, [images] * len(models), on, common.quiet, split=common.split, **common.loading_options())
     subjects = [LoadedSubject(one, images, "", (), on) for one in loaded]
-    beside = load_models([options.reference], images, on, common.quiet)[0] if options.reference else None
+    beside = load_models([options.reference], [images], on, common.quiet)[0] if options.reference else None
     reference = LoadedSubject(beside, images, "", (), on).run_subject() if beside else None
 
     def measure(place: Destination, quiet: bool) -> Result:
