@@ -66,12 +66,13 @@ def parquet_fault(path: Path | str, error: Exception) -> InputError:
     return InputError(f"{path} cannot be read as a parquet file ({words[:200]}): it is damaged or was cut short; fetch it again")
 
 
-def open_parquet(path: str, as_dictionary: str = "") -> Any:
+def open_parquet(path: str, as_dictionary: str = "", reader: str = "") -> Any:
     """A parquet file whose footer has been read; its columns are read page by page.
 
     Args:
         path: of the file.
         as_dictionary: a column of text whose values are given once each, however often they stand there; "" for none.
+        reader: who reads it; two that read in turns need an object each, as one keeps the size of what is read at once.
 
     Raises:
         InputError: where it is none, or damaged.
@@ -80,11 +81,11 @@ def open_parquet(path: str, as_dictionary: str = "") -> Any:
         there = Path(path).stat()
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error})") from error
-    return opened_parquet(path, as_dictionary, (there.st_mtime_ns, there.st_size))
+    return opened_parquet(path, as_dictionary, reader, (there.st_mtime_ns, there.st_size))
 
 
 @lru_cache(maxsize=OPEN_FILES)
-def opened_parquet(path: str, as_dictionary: str, version: tuple[int, int]) -> Any:  # noqa: ARG001 - another version is another file
+def opened_parquet(path: str, as_dictionary: str, reader: str, version: tuple[int, int]) -> Any:  # noqa: ARG001 - they tell objects apart
     """The file at a path, kept open."""
     parquet = parquet_module()
     reading = {"buffer_size": BUFFER, "pre_buffer": False, "memory_map": False, "page_checksum_verification": True}
@@ -118,15 +119,15 @@ class RowGroupImages:
         """Reads the next row; forgets the first of what is kept where that becomes too much."""
         try:
             batch = next(self.batches, None)
-            value = None if batch is None else batch.column(0)[0].as_py()
+            values = [] if batch is None else batch.column(0).to_pylist()
         except parquet_errors() as error:
             raise parquet_fault(self.path, error) from error
-        if batch is None:
+        if not values:
             raise InputError(f"{self.path}: row group {self.row_group} ends at row {self.next_row}, and more rows were declared")
-        content = value.get("bytes") if isinstance(value, dict) else value
-        self.kept.append(content)
-        self.kept_bytes += len(content or b"")
-        self.next_row += 1
+        for value in values:
+            self.kept.append(value.get("bytes") if isinstance(value, dict) else value)
+            self.kept_bytes += len(self.kept[-1] or b"")
+            self.next_row += 1
         while len(self.kept) > 1 and self.kept_bytes > KEPT_BYTES:
             self.kept_bytes -= len(self.kept.popleft() or b"")
 
@@ -164,7 +165,7 @@ def cell_bytes(path: str, column: str, row_group: int, row: int) -> bytes:
     Raises:
         InputError: where the file is damaged, and where the cell holds no bytes; a path in their place is not followed.
     """
-    content = row_group_images(open_parquet(path), path, column, row_group).encoded_image(row)
+    content = row_group_images(open_parquet(path, reader="images"), path, column, row_group).encoded_image(row)
     if not content:
         raise InputError(f"{path}: row {row} of row group {row_group} has no image: its {column} holds no bytes, and no path is followed")
     if len(content) > MOST_IMAGE_BYTES:

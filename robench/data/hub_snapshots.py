@@ -21,7 +21,7 @@ CONVERTED = "refs/convert/parquet"  # the revision in which the hub keeps the pa
 def hub_package(repo: str) -> Any:
     """The package huggingface_hub; InputError where it is not installed."""
     try:
-        import huggingface_hub
+        import huggingface_hub.constants
     except ImportError:
         raise InputError(f"hf-data:{repo} is looked up by huggingface_hub, which is not installed: pip install 'robench[hf]'") from None
     return huggingface_hub

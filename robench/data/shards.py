@@ -20,7 +20,7 @@ from torch import Tensor
 from robench.core.contained_images import MOST_IMAGE_BYTES, slice_bytes
 from robench.core.decoding import Item
 from robench.core.errors import InputError
-from robench.core.files import json_value
+from robench.core.files import is_existing_file, json_value
 from robench.data.catalogues import Catalogue
 from robench.data.files import MOST_CLASSES
 from robench.data.layouts import ENDINGS
@@ -304,9 +304,10 @@ def json_label(sample: ShardSample, key: str) -> Label:
 
 def class_names_beside(folder: Path, asked: str | None) -> tuple[tuple[str, ...], str]:
     """The names of the classes that a text file says, a line each, and where they come from, for a note; () where there is none."""
-    if asked is not None and not Path(asked).expanduser().is_file():
-        raise InputError(f"there is no file {asked} with the names of classes, a line each")
-    path = Path(asked).expanduser() if asked else next((folder / name for name in CLASS_FILES if (folder / name).is_file()), None)
+    named = [Path(asked).expanduser(), folder / asked] if asked else [folder / name for name in CLASS_FILES]
+    path = next((path for path in named if is_existing_file(path)), None)
+    if asked and path is None:
+        raise InputError(f"there is no file {asked} here or in {folder} with the names of classes, a line each")
     if path is None:
         return (), ""
     try:

@@ -37,7 +37,7 @@ def source_and_options(text: str, kind: str, known: Sequence[str]) -> tuple[str,
     for part in parts:
         key, _, value = part.partition("=")
         if key not in known:
-            raise InputError(f"{kind}:{source} takes no option {key!r}{did_you_mean(key, known)}; its options are {', '.join(known)}")
+            raise InputError(f"{kind}:{source} takes no option {key!r}{did_you_mean(key, known)}")
         if key in options or not value:
             raise InputError(f"{kind}:{source} gives {key} {'twice' if key in options else 'no value'}: write {key}=VALUE once")
         options[key] = value

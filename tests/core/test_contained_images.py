@@ -43,7 +43,7 @@ def test_what_is_kept_of_a_row_group_is_bounded(tmp_path, monkeypatch):
     path = str(tmp_path / "x.parquet")
     for k in (0, 49, 45, 44, 3, 2, 30):
         assert cell_bytes(path, "image", 0, k) == rows[k]
-        kept = row_group_images(contained_images.open_parquet(path), path, "image", 0)
+        kept = row_group_images(contained_images.open_parquet(path, reader="images"), path, "image", 0)
         assert len(kept.kept) <= 5
         assert kept.kept_bytes == 1000 * len(kept.kept)
 
@@ -65,6 +65,19 @@ def test_a_file_that_was_written_again_is_opened_again(tmp_path):
     for content in (b"old", b"newer", b"the newest"):
         write_parquet(tmp_path / "x.parquet", [content])
         assert cell_bytes(str(tmp_path / "x.parquet"), "image", 0, 0) == content
+
+
+def test_labels_that_are_read_between_images_move_none(tmp_path):
+    needed("pyarrow")
+    rows = [f"image {k}".encode() for k in range(300)]
+    write_parquet(tmp_path / "x.parquet", rows, paths=[str(k) for k in range(300)])
+    path = str(tmp_path / "x.parquet")
+    for k in range(300):
+        assert cell_bytes(path, "image", 0, k) == rows[k]
+        if k % 50 == 0:
+            assert len(list(contained_images.open_parquet(path).iter_batches(64, columns=["image.path"]))) == 5
+            assert contained_images.open_parquet(path, reader="images").reader.set_batch_size(7) is None
+            assert contained_images.open_parquet(path).read(columns=["label"]).num_rows == 300
 
 
 def test_damage_is_one_sentence(tmp_path):

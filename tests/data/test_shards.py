@@ -144,12 +144,12 @@ def test_names_of_classes_lie_beside_the_shards_or_are_named(tmp_path):
     assert read(tmp_path).classes == NAMES
     assert "names of classes in classes.txt" in read(tmp_path).notes[0]
     (tmp_path / "mine").write_text("x\ny\nz\nw\n")
-    assert read(f"{tmp_path},classes={tmp_path}/mine").classes == tuple("xyzw")
+    assert read(f"{tmp_path},classes={tmp_path}/mine").classes == read(f"{tmp_path},classes=mine").classes == tuple("xyzw")
     (tmp_path / "mine").write_text("x\ny\n")
     refused(f"{tmp_path},classes={tmp_path}/mine", "labels go up to 2, and there are names for 2 classes")
     (tmp_path / "mine").write_text("x\ny\nx\n")
     refused(f"{tmp_path},classes={tmp_path}/mine", "names a class twice")
-    refused(f"{tmp_path},classes=nowhere", "there is no file nowhere")
+    refused(f"{tmp_path},classes=nowhere", "there is no file nowhere here or in")
 
 
 # What is refused
