@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from robench.core.errors import InputError
 
@@ -43,4 +43,5 @@ def opened_picture(file: Path | str, content: bytes | None = None) -> Iterator[I
     except InputError:
         raise
     except Exception as error:  # decoders have exceptions of their own for each damage
-        raise InputError(f"{file} cannot be read as an image ({error}): repair or remove it") from error
+        words = "it has no format that is known" if content is not None and isinstance(error, UnidentifiedImageError) else error
+        raise InputError(f"{file} cannot be read as an image ({words}): repair or remove it") from error

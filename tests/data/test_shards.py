@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from needed import needed
 
 from robench.core.contained_images import slice_bytes
-from robench.core.decoding import decoded_item
+from robench.core.decoding import DamagedImageError, decoded_item
 from robench.core.errors import InputError
 from robench.data import shards
 from robench.data.shard_files import expanded_braces
@@ -248,6 +248,13 @@ def test_one_of_several_images_can_be_asked_for(tmp_path):
     write_shard(tmp_path / "a.tar", [("1.png", PNG), ("1.seg.png", png_bytes(PIXELS[1])), ("1.cls", b"0")])
     assert np.array_equal(pixels_of(read(f"{tmp_path}/a.tar,image=seg.png"))[0], PIXELS[1])
     refused(f"{tmp_path}/a.tar,image=jpg", r"has no image \.jpg")
+
+
+def test_a_damaged_image_is_named_by_its_place(tmp_path):
+    write_shard(tmp_path / "a.tar", [("1.png", b"no image"), ("1.cls", b"0")])
+    words = r"a\.tar \(bytes 512 to 520\) cannot be read as an image \(it has no format that is known\): repair or remove it"
+    with pytest.raises(DamagedImageError, match=words):
+        pixels_of(read(tmp_path / "a.tar"))
 
 
 def test_names_that_lead_elsewhere_are_names_and_nothing_is_unpacked(tmp_path):
