@@ -424,12 +424,21 @@ def corrupted_from_folder(
     Raises:
         InputError: where an option has no use, and where the set and the clean images do not belong together.
     """
-    from robench.data.corrupted_sets import clean_image_rows, has_folder_classes, pixel_checked_set, read_corrupted_set, with_class_order
+    from robench.core.preprocessing import preprocessing_of_options
+    from robench.data.corrupted_sets import (
+        clean_image_rows,
+        has_folder_classes,
+        pixel_checked_set,
+        read_corrupted_set,
+        set_of_clean_files,
+        with_class_order,
+    )
 
     assert options.source is not None
     names = tuple(recipe.name for recipe in options.corruptions)
     selection = names if options.names_corruptions else None, options.severities if options.names_severities else None
-    corrupted = read_corrupted_set(options.source, *selection, choice["data_dir"])
+    asked = preprocessing_of_options(choice["image_size"], choice["resize"], choice.get("interpolation"))
+    corrupted = read_corrupted_set(options.source, *selection, choice["data_dir"], asked, choice.get("workers"))
     if has_folder_classes(corrupted, options.source):
         corrupted = with_class_order(corrupted, choice["class_order"])
     elif asked_order and not (data or "").startswith("folder:"):
@@ -439,6 +448,7 @@ def corrupted_from_folder(
     order = choice["class_order"] if data.startswith("folder:") else None
     clean = images_by_options(data, seed=common.seed, **{**choice, "class_order": order})
     print_image_notes(clean, common.quiet)
+    corrupted = set_of_clean_files(corrupted, clean)
     rows = clean_image_rows(corrupted, clean)
     return pixel_checked_set(corrupted, options.source, clean, rows), clean, rows
 
@@ -447,7 +457,7 @@ def chosen_set_rows(corrupted: CorruptedSet, choice: dict[str, Any], common: Com
     """The places in the set of the images that the user chose, where no clean ones are named."""
     from robench.data.corrupted_sets import CIFAR
 
-    idle = [name for name in ("data_dir", "image_size") if choice[name] is not None]
+    idle = [name for name in ("data_dir", *(() if corrupted.files else ("image_size",))) if choice[name] is not None]
     if corrupted.kind == "released" or corrupted.layout in CIFAR.values():
         idle = [name for name in idle if name != "data_dir"]  # where CIFAR itself lies, by whose labels the set is known
     if idle:

@@ -1,6 +1,7 @@
 """One image from where its bytes lie: read, decoded to RGB, resized and cut. Torch is not needed, so that worker processes start quickly.
 
-An item says where the bytes of an image lie: ("file", PATH), or a part of a larger file; READERS lists the kinds.
+An item says where the bytes of an image lie: ("file", PATH), ("plain", PATH) of a file that must be RGB or grey, or a part of a larger
+file; READERS lists the kinds.
 """
 
 from __future__ import annotations
@@ -113,6 +114,20 @@ def contained_content(item: Item) -> tuple[str, bytes]:
         raise DamagedImageError(error) from error
 
 
+def plain_file_content(item: Item) -> tuple[str, None]:
+    """The name of a file that must be RGB or grey, of 8 bits a channel: what else it is, it is not what it is taken for."""
+    name = str(item[1])
+    try:
+        with opened_picture(name) as image:
+            mode, deep = image.mode, has_sixteen_bits(image)
+    except InputError as error:
+        raise DamagedImageError(error) from error
+    if mode not in ("RGB", "L") or deep:
+        what = "16 bits a channel" if deep else f"mode {mode}"
+        raise InputError(f"{name} is an image of {what}: it must be RGB or grey, of 8 bits a channel")
+    return name, None
+
+
 def item_name(item: Item) -> str:
     """What sentences call an item.
 
@@ -171,6 +186,7 @@ def edge_bytes(item: Item, count: int) -> tuple[int, bytes, bytes]:
 # kind of item: reader(item) -> its name in sentences, and its bytes; None where the name is that of a file that is read as it is decoded
 READERS: dict[str, Callable[[Item], tuple[str, bytes | None]]] = {
     "file": file_content,
+    "plain": plain_file_content,
     "slice": contained_content,
     "cell": contained_content,
 }

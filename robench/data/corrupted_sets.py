@@ -24,6 +24,7 @@ from torch import Tensor
 from robench.core.corruption_names import EVERY_NAME, SEVERITIES
 from robench.core.errors import InputError
 from robench.core.files import expanded_path, json_value
+from robench.core.preprocessing import Preprocessing
 from robench.corruptions import corrupted_images as under
 from robench.corruptions.severities import valid_severity
 from robench.data import files, layouts
@@ -31,6 +32,7 @@ from robench.data import torchvision_sets as official
 from robench.data.class_names import classes_by_number, ordered_classes
 from robench.data.corrupted_trees import corruption_folders, read_tree_set
 from robench.data.images import Images, rows_of_ids
+from robench.data.index_files import rows_of_names
 from robench.data.released_sets import (
     PROPER,
     SAMPLE_SIZE,
@@ -42,6 +44,7 @@ from robench.data.released_sets import (
     set_of_names,
     wanted_corruptions,
 )
+from robench.data.stored_pixels import usual_workers
 
 LABELS_FILE = "labels.npy"
 DESCRIPTION_FILE = "robench.json"  # what our own sets carry besides
@@ -52,8 +55,9 @@ CIFAR = {10: "cifar10-c", 100: "cifar100-c"}  # classes: name; each class has 10
 
 
 def read_corrupted_set(
-    folder: Path, corruptions: Sequence[str] | None = None, severities: Sequence[int] | None = None, data_dir: Path | None = None
-) -> CorruptedSet:
+    folder: Path, corruptions: Sequence[str] | None = None, severities: Sequence[int] | None = None, data_dir: Path | None = None,
+    preprocessing: Preprocessing | None = None, workers: int | None = None,
+) -> CorruptedSet:  # fmt: skip
     """The corrupted set in a folder, of either layout; all its corruptions and severities unless some are named.
 
     Args:
@@ -62,13 +66,16 @@ def read_corrupted_set(
         severities: the severities to use, from 1 to 5; None takes all.
         data_dir: where CIFAR itself may lie (./data unless given): a set is called released only if its labels are
             those of CIFAR's test split.
+        preprocessing: how large the images of a tree shall be: they are cut to its crop, and resized only where they are smaller; None
+            cuts them to 224 pixels where they are larger.
+        workers: processes that decode the images of a tree; 0 for none, None for one a core, at most four.
 
     Raises:
         InputError: for an unknown corruption or severity, and where what was asked for is missing, damaged or does not fit together.
     """
     folder = expanded_path(folder)
     if corrupted_set_layout(folder) == "tree":
-        return read_tree_set(folder, corruptions, severities)
+        return read_tree_set(folder, corruptions, severities, preprocessing, usual_workers() if workers is None else workers)
     return read_array_set(folder, corruptions, severities, Path("data") if data_dir is None else data_dir)
 
 
@@ -90,6 +97,31 @@ def corrupted_set_layout(folder: Path) -> str:
     inside = [child for child in layouts.subfolders(folder) if array_names(child) or corruption_folders(child)]
     hint = f": did you mean {inside[0]}?" if inside else ""
     raise InputError(f"{folder} is no corrupted set, for it holds neither CORRUPTION.npy nor CORRUPTION/SEVERITY/CLASS/*{hint}")
+
+
+def set_of_clean_files(corrupted: CorruptedSet, clean: Images) -> CorruptedSet:
+    """The set with the ids and labels of the clean images, found by the names of the files where both have names; else the set.
+
+    So a tree of 50,000 goes with a folder of some of these images, whatever their places there are. Images of the tree without a clean one
+    get ids behind all others and are not used.
+
+    Args:
+        corrupted: the corrupted set.
+        clean: M clean images.
+
+    Raises:
+        InputError: where a file is not in the tree, or stands in folders of two classes.
+    """
+    if not corrupted.files or not clean.files:
+        return corrupted
+    rows = rows_of_names(corrupted.files, list(clean.files), corrupted.name)
+    ids = torch.arange(len(corrupted)) + int(clean.ids.max()) + 1
+    ids[rows] = clean.ids.cpu()
+    if corrupted.classes == clean.classes or not {*clean.classes} <= {*corrupted.classes}:
+        return replace(corrupted, ids=ids)  # labels are compared as they count
+    where = {kind: label for label, kind in enumerate(clean.classes)}
+    y = torch.tensor([where.get(kind, -1) for kind in corrupted.classes])[corrupted.y]
+    return replace(corrupted, ids=ids, y=y, classes=clean.classes)
 
 
 def clean_image_rows(corrupted: CorruptedSet, clean: Images) -> Tensor:

@@ -7,20 +7,21 @@ the severity, with two decimals, such as 2.35: they are known by that.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import overload
 
 import torch
 from torch import Tensor
 
 from robench.core.corruption_names import C_BAR_NUMBERS, EVERY_NAME, SEVERITIES
-from robench.core.decoding import has_sixteen_bits
+from robench.core.decoding import AS_THEY_ARE, Item, item_extent
 from robench.core.errors import InputError
-from robench.core.pictures import opened_picture
+from robench.core.preprocessing import Extent, Preprocessing, fits_into
 from robench.corruptions.severities import valid_severity
-from robench.data import files, layouts
+from robench.data import layouts
 from robench.data.released_sets import (
     CorruptedSet,
     folder_name_note,
@@ -30,7 +31,10 @@ from robench.data.released_sets import (
     set_of_names,
     wanted_corruptions,
 )
+from robench.data.stored_pixels import Decoder
 
+WORTH_A_PROCESS = 2**25  # bytes of pixels of a cell from which on worker processes decode them
+MOST_COMPARED = 10_000  # files of a cell up to which all names are compared with those of the first; of more only the chosen are looked for
 CROP = 224  # the side of ImageNet's images; released larger (299) for some networks
 TREES = {(1000, 50_000, 224): "imagenet-c", (200, 10_000, 64): "tiny-imagenet-c"}  # (classes, images, side): name
 Tops = Mapping[str, Mapping[int, Path]]  # corruption -> severity -> its folder
@@ -64,7 +68,10 @@ def severity_folders(top: Path, own: str) -> dict[int, Path]:
     return {severity: path for severity, path in {**by_number, **{s: p for s, p in plain.items() if p.is_dir()}}.items() if path.is_dir()}
 
 
-def read_tree_set(folder: Path, corruptions: Sequence[str] | None = None, severities: Sequence[int] | None = None) -> CorruptedSet:
+def read_tree_set(
+    folder: Path, corruptions: Sequence[str] | None = None, severities: Sequence[int] | None = None, asked: Preprocessing | None = None,
+    workers: int = 0,
+) -> CorruptedSet:  # fmt: skip
     """The corrupted set in a tree of image files: labels count the sorted class folders, ids the files sorted by class and path.
 
     In the order of use the classes take turns, as for `folder:PATH`, so that the first n are balanced. Images are cut to their centre
@@ -83,15 +90,26 @@ def read_tree_set(folder: Path, corruptions: Sequence[str] | None = None, severi
         raise InputError(f"{first} is empty: it has no images to use")
     ranks, y = ranks_and_labels(file_names, kinds)
     order = sorted(range(len(file_names)), key=lambda place: (ranks[place], y[place]))
-    shape = read_corrupted_image(first / file_names[order[0]]).shape
-    layout = layout_of_tree(len(kinds), len(file_names), shape, own)
+    files = [file_names[place] for place in order]
+    seen = item_extent(("plain", str(first / files[0])))
+    how, words = preprocessing_of_tree(seen, asked)
+    shape = (3, *how.cut_extent(*seen))
+    layout = layout_of_tree(len(kinds), len(files), (3, *preprocessing_of_tree(seen, None)[0].cut_extent(*seen)), own)
     ids = torch.tensor(order)
-    same = cache(partial(refuse_other_files, first, file_names))
+    pixels = TreePixels({name: tops[name] for name in names}, first, files, how, (shape[1], shape[2]), workers)
+    notes = (*tree_notes(folder, found, layout, own), *resizing_note(folder, seen, words))
     return CorruptedSet(
-        name_after_folder(folder), "other", names, levels, torch.tensor(y)[ids], ids, kinds, (shape[0], shape[1], shape[2]),
-        partial(pixels_from_tree, tops, file_names, ids, same, shape), notes=tree_notes(folder, found, layout, own), layout=layout,
-        present=tuple(found),
+        name_after_folder(folder), "other", names, levels, torch.tensor(y)[ids], ids, kinds, shape, pixels.pixels, notes=notes,
+        layout=layout, present=tuple(found), files=files, expect=pixels.expect, known_by=pixels.digest, words=words,
     )  # fmt: skip
+
+
+def resizing_note(folder: Path, seen: Extent, words: str) -> tuple[str, ...]:
+    """A note where images are resized, as the user asks for more pixels than they have."""
+    if not words.startswith("resize="):
+        return ()
+    told = words.replace("=", " ").replace(" interpolation", "")
+    return (f"the images of {folder.name} are {seen[1]}x{seen[0]}, smaller than the crop, and so resized ({told}): its authors only cut",)
 
 
 def layout_of_tree(classes: int, images: int, shape: Sequence[int], own: str) -> str:
@@ -157,41 +175,117 @@ def refuse_other_files(first: Path, listed: Sequence[str], top: Path) -> None:
         raise InputError(f"{has} has {odd[0]} and {lacks} has not ({len(odd)} files differ): all severities must show the same images")
 
 
-def pixels_from_tree(
-    tops: Tops,
-    listed: Sequence[str],
-    ids: Tensor,
-    same: Callable[[Path], None],
-    shape: torch.Size,
-    corruption: str,
-    severity: int,
-    rows: Tensor,
-) -> Tensor:
-    """The pixels (M, 3, H, W) uint8 at rows (M,); only these files are decoded. InputError where they differ in size."""
-    top = tops[corruption][severity]
-    same(top)
-    x = torch.empty((len(rows), *shape), dtype=torch.uint8)
-    for row, place in enumerate(ids[rows].tolist()):
-        image = read_corrupted_image(top / listed[place])
-        if image.shape != shape:
-            sizes = f"{image.shape[2]}x{image.shape[1]} pixels, and others are {shape[2]}x{shape[1]}"
-            raise InputError(f"{top / listed[place]} is of {sizes}: all must be of one size")
-        x[row] = image
-    return x
+class TreeItems(Sequence[Item]):
+    """Where the images of one corruption and severity lie, in the order of use; a path is made where it is asked for.
 
-
-def read_corrupted_image(file: Path) -> Tensor:
-    """One image file as (3, H, W) uint8, cut to its centre where larger than 224 pixels; InputError unless it is 8-bit RGB or grey.
-
-    Stricter than `folder:PATH`: the released files are all RGB, so that anything else is not what it is taken for.
+    Attributes:
+        top: the folder of the corruption and severity.
+        files: CLASS/FILE of each image, in the order of use.
     """
-    with opened_picture(file) as image:
-        mode, deep = image.mode, has_sixteen_bits(image)
-    if mode not in ("RGB", "L") or deep:
-        raise InputError(
-            f"{file} is an image of {'16 bits a channel' if deep else f'mode {mode}'}: it must be RGB or grey, of 8 bits a channel"
-        )
-    return centre_crop(files.read_image(file, None))
+
+    def __init__(self, top: Path, files: Sequence[str]) -> None:
+        self.top, self.files = str(top), files
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @overload
+    def __getitem__(self, place: int) -> Item: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Item]: ...
+    def __getitem__(self, place: int | slice) -> Item | Sequence[Item]:
+        if isinstance(place, slice):
+            return TreeItems(Path(self.top), self.files[place])
+        return ("plain", f"{self.top}/{self.files[place]}")
+
+
+class TreePixels:
+    """The pixels of a tree, decoded as they are asked for, by worker processes where there are many; nothing is kept of more than one cell.
+
+    Attributes:
+        tops: the folder of each corruption and severity.
+        first: that of the cell whose files were listed.
+        files: CLASS/FILE of each image, in the order of use.
+        preprocessing: how images are cut, or resized.
+        extent: height and width of what comes out.
+        workers: how many processes decode.
+    """
+
+    def __init__(
+        self, tops: Tops, first: Path, files: Sequence[str], preprocessing: Preprocessing, extent: Extent, workers: int
+    ) -> None:  # fmt: skip
+        self.tops, self.first, self.files, self.preprocessing, self.extent = tops, first, files, preprocessing, extent
+        self.workers, self.cell, self.compared = workers, ("", 0), {first}
+        self.decoder = Decoder((), preprocessing, extent, first.name, 0)
+
+    def decoder_of(self, corruption: str, severity: int) -> Decoder:
+        """What decodes the images of a cell. InputError where these are not the images of the first cell."""
+        if self.cell != (corruption, severity):
+            top = self.tops[corruption][severity]
+            if len(self.files) <= MOST_COMPARED and top not in self.compared:
+                refuse_other_files(self.first, self.files, top)
+                self.compared.add(top)
+            self.decoder.expect(())
+            self.decoder = Decoder(TreeItems(top, self.files), self.preprocessing, self.extent, f"{corruption} {severity}", 0)
+            self.cell = (corruption, severity)
+        return self.decoder
+
+    def pixels(self, corruption: str, severity: int, rows: Tensor) -> Tensor:
+        """The images of some rows (M,), (M, 3, H, W) uint8.
+
+        Args:
+            corruption: the name of the corruption.
+            severity: from 1 to 5.
+            rows: (M,) int64, places of images.
+
+        Raises:
+            DamagedImageError: where some cannot be read.
+            InputError: where an image is of another size or kind than the others.
+        """
+        return self.decoder_of(corruption, severity).pixels(rows.tolist())
+
+    def expect(self, corruption: str, severity: int, rows: Tensor) -> None:
+        """Says which rows of a cell will be asked for, so that workers decode them ahead; a few are decoded in this process.
+
+        Args:
+            corruption: the name of the corruption.
+            severity: from 1 to 5.
+            rows: (M,) int64, places of images.
+        """
+        decoder = self.decoder_of(corruption, severity)
+        many = 3 * self.extent[0] * self.extent[1] * len(rows) > WORTH_A_PROCESS
+        decoder.workers = self.workers if many else 0
+        decoder.expect(rows.tolist())
+
+    def digest(self, corruption: str, severities: Sequence[int], rows: Tensor) -> str:
+        """What some images of a corruption are known by: their names and the bytes of their files; nothing is decoded.
+
+        Args:
+            corruption: the name of the corruption.
+            severities: those that are used.
+            rows: (M,) int64, places of images.
+        """
+        digest = hashlib.sha256(f"{len(self.files)} {self.extent}".encode())
+        for severity in severities:
+            for place in rows.tolist():
+                path = Path(self.tops[corruption][severity]) / self.files[place]
+                digest.update(f"{self.files[place]}|".encode(errors="surrogateescape"))
+                digest.update(path.read_bytes() if path.is_file() else b"")  # one that is missing is named as it is decoded
+        return digest.hexdigest()[:16]
+
+
+def preprocessing_of_tree(extent: Extent, asked: Preprocessing | None) -> tuple[Preprocessing, str]:
+    """How the images of a tree are brought to one size, and the words of the setting where that is not how its authors do it.
+
+    They are cut to their middle, of 224 pixels unless the user asks for other sides, and resized only where they are smaller than that.
+    """
+    if asked is None or asked.crop is None:
+        return (Preprocessing(None, (CROP, CROP)), "") if min(extent) >= CROP else (AS_THEY_ARE, "")
+    crop = "x".join(map(str, asked.crop))
+    if fits_into(asked.crop, extent):
+        return Preprocessing(None, asked.crop), "" if asked.crop == (CROP, CROP) else f"crop={crop}"
+    resize = "x".join(map(str, asked.resize)) if isinstance(asked.resize, tuple) else asked.resize
+    return asked, f"resize={resize} interpolation={asked.interpolation} crop={crop}"
 
 
 def centre_crop(image: Tensor) -> Tensor:

@@ -47,6 +47,10 @@ class CorruptedSet:
         notes: sentences on what in the folder is left out.
         layout: the released set whose shape the folder has although it is not known to be that set; else "".
         present: the names of all arrays or corruptions in the folder.
+        files: CLASS/FILE of each image, in the order of use; () where they are not files.
+        expect: expect(corruption, severity, rows) says what will be asked for, so that it is decoded ahead; None where nothing is decoded.
+        known_by: known_by(corruption, severities, rows) -> a digest of some images without decoding them; None for one of their pixels.
+        words: of the setting, on what was done to the images beyond what the authors of the set do.
     """
 
     name: str
@@ -63,6 +67,10 @@ class CorruptedSet:
     notes: tuple[str, ...] = ()
     layout: str = ""
     present: tuple[str, ...] = ()
+    files: Sequence[str] = ()
+    expect: Callable[[str, int, Tensor], None] | None = None
+    known_by: Callable[[str, Sequence[int], Tensor], str] | None = None
+    words: str = ""
 
     def __len__(self) -> int:
         return len(self.y)
@@ -73,7 +81,7 @@ class CorruptedSet:
         Args:
             choice: which images are wanted.
         """
-        return choice.rows(self.ids, self.name)
+        return choice.rows(self.ids, self.name, self.y, self.files)
 
     def load(self, corruption: str, severity: int, rows: Tensor) -> Images:
         """The images at these places under one corruption at one severity; no others are read.
@@ -99,6 +107,8 @@ class CorruptedSet:
             rows: (M,) int64, the places of the images in use, of which at most 16 are read.
         """
         some = rows[torch.linspace(0, len(rows) - 1, min(SAMPLE_SIZE, len(rows))).round().long()].cpu()
+        if self.known_by is not None:
+            return self.known_by(corruption, self.severities, some)
         digest = hashlib.sha256(f"{len(self)} {self.shape} {some.tolist()}".encode())
         for severity in self.severities:
             digest.update(self.pixels(corruption, severity, some).contiguous().numpy().data)

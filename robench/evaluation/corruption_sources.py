@@ -63,6 +63,7 @@ class CorruptionSource:
         images: the clean images as a data set; None where they are not known.
         change: change(corruption, severity, places (M,), x) -> the images x, (M, C, H, W), corrupted; None for a set on the disk.
         skips_damaged: whether images that cannot be read are left out, in place of an error.
+        expect: expect(corruption, severity, places) says which images will be asked for; None where none are decoded.
     """
 
     name: str
@@ -80,6 +81,7 @@ class CorruptionSource:
     images: Images | None = None
     change: Callable[[str, int, Tensor, Tensor], Tensor] | None = None
     skips_damaged: bool = False
+    expect: Callable[[str, int, Tensor], None] | None = None
 
 
 def corruption_recipes(corruptions: Sequence[str | Recipe], on_disk: bool = False) -> tuple[Recipe, ...]:
@@ -217,10 +219,13 @@ def source_from_set(corrupted: CorruptedSet, rows: Tensor, clean: Images | None)
     words = (
         [f"layout={corrupted.layout}"] if corrupted.layout else [f"{key}={corrupted.made[key]}" for key in keys if key in corrupted.made]
     )
+    words += [corrupted.words] if corrupted.words else []
+    asked = corrupted.expect
+    expect = None if asked is None else lambda corruption, severity, places: asked(corruption, severity, rows[places.cpu()])
     return CorruptionSource(
         corrupted.name, corrupted.split, corrupted.y[rows], corrupted.ids[rows], corrupted.classes, cells, " ".join(words),
         lambda corruption, severity, places: corrupted.load(corruption, severity, rows[places]).x[:],
-        None if clean is None else clean.pixels, about, corrupted.notes, images=clean,
+        None if clean is None else clean.pixels, about, corrupted.notes, images=clean, expect=expect,
     )  # fmt: skip
 
 
@@ -252,6 +257,7 @@ def stages_of_source(source: CorruptionSource) -> list[Stage]:
             clean=clean,
             words=corruption_row_words(source, name),
             stage_words=own_corruption_settings(source, name),
+            expect=None if source.expect is None else partial(source.expect, name, severity),
         )
         for name in dict.fromkeys(name for name, _ in source.cells)
         for other, severity in source.cells

@@ -389,7 +389,7 @@ def deep(path):
         (lambda path: Image.fromarray(np.full((64, 64), 40000, np.uint16)).save(path), "16 bits a channel"),
         (deep, "16 bits a channel"),
         (lambda path: path.write_bytes(b""), "cannot be read as an image"),
-        (lambda path: Image.new("RGB", (64, 60)).save(path), r"v_1\.png is of 64x60 pixels, and others are 64x64"),
+        (lambda path: Image.new("RGB", (64, 60)).save(path), r"v_1\.png is 64x60, and others are 64x64"),
     ],
 )
 def test_images_of_another_kind_or_size_are_refused(tmp_path, make, sentence):
@@ -636,7 +636,6 @@ import os, signal, sys
 from pathlib import Path
 import torch
 from robench.data import Images
-from robench.data.corrupted_trees import centre_crop
 from robench.data.export import prepare_export
 n = torch.arange(4)
 images = Images("toy", "test", torch.full((4, 3, 8, 8), 9, dtype=torch.uint8), n % 2, n, ("a", "b"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -66,7 +66,7 @@ def corruption_stage(
 
 def cell_stage(
     name: str, corruption: str, severity: int, images: MakeImages, *, clean: Stage | None, source: Stage | None = None,
-    words: Mapping[str, Any] = {}, stage_words: Sequence[str] = (), reported: bool = True,
+    words: Mapping[str, Any] = {}, stage_words: Sequence[str] = (), reported: bool = True, expect: Callable[[Tensor], None] | None = None,
 ) -> Stage:  # fmt: skip
     """A stage that asks for the labels of corrupted images.
 
@@ -80,13 +80,16 @@ def cell_stage(
         words: what the rows need to know: setting, and data and split where these are not those of the subject.
         stage_words: what identifies the stage beside its name, for the state of a run.
         reported: False where it only gives its images to later stages.
+        expect: says which places will be asked for, where the images are decoded from files.
     """
     about = {"clean": clean, "corruption": corruption, "severity": severity, **words}
 
     def begin(case: Case) -> ReadyStage:
         return ReadyStage(partial(corruption_outcomes, case, name, reported), str(words.get("setting", "")))
 
-    return Stage("corruption", name, begin, all_images_mask, source, images, is_reported=reported, about=about, words=stage_words)
+    return Stage(
+        "corruption", name, begin, all_images_mask, source, images, is_reported=reported, about=about, words=stage_words, expect=expect
+    )
 
 
 def corruption_outcomes(case: Case, name: str, reported: bool, chunk: Chunk) -> Iterator[Outcome]:

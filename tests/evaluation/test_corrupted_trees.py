@@ -1,0 +1,193 @@
+"""Trees of corrupted images through the whole command: the verdicts of arrays, decoded by workers, matched to clean files by name."""
+
+import gzip
+
+import numpy as np
+import pytest
+import torch
+from commandline import read, refused, robench
+from PIL import Image
+
+from robench.core.corruption_names import ON_DISK
+from robench.core.preprocessing import Preprocessing
+from robench.data.corrupted_sets import read_corrupted_set
+
+MODEL_FILE = """
+import torch
+from torch import nn
+class Banded(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(3, 10)
+        with torch.no_grad():
+            self.net.weight.copy_(torch.linspace(-9, 9, 30).view(10, 3).sin() * 8)
+            self.net.bias.copy_(torch.linspace(-2, 2, 10).cos())
+    def forward(self, x):
+        return self.net(x.mean((2, 3)) + 3 * x[:, :, 3, 5])
+def banded():
+    return Banded()
+"""
+WNIDS = [f"n{1440764 + 7 * label:08d}" for label in range(10)]
+N, SIDE = 30, 48
+
+
+@pytest.fixture
+def real(data_dir):
+    """Real images enlarged to 48 pixels, (N, 48, 48, 3) uint8, and their labels."""
+    if not (data_dir / "cifar10-lossless.npz").exists():
+        pytest.skip("no cifar10-lossless.npz in ROBENCH_DATA")
+    with np.load(data_dir / "cifar10-lossless.npz") as file:
+        x, y = file["x_test"][:N], file["y_test"][:N]
+    return np.stack([np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for image in x]), y
+
+
+def corrupted(x, name, severity):
+    """What stands for a corruption here, another one for each name and severity."""
+    rng = np.random.default_rng([*name.encode(), severity])
+    return np.clip(x.astype(int) + rng.integers(-25 * severity, 25 * severity + 1, (1, 1, 1, 3)), 0, 255).astype(np.uint8)
+
+
+def file_name(image, label):
+    return f"{WNIDS[label]}/ILSVRC2012_val_{image:08d}.png"
+
+
+def write_tree(top, x, y, names, severities=(1, 2, 3, 4, 5), folder="{}".format):
+    for name in names:
+        for severity in severities:
+            for image, (pixels, label) in enumerate(zip(corrupted(x, name.rpartition("/")[2], severity), y, strict=True)):
+                path = top / name / folder(severity) / file_name(image, label)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(path)
+    return top
+
+
+def write_arrays(top, x, y, names):
+    top.mkdir()
+    for name in names:
+        np.save(top / f"{name}.npy", np.concatenate([corrupted(x, name, severity) for severity in (1, 2, 3, 4, 5)]))
+    np.save(top / "labels.npy", y)
+    return top
+
+
+def model(folder):
+    (folder / "models.py").write_text(MODEL_FILE)
+    return f"{folder / 'models.py'}:banded"
+
+
+def preds(folder, order):
+    """(corruption, image) -> the labels at all severities."""
+    lines = read(folder / "samples.csv")
+    return {(line["probe"], order[int(line["sample"])]): [line[f"pred_{severity}"] for severity in range(1, 6)] for line in lines}
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("kind", ["imagenet-c", "imagenet-c-bar", "imagenet-3dcc"])
+def test_a_tree_of_real_images_has_the_verdicts_of_the_same_images_as_arrays(tmp_path, real, kind):
+    x, y = real
+    names = ["gaussian_noise", "fog", "pixelate"] if kind == "imagenet-c" else list(ON_DISK[kind])[:3]
+    groups = dict(zip(names, ("noise", "weather", "digital"), strict=True)) if kind == "imagenet-c" else {}
+    write_tree(tmp_path / "tree", x, y, [f"{groups[name]}/{name}" if groups else name for name in names])
+    write_arrays(tmp_path / "arrays", x, y, names)
+    for folder in ("tree", "arrays"):
+        robench("corrupt", model(tmp_path), "--from", tmp_path / folder, "--out", tmp_path / f"of-{folder}")
+    by_name = sorted(range(N), key=lambda image: file_name(image, y[image]))
+    assert preds(tmp_path / "of-tree", by_name) == preds(tmp_path / "of-arrays", range(N))
+    rows = [{(row["probe"], row["metric"], row["setting"]): row["value"] for row in read(tmp_path / f"of-{folder}" / "rows.csv")
+             if not row["metric"].endswith("class_accuracy")} for folder in ("tree", "arrays")]  # fmt: skip
+    assert rows[0] == rows[1]
+    assert len({*map(tuple, preds(tmp_path / "of-tree", by_name).values())}) > 3
+
+
+@pytest.mark.realdata
+def test_workers_decode_the_same_pixels_ahead(tmp_path, real, monkeypatch):
+    write_tree(tmp_path / "set", *real, ["fog", "snow"], (1, 3))
+    alone = read_corrupted_set(tmp_path / "set", workers=0)
+    monkeypatch.setattr("robench.data.corrupted_trees.WORTH_A_PROCESS", 0)
+    helped, rows = read_corrupted_set(tmp_path / "set", workers=2), torch.arange(N)
+    for corruption, severity in (("fog", 1), ("snow", 3), ("fog", 3)):
+        helped.expect(corruption, severity, rows)
+        for part in rows.split(7):
+            assert torch.equal(helped.pixels(corruption, severity, part), alone.pixels(corruption, severity, part))
+
+
+@pytest.mark.realdata
+def test_the_clean_image_is_found_by_its_file_name_in_a_folder_of_some_of_them(tmp_path, real):
+    x, y = real
+    write_tree(tmp_path / "set", x, y, ["fog"])
+    some = [29, 3, 4, 17, 11, 12, 13, 2, 8, 21, 5]
+    for image in some:
+        path = tmp_path / "val" / file_name(image, y[image])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(x[image]).save(path)
+    words = ["corrupt", model(tmp_path), "--from", tmp_path / "set", "--classes", "as-is"]
+    robench(*words, "--data", f"folder:{tmp_path / 'val'}", "--out", tmp_path / "some")
+    robench(*words, "--out", tmp_path / "all")
+    by_name = sorted(range(N), key=lambda image: file_name(image, y[image]))
+    everything = preds(tmp_path / "all", by_name)
+    found = preds(tmp_path / "some", sorted(some, key=lambda image: file_name(image, y[image])))
+    assert {image for _, image in found} == {*some}
+    assert all(found["fog", image] == everything["fog", image] for image in some)
+    clean = {row["probe"]: row for row in read(tmp_path / "some" / "rows.csv") if row["metric"] == "accuracy"}["clean"]
+    assert int(clean["n"]) == len(some)
+    Image.fromarray(x[0]).save(tmp_path / "val" / WNIDS[y[29]] / "ILSVRC2012_val_00000777.png")
+    said = refused(*words, "--data", f"folder:{tmp_path / 'val'}")
+    assert "ILSVRC2012_val_00000777.png, and folder:set-c has no image of that name" in said
+
+
+@pytest.mark.realdata
+def test_images_are_chosen_by_a_list_of_file_names_as_robustbench_ships_one(tmp_path, real):
+    x, y = real
+    write_tree(tmp_path / "set", x, y, ["fog"])
+    some = [12, 3, 25]
+    with gzip.open(tmp_path / "list.txt.gz", "wt") as file:
+        file.write("".join(f"{file_name(image, y[image])}\n" for image in some))
+    robench("corrupt", model(tmp_path), "--from", tmp_path / "set", "--indices", tmp_path / "list.txt.gz", "--out", tmp_path / "run")
+    by_name = sorted(range(N), key=lambda image: file_name(image, y[image]))
+    assert [by_name[int(line["sample"])] for line in read(tmp_path / "run" / "samples.csv")] == some
+
+
+@pytest.mark.realdata
+def test_a_damaged_file_is_named_and_the_run_goes_on_once_it_is_repaired(tmp_path, real):
+    x, y = real
+    write_tree(tmp_path / "set", x, y, ["fog", "contrast"], (1, 2))
+    broken = tmp_path / "set" / "contrast" / "2" / file_name(9, y[9])
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[: len(whole) // 2])
+    words = ["corrupt", model(tmp_path), "--from", tmp_path / "set", "--batch-size", 10, "--out", tmp_path / "run"]
+    said = " ".join(robench(*words, code=2).stderr.split())
+    assert str(broken) in said
+    assert "--skip-damaged" in said
+    broken.write_bytes(whole)
+    robench(*words, "--resume")
+    robench(*words[:-1], tmp_path / "at-once")
+    for name in ("rows.csv", "samples.csv"):
+        assert (tmp_path / "run" / name).read_text() == (tmp_path / "at-once" / name).read_text()
+
+
+def test_images_are_cut_to_fewer_pixels_and_resized_only_where_they_are_too_small(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    path = tmp_path / "set" / "fog" / "1" / "n01" / "a.png"
+    path.parent.mkdir(parents=True)
+    Image.fromarray(pixels).save(path)
+    smaller = read_corrupted_set(tmp_path / "set", preprocessing=Preprocessing(36, (32, 32)))
+    assert (smaller.shape, smaller.words, smaller.notes) == ((3, 32, 32), "crop=32x32", ())
+    assert np.array_equal(smaller.pixels("fog", 1, torch.arange(1))[0].permute(1, 2, 0).numpy(), pixels[4:36, 4:36])
+    larger = read_corrupted_set(tmp_path / "set", preprocessing=Preprocessing(64, (56, 56), "bicubic"))
+    assert (larger.shape, larger.words) == ((3, 56, 56), "resize=64 interpolation=bicubic crop=56x56")
+    assert "smaller than the crop, and so resized (resize 64 bicubic crop 56x56): its authors only cut" in larger.notes[0]
+    expected = np.asarray(Image.fromarray(pixels).resize((64, 64), Image.Resampling.BICUBIC))[4:60, 4:60]
+    assert np.array_equal(larger.pixels("fog", 1, torch.arange(1))[0].permute(1, 2, 0).numpy(), expected)
+
+
+def test_of_a_large_tree_only_the_chosen_files_are_looked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("robench.data.corrupted_trees.MOST_COMPARED", 3)
+    for severity in (1, 2):
+        for image in range(5):
+            path = tmp_path / "set" / "fog" / str(severity) / "n01" / f"v_{image}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (image, severity, 0)).save(path)
+    (tmp_path / "set/fog/2/n01/v_4.png").rename(tmp_path / "set/fog/2/n01/w.png")
+    data = read_corrupted_set(tmp_path / "set")
+    assert data.load("fog", 2, torch.arange(3)).x[:, 0, 0, 0].tolist() == [0, 1, 2]
+    with pytest.raises(Exception, match=r"fog/2/n01/v_4\.png"):
+        data.load("fog", 2, torch.arange(5))
