@@ -1,8 +1,8 @@
 """robench: robustness benchmarks and saliency scores of image classifiers.
 
-The functions that the command line itself uses are here: `load_model`, `evaluate`, `attack`, `probe`, `corrupt`, `saliency`, `compare`,
-`write_report`, `train` and `gini`; and the types that their users name: `Result`, `Comparison`, `Trained`, `Subject`, `Threat`, `Images`,
-`InputError`. They are imported when they are first asked for, so that `import robench` stays quick.
+The functions that the command line itself uses are here: `load_model`, `evaluate`, `attack`, `probe`, `corrupt`, `saliency`,
+`plan_costs`, `compare`, `write_report`, `train` and `gini`; and the types that their users name: `Result`, `Comparison`, `Trained`,
+`Subject`, `Threat`, `Images`, `InputError`. They are imported when they are first asked for, so that `import robench` stays quick.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from robench.evaluation.api import gini as gini
     from robench.evaluation.api import probe as probe
     from robench.evaluation.api import saliency as saliency
+    from robench.evaluation.planning import plan_costs as plan_costs
     from robench.models import load_model as load_model
     from robench.report.comparison import Comparison as Comparison
     from robench.report.comparison import compare as compare
@@ -41,12 +42,13 @@ HOMES = {
     "Threat": "robench.core.threat",
     "Trained": "robench.training.types",
     "load_model": "robench.models",
+    "plan_costs": "robench.evaluation.planning",
     "train": "robench.training.train",
     "write_report": "robench.report.reporting",
 }
 __all__ = [
     "Comparison", "Images", "InputError", "Result", "Subject", "Threat", "Trained", "attack", "compare", "corrupt", "evaluate", "gini",
-    "load_model", "probe", "saliency", "train", "write_report",
+    "load_model", "plan_costs", "probe", "saliency", "train", "write_report",
 ]  # fmt: skip
 
 find_moved_modules()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from robench.attacks.active import Search
 from robench.attacks.apgd import LossFunction, checked_schedule, loss_toward, run_from_random_start
+from robench.attacks.facts import AttackFacts
 from robench.attacks.losses import class_logits, fitting_loss
 from robench.core.checks import positive_option, whole_option
 from robench.core.draws import Draws
@@ -22,6 +23,7 @@ from robench.core.types import AttackResult
 CANDIDATES = 20  # classes of the largest logits whose slopes are looked at: a backward pass each
 
 
+@AttackFacts(steady_options={"loss": "ce"})
 def malt(
     model: nn.Module,
     x: Tensor,

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,12 +30,24 @@ ORDER = {"l2": 2.0, "l1": 1.0}
 NORM_OFFSET = 1e-12
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # after these queries the windows lose half of their area
 FULL_LENGTH = 10_000  # the queries that this schedule was made for
+TYPICAL_SHARE = 0.04  # of the image's area: what the windows of 5,000 queries cover on average
 QUERY_BLOCK = 128  # queries whose random numbers are drawn at once
 STRETCH = 32  # queries prepared at once, at most: the working rows are packed anew only between two stretches
 STRETCH_AREA = 2048  # so many values of an image are prepared at once, at most
 
 
-@AttackFacts(black_box=True)
+def most_square_passes(options: Mapping[str, Any]) -> tuple[int, int]:
+    """Forward and backward passes on an image that stands: one more than the queries, in each restart.
+
+    Args:
+        options: of `square`.
+    """
+    return options["restarts"] * (options["queries"] + 1), 0
+
+
+@AttackFacts(
+    black_box=True, most_passes=most_square_passes, steady_options={"hope": None}, typical_options={"hope": None, "p_init": TYPICAL_SHARE}
+)
 def square(
     model: nn.Module,
     x: Tensor,

@@ -18,7 +18,7 @@ from robench.core.threat import Threat, length_option, per_sample
 from robench.core.types import AttackResult
 
 
-@AttackFacts(black_box=True)
+@AttackFacts(black_box=True, most_passes=lambda options: (options["restarts"], 0))
 def transfer(
     model: nn.Module,
     x: Tensor,

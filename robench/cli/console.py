@@ -24,6 +24,7 @@ from robench.report.tables import percent
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from robench.runs.costs import RunCosts
     from robench.runs.types import Track
     from robench.training.types import Epoch, Event, EventWatcher
 
@@ -88,6 +89,24 @@ def print_table(title: str, columns: Sequence[str], lines: Iterable[Sequence[str
     for line in lines:
         table.add_row(*(Text(cell.translate(CONTROLS)) for cell in line))  # Text: no markup is read in brackets
     (PipeConsole(highlight=False, emoji=False, width=1000) if whole and not out.is_terminal else out).print(table)
+
+
+def print_costs(costs: RunCosts, title: str, budget: float | None, quiet: bool) -> None:
+    """Prints the table of what a run will cost, what a budget is enough for and, unless quiet, how that is to be read.
+
+    Args:
+        costs: of the run.
+        title: line above the table.
+        budget: seconds of --budget, or None.
+        quiet: whether only the result is wanted.
+    """
+    from robench.report.cost_tables import cost_sentences, cost_table, reading_help
+
+    print_table(*cost_table(costs, title))
+    for sentence in cost_sentences(costs, budget):
+        print_sentence(sentence)
+    for note in reading_help(costs):
+        print_message(f"Note: {note}", quiet)
 
 
 def is_progress_shown(quiet: bool) -> bool:

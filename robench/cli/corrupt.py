@@ -13,7 +13,7 @@ import typer
 
 from robench.cli import options as o
 from robench.cli.calls import repetition_entries
-from robench.cli.console import image_progress, print_message
+from robench.cli.console import image_progress, print_costs, print_message
 from robench.cli.jobs import refuse_several_processes, subjects_text
 from robench.cli.loading import (
     DEFAULT_IMAGE_LIMIT,
@@ -150,7 +150,7 @@ def run_corrupt(models: Sequence[str], options: CorruptOptions, common: CommonOp
     if options.export is not None:
         refuse_several_processes("an export of corrupted images")
     on = set_up_device(common.device, common.threads)
-    with export_lock(options.export):
+    with export_lock(None if common.plan else options.export):
         each, source, notes, choice = images_and_source(models, options, common, on)
         target = partial(export_target, each[0], source, options, common)  # made when --out is this run's
         if models:
@@ -158,7 +158,18 @@ def run_corrupt(models: Sequence[str], options: CorruptOptions, common: CommonOp
             return
         if images_missed := missing_classes_note(source.y, source.classes):
             print_message(f"Note: {images_missed}", common.quiet)
+        if common.plan:
+            print_export_plan(source, common, on)
+            return
         write_export(source, target(), common, on)
+
+
+def print_export_plan(source: CorruptionSource, common: CommonOptions, device: str) -> None:
+    """Prints what an export without models will cost."""
+    from robench.evaluation.corruption_sources import planned_export
+
+    costs = planned_export(source, batch_size=common.batch_size or BATCH_SIZE, device=device)
+    print_costs(costs, f"Plan of an export of {source.name} {source.split}, n = {len(source.y)}", None, common.quiet)
 
 
 @contextmanager
@@ -193,7 +204,7 @@ def measure_corrupted_images(
     results: list[Result] = []
 
     def measure(place: Destination, quiet: bool) -> Result:
-        target = export()
+        target = None if common.plan else export()
         results.append(api.corrupt(
             [subject_on_source(one, source, images) for one in subjects], source, reference=reference, target=target, seed=common.seed,
             batch_size=batch_size_of(subjects[0], common), device=on, budget=common.budget, folder=place, resume=place.resume,
@@ -207,7 +218,9 @@ def measure_corrupted_images(
     entries = {**corrupt_entries(source), **repetition_entries()}
     run = RunDescription("corrupt", corrupt_title(subjects, source, common), words, entries, arrays, only_adds)
     measure_and_report(subjects, run, common, measure)
-    if options.export is not None and not results:
+    if common.plan and options.export is not None:
+        print_export_plan(source, common, on)
+    elif options.export is not None and not results:
         write_export(source, export(), common, on)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from robench.cli.calls import repetition_entries
-from robench.cli.console import image_progress, print_message, print_table, print_to_stderr
+from robench.cli.console import image_progress, print_costs, print_message, print_table, print_to_stderr
 from robench.cli.jobs import (
     Job,
     LoadedJob,
@@ -210,6 +210,10 @@ def measure_and_report(
     trackers = chosen_trackers(common.log)
     with join_world() as world, ExitStack() as stack:
         first = world.rank == 0
+        if common.plan:
+            if first:
+                print_plan(run, common, measure)
+            return
         how: dict[str, Any] = {"resume": common.resume, "force": common.force, "adds": run.adds}
         place = shared_place(world, stack, partial(run_place, common.out, subjects_text(subjects), run.name, run.words, **how))
         if place.finished:
@@ -225,6 +229,22 @@ def measure_and_report(
     if first and common.strict and flags:
         print_to_stderr(f"Flags were raised and --strict was given: {len(flags)}")
         raise typer.Exit(1)
+
+
+def print_plan(run: RunDescription, common: CommonOptions, measure: Callable[[Destination, bool], Result]) -> None:
+    """Prints what a run will cost, and how that is to be read; nothing of it is done.
+
+    Args:
+        run: what the run is called.
+        common: options that every measuring command has.
+        measure: measure(place, quiet) would measure everything.
+    """
+    from robench.core.folders import Destination
+    from robench.evaluation.planning import plan_costs
+
+    folder = common.out or Path("results")
+    costs = plan_costs(measure, Destination(folder, run.words, folder), True)
+    print_costs(costs, f"Plan of {run.title.format(n=costs.n)}", common.budget, common.quiet)
 
 
 def report_run(

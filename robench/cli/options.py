@@ -262,6 +262,9 @@ LogOption = Annotated[
         "--log", metavar="TRACKER", help="tensorboard, mlflow[,experiment=NAME] or file.py:function; several by commas or repeated."
     ),
 ]
+Plan = Annotated[
+    bool, typer.Option("--plan", help="Only say what it will cost, from a few timed batches: passes, time, memory, disk. Writes nothing.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress and no messages; only the result.")]
 Arch = Annotated[str | None, typer.Option("--arch", help="Architecture of a bare state_dict: see 'robench list models'.")]
 Activation = Annotated[str | None, typer.Option("--activation", help="Its activation: relu, silu, gelu or softplus. Default: relu.")]
@@ -314,6 +317,7 @@ class CommonOptions:
     force: Force = False
     strict: Strict = False
     log: LogOption = None
+    plan: Plan = False
     quiet: Quiet = False
 
     def image_options(self) -> dict[str, Any]:

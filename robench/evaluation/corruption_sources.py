@@ -33,10 +33,12 @@ from robench.data.export import Export, StoreImages
 from robench.data.released_sets import CorruptedSet
 from robench.data.stored_pixels import StoredPixels
 from robench.models.identity import file_digest
+from robench.runs.costs import RunCosts
 from robench.runs.own_functions import is_own, own_corrupted_images
+from robench.runs.planned_costs import costs_of_run
 from robench.runs.stages.clean import clean_stage
 from robench.runs.stages.corruption import cell_stage, recipe_and_severity, refuse_severity
-from robench.runs.types import Pixels, Pool, Stage
+from robench.runs.types import Pixels, Pool, RunOptions, Stage
 
 FOR_ALL = {"scale": "--scale", "photos": "the folder of frost photos with --frost-dir"}
 PIXELS = "pixels of "  # before a corruption, the key of the digest of its images
@@ -243,6 +245,19 @@ def released_images(source: CorruptionSource) -> Images:
     first = source.clean or partial(source.pixels, *source.cells[0])
     x = first(torch.arange(1))
     return Images(source.name, source.split, x.expand(len(source.y), *x.shape[1:]), source.y, source.ids, source.classes)
+
+
+def planned_export(source: CorruptionSource, *, batch_size: int, device: str) -> RunCosts:
+    """What it costs to make all images of a source and to write them in 8 bits, without a model.
+
+    Args:
+        source: the images.
+        batch_size: images at once.
+        device: where they are made.
+    """
+    pool = pool_of_source(source)
+    written = len(source.cells) * len(pool) * torch.Size(pool.shape).numel()
+    return costs_of_run([], pool, stages_of_source(source), RunOptions(batch_size=batch_size, device=device), exported=written)
 
 
 def stages_of_source(source: CorruptionSource) -> list[Stage]:

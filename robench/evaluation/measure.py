@@ -27,11 +27,13 @@ from robench.core.journal import Adds
 from robench.core.rows import blank_row
 from robench.core.threat import Threat, refuse_too_large_eps
 from robench.data import Images
+from robench.evaluation.planning import IS_PLANNING, PlannedCostsError
 from robench.evaluation.plans import RunRequest, few_classes_notes, no_map_path, stages_of
 from robench.results.corruption_errors import Reference
 from robench.results.measurement import Measurement, measurement_of_run
 from robench.runs.execution import execute
 from robench.runs.loop import Taker
+from robench.runs.planned_costs import costs_of_run
 from robench.runs.pools import pool_of_images
 from robench.runs.types import Pool, RunOptions, Stage, Subject
 
@@ -117,6 +119,9 @@ def measure_models(
         (subject.name, cascade): file_suffix(subject.name if len(every) > 1 else "", cascade if len(cascades) > 1 else "")
         for subject in every for cascade in cascades
     }  # fmt: skip
+    if IS_PLANNING.get():
+        shown = pool or pool_of_images(images)
+        raise PlannedCostsError(costs_of_run(every, shown, stages, how, saved=bool(save) * len(files), pictures=bool(pngs) * len(files)))
     run = execute(
         every, pool or pool_of_images(images), stages, how, images=images.sha256 if how.folder and pool is None else "", data=images.name,
         save={key: save.with_name(f"{save.stem}{name}{save.suffix}") for key, name in files.items()} if save else {},

@@ -11,7 +11,16 @@ from robench.core.recipes import did_you_mean
 
 COMMANDS = ("eval", "attack", "saliency", "corrupt", "train")
 MODELS = "models"
-ONLY_GIVEN = ("trust", "download", "out", "resume", "force", "quiet", "strict")  # which `robench rerun` has itself, or has no use for
+ONLY_GIVEN = (
+    "trust",
+    "download",
+    "out",
+    "resume",
+    "force",
+    "quiet",
+    "strict",
+    "plan",
+)  # which `robench rerun` has itself, or has no use for
 WRITES_ELSEWHERE = ("log", "export")  # which would write outside --out
 OPTIONS = (  # what a manifest may say of a call: nothing that writes outside --out, and nothing that lets code run or be fetched
     "suite attack method score target channels block layer against join inductive norm eps threat until engine precision compile"

@@ -29,6 +29,7 @@ from robench.core.rows import Check, wilson
 from robench.core.threat import Threat
 from robench.models.contract import reads_training
 
+MOST_PASSES = (50, 36)  # forward and backward passes of `model_checks` over each image, at the most
 PASSES = 5  # over the same images, to see whether the model is randomised
 NOISE_TRIES = 5  # of noise per image
 PGD_STEPS = 10  # of the PGD that the others are held against

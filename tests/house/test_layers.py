@@ -36,15 +36,17 @@ LAYERS = {
     " huggingface robustbench_zoo"
     " loading preprocessing",
     "runs": "store ledger types diagnostics own_functions images pools stages stages.clean stages.earlier_run stages.probe"
-    " stages.corruption stages.sequence stages.method stages.attack loop blocks cases resuming execution",
+    " stages.corruption stages.sequence stages.method stages.attack timings pass_counts loop blocks costs cases resuming"
+    " execution case_times planned_costs",
     "results": "files corruption_estimates corruption_errors cascade probes corruptions sequences scores score_rows classes saved_runs"
     " image_values named_rows columns column_values table_differences compare gates measurement",
     "report": "metric_meanings leaderboard manifest tables class_tables plain_text robustbench_files run_list paper_tables"
     " paper_formats table_files page captions figures figures.style figures.classes figures.attacks figures.saliency"
     " figures.corruptions figures.training pictures charts board_parts headline nights run_parts folder result"
     " trackers.records trackers.event_files trackers.mlflow_runs trackers.running trackers trackers.measured comparison"
-    " comparison_files night_verdicts image_sources changed_images base_parts overview reporting",
-    "evaluation": "suites run_words named_files repeated_calls repeated_runs recipe_kinds methods corruption_sources sequence_sources plans"
+    " comparison_files night_verdicts image_sources changed_images base_parts overview reporting cost_tables",
+    "evaluation": "planning suites run_words named_files repeated_calls repeated_runs recipe_kinds methods corruption_sources"
+    " sequence_sources plans"
     " measure arguments api",
     "training": "presets guards types steps states epochs settings checkpoint_files teachers preparation final_measurement tracked train"
     " grids sweeps",
