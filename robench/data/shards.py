@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, NamedTuple, overload
@@ -64,11 +64,9 @@ class ShardSample:
 class SliceItems(Sequence[Item]):
     """The items of the images in some shards, made when they are asked for."""
 
-    def __init__(self, places: Sequence[tuple[str, int, int]]) -> None:
-        """Takes of each image the path of its shard, its offset and its length."""
-        numbers = {path: k for k, path in enumerate(dict.fromkeys(path for path, _, _ in places))}
-        self.paths = list(numbers)
-        self.places = torch.tensor([(numbers[path], offset, length) for path, offset, length in places], dtype=torch.int64).reshape(-1, 3)
+    def __init__(self, paths: Sequence[str], places: Sequence[int]) -> None:
+        """Takes the paths, and of each image the number of its shard, its offset and its length, one after the other."""
+        self.paths, self.places = paths, torch.tensor(places, dtype=torch.int64).reshape(-1, 3)
 
     def __len__(self) -> int:
         return len(self.places)
@@ -101,20 +99,47 @@ def shard_catalogue(text: str, split: str, data_dir: Path, download: bool = Fals
     pattern, options = source_and_options(text, "wds", SHARD_OPTIONS)
     shards = shard_list(pattern, split, data_dir)
     others: Counter[str] = Counter()
-    samples = [sample for path in shards.paths for sample in samples_of_shard(path, others)]
-    if not samples:
+    found = [found_samples(path, options, others) for path in shards.paths]
+    names, labels = [name for each in found for name in each.names], [label for each in found for label in each.labels]
+    if not names:
         raise InputError(f"{shards.name} holds no samples: none of the members of {shards.paths[0]} is an image with a label")
-    image = options.get("image")
-    endings = [image_ending(sample, image) for sample in samples]
-    what, read = label_reader(samples[0], options.get("label"))
-    labels = [read(sample) for sample in samples]
-    names, source = class_names_beside(shards.paths[0].parent, options.get("classes"))
-    y, classes, more = labels_as_numbers(labels, names, shards.name)
-    items = SliceItems([(sample.path, *sample.members[end][:2]) for sample, end in zip(samples, endings, strict=True)])
-    count = len(shards.paths)
-    understood = f"{shards.name} was read from {count} shard{'s' * (count > 1)}: images in .{endings[0]}, labels in {what}{source}"
-    notes = (f"{understood}; {len(items)} images, {len(classes)} classes", *shards.notes, *left_out_members(others, shards.name), *more)
-    return Catalogue(shards.name, shards.split, items, member_names(samples, endings), y, torch.arange(len(y)), classes, notes)
+    class_names, source = class_names_beside(shards.paths[0].parent, options.get("classes"))
+    y, classes, more = labels_as_numbers(labels, class_names, shards.name)
+    places = [number for k, each in enumerate(found) for offset, size in each.places for number in (k, offset, size)]
+    if len({*names}) < len(names):  # shards that count from 0 each
+        names = [f"{path.stem}/{name}" for path, each in zip(shards.paths, found, strict=True) for name in each.names]
+    count, where = len(found), next(each.words for each in found if each.words)
+    understood = (
+        f"{shards.name} was read from {count} shard{'s' * (count > 1)}: {where}{source}; {len(names)} images, {len(classes)} classes"
+    )
+    notes = (understood, *shards.notes, *left_out_members(others, shards.name), *more)
+    items = SliceItems([str(path) for path in shards.paths], places)
+    return Catalogue(shards.name, shards.split, items, names, y, torch.arange(len(y)), classes, notes)
+
+
+@dataclass
+class FoundSamples:
+    """What is kept of the samples of a shard: of each image its offset and size, its name and its label; where they stand, in words."""
+
+    places: list[tuple[int, int]] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    labels: list[Label] = field(default_factory=list)
+    words: str = ""
+
+
+def found_samples(path: Path, options: Mapping[str, str], others: Counter[str]) -> FoundSamples:
+    """The samples of a shard, whose labels stand where its first sample has one; `others` counts the members that are not looked at."""
+    found, read = FoundSamples(), None
+    for sample in samples_of_shard(path, others):
+        ending = image_ending(sample, options.get("image"))
+        if read is None:
+            what, read = label_reader(sample, options.get("label"))
+            found.words = f"images in .{ending}, labels in {what}"
+        member = sample.members[ending]
+        found.places.append((member.offset, member.size))
+        found.names.append(member.name)
+        found.labels.append(read(sample))
+    return found
 
 
 def samples_of_shard(path: Path, others: Counter[str]) -> Iterator[ShardSample]:
@@ -336,14 +361,6 @@ def labels_as_numbers(labels: Sequence[Label], names: tuple[str, ...], name: str
     if unknown := next((text for text in texts if text not in place), None):
         raise InputError(f"{name}: the label {unknown!r} is none of the {len(names)} names of classes")
     return torch.tensor([place[label] if isinstance(label, str) else label for label in labels], dtype=torch.int64), classes, notes
-
-
-def member_names(samples: Sequence[ShardSample], endings: Sequence[str]) -> list[str]:
-    """A name for each image: that of its member, with the shard before it where shards use the same ones."""
-    names = [sample.members[end].name for sample, end in zip(samples, endings, strict=True)]
-    if len({*names}) == len(names):
-        return names
-    return [f"{Path(sample.path).stem}/{name}" for sample, name in zip(samples, names, strict=True)]
 
 
 def left_out_members(others: Counter[str], name: str) -> list[str]:
