@@ -1,5 +1,6 @@
 """Small images as trees of the layouts in which ImageNet and its kin are handed round; each writer returns the folder to name."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -157,5 +158,6 @@ def put_label_map(path, pairs):
     if path.suffix == ".json":
         path.write_text(json.dumps(dict(pairs)), "utf-8")
     else:
-        put_text(path, [f"{name},{output}" for name, output in pairs])
+        with path.open("w", encoding="utf-8", newline="") as lines:
+            csv.writer(lines).writerows(pairs)
     return path

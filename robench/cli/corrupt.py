@@ -18,14 +18,17 @@ from robench.cli.jobs import refuse_several_processes, subjects_text
 from robench.cli.loading import (
     DEFAULT_IMAGE_LIMIT,
     LoadedSubject,
+    asked_labels,
     checkpoint_words,
     images_by_options,
     images_of_models,
-    load_models,
+    labelled_models,
     missing_classes_note,
+    opened_models,
     print_image_notes,
     refuse_other_orders,
     set_up_device,
+    told_models,
     training_data_name,
 )
 from robench.cli.measure import BATCH_SIZE, RunDescription, batch_size_of, measure_and_report
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
     from robench.data.released_sets import CorruptedSet
     from robench.evaluation.corruption_sources import CorruptionSource
     from robench.evaluation.sequence_sources import SequenceSource
+    from robench.models import LoadedModel
     from robench.report.result import Result
     from robench.runs.types import Subject as Measured
 
@@ -151,10 +155,10 @@ def run_corrupt(models: Sequence[str], options: CorruptOptions, common: CommonOp
         refuse_several_processes("an export of corrupted images")
     on = set_up_device(common.device, common.threads)
     with export_lock(None if common.plan else options.export):
-        each, source, notes, choice = images_and_source(models, options, common, on)
+        each, source, notes = images_and_source(models, options, common, on)
         target = partial(export_target, each[0], source, options, common)  # made when --out is this run's
         if models:
-            measure_corrupted_images(models, each, source, notes, options, common, on, target, choice)
+            measure_corrupted_images(models, each, source, notes, options, common, on, target)
             return
         if images_missed := missing_classes_note(source.y, source.classes):
             print_message(f"Note: {images_missed}", common.quiet)
@@ -186,20 +190,20 @@ def export_lock(folder: Path | None) -> Iterator[None]:
 
 def measure_corrupted_images(
     models: Sequence[str], each: Sequence[Images], source: CorruptionSource, notes: Sequence[str], options: CorruptOptions,
-    common: CommonOptions, on: str, export: Callable[[], Export | None], way: str | None,
+    common: CommonOptions, on: str, export: Callable[[], Export | None],
 ) -> None:  # fmt: skip
     """What `run_corrupt` does where there are models."""
     from robench.evaluation import api
-    from robench.evaluation.corruption_sources import only_adds
+    from robench.evaluation.corruption_sources import only_adds, relabelled_source
+    from robench.models.output_choice import refuse_others_beside_choice
 
-    labels = source.y if len(source.classes) == len(each[0].classes) else None  # of a part of a model's classes nothing is missed
-    relabelled = {id(one): replace(one, y=source.y[: len(one)], classes=source.classes) for one in each}  # as the models count them
-    each = [relabelled[id(one)] for one in each]
-    images = each[0]
-    loaded = load_models(models, each, on, common.quiet, split=common.split, y=labels, noticed=notes, **common.loading_options())
+    asked = asked_labels(common)
+    loaded, each, labels = labelled_models(models, each, asked, notes, on, common, source.y)
+    source, images = relabelled_source(source, labels), each[0]
     if options.reference not in (None, "alexnet"):
-        refuse_other_orders(source.classes, [str(options.reference)], way, "reference")
-    subjects = [LoadedSubject(one, its, "", (), on, way) for one, its in zip(loaded, each, strict=True)]
+        refuse_others_beside_choice(loaded, [str(options.reference)], "reference")
+        refuse_other_orders(source.classes, [str(options.reference)], asked.way, "reference")
+    subjects = [LoadedSubject(one, its, "", (), on, asked.way) for one, its in zip(loaded, each, strict=True)]
     reference = load_reference(options, images, source, common, on)
     results: list[Result] = []
 
@@ -271,8 +275,13 @@ def load_reference(options: CorruptOptions, images: Images, source: CorruptionSo
 
     if options.reference in (None, "alexnet"):
         return known(options.reference, images, source)
-    one = load_models([str(options.reference)], [images], on, common.quiet)[0]
+    one = one_more_model(str(options.reference), images, on, common)
     return subject_on_source(LoadedSubject(one, images, "", (), on), source)
+
+
+def one_more_model(model: str, images: Images, on: str, common: CommonOptions) -> LoadedModel:
+    """A model that is measured along, under the labels of the others; the options of loading are those of the others alone."""
+    return told_models(opened_models([model], [images], on, None), [images], [], on, common, None)[0]
 
 
 def refuse_corrupt_options(models: Sequence[str], options: CorruptOptions, common: CommonOptions) -> None:
@@ -329,9 +338,10 @@ def run_sequences(models: Sequence[str], options: CorruptOptions, common: Common
     refuse_sequence_options(options, common)
     on, source = set_up_device(common.device, common.threads), sequence_source(options, common)
     images = first_frame_images(source, NORMALISATION_IMAGES)
-    loaded = load_models(models, [images] * len(models), on, common.quiet, split=common.split, **common.loading_options())
+    frames = [images] * len(models)
+    loaded = told_models(opened_models(models, frames, on, common), frames, [], on, common, None)
     subjects = [LoadedSubject(one, images, "", (), on) for one in loaded]
-    beside = load_models([options.reference], [images], on, common.quiet)[0] if options.reference else None
+    beside = one_more_model(str(options.reference), images, on, common) if options.reference else None
     reference = LoadedSubject(beside, images, "", (), on).run_subject() if beside else None
 
     def measure(place: Destination, quiet: bool) -> Result:
@@ -377,6 +387,7 @@ def refuse_sequence_options(options: CorruptOptions, common: CommonOptions) -> N
         raise InputError(f"{recipe.name} of a set of sequences has no options: leave them out; --severity takes the difficulty, 1 to 3")
     idle = [
         *(["--save"] if options.save else []), *(["--data"] if common.data else []), *(["--classes"] if common.classes else []),
+        *(["--label-map"] if common.label_map else []), *(["--outputs"] if common.outputs else []),
         *(f"--{name.replace('_', '-')}" for name in ("data_dir", "image_size", "resize", "layout", "class_order")
           if common.image_options()[name] is not None),
     ]  # fmt: skip
@@ -388,19 +399,19 @@ def refuse_sequence_options(options: CorruptOptions, common: CommonOptions) -> N
 
 def images_and_source(
     models: Sequence[str], options: CorruptOptions, common: CommonOptions, device: str
-) -> tuple[list[Images], CorruptionSource, list[str], str | None]:
-    """The images of each model as they are (of a set alone: mild ones), where the corrupted ones come from, notes, and --classes."""
-    from robench.data.class_names import class_order_for, label_mapping_for
+) -> tuple[list[Images], CorruptionSource, list[str]]:
+    """The images of each model as they are (of a set alone: mild ones), where the corrupted ones come from, and notes."""
+    from robench.data.class_names import class_order_for
     from robench.data.corrupted_sets import mildest_cell
-    from robench.evaluation.corruption_sources import relabelled_source, source_from_images, source_from_set
+    from robench.evaluation.corruption_sources import source_from_images, source_from_set
     from robench.models import checkpoint_meta
     from robench.models.forgotten_normalisation import NORMALISATION_IMAGES
 
-    choice, way, data, metas = common.image_options(), common.classes, common.data, [checkpoint_meta(model) for model in models]
-    order = choice["class_order"]
+    choice, data, asked = common.image_options(), common.data, asked_labels(common)
+    metas, order = [checkpoint_meta(model) for model in models], asked.order
     data = data if data or options.source is not None else training_data_name(metas)
     from_set = options.source is not None  # whose classes may be those of a folder, whatever the clean images are
-    choice["class_order"] = class_order_for("folder:" if from_set else str(data), models, metas, order, way)
+    choice["class_order"] = class_order_for("folder:" if from_set else str(data), models, metas, order, asked.way, asked.label_map)
     if from_set:
         corrupted, clean, rows = corrupted_from_folder(options, data, choice, order is not None, common)
         images = (
@@ -411,15 +422,13 @@ def images_and_source(
         source = source_from_set(corrupted, rows, clean)
         for note in source.notes:
             print_message(f"Note: {note}", common.quiet)
-        labels = label_mapping_for((clean or corrupted).classes, (clean or corrupted).name, models, metas, way, order)
-        return [images] * max(1, len(models)), relabelled_source(source, labels), labels.notes, way
+        return [images] * max(1, len(models)), source, []
     each, more = images_of_models(models, str(data), choice, common)
     images = each[0]
-    labels = label_mapping_for(images.classes, images.name, models, metas, way, order)
     source = source_from_images(
         images, options.corruptions, options.severities, scale=options.scale, photos=options.photos, seed=common.seed, device=device
     )
-    return each, relabelled_source(source, labels), [*more, *labels.notes], way
+    return each, source, more
 
 
 def corrupted_from_folder(

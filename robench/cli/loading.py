@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from robench.data import Images
+    from robench.data.class_names import LabelMapping
     from robench.models import LoadedModel
     from robench.runs.types import Subject as Measured
 
@@ -73,7 +74,7 @@ def load_subjects(models: Sequence[str], norm: str | None, radii: tuple[float, .
         InputError: where a model, an image or a label cannot be used, and for a radius that no image could need.
     """
     from robench.core.threat import Threat, refuse_too_large_eps
-    from robench.data.class_names import class_order_for, label_mapping_for
+    from robench.data.class_names import class_order_for
     from robench.models import checkpoint_meta
 
     on = set_up_device(common.device, common.threads)
@@ -82,20 +83,79 @@ def load_subjects(models: Sequence[str], norm: str | None, radii: tuple[float, .
     for its_norm, its_radii in threats:
         for eps in its_radii:
             refuse_too_large_eps(Threat(its_norm, eps), None)
-    choice, way, data = common.image_options(), common.classes, common.data or training_data_name(metas)
-    order = choice["class_order"]
-    choice["class_order"] = class_order_for(data, models, metas, order, way)
+    choice, data = common.image_options(), common.data or training_data_name(metas)
+    asked = asked_labels(common)
+    choice["class_order"] = class_order_for(data, models, metas, asked.order, asked.way, asked.label_map)
     each, notes = images_of_models(models, data, choice, common)
-    images = each[0]
     for (its_norm, its_radii), its_images in zip(threats, each, strict=True):
         refuse_too_large_eps(Threat(its_norm, max(its_radii)), its_images.shape)
-    labels = label_mapping_for(images.classes, images.name, models, metas, way, order)
-    y = images.y if len(labels.classes) == len(images.classes) else None  # of a part of a model's classes nothing is missed
+    loaded, each, _ = labelled_models(models, each, asked, notes, on, common)
+    return [LoadedSubject(one, its, *threat, on, asked.way) for one, its, threat in zip(loaded, each, threats, strict=True)]
+
+
+@dataclass(frozen=True)
+class AskedLabels:
+    """What the user said of labels and outputs.
+
+    Attributes:
+        way: --classes: "by-name" or "as-is"; None where nothing was said, as in what follows.
+        order: --class-order.
+        label_map: what --label-map holds.
+        outputs: --outputs.
+    """
+
+    way: str | None
+    order: str | None
+    label_map: Mapping[str, str] | None
+    outputs: str | None
+
+
+def asked_labels(common: CommonOptions) -> AskedLabels:
+    """What the user said of labels and outputs; InputError for a label map that cannot be read."""
+    from robench.data.label_maps import read_label_map
+
+    label_map = None if common.label_map is None else read_label_map(common.label_map)
+    return AskedLabels(common.classes, common.class_order, label_map, common.outputs)
+
+
+def labelled_models(
+    models: Sequence[str], each: Sequence[Images], asked: AskedLabels, notes: Sequence[str], on: str, common: CommonOptions,
+    y: Tensor | None = None,
+) -> tuple[list[LoadedModel], list[Images], LabelMapping]:  # fmt: skip
+    """The models, each with its images under the labels that its outputs have, and where the labels of the data went.
+
+    Args:
+        models: the models, as the command line spells them.
+        each: for each model its images, under the labels of the data.
+        asked: what the user said of labels and outputs.
+        notes: what is told with the notes of the models.
+        on: the device for the models.
+        common: options that every measuring command has.
+        y: labels of all images that will be measured, where `each` holds a few of them.
+
+    Raises:
+        InputError: where a model or a label cannot be used.
+    """
+    from robench.data.class_names import provisional_labels
+    from robench.models import checkpoint_meta
+    from robench.models.output_choice import labels_of_models, with_chosen_outputs, without_count_notes
+
+    first, way, order = each[0], asked.way, asked.order
+    before = provisional_labels(first.classes, first.name, models, [checkpoint_meta(one) for one in models], way, order, asked.label_map)
+    loaded = opened_models(models, relabelled_images(each, before), on, common)
+    loaded = [without_count_notes(one, len(before.classes)) for one in loaded]
+    labels = labels_of_models(first.classes, first.name, models, loaded, way, order, asked.label_map)
+    loaded, labels = with_chosen_outputs(loaded, labels, asked.outputs, first.outputs, first.name)
+    seen = first.y if y is None else y
+    missing = seen if len(labels.classes) == len(first.classes) else None  # of a part of a model's classes nothing is missed
+    each = relabelled_images(each, labels)
+    return told_models(loaded, each, [*notes, *labels.notes], on, common, missing), each, labels
+
+
+def relabelled_images(each: Sequence[Images], labels: LabelMapping) -> list[Images]:
+    """The images of each model as its outputs count them; those of several models that are the same stay the same."""
     relabelled = {id(one): one.with_labels(labels.outputs, labels.classes) for one in each}
-    each = [relabelled[id(one)] for one in each]
-    noticed = [*notes, *labels.notes]
-    loaded_models = load_models(models, each, on, common.quiet, split=common.split, noticed=noticed, y=y, **common.loading_options())
-    return [LoadedSubject(one, its, *threat, on, way) for one, its, threat in zip(loaded_models, each, threats, strict=True)]
+    return [relabelled[id(one)] for one in each]
 
 
 def images_of_models(models: Sequence[str], data: str, choice: dict[str, Any], common: CommonOptions) -> tuple[list[Images], list[str]]:
@@ -153,44 +213,61 @@ def print_image_notes(images: Images, quiet: bool) -> None:
         print_message(f"Note: {note}", quiet)
 
 
-def load_models(
-    models: Sequence[str], each: Sequence[Images], device: str, quiet: bool, *, noticed: Sequence[str] = (), **how: Any
-) -> list[LoadedModel]:
-    """The models, tried on such images, under names that tell them apart; prints the notes and flags of loading.
+def opened_models(models: Sequence[str], each: Sequence[Images], device: str, common: CommonOptions | None) -> list[LoadedModel]:
+    """The models, tried on such images, under names that tell them apart.
 
     Args:
         models: the models, as the command line spells them.
         each: for each model images of the shape and classes that will be measured.
         device: the device for the models.
-        quiet: whether notes are left out.
-        noticed: notes that are told with those of the models.
-        how: keyword arguments of `models.load_with_origin`; besides, `split` (the split that the user asked for) and `y` (labels of the
-            images that will be measured, where classes without an image are to be told).
+        common: options that say how they are loaded; None for none.
+
+    Raises:
+        InputError: where a model cannot be loaded, does not fit the images, or is named twice.
     """
+    from robench.data.label_maps import stray_class_text
     from robench.models import load_with_origin
 
-    images = each[0]
-    split, y = how.pop("split", images.split), how.pop("y", None)
-    loaded = [
-        load_with_origin(model, classes=len(its.classes), shape=its.shape, device=device, **how)
-        for model, its in zip(models, each, strict=True)
-    ]
-    loaded_models = uniquely_named_models(models, loaded)
-    if images.split != split:
-        sentence = f"{images.name} has no {split} split: all its images are used, also those a model may have been trained on"
-        loaded_models = [replace(one, notes=(*one.notes, sentence)) for one in loaded_models]
+    how = {} if common is None else common.loading_options()
+    try:
+        loaded = [
+            load_with_origin(model, classes=len(its.classes), shape=its.shape, device=device, **how)
+            for model, its in zip(models, each, strict=True)
+        ]
+    except InputError as error:
+        if stray := stray_class_text(each[0].classes, each[0].name):
+            raise InputError(f"{error}; {stray}") from error
+        raise
+    return uniquely_named_models(models, loaded)
+
+
+def told_models(
+    loaded: Sequence[LoadedModel], each: Sequence[Images], noticed: Sequence[str], device: str, common: CommonOptions, y: Tensor | None
+) -> list[LoadedModel]:
+    """The models with all that was noticed about them and their images; prints these notes and flags.
+
+    Args:
+        loaded: the models.
+        each: for each model its images, as its outputs count them.
+        noticed: notes that are told with those of the models.
+        device: the device of the models.
+        common: options that every measuring command has.
+        y: labels of the images that will be measured, where classes without an image are to be told.
+    """
+    images, notes = each[0], list[str]()
+    if images.split != common.split:
+        notes.append(f"{images.name} has no {common.split} split: all its images are used, also those a model may have been trained on")
     if y is not None and (sentence := missing_classes_note(y, images.classes)):
-        loaded_models = [replace(one, notes=(*one.notes, sentence)) for one in loaded_models]
-    loaded_models = [
-        replace(one, notes=(*one.notes, *noticed, *normalisation_notes(one, its, device)))
-        for one, its in zip(loaded_models, each, strict=True)
+        notes.append(sentence)
+    models = [
+        replace(one, notes=(*one.notes, *notes, *noticed, *normalisation_notes(one, its, device)))
+        for one, its in zip(loaded, each, strict=True)
     ]
-    for note in dict.fromkeys(note for one in loaded_models for note in one.notes):
-        print_message(f"Note: {note}", quiet)
-    loaded_models = [replace(one, notes=(*one.notes, *images.notes)) for one in loaded_models]  # which `print_image_notes` has told
-    for flag in dict.fromkeys(flag for one in loaded_models for flag in one.flags):
+    for note in dict.fromkeys(note for one in models for note in one.notes):
+        print_message(f"Note: {note}", common.quiet)
+    for flag in dict.fromkeys(flag for one in models for flag in one.flags):
         print_to_stderr(f"Flag: {flag}")
-    return loaded_models
+    return [replace(one, notes=(*one.notes, *images.notes)) for one in models]  # which `print_image_notes` has told
 
 
 def missing_classes_note(y: Tensor, classes: Sequence[str]) -> str:

@@ -84,6 +84,7 @@ def load_job(models: Sequence[str], job: Job, common: CommonOptions, attacking: 
     """The job with its models, threats and batch size; InputError for names that are unknown and what does not fit together."""
     from robench.evaluation.arguments import as_threat
     from robench.evaluation.plans import surrogate_names
+    from robench.models.output_choice import refuse_others_beside_choice
 
     refuse_unused_options(job, attacking)
     norms = [as_threat(words).norm for words in attacking.threat or ()] or [attacking.norm or "linf"]
@@ -92,6 +93,7 @@ def load_job(models: Sequence[str], job: Job, common: CommonOptions, attacking: 
     subjects = load_subjects(models, norms[0] if attacking.threat else attacking.norm, radii, common)
     threats = threats_of(subjects, job, attacking)
     surrogates = surrogate_names([*job.recipes(threats[0].norm), *job.against])
+    refuse_others_beside_choice([one.loaded for one in subjects], surrogates, "surrogate")
     refuse_other_orders(subjects[0].images.classes, surrogates, subjects[0].classes, "surrogate")
     return LoadedJob(job, common, attacking, subjects, threats, batch_size_of(subjects[0], common))
 

@@ -195,6 +195,15 @@ Classes = Annotated[
     str | None,
     typer.Option("--classes", help="by-name or as-is: how labels find the model's outputs. Default: by name where both have names."),
 ]
+LabelMap = Annotated[
+    Path | None, typer.Option("--label-map", help="A csv or json file: class of the data, and its output by number, wnid or name.")
+]
+OutputChoice = Annotated[
+    str | None,
+    typer.Option(
+        "--outputs", help="all or data: choose labels among all outputs, or those of the data's classes. Default: as its authors."
+    ),
+]
 N = Annotated[
     int | None, typer.Option("--n", parser=parse_count, metavar="N|all", help="The first N images, or all. Default: at most 500.")
 ]
@@ -298,6 +307,8 @@ class CommonOptions:
     layout: Layout = None
     class_order: ClassOrder = None
     classes: Classes = None
+    label_map: LabelMap = None
+    outputs: OutputChoice = None
     n: N = None
     shuffle: Shuffle = False
     indices: Indices = None

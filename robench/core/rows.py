@@ -11,6 +11,7 @@ OVERALL_PROBE = "corruptions"  # the probe of what is measured over several corr
 OVERALL_SEQUENCES = "sequences"  # and over sequences of several perturbations
 WORST_NORM = "worst"  # the norm of what stands under all threats, image by image
 CLASS_METRICS = ("class_accuracy", "worst_class_accuracy")  # of one class, the word class=LABEL of their setting
+OUTPUTS_METRIC = "outputs"  # how many outputs of a model compete, where that is not all of them
 SOURCE_ROLE = "role=source"  # a word in the setting of the accuracy on images that a stage only gives to others
 
 

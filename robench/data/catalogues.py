@@ -107,7 +107,7 @@ def images_of_catalogue(catalogue: Catalogue, choice: Choice, preprocessing: Pre
     stored = StoredPixels(decoder, torch.arange(len(chosen)), skips_damaged=keeping.skips_damaged)
     made = Images(
         chosen.name, chosen.split, stored, chosen.y, chosen.ids, chosen.classes, notes=chosen.notes, files=chosen.files,
-        files_digest=files_digest(chosen, how), preprocessing=preprocessing and how,
+        files_digest=files_digest(chosen, how), preprocessing=preprocessing and how, outputs=chosen.outputs,
     )  # fmt: skip
     size = len(chosen) * 3 * extent[0] * extent[1]
     return made if keeping.place == "disk" or (keeping.place == "auto" and size > MOST_IN_MEMORY) else in_memory(made, keeping)

@@ -291,6 +291,34 @@ def label_mapping_for(
     return LabelMapping(outputs, named, notes)
 
 
+def provisional_labels(
+    classes: Sequence[str],
+    data: str,
+    models: Sequence[str],
+    metas: Sequence[dict[str, Any]],
+    way: str | None,
+    given_order: str | None,
+    label_map: Mapping[str, str] | None,
+) -> LabelMapping:
+    """What checkpoints say of the labels before any model is loaded; the labels as they are where none stores class names.
+
+    Args:
+        classes: the names of the data's classes, in the order of its labels.
+        data: what sentences call the data.
+        models: what the user named, in order.
+        metas: what each says of itself; {} for other models than our checkpoints.
+        way: the user's way to find the labels, "by-name" or "as-is"; else None.
+        given_order: the order of classes that the user gave; else None.
+        label_map: the user's own; else None.
+
+    Raises:
+        InputError: where a checkpoint does not know a class.
+    """
+    if label_map is None and any(stored_class_names(meta) for meta in metas):
+        return label_mapping_for(classes, data, models, metas, way, given_order)
+    return LabelMapping(list(range(len(classes))), tuple(classes), [])
+
+
 def refuse_different_outputs(classes: Sequence[str], data: str, models: Sequence[str], each: Sequence[Sequence[int]]) -> None:
     """InputError where a class stands for another output of one model than of the first."""
     for outputs, model in zip(each, models, strict=True):

@@ -38,6 +38,7 @@ class Images:
         files_digest: says of images that are files whether they are the same, without decoding them; "" for others.
         preprocessing: how files became pixels; None where nothing was resized or cut.
         left_out: the names of files that were chosen and left out because they cannot be read.
+        outputs: over which outputs of a model the authors of the set evaluate: "all", "data" for those of its classes; "" for no word.
 
     Example:
         >>> n = torch.arange(4)
@@ -58,6 +59,7 @@ class Images:
     files_digest: str = ""
     preprocessing: Preprocessing | None = None
     left_out: tuple[str, ...] = ()
+    outputs: str = ""
 
     def __len__(self) -> int:
         return len(self.x)

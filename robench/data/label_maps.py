@@ -121,6 +121,19 @@ def refuse_unclear_names(classes: Sequence[str], found: Sequence[tuple[int, ...]
             )
 
 
+def stray_class_text(classes: Sequence[str], data: str) -> str:
+    """A clause on the first class beside ImageNet's 1,000 that is none of them, where all others are; else "".
+
+    Args:
+        classes: the names of the data's classes.
+        data: what sentences call the data.
+    """
+    stray = [name for name in classes if not (is_wnid(name) and named_indices(name))]
+    if not stray or len(classes) <= len(imagenet_classes()) or len(classes) - len(stray) < len(imagenet_classes()):
+        return ""
+    return f"{data} has ImageNet's 1,000 classes and {stray[0]!r}, which is none of them: leave it out"
+
+
 def imagenet_class_names() -> tuple[str, ...]:
     """A name of each of ImageNet's classes that no other has, by output: torchvision's.
 

@@ -208,6 +208,7 @@ def joined_files(text: str, _: Mapping[str, Any]) -> Iterator[NamedFile]:
 FINDERS: dict[str, Callable[[str, Mapping[str, Any]], Iterable[NamedFile]]] = {
     **dict.fromkeys(("suite", "attack", "method", "score", "against", "corruption", "objective", "reg"), sentence_files),
     "arch": architecture_files, "sweep": grid_files, "data": data_files, "layout": layout_files, "indices": folder_files,
+    "label-map": folder_files,
     "frost-dir": folder_files, "join": joined_files,
 }  # fmt: skip
 

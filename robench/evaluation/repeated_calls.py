@@ -25,7 +25,8 @@ WRITES_ELSEWHERE = ("log", "export")  # which would write outside --out
 OPTIONS = (  # what a manifest may say of a call: nothing that writes outside --out, and nothing that lets code run or be fetched
     "suite attack method score target channels block layer against join inductive norm eps threat until engine precision compile"
     " scale frost-dir save save-png corruption severity from reference data data-dir split image-size resize interpolation pixels"
-    " workers skip-damaged layout class-order classes n shuffle indices budget seed batch-size arch activation weights mean std"
+    " workers skip-damaged layout class-order classes label-map outputs n shuffle indices budget seed batch-size arch activation"
+    " weights mean std"
     " device threads n-train preset objective reg normalize epochs teacher optimizer lr momentum weight-decay schedule augment"
     " mixup cutmix awp awp-warmup ema label-smoothing guard held-out select measure sweep eval-n"
 )

@@ -63,6 +63,7 @@ class LoadedModel:
         flags: one sentence each on what makes the numbers of this model doubtful, whatever is measured.
         architecture: its name, activation, normalisation and key in the file, as user or checkpoint gave them; the sha256 of own code.
         class_names: the names of the outputs, in their order, where the library of a model says them; () else.
+        outputs: the number of outputs; None where the model was not tried.
     """
 
     model: nn.Module
@@ -73,6 +74,7 @@ class LoadedModel:
     flags: tuple[str, ...] = ()
     architecture: Mapping[str, Any] = field(default_factory=dict)
     class_names: tuple[str, ...] = ()
+    outputs: int | None = None
 
 
 def load_with_origin(source: str | Path, **options: Any) -> LoadedModel:
@@ -100,12 +102,13 @@ def load_with_origin(source: str | Path, **options: Any) -> LoadedModel:
     network_meta = meta.get("model", {})
     notes += other_size_notes(network_meta.get("shape"), model_options.shape, Path(source).name)
     classes, shape = model_options.classes or network_meta.get("classes"), model_options.shape or network_meta.get("shape")
-    is_exported, flags = kind in ("torchscript", "pt2"), list[str]()
+    is_exported, flags, outputs = kind in ("torchscript", "pt2"), list[str](), None
     digest = sha256(Path(source).read_bytes()).hexdigest() if is_exported else fingerprint(model.state_dict())
     if classes is not None and shape is not None:
         examination = examine_model(model, trial_images((shape[0], shape[1], shape[2])).to(model_options.device))
         model, flags = examination.model, [f"{check.probe}: {check.sentence}" for check in examination.checks if check.raised]
-        notes += [*examination.notes, *trial_notes(model, (shape[0], shape[1], shape[2]), classes, model_options.device)]
+        outputs, trial = outputs_and_notes(model, (shape[0], shape[1], shape[2]), classes, model_options.device)
+        notes += [*examination.notes, *trial]
     return LoadedModel(
         model,
         source_name(str(source), kind),
@@ -115,6 +118,7 @@ def load_with_origin(source: str | Path, **options: Any) -> LoadedModel:
         tuple(flags),
         architecture_of(str(source), kind, meta, model_options),
         opened.class_names,
+        outputs,
     )
 
 
@@ -553,6 +557,11 @@ def trial_notes(model: nn.Module, shape: Shape, classes: int, device: str) -> li
     Raises:
         InputError: where it does not give finite logits (B, K) for them, with at least as many outputs as classes.
     """
+    return outputs_and_notes(model, shape, classes, device)[1]
+
+
+def outputs_and_notes(model: nn.Module, shape: Shape, classes: int, device: str) -> tuple[int, list[str]]:
+    """The number of outputs of a model, and what `trial_notes` says of it."""
     x = trial_images(shape).to(device)
     logits = trial_logits_or_error(model, x, len(x))
     if logits.shape[1] < classes:
@@ -561,11 +570,10 @@ def trial_notes(model: nn.Module, shape: Shape, classes: int, device: str) -> li
         raise InputError("the model gives NaN or infinite logits on images in [0, 1]")
     notes = more_outputs_notes(logits.shape[1], classes)
     if bool(are_probabilities(logits).all()):
-        return [
-            *notes,
-            "the outputs look like probabilities, not logits: leave the softmax out of the model, or attacks see vanishing gradients",
-        ]
-    return notes
+        notes.append(
+            "the outputs look like probabilities, not logits: leave the softmax out of the model, or attacks see vanishing gradients"
+        )
+    return logits.shape[1], notes
 
 
 def more_outputs_notes(outputs: int, classes: int) -> list[str]:

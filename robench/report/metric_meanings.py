@@ -34,6 +34,7 @@ METRICS: dict[str, tuple[str, str]] = {
         "attack its target alone; it was given what still stood.",
         LOWER,
     ),
+    "outputs": ("Among how many outputs of the model the label is chosen: those of the data's classes; without such a row, all.", NEITHER),
     "seconds": ("The time that it took.", NEITHER),
     "forwards": ("Forward passes of the model, summed over images.", NEITHER),
     "backwards": ("Backward passes of the model, summed over images.", NEITHER),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from robench.core.recipes import eps_text
-from robench.core.rows import CLASS_METRICS, CLEAN, OVERALL_PROBE, SOURCE_ROLE, WORST_NORM, Row, setting_dict
+from robench.core.rows import CLASS_METRICS, CLEAN, OUTPUTS_METRIC, OVERALL_PROBE, SOURCE_ROLE, WORST_NORM, Row, setting_dict
 
 TABLE_KINDS = ("attack", "method", "probe", "corruption", "sequence")  # in the order of their tables
 SPACE = "\N{NO-BREAK SPACE}"
@@ -50,6 +50,7 @@ def report_tables(
         most: show so many levels of a probe at most, evenly chosen; all of them if not given.
     """
     rows = [row for row in rows if row.metric not in CLASS_METRICS]  # those of `report.class_tables`
+    title += outputs_text(rows)
     by_kind = rows_by_kind(rows)
     names = list(dict.fromkeys(row.checkpoint for row in rows))
     tables: list[TextTable] = []
@@ -65,6 +66,12 @@ def report_tables(
         else:
             tables += corruption_tables(some, names, title, reference)
     return tables
+
+
+def outputs_text(rows: Sequence[Row]) -> str:
+    """The end of a title where a label is chosen among some outputs of a model alone; else ""."""
+    counts = sorted({int(row.value) for row in rows if row.metric == OUTPUTS_METRIC})
+    return f", labels among the {' or '.join(map(str, counts))} outputs of the data's classes" if counts else ""
 
 
 def rows_by_kind(rows: Sequence[Row]) -> dict[str, list[Row]]:

@@ -15,7 +15,7 @@ from robench.core.errors import InputError
 from robench.core.files import write_whole
 from robench.core.paired import SHARE, TESTS, VERDICT, WORST_CLASS, PairedValues, difference_interval, least_class_mean, p_of_margin
 from robench.core.recipes import eps_text
-from robench.core.rows import WORST_NORM, Row
+from robench.core.rows import OUTPUTS_METRIC, WORST_NORM, Row
 from robench.core.saved_results import manifest_value
 from robench.core.statistics import Floats
 from robench.results.files import csv_bytes, frame_of_entries
@@ -235,7 +235,12 @@ def run_pair(base: RunImages, new: RunImages, is_one_of_several: bool = False) -
     """
     for words, what in (("data.name", "data set"), ("data.split", "split")):
         refuse_difference(what, base.where(words), new.where(words))
-    models = [on_common_images(base, new, one, another) for one, another in models_of_both(base, new)]
+    pairs = models_of_both(base, new)
+    for one, another in pairs:
+        refuse_difference(
+            "number of outputs among which labels are chosen (--outputs)", outputs_in_rows(base, one), outputs_in_rows(new, another)
+        )
+    models = [on_common_images(base, new, one, another) for one, another in pairs]
     for one, another in models:
         check_alike(base, new, one, another)
     both = {one.checkpoint for one, _ in models} | {another.checkpoint for _, another in models}
@@ -249,6 +254,12 @@ def run_pair(base: RunImages, new: RunImages, is_one_of_several: bool = False) -
     if not pair.compared:
         raise InputError("BASE and NEW have no row in common: they measure other things, or the same with other settings")
     return replace(pair, notes=[*notes, *difference_notes(pair)])
+
+
+def outputs_in_rows(run: RunImages, model: ModelImages) -> str:
+    """Among how many outputs the labels of a model are chosen: "all", or the number in its row."""
+    counts = [row.value for row in run.run.rows if row.metric == OUTPUTS_METRIC and row.checkpoint == model.checkpoint]
+    return f"{counts[0]:.0f}" if counts else "all"
 
 
 def models_of_both(base: RunImages, new: RunImages) -> list[tuple[ModelImages, ModelImages]]:

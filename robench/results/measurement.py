@@ -11,7 +11,7 @@ from torch import Tensor
 from robench.core.errors import InputError
 from robench.core.inputs import Radius, as_radius
 from robench.core.recipes import did_you_mean, eps_text
-from robench.core.rows import CLEAN, WORST_NORM, Check, Row, Sample
+from robench.core.rows import CLEAN, OUTPUTS_METRIC, WORST_NORM, Check, Row, Sample
 from robench.results import cascade as cascades
 from robench.results import corruptions, probes, score_rows, scores, sequences
 from robench.results.classes import Confusion, all_verdicts, class_rows, verdict_confusions
@@ -139,6 +139,7 @@ def measurement_of_run(run: FinishedRun, suite: str = "", reference: Reference |
         n = int(run.ledger.seen.sum())
         rows += [row for case in cases for check, base in checks_with_rows(run, case) for row in cascades.check_rows([check], base, n)]
     rows += [replace(about, metric=f"flag/{check.name}", value=check.value) for _, about, check in probe_flags(run)]
+    rows += [row for case in cases for row in output_rows(case, int(run.ledger.seen.sum()))]
     verdicts = list(all_verdicts(run, cases, suite, rows))
     rows += [row for verdict in verdicts for row in class_rows(verdict)]
     confusions = [cell for verdict in verdicts for cell in verdict_confusions(verdict)]
@@ -146,6 +147,14 @@ def measurement_of_run(run: FinishedRun, suite: str = "", reference: Reference |
     notes = [*(note for case in cases for note in subject_notes(run, case)), *run.notes, *reference_notes(rows, known_reference)]
     notes += sequences.steady_reference_note(rows)
     return Measurement(rows, tables, checks, list(dict.fromkeys(notes)), suite, run, known_reference)
+
+
+def output_rows(case: Case, n: int) -> list[Row]:
+    """How many outputs of a model compete, where that is not all of them."""
+    chosen = case.subject.architecture.get("outputs")
+    if not isinstance(chosen, Mapping):
+        return []
+    return [replace(case.subject.about, n=n, seed=case.seed, probe=CLEAN, metric=OUTPUTS_METRIC, value=float(chosen["chosen"]))]
 
 
 def has_cascades(run: FinishedRun) -> bool:

@@ -30,19 +30,23 @@ FLAGS = {
         --schedule --augment --mixup --cutmix --awp --awp-warmup --ema --label-smoothing --precision --compile --guard
         --held-out --select --suite --measure --sweep --eval-n --seed --device --threads --out --resume --force --log --quiet""",
     "eval": """--suite --data --data-dir --download --split --image-size --resize --interpolation --pixels --workers --skip-damaged
-        --layout --class-order --classes --n --shuffle --indices --norm --eps --threat --budget --scale --frost-dir --score
+        --layout --class-order --classes --label-map
+        --outputs --n --shuffle --indices --norm --eps --threat --budget --scale --frost-dir --score
         --until --engine --precision --compile --seed --batch-size --arch --activation --weights --mean --std --trust --device
         --threads --out --resume --force --save --save-png --strict --log --quiet""",
     "attack": """--attack --data --data-dir --download --split --image-size --resize --interpolation --pixels --workers --skip-damaged
-        --layout --class-order --classes --n --shuffle --indices --norm --eps --threat --budget --scale --frost-dir --score
+        --layout --class-order --classes --label-map
+        --outputs --n --shuffle --indices --norm --eps --threat --budget --scale --frost-dir --score
         --until --engine --precision --compile --seed --batch-size --arch --activation --weights --mean --std --trust --device
         --threads --out --resume --force --save --save-png --strict --log --quiet""",
     "saliency": """--method --score --target --channels --block --layer --against --join --inductive --data --data-dir --download --split
-        --image-size --resize --interpolation --pixels --workers --skip-damaged --layout --class-order --classes --n --shuffle
+        --image-size --resize --interpolation --pixels --workers --skip-damaged --layout --class-order --classes --label-map --outputs
+        --n --shuffle
         --indices --norm --eps --seed --batch-size --arch --activation --weights --mean --std --trust --budget --device
         --threads --out --resume --force --save --strict --log --quiet""",
     "corrupt": """--corruption --severity --from --scale --frost-dir --reference --export --data --data-dir --download --split
-        --image-size --resize --interpolation --pixels --workers --skip-damaged --layout --class-order --classes --n --shuffle --indices
+        --image-size --resize --interpolation --pixels --workers --skip-damaged --layout --class-order --classes --label-map
+        --outputs --n --shuffle --indices
         --seed --batch-size --arch --activation --weights --mean --std --trust --budget --device --threads --out --resume
         --force --save --strict --log --quiet""",
     "compare": "--fail-on --alpha --last --strict --out --resume --force --markdown --junit --json --latex --quiet",

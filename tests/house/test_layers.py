@@ -34,7 +34,7 @@ LAYERS = {
     "models": "layers model_files answers exported named_models cached_files weights stand_ins synced_batch_norm checkpoint contract"
     " foreign forgotten_normalisation resnet small architectures identity torchvision_weights timm_weights huggingface_images"
     " huggingface robustbench_zoo"
-    " loading preprocessing",
+    " loading preprocessing output_choice",
     "runs": "store ledger types diagnostics own_functions images pools stages stages.clean stages.earlier_run stages.probe"
     " stages.corruption stages.sequence stages.method stages.attack timings pass_counts loop blocks costs cases resuming"
     " execution case_times planned_costs",

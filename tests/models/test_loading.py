@@ -98,7 +98,9 @@ def test_a_state_dict_loads_at_the_top_or_nested_and_with_wrappers_prefixes(tmp_
     path = saved(tmp_path / "net.pth", state if nest is None else {nest: state, "epoch": 3, "optimizer": {"lr": 0.1}})
     loaded = load_with_origin(path, **FITS)
     assert torch.equal(loaded.model(pixels()), network()(pixels()))
-    assert loaded == LoadedModel(loaded.model, "net.pth", fingerprint(network().state_dict()), {}, (), (), {"arch": FITS["arch"]})
+    assert loaded == LoadedModel(
+        loaded.model, "net.pth", fingerprint(network().state_dict()), {}, (), (), {"arch": FITS["arch"]}, outputs=3
+    )
 
 
 def test_files_from_before_the_zip_format_load_too(tmp_path):
