@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from robench.cli.console import print_message, print_to_stderr
 from robench.cli.options import CommonOptions
 from robench.core.errors import InputError
+from robench.core.preprocessing import Preprocessing, UnofferedPreprocessingError, chosen_preprocessing
 from robench.core.recipes import eps_text
 
 if TYPE_CHECKING:
@@ -163,16 +164,13 @@ def images_of_models(models: Sequence[str], data: str, choice: dict[str, Any], c
 
     Raises InputError where what a model says cannot be done.
     """
-    from robench.core.preprocessing import chosen_preprocessing
-    from robench.models.preprocessing import model_preprocessing
-
     if not models:
         images = images_by_options(data, seed=common.seed, **choice)
         print_image_notes(images, common.quiet)
         return [images], []
     sizes = {name: choice[name] for name in ("image_size", "resize", "interpolation")}
     rest = {name: value for name, value in choice.items() if name not in sizes}
-    chosen = [chosen_preprocessing(model_preprocessing(model, download=common.download), **sizes) for model in models]
+    chosen = [way_of_model(model, sizes, common.download) for model in models]
     by_way = {how: images_by_options(data, seed=common.seed, preprocessing=how, **rest) for how in dict.fromkeys(how for how, _ in chosen)}
     first = by_way[chosen[0][0]]
     print_image_notes(first, common.quiet)
@@ -185,6 +183,18 @@ def images_of_models(models: Sequence[str], data: str, choice: dict[str, Any], c
             "the models are shown the same images resized and cut each in its own way: what is compared is matched by the image's id"
         )
     return [by_way[how] for how, _ in chosen], list(dict.fromkeys(notes))
+
+
+def way_of_model(model: str, sizes: dict[str, Any], download: bool) -> tuple[Preprocessing | None, str]:
+    """How the images of a model are resized and cut, and a note where the options win; they also take the place of what is not offered."""
+    from robench.models.preprocessing import model_preprocessing
+
+    try:
+        return chosen_preprocessing(model_preprocessing(model, download=download), **sizes)
+    except UnofferedPreprocessingError as error:
+        if sizes["image_size"] is None:
+            raise
+        return chosen_preprocessing(None, **sizes)[0], f"{str(error).rpartition(': ')[0]}; the options win"
 
 
 def training_data_name(metas: Sequence[dict[str, Any]]) -> str:

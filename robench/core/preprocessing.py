@@ -23,6 +23,10 @@ MOST_PIXELS = 2**26  # of what is resized at once
 Extent = tuple[int, int]  # height and width, in pixels
 
 
+class UnofferedPreprocessingError(InputError):
+    """A model wants its images prepared in a way that is not offered here; --image-size of the user's own takes its place."""
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """The geometry of torchvision's Resize and CenterCrop, which timm and others use as well.

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from robench.core.errors import InputError
 from robench.core.files import json_value
-from robench.core.preprocessing import Preprocessing
+from robench.core.preprocessing import Preprocessing, UnofferedPreprocessingError
 from robench.core.recipes import did_you_mean, parse_recipe
 from robench.models.cached_files import FETCH, cached_hugging_face_file, hub_module, hugging_face_file
 from robench.models.huggingface_images import ImageSettings, settings_of_processor
@@ -109,7 +109,8 @@ def huggingface_preprocessing(source: str, *, download: bool = False) -> Preproc
         download: whether settings that are missing may be fetched.
 
     Raises:
-        InputError: where the settings are missing, and where the processor does something else than resize and crop.
+        InputError: where the settings are missing.
+        UnofferedPreprocessingError: where the processor does something else than resize and crop.
     """
     name = hub_name(source)
     folder = folder_of_repository(name, download)
@@ -118,7 +119,7 @@ def huggingface_preprocessing(source: str, *, download: bool = False) -> Preproc
     if settings is None:
         return None
     if settings.preprocessing is None:
-        raise InputError(
+        raise UnofferedPreprocessingError(
             f"{name.label()} prepares images by {settings.kind} in a way that is no resize and crop: "
             "give --resize, --image-size and --interpolation"
         )

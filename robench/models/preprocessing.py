@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from robench.core.errors import InputError
-from robench.core.preprocessing import Preprocessing, preprocessing_from_plain
+from robench.core.preprocessing import Preprocessing, UnofferedPreprocessingError, preprocessing_from_plain
 from robench.models.huggingface import huggingface_preprocessing, timm_name_of
 from robench.models.loading import checkpoint_meta, source_kind
 from robench.models.robustbench_zoo import robustbench_preprocessing
 from robench.models.timm_weights import described_timm_model, is_pretrained_timm, timm_data_settings
 from robench.models.torchvision_weights import named_torchvision_weights
+
+GIVE_SIZES = "give --resize, --image-size and --interpolation"
 
 
 def model_preprocessing(source: str, *, download: bool = False) -> Preprocessing | None:
@@ -27,7 +29,8 @@ def model_preprocessing(source: str, *, download: bool = False) -> Preprocessing
         How its images are resized and cut; None where it says nothing, as weights of a file, your own code and random weights.
 
     Raises:
-        InputError: where there is no such model, and where what it says cannot be done.
+        InputError: where there is no such model.
+        UnofferedPreprocessingError: where what it says is no resize and crop; the user's own sizes can take its place.
 
     Example:
         >>> model_preprocessing("tv/resnet50,weights=IMAGENET1K_V2").words()
@@ -54,7 +57,9 @@ def torchvision_preprocessing(source: str, _download: bool) -> Preprocessing | N
         return None
     settings = entry.transforms()
     if type(settings).__name__ != "ImageClassification":
-        raise InputError(f"{source} wants its images prepared by {type(settings).__name__}, which is not offered here")
+        raise UnofferedPreprocessingError(
+            f"{source} wants its images prepared by {type(settings).__name__}, which is not offered here: {GIVE_SIZES}"
+        )
     resize, crop = one_side_or_two(settings.resize_size), one_side_or_two(settings.crop_size)
     extent = (crop, crop) if isinstance(crop, int) else crop
     return Preprocessing(resize, extent, settings.interpolation.value, source.partition(",")[0] + f",weights={entry.name}")
@@ -91,9 +96,11 @@ def timm_preprocessing(source: str, download: bool) -> Preprocessing | None:
     if settings["crop_mode"] == "squash":
         return Preprocessing(scaled, (height, width), settings["interpolation"], model.label)
     if settings["crop_mode"] != "center" or height > scaled[0] or width > scaled[1]:
-        raise InputError(f"{model.label} wants its images padded with a border, which is not offered here")
+        raise UnofferedPreprocessingError(f"{model.label} wants its images padded with a border, which is not offered here: {GIVE_SIZES}")
     if scaled[0] != scaled[1]:
-        raise InputError(f"{model.label} wants images of {height}x{width} pixels, and only square ones are resized as timm does it")
+        raise UnofferedPreprocessingError(
+            f"{model.label} wants images of {height}x{width} pixels, and only square ones are resized as timm does it: {GIVE_SIZES}"
+        )
     return Preprocessing(scaled[0], (height, width), settings["interpolation"], model.label)
 
 

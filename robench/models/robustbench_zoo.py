@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from robench.core.errors import InputError
-from robench.core.preprocessing import Preprocessing
+from robench.core.preprocessing import Preprocessing, UnofferedPreprocessingError
 from robench.core.recipes import did_you_mean, parse_recipe
 from robench.models.model_files import first_line, read_torch
 from robench.models.named_models import ModelOptions, OpenedModel
@@ -104,7 +104,7 @@ def robustbench_preprocessing(source: str) -> Preprocessing | None:
 
 
 def preprocessing_of_transforms(transforms: Sequence[Any], label: str) -> Preprocessing:
-    """torchvision's Resize and CenterCrop, one after the other, as a preprocessing; InputError for others."""
+    """torchvision's Resize and CenterCrop, one after the other, as a preprocessing; UnofferedPreprocessingError for others."""
     resize: Any = None
     crop: Any = None
     interpolation = "bilinear"
@@ -115,7 +115,9 @@ def preprocessing_of_transforms(transforms: Sequence[Any], label: str) -> Prepro
         elif kind == "CenterCrop" and crop is None:
             crop = tuple(transform.size)
         elif kind != "ToTensor":
-            raise InputError(f"{label} prepares images by {transform}, which robench does not know: give --resize and --image-size")
+            raise UnofferedPreprocessingError(
+                f"{label} prepares images by {transform}, which is not offered here: give --resize, --image-size and --interpolation"
+            )
     if isinstance(resize, Sequence):
         resize = int(resize[0]) if len(resize) == 1 else (int(resize[0]), int(resize[1]))
     return Preprocessing(resize, crop, interpolation, label)

@@ -6,10 +6,10 @@ import json
 import numpy as np
 import pytest
 import torch
-from caches import json_bytes, moved_statistics, put_hub_files, safetensors_bytes, use_empty_caches
 from commandline import read, refused, robench
 from needed import needed
 from PIL import Image
+from weight_caches import json_bytes, moved_statistics, put_hub_files, safetensors_bytes, use_empty_caches
 
 from robench.core.decoding import decoded_item
 from robench.core.errors import InputError
@@ -337,6 +337,49 @@ def test_a_run_through_the_command(tmp_path, no_pictures):
     robench("eval", f"hf/{NAME}", "--data", "shapes", "--suite", "fgsm", "--n", 4, "--out", "run", "--quiet")
     assert {row["checkpoint"] for row in read(tmp_path / "run" / "rows.csv")} == {f"hf/{NAME}"}
     assert "needs config.json" in refused("eval", "hf/org/none", "--data", "shapes", "--n", 4)
+
+
+def folder_of_predictions(top, network, settings, names):
+    """JPEGs of odd sizes in folders of the classes that transformers' own pipeline predicts; how many."""
+    put(network, settings, "org/processor")
+    processor = transformers.AutoImageProcessor.from_pretrained(put_hub_files("org/processor", {}), backend="pil", local_files_only=True)
+    for name in names:
+        (top / name).mkdir(parents=True)
+    paths = [photograph(top / f"{index}.jpg", 90 + 31 * index, 400 - 23 * index) for index in range(12)]
+    with torch.no_grad():
+        x = torch.cat([processor(Image.open(path).convert("RGB"), return_tensors="pt")["pixel_values"] for path in paths])
+        network.classifier.bias -= network(x).logits.mean(0)  # so that it predicts several classes
+        for path, label in zip(paths, network(x).logits.argmax(1).tolist(), strict=True):
+            path.rename(top / names[label] / path.name)
+    return len([*top.rglob("*.jpg")])
+
+
+BIT = VIT_IMAGES | {"image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 51}, "do_center_crop": True, "crop_size": 32}
+
+
+@pytest.mark.parametrize("settings", [VIT_IMAGES, BIT], ids=["ViT", "BiT"])
+def test_a_folder_of_files_of_many_sizes_gets_the_predictions_of_the_librarys_own_pipeline(tmp_path, settings, no_pictures):
+    names = ("ant", "bee", "cat", "dog", "emu")
+    network = vit(id2label=dict(enumerate(names)))
+    n = folder_of_predictions(tmp_path / "val", network, settings, names)
+    put(network, settings)
+    assert len({path.parent for path in (tmp_path / "val").rglob("*.jpg")}) > 1
+    call = ("eval", f"hf/{NAME}", "--data", f"folder:{tmp_path / 'val'}", "--suite", "fgsm", "--eps", "1/2550")
+    said = robench(*call, "--n", "all", "--out", "run").stderr
+    assert "images are resized and cut as hf/org/tiny says" in said
+    (clean,) = [row for row in read(tmp_path / "run" / "rows.csv") if row["probe"] == "clean" and row["metric"] == "accuracy"][:1]
+    assert (float(clean["value"]), int(clean["n"])) == (1, n)
+
+
+def test_sizes_of_ones_own_take_the_place_of_a_processor_that_is_not_offered(tmp_path, no_pictures):
+    names = ("ant", "bee", "cat", "dog", "emu")
+    network = vit(id2label=dict(enumerate(names)))
+    folder_of_predictions(tmp_path / "val", network, VIT_IMAGES, names)
+    put(network, VIT_IMAGES | {"image_processor_type": "PerceiverImageProcessor", "crop_size": 28})
+    call = ("eval", f"hf/{NAME}", "--data", f"folder:{tmp_path / 'val'}", "--suite", "fgsm", "--n", 4, "--out", "run")
+    assert "give --resize, --image-size and --interpolation" in refused(*call)
+    said = " ".join(robench(*call, "--image-size", 32).stderr.split())
+    assert "prepares images by PerceiverImageProcessor in a way that is no resize and crop; the options win" in said
 
 
 def test_without_the_package_a_name_gets_one_sentence(monkeypatch):
