@@ -90,14 +90,15 @@ def cost_sentences(costs: RunCosts, budget: float | None) -> list[str]:
     least, likely = (costs.images_within(seconds, likely=way) for way in (False, True))
     sentences = [f"Without {', '.join(costs.unknown)}, of which the cost is not known."] if costs.unknown else []
     if budget is None and costs.seconds <= HOUR:
-        sentences.append(f"All {costs.n:,} images take {duration_text(costs.seconds)} at most: an hour is enough.")
+        which = "The one image takes" if costs.n == 1 else f"All {costs.n:,} images take"
+        sentences.append(f"{which} {duration_text(costs.seconds)} at most: an hour is enough.")
     else:
         what = "An hour, as --budget 1h," if budget is None else f"A budget of {duration_text(budget)}"
         sentences.append(
             f"{what} is enough for {least:,} of the {costs.n:,} images at the least, and likely for {likely:,}: with a budget they come in "
             "random order, block by block, and the run ends by itself; --resume goes on."
         )
-        if not least:
+        if not likely:
             sentences.append("Where not even the first image is through in time, the run ends with an error that says so.")
     return sentences
 
@@ -107,7 +108,7 @@ def reading_help(costs: RunCosts) -> list[str]:
     shared = f", shared by {costs.processes} processes, of which one was timed alone" if costs.processes > 1 else ""
     return [
         "passes are forward + backward, of one image that stands to the end (of a probe, of the images that were timed)",
-        f"at most is the time if all {costs.n:,} images stood to the end{shared}, in batches of {costs.batch_size}; likely goes by the "
+        f"at most is the time if every image stood to the end{shared}, in batches of {costs.batch_size}; likely goes by the "
         "shares below, and is an estimate",
         *costs.notes,
         "disk is what the run writes at the most, in part only while it lasts; tables, pictures and the page at the end are not counted",

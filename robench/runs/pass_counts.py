@@ -33,7 +33,7 @@ PATTERNS = 4  # patterns of pixels that the logits of the model follow
 SAFE = 1.5  # its margins are so many times what the threat can move
 COUNTING_SIDE = 32  # passes are counted on images of at most so many pixels a side
 COUNTING_IMAGES = 2
-COUNTING_SECONDS = 8.0  # after which passes are counted with fewer steps
+COUNTING_SECONDS = 8.0  # of processor, after which passes are counted with fewer steps
 COUNTED_STEPS = (10, 20)  # numbers of steps, or queries, from which the count for more follows, as it grows by as much with each of them
 LENGTHS = ("steps", "queries")  # options of attacks that say how long they are
 SKIPPED_CALLS = 2  # calls at the start of an attack that are not timed: they find ranks and targets
@@ -165,8 +165,8 @@ def passes_on_unfooled(attack: Attack, classes: int, shape: tuple[int, ...], thr
     small = small if fits(threat, small) else shape
     label = label_for(attack)
     model = UnfooledModel(made_image(small), classes, label, threat)
-    begin = time.perf_counter()
-    model.ends = lambda _: time.perf_counter() - begin > COUNTING_SECONDS
+    begin = time.process_time()
+    model.ends = lambda _: time.process_time() - begin > COUNTING_SECONDS
     count = COUNTING_IMAGES if is_ours(attack) else LEAST_ROWS
     x, y = model.centre.expand(count, *small).clone(), torch.full((count,), label)
     try:

@@ -17,7 +17,7 @@ from robench.models.stand_ins import wait_for_device
 
 GROWTH = 4  # each size that is timed is so many times the one before
 MOST_TURNS = 7  # calls of one size whose median counts
-TURNS_SHARE = 0.25  # of the seconds for one size, after which no further call of it is timed
+TURNS_SHARE = 0.5  # of the seconds for one size, after which no further call of it is timed
 PROCESS_STATUS, CLEAR = (
     Path("/proc/self/status"),
     Path("/proc/self/clear_refs"),
@@ -77,9 +77,9 @@ def times_by_size(call: Callable[[int], object], most: int, device: str, *, firs
 
 
 def median_seconds(call: Callable[[], object], device: str, limit: float) -> float:
-    """The median seconds of a call after a first one; of one that takes half of the limit, those of the first."""
+    """The median seconds of a call after a first one; of one that takes longer than the limit, those of the first."""
     first = elapsed_seconds(call, device)
-    if first > limit / 2:
+    if first > limit:
         return first
     turns: list[float] = []
     while not turns or (len(turns) < MOST_TURNS and sum(turns) < TURNS_SHARE * limit):

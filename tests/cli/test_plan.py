@@ -46,7 +46,7 @@ def test_each_measuring_command_is_planned_and_writes_nothing(command, tmp_path,
 
 def test_the_notes_say_how_the_table_is_to_be_read_and_where_the_numbers_come_from():
     notes = robench("eval", CHECKPOINT, "--suite", "smoke", "--n", 5, "--plan").stderr
-    for words in ("forward + backward", "at most is the time if all 5 images", "left by pgd-10", "of the first 5 images", "resident"):
+    for words in ("forward + backward", "at most is the time if every image", "left by pgd-10", "of the first 5 images", "resident"):
         assert words in notes
 
 
@@ -94,3 +94,7 @@ def test_an_existing_run_stays_as_it_is(tmp_path):
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     robench(*words, "--plan", "--quiet")
     assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+
+
+def test_one_image_is_no_plural():
+    assert "The one image takes" in robench("attack", CHECKPOINT, "--attack", "fgsm", "--n", 1, "--plan", "--quiet").stdout
