@@ -282,12 +282,13 @@ def write_results(
     """Writes tables, manifest, pictures and the page into the folder; the paths."""
     from robench.report.folder import save_measurement
     from robench.report.manifest import new_manifest
+    from robench.results.image_identities import identity_words
 
     n = int(result.run.ledger.seen.sum())
     words = checkpoint_and_data(subjects)
     words["checkpoint"] = with_training(words["checkpoint"], [one.loaded for one in subjects])
     words |= {key: value(result) if callable(value) else value for key, value in entries.items()}
-    words["data"] = {**words["data"], "n": n, **({"chosen": len(result.run.pool)} if n < len(result.run.pool) else {})}
+    words["data"] = {**words["data"], "n": n, **identity_words(result.run, subjects[0].images)}
     notes = [*loading_notes(subjects), *(note for note in result.notes if note not in loading_notes(subjects))]
     content = new_manifest(subjects[0].device, common.seed, result.run.spent_seconds or seconds, flags, **words, notes=notes)
     return save_measurement(result, folder, title=title.format(n=n), images=subjects[0].images, manifest=content)

@@ -37,7 +37,7 @@ MANIFEST, MANIFEST_FORMAT = "manifest.json", 2  # a reader refuses manifests of 
 LOCK, STAGED, REPLACING, WHOLE_MARK = ".lock", ".results", ".replacing", ".whole"
 OUR_FILES = (
     MANIFEST, "rows.csv", "samples.csv", "samples-methods.csv", "samples-probes.csv", "samples-corruptions.csv", "samples-sequences.csv",
-    "confusion.csv",
+    "images.csv", "confusion.csv",
     "report.html", "x_adv.npy", "sweep.json", "front.png", "compare.csv",
 )  # fmt: skip
 ADVERSARIAL_PNGS = "x_adv-*.png"  # of adversarial images

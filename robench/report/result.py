@@ -19,6 +19,7 @@ from robench.report.folder import radii_by_norm, save_measurement, threat_descri
 from robench.report.manifest import NOT_REPEATABLE, new_manifest
 from robench.results.corruption_errors import manifest_reference
 from robench.results.files import frame_of_entries
+from robench.results.image_identities import identity_words
 from robench.results.measurement import Measurement
 from robench.results.score_rows import layers_of
 from robench.results.scores import all_subject_scores
@@ -92,9 +93,8 @@ class Result(Measurement):
     def data(self) -> dict[str, Any]:
         """What the manifest says of the images."""
         about, seen_count, images = self.run.cases[0].subject.about, int(self.run.ledger.seen.sum()), self.images
-        pool_size = {"chosen": len(self.run.pool)} if seen_count < len(self.run.pool) else {}
         digest = {} if images is None else {"sha256": images.sha256}
-        return {"name": about.data, "split": about.split, "n": seen_count, **pool_size, **digest}
+        return {"name": about.data, "split": about.split, "n": seen_count, **digest, **identity_words(self.run, images)}
 
     def manifest(self) -> dict[str, Any]:
         """The manifest of the files: what one must know to measure again."""

@@ -19,9 +19,11 @@ from robench.core.rows import OUTPUTS_METRIC, WORST_NORM, Row
 from robench.core.saved_results import manifest_value
 from robench.core.statistics import Floats
 from robench.results.files import csv_bytes, frame_of_entries
+from robench.results.image_identities import ImageIdentity, image_identities, preprocessing_text
 from robench.results.image_values import ImageValues, ModelImages, images_digest, model_images
 from robench.results.saved_runs import SavedRun, saved_run
 
+NO_IDENTITY = ImageIdentity("", "")
 FEWEST_IN_COMMON = 10  # images in common that a comparison needs
 NOTED_WORDS = ("seed", "device", "versions.robench", "versions.torch", "versions.pyautoattack")
 FLAG_METRIC, CHECK_METRIC = "flag/", "check/"
@@ -282,7 +284,7 @@ def on_common_images(base: RunImages, new: RunImages, one: ModelImages, another:
     Raises:
         InputError: where fewer than FEWEST_IN_COMMON images are in common.
     """
-    alike = chosen_count(base) == chosen_count(new) and images_digest(base.run.manifest) == images_digest(new.run.manifest)
+    alike = chosen_count(base) == chosen_count(new) and not images_difference(base, new, one, another)
     early = any(run.where("data.n") != chosen_count(run) for run in (base, new))
     if one.labels.keys() == another.labels.keys() or not (alike and early):
         return one, another
@@ -322,7 +324,8 @@ def check_alike(base: RunImages, new: RunImages, one: ModelImages, another: Mode
         raise InputError(f"BASE and NEW cannot be compared: only {'BASE' if other[0] in one.labels else 'NEW'} has image {other[0]}")
     for sample, label in one.labels.items():
         refuse_difference(f"label of image {sample}", label, another.labels[sample])
-    refuse_difference("SHA-256 of the images", *(images_digest(run.run.manifest) for run in (base, new)))
+    if difference := images_difference(base, new, one, another):
+        raise InputError(f"BASE and NEW cannot be compared: {difference}")
     stages, others = attack_accuracies(one), attack_accuracies(another)
     refuse_difference("list of radii", *(", ".join(map(eps_text, attack_radii(rows))) for rows in (stages, others)))
     refuse_difference("list of probes", *(", ".join(row.probe for row in rows) for rows in (stages, others)))
@@ -330,6 +333,35 @@ def check_alike(base: RunImages, new: RunImages, one: ModelImages, another: Mode
         refuse_difference(f"norm of {row.probe}", row.norm, same.norm)
         refuse_difference(f"eps of {row.probe}", row.eps, same.eps)
         refuse_difference(f"setting of {row.probe}", row.setting, same.setting)
+
+
+def images_difference(base: RunImages, new: RunImages, one: ModelImages, another: ModelImages) -> str:
+    """Why the images of two models are not the same, in words; "" where they are, or are the same ones resized and cut otherwise.
+
+    They are where the hash of all of them, or of their files, is the same; else where each has the same file and pixels.
+    """
+    hashes = [images_digest(run.run.manifest) for run in (base, new)]
+    files = [run.where("data.files") for run in (base, new)]
+    if hashes[0] == hashes[1] or (files[0] is not None and files[0] == files[1]):
+        return ""
+    mine, theirs = image_identities(base.run.folder, one.checkpoint), image_identities(new.run.folder, another.checkpoint)
+    common = [sample for sample in one.labels if sample in another.labels]
+    if not common or any(not each.get(sample, NO_IDENTITY).digest for each in (mine, theirs) for sample in common):
+        return f"the SHA-256 of the images is {hashes[0]} in BASE and {hashes[1]} in NEW"
+    for sample in common:
+        if mine[sample].file and theirs[sample].file and mine[sample].file != theirs[sample].file:
+            return f"the file of image {sample} is {mine[sample].file} in BASE and {theirs[sample].file} in NEW"
+    other = next((sample for sample in common if mine[sample].digest != theirs[sample].digest), None)
+    if other is None or preprocessing_texts(base, new, one, another):
+        return ""
+    name = f" ({mine[other].file})" if mine[other].file else ""
+    return f"the digest of the pixels of image {other}{name} is {mine[other].digest} in BASE and {theirs[other].digest} in NEW"
+
+
+def preprocessing_texts(base: RunImages, new: RunImages, one: ModelImages, another: ModelImages) -> list[str]:
+    """How the images of two models are resized and cut, in words, where it is not done alike; else none."""
+    texts = [preprocessing_text(run.run.manifest, model.checkpoint) for run, model in ((base, one), (new, another))]
+    return texts if texts[0] != texts[1] else []
 
 
 def attack_accuracies(model: ModelImages) -> list[Row]:
@@ -363,6 +395,10 @@ def difference_notes(pair: RunPair) -> list[str]:
     seen, n = [run.where("data.n") for run in (base, new)], len(pair.models[0][0].labels)
     if n < max(seen):
         notes.append(f"BASE saw {seen[0]} and NEW {seen[1]} of the {chosen_count(base)} chosen images: compared are the {n} in common")
+    for one, another in pair.models:
+        if texts := preprocessing_texts(base, new, one, another):
+            how = f"{texts[0]} in BASE, {texts[1]} in NEW"
+            notes.append(f"images of {another.checkpoint} are resized and cut otherwise: {how}; they are matched by id")
     notes += [note for one, another in pair.models[:1] for note in lonely_row_notes(one, another)]
     return notes + [f"flag of NEW that BASE has not: {flag}" for flag in new.run.flags if flag not in base.run.flags]
 

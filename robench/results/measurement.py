@@ -16,6 +16,7 @@ from robench.results import cascade as cascades
 from robench.results import corruptions, probes, score_rows, scores, sequences
 from robench.results.classes import Confusion, all_verdicts, class_rows, verdict_confusions
 from robench.results.corruption_errors import Reference, reference_warning
+from robench.results.image_identities import IMAGES_TABLE, identity_columns
 from robench.runs.diagnostics import near_chance_check
 from robench.runs.execution import FinishedRun
 from robench.runs.types import Case, Stage
@@ -315,7 +316,9 @@ def tables_of(run: FinishedRun, cases: Sequence[Case]) -> dict[str, SampleTable]
     if moving := run.stages_of_kind("sequence"):
         tables["sequence"] = sequences.sequence_samples(run, cases, moving)
     pairs = [(kind, tables[kind]) for kind in SAMPLE_TABLE_KINDS if kind in tables]
-    return {("samples" if not place else f"samples-{kind}s"): table for place, (kind, table) in enumerate(pairs)}
+    named = {("samples" if not place else f"samples-{kind}s"): table for place, (kind, table) in enumerate(pairs)}
+    identities = identity_columns(run)
+    return {**named, IMAGES_TABLE: identities} if identities else named
 
 
 def samples_of_cascades(run: FinishedRun) -> SampleTable:

@@ -16,10 +16,9 @@ ROOT = Path(robench.__file__).parent
 # Each package imports only from those above it in this list, and each module only from those before it in its package; what several
 # modules share comes first. The `__init__` of a package is the last of its modules, unless it is named.
 LAYERS = {
-    "core": "errors interrupts code_permission facts moved synonyms corruption_names"
-    " perturbation_names rows fronts draws processes cells pictures files"
-    " recipes preprocessing contained_images decoding decoder model_calls memory checks saved_results inputs journal schedules"
-    " statistics paired threat folders types",
+    "core": "errors interrupts code_permission facts moved synonyms corruption_names perturbation_names rows fronts draws processes"
+    " cells pictures files recipes preprocessing contained_images decoding decoder model_calls memory checks saved_results"
+    " inputs journal schedules statistics paired threat folders types",
     "attacks": "facts active losses targets kernels reference fgsm noise pgd square fab eight_bits apgd transfer malt",
     "corruptions": "severities blur digital noise weather warp frost spatter",
     "explainers": "facts baselines nonlinearities forward_survey hooks gradients masking rebuilt_models grad_cam",
@@ -28,28 +27,26 @@ LAYERS = {
     "objectives": "facts terms gradients standard awp sagr igd input_l2 emr jacobian gradalign vat weight_norms gini cross_lipschitz"
     " double_backprop adversarial fgsm free trades mart alp arr cure tulip mail hat __init__ second_order",
     "data": "imagenet label_maps class_names own_code image_trees label_files imagenet_layouts layouts index_files decoding_workers"
-    " stored_pixels images catalogues augment mixing npz_arrays torchvision_sets shapes files own_sets"
-    " source_options hub_snapshots parquet_features parquet_sets shard_files shards __init__ released_sets"
-    " corrupted_trees corrupted_sets videos perturbed_sequences export",
+    " stored_pixels images catalogues augment mixing npz_arrays torchvision_sets shapes files own_sets source_options"
+    " hub_snapshots parquet_features parquet_sets shard_files shards __init__ released_sets corrupted_trees corrupted_sets"
+    " videos perturbed_sequences export",
     "models": "layers model_files answers exported named_models cached_files weights stand_ins synced_batch_norm checkpoint contract"
-    " foreign forgotten_normalisation resnet small architectures identity torchvision_weights timm_weights huggingface_images"
-    " huggingface robustbench_zoo"
-    " loading preprocessing output_choice",
+    " foreign forgotten_normalisation resnet small architectures identity torchvision_weights timm_weights"
+    " huggingface_images huggingface robustbench_zoo loading preprocessing output_choice",
     "runs": "store ledger types diagnostics own_functions images pools stages stages.clean stages.earlier_run stages.probe"
     " stages.corruption stages.sequence stages.method stages.attack timings pass_counts loop blocks costs cases resuming"
     " execution case_times planned_costs",
-    "results": "files corruption_estimates corruption_errors cascade probes corruptions sequences scores score_rows classes saved_runs"
-    " image_values named_rows columns column_values table_differences compare gates measurement",
+    "results": "files image_identities corruption_estimates corruption_errors cascade probes corruptions sequences scores score_rows"
+    " classes saved_runs image_values named_rows columns column_values table_differences compare gates measurement",
     "report": "metric_meanings leaderboard manifest tables class_tables plain_text robustbench_files run_list paper_tables"
     " paper_formats table_files page captions figures figures.style figures.classes figures.attacks figures.saliency"
     " figures.corruptions figures.training pictures charts board_parts headline nights run_parts folder result"
     " trackers.records trackers.event_files trackers.mlflow_runs trackers.running trackers trackers.measured comparison"
     " comparison_files night_verdicts image_sources changed_images base_parts overview reporting cost_tables",
     "evaluation": "planning suites run_words named_files repeated_calls repeated_runs recipe_kinds methods corruption_sources"
-    " sequence_sources plans"
-    " measure arguments api",
-    "training": "presets guards types steps states epochs settings checkpoint_files teachers preparation final_measurement tracked train"
-    " grids sweeps",
+    " sequence_sources plans measure arguments api",
+    "training": "presets guards types steps states epochs settings checkpoint_files teachers preparation final_measurement tracked"
+    " train grids sweeps",
     "cli": "calls console options loading jobs measure sweeping compare corrupt evaluate lists report train rerun",
 }
 OPEN = ("__init__", "__main__")  # the public names, handed out lazily, and `python -m robench`
