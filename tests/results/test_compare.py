@@ -401,7 +401,11 @@ def dropped(text, start):
         ("rows.csv", lambda text: text + text.splitlines()[-1] + "\n", "name every probe once at a radius"),
         ("rows.csv", lambda text: text.replace("accuracy,0.8", "accuracy,nan"), "fgsm leaves nan"),
         ("rows.csv", lambda text: text.replace(",100,", ",101,", 1), "do not agree how many images"),
-        ("samples.csv", lambda text: text.replace("broken_by", "broken", 1), "has none of the columns broken_by, method, fooled and probe"),
+        (
+            "samples.csv",
+            lambda text: text.replace("broken_by", "broken", 1),
+            "has none of the columns broken_by, method, fooled, flips and probe",
+        ),
         ("samples.csv", lambda text: text.replace("\n6,2,", "\n\uff16,2,", 1), "where a number belongs"),
         ("samples.csv", lambda text: text.replace("\n30,", "\n3_0,", 1), "where a number belongs"),
         ("samples.csv", lambda text: text.replace("0.03137", "o.03137", 1), "under 'eps': 'o.03137"),
