@@ -32,11 +32,7 @@ LAYERS = {
     " videos perturbed_sequences export",
     "models": "layers model_files answers exported named_models cached_files weights stand_ins synced_batch_norm checkpoint contract"
     " foreign forgotten_normalisation resnet small architectures identity torchvision_weights timm_weights"
-<<<<<<< HEAD
     " huggingface_images huggingface robustbench_zoo loading preprocessing output_choice",
-=======
-    " huggingface_images huggingface robustbench_zoo loading preprocessing",
->>>>>>> 07d2ea8 (A test of missing columns knows sequences)
     "runs": "store ledger types diagnostics own_functions images pools stages stages.clean stages.earlier_run stages.probe"
     " stages.corruption stages.sequence stages.method stages.attack timings pass_counts loop blocks costs cases resuming"
     " execution case_times planned_costs",
