@@ -15,7 +15,7 @@ from robench.core.recipes import lookup
 from robench.data.class_names import LabelMapping, label_mapping_for
 from robench.models.loading import LoadedModel, more_outputs_notes
 
-OUTPUTS = ("all", "data")
+OUTPUT_CHOICES = ("all", "data")
 
 
 class ChosenOutputs(nn.Module):
@@ -88,7 +88,7 @@ def with_chosen_outputs(
         InputError: for another word.
     """
     if asked is not None:
-        lookup(asked, dict.fromkeys(OUTPUTS), "choice of outputs")
+        lookup(asked, dict.fromkeys(OUTPUT_CHOICES), "choice of outputs")
     places = sorted(labels.outputs)
     more = [one for one in loaded if (one.outputs or 0) > len(places)]
     if (asked or authors or "all") == "all" or not more:
