@@ -42,6 +42,8 @@ def opened_picture(file: Path | str, content: bytes | None = None) -> Iterator[I
             yield image
     except InputError:
         raise
+    except Image.DecompressionBombError:  # raised from its header, before its size can be asked for
+        raise InputError(f"{file} says that it has more than twice {MOST_FILE_PIXELS:,} pixels, the most that is read") from None
     except Exception as error:  # decoders have exceptions of their own for each damage
         words = "it has no format that is known" if content is not None and isinstance(error, UnidentifiedImageError) else error
         raise InputError(f"{file} cannot be read as an image ({words}): repair or remove it") from error

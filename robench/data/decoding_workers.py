@@ -21,7 +21,7 @@ from robench.core.errors import InputError, UnfinishedError
 from robench.core.preprocessing import Preprocessing
 
 WORKER_CODE = "import sys; sys.path[:] = {path!r}; from robench.core.decoder import serve_standard_streams; serve_standard_streams()"
-Answer = tuple[Pixels8, str] | InputError  # the pixels (3, H, W) of an image and their digest, or why there are none
+Answer = tuple[Pixels8, str] | InputError | RuntimeError  # the pixels (3, H, W) of an image and their digest, or why there are none
 
 
 class Order:
@@ -51,18 +51,25 @@ class Worker:
     def __init__(self) -> None:
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-c", WORKER_CODE.format(path=sys.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
-        )
+            [sys.executable, "-P", "-c", WORKER_CODE.format(path=sys.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment,
+            process_group=0,  # Ctrl-C in a terminal is for the process that asks, also while this one starts
+        )  # fmt: skip
         self.orders: list[Order] = []
+        self.end = ""  # how the process ended
         self.lock = threading.Lock()
         self.waiting = threading.Semaphore(0)
-        threading.Thread(target=self.read_answers, daemon=True).start()
+        self.reader = threading.Thread(target=self.read_answers, daemon=True)
+        self.reader.start()
 
     def send(self, order: Order) -> None:
         """Hands an order to the process; its thread completes it."""
         line = {"items": [list(item) for item in order.items], "preprocessing": order.preprocessing.plain()}
         with self.lock:
             self.orders.append(order)
+            if self.end:  # nobody reads any more
+                order.end = self.end
+                order.done.set()
+                return
         self.waiting.release()
         assert self.process.stdin is not None
         with suppress(OSError):  # the thread tells of a process that died
@@ -75,7 +82,9 @@ class Worker:
         while True:
             self.waiting.acquire()
             with self.lock:
-                order = self.orders[0]
+                order = next(iter(self.orders), None)
+            if order is None:  # it was closed
+                break
             try:
                 order.answers = [read_answer(self.process.stdout) for _ in order.items]
             except EOFError:
@@ -86,8 +95,9 @@ class Worker:
         code = self.process.wait()
         how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
         with self.lock:
+            self.end = f"a process that decodes images {how} before it was done: go on with --resume, or with --workers 0 for none"
             for order in self.orders:
-                order.end = f"a process that decodes images {how} before it was done: go on with --resume, or with --workers 0 for none"
+                order.end = self.end
                 order.done.set()
 
     @property
@@ -96,13 +106,15 @@ class Worker:
         return self.process.poll() is None
 
     def close(self) -> None:
-        """Ends the process."""
+        """Ends the process and its thread."""
+        self.process.kill()
+        self.process.wait()
+        self.waiting.release()
+        self.reader.join()
         for pipe in (self.process.stdin, self.process.stdout):
             with suppress(OSError):
                 if pipe is not None:
                     pipe.close()
-        self.process.kill()
-        self.process.wait()
 
 
 def read_answer(answers: IO[bytes]) -> Answer:
@@ -114,7 +126,7 @@ def read_answer(answers: IO[bytes]) -> Answer:
     sentence = bytes(body).decode()
     if kind in (IS_DAMAGED, IS_REFUSED):
         return DamagedImageError(sentence) if kind == IS_DAMAGED else InputError(sentence)
-    raise RuntimeError(f"a process that decodes images failed: {sentence}")
+    return RuntimeError(f"a process that decodes images failed: {sentence}")
 
 
 def read_whole(stream: IO[bytes], size: int) -> bytearray:
@@ -138,7 +150,9 @@ class WorkerPool:
 
     def send(self, order: Order) -> None:
         """Hands an order to a worker."""
-        self.workers = [worker for worker in self.workers if worker.is_alive]
+        for dead in [worker for worker in self.workers if not worker.is_alive]:
+            self.workers.remove(dead)
+            dead.close()
         idle = min(self.workers, key=lambda worker: len(worker.orders), default=None)
         if idle is None or (idle.orders and len(self.workers) < self.count):
             idle = Worker()

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robench.core.decoding import DamagedImageError, Item, Pixels8, decoded_item, pixel_digest
-from robench.core.errors import InputError
+from robench.core.decoding import DamagedImageError, Item, Pixels8, decoded_item, item_name, pixel_digest
+from robench.core.errors import InputError, UnfinishedError
 from robench.core.preprocessing import Preprocessing
 from robench.data.decoding_workers import Answer, Order, worker_pool
 
@@ -86,7 +86,11 @@ class Decoder:
                 self.send(missing[first : first + self.unit])
         for place in places:
             order, row = self.orders[place]
-            yield order.wait()[row]
+            try:
+                yield order.wait()[row]
+            except UnfinishedError:  # what else the dead worker was to decode is asked for anew
+                self.expect(())
+                raise
         for place in places:
             self.orders.pop(place, None)
         self.send_ahead()
@@ -104,14 +108,15 @@ class Decoder:
 
         Raises:
             DamagedImageError: where some cannot be read, with their places among those that were asked for.
-            InputError: for an image of another size than the others, and for one that has changed since it was read before.
+            InputError: for an image of another size than the others.
+            UnfinishedError: for one that has changed since it was read before, and where a worker died.
         """
         x = torch.empty((len(places), 3, *self.extent), dtype=torch.uint8)
         damaged: dict[int, DamagedImageError] = {}
         for row, (place, answer) in enumerate(zip(places, self.answers(places), strict=True)):
             if isinstance(answer, DamagedImageError):
                 damaged[row] = answer
-            elif isinstance(answer, InputError):
+            elif isinstance(answer, Exception):
                 raise answer
             else:
                 self.check(place, *answer)
@@ -122,12 +127,15 @@ class Decoder:
         return x
 
     def check(self, place: int, pixels: Pixels8, digest: str) -> None:
-        """InputError for an image of another size than the others, or other than it was."""
+        """InputError for an image of another size than the others, UnfinishedError for one that is not as it was."""
         if pixels.shape[1:] != self.extent:
-            sizes = f"{self.items[place][1]} is {pixels.shape[2]}x{pixels.shape[1]}, and others are {self.extent[1]}x{self.extent[0]}"
+            sizes = (
+                f"{item_name(self.items[place])} is {pixels.shape[2]}x{pixels.shape[1]}, and others are {self.extent[1]}x{self.extent[0]}"
+            )
             raise InputError(f"{self.name}: images differ in size ({sizes}): pass --image-size to bring them to one")
         if self.known.setdefault(place, digest) != digest:
-            raise InputError(f"{self.items[place][1]} has changed since it was read before: measure again, in another folder")
+            way = "put it back and go on with --resume, or measure again in another folder"
+            raise UnfinishedError(f"{item_name(self.items[place])} has changed since it was read before: {way}")
 
 
 class StoredPixels:
