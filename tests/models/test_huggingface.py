@@ -306,6 +306,31 @@ def test_without_settings_of_images_it_is_asked_for_them_unless_it_is_known_that
         load_with_origin(f"hf/{NAME}", mean=(0.5,) * 3, std=(0.5,) * 3)
 
 
+def test_what_is_missing_is_fetched_where_the_user_says_so_and_once(monkeypatch):
+    network = vit()
+    there = {"config.json": json_bytes(config_of(network)), "model.safetensors": safetensors_bytes(network)} | IMAGES_FILE
+    asked = []
+
+    def fetch(repository, name, revision=None):
+        asked.append(name)
+        return str(put_hub_files(repository, {name: there[name]}) / name)
+
+    def fetch_matching(repository, revision=None, allow_patterns=()):
+        for name in [name for name in there if name in allow_patterns]:
+            fetch(repository, name)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch_matching)
+    with pytest.raises(InputError, match="--download"):
+        load_with_origin(f"hf/{NAME}")
+    assert asked == []
+    first = load_with_origin(f"hf/{NAME}", download=True)
+    assert {*asked} == {*there}
+    asked.clear()
+    assert first.sha256 == load_with_origin(f"hf/{NAME}", download=True).sha256 == load_with_origin(f"hf/{NAME}").sha256
+    assert asked == []
+
+
 def test_a_folder_of_ones_own_is_read_and_named_without_its_place(tmp_path):
     network = vit()
     network.save_pretrained(tmp_path / "mine" / "net")
