@@ -1,6 +1,7 @@
 """Tests of optional packages are skipped where the package is missing, and fail where it has to be there."""
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -30,3 +31,8 @@ def test_what_ci_installs_is_asked_for_with_needed_and_nothing_else():
         skipped = {name.partition(".")[0] for name in re.findall(r'importorskip\("([\w.]+)"\)', text)}
         assert not skipped & (first | second), f"{path.name} would be skipped where {skipped} is missing: write needed(...)"
     assert asked.keys() <= first | second, "what .ci/run has in neither of its environments is skipped in both"
+
+
+def test_no_two_files_of_tests_have_one_name_which_pytest_takes_for_one_module():
+    names = Counter(path.name for path in (ROOT / "tests").rglob("*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
