@@ -82,7 +82,7 @@ SUMMARIES_OF_SHARED = {
     "npz": "an npz file with x_train, y_train, x_test, y_test, or x and y (other usual keys too)",
     "hf-data": "parquet files as Hugging Face has them: a folder, or ORG/NAME of the hub in its cache or with --download; docs/data.md",
     "wds": "webdataset's tar files: a folder or a pattern such as val-{000..049}.tar; docs/data.md",
-    "folder": "image files as PATH/train/CLASS/* and PATH/test/CLASS/*, or PATH/CLASS/*",
+    "folder": "image files as PATH/train/CLASS/* and PATH/test/CLASS/*, or PATH/CLASS/*; ImageNet and its kin as they unpack",
 }
 
 

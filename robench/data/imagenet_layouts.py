@@ -69,7 +69,7 @@ def imagenet_layout(path: Path, split: str, name: str, asked: bool, *, labels: s
     for file in images:
         by_class[wnids[file.stem]].append(file)
     others = "".join(f", with which {other.name} agrees" for other in files[1:])
-    return TreeLayout("test" if split == "test" else "val", by_class, f"ImageNet's validation images, classes from {files[0].name}{others}")
+    return TreeLayout(split, by_class, f"ImageNet's validation images, classes from {files[0].name}{others}")
 
 
 def imagenet_v2_layout(path: Path, split: str, name: str, asked: bool) -> TreeLayout | None:  # noqa: ARG001 - the signature of every layout
@@ -136,7 +136,7 @@ def tiny_imagenet_layout(path: Path, split: str, name: str, asked: bool, *, orde
             f"{name}: for a model without class names its classes count in the order {order!r}; --layout tiny-imagenet,order={other}"
         )
     counted = tuple(listed) if order == "wnids" and set(listed) == set(by_class) else ()
-    return TreeLayout("train" if split == "train" else "val", by_class, "Tiny-ImageNet", tuple(notes), counted=counted)
+    return TreeLayout(split, by_class, "Tiny-ImageNet", tuple(notes), counted=counted)
 
 
 def tiny_validation_files(top: Path, classes: Iterable[str], name: str) -> Mapping[str, list[Path]]:

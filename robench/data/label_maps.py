@@ -55,6 +55,8 @@ def imagenet_outputs(
     """
     told, count = telling_names(names), len(imagenet_classes())
     numbers = all(name.isascii() and name.isdigit() for name in classes)
+    if outputs_are_imagenet(classes):
+        return list(range(count)), ""
     if numbers:
         found = numbered_outputs(classes, how, model, data)
     else:

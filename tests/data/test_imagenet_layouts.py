@@ -179,6 +179,7 @@ def test_tiny_imagenet_counts_as_image_folders_do_or_as_its_list(tmp_path):
     folder = trees.tiny_imagenet(tmp_path, images)
     found, notes = read_back(folder)
     assert found == as_written(images)
+    assert load_images(f"folder:{folder}").split == "test"
     assert "its classes count in the order 'text'; --layout tiny-imagenet,order=wnids" in notes
     assert "the images of test have no labels: val stands in for them" in notes
     listed = load_images(f"folder:{folder}", layout="tiny-imagenet,order=wnids")

@@ -39,6 +39,12 @@ def test_the_reading_of_outputs_without_names_is_said(model):
     assert outputs(WNIDS, OF_IMAGENET[model]) == (list(range(1000)), ""), "nothing is said where nothing moves"
 
 
+@pytest.mark.parametrize("model", OF_IMAGENET)
+@pytest.mark.parametrize("data", ["torchvision", "hub", "wnids"])
+def test_all_thousand_in_their_order_are_the_outputs_also_where_two_have_one_name(model, data):
+    assert outputs(OF_IMAGENET[data], OF_IMAGENET[model]) == (list(range(1000)), "")
+
+
 def test_other_models_keep_the_labels_of_wnid_folders_as_they_are():
     assert outputs(WNIDS[:3], None, count=3) == ([0, 1, 2], "")
     assert outputs(WNIDS[5:8], None, count=None) == ([0, 1, 2], "")

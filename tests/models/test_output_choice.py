@@ -155,3 +155,34 @@ def test_imagenet_a_is_evaluated_over_its_classes_unless_the_user_says_otherwise
     said = " ".join(robench(*words, "--out", tmp_path / "out").stderr.split())
     assert "among the 200 outputs of the classes of folder:sketch alone, as its authors do" in said
     assert value(tmp_path / "out", "clean", "outputs") == 200
+
+
+def verdicts_of(folder):
+    """What became of each image, in an order that does not depend on ids: class, predictions and margin."""
+    return sorted((row["label"], row["clean_pred"], row["adv_pred"], row["broken_by"], row["clean_margin"]) for row in samples_of(folder))
+
+
+@pytest.fixture(scope="module")
+def net_of_cifar(tmp_path_factory):
+    """A small network with ImageNet's 1,000 outputs for images of 32 pixels, with drawn weights."""
+    torch.manual_seed(0)
+    network = build_network("cnn", classes=1000, shape=(3, 32, 32))
+    path = tmp_path_factory.mktemp("net") / "net.pth"
+    torch.save(network.state_dict(), path)
+    return path
+
+
+def attacked(model, folder, out, *more):
+    robench(
+        "attack", model, "--arch", "cnn", "--data", f"folder:{folder}", "--attack", "fgsm", "--eps", "1/255", "--out", out, "--outputs",
+        "data", *more,
+    )  # fmt: skip
+    return verdicts_of(out)
+
+
+@pytest.mark.parametrize("layout", [name for name in trees.TREES if name != "wnid_folders"])
+def test_real_images_get_the_same_verdicts_in_every_layout(tmp_path, data_dir, net_of_cifar, layout):
+    images = trees.cifar_images(40, data_dir)
+    known = attacked(net_of_cifar, trees.wnid_folders(tmp_path / "known", images), tmp_path / "out-known")
+    assert len({verdict[0] for verdict in known}) > 5
+    assert attacked(net_of_cifar, trees.TREES[layout](tmp_path / layout, images), tmp_path / "out") == known
