@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from robench.core.folders import Destination
+    from robench.core.preprocessing import Preprocessing
     from robench.core.recipes import Recipe
     from robench.data import Choice, Images
     from robench.data.export import Export
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from robench.runs.types import Subject as Measured
 
 ROBUSTBENCH_ROWS = 10_000  # images of a severity, whatever the length of the files, in RobustBench's loader of CIFAR-10-C and CIFAR-100-C
+USELESS_FOR_SEQUENCES = ("data_dir", "image_size", "resize", "interpolation", "workers", "layout", "class_order")
 
 
 @with_option_groups
@@ -252,7 +254,8 @@ def corrupt_entries(source: CorruptionSource) -> dict[str, Any]:
     """What the manifest says of the images and of the reference."""
     from robench.results.corruption_errors import manifest_reference
 
-    data = {"name": source.name, "split": source.split, "n": len(source.y), **source.about}
+    images = {"images": source.about["labels"]} if "labels" in source.about else {}  # of a set on the disk: its ids and labels
+    data = {"name": source.name, "split": source.split, "n": len(source.y), **images, **source.about}
     return {"data": data, "corruptions": lambda result: {"reference": manifest_reference(result.reference, source.clean is not None)}}
 
 
@@ -373,6 +376,7 @@ def sequence_source(options: CorruptOptions, common: CommonOptions) -> SequenceS
     names = [recipe.name for recipe in options.corruptions] if options.names_corruptions else None
     data = read_sequence_set(options.source, names, options.severities if options.names_severities else (1,))
     source = source_from_sequences(data, data.rows(choice_of_rows(common.image_options(), common.seed)))
+    source = replace(source, skips_damaged=common.skip_damaged)
     for note in source.notes:
         print_message(f"Note: {note}", common.quiet)
     return source
@@ -388,8 +392,8 @@ def refuse_sequence_options(options: CorruptOptions, common: CommonOptions) -> N
     idle = [
         *(["--save"] if options.save else []), *(["--data"] if common.data else []), *(["--classes"] if common.classes else []),
         *(["--label-map"] if common.label_map else []), *(["--outputs"] if common.outputs else []),
-        *(f"--{name.replace('_', '-')}" for name in ("data_dir", "image_size", "resize", "layout", "class_order")
-          if common.image_options()[name] is not None),
+        *(f"--{name.replace('_', '-')}" for name in USELESS_FOR_SEQUENCES if common.image_options()[name] is not None),
+        *(["--pixels"] if common.pixels != "auto" else []),
     ]  # fmt: skip
     if options.reference == "alexnet":
         raise InputError(NO_PUBLISHED_FLIPS)
@@ -413,16 +417,17 @@ def images_and_source(
     from_set = options.source is not None  # whose classes may be those of a folder, whatever the clean images are
     choice["class_order"] = class_order_for("folder:" if from_set else str(data), models, metas, order, asked.way, asked.label_map)
     if from_set:
-        corrupted, clean, rows = corrupted_from_folder(options, data, choice, order is not None, common)
+        how, more = preprocessing_of_all(models, options, choice, common)
+        corrupted, clean, rows = corrupted_from_folder(options, data, choice, order is not None, common, how)
         images = (
             clean
             if clean is not None
             else corrupted.load(*mildest_cell(corrupted.corruptions, corrupted.severities), rows[:NORMALISATION_IMAGES])
         )
-        source = source_from_set(corrupted, rows, clean)
+        source = replace(source_from_set(corrupted, rows, clean), skips_damaged=choice["skip_damaged"])
         for note in source.notes:
             print_message(f"Note: {note}", common.quiet)
-        return [images] * max(1, len(models)), source, []
+        return [images] * max(1, len(models)), source, more
     each, more = images_of_models(models, str(data), choice, common)
     images = each[0]
     source = source_from_images(
@@ -431,9 +436,31 @@ def images_and_source(
     return each, source, more
 
 
+def preprocessing_of_all(
+    models: Sequence[str], options: CorruptOptions, choice: dict[str, Any], common: CommonOptions
+) -> tuple[Preprocessing | None, list[str]]:
+    """How images are resized and cut for all models of a call on a set on the disk, and notes; InputError where they differ in it."""
+    from robench.core.preprocessing import chosen_preprocessing
+    from robench.models.preprocessing import model_preprocessing
+
+    sizes = {name: choice[name] for name in ("image_size", "resize", "interpolation")}
+    reference = [options.reference] if options.reference not in (None, "alexnet") else []
+    everyone = [*models, *map(str, reference)] or [""]
+    chosen = [chosen_preprocessing(model_preprocessing(one, download=common.download) if one else None, **sizes) for one in everyone]
+    ways = list(dict.fromkeys(how for how, _ in chosen if how is not None))  # who says nothing is shown what the others take
+    if len({how if common.data else how.crop for how in ways}) > 1:
+        told = " and ".join(f"{how.origin} ({how.words()})" for how in ways)
+        raise InputError(
+            f"a set on the disk is shown to all models with the same pixels, and they take other ones, {told}: measure them apart, or say "
+            "with --image-size and --resize how their images shall be"
+        )
+    return ways[0] if ways else None, list(dict.fromkeys(note for _, note in chosen if note))
+
+
 def corrupted_from_folder(
-    options: CorruptOptions, data: str | None, choice: dict[str, Any], asked_order: bool, common: CommonOptions
-) -> tuple[CorruptedSet, Images | None, Tensor]:
+    options: CorruptOptions, data: str | None, choice: dict[str, Any], asked_order: bool, common: CommonOptions,
+    how: Preprocessing | None,
+) -> tuple[CorruptedSet, Images | None, Tensor]:  # fmt: skip
     """The set in the folder, the same images as they are where the user names them, and the places of the images in the set.
 
     Args:
@@ -442,11 +469,11 @@ def corrupted_from_folder(
         choice: options that choose images, as `load_images` takes them.
         asked_order: whether the user gave the order of the classes, which must then be of use.
         common: options that every measuring command has.
+        how: how images are resized and cut for the models; None where neither they nor the options say it.
 
     Raises:
         InputError: where an option has no use, and where the set and the clean images do not belong together.
     """
-    from robench.core.preprocessing import preprocessing_of_options
     from robench.data.corrupted_sets import (
         clean_image_rows,
         has_folder_classes,
@@ -459,8 +486,8 @@ def corrupted_from_folder(
     assert options.source is not None
     names = tuple(recipe.name for recipe in options.corruptions)
     selection = names if options.names_corruptions else None, options.severities if options.names_severities else None
-    asked = preprocessing_of_options(choice["image_size"], choice["resize"], choice.get("interpolation"))
-    corrupted = read_corrupted_set(options.source, *selection, choice["data_dir"], asked, choice.get("workers"))
+    enlarges = choice["image_size"] is not None or choice["resize"] is not None
+    corrupted = read_corrupted_set(options.source, *selection, choice["data_dir"], how, choice["workers"], enlarges)
     if has_folder_classes(corrupted, options.source):
         corrupted = with_class_order(corrupted, choice["class_order"])
     elif asked_order and not (data or "").startswith("folder:"):
@@ -468,7 +495,8 @@ def corrupted_from_folder(
     if not data:
         return corrupted, None, chosen_set_rows(corrupted, choice, common)
     order = choice["class_order"] if data.startswith("folder:") else None
-    clean = images_by_options(data, seed=common.seed, **{**choice, "class_order": order})
+    sizes = {"image_size": None, "resize": None, "interpolation": None, "preprocessing": how}
+    clean = images_by_options(data, seed=common.seed, **{**choice, **sizes, "class_order": order})
     print_image_notes(clean, common.quiet)
     corrupted = set_of_clean_files(corrupted, clean)
     rows = clean_image_rows(corrupted, clean)
@@ -479,7 +507,9 @@ def chosen_set_rows(corrupted: CorruptedSet, choice: dict[str, Any], common: Com
     """The places in the set of the images that the user chose, where no clean ones are named."""
     from robench.data.corrupted_sets import CIFAR
 
-    idle = [name for name in ("data_dir", *(() if corrupted.files else ("image_size",))) if choice[name] is not None]
+    unset = {"pixels": "auto", "skip_damaged": False}
+    of_files = () if corrupted.files else ("image_size", "resize", "interpolation", "workers", "skip_damaged")
+    idle = [name for name in ("data_dir", "pixels", *of_files) if choice[name] != unset.get(name)]
     if corrupted.kind == "released" or corrupted.layout in CIFAR.values():
         idle = [name for name in idle if name != "data_dir"]  # where CIFAR itself lies, by whose labels the set is known
     if idle:

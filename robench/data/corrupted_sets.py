@@ -56,7 +56,7 @@ CIFAR = {10: "cifar10-c", 100: "cifar100-c"}  # classes: name; each class has 10
 
 def read_corrupted_set(
     folder: Path, corruptions: Sequence[str] | None = None, severities: Sequence[int] | None = None, data_dir: Path | None = None,
-    preprocessing: Preprocessing | None = None, workers: int | None = None,
+    preprocessing: Preprocessing | None = None, workers: int | None = None, enlarges: bool = True,
 ) -> CorruptedSet:  # fmt: skip
     """The corrupted set in a folder, of either layout; all its corruptions and severities unless some are named.
 
@@ -69,13 +69,14 @@ def read_corrupted_set(
         preprocessing: how large the images of a tree shall be: they are cut to its crop, and resized only where they are smaller; None
             cuts them to 224 pixels where they are larger.
         workers: processes that decode the images of a tree; 0 for none, None for one a core, at most four.
+        enlarges: whether images of a tree that are smaller than the crop may be resized; else they are refused.
 
     Raises:
         InputError: for an unknown corruption or severity, and where what was asked for is missing, damaged or does not fit together.
     """
     folder = expanded_path(folder)
     if corrupted_set_layout(folder) == "tree":
-        return read_tree_set(folder, corruptions, severities, preprocessing, usual_workers() if workers is None else workers)
+        return read_tree_set(folder, corruptions, severities, preprocessing, usual_workers() if workers is None else workers, enlarges)
     return read_array_set(folder, corruptions, severities, Path("data") if data_dir is None else data_dir)
 
 

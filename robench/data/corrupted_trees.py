@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from robench.core.corruption_names import C_BAR_NUMBERS, EVERY_NAME, SEVERITIES
-from robench.core.decoding import AS_THEY_ARE, Item, item_extent
+from robench.core.decoding import AS_THEY_ARE, DamagedImageError, Item, item_extent
 from robench.core.errors import InputError
 from robench.core.preprocessing import Extent, Preprocessing, fits_into
 from robench.corruptions.severities import valid_severity
@@ -33,6 +33,7 @@ from robench.data.released_sets import (
 )
 from robench.data.stored_pixels import Decoder
 
+TRIED_FIRST = 100  # images of which the first readable one tells the size of all
 WORTH_A_PROCESS = 2**25  # bytes of pixels of a cell from which on worker processes decode them
 MOST_COMPARED = 10_000  # files of a cell up to which all names are compared with those of the first; of more only the chosen are looked for
 CROP = 224  # the side of ImageNet's images; released larger (299) for some networks
@@ -70,7 +71,7 @@ def severity_folders(top: Path, own: str) -> dict[int, Path]:
 
 def read_tree_set(
     folder: Path, corruptions: Sequence[str] | None = None, severities: Sequence[int] | None = None, asked: Preprocessing | None = None,
-    workers: int = 0,
+    workers: int = 0, enlarges: bool = True,
 ) -> CorruptedSet:  # fmt: skip
     """The corrupted set in a tree of image files: labels count the sorted class folders, ids the files sorted by class and path.
 
@@ -91,8 +92,10 @@ def read_tree_set(
     ranks, y = ranks_and_labels(file_names, kinds)
     order = sorted(range(len(file_names)), key=lambda place: (ranks[place], y[place]))
     files = [file_names[place] for place in order]
-    seen = item_extent(("plain", str(first / files[0])))
+    seen = first_readable_extent([("plain", str(first / file)) for file in files[:TRIED_FIRST]])
     how, words = preprocessing_of_tree(seen, asked)
+    if words.startswith("resize=") and not enlarges:
+        refuse_small_images(folder, seen, how)
     shape = (3, *how.cut_extent(*seen))
     layout = layout_of_tree(len(kinds), len(files), (3, *preprocessing_of_tree(seen, None)[0].cut_extent(*seen)), own)
     ids = torch.tensor(order)
@@ -102,6 +105,26 @@ def read_tree_set(
         name_after_folder(folder), "other", names, levels, torch.tensor(y)[ids], ids, kinds, shape, pixels.pixels, notes=notes,
         layout=layout, present=tuple(found), files=files, expect=pixels.expect, known_by=pixels.digest, words=words,
     )  # fmt: skip
+
+
+def first_readable_extent(items: Sequence[Item]) -> Extent:
+    """Height and width of the first of some images that can be read; the error of the first where none can."""
+    damaged: DamagedImageError | None = None
+    for item in items:
+        try:
+            return item_extent(item)
+        except DamagedImageError as error:  # it is named once it is decoded, if it is among those that are chosen
+            damaged = damaged or error
+    raise damaged or InputError("there is no image to look at")
+
+
+def refuse_small_images(folder: Path, seen: Extent, how: Preprocessing) -> None:
+    """Raises InputError for images of a tree that are smaller than what a model takes."""
+    crop, side = how.crop or seen, max(how.crop or seen)
+    raise InputError(
+        f"{how.origin} takes images of {crop[1]}x{crop[0]} pixels, and those of {folder.name} are {seen[1]}x{seen[0]}: "
+        f"--image-size {min(seen)} shows it these, --resize {side} --image-size {side} enlarges them"
+    )
 
 
 def resizing_note(folder: Path, seen: Extent, words: str) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robench.core.decoding import DamagedImageError
 from robench.core.errors import InputError
 from robench.core.files import expanded_path
 from robench.core.perturbation_names import DIFFICULTIES, PERTURBATIONS, SequenceCell, is_noise, stem_of_cell
@@ -284,15 +285,21 @@ def frames_of_videos(
 ) -> Tensor:  # fmt: skip
     """The frames (M, T, 3, H, W) uint8 of the videos at rows (M,), cut to their centre of 224 pixels where they are larger."""
     top, t = tops[stem_of_cell(perturbation, difficulty)], lengths[perturbation, difficulty]
-    x = torch.empty((len(rows), t, *shape), dtype=torch.uint8)
+    x, damaged = torch.empty((len(rows), t, *shape), dtype=torch.uint8), dict[int, str]()
     for row, place in enumerate(ids[rows.cpu()].tolist()):
         path = top / listed[place]
-        frames = torch.from_numpy(video_frames(path)).permute(0, 3, 1, 2)
+        try:
+            frames = torch.from_numpy(video_frames(path)).permute(0, 3, 1, 2)
+        except DamagedImageError as error:
+            damaged[row] = str(error)
+            continue
         frames = torch.stack([centre_crop(frame) for frame in frames])
         if frames.shape != x.shape[1:]:
             what = f"{len(frames)} frames of {frames.shape[3]}x{frames.shape[2]}, and others have {t} of {shape[2]}x{shape[1]}"
             raise InputError(f"{path} has {what}: all videos of a perturbation must be alike")
         x[row] = frames
+    if damaged:
+        raise DamagedImageError("; ".join(damaged.values()), damaged)
     return x
 
 

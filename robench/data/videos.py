@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from robench.core.decoding import DamagedImageError
 from robench.core.errors import InputError
 
 MOST_FRAMES = 1000  # of a sequence: those of ImageNet-P have 31 or 41
@@ -21,7 +22,8 @@ def video_frames(path: Path) -> NDArray[np.uint8]:
         path: the file, such as an .mp4.
 
     Raises:
-        InputError: where PyAV is missing, where the file is no video that can be read to its end, and where it is larger than any sequence.
+        DamagedImageError: where the file is no video that can be read to its end.
+        InputError: where PyAV is missing, and where the file is larger than any sequence.
     """
     av = pyav()
     frames: list[NDArray[np.uint8]] = []
@@ -32,9 +34,9 @@ def video_frames(path: Path) -> NDArray[np.uint8]:
                     raise InputError(f"{path} has more than {len(frames)} frames of {frame.width}x{frame.height}: no sequence is so long")
                 frames.append(frame.to_ndarray(format="rgb24", interpolation="BICUBIC"))
     except (av.error.FFmpegError, OSError, ValueError, IndexError) as error:
-        raise InputError(f"{path} cannot be read as a video ({error}): fetch or make it again") from error
+        raise DamagedImageError(f"{path} cannot be read as a video ({error}): fetch or make it again") from error
     if not frames or len({frame.shape for frame in frames}) > 1:
-        raise InputError(f"{path} has {'frames of several sizes' if frames else 'no frames'}: fetch or make it again")
+        raise DamagedImageError(f"{path} has {'frames of several sizes' if frames else 'no frames'}: fetch or make it again")
     return np.stack(frames)
 
 

@@ -38,6 +38,7 @@ class SequenceSource:
         frames: frames(perturbation, difficulty, places (M,)) -> (M, T, C, H, W), uint8 or float in [0, 1].
         about: plain values that identify these sequences, for the journal.
         notes: sentences on them, for the reader.
+        skips_damaged: whether sequences that cannot be read are left out, in place of an error.
     """
 
     name: str
@@ -51,6 +52,7 @@ class SequenceSource:
     frames: Callable[[str, int, Tensor], Tensor]
     about: Mapping[str, Any]
     notes: tuple[str, ...] = ()
+    skips_damaged: bool = False
 
     @property
     def longest(self) -> int:
@@ -75,7 +77,14 @@ def source_from_sequences(data: SequenceSet, rows: Tensor) -> SequenceSource:
 def pool_of_sequences(source: SequenceSource) -> Pool:
     """The pool of the sequences: what a model is looked at with are first frames; labels are of no use."""
     shape = tuple(first_frames(source, torch.arange(1)).shape[1:])
-    return Pool(None, torch.zeros(len(source.ids), dtype=torch.int64), source.ids, shape, mild=partial(first_frames, source))
+    return Pool(
+        None,
+        torch.zeros(len(source.ids), dtype=torch.int64),
+        source.ids,
+        shape,
+        mild=partial(first_frames, source),
+        skips_damaged=source.skips_damaged,
+    )
 
 
 def first_frames(source: SequenceSource, places: Tensor) -> Tensor:

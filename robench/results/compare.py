@@ -27,6 +27,7 @@ NO_IDENTITY = ImageIdentity("", "")
 FEWEST_IN_COMMON = 10  # images in common that a comparison needs
 NOTED_WORDS = ("seed", "device", "versions.robench", "versions.torch", "versions.pyautoattack")
 FLAG_METRIC, CHECK_METRIC = "flag/", "check/"
+PIXELS_OF = "pixels of "  # before a corruption, where a manifest says by what the images of a set on the disk are known
 RowKey = tuple[str, str, str, float, str]
 
 
@@ -326,6 +327,9 @@ def check_alike(base: RunImages, new: RunImages, one: ModelImages, another: Mode
         refuse_difference(f"label of image {sample}", label, another.labels[sample])
     if difference := images_difference(base, new, one, another):
         raise InputError(f"BASE and NEW cannot be compared: {difference}")
+    sets = [run.where("data") for run in (base, new)]
+    for key in (key for key in sets[0] if str(key).startswith(PIXELS_OF) and key in sets[1]):
+        refuse_difference(f"digest of the images under {key.removeprefix(PIXELS_OF)}", *(words[key] for words in sets))
     stages, others = attack_accuracies(one), attack_accuracies(another)
     refuse_difference("list of radii", *(", ".join(map(eps_text, attack_radii(rows))) for rows in (stages, others)))
     refuse_difference("list of probes", *(", ".join(row.probe for row in rows) for rows in (stages, others)))

@@ -164,6 +164,52 @@ def test_a_damaged_file_is_named_and_the_run_goes_on_once_it_is_repaired(tmp_pat
         assert (tmp_path / "run" / name).read_text() == (tmp_path / "at-once" / name).read_text()
 
 
+@pytest.mark.realdata
+def test_a_damaged_file_is_left_out_and_counted_where_that_is_asked_for(tmp_path, real):
+    x, y = real
+    write_tree(tmp_path / "set", x, y, ["fog", "contrast"], (1, 2))
+    for image in (9, 20):
+        (tmp_path / "set" / "contrast" / "2" / file_name(image, y[image])).write_bytes(b"none")
+    words = ["corrupt", model(tmp_path), "--from", tmp_path / "set", "--batch-size", 10, "--skip-damaged", "--out", tmp_path / "run"]
+    said = robench(*words)
+    assert "2 of the 30 chosen images cannot be read and are left out" in " ".join(said.stderr.split())
+    rows = [row for row in read(tmp_path / "run" / "rows.csv") if row["metric"] == "accuracy"]
+    assert {row["n"] for row in rows} == {"28"}
+    by_name = sorted(range(N), key=lambda image: file_name(image, y[image]))
+    assert {by_name[int(line["sample"])] for line in read(tmp_path / "run" / "samples.csv")} == {*range(N)} - {9, 20}
+
+
+@pytest.mark.realdata
+def test_two_runs_on_a_set_on_the_disk_are_compared_and_not_with_those_of_other_pixels(tmp_path, real):
+    x, y = real
+    for name, pixels in (("set", x), ("elsewhere/set", 255 - x)):
+        write_tree(tmp_path / name, pixels, y, ["fog"])
+        robench("corrupt", model(tmp_path), "--from", tmp_path / name, "--out", tmp_path / name.replace("/", "-").replace("set", "run"))
+    robench("corrupt", model(tmp_path), "--from", tmp_path / "set", "--severity", "1,2,3,4,5", "--out", tmp_path / "again")
+    robench("compare", tmp_path / "run", tmp_path / "again", "--out", tmp_path / "compared")
+    assert {float(line["difference"]) for line in read(tmp_path / "compared" / "compare.csv")} == {0.0}
+    assert "digest of the images under fog" in refused("compare", tmp_path / "run", tmp_path / "elsewhere-run")
+
+
+@pytest.mark.realdata
+def test_a_model_that_says_its_crop_is_shown_it_or_refused_where_the_images_are_smaller(tmp_path, real, monkeypatch):
+    x, y = real
+    write_tree(tmp_path / "set", x[:12], y[:12], ["fog"], (1,))
+    says = {"banded": Preprocessing(64, (40, 40), origin="banded"), "other": Preprocessing(64, (56, 56), "bicubic", "other")}
+    monkeypatch.setattr("robench.models.preprocessing.model_preprocessing", lambda source, **_: says.get(source.rpartition(":")[2]))
+    one = model(tmp_path)
+    (tmp_path / "models.py").write_text(MODEL_FILE + "def other():\n    return Banded()\ndef silent():\n    return Banded()\n")
+    robench("corrupt", one, one.replace("banded", "silent"), "--from", tmp_path / "set", "--out", tmp_path / "cut")
+    assert {row["setting"] for row in read(tmp_path / "cut" / "rows.csv") if row["metric"] == "accuracy"} == {"severity=1 crop=40x40"}
+    other = one.replace("banded", "other")
+    said = refused("corrupt", other, "--from", tmp_path / "set")
+    assert "other takes images of 56x56 pixels, and those of set are 48x48: --image-size 48 shows it these" in said
+    robench("corrupt", other, "--from", tmp_path / "set", "--image-size", 48, "--out", tmp_path / "whole")
+    said = robench("corrupt", other, "--from", tmp_path / "set", "--image-size", 56, "--resize", 64, "--out", tmp_path / "larger")
+    assert "smaller than the crop, and so resized (resize 64 bicubic crop 56x56)" in " ".join(said.stderr.split())
+    assert "measure them apart" in refused("corrupt", one, other, "--from", tmp_path / "set")
+
+
 def test_images_are_cut_to_fewer_pixels_and_resized_only_where_they_are_too_small(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     path = tmp_path / "set" / "fog" / "1" / "n01" / "a.png"
