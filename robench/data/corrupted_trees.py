@@ -95,7 +95,7 @@ def read_tree_set(
     seen = first_readable_extent([("plain", str(first / file)) for file in files[:TRIED_FIRST]])
     how, words = preprocessing_of_tree(seen, asked)
     if words.startswith("resize=") and not enlarges:
-        refuse_small_images(folder, seen, how)
+        refuse_images_below_crop(folder, seen, how)
     shape = (3, *how.cut_extent(*seen))
     layout = layout_of_tree(len(kinds), len(files), (3, *preprocessing_of_tree(seen, None)[0].cut_extent(*seen)), own)
     ids = torch.tensor(order)
@@ -118,7 +118,7 @@ def first_readable_extent(items: Sequence[Item]) -> Extent:
     raise damaged or InputError("there is no image to look at")
 
 
-def refuse_small_images(folder: Path, seen: Extent, how: Preprocessing) -> None:
+def refuse_images_below_crop(folder: Path, seen: Extent, how: Preprocessing) -> None:
     """Raises InputError for images of a tree that are smaller than what a model takes."""
     crop, side = how.crop or seen, max(how.crop or seen)
     raise InputError(
