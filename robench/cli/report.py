@@ -80,7 +80,7 @@ def report_command(
     from robench.core.files import write_whole
     from robench.report.page import write_page
     from robench.report.reporting import ReportOptions, gathered_runs, refuse_page_path, refuse_unused_columns, report_parts
-    from robench.report.robustbench_files import PublishedRows, paper_facts, place_notes, published_rows, unfitting_notes
+    from robench.report.robustbench_files import PublishedRows, paper_facts, place_notes, published_rows, unfitting_notes, zoo_notes
     from robench.report.table_files import refuse_same_files, robustbench_bytes, table_texts
 
     tables = {name: path for name, path in {"latex": latex, "markdown": markdown, "csv": csv}.items() if path is not None}
@@ -105,7 +105,7 @@ def report_command(
     sentences = [*(entry.reason for entry in left_out), *beside.notes]
     for sentence in sentences:
         print_message(f"Left out: {sentence}", quiet)
-    for note in [*unfitting_notes(found, beside.lines), *(place_notes(found) if robustbench else [])]:
+    for note in [*unfitting_notes(found, beside.lines), *zoo_notes(found, beside.lines), *(place_notes(found) if robustbench else [])]:
         print_message(f"Note: {note}", quiet)
     if not tables:
         refuse_unused_columns(found, columns or (), beside.lines)

@@ -14,7 +14,7 @@ from robench.report.comparison import compare
 from robench.report.night_verdicts import refuse_idle_gates
 from robench.report.nights import nights_of
 from robench.report.overview import PublishedLines, overview_parts
-from robench.report.robustbench_files import PublishedRows, published_rows, unfitting_notes
+from robench.report.robustbench_files import PublishedRows, published_rows, unfitting_notes, zoo_notes
 from robench.report.run_parts import saved_run_parts, saved_run_title
 from robench.results.gates import parse_gates
 from robench.results.saved_runs import FINISHED, RunFolder, SavedRun, refuse_output_file, run_folders, saved_run
@@ -178,7 +178,7 @@ def report_parts(runs: Sequence[SavedRun], left_out: Sequence[str], asked: Repor
         refuse_idle_gates(nights_of(runs), asked.single_gates)
     compared = list(newest_against_bases(runs[-1], asked)) if asked.bases else []
     notes: list[page.Part] = [page.NoteBox(f"Left out: {sentence}") for sentence in left_out]
-    notes += [page.NoteBox(note) for note in unfitting_notes(runs, asked.published)]
+    notes += [page.NoteBox(note) for note in unfitting_notes(runs, asked.published) + zoo_notes(runs, asked.published)]
     if len(runs) == 1 and not asked.published:
         return saved_run_title(runs[0]), [*saved_run_parts(runs[0], compared), *notes]
     title = f"{len(runs)} runs" if len(runs) > 1 else saved_run_title(runs[0])

@@ -34,6 +34,7 @@ ROBUSTBENCH = "RobustBench"
 NORM_FOLDERS, CORRUPTIONS_FOLDER = {"linf": "linf", "l2": "l2"}, "corruptions"
 PUBLISHED_IMAGES = {"cifar10": 10_000, "cifar100": 10_000, "imagenet": 5_000}
 SPLIT = "test"
+ZOO_PREFIX = "rb/"  # of the names of RobustBench's models in our rows
 MOST_LISTED_SETS = 6  # in a sentence
 MOST_BYTES, MOST_FILES, MOST_LETTERS, DEEPEST_FOLDER = 1 << 20, 10_000, 2_000, 3
 PAPER_TEXTS = ("link", "name", "authors", "venue", "architecture", "reported", "footnote")  # what a user can tell, as text
@@ -93,6 +94,26 @@ def unfitting_notes(runs: Sequence[SavedRun], lines: Sequence[tuple[str, BoardLi
     there = dict.fromkeys(data for data, _ in lines)
     missing = [data for data in data_sets(runs) if there and data not in there]
     return [f"No published row is of {data}, the data set of your runs: there are rows of {listed(there)}." for data in missing]
+
+
+def zoo_notes(runs: Sequence[SavedRun], lines: Sequence[tuple[str, BoardLine]]) -> list[str]:
+    """A sentence for each model of RobustBench's zoo (rb/NAME) among the runs that has a published row, with the numbers of both.
+
+    Args:
+        runs: finished runs.
+        lines: the data set and the line of each published model.
+    """
+    published = {(data, line.name): line for data, line in lines}
+    notes: dict[str, list[str]] = {}
+    for run in runs:
+        for row in run.rows:
+            name = row.checkpoint.removeprefix(ZOO_PREFIX).partition(",")[0]
+            line = published.get((base_data(row.data), name)) if row.checkpoint.startswith(ZOO_PREFIX) else None
+            cell = line.cells.get(column_of_row(row)) if line else None
+            if cell is not None:
+                numbers = f"{row.probe} {percent(cell.value)} % there (n = {cell.n}), {percent(row.value)} % here (n = {row.n})"
+                notes.setdefault(f"RobustBench publishes {row.checkpoint} as {name}", []).append(numbers)
+    return [f"{model}: {'; '.join(dict.fromkeys(numbers))}." for model, numbers in notes.items()]
 
 
 def place_notes(runs: Sequence[SavedRun]) -> list[str]:

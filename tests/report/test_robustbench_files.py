@@ -9,7 +9,7 @@ import pytest
 from robench.core.errors import InputError
 from robench.core.rows import Row, wilson
 from robench.report.leaderboard import leaderboards_of
-from robench.report.robustbench_files import MOST_BYTES, paper_facts, published_rows, robustbench_object, robustbench_text
+from robench.report.robustbench_files import MOST_BYTES, paper_facts, published_rows, robustbench_object, robustbench_text, zoo_notes
 from robench.results.saved_runs import SavedRun
 
 # the keys and the values of a file as RobustBench has them, with a made-up paper
@@ -122,6 +122,19 @@ def test_published_rows_stand_beside_those_of_the_same_data_and_radius_with_thei
     shown = {line.name: [line.cells[column].n if column in line.cells else None for column in board.columns] for line in board.lines}
     assert shown == {"Model": [10_000, 10_000], "a.pt": [500, 500], "Other": [10_000, None]}
     assert [line.published for line in board.lines] == ["RobustBench", "", "RobustBench"]
+
+
+def test_a_model_of_the_zoo_is_held_against_its_published_row(tmp_path):
+    put(tmp_path, PUBLISHED, "Carmon2019Unlabeled")
+    lines = published_rows(tmp_path).lines
+    name = "rb/Carmon2019Unlabeled,dataset=cifar10,threat=Linf"
+    mine = run_of(replace(CLEAN, checkpoint=name, n=500, value=0.9), replace(ROBUST, checkpoint=name, n=500, value=0.3))
+    (note,) = zoo_notes([mine], lines)
+    assert note == (
+        f"RobustBench publishes {name} as Carmon2019Unlabeled: clean 91.10 % there (n = 10000), 90.00 % here (n = 500); "
+        "autoattack 65.88 % there (n = 10000), 30.00 % here (n = 500)."
+    )
+    assert zoo_notes([run_of(CLEAN, ROBUST)], lines) == zoo_notes([mine], []) == []
 
 
 def test_a_run_is_written_with_the_keys_and_the_spelling_of_robustbench_and_read_back(tmp_path):
