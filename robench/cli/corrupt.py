@@ -528,6 +528,8 @@ def choice_of_rows(choice: dict[str, Any], seed: int) -> Choice:
 
 def export_target(images: Images, source: CorruptionSource, options: CorruptOptions, common: CommonOptions) -> Export | None:
     """The folder that takes the images, if one is wanted; says who would read a set of this length wrongly."""
+    import torch
+
     from robench.corruptions.severities import scale_of
     from robench.data.export import prepare_export
 
@@ -539,7 +541,7 @@ def export_target(images: Images, source: CorruptionSource, options: CorruptOpti
             f"Note: {sizes}: its loader would find images of another severity, or none; --from reads the set as it is", common.quiet
         )
     frost = None if all(recipe.name != "frost" for recipe in options.corruptions) else "photos" if options.photos else "procedural"
-    scale = scale_of(images.x[:1], options.scale)
+    scale = scale_of(torch.empty(1, *images.shape), options.scale)
     return prepare_export(
         options.export, images, seed=common.seed, scale=scale, frost=frost, photos=str(source.about["photos"]), force=common.force
     )

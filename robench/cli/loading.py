@@ -291,15 +291,14 @@ def missing_classes_note(y: Tensor, classes: Sequence[str]) -> str:
 
 def normalisation_notes(one: LoadedModel, images: Images, device: str) -> list[str]:
     """A note where a model that was given without a normalisation is clearly better with a usual one; a checkpoint knows its own."""
-    import torch
 
     from robench.models.forgotten_normalisation import NORMALISATION_IMAGES, forgotten_normalisation_notes, normalises
 
     if one.meta or normalises(one.model):
         return []
-    few = torch.arange(min(NORMALISATION_IMAGES, len(images)))
+    few, pixels = images.first_readable(NORMALISATION_IMAGES)
     try:
-        return forgotten_normalisation_notes(one.model, one.name, images.pixels(few).to(device), images.y[few])
+        return forgotten_normalisation_notes(one.model, one.name, pixels.to(device), images.y[few])
     except (
         MemoryError,
         RuntimeError,
@@ -363,11 +362,10 @@ def set_up_device(device: str, threads: int | None) -> str:
 
 def quickest_batch_size(model: LoadedModel, images: Images, device: str) -> int:
     """The batch size beyond which a model grows no quicker on such images."""
-    import torch
 
     from robench.models.stand_ins import fitting_batch_size
 
-    return fitting_batch_size(model.model, images.pixels(torch.arange(1)).to(device), device, most=len(images))
+    return fitting_batch_size(model.model, images.first_readable(1)[1].to(device), device, most=len(images))
 
 
 def loading_notes(what: Sequence[LoadedSubject]) -> list[str]:

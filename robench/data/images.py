@@ -18,7 +18,7 @@ from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.preprocessing import MOST_PIXELS, Preprocessing
 from robench.data.index_files import listed_ids, rows_of_names
-from robench.data.stored_pixels import StoredPixels
+from robench.data.stored_pixels import StoredPixels, readable_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +78,15 @@ class Images:
         """
         values = self.x[rows]
         return values.to(torch.float32) / 255 if values.dtype == torch.uint8 else values
+
+    def first_readable(self, count: int) -> tuple[Tensor, Tensor]:
+        """The rows of the first images, at most so many, and their pixels as in `pixels`; what is to be left out is passed over.
+
+        Args:
+            count: how many are wanted.
+        """
+        skips = isinstance(self.x, StoredPixels) and self.x.skips_damaged
+        return readable_rows(self.pixels, len(self), count, skips)
 
     def class_name(self, label: int) -> str:
         """The name of a class; its number where a model has more outputs than the data has names.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -136,6 +136,30 @@ class Decoder:
         if self.known.setdefault(place, digest) != digest:
             way = "put it back and go on with --resume, or measure again in another folder"
             raise UnfinishedError(f"{item_name(self.items[place])} has changed since it was read before: {way}")
+
+
+def readable_rows(pixels: Callable[[Tensor], Tensor], n: int, count: int, skips: bool) -> tuple[Tensor, Tensor]:
+    """The places of the first images that can be read, at most `count` of n, and their pixels.
+
+    Args:
+        pixels: pixels(places (M,)) -> images (M, C, H, W).
+        n: how many images there are.
+        count: how many are wanted.
+        skips: whether images that cannot be read are passed over; else they are an error.
+
+    Raises:
+        DamagedImageError: where one cannot be read and none is passed over, or none of the first ones can.
+    """
+    damaged: set[int] = set()
+    while True:
+        places = torch.tensor([place for place in range(min(n, count + len(damaged))) if place not in damaged][:count])
+        try:
+            return places, pixels(places)
+        except DamagedImageError as error:
+            worse = {int(places[row]) for row in error.reasons}
+            if not skips or not worse or len(damaged | worse) >= n:
+                raise
+            damaged |= worse
 
 
 class StoredPixels:

@@ -12,6 +12,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from robench.attacks import ATTACKS
@@ -499,7 +500,7 @@ def saliency(
         "seed": seed, "batch_size": batch_size, "device": device, "budget": budget, "folder": folder, "resume": resume, "track": track,
         "prepare": prepare,
     }  # fmt: skip
-    notes_before_run = [*notes, *advance_notes(recipes, score_list, images.pixels(slice(0, 1)))]
+    notes_before_run = [*notes, *advance_notes(recipes, score_list, torch.empty(1, *images.shape))]
     tell(notes_before_run)
     return result_of_run(subjects, images, request, how, notes=notes_before_run)
 

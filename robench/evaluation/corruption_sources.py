@@ -162,7 +162,7 @@ def source_from_images(
     functions = {label: resolve(recipe_and_severity(recipe)[0], CORRUPTIONS, "corruption") for label, recipe in recipes.items()}
     if scale != "auto" and len(own) == len(recipes):
         raise InputError("--scale is for the corruptions that robench has, and none of those is asked for: leave it out")
-    scale = scale_of(images.x[:1], scale)
+    scale = scale_of(torch.empty(1, *images.shape), scale)
     if photos and "frost" not in recipes:
         raise InputError("--frost-dir is for the corruption frost, which is not among those asked for: leave it out")
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import torch
+
 from robench.attacks import ENGINES, attack_for_classes, reference
 from robench.attacks.transfer import transfer
 from robench.core.corruption_names import SETS
@@ -298,7 +300,7 @@ def corruption_stages(
     options: dict[str, Any] = {**usual_options(recipe, request.scale, request.photos), **recipe.options}
     words = {"setting": setting_text(resolve(recipe_and_severity(replace(recipe, on=None))[0], CORRUPTIONS, "corruption"))}
     if not is_own(recipe.name):
-        options["scale"] = scale_of(images.x[:1], str(options.get("scale", "auto")))
+        options["scale"] = scale_of(torch.empty(1, *images.shape), str(options.get("scale", "auto")))
         words["setting"] = f"scale={options['scale']}{frost_word(chosen, request.photos)}"
     words |= {"data": images.name + SYNTH, "split": images.split}
     severities = [options["severity"]] if "severity" in options else [1, 2, 3, 4, 5]

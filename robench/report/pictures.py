@@ -46,7 +46,7 @@ from robench.results.measurement import Measurement, attack_base_row
 from robench.results.scores import ImageChange, MethodScores, SubjectScores, all_subject_scores
 from robench.runs.execution import FinishedRun
 from robench.runs.images import stage_images
-from robench.runs.stages.corruption import first_corrupted_image
+from robench.runs.stages.corruption import corrupted_image_at
 
 
 def draw_pictures(measurement: Measurement, folder: Path, *, title: str, images: Images | None = None) -> list[Path]:
@@ -294,7 +294,7 @@ def draw_corruption_pictures(measurement: Measurement, title: str, folder: Path)
         lines = [(name, table, clean.get(name, float("nan"))) for name, table in values.items()]
         paths.append(draw_severity_curves(folder / "severities.png", lines, title))
     if run.pool.pixels is not None:
-        words = f"image {int(run.pool.ids[0])} of {data}", str(cells[0].about.get("setting", ""))
+        words = f"image {int(run.pool.ids[first_seen_place(run)])} of {data}", str(cells[0].about.get("setting", ""))
         paths += draw_first_image_sheet(folder / "sheet.png", run, *words)
     return paths
 
@@ -304,8 +304,17 @@ def accuracy_by_cell(rows: Sequence[Row], checkpoint: str) -> dict[tuple[str, in
     return {(row.probe, int(setting_words(row)["severity"])): row.value for row in rows if row.checkpoint == checkpoint}
 
 
+def first_seen_place(run: FinishedRun) -> int:
+    """The place of the first image that the rows speak of."""
+    return int(run.ledger.seen.nonzero()[0])
+
+
 def draw_first_image_sheet(path: Path, run: FinishedRun, *words: str) -> list[Path]:
     """The first image under every corruption that all models share, if there is one."""
-    images = {cell_of(stage): first_corrupted_image(stage, run.pool) for stage in run.stages_of_kind("corruption") if stage.is_shared}
-    clean = float_pixels(stage_images(None, torch.tensor([0]), run.pool, None))[0]
+    images = {
+        cell_of(stage): corrupted_image_at(stage, first_seen_place(run), run.pool)
+        for stage in run.stages_of_kind("corruption")
+        if stage.is_shared
+    }
+    clean = float_pixels(stage_images(None, torch.tensor([first_seen_place(run)]), run.pool, None))[0]
     return [draw_contact_sheet(path, images, clean, ", ".join(filter(None, words)))] if images else []

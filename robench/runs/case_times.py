@@ -10,7 +10,6 @@ from torch import Tensor
 
 from robench.attacks import ATTACKS
 from robench.attacks.losses import ce
-from robench.core.decoding import DamagedImageError
 from robench.core.draws import Draws
 from robench.core.model_calls import LEAST_ROWS, leaf_gradient, leaf_of, padded_logits
 from robench.core.recipes import eps_text
@@ -20,7 +19,7 @@ from robench.models.stand_ins import arithmetic
 from robench.runs.cases import first_pixels
 from robench.runs.pass_counts import Passes
 from robench.runs.timings import SizeTimes, times_by_size, watch_memory
-from robench.runs.types import Case, Pool, Stage, pixels_for_model
+from robench.runs.types import Case, Stage, pixels_for_model
 
 QUICK_ATTACK, QUICK_STEPS = "pgd-10", 10  # tells which share of images is likely to stand
 QUICK_IMAGES, QUICK_SECONDS = 64, 6.0  # on so many images at most, and as many as so many seconds are enough for
@@ -87,7 +86,7 @@ def has_attacks(stages: Sequence[Stage]) -> bool:
 
 def case_times(case: Case, stages: Sequence[Stage], most: int) -> CaseTimes:
     """What a few batches of at most `most` images show of a model."""
-    places, x = readable_pixels(case.pool, most)
+    places, x = first_pixels(case.pool, most)
     x, y, most = pixels_for_model(x, case.exact_model, case.device), case.pool.y[places].to(case.device), len(places)
     kept: dict[str, Tensor] = {}
 
@@ -112,19 +111,6 @@ def case_times(case: Case, stages: Sequence[Stage], most: int) -> CaseTimes:
     memory = peak.scaled(min(exact.largest, slow.largest), most)
     seen = CaseTimes(places, x, y, kept["logits"], at_full_rows(exact), at_full_rows(quick), at_full_rows(slow), memory, peak.before, {})
     return replace(seen, standing=standing_after_quick_attack(case, seen, stages))
-
-
-def readable_pixels(pool: Pool, most: int) -> tuple[Tensor, Tensor]:
-    """The places of the first images, at most so many, and their pixels; those that cannot be read are passed over where they may be."""
-    places = torch.arange(most)
-    while True:
-        try:
-            return places, first_pixels(pool, places)
-        except DamagedImageError as error:
-            left = [place for row, place in enumerate(places.tolist()) if row not in error.reasons]
-            if not pool.skips_damaged or not left:
-                raise
-            places = torch.tensor(left)
 
 
 def at_full_rows(times: SizeTimes) -> SizeTimes:

@@ -15,6 +15,7 @@ from robench.core.model_calls import padded_logits
 from robench.core.processes import World
 from robench.core.recipes import options_of
 from robench.core.rows import Check
+from robench.data.stored_pixels import readable_rows
 from robench.models.contract import CONTRACT_IMAGES, examine_model
 from robench.models.stand_ins import cheaper_stand_in
 from robench.runs import diagnostics
@@ -55,8 +56,7 @@ def case_of(subject: Subject, name: str, pool: Pool, ledger: Ledger, how: RunOpt
     Raises:
         InputError: where the model does not give usable logits.
     """
-    first = torch.arange(min(max(CONTRACT_IMAGES, 8), len(pool)))
-    few = pixels_for_model(first_pixels(pool, first), subject.model, how.device)
+    few = pixels_for_model(first_pixels(pool, max(CONTRACT_IMAGES, 8))[1], subject.model, how.device)
     finding = examine_model(subject.model, few[:CONTRACT_IMAGES])
     trained = diagnostics.train_mode_check(modes, finding.checks)
     logits = uncounted_logits(finding.model, few)
@@ -97,13 +97,22 @@ def equip_case(run: Run, case: Case, how: RunOptions, save: Mapping[tuple[str, s
         case.checks += case_diagnostics(run, case)
 
 
-def first_pixels(pool: Pool, places: Tensor) -> Tensor:
-    """Some images of the pool to look at a model with: mild ones where those as they are are not known."""
-    if pool.pixels is not None:
-        return pool.pixels(places)
-    if pool.mild is None:
+def first_pixels(pool: Pool, count: int) -> tuple[Tensor, Tensor]:
+    """The places of the first images of the pool, at most so many, and images there to look at a model with.
+
+    They are mildly changed where those as they are are not known; those that cannot be read are passed over where they are to be left out.
+
+    Args:
+        pool: the images.
+        count: how many are wanted.
+
+    Raises:
+        InputError: where there are none, or one cannot be read.
+    """
+    pixels = pool.pixels or pool.mild
+    if pixels is None:
         raise InputError("there are no images to look at the model with")
-    return pool.mild(places)
+    return readable_rows(pixels, len(pool), count, pool.skips_damaged)
 
 
 def uncounted_logits(model: nn.Module, x: Tensor) -> Tensor:
@@ -123,7 +132,7 @@ def stand_in_model(case: Case, how: RunOptions) -> tuple[nn.Module, list[str]]:
         return case.exact_model, []
     if how.precision == "fp32" and not how.prepare:
         return case.exact_model, []
-    x = pixels_for_model(first_pixels(case.pool, torch.arange(min(DIAGNOSED_IMAGES, len(case.pool)))), case.exact_model, how.device)
+    x = pixels_for_model(first_pixels(case.pool, DIAGNOSED_IMAGES)[1], case.exact_model, how.device)
     normed = any(
         isinstance(module, nn.BatchNorm2d) for module in case.exact_model.modules()
     )  # a rule, not a race: the same bits in every run
@@ -149,12 +158,12 @@ def case_diagnostics(run: Run, case: Case) -> list[Check]:
     """The diagnostics on the first images, of the first process, from the journal where they are there already."""
     records = [entry["checks"] for entry in run.store.journal.entries if "checks" in entry and entry["subject"] == case.name]
     if not records and run.world.rank == 0:
-        places = torch.arange(min(DIAGNOSED_IMAGES, len(run.pool)))
+        places, pixels = first_pixels(case.pool, DIAGNOSED_IMAGES)
         attacks = [stage for stage in run.stages if stage.kind == "attack"]
         draws = Draws(case.seed, run.pool.ids[places].to(case.device), "diagnostics")
         y = run.pool.y[places].to(case.device)
         random = any(options_of(stage.about["attack"]).get("eot", 1) > 1 for stage in attacks)
-        x, threat = pixels_for_model(first_pixels(case.pool, places), case.exact_model, case.device), attacks[-1].threat
+        x, threat = pixels_for_model(pixels, case.exact_model, case.device), attacks[-1].threat
         assert threat is not None
         checks = diagnostics.model_checks(case.exact_model, x, y, threat, draws, randomised_ok=random)
         records = [[[check.probe, check.name, check.value, check.raised, check.sentence] for check in checks]]

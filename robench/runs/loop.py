@@ -19,6 +19,7 @@ from robench.core.files import file_stem
 from robench.core.model_calls import padded_logits
 from robench.core.processes import World
 from robench.core.recipes import eps_text
+from robench.data.stored_pixels import readable_rows
 from robench.runs.images import stage_file_name, stage_images
 from robench.runs.ledger import PIXELS_COLUMN, Ledger
 from robench.runs.own_functions import is_own
@@ -124,8 +125,8 @@ def is_tried_already(stage: Stage, seen: set[str]) -> bool:
 def try_out(case: Case, stage: Stage, ready_stage: ReadyStage, pool: Pool) -> None:
     """Asks a stage for its first outcome on two clean images with the model's own labels, so that all of them count as right."""
     assert pool.pixels is not None
-    places = torch.arange(min(TRIAL_IMAGES, len(pool)))
-    x = pixels_for_model(pool.pixels(places), case.exact_model, case.device)
+    places, pixels = readable_rows(pool.pixels, len(pool), TRIAL_IMAGES, pool.skips_damaged)
+    x = pixels_for_model(pixels, case.exact_model, case.device)
     with torch.no_grad():
         logits = padded_logits(case.exact_model, x).cpu()
     check_logits(logits, pool.y)

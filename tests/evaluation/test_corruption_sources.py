@@ -26,7 +26,7 @@ from robench.data import load_images
 from robench.data.corrupted_sets import read_corrupted_set as read_set
 from robench.data.export import prepare_export
 from robench.evaluation.corruption_sources import corruption_recipes, source_from_images
-from robench.runs.stages.corruption import first_corrupted_image
+from robench.runs.stages.corruption import corrupted_image_at
 
 FEW = ["--corruption", "contrast", "--corruption", "gaussian_noise"]
 
@@ -62,7 +62,7 @@ def test_the_accuracy_of_a_cell_is_that_of_the_model_on_the_corrupted_images():
     table = {(p, s): v for p, s, v in zip(*(found.samples[name] for name in ("probe", "sample", "pred_5")), strict=True)}
     assert [table["brightness", i] for i in range(30)] == Bright()(by_hand).argmax(1).tolist()
     stage = next(stage for stage in found.run.stages if stage.name == "brightness-5")
-    assert torch.equal(first_corrupted_image(stage, found.run.pool), by_hand[0])
+    assert torch.equal(corrupted_image_at(stage, 0, found.run.pool), by_hand[0])
 
 
 @pytest.mark.parametrize("name", NINETEEN)

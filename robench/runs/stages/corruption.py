@@ -136,14 +136,15 @@ def corruption_stage_name(recipe: Recipe) -> str:
     return "-".join([recipe.label, str(severity), *words])
 
 
-def first_corrupted_image(stage: Stage, pool: Pool) -> Tensor:
-    """The first image of the pool under a corruption that all subjects share, (C, H, W) float on the CPU.
+def corrupted_image_at(stage: Stage, place: int, pool: Pool) -> Tensor:
+    """An image of the pool under a corruption that all subjects share, (C, H, W) float on the CPU.
 
     Args:
         stage: the corruption.
+        place: of the image in the pool.
         pool: the images.
     """
     from robench.runs.images import stage_images
 
-    x = stage_images(stage, torch.arange(1), pool, None)
+    x = stage_images(stage, torch.tensor([place]), pool, None)
     return (x if x.is_floating_point() else x.float() / 255)[0].cpu()
