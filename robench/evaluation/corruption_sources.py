@@ -31,7 +31,7 @@ from robench.data.class_names import LabelMapping
 from robench.data.corrupted_sets import SYNTH
 from robench.data.export import Export, StoreImages
 from robench.data.released_sets import CorruptedSet
-from robench.data.stored_pixels import StoredPixels
+from robench.data.stored_pixels import StoredPixels, readable_rows
 from robench.models.identity import file_digest
 from robench.runs.costs import RunCosts
 from robench.runs.own_functions import is_own, own_corrupted_images
@@ -234,16 +234,25 @@ def source_from_set(corrupted: CorruptedSet, rows: Tensor, clean: Images | None)
 def pool_of_source(source: CorruptionSource) -> Pool:
     """The pool of a source's images."""
     first = source.clean or partial(source.pixels, *source.cells[0])
-    shape = tuple(first(torch.arange(1)).shape[1:])
-    stored = source.images.x if source.images is not None else None
-    skips = source.skips_damaged or (isinstance(stored, StoredPixels) and stored.skips_damaged)
+    shape, skips = tuple(first_image_of(source).shape[1:]), leaves_damaged_out(source)
     return Pool(source.clean, source.y, source.ids, shape, mild=None if source.clean else first, source=source.images, skips_damaged=skips)
+
+
+def leaves_damaged_out(source: CorruptionSource) -> bool:
+    """Whether images of a source that cannot be read are left out, in place of an error."""
+    stored = source.images.x if source.images is not None else None
+    return source.skips_damaged or (isinstance(stored, StoredPixels) and stored.skips_damaged)
+
+
+def first_image_of(source: CorruptionSource) -> Tensor:
+    """The first image of a source that can be read, (1, C, H, W): the clean one where it is known."""
+    first = source.clean or partial(source.pixels, *source.cells[0])
+    return readable_rows(first, len(source.y), 1, leaves_damaged_out(source))[1]
 
 
 def released_images(source: CorruptionSource) -> Images:
     """What a measurement needs to know of the images of a source: labels, ids, classes, and the shape; no pixels but the first."""
-    first = source.clean or partial(source.pixels, *source.cells[0])
-    x = first(torch.arange(1))
+    x = first_image_of(source)
     return Images(source.name, source.split, x.expand(len(source.y), *x.shape[1:]), source.y, source.ids, source.classes)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from robench.core.perturbation_names import SequenceCell
 from robench.data import Images
 from robench.data.perturbed_sequences import SequenceSet
+from robench.data.stored_pixels import readable_rows
 from robench.runs.stages.sequence import sequence_stage
 from robench.runs.types import Pool, Stage
 
@@ -76,12 +77,12 @@ def source_from_sequences(data: SequenceSet, rows: Tensor) -> SequenceSource:
 
 def pool_of_sequences(source: SequenceSource) -> Pool:
     """The pool of the sequences: what a model is looked at with are first frames; labels are of no use."""
-    shape = tuple(first_frames(source, torch.arange(1)).shape[1:])
+    first = readable_rows(partial(first_frames, source), len(source.ids), 1, source.skips_damaged)[1]
     return Pool(
         None,
         torch.zeros(len(source.ids), dtype=torch.int64),
         source.ids,
-        shape,
+        tuple(first.shape[1:]),
         mild=partial(first_frames, source),
         skips_damaged=source.skips_damaged,
     )
