@@ -31,7 +31,7 @@ from robench.evaluation.recipe_kinds import recipe_kind, refuse_no_images, refus
 from robench.evaluation.suites import expanded_recipes, suite_recipes, verdict_suite
 from robench.models import load_with_origin
 from robench.models.answers import answer_logits_alone
-from robench.models.architectures import is_foreign
+from robench.models.architectures import is_library
 from robench.runs.own_functions import is_own
 from robench.runs.pools import pool_of_images
 from robench.runs.stages.attack import TRANSFER, Attack, attack_stage
@@ -80,7 +80,7 @@ def resolved_attacks(suite: str | Sequence[Recipe], norm: str, engine: str, devi
 def transfer_attack(recipe: Recipe, device: str) -> Attack:
     """The transfer attack from the model that `transfer:MODEL` names; options that are none of the attack's are the model's."""
     name, options = recipe.name.removeprefix(TRANSFER), dict(recipe.options)
-    if is_foreign(name):
+    if is_library(name):
         of_model = {key: options.pop(key) for key in recipe.options if key not in options_of(transfer)}
         name = recipe_text(Recipe(name, options=of_model))
     surrogate = load_with_origin(name, device=device)

@@ -33,22 +33,22 @@ FLAGS = {
         --layout --class-order --classes --label-map
         --outputs --n --shuffle --indices --norm --eps --threat --budget --scale --frost-dir --score
         --until --engine --precision --compile --seed --batch-size --arch --activation --weights --mean --std --trust --device
-        --threads --out --resume --force --save --save-png --strict --log --quiet""",
+        --threads --out --resume --force --save --save-png --strict --plan --log --quiet""",
     "attack": """--attack --data --data-dir --download --split --image-size --resize --interpolation --pixels --workers --skip-damaged
         --layout --class-order --classes --label-map
         --outputs --n --shuffle --indices --norm --eps --threat --budget --scale --frost-dir --score
         --until --engine --precision --compile --seed --batch-size --arch --activation --weights --mean --std --trust --device
-        --threads --out --resume --force --save --save-png --strict --log --quiet""",
+        --threads --out --resume --force --save --save-png --strict --plan --log --quiet""",
     "saliency": """--method --score --target --channels --block --layer --against --join --inductive --data --data-dir --download --split
         --image-size --resize --interpolation --pixels --workers --skip-damaged --layout --class-order --classes --label-map --outputs
         --n --shuffle
         --indices --norm --eps --seed --batch-size --arch --activation --weights --mean --std --trust --budget --device
-        --threads --out --resume --force --save --strict --log --quiet""",
+        --threads --out --resume --force --save --strict --plan --log --quiet""",
     "corrupt": """--corruption --severity --from --scale --frost-dir --reference --export --data --data-dir --download --split
         --image-size --resize --interpolation --pixels --workers --skip-damaged --layout --class-order --classes --label-map
         --outputs --n --shuffle --indices
         --seed --batch-size --arch --activation --weights --mean --std --trust --budget --device --threads --out --resume
-        --force --save --strict --log --quiet""",
+        --force --save --strict --plan --log --quiet""",
     "compare": "--fail-on --alpha --last --strict --out --resume --force --markdown --junit --json --latex --quiet",
     "report": """--out --columns --published --base --last --gate --alpha --data --data-dir --latex --markdown --csv --robustbench
         --about --force --quiet""",
