@@ -448,12 +448,25 @@ def function_from_file(reference: str) -> Callable[..., Any]:
     Raises:
         InputError: where the file is not there, fails, or has no such function.
     """
-    ask_before_code(reference)
-    path, _, name = reference.rpartition(":")
-    function = getattr(user_module(Path(path)), name, None)
+    function = object_from_file(reference)
     if not callable(function):
+        path, _, name = reference.rpartition(":")
         raise InputError(f"{path} has no function {name!r}")
     return function  # type: ignore[no-any-return]
+
+
+def object_from_file(reference: str) -> Any:
+    """What `file.py:name` names, None where the file has nothing of that name. The file is run once as long as its content is the same.
+
+    Args:
+        reference: the path of a Python file, a colon, and a name in it.
+
+    Raises:
+        InputError: where the file is not there, or fails.
+    """
+    ask_before_code(reference)
+    path, _, name = reference.rpartition(":")
+    return getattr(user_module(Path(path)), name, None)
 
 
 def user_module(path: Path) -> ModuleType:

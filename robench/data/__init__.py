@@ -6,7 +6,6 @@ DATASETS and FORMATS list them; docs/adding-a-data-set.md and docs/adding-a-layo
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,14 @@ from robench.core.files import expanded_path
 from robench.core.inputs import PathLike, as_seed
 from robench.core.moved import names_of_before
 from robench.core.preprocessing import Preprocessing, preprocessing_of_options
-from robench.core.recipes import did_you_mean, parse_recipe, recipe_text, resolve
+from robench.core.recipes import did_you_mean
 from robench.data import files, shapes
 from robench.data import torchvision_sets as official
 from robench.data.catalogues import Catalogue, Keeping, images_of_catalogue
 from robench.data.images import Choice, Images, checked_images, class_coverage, resized_images, stratified_images, stratified_mask
 from robench.data.index_files import indices_in
-from robench.data.own_sets import images_of_function
+from robench.data.own_loaders import images_of_dataset
+from robench.data.own_sets import images_of_function, images_of_own_name  # noqa: F401 - the first for entries of DATASETS
 from robench.data.parquet_sets import parquet_catalogue
 from robench.data.shards import shard_catalogue
 
@@ -34,6 +34,7 @@ __all__ = [
     "Images",
     "class_coverage",
     "holdout",
+    "images_of_dataset",
     "indices_in",
     "load_images",
     "stratified_images",
@@ -100,7 +101,7 @@ def data_summary(name: str, loader: Callable[..., Any]) -> str:
 DATASET_SUMMARIES = {
     **{name: data_summary(name, loader) for name, loader in DATASETS.items()},
     **{f"{kind}:PATH": data_summary(kind, reader) for kind, reader in FORMATS.items()},
-    "file.py:function": "your own: function(split, data_dir) returns x and y, or a robench.Images; the file is run",
+    "file.py:function": "your own: function(split, data_dir) returns x and y, a DataLoader or data set of (x, y), or a robench.Images",
 }
 
 
@@ -179,14 +180,14 @@ def load_images(
         return checked_images(images_of_catalogue(catalogue, choice, preprocessing, keeping))
     if kind in CONTAINERS and path:
         return checked_images(images_of_catalogue(CONTAINERS[kind](path, split, place, download), choice, preprocessing, keeping))
+    if ".py:" in name:
+        return images_of_own_name(name, DATASETS, split, place, download, choice, preprocessing, keeping)
+    if skip_damaged or pixels != "auto" or workers is not None:
+        raise InputError(f"--pixels, --workers and --skip-damaged are for image files, and {name} is none: leave them out")
     if skip_damaged or pixels != "auto" or workers is not None:
         raise InputError(f"--pixels, --workers and --skip-damaged are for image files, and {name} is none: leave them out")
     if kind == "npz" and path:
         images = files.read_npz(files.dataset_path(expanded_path(Path(path)), place, kind), split, choice)
-    elif ".py:" in name:
-        recipe = parse_recipe(name)
-        known_as = recipe_text(replace(recipe, name=recipe.label))
-        images = images_of_function(resolve(recipe, DATASETS, "data set"), known_as, split, place, download, choice)
     elif name in DATASETS:
         images = DATASETS[name](split, place, download, choice)
     else:

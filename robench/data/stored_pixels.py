@@ -1,10 +1,11 @@
-"""The pixels of images that lie on the disk: shaped as a tensor (N, C, H, W) uint8, decoded where rows of it are asked for."""
+"""The pixels of images that are not kept in memory: shaped as a tensor (N, C, H, W), decoded where rows of it are asked for."""
 
 from __future__ import annotations
 
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -25,6 +26,30 @@ def usual_workers() -> int:
     return min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
+class PixelSource(Protocol):
+    """Where pixels come from: files that are decoded, or a data set of the user's own.
+
+    Attributes:
+        workers: how many processes work ahead; 0 for none.
+        unit: how many images are had at once.
+        known: place -> the digest of its pixels, of those that were seen, also by an earlier part of the run.
+        shape: (C, H, W) of an image.
+        dtype: of its pixels, uint8 or a float in [0, 1].
+    """
+
+    workers: int
+    unit: int
+    known: dict[int, str]
+    shape: tuple[int, int, int]
+    dtype: torch.dtype
+
+    def expect(self, places: Iterable[int]) -> None:
+        """Says in which order places will be asked for."""
+
+    def pixels(self, places: Sequence[int]) -> Tensor:
+        """The images at some places, (M, C, H, W)."""
+
+
 class Decoder:
     """Decodes items, in this process or in workers; keeps nothing but the digest of each image, by which it is known again.
 
@@ -35,10 +60,14 @@ class Decoder:
         name: what sentences call the set.
         workers: how many processes decode; 0 for this one alone.
         known: item -> the digest of its pixels, of those that were decoded, or of an earlier part of the run.
+        shape: (3, H, W) of an image.
     """
+
+    dtype = torch.uint8
 
     def __init__(self, items: Sequence[Item], preprocessing: Preprocessing, extent: tuple[int, int], name: str, workers: int) -> None:
         self.items, self.preprocessing, self.extent, self.name, self.workers = items, preprocessing, extent, name, workers
+        self.shape = (3, *extent)
         self.known: dict[int, str] = {}
         self.queue: deque[int] = deque()
         self.passed: set[int] = set()  # of the queue, what was asked for out of turn
@@ -163,18 +192,16 @@ def readable_rows(pixels: Callable[[Tensor], Tensor], n: int, count: int, skips:
 
 
 class StoredPixels:
-    """Rows of pixels (N, 3, H, W) uint8 that are decoded as they are asked for: x[rows] is a tensor.
+    """Rows of pixels (N, C, H, W) that are decoded as they are asked for: x[rows] is a tensor.
 
     Attributes:
-        decoder: decodes the items.
-        rows: (N,) int64, which of its items these are.
+        decoder: decodes files, or asks a data set of the user's own.
+        rows: (N,) int64, which of its places these are.
         device: where x[rows] lies.
         skips_damaged: whether a run leaves images out that cannot be read, in place of an error.
     """
 
-    dtype = torch.uint8
-
-    def __init__(self, decoder: Decoder, rows: Tensor, device: torch.device | str = "cpu", skips_damaged: bool = False) -> None:
+    def __init__(self, decoder: PixelSource, rows: Tensor, device: torch.device | str = "cpu", skips_damaged: bool = False) -> None:
         self.decoder, self.rows, self.device, self.skips_damaged = decoder, rows, torch.device(device), skips_damaged
 
     def __len__(self) -> int:
@@ -182,20 +209,25 @@ class StoredPixels:
 
     @property
     def shape(self) -> torch.Size:
-        """(N, 3, H, W)."""
-        return torch.Size((len(self.rows), 3, *self.decoder.extent))
+        """(N, C, H, W)."""
+        return torch.Size((len(self.rows), *self.decoder.shape))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the pixels: uint8, or a float in [0, 1]."""
+        return self.decoder.dtype
 
     def dim(self) -> int:
         """4."""
         return 4
 
     def is_floating_point(self) -> bool:
-        """False: a file holds bytes."""
-        return False
+        """Whether pixels are floats in [0, 1]: those of files are bytes."""
+        return self.dtype.is_floating_point
 
     def element_size(self) -> int:
-        """Bytes of a number: 1."""
-        return 1
+        """Bytes of a number: 1 of uint8."""
+        return self.dtype.itemsize
 
     def __getitem__(self, rows: Rows | int) -> Tensor:
         chosen = self.rows[rows.cpu() if isinstance(rows, Tensor) else rows]

@@ -1,7 +1,7 @@
 """The public functions that measure: what the command line can do, from Python. `import robench` has them all.
 
 Each takes one model, a mapping of names to models, or a list of `Subject`; the images as tensors or arrays x (N, C, H, W) with labels
-y (N,), as an `Images`, or as a DataLoader of (x, y); and gives a `Result`.
+y (N,), as an `Images`, or as a DataLoader or data set of (x, y); and gives a `Result`.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ from robench.evaluation.arguments import (
     as_severity,
     as_subjects,
     as_threats,
+    notes_of_reading,
     refuse_second,
 )
 from robench.evaluation.corruption_sources import (
@@ -121,8 +122,9 @@ def evaluate(
     Args:
         model: what is measured: a torch.nn.Module or a plain function from pixels (B, C, H, W) in [0, 1] to logits (B, K), a mapping of
             names to such models, or a list of `robench.Subject`. It is put into eval mode meanwhile, and left as it was.
-        x: images (N, C, H, W), uint8 or float in [0, 1], as a tensor or an array; or a `robench.Images`, or a DataLoader of (x, y),
-            which is read to its end and held in memory.
+        x: images (N, C, H, W), uint8 or float in [0, 1], as a tensor or an array; or a `robench.Images`, or a DataLoader or
+            map-style data set of (x, y): in memory where it takes at most 256 MiB, else its images are asked for by index as they are
+            needed, in as many processes as the DataLoader says (num_workers), and ids are these indices, whatever its order.
         y: labels (N,), whole numbers in [0, K); left out where x brings them.
         suite: the name of a suite ("autoattack", "fast", "inductive", "full", ...), a .txt file of recipes, or a list of recipes. A
             recipe is the sentence `[KIND:]NAME[=WEIGHT][,option=value...][ on RECIPE]`, as in "pgd,steps=50", "fog,severity=3",
@@ -187,7 +189,8 @@ def evaluate(
         "until": until, "budget": budget, "folder": folder, "resume": resume, "examine": examine, "prepare": prepare, "track": track,
         "made_folder": folder_of,
     }  # fmt: skip
-    return result_of_run(subjects, images, request, how, save=as_path(save, "save"), pngs=as_path(pngs, "pngs"))
+    notes = notes_of_reading(x, images)
+    return result_of_run(subjects, images, request, how, notes=notes, save=as_path(save, "save"), pngs=as_path(pngs, "pngs"))
 
 
 def attack(
@@ -220,7 +223,7 @@ def attack(
 
     Args:
         model: as in `evaluate`, and so are x, y and ids.
-        x: images (N, C, H, W), an `Images`, or a DataLoader of (x, y).
+        x: images (N, C, H, W), an `Images`, or a DataLoader or data set of (x, y).
         y: labels (N,); left out where x brings them.
         recipe: the attack: "pgd,steps=50", "apgd-ce", "transfer:OTHER.pt", "mine.py:function", "pgd-20 on fog,severity=3".
         norm: of the threat: "linf", "l2" or "l1".
@@ -284,7 +287,7 @@ def probe(
 
     Args:
         model: as in `evaluate`, and so are x, y and ids. Of several models, the images that all get right have rows of their own.
-        x: images (N, C, H, W), an `Images`, or a DataLoader of (x, y).
+        x: images (N, C, H, W), an `Images`, or a DataLoader or data set of (x, y).
         y: labels (N,); left out where x brings them.
         recipes: the suite "inductive", a probe such as "random-noise,t=0.1,repeats=4" or "mine.py:function", or a list of them.
         ids: (N,) numbers of the images, to which random numbers belong.
@@ -347,9 +350,10 @@ def corrupt(
 
     Args:
         model: as in `evaluate`, and so are x, y and ids.
-        x: images (N, C, H, W), an `Images`, or a DataLoader of (x, y), which are corrupted here; or the `CorruptionSource` of a released
-            set (`robench.evaluation.corruption_sources.source_from_set`), which has its own corruptions, severities and scale; or the
-            `SequenceSource` of sequences such as CIFAR-10-P (`robench.evaluation.sequence_sources.source_from_sequences`), of which flip
+        x: images (N, C, H, W), an `Images`, or a DataLoader or data set of (x, y), which are corrupted here; or the
+            `CorruptionSource` of a released set (`robench.evaluation.corruption_sources.source_from_set`), which has its own
+            corruptions, severities and scale; or the `SequenceSource` of sequences such as CIFAR-10-P
+            (`robench.evaluation.sequence_sources.source_from_sequences`), of which flip
             probabilities are measured.
         y: labels (N,); left out where x brings them.
         corruptions: names, your own as "FILE.py:FUNCTION", and the sets "fifteen", "nineteen" and "noise".
@@ -390,9 +394,10 @@ def corrupt(
         return sequence_result(model, x, reference, batch_size, how)
     if isinstance(x, CorruptionSource):
         refuse_second(x, y=y, ids=ids)
-        source, images = x, released_images(x)
+        source, images, notes = x, released_images(x), list[str]()
     else:
         images = as_labelled_images(x, y, ids)
+        notes = notes_of_reading(x, images)
         source = source_from_images(
             images, corruption_recipes(as_list(corruptions)), [as_severity(one) for one in as_list(severities)], scale=scale,
             photos=str(photos or ""),
@@ -408,7 +413,7 @@ def corrupt(
     with nullcontext() if target is None else ExportTaker(target) as taker:
         return result_of_run(
             subjects, images, RunRequest([], [Threat("linf", 8 / 255)]), how, stages=stages_of_source(source), words=words, adds=only_adds,
-            taker=taker, reference=against, pool=pool_of_source(source),
+            taker=taker, reference=against, pool=pool_of_source(source), notes=notes,
         )  # fmt: skip
 
 
@@ -445,7 +450,7 @@ def saliency(
 
     Args:
         model: as in `evaluate`, and so are x, y and ids.
-        x: images (N, C, H, W), an `Images`, or a DataLoader of (x, y).
+        x: images (N, C, H, W), an `Images`, or a DataLoader or data set of (x, y).
         y: labels (N,); left out where x brings them.
         methods: one or several: "saliency", "integrated-gradients,steps=50", "grad-cam,layer=features.3", "mine.py:function".
         scores: one or several: "gini", "randomisation", "mine.py:function", or the groups "maps", "masks" (where there are masks),
@@ -500,7 +505,7 @@ def saliency(
         "seed": seed, "batch_size": batch_size, "device": device, "budget": budget, "folder": folder, "resume": resume, "track": track,
         "prepare": prepare,
     }  # fmt: skip
-    notes_before_run = [*notes, *advance_notes(recipes, score_list, torch.empty(1, *images.shape))]
+    notes_before_run = [*notes_of_reading(x, images), *notes, *advance_notes(recipes, score_list, torch.empty(1, *images.shape))]
     tell(notes_before_run)
     return result_of_run(subjects, images, request, how, notes=notes_before_run)
 

@@ -8,35 +8,34 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from robench.core.errors import InputError
 from robench.core.inputs import (
     Array,
     Radius,
-    as_images,
     as_list,
     as_masks,
     as_model,
     as_radii,
-    as_tensor,
     as_whole_number,
 )
 from robench.core.recipes import parse_fraction
 from robench.core.rows import Row, blank_row, setting_dict
 from robench.core.threat import Threat, default_eps
-from robench.data import Images
+from robench.data import Images, images_of_dataset
+from robench.data.own_loaders import arrays_of_loader, is_own_source, is_read_to_its_end, read_note
 from robench.evaluation.corruption_sources import (
     CorruptionSource,
 )
 from robench.evaluation.sequence_sources import SequenceSource
 from robench.results.corruption_errors import Reference, alexnet_reference
-from robench.runs.pools import images_from_arrays
+from robench.runs.pools import as_ids, images_from_arrays
 from robench.runs.types import Subject
 
 Model: TypeAlias = nn.Module | Callable[[Tensor], Tensor]
 Models: TypeAlias = Model | Subject | Mapping[str, Model | Subject] | Sequence[Subject]
-Pictures: TypeAlias = Array | Images | DataLoader[Any]
+Pictures: TypeAlias = Array | Images | DataLoader[Any] | Dataset[Any]
 
 
 def as_reference(reference: Any, images: Images, source: CorruptionSource | SequenceSource) -> Subject | Reference | None:
@@ -108,7 +107,7 @@ def as_labelled_images(x: Pictures, y: Array | None, ids: Array | None, masks: A
     """Images with labels, from whatever a caller has.
 
     Args:
-        x: images (N, C, H, W), an `Images`, or a DataLoader of (x, y).
+        x: images (N, C, H, W), an `Images`, or a DataLoader or map-style data set of (x, y).
         y: labels (N,); None where x brings them.
         ids: sample ids (N,); 0 to N - 1 for None.
         masks: (N, H, W), true where the object is, or None.
@@ -120,14 +119,35 @@ def as_labelled_images(x: Pictures, y: Array | None, ids: Array | None, masks: A
     if isinstance(x, Images):
         refuse_second(x, y=y, ids=ids, masks=masks)
         return x
-    if isinstance(x, DataLoader):
+    name, split = (about.data, about.split) if about else ("", "")
+    if isinstance(x, (DataLoader, Dataset)) or (y is None and is_own_source(x)):
         refuse_second(x, y=y)
-        x, y = read_loader(x)
+        images = images_of_own_source(x, name, split)
+        images = images if ids is None else replace(images, ids=as_ids(ids, len(images)))
     elif y is None:
         raise InputError("y is of type NoneType, and x has no labels of its own: hand over y, an Images, or a DataLoader of (x, y)")
-    name, split = (about.data, about.split) if about else ("", "")
-    images = images_from_arrays(x, y, ids, name=name, split=split)
-    return images if masks is None else replace(images, masks=as_masks(masks, images.x[:]))
+    else:
+        images = images_from_arrays(x, y, ids, name=name, split=split)
+    return images if masks is None else replace(images, masks=as_masks(masks, torch.empty(images.x.shape, device="meta")))
+
+
+def images_of_own_source(source: Any, name: str, split: str) -> Images:
+    """The images of a DataLoader or a data set of (x, y): by index where that is possible, else read to its end."""
+    if not is_read_to_its_end(source):
+        return images_of_dataset(source, name, split, double=True, counts_classes=False)
+    known_as = name or ("the DataLoader" if isinstance(source, DataLoader) else "the data set")
+    images = images_from_arrays(*arrays_of_loader(source, known_as), name=name, split=split)
+    return replace(images, notes=(read_note(known_as),))
+
+
+def notes_of_reading(x: object, images: Images) -> list[str]:
+    """What was noticed as a DataLoader or a data set of (x, y) was read; nothing of an `Images`, whose notes its maker has told.
+
+    Args:
+        x: what the caller handed over.
+        images: what it became.
+    """
+    return [] if x is images else list(images.notes)
 
 
 def refuse_second(x: Any, **given: Any) -> None:
@@ -136,20 +156,6 @@ def refuse_second(x: Any, **given: Any) -> None:
         if value is not None:
             more = ", and name what follows it by its keyword" if name == "y" else ""
             raise InputError(f"x is of type {type(x).__name__}, which brings its own {name}: leave {name} out{more}")
-
-
-def read_loader(loader: DataLoader[Any]) -> tuple[Tensor, Tensor]:
-    """All images (N, C, H, W) and labels (N,) of a loader. Raises InputError where its batches are no pairs, or there is none."""
-    parts: list[tuple[Tensor, Tensor]] = []
-    for batch in loader:
-        if not isinstance(batch, (list, tuple)) or len(batch) < 2:
-            raise InputError(f"the DataLoader gives batches of type {type(batch).__name__} and no pairs: its data set must give (x, y)")
-        parts.append((as_images(batch[0]), as_tensor(batch[1], "y")))
-    if not parts:
-        raise InputError("the DataLoader gives no batch: its data set is empty, or all of it is dropped as an incomplete one")
-    if len(shapes := {tuple(images.shape[1:]) for images, _ in parts}) > 1:
-        raise InputError(f"the DataLoader gives images of several shapes, {' and '.join(map(str, sorted(shapes)))}: bring them to one")
-    return torch.cat([images for images, _ in parts]), torch.cat([labels for _, labels in parts])
 
 
 def as_severity(value: Any) -> int:

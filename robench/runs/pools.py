@@ -18,12 +18,26 @@ from robench.runs.types import Pool
 def pool_tensors(x: Array, y: Array, ids: Array | None) -> tuple[Tensor, Tensor, Tensor]:
     """Images, labels and ids as tensors, the last two on the CPU. Raises InputError where they do not go together."""
     x = as_images(x)
-    y, ids = as_labels(y, len(x)), torch.arange(len(x)) if ids is None else as_labels(ids, len(x), "ids", "id")
+    y, ids = as_labels(y, len(x)), torch.arange(len(x)) if ids is None else as_ids(ids, len(x))
     if x.is_floating_point() and (fault := pixel_range_fault(x)):
         raise InputError(f"pixels must lie in [0, 1], and {fault}")
-    if len(ids.unique()) < len(ids):
-        raise InputError("ids name an image twice: each needs its own, since its random numbers belong to it")
     return autograd_tensor(x), autograd_tensor(y.cpu()), autograd_tensor(ids.cpu())
+
+
+def as_ids(ids: Array, n: int) -> Tensor:
+    """Numbers of images as a tensor (N,) int64.
+
+    Args:
+        ids: whole numbers, each once.
+        n: the number of images.
+
+    Raises:
+        InputError: for anything else.
+    """
+    numbers = as_labels(ids, n, "ids", "id")
+    if len(numbers.unique()) < n:
+        raise InputError("ids name an image twice: each needs its own, since its random numbers belong to it")
+    return numbers
 
 
 def pool_of(x: Array, y: Array, ids: Array | None = None, masks: Tensor | None = None) -> Pool:
