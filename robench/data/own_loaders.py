@@ -160,7 +160,12 @@ def own_set(source: Any, name: str) -> OwnSet:
         raise InputError(f"{known_as} gives no batch: its data set is empty, or its sampler draws nothing of it")
     if not isinstance(source, DataLoader):
         return OwnSet(dataset, known_as, indices)
-    return OwnSet(dataset, known_as, indices, WorkerWords(source.num_workers, source.multiprocessing_context, source.worker_init_fn), notes)
+    context = source.multiprocessing_context
+    if ".py:" in known_as and source.num_workers and context is not None and context.get_start_method() != "fork":
+        how = context.get_start_method()
+        notes = (*notes, f"{known_as}: its worker processes are forked, as one that is started by {how} does not know the file")
+        context = None
+    return OwnSet(dataset, known_as, indices, WorkerWords(source.num_workers, context, source.worker_init_fn), notes)
 
 
 def loader_indices(loader: DataLoader[Any], n: int, name: str) -> tuple[Tensor, tuple[str, ...]]:

@@ -24,6 +24,7 @@ dataset = Photos(30, side=8)
 stream = DataLoader(Stream(30), 4)
 def arrays(split, data_dir): return Photos(30, side=8).x, Photos(30, side=8).y
 def made(split, data_dir, *, workers=0): return DataLoader(Photos(30, side=8), 4, num_workers=workers)
+def spawned(split, data_dir): return DataLoader(Photos(30, side=8), 4, num_workers=2, multiprocessing_context="spawn")
 def normalised(split, data_dir): return Photos(30, side=8, change=lambda index, x: (x - 0.5) / 0.25)
 def raises(index, x):
     if index == 17:
@@ -146,6 +147,21 @@ def test_every_measuring_command_takes_a_loader(mine, command):
     name, *words = command.split()
     robench(name, "net.pt", *words, "--data", "mine.py:loader", "--pixels", "disk", "--n", 5, "--quiet", "--out", "out")
     assert all(row["data"].startswith("mine.py:loader") for row in read(mine / "out" / "rows.csv"))
+
+
+def test_processes_that_would_not_know_the_file_are_forked(mine):
+    words = ["eval", "net.pt", "--suite", "random-noise,t=0.2", "--n", 5, "--pixels", "disk"]
+    said = robench(*words, "--data", "mine.py:spawned", "--out", "out").stderr
+    assert "its worker processes are forked, as one that is started by spawn does not know the file" in " ".join(said.split())
+
+
+def test_a_set_that_has_changed_is_no_longer_gone_on_with(mine):
+    words = ["eval", "net.pt", "--suite", "fgsm", "--quiet", "--out", "run", "--data", "mine.py:dataset", "--pixels", "disk"]
+    robench(*words, "--budget", "0.000001", code=2)
+    (mine / "mine.py").write_text(
+        MINE.replace("dataset = Photos(30, side=8)", "dataset = Photos(30, side=8, change=lambda index, x: x / 2)")
+    )
+    assert "the state of another run: its images is" in refused(*words, "--resume")
 
 
 def test_a_training_takes_a_loader(mine):
