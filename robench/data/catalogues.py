@@ -162,7 +162,7 @@ def in_memory(images: Images, keeping: Keeping) -> Images:
         except DamagedImageError as error:
             if not keeping.skips_damaged:
                 raise
-            damaged[row] = str(error)
+            damaged[row] = error.reasons[0]
     stored.decoder.expect(())
     return without_damaged(replace(images, x=x), damaged)
 

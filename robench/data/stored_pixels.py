@@ -152,7 +152,8 @@ class Decoder:
                 x[row] = torch.from_numpy(answer[0]) if answer[0].flags.writeable else torch.from_numpy(np.array(answer[0]))
         if damaged:
             reasons = {row: str(error) for row, error in damaged.items()}
-            raise DamagedImageError("; ".join(dict.fromkeys(reasons.values())), reasons)
+            sentences = "; ".join(dict.fromkeys(reasons.values()))
+            raise DamagedImageError(f"{sentences}; --skip-damaged leaves such images out", reasons)
         return x
 
     def check(self, place: int, pixels: Pixels8, digest: str) -> None:

@@ -181,7 +181,7 @@ def readable_images(run: Run, stage: Stage | None, places: Tensor, pool: Pool, c
         except DamagedImageError as error:
             if not pool.skips_damaged:
                 again = ", with --resume" if run.store.keeps_state else ""
-                raise UnfinishedError(f"{error}; --skip-damaged leaves such images out{again}") from error
+                raise UnfinishedError(f"{error}{again}") from error
             entry = {"skipped": [int(places[row]) for row in error.reasons], "why": list(error.reasons.values())}
             run.store.journal.append(entry)
             run.ledger.skip(entry)
