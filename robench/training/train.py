@@ -218,16 +218,9 @@ def train(
 
     # 2. the images of the training and of the test (preparation)
     data_options: dict[str, Any] = {
-        "data_dir": data_dir,
-        "download": download,
-        "image_size": image_size,
-        "resize": resize,
-        "interpolation": interpolation,
-        "pixels": pixels,
-        "workers": workers,
-        "skip_damaged": skip_damaged,
-        "layout": layout,
-    }
+        "data_dir": data_dir, "download": download, "image_size": image_size, "resize": resize, "interpolation": interpolation,
+        "pixels": pixels, "workers": workers, "skip_damaged": skip_damaged, "layout": layout,
+    }  # fmt: skip
     images = images_of_split(data, "train", n_train, seed, **data_options)
     test = None if measure == "held-out" else images_of_split(data, "test", **data_options)
 
