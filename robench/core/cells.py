@@ -26,6 +26,19 @@ def safe_cell(text: str) -> str:
     return f"'{text}" if FORMULA.match(text) and not NUMBER.fullmatch(text) else text
 
 
+def spelt_out(text: str) -> str:
+    """A text in which letters that no file can hold, as in names of files that are not UTF-8, are spelt out.
+
+    Args:
+        text: any.
+
+    Example:
+        >>> spelt_out("seal.jpg"), spelt_out(chr(0xDCFF) + ".jpg")
+        ('seal.jpg', '\\\\udcff.jpg')
+    """
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
 def cell_text(cell: str) -> str:
     """The text that `safe_cell` made a cell of.
 

@@ -44,7 +44,7 @@ def parquet_module() -> Any:
     try:
         import pyarrow.parquet
     except ImportError:
-        raise InputError("parquet files are read by pyarrow, which is not installed: pip install 'robench[hf]'") from None
+        raise InputError("parquet files are read by pyarrow, which is not installed: pip install pyarrow") from None
     return pyarrow.parquet
 
 

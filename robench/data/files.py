@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from robench.core.cells import spelt_out
 from robench.core.decoding import AS_THEY_ARE, decoded_item
 from robench.core.errors import InputError
 from robench.core.files import is_existing_file, is_existing_path
@@ -214,7 +215,7 @@ def folder_catalogue(path: Path, split: str, class_order: str | None, layout: st
     Raises:
         InputError: where the tree has two readings or holds no images.
     """
-    name = f"folder:{path.resolve().name}"
+    name = spelt_out(f"folder:{path.resolve().name}")
     tree = tree_layout(path, split, layout, name)
     classes, by_class = tuple(tree.files), list(tree.files.values())
     by_label, names = tree.labels(class_order, name)
@@ -223,8 +224,9 @@ def folder_catalogue(path: Path, split: str, class_order: str | None, layout: st
     labels = torch.tensor([by_label.index(kind) for kind in classes], dtype=torch.int64)
     y = labels[torch.tensor([entries[place][1] for place in order], dtype=torch.int64)]
     files = [entries[place][2] for place in order]
-    known_as = [f"{classes[entries[place][1]]}/{entries[place][2].name}" for place in order]
-    notes = (tree_note(tree, [len(kind) for kind in by_class], name), *tree.notes)
+    names = tuple(map(spelt_out, names))
+    known_as = [spelt_out(f"{classes[entries[place][1]]}/{entries[place][2].name}") for place in order]
+    notes = tuple(map(spelt_out, (tree_note(tree, [len(kind) for kind in by_class], name), *tree.notes)))
     items = [("file", str(file)) for file in files]
     return Catalogue(name, tree.split, items, known_as, y, torch.tensor(order, dtype=torch.int64), names, notes, tree.outputs)
 

@@ -23,7 +23,7 @@ def hub_package(repo: str) -> Any:
     try:
         import huggingface_hub.constants
     except ImportError:
-        raise InputError(f"hf-data:{repo} is looked up by huggingface_hub, which is not installed: pip install 'robench[hf]'") from None
+        raise InputError(f"hf-data:{repo} is looked up by huggingface_hub, which is not installed: pip install huggingface_hub") from None
     return huggingface_hub
 
 

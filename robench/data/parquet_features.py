@@ -122,7 +122,7 @@ def card_features(readme: Path, config: str, name: str) -> dict[str, Any]:
     try:
         from huggingface_hub.repocard import metadata_load
     except ImportError:
-        raise InputError(f"{name}: its README.md is read by huggingface_hub, which is not installed: pip install 'robench[hf]'") from None
+        raise InputError(f"{name}: its README.md is read by huggingface_hub, which is not installed: pip install huggingface_hub") from None
     try:
         card = metadata_load(readme)
     except Exception as error:  # YAML has exceptions of its own for each mistake

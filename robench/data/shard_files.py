@@ -130,7 +130,7 @@ def expanded_braces(pattern: str, name: str) -> Sequence[str]:
         from braceexpand import braceexpand
     except ImportError:
         raise InputError(
-            f"braces in wds:{pattern} are read by braceexpand, which is not installed: pip install 'robench[webdataset]', or use * instead"
+            f"braces in wds:{pattern} are read by braceexpand, which is not installed: pip install braceexpand, or use * instead"
         ) from None
     try:
         names = list(braceexpand(pattern))

@@ -182,7 +182,7 @@ def readable_rows(pixels: Callable[[Tensor], Tensor], n: int, count: int, skips:
     """
     damaged: set[int] = set()
     while True:
-        places = torch.tensor([place for place in range(min(n, count + len(damaged))) if place not in damaged][:count])
+        places = torch.tensor([place for place in range(min(n, count + len(damaged))) if place not in damaged][:count], dtype=torch.int64)
         try:
             return places, pixels(places)
         except DamagedImageError as error:

@@ -46,5 +46,5 @@ def pyav() -> Any:
         import av
         import av.error
     except ImportError:
-        raise InputError("the frames of a video are read by PyAV, which is not installed: pip install robench[video]") from None
+        raise InputError("the frames of a video are read by PyAV, which is not installed: pip install av") from None
     return av

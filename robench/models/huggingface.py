@@ -326,7 +326,7 @@ def package(name: str) -> Any:
             warnings.simplefilter("ignore")
             return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise InputError(f"hf/ORG/NAME needs the package {error.name}, which is not installed: pip install robench[hf]") from error
+        raise InputError(f"hf/ORG/NAME needs the package {error.name}, which is not installed: pip install transformers") from error
 
 
 @contextmanager

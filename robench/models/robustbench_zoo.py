@@ -173,10 +173,11 @@ def robustbench_part(part: str) -> Any:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("robustbench"):
             raise InputError(
-                "models of RobustBench need the package robustbench, which is not installed: pip install robench[robustbench]"
+                "models of RobustBench need the package robustbench, which is not installed: pip install robustbench"
             ) from None
         raise InputError(
-            f"the package robustbench cannot be imported, as it needs {error.name}, which is not there: pip install robench[robustbench]"
+            f"the package robustbench cannot be imported, as it needs {error.name}, which is not there: "
+            "pip install 'setuptools<82' pyautoattack"
         ) from error
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from robench.core.cells import csv_cells, safe_cell
+from robench.core.cells import csv_cells, safe_cell, spelt_out
 from robench.core.errors import InputError
 from robench.core.files import write_whole
 from robench.core.rows import Row, Sample
@@ -26,13 +26,23 @@ def frame_of_entries(entries: Sequence[Any], kind: type[Any]) -> pd.DataFrame:
         entries: instances of `kind`.
         kind: the dataclass whose fields, in their order, are the columns.
     """
-    return pd.DataFrame([asdict(entry) for entry in entries], columns=[field.name for field in fields(kind)])
+    records = [{name: storable_value(value) for name, value in asdict(entry).items()} for entry in entries]
+    return pd.DataFrame(records, columns=[field.name for field in fields(kind)])
 
 
 def frame_of_columns(columns: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
     """A table from its columns; whole numbers stay whole where some are missing."""
     whole = {name for name, values in columns.items() if {type(value) for value in values} == {int, type(None)}}
-    return pd.DataFrame({name: pd.array(list(values), dtype="Int64") if name in whole else values for name, values in columns.items()})
+    texts = {name for name, values in columns.items() if any(isinstance(value, str) for value in values)}
+    stored = {name: [storable_value(value) for value in values] if name in texts else values for name, values in columns.items()}
+    return pd.DataFrame(
+        {spelt_out(name): pd.array(list(values), dtype="Int64") if name in whole else values for name, values in stored.items()}
+    )
+
+
+def storable_value(value: Any) -> Any:
+    """A value of a table; a text as a file can hold it, for pandas' own texts cannot hold others."""
+    return spelt_out(value) if isinstance(value, str) else value
 
 
 def frame_of(entries: Entries, kind: type[Any] = Sample) -> pd.DataFrame:

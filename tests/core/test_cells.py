@@ -2,12 +2,14 @@
 
 import csv
 import io
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 
 from robench.core.cells import cell_number, cell_text, cell_whole_number, csv_cells, safe_cell
-from robench.results.files import csv_bytes
+from robench.core.rows import Row, blank_row
+from robench.results.files import csv_bytes, frame_of_columns, frame_of_entries
 
 ATTACKS = (
     "=1+1",
@@ -48,7 +50,10 @@ def test_a_table_is_read_back_as_it_was_and_its_numbers_are_numbers():
 
 
 def test_letters_that_no_file_can_hold_are_spelt_out():
-    assert csv_bytes(pd.DataFrame({"a": ["\ud800"]})) == b"a\n\\ud800\n"
+    assert csv_bytes(frame_of_columns({"a": ["\ud800"]})) == b"a\n\\ud800\n"
+    assert csv_bytes(frame_of_columns({"\ud800": [1], "b": ["\u00e9"]})) == "\\ud800,b\n1,\u00e9\n".encode()
+    row = replace(blank_row(), checkpoint="\udcff.pt", value=1.0)
+    assert b"\\udcff.pt" in csv_bytes(frame_of_entries([row], Row))
 
 
 @pytest.mark.parametrize("text", ["", " 1", "1_0", "\uff11", "\u0661", "0x1", "1e", "one", "1 0", "infinity", "1\n"])

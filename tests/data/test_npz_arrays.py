@@ -191,7 +191,7 @@ def test_leading_zeros_of_an_index_count_for_nothing(tmp_path):
 
 
 def test_a_folder_or_a_missing_file_as_an_index_file_gets_a_sentence(tmp_path):
-    with pytest.raises(InputError, match="is a folder: name a text file with one index a line"):
+    with pytest.raises(InputError, match="is a folder: name a text file with one index or file name a line"):
         load_images("shapes", indices=tmp_path)
     with pytest.raises(InputError, match=r"there is no index file .*few\.txt"):
         load_images("shapes", indices=tmp_path / "few.txt")

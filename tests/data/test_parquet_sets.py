@@ -334,9 +334,9 @@ def test_without_the_package_a_sentence_says_what_to_install(tmp_path, monkeypat
     import sys
 
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    refused("org/pets", r"huggingface_hub, which is not installed: pip install 'robench\[hf\]'")
+    refused("org/pets", r"huggingface_hub, which is not installed: pip install huggingface_hub")
     write_parquet(tmp_path / "a.parquet", ROWS)
     assert len(read(tmp_path)) == 12
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     parquet_sets.open_parquet.__globals__["opened_parquet"].cache_clear()
-    refused(tmp_path, r"pyarrow, which is not installed: pip install 'robench\[hf\]'")
+    refused(tmp_path, r"pyarrow, which is not installed: pip install huggingface_hub")

@@ -409,5 +409,5 @@ def test_sizes_of_ones_own_take_the_place_of_a_processor_that_is_not_offered(tmp
 
 def test_without_the_package_a_name_gets_one_sentence(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
-    with pytest.raises(InputError, match=r"needs the package transformers, which is not installed: pip install robench\[hf\]"):
+    with pytest.raises(InputError, match=r"needs the package transformers, which is not installed: pip install transformers"):
         load_with_origin("hf/org/tiny")

@@ -203,5 +203,5 @@ def test_without_the_package_a_name_of_the_zoo_gets_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "robustbench", None)
     for name in ("robustbench.model_zoo", "robustbench.utils"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    with pytest.raises(InputError, match=r"robustbench, which is not installed: pip install robench\[robustbench\]"):
+    with pytest.raises(InputError, match=r"robustbench, which is not installed: pip install robustbench"):
         load_with_origin("rb/Carmon2019Unlabeled")

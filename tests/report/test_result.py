@@ -90,7 +90,7 @@ def test_a_run_of_one_kind_has_its_pictures_and_a_page(images, tmp_path, kind, n
         "corrupt": lambda: api.corrupt(models, images, corruptions=["fog"], severities=[3]),
     }[kind]()
     written = {path.name for path in found.save(tmp_path / "out")}
-    assert written == {"rows.csv", "samples.csv", "confusion.csv", "manifest.json", "report.html"} | names
+    assert written == {"rows.csv", "samples.csv", "images.csv", "confusion.csv", "manifest.json", "report.html"} | names
 
 
 def test_the_gallery_shows_the_images_that_an_attack_made_although_they_are_gone_from_the_disk(images, tmp_path, monkeypatch):
