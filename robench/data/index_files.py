@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import re
 import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -16,6 +17,7 @@ from robench.data.image_trees import ENDINGS
 
 LARGEST_INDEX_FILE = 2**28  # bytes, unpacked
 EXPECTED_LINES = "name a text file with one index or file name a line"
+NAMED_AFTER_CLASS = re.compile(r"(ILSVRC2012_val_\d{8})_(n\d{8})(\.\w+)")  # how the hub's ILSVRC/imagenet-1k calls validation images
 
 
 def indices_in(path: Path) -> tuple[int, ...] | tuple[str, ...]:
@@ -91,6 +93,7 @@ def rows_of_names(files: Sequence[str], wanted: Sequence[str], what: str) -> Ten
     """Where the images of these names stand, (M,) int64, in the order of the names.
 
     A name fits a file where the shorter of their two paths is the end of the longer one: CLASS/FILE, FILE alone, or SPLIT/CLASS/FILE.
+    ILSVRC2012_val_00000293_n01440764.JPEG counts as n01440764/ILSVRC2012_val_00000293.JPEG on both sides.
 
     Args:
         files: the N names of a set, such as CLASS/FILE; () where its images have none.
@@ -103,11 +106,13 @@ def rows_of_names(files: Sequence[str], wanted: Sequence[str], what: str) -> Ten
     if not files:
         listed_ids(wanted, what)
     places: dict[str, list[int]] = {}
-    for place, file in enumerate(files):
-        places.setdefault(PurePosixPath(file).name, []).append(place)
+    paths = [class_before_file(file) for file in files]
+    for place, path in enumerate(paths):
+        places.setdefault(PurePosixPath(path).name, []).append(place)
     taken: dict[int, str] = {}
     for name in wanted:
-        fitting = [place for place in places.get(PurePosixPath(name).name, []) if is_path_end(files[place], name)]
+        path = class_before_file(name)
+        fitting = [place for place in places.get(PurePosixPath(path).name, []) if is_path_end(paths[place], path)]
         if len(fitting) != 1:
             there = f"two of that name, {files[fitting[0]]} and {files[fitting[1]]}" if fitting else "no image of that name"
             raise InputError(f"the index file lists {name}, and {what} has {there}")
@@ -115,6 +120,12 @@ def rows_of_names(files: Sequence[str], wanted: Sequence[str], what: str) -> Ten
             raise InputError(f"the index file lists {taken[fitting[0]]} and {name}, which are one image of {what}: list each image once")
         taken[fitting[0]] = name
     return torch.tensor([*taken], dtype=torch.int64)
+
+
+def class_before_file(name: str) -> str:
+    """A name as CLASS/FILE where the hub wrote the class behind the file's number, else as it is."""
+    found = NAMED_AFTER_CLASS.fullmatch(PurePosixPath(name).name)
+    return f"{found[2]}/{found[1]}{found[3]}" if found else name
 
 
 def listed_ids(wanted: Sequence[int] | Sequence[str], what: str) -> Tensor:

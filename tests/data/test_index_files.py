@@ -106,3 +106,11 @@ def test_names_of_any_letters_find_their_files(files, data):
 def test_ends_of_paths_are_those_of_their_parts(one, other):
     short, long = sorted((one, other), key=len)
     assert is_path_end("/".join(one), "/".join(other)) == (PurePosixPath("/".join(long)).parts[len(long) - len(short) :] == tuple(short))
+
+
+def test_names_of_the_hubs_validation_images_fit_a_list_of_class_and_file():
+    files = ("ILSVRC2012_val_00000293_n01440764.JPEG", "ILSVRC2012_val_00000002_n09193705.JPEG")
+    assert rows_of_names(files, ["n09193705/ILSVRC2012_val_00000002.JPEG", "ILSVRC2012_val_00000293.JPEG"], "the set").tolist() == [1, 0]
+    assert rows_of_names(["val/n01440764/ILSVRC2012_val_00000293.JPEG"], files[:1], "the set").tolist() == [0]
+    with pytest.raises(InputError, match="no image of that name"):
+        rows_of_names(files, ["n01440764/ILSVRC2012_val_00000002.JPEG"], "the set")

@@ -339,4 +339,4 @@ def test_without_the_package_a_sentence_says_what_to_install(tmp_path, monkeypat
     assert len(read(tmp_path)) == 12
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     parquet_sets.open_parquet.__globals__["opened_parquet"].cache_clear()
-    refused(tmp_path, r"pyarrow, which is not installed: pip install huggingface_hub")
+    refused(tmp_path, r"pyarrow, which is not installed: pip install pyarrow")
