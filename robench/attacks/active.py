@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robench.core.errors import InputError
-from robench.core.model_calls import LEAST_ROWS, autograd_tensor, leaf_gradient, leaf_of, padded_logits
+from robench.core.model_calls import autograd_tensor, leaf_gradient, leaf_of, least_rows, padded_logits
 from robench.core.threat import Threat, per_sample, refuse_too_large_eps
 from robench.core.types import AttackResult
 
@@ -140,7 +140,7 @@ class Search:
         if not self.alive or not row_count:
             self._count(self._tested, None)
             return x_adv.new_zeros(len(x_adv), 0)
-        if REPACK * max(row_count, LEAST_ROWS) <= (REPACK - 1) * len(new):
+        if REPACK * max(row_count, least_rows(x_adv)) <= (REPACK - 1) * len(new):
             at = new.byte().argsort(descending=True, stable=True)[:row_count]
         self._forwards += new
         points = x_adv if at is None else x_adv[at]

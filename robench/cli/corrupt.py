@@ -405,6 +405,7 @@ def images_and_source(
     models: Sequence[str], options: CorruptOptions, common: CommonOptions, device: str
 ) -> tuple[list[Images], CorruptionSource, list[str]]:
     """The images of each model as they are (of a set alone: mild ones), where the corrupted ones come from, and notes."""
+    from robench.data.catalogues import readable_images_of
     from robench.data.class_names import class_order_for
     from robench.data.corrupted_sets import mildest_cell
     from robench.evaluation.corruption_sources import source_from_images, source_from_set
@@ -429,6 +430,9 @@ def images_and_source(
             print_message(f"Note: {note}", common.quiet)
         return [images] * max(1, len(models)), source, more
     each, more = images_of_models(models, str(data), choice, common)
+    if options.export is not None:  # which needs all images at all severities
+        readable = {id(one): readable_images_of(one) for one in each}
+        each = [readable[id(one)] for one in each]
     images = each[0]
     source = source_from_images(
         images, options.corruptions, options.severities, scale=options.scale, photos=options.photos, seed=common.seed, device=device

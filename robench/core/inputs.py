@@ -20,7 +20,7 @@ Array: TypeAlias = Tensor | np.ndarray[Any, Any] | Sequence[Any]
 PathLike: TypeAlias = str | os.PathLike[str]
 Radius: TypeAlias = float | str | Sequence[float | str]
 Suite: TypeAlias = str | Recipe | Sequence[str | Recipe]
-SUITE_NAMES = ("smoke", "fast", "autoattack", "autoattack-plus", "autoattack-rand", "inductive", "full")  # that name nothing else
+SUITE_NAMES = ("clean", "smoke", "fast", "autoattack", "autoattack-plus", "autoattack-rand", "inductive", "full")  # that name nothing else
 LARGEST_SEED = 2**32 - 1
 SMALLEST_SIDE = 5  # channels from here on are taken for a side of the image where the last axis has 1, 3 or 4
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -16,6 +17,8 @@ from robench.core.errors import InputError
 P = ParamSpec("P")
 R = TypeVar("R")
 LEAST_ROWS = 16  # a smaller batch is padded: logits differ in the last bits between batches of 1, 7 and 50
+LEAST_LARGE_ROWS = 4  # where images are large, passes are dear and only batches below 4 differ (ResNets and a ViT at 64 to 224 pixels)
+SMALL_PIXELS = 64 * 64  # of a plane, from which on images are large
 CUT_GRAPH = "the logits have no gradient with respect to the images: attacks that follow gradients are blind"
 ZERO_GRADIENT = "the input gradient of the loss is exactly 0 on every image of a batch: the attack is blind"
 NAN_GRADIENT = "the input gradient of the loss is NaN or infinite in places, which count as 0: the attack may be blind there"
@@ -103,8 +106,21 @@ def are_probabilities(logits: Tensor) -> Tensor:
     return inside & ((rows.sum(1) - 1).abs() < slack) & (logits.shape[1] > 1)
 
 
+def least_rows(x: Tensor) -> int:
+    """How many rows a call of a model has at least: LEAST_ROWS, for images of more than SMALL_PIXELS pixels LEAST_LARGE_ROWS.
+
+    Args:
+        x: images (R, C, H, W); only their size is looked at.
+
+    Example:
+        >>> least_rows(torch.zeros(1, 3, 32, 32)), least_rows(torch.zeros(1, 3, 224, 224))
+        (16, 4)
+    """
+    return LEAST_ROWS if math.prod(x.shape[2:]) <= SMALL_PIXELS else LEAST_LARGE_ROWS
+
+
 def padded_logits(model: nn.Module, x: Tensor) -> Tensor:
-    """The model's logits at x, (R, K) float, from a call with at least LEAST_ROWS rows: copies of the first row fill it up.
+    """The model's logits at x, (R, K) float, from a call with at least `least_rows(x)` rows: copies of the first row fill it up.
 
     Logits in bf16 or fp16 come back in float32, as in `widened_logits`.
 
@@ -112,7 +128,7 @@ def padded_logits(model: nn.Module, x: Tensor) -> Tensor:
         model: maps images to logits.
         x: images (R, C, H, W), R at least 1.
     """
-    missing = LEAST_ROWS - len(x)
+    missing = least_rows(x) - len(x)
     filled = torch.cat((x, x[:1].expand(missing, *x.shape[1:]))) if missing > 0 else x
     logits: Tensor = model(filled)
     return widened_logits(logits[: len(x)])

@@ -283,7 +283,8 @@ def label_mapping_for(
     ]
     refuse_different_outputs(classes, data, models, [outputs for outputs, _ in each])
     notes = list(dict.fromkeys(note for _, note in each if note))
-    if not given_order and classes_by_number(classes) != tuple(classes) and any("classes" not in meta for meta in metas):
+    numbered = classes_by_number(classes) != tuple(classes) and not any(note for _, note in each)  # and no name put labels on outputs
+    if not given_order and numbered and any("classes" not in meta for meta in metas):
         notes.append(f"the numbered classes of {data} count in text order, as in the training of a checkpoint that stores no class names")
     outputs = each[0][0] if each else list(range(len(classes)))
     matched = sorted((own for own, (_, note) in zip(known, each, strict=True) if own and note and way != "as-is"), key=len)

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from robench.core.errors import InputError, UnfinishedError
 from robench.data.dataset_items import ItemForm, item_of_dataset
 from robench.data.stored_pixels import LOOKAHEAD, UNIT
 
+LOOKS_AGAIN = 24  # at an image that has changed
 Look = tuple[int, Tensor | str, int]  # an index, the pixels and the label; or what was raised in place of the pixels
 
 
@@ -46,7 +47,7 @@ class Looks(Dataset[Look]):
 
     def __getitem__(self, index: int) -> Look:
         try:
-            return index, *item_of_dataset(self.dataset, index, self.form)
+            return index, *item_of_dataset(self.dataset, index, self.form)  # as a tensor: a long message would be cut by a kill
         except Exception as error:
             return index, f"{type(error).__name__}: {error}", -1
 
@@ -137,11 +138,24 @@ class DatasetDecoder:
         if self.owner != os.getpid():  # a fork, whose workers are others
             self.forget()
         x, y = torch.empty((len(places), *self.shape), dtype=self.dtype), torch.empty(len(places), dtype=torch.int64)
-        for row, place in enumerate(places):
-            pixels, y[row] = self.look(place)
-            self.check(place, pixels)
-            x[row] = pixels
+        try:
+            for row, place in enumerate(places):
+                pixels, y[row] = self.look(place)
+                self.check(place, pixels)
+                x[row] = pixels
+        except BaseException:
+            self.end_workers()
+            raise
         return x, y
+
+    def end_workers(self) -> None:
+        """Ends the worker processes at once, and not when their memory is collected, which may be in the middle of a message to them."""
+        iterator = getattr(self.loader, "_iterator", None)
+        self.loader = None
+        self.forget()
+        if iterator is not None and self.owner == os.getpid():
+            with suppress(OSError, ValueError, RuntimeError), without_child_signal():
+                iterator._shutdown_workers()
 
     def look(self, place: int) -> tuple[Tensor, int]:
         """The pixels and the label of one image, of a worker where it was expected about now."""
@@ -163,8 +177,7 @@ class DatasetDecoder:
             with without_child_signal():
                 batch = next(self.stream)
         except (RuntimeError, OSError, EOFError) as error:  # what the data set raises has come as a word
-            self.forget()
-            self.loader = None
+            self.end_workers()
             reason = " ".join(str(error).split()) or type(error).__name__
             way = "go on with --resume, or with --workers 0 for none"
             raise UnfinishedError(f"a worker process of {self.form.name} ended before it was done ({reason}): {way}") from error
@@ -181,10 +194,11 @@ class DatasetDecoder:
             raise InputError(f"{self.form.name}: {self.reason_of_change(place)}")
 
     def reason_of_change(self, place: int) -> str:
-        """Why an image is another one than before, as two more looks show."""
-        looks = [pixel_digest(item_of_dataset(self.dataset, place, self.form)[0].numpy()) for _ in range(4)]
-        if len({*looks}) > 1:
-            return random_sentence(place)
+        """Why an image is another one than before, as more looks show: a coin that is tossed for it hardly falls alike so often."""
+        first = pixel_digest(item_of_dataset(self.dataset, place, self.form)[0].numpy())
+        for _ in range(LOOKS_AGAIN):
+            if pixel_digest(item_of_dataset(self.dataset, place, self.form)[0].numpy()) != first:
+                return random_sentence(place)
         return f"image {place} has changed since it was read before: measure again, in another folder"
 
 

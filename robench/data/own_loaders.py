@@ -145,6 +145,8 @@ def images_of_dataset(
             notes = (*notes, pass_note(own))
         x, y = StoredPixels(decoder, chosen), labels[chosen]
     digest = dataset_digest(decoder, chosen, y)
+    if isinstance(x, Tensor):
+        decoder.end_workers()
     if counts_classes and not classes:
         classes = tuple(str(k) for k in range(1 + int((y if labels is None else labels).max())))
     return Images(name, split, x, y, chosen, classes, notes=notes, files_digest=digest, preprocessing=form.preprocessing)

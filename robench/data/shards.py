@@ -194,12 +194,16 @@ def members_of_shard(path: Path) -> Iterator[tarfile.TarInfo]:
 
 
 def refuse_missing_end(handle: IO[bytes], offset: int, path: Path) -> None:
-    """InputError where the blocks of zeros are missing that end a tar file: it was cut between two members, or inside a header."""
+    """InputError unless two blocks of zeros end a tar file and nothing but zeros follows: else it was cut short, or has a hole."""
     handle.seek(offset)
-    block = handle.read(tarfile.BLOCKSIZE)
-    if block != bytes(tarfile.BLOCKSIZE):
-        what = "has a damaged header" if len(block) == tarfile.BLOCKSIZE else "has no end mark: it was cut short"
-        raise InputError(f"{path} {what} (at byte {offset:,}): fetch it again")
+    block = handle.read(2 * tarfile.BLOCKSIZE)
+    if any(block):
+        raise InputError(f"{path} has a damaged header (at byte {offset:,}): fetch it again")
+    if len(block) < 2 * tarfile.BLOCKSIZE:
+        raise InputError(f"{path} has no end mark: it was cut short (at byte {offset:,}): fetch it again")
+    while rest := handle.read(2**20):
+        if any(rest):
+            raise InputError(f"{path} goes on behind its end mark (at byte {offset:,}): a part of it is missing, or two files were joined")
 
 
 def key_and_ending(name: str) -> tuple[str, str]:

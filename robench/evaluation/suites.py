@@ -11,6 +11,7 @@ from robench.core.errors import InputError
 from robench.core.recipes import Recipe, lookup, parse_recipe
 
 SUITES: dict[str, tuple[str, ...]] = {
+    "clean": (),
     "smoke": ("fgsm", "pgd-10"),
     "pgd": ("pgd-20", "pgd-margin", "pgd-50-10"),
     "fast": ("apgd,loss=prob-margin,steps=30", "malt,loss=prob-margin,steps=20,rounds=4", "square,queries=2500,rescale=true,hope=8"),
@@ -34,6 +35,7 @@ SUITES_L1: dict[str, tuple[str, ...]] = {  # suites that are different in l1
 }
 SUITE_NORMS = {"fast": ("linf",)}  # suites that are not for every norm: docs/benchmarks.md has what `fast` leaves in l2
 SUITE_SUMMARIES = {
+    "clean": "the accuracy on the images as they are, and nothing else",
     "smoke": "a quick look: FGSM, then PGD-10; says nothing about robustness",
     "pgd": "PGD with cross-entropy and margin losses and restarts; check what it says with autoattack",
     "fast": "linf only: an upper bound on robust accuracy for a fraction of AutoAttack's work; never to be called AutoAttack",

@@ -1,7 +1,7 @@
 """DeepLift and guided backpropagation: Captum changes the backward pass by hooks on the modules of the nonlinearities.
 
 Both read the model's modules, so the model must be fit for them: `explainers.rebuilt_models.explainable_model` sees to that. A batch of a
-few images is filled up with copies of the first, so that every call has at least LEAST_ROWS rows; the model itself is not wrapped.
+few images is filled up with copies of the first, so that every call has at least `least_rows` rows; the model itself is not wrapped.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from robench.core.draws import Draws
-from robench.core.model_calls import LEAST_ROWS
+from robench.core.model_calls import least_rows
 from robench.explainers.baselines import baseline_of
 from robench.explainers.facts import MethodFacts
 
@@ -92,8 +92,8 @@ def maps_or_zeros(
 
 
 def filled_batch(rows: Tensor) -> Tensor:
-    """A new tensor of at least LEAST_ROWS rows, where the first row fills up; Captum sets flags on it, and none on the caller's."""
-    missing = max(LEAST_ROWS - len(rows), 0)
+    """A new tensor of at least `least_rows` rows, where the first row fills up; Captum sets flags on it, and none on the caller's."""
+    missing = max(least_rows(rows) - len(rows), 0)
     return torch.cat((rows, rows[:1].expand(missing, *rows.shape[1:]))).detach()
 
 

@@ -19,15 +19,15 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from robench.core.errors import InputError
 from robench.core.memory import is_out_of_memory
-from robench.core.model_calls import freeze_model, into_eval
+from robench.core.model_calls import LEAST_ROWS, freeze_model, into_eval, least_rows
 from robench.core.rows import Check
 from robench.models.answers import readable_model
 from robench.models.model_files import first_line
 
 CONTRACT_IMAGES = 4  # images that are looked at
-TRIAL_SIZES = (1, 3, 17)  # one image, an odd number, and more than the 16 rows that every call is filled up to
+FEW_IMAGES = 2  # that are looked at where images are large and passes dear
 MULTIPLES = (2, 4, 8, 16, 32, 64)  # tried where one of those fails
-COMMON_BATCH_SIZES = (1, 2, 4, 8, 10, 16, 20, 25, 32, 50, 64, 100, 128, 200, 250, 256, 500, 512)  # tried where one of the TRIAL_SIZES fails
+COMMON_BATCH_SIZES = (1, 2, 4, 8, 10, 16, 20, 25, 32, 50, 64, 100, 128, 200, 250, 256, 500, 512)  # tried where one of the trial sizes fails
 LAZY = (UninitializedParameter, UninitializedBuffer)
 STEADY = 1e-4  # how far the logits of two passes over the same images may lie apart, as a share of the largest
 
@@ -85,7 +85,7 @@ def examine_model(model: nn.Module, x: Tensor) -> Examination:
     Raises:
         InputError: where the model does not give floating-point logits (B, K), K at least 2, for such images in some batch size.
     """
-    x = x[:CONTRACT_IMAGES].detach()
+    x = x[: CONTRACT_IMAGES if least_rows(x) == LEAST_ROWS else FEW_IMAGES].detach()
     with (
         torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []),
         watch_modes(model) as ran,
@@ -109,7 +109,18 @@ def refuse_too_little_memory(x: Tensor) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise InputError(f"the memory of {x.device} does not hold {TRIAL_SIZES[-1]} images {tuple(x.shape[1:])} in this model") from error
+        raise InputError(
+            f"the memory of {x.device} does not hold {trial_sizes(x)[-1]} images {tuple(x.shape[1:])} in this model"
+        ) from error
+
+
+def trial_sizes(x: Tensor) -> tuple[int, int, int]:
+    """Batch sizes that a model must take: one image, an odd number, and more than the rows that every call is filled up to.
+
+    Args:
+        x: images (B, C, H, W); only their size is looked at.
+    """
+    return 1, 3, least_rows(x) + 1
 
 
 def trial_logits(model: nn.Module, x: Tensor, n: int) -> Tensor:
@@ -148,7 +159,7 @@ def repeated_images(x: Tensor, n: int) -> Tensor:
 
 def batch_safe_model(model: nn.Module, x: Tensor) -> tuple[nn.Module, list[str]]:
     """The model, behind a wrapper where it does not take batches of any size, with a note; InputError where no size was found."""
-    failed = {n: why for n in TRIAL_SIZES if (why := batch_failure(model, x, n))}
+    failed = {n: why for n in trial_sizes(x) if (why := batch_failure(model, x, n))}
     if not failed:
         return model, []
     n, why = next(iter(failed.items()))

@@ -11,7 +11,7 @@ from torch import Tensor
 from robench.attacks import ATTACKS
 from robench.attacks.losses import ce
 from robench.core.draws import Draws
-from robench.core.model_calls import LEAST_ROWS, leaf_gradient, leaf_of, padded_logits
+from robench.core.model_calls import leaf_gradient, leaf_of, least_rows, padded_logits
 from robench.core.recipes import eps_text
 from robench.core.rows import WILSON
 from robench.core.threat import Threat
@@ -67,7 +67,7 @@ class CaseTimes:
 
     def seconds(self, passes: Passes, rows: int) -> float:
         """The seconds of an attack's passes for so many images."""
-        rows = max(rows, LEAST_ROWS)
+        rows = max(rows, least_rows(self.x))
         forward = self.forward.seconds(rows)
         return passes.forwards * forward + passes.backwards * max(0.0, self.both.seconds(rows) - forward)
 
@@ -103,27 +103,40 @@ def case_times(case: Case, stages: Sequence[Stage], most: int) -> CaseTimes:
             leaf = leaf_of(x[:size])
             leaf_gradient(ce(padded_logits(case.model, leaf), y[:size]).sum(), leaf)
 
-    first, attacks = min(LEAST_ROWS, most), has_attacks(stages)
+    least, attacks = least_rows(x), has_attacks(stages)
+    first = min(least, most)
     with watch_memory(case.device) as peak:
         exact = times_by_size(labelled, most, case.device, first=first, limit=PASS_SECONDS)
         quick = times_by_size(forward, most, case.device, first=first, limit=PASS_SECONDS) if attacks else exact
         slow = times_by_size(both, most, case.device, first=first, limit=PASS_SECONDS) if attacks else exact
     memory = peak.scaled(min(exact.largest, slow.largest), most)
-    seen = CaseTimes(places, x, y, kept["logits"], at_full_rows(exact), at_full_rows(quick), at_full_rows(slow), memory, peak.before, {})
+    seen = CaseTimes(
+        places,
+        x,
+        y,
+        kept["logits"],
+        at_full_rows(exact, least),
+        at_full_rows(quick, least),
+        at_full_rows(slow, least),
+        memory,
+        peak.before,
+        {},
+    )
     return replace(seen, standing=standing_after_quick_attack(case, seen, stages))
 
 
-def at_full_rows(times: SizeTimes) -> SizeTimes:
-    """The same where the first size was filled up to LEAST_ROWS rows, as every call with fewer is."""
+def at_full_rows(times: SizeTimes, least: int) -> SizeTimes:
+    """The same where the first size was filled up to the least rows of a call, as every call with fewer is."""
     (size, seconds), *more = times.points
-    return SizeTimes(((max(size, LEAST_ROWS), seconds), *more))
+    return SizeTimes(((max(size, least), seconds), *more))
 
 
 def standing_after_quick_attack(case: Case, seen: CaseTimes, stages: Sequence[Stage]) -> dict[Threat, tuple[int, int]]:
     """How many of the first images stand after a quick attack under each threat, of how many; none where it would take too long."""
-    n = min(QUICK_IMAGES, len(seen.logits), int(QUICK_SECONDS / (QUICK_STEPS * max(seen.both.seconds(LEAST_ROWS), 1e-6)) * LEAST_ROWS))
+    least = least_rows(seen.x)
+    n = min(QUICK_IMAGES, len(seen.logits), int(QUICK_SECONDS / (QUICK_STEPS * max(seen.both.seconds(least), 1e-6)) * least))
     standing: dict[Threat, tuple[int, int]] = {}
-    if n < min(LEAST_ROWS, len(seen.logits)):
+    if n < min(least, len(seen.logits)):
         return standing
     right = (seen.logits[:n].argmax(1) == seen.y[:n]).nonzero().flatten()
     draws = Draws(case.seed, case.pool.ids[seen.places[right.cpu()]].to(case.device), "planned")

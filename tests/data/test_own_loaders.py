@@ -30,6 +30,8 @@ from robench.data.catalogues import Keeping
 from robench.data.images import Choice
 from robench.data.own_loaders import arrays_of_loader, images_of_dataset
 
+pytestmark = pytest.mark.filterwarnings("ignore:Exception in thread QueueFeederThread")  # of torch, as it ends workers
+
 DISK = Keeping("disk")
 DISK_WITH_WORKERS = Keeping("disk", workers=2)
 

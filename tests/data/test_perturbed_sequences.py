@@ -170,5 +170,5 @@ def test_a_damaged_video_and_one_of_another_length_or_place_are_named(tmp_path):
 def test_without_pyav_a_sentence_says_what_to_install(tmp_path, monkeypatch):
     top = videos(tmp_path / "set")
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(InputError, match=r"pip install robench\[video\]"):
+    with pytest.raises(InputError, match=r"pip install av"):
         read_sequence_set(top)
