@@ -13,6 +13,7 @@ from robench.attacks.losses import loss_of
 from robench.core.checks import number_option, whole_option
 from robench.core.draws import Draws
 from robench.core.errors import InputError
+from robench.core.memory import is_out_of_memory
 from robench.core.model_calls import leaf_of, padded_logits
 from robench.core.threat import Threat, length_option, per_sample
 from robench.core.types import AttackResult
@@ -106,7 +107,13 @@ def surrogate_gradient(surrogate: nn.Module, x_adv: Tensor, y: Tensor, objective
     """The gradient of the surrogate's loss, (B, C, H, W), 0 where it is not finite; InputError where the surrogate cannot give one."""
     with torch.enable_grad():
         leaf = leaf_of(x_adv)
-        logits = padded_logits(surrogate, leaf)
+        try:
+            logits = padded_logits(surrogate, leaf)
+        except (RuntimeError, ValueError, AssertionError) as error:  # what networks raise for images of a size that they do not take
+            if isinstance(error, InputError) or is_out_of_memory(error):
+                raise
+            size, reason = "x".join(map(str, x_adv.shape[1:])), " ".join(str(error).split())[:200]
+            raise InputError(f"the surrogate cannot take images of {size} pixels ({reason}): choose one for images of this size") from error
         if int(y.max()) >= logits.shape[1]:
             raise InputError(
                 f"the surrogate has {logits.shape[1]} classes and knows no label {int(y.max())}: choose one of the same classes"

@@ -61,7 +61,7 @@ def imagenet_outputs(
         found = numbered_outputs(classes, how, model, data)
     else:
         each = [indices_in_model(name, told, classes) for name in classes]
-        if not all(each) and not told and not any(map(is_wnid, classes)):
+        if not any(each) and not told and not any(map(is_wnid, classes)):
             return None  # of a model of which no names are known: its 1,000 outputs may be other classes
         refuse_unclear_names(classes, each, model, data)
         found = [indices[0] for indices in each]
@@ -113,8 +113,8 @@ def refuse_unclear_names(classes: Sequence[str], found: Sequence[tuple[int, ...]
     for name, indices in zip(classes, found, strict=True):
         if not indices:
             raise InputError(
-                f"no output of {model} stands for the class {name!r} of {data}: it is none of ImageNet's 1,000; leave it out, or say "
-                "which output is meant with --label-map FILE"
+                f"no output of {model} stands for the class {name!r} of {data}: it is none of ImageNet's 1,000; leave it out, say "
+                "which output is meant with --label-map FILE, or pass --classes as-is if label k means output k"
             )
         if len(indices) > 1:
             wnids = " and ".join(f"{imagenet_classes()[k].wnid} (output {k})" for k in indices)

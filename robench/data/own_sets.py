@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,8 @@ def images_of_own_name(
     recipe = parse_recipe(name)
     known_as = recipe_text(replace(recipe, name=recipe.label))
     made = object_from_file(recipe.name)
+    if callable(made) and not is_own_source(made) and takes_options_alone(made):
+        return images_of_plain_function(partial(made, **recipe.options), known_as, choice, preprocessing, keeping, download)
     if not is_own_source(made):
         function = resolve(recipe, table, "data set")
         return images_of_function(function, known_as, split, data_dir, download, choice, preprocessing=preprocessing, keeping=keeping)
@@ -50,6 +54,26 @@ def images_of_own_name(
         what = "it fetches nothing by itself" if download else "options go to a function that returns one"
         raise InputError(f"{recipe.label} is a {type(made).__name__}, and takes no options: {what}")
     return images_of_source(made, known_as, WHOLE_SET, choice, preprocessing, keeping)
+
+
+def takes_options_alone(function: Callable[..., Any]) -> bool:
+    """Whether a function is called without split and folder: it has no arguments but options, which are given by name."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:
+        return False
+    return all(parameter.kind is parameter.KEYWORD_ONLY for parameter in parameters)
+
+
+def images_of_plain_function(
+    function: Callable[[], Any], name: str, choice: Choice, preprocessing: Preprocessing | None, keeping: Keeping, download: bool
+) -> Images:
+    """The chosen images of a function that takes neither split nor folder: what it returns is used whole, and says "all"."""
+
+    def whole(split: str, data_dir: Path) -> Any:  # noqa: ARG001
+        return function()
+
+    return images_of_function(whole, name, WHOLE_SET, Path(), download, choice, preprocessing=preprocessing, keeping=keeping)
 
 
 def images_of_function(

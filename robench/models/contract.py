@@ -25,7 +25,7 @@ from robench.models.answers import readable_model
 from robench.models.model_files import first_line
 
 CONTRACT_IMAGES = 4  # images that are looked at
-FEW_IMAGES = 2  # that are looked at where images are large and passes dear
+LARGE_CONTRACT_IMAGES = 2  # that are looked at where images are large and passes dear
 MULTIPLES = (2, 4, 8, 16, 32, 64)  # tried where one of those fails
 COMMON_BATCH_SIZES = (1, 2, 4, 8, 10, 16, 20, 25, 32, 50, 64, 100, 128, 200, 250, 256, 500, 512)  # tried where one of the trial sizes fails
 LAZY = (UninitializedParameter, UninitializedBuffer)
@@ -85,7 +85,7 @@ def examine_model(model: nn.Module, x: Tensor) -> Examination:
     Raises:
         InputError: where the model does not give floating-point logits (B, K), K at least 2, for such images in some batch size.
     """
-    x = x[: CONTRACT_IMAGES if least_rows(x) == LEAST_ROWS else FEW_IMAGES].detach()
+    x = x[: CONTRACT_IMAGES if least_rows(x) == LEAST_ROWS else LARGE_CONTRACT_IMAGES].detach()
     with (
         torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []),
         watch_modes(model) as ran,

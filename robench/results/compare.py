@@ -402,7 +402,13 @@ def difference_notes(pair: RunPair) -> list[str]:
     for one, another in pair.models:
         if texts := preprocessing_texts(base, new, one, another):
             how = f"{texts[0]} in BASE, {texts[1]} in NEW"
-            notes.append(f"images of {another.checkpoint} are resized and cut otherwise: {how}; they are matched by id")
+            names = [image_identities(run.run.folder, model.checkpoint) for run, model in ((base, one), (new, another))]
+            by = (
+                "id and file name"
+                if all(any(image.file for image in each.values()) for each in names)
+                else ("id alone, as no file names tell whether they are the same images")
+            )
+            notes.append(f"images of {another.checkpoint} are resized and cut otherwise: {how}; they are matched by {by}")
     notes += [note for one, another in pair.models[:1] for note in lonely_row_notes(one, another)]
     return notes + [f"flag of NEW that BASE has not: {flag}" for flag in new.run.flags if flag not in base.run.flags]
 

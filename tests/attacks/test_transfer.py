@@ -6,6 +6,7 @@ from torch import nn
 
 from robench.attacks.pgd import pgd
 from robench.attacks.transfer import transfer
+from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.threat import NORMS, Threat
 
@@ -170,3 +171,12 @@ def test_a_surrogate_that_cannot_serve_is_refused(problem):
 
     with pytest.raises(InputError, match="no gradient"):
         transfer(**run, surrogate=Blind())
+
+
+def test_a_surrogate_for_images_of_another_size_is_named_as_the_cause(problem):
+    x = torch.rand(2, 3, 8, 8)
+    other = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 4 * 4, 3))
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 3))
+    y = model(x).argmax(1)
+    with pytest.raises(InputError, match=r"the surrogate cannot take images of 3x8x8 pixels \(.*\): choose one for images of this size"):
+        transfer(model.requires_grad_(False), x, y, Threat("linf", 0.1), Draws(0, torch.arange(2), "transfer"), surrogate=other)

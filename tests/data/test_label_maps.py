@@ -194,3 +194,10 @@ def test_a_label_map_makes_order_and_way_idle():
         class_order_for("folder:x", ["m"], [{}], None, "as-is", {"1": "2"})
     with pytest.raises(InputError, match="leave --class-order out"):
         class_order_for("folder:x", ["m"], [{}], "text", None, {"1": "2"})
+
+
+def test_one_unknown_name_among_imagenets_own_is_refused_and_not_a_reason_to_number_all():
+    with pytest.raises(InputError, match=r"stands for the class 'zebbra' of .*--label-map FILE, or pass --classes as-is"):
+        outputs(["goldfish", "tench", "zebbra"], None)
+    assert outputs(["goldfish", "tench", "zebra"], None)[0] == [1, 0, 340]
+    assert outputs(["blips", "blobs"], None)[0] == [0, 1]

@@ -123,3 +123,25 @@ def test_a_layout_of_the_users_own_that_does_not_fit_or_fails_is_refused(own, tm
 
 def test_every_named_data_set_says_in_one_line_what_it_is():
     assert all(DATASET_SUMMARIES[name] and "\n" not in DATASET_SUMMARIES[name] for name in DATASETS)
+
+
+@pytest.mark.parametrize(
+    ("body", "n"),
+    [
+        ("def made():\n    return DataLoader(DATA, 2)\n", 6),
+        ("def made(*, n=4):\n    return TensorDataset(X[:n], Y[:n])\n", 4),
+        ("def made():\n    return X, Y\n", 6),
+    ],
+)
+def test_a_function_without_arguments_gives_a_set_without_splits(tmp_path, body, n):
+    head = (
+        "import torch\nfrom torch.utils.data import DataLoader, TensorDataset\nX, Y = torch.rand(6, 3, 8, 8), torch.arange(6) % 2\n"
+        "DATA = TensorDataset(X, Y)\n"
+    )
+    (tmp_path / "mine.py").write_text(head + body)
+    images = load_images(f"{tmp_path}/mine.py:made")
+    assert (len(images), images.split, images.name) == (n, "all", "mine.py:made")
+    if "*, n" in body:
+        assert len(load_images(f"{tmp_path}/mine.py:made,n=3")) == 3
+        with pytest.raises(InputError, match="sides"):
+            load_images(f"{tmp_path}/mine.py:made,sides=3")

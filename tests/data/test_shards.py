@@ -328,3 +328,18 @@ def test_headers_are_read_and_data_passed_over(tmp_path):
 def read_characters():
     """Bytes that this process has read so far."""
     return int(Path("/proc/self/io").read_text().split()[1])
+
+
+def test_a_shard_with_a_hole_and_two_that_were_joined_are_named(tmp_path):
+    write_shard(tmp_path / "a.tar", sample_members(PIXELS[:3]))
+    whole = (tmp_path / "a.tar").read_bytes()
+    with tarfile.open(tmp_path / "a.tar") as archive:
+        place = archive.getmembers()[2].offset
+    (tmp_path / "a.tar").write_bytes(whole[:place] + bytes(1024) + whole[place + 1024 :])
+    refused(tmp_path / "a.tar", "goes on behind its end mark|has a damaged header")
+    (tmp_path / "a.tar").write_bytes(whole + whole)
+    refused(
+        tmp_path / "a.tar", rf"goes on behind its end mark \(at byte {len(whole.rstrip(bytes(1))) // 512 * 512 + 512:,}\): a part of it"
+    )
+    (tmp_path / "a.tar").write_bytes(whole + bytes(4096))
+    assert len(read(tmp_path / "a.tar")) == 3
