@@ -16,6 +16,7 @@ from robench.cli.calls import repetition_entries
 from robench.cli.console import image_progress, print_costs, print_message
 from robench.cli.jobs import refuse_several_processes, subjects_text
 from robench.cli.loading import (
+    BATCH_SIZE,
     DEFAULT_IMAGE_LIMIT,
     LoadedSubject,
     asked_labels,
@@ -31,7 +32,7 @@ from robench.cli.loading import (
     told_models,
     training_data_name,
 )
-from robench.cli.measure import BATCH_SIZE, RunDescription, batch_size_of, measure_and_report
+from robench.cli.measure import RunDescription, batch_size_of, measure_and_report
 from robench.cli.options import CommonOptions, with_option_groups
 from robench.core.errors import InputError
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from robench.models import LoadedModel
     from robench.runs.types import Subject as Measured
 
+BATCH_SIZE, LEAST_BATCH = 250, 16  # images in one batch where the user does not say it, and where they are large
+LARGEST_BATCH = 64 * 3 * 224 * 224  # numbers of pixels in such a batch: an attack keeps about ten copies of them
 LEAST_THREADS = 64  # that any machine may be asked for
 DEFAULT_IMAGE_LIMIT = 500  # images, where the user does not say how many
 
@@ -366,6 +369,15 @@ def quickest_batch_size(model: LoadedModel, images: Images, device: str) -> int:
     from robench.models.stand_ins import fitting_batch_size
 
     return fitting_batch_size(model.model, images.first_readable(1)[1].to(device), device, most=len(images))
+
+
+def usual_batch_size(images: Images) -> int:
+    """How many images a batch has where the user does not say it: BATCH_SIZE, fewer where they are large, 64 of 224 pixels.
+
+    Args:
+        images: those that are measured.
+    """
+    return min(BATCH_SIZE, max(LEAST_BATCH, LARGEST_BATCH // math.prod(images.shape)))
 
 
 def loading_notes(what: Sequence[LoadedSubject]) -> list[str]:

@@ -34,6 +34,7 @@ from robench.cli.loading import (
     loading_notes,
     quickest_batch_size,
     refuse_other_orders,
+    usual_batch_size,
     with_training,
 )
 from robench.cli.options import AttackOptions, CommonOptions
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
     from robench.report.result import Result
     from robench.report.trackers.records import StartLog
 
-BATCH_SIZE = 250
 MOST_LEVELS = 3  # levels of a probe that a terminal shows
 PNG_PATTERN = "x_adv-*.png"  # of adversarial images
 
@@ -100,7 +100,9 @@ def load_job(models: Sequence[str], job: Job, common: CommonOptions, attacking: 
 
 def batch_size_of(one: LoadedSubject, common: CommonOptions) -> int:
     """The batch size that the user wants: the quickest for --batch-size auto."""
-    return quickest_batch_size(one.loaded, one.images, one.device) if common.batch_size == 0 else common.batch_size or BATCH_SIZE
+    if common.batch_size == 0:
+        return quickest_batch_size(one.loaded, one.images, one.device)
+    return common.batch_size or usual_batch_size(one.images)
 
 
 def array_patterns(job: Job, attacking: AttackOptions) -> list[str]:

@@ -235,7 +235,7 @@ BatchSize = Annotated[
         "--batch-size",
         parser=parse_batch_size,
         metavar="N|auto",
-        help="Images in one batch; auto tries sizes until no larger one is quicker. Default: 250.",
+        help="Images in one batch; auto tries sizes until no larger one is quicker. Default: 250, 64 of 224 pixels.",
     ),
 ]
 Engine = Annotated[str, typer.Option("--engine", help="robench, or reference: AutoAttack's attacks by their authors' code.")]

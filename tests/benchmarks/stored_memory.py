@@ -3,8 +3,8 @@
 python tests/benchmarks/stored_memory.py [--n 500,5000,50000] [--files 500] [--suite fgsm] [--folder DIR]
 
 Each line is a process of its own with two workers: a folder of hard links to made JPEGs of 500x375, resized to 256 and cut to 224, a tiny
-network, batches of 250, the state on the disk. Every second the PSS of the process and its workers is summed (/proc/PID/smaps_rollup); the
-PSS of a process that has only imported robench is taken off. First batch: seconds from the call to the first entry of the state.
+network, batches of the usual size (64), the state on the disk. Every second the PSS of the process and its workers is summed
+(/proc/PID/smaps_rollup); the PSS of a process that has only imported robench is taken off. First batch: seconds from the call to the first entry of the state.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def measured_run(folder: Path, tree: Path, n: int, suite: str) -> tuple[float, f
     out = folder / f"out-{n}"
     words = [
         sys.executable, "-m", "robench", "eval", f"{folder}/net.py:net", "--data", f"folder:{tree}", "--suite", suite, "--n", str(n),
-        "--resize", "256", "--image-size", "224", "--pixels", "disk", "--workers", "2", "--threads", "1", "--batch-size", "250",
+        "--resize", "256", "--image-size", "224", "--pixels", "disk", "--workers", "2", "--threads", "1",
         "--classes", "as-is", "--out", str(out), "--force", "--quiet",
     ]  # fmt: skip
     begin, peak, first, state, size = time.perf_counter(), 0.0, 0.0, out / "state-0.jsonl", 0
