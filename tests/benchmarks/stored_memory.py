@@ -3,8 +3,9 @@
 python tests/benchmarks/stored_memory.py [--n 500,5000,50000] [--files 500] [--suite fgsm] [--folder DIR]
 
 Each line is a process of its own with two workers: a folder of hard links to made JPEGs of 500x375, resized to 256 and cut to 224, a tiny
-network, batches of the usual size (64), the state on the disk. Every second the PSS of the process and its workers is summed
-(/proc/PID/smaps_rollup); the PSS of a process that has only imported robench is taken off. First batch: seconds from the call to the first entry of the state.
+network, batches of the usual size (64), the state on the disk. Twice a second the PSS of the process and its workers is summed
+(/proc/PID/smaps_rollup); the PSS of a process that has only imported robench is taken off. First batch: seconds from the call to the
+first entry of the state.
 """
 
 from __future__ import annotations
