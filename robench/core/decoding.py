@@ -65,7 +65,12 @@ def decoded_item(item: Item, preprocessing: Preprocessing = AS_THEY_ARE) -> Pixe
 
 
 def fitted_picture(picture: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    """A picture resized and cut to the middle."""
+    """A picture resized and cut to the middle.
+
+    Args:
+        picture: the image as it was opened, RGB
+        preprocessing: how it is resized and cut
+    """
     height, width = preprocessing.resized_extent(picture.height, picture.width)
     way = Image.Resampling[preprocessing.interpolation.upper()]
     whole = picture if (width, height) == picture.size else picture.resize((width, height), way)
@@ -102,12 +107,20 @@ def pixel_digest(pixels: np.ndarray[Any, Any]) -> str:
 
 
 def file_content(item: Item) -> tuple[str, None]:
-    """The name of a file, which is read as it is decoded."""
+    """The name of a file, which is read as it is decoded.
+
+    Args:
+        item: ("file", path)
+    """
     return str(item[1]), None
 
 
 def contained_content(item: Item) -> tuple[str, bytes]:
-    """The name and the bytes of an image inside a larger file; DamagedImageError where they cannot be read."""
+    """The name and the bytes of an image inside a larger file; DamagedImageError where they cannot be read.
+
+    Args:
+        item: ("slice", path, offset, length) or ("cell", path, column, row_group, row)
+    """
     try:
         return item_name(item), slice_bytes(*item[1:]) if item[0] == "slice" else cell_bytes(*item[1:])
     except InputError as error:
@@ -115,7 +128,11 @@ def contained_content(item: Item) -> tuple[str, bytes]:
 
 
 def plain_file_content(item: Item) -> tuple[str, None]:
-    """The name of a file that must be RGB or grey, of 8 bits a channel: what else it is, it is not what it is taken for."""
+    """The name of a file that must be RGB or grey, of 8 bits a channel: what else it is, it is not what it is taken for.
+
+    Args:
+        item: ("plain", path)
+    """
     name = str(item[1])
     try:
         with opened_picture(name) as image:

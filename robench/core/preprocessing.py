@@ -131,7 +131,12 @@ class Preprocessing:
 
 
 def fits_into(inner: Extent, outer: Extent) -> bool:
-    """Whether one rectangle is no higher and no wider than another."""
+    """Whether one rectangle is no higher and no wider than another.
+
+    Args:
+        inner: (height, width) of the rectangle that is asked about, pixels
+        outer: (height, width) of the other, pixels
+    """
     return inner[0] <= outer[0] and inner[1] <= outer[1]
 
 

@@ -88,7 +88,11 @@ def first_answer(model: nn.Module, x: Tensor, dtype: torch.dtype | None) -> tupl
 
 
 def dtype_word(dtype: torch.dtype) -> str:
-    """How sentences call a type: float16."""
+    """How sentences call a type: float16.
+
+    Args:
+        dtype: a type of tensors
+    """
     return str(dtype).removeprefix("torch.")
 
 

@@ -277,13 +277,23 @@ def open_library(source: str, model_options: ModelOptions) -> OpenedModel:
 
 
 def open_torchvision(source: str, model_options: ModelOptions) -> OpenedModel:
-    """torchvision's network, with weights of its own where they are named, else with random ones."""
+    """torchvision's network, with weights of its own where they are named, else with random ones.
+
+    Args:
+        source: the model as the command line names it
+        model_options: what the options say of it: classes, shape, mean, std, download
+    """
     named = named_torchvision_weights(source) is not None
     return (open_torchvision_weights if named else random_library_network)(source, model_options)
 
 
 def open_timm(source: str, model_options: ModelOptions) -> OpenedModel:
-    """timm's network, with weights of its own where they are asked for, else with random ones."""
+    """timm's network, with weights of its own where they are asked for, else with random ones.
+
+    Args:
+        source: the model as the command line names it
+        model_options: what the options say of it: classes, shape, mean, std, download
+    """
     return (open_pretrained_timm if is_pretrained_timm(source) else random_library_network)(source, model_options)
 
 

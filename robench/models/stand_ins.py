@@ -364,7 +364,11 @@ def pass_seconds(model: nn.Module, x: Tensor) -> float:
 
 
 def wait_for_device(device: torch.device) -> None:
-    """Waits until an accelerator has done what it was given."""
+    """Waits until an accelerator has done what it was given.
+
+    Args:
+        device: where the work runs; nothing is waited for on the CPU
+    """
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
 

@@ -104,7 +104,11 @@ def cost_sentences(costs: RunCosts, budget: float | None) -> list[str]:
 
 
 def reading_help(costs: RunCosts) -> list[str]:
-    """How to read the table."""
+    """How to read the table.
+
+    Args:
+        costs: what a run would cost
+    """
     shared = f", shared by {costs.processes} processes, of which one was timed alone" if costs.processes > 1 else ""
     return [
         "passes are forward + backward, of one image that stands to the end (of a probe, of the images that were timed)",

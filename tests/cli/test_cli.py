@@ -115,8 +115,8 @@ def test_eval_writes_tables_manifest_and_pictures_that_agree(checkpoint, tmp_pat
     assert (training["seed"], training["recipe"]["reg"], training["data"]) == (5, ["sagr"], {"name": "shapes", "n": 1000, "held_out": 200})
     assert "training" not in manifest["words"]["checkpoint"], "the words by which a run is known again stay as they were"
     assert {path.name for path in out.iterdir()} == {
-        "rows.csv", "samples.csv", "confusion.csv", "manifest.json", "accuracy.png", "examples.png", "confusion.png", "report.html",
-        "state-0.jsonl",
+        "rows.csv", "samples.csv", "images.csv", "confusion.csv", "manifest.json", "accuracy.png", "examples.png", "confusion.png",
+        "report.html", "state-0.jsonl",
     }  # fmt: skip
     assert f"{100 * accuracy['smoke']:.2f}" in result.stdout
 

@@ -102,7 +102,7 @@ def test_models_with_their_own_preprocessing_get_in_one_call_what_they_get_alone
     for name in ("a", "b"):
         robench(*words_of(place, COMMANDS[command], "memory", tmp_path / name, nets=(name,)))
         alone, together = tables(tmp_path / name), tables(tmp_path / "both", only=f"{name}.pt")
-        by_itself = [[row for row in found["rows.csv"] if not row["metric"].endswith("_shared")] for found in (together, alone)]
+        by_itself = [[row for row in found["rows.csv"] if "_shared" not in row["metric"]] for found in (together, alone)]
         assert by_itself[0] == by_itself[1]
     sizes = {np.load(path).shape[-1] for path in (tmp_path / "both").glob("*.npy")}
     assert sizes == {16, 12}, [path.name for path in (tmp_path / "both").glob("*.npy")]
@@ -128,7 +128,7 @@ def test_damaged_files_are_named_or_left_out_of_every_row(command, rows, pixels,
     names = damaged_tree(place, tree, rows)
     words = words_of(place, COMMANDS[command], pixels, tmp_path / "out", "--workers", "2", tree=tree)
     said = refused(*words)
-    assert names[0] in said
+    assert any(name in said for name in names)
     assert "cannot be read as an image" in said
     robench(*words, "--skip-damaged", "--force")
     assert n_of(tmp_path / "out") == {N - len(rows)}
