@@ -71,7 +71,7 @@ def one_side_or_two(sides: Any) -> int | tuple[int, int]:
 
 
 def timm_preprocessing(source: str, download: bool) -> Preprocessing | None:
-    """What timm's `timm.data.resolve_data_config` says of a model with weights, in the geometry of timm's evaluation; None where they are random.
+    """What `timm.data.resolve_data_config` says of a model with weights, in the geometry of timm's evaluation; None for random ones.
 
     The image is resized to the size of the network divided by crop_pct, and the middle is kept: by the shorter side (crop_mode "center"),
     or in both directions, whatever its shape is ("squash").
