@@ -44,7 +44,7 @@ def answer_to(item: tuple[Any, ...], preprocessing: Any) -> tuple[bytes, Any]:
         pixels: Pixels8 = decoded_item(item, preprocessing)
     except Exception as error:  # whatever a decoder raises belongs to this image; the process goes on with the next
         kind = IS_DAMAGED if isinstance(error, DamagedImageError) else IS_REFUSED if isinstance(error, InputError) else HAS_FAILED
-        sentence = (str(error) if kind != HAS_FAILED else f"{type(error).__name__}: {error}").encode()
+        sentence = (str(error) if kind != HAS_FAILED else f"{type(error).__name__}: {error}").encode(errors="surrogatepass")
         return ANSWER_HEAD.pack(kind, 0, 0, len(sentence), b""), sentence
     return ANSWER_HEAD.pack(HAS_PIXELS, *pixels.shape[1:], pixels.nbytes, pixel_digest(pixels).encode()), pixels.data
 

@@ -16,8 +16,8 @@ from PIL import Image
 
 from robench.core.contained_images import cell_bytes, slice_bytes
 from robench.core.errors import InputError
-from robench.core.pictures import opened_picture
-from robench.core.preprocessing import Preprocessing
+from robench.core.pictures import UnreadablePictureError, opened_picture
+from robench.core.preprocessing import ExtremeShapeError, Preprocessing
 
 Item = tuple[Any, ...]  # ("file", path), ("slice", path, offset, length), ...; text and whole numbers alone
 Pixels8 = np.ndarray[Any, np.dtype[np.uint8]]
@@ -47,8 +47,9 @@ def decoded_item(item: Item, preprocessing: Preprocessing = AS_THEY_ARE) -> Pixe
         preprocessing: how it is resized and cut.
 
     Raises:
-        DamagedImageError: where it cannot be read as an image of 8 bits a channel.
-        InputError: where it would become too large, or is smaller than the crop.
+        DamagedImageError: where it cannot be read as an image of 8 bits a channel, and where its shape is so extreme that it would
+            become too large.
+        InputError: where it is smaller than the crop.
     """
     name, content = READERS[item[0]](item)
     try:
@@ -60,8 +61,12 @@ def decoded_item(item: Item, preprocessing: Preprocessing = AS_THEY_ARE) -> Pixe
             return np.ascontiguousarray(np.asarray(fitted_picture(opaque, preprocessing)).transpose(2, 0, 1))
     except DamagedImageError:
         raise
-    except InputError as error:
-        raise (DamagedImageError(error) if str(error).startswith(name) else InputError(f"{name}: {error}")) from error
+    except UnreadablePictureError as error:
+        raise DamagedImageError(error) from error
+    except ExtremeShapeError as error:
+        raise DamagedImageError(f"{name}: {error}") from error
+    except InputError as error:  # which is of how images are prepared, not of this file
+        raise InputError(f"{name}: {error}") from error
 
 
 def fitted_picture(picture: Image.Image, preprocessing: Preprocessing) -> Image.Image:
@@ -159,21 +164,25 @@ def item_name(item: Item) -> str:
     return str(item[1])
 
 
-def item_extent(item: Item) -> tuple[int, int]:
+def item_extent(item: Item, preprocessing: Preprocessing = AS_THEY_ARE) -> tuple[int, int]:
     """Height and width of an image as its header says them; nothing is decoded.
 
     Args:
         item: where its bytes lie.
+        preprocessing: how it will be resized.
 
     Raises:
-        DamagedImageError: where it is no image.
+        DamagedImageError: where it is no image, and where it would become too large.
     """
     name, content = READERS[item[0]](item)
     try:
         with opened_picture(name, content) as image:
+            preprocessing.resized_extent(image.height, image.width)
             return image.height, image.width
-    except InputError as error:
+    except UnreadablePictureError as error:
         raise DamagedImageError(error) from error
+    except ExtremeShapeError as error:
+        raise DamagedImageError(f"{name}: {error}") from error
 
 
 def edge_bytes(item: Item, count: int) -> tuple[int, bytes, bytes]:

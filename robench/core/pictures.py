@@ -12,6 +12,11 @@ from PIL import Image, UnidentifiedImageError
 
 from robench.core.errors import InputError
 
+
+class UnreadablePictureError(InputError):
+    """A file is no image, a damaged one, or one of more pixels than are read."""
+
+
 # without EPS, for which Pillow starts Ghostscript, and formats that no set of images uses
 PICTURE_FORMATS = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 MOST_FILE_PIXELS = 89_478_485  # of one file; from here on Pillow warns of a bomb
@@ -26,8 +31,8 @@ def opened_picture(file: Path | str, content: bytes | None = None) -> Iterator[I
         content: the bytes of the image, where it is part of a larger file; `file` is then its name in sentences.
 
     Raises:
-        InputError: where it is none, damaged, or of more than MOST_FILE_PIXELS pixels, which a few bytes can claim; also in the block, for
-            whatever decoding raises.
+        UnreadablePictureError: where it is none, damaged, or of more than MOST_FILE_PIXELS pixels, which a few bytes can claim; also in the
+            block, for whatever decoding raises.
     """
     try:
         Image.init()
@@ -38,12 +43,16 @@ def opened_picture(file: Path | str, content: bytes | None = None) -> Iterator[I
             )
         with image:
             if image.width * image.height > MOST_FILE_PIXELS:
-                raise InputError(f"{file} says that it has {image.width} x {image.height} pixels: {MOST_FILE_PIXELS:,} are the most")
+                raise UnreadablePictureError(
+                    f"{file} says that it has {image.width} x {image.height} pixels: {MOST_FILE_PIXELS:,} are the most"
+                )
             yield image
     except InputError:
         raise
     except Image.DecompressionBombError:  # raised from its header, before its size can be asked for
-        raise InputError(f"{file} says that it has more than twice {MOST_FILE_PIXELS:,} pixels, the most that is read") from None
+        raise UnreadablePictureError(
+            f"{file} says that it has more than twice {MOST_FILE_PIXELS:,} pixels, the most that is read"
+        ) from None
     except Exception as error:  # decoders have exceptions of their own for each damage
         words = "it has no format that is known" if content is not None and isinstance(error, UnidentifiedImageError) else error
-        raise InputError(f"{file} cannot be read as an image ({words}): repair or remove it") from error
+        raise UnreadablePictureError(f"{file} cannot be read as an image ({words}): repair or remove it") from error

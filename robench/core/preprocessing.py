@@ -27,6 +27,10 @@ class UnofferedPreprocessingError(InputError):
     """A model wants its images prepared in a way that is not offered here; --image-size of the user's own takes its place."""
 
 
+class ExtremeShapeError(InputError):
+    """An image is so long and narrow that it would become larger than MOST_PIXELS."""
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """The geometry of torchvision's Resize and CenterCrop, which timm and others use as well.
@@ -73,7 +77,7 @@ class Preprocessing:
             width: of the image, in pixels.
 
         Raises:
-            InputError: where the image would become larger than MOST_PIXELS.
+            ExtremeShapeError: where the image would become larger than MOST_PIXELS.
         """
         if self.resize is None:
             return height, width
@@ -81,7 +85,9 @@ class Preprocessing:
             return self.resize
         longer = int(self.resize * max(height, width) / min(height, width))
         if self.resize * longer > MOST_PIXELS:
-            raise InputError(f"an image of {height}x{width} becomes {self.resize} by {longer} pixels: lower --resize, or leave it out")
+            raise ExtremeShapeError(
+                f"an image of {height}x{width} becomes {self.resize} by {longer} pixels: lower --resize, or leave it out"
+            )
         return (self.resize, longer) if height <= width else (longer, self.resize)
 
     def cut_extent(self, height: int, width: int) -> Extent:
@@ -92,7 +98,7 @@ class Preprocessing:
             width: of the image, in pixels.
 
         Raises:
-            InputError: where the image is smaller than the crop.
+            InputError: where the image is smaller than the crop; an ExtremeShapeError where it would become too large.
         """
         height, width = self.resized_extent(height, width)
         if self.crop is None:

@@ -178,12 +178,12 @@ def damaged_note(sentences: Sequence[str], n: int) -> str:
     return f"{many}: {'; '.join(sentences[:3])}{'; ...' if len(sentences) > 3 else ''}"
 
 
-def first_extent(chosen: Catalogue, skips: bool) -> Extent:
+def first_extent(chosen: Catalogue, preprocessing: Preprocessing, skips: bool) -> Extent:
     """Height and width of the first image, or of the first one that can be read where others are left out."""
     damaged = None
     for item in chosen.items:
         try:
-            return item_extent(item)
+            return item_extent(item, preprocessing)
         except DamagedImageError as error:
             if not skips:
                 raise
@@ -193,12 +193,12 @@ def first_extent(chosen: Catalogue, skips: bool) -> Extent:
 
 def common_extent(chosen: Catalogue, preprocessing: Preprocessing, skips: bool) -> Extent:
     """Height and width of all images; InputError where the headers of some say otherwise. Of many, some evenly spaced are looked at."""
-    first = first_extent(chosen, skips)
+    first = first_extent(chosen, preprocessing, skips)
     if preprocessing.crop is not None or isinstance(preprocessing.resize, tuple):
         return preprocessing.cut_extent(*first)
     for place in sampled_places(len(chosen)):
         try:
-            other = item_extent(chosen.items[place])
+            other = item_extent(chosen.items[place], preprocessing)
         except DamagedImageError:
             if not skips:
                 raise

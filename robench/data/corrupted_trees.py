@@ -92,7 +92,7 @@ def read_tree_set(
     ranks, y = ranks_and_labels(file_names, kinds)
     order = sorted(range(len(file_names)), key=lambda place: (ranks[place], y[place]))
     files = [file_names[place] for place in order]
-    seen = first_readable_extent([("plain", str(first / file)) for file in files[:TRIED_FIRST]])
+    seen = first_readable_extent([("plain", str(first / file)) for file in files[:TRIED_FIRST]], asked or AS_THEY_ARE)
     how, words = preprocessing_of_tree(seen, asked)
     if words.startswith("resize=") and not enlarges:
         refuse_images_below_crop(folder, seen, how)
@@ -107,12 +107,12 @@ def read_tree_set(
     )  # fmt: skip
 
 
-def first_readable_extent(items: Sequence[Item]) -> Extent:
+def first_readable_extent(items: Sequence[Item], preprocessing: Preprocessing) -> Extent:
     """Height and width of the first of some images that can be read; the error of the first where none can."""
     damaged: DamagedImageError | None = None
     for item in items:
         try:
-            return item_extent(item)
+            return item_extent(item, preprocessing)
         except DamagedImageError as error:  # it is named once it is decoded, if it is among those that are chosen
             damaged = damaged or error
     raise damaged or InputError("there is no image to look at")

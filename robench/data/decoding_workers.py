@@ -123,7 +123,7 @@ def read_answer(answers: IO[bytes]) -> Answer:
     body = read_whole(answers, size)
     if kind == HAS_PIXELS:
         return np.frombuffer(body, np.uint8).reshape(3, height, width), digest.decode()
-    sentence = bytes(body).decode()
+    sentence = bytes(body).decode(errors="surrogatepass")  # a name need not be UTF-8
     if kind in (IS_DAMAGED, IS_REFUSED):
         return DamagedImageError(sentence) if kind == IS_DAMAGED else InputError(sentence)
     return RuntimeError(f"a process that decodes images failed: {sentence}")

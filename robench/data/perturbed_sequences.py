@@ -306,7 +306,7 @@ def frames_of_videos(
 def digest_of_videos(tops: Mapping[str, Path], listed: Sequence[str], ids: Tensor, cells: Sequence[SequenceCell], rows: Tensor) -> str:
     """The digest of the names of these videos, and of sizes and bytes of some of each perturbation."""
     names = [listed[place] for place in ids[rows.cpu()].tolist()]
-    digest = hashlib.sha256("\n".join(names).encode())
+    digest = hashlib.sha256("\n".join(names).encode(errors="surrogateescape"))
     for stem in dict.fromkeys(stem_of_cell(*cell) for cell in cells):
         for place in ids[some_rows(rows)].tolist():
             digest.update((tops[stem] / listed[place]).read_bytes())

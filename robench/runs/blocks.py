@@ -36,22 +36,21 @@ def run_in_blocks(run: Run, how: RunOptions) -> tuple[IntervalKind, list[str], f
         exchange_entries(run, 0)
         return WILSON, leave_out_skipped(run), 0.0
     order, seen_count, since, notes = shuffled_places(n, how.seed), 0, 0, list[str]()
-    interval = anytime_interval(n) if how.until is not None else WILSON
     blocks, narrowed = BlockSizes(run, how), False
     while not narrowed and (size := blocks.next_size(seen_count)):
         seen_count += size
-        run_block(
-            replace(run, sentence_of=partial(progress_sentence, interval, order[:seen_count], how)), order[seen_count - size : seen_count]
-        )
+        run_block(replace(run, sentence_of=partial(progress_sentence, order[:seen_count], how)), order[seen_count - size : seen_count])
         since = exchange_entries(run, since)
-        narrowed = how.until is not None and is_narrow_enough(run, interval, order[:seen_count], how.until)
+        narrowed = how.until is not None and is_narrow_enough(run, order[:seen_count], how.until)
     run.ledger.seen = torch.zeros(n, dtype=torch.bool)
     run.ledger.seen[order[:seen_count]] = True
-    what = f"of which {seen_count} were seen" if seen_count < n or how.until is not None else ""
     notes += leave_out_skipped(run)
+    readable, population = readable_of(run, order[:seen_count])
     if how.until is not None:
-        notes.append(f"the intervals speak of the {n} chosen images alone, {what}, not of others like them")
+        of_all = f"the {population} chosen images{' that can be read' if population < n else ''}"
+        notes.append(f"the intervals speak of {of_all} alone, of which {len(readable)} were seen, not of others like them")
     notes += [] if narrowed else blocks.notes(seen_count)
+    interval = anytime_interval(population) if how.until is not None else WILSON
     return interval, notes, blocks.spent_seconds()
 
 
@@ -65,11 +64,11 @@ def leave_out_skipped(run: Run) -> list[str]:
         InputError: where no image is left.
     """
     ledger = run.ledger
-    seen_count = int(ledger.seen.sum())
-    ledger.seen = ledger.seen & ~ledger.is_skipped()
-    if not ledger.skipped:
+    seen, seen_count = ledger.seen, int(ledger.seen.sum())
+    ledger.seen = seen & ~ledger.is_skipped()
+    if bool((ledger.seen == seen).all()):
         return []
-    sentences = [why for _, why in sorted(ledger.skipped.items())]
+    sentences = [why for place, why in sorted(ledger.skipped.items()) if seen[place]]
     if not bool(ledger.seen.any()):
         raise InputError(f"none of the images that were chosen can be read, as {sentences[0]}")
     return [damaged_note(sentences, seen_count)]
@@ -153,30 +152,45 @@ def last_attacks(run: Run) -> list[Stage]:
     return list({stage.about["cascade"]: stage for stage in run.stages if stage.kind == "attack" and stage.is_reported}.values())
 
 
-def is_narrow_enough(run: Run, interval: IntervalKind, seen: Tensor, until: float) -> bool:
-    """Whether every verdict's interval is narrow enough, that of the worst of several threats too."""
+def readable_of(run: Run, seen: Tensor) -> tuple[Tensor, int]:
+    """Those of the places seen whose images can be read, and of how many images their verdicts speak: all but those known to be damaged.
+
+    Args:
+        run: the run under way.
+        seen: places of images; what a journal holds of later ones says nothing yet.
+    """
+    readable = seen[~run.ledger.is_skipped()[seen]]
+    return readable, len(run.pool) - len(seen) + len(readable)
+
+
+def is_narrow_enough(run: Run, seen: Tensor, until: float) -> bool:
+    """Whether every verdict's interval is narrow enough, that of the worst of several threats too; images left out are none of it."""
     # a journal may hold part of a later block: what has not been through all stages says nothing yet
+    readable, population = readable_of(run, seen)
+    if not len(readable):
+        return False
     standing: list[Tensor] = []
     for case in run.cases:
-        right_by_stage = {stage: run.ledger.right(case.name, stage)[seen] for stage in last_attacks(run)}
+        right_by_stage = {stage: run.ledger.right(case.name, stage)[readable] for stage in last_attacks(run)}
         standing += right_by_stage.values()
         if several := [some for stage, some in right_by_stage.items() if stage.source is None]:
             standing.append(torch.stack(several).all(0))
-    spans = [interval.bounds(int(some.sum()), len(seen)) for some in standing]
+    spans = [anytime_bounds(int(some.sum()), len(readable), population) for some in standing]
     return all((high - low) / 2 <= until for low, high in spans)
 
 
-def progress_sentence(interval: IntervalKind, seen: Tensor, how: RunOptions, run: Run, stage: Stage, case: Case) -> str:
+def progress_sentence(seen: Tensor, how: RunOptions, run: Run, stage: Stage, case: Case) -> str:
     """What is known once the images at the places `seen` have been through the last stage, as a sentence; "" before."""
     if stage is not run.stages[-1]:
         return ""
     who = f"{case.name}: " if run.has_several_subjects else ""
-    if how.until is None or stage.kind != "attack":
+    readable, population = readable_of(run, seen)
+    if how.until is None or stage.kind != "attack" or not len(readable):
         return f"{who}{len(seen)} image{'s' * (len(seen) != 1)} seen"
-    standing = int(run.ledger.right(case.name, stage)[seen].sum())
-    low, high = interval.bounds(standing, len(seen))
-    span = f"95 % interval of the {len(run.pool)} chosen images {100 * low:.1f} - {100 * high:.1f}"
-    return f"{who}{len(seen)} image{'s' * (len(seen) != 1)} seen: {100 * standing / len(seen):.2f} % left, {span}"
+    standing = int(run.ledger.right(case.name, stage)[readable].sum())
+    low, high = anytime_bounds(standing, len(readable), population)
+    span = f"95 % interval of the {population} chosen images {100 * low:.1f} - {100 * high:.1f}"
+    return f"{who}{len(seen)} image{'s' * (len(seen) != 1)} seen: {100 * standing / len(readable):.2f} % left, {span}"
 
 
 def exchange_entries(run: Run, since: int) -> int:

@@ -135,10 +135,24 @@ def test_a_few_bytes_that_claim_a_huge_image_get_one_sentence(tmp_path):
             read(header_only_png(tmp_path / "large.png", 10_000, 9_000))
 
 
-def test_a_thin_image_that_would_become_huge_is_refused_before_it_is_decoded(tmp_path):
+@pytest.mark.parametrize("read", [decoded_item, item_extent])
+def test_a_thin_image_that_would_become_huge_counts_as_damaged_before_it_is_decoded(read, tmp_path):
     item = header_only_png(tmp_path / "thin.png", 1_000_000, 1)
-    with pytest.raises(InputError, match=r"thin.png: an image of 1x1000000 becomes 256 by 256000000 pixels: lower --resize"):
-        decoded_item(item, USUAL)
+    with pytest.raises(DamagedImageError, match=r"thin.png: an image of 1x1000000 becomes 256 by 256000000 pixels: lower --resize"):
+        read(item, USUAL)
+
+
+def test_what_is_of_the_options_and_not_of_the_file_is_no_damage(tmp_path):
+    item = saved(tmp_path / "small.png", Image.fromarray(RAMP))
+    with pytest.raises(InputError, match=r"small.png: an image of 5x7 pixels does not fill a crop of 224x224") as found:
+        decoded_item(item, Preprocessing(None, (224, 224)))
+    assert not isinstance(found.value, DamagedImageError)
+
+
+def test_a_name_with_a_control_character_is_told_and_its_damage_known(tmp_path):
+    (tmp_path / "a\rb.png").write_bytes(b"no image")
+    with pytest.raises(DamagedImageError, match=r"a\?b.png cannot be read as an image"):
+        decoded_item(("file", str(tmp_path / "a\rb.png")))
 
 
 @pytest.mark.parametrize("name", ODD_PICTURES)

@@ -178,6 +178,34 @@ def test_damaged_files_are_left_out_where_that_is_wanted_and_counted(place, rows
     assert f"{len(rows)} of the 18 chosen images cannot be read and are left out: " in images.notes[-1]
 
 
+@pytest.mark.parametrize("place", ["memory", "disk"])
+@pytest.mark.parametrize("row", [0, 7])
+def test_an_image_too_narrow_to_be_resized_is_named_or_left_out_and_counted(place, row, tree, tmp_path):
+    top = copied(tree, tmp_path)
+    whole = read(tree, "memory")
+    Image.new("RGB", (1, 60_000)).save(top / whole.files[row], format="PNG")
+    with pytest.raises(
+        DamagedImageError, match=rf"{Path(whole.files[row]).name}: an image of 60000x1 becomes 40 by 2400000 pixels"
+    ) as found:
+        read(top, place, resize=40).x[:]
+    images = readable_images_of(read(top, place, skip_damaged=True))
+    assert images.ids.tolist() == [number for number in whole.ids.tolist() if number != whole.ids[row]]
+    assert "1 of the 18 chosen images cannot be read and are left out: " in images.notes[-1]
+    assert Path(whole.files[row]).name in str(found.value)
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_a_damaged_file_whose_name_is_not_utf8_is_named_by_workers_too(workers, tree, tmp_path):
+    top = copied(tree, tmp_path)
+    odd = os.fsdecode(os.fsencode(top / "a") + b"/\xe9.jpg")
+    Path(odd).write_bytes(b"no image")
+    images = read(top, "disk", workers, skip_damaged=True)
+    row = next(row for row, item in enumerate(images.x.decoder.items) if item[1] == odd)
+    with pytest.raises(DamagedImageError) as found:
+        images.x[torch.tensor([row])]
+    assert found.value.reasons[0].startswith(f"{odd} cannot be read as an image")
+
+
 def test_where_all_are_damaged_there_is_nothing_to_measure(tree, tmp_path):
     top = copied(tree, tmp_path)
     for path in top.rglob("*.*"):

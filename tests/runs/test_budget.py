@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from commandline import read, refused, robench
 from places import CHECKPOINT
 from torch import nn
 
+from robench.core.decoding import DamagedImageError
 from robench.core.errors import InputError, UnfinishedError
 from robench.core.recipes import parse_recipe
 from robench.core.rows import blank_row
@@ -57,7 +59,7 @@ def run(problem, monkeypatch):
     monkeypatch.setattr(measure, "run_in_blocks", timed)
 
     def run(*, budget=None, folder=None, resume=False, chosen=("fgsm", "random-noise,t=0.3"), batch=16, limit=math.inf, until=None,
-            threats=LINF, models=1, seed=0):  # fmt: skip
+            threats=LINF, models=1, seed=0, damaged=()):  # fmt: skip
         how = RunOptions(seed, batch, budget=budget, folder=folder, resume=resume, until=until)
         asked = RunRequest([parse_recipe(one) for one in chosen], threats)
         subjects = []
@@ -65,9 +67,20 @@ def run(problem, monkeypatch):
             model = Clocked(p)
             model.limit = Clocked.clock + limit
             subjects.append(Subject(model, blank_row().__class__(**{**vars(blank_row()), "checkpoint": f"m{number}"})))
-        return execute(subjects, pool_of_images(images), stages_of(asked, images, how), how)
+        return execute(subjects, pool_without(pool_of_images(images), damaged), stages_of(asked, images, how), how)
 
     return run
+
+
+def pool_without(pool, damaged):
+    """A pool in which the images at some places cannot be read, and are left out."""
+
+    def pixels(places):
+        if reasons := {row: f"image {place}" for row, place in enumerate(places.tolist()) if place in damaged}:
+            raise DamagedImageError("damaged", reasons)
+        return pool.pixels(places)
+
+    return replace(pool, pixels=pixels, skips_damaged=True) if damaged else pool
 
 
 def verdicts(found):
@@ -184,6 +197,29 @@ def test_until_waits_for_every_verdict_of_several_models_and_threats(run):
             low, high = part.interval.bounds(left, n)
             assert (high - low) / 2 <= 0.12
     within(run(chosen=chosen, threats=threats, models=2), part)
+
+
+def test_images_that_are_left_out_have_not_fallen_where_a_run_stops_at_a_narrow_interval(run):
+    easy, until, damaged = (Threat("linf", 1e-6),), 0.1, range(0, 60, 3)
+    part = run(chosen=("fgsm",), until=until, threats=easy, damaged=damaged, batch=5)
+    (attack,) = part.stages_of_kind("attack")
+    n, chosen = int(part.ledger.seen.sum()), 60 - len(part.ledger.skipped)
+    left = int((part.ledger.right("m0", attack) & part.ledger.seen).sum())
+    assert left == n < 40
+    assert part.interval.name == f"anytime, of {chosen} images"
+    assert (1 - part.interval.bounds(left, n)[0]) / 2 <= until
+    assert (1 - part.interval.bounds(left - 5, n - 5)[0]) / 2 > until  # a block of five less would not do
+    seen = n + len(part.ledger.skipped)
+    assert part.notes[-2].startswith(f"{len(part.ledger.skipped)} of the {seen} chosen images cannot be read")
+    assert part.notes[-1].startswith(f"the intervals speak of the {chosen} chosen images that can be read alone, of which {n} were seen")
+
+
+def test_where_all_that_can_be_read_are_seen_the_interval_is_a_point(run):
+    part = run(chosen=("fgsm",), until=1e-4, damaged=range(7), batch=20)
+    (attack,) = part.stages_of_kind("attack")
+    left = int((part.ledger.right("m0", attack) & part.ledger.seen).sum())
+    assert part.interval.bounds(left, 53) == pytest.approx((left / 53, left / 53))
+    assert int(part.ledger.seen.sum()) == 53
 
 
 @pytest.mark.parametrize(
