@@ -285,7 +285,8 @@ def load_reference(options: CorruptOptions, images: Images, source: CorruptionSo
 
 def one_more_model(model: str, images: Images, on: str, common: CommonOptions) -> LoadedModel:
     """A model that is measured along, under the labels of the others; the options of loading are those of the others alone."""
-    return told_models(opened_models([model], [images], on, None), [images], [], on, common, None)[0]
+    alone = CommonOptions(download=common.download)
+    return told_models(opened_models([model], [images], on, alone), [images], [], on, common, None)[0]
 
 
 def refuse_corrupt_options(models: Sequence[str], options: CorruptOptions, common: CommonOptions) -> None:

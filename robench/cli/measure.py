@@ -120,7 +120,7 @@ def job_result(loaded: LoadedJob, place: Destination, quiet: bool) -> Result:
     how: dict[str, Any] = {
         "threats": loaded.threats, "seed": common.seed, "batch_size": loaded.batch_size, "device": loaded.subjects[0].device,
         "budget": common.budget, "folder": place, "resume": place.resume, "track": image_progress(quiet),
-        "prepare": bool(loaded.job.attacks()),
+        "prepare": bool(loaded.job.attacks()), "download": common.download,
     }  # fmt: skip
     return saliency_result(loaded, place, quiet, how) if loaded.job.command == "saliency" else suite_result(loaded, place, how)
 

@@ -112,6 +112,7 @@ def evaluate(
     made: PathLike | None = None,
     examine: bool = False,
     prepare: bool = False,
+    download: bool = False,
     track: Track = untracked_chunks,
 ) -> Result:
     """Everything that a suite names, in one run: attacks on the images that still stand, probes, corruptions, saliency maps.
@@ -157,6 +158,7 @@ def evaluate(
             x-NAME-LEVEL.npy, and the maps of methods as maps-MODEL-METHOD.npy; zeros where an image was not tried.
         examine: whether the diagnostics are run on the first images, before the attacks.
         prepare: whether the attacks' passes are made cheaper where that pays, as the command line does; it can move last bits.
+        download: whether weights of models that attacks are transferred from may be fetched where they are missing.
         track: wraps chunks of images to show progress.
 
     Returns:
@@ -187,7 +189,7 @@ def evaluate(
     how = {
         "seed": seed, "batch_size": batch_size, "device": device, "engine": engine, "precision": precision, "compiled": compiled,
         "until": until, "budget": budget, "folder": folder, "resume": resume, "examine": examine, "prepare": prepare, "track": track,
-        "made_folder": folder_of,
+        "made_folder": folder_of, "download": download,
     }  # fmt: skip
     notes = notes_of_reading(x, images)
     return result_of_run(subjects, images, request, how, notes=notes, save=as_path(save, "save"), pngs=as_path(pngs, "pngs"))
@@ -217,6 +219,7 @@ def attack(
     pngs: PathLike | None = None,
     examine: bool = False,
     prepare: bool = False,
+    download: bool = False,
     track: Track = untracked_chunks,
 ) -> Result:
     """One attack on the images that a model gets right.
@@ -244,6 +247,7 @@ def attack(
         pngs: a folder that takes them as pictures.
         examine: whether the diagnostics are run.
         prepare: whether passes are made cheaper where that pays.
+        download: whether weights of models in "transfer:MODEL" may be fetched.
         track: shows progress.
 
     Returns:
@@ -263,7 +267,7 @@ def attack(
         model, x, y, suite=[recipe_of_kind(recipe, "attack")], norm=norm, eps=eps, threats=threats, ids=ids, seed=seed,
         batch_size=batch_size,
         device=device, engine=engine, precision=precision, compiled=compiled, until=until, budget=budget, folder=folder, resume=resume,
-        save=save, pngs=pngs, examine=examine, prepare=prepare, track=track,
+        save=save, pngs=pngs, examine=examine, prepare=prepare, download=download, track=track,
     )  # fmt: skip
 
 
@@ -443,6 +447,7 @@ def saliency(
     resume: bool = False,
     save: PathLike | None = None,
     prepare: bool = False,
+    download: bool = False,
     track: Track = untracked_chunks,
     tell: Callable[[Sequence[str]], None] = tell_nothing,
 ) -> Result:
@@ -474,6 +479,7 @@ def saliency(
         resume: go on with that state.
         save: a folder that takes the maps of each model and method, (N, C, H, W), as maps-MODEL-METHOD.npy.
         prepare: whether the passes of attacks in `against` are made cheaper where that pays, as the command line does.
+        download: whether weights of models in "transfer:MODEL" may be fetched.
         track: shows progress.
         tell: is given the notes that are known before the first image is measured, such as what a method costs.
 
@@ -503,7 +509,7 @@ def saliency(
     )  # fmt: skip
     how = {
         "seed": seed, "batch_size": batch_size, "device": device, "budget": budget, "folder": folder, "resume": resume, "track": track,
-        "prepare": prepare,
+        "prepare": prepare, "download": download,
     }  # fmt: skip
     notes_before_run = [*notes_of_reading(x, images), *notes, *advance_notes(recipes, score_list, torch.empty(1, *images.shape))]
     tell(notes_before_run)

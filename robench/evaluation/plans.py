@@ -67,26 +67,46 @@ def refuse_unknown(request: RunRequest, engine: str) -> None:
         refuse_no_images(recipe)
 
 
-def resolved_attacks(suite: str | Sequence[Recipe], norm: str, engine: str, device: str) -> list[tuple[Recipe, Attack]]:
-    """The recipes of a suite with the functions that they name in an engine."""
+def resolved_attacks(
+    suite: str | Sequence[Recipe], norm: str, engine: str, device: str, *, download: bool = False
+) -> list[tuple[Recipe, Attack]]:
+    """The recipes of a suite with the functions that they name in an engine; weights of surrogates are fetched where that is allowed."""
     table = lookup(engine, ENGINES, "engine")
     recipes = suite_recipes(suite, norm) if isinstance(suite, str) else suite
     return [
-        (recipe, transfer_attack(recipe, device) if recipe.name.startswith(TRANSFER) else resolve(recipe, table, "attack"))
+        (
+            recipe,
+            transfer_attack(recipe, device, download=download) if recipe.name.startswith(TRANSFER) else resolve(recipe, table, "attack"),
+        )
         for recipe in recipes
     ]
 
 
-def transfer_attack(recipe: Recipe, device: str) -> Attack:
+def transfer_attack(recipe: Recipe, device: str, *, download: bool = False) -> Attack:
     """The transfer attack from the model that `transfer:MODEL` names; options that are none of the attack's are the model's."""
     name, options = recipe.name.removeprefix(TRANSFER), dict(recipe.options)
     if is_library(name):
         of_model = {key: options.pop(key) for key in recipe.options if key not in options_of(transfer)}
         name = recipe_text(Recipe(name, options=of_model))
-    surrogate = load_with_origin(name, device=device)
+    surrogate = load_with_origin(name, device=device, download=download)
     into_eval(surrogate.model).requires_grad_(False)
     attack = partial(transfer, surrogate=answer_logits_alone(surrogate.model))
     return resolve(Recipe("transfer", recipe.weight, options), {"transfer": attack}, "attack")
+
+
+def fetch_named_surrogates(recipes: Sequence[Recipe], *, download: bool) -> None:
+    """Opens the models that attacks name by a library, so that what is missing is fetched, or refused, before hours are spent.
+
+    Args:
+        recipes: recipes of any kind.
+        download: whether weights that are missing may be fetched.
+
+    Raises:
+        InputError: where one cannot be opened.
+    """
+    for recipe in recipes:
+        if recipe.name.startswith(TRANSFER) and is_library(recipe.name.removeprefix(TRANSFER)):
+            transfer_attack(recipe, "cpu", download=download)
 
 
 def surrogate_names(recipes: Sequence[Recipe]) -> list[str]:
@@ -156,7 +176,7 @@ def change_stage(
         raise InputError(f"{recipe.label} needs the images as they are: name them with --data")
     if kind == "probe":
         return probe_stage(recipe, clean=clean, source=source, reported=False)
-    attack = resolved_attacks([recipe], threat.norm, "robench", how.device)[0][1]
+    attack = resolved_attacks([recipe], threat.norm, "robench", how.device, download=how.download)[0][1]
     return attack_stage(recipe, attack, threat, "engine=robench", clean=clean, source=source, reported=False)
 
 
@@ -248,7 +268,12 @@ def cascade_stages(request: RunRequest, key: str, how: RunOptions, clean: Stage,
         ]
         threats = [threat for threat in request.threats if threat.norm == norm]
         stages += attack_stages(
-            resolved_attacks(mine, norm, how.engine, how.device), threats, how.engine, how.precision, clean=clean, source=source
+            resolved_attacks(mine, norm, how.engine, how.device, download=how.download),
+            threats,
+            how.engine,
+            how.precision,
+            clean=clean,
+            source=source,
         )
     return stages
 

@@ -297,6 +297,7 @@ class RunOptions:
     prepare: bool = False
     track: Track = untracked_chunks
     made_folder: Path | None = None
+    download: bool = False  # weights that models of transfer attacks lack
 
 
 def pixels_for_model(x: Tensor, model: nn.Module, device: str) -> Tensor:

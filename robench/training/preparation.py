@@ -22,7 +22,7 @@ from robench.data import Images, class_coverage, holdout, load_images, stratifie
 from robench.data.catalogues import readable_images_of
 from robench.data.class_names import classes_by_number
 from robench.data.class_names import first_class_names as few_of
-from robench.evaluation.plans import surrogate_names
+from robench.evaluation.plans import fetch_named_surrogates, surrogate_names
 from robench.evaluation.recipe_kinds import refuse_unresolvable
 from robench.evaluation.suites import suite_recipes
 from robench.explainers.hooks import has_no_gradient
@@ -68,7 +68,7 @@ class PreparedTraining:
 
 def prepare_training(
     images: Images, test: Images | None, preset: str, overrides: Mapping[str, Any], *, seed: int, suite: str | Sequence[Recipe],
-    eval_n: int, processes: int = 1,
+    eval_n: int, processes: int = 1, download: bool = False,
 ) -> PreparedTraining:  # fmt: skip
     """A training as far as that goes before its first step.
 
@@ -83,6 +83,7 @@ def prepare_training(
         suite: what is run at the end.
         eval_n: how many images are attacked then.
         processes: how many share each batch.
+        download: whether weights of models that attacks in the suite name may be fetched.
 
     Raises:
         InputError: one sentence, for the first thing that cannot be.
@@ -104,7 +105,9 @@ def prepare_training(
     recipes = loss_recipes(settings)
     refuse_unreachable(recipes, plan.threat, images.shape)
     refuse_batch_size(model, plan, processes)
-    refuse_unresolvable(suite_recipes(suite, plan.threat.norm) if isinstance(suite, str) else suite, "robench")
+    attacks = suite_recipes(suite, plan.threat.norm) if isinstance(suite, str) else suite
+    refuse_unresolvable(attacks, "robench")
+    fetch_named_surrogates(attacks, download=download)
     notes += [
         *penalty_notes(settings["reg"], model, training),
         *cut_notes(recipes, model, training),
@@ -134,7 +137,9 @@ def refuse_untrainable(cells: Mapping[str, Mapping[str, Any]], words: Mapping[st
         overrides = {key: value for key, value in cell.items() if key != "seed"}
         if overrides not in earlier_overrides:
             try:
-                prepare_training(images, test, name, overrides, seed=words["seed"], suite=suite, eval_n=words["eval_n"])
+                prepare_training(
+                    images, test, name, overrides, seed=words["seed"], suite=suite, eval_n=words["eval_n"], download=words["download"]
+                )
             except InputError as error:
                 raise InputError(f"the cell {setting} cannot be trained: {error}") from error
         earlier_overrides.append(overrides)

@@ -227,7 +227,9 @@ def train(
     # 3. settings, split of the images, first weights, plan (preparation)
     usual, world = default_preset(images.shape), current_world()
     preset = preset or usual
-    prepared = prepare_training(images, test, preset, overrides, seed=seed, suite=suite, eval_n=eval_n, processes=world.size)
+    prepared = prepare_training(
+        images, test, preset, overrides, seed=seed, suite=suite, eval_n=eval_n, processes=world.size, download=download
+    )
     settings, recipes = prepared.settings, loss_recipes(prepared.settings)
     words = initial_meta(prepared, images, preset, seed=seed, select=select, measure=measure, eval_n=eval_n, suite=suite)
 

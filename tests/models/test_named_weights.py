@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from commandline import refused, robench
 from needed import needed
 from weight_caches import json_bytes, moved_statistics, put_hub_files, put_torch_weights, safetensors_bytes, use_empty_caches
 
@@ -53,6 +55,46 @@ def test_weights_by_name_are_the_source_of_a_transfer_attack(squeezenet):
     assert torch.equal(attack.keywords["surrogate"](x), squeezenet[0]((x - MEAN) / STD))
     with pytest.raises(InputError, match=r"could not be built with its weights .*colour"):
         transfer_attack(parse_recipe("transfer:tv/squeezenet1_1,weights=DEFAULT,colour=red"), "cpu")
+
+
+OWN = """
+import torch
+
+def net():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 64 * 64, 1000))
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["attack", "MODEL", "--attack", "transfer:tv/squeezenet1_1,weights=DEFAULT,steps=1", "--eps", "4/255"],
+        ["saliency", "MODEL", "--against", "transfer:tv/squeezenet1_1,weights=DEFAULT,steps=1", "--eps", "4/255"],
+        ["corrupt", "MODEL", "--corruption", "contrast", "--severity", "1", "--reference", "tv/squeezenet1_1,weights=DEFAULT"],
+    ],
+)
+def test_the_network_is_used_for_a_surrogate_and_a_reference_where_the_user_says_so(words, squeezenet, monkeypatch, tmp_path):
+    file, kept = squeezenet[1], squeezenet[1].read_bytes()
+    fetched = []
+
+    def fetch(url, place, *_, **__):
+        fetched.append(url)
+        Path(place).write_bytes(kept)
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
+    file.unlink()
+    (tmp_path / "own.py").write_text(OWN)
+    np.savez(tmp_path / "data.npz", x=np.random.default_rng(0).integers(0, 256, (4, 3, 64, 64), np.uint8), y=np.arange(4))
+    call = [f"{tmp_path}/own.py:net" if word == "MODEL" else word for word in words]
+    call += ["--data", f"npz:{tmp_path}/data.npz", "--classes", "as-is", "--quiet", "--out", str(tmp_path / "out")]
+    said = refused(*call)
+    assert file.name in said
+    assert "--download" in said
+    assert fetched == []
+    robench(*call, "--download")
+    assert len(fetched) == 1
+    assert file.exists()
 
 
 def test_the_data_may_have_fewer_classes_than_the_weights_and_not_more(squeezenet):
