@@ -28,9 +28,11 @@ from robench.cli.loading import (
     opened_models,
     print_image_notes,
     refuse_other_orders,
+    relabelled_images,
     set_up_device,
     told_models,
     training_data_name,
+    ways_of_models,
 )
 from robench.cli.measure import RunDescription, batch_size_of, measure_and_report
 from robench.cli.options import CommonOptions, with_option_groups
@@ -201,13 +203,15 @@ def measure_corrupted_images(
     from robench.models.output_choice import refuse_others_beside_choice
 
     asked = asked_labels(common)
-    loaded, each, labels = labelled_models(models, each, asked, notes, on, common, source.y)
+    shown = each
+    loaded, each, labels = labelled_models(models, shown[: len(models)], asked, notes, on, common, source.y)
     source, images = relabelled_source(source, labels), each[0]
+    beside = images if shown[-1] is shown[0] else relabelled_images(shown[-1:], labels)[0]  # the images of a reference
     if options.reference not in (None, "alexnet"):
         refuse_others_beside_choice(loaded, [str(options.reference)], "reference")
         refuse_other_orders(source.classes, [str(options.reference)], asked.way, "reference")
     subjects = [LoadedSubject(one, its, "", (), on, asked.way) for one, its in zip(loaded, each, strict=True)]
-    reference = load_reference(options, images, source, common, on)
+    reference = load_reference(options, images, beside, source, common, on)
     results: list[Result] = []
 
     def measure(place: Destination, quiet: bool) -> Result:
@@ -273,20 +277,26 @@ def subject_on_source(one: LoadedSubject, source: CorruptionSource, first: Image
     return replace(subject, about=replace(subject.about, data=source.name, split=source.split))
 
 
-def load_reference(options: CorruptOptions, images: Images, source: CorruptionSource, common: CommonOptions, on: str) -> Any:
-    """The model by whose errors others are divided, the published errors of AlexNet, or None."""
+def load_reference(
+    options: CorruptOptions, images: Images, its: Images, source: CorruptionSource, common: CommonOptions, on: str
+) -> Any:  # fmt: skip
+    """The model by whose errors others are divided, with its own pixels of the images, the published errors of AlexNet, or None."""
     from robench.evaluation.arguments import as_reference as known
 
     if options.reference in (None, "alexnet"):
         return known(options.reference, images, source)
-    one = one_more_model(str(options.reference), images, on, common)
-    return subject_on_source(LoadedSubject(one, images, "", (), on), source)
+    one = one_more_model(str(options.reference), its, on, common)
+    return subject_on_source(LoadedSubject(one, its, "", (), on), source, images)
 
 
 def one_more_model(model: str, images: Images, on: str, common: CommonOptions) -> LoadedModel:
     """A model that is measured along, under the labels of the others; the options of loading are those of the others alone."""
     alone = CommonOptions(download=common.download)
-    return told_models(opened_models([model], [images], on, alone), [images], [], on, common, None)[0]
+    try:
+        loaded = opened_models([model], [images], on, alone)
+    except InputError as error:
+        raise InputError(f"the reference {model}: {str(error).removeprefix(f'{model}: ')}") from error
+    return told_models(loaded, [images], [], on, common, None)[0]
 
 
 def refuse_corrupt_options(models: Sequence[str], options: CorruptOptions, common: CommonOptions) -> None:
@@ -406,7 +416,7 @@ def refuse_sequence_options(options: CorruptOptions, common: CommonOptions) -> N
 def images_and_source(
     models: Sequence[str], options: CorruptOptions, common: CommonOptions, device: str
 ) -> tuple[list[Images], CorruptionSource, list[str]]:
-    """The images of each model as they are (of a set alone: mild ones), where the corrupted ones come from, and notes."""
+    """The images of each model, then of the reference, as they are (of a set: mild ones), where corrupted ones come from, and notes."""
     from robench.data.catalogues import readable_images_of
     from robench.data.class_names import class_order_for
     from robench.data.corrupted_sets import mildest_cell
@@ -420,7 +430,7 @@ def images_and_source(
     from_set = options.source is not None  # whose classes may be those of a folder, whatever the clean images are
     choice["class_order"] = class_order_for("folder:" if from_set else str(data), models, metas, order, asked.way, asked.label_map)
     if from_set:
-        how, more = preprocessing_of_all(models, options, choice, common)
+        how, more = way_of_set(models, options, choice, common)
         corrupted, clean, rows = corrupted_from_folder(options, data, choice, order is not None, common, how)
         images = (
             clean
@@ -430,8 +440,8 @@ def images_and_source(
         source = replace(source_from_set(corrupted, rows, clean), skips_damaged=choice["skip_damaged"])
         for note in source.notes:
             print_message(f"Note: {note}", common.quiet)
-        return [images] * max(1, len(models)), source, more
-    each, more = images_of_models(models, str(data), choice, common)
+        return [images] * max(1, len(models) + len(reference_names(options))), source, more
+    each, more = images_of_models([*models, *reference_names(options)], str(data), choice, common)
     if options.export is not None:  # which needs all images at all severities
         readable = {id(one): readable_images_of(one) for one in each}
         each = [readable[id(one)] for one in each]
@@ -442,25 +452,25 @@ def images_and_source(
     return each, source, more
 
 
-def preprocessing_of_all(
+def way_of_set(
     models: Sequence[str], options: CorruptOptions, choice: dict[str, Any], common: CommonOptions
 ) -> tuple[Preprocessing | None, list[str]]:
     """How images are resized and cut for all models of a call on a set on the disk, and notes; InputError where they differ in it."""
-    from robench.core.preprocessing import chosen_preprocessing
-    from robench.models.preprocessing import model_preprocessing
-
-    sizes = {name: choice[name] for name in ("image_size", "resize", "interpolation")}
-    reference = [options.reference] if options.reference not in (None, "alexnet") else []
-    everyone = [*models, *map(str, reference)] or [""]
-    chosen = [chosen_preprocessing(model_preprocessing(one, download=common.download) if one else None, **sizes) for one in everyone]
-    ways = list(dict.fromkeys(how for how, _ in chosen if how is not None))  # who says nothing is shown what the others take
-    if len({how if common.data else how.crop for how in ways}) > 1:
+    chosen, notes = ways_of_models([*models, *reference_names(options)], choice, common.download)
+    ways = list(dict.fromkeys(how for how in chosen if how is not None))  # who says nothing is shown what the others take
+    resizes = bool(common.data) or choice["image_size"] is not None or choice["resize"] is not None  # else images are cut alone
+    if len({how if resizes else how.fixed_extent() for how in ways}) > 1:
         told = " and ".join(f"{how.origin} ({how.words()})" for how in ways)
         raise InputError(
             f"a set on the disk is shown to all models with the same pixels, and they take other ones, {told}: measure them apart, or say "
             "with --image-size and --resize how their images shall be"
         )
-    return ways[0] if ways else None, list(dict.fromkeys(note for _, note in chosen if note))
+    return ways[0] if ways else None, notes
+
+
+def reference_names(options: CorruptOptions) -> list[str]:
+    """The model that is measured along as the reference, as the command line spells it; none where there is no such model."""
+    return [] if options.reference in (None, "alexnet") else [str(options.reference)]
 
 
 def corrupted_from_folder(
@@ -504,6 +514,11 @@ def corrupted_from_folder(
     sizes = {"image_size": None, "resize": None, "interpolation": None, "preprocessing": how}
     clean = images_by_options(data, seed=common.seed, **{**choice, **sizes, "class_order": order})
     print_image_notes(clean, common.quiet)
+    told = clean.preprocessing
+    if told is not None and told.resize is not None and corrupted.files and not corrupted.words.startswith("resize="):
+        cut = f"{corrupted.shape[1]}x{corrupted.shape[2]}"
+        views = f"the clean images of {clean.name} are resized and cut ({told.words()}), those of {corrupted.name} only cut to {cut}"
+        print_message(f"Note: {views}: the two may show other parts of a scene", common.quiet)
     corrupted = set_of_clean_files(corrupted, clean)
     rows = clean_image_rows(corrupted, clean)
     return pixel_checked_set(corrupted, options.source, clean, rows), clean, rows

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 BATCH_SIZE, LEAST_BATCH = 250, 16  # images in one batch where the user does not say it, and where they are large
 LARGEST_BATCH = 64 * 3 * 224 * 224  # numbers of pixels in such a batch: an attack keeps about ten copies of them
 LEAST_THREADS = 64  # that any machine may be asked for
+SIZE_OPTIONS = ("image_size", "resize", "interpolation")
 DEFAULT_IMAGE_LIMIT = 500  # images, where the user does not say how many
 
 
@@ -171,13 +172,11 @@ def images_of_models(models: Sequence[str], data: str, choice: dict[str, Any], c
         images = images_by_options(data, seed=common.seed, **choice)
         print_image_notes(images, common.quiet)
         return [images], []
-    sizes = {name: choice[name] for name in ("image_size", "resize", "interpolation")}
-    rest = {name: value for name, value in choice.items() if name not in sizes}
-    chosen = [way_of_model(model, sizes, common.download) for model in models]
-    by_way = {how: images_by_options(data, seed=common.seed, preprocessing=how, **rest) for how in dict.fromkeys(how for how, _ in chosen)}
-    first = by_way[chosen[0][0]]
+    rest = {name: value for name, value in choice.items() if name not in SIZE_OPTIONS}
+    ways, notes = ways_of_models(models, choice, common.download)
+    by_way = {how: images_by_options(data, seed=common.seed, preprocessing=how, **rest) for how in dict.fromkeys(ways)}
+    first = by_way[ways[0]]
     print_image_notes(first, common.quiet)
-    notes = [note for _, note in chosen if note]
     notes += [f"images are resized and cut as {how.origin} says: {how.words()}" for how in by_way if how and how.origin != "the options"]
     if len(by_way) > 1:
         if any(one.ids.tolist() != first.ids.tolist() for one in by_way.values()):
@@ -185,7 +184,23 @@ def images_of_models(models: Sequence[str], data: str, choice: dict[str, Any], c
         notes.append(
             "the models are shown the same images resized and cut each in its own way: what is compared is matched by the image's id"
         )
-    return [by_way[how] for how, _ in chosen], list(dict.fromkeys(notes))
+    return [by_way[how] for how in ways], list(dict.fromkeys(notes))
+
+
+def ways_of_models(models: Sequence[str], choice: dict[str, Any], download: bool) -> tuple[list[Preprocessing | None], list[str]]:
+    """How the images of each model are resized and cut, by what it says and by the options, which win, and notes; of no model the options.
+
+    Args:
+        models: the models, as the command line spells them.
+        choice: options that choose images.
+        download: whether descriptions that are missing may be fetched.
+
+    Raises:
+        InputError: where what a model says cannot be done.
+    """
+    sizes = {name: choice[name] for name in SIZE_OPTIONS}
+    chosen = [way_of_model(model, sizes, download) for model in models] or [chosen_preprocessing(None, **sizes)]
+    return [how for how, _ in chosen], list(dict.fromkeys(note for _, note in chosen if note))
 
 
 def way_of_model(model: str, sizes: dict[str, Any], download: bool) -> tuple[Preprocessing | None, str]:

@@ -109,6 +109,10 @@ class Preprocessing:
             )
         return self.crop
 
+    def fixed_extent(self) -> Extent | None:
+        """Height and width of what comes out, where these do not depend on the image; else None."""
+        return self.crop or (self.resize if isinstance(self.resize, tuple) else None)
+
     def crop_corner(self, height: int, width: int) -> Extent:
         """Top and left of the middle of an image that is resized already; halves are rounded as `corner` says.
 

@@ -120,7 +120,8 @@ def first_readable_extent(items: Sequence[Item], preprocessing: Preprocessing) -
 
 def refuse_images_below_crop(folder: Path, seen: Extent, how: Preprocessing) -> None:
     """Raises InputError for images of a tree that are smaller than what a model takes."""
-    crop, side = how.crop or seen, max(how.crop or seen)
+    crop = how.fixed_extent() or seen
+    side = max(crop)
     raise InputError(
         f"{how.origin} takes images of {crop[1]}x{crop[0]} pixels, and those of {folder.name} are {seen[1]}x{seen[0]}: "
         f"--image-size {min(seen)} shows it these, --resize {side} --image-size {side} enlarges them"
@@ -302,11 +303,12 @@ def preprocessing_of_tree(extent: Extent, asked: Preprocessing | None) -> tuple[
 
     They are cut to their middle, of 224 pixels unless the user asks for other sides, and resized only where they are smaller than that.
     """
-    if asked is None or asked.crop is None:
+    sides = None if asked is None else asked.fixed_extent()
+    if asked is None or sides is None:
         return (Preprocessing(None, (CROP, CROP)), "") if min(extent) >= CROP else (AS_THEY_ARE, "")
-    crop = "x".join(map(str, asked.crop))
-    if fits_into(asked.crop, extent):
-        return Preprocessing(None, asked.crop), "" if asked.crop == (CROP, CROP) else f"crop={crop}"
+    crop = "x".join(map(str, sides))
+    if fits_into(sides, extent):
+        return Preprocessing(None, sides), "" if sides == (CROP, CROP) else f"crop={crop}"
     resize = "x".join(map(str, asked.resize)) if isinstance(asked.resize, tuple) else asked.resize
     return asked, f"resize={resize} interpolation={asked.interpolation} crop={crop}"
 

@@ -9,7 +9,7 @@ from commandline import read, refused, robench
 from PIL import Image
 
 from robench.core.corruption_names import ON_DISK
-from robench.core.preprocessing import Preprocessing
+from robench.core.preprocessing import Preprocessing, UnofferedPreprocessingError
 from robench.data.corrupted_sets import read_corrupted_set
 
 MODEL_FILE = """
@@ -208,6 +208,84 @@ def test_a_model_that_says_its_crop_is_shown_it_or_refused_where_the_images_are_
     said = robench("corrupt", other, "--from", tmp_path / "set", "--image-size", 56, "--resize", 64, "--out", tmp_path / "larger")
     assert "smaller than the crop, and so resized (resize 64 bicubic crop 56x56)" in " ".join(said.stderr.split())
     assert "measure them apart" in refused("corrupt", one, other, "--from", tmp_path / "set")
+
+
+@pytest.fixture
+def saying(monkeypatch, tmp_path):
+    """saying(name=Preprocessing or an error, ...) -> the models of those names, which say so of their images."""
+
+    def made(**says):
+        def said(source, **_):
+            found = says[source.rpartition(":")[2]]
+            if isinstance(found, Exception):
+                raise found
+            return found
+
+        monkeypatch.setattr("robench.models.preprocessing.model_preprocessing", said)
+        (tmp_path / "models.py").write_text(MODEL_FILE + "".join(f"def {name}():\n    return Banded()\n" for name in says))
+        return [f"{tmp_path}/models.py:{name}" for name in says]
+
+    return made
+
+
+def noise(top, n=12, side=SIDE):
+    """A tree of noise under fog at severity 1, and the same images as a folder of classes."""
+    x = np.random.default_rng(0).integers(0, 256, (n, side, side, 3), dtype=np.uint8)
+    write_tree(top / "set", x, np.arange(n) % 3, ["fog"], (1,))
+    for image in range(n):
+        path = top / "clean" / file_name(image, image % 3)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(x[image]).resize((64, 56)).save(path)
+    return top / "set", f"folder:{top}/clean"
+
+
+def test_a_model_that_offers_no_preprocessing_is_given_one_by_the_options_on_a_tree_too(saying, tmp_path):
+    folder, _ = noise(tmp_path)
+    (one,) = saying(padded=UnofferedPreprocessingError("padded wants a border, which is not offered here: give --image-size"))
+    words = ["corrupt", one, "--from", folder, "--classes", "as-is"]
+    assert "padded wants a border" in refused(*words)
+    said = robench(*words, "--image-size", 40, "--out", tmp_path / "out").stderr
+    assert "padded wants a border, which is not offered here; the options win" in " ".join(said.split())
+    assert {row["setting"] for row in read(tmp_path / "out" / "rows.csv") if row["metric"] == "accuracy"} == {"severity=1 crop=40x40"}
+
+
+def test_models_that_squash_to_other_sizes_are_refused_on_a_tree_and_one_is_shown_its_size(saying, tmp_path):
+    folder, _ = noise(tmp_path)
+    one, other = saying(one=Preprocessing((40, 40), None, origin="one"), other=Preprocessing((32, 32), None, origin="other"))
+    words = ["--from", folder, "--classes", "as-is"]
+    said = refused("corrupt", one, other, *words)
+    assert "one (resize 40x40 bilinear) and other (resize 32x32 bilinear): measure them apart" in said
+    robench("corrupt", one, *words, "--out", tmp_path / "out")
+    assert {row["setting"] for row in read(tmp_path / "out" / "rows.csv") if row["metric"] == "accuracy"} == {"severity=1 crop=40x40"}
+
+
+def test_a_reference_is_shown_its_own_pixels_of_the_images_and_named_where_it_is_wrong(saying, tmp_path):
+    _, clean = noise(tmp_path)
+    one, other = saying(one=Preprocessing(48, (48, 48), origin="one"), other=Preprocessing((24, 30), (20, 24), "nearest", "other"))
+    (tmp_path / "models.py").write_text(
+        MODEL_FILE + "def other():\n    torch.manual_seed(3)\n    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 20 * 24, 10))\n"
+        "def one():\n    return Banded()\n"
+    )  # the other takes images of its own size alone
+    words = ["--data", clean, "--classes", "as-is", "--corruption", "contrast", "--severity", "1,3"]
+    robench("corrupt", one, *words, "--reference", other, "--out", tmp_path / "both")
+    robench("corrupt", other, *words, "--out", tmp_path / "alone")
+    both, alone = (read(tmp_path / name / "rows.csv") for name in ("both", "alone"))
+    for probe, metric in (("clean", "accuracy"), ("contrast", "mean_accuracy")):
+        (reference,) = [row["value"] for row in both if row["metric"] == "reference_accuracy" and row["probe"] == probe]
+        assert float(reference) == pytest.approx(
+            next(float(row["value"]) for row in alone if (row["probe"], row["metric"]) == (probe, metric))
+        )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("robench.models.preprocessing.model_preprocessing", lambda *_, **__: None)
+        said = refused("corrupt", one, *words, "--image-size", 40, "--reference", other)
+    assert f"the reference {other}: " in said
+
+
+def test_a_note_says_where_clean_images_are_resized_and_those_of_the_tree_only_cut(saying, tmp_path):
+    folder, clean = noise(tmp_path)
+    (one,) = saying(one=Preprocessing(44, (40, 40), origin="one"))
+    said = robench("corrupt", one, "--from", folder, "--data", clean, "--classes", "as-is", "--out", tmp_path / "out").stderr
+    assert "clean are resized and cut (resize 44 bilinear, crop 40x40), those of folder:set-c only cut to 40x40" in " ".join(said.split())
 
 
 def test_images_are_cut_to_fewer_pixels_and_resized_only_where_they_are_too_small(tmp_path):
