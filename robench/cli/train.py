@@ -66,6 +66,9 @@ def train_command(
     optimizer: Annotated[Text, typer.Option("--optimizer", help="sgd or adamw.")] = None,
     lr: Annotated[Real, typer.Option("--lr", help="Top learning rate.")] = None,
     momentum: Annotated[Real, typer.Option("--momentum", help="Momentum of sgd, beta1 of adamw.")] = None,
+    nesterov: Annotated[
+        bool | None, typer.Option("--nesterov/--no-nesterov", help="Whether the momentum of sgd is Nesterov's. Default: the preset's.")
+    ] = None,
     weight_decay: Annotated[Real, typer.Option("--weight-decay")] = None,
     schedule: Annotated[
         Text, typer.Option("--schedule", help="constant, piecewise, milestones, cyclic, one-cycle, cosine or plateau.")
@@ -134,6 +137,7 @@ def train_command(
     overrides: dict[str, Any] = {
         "objective": objective, "reg": reg and tuple(split_recipes(reg)), "arch": arch, "activation": activation, "normalize": normalize,
         "norm": norm, "eps": eps, "epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, "lr": lr, "momentum": momentum,
+        "nesterov": nesterov,
         "weight_decay": weight_decay, "schedule": schedule, "augment": augment, "ema": ema, "label_smoothing": label_smoothing,
         "held_out": held_out, "mixup": mixup, "cutmix": cutmix, "awp": awp, "awp_warmup": awp_warmup, "precision": precision,
         "compiled": compiled or None, "guard": guard,

@@ -27,8 +27,8 @@ OPTIONS = (  # what a manifest may say of a call: nothing that writes outside --
     " scale frost-dir save save-png corruption severity from reference data data-dir split image-size resize interpolation pixels"
     " workers skip-damaged layout class-order classes label-map outputs n shuffle indices budget seed batch-size arch activation"
     " weights mean std"
-    " device threads n-train preset objective reg normalize epochs teacher optimizer lr momentum weight-decay schedule augment"
-    " mixup cutmix awp awp-warmup ema label-smoothing guard held-out select measure sweep eval-n"
+    " device threads n-train preset objective reg normalize epochs teacher optimizer lr momentum nesterov"
+    " weight-decay schedule augment mixup cutmix awp awp-warmup ema label-smoothing guard held-out select measure sweep eval-n"
 )
 TAKEN = frozenset(OPTIONS.split(" "))
 LONGEST_TEXT, MOST_VALUES = 4096, 10_000
@@ -189,5 +189,8 @@ def words_of_call(call: Mapping[str, Any], known: Mapping[str, Any], where: str)
             raise refused(where, f"--{key} {'is a switch, true or false' if parameter.is_flag else 'takes a value'}, not {value}")
         if len(each) > 1 and not parameter.multiple:
             raise refused(where, f"--{key} takes one value, not {len(each)}")
-        words += [f"--{key}"] * value if isinstance(value, bool) else [f"--{key}={one}" for one in each]
+        if isinstance(value, bool):  # one that is false by default has no word for that
+            words += [f"--{key}"] if value else parameter.secondary_opts
+        else:
+            words += [f"--{key}={one}" for one in each]
     return [*words, "--", *call[MODELS]] if call[MODELS] else words

@@ -33,7 +33,8 @@ from robench.training.steps import OPTIMIZERS
 from robench.training.types import TrainingPlan
 
 PLAN_SETTINGS = (
-    "epochs", "batch_size", "optimizer", "lr", "momentum", "weight_decay", "schedule", "augment", "ema", "label_smoothing", "probe_n",
+    "epochs", "batch_size", "optimizer", "lr", "momentum", "nesterov",
+    "weight_decay", "schedule", "augment", "ema", "label_smoothing", "probe_n",
     "mixup", "cutmix", "awp", "awp_warmup", "precision", "guard",
 )  # fmt: skip
 SHARE_SETTINGS = ("ema", "label_smoothing", "awp_warmup", "momentum")
@@ -91,6 +92,10 @@ def resolved_settings(preset: str, overrides: Mapping[str, Any]) -> tuple[dict[s
     wrong += [f"{key} {settings[key]}" for key in NOT_NEGATIVE_SETTINGS if not settings[key] >= 0]
     if wrong:
         raise InputError(f"out of range: {', '.join(dict.fromkeys(wrong))}")
+    if not isinstance(settings["nesterov"], bool):
+        raise InputError(f"nesterov must be true or false, not {settings['nesterov']!r}")
+    if settings["optimizer"] != "sgd" and settings["nesterov"] != its["nesterov"]:
+        raise InputError(f"nesterov is an option of sgd's momentum, which {settings['optimizer']} does not have: leave it out")
     if settings["mixup"] and settings["cutmix"]:
         raise InputError("mixup and cutmix both mix the images of a batch: choose one of them")
     for key, table in (("optimizer", OPTIMIZERS), ("augment", AUGMENTATIONS), ("guard", GUARDS), ("precision", PRECISIONS)):

@@ -30,19 +30,21 @@ from robench.training.types import TrainingPlan, TrainingRun
 BITS = 2**63 - 1  # of a seed of torch's generators
 
 
-def sgd(weights: list[nn.Parameter], lr: float, momentum: float, weight_decay: float) -> torch.optim.Optimizer:
-    """Stochastic gradient descent, with Nesterov's momentum if there is any.
+def sgd(weights: list[nn.Parameter], lr: float, momentum: float, weight_decay: float, nesterov: bool = True) -> torch.optim.Optimizer:
+    """Stochastic gradient descent, with momentum if there is any.
 
     Args:
         weights: the parameters.
         lr: the learning rate.
         momentum: in [0, 1); 0 for none.
         weight_decay: at least 0.
+        nesterov: whether the momentum is Nesterov's.
     """
-    return torch.optim.SGD(weights, lr, momentum=momentum, weight_decay=weight_decay, nesterov=momentum > 0, fused=is_on_gpu(weights))
+    ahead = nesterov and momentum > 0
+    return torch.optim.SGD(weights, lr, momentum=momentum, weight_decay=weight_decay, nesterov=ahead, fused=is_on_gpu(weights))
 
 
-def adamw(weights: list[nn.Parameter], lr: float, momentum: float, weight_decay: float) -> torch.optim.Optimizer:
+def adamw(weights: list[nn.Parameter], lr: float, momentum: float, weight_decay: float, nesterov: bool = True) -> torch.optim.Optimizer:  # noqa: ARG001
     """AdamW (Loshchilov & Hutter 2019, 1711.05101) with beta1 = momentum and beta2 = 0.999.
 
     Args:
@@ -50,6 +52,7 @@ def adamw(weights: list[nn.Parameter], lr: float, momentum: float, weight_decay:
         lr: the learning rate.
         momentum: beta1, in [0, 1).
         weight_decay: at least 0.
+        nesterov: of sgd alone; not read.
     """
     return torch.optim.AdamW(weights, lr, (momentum, 0.999), weight_decay=weight_decay, fused=is_on_gpu(weights))
 
@@ -59,7 +62,7 @@ def is_on_gpu(weights: Sequence[Tensor]) -> bool:
     return all(weight.device.type == "cuda" for weight in weights)
 
 
-OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], float, float, float], torch.optim.Optimizer]] = {"sgd": sgd, "adamw": adamw}
+OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], float, float, float, bool], torch.optim.Optimizer]] = {"sgd": sgd, "adamw": adamw}
 
 
 def begin_training(model: nn.Module, plan: TrainingPlan, world: World | None = None) -> TrainingRun:
@@ -78,7 +81,7 @@ def begin_training(model: nn.Module, plan: TrainingPlan, world: World | None = N
     if world.size > 1:
         synchronise(model)
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = lookup(plan.optimizer, OPTIMIZERS, "optimizer")(weights, plan.lr, plan.momentum, plan.weight_decay)
+    optimizer = lookup(plan.optimizer, OPTIMIZERS, "optimizer")(weights, plan.lr, plan.momentum, plan.weight_decay, plan.nesterov)
     average = copy.deepcopy(model).eval() if plan.ema else model
     adversary_model = torch.compile(model) if plan.is_compiled else model
     return TrainingRun(model, average, optimizer, weights, adversary_model, world)  # type: ignore[arg-type]

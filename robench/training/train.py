@@ -100,6 +100,7 @@ def train(
     optimizer: str | None = None,
     lr: float | None = None,
     momentum: float | None = None,
+    nesterov: bool | None = None,
     weight_decay: float | None = None,
     schedule: str | None = None,
     augment: str | None = None,
@@ -169,7 +170,8 @@ def train(
         batch_size: images a step, at least 1.
         optimizer: "sgd" or "adamw".
         lr: the largest learning rate, above 0.
-        momentum: of sgd, in [0, 1).
+        momentum: of sgd, in [0, 1); beta1 of adamw.
+        nesterov: whether the momentum of sgd is Nesterov's.
         weight_decay: at least 0.
         schedule: of the learning rate, with its options: "one-cycle", "piecewise,first=0.5,second=0.75".
         augment: of the training images: "none", "flip", "crop", "crop-flip", "cutout" or "crop-flip-cutout".
@@ -205,7 +207,8 @@ def train(
     refuse_other_choice("measure", measure, ("test", "held-out"))
     options: dict[str, Any] = {
         "arch": arch, "activation": activation, "objective": objective, "reg": reg, "norm": norm, "eps": eps, "epochs": epochs,
-        "batch_size": batch_size, "optimizer": optimizer, "lr": lr, "momentum": momentum, "weight_decay": weight_decay,
+        "batch_size": batch_size, "optimizer": optimizer, "lr": lr, "momentum": momentum, "nesterov": nesterov,
+        "weight_decay": weight_decay,
         "schedule": schedule, "augment": augment, "ema": ema, "label_smoothing": label_smoothing, "normalize": normalize, "mean": mean,
         "std": std, "held_out": held_out, "probe_n": probe_n, "mixup": mixup, "cutmix": cutmix, "awp": awp, "awp_warmup": awp_warmup,
         "precision": precision, "compiled": compiled, "guard": guard,

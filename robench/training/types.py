@@ -122,6 +122,7 @@ class TrainingPlan:
         optimizer: a name in `training.steps.OPTIMIZERS`.
         lr: the largest learning rate.
         momentum: of the optimizer; beta1 of AdamW.
+        nesterov: whether the momentum of sgd is Nesterov's.
         weight_decay: of the optimizer.
         schedule: of the learning rate, as a recipe.
         augment: a name in `data.augment.AUGMENTATIONS`.
@@ -159,6 +160,7 @@ class TrainingPlan:
     cutmix: float = 0.0
     awp: float = 0.0
     awp_warmup: float = 0.0
+    nesterov: bool = True
     precision: str = "fp32"
     is_compiled: bool = False
     is_defended: bool = True

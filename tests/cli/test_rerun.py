@@ -19,7 +19,7 @@ from robench.cli import app
 from robench.cli.calls import NOT_RECORDED, options_of_command
 from robench.core.code_permission import ASKED
 from robench.data import load_images
-from robench.evaluation.repeated_calls import COMMANDS, ONLY_GIVEN, TAKEN, WRITES_ELSEWHERE
+from robench.evaluation.repeated_calls import COMMANDS, ONLY_GIVEN, TAKEN, WRITES_ELSEWHERE, words_of_call
 from robench.results.table_differences import table_differences
 
 MODEL = ROOT / "checkpoints" / "shapes-cnn-pgd-at.pt"
@@ -456,3 +456,9 @@ def test_words_of_another_ones_tables_cannot_steer_a_terminal(night, here):
     result = robench("rerun", copy, "--out", "again", "--quiet", code=1)
     assert "\x1b" not in result.output
     assert "x1b[2J" in result.output
+
+
+def test_a_switch_with_two_words_is_said_again_as_it_was():
+    known = options_of_command(get_command(app).commands["train"])
+    calls = [{"options": {"nesterov": value, "download": value}, "models": []} for value in (True, False)]
+    assert [words_of_call(call, known, "m") for call in calls] == [["--nesterov", "--download"], ["--no-nesterov"]]

@@ -77,6 +77,38 @@ def test_the_loop_equals_one_written_out_by_hand():
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), plain.state_dict().values(), strict=True))
 
 
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_two_steps_of_sgd_have_their_closed_form_with_and_without_nesterov(nesterov):
+    """On a gradient of 1 the velocity is 1, then 1.5; Nesterov's steps are 1 + 0.5 v."""
+    weight = nn.Parameter(torch.zeros(1))
+    descent = OPTIMIZERS["sgd"]([weight], 0.1, 0.5, 0.0, nesterov)
+    for expected in (-0.15, -0.325) if nesterov else (-0.1, -0.25):
+        weight.grad = torch.ones(1)
+        descent.step()
+        assert weight.item() == pytest.approx(expected)
+    assert not OPTIMIZERS["sgd"]([weight], 0.1, 0.0, 0.0, True).defaults["nesterov"]
+
+
+def test_the_loop_steps_without_nesterov_where_the_plan_says_so():
+    models = [network() for _ in range(2)]
+    for model, nesterov in zip(models, (True, False), strict=True):
+        run(model, epochs=1, nesterov=nesterov)
+    assert not torch.equal(*(model.state_dict()["0.weight"] for model in models))
+
+
+@pytest.mark.parametrize(
+    ("preset", "overrides", "sentence"),
+    [
+        ("small", {"nesterov": False}, "option of sgd"), ("rice2020", {"optimizer": "adamw", "nesterov": True}, "option of sgd"),
+        ("rice2020", {"nesterov": 1}, "true or false"),
+    ],
+)  # fmt: skip
+def test_nesterov_that_says_nothing_is_refused(preset, overrides, sentence):
+    with pytest.raises(InputError, match=sentence):
+        resolved_settings(preset, overrides)
+    assert resolved_settings("small", {"nesterov": True})[0]["nesterov"] is True  # as a teacher is given its student's settings
+
+
 def test_every_image_is_used_once_an_epoch_in_another_order():
     first, second = (torch.cat(shuffled_batches(torch.arange(23), 5, 4, 3, epoch)) for epoch in (0, 1))
     assert len(first.unique()) == 20
