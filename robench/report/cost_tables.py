@@ -129,7 +129,7 @@ def duration_text(seconds: float) -> str:
         >>> duration_text(0.02), duration_text(75), duration_text(7200), duration_text(600_000)
         ('20 ms', '1.2 min', '2.0 h', '6.9 days')
     """
-    for unit, size, least in (("days", 86400.0, 172800.0), ("h", 3600.0, 5400.0), ("min", 60.0, 60.0)):
+    for unit, size, least in (("days", 86400.0, 172800.0), ("h", 3600.0, 3597.0), ("min", 60.0, 60.0)):
         if seconds >= least:
             return f"{seconds / size:,.1f} {unit}"
     if seconds >= 1:

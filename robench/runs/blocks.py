@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from robench.attacks.reference import REFERENCE_ATTACKS
 from robench.core.draws import Draws
 from robench.core.errors import InputError, UnfinishedError
+from robench.core.model_calls import least_rows
 from robench.core.rows import WILSON, IntervalKind
 from robench.core.statistics import anytime_valid_interval
 from robench.data.catalogues import damaged_note
 from robench.runs.loop import Run, run_block
+from robench.runs.pass_counts import is_ours
 from robench.runs.types import Case, RunOptions, Stage
 
 RAMP = 4  # a block of a run with a budget has at most RAMP times the images that were seen before it
@@ -85,12 +89,14 @@ class BlockSizes:
         run: the run under way.
         how: its options.
         n: number of images.
+        least: images of a block below which it is no quicker, as calls of a model are filled up to so many rows.
         begun: size of each block and the seconds spent before it, over all resumes; empty without a budget.
         count: how many blocks this process has asked for.
     """
 
     def __init__(self, run: Run, how: RunOptions) -> None:
         self.run, self.how, self.n = run, how, len(run.pool)
+        self.least = run.world.size * filled_up_rows(run.stages, [case.pool.shape for case in run.cases])
         entries = run.store.journal.entries if how.budget is not None else []
         self.begun: list[tuple[int, float]] = [(entry["block"], entry["spent"]) for entry in entries if "block" in entry]
         self.count = 0
@@ -131,9 +137,7 @@ class BlockSizes:
             way = "give more, with --resume" if self.run.store.keeps_state else "give more"
             raise UnfinishedError(f"a budget of {budget:g} s is too small: the first image was through after {spent:.1f} s: {way}")
         last, begin = self.begun[-1]
-        took, target = MARGIN * (spent - begin), min(size, RAMP * seen)
-        fits = target if took <= 0 else int(last * (budget - spent) / took)
-        return min(target, fits) if fits >= min(last, target) else 0  # a smaller block may take as long as the last one
+        return fitting_block(last, spent - begin, budget - spent, most=min(size, RAMP * seen), least=self.least)
 
     def notes(self, seen: int) -> list[str]:
         """Sentences for a run that the budget ended after `seen` images; none for another."""
@@ -145,6 +149,35 @@ class BlockSizes:
                 f"a block of {min(self.how.batch_size, self.n)} images would not fit into the budget: the first one has {seen}"
             )
         return sentences
+
+
+def filled_up_rows(stages: Sequence[Stage], shapes: Sequence[tuple[int, ...]]) -> int:
+    """To how many rows every call of a run is filled up on one process; 1 where an attack is not robench's own.
+
+    Args:
+        stages: of the run.
+        shapes: of an image (C, H, W), for each model.
+    """
+    attacks = [stage.about["attack"] for stage in stages if stage.kind == "attack"]
+    if not all(is_ours(attack) and attack not in REFERENCE_ATTACKS.values() for attack in attacks):
+        return 1
+    return min((least_rows(torch.empty(0, *shape)) for shape in shapes), default=1)
+
+
+def fitting_block(last: int, took: float, left: float, *, most: int, least: int) -> int:
+    """How many images the next block may have so that it is through within the seconds that are left, 0 for none.
+
+    Args:
+        last: images of the last block.
+        took: seconds that it took.
+        left: seconds that are left.
+        most: images that the block may have, at least 1.
+        least: images below which a block is no quicker.
+    """
+    if took <= 0:
+        return most
+    fits = int(max(last, least) * left / (MARGIN * took))
+    return min(most, fits) if fits >= min(max(last, least), max(most, least)) else 0  # a smaller block may take as long as the last one
 
 
 def last_attacks(run: Run) -> list[Stage]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from robench.core.threat import Threat
-from robench.runs.blocks import MARGIN, RAMP
+from robench.runs.blocks import RAMP, fitting_block
 from robench.runs.timings import SizeTimes
 
 
@@ -63,6 +63,7 @@ class RunCosts:
         batch_size: images in a chunk.
         device: where the models run.
         processes: processes that share the images.
+        filled_up: rows to which every call of a model is filled up (`runs.blocks.filled_up_rows`).
         fixed_seconds: what is done once, whatever the number of images.
         notes: sentences on where the numbers come from and what they leave out.
     """
@@ -72,6 +73,7 @@ class RunCosts:
     batch_size: int
     device: str
     processes: int = 1
+    filled_up: int = 1
     fixed_seconds: float = 0.0
     notes: Sequence[str] = ()
 
@@ -131,11 +133,9 @@ class RunCosts:
         if spent > budget:
             return 0
         while seen < self.n:
-            target = min(self.batch_size, RAMP * seen, self.n - seen)
-            fits = target if took <= 0 else int(last * (budget - spent) / (MARGIN * took))
-            if fits < min(last, target):
+            most = min(self.batch_size, RAMP * seen, self.n - seen)
+            if not (last := fitting_block(last, took, budget - spent, most=most, least=self.filled_up * self.processes)):
                 break
-            last = min(target, fits)
             took = self.block_seconds(last, likely=likely)
             seen, spent = seen + last, spent + took
         return seen

@@ -31,6 +31,7 @@ from robench.data.files import png_bytes
 from robench.models.contract import refuse_absent_weights
 from robench.models.stand_ins import arithmetic
 from robench.runs import diagnostics
+from robench.runs.blocks import filled_up_rows
 from robench.runs.case_times import CaseTimes, case_times, has_attacks, likely_attack_share, likely_method_share, share_notes
 from robench.runs.cases import DIAGNOSED_IMAGES, case_of, distinct_names, stand_in_model
 from robench.runs.costs import RunCosts, StageCost
@@ -134,7 +135,8 @@ def costs_of_run(
     fixed = prepared + diagnostics_seconds(run)
     notes = [*share_notes(cases, times), *size_notes(costs, most), memory_note(how.device)]
     costs += [file_cost(name, disk) for name, disk in written_files(pool, saved, pictures, exported).items() if disk]
-    return RunCosts(costs, len(pool), how.batch_size, how.device, world.size, fixed, notes)
+    filled_up = filled_up_rows(stages, [case.pool.shape for case in cases])
+    return RunCosts(costs, len(pool), how.batch_size, how.device, world.size, filled_up, fixed, notes)
 
 
 # --- the stages

@@ -8,11 +8,15 @@ from places import CHECKPOINT
 from torch import nn
 
 import robench
+from robench.attacks import ATTACKS
+from robench.attacks.reference import REFERENCE_ATTACKS
 from robench.core.threat import Threat
 from robench.data import load_images
 from robench.data.files import png_bytes
 from robench.evaluation.sequence_sources import SequenceSource
+from robench.report.cost_tables import duration_text
 from robench.runs import blocks, execution, timings
+from robench.runs.blocks import filled_up_rows, fitting_block
 from robench.runs.costs import RunCosts, StageCost
 from robench.runs.timings import SizeTimes, times_by_size, watch_memory
 
@@ -60,7 +64,37 @@ def test_the_images_within_a_budget_are_those_that_a_run_with_it_sees(budget, mo
     found = robench.evaluate(Clocked(), x, torch.zeros(100, dtype=torch.int64), suite=["noise"], batch_size=16, budget=budget)
     seen = int(found.run.ledger.seen.sum())
     stage = StageCost("m", "attack", "noise", times=linear(0.6, fixed=0.2))
-    assert RunCosts([stage], 100, 16, "cpu").images_within(budget) == seen
+    assert RunCosts([stage], 100, 16, "cpu", filled_up=16).images_within(budget) == seen
+
+
+def test_blocks_below_the_rows_that_calls_are_filled_up_to_are_expected_to_take_no_longer():
+    assert fitting_block(1, 10.0, 12.0, most=4, least=1) == 1, "four images would take four times as long"
+    assert fitting_block(1, 10.0, 12.0, most=4, least=16) == 4
+    assert fitting_block(4, 10.0, 20.0, most=40, least=16) == 29
+    assert fitting_block(4, 10.0, 10.5, most=3, least=16) == 0, "a tenth more is asked for"
+    filled = StageCost("m", "attack", "a", times=SizeTimes(((1, 40.0), (16, 40.0), (32, 80.0))))
+    assert (
+        RunCosts([filled], 20, 32, "cpu").images_within(130.0) < RunCosts([filled], 20, 32, "cpu", filled_up=16).images_within(130.0) == 20
+    )
+
+
+def test_an_attack_that_makes_its_own_calls_is_not_filled_up():
+    class Planned:
+        kind = "attack"
+
+        def __init__(self, attack):
+            self.about = {"attack": attack}
+
+    small, large = (3, 32, 32), (3, 224, 224)
+    assert filled_up_rows([Planned(ATTACKS["pgd-10"])], [small]) == 16
+    assert filled_up_rows([Planned(ATTACKS["pgd-10"])], [small, large]) == 4
+    assert filled_up_rows([Planned(ATTACKS["pgd-10"]), Planned(lambda model, x: x)], [small]) == 1
+    assert filled_up_rows([Planned(next(iter(REFERENCE_ATTACKS.values())))], [small]) == 1
+
+
+def test_an_hour_is_called_one():
+    assert [duration_text(seconds) for seconds in (3599.0, 3600.0, 5000.0)] == ["1.0 h", "1.0 h", "1.4 h"]
+    assert duration_text(3590.0) == "59.8 min"
 
 
 def test_a_budget_that_the_first_image_takes_is_enough_for_none():
