@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from robench.core.model_calls import into_eval
 from robench.core.processes import current_world
 from robench.core.recipes import Recipe
 from robench.core.threat import Threat
@@ -30,7 +31,7 @@ def final_measurements(
     """Clean accuracy on all images, and the suite on few of them.
 
     Args:
-        model: with the weights that are kept.
+        model: with the weights that are kept; it is set to eval mode.
         images: all images of the test.
         few: those that are attacked.
         suite: by which.
@@ -39,6 +40,7 @@ def final_measurements(
         device: where the model runs.
         folder: takes the states of both measurements, from which a later call goes on; None keeps none.
     """
+    into_eval(model)
     own = None if folder is None else folder / state_name(model)
     measurements = [
         suite_measurement(model, images, [], threat, device=device, folder=own and own / "clean"),
