@@ -1,4 +1,4 @@
-"""The measurement at the end of a training: the network that a training hands over is measured in eval mode, and not flagged for its mode."""
+"""The measurement at the end of a training: its network is measured in eval mode, and not flagged for its mode."""
 
 import torch
 from torch import nn
