@@ -87,6 +87,12 @@ def train_command(
     guard: Annotated[
         Text, typer.Option("--guard", help="Where the loss diverges or single-step training collapses: stop, roll-back or off.")
     ] = None,
+    freeze: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--freeze", metavar="PREFIX", help="Parameters that stay as they are, by the begin of their names; several by commas."
+        ),
+    ] = None,
     held_out: Annotated[
         Real,
         typer.Option(
@@ -140,7 +146,7 @@ def train_command(
         "nesterov": nesterov,
         "weight_decay": weight_decay, "schedule": schedule, "augment": augment, "ema": ema, "label_smoothing": label_smoothing,
         "held_out": held_out, "mixup": mixup, "cutmix": cutmix, "awp": awp, "awp_warmup": awp_warmup, "precision": precision,
-        "compiled": compiled or None, "guard": guard,
+        "compiled": compiled or None, "guard": guard, "freeze": freeze or None,
     }  # fmt: skip
     if mean is not None or std is not None:
         from robench.training.settings import overrides_with_normalisation

@@ -22,7 +22,7 @@ from robench.core.processes import World
 from robench.models import checkpoint
 from robench.report.figures.training import draw_training_curves, write_epoch_log
 from robench.training.settings import loss_sentences
-from robench.training.states import STATE_FORMAT, foreign_state_sentence, read_state, setting_difference
+from robench.training.states import STATE_FORMAT, foreign_state_sentence, read_state, setting_difference, with_later_settings
 from robench.training.types import Epoch, StateDict
 
 CHECKPOINT_ENDS = (".pt", ".pth")
@@ -182,6 +182,7 @@ def state_matches(path: Path, words: Mapping[str, Any]) -> bool:
 
 def words_without_teacher(words: Mapping[str, Any]) -> dict[str, Any]:
     """The words of a training but for its teacher and the epoch that was chosen."""
+    words = with_later_settings(words)
     recipe = {key: value for key, value in words.get("recipe", {}).items() if key not in ("teacher", "epoch")}
     return {**checkpoint.plain_values(dict(words)), "recipe": checkpoint.plain_values(recipe)}
 

@@ -202,6 +202,8 @@ def setting_value(key: str, value: Any) -> Any:
         return options.whole_option(key, value, least=0)
     if isinstance(usual, float):
         return options.number_option(key, value)
+    if isinstance(usual, tuple) and isinstance(value, tuple):
+        return value
     if not isinstance(value, str):
         raise InputError(f"{key} must be a word, not {value_text(value)}")
     return (value,) if isinstance(usual, tuple) else value

@@ -31,6 +31,7 @@ from robench.objectives import REGULARIZERS, facts_of, refuse_unreachable, regul
 from robench.objectives.gradients import evaluation_mode
 from robench.objectives.second_order import attention_by_products, differentiates_twice, has_fused_attention, name_failing_operators
 from robench.runs.stages.attack import TRANSFER
+from robench.training.frozen_parameters import enter_training_mode, freeze_parameters
 from robench.training.presets import default_preset
 from robench.training.settings import held_out_size, loss_recipes, loss_sentences, new_network, plan_of, resolved_settings
 from robench.training.steps import batch_with_logits, refuse_batch_size
@@ -101,6 +102,7 @@ def prepare_training(
     refuse_too_little(training, settings)
     model, about, more = new_network(settings, training, seed)
     notes += more
+    freeze_parameters(model, settings["freeze"])
     plan = plan_of(settings, seed, None)
     recipes = loss_recipes(settings)
     refuse_unreachable(recipes, plan.threat, images.shape)
@@ -273,7 +275,8 @@ def refuse_penalty_options(reg: Sequence[str], model: nn.Module, images: Images,
     if not ours:
         return
     some = images.take(slice(0, 2))
-    student, teacher = copy.deepcopy(model).train(), copy.deepcopy(model).eval().requires_grad_(False)
+    student, teacher = copy.deepcopy(model), copy.deepcopy(model).eval().requires_grad_(False)
+    enter_training_mode(student, plan.freeze)
     x, draws = some.pixels(slice(None)), Draws(plan.seed, some.ids, "words")
     batch = Batch(x, some.y, x.clone().requires_grad_(), x.new_empty(0), some.ids, 0.0, draws, teacher=teacher, threat=plan.threat)
     with torch.random.fork_rng(devices=[]), attention_by_products(differentiates_twice(plan.regularizers)):

@@ -36,6 +36,7 @@ SMALL_SETTINGS: dict[str, Any] = {
     "precision": "fp32",
     "compiled": False,
     "guard": "stop",
+    "freeze": (),
 }
 RICE: dict[str, Any] = SMALL_SETTINGS | {
     "arch": "preact-resnet18",

@@ -27,6 +27,7 @@ from robench.models.identity import code_digests
 from robench.models.layers import half_precision
 from robench.models.stand_ins import PRECISIONS
 from robench.objectives import OBJECTIVES, REGULARIZERS, Objective, facts_of, regularizers_of
+from robench.training.frozen_parameters import prefixes_in
 from robench.training.guards import GUARDS, has_weak_adversary
 from robench.training.presets import PRESETS
 from robench.training.steps import OPTIMIZERS
@@ -35,7 +36,7 @@ from robench.training.types import TrainingPlan
 PLAN_SETTINGS = (
     "epochs", "batch_size", "optimizer", "lr", "momentum", "nesterov",
     "weight_decay", "schedule", "augment", "ema", "label_smoothing", "probe_n",
-    "mixup", "cutmix", "awp", "awp_warmup", "precision", "guard",
+    "mixup", "cutmix", "awp", "awp_warmup", "precision", "guard", "freeze",
 )  # fmt: skip
 SHARE_SETTINGS = ("ema", "label_smoothing", "awp_warmup", "momentum")
 CHOICES = {"optimizer": "optimizer", "augment": "augmentation", "guard": "guard", "precision": "precision"}
@@ -44,6 +45,7 @@ FIFTH = 5  # at most that part of the training images is held out, unless asked 
 SETTING_READERS: dict[str, Callable[[Any], Any]] = {  # what may be written in several ways from Python
     "eps": as_radius,
     "reg": lambda reg: tuple(split_recipes([reg] if isinstance(reg, str) else reg)),
+    "freeze": prefixes_in,
 }
 GIVEN_NORMALISATION = "given"  # the normalisation by a mean and std that the user gave
 LONGEST_STEM = 100  # letters of the name of a checkpoint

@@ -18,7 +18,9 @@ from robench.core.errors import DivergedError, InputError
 from robench.core.files import write_whole
 from robench.core.folders import word_difference
 from robench.core.interrupts import interruptions
+from robench.models import checkpoint
 from robench.models.model_files import refuse_oversized_tensors
+from robench.training.presets import SMALL_SETTINGS
 from robench.training.types import Epoch, Event, StateDict, TrainingRun
 
 STATE_FORMAT = b"robench-training-3 "  # a state begins with this, the sha256 of the rest, and the end of the line
@@ -154,11 +156,24 @@ def resume_from_state(going: ResumableRun, resume: bool, force: bool = False) ->
 
 def setting_difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
     """The first setting in which two trainings differ; what the user says before what follows from it, such as the network's mean."""
+    theirs, ours = with_later_settings(theirs), with_later_settings(ours)
     for keys in (("recipe", "preset"), (*theirs, *ours)):
         difference = word_difference({key: theirs.get(key) for key in keys}, {key: ours.get(key) for key in keys})
         if difference:
             return difference
     return ""
+
+
+def with_later_settings(words: Mapping[str, Any]) -> dict[str, Any]:
+    """The words of a training, in which a setting that an earlier version did not have is at its default.
+
+    Args:
+        words: of a state or of a checkpoint; without a recipe they stay as they are.
+    """
+    recipe = words.get("recipe")
+    if not isinstance(recipe, Mapping) or not recipe:
+        return dict(words)
+    return {**words, "recipe": {**checkpoint.plain_values(SMALL_SETTINGS), **recipe}}
 
 
 def foreign_state_sentence(path: Path) -> str:

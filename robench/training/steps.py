@@ -25,6 +25,7 @@ from robench.objectives.awp import perturbed_weights
 from robench.objectives.gradients import applies_dropout
 from robench.objectives.second_order import attention_by_products, differentiates_twice, name_failing_operators, refuse_lost_derivatives
 from robench.objectives.terms import loss_and_terms
+from robench.training.frozen_parameters import enter_training_mode
 from robench.training.types import TrainingPlan, TrainingRun
 
 BITS = 2**63 - 1  # of a seed of torch's generators
@@ -193,7 +194,7 @@ def augmented_images(plan: TrainingPlan, train: Images, rows: Tensor, key: str, 
 
 def crafted_batch(run: TrainingRun, plan: TrainingPlan, batch: Batch) -> Batch:
     """The batch with the images that the loss is taken at."""
-    run.model.train()
+    enter_training_mode(run.model, plan.freeze)
     x_adv = plan.objective.craft(run.adversary_model, batch)
     if run.steps_done == 0:
         refuse_crafted_images(x_adv, batch.x)

@@ -139,6 +139,7 @@ class TrainingPlan:
         is_watched: whether the adversary is one that a network can learn to fool, so that the guard looks for it.
         guard: what happens where it does, or where the loss diverges: "stop", "roll-back" or "off".
         teacher: the network that is learnt from, frozen.
+        freeze: prefixes of the parameters that stay as they are, with the statistics of the batch norm there.
     """
 
     objective: Objective
@@ -167,6 +168,7 @@ class TrainingPlan:
     is_watched: bool = False
     guard: str = "off"
     teacher: nn.Module | None = None
+    freeze: Sequence[str] = ()
 
 
 @dataclass
