@@ -1,11 +1,15 @@
 """Commands on images that stay on the disk: the tables, arrays and weights of images in memory; damaged files; what ends in mid-run."""
 
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from commandline import read, refused, robench
+from commandline import INTERRUPTIBLE, read, refused, robench
 from PIL import Image
 
 from robench.models.checkpoint import read_checkpoint
@@ -175,3 +179,66 @@ def test_sizes_that_do_not_go_together_are_refused_naming_the_options(place, tmp
     for pixels in ("memory", "disk"):
         words = words_of(place, COMMANDS["some"][:4], pixels, tmp_path / "out", "--image-size", "16", "--resize", "12")
         assert "--resize must be at least --image-size" in refused(*words)
+
+
+# --- processes that end
+
+
+def started(words, **how):
+    return subprocess.Popen([sys.executable, "-c", INTERRUPTIBLE, *words], env=ENV, stderr=subprocess.PIPE, text=True, **how)
+
+
+def children(pid):
+    """The processes that a process has started, and that run."""
+    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def wait_until(condition, seconds=90):
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+
+
+def lines(state):
+    return state.read_bytes().count(b"\n") if state.exists() else 0
+
+
+LONG = ["attack", "NET", "--attack", "pgd,steps=20,restarts=4,loss=margin", "--eps", "1/255,2/255"]
+
+
+@pytest.mark.parametrize("ending", ["worker killed", "killed", "interrupted"])
+def test_what_ends_in_mid_run_leaves_no_process_and_goes_on(ending, place, tmp_path):
+    words = words_of(place, LONG, "disk", tmp_path / "out", "--workers", "2", "--batch-size", "1")
+    state = tmp_path / "out" / "state-0.jsonl"
+    process = started(words, start_new_session=True)
+    wait_until(lambda: lines(state) > 2 and children(process.pid))
+    workers = children(process.pid)
+    if ending == "worker killed":
+        for worker in workers:
+            os.kill(worker, signal.SIGKILL)
+    elif ending == "killed":
+        process.kill()
+    else:
+        os.killpg(process.pid, signal.SIGINT)
+    said = " ".join(process.communicate(timeout=90)[1].split())
+    wait_until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers), 20)
+    wanted = {"worker killed": (0, 2), "killed": (-signal.SIGKILL,), "interrupted": (130,)}[ending]
+    assert process.returncode in wanted
+    assert "Traceback" not in said
+    if process.returncode == 2:
+        assert "a process that decodes images was ended by signal 9 before it was done: go on with --resume" in said
+    before = lines(state)
+    assert before > 2
+    robench(*words, "--resume")
+    robench(*words_of(place, LONG, "memory", tmp_path / "whole", "--batch-size", "1"))
+    assert tables(tmp_path / "out") == tables(tmp_path / "whole")
+
+
+def test_two_processes_share_images_on_the_disk(place, tmp_path):
+    words = words_of(place, COMMANDS["eval"], "disk", tmp_path / "out", "--workers", "1", "--device", "cpu")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--", "robench"]
+    done = subprocess.run([*launcher, *words], env=ENV, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    robench(*words_of(place, COMMANDS["eval"], "memory", tmp_path / "whole"))
+    assert tables(tmp_path / "out") == tables(tmp_path / "whole")
