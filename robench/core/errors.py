@@ -21,6 +21,18 @@ class UnfinishedError(InputError):
     """A run could not go on, for instance because the disk is full; what it has finished is kept, and it can be resumed."""
 
 
+class OtherRunError(InputError):
+    """A state belongs to another run.
+
+    Attributes:
+        key: the first thing in which the two differ, a key of their headers; "" where the state does not say which run it is of.
+    """
+
+    def __init__(self, sentence: object = "", key: str = "") -> None:
+        super().__init__(sentence)
+        self.key = key
+
+
 class BusyError(InputError):
     """Another run is writing to the place."""
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from robench.core.errors import InputError, UnfinishedError
+from robench.core.errors import InputError, OtherRunError, UnfinishedError
 from robench.core.files import FULL, json_value, refuse_link, sync_folder, write_whole
 
 NAME = "state"
@@ -112,7 +112,8 @@ class Journal:
             write_whole({path: sealed_lines([self.header, *entries])})
             lines = complete_lines(path)
         elif header != self.header:
-            raise InputError(f"{path.parent} holds the state of another run: {header_difference(header, self.header)}")
+            key, words = header_difference(header, self.header)
+            raise OtherRunError(f"{path.parent} holds the state of another run: {words}", key)
         self.entries += [entry for entry in entries if entry != FINISHED_LINE]
         if path == self.path:
             self._last, self._finished = json.loads(lines[-1])[CHECK], entries[-1:] == [FINISHED_LINE]
@@ -236,19 +237,19 @@ def _cut_torn_line(path: Path) -> None:
                 file.truncate(data.rfind(b"\n") + 1)
 
 
-def header_difference(theirs: object, ours: Mapping[str, Any]) -> str:
-    """The first thing in which two runs differ, in words.
+def header_difference(theirs: object, ours: Mapping[str, Any]) -> tuple[str, str]:
+    """The first thing in which two runs differ, its key and in words.
 
     Args:
         theirs: the header of the earlier run, whatever was read.
         ours: the header of this run.
     """
     if not isinstance(theirs, dict):
-        return "its first line does not say which"
+        return "", "its first line does not say which"
     keys: Iterable[str] = [*ours, *theirs]
     key = next(key for key in keys if theirs.get(key) != ours.get(key))
     a, b, of = differing_excerpts(json.dumps(theirs.get(key)), json.dumps(ours.get(key)))
-    return f"its {key} is {a}, here it is {b}{of}"
+    return key, f"its {key} is {a}, here it is {b}{of}"
 
 
 def differing_excerpts(one: str, other: str) -> tuple[str, str, str]:

@@ -159,6 +159,11 @@ class Images:
             digest.update(tensor.cpu().contiguous().numpy().data)
         return digest.hexdigest()
 
+    @property
+    def identity(self) -> str:
+        """By what a run knows its images again: `files_digest` of image files, in memory or on the disk, and `sha256` of others."""
+        return self.files_digest or self.sha256
+
 
 @dataclass(frozen=True)
 class Choice:

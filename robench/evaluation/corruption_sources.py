@@ -178,7 +178,7 @@ def source_from_images(
 
     cells = tuple((label, severity) for label, recipe in recipes.items() for severity in recipe_severities(recipe, severities))
     frost = f" frost={'photos' if photos else 'procedural'}" if "frost" in recipes else ""
-    about = {"n": len(images), "images": images.sha256, "seed": seed, "scale": scale, "photos": photos_digest(photos)}
+    about = {"n": len(images), "images": images.identity, "seed": seed, "scale": scale, "photos": photos_digest(photos)}
     about |= {"own": {label: own_corruption_identity(recipe) for label, recipe in own.items()}} if own else {}
     setting = f"scale={scale}{frost}" if len(own) < len(recipes) else ""
     return CorruptionSource(
@@ -214,7 +214,7 @@ def source_from_set(corrupted: CorruptedSet, rows: Tensor, clean: Images | None)
         "set": corrupted.name,
         "labels": digest.hexdigest(),
         "made": dict(corrupted.made),
-        "clean": clean.sha256 if clean else "",
+        "clean": clean.identity if clean else "",
         **pixels,
     }
     keys = ("scale", "seed", *(("frost",) if "frost" in corrupted.corruptions else ()))

@@ -123,7 +123,7 @@ def measure_models(
         shown = pool or pool_of_images(images)
         raise PlannedCostsError(costs_of_run(every, shown, stages, how, saved=bool(save) * len(files), pictures=bool(pngs) * len(files)))
     run = execute(
-        every, pool or pool_of_images(images), stages, how, images=images.sha256 if how.folder and pool is None else "", data=images.name,
+        every, pool or pool_of_images(images), stages, how, images=images.identity if how.folder and pool is None else "", data=images.name,
         save={key: save.with_name(f"{save.stem}{name}{save.suffix}") for key, name in files.items()} if save else {},
         pngs={key: pngs / f"x_adv{name}-" for key, name in files.items()} if pngs else {},
         words={"threats": [[threat.norm, threat.eps] for threat in request.threats] if attacks else [], "saved": saved_images_word(save,

@@ -26,7 +26,14 @@ from robench.runs.cases import case_of, distinct_names, equip_case, refuse_funct
 from robench.runs.ledger import Ledger
 from robench.runs.loop import Run, Taker, admit
 from robench.runs.pools import pool_of_images
-from robench.runs.resuming import can_resume, header_of, refuse_lost_maps, remember_pixels, restore_ledger
+from robench.runs.resuming import (
+    can_resume,
+    header_of,
+    name_changed_image,
+    refuse_lost_maps,
+    remember_pixels,
+    restore_ledger,
+)
 from robench.runs.store import Store, hold_run_files, open_store
 from robench.runs.types import Case, Pool, RunOptions, Stage, Subject
 
@@ -110,6 +117,7 @@ def execute(
         run = Run(cases, stages, pool, ledger, Store.nowhere(world), world, how.batch_size, how.device, how.track, taker)
         admit(run)
         header = header_of(cases, stages, pool, how, images=images, data=data, words=words or {}) if work else {}
+        stack.enter_context(name_changed_image(cases, work))
         store = stack.enter_context(open_store(world, folder, header, resume=how.resume, adds=partial(can_resume, adds)))
         restore_ledger(ledger, cases, stages, store)
         remember_pixels(cases, ledger)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from robench.core.errors import InputError
-from robench.core.journal import Adds
+from robench.core.decoding import pixel_digest
+from robench.core.errors import InputError, OtherRunError
+from robench.core.journal import Adds, checked_entries, complete_lines, state_files
 from robench.core.recipes import Recipe, options_of
+from robench.data import Images
 from robench.data.stored_pixels import StoredPixels
 from robench.models.identity import code_digests, model_identity
 from robench.runs.images import stage_file_name
@@ -67,17 +71,67 @@ def is_skipped_entry(entry: Mapping[str, Any], n: int) -> bool:
 
 
 def remember_pixels(cases: Sequence[Case], ledger: Ledger) -> None:
-    """Hands what is known of the images' pixels to those that lie on the disk, so that one that has changed since is refused.
+    """Refuses image files that have changed since an earlier part of the run; those on the disk are looked at as they are decoded.
 
     Args:
         cases: the subjects, made ready.
         ledger: what an earlier part of the run has found.
+
+    Raises:
+        InputError: where an image in memory is another one.
     """
     for case in cases:
         source = case.pool.source
+        if source is None or not source.files_digest:
+            continue
         for digests in ledger.word_columns(case.name, PIXELS_COLUMN):
-            if source is not None and isinstance(source.x, StoredPixels):
+            if isinstance(source.x, StoredPixels):
                 source.x.remember(digests)
+            elif changed := changed_file(source, digests):
+                raise InputError(changed)
+
+
+def changed_file(images: Images, digests: Sequence[str]) -> str:
+    """A sentence on the first image file whose pixels are no longer those that a run has seen; "" where all are the same.
+
+    Args:
+        images: the images as they are now; those on the disk are decoded one after another.
+        digests: what each was known by, "" where it was not seen.
+    """
+    for place in [place for place, digest in enumerate(digests) if digest]:
+        if pixel_digest(images.x[place : place + 1].cpu().numpy()[0]) != digests[place]:
+            name = images.files[place] if images.files else f"image {int(images.ids[place])}"
+            return f"{name} has changed since this run has seen it: put the file back, or begin anew with --force"
+    return ""
+
+
+@contextmanager
+def name_changed_image(cases: Sequence[Case], folder: Path | None) -> Iterator[None]:
+    """Where a state is refused as its images are others: names the first file that has changed, as far as the state shows one.
+
+    Args:
+        cases: the subjects, made ready.
+        folder: where the state lies; None where there is none.
+
+    Raises:
+        OtherRunError: in place of the one from within.
+    """
+    try:
+        yield
+    except OtherRunError as error:
+        changed = change_since_state(cases, folder) if error.key == "images" and folder is not None else ""
+        raise OtherRunError(f"{error}: {changed}", error.key) if changed else error from None
+
+
+def change_since_state(cases: Sequence[Case], folder: Path) -> str:
+    """A sentence on the first image file that has changed since the run in a folder; "" where its state does not show one."""
+    earlier = Ledger(cases[0].pool.y)
+    for path in state_files(folder):
+        for entry in checked_entries(complete_lines(path), path)[1:]:
+            if is_entry(entry, earlier.n):
+                earlier.add(entry)
+    known = [(case.pool.source, digests) for case in cases for digests in earlier.word_columns(case.name, PIXELS_COLUMN)]
+    return next(filter(None, (changed_file(images, digests) for images, digests in known if images is not None)), "")
 
 
 def is_entry(entry: Mapping[str, Any], n: int) -> bool:
@@ -188,7 +242,7 @@ def header_of(
 def own_pixels_words(cases: Sequence[Case]) -> dict[str, Any]:
     """The digests of the images of each subject, where some are shown pixels of their own; none else."""
     own = [case.subject.images for case in cases]
-    return {"images of subjects": [images.sha256 if images else "" for images in own]} if any(own) else {}
+    return {"images of subjects": [images.identity if images else "" for images in own]} if any(own) else {}
 
 
 def tensor_digest(tensor: Tensor) -> str:

@@ -158,7 +158,7 @@ def refuse_other_sweep(folder: Path, header: Mapping[str, Any]) -> None:
         raise InputError(f"{folder} holds results that are not those of a sweep: choose another folder") from None
     ours = json.loads(json.dumps(header))
     if theirs != ours and not (isinstance(theirs, dict) and adds_cells(theirs, ours)):
-        raise InputError(f"{folder} holds another sweep: {header_difference(theirs, ours)}; choose another folder")
+        raise InputError(f"{folder} holds another sweep: {header_difference(theirs, ours)[1]}; choose another folder")
 
 
 def train_cell(cell: SweepCell, train_one: TrainOne, path: Path, measure: str) -> list[Row]:

@@ -1,6 +1,7 @@
 """Commands on images that stay on the disk: the tables, arrays and weights of images in memory; damaged files; what ends in mid-run."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -242,3 +243,29 @@ def test_two_processes_share_images_on_the_disk(place, tmp_path):
     assert done.returncode == 0, done.stderr
     robench(*words_of(place, COMMANDS["eval"], "memory", tmp_path / "whole"))
     assert tables(tmp_path / "out") == tables(tmp_path / "whole")
+
+
+def only_begun(out):
+    """Makes a finished run one that was killed after its first entries."""
+    begun = b"".join((out / "state-0.jsonl").read_bytes().splitlines(keepends=True)[:4])
+    shutil.rmtree(out)
+    out.mkdir()
+    (out / "state-0.jsonl").write_bytes(begun)
+
+
+@pytest.mark.parametrize(("first", "then"), [("disk", "memory"), ("memory", "disk"), ("disk", "disk"), ("memory", "memory")])
+@pytest.mark.parametrize("command", ["until", "some", "corrupt"])
+def test_a_run_goes_on_wherever_the_pixels_are_kept_but_not_with_a_changed_image(command, first, then, place, tmp_path):
+    tree = make_tree(tmp_path / "tree")
+    words = [word.replace(f"{place}/tree", str(tree)) for word in words_of(place, COMMANDS[command], first, tmp_path / "out")]
+    robench(*words)
+    whole = tables(tmp_path / "out")
+    only_begun(tmp_path / "out")
+    words[words.index(first)] = then
+    robench(*words, "--resume")
+    assert tables(tmp_path / "out") == whole
+    only_begun(tmp_path / "out")
+    file = sorted((tree / "val").rglob("*.jpg"), key=lambda path: path.name)[1]
+    Image.open(file).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(file, quality=92)
+    said = refused(*words, "--resume")
+    assert f"{file.parent.name}/{file.name} has changed since" in said
