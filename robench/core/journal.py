@@ -170,7 +170,15 @@ def sealed_lines(entries: Iterable[Mapping[str, Any]]) -> bytes:
 
 
 def checked_entries(lines: Iterable[bytes], path: Path) -> list[dict[str, Any]]:
-    """The entries of the lines. Raises InputError where one is not as it was written."""
+    """The entries of the lines of a state file, the header first.
+
+    Args:
+        lines: from `complete_lines`.
+        path: the file, for the sentence.
+
+    Raises:
+        InputError: where one is not as it was written.
+    """
     last, entries = "", []
     for line in lines:
         try:
@@ -221,7 +229,14 @@ def remove_state_files(folder: Path) -> None:
 
 
 def complete_lines(path: Path) -> list[bytes]:
-    """The lines of a file whose end was written. Raises InputError where it cannot be read."""
+    """The lines of a file whose end was written.
+
+    Args:
+        path: the file.
+
+    Raises:
+        InputError: where it cannot be read.
+    """
     try:
         return path.read_bytes().split(b"\n")[:-1]
     except OSError as error:
