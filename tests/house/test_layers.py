@@ -18,7 +18,7 @@ ROOT = Path(robench.__file__).parent
 LAYERS = {
     "core": "errors interrupts code_permission facts moved synonyms corruption_names perturbation_names rows fronts draws processes"
     " cells pictures files recipes preprocessing contained_images decoding decoder model_calls memory checks saved_results"
-    " inputs journal schedules statistics paired threat folders types",
+    " inputs journal schedules statistics seed_statistics paired threat folders types",
     "attacks": "facts active losses targets kernels reference fgsm noise pgd square fab eight_bits apgd transfer malt",
     "corruptions": "severities blur digital noise weather warp frost spatter",
     "explainers": "facts baselines nonlinearities forward_survey hooks gradients masking rebuilt_models grad_cam",
