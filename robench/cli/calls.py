@@ -12,6 +12,7 @@ from typer.core import TyperCommand
 NOT_RECORDED = ("trust", "download", "out", "resume", "force", "strict", "quiet", "log", "export", "plan")  # which no number follows from
 WORDS_KEY = "robench.words"
 CALL: ContextVar[dict[str, Any] | None] = ContextVar("CALL", default=None)
+WRITTEN: ContextVar[Mapping[str, Any]] = ContextVar("WRITTEN", default={})  # noqa: B039 (it is never changed)
 
 
 class RecordedCommand(TyperCommand):
@@ -24,11 +25,12 @@ class RecordedCommand(TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         """Runs the command, with `call_in_progress` saying how it was called."""
-        token = CALL.set(call_of_context(self.name or "", self.params, ctx.meta[WORDS_KEY], ctx.params))
+        tokens = CALL.set(call_of_context(self.name or "", self.params, ctx.meta[WORDS_KEY], ctx.params)), WRITTEN.set(ctx.meta[WORDS_KEY])
         try:
             return super().invoke(ctx)
         finally:
-            CALL.reset(token)
+            CALL.reset(tokens[0])
+            WRITTEN.reset(tokens[1])
 
 
 def call_in_progress() -> dict[str, Any] | None:
@@ -37,6 +39,29 @@ def call_in_progress() -> dict[str, Any] | None:
     It is None where no command of the command line runs.
     """
     return CALL.get()
+
+
+def is_written(parameter: str) -> bool:
+    """Whether an option of the command that runs was written by the user, and is not there by its default.
+
+    Args:
+        parameter: its name in Python, such as "seed".
+    """
+    return WRITTEN.get().get(parameter) is not None
+
+
+def entries_with_seed(entries: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """What a call over several seeds says of one of them: a call with that seed alone, which `robench rerun` makes again.
+
+    Args:
+        entries: from `repetition_entries`.
+        seed: the one.
+    """
+    call = entries.get("arguments")
+    if call is None:
+        return dict(entries)
+    options = {key: value for key, value in call["options"].items() if key != "seeds"}
+    return {**entries, "arguments": {**call, "options": {**options, "seed": seed}}}
 
 
 def repetition_entries(with_folder: bool = True) -> dict[str, Any]:
@@ -69,6 +94,8 @@ def call_of_context(command: str, parameters: list[Any], words: Mapping[str, Any
         if name in ("", *NOT_RECORDED, "help"):
             continue
         value = words.get(parameter.name)
+        if name == "seed" and words.get("seeds") is not None:
+            continue  # which would contradict
         if value is None and type(values.get(parameter.name)) in (str, int, float):
             value = values[parameter.name]
         if value is not None:

@@ -37,6 +37,21 @@ def parse_radii(text: str) -> Radii:
     return Radii(tuple(parse_eps(part) for part in text.split(",")))
 
 
+@dataclass(frozen=True)
+class SeedList:
+    """One seed or several."""
+
+    values: tuple[int, ...]
+
+
+def parse_seeds(text: str) -> SeedList:
+    """Reads seeds parted by commas, such as 0,1,2."""
+    words = [word.strip() for word in text.split(",")]
+    if wrong := [word for word in words if not word.isdecimal() or not word.isascii()]:
+        raise typer.BadParameter(f"{wrong[0]!r} is no seed: write whole numbers parted by commas, such as 0,1,2")
+    return SeedList(tuple(map(int, words)))
+
+
 def parse_batch_size(text: str) -> int:
     """Reads a number of images in a batch; "auto" becomes 0."""
     if text == "auto":

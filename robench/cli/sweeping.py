@@ -1,4 +1,4 @@
-"""`robench train --sweep`: one training for each cell of a grid, a table of them and the front of clean and robust accuracy."""
+"""`robench train` with `--sweep` or `--seeds`: several trainings in one call, and a table of them; of a sweep the front as well."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robench.cli.calls import repetition_entries
+import typer
+
+from robench.cli.calls import entries_with_seed, repetition_entries
 from robench.cli.console import print_message, print_to_stderr
 from robench.core.errors import InputError
 
 if TYPE_CHECKING:
     from robench.training.grids import SweepCell
+    from robench.training.seed_groups import TrainedSeeds
     from robench.training.sweeps import FinishedCell
 
 
@@ -73,6 +76,87 @@ def train_sweep(
                 write_front_and_manifest(folder, done, suite, title, words, time.perf_counter() - begin)
     print_sweep_table(done, suite, title)
     print_sweep_files(done, place.folder, f"in {time.perf_counter() - begin:.0f} s" if not place.finished else "", quiet)
+
+
+def sweep_with_seeds(sentence: str, seeds: Sequence[int] | None) -> str:
+    """The grid with the seeds as its last key; InputError where it has seeds already, and where one is named twice.
+
+    Args:
+        sentence: the grid.
+        seeds: those of --seeds; None where the option was not given.
+    """
+    from robench.training.grids import seed_key_of
+    from robench.training.seed_groups import distinct_seeds
+
+    if seeds is None:
+        return sentence
+    if key := seed_key_of(sentence):
+        raise InputError(f"the sweep {sentence!r} gives seeds itself ({key}): leave --seeds out")
+    return f"{sentence},seed={':'.join(map(str, distinct_seeds(seeds)))}"
+
+
+def train_each_seed(
+    seeds: Sequence[int], run: Callable[..., Any], words: dict[str, Any], overrides: dict[str, Any], *, quiet: bool, shown: bool
+) -> None:
+    """Trains a network for each seed, writes their table, and prints it; exit code 1 where a guard ended one of them.
+
+    Args:
+        seeds: of the trainings.
+        run: `training.train.train`.
+        words: arguments of `run` that are no settings, "out" among them.
+        overrides: settings by name, None for what the user left to the preset.
+        quiet: whether progress and messages are left out.
+        shown: whether this process prints the result.
+
+    Raises:
+        InputError: for seeds, files and words that cannot be.
+        typer.Exit: with code 1 where a seed diverged, or its network learnt to fool its own adversary.
+    """
+    from robench.training.seed_groups import trained_seed_group
+
+    out = words["out"]
+    if out is None:
+        raise InputError("--seeds need --out FILE.pt, after which the checkpoints are called FILE-seed0.pt and so on")
+
+    def train_seed(seed: int, path: Path) -> Any:
+        print_message(f"Seed {seed}, {list(seeds).index(seed) + 1} of {len(seeds)}", quiet)
+        return run(**{**words, "seed": seed, "out": path, "origin": entries_with_seed(words["origin"], seed)}, **overrides)
+
+    begin = time.perf_counter()
+    group = trained_seed_group(train_seed, seeds, out, resume=words["resume"], force=words["force"])
+    if shown:
+        print_seed_table(group, time.perf_counter() - begin, quiet)
+    if group.left_out:
+        raise typer.Exit(1)
+
+
+def print_seed_table(group: TrainedSeeds, seconds: float, quiet: bool) -> None:
+    """Prints each seed with its numbers, then their mean and standard deviation, and names the seeds that these leave out."""
+    from robench.cli.console import print_table
+    from robench.report.tables import percent
+
+    probes = list(dict.fromkeys(probe for one in group.trainings for probe in one.metrics))
+    lines = [
+        (f"{one.seed} (left out)" if one.alarm else str(one.seed),
+         *(percent(one.metrics[probe]["accuracy"]) if probe in one.metrics else "diverged" for probe in probes))
+        for one in group.trainings
+    ]  # fmt: skip
+    means, count = group.means, len(group.sound)
+    shown = [means.get(probe) for probe in probes]
+    lines += [
+        ("mean", *(percent(found.mean) if found else "" for found in shown)),
+        ("sd (n - 1)", *(percent(found.sd) if found and count > 1 else "-" for found in shown)),
+        ("seeds", *(str(count) for _ in probes)),
+    ]
+    n = ", ".join(f"{probe}: n = {group.sound[0].metrics[probe]['n']}" for probe in means)
+    less = f", without {len(group.left_out)} of {len(group.trainings)}" if group.left_out else ""
+    title = f"{count} seed{'' if count == 1 else 's'}{less}, accuracies in %" + (f"; {n}" if n else "")
+    print_table(title, ("seed", *probes), lines)
+    for seed, alarm in group.left_out.items():
+        print_to_stderr(f"Left out of the means: seed {seed}: {alarm}")
+    files = " and ".join(map(str, group.files))
+    fresh = sum(one.trained for one in group.trainings)
+    print_message(f"Written: {files}; {fresh} of {len(group.trainings)} trained in {seconds:.0f} s", quiet)
 
 
 def sweep_subject(sentence: str, overrides: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 
 from robench.cli import options as o
-from robench.cli.calls import repetition_entries
+from robench.cli.calls import is_written, repetition_entries
 from robench.core.errors import InputError
 from robench.core.interrupts import interruption_exit_code
 
@@ -112,6 +112,15 @@ def train_command(
     ] = None,
     eval_n: Annotated[int, typer.Option("--eval-n", min=1, help="How many of them are attacked: the first ones.")] = 300,
     seed: o.Seed = 0,
+    seeds: Annotated[
+        o.SeedList | None,
+        typer.Option(
+            "--seeds",
+            parser=o.parse_seeds,
+            metavar="S,S,S",
+            help="Train one network for each of these seeds, FILE-seed0.pt, ..., and show mean and standard deviation. In place of --seed.",
+        ),
+    ] = None,
     device: o.Device = "auto",
     threads: o.Threads = None,
     out: Annotated[
@@ -133,10 +142,12 @@ def train_command(
     """Trains a network and writes a checkpoint with a JSON, a log as CSV and its curves beside it.
 
     Example: robench train --reg sagr=0.1,rho=0.3 --epochs 5
+
+    Example: robench train --objective pgd-at --seeds 0,1,2 --out s.pt
     """
     from robench.cli.console import training_progress
     from robench.cli.loading import set_up_device
-    from robench.cli.sweeping import train_sweep
+    from robench.cli.sweeping import sweep_with_seeds, train_each_seed, train_sweep
     from robench.core.processes import join_world
     from robench.core.recipes import split_recipes
 
@@ -152,6 +163,8 @@ def train_command(
         from robench.training.settings import overrides_with_normalisation
 
         overrides = overrides_with_normalisation({**overrides, "mean": mean and mean.values, "std": std and std.values})
+    if seeds is not None and is_written("seed"):
+        raise InputError("--seeds are the seeds of the trainings: leave --seed out")
     begin = time.perf_counter()
     if force and (out is None or (sweep is None and out.suffix not in (".pt", ".pth"))):
         raise InputError(
@@ -172,9 +185,20 @@ def train_command(
             "watch": training_progress(quiet or world.rank > 0),
         }  # fmt: skip
         if sweep is not None:
-            train_sweep(sweep, run, words, overrides, suite=suite, measure=words["measure"], quiet=quiet)
+            train_sweep(
+                sweep_with_seeds(sweep, None if seeds is None else seeds.values),
+                run,
+                words,
+                overrides,
+                suite=suite,
+                measure=words["measure"],
+                quiet=quiet,
+            )
             return
         origin = {**repetition_entries(with_folder=False), **machine_entries(words["device"])}
+        if seeds is not None:
+            train_each_seed(seeds.values, run, {**words, "origin": origin}, overrides, quiet=quiet or world.rank > 0, shown=world.rank == 0)
+            return
         trained = run(**{**words, "out": out or Path("checkpoints"), "origin": origin}, **overrides)
     if world.rank == 0:
         print_training_result(trained, time.perf_counter() - begin, quiet)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from robench.core.errors import InputError
 from robench.core.statistics import Values, float_array, student_interval
 
-TINY, CLOSE, MOST_TERMS = 1e-300, 1e-15, 10_000  # of a continued fraction
+SMALLEST_DIVISOR, FRACTION_ENDS, MOST_TERMS = 1e-300, 1e-15, 10_000  # of a continued fraction
 
 
 @dataclass(frozen=True)
@@ -128,11 +128,11 @@ def beta_fraction(a: float, b: float, x: float) -> float:
             below = 1 / away_from_zero(1 + term * below)
             above = away_from_zero(1 + term / above)
             total *= above * below
-        if abs(above * below - 1) < CLOSE:
+        if abs(above * below - 1) < FRACTION_ENDS:
             break
     return total
 
 
 def away_from_zero(number: float) -> float:
     """A number that can be divided by."""
-    return number if abs(number) > TINY else TINY
+    return number if abs(number) > SMALLEST_DIVISOR else SMALLEST_DIVISOR

@@ -28,7 +28,8 @@ OPTIONS = (  # what a manifest may say of a call: nothing that writes outside --
     " workers skip-damaged layout class-order classes label-map outputs n shuffle indices budget seed batch-size arch activation"
     " weights mean std"
     " device threads n-train preset objective reg normalize epochs teacher optimizer lr momentum nesterov"
-    " weight-decay schedule augment mixup cutmix awp awp-warmup ema label-smoothing guard held-out select measure sweep eval-n freeze"
+    " weight-decay schedule augment mixup cutmix awp awp-warmup ema label-smoothing guard held-out select measure sweep eval-n"
+    " freeze seeds"
 )
 TAKEN = frozenset(OPTIONS.split(" "))
 LONGEST_TEXT, MOST_VALUES = 4096, 10_000

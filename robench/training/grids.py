@@ -33,6 +33,7 @@ from robench.training.settings import objective_sentence, plan_of, resolved_sett
 WEIGHT_KEY, WEIGHT_OPTIONS = "lambda", ("warmup", "drops")
 REGULARISER, OBJECTIVE, TRAINING = "regulariser", "objective", "train"
 LOSS_KEYS = ("objective", "reg")
+SEED_KEYS = ("seed", f"{TRAINING}.seed")  # which make no settings, but several trainings of one
 SWEEP_FORM = "write KEY=VALUE:VALUE, the keys parted by commas, such as lambda=0.03:0.1:0.3,rho=0.1:1"
 SETTINGS = PRESETS["small"]
 
@@ -103,6 +104,16 @@ def grid_cells(sentence: str) -> list[dict[str, Any]]:
         if twice:
             raise InputError(f"the sweep {sentence!r} gives {key} the value {twice[0]} twice")
     return [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
+
+
+def seed_key_of(sentence: str) -> str:
+    """The key of a grid that is the seed of the training, as it is written; "" without one.
+
+    Args:
+        sentence: keys parted by commas, their values by colons.
+    """
+    keys = grid_cells(sentence)[0]
+    return next((key for key in keys if key in SEED_KEYS), "")
 
 
 def value_of(key: str, word: str) -> Any:

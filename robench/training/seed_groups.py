@@ -13,14 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from robench.core.errors import DivergedError, InputError
 from robench.core.files import json_value, refuse_link, write_whole
 from robench.core.inputs import PathLike, as_path, as_seed
 from robench.core.processes import current_world
 from robench.core.seed_statistics import SeedMean, seed_mean
-from robench.results.files import csv_bytes
+from robench.results.files import csv_bytes, frame_of_columns
 from robench.training.train import train
 from robench.training.types import Trained
 
@@ -49,7 +47,8 @@ class SeedTraining:
     @property
     def metrics(self) -> Mapping[str, Mapping[str, Any]]:
         """What was measured at the end, by probe, as a checkpoint has it."""
-        return self.meta.get("metrics", {})
+        found: Mapping[str, Mapping[str, Any]] = self.meta.get("metrics", {})
+        return found
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,7 @@ def trained_seed_group(train_seed: TrainSeed, seeds: Sequence[int], out: Path, *
     refuse_occupied_group(paths.values(), tables, resume or force)
     group = TrainedSeeds([seed_outcome(train_seed, seed, path) for seed, path in paths.items()], tables)
     if current_world().rank == 0:
-        write_whole(dict(zip(tables, (csv_bytes(pd.DataFrame(group_lines(group))), group_json(group)), strict=True)))
+        write_whole(dict(zip(tables, (group_csv(group), group_json(group)), strict=True)))
     return group
 
 
@@ -204,6 +203,12 @@ def seed_outcome(train_seed: TrainSeed, seed: int, path: Path) -> SeedTraining:
     except DivergedError as error:
         return SeedTraining(seed, path, {}, str(error))
     return SeedTraining(seed, path, done.meta, str(done.meta["history"][-1].get("alarm") or ""), bool(done.evaluation))
+
+
+def group_csv(group: TrainedSeeds) -> bytes:
+    """The CSV of a group."""
+    lines = group_lines(group)
+    return csv_bytes(frame_of_columns({name: [line[name] for line in lines] for name in lines[0]}))
 
 
 def group_lines(group: TrainedSeeds) -> list[dict[str, Any]]:
