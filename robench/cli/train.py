@@ -60,6 +60,10 @@ def train_command(
     eps: Annotated[Real, typer.Option("--eps", parser=o.parse_eps, metavar="EPS", help="Radius of the threat, such as 8/255.")] = None,
     epochs: Annotated[Whole, typer.Option("--epochs", min=1)] = None,
     batch_size: Annotated[Whole, typer.Option("--batch-size", min=1)] = None,
+    accumulate: Annotated[
+        Whole,
+        typer.Option("--accumulate", min=1, help="The images of a step go through the network in N parts: less memory, the same step."),
+    ] = None,
     teacher: Annotated[
         Path | None, typer.Option("--teacher", help="Checkpoint to learn from, for igd and hat. Default: one is trained first and kept.")
     ] = None,
@@ -158,6 +162,7 @@ def train_command(
         "weight_decay": weight_decay, "schedule": schedule, "augment": augment, "ema": ema, "label_smoothing": label_smoothing,
         "held_out": held_out, "mixup": mixup, "cutmix": cutmix, "awp": awp, "awp_warmup": awp_warmup, "precision": precision,
         "compiled": compiled or None, "guard": guard, "freeze": freeze or None,
+        "accumulate": accumulate,
     }  # fmt: skip
     if mean is not None or std is not None:
         from robench.training.settings import overrides_with_normalisation

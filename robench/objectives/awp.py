@@ -30,7 +30,7 @@ def leave_gradients(gradients: Sequence[Tensor]) -> None:
 @contextmanager
 def perturbed_weights(
     model: nn.Module,
-    loss_of: Callable[[], Tensor],
+    loss_of: Callable[[], Tensor] | Sequence[Callable[[], Tensor]],
     gamma: float,
     *,
     reduce: Callable[[Sequence[Tensor]], None] = leave_gradients,
@@ -42,7 +42,8 @@ def perturbed_weights(
 
     Args:
         model: the network whose weights are moved in place.
-        loss_of: the loss to raise, as a scalar with a graph to the weights; called once, in the model's own mode.
+        loss_of: the loss to raise, as a scalar with a graph to the weights; called once, in the model's own mode. Several are those of
+            parts of one size of a batch, whose mean is raised.
         gamma: size of the move relative to each weight tensor, at least 0; 0.01 with PGD-AT and 0.005 with TRADES in the paper. At 0
             nothing is computed: that is how a warm-up is written.
         reduce: averages the gradients (a list of tensors, in place) over the processes that share a batch.
@@ -54,7 +55,7 @@ def perturbed_weights(
         yield
         return
     weights = perturbable_weights(model)
-    gradients = weight_gradients(model, loss_of, weights)
+    gradients = weight_gradients(model, [loss_of] if callable(loss_of) else loss_of, weights)
     reduce(gradients)
     originals = [weight.detach().clone() for weight in weights]
     try:
@@ -71,17 +72,21 @@ def perturbable_weights(model: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.dim() >= 2]
 
 
-def weight_gradients(model: nn.Module, loss_of: Callable[[], Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
-    """dL/dw for each of the weights, 0 where the loss does not depend on one; no .grad and no buffer of the model is changed.
+def weight_gradients(model: nn.Module, losses: Sequence[Callable[[], Tensor]], weights: Sequence[Tensor]) -> list[Tensor]:
+    """dL/dw for each of the weights, 0 where L, the mean of the losses, does not depend on one; no .grad and no buffer is changed.
 
     Args:
         model: its buffers, such as running statistics, are put back.
-        loss_of: the loss as a scalar with a graph; called once.
+        losses: each a scalar with a graph; called once, one after the other.
         weights: the parameters by which the gradient is taken.
     """
     originals = [buffer.clone() for buffer in model.buffers()]
     try:
-        return list(torch.autograd.grad(loss_of(), weights, materialize_grads=True))
+        sums = list(torch.autograd.grad(losses[0](), weights, materialize_grads=True))
+        for loss_of in losses[1:]:
+            more = torch.autograd.grad(loss_of(), weights, materialize_grads=True)
+            sums = [total + grad for total, grad in zip(sums, more, strict=True)]
+        return sums if len(losses) == 1 else [total / len(losses) for total in sums]
     finally:
         overwrite(list(model.buffers()), originals)
 

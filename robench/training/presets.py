@@ -37,6 +37,7 @@ SMALL_SETTINGS: dict[str, Any] = {
     "compiled": False,
     "guard": "stop",
     "freeze": (),
+    "accumulate": 1,
 }
 RICE: dict[str, Any] = SMALL_SETTINGS | {
     "arch": "preact-resnet18",

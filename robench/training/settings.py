@@ -37,6 +37,7 @@ PLAN_SETTINGS = (
     "epochs", "batch_size", "optimizer", "lr", "momentum", "nesterov",
     "weight_decay", "schedule", "augment", "ema", "label_smoothing", "probe_n",
     "mixup", "cutmix", "awp", "awp_warmup", "precision", "guard", "freeze",
+    "accumulate",
 )  # fmt: skip
 SHARE_SETTINGS = ("ema", "label_smoothing", "awp_warmup", "momentum")
 CHOICES = {"optimizer": "optimizer", "augment": "augmentation", "guard": "guard", "precision": "precision"}
@@ -50,9 +51,9 @@ SETTING_READERS: dict[str, Callable[[Any], Any]] = {  # what may be written in s
 GIVEN_NORMALISATION = "given"  # the normalisation by a mean and std that the user gave
 LONGEST_STEM = 100  # letters of the name of a checkpoint
 LARGEST_ALPHA = 1e6  # of a Beta distribution: all shares are 1/2 there, and from some 1e308 on numpy draws 0
-POSITIVE_SETTINGS = ("epochs", "batch_size", "lr", "probe_n")
+POSITIVE_SETTINGS = ("epochs", "batch_size", "lr", "probe_n", "accumulate")
 NOT_NEGATIVE_SETTINGS = ("held_out", "weight_decay", "mixup", "cutmix", "awp")
-WHOLE_SETTINGS = ("epochs", "batch_size", "probe_n")
+WHOLE_SETTINGS = ("epochs", "batch_size", "probe_n", "accumulate")
 WORD_SETTINGS = ("arch", "activation", "objective", "norm", "optimizer", "schedule", "augment", "normalize", "precision", "guard")
 NUMBER_SETTINGS = (*POSITIVE_SETTINGS, *SHARE_SETTINGS, *NOT_NEGATIVE_SETTINGS)
 

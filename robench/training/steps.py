@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from robench.objectives.awp import perturbed_weights
 from robench.objectives.gradients import applies_dropout
 from robench.objectives.second_order import attention_by_products, differentiates_twice, name_failing_operators, refuse_lost_derivatives
 from robench.objectives.terms import loss_and_terms
+from robench.training.batch_parts import LossGradients, batch_parts, mean_gradients
 from robench.training.frozen_parameters import enter_training_mode
 from robench.training.types import TrainingPlan, TrainingRun
 
@@ -92,8 +94,16 @@ def refuse_batch_size(model: nn.Module, plan: TrainingPlan, processes: int) -> N
     """InputError for a batch size that the processes cannot share evenly, or that the network's batch norm cannot take."""
     if plan.batch_size % processes:
         raise InputError(f"{processes} processes cannot share batches of {plan.batch_size} evenly: choose a multiple for --batch-size")
+    if plan.batch_size % (processes * plan.accumulate):
+        share = "" if processes == 1 else f" on each of {processes} processes"
+        raise InputError(
+            f"batches of {plan.batch_size} cannot be cut into {plan.accumulate} even parts{share}: choose another number for --accumulate, "
+            "or a multiple for --batch-size"
+        )
     norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
-    if norms and plan.batch_size < 2:
+    if norms and plan.batch_size < 2 * plan.accumulate:
+        if plan.accumulate > 1:
+            raise InputError("batch norm needs parts of at least 2 images: lower --accumulate or choose an architecture without it")
         raise InputError("batch norm needs batches of at least 2 images: raise --batch-size or choose an architecture without it")
 
 
@@ -193,13 +203,21 @@ def augmented_images(plan: TrainingPlan, train: Images, rows: Tensor, key: str, 
 
 
 def crafted_batch(run: TrainingRun, plan: TrainingPlan, batch: Batch) -> Batch:
-    """The batch with the images that the loss is taken at."""
+    """The batch with the images that the loss is taken at, made part by part.
+
+    An objective that absorbs gradients keeps something for the places of the whole batch, which it is shown as it is.
+    """
     enter_training_mode(run.model, plan.freeze)
+    x_adv = torch.cat([crafted_images(run, plan, part) for part in batch_parts(batch, 1 if plan.objective.absorb else plan.accumulate)])
+    return replace(batch, x_adv=x_adv.requires_grad_(bool(plan.regularizers) or plan.objective.absorb is not None))
+
+
+def crafted_images(run: TrainingRun, plan: TrainingPlan, batch: Batch) -> Tensor:
+    """The images that the objective makes of the batch, (B, C, H, W), without their graph."""
     x_adv = plan.objective.craft(run.adversary_model, batch)
     if run.steps_done == 0:
         refuse_crafted_images(x_adv, batch.x)
-    x_adv = x_adv.detach()
-    return replace(batch, x_adv=x_adv.requires_grad_(bool(plan.regularizers) or plan.objective.absorb is not None))
+    return x_adv.detach()
 
 
 def refuse_crafted_images(x_adv: object, x: Tensor) -> None:
@@ -212,27 +230,33 @@ def refuse_crafted_images(x_adv: object, x: Tensor) -> None:
         raise InputError(f"the objective's craft returned pixels that do not lie in [0, 1]: these span {low:.4g} to {high:.4g}")
 
 
-def step_gradients(run: TrainingRun, plan: TrainingPlan, batch: Batch) -> tuple[list[Tensor], Tensor | None, dict[str, Tensor]]:
+def step_gradients(run: TrainingRun, plan: TrainingPlan, batch: Batch) -> LossGradients:
     """The gradients of the loss by the weights and, where the objective wants to know it, by x_adv; and the loss with its terms."""
     model = run.model if plan.regularizers else run.adversary_model
-    loss_of = penalised_loss(plan.objective.loss, plan.regularizers)
+    parts = batch_parts(batch, plan.accumulate)
 
-    def base() -> Tensor:
-        return loss_and_terms(plan.objective.loss, model, batch_with_logits(model, batch))[0]
+    def base(part: Batch) -> Tensor:
+        return loss_and_terms(plan.objective.loss, model, batch_with_logits(model, part))[0]
 
     with ExitStack() as stack:
         stack.enter_context(attention_by_products(differentiates_twice(plan.regularizers)))
         if plan.awp and batch.progress >= plan.awp_warmup:
-            stack.enter_context(perturbed_weights(run.model, base, plan.awp, reduce=run.world.average))
-        full_batch = batch_with_logits(model, batch)
-        leaves = [*run.weights, *([batch.x_adv] if plan.objective.absorb else [])]
-        with name_failing_operators(full_batch.logits):
-            loss, terms = loss_of(model, full_batch)
-            if run.steps_done == 0:
-                refuse_lost_derivatives(loss, full_batch.logits)
-            derivatives = torch.autograd.grad(loss, leaves, allow_unused=True)
+            bases = [partial(base, part) for part in parts]
+            stack.enter_context(perturbed_weights(run.model, bases, plan.awp, reduce=run.world.average))
+        return mean_gradients((loss_gradients(run, plan, model, part) for part in parts), len(parts))
+
+
+def loss_gradients(run: TrainingRun, plan: TrainingPlan, model: nn.Module, batch: Batch) -> LossGradients:
+    """One forward and backward pass of the loss on a batch, or on a part of one."""
+    full_batch = batch_with_logits(model, batch)
+    leaves = [*run.weights, *([batch.x_adv] if plan.objective.absorb else [])]
+    with name_failing_operators(full_batch.logits):
+        loss, terms = penalised_loss(plan.objective.loss, plan.regularizers)(model, full_batch)
+        if run.steps_done == 0:
+            refuse_lost_derivatives(loss, full_batch.logits)
+        derivatives = torch.autograd.grad(loss, leaves, allow_unused=True)
     grads = [torch.zeros_like(leaf) if grad is None else grad for leaf, grad in zip(leaves, derivatives, strict=True)]
-    return grads[: len(run.weights)], grads[-1] if plan.objective.absorb else None, {"loss": loss, **terms}
+    return LossGradients(grads[: len(run.weights)], grads[-1] if plan.objective.absorb else None, {"loss": loss, **terms})
 
 
 def batch_with_logits(model: nn.Module, batch: Batch) -> Batch:

@@ -19,8 +19,16 @@ from robench.models import checkpoint, checkpoint_meta, load_with_origin
 from robench.models.architectures import is_foreign, runs_code
 from robench.models.loading import source_kind
 from robench.objectives import facts_of
+from robench.training.presets import SMALL_SETTINGS
 from robench.training.types import EventWatcher, Trained, show_notes
 
+LATER_SETTINGS = (
+    "nesterov",
+    "freeze",
+    "accumulate",
+    "swa",
+    "extra",
+)  # where at its default, none changes the name that an earlier version gave
 TEACHER_SETTINGS: dict[str, Any] = {"objective": "standard", "reg": (), "awp": 0.0}  # how a teacher's settings differ from its student's
 
 
@@ -34,7 +42,8 @@ def teacher_path(out: Path | None, teachers: Path | None, its: Mapping[str, Any]
     """
     if teachers is None:
         return out.with_name(f"{out.stem}.teacher.pt") if out else None
-    words = json.dumps(checkpoint.plain_values(dict(its)), sort_keys=True)
+    named = {key: value for key, value in its.items() if key not in LATER_SETTINGS or value != SMALL_SETTINGS.get(key)}
+    words = json.dumps(checkpoint.plain_values(named), sort_keys=True)
     return teachers / f"teacher-{hashlib.sha256(words.encode()).hexdigest()[:8]}.pt"
 
 

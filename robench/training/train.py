@@ -119,6 +119,7 @@ def train(
     compiled: bool | None = None,
     guard: str | None = None,
     freeze: str | Sequence[str] | None = None,
+    accumulate: int | None = None,
 ) -> Trained:
     """Trains a network on a named data set and saves it, with its settings and its measured accuracies.
 
@@ -192,6 +193,7 @@ def train(
         guard: what happens at an alarm, such as that of catastrophic overfitting: "stop", "roll-back" or "off".
         freeze: prefixes of the names of parameters that stay as they are, one or several ("conv1", "layer1,layer2"), with the statistics
             of the batch norm there.
+        accumulate: in how many parts of one size the images of a step go through the network, whose gradients are added; at least 1.
 
     Returns:
         A `Trained`: the network, its meta, what was measured, and the path of the checkpoint.
@@ -215,6 +217,7 @@ def train(
         "schedule": schedule, "augment": augment, "ema": ema, "label_smoothing": label_smoothing, "normalize": normalize, "mean": mean,
         "std": std, "held_out": held_out, "probe_n": probe_n, "mixup": mixup, "cutmix": cutmix, "awp": awp, "awp_warmup": awp_warmup,
         "precision": precision, "compiled": compiled, "guard": guard, "freeze": freeze,
+        "accumulate": accumulate,
     }  # fmt: skip
     overrides = {key: value for key, value in options.items() if value is not None}
     data_dir, out, teacher = as_path(data_dir, "data_dir"), as_path(out, "out"), as_path(teacher, "teacher")

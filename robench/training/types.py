@@ -140,6 +140,7 @@ class TrainingPlan:
         guard: what happens where it does, or where the loss diverges: "stop", "roll-back" or "off".
         teacher: the network that is learnt from, frozen.
         freeze: prefixes of the parameters that stay as they are, with the statistics of the batch norm there.
+        accumulate: in how many parts the images of a step go through the network.
     """
 
     objective: Objective
@@ -169,6 +170,7 @@ class TrainingPlan:
     guard: str = "off"
     teacher: nn.Module | None = None
     freeze: Sequence[str] = ()
+    accumulate: int = 1
 
 
 @dataclass

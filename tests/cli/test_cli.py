@@ -26,10 +26,11 @@ from robench.core.rows import Row, Sample, wilson
 FLAGS = {
     "train": """--data --data-dir --download --image-size --resize --interpolation --pixels --workers
         --skip-damaged --layout --n-train --preset --objective --reg --arch --activation
-        --normalize --mean --std --norm --eps --epochs --batch-size --teacher --optimizer --lr --momentum --nesterov
-        --weight-decay
+        --normalize --mean --std --norm --eps --epochs --batch-size --accumulate --teacher --optimizer --lr --momentum --nesterov
+        --weight-decay --freeze
         --schedule --augment --mixup --cutmix --awp --awp-warmup --ema --label-smoothing --precision --compile --guard
-        --held-out --select --suite --measure --sweep --eval-n --seed --device --threads --out --resume --force --log --quiet""",
+        --held-out --select --suite --measure --sweep --eval-n --seed --device --threads --out --resume --force --log --quiet
+        --seeds""",
     "eval": """--suite --data --data-dir --download --split --image-size --resize --interpolation --pixels --workers --skip-damaged
         --layout --class-order --classes --label-map
         --outputs --n --shuffle --indices --norm --eps --threat --budget --scale --frost-dir --score
