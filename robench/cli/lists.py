@@ -96,10 +96,11 @@ def list_entries(what: str) -> list[tuple[str, str, str]]:
         usual = [(name, SUITE_SUMMARIES[name], " + ".join(attacks)) for name, attacks in SUITES.items()]
         return usual + [(f"{name} in l1", "what it is where the norm is l1", " + ".join(attacks)) for name, attacks in SUITES_L1.items()]
     if what == "presets":
+        from robench.training.preset_sources import source_of, source_text
         from robench.training.presets import PRESET_DESCRIPTIONS as SETTINGS
         from robench.training.presets import PRESETS
 
-        return [(name, text, PRESETS[name]["arch"]) for name, text in SETTINGS.items()]
+        return [(name, text, f"{PRESETS[name]['arch']}; {source_text(source_of(name))}") for name, text in SETTINGS.items()]
     if what == "data":
         from robench.data import DATASET_SUMMARIES as SETS
 

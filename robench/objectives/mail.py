@@ -1,4 +1,4 @@
-"""MAIL (Liu et al. 2021, "Probabilistic margins for instance reweighting in adversarial training", NeurIPS, 2106.07904).
+"""MAIL (Wang et al. 2021, "Probabilistic margins for instance reweighting in adversarial training", NeurIPS, 2106.07904).
 
 Samples that are nearer to being misclassified count more. With p' = softmax(f(x')) and no gradient through w:
 
@@ -27,14 +27,14 @@ SCALE = 3.0
 
 
 def mail_at(*, slope: float = 10.0, bias: float = -0.5, begin: float = 0.75, steps: int = 10, step_size: float | None = None) -> Objective:
-    """Cross-entropy at PGD's points, weighted by the probabilistic margin (Liu et al. 2021, 2106.07904).
+    """Cross-entropy at PGD's points, weighted by the probabilistic margin (Wang et al. 2021, 2106.07904).
 
     PM is taken with the label of the larger part where images are mixed (our choice). PGD starts evenly in the threat, as in pgd-at.
 
     Args:
         slope: of the sigmoid, at least 0.
         bias: of the sigmoid, in [-2, 2].
-        begin: share of training, in [0, 1], before which all weights are 1: 0.75 is epoch 75 of the 100 that the published code trains.
+        begin: share of training, in [0, 1], before which all weights are 1: 0.75 is ours; its code begins at epoch 75.
         steps: steps of PGD.
         step_size: length of a step in pixel units; 2.5 eps / steps if not given.
 
@@ -59,13 +59,13 @@ def mail_trades(
     steps: int = 10,
     step_size: float | None = None,
 ) -> Objective:
-    """TRADES with the KL weighted by the probabilistic margin (Liu et al. 2021, 2106.07904).
+    """TRADES with the KL weighted by the probabilistic margin (Wang et al. 2021, 2106.07904).
 
     Args:
         beta: weight of the KL, at least 0; 5 is the default of the published code (trades itself has 6).
         slope: of the sigmoid, at least 0.
         bias: of the sigmoid, in [-2, 2].
-        begin: share of training, in [0, 1], before which all weights are 1: 0.75 is epoch 75 of the 100 that the published code trains.
+        begin: share of training, in [0, 1], before which all weights are 1: 0.75 is ours; its code begins at epoch 75.
         steps: steps of the ascent on the KL, as in trades.
         step_size: length of a step in pixel units; 2.5 eps / steps if not given.
 

@@ -16,20 +16,23 @@ from torch import Tensor, nn
 
 from robench.core.checks import number_option
 from robench.core.model_calls import freeze_model
+from robench.core.recipes import lookup
 from robench.core.types import Batch
-from robench.objectives.adversarial import check_steps, projected_ascent
+from robench.objectives.adversarial import check_steps, pgd_images, projected_ascent
 from robench.objectives.terms import Objective, clean_logits, cross_entropy, kl
 
 START = 0.001  # standard deviation of the start, in pixel units: at x itself the KL and its gradient are zero
 
 
-def trades(*, beta: float = 6.0, steps: int = 10, step_size: float | None = None) -> Objective:
+def trades(*, beta: float = 6.0, steps: int = 10, step_size: float | None = None, adversary: str = "kl") -> Objective:
     """Clean cross-entropy plus beta times the KL from the clean to the adversarial prediction (Zhang et al. 2019, 1901.08573).
 
     Args:
         beta: weight of the KL, at least 0; 6 in the paper.
         steps: steps of the ascent on the KL; 10 in the paper.
         step_size: length of a step in pixel units; 2.5 eps / steps if not given, which is the usual 2/255 at eps 8/255 and 10 steps.
+        adversary: what the ascent climbs, "kl" as in the paper; or "ce", the cross-entropy, from an even start as in pgd-at, as the
+            published code of EMR does (Liu & Chan 2022, 2210.05118).
 
     Returns:
         The objective; it logs "ce" and "kl".
@@ -39,7 +42,8 @@ def trades(*, beta: float = 6.0, steps: int = 10, step_size: float | None = None
     """
     check_steps("trades", steps, step_size)
     loss = partial(ce_and_kl, beta=number_option("the beta of trades", beta))
-    return Objective(partial(kl_pgd_images, steps=steps, step_size=step_size), loss)
+    craft = lookup(adversary, {"kl": kl_pgd_images, "ce": pgd_images}, "adversary of trades")
+    return Objective(partial(craft, steps=steps, step_size=step_size), loss)
 
 
 def kl_pgd_images(model: nn.Module, batch: Batch, *, steps: int = 10, step_size: float | None = None) -> Tensor:

@@ -106,7 +106,7 @@ def resolved_settings(preset: str, overrides: Mapping[str, Any]) -> tuple[dict[s
     if is_foreign(parse_recipe(settings["arch"]).name) and overrides.get("activation") is None:
         settings["activation"] = "relu"  # the preset's is for our own architectures
     settings["objective"], notes = objective_sentence(settings["objective"], settings["reg"])
-    if given_normalisation(settings["normalize"]) and usual != "none":
+    if given_normalisation(settings["normalize"]) and usual not in ("none", settings["normalize"]):
         notes.append(f"pixels are normalised by the mean and std given, in place of the preset's --normalize {usual}")
     return settings, notes
 
@@ -292,7 +292,10 @@ def new_network(settings: Mapping[str, Any], images: Images, seed: int) -> tuple
     Raises:
         InputError: for an architecture that is unknown or cannot be trained on these images.
     """
-    normalisation = given_normalisation(settings["normalize"])
+    normalisation = {  # where one number is given, it is that of every channel
+        key: numbers * images.shape[0] if len(numbers) == 1 else numbers
+        for key, numbers in given_normalisation(settings["normalize"]).items()
+    }
     chosen = images_of_all_classes(images, 5000, seed)
     mean, std = channel_statistics(chosen)
     some = chosen.pixels(slice(0, CONTRACT_IMAGES))

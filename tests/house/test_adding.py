@@ -187,4 +187,4 @@ def test_the_page_on_presets_shows_a_line_of_the_table_as_it_stands():
     page = (DOCS / "adding-a-preset.md").read_text()
     (line,) = [line.strip() for line in page.splitlines() if line.startswith("    ") and "SINGLE_STEP_SETTINGS" in line]
     settings = {"SINGLE_STEP_SETTINGS": presets.SINGLE_STEP_SETTINGS}
-    assert eval(f"{{{line}}}", settings)["wong2020"] == presets.DESCRIBED_PRESETS["wong2020"]
+    assert eval(f"{{{line}}}", settings)["n-fgsm2022"] == presets.DESCRIBED_PRESETS["n-fgsm2022"]
