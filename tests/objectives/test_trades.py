@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from robench.core.errors import InputError
 from robench.core.threat import Threat
+from robench.objectives.adversarial import pgd_at
 from robench.objectives.terms import kl
 from robench.objectives.trades import kl_pgd_images, trades
 
@@ -214,3 +215,15 @@ def test_values_and_gradients_are_right_where_predictions_saturate():
 def test_wrong_options_are_refused(options):
     with pytest.raises(InputError, match=r"of trades must be"):
         trades(**options)
+
+
+def test_an_adversary_on_the_cross_entropy_is_that_of_pgd_training_and_leaves_the_loss_alone():
+    model, (x, y) = net(), images()
+    batch = unmade(x, y)
+    x_adv = trades(adversary="ce", steps=3, step_size=0.02).craft(model, batch)
+    assert torch.equal(x_adv, pgd_at(steps=3, step_size=0.02).craft(model, batch))
+    assert not torch.equal(x_adv, trades(steps=3, step_size=0.02).craft(model, batch))
+    losses = [trades(beta=12, adversary=adversary).loss(model, made(model, x, y, x_adv))[0] for adversary in ("ce", "kl")]
+    assert torch.equal(*losses)
+    with pytest.raises(InputError, match="adversary of trades"):
+        trades(adversary="fgsm")
