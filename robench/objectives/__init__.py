@@ -123,7 +123,7 @@ def default_options(name: str) -> dict[str, Any]:
 
     Example:
         >>> default_options("trades")
-        {'beta': 6.0, 'steps': 10, 'step_size': None}
+        {'beta': 6.0, 'steps': 10, 'step_size': None, 'adversary': 'kl'}
     """
     return options_of({**OBJECTIVES, **REGULARIZERS}[name]) if is_built_in(name) else {}
 
