@@ -22,6 +22,7 @@ from robench.core.threat import Threat
 from robench.data import Images, stratified_images
 from robench.evaluation.measure import suite_measurement
 from robench.scores.geometry import jacobian_geometry
+from robench.training.equal_average import update_equal_average
 from robench.training.guards import (
     divergence_alarm,
     has_fgsm_gap,
@@ -78,6 +79,8 @@ def fit(run: TrainingRun, plan: TrainingPlan, train: Images, held_out: Images) -
             if run.best is None or plan.guard == "off":
                 raise DivergedError(f"{trouble}; lower --lr or the weights")
         mean_terms = {name: total / (step + 1) for name, total in run.sums.items()}
+        if plan.swa and not trouble:
+            update_equal_average(run, plan, train, epoch)
         unmeasured = Epoch(epoch, time.perf_counter() - begin, lr, mean_terms, math.nan, math.nan, {})
         closed = close_epoch(run, plan, held_out, unmeasured, trouble)
         back = bool(closed.alarm) and roll_back(run, plan)

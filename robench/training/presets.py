@@ -39,6 +39,7 @@ SMALL_SETTINGS: dict[str, Any] = {
     "guard": "stop",
     "freeze": (),
     "accumulate": 1,
+    "swa": 0.0,
 }
 RICE: dict[str, Any] = SMALL_SETTINGS | {
     "arch": "preact-resnet18",

@@ -37,9 +37,9 @@ PLAN_SETTINGS = (
     "epochs", "batch_size", "optimizer", "lr", "momentum", "nesterov",
     "weight_decay", "schedule", "augment", "ema", "label_smoothing", "probe_n",
     "mixup", "cutmix", "awp", "awp_warmup", "precision", "guard", "freeze",
-    "accumulate",
+    "accumulate", "swa",
 )  # fmt: skip
-SHARE_SETTINGS = ("ema", "label_smoothing", "awp_warmup", "momentum")
+SHARE_SETTINGS = ("ema", "swa", "label_smoothing", "awp_warmup", "momentum")
 CHOICES = {"optimizer": "optimizer", "augment": "augmentation", "guard": "guard", "precision": "precision"}
 MOST_AT_ONCE = 2**26  # numbers of pixels that are held as floats at once
 FIFTH = 5  # at most that part of the training images is held out, unless asked for
@@ -99,8 +99,7 @@ def resolved_settings(preset: str, overrides: Mapping[str, Any]) -> tuple[dict[s
         raise InputError(f"nesterov must be true or false, not {settings['nesterov']!r}")
     if settings["optimizer"] != "sgd" and settings["nesterov"] != its["nesterov"]:
         raise InputError(f"nesterov is an option of sgd's momentum, which {settings['optimizer']} does not have: leave it out")
-    if settings["mixup"] and settings["cutmix"]:
-        raise InputError("mixup and cutmix both mix the images of a batch: choose one of them")
+    refuse_two_of_a_kind(settings)
     for key, table in (("optimizer", OPTIMIZERS), ("augment", AUGMENTATIONS), ("guard", GUARDS), ("precision", PRECISIONS)):
         lookup(settings[key], dict.fromkeys(table), CHOICES[key])
     if is_foreign(parse_recipe(settings["arch"]).name) and overrides.get("activation") is None:
@@ -109,6 +108,13 @@ def resolved_settings(preset: str, overrides: Mapping[str, Any]) -> tuple[dict[s
     if given_normalisation(settings["normalize"]) and usual not in ("none", settings["normalize"]):
         notes.append(f"pixels are normalised by the mean and std given, in place of the preset's --normalize {usual}")
     return settings, notes
+
+
+def refuse_two_of_a_kind(settings: Mapping[str, Any]) -> None:
+    """InputError for two settings that do the same in different ways."""
+    for one, other, deed in (("mixup", "cutmix", "mix the images of a batch"), ("ema", "swa", "average the weights")):
+        if settings[one] and settings[other]:
+            raise InputError(f"{one} and {other} both {deed}: choose one of them")
 
 
 def overrides_with_normalisation(overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def begin_training(model: nn.Module, plan: TrainingPlan, world: World | None = N
         synchronise(model)
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = lookup(plan.optimizer, OPTIMIZERS, "optimizer")(weights, plan.lr, plan.momentum, plan.weight_decay, plan.nesterov)
-    average = copy.deepcopy(model).eval() if plan.ema else model
+    average = copy.deepcopy(model).eval() if plan.ema or plan.swa else model
     adversary_model = torch.compile(model) if plan.is_compiled else model
     return TrainingRun(model, average, optimizer, weights, adversary_model, world)  # type: ignore[arg-type]
 

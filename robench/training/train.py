@@ -120,6 +120,7 @@ def train(
     guard: str | None = None,
     freeze: str | Sequence[str] | None = None,
     accumulate: int | None = None,
+    swa: float | None = None,
 ) -> Trained:
     """Trains a network on a named data set and saves it, with its settings and its measured accuracies.
 
@@ -194,6 +195,7 @@ def train(
         freeze: prefixes of the names of parameters that stay as they are, one or several ("conv1", "layer1,layer2"), with the statistics
             of the batch norm there.
         accumulate: in how many parts of one size the images of a step go through the network, whose gradients are added; at least 1.
+        swa: share of the training, in [0, 1), from which on the weights at the ends of epochs are averaged, all alike; 0 for none.
 
     Returns:
         A `Trained`: the network, its meta, what was measured, and the path of the checkpoint.
@@ -217,7 +219,7 @@ def train(
         "schedule": schedule, "augment": augment, "ema": ema, "label_smoothing": label_smoothing, "normalize": normalize, "mean": mean,
         "std": std, "held_out": held_out, "probe_n": probe_n, "mixup": mixup, "cutmix": cutmix, "awp": awp, "awp_warmup": awp_warmup,
         "precision": precision, "compiled": compiled, "guard": guard, "freeze": freeze,
-        "accumulate": accumulate,
+        "accumulate": accumulate, "swa": swa,
     }  # fmt: skip
     overrides = {key: value for key, value in options.items() if value is not None}
     data_dir, out, teacher = as_path(data_dir, "data_dir"), as_path(out, "out"), as_path(teacher, "teacher")

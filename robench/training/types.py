@@ -141,6 +141,7 @@ class TrainingPlan:
         teacher: the network that is learnt from, frozen.
         freeze: prefixes of the parameters that stay as they are, with the statistics of the batch norm there.
         accumulate: in how many parts the images of a step go through the network.
+        swa: the share of the training from which on the weights at the ends of epochs are averaged evenly, 0 for none.
     """
 
     objective: Objective
@@ -171,6 +172,7 @@ class TrainingPlan:
     teacher: nn.Module | None = None
     freeze: Sequence[str] = ()
     accumulate: int = 1
+    swa: float = 0.0
 
 
 @dataclass

@@ -46,8 +46,8 @@ LAYERS = {
     " comparison_files night_verdicts image_sources changed_images base_parts overview reporting cost_tables",
     "evaluation": "planning suites run_words named_files repeated_calls repeated_runs recipe_kinds methods corruption_sources"
     " sequence_sources plans measure arguments api",
-    "training": "presets preset_sources guards types frozen_parameters batch_parts steps states epochs settings checkpoint_files teachers"
-    " preparation final_measurement tracked train seed_groups grids sweeps",
+    "training": "presets preset_sources guards types frozen_parameters batch_parts equal_average steps states epochs settings"
+    " checkpoint_files teachers preparation final_measurement tracked train seed_groups grids sweeps",
     "cli": "calls console options loading jobs measure sweeping compare corrupt evaluate lists report train rerun",
 }
 OPEN = ("__init__", "__main__")  # the public names, handed out lazily, and `python -m robench`

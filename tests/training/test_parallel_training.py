@@ -30,6 +30,7 @@ CASES = {
         "augment": "crop-flip-cutout",
     },
     "cutmix": {"objective": "standard", "cutmix": 1.0},
+    "equal average": {"objective": "standard", "swa": 0.1},
     "accumulated": {"objective": "free-at,replays=2", "accumulate": 2},
 }  # fmt: skip
 

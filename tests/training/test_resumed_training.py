@@ -59,6 +59,7 @@ PLANS = {
     "sgd, average": {"optimizer": "sgd", "ema": 0.9, "schedule": "plateau,patience=0", "label_smoothing": 0.1},
     "free-at": {"objective": "free-at,replays=3"},
     "weight perturbation": {"objective": "trades,steps=2", "awp": 0.01, "awp_warmup": 0.2},
+    "equal average": {"optimizer": "sgd", "swa": 0.3, "schedule": "constant"},
     "accumulated": {"objective": "free-at,replays=2", "awp": 0.01, "accumulate": 4},
     "mixed, regularised": {"cutmix": 1.0, "reg": ("sagr", "arr", "vat")},
     "distilled": {"objective": "mart,steps=2", "reg": ("igd", "emr"), "mixup": 1.0},
