@@ -9,7 +9,20 @@ from typing import Any
 
 from typer.core import TyperCommand
 
-NOT_RECORDED = ("trust", "download", "out", "resume", "force", "strict", "quiet", "log", "export", "plan")  # which no number follows from
+NOT_RECORDED = (
+    "trust",
+    "download",
+    "out",
+    "resume",
+    "force",
+    "strict",
+    "quiet",
+    "log",
+    "export",
+    "plan",
+    "on",
+    "gpus-each",
+)  # which no number follows from
 WORDS_KEY = "robench.words"
 CALL: ContextVar[dict[str, Any] | None] = ContextVar("CALL", default=None)
 WRITTEN: ContextVar[Mapping[str, Any]] = ContextVar("WRITTEN", default={})  # noqa: B039 (it is never changed)

@@ -9,7 +9,8 @@ import sys
 import sysconfig
 import time
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from traceback import FrameSummary, extract_tb
 from typing import TYPE_CHECKING, TextIO
@@ -173,6 +174,32 @@ def training_progress(quiet: bool) -> EventWatcher:
                 yield event
 
     return follow
+
+
+@contextmanager
+def task_table(what: str, names: Sequence[str], quiet: bool) -> Iterator[Callable[[Mapping[str, str]], None] | None]:
+    """A live table on stderr of tasks that run side by side, on a terminal; gives the function that is shown their last words, or None.
+
+    Args:
+        what: head of the column of names: "cell" or "model".
+        names: of the tasks.
+        quiet: whether nothing is drawn.
+    """
+    if not is_progress_shown(quiet):
+        yield None
+        return
+    from rich.live import Live
+
+    with Live(console=err, transient=True, refresh_per_second=2) as live:
+
+        def show(words: Mapping[str, str]) -> None:
+            table = RichTable(what, "state")
+            for name in names:
+                table.add_row(Text(name.translate(CONTROLS)), Text(words.get(name, "waits").translate(CONTROLS)))
+            live.update(table)
+
+        show({})
+        yield show
 
 
 def terms_text(values: dict[str, float]) -> str:

@@ -289,6 +289,13 @@ LogOption = Annotated[
 Plan = Annotated[
     bool, typer.Option("--plan", help="Only say what it will cost, from a few timed batches: passes, time, memory, disk. Writes nothing.")
 ]
+OnCluster = Annotated[
+    str | None, typer.Option("--on", metavar="ENGINE", help="Cells or models side by side on Ray: ray, ray:HOST:PORT (docs/cluster.md).")
+]
+GpusEach = Annotated[
+    float | None,
+    typer.Option("--gpus-each", min=0, help="With --on: GPUs of each cell or model, such as 0.5. Default: 1 where there are any."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress and no messages; only the result.")]
 Arch = Annotated[str | None, typer.Option("--arch", help="Architecture of a bare state_dict: see 'robench list models'.")]
 Activation = Annotated[str | None, typer.Option("--activation", help="Its activation: relu, silu, gelu or softplus. Default: relu.")]

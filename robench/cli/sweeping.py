@@ -5,24 +5,28 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from robench.cli.calls import entries_with_seed, repetition_entries
-from robench.cli.console import print_message, print_to_stderr
+from robench.cli.console import print_message, print_to_stderr, task_table
 from robench.core.errors import InputError
+from robench.report.tables import percent
 
 if TYPE_CHECKING:
+    from robench.core.clusters import EngineWords
     from robench.training.grids import SweepCell
     from robench.training.seed_groups import TrainedSeeds
     from robench.training.sweeps import FinishedCell
 
 
 def train_sweep(
-    sentence: str, run: Callable[..., Any], words: dict[str, Any], overrides: dict[str, Any], *, suite: str, measure: str, quiet: bool
-) -> None:
+    sentence: str, run: Callable[..., Any], words: dict[str, Any], overrides: dict[str, Any], *, suite: str, measure: str, quiet: bool,
+    engine: EngineWords | None = None,
+) -> None:  # fmt: skip
     """Trains every cell into the folder `words["out"]`, writes rows.csv, sweep.json and front.png there, and prints the table.
 
     Args:
@@ -33,6 +37,7 @@ def train_sweep(
         suite: what is run at the end of each training.
         measure: the images that are measured at the end, "test" or "held-out".
         quiet: whether progress and messages are left out.
+        engine: the cluster on which cells are trained side by side; None trains one after the other here.
 
     Raises:
         InputError: for a grid that cannot be read or trained, and where the folder is refused.
@@ -52,11 +57,13 @@ def train_sweep(
     user_overrides = {key: value for key, value in overrides.items() if value is not None}
     cells = sweep_cells(sentence, {**lookup(preset or "small", PRESETS, "preset"), **user_overrides})
 
+    def words_of(cell: SweepCell) -> dict[str, Any]:
+        settings = {"seed": words["seed"], **user_overrides, **cell.overrides}
+        return {**{key: value for key, value in words.items() if key != "seed"}, **settings, "preset": preset}
+
     def train_one(cell: SweepCell, path: Path) -> dict[str, Any]:
         print_message(f"Cell {cells.index(cell) + 1} of {len(cells)}: {cell.setting}", quiet)
-        settings = {"seed": words["seed"], **user_overrides, **cell.overrides}
-        apart = {key: value for key, value in words.items() if key != "seed"}
-        return run(**apart, **settings, preset=preset, out=path, teachers=path.parent, resume=place.resume).meta  # type: ignore[no-any-return]
+        return run(**words_of(cell), out=path, teachers=path.parent, resume=place.resume).meta  # type: ignore[no-any-return]
 
     about = {**sweep_words(words, preset, user_overrides), **content_digests(words, user_overrides)}
     begin = time.perf_counter()
@@ -66,7 +73,8 @@ def train_sweep(
             done = read_finished_cells(cells, place.folder)
         else:
             refuse_untrainable({cell.setting: {**user_overrides, **cell.overrides} for cell in cells}, words, preset)
-            done = list(sweep(cells, train_one, folder=place, about=about, suite=suite, measure=measure, resume=place.resume))
+            how: dict[str, Any] = {"folder": place, "about": about, "suite": suite, "measure": measure, "resume": place.resume}
+            done = list(sweep(cells, train_one, **how)) if engine is None else cluster_sweep(cells, words_of, engine, how, quiet)
         title = (
             f"{sweep_subject(sentence, user_overrides)} on {done[0].rows[0].data or Path(words['data']).name}, measured on {measure} images"
         )
@@ -157,6 +165,45 @@ def print_seed_table(group: TrainedSeeds, seconds: float, quiet: bool) -> None:
     files = " and ".join(map(str, group.files))
     fresh = sum(one.trained for one in group.trainings)
     print_message(f"Written: {files}; {fresh} of {len(group.trainings)} trained in {seconds:.0f} s", quiet)
+
+
+def cluster_sweep(
+    cells: Sequence[SweepCell], words_of: Callable[[SweepCell], dict[str, Any]], engine: EngineWords, how: dict[str, Any], quiet: bool
+) -> list[FinishedCell]:
+    """Trains the cells side by side on a cluster; all cells, in the order of the grid.
+
+    Args:
+        cells: of the grid.
+        words_of: arguments of `training.train.train` for a cell.
+        engine: the cluster.
+        how: the other arguments of `training.sweeps.sweep`.
+        quiet: whether progress and messages are left out.
+    """
+    from robench.core.clusters import join_cluster
+    from robench.training.cluster_sweeps import cells_on_cluster
+    from robench.training.sweeps import sweep
+
+    with join_cluster(engine.address, engine.resources) as granted, task_table("cell", [cell.setting for cell in cells], quiet) as show:
+        here = {"watch", "device"}  # what a process of the cluster has of its own
+        device = engine.device_of_tasks(granted)
+
+        def remote_words(cell: SweepCell) -> dict[str, Any]:
+            return {**{key: value for key, value in words_of(cell).items() if key not in here}, "device": device}
+
+        train_cells = partial(cells_on_cluster, remote_words, granted, show, lambda sentence: print_message(f"Note: {sentence}", quiet))
+        done: dict[str, FinishedCell] = {}
+        for one in sweep(cells, train_cells=train_cells, **how):
+            done[one.cell.setting] = one
+            print_message(f"Cell {len(done)} of {len(cells)}: {one.cell.setting}: {cell_sentence(one)}", quiet)
+    return [done[cell.setting] for cell in cells]
+
+
+def cell_sentence(one: FinishedCell) -> str:
+    """What became of a cell, in a few words."""
+    if not one.accuracies:
+        return "diverged"
+    accuracies = ", ".join(f"{probe} {percent(row.value)} %" for probe, row in one.accuracies.items())
+    return f"{accuracies}, {one.number('seconds'):.0f} s" if one.fresh else f"{accuracies}, trained before"
 
 
 def sweep_subject(sentence: str, overrides: dict[str, Any]) -> str:

@@ -117,6 +117,8 @@ def train_command(
     sweep: Annotated[
         Text, typer.Option("--sweep", help="Grid of trainings: KEY=VALUE:VALUE,KEY=..., lambda is the weight of --reg. --out is a folder.")
     ] = None,
+    on: o.OnCluster = None,
+    gpus_each: o.GpusEach = None,
     eval_n: Annotated[int, typer.Option("--eval-n", min=1, help="How many of them are attacked: the first ones.")] = 300,
     seed: o.Seed = 0,
     seeds: Annotated[
@@ -155,6 +157,7 @@ def train_command(
     from robench.cli.console import training_progress
     from robench.cli.loading import set_up_device
     from robench.cli.sweeping import sweep_with_seeds, train_each_seed, train_sweep
+    from robench.core.clusters import engine_of_options
     from robench.core.processes import join_world
     from robench.core.recipes import split_recipes
 
@@ -178,6 +181,9 @@ def train_command(
         raise InputError(
             "which training is --force to replace? Pass its file with --out" + ("" if out is None else f", FILE.pt, not {out}")
         )
+    engine = engine_of_options(on, gpus_each, threads, device)
+    if engine is not None and sweep is None:
+        raise InputError("--on runs the cells of a sweep on a cluster: pass --sweep, or start one training with torchrun (docs/cluster.md)")
     with join_world() as world, exit_on_interrupt(force):
         from robench.report.manifest import machine_entries
         from robench.training.train import train as run
@@ -188,7 +194,8 @@ def train_command(
             "layout": layout,
             "n_train": n_train,
             "eval_n": eval_n, "suite": suite_or_recipes(suite), "measure": measure or ("held-out" if sweep else "test"), "seed": seed,
-            "device": set_up_device(device, threads), "out": out, "select": select, "teacher": teacher, "resume": resume,
+            "device": set_up_device(device, None if engine else threads),
+            "out": out, "select": select, "teacher": teacher, "resume": resume,
             "force": force, "log": log,
             "watch": training_progress(quiet or world.rank > 0),
         }  # fmt: skip
@@ -201,6 +208,7 @@ def train_command(
                 suite=suite,
                 measure=words["measure"],
                 quiet=quiet,
+                engine=engine,
             )
             return
         origin = {**repetition_entries(with_folder=False), **machine_entries(words["device"])}

@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +62,14 @@ class FinishedCell:
 
 
 TrainOne = Callable[[SweepCell, Path], Mapping[str, Any]]
+TrainCells = Callable[[Sequence[SweepCell], Path, str], Generator[tuple[SweepCell, list[Row]], None, None]]
 
 
 def sweep(
     cells: Sequence[SweepCell],
-    train_one: TrainOne,
+    train_one: TrainOne | None = None,
     *,
+    train_cells: TrainCells | None = None,
     folder: PathLike | Destination,
     about: Mapping[str, Any],
     suite: str = "",
@@ -80,6 +83,8 @@ def sweep(
     Args:
         cells: from `sweep_cells`.
         train_one: train_one(cell, FILE.pt) trains with cell.overrides, writes FILE.pt and returns the meta of `Trained`.
+        train_cells: in place of it, where cells are trained elsewhere: train_cells(cells, folder, measure) gives each cell with its rows as
+            it ends (`train_cell`).
         folder: gets <cell>.pt of each cell, rows.csv (rewritten whole after each), sweep.json and the state; it is locked meanwhile,
             unless the caller holds it already as a Destination.
         about: what else the numbers depend on, as plain JSON values: data, preset, settings, seed.
@@ -90,16 +95,27 @@ def sweep(
     Raises:
         InputError: where the folder holds another sweep or other results, or a sweep and `resume` is false.
     """
+    if train_cells is None:
+        assert train_one is not None
+        train_cells = partial(cells_in_turn, train_one)
     if isinstance(folder, Destination):
-        yield from sweep_in_folder(cells, train_one, folder.work, sweep_header(cells, suite, measure, about), measure, resume)
+        yield from sweep_in_folder(cells, train_cells, folder.work, sweep_header(cells, suite, measure, about), measure, resume)
         return
     path = Path(folder)
     with hold_lock_in(path, LOCK, path):
-        yield from sweep_in_folder(cells, train_one, path, sweep_header(cells, suite, measure, about), measure, resume)
+        yield from sweep_in_folder(cells, train_cells, path, sweep_header(cells, suite, measure, about), measure, resume)
+
+
+def cells_in_turn(
+    train_one: TrainOne, cells: Sequence[SweepCell], folder: Path, measure: str
+) -> Generator[tuple[SweepCell, list[Row]], None, None]:
+    """Trains one cell after the other in this process; each with its rows."""
+    for cell in cells:
+        yield cell, train_cell(cell, train_one, folder / f"{cell.name}.pt", measure)
 
 
 def sweep_in_folder(
-    cells: Sequence[SweepCell], train_one: TrainOne, folder: Path, what: Mapping[str, Any], measure: str, resume: bool
+    cells: Sequence[SweepCell], train_cells: TrainCells, folder: Path, what: Mapping[str, Any], measure: str, resume: bool
 ) -> Iterator[FinishedCell]:
     """What `sweep` does in a folder that nobody else writes to; `what` says which sweep it is."""
     refuse_other_sweep(prepare_folder(folder), what)
@@ -111,15 +127,18 @@ def sweep_in_folder(
     if done:
         write_sweep(folder, done, what)
     yield from done
-    for cell in cells:
-        if cell.setting in rows_by_setting:
-            continue
-        with nullcontext() if done else journal.remove_if_refused():
-            rows = train_cell(cell, train_one, folder / f"{cell.name}.pt", measure)
-        journal.append({"setting": cell.setting, "rows": [vars(row) for row in rows]})
-        done.append(FinishedCell(cell, rows, fresh=True))
-        write_sweep(folder, done, what)
-        yield done[-1]
+    trained = train_cells([cell for cell in cells if cell.setting not in rows_by_setting], folder, measure)
+    with closing(trained):
+        while True:
+            with nullcontext() if done else journal.remove_if_refused():
+                cell, rows = next(trained, (None, []))
+            if cell is None:
+                break
+            journal.append({"setting": cell.setting, "rows": [vars(row) for row in rows]})
+            fresh = FinishedCell(cell, rows, fresh=True)
+            done = sorted([*done, fresh], key=lambda one: cells.index(one.cell))  # they may end in another order
+            write_sweep(folder, done, what)
+            yield fresh
     journal.finish()
 
 

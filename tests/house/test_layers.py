@@ -16,8 +16,8 @@ ROOT = Path(robench.__file__).parent
 # Each package imports only from those above it in this list, and each module only from those before it in its package; what several
 # modules share comes first. The `__init__` of a package is the last of its modules, unless it is named.
 LAYERS = {
-    "core": "errors interrupts code_permission facts moved synonyms corruption_names perturbation_names rows fronts draws processes"
-    " cells pictures files recipes preprocessing contained_images decoding decoder model_calls memory checks saved_results"
+    "core": "errors clusters interrupts code_permission facts moved synonyms corruption_names perturbation_names rows fronts draws"
+    " processes cells pictures files recipes preprocessing contained_images decoding decoder model_calls memory checks saved_results"
     " inputs journal schedules statistics seed_statistics paired threat folders types",
     "attacks": "facts active losses targets kernels reference fgsm noise pgd square fab eight_bits apgd transfer malt",
     "corruptions": "severities blur digital noise weather warp frost spatter",
@@ -47,7 +47,7 @@ LAYERS = {
     "evaluation": "planning suites run_words named_files repeated_calls repeated_runs recipe_kinds methods corruption_sources"
     " sequence_sources plans measure arguments api",
     "training": "presets preset_sources guards types frozen_parameters batch_parts equal_average steps states epochs settings"
-    " checkpoint_files teachers preparation final_measurement tracked train seed_groups grids sweeps",
+    " checkpoint_files teachers preparation final_measurement tracked train seed_groups grids sweeps cluster_sweeps",
     "cli": "calls console options loading jobs measure sweeping compare corrupt evaluate lists report train rerun",
 }
 OPEN = ("__init__", "__main__")  # the public names, handed out lazily, and `python -m robench`
@@ -72,6 +72,7 @@ HOMES = {
     "robustbench": ("models",),
     "transformers": ("models",),
     "av": ("data/videos.py",),
+    "ray": ("core/clusters.py",),
 }
 
 
