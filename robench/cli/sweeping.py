@@ -47,7 +47,7 @@ def train_sweep(
     from robench.core.recipes import lookup
     from robench.training.grids import sweep_cells
     from robench.training.preparation import refuse_untrainable
-    from robench.training.presets import PRESETS
+    from robench.training.presets import FINE_TUNING, PRESETS
     from robench.training.sweeps import adds_cells, read_finished_cells, sweep, sweep_header
 
     refuse_several_processes("a sweep")
@@ -55,7 +55,8 @@ def train_sweep(
     if out is not None and out.suffix in (".pt", ".pth"):
         raise InputError(f"a sweep writes into a folder, not a file: {out}")
     user_overrides = {key: value for key, value in overrides.items() if value is not None}
-    cells = sweep_cells(sentence, {**lookup(preset or "small", PRESETS, "preset"), **user_overrides})
+    usual = "small" if words.get("init") is None else FINE_TUNING
+    cells = sweep_cells(sentence, {**lookup(preset or usual, PRESETS, "preset"), **user_overrides})
 
     def words_of(cell: SweepCell) -> dict[str, Any]:
         settings = {"seed": words["seed"], **user_overrides, **cell.overrides}
@@ -225,7 +226,11 @@ def print_sweep_files(done: Sequence[FinishedCell], folder: Path, time_spent: st
 
 def sweep_words(words: dict[str, Any], preset: str | None, overrides: dict[str, Any]) -> dict[str, Any]:
     """What was asked of a sweep, as plain JSON values, without what its numbers do not depend on."""
+    from robench.training.beginnings import BEGINNING_OPTIONS
+
     relevant_words = {key: value for key, value in words.items() if key not in ("watch", "device", "suite", "log")}
+    begins_with = {key for key in BEGINNING_OPTIONS if not relevant_words.get(key)}  # which an earlier version did not say
+    relevant_words = {key: value for key, value in relevant_words.items() if key not in begins_with}
     return json_words({**relevant_words, "preset": preset, **overrides})
 
 
@@ -242,9 +247,19 @@ def content_digests(words: dict[str, Any], overrides: dict[str, Any]) -> dict[st
         digests["sha256 of the test images"] = images_of_split(words["data"], "test", **image_options).sha256
     if words["teacher"] is not None:
         digests["sha256 of the teacher"] = file_digest(words["teacher"])
+    if words.get("init") is not None:
+        digests["sha256 of the weights to begin with"] = digest_of_source(words["init"])
     files = named_file_digests(list(filter(None, (overrides.get("objective"), *overrides.get("reg", ())))), words["suite"])
     code = {**files.pop("code", {}), **code_digests(overrides.get("arch"))}
     return {**digests, **files, **({"code": code} if code else {})}
+
+
+def digest_of_source(source: str) -> str:
+    """The sha256 of the file that a model is; of a model of a library by its name, the name."""
+    from robench.core.files import is_existing_file
+    from robench.models.identity import file_digest
+
+    return file_digest(Path(source)) if is_existing_file(Path(source)) else source
 
 
 def json_words(words: dict[str, Any]) -> dict[str, Any]:

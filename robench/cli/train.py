@@ -94,6 +94,19 @@ def train_command(
     guard: Annotated[
         Text, typer.Option("--guard", help="Where the loss diverges or single-step training collapses: stop, roll-back or off.")
     ] = None,
+    init: Annotated[
+        Text,
+        typer.Option(
+            "--init", metavar="MODEL", help="Weights to begin with: a checkpoint, a file of weights of --arch, tv/NAME,weights=DEFAULT."
+        ),
+    ] = None,
+    weights: Annotated[
+        Text, typer.Option("--weights", metavar="KEY", help="Which set of weights of --init, where its file holds several.")
+    ] = None,
+    new_head: Annotated[
+        bool, typer.Option("--new-head", help="Begin with a last layer of random weights, as another number of classes needs it.")
+    ] = False,
+    trust: Annotated[bool, typer.Option("--trust", help="Unpickle a whole model in --init, which runs code from its file.")] = False,
     freeze: Annotated[
         list[str] | None,
         typer.Option(
@@ -196,7 +209,7 @@ def train_command(
             "eval_n": eval_n, "suite": suite_or_recipes(suite), "measure": measure or ("held-out" if sweep else "test"), "seed": seed,
             "device": set_up_device(device, None if engine else threads),
             "out": out, "select": select, "teacher": teacher, "resume": resume,
-            "force": force, "log": log,
+            "force": force, "log": log, "init": init, "weights": weights, "new_head": new_head, "trust": trust,
             "watch": training_progress(quiet or world.rank > 0),
         }  # fmt: skip
         if sweep is not None:
@@ -264,7 +277,7 @@ def print_training_result(trained: Trained, seconds: float, quiet: bool) -> None
             interval_text(m["low"], m["high"]),
             str(m["n"]),
         )
-        for probe, m in metrics.items()
+        for probe, m in [*((f"{probe}, before", m) for probe, m in meta.get("before", {}).items()), *metrics.items()]
     ]
     if trained.evaluation:  # else nothing was trained in these seconds
         lines.append(("seconds", "", f"{seconds:.1f}", "", ""))

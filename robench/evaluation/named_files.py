@@ -55,7 +55,12 @@ def named_files(arguments: Mapping[str, Any]) -> list[NamedFile]:
     options, found = dict(arguments["options"]), list[NamedFile]()
     if arguments["command"] == "train" and "suite" in options:
         options["suite"] = str(options["suite"]).split("+")
-    for source in (*arguments["models"], *option_texts(options, "reference"), *option_texts(options, "teacher")):
+    for source in (
+        *arguments["models"],
+        *option_texts(options, "reference"),
+        *option_texts(options, "teacher"),
+        *option_texts(options, "init"),
+    ):
         found += model_files(source)
     for key, finder in FINDERS.items():
         for text in option_texts(options, key):

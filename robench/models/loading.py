@@ -27,9 +27,10 @@ from robench.models.checkpoint import fingerprint, is_our_checkpoint, state_and_
 from robench.models.contract import examine_model, refuse_absent_weights, trial_logits_or_error
 from robench.models.exported import read_program
 from robench.models.foreign import network_from_code
+from robench.models.heads import with_new_head
 from robench.models.huggingface import huggingface_model
 from robench.models.identity import code_digests
-from robench.models.layers import HALF, Shape, half_precision, normalised_network
+from robench.models.layers import HALF, Normalize, Shape, half_precision, normalised_network
 from robench.models.model_files import TRUST, existing_file, first_line, model_file_kind, read_safetensors, read_torch
 from robench.models.named_models import ModelOptions, OpenedModel, classes_and_shape
 from robench.models.robustbench_zoo import robustbench_model
@@ -418,7 +419,8 @@ def refuse_untrusted(source: str, what: str, model_options: ModelOptions) -> Non
 
 def rebuilt_network(state: Mapping[str, Tensor], meta: dict[str, Any], name: str, model_options: ModelOptions) -> nn.Module:
     """The network that our checkpoint describes, with its weights."""
-    model_options.refuse_options("mean std", f"{name} is a checkpoint of robench and knows its own normalisation")
+    if not repeats_normalisation(meta.get("model", {}), model_options):
+        model_options.refuse_options("mean std", f"{name} is a checkpoint of robench and knows its own normalisation")
     model_options.refuse_options("weights", f"{name} is a checkpoint of robench and holds one set of weights")
     try:
         network_meta = meta["model"]
@@ -434,9 +436,59 @@ def rebuilt_network(state: Mapping[str, Tensor], meta: dict[str, Any], name: str
         refuse_oversized_network(partial(build_network, arch, classes=classes, shape=shape, activation=activation, **options), state, name)
     elif is_library(arch) and classes > max((len(value) for value in state.values() if value.dim()), default=0):
         raise InputError(f"{name} is a damaged checkpoint: it describes {classes} classes, and no weights are so long")
-    network = build_network(arch, classes=classes, shape=shape, activation=activation, mean=mean, std=std, **options)
+    head = network_meta.get("head")
+    bare = described_network(arch, classes=classes, shape=shape, activation=activation, head=None if head is None else str(head), **options)
+    network = normalised_network(bare, mean, std, shape)
     fit_weights(network, state, name, arch, classes)
     return network
+
+
+def described_network(arch: str, *, classes: int, shape: Shape, activation: str, head: str | None = None, **options: Any) -> nn.Module:
+    """The network that an architecture is, without a normalisation in front, on which weights are then put.
+
+    Args:
+        arch: what `build_network` takes, or the name of a library's model that has no builder without weights: "hf/NAME", "rb/NAME".
+        classes: K.
+        shape: channels, height and width of an image.
+        activation: of our own architectures.
+        head: the layer in whose place a new one for K classes was put; None for none.
+        options: of our own architectures.
+
+    Raises:
+        InputError: where it cannot be built, or the library's model is not on this machine.
+    """
+    if is_library(arch) and arch.partition("/")[0] in REBUILT_BY_NAME:
+        network = split_normalisation(open_library(arch, ModelOptions(shape=shape)).network)[0]
+    else:
+        network = build_network(arch, classes=classes, shape=shape, activation=activation, **options)
+    return network if head is None else with_new_head(network, head, classes)
+
+
+def split_normalisation(network: nn.Module) -> tuple[nn.Module, tuple[float, ...] | None, tuple[float, ...] | None]:
+    """The network behind our normalisation, with its mean and std; the network itself and None twice where there is none.
+
+    Args:
+        network: what a model was opened as.
+    """
+    parts = dict(network.named_children()) if isinstance(network, nn.Sequential) else {}
+    front = parts.get("normalize")
+    if list(parts) != ["normalize", "network"] or not isinstance(front, Normalize):
+        return network, None, None
+    mean, std = (tuple(float(f"{number:.7g}") for number in each.flatten().tolist()) for each in (front.mean, front.std))
+    return parts["network"], mean, std
+
+
+def repeats_normalisation(network_meta: Mapping[str, Any], model_options: ModelOptions) -> bool:
+    """Whether mean and std that the user gives are those of a checkpoint, as where a file of weights stands beside it in one call."""
+    given, its = ([of.mean, of.std] for of in (model_options, ModelOptions(mean=network_meta.get("mean"), std=network_meta.get("std"))))
+    try:
+        pairs = [[float(number) for number in (each or ())] for each in (*given, *its)]
+    except (TypeError, ValueError):  # of a damaged checkpoint, which is told below
+        return False
+    return all(pairs) and all(
+        len(one) == len(other) and all(abs(a - b) <= SAME_DIGITS for a, b in zip(one, other, strict=True))
+        for one, other in zip(pairs[:2], pairs[2:], strict=True)
+    )
 
 
 def refuse_oversized_network(built: Callable[[], nn.Module], state: Mapping[str, Tensor], name: str) -> None:
@@ -462,6 +514,8 @@ def checkpoint_code_notes(meta: Mapping[str, Any], name: str, model_options: Mod
 def architecture_to_build(arch: str, name: str, model_options: ModelOptions) -> str:
     """The architecture in a checkpoint; where that is code, which no file may start by itself, the user names it or trusts the file."""
     if not runs_code(arch):
+        if model_options.arch == arch:
+            return arch
         model_options.refuse_options("arch", f"{name} is a checkpoint of robench and knows its own network")
         return arch
     if model_options.arch is None and not model_options.trust:
@@ -475,9 +529,61 @@ def network_from_state(state: Mapping[str, Tensor], name: str, model_options: Mo
         raise InputError(f"{name} holds weights only: name its network with --arch, such as one of {', '.join(ARCHITECTURES)}")
     classes, shape = classes_and_shape(name, model_options)
     network = build_network(model_options.arch, classes=classes, shape=shape, activation=model_options.activation or "relu")
-    due, has_user_normalisation = network.state_dict(), model_options.mean is not None and model_options.std is not None
-    normalisation = None if has_network_names(fitting_weights(state, due), due) else normalisation_in(state, shape[0])
-    mean, std, notes, rest = model_options.mean, model_options.std, list[str](), dict(state)
+    behind = weights_behind_normalisation(state, network.state_dict(), name, model_options.mean, model_options.std, shape[0])
+    rest, normalisation = behind.rest, behind.normalisation
+    outputs = output_count(rest, network, classes)
+    if outputs > classes:
+        classes, network = (
+            outputs,
+            build_network(model_options.arch, classes=outputs, shape=shape, activation=model_options.activation or "relu"),
+        )
+    fit_weights(network, rest, name, model_options.arch, classes, partial(misfit_hint, state, normalisation, model_options, classes, shape))
+    return normalised_network(network, behind.mean, behind.std, shape), [
+        *own_code_notes(model_options.arch),
+        *behind.notes,
+        *stored_half_notes(rest, network, name),
+    ]
+
+
+@dataclass(frozen=True)
+class WeightsBehindNormalisation:
+    """Weights of a file, apart from the normalisation that goes before their network.
+
+    Attributes:
+        rest: the weights of the network.
+        normalisation: what looks like one among the weights; None for none.
+        mean: with which pixels are normalised, one number a channel; None for none.
+        std: the spread that goes with `mean`.
+        notes: one sentence each on what the user should know.
+    """
+
+    rest: dict[str, Tensor]
+    normalisation: StoredNormalisation | None
+    mean: Sequence[float] | None
+    std: Sequence[float] | None
+    notes: Sequence[str] = ()
+
+
+def weights_behind_normalisation(
+    state: Mapping[str, Tensor], due: Mapping[str, Tensor], name: str, mean: Sequence[float] | None, std: Sequence[float] | None,
+    channels: int,
+) -> WeightsBehindNormalisation:  # fmt: skip
+    """The weights of a file apart from their normalisation, which is the file's or the user's.
+
+    Args:
+        state: what the file holds.
+        due: the state_dict of the network that takes the weights.
+        name: what sentences call the file.
+        mean: what the user said of the normalisation; None for nothing.
+        std: the spread that goes with `mean`.
+        channels: of the images.
+
+    Raises:
+        InputError: where the file has other numbers than the user.
+    """
+    has_user_normalisation = mean is not None and std is not None
+    normalisation = None if has_network_names(fitting_weights(state, due), due) else normalisation_in(state, channels)
+    notes, rest = list[str](), dict(state)
     if normalisation and has_user_normalisation and not has_same_numbers(normalisation, mean or (), std or ()):
         options = f"--mean {numbers_as_option(normalisation.mean)} --std {numbers_as_option(normalisation.std)}"
         raise InputError(
@@ -490,18 +596,7 @@ def network_from_state(state: Mapping[str, Tensor], name: str, model_options: Mo
         ]
     elif has_user_normalisation:
         rest = dict(state) if has_network_names(fitting_weights(state, due), due) else unwrapped_weights(fitting_weights(state, due))
-    outputs = output_count(rest, network, classes)
-    if outputs > classes:
-        classes, network = (
-            outputs,
-            build_network(model_options.arch, classes=outputs, shape=shape, activation=model_options.activation or "relu"),
-        )
-    fit_weights(network, rest, name, model_options.arch, classes, partial(misfit_hint, state, normalisation, model_options, classes, shape))
-    return normalised_network(network, mean, std, shape), [
-        *own_code_notes(model_options.arch),
-        *notes,
-        *stored_half_notes(rest, network, name),
-    ]
+    return WeightsBehindNormalisation(rest, normalisation, mean, std, notes)
 
 
 def stored_half_notes(state: Mapping[str, Tensor], network: nn.Module, name: str) -> list[str]:
@@ -592,6 +687,8 @@ def more_outputs_notes(outputs: int, classes: int) -> list[str]:
     return [note] if outputs > classes else []
 
 
+REBUILT_BY_NAME = ("hf", "rb")  # libraries whose networks are opened again by their name, as no builder makes them without weights
+SAME_DIGITS = 6e-5  # by which numbers that people write with four digits may differ
 FOLDER_OPTIONS = ("model_dir", "model-dir")  # of a library's model, which say where its weights lie
 LIBRARIES: dict[str, Callable[[str, ModelOptions], OpenedModel]] = {  # source -> what its library gives, by the prefix of the source
     "tv": open_torchvision,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,18 @@ from robench.objectives import REGULARIZERS, facts_of, refuse_unreachable, regul
 from robench.objectives.gradients import evaluation_mode
 from robench.objectives.second_order import attention_by_products, differentiates_twice, has_fused_attention, name_failing_operators
 from robench.runs.stages.attack import TRANSFER
+from robench.training.beginnings import (
+    BEGINNING_OPTIONS,
+    Beginning,
+    beginning_of,
+    beginning_words,
+    begun_network,
+    normalisation_sentence,
+    overrides_from_weights,
+    weights_to_begin_with,
+)
 from robench.training.frozen_parameters import enter_training_mode, freeze_parameters
-from robench.training.presets import default_preset
+from robench.training.presets import FINE_TUNING, default_preset
 from robench.training.settings import held_out_size, loss_recipes, loss_sentences, new_network, plan_of, resolved_settings
 from robench.training.steps import batch_with_logits, refuse_batch_size
 from robench.training.types import TrainingPlan
@@ -54,6 +64,8 @@ class PreparedTraining:
         about: its description, from which a checkpoint rebuilds it.
         plan: the plan, without a teacher.
         notes: sentences on what it does otherwise than its words say, or adds to them.
+        begins_with: what a checkpoint says of the weights that are begun with; {} for random ones.
+        is_comparable: whether the network can classify before the training, so that its clean accuracy then says something.
     """
 
     settings: dict[str, Any]
@@ -65,11 +77,13 @@ class PreparedTraining:
     about: dict[str, Any]
     plan: TrainingPlan
     notes: list[str]
+    begins_with: Mapping[str, Any] = field(default_factory=dict)
+    is_comparable: bool = False
 
 
 def prepare_training(
     images: Images, test: Images | None, preset: str, overrides: Mapping[str, Any], *, seed: int, suite: str | Sequence[Recipe],
-    eval_n: int, processes: int = 1, download: bool = False,
+    eval_n: int, processes: int = 1, download: bool = False, beginning: Beginning | None = None,
 ) -> PreparedTraining:  # fmt: skip
     """A training as far as that goes before its first step.
 
@@ -85,11 +99,15 @@ def prepare_training(
         eval_n: how many images are attacked then.
         processes: how many share each batch.
         download: whether weights of models that attacks in the suite name may be fetched.
+        beginning: the weights that are begun with; None for random ones.
 
     Raises:
         InputError: one sentence, for the first thing that cannot be.
     """
-    settings, notes = resolved_settings(preset, overrides)
+    found = None if beginning is None else weights_to_begin_with(beginning, overrides, preset, images)
+    overrides = overrides if found is None else overrides_from_weights(found, overrides)
+    settings, notes = resolved_settings(preset, overrides, is_begun=found is not None)
+    notes += [] if found or preset != FINE_TUNING else ["the preset fine-tune begins with random weights, as --init names no others"]
     settings["held_out"], more = held_out_size(settings["held_out"], len(images), overrides.get("held_out") is not None)
     notes += [*more, *images.notes, *class_order_notes(images)]
     if settings["compiled"] and (why := compile_failure()):
@@ -100,7 +118,13 @@ def prepare_training(
     few = stratified_images(test, eval_n, seed) if test.name.endswith(HELD_OUT_ENDING) else test.take(slice(0, eval_n))
     notes += missing_class_notes(training, few)
     refuse_too_little(training, settings)
-    model, about, more = new_network(settings, training, seed)
+    begun = None
+    if found is None or beginning is None:
+        model, about, more = new_network(settings, training, seed)
+    else:
+        begun, about = begun_network(found, settings, training, seed, beginning.new_head)
+        settings["normalize"] = normalisation_sentence(begun.mean, begun.std)
+        model, more = begun.network, [*begun.notes]
     notes += more
     freeze_parameters(model, settings["freeze"])
     plan = plan_of(settings, seed, None)
@@ -116,7 +140,9 @@ def prepare_training(
         *attention_notes(model, training, plan),
     ]
     refuse_penalty_options(settings["reg"], model, training, plan)
-    return PreparedTraining(settings, training, held_out, test, few, model, about, plan, notes)
+    begins_with = beginning_words(found, beginning)
+    is_comparable = begun is not None and not begun.is_new
+    return PreparedTraining(settings, training, held_out, test, few, model, about, plan, notes, begins_with, is_comparable)
 
 
 def refuse_untrainable(cells: Mapping[str, Mapping[str, Any]], words: Mapping[str, Any], preset: str | None) -> None:
@@ -133,14 +159,23 @@ def refuse_untrainable(cells: Mapping[str, Mapping[str, Any]], words: Mapping[st
     data_options = {key: words[key] for key in DATA_OPTIONS}
     images = images_of_split(words["data"], "train", words["n_train"], words["seed"], **data_options)
     test = None if words["measure"] == "held-out" else images_of_split(words["data"], "test", **data_options)
-    name, suite = preset or default_preset(images.shape), as_suite(words["suite"])
+    beginning = beginning_of(*(words.get(key) for key in BEGINNING_OPTIONS), download=words["download"])
+    name, suite = preset or (default_preset(images.shape) if beginning is None else FINE_TUNING), as_suite(words["suite"])
     earlier_overrides: list[dict[str, Any]] = []
     for setting, cell in cells.items():
         overrides = {key: value for key, value in cell.items() if key != "seed"}
         if overrides not in earlier_overrides:
             try:
                 prepare_training(
-                    images, test, name, overrides, seed=words["seed"], suite=suite, eval_n=words["eval_n"], download=words["download"]
+                    images,
+                    test,
+                    name,
+                    overrides,
+                    seed=words["seed"],
+                    suite=suite,
+                    eval_n=words["eval_n"],
+                    download=words["download"],
+                    beginning=beginning,
                 )
             except InputError as error:
                 raise InputError(f"the cell {setting} cannot be trained: {error}") from error
@@ -168,7 +203,7 @@ def initial_meta(
         },
         "preset": preset,
         "recipe": {
-            **settings, "reg": list(settings["reg"]), **choices,
+            **settings, "reg": list(settings["reg"]), **choices, **prepared.begins_with,
             "suite": suite if isinstance(suite, str) else list(map(sentence_of, suite)),
             **named_file_digests(loss_sentences(settings), suite),
         },

@@ -109,8 +109,24 @@ EMR_WEIGHT = 3 / 128  # the code's 3 belongs to the squared norm of the gradient
 # The example differentiates by pixels that are normalised by 0.3081, and we by those in [0, 1], where the Jacobian is 1 / 0.3081 as long.
 HOFFMAN_WEIGHT = 0.1 * 0.3081**2
 
+FINE_TUNING = "fine-tune"  # the preset of trainings that begin with weights
+
 DESCRIBED_PRESETS: dict[str, tuple[str, dict[str, Any]]] = {  # what it is, and its settings
     "small": ("a small CNN on 32 px images, minutes on two cores; the default", SMALL_SETTINGS),
+    FINE_TUNING: (
+        "PGD-AT from the weights of --init at a low rate, for which it is the default; the settings are ours",
+        SMALL_SETTINGS
+        | {
+            "activation": "relu",
+            "objective": "pgd-at",
+            "epochs": 5,
+            "batch_size": 128,
+            "optimizer": "sgd",
+            "lr": 0.01,
+            "schedule": "one-cycle",
+            "normalize": "none",
+        },
+    ),
     "cifar-small": (
         "the same for CIFAR-10 at eps 2/255, with crops, flips and averaged weights",
         SMALL_SETTINGS | {"augment": "crop-flip", "epochs": 12, "eps": 2 / 255, "ema": 0.995},

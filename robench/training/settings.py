@@ -29,7 +29,7 @@ from robench.models.stand_ins import PRECISIONS
 from robench.objectives import OBJECTIVES, REGULARIZERS, Objective, facts_of, regularizers_of
 from robench.training.frozen_parameters import prefixes_in
 from robench.training.guards import GUARDS, has_weak_adversary
-from robench.training.presets import PRESETS
+from robench.training.presets import FINE_TUNING, PRESETS
 from robench.training.steps import OPTIMIZERS
 from robench.training.types import TrainingPlan
 
@@ -58,7 +58,7 @@ WORD_SETTINGS = ("arch", "activation", "objective", "norm", "optimizer", "schedu
 NUMBER_SETTINGS = (*POSITIVE_SETTINGS, *SHARE_SETTINGS, *NOT_NEGATIVE_SETTINGS)
 
 
-def resolved_settings(preset: str, overrides: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def resolved_settings(preset: str, overrides: Mapping[str, Any], *, is_begun: bool = False) -> tuple[dict[str, Any], list[str]]:
     """The preset's settings with the user's on top, and notes.
 
     Where neither names an objective it is the base of the regularisers' papers, or standard training without any.
@@ -66,6 +66,7 @@ def resolved_settings(preset: str, overrides: Mapping[str, Any]) -> tuple[dict[s
     Args:
         preset: its name.
         overrides: what the user gives, by the name of the setting; None leaves the preset's.
+        is_begun: whether the training begins with weights, which say their normalisation.
 
     Raises:
         InputError: for unknown names, and for values that cannot be.
@@ -105,7 +106,7 @@ def resolved_settings(preset: str, overrides: Mapping[str, Any]) -> tuple[dict[s
     if is_foreign(parse_recipe(settings["arch"]).name) and overrides.get("activation") is None:
         settings["activation"] = "relu"  # the preset's is for our own architectures
     settings["objective"], notes = objective_sentence(settings["objective"], settings["reg"])
-    if given_normalisation(settings["normalize"]) and usual not in ("none", settings["normalize"]):
+    if given_normalisation(settings["normalize"]) and usual not in ("none", settings["normalize"]) and not is_begun:
         notes.append(f"pixels are normalised by the mean and std given, in place of the preset's --normalize {usual}")
     return settings, notes
 
@@ -237,7 +238,14 @@ def checkpoint_stem(settings: Mapping[str, Any], preset: str, usual: str, data: 
         if regs and settings["objective"] == objective_sentence(None, settings["reg"])[0]
         else [recipe_slug(parse_recipe(settings["objective"]))]
     )
-    covered_keys = ("arch", "objective", "reg", "held_out", *(["activation"] if is_foreign(parse_recipe(settings["arch"]).name) else []))
+    covered_keys = (
+        "arch",
+        "objective",
+        "reg",
+        "held_out",
+        *(["normalize", "activation"] if preset == FINE_TUNING else []),
+        *(["activation"] if is_foreign(parse_recipe(settings["arch"]).name) else []),
+    )
     apart = {key: value for key, value in settings.items() if key not in covered_keys and value != its.get(key)}
     others = [f"{key}-{value_slug(value)}" for key, value in apart.items()]
     preset_words = [] if preset == usual else [preset]
@@ -285,6 +293,25 @@ def channel_statistics(images: Images) -> tuple[Tensor, Tensor]:
     return mean.float(), ((sums[1] - count * mean.square()) / (count - 1)).sqrt().float()
 
 
+def channel_numbers(normalize: str, images: Images) -> tuple[list[float] | None, list[float] | None]:
+    """The mean and std by which a training normalises its pixels, one number a channel each; None twice for none.
+
+    Args:
+        normalize: "data", "none", or what carries the numbers.
+        images: those of which "data" takes mean and spread.
+
+    Raises:
+        InputError: for anything else.
+    """
+    given = {  # where one number is given, it is that of every channel
+        key: numbers * images.shape[0] if len(numbers) == 1 else numbers for key, numbers in given_normalisation(normalize).items()
+    }
+    if normalize != "data":
+        return given.get("mean"), given.get("std")
+    mean, std = channel_statistics(images)
+    return [round(number, 4) for number in mean.tolist()], [round(number, 4) for number in std.clamp_min(1e-3).tolist()]
+
+
 def new_network(settings: Mapping[str, Any], images: Images, seed: int) -> tuple[nn.Module, dict[str, Any], list[str]]:
     """A network with weights drawn from the seed, the description from which a checkpoint rebuilds it, and notes.
 
@@ -298,22 +325,16 @@ def new_network(settings: Mapping[str, Any], images: Images, seed: int) -> tuple
     Raises:
         InputError: for an architecture that is unknown or cannot be trained on these images.
     """
-    normalisation = {  # where one number is given, it is that of every channel
-        key: numbers * images.shape[0] if len(numbers) == 1 else numbers
-        for key, numbers in given_normalisation(settings["normalize"]).items()
-    }
     chosen = images_of_all_classes(images, 5000, seed)
-    mean, std = channel_statistics(chosen)
+    mean, std = channel_numbers(settings["normalize"], chosen)
     some = chosen.pixels(slice(0, CONTRACT_IMAGES))
-    scaled = settings["normalize"] == "data"
     about = {
         "arch": settings["arch"],
         "classes": len(images.classes),
         "shape": list(images.shape),
         "activation": settings["activation"],
-        "mean": [round(number, 4) for number in mean.tolist()] if scaled else None,
-        "std": [round(number, 4) for number in std.clamp_min(1e-3).tolist()] if scaled else None,
-        **normalisation,
+        "mean": mean,
+        "std": std,
         **({"preprocessing": images.preprocessing.plain()} if images.preprocessing else {}),
     }
     arguments: dict[str, Any] = {

@@ -157,6 +157,11 @@ def resume_from_state(going: ResumableRun, resume: bool, force: bool = False) ->
 def setting_difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
     """The first setting in which two trainings differ; what the user says before what follows from it, such as the network's mean."""
     theirs, ours = with_later_settings(theirs), with_later_settings(ours)
+    before, now = (dict((words.get("recipe") or {}).get("init") or {}) for words in (theirs, ours))
+    if before.get("name") == now.get("name") and before.get("sha256") != now.get("sha256"):
+        return (
+            f"{now['name']}, with whose weights it began, has changed: their sha256 was {before['sha256'][:12]} and is {now['sha256'][:12]}"
+        )
     for keys in (("recipe", "preset"), (*theirs, *ours)):
         difference = word_difference({key: theirs.get(key) for key in keys}, {key: ours.get(key) for key in keys})
         if difference:

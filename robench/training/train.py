@@ -8,10 +8,10 @@
 4. the files of the checkpoint are claimed (`checkpoint_files`);
 5. a training that an earlier run has finished is handed back (`checkpoint_files`, `teachers`);
 6. the teacher is loaded or trained, where something learns from one (`teachers`);
-7. the run is put at its first step, or where its state file says (`steps`, `states`);
+7. weights that are begun with are measured, then the run is at its first step or where its state says (`clean_before`, `steps`, `states`);
 8. epochs of steps are trained (`epochs`, one step in `steps`, the guard in `guards`), with trackers looking on (`tracked`);
 9. the epoch whose weights are kept is chosen (`epochs`);
-10. these weights are measured (`final_measurement`);
+10. these weights are measured, and held against those before (`final_measurement`, `clean_before`);
 11. checkpoint, log and curves are written (`checkpoint_files`), and trackers are told (`tracked`).
 """
 
@@ -31,6 +31,7 @@ from robench.core.memory import explain_out_of_memory
 from robench.core.model_calls import with_gradients
 from robench.core.processes import current_world
 from robench.models import checkpoint
+from robench.training.beginnings import beginning_of
 from robench.training.checkpoint_files import (
     claimed_checkpoint,
     finished_training,
@@ -38,10 +39,11 @@ from robench.training.checkpoint_files import (
     measurement_folder,
     write_training,
 )
+from robench.training.clean_before import before_notes, before_words, clean_measurement, fall_notes
 from robench.training.epochs import fit, selected_epoch
 from robench.training.final_measurement import final_measurements, measured_words
 from robench.training.preparation import data_arguments, images_of_split, initial_meta, prepare_training, refuse_other_choice
-from robench.training.presets import default_preset
+from robench.training.presets import FINE_TUNING, default_preset
 from robench.training.settings import checkpoint_stem, loss_recipes
 from robench.training.states import ResumableRun, resumable_events, resume_from_state
 from robench.training.steps import begin_training
@@ -121,6 +123,10 @@ def train(
     freeze: str | Sequence[str] | None = None,
     accumulate: int | None = None,
     swa: float | None = None,
+    init: PathLike | None = None,
+    weights: str | None = None,
+    new_head: bool = False,
+    trust: bool = False,
 ) -> Trained:
     """Trains a network on a named data set and saves it, with its settings and its measured accuracies.
 
@@ -196,6 +202,11 @@ def train(
             of the batch norm there.
         accumulate: in how many parts of one size the images of a step go through the network, whose gradients are added; at least 1.
         swa: share of the training, in [0, 1), from which on the weights at the ends of epochs are averaged, all alike; 0 for none.
+        init: the weights to begin with, whatever `robench.load_model` takes: a checkpoint, a file of weights of `arch`, "tv/resnet50,
+            weights=DEFAULT". The preset is then "fine-tune" unless one is named, and the clean accuracy before is measured too.
+        weights: of a file that holds several sets of them, the key of the one.
+        new_head: whether the last layer begins with random weights, as it must where the number of classes is another.
+        trust: whether a whole pickled model in `init` may be unpickled, which runs code.
 
     Returns:
         A `Trained`: the network, its meta, what was measured, and the path of the checkpoint.
@@ -237,17 +248,29 @@ def train(
 
     # 3. settings, split of the images, first weights, plan (preparation)
     usual, world = default_preset(images.shape), current_world()
-    preset = preset or usual
+    preset = preset or (usual if init is None else FINE_TUNING)
     prepared = prepare_training(
-        images, test, preset, overrides, seed=seed, suite=suite, eval_n=eval_n, processes=world.size, download=download
+        images,
+        test,
+        preset,
+        overrides,
+        seed=seed,
+        suite=suite,
+        eval_n=eval_n,
+        processes=world.size,
+        download=download,
+        beginning=beginning_of(init, weights, new_head, trust, download=download),
     )
-    settings, recipes = prepared.settings, loss_recipes(prepared.settings)
-    words = initial_meta(prepared, images, preset, seed=seed, select=select, measure=measure, eval_n=eval_n, suite=suite)
+    settings, recipes, words = (
+        prepared.settings,
+        loss_recipes(prepared.settings),
+        initial_meta(prepared, images, preset, seed=seed, select=select, measure=measure, eval_n=eval_n, suite=suite),
+    )
 
     # 4. the files of the checkpoint, which nobody else can write to as long as this lasts (checkpoint_files)
     stem = checkpoint_stem(settings, preset, usual, images.name, seed)
     with claimed_checkpoint(out, stem, words, world, resume=resume, force=force) as file, training_log(trackers, world.rank) as logged:
-        own_teacher = teacher_path(file, teachers, {**settings, **TEACHER_SETTINGS, "seed": seed})
+        own_teacher = teacher_path(file, teachers, {**settings, **TEACHER_SETTINGS, "seed": seed, **prepared.begins_with})
         named = named_teacher(teacher, recipes, prepared.model, prepared.about, images) if teacher else None
 
         # 5. the training as it is, where an earlier run has finished it and has learnt from the same teacher (checkpoint_files, teachers)
@@ -260,7 +283,8 @@ def train(
         if named is None and needs_teacher(recipes):
             undefended = train(
                 data, preset=preset, **data_options, n_train=n_train, eval_n=eval_n, suite=(), measure=measure, seed=seed, device=device,
-                watch=watch, **{**settings, **TEACHER_SETTINGS}, **own_teacher_words(own_teacher, resume=resume, force=force, watch=watch),
+                watch=watch, init=init, weights=weights, new_head=new_head, trust=trust,
+                **{**settings, **TEACHER_SETTINGS}, **own_teacher_words(own_teacher, resume=resume, force=force, watch=watch),
             )  # fmt: skip
             source = trained_teacher(undefended, prepared.model)
         else:
@@ -268,10 +292,13 @@ def train(
         plan = replace(prepared.plan, teacher=None if source.model is None else source.model.to(device))
         words = {**words, "recipe": {**words["recipe"], "teacher": source.origin}}
 
-        # 7. the run at its first step, or where its state file says (steps, states)
-        run = begin_training(prepared.model.to(device), plan, world)
+        # 7. weights that are begun with measured; the run at its first step, or where its state file says (clean_before, steps, states)
+        before, run = (
+            clean_measurement(prepared, device, file and measurement_folder(file)) if prepared.is_comparable else None,
+            begin_training(prepared.model.to(device), plan, world),
+        )
         going = ResumableRun(file, checkpoint.plain_values({**words, "processes": world.size}), run, logged.write_pending)
-        notes = [*prepared.notes, *source.notes, *resume_from_state(going, resume, force)]
+        notes = [*prepared.notes, *before_notes(before, prepared.test), *source.notes, *resume_from_state(going, resume, force)]
 
         # 8. epochs of steps, with trackers and `watch` looking on (epochs, steps, guards, tracked)
         fitting = logged.events(fit(run, plan, prepared.training.to(device), prepared.held_out.to(device)), run, file, words)
@@ -285,16 +312,17 @@ def train(
         saved_epoch, late_notes = (best, doubts) if select == "best" else (last, [])
         show_notes(late_notes, watch)
 
-        # 10. what these weights reach (final_measurement)
+        # 10. what these weights reach, and whether that is less than before (final_measurement, clean_before)
         network = copy.deepcopy(run.average)
         network.load_state_dict(saved_epoch.weights)
         measurements = final_measurements(
             network, prepared.test, prepared.few, suite, plan.threat, seed, device, file and measurement_folder(file)
         )
+        show_notes(falls := fall_notes(before, measurements[0], images.classes), watch)
         meta = {
             **words, "classes": list(images.classes), "history": run.history, "rolled_back": run.lost_epochs,
-            "notes": [*notes, *alarms, *late_notes], "recipe": {**words["recipe"], "epoch": saved_epoch.epoch + 1},
-            **measured_words(measurements, prepared.test), **(origin or {}),
+            "notes": [*notes, *alarms, *late_notes, *falls], "recipe": {**words["recipe"], "epoch": saved_epoch.epoch + 1},
+            **before_words(before, prepared.test), **measured_words(measurements, prepared.test), **(origin or {}),
         }  # fmt: skip
 
         # 11. the files, after which the training is finished, between the last words to the trackers (checkpoint_files, tracked)

@@ -32,8 +32,8 @@ LAYERS = {
     " hub_snapshots parquet_features parquet_sets shard_files shards __init__ released_sets corrupted_trees corrupted_sets"
     " videos perturbed_sequences export",
     "models": "layers model_files answers exported named_models cached_files weights stand_ins synced_batch_norm checkpoint contract"
-    " foreign forgotten_normalisation resnet small architectures identity torchvision_weights timm_weights"
-    " huggingface_images huggingface robustbench_zoo loading preprocessing output_choice",
+    " foreign heads forgotten_normalisation resnet small architectures identity torchvision_weights timm_weights"
+    " huggingface_images huggingface robustbench_zoo loading initial_weights preprocessing output_choice",
     "runs": "store ledger types diagnostics own_functions images pools stages stages.clean stages.earlier_run stages.probe"
     " stages.corruption stages.sequence stages.method stages.attack timings pass_counts loop blocks costs cases resuming"
     " execution case_times planned_costs",
@@ -47,7 +47,8 @@ LAYERS = {
     "evaluation": "planning suites run_words named_files repeated_calls repeated_runs recipe_kinds methods corruption_sources"
     " sequence_sources plans measure arguments api",
     "training": "presets preset_sources guards types frozen_parameters batch_parts equal_average steps states epochs settings"
-    " checkpoint_files teachers preparation final_measurement tracked train seed_groups grids sweeps cluster_sweeps",
+    " checkpoint_files teachers beginnings preparation final_measurement clean_before tracked train seed_groups grids sweeps"
+    " cluster_sweeps",
     "cli": "calls console options loading jobs measure sweeping compare corrupt evaluate lists report train rerun",
 }
 OPEN = ("__init__", "__main__")  # the public names, handed out lazily, and `python -m robench`
