@@ -83,6 +83,9 @@ def train_command(
     awp: Annotated[Real, typer.Option("--awp", help="Adversarial weight perturbation of this relative size; 0 for none.")] = None,
     awp_warmup: Annotated[Real, typer.Option("--awp-warmup", help="Share of the training before it begins.")] = None,
     ema: Annotated[Real, typer.Option("--ema", help="Decay of the average of the weights; 0 for none.")] = None,
+    extra: Annotated[
+        Text, typer.Option("--extra", help="Data set whose images take part in every batch, such as npz:FILE,share=0.7.")
+    ] = None,
     swa: Annotated[
         Real, typer.Option("--swa", help="Share of the training from which on weights at epoch ends are averaged, all alike; 0 for none.")
     ] = None,
@@ -181,7 +184,7 @@ def train_command(
         "weight_decay": weight_decay, "schedule": schedule, "augment": augment, "ema": ema, "label_smoothing": label_smoothing,
         "held_out": held_out, "mixup": mixup, "cutmix": cutmix, "awp": awp, "awp_warmup": awp_warmup, "precision": precision,
         "compiled": compiled or None, "guard": guard, "freeze": freeze or None,
-        "accumulate": accumulate, "swa": swa,
+        "accumulate": accumulate, "swa": swa, "extra": extra,
     }  # fmt: skip
     if mean is not None or std is not None:
         from robench.training.settings import overrides_with_normalisation

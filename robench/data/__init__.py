@@ -27,6 +27,8 @@ from robench.data.parquet_sets import parquet_catalogue
 from robench.data.shards import shard_catalogue
 
 __all__ = [
+    "CATALOGUES",
+    "CONTAINERS",
     "DATASETS",
     "DATASET_SUMMARIES",
     "FORMATS",

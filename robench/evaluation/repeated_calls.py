@@ -30,7 +30,7 @@ OPTIONS = (  # what a manifest may say of a call: nothing that writes outside --
     " device threads n-train preset objective reg normalize epochs teacher optimizer lr momentum nesterov"
     " weight-decay schedule augment mixup cutmix awp awp-warmup ema label-smoothing guard held-out select measure sweep eval-n"
     " freeze seeds"
-    " accumulate swa init new-head"
+    " accumulate swa extra init new-head"
 )
 TAKEN = frozenset(OPTIONS.split(" "))
 LONGEST_TEXT, MOST_VALUES = 4096, 10_000

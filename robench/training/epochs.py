@@ -23,6 +23,7 @@ from robench.data import Images, stratified_images
 from robench.evaluation.measure import suite_measurement
 from robench.scores.geometry import jacobian_geometry
 from robench.training.equal_average import update_equal_average
+from robench.training.extra_images import TrainingImages, batches_with_extra, extra_count
 from robench.training.guards import (
     divergence_alarm,
     has_fgsm_gap,
@@ -38,7 +39,7 @@ from robench.training.types import Epoch, Step, TrainingPlan, TrainingRun
 RETRIES = 3  # how often a training is rolled back before it is given up
 
 
-def fit(run: TrainingRun, plan: TrainingPlan, train: Images, held_out: Images) -> Iterator[Step | Epoch]:
+def fit(run: TrainingRun, plan: TrainingPlan, train: TrainingImages, held_out: Images) -> Iterator[Step | Epoch]:
     """Trains from where the run stands to its end; yields a Step after every step, an Epoch after every epoch.
 
     The held-out images are only measured. Of several processes each yields the same events. Where the guard raises an alarm, the run ends
@@ -62,7 +63,7 @@ def fit(run: TrainingRun, plan: TrainingPlan, train: Images, held_out: Images) -
         epoch, begin, trouble = run.steps_done // steps - is_unclosed, time.perf_counter(), ""
         step = (run.steps_done - 1) % steps
         lr = rate(max(0, run.steps_done - 1) / (plan.epochs * steps), run)
-        batches = shuffled_batches(train.ids, steps // plan.objective.replays, plan.batch_size, plan.seed, epoch)
+        batches = epoch_batches(plan, train, steps // plan.objective.replays, epoch)
         ahead = batches[run.steps_done % steps // plan.objective.replays :]
         train.expect(torch.cat([run.world.share(rows) for rows in ahead]) if ahead else slice(0, 0))
         while run.steps_done < (epoch + 1) * steps and not trouble:
@@ -89,7 +90,7 @@ def fit(run: TrainingRun, plan: TrainingPlan, train: Images, held_out: Images) -
             return
 
 
-def steps_per_epoch(plan: TrainingPlan, train: Images) -> int:
+def steps_per_epoch(plan: TrainingPlan, train: TrainingImages) -> int:
     """Steps in an epoch: each whole batch as often in a row as the objective replays it."""
     return max(1, len(train) // plan.batch_size) * plan.objective.replays
 
@@ -98,6 +99,15 @@ def learning_rate_schedule(plan: TrainingPlan) -> Callable[[float, TrainingRun],
     """The learning rate by progress, by the losses of the epochs so far, and halved for every roll-back."""
     rate = resolve(parse_recipe(plan.schedule), SCHEDULES, "schedule")
     return lambda progress, run: plan.lr * rate(progress, [record["terms"]["loss"] for record in run.history]) * 0.5 ** len(run.lost_epochs)
+
+
+def epoch_batches(plan: TrainingPlan, train: TrainingImages, steps: int, epoch: int) -> tuple[Tensor, ...]:
+    """The places of each batch of an epoch, with extra images where there are some."""
+    if isinstance(train, Images):
+        return shuffled_batches(train.ids, steps, plan.batch_size, plan.seed, epoch)
+    own_count = plan.batch_size - extra_count(train.share, plan.batch_size)
+    own = shuffled_batches(train.own.ids, steps, own_count, plan.seed, epoch)
+    return batches_with_extra(own, train, plan.batch_size, plan.seed, epoch)
 
 
 def shuffled_batches(ids: Tensor, steps: int, batch_size: int, seed: int, epoch: int) -> tuple[Tensor, ...]:

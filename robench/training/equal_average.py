@@ -1,7 +1,7 @@
 """Stochastic weight averaging: the mean of the weights at the ends of epochs (Izmailov et al. 2018, 1803.05407).
 
 Every epoch from some share of the training on counts alike. The mean of networks has other activations than each of them, so the statistics
-of its batch norm are computed anew, by a pass over the training images, as in the paper.
+of its batch norm are computed anew, by a pass over the training images, as in the paper; extra images take no part.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from robench.data import Images
+from robench.training.extra_images import TrainingImages
 from robench.training.frozen_parameters import enter_training_mode
 from robench.training.types import TrainingPlan, TrainingRun
 
 
 @torch.no_grad()
-def update_equal_average(run: TrainingRun, plan: TrainingPlan, train: Images, epoch: int) -> None:
+def update_equal_average(run: TrainingRun, plan: TrainingPlan, train: TrainingImages, epoch: int) -> None:
     """Takes the weights at the end of an epoch into the run's average; before the first one that counts it is the model itself.
 
     Args:
@@ -36,7 +36,7 @@ def update_equal_average(run: TrainingRun, plan: TrainingPlan, train: Images, ep
     recompute_statistics(run, plan, train)
 
 
-def recompute_statistics(run: TrainingRun, plan: TrainingPlan, train: Images) -> None:
+def recompute_statistics(run: TrainingRun, plan: TrainingPlan, train: TrainingImages) -> None:
     """Gives the batch norm of the average the mean and variance of its activations at the clean training images, each batch alike.
 
     Of several processes each passes its share of every batch. Batch norm under a frozen prefix keeps its statistics, and dropout is off.
@@ -56,7 +56,7 @@ def recompute_statistics(run: TrainingRun, plan: TrainingPlan, train: Images) ->
     run.average.eval()
 
 
-def pass_over_images(run: TrainingRun, plan: TrainingPlan, train: Images) -> None:
+def pass_over_images(run: TrainingRun, plan: TrainingPlan, train: TrainingImages) -> None:
     """Shows the average all whole batches of the training images, in their order."""
     size = plan.batch_size // plan.accumulate
     batches = [run.world.share(rows) for rows in torch.arange(len(train) // size * size).split(size)]

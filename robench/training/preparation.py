@@ -41,6 +41,7 @@ from robench.training.beginnings import (
     overrides_from_weights,
     weights_to_begin_with,
 )
+from robench.training.extra_images import ImagesWithExtra, TrainingImages, training_images
 from robench.training.frozen_parameters import enter_training_mode, freeze_parameters
 from robench.training.presets import FINE_TUNING, default_preset
 from robench.training.settings import held_out_size, loss_recipes, loss_sentences, new_network, plan_of, resolved_settings
@@ -56,7 +57,7 @@ class PreparedTraining:
 
     Attributes:
         settings: the preset's with the user's on top.
-        training: the images that are trained on.
+        training: the images that are trained on, with extra ones where there are some.
         held_out: the images that are held out of them.
         test: the images that are measured at the end: a test split, or the held-out ones.
         few: those of them that are attacked.
@@ -69,7 +70,7 @@ class PreparedTraining:
     """
 
     settings: dict[str, Any]
-    training: Images
+    training: TrainingImages
     held_out: Images
     test: Images
     few: Images
@@ -84,6 +85,7 @@ class PreparedTraining:
 def prepare_training(
     images: Images, test: Images | None, preset: str, overrides: Mapping[str, Any], *, seed: int, suite: str | Sequence[Recipe],
     eval_n: int, processes: int = 1, download: bool = False, beginning: Beginning | None = None,
+    data_options: Mapping[str, Any] | None = None,
 ) -> PreparedTraining:  # fmt: skip
     """A training as far as that goes before its first step.
 
@@ -100,6 +102,7 @@ def prepare_training(
         processes: how many share each batch.
         download: whether weights of models that attacks in the suite name may be fetched.
         beginning: the weights that are begun with; None for random ones.
+        data_options: DATA_OPTIONS, with which extra images are read.
 
     Raises:
         InputError: one sentence, for the first thing that cannot be.
@@ -118,6 +121,8 @@ def prepare_training(
     few = stratified_images(test, eval_n, seed) if test.name.endswith(HELD_OUT_ENDING) else test.take(slice(0, eval_n))
     notes += missing_class_notes(training, few)
     refuse_too_little(training, settings)
+    joined, extra_notes = training_images(training, settings, images_of_split, data_options or {})
+    notes += extra_notes
     begun = None
     if found is None or beginning is None:
         model, about, more = new_network(settings, training, seed)
@@ -142,7 +147,7 @@ def prepare_training(
     refuse_penalty_options(settings["reg"], model, training, plan)
     begins_with = beginning_words(found, beginning)
     is_comparable = begun is not None and not begun.is_new
-    return PreparedTraining(settings, training, held_out, test, few, model, about, plan, notes, begins_with, is_comparable)
+    return PreparedTraining(settings, joined, held_out, test, few, model, about, plan, notes, begins_with, is_comparable)
 
 
 def refuse_untrainable(cells: Mapping[str, Mapping[str, Any]], words: Mapping[str, Any], preset: str | None) -> None:
@@ -176,6 +181,7 @@ def refuse_untrainable(cells: Mapping[str, Mapping[str, Any]], words: Mapping[st
                     eval_n=words["eval_n"],
                     download=words["download"],
                     beginning=beginning,
+                    data_options=data_options,
                 )
             except InputError as error:
                 raise InputError(f"the cell {setting} cannot be trained: {error}") from error
@@ -200,6 +206,7 @@ def initial_meta(
         "data": {
             "name": images.name, "n": len(prepared.training), "held_out": len(prepared.held_out), "sha256": images.sha256,
             **meta_of_test_set(prepared.test),
+            **({"extra": prepared.training.words()} if isinstance(prepared.training, ImagesWithExtra) else {}),
         },
         "preset": preset,
         "recipe": {

@@ -40,6 +40,7 @@ SMALL_SETTINGS: dict[str, Any] = {
     "freeze": (),
     "accumulate": 1,
     "swa": 0.0,
+    "extra": "",
 }
 RICE: dict[str, Any] = SMALL_SETTINGS | {
     "arch": "preact-resnet18",

@@ -54,7 +54,7 @@ LARGEST_ALPHA = 1e6  # of a Beta distribution: all shares are 1/2 there, and fro
 POSITIVE_SETTINGS = ("epochs", "batch_size", "lr", "probe_n", "accumulate")
 NOT_NEGATIVE_SETTINGS = ("held_out", "weight_decay", "mixup", "cutmix", "awp")
 WHOLE_SETTINGS = ("epochs", "batch_size", "probe_n", "accumulate")
-WORD_SETTINGS = ("arch", "activation", "objective", "norm", "optimizer", "schedule", "augment", "normalize", "precision", "guard")
+WORD_SETTINGS = ("arch", "activation", "objective", "norm", "optimizer", "schedule", "augment", "normalize", "precision", "guard", "extra")
 NUMBER_SETTINGS = (*POSITIVE_SETTINGS, *SHARE_SETTINGS, *NOT_NEGATIVE_SETTINGS)
 
 

@@ -16,7 +16,6 @@ from robench.core.errors import InputError
 from robench.core.processes import World
 from robench.core.recipes import lookup
 from robench.core.types import Batch
-from robench.data import Images
 from robench.data.augment import AUGMENTATIONS
 from robench.data.mixing import MIXINGS, box_centre, mixing_partners, mixing_share
 from robench.models.stand_ins import arithmetic
@@ -27,6 +26,7 @@ from robench.objectives.gradients import applies_dropout
 from robench.objectives.second_order import attention_by_products, differentiates_twice, name_failing_operators, refuse_lost_derivatives
 from robench.objectives.terms import loss_and_terms
 from robench.training.batch_parts import LossGradients, batch_parts, mean_gradients
+from robench.training.extra_images import TrainingImages
 from robench.training.frozen_parameters import enter_training_mode
 from robench.training.types import TrainingPlan, TrainingRun
 
@@ -107,7 +107,7 @@ def refuse_batch_size(model: nn.Module, plan: TrainingPlan, processes: int) -> N
         raise InputError("batch norm needs batches of at least 2 images: raise --batch-size or choose an architecture without it")
 
 
-def train_step(run: TrainingRun, plan: TrainingPlan, train: Images, rows: Tensor, lr: float, steps: int) -> dict[str, float]:
+def train_step(run: TrainingRun, plan: TrainingPlan, train: TrainingImages, rows: Tensor, lr: float, steps: int) -> dict[str, float]:
     """One step on the images at `rows`, of which each process takes its share.
 
     Args:
@@ -167,7 +167,7 @@ def seeded_dropout(run: TrainingRun, plan: TrainingPlan, device: torch.device) -
         yield
 
 
-def training_batch(run: TrainingRun, plan: TrainingPlan, train: Images, rows: Tensor, progress: float) -> Batch:
+def training_batch(run: TrainingRun, plan: TrainingPlan, train: TrainingImages, rows: Tensor, progress: float) -> Batch:
     """This process's images, augmented and mixed, before the adversary changes them.
 
     Augmentations draw from `Draws`, by image. Partners, share and box of a mixing belong to the whole batch, see `data.mixing`.
@@ -196,7 +196,7 @@ def training_batch(run: TrainingRun, plan: TrainingPlan, train: Images, rows: Te
     )  # fmt: skip
 
 
-def augmented_images(plan: TrainingPlan, train: Images, rows: Tensor, key: str, number: int) -> tuple[Tensor, Draws]:
+def augmented_images(plan: TrainingPlan, train: TrainingImages, rows: Tensor, key: str, number: int) -> tuple[Tensor, Draws]:
     """The images at `rows` under the plan's augmentation in this step, and their random numbers."""
     draws = Draws(plan.seed, train.ids[rows], key).child(number)
     return lookup(plan.augment, AUGMENTATIONS, "augmentation")(train.pixels(rows), draws.child("augment")), draws

@@ -127,6 +127,7 @@ def train(
     weights: str | None = None,
     new_head: bool = False,
     trust: bool = False,
+    extra: str | None = None,
 ) -> Trained:
     """Trains a network on a named data set and saves it, with its settings and its measured accuracies.
 
@@ -207,6 +208,8 @@ def train(
         weights: of a file that holds several sets of them, the key of the one.
         new_head: whether the last layer begins with random weights, as it must where the number of classes is another.
         trust: whether a whole pickled model in `init` may be unpickled, which runs code.
+        extra: a data set whose training images take part in every batch, with their share: "npz:generated.npz,share=0.7"; an epoch is
+            counted in the images of `data`, from which alone some are held out.
 
     Returns:
         A `Trained`: the network, its meta, what was measured, and the path of the checkpoint.
@@ -230,7 +233,7 @@ def train(
         "schedule": schedule, "augment": augment, "ema": ema, "label_smoothing": label_smoothing, "normalize": normalize, "mean": mean,
         "std": std, "held_out": held_out, "probe_n": probe_n, "mixup": mixup, "cutmix": cutmix, "awp": awp, "awp_warmup": awp_warmup,
         "precision": precision, "compiled": compiled, "guard": guard, "freeze": freeze,
-        "accumulate": accumulate, "swa": swa,
+        "accumulate": accumulate, "swa": swa, "extra": extra,
     }  # fmt: skip
     overrides = {key: value for key, value in options.items() if value is not None}
     data_dir, out, teacher = as_path(data_dir, "data_dir"), as_path(out, "out"), as_path(teacher, "teacher")
@@ -260,6 +263,7 @@ def train(
         processes=world.size,
         download=download,
         beginning=beginning_of(init, weights, new_head, trust, download=download),
+        data_options=data_options,
     )
     settings, recipes, words = (
         prepared.settings,
@@ -284,7 +288,8 @@ def train(
             undefended = train(
                 data, preset=preset, **data_options, n_train=n_train, eval_n=eval_n, suite=(), measure=measure, seed=seed, device=device,
                 watch=watch, init=init, weights=weights, new_head=new_head, trust=trust,
-                **{**settings, **TEACHER_SETTINGS}, **own_teacher_words(own_teacher, resume=resume, force=force, watch=watch),
+                **{**settings, **TEACHER_SETTINGS, "extra": extra},
+                **own_teacher_words(own_teacher, resume=resume, force=force, watch=watch),
             )  # fmt: skip
             source = trained_teacher(undefended, prepared.model)
         else:

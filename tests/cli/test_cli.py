@@ -28,7 +28,7 @@ FLAGS = {
         --skip-damaged --layout --n-train --preset --objective --reg --arch --activation
         --normalize --mean --std --norm --eps --epochs --batch-size --accumulate --teacher --optimizer --lr --momentum --nesterov
         --weight-decay --freeze
-        --schedule --augment --mixup --cutmix --awp --awp-warmup --ema --swa --label-smoothing --precision --compile --guard
+        --schedule --augment --mixup --cutmix --awp --awp-warmup --ema --swa --extra --label-smoothing --precision --compile --guard
         --held-out --select --suite --measure --sweep --eval-n --seed --device --threads --out --resume --force --log --quiet
         --seeds --on --gpus-each --init --weights --new-head --trust""",
     "eval": """--suite --data --data-dir --download --split --image-size --resize --interpolation --pixels --workers --skip-damaged

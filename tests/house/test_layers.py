@@ -46,8 +46,8 @@ LAYERS = {
     " comparison_files night_verdicts image_sources changed_images base_parts overview reporting cost_tables",
     "evaluation": "planning suites run_words named_files repeated_calls repeated_runs recipe_kinds methods corruption_sources"
     " sequence_sources plans measure arguments api",
-    "training": "presets preset_sources guards types frozen_parameters batch_parts equal_average steps states epochs settings"
-    " checkpoint_files teachers beginnings preparation final_measurement clean_before tracked train seed_groups grids sweeps"
+    "training": "presets preset_sources guards types frozen_parameters batch_parts extra_images equal_average steps states epochs"
+    " settings checkpoint_files teachers beginnings preparation final_measurement clean_before tracked train seed_groups grids sweeps"
     " cluster_sweeps",
     "cli": "calls console options loading jobs measure sweeping compare corrupt evaluate lists report train rerun",
 }
