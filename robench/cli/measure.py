@@ -300,13 +300,14 @@ def print_results(
     subjects: Sequence[LoadedSubject], result: Result, title: str, place: Destination, file_names: Sequence[str], quiet: bool
 ) -> None:
     """Prints the tables, the notes and the flags, and says what was written."""
+    from robench.data.imagenet import classes_in_words
     from robench.report.class_tables import class_tables
     from robench.report.tables import report_tables
 
     tables = report_tables(
         result.rows, title=title.format(n=int(result.run.ledger.seen.sum())), most=MOST_LEVELS, reference=stored_reference(place)
     )
-    classes = subjects[0].images.classes
+    classes = classes_in_words(subjects[0].images.classes)
     for table in [*tables, *class_tables(result.rows, result.confusions, classes, brief=True)]:
         print_table(*table)
     for note in result.notes:
@@ -330,6 +331,7 @@ def stored_reference(place: Destination) -> Any:
 def print_finished_run(subjects: Sequence[LoadedSubject], place: Destination, title: str, common: CommonOptions) -> list[str]:
     """Prints the tables of a finished run; the flags."""
     from robench.core.folders import manifest_of
+    from robench.data.imagenet import classes_in_words
     from robench.report.class_tables import class_tables
     from robench.report.tables import report_tables
     from robench.results.classes import read_confusions
@@ -338,7 +340,7 @@ def print_finished_run(subjects: Sequence[LoadedSubject], place: Destination, ti
     rows = read_rows(place.folder)
     n = next((row.n for row in rows if row.metric in ("accuracy", "flip_probability")), 0)
     tables = report_tables(rows, title=title.format(n=n), most=MOST_LEVELS, reference=stored_reference(place))
-    for table in [*tables, *class_tables(rows, read_confusions(place.folder), subjects[0].images.classes, brief=True)]:
+    for table in [*tables, *class_tables(rows, read_confusions(place.folder), classes_in_words(subjects[0].images.classes), brief=True)]:
         print_table(*table)
     manifest = manifest_of(place.folder)
     data, until = manifest.get("data", {}), manifest.get("how", {}).get("until")

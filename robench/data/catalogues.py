@@ -6,7 +6,6 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from robench.core.errors import InputError
 from robench.core.preprocessing import Extent, Preprocessing
 from robench.core.recipes import lookup
 from robench.data.images import Choice, Images, refuse_too_many
-from robench.data.stored_pixels import Decoder, StoredPixels, usual_workers
+from robench.data.stored_pixels import SIZE_OPTIONS, Decoder, StoredPixels, usual_workers
 
 PIXEL_PLACES = ("auto", "memory", "disk")  # where pixels are kept
 MOST_IN_MEMORY = 2**28  # bytes of pixels that are kept in memory where the user does not say where
@@ -186,9 +185,14 @@ def first_extent(chosen: Catalogue, preprocessing: Preprocessing, skips: bool) -
             return item_extent(item, preprocessing)
         except DamagedImageError as error:
             if not skips:
-                raise
+                raise with_way_out(error) from error
             damaged = damaged or error
     raise InputError(f"{chosen.name}: none of the images that were chosen can be read, as {damaged}")
+
+
+def with_way_out(error: DamagedImageError) -> DamagedImageError:
+    """The same with the option that leaves such images out."""
+    return DamagedImageError(f"{error}; --skip-damaged leaves such images out", error.reasons)
 
 
 def common_extent(chosen: Catalogue, preprocessing: Preprocessing, skips: bool) -> Extent:
@@ -199,14 +203,14 @@ def common_extent(chosen: Catalogue, preprocessing: Preprocessing, skips: bool) 
     for place in sampled_places(len(chosen)):
         try:
             other = item_extent(chosen.items[place], preprocessing)
-        except DamagedImageError:
+        except DamagedImageError as error:
             if not skips:
-                raise
+                raise with_way_out(error) from error
             continue
         if preprocessing.cut_extent(*other) != preprocessing.cut_extent(*first):
-            names = Path(chosen.files[0]).name, Path(chosen.files[place]).name
+            names = chosen.files[0], chosen.files[place]
             sizes = f"{names[0]} is {first[1]}x{first[0]} and {names[1]} is {other[1]}x{other[0]}"
-            raise InputError(f"{chosen.name}: images differ in size ({sizes}): pass --image-size to bring them to one")
+            raise InputError(f"{chosen.name}: images differ in size ({sizes}): {SIZE_OPTIONS}")
     return preprocessing.cut_extent(*first)
 
 

@@ -129,6 +129,23 @@ def is_wnid(name: str) -> bool:
     return len(name) == 9 and name[0] == "n" and name[1:].isascii() and name[1:].isdigit()
 
 
+def classes_in_words(classes: Sequence[str]) -> list[str]:
+    """The names of classes as people read them: of a WordNet id of ImageNet its first name, "tench" for n01440764; others as they are.
+
+    Where two of them have the same first name, the id follows it.
+
+    Args:
+        classes: the names in the order of the labels.
+
+    Example:
+        >>> classes_in_words(["n01440764", "n02012849", "n03126707", "dog"])
+        ['tench', 'crane (n02012849)', 'crane (n03126707)', 'dog']
+    """
+    index, known = index_of_wnids(), imagenet_classes()
+    words = [known[index[name]].names[0] if name in index else name for name in classes]
+    return [f"{word} ({name})" if word != name and words.count(word) > 1 else word for word, name in zip(words, classes, strict=True)]
+
+
 def known_set(classes: Iterable[str]) -> tuple[str, str]:
     """Which set has exactly these classes, in words, and over which outputs its authors evaluate; "" and "" where none is known.
 

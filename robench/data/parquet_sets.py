@@ -226,7 +226,7 @@ def read_labels(file: ParquetFile, column: str) -> Any:
         is_text = types.is_string(kind) or types.is_large_string(kind) or types.is_dictionary(kind)
         values = open_parquet(str(file.path), column if is_text else "").read(columns=[column], use_threads=False).column(0)
         if values.null_count:
-            raise InputError(f"{file.path}: {values.null_count} labels in {column} are null: leave such rows out")
+            raise InputError(f"{file.path}: {column} holds no label (null) in {values.null_count} of {len(values)} rows: leave these out")
         if is_text:
             return [text for chunk in values.chunks for text in texts_of(chunk)]
         if types.is_integer(kind):

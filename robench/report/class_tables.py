@@ -44,13 +44,13 @@ def class_tables(
 
 
 def class_names_in(manifest: Mapping[str, Any]) -> list[str]:
-    """The names of the classes that a manifest tells, in the order of their labels; none where it has no list of them.
+    """The names of the classes that a manifest tells, in words where it has these, in the order of their labels; none without a list.
 
     Args:
         manifest: the content of manifest.json.
     """
-    names = manifest_value(manifest, "data.classes")
-    return [str(name) for name in names] if isinstance(names, list) else []
+    lists = [manifest_value(manifest, key) for key in ("data.classes_in_words", "data.classes")]
+    return next(([str(name) for name in names] for names in lists if isinstance(names, list)), [])
 
 
 def class_text(label: int, classes: Sequence[str]) -> str:

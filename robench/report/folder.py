@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from robench.data import Images
+from robench.data.imagenet import classes_in_words
 from robench.report import page
 from robench.report.class_tables import class_tables
 from robench.report.pictures import draw_pictures
@@ -35,15 +36,22 @@ def save_measurement(
     table_paths = save_tables(folder, measurement.rows, more.pop("samples", []), manifest, **more)
     picture_paths = draw_pictures(measurement, folder, title=title, images=images)
     text_tables = report_tables(measurement.rows, title=title, reference=reference_in(manifest))
-    text_tables += class_tables(measurement.rows, measurement.confusions, images.classes if images else ())
+    text_tables += class_tables(measurement.rows, measurement.confusions, classes_in_words(images.classes) if images else ())
     run = SavedRun(folder, manifest, tuple(measurement.rows))
     parts = page_parts(run, title=title, threat=threat_description(measurement), tables=text_tables, pictures=picture_paths)
     return [*table_paths, *picture_paths, page.write_page(folder / "report.html", title, list(parts))]
 
 
 def with_class_names(manifest: Mapping[str, Any], images: Images | None) -> Mapping[str, Any]:
-    """A manifest with the names of the classes among what it says of the images, where these are known: rows have labels alone."""
-    return manifest if images is None else {**manifest, "data": {**manifest.get("data", {}), "classes": list(images.classes)}}
+    """A manifest with the names of the classes among what it says of the images, where these are known: rows have labels alone.
+
+    Where the classes are WordNet ids of ImageNet, their names in words are there, too.
+    """
+    if images is None:
+        return manifest
+    classes, words = list(images.classes), classes_in_words(images.classes)
+    more = {"classes_in_words": words} if words != classes else {}
+    return {**manifest, "data": {**manifest.get("data", {}), "classes": classes, **more}}
 
 
 def radii_by_norm(measurement: Measurement) -> dict[str, list[float]]:

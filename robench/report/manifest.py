@@ -14,7 +14,17 @@ import torch
 
 from robench.core.folders import MANIFEST_FORMAT
 
-PACKAGES = ("robench", "torch", "torchvision", "pyautoattack", "captum", "numpy", "pandas", "matplotlib")
+PACKAGES = ("robench", "torch", "torchvision", "pyautoattack", "captum", "numpy", "pandas", "matplotlib", "pillow")
+LIBRARIES = (
+    "timm",
+    "transformers",
+    "huggingface_hub",
+    "datasets",
+    "webdataset",
+    "pyarrow",
+    "robustbench",
+    "av",
+)  # told where a run used them
 
 NOT_REPEATABLE = "this run was made in Python, whose lines no manifest keeps: robench rerun repeats runs of the command line alone"
 
@@ -49,7 +59,8 @@ def machine_entries(device: str) -> dict[str, Any]:
     Args:
         device: such as cpu or cuda:0.
     """
-    versions = {"python": platform.python_version(), **{name: installed_version(name) for name in PACKAGES}}
+    used = [name for name in LIBRARIES if name in sys.modules and installed_version(name) != "absent"]
+    versions = {"python": platform.python_version(), **{name: installed_version(name) for name in (*PACKAGES, *used)}}
     return {"device": device_name(device), "threads": torch.get_num_threads(), "versions": versions}
 
 

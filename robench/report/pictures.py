@@ -15,6 +15,7 @@ from robench.core.files import file_stem
 from robench.core.recipes import eps_text
 from robench.core.rows import CLEAN, Row
 from robench.data import Images
+from robench.data.imagenet import classes_in_words
 from robench.report.figures.attacks import draw_accuracy_bars, draw_change_gallery, draw_security_curve
 from robench.report.figures.classes import draw_confusions
 from robench.report.figures.corruptions import draw_contact_sheet, draw_heat_map, draw_severity_curves
@@ -58,7 +59,7 @@ def draw_pictures(measurement: Measurement, folder: Path, *, title: str, images:
         title: as in `report.tables.report_tables`.
         images: give the classes their names; without them they have their numbers.
     """
-    run, classes = measurement.run, images.classes if images else ()
+    run, classes = measurement.run, classes_in_words(images.classes) if images else ()
     has_cascade = run.stages_of_kind("attack") or all(stage.kind == "clean" for stage in run.stages)
     paths = list(draw_attack_pictures(measurement, folder, title, classes)) if has_cascade else []
     if run.stages_of_kind("method"):

@@ -18,9 +18,10 @@ from robench.report.headline import headline_parts
 from robench.report.metric_meanings import METRICS, OWN_SCORE_MEANING, accuracy_sentence, metric_key
 from robench.report.tables import FATE, TextTable, report_tables, rows_by_kind
 from robench.results.classes import read_confusions
+from robench.results.image_identities import preprocessing_text
 from robench.results.saved_runs import SavedRun
 
-VERSIONS = ("robench", "torch", "pyautoattack")
+VERSIONS = ("robench", "torch", "pyautoattack", "timm", "transformers", "robustbench")
 TABLE_METRICS = (*FATE, "error_rate/sd", "error_rate_shared/sd")  # metrics with a / that the tables show
 
 
@@ -137,6 +138,17 @@ def measurement_facts(manifest: Mapping[str, Any], threat: str) -> Iterator[tupl
         yield "reference", f"{reference['name']}, " + (f"sha256 {reference['sha256']}" if reference["sha256"] else "published errors")
     more = f" of {data['chosen']} chosen ones" if data.get("chosen", data.get("n")) != data.get("n") else ""
     yield "images", f"{data.get('name') or 'unnamed'}, {data.get('split') or 'no'} split, n = {data.get('n')}{more}"
+    if "preprocessing" in data:
+        names = [
+            str(one.get("name", ""))
+            for one in (checkpoints if isinstance(checkpoints, list) else [checkpoints])
+            if isinstance(one, Mapping)
+        ]
+        ways = {name: preprocessing_text(manifest, name) for name in names}
+        yield "shown as", "; ".join(dict.fromkeys(ways.values() if len({*ways.values()}) < 2 else [f"{k}: {v}" for k, v in ways.items()]))
+    if damaged := data.get("damaged_count"):
+        some = data.get("damaged") or []
+        yield "left out", f"{damaged} that cannot be read: {', '.join(map(str, some[:3]))}{', ...' if len(some) > 3 else ''}"
     yield "threat", threat
     yield "seed", str(manifest.get("seed", ""))
     seconds = manifest.get("seconds", 0)

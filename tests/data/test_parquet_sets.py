@@ -201,7 +201,7 @@ def test_options_name_the_columns(tmp_path):
     [
         ({"label": [0.5] * 12}, "labels in label are double: they must be whole numbers or text"),
         ({"label": [True] * 12}, "labels in label are bool"),
-        ({"label": [None] + [1] * 11}, "1 labels in label are null"),
+        ({"label": [None] + [1] * 11}, "label holds no label .null. in 1 of 12 rows"),
         ({"label": [-1] * 12}, "go down to -1, which stands for unknown: take another split"),
         ({"label": [10**7] * 12}, "go up to 10000000, and 100,000 classes are the most"),
         ({"label": np.full(12, 2**64 - 1, np.uint64)}, "cannot be read as a parquet file"),
