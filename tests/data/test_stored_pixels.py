@@ -111,7 +111,7 @@ def test_large_images_are_decoded_few_at_a_time():
 
 
 def test_of_several_sizes_the_first_look_names_two_and_the_options(tree):
-    with pytest.raises(InputError, match=r"images differ in size \(cmyk.jpg is 260x301 and .* is .*\): pass --image-size"):
+    with pytest.raises(InputError, match=r"images differ in size \(a/cmyk.jpg is 260x301 and .* is .*\): pass --image-size"):
         read(tree, image_size=None, resize=None)
 
 
