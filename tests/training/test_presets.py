@@ -46,9 +46,18 @@ def made(tmp_path_factory):
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_trains_two_steps_and_is_measured(name, made):
     usual = WIDE_SIDE if PRESETS[name]["arch"].startswith("wrn") else 32
-    file = made(1, 28) if name in GREY else made(3, SIDES.get(name, usual))
-    done = train(f"npz:{file}", preset=name, batch_size=2, epochs=1, held_out=4, probe_n=2, eval_n=4, suite=["fgsm"])
-    assert done.meta["recipe"]["arch"] == PRESETS[name]["arch"]
+    started(name, made(1, 28) if name in GREY else made(3, SIDES.get(name, usual)))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_trains_two_steps_of_a_small_network(name, made):
+    started(name, made(1, 28) if name in GREY else made(3, 32), arch="cnn")
+
+
+def started(name, file, **changes):
+    """Two steps by a preset at batch size 2, each replayed where the objective says so, and a measurement of 4 images."""
+    done = train(f"npz:{file}", preset=name, batch_size=2, epochs=1, held_out=4, probe_n=2, eval_n=4, suite=["fgsm"], **changes)
+    assert done.meta["recipe"]["arch"] == changes.get("arch", PRESETS[name]["arch"])
     (epoch,) = done.meta["history"]
     assert np.isfinite(epoch["terms"]["loss"])
     assert done.meta["metrics"]["fgsm"]["n"] == 4
