@@ -77,7 +77,12 @@ def train_command(
     schedule: Annotated[
         Text, typer.Option("--schedule", help="constant, piecewise, milestones, cyclic, one-cycle, cosine or plateau.")
     ] = None,
-    augment: Annotated[Text, typer.Option("--augment", help="none, crop, flip, crop-flip, cutout or crop-flip-cutout.")] = None,
+    augment: Annotated[
+        Text,
+        typer.Option(
+            "--augment", help="none, crop, flip, crop-flip, cutout, crop-flip-cutout, random-resized-crop or rand-augment,n=2,m=9."
+        ),
+    ] = None,
     mixup: Annotated[Real, typer.Option("--mixup", help="Mixes pairs of images: alpha of the Beta distribution; 0 for none.")] = None,
     cutmix: Annotated[Real, typer.Option("--cutmix", help="Puts a box of one image into another: alpha; 0 for none.")] = None,
     awp: Annotated[Real, typer.Option("--awp", help="Adversarial weight perturbation of this relative size; 0 for none.")] = None,

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from robench.core.checks import whole_option
 from robench.core.draws import Draws
+from robench.data.rand_augment import rand_augment, random_resized_crop
 
 
 def crop_flip(x: Tensor, draws: Draws, step: int = 0, *, padding: int = 4, flip: bool = True) -> Tensor:
@@ -101,4 +102,6 @@ AUGMENTATIONS: dict[str, Callable[..., Tensor]] = {
     "flip": partial(crop_flip, padding=0),
     "cutout": cutout,
     "crop-flip-cutout": crop_flip_cutout,
+    "rand-augment": rand_augment,
+    "random-resized-crop": random_resized_crop,
 }

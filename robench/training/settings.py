@@ -40,7 +40,7 @@ PLAN_SETTINGS = (
     "accumulate", "swa",
 )  # fmt: skip
 SHARE_SETTINGS = ("ema", "swa", "label_smoothing", "awp_warmup", "momentum")
-CHOICES = {"optimizer": "optimizer", "augment": "augmentation", "guard": "guard", "precision": "precision"}
+CHOICES = {"optimizer": "optimizer", "guard": "guard", "precision": "precision"}
 MOST_AT_ONCE = 2**26  # numbers of pixels that are held as floats at once
 FIFTH = 5  # at most that part of the training images is held out, unless asked for
 SETTING_READERS: dict[str, Callable[[Any], Any]] = {  # what may be written in several ways from Python
@@ -101,8 +101,9 @@ def resolved_settings(preset: str, overrides: Mapping[str, Any], *, is_begun: bo
     if settings["optimizer"] != "sgd" and settings["nesterov"] != its["nesterov"]:
         raise InputError(f"nesterov is an option of sgd's momentum, which {settings['optimizer']} does not have: leave it out")
     refuse_two_of_a_kind(settings)
-    for key, table in (("optimizer", OPTIMIZERS), ("augment", AUGMENTATIONS), ("guard", GUARDS), ("precision", PRECISIONS)):
+    for key, table in (("optimizer", OPTIMIZERS), ("guard", GUARDS), ("precision", PRECISIONS)):
         lookup(settings[key], dict.fromkeys(table), CHOICES[key])
+    resolve(parse_recipe(settings["augment"]), AUGMENTATIONS, "augmentation")
     if is_foreign(parse_recipe(settings["arch"]).name) and overrides.get("activation") is None:
         settings["activation"] = "relu"  # the preset's is for our own architectures
     settings["objective"], notes = objective_sentence(settings["objective"], settings["reg"])

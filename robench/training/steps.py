@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.core.processes import World
-from robench.core.recipes import lookup
+from robench.core.recipes import lookup, parse_recipe, resolve
 from robench.core.types import Batch
 from robench.data.augment import AUGMENTATIONS
 from robench.data.mixing import MIXINGS, box_centre, mixing_partners, mixing_share
@@ -199,7 +199,7 @@ def training_batch(run: TrainingRun, plan: TrainingPlan, train: TrainingImages, 
 def augmented_images(plan: TrainingPlan, train: TrainingImages, rows: Tensor, key: str, number: int) -> tuple[Tensor, Draws]:
     """The images at `rows` under the plan's augmentation in this step, and their random numbers."""
     draws = Draws(plan.seed, train.ids[rows], key).child(number)
-    return lookup(plan.augment, AUGMENTATIONS, "augmentation")(train.pixels(rows), draws.child("augment")), draws
+    return resolve(parse_recipe(plan.augment), AUGMENTATIONS, "augmentation")(train.pixels(rows), draws.child("augment")), draws
 
 
 def crafted_batch(run: TrainingRun, plan: TrainingPlan, batch: Batch) -> Batch:

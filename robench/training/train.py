@@ -184,7 +184,8 @@ def train(
         nesterov: whether the momentum of sgd is Nesterov's.
         weight_decay: at least 0.
         schedule: of the learning rate, with its options: "one-cycle", "piecewise,first=0.5,second=0.75".
-        augment: of the training images: "none", "flip", "crop", "crop-flip", "cutout" or "crop-flip-cutout".
+        augment: of the training images: "none", "flip", "crop", "crop-flip", "cutout", "crop-flip-cutout", "random-resized-crop",
+            or "rand-augment,n=2,m=9".
         ema: share of the old weights in averaged ones, in [0, 1); 0 for none.
         label_smoothing: in [0, 1).
         normalize: "data", by mean and spread of the training images, or "none".

@@ -27,7 +27,7 @@ LAYERS = {
     "objectives": "facts terms gradients standard awp sagr igd input_l2 emr jacobian gradalign vat weight_norms gini cross_lipschitz"
     " double_backprop adversarial fgsm free trades mart alp arr cure tulip mail hat __init__ second_order",
     "data": "imagenet label_maps class_names own_code image_trees label_files imagenet_layouts layouts index_files decoding_workers"
-    " stored_pixels images catalogues dataset_items dataset_pixels own_loaders augment mixing npz_arrays torchvision_sets"
+    " stored_pixels images catalogues dataset_items dataset_pixels own_loaders rand_augment augment mixing npz_arrays torchvision_sets"
     " shapes files own_sets source_options"
     " hub_snapshots parquet_features parquet_sets shard_files shards __init__ released_sets corrupted_trees corrupted_sets"
     " videos perturbed_sequences export",
