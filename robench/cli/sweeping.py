@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -282,29 +283,44 @@ def write_front_and_manifest(
 
 
 def print_sweep_table(done: Sequence[FinishedCell], suite: str, title: str) -> None:
-    """Prints a line a cell."""
+    """Prints a line a cell, and then a line for each setting with several seeds, whose means decide on the front."""
     from robench.cli.console import print_table
-    from robench.report.tables import interval_text, percent
     from robench.training.final_measurement import CLEAN_ATTACKED
-    from robench.training.sweeps import robust_probe, rows_with_front, sweep_lines
+    from robench.training.grids import SEED_KEYS
+    from robench.training.sweeps import robust_probe, rows_with_front, settings_of_cells, sweep_lines
 
     robust = robust_probe(done, suite)
     keys = list(done[0].cell.values)
     also = [CLEAN_ATTACKED] if any(CLEAN_ATTACKED in one.accuracies for one in done) else []
+    probes = ("clean", *also, robust)
     lines = []
     for line in sweep_lines(rows_with_front(done, suite)):
-        cells = [
-            text
-            for probe in ("clean", *also, robust)
-            for text in (
-                (percent(line[probe]), interval_text(line[f"{probe} low"], line[f"{probe} high"])) if probe in line else ("diverged", "")
-            )
-        ]
-        on_front = "yes" if line.get("on_front") else ""
-        lines.append((*(str(line[key]) for key in keys), *cells, on_front, f"{line['seconds']:.1f}"))
+        over = f"mean ({line['seeds']:.0f})" if "seeds" in line else "no seed left"
+        cells = [text for probe in probes for text in accuracy_texts(line, probe)]
+        seconds = f"{line['seconds']:.1f}" if "seconds" in line else ""
+        words = (str(line.get(key, over if key in SEED_KEYS else "")) for key in keys)
+        lines.append((*words, *cells, "yes" if line.get("on_front") else "", seconds))
     n = done[0].accuracies[robust].n if robust in done[0].accuracies else 0
-    heads = (word for probe in ("clean", *also, robust) for word in (f"{probe} %", "95 % interval"))
+    heads = (word for probe in probes for word in (f"{probe} %", "95 % interval"))
     print_table(
         f"{title}; {robust}: n = {n}",
         (*keys, *heads, "on front", "seconds"), lines, word_columns=len(keys),
     )  # fmt: skip
+    for setting in settings_of_cells(done):
+        if len(setting.cells) > 1 and setting.failed:
+            lost = ", ".join(one.cell.setting for one in setting.failed)
+            print_to_stderr(
+                f"{setting.text or 'The setting'} is on no front, and its means leave out what diverged or its guard ended: {lost}"
+            )
+
+
+def accuracy_texts(line: dict[str, Any], probe: str) -> tuple[str, str]:
+    """An accuracy of a cell, or the mean and standard deviation of several seeds, with its interval."""
+    from robench.report.tables import interval_text, percent
+
+    if probe not in line:
+        return "diverged", ""
+    sd = line.get(f"{probe} sd", math.nan)
+    spread = "" if math.isnan(sd) else f" \N{PLUS-MINUS SIGN} {percent(sd)}"
+    low, high = line[f"{probe} low"], line[f"{probe} high"]
+    return percent(line[probe]) + spread, "" if math.isnan(low) else interval_text(low, high)

@@ -99,6 +99,10 @@ METRICS: dict[str, tuple[str, str]] = {
     # the model's slopes
     **{name: (its.meaning, its.better) for name, its in JACOBIAN_SCORES.items()},
     # trainings of a sweep
+    "seed_mean": ("Mean of an accuracy over trainings that differ in the seed.", HIGHER),
+    "seed_sd": ("Its standard deviation over these, with one less than their number.", NEITHER),
+    "seeds": ("How many of them there are.", NEITHER),
+    "seeds_left_out": ("How many of them diverged or were ended by their guard: the mean goes over the others.", LOWER),
     "on_front": ("Whether no other training has both a higher clean and a higher robust accuracy: 1 or 0.", HIGHER),
     "epoch": ("The epoch whose weights were kept.", NEITHER),
     "diverged": ("1 where the training diverged, and has no accuracies.", LOWER),

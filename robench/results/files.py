@@ -31,7 +31,11 @@ def frame_of_entries(entries: Sequence[Any], kind: type[Any]) -> pd.DataFrame:
 
 
 def frame_of_columns(columns: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
-    """A table from its columns; whole numbers stay whole where some are missing."""
+    """A table from its columns; whole numbers stay whole where some are missing.
+
+    Args:
+        columns: of the table, by name, all of one length; None where there is nothing.
+    """
     whole = {name for name, values in columns.items() if {type(value) for value in values} == {int, type(None)}}
     texts = {name for name, values in columns.items() if any(isinstance(value, str) for value in values)}
     stored = {name: [storable_value(value) for value in values] if name in texts else values for name, values in columns.items()}

@@ -1,6 +1,7 @@
 """Sweeps: one training for each cell of a grid, in a folder in which a broken-off sweep goes on where it stopped.
 
-Which cell is best is a choice, so cells are measured on held-out images: chosen on test images, it would look better than it is.
+Which setting is best is a choice, so cells are measured on held-out images: chosen on test images, it would look better than it is.
+Cells that differ in the seed alone are one setting, whose numbers are means over its seeds; one with a seed that diverged is on no front.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ from robench.core.recipes import (
     value_text,
 )
 from robench.core.rows import Row
+from robench.core.seed_statistics import SeedMean, seed_mean
 from robench.report.figures.training import FrontPoint
 from robench.results.files import csv_bytes, frame_of_entries, read_rows
 from robench.training.grids import (
+    SEED_KEYS,
     TRAINING,
     SweepCell,
     axes_of,
@@ -59,6 +62,61 @@ class FinishedCell:
     def number(self, metric: str) -> float:
         """Another number of the training: seconds, epoch, flags, and 1 for an alarm or diverged; nan where there is none."""
         return next((row.value for row in self.rows if row.metric == metric), math.nan)
+
+
+@dataclass(frozen=True)
+class SweepSetting:
+    """The cells that differ in the seed alone: one setting of a sweep.
+
+    Attributes:
+        values: the keys with their values, but for the seed.
+        cells: one, or one a seed.
+    """
+
+    values: dict[str, Any]
+    cells: list[FinishedCell]
+
+    @property
+    def text(self) -> str:
+        """The setting as key=value words."""
+        return " ".join(f"{key}={value_text(value)}" for key, value in self.values.items())
+
+    @property
+    def sound(self) -> list[FinishedCell]:
+        """The cells over which its means go: of several seeds those that ran to their end, a single cell as it is."""
+        return [one for one in self.cells if one.accuracies and (len(self.cells) == 1 or not one.number("alarm") > 0)]
+
+    @property
+    def failed(self) -> list[FinishedCell]:
+        """The cells that its means leave out: their loss diverged, or their guard ended them."""
+        return [one for one in self.cells if one not in self.sound]
+
+    def mean(self, probe: str) -> SeedMean:
+        """An accuracy over the seeds."""
+        return seed_mean([one.accuracies[probe].value for one in self.sound if probe in one.accuracies])
+
+    def point(self, probe: str) -> tuple[float, float, float]:
+        """An accuracy with its interval as the front takes it: nan where a seed diverged, for such a setting is no choice."""
+        if len(self.cells) == 1:
+            return accuracy_with_interval(self.cells[0], probe)
+        found = self.mean(probe)
+        if self.failed or not found.count:
+            return math.nan, math.nan, math.nan
+        return found.mean, max(0.0, found.low), min(1.0, found.high)
+
+
+def settings_of_cells(done: Sequence[FinishedCell]) -> list[SweepSetting]:
+    """The settings of a sweep in their order, each with its cells.
+
+    Args:
+        done: the cells.
+    """
+    found: dict[str, SweepSetting] = {}
+    for one in done:
+        values = {key: value for key, value in one.cell.values.items() if key not in SEED_KEYS}
+        setting = SweepSetting(values, [])
+        found.setdefault(setting.text, setting).cells.append(one)
+    return [*found.values()]
 
 
 TrainOne = Callable[[SweepCell, Path], Mapping[str, Any]]
@@ -221,20 +279,50 @@ def write_sweep(folder: Path, done: Sequence[FinishedCell], header: Mapping[str,
 
 
 def rows_with_front(done: Sequence[FinishedCell], suite: str = "") -> list[Row]:
-    """The rows of all cells; each cell that did not diverge has one more, on_front, under the robust probe, 1 or 0.
+    """The rows of all cells, then those of the settings with several seeds; each setting has one more, on_front, 1 or 0.
+
+    That row stands under the robust probe: a single cell that diverged has none.
 
     Args:
         done: the cells.
         suite: what ran at the end.
     """
-    robust = robust_probe(done, suite)
+    robust, settings = robust_probe(done, suite), settings_of_cells(done)
     on_front = front_membership([(point.clean[0], point.robust[0]) for point in front_points(done, suite)])
+    singles = {id(setting.cells[0]): best for setting, best in zip(settings, on_front, strict=True) if len(setting.cells) == 1}
     rows: list[Row] = []
-    for one, best in zip(done, on_front, strict=True):
+    for one in done:
         rows += one.rows
-        if robust in one.accuracies:
-            rows.append(replace(one.accuracies[robust], metric="on_front", value=float(best), low=math.nan, high=math.nan, interval=""))
+        if id(one) in singles and robust in one.accuracies:
+            rows.append(number_row(one.accuracies[robust], one.cell.setting, "on_front", float(singles[id(one)])))
+    for setting, best in zip(settings, on_front, strict=True):
+        rows += seed_rows(setting, robust, best) if len(setting.cells) > 1 else []
     return rows
+
+
+def seed_rows(setting: SweepSetting, robust: str, best: bool) -> list[Row]:
+    """The rows of a setting with several seeds: mean, deviation and number of seeds of each accuracy, and whether it is on the front.
+
+    Args:
+        setting: with its cells.
+        robust: the probe that counts as robust accuracy.
+        best: whether it is on the front.
+    """
+    left_out, rows = len(setting.failed), []
+    for probe, row in (setting.sound[0].accuracies if setting.sound else {}).items():
+        found = setting.mean(probe)
+        own = replace(number_row(row, setting.text, "seed_mean", found.mean), low=found.low, high=found.high)
+        rows.append(replace(own, interval="" if math.isnan(found.low) else "student"))
+        rows += [number_row(row, setting.text, "seed_sd", found.sd), number_row(row, setting.text, "seeds", float(found.count))]
+        rows += [number_row(row, setting.text, "on_front", float(best))] if probe == robust else []
+    shown = setting.cells[0].rows[0]
+    return [*rows, *([number_row(replace(shown, probe=TRAINING), setting.text, "seeds_left_out", float(left_out))] if left_out else [])]
+
+
+def number_row(row: Row, setting: str, metric: str, value: float) -> Row:
+    """A row with another number, of a setting; it has no interval, and of several seeds no checkpoint."""
+    checkpoint = row.checkpoint if row.setting == setting else ""
+    return replace(row, checkpoint=checkpoint, setting=setting, metric=metric, value=value, low=math.nan, high=math.nan, interval="")
 
 
 def robust_probe(done: Sequence[FinishedCell], suite: str = "") -> str:
@@ -249,18 +337,21 @@ def robust_probe(done: Sequence[FinishedCell], suite: str = "") -> str:
 
 
 def front_points(done: Sequence[FinishedCell], suite: str = "") -> list[FrontPoint]:
-    """The cells as points of the picture of their front, in their order; nan where the training diverged.
+    """The settings as points of the picture of their front, in their order; nan where a training diverged.
 
-    The last key but the seed makes the series, the others the label; a single key makes labels only.
+    Several seeds are one point, at their means with Student's intervals. The last key but the seed makes the series, the others the label;
+    a single key makes labels only.
 
     Args:
         done: the cells.
         suite: what ran at the end.
     """
     robust = robust_probe(done, suite)
-    return [
-        FrontPoint(*captions(one.cell.values), accuracy_with_interval(one, "clean"), accuracy_with_interval(one, robust)) for one in done
-    ]
+    points = []
+    for setting in settings_of_cells(done):
+        values = setting.cells[0].cell.values if len(setting.cells) == 1 else setting.values
+        points.append(FrontPoint(*captions(values), setting.point("clean"), setting.point(robust)))
+    return points
 
 
 def captions(values: Mapping[str, Any]) -> tuple[str, str]:
@@ -279,14 +370,18 @@ def accuracy_with_interval(one: FinishedCell, probe: str) -> tuple[float, float,
 def sweep_lines(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """One dict a cell, for tables: the words of its keys, each probe with its low, high and n, and the other numbers.
 
+    A setting with several seeds has one, too, without a seed: means, with the standard deviation of each probe, and `seeds`.
+
     Args:
         rows: the rows of all cells.
     """
     lines: dict[str, dict[str, Any]] = {}
     for row in rows:
-        line = lines.setdefault(row.setting, dict(word.split("=", 1) for word in row.setting.split(" ")))
-        if row.metric == "accuracy":
+        line = lines.setdefault(row.setting, dict(word.split("=", 1) for word in row.setting.split()))
+        if row.metric in ("accuracy", "seed_mean"):
             line |= {row.probe: row.value, f"{row.probe} low": row.low, f"{row.probe} high": row.high, f"{row.probe} n": row.n}
+        elif row.metric == "seed_sd":
+            line[f"{row.probe} sd"] = row.value
         else:
             line[row.metric] = row.value
     return list(lines.values())
@@ -299,5 +394,5 @@ def read_finished_cells(cells: Sequence[SweepCell], folder: Path) -> list[Finish
         cells: from `sweep_cells`.
         folder: with rows.csv.
     """
-    rows = [row for row in read_rows(folder) if row.metric != "on_front"]
+    rows = [row for row in read_rows(folder) if row.metric != "on_front"]  # rows of several seeds are of no cell
     return [FinishedCell(cell, [row for row in rows if row.setting == cell.setting], fresh=False) for cell in cells]

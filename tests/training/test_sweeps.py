@@ -11,7 +11,16 @@ from robench.core.recipes import exact_value_text, parse_recipe, recipe_text, va
 from robench.core.rows import wilson
 from robench.training.grids import cell_overrides, grid_cells, sweep_cells
 from robench.training.presets import PRESETS
-from robench.training.sweeps import FinishedCell, front_points, robust_probe, rows_with_front, sweep, sweep_lines
+from robench.training.sweeps import (
+    FinishedCell,
+    front_points,
+    read_finished_cells,
+    robust_probe,
+    rows_with_front,
+    settings_of_cells,
+    sweep,
+    sweep_lines,
+)
 
 SAGR = {"objective": None, "reg": ("sagr=0.1,rho=0.3",)}
 BOTH = {"objective": "pgd-at,steps=3", "reg": ("sagr", "jacobian=0.01")}
@@ -448,6 +457,94 @@ def test_points_hold_accuracies_with_their_intervals(tmp_path):
     first = front_points(found, "autoattack")[0]
     assert first.clean == (0.859, *wilson(85.9, 100))
     assert first.robust == (pytest.approx(0.23), *map(pytest.approx, wilson(23, 100)))
+
+
+# several seeds
+
+SEEDED = sweep_cells("lambda=0.1:0.5,seed=0:1:2", SAGR)
+ROBUST = {"lambda=0.1": (0.2, 0.3, 0.7), "lambda=0.5": (0.38, 0.40, 0.45)}  # the best single cell has the worse mean
+
+
+def seeded(cell, path):
+    """A training of a cell with a seed, whose robust accuracy is that of ROBUST."""
+    path.write_bytes(b"weights")
+    return meta(cell, robust=ROBUST[cell.setting.split(" ")[0]][cell.values["seed"]], clean=0.8)
+
+
+def test_fronts_are_made_of_means_over_seeds_and_seeds_are_no_settings(tmp_path):
+    found = run(tmp_path, seeded, cells=SEEDED)
+    points = front_points(found, "autoattack")
+    assert [point.label for point in points] == ["lambda 0.1", "lambda 0.5"]
+    assert [point.robust[0] for point in points] == pytest.approx([0.4, 0.41])
+    told = {line["setting"]: float(line["value"]) for line in table(tmp_path) if line["metric"] == "on_front"}
+    assert told == {"lambda=0.1": 0, "lambda=0.5": 1}
+
+
+def test_the_table_has_a_row_a_cell_and_mean_deviation_and_number_of_seeds_of_each_setting(tmp_path):
+    run(tmp_path, seeded, cells=SEEDED)
+    lines = [line for line in table(tmp_path) if line["probe"] == "autoattack" and line["setting"].startswith("lambda=0.1")]
+    assert [float(line["value"]) for line in lines if line["metric"] == "accuracy"] == [0.2, 0.3, 0.7]
+    group = {line["metric"]: line for line in lines if line["setting"] == "lambda=0.1"}
+    assert float(group["seed_mean"]["value"]) == pytest.approx(0.4)
+    assert float(group["seed_sd"]["value"]) == pytest.approx(math.sqrt((0.04 + 0.01 + 0.09) / 2))
+    assert (float(group["seeds"]["value"]), group["seed_mean"]["interval"], group["seed_mean"]["checkpoint"]) == (3, "student", "")
+
+
+@pytest.mark.parametrize("kind", ["diverged", "alarm"])
+def test_a_setting_with_a_seed_that_diverged_is_named_and_on_no_front(tmp_path, kind):
+    def one_fails(cell, path):
+        if cell.setting == "lambda=0.5 seed=1" and kind == "diverged":
+            raise DivergedError("the loss is NaN")
+        done = seeded(cell, path)
+        alarm = "the loss is NaN" if cell.setting == "lambda=0.5 seed=1" else ""
+        return done | {"history": [{"epoch": 0, "seconds": 1.0, "alarm": alarm}]}
+
+    found = run(tmp_path, one_fails, cells=SEEDED)
+    good, bad = settings_of_cells(found)
+    assert [one.cell.setting for one in bad.failed] == ["lambda=0.5 seed=1"]
+    assert (good.failed, bad.mean("autoattack").mean) == ([], pytest.approx((0.38 + 0.45) / 2))
+    assert math.isnan(front_points(found, "autoattack")[1].robust[0])
+    told = {
+        (line["setting"], line["metric"]): float(line["value"])
+        for line in table(tmp_path)
+        if line["metric"] in ("on_front", "seeds_left_out")
+    }
+    assert told == {("lambda=0.1", "on_front"): 1, ("lambda=0.5", "on_front"): 0, ("lambda=0.5", "seeds_left_out"): 1}
+
+
+def test_a_setting_of_which_all_seeds_diverged_has_no_mean(tmp_path):
+    def all_fail(cell, path):
+        if cell.values["lambda"] == 0.5:
+            raise DivergedError("NaN")
+        return seeded(cell, path)
+
+    found = run(tmp_path, all_fail, cells=SEEDED)
+    last = sweep_lines(rows_with_front(found, "autoattack"))[-1]
+    assert (last["lambda"], last["seeds_left_out"]) == ("0.5", 3)
+    assert "clean" not in last
+
+
+def test_seeds_alone_are_one_setting(tmp_path):
+    found = run(tmp_path, lambda cell, path: meta(cell, robust=0.1 * cell.values["seed"]), cells=sweep_cells("seed=1:2", SAGR))
+    (setting,) = settings_of_cells(found)
+    assert (setting.text, setting.mean("autoattack").mean) == ("", pytest.approx(0.15))
+    assert sweep_lines(rows_with_front(found, "autoattack"))[-1]["seeds"] == 2
+
+
+def test_a_finished_sweep_with_seeds_is_read_again_as_it_was(tmp_path):
+    before = rows_with_front(run(tmp_path, seeded, cells=SEEDED), "autoattack")
+    assert [row.setting for row in rows_with_front(read_finished_cells(SEEDED, tmp_path), "autoattack")] == [row.setting for row in before]
+
+
+def test_seeds_of_the_command_are_the_key_of_a_sweep(tmp_path):
+    words = ["--arch", "mlp,width=8", "--n-train", 200, "--held-out", 50, "--epochs", 1, "--eval-n", 12, "--suite", "fgsm", "--quiet"]
+    by_option = robench("train", *words, "--sweep", "lr=0.01:0.1", "--seeds", "0,1", "--out", tmp_path / "a")
+    by_key = robench("train", *words, "--sweep", "lr=0.01:0.1,seed=0:1", "--out", tmp_path / "b")
+    tables = [read(tmp_path / name / "rows.csv") for name in "ab"]
+    numbers = [[(line["setting"], line["metric"], line["value"]) for line in lines if line["metric"] != "seconds"] for lines in tables]
+    assert numbers[0] == numbers[1]
+    assert "\N{PLUS-MINUS SIGN}" in by_option.stdout
+    assert by_key.stdout.count("yes") >= 1
 
 
 def test_a_pivot_has_a_line_a_cell(tmp_path):
