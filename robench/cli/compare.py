@@ -57,6 +57,8 @@ def compare_command(
     Each gate fell, held, or cannot tell (too few images: a warning, and with --strict exit code 1). In GitHub Actions the Markdown is
     appended to the step summary, and gates that fell become annotations.
 
+    Models of a run that differ in the seed of their training alone are a group: its means are tested over images and over seeds.
+
     Exit codes: 0 no gate fell, 1 a gate fell (or, with --strict, cannot tell), 2 wrong input.
 
     Example: robench compare BASE NEW --fail-on "autoattack:drop>1%" --fail-on "clean:drop>0.5%"
@@ -156,6 +158,10 @@ def print_comparison(found: Comparison, quiet: bool) -> None:
     more = len(found.pairs[-1].compared) - len(shown)
     if more:
         print_message(f"{more} rows of single levels and classes are compared too: see --out, --json, or name them in a gate.", quiet)
+    if found.seed_lines:
+        first = found.seed_lines[0]
+        title = f"over training seeds: {first.new_group} against {first.base_group}; {'; '.join(texts.seed_sentences(found))}"
+        print_table(title, texts.SEED_HEADER, texts.seed_table(found))
     results = found.gates[:MOST_GATES]
     print_table(
         f"gates: {texts.family_sentence(found)}", ("gate", "row", "verdict", "p"),

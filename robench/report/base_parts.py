@@ -10,6 +10,7 @@ from robench.report import page
 from robench.report.board_parts import number_words
 from robench.report.changed_images import changed_image_parts
 from robench.report.comparison import Comparison
+from robench.report.comparison_files import SEED_HEADER, seed_sentences, seed_table
 from robench.report.run_list import is_percentage
 from robench.results.compare import ComparedRow
 from robench.results.gates import CANNOT_TELL, FELL, HELD, row_text
@@ -38,6 +39,9 @@ def comparison_parts(comparison: Comparison, data_dir: Path | None, data: str = 
             "lost", "won", "p")  # fmt: skip
     rows = [difference_cells(one, comparison.interval_alpha, several) for one in comparison.headlines()]
     yield page.DataTable(head, rows, "The same images in both runs; a change in points where the number is in percent", grouped=several)
+    if comparison.seed_lines:
+        caption = f"Over training seeds; {'; '.join(seed_sentences(comparison))}"
+        yield page.DataTable(SEED_HEADER, seed_table(comparison), caption)
     yield from changed_image_parts(pair, data_dir, data)
 
 

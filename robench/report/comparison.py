@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from robench.results.files import frame_of_entries
 from robench.results.gates import CANNOT_TELL, FELL, HELD, NOT_FELL, GateResult, default_gates, gate_results, parse_gates, untested_notes
 from robench.results.image_values import CLASS_METRIC
 from robench.results.saved_runs import FINISHED, RunFolder, manifest_content, run_folders
+from robench.results.seed_means import SeedLine
 
 SINGLE_CORRUPTION_METRICS = ("ce", "relative_ce", "relative_error", "reference_accuracy")
 LAST = 7  # runs of a folder that NEW is compared with
@@ -74,6 +76,11 @@ class Comparison:
         """The verdict of all gates: "fell" where one fell, else "cannot tell" where one cannot, "held" where one held, or "not fell"."""
         verdicts = {result.verdict for result in self.gates}
         return next((verdict for verdict in (FELL, CANNOT_TELL, HELD) if verdict in verdicts), NOT_FELL)
+
+    @cached_property
+    def seed_lines(self) -> list[SeedLine]:
+        """The rows of groups of seeds against the latest base, tested over images and over seeds; none without such groups."""
+        return self.pairs[-1].seed_lines(self.interval_alpha)
 
     def headlines(self) -> list[ComparedRow]:
         """The rows that a table shows which shall not be long: those of gates, and the others but for single levels and classes."""

@@ -16,10 +16,11 @@ from xml.etree import ElementTree
 from robench.core.paired import holm
 from robench.core.recipes import eps_text
 from robench.core.rows import WORST_NORM, Row
-from robench.report.comparison import Comparison
+from robench.report.comparison import Comparison, is_headline
 from robench.report.plain_text import latex_text, markdown_text
 from robench.results.compare import ComparedRow, ComparisonLine, attack_radii
 from robench.results.gates import CANNOT_TELL, FELL, HELD, NOT_FELL, GateResult, row_text
+from robench.results.seed_means import SeedLine
 
 VERDICT_SENTENCES = {
     FELL: "A gate fell: something became worse by more than chance and is allowed.",
@@ -29,6 +30,7 @@ VERDICT_SENTENCES = {
 }
 NOT_FOR_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 LINE_HEADER = ("row", "BASE", "NEW", "change", "interval", "lost", "won", "p")
+SEED_HEADER = ("row", "BASE", "sd", "seeds", "NEW", "sd", "seeds", "change", "p over images", "p over seeds")
 GATE_HEADER = ("gate", "row", "verdict", "p")
 
 
@@ -173,6 +175,58 @@ def headline_lines(found: Comparison) -> list[tuple[ComparedRow, ComparisonLine]
     return [(one, one.line(found.interval_alpha)) for one in found.headlines()]
 
 
+# --- groups of seeds
+
+
+def seed_line_cells(line: SeedLine, name: str) -> tuple[str, ...]:
+    """The cells of a row of two groups of seeds: numbers in percent and points, of scores and other numbers as they are.
+
+    Args:
+        line: the row.
+        name: what stands in the first column.
+    """
+    share = "bootstrap" not in line.test_images
+
+    def text(value: float) -> str:
+        return "-" if math.isnan(value) else f"{100 * value:.2f}" if share else f"{value:.4g}"
+
+    change = f"{100 * line.difference:+.2f}" if share else f"{line.difference:+.3g}"
+    return (
+        name, text(line.base), text(line.base_sd), str(line.base_seeds), text(line.new), text(line.new_sd), str(line.new_seeds), change,
+        p_value_text(line.p_images), "-" if math.isnan(line.p_seeds) else p_value_text(line.p_seeds),
+    )  # fmt: skip
+
+
+def headline_seed_lines(found: Comparison) -> list[SeedLine]:
+    """The rows of groups of seeds that a short table shows.
+
+    Args:
+        found: the comparison.
+    """
+    return [line for line in found.seed_lines if is_headline(line.row)]
+
+
+def seed_sentences(found: Comparison) -> list[str]:
+    """How the table of groups of seeds is to be read, and why seeds were not tested; none where there are no groups.
+
+    Args:
+        found: the comparison.
+    """
+    how = "p over images is of these networks (of each image the mean over seeds), p over seeds of trainings with other seeds (Welch's t)"
+    reasons = dict.fromkeys(line.note for line in found.seed_lines if line.note)
+    return [how, *reasons] if found.seed_lines else []
+
+
+def seed_table(found: Comparison) -> list[tuple[str, ...]]:
+    """The lines of the table of groups of seeds, each with its groups where there are several.
+
+    Args:
+        found: the comparison.
+    """
+    several, name_of = len({line.new_group for line in found.seed_lines}) > 1, row_names(found)
+    return [seed_line_cells(line, (f"{line.new_group}: " if several else "") + name_of(line.row)) for line in headline_seed_lines(found)]
+
+
 # --- Markdown
 
 
@@ -198,6 +252,8 @@ def comparison_markdown(found: Comparison) -> str:
         markdown_table(GATE_HEADER, gates, raw=2) if gates else "",
         markdown_text(f"{family_sentence(found)}; accuracies and errors in %, changes in points."),
         markdown_table([level if name == "interval" else name for name in LINE_HEADER], lines),
+        *([markdown_text(f"{sentence}.") for sentence in seed_sentences(found)]),
+        markdown_table(SEED_HEADER, seed_table(found)) if found.seed_lines else "",
         *(f"- {markdown_text(note)}" for note in found.notes),
     ]
     return "\n\n".join(filter(None, joined_items(parts))) + "\n"
@@ -279,7 +335,8 @@ def comparison_json(found: Comparison) -> dict[str, Any]:
         found: the comparison.
 
     Returns:
-        verdict, alpha, tests, new, bases, gates (gate, row, base, verdict, p, sentence), lines (all rows against the latest base), notes.
+        verdict, alpha, tests, new, bases, gates (gate, row, base, verdict, p, sentence), lines (all rows against the latest base), notes,
+        seed_groups (rows of groups of seeds).
     """
     gates = [
         {
@@ -293,6 +350,7 @@ def comparison_json(found: Comparison) -> dict[str, Any]:
         "verdict": found.verdict, "alpha": found.alpha, "tests": found.tests, "new": str(found.new.run.folder),
         "bases": [str(pair.base.run.folder) for pair in found.pairs], "gates": gates,
         "lines": [plain_numbers(asdict(line)) for line in found.lines], "notes": [*found.notes],
+        "seed_groups": [plain_numbers(asdict(line)) for line in found.seed_lines],
     }  # fmt: skip
 
 

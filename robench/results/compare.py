@@ -22,6 +22,7 @@ from robench.results.files import csv_bytes, frame_of_entries
 from robench.results.image_identities import ImageIdentity, image_identities, preprocessing_text
 from robench.results.image_values import ImageValues, ModelImages, images_digest, model_images
 from robench.results.saved_runs import SavedRun, saved_run
+from robench.results.seed_means import SeedGroup, SeedLine, groups_of_seeds, paired_groups, seed_lines
 
 NO_IDENTITY = ImageIdentity("", "")
 FEWEST_IN_COMMON = 10  # images in common that a comparison needs
@@ -145,6 +146,11 @@ class RunImages:
     run: SavedRun
     models: Sequence[ModelImages]
 
+    @cached_property
+    def groups(self) -> list[SeedGroup]:
+        """Its models that differ in the seed of their training alone, put together."""
+        return groups_of_seeds(self.run.manifest, self.models)
+
     def where(self, words: str) -> Any:
         """A value of the manifest under dotted keys."""
         return manifest_value(self.run.manifest, words)
@@ -177,6 +183,19 @@ class RunPair:
     def compared(self) -> list[ComparedRow]:
         """The rows that both runs have, model by model in the order of NEW."""
         return [row for one, another in self.models for row in compared_rows(self, one, another)]
+
+    def seed_lines(self, alpha: float) -> list[SeedLine]:
+        """The rows of groups of seeds that both runs have, tested over images and over seeds; none where no side has several seeds.
+
+        Args:
+            alpha: of the intervals, in (0, 1).
+        """
+        seed = self.new.where("seed")
+        return [
+            line
+            for one, another in paired_groups(self.base.groups, self.new.groups)
+            for line in seed_lines(one, another, alpha, seed if isinstance(seed, int) else 0)
+        ]
 
     @property
     def new_flags(self) -> list[tuple[str, str]]:
@@ -247,6 +266,7 @@ def run_pair(base: RunImages, new: RunImages, is_one_of_several: bool = False) -
     for one, another in models:
         check_alike(base, new, one, another)
     both = {one.checkpoint for one, _ in models} | {another.checkpoint for _, another in models}
+    both |= {model.checkpoint for run in (base, new) for group in run.groups if group.name in both for model in group.models}
     notes = [
         f"{model.checkpoint} is in {where} alone and is left out"
         for where, run in (("BASE", base), ("NEW", new))
@@ -266,11 +286,13 @@ def outputs_in_rows(run: RunImages, model: ModelImages) -> str:
 
 
 def models_of_both(base: RunImages, new: RunImages) -> list[tuple[ModelImages, ModelImages]]:
-    """The models that are compared."""
+    """The models that are compared: one with one, else those of one name, else groups of seeds, each as one model."""
     if len(base.models) == len(new.models) == 1:
         return [(base.models[0], new.models[0])]
     by_name = {model.checkpoint: model for model in new.models}
     models = [(model, by_name[model.checkpoint]) for model in base.models if model.checkpoint in by_name]
+    if not models and (groups := paired_groups(base.groups, new.groups)):
+        return [(one.images(), another.images()) for one, another in groups]
     if not models:
         one, other = (", ".join(model.checkpoint for model in run.models) for run in (base, new))
         raise InputError(

@@ -38,7 +38,7 @@ LAYERS = {
     " stages.corruption stages.sequence stages.method stages.attack timings pass_counts loop blocks costs cases resuming"
     " execution case_times planned_costs",
     "results": "files image_identities corruption_estimates corruption_errors cascade probes corruptions sequences scores score_rows"
-    " classes saved_runs image_values named_rows columns column_values table_differences compare gates measurement",
+    " classes saved_runs image_values named_rows columns column_values table_differences seed_means compare gates measurement",
     "report": "metric_meanings leaderboard manifest tables class_tables plain_text robustbench_files run_list paper_tables"
     " paper_formats table_files page captions figures figures.style figures.classes figures.attacks figures.saliency"
     " figures.corruptions figures.training pictures charts board_parts headline nights run_parts folder result"
