@@ -136,7 +136,8 @@ def training_words(meta: Mapping[str, Any]) -> dict[str, Any]:
         meta: what a checkpoint of ours says of itself; {} for any other model.
 
     Returns:
-        "recipe" without the seed, the epoch that was chosen and what was measured at the end; "data" with name, n and held_out; and "seed".
+        "recipe" without the seed, the epoch that was chosen and what was measured at the end; "data" with name, n and held_out; "seed";
+        and "alarm" where its guard ended the training.
         {} where the seed is not known, and where the recipe holds what is no plain value.
 
     Example:
@@ -149,9 +150,17 @@ def training_words(meta: Mapping[str, Any]) -> dict[str, Any]:
     settings = {key: value for key, value in recipe.items() if key not in NOT_OF_TRAINING}
     about = {key: data[key] for key in ("name", "n", "held_out") if key in data}
     try:
-        return dict(plain_values({"recipe": settings, "data": about, "seed": recipe["seed"]}))
+        return dict(plain_values({"recipe": settings, "data": about, "seed": recipe["seed"], **alarm_words(meta)}))
     except (TypeError, RecursionError):
         return {}
+
+
+def alarm_words(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """The alarm with which the guard of a training ended it, {} where it ran to its end."""
+    history = meta.get("history")
+    last = history[-1] if isinstance(history, (list, tuple)) and history else {}
+    alarm = last.get("alarm") if isinstance(last, Mapping) else None
+    return {"alarm": alarm} if alarm and isinstance(alarm, str) else {}
 
 
 def plain_values(value: Any) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from robench.core.rows import CLEAN, OVERALL_PROBE
 from robench.report import page
 from robench.report.leaderboard import BoardLine, Cell, Leaderboard, leaderboard_of, line_labels, own_lines
+from robench.report.paper_tables import TRAINING_SEEDS, PaperLine, alarmed_seeds, filled, groups_of, paper_cell
 from robench.report.run_list import is_percentage
 from robench.report.tables import SPACE
 from robench.results.columns import Column, column_of_row
@@ -57,6 +58,34 @@ def leaderboard_parts(boards: Sequence[Leaderboard]) -> Iterator[page.Part]:
         yield page.Paragraph(TIE_WORDS)
         yield board_table(board, "leaderboard" if not place else f"leaderboard-{place + 1}")
         yield from (page.Paragraph(f"{note}.") for note in board.notes)
+        yield from seed_parts(board)
+
+
+def seed_parts(board: Leaderboard) -> Iterator[page.Part]:
+    """The models that differ in the seed of their training alone, put together; nothing where there are none.
+
+    Args:
+        board: a leaderboard.
+    """
+    groups = [line for line in groups_of(board) if line.over == TRAINING_SEEDS]
+    if not groups:
+        return
+    units = [f"{title} %" if is_percentage(column.metric) else title for column, title in zip(board.columns, board.titles, strict=True)]
+    rows = [(line.label, *(seed_cell(line, column) for column in board.columns), len(line.seeds), line.n) for line in groups]
+    caption = "Mean and standard deviation (n - 1) over trainings that differ in the seed alone, by the words of their checkpoints"
+    yield page.DataTable(("trainings", *units, "seeds", "images"), rows, caption, better=(0, *board.better, 0, 0))
+    for line in groups:
+        if lost := alarmed_seeds(line):
+            yield page.NoteBox(f"{line.label}: the training of seed {', '.join(map(str, lost))} was ended by its guard", flag=True)
+
+
+def seed_cell(line: PaperLine, column: Column) -> page.TableCell | None:
+    """The mean of a group of seeds with its standard deviation; None where some of them have no number."""
+    if column not in filled(line, [column]):
+        return None
+    cell = paper_cell(line, column)
+    words = f"{number_words(column.metric, cell.value)} \N{PLUS-MINUS SIGN} {number_words(column.metric, cell.sd)}"
+    return page.TableCell(words, cell.value)
 
 
 def board_table(board: Leaderboard, name: str, *, with_runs: bool = True) -> page.DataTable:

@@ -4,7 +4,8 @@ Checkpoints of one recipe that differ in the seed of the training alone are one 
 trainings. Runs that differ in the seed of the measurement alone are put together apart from that, and called so: their spread says nothing
 about trainings.
 
-The best of a column is bold if it differs from each other number of it. Where two lines were measured on the same images, their numbers
+The best of a column is bold if it differs from each other number of it, and no seed of it was ended by the guard of its training.
+Where two lines were measured on the same images, their numbers
 are tested image by image (`core.paired`; of several trainings the mean of each image), and where a line has several trainings or seeds,
 Student's test over these has to agree (the larger p value counts, as both have to be ruled out: Berger 1982, Technometrics 24:295), with
 Holm over the comparisons of a column. Else their 95 % intervals must not overlap.
@@ -131,7 +132,11 @@ def paper_table(board: Leaderboard, runs: Sequence[SavedRun]) -> PaperTable:
 
 
 def groups_of(board: Leaderboard) -> list[PaperLine]:
-    """The lines of a table, in the order of the leaderboard: trainings of one recipe together, then measurements of one model."""
+    """The lines of a table, in the order of the leaderboard: trainings of one recipe together, then measurements of one model.
+
+    Args:
+        board: the leaderboard.
+    """
     rest, groups = list(board.lines), dict[BoardLine, PaperLine]()
     for over, key_of, seed_of in ((TRAINING_SEEDS, training_key, training_seed), (MEASURING_SEEDS, measuring_key, measuring_seed)):
         by_key: dict[str, list[BoardLine]] = {}
@@ -200,12 +205,22 @@ def shared_name(names: Sequence[str]) -> str:
 
 
 def filled(line: PaperLine, columns: Sequence[Column]) -> list[Column]:
-    """The columns in which all members of a line have a number; of some alone there is no mean to show."""
+    """The columns in which all members of a line have a number; of some alone there is no mean to show.
+
+    Args:
+        line: of a table.
+        columns: some columns.
+    """
     return [column for column in columns if all(column in member.cells for member in line.members)]
 
 
 def paper_cell(line: PaperLine, column: Column) -> PaperCell:
-    """The number of a line in a column: that of its run, or the mean over its seeds."""
+    """The number of a line in a column: that of its run, or the mean over its seeds.
+
+    Args:
+        line: of a table.
+        column: one in which all its members have a number.
+    """
     cells = [member.cells[column] for member in line.members]
     each = tuple(cell.value for cell in cells)
     if len(cells) == 1:
@@ -234,6 +249,8 @@ def bold_line(lines: Sequence[PaperLine], column: Column, better: int, runs: Run
     if not better or len(there) < 2:
         return None, set()
     best, *others = sorted(there, key=lambda line: -better * line.cells[column].value)
+    if alarmed_seeds(best):
+        return None, set()
     p_values: list[float] = []
     how: set[str] = set()
     for other in others:
@@ -245,6 +262,15 @@ def bold_line(lines: Sequence[PaperLine], column: Column, better: int, runs: Run
             return None, how
         p_values += [] if p is None else [p]
     return (best if all(p <= BOLD_LEVEL for p in holm(p_values)) else None), how
+
+
+def alarmed_seeds(line: PaperLine) -> list[int]:
+    """The seeds of a line whose training its guard ended, because it diverged or learnt to fool its own adversary.
+
+    Args:
+        line: of a table.
+    """
+    return [training_seed(member) or 0 for member in line.members if member.training.get("alarm")]
 
 
 def wide_cell(line: PaperLine, column: Column) -> Cell:

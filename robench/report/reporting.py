@@ -10,7 +10,9 @@ from pathlib import Path
 from robench.core.errors import InputError
 from robench.report import page
 from robench.report.base_parts import comparison_parts
+from robench.report.board_parts import seed_parts
 from robench.report.comparison import compare
+from robench.report.leaderboard import leaderboards_of
 from robench.report.night_verdicts import refuse_idle_gates
 from robench.report.nights import nights_of
 from robench.report.overview import PublishedLines, overview_parts
@@ -180,7 +182,8 @@ def report_parts(runs: Sequence[SavedRun], left_out: Sequence[str], asked: Repor
     notes: list[page.Part] = [page.NoteBox(f"Left out: {sentence}") for sentence in left_out]
     notes += [page.NoteBox(note) for note in unfitting_notes(runs, asked.published) + zoo_notes(runs, asked.published)]
     if len(runs) == 1 and not asked.published:
-        return saved_run_title(runs[0]), [*saved_run_parts(runs[0], compared), *notes]
+        groups = [part for board in leaderboards_of(runs) for part in seed_parts(board)]
+        return saved_run_title(runs[0]), [*saved_run_parts(runs[0], compared), *groups, *notes]
     title = f"{len(runs)} runs" if len(runs) > 1 else saved_run_title(runs[0])
     return title, [*overview_parts(runs, asked.columns, asked.published, asked.single_gates, asked.alpha, compared), *notes]
 
