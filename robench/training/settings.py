@@ -103,6 +103,7 @@ def resolved_settings(preset: str, overrides: Mapping[str, Any], *, is_begun: bo
     refuse_two_of_a_kind(settings)
     for key, table in (("optimizer", OPTIMIZERS), ("guard", GUARDS), ("precision", PRECISIONS)):
         lookup(settings[key], dict.fromkeys(table), CHOICES[key])
+    lookup(parse_recipe(settings["augment"]).name, AUGMENTATIONS, "augmentation")  # no file of the user's: its digest would be missing
     resolve(parse_recipe(settings["augment"]), AUGMENTATIONS, "augmentation")
     if is_foreign(parse_recipe(settings["arch"]).name) and overrides.get("activation") is None:
         settings["activation"] = "relu"  # the preset's is for our own architectures

@@ -10,6 +10,7 @@ from torchvision.transforms import InterpolationMode, v2
 from robench.core.draws import Draws
 from robench.core.errors import InputError
 from robench.data.rand_augment import OPERATIONS, crop_boxes, rand_augment, random_resized_crop
+from robench.training.settings import resolved_settings
 
 NAMES = {name.lower(): name for name in v2.RandAugment._AUGMENTATION_SPACE}
 
@@ -84,3 +85,9 @@ def test_options_of_rand_augment_that_cannot_be_are_refused(options):
 def test_options_of_a_crop_that_cannot_be_are_refused(options):
     with pytest.raises(InputError, match="random-resized-crop"):
         random_resized_crop(pictures(), Draws(0, torch.arange(6)), **options)
+
+
+def test_augmentations_of_a_training_are_named_and_none_is_a_file():
+    for word, sentence in (("mine.py:f", "unknown augmentation"), ("rand-augment,k=1", "has no option 'k'")):
+        with pytest.raises(InputError, match=sentence):
+            resolved_settings("small", {"augment": word})
