@@ -18,9 +18,9 @@ from robench.core.checks import number_option, whole_option
 from robench.core.draws import Draws
 from robench.core.errors import InputError
 
-F: Any = functional  # its names are not marked as exported
+PICTURE_OPERATIONS: Any = functional  # its names are not marked as exported
 STRONGEST = 30  # magnitudes count from 0 to 30, in 31 steps
-ATTEMPTS = 10  # of a random resized crop, before it takes the middle
+CROP_ATTEMPTS = 10  # of a random resized crop, before it takes the middle
 
 Operation = Callable[[Tensor, float], Tensor]
 
@@ -28,13 +28,13 @@ Operation = Callable[[Tensor, float], Tensor]
 def sheared(x: Tensor, across: float, down: float) -> Tensor:
     """Images sheared by these slopes about their corner."""
     shear = [math.degrees(math.atan(across)), math.degrees(math.atan(down))]
-    result: Tensor = F.affine(x, angle=0.0, translate=[0, 0], scale=1.0, shear=shear, center=[0, 0])
+    result: Tensor = PICTURE_OPERATIONS.affine(x, angle=0.0, translate=[0, 0], scale=1.0, shear=shear, center=[0, 0])
     return result
 
 
 def shifted(x: Tensor, across: float, down: float) -> Tensor:
     """Images moved by whole pixels; zeros come in."""
-    result: Tensor = F.affine(x, angle=0.0, translate=[int(across), int(down)], scale=1.0, shear=[0.0, 0.0])
+    result: Tensor = PICTURE_OPERATIONS.affine(x, angle=0.0, translate=[int(across), int(down)], scale=1.0, shear=[0.0, 0.0])
     return result
 
 
@@ -45,15 +45,15 @@ OPERATIONS: dict[str, tuple[Operation, bool]] = {
     "shear-y": (lambda x, s: sheared(x, 0.0, 0.3 * s), True),
     "translate-x": (lambda x, s: shifted(x, 150 / 331 * x.shape[-1] * s, 0.0), True),
     "translate-y": (lambda x, s: shifted(x, 0.0, 150 / 331 * x.shape[-2] * s), True),
-    "rotate": (lambda x, s: F.rotate(x, angle=30.0 * s), True),
-    "brightness": (lambda x, s: F.adjust_brightness(x, 1 + 0.9 * s), True),
-    "color": (lambda x, s: F.adjust_saturation(x, 1 + 0.9 * s), True),
-    "contrast": (lambda x, s: F.adjust_contrast(x, 1 + 0.9 * s), True),
-    "sharpness": (lambda x, s: F.adjust_sharpness(x, 1 + 0.9 * s), True),
-    "posterize": (lambda x, s: F.posterize(x, bits=8 - round(4 * s)), False),
-    "solarize": (lambda x, s: F.solarize(x, threshold=255 * (1 - s)), False),
-    "auto-contrast": (lambda x, s: F.autocontrast(x), False),  # noqa: ARG005
-    "equalize": (lambda x, s: F.equalize(x), False),  # noqa: ARG005
+    "rotate": (lambda x, s: PICTURE_OPERATIONS.rotate(x, angle=30.0 * s), True),
+    "brightness": (lambda x, s: PICTURE_OPERATIONS.adjust_brightness(x, 1 + 0.9 * s), True),
+    "color": (lambda x, s: PICTURE_OPERATIONS.adjust_saturation(x, 1 + 0.9 * s), True),
+    "contrast": (lambda x, s: PICTURE_OPERATIONS.adjust_contrast(x, 1 + 0.9 * s), True),
+    "sharpness": (lambda x, s: PICTURE_OPERATIONS.adjust_sharpness(x, 1 + 0.9 * s), True),
+    "posterize": (lambda x, s: PICTURE_OPERATIONS.posterize(x, bits=8 - round(4 * s)), False),
+    "solarize": (lambda x, s: PICTURE_OPERATIONS.solarize(x, threshold=255 * (1 - s)), False),
+    "auto-contrast": (lambda x, s: PICTURE_OPERATIONS.autocontrast(x), False),  # noqa: ARG005
+    "equalize": (lambda x, s: PICTURE_OPERATIONS.equalize(x), False),  # noqa: ARG005
 }
 
 
@@ -123,7 +123,7 @@ def random_resized_crop(x: Tensor, draws: Draws, step: int = 0, *, least: float 
         raise InputError("the least area of random-resized-crop must be above 0")
     size = [x.shape[-2], x.shape[-1]]
     boxes = crop_boxes(draws, step, (size[0], size[1]), least, ratio)
-    parts = [F.resized_crop(image, *box, size=size, antialias=True) for image, box in zip(x, boxes, strict=True)]
+    parts = [PICTURE_OPERATIONS.resized_crop(image, *box, size=size, antialias=True) for image, box in zip(x, boxes, strict=True)]
     cropped = torch.stack(parts) if parts else x
     if not flip:
         return cropped
@@ -142,7 +142,7 @@ def crop_boxes(draws: Draws, step: int, size: tuple[int, int], least: float, rat
         ratio: the largest ratio of the sides.
     """
     height, width = size
-    numbers = draws.child("augment/resized-crop").uniform((ATTEMPTS, 4), step).double().cpu().tolist()
+    numbers = draws.child("augment/resized-crop").uniform((CROP_ATTEMPTS, 4), step).double().cpu().tolist()
     boxes = []
     for attempts in numbers:
         box = (0, 0, height, width)
