@@ -1,7 +1,8 @@
 """robench: robustness benchmarks and saliency scores of image classifiers.
 
 The functions that the command line itself uses are here: `load_model`, `evaluate`, `attack`, `probe`, `corrupt`, `saliency`,
-`plan_costs`, `compare`, `write_report`, `train`, `train_seeds` and `gini`; and the types that their users name: `Result`, `Comparison`,
+`plan_costs`, `plan_training`, `compare`, `write_report`, `train`, `train_seeds` and `gini`; and the types that their users name: `Result`,
+`Comparison`,
 `Trained`, `Subject`, `Threat`, `Images`, `InputError`. They are imported when they are first asked for, so that `import robench` stays
 quick.
 """
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from robench.report.reporting import write_report as write_report
     from robench.report.result import Result as Result
     from robench.runs.types import Subject as Subject
+    from robench.training.planned_trainings import plan_training as plan_training
     from robench.training.seed_groups import train_seeds as train_seeds
     from robench.training.train import train as train
     from robench.training.types import Trained as Trained
@@ -45,13 +47,14 @@ HOMES = {
     "Trained": "robench.training.types",
     "load_model": "robench.models",
     "plan_costs": "robench.evaluation.planning",
+    "plan_training": "robench.training.planned_trainings",
     "train": "robench.training.train",
     "train_seeds": "robench.training.seed_groups",
     "write_report": "robench.report.reporting",
 }
 __all__ = [
     "Comparison", "Images", "InputError", "Result", "Subject", "Threat", "Trained", "attack", "compare", "corrupt", "evaluate", "gini",
-    "load_model", "plan_costs", "probe", "saliency", "train", "train_seeds", "write_report",
+    "load_model", "plan_costs", "plan_training", "probe", "saliency", "train", "train_seeds", "write_report",
 ]  # fmt: skip
 
 find_moved_modules()

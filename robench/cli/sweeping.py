@@ -20,8 +20,10 @@ from robench.report.tables import percent
 if TYPE_CHECKING:
     from robench.core.clusters import EngineWords
     from robench.training.grids import SweepCell
+    from robench.training.planned_trainings import SweepCosts
     from robench.training.seed_groups import TrainedSeeds
     from robench.training.sweeps import FinishedCell
+    from robench.training.training_costs import TrainingCosts
 
 
 def train_sweep(
@@ -206,6 +208,74 @@ def cell_sentence(one: FinishedCell) -> str:
         return "diverged"
     accuracies = ", ".join(f"{probe} {percent(row.value)} %" for probe, row in one.accuracies.items())
     return f"{accuracies}, {one.number('seconds'):.0f} s" if one.fresh else f"{accuracies}, trained before"
+
+
+def print_planned_training(
+    sentence: str | None, seeds: Sequence[int] | None, words: dict[str, Any], overrides: dict[str, Any], quiet: bool
+) -> None:
+    """Prints what a training, or those of a sweep, will cost, and how that is to be read; nothing of it is done.
+
+    Args:
+        sentence: the grid of a sweep; None without one.
+        seeds: those of --seeds; None where the option was not given.
+        words: arguments of `train` that are no settings.
+        overrides: settings by name, None for what the user left to the preset.
+        quiet: whether only the result is wanted.
+
+    Raises:
+        InputError: what the training, or one of the sweep, would raise before its first step.
+    """
+    from robench.cli.console import print_sentence, print_table
+    from robench.training import training_cost_tables as tables
+    from robench.training.planned_trainings import plan_training
+    from robench.training.seed_groups import distinct_seeds
+
+    if sentence is None and seeds is None:
+        costs = plan_training(**words, **overrides)
+        table, sentences, notes = (
+            tables.training_cost_table(costs),
+            tables.training_cost_sentences(costs),
+            tables.training_reading_help(costs),
+        )
+    else:
+        grid = sweep_with_seeds(sentence, seeds) if sentence is not None else f"seed={':'.join(map(str, distinct_seeds(seeds or ())))}"
+        every = planned_sweep(grid, words, overrides)
+        given = {key: value for key, value in overrides.items() if value is not None}
+        title = f"{sweep_subject(grid, given)} on {words['data']}"
+        table, sentences, notes = (
+            tables.sweep_cost_table(every, title),
+            tables.sweep_cost_sentences(every),
+            tables.sweep_reading_help(every),
+        )
+    print_table(*table)
+    for line in sentences:
+        print_sentence(line)
+    for note in notes:
+        print_message(f"Note: {note}", quiet)
+
+
+def planned_sweep(sentence: str, words: dict[str, Any], overrides: dict[str, Any]) -> SweepCosts:
+    """What the trainings of a sweep cost."""
+    from robench.cli.jobs import refuse_several_processes
+    from robench.core.recipes import lookup
+    from robench.training.grids import sweep_cells
+    from robench.training.planned_trainings import plan_sweep, plan_training, settings_of_cell
+    from robench.training.presets import PRESETS
+
+    refuse_several_processes("a sweep")
+    preset, out = words["preset"] or "small", words["out"]
+    user_overrides = {key: value for key, value in overrides.items() if value is not None}
+    cells = sweep_cells(sentence, {**lookup(preset, PRESETS, "preset"), **user_overrides})
+
+    def plan_one(cell: SweepCell) -> TrainingCosts:
+        settings = {"seed": words["seed"], **user_overrides, **cell.overrides}
+        apart = {key: value for key, value in words.items() if key not in ("seed", "out")}
+        try:
+            return plan_training(**apart, **settings, teachers=out)
+        except InputError as error:
+            raise InputError(f"the cell {cell.setting} cannot be trained: {error}") from error
+
+    return plan_sweep(cells, plan_one, lambda cell: settings_of_cell(preset, {**user_overrides, **cell.overrides}, words["seed"]))
 
 
 def sweep_subject(sentence: str, overrides: dict[str, Any]) -> str:

@@ -167,6 +167,12 @@ def train_command(
         bool, typer.Option("--force", help="Replace the training, or the sweep, in --out, once the new one is whole.")
     ] = False,
     log: o.LogOption = None,
+    plan: Annotated[
+        bool,
+        typer.Option(
+            "--plan", help="Only say what it will cost, from a few real steps: passes, time, memory, disk. Needs no data. Writes nothing."
+        ),
+    ] = False,
     quiet: o.Quiet = False,
 ) -> None:
     """Trains a network and writes a checkpoint with a JSON, a log as CSV and its curves beside it.
@@ -177,7 +183,7 @@ def train_command(
     """
     from robench.cli.console import training_progress
     from robench.cli.loading import set_up_device
-    from robench.cli.sweeping import sweep_with_seeds, train_each_seed, train_sweep
+    from robench.cli.sweeping import print_planned_training, sweep_with_seeds, train_each_seed, train_sweep
     from robench.core.clusters import engine_of_options
     from robench.core.processes import join_world
     from robench.core.recipes import split_recipes
@@ -220,6 +226,10 @@ def train_command(
             "force": force, "log": log, "init": init, "weights": weights, "new_head": new_head, "trust": trust,
             "watch": training_progress(quiet or world.rank > 0),
         }  # fmt: skip
+        if plan:
+            if world.rank == 0:
+                print_planned_training(sweep, None if seeds is None else seeds.values, words, overrides, quiet)
+            return
         if sweep is not None:
             train_sweep(
                 sweep_with_seeds(sweep, None if seeds is None else seeds.values),

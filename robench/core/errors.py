@@ -17,6 +17,10 @@ class InputError(ValueError):
         super().__init__(text if len(text) <= LONGEST_SENTENCE else f"{text[:half]} ... {text[-half:]}")
 
 
+class AbsentDataError(InputError):
+    """A data set does not lie where it was looked for."""
+
+
 class UnfinishedError(InputError):
     """A run could not go on, for instance because the disk is full; what it has finished is kept, and it can be resumed."""
 

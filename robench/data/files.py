@@ -15,7 +15,7 @@ from torch import Tensor
 
 from robench.core.cells import spelt_out
 from robench.core.decoding import AS_THEY_ARE, decoded_item
-from robench.core.errors import InputError
+from robench.core.errors import AbsentDataError, InputError
 from robench.core.files import is_existing_file, is_existing_path
 from robench.core.preprocessing import Preprocessing
 from robench.data import npz_arrays as archives
@@ -39,7 +39,7 @@ def dataset_path(path: Path, data_dir: Path, kind: str) -> Path:
     for candidate in (place / name for name in names for place in (Path(), data_dir)):
         if is_existing_file(candidate) or (kind != "npz" and is_existing_path(candidate)):
             return candidate
-    raise InputError(f"{kind}:{path} not found here or in {data_dir}: name it with --data {kind}:PATH, or pass --data-dir")
+    raise AbsentDataError(f"{kind}:{path} not found here or in {data_dir}: name it with --data {kind}:PATH, or pass --data-dir")
 
 
 def read_npz(path: Path, split: str, choice: Choice) -> Images:

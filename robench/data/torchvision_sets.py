@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robench.core.errors import InputError
+from robench.core.errors import AbsentDataError, InputError
 from robench.data.images import Choice, Images
 
 TORCHVISION_NAMES = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "svhn": "SVHN", "mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
@@ -63,7 +63,7 @@ def torchvision_dataset(name: str, split: str, data_dir: Path, download: bool) -
         if str(error).startswith("Dataset not found"):
             if what := published_file_fault(name, split, data_dir):
                 raise InputError(f"{name} in {data_dir} is not as published: {what}; fetch it again with --download") from None
-            raise InputError(f"{name} not found in {data_dir}: pass --data-dir, or --download to fetch it") from None
+            raise AbsentDataError(f"{name} not found in {data_dir}: pass --data-dir, or --download to fetch it") from None
         raise InputError(f"{name} in {data_dir} is damaged ({error}): delete it and pass --download to fetch it again") from error
 
 

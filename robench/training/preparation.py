@@ -13,7 +13,7 @@ from torch import nn
 
 from robench.attacks.kernels import compile_failure
 from robench.core.draws import Draws
-from robench.core.errors import InputError
+from robench.core.errors import AbsentDataError, InputError
 from robench.core.inputs import as_seed, as_suite, as_whole_number, as_word
 from robench.core.model_calls import CUT_GRAPH, freeze_model, padded_logits
 from robench.core.recipes import Recipe, parse_recipe, recipe_text
@@ -22,6 +22,8 @@ from robench.data import Images, class_coverage, holdout, load_images, stratifie
 from robench.data.catalogues import readable_images_of
 from robench.data.class_names import classes_by_number
 from robench.data.class_names import first_class_names as few_of
+from robench.data.made_images import made_images, name_of_published_set
+from robench.evaluation.planning import IS_PLANNING
 from robench.evaluation.plans import fetch_named_surrogates, surrogate_names
 from robench.evaluation.recipe_kinds import refuse_unresolvable
 from robench.evaluation.suites import suite_recipes
@@ -242,21 +244,30 @@ DATA_OPTIONS = (
 )  # of `train`
 
 
-def images_of_split(data: str, split: str, n: int | None = None, seed: int = 0, **shown: Any) -> Images:
+def images_of_split(data: str, split: str, n: int | None = None, seed: int = 0, *, preset: str | None = None, **shown: Any) -> Images:
     """The images of a training: of "train" all, or n with the same share of each class; of "test" all.
+
+    Where a training is only planned and a known data set is not there, made images of its shape stand in.
 
     Args:
         data: the name of a data set, as `--data` takes it.
         split: "train" or "test".
         n: how many are drawn; None for all.
         seed: of the draw.
+        preset: of the training, which tells what a set that is not there would hold, where its name does not.
         shown: DATA_OPTIONS, as `train` takes them.
 
     Raises:
         InputError: for a data set that is unknown, is not there, or cannot be read.
     """
     order = "text" if data.startswith("folder:") else None  # a checkpoint stores the names of its classes
-    return readable_images_of(load_images(data, split, n=n, seed=seed, by_class=split == "train", class_order=order, **shown))
+    try:
+        return readable_images_of(load_images(data, split, n=n, seed=seed, by_class=split == "train", class_order=order, **shown))
+    except AbsentDataError:
+        known = name_of_published_set(data, preset) if IS_PLANNING.get() else None
+        if known is None:
+            raise
+        return made_images(known, data, split, n, shown.get("image_size") or shown.get("resize"))
 
 
 def held_out_as_test(held_out: Images) -> Images:

@@ -58,6 +58,7 @@ from robench.training.teachers import (
     teacher_path,
     trained_teacher,
 )
+from robench.training.timed_trainings import end_if_planned
 from robench.training.tracked import training_log, training_trackers
 from robench.training.types import Epoch, EventWatcher, Trained, TrainingNote, show_notes
 
@@ -247,8 +248,8 @@ def train(
         "data_dir": data_dir, "download": download, "image_size": image_size, "resize": resize, "interpolation": interpolation,
         "pixels": pixels, "workers": workers, "skip_damaged": skip_damaged, "layout": layout,
     }  # fmt: skip
-    images = images_of_split(data, "train", n_train, seed, **data_options)
-    test = None if measure == "held-out" else images_of_split(data, "test", **data_options)
+    images = images_of_split(data, "train", n_train, seed, preset=preset, **data_options)
+    test = None if measure == "held-out" else images_of_split(data, "test", preset=preset, **data_options)
 
     # 3. settings, split of the images, first weights, plan (preparation)
     usual, world = default_preset(images.shape), current_world()
@@ -271,10 +272,17 @@ def train(
         loss_recipes(prepared.settings),
         initial_meta(prepared, images, preset, seed=seed, select=select, measure=measure, eval_n=eval_n, suite=suite),
     )
+    end_if_planned(
+        prepared, images, suite=suite, device=device, teacher=teacher, seed=seed, out=out, teachers=teachers, anew=force and not resume
+    )
 
     # 4. the files of the checkpoint, which nobody else can write to as long as this lasts (checkpoint_files)
-    stem = checkpoint_stem(settings, preset, usual, images.name, seed)
-    with claimed_checkpoint(out, stem, words, world, resume=resume, force=force) as file, training_log(trackers, world.rank) as logged:
+    with (
+        claimed_checkpoint(
+            out, checkpoint_stem(settings, preset, usual, images.name, seed), words, world, resume=resume, force=force
+        ) as file,
+        training_log(trackers, world.rank) as logged,
+    ):
         own_teacher = teacher_path(file, teachers, {**settings, **TEACHER_SETTINGS, "seed": seed, **prepared.begins_with})
         named = named_teacher(teacher, recipes, prepared.model, prepared.about, images) if teacher else None
 

@@ -30,7 +30,7 @@ FLAGS = {
         --weight-decay --freeze
         --schedule --augment --mixup --cutmix --awp --awp-warmup --ema --swa --extra --label-smoothing --precision --compile --guard
         --held-out --select --suite --measure --sweep --eval-n --seed --device --threads --out --resume --force --log --quiet
-        --seeds --on --gpus-each --init --weights --new-head --trust""",
+        --seeds --on --gpus-each --init --weights --new-head --trust --plan""",
     "eval": """--suite --data --data-dir --download --split --image-size --resize --interpolation --pixels --workers --skip-damaged
         --layout --class-order --classes --label-map
         --outputs --n --shuffle --indices --norm --eps --threat --budget --scale --frost-dir --score

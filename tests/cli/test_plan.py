@@ -98,3 +98,23 @@ def test_an_existing_run_stays_as_it_is(tmp_path):
 
 def test_one_image_is_no_plural():
     assert "The one image takes" in robench("attack", CHECKPOINT, "--attack", "fgsm", "--n", 1, "--plan", "--quiet").stdout
+
+
+TRAINING = ("train", "--arch", "mlp,width=8", "--n-train", 120, "--held-out", 20, "--batch-size", 20, "--eval-n", 4, "--suite", "fgsm")
+
+
+@pytest.mark.parametrize("more", [[], ["--sweep", "lr=0.1:0.2,batch_size=10:20"], ["--seeds", "0,1"]])
+def test_a_training_a_sweep_and_seeds_are_planned_and_write_nothing(more, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    out = [] if not more else ["--out", tmp_path / ("out.pt" if "--seeds" in more else "out")]
+    result = robench(*TRAINING, "--epochs", 2, *more, *out, "--plan", "--quiet")
+    assert "Plan of" in result.stdout
+    assert ("2 of them timed" in result.stdout.replace("\n", " ")) == ("--sweep" in more)
+    assert list(tmp_path.rglob("*")) == []
+
+
+def test_a_training_is_planned_without_its_data_and_says_so(tmp_path):
+    notes = " ".join(robench(*TRAINING, "--data", "mnist", "--data-dir", tmp_path, "--plan").stderr.split())
+    assert "mnist is not there: 120 made images of 1x28x28 and 10 classes" in notes
+    assert "as if every image stood" in notes
+    assert "leave --download out" in refused(*TRAINING, "--data", "mnist", "--download", "--plan")

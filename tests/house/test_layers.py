@@ -27,7 +27,8 @@ LAYERS = {
     "objectives": "facts terms gradients standard awp sagr igd input_l2 emr jacobian gradalign vat weight_norms gini cross_lipschitz"
     " double_backprop adversarial fgsm free trades mart alp arr cure tulip mail hat __init__ second_order",
     "data": "imagenet label_maps class_names own_code image_trees label_files imagenet_layouts layouts index_files decoding_workers"
-    " stored_pixels images catalogues dataset_items dataset_pixels own_loaders rand_augment augment mixing npz_arrays torchvision_sets"
+    " stored_pixels images made_images catalogues dataset_items dataset_pixels own_loaders rand_augment augment mixing npz_arrays"
+    " torchvision_sets"
     " shapes files own_sets source_options"
     " hub_snapshots parquet_features parquet_sets shard_files shards __init__ released_sets corrupted_trees corrupted_sets"
     " videos perturbed_sequences export",
@@ -47,8 +48,8 @@ LAYERS = {
     "evaluation": "planning suites run_words named_files repeated_calls repeated_runs recipe_kinds methods corruption_sources"
     " sequence_sources plans measure arguments api",
     "training": "presets preset_sources guards types frozen_parameters batch_parts extra_images equal_average steps states epochs"
-    " settings checkpoint_files teachers beginnings preparation final_measurement clean_before tracked train seed_groups grids sweeps"
-    " cluster_sweeps",
+    " settings checkpoint_files teachers beginnings preparation training_costs timed_trainings final_measurement clean_before tracked"
+    " train seed_groups grids sweeps cluster_sweeps planned_trainings training_cost_tables",
     "cli": "calls console options loading jobs measure sweeping compare corrupt evaluate lists report train rerun",
 }
 OPEN = ("__init__", "__main__")  # the public names, handed out lazily, and `python -m robench`
