@@ -15,7 +15,7 @@ from robench.core.errors import InputError
 from robench.core.preprocessing import Extent, Preprocessing
 from robench.core.recipes import lookup
 from robench.data.images import Choice, Images, refuse_too_many
-from robench.data.stored_pixels import SIZE_OPTIONS, Decoder, StoredPixels, usual_workers
+from robench.data.stored_pixels import ONE_SIZE_ADVICE, Decoder, StoredPixels, usual_workers
 
 PIXEL_PLACES = ("auto", "memory", "disk")  # where pixels are kept
 MOST_IN_MEMORY = 2**28  # bytes of pixels that are kept in memory where the user does not say where
@@ -210,7 +210,7 @@ def common_extent(chosen: Catalogue, preprocessing: Preprocessing, skips: bool) 
         if preprocessing.cut_extent(*other) != preprocessing.cut_extent(*first):
             names = chosen.files[0], chosen.files[place]
             sizes = f"{names[0]} is {first[1]}x{first[0]} and {names[1]} is {other[1]}x{other[0]}"
-            raise InputError(f"{chosen.name}: images differ in size ({sizes}): {SIZE_OPTIONS}")
+            raise InputError(f"{chosen.name}: images differ in size ({sizes}): {ONE_SIZE_ADVICE}")
     return preprocessing.cut_extent(*first)
 
 

@@ -18,7 +18,7 @@ from robench.data.decoding_workers import Answer, Order, worker_pool
 
 UNIT = 16  # images in one order to a worker, fewer where they are large
 LOOKAHEAD = 2**26  # bytes of pixels that may be decoded before they are asked for
-SIZE_OPTIONS = "pass --image-size to bring them to one, with --resize and --interpolation to say how"
+ONE_SIZE_ADVICE = "pass --image-size to bring them to one, with --resize and --interpolation to say how"
 Rows = Tensor | slice
 
 
@@ -163,7 +163,7 @@ class Decoder:
             sizes = (
                 f"{item_name(self.items[place])} is {pixels.shape[2]}x{pixels.shape[1]}, and others are {self.extent[1]}x{self.extent[0]}"
             )
-            raise InputError(f"{self.name}: images differ in size ({sizes}): {SIZE_OPTIONS}")
+            raise InputError(f"{self.name}: images differ in size ({sizes}): {ONE_SIZE_ADVICE}")
         if self.known.setdefault(place, digest) != digest:
             way = "put it back and go on with --resume, or measure again in another folder"
             raise UnfinishedError(f"{item_name(self.items[place])} has changed since it was read before: {way}")

@@ -20,6 +20,8 @@ ONLY_GIVEN = (
     "quiet",
     "strict",
     "plan",
+    "on",
+    "gpus-each",
 )  # which `robench rerun` has itself, or has no use for
 WRITES_ELSEWHERE = ("log", "export")  # which would write outside --out
 OPTIONS = (  # what a manifest may say of a call: nothing that writes outside --out, and nothing that lets code run or be fetched
@@ -119,6 +121,8 @@ def set_values(sentences: Iterable[str], known: Mapping[str, Any], takes_models:
             raise InputError(f"cannot read --set {sentence}: write --set KEY=VALUE, such as --set n=100")
         if key in ("strict",):
             raise InputError("--set strict has no use: rerun ends with 1 where the tables are not the same")
+        if key in ("on", "gpus-each"):
+            raise InputError(f"--set {key} has no use: rerun repeats a sweep on this machine")
         if key in ONLY_GIVEN:
             raise InputError(f"--set {key} is not how that is said: pass --{key} to rerun itself")
         if key not in keys:

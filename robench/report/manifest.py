@@ -15,7 +15,7 @@ import torch
 from robench.core.folders import MANIFEST_FORMAT
 
 PACKAGES = ("robench", "torch", "torchvision", "pyautoattack", "captum", "numpy", "pandas", "matplotlib", "pillow")
-LIBRARIES = (
+OPTIONAL_PACKAGES = (
     "timm",
     "transformers",
     "huggingface_hub",
@@ -59,7 +59,7 @@ def machine_entries(device: str) -> dict[str, Any]:
     Args:
         device: such as cpu or cuda:0.
     """
-    used = [name for name in LIBRARIES if name in sys.modules and installed_version(name) != "absent"]
+    used = [name for name in OPTIONAL_PACKAGES if name in sys.modules and installed_version(name) != "absent"]
     versions = {"python": platform.python_version(), **{name: installed_version(name) for name in (*PACKAGES, *used)}}
     return {"device": device_name(device), "threads": torch.get_num_threads(), "versions": versions}
 

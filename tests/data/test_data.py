@@ -376,7 +376,7 @@ def test_sixteen_bit_images_are_refused(tmp_path):
 def test_images_of_different_sizes_need_an_image_size(tmp_path):
     top = tree(tmp_path / "toy", {"a": 1}, size=(8, 12))
     tree(top, {"b": 1}, size=(16, 8))
-    with pytest.raises(InputError, match=r"0000\.png is 8x12 and 0000\.png is 16x8.*--image-size"):
+    with pytest.raises(InputError, match=r"a/0000\.png is 8x12 and b/0000\.png is 16x8.*--image-size"):
         load_images(f"folder:{top}")
     assert load_images(f"folder:{top}", image_size=6).x.shape == (2, 3, 6, 6)
 
