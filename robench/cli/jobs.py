@@ -265,9 +265,10 @@ def only_adds_time(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
 def checkpoint_and_data(subjects: Sequence[LoadedSubject]) -> dict[str, Any]:
     """What the words and the manifest say of the models and the images: one checkpoint, or a list of them."""
     images = subjects[0].images
+    files = {"files": images.files_digest} if images.files_digest else {}
     return {
         "checkpoint": checkpoint_words([one.loaded for one in subjects]),
-        "data": {"name": images.name, "split": images.split, "n": len(images), "sha256": images.sha256},
+        "data": {"name": images.name, "split": images.split, "n": len(images), "sha256": images.sha256, **files},
     }
 
 

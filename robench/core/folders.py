@@ -272,6 +272,7 @@ def allowed_destination(folder: Path, words: dict[str, Any], resume: bool, force
         return Destination(folder, words, folder, resume)
     if theirs is not None and theirs.get("command", words["command"]) != words["command"]:
         raise InputError(f"{folder} holds results of 'robench {theirs['command']}': choose another folder")
+    theirs = None if theirs is None else with_our_digest(theirs, words)
     work = folder / REPLACING
     if force:
         going = resume and bool(state_files(work))
@@ -298,6 +299,18 @@ def allowed_destination(folder: Path, words: dict[str, Any], resume: bool, force
     raise InputError(
         f"{folder} holds a finished run with other words ({other}): pass --force to replace it, or choose another folder{resume_hint}"
     )
+
+
+def with_our_digest(theirs: Words, ours: Words) -> Words:
+    """The words of an earlier run with our digests of the images, where these are the same files or the earlier run names no files.
+
+    Of files in memory "sha256" is that of their pixels, on the disk that of the files, so that it says where they were, too.
+    """
+    data, mine = theirs.get("data"), ours.get("data")
+    if not isinstance(data, Mapping) or not isinstance(mine, Mapping) or "files" not in mine:
+        return theirs
+    key = "files" if "files" not in data else "sha256" if data["files"] == mine["files"] else ""
+    return {**theirs, "data": {**data, key: mine[key]}} if key else theirs
 
 
 def finished_run_words(folder: Path) -> Words | None:

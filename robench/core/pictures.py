@@ -51,7 +51,7 @@ def opened_picture(file: Path | str, content: bytes | None = None) -> Iterator[I
         raise
     except Image.DecompressionBombError:  # raised from its header, before its size can be asked for
         raise UnreadablePictureError(
-            f"{file} says that it has more than twice {MOST_FILE_PIXELS:,} pixels, the most that is read"
+            f"{file} says that it has more than {2 * MOST_FILE_PIXELS:,} pixels, and at most {MOST_FILE_PIXELS:,} are read"
         ) from None
     except Exception as error:  # decoders have exceptions of their own for each damage
         words = "it has no format that is known" if content is not None and isinstance(error, UnidentifiedImageError) else error

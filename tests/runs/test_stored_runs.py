@@ -260,6 +260,9 @@ def test_a_run_goes_on_wherever_the_pixels_are_kept_but_not_with_a_changed_image
     words = [word.replace(f"{place}/tree", str(tree)) for word in words_of(place, COMMANDS[command], first, tmp_path / "out")]
     robench(*words)
     whole = tables(tmp_path / "out")
+    finished = list(words)
+    finished[finished.index(first)] = then
+    robench(*finished, "--resume")
     only_begun(tmp_path / "out")
     words[words.index(first)] = then
     robench(*words, "--resume")
