@@ -129,7 +129,9 @@ def test_a_file_that_is_gone_and_a_folder_are_named(tmp_path):
 def test_a_few_bytes_that_claim_a_huge_image_get_one_sentence(tmp_path):
     item = header_only_png(tmp_path / "huge.png", 50_000, 50_000)
     for read in (decoded_item, item_extent):
-        with pytest.raises(DamagedImageError, match=r"huge.png says that it has more than 178,956,970 pixels, and at most 89,478,485 are read"):
+        with pytest.raises(
+            DamagedImageError, match=r"huge.png says that it has more than 178,956,970 pixels, and at most 89,478,485 are read"
+        ):
             read(item)
         with pytest.raises(DamagedImageError, match=r"large.png says that it has 10000 x 9000 pixels: 89,478,485 are the most"):
             read(header_only_png(tmp_path / "large.png", 10_000, 9_000))
