@@ -26,14 +26,26 @@ Operation = Callable[[Tensor, float], Tensor]
 
 
 def sheared(x: Tensor, across: float, down: float) -> Tensor:
-    """Images sheared by these slopes about their corner."""
+    """Images sheared by these slopes about their corner.
+
+    Args:
+        x: images (B, C, H, W).
+        across: slope of the columns, pixels a pixel.
+        down: slope of the rows.
+    """
     shear = [math.degrees(math.atan(across)), math.degrees(math.atan(down))]
     result: Tensor = PICTURE_OPERATIONS.affine(x, angle=0.0, translate=[0, 0], scale=1.0, shear=shear, center=[0, 0])
     return result
 
 
 def shifted(x: Tensor, across: float, down: float) -> Tensor:
-    """Images moved by whole pixels; zeros come in."""
+    """Images moved by whole pixels; zeros come in.
+
+    Args:
+        x: images (B, C, H, W).
+        across: to the right, in pixels.
+        down: downwards, in pixels.
+    """
     result: Tensor = PICTURE_OPERATIONS.affine(x, angle=0.0, translate=[int(across), int(down)], scale=1.0, shear=[0.0, 0.0])
     return result
 

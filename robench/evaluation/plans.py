@@ -70,7 +70,15 @@ def refuse_unknown(request: RunRequest, engine: str) -> None:
 def resolved_attacks(
     suite: str | Sequence[Recipe], norm: str, engine: str, device: str, *, download: bool = False
 ) -> list[tuple[Recipe, Attack]]:
-    """The recipes of a suite with the functions that they name in an engine; weights of surrogates are fetched where that is allowed."""
+    """The recipes of a suite with the functions that they name in an engine; weights of surrogates are fetched where that is allowed.
+
+    Args:
+        suite: the name of a suite, or recipes.
+        norm: of the threat.
+        engine: whose functions are meant, a key of `ENGINES`.
+        device: where surrogates run.
+        download: whether weights of surrogates that are missing may be fetched.
+    """
     table = lookup(engine, ENGINES, "engine")
     recipes = suite_recipes(suite, norm) if isinstance(suite, str) else suite
     return [

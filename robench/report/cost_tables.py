@@ -75,7 +75,12 @@ def cost_line_name(costs: RunCosts, group: Sequence[StageCost]) -> str:
 
 
 def passes_text(forwards: float, backwards: float) -> str:
-    """The passes of an image, forward and backward."""
+    """The passes of an image, forward and backward.
+
+    Args:
+        forwards: how many forward passes.
+        backwards: how many backward passes.
+    """
     return f"{forwards:,.0f} + {backwards:,.0f}"
 
 

@@ -88,7 +88,12 @@ def median_seconds(call: Callable[[], object], device: str, limit: float) -> flo
 
 
 def elapsed_seconds(call: Callable[[], object], device: str) -> float:
-    """The seconds of one call, until the device has done it."""
+    """The seconds of one call, until the device has done it.
+
+    Args:
+        call: what is timed.
+        device: that it works on.
+    """
     wait_for_device(torch.device(device))
     begin = time.perf_counter()
     call()

@@ -187,13 +187,14 @@ def test_the_store_that_mlflow_keeps_by_itself_takes_a_run(tmp_path):
 
 
 @needs_mlflow
-def test_a_measurement_is_logged_with_its_files_and_not_twice(store, tmp_path):
+def test_a_measurement_is_logged_with_its_files_and_not_twice(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["robench", *map(str, EVAL)])  # which a command line of its own would have
     robench(*EVAL, "--out", tmp_path / "r", "--log", "mlflow,tensorboard", "--quiet")
     robench(*EVAL, "--out", tmp_path / "r", "--log", "mlflow,tensorboard", "--quiet", "--resume")
     (run,) = stored_runs(store)
     names = {one.path for one in store.list_artifacts(run.info.run_id)}
     assert {"report.html", "rows.csv", "samples.csv", "manifest.json", "accuracy.png"} <= names
-    assert run.data.params["command"].startswith("robench ")
+    assert run.data.params["command"].startswith("robench eval ")
     rows = [row for row in read(tmp_path / "r" / "rows.csv") if row["value"] not in ("nan", "", "inf")]
     events = EventAccumulator(str(tmp_path / "r" / "tensorboard")).Reload()
     assert len(run.data.metrics) == len(rows) == len(events.Tags()["scalars"])
